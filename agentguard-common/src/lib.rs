@@ -1,0 +1,24 @@
+//! The ABI between kernel and user space, and the pure flow verdict.
+//!
+//! - [`address`]: an IP address as both sides compare it.
+//! - [`map`]: keys and values of every BPF map.
+//! - [`event`]: what the kernel tells user space, and the reasons it gives.
+//! - [`verdict`]: what becomes of a flow, as a function of what the maps say.
+//!
+//! Everything here is `repr(C)` without implicit padding, and compiles for the kernel and for the
+//! host. **Invariant:** no dependencies (aya's marker trait, behind the feature `user`, is the one
+//! exception), no allocation, no panics, no loops that the verifier cannot bound.
+
+#![no_std]
+
+pub mod address;
+pub mod event;
+pub mod map;
+pub mod verdict;
+
+/// Version of the layouts in this crate. It changes with every incompatible change to a map's key
+/// or value, and stands in [`map::Settings`], so that a daemon never takes over maps it would misread.
+pub const ABI_VERSION: u32 = 1;
+
+#[cfg(test)]
+extern crate std;

@@ -1,0 +1,376 @@
+//! Keys and values of every BPF map.
+//!
+//! Integers are in host order unless a field says otherwise. A field named `_pad` is written as
+//! zero: the kernel compares keys by their bytes.
+
+use crate::address::Address;
+
+/// TCP in a transport bit set.
+pub const TCP: u8 = 1;
+/// UDP in a transport bit set.
+pub const UDP: u8 = 2;
+
+/// Port rules that one destination can carry. A policy that needs more for one destination gets a
+/// last rule that sends the rest to the proxy, which knows all of them.
+pub const PORT_RULES: usize = 8;
+
+/// What the gate needs to know of itself. Array map `SETTINGS` with one entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Monotonic time (`CLOCK_MONOTONIC`, ns) until which `direct` flows of agents with
+    /// `on_daemon_loss: deny` may start; the keeper pushes it forward while it lives.
+    pub alive_until_ns: u64,
+    /// [`crate::ABI_VERSION`] of the side that filled the maps.
+    pub abi_version: u32,
+    /// Counts policy loads; stands in every event, so that a rule number is read against the
+    /// policy that gave it.
+    pub generation: u32,
+}
+
+/// An agent. Hash map `AGENTS`, key: cgroup id (`u64`) of the top of the agent's subtree.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AgentEntry {
+    /// The agent's number, never 0.
+    pub agent: u32,
+    /// The set of address rules that applies: the first half of a [`NetworkKey`].
+    pub profile: u32,
+    /// One of [`mode`].
+    pub mode: u8,
+    /// Bits of [`agent_flag`].
+    pub flags: u8,
+    /// Zero.
+    pub _pad: u16,
+}
+
+/// Values of [`AgentEntry::mode`].
+pub mod mode {
+    /// What the policy denies is denied.
+    pub const ENFORCE: u8 = 0;
+    /// What the policy denies passes and is recorded as what would have been denied.
+    pub const SHADOW: u8 = 1;
+    /// As shadow; user space tells them apart.
+    pub const OBSERVE: u8 = 2;
+}
+
+/// Bits of [`AgentEntry::flags`].
+pub mod agent_flag {
+    /// Nothing leaves and nothing enters.
+    pub const QUARANTINED: u8 = 1;
+    /// The agent reaches loopback ports that it bound itself.
+    pub const LOCAL_OWN: u8 = 2;
+    /// `direct` flows may start while the daemon is gone.
+    pub const KEEP_ON_LOSS: u8 = 4;
+}
+
+/// Where the proxy and the resolver listen in one network namespace. Hash map `LISTENERS`,
+/// key: network namespace cookie (`u64`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Listeners {
+    /// Port of the proxy on `127.0.0.1` and, with [`listener_flag::V6`], on `::1`.
+    pub proxy_port: u16,
+    /// Port of the resolver, UDP and TCP, on the same addresses.
+    pub resolver_port: u16,
+    /// Bits of [`listener_flag`].
+    pub flags: u32,
+}
+
+/// Bits of [`Listeners::flags`].
+pub mod listener_flag {
+    /// The listeners exist on `::1` too.
+    pub const V6: u32 = 1;
+}
+
+/// One line of a destination's verdicts: these ports, over these transports, get this effect.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PortRule {
+    /// Number of the policy rule, for the record; 0 where no single rule decided.
+    pub rule: u32,
+    /// First port.
+    pub first: u16,
+    /// Last port, inclusive.
+    pub last: u16,
+    /// Bits [`TCP`] and [`UDP`]; 0 ends the list.
+    pub transports: u8,
+    /// One of [`effect`].
+    pub effect: u8,
+    /// Bits of [`port_rule_flag`].
+    pub flags: u8,
+    /// Zero.
+    pub _pad: u8,
+}
+
+/// Values of [`PortRule::effect`].
+pub mod effect {
+    /// Refused.
+    pub const DENY: u8 = 0;
+    /// Allowed, decided by the kernel alone, no proxy hop.
+    pub const DIRECT: u8 = 1;
+    /// To the proxy, which decides the rest.
+    pub const PROXY: u8 = 2;
+}
+
+/// Bits of [`PortRule::flags`].
+pub mod port_rule_flag {
+    /// A denial that holds in every mode (metadata services, and what an operator marked so).
+    pub const HARD: u8 = 1;
+    /// A denial by a rule in shadow or observe mode: recorded, not enforced.
+    pub const SHADOW: u8 = 2;
+}
+
+/// The verdicts for one destination, first match wins; no match is a denial.
+pub type PortRules = [PortRule; PORT_RULES];
+
+/// A destination that was answered by name. Hash map `NAMES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct NameKey {
+    /// The agent it was answered to.
+    pub agent: u32,
+    /// The address that was answered: virtual, or real for a name marked `addresses: real`.
+    pub address: Address,
+}
+
+/// What an answered address stands for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NameEntry {
+    /// A validated real address, for [`effect::DIRECT`] on a virtual address; else unspecified.
+    pub real: Address,
+    /// The verdicts.
+    pub rules: PortRules,
+}
+
+/// A range of addresses in one profile. LPM trie `NETWORKS`; the prefix length counts the
+/// profile's 32 bits too.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct NetworkKey {
+    /// The profile.
+    pub profile: u32,
+    /// The network address.
+    pub address: Address,
+}
+
+/// What a range of addresses gets. The longest prefix holds all rules that touch it, so that one
+/// look-up is the whole answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NetworkEntry {
+    /// The verdicts.
+    pub rules: PortRules,
+}
+
+/// A local port. Hash map `LOCAL_PORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct LocalPortKey {
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// The local address; unspecified for a socket bound to all of them.
+    pub address: Address,
+    /// The port.
+    pub port: u16,
+    /// [`TCP`] or [`UDP`].
+    pub transport: u8,
+    /// Zero.
+    pub _pad: [u8; 5],
+}
+
+/// Who bound a local port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LocalPort {
+    /// The agent.
+    pub agent: u32,
+    /// How many of its sockets hold the port.
+    pub sockets: u32,
+}
+
+/// The client's end of a redirected connection or query, as the proxy sees it. Hash map `ORIGINS`.
+/// No address family: a mapped connect is AF_INET6 for the client and AF_INET for the proxy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct OriginKey {
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// The client's address.
+    pub address: Address,
+    /// The client's port.
+    pub port: u16,
+    /// [`TCP`] or [`UDP`].
+    pub transport: u8,
+    /// Zero.
+    pub _pad: [u8; 5],
+}
+
+/// Where a redirected connection or query was meant to go, and whose it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Origin {
+    /// When it was published, `CLOCK_MONOTONIC` ns.
+    pub published_ns: u64,
+    /// Socket cookie of the client's socket.
+    pub socket: u64,
+    /// The address the client dialled.
+    pub destination: Address,
+    /// The agent.
+    pub agent: u32,
+    /// Process id (thread group) in the initial pid namespace.
+    pub pid: u32,
+    /// User id in the initial user namespace.
+    pub uid: u32,
+    /// The policy generation under which the kernel let it through.
+    pub generation: u32,
+    /// The process's name, NUL-padded.
+    pub comm: [u8; 16],
+    /// The port the client dialled.
+    pub port: u16,
+    /// One of [`crate::event::reason`]: why the kernel sent it here.
+    pub reason: u8,
+    /// Zero.
+    pub _pad: [u8; 5],
+}
+
+/// What the gate knows of a socket. Socket storage `SOCKETS`: freed with the socket, inherited by
+/// accepted connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketEntry {
+    /// The key of the socket's agent in `AGENTS`.
+    pub cgroup: u64,
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// The address that the process dialled.
+    pub dialled: Address,
+    /// The address that packets may go to after the verdict.
+    pub effective: Address,
+    /// The local address registered in `LOCAL_PORTS`, with [`socket_flag::BOUND`].
+    pub bound: Address,
+    /// The agent.
+    pub agent: u32,
+    /// Process id (thread group) of the last caller of connect or sendmsg.
+    pub pid: u32,
+    /// User id of the same.
+    pub uid: u32,
+    /// Name of the same.
+    pub comm: [u8; 16],
+    /// Port that the process dialled.
+    pub dialled_port: u16,
+    /// Port that packets may go to.
+    pub effective_port: u16,
+    /// The local port registered in `LOCAL_PORTS`.
+    pub bound_port: u16,
+    /// One of [`socket_state`].
+    pub state: u8,
+    /// Bits of [`socket_flag`].
+    pub flags: u8,
+    /// [`TCP`], [`UDP`], or 0 for another protocol that a rule allowed.
+    pub transport: u8,
+    /// One of [`crate::event::reason`], for a socket whose verdict was given.
+    pub reason: u8,
+    /// Zero.
+    pub _pad: [u8; 2],
+}
+
+/// Values of [`SocketEntry::state`].
+pub mod socket_state {
+    /// Nothing dialled yet.
+    pub const NEW: u8 = 0;
+    /// A UDP `connect()`: nothing was sent, nothing is decided.
+    pub const UNDECIDED: u8 = 1;
+    /// Packets may go to the effective address.
+    pub const PASS: u8 = 2;
+    /// Redirected to the proxy.
+    pub const PROXY: u8 = 3;
+    /// Redirected to the resolver.
+    pub const RESOLVER: u8 = 4;
+}
+
+/// Bits of [`SocketEntry::flags`].
+pub mod socket_flag {
+    /// Counted in `LOCAL_PORTS`.
+    pub const BOUND: u8 = 1;
+    /// The flow's verdict is in an event already.
+    pub const RECORDED: u8 = 2;
+    /// A TCP socket that listens, or a connection accepted from one.
+    pub const PASSIVE: u8 = 4;
+}
+
+/// Traffic of one agent on one processor. Per-CPU hash map `COUNTERS`, key: agent (`u32`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Bytes that left, IP headers included.
+    pub sent_bytes: u64,
+    /// Bytes that arrived, IP headers included.
+    pub received_bytes: u64,
+    /// Packets and calls that were refused.
+    pub denied: u64,
+}
+
+/// Length of the buffer for an executable's path.
+pub const EXE_LEN: usize = 256;
+
+/// The executable of a governed process. LRU hash map `PROCESSES`, key: process id (`u32`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Exe {
+    /// The path given to `execve`, NUL-padded, cut at [`EXE_LEN`].
+    pub path: [u8; EXE_LEN],
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    macro_rules! pod {
+        ($($t:ty),* $(,)?) => {
+            // SAFETY: each type is `repr(C)` with explicit padding and holds only integers, so every
+            // bit pattern is a value of it and no byte of it is uninitialised.
+            $(unsafe impl aya::Pod for $t {})*
+        };
+    }
+    pod!(
+        super::Settings,
+        super::AgentEntry,
+        super::Listeners,
+        super::NameKey,
+        super::NameEntry,
+        super::NetworkKey,
+        super::NetworkEntry,
+        super::LocalPortKey,
+        super::LocalPort,
+        super::OriginKey,
+        super::Origin,
+        super::Counters,
+        super::Exe,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::size_of;
+
+    /// Sum of the fields' sizes equals the size of the struct: no padding that nobody wrote.
+    #[test]
+    fn no_implicit_padding() {
+        assert_eq!(size_of::<Settings>(), 16);
+        assert_eq!(size_of::<AgentEntry>(), 12);
+        assert_eq!(size_of::<Listeners>(), 8);
+        assert_eq!(size_of::<PortRule>(), 12);
+        assert_eq!(size_of::<NameKey>(), 20);
+        assert_eq!(size_of::<NameEntry>(), 16 + 8 * 12);
+        assert_eq!(size_of::<NetworkKey>(), 20);
+        assert_eq!(size_of::<LocalPortKey>(), 32);
+        assert_eq!(size_of::<OriginKey>(), 32);
+        assert_eq!(size_of::<Origin>(), 8 + 8 + 16 + 16 + 16 + 2 + 1 + 5);
+        assert_eq!(
+            size_of::<SocketEntry>(),
+            8 + 8 + 3 * 16 + 3 * 4 + 16 + 6 + 1 + 1 + 1 + 1 + 2
+        );
+        assert_eq!(size_of::<Counters>(), 24);
+    }
+}

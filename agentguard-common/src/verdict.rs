@@ -1,0 +1,220 @@
+//! What becomes of a flow, as a function of what the maps say.
+//!
+//! The kernel side fetches, calls [`flow_verdict`], and applies. The order of the checks is the
+//! order of their authority: nothing a later check finds can undo an earlier denial.
+
+use crate::address::Address;
+use crate::event::reason;
+use crate::map::{
+    AgentEntry, Listeners, NameEntry, PortRules, TCP, agent_flag, effect, mode, port_rule_flag,
+};
+
+/// The DNS port (RFC 1035 §4.2). Whatever resolver an agent names, it gets ours.
+pub const DNS_PORT: u16 = 53;
+
+/// A flow as the kernel hook sees it, and what the maps hold on it.
+#[derive(Clone, Copy)]
+pub struct Flow<'a> {
+    /// The agent's entry.
+    pub agent: &'a AgentEntry,
+    /// The listeners of the socket's network namespace.
+    pub listeners: Option<&'a Listeners>,
+    /// The entry of the destination among the names answered to this agent.
+    pub name: Option<&'a NameEntry>,
+    /// The verdicts of the longest prefix of the agent's profile that holds the destination.
+    pub network: Option<&'a PortRules>,
+    /// Whether the same agent bound the destination, where that is on loopback.
+    pub local: bool,
+    /// Whether the daemon is known to live.
+    pub daemon_alive: bool,
+    /// Where it goes.
+    pub destination: Address,
+    /// To which port.
+    pub port: u16,
+    /// [`crate::map::TCP`] or [`crate::map::UDP`].
+    pub transport: u8,
+}
+
+/// What to do with a flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Effect {
+    /// Refuse it.
+    Deny = 0,
+    /// Let it go where it goes.
+    Pass = 1,
+    /// Send it to the proxy.
+    Proxy = 2,
+    /// Send it to the resolver.
+    Resolver = 3,
+    /// Send it to the name's real address.
+    Real = 4,
+}
+
+/// What to do with a flow, and why.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FlowVerdict {
+    /// What to do.
+    pub effect: Effect,
+    /// One of [`crate::event::reason`]. A reason that denies beside an effect that does not deny
+    /// says that the denial is not enforced.
+    pub reason: u8,
+    /// The policy rule that decided, or 0.
+    pub rule: u32,
+}
+
+impl FlowVerdict {
+    #[inline(always)]
+    const fn new(effect: Effect, reason: u8, rule: u32) -> Self {
+        Self {
+            effect,
+            reason,
+            rule,
+        }
+    }
+
+    #[inline(always)]
+    const fn deny(reason: u8) -> Self {
+        Self::new(Effect::Deny, reason, 0)
+    }
+}
+
+/// Decides a flow. Absent knowledge denies.
+#[inline(always)]
+#[must_use]
+pub fn flow_verdict(flow: &Flow<'_>) -> FlowVerdict {
+    if flow.agent.flags & agent_flag::QUARANTINED != 0 {
+        return FlowVerdict::deny(reason::QUARANTINED);
+    }
+    let loopback = flow.destination.is_loopback();
+    if let (true, Some(ours)) = (loopback, flow.listeners)
+        && (flow.port == ours.proxy_port || flow.port == ours.resolver_port)
+    {
+        return FlowVerdict::deny(reason::GUARD);
+    }
+    if flow.port == DNS_PORT {
+        return to_listener(flow, Effect::Resolver, reason::RESOLVER, 0);
+    }
+    if loopback && flow.local && flow.agent.flags & agent_flag::LOCAL_OWN != 0 {
+        return FlowVerdict::new(Effect::Pass, reason::LOCAL, 0);
+    }
+    if let Some(name) = flow.name {
+        return match match_port(&name.rules, flow) {
+            Some(rule) if rule.effect == effect::DIRECT => direct_by_name(flow, name, rule.rule),
+            Some(rule) => by_rule(flow, rule),
+            // Nobody may try the guard in observe mode if names that no rule knows stop working.
+            None if observing(flow) && flow.transport == TCP => {
+                to_listener(flow, Effect::Proxy, reason::NO_RULE, 0)
+            }
+            None => FlowVerdict::deny(reason::NO_RULE),
+        };
+    }
+    if flow.destination.is_virtual() {
+        return FlowVerdict::deny(reason::NOT_ANSWERED);
+    }
+    let matched = match flow.network {
+        Some(rules) => match_port(rules, flow),
+        None => None,
+    };
+    match matched {
+        Some(rule) => by_rule(flow, rule),
+        None if loopback => FlowVerdict::deny(reason::LOOPBACK),
+        None if observing(flow) => FlowVerdict::new(Effect::Pass, reason::NO_RULE, 0),
+        None => FlowVerdict::deny(reason::NO_RULE),
+    }
+}
+
+/// Whether denials of this agent that are not hard are recorded only.
+#[inline(always)]
+fn observing(flow: &Flow<'_>) -> bool {
+    flow.agent.mode == mode::SHADOW || flow.agent.mode == mode::OBSERVE
+}
+
+/// The first rule for the flow's port and transport.
+#[inline(always)]
+fn match_port(rules: &PortRules, flow: &Flow<'_>) -> Option<Matched> {
+    for rule in rules {
+        if rule.transports == 0 {
+            return None;
+        }
+        if rule.transports & flow.transport != 0
+            && rule.first <= flow.port
+            && flow.port <= rule.last
+        {
+            return Some(Matched {
+                rule: rule.rule,
+                effect: rule.effect,
+                flags: rule.flags,
+            });
+        }
+    }
+    None
+}
+
+/// What [`match_port`] found, by value: the verifier loses track of references into a map that
+/// live across a loop.
+#[derive(Clone, Copy)]
+struct Matched {
+    rule: u32,
+    effect: u8,
+    flags: u8,
+}
+
+#[inline(always)]
+fn by_rule(flow: &Flow<'_>, matched: Matched) -> FlowVerdict {
+    match matched.effect {
+        effect::DIRECT => direct(flow, Effect::Pass, matched.rule),
+        effect::PROXY if flow.transport == TCP => {
+            to_listener(flow, Effect::Proxy, reason::PROXY, matched.rule)
+        }
+        effect::PROXY => FlowVerdict::new(Effect::Deny, reason::DATAGRAM, matched.rule),
+        _ if matched.flags & port_rule_flag::HARD != 0 => {
+            FlowVerdict::new(Effect::Deny, reason::METADATA, matched.rule)
+        }
+        _ if observing(flow) || matched.flags & port_rule_flag::SHADOW != 0 => {
+            // A virtual address leads nowhere by itself: what passes there passes the proxy.
+            if flow.destination.is_virtual() {
+                to_listener(flow, Effect::Proxy, reason::RULE_DENY, matched.rule)
+            } else {
+                FlowVerdict::new(Effect::Pass, reason::RULE_DENY, matched.rule)
+            }
+        }
+        _ => FlowVerdict::new(Effect::Deny, reason::RULE_DENY, matched.rule),
+    }
+}
+
+/// A direct flow to an answered address: a virtual one is replaced by the real one of its family.
+#[inline(always)]
+fn direct_by_name(flow: &Flow<'_>, name: &NameEntry, rule: u32) -> FlowVerdict {
+    if !flow.destination.is_virtual() {
+        return direct(flow, Effect::Pass, rule);
+    }
+    if name.real.is_unspecified() || name.real.is_v4() != flow.destination.is_v4() {
+        return FlowVerdict::new(Effect::Deny, reason::NO_ADDRESS, rule);
+    }
+    direct(flow, Effect::Real, rule)
+}
+
+#[inline(always)]
+fn direct(flow: &Flow<'_>, effect: Effect, rule: u32) -> FlowVerdict {
+    if !flow.daemon_alive && flow.agent.flags & agent_flag::KEEP_ON_LOSS == 0 {
+        return FlowVerdict::new(Effect::Deny, reason::DAEMON_LOST, rule);
+    }
+    FlowVerdict::new(effect, reason::RULE_ALLOW, rule)
+}
+
+/// To a listener of ours, where there is one of the flow's family.
+#[inline(always)]
+fn to_listener(flow: &Flow<'_>, effect: Effect, why: u8, rule: u32) -> FlowVerdict {
+    match flow.listeners {
+        Some(ours)
+            if flow.destination.is_v4() || ours.flags & crate::map::listener_flag::V6 != 0 =>
+        {
+            FlowVerdict::new(effect, why, rule)
+        }
+        _ => FlowVerdict::new(Effect::Deny, reason::NO_LISTENER, rule),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! What is attempted.
+
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::HostName;
+
+/// The kind of an action.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// A connection whose contents are not decoded.
+    Connect,
+    /// The first datagram to a destination.
+    Datagram,
+    /// A flow from outside to an agent's socket.
+    Inbound,
+    /// The making of a socket.
+    Socket,
+    /// The resolution of a name.
+    DnsQuery,
+    /// An HTTP request.
+    HttpRequest,
+    /// A call to a language model.
+    LlmCall,
+    /// A call to a tool.
+    ToolCall,
+    /// A change to the guard itself: policy load, agent added or removed, detachment.
+    Administration,
+}
+
+/// What carries it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A tool of a server.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Tool {
+    /// The server that offers it.
+    pub server: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A model of a provider.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Llm {
+    /// The provider.
+    pub provider: String,
+    /// The model asked for.
+    pub model: String,
+}
+
+/// Bytes in both directions, payload only.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Bytes {
+    /// From the agent.
+    pub sent: u64,
+    /// To the agent.
+    pub received: u64,
+}
+
+/// One attempted thing, decoded as far as we can.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Action {
+    /// What kind of thing.
+    pub kind: ActionKind,
+    /// What carries it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
+    /// The name it goes to, where a name is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+    /// The address the agent dialled, where it was not a virtual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
+    /// The port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The HTTP method; for a DNS query the record types asked for; for a socket its family, type
+    /// and protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The path of an HTTP request, canonical, without the query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Tool>,
+    /// The model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub llm: Option<Llm>,
+    /// How much was moved, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
+}
+
+impl Action {
+    /// An action of which nothing but its kind is known.
+    #[must_use]
+    pub const fn new(kind: ActionKind) -> Self {
+        Self {
+            kind,
+            transport: None,
+            host: None,
+            ip: None,
+            port: None,
+            method: None,
+            path: None,
+            tool: None,
+            llm: None,
+            bytes: None,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The unit of record and of `explain`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use crate::{Action, Agent, Bytes, Context, Mode, Process, Reason};
+
+/// The id of a decision: a ULID, so that ids sort by time. 26 characters of Crockford's base 32.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DecisionId(pub Ulid);
+
+/// The text is not a decision id.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{0}` is not a decision id: 26 characters as `agentguard verdicts` prints them")]
+pub struct InvalidDecisionId(String);
+
+impl FromStr for DecisionId {
+    type Err = InvalidDecisionId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDecisionId> {
+        Ulid::from_string(text)
+            .map(Self)
+            .map_err(|_| InvalidDecisionId(text.chars().take(80).collect()))
+    }
+}
+
+impl TryFrom<String> for DecisionId {
+    type Error = InvalidDecisionId;
+
+    fn try_from(text: String) -> Result<Self, InvalidDecisionId> {
+        text.parse()
+    }
+}
+
+impl From<DecisionId> for String {
+    fn from(id: DecisionId) -> Self {
+        id.0.to_string()
+    }
+}
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl JsonSchema for DecisionId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DecisionId".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Z]{25}$" })
+    }
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It goes on.
+    Allow,
+    /// It is refused.
+    Deny,
+    /// It goes on, changed.
+    Modify,
+    /// It is held for a person or stronger authentication.
+    Escalate,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Where the decision was taken.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// In the kernel.
+    Kernel,
+    /// In the resolver.
+    Dns,
+    /// In the proxy.
+    Proxy,
+    /// In a hook of the agent's own.
+    Hook,
+}
+
+/// Where a rule stands.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Source {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+/// A rule that contributed.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Matched {
+    /// The engine.
+    pub engine: String,
+    /// The rule's id.
+    pub rule: String,
+    /// Where it stands.
+    pub source: Source,
+}
+
+/// A budget that contributed.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct BudgetLine {
+    /// What it is a budget of.
+    pub scope: String,
+    /// In which unit.
+    pub unit: String,
+    /// How much was reserved.
+    pub reserved: u64,
+    /// How much was used in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<u64>,
+}
+
+/// What a detector found.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Finding {
+    /// Which detector.
+    pub detector: String,
+    /// Of which class.
+    pub class: String,
+    /// Where.
+    #[serde(rename = "where")]
+    pub place: String,
+}
+
+/// Action, context, verdict, and everything that contributed.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Decision {
+    /// Its id.
+    pub id: DecisionId,
+    /// When it was taken (RFC 3339, UTC).
+    #[schemars(with = "String")]
+    pub time: Timestamp,
+    /// For whom. Absent where the kernel could not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// On whose behalf.
+    pub context: Context,
+    /// By which process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// Where it was taken.
+    pub layer: Layer,
+    /// On what.
+    pub action: Action,
+    /// What it says.
+    pub verdict: Verdict,
+    /// Whether it was carried out; false in observe and shadow mode.
+    pub enforced: bool,
+    /// Under which mode.
+    pub mode: Mode,
+    /// Why.
+    pub reason: Reason,
+    /// By which rules.
+    #[serde(default)]
+    pub matched: Vec<Matched>,
+    /// Under which budgets.
+    #[serde(default)]
+    pub budget: Vec<BudgetLine>,
+    /// After which findings.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// How many identical attempts this record stands for.
+    pub count: u64,
+    /// When the last of them was, where there is more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last: Option<Timestamp>,
+    /// How long the decision took, in µs.
+    pub latency_us: u64,
+    /// Under which policy: the first 12 hexadecimal digits of its documents' SHA-256.
+    pub policy_version: String,
+    /// What became of it, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// What became of an allowed action.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Outcome {
+    /// How much was moved.
+    pub bytes: Bytes,
+    /// From the decision to the end, in ms.
+    pub duration_ms: u64,
+    /// The HTTP status that the agent got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What went wrong, where something did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

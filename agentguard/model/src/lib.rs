@@ -1,0 +1,38 @@
+//! Agent, flow, action, context, verdict, reason, decision: the words that every room shares.
+//!
+//! Plain data with serde, no I/O. A [`Decision`] is the unit of record and of `explain`; its JSON
+//! form is a documented, stable schema.
+//!
+//! **Invariant:** this room knows no other room.
+
+mod action;
+mod agent;
+mod decision;
+mod host;
+mod reason;
+
+pub use action::{Action, ActionKind, Bytes, Llm, Tool, Transport};
+pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
+pub use decision::{
+    BudgetLine, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched, Outcome, Source,
+    Verdict,
+};
+pub use host::{HostName, InvalidHost};
+pub use reason::{Reason, ReasonCode};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How an allowed flow is carried.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Handling {
+    /// Kernel only, no proxy hop.
+    Direct,
+    /// The proxy checks SNI against the name, then passes bytes untouched.
+    Splice,
+    /// TLS is terminated and every request decided.
+    Inspect,
+}

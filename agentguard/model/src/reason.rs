@@ -1,0 +1,123 @@
+//! Why.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A stable code for why a verdict is what it is. Scripts rely on these; one is never reused.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReasonCode {
+    /// A rule allows it.
+    RuleAllow,
+    /// A rule denies it.
+    RuleDeny,
+    /// No rule allows it.
+    NoRule,
+    /// The destination is a loopback port that the agent did not bind.
+    LoopbackNotOwn,
+    /// The destination is a socket of the guard itself.
+    GuardSocket,
+    /// A virtual address that was not answered to this agent.
+    NameNotAnswered,
+    /// The guard does not listen in this network namespace.
+    NoListener,
+    /// The agent is quarantined.
+    Quarantined,
+    /// Datagrams to a destination that only the proxy may decide.
+    DatagramNotProxied,
+    /// The daemon was gone.
+    DaemonLost,
+    /// A socket of a family, type or protocol that is not allowed.
+    SocketNotAllowed,
+    /// The process is under the gate and belongs to no agent.
+    NoAgent,
+    /// A kernel map was full.
+    MapFull,
+    /// An inbound flow that no rule allows.
+    InboundNotAllowed,
+    /// A packet whose headers cannot be read, or with options that are not allowed.
+    PacketUnparsable,
+    /// A packet of a socket the gate did not see being made or connected.
+    SocketUnknown,
+    /// A cloud metadata service.
+    MetadataService,
+    /// The name has no usable address of the family dialled.
+    NoAddress,
+    /// The name resolved to an address in a private, loopback, link-local or metadata range.
+    Rebinding,
+    /// The name does not exist.
+    NameUnknown,
+    /// The upstream resolver failed or did not answer in time.
+    ResolverFailed,
+    /// The DNS message cannot be read.
+    DnsMalformed,
+    /// The DNS query asks for something a guarded agent does not get (class, type, opcode).
+    DnsNotSupported,
+    /// No virtual address was free.
+    VirtualAddressesExhausted,
+    /// The connection's origin is unknown: it did not come through the gate.
+    OriginUnknown,
+    /// SNI, Host and the name behind the address disagree.
+    NameMismatch,
+    /// The first bytes are neither TLS nor HTTP, and a rule needs to see one of them.
+    ProtocolUnknown,
+    /// The TLS ClientHello cannot be read.
+    TlsMalformed,
+    /// The HTTP message cannot be read or is ambiguous.
+    HttpMalformed,
+    /// A rule looks at something that cannot be seen at the handling the policy asks for.
+    NeedsInspection,
+    /// The client did not send what is needed to decide in time.
+    ClientTimeout,
+    /// The upstream could not be reached.
+    UpstreamUnreachable,
+    /// A bound of the guard was reached.
+    LimitReached,
+    /// The record could not be written.
+    RecordFailed,
+    /// The agent has used up its share of the record.
+    RecordQuota,
+    /// An operator did it.
+    Operator,
+    /// An error inside the guard.
+    Internal,
+}
+
+impl fmt::Display for ReasonCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// A code for machines and a sentence for the person who meets it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Reason {
+    /// The code.
+    pub code: ReasonCode,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason.
+    #[must_use]
+    pub fn new(code: ReasonCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ReasonCode;
+
+    #[test]
+    fn codes_print_as_they_are_stored() {
+        assert_eq!(ReasonCode::NoRule.to_string(), "no_rule");
+    }
+}

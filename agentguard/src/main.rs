@@ -1,0 +1,2 @@
+//! The guard: daemon and command line.
+fn main() {}
