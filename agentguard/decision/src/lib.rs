@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The pipeline that turns an action into a recorded decision.
+//!
+//! policy → (budget → inspection → webhook → approval: not there yet) → record. The most
+//! restrictive answer wins. A decision is recorded before it takes effect; what cannot be recorded
+//! is denied.
+//!
+//! **Invariant:** this room does no I/O of its own. What needs I/O stands behind a port that an
+//! outer room implements: [`Recorder`].
+
+#![forbid(unsafe_code)]
+
+mod port;
+
+pub use port::{Client, Decided, Foreseen, RecordRefused, Recorder, Target};

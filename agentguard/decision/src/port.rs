@@ -1,0 +1,84 @@
+//! What goes in and out of the pipeline, and what it asks of outer rooms.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use agentguard_model::{
+    AgentId, Decision, DecisionId, Handling, HostName, Outcome, Process, Reason,
+};
+
+/// Where decisions are recorded.
+pub trait Recorder: Send + Sync + 'static {
+    /// Writes a decision so that it survives the death of this process, and answers with the id
+    /// under which it can be looked up: an identical denial that was aggregated answers with the
+    /// id of the record that counts it.
+    ///
+    /// # Errors
+    /// [`RecordRefused`] if it could not be written; the caller then denies.
+    ///
+    /// # Cancel safety
+    /// A dropped future may or may not have written the decision; it never writes half of it.
+    fn write(
+        &self,
+        decision: Decision,
+    ) -> impl Future<Output = Result<DecisionId, RecordRefused>> + Send;
+
+    /// Notes what became of an allowed action. Never blocks; what cannot be kept is told as a gap.
+    fn outcome(&self, id: DecisionId, outcome: Outcome);
+}
+
+/// A decision could not be recorded.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{}", reason.message)]
+pub struct RecordRefused {
+    /// [`agentguard_model::ReasonCode::RecordFailed`] or
+    /// [`agentguard_model::ReasonCode::RecordQuota`], with the sentence.
+    pub reason: Reason,
+}
+
+/// Who acts, as the kernel told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Client {
+    /// The agent.
+    pub agent: AgentId,
+    /// The process.
+    pub process: Process,
+}
+
+/// Where an action goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// The name, where one is known.
+    pub host: Option<HostName>,
+    /// The address that was dialled, unless it was a virtual one.
+    pub ip: Option<IpAddr>,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// What a connection's decision will need, before anything is recorded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Foreseen {
+    /// Allowed whatever the bytes say, with this handling.
+    Allow(Handling),
+    /// Denied whatever the bytes say.
+    Deny,
+    /// A rule looks at the request: the bytes must show one.
+    NeedsRequest,
+}
+
+/// A decision that was taken and recorded.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The id to look it up by; absent only where the record refused.
+    pub id: Option<DecisionId>,
+    /// Whether to pass it on. True for a denial that is not enforced.
+    pub allowed: bool,
+    /// How to carry it, if allowed.
+    pub handling: Handling,
+    /// Why.
+    pub reason: Reason,
+    /// When the decision was taken, for [`Outcome::duration_ms`].
+    pub started: Instant,
+}
