@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The privileged half: BPF, cgroups, namespaces, spawning.
+
+pub mod packet;

@@ -1,0 +1,453 @@
+//! Typed packets over unix sockets: how the halves of the guard, and its clients, speak.
+//!
+//! `SOCK_SEQPACKET` keeps message boundaries, so a packet is one postcard message and nothing has to
+//! be reassembled. Descriptors travel beside it (`SCM_RIGHTS`). Who is at the other end comes from
+//! the kernel ([`Packet::peer`]), never from a message. A packet is all or nothing: one that was cut
+//! short, in bytes or descriptors, is an error and its descriptors are closed.
+//!
+//! **Invariant:** nothing a peer sends costs more than [`MAX_BYTES`] of memory and [`MAX_FDS`]
+//! descriptors per call, every descriptor received is close-on-exec, and no call panics.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The bytes of one packet, at most. A longer message is refused by [`Packet::send`], and by
+/// [`Packet::recv`] as [`PacketError::Truncated`].
+pub const MAX_BYTES: usize = 128 * 1024;
+
+/// The descriptors of one packet, at most. More are refused by [`Packet::send`]; those that arrive
+/// beyond it are closed and the packet is [`PacketError::Truncated`].
+pub const MAX_FDS: usize = 16;
+
+/// Connections that wait for `accept`; further ones block in `connect`.
+const BACKLOG: i32 = 128;
+
+/// Why a packet could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// The socket failed; [`io::ErrorKind::WouldBlock`] is the time limit of [`Packet::set_timeout`].
+    #[error("the socket failed")]
+    Socket(#[source] io::Error),
+    /// What arrived was longer than [`MAX_BYTES`] or brought more than [`MAX_FDS`] descriptors.
+    #[error("a packet is larger than {MAX_BYTES} bytes or carries more than {MAX_FDS} descriptors")]
+    Truncated,
+    /// The message to send is empty, longer than [`MAX_BYTES`] or has more than [`MAX_FDS`] descriptors.
+    #[error("a message of {bytes} bytes and {fds} descriptors does not fit a packet")]
+    DoesNotFit {
+        /// Its length.
+        bytes: usize,
+        /// Its descriptors.
+        fds: usize,
+    },
+    /// The bytes are not the message that was expected, or more than it.
+    #[error("a packet is not the message that was expected")]
+    Malformed(#[source] postcard::Error),
+    /// The message was read, and bytes were left over.
+    #[error("a packet has {0} bytes after its message")]
+    Surplus(usize),
+}
+
+impl From<Errno> for PacketError {
+    fn from(errno: Errno) -> Self {
+        Self::Socket(errno.into())
+    }
+}
+
+/// One end of a connection that carries typed packets.
+#[derive(Debug)]
+pub struct Packet {
+    socket: OwnedFd,
+}
+
+/// Who is at the other end, as the kernel says: the process that called `connect`, with the
+/// credentials it had at that moment.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its process id in our pid namespace.
+    pub pid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// That very process, from `SO_PEERPIDFD` (Linux 6.5). `None` on older kernels and when the
+    /// process is gone: its `pid` may then already belong to another.
+    pub pidfd: Option<OwnedFd>,
+}
+
+impl Packet {
+    /// Sends one message with its descriptors; waits while the peer's queue is full.
+    ///
+    /// # Errors
+    /// [`PacketError::DoesNotFit`], or [`PacketError::Socket`] (`EPIPE`, `ECONNRESET`: the peer is gone).
+    pub fn send<T: Serialize + ?Sized>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), PacketError> {
+        let bytes = postcard::to_stdvec(message).map_err(PacketError::Malformed)?;
+        let too_much = PacketError::DoesNotFit {
+            bytes: bytes.len(),
+            fds: fds.len(),
+        };
+        // An empty packet cannot be told from the end of the connection.
+        if bytes.is_empty() || bytes.len() > MAX_BYTES || fds.len() > MAX_FDS {
+            return Err(too_much);
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(too_much);
+        }
+        rustix::io::retry_on_intr(|| {
+            net::sendmsg(
+                &self.socket,
+                &[IoSlice::new(&bytes)],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Receives one message with its descriptors; waits until there is one. `None`: the peer closed.
+    ///
+    /// # Errors
+    /// [`PacketError::Truncated`], [`PacketError::Malformed`], [`PacketError::Surplus`]: the peer is
+    /// faulty or hostile, the packet is gone and its descriptors are closed. [`PacketError::Socket`].
+    pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, PacketError> {
+        let mut bytes = vec![0; MAX_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            net::recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        });
+        let received = match received {
+            // The peer closed with our packets unread.
+            Err(Errno::CONNRESET) => return Ok(None),
+            other => other?,
+        };
+        let fds: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+        if received.flags.intersects(cut) || fds.len() > MAX_FDS {
+            return Err(PacketError::Truncated);
+        }
+        let bytes = bytes.get(..received.bytes).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        match postcard::take_from_bytes(bytes) {
+            Ok((message, [])) => Ok(Some((message, fds))),
+            Ok((_, rest)) => Err(PacketError::Surplus(rest.len())),
+            Err(error) => Err(PacketError::Malformed(error)),
+        }
+    }
+
+    /// Limits how long one `send` and one `recv` may wait; `None`: for ever, as from the start.
+    ///
+    /// # Errors
+    /// What `setsockopt` answers, among it a limit of zero.
+    pub fn set_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        for which in [net::sockopt::Timeout::Recv, net::sockopt::Timeout::Send] {
+            net::sockopt::set_socket_timeout(&self.socket, which, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// What `getsockopt` answers; [`io::ErrorKind::NotFound`] for a peer outside our pid namespace,
+    /// which has no process id here.
+    pub fn peer(&self) -> io::Result<Peer> {
+        let credentials: libc::ucred = self.option(libc::SO_PEERCRED)?;
+        let pid = u32::try_from(credentials.pid).ok().filter(|pid| *pid > 0);
+        let pidfd = self
+            .option::<libc::c_int>(libc::SO_PEERPIDFD)
+            .ok()
+            .filter(|fd| *fd >= 0)
+            // SAFETY: the kernel has just installed this descriptor for us (close-on-exec), and
+            // nobody else knows its number.
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(Peer {
+            pid: pid.ok_or(io::ErrorKind::NotFound)?,
+            uid: credentials.uid,
+            gid: credentials.gid,
+            pidfd,
+        })
+    }
+
+    /// Reads a socket option by hand: rustix has no `SO_PEERPIDFD`, and its `SO_PEERCRED` cannot
+    /// express the pid 0 of a peer in a foreign pid namespace.
+    fn option<T: Plain>(&self, name: libc::c_int) -> io::Result<T> {
+        let mut value = MaybeUninit::<T>::zeroed();
+        let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
+        // SAFETY: `value` is writable for `length` bytes, and the kernel writes at most that many.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                name,
+                value.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: every bit pattern, the zeros it began with included, is a valid `Plain`.
+        Ok(unsafe { value.assume_init() })
+    }
+}
+
+/// Plain integers, or a struct of them: valid with any bits.
+trait Plain: Copy {}
+impl Plain for libc::ucred {}
+impl Plain for libc::c_int {}
+
+/// For a socket that was inherited or received. It must be a unix `SOCK_SEQPACKET`.
+impl From<OwnedFd> for Packet {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+impl From<Packet> for OwnedFd {
+    fn from(packet: Packet) -> Self {
+        packet.socket
+    }
+}
+
+impl AsFd for Packet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Two connected ends, close-on-exec.
+///
+/// # Errors
+/// What `socketpair` answers.
+pub fn pair() -> io::Result<(Packet, Packet)> {
+    let (a, b) = net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    Ok((a.into(), b.into()))
+}
+
+/// Connects to a listener.
+///
+/// # Errors
+/// What `connect` answers: [`io::ErrorKind::NotFound`] and [`io::ErrorKind::ConnectionRefused`] mean
+/// that nobody listens there.
+pub fn connect(path: &Path) -> io::Result<Packet> {
+    let socket = socket()?;
+    rustix::io::retry_on_intr(|| net::connect(&socket, &SocketAddrUnix::new(path)?))?;
+    Ok(socket.into())
+}
+
+/// Listens at a path with these permission bits. A socket left there by a listener that is gone is
+/// replaced; anything else stays.
+///
+/// # Errors
+/// [`io::ErrorKind::AddrInUse`] if someone listens there, or something that is not a socket is there;
+/// else what the system calls answer.
+pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
+    let stale = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+        && connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if stale {
+        std::fs::remove_file(path)?;
+    }
+    let socket = socket()?;
+    // The inode that `bind` makes takes its mode from the socket's, less the umask: it is never, not
+    // even for an instant, more open than asked for.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(Listener { socket })
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    Ok(net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// A socket that takes connections.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// What `accept` answers; `EMFILE` and the like pass with time.
+    pub fn accept(&self) -> io::Result<Packet> {
+        let socket =
+            rustix::io::retry_on_intr(|| net::accept_with(&self.socket, SocketFlags::CLOEXEC))?;
+        Ok(socket.into())
+    }
+}
+
+/// For a listener that was inherited.
+impl From<OwnedFd> for Listener {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn is_cloexec(fd: &OwnedFd) -> bool {
+        rustix::io::fcntl_getfd(fd)
+            .unwrap()
+            .contains(rustix::io::FdFlags::CLOEXEC)
+    }
+
+    fn raw(end: &Packet, bytes: &[u8]) {
+        net::send(&end.socket, bytes, SendFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn a_message_arrives_with_its_descriptors_and_the_end_is_seen() {
+        let (a, b) = pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        a.send(&("hello", 7_u32), &[writer.as_fd(), a.as_fd()])
+            .unwrap();
+        drop(writer);
+        let (message, fds): ((String, u32), _) = b.recv().unwrap().unwrap();
+        assert_eq!(message, ("hello".to_owned(), 7));
+        assert_eq!(fds.len(), 2);
+        assert!(fds.iter().all(is_cloexec));
+        drop((fds, a));
+        // The write end travelled and is closed: so the pipe is at its end.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        assert!(b.recv::<u32>().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_not_one_whole_message_is_refused_and_the_next_one_still_read() {
+        let (a, b) = pair().unwrap();
+        raw(&a, &[1, 2]);
+        assert!(matches!(b.recv::<u8>(), Err(PacketError::Surplus(1))));
+        raw(&a, &[0x80]);
+        assert!(matches!(b.recv::<u32>(), Err(PacketError::Malformed(_))));
+        raw(&a, &vec![0; MAX_BYTES + 1]);
+        assert!(matches!(b.recv::<u8>(), Err(PacketError::Truncated)));
+        // A string that claims to be 4 GiB long.
+        raw(&a, &[0xff, 0xff, 0xff, 0xff, 0x0f, b'x']);
+        assert!(matches!(b.recv::<String>(), Err(PacketError::Malformed(_))));
+        a.send(&3_u8, &[]).unwrap();
+        assert_eq!(b.recv::<u8>().unwrap().unwrap().0, 3);
+    }
+
+    #[test]
+    fn surplus_descriptors_are_closed() {
+        let (a, b) = pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        for count in [MAX_FDS + 1, MAX_FDS + 3, 200] {
+            let fds = vec![writer.as_fd(); count];
+            assert!(matches!(
+                a.send(&1_u8, &fds),
+                Err(PacketError::DoesNotFit { .. })
+            ));
+            let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(200))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+            let bytes = [IoSlice::new(&[1])];
+            net::sendmsg(&a.socket, &bytes, &mut control, SendFlags::empty()).unwrap();
+            assert!(matches!(b.recv::<u8>(), Err(PacketError::Truncated)));
+        }
+        drop(writer);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_is_not_sent() {
+        let (a, b) = pair().unwrap();
+        for message in [String::new(), "x".repeat(MAX_BYTES)] {
+            let sent = a.send(&message, &[]);
+            assert_eq!(sent.is_ok(), message.is_empty(), "{}", message.len());
+        }
+        assert!(matches!(
+            a.send(&(), &[]),
+            Err(PacketError::DoesNotFit { bytes: 0, fds: 0 })
+        ));
+        assert_eq!(b.recv::<String>().unwrap().unwrap().0, "");
+    }
+
+    #[test]
+    fn a_listener_says_who_called_keeps_its_mode_and_replaces_only_what_is_stale() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = listen(&path, 0o666).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o666);
+        let _client = connect(&path).unwrap();
+        let peer = listener.accept().unwrap().peer().unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(peer.gid, rustix::process::getegid().as_raw());
+        assert!(peer.pidfd.is_none_or(|fd| is_cloexec(&fd)));
+
+        let in_use = |path| listen(path, 0o600).unwrap_err().kind() == io::ErrorKind::AddrInUse;
+        assert!(in_use(&path));
+        drop(listener);
+        assert!(listen(&path, 0o600).is_ok());
+        let file = directory.path().join("file");
+        std::fs::write(&file, "kept").unwrap();
+        assert!(in_use(&file));
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_silent_peer_is_waited_for_no_longer_than_the_limit() {
+        let (a, _b) = pair().unwrap();
+        a.set_timeout(Some(Duration::from_millis(1))).unwrap();
+        let Err(PacketError::Socket(error)) = a.recv::<u8>() else {
+            panic!("the wait did not end in an error");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}
