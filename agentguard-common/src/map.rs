@@ -244,12 +244,17 @@ pub struct SocketEntry {
     pub cgroup: u64,
     /// Network namespace cookie.
     pub netns: u64,
+    /// Cookie of the socket that this entry was made for. A connection accepted from it inherits
+    /// the entry and has another cookie.
+    pub socket: u64,
     /// The address that the process dialled.
     pub dialled: Address,
     /// The address that packets may go to after the verdict.
     pub effective: Address,
     /// The local address registered in `LOCAL_PORTS`, with [`socket_flag::BOUND`].
     pub bound: Address,
+    /// The last peer whose datagram was let in unasked: it may be answered.
+    pub peer: Address,
     /// The agent.
     pub agent: u32,
     /// Process id (thread group) of the last caller of connect or sendmsg.
@@ -264,6 +269,8 @@ pub struct SocketEntry {
     pub effective_port: u16,
     /// The local port registered in `LOCAL_PORTS`.
     pub bound_port: u16,
+    /// Port of [`Self::peer`].
+    pub peer_port: u16,
     /// One of [`socket_state`].
     pub state: u8,
     /// Bits of [`socket_flag`].
@@ -272,8 +279,10 @@ pub struct SocketEntry {
     pub transport: u8,
     /// One of [`crate::event::reason`], for a socket whose verdict was given.
     pub reason: u8,
-    /// Zero.
-    pub _pad: [u8; 2],
+    /// The policy rule of that verdict, or 0.
+    pub rule: u32,
+    /// The policy generation of that verdict.
+    pub generation: u32,
 }
 
 /// Values of [`SocketEntry::state`].
@@ -369,7 +378,7 @@ mod tests {
         assert_eq!(size_of::<Origin>(), 8 + 8 + 16 + 16 + 16 + 2 + 1 + 5);
         assert_eq!(
             size_of::<SocketEntry>(),
-            8 + 8 + 3 * 16 + 3 * 4 + 16 + 6 + 1 + 1 + 1 + 1 + 2
+            3 * 8 + 4 * 16 + 3 * 4 + 16 + 4 * 2 + 4 + 2 * 4
         );
         assert_eq!(size_of::<Counters>(), 24);
     }

@@ -1,6 +1,57 @@
-//! The gate.
+//! The gate: eBPF programs on the agents' cgroups.
+//!
+//! One file per hook. A hook fetches what the maps hold, calls
+//! [`agentguard_common::verdict::flow_verdict`], and applies the answer.
+//!
+//! | file | hooks | job |
+//! | --- | --- | --- |
+//! | `socket` | `sock_create`, `sock_release`, `post_bind4/6` | which sockets exist, whose they are, which ports they hold |
+//! | `connect` | `connect4/6` | TCP verdicts, redirection; UDP connects decide nothing |
+//! | `datagram` | `sendmsg4/6`, `recvmsg4/6` | unconnected UDP; replies seem to come from where they were asked |
+//! | `peer` | `getpeername4/6` | the agent sees the address it dialled |
+//! | `stream` | `sockops` | publishes the original destination before the SYN leaves; byte counts |
+//! | `packet` | `cgroup_skb` both ways | the authority: first datagrams, inbound flows, quarantine |
+//! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
+//!
+//! What this gate cannot see: sockets made before their cgroup was governed (their packets are
+//! refused here, their owner sees a time-out), packets that no socket of the agent sends
+//! (forwarding and tunnels set up with `CAP_NET_ADMIN`), and families other than IP (refused by
+//! seccomp in `run` and by LSM where there is one).
+//!
+//! **Invariants:** a hook error denies; a missing entry denies; v4-mapped addresses are one with
+//! their IPv4 form; nothing waits for user space.
+
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the one way to an atomic add on this target")
+)]
+
+mod agent;
+mod connect;
+mod datagram;
+mod decide;
+mod event;
+mod maps;
+mod packet;
+mod peer;
+mod process;
+mod socket;
+mod stream;
+
+/// Return value of a cgroup hook that refuses with `EPERM`.
+const DENY: i32 = 0;
+/// Return value of a cgroup hook that lets pass.
+const ALLOW: i32 = 1;
+
+/// `bpf_sk_storage_get` and other helpers are for programs under a licence compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -1,0 +1,84 @@
+//! `sendmsg(2)` with an address and `recvmsg(2)`: unconnected UDP, and DNS to the resolver and back.
+//!
+//! Each call with an address is decided; a flow is recorded once while its destination stays the
+//! same. Replies from a rewritten destination seem to come from the one that was dialled, or
+//! resolvers would drop them.
+
+use agentguard_common::address::Address;
+use agentguard_common::event::reason;
+use agentguard_common::map::{UDP, socket_flag, socket_state};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+
+use crate::connect::{
+    V4, V6, apply, destination4, destination6, dial, rewrite, socket_entry, socket_of, user_port,
+};
+use crate::maps::SOCKETS;
+use crate::{ALLOW, DENY, event};
+
+/// A datagram with an IPv4 address.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    send::<V4>(&ctx, destination4(&ctx))
+}
+
+/// A datagram with an IPv6 address, or an IPv4 one in its mapped form.
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    send::<V6>(&ctx, destination6(&ctx))
+}
+
+#[inline(always)]
+fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
+    let Some(entry) = socket_entry(ctx) else {
+        return DENY;
+    };
+    let port = user_port(ctx);
+    // An answer to the peer that was let in last needs no rule.
+    if entry.transport == UDP && entry.peer == destination && entry.peer_port == port && port != 0 {
+        return ALLOW;
+    }
+    let Some(verdict) = dial(ctx, entry, destination, port) else {
+        return DENY;
+    };
+    if entry.transport != UDP {
+        return ALLOW;
+    }
+    let result = apply::<FAMILY>(ctx, entry, verdict);
+    if result == DENY {
+        event::flow(entry, true);
+    } else if entry.state == socket_state::PASS
+        && entry.reason != reason::LOCAL
+        && entry.flags & socket_flag::RECORDED == 0
+    {
+        entry.flags |= socket_flag::RECORDED;
+        event::flow(entry, false);
+    }
+    result
+}
+
+/// The source of an IPv4 datagram.
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    receive::<V4>(&ctx, destination4(&ctx))
+}
+
+/// The source of an IPv6 datagram.
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    receive::<V6>(&ctx, destination6(&ctx))
+}
+
+#[inline(always)]
+fn receive<const FAMILY: u32>(ctx: &SockAddrContext, source: Address) -> i32 {
+    // SAFETY: the context's `sk` is a full socket in this program type.
+    if let Some(entry) = unsafe { SOCKETS.get(socket_of(ctx)) }
+        && entry.effective == source
+        && entry.effective_port == user_port(ctx)
+        && (entry.dialled != source || entry.dialled_port != entry.effective_port)
+    {
+        rewrite::<FAMILY>(ctx, entry.dialled, entry.dialled_port);
+    }
+    // A program of this type that returns anything else is refused at load.
+    ALLOW
+}

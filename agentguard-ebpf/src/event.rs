@@ -1,0 +1,93 @@
+//! Tells user space.
+
+use agentguard_common::event::{Event, kind};
+use agentguard_common::map::{Settings, SocketEntry};
+use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+
+use crate::maps::{EVENTS, SEQUENCE, SETTINGS};
+
+/// An event that carries what a socket's entry knows.
+#[inline(always)]
+pub(crate) fn of_socket(entry: &SocketEntry, what: u8, why: u8, denied: bool) -> Event {
+    Event {
+        kind: what,
+        reason: why,
+        denied: u8::from(denied),
+        rule: entry.rule,
+        generation: entry.generation,
+        agent: entry.agent,
+        netns: entry.netns,
+        socket: entry.socket,
+        pid: entry.pid,
+        uid: entry.uid,
+        comm: entry.comm,
+        remote: entry.dialled,
+        remote_port: entry.dialled_port,
+        protocol: protocol(entry.transport),
+        ..Event::default()
+    }
+}
+
+/// The outbound verdict of a socket, as its entry has it.
+#[inline(always)]
+pub(crate) fn flow(entry: &SocketEntry, denied: bool) {
+    emit(of_socket(entry, kind::FLOW, entry.reason, denied));
+}
+
+/// Sends an event. If the ring buffer is full the event is lost and its number shows the gap.
+#[inline(always)]
+pub(crate) fn emit(mut event: Event) {
+    // SAFETY: helpers without arguments.
+    unsafe {
+        event.cpu = bpf_get_smp_processor_id();
+        event.time_ns = bpf_ktime_get_ns();
+    }
+    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
+    event.sequence = unsafe { add_one(sequence) } + 1;
+    // A lost event is told by its number; there is nobody to tell here.
+    let _ = EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
+/// Adds one and gives the value before. Atomic: a program on this processor can be interrupted by
+/// another one.
+///
+/// # Safety
+/// `value` is valid and aligned.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+unsafe fn add_one(value: *mut u64) -> u64 {
+    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    // SAFETY: upheld by the caller. The library's atomics leave read-modify-write operations out on
+    // this target, although processors from v3 on have them.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, 1) }
+}
+
+/// As on the kernel's target, for checks on the host.
+///
+/// # Safety
+/// `value` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn add_one(value: *mut u64) -> u64 {
+    use core::sync::atomic::{AtomicU64, Ordering};
+    // SAFETY: upheld by the caller.
+    unsafe { AtomicU64::from_ptr(value) }.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The gate's settings.
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+#[inline(always)]
+const fn protocol(transport: u8) -> u16 {
+    match transport {
+        agentguard_common::map::TCP => 6,
+        agentguard_common::map::UDP => 17,
+        _ => 0,
+    }
+}

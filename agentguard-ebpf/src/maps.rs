@@ -1,0 +1,161 @@
+//! Every map of the gate. Keys and values are in [`agentguard_common::map`].
+//!
+//! Hash maps are not preallocated: their bounds are there to stop, not to be filled. Where a bound
+//! is reached, the flow that needed the entry is refused.
+
+use agentguard_common::address::Address;
+use agentguard_common::event::Event;
+use agentguard_common::map::{
+    AgentEntry, Counters, Exe, Listeners, LocalPort, LocalPortKey, NameEntry, NameKey,
+    NetworkEntry, NetworkKey, Origin, OriginKey, Settings, SocketEntry,
+};
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+};
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::macros::btf_map;
+use core::ffi::c_void;
+use core::ptr;
+
+const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static AGENTS: HashMap<u64, AgentEntry, 65_536, LAZY> = HashMap::new();
+
+#[btf_map]
+pub(crate) static LISTENERS: HashMap<u64, Listeners, 16_384, LAZY> = HashMap::new();
+
+#[btf_map]
+pub(crate) static NAMES: HashMap<NameKey, NameEntry, 1_048_576, LAZY> = HashMap::new();
+
+#[btf_map]
+pub(crate) static NETWORKS: LpmTrie<NetworkKey, NetworkEntry, 262_144, LAZY> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static LOCAL_PORTS: HashMap<LocalPortKey, LocalPort, 262_144, LAZY> = HashMap::new();
+
+#[btf_map]
+pub(crate) static ORIGINS: HashMap<OriginKey, Origin, 65_536, LAZY> = HashMap::new();
+
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters, 65_536, LAZY> = PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static PROCESSES: LruHashMap<u32, Exe, 16_384> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static EXE_SCRATCH: PerCpuArray<Exe, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static SOCKETS: SocketStorage = SocketStorage {
+    r#type: ptr::null(),
+    key: ptr::null(),
+    value: ptr::null(),
+    max_entries: ptr::null(),
+    map_flags: ptr::null(),
+};
+
+/// Socket storage that accepted connections inherit (`BPF_F_CLONE`). aya-ebpf's own has neither
+/// that flag nor a form for contexts other than `bpf_sock_addr`.
+#[repr(C)]
+pub(crate) struct SocketStorage {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SocketEntry,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; LAZY | BPF_F_CLONE as usize],
+}
+
+// SAFETY: the fields are a description for the loader and are never dereferenced.
+unsafe impl Sync for SocketStorage {}
+
+impl SocketStorage {
+    /// The entry of a socket.
+    ///
+    /// # Safety
+    /// `socket` is what the verifier takes for a full socket in this program type, or null.
+    #[inline(always)]
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut SocketEntry> {
+        // SAFETY: the helper checks the pointer; upheld by the caller.
+        unsafe { self.look_up(socket, 0) }
+    }
+
+    /// The entry of a socket, made of zeroes if there was none.
+    ///
+    /// # Safety
+    /// As for [`Self::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn create(&self, socket: *mut c_void) -> Option<&'static mut SocketEntry> {
+        // SAFETY: upheld by the caller.
+        unsafe { self.look_up(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(&self, socket: *mut c_void, flags: u64) -> Option<&'static mut SocketEntry> {
+        if socket.is_null() {
+            return None;
+        }
+        // SAFETY: the map's value type is `SocketEntry`, valid for any bytes; the storage lives as
+        // long as the socket, which outlives the program run. Two processors that use one socket at
+        // once can interleave field writes: every field is checked against what it allows where it
+        // is read, so that a torn entry denies.
+        unsafe {
+            bpf_sk_storage_get(
+                ptr::from_ref(self).cast_mut().cast(),
+                socket,
+                ptr::null_mut(),
+                flags,
+            )
+            .cast::<SocketEntry>()
+            .as_mut()
+        }
+    }
+}
+
+/// The key of a whole address in `NETWORKS`: 32 bits of profile and 128 of address.
+pub(crate) const NETWORK_KEY_BITS: u32 = 32 + 128;
+
+/// A local port's key.
+#[inline(always)]
+pub(crate) const fn local_port_key(
+    netns: u64,
+    address: Address,
+    port: u16,
+    transport: u8,
+) -> LocalPortKey {
+    LocalPortKey {
+        netns,
+        address,
+        port,
+        transport,
+        _pad: [0; 5],
+    }
+}
+
+/// An origin's key.
+#[inline(always)]
+pub(crate) const fn origin_key(
+    netns: u64,
+    address: Address,
+    port: u16,
+    transport: u8,
+) -> OriginKey {
+    OriginKey {
+        netns,
+        address,
+        port,
+        transport,
+        _pad: [0; 5],
+    }
+}

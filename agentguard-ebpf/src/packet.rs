@@ -1,0 +1,313 @@
+//! Packets of the agents' sockets, both ways: the authority behind the socket hooks.
+//!
+//! Outbound: a TCP SYN must go where `connect` sent it; a datagram goes where `sendmsg` allowed it,
+//! or is decided here. Inbound: a new flow over loopback is let in (other agents are stopped at
+//! their own connect, ungoverned local processes are trusted), any other only where an allowed
+//! destination answers. Quarantine stops everything at the next packet.
+
+use agentguard_common::address::Address;
+use agentguard_common::event::{Event, kind, reason};
+use agentguard_common::map::{
+    AgentEntry, Counters, SocketEntry, TCP, UDP, agent_flag, mode, socket_flag, socket_state,
+};
+use agentguard_common::verdict::Effect;
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
+use aya_ebpf::helpers::generated::bpf_sk_fullsock;
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::decide::decide;
+use crate::maps::{COUNTERS, SOCKETS};
+use crate::{ALLOW, DENY, agent, event, stream};
+
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+/// `lo` is the first device of every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// A packet leaves.
+#[cgroup_skb]
+fn egress(ctx: SkBuffContext) -> i32 {
+    judge(&ctx, true)
+}
+
+/// A packet arrives.
+#[cgroup_skb]
+fn ingress(ctx: SkBuffContext) -> i32 {
+    judge(&ctx, false)
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, outbound: bool) -> i32 {
+    let Some((entry, found)) = identify(ctx) else {
+        return DENY;
+    };
+    let passes = found.flags & agent_flag::QUARANTINED == 0
+        && match parse(ctx) {
+            Some(packet) if outbound => leaves(entry, found, &packet),
+            Some(packet) => enters(ctx, entry, found, &packet),
+            None => other(entry, found, outbound),
+        };
+    count(found.agent, ctx.len(), outbound, passes);
+    if passes { ALLOW } else { DENY }
+}
+
+/// The socket's entry and agent. A socket that the gate did not see being made gets nothing.
+#[inline(always)]
+fn identify(ctx: &SkBuffContext) -> Option<(&'static mut SocketEntry, &'static AgentEntry)> {
+    // SAFETY: the context of this hook; `sk` is the only member of its union.
+    let socket: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: a socket pointer from the context, checked for null.
+    let socket = unsafe { bpf_sk_fullsock(socket) };
+    // SAFETY: the helper above gave a full socket or null.
+    if let Some(entry) = unsafe { SOCKETS.get(socket.cast()) }
+        && entry.cgroup != 0
+    {
+        let found = agent::by_cgroup(entry.cgroup)?;
+        return Some((entry, found));
+    }
+    // SAFETY: the context of this hook.
+    let agent = unsafe { agent::of_packet(ctx.skb.skb) }.map_or(0, |found| found.entry.agent);
+    event::emit(Event {
+        kind: kind::FLOW,
+        reason: if agent == 0 {
+            reason::NO_AGENT
+        } else {
+            reason::UNKNOWN_SOCKET
+        },
+        denied: 1,
+        agent,
+        ..Event::default()
+    });
+    None
+}
+
+/// What the gate reads of a packet.
+struct Packet {
+    source: Address,
+    destination: Address,
+    source_port: u16,
+    destination_port: u16,
+    transport: u8,
+    opens: bool,
+}
+
+/// Reads the headers. `None`: not TCP or UDP right behind an IP header, or a fragment without its
+/// ports. Sockets of agents make no such packets: options and extension headers need privileges.
+#[inline(always)]
+fn parse(ctx: &SkBuffContext) -> Option<Packet> {
+    let first: u8 = ctx.load(0).ok()?;
+    let (source, destination, protocol, offset) = match first >> 4 {
+        4 => {
+            let header = usize::from(first & 0x0f) * 4;
+            let fragment = u16::from_be(ctx.load::<u16>(6).ok()?);
+            // The offset of a fragment that is not the first.
+            if header < 20 || fragment & 0x1fff != 0 {
+                return None;
+            }
+            (
+                Address::from_v4_word(ctx.load(12).ok()?),
+                Address::from_v4_word(ctx.load(16).ok()?),
+                ctx.load::<u8>(9).ok()?,
+                header,
+            )
+        }
+        6 => (
+            Address(ctx.load(8).ok()?),
+            Address(ctx.load(24).ok()?),
+            ctx.load::<u8>(6).ok()?,
+            40,
+        ),
+        _ => return None,
+    };
+    let (transport, opens) = match protocol {
+        IPPROTO_TCP => {
+            let flags: u8 = ctx.load(offset + 13).ok()?;
+            (TCP, flags & (TCP_SYN | TCP_ACK) == TCP_SYN)
+        }
+        IPPROTO_UDP => (UDP, false),
+        _ => return None,
+    };
+    Some(Packet {
+        source,
+        destination,
+        source_port: u16::from_be(ctx.load(offset).ok()?),
+        destination_port: u16::from_be(ctx.load(offset + 2).ok()?),
+        transport,
+        opens,
+    })
+}
+
+#[inline(always)]
+fn leaves(entry: &mut SocketEntry, found: &AgentEntry, packet: &Packet) -> bool {
+    let decided = entry.state >= socket_state::PASS
+        && entry.effective == packet.destination
+        && entry.effective_port == packet.destination_port;
+    if packet.transport == TCP {
+        if packet.opens && !decided {
+            refuse(
+                entry,
+                packet.destination,
+                packet.destination_port,
+                reason::UNKNOWN_SOCKET,
+            );
+            return false;
+        }
+        return true;
+    }
+    if decided {
+        if entry.state == socket_state::RESOLVER {
+            stream::publish(entry, packet.source, packet.source_port, UDP);
+        } else {
+            record_once(entry);
+        }
+        return true;
+    }
+    let answers = entry.peer == packet.destination
+        && entry.peer_port == packet.destination_port
+        && packet.destination_port != 0;
+    answers || first_datagram(entry, found, packet)
+}
+
+/// Connected UDP reaches no socket hook when it sends: its first datagram is decided here.
+#[inline(always)]
+fn first_datagram(entry: &mut SocketEntry, found: &AgentEntry, packet: &Packet) -> bool {
+    entry.dialled = packet.destination;
+    entry.dialled_port = packet.destination_port;
+    entry.flags &= !socket_flag::RECORDED;
+    entry.generation = event::settings().map_or(0, |settings| settings.generation);
+    let verdict = decide(
+        found,
+        entry.netns,
+        packet.destination,
+        packet.destination_port,
+        UDP,
+    );
+    entry.rule = verdict.rule;
+    if verdict.effect != Effect::Pass {
+        // Too late to send it elsewhere: what `connect` did not rewrite stays here.
+        let why = if verdict.effect == Effect::Deny {
+            verdict.reason
+        } else {
+            reason::DATAGRAM
+        };
+        entry.state = socket_state::UNDECIDED;
+        refuse(entry, packet.destination, packet.destination_port, why);
+        return false;
+    }
+    entry.reason = verdict.reason;
+    entry.effective = packet.destination;
+    entry.effective_port = packet.destination_port;
+    entry.state = socket_state::PASS;
+    record_once(entry);
+    true
+}
+
+#[inline(always)]
+fn record_once(entry: &mut SocketEntry) {
+    if entry.flags & socket_flag::RECORDED == 0 && entry.reason != reason::LOCAL {
+        entry.flags |= socket_flag::RECORDED;
+        event::flow(entry, false);
+    }
+}
+
+#[inline(always)]
+fn enters(
+    ctx: &SkBuffContext,
+    entry: &mut SocketEntry,
+    found: &AgentEntry,
+    packet: &Packet,
+) -> bool {
+    if packet.transport == TCP && !packet.opens {
+        return true;
+    }
+    let answer = packet.transport == UDP
+        && entry.effective == packet.source
+        && entry.effective_port == packet.source_port;
+    if answer {
+        return true;
+    }
+    // SAFETY: the context of this hook.
+    if unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX {
+        if packet.transport == UDP {
+            entry.peer = packet.source;
+            entry.peer_port = packet.source_port;
+        }
+        return true;
+    }
+    if packet.transport == UDP {
+        // A socket that talks to several allowed destinations remembers only the last one.
+        let verdict = decide(found, entry.netns, packet.source, packet.source_port, UDP);
+        if verdict.effect == Effect::Pass && verdict.reason == reason::RULE_ALLOW {
+            return true;
+        }
+    }
+    let enforced = found.mode == mode::ENFORCE;
+    event::emit(Event {
+        kind: kind::INBOUND,
+        remote: packet.source,
+        remote_port: packet.source_port,
+        local_port: packet.destination_port,
+        rule: 0,
+        ..event::of_socket(entry, kind::INBOUND, reason::INBOUND, enforced)
+    });
+    !enforced
+}
+
+/// Neither TCP nor UDP, or unreadable.
+#[inline(always)]
+fn other(entry: &SocketEntry, found: &AgentEntry, outbound: bool) -> bool {
+    let enforced = found.mode == mode::ENFORCE || entry.transport != 0;
+    event::emit(Event {
+        rule: 0,
+        ..event::of_socket(
+            entry,
+            if outbound { kind::FLOW } else { kind::INBOUND },
+            reason::UNPARSABLE,
+            enforced,
+        )
+    });
+    !enforced
+}
+
+#[inline(always)]
+fn refuse(entry: &SocketEntry, remote: Address, remote_port: u16, why: u8) {
+    event::emit(Event {
+        remote,
+        remote_port,
+        ..event::of_socket(entry, kind::FLOW, why, true)
+    });
+}
+
+/// Adds to the agent's counters of this processor. Where their map is full nothing is counted.
+#[inline(always)]
+fn count(agent: u32, bytes: u32, outbound: bool, passes: bool) {
+    let bytes = u64::from(bytes);
+    if let Some(counters) = COUNTERS.get_ptr_mut(agent) {
+        // SAFETY: this processor's slot; an interrupting program can at worst lose an addition.
+        unsafe {
+            if !passes {
+                (*counters).denied += 1;
+            } else if outbound {
+                (*counters).sent_bytes += bytes;
+            } else {
+                (*counters).received_bytes += bytes;
+            }
+        }
+        return;
+    }
+    let mut first = Counters::default();
+    if !passes {
+        first.denied = 1;
+    } else if outbound {
+        first.sent_bytes = bytes;
+    } else {
+        first.received_bytes = bytes;
+    }
+    let _ = COUNTERS.insert(agent, first, u64::from(BPF_ANY));
+}

@@ -1,0 +1,224 @@
+//! Which sockets exist, whose they are, and which ports they hold.
+
+use agentguard_common::address::Address;
+use agentguard_common::event::{Event, kind, reason};
+use agentguard_common::map::{LocalPort, TCP, UDP, mode, socket_flag};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
+use aya_ebpf::helpers::bpf_get_current_comm;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
+
+use crate::maps::{LOCAL_PORTS, SOCKETS, local_port_key};
+use crate::{ALLOW, DENY, agent, event};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+
+/// [`TCP`], [`UDP`], or 0 for anything else: raw, ping, SCTP, DCCP, UDP-Lite, MPTCP, L2TP, …
+#[inline(always)]
+pub(crate) const fn transport(socket_type: u32, protocol: u32) -> u8 {
+    match (socket_type, protocol) {
+        (SOCK_STREAM, IPPROTO_TCP) => TCP,
+        (SOCK_DGRAM, IPPROTO_UDP) => UDP,
+        _ => 0,
+    }
+}
+
+/// A socket is made: only TCP and UDP over IP, only for an agent.
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    // SAFETY: the context of this hook is a valid `bpf_sock`.
+    let (family, socket_type, protocol) =
+        unsafe { ((*ctx.sock).family, (*ctx.sock).type_, (*ctx.sock).protocol) };
+    let transport = transport(socket_type, protocol);
+    let Some(found) = agent::of_task() else {
+        refuse(
+            &ctx,
+            0,
+            reason::NO_AGENT,
+            family,
+            socket_type,
+            protocol,
+            true,
+        );
+        return DENY;
+    };
+    if transport == 0 || (family != AF_INET && family != AF_INET6) {
+        let enforced = found.entry.mode == mode::ENFORCE;
+        refuse(
+            &ctx,
+            found.entry.agent,
+            reason::SOCKET_TYPE,
+            family,
+            socket_type,
+            protocol,
+            enforced,
+        );
+        if enforced {
+            return DENY;
+        }
+    }
+    // SAFETY: the context of this hook is the socket.
+    let Some(entry) = (unsafe { SOCKETS.create(ctx.as_ptr()) }) else {
+        return DENY;
+    };
+    entry.cgroup = found.cgroup;
+    entry.agent = found.entry.agent;
+    entry.transport = transport;
+    // SAFETY: helpers on the context of this hook.
+    unsafe {
+        entry.netns = bpf_get_netns_cookie(ctx.as_ptr());
+        entry.socket = bpf_get_socket_cookie(ctx.as_ptr());
+    }
+    agent::note_process(entry);
+    ALLOW
+}
+
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "socket(2) takes values far below 65536"
+)]
+fn refuse(
+    ctx: &SockContext,
+    agent: u32,
+    why: u8,
+    family: u32,
+    socket_type: u32,
+    protocol: u32,
+    denied: bool,
+) {
+    event::emit(Event {
+        kind: kind::SOCKET,
+        reason: why,
+        denied: u8::from(denied),
+        agent,
+        // SAFETY: helper on the context of this hook.
+        netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        pid: agent::pid(),
+        uid: agent::uid(),
+        comm: bpf_get_current_comm().unwrap_or_default(),
+        family: family as u16,
+        socket_type: socket_type as u16,
+        protocol: protocol as u16,
+        ..Event::default()
+    });
+}
+
+/// A UDP socket got its local port. TCP ports are learnt when they listen (`stream`), which also
+/// covers `listen()` without `bind()`.
+#[cgroup_sock(post_bind4)]
+fn post_bind4(ctx: SockContext) -> i32 {
+    // SAFETY: the context of this hook is a valid `bpf_sock`.
+    let address = Address::from_v4_word(unsafe { (*ctx.sock).src_ip4 });
+    bound(&ctx, address)
+}
+
+/// As [`post_bind4`].
+#[cgroup_sock(post_bind6)]
+fn post_bind6(ctx: SockContext) -> i32 {
+    // SAFETY: the context of this hook is a valid `bpf_sock`.
+    let words = unsafe {
+        let socket = ctx.sock;
+        [
+            (*socket).src_ip6[0],
+            (*socket).src_ip6[1],
+            (*socket).src_ip6[2],
+            (*socket).src_ip6[3],
+        ]
+    };
+    bound(&ctx, Address(words))
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a port has 16 bits")]
+fn bound(ctx: &SockContext, address: Address) -> i32 {
+    let socket: *mut bpf_sock = ctx.sock;
+    // SAFETY: the context of this hook is a valid `bpf_sock`.
+    let port = unsafe { (*socket).src_port } as u16;
+    // SAFETY: the context of this hook is the socket.
+    let Some(entry) = (unsafe { SOCKETS.get(ctx.as_ptr()) }) else {
+        return DENY;
+    };
+    if entry.transport == UDP {
+        hold_port(entry, address, port);
+    }
+    ALLOW
+}
+
+/// Notes that a socket's agent holds a local port. Where the map is full the port stays unknown,
+/// so that connects to it are refused.
+#[inline(always)]
+pub(crate) fn hold_port(
+    entry: &mut agentguard_common::map::SocketEntry,
+    address: Address,
+    port: u16,
+) {
+    if entry.flags & socket_flag::BOUND != 0 || port == 0 {
+        return;
+    }
+    let key = local_port_key(entry.netns, address, port, entry.transport);
+    let held = match LOCAL_PORTS.get_ptr_mut(key) {
+        Some(local) => {
+            // SAFETY: a live map value; two agents cannot hold one port, and a race between two
+            // sockets of one agent can at worst forget the port early, which refuses.
+            unsafe {
+                if (*local).agent != entry.agent {
+                    return;
+                }
+                (*local).sockets += 1;
+            }
+            true
+        }
+        None => LOCAL_PORTS
+            .insert(
+                key,
+                LocalPort {
+                    agent: entry.agent,
+                    sockets: 1,
+                },
+                u64::from(BPF_ANY),
+            )
+            .is_ok(),
+    };
+    if held {
+        entry.bound = address;
+        entry.bound_port = port;
+        entry.flags |= socket_flag::BOUND;
+    }
+}
+
+/// A socket is closed by its last user: its port is free again.
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    // SAFETY: the context of this hook is the socket.
+    let Some(entry) = (unsafe { SOCKETS.get(ctx.as_ptr()) }) else {
+        return ALLOW;
+    };
+    // An accepted connection inherited the entry of the socket it came from.
+    // SAFETY: helper on the context of this hook.
+    let own = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) } == entry.socket;
+    if !own || entry.flags & socket_flag::BOUND == 0 {
+        return ALLOW;
+    }
+    entry.flags &= !socket_flag::BOUND;
+    let key = local_port_key(entry.netns, entry.bound, entry.bound_port, entry.transport);
+    if let Some(local) = LOCAL_PORTS.get_ptr_mut(key) {
+        // SAFETY: see `hold_port`.
+        let last = unsafe {
+            (*local).sockets = (*local).sockets.saturating_sub(1);
+            (*local).sockets == 0
+        };
+        if last {
+            // Gone already is as good.
+            let _ = LOCAL_PORTS.remove(key);
+        }
+    }
+    ALLOW
+}

@@ -1,0 +1,152 @@
+//! TCP: publishes the original destination before the SYN leaves, learns listening ports, counts.
+
+use agentguard_common::address::Address;
+use agentguard_common::event::{Event, kind, reason};
+use agentguard_common::map::{Origin, SocketEntry, TCP, socket_flag, socket_state};
+use aya_ebpf::bindings::{
+    BPF_ANY, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT,
+};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+
+use crate::maps::{ORIGINS, SOCKETS, origin_key};
+use crate::{event, socket};
+
+const AF_INET: u32 = 2;
+/// What a sockops program returns; the answer to a callback, where one is expected, is in `reply`.
+const HANDLED: u32 = 1;
+
+/// The callbacks that matter; all others keep their defaults.
+#[sock_ops]
+fn stream_callbacks(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
+        BPF_SOCK_OPS_STATE_CB => state(&ctx),
+        _ => {}
+    }
+    HANDLED
+}
+
+#[inline(always)]
+fn entry(ctx: &SockOpsContext) -> Option<&'static mut SocketEntry> {
+    // SAFETY: the context of this hook; `sk` is the only member of its union, null for a request
+    // socket.
+    unsafe { SOCKETS.get((*ctx.ops).__bindgen_anon_2.sk.cast()) }
+}
+
+/// The top of `tcp_connect()`: the source port is chosen, the SYN is not sent. The proxy cannot
+/// accept before this, so it always finds the entry.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let Some(entry) = entry(ctx) else {
+        return;
+    };
+    match entry.state {
+        socket_state::PROXY | socket_state::RESOLVER => {
+            publish(entry, local_address(ctx), local_port(ctx), TCP);
+        }
+        socket_state::PASS if entry.reason == reason::RULE_ALLOW => {}
+        _ => return,
+    }
+    // The entry of a connection that was refused is deleted at its end, and a direct flow's bytes
+    // are counted there. Without the callback the sweeper and the packet counters remain.
+    let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed());
+}
+
+/// Notes where a redirected socket was to go, under the address the listener will see.
+/// Where the map is full the listener finds nothing, and refuses.
+#[inline(always)]
+pub(crate) fn publish(entry: &SocketEntry, address: Address, port: u16, transport: u8) {
+    let origin = Origin {
+        // SAFETY: helper without arguments.
+        published_ns: unsafe { bpf_ktime_get_ns() },
+        socket: entry.socket,
+        destination: entry.dialled,
+        agent: entry.agent,
+        pid: entry.pid,
+        uid: entry.uid,
+        generation: entry.generation,
+        comm: entry.comm,
+        port: entry.dialled_port,
+        reason: entry.reason,
+        _pad: [0; 5],
+    };
+    let key = origin_key(entry.netns, address, port, transport);
+    if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_err() {
+        event::emit(event::of_socket(entry, kind::FLOW, reason::MAP_FULL, true));
+    }
+}
+
+/// `listen(2)`, also without `bind(2)`.
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    if let Some(entry) = entry(ctx) {
+        entry.flags |= socket_flag::PASSIVE;
+        socket::hold_port(entry, local_address(ctx), local_port(ctx));
+    }
+}
+
+#[inline(always)]
+fn state(ctx: &SockOpsContext) {
+    let (old, new) = (ctx.arg(0), ctx.arg(1));
+    if new != BPF_TCP_CLOSE {
+        return;
+    }
+    let Some(entry) = entry(ctx) else {
+        return;
+    };
+    match entry.state {
+        // Refused before it was established. Established ones are the proxy's to delete: a client
+        // that sends and closes is in this state seconds before a late accept.
+        socket_state::PROXY | socket_state::RESOLVER if old == BPF_TCP_SYN_SENT => {
+            let key = origin_key(entry.netns, local_address(ctx), local_port(ctx), TCP);
+            let _ = ORIGINS.remove(key);
+        }
+        socket_state::PASS if entry.reason == reason::RULE_ALLOW => {
+            // SAFETY: fields of the context of this hook.
+            let (sent_bytes, received_bytes, rtt) = unsafe {
+                (
+                    (*ctx.ops).bytes_acked,
+                    (*ctx.ops).bytes_received,
+                    (*ctx.ops).srtt_us,
+                )
+            };
+            event::emit(Event {
+                sent_bytes,
+                received_bytes,
+                // The kernel keeps eight times the smoothed time (tcp.h).
+                rtt_us: rtt >> 3,
+                local_port: local_port(ctx),
+                ..event::of_socket(entry, kind::CLOSED, entry.reason, false)
+            });
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a port has 16 bits")]
+fn local_port(ctx: &SockOpsContext) -> u16 {
+    ctx.local_port() as u16
+}
+
+#[inline(always)]
+fn local_address(ctx: &SockOpsContext) -> Address {
+    if ctx.family() == AF_INET {
+        Address::from_v4_word(ctx.local_ip4())
+    } else {
+        let ops = ctx.ops;
+        // SAFETY: fields of the context of this hook, one word each.
+        Address(unsafe {
+            [
+                (*ops).local_ip6[0],
+                (*ops).local_ip6[1],
+                (*ops).local_ip6[2],
+                (*ops).local_ip6[3],
+            ]
+        })
+    }
+}
