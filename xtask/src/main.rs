@@ -1,2 +1,100 @@
-//! Build tasks.
-fn main() {}
+//! Build, set up, test, demonstrate: `cargo xtask COMMAND`.
+//!
+//! Everything a person or the continuous integration does with the sources goes through here, so
+//! that both do the same. The tasks call `cargo`, `apt-get` and the tests package's `world`
+//! program; they hold no product logic and no knowledge of namespaces or cgroups.
+//!
+//! **Invariant:** this package depends on no room but those whose types it writes a schema of. It
+//! must compile in seconds on a machine that has nothing but a Rust toolchain, because it is what
+//! installs the rest.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod bpf;
+mod build;
+mod demo;
+mod exec;
+mod schema;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Build, set up, test, demonstrate.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find or install what the build needs
+    Setup {
+        /// Also what the world tests need: clients, network tools, cargo-deny
+        #[arg(long)]
+        tests: bool,
+    },
+    /// Compile the gate for the kernel, to target/bpf/agentguard.o
+    BuildEbpf,
+    /// Compile the gate and the `agentguard` program
+    Build {
+        /// With optimisations, to target/release/agentguard
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show the main job: a world, a daemon, an agent, its verdicts
+    Demo,
+    /// Run every tier of tests that this machine can run
+    Test {
+        /// Fail where a tier or a test had to be skipped
+        #[arg(long)]
+        require_all: bool,
+        /// Run only tests whose name contains one of these
+        filter: Vec<String>,
+    },
+    /// Measure, and write target/bench/report.json
+    Bench {
+        /// Only this group
+        group: Option<String>,
+    },
+    /// Write docs/schema/*.schema.json from the types
+    Schema {
+        /// Write nothing; fail if a committed schema is not what the types say
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = Workspace::find().and_then(|workspace| match arguments.task {
+        Task::Setup { tests } => setup::run(tests),
+        Task::BuildEbpf => bpf::build(&workspace).map(drop),
+        Task::Build { release } => build::build(&workspace, release),
+        Task::Demo => demo::run(&workspace),
+        Task::Test {
+            require_all,
+            filter,
+        } => test::run(&workspace, require_all, &filter),
+        Task::Bench { group } => bench::run(&workspace, group.as_deref()),
+        Task::Schema { check } => schema::run(&workspace, check),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.downcast_ref() {
+                Some(bench::UnknownGroup { .. }) => ExitCode::from(2),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}

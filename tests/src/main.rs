@@ -1,0 +1,2 @@
+//! world
+fn main() {}

@@ -1,0 +1,105 @@
+//! What the build needs: found, or installed.
+//!
+//! Three steps that do not mix: [`Facts::gather`] looks at the machine, [`Plan::new`] says what is
+//! missing (pure, hence tested without a machine), [`run`] installs it and looks again. Everything
+//! comes through apt and cargo (and rustup on Ubuntu).
+//!
+//! Two toolchains can compile for the kernel without a compiler of our own:
+//! - **Debian 12**: its security archive has a rustc with a prebuilt `core` for BPF, and the LLVM of
+//!   the same major version for bpf-linker. Tested.
+//! - **Ubuntu 24.04**: rustup's pinned nightly, rust-src and `-Z build-std`. Untested until a run is
+//!   shown.
+
+mod facts;
+mod plan;
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use facts::Facts;
+pub(crate) use plan::{BpfToolchain, NIGHTLY, SYSTEM_RUSTC};
+
+use crate::exec;
+use plan::{Plan, Step};
+
+/// Finds or installs what the build needs, with `tests` also what the tests need.
+///
+/// # Errors
+/// Something is missing and cannot be installed here: the error names it.
+pub(crate) fn run(tests: bool) -> Result<()> {
+    let plan = Plan::new(&Facts::gather(), tests)?;
+    if let Some(remark) = plan.remark {
+        eprintln!("setup: {remark}");
+    }
+    if plan.steps.is_empty() {
+        eprintln!("setup: everything is there");
+        return Ok(());
+    }
+    for step in &plan.steps {
+        eprintln!("setup: {step}");
+        for mut command in step.commands() {
+            exec::run(&mut command)?;
+        }
+    }
+    let left = Plan::new(&Facts::gather(), tests)?.steps;
+    if let Some(step) = left.first() {
+        bail!("still missing after the installation: {step}");
+    }
+    Ok(())
+}
+
+/// The toolchain for the gate, without installing anything.
+///
+/// # Errors
+/// What is missing, and the command that installs it.
+pub(crate) fn bpf_toolchain() -> Result<BpfToolchain> {
+    let plan = Plan::new(&Facts::gather(), false)?;
+    if let Some(step) = plan.steps.first() {
+        bail!("cannot compile for the kernel: {step}\nhint: run `cargo xtask setup`");
+    }
+    Ok(plan.toolchain)
+}
+
+impl Step {
+    fn commands(&self) -> Vec<Command> {
+        match self {
+            Self::Apt(packages) => {
+                let apt = || {
+                    let mut apt = Command::new("apt-get");
+                    apt.env("DEBIAN_FRONTEND", "noninteractive");
+                    apt
+                };
+                let mut update = apt();
+                update.args(["update", "-q"]);
+                let mut install = apt();
+                install
+                    .args(["install", "-y", "-q", "--no-install-recommends"])
+                    .args(packages);
+                vec![update, install]
+            }
+            Self::CargoInstall {
+                name,
+                version,
+                arguments,
+                environment,
+            } => {
+                let mut cargo = Command::new("cargo");
+                cargo
+                    .args(["install", "--locked", "--force", "--version", version])
+                    .args(*arguments)
+                    .arg(name)
+                    // A target directory of its own: this must not wait for, nor be mixed with, ours.
+                    .env_remove("CARGO_TARGET_DIR")
+                    .envs(environment.iter().copied());
+                vec![cargo]
+            }
+            Self::Nightly => {
+                let mut rustup = Command::new("rustup");
+                rustup.args(["toolchain", "install", NIGHTLY, "--profile", "minimal"]);
+                rustup.args(["--component", "rust-src"]);
+                vec![rustup]
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What is missing, and what would install it. Pure.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+
+use super::facts::{Facts, Linker};
+
+/// The distribution's compiler: not in `PATH` before rustup's, so always by its path.
+pub(crate) const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
+
+/// rustup's nightly where the distribution has no compiler with `core` for BPF. Its LLVM is
+/// [`LLVM`], and it is no newer than what the pinned aya crates were written for.
+pub(crate) const NIGHTLY: &str = "nightly-2026-04-15";
+
+/// The major version of LLVM that compiler and linker must share: the linker reads the compiler's
+/// bitcode.
+const LLVM: u32 = 22;
+
+/// The oldest compiler that the workspace builds with: `rust-version` in `Cargo.toml`.
+const RUSTC_MINOR: u32 = 95;
+
+const LINKER_VERSION: &str = "0.13.0";
+const DENY_VERSION: &str = "0.20.2";
+
+/// Debian's compiler and its `core` for BPF.
+const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+
+/// What bpf-linker is compiled and linked with.
+const DEBIAN_LLVM: [&str; 5] = [
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "libzstd-dev",
+    "zlib1g-dev",
+    "libxml2-dev",
+];
+
+/// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
+/// Ubuntu 24.04).
+const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
+const TEST_PROGRAMS: [(&str, &str); 12] = [
+    ("ip", "iproute2"),
+    ("unshare", "util-linux"),
+    ("curl", "curl"),
+    ("wget", "wget"),
+    ("git", "git"),
+    ("dig", "bind9-dnsutils"),
+    ("musl-gcc", "musl-tools"),
+    ("busybox", "busybox"),
+    ("socat", "socat"),
+    ("nc", "netcat-openbsd"),
+    ("node", "nodejs"),
+    ("python3", "python3"),
+];
+
+/// Every package whose state matters.
+pub(super) fn packages() -> impl Iterator<Item = &'static str> {
+    DEBIAN_COMPILER.into_iter().chain(DEBIAN_LLVM)
+}
+
+/// Every program whose presence matters.
+pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    BUILD_PROGRAMS
+        .into_iter()
+        .chain(TEST_PROGRAMS)
+        .map(|(program, _)| program)
+}
+
+/// How the gate is compiled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum BpfToolchain {
+    /// The distribution's rustc with its prebuilt `core`.
+    System,
+    /// rustup's pinned nightly, which compiles `core` itself.
+    Nightly,
+}
+
+/// One installation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    /// Packages of the distribution.
+    Apt(Vec<&'static str>),
+    /// A program from the Rust registry.
+    CargoInstall {
+        /// Package.
+        name: &'static str,
+        /// Exact version.
+        version: &'static str,
+        /// Further arguments.
+        arguments: &'static [&'static str],
+        /// Variables to set.
+        environment: &'static [(&'static str, &'static str)],
+    },
+    /// The pinned nightly with rust-src.
+    Nightly,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apt(packages) => write!(f, "packages {}", packages.join(" ")),
+            Self::CargoInstall { name, version, .. } => {
+                write!(f, "{name} {version} (cargo install)")
+            }
+            Self::Nightly => write!(f, "{NIGHTLY} with rust-src (rustup)"),
+        }
+    }
+}
+
+/// What there is to do.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) toolchain: BpfToolchain,
+    pub(super) steps: Vec<Step>,
+    /// What the person should know about this path.
+    pub(super) remark: Option<&'static str>,
+}
+
+impl Plan {
+    /// # Errors
+    /// Something is missing that we cannot install on this system, or may not.
+    pub(super) fn new(facts: &Facts, tests: bool) -> Result<Self> {
+        let system_works = facts
+            .system_rustc
+            .as_ref()
+            .is_some_and(|rustc| rustc.minor >= RUSTC_MINOR && rustc.llvm == LLVM)
+            && facts.system_bpf_core;
+        let linker_works = facts.linker.as_ref().is_some_and(linker_works);
+        let mut apt = Vec::new();
+        let mut steps = Vec::new();
+        let mut remark = None;
+
+        let toolchain = match (facts.os.as_str(), facts.os_version.as_str()) {
+            ("debian", "12") => {
+                if !system_works {
+                    apt.extend(DEBIAN_COMPILER);
+                }
+                if !linker_works {
+                    let missing = |package: &&str| !facts.packages.contains(*package);
+                    apt.extend(DEBIAN_LLVM.into_iter().filter(missing));
+                }
+                BpfToolchain::System
+            }
+            ("ubuntu", "24.04") => {
+                remark = Some("Ubuntu 24.04 is untested: no run of it has been shown yet");
+                if facts
+                    .nightly
+                    .as_ref()
+                    .is_none_or(|rustc| rustc.llvm != LLVM)
+                {
+                    steps.push(Step::Nightly);
+                }
+                if !linker_works && !llvm_installed(facts) {
+                    bail!(
+                        "bpf-linker {LINKER_VERSION} needs the LLVM {LLVM} development packages, which \
+                         this system's archive lacks\nhint: install llvm-{LLVM}-dev and \
+                         libpolly-{LLVM}-dev, then run `cargo xtask setup` again"
+                    );
+                }
+                BpfToolchain::Nightly
+            }
+            _ if system_works && linker_works => BpfToolchain::System,
+            _ if facts.nightly.is_some() && linker_works => BpfToolchain::Nightly,
+            (os, version) => bail!(
+                "do not know how to install a compiler and linker for BPF on `{os} {version}`\n\
+                 hint: either {SYSTEM_RUSTC} 1.{RUSTC_MINOR} or newer with LLVM {LLVM} and \
+                 core for bpfel-unknown-none, or rustup's {NIGHTLY} with rust-src; and bpf-linker \
+                 {LINKER_VERSION} with LLVM {LLVM}"
+            ),
+        };
+
+        let for_tests: &[_] = if tests { &TEST_PROGRAMS } else { &[] };
+        apt.extend(
+            BUILD_PROGRAMS
+                .iter()
+                .chain(for_tests)
+                .filter(|(program, _)| !facts.programs.contains(*program))
+                .map(|(_, package)| *package),
+        );
+        if !linker_works {
+            steps.push(Step::CargoInstall {
+                name: "bpf-linker",
+                version: LINKER_VERSION,
+                arguments: &["--no-default-features", "--features", "llvm-22"],
+                environment: &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
+            });
+        }
+        if tests && facts.cargo_deny.as_deref() != Some(DENY_VERSION) {
+            steps.push(Step::CargoInstall {
+                name: "cargo-deny",
+                version: DENY_VERSION,
+                arguments: &[],
+                environment: &[],
+            });
+        }
+        if !apt.is_empty() {
+            if !matches!(facts.os.as_str(), "debian" | "ubuntu") {
+                bail!(
+                    "missing, and no known way to install it on `{}`: the Debian packages {}",
+                    facts.os,
+                    apt.join(" ")
+                );
+            }
+            if !facts.root {
+                bail!(
+                    "missing: {}\nhint: only root may install packages: run `cargo xtask setup` as \
+                     root, or `apt-get install {}`",
+                    Step::Apt(apt.clone()),
+                    apt.join(" ")
+                );
+            }
+            steps.insert(0, Step::Apt(apt));
+        }
+        Ok(Self {
+            toolchain,
+            steps,
+            remark,
+        })
+    }
+}
+
+/// An LLVM that we cannot see is linked in statically: then the link itself will tell.
+fn linker_works(linker: &Linker) -> bool {
+    linker.version == LINKER_VERSION && linker.llvm.is_none_or(|llvm| llvm == LLVM)
+}
+
+fn llvm_installed(facts: &Facts) -> bool {
+    facts.packages.contains("llvm-22-dev")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Rustc;
+    use super::*;
+
+    fn complete() -> Facts {
+        Facts {
+            os: "debian".into(),
+            os_version: "12".into(),
+            root: true,
+            system_rustc: Some(Rustc {
+                minor: 96,
+                llvm: 22,
+            }),
+            system_bpf_core: true,
+            nightly: None,
+            linker: Some(Linker {
+                version: LINKER_VERSION.into(),
+                llvm: Some(22),
+            }),
+            cargo_deny: Some(DENY_VERSION.into()),
+            packages: packages().map(str::to_owned).collect(),
+            programs: programs().map(str::to_owned).collect(),
+        }
+    }
+
+    fn names(facts: &Facts, tests: bool) -> Vec<String> {
+        Plan::new(facts, tests)
+            .unwrap()
+            .steps
+            .iter()
+            .map(Step::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_done_where_everything_is_there() {
+        assert!(names(&complete(), true).is_empty());
+        assert_eq!(
+            Plan::new(&complete(), true).unwrap().toolchain,
+            BpfToolchain::System
+        );
+    }
+
+    #[test]
+    fn a_fresh_debian_gets_all_of_it_packages_first() {
+        let facts = Facts {
+            os: "debian".into(),
+            os_version: "12".into(),
+            root: true,
+            ..Facts::default()
+        };
+        assert_eq!(
+            names(&facts, false),
+            [
+                "packages rustc-web libstd-rust-web-dev-bpf llvm-22-dev libpolly-22-dev \
+                 libzstd-dev zlib1g-dev libxml2-dev build-essential",
+                "bpf-linker 0.13.0 (cargo install)",
+            ]
+        );
+        let all = names(&facts, true);
+        assert!(all[0].ends_with("nodejs python3"), "{all:?}");
+        assert_eq!(all.last().unwrap(), "cargo-deny 0.20.2 (cargo install)");
+    }
+
+    #[test]
+    fn an_old_system_compiler_is_replaced() {
+        let mut facts = complete();
+        facts.system_rustc = Some(Rustc {
+            minor: 63,
+            llvm: 14,
+        });
+        facts.packages.remove("rustc-web");
+        facts.packages.remove("libstd-rust-web-dev-bpf");
+        assert_eq!(
+            names(&facts, false),
+            ["packages rustc-web libstd-rust-web-dev-bpf"]
+        );
+    }
+
+    #[test]
+    fn a_linker_of_another_llvm_is_replaced() {
+        for linker in [
+            None,
+            Some(Linker {
+                version: LINKER_VERSION.into(),
+                llvm: Some(21),
+            }),
+            Some(Linker {
+                version: "0.9.15".into(),
+                llvm: Some(22),
+            }),
+        ] {
+            let facts = Facts {
+                linker,
+                ..complete()
+            };
+            assert_eq!(names(&facts, false), ["bpf-linker 0.13.0 (cargo install)"]);
+        }
+    }
+
+    #[test]
+    fn a_missing_client_matters_only_to_tests() {
+        let mut facts = complete();
+        facts.programs.remove("dig");
+        assert!(names(&facts, false).is_empty());
+        assert_eq!(names(&facts, true), ["packages bind9-dnsutils"]);
+    }
+
+    #[test]
+    fn without_root_it_says_what_to_install() {
+        let mut facts = complete();
+        facts.root = false;
+        assert!(Plan::new(&facts, true).unwrap().steps.is_empty());
+        facts.programs.remove("curl");
+        let error = Plan::new(&facts, true).unwrap_err().to_string();
+        assert!(error.contains("apt-get install curl"), "{error}");
+    }
+
+    #[test]
+    fn ubuntu_takes_the_nightly_and_says_that_it_is_untested() {
+        let mut facts = complete();
+        facts.os = "ubuntu".into();
+        facts.os_version = "24.04".into();
+        facts.system_rustc = None;
+        facts.system_bpf_core = false;
+        let plan = Plan::new(&facts, false).unwrap();
+        assert_eq!(plan.toolchain, BpfToolchain::Nightly);
+        assert_eq!(plan.steps, [Step::Nightly]);
+        assert!(plan.remark.unwrap().contains("untested"));
+
+        facts.linker = None;
+        facts.packages.clear();
+        let error = Plan::new(&facts, false).unwrap_err().to_string();
+        assert!(error.contains("llvm-22-dev"), "{error}");
+    }
+
+    #[test]
+    fn another_system_builds_if_it_has_the_pieces_and_else_says_which() {
+        let mut facts = complete();
+        facts.os = "fedora".into();
+        facts.os_version = "44".into();
+        assert!(names(&facts, true).is_empty());
+
+        facts.programs.remove("curl");
+        let error = Plan::new(&facts, true).unwrap_err().to_string();
+        assert!(
+            error.contains("curl") && error.contains("fedora"),
+            "{error}"
+        );
+
+        facts.system_bpf_core = false;
+        let error = Plan::new(&facts, false).unwrap_err().to_string();
+        assert!(
+            error.contains("bpfel-unknown-none") && error.contains("fedora 44"),
+            "{error}"
+        );
+    }
+}

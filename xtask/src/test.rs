@@ -1,0 +1,228 @@
+//! Runs every tier of tests that this machine can run, and checks that nothing is left behind.
+//!
+//! - **pure**: unit, property and in-process tests of every package.
+//! - **world**: `tests/tests/*.rs`: root, network namespaces made by the test, the real programs.
+//!
+//! (The vm tier, other kernels under QEMU, has a command of its own when it comes.)
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::SELECTION;
+use crate::workspace::Workspace;
+use crate::{bpf, build, exec, setup};
+
+/// How a tier ended.
+#[derive(Debug, Eq, PartialEq)]
+enum Tier {
+    Ok,
+    /// It ran, but these of its parts did not.
+    Partly(Vec<String>),
+    /// It did not run, and why.
+    Skipped(String),
+    Failed,
+}
+
+/// Runs the tests whose name contains one of `filter` (all, where there is none).
+///
+/// # Errors
+/// A test failed, something is left behind, or with `require_all` something was skipped.
+pub(crate) fn run(workspace: &Workspace, require_all: bool, filter: &[String]) -> Result<()> {
+    setup::run(true)?;
+    bpf::build(workspace)?;
+    build::everything(workspace)?;
+
+    let world = workspace.program("world");
+    // What a killed run left behind is removed; what cannot be removed fails this run.
+    exec::run(Command::new(&world).arg("sweep"))?;
+    let tiers = [
+        ("pure", pure(workspace, filter)?),
+        ("world", world_tier(workspace, &world, require_all, filter)?),
+    ];
+    let clean = exec::run(Command::new(&world).arg("leftovers"));
+
+    println!("{}", summary(&tiers));
+    clean?;
+    judge(&tiers, require_all)
+}
+
+fn pure(workspace: &Workspace, filter: &[String]) -> Result<Tier> {
+    let mut units = workspace.cargo();
+    units.arg("test").args(SELECTION);
+    units.args(["--no-fail-fast", "--lib", "--bins"]);
+    for name in integration_tests(&workspace.root().join("agentguard"))? {
+        units.args(["--test", &name]);
+    }
+    let mut documentation = workspace.cargo();
+    documentation.arg("test").args(SELECTION).arg("--doc");
+    let units = test(&mut units, filter);
+    let documentation = test(&mut documentation, filter);
+    Ok(if units && documentation {
+        Tier::Ok
+    } else {
+        Tier::Failed
+    })
+}
+
+fn world_tier(
+    workspace: &Workspace,
+    world: &Path,
+    require_all: bool,
+    filter: &[String],
+) -> Result<Tier> {
+    let check = Command::new(world)
+        .arg("check")
+        .output()
+        .with_context(|| format!("cannot run {}", world.display()))?;
+    if !check.status.success() {
+        let why = String::from_utf8_lossy(&check.stderr).trim().to_owned();
+        return Ok(Tier::Skipped(why));
+    }
+    let skips = workspace.target().join("skipped-tests.txt");
+    fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
+    let mut tests = workspace.cargo();
+    tests
+        .arg("test")
+        .args(SELECTION)
+        .arg("--no-fail-fast")
+        .env("AGENTGUARD_BIN", workspace.program("agentguard"))
+        .env("AGENTGUARD_SKIPPED", &skips);
+    if require_all {
+        tests.env("AGENTGUARD_REQUIRE_ALL", "1");
+    } else {
+        tests.env_remove("AGENTGUARD_REQUIRE_ALL");
+    }
+    for name in tests_in(&workspace.root().join("tests/tests"))? {
+        tests.args(["--test", &name]);
+    }
+    if !test(&mut tests, filter) {
+        return Ok(Tier::Failed);
+    }
+    let mut skipped: Vec<String> = fs::read_to_string(&skips)
+        .with_context(|| format!("cannot read {}", skips.display()))?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    skipped.sort();
+    skipped.dedup();
+    Ok(if skipped.is_empty() {
+        Tier::Ok
+    } else {
+        Tier::Partly(skipped)
+    })
+}
+
+fn test(cargo: &mut Command, filter: &[String]) -> bool {
+    if !filter.is_empty() {
+        cargo.arg("--").args(filter);
+    }
+    match exec::run(cargo) {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("{error:#}");
+            false
+        }
+    }
+}
+
+/// The integration tests of every package below a directory.
+fn integration_tests(packages: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for package in directories(packages)?
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([packages])
+    {
+        names.extend(tests_in(&package.join("tests"))?);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn directories(parent: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(parent).with_context(|| format!("cannot list {}", parent.display()))?;
+    Ok(entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.is_dir())
+        .collect())
+}
+
+fn tests_in(directory: &Path) -> Result<Vec<String>> {
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|path| path.file_stem()?.to_str().map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn summary(tiers: &[(&str, Tier)]) -> String {
+    let words: Vec<String> = tiers
+        .iter()
+        .map(|(name, tier)| match tier {
+            Tier::Ok => format!("{name} ok"),
+            Tier::Partly(skipped) => format!("{name} ok but skipped ({})", skipped.join("; ")),
+            Tier::Skipped(why) => format!("{name} skipped ({why})"),
+            Tier::Failed => format!("{name} FAILED"),
+        })
+        .collect();
+    format!("tiers: {}", words.join(", "))
+}
+
+fn judge(tiers: &[(&str, Tier)], require_all: bool) -> Result<()> {
+    for (name, tier) in tiers {
+        match tier {
+            Tier::Ok => {}
+            Tier::Failed => bail!("tests of the {name} tier failed"),
+            Tier::Partly(_) | Tier::Skipped(_) if require_all => {
+                bail!("tests of the {name} tier were skipped, and --require-all is given");
+            }
+            Tier::Partly(_) | Tier::Skipped(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_every_tier_and_why_it_was_skipped() {
+        let tiers = [
+            ("pure", Tier::Ok),
+            ("world", Tier::Skipped("not root".into())),
+        ];
+        assert_eq!(summary(&tiers), "tiers: pure ok, world skipped (not root)");
+        let tiers = [("world", Tier::Partly(vec!["no node".into()]))];
+        assert_eq!(summary(&tiers), "tiers: world ok but skipped (no node)");
+    }
+
+    #[test]
+    fn a_skip_fails_only_where_all_is_required() {
+        let skipped = || [("world", Tier::Skipped("not root".into()))];
+        assert!(judge(&skipped(), false).is_ok());
+        assert!(judge(&skipped(), true).is_err());
+        assert!(judge(&[("world", Tier::Partly(vec!["no node".into()]))], true).is_err());
+        assert!(judge(&[("pure", Tier::Failed)], false).is_err());
+        assert!(judge(&[("pure", Tier::Ok)], true).is_ok());
+    }
+
+    #[test]
+    fn the_world_tests_are_found_by_their_files() {
+        let workspace = Workspace::find().unwrap();
+        let found = tests_in(&workspace.root().join("tests/tests")).unwrap();
+        assert!(found.iter().any(|name| name == "world"), "{found:?}");
+    }
+}
