@@ -1,0 +1,201 @@
+//! Attaching: programs → pinned links on a cgroup.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
+
+use super::load::{CGROUP_PROGRAMS, make_directory};
+use super::sys::{self, Access};
+use super::{Gate, GateError};
+
+/// What became of the programs of a cgroup.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Attachment {
+    /// They were attached.
+    Attached,
+    /// They were there, from an earlier daemon, and were replaced in place.
+    Replaced,
+}
+
+impl Gate {
+    /// Puts the gate on a cgroup and everything below it.
+    ///
+    /// The agents' entries must be in place before: from here on a process below without one gets
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`GateError`]; then some hooks may be attached, which refuse, and the call can be repeated.
+    pub fn attach(&mut self, cgroup: &Path) -> Result<Attachment, GateError> {
+        let file = File::open(cgroup).map_err(|source| GateError::File {
+            what: "open",
+            path: cgroup.to_owned(),
+            source,
+        })?;
+        let id = cgroup_id(&file, cgroup)?;
+        let links = self.links().join(id.to_string());
+        make_directory(&links)?;
+        let mut attachment = Attachment::Replaced;
+        for name in CGROUP_PROGRAMS {
+            let pin = links.join(name);
+            let program = self
+                .programs
+                .ebpf
+                .program_mut(name)
+                .ok_or(GateError::Missing(name))?;
+            if pin.exists() && replace(program, name, &pin)? {
+                continue;
+            }
+            attachment = Attachment::Attached;
+            let link = attach_one(program, name, &file)?;
+            link.pin(&pin).map_err(|source| GateError::Sys {
+                what: "pin a link",
+                source: std::io::Error::other(source),
+            })?;
+        }
+        Ok(attachment)
+    }
+
+    /// Takes the gate off a cgroup, by its id.
+    ///
+    /// # Errors
+    /// [`GateError::File`]. A cgroup that has no gate is none.
+    pub fn detach(&mut self, cgroup: u64) -> Result<(), GateError> {
+        remove_directory(&self.links().join(cgroup.to_string()))
+    }
+
+    /// The ids of the cgroups that carry the gate, or did when they still existed.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn attached(&self) -> Result<Vec<u64>, GateError> {
+        let links = self.links();
+        if !links.exists() {
+            return Ok(Vec::new());
+        }
+        let failed = |source| GateError::File {
+            what: "list",
+            path: links.clone(),
+            source,
+        };
+        let mut cgroups = Vec::new();
+        for entry in fs::read_dir(&links).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if let Some(id) = name.to_str().and_then(|text| text.parse().ok()) {
+                cgroups.push(id);
+            }
+        }
+        Ok(cgroups)
+    }
+
+    /// Takes the gate off everything and forgets what it knew. The one deliberate way to open it.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn detach_all(directory: &Path) -> Result<(), GateError> {
+        remove_directory(&directory.join("links"))?;
+        remove_directory(directory)
+    }
+}
+
+/// The id of a cgroup, which is what the kernel's helpers call it: its inode number.
+///
+/// # Errors
+/// [`GateError::File`].
+pub(crate) fn cgroup_id(file: &File, path: &Path) -> Result<u64, GateError> {
+    file.metadata()
+        .map(|metadata| metadata.ino())
+        .map_err(|source| GateError::File {
+            what: "examine",
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// Puts a program behind the link that is pinned there. False if that link's cgroup is gone: the
+/// pin is removed and a new link must be made.
+fn replace(program: &mut Program, name: &'static str, pin: &Path) -> Result<bool, GateError> {
+    let failed = |what| {
+        move |source| GateError::File {
+            what,
+            path: pin.to_owned(),
+            source,
+        }
+    };
+    let link: OwnedFd = sys::open_pinned(pin, Access::ReadWrite).map_err(failed("open"))?;
+    let fd = program.fd().map_err(|source| GateError::Program {
+        what: "use",
+        program: name,
+        source: Box::new(source),
+    })?;
+    match sys::update_link(link.as_fd(), fd.as_fd()) {
+        Ok(()) => Ok(true),
+        // The cgroup of the link was removed (kernel/bpf/cgroup.c, cgroup_bpf_replace).
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(pin).map_err(failed("remove"))?;
+            Ok(false)
+        }
+        Err(source) => Err(failed("replace the program of")(source)),
+    }
+}
+
+/// One program on one cgroup. Links on cgroups are multi-attach whatever the mode says, and refuse
+/// any other mode's flag.
+fn attach_one(
+    program: &mut Program,
+    name: &'static str,
+    cgroup: &File,
+) -> Result<FdLink, GateError> {
+    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    let link = match program {
+        Program::CgroupSock(program) => program
+            .attach(cgroup, MODE)
+            .and_then(|id| program.take_link(id))
+            .map(TryInto::try_into),
+        Program::CgroupSockAddr(program) => program
+            .attach(cgroup, MODE)
+            .and_then(|id| program.take_link(id))
+            .map(TryInto::try_into),
+        Program::SockOps(program) => program
+            .attach(cgroup, MODE)
+            .and_then(|id| program.take_link(id))
+            .map(TryInto::try_into),
+        Program::CgroupSkb(program) => {
+            let direction = if name == "egress" {
+                CgroupSkbAttachType::Egress
+            } else {
+                CgroupSkbAttachType::Ingress
+            };
+            program
+                .attach(cgroup, direction, MODE)
+                .and_then(|id| program.take_link(id))
+                .map(TryInto::try_into)
+        }
+        _ => return Err(GateError::Missing(name)),
+    };
+    link.map_err(|source| GateError::Program {
+        what: "attach",
+        program: name,
+        source: Box::new(source),
+    })?
+    // The kernel is older than links on cgroups (5.7).
+    .map_err(|source: LinkError| GateError::Sys {
+        what: "make a link",
+        source: std::io::Error::other(source),
+    })
+}
+
+/// Removes a directory of pins, and the pins. Not there is as good.
+fn remove_directory(directory: &Path) -> Result<(), GateError> {
+    match fs::remove_dir_all(directory) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(GateError::File {
+            what: "remove",
+            path: directory.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}

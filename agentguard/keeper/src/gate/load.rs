@@ -1,0 +1,304 @@
+//! Loading: object → maps (new, or those that are pinned) → verified programs.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use agentguard_common::ABI_VERSION;
+use aya::maps::Map;
+use aya::programs::{Program, TracePoint};
+use aya::{Btf, Ebpf, EbpfLoader};
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::thread::UnshareFlags;
+
+use super::{Gate, GateError, ProgramStatus};
+
+/// Magic number of a BPF file system, `statfs(2)`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Where trace events are described.
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENTGUARD_BPF_OBJECT"));
+
+/// Maps that are pinned, so that they outlive the daemon. Socket storage lives as long as a map
+/// does, so it is among them; counters of sequence numbers too, or every start would show a gap.
+const PINNED: [&str; 12] = [
+    "SETTINGS",
+    "AGENTS",
+    "LISTENERS",
+    "NAMES",
+    "NETWORKS",
+    "LOCAL_PORTS",
+    "ORIGINS",
+    "COUNTERS",
+    "PROCESSES",
+    "EVENTS",
+    "SEQUENCE",
+    "SOCKETS",
+];
+
+/// Programs for a cgroup.
+pub(super) const CGROUP_PROGRAMS: [&str; 15] = [
+    "sock_create",
+    "sock_release",
+    "post_bind4",
+    "post_bind6",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "stream_callbacks",
+    "egress",
+    "ingress",
+];
+
+/// Programs on trace events: program, event of the category `sched`.
+const TRACEPOINTS: [(&str, &str); 2] = [
+    ("process_exec", "sched_process_exec"),
+    ("process_fork", "sched_process_fork"),
+];
+
+/// The loaded programs.
+pub(super) struct Programs {
+    pub(super) ebpf: Ebpf,
+    status: Vec<ProgramStatus>,
+    tracepoints: Result<(), String>,
+}
+
+impl Gate {
+    /// Loads the gate, taking over the maps that an earlier daemon left pinned in `directory`.
+    /// Nothing is attached yet.
+    ///
+    /// # Errors
+    /// Any [`GateError`]; nothing that was pinned before is changed.
+    pub fn load(directory: &Path) -> Result<Self, GateError> {
+        let maps = directory.join(format!("v{ABI_VERSION}"));
+        make_directory(&maps)?;
+        let btf = Btf::from_sys_fs().map_err(GateError::NoBtf)?;
+        let child_pid_offset = in_tracefs(|tracefs| tracefs.and_then(fork_child_pid_offset));
+        let paths: Vec<(&str, PathBuf)> =
+            PINNED.iter().map(|name| (*name, maps.join(name))).collect();
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf));
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        if let Some(offset) = &child_pid_offset {
+            loader.override_global("FORK_CHILD_PID", offset, true);
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|source| GateError::Load(Box::new(source)))?;
+        for name in CGROUP_PROGRAMS {
+            load_program(&mut ebpf, name, &btf)?;
+        }
+        let tracepoints = match child_pid_offset {
+            None => Err("trace events cannot be read".to_owned()),
+            Some(_) => in_tracefs(|_| attach_tracepoints(&mut ebpf, &btf)),
+        };
+        let status = status(&ebpf);
+        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(GateError::Missing(name));
+        Ok(Self {
+            settings: typed("SETTINGS", take("SETTINGS")?)?,
+            agents: typed("AGENTS", take("AGENTS")?)?,
+            listeners: typed("LISTENERS", take("LISTENERS")?)?,
+            names: typed("NAMES", take("NAMES")?)?,
+            networks: typed("NETWORKS", take("NETWORKS")?)?,
+            counters: typed("COUNTERS", take("COUNTERS")?)?,
+            programs: Programs {
+                ebpf,
+                status,
+                tracepoints,
+            },
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// The programs of the gate.
+    #[must_use]
+    pub fn programs(&self) -> &[ProgramStatus] {
+        &self.programs.status
+    }
+
+    /// Why the executable of a process cannot be told, if it cannot.
+    #[must_use]
+    pub fn executables_unknown(&self) -> Option<&str> {
+        self.programs.tracepoints.as_ref().err().map(String::as_str)
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn pin_of(&self, map: &str) -> PathBuf {
+        self.directory.join(format!("v{ABI_VERSION}")).join(map)
+    }
+
+    /// Where the links of a cgroup are pinned.
+    pub(super) fn links(&self) -> PathBuf {
+        self.directory.join("links")
+    }
+}
+
+fn typed<T>(name: &'static str, map: Map) -> Result<T, GateError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    T::try_from(map).map_err(super::map_error("use", name))
+}
+
+/// Makes a directory below an existing one that must be on a BPF file system.
+pub(super) fn make_directory(directory: &Path) -> Result<(), GateError> {
+    let existing = directory
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(directory);
+    let magic = rustix::fs::statfs(existing)
+        .map_err(|source| GateError::File {
+            what: "examine",
+            path: existing.to_owned(),
+            source: source.into(),
+        })?
+        .f_type;
+    if u64::try_from(magic) != Ok(BPF_FS_MAGIC) {
+        return Err(GateError::NotBpffs(existing.to_owned()));
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| GateError::File {
+            what: "make",
+            path: directory.to_owned(),
+            source,
+        })
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<(), GateError> {
+    let program = ebpf.program_mut(name).ok_or(GateError::Missing(name))?;
+    let result = match program {
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::TracePoint(program) => program.load(),
+        _ => return Err(GateError::Missing(name)),
+    };
+    // Programs of these types are verified without the kernel's types; the loader needed them.
+    let _ = btf;
+    result.map_err(|source| GateError::Program {
+        what: "load",
+        program: name,
+        source: Box::new(source),
+    })
+}
+
+/// The tracepoints only tell which executable a process runs: without them that is unknown, and
+/// the gate holds all the same.
+fn attach_tracepoints(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
+    for (name, event) in TRACEPOINTS {
+        load_program(ebpf, name, btf).map_err(|error| chain(&error))?;
+        let program: &mut TracePoint = ebpf
+            .program_mut(name)
+            .ok_or_else(|| GateError::Missing(name).to_string())?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| chain(&error))?;
+        program
+            .attach("sched", event)
+            .map_err(|error| chain(&error))?;
+    }
+    Ok(())
+}
+
+/// An error with its sources, for a sentence in a status.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Runs a function where trace events are readable: as things are if they are mounted, else in a
+/// thread with a mount of its own, which ends with the thread.
+fn in_tracefs<T: Send>(run: impl FnOnce(Option<&Path>) -> T + Send) -> T {
+    let tracefs = Path::new(TRACEFS);
+    if tracefs.join("events").exists() {
+        return run(Some(tracefs));
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| run(mount_tracefs(tracefs).ok().map(|()| tracefs)));
+        match thread.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn mount_tracefs(at: &Path) -> rustix::io::Result<()> {
+    // SAFETY: only this thread's mount namespace and file system attributes are taken apart; no
+    // descriptor table is shared less than before.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    rustix::mount::mount("tracefs", at, "tracefs", MountFlags::empty(), None)
+}
+
+/// Offset of `child_pid` in the record of `sched_process_fork`, from its format file:
+/// `field:pid_t child_pid;	offset:44;	size:4;	signed:1;`.
+fn fork_child_pid_offset(tracefs: &Path) -> Option<u64> {
+    let format = fs::read_to_string(tracefs.join("events/sched/sched_process_fork/format")).ok()?;
+    offset_of(&format, "child_pid")
+}
+
+fn offset_of(format: &str, field: &str) -> Option<u64> {
+    format
+        .lines()
+        .find(|line| {
+            line.split(';')
+                .next()
+                .is_some_and(|declaration| declaration.ends_with(&format!(" {field}")))
+        })?
+        .split_once("offset:")?
+        .1
+        .split(';')
+        .next()?
+        .parse()
+        .ok()
+}
+
+fn status(ebpf: &Ebpf) -> Vec<ProgramStatus> {
+    let names = CGROUP_PROGRAMS
+        .iter()
+        .chain(TRACEPOINTS.iter().map(|(name, _)| name));
+    names
+        .filter_map(|name| {
+            let info = ebpf.program(name)?.info().ok()?;
+            Some(ProgramStatus {
+                name,
+                verified_instructions: info.verified_instruction_count(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::offset_of;
+
+    #[test]
+    fn offsets_are_read_from_a_format_file() {
+        let format = "name: sched_process_fork\nformat:\n\
+             \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+             \tfield:pid_t parent_pid;\toffset:24;\tsize:4;\tsigned:1;\n\
+             \tfield:pid_t child_pid;\toffset:44;\tsize:4;\tsigned:1;\n";
+        assert_eq!(offset_of(format, "child_pid"), Some(44));
+        assert_eq!(offset_of(format, "pid"), None);
+        assert_eq!(offset_of("", "child_pid"), None);
+    }
+}

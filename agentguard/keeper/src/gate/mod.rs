@@ -1,0 +1,227 @@
+//! The kernel half of the guard: loaded, attached, pinned, and its maps behind typed methods.
+//!
+//! Everything is pinned under the configured bpffs directory: maps under `v<ABI>/`, links under
+//! `links/<cgroup id>/`. The gate therefore outlives the daemon. A daemon that starts again finds
+//! the maps with their contents and replaces the programs in place (`BPF_LINK_UPDATE`): at no time
+//! is a cgroup without its programs, and never do two generations run side by side, since the
+//! second would see the addresses that the first one rewrote.
+//!
+//! [`Gate`] is the keeper's, with every right; [`view::View`] is what the worker gets: descriptors
+//! that cannot write where a verdict is kept.
+
+mod attach;
+mod load;
+mod networks;
+mod sys;
+pub mod view;
+
+use std::io;
+use std::path::PathBuf;
+
+use agentguard_common::map::{
+    AgentEntry, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Settings,
+};
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap};
+use aya::programs::ProgramError;
+use aya::{BtfError, EbpfError};
+
+pub use attach::Attachment;
+pub use networks::Network;
+
+/// Why the gate could not be loaded, attached or written.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The directory is not on a BPF file system.
+    #[error(
+        "{0} is not on a BPF file system; hint: mount -t bpf bpf /sys/fs/bpf, or set `bpffs` to where one is mounted"
+    )]
+    NotBpffs(PathBuf),
+    /// A file operation failed.
+    #[error("cannot {what} {path}")]
+    File {
+        /// The operation.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no type information to check the programs with.
+    #[error("the kernel offers no BTF; hint: it needs CONFIG_DEBUG_INFO_BTF")]
+    NoBtf(#[source] BtfError),
+    /// The object could not be loaded: privilege, memory, or a map that was pinned by another
+    /// version with other sizes.
+    #[error("cannot load the gate into the kernel")]
+    Load(#[source] Box<EbpfError>),
+    /// The object is not the one that this program was built for.
+    #[error("the gate has no {0}")]
+    Missing(&'static str),
+    /// The verifier refused a program, or it could not be attached.
+    #[error("cannot {what} the gate's program {program}")]
+    Program {
+        /// The operation.
+        what: &'static str,
+        /// The program.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A raw system call failed.
+    #[error("cannot {what}")]
+    Sys {
+        /// The operation.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A map could not be read or written; a full one among it.
+    #[error("cannot {what} the map {map}")]
+    Map {
+        /// The operation.
+        what: &'static str,
+        /// The map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: Box<MapError>,
+    },
+}
+
+/// A program of the gate, as the kernel has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProgramStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// Instructions that the verifier walked, where the kernel tells.
+    pub verified_instructions: Option<u32>,
+}
+
+/// The gate, with every right.
+pub struct Gate {
+    programs: load::Programs,
+    directory: PathBuf,
+    settings: Array<MapData, Settings>,
+    agents: HashMap<MapData, u64, AgentEntry>,
+    listeners: HashMap<MapData, u64, Listeners>,
+    names: HashMap<MapData, NameKey, NameEntry>,
+    networks: LpmTrie<MapData, NetworkKey, NetworkEntry>,
+    counters: PerCpuHashMap<MapData, u32, Counters>,
+}
+
+impl Gate {
+    /// Writes the gate's settings.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn set(&mut self, settings: &Settings) -> Result<(), GateError> {
+        self.settings
+            .set(0, settings, 0)
+            .map_err(map_error("write", "SETTINGS"))
+    }
+
+    /// Makes a cgroup subtree an agent's, or changes what the gate knows of that agent.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn put_agent(&mut self, cgroup: u64, agent: &AgentEntry) -> Result<(), GateError> {
+        self.agents
+            .insert(cgroup, agent, 0)
+            .map_err(map_error("write", "AGENTS"))
+    }
+
+    /// Forgets whose a cgroup subtree is: under the gate it gets nothing from then on.
+    ///
+    /// # Errors
+    /// [`GateError::Map`]. A cgroup that is not there is none.
+    pub fn remove_agent(&mut self, cgroup: u64) -> Result<(), GateError> {
+        ignore_absent(self.agents.remove(&cgroup), "AGENTS")
+    }
+
+    /// Every cgroup that the gate takes for an agent's.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn agents(&self) -> Result<Vec<(u64, AgentEntry)>, GateError> {
+        self.agents
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(map_error("read", "AGENTS"))
+    }
+
+    /// Tells where the proxy and the resolver listen in a network namespace.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn put_listeners(&mut self, netns: u64, listeners: &Listeners) -> Result<(), GateError> {
+        self.listeners
+            .insert(netns, listeners, 0)
+            .map_err(map_error("write", "LISTENERS"))
+    }
+
+    /// Forgets a network namespace.
+    ///
+    /// # Errors
+    /// [`GateError::Map`]. A namespace that is not there is none.
+    pub fn remove_listeners(&mut self, netns: u64) -> Result<(), GateError> {
+        ignore_absent(self.listeners.remove(&netns), "LISTENERS")
+    }
+
+    /// Notes what an address stands for that was answered to an agent.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn put_name(&mut self, key: &NameKey, entry: &NameEntry) -> Result<(), GateError> {
+        self.names
+            .insert(key, entry, 0)
+            .map_err(map_error("write", "NAMES"))
+    }
+
+    /// Forgets an answered address.
+    ///
+    /// # Errors
+    /// [`GateError::Map`]. An address that is not there is none.
+    pub fn remove_name(&mut self, key: &NameKey) -> Result<(), GateError> {
+        ignore_absent(self.names.remove(key), "NAMES")
+    }
+
+    /// Every answered address.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn names(&self) -> Result<Vec<NameKey>, GateError> {
+        self.names
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(map_error("read", "NAMES"))
+    }
+
+    /// Traffic of an agent, over all processors.
+    ///
+    /// # Errors
+    /// [`GateError::Map`]. An agent without traffic has zeroes.
+    pub fn counters(&self, agent: u32) -> Result<Counters, GateError> {
+        view::sum(&self.counters, agent)
+    }
+}
+
+fn map_error(what: &'static str, map: &'static str) -> impl Fn(MapError) -> GateError {
+    move |source| GateError::Map {
+        what,
+        map,
+        source: Box::new(source),
+    }
+}
+
+fn ignore_absent(result: Result<(), MapError>, map: &'static str) -> Result<(), GateError> {
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) | Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        Err(source) => Err(map_error("remove from", map)(source)),
+    }
+}

@@ -1,0 +1,190 @@
+//! What the worker sees of the gate.
+//!
+//! The descriptors come from the keeper and say what may be done with them: the maps that hold
+//! verdicts cannot be written through them (`BPF_F_RDONLY`), the original destinations can, to
+//! delete what was read, and the ring buffer's consumer page.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use agentguard_common::event::Event;
+use agentguard_common::map::{Counters, Exe, Origin, OriginKey};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, RingBuf};
+
+use super::sys::{self, Access};
+use super::{Gate, GateError, map_error};
+
+/// The maps that go to the worker, in this order.
+const MAPS: [(&str, Access); 4] = [
+    ("ORIGINS", Access::ReadWrite),
+    ("EVENTS", Access::ReadWrite),
+    ("PROCESSES", Access::ReadOnly),
+    ("COUNTERS", Access::ReadOnly),
+];
+
+impl Gate {
+    /// Descriptors for a [`View`].
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn view_descriptors(&self) -> Result<Vec<OwnedFd>, GateError> {
+        MAPS.iter()
+            .map(|(name, access)| {
+                let path = self.pin_of(name);
+                sys::open_pinned(&path, *access).map_err(|source| GateError::File {
+                    what: "open",
+                    path,
+                    source,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The gate, as far as the worker may touch it.
+pub struct View {
+    origins: HashMap<MapData, OriginKey, Origin>,
+    processes: HashMap<MapData, u32, Exe>,
+    counters: PerCpuHashMap<MapData, u32, Counters>,
+}
+
+/// The kernel's events, in the order of the ring buffer.
+pub struct Events(RingBuf<MapData>);
+
+impl View {
+    /// From the descriptors of [`Gate::view_descriptors`].
+    ///
+    /// # Errors
+    /// [`GateError::Map`] or [`GateError::Missing`] if the descriptors are not those.
+    pub fn new(descriptors: Vec<OwnedFd>) -> Result<(Self, Events), GateError> {
+        let mut descriptors = descriptors.into_iter().zip(MAPS);
+        let mut next = || {
+            let (fd, (name, _)) = descriptors
+                .next()
+                .ok_or(GateError::Missing("descriptors"))?;
+            let map = MapData::from_fd(fd)
+                .and_then(Map::from_map_data)
+                .map_err(map_error("use", name))?;
+            Ok::<_, GateError>((map, name))
+        };
+        let (origins, name) = next()?;
+        let origins = HashMap::try_from(origins).map_err(map_error("use", name))?;
+        let (events, name) = next()?;
+        let events = RingBuf::try_from(events).map_err(map_error("use", name))?;
+        let (processes, name) = next()?;
+        let processes = HashMap::try_from(processes).map_err(map_error("use", name))?;
+        let (counters, name) = next()?;
+        let counters = PerCpuHashMap::try_from(counters).map_err(map_error("use", name))?;
+        let view = Self {
+            origins,
+            processes,
+            counters,
+        };
+        Ok((view, Events(events)))
+    }
+
+    /// Where a redirected connection or query was meant to go. `None`: it did not come through the
+    /// gate.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn origin(&self, key: &OriginKey) -> Result<Option<Origin>, GateError> {
+        match self.origins.get(key, 0) {
+            Ok(origin) => Ok(Some(origin)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(map_error("read", "ORIGINS")(error)),
+        }
+    }
+
+    /// Forgets an original destination after it was read.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn forget_origin(&mut self, key: &OriginKey) -> Result<(), GateError> {
+        super::ignore_absent(self.origins.remove(key), "ORIGINS")
+    }
+
+    /// Forgets the original destinations published before a time (`CLOCK_MONOTONIC`, ns): nobody
+    /// will accept those any more. Gives how many.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn sweep_origins(&mut self, before_ns: u64) -> Result<usize, GateError> {
+        let old: Vec<OriginKey> = self
+            .origins
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, origin)| origin.published_ns < before_ns)
+            .map(|(key, _)| key)
+            .collect();
+        for key in &old {
+            super::ignore_absent(self.origins.remove(key), "ORIGINS")?;
+        }
+        Ok(old.len())
+    }
+
+    /// The path that a process was executed from, where the kernel saw that.
+    #[must_use]
+    pub fn executable(&self, pid: u32) -> Option<String> {
+        let exe = self.processes.get(&pid, 0).ok()?;
+        let path = exe.path.split(|byte| *byte == 0).next()?;
+        (!path.is_empty()).then(|| String::from_utf8_lossy(path).into_owned())
+    }
+
+    /// Traffic of an agent, over all processors.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn counters(&self, agent: u32) -> Result<Counters, GateError> {
+        sum(&self.counters, agent)
+    }
+}
+
+impl Iterator for Events {
+    type Item = Event;
+
+    /// The next event, or `None` when there is none now.
+    fn next(&mut self) -> Option<Event> {
+        loop {
+            let item = self.0.next()?;
+            if item.len() == size_of::<Event>() {
+                // SAFETY: the record has the size of an `Event`, which is integers only; it is
+                // copied out unaligned.
+                return Some(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+            }
+        }
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Events {
+    /// The descriptor that becomes readable when there are events.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring buffer owns the descriptor and outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+pub(super) fn sum(
+    counters: &PerCpuHashMap<MapData, u32, Counters>,
+    agent: u32,
+) -> Result<Counters, GateError> {
+    let mut sum = Counters::default();
+    match counters.get(&agent, 0) {
+        Ok(values) => {
+            for value in values.iter() {
+                sum.sent_bytes = sum.sent_bytes.saturating_add(value.sent_bytes);
+                sum.received_bytes = sum.received_bytes.saturating_add(value.received_bytes);
+                sum.denied = sum.denied.saturating_add(value.denied);
+            }
+            Ok(sum)
+        }
+        Err(MapError::KeyNotFound) => Ok(sum),
+        Err(error) => Err(map_error("read", "COUNTERS")(error)),
+    }
+}
