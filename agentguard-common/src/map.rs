@@ -117,7 +117,9 @@ pub mod effect {
 pub mod port_rule_flag {
     /// A denial that holds in every mode (metadata services, and what an operator marked so).
     pub const HARD: u8 = 1;
-    /// A denial by a rule in shadow or observe mode: recorded, not enforced.
+    /// A denial by a rule in shadow or observe mode: recorded, not enforced. On
+    /// [`super::effect::DIRECT`] it says that the flow is allowed, and that such a rule would have
+    /// denied it.
     pub const SHADOW: u8 = 2;
 }
 

@@ -100,7 +100,7 @@ pub fn flow_verdict(flow: &Flow<'_>) -> FlowVerdict {
     }
     if let Some(name) = flow.name {
         return match match_port(&name.rules, flow) {
-            Some(rule) if rule.effect == effect::DIRECT => direct_by_name(flow, name, rule.rule),
+            Some(rule) if rule.effect == effect::DIRECT => direct_by_name(flow, name, rule),
             Some(rule) => by_rule(flow, rule),
             // Nobody may try the guard in observe mode if names that no rule knows stop working.
             None if observing(flow) && flow.transport == TCP => {
@@ -163,7 +163,7 @@ struct Matched {
 #[inline(always)]
 fn by_rule(flow: &Flow<'_>, matched: Matched) -> FlowVerdict {
     match matched.effect {
-        effect::DIRECT => direct(flow, Effect::Pass, matched.rule),
+        effect::DIRECT => direct(flow, Effect::Pass, matched),
         effect::PROXY if flow.transport == TCP => {
             to_listener(flow, Effect::Proxy, reason::PROXY, matched.rule)
         }
@@ -172,11 +172,12 @@ fn by_rule(flow: &Flow<'_>, matched: Matched) -> FlowVerdict {
             FlowVerdict::new(Effect::Deny, reason::METADATA, matched.rule)
         }
         _ if observing(flow) || matched.flags & port_rule_flag::SHADOW != 0 => {
-            // A virtual address leads nowhere by itself: what passes there passes the proxy.
-            if flow.destination.is_virtual() {
-                to_listener(flow, Effect::Proxy, reason::RULE_DENY, matched.rule)
-            } else {
-                FlowVerdict::new(Effect::Pass, reason::RULE_DENY, matched.rule)
+            // What was answered by name passes the proxy, as it does where no rule matches; a
+            // virtual address leads nowhere by itself, and the proxy takes no datagrams.
+            match (flow.name.is_some(), flow.transport) {
+                (true, TCP) => to_listener(flow, Effect::Proxy, reason::RULE_DENY, matched.rule),
+                (true, _) => FlowVerdict::new(Effect::Deny, reason::RULE_DENY, matched.rule),
+                (false, _) => FlowVerdict::new(Effect::Pass, reason::RULE_DENY, matched.rule),
             }
         }
         _ => FlowVerdict::new(Effect::Deny, reason::RULE_DENY, matched.rule),
@@ -185,22 +186,27 @@ fn by_rule(flow: &Flow<'_>, matched: Matched) -> FlowVerdict {
 
 /// A direct flow to an answered address: a virtual one is replaced by the real one of its family.
 #[inline(always)]
-fn direct_by_name(flow: &Flow<'_>, name: &NameEntry, rule: u32) -> FlowVerdict {
+fn direct_by_name(flow: &Flow<'_>, name: &NameEntry, matched: Matched) -> FlowVerdict {
     if !flow.destination.is_virtual() {
-        return direct(flow, Effect::Pass, rule);
+        return direct(flow, Effect::Pass, matched);
     }
     if name.real.is_unspecified() || name.real.is_v4() != flow.destination.is_v4() {
-        return FlowVerdict::new(Effect::Deny, reason::NO_ADDRESS, rule);
+        return FlowVerdict::new(Effect::Deny, reason::NO_ADDRESS, matched.rule);
     }
-    direct(flow, Effect::Real, rule)
+    direct(flow, Effect::Real, matched)
 }
 
 #[inline(always)]
-fn direct(flow: &Flow<'_>, effect: Effect, rule: u32) -> FlowVerdict {
+fn direct(flow: &Flow<'_>, effect: Effect, matched: Matched) -> FlowVerdict {
     if !flow.daemon_alive && flow.agent.flags & agent_flag::KEEP_ON_LOSS == 0 {
-        return FlowVerdict::new(Effect::Deny, reason::DAEMON_LOST, rule);
+        return FlowVerdict::new(Effect::Deny, reason::DAEMON_LOST, matched.rule);
     }
-    FlowVerdict::new(effect, reason::RULE_ALLOW, rule)
+    let why = if matched.flags & port_rule_flag::SHADOW != 0 {
+        reason::RULE_DENY
+    } else {
+        reason::RULE_ALLOW
+    };
+    FlowVerdict::new(effect, why, matched.rule)
 }
 
 /// To a listener of ours, where there is one of the flow's family.

@@ -188,6 +188,32 @@ fn a_shadow_rule_denies_on_paper_only() {
     let mut f = flow(&ENFORCED, "192.0.2.1", 443);
     f.network = Some(&shadow);
     assert_verdict(&f, Effect::Pass, reason::RULE_DENY);
+    let allowed_else = rules(PortRule {
+        flags: port_rule_flag::SHADOW,
+        ..rule(effect::DIRECT)
+    });
+    f.network = Some(&allowed_else);
+    assert_verdict(&f, Effect::Pass, reason::RULE_DENY);
+    f.daemon_alive = false;
+    assert_verdict(&f, Effect::Deny, reason::DAEMON_LOST);
+}
+
+#[test]
+fn a_datagram_to_a_name_is_never_sent_to_the_proxy() {
+    let name = NameEntry {
+        real: address("192.0.2.80"),
+        rules: rules(PortRule {
+            flags: port_rule_flag::SHADOW,
+            ..rule(effect::DENY)
+        }),
+    };
+    for destination in ["198.18.0.9", "192.0.2.80"] {
+        let mut f = flow(&ENFORCED, destination, 443);
+        f.name = Some(&name);
+        assert_verdict(&f, Effect::Proxy, reason::RULE_DENY);
+        f.transport = UDP;
+        assert_verdict(&f, Effect::Deny, reason::RULE_DENY);
+    }
 }
 
 #[test]
