@@ -56,7 +56,9 @@ pub struct Event {
     /// 1 if refused, 0 if it passed.
     pub denied: u8,
     /// Zero.
-    pub _pad: [u8; 7],
+    pub _pad: [u8; 3],
+    /// The run, or 0.
+    pub run: u32,
 }
 
 /// Values of [`Event::kind`].
@@ -130,7 +132,7 @@ mod tests {
     fn no_implicit_padding() {
         assert_eq!(
             core::mem::size_of::<Event>(),
-            6 * 8 + 7 * 4 + 16 + 16 + 5 * 2 + 3 + 7
+            6 * 8 + 7 * 4 + 16 + 16 + 5 * 2 + 3 + 3 + 4
         );
         assert_eq!(core::mem::size_of::<Event>() % 8, 0);
     }

@@ -36,6 +36,9 @@ pub struct AgentEntry {
     pub agent: u32,
     /// The set of address rules that applies: the first half of a [`NetworkKey`].
     pub profile: u32,
+    /// The number of the run that this subtree belongs to, or 0: what tells two sessions of one
+    /// agent apart.
+    pub run: u32,
     /// One of [`mode`].
     pub mode: u8,
     /// Bits of [`agent_flag`].
@@ -234,7 +237,9 @@ pub struct Origin {
     /// One of [`crate::event::reason`]: why the kernel sent it here.
     pub reason: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: u8,
+    /// The run, or 0.
+    pub run: u32,
 }
 
 /// What the gate knows of a socket. Socket storage `SOCKETS`: freed with the socket, inherited by
@@ -285,6 +290,10 @@ pub struct SocketEntry {
     pub rule: u32,
     /// The policy generation of that verdict.
     pub generation: u32,
+    /// The run, or 0.
+    pub run: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Values of [`SocketEntry::state`].
@@ -369,7 +378,7 @@ mod tests {
     #[test]
     fn no_implicit_padding() {
         assert_eq!(size_of::<Settings>(), 16);
-        assert_eq!(size_of::<AgentEntry>(), 12);
+        assert_eq!(size_of::<AgentEntry>(), 16);
         assert_eq!(size_of::<Listeners>(), 8);
         assert_eq!(size_of::<PortRule>(), 12);
         assert_eq!(size_of::<NameKey>(), 20);
@@ -377,10 +386,10 @@ mod tests {
         assert_eq!(size_of::<NetworkKey>(), 20);
         assert_eq!(size_of::<LocalPortKey>(), 32);
         assert_eq!(size_of::<OriginKey>(), 32);
-        assert_eq!(size_of::<Origin>(), 8 + 8 + 16 + 16 + 16 + 2 + 1 + 5);
+        assert_eq!(size_of::<Origin>(), 8 + 8 + 16 + 16 + 16 + 2 + 1 + 1 + 4);
         assert_eq!(
             size_of::<SocketEntry>(),
-            3 * 8 + 4 * 16 + 3 * 4 + 16 + 4 * 2 + 4 + 2 * 4
+            3 * 8 + 4 * 16 + 3 * 4 + 16 + 4 * 2 + 4 + 4 * 4
         );
         assert_eq!(size_of::<Counters>(), 24);
     }

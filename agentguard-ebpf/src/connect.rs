@@ -77,6 +77,7 @@ pub(crate) fn socket_entry(ctx: &SockAddrContext) -> Option<&'static mut SocketE
     let entry = unsafe { SOCKETS.create(socket) }?;
     entry.cgroup = found.cgroup;
     entry.agent = found.entry.agent;
+    entry.run = found.entry.run;
     // SAFETY: fields and helpers of the context of this hook.
     unsafe {
         let sock_addr = ctx.sock_addr;

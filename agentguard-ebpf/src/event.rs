@@ -17,6 +17,7 @@ pub(crate) fn of_socket(entry: &SocketEntry, what: u8, why: u8, denied: bool) ->
         rule: entry.rule,
         generation: entry.generation,
         agent: entry.agent,
+        run: entry.run,
         netns: entry.netns,
         socket: entry.socket,
         pid: entry.pid,

@@ -70,6 +70,7 @@ fn sock_create(ctx: SockContext) -> i32 {
     };
     entry.cgroup = found.cgroup;
     entry.agent = found.entry.agent;
+    entry.run = found.entry.run;
     entry.transport = transport;
     // SAFETY: helpers on the context of this hook.
     unsafe {

@@ -10,6 +10,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
+use core::ptr::read_volatile;
 
 use crate::maps::{ORIGINS, SOCKETS, origin_key};
 use crate::{event, socket};
@@ -72,7 +73,8 @@ pub(crate) fn publish(entry: &SocketEntry, address: Address, port: u16, transpor
         comm: entry.comm,
         port: entry.dialled_port,
         reason: entry.reason,
-        _pad: [0; 5],
+        _pad: 0,
+        run: entry.run,
     };
     let key = origin_key(entry.netns, address, port, transport);
     if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_err() {
@@ -133,20 +135,27 @@ fn local_port(ctx: &SockOpsContext) -> u16 {
     ctx.local_port() as u16
 }
 
+/// The local address. Every word is loaded before the family is looked at, volatile: the compiler
+/// would else merge loads of two arms into one at a computed offset, which the verifier refuses on
+/// a context. The words of the other family are zero.
 #[inline(always)]
 fn local_address(ctx: &SockOpsContext) -> Address {
-    if ctx.family() == AF_INET {
-        Address::from_v4_word(ctx.local_ip4())
-    } else {
-        let ops = ctx.ops;
-        // SAFETY: fields of the context of this hook, one word each.
-        Address(unsafe {
+    let ops = ctx.ops;
+    // SAFETY: fields of the context of this hook, one word each.
+    let (v4, v6) = unsafe {
+        (
+            read_volatile(&raw const (*ops).local_ip4),
             [
-                (*ops).local_ip6[0],
-                (*ops).local_ip6[1],
-                (*ops).local_ip6[2],
-                (*ops).local_ip6[3],
-            ]
-        })
+                read_volatile(&raw const (*ops).local_ip6[0]),
+                read_volatile(&raw const (*ops).local_ip6[1]),
+                read_volatile(&raw const (*ops).local_ip6[2]),
+                read_volatile(&raw const (*ops).local_ip6[3]),
+            ],
+        )
+    };
+    if ctx.family() == AF_INET {
+        Address::from_v4_word(v4)
+    } else {
+        Address(v6)
     }
 }

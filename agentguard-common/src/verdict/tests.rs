@@ -38,6 +38,7 @@ const LISTENERS: Listeners = Listeners {
 const ENFORCED: AgentEntry = AgentEntry {
     agent: 1,
     profile: 1,
+    run: 0,
     mode: mode::ENFORCE,
     flags: agent_flag::LOCAL_OWN,
     _pad: 0,
@@ -297,7 +298,7 @@ proptest! {
         name in prop::option::of(any_rules()),
         network in prop::option::of(any_rules()),
     ) {
-        let agent = AgentEntry { agent: 1, profile: 1, mode: agent_mode, flags, _pad: 0 };
+        let agent = AgentEntry { agent: 1, profile: 1, run: 0, mode: agent_mode, flags, _pad: 0 };
         let name = name.map(|rules| NameEntry { real, rules });
         let flow = Flow {
             agent: &agent,
