@@ -64,6 +64,8 @@ pub enum ReasonCode {
     NameMismatch,
     /// The first bytes are neither TLS nor HTTP, and a rule needs to see one of them.
     ProtocolUnknown,
+    /// A protocol that the guard recognises and does not carry here, such as HTTP/2 in the clear.
+    ProtocolNotSupported,
     /// The TLS ClientHello cannot be read.
     TlsMalformed,
     /// The HTTP message cannot be read or is ambiguous.
