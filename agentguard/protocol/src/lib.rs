@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Pure decoders and encoders: bytes to actions, refusals to bytes.
+//!
+//! - [`first_bytes`] tells TLS, HTTP/1 and HTTP/2 from everything else.
+//! - [`client_hello`] reads a TLS ClientHello out of records of any shape; [`alert`] writes the
+//!   record that refuses one.
+//! - [`http1`] stands before an HTTP/1 parser and lets nothing through that two parsers could read
+//!   differently.
+//! - [`request`], [`authority`], [`path`] and [`fields`] say what an HTTP request means, whatever
+//!   version carries it: the name, the one spelling of the path, what belongs to one hop.
+//! - [`response`] refuses what an upstream frames in two ways.
+//! - [`refusal`] is what an HTTP client is told when it is refused.
+//!
+//! **Invariant:** no I/O, no clock, no async, no unsafe code. Every buffer here has a bound, and
+//! any split of the same bytes gives the same answer.
+
+#![forbid(unsafe_code)]
+
+pub mod alert;
+pub mod authority;
+pub mod client_hello;
+pub mod fields;
+pub mod first_bytes;
+pub mod http1;
+mod malformed;
+pub mod path;
+pub mod refusal;
+pub mod request;
+pub mod response;
+
+pub use malformed::HttpMalformed;

@@ -1,0 +1,38 @@
+//! Where a head or a trailer section ends.
+
+use crate::HttpMalformed;
+
+/// Finds the empty line, byte by byte, so that no byte is looked at twice however the stream is
+/// split, and refuses line ends and control characters that parsers read differently.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    at: usize,
+    line: usize,
+    cr: bool,
+}
+
+impl Lines {
+    /// Looks at what is new in `bytes`, which begins where the section begins. Answers with the
+    /// section's length, its empty line included, once it is whole.
+    pub(super) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, HttpMalformed> {
+        for byte in bytes.get(self.at..).unwrap_or_default() {
+            self.at += 1;
+            match (self.cr, *byte) {
+                (true, b'\n') if self.line == 0 => return Ok(Some(self.at)),
+                (true, b'\n') => {
+                    self.cr = false;
+                    self.line = 0;
+                }
+                (true, _) => return Err(HttpMalformed::BareCr),
+                (false, b'\r') => self.cr = true,
+                (false, b'\n') => return Err(HttpMalformed::BareLf),
+                (false, b'\t') => self.line += 1,
+                (false, control @ (0..=0x1f | 0x7f)) => {
+                    return Err(HttpMalformed::Control(control));
+                }
+                (false, _) => self.line += 1,
+            }
+        }
+        Ok(None)
+    }
+}

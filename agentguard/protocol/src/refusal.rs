@@ -1,0 +1,110 @@
+//! What an HTTP client is told when it is refused: a problem document (RFC 9457).
+
+use agentguard_model::{DecisionId, Reason, ReasonCode};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderName, Response, StatusCode};
+use serde::Serialize;
+
+/// Carries the decision's id in every refusal, for clients that do not read bodies.
+pub const DECISION_FIELD: HeaderName = HeaderName::from_static("x-agentguard-decision");
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub struct Refusal<'a> {
+    /// The status.
+    pub status: StatusCode,
+    /// Why.
+    pub reason: &'a Reason,
+    /// Where `agentguard explain` finds it; absent only where the record refused.
+    pub decision: Option<DecisionId>,
+}
+
+/// RFC 9457, 3.1: with no `type`, the title is the status phrase. `code` and `decision` are
+/// extension members (3.2).
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: ReasonCode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decision: Option<DecisionId>,
+}
+
+impl Refusal<'_> {
+    /// The refusal as a response, with its length.
+    #[must_use]
+    pub fn response(&self) -> Response<Bytes> {
+        let problem = Problem {
+            title: self.status.canonical_reason().unwrap_or("Refused"),
+            status: self.status.as_u16(),
+            detail: &self.reason.message,
+            code: self.reason.code,
+            decision: self.decision,
+        };
+        // Plain strings and numbers always serialise.
+        let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
+        let length = HeaderValue::from(body.len());
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let fields = response.headers_mut();
+        fields.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        fields.insert(header::CONTENT_LENGTH, length);
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(id) = self.decision
+            && let Ok(id) = HeaderValue::from_str(&id.to_string())
+        {
+            fields.insert(DECISION_FIELD, id);
+        }
+        response
+    }
+
+    /// The refusal as bytes of HTTP/1.1, for a connection that closes behind it.
+    #[must_use]
+    pub fn last_bytes(&self) -> Vec<u8> {
+        let response = self.response();
+        let phrase = self.status.canonical_reason().unwrap_or("Refused");
+        let mut bytes = format!("HTTP/1.1 {} {phrase}\r\n", self.status.as_u16()).into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"connection: close\r\n\r\n");
+        bytes.extend_from_slice(response.body());
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentguard_model::{Reason, ReasonCode};
+    use http::StatusCode;
+
+    use super::Refusal;
+
+    #[test]
+    fn a_problem_document_rfc_9457_3() {
+        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let reason = Reason::new(ReasonCode::NoRule, "no rule allows \"it\"\n");
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &reason,
+            decision: Some(id),
+        };
+        let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","decision":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}"#;
+        assert_eq!(refusal.response().body(), body);
+        let expected = format!(
+            "HTTP/1.1 403 Forbidden\r\ncontent-type: application/problem+json\r\n\
+             content-length: {}\r\ncache-control: no-store\r\n\
+             x-agentguard-decision: 01ARZ3NDEKTSV4RRFFQ69G5FAV\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(String::from_utf8(refusal.last_bytes()).unwrap(), expected);
+    }
+}
