@@ -1,0 +1,170 @@
+//! YAML files of an operator: policy documents and the daemon's configuration.
+//!
+//! A file becomes a tree in which every node knows its place ([`tree`]), and the tree becomes the
+//! type asked for ([`de`]). When a part of it does not fit, the part is noted, taken out and the
+//! rest is read again, so that an operator sees all errors at once.
+//!
+//! **Invariant:** whatever the text, the work is bounded: 1 MiB of text, 64 levels, 300,000 nodes
+//! after the expansion of aliases, [`MAX_DIAGNOSTICS`](crate::MAX_DIAGNOSTICS) passes.
+
+mod de;
+mod tree;
+
+use std::collections::HashSet;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor};
+
+use crate::diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
+
+/// The longest text that is read, in bytes. A longer one is refused.
+pub const MAX_TEXT: usize = 1024 * 1024;
+
+/// A place in a text.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Place {
+    /// The line, from 1.
+    pub line: u32,
+    /// The column, from 1, in characters.
+    pub column: u32,
+}
+
+/// A value and where it stands. Only this room's deserializer can make one.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it begins.
+    pub place: Place,
+    /// The line where it ends.
+    pub last_line: u32,
+}
+
+/// The name under which [`At`] asks for a place.
+const AT: &str = "agentguard_policy::yaml::At";
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Parts<T> {
+            type Value = At<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a value with its place")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<At<T>, A::Error> {
+                let missing = |n| serde::de::Error::invalid_length(n, &"4 parts");
+                let line = parts.next_element()?.ok_or_else(|| missing(0))?;
+                let column = parts.next_element()?.ok_or_else(|| missing(1))?;
+                let last_line = parts.next_element()?.ok_or_else(|| missing(2))?;
+                let value = parts.next_element()?.ok_or_else(|| missing(3))?;
+                Ok(At {
+                    value,
+                    place: Place { line, column },
+                    last_line,
+                })
+            }
+        }
+
+        deserializer.deserialize_tuple_struct(AT, 4, Parts(std::marker::PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> std::borrow::Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// Reads a text as a `T`, which should refuse unknown keys (`#[serde(deny_unknown_fields)]`) and
+/// name itself (`#[serde(expecting = "…")]`). `path` stands in the messages.
+///
+/// # Errors
+/// The first thing that is wrong; see [`parse_all`].
+pub fn parse<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Diagnostic> {
+    parse_all(path, text).map_err(|found| {
+        found.into_iter().next().unwrap_or_else(|| Diagnostic {
+            severity: Severity::Error,
+            path: path.to_owned(),
+            line: 0,
+            column: 0,
+            message: "cannot be read".to_owned(),
+            hint: None,
+        })
+    })
+}
+
+/// As [`parse`], with all errors.
+///
+/// # Errors
+/// Everything that is wrong with the text: bad YAML, unknown and duplicate keys, missing keys,
+/// values of another type, and what is over a bound.
+pub fn parse_all<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Diagnostics> {
+    let (value, found) = parse_lenient(path, text);
+    match value {
+        Some(value) if found.is_empty() => Ok(value),
+        _ => Err(Diagnostics::new(found)),
+    }
+}
+
+/// As [`parse_all`], and beside the errors what could be read without the parts that are wrong.
+pub(crate) fn parse_lenient<T: DeserializeOwned>(
+    path: &str,
+    text: &str,
+) -> (Option<T>, Vec<Diagnostic>) {
+    let error = |place: Place, message, hint| Diagnostic {
+        severity: Severity::Error,
+        path: path.to_owned(),
+        line: place.line,
+        column: place.column,
+        message,
+        hint,
+    };
+    let (root, faults) = tree::build(text);
+    let mut found: Vec<_> = faults
+        .into_iter()
+        .map(|fault| error(fault.place, fault.message, fault.hint))
+        .collect();
+    let Some(root) = root else {
+        return (None, found);
+    };
+    // Each pass takes one node out, so more passes than diagnostics are needed only where a
+    // missing key is the consequence of an earlier one. The bound is for both.
+    let mut removed = HashSet::new();
+    for _ in 0..2 * MAX_DIAGNOSTICS {
+        match T::deserialize(de::NodeDeserializer::new(&root, &removed)) {
+            Ok(value) => {
+                found.sort_by_key(|d| (d.line, d.column));
+                return (Some(value), found);
+            }
+            Err(fault) => {
+                let (place, culprit) = fault.place_and_culprit(&root);
+                if !fault.is_consequence() {
+                    found.push(error(place, fault.message, fault.hint));
+                }
+                if culprit == root.id || !removed.insert(culprit) {
+                    break;
+                }
+            }
+        }
+    }
+    found.sort_by_key(|d| (d.line, d.column));
+    (None, found)
+}
+
+#[cfg(test)]
+mod tests;
