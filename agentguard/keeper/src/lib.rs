@@ -1,4 +1,15 @@
 //! The privileged half: BPF, cgroups, namespaces, spawning.
+//!
+//! - [`gate`]: the kernel programs and their maps.
+//! - [`namespace`], [`cgroup`]: where agents live and where the guard listens.
+//! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
+//! - `spawn`: running a command as an agent.
+//!
+//! **Invariant:** the keeper parses nothing but typed messages and its own policy, and grants the
+//! worker nothing that this policy does not. `unsafe` stands here and in the gate only.
 
+pub mod cgroup;
+pub mod documents;
 pub mod gate;
+pub mod namespace;
 pub mod packet;

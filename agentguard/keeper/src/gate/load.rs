@@ -250,7 +250,7 @@ fn mount_tracefs(at: &Path) -> rustix::io::Result<()> {
 }
 
 /// Offset of `child_pid` in the record of `sched_process_fork`, from its format file:
-/// `field:pid_t child_pid;	offset:44;	size:4;	signed:1;`.
+/// a line `field:pid_t child_pid; offset:44; size:4; signed:1;` with tabs between.
 fn fork_child_pid_offset(tracefs: &Path) -> Option<u64> {
     let format = fs::read_to_string(tracefs.join("events/sched/sched_process_fork/format")).ok()?;
     offset_of(&format, "child_pid")

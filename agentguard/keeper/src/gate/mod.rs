@@ -27,6 +27,7 @@ use aya::programs::ProgramError;
 use aya::{BtfError, EbpfError};
 
 pub use attach::Attachment;
+pub(crate) use attach::cgroup_id;
 pub use networks::Network;
 
 /// Why the gate could not be loaded, attached or written.

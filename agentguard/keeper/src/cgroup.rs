@@ -1,0 +1,102 @@
+//! Cgroups: where they are mounted, making and removing them.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::gate::{self, GateError};
+
+/// Where the version 2 hierarchy is mounted: also on hosts where it stands beside version 1.
+/// `None` if it is not.
+#[must_use]
+pub fn mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(at))
+    })
+}
+
+/// A directory in the version 2 hierarchy, opened.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// The directory, for `CLONE_INTO_CGROUP`.
+    pub directory: File,
+    /// Its path.
+    pub path: PathBuf,
+    /// What the kernel's helpers call it.
+    pub id: u64,
+}
+
+impl Cgroup {
+    /// Opens one that is there.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn open(path: &Path) -> Result<Self, GateError> {
+        let failed = |source| GateError::File {
+            what: "open",
+            path: path.to_owned(),
+            source,
+        };
+        // Every cgroup has this file, and nothing else does.
+        fs::metadata(path.join("cgroup.procs")).map_err(failed)?;
+        let directory = File::open(path).map_err(failed)?;
+        let id = gate::cgroup_id(&directory, path)?;
+        Ok(Self {
+            directory,
+            path: path.to_owned(),
+            id,
+        })
+    }
+
+    /// Opens one, making it and what is missing above it.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn create(path: &Path) -> Result<Self, GateError> {
+        fs::create_dir_all(path).map_err(|source| GateError::File {
+            what: "make",
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::open(path)
+    }
+
+    /// Whether a process lives in it or below it. What cannot be read is taken for yes.
+    #[must_use]
+    pub fn populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events")).map_or_else(
+            |error| error.kind() != io::ErrorKind::NotFound,
+            |text| text.contains("populated 1"),
+        )
+    }
+}
+
+/// Removes a cgroup and the empty ones below it. One with a process in it stays.
+///
+/// # Errors
+/// The first directory's that could not be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for child in children(path) {
+        remove(&child)?;
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The cgroups right below one.
+#[must_use]
+pub fn children(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
