@@ -1,0 +1,56 @@
+//! DNS over UDP.
+
+use std::sync::Arc;
+
+use agentguard_model::Transport;
+use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Server;
+use crate::port::Port;
+
+/// The largest query read; a longer one is cut and then malformed. Queries are one name.
+const MAX_QUERY: usize = 4096;
+
+impl<P: Port> Server<P> {
+    /// Serves one socket in the namespace `netns` until `shutdown`, then finishes what is under way. An
+    /// error of the socket (a client that is gone) ends nothing.
+    pub async fn udp(self, socket: UdpSocket, netns: u64, shutdown: CancellationToken) {
+        let socket = Arc::new(socket);
+        let permits = Arc::new(Semaphore::new(self.shared.options.udp_in_flight));
+        let tasks = TaskTracker::new();
+        let mut buffer = vec![0; MAX_QUERY];
+        loop {
+            let read = async {
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                (permit, socket.recv_from(&mut buffer).await)
+            };
+            let (permit, received) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                read = read => read,
+            };
+            let (Ok(permit), Ok((length, peer))) = (permit, received) else {
+                // ICMP errors of earlier answers surface here; they are the client's affair. Yielding keeps
+                // an error that stays from keeping everybody else from running.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let query = buffer.get(..length).unwrap_or_default().to_vec();
+            let (server, socket) = (self.clone(), Arc::clone(&socket));
+            tasks.spawn(async move {
+                let _permit = permit;
+                let answer = server.answer(netns, peer, Transport::Udp, &query).await;
+                if let Some(answer) = answer
+                    && let Err(error) = socket.send_to(&answer, peer).await
+                {
+                    tracing::debug!(%peer, %error, "a DNS answer could not be sent");
+                }
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+}
