@@ -13,3 +13,4 @@ pub mod documents;
 pub mod gate;
 pub mod namespace;
 pub mod packet;
+pub mod spawn;

@@ -34,6 +34,9 @@ pub const MAX_FDS: usize = 16;
 /// Connections that wait for `accept`; further ones block in `connect`.
 const BACKLOG: i32 = 128;
 
+/// `SO_PEERGROUPS` of `asm-generic/socket.h` (Linux 4.13), which libc does not name.
+const SO_PEERGROUPS: libc::c_int = 59;
+
 /// Why a packet could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
@@ -81,6 +84,8 @@ pub struct Peer {
     pub uid: u32,
     /// Its effective group.
     pub gid: u32,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
     /// That very process, from `SO_PEERPIDFD` (Linux 6.5). `None` on older kernels and when the
     /// process is gone: its `pid` may then already belong to another.
     pub pidfd: Option<OwnedFd>,
@@ -95,6 +100,15 @@ impl Packet {
         &self,
         message: &T,
         fds: &[BorrowedFd<'_>],
+    ) -> Result<(), PacketError> {
+        self.transmit(message, fds, SendFlags::empty())
+    }
+
+    fn transmit<T: Serialize + ?Sized>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
     ) -> Result<(), PacketError> {
         let bytes = postcard::to_stdvec(message).map_err(PacketError::Malformed)?;
         let too_much = PacketError::DoesNotFit {
@@ -115,7 +129,7 @@ impl Packet {
                 &self.socket,
                 &[IoSlice::new(&bytes)],
                 &mut control,
-                SendFlags::NOSIGNAL,
+                SendFlags::NOSIGNAL | flags,
             )
         })?;
         Ok(())
@@ -166,6 +180,21 @@ impl Packet {
         }
     }
 
+    /// Sends one message without descriptors unless the peer's queue is full: `false`, and nothing
+    /// was sent.
+    ///
+    /// # Errors
+    /// As [`Packet::send`].
+    pub fn try_send<T: Serialize + ?Sized>(&self, message: &T) -> Result<bool, PacketError> {
+        match self.transmit(message, &[], SendFlags::DONTWAIT) {
+            Ok(()) => Ok(true),
+            Err(PacketError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Limits how long one `send` and one `recv` may wait; `None`: for ever, as from the start.
     ///
     /// # Errors
@@ -196,8 +225,38 @@ impl Packet {
             pid: pid.ok_or(io::ErrorKind::NotFound)?,
             uid: credentials.uid,
             gid: credentials.gid,
+            groups: self.peer_groups()?,
             pidfd,
         })
+    }
+
+    fn peer_groups(&self) -> io::Result<Vec<u32>> {
+        // The kernel allows 65536 groups; most processes have a handful.
+        let mut groups: Vec<u32> = vec![0; 64];
+        loop {
+            let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice()))
+                .map_err(io::Error::other)?;
+            // SAFETY: `groups` is writable for `length` bytes, and the kernel writes at most that many.
+            let result = unsafe {
+                libc::getsockopt(
+                    self.socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    SO_PEERGROUPS,
+                    groups.as_mut_ptr().cast(),
+                    &mut length,
+                )
+            };
+            let count = usize::try_from(length).map_err(io::Error::other)? / size_of::<u32>();
+            if result == 0 {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+                return Err(error);
+            }
+            groups.resize(count, 0);
+        }
     }
 
     /// Reads a socket option by hand: rustix has no `SO_PEERPIDFD`, and its `SO_PEERCRED` cannot
@@ -429,6 +488,8 @@ mod tests {
         assert_eq!(peer.pid, std::process::id());
         assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
         assert_eq!(peer.gid, rustix::process::getegid().as_raw());
+        let groups = rustix::process::getgroups().unwrap();
+        assert_eq!(peer.groups.len(), groups.len());
         assert!(peer.pidfd.is_none_or(|fd| is_cloexec(&fd)));
 
         let in_use = |path| listen(path, 0o600).unwrap_err().kind() == io::ErrorKind::AddrInUse;
@@ -439,6 +500,15 @@ mod tests {
         std::fs::write(&file, "kept").unwrap();
         assert!(in_use(&file));
         assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_full_queue_is_told_and_not_waited_for() {
+        let (a, b) = pair().unwrap();
+        let sent = (0..100_000).take_while(|n| a.try_send(n).unwrap()).count();
+        assert!((1..100_000).contains(&sent), "{sent}");
+        assert_eq!(b.recv::<i32>().unwrap().unwrap().0, 0);
+        assert!(a.try_send(&1).unwrap());
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! `agentguard run`, the keeper's half: a client asks, the keeper spawns.
+//!
+//! A request comes in (`message`, `strings`) and is checked whole before anything is done (`plan`,
+//! `account`, `inherit`). The host (the rest of the keeper) admits it and gives it a cgroup. A pty is
+//! made if the caller has a terminal (`terminal`). The command is launched into the cgroup (`launch`,
+//! `child`, `confine`) under a monitor that gives it job control (`monitor`, `wire`). A thread per run
+//! stays between client and monitor until the end (`session`).
+//!
+//! **Invariant:** a command never has more than its caller has: not a group, not a limit, not a
+//! descriptor, not a byte of the keeper's memory; and no instruction of it runs outside its cgroup.
+
+mod account;
+mod child;
+mod confine;
+mod inherit;
+mod launch;
+pub mod message;
+mod monitor;
+mod plan;
+mod session;
+pub mod signals;
+pub mod strings;
+pub mod terminal;
+mod wire;
+
+use std::os::fd::OwnedFd;
+
+pub use confine::{Instruction, SeccompFilter};
+pub use launch::Overlay;
+pub use message::{Refusal, RunRequest};
+pub use session::serve;
+
+use crate::packet::Peer;
+
+/// What a run needs of the rest of the keeper.
+pub trait Host: Send + Sync {
+    /// Decides whether this peer may run this agent, and makes the run's place: its own cgroup, which
+    /// the gate already governs. The request has been checked for form, not for rights.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing was made, nothing will be run.
+    fn admit(&self, request: &RunRequest, peer: &Peer) -> Result<Admission, Refusal>;
+
+    /// The command has ended or could not be started, and the run has no client any more. Processes
+    /// that it left behind may go on in the run's cgroup.
+    fn finished(&self, run: RunId);
+}
+
+/// The number of a run, which its host chooses.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RunId(pub u64);
+
+/// A run may go on, and where.
+pub struct Admission {
+    /// The run.
+    pub run: RunId,
+    /// The directory of the run's own cgroup (v2). Everything in it is killed if the client goes away.
+    pub cgroup: OwnedFd,
+    /// The network namespace to enter; `None`: the keeper's own.
+    pub network: Option<OwnedFd>,
+    /// Environment variables to set, over those of the caller.
+    pub environment: Vec<(String, String)>,
+    /// Files that the command sees in others' places.
+    pub overlays: Vec<Overlay>,
+    /// The system calls that the command may make.
+    pub seccomp: Option<SeccompFilter>,
+}
