@@ -1,0 +1,263 @@
+//! The thread that keeps the index up to date, by reading the log behind the writer.
+//!
+//! After a start, after a crash and with no index at all it does the same: go on from where the
+//! index ends. An index that cannot be used is deleted and made anew; until it has caught up,
+//! queries read the log.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+use crate::index::{Index, Rows, Snapshot};
+use crate::read::{self, Met};
+use crate::segment::Position;
+use crate::shared::Shared;
+
+/// How many entries go into the index in one step.
+const STEP: usize = 20_000;
+
+/// How long entries gather before a step, so that a busy log is indexed in large ones.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How often the index is made safe from a crash. What is not is read from the log again.
+const SAVE: Duration = Duration::from_secs(5);
+
+/// How far behind it may be at the end and still catch up before the process goes.
+const LAST: u64 = 50_000;
+
+/// Tells the thread that the log has grown.
+#[derive(Debug)]
+pub(crate) struct Poke(SyncSender<()>);
+
+impl Poke {
+    pub(crate) fn new() -> (Self, Receiver<()>) {
+        let (sender, receiver) = sync_channel(1);
+        (Self(sender), receiver)
+    }
+
+    pub(crate) fn poke(&self) {
+        // Full: it has been told already. Gone: queries read the log.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Indexer {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    pokes: Receiver<()>,
+    index: Option<Arc<Index>>,
+    at: Position,
+    oldest: u64,
+    saved: Instant,
+    unsaved: bool,
+    /// Whether it has been said that there is no index.
+    told: bool,
+}
+
+impl Indexer {
+    pub(crate) fn new(shared: Arc<Shared>, pokes: Receiver<()>) -> Self {
+        Self {
+            path: shared.dir.join("index.redb"),
+            at: read::start(&shared),
+            oldest: 0,
+            shared,
+            pokes,
+            index: None,
+            saved: Instant::now(),
+            unsaved: false,
+            told: false,
+        }
+    }
+
+    /// The thread; it ends when the writer does.
+    pub(crate) fn run(mut self) {
+        loop {
+            if self.index.is_none() || self.shared.index_broken.load(Ordering::Relaxed) {
+                self.open();
+            }
+            self.catch_up();
+            let ending = match self.pokes.recv_timeout(Duration::from_secs(1)) {
+                Ok(()) => {
+                    let until = Instant::now() + GATHER;
+                    loop {
+                        let left = until.saturating_duration_since(Instant::now());
+                        match self.pokes.recv_timeout(left) {
+                            Ok(()) => {}
+                            Err(RecvTimeoutError::Timeout) => break false,
+                            Err(RecvTimeoutError::Disconnected) => break true,
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            if ending {
+                break;
+            }
+        }
+        let lag = self.shared.position().number.saturating_sub(self.at.number);
+        if lag < LAST {
+            self.catch_up();
+        }
+        self.save(true);
+    }
+
+    /// Opens the index, or makes a new one.
+    fn open(&mut self) {
+        self.index = None;
+        self.shared.set_index(None);
+        let broken = self.shared.index_broken.swap(false, Ordering::Relaxed);
+        let usable = if broken { None } else { self.try_open() };
+        let index = usable.or_else(|| {
+            if self.path.exists() {
+                tracing::warn!(
+                    "the record's index {} cannot be used and is made anew from the log",
+                    self.path.display()
+                );
+            }
+            if let Err(error) = std::fs::remove_file(&self.path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "cannot delete {}", self.path.display());
+            }
+            self.try_open()
+        });
+        let Some(index) = index.map(Arc::new) else {
+            return;
+        };
+        // What was found in an earlier life is told by the status, and not once more in the log.
+        for broken in index.snapshot().iter().flat_map(Snapshot::broken) {
+            self.shared.know_damage(&broken);
+        }
+        let indexed = index.snapshot().and_then(|snapshot| snapshot.position());
+        self.at = indexed.unwrap_or_else(|| read::start(&self.shared));
+        self.shared.indexed.store(self.at.number, Ordering::Relaxed);
+        self.shared.set_index(Some(Arc::clone(&index)));
+        self.index = Some(index);
+        self.unsaved = false;
+        self.told = false;
+    }
+
+    fn try_open(&mut self) -> Option<Index> {
+        // redb says of itself that it may panic on a file that something else has altered.
+        let opened = catch_unwind(AssertUnwindSafe(|| Index::open(&self.path)));
+        match opened {
+            Ok(Ok(index)) => index.is_of(&self.shared.dir).then_some(index),
+            Ok(Err(error)) => {
+                self.tell(&error.to_string());
+                None
+            }
+            Err(_) => {
+                self.tell("it is damaged");
+                None
+            }
+        }
+    }
+
+    fn tell(&mut self, error: &str) {
+        if !self.told {
+            tracing::warn!("the record has no index and queries read the log: {error}");
+            self.told = true;
+        }
+    }
+
+    fn catch_up(&mut self) {
+        while self.at < self.shared.position() {
+            let Some(index) = self.index.clone() else {
+                return;
+            };
+            let to = self.shared.position();
+            let mut rows = Rows::default();
+            let shared = &self.shared;
+            let walked = read::walk(shared, self.at, to, |met| {
+                match met {
+                    Met::Entry {
+                        at,
+                        number,
+                        entry,
+                        payload,
+                    } => rows.add(at, &entry, payload, number),
+                    Met::Broken(broken) => {
+                        shared.tell_damage(&broken);
+                        rows.broken(broken);
+                    }
+                    Met::Deleted { .. } => {}
+                }
+                if rows.len() >= STEP {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            let reached = match walked {
+                Ok(reached) => reached,
+                Err(error) => return self.tell(&error.to_string()),
+            };
+            let durable = self.saved.elapsed() >= SAVE;
+            let added = catch_unwind(AssertUnwindSafe(|| index.add(&rows, reached, durable)));
+            if !self.went_well(added) {
+                return;
+            }
+            self.at = reached;
+            self.shared.indexed.store(reached.number, Ordering::Relaxed);
+            self.unsaved = !durable;
+            if durable {
+                self.saved = Instant::now();
+            }
+            if matches!(self.pokes.try_recv(), Err(TryRecvError::Disconnected)) {
+                return;
+            }
+        }
+        self.save(false);
+        self.prune();
+    }
+
+    fn save(&mut self, now: bool) {
+        let Some(index) = self.index.clone().filter(|_| self.unsaved) else {
+            return;
+        };
+        if now || self.saved.elapsed() >= SAVE {
+            let at = self.at;
+            let added = catch_unwind(AssertUnwindSafe(|| index.add(&Rows::default(), at, true)));
+            if self.went_well(added) {
+                self.unsaved = false;
+                self.saved = Instant::now();
+            }
+        }
+    }
+
+    fn prune(&mut self) {
+        let oldest = read::start(&self.shared).number;
+        let Some(index) = self.index.clone().filter(|_| oldest > self.oldest) else {
+            return;
+        };
+        let pruned = catch_unwind(AssertUnwindSafe(|| index.prune(oldest)));
+        if self.went_well(pruned) {
+            self.oldest = oldest;
+        }
+    }
+
+    /// After a failure the index is closed; the thread opens it again a second later.
+    fn went_well(&mut self, result: std::thread::Result<Result<(), redb::Error>>) -> bool {
+        let error = match result {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                self.shared.index_broken.store(true, Ordering::Relaxed);
+                "it is damaged".to_owned()
+            }
+        };
+        self.tell(&error);
+        self.told = true;
+        self.index = None;
+        self.shared.set_index(None);
+        self.shared.indexed.store(0, Ordering::Relaxed);
+        false
+    }
+}

@@ -1,0 +1,525 @@
+//! Reading the log: in order, by id, by what a decision says.
+//!
+//! A reader takes what the index knows and reads the log from where the index ends, so that what
+//! was acknowledged is found at once. Nothing here waits for the writer or makes it wait. All of it
+//! blocks on the disk: callers in async code go through [`crate::Record`].
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+
+use agentguard_model::{ActionKind, AgentName, Decision, DecisionId, Verdict};
+use jiff::Timestamp;
+use ulid::Ulid;
+
+use crate::entry::{Count, Entry, Notice};
+use crate::frame::{self, Scanner, Step};
+use crate::index::{Filter, Snapshot};
+use crate::segment::{self, Broken, Location, Position};
+use crate::shared::Shared;
+
+/// How many decisions one query gives at most, whatever it asks for; with [`Query::before`] it goes
+/// on from there.
+pub const MAX_LIMIT: usize = 10_000;
+
+/// Which decisions to give.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Query {
+    /// Of this agent.
+    pub agent: Option<AgentName>,
+    /// With this verdict.
+    pub verdict: Option<Verdict>,
+    /// On this kind of action.
+    pub kind: Option<ActionKind>,
+    /// Taken at this time or later.
+    pub since: Option<Timestamp>,
+    /// Older than this one: for going on where an earlier answer began.
+    pub before: Option<DecisionId>,
+    /// The newest so many, [`MAX_LIMIT`] at most. 0 gives none; a follower then begins now.
+    pub limit: usize,
+}
+
+impl Query {
+    /// Whether a decision is among them, `before` and `limit` aside.
+    pub(crate) fn matches(&self, decision: &Decision) -> bool {
+        let agent = decision.agent.as_ref().map(|agent| &agent.name);
+        self.agent.as_ref().is_none_or(|name| agent == Some(name))
+            && self
+                .verdict
+                .is_none_or(|verdict| decision.verdict == verdict)
+            && self.kind.is_none_or(|kind| decision.action.kind == kind)
+            && self.since.is_none_or(|since| decision.time >= since)
+    }
+
+    fn is_before(&self, id: DecisionId) -> bool {
+        self.before.is_none_or(|before| id < before)
+    }
+}
+
+/// The record could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The segments cannot be read.
+    #[error("cannot read the segments under {dir}")]
+    Segments {
+        /// The record's directory.
+        dir: String,
+        /// What the file system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that was reading died.
+    #[error("the reading thread died")]
+    Died,
+}
+
+impl ReadError {
+    pub(crate) fn segments(shared: &Shared, source: io::Error) -> Self {
+        Self::Segments {
+            dir: shared.dir.display().to_string(),
+            source,
+        }
+    }
+}
+
+/// What a walk comes across.
+#[derive(Debug)]
+pub(crate) enum Met<'a> {
+    /// An entry, and its payload for a checksum.
+    Entry {
+        at: Location,
+        number: u64,
+        entry: Entry,
+        payload: &'a [u8],
+    },
+    /// Something that cannot be read.
+    Broken(Broken),
+    /// Entries that retention has deleted.
+    Deleted { from: u64, to: u64 },
+}
+
+/// Reads the log from one place to another in order, until `visit` breaks; where it stopped, or
+/// `to`.
+/// Memory: one entry and one chunk.
+pub(crate) fn walk(
+    shared: &Shared,
+    from: Position,
+    to: Position,
+    mut visit: impl FnMut(Met<'_>) -> ControlFlow<()>,
+) -> io::Result<Position> {
+    let segments = shared.segments();
+    let mut at = from;
+    for (first, length) in segments.range(from.segment..=to.segment) {
+        let first = *first;
+        let (offset, number) = if first == at.segment {
+            (at.offset, at.number)
+        } else {
+            if first > at.number {
+                let (from, to) = (at.number, first - 1);
+                // Retention deletes from the front; anything else that is missing should be there.
+                let met = if first <= start(shared).number {
+                    Met::Deleted { from, to }
+                } else {
+                    Met::Broken(Broken {
+                        at: Location {
+                            segment: first,
+                            offset: 0,
+                        },
+                        until: 0,
+                        missing: Some((from, to)),
+                        what: Cow::Borrowed("a segment is missing before the one that goes on"),
+                    })
+                };
+                at = Position {
+                    number: first,
+                    segment: first,
+                    offset: segment::FIRST,
+                };
+                if visit(met).is_break() {
+                    return Ok(at);
+                }
+            }
+            (segment::FIRST, first)
+        };
+        at = Position {
+            number,
+            segment: first,
+            offset,
+        };
+        let end = if first == to.segment {
+            to.offset
+        } else {
+            *length
+        };
+        let path = segment::path(&shared.dir, first);
+        let file = match File::open(&path) {
+            // Deleted since the segments were listed: the next one tells how much is gone. Its
+            // number is the next after the last that was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if shared.segments().contains_key(&first) {
+                    return Err(error);
+                }
+                continue;
+            }
+            other => other?,
+        };
+        if offset == segment::FIRST
+            && !begins_well(&file)?
+            && visit(Met::Broken(Broken::head(first))).is_break()
+        {
+            return Ok(at);
+        }
+        let mut scanner = Scanner::new(&file, offset, end, number);
+        while let Some(step) = scanner.next()? {
+            let flow = match step {
+                Step::Entry {
+                    offset,
+                    number,
+                    payload,
+                } => {
+                    let at = Location {
+                        segment: first,
+                        offset,
+                    };
+                    match serde_json::from_slice(payload) {
+                        Ok(entry) => visit(Met::Entry {
+                            at,
+                            number,
+                            entry,
+                            payload,
+                        }),
+                        Err(_) => visit(Met::Broken(Broken {
+                            at,
+                            until: offset.saturating_add((frame::HEAD + payload.len()) as u64),
+                            missing: None,
+                            what: Cow::Borrowed(
+                                "an entry is whole but says nothing this version understands",
+                            ),
+                        })),
+                    }
+                }
+                Step::Damage {
+                    offset,
+                    until,
+                    missing,
+                } => visit(Met::Broken(Broken::stretch(first, offset, until, missing))),
+            };
+            at.offset = scanner.offset();
+            at.number = scanner.expected();
+            if flow.is_break() {
+                return Ok(at);
+            }
+        }
+    }
+    Ok(to)
+}
+
+fn begins_well(file: &File) -> io::Result<bool> {
+    let mut magic = segment::MAGIC;
+    magic.fill(0);
+    match file.read_exact_at(&mut magic, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| magic == segment::MAGIC),
+    }
+}
+
+/// The start of the log, as far as it is there.
+pub(crate) fn start(shared: &Shared) -> Position {
+    let first = shared
+        .segments()
+        .first_key_value()
+        .map_or(1, |(first, _)| *first);
+    Position {
+        number: first,
+        segment: first,
+        offset: segment::FIRST,
+    }
+}
+
+/// Reads entries at known places, a few files held open.
+struct Entries<'a> {
+    shared: &'a Shared,
+    files: HashMap<u64, File>,
+}
+
+/// How many files a reader holds open.
+const FILES: usize = 16;
+
+impl<'a> Entries<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            files: HashMap::new(),
+        }
+    }
+
+    /// The entry at a place; `None` if retention has deleted it or it is damaged, which is then
+    /// known to the status.
+    fn at(&mut self, at: Location) -> io::Result<Option<Entry>> {
+        if !self.files.contains_key(&at.segment) {
+            let file = match File::open(segment::path(&self.shared.dir, at.segment)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if at.segment > start(self.shared).segment {
+                        self.shared.tell_damage(&Broken {
+                            at: Location { offset: 0, ..at },
+                            until: 0,
+                            missing: None,
+                            what: Cow::Borrowed(
+                                "the file is gone, which is not the oldest one, and reading fails",
+                            ),
+                        });
+                    }
+                    return Ok(None);
+                }
+                other => other?,
+            };
+            if self.files.len() >= FILES {
+                self.files.clear();
+            }
+            self.files.insert(at.segment, file);
+        }
+        let Some(file) = self.files.get(&at.segment) else {
+            return Ok(None);
+        };
+        let entry = frame::read_at(file, at.offset)?
+            .and_then(|(_, payload)| serde_json::from_slice(&payload).ok());
+        if entry.is_none() {
+            self.shared.tell_damage(&Broken {
+                at,
+                until: at.offset,
+                missing: None,
+                what: Cow::Borrowed("an entry that was readable when it was indexed no longer is"),
+            });
+        }
+        Ok(entry)
+    }
+
+    /// A decision with what the index knows became of it.
+    fn decision(
+        &mut self,
+        snapshot: &Snapshot,
+        id: DecisionId,
+        at: Location,
+    ) -> io::Result<Option<Decision>> {
+        let Some(Entry::Decision(mut decision)) = self.at(at)? else {
+            return Ok(None);
+        };
+        if decision.id != id {
+            return Ok(None);
+        }
+        for at in snapshot.updates(id) {
+            if let Some(entry) = self.at(at)? {
+                merge(&mut decision, &entry);
+            }
+        }
+        Ok(Some(*decision))
+    }
+}
+
+/// Adds what a later entry says to the decision it speaks of.
+pub(crate) fn merge(decision: &mut Decision, entry: &Entry) {
+    match entry {
+        Entry::Outcome { id, outcome } if *id == decision.id => {
+            decision.outcome = Some(outcome.clone());
+        }
+        Entry::Aggregate(count) if count.id == decision.id => merge_count(decision, count),
+        _ => {}
+    }
+}
+
+fn merge_count(decision: &mut Decision, count: &Count) {
+    if count.count > decision.count {
+        decision.count = count.count;
+        decision.last = Some(count.last);
+    }
+}
+
+/// Reads with the index; if that breaks meanwhile, once more without it.
+fn with_index<T>(
+    shared: &Shared,
+    read: impl Fn(Option<&Snapshot>, Position) -> io::Result<T>,
+) -> io::Result<T> {
+    if let Some(snapshot) = shared.index().and_then(|index| index.snapshot()) {
+        let at = snapshot.position().unwrap_or_else(|| start(shared));
+        let answer = read(Some(&snapshot), at);
+        if !snapshot.is_unreadable() {
+            return answer;
+        }
+        shared.break_index();
+    }
+    read(None, start(shared))
+}
+
+/// The decisions that a query asks for, up to a place in the log, the newest last.
+pub(crate) fn query(shared: &Shared, query: &Query, to: Position) -> io::Result<Vec<Decision>> {
+    with_index(shared, |snapshot, at| {
+        query_from(shared, query, snapshot, at, to)
+    })
+}
+
+fn query_from(
+    shared: &Shared,
+    query: &Query,
+    snapshot: Option<&Snapshot>,
+    at: Position,
+    to: Position,
+) -> io::Result<Vec<Decision>> {
+    let limit = query.limit.min(MAX_LIMIT);
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let counts = shared.counts();
+    let mut found = BTreeMap::new();
+    if let Some(snapshot) = snapshot {
+        from_index(shared, query, snapshot, limit, &mut found)?;
+    }
+    walk(shared, at, to, |met| {
+        match met {
+            Met::Entry { entry, .. } => match entry {
+                Entry::Decision(decision) => {
+                    if query.matches(&decision) && query.is_before(decision.id) {
+                        found.insert(decision.id, *decision);
+                        if found.len() > limit {
+                            found.pop_first();
+                        }
+                    }
+                }
+                Entry::Outcome { id, .. } | Entry::Aggregate(Count { id, .. }) => {
+                    if let Some(decision) = found.get_mut(&id) {
+                        merge(decision, &entry);
+                    }
+                }
+                Entry::Gap(_) | Entry::Note(_) => {}
+            },
+            Met::Broken(broken) => shared.tell_damage(&broken),
+            Met::Deleted { .. } => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut decisions: Vec<_> = found.into_values().collect();
+    for decision in &mut decisions {
+        if let Some(count) = counts.get(&decision.id) {
+            merge_count(decision, count);
+        }
+    }
+    Ok(decisions)
+}
+
+fn from_index(
+    shared: &Shared,
+    query: &Query,
+    snapshot: &Snapshot,
+    limit: usize,
+    found: &mut BTreeMap<DecisionId, Decision>,
+) -> io::Result<()> {
+    let mut entries = Entries::new(shared);
+    let mut filter = Filter {
+        agent: query.agent.clone(),
+        verdict: query.verdict,
+        kind: query.kind,
+        from: query.since.map_or(Ulid::nil(), |since| {
+            let since = since.duration_since(Timestamp::UNIX_EPOCH);
+            let ms = u64::try_from(since.as_millis()).unwrap_or(0);
+            Ulid::from_parts(ms, 0)
+        }),
+        before: query.before.map_or(Ulid::max(), |before| before.0),
+    };
+    while found.len() < limit {
+        let rows = snapshot.newest(&filter, limit - found.len());
+        let Some((oldest, _)) = rows.last() else {
+            break;
+        };
+        filter.before = oldest.0;
+        for (id, at) in rows {
+            if let Some(decision) = entries.decision(snapshot, id, at)?
+                && query.matches(&decision)
+            {
+                found.insert(id, decision);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A decision with everything that is known of it.
+pub(crate) fn find(shared: &Shared, id: DecisionId) -> io::Result<Option<Decision>> {
+    with_index(shared, |snapshot, at| find_from(shared, id, snapshot, at))
+}
+
+fn find_from(
+    shared: &Shared,
+    id: DecisionId,
+    snapshot: Option<&Snapshot>,
+    at: Position,
+) -> io::Result<Option<Decision>> {
+    let counts = shared.counts();
+    let to = shared.position();
+    let mut found = match snapshot {
+        Some(snapshot) => match snapshot.find(id) {
+            Some(at) => Entries::new(shared).decision(snapshot, id, at)?,
+            None => None,
+        },
+        None => None,
+    };
+    walk(shared, at, to, |met| {
+        match met {
+            Met::Entry { entry, .. } => match (&mut found, entry) {
+                (None, Entry::Decision(decision)) if decision.id == id => found = Some(*decision),
+                (Some(decision), entry) => merge(decision, &entry),
+                _ => {}
+            },
+            Met::Broken(broken) => shared.tell_damage(&broken),
+            Met::Deleted { .. } => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    if let Some(decision) = &mut found
+        && let Some(count) = counts.get(&id)
+    {
+        merge_count(decision, count);
+    }
+    Ok(found)
+}
+
+/// The newest gaps and notes, the newest last.
+pub(crate) fn notices(shared: &Shared, limit: usize) -> io::Result<Vec<Notice>> {
+    let limit = limit.min(MAX_LIMIT);
+    with_index(shared, |snapshot, at| {
+        notices_from(shared, limit, snapshot, at)
+    })
+}
+
+fn notices_from(
+    shared: &Shared,
+    limit: usize,
+    snapshot: Option<&Snapshot>,
+    at: Position,
+) -> io::Result<Vec<Notice>> {
+    let to = shared.position();
+    let mut notices = std::collections::VecDeque::new();
+    let mut entries = Entries::new(shared);
+    for at in snapshot.iter().flat_map(|index| index.notices(limit)) {
+        notices.extend(entries.at(at)?.and_then(notice));
+    }
+    walk(shared, at, to, |met| {
+        if let Met::Entry { entry, .. } = met {
+            notices.extend(notice(entry));
+            if notices.len() > limit {
+                notices.pop_front();
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(notices.into())
+}
+
+fn notice(entry: Entry) -> Option<Notice> {
+    match entry {
+        Entry::Gap(gap) => Some(Notice::Gap(gap)),
+        Entry::Note(note) => Some(Notice::Note(note)),
+        _ => None,
+    }
+}

@@ -1,0 +1,247 @@
+//! The room's front: what other rooms hold.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use agentguard_decision::{RecordRefused, Recorder};
+use agentguard_model::{Decision, DecisionId, Outcome, Reason, ReasonCode};
+use futures_util::Stream;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::entry::{Entry, Gap, Notice};
+use crate::follow::{self, Followed};
+use crate::open;
+use crate::quota::Quota;
+use crate::read::{self, Query, ReadError};
+use crate::shared::Shared;
+use crate::status::Status;
+use crate::writer::{Ack, Command};
+
+/// How many decisions may wait for the writer. The next one waits for a place, at most
+/// [`WAIT`], and is refused then.
+const QUEUE: usize = 4096;
+
+/// How many outcomes and gaps may wait for the writer, also through a time in which the disk is
+/// full. Further ones are counted and told as a gap.
+const KEPT: usize = 16_384;
+
+/// How long a decision waits for a place in the queue.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How long a decision waits for the disk. One that is written after all is followed by an outcome
+/// that says that the action was not carried out.
+const DISK: Duration = Duration::from_secs(5);
+
+/// How a record is kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// How large a segment becomes, in bytes, give or take one batch. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// How large all segments may become, in bytes; the oldest are deleted, whole, for new ones.
+    /// `None` keeps everything, and once the disk is full all actions are denied. Default 10 GiB.
+    /// The index beside them needs about a third more.
+    pub max_bytes: Option<u64>,
+    /// How many identical denials of a second are written one by one. Default 10.
+    pub identical_per_second: u32,
+    /// The share of one agent.
+    pub quota: Quota,
+    /// How long a write that was acknowledged may be unsafe from a power failure. Default 10 ms.
+    pub sync_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            max_bytes: Some(10 << 30),
+            identical_per_second: 10,
+            quota: Quota::default(),
+            sync_interval: Duration::from_millis(10),
+        }
+    }
+}
+
+/// The record could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the record under {dir} is in use by another process; is another daemon running?")]
+    InUse {
+        /// The record's directory.
+        dir: String,
+    },
+    /// The file system refused something.
+    #[error("cannot {operation} of the record under {dir}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The record's directory.
+        dir: String,
+        /// What the file system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The decision log. Cheap to clone; when the last clone is dropped, or one is closed, what is left
+/// is flushed and the files are closed.
+#[derive(Clone, Debug)]
+pub struct Record {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    queue: Arc<Semaphore>,
+    kept: Arc<Semaphore>,
+}
+
+impl Record {
+    /// Opens the record in a directory of its own (`state_dir/record`), which is made if it is
+    /// missing. Blocks for as long as it takes to read one segment. An index that is missing or
+    /// unusable is made anew meanwhile.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the directory is in use or cannot be written to.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let (shared, commands) = open::open(dir, options)?;
+        Ok(Self {
+            shared,
+            commands,
+            queue: Arc::new(Semaphore::new(QUEUE)),
+            kept: Arc::new(Semaphore::new(KEPT)),
+        })
+    }
+
+    /// The newest decisions that a query asks for, the newest last, each with its outcome and its
+    /// count as they are now. What was acknowledged before is among them.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the segments cannot be read at all. Damaged parts are passed over; they are
+    /// in the status and in the log.
+    pub async fn query(&self, query: Query) -> Result<Vec<Decision>, ReadError> {
+        self.read(move |shared| read::query(shared, &query, shared.position()))
+            .await
+    }
+
+    /// A decision, with its outcome and its count as they are now.
+    ///
+    /// # Errors
+    /// As [`Record::query`].
+    pub async fn find(&self, id: DecisionId) -> Result<Option<Decision>, ReadError> {
+        self.read(move |shared| read::find(shared, id)).await
+    }
+
+    /// The newest gaps and notes, the newest last.
+    ///
+    /// # Errors
+    /// As [`Record::query`].
+    pub async fn notices(&self, limit: usize) -> Result<Vec<Notice>, ReadError> {
+        self.read(move |shared| read::notices(shared, limit)).await
+    }
+
+    /// First the decisions that a query asks for, then those to come, until the record is closed.
+    /// With a limit of 0 it begins now. A follower that is slow loses nothing: it reads the log.
+    pub fn follow(&self, query: Query) -> impl Stream<Item = Followed> + Send + use<> {
+        follow::follow(Arc::clone(&self.shared), query)
+    }
+
+    /// Records that something is missing. Never blocks.
+    pub fn gap(&self, gap: Gap) {
+        self.keep(Entry::Gap(gap));
+    }
+
+    /// How the record is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// Flushes everything, makes it safe from a power failure and closes the files. What is written
+    /// afterwards is refused.
+    pub async fn close(&self) {
+        let (sender, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(sender)).is_ok() {
+            // An error means that it was closed by someone else.
+            drop(closed.await);
+        }
+    }
+
+    fn keep(&self, entry: Entry) {
+        let kept = match Arc::clone(&self.kept).try_acquire_owned() {
+            Ok(place) => self
+                .commands
+                .send(Command::Keep(Box::new(entry), place))
+                .is_ok(),
+            Err(_) => false,
+        };
+        if !kept {
+            self.shared.crowded_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn refuse(&self, attempts: u64, message: String) -> RecordRefused {
+        self.shared.refuse(attempts);
+        RecordRefused {
+            reason: Reason::new(ReasonCode::RecordFailed, message),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl Fn(&Shared) -> io::Result<T> + Send + Sync + 'static,
+    ) -> Result<T, ReadError> {
+        let read = Arc::new(read);
+        for last in [false, true] {
+            let (shared, read) = (Arc::clone(&self.shared), Arc::clone(&read));
+            match tokio::task::spawn_blocking(move || read(&shared)).await {
+                Ok(answer) => {
+                    return answer.map_err(|source| ReadError::segments(&self.shared, source));
+                }
+                // A damaged index can make its library panic: once more, without it.
+                Err(_) if !last => self.shared.break_index(),
+                Err(_) => {}
+            }
+        }
+        Err(ReadError::Died)
+    }
+}
+
+impl Recorder for Record {
+    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+        let dir = self.shared.dir.display();
+        let attempts = decision.count.max(1);
+        let waited = tokio::time::timeout(WAIT, Arc::clone(&self.queue).acquire_owned()).await;
+        let Ok(Ok(_place)) = waited else {
+            return Err(self.refuse(
+                attempts,
+                format!(
+                    "the record under {dir} has had {QUEUE} decisions waiting for {WAIT:?}, and \
+                     what cannot be recorded is denied: the disk is too slow for what is attempted"
+                ),
+            ));
+        };
+        let (sender, answer) = oneshot::channel();
+        let command = Command::Write(Box::new(decision), Ack { sender, _place });
+        if self.commands.send(command).is_err() {
+            return Err(self.refuse(attempts, format!("the record under {dir} is closed")));
+        }
+        match tokio::time::timeout(DISK, answer).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => Err(self.refuse(attempts, format!("the record under {dir} is closed"))),
+            Err(_) => Err(RecordRefused {
+                reason: Reason::new(
+                    ReasonCode::RecordFailed,
+                    format!(
+                        "the disk under {dir} has not answered for {DISK:?}, and what cannot be \
+                         recorded is denied"
+                    ),
+                ),
+            }),
+        }
+    }
+
+    fn outcome(&self, id: DecisionId, outcome: Outcome) {
+        self.keep(Entry::Outcome { id, outcome });
+    }
+}

@@ -1,0 +1,143 @@
+//! The thread that makes what was written safe from a power failure.
+//!
+//! A write to the log survives the death of the process as soon as the kernel has it; `fdatasync`
+//! follows at most one interval later, on this thread, so that a slow disk delays nobody whose
+//! decision need not wait for it. Those that must wait (modify, escalate) are answered from here.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agentguard_decision::RecordRefused;
+use agentguard_model::{Reason, ReasonCode};
+use jiff::Timestamp;
+
+use crate::entry::{Entry, Note, NoteKind};
+use crate::shared::{Shared, lock};
+use crate::status::Degraded;
+use crate::writer::Answer;
+
+/// The work of the thread.
+#[derive(Debug)]
+pub(crate) struct Syncer {
+    shared: Arc<Shared>,
+    interval: Duration,
+    state: Mutex<State>,
+    wake: Condvar,
+    /// A sync failed: the kernel may have dropped what was not on disk, so the writer has to go on
+    /// in a new segment.
+    failed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Files that have unsynced data: the segment, the one before it, the counts.
+    files: Vec<Arc<File>>,
+    /// Who waits. Bounded by the writer's queue, whose permits they hold.
+    waiting: Vec<Answer>,
+    closing: bool,
+}
+
+impl Syncer {
+    pub(crate) fn new(shared: Arc<Shared>, interval: Duration) -> Self {
+        Self {
+            shared,
+            interval,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Something was written to a file; `waiting` are answered once it is safe.
+    pub(crate) fn wrote(&self, file: &Arc<File>, waiting: Vec<Answer>) {
+        let mut state = lock(&self.state);
+        if !state.files.iter().any(|held| Arc::ptr_eq(held, file)) {
+            state.files.push(Arc::clone(file));
+        }
+        state.waiting.extend(waiting);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Whether a sync has failed since this was last asked.
+    pub(crate) fn take_failed(&self) -> bool {
+        self.failed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Lets the thread sync what is left, and end.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closing = true;
+        self.wake.notify_one();
+    }
+
+    /// The thread.
+    pub(crate) fn run(&self) {
+        let mut earliest = Instant::now();
+        loop {
+            let mut state = lock(&self.state);
+            while state.files.is_empty() && !state.closing {
+                state = self
+                    .wake
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            loop {
+                let now = Instant::now();
+                if state.closing || now >= earliest {
+                    break;
+                }
+                state = self
+                    .wake
+                    .wait_timeout(state, earliest - now)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            let files = std::mem::take(&mut state.files);
+            let waiting = std::mem::take(&mut state.waiting);
+            let closing = state.closing;
+            drop(state);
+            if files.is_empty() && closing {
+                return;
+            }
+            earliest = Instant::now() + self.interval;
+            self.sync(&files, waiting);
+        }
+    }
+
+    fn sync(&self, files: &[Arc<File>], waiting: Vec<Answer>) {
+        let result = files.iter().try_for_each(|file| file.sync_data());
+        match result {
+            Ok(()) => {
+                *lock(&self.shared.synced) = Some(Instant::now());
+                *lock(&self.shared.sync_failing) = None;
+                for answer in waiting {
+                    answer.send(&self.shared);
+                }
+            }
+            Err(error) => {
+                let message = format!(
+                    "the disk under {} cannot say that what was written is safe: {error}; \
+                     decisions of this moment may be lost at a power failure. Check the disk",
+                    self.shared.dir.display()
+                );
+                tracing::error!("{message}");
+                lock(&self.shared.sync_failing).get_or_insert_with(|| Degraded {
+                    since: Timestamp::now(),
+                    error: message.clone(),
+                });
+                self.failed.store(true, Ordering::Relaxed);
+                for answer in waiting {
+                    self.shared.refused.fetch_add(1, Ordering::Relaxed);
+                    let refused = RecordRefused {
+                        reason: Reason::new(ReasonCode::RecordFailed, message.clone()),
+                    };
+                    answer.refuse(refused, &self.shared);
+                }
+                let note = Note::now(NoteKind::SyncFailed, message);
+                self.shared.leave(Entry::Note(note));
+            }
+        }
+    }
+}

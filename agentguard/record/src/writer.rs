@@ -1,0 +1,710 @@
+//! The thread that owns the log.
+//!
+//! It takes what has queued up, decides for each denial whether it is an entry or a count, frames
+//! the entries into one buffer, appends that with one write, and answers. A batch is written whole
+//! or not at all: after a failed write the segment is cut back to where it was, the batch's
+//! decisions are refused, and the next batch tries again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use agentguard_decision::RecordRefused;
+use agentguard_model::{
+    ActionKind, Bytes, Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict,
+};
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::aggregate::{Admission, Aggregator, Key, Update};
+use crate::counts::Counts;
+use crate::entry::{Count, Entry, Gap, Note, NoteKind};
+use crate::frame;
+use crate::indexer::Poke;
+use crate::quota::Quotas;
+use crate::record::Options;
+use crate::segment::{self, Position};
+use crate::shared::{Shared, lock};
+use crate::status::Degraded;
+use crate::sync::Syncer;
+
+/// How many decisions, and how many other entries, go into one batch at most.
+const BATCH: usize = 512;
+
+/// How often counts are flushed and failed entries tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What an allow is charged for the outcome that follows it, in bytes.
+const OUTCOME: u64 = 256;
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Write a decision.
+    Write(Box<Decision>, Ack),
+    /// Write an outcome or a gap; nobody waits. Kept until it is written.
+    Keep(Box<Entry>, OwnedSemaphorePermit),
+    /// Flush everything, sync it, and end.
+    Close(oneshot::Sender<()>),
+}
+
+/// Who waits for a decision.
+#[derive(Debug)]
+pub(crate) struct Ack {
+    pub(crate) sender: oneshot::Sender<Result<DecisionId, RecordRefused>>,
+    /// A place in the queue, free again once this is answered.
+    pub(crate) _place: OwnedSemaphorePermit,
+}
+
+/// An answer that is ready, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The decision, if something goes on after a good answer.
+    goes_on: Option<DecisionId>,
+    attempts: u64,
+    reply: Result<DecisionId, RecordRefused>,
+    ack: Ack,
+}
+
+impl Answer {
+    /// Answers. If the caller is gone and the action therefore does not go on, the record says so.
+    pub(crate) fn send(self, shared: &Shared) {
+        let good = self.reply.is_ok();
+        let delivered = self.ack.sender.send(self.reply).is_ok();
+        if let (Some(id), true, false) = (self.goes_on, good, delivered) {
+            shared.leave(not_carried_out(
+                id,
+                "the caller was gone when the record answered",
+            ));
+        }
+    }
+
+    /// Refuses after all, although the decision is in the log.
+    pub(crate) fn refuse(self, refused: RecordRefused, shared: &Shared) {
+        if let Some(id) = self.goes_on {
+            shared.leave(not_carried_out(id, &refused.reason.message));
+        }
+        drop(self.ack.sender.send(Err(refused)));
+    }
+
+    /// Refuses; the decision is not in the log.
+    fn fail(self, reason: &Reason, shared: &Shared) {
+        shared.refuse(self.attempts);
+        let refused = RecordRefused {
+            reason: reason.clone(),
+        };
+        drop(self.ack.sender.send(Err(refused)));
+    }
+}
+
+fn not_carried_out(id: DecisionId, why: &str) -> Entry {
+    Entry::Outcome {
+        id,
+        outcome: Outcome {
+            bytes: Bytes::default(),
+            duration_ms: 0,
+            status: None,
+            error: Some(format!("not carried out: {why}")),
+        },
+    }
+}
+
+/// A count that a batch raised under an earlier record.
+#[derive(Debug)]
+struct Raised {
+    key: Key,
+    before: Count,
+    answer: Answer,
+}
+
+/// What one write will append, and what hangs on it.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    entries: u64,
+    gaps: u64,
+    answers: Vec<Answer>,
+    /// Answers that wait for the disk.
+    waiting: Vec<Answer>,
+    updates: Vec<Update>,
+    kept: Vec<Kept>,
+    opened: Vec<(Key, DecisionId)>,
+    raised: Vec<Raised>,
+    /// Slots that were raised, with the count each has in the end.
+    slots: BTreeMap<u32, Count>,
+}
+
+impl Batch {
+    fn push(&mut self, payload: &[u8], next: u64) {
+        frame::encode(next.saturating_add(self.entries), payload, &mut self.bytes);
+        self.entries += 1;
+    }
+}
+
+/// An entry that nobody waits for.
+#[derive(Debug)]
+struct Kept {
+    entry: Entry,
+    /// Its place among those that are kept, free again once it is written.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) options: Options,
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) syncer: Arc<Syncer>,
+    pub(crate) poke: Poke,
+    pub(crate) counts: Counts,
+    pub(crate) segment: Arc<File>,
+    pub(crate) at: Position,
+    pub(crate) aggregator: Aggregator,
+    pub(crate) quotas: Quotas,
+    pub(crate) kept: Pending,
+    /// Whether bytes of a failed write may stand behind the end.
+    pub(crate) dirty_tail: bool,
+    /// Whether the next entry must go into a new segment.
+    pub(crate) must_rotate: bool,
+}
+
+/// Entries that wait to be written. Bounded by the permits they hold and by what other threads may
+/// leave in [`Shared::leave`].
+#[derive(Debug, Default)]
+pub(crate) struct Pending(VecDeque<Kept>);
+
+impl Pending {
+    /// Adds an entry that holds no place.
+    pub(crate) fn add(&mut self, entry: Entry) {
+        self.0.push_back(Kept {
+            entry,
+            _place: None,
+        });
+    }
+}
+
+impl Writer {
+    /// The thread. When it returns, everything that can be is written and handed to the syncer.
+    pub(crate) fn run(mut self) -> Option<oneshot::Sender<()>> {
+        let mut tick = Instant::now() + TICK;
+        let mut writes = Vec::new();
+        let closer = loop {
+            let ends = self.gather(&mut writes, tick);
+            let now = Instant::now();
+            let updates = if now >= tick {
+                tick = now + TICK;
+                self.tell_losses();
+                self.aggregator.due(now)
+            } else {
+                Vec::new()
+            };
+            self.commit(updates, &mut writes, now);
+            if let Some(closer) = ends {
+                break closer;
+            }
+        };
+        self.aggregator.close();
+        self.tell_losses();
+        // Whatever does not fit into one batch takes some more; on a disk that is full, none helps,
+        // and the counts stay in their file for the next start.
+        while !(self.kept.0.is_empty() && self.aggregator.is_closed()) {
+            let now = Instant::now();
+            let updates = self.aggregator.due(now);
+            if !self.commit(updates, &mut writes, now) {
+                tracing::error!(
+                    entries = self.kept.0.len(),
+                    "outcomes and gaps could not be recorded before the end"
+                );
+                break;
+            }
+        }
+        closer
+    }
+
+    /// Waits for commands, until the next tick at the latest, and takes what is there. `Some` at
+    /// the end.
+    #[expect(
+        clippy::option_option,
+        reason = "the end may or may not have someone waiting for it"
+    )]
+    fn gather(
+        &mut self,
+        writes: &mut Vec<(Box<Decision>, Ack)>,
+        tick: Instant,
+    ) -> Option<Option<oneshot::Sender<()>>> {
+        // While the disk is failing, what is kept waits for the next tick or the next decision.
+        let failing = lock(&self.shared.write_failing).is_some();
+        let wait = if self.kept.0.is_empty() || failing {
+            tick.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
+        };
+        let mut next = match self.commands.recv_timeout(wait) {
+            Ok(command) => Ok(command),
+            Err(RecvTimeoutError::Timeout) => Err(TryRecvError::Empty),
+            Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
+        };
+        loop {
+            match next {
+                Ok(Command::Write(decision, ack)) => writes.push((decision, ack)),
+                Ok(Command::Keep(entry, place)) => self.kept.0.push_back(Kept {
+                    entry: *entry,
+                    _place: Some(place),
+                }),
+                Ok(Command::Close(closer)) => return Some(Some(closer)),
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => return Some(None),
+            }
+            // Kept entries are bounded by their permits, so this ends.
+            if writes.len() >= BATCH {
+                return None;
+            }
+            next = self.commands.try_recv();
+        }
+    }
+
+    /// Turns what was lost since the last time into gaps, and takes what other threads left.
+    fn tell_losses(&mut self) {
+        for entry in self.shared.take_left() {
+            self.kept.add(entry);
+        }
+        if lock(&self.shared.write_failing).is_none() {
+            let lost = self.shared.unrecorded.swap(0, Ordering::Relaxed);
+            self.gap(
+                "record",
+                lost,
+                "attempts that were refused because they could not be recorded",
+            );
+        }
+        let lost = self.shared.crowded_out.swap(0, Ordering::Relaxed);
+        self.gap(
+            "outcome",
+            lost,
+            "outcomes and gaps that found no room in the queue of the record",
+        );
+    }
+
+    fn gap(&mut self, source: &str, lost: u64, message: &str) {
+        if lost > 0 {
+            self.kept.add(Entry::Gap(Gap {
+                source: source.to_owned(),
+                lost,
+                from: None,
+                to: None,
+                time: Timestamp::now(),
+                message: Some(message.to_owned()),
+            }));
+        }
+    }
+
+    /// Writes one batch and answers everyone in it; whether all went well.
+    fn commit(
+        &mut self,
+        updates: Vec<Update>,
+        writes: &mut Vec<(Box<Decision>, Ack)>,
+        now: Instant,
+    ) -> bool {
+        if self.syncer.take_failed() {
+            self.must_rotate = true;
+        }
+        let mut batch = Batch::default();
+        let next = self.at.number;
+        // Counts are taken from before this batch, so that none is told that is taken back below.
+        for update in updates {
+            if let Ok(payload) = serde_json::to_vec(&Entry::Aggregate(update.count)) {
+                batch.push(&payload, next);
+                batch.updates.push(update);
+            }
+        }
+        for _ in 0..BATCH.min(self.kept.0.len()) {
+            if let Some(kept) = self.kept.0.pop_front() {
+                self.keep(kept, &mut batch);
+            }
+        }
+        for (decision, ack) in writes.drain(..) {
+            self.admit(decision, ack, now, &mut batch);
+        }
+        let written = if batch.bytes.is_empty() {
+            Ok(())
+        } else {
+            self.append(&batch.bytes, batch.entries)
+        };
+        let fine = written.is_ok();
+        match written {
+            Ok(()) => self.wrote(&mut batch, now),
+            Err(error) => self.failed(&mut batch, &error),
+        }
+        self.raise(&mut batch);
+        let waiting = std::mem::take(&mut batch.waiting);
+        if batch.entries > 0 && fine {
+            self.syncer.wrote(&self.segment, waiting);
+            self.poke.poke();
+        }
+        for answer in batch.answers {
+            answer.send(&self.shared);
+        }
+        fine
+    }
+
+    fn keep(&mut self, kept: Kept, batch: &mut Batch) {
+        match serde_json::to_vec(&kept.entry) {
+            Ok(payload) if payload.len() <= frame::MAX_PAYLOAD => {
+                batch.push(&payload, self.at.number);
+                batch.gaps += u64::from(matches!(kept.entry, Entry::Gap(_)));
+                batch.kept.push(kept);
+            }
+            // It can never be written; what is left to do is to say so.
+            _ => {
+                self.shared.crowded_out.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Decides whether a decision is an entry, a count or neither.
+    fn admit(&mut self, mut decision: Box<Decision>, ack: Ack, now: Instant, batch: &mut Batch) {
+        decision.count = decision.count.max(1);
+        let deny = decision.verdict == Verdict::Deny;
+        let answer = Answer {
+            goes_on: (!deny).then_some(decision.id),
+            attempts: decision.count,
+            reply: Ok(decision.id),
+            ack,
+        };
+        // What operators do is always written out: it is no agent's doing.
+        let exempt = decision.action.kind == ActionKind::Administration;
+        let key = (deny && !exempt).then(|| Key::destination(&decision));
+        let mut opens = false;
+        if let Some(key) = &key {
+            let count = decision.count;
+            match self.aggregator.attempt(key, count, last(&decision), now) {
+                Admission::Alone => {}
+                Admission::Opens => opens = true,
+                Admission::Counted { before, now, slot } => {
+                    raise(batch, key.clone(), (before, now, slot), answer);
+                    return;
+                }
+            }
+        }
+        let (decision, payload) = match encode(decision) {
+            Ok(encoded) => encoded,
+            Err(reason) => return answer.fail(&reason, &self.shared),
+        };
+        let agent = decision.agent.as_ref().map(|agent| &agent.name);
+        let bytes = payload.len() as u64 + if deny { 0 } else { OUTCOME };
+        if !exempt && !self.quotas.take(agent, bytes, now) {
+            return self.over_quota(decision, answer, now, batch);
+        }
+        if let Some(key) = key.filter(|_| opens) {
+            // Without a slot it stands alone, and so will the next one.
+            self.open(key, &decision, now, batch);
+        }
+        batch.push(&payload, self.at.number);
+        if matches!(decision.verdict, Verdict::Modify | Verdict::Escalate) {
+            batch.waiting.push(answer);
+        } else {
+            batch.answers.push(answer);
+        }
+    }
+
+    /// An agent is over its share: what it is denied is counted by reason, what it would be allowed
+    /// is refused and counted as a denial for that reason.
+    fn over_quota(
+        &mut self,
+        mut decision: Box<Decision>,
+        mut answer: Answer,
+        now: Instant,
+        batch: &mut Batch,
+    ) {
+        if decision.verdict == Verdict::Deny {
+            decision.reason.message.push_str(
+                " (counted together with others of this reason, to any destination: \
+                 the agent is over its share of the record)",
+            );
+        } else {
+            let reason = Reason::new(
+                ReasonCode::RecordQuota,
+                "the agent is over its share of the record: it does more in a second or in a day \
+                 than may be recorded for it, and what cannot be recorded is denied",
+            );
+            self.shared.refused_by_quota.fetch_add(1, Ordering::Relaxed);
+            decision.verdict = Verdict::Deny;
+            decision.enforced = true;
+            decision.reason = reason.clone();
+            answer.goes_on = None;
+            answer.reply = Err(RecordRefused { reason });
+        }
+        let key = Key::reason(&decision);
+        let count = decision.count;
+        match self.aggregator.attempt(&key, count, last(&decision), now) {
+            Admission::Counted { before, now, slot } => {
+                if answer.reply.is_ok() {
+                    answer.reply = Ok(now.id);
+                }
+                raise(batch, key, (before, now, slot), answer);
+            }
+            Admission::Alone | Admission::Opens => {
+                let (decision, payload) = match encode(decision) {
+                    Ok(encoded) => encoded,
+                    Err(reason) => return answer.fail(&reason, &self.shared),
+                };
+                if !self.open(key, &decision, now, batch) {
+                    let reason = Reason::new(
+                        ReasonCode::RecordQuota,
+                        "the agent is over its share of the record, and there is no room to count \
+                         this",
+                    );
+                    return answer.fail(&reason, &self.shared);
+                }
+                batch.push(&payload, self.at.number);
+                batch.answers.push(answer);
+            }
+        }
+    }
+
+    /// Makes a decision of this batch the one that stands for those that follow; whether there was
+    /// a slot.
+    fn open(&mut self, key: Key, decision: &Decision, now: Instant, batch: &mut Batch) -> bool {
+        let Some(slot) = self.counts.take() else {
+            return false;
+        };
+        let count = Count {
+            id: decision.id,
+            count: decision.count,
+            last: last(decision),
+        };
+        self.aggregator.open(&key, count, slot, now);
+        batch.opened.push((key, decision.id));
+        true
+    }
+
+    /// Appends to the log. On failure the log is as it was before.
+    fn append(&mut self, bytes: &[u8], entries: u64) -> io::Result<()> {
+        if self.dirty_tail {
+            self.segment.set_len(self.at.offset)?;
+            self.dirty_tail = false;
+        }
+        let full = self.at.offset.saturating_add(bytes.len() as u64) > self.options.segment_bytes;
+        if self.must_rotate || (full && self.at.offset > segment::FIRST) {
+            self.rotate()?;
+        }
+        if let Err(error) = self.segment.write_all_at(bytes, self.at.offset) {
+            self.dirty_tail = self.segment.set_len(self.at.offset).is_err();
+            return Err(error);
+        }
+        self.at.offset += bytes.len() as u64;
+        self.at.number += entries;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        // An empty segment is as good as a new one, and has its name.
+        if self.at.segment != self.at.number {
+            // A new segment must not reach the disk before the end of the old one.
+            if let Err(error) = self.segment.sync_data() {
+                let message = format!(
+                    "the end of segment {} may not be safe: {error}",
+                    self.at.segment
+                );
+                self.kept
+                    .add(Entry::Note(Note::now(NoteKind::SyncFailed, message)));
+            }
+            self.segment = Arc::new(segment::create(&self.shared.dir, self.at.number)?);
+            self.at.segment = self.at.number;
+            self.at.offset = segment::FIRST;
+            self.shared.publish(self.at);
+            self.retain();
+        }
+        self.must_rotate = false;
+        Ok(())
+    }
+
+    /// Deletes the oldest segments until the record is within its bound.
+    fn retain(&mut self) {
+        let Some(bound) = self.options.max_bytes else {
+            return;
+        };
+        let segments = self.shared.segments();
+        // The new segment will grow to its full size.
+        let mut total = segments
+            .values()
+            .sum::<u64>()
+            .saturating_add(self.options.segment_bytes);
+        let nexts = segments.keys().skip(1);
+        for ((first, length), next) in segments.iter().zip(nexts) {
+            if total <= bound {
+                break;
+            }
+            let path = segment::path(&self.shared.dir, *first);
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::error!(%error, "cannot delete the old segment {}", path.display());
+                break;
+            }
+            self.shared.forget(*first);
+            total -= length;
+            self.kept.add(Entry::Note(Note::now(
+                NoteKind::Retention,
+                format!(
+                    "deleted entries {first} to {} ({length} bytes) to keep the record within \
+                     {bound} bytes",
+                    next.saturating_sub(1)
+                ),
+            )));
+        }
+    }
+
+    /// A batch is in the log.
+    fn wrote(&mut self, batch: &mut Batch, now: Instant) {
+        if batch.entries == 0 {
+            return;
+        }
+        let recovered = lock(&self.shared.write_failing).take();
+        if let Some(degraded) = recovered {
+            tracing::info!("the record works again");
+            let lost = self.shared.unrecorded.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                let message = format!(
+                    "attempts that were refused since {} because they could not be recorded: {}",
+                    degraded.since, degraded.error
+                );
+                self.gap("record", lost, &message);
+            } else {
+                let message = format!(
+                    "writing failed from {} on and nothing was lost: {}",
+                    degraded.since, degraded.error
+                );
+                self.kept
+                    .add(Entry::Note(Note::now(NoteKind::WriteFailed, message)));
+            }
+        }
+        self.shared.gaps.fetch_add(batch.gaps, Ordering::Relaxed);
+        self.shared.publish(self.at);
+        for update in batch.updates.drain(..) {
+            self.aggregator.written(&update, now);
+            self.shared.count(&update.count, true);
+            if update.closes() {
+                self.counts.clear(update.slot);
+            }
+        }
+        batch.kept.clear();
+    }
+
+    /// A batch is not in the log: everything that hangs on it is taken back or refused.
+    fn failed(&mut self, batch: &mut Batch, error: &io::Error) {
+        let dir = self.shared.dir.display();
+        let message = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(
+                "no space left under {dir} to record decisions, and what cannot be recorded is \
+                 denied: free some there"
+            ),
+            _ => format!(
+                "decisions cannot be recorded under {dir}, and what cannot be recorded is denied: \
+                 {error}"
+            ),
+        };
+        let reason = Reason::new(ReasonCode::RecordFailed, message);
+        lock(&self.shared.write_failing).get_or_insert_with(|| {
+            tracing::error!("{}", reason.message);
+            Degraded {
+                since: Timestamp::now(),
+                error: reason.message.clone(),
+            }
+        });
+        for kept in batch.kept.drain(..).rev() {
+            self.kept.0.push_front(kept);
+        }
+        for answer in batch.answers.drain(..).chain(batch.waiting.drain(..)) {
+            answer.fail(&reason, &self.shared);
+        }
+        for (key, id) in batch.opened.drain(..) {
+            for raised in batch.raised.extract_if(.., |raised| raised.before.id == id) {
+                raised.answer.fail(&reason, &self.shared);
+            }
+            if let Some(slot) = self.aggregator.discard(&key, id) {
+                batch.slots.remove(&slot);
+                self.counts.give_back(slot);
+            }
+        }
+        batch.entries = 0;
+    }
+
+    /// Keeps the counts that this batch raised, and answers.
+    fn raise(&mut self, batch: &mut Batch) {
+        let mut failed = BTreeMap::new();
+        for (slot, count) in &batch.slots {
+            match self.counts.write(*slot, count) {
+                Ok(()) => self.shared.count(count, false),
+                Err(error) => {
+                    failed.insert(count.id, error.to_string());
+                }
+            }
+        }
+        if !batch.slots.is_empty() {
+            self.syncer.wrote(self.counts.file(), Vec::new());
+        }
+        // From the last to the first, so that the count is in the end what it was in the beginning.
+        for raised in batch.raised.drain(..).rev() {
+            match failed.get(&raised.before.id) {
+                None => raised.answer.send(&self.shared),
+                Some(error) => {
+                    self.aggregator.restore(&raised.key, raised.before);
+                    let reason = Reason::new(
+                        ReasonCode::RecordFailed,
+                        format!(
+                            "the count of denials cannot be kept under {}: {error}",
+                            self.shared.dir.display()
+                        ),
+                    );
+                    raised.answer.fail(&reason, &self.shared);
+                }
+            }
+        }
+    }
+}
+
+fn raise(batch: &mut Batch, key: Key, counted: (Count, Count, u32), mut answer: Answer) {
+    let (before, now, slot) = counted;
+    if answer.reply.is_ok() {
+        answer.reply = Ok(now.id);
+    }
+    batch.slots.insert(slot, now);
+    batch.raised.push(Raised {
+        key,
+        before,
+        answer,
+    });
+}
+
+fn last(decision: &Decision) -> Timestamp {
+    decision.last.unwrap_or(decision.time)
+}
+
+fn encode(decision: Box<Decision>) -> Result<(Box<Decision>, Vec<u8>), Reason> {
+    let entry = Entry::Decision(decision);
+    let payload = serde_json::to_vec(&entry);
+    let Entry::Decision(decision) = entry else {
+        return Err(Reason::new(ReasonCode::Internal, "not a decision"));
+    };
+    match payload {
+        Ok(payload) if payload.len() <= frame::MAX_PAYLOAD => Ok((decision, payload)),
+        Ok(payload) => Err(Reason::new(
+            ReasonCode::RecordFailed,
+            format!(
+                "the decision has {} bytes, and a record holds {} at most",
+                payload.len(),
+                frame::MAX_PAYLOAD
+            ),
+        )),
+        Err(error) => Err(Reason::new(
+            ReasonCode::RecordFailed,
+            format!("the decision cannot be written as JSON: {error}"),
+        )),
+    }
+}
