@@ -27,7 +27,7 @@ use std::os::fd::OwnedFd;
 
 pub use confine::{Instruction, SeccompFilter};
 pub use launch::Overlay;
-pub use message::{Refusal, RunRequest};
+pub use message::{Refusal, RunContext, RunRequest};
 pub use session::serve;
 
 use crate::packet::Peer;
