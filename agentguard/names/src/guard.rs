@@ -218,7 +218,7 @@ pub fn examine(
                     range.contains(net)
                         && (net.contains(&ip) || v4.is_some_and(|v4| net.contains(&v4)))
                 });
-                if !(named && !why.never_permitted()) {
+                if !named || why.never_permitted() {
                     if why.hard() || !observing {
                         examined.denied.push((ip, why));
                         continue;

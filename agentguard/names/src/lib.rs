@@ -10,6 +10,7 @@
 //! - [`upstream`]: the configured name servers and what they said.
 //! - [`guard`]: which resolved addresses may be dialled.
 //! - [`names`]: the three above put together; what the proxy asks.
+//! - `service`: what is left of HTTPS records.
 //! - [`server`]: DNS over UDP and TCP.
 //!
 //! **Invariant:** no answer leaves before its decision is recorded, its virtual address is on
@@ -22,6 +23,7 @@ pub mod guard;
 pub mod names;
 pub mod port;
 pub mod server;
+mod service;
 pub mod upstream;
 pub mod virtual_addresses;
 

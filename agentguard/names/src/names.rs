@@ -95,7 +95,7 @@ impl Names {
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
             }
         }
-        Found::new(said4, said6, ranges, observing)
+        Found::new(said4.as_ref(), said6.as_ref(), ranges, observing)
     }
 }
 
@@ -138,15 +138,20 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn new(said4: Option<Known>, said6: Option<Known>, ranges: &[IpNet], observing: bool) -> Self {
-        let addresses = [&said4, &said6]
+    fn new(
+        said4: Option<&Known>,
+        said6: Option<&Known>,
+        ranges: &[IpNet],
+        observing: bool,
+    ) -> Self {
+        let addresses = [said4, said6]
             .into_iter()
             .flatten()
             .filter_map(|known| known.result.as_ref().ok())
             .flat_map(|records| records.addresses.iter().copied());
         let examined = guard::examine(addresses, ranges, observing);
         let (fine4, fine6) = examined.fine.into_iter().partition(IpAddr::is_ipv4);
-        let ttl = [&said4, &said6]
+        let ttl = [said4, said6]
             .into_iter()
             .flatten()
             .filter(|known| known.result.is_ok())
@@ -156,8 +161,8 @@ impl Found {
         Self {
             fine4,
             fine6,
-            said4: Said::of(said4.as_ref()),
-            said6: Said::of(said6.as_ref()),
+            said4: Said::of(said4),
+            said6: Said::of(said6),
             ttl,
             denied: examined.denied,
             unenforced: examined.unenforced,

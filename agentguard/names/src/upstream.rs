@@ -4,7 +4,7 @@
 //! by the next one, as clients expect of a list of servers; the one that answered last is asked
 //! first. UDP, and TCP where an answer is truncated; CNAME chains are followed.
 //!
-//! - What is kept of an answer is small and counted: addresses and HTTPS records, at most
+//! - What is kept of an answer is small and counted: addresses and stripped HTTPS records, at most
 //!   [`MAX_RECORDS`]. So the cache is bounded in bytes, not only in entries.
 //! - Positive answers live for their TTL, negative ones for the SOA's (RFC 2308), failures for a few seconds
 //!   (RFC 9520), each below a configured bound.
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use agentguard_model::HostName;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::SVCB;
+use hickory_proto::rr::rdata::{HTTPS, SVCB};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
@@ -33,6 +33,8 @@ use hickory_resolver::net::{DnsError, NetError};
 use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+
+use crate::service;
 
 /// Records kept of one answer. What a server sends beyond is dropped.
 pub const MAX_RECORDS: usize = 16;
@@ -118,6 +120,7 @@ impl Wanted {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Records {
     pub(crate) addresses: Vec<IpAddr>,
+    /// Stripped; none where nothing useful was left of those there are.
     pub(crate) services: Vec<SVCB>,
 }
 
@@ -328,6 +331,7 @@ impl Upstream {
             ttl = ttl.min(alias_ttl);
         }
         let mut records = Records::default();
+        let mut any = false;
         for record in lookup.answers() {
             if record.name != *owner || record.dns_class != DNSClass::IN {
                 continue;
@@ -338,13 +342,15 @@ impl Upstream {
             match (&record.data, wanted) {
                 (RData::A(a), Wanted::A) => records.addresses.push(IpAddr::V4(a.0)),
                 (RData::AAAA(aaaa), Wanted::Aaaa) => records.addresses.push(IpAddr::V6(aaaa.0)),
-                (RData::HTTPS(https), Wanted::Https) => records.services.push(https.0.clone()),
-                (RData::SVCB(svcb), Wanted::Svcb) => records.services.push(svcb.clone()),
+                (RData::HTTPS(HTTPS(svcb)), Wanted::Https) | (RData::SVCB(svcb), Wanted::Svcb) => {
+                    records.services.extend(service::strip(svcb, question));
+                }
                 _ => continue,
             }
+            any = true;
             ttl = ttl.min(record.ttl);
         }
-        if records.addresses.is_empty() && records.services.is_empty() {
+        if !any {
             return self.negative(Failure::NoData, None);
         }
         let life = Duration::from_secs(u64::from(ttl)).min(self.inner.config.max_ttl);

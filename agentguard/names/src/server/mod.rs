@@ -18,7 +18,6 @@
 mod attempt;
 mod load;
 mod message;
-mod service;
 mod tcp;
 mod udp;
 
@@ -28,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::{DecisionId, HostName, Reason, ReasonCode, Transport};
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, HTTPS};
+use hickory_proto::rr::rdata::{A, AAAA, HTTPS, SVCB};
 use hickory_proto::rr::{RData, RecordType};
 
 use crate::names::{Found, Names, Said};
@@ -353,21 +352,14 @@ impl<P: Port> Server<P> {
             }
         };
         let ttl = seconds(known.ttl().min(self.shared.options.ttl));
-        let owner = asking.question.query.name();
-        let left: Vec<_> = records
-            .services
-            .iter()
-            .filter_map(|record| service::strip(record, owner))
-            .map(|record| match wanted {
-                Wanted::Https => (ttl, RData::HTTPS(HTTPS(record))),
-                _ => (ttl, RData::SVCB(record)),
-            })
-            .collect();
-        if left.is_empty() {
-            Reply::no_data(self.negative_ttl())
-        } else {
-            Reply::records(left)
+        if records.services.is_empty() {
+            return Reply::no_data(self.negative_ttl());
         }
+        let data = |record: &SVCB| match wanted {
+            Wanted::Https => (ttl, RData::HTTPS(HTTPS(record.clone()))),
+            _ => (ttl, RData::SVCB(record.clone())),
+        };
+        Reply::records(records.services.iter().map(data).collect())
     }
 
     async fn find(&self, asking: &Asking<'_, P::Token>, wanted: Option<Wanted>) -> Found {

@@ -1,6 +1,7 @@
 //! DNS over UDP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentguard_model::Transport;
 use tokio::net::UdpSocket;
@@ -13,6 +14,9 @@ use crate::port::Port;
 
 /// The largest query read; a longer one is cut and then malformed. Queries are one name.
 const MAX_QUERY: usize = 4096;
+/// The pause after a socket error. None is known that a client can cause; if one stays, it must not
+/// take the processor from everybody else.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 impl<P: Port> Server<P> {
     /// Serves one socket in the namespace `netns` until `shutdown`, then finishes what is under way. An
@@ -33,9 +37,7 @@ impl<P: Port> Server<P> {
                 read = read => read,
             };
             let (Ok(permit), Ok((length, peer))) = (permit, received) else {
-                // ICMP errors of earlier answers surface here; they are the client's affair. Yielding keeps
-                // an error that stays from keeping everybody else from running.
-                tokio::task::yield_now().await;
+                tokio::time::sleep(ERROR_PAUSE).await;
                 continue;
             };
             let query = buffer.get(..length).unwrap_or_default().to_vec();

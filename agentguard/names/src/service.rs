@@ -2,7 +2,7 @@
 //!
 //! These records tell a client to go elsewhere (target name, address hints), by other means (HTTP/3), or
 //! unseen (ECH). What remains here is what holds for the same name over TCP: HTTP versions and a
-//! port. Only known parameters pass; what is invented later is not seen before it is understood.
+//! port, each once, so that a record is small whatever was sent. Only known parameters pass; what is invented later is not seen before it is understood.
 
 use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::SVCB;
@@ -29,10 +29,10 @@ pub(crate) fn strip(record: &SVCB, owner: &Name) -> Option<SVCB> {
         match value {
             SvcParamValue::Mandatory(keys) => mandatory = Some(keys),
             SvcParamValue::Alpn(Alpn(ids)) => {
-                let over_tcp: Vec<String> = ids
+                let over_tcp: Vec<String> = ALPN
                     .iter()
-                    .filter(|id| ALPN.contains(&id.as_str()))
-                    .cloned()
+                    .filter(|known| ids.iter().any(|id| id == **known))
+                    .map(|known| (*known).to_owned())
                     .collect();
                 if !over_tcp.is_empty() {
                     kept.push((*key, SvcParamValue::Alpn(Alpn(over_tcp))));
@@ -54,7 +54,8 @@ pub(crate) fn strip(record: &SVCB, owner: &Name) -> Option<SVCB> {
         return None;
     }
     if let Some(Mandatory(keys)) = mandatory {
-        if !keys.iter().all(|key| has(&kept, *key)) {
+        // More keys than parameters are some key twice, which RFC 9460 §8 forbids.
+        if keys.len() > kept.len() || !keys.iter().all(|key| has(&kept, *key)) {
             return None;
         }
         kept.push((
