@@ -1,2 +1,60 @@
-//! world
-fn main() {}
+//! What the build tasks call on the world: `world check|sweep|leftovers|demo`.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use agentguard_tests::{World, demo, leftover};
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+/// The world of the end-to-end tests.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Say whether this machine can have worlds
+    Check,
+    /// Remove what killed runs left behind
+    Sweep,
+    /// Fail if something was left behind
+    Leftovers,
+    /// Show the main job
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Check => World::check(),
+        Task::Sweep => sweep(),
+        Task::Leftovers => leftovers(),
+        Task::Demo => demo::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn sweep() -> Result<()> {
+    for leftover in leftover::sweep()? {
+        eprintln!("removed of a killed run: {leftover}");
+    }
+    Ok(())
+}
+
+fn leftovers() -> Result<()> {
+    let found = leftover::find()?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    bail!("left behind: {}", found.join(", "));
+}

@@ -1,0 +1,187 @@
+//! The main job, shown: a world, a daemon, an agent that tries five things, and what the record
+//! says of each.
+
+use std::fmt;
+
+use agentguard_model::{ActionKind, Decision, Layer, ReasonCode, Verdict};
+use anyhow::{Context as _, Result, bail};
+
+use crate::{Guard, Origin, Output, World, address, leftover};
+
+/// What is shown.
+const POLICY: &str = include_str!("demo/policy.yaml");
+
+/// The agent.
+const AGENT: &str = "coder";
+
+const STEPS: [Step; 5] = [
+    Step {
+        title: "an allowed call",
+        words: &["curl", "-sS", "--fail", "https://api.example.com/"],
+        succeeds: true,
+        layer: Layer::Proxy,
+        kind: ActionKind::Connect,
+        verdict: Verdict::Allow,
+        reason: ReasonCode::RuleAllow,
+    },
+    Step {
+        title: "a denied host",
+        words: &["curl", "-sS", "--fail", "https://www.paste.example/"],
+        succeeds: false,
+        layer: Layer::Dns,
+        kind: ActionKind::DnsQuery,
+        verdict: Verdict::Deny,
+        reason: ReasonCode::RuleDeny,
+    },
+    Step {
+        title: "a name outside the policy",
+        words: &["curl", "-sS", "--fail", "http://c2VjcmV0.tunnel.example/"],
+        succeeds: false,
+        layer: Layer::Dns,
+        kind: ActionKind::DnsQuery,
+        verdict: Verdict::Deny,
+        reason: ReasonCode::NoRule,
+    },
+    Step {
+        title: "a bare address",
+        words: &["curl", "-sS", "--fail", "http://192.0.2.66/"],
+        succeeds: false,
+        layer: Layer::Kernel,
+        kind: ActionKind::Connect,
+        verdict: Verdict::Deny,
+        reason: ReasonCode::NoRule,
+    },
+    Step {
+        title: "a denied method over plain HTTP",
+        words: &[
+            "curl",
+            "-sS",
+            "--fail",
+            "-X",
+            "DELETE",
+            "http://api.example.com/things/1",
+        ],
+        succeeds: false,
+        layer: Layer::Proxy,
+        kind: ActionKind::HttpRequest,
+        verdict: Verdict::Deny,
+        reason: ReasonCode::NoRule,
+    },
+];
+
+/// One thing that the agent tries, and what has to come of it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it is, for people.
+    pub title: &'static str,
+    /// The program and its arguments.
+    pub words: &'static [&'static str],
+    /// Whether the program ends with 0.
+    pub succeeds: bool,
+    /// Where it is decided.
+    pub layer: Layer,
+    /// What is decided.
+    pub kind: ActionKind,
+    /// How.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: ReasonCode,
+}
+
+impl Step {
+    /// The decision that was asked for, where the record has it.
+    fn decision<'d>(&self, decisions: &'d [Decision]) -> Option<&'d Decision> {
+        decisions.iter().find(|decision| {
+            decision.layer == self.layer
+                && decision.action.kind == self.kind
+                && decision.verdict == self.verdict
+                && decision.reason.code == self.reason
+                && decision.enforced
+        })
+    }
+
+    fn check(&self, output: &Output) -> Result<()> {
+        if output.status.success() != self.succeeds {
+            bail!("{}: not as expected: {output}", self.title);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            verdict, reason, ..
+        } = self;
+        write!(f, "{:<34} {verdict:<6} {reason}", self.title)
+    }
+}
+
+/// Shows it, and removes every trace.
+///
+/// # Errors
+/// An outcome was not the expected one, or something is left behind.
+pub fn run() -> Result<()> {
+    let world = World::new("demo")
+        .origin(Origin::at(&address::origin(0x10)).site("api.example.com"))
+        .origin(Origin::at(&address::origin(0x20)).site("www.paste.example"))
+        .start()?;
+    let tag = world.tag();
+    let shown = show(&world);
+    drop(world);
+    let left = leftover::of(tag)?;
+    shown?;
+    if let Some(left) = left.first() {
+        bail!("left behind: {left}");
+    }
+    println!("\nevery outcome was the expected one, and nothing is left behind");
+    Ok(())
+}
+
+fn show(world: &World) -> Result<()> {
+    println!("policy:\n{POLICY}");
+    let guard = world.guard().policy(POLICY).start()?;
+    let mut explained = None;
+    for step in &STEPS {
+        println!(
+            "$ agentguard run --agent {AGENT} -- {}",
+            step.words.join(" ")
+        );
+        let decision = perform(&guard, step)?;
+        println!("  {step}\n");
+        if step.verdict == Verdict::Deny {
+            explained = Some(decision.id);
+        }
+    }
+    let arrived = world.canary()?;
+    if arrived > 0 {
+        bail!("{arrived} packets arrived at an address that the policy does not allow");
+    }
+    let id = explained.context("no denial to explain")?;
+    tell(&guard, &["verdicts"])?;
+    tell(&guard, &["explain", &id.to_string()])?;
+    let ended = guard_end(guard)?;
+    if !ended.status.success() {
+        bail!("the daemon ended badly: {ended}");
+    }
+    Ok(())
+}
+
+fn guard_end(mut guard: Guard<'_>) -> Result<Output> {
+    guard.stop()
+}
+
+fn perform(guard: &Guard<'_>, step: &Step) -> Result<Decision> {
+    let before = guard.verdicts()?.len();
+    let output = guard.run(AGENT, step.words)?;
+    step.check(&output)?;
+    guard.wait_verdicts(step.title, |decisions| {
+        step.decision(decisions.get(before..)?).cloned()
+    })
+}
+
+fn tell(guard: &Guard<'_>, words: &[&str]) -> Result<()> {
+    println!("$ agentguard {}", words.join(" "));
+    print!("{}", guard.cli().args(words).run()?.success()?.stdout);
+    Ok(())
+}

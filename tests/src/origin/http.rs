@@ -1,0 +1,319 @@
+//! HTTP at an origin: the path says how it behaves.
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/` and whatever is not below | what arrived, as JSON, once the body is there |
+//! | `/status/CODE` | that status, with the JSON |
+//! | `/bytes/N` | N bytes with a length |
+//! | `/chunked/N` | N bytes without one |
+//! | `/sse/N` | N server-sent events, 10 ms apart |
+//! | `/trickle/N` | N bytes, one every 10 ms |
+//! | `/delay/MS` | the JSON, that much later |
+//! | `/reset/N` | N bytes of more, then a reset |
+//! | `/truncate/N` | N bytes of more, then a plain end |
+//! | `/hangup` | none: the connection ends |
+//! | `/early` | 413 before the body is read |
+//! | `/files/PATH` | a file, where the origin has some |
+
+use std::io::Error;
+use std::net::SocketAddr;
+use std::path::{Component, Path};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+use http::{Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use serde_json::json;
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::log::Request;
+use super::{Shared, Tls};
+
+/// The size of a piece of a body.
+const PIECE: usize = 8 << 10;
+
+/// The pace of `/sse` and `/trickle`.
+const PACE: Duration = Duration::from_millis(10);
+
+/// How much of a request's body is told back.
+const TOLD: usize = 4 << 10;
+
+type Body = UnsyncBoxBody<Bytes, Error>;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    local: SocketAddr,
+    peer: SocketAddr,
+    tls: Option<Tls>,
+}
+
+impl Client {
+    pub(super) fn plain(local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            local,
+            peer,
+            tls: None,
+        }
+    }
+
+    pub(super) fn secure(local: SocketAddr, peer: SocketAddr, tls: Tls) -> Self {
+        Self {
+            local,
+            peer,
+            tls: Some(tls),
+        }
+    }
+}
+
+/// The means to end a connection with a reset in place of an end of data.
+#[derive(Debug)]
+pub(super) struct Abort(Socket);
+
+impl Abort {
+    pub(super) fn of(stream: &TcpStream) -> Result<Self, Error> {
+        use std::os::fd::AsFd as _;
+        Ok(Self(stream.as_fd().try_clone_to_owned()?.into()))
+    }
+
+    /// Whenever the last descriptor is closed now, the kernel sends RST (`SO_LINGER` of zero).
+    pub(super) fn reset_on_close(&self) -> Result<(), Error> {
+        self.0.set_linger(Some(Duration::ZERO))
+    }
+}
+
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    client: Client,
+    abort: Abort,
+    shared: Arc<Shared>,
+) -> Result<(), Error> {
+    let h2 = client.tls.as_ref().and_then(|tls| tls.alpn.as_deref()) == Some("h2");
+    let abort = Arc::new(abort);
+    let service = service_fn(move |request| {
+        answer(
+            request,
+            client.clone(),
+            Arc::clone(&abort),
+            Arc::clone(&shared),
+        )
+    });
+    let stream = TokioIo::new(stream);
+    if h2 {
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .serve_connection(stream, service)
+            .await
+            .map_err(Error::other)
+    } else {
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .half_close(true)
+            .serve_connection(stream, service)
+            .await
+            .map_err(Error::other)
+    }
+}
+
+async fn answer(
+    request: hyper::Request<Incoming>,
+    client: Client,
+    abort: Arc<Abort>,
+    shared: Arc<Shared>,
+) -> Result<Response<Body>, Error> {
+    let seen = seen(&request, &client);
+    let arrived = shared.log.request(seen.clone());
+    let path = request.uri().path().to_owned();
+    let mut words = path.trim_start_matches('/').splitn(2, '/');
+    let kind = words.next().unwrap_or_default();
+    let rest = words.next().unwrap_or_default();
+    let number = rest.parse::<usize>().unwrap_or(0);
+    let body = request.into_body();
+
+    if kind == "early" {
+        return respond(StatusCode::PAYLOAD_TOO_LARGE, text("too much\n".to_owned()));
+    }
+    let told = read(body, &arrived).await?;
+    match kind {
+        "hangup" => Err(Error::other("asked to hang up")),
+        "bytes" => respond(StatusCode::OK, full(vec![b'x'; number.min(64 << 20)])),
+        "chunked" => respond(StatusCode::OK, streamed(pieces(number))),
+        "sse" => {
+            let mut response = respond(StatusCode::OK, streamed(events(number)))?;
+            let kind = header::HeaderValue::from_static("text/event-stream");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Ok(response)
+        }
+        "trickle" => respond(StatusCode::OK, streamed(paced(number, |_| "x".into()))),
+        "reset" | "truncate" => {
+            let reset = (kind == "reset").then_some(abort);
+            let mut response = respond(StatusCode::OK, streamed(cut(number, reset)))?;
+            let length = header::HeaderValue::from(number + PIECE);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length);
+            Ok(response)
+        }
+        "files" => file(shared.files.as_deref(), rest).await,
+        "delay" => {
+            let delay = u64::try_from(number).map_err(Error::other)?;
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            respond(StatusCode::OK, echo(&seen, &told, &arrived))
+        }
+        "status" => {
+            let status = rest.parse().unwrap_or(StatusCode::BAD_REQUEST);
+            respond(status, echo(&seen, &told, &arrived))
+        }
+        _ => respond(StatusCode::OK, echo(&seen, &told, &arrived)),
+    }
+}
+
+fn seen(request: &hyper::Request<Incoming>, client: &Client) -> Request {
+    let fields = request.headers().iter();
+    let value =
+        |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    Request {
+        local: client.local,
+        peer: client.peer,
+        tls: client.tls.clone(),
+        version: format!("{:?}", request.version()),
+        method: request.method().to_string(),
+        target: request.uri().to_string(),
+        host: request
+            .uri()
+            .authority()
+            .map(ToString::to_string)
+            .or_else(|| request.headers().get(header::HOST).map(value)),
+        headers: fields
+            .map(|(name, field)| (name.to_string(), value(field)))
+            .collect(),
+        body: 0,
+    }
+}
+
+/// Reads a body to its end, counting, and gives its beginning.
+async fn read(mut body: Incoming, arrived: &AtomicU64) -> Result<Vec<u8>, Error> {
+    let mut told = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(Error::other)?;
+        if let Some(data) = frame.data_ref() {
+            let length = u64::try_from(data.len()).map_err(Error::other)?;
+            arrived.fetch_add(length, Ordering::Relaxed);
+            let room = TOLD.saturating_sub(told.len()).min(data.len());
+            told.extend(data.get(..room).unwrap_or_default());
+        }
+    }
+    Ok(told)
+}
+
+fn echo(seen: &Request, told: &[u8], arrived: &AtomicU64) -> Body {
+    let headers: Vec<_> = seen
+        .headers
+        .iter()
+        .map(|(name, value)| json!([name, value]))
+        .collect();
+    let tls = seen.tls.as_ref();
+    let told = json!({
+        "local": seen.local.to_string(),
+        "peer": seen.peer.to_string(),
+        "tls": tls.map(|tls| json!({"version": tls.version, "sni": tls.sni, "alpn": tls.alpn})),
+        "version": seen.version,
+        "method": seen.method,
+        "target": seen.target,
+        "host": seen.host,
+        "headers": headers,
+        "body": String::from_utf8_lossy(told),
+        "body_bytes": arrived.load(Ordering::Relaxed),
+    });
+    text(format!("{told}\n"))
+}
+
+async fn file(directory: Option<&Path>, path: &str) -> Result<Response<Body>, Error> {
+    let path = Path::new(path);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    let Some(directory) = directory.filter(|_| plain) else {
+        return respond(StatusCode::NOT_FOUND, text("no such file\n".to_owned()));
+    };
+    match tokio::fs::read(directory.join(path)).await {
+        Ok(content) => respond(StatusCode::OK, full(content)),
+        Err(_) => respond(StatusCode::NOT_FOUND, text("no such file\n".to_owned())),
+    }
+}
+
+fn respond(status: StatusCode, body: Body) -> Result<Response<Body>, Error> {
+    Response::builder()
+        .status(status)
+        .body(body)
+        .map_err(Error::other)
+}
+
+fn text(text: String) -> Body {
+    full(text.into_bytes())
+}
+
+fn full(bytes: Vec<u8>) -> Body {
+    Full::new(Bytes::from(bytes))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+fn streamed(pieces: Pieces) -> Body {
+    use futures_util::StreamExt as _;
+    StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed_unsync()
+}
+
+fn pieces(bytes: usize) -> Pieces {
+    Box::pin(stream::unfold(bytes, async |left| {
+        let now = left.min(PIECE);
+        (now > 0).then(|| (Ok(Bytes::from(vec![b'x'; now])), left - now))
+    }))
+}
+
+fn paced(count: usize, piece: impl Fn(usize) -> Bytes + Send + 'static) -> Pieces {
+    Box::pin(stream::unfold(
+        (0, piece),
+        move |(done, piece)| async move {
+            if done == count {
+                return None;
+            }
+            tokio::time::sleep(PACE).await;
+            Some((Ok(piece(done)), (done + 1, piece)))
+        },
+    ))
+}
+
+fn events(count: usize) -> Pieces {
+    paced(count, |number| {
+        Bytes::from(format!("id: {number}\ndata: event {number}\n\n"))
+    })
+}
+
+/// Some bytes, then an error: hyper closes the connection, which is then a reset or not.
+fn cut(bytes: usize, reset: Option<Arc<Abort>>) -> Pieces {
+    use futures_util::StreamExt as _;
+    let end = stream::once(async move {
+        // What was written before must be on its way, or the reset would overtake it.
+        tokio::time::sleep(PACE).await;
+        if let Some(abort) = reset {
+            abort.reset_on_close()?;
+        }
+        Err(Error::other("asked to stop in the middle"))
+    });
+    Box::pin(pieces(bytes).chain(end))
+}

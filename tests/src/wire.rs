@@ -1,0 +1,227 @@
+//! What arrives on the wire.
+//!
+//! A packet socket in the internet namespace sees every packet before any server does, so a count
+//! of zero means that nothing was sent, not that nobody answered.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::net::AddressFamily;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::namespace::Namespace;
+
+/// `ETH_P_ALL` of `linux/if_ether.h`.
+const EVERY_PROTOCOL: u16 = 3;
+
+/// Holds what arrives while our thread is kept from reading.
+const BUFFER: usize = 16 << 20;
+
+/// How many different destinations are told apart. When there are more, [`Wire::arrived`] fails:
+/// a count that may be too low must not pass for an answer.
+const DESTINATIONS: usize = 1 << 16;
+
+/// How often the reading thread looks whether it is to stop.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a packet went: the address, the IP protocol number, and the port where there is one.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Destination {
+    /// The address.
+    pub ip: IpAddr,
+    /// 6 for TCP, 17 for UDP, 1 and 58 for ICMP.
+    pub protocol: u8,
+    /// For TCP and UDP.
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    packets: HashMap<Destination, u64>,
+    overflow: bool,
+}
+
+/// The tap. Counts by destination, from the start.
+#[derive(Debug)]
+pub struct Wire {
+    counts: Arc<Mutex<Counts>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Wire {
+    pub(crate) fn start(internet: &Namespace) -> Result<Self> {
+        let socket = internet.enter(open)??;
+        let counts = Arc::<Mutex<Counts>>::default();
+        let stop = Arc::<AtomicBool>::default();
+        let thread = thread::Builder::new()
+            .name("wire".into())
+            .spawn({
+                let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
+                move || read(&socket, &counts, &stop)
+            })
+            .context("cannot start a thread")?;
+        Ok(Self {
+            counts,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Everything that has been counted so far. A packet that was sent just now may still be in the
+    /// queue: [`crate::World::arrivals`] waits for it.
+    ///
+    /// # Errors
+    /// There were more destinations than can be told apart.
+    pub(crate) fn arrived(&self) -> Result<HashMap<Destination, u64>> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.overflow {
+            bail!("more than {DESTINATIONS} destinations on the wire");
+        }
+        Ok(counts.packets.clone())
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("the wire's thread panicked");
+        }
+    }
+}
+
+fn open() -> Result<Socket> {
+    let family = i32::from(AddressFamily::PACKET.as_raw());
+    let socket = Socket::new(
+        Domain::from(family),
+        Type::DGRAM,
+        Some(Protocol::from(i32::from(EVERY_PROTOCOL.to_be()))),
+    )
+    .context("cannot open a packet socket")?;
+    socket
+        .set_recv_buffer_size(BUFFER)
+        .and_then(|()| socket.set_read_timeout(Some(PAUSE)))
+        .context("cannot set up a packet socket")?;
+    Ok(socket)
+}
+
+fn read(socket: &Socket, counts: &Mutex<Counts>, stop: &AtomicBool) {
+    let mut socket = socket;
+    let mut packet = [0; HEAD];
+    while !stop.load(Ordering::Relaxed) {
+        let length = match socket.read(&mut packet) {
+            Ok(length) => length,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                continue;
+            }
+            Err(error) => {
+                eprintln!("the wire is cut: {error}");
+                counts
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .overflow = true;
+                return;
+            }
+        };
+        if let Some(destination) = packet.get(..length).and_then(destination) {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            if counts.packets.len() >= DESTINATIONS && !counts.packets.contains_key(&destination) {
+                counts.overflow = true;
+                return;
+            }
+            *counts.packets.entry(destination).or_default() += 1;
+        }
+    }
+}
+
+/// As much of a packet as we look at: an IPv4 header with all options, and the ports.
+const HEAD: usize = 64;
+
+/// Where an IP packet goes; none for what is not IP.
+fn destination(packet: &[u8]) -> Option<Destination> {
+    let (ip, protocol, payload) = match packet.first()? >> 4 {
+        4 => {
+            let ip: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+            let header = usize::from(packet.first()? & 15) * 4;
+            (
+                IpAddr::from(Ipv4Addr::from(ip)),
+                *packet.get(9)?,
+                packet.get(header..),
+            )
+        }
+        6 => {
+            let ip: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
+            (
+                IpAddr::from(Ipv6Addr::from(ip)),
+                *packet.get(6)?,
+                packet.get(40..),
+            )
+        }
+        _ => return None,
+    };
+    let port = || Some(u16::from_be_bytes(payload?.get(2..4)?.try_into().ok()?));
+    let port = if matches!(protocol, 6 | 17) {
+        port()
+    } else {
+        None
+    };
+    Some(Destination { ip, protocol, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_destination_is_read_behind_options_and_in_both_families() {
+        let mut four = vec![0x46, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+        four.extend([
+            198, 51, 100, 10, 192, 0, 2, 66, 1, 1, 1, 1, 0x30, 0x39, 0, 53,
+        ]);
+        assert_eq!(
+            destination(&four),
+            Some(Destination {
+                ip: "192.0.2.66".parse().unwrap(),
+                protocol: 17,
+                port: Some(53),
+            })
+        );
+
+        let mut six = vec![0x60, 0, 0, 0, 0, 4, 6, 64];
+        six.extend([0; 16]);
+        six.extend("2001:db8:113::66".parse::<Ipv6Addr>().unwrap().octets());
+        six.extend([0, 1, 1, 187]);
+        assert_eq!(
+            destination(&six),
+            Some(Destination {
+                ip: "2001:db8:113::66".parse().unwrap(),
+                protocol: 6,
+                port: Some(443),
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_ip_or_cut_short_is_not_counted_as_something_else() {
+        assert_eq!(destination(&[]), None);
+        assert_eq!(destination(&[0, 1, 8, 0, 6, 4]), None);
+        assert_eq!(destination(&[0x45; 12]), None);
+        let icmp = {
+            let mut packet = vec![0x45; 20];
+            packet[9] = 1;
+            packet
+        };
+        assert_eq!(destination(&icmp).unwrap().port, None);
+    }
+}
