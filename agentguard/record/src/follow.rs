@@ -41,19 +41,23 @@ struct Follower {
     shared: Arc<Shared>,
     ends: watch::Receiver<End>,
     query: Query,
-    /// Where it reads on; none before the history was read.
-    at: Option<Position>,
+    /// Where it reads on.
+    at: Position,
+    /// Whether what lies before the beginning was read.
+    begun: bool,
     ready: VecDeque<Followed>,
     ended: bool,
 }
 
-/// Gives the decisions that a query asks for and then those to come, until the record is closed.
+/// Gives the decisions that a query asks for and then those that are recorded from this call on,
+/// until the record is closed.
 pub(crate) fn follow(shared: Arc<Shared>, query: Query) -> impl Stream<Item = Followed> + Send {
     let follower = Follower {
         ends: shared.end.subscribe(),
+        at: shared.position(),
+        begun: false,
         shared,
         query,
-        at: None,
         ready: VecDeque::new(),
         ended: false,
     };
@@ -72,21 +76,20 @@ impl Follower {
             if self.ended {
                 return None;
             }
-            let end = *self.ends.borrow_and_update();
-            let Some(at) = self.at else {
-                let to = end.position;
+            let (end, at) = (*self.ends.borrow_and_update(), self.at);
+            if !self.begun {
+                self.begun = true;
                 let (shared, query) = (Arc::clone(&self.shared), self.query.clone());
                 let history = tokio::task::spawn_blocking(move || {
-                    let decisions = read::query(&shared, &query, to)?;
+                    let decisions = read::query(&shared, &query, at)?;
                     Ok(decisions
                         .into_iter()
                         .map(|decision| Followed::Decision(Box::new(decision)))
                         .collect())
                 });
                 self.take(history.await.unwrap_or_else(died));
-                self.at = Some(to);
                 continue;
-            };
+            }
             if at < end.position {
                 let (shared, query) = (Arc::clone(&self.shared), self.query.clone());
                 let read =
@@ -94,7 +97,7 @@ impl Follower {
                 match read.await.unwrap_or_else(died) {
                     Ok((items, reached)) => {
                         self.ready = items;
-                        self.at = Some(reached);
+                        self.at = reached;
                     }
                     Err(error) => self.take(Err(error)),
                 }

@@ -155,8 +155,9 @@ impl<'a> Scanner<'a> {
         if let Some(head) = self.valid(at, self.expected, self.expected)? {
             return Ok(Some(self.take(at, head)));
         }
-        // Every entry that could stand in the rest has at least a head.
-        let last = self.expected.saturating_add((self.end - at) / HEAD as u64);
+        // Wide enough for whatever may have been cut out, narrow enough that four bytes of a number
+        // must be zero.
+        let last = self.expected.saturating_add(u64::from(u32::MAX));
         let mut probe = at;
         while probe < self.end {
             if let Some(head) = self.valid(probe, self.expected, last)? {

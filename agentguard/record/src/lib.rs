@@ -21,6 +21,7 @@ mod frame;
 mod index;
 mod indexer;
 mod open;
+mod queue;
 mod quota;
 mod read;
 mod record;

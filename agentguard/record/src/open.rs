@@ -14,12 +14,13 @@ use crate::counts::Counts;
 use crate::entry::{Entry, Gap, Note, NoteKind};
 use crate::frame::{Scanner, Step};
 use crate::indexer::{Indexer, Poke};
+use crate::queue::{Command, Pending};
 use crate::quota::Quotas;
 use crate::record::{OpenError, Options};
 use crate::segment::{self, Broken, Position};
 use crate::shared::Shared;
 use crate::sync::Syncer;
-use crate::writer::{Command, Pending, Writer};
+use crate::writer::Writer;
 
 /// The end of the log, as it was found.
 struct Tail {

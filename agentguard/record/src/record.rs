@@ -7,18 +7,18 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use agentguard_decision::{RecordRefused, Recorder};
-use agentguard_model::{Decision, DecisionId, Outcome, Reason, ReasonCode};
+use agentguard_model::{Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict};
 use futures_util::Stream;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::entry::{Entry, Gap, Notice};
 use crate::follow::{self, Followed};
 use crate::open;
+use crate::queue::{Ack, Command, not_carried_out};
 use crate::quota::Quota;
 use crate::read::{self, Query, ReadError};
 use crate::shared::Shared;
 use crate::status::Status;
-use crate::writer::{Ack, Command};
 
 /// How many decisions may wait for the writer. The next one waits for a place, at most
 /// [`WAIT`], and is refused then.
@@ -207,6 +207,23 @@ impl Record {
     }
 }
 
+/// A decision that was handed to the writer and not answered. If the caller goes away or gives up
+/// before the answer, an allow may be in the log all the same: the record then says that the action
+/// was not carried out.
+struct Unanswered<'a> {
+    record: &'a Record,
+    goes_on: Option<DecisionId>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.goes_on {
+            self.record
+                .keep(not_carried_out(id, "nobody waited for the record's answer"));
+        }
+    }
+}
+
 impl Recorder for Record {
     async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
         let dir = self.shared.dir.display();
@@ -221,12 +238,21 @@ impl Recorder for Record {
                 ),
             ));
         };
+        let goes_on = (decision.verdict != Verdict::Deny).then_some(decision.id);
         let (sender, answer) = oneshot::channel();
         let command = Command::Write(Box::new(decision), Ack { sender, _place });
         if self.commands.send(command).is_err() {
             return Err(self.refuse(attempts, format!("the record under {dir} is closed")));
         }
-        match tokio::time::timeout(DISK, answer).await {
+        let mut unanswered = Unanswered {
+            record: self,
+            goes_on,
+        };
+        let answer = tokio::time::timeout(DISK, answer).await;
+        if answer.is_ok() {
+            unanswered.goes_on = None;
+        }
+        match answer {
             Ok(Ok(reply)) => reply,
             Ok(Err(_)) => Err(self.refuse(attempts, format!("the record under {dir} is closed"))),
             Err(_) => Err(RecordRefused {
@@ -243,5 +269,67 @@ impl Recorder for Record {
 
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
         self.keep(Entry::Outcome { id, outcome });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, mpsc};
+
+    use agentguard_decision::Recorder;
+    use agentguard_model::{Decision, ReasonCode};
+    use tokio::sync::Semaphore;
+    use tokio::time::Instant;
+
+    use super::{DISK, Record, WAIT};
+    use crate::queue::Command;
+    use crate::segment::Position;
+    use crate::shared::Shared;
+
+    fn allow() -> Decision {
+        serde_json::from_str(
+            r#"{"id":"01JD6Z7Q0000000000000000AB","time":"2026-11-22T04:08:03Z","context":{},
+            "layer":"proxy","action":{"kind":"connect"},"verdict":"allow","enforced":true,
+            "mode":"enforce","reason":{"code":"rule_allow","message":"m"},"count":1,
+            "latency_us":1,"policy_version":"0"}"#,
+        )
+        .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_does_not_answer_holds_nobody_forever() {
+        let (commands, writer) = mpsc::channel();
+        let at = Position {
+            number: 1,
+            segment: 1,
+            offset: 8,
+        };
+        let record = Record {
+            shared: Arc::new(Shared::new("/record".into(), BTreeMap::new(), at)),
+            commands,
+            queue: Arc::new(Semaphore::new(1)),
+            kept: Arc::new(Semaphore::new(1)),
+        };
+        let begin = Instant::now();
+        let first = async {
+            let error = record.write(allow()).await.unwrap_err();
+            assert_eq!(begin.elapsed(), DISK);
+            assert!(error.reason.message.contains("has not answered"));
+        };
+        let second = async {
+            let error = record.write(allow()).await.unwrap_err();
+            assert_eq!(begin.elapsed(), WAIT);
+            assert_eq!(error.reason.code, ReasonCode::RecordFailed);
+            assert!(error.reason.message.contains("too slow"));
+        };
+        tokio::join!(first, second);
+        assert_eq!(record.status().refused, 1);
+        // The first was handed over and may still be written; what became of it follows.
+        let commands: Vec<_> = writer.try_iter().collect();
+        assert!(
+            matches!(commands.as_slice(), [Command::Write(..), Command::Keep(..)]),
+            "{commands:?}"
+        );
     }
 }

@@ -14,9 +14,9 @@ use agentguard_model::{Reason, ReasonCode};
 use jiff::Timestamp;
 
 use crate::entry::{Entry, Note, NoteKind};
+use crate::queue::Answer;
 use crate::shared::{Shared, lock};
 use crate::status::Degraded;
-use crate::writer::Answer;
 
 /// The work of the thread.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Syncer {
                 *lock(&self.shared.synced) = Some(Instant::now());
                 *lock(&self.shared.sync_failing) = None;
                 for answer in waiting {
-                    answer.send(&self.shared);
+                    answer.send();
                 }
             }
             Err(error) => {

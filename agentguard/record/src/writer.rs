@@ -5,7 +5,7 @@
 //! or not at all: after a failed write the segment is cut back to where it was, the batch's
 //! decisions are refused, and the next batch tries again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,17 +15,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use agentguard_decision::RecordRefused;
-use agentguard_model::{
-    ActionKind, Bytes, Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict,
-};
+use agentguard_model::{ActionKind, Decision, DecisionId, Reason, ReasonCode, Verdict};
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::aggregate::{Admission, Aggregator, Key, Update};
 use crate::counts::Counts;
 use crate::entry::{Count, Entry, Gap, Note, NoteKind};
 use crate::frame;
 use crate::indexer::Poke;
+use crate::queue::{Ack, Answer, Command, Kept, Pending};
 use crate::quota::Quotas;
 use crate::record::Options;
 use crate::segment::{self, Position};
@@ -41,78 +40,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What an allow is charged for the outcome that follows it, in bytes.
 const OUTCOME: u64 = 256;
-
-/// What the thread is asked to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Write a decision.
-    Write(Box<Decision>, Ack),
-    /// Write an outcome or a gap; nobody waits. Kept until it is written.
-    Keep(Box<Entry>, OwnedSemaphorePermit),
-    /// Flush everything, sync it, and end.
-    Close(oneshot::Sender<()>),
-}
-
-/// Who waits for a decision.
-#[derive(Debug)]
-pub(crate) struct Ack {
-    pub(crate) sender: oneshot::Sender<Result<DecisionId, RecordRefused>>,
-    /// A place in the queue, free again once this is answered.
-    pub(crate) _place: OwnedSemaphorePermit,
-}
-
-/// An answer that is ready, and who waits for it.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// The decision, if something goes on after a good answer.
-    goes_on: Option<DecisionId>,
-    attempts: u64,
-    reply: Result<DecisionId, RecordRefused>,
-    ack: Ack,
-}
-
-impl Answer {
-    /// Answers. If the caller is gone and the action therefore does not go on, the record says so.
-    pub(crate) fn send(self, shared: &Shared) {
-        let good = self.reply.is_ok();
-        let delivered = self.ack.sender.send(self.reply).is_ok();
-        if let (Some(id), true, false) = (self.goes_on, good, delivered) {
-            shared.leave(not_carried_out(
-                id,
-                "the caller was gone when the record answered",
-            ));
-        }
-    }
-
-    /// Refuses after all, although the decision is in the log.
-    pub(crate) fn refuse(self, refused: RecordRefused, shared: &Shared) {
-        if let Some(id) = self.goes_on {
-            shared.leave(not_carried_out(id, &refused.reason.message));
-        }
-        drop(self.ack.sender.send(Err(refused)));
-    }
-
-    /// Refuses; the decision is not in the log.
-    fn fail(self, reason: &Reason, shared: &Shared) {
-        shared.refuse(self.attempts);
-        let refused = RecordRefused {
-            reason: reason.clone(),
-        };
-        drop(self.ack.sender.send(Err(refused)));
-    }
-}
-
-fn not_carried_out(id: DecisionId, why: &str) -> Entry {
-    Entry::Outcome {
-        id,
-        outcome: Outcome {
-            bytes: Bytes::default(),
-            duration_ms: 0,
-            status: None,
-            error: Some(format!("not carried out: {why}")),
-        },
-    }
-}
 
 /// A count that a batch raised under an earlier record.
 #[derive(Debug)]
@@ -146,14 +73,6 @@ impl Batch {
     }
 }
 
-/// An entry that nobody waits for.
-#[derive(Debug)]
-struct Kept {
-    entry: Entry,
-    /// Its place among those that are kept, free again once it is written.
-    _place: Option<OwnedSemaphorePermit>,
-}
-
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -172,21 +91,6 @@ pub(crate) struct Writer {
     pub(crate) dirty_tail: bool,
     /// Whether the next entry must go into a new segment.
     pub(crate) must_rotate: bool,
-}
-
-/// Entries that wait to be written. Bounded by the permits they hold and by what other threads may
-/// leave in [`Shared::leave`].
-#[derive(Debug, Default)]
-pub(crate) struct Pending(VecDeque<Kept>);
-
-impl Pending {
-    /// Adds an entry that holds no place.
-    pub(crate) fn add(&mut self, entry: Entry) {
-        self.0.push_back(Kept {
-            entry,
-            _place: None,
-        });
-    }
 }
 
 impl Writer {
@@ -347,7 +251,7 @@ impl Writer {
             self.poke.poke();
         }
         for answer in batch.answers {
-            answer.send(&self.shared);
+            answer.send();
         }
         fine
     }
@@ -652,7 +556,7 @@ impl Writer {
         // From the last to the first, so that the count is in the end what it was in the beginning.
         for raised in batch.raised.drain(..).rev() {
             match failed.get(&raised.before.id) {
-                None => raised.answer.send(&self.shared),
+                None => raised.answer.send(),
                 Some(error) => {
                     self.aggregator.restore(&raised.key, raised.before);
                     let reason = Reason::new(

@@ -1,0 +1,135 @@
+//! What the tests share: decisions, options, and waiting for a condition.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use agentguard_decision::Recorder;
+use agentguard_model::{
+    Action, ActionKind, Agent, Context, Decision, DecisionId, Labels, Layer, Mode, Reason,
+    ReasonCode, Transport, Verdict,
+};
+use agentguard_record::{Options, Query, Quota, Record};
+use jiff::Timestamp;
+use ulid::Ulid;
+
+/// An id that is higher than those before it; across processes they differ.
+fn next_id() -> DecisionId {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let random = (u128::from(number) << 32) | u128::from(std::process::id());
+    DecisionId(Ulid::from_parts(ms, random))
+}
+
+/// A decision on a connection to a port.
+pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Decision {
+    let mut action = Action::new(ActionKind::Connect);
+    action.transport = Some(Transport::Tcp);
+    action.host = Some("api.example".parse().unwrap());
+    action.port = Some(port);
+    let code = match verdict {
+        Verdict::Deny => ReasonCode::NoRule,
+        _ => ReasonCode::RuleAllow,
+    };
+    Decision {
+        id: next_id(),
+        time: Timestamp::now(),
+        agent: Some(Agent {
+            name: agent.parse().unwrap(),
+            labels: Labels::new(),
+        }),
+        context: Context::default(),
+        process: None,
+        layer: Layer::Proxy,
+        action,
+        verdict,
+        enforced: true,
+        mode: Mode::Enforce,
+        reason: Reason::new(code, "because"),
+        matched: Vec::new(),
+        budget: Vec::new(),
+        findings: Vec::new(),
+        count: 1,
+        last: None,
+        latency_us: 1,
+        policy_version: "0123456789ab".to_owned(),
+        outcome: None,
+    }
+}
+
+pub(crate) fn allow(agent: &str) -> Decision {
+    decision(agent, Verdict::Allow, 443)
+}
+
+pub(crate) fn deny(agent: &str, port: u16) -> Decision {
+    decision(agent, Verdict::Deny, port)
+}
+
+/// Options under which nothing is refused.
+pub(crate) fn generous() -> Options {
+    Options {
+        quota: Quota {
+            entries_per_second: 1_000_000_000,
+            burst: 1_000_000_000,
+            bytes_per_day: u64::MAX,
+        },
+        ..Options::default()
+    }
+}
+
+pub(crate) fn open(dir: &Path) -> Record {
+    Record::open(dir, generous()).unwrap()
+}
+
+pub(crate) fn newest(limit: usize) -> Query {
+    Query {
+        limit,
+        ..Query::default()
+    }
+}
+
+/// Everything, however much it is: page by page, the newest last.
+pub(crate) async fn everything(record: &Record) -> Vec<Decision> {
+    let mut pages = Vec::new();
+    let mut query = newest(1_000);
+    loop {
+        let page = record.query(query.clone()).await.unwrap();
+        let Some(first) = page.first() else {
+            break;
+        };
+        query.before = Some(first.id);
+        pages.push(page);
+    }
+    pages.into_iter().rev().flatten().collect()
+}
+
+pub(crate) fn sum(decisions: &[Decision]) -> u64 {
+    decisions.iter().map(|decision| decision.count).sum()
+}
+
+/// Writes allows until there are that many; their ids.
+pub(crate) async fn write_allows(record: &Record, agent: &str, number: usize) -> Vec<DecisionId> {
+    let mut ids = Vec::new();
+    for _ in 0..number {
+        ids.push(record.write(allow(agent)).await.unwrap());
+    }
+    ids
+}
+
+/// Waits for a condition, ten seconds at most.
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until the index has everything.
+pub(crate) async fn until_indexed(record: &Record) {
+    until("everything is indexed", async || {
+        record.status().index_lag == 0
+    })
+    .await;
+}
