@@ -8,8 +8,8 @@
 //! - A permitted range counts only if it lies *inside* the special range the address is in: who
 //!   writes `0.0.0.0/0` has not named the metadata service.
 //! - IPv4 inside IPv6 (mapped, compatible, NAT64, 6to4) is judged as the IPv4 address.
-//! - Our own virtual ranges, multicast and the unspecified address are denied whatever is permitted: nothing
-//!   real can be there.
+//! - Our own virtual ranges, multicast and the unspecified address are denied whatever is
+//!   permitted: nothing real can be there.
 //!
 //! **Invariant:** pure; an address that no line of the tables names is public.
 
@@ -37,8 +37,8 @@ pub enum Special {
     Multicast,
     /// The guard's own virtual addresses, and the rest of `198.18.0.0/15`.
     Virtual,
-    /// Reserved by IETF (`192.0.0.0/24`, `240.0.0.0/4`, `100::/64`), or a tunnel whose end cannot be told
-    /// (Teredo, the local NAT64 prefix of RFC 8215).
+    /// Reserved by IETF (`192.0.0.0/24`, `240.0.0.0/4`, `100::/64`), or a tunnel whose end cannot
+    /// be told (Teredo, the local NAT64 prefix of RFC 8215).
     Reserved,
 }
 
@@ -167,8 +167,8 @@ fn special4(v4: Ipv4Addr) -> Option<(IpNet, Special)> {
         .map(|(net, special)| (IpNet::V4(*net), *special))
 }
 
-/// The IPv4 address that an IPv6 address leads to: mapped (RFC 4291 §2.5.5.2), compatible (§2.5.5.1),
-/// NAT64's well-known prefix (RFC 6052), 6to4 (RFC 3056).
+/// The IPv4 address that an IPv6 address leads to: mapped (RFC 4291 §2.5.5.2), compatible
+/// (§2.5.5.1), NAT64's well-known prefix (RFC 6052), 6to4 (RFC 3056).
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = v6.to_bits();
     let low = Ipv4Addr::from_bits(u32::try_from(bits & 0xffff_ffff).ok()?);

@@ -2,10 +2,11 @@
 //!
 //! A query arrives on a socket of ours, whatever name server the agent meant to ask. The policy
 //! rules on the name; a name it does not allow ends here, and with it every tunnel through DNS. An
-//! allowed name is asked for upstream, its addresses pass the rebinding guard, and the agent gets virtual addresses
-//! that stand for the name, so that whoever dials them is governed by name.
+//! allowed name is asked for upstream, its addresses pass the rebinding guard, and the agent gets
+//! virtual addresses that stand for the name, so that whoever dials them is governed by name.
 //!
-//! - [`port`]: what this room needs of the rooms it does not know: who asks, the ruling, the record, the kernel.
+//! - [`port`]: what this room needs of the rooms it does not know: who asks, the ruling, the
+//!   record, the kernel.
 //! - [`virtual_addresses`]: which address stands for which name, for a week and across restarts.
 //! - [`upstream`]: the configured name servers and what they said.
 //! - [`guard`]: which resolved addresses may be dialled.

@@ -33,9 +33,9 @@ impl Names {
         }
     }
 
-    /// The addresses of a name that may be dialled, IPv4 first, never none. `ranges` and `observing` are
-    /// those of the ruling on the name. Answers live in the cache for their TTL; the guard looks at
-    /// them each time.
+    /// The addresses of a name that may be dialled, IPv4 first, never none. `ranges` and
+    /// `observing` are those of the ruling on the name. Answers live in the cache for their TTL;
+    /// the guard looks at them each time.
     ///
     /// # Errors
     /// `rebinding`, `name_unknown`, `no_address`, `resolver_failed` or `limit_reached`.
@@ -65,8 +65,8 @@ impl Names {
     }
 
     /// Asks for both families, and waits for the wanted one and a little for the other; without a
-    /// wanted one, for the first that has addresses. The decision is on the name, so it must not depend on which family
-    /// was asked for first.
+    /// wanted one, for the first that has addresses. The decision is on the name, so it must not
+    /// depend on which family was asked for first.
     pub(crate) async fn find(
         &self,
         name: &HostName,

@@ -130,8 +130,8 @@ pub trait Port: Send + Sync + 'static {
     /// What the policy attaches to a ruling.
     type Token: Clone + Send + Sync + 'static;
 
-    /// Who sends from `peer` in the network namespace `netns`. Asked once for each datagram and once for each
-    /// TCP connection. A map look-up; it must not block.
+    /// Who sends from `peer` in the network namespace `netns`. Asked once for each datagram and
+    /// once for each TCP connection. A map look-up; it must not block.
     fn client(&self, netns: u64, peer: SocketAddr, transport: Transport) -> Option<Client>;
 
     /// What the policy says of `name` for `agent`. Pure.

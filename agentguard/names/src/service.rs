@@ -1,8 +1,9 @@
 //! What an agent may see of HTTPS and SVCB records (RFC 9460).
 //!
-//! These records tell a client to go elsewhere (target name, address hints), by other means (HTTP/3), or
-//! unseen (ECH). What remains here is what holds for the same name over TCP: HTTP versions and a
-//! port, each once, so that a record is small whatever was sent. Only known parameters pass; what is invented later is not seen before it is understood.
+//! These records tell a client to go elsewhere (target name, address hints), by other means
+//! (HTTP/3), or unseen (ECH). What remains here is what holds for the same name over TCP: HTTP
+//! versions and a port, each once, so that a record is small whatever was sent. Only known
+//! parameters pass; what is invented later is not seen before it is understood.
 
 use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::SVCB;
@@ -13,8 +14,9 @@ const ALPN: [&str; 3] = ["h2", "http/1.1", "http/1.0"];
 
 /// The record as an agent may see it, if anything useful is left of it.
 ///
-/// - An alias (priority 0) or another target sends the client to another name, where the proxy would find
-///   SNI and name at odds: dropped, the client then uses the addresses of the name it asked for.
+/// - An alias (priority 0) or another target sends the client to another name, where the proxy
+///   would find SNI and name at odds: dropped, the client then uses the addresses of the name it
+///   asked for.
 /// - A record that calls a removed parameter mandatory, or that has no protocol left and
 ///   excludes the default one, cannot be used: dropped.
 pub(crate) fn strip(record: &SVCB, owner: &Name) -> Option<SVCB> {

@@ -1,13 +1,13 @@
 //! Asking the configured name servers.
 //!
-//! One hickory resolver for each server, so that a server that is silent or answers SERVFAIL is followed
-//! by the next one, as clients expect of a list of servers; the one that answered last is asked
-//! first. UDP, and TCP where an answer is truncated; CNAME chains are followed.
+//! One hickory resolver for each server, so that a server that is silent or answers SERVFAIL is
+//! followed by the next one, as clients expect of a list of servers; the one that answered last is
+//! asked first. UDP, and TCP where an answer is truncated; CNAME chains are followed.
 //!
 //! - What is kept of an answer is small and counted: addresses and stripped HTTPS records, at most
 //!   [`MAX_RECORDS`]. So the cache is bounded in bytes, not only in entries.
-//! - Positive answers live for their TTL, negative ones for the SOA's (RFC 2308), failures for a few seconds
-//!   (RFC 9520), each below a configured bound.
+//! - Positive answers live for their TTL, negative ones for the SOA's (RFC 2308), failures for a
+//!   few seconds (RFC 9520), each below a configured bound.
 //! - One question is under way once, whoever waits for it; a question whose askers are gone
 //!   is still finished, so that its answer serves the next one.
 //!
@@ -44,8 +44,8 @@ const MAX_CHAIN: usize = 16;
 /// How upstream is asked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The name servers, in order of preference. At most four are used, as more cannot be asked within
-    /// [`Self::deadline`].
+    /// The name servers, in order of preference. At most four are used, as more cannot be asked
+    /// within [`Self::deadline`].
     pub servers: Vec<SocketAddr>,
     /// How long one server may take, retransmission included.
     pub server_timeout: Duration,

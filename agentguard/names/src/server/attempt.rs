@@ -1,11 +1,11 @@
 //! Which queries are one attempt.
 //!
-//! One `getaddrinfo` sends A and AAAA from one socket, musl sends each query to every name server it
-//! knows, and everybody sends again what got no answer. All of these are one attempt to resolve one name,
-//! and get one decision. An attempt is told by who asks (the socket's cookie; where that is unknown, network
-//! namespace, address and port) and the name. In it, another record type joins, and the same record
-//! type under the same DNS id is a retransmission; the same type under another id is somebody
-//! asking anew, and begins the next attempt.
+//! One `getaddrinfo` sends A and AAAA from one socket, musl sends each query to every name server
+//! it knows, and everybody sends again what got no answer. All of these are one attempt to resolve
+//! one name, and get one decision. An attempt is told by who asks (the socket's cookie; where that
+//! is unknown, network namespace, address and port) and the name. In it, another record type joins,
+//! and the same record type under the same DNS id is a retransmission; the same type under another
+//! id is somebody asking anew, and begins the next attempt.
 //!
 //! A client that opens a socket for each query (`single-request-reopen`, TCP after truncation, Go)
 //! makes an attempt with each.

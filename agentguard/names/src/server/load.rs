@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentguard_model::AgentId;
 
-/// Refusals of one agent that may wait for the record at once. Beyond, queries are dropped unanswered and
-/// counted; the count is recorded as soon as one of the refusals is.
+/// Refusals of one agent that may wait for the record at once. Beyond, queries are dropped
+/// unanswered and counted; the count is recorded as soon as one of the refusals is.
 const MAX_REFUSING: usize = 8;
 
 /// Work under way for each agent; senders who are no agent share one entry.

@@ -1,39 +1,39 @@
 //! DNS service for agents: from a message to its answer.
 //!
-//! The order is that of authority: who asks, may it be asked at all, what does the policy say of the name,
-//! what does upstream say, may the addresses be dialled. Then the decision is recorded, then
-//! the kernel is told what the addresses mean, then the answer leaves.
+//! The order is that of authority: who asks, may it be asked at all, what does the policy say of
+//! the name, what does upstream say, may the addresses be dialled. Then the decision is recorded,
+//! then the kernel is told what the addresses mean, then the answer leaves.
 //!
 //! How refusals look, and why:
-//! - A name outside the policy gets NXDOMAIN with an SOA of ours and, for clients with EDNS, the reason
-//!   and the decision's id (RFC 8914 "Prohibited"). REFUSED and SERVFAIL make libc try again for
-//!   ten seconds and tell the user of a temporary failure.
-//! - An allowed name asked for TXT, MX, SRV, … gets NODATA, recorded as refused: clients that look for SRV first go on
-//!   to A and AAAA, whereas NOTIMP or SERVFAIL ends them in a fault of the server. Types of
-//!   which an agent's view truly has none (CNAME, NS, SOA, CAA, DS, …) get NODATA, recorded as allowed.
-//! - What is a fault and may pass (upstream, record, limits, no virtual address left) gets SERVFAIL.
+//! - A name outside the policy gets NXDOMAIN with an SOA of ours and, for clients with EDNS, the
+//!   reason and the decision's id (RFC 8914 "Prohibited"). REFUSED and SERVFAIL make libc try again
+//!   for ten seconds and tell the user of a temporary failure.
+//! - An allowed name asked for TXT, MX, SRV, … gets NODATA, recorded as refused: clients that look
+//!   for SRV first go on to A and AAAA, whereas NOTIMP or SERVFAIL ends them in a fault of the
+//!   server. Types of which an agent's view truly has none (CNAME, NS, SOA, CAA, DS, …) get NODATA,
+//!   recorded as allowed.
+//! - What is a fault and may pass (upstream, record, limits, no virtual address left) gets
+//!   SERVFAIL.
 //!
-//! **Invariant:** every query that can be read leads to exactly one decision, its own or that of its attempt.
+//! **Invariant:** every query that can be read leads to exactly one decision, its own or that of
+//! its attempt.
 
+mod answer;
 mod attempt;
 mod load;
 mod message;
 mod tcp;
 mod udp;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentguard_model::{DecisionId, HostName, Reason, ReasonCode, Transport};
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, HTTPS, SVCB};
-use hickory_proto::rr::{RData, RecordType};
 
-use crate::names::{Found, Names, Said};
-use crate::port::{Addresses, Answer, Answered, Client, Port, Published, Ruling};
-use crate::upstream::{Failure, Wanted};
-use crate::virtual_addresses::Refused;
+use crate::names::Names;
+use crate::port::{Answer, Answered, Client, Port, Ruling};
 use attempt::{Attempt, Attempts, Key, Origin};
 use load::{Admission, Load, Refusing};
 use message::{Question, Read, Reply, read, type_name};
@@ -45,12 +45,13 @@ pub struct Options {
     pub ttl: Duration,
     /// The longest TTL of real addresses; the least is 1 s.
     pub max_real_ttl: Duration,
-    /// For how long a client may believe that something does not exist. Shorter than [`Self::ttl`]: a
-    /// name that was just allowed should work soon.
+    /// For how long a client may believe that something does not exist. Shorter than [`Self::ttl`]:
+    /// a name that was just allowed should work soon.
     pub negative_ttl: Duration,
     /// How long queries join an attempt.
     pub attempt_window: Duration,
-    /// Attempts remembered. Beyond, the oldest is forgotten; if it is then retransmitted, it is recorded twice.
+    /// Attempts remembered. Beyond, the oldest is forgotten; if it is then retransmitted, it is
+    /// recorded twice.
     pub attempts: usize,
     /// Queries of one agent under way. Beyond: SERVFAIL and `limit_reached`.
     pub in_flight_per_agent: usize,
@@ -59,7 +60,8 @@ pub struct Options {
     pub udp_in_flight: usize,
     /// TCP connections of one listener. Beyond, none is accepted until one ends.
     pub tcp_connections: usize,
-    /// TCP connections of one agent on one listener. Beyond, a new one is closed at once, with `limit_reached`.
+    /// TCP connections of one agent on one listener. Beyond, a new one is closed at once, with
+    /// `limit_reached`.
     pub tcp_connections_per_agent: usize,
     /// Queries of one connection under way. Beyond, no more is read from it.
     pub tcp_pipeline: usize,
@@ -141,7 +143,8 @@ impl<P: Port> Server<P> {
         }
     }
 
-    /// Answers one message from `peer` in the namespace `netns`. `None` where it deserves no answer.
+    /// Answers one message from `peer` in the namespace `netns`. `None` where it deserves no
+    /// answer.
     ///
     /// # Cancel safety
     /// If dropped, the decision may be recorded or not; a retransmission joins its attempt.
@@ -245,213 +248,8 @@ impl<P: Port> Server<P> {
         reply.write(&question, sender.transport)
     }
 
-    /// The answer for a name that the policy allows.
-    async fn allowed(&self, asking: &Asking<'_, P::Token>) -> Reply {
-        match asking.question.record_type() {
-            RecordType::A => self.addresses(asking, Wanted::A).await,
-            RecordType::AAAA => self.addresses(asking, Wanted::Aaaa).await,
-            RecordType::HTTPS => self.services(asking, Wanted::Https).await,
-            RecordType::SVCB => self.services(asking, Wanted::Svcb).await,
-            RecordType::ANY => {
-                let reason = unsupported("ANY");
-                let reply = Reply::any(self.negative_ttl());
-                self.refuse(asking, Answer::Denied(reason.clone()), reply, &reason)
-                    .await
-            }
-            RecordType::CNAME
-            | RecordType::DNAME
-            | RecordType::NS
-            | RecordType::SOA
-            | RecordType::PTR
-            | RecordType::CAA
-            | RecordType::DS
-            | RecordType::DNSKEY
-            | RecordType::RRSIG
-            | RecordType::NSEC
-            | RecordType::NSEC3
-            | RecordType::NSEC3PARAM
-            | RecordType::CDS
-            | RecordType::CDNSKEY
-            | RecordType::CSYNC => match self.settle(asking, Answer::Empty, None).await {
-                Ok(_) => Reply::no_data(self.negative_ttl()),
-                Err(reason) => fault(&reason),
-            },
-            other => {
-                let reason = unsupported(&type_name(other));
-                let reply = Reply::no_data(self.negative_ttl());
-                self.refuse(asking, Answer::Denied(reason.clone()), reply, &reason)
-                    .await
-            }
-        }
-    }
-
-    async fn addresses(&self, asking: &Asking<'_, P::Token>, wanted: Wanted) -> Reply {
-        let found = self.find(asking, Some(wanted)).await;
-        let answer = found.answer(asking.name);
-        if !matches!(answer, Answer::Addresses(_)) {
-            return self.conclude(asking, answer).await;
-        }
-        let published = match self.published(asking, &found).await {
-            Ok(published) => published,
-            Err(reason) => {
-                return self.conclude(asking, Answer::Denied(reason)).await;
-            }
-        };
-        let id = match self
-            .settle(asking, answer, found.unenforced(asking.name))
-            .await
-        {
-            Ok(id) => id,
-            Err(reason) => return fault(&reason),
-        };
-        if let Err(reason) = self.publish(asking, &published).await {
-            self.shared.port.unanswered(id, &reason);
-            return fault(&reason);
-        }
-        let ttl = seconds(match asking.ruling.addresses {
-            Addresses::Virtual => self.shared.options.ttl,
-            Addresses::Real => self.real_ttl(&found),
-        });
-        let (said, answered) = match wanted {
-            Wanted::Aaaa => (&found.said6, published.dialled(false)),
-            _ => (&found.said4, published.dialled(true)),
-        };
-        match said {
-            _ if !answered.is_empty() => {
-                Reply::records(answered.into_iter().map(|ip| (ttl, data(ip))).collect())
-            }
-            Said::Failed(_) | Said::Busy | Said::Late => Reply::code(ResponseCode::ServFail),
-            Said::Records | Said::NoData | Said::NoName => Reply::no_data(self.negative_ttl()),
-        }
-    }
-
-    /// HTTPS and SVCB: only where the name's addresses may be dialled, so that the verdict does
-    /// not depend on what was asked for first.
-    async fn services(&self, asking: &Asking<'_, P::Token>, wanted: Wanted) -> Reply {
-        let upstream = &self.shared.names.upstream;
-        let (found, known) = tokio::join!(
-            self.find(asking, None),
-            upstream.lookup(asking.name, wanted)
-        );
-        let answer = found.answer(asking.name);
-        if !answer.allows() {
-            return self.conclude(asking, answer).await;
-        }
-        if let Err(reason) = self
-            .settle(asking, answer, found.unenforced(asking.name))
-            .await
-        {
-            return fault(&reason);
-        }
-        let records = match &known.result {
-            Ok(records) => records,
-            Err(Failure::NoData) => return Reply::no_data(self.negative_ttl()),
-            Err(Failure::NoName) => return Reply::no_name(self.negative_ttl()),
-            Err(Failure::Busy | Failure::Failed(_)) => {
-                return Reply::code(ResponseCode::ServFail);
-            }
-        };
-        let ttl = seconds(known.ttl().min(self.shared.options.ttl));
-        if records.services.is_empty() {
-            return Reply::no_data(self.negative_ttl());
-        }
-        let data = |record: &SVCB| match wanted {
-            Wanted::Https => (ttl, RData::HTTPS(HTTPS(record.clone()))),
-            _ => (ttl, RData::SVCB(record.clone())),
-        };
-        Reply::records(records.services.iter().map(data).collect())
-    }
-
-    async fn find(&self, asking: &Asking<'_, P::Token>, wanted: Option<Wanted>) -> Found {
-        let ruling = asking.ruling;
-        self.shared
-            .names
-            .find(asking.name, wanted, &ruling.ranges, ruling.observing)
-            .await
-    }
-
-    /// What the agent may dial from now on; allocates, durably.
-    async fn published(
-        &self,
-        asking: &Asking<'_, P::Token>,
-        found: &Found,
-    ) -> Result<Published, Reason> {
-        let mut published = Published {
-            virtual4: None,
-            virtual6: None,
-            real: found.fine(),
-            ttl: self.real_ttl(found),
-        };
-        if asking.ruling.addresses == Addresses::Real {
-            return Ok(published);
-        }
-        let pair = self
-            .shared
-            .names
-            .virtual_addresses
-            .answer(asking.name, asking.client.agent)
-            .await
-            .map_err(|refused| {
-                let code = match refused {
-                    Refused::Exhausted(_) | Refused::ShareUsed(_) => {
-                        ReasonCode::VirtualAddressesExhausted
-                    }
-                    Refused::Storage(_) | Refused::Closed => ReasonCode::Internal,
-                };
-                Reason::new(code, refused.to_string())
-            })?;
-        published.virtual4 = (!found.fine4.is_empty()).then_some(pair.v4);
-        published.virtual6 = (!found.fine6.is_empty()).then_some(pair.v6);
-        published.ttl = published.ttl.max(self.shared.options.ttl);
-        Ok(published)
-    }
-
-    /// Tells the kernel, once for all queries of an attempt that found the same.
-    async fn publish(
-        &self,
-        asking: &Asking<'_, P::Token>,
-        published: &Published,
-    ) -> Result<(), Reason> {
-        let tell = || async {
-            let (agent, name) = (asking.client.agent, asking.name);
-            let told = self.shared.port.publish(agent, name, published).await;
-            told.map(|()| published.clone())
-        };
-        let told = asking.attempt.published.get_or_try_init(tell).await?;
-        if !told.covers(published) {
-            tell().await?;
-        }
-        Ok(())
-    }
-
-    /// Records what became of a name and answers with a refusal or with nothing.
-    async fn conclude(&self, asking: &Asking<'_, P::Token>, answer: Answer) -> Reply {
-        let negative = self.negative_ttl();
-        let (reply, reason) = match &answer {
-            Answer::Denied(reason) => {
-                let reply = match reason.code {
-                    ReasonCode::Rebinding => Reply::no_name(negative),
-                    _ => Reply::code(ResponseCode::ServFail),
-                };
-                let reason = reason.clone();
-                return self.refuse(asking, answer, reply, &reason).await;
-            }
-            Answer::Unknown(_) => (Reply::no_name(negative), None),
-            Answer::Failed(reason) => (Reply::code(ResponseCode::ServFail), Some(reason.clone())),
-            Answer::Empty | Answer::Addresses(_) | Answer::Refused => {
-                (Reply::no_data(negative), None)
-            }
-        };
-        match self.settle(asking, answer, None).await {
-            Ok(id) => match reason {
-                Some(reason) => reply.because(reason.code, told(&reason, Some(id))),
-                None => reply,
-            },
-            Err(reason) => fault(&reason),
-        }
-    }
-
-    /// Records a denial and gives the answer its reason. A denial stands whether or not it could be recorded.
+    /// Records a denial and gives the answer its reason. A denial stands whether or not it could be
+    /// recorded.
     async fn refuse(
         &self,
         asking: &Asking<'_, P::Token>,
@@ -568,52 +366,6 @@ impl<P: Port> Server<P> {
     fn negative_ttl(&self) -> u32 {
         seconds(self.shared.options.negative_ttl)
     }
-
-    fn real_ttl(&self, found: &Found) -> Duration {
-        let bound = self.shared.options.max_real_ttl;
-        found.ttl.min(bound).max(Duration::from_secs(1))
-    }
-}
-
-impl Published {
-    /// Whether virtual addresses stand for the name.
-    #[must_use]
-    pub const fn is_virtual(&self) -> bool {
-        self.virtual4.is_some() || self.virtual6.is_some()
-    }
-
-    /// The addresses of one family that the agent is answered with.
-    fn dialled(&self, v4: bool) -> Vec<IpAddr> {
-        let mut dialled: Vec<IpAddr> = if self.is_virtual() {
-            let (virtual4, virtual6) =
-                (self.virtual4.map(IpAddr::V4), self.virtual6.map(IpAddr::V6));
-            virtual4.into_iter().chain(virtual6).collect()
-        } else {
-            self.real.clone()
-        };
-        dialled.retain(|ip| ip.is_ipv4() == v4);
-        dialled
-    }
-
-    /// Whether who knows this knows `other` too.
-    fn covers(&self, other: &Self) -> bool {
-        (self.virtual4, self.virtual6) == (other.virtual4, other.virtual6)
-            && self.real == other.real
-    }
-}
-
-const fn data(ip: IpAddr) -> RData {
-    match ip {
-        IpAddr::V4(v4) => RData::A(A(v4)),
-        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
-    }
-}
-
-fn unsupported(record_type: &str) -> Reason {
-    Reason::new(
-        ReasonCode::DnsNotSupported,
-        format!("{record_type} records are not given to agents"),
-    )
 }
 
 /// What a client is told of a reason.

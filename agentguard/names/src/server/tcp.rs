@@ -1,5 +1,5 @@
-//! DNS over TCP (RFC 7766): messages behind two octets of length, many on one connection, answered in
-//! the order in which they are done.
+//! DNS over TCP (RFC 7766): messages behind two octets of length, many on one connection, answered
+//! in the order in which they are done.
 
 use std::collections::HashMap;
 use std::io;

@@ -13,12 +13,13 @@ use std::time::Duration;
 use agentguard_model::{HostName, ReasonCode, Transport};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, SvcParamKey, SvcParamValue};
-use hickory_proto::rr::rdata::{A, SVCB, TXT};
+use hickory_proto::rr::rdata::{A, HTTPS, SVCB, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use proptest::prelude::*;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::port::Addresses;
 use crate::virtual_addresses::Range;
 use world::{AGENT, NETNS, NameServer, Rule, Script, World, alias, query};
 

@@ -19,8 +19,8 @@ const MAX_QUERY: usize = 4096;
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 impl<P: Port> Server<P> {
-    /// Serves one socket in the namespace `netns` until `shutdown`, then finishes what is under way. An
-    /// error of the socket (a client that is gone) ends nothing.
+    /// Serves one socket in the namespace `netns` until `shutdown`, then finishes what is under
+    /// way. An error of the socket (a client that is gone) ends nothing.
     pub async fn udp(self, socket: UdpSocket, netns: u64, shutdown: CancellationToken) {
         let socket = Arc::new(socket);
         let permits = Arc::new(Semaphore::new(self.shared.options.udp_in_flight));

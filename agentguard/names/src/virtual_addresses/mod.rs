@@ -3,14 +3,14 @@
 //! Each name that is answered gets one IPv4 address of `198.18.0.0/15` and one IPv6 address of
 //! `fd41:6775:6172:6400::/64`. Whoever dials one of them means the name, tomorrow and after a
 //! restart too; so an allocation is on disk before anyone hears of it, and an address is free for
-//! another name only [`HOLD`] after it was last answered, and only if nobody who was given it lives.
-//! IPv6 addresses are counted upwards and never used twice.
+//! another name only [`HOLD`] after it was last answered, and only if nobody who was given it
+//! lives. IPv6 addresses are counted upwards and never used twice.
 //!
 //! - One thread owns the database and commits; whatever waits when it begins goes into one durable
 //!   commit. Reading is a look-up in memory.
-//! - "Last answered" is written once per [`GRANULARITY`] and name, *before* the answer of which it tells; so
-//!   what is on disk is never older than that, one commit serves thousands of answers, and a
-//!   crash cannot shorten a hold (which is longer by the same amount).
+//! - "Last answered" is written once per [`GRANULARITY`] and name, *before* the answer of which it
+//!   tells; so what is on disk is never older than that, one commit serves thousands of answers,
+//!   and a crash cannot shorten a hold (which is longer by the same amount).
 //! - As many names as there are IPv4 addresses. When they are used up: [`Refused::Exhausted`].
 //!   One agent may bring in a quarter of them, so that none uses them up for the others.
 //!
@@ -411,8 +411,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Reads the database again after a commit that failed. What was answered is in it; what the failed
-    /// commit left there, if anything, is taken as it stands.
+    /// Reads the database again after a commit that failed. What was answered is in it; what the
+    /// failed commit left there, if anything, is taken as it stands.
     fn reopen(&mut self, now: u64) -> Result<(), String> {
         if self.store.is_some() {
             return Ok(());
@@ -483,9 +483,9 @@ impl Owner {
     }
 
     /// Takes the addresses of names that nobody was answered with for [`HOLD`], that nothing alive
-    /// was given and that nobody asks for now, the oldest first. At most [`pool::RECLAIM_BATCH`] at a
-    /// time, and after a search that found none not again for [`pool::RECLAIM_PAUSE`] seconds: to look through
-    /// all names for every query would be a gift to whoever used them up.
+    /// was given and that nobody asks for now, the oldest first. At most [`pool::RECLAIM_BATCH`] at
+    /// a time, and after a search that found none not again for [`pool::RECLAIM_PAUSE`] seconds: to
+    /// look through all names for every query would be a gift to whoever used them up.
     fn reclaim(&mut self, asked: &HashSet<HostName>, now: u64) -> Result<(), String> {
         let Some(store) = self.store.as_ref().filter(|_| self.pool.may_reclaim(now)) else {
             return Ok(());

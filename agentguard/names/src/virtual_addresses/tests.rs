@@ -387,8 +387,8 @@ async fn after_a_commit_that_failed_the_database_is_read_again() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Whatever is asked for in whatever order, with days and restarts in between: no address means two
-    /// names, and no name changes its address within the hold.
+    /// Whatever is asked for in whatever order, with days and restarts in between: no address means
+    /// two names, and no name changes its address within the hold.
     #[test]
     fn an_address_means_one_name(
         steps in proptest::collection::vec((0_u8..12, 0_u64..3, prop::bool::weighted(0.15)), 1..40),

@@ -108,3 +108,36 @@ async fn rebinding_is_one_decision_although_the_other_family_is_empty() {
     }
     assert_eq!(world.desk.codes(), [Some(ReasonCode::Rebinding)]);
 }
+
+#[tokio::test]
+async fn a_family_that_comes_late_is_published_when_it_is_asked_for() {
+    let world = World::patient().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let address = RData::from("2001:db8::1".parse::<IpAddr>().unwrap());
+    let late = Script::Held(
+        Arc::clone(&gate),
+        Box::new(Script::Records(3600, vec![address])),
+    );
+    let name = "late.example";
+    world.upstream.host(name, &["203.0.113.1"]);
+    world.upstream.script(name, RecordType::AAAA, late);
+    let first = world.ask_from(4000, 1, name, RecordType::A).await.unwrap();
+    assert_eq!(first.addresses.len(), 1, "it is not waited for");
+    gate.add_permits(10);
+    let second = world
+        .ask_from(4000, 2, name, RecordType::AAAA)
+        .await
+        .unwrap();
+    assert_eq!(second.addresses.len(), 1);
+    let published = world.desk.published.lock().unwrap();
+    let six: Vec<_> = published
+        .iter()
+        .map(|(_, p)| p.virtual6.is_some())
+        .collect();
+    assert_eq!(
+        six,
+        [false, true],
+        "the kernel knows of it before it is answered"
+    );
+    assert_eq!(world.desk.answers().len(), 1, "one attempt, one decision");
+}

@@ -278,7 +278,8 @@ impl Desk {
 impl Port for Desk {
     type Token = ();
 
-    /// The port number tells the agent: below 1000 nobody, else `AGENT`; the socket's cookie is the port.
+    /// The port number tells the agent: below 1000 nobody, else `AGENT`; the socket's cookie is the
+    /// port.
     fn client(&self, netns: u64, peer: SocketAddr, _: Transport) -> Option<Client> {
         assert_eq!(netns, NETNS);
         (peer.port() >= 1000).then(|| Client {
