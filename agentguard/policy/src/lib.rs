@@ -1,7 +1,59 @@
 //! Policy documents, compiled rules and their evaluation.
+//!
+//! ```text
+//! text ──yaml──▶ document ──load──▶ agents, rules ──index──▶ Policy ──▶ decide, decide_name
+//!                                                              └──sweep──▶ kernel lines
+//! ```
+//! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
+//! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
+//! - `index`, `found`, `decide`, `name`, `explain`: which rules a flow meets, and what follows.
+//! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
+//!
+//! The semantics are in `docs/policy.md`, whose examples run through this compiler.
+//!
+//! **Invariant:** no I/O and no clock: a [`Policy`] is a function of its documents, and a verdict
+//! is a function of policy, agent and facts. What cannot be understood is refused at load.
+
 #![forbid(unsafe_code)]
 
+mod agent;
+mod decide;
 mod diagnostic;
+mod document;
+mod explain;
+mod found;
+mod index;
+mod kernel;
+mod load;
+mod name;
+mod pattern;
+mod policy;
+mod rule;
+mod sentence;
+mod special;
+mod sweep;
+mod warn;
 pub mod yaml;
 
+pub use agent::AgentPolicy;
+pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
+pub use document::{Addresses, Local, OnDaemonLoss, RuleAction, schema};
+pub use explain::{Condition, Consideration, Considered};
+pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
+pub use name::NameRuling;
+pub use pattern::CgroupPattern;
+pub use policy::{Policy, compile};
+pub use rule::{RuleInfo, Seen};
+
+/// A policy document.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Document {
+    /// The file, as the operator named it: it stands in messages and in decisions.
+    pub path: String,
+    /// What it says.
+    pub text: String,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! An agent as the policy knows it.
+
+use std::sync::Arc;
+
+use agentguard_model::{AgentName, Handling, Labels, Mode};
+
+use crate::document::{Local, OnDaemonLoss};
+use crate::index::Index;
+use crate::pattern::CgroupPattern;
+
+/// An agent as the policy knows it.
+#[derive(Clone, Debug)]
+pub struct AgentPolicy {
+    /// Its name.
+    pub name: AgentName,
+    /// Its labels.
+    pub labels: Labels,
+    /// The control groups that are this agent.
+    pub cgroups: Vec<CgroupPattern>,
+    /// How far the policy goes for it.
+    pub mode: Mode,
+    /// What becomes of new `direct` flows while the daemon is gone.
+    pub on_daemon_loss: OnDaemonLoss,
+    /// Which loopback ports it reaches without a rule.
+    pub local: Local,
+    /// How names that no rule matches are carried in `observe` and `shadow`.
+    pub default_handling: Handling,
+    /// The rules that are for it: those for everyone, and those for it and its likes.
+    pub(crate) indexes: Vec<Arc<Index>>,
+}
+
+impl AgentPolicy {
+    /// Whether the policy refuses this agent only what it refuses in every mode.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.mode != Mode::Enforce
+    }
+}

@@ -1,0 +1,322 @@
+//! The verdict on a flow or a request.
+//!
+//! The order is the order of authority: closed ranges, denials in force, what cannot be seen,
+//! allowances; and last what the mode makes of it.
+
+use std::net::IpAddr;
+
+use agentguard_model::{Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict};
+
+use crate::agent::AgentPolicy;
+use crate::found::{Few, Found};
+use crate::policy::Policy;
+use crate::rule::Seen;
+use crate::sentence::{self, Attempt};
+use crate::special;
+
+/// A flow, or a request on it, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The name it goes to. Absent for an address that was dialled bare.
+    pub host: Option<&'a HostName>,
+    /// The address that was dialled bare; or, beside a name, the address it resolved to, where
+    /// that is known. A virtual address is not one.
+    pub ip: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// What carries it.
+    pub transport: Transport,
+    /// The request.
+    pub request: Seen<'a>,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RulingOutcome {
+    /// Let it go on, carried like this.
+    Allow(Handling),
+    /// Refuse it.
+    Deny,
+    /// Look at the request first. Only for [`Seen::NotYet`].
+    Undecided,
+}
+
+/// The verdict on a flow or a request.
+#[derive(Clone, Debug)]
+pub struct Ruling {
+    /// What is to be done, after modes.
+    pub outcome: RulingOutcome,
+    /// What the policy says, before modes: for the record. [`Verdict::Allow`] or
+    /// [`Verdict::Deny`]; for an undecided flow the latter, since nothing has allowed it yet.
+    pub verdict: Verdict,
+    /// Whether the verdict is what is done *because* the policy says so: false for everything in
+    /// observe and shadow mode but what those refuse too.
+    pub enforced: bool,
+    /// The mode under which it was taken: the less strict of the agent's and the deciding rule's.
+    pub mode: Mode,
+    /// Why.
+    pub reason: Reason,
+    /// The rules that match, the deciding one first; at most eight of each kind.
+    pub matched: Vec<Matched>,
+}
+
+impl Policy {
+    /// Decides a flow or a request. No I/O; the work depends on the rules that can match alone.
+    #[must_use]
+    pub fn decide(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Ruling {
+        let ip = facts.ip.map(special::canonical);
+        let attempt = Attempt {
+            agent: &agent.name,
+            facts,
+        };
+        if let Some(ip) = ip
+            && facts.host.is_none()
+            && special::is_virtual(ip)
+        {
+            return denied(
+                agent.mode,
+                Reason::new(
+                    ReasonCode::NameNotAnswered,
+                    sentence::not_answered(&attempt),
+                ),
+            );
+        }
+        // The address behind a virtual one is not known here.
+        let ip = ip.filter(|ip| !special::is_virtual(*ip));
+        let found = self.find(agent, facts, ip);
+        let closed = ip.and_then(|ip| special::hard(&ip.into()));
+        if let Some((kind, _)) = closed
+            && found.allowances.is_empty()
+            && (found.unseen_allowances.is_empty() || facts.request == Seen::Never)
+        {
+            let mut ruling = denied(
+                agent.mode,
+                Reason::new(kind.code(), sentence::closed(&attempt, kind)),
+            );
+            self.list(&mut ruling.matched, &[&found.denials, &found.paper_denials]);
+            return ruling;
+        }
+        let observes = agent.observes();
+        if !observes && !found.denials.is_empty() {
+            return Ruling {
+                mode: Mode::Enforce,
+                enforced: true,
+                outcome: RulingOutcome::Deny,
+                ..self.rule_denies(&attempt, &found)
+            };
+        }
+        match facts.request {
+            Seen::NotYet if undecided(observes, &found) => self.undecided(agent, &attempt, &found),
+            Seen::Never if !observes && !found.unseen_denials.is_empty() => {
+                self.needs_inspection(&attempt, &found)
+            }
+            _ => self.after_modes(agent, &attempt, &found, closed.is_some()),
+        }
+    }
+
+    /// What the allowances and the mode make of a flow that no denial in force stops.
+    fn after_modes(
+        &self,
+        agent: &AgentPolicy,
+        attempt: &Attempt<'_>,
+        found: &Found,
+        closed: bool,
+    ) -> Ruling {
+        let observes = agent.observes();
+        let on_paper = !found.denials.is_empty()
+            || !found.paper_denials.is_empty()
+            || attempt.facts.request == Seen::Never && found.has_unseen_denial();
+        let outcome = match found.handling {
+            Some(handling) => RulingOutcome::Allow(handling),
+            None if observes => unmatched(agent, attempt.facts, closed),
+            None => RulingOutcome::Deny,
+        };
+        if outcome == RulingOutcome::Deny {
+            return self.nothing_allows(agent, attempt, found);
+        }
+        if on_paper {
+            let mut ruling = self.rule_denies(attempt, found);
+            ruling.outcome = outcome;
+            ruling.enforced = false;
+            if observes {
+                ruling.mode = agent.mode;
+            }
+            return ruling;
+        }
+        if found.handling.is_none() {
+            return Ruling {
+                outcome,
+                enforced: false,
+                ..self.nothing_allows(agent, attempt, found)
+            };
+        }
+        let mut matched = Vec::new();
+        self.list(&mut matched, &[&found.allowances, &found.paper_allowances]);
+        let message = sentence::allowed(attempt, self.first(&found.allowances));
+        Ruling {
+            outcome,
+            verdict: Verdict::Allow,
+            enforced: !observes,
+            mode: agent.mode,
+            reason: Reason::new(ReasonCode::RuleAllow, message),
+            matched,
+        }
+    }
+
+    fn undecided(&self, agent: &AgentPolicy, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+        let kinds = [
+            &found.unseen_denials,
+            &found.unseen_paper_denials,
+            &found.unseen_allowances,
+        ];
+        let first = kinds.iter().find_map(|kind| self.first(kind));
+        let mut matched = Vec::new();
+        self.list(&mut matched, &kinds);
+        Ruling {
+            outcome: RulingOutcome::Undecided,
+            verdict: Verdict::Deny,
+            enforced: !agent.observes(),
+            mode: agent.mode,
+            reason: Reason::new(
+                ReasonCode::NeedsInspection,
+                sentence::needs_inspection(attempt, first),
+            ),
+            matched,
+        }
+    }
+
+    /// A denial by a rule, before modes; the mode is that of the deciding rule.
+    fn rule_denies(&self, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+        let seen = [&found.denials, &found.paper_denials];
+        let unseen = [&found.unseen_denials, &found.unseen_paper_denials];
+        let by = seen.iter().find_map(|kind| self.first(kind));
+        let by_unseen = unseen.iter().find_map(|kind| self.first(kind));
+        let (code, message) = match by {
+            Some(_) => (ReasonCode::RuleDeny, sentence::denied(attempt, by)),
+            None => (
+                ReasonCode::NeedsInspection,
+                sentence::needs_inspection(attempt, by_unseen),
+            ),
+        };
+        let mut matched = Vec::new();
+        self.list(&mut matched, &seen);
+        if by.is_none() {
+            self.list(&mut matched, &unseen);
+        }
+        self.list(&mut matched, &[&found.allowances, &found.paper_allowances]);
+        Ruling {
+            outcome: RulingOutcome::Deny,
+            verdict: Verdict::Deny,
+            enforced: true,
+            mode: by.or(by_unseen).map_or(Mode::Enforce, |rule| rule.mode),
+            reason: Reason::new(code, message),
+            matched,
+        }
+    }
+
+    /// A denial in force looks at a request, and none can be seen.
+    fn needs_inspection(&self, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+        let mut ruling = denied(
+            Mode::Enforce,
+            Reason::new(
+                ReasonCode::NeedsInspection,
+                sentence::needs_inspection(attempt, self.first(&found.unseen_denials)),
+            ),
+        );
+        self.list(
+            &mut ruling.matched,
+            &[
+                &found.unseen_denials,
+                &found.paper_denials,
+                &found.allowances,
+            ],
+        );
+        ruling
+    }
+
+    /// No allowance in force matches.
+    fn nothing_allows(&self, agent: &AgentPolicy, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+        let mut ruling = if !found.denials.is_empty() {
+            self.rule_denies(attempt, found)
+        } else if let Some(unseen) = self.first(&found.unseen_allowances) {
+            denied(
+                agent.mode,
+                Reason::new(
+                    ReasonCode::NeedsInspection,
+                    sentence::needs_inspection(attempt, Some(unseen)),
+                ),
+            )
+        } else {
+            let paper = self.first(&found.paper_allowances);
+            denied(
+                agent.mode,
+                Reason::new(ReasonCode::NoRule, sentence::no_rule(attempt, paper)),
+            )
+        };
+        ruling.mode = agent.mode;
+        if ruling.matched.is_empty() {
+            self.list(
+                &mut ruling.matched,
+                &[
+                    &found.unseen_allowances,
+                    &found.paper_denials,
+                    &found.paper_allowances,
+                ],
+            );
+        }
+        ruling
+    }
+
+    /// Adds rules to a list, in the order of the kinds.
+    pub(crate) fn list(&self, matched: &mut Vec<Matched>, kinds: &[&Few]) {
+        for position in kinds.iter().flat_map(|few| few.iter()) {
+            if let Some(rule) = self.at(position) {
+                matched.push(rule.info.matched());
+            }
+        }
+    }
+
+    pub(crate) fn first(&self, few: &Few) -> Option<&crate::rule::RuleInfo> {
+        few.iter()
+            .next()
+            .and_then(|position| self.at(position))
+            .map(|rule| &rule.info)
+    }
+}
+
+/// Whether the request can change what is done or recorded, given that no denial in force that
+/// does not look at it matches.
+///
+/// Agrees with the kernel's lines: see [`crate::kernel`].
+pub(crate) fn undecided(observes: bool, found: &Found) -> bool {
+    if !observes && found.handling.is_none() && found.unseen_handling.is_none() {
+        // Nothing can allow it, whatever the request.
+        return false;
+    }
+    found.has_unseen_denial() || found.unseen_handling > found.handling
+}
+
+/// How an observed agent's flow goes on where no rule in force allows it.
+///
+/// A name goes through the proxy. A bare address goes as it would have gone without the guard. A
+/// datagram to a name has no way: the proxy takes none, and a virtual address leads nowhere.
+fn unmatched(agent: &AgentPolicy, facts: &Facts<'_>, closed: bool) -> RulingOutcome {
+    match (facts.host, facts.transport) {
+        _ if closed => RulingOutcome::Deny,
+        (Some(_), Transport::Tcp) => RulingOutcome::Allow(agent.default_handling),
+        (Some(_), Transport::Udp) => RulingOutcome::Deny,
+        (None, _) => RulingOutcome::Allow(Handling::Direct),
+    }
+}
+
+/// A denial that holds in every mode.
+fn denied(mode: Mode, reason: Reason) -> Ruling {
+    Ruling {
+        outcome: RulingOutcome::Deny,
+        verdict: Verdict::Deny,
+        enforced: true,
+        mode,
+        reason,
+        matched: Vec::new(),
+    }
+}

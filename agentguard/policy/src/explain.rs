@@ -1,0 +1,120 @@
+//! Which rules were considered, and for those that did not match, why.
+
+use agentguard_model::Source;
+
+use crate::agent::AgentPolicy;
+use crate::decide::Facts;
+use crate::document::RuleAction;
+use crate::policy::Policy;
+use crate::rule::{Rule, Seen, bit};
+use crate::special;
+
+/// A condition of a rule.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Condition {
+    /// Host and addresses.
+    Destination,
+    /// The transport.
+    Transport,
+    /// The port.
+    Port,
+    /// The HTTP method.
+    Method,
+    /// The HTTP path.
+    Path,
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Destination => "destination",
+            Self::Transport => "transport",
+            Self::Port => "port",
+            Self::Method => "method",
+            Self::Path => "path",
+        })
+    }
+}
+
+/// What became of a rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Consideration {
+    /// It matches.
+    Matched,
+    /// It matches if the request does, which was not seen.
+    NeedsRequest,
+    /// These conditions do not hold; all others do.
+    Failed(Vec<Condition>),
+}
+
+/// A rule that was considered.
+#[derive(Clone, Debug)]
+pub struct Considered<'a> {
+    /// Its id.
+    pub rule: &'a str,
+    /// Where it stands.
+    pub source: &'a Source,
+    /// What it says.
+    pub action: RuleAction,
+    /// What became of it.
+    pub verdict: Consideration,
+}
+
+impl Policy {
+    /// Every rule that is for the agent, nearest first: those that match, then those with the
+    /// fewest conditions that failed. Not for the data path: the work is that of all rules.
+    #[must_use]
+    pub fn explain<'a>(&'a self, agent: &AgentPolicy, facts: &Facts<'_>) -> Vec<Considered<'a>> {
+        let mut considered: Vec<_> = self
+            .compiled()
+            .iter()
+            .filter(|rule| rule.agents.selects(&agent.name, &agent.labels))
+            .map(|rule| Considered {
+                rule: &rule.info.id,
+                source: &rule.info.source,
+                action: rule.info.action,
+                verdict: consider(rule, facts),
+            })
+            .collect();
+        considered.sort_by_key(|c| match &c.verdict {
+            Consideration::Matched => 0,
+            Consideration::NeedsRequest => 1,
+            Consideration::Failed(conditions) => 1 + conditions.len(),
+        });
+        considered
+    }
+}
+
+fn consider(rule: &Rule, facts: &Facts<'_>) -> Consideration {
+    let ip = facts
+        .ip
+        .map(special::canonical)
+        .filter(|ip| !special::is_virtual(*ip));
+    let mut failed = Vec::new();
+    let mut check = |condition, holds: bool| {
+        if !holds {
+            failed.push(condition);
+        }
+    };
+    check(
+        Condition::Destination,
+        rule.matches_destination(facts.host, ip),
+    );
+    check(
+        Condition::Transport,
+        rule.transports & bit(facts.transport) != 0,
+    );
+    check(Condition::Port, rule.ports.contains(facts.port));
+    if let Seen::Request { method, path } = facts.request {
+        check(Condition::Method, rule.matches_method(method));
+        check(Condition::Path, rule.matches_path(path));
+    }
+    let seen = matches!(facts.request, Seen::Request { .. });
+    if !failed.is_empty() {
+        Consideration::Failed(failed)
+    } else if rule.needs_request() && !seen {
+        Consideration::NeedsRequest
+    } else {
+        Consideration::Matched
+    }
+}

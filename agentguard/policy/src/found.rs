@@ -1,0 +1,176 @@
+//! The rules that a flow meets, by what they say.
+
+use std::net::IpAddr;
+
+use agentguard_model::{Handling, HostName};
+
+use crate::agent::AgentPolicy;
+use crate::decide::Facts;
+use crate::index::{Position, Via};
+use crate::policy::Policy;
+use crate::rule::{Fit, Rule};
+use crate::special;
+
+/// How many rules of one kind a decision lists. Of more, those that stand first in the policy.
+pub(crate) const LISTED: usize = 8;
+
+/// Positions of rules: the lowest [`LISTED`] of those added, in order, without allocation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Few {
+    positions: [Position; LISTED],
+    count: usize,
+}
+
+impl Few {
+    pub(crate) fn add(&mut self, position: Position) {
+        let kept = self.positions.get(..self.count).unwrap_or_default();
+        let Err(place) = kept.binary_search(&position) else {
+            return;
+        };
+        if place >= LISTED {
+            return;
+        }
+        self.count = (self.count + 1).min(LISTED);
+        if let Some(tail) = self.positions.get_mut(place..self.count) {
+            tail.rotate_right(1);
+            if let Some(first) = tail.first_mut() {
+                *first = position;
+            }
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Position> + '_ {
+        self.positions.iter().copied().take(self.count)
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// The rules that a flow meets, by what they say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    /// Denials in force.
+    pub(crate) denials: Few,
+    /// Denials in force that look at a request which was not seen.
+    pub(crate) unseen_denials: Few,
+    /// Denials on paper.
+    pub(crate) paper_denials: Few,
+    /// Denials on paper that look at a request which was not seen.
+    pub(crate) unseen_paper_denials: Few,
+    /// Allowances in force.
+    pub(crate) allowances: Few,
+    /// Allowances in force that look at a request which was not seen.
+    pub(crate) unseen_allowances: Few,
+    /// Allowances on paper: they grant nothing.
+    pub(crate) paper_allowances: Few,
+    /// The most restrictive handling of [`Self::allowances`].
+    pub(crate) handling: Option<Handling>,
+    /// The most restrictive handling of [`Self::unseen_allowances`].
+    pub(crate) unseen_handling: Option<Handling>,
+}
+
+impl Found {
+    fn add(&mut self, position: Position, rule: &Rule, fit: Fit) {
+        let seen = match fit {
+            Fit::Yes => true,
+            Fit::NeedsRequest => false,
+            Fit::No => return,
+        };
+        let in_force = rule.info.in_force();
+        let kind = match (rule.allows(), in_force, seen) {
+            (false, true, true) => &mut self.denials,
+            (false, true, false) => &mut self.unseen_denials,
+            (false, false, true) => &mut self.paper_denials,
+            (false, false, false) => &mut self.unseen_paper_denials,
+            (true, true, true) => {
+                self.handling = self.handling.max(Some(rule.info.handling));
+                &mut self.allowances
+            }
+            (true, true, false) => {
+                self.unseen_handling = self.unseen_handling.max(Some(rule.info.handling));
+                &mut self.unseen_allowances
+            }
+            (true, false, true) => &mut self.paper_allowances,
+            // Neither seen nor in force: nothing can come of it.
+            (true, false, false) => return,
+        };
+        kind.add(position);
+    }
+
+    /// Whether a denial looks at a request that was not seen.
+    pub(crate) const fn has_unseen_denial(&self) -> bool {
+        !self.unseen_denials.is_empty() || !self.unseen_paper_denials.is_empty()
+    }
+}
+
+impl Policy {
+    /// The rules that a flow meets.
+    pub(crate) fn find(&self, agent: &AgentPolicy, facts: &Facts<'_>, ip: Option<IpAddr>) -> Found {
+        let mut found = Found::default();
+        self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
+            found.add(
+                position,
+                rule,
+                rule.fit(facts.port, facts.transport, facts.request),
+            );
+        });
+        found
+    }
+
+    /// Visits the rules of an agent that match a destination and may be for a port; one may be
+    /// visited more than once. Agrees with [`Rule::matches_destination`].
+    pub(crate) fn each(
+        &self,
+        agent: &AgentPolicy,
+        host: Option<&HostName>,
+        ip: Option<IpAddr>,
+        port: Option<u16>,
+        mut visit: impl FnMut(Position, &Rule),
+    ) {
+        let closed = ip.is_some_and(|ip| special::hard(&ip.into()).is_some());
+        let mut check = |position: Position, via: Via| {
+            let Some(rule) = self.at(position) else {
+                return;
+            };
+            let meant = match (via, host) {
+                (Via::Range, Some(_)) => !rule.allows(),
+                _ => true,
+            };
+            let opened = !closed || {
+                let named = if host.is_some() {
+                    &rule.ranges
+                } else {
+                    &rule.cidrs
+                };
+                rule.may_open(ip, named)
+            };
+            if meant && opened {
+                visit(position, rule);
+            }
+        };
+        for index in &agent.indexes {
+            index.visit(host, ip, port, &mut check);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Few, LISTED};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn few_keeps_the_lowest_once(added in prop::collection::vec(0u32..30, 0..40)) {
+            let mut few = Few::default();
+            added.iter().for_each(|n| few.add(*n));
+            let mut expected = added.clone();
+            expected.sort_unstable();
+            expected.dedup();
+            expected.truncate(LISTED);
+            prop_assert_eq!(few.iter().collect::<Vec<_>>(), expected);
+        }
+    }
+}

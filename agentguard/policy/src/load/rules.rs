@@ -1,0 +1,324 @@
+//! Rules, one by one.
+
+use std::collections::HashMap;
+
+use agentguard_common::map::{TCP, UDP};
+use agentguard_model::{Handling, Source};
+
+use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, values};
+use crate::diagnostic::{nearest, quoted};
+use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
+use crate::pattern::Ports;
+use crate::rule::{Rule, RuleInfo, Selector};
+use crate::special;
+use crate::yaml::At;
+
+/// All rules in order, and the column where each begins.
+pub(super) fn rules(
+    sources: &mut [Parsed],
+    known: &Known<'_>,
+    report: &mut Report,
+) -> (Vec<Rule>, Vec<u32>) {
+    let mut rules = Vec::new();
+    let mut columns = Vec::new();
+    let mut ids: HashMap<String, (String, u32)> = HashMap::new();
+    for source in sources {
+        report.path.clone_from(&source.path);
+        let raw = source
+            .document
+            .as_mut()
+            .map(|document| std::mem::take(&mut document.rules))
+            .unwrap_or_default();
+        for raw in raw {
+            if rules.len() == MAX_RULES {
+                report.error(raw.place, format!("more than {MAX_RULES} rules"), None);
+                return (rules, columns);
+            }
+            let id = &raw.value.id;
+            let position = (source.path.clone(), id.place.line);
+            if let Some((path, line)) = ids.insert(id.value.clone(), position) {
+                let hint = format!("it stands in {path}, line {line}, already");
+                let message = format!("a second rule `{}`", quoted(&id.value));
+                report.error(id.place, message, Some(&hint));
+            }
+            if !source.is_whole(&raw) {
+                continue;
+            }
+            let number = u32::try_from(rules.len()).map_or(u32::MAX, |n| n.saturating_add(1));
+            columns.push(raw.place.column);
+            rules.push(rule(&raw, number, known, report));
+        }
+    }
+    (rules, columns)
+}
+
+fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) -> Rule {
+    let source = Source {
+        file: report.path.clone(),
+        line: raw.place.line,
+    };
+    let raw = &raw.value;
+    let id_is_valid = (1..=64).contains(&raw.id.value.len())
+        && raw
+            .id
+            .value
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+    if !id_is_valid {
+        report.error(
+            raw.id.place,
+            format!(
+                "`{}` is not a rule's id: 1 to 64 characters a-z 0-9 . _ -",
+                quoted(&raw.id.value)
+            ),
+            None,
+        );
+    }
+    if let Some(reason) = &raw.reason
+        && (reason.value.len() > MAX_STRING || reason.value.trim().is_empty())
+    {
+        let message = format!("a reason has 1 to {MAX_STRING} bytes");
+        report.error(reason.place, message, None);
+    }
+
+    let nothing = RawMatch::default();
+    let matches = raw.matches.as_ref().unwrap_or(&nothing);
+    let mut rule = Rule {
+        info: RuleInfo {
+            number,
+            id: raw.id.value.clone(),
+            source,
+            action: raw.action,
+            handling: Handling::Splice,
+            mode: raw.mode.unwrap_or_default(),
+            reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
+        },
+        agents: selector(raw, known, report),
+        hosts: list("host", matches.host.as_ref(), report, values::host),
+        cidrs: list("cidr", matches.cidr.as_ref(), report, values::net),
+        ports: Ports::all(),
+        transports: 0,
+        methods: list("method", matches.method.as_ref(), report, values::method),
+        paths: list("path", matches.path.as_ref(), report, values::path),
+        addresses: raw.addresses.as_ref().map(|a| a.value),
+        ranges: list(
+            "resolved_ranges",
+            raw.resolved_ranges.as_ref(),
+            report,
+            values::net,
+        ),
+    };
+    if let Some(list) = &matches.port {
+        values::list_bounds("port", list, report);
+        rule.ports = values::ports(list, report);
+    }
+    rule.transports = transports(raw, matches, &rule, report);
+    rule.info.handling = handling(raw, &rule, report);
+    what_only_names_have(raw, &rule, report);
+    what_stays_closed(matches, &rule, report);
+    rule
+}
+
+/// The entries of a list that are what they should be.
+fn list<T>(
+    key: &str,
+    list: Option<&At<Vec<At<String>>>>,
+    report: &mut Report,
+    read: fn(&At<String>, &mut Report) -> Option<T>,
+) -> Vec<T> {
+    let Some(list) = list else {
+        return Vec::new();
+    };
+    values::list_bounds(key, list, report);
+    list.value
+        .iter()
+        .filter_map(|entry| read(entry, report))
+        .collect()
+}
+
+fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {
+    let mut names = None;
+    if let Some(list) = &raw.agents {
+        values::list_bounds("agents", list, report);
+        let mut chosen = Vec::new();
+        for entry in &list.value {
+            if entry.value == "*" {
+                continue;
+            }
+            match known.agents.iter().find(|a| a.name.as_str() == entry.value) {
+                Some(agent) => chosen.push(agent.name.clone()),
+                None if known.partial => {}
+                None => {
+                    let names = known.agents.iter().map(|agent| agent.name.as_str());
+                    let hint = nearest(&entry.value, names).map_or_else(
+                        || "an agent is declared under `agents`".to_owned(),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    let message = format!("no agent is called `{}`", quoted(&entry.value));
+                    report.error(entry.place, message, Some(&hint));
+                }
+            }
+        }
+        if !list.value.iter().any(|entry| entry.value == "*") {
+            names = Some(chosen);
+        }
+    }
+    let mut selector = Selector {
+        names,
+        labels: Vec::new(),
+    };
+    if let Some(labels) = &raw.labels {
+        if labels.value.is_empty() {
+            values::empty("labels", labels.place, report);
+        }
+        selector.labels = labels
+            .value
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let anyone = known
+            .agents
+            .iter()
+            .any(|agent| selector.selects(&agent.name, &agent.labels));
+        if !anyone && !known.partial {
+            report.warn(
+                labels.place,
+                "no agent has these labels, so the rule is for nobody",
+                None,
+            );
+        }
+    }
+    selector
+}
+
+fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Report) -> u8 {
+    let Some(list) = &matches.transport else {
+        // A denial without a word on transport means the destination, however it is reached.
+        return match raw.action {
+            RuleAction::Deny if !rule.needs_request() => TCP | UDP,
+            RuleAction::Deny | RuleAction::Allow => TCP,
+        };
+    };
+    if list.value.is_empty() {
+        values::empty("transport", list.place, report);
+    }
+    let mut transports = 0;
+    for entry in &list.value {
+        transports |= match entry.value {
+            RawTransport::Tcp => TCP,
+            RawTransport::Udp => UDP,
+        };
+        if rule.needs_request() && transports & UDP != 0 {
+            report.error(
+                entry.place,
+                "a rule over `udp` cannot look at `method` or `path`",
+                Some("HTTP/3 is not decoded; leave `udp` out, and clients fall back to TCP"),
+            );
+        }
+    }
+    transports
+}
+
+fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
+    let Some(entry) = &raw.handling else {
+        if raw.action == RuleAction::Allow && rule.transports == TCP | UDP {
+            let place = raw
+                .matches
+                .as_ref()
+                .and_then(|m| m.transport.as_ref())
+                .map_or(raw.id.place, |list| list.place);
+            report.error(
+                place,
+                "datagrams cannot be spliced, so this rule has no handling for both transports",
+                Some("`handling: direct`, or one rule for each transport"),
+            );
+        }
+        return if rule.transports == UDP {
+            Handling::Direct
+        } else {
+            Handling::Splice
+        };
+    };
+    if raw.action == RuleAction::Deny {
+        report.error(entry.place, "a denial has no `handling`", None);
+    }
+    let handling = values::handling(entry, report);
+    if handling == Handling::Direct && rule.needs_request() {
+        report.error(
+            entry.place,
+            "`direct` cannot go with `method` or `path`: nothing looks at a direct flow",
+            Some("`handling: splice`"),
+        );
+    }
+    if handling == Handling::Splice && rule.transports & UDP != 0 {
+        report.error(
+            entry.place,
+            "datagrams cannot be spliced",
+            Some("`handling: direct`, or leave `udp` out"),
+        );
+    }
+    handling
+}
+
+/// `addresses` and `resolved_ranges` speak of names that a rule allows.
+fn what_only_names_have(raw: &RawRule, rule: &Rule, report: &mut Report) {
+    let names = rule.allows() && (rule.anywhere() || !rule.hosts.is_empty());
+    if names {
+        if let Some(list) = &raw.resolved_ranges {
+            for (entry, net) in list.value.iter().zip(&rule.ranges) {
+                let widest = if net.addr().is_ipv4() { 8 } else { 7 };
+                if net.prefix_len() < widest {
+                    report.warn(
+                        entry.place,
+                        format!("`{net}` is wider than any special range, so it permits none"),
+                        Some("name the range that is meant, like `10.0.0.0/8`"),
+                    );
+                }
+            }
+        }
+        return;
+    }
+    for (key, place) in [
+        ("addresses", raw.addresses.as_ref().map(|a| a.place)),
+        (
+            "resolved_ranges",
+            raw.resolved_ranges.as_ref().map(|r| r.place),
+        ),
+    ] {
+        if let Some(place) = place {
+            report.error(
+                place,
+                format!("`{key}` is for a rule that allows names"),
+                None,
+            );
+        }
+    }
+}
+
+/// A wide range does not open what stays closed; say so where it looks as if it did.
+fn what_stays_closed(matches: &RawMatch, rule: &Rule, report: &mut Report) {
+    let Some(list) = &matches.cidr else {
+        return;
+    };
+    if !rule.allows() {
+        return;
+    }
+    for entry in &list.value {
+        let Ok(net) = entry.value.parse::<ipnet::IpNet>() else {
+            continue;
+        };
+        // `0.0.0.0/0` and the like mean "the internet"; nobody expects loopback there.
+        let meant = net.prefix_len() >= 8;
+        if meant
+            && let Some((_, closed)) = special::HARD
+                .iter()
+                .find(|(_, closed)| net != *closed && net.contains(closed))
+        {
+            report.warn(
+                entry.place,
+                format!("`{net}` does not open `{closed}`, which it holds"),
+                Some(&format!("a rule that means it names it: `{closed}`")),
+            );
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A compiled policy.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use agentguard_model::AgentName;
+use sha2::{Digest, Sha256};
+
+use crate::Document;
+use crate::agent::AgentPolicy;
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::index::{Index, Position};
+use crate::load::load;
+use crate::rule::{Rule, RuleInfo};
+use crate::warn;
+
+/// The most entries that the indexes of all agents have together. A policy that needs more is
+/// refused: it has many agents whose many rules differ.
+const MAX_INDEXED: usize = 1_000_000;
+
+/// A compiled policy: immutable, decides without I/O.
+#[derive(Debug)]
+pub struct Policy {
+    version: String,
+    rules: Vec<Rule>,
+    agents: Vec<AgentPolicy>,
+    by_name: HashMap<AgentName, usize>,
+    warnings: Vec<Diagnostic>,
+}
+
+/// Compiles documents into one policy.
+///
+/// # Errors
+/// Everything that is wrong with the documents, with its place and a hint.
+pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
+    let loaded = load(documents);
+    if loaded.found.iter().any(|d| d.severity == Severity::Error) {
+        return Err(Diagnostics::new(loaded.found));
+    }
+    let mut warnings = loaded.found;
+    warnings.extend(warn::warnings(
+        &loaded.rules,
+        &loaded.columns,
+        &loaded.agents,
+    ));
+    let mut agents = loaded.agents;
+    index(&loaded.rules, &mut agents).map_err(|message| {
+        Diagnostics::from(Diagnostic {
+            severity: Severity::Error,
+            path: documents
+                .first()
+                .map_or_else(String::new, |d| d.path.clone()),
+            line: 0,
+            column: 0,
+            message,
+            hint: None,
+        })
+    })?;
+    let by_name = agents
+        .iter()
+        .enumerate()
+        .map(|(n, agent)| (agent.name.clone(), n))
+        .collect();
+    Ok(Policy {
+        version: version(documents),
+        rules: loaded.rules,
+        agents,
+        by_name,
+        warnings,
+    })
+}
+
+/// Gives each agent the indexes of its rules: one that all share, and one of the rules that are
+/// not for everyone, shared by the agents that have the same.
+fn index(rules: &[Rule], agents: &mut [AgentPolicy]) -> Result<(), String> {
+    let mut everyones: Vec<Position> = Vec::new();
+    let mut others: Vec<(Position, &Rule)> = Vec::new();
+    for (position, rule) in (0..).zip(rules) {
+        if rule.agents.is_everyone() {
+            everyones.push(position);
+        } else {
+            others.push((position, rule));
+        }
+    }
+    let shared = Arc::new(Index::new(rules, &everyones));
+    let mut indexed = everyones.len();
+    let mut indexes: HashMap<Vec<Position>, Arc<Index>> = HashMap::new();
+    for agent in agents {
+        let own: Vec<Position> = others
+            .iter()
+            .filter(|(_, rule)| rule.agents.selects(&agent.name, &agent.labels))
+            .map(|(position, _)| *position)
+            .collect();
+        agent.indexes = vec![Arc::clone(&shared)];
+        if own.is_empty() {
+            continue;
+        }
+        if let Some(same) = indexes.get(&own) {
+            agent.indexes.push(Arc::clone(same));
+            continue;
+        }
+        indexed += own.len();
+        if indexed > MAX_INDEXED {
+            return Err(format!(
+                "the rules of all agents together are more than {MAX_INDEXED}, a rule counted for each agent it is for"
+            ));
+        }
+        let index = Arc::new(Index::new(rules, &own));
+        agent.indexes.push(Arc::clone(&index));
+        indexes.insert(own, index);
+    }
+    Ok(())
+}
+
+/// The first 12 hexadecimal digits of SHA-256 over the documents' texts, each after its length.
+fn version(documents: &[Document]) -> String {
+    let mut hash = Sha256::new();
+    for document in documents {
+        hash.update(
+            u64::try_from(document.text.len())
+                .unwrap_or(u64::MAX)
+                .to_be_bytes(),
+        );
+        hash.update(document.text.as_bytes());
+    }
+    hash.finalize()
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+impl Policy {
+    /// The first 12 hexadecimal digits of the SHA-256 of its documents.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// What its documents say that was probably not meant.
+    #[must_use]
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// Its agents, in the order of the documents.
+    #[must_use]
+    pub fn agents(&self) -> &[AgentPolicy] {
+        &self.agents
+    }
+
+    /// An agent by its name.
+    #[must_use]
+    pub fn agent(&self, name: &AgentName) -> Option<&AgentPolicy> {
+        self.by_name.get(name).and_then(|n| self.agents.get(*n))
+    }
+
+    /// A rule by the number that the kernel's events carry.
+    #[must_use]
+    pub fn rule(&self, number: u32) -> Option<&RuleInfo> {
+        self.at(number.checked_sub(1)?).map(|rule| &rule.info)
+    }
+
+    /// Its rules, in the order of the documents.
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = &RuleInfo> {
+        self.rules.iter().map(|rule| &rule.info)
+    }
+
+    pub(crate) fn at(&self, position: Position) -> Option<&Rule> {
+        self.rules.get(usize::try_from(position).ok()?)
+    }
+
+    pub(crate) fn compiled(&self) -> &[Rule] {
+        &self.rules
+    }
+}

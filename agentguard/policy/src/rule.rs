@@ -1,0 +1,212 @@
+//! One compiled rule and what it matches.
+
+use std::net::IpAddr;
+
+use agentguard_common::map::{TCP, UDP};
+use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
+use ipnet::IpNet;
+
+use crate::document::{Addresses, RuleAction};
+use crate::pattern::{Glob, HostPattern, Ports};
+use crate::special;
+
+/// The engine's name in [`Matched`].
+const ENGINE: &str = "native";
+
+/// What is known of a rule from outside: for the record, for `policy show` and for the kernel's
+/// events, which carry its number.
+#[derive(Clone, Debug)]
+pub struct RuleInfo {
+    /// Its number in the policy, from 1, in the order of the documents.
+    pub number: u32,
+    /// Its id.
+    pub id: String,
+    /// Where it stands.
+    pub source: Source,
+    /// What it says.
+    pub action: RuleAction,
+    /// How what it allows is carried.
+    pub handling: Handling,
+    /// How far it goes.
+    pub mode: Mode,
+    /// Its own sentence for the person who meets a denial.
+    pub reason: Option<String>,
+}
+
+impl RuleInfo {
+    /// The rule as a decision lists it.
+    #[must_use]
+    pub fn matched(&self) -> Matched {
+        Matched {
+            engine: ENGINE.to_owned(),
+            rule: self.id.clone(),
+            source: self.source.clone(),
+        }
+    }
+
+    /// Whether it takes part in what happens, and not only in what is recorded.
+    pub(crate) fn in_force(&self) -> bool {
+        self.mode == Mode::Enforce
+    }
+}
+
+/// Which agents a rule is for.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Selector {
+    /// One of these; any, if absent.
+    pub(crate) names: Option<Vec<AgentName>>,
+    /// All of these.
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+impl Selector {
+    pub(crate) fn is_everyone(&self) -> bool {
+        self.names.is_none() && self.labels.is_empty()
+    }
+
+    pub(crate) fn selects(&self, name: &AgentName, labels: &Labels) -> bool {
+        self.names.as_ref().is_none_or(|names| names.contains(name))
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+/// What a rule says of a request that may not have been seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fit {
+    /// It matches.
+    Yes,
+    /// It matches if the request does.
+    NeedsRequest,
+    /// It does not match.
+    No,
+}
+
+/// What has been seen of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seen<'a> {
+    /// Nothing yet; the bytes may still show one.
+    NotYet,
+    /// Nothing, and nothing will be: the flow is spliced TLS, or no HTTP.
+    Never,
+    /// A request.
+    Request {
+        /// The method (RFC 9110 §9.1), as it was sent: methods are case-sensitive.
+        method: &'a str,
+        /// The path in its canonical form, without the query.
+        path: &'a str,
+    },
+}
+
+/// One compiled rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) info: RuleInfo,
+    pub(crate) agents: Selector,
+    pub(crate) hosts: Vec<HostPattern>,
+    pub(crate) cidrs: Vec<IpNet>,
+    pub(crate) ports: Ports,
+    /// [`TCP`] and [`UDP`].
+    pub(crate) transports: u8,
+    /// Empty for any.
+    pub(crate) methods: Vec<String>,
+    /// Empty for any.
+    pub(crate) paths: Vec<Glob>,
+    pub(crate) addresses: Option<Addresses>,
+    pub(crate) ranges: Vec<IpNet>,
+}
+
+impl Rule {
+    pub(crate) fn allows(&self) -> bool {
+        self.info.action == RuleAction::Allow
+    }
+
+    /// Whether it matches any destination.
+    pub(crate) fn anywhere(&self) -> bool {
+        self.hosts.is_empty() && self.cidrs.is_empty()
+    }
+
+    pub(crate) fn needs_request(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
+
+    pub(crate) fn matches_host(&self, name: &HostName) -> bool {
+        self.hosts.iter().any(|pattern| pattern.matches(name))
+    }
+
+    pub(crate) fn matches_address(&self, ip: IpAddr) -> bool {
+        self.cidrs.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Whether it matches a destination: a name by its hosts, a bare address by its ranges; a
+    /// denial matches a name's resolved address by its ranges too.
+    ///
+    /// A closed range (metadata, loopback) is opened only by a range that lies inside of it.
+    pub(crate) fn matches_destination(&self, host: Option<&HostName>, ip: Option<IpAddr>) -> bool {
+        match (host, ip) {
+            (Some(name), _) => {
+                (self.anywhere()
+                    || self.matches_host(name)
+                    || !self.allows() && ip.is_some_and(|ip| self.matches_address(ip)))
+                    && self.may_open(ip, &self.ranges)
+            }
+            (None, Some(ip)) => {
+                (self.anywhere() || self.matches_address(ip))
+                    && self.may_open(Some(ip), &self.cidrs)
+            }
+            (None, None) => self.anywhere(),
+        }
+    }
+
+    /// Whether an allowance may reach `ip`, where `named` are the ranges it names.
+    pub(crate) fn may_open(&self, ip: Option<IpAddr>, named: &[IpNet]) -> bool {
+        let Some((_, closed)) = ip.and_then(|ip| special::hard(&IpNet::from(ip))) else {
+            return true;
+        };
+        !self.allows()
+            || ip.is_some_and(|ip| {
+                named
+                    .iter()
+                    .any(|net| net.contains(&ip) && closed.contains(net))
+            })
+    }
+
+    /// Whether it matches the rest of a flow, given that it matches its destination.
+    pub(crate) fn fit(&self, port: u16, transport: Transport, request: Seen<'_>) -> Fit {
+        if self.transports & bit(transport) == 0 || !self.ports.contains(port) {
+            return Fit::No;
+        }
+        match request {
+            _ if !self.needs_request() => Fit::Yes,
+            Seen::NotYet | Seen::Never => Fit::NeedsRequest,
+            Seen::Request { method, path } => {
+                if self.matches_method(method) && self.matches_path(path) {
+                    Fit::Yes
+                } else {
+                    Fit::No
+                }
+            }
+        }
+    }
+
+    pub(crate) fn matches_method(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|m| m == method)
+    }
+
+    pub(crate) fn matches_path(&self, path: &str) -> bool {
+        self.paths.is_empty()
+            || path
+                .strip_prefix('/')
+                .is_some_and(|path| self.paths.iter().any(|glob| glob.matches(path)))
+    }
+}
+
+/// A transport as a bit of the kernel's set.
+pub(crate) const fn bit(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
+    }
+}

@@ -1,0 +1,119 @@
+//! The sentences that go with verdicts: for an operator, and for whoever meets a denial.
+
+use std::fmt;
+
+use agentguard_model::{AgentName, HostName, Transport};
+
+use crate::decide::Facts;
+use crate::diagnostic::quoted;
+use crate::rule::{RuleInfo, Seen};
+use crate::special::Hard;
+
+/// Who attempts what. Displays as "coder to reach example.org:443 over TCP".
+pub(crate) struct Attempt<'a> {
+    pub(crate) agent: &'a AgentName,
+    pub(crate) facts: &'a Facts<'a>,
+}
+
+impl fmt::Display for Attempt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to ", self.agent)?;
+        let facts = self.facts;
+        match facts.request {
+            Seen::Request { method, path } => {
+                write!(f, "{} ", quoted(method))?;
+                self.destination(f)?;
+                f.write_str(&quoted(path))
+            }
+            Seen::NotYet | Seen::Never => {
+                f.write_str("reach ")?;
+                self.destination(f)?;
+                f.write_str(match facts.transport {
+                    Transport::Tcp => " over TCP",
+                    Transport::Udp => " over UDP",
+                })
+            }
+        }
+    }
+}
+
+impl Attempt<'_> {
+    fn destination(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = self.facts.port;
+        match (self.facts.host, self.facts.ip) {
+            (Some(name), _) => write!(f, "{name}:{port}"),
+            (None, Some(ip)) => write!(f, "{}", std::net::SocketAddr::new(ip, port)),
+            (None, None) => write!(f, "port {port}"),
+        }
+    }
+}
+
+/// Who asks for which name. Displays as "coder to resolve example.org".
+pub(crate) struct Resolution<'a> {
+    pub(crate) agent: &'a AgentName,
+    pub(crate) name: &'a HostName,
+}
+
+impl fmt::Display for Resolution<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to resolve {}", self.agent, self.name)
+    }
+}
+
+pub(crate) fn allowed(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> String {
+    match rule {
+        Some(rule) => format!("Rule {} allows {attempt}.", rule.id),
+        None => format!("The policy allows {attempt}."),
+    }
+}
+
+/// The rule's own sentence, if it has one.
+pub(crate) fn denied(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> String {
+    match rule {
+        Some(RuleInfo {
+            reason: Some(reason),
+            ..
+        }) => reason.clone(),
+        Some(rule) => format!("Rule {} forbids {attempt}.", rule.id),
+        None => format!("The policy forbids {attempt}."),
+    }
+}
+
+/// `paper`: an allowance that is not in force.
+pub(crate) fn no_rule(attempt: &impl fmt::Display, paper: Option<&RuleInfo>) -> String {
+    match paper {
+        Some(rule) => format!(
+            "No rule in force allows {attempt}; rule {} would, and is in {} mode.",
+            rule.id,
+            mode(rule)
+        ),
+        None => format!("No rule allows {attempt}."),
+    }
+}
+
+pub(crate) fn needs_inspection(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> String {
+    let id = rule.map_or("", |rule| rule.id.as_str());
+    format!("To allow {attempt}, rule {id} has to see the HTTP method or path, and cannot here.")
+}
+
+pub(crate) fn closed(attempt: &impl fmt::Display, kind: Hard) -> String {
+    let what = match kind {
+        Hard::Metadata => "a cloud metadata service",
+        Hard::Loopback => "a service of the host itself",
+    };
+    format!("No rule that names it allows {attempt}, which is {what}.")
+}
+
+pub(crate) fn not_answered(attempt: &impl fmt::Display) -> String {
+    format!(
+        "No rule can allow {attempt}: this virtual address stands for no name that was answered."
+    )
+}
+
+fn mode(rule: &RuleInfo) -> &'static str {
+    match rule.mode {
+        agentguard_model::Mode::Observe => "observe",
+        agentguard_model::Mode::Shadow => "shadow",
+        agentguard_model::Mode::Enforce => "enforce",
+    }
+}

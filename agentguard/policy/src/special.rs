@@ -1,0 +1,102 @@
+//! Ranges that are not like other addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use agentguard_common::address::Address;
+use agentguard_model::ReasonCode;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// A range that stays closed in every mode, unless a rule names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Hard {
+    /// A cloud metadata service: it hands out the host's credentials.
+    Metadata,
+    /// This host's own services.
+    Loopback,
+}
+
+impl Hard {
+    pub(crate) const fn code(self) -> ReasonCode {
+        match self {
+            Self::Metadata => ReasonCode::MetadataService,
+            Self::Loopback => ReasonCode::LoopbackNotOwn,
+        }
+    }
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn v6(ip: [u16; 8]) -> IpNet {
+    let [a, b, c, d, e, f, g, h] = ip;
+    IpNet::V6(Ipv6Net::new_assert(
+        Ipv6Addr::new(a, b, c, d, e, f, g, h),
+        128,
+    ))
+}
+
+/// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as
+/// loopback.
+pub(crate) const HARD: [(Hard, IpNet); 13] = [
+    // AWS, GCP, Azure, OpenStack, DigitalOcean, …
+    (Hard::Metadata, v4(169, 254, 169, 254, 32)),
+    // AWS task roles (ECS) and pod identities (EKS).
+    (Hard::Metadata, v4(169, 254, 170, 2, 32)),
+    (Hard::Metadata, v4(169, 254, 170, 23, 32)),
+    // Alibaba Cloud.
+    (Hard::Metadata, v4(100, 100, 100, 200, 32)),
+    // Azure's platform services.
+    (Hard::Metadata, v4(168, 63, 129, 16, 32)),
+    // Oracle Cloud.
+    (Hard::Metadata, v4(192, 0, 0, 192, 32)),
+    // AWS: metadata and pod identities.
+    (Hard::Metadata, v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254])),
+    (Hard::Metadata, v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23])),
+    // GCP.
+    (Hard::Metadata, v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])),
+    (Hard::Loopback, v4(127, 0, 0, 0, 8)),
+    (Hard::Loopback, v6([0, 0, 0, 0, 0, 0, 0, 1])),
+    (Hard::Loopback, v4(0, 0, 0, 0, 32)),
+    (Hard::Loopback, v6([0; 8])),
+];
+
+/// The closed range that holds all of `net`.
+pub(crate) fn hard(net: &IpNet) -> Option<(Hard, IpNet)> {
+    HARD.into_iter().find(|(_, range)| range.contains(net))
+}
+
+/// Whether an address is one of those that the guard makes up for names.
+pub(crate) fn is_virtual(ip: IpAddr) -> bool {
+    Address::from(ip).is_virtual()
+}
+
+/// An address in the one form that rules are compared with.
+pub(crate) const fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hard, hard};
+
+    #[test]
+    fn only_what_lies_inside_is_closed() {
+        for (net, expected) in [
+            ("169.254.169.254/32", Some(Hard::Metadata)),
+            ("169.254.0.0/16", None),
+            ("127.0.0.1/32", Some(Hard::Loopback)),
+            ("127.0.0.0/8", Some(Hard::Loopback)),
+            ("126.0.0.0/7", None),
+            ("0.0.0.0/0", None),
+            ("0.0.0.0/32", Some(Hard::Loopback)),
+            ("::/0", None),
+            ("::1/128", Some(Hard::Loopback)),
+            ("fd00:ec2::254/128", Some(Hard::Metadata)),
+            ("10.0.0.0/8", None),
+        ] {
+            let got = hard(&net.parse().unwrap()).map(|(kind, _)| kind);
+            assert_eq!(got, expected, "{net}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The ports of one destination, cut where the rules that match change.
+
+use std::collections::BTreeSet;
+
+use agentguard_common::map::{TCP, UDP};
+use agentguard_model::Handling;
+
+use crate::index::Position;
+use crate::rule::Rule;
+
+/// The rules that match a run of ports, by what they say, on a flow whose request is not seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Active {
+    /// Denials in force.
+    pub(crate) denials: BTreeSet<Position>,
+    /// Denials on paper.
+    pub(crate) paper_denials: BTreeSet<Position>,
+    /// Denials, in force or on paper, that look at the request.
+    pub(crate) unseen_denials: BTreeSet<Position>,
+    /// Denials in force that may match, depending on the address behind a name.
+    pub(crate) possible_denials: BTreeSet<Position>,
+    /// Denials on paper that may match, depending on the same.
+    pub(crate) possible_paper_denials: BTreeSet<Position>,
+    /// Allowances in force that go through the proxy.
+    pub(crate) spliced: BTreeSet<Position>,
+    /// Allowances in force that do not.
+    pub(crate) direct: BTreeSet<Position>,
+    /// Allowances in force that look at the request.
+    pub(crate) unseen_allowances: BTreeSet<Position>,
+}
+
+impl Active {
+    /// Whether a rule in force allows it, or may once the request is seen.
+    pub(crate) fn may_be_allowed(&self) -> bool {
+        !self.spliced.is_empty() || !self.direct.is_empty() || !self.unseen_allowances.is_empty()
+    }
+
+    fn kind(&mut self, candidate: &Candidate<'_>) -> Option<&mut BTreeSet<Position>> {
+        let rule = candidate.rule;
+        Some(match (rule.allows(), rule.info.in_force()) {
+            (true, false) => return None,
+            (true, true) if rule.needs_request() => &mut self.unseen_allowances,
+            (true, true) if rule.info.handling == Handling::Direct => &mut self.direct,
+            (true, true) => &mut self.spliced,
+            (false, true) if candidate.possible => &mut self.possible_denials,
+            (false, false) if candidate.possible => &mut self.possible_paper_denials,
+            (false, _) if rule.needs_request() => &mut self.unseen_denials,
+            (false, true) => &mut self.denials,
+            (false, false) => &mut self.paper_denials,
+        })
+    }
+}
+
+/// A rule that matches the destination.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) position: Position,
+    pub(crate) rule: &'a Rule,
+    /// Whether that depends on the address behind the name, which is not known.
+    pub(crate) possible: bool,
+}
+
+/// The transports, as the kernel's bits.
+pub(crate) const TRANSPORTS: [u8; 2] = [TCP, UDP];
+
+/// Calls `visit` with each run of ports that at least one candidate matches over a transport, in
+/// order.
+pub(crate) fn sweep(
+    candidates: &[Candidate<'_>],
+    transport: u8,
+    mut visit: impl FnMut(u16, u16, &Active),
+) {
+    // (port from which it holds, whether it begins or ends, which)
+    let mut changes: Vec<(u32, bool, &Candidate<'_>)> = Vec::new();
+    for candidate in candidates {
+        if candidate.rule.transports & transport == 0 {
+            continue;
+        }
+        for (first, last) in candidate.rule.ports.ranges() {
+            changes.push((u32::from(*first), true, candidate));
+            changes.push((u32::from(*last) + 1, false, candidate));
+        }
+    }
+    changes.sort_by_key(|(port, begins, candidate)| (*port, *begins, candidate.position));
+    let mut active = Active::default();
+    let mut open = 0usize;
+    let mut rest = changes.as_slice();
+    while let Some((port, _, _)) = rest.first() {
+        let here = rest.partition_point(|(p, _, _)| p <= port);
+        let (now, later) = rest.split_at(here);
+        for (_, begins, candidate) in now {
+            if let Some(kind) = active.kind(candidate) {
+                if *begins {
+                    kind.insert(candidate.position);
+                    open += 1;
+                } else {
+                    kind.remove(&candidate.position);
+                    open = open.saturating_sub(1);
+                }
+            }
+        }
+        if let Some((next, _, _)) = later.first()
+            && open > 0
+            && let (Ok(first), Ok(last)) = (u16::try_from(*port), u16::try_from(next - 1))
+        {
+            visit(first, last, &active);
+        }
+        rest = later;
+    }
+}
