@@ -3,7 +3,8 @@
 //! - [`gate`]: the kernel programs and their maps.
 //! - [`namespace`], [`cgroup`]: where agents live and where the guard listens.
 //! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
-//! - `spawn`: running a command as an agent.
+//! - [`spawn`]: running a command as an agent.
+//! - [`worker`], [`signals`]: the other half's process, and its supervision.
 //!
 //! **Invariant:** the keeper parses nothing but typed messages and its own policy, and grants the
 //! worker nothing that this policy does not. `unsafe` stands here and in the gate only.
@@ -11,6 +12,9 @@
 pub mod cgroup;
 pub mod documents;
 pub mod gate;
+pub mod message;
 pub mod namespace;
 pub mod packet;
+pub mod signals;
 pub mod spawn;
+pub mod worker;

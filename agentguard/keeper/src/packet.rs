@@ -206,6 +206,18 @@ impl Packet {
         Ok(())
     }
 
+    /// Limits how long one `send` may wait; `None`: for ever, as from the start.
+    ///
+    /// # Errors
+    /// As [`Packet::set_timeout`].
+    pub fn set_send_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        Ok(net::sockopt::set_socket_timeout(
+            &self.socket,
+            net::sockopt::Timeout::Send,
+            limit,
+        )?)
+    }
+
     /// Who is at the other end.
     ///
     /// # Errors

@@ -8,12 +8,21 @@ fn loads() {
     std::fs::create_dir_all(dir).unwrap();
     rustix::mount::mount("bpf", dir, "bpf", rustix::mount::MountFlags::empty(), None).unwrap();
     let result = Gate::load(&dir.join("ag"));
-    let mut gate = match result { Ok(g) => g, Err(e) => {
-        let mut s: Option<&dyn std::error::Error> = Some(&e);
-        while let Some(e) = s { eprintln!("{e}"); s = e.source(); }
-        rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).unwrap();
-        panic!() } };
-    for p in gate.programs() { eprintln!("{p:?}"); }
+    let mut gate = match result {
+        Ok(g) => g,
+        Err(e) => {
+            let mut s: Option<&dyn std::error::Error> = Some(&e);
+            while let Some(e) = s {
+                eprintln!("{e}");
+                s = e.source();
+            }
+            rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+            panic!()
+        }
+    };
+    for p in gate.programs() {
+        eprintln!("{p:?}");
+    }
     eprintln!("{:?}", gate.executables_unknown());
     let cg = std::path::Path::new("/sys/fs/cgroup/unified/agtest");
     std::fs::create_dir_all(cg).unwrap();

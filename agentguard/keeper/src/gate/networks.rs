@@ -15,7 +15,7 @@ const PROFILE_BITS: u32 = 32;
 const MAPPED_BITS: u32 = 96;
 
 /// A range of addresses and its verdicts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Network {
     /// The network address.
     pub address: IpAddr,
@@ -26,6 +26,24 @@ pub struct Network {
 }
 
 impl Gate {
+    /// Removes the address rules of every profile but these.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn keep_networks(&mut self, profiles: &[u32]) -> Result<(), GateError> {
+        let present: Vec<Key<NetworkKey>> = self
+            .networks
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(map_error("read", "NETWORKS"))?;
+        for key in present {
+            if !profiles.contains(&{ key.data().profile }) {
+                ignore_absent(self.networks.remove(&key), "NETWORKS")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes these the address rules of a profile.
     ///
     /// New entries are written before old ones go, so that no address is without its denial

@@ -1,0 +1,187 @@
+//! What the two halves say to each other, and what the command line asks of the keeper.
+//!
+//! One [`crate::packet::Packet`] each. The keeper trusts none of it: what the worker asks for is
+//! checked against the keeper's own compiled policy, and what a client asks for against who the
+//! kernel says it is.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use agentguard_model::{AgentId, AgentName, HostName, Labels};
+use serde::{Deserialize, Serialize};
+
+use crate::spawn::{RunContext, RunRequest};
+
+/// Keeper to worker.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum ToWorker {
+    /// The first message. Descriptors: those of the gate's view, then the control socket.
+    Start(Box<Start>),
+    /// Listeners in a network namespace. Descriptors: as [`crate::namespace::Listening`] orders them.
+    Listeners {
+        /// Network namespace cookie.
+        netns: u64,
+        /// Whether the second half, on `::1`, is there.
+        v6: bool,
+    },
+    /// The listeners of a network namespace are to be closed.
+    NoListeners {
+        /// Network namespace cookie.
+        netns: u64,
+    },
+    /// A policy. Descriptor: its documents, see [`crate::documents`].
+    Policy {
+        /// Its number, which stands in the events of the gate.
+        generation: u32,
+    },
+    /// An agent has a number.
+    Agent {
+        /// The number.
+        id: AgentId,
+        /// The agent.
+        name: AgentName,
+    },
+    /// A run has begun.
+    Run {
+        /// Its number.
+        run: u32,
+        /// Whose it is.
+        agent: AgentId,
+        /// What its decisions say of who is behind them.
+        context: RunContext,
+        /// Labels in addition to the agent's.
+        labels: Labels,
+    },
+    /// A run is over; its number is not used again while this keeper lives.
+    RunEnded {
+        /// Its number.
+        run: u32,
+    },
+    /// What became of [`ToKeeper::Publish`].
+    Published {
+        /// The number of the request.
+        request: u64,
+        /// Why it was refused, if it was.
+        refused: Option<String>,
+    },
+    /// The state of the gate, for `status` and `agent list`.
+    State(Box<State>),
+    /// Everything that the worker needs before it serves has been said.
+    Serve,
+    /// Stop accepting, let flows end, exit.
+    Drain {
+        /// For how long.
+        within: Duration,
+    },
+}
+
+/// The worker's settings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Start {
+    /// Where the worker keeps its state: the record and the names.
+    pub state_dir: std::path::PathBuf,
+    /// Upstream resolvers; none: those of the host.
+    pub resolvers: Vec<std::net::SocketAddr>,
+    /// Cgroup paths, as `/proc/PID/cgroup` shows them, below which nobody may use the control
+    /// socket.
+    pub governed: Vec<String>,
+    /// What this host or kernel lacks, and what that means.
+    pub degraded: Vec<String>,
+    /// The keeper's process id.
+    pub keeper: u32,
+}
+
+/// What the keeper knows of the gate.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct State {
+    /// The agents that have a cgroup.
+    pub agents: Vec<AgentState>,
+    /// Cgroups that carry the gate.
+    pub attached: Vec<String>,
+    /// Programs, and the instructions that the verifier walked for each.
+    pub programs: Vec<(String, Option<u32>)>,
+    /// When the policy was loaded, in seconds since the epoch.
+    pub policy_loaded: u64,
+    /// What was wrong with the last policy that was not taken.
+    pub policy_error: Option<String>,
+    /// When the oldest cgroup was let in that may still hold a process, in seconds since the epoch.
+    pub oldest: Option<u64>,
+}
+
+/// What the keeper knows of an agent.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AgentState {
+    /// Its name.
+    pub name: AgentName,
+    /// Its number.
+    pub id: AgentId,
+    /// Its cgroups.
+    pub cgroups: Vec<String>,
+    /// Runs that have not ended.
+    pub runs: u32,
+}
+
+/// Worker to keeper.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum ToKeeper {
+    /// It serves.
+    Ready,
+    /// The agent may dial these addresses for this name.
+    Publish {
+        /// A number to answer with.
+        request: u64,
+        /// The agent.
+        agent: AgentId,
+        /// The name.
+        name: HostName,
+        /// The virtual addresses answered.
+        virtual_addresses: Vec<IpAddr>,
+        /// The validated real ones.
+        real: Vec<IpAddr>,
+        /// How long real addresses that are answered themselves stay dialable.
+        ttl: Duration,
+    },
+    /// An address stands for nothing any more, for no agent. Always taken.
+    Retire {
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+/// A client of the keeper's own socket, first message. [`Command::Run`] begins a session.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum Command {
+    /// Run a command as an agent. Descriptors: see [`crate::spawn`].
+    Run(Box<RunRequest>),
+    /// Govern a cgroup that is there already.
+    AddAgent {
+        /// As this agent.
+        name: AgentName,
+        /// The cgroup's directory.
+        cgroup: String,
+    },
+    /// Stop governing what [`Command::AddAgent`] put under the gate.
+    RemoveAgent {
+        /// The agent.
+        name: AgentName,
+    },
+    /// Read the policy again.
+    Reload,
+}
+
+/// The keeper's answer to everything but [`Command::Run`].
+#[derive(Debug, Deserialize, Serialize)]
+pub enum Answer {
+    /// Done.
+    Done {
+        /// What was done, for a person.
+        text: String,
+    },
+    /// Not done, and nothing changed.
+    Refused {
+        /// Why.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+}
