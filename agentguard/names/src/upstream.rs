@@ -59,7 +59,7 @@ pub struct Config {
     pub max_negative_ttl: Duration,
     /// The life of a failure (RFC 9520: at least 1 s).
     pub failure_ttl: Duration,
-    /// Questions under way. Beyond: [`Failure::Busy`].
+    /// Questions under way. Beyond, one that is not under way yet fails with `limit_reached`.
     pub in_flight: usize,
 }
 
