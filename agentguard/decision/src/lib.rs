@@ -9,6 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+mod decider;
+mod directory;
+mod kernel;
+mod policies;
 mod port;
 
+pub use decider::Decider;
+pub use directory::Directory;
+pub use policies::Policies;
 pub use port::{Client, Decided, Foreseen, RecordRefused, Recorder, Target};

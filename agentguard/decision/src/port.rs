@@ -42,6 +42,8 @@ pub struct RecordRefused {
 pub struct Client {
     /// The agent.
     pub agent: AgentId,
+    /// The number of the run, which has the context, or 0.
+    pub run: u32,
     /// The process.
     pub process: Process,
 }

@@ -1,0 +1,410 @@
+//! policy → record → what to do.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentguard_model::{
+    Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
+    Reason, ReasonCode, Transport, Verdict,
+};
+use agentguard_policy::{
+    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
+};
+use jiff::Timestamp;
+use ulid::Ulid;
+
+use crate::directory::Directory;
+use crate::policies::Policies;
+use crate::port::{Client, Decided, Foreseen, Recorder, Target};
+
+/// Takes decisions and has them recorded. Cheap to clone.
+#[derive(Debug)]
+pub struct Decider<R> {
+    policies: Arc<Policies>,
+    directory: Arc<Directory>,
+    recorder: Arc<R>,
+}
+
+impl<R> Clone for Decider<R> {
+    fn clone(&self) -> Self {
+        Self {
+            policies: self.policies.clone(),
+            directory: self.directory.clone(),
+            recorder: self.recorder.clone(),
+        }
+    }
+}
+
+/// A decision on its way to the record.
+pub(crate) struct Draft<'a> {
+    pub(crate) client: Option<&'a Client>,
+    pub(crate) layer: Layer,
+    pub(crate) action: Action,
+    pub(crate) verdict: Verdict,
+    pub(crate) enforced: bool,
+    pub(crate) mode: Mode,
+    pub(crate) reason: Reason,
+    pub(crate) matched: Vec<agentguard_model::Matched>,
+    pub(crate) count: u64,
+    pub(crate) started: Instant,
+}
+
+impl<R: Recorder> Decider<R> {
+    /// Puts the pieces together.
+    #[must_use]
+    pub fn new(policies: Arc<Policies>, directory: Arc<Directory>, recorder: Arc<R>) -> Self {
+        Self {
+            policies,
+            directory,
+            recorder,
+        }
+    }
+
+    /// What the bytes of a connection must show before it can be decided. Pure; records nothing.
+    #[must_use]
+    pub fn foresee(&self, client: &Client, target: &Target) -> Foreseen {
+        let policy = self.policies.current();
+        let ruling = match self.agent(&policy, client.agent) {
+            Ok(agent) => policy.decide(agent, &facts(target, Seen::NotYet)),
+            Err(_) => return Foreseen::Deny,
+        };
+        match ruling.outcome {
+            RulingOutcome::Allow(handling) => Foreseen::Allow(handling),
+            RulingOutcome::Undecided => Foreseen::NeedsRequest,
+            RulingOutcome::Deny => Foreseen::Deny,
+        }
+    }
+
+    /// Decides and records a TCP connection whose bytes pass undecoded.
+    pub async fn connection(&self, client: &Client, target: &Target) -> Decided {
+        self.decide(client, target, ActionKind::Connect, Seen::Never)
+            .await
+    }
+
+    /// Decides and records one HTTP request. The path is canonical and has no query.
+    pub async fn request(
+        &self,
+        client: &Client,
+        target: &Target,
+        method: &str,
+        path: &str,
+    ) -> Decided {
+        let seen = Seen::Request { method, path };
+        self.decide(client, target, ActionKind::HttpRequest, seen)
+            .await
+    }
+
+    /// Records a denial that no rule gave: malformed input, names that disagree, a limit.
+    pub async fn refuse(
+        &self,
+        client: &Client,
+        target: &Target,
+        kind: ActionKind,
+        reason: Reason,
+    ) -> Decided {
+        let started = Instant::now();
+        let policy = self.policies.current();
+        let mode = self
+            .agent(&policy, client.agent)
+            .map_or(Mode::Enforce, |agent| agent.mode);
+        self.conclude(
+            &policy,
+            Draft {
+                client: Some(client),
+                layer: Layer::Proxy,
+                action: action(kind, target),
+                verdict: Verdict::Deny,
+                enforced: true,
+                mode,
+                reason,
+                matched: Vec::new(),
+                count: 1,
+                started,
+            },
+            None,
+        )
+        .await
+    }
+
+    /// Records a connection of which nobody knows whose it is.
+    pub async fn refuse_unknown(&self, reason: Reason) -> Decided {
+        let policy = self.policies.current();
+        self.conclude(
+            &policy,
+            Draft {
+                client: None,
+                layer: Layer::Proxy,
+                action: Action {
+                    transport: Some(Transport::Tcp),
+                    ..Action::new(ActionKind::Connect)
+                },
+                verdict: Verdict::Deny,
+                enforced: true,
+                mode: Mode::Enforce,
+                reason,
+                matched: Vec::new(),
+                count: 1,
+                started: Instant::now(),
+            },
+            None,
+        )
+        .await
+    }
+
+    /// What the policy says of a name for an agent. Pure; records nothing.
+    #[must_use]
+    pub fn name(&self, agent: AgentId, name: &HostName) -> NameRuling {
+        let policy = self.policies.current();
+        match self.agent(&policy, agent) {
+            Ok(agent) => policy.decide_name(agent, name),
+            Err(reason) => NameRuling {
+                allowed: false,
+                verdict: Verdict::Deny,
+                enforced: true,
+                mode: Mode::Enforce,
+                reason,
+                matched: Vec::new(),
+                addresses: Addresses::Virtual,
+                ranges: Vec::new(),
+            },
+        }
+    }
+
+    /// Whether an agent's denials are recorded only.
+    #[must_use]
+    pub fn observes(&self, agent: AgentId) -> bool {
+        let policy = self.policies.current();
+        self.agent(&policy, agent)
+            .is_ok_and(|agent| agent.mode != Mode::Enforce)
+    }
+
+    /// Records what became of a query for a name: the ruling of [`Self::name`], or in its place a
+    /// reason that came up later.
+    ///
+    /// # Errors
+    /// Why it could not be recorded.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call in the wiring of the resolver"
+    )]
+    pub async fn name_answered(
+        &self,
+        client: Option<&Client>,
+        name: Option<HostName>,
+        types: &[String],
+        transport: Transport,
+        ruling: Option<&NameRuling>,
+        later: Option<(Verdict, bool, Reason)>,
+        count: u64,
+        started: Instant,
+    ) -> Result<DecisionId, Reason> {
+        let policy = self.policies.current();
+        let (verdict, enforced, reason) = match (later, ruling) {
+            (Some(later), _) => later,
+            (None, Some(ruling)) => (ruling.verdict, ruling.enforced, ruling.reason.clone()),
+            (None, None) => (
+                Verdict::Deny,
+                true,
+                Reason::new(ReasonCode::Internal, "The query was not looked at."),
+            ),
+        };
+        let action = Action {
+            transport: Some(transport),
+            host: name,
+            port: Some(53),
+            method: (!types.is_empty()).then(|| types.join(",")),
+            ..Action::new(ActionKind::DnsQuery)
+        };
+        let decision = self.decision(
+            &policy,
+            Draft {
+                client,
+                layer: Layer::Dns,
+                action,
+                verdict,
+                enforced,
+                mode: ruling.map_or(Mode::Enforce, |ruling| ruling.mode),
+                reason,
+                matched: ruling
+                    .map(|ruling| ruling.matched.clone())
+                    .unwrap_or_default(),
+                count,
+                started,
+            },
+        );
+        self.recorder
+            .write(decision)
+            .await
+            .map_err(|refused| refused.reason)
+    }
+
+    /// Notes what became of an allowed action.
+    pub fn finished(&self, decided: &Decided, outcome: Outcome) {
+        if let Some(id) = decided.id {
+            self.recorder.outcome(id, outcome);
+        }
+    }
+
+    /// The policies.
+    #[must_use]
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// Who is who.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// Where decisions go.
+    #[must_use]
+    pub fn recorder(&self) -> &Arc<R> {
+        &self.recorder
+    }
+
+    async fn decide(
+        &self,
+        client: &Client,
+        target: &Target,
+        kind: ActionKind,
+        seen: Seen<'_>,
+    ) -> Decided {
+        let started = Instant::now();
+        let policy = self.policies.current();
+        let mut what = action(kind, target);
+        if let Seen::Request { method, path } = seen {
+            what.method = Some(method.to_owned());
+            what.path = Some(path.to_owned());
+        }
+        let ruling = match self.agent(&policy, client.agent) {
+            Ok(agent) => policy.decide(agent, &facts(target, seen)),
+            Err(reason) => Ruling {
+                outcome: RulingOutcome::Deny,
+                verdict: Verdict::Deny,
+                enforced: true,
+                mode: Mode::Enforce,
+                reason,
+                matched: Vec::new(),
+            },
+        };
+        let going = match ruling.outcome {
+            RulingOutcome::Allow(handling) => Some(handling),
+            // Everything was seen: what is undecided now was not allowed.
+            RulingOutcome::Deny | RulingOutcome::Undecided => None,
+        };
+        self.conclude(
+            &policy,
+            Draft {
+                client: Some(client),
+                layer: Layer::Proxy,
+                action: what,
+                verdict: ruling.verdict,
+                enforced: ruling.enforced,
+                mode: ruling.mode,
+                reason: ruling.reason,
+                matched: ruling.matched,
+                count: 1,
+                started,
+            },
+            going,
+        )
+        .await
+    }
+
+    /// Records, and says what to do: what cannot be recorded is denied.
+    async fn conclude(
+        &self,
+        policy: &Policy,
+        draft: Draft<'_>,
+        going: Option<Handling>,
+    ) -> Decided {
+        let started = draft.started;
+        let allowed = going.is_some();
+        let handling = going.unwrap_or(Handling::Splice);
+        let reason = draft.reason.clone();
+        match self.recorder.write(self.decision(policy, draft)).await {
+            Ok(id) => Decided {
+                id: Some(id),
+                allowed,
+                handling,
+                reason,
+                started,
+            },
+            Err(refused) => Decided {
+                id: None,
+                allowed: false,
+                handling,
+                reason: refused.reason,
+                started,
+            },
+        }
+    }
+
+    pub(crate) fn decision(&self, policy: &Policy, draft: Draft<'_>) -> Decision {
+        let (agent, context) = match draft.client {
+            Some(client) => self.directory.describe(client.agent, client.run, policy),
+            None => (None, agentguard_model::Context::default()),
+        };
+        Decision {
+            id: DecisionId(Ulid::generate()),
+            time: Timestamp::now(),
+            agent,
+            context,
+            process: draft.client.map(|client| client.process.clone()),
+            layer: draft.layer,
+            action: draft.action,
+            verdict: draft.verdict,
+            enforced: draft.enforced,
+            mode: draft.mode,
+            reason: draft.reason,
+            matched: draft.matched,
+            budget: Vec::new(),
+            findings: Vec::new(),
+            count: draft.count,
+            last: None,
+            latency_us: micros(draft.started.elapsed()),
+            policy_version: policy.version().to_owned(),
+            outcome: None,
+        }
+    }
+
+    fn agent<'a>(&self, policy: &'a Policy, id: AgentId) -> Result<&'a AgentPolicy, Reason> {
+        let unknown = |name: &str| {
+            Reason::new(
+                ReasonCode::NoAgent,
+                format!("The policy has no agent {name}, so nothing is allowed to it."),
+            )
+        };
+        let name = self
+            .directory
+            .name(id)
+            .ok_or_else(|| unknown(&format!("with the number {}", id.0)))?;
+        policy.agent(&name).ok_or_else(|| unknown(name.as_str()))
+    }
+}
+
+fn facts<'a>(target: &'a Target, request: Seen<'a>) -> Facts<'a> {
+    Facts {
+        host: target.host.as_ref(),
+        ip: target.ip,
+        port: target.port,
+        transport: Transport::Tcp,
+        request,
+    }
+}
+
+fn action(kind: ActionKind, target: &Target) -> Action {
+    Action {
+        transport: Some(Transport::Tcp),
+        host: target.host.clone(),
+        ip: target.ip.map(|ip: IpAddr| ip.to_canonical()),
+        port: Some(target.port),
+        ..Action::new(kind)
+    }
+}
+
+fn micros(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}

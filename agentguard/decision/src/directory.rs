@@ -1,0 +1,97 @@
+//! Who is who: the numbers that the kernel tells, and what they stand for.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use agentguard_model::{Agent, AgentId, AgentName, Context, Labels};
+use agentguard_policy::Policy;
+
+/// Agents and runs by their numbers. Looked at once per decision, changed when a run begins or
+/// ends: a plain lock, held for a look-up.
+#[derive(Debug, Default)]
+pub struct Directory {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    agents: HashMap<AgentId, AgentName>,
+    runs: HashMap<u32, Run>,
+}
+
+/// What is known of a run.
+#[derive(Clone, Debug, Default)]
+struct Run {
+    context: Context,
+    labels: Labels,
+}
+
+impl Directory {
+    /// An agent has a number.
+    pub fn agent(&self, id: AgentId, name: AgentName) {
+        self.write(|inner| {
+            inner.agents.insert(id, name);
+        });
+    }
+
+    /// A run has begun.
+    pub fn run(&self, number: u32, context: Context, labels: Labels) {
+        self.write(|inner| {
+            inner.runs.insert(number, Run { context, labels });
+        });
+    }
+
+    /// A run is over. Decisions of its last flows that come later have no context.
+    pub fn run_ended(&self, number: u32) {
+        self.write(|inner| {
+            inner.runs.remove(&number);
+        });
+    }
+
+    /// The name behind a number.
+    #[must_use]
+    pub fn name(&self, id: AgentId) -> Option<AgentName> {
+        self.read(|inner| inner.agents.get(&id).cloned())
+    }
+
+    /// The agent as a decision names it, and on whose behalf it acts: the policy's labels with those
+    /// of the run over them.
+    #[must_use]
+    pub fn describe(&self, id: AgentId, run: u32, policy: &Policy) -> (Option<Agent>, Context) {
+        let (name, run) = self.read(|inner| {
+            (
+                inner.agents.get(&id).cloned(),
+                inner.runs.get(&run).cloned().unwrap_or_default(),
+            )
+        });
+        let agent = name.map(|name| {
+            let mut labels = policy
+                .agent(&name)
+                .map(|agent| agent.labels.clone())
+                .unwrap_or_default();
+            labels.extend(run.labels);
+            Agent { name, labels }
+        });
+        (agent, run.context)
+    }
+
+    /// Every agent.
+    #[must_use]
+    pub fn agents(&self) -> Vec<(AgentId, AgentName)> {
+        self.read(|inner| {
+            inner
+                .agents
+                .iter()
+                .map(|(id, name)| (*id, name.clone()))
+                .collect()
+        })
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
+        look(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}

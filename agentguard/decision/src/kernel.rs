@@ -1,0 +1,213 @@
+//! What the kernel decided, as decisions: recorded after their effect.
+
+use std::time::Instant;
+
+use agentguard_common::event::{Event, kind, reason};
+use agentguard_model::{
+    Action, ActionKind, AgentId, Bytes, DecisionId, HostName, Layer, Mode, Outcome, Process,
+    Reason, ReasonCode, Transport, Verdict,
+};
+
+use crate::decider::{Decider, Draft};
+use crate::port::{Client, RecordRefused, Recorder};
+
+impl<R: Recorder> Decider<R> {
+    /// Records a verdict of the gate. `host`: the name behind the address, where it is a virtual
+    /// one; `exe`: the executable, where the kernel saw it.
+    ///
+    /// # Errors
+    /// [`RecordRefused`]: the effect is there all the same; the caller tells a gap.
+    pub async fn kernel(
+        &self,
+        event: &Event,
+        host: Option<HostName>,
+        exe: Option<String>,
+    ) -> Result<DecisionId, RecordRefused> {
+        let started = Instant::now();
+        let current = self.policies().current();
+        let client = Client {
+            agent: AgentId(event.agent),
+            run: event.run,
+            process: Process {
+                pid: event.pid,
+                uid: event.uid,
+                comm: text(&event.comm),
+                exe,
+            },
+        };
+        // A number of a policy that is not kept any more names no rule.
+        let rule = self
+            .policies()
+            .generation(event.generation)
+            .and_then(|policy| policy.rule(event.rule).cloned());
+        let mode = self
+            .directory()
+            .name(client.agent)
+            .and_then(|name| current.agent(&name).map(|agent| agent.mode))
+            .unwrap_or(Mode::Enforce);
+        let denies = event.reason >= reason::FIRST_DENIAL;
+        let action = action(event, host);
+        let message = match &rule {
+            Some(rule) if denies && rule.reason.is_some() => {
+                rule.reason.clone().unwrap_or_default()
+            }
+            _ => sentence(event, &action),
+        };
+        let draft = Draft {
+            client: (event.agent != 0 || event.pid != 0).then_some(&client),
+            layer: Layer::Kernel,
+            action,
+            verdict: if denies {
+                Verdict::Deny
+            } else {
+                Verdict::Allow
+            },
+            enforced: !denies || event.denied != 0,
+            mode,
+            reason: Reason::new(code(event.reason), message),
+            matched: rule.map(|rule| vec![rule.matched()]).unwrap_or_default(),
+            count: 1,
+            started,
+        };
+        let decision = self.decision(&current, draft);
+        self.recorder().write(decision).await
+    }
+
+    /// Notes the end of a direct flow.
+    pub fn kernel_closed(&self, id: DecisionId, event: &Event, since: Instant) {
+        let outcome = Outcome {
+            bytes: Bytes {
+                sent: event.sent_bytes,
+                received: event.received_bytes,
+            },
+            duration_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            status: None,
+            error: None,
+        };
+        self.recorder().outcome(id, outcome);
+    }
+}
+
+fn action(event: &Event, host: Option<HostName>) -> Action {
+    let transport = match event.protocol {
+        6 => Some(Transport::Tcp),
+        17 => Some(Transport::Udp),
+        _ => None,
+    };
+    let remote = std::net::IpAddr::from(event.remote);
+    let kind = match (event.kind, transport) {
+        (kind::SOCKET, _) => ActionKind::Socket,
+        (kind::INBOUND, _) => ActionKind::Inbound,
+        (_, Some(Transport::Udp)) => ActionKind::Datagram,
+        _ => ActionKind::Connect,
+    };
+    if kind == ActionKind::Socket {
+        return Action {
+            method: Some(format!(
+                "family {} type {} protocol {}",
+                event.family, event.socket_type, event.protocol
+            )),
+            ..Action::new(kind)
+        };
+    }
+    Action {
+        transport,
+        // A virtual address means nothing to a reader of the record.
+        ip: (!event.remote.is_virtual()).then_some(remote),
+        port: Some(if kind == ActionKind::Inbound {
+            event.local_port
+        } else {
+            event.remote_port
+        }),
+        host,
+        ..Action::new(kind)
+    }
+}
+
+/// The stable code of a reason of the gate.
+fn code(why: u8) -> ReasonCode {
+    match why {
+        reason::RULE_ALLOW | reason::LOCAL | reason::RESOLVER | reason::PROXY => {
+            ReasonCode::RuleAllow
+        }
+        reason::NO_RULE => ReasonCode::NoRule,
+        reason::RULE_DENY => ReasonCode::RuleDeny,
+        reason::LOOPBACK => ReasonCode::LoopbackNotOwn,
+        reason::GUARD => ReasonCode::GuardSocket,
+        reason::NOT_ANSWERED => ReasonCode::NameNotAnswered,
+        reason::NO_LISTENER => ReasonCode::NoListener,
+        reason::QUARANTINED => ReasonCode::Quarantined,
+        reason::DATAGRAM => ReasonCode::DatagramNotProxied,
+        reason::DAEMON_LOST => ReasonCode::DaemonLost,
+        reason::SOCKET_TYPE => ReasonCode::SocketNotAllowed,
+        reason::NO_AGENT => ReasonCode::NoAgent,
+        reason::MAP_FULL => ReasonCode::MapFull,
+        reason::INBOUND => ReasonCode::InboundNotAllowed,
+        reason::UNPARSABLE => ReasonCode::PacketUnparsable,
+        reason::UNKNOWN_SOCKET => ReasonCode::SocketUnknown,
+        reason::METADATA => ReasonCode::MetadataService,
+        reason::NO_ADDRESS => ReasonCode::NoAddress,
+        _ => ReasonCode::Internal,
+    }
+}
+
+/// The sentence for the person who meets it.
+fn sentence(event: &Event, action: &Action) -> String {
+    let place = match (&action.host, action.ip) {
+        (Some(host), _) => format!("{host}:{}", event.remote_port),
+        (None, Some(ip)) => std::net::SocketAddr::new(ip, event.remote_port).to_string(),
+        (None, None) => {
+            let ip = std::net::IpAddr::from(event.remote);
+            std::net::SocketAddr::new(ip, event.remote_port).to_string()
+        }
+    };
+    match event.reason {
+        reason::RULE_ALLOW | reason::LOCAL | reason::RESOLVER | reason::PROXY => {
+            format!("A rule allows {place}.")
+        }
+        reason::NO_RULE => format!("No rule allows {place}."),
+        reason::RULE_DENY => format!("A rule denies {place}."),
+        reason::LOOPBACK => {
+            format!("{place} is a local port that this agent did not open, and no rule allows it.")
+        }
+        reason::GUARD => format!("{place} is a port of the guard itself."),
+        reason::NOT_ANSWERED => format!(
+            "{place} stands for no name that this agent resolved; it has to resolve the name itself."
+        ),
+        reason::NO_LISTENER => "The guard does not listen in this network namespace.".to_owned(),
+        reason::QUARANTINED => "The agent is quarantined.".to_owned(),
+        reason::DATAGRAM => format!(
+            "{place} is decided by the proxy, which takes TCP only; a rule with `transport: [udp]` and `handling: direct` would allow datagrams."
+        ),
+        reason::DAEMON_LOST => {
+            "The daemon was not running, and this agent's direct flows stop with it.".to_owned()
+        }
+        reason::SOCKET_TYPE => {
+            "Agents get TCP and UDP sockets over IP, and no other kind.".to_owned()
+        }
+        reason::NO_AGENT => "The process is under the gate and belongs to no agent.".to_owned(),
+        reason::MAP_FULL => "A map of the gate is full.".to_owned(),
+        reason::INBOUND => format!("No rule lets {place} reach a port of this agent."),
+        reason::UNPARSABLE => {
+            "A packet was neither plain TCP nor plain UDP, or had options that agents do not get."
+                .to_owned()
+        }
+        reason::UNKNOWN_SOCKET => {
+            "The socket was made or connected where the gate did not see it.".to_owned()
+        }
+        reason::METADATA => format!("{place} is a metadata service."),
+        reason::NO_ADDRESS => {
+            format!("{place} has no address of the family that was dialled.")
+        }
+        other => format!("The gate gave a reason that this program does not know ({other})."),
+    }
+}
+
+/// NUL-padded text, as far as it is text.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}

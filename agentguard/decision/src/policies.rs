@@ -1,0 +1,64 @@
+//! The policy in force, and the few before it, which events from the kernel may still speak of.
+
+use std::sync::Arc;
+
+use agentguard_policy::Policy;
+use arc_swap::ArcSwap;
+
+/// Policies kept, the one in force among them. An event that was decided under an older one names
+/// no rule.
+const KEPT: usize = 8;
+
+/// The policies. Read without a lock.
+#[derive(Debug)]
+pub struct Policies {
+    current: Arc<ArcSwap<Policy>>,
+    /// By number, newest first.
+    numbered: ArcSwap<Vec<(u32, Arc<Policy>)>>,
+}
+
+impl Policies {
+    /// Begins with one. `generation` counts loads and stands in the kernel's events.
+    #[must_use]
+    pub fn new(generation: u32, policy: Policy) -> Self {
+        let policy = Arc::new(policy);
+        Self {
+            current: Arc::new(ArcSwap::new(policy.clone())),
+            numbered: ArcSwap::from_pointee(vec![(generation, policy)]),
+        }
+    }
+
+    /// Puts one in force.
+    pub fn put(&self, generation: u32, policy: Policy) {
+        let policy = Arc::new(policy);
+        self.numbered.rcu(|numbered| {
+            std::iter::once((generation, policy.clone()))
+                .chain(numbered.iter().cloned())
+                .take(KEPT)
+                .collect::<Vec<_>>()
+        });
+        self.current.store(policy);
+    }
+
+    /// The one in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<Policy> {
+        self.current.load_full()
+    }
+
+    /// The one in force, for those who look again and again.
+    #[must_use]
+    pub fn watch(&self) -> Arc<ArcSwap<Policy>> {
+        self.current.clone()
+    }
+
+    /// The one with this number, if it is still kept.
+    #[must_use]
+    pub fn generation(&self, generation: u32) -> Option<Arc<Policy>> {
+        self.numbered
+            .load()
+            .iter()
+            .find(|(number, _)| *number == generation)
+            .map(|(_, policy)| policy.clone())
+    }
+}
