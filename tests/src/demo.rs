@@ -140,7 +140,7 @@ pub fn run() -> Result<()> {
 
 fn show(world: &World) -> Result<()> {
     println!("policy:\n{POLICY}");
-    let guard = world.guard().policy(POLICY).start()?;
+    let mut guard = world.guard().policy(POLICY).start()?;
     let mut explained = None;
     for step in &STEPS {
         println!(
@@ -160,15 +160,11 @@ fn show(world: &World) -> Result<()> {
     let id = explained.context("no denial to explain")?;
     tell(&guard, &["verdicts"])?;
     tell(&guard, &["explain", &id.to_string()])?;
-    let ended = guard_end(guard)?;
+    let ended = guard.stop()?;
     if !ended.status.success() {
         bail!("the daemon ended badly: {ended}");
     }
     Ok(())
-}
-
-fn guard_end(mut guard: Guard<'_>) -> Result<Output> {
-    guard.stop()
 }
 
 fn perform(guard: &Guard<'_>, step: &Step) -> Result<Decision> {
@@ -184,4 +180,60 @@ fn tell(guard: &Guard<'_>, words: &[&str]) -> Result<()> {
     println!("$ agentguard {}", words.join(" "));
     print!("{}", guard.cli().args(words).run()?.success()?.stdout);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use agentguard_model::{AgentName, HostName};
+    use agentguard_policy::{Document, compile};
+
+    use super::*;
+
+    /// The demonstration is not to fail for its own policy.
+    #[test]
+    fn the_policy_says_what_the_steps_expect() {
+        let document = Document {
+            path: "policy.yaml".to_owned(),
+            text: POLICY.to_owned(),
+        };
+        let policy = compile(&[document]).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(policy.warnings().is_empty(), "{:?}", policy.warnings());
+        let agent: AgentName = AGENT.parse().unwrap();
+        let agent = policy.agent(&agent).unwrap();
+        for (name, verdict, reason) in [
+            ("api.example.com", Verdict::Allow, ReasonCode::RuleAllow),
+            ("www.paste.example", Verdict::Deny, ReasonCode::RuleDeny),
+            ("c2vjcmv0.tunnel.example", Verdict::Deny, ReasonCode::NoRule),
+        ] {
+            let name: HostName = name.parse().unwrap();
+            let ruling = policy.decide_name(agent, &name);
+            assert_eq!(
+                (ruling.verdict, ruling.reason.code),
+                (verdict, reason),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_step_takes_only_the_decision_that_it_asked_for() {
+        let decision = |layer: &str, verdict: &str, enforced: bool| -> Decision {
+            serde_json::from_value(serde_json::json!({
+                "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "time": "2026-01-01T00:00:00Z",
+                "context": {}, "layer": layer, "action": {"kind": "connect"},
+                "verdict": verdict, "enforced": enforced, "mode": "enforce",
+                "reason": {"code": "no_rule", "message": ""},
+                "count": 1, "latency_us": 3, "policy_version": "0123456789ab",
+            }))
+            .unwrap()
+        };
+        let [_, _, _, bare, _] = &STEPS;
+        let others = [
+            decision("proxy", "deny", true),
+            decision("kernel", "allow", true),
+            decision("kernel", "deny", false),
+        ];
+        assert!(bare.decision(&others).is_none());
+        assert!(bare.decision(&[decision("kernel", "deny", true)]).is_some());
+    }
 }

@@ -4,15 +4,19 @@ use std::fs;
 
 use agentguard_model::Decision;
 use anyhow::{Context as _, Result, bail};
-use schemars::{Schema, schema_for};
+use schemars::schema_for;
+use serde_json::Value;
 
 use crate::workspace::Workspace;
 
 /// The NAME in `docs/schema/NAME.schema.json`, and what makes the schema of its type.
-type Entry = (&'static str, fn() -> Schema);
+type Entry = (&'static str, fn() -> Value);
 
 /// One line for each published schema.
-const SCHEMAS: &[Entry] = &[("decision", || schema_for!(Decision))];
+const SCHEMAS: &[Entry] = &[
+    ("decision", || schema_for!(Decision).into()),
+    ("policy", agentguard_policy::schema),
+];
 
 /// Writes each schema where it changed, or with `check` only compares.
 ///

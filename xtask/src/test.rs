@@ -160,7 +160,10 @@ fn tests_in(directory: &Path) -> Result<Vec<String>> {
         fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extension == "rs")
+                || path.join("main.rs").is_file()
+        })
         .filter_map(|path| path.file_stem()?.to_str().map(str::to_owned))
         .collect();
     names.sort();
@@ -224,5 +227,23 @@ mod tests {
         let workspace = Workspace::find().unwrap();
         let found = tests_in(&workspace.root().join("tests/tests")).unwrap();
         assert!(found.iter().any(|name| name == "world"), "{found:?}");
+
+        let directory = std::env::temp_dir().join(format!("xtask-test-{}", std::process::id()));
+        for path in ["tests/large", "tests/data"] {
+            fs::create_dir_all(directory.join(path)).unwrap();
+        }
+        for path in [
+            "tests/small.rs",
+            "tests/large/main.rs",
+            "tests/data/input.json",
+        ] {
+            fs::write(directory.join(path), "").unwrap();
+        }
+        assert_eq!(
+            tests_in(&directory.join("tests")).unwrap(),
+            ["large", "small"]
+        );
+        assert!(tests_in(&directory.join("none")).unwrap().is_empty());
+        fs::remove_dir_all(&directory).unwrap();
     }
 }
