@@ -1,0 +1,393 @@
+//! Serves the control socket: HTTP/1.1 and JSON, reads only.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentguard_model::Verdict;
+use agentguard_policy::{Policy, RuleAction, RuleInfo};
+use agentguard_record::{Followed, Query, Record};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{
+    AgentStatus, Agents, DEFAULT_LIMIT, GuardStatus, Line, NOTICES, PolicyAgent, PolicyRule,
+    PolicyView, Problem, ProblemCode, Status, VerdictQuery, Verdicts,
+};
+use crate::peer::{Accepted, Refusal, authorise};
+
+/// How often a followed answer shows that it is alive, with an empty line.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Connections that are served at once. Further ones wait in the listener's queue; those who may
+/// connect are root's.
+const CONNECTIONS: usize = 64;
+
+/// Bytes of a request's head, at most; a longer one is answered 431 and closed.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Header fields of a request, at most; more are answered 431 and closed.
+const MAX_HEADERS: usize = 32;
+
+/// How long a request's head may take, and a connection may be idle before it; then it is closed.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// How long the connections may take to end when the guard stops; then they are dropped.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long to wait after a failed `accept` (too many open files), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the answers come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The record.
+    pub record: Record,
+    /// The policy in force.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// The agents, sorted by name.
+    pub agents: watch::Receiver<Vec<AgentStatus>>,
+    /// The guard.
+    pub guard: watch::Receiver<GuardStatus>,
+    /// The governed cgroups as `/proc/PID/cgroup` writes them (absolute within the hierarchy): a
+    /// process in one of these or below is served nothing.
+    pub governed: watch::Receiver<Vec<String>>,
+}
+
+/// Serves connections until `shutdown`, then ends them within two seconds.
+///
+/// The peer of each is checked before anything it sends is read; one that may not ask is told why,
+/// with status 403.
+///
+/// # Cancel safety
+/// A dropped future stops accepting; connections go on until `shutdown`.
+pub async fn serve(listener: UnixListener, sources: Sources, shutdown: CancellationToken) {
+    let sources = Arc::new(sources);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+            Some((listener.accept().await, permit))
+        };
+        let (accepted, permit) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accepted => match accepted {
+                Some(accepted) => accepted,
+                None => break,
+            },
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(
+                    stream,
+                    Accepted::now(),
+                    Arc::clone(&sources),
+                    shutdown.clone(),
+                );
+                tasks.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn connection(
+    stream: UnixStream,
+    accepted: Accepted,
+    sources: Arc<Sources>,
+    shutdown: CancellationToken,
+) {
+    let admitted = admit(&stream, accepted, &sources).await;
+    if let Err(refusal) = &admitted {
+        tracing::warn!(%refusal, "refused a client of the control socket");
+    }
+    let admitted = Arc::new(admitted);
+    let service = service_fn(|request| {
+        let (admitted, sources, shutdown) = (
+            Arc::clone(&admitted),
+            Arc::clone(&sources),
+            shutdown.clone(),
+        );
+        async move {
+            Ok::<_, Infallible>(match &*admitted {
+                Ok(()) => answer(request, &sources, shutdown).await,
+                Err(refusal) => refuse(
+                    &Problem::new(ProblemCode::Forbidden, refusal)
+                        .hint("ask as root, from outside the agents"),
+                ),
+            })
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .keep_alive(admitted.is_ok())
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(GRACE, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a control connection ended early");
+    }
+}
+
+/// Whether the peer may ask. Reads `/proc`, so it runs where blocking is allowed.
+async fn admit(stream: &UnixStream, accepted: Accepted, sources: &Sources) -> Result<(), Refusal> {
+    let socket = stream
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(Refusal::Unknown)?;
+    let governed = sources.governed.borrow().clone();
+    tokio::task::spawn_blocking(move || authorise(socket, accepted, &governed))
+        .await
+        .unwrap_or_else(|died| Err(Refusal::Unknown(io::Error::other(died))))
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+async fn answer(
+    request: Request<Incoming>,
+    sources: &Sources,
+    shutdown: CancellationToken,
+) -> Response<Body> {
+    if request.method() != Method::GET {
+        return refuse(
+            &Problem::new(
+                ProblemCode::MethodNotAllowed,
+                "this socket only answers questions",
+            )
+            .hint("changes are made through the keeper: agentguard agent add, policy reload"),
+        );
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+    let result = match path.as_slice() {
+        ["v1", "verdicts"] => match VerdictQuery::parse(query) {
+            Ok(query) if query.follow => Ok(follow(&query, sources, shutdown)),
+            Ok(query) => verdicts(&query, sources).await,
+            Err(problem) => Err(problem),
+        },
+        ["v1", "verdicts", id] => decision(id, sources).await,
+        ["v1", "agents"] => Ok(json(&Agents {
+            agents: sources.agents.borrow().clone(),
+        })),
+        ["v1", "agents", name] => agent(name, sources),
+        ["v1", "policy"] => Ok(json(&policy(sources))),
+        ["v1", "status"] => status(sources).await,
+        _ => Err(
+            Problem::new(ProblemCode::NotFound, "there is no such route")
+                .hint("verdicts, agents, policy and status are there, under /v1"),
+        ),
+    };
+    result.unwrap_or_else(|problem| refuse(&problem))
+}
+
+async fn verdicts(query: &VerdictQuery, sources: &Sources) -> Result<Response<Body>, Problem> {
+    let decisions = sources
+        .record
+        .query(selection(query, DEFAULT_LIMIT))
+        .await
+        .map_err(unreadable)?;
+    Ok(json(&Verdicts { decisions }))
+}
+
+async fn decision(id: &str, sources: &Sources) -> Result<Response<Body>, Problem> {
+    let id = id.parse().map_err(Problem::bad_request)?;
+    match sources.record.find(id).await.map_err(unreadable)? {
+        Some(decision) => Ok(json(&decision)),
+        None => Err(
+            Problem::new(ProblemCode::NotFound, format!("there is no decision {id}")).hint(
+                "old decisions are deleted when the record reaches its bound; `agentguard verdicts` lists those that are there",
+            ),
+        ),
+    }
+}
+
+fn agent(name: &str, sources: &Sources) -> Result<Response<Body>, Problem> {
+    let agents = sources.agents.borrow();
+    match agents.iter().find(|agent| agent.name.as_str() == name) {
+        Some(agent) => Ok(json(agent)),
+        None => {
+            let shown: String = name.chars().take(63).collect();
+            Err(Problem::new(
+                ProblemCode::NotFound,
+                format!("there is no agent `{shown}`"),
+            )
+            .hint("`agentguard agent list` lists those that are there"))
+        }
+    }
+}
+
+async fn status(sources: &Sources) -> Result<Response<Body>, Problem> {
+    let notices = sources.record.notices(NOTICES).await.map_err(unreadable)?;
+    let status = Status {
+        guard: sources.guard.borrow().clone(),
+        agents: sources.agents.borrow().clone(),
+        record: sources.record.status(),
+        notices,
+    };
+    Ok(json(&status))
+}
+
+fn policy(sources: &Sources) -> PolicyView {
+    let policy = sources.policy.load();
+    let mut status = sources.guard.borrow().policy.clone();
+    // What decides is what is told; the status may be about to follow.
+    policy.version().clone_into(&mut status.version);
+    PolicyView {
+        status,
+        agents: policy
+            .agents()
+            .iter()
+            .map(|agent| PolicyAgent {
+                name: agent.name.clone(),
+                labels: agent.labels.clone(),
+                mode: agent.mode,
+            })
+            .collect(),
+        rules: policy.rules().map(rule).collect(),
+        warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn rule(rule: &RuleInfo) -> PolicyRule {
+    PolicyRule {
+        number: rule.number,
+        id: rule.id.clone(),
+        source: rule.source.clone(),
+        action: match rule.action {
+            RuleAction::Allow => Verdict::Allow,
+            RuleAction::Deny => Verdict::Deny,
+        },
+        handling: rule.handling,
+        mode: rule.mode,
+        reason: rule.reason.clone(),
+    }
+}
+
+/// An answer without an end. The record is read at the reader's pace: one that is slow lags behind,
+/// holds one page of decisions here, and loses nothing but what retention deletes meanwhile, which
+/// it is told.
+fn follow(query: &VerdictQuery, sources: &Sources, shutdown: CancellationToken) -> Response<Body> {
+    let lines = sources
+        .record
+        .follow(selection(query, 0))
+        .map(|followed| match followed {
+            Followed::Decision(decision) => Line::Decision(decision),
+            Followed::Counted(decision) => Line::Counted(decision),
+            Followed::Gap(gap) => Line::Gap(gap),
+        });
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let state = (Box::pin(lines), heartbeat);
+    let frames = futures_util::stream::unfold(state, move |(mut lines, mut heartbeat)| {
+        let shutdown = shutdown.clone();
+        async move {
+            let bytes = tokio::select! {
+                () = shutdown.cancelled() => return None,
+                line = lines.next() => line_bytes(&line?),
+                _ = heartbeat.tick() => Bytes::from_static(b"\n"),
+            };
+            Some((Ok(Frame::data(bytes)), (lines, heartbeat)))
+        }
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    response
+}
+
+fn line_bytes(line: &Line) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.into()
+}
+
+fn selection(query: &VerdictQuery, default_limit: u32) -> Query {
+    let limit = query.limit.unwrap_or(default_limit);
+    Query {
+        agent: query.agent.clone(),
+        verdict: query.verdict,
+        kind: query.kind,
+        since: query.since,
+        before: None,
+        limit: usize::try_from(limit).unwrap_or(usize::MAX),
+    }
+}
+
+fn unreadable(error: agentguard_record::ReadError) -> Problem {
+    tracing::error!(
+        error = &error as &dyn std::error::Error,
+        "cannot read the record"
+    );
+    Problem::new(ProblemCode::Internal, error)
+        .hint("`agentguard status` says how the record is doing")
+}
+
+fn json<T: Serialize>(value: &T) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => respond(StatusCode::OK, bytes),
+        Err(error) => refuse(&Problem::new(ProblemCode::Internal, error)),
+    }
+}
+
+fn refuse(problem: &Problem) -> Response<Body> {
+    let status = match problem.code {
+        ProblemCode::Forbidden => StatusCode::FORBIDDEN,
+        ProblemCode::NotFound => StatusCode::NOT_FOUND,
+        ProblemCode::BadRequest => StatusCode::BAD_REQUEST,
+        ProblemCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ProblemCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    respond(status, serde_json::to_vec(problem).unwrap_or_default())
+}
+
+fn respond(status: StatusCode, bytes: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(bytes)).boxed_unsync());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
