@@ -110,17 +110,18 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
     loaded.rules = rules;
     loaded.columns = columns;
-    // In the order of the documents, and there from top to bottom.
+    loaded.found = report.found;
+    loaded
+}
+
+/// Puts diagnostics in the order of the documents, and there from top to bottom.
+pub(crate) fn sort(found: &mut [Diagnostic], documents: &[Document]) {
     let order: HashMap<&str, usize> = documents
         .iter()
         .enumerate()
         .map(|(n, d)| (d.path.as_str(), n))
         .collect();
-    report
-        .found
-        .sort_by_key(|d| (order.get(d.path.as_str()).copied(), d.line, d.column));
-    loaded.found = report.found;
-    loaded
+    found.sort_by_key(|d| (order.get(d.path.as_str()).copied(), d.line, d.column));
 }
 
 /// A document that was read as far as it could be.

@@ -10,7 +10,7 @@ use crate::Document;
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::index::{Index, Position};
-use crate::load::load;
+use crate::load::{self, load};
 use crate::rule::{Rule, RuleInfo};
 use crate::warn;
 
@@ -33,7 +33,8 @@ pub struct Policy {
 /// # Errors
 /// Everything that is wrong with the documents, with its place and a hint.
 pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
-    let loaded = load(documents);
+    let mut loaded = load(documents);
+    load::sort(&mut loaded.found, documents);
     if loaded.found.iter().any(|d| d.severity == Severity::Error) {
         return Err(Diagnostics::new(loaded.found));
     }
@@ -43,6 +44,7 @@ pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
         &loaded.columns,
         &loaded.agents,
     ));
+    load::sort(&mut warnings, documents);
     let mut agents = loaded.agents;
     index(&loaded.rules, &mut agents).map_err(|message| {
         Diagnostics::from(Diagnostic {

@@ -1,1 +1,33 @@
+mod agreement;
+mod docs;
+mod refusals;
+mod verdicts;
 
+use agentguard_model::{AgentName, HostName};
+
+use crate::{AgentPolicy, Document, Policy, compile};
+
+fn document(text: &str) -> Document {
+    Document {
+        path: "p.yaml".to_owned(),
+        text: text.to_owned(),
+    }
+}
+
+#[track_caller]
+fn policy(text: &str) -> Policy {
+    match compile(&[document(text)]) {
+        Ok(policy) => policy,
+        Err(found) => panic!("{found}\nin:\n{text}"),
+    }
+}
+
+#[track_caller]
+fn agent<'a>(policy: &'a Policy, name: &str) -> &'a AgentPolicy {
+    let name: AgentName = name.parse().unwrap();
+    policy.agent(&name).unwrap()
+}
+
+fn host(text: &str) -> HostName {
+    text.parse().unwrap()
+}

@@ -1,0 +1,421 @@
+//! Kernel and user space, index and plain scan, one order of rules and another: they agree.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use agentguard_common::address::Address;
+use agentguard_common::event::reason;
+use agentguard_common::map::{
+    AgentEntry, Listeners, NameEntry, PortRules, TCP, UDP, effect, listener_flag, mode,
+};
+use agentguard_common::verdict::{Effect, Flow, FlowVerdict, flow_verdict};
+use agentguard_model::{Handling, HostName, Mode, ReasonCode, Transport, Verdict};
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::{agent, host, policy};
+use crate::rule::Fit;
+use crate::special;
+use crate::{AgentPolicy, Facts, Policy, RulingOutcome, Seen};
+
+const HOSTS: [&str; 5] = [
+    "a.example",
+    "*.example",
+    "b.a.example",
+    "*.a.example",
+    "c.test",
+];
+const NAMES: [&str; 4] = ["a.example", "b.a.example", "c.test", "d.test"];
+const NETS: [&str; 10] = [
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.3/32",
+    "0.0.0.0/0",
+    "::/0",
+    "127.0.0.1/32",
+    "127.0.0.0/8",
+    "169.254.169.254/32",
+    "169.254.0.0/16",
+    "2001:db8::/32",
+];
+const ADDRESSES: [&str; 10] = [
+    "10.1.2.3",
+    "10.9.9.9",
+    "192.0.2.1",
+    "127.0.0.1",
+    "127.0.0.2",
+    "0.0.0.0",
+    "169.254.169.254",
+    "::1",
+    "2001:db8::1",
+    "::ffff:10.1.2.3",
+];
+const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
+const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
+const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
+
+/// A rule as text, valid whatever the numbers.
+fn any_rule() -> impl Strategy<Value = String> {
+    let pick = |from: &'static [&'static str], most| prop::sample::subsequence(from, 0..=most);
+    (
+        pick(&HOSTS, 2),
+        pick(&NETS, 3),
+        pick(&PORTS, 2),
+        0u8..3,
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.6),
+        any::<bool>(),
+        prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
+        prop::option::weighted(0.2, Just(["127.0.0.0/8", "169.254.169.254/32"])),
+    )
+        .prop_map(
+            |(hosts, nets, ports, transport, method, path, allow, direct, mode, ranges)| {
+                let request = method || path;
+                let transport = match transport {
+                    _ if request => "tcp",
+                    0 => "udp",
+                    1 if !allow || direct => "tcp, udp",
+                    _ => "tcp",
+                };
+                let mut text =
+                    format!("    mode: {mode}\n    match:\n      transport: [{transport}]\n");
+                for (key, list) in [("host", &hosts), ("cidr", &nets), ("port", &ports)] {
+                    if !list.is_empty() {
+                        let list: Vec<_> = list.iter().map(|entry| format!("{entry:?}")).collect();
+                        writeln!(text, "      {key}: [{}]", list.join(", ")).unwrap();
+                    }
+                }
+                if method {
+                    text.push_str("      method: [GET]\n");
+                }
+                if path {
+                    text.push_str("      path: [\"/a/**\"]\n");
+                }
+                if !allow {
+                    text.push_str("    action: deny\n");
+                    return text;
+                }
+                text.push_str("    action: allow\n");
+                if direct && !request {
+                    text.push_str("    handling: direct\n");
+                }
+                if let (Some(ranges), true) = (ranges, nets.is_empty() || !hosts.is_empty()) {
+                    writeln!(text, "    resolved_ranges: [{}]", ranges.join(", ")).unwrap();
+                }
+                text
+            },
+        )
+}
+
+fn any_rules() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(any_rule(), 0..7)
+}
+
+/// A policy of numbered rules. The second half of them is for the agent by name.
+fn compiled(rules: &[(usize, &String)], mode: &str) -> Policy {
+    let mut text = format!("version: 1\nagents:\n  - {{name: coder, mode: {mode}}}\nrules:\n");
+    for (n, rule) in rules {
+        writeln!(text, "  - id: r{n}").unwrap();
+        if n % 2 == 1 {
+            text.push_str("    agents: [coder]\n");
+        }
+        text.push_str(rule);
+    }
+    if rules.is_empty() {
+        text.push_str("  []\n");
+    }
+    policy(&text)
+}
+
+fn numbered(rules: &[String]) -> Vec<(usize, &String)> {
+    rules.iter().enumerate().collect()
+}
+
+fn kernel(
+    agent: &AgentPolicy,
+    name: Option<&NameEntry>,
+    network: Option<&PortRules>,
+    destination: IpAddr,
+    port: u16,
+    transport: Transport,
+) -> FlowVerdict {
+    let entry = AgentEntry {
+        agent: 1,
+        profile: 1,
+        mode: match agent.mode {
+            Mode::Enforce => mode::ENFORCE,
+            Mode::Shadow => mode::SHADOW,
+            Mode::Observe => mode::OBSERVE,
+        },
+        ..AgentEntry::default()
+    };
+    let listeners = Listeners {
+        proxy_port: 15001,
+        resolver_port: 15053,
+        flags: listener_flag::V6,
+    };
+    flow_verdict(&Flow {
+        agent: &entry,
+        listeners: Some(&listeners),
+        name,
+        network,
+        local: false,
+        daemon_alive: true,
+        destination: destination.into(),
+        port,
+        transport: match transport {
+            Transport::Tcp => TCP,
+            Transport::Udp => UDP,
+        },
+    })
+}
+
+/// As the kernel's trie: one tree of 128 bits, in which IPv4 is mapped.
+fn longest_prefix(nets: &[(IpNet, PortRules)], ip: IpAddr) -> Option<&PortRules> {
+    let octets = Address::from(ip).octets();
+    nets.iter()
+        .filter_map(|(net, rules)| {
+            let length = match net {
+                IpNet::V4(v4) => u32::from(v4.prefix_len()) + 96,
+                IpNet::V6(v6) => u32::from(v6.prefix_len()),
+            };
+            let differ = u128::from_be_bytes(octets)
+                ^ u128::from_be_bytes(Address::from(net.network()).octets());
+            (differ.leading_zeros() >= length).then_some((length, rules))
+        })
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, rules)| rules)
+}
+
+fn is_full(rules: &PortRules) -> bool {
+    rules.iter().all(|rule| rule.transports != 0)
+}
+
+/// What the kernel does is what the policy says, or it asks the proxy.
+fn check_agreement(
+    policy: &Policy,
+    agent: &AgentPolicy,
+    facts: &Facts<'_>,
+    kernel: FlowVerdict,
+    stricter_datagrams: bool,
+) -> Result<(), TestCaseError> {
+    let ruling = policy.decide(agent, facts);
+    let context = format!("{facts:?}\n{kernel:?}\n{ruling:?}");
+    match kernel.effect {
+        Effect::Deny if stricter_datagrams && facts.transport == Transport::Udp => {}
+        Effect::Deny => prop_assert_eq!(ruling.outcome, RulingOutcome::Deny, "{}", context),
+        Effect::Pass | Effect::Real => {
+            prop_assert_eq!(
+                ruling.outcome,
+                RulingOutcome::Allow(Handling::Direct),
+                "{}",
+                context
+            );
+            prop_assert_eq!(
+                kernel.reason >= reason::FIRST_DENIAL,
+                ruling.verdict == Verdict::Deny,
+                "{}",
+                context
+            );
+        }
+        Effect::Proxy => prop_assert_eq!(facts.transport, Transport::Tcp, "{}", context),
+        Effect::Resolver => prop_assert!(false, "not tried here: {}", context),
+    }
+    let told = matches!(kernel.reason, reason::RULE_ALLOW | reason::RULE_DENY);
+    if told && kernel.rule != 0 {
+        let id = &policy.rule(kernel.rule).unwrap().id;
+        prop_assert!(
+            ruling.matched.iter().any(|matched| matched.rule == *id),
+            "{}",
+            context
+        );
+    }
+    Ok(())
+}
+
+fn transports() -> impl Strategy<Value = Transport> {
+    prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn the_kernel_agrees_on_bare_addresses(
+        rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        ip in prop::sample::select(&ADDRESSES[..]),
+        port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
+    ) {
+        let policy = compiled(&numbered(&rules), mode);
+        let agent = agent(&policy, "coder");
+        let ip: IpAddr = ip.parse().unwrap();
+        let nets = policy.network_rules(agent);
+        let network = longest_prefix(&nets, ip);
+        let full = network.is_some_and(is_full);
+        let facts = Facts { host: None, ip: Some(ip), port, transport, request: Seen::NotYet };
+        let verdict = kernel(agent, None, network, ip, port, transport);
+        check_agreement(&policy, agent, &facts, verdict, full)?;
+    }
+
+    #[test]
+    fn the_kernel_agrees_on_names(
+        rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        name in prop::sample::select(&NAMES[..]),
+        real in prop::option::of(prop::sample::select(&ADDRESSES[..])),
+        port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
+    ) {
+        let policy = compiled(&numbered(&rules), mode);
+        let agent = agent(&policy, "coder");
+        let name = host(name);
+        let real: Option<IpAddr> = real.map(|ip| ip.parse().unwrap());
+        let lines = match real {
+            Some(real) => policy.name_rules_at(agent, &name, real),
+            None => policy.name_rules(agent, &name),
+        };
+        let virtual4: IpAddr = "198.18.0.9".parse().unwrap();
+        let virtual6: IpAddr = "fd41:6775:6172:6400::9".parse().unwrap();
+        let shown = real.unwrap_or("192.0.2.80".parse().unwrap());
+        let dialled = if special::canonical(shown).is_ipv4() { virtual4 } else { virtual6 };
+        let entry = NameEntry { real: shown.into(), rules: lines };
+        let verdict = kernel(agent, Some(&entry), None, dialled, port, transport);
+        // No name leads to an unspecified address; the resolver sees to it.
+        prop_assume!(verdict.reason != reason::NO_ADDRESS);
+        let facts = Facts { host: Some(&name), ip: real, port, transport, request: Seen::NotYet };
+        let unknown_address = real.is_none() && rules.iter().any(|r| r.contains("cidr"));
+        check_agreement(&policy, agent, &facts, verdict, is_full(&lines) || unknown_address)?;
+        if let (None, Effect::Real) = (real, verdict.effect) && !agent.observes() {
+            // Whatever the address turns out to be, no denial is passed by.
+            for ip in ADDRESSES.iter().map(|ip| ip.parse::<IpAddr>().unwrap()) {
+                let ruling = policy.decide(agent, &Facts { ip: Some(ip), ..facts });
+                let closed = matches!(
+                    ruling.reason.code,
+                    ReasonCode::MetadataService | ReasonCode::LoopbackNotOwn
+                );
+                prop_assert!(closed || ruling.outcome != RulingOutcome::Deny, "{ip} {ruling:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_index_finds_what_a_scan_finds(
+        rules in any_rules(), name in prop::option::of(prop::sample::select(&NAMES[..])),
+        ip in prop::option::of(prop::sample::select(&ADDRESSES[..])),
+        port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
+        request: bool, get: bool, path in prop::sample::select(&["/a", "/a/b", "/b", "*"][..]),
+    ) {
+        let policy = compiled(&numbered(&rules), "enforce");
+        let agent = agent(&policy, "coder");
+        let name = name.map(host);
+        let ip = ip.map(|ip| special::canonical(ip.parse().unwrap()));
+        let request = if request {
+            Seen::Request { method: if get { "GET" } else { "PUT" }, path }
+        } else {
+            Seen::NotYet
+        };
+        let facts = Facts { host: name.as_ref(), ip, port, transport, request };
+        let found = policy.find(agent, &facts, ip);
+        let mut by_index: Vec<u32> = [
+            found.denials, found.unseen_denials, found.paper_denials, found.unseen_paper_denials,
+            found.allowances, found.unseen_allowances, found.paper_allowances,
+        ].iter().flat_map(|few| few.iter().collect::<Vec<_>>()).collect();
+        by_index.sort_unstable();
+        let by_scan: Vec<u32> = (0..).zip(policy.compiled()).filter(|(_, rule)| {
+            rule.matches_destination(facts.host, ip)
+                && match rule.fit(port, transport, request) {
+                    Fit::Yes => true,
+                    Fit::NeedsRequest => !rule.allows() || rule.info.in_force(),
+                    Fit::No => false,
+                }
+        }).map(|(n, _)| n).collect();
+        prop_assert_eq!(by_index, by_scan);
+    }
+
+    #[test]
+    fn the_order_of_rules_does_not_matter(
+        rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        shuffled in any::<prop::sample::Index>(),
+        name in prop::option::of(prop::sample::select(&NAMES[..])),
+        ip in prop::sample::select(&ADDRESSES[..]),
+        port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
+    ) {
+        let mut order = numbered(&rules);
+        let one = compiled(&order, mode);
+        if !order.is_empty() {
+            let middle = shuffled.index(order.len());
+            order.rotate_left(middle);
+            order[middle..].reverse();
+        }
+        let other = compiled(&order, mode);
+        let name = name.map(host);
+        let ip = Some(ip.parse().unwrap());
+        for request in [Seen::NotYet, Seen::Never, Seen::Request { method: "GET", path: "/a/b" }] {
+            let facts = Facts { host: name.as_ref(), ip, port, transport, request };
+            let [a, b] = [&one, &other].map(|policy| {
+                let ruling = policy.decide(agent(policy, "coder"), &facts);
+                (ruling.outcome, ruling.verdict, ruling.enforced, ruling.reason.code)
+            });
+            prop_assert_eq!(a, b);
+        }
+        if let Some(name) = &name {
+            let [a, b] = [&one, &other].map(|policy| {
+                let ruling = policy.decide_name(agent(policy, "coder"), name);
+                (ruling.allowed, ruling.verdict, ruling.enforced, ruling.addresses, ruling.ranges)
+            });
+            prop_assert_eq!(a, b);
+        }
+    }
+
+    #[test]
+    fn what_is_decided_early_stays_decided(
+        rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        name in prop::option::of(prop::sample::select(&NAMES[..])),
+        ip in prop::sample::select(&ADDRESSES[..]),
+        port in prop::sample::select(&TRIED_PORTS[..]),
+    ) {
+        let policy = compiled(&numbered(&rules), mode);
+        let agent = agent(&policy, "coder");
+        let name = name.map(host);
+        let flow = Facts {
+            host: name.as_ref(),
+            ip: Some(ip.parse().unwrap()),
+            port,
+            transport: Transport::Tcp,
+            request: Seen::NotYet,
+        };
+        let early = policy.decide(agent, &flow);
+        for method in ["GET", "PUT"] {
+            for path in ["/a/b", "/b"] {
+                let seen = Facts { request: Seen::Request { method, path }, ..flow };
+                let late = policy.decide(agent, &seen);
+                prop_assert_ne!(late.outcome, RulingOutcome::Undecided);
+                if early.outcome != RulingOutcome::Undecided {
+                    prop_assert_eq!(early.outcome, late.outcome);
+                    prop_assert_eq!(early.verdict, late.verdict);
+                }
+            }
+        }
+        let never = policy.decide(agent, &Facts { request: Seen::Never, ..flow });
+        prop_assert_ne!(never.outcome, RulingOutcome::Undecided);
+    }
+
+    #[test]
+    fn a_name_is_answered_where_a_port_of_it_can_be_reached(
+        rules in any_rules(), name in prop::sample::select(&NAMES[..]), transport in transports(),
+        port in prop::sample::select(&TRIED_PORTS[..]),
+    ) {
+        let policy = compiled(&numbered(&rules), "enforce");
+        let agent = agent(&policy, "coder");
+        let name: HostName = host(name);
+        let facts = Facts { host: Some(&name), ip: None, port, transport, request: Seen::NotYet };
+        let reached = policy.decide(agent, &facts).outcome != RulingOutcome::Deny;
+        let ruling = policy.decide_name(agent, &name);
+        if reached {
+            prop_assert!(ruling.allowed);
+        }
+        if !ruling.allowed {
+            let lines = policy.name_rules(agent, &name);
+            prop_assert!(lines.iter().all(|line| line.effect == effect::DENY));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Documents that are refused or warned about: what is said, where, with which hint.
+
+use super::document;
+use crate::{Document, MAX_RULES, compile};
+
+const HEAD: &str = "version: 1\nagents:\n  - name: coder\n    labels: {team: web}\nrules:\n";
+
+/// The lines of one rule, after [`HEAD`]: the first is line 6.
+fn rule(text: &str) -> String {
+    format!("{HEAD}{text}")
+}
+
+fn refused(text: &str) -> Vec<String> {
+    match compile(&[document(text)]) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(found) => found.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn every_refusal_has_its_place_and_hint() {
+    let cases: &[(String, &[&str])] = &[
+        (
+            "version: 2\n".to_owned(),
+            &["p.yaml:1:10: error: version 2 is not known\n  hint: this version of the guard reads `version: 1`"],
+        ),
+        (
+            "agents: []\n".to_owned(),
+            &["p.yaml:1:1: error: missing key `version`"],
+        ),
+        (
+            rule("  - id: a\n    action: allow\n    handeling: direct\n"),
+            &["p.yaml:8:5: error: unknown key `handeling`\n  hint: did you mean `handling`?"],
+        ),
+        (
+            rule("  - id: a\n    action: alow\n"),
+            &["p.yaml:7:13: error: unknown value `alow`\n  hint: did you mean `allow`?"],
+        ),
+        (
+            rule("  - id: A b\n    action: allow\n"),
+            &["p.yaml:6:9: error: `A b` is not a rule's id: 1 to 64 characters a-z 0-9 . _ -"],
+        ),
+        (
+            rule("  - id: a\n    agents: [codr]\n    action: deny\n"),
+            &["p.yaml:7:14: error: no agent is called `codr`\n  hint: did you mean `coder`?"],
+        ),
+        (
+            rule("  - id: a\n    action: deny\n  - id: a\n    action: deny\n"),
+            &["p.yaml:8:9: error: a second rule `a`\n  hint: it stands in p.yaml, line 6, already"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: []}\n    action: allow\n"),
+            &["p.yaml:7:19: error: `host` is empty, so it would match nothing\n  hint: leave `host` out to match all"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [192.0.2.1]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `192.0.2.1` is not a host name: it is an address, or could be read as one\n  hint: an address goes under `cidr`"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [\"https://example.org/\"]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `https://example.org/` is not a host name: a label has a character other than a-z 0-9 - _\n  hint: only the name goes here; a path goes under `path`, a port under `port`"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: example.org}\n    action: allow\n"),
+            &["p.yaml:7:19: error: expected a list, found the text `example.org`\n  hint: write a list: [example.org]"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [\"*\"]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `*` is not a host\n  hint: leave `host` out to match any destination"],
+        ),
+        (
+            rule("  - id: a\n    match: {cidr: [192.0.2.1]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `192.0.2.1` has no prefix length\n  hint: for this one address write `192.0.2.1/32`"],
+        ),
+        (
+            rule("  - id: a\n    match: {cidr: [192.0.2.1/24]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `192.0.2.1/24` has bits beyond its prefix length\n  hint: `192.0.2.0/24`, or one address: `192.0.2.1/32`"],
+        ),
+        (
+            rule("  - id: a\n    match: {cidr: [\"::ffff:10.0.0.0/104\"]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `::ffff:10.0.0.0/104` is a range of IPv4 addresses\n  hint: write `10.0.0.0/8`"],
+        ),
+        (
+            rule("  - id: a\n    match:\n      port: [0, 9000-8000, http, 70000]\n    action: deny\n"),
+            &[
+                "p.yaml:8:14: error: `0`: there is no port 0",
+                "p.yaml:8:17: error: `9000-8000` ends before it begins\n  hint: \"8000-9000\"",
+                "p.yaml:8:28: error: `http` is not a port\n  hint: like 443 or \"8000-8100\"",
+                "p.yaml:8:34: error: `70000`: the last port is 65535",
+            ],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], method: [get]}\n    action: allow\n"),
+            &["p.yaml:7:41: error: `get` is not a method that clients use; methods are case-sensitive\n  hint: did you mean `GET`?"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], path: [a, \"/b?c\", \"/d//e\", \"/%41\"]}\n    action: allow\n"),
+            &[
+                "p.yaml:7:39: error: path `a` does not begin with `/`\n  hint: `/a`",
+                "p.yaml:7:42: error: path `/b?c` has a `?` or `#`\n  hint: rules see the path without the query",
+                "p.yaml:7:50: error: path `/d//e` has `//`\n  hint: in the canonical path runs of `/` are one",
+                "p.yaml:7:59: error: path `/%41` has an escape that a canonical path never has\n  hint: letters, digits and `- . _ ~` are not escaped; other escapes are `%` and two upper-case hexadecimal digits",
+            ],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], path: [/b]}\n    handling: direct\n    action: allow\n"),
+            &["p.yaml:8:15: error: `direct` cannot go with `method` or `path`: nothing looks at a direct flow\n  hint: `handling: splice`"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example]}\n    handling: inspect\n    action: allow\n"),
+            &["p.yaml:8:15: error: `inspect` is not available in this version\n  hint: `splice` checks the server's name and passes the bytes untouched"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], transport: [udp]}\n    handling: splice\n    action: allow\n"),
+            &["p.yaml:8:15: error: datagrams cannot be spliced\n  hint: `handling: direct`, or leave `udp` out"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], transport: [tcp, udp]}\n    action: allow\n"),
+            &["p.yaml:7:43: error: datagrams cannot be spliced, so this rule has no handling for both transports\n  hint: `handling: direct`, or one rule for each transport"],
+        ),
+        (
+            rule("  - id: a\n    match: {cidr: [192.0.2.0/24]}\n    resolved_ranges: [10.0.0.0/8]\n    action: allow\n"),
+            &["p.yaml:8:22: error: `resolved_ranges` is for a rule that allows names"],
+        ),
+        (
+            "version: 1\nagents:\n  - name: Coder\n  - name: a\n    cgroup: [a/../b]\n  - name: a\n".to_owned(),
+            &[
+                "p.yaml:3:11: error: `Coder` is not an agent name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit",
+                "p.yaml:5:14: error: `a/../b` has a `.` or `..` segment, which a path never has",
+                "p.yaml:6:11: error: a second agent `a`\n  hint: it stands in p.yaml, line 4, already",
+            ],
+        ),
+        (
+            "version: 1\ndefaults: {mode: enforced}\n".to_owned(),
+            &["p.yaml:2:18: error: unknown value `enforced`\n  hint: did you mean `enforce`?"],
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(&refused(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn errors_of_form_and_of_meaning_come_together() {
+    let text = rule(
+        "  - id: a\n    acton: allow\n    match: {port: [0]}\n  - id: b\n    agents: [nobody]\n    match: {port: [99999]}\n    action: deny\n",
+    );
+    // The rule with the misspelt key is not judged further, and neither is who exists.
+    assert_eq!(
+        refused(&text),
+        [
+            "p.yaml:7:5: error: unknown key `acton`\n  hint: did you mean `action`?",
+            "p.yaml:11:20: error: `99999`: the last port is 65535",
+        ]
+    );
+}
+
+#[test]
+fn documents_are_one_policy() {
+    let second = Document {
+        path: "q.yaml".to_owned(),
+        text: "version: 1\ndefaults: {mode: shadow}\nrules:\n  - {id: a, agents: [coder], action: deny}\n"
+            .to_owned(),
+    };
+    let first = rule("  - {id: b, action: deny}\n");
+    let both = [document(&first), second.clone()];
+    assert_eq!(compile(&both).unwrap().rules().len(), 2);
+    let first = rule("  - {id: a, action: deny}\n").replace("rules", "defaults: {}\nrules");
+    let found: Vec<_> = compile(&[document(&first), second])
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "q.yaml:2:11: error: a second `defaults`\n  hint: they stand in p.yaml, line 5, already",
+            "q.yaml:4:10: error: a second rule `a`\n  hint: it stands in p.yaml, line 7, already",
+        ]
+    );
+}
+
+#[test]
+fn bounds_are_told() {
+    let many: String = (0..=MAX_RULES)
+        .map(|n| format!("  - {{id: r{n}, action: deny}}\n"))
+        .collect();
+    let found = refused(&rule(&many));
+    assert_eq!(found, ["p.yaml:10006:5: error: more than 10000 rules"]);
+
+    let agents: String = (0..=1000).map(|n| format!("  - name: a{n}\n")).collect();
+    assert_eq!(
+        refused(&format!("version: 1\nagents:\n{agents}")),
+        ["p.yaml:1003:5: error: more than 1000 agents"]
+    );
+
+    let hosts: Vec<_> = (0..4000)
+        .map(|n| format!("host-number-{n}.example"))
+        .collect();
+    let found = refused(&rule(&format!(
+        "  - id: a\n    match: {{host: [{}]}}\n    action: allow\n",
+        hosts.join(", ")
+    )));
+    assert_eq!(
+        found,
+        ["p.yaml:7:19: error: `host` has 94890 bytes; the limit is 65536"]
+    );
+
+    let long = "x".repeat(1025);
+    let found = refused(&rule(&format!(
+        "  - {{id: a, action: deny, reason: {long}}}\n"
+    )));
+    assert_eq!(found, ["p.yaml:6:35: error: a reason has 1 to 1024 bytes"]);
+
+    let big = Document {
+        path: "big.yaml".to_owned(),
+        text: " ".repeat(700_000),
+    };
+    let found = compile(&[big.clone(), big]).unwrap_err().to_string();
+    assert_eq!(
+        found,
+        "big.yaml: error: the policy has 1400000 bytes; the limit is 1048576"
+    );
+}
+
+#[test]
+fn what_was_probably_not_meant_is_told() {
+    let warnings = |rules: &str| -> Vec<String> {
+        compile(&[document(&rule(rules))])
+            .unwrap()
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    for (rules, expected) in [
+        (
+            "  - id: a\n    match: {port: [443]}\n    action: allow\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` allows any destination\n  hint: every name can be resolved then, which is a way out for data; give `host` or `cidr`",
+            ][..],
+        ),
+        (
+            "  - id: a\n    match: {host: [\"*.com\", \"*.github.io\", \"*.example.org\"]}\n    action: allow\n",
+            &[
+                "p.yaml:7:20: warning: `*.com` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+                "p.yaml:7:29: warning: anyone can get a name below `github.io`, also to take data out\n  hint: name the hosts that are meant",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example\", \"a.example\"]}\n    action: deny\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` never allows anything: rule `b` (line 9) denies all of it\n  hint: one of them can go",
+                "p.yaml:10:20: warning: `*.example` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example]}\n    action: allow\n  - id: b\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
+            ],
+        ),
+        (
+            "  - id: a\n    labels: {team: nobody}\n    match: {host: [a.example]}\n    action: allow\n",
+            &["p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody"],
+        ),
+        (
+            "  - id: a\n    match: {cidr: [169.254.0.0/16]}\n    action: allow\n",
+            &[
+                "p.yaml:7:20: warning: `169.254.0.0/16` does not open `169.254.169.254/32`, which it holds\n  hint: a rule that means it names it: `169.254.169.254/32`",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {cidr: [192.0.2.0/24], port: [53]}\n    action: allow\n",
+            &[
+                "p.yaml:7:42: warning: port 53 always leads to the guard's own resolver\n  hint: this port can be left out",
+            ],
+        ),
+    ] {
+        assert_eq!(warnings(rules), expected, "{rules}");
+    }
+}
