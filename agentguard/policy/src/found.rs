@@ -166,7 +166,7 @@ mod tests {
         fn few_keeps_the_lowest_once(added in prop::collection::vec(0u32..30, 0..40)) {
             let mut few = Few::default();
             added.iter().for_each(|n| few.add(*n));
-            let mut expected = added.clone();
+            let mut expected = added;
             expected.sort_unstable();
             expected.dedup();
             expected.truncate(LISTED);

@@ -149,6 +149,10 @@ impl CgroupPattern {
         if text.chars().any(char::is_control) {
             return Err("has a control character");
         }
+        // PATH_MAX of the kernel; no cgroup has a longer path.
+        if text.len() > 4096 {
+            return Err("is longer than any path");
+        }
         Ok(Self {
             text: text.to_owned(),
             glob: Glob::new(bare)?,

@@ -52,15 +52,15 @@ pub(crate) fn warnings(rules: &[Rule], columns: &[u32], agents: &[AgentPolicy]) 
         };
         found.push(warning(rule, *column, message, "one of them can go"));
     }
-    if agents.is_empty() {
-        if let (Some(rule), Some(column)) = (rules.first(), columns.first()) {
-            found.push(warning(
-                rule,
-                *column,
-                "there are rules, but no agents".to_owned(),
-                "an agent is declared under `agents`",
-            ));
-        }
+    if agents.is_empty()
+        && let (Some(rule), Some(column)) = (rules.first(), columns.first())
+    {
+        found.push(warning(
+            rule,
+            *column,
+            "there are rules, but no agents".to_owned(),
+            "an agent is declared under `agents`",
+        ));
     }
     found
 }

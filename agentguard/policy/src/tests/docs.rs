@@ -1,1 +1,120 @@
+//! The operator's page and the example policies run through the real compiler.
 
+use std::path::{Path, PathBuf};
+
+use agentguard_model::{Handling, ReasonCode, Transport};
+
+use super::{agent, host};
+use crate::{Document, Facts, Policy, RulingOutcome, Seen, compile};
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+fn compiled(path: &str, text: &str) -> Policy {
+    let document = Document {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    };
+    match compile(&[document]) {
+        Ok(policy) => policy,
+        Err(found) => panic!("{found}\nin:\n{text}"),
+    }
+}
+
+#[test]
+fn the_examples_of_the_page_compile_without_a_warning() {
+    let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
+    let mut examples = 0;
+    for part in page.split("```yaml\n").skip(1) {
+        let (text, _) = part.split_once("```").unwrap();
+        let policy = compiled("policy.md", text);
+        assert!(policy.rules().len() > 0);
+        assert_eq!(policy.warnings(), [], "{text}");
+        examples += 1;
+    }
+    assert_eq!(examples, 5);
+}
+
+#[test]
+fn the_page_names_every_key() {
+    let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
+    let schema = crate::schema();
+    for kind in ["Defaults", "Agent", "Rule", "Match"] {
+        let properties = schema["$defs"][kind]["properties"].as_object().unwrap();
+        assert!(!properties.is_empty());
+        for key in properties.keys() {
+            assert!(page.contains(&format!("`{key}`")), "{kind}: {key}");
+        }
+    }
+}
+
+#[test]
+fn the_coders_policy_does_what_its_comments_say() {
+    let path = docs().join("policies/coder.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let policy = compiled("coder.yaml", &text);
+    assert_eq!(policy.warnings(), []);
+    let coder = agent(&policy, "coder");
+    let request = |method, path| Seen::Request { method, path };
+    for (name, port, request, outcome, code) in [
+        (
+            "git.example.com",
+            443,
+            Seen::Never,
+            RulingOutcome::Allow(Handling::Splice),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "rust.packages.example.com",
+            443,
+            Seen::NotYet,
+            RulingOutcome::Allow(Handling::Splice),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "mirror.example.com",
+            80,
+            request("GET", "/pub/a/b"),
+            RulingOutcome::Allow(Handling::Splice),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "mirror.example.com",
+            80,
+            request("POST", "/pub/a/b"),
+            RulingOutcome::Deny,
+            ReasonCode::NoRule,
+        ),
+        (
+            "x.paste.example.net",
+            443,
+            Seen::NotYet,
+            RulingOutcome::Deny,
+            ReasonCode::RuleDeny,
+        ),
+        (
+            "example.org",
+            443,
+            Seen::NotYet,
+            RulingOutcome::Deny,
+            ReasonCode::NoRule,
+        ),
+    ] {
+        let name = host(name);
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port,
+            transport: Transport::Tcp,
+            request,
+        };
+        let ruling = policy.decide(coder, &facts);
+        assert_eq!(
+            (ruling.outcome, ruling.reason.code),
+            (outcome, code),
+            "{facts:?}"
+        );
+    }
+    assert!(!policy.decide_name(coder, &host("example.org")).allowed);
+}
