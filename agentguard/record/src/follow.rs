@@ -15,9 +15,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::entry::{Entry, Gap};
-use crate::read::{self, Met, Query};
+use crate::read::{self, Query};
 use crate::segment::Position;
 use crate::shared::{End, Shared};
+use crate::walk::{self, Met};
 
 /// How many items a follower holds at most.
 const PAGE: usize = 256;
@@ -148,7 +149,7 @@ fn page(
     let mut items = VecDeque::new();
     let mut counted = Vec::new();
     let mut entries = 0;
-    let reached = read::walk(shared, at, to, |met| {
+    let reached = walk::walk(shared, at, to, |met| {
         match met {
             Met::Entry { entry, .. } => match entry {
                 Entry::Decision(decision) => {

@@ -4,6 +4,7 @@
 //! index ends. An index that cannot be used is deleted and made anew; until it has caught up,
 //! queries read the log.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -13,9 +14,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::time::{Duration, Instant};
 
 use crate::index::{Index, Rows, Snapshot};
-use crate::read::{self, Met};
 use crate::segment::Position;
 use crate::shared::Shared;
+use crate::walk::{self, Met};
 
 /// How many entries go into the index in one step.
 const STEP: usize = 20_000;
@@ -45,6 +46,15 @@ impl Poke {
     }
 }
 
+/// What became of opening the index.
+enum Opened {
+    Index(Box<Index>),
+    /// It has to be made anew.
+    Unusable(String),
+    /// It may be good, and the file system does not let it be opened.
+    NotNow(String),
+}
+
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Indexer {
@@ -64,7 +74,7 @@ impl Indexer {
     pub(crate) fn new(shared: Arc<Shared>, pokes: Receiver<()>) -> Self {
         Self {
             path: shared.dir.join("index.redb"),
-            at: read::start(&shared),
+            at: walk::start(&shared),
             oldest: 0,
             shared,
             pokes,
@@ -113,30 +123,35 @@ impl Indexer {
         self.index = None;
         self.shared.set_index(None);
         let broken = self.shared.index_broken.swap(false, Ordering::Relaxed);
-        let usable = if broken { None } else { self.try_open() };
-        let index = usable.or_else(|| {
+        let mut opened = if broken {
+            Opened::Unusable("it turned out to be damaged".to_owned())
+        } else {
+            self.try_open()
+        };
+        if let Opened::Unusable(why) = &opened {
             if self.path.exists() {
                 tracing::warn!(
-                    "the record's index {} cannot be used and is made anew from the log",
+                    "the record's index {} cannot be used and is made anew from the log: {why}",
                     self.path.display()
                 );
             }
             if let Err(error) = std::fs::remove_file(&self.path)
-                && error.kind() != std::io::ErrorKind::NotFound
+                && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(%error, "cannot delete {}", self.path.display());
             }
-            self.try_open()
-        });
-        let Some(index) = index.map(Arc::new) else {
-            return;
+            opened = self.try_open();
+        }
+        let index = match opened {
+            Opened::Index(index) => Arc::new(*index),
+            Opened::Unusable(why) | Opened::NotNow(why) => return self.tell(&why),
         };
         // What was found in an earlier life is told by the status, and not once more in the log.
         for broken in index.snapshot().iter().flat_map(Snapshot::broken) {
             self.shared.know_damage(&broken);
         }
         let indexed = index.snapshot().and_then(|snapshot| snapshot.position());
-        self.at = indexed.unwrap_or_else(|| read::start(&self.shared));
+        self.at = indexed.unwrap_or_else(|| walk::start(&self.shared));
         self.shared.indexed.store(self.at.number, Ordering::Relaxed);
         self.shared.set_index(Some(Arc::clone(&index)));
         self.index = Some(index);
@@ -144,19 +159,23 @@ impl Indexer {
         self.told = false;
     }
 
-    fn try_open(&mut self) -> Option<Index> {
+    fn try_open(&self) -> Opened {
         // redb says of itself that it may panic on a file that something else has altered.
-        let opened = catch_unwind(AssertUnwindSafe(|| Index::open(&self.path)));
-        match opened {
-            Ok(Ok(index)) => index.is_of(&self.shared.dir).then_some(index),
-            Ok(Err(error)) => {
-                self.tell(&error.to_string());
-                None
+        match catch_unwind(AssertUnwindSafe(|| Index::open(&self.path))) {
+            Ok(Ok(index)) if index.is_of(&self.shared.dir) => Opened::Index(Box::new(index)),
+            Ok(Ok(_)) => Opened::Unusable("it is not the index of this log".to_owned()),
+            Ok(Err(redb::Error::Io(error)))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Opened::NotNow(error.to_string())
             }
-            Err(_) => {
-                self.tell("it is damaged");
-                None
-            }
+            Ok(Err(error)) => Opened::Unusable(error.to_string()),
+            Err(_) => Opened::Unusable("it is damaged".to_owned()),
         }
     }
 
@@ -175,7 +194,7 @@ impl Indexer {
             let to = self.shared.position();
             let mut rows = Rows::default();
             let shared = &self.shared;
-            let walked = read::walk(shared, self.at, to, |met| {
+            let walked = walk::walk(shared, self.at, to, |met| {
                 match met {
                     Met::Entry {
                         at,
@@ -233,7 +252,7 @@ impl Indexer {
     }
 
     fn prune(&mut self) {
-        let oldest = read::start(&self.shared).number;
+        let oldest = walk::start(&self.shared).number;
         let Some(index) = self.index.clone().filter(|_| oldest > self.oldest) else {
             return;
         };

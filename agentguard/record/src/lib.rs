@@ -29,6 +29,7 @@ mod segment;
 mod shared;
 mod status;
 mod sync;
+mod walk;
 mod writer;
 
 pub use entry::{Gap, Note, NoteKind, Notice};

@@ -42,7 +42,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How large all segments may become, in bytes; the oldest are deleted, whole, for new ones.
     /// `None` keeps everything, and once the disk is full all actions are denied. Default 10 GiB.
-    /// The index beside them needs about a third more.
+    /// The index beside them needs about half as much again.
     pub max_bytes: Option<u64>,
     /// How many identical denials of a second are written one by one. Default 10.
     pub identical_per_second: u32,

@@ -141,3 +141,65 @@ impl Syncer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs::File;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use agentguard_model::{DecisionId, ReasonCode};
+    use tokio::sync::{Semaphore, oneshot};
+    use ulid::Ulid;
+
+    use super::Syncer;
+    use crate::entry::Entry;
+    use crate::queue::{Ack, Answer};
+    use crate::segment::Position;
+    use crate::shared::Shared;
+
+    #[test]
+    fn what_cannot_be_made_safe_is_refused_and_told_and_the_writer_goes_elsewhere() {
+        let at = Position {
+            number: 1,
+            segment: 1,
+            offset: 8,
+        };
+        let shared = Arc::new(Shared::new("/record".into(), BTreeMap::new(), at));
+        let syncer = Syncer::new(Arc::clone(&shared), Duration::from_millis(1));
+        let id = DecisionId(Ulid::from_parts(1, 1));
+        let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let ask = |file: File| {
+            let (sender, mut reply) = oneshot::channel();
+            let answer = Answer {
+                goes_on: Some(id),
+                attempts: 1,
+                reply: Ok(id),
+                ack: Ack {
+                    sender,
+                    _place: place(),
+                },
+            };
+            syncer.wrote(&Arc::new(file), vec![answer]);
+            syncer.close();
+            syncer.run();
+            reply.try_recv().unwrap()
+        };
+        // The kernel cannot sync a device like this one (EINVAL).
+        let refused = ask(File::open("/dev/null").unwrap()).unwrap_err();
+        assert_eq!(refused.reason.code, ReasonCode::RecordFailed);
+        assert!(syncer.take_failed());
+        assert!(shared.status().degraded.is_some());
+        let left = shared.take_left();
+        assert!(
+            matches!(left.as_slice(), [Entry::Note(_), Entry::Outcome { id: of, .. }]
+                | [Entry::Outcome { id: of, .. }, Entry::Note(_)] if *of == id),
+            "{left:?}"
+        );
+
+        assert_eq!(ask(tempfile::tempfile().unwrap()), Ok(id));
+        assert!(!syncer.take_failed());
+        assert_eq!(shared.status().degraded, None);
+    }
+}

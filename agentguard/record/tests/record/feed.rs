@@ -10,7 +10,7 @@ use agentguard_record::{Followed, Gap, Options, Query, Record};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use crate::scene::{allow, deny, generous, newest, open, write_allows};
+use crate::scene::{allow, deny, generous, newest, open, until_indexed, write_allows};
 
 async fn next(stream: &mut (impl StreamExt<Item = Followed> + Unpin)) -> Followed {
     tokio::time::timeout(Duration::from_secs(10), stream.next())
@@ -39,6 +39,25 @@ async fn history_then_live_each_once_and_the_end() {
     assert_eq!(got.len(), ids.len());
     record.close().await;
     assert_eq!(feed.next().await, None);
+}
+
+#[tokio::test]
+async fn what_is_indexed_before_the_history_is_read_is_not_told_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = open(dir.path());
+    let mut ids = write_allows(&record, "a", 5).await;
+    let mut feed = pin!(record.follow(newest(100)));
+    ids.extend(write_allows(&record, "a", 5).await);
+    until_indexed(&record).await;
+    ids.extend(write_allows(&record, "a", 5).await);
+    let mut got = Vec::new();
+    while got.last() != ids.last() {
+        match next(&mut feed).await {
+            Followed::Decision(decision) => got.push(decision.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(got, ids);
 }
 
 #[tokio::test]
