@@ -1,0 +1,235 @@
+//! `agentguard agent`
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentguard_control::api::AgentStatus;
+use agentguard_keeper::message::{Answer, Command as Request};
+use agentguard_keeper::packet;
+use agentguard_model::{AgentName, Mode};
+use clap::Subcommand;
+
+use super::Global;
+use super::failure::{Failure, chain};
+use super::output::{Format, Output, Table, printable, say};
+
+/// How long the keeper may take for one change: it compiles a policy and fills maps.
+const CHANGE_TIME: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the agents that the policy knows or that run
+    List,
+    /// Show one agent
+    Show {
+        /// Its name
+        name: AgentName,
+    },
+    /// Govern a cgroup that exists already, as an agent
+    Add {
+        /// The agent's name
+        name: AgentName,
+        /// The cgroup's directory
+        #[arg(long, value_name = "PATH")]
+        cgroup: PathBuf,
+    },
+    /// Stop governing what `add` put under the gate
+    Remove {
+        /// The agent's name
+        name: AgentName,
+    },
+}
+
+pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::List => {
+            let agents = global.ask(async |mut client| Ok(client.agents().await?))?;
+            Ok(out.list(&agents, || table(&agents))?)
+        }
+        Command::Show { name } => {
+            let agent = global.ask(async |mut client| Ok(client.agent(&name).await?))?;
+            Ok(out.value(&agent, || story(&agent))?)
+        }
+        Command::Add { name, cgroup } => {
+            let cgroup = directory(&cgroup)?;
+            change(global, &Request::AddAgent { name, cgroup }, out)
+        }
+        Command::Remove { name } => change(global, &Request::RemoveAgent { name }, out),
+    }
+}
+
+/// The cgroup as an absolute path without links, which is what the keeper is told.
+fn directory(cgroup: &Path) -> Result<String, Failure> {
+    let shown = cgroup.display();
+    let path = cgroup.canonicalize().map_err(|error| {
+        Failure::refused(format!("cannot find the cgroup {shown}: {}", chain(&error)))
+            .hint("name its directory, as /sys/fs/cgroup/system.slice/my.service")
+    })?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| Failure::refused(format!("the path of the cgroup {shown} is not UTF-8")))
+}
+
+/// Asks the keeper to change something, and says what it answered.
+pub(super) fn change(global: &Global, request: &Request, out: &mut Output) -> Result<(), Failure> {
+    let socket = global.declared()?.paths.keeper_socket();
+    let lost = |error: &dyn std::error::Error| {
+        Failure::refused(format!(
+            "the connection to the daemon at {} failed: {}",
+            socket.display(),
+            chain(error)
+        ))
+        .hint("look at the daemon's log: journalctl -u agentguard")
+    };
+    let keeper = packet::connect(&socket).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            agentguard_control::ClientError::NoDaemon {
+                path: socket.clone(),
+            }
+            .into()
+        }
+        std::io::ErrorKind::PermissionDenied => agentguard_control::ClientError::NotAllowed {
+            path: socket.clone(),
+        }
+        .into(),
+        _ => lost(&error),
+    })?;
+    keeper
+        .set_timeout(Some(CHANGE_TIME))
+        .map_err(|error| lost(&error))?;
+    keeper.send(request, &[]).map_err(|error| lost(&error))?;
+    match keeper.recv::<Answer>().map_err(|error| lost(&error))? {
+        Some((Answer::Done { text }, _)) => {
+            // What was done is words, unless a program asked for data.
+            match out.format {
+                Format::Table => say(&lines(&text)),
+                Format::Json | Format::Jsonl => out.line(&serde_json::json!({ "done": text }))?,
+            }
+            Ok(())
+        }
+        Some((Answer::Refused { message, hint }, _)) => {
+            let failure = Failure::refused(lines(&message));
+            Err(match hint {
+                Some(hint) => failure.hint(lines(&hint)),
+                None => failure,
+            })
+        }
+        None => Err(lost(&std::io::Error::from(
+            std::io::ErrorKind::ConnectionReset,
+        ))),
+    }
+}
+
+/// Several lines for a terminal.
+fn lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+fn table(agents: &[AgentStatus]) -> Table {
+    let mut table = Table::new(&["NAME", "MODE", "RUNS", "CGROUPS", "LABELS"], 3);
+    for agent in agents {
+        table.row(&[
+            agent.name.to_string(),
+            mode(agent.mode).to_owned(),
+            agent.runs.to_string(),
+            or_dash(agent.cgroups.join(",")),
+            or_dash(labels(agent)),
+        ]);
+    }
+    table
+}
+
+fn story(agent: &AgentStatus) -> String {
+    let cgroups = if agent.cgroups.is_empty() {
+        "none: the policy knows this agent and nothing runs as it".to_owned()
+    } else {
+        let cgroups: Vec<String> = agent.cgroups.iter().map(|path| printable(path)).collect();
+        cgroups.join("\n          ")
+    };
+    let mut out = format!(
+        "agent     {}\nmode      {}: {}\nlabels    {}\nruns      {}\ncgroups   {cgroups}\n",
+        agent.name,
+        mode(agent.mode),
+        meaning(agent.mode),
+        printable(&or_dash(labels(agent))),
+        agent.runs,
+    );
+    if let Some(id) = agent.id {
+        out.push_str(&format!("number    {}\n", id.0));
+    }
+    out
+}
+
+fn labels(agent: &AgentStatus) -> String {
+    let pairs: Vec<String> = agent
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(",")
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".into() } else { text }
+}
+
+pub(super) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Observe => "observe",
+        Mode::Shadow => "shadow",
+        Mode::Enforce => "enforce",
+    }
+}
+
+fn meaning(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Observe => "what it does is recorded, and refused only where nothing may pass",
+        Mode::Shadow => "what the policy would refuse is recorded and passes",
+        Mode::Enforce => "what the policy refuses is refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AgentStatus, story, table};
+    use agentguard_model::{AgentId, Mode};
+
+    fn agent() -> AgentStatus {
+        AgentStatus {
+            name: "coder".parse().unwrap(),
+            id: Some(AgentId(3)),
+            labels: [("tenant".to_owned(), "acme".to_owned())].into(),
+            mode: Mode::Shadow,
+            cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
+            runs: 2,
+        }
+    }
+
+    #[test]
+    fn what_people_read() {
+        let idle = AgentStatus {
+            name: "idle".parse().unwrap(),
+            id: None,
+            labels: [].into(),
+            mode: Mode::Enforce,
+            cgroups: Vec::new(),
+            runs: 0,
+        };
+        assert_eq!(
+            table(&[agent(), idle.clone()]).render(None),
+            "NAME   MODE     RUNS  CGROUPS                          LABELS\n\
+             coder  shadow   2     /sys/fs/cgroup/agentguard/coder  tenant=acme\n\
+             idle   enforce  0     -                                -\n"
+        );
+        assert_eq!(
+            story(&agent()),
+            "agent     coder\n\
+             mode      shadow: what the policy would refuse is recorded and passes\n\
+             labels    tenant=acme\n\
+             runs      2\n\
+             cgroups   /sys/fs/cgroup/agentguard/coder\n\
+             number    3\n"
+        );
+        assert!(story(&idle).contains("nothing runs as it"));
+    }
+}

@@ -1,0 +1,140 @@
+//! What to do about a decision.
+
+use agentguard_model::{Action, ActionKind, Decision, ReasonCode, Transport, Verdict};
+
+/// What to do.
+#[derive(Debug, Default)]
+pub(super) struct Advice {
+    /// In a sentence.
+    pub(super) words: Option<String>,
+    /// A rule to add under `rules:`, in YAML.
+    pub(super) rule: Option<String>,
+}
+
+/// What to do about a decision; nothing for what was allowed.
+pub(super) fn of(decision: &Decision) -> Advice {
+    if decision.verdict != Verdict::Deny {
+        return Advice::default();
+    }
+    let say = |words: &str| Advice {
+        words: Some(words.to_owned()),
+        rule: None,
+    };
+    match decision.reason.code {
+        ReasonCode::NoRule => match rule(decision) {
+            Some(rule) => Advice {
+                words: Some(
+                    "if it should be allowed, add this under `rules:`, then run `agentguard policy reload`".into(),
+                ),
+                rule: Some(rule),
+            },
+            None => say("no rule can be suggested, because the destination is not known"),
+        },
+        ReasonCode::RuleDeny => say(&match decision.matched.first() {
+            Some(matched) => format!(
+                "deny overrides allow: to let it pass, narrow or remove rule `{}` at {}:{}; an allow rule does not help",
+                matched.rule, matched.source.file, matched.source.line
+            ),
+            None => "deny overrides allow: narrow or remove the rule that denies; an allow rule does not help".into(),
+        }),
+        ReasonCode::LoopbackNotOwn => say(
+            "the port belongs to another program of this host; start the server inside the agent, or add a rule with `cidr: [127.0.0.1/32, \"::1/128\"]` and the port",
+        ),
+        ReasonCode::GuardSocket => say("no rule can allow this: an agent never reaches the guard's own sockets"),
+        ReasonCode::NameNotAnswered => say(
+            "the address stands for a name that this agent did not ask for: it must resolve the name itself, with the resolver it was given",
+        ),
+        ReasonCode::NoListener => say(
+            "the guard has no listener in the process's network namespace: start it with `agentguard run`, or add its cgroup with `agentguard agent add`",
+        ),
+        ReasonCode::Quarantined => say("the agent is quarantined: nothing leaves and nothing enters until it is released"),
+        ReasonCode::DatagramNotProxied => say(
+            "only the proxy may decide this destination, and it takes TCP only: clients fall back to TCP, or a rule over `transport: [udp]` allows the datagrams as they are",
+        ),
+        ReasonCode::DaemonLost => say("the daemon was gone: start it; `on_daemon_loss: keep` lets an agent's direct flows go on without it"),
+        ReasonCode::SocketNotAllowed => say("agents make TCP and UDP sockets only; no rule can allow another kind in this version"),
+        ReasonCode::NoAgent => say(
+            "the process runs below a governed cgroup and matches no agent: name its cgroup in the policy, or add it with `agentguard agent add`",
+        ),
+        ReasonCode::MapFull | ReasonCode::LimitReached => say(
+            "a bound of the guard was reached: `agentguard status` tells of its state; look for one agent that opens very many flows",
+        ),
+        ReasonCode::InboundNotAllowed => say("agents take connections over loopback only: nothing from outside reaches a port that one listens on"),
+        ReasonCode::MetadataService => say(
+            "metadata services hand out the host's credentials: a rule must name the address itself, in `cidr`, to allow it",
+        ),
+        ReasonCode::NoAddress => say("the name has no address of the family that was dialled: use the other family, or `handling: splice`"),
+        ReasonCode::Rebinding => say(
+            "the name resolved to an address that is not public: if that is meant, list the range in the rule's `resolved_ranges`",
+        ),
+        ReasonCode::NameUnknown => say("the name does not exist: look for a typing error"),
+        ReasonCode::ResolverFailed => say("ask the upstream resolvers directly, for instance with dig; `resolvers` in the configuration names them"),
+        ReasonCode::VirtualAddressesExhausted => say("too many names were resolved: addresses become free 7 days after their last use"),
+        ReasonCode::OriginUnknown => say("the connection did not come through the gate: something other than an agent dialled the proxy"),
+        ReasonCode::NameMismatch => say(
+            "the client named one host and went to another; if one server may answer for both, write a rule for the name that is asked for",
+        ),
+        ReasonCode::ProtocolUnknown | ReasonCode::NeedsInspection => say(
+            "a rule looks at something that cannot be seen here (method or path): give this destination a rule without `method` and `path`",
+        ),
+        ReasonCode::TlsMalformed | ReasonCode::HttpMalformed | ReasonCode::DnsMalformed | ReasonCode::PacketUnparsable => {
+            say("what was sent cannot be read, and what cannot be read is not passed on: look at the client")
+        }
+        ReasonCode::UpstreamUnreachable => say("the policy allows it; the destination did not answer from this host"),
+        ReasonCode::RecordFailed => say("what cannot be recorded is denied: `agentguard status` says what is wrong with the record, most often a full disk"),
+        ReasonCode::RecordQuota => say("the agent has used up its share of the record, so that it cannot fill the disk: the share grows back with time"),
+        ReasonCode::Internal => say("this is a fault of the guard: the daemon's log has more under this id"),
+        _ => Advice::default(),
+    }
+}
+
+/// The narrowest rule that allows what was denied, where the destination is known.
+fn rule(decision: &Decision) -> Option<String> {
+    let action = &decision.action;
+    let (place, value) = match (&action.host, action.ip) {
+        (Some(host), _) => ("host", host.to_string()),
+        (None, Some(ip)) => (
+            "cidr",
+            format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }),
+        ),
+        (None, None) => return None,
+    };
+    let agent = decision.agent.as_ref()?.name.as_str();
+    let subject: String = value
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '.' || *c == '-')
+        .collect();
+    let mut id = format!("{agent}-{subject}");
+    id.truncate(64);
+    let mut rule =
+        format!("- id: {id}\n  agents: [\"{agent}\"]\n  match:\n    {place}: [\"{value}\"]\n");
+    // A query is made before any port is known, and its own port is the resolver's.
+    let port = action.port.filter(|_| action.kind != ActionKind::DnsQuery);
+    if let Some(port) = port {
+        rule.push_str(&format!("    port: [{port}]\n"));
+    }
+    if action.kind != ActionKind::DnsQuery && action.transport == Some(Transport::Udp) {
+        rule.push_str("    transport: [udp]\n");
+    }
+    if action.kind == ActionKind::HttpRequest
+        && let Some((method, path)) = plain_request(action)
+    {
+        rule.push_str(&format!(
+            "    method: [\"{method}\"]\n    path: [\"{path}\"]\n"
+        ));
+    }
+    rule.push_str("  action: allow\n");
+    Some(rule)
+}
+
+/// Method and path, if they mean in a rule what they meant in the request. The agent wrote them: a
+/// `*` of its own must not become a wildcard of ours.
+fn plain_request(action: &Action) -> Option<(&str, &str)> {
+    let (method, path) = (action.method.as_deref()?, action.path.as_deref()?);
+    let plain_path = path.starts_with('/')
+        && path
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._~-".contains(&b));
+    let plain_method = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
+    (plain_path && plain_method).then_some((method, path))
+}

@@ -1,0 +1,289 @@
+//! `agentguard explain`: a decision as a story, for the person who was woken by it.
+//!
+//! What was attempted and by whom, what was decided and why, which rules said so, in which policy,
+//! what became of it, and what would change it. Everything but the rule's own text comes from the
+//! record.
+
+mod advice;
+mod excerpt;
+
+use agentguard_control::api::spelled;
+use agentguard_model::{Action, ActionKind, Decision, DecisionId, Layer, Mode, Outcome, Verdict};
+use clap::Args;
+
+use super::Global;
+use super::agent::mode;
+use super::failure::Failure;
+use super::output::{Output, printable};
+use super::verdicts::destination;
+
+/// Say why a decision was taken, and what would change it
+#[derive(Args, Debug)]
+pub(super) struct Explain {
+    /// The decision, as `verdicts` prints it and refusals carry it
+    #[arg(value_name = "DECISION_ID")]
+    id: DecisionId,
+}
+
+pub(super) fn main(explain: &Explain, global: &Global, out: &mut Output) -> Result<(), Failure> {
+    let (decision, in_force) = global.ask(async |mut client| {
+        let decision = client.decision(explain.id).await?;
+        // The story is whole without it.
+        let policy = client.policy().await.ok();
+        Ok((decision, policy.map(|policy| policy.status.version)))
+    })?;
+    Ok(out.value(&decision, || story(&decision, in_force.as_deref()))?)
+}
+
+/// The story. `in_force` is the version of the policy in force now, where that is known.
+fn story(decision: &Decision, in_force: Option<&str>) -> String {
+    let mut story = Story::default();
+    story.paragraph(&headline(decision));
+    story.entry("what", &attempted(&decision.action));
+    story.entry("who", &who(decision));
+    for line in on_behalf(decision) {
+        story.entry("", &line);
+    }
+    story.entry("when", &when(decision));
+    story.entry(
+        "verdict",
+        &format!(
+            "{}: {} ({})",
+            decision.verdict, decision.reason.message, decision.reason.code
+        ),
+    );
+    story.entry("enforced", &enforced(decision));
+    rules(&mut story, decision);
+    for line in &decision.budget {
+        let settled = line
+            .settled
+            .map_or_else(String::new, |settled| format!(", {settled} used"));
+        story.entry(
+            "budget",
+            &format!(
+                "{}: {} {} reserved{settled}",
+                line.scope, line.reserved, line.unit
+            ),
+        );
+    }
+    for finding in &decision.findings {
+        story.entry(
+            "finding",
+            &format!(
+                "{} found {} in {}",
+                finding.detector, finding.class, finding.place
+            ),
+        );
+    }
+    story.entry("policy", &policy(&decision.policy_version, in_force));
+    if let Some(outcome) = &decision.outcome {
+        story.entry("outcome", &became(outcome));
+    }
+    let advice = advice::of(decision);
+    if let Some(words) = advice.words {
+        story.entry("next", &words);
+    }
+    if let Some(rule) = advice.rule {
+        story.verbatim(&rule);
+    }
+    story.text
+}
+
+/// Lines with a label on the left. Everything that goes in is made harmless for a terminal.
+#[derive(Default)]
+struct Story {
+    text: String,
+}
+
+impl Story {
+    fn paragraph(&mut self, words: &str) {
+        self.text.push_str(&printable(words));
+        self.text.push_str("\n\n");
+    }
+
+    fn entry(&mut self, label: &str, words: &str) {
+        self.text
+            .push_str(&format!("{label:<9} {}\n", printable(words)));
+    }
+
+    /// Lines that keep their form, indented.
+    fn verbatim(&mut self, lines: &str) {
+        for line in lines.lines() {
+            self.text
+                .push_str(&format!("            {}\n", printable(line)));
+        }
+    }
+}
+
+fn headline(decision: &Decision) -> String {
+    let agent = decision
+        .agent
+        .as_ref()
+        .map_or_else(|| "a process of no agent".into(), |a| a.name.to_string());
+    let what = match (decision.verdict, decision.enforced) {
+        (Verdict::Allow, _) => "was allowed",
+        (Verdict::Modify, true) => "was allowed, with changes",
+        (Verdict::Modify, false) => "was allowed, and would have been changed",
+        (Verdict::Deny, true) => "was refused",
+        (Verdict::Deny, false) => "passed, and would have been refused",
+        (Verdict::Escalate, true) => "was held for a person",
+        (Verdict::Escalate, false) => "passed, and would have been held for a person",
+    };
+    let times = if decision.count > 1 {
+        format!(", {} times", decision.count)
+    } else {
+        String::new()
+    };
+    format!("{agent} {what}{times}: {}", destination(&decision.action))
+}
+
+fn attempted(action: &Action) -> String {
+    let noun = match action.kind {
+        ActionKind::Connect => "a connection to",
+        ActionKind::Datagram => "a first datagram to",
+        ActionKind::Inbound => "a flow from outside, from",
+        ActionKind::Socket => "the making of a socket (family/type/protocol)",
+        ActionKind::DnsQuery => "the resolution of",
+        ActionKind::HttpRequest => "the HTTP request",
+        ActionKind::LlmCall => "a call to a language model at",
+        ActionKind::ToolCall => "a call to a tool at",
+        ActionKind::Administration => "a change to the guard itself",
+    };
+    let mut words = format!("{noun} {}", destination(action));
+    if let (Some(_), Some(ip)) = (&action.host, action.ip) {
+        words.push_str(&format!(" (dialled as {ip})"));
+    }
+    if let Some(tool) = &action.tool {
+        words.push_str(&format!(", tool {} of {}", tool.name, tool.server));
+    }
+    if let Some(llm) = &action.llm {
+        words.push_str(&format!(", model {} of {}", llm.model, llm.provider));
+    }
+    format!("{words} ({})", spelled(action.kind))
+}
+
+fn who(decision: &Decision) -> String {
+    let agent = decision.agent.as_ref().map_or_else(
+        || "no agent that the kernel could tell".to_owned(),
+        |agent| {
+            let labels: Vec<String> = agent
+                .labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            match labels.is_empty() {
+                true => format!("agent {}", agent.name),
+                false => format!("agent {} ({})", agent.name, labels.join(", ")),
+            }
+        },
+    );
+    let process = decision.process.as_ref().map_or_else(
+        || "by a process that was not seen".to_owned(),
+        |process| {
+            let exe = process
+                .exe
+                .as_ref()
+                .map_or_else(String::new, |exe| format!(", {exe}"));
+            format!(
+                "by {} (pid {}, uid {}{exe})",
+                process.comm, process.pid, process.uid
+            )
+        },
+    );
+    format!("{agent}, {process}")
+}
+
+fn on_behalf(decision: &Decision) -> Vec<String> {
+    let context = &decision.context;
+    [
+        ("user", &context.user),
+        ("session", &context.session),
+        ("workflow", &context.workflow),
+        ("purpose", &context.purpose),
+        ("trace", &context.trace_id),
+    ]
+    .into_iter()
+    .filter_map(|(what, value)| Some(format!("{what} {}", value.as_ref()?)))
+    .collect()
+}
+
+fn when(decision: &Decision) -> String {
+    let place = match decision.layer {
+        Layer::Kernel => "in the kernel",
+        Layer::Dns => "by the resolver",
+        Layer::Proxy => "by the proxy",
+        Layer::Hook => "by the agent's hook",
+    };
+    let mut words = format!(
+        "{}, decided {place} in {} µs",
+        decision.time, decision.latency_us
+    );
+    if let Some(last) = decision.last {
+        words.push_str(&format!("; the last of {} at {last}", decision.count));
+    }
+    words
+}
+
+fn enforced(decision: &Decision) -> String {
+    match (decision.enforced, decision.verdict) {
+        (true, _) => format!("yes, in mode {}", mode(decision.mode)),
+        (false, Verdict::Allow) => format!("nothing to enforce, in mode {}", mode(decision.mode)),
+        (false, _) => match decision.mode {
+            Mode::Observe => "no: mode observe records and lets pass".into(),
+            Mode::Shadow => "no: mode shadow records what would have happened and lets pass".into(),
+            Mode::Enforce => {
+                "no, although the mode is enforce: it had happened before it was decided".into()
+            }
+        },
+    }
+}
+
+fn rules(story: &mut Story, decision: &Decision) {
+    if decision.matched.is_empty() {
+        story.entry("rules", "none matched");
+    }
+    for matched in &decision.matched {
+        story.entry(
+            "rule",
+            &format!(
+                "`{}` at {}:{} ({})",
+                matched.rule, matched.source.file, matched.source.line, matched.engine
+            ),
+        );
+        match excerpt::of(&matched.source, &decision.policy_version) {
+            excerpt::Excerpt::Same(lines) => story.verbatim(&lines),
+            excerpt::Excerpt::Changed => story.entry(
+                "",
+                "the file has changed since, so its text is not shown here",
+            ),
+            excerpt::Excerpt::Unreadable => {}
+        }
+    }
+}
+
+fn policy(version: &str, in_force: Option<&str>) -> String {
+    match in_force {
+        Some(now) if now == version => format!("version {version}, still in force"),
+        Some(now) => {
+            format!("version {version}; version {now} is in force now, and may decide otherwise")
+        }
+        None => format!("version {version}"),
+    }
+}
+
+fn became(outcome: &Outcome) -> String {
+    let mut words = format!(
+        "{} bytes sent, {} received, over after {} ms",
+        outcome.bytes.sent, outcome.bytes.received, outcome.duration_ms
+    );
+    if let Some(status) = outcome.status {
+        words.push_str(&format!(", HTTP status {status}"));
+    }
+    if let Some(error) = &outcome.error {
+        words.push_str(&format!("; {error}"));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Stories as an operator reads them, and advice that the real compiler takes.
+
+use std::path::PathBuf;
+
+use agentguard_model::{Decision, HostName};
+use agentguard_policy::{Document, Facts, Policy, RulingOutcome, Seen, compile};
+
+use super::{advice, story};
+
+const POLICY: &str = "\
+version: 1
+agents:
+  - name: coder
+rules:
+  - id: no-deletes
+    match:
+      host: [api.example]
+      method: [DELETE]
+    action: deny
+    reason: nothing is deleted here
+  - id: other
+    match: {host: [x.example]}
+    action: allow
+";
+
+fn policy(text: &str) -> Policy {
+    compile(&[Document {
+        path: "policy.yaml".into(),
+        text: text.into(),
+    }])
+    .unwrap()
+}
+
+/// A denied DELETE, with these changes.
+fn decision(changes: &serde_json::Value) -> Decision {
+    let mut decision = serde_json::json!({
+        "id": "01JD6Z7Q0000000000000000AB", "time": "2026-11-22T04:08:03.9Z",
+        "agent": {"name": "coder", "labels": {"tenant": "acme"}},
+        "context": {"workflow": "nightly"},
+        "process": {"pid": 42, "uid": 1000, "comm": "curl", "exe": "/usr/bin/curl"},
+        "layer": "proxy",
+        "action": {
+            "kind": "http_request", "transport": "tcp", "host": "api.example", "port": 80,
+            "method": "DELETE", "path": "/v1/x",
+        },
+        "verdict": "deny", "enforced": true, "mode": "enforce",
+        "reason": {"code": "no_rule", "message": "no rule allows it"},
+        "count": 1, "latency_us": 87, "policy_version": "0123456789ab",
+    });
+    let fields = decision.as_object_mut().unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        fields.insert(key.clone(), value.clone());
+    }
+    serde_json::from_value(decision).unwrap()
+}
+
+#[test]
+fn a_denial_without_a_rule() {
+    assert_eq!(
+        story(&decision(&serde_json::json!({})), Some("0123456789ab")),
+        "coder was refused: DELETE api.example:80/v1/x\n\
+         \n\
+         what      the HTTP request DELETE api.example:80/v1/x (http_request)\n\
+         who       agent coder (tenant=acme), by curl (pid 42, uid 1000, /usr/bin/curl)\n          \
+                   workflow nightly\n\
+         when      2026-11-22T04:08:03.9Z, decided by the proxy in 87 µs\n\
+         verdict   deny: no rule allows it (no_rule)\n\
+         enforced  yes, in mode enforce\n\
+         rules     none matched\n\
+         policy    version 0123456789ab, still in force\n\
+         next      if it should be allowed, add this under `rules:`, then run `agentguard policy reload`\n            \
+                     - id: coder-api.example\n              \
+                       agents: [\"coder\"]\n              \
+                       match:\n                \
+                         host: [\"api.example\"]\n                \
+                         port: [80]\n                \
+                         method: [\"DELETE\"]\n                \
+                         path: [\"/v1/x\"]\n              \
+                       action: allow\n"
+    );
+}
+
+#[test]
+fn a_denial_by_a_rule_shows_its_text_while_the_file_is_what_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let file: PathBuf = dir.path().join("policy.yaml");
+    std::fs::write(&file, POLICY).unwrap();
+    let version = compile(&[Document {
+        path: file.display().to_string(),
+        text: POLICY.into(),
+    }])
+    .unwrap()
+    .version()
+    .to_owned();
+    let decision = decision(&serde_json::json!({
+        "reason": {"code": "rule_deny", "message": "nothing is deleted here"},
+        "matched": [{"engine": "native", "rule": "no-deletes", "source": {"file": file, "line": 5}}],
+        "policy_version": version,
+    }));
+    let rule = format!("rule      `no-deletes` at {}:5 (native)\n", file.display());
+    let said = story(&decision, Some("another"));
+    assert!(
+        said.contains(&format!(
+            "{rule}               5 |   - id: no-deletes\n               6 |     match:\n               7 |       host: [api.example]\n               8 |       method: [DELETE]\n               9 |     action: deny\n              10 |     reason: nothing is deleted here\npolicy "
+        )),
+        "{said}"
+    );
+    assert!(said.contains("; version another is in force now, and may decide otherwise\n"));
+    assert!(said.contains(
+        "next      deny overrides allow: to let it pass, narrow or remove rule `no-deletes`"
+    ));
+
+    std::fs::write(&file, POLICY.replace("no-deletes", "changed")).unwrap();
+    let said = story(&decision, None);
+    assert!(
+        said.contains(&format!(
+            "{rule}          the file has changed since, so its text is not shown here\n"
+        )),
+        "{said}"
+    );
+    std::fs::remove_file(&file).unwrap();
+    assert!(story(&decision, None).contains(&format!("{rule}policy ")));
+}
+
+#[test]
+fn what_was_only_noted_says_so() {
+    let said = story(
+        &decision(&serde_json::json!({
+            "enforced": false, "mode": "shadow", "count": 3, "last": "2026-11-22T04:09:00Z",
+            "outcome": {"bytes": {"sent": 1, "received": 2}, "duration_ms": 5, "status": 204},
+        })),
+        None,
+    );
+    for part in [
+        "coder passed, and would have been refused, 3 times: DELETE",
+        "in 87 µs; the last of 3 at 2026-11-22T04:09:00Z\n",
+        "enforced  no: mode shadow records what would have happened and lets pass\n",
+        "outcome   1 bytes sent, 2 received, over after 5 ms, HTTP status 204\n",
+    ] {
+        assert!(said.contains(part), "{part}\nin\n{said}");
+    }
+}
+
+#[test]
+fn what_an_agent_wrote_stays_on_its_line() {
+    let said = story(
+        &decision(&serde_json::json!({
+            "process": {"pid": 1, "uid": 1, "comm": "a\u{1b}[2J\nverdict   allow"},
+        })),
+        None,
+    );
+    assert!(
+        said.contains("by a\\u{1b}[2J\\u{a}verdict   allow (pid 1"),
+        "{said}"
+    );
+    assert!(!said.contains('\u{1b}'));
+}
+
+/// The suggested rule, in a policy of its own, is taken by the compiler and allows what was denied.
+#[test]
+fn the_suggested_rule_allows_what_was_denied_and_compiles() {
+    for (action, seen) in [
+        (
+            serde_json::json!({"kind": "http_request", "transport": "tcp", "host": "api.example",
+                "port": 80, "method": "DELETE", "path": "/v1/x"}),
+            Seen::Request {
+                method: "DELETE",
+                path: "/v1/x",
+            },
+        ),
+        (
+            serde_json::json!({"kind": "connect", "transport": "tcp", "host": "a_b.example", "port": 443}),
+            Seen::Never,
+        ),
+        (
+            serde_json::json!({"kind": "connect", "transport": "tcp", "ip": "203.0.113.9", "port": 22}),
+            Seen::Never,
+        ),
+        (
+            serde_json::json!({"kind": "datagram", "transport": "udp", "ip": "2001:db8::1", "port": 53}),
+            Seen::Never,
+        ),
+    ] {
+        let denied = decision(&serde_json::json!({ "action": action }));
+        let rule = advice::of(&denied).rule.unwrap();
+        let rule: String = rule.lines().map(|line| format!("  {line}\n")).collect();
+        let policy = policy(&format!(
+            "version: 1\nagents:\n  - name: coder\nrules:\n{rule}"
+        ));
+        let agent = policy.agent(&"coder".parse().unwrap()).unwrap();
+        let facts = Facts {
+            host: denied.action.host.as_ref(),
+            ip: denied.action.ip,
+            port: denied.action.port.unwrap(),
+            transport: denied.action.transport.unwrap(),
+            request: seen,
+        };
+        let ruling = policy.decide(agent, &facts);
+        assert!(
+            matches!(ruling.outcome, RulingOutcome::Allow(_)),
+            "{ruling:?}\n{rule}"
+        );
+    }
+}
+
+#[test]
+fn a_denied_name_is_allowed_by_the_suggested_rule() {
+    let denied = decision(&serde_json::json!({
+        "layer": "dns",
+        "action": {"kind": "dns_query", "host": "api.example", "port": 53, "transport": "udp", "method": "A"},
+    }));
+    let rule = advice::of(&denied).rule.unwrap();
+    let rule: String = rule.lines().map(|line| format!("  {line}\n")).collect();
+    let policy = policy(&format!(
+        "version: 1\nagents:\n  - name: coder\nrules:\n{rule}"
+    ));
+    let agent = policy.agent(&"coder".parse().unwrap()).unwrap();
+    let name: HostName = "api.example".parse().unwrap();
+    assert!(policy.decide_name(agent, &name).allowed);
+}
+
+/// A star in a path that an agent asked for must not become a wildcard in a rule.
+#[test]
+fn an_agent_cannot_widen_the_rule_that_is_suggested() {
+    for path in ["/a/**", "/a\"]\n    host: [\"*\"]", "/a b", "relative"] {
+        let denied = decision(&serde_json::json!({
+            "action": {"kind": "http_request", "transport": "tcp", "host": "api.example",
+                "port": 80, "method": "GET", "path": path},
+        }));
+        let rule = advice::of(&denied).rule.unwrap();
+        assert!(!rule.contains("path:") && !rule.contains('*'), "{rule}");
+    }
+}

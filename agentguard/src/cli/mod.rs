@@ -1,0 +1,144 @@
+//! The command line: what is said, made into one value, and the command that does it.
+//!
+//! [`Arguments`] is what clap reads; [`main`] turns it into calls. Commands that only ask speak to
+//! the worker's control socket; those that change the guard speak to the keeper's. Data goes to
+//! standard output in the form that `-o` names, words go to standard error.
+//!
+//! **Invariant:** exit 0 is done, 1 refused or failed, 2 a usage or configuration error; `run` alone
+//! returns its child's code. Nothing that an agent chose reaches a terminal unescaped.
+
+mod agent;
+mod explain;
+pub(crate) mod failure;
+pub(crate) mod output;
+mod policy;
+mod schema;
+mod since;
+mod status;
+mod verdicts;
+
+use std::path::{Path, PathBuf};
+
+use agentguard_control::Client;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Declared, Host};
+use crate::doctor;
+use failure::Failure;
+use output::{Format, Output};
+
+/// Governs what AI agents send to the network
+///
+/// Every byte that an agent sends passes a gate in the kernel, which allows only what the policy
+/// allows. Each decision is recorded and can be explained later.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agentguard",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration error; run returns the code of its command"
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+struct Global {
+    /// The configuration [default: /etc/agentguard/config.yaml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "AGENTGUARD_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
+    /// The form of the output
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List, show, add and remove agents
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// List decisions, newest last
+    Verdicts(verdicts::Verdicts),
+    /// Say why a decision was taken, and what would change it
+    Explain(explain::Explain),
+    /// Check a policy, show the one in force, load it anew
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Say how the guard is doing
+    Status,
+    /// Say what this host has of what the guard needs; works without a daemon
+    Doctor,
+    /// Print the JSON Schema of a document
+    #[command(hide = true)]
+    Schema(schema::Schema),
+}
+
+/// Reads the command line and does what it says.
+///
+/// # Errors
+/// [`Failure`], which `main` prints once. Errors of usage end the program here, in clap's words.
+pub(crate) fn main() -> Result<(), Failure> {
+    let arguments = Arguments::parse();
+    let global = arguments.global;
+    let mut out = Output::stdout(global.output);
+    match arguments.command {
+        Command::Agent(command) => agent::main(command, &global, &mut out),
+        Command::Verdicts(query) => verdicts::main(query, &global, &mut out),
+        Command::Explain(explain) => explain::main(&explain, &global, &mut out),
+        Command::Policy(command) => policy::main(command, &global, &mut out),
+        Command::Status => status::main(&global, &mut out),
+        Command::Doctor => doctor::main(global.declared(), &mut out),
+        Command::Schema(schema) => schema::main(&schema, &mut out),
+    }
+}
+
+impl Global {
+    /// What the configuration says; the defaults where nobody named a file and there is none.
+    fn declared(&self) -> Result<Declared, ConfigError> {
+        Declared::read_or_default(self.config.as_deref())
+    }
+
+    /// The configuration that a daemon runs on. The file must be there.
+    #[expect(dead_code, reason = "the daemon is wired in when its room lands")]
+    fn config(&self) -> Result<Config, Failure> {
+        let file = self
+            .config
+            .as_deref()
+            .unwrap_or(Path::new(crate::config::DEFAULT_FILE));
+        Ok(Declared::read(file)?.resolve(&Host::default())?)
+    }
+
+    /// Asks the daemon something, on a runtime that lives as long as the question.
+    fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let socket = self.declared()?.paths.control_socket();
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::refused(format!("cannot start the runtime: {error}")))?
+            .block_on(async { question(Client::connect(&socket).await?).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

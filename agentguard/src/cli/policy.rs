@@ -1,0 +1,148 @@
+//! `agentguard policy`
+
+use std::path::{Path, PathBuf};
+
+use agentguard_control::api::PolicyView;
+use agentguard_keeper::message::Command as Request;
+use agentguard_model::Handling;
+use agentguard_policy::{Document, compile};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::Global;
+use super::agent::{change, mode};
+use super::failure::{Failure, chain};
+use super::output::{Output, Table, printable, say};
+use super::verdicts::moment;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Compile a policy and say everything that is wrong with it; works without a daemon
+    Check {
+        /// The policy
+        file: PathBuf,
+    },
+    /// Show the policy in force
+    Show,
+    /// Load the policy anew; one that is wrong leaves the old one in force
+    Reload,
+}
+
+pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Check { file } => check(&file, out),
+        Command::Show => {
+            let policy = global.ask(async |mut client| Ok(client.policy().await?))?;
+            show(&policy, out)
+        }
+        Command::Reload => change(global, &Request::Reload, out),
+    }
+}
+
+/// What a good policy amounts to.
+#[derive(Serialize)]
+struct Checked {
+    version: String,
+    agents: usize,
+    rules: usize,
+    warnings: Vec<String>,
+}
+
+/// Errors are usage errors: the file is an argument, and it is wrong.
+fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
+    let path = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("cannot read the policy {path}: {}", chain(&error)))
+    })?;
+    let policy = match compile(&[Document {
+        path: path.clone(),
+        text,
+    }]) {
+        Ok(policy) => policy,
+        Err(diagnostics) => {
+            let errors = diagnostics.iter().count() + diagnostics.more();
+            say(&lines(&diagnostics.to_string()));
+            return Err(Failure::usage(format!(
+                "{path} cannot be used: {errors} {}",
+                if errors == 1 { "fault" } else { "faults" }
+            )));
+        }
+    };
+    for warning in policy.warnings() {
+        say(&lines(&warning.to_string()));
+    }
+    let checked = Checked {
+        version: policy.version().to_owned(),
+        agents: policy.agents().len(),
+        rules: policy.rules().len(),
+        warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+    };
+    Ok(out.value(&checked, || {
+        format!(
+            "{path} is good: version {}, {} agents, {} rules",
+            checked.version, checked.agents, checked.rules
+        )
+    })?)
+}
+
+fn show(policy: &PolicyView, out: &mut Output) -> Result<(), Failure> {
+    if !out.is_table() {
+        return Ok(out.value(policy, String::new)?);
+    }
+    out.text(&format!(
+        "version   {}\nfrom      {}\nloaded    {}\n",
+        policy.status.version,
+        printable(&policy.status.files.join(", ")),
+        moment(policy.status.loaded)
+    ))?;
+    if let Some(refused) = &policy.status.refused {
+        out.text(&format!(
+            "\na newer policy was not taken, and this one stayed in force:\n{}\n",
+            lines(refused)
+        ))?;
+    }
+    let mut agents = Table::new(&["AGENT", "MODE", "LABELS"], 2);
+    for agent in &policy.agents {
+        let labels: Vec<String> = agent
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        agents.row(&[
+            agent.name.to_string(),
+            mode(agent.mode).to_owned(),
+            labels.join(","),
+        ]);
+    }
+    out.text("")?;
+    out.table(&agents)?;
+    let mut rules = Table::new(&["RULE", "ACTION", "HANDLING", "MODE", "SOURCE"], 4);
+    for rule in &policy.rules {
+        rules.row(&[
+            rule.id.clone(),
+            rule.action.to_string(),
+            handling(rule.handling).to_owned(),
+            mode(rule.mode).to_owned(),
+            format!("{}:{}", rule.source.file, rule.source.line),
+        ]);
+    }
+    out.text("")?;
+    out.table(&rules)?;
+    for warning in &policy.warnings {
+        say(&lines(warning));
+    }
+    Ok(())
+}
+
+fn handling(handling: Handling) -> &'static str {
+    match handling {
+        Handling::Direct => "direct",
+        Handling::Splice => "splice",
+        Handling::Inspect => "inspect",
+    }
+}
+
+/// Several lines for a terminal.
+fn lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,35 @@
+//! `agentguard schema`: for editors and for programs that read our JSON.
+
+use agentguard_model::Decision;
+use clap::{Args, ValueEnum};
+
+use super::failure::Failure;
+use super::output::Output;
+
+/// Print the JSON Schema of a document
+#[derive(Args, Debug)]
+pub(super) struct Schema {
+    /// Of which document
+    #[arg(value_enum)]
+    of: Kind,
+}
+
+/// The documents that have a schema.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// The configuration
+    Config,
+    /// The policy
+    Policy,
+    /// A decision, as `verdicts -o jsonl` prints them
+    Decision,
+}
+
+pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
+    let schema = match schema.of {
+        Kind::Config => crate::config::schema().into(),
+        Kind::Policy => agentguard_policy::schema(),
+        Kind::Decision => schemars::schema_for!(Decision).into(),
+    };
+    Ok(out.pretty(&schema)?)
+}

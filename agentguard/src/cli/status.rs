@@ -1,0 +1,250 @@
+//! `agentguard status`
+
+use agentguard_control::api::{Listener, Phase, Status};
+use agentguard_record::Notice;
+use jiff::{Timestamp, Unit};
+
+use super::Global;
+use super::agent::mode;
+use super::failure::Failure;
+use super::output::{Output, printable};
+use super::verdicts::{gap_words, moment};
+
+pub(super) fn main(global: &Global, out: &mut Output) -> Result<(), Failure> {
+    let status = global.ask(async |mut client| Ok(client.status().await?))?;
+    Ok(out.value(&status, || story(&status, Timestamp::now()))?)
+}
+
+fn story(status: &Status, now: Timestamp) -> String {
+    let guard = &status.guard;
+    let mut lines = vec![
+        entry(
+            "guard",
+            &format!(
+                "{}, version {}, up {} (since {})",
+                phase(guard.phase),
+                guard.version,
+                span(guard.started, now),
+                moment(guard.started)
+            ),
+        ),
+        entry(
+            "processes",
+            &format!("keeper {}, worker {}", guard.keeper_pid, guard.worker_pid),
+        ),
+        entry("gate", &gate(status)),
+        entry(
+            "policy",
+            &format!(
+                "version {} from {}, in force since {}",
+                guard.policy.version,
+                guard.policy.files.join(", "),
+                moment(guard.policy.loaded)
+            ),
+        ),
+    ];
+    if let Some(refused) = &guard.policy.refused {
+        lines.push(entry(
+            "",
+            "a newer policy was not taken, and this one stayed in force:",
+        ));
+        lines.extend(refused.lines().map(|line| entry("", &format!("  {line}"))));
+    }
+    lines.extend(record(status));
+    lines.extend(
+        guard
+            .listeners
+            .iter()
+            .map(|l| entry("listeners", &listener(l))),
+    );
+    for agent in &status.agents {
+        lines.push(entry(
+            "agent",
+            &format!(
+                "{} in mode {}, {} cgroups, {} runs",
+                agent.name,
+                mode(agent.mode),
+                agent.cgroups.len(),
+                agent.runs
+            ),
+        ));
+    }
+    lines.extend(guard.degraded.iter().map(|what| entry("degraded", what)));
+    lines.push(String::new());
+    lines.push(if status.healthy() {
+        "everything works as it should".into()
+    } else {
+        "not everything works as it should".into()
+    });
+    lines.join("\n")
+}
+
+fn gate(status: &Status) -> String {
+    let gate = &status.guard.gate;
+    let programs = gate.programs.len();
+    if gate.attached.is_empty() {
+        format!(
+            "attached to nothing, so nothing is governed; kernel {}",
+            gate.kernel
+        )
+    } else {
+        format!(
+            "{programs} programs attached to {}; kernel {}",
+            gate.attached.join(", "),
+            gate.kernel
+        )
+    }
+}
+
+fn record(status: &Status) -> Vec<String> {
+    let record = &status.record;
+    let mut lines = vec![entry(
+        "record",
+        &format!(
+            "{} entries in {} segments, {} bytes; since the start {} gaps, {} decisions refused, {} over quota",
+            record.entries,
+            record.segments,
+            record.bytes,
+            record.gaps,
+            record.refused,
+            record.refused_by_quota
+        ),
+    )];
+    if let Some(degraded) = &record.degraded {
+        lines.push(entry(
+            "",
+            &format!(
+                "degraded since {}: {}; what cannot be recorded is denied",
+                moment(degraded.since),
+                degraded.error
+            ),
+        ));
+    }
+    for damage in &record.damage {
+        lines.push(entry(
+            "",
+            &format!(
+                "damaged at {}:{}: {}",
+                damage.file, damage.offset, damage.message
+            ),
+        ));
+    }
+    for notice in &status.notices {
+        lines.push(entry(
+            "",
+            &match notice {
+                Notice::Gap(gap) => gap_words(gap),
+                Notice::Note(note) => format!("note at {}: {}", moment(note.time), note.message),
+            },
+        ));
+    }
+    lines
+}
+
+fn listener(listener: &Listener) -> String {
+    let list = |addresses: &[std::net::SocketAddr]| {
+        let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        shown.join(", ")
+    };
+    format!(
+        "proxy {}, resolver {} in network namespace {}",
+        list(&listener.proxy),
+        list(&listener.resolver),
+        listener.netns
+    )
+}
+
+fn entry(label: &str, words: &str) -> String {
+    format!("{label:<10} {}", printable(words))
+        .trim_end()
+        .to_owned()
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Ready => "ready",
+        Phase::Draining => "stopping",
+    }
+}
+
+/// Days, hours, minutes and seconds between two times.
+fn span(from: Timestamp, to: Timestamp) -> String {
+    (to - from)
+        .round(
+            jiff::SpanRound::new()
+                .smallest(Unit::Second)
+                .largest(Unit::Day)
+                .days_are_24_hours(),
+        )
+        .map_or_else(|_| "?".into(), |span| format!("{span:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Status, story};
+
+    fn status() -> Status {
+        serde_json::from_value(serde_json::json!({
+            "version": "0.1.0", "phase": "ready", "keeper_pid": 10, "worker_pid": 11,
+            "started": "2026-01-01T00:00:00Z",
+            "gate": {
+                "attached": ["/sys/fs/cgroup/agentguard"],
+                "programs": [{"name": "connect4", "verified_instructions": 900}, {"name": "connect6"}],
+                "kernel": "6.12.0",
+            },
+            "policy": {
+                "version": "0123456789ab", "files": ["/etc/agentguard/policy.yaml"],
+                "loaded": "2026-01-01T00:00:01Z",
+            },
+            "listeners": [{
+                "netns": 1, "proxy": ["127.0.0.1:15001", "[::1]:15001"], "resolver": ["127.0.0.1:15053"],
+            }],
+            "agents": [{"name": "coder", "mode": "enforce", "cgroups": ["/x"], "runs": 1}],
+            "record": {
+                "entries": 7, "segments": 1, "bytes": 4096, "last_fsync_age_ms": 3, "degraded": null,
+                "refused": 0, "refused_by_quota": 0, "gaps": 0, "damage": [], "index_lag": 0,
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_guard_in_good_order() {
+        assert_eq!(
+            story(&status(), "2026-01-03T04:05:06.7Z".parse().unwrap()),
+            "guard      ready, version 0.1.0, up 2d 4h 5m 7s (since 2026-01-01T00:00:00Z)\n\
+             processes  keeper 10, worker 11\n\
+             gate       2 programs attached to /sys/fs/cgroup/agentguard; kernel 6.12.0\n\
+             policy     version 0123456789ab from /etc/agentguard/policy.yaml, in force since 2026-01-01T00:00:01Z\n\
+             record     7 entries in 1 segments, 4096 bytes; since the start 0 gaps, 0 decisions refused, 0 over quota\n\
+             listeners  proxy 127.0.0.1:15001, [::1]:15001, resolver 127.0.0.1:15053 in network namespace 1\n\
+             agent      coder in mode enforce, 1 cgroups, 1 runs\n\
+             \n\
+             everything works as it should"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_where_it_is_wrong() {
+        let mut status = status();
+        status.guard.gate.attached.clear();
+        status.guard.policy.refused = Some("policy.yaml:3:1: error: x\n  hint: y".into());
+        status.guard.degraded = vec!["no IPv6 on this host".into()];
+        status.record.degraded = Some(agentguard_record::Degraded {
+            since: "2026-01-01T00:00:02Z".parse().unwrap(),
+            error: "no space left on device".into(),
+        });
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        for part in [
+            "up 10s ",
+            "attached to nothing, so nothing is governed",
+            "           a newer policy was not taken, and this one stayed in force:\n             policy.yaml:3:1: error: x\n               hint: y\n",
+            "degraded since 2026-01-01T00:00:02Z: no space left on device; what cannot be recorded is denied",
+            "degraded   no IPv6 on this host",
+            "\nnot everything works as it should",
+        ] {
+            assert!(said.contains(part), "{part}\nin\n{said}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Good files, bad files, and the files that the documentation shows.
+
+use std::path::Path;
+
+use super::{Config, ConfigError, Declared, Faults, Host, Worker, schema};
+
+const FILE: &str = "/etc/agentguard/config.yaml";
+
+fn parse(text: &str) -> Result<Declared, Faults> {
+    Declared::parse(Path::new(FILE), text)
+}
+
+/// A host with a few users and one resolver.
+fn host() -> (tempfile::TempDir, Host) {
+    let dir = tempfile::tempdir().unwrap();
+    let host = Host {
+        passwd: dir.path().join("passwd"),
+        resolv_conf: dir.path().join("resolv.conf"),
+    };
+    std::fs::write(
+        &host.passwd,
+        "root:x:0:0:root:/root:/bin/sh\n\
+         agentguard:x:998:997::/:/usr/sbin/nologin\n\
+         wheelie:x:1001:0::/:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(&host.resolv_conf, "nameserver 192.0.2.53\n").unwrap();
+    (dir, host)
+}
+
+fn resolve(text: &str) -> Result<Config, String> {
+    let (_dir, host) = host();
+    parse(text)
+        .map_err(|faults| faults.to_string())?
+        .resolve(&host)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn everything_has_a_default() {
+    for text in ["{}", "", "# nothing\n\n  # here\n"] {
+        let config = resolve(text).unwrap();
+        assert_eq!(config.file, Path::new(FILE));
+        assert_eq!(config.paths.state_dir, Path::new("/var/lib/agentguard"));
+        assert_eq!(config.paths.runtime_dir, Path::new("/run/agentguard"));
+        assert_eq!(
+            config.paths.cgroup_root,
+            Path::new("/sys/fs/cgroup/agentguard")
+        );
+        assert_eq!(config.paths.bpffs, Path::new("/sys/fs/bpf/agentguard"));
+        assert_eq!(
+            config.paths.policy,
+            Path::new("/etc/agentguard/policy.yaml")
+        );
+        assert_eq!((config.proxy_port, config.resolver_port), (15001, 15053));
+        assert_eq!(config.resolvers, ["192.0.2.53:53".parse().unwrap()]);
+        assert_eq!(
+            config.worker,
+            Worker {
+                name: "agentguard".into(),
+                uid: 998,
+                gid: 997
+            }
+        );
+    }
+}
+
+#[test]
+fn everything_can_be_said() {
+    let config = resolve(
+        "state_dir: /srv/ag/state\nruntime_dir: /srv/ag/run\ncgroup_root: /sys/fs/cgroup/unified/ag\n\
+         bpffs: /sys/fs/bpf/ag\npolicy: /srv/ag/p.yaml\nworker_user: 65534\n\
+         resolvers: ['[2001:db8::53]:53', 192.0.2.1:5353]\nproxy_port: 1\nresolver_port: 2\n",
+    )
+    .unwrap();
+    assert_eq!(
+        config.paths.control_socket(),
+        Path::new("/srv/ag/run/control.sock")
+    );
+    assert_eq!(
+        config.paths.keeper_socket(),
+        Path::new("/srv/ag/run/keeper.sock")
+    );
+    assert_eq!(
+        config.paths.cgroup_root,
+        Path::new("/sys/fs/cgroup/unified/ag")
+    );
+    assert_eq!(config.paths.policy, Path::new("/srv/ag/p.yaml"));
+    assert_eq!(
+        config.worker,
+        Worker {
+            name: "65534".into(),
+            uid: 65534,
+            gid: 65534
+        }
+    );
+    assert_eq!(
+        config.resolvers,
+        [
+            "[2001:db8::53]:53".parse().unwrap(),
+            "192.0.2.1:5353".parse().unwrap()
+        ]
+    );
+    assert_eq!((config.proxy_port, config.resolver_port), (1, 2));
+}
+
+/// Each with the exact words, line, column and hint.
+#[test]
+fn bad_files() {
+    let long = format!("runtime_dir: /{}\n", "r".repeat(90));
+    for (text, expected) in [
+        (
+            "state_dri: /x\n",
+            "1:1: error: unknown key `state_dri`\n  hint: did you mean `state_dir`?",
+        ),
+        (
+            "state_dir: /x\nstate_dir: /y\n",
+            "2:1: error: duplicate key `state_dir`\n  hint: it stands in line 1 already",
+        ),
+        (
+            "proxy_port: 70000\n",
+            "1:13: error: expected a whole number from 0 to 65535, found `70000`",
+        ),
+        (
+            "proxy_port: http\n",
+            "1:13: error: expected a whole number from 0 to 65535, found the text `http`",
+        ),
+        (
+            "proxy_port: 0\n",
+            "1:13: error: `proxy_port` is 0, which is no port\n  hint: choose one from 1 to 65535, as in the default 15001",
+        ),
+        (
+            "proxy_port: 15053\n",
+            "1:13: error: `proxy_port` and `resolver_port` are both 15053, and both listen on TCP\n  hint: choose two different ports",
+        ),
+        (
+            "proxy_port: 9\nresolver_port: 9\n",
+            "2:16: error: `proxy_port` and `resolver_port` are both 9, and both listen on TCP\n  hint: choose two different ports",
+        ),
+        (
+            "# where it lives\nstate_dir: var/lib\n",
+            "2:12: error: `state_dir` is not an absolute path\n  hint: begin it with `/`, as in the default /var/lib/agentguard",
+        ),
+        (
+            "state_dir: /var/../etc\n",
+            "1:12: error: `state_dir` goes up with `..`\n  hint: write the path it comes out at",
+        ),
+        (
+            "bpffs: /\n",
+            "1:8: error: `bpffs` is the root directory\n  hint: give it a directory of its own, as in the default /sys/fs/bpf/agentguard",
+        ),
+        (
+            "cgroup_root: /sys/fs/cgroup/\n",
+            "1:14: error: `cgroup_root` is the mount itself, which belongs to all of the host\n  hint: name a directory below it, as in the default /sys/fs/cgroup/agentguard",
+        ),
+        (
+            &long,
+            "1:14: error: `runtime_dir` is 91 bytes long, and a socket's path has no room for more than 80\n  hint: choose a shorter path, as in the default /run/agentguard",
+        ),
+        (
+            "policy: ''\n",
+            "1:9: error: `policy` is not a path\n  hint: name the policy file, as in the default policy.yaml",
+        ),
+        (
+            "resolvers: [192.0.2.53]\n",
+            "1:13: error: `192.0.2.53` is not an address with a port\n  hint: add the port: 192.0.2.53:53",
+        ),
+        (
+            "resolvers:\n  - dns.example:53\n",
+            "2:5: error: `dns.example:53` is not an address with a port\n  hint: write an address and a port, as 192.0.2.53:53 or [2001:db8::53]:53",
+        ),
+        (
+            "resolvers: ['127.0.0.1:15053']\n",
+            "1:13: error: 127.0.0.1:15053 is the guard's own resolver, which would ask itself\n  hint: name the resolver that the host itself uses, or change `resolver_port`",
+        ),
+        (
+            "resolvers: ['192.0.2.53:0']\n",
+            "1:13: error: no resolver can be asked at 192.0.2.53:0\n  hint: write the address and the port it listens on, as 192.0.2.53:53",
+        ),
+        (
+            "resolvers: []\n",
+            "1:12: error: `resolvers` has 0 entries, and 1 to 8 make sense\n  hint: leave the key out to use the host's own resolvers",
+        ),
+        (
+            "worker_user: nobody-here\n",
+            "1:14: error: the worker's user `nobody-here` does not exist\n  hint: create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin nobody-here",
+        ),
+        (
+            "worker_user: root\n",
+            "1:14: error: the worker's user `root` is root or in root's group\n  hint: the worker reads hostile bytes and must own nothing; create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin agentguard",
+        ),
+        (
+            "worker_user: 0\n",
+            "1:14: error: the worker's user `0` is root or in root's group\n  hint: the worker reads hostile bytes and must own nothing; create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin agentguard",
+        ),
+        (
+            "worker_user: wheelie\n",
+            "1:14: error: the worker's user `wheelie` is root or in root's group\n  hint: the worker reads hostile bytes and must own nothing; create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin agentguard",
+        ),
+        (
+            "just text\n",
+            "1:1: error: expected keys of the configuration, found the text `just text`",
+        ),
+    ] {
+        let told = resolve(text).unwrap_err();
+        assert_eq!(told, format!("{FILE}:{expected}"), "{text}");
+    }
+}
+
+#[test]
+fn all_faults_of_one_file_are_told_at_once_and_in_order() {
+    let told = resolve("resolver_port: 0\nbpffs: x\nresolvers: [a, b]\n").unwrap_err();
+    let places: Vec<&str> = told
+        .lines()
+        .filter_map(|line| line.strip_prefix(FILE)?.split(": error").next())
+        .collect();
+    assert_eq!(places, [":1:16", ":2:8", ":3:13", ":3:16"], "{told}");
+}
+
+#[test]
+fn a_host_without_resolvers_is_told_how_to_name_one() {
+    let (_dir, host) = host();
+    std::fs::write(&host.resolv_conf, "search example\n").unwrap();
+    let Err(ConfigError::Wrong(faults)) = parse("{}").unwrap().resolve(&host) else {
+        panic!("it resolved");
+    };
+    let fault = &faults.0[0];
+    assert_eq!((faults.0.len(), fault.line), (1, 0));
+    assert!(fault.message.ends_with("resolv.conf names no resolver"));
+    assert!(fault.hint.as_deref().unwrap().contains("resolvers: ["));
+}
+
+/// Every key is documented, and the documented examples are good configurations.
+#[test]
+fn the_documentation_is_true() {
+    let page = include_str!("../../../docs/configuration.md");
+    let sample = include_str!("../../../dist/config.yaml");
+    let schema = serde_json::Value::from(schema());
+    let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), 9);
+    for key in keys {
+        assert!(
+            page.contains(&format!("| `{key}` |")),
+            "{key} is not in docs/configuration.md"
+        );
+        assert!(
+            sample.contains(&format!("{key}:")),
+            "{key} is not in dist/config.yaml"
+        );
+        let text = schema["properties"][key]["description"].as_str();
+        assert!(text.is_some_and(|text| text.contains("Default: ")), "{key}");
+    }
+    let mut examples: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(!examples.is_empty());
+    examples.push(sample);
+    for example in examples {
+        resolve(example).unwrap();
+    }
+}
+
+#[test]
+fn the_schema_refuses_unknown_keys_and_gives_defaults() {
+    let schema = serde_json::Value::from(schema());
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["properties"]["proxy_port"]["default"], 15001);
+    assert_eq!(schema["properties"]["worker_user"]["default"], "agentguard");
+    assert_eq!(schema["properties"]["policy"]["default"], "policy.yaml");
+}

@@ -1,0 +1,345 @@
+//! What the facts mean.
+
+use super::facts::{Bpf, Configured, Facts, Probe};
+use super::{Check, Level};
+
+/// The oldest kernel that the gate is tested on.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+/// Files that a worker with a full house of connections holds open.
+const OPEN_FILES: u64 = 65_536;
+
+/// 2026-01-01: a clock that shows less has not been set.
+const CLOCK_FLOOR: i64 = 1_767_225_600;
+
+/// Every check, in the order in which one would mend things.
+pub(super) fn all(facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![
+        root(facts),
+        kernel(&facts.kernel),
+        bpf(facts.bpf.as_ref()),
+        btf(facts.btf),
+        bpf_lsm(facts),
+        unprivileged_bpf(facts.unprivileged_bpf_disabled.as_deref()),
+        open_files(facts.open_files),
+        ipv6(facts.ipv6),
+        clock(facts.clock),
+    ];
+    match &facts.config {
+        Err(error) => checks.push(
+            missing("config", error.clone())
+                .means("nothing that depends on it could be looked at")
+                .how("mend the file, or name another with --config"),
+        ),
+        Ok(config) => {
+            checks.push(ok("config", "it can be read"));
+            checks.push(cgroup(config, &facts.mounts));
+            checks.push(bpffs(config, &facts.mounts));
+            checks.push(worker(config));
+            checks.push(policy(config));
+            checks.push(ports(config, facts.daemon_runs));
+        }
+    }
+    checks
+}
+
+fn root(facts: &Facts) -> Check {
+    if facts.uid == 0 {
+        ok("root", "this is root")
+    } else {
+        missing("root", format!("this is user {}", facts.uid))
+            .means("the daemon loads BPF programs and governs cgroups, and the kernel's BPF features cannot be asked for either")
+            .how("run it as root: sudo agentguard doctor")
+    }
+}
+
+fn kernel(release: &str) -> Check {
+    let (major, minor) = OLDEST_KERNEL;
+    match version(release) {
+        Some(found) if found >= OLDEST_KERNEL => ok("kernel", release),
+        Some(_) => missing("kernel", release)
+            .means(format!("the gate needs Linux {major}.{minor} or newer: it relies on hooks and helpers that older ones do not have"))
+            .how(format!("install a kernel from {major}.{minor} on, as Debian 12 and Ubuntu 24.04 have it")),
+        None => degraded("kernel", release)
+            .means("its version cannot be read, so nobody has tried the gate on it"),
+    }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn bpf(bpf: Option<&Bpf>) -> Check {
+    let Some(bpf) = bpf else {
+        return missing("bpf", "only root can ask the kernel")
+            .means("it is not known whether the gate would load")
+            .how("run it as root: sudo agentguard doctor");
+    };
+    let needed: [(&str, &Probe); 7] = [
+        ("cgroup/sock programs", &bpf.cgroup_sock),
+        ("cgroup/sock_addr programs", &bpf.cgroup_sock_addr),
+        ("cgroup/skb programs", &bpf.cgroup_skb),
+        ("sock_ops programs", &bpf.sock_ops),
+        ("ring buffers", &bpf.ring_buffer),
+        ("socket storage", &bpf.sk_storage),
+        ("prefix tries", &bpf.lpm_trie),
+    ];
+    let absent: Vec<String> = needed
+        .iter()
+        .filter_map(|(what, probe)| match probe {
+            Ok(true) => None,
+            Ok(false) => Some((*what).to_owned()),
+            Err(why) => Some(format!("{what} ({why})")),
+        })
+        .collect();
+    if absent.is_empty() {
+        ok("bpf", "every program and map type that the gate is made of")
+    } else {
+        missing("bpf", format!("not available: {}", absent.join(", ")))
+            .means("the gate cannot be loaded, so no agent can be governed")
+            .how("use a kernel with CONFIG_BPF_SYSCALL=y and CONFIG_CGROUP_BPF=y, and a container with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN")
+    }
+}
+
+fn btf(present: bool) -> Check {
+    if present {
+        ok("btf", "/sys/kernel/btf/vmlinux")
+    } else {
+        missing("btf", "there is no /sys/kernel/btf/vmlinux")
+            .means("the gate's socket storage needs type information of the kernel")
+            .how("use a kernel with CONFIG_DEBUG_INFO_BTF=y, as Debian and Ubuntu ship it")
+    }
+}
+
+fn bpf_lsm(facts: &Facts) -> Check {
+    let listed = facts
+        .lsm
+        .as_deref()
+        .is_some_and(|list| list.split(',').any(|module| module == "bpf"));
+    let loads = matches!(facts.bpf, Some(Bpf { lsm: Ok(true), .. }));
+    if listed && loads {
+        return ok("bpf_lsm", "active");
+    }
+    let found = match (&facts.lsm, listed) {
+        (None, _) => "the list of security modules cannot be read",
+        (Some(_), false) => "`bpf` is not among the active security modules",
+        (Some(_), true) => "`bpf` is active, and its programs are not accepted",
+    };
+    degraded("bpf_lsm", found)
+        .means("sockets outside IP (AF_PACKET, AF_VSOCK, AF_ALG) and unix sockets of other daemons are stopped by seccomp and namespaces of `run` only")
+        .how("add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
+}
+
+fn unprivileged_bpf(value: Option<&str>) -> Check {
+    match value {
+        Some("1" | "2") => ok("unprivileged_bpf", "off"),
+        found => degraded(
+            "unprivileged_bpf",
+            match found {
+                Some(_) => "any user may load BPF programs",
+                None => "/proc/sys/kernel/unprivileged_bpf_disabled cannot be read",
+            },
+        )
+        .means("agents can use a large part of the kernel that has had many holes")
+        .how("sysctl -w kernel.unprivileged_bpf_disabled=2, and the same line in /etc/sysctl.d"),
+    }
+}
+
+fn open_files(limit: Option<u64>) -> Check {
+    match limit {
+        None => ok("open_files", "no limit"),
+        Some(limit) if limit >= OPEN_FILES => ok("open_files", limit.to_string()),
+        Some(limit) => degraded("open_files", limit.to_string())
+            .means("with many connections at once new ones wait or are refused")
+            .how(format!(
+                "set LimitNOFILE={OPEN_FILES} in the service, or ulimit -n {OPEN_FILES} in the shell that starts the daemon"
+            )),
+    }
+}
+
+fn ipv6(present: bool) -> Check {
+    if present {
+        ok("ipv6", "on")
+    } else {
+        degraded("ipv6", "off on this host")
+            .means("agents reach nothing over IPv6; IPv4 is not affected")
+            .how("boot without ipv6.disable=1, and sysctl -w net.ipv6.conf.lo.disable_ipv6=0")
+    }
+}
+
+fn clock(seconds: i64) -> Check {
+    let shown = jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| seconds.to_string(), |time| time.to_string());
+    if seconds >= CLOCK_FLOOR {
+        ok("clock", shown)
+    } else {
+        degraded("clock", shown)
+            .means("decisions are recorded under a wrong time, and certificates are not yet valid")
+            .how("set the clock: timedatectl set-ntp true")
+    }
+}
+
+fn cgroup(config: &Configured, mounts: &str) -> Check {
+    let path = &config.cgroup_root;
+    let v2: Vec<String> = mount_points(mounts, "cgroup2");
+    if let Some(mount) = v2.iter().find(|mount| is_below(path, mount)) {
+        // Something else may be mounted on top of a part of it.
+        if deepest(mounts, path).is_some_and(|(kind, _)| kind == "cgroup2") {
+            return ok(
+                "cgroup",
+                format!("{path} is below the cgroup v2 mount {mount}"),
+            );
+        }
+    }
+    let check = missing("cgroup", format!("{path} is not below a cgroup v2 mount"))
+        .means("there is nothing to attach the gate to");
+    match v2.first() {
+        Some(mount) => check.how(format!("set `cgroup_root: {mount}/agentguard`")),
+        None => check.how(
+            "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+    }
+}
+
+fn bpffs(config: &Configured, mounts: &str) -> Check {
+    let path = &config.bpffs;
+    let check = match deepest(mounts, path) {
+        Some((kind, mount)) if kind == "bpf" && mount != *path => {
+            return ok("bpffs", format!("{path} is below the bpf mount {mount}"));
+        }
+        _ => missing("bpffs", format!("{path} is not below a bpf mount")).means(
+            "the gate could not outlive the daemon, so a daemon that dies would free its agents",
+        ),
+    };
+    match mount_points(mounts, "bpf").first() {
+        Some(mount) => check.how(format!("set `bpffs: {mount}/agentguard`")),
+        None => check.how("mount -t bpf bpf /sys/fs/bpf"),
+    }
+}
+
+fn worker(config: &Configured) -> Check {
+    match &config.worker {
+        Ok(worker) => ok("worker_user", worker.clone()),
+        Err((message, hint)) => {
+            let check = missing("worker_user", message.clone())
+                .means("the half of the daemon that reads hostile bytes has no user to run as");
+            match hint {
+                Some(hint) => check.how(hint.clone()),
+                None => check,
+            }
+        }
+    }
+}
+
+fn policy(config: &Configured) -> Check {
+    let (file, result) = &config.policy;
+    match result {
+        Ok(version) => ok("policy", format!("{file}, version {version}")),
+        Err(why) => missing("policy", format!("{file} cannot be used"))
+            .means("the daemon does not start without a policy")
+            .how(format!("agentguard policy check {file}\n{why}")),
+    }
+}
+
+fn ports(config: &Configured, daemon_runs: bool) -> Check {
+    let taken: Vec<String> = config
+        .ports
+        .iter()
+        .filter_map(|port| {
+            let problem = port.problem.as_ref()?;
+            Some(format!("{} port {} ({problem})", port.what, port.number))
+        })
+        .collect();
+    let all: Vec<String> = config
+        .ports
+        .iter()
+        .map(|port| format!("{} {}", port.what, port.number))
+        .collect();
+    if taken.is_empty() {
+        ok("ports", format!("{} are free", all.join(", ")))
+    } else if daemon_runs {
+        ok(
+            "ports",
+            format!("{} are held by the running daemon", all.join(", ")),
+        )
+    } else {
+        missing("ports", format!("not free: {}", taken.join(", ")))
+            .means("the proxy or the resolver could not listen")
+            .how("set `proxy_port` and `resolver_port` to free ports, or find who has them: ss -tulpn")
+    }
+}
+
+fn ok(name: &'static str, found: impl Into<String>) -> Check {
+    Check {
+        name,
+        level: Level::Ok,
+        found: found.into(),
+        meaning: None,
+        hint: None,
+    }
+}
+
+fn degraded(name: &'static str, found: impl Into<String>) -> Check {
+    Check {
+        level: Level::Degraded,
+        ..ok(name, found)
+    }
+}
+
+fn missing(name: &'static str, found: impl Into<String>) -> Check {
+    Check {
+        level: Level::Missing,
+        ..ok(name, found)
+    }
+}
+
+impl Check {
+    fn means(mut self, text: impl Into<String>) -> Self {
+        self.meaning = Some(text.into());
+        self
+    }
+
+    fn how(mut self, text: impl Into<String>) -> Self {
+        self.hint = Some(text.into());
+        self
+    }
+}
+
+/// Where file systems of a kind are mounted, in the order of `/proc/mounts`.
+fn mount_points(mounts: &str, kind: &str) -> Vec<String> {
+    lines(mounts)
+        .filter(|(found, _)| found == kind)
+        .map(|(_, mount)| mount)
+        .collect()
+}
+
+/// The mount that a path lies on: the last one of the longest mount points above it.
+fn deepest(mounts: &str, path: &str) -> Option<(String, String)> {
+    lines(mounts)
+        .filter(|(_, mount)| path == mount || is_below(path, mount))
+        .max_by_key(|(_, mount)| mount.len())
+}
+
+/// Kind and mount point of each line: `device mountpoint type options 0 0`.
+fn lines(mounts: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let mount = fields.nth(1)?;
+        let kind = fields.next()?;
+        Some((kind.to_owned(), unescaped(mount)))
+    })
+}
+
+/// The kernel writes blanks, tabs, line ends and backslashes of a mount point as octal escapes.
+fn unescaped(text: &str) -> String {
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
+}
+
+fn is_below(path: &str, mount: &str) -> bool {
+    path.strip_prefix(mount.trim_end_matches('/'))
+        .is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+}

@@ -1,0 +1,190 @@
+//! What the system says.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use aya::maps::MapType;
+use aya::programs::{LsmAttachType, ProgramType};
+use aya::sys::{is_map_supported, is_program_supported};
+use rustix::process::{Resource, getrlimit};
+
+use crate::cli::failure::chain;
+use crate::config::{ConfigError, Declared, Host};
+
+/// Everything that the checks look at. A string or a list is what a file held; `None`: it could not
+/// be read.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The effective user.
+    pub(super) uid: u32,
+    /// The kernel's release, as `uname -r` says it.
+    pub(super) kernel: String,
+    /// What the kernel can do, or nothing where only root may ask.
+    pub(super) bpf: Option<Bpf>,
+    /// `/sys/kernel/btf/vmlinux` is there.
+    pub(super) btf: bool,
+    /// `/sys/kernel/security/lsm`: the active security modules, with commas.
+    pub(super) lsm: Option<String>,
+    /// `/proc/mounts`.
+    pub(super) mounts: String,
+    /// `/proc/sys/kernel/unprivileged_bpf_disabled`.
+    pub(super) unprivileged_bpf_disabled: Option<String>,
+    /// How many files this process may open (soft limit); `None`: any number.
+    pub(super) open_files: Option<u64>,
+    /// `/proc/net/if_inet6` is there, and IPv6 is not switched off on loopback.
+    pub(super) ipv6: bool,
+    /// A daemon answers on the control socket.
+    pub(super) daemon_runs: bool,
+    /// Seconds since 1970 that the clock shows.
+    pub(super) clock: i64,
+    /// The configuration, or what is wrong with it.
+    pub(super) config: Result<Configured, String>,
+}
+
+/// What the kernel can do. `Err`: the probe itself failed, with the reason.
+#[derive(Clone, Debug)]
+pub(super) struct Bpf {
+    pub(super) cgroup_sock: Probe,
+    pub(super) cgroup_sock_addr: Probe,
+    pub(super) cgroup_skb: Probe,
+    pub(super) sock_ops: Probe,
+    pub(super) ring_buffer: Probe,
+    pub(super) sk_storage: Probe,
+    pub(super) lpm_trie: Probe,
+    pub(super) lsm: Probe,
+}
+
+/// One question to the kernel and its answer.
+pub(super) type Probe = Result<bool, String>;
+
+/// What depends on the configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Configured {
+    /// The file's paths.
+    pub(super) cgroup_root: String,
+    pub(super) bpffs: String,
+    /// The worker's user as `name (uid)`, or what is wrong with it and how to mend it.
+    pub(super) worker: Result<String, (String, Option<String>)>,
+    /// The policy file's name, and its version or everything that is wrong with it.
+    pub(super) policy: (String, Result<String, String>),
+    /// Each port with who wants it, and why it cannot be had, if it cannot.
+    pub(super) ports: Vec<Port>,
+}
+
+/// A port that the guard listens on.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub(super) what: &'static str,
+    pub(super) number: u16,
+    pub(super) problem: Option<String>,
+}
+
+/// Asks the system.
+pub(super) fn gather(config: Result<Declared, ConfigError>) -> Facts {
+    let uid = rustix::process::geteuid().as_raw();
+    let daemon_runs = config
+        .as_ref()
+        .is_ok_and(|config| UnixStream::connect(config.paths.control_socket()).is_ok());
+    Facts {
+        uid,
+        kernel: rustix::system::uname().release().to_string_lossy().into(),
+        bpf: (uid == 0).then(probe),
+        btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+        lsm: read("/sys/kernel/security/lsm"),
+        mounts: read("/proc/mounts").unwrap_or_default(),
+        unprivileged_bpf_disabled: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
+        open_files: getrlimit(Resource::Nofile).current,
+        ipv6: Path::new("/proc/net/if_inet6").exists()
+            && read("/proc/sys/net/ipv6/conf/lo/disable_ipv6").as_deref() == Some("0"),
+        daemon_runs,
+        clock: jiff::Timestamp::now().as_second(),
+        config: config
+            .map(|config| configured(&config))
+            .map_err(|error| chain(&error)),
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+fn probe() -> Bpf {
+    let program = |kind| is_program_supported(kind).map_err(|e| chain(&e));
+    let map = |kind| is_map_supported(kind).map_err(|e| chain(&e));
+    Bpf {
+        cgroup_sock: program(ProgramType::CgroupSock),
+        cgroup_sock_addr: program(ProgramType::CgroupSockAddr),
+        cgroup_skb: program(ProgramType::CgroupSkb),
+        sock_ops: program(ProgramType::SockOps),
+        ring_buffer: map(MapType::RingBuf),
+        sk_storage: map(MapType::SkStorage),
+        lpm_trie: map(MapType::LpmTrie),
+        lsm: program(ProgramType::Lsm(LsmAttachType::Mac)),
+    }
+}
+
+fn configured(config: &Declared) -> Configured {
+    Configured {
+        cgroup_root: config.paths.cgroup_root.display().to_string(),
+        bpffs: config.paths.bpffs.display().to_string(),
+        worker: Host::default()
+            .worker(config)
+            .map(|worker| format!("{} (uid {}, gid {})", worker.name, worker.uid, worker.gid))
+            .map_err(|fault| (fault.message, fault.hint)),
+        policy: (
+            config.paths.policy.display().to_string(),
+            policy(&config.paths.policy),
+        ),
+        ports: vec![
+            Port {
+                what: "proxy",
+                number: config.proxy_port,
+                problem: problem(config.proxy_port, false),
+            },
+            Port {
+                what: "resolver",
+                number: config.resolver_port,
+                problem: problem(config.resolver_port, true),
+            },
+        ],
+    }
+}
+
+fn policy(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read it: {}", chain(&error)))?;
+    let document = agentguard_policy::Document {
+        path: path.display().to_string(),
+        text,
+    };
+    agentguard_policy::compile(&[document])
+        .map(|policy| policy.version().to_owned())
+        .map_err(|diagnostics| diagnostics.to_string())
+}
+
+/// Why nobody can listen on this port of loopback, if so. A family that the host does not have is
+/// another check's business.
+fn problem(port: u16, datagrams: bool) -> Option<String> {
+    let addresses = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    addresses
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, port))
+        .find_map(|address| {
+            let tcp = TcpListener::bind(address).err().map(|e| ("TCP", e));
+            let udp = || {
+                datagrams
+                    .then(|| UdpSocket::bind(address).err().map(|e| ("UDP", e)))
+                    .flatten()
+            };
+            tcp.or_else(udp)
+                .filter(|(_, error)| error.kind() != io::ErrorKind::AddrNotAvailable)
+                .map(|(transport, error)| format!("{transport} {address}: {}", chain(&error)))
+        })
+}
