@@ -109,12 +109,6 @@ impl HelloReader {
         Ok(Progress::NeedMore)
     }
 
-    /// The stream ended before the hello was there.
-    #[must_use]
-    pub fn truncated(&self) -> TlsMalformed {
-        TlsMalformed::Truncated
-    }
-
     /// Every byte that came in, to be replayed to the upstream.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
