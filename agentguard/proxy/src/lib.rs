@@ -1,1 +1,33 @@
-//! Placeholder.
+//! Listeners, and the bytes between an agent and its upstream.
+//!
+//! A connection that the gate redirected is accepted, given its [`Origin`], looked at as far as
+//! its first bytes go, decided, and carried:
+//! - TLS: the ClientHello is read, its server name must be the name behind the address, the
+//!   connection is decided once, then spliced untouched.
+//! - HTTP/1: every request is decided on its method and canonical path and written anew.
+//! - HTTP/2 in the clear: refused. Anything else: decided once, by name or address, then spliced.
+//!
+//! Where the upstream speaks first, nobody's first byte is waited for longer than a moment.
+//!
+//! **Invariant:** nothing reaches an upstream before a decision that allows it is recorded; a name
+//! that the client claims never selects where bytes go; memory per connection is bounded.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod connection;
+mod dial;
+mod http;
+mod limits;
+mod port;
+mod relay;
+mod seats;
+mod serve;
+mod tls;
+
+pub use limits::Limits;
+pub use port::{Origin, Port};
+pub use serve::serve;
+
+#[cfg(test)]
+mod tests;

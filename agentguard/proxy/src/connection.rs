@@ -1,0 +1,269 @@
+//! One connection, from its origin to its decision.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agentguard_decision::{Client, Decided, Decider, Foreseen, Recorder, Target};
+use agentguard_model::{ActionKind, Reason, ReasonCode};
+use agentguard_protocol::first_bytes::{FirstBytes, classify};
+use agentguard_protocol::refusal;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::account::Account;
+use crate::dial::{dial, tune};
+use crate::relay::{self, Counts, relay, reset};
+use crate::seats::{Entry, Seats};
+use crate::{Limits, Port, http, tls};
+
+/// The most that is read at once before a connection is decided.
+pub(crate) const READ: usize = 16 * 1024;
+
+/// Ports on which the client always speaks first.
+const WEB_PORTS: [u16; 2] = [80, 443];
+
+/// What all connections of one listener share.
+pub(crate) struct Guard<R: Recorder, P: Port> {
+    pub(crate) decider: Decider<R>,
+    pub(crate) port: Arc<P>,
+    pub(crate) limits: Limits,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// One connection's facts, as the kernel told them.
+pub(crate) struct Flow<R: Recorder, P: Port> {
+    pub(crate) guard: Arc<Guard<R, P>>,
+    pub(crate) client: Client,
+    pub(crate) target: Target,
+    destination: SocketAddr,
+}
+
+/// What a client has shown so far.
+enum Start {
+    Tls,
+    Http1,
+    Http2,
+    /// Bytes of another protocol, or of none that will ever be recognised.
+    Raw,
+    /// Nothing in the time it had.
+    Silent,
+    /// Bytes that could still become TLS or HTTP, in the time it had.
+    Stuck,
+    /// The end of the stream and no byte.
+    Ended,
+    /// The connection broke.
+    Gone(io::Error),
+}
+
+/// Carries one accepted connection to its end.
+pub(crate) async fn run<R: Recorder, P: Port>(
+    guard: Arc<Guard<R, P>>,
+    stream: TcpStream,
+    netns: u64,
+    peer: SocketAddr,
+    entry: Entry,
+) {
+    let Some(origin) = guard.port.origin(netns, peer) else {
+        let message = format!("a connection from {peer} did not come through the gate");
+        let reason = Reason::new(ReasonCode::OriginUnknown, message);
+        guard.decider.refuse_unknown(reason).await;
+        return reset(stream);
+    };
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "a connection cannot be tuned");
+    }
+    let (seat, _place) = match entry {
+        Entry::Seat(place) => (guard.seats.take(origin.client.agent), Some(place)),
+        Entry::Full(place) => (None, place),
+    };
+    let ip = origin
+        .name
+        .is_none()
+        .then(|| origin.destination.ip().to_canonical());
+    let flow = Arc::new(Flow {
+        guard,
+        client: origin.client,
+        target: Target {
+            host: origin.name,
+            ip,
+            port: origin.destination.port(),
+        },
+        destination: origin.destination,
+    });
+    if seat.is_none() {
+        let message = "too many connections are open at once";
+        flow.refuse(ActionKind::Connect, ReasonCode::LimitReached, message)
+            .await;
+        return reset(stream);
+    }
+    flow.start(stream).await;
+}
+
+impl<R: Recorder, P: Port> Flow<R, P> {
+    async fn start(self: Arc<Self>, mut stream: TcpStream) {
+        let foreseen = self.guard.decider.foresee(&self.client, &self.target);
+        let mut bytes = Vec::new();
+        match self.look(&mut stream, foreseen, &mut bytes).await {
+            Start::Tls => tls::run(&self, stream, bytes).await,
+            Start::Http1 => http::run(self, stream, &bytes).await,
+            Start::Http2 => self.refuse_http2(stream).await,
+            Start::Raw => self.raw(stream, &bytes).await,
+            Start::Stuck => self.time_out(stream).await,
+            Start::Silent | Start::Ended if foreseen == Foreseen::NeedsRequest => {
+                self.time_out(stream).await;
+            }
+            Start::Silent | Start::Ended => self.raw(stream, &[]).await,
+            Start::Gone(error) => {
+                let decided = self.connection().await;
+                if decided.allowed {
+                    self.account(decided)
+                        .fail(format!("the client is gone: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Reads until it is clear what the client speaks. An upstream that speaks first must not wait
+    /// for a client that waits for it: where the bytes change nothing, patience is short.
+    async fn look(&self, stream: &mut TcpStream, foreseen: Foreseen, bytes: &mut Vec<u8>) -> Start {
+        let limits = &self.guard.limits;
+        let hasty = matches!(foreseen, Foreseen::Allow(_) | Foreseen::Deny)
+            && !WEB_PORTS.contains(&self.target.port);
+        let begun = Instant::now();
+        loop {
+            let patience = if hasty && bytes.is_empty() {
+                limits.client_first
+            } else {
+                limits.head
+            };
+            bytes.reserve(READ);
+            let read = match timeout_at(begun + patience, stream.read_buf(bytes)).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => return Start::Gone(error),
+                Err(_) if bytes.is_empty() => return Start::Silent,
+                Err(_) => return Start::Stuck,
+            };
+            return match classify(bytes) {
+                FirstBytes::Tls => Start::Tls,
+                FirstBytes::Http1 => Start::Http1,
+                FirstBytes::Http2Preface => Start::Http2,
+                FirstBytes::Raw => Start::Raw,
+                FirstBytes::NeedMore if read > 0 => continue,
+                FirstBytes::NeedMore if bytes.is_empty() => Start::Ended,
+                FirstBytes::NeedMore => Start::Raw,
+            };
+        }
+    }
+
+    /// Bytes that nothing here understands, and connections without any.
+    async fn raw(&self, stream: TcpStream, bytes: &[u8]) {
+        let decided = self.connection().await;
+        if decided.allowed {
+            self.splice(stream, bytes, decided).await;
+        } else {
+            reset(stream);
+        }
+    }
+
+    async fn time_out(&self, stream: TcpStream) {
+        let message = "the client did not send what a decision needs in time";
+        self.refuse(ActionKind::Connect, ReasonCode::ClientTimeout, message)
+            .await;
+        reset(stream);
+    }
+
+    async fn refuse_http2(&self, mut stream: TcpStream) {
+        let message = "HTTP/2 without TLS is not carried; use HTTP/1.1";
+        let code = ReasonCode::ProtocolNotSupported;
+        self.refuse(ActionKind::HttpRequest, code, message).await;
+        let goodbye = refusal::http2_goaway(message);
+        let said = relay::part(&mut stream, &goodbye);
+        if timeout(self.guard.limits.linger, said).await.is_err() {
+            tracing::debug!("the client does not close after its refusal");
+        }
+    }
+
+    /// Decides the connection as a whole.
+    pub(crate) async fn connection(&self) -> Decided {
+        let decider = &self.guard.decider;
+        decider.connection(&self.client, &self.target).await
+    }
+
+    /// Records a denial.
+    pub(crate) async fn refuse(
+        &self,
+        kind: ActionKind,
+        code: ReasonCode,
+        message: impl Into<String>,
+    ) -> Decided {
+        let reason = Reason::new(code, message);
+        let decider = &self.guard.decider;
+        decider
+            .refuse(&self.client, &self.target, kind, reason)
+            .await
+    }
+
+    /// Opens the account of an allowed action.
+    pub(crate) fn account(&self, decided: Decided) -> Account<R> {
+        Account::new(self.guard.decider.clone(), decided)
+    }
+
+    /// Dials where this connection goes: what the name resolves to, or the address that was
+    /// dialled. Nothing that the client says plays a part.
+    pub(crate) async fn dial(&self) -> Result<TcpStream, Reason> {
+        let limits = &self.guard.limits;
+        let dialled = async {
+            let addresses = match &self.target.host {
+                Some(name) => {
+                    let ips = self.guard.port.resolve(self.client.agent, name).await?;
+                    let with_port = |ip| SocketAddr::new(ip, self.target.port);
+                    ips.into_iter().map(with_port).collect()
+                }
+                None => vec![self.destination],
+            };
+            dial(&addresses, limits)
+                .await
+                .map_err(|why| unreachable(&why))
+        };
+        match timeout(limits.dial, dialled).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(unreachable(&format!("no answer in {:?}", limits.dial))),
+        }
+    }
+
+    /// Carries a decided connection untouched.
+    pub(crate) async fn splice(&self, mut stream: TcpStream, replay: &[u8], decided: Decided) {
+        let account = self.account(decided);
+        let mut upstream = match self.dial().await {
+            Ok(upstream) => upstream,
+            Err(reason) => {
+                account.fail(reason.message);
+                return reset(stream);
+            }
+        };
+        let buffer = self.guard.limits.buffer;
+        let counts = Counts {
+            sent: &account.sent,
+            received: &account.received,
+        };
+        let over = relay(stream.split(), upstream.split(), replay, buffer, counts).await;
+        if let Some(error) = over.error {
+            account.fail(error);
+        }
+        if over.reset_client {
+            reset(stream);
+        }
+        if over.reset_upstream {
+            reset(upstream);
+        }
+    }
+}
+
+fn unreachable(why: &str) -> Reason {
+    let message = format!("the upstream cannot be reached: {why}");
+    Reason::new(ReasonCode::UpstreamUnreachable, message)
+}

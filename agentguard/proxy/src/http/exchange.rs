@@ -1,0 +1,333 @@
+//! One request after the other: decide, carry, answer.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agentguard_decision::{Decided, Recorder};
+use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_protocol::authority::{Authority, Host};
+use agentguard_protocol::fields::strip_hop_by_hop;
+use agentguard_protocol::refusal::Refusal;
+use agentguard_protocol::{HttpMalformed, request, response};
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::Port;
+use crate::account::Account;
+use crate::connection::Flow;
+use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody};
+use crate::http::gated::{PendingAnswer, Signals, Stop};
+use crate::http::upstream::{SendFailed, Upstream};
+
+/// The port that a plain HTTP authority means when it names none.
+const DEFAULT_PORT: u16 = 80;
+
+/// The requests of one client connection.
+pub(crate) struct Exchange<R: Recorder, P: Port> {
+    flow: Arc<Flow<R, P>>,
+    signals: Arc<Signals>,
+    /// The upstream connection, while no request uses it.
+    upstream: Mutex<Option<Upstream<R>>>,
+    tunnel: Mutex<Option<Tunnel<R>>>,
+}
+
+/// What is left to carry after the upstream changed the protocol.
+pub(crate) struct Tunnel<R: Recorder> {
+    pub(crate) upgrade: OnUpgrade,
+    /// Drives the upgrade to its end.
+    pub(crate) upstream: Option<Upstream<R>>,
+    pub(crate) account: Arc<Account<R>>,
+}
+
+impl<R: Recorder, P: Port> Exchange<R, P> {
+    pub(crate) fn new(flow: Arc<Flow<R, P>>, signals: Arc<Signals>) -> Self {
+        Self {
+            flow,
+            signals,
+            upstream: Mutex::new(None),
+            tunnel: Mutex::new(None),
+        }
+    }
+
+    /// The tunnel that a request opened, if one did.
+    pub(crate) fn take_tunnel(&self) -> Option<Tunnel<R>> {
+        self.tunnel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Answers one request.
+    pub(crate) async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer<R>>, Infallible> {
+        let (parts, body) = request.into_parts();
+        let answer = parts
+            .headers
+            .contains_key(header::UPGRADE)
+            .then(|| PendingAnswer::new(&self.signals));
+        let meaning = match request::Request::read(&parts) {
+            Ok(meaning) => meaning,
+            Err(why) => return Ok(self.refuse_malformed(&why).await),
+        };
+        let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
+            None => {
+                let decided = self.flow.guard.decider.request(
+                    &self.flow.client,
+                    &self.flow.target,
+                    parts.method.as_str(),
+                    meaning.path.as_str(),
+                );
+                (decided.await, StatusCode::FORBIDDEN)
+            }
+            Some(message) => {
+                let kind = ActionKind::HttpRequest;
+                let decided = self.flow.refuse(kind, ReasonCode::NameMismatch, message);
+                (decided.await, StatusCode::MISDIRECTED_REQUEST)
+            }
+        };
+        if !decided.allowed {
+            return Ok(refuse(&decided, status));
+        }
+        let account = Arc::new(self.flow.account(decided));
+        let carried = self.carry(parts, body, meaning, &account, answer).await;
+        let response = carried.unwrap_or_else(|failed| {
+            account.fail(failed.message.clone());
+            let reason = agentguard_model::Reason::new(failed.code, failed.message);
+            let decision = account.decided().id;
+            problem(&Refusal {
+                status: failed.status,
+                reason: &reason,
+                decision,
+            })
+        });
+        account.answered(response.status());
+        Ok(response)
+    }
+
+    /// Says why the request is not for whom this connection was opened, if so.
+    ///
+    /// Where only an address is known, a name in `Host` is not checked: it selects nothing.
+    fn mismatch(&self, authority: Option<&Authority>) -> Option<String> {
+        let authority = authority?;
+        let target = &self.flow.target;
+        let host_fits = match (&target.host, &authority.host) {
+            (Some(name), Host::Name(host)) => name == host,
+            (Some(_), Host::Ip(_)) => false,
+            (None, Host::Name(_)) => true,
+            (None, Host::Ip(ip)) => target.ip.is_none_or(|own| own == ip.to_canonical()),
+        };
+        if host_fits && authority.is_for_port(target.port) {
+            return None;
+        }
+        let behind = match (&target.host, target.ip) {
+            (Some(name), _) => name.to_string(),
+            (None, Some(ip)) => ip.to_string(),
+            (None, None) => "an unknown address".to_owned(),
+        };
+        Some(format!(
+            "the request is for `{}`, but the connection was opened to `{behind}` port {}",
+            authority.normal(DEFAULT_PORT),
+            target.port
+        ))
+    }
+
+    async fn refuse_malformed(&self, why: &HttpMalformed) -> Response<Answer<R>> {
+        let code = match why {
+            HttpMalformed::Connect => ReasonCode::ProtocolNotSupported,
+            _ => ReasonCode::HttpMalformed,
+        };
+        let kind = ActionKind::HttpRequest;
+        let decided = self.flow.refuse(kind, code, why.to_string()).await;
+        let mut response = refuse(&decided, why.status());
+        close(&mut response);
+        response
+    }
+
+    async fn carry(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        meaning: request::Request,
+        account: &Arc<Account<R>>,
+        answer: Option<PendingAnswer>,
+    ) -> Result<Response<Answer<R>>, Failed> {
+        let websocket = meaning.websocket;
+        let request = self.rewrite(parts, body, &meaning, account)?;
+        let mut upstream = self
+            .upstream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let sent = Upstream::send(&self.flow, &mut upstream, request).await;
+        let mut response = sent.map_err(|failed| self.explain(failed))?;
+        let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| hyper::upgrade::on(&mut response));
+        let (mut parts, body) = response.into_parts();
+        response::check(&parts, websocket).map_err(|why| {
+            let message = format!("the upstream's answer cannot be carried: {why}");
+            Failed::bad_gateway(ReasonCode::HttpMalformed, message)
+        })?;
+        strip_hop_by_hop(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        match upgrade {
+            Some(upgrade) => {
+                switch_to_websocket(&mut parts.headers);
+                let tunnel = Tunnel {
+                    upgrade,
+                    upstream,
+                    account: Arc::clone(account),
+                };
+                *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+                if let Some(answer) = answer {
+                    answer.upgraded();
+                }
+                Ok(Response::from_parts(parts, Either::Right(Full::default())))
+            }
+            None => {
+                // Used again once hyper finds it ready, which is once this response is read.
+                *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
+                let body = ResponseBody::new(body, Arc::clone(account));
+                Ok(Response::from_parts(parts, Either::Left(body)))
+            }
+        }
+    }
+
+    /// The request as it is sent: the path that was decided, without what belonged to the client's
+    /// hop.
+    fn rewrite(
+        &self,
+        mut parts: Parts,
+        body: Incoming,
+        meaning: &request::Request,
+        account: &Arc<Account<R>>,
+    ) -> Result<Request<RequestBody<R>>, Failed> {
+        parts.uri = Uri::try_from(meaning.target()).map_err(|error| {
+            Failed::bad_gateway(ReasonCode::Internal, format!("a target was lost: {error}"))
+        })?;
+        parts.version = Version::HTTP_11;
+        strip_hop_by_hop(&mut parts.headers);
+        if meaning.websocket {
+            switch_to_websocket(&mut parts.headers);
+        }
+        if !parts.headers.contains_key(header::HOST) {
+            parts.headers.insert(header::HOST, self.host(meaning)?);
+        }
+        let wanted = Arc::new(Notify::new());
+        let waits = meaning.expects_continue && !body.is_end_stream();
+        let go_ahead = waits.then(|| {
+            let patience = sleep(self.flow.guard.limits.expect_continue);
+            GoAhead::new(Arc::clone(&wanted), patience)
+        });
+        if !waits {
+            parts.headers.remove(header::EXPECT);
+        }
+        // What the server's side of hyper left behind for itself.
+        parts.extensions.remove::<OnUpgrade>();
+        let body = RequestBody::new(body, Arc::clone(account), go_ahead);
+        let mut request = Request::from_parts(parts, body);
+        if waits {
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    wanted.notify_one();
+                }
+            });
+        }
+        Ok(request)
+    }
+
+    /// What stands in for `Host` in a request of HTTP/1.0 without one.
+    fn host(&self, meaning: &request::Request) -> Result<HeaderValue, Failed> {
+        let target = &self.flow.target;
+        let host = match (&target.host, target.ip) {
+            (Some(name), _) => Some(Host::Name(name.clone())),
+            (None, ip) => ip.map(Host::Ip),
+        };
+        let authority = meaning.authority.clone().or_else(|| {
+            host.map(|host| Authority {
+                host,
+                port: Some(target.port),
+            })
+        });
+        authority
+            .and_then(|authority| HeaderValue::try_from(authority.normal(DEFAULT_PORT)).ok())
+            .ok_or_else(|| Failed::bad_gateway(ReasonCode::Internal, "a request names no host"))
+    }
+
+    fn explain(&self, failed: SendFailed) -> Failed {
+        if let Some(Stop::Refused(refused)) = self.signals.stop() {
+            return Failed {
+                status: refused.why.status(),
+                code: ReasonCode::HttpMalformed,
+                message: refused.why.to_string(),
+            };
+        }
+        match failed {
+            SendFailed::Unreachable(reason) => Failed::bad_gateway(reason.code, reason.message),
+            SendFailed::Broken(error) => {
+                let message = format!("the upstream broke off: {}", chain(&error));
+                Failed::bad_gateway(ReasonCode::UpstreamUnreachable, message)
+            }
+        }
+    }
+}
+
+/// Why an allowed request is not answered by its upstream.
+struct Failed {
+    status: StatusCode,
+    code: ReasonCode,
+    message: String,
+}
+
+impl Failed {
+    fn bad_gateway(code: ReasonCode, message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_GATEWAY,
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// An error with its causes, which hyper does not print itself.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn refuse<R: Recorder>(decided: &Decided, status: StatusCode) -> Response<Answer<R>> {
+    problem(&Refusal {
+        status,
+        reason: &decided.reason,
+        decision: decided.id,
+    })
+}
+
+fn problem<R: Recorder>(refusal: &Refusal<'_>) -> Response<Answer<R>> {
+    refusal
+        .response()
+        .map(|body| Either::Right(Full::new(body)))
+}
+
+fn close<R: Recorder>(response: &mut Response<Answer<R>>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+}
+
+fn switch_to_websocket(fields: &mut http::HeaderMap) {
+    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}

@@ -1,0 +1,233 @@
+//! The client's socket as hyper sees it: behind the gate, with a clock.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use agentguard_protocol::http1::{Gate, Position, Refused};
+use bytes::Buf;
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::Limits;
+use crate::connection::READ;
+
+/// Why the stream of requests stopped before the client ended it.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The gate refused it.
+    Refused(Refused),
+    /// A head was begun and not finished in time.
+    TimedOut,
+}
+
+/// What the socket's side and the requests' side tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    stop: OnceLock<Stop>,
+    answer: AtomicU8,
+    waker: AtomicWaker,
+}
+
+const NO_ANSWER: u8 = 0;
+const REMAINED: u8 = 1;
+const UPGRADED: u8 = 2;
+
+impl Signals {
+    /// Why the stream stopped, if it did.
+    pub(crate) fn stop(&self) -> Option<&Stop> {
+        self.stop.get()
+    }
+
+    fn set_stop(&self, stop: impl FnOnce() -> Stop) {
+        self.stop.get_or_init(stop);
+    }
+
+    fn answer(&self, answer: u8) {
+        self.answer.store(answer, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll_answer(&self, cx: &Context<'_>) -> Poll<bool> {
+        self.waker.register(cx.waker());
+        match self.answer.swap(NO_ANSWER, Ordering::AcqRel) {
+            NO_ANSWER => Poll::Pending,
+            answer => Poll::Ready(answer == UPGRADED),
+        }
+    }
+}
+
+/// The answer that the gate waits for after a request with `Upgrade`. Dropped, it says that the
+/// connection goes on as HTTP.
+#[derive(Debug)]
+pub(crate) struct PendingAnswer {
+    signals: Arc<Signals>,
+    answer: u8,
+}
+
+impl PendingAnswer {
+    /// For the request in progress, which must carry `Upgrade`: each gets one answer.
+    pub(crate) fn new(signals: &Arc<Signals>) -> Self {
+        Self {
+            signals: Arc::clone(signals),
+            answer: REMAINED,
+        }
+    }
+
+    /// The server changes the protocol.
+    pub(crate) fn upgraded(mut self) {
+        self.answer = UPGRADED;
+    }
+}
+
+impl Drop for PendingAnswer {
+    fn drop(&mut self) {
+        self.signals.answer(self.answer);
+    }
+}
+
+/// Which clock runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Clock {
+    Off,
+    Idle,
+    Head,
+}
+
+/// A stream whose reading side passes the gate.
+pub(crate) struct Gated<S> {
+    stream: S,
+    gate: Gate,
+    signals: Arc<Signals>,
+    scratch: Vec<u8>,
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    idle: Duration,
+    head: Duration,
+    closed: bool,
+}
+
+impl<S> Gated<S> {
+    /// `first` are the bytes that were read from `stream` already.
+    pub(crate) fn new(stream: S, first: &[u8], signals: Arc<Signals>, limits: &Limits) -> Self {
+        let mut gate = Gate::default();
+        gate.push(first);
+        Self {
+            stream,
+            gate,
+            signals,
+            scratch: vec![0; READ],
+            clock: Clock::Off,
+            sleep: Box::pin(sleep(limits.head)),
+            idle: limits.keep_alive,
+            head: limits.head,
+            closed: false,
+        }
+    }
+
+    /// The stream itself. Bytes that have not passed are dropped.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
+    /// Sets the clock for where the gate stands, and tells whether its time is over.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (clock, time) = match self.gate.position() {
+            Position::BetweenRequests => (Clock::Idle, self.idle),
+            Position::InHead => (Clock::Head, self.head),
+            _ => (Clock::Off, Duration::ZERO),
+        };
+        if clock != self.clock {
+            self.clock = clock;
+            if clock != Clock::Off {
+                self.sleep.as_mut().reset(Instant::now() + time);
+            }
+        }
+        match clock {
+            Clock::Off => Poll::Pending,
+            Clock::Idle | Clock::Head => self.sleep.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            let passed = this.gate.passed();
+            if !passed.is_empty() {
+                let count = passed.len().min(buf.remaining());
+                buf.put_slice(passed.get(..count).unwrap_or_default());
+                passed.advance(count);
+                return Poll::Ready(Ok(()));
+            }
+            match this.gate.position() {
+                _ if this.closed => return Poll::Ready(Ok(())),
+                Position::Closed => {
+                    if let Some(refused) = this.gate.refused() {
+                        this.signals.set_stop(|| Stop::Refused(refused.clone()));
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Position::AwaitsUpgrade => {
+                    let upgraded = ready!(this.signals.poll_answer(cx));
+                    this.gate.answered(upgraded);
+                    continue;
+                }
+                _ => {}
+            }
+            if this.poll_clock(cx).is_ready() {
+                this.closed = true;
+                if this.clock == Clock::Head {
+                    this.signals.set_stop(|| Stop::TimedOut);
+                }
+                continue;
+            }
+            let mut scratch = ReadBuf::new(&mut this.scratch);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut scratch))?;
+            match scratch.filled() {
+                [] => this.gate.end(),
+                bytes => this.gate.push(bytes),
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,166 @@
+//! Plain HTTP/1, every request decided.
+//!
+//! hyper reads and writes both legs. [`gated::Gated`] stands between the client's socket and hyper
+//! and lets only unambiguous framing through; [`exchange::Exchange`] decides on each request and
+//! carries it. An exchange knows nothing of versions: what terminates TLS and speaks HTTP/2 will
+//! hand it the same requests.
+//!
+//! A stream that the gate refuses ends, for hyper, behind the last good request. Responses in
+//! progress are finished, then the refusal is written behind them.
+//!
+//! Informational responses other than 100 are not passed on: hyper's server cannot write them.
+//!
+//! **Invariant:** no request reaches the upstream without a decision of its own; upstream
+//! connections belong to one client connection.
+
+mod body;
+mod exchange;
+mod gated;
+mod upstream;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use agentguard_decision::{Decided, Recorder};
+use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
+use agentguard_protocol::refusal::Refusal;
+use http::StatusCode;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::Port;
+use crate::connection::{Flow, READ};
+use crate::http::exchange::{Exchange, Tunnel};
+use crate::http::gated::{Gated, Signals, Stop};
+use crate::relay::{Counts, part, relay, reset};
+
+/// Carries a connection that begins with an HTTP/1 request line.
+pub(crate) async fn run<R: Recorder, P: Port>(
+    flow: Arc<Flow<R, P>>,
+    stream: TcpStream,
+    first: &[u8],
+) {
+    let signals = Arc::new(Signals::default());
+    let exchange = Arc::new(Exchange::new(Arc::clone(&flow), Arc::clone(&signals)));
+    let gated = Gated::new(stream, first, Arc::clone(&signals), &flow.guard.limits);
+    let service = service_fn({
+        let exchange = Arc::clone(&exchange);
+        move |request| {
+            let exchange = Arc::clone(&exchange);
+            Box::pin(async move { exchange.handle(request).await })
+        }
+    });
+    let mut connection = http1::Builder::new()
+        .half_close(true)
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_HEAD + READ)
+        .serve_connection(TokioIo::new(gated), service);
+    let mut draining = false;
+    let served = loop {
+        tokio::select! {
+            biased;
+            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
+            () = flow.guard.shutdown.cancelled(), if !draining => {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    let parts = connection.into_parts();
+    let gated = parts.io.into_inner();
+    if let Some(tunnel) = exchange.take_tunnel() {
+        return carry_tunnel(gated, &parts.read_buf, tunnel, flow.guard.limits.buffer).await;
+    }
+    let mut goodbye = Vec::new();
+    if let Some(stop) = signals.stop() {
+        goodbye = refuse_rest(&flow, stop).await;
+    } else if let Err(error) = served {
+        if error.is_parse() {
+            // hyper has answered 400 itself: it was stricter than the gate.
+            let message = format!("the request cannot be read: {error}");
+            flow.refuse(ActionKind::HttpRequest, ReasonCode::HttpMalformed, message)
+                .await;
+        } else {
+            // A body that broke off must not look complete.
+            tracing::debug!(%error, "an HTTP connection broke");
+            return reset(gated.into_inner());
+        }
+    }
+    let mut stream = gated.into_inner();
+    let said = part(&mut stream, &goodbye);
+    if timeout(flow.guard.limits.linger, said).await.is_err() {
+        tracing::debug!("the client does not close");
+    }
+}
+
+/// Records the request that never became one, and says what to answer behind everything else.
+async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Vec<u8> {
+    let kind = ActionKind::HttpRequest;
+    let (status, decided): (StatusCode, Decided) = match stop {
+        // The request was decided already and has its answer or lost its upstream.
+        Stop::Refused(refused) if refused.in_body => return Vec::new(),
+        Stop::Refused(refused) => {
+            let message = refused.why.to_string();
+            let decided = flow.refuse(kind, ReasonCode::HttpMalformed, message);
+            (refused.why.status(), decided.await)
+        }
+        Stop::TimedOut => {
+            let message = "the client did not finish its request's head in time";
+            let decided = flow.refuse(kind, ReasonCode::ClientTimeout, message);
+            (StatusCode::REQUEST_TIMEOUT, decided.await)
+        }
+    };
+    let refusal = Refusal {
+        status,
+        reason: &decided.reason,
+        decision: decided.id,
+    };
+    refusal.last_bytes()
+}
+
+/// Carries a connection that speaks another protocol after 101.
+async fn carry_tunnel<R: Recorder>(
+    gated: Gated<TcpStream>,
+    replay: &[u8],
+    tunnel: Tunnel<R>,
+    buffer: usize,
+) {
+    let Tunnel {
+        upgrade,
+        upstream,
+        account,
+    } = tunnel;
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => TokioIo::new(upgraded),
+        Err(error) => {
+            account.fail(format!("the upstream is gone: {error}"));
+            return reset(gated.into_inner());
+        }
+    };
+    let counts = Counts {
+        sent: &account.sent,
+        received: &account.received,
+    };
+    let (mut reader, mut writer) = tokio::io::split(gated);
+    let over = relay(
+        (&mut reader, &mut writer),
+        tokio::io::split(upgraded),
+        replay,
+        buffer,
+        counts,
+    )
+    .await;
+    drop(upstream);
+    if let Some(error) = over.error {
+        account.fail(error);
+    }
+    if over.reset_client {
+        reset(reader.unsplit(writer).into_inner());
+    }
+}

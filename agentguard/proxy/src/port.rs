@@ -1,0 +1,36 @@
+//! What the proxy asks of outer rooms.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+
+use agentguard_decision::Client;
+use agentguard_model::{AgentId, HostName, Reason};
+
+/// Where a redirected connection comes from and where it was meant to go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin {
+    /// Who connected.
+    pub client: Client,
+    /// What was dialled: an address of the outside, or a virtual one.
+    pub destination: SocketAddr,
+    /// The name that the address stands for, where it is a virtual one.
+    pub name: Option<HostName>,
+}
+
+/// The gate's memory of redirected connections, and the resolver.
+pub trait Port: Send + Sync + 'static {
+    /// The origin of the connection that `peer` opened in network namespace `netns`. Answers once
+    /// and forgets; the gate wrote the entry before the connection could be accepted.
+    fn origin(&self, netns: u64, peer: SocketAddr) -> Option<Origin>;
+
+    /// The real addresses of a name that this agent was answered, each one validated against the
+    /// policy's ranges, in the order in which to try them.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn resolve(
+        &self,
+        agent: AgentId,
+        name: &HostName,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, Reason>> + Send;
+}

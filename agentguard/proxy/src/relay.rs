@@ -1,0 +1,221 @@
+//! Bytes in both directions, untouched.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How a direction ended.
+#[derive(Debug)]
+enum Ended {
+    /// The reader's end was passed on.
+    Finished,
+    /// The side that is read from is gone.
+    ReadFailed(io::Error),
+    /// The side that is written to is gone.
+    WriteFailed(io::Error),
+}
+
+/// How the exchange ended, and with it what each side must see.
+#[derive(Debug)]
+pub(crate) struct Over {
+    /// The client must see a reset, because the upstream was reset.
+    pub(crate) reset_client: bool,
+    /// The upstream must see a reset, because the client was reset.
+    pub(crate) reset_upstream: bool,
+    /// What went wrong, if something did.
+    pub(crate) error: Option<String>,
+}
+
+/// What the relay counts.
+pub(crate) struct Counts<'a> {
+    /// Bytes to the upstream.
+    pub(crate) sent: &'a AtomicU64,
+    /// Bytes to the client.
+    pub(crate) received: &'a AtomicU64,
+}
+
+/// Copies in both directions until both are done.
+///
+/// An end of stream is passed on alone: the other direction goes on (RFC 9293, 3.6). When one side
+/// turns out gone while it is read, the exchange is over. When it turns out gone while it is
+/// written to, what it had sent before is still carried: a client that sends, closes and leaves has
+/// its bytes delivered. Each direction holds one buffer of `buffer` bytes and reads no further
+/// while it cannot write.
+pub(crate) async fn relay(
+    client: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    upstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    replay: &[u8],
+    buffer: usize,
+    counts: Counts<'_>,
+) -> Over {
+    let up = pump(client.0, upstream.1, replay, buffer, counts.sent);
+    let down = pump(upstream.0, client.1, &[], buffer, counts.received);
+    tokio::pin!(up, down);
+    let (mut up_ended, mut down_ended) = (None, None);
+    loop {
+        tokio::select! {
+            ended = &mut up, if up_ended.is_none() => {
+                if let Ended::ReadFailed(error) = ended {
+                    return Over {
+                        reset_client: false,
+                        reset_upstream: true,
+                        error: Some(format!("the client is gone: {error}")),
+                    };
+                }
+                up_ended = Some(ended);
+            }
+            ended = &mut down, if down_ended.is_none() => {
+                if let Ended::ReadFailed(error) = ended {
+                    return Over {
+                        reset_client: true,
+                        reset_upstream: false,
+                        error: Some(format!("the upstream is gone: {error}")),
+                    };
+                }
+                down_ended = Some(ended);
+            }
+            else => break,
+        }
+    }
+    // A write that finds a reset takes the error with it, and the next read finds a mere end.
+    let reset = |ended: &Option<Ended>| match ended {
+        Some(Ended::WriteFailed(error)) => error.kind() == io::ErrorKind::ConnectionReset,
+        _ => false,
+    };
+    let told = |ended: &Option<Ended>, who: &str| match ended {
+        Some(Ended::WriteFailed(error)) => Some(format!("the {who} is gone: {error}")),
+        _ => None,
+    };
+    Over {
+        reset_client: reset(&up_ended),
+        reset_upstream: reset(&down_ended) && !matches!(up_ended, Some(Ended::Finished)),
+        error: told(&up_ended, "upstream").or_else(|| told(&down_ended, "client")),
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    replay: &[u8],
+    size: usize,
+    count: &AtomicU64,
+) -> Ended {
+    if !replay.is_empty() {
+        if let Err(error) = to.write_all(replay).await {
+            return Ended::WriteFailed(error);
+        }
+        count.fetch_add(replay.len() as u64, Ordering::Relaxed);
+    }
+    let mut buffer = vec![0; size];
+    loop {
+        let read = match from.read(&mut buffer).await {
+            Ok(0) => {
+                return match to.shutdown().await {
+                    Ok(()) => Ended::Finished,
+                    Err(error) => Ended::WriteFailed(error),
+                };
+            }
+            Ok(read) => read,
+            Err(error) => return Ended::ReadFailed(error),
+        };
+        let part = buffer.get(..read).unwrap_or_default();
+        if let Err(error) = to.write_all(part).await {
+            return Ended::WriteFailed(error);
+        }
+        count.fetch_add(read as u64, Ordering::Relaxed);
+    }
+}
+
+/// Closes a connection so that its peer sees a reset (RFC 9293, 3.10.4: abort).
+pub(crate) fn reset(stream: TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "a connection is closed instead of reset");
+    }
+    drop(stream);
+}
+
+/// Says goodbye with `bytes` and reads on for a moment: closing with unread bytes would reset the
+/// connection and take what was said with it. What is read is dropped; the bound is the caller's
+/// time-out and [`MAX_LINGER`].
+pub(crate) async fn part(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8]) {
+    let said = async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await?;
+        let mut left = MAX_LINGER;
+        let mut scratch = [0; 4096];
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = said.await {
+        tracing::debug!(%error, "the client left before its refusal");
+    }
+}
+
+/// The most bytes that are read and dropped after a refusal. Then the connection is closed.
+const MAX_LINGER: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+
+    use super::{Counts, relay};
+
+    #[tokio::test]
+    async fn a_slow_reader_stops_the_writer_and_memory_stays_bounded() {
+        const PIPE: usize = 1024;
+        const BUFFER: usize = 4096;
+        let (mut client, client_side) = duplex(PIPE);
+        let (mut upstream, upstream_side) = duplex(PIPE);
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        let counts = Counts {
+            sent: &sent,
+            received: &received,
+        };
+        let relayed = relay(
+            split(client_side),
+            split(upstream_side),
+            b"first ",
+            BUFFER,
+            counts,
+        );
+        tokio::pin!(relayed);
+        // Nobody reads at the upstream: what fits in between is taken, and no more.
+        let mut accepted = 0;
+        loop {
+            let idle = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = &mut relayed => panic!("the relay ended"),
+                written = client.write(&[7; 512]) => accepted += written.unwrap(),
+                () = idle => break,
+            }
+            assert!(accepted <= 2 * PIPE + BUFFER, "nothing stops the client");
+        }
+        assert!(accepted >= PIPE);
+        // Once it is read, everything arrives, in order.
+        let reading = async {
+            client.shutdown().await.unwrap();
+            let mut all = Vec::new();
+            upstream.read_to_end(&mut all).await.unwrap();
+            upstream.shutdown().await.unwrap();
+            all
+        };
+        let (over, all) = tokio::join!(relayed, reading);
+        assert!(all.starts_with(b"first \x07"));
+        assert!(over.error.is_none());
+        assert_eq!(sent.load(Ordering::Relaxed), all.len() as u64);
+    }
+}

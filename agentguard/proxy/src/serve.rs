@@ -1,0 +1,93 @@
+//! Accepting.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentguard_decision::{Decider, Recorder};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{self, Guard};
+use crate::seats::Seats;
+use crate::{Limits, Port};
+
+/// How long to wait after the system refused to accept, for want of descriptors above all.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the connections that come in at `listener`, which stands in network namespace `netns`.
+///
+/// When `shutdown` is cancelled, it stops accepting, lets idle HTTP connections go, and returns once
+/// every connection is over, at the latest after [`Limits::drain`].
+///
+/// # Cancel safety
+/// Dropping the future stops accepting; connections that were accepted go on.
+pub async fn serve<R: Recorder, P: Port>(
+    listener: TcpListener,
+    netns: u64,
+    decider: Decider<R>,
+    port: Arc<P>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let seats = Seats::new(&limits);
+    let drain = limits.drain;
+    let cut = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let guard = Arc::new(Guard {
+        decider,
+        port,
+        limits,
+        seats,
+        shutdown: shutdown.clone(),
+    });
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener) => accepted,
+        };
+        let Some((stream, peer)) = accepted else {
+            continue;
+        };
+        let entry = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            entry = guard.seats.enter() => entry,
+        };
+        let guard = Arc::clone(&guard);
+        let cut = cut.clone();
+        connections.spawn(async move {
+            let carried = connection::run(guard, stream, netns, peer, entry);
+            tokio::select! {
+                () = carried => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    if timeout(drain, connections.wait()).await.is_err() {
+        tracing::warn!(
+            left = connections.len(),
+            "connections are cut after {drain:?}"
+        );
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok(accepted) => Some(accepted),
+        // The client was gone first (accept(2), "Error handling").
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => None,
+        Err(error) => {
+            tracing::error!(%error, "a connection cannot be accepted");
+            sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}

@@ -1,0 +1,650 @@
+//! Plain HTTP, request by request.
+
+use agentguard_model::{ActionKind, ReasonCode, Verdict};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{
+    Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until, soon, write,
+};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: api.example\r\n\r\n")
+}
+
+/// A response's head and its body, by its length.
+async fn read_response(stream: &mut TcpStream) -> (String, String) {
+    let head = read_until(stream, "\r\n\r\n").await;
+    let length = head
+        .lines()
+        .find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    let body = String::from_utf8(read_some(stream, length).await).unwrap();
+    (head, body)
+}
+
+async fn exchange(
+    world: &World,
+    client: &mut TcpStream,
+    upstream: &mut Option<TcpStream>,
+    path: &str,
+) {
+    write(client, get(path)).await;
+    if upstream.is_none() {
+        *upstream = Some(world.accept().await);
+    }
+    let upstream = upstream.as_mut().unwrap();
+    let head = read_until(upstream, "\r\n\r\n").await;
+    assert!(
+        head.starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+        "{head}"
+    );
+    write(upstream, OK).await;
+    assert_eq!(read_response(client).await.1, "ok");
+}
+
+#[tokio::test]
+async fn each_request_of_a_connection_is_decided() {
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    let mut upstream = None;
+    exchange(&world, &mut client, &mut upstream, "/ok/1").await;
+    write(&mut client, get("/no")).await;
+    let (head, body) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{head}");
+    // The connection goes on, to the same upstream connection.
+    exchange(&world, &mut client, &mut upstream, "/ok/2").await;
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(allowed(&decisions), [true, false, true]);
+    assert!(
+        decisions
+            .iter()
+            .all(|d| d.action.kind == ActionKind::HttpRequest)
+    );
+    let id = decisions[1].id.to_string();
+    assert!(
+        head.contains(&format!("x-agentguard-decision: {id}\r\n")),
+        "{head}"
+    );
+    assert!(
+        head.contains("content-type: application/problem+json\r\n"),
+        "{head}"
+    );
+    assert!(body.contains(&format!("\"decision\":\"{id}\"")), "{body}");
+    assert_eq!(decisions[1].action.path.as_deref(), Some("/no"));
+    let outcome = decisions[0].outcome.as_ref().unwrap();
+    assert_eq!((outcome.status, outcome.bytes.received), (Some(200), 2));
+}
+
+#[tokio::test]
+async fn the_path_that_was_decided_is_the_path_that_is_sent() {
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, get("/no/%2e%2E/ok//a?b=/../c")).await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n").await;
+    assert!(head.starts_with("GET /ok/a?b=/../c HTTP/1.1\r\n"), "{head}");
+    write(&mut upstream, OK).await;
+    read_response(&mut client).await;
+    write(&mut client, get("/ok/../no")).await;
+    assert!(
+        read_response(&mut client)
+            .await
+            .0
+            .starts_with("HTTP/1.1 403")
+    );
+}
+
+#[tokio::test]
+async fn one_hop_s_fields_stay_on_it_and_the_others_keep_their_case() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let request = "GET / HTTP/1.1\r\nHost: api.example\r\nX-Mixed-Case: Value\r\n\
+                   Connection: keep-alive, X-Hop, Upgrade, HTTP2-Settings\r\nX-Hop: 1\r\n\
+                   Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nKeep-Alive: 5\r\n\r\n";
+    write(&mut client, request).await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n").await;
+    assert_eq!(
+        head,
+        "GET / HTTP/1.1\r\nHost: api.example\r\nX-Mixed-Case: Value\r\n\r\n"
+    );
+    let response = "HTTP/1.1 200 OK\r\nX-Other-Case: Value\r\nKeep-Alive: timeout=5\r\n\
+                    Content-Length: 0\r\n\r\n";
+    write(&mut upstream, response).await;
+    let (head, _) = read_response(&mut client).await;
+    assert_eq!(
+        head,
+        "HTTP/1.1 200 OK\r\nX-Other-Case: Value\r\nContent-Length: 0\r\n\r\n"
+    );
+    // The gate waited for the answer to `Upgrade` and goes on.
+    write(&mut client, get("/next")).await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    let all = [
+        get("/ok/1"),
+        get("/no"),
+        get("/ok/2"),
+        "GET /\n\r\n".to_owned(),
+    ]
+    .concat();
+    write(&mut client, all).await;
+    let mut upstream = world.accept().await;
+    for path in ["/ok/1", "/ok/2"] {
+        let head = read_until(&mut upstream, "\r\n\r\n").await;
+        assert!(head.starts_with(&format!("GET {path} ")), "{head}");
+        write(&mut upstream, OK).await;
+    }
+    for status in ["200", "403", "200", "400"] {
+        let (head, _) = read_response(&mut client).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+    }
+    assert_eq!(read_all(&mut client).await.unwrap(), b"");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(allowed(&decisions), [true, false, true, false]);
+    assert_eq!(decisions[3].reason.code, ReasonCode::HttpMalformed);
+}
+
+#[tokio::test]
+async fn what_has_two_readings_is_refused_and_never_reaches_the_upstream() {
+    let host = "Host: api.example\r\n";
+    for (request, status, code) in [
+        (
+            format!(
+                "POST /ok HTTP/1.1\r\n{host}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            "GET /ok HTTP/1.1\r\n\r\n".to_owned(),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            format!("GET /ok HTTP/1.1\r\n{host}{host}\r\n"),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (get("/ok/..%2fno"), 400, ReasonCode::HttpMalformed),
+        (
+            format!("GET /ok HTTP/1.1\r\n{host}Expect: wonders\r\n\r\n"),
+            417,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            "GET /ok HTTP/1.1\r\nHost: other.example\r\n\r\n".to_owned(),
+            421,
+            ReasonCode::NameMismatch,
+        ),
+        (
+            "GET /ok HTTP/1.1\r\nHost: api.example:1\r\n\r\n".to_owned(),
+            421,
+            ReasonCode::NameMismatch,
+        ),
+        (
+            "GET http://other.example/ok HTTP/1.1\r\nHost: api.example\r\n\r\n".to_owned(),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            "CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n".to_owned(),
+            501,
+            ReasonCode::ProtocolNotSupported,
+        ),
+        (
+            format!(
+                "GET /ok HTTP/1.1\r\n{host}X: {}\r\n\r\n",
+                "x".repeat(70_000)
+            ),
+            431,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            "GET /ok HTTP/1.1\r\nHost".to_owned(),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+    ] {
+        let world = by_name(Rules::Allow).build().await;
+        let mut client = world.connect().await;
+        write(&mut client, &request).await;
+        client.shutdown().await.unwrap();
+        let (head, body) = read_response(&mut client).await;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request:.80} {head}"
+        );
+        drop(client);
+        let decisions = world.end().await;
+        assert_eq!(codes(&decisions), [(Verdict::Deny, code)], "{request:.80}");
+        assert!(body.contains(&decisions[0].id.to_string()), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn http2_in_the_clear_is_refused() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(
+        &mut client,
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    )
+    .await;
+    let answer = read_all(&mut client).await.unwrap();
+    assert_eq!(answer[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    drop(client);
+    let expected = [(Verdict::Deny, ReasonCode::ProtocolNotSupported)];
+    assert_eq!(codes(&world.end().await), expected);
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_with_their_trailers() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(
+        &mut client,
+        "POST /x HTTP/1.1\r\nHost: api.example\r\nTE: trailers\r\nConnection: TE\r\n\
+         Trailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n",
+    )
+    .await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n")
+        .await
+        .to_ascii_lowercase();
+    assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+    assert!(head.contains("te: trailers\r\n"), "{head}");
+    assert_eq!(read_until(&mut upstream, "one\r\n").await, "3\r\none\r\n");
+    // The answer begins before the request has ended.
+    write(
+        &mut upstream,
+        "HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n",
+    )
+    .await;
+    read_until(&mut client, "first\r\n").await;
+    write(&mut client, "3;ext=1\r\ntwo\r\n0\r\nX-Sum: 6\r\n\r\n").await;
+    let rest = read_until(&mut upstream, "\r\n\r\n")
+        .await
+        .to_ascii_lowercase();
+    assert_eq!(rest, "3\r\ntwo\r\n0\r\nx-sum: 6\r\n\r\n");
+    write(&mut upstream, "4\r\nlast\r\n0\r\nX-Sum: 9\r\n\r\n").await;
+    let rest = read_until(&mut client, "\r\n\r\n")
+        .await
+        .to_ascii_lowercase();
+    assert_eq!(rest, "4\r\nlast\r\n0\r\nx-sum: 9\r\n\r\n");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    let bytes = decisions[0].outcome.as_ref().unwrap().bytes;
+    assert_eq!((bytes.sent, bytes.received), (6, 9));
+}
+
+#[tokio::test]
+async fn a_body_broken_in_the_middle_ends_the_request_and_is_told_once() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    write(&mut client, format!("{head}3\r\none\r\n")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "one\r\n").await;
+    write(&mut client, "3\ntwo\r\n0\r\n\r\n").await;
+    let (head, body) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    let upstream_rest = read_all(&mut upstream).await.unwrap_or_default();
+    assert_eq!(upstream_rest, b"", "the body must not look complete");
+    drop(client);
+    let decisions = world.end().await;
+    assert_eq!(allowed(&decisions), [true]);
+    let outcome = decisions[0].outcome.as_ref().unwrap();
+    assert_eq!(outcome.status, Some(400));
+    assert!(
+        outcome.error.as_ref().unwrap().contains("chunk"),
+        "{outcome:?}"
+    );
+    assert!(body.contains(&decisions[0].id.to_string()));
+}
+
+#[tokio::test]
+async fn expect_is_answered_by_the_upstream_rfc_9110_10_1_1() {
+    let head = "POST / HTTP/1.1\r\nHost: api.example\r\nExpect: 100-continue\r\n\
+                Content-Length: 4\r\n\r\n";
+    // Refused: the client never sends its body.
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, head).await;
+    let mut upstream = world.accept().await;
+    assert_eq!(read_until(&mut upstream, "\r\n\r\n").await, head);
+    write(
+        &mut upstream,
+        "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    let (answer, _) = read_response(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    // Accepted: 100 comes only once the upstream said so.
+    let mut client = world.connect().await;
+    write(&mut client, head).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    assert_eq!(
+        read_until(&mut client, "\r\n\r\n").await,
+        "HTTP/1.1 100 Continue\r\n\r\n"
+    );
+    write(&mut client, "body").await;
+    assert_eq!(read_some(&mut upstream, 4).await, b"body");
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+}
+
+#[tokio::test]
+async fn an_upstream_that_ignores_expect_gets_the_body_after_a_while() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.expect_continue = std::time::Duration::from_millis(20);
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    write(
+        &mut client,
+        "POST / HTTP/1.1\r\nHost: api.example\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+    )
+    .await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    read_until(&mut client, "100 Continue\r\n\r\n").await;
+    write(&mut client, "body").await;
+    assert_eq!(read_some(&mut upstream, 4).await, b"body");
+}
+
+#[tokio::test]
+async fn responses_without_a_body_rfc_9112_6_3() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let mut upstream = None;
+    for (method, response) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n"),
+    ] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: api.example\r\n\r\n");
+        write(&mut client, request).await;
+        if upstream.is_none() {
+            upstream = Some(world.accept().await);
+        }
+        let upstream = upstream.as_mut().unwrap();
+        read_until(upstream, "\r\n\r\n").await;
+        write(
+            upstream,
+            format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{response}"),
+        )
+        .await;
+        assert_eq!(read_until(&mut client, "\r\n\r\n").await, response);
+    }
+    // The connection is still in step.
+    exchange(&world, &mut client, &mut upstream, "/last").await;
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_the_connection_ends_so_or_in_chunks() {
+    let world = by_name(Rules::Allow).build().await;
+    for (version, expected) in [("1.0", "all of it"), ("1.1", "9\r\nall of it\r\n0\r\n\r\n")] {
+        let mut client = world.connect().await;
+        write(
+            &mut client,
+            format!("GET / HTTP/{version}\r\nHost: api.example\r\n\r\n"),
+        )
+        .await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "\r\n\r\n").await;
+        write(&mut upstream, "HTTP/1.1 200 OK\r\n\r\nall of it").await;
+        drop(upstream);
+        read_until(&mut client, "\r\n\r\n").await;
+        assert_eq!(
+            read_some(&mut client, expected.len()).await,
+            expected.as_bytes()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_0_without_host_gets_the_name_behind_the_address() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "GET / HTTP/1.0\r\n\r\n").await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n").await;
+    assert_eq!(
+        head,
+        format!(
+            "GET / HTTP/1.1\r\nhost: api.example:{}\r\n\r\n",
+            world.port()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_response_with_two_readings_is_a_bad_gateway() {
+    for response in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "nonsense\r\n\r\n",
+        "",
+    ] {
+        let world = by_name(Rules::Allow).build().await;
+        let mut client = world.connect().await;
+        write(&mut client, get("/")).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "\r\n\r\n").await;
+        write(&mut upstream, response).await;
+        drop(upstream);
+        let (head, _) = read_response(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 502 "), "{response:?} {head}");
+        drop(client);
+        let decisions = world.end().await;
+        assert_eq!(allowed(&decisions), [true]);
+        let outcome = decisions[0].outcome.as_ref().unwrap();
+        assert_eq!(outcome.status, Some(502));
+        assert!(outcome.error.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_upstream_closed_is_opened_anew() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    for path in ["/1", "/2", "/3"] {
+        let mut upstream = None;
+        exchange(&world, &mut client, &mut upstream, path).await;
+        drop(upstream);
+    }
+    drop(client);
+    assert_eq!(allowed(&world.end().await), [true; 3]);
+}
+
+#[tokio::test]
+async fn an_upstream_that_breaks_off_breaks_the_answer_off() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, get("/")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(
+        &mut upstream,
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+    )
+    .await;
+    read_until(&mut client, "half").await;
+    drop(upstream);
+    super::assert_reset(&mut client).await;
+    let decisions = world.end().await;
+    assert!(decisions[0].outcome.as_ref().unwrap().error.is_some());
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_tunnel_after_101_and_only_then() {
+    let ask = "GET /ok HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\n\
+               Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, format!("{ask}early")).await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n")
+        .await
+        .to_ascii_lowercase();
+    assert!(head.contains("upgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("connection: upgrade\r\n"), "{head}");
+    write(
+        &mut upstream,
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+    )
+    .await;
+    let head = read_until(&mut client, "\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(read_some(&mut client, 5).await, b"hello");
+    assert_eq!(read_some(&mut upstream, 5).await, b"early");
+    for _ in 0..3 {
+        write(&mut client, "ping\0\n").await;
+        assert_eq!(read_some(&mut upstream, 6).await, b"ping\0\n");
+        write(&mut upstream, "pong").await;
+        assert_eq!(read_some(&mut client, 4).await, b"pong");
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut upstream).await.unwrap(), b"");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(allowed(&decisions), [true]);
+    let outcome = decisions[0].outcome.as_ref().unwrap();
+    assert_eq!(outcome.status, Some(101));
+    assert_eq!((outcome.bytes.sent, outcome.bytes.received), (23, 17));
+}
+
+#[tokio::test]
+async fn what_follows_a_refused_upgrade_is_a_request_again() {
+    let ask = "GET /ok HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, format!("{ask}{}", get("/no"))).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+    assert!(
+        read_response(&mut client)
+            .await
+            .0
+            .starts_with("HTTP/1.1 403 ")
+    );
+    drop((client, upstream));
+    assert_eq!(allowed(&world.end().await), [true, false]);
+}
+
+#[tokio::test]
+async fn a_client_that_posts_and_leaves_is_still_delivered() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let post = "POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 4\r\n\r\nbody";
+    write(&mut client, post).await;
+    drop(client);
+    let mut upstream = world.accept().await;
+    assert_eq!(read_until(&mut upstream, "body").await, post);
+    write(&mut upstream, OK).await;
+    let decisions = world.until(|d| d.iter().any(|d| d.outcome.is_some())).await;
+    assert_eq!(decisions[0].outcome.as_ref().unwrap().bytes.sent, 4);
+}
+
+#[tokio::test]
+async fn an_unread_answer_stops_the_upstream() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, get("/")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    const LENGTH: usize = 256 * 1024 * 1024;
+    write(
+        &mut upstream,
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"),
+    )
+    .await;
+    let block = vec![7; 64 * 1024];
+    let mut taken = 0;
+    // Until the sockets' buffers are full; then nobody takes any more.
+    while let Ok(Ok(written)) = tokio::time::timeout(
+        std::time::Duration::from_millis(300),
+        upstream.write(&block),
+    )
+    .await
+    {
+        taken += written;
+        assert!(taken < LENGTH / 2, "nothing stops the upstream");
+    }
+    read_until(&mut client, "\r\n\r\n").await;
+    read_some(&mut client, taken).await;
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_answered_408_and_an_idle_connection_closed() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.head = std::time::Duration::from_millis(50);
+    plan.limits.keep_alive = std::time::Duration::from_millis(50);
+    let world = plan.build().await;
+    let mut slow = world.connect().await;
+    write(&mut slow, "GET / HTTP/1.1\r\nHost: ").await;
+    assert!(
+        read_response(&mut slow)
+            .await
+            .0
+            .starts_with("HTTP/1.1 408 ")
+    );
+    let mut idle = world.connect().await;
+    let mut upstream = None;
+    exchange(&world, &mut idle, &mut upstream, "/").await;
+    assert_eq!(read_all(&mut idle).await.unwrap(), b"");
+    drop((slow, idle));
+    let decisions = world.end().await;
+    assert_eq!(allowed(&decisions), [false, true]);
+    assert_eq!(decisions[0].reason.code, ReasonCode::ClientTimeout);
+}
+
+#[tokio::test]
+async fn behind_a_bare_address_a_name_selects_nothing() {
+    let world = by_address(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let mut upstream = None;
+    exchange(&world, &mut client, &mut upstream, "/1").await;
+    write(&mut client, "GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n").await;
+    assert!(
+        read_response(&mut client)
+            .await
+            .0
+            .starts_with("HTTP/1.1 421 ")
+    );
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(decisions[0].action.host, None);
+    assert_eq!(allowed(&decisions), [true, false]);
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_shutdown() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let mut upstream = None;
+    exchange(&world, &mut client, &mut upstream, "/1").await;
+    world.shutdown.cancel();
+    assert_eq!(soon(read_all(&mut client)).await.unwrap(), b"");
+    drop(client);
+    assert_eq!(allowed(&world.end().await), [true]);
+}

@@ -1,0 +1,283 @@
+//! The proxy between real sockets on loopback, with a recorder that is a vector.
+
+mod http;
+mod raw;
+mod tls;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agentguard_decision::{Client, Decider, Directory, Policies, RecordRefused, Recorder};
+use agentguard_model::{
+    AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode, Verdict,
+};
+use agentguard_policy::{Document, compile};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Limits, Origin, Port, serve};
+
+/// Nothing in these tests takes longer, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the policy of a test says.
+#[derive(Clone, Copy)]
+enum Rules {
+    /// Everything is allowed, spliced.
+    Allow,
+    /// Everything is denied.
+    Deny,
+    /// Only GET and HEAD below `/ok` are allowed.
+    Requests,
+}
+
+#[derive(Default)]
+struct Log {
+    decisions: Mutex<Vec<Decision>>,
+    changed: Notify,
+}
+
+impl Recorder for Log {
+    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+        let id = decision.id;
+        self.decisions.lock().unwrap().push(decision);
+        self.changed.notify_waiters();
+        Ok(id)
+    }
+
+    fn outcome(&self, id: DecisionId, outcome: Outcome) {
+        let mut decisions = self.decisions.lock().unwrap();
+        let decision = decisions.iter_mut().find(|d| d.id == id).unwrap();
+        assert!(decision.outcome.is_none(), "two outcomes");
+        decision.outcome = Some(outcome);
+        drop(decisions);
+        self.changed.notify_waiters();
+    }
+}
+
+struct FakePort {
+    origin: Option<Origin>,
+    addresses: Result<Vec<IpAddr>, Reason>,
+}
+
+impl Port for FakePort {
+    fn origin(&self, netns: u64, _peer: SocketAddr) -> Option<Origin> {
+        assert_eq!(netns, 7);
+        self.origin.clone()
+    }
+
+    async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
+        assert_eq!(agent, AgentId(1));
+        assert_eq!(Some(name), self.origin.as_ref().unwrap().name.as_ref());
+        self.addresses.clone()
+    }
+}
+
+/// A proxy before one upstream.
+struct World {
+    upstream: TcpListener,
+    proxy: SocketAddr,
+    log: Arc<Log>,
+    shutdown: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+/// How to build one.
+struct Plan {
+    rules: Rules,
+    name: Option<&'static str>,
+    limits: Limits,
+    origin_known: bool,
+    addresses: Result<Vec<IpAddr>, Reason>,
+}
+
+fn by_name(rules: Rules) -> Plan {
+    Plan {
+        rules,
+        name: Some("api.example"),
+        limits: Limits::default(),
+        origin_known: true,
+        addresses: Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+    }
+}
+
+fn by_address(rules: Rules) -> Plan {
+    Plan {
+        name: None,
+        ..by_name(rules)
+    }
+}
+
+impl Plan {
+    async fn build(self) -> World {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = listener.local_addr().unwrap();
+        let port = upstream.local_addr().unwrap().port();
+        let destination = match self.name {
+            Some(_) => SocketAddr::from(([198, 18, 0, 1], port)),
+            None => SocketAddr::from(([127, 0, 0, 1], port)),
+        };
+        let origin = self.origin_known.then(|| Origin {
+            client: Client {
+                agent: AgentId(1),
+                run: 0,
+                process: Process {
+                    pid: 1,
+                    uid: 1,
+                    comm: "test".into(),
+                    exe: None,
+                },
+            },
+            destination,
+            name: self.name.map(|name| name.parse().unwrap()),
+        });
+        let log = Arc::new(Log::default());
+        let decider = decider(Arc::clone(&log), self.rules);
+        let port = Arc::new(FakePort {
+            origin,
+            addresses: self.addresses,
+        });
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(
+            listener,
+            7,
+            decider,
+            port,
+            self.limits,
+            shutdown.clone(),
+        ));
+        World {
+            upstream,
+            proxy,
+            log,
+            shutdown,
+            served,
+        }
+    }
+}
+
+fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
+    let rules = match rules {
+        Rules::Allow => {
+            "[{ id: all, action: allow, match: { host: ['*.example'] } }, \
+                          { id: addresses, action: allow, match: { cidr: [127.0.0.0/8] } }]"
+        }
+        Rules::Deny => "[]",
+        Rules::Requests => {
+            "[{ id: ok, action: allow, \
+                             match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"
+        }
+    };
+    let text = format!("version: 1\nagents: [{{ name: tester }}]\nrules: {rules}\n");
+    let path = "policy.yaml".to_owned();
+    let policy = match compile(&[Document { path, text }]) {
+        Ok(policy) => policy,
+        Err(diagnostics) => panic!("{diagnostics}"),
+    };
+    let directory = Arc::new(Directory::default());
+    directory.agent(AgentId(1), "tester".parse().unwrap());
+    Decider::new(Arc::new(Policies::new(1, policy)), directory, log)
+}
+
+impl World {
+    async fn connect(&self) -> TcpStream {
+        soon(TcpStream::connect(self.proxy)).await.unwrap()
+    }
+
+    /// The proxy's connection to the upstream.
+    async fn accept(&self) -> TcpStream {
+        soon(self.upstream.accept()).await.unwrap().0
+    }
+
+    fn port(&self) -> u16 {
+        self.upstream.local_addr().unwrap().port()
+    }
+
+    /// The decisions, once `enough` of them are there.
+    async fn until(&self, enough: impl Fn(&[Decision]) -> bool) -> Vec<Decision> {
+        let wait = async {
+            loop {
+                let changed = self.log.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let decisions = self.log.decisions.lock().unwrap().clone();
+                if enough(&decisions) {
+                    return decisions;
+                }
+                changed.await;
+            }
+        };
+        match timeout(PATIENCE, wait).await {
+            Ok(decisions) => decisions,
+            Err(_) => panic!("the record is {:#?}", self.log.decisions.lock().unwrap()),
+        }
+    }
+
+    /// Shuts the proxy down and answers with all it recorded.
+    async fn end(self) -> Vec<Decision> {
+        self.shutdown.cancel();
+        soon(self.served).await.unwrap();
+        let decisions = self.log.decisions.lock().unwrap();
+        for decision in decisions.iter() {
+            let allowed = decision.verdict == Verdict::Allow;
+            assert_eq!(decision.outcome.is_some(), allowed, "{decision:#?}");
+        }
+        decisions.clone()
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it hangs")
+}
+
+/// Verdict and reason of each decision.
+fn codes(decisions: &[Decision]) -> Vec<(Verdict, ReasonCode)> {
+    decisions
+        .iter()
+        .map(|d| (d.verdict, d.reason.code))
+        .collect()
+}
+
+fn allowed(decisions: &[Decision]) -> Vec<bool> {
+    decisions
+        .iter()
+        .map(|d| d.verdict == Verdict::Allow)
+        .collect()
+}
+
+async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    soon(stream.read_to_end(&mut all)).await.map(|_| all)
+}
+
+async fn read_some(stream: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut some = vec![0; count];
+    soon(stream.read_exact(&mut some)).await.unwrap();
+    some
+}
+
+/// Reads up to and with `end`.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut all = Vec::new();
+    while !all.ends_with(end.as_bytes()) {
+        let byte = soon(stream.read_u8()).await;
+        all.push(byte.unwrap_or_else(|e| panic!("{e} after {:?}", String::from_utf8_lossy(&all))));
+    }
+    String::from_utf8(all).unwrap()
+}
+
+async fn write(stream: &mut TcpStream, bytes: impl AsRef<[u8]>) {
+    soon(stream.write_all(bytes.as_ref())).await.unwrap();
+}
+
+async fn assert_reset(stream: &mut TcpStream) {
+    let error = read_all(stream).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
