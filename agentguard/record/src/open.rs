@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::aggregate::Aggregator;
 use crate::counts::Counts;
@@ -21,6 +21,9 @@ use crate::segment::{self, Broken, Position};
 use crate::shared::Shared;
 use crate::sync::Syncer;
 use crate::writer::Writer;
+
+/// How long an earlier owner may take to go.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The end of the log, as it was found.
 struct Tail {
@@ -46,14 +49,10 @@ pub(crate) fn open(
     };
     segment::make_dir(dir).map_err(failed("make the directory"))?;
     let held = segment::open_file(&dir.join("lock")).map_err(failed("open the lock"))?;
-    match held.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(OpenError::InUse {
-                dir: dir.display().to_string(),
-            });
-        }
-        Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
+    if !lock(&held).map_err(failed("lock"))? {
+        return Err(OpenError::InUse {
+            dir: dir.display().to_string(),
+        });
     }
     let mut segments: BTreeMap<u64, u64> = segment::list(dir)
         .map_err(failed("list the segments"))?
@@ -149,6 +148,22 @@ pub(crate) fn open(
     })
     .map_err(start)?;
     Ok((shared, sender))
+}
+
+/// Takes the lock; whether it is free, or becomes so soon. The process that had it may be on its way
+/// out, or may have passed it for a moment to a child between fork and exec.
+fn lock(file: &File) -> io::Result<bool> {
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::park_timeout(LEAVING / 100);
+            }
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -98,7 +98,8 @@ pub struct Record {
 
 impl Record {
     /// Opens the record in a directory of its own (`state_dir/record`), which is made if it is
-    /// missing. Blocks for as long as it takes to read one segment. An index that is missing or
+    /// missing. Blocks for as long as it takes to read one segment, and a second more if another
+    /// process has it. An index that is missing or
     /// unusable is made anew meanwhile.
     ///
     /// # Errors
