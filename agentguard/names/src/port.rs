@@ -12,6 +12,8 @@ use ipnet::IpNet;
 pub struct Client {
     /// The agent.
     pub agent: AgentId,
+    /// The number of the run, or 0. Not looked at here; it has the context of the decision.
+    pub run: u32,
     /// The process, as the kernel saw it when it sent.
     pub process: Process,
     /// The cookie of the socket it was sent from, or 0 where it is not known. Queries of one

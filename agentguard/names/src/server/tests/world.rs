@@ -283,6 +283,7 @@ impl Port for Desk {
     fn client(&self, netns: u64, peer: SocketAddr, _: Transport) -> Option<Client> {
         assert_eq!(netns, NETNS);
         (peer.port() >= 1000).then(|| Client {
+            run: 0,
             agent: AGENT,
             process: Process {
                 pid: 1,

@@ -1,0 +1,163 @@
+//! Clients of the keeper's own socket: those who change the guard.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use agentguard_keeper::message::{Answer, Command};
+use agentguard_keeper::packet::{Listener, Packet, Peer};
+use agentguard_keeper::spawn;
+
+use super::host::RunHost;
+use super::state::Keeper;
+use super::{Shared, lock};
+
+/// Clients at once, runs among them. Further ones are closed at once.
+const CLIENTS: usize = 4096;
+/// How long a client may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a client is not served.
+pub(super) struct Unauthorised {
+    pub(super) message: String,
+    pub(super) hint: String,
+}
+
+/// Accepts clients on a thread of its own.
+pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
+    let keeper = keeper.clone();
+    let count = Arc::new(AtomicUsize::new(0));
+    std::thread::Builder::new()
+        .name("clients".into())
+        .spawn(move || {
+            loop {
+                let client = match listener.accept() {
+                    Ok(client) => client,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a client");
+                        // Descriptors or memory are short; both come back with a client's end.
+                        std::thread::park_timeout(Duration::from_millis(100));
+                        continue;
+                    }
+                };
+                if count.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+                    count.fetch_sub(1, Ordering::Relaxed);
+                    tracing::warn!(limit = CLIENTS, "too many clients; one was turned away");
+                    continue;
+                }
+                let (keeper, counted) = (keeper.clone(), count.clone());
+                let started = std::thread::Builder::new()
+                    .name("client".into())
+                    .spawn(move || {
+                        attend(&keeper, client);
+                        counted.fetch_sub(1, Ordering::Relaxed);
+                    });
+                if let Err(error) = started {
+                    count.fetch_sub(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "cannot attend to a client");
+                }
+            }
+        })?;
+    Ok(())
+}
+
+fn attend(keeper: &Shared, client: Packet) {
+    let Ok(peer) = client.peer() else {
+        return;
+    };
+    if client.set_timeout(Some(PATIENCE)).is_err() {
+        return;
+    }
+    let (command, descriptors) = match client.recv::<Command>() {
+        Ok(Some(message)) => message,
+        Ok(None) => return,
+        Err(error) => {
+            let refused = Answer::Refused {
+                message: format!("the request cannot be read: {error}"),
+                hint: Some("use the `agentguard` of the same version as the daemon".to_owned()),
+            };
+            // It may not listen either.
+            let _ = client.send(&refused, &[]);
+            return;
+        }
+    };
+    let answer = match command {
+        Command::Run(request) => {
+            if client.set_timeout(None).is_err() {
+                return;
+            }
+            let host: Arc<dyn spawn::Host> = Arc::new(RunHost(keeper.clone()));
+            spawn::serve(client, &request, descriptors, &peer, &host);
+            return;
+        }
+        command => change(&mut lock(keeper), &peer, command),
+    };
+    if let Err(error) = client.send(&answer, &[]) {
+        tracing::debug!(%error, "a client did not wait for its answer");
+    }
+}
+
+fn change(keeper: &mut Keeper, peer: &Peer, command: Command) -> Answer {
+    if let Err(refused) = authorise(keeper, peer) {
+        return Answer::Refused {
+            message: refused.message,
+            hint: Some(refused.hint),
+        };
+    }
+    let result = match command {
+        Command::AddAgent { name, cgroup } => keeper.adopt(&name, Path::new(&cgroup)),
+        Command::RemoveAgent { name } => keeper.release(&name),
+        Command::Reload => keeper.reload(),
+        // Attended to before.
+        Command::Run(_) => return refused("a run cannot be changed", None),
+    };
+    match result {
+        Ok(text) => Answer::Done { text },
+        Err(error) => {
+            let text = format!("{error:#}");
+            match text.split_once("; hint: ") {
+                Some((message, hint)) => refused(message, Some(hint.to_owned())),
+                None => refused(&text, None),
+            }
+        }
+    }
+}
+
+fn refused(message: &str, hint: Option<String>) -> Answer {
+    Answer::Refused {
+        message: message.to_owned(),
+        hint,
+    }
+}
+
+/// Root, and not one of those who are governed: an agent is never a client of its own guard, not
+/// even one that runs as root.
+pub(super) fn authorise(keeper: &Keeper, peer: &Peer) -> Result<(), Unauthorised> {
+    let cgroup = cgroup_of(peer).ok_or_else(|| Unauthorised {
+        message: "the caller ended before it could be looked at".to_owned(),
+        hint: "stay connected until the answer is there".to_owned(),
+    })?;
+    if keeper.governs(&cgroup) {
+        return Err(Unauthorised {
+            message: "the caller is governed itself".to_owned(),
+            hint: "agents cannot use the guard's sockets; run this outside the agent's cgroup"
+                .to_owned(),
+        });
+    }
+    if peer.uid != 0 {
+        return Err(Unauthorised {
+            message: format!("user {} may not change the guard", peer.uid),
+            hint: "run this as root".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// The cgroup of a peer, as `/proc/PID/cgroup` shows it.
+fn cgroup_of(peer: &Peer) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", peer.pid)).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(str::to_owned)
+}

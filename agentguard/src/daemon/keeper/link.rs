@@ -1,0 +1,160 @@
+//! A worker's process and what it asks for.
+
+use std::os::fd::OwnedFd;
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentguard_keeper::message::{ToKeeper, ToWorker};
+use agentguard_keeper::packet::Packet;
+use agentguard_keeper::worker::{self, WorkerUser};
+use anyhow::Context as _;
+
+use super::published::Request;
+use super::{Shared, lock};
+
+/// How long the worker may leave its queue unread before it is taken for stuck.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// A worker.
+pub(super) struct Worker {
+    child: Child,
+    packet: Arc<Packet>,
+    started: Instant,
+}
+
+impl Worker {
+    /// Starts one and tells it everything.
+    pub(super) fn start(
+        keeper: &Shared,
+        user: WorkerUser,
+        control: &OwnedFd,
+    ) -> anyhow::Result<Self> {
+        let (child, packet) = worker::start(user).context("cannot start the worker")?;
+        let packet = Arc::new(packet);
+        let worker = Self {
+            child,
+            packet: packet.clone(),
+            started: Instant::now(),
+        };
+        listen(keeper.clone(), packet.clone())?;
+        lock(keeper).welcome(packet, control)?;
+        Ok(worker)
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end, and ends it if it does not.
+    pub(super) fn drain(&mut self, keeper: &Shared, within: Duration) {
+        let asked = self.packet.send(&ToWorker::Drain { within }, &[]);
+        let until = Instant::now() + within + Duration::from_secs(2);
+        if asked.is_ok() {
+            // The queue is closed by the worker's end, which the listening thread sees; here the
+            // process is waited for.
+            let pidfd = rustix::process::Pid::from_child(&self.child);
+            if let Ok(pidfd) =
+                rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty())
+            {
+                let left = until.saturating_duration_since(Instant::now());
+                let timeout = rustix::time::Timespec {
+                    tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
+                    tv_nsec: left.subsec_nanos().into(),
+                };
+                let mut poll = [rustix::event::PollFd::new(
+                    &pidfd,
+                    rustix::event::PollFlags::IN,
+                )];
+                // Whether it ended in time or not, it ends below.
+                let _ = rustix::event::poll(&mut poll, Some(&timeout));
+            }
+        }
+        self.kill();
+        // The state is dropped with the process.
+        let _ = lock(keeper).set_serving(false);
+    }
+}
+
+/// Reads what a worker asks for until it is gone.
+fn listen(keeper: Shared, packet: Arc<Packet>) -> anyhow::Result<()> {
+    // Sending has a bound; receiving waits as long as the worker has nothing to ask.
+    packet.set_send_timeout(Some(STUCK))?;
+    std::thread::Builder::new()
+        .name("worker-link".into())
+        .spawn(move || {
+            loop {
+                match packet.recv::<ToKeeper>() {
+                    Ok(Some((message, _))) => answer(&keeper, &packet, message),
+                    Ok(None) => return,
+                    Err(error) => {
+                        // What cannot be read was refused; a faulty worker is found out by what it
+                        // does not get.
+                        tracing::warn!(%error, "the worker said something that is not a message");
+                        if matches!(error, agentguard_keeper::packet::PacketError::Socket(_)) {
+                            return;
+                        }
+                    }
+                }
+            }
+        })?;
+    Ok(())
+}
+
+fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
+    match message {
+        ToKeeper::Ready => {
+            if let Err(error) = lock(keeper).set_serving(true) {
+                tracing::error!(error = format!("{error:#}"), "cannot tell the gate");
+            }
+            // Wakes the supervisor, which announces it.
+            let _ = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::CHILD,
+            );
+        }
+        ToKeeper::Publish {
+            request,
+            agent,
+            name,
+            virtual_addresses,
+            real,
+            ttl,
+        } => {
+            let asked = Request {
+                agent,
+                name,
+                virtual_addresses,
+                real,
+                ttl,
+            };
+            let refused = lock(keeper)
+                .publish(&asked)
+                .err()
+                .map(|error| error.to_string());
+            if let Some(why) = &refused {
+                tracing::warn!(name = %asked.name, agent = asked.agent.0, why, "not published");
+            }
+            let answer = ToWorker::Published { request, refused };
+            if let Err(error) = packet.send(&answer, &[]) {
+                tracing::warn!(%error, "the worker does not listen");
+            }
+        }
+        ToKeeper::Retire { address } => {
+            if let Err(error) = lock(keeper).retire(address) {
+                tracing::warn!(error = format!("{error:#}"), "cannot retire an address");
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The privileged half: start order, supervision, shutdown.
+//!
+//! One thread waits for signals and ticks once a second; one reads what the worker asks; one accepts
+//! clients; each run has one. They share [`state::Keeper`] behind a lock that is never held while
+//! waiting for anyone.
+
+mod clients;
+mod host;
+mod link;
+mod profiles;
+mod published;
+mod registry;
+mod state;
+
+pub(crate) use state::compile;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use agentguard_keeper::signals::{Signal, Signals};
+use agentguard_keeper::worker::WorkerUser;
+use anyhow::{Context as _, bail, ensure};
+use rustix::fs::FlockOperation;
+
+use crate::config::Config;
+use link::Worker;
+use state::Keeper;
+
+/// How often the kernel gets a sign of life.
+const TICK: Duration = Duration::from_secs(1);
+/// How long flows may go on after a request to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long a worker may take to serve before it is replaced.
+const START: Duration = Duration::from_secs(20);
+/// The pause before a worker that keeps dying is started again, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The keeper's state, shared between its threads.
+pub(super) type Shared = Arc<Mutex<Keeper>>;
+
+/// The lock. A thread that panicked while it held it left maps and memory apart at worst by one
+/// entry; the gate refuses what it does not know, so the others go on.
+pub(super) fn lock(keeper: &Shared) -> MutexGuard<'_, Keeper> {
+    keeper.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the daemon until it is told to stop.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the daemon must be started as root; hint: it puts programs into the kernel and spawns agents"
+    );
+    let signals = Signals::block()?;
+    let (sources, policy) = state::read_policy(&config.paths.policy)?;
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
+    prepare_directories(&config)?;
+    let _only = claim(&config.paths.runtime_dir)?;
+    let control = listen_control(&config)?;
+    let clients = agentguard_keeper::packet::listen(&config.paths.keeper_socket(), 0o600)
+        .with_context(|| {
+            format!(
+                "cannot listen on {}",
+                config.paths.keeper_socket().display()
+            )
+        })?;
+    let user = WorkerUser {
+        uid: config.worker.uid,
+        gid: config.worker.gid,
+    };
+    let sockets = [config.paths.control_socket(), config.paths.keeper_socket()];
+    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy)?));
+    clients::serve(clients, &keeper)?;
+    supervise(&signals, &keeper, user, &control)?;
+    for socket in sockets {
+        // Gone already is as good.
+        let _ = fs::remove_file(socket);
+    }
+    tracing::info!("stopped; the gate stays up, redirected flows are refused until a daemon runs");
+    Ok(())
+}
+
+/// Keeps a worker running, and the kernel told that one does.
+fn supervise(
+    signals: &Signals,
+    keeper: &Shared,
+    user: WorkerUser,
+    control: &OwnedFd,
+) -> anyhow::Result<()> {
+    let mut worker = Worker::start(keeper, user, control)?;
+    let mut announced = false;
+    let mut pause = Duration::ZERO;
+    loop {
+        match signals.wait(TICK) {
+            Some(Signal::Stop) => {
+                notify(&[sd_notify::NotifyState::Stopping]);
+                worker.drain(keeper, DRAIN);
+                return Ok(());
+            }
+            Some(Signal::Reload) => {
+                notify(&[sd_notify::NotifyState::Reloading]);
+                // Said in the log and in `status`.
+                let _ = lock(keeper).reload();
+                notify(&[sd_notify::NotifyState::Ready]);
+            }
+            Some(Signal::Child) | None => {}
+        }
+        if let Some(status) = worker.ended() {
+            lock(keeper).set_serving(false)?;
+            tracing::error!(%status, "the worker ended; starting another");
+            if !announced {
+                bail!("the worker ended before it served ({status}); hint: its messages are above");
+            }
+            if worker.age() < LONGEST_PAUSE {
+                pause = (pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
+            } else {
+                pause = Duration::ZERO;
+            }
+            wait(signals, pause);
+            worker = Worker::start(keeper, user, control)?;
+            continue;
+        }
+        let serving = lock(keeper).serving();
+        if serving && !announced {
+            announced = true;
+            notify(&[sd_notify::NotifyState::Ready]);
+            tracing::info!(policy = lock(keeper).policy().version(), "serving");
+        }
+        if !serving && worker.age() > START {
+            tracing::error!("the worker does not get ready; starting another");
+            worker.kill();
+            continue;
+        }
+        if let Err(error) = lock(keeper).tick() {
+            tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
+        }
+    }
+}
+
+/// Lets time pass; a signal that comes meanwhile is not lost but for its effect on this pause.
+fn wait(signals: &Signals, pause: Duration) {
+    let until = Instant::now() + pause;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        if signals.wait(left) == Some(Signal::Stop) {
+            // Said again to the main loop.
+            let _ = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::TERM,
+            );
+            return;
+        }
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}
+
+/// State: the keeper's part is root's, the rest the worker's.
+fn prepare_directories(config: &Config) -> anyhow::Result<()> {
+    let make = |path: &Path, mode: u32| {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .with_context(|| format!("cannot make {}", path.display()))
+    };
+    let state = &config.paths.state_dir;
+    make(state, 0o755)?;
+    make(&state.join("keeper"), 0o700)?;
+    for room in ["record", "names"] {
+        let path = state.join(room);
+        make(&path, 0o700)?;
+        own(&path, config.worker.uid, config.worker.gid)?;
+    }
+    make(&config.paths.runtime_dir, 0o755)
+}
+
+/// Gives a directory and what is right in it to the worker: its user may have changed.
+fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
+    let failed = || format!("cannot give {} to the worker's user", path.display());
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).with_context(failed)?;
+    for entry in fs::read_dir(path).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        std::os::unix::fs::lchown(entry.path(), Some(uid), Some(gid)).with_context(failed)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that no other daemon uses these directories; held until the process ends.
+fn claim(runtime_dir: &Path) -> anyhow::Result<fs::File> {
+    let path = runtime_dir.join("lock");
+    let file =
+        fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "another daemon runs with {}; hint: see `agentguard status`",
+            runtime_dir.display()
+        );
+    }
+    Ok(file)
+}
+
+fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
+    let path = config.paths.control_socket();
+    let failed = || format!("cannot listen on {}", path.display());
+    // Whoever left it there is gone: the lock is ours.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(failed);
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).with_context(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    listener.set_nonblocking(true).with_context(failed)?;
+    Ok(listener.into())
+}

@@ -1,0 +1,61 @@
+//! Address rules in the gate: agents with the same rules share one set.
+
+use agentguard_keeper::gate::{Gate, GateError, Network};
+use agentguard_policy::{AgentPolicy, Policy};
+
+/// The set of an agent that the policy does not know: nothing matches, so everything is denied.
+pub(super) const NOTHING: u32 = 0;
+
+/// The sets of one policy.
+#[derive(Debug, Default)]
+pub(super) struct Profiles {
+    sets: Vec<(u32, Vec<Network>)>,
+    last: u32,
+}
+
+impl Profiles {
+    /// Numbers for the sets of a new policy begin above those of the old one, which are in use until
+    /// each agent was moved.
+    pub(super) fn after(old: &Self) -> Self {
+        Self::above(old.last)
+    }
+
+    /// The same, for the sets that an earlier daemon left in the gate.
+    pub(super) fn above(last: u32) -> Self {
+        Self {
+            sets: Vec::new(),
+            last,
+        }
+    }
+
+    /// The set for an agent's rules; written to the gate if it is new.
+    pub(super) fn profile(
+        &mut self,
+        gate: &mut Gate,
+        policy: &Policy,
+        agent: &AgentPolicy,
+    ) -> Result<u32, GateError> {
+        let networks: Vec<Network> = policy
+            .network_rules(agent)
+            .into_iter()
+            .map(|(network, rules)| Network {
+                address: network.network(),
+                prefix: network.prefix_len(),
+                rules,
+            })
+            .collect();
+        if let Some((number, _)) = self.sets.iter().find(|(_, set)| *set == networks) {
+            return Ok(*number);
+        }
+        self.last = self.last.checked_add(1).unwrap_or(NOTHING + 1);
+        gate.put_networks(self.last, &networks)?;
+        self.sets.push((self.last, networks));
+        Ok(self.last)
+    }
+
+    /// Removes every other set from the gate, once no agent uses one.
+    pub(super) fn remove_others(&self, gate: &mut Gate) -> Result<(), GateError> {
+        let kept: Vec<u32> = self.sets.iter().map(|(number, _)| *number).collect();
+        gate.keep_networks(&kept)
+    }
+}

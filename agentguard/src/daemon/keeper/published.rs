@@ -1,0 +1,239 @@
+//! The addresses that were answered to agents, in the gate.
+//!
+//! The worker asks; the keeper looks at its own policy and writes what that says, so that a worker
+//! that was taken over can name no destination that the policy does not allow.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use agentguard_common::address::Address;
+use agentguard_common::map::{NameEntry, NameKey, PORT_RULES, PortRule, PortRules, TCP, effect};
+use agentguard_keeper::gate::{Gate, GateError};
+use agentguard_model::{AgentId, HostName, Mode};
+use agentguard_names::guard;
+use agentguard_policy::{Addresses, AgentPolicy, Policy};
+
+/// Addresses answered to one agent, at most. Beyond that a name is refused to it until real ones
+/// expire: one agent cannot fill the gate's map.
+const PER_AGENT: usize = 65_536;
+
+/// What an address was answered for.
+#[derive(Debug)]
+struct Entry {
+    name: HostName,
+    /// The name's validated real addresses.
+    real: Vec<IpAddr>,
+    /// When a real address that was answered itself stops to mean the name.
+    expires: Option<Instant>,
+}
+
+/// What the worker asks to publish.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) agent: AgentId,
+    pub(super) name: HostName,
+    pub(super) virtual_addresses: Vec<IpAddr>,
+    pub(super) real: Vec<IpAddr>,
+    pub(super) ttl: Duration,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    entries: HashMap<NameKey, Entry>,
+    per_agent: HashMap<u32, usize>,
+}
+
+/// Why the keeper does not publish.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PublishRefused {
+    /// The keeper's policy denies the name.
+    #[error("the policy does not allow {0}")]
+    Name(HostName),
+    /// An address is not what it is said to be.
+    #[error("{0} may not stand for {1}")]
+    Address(IpAddr, HostName),
+    /// The agent has too many.
+    #[error("the agent was answered {PER_AGENT} addresses already")]
+    Full,
+    /// The gate's map cannot be written.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
+/// What stands behind every pinned entry until the worker that knows its name has said it again:
+/// the proxy decides.
+const TO_PROXY: PortRules = {
+    const NONE: PortRule = PortRule {
+        rule: 0,
+        first: 0,
+        last: 0,
+        transports: 0,
+        effect: effect::DENY,
+        flags: 0,
+        _pad: 0,
+    };
+    let mut rules = [NONE; PORT_RULES];
+    rules[0] = PortRule {
+        last: u16::MAX,
+        transports: TCP,
+        effect: effect::PROXY,
+        ..NONE
+    };
+    rules
+};
+
+impl Published {
+    /// Takes over what an earlier daemon left pinned: of a virtual address nothing but the proxy is
+    /// known, a real one means nothing any more.
+    pub(super) fn take_over(gate: &mut Gate) -> Result<Self, GateError> {
+        for key in gate.names()? {
+            if key.address.is_virtual() {
+                let entry = NameEntry {
+                    real: Address::UNSPECIFIED,
+                    rules: TO_PROXY,
+                };
+                gate.put_name(&key, &entry)?;
+            } else {
+                gate.remove_name(&key)?;
+            }
+        }
+        Ok(Self::default())
+    }
+
+    /// Checks and publishes.
+    pub(super) fn publish(
+        &mut self,
+        gate: &mut Gate,
+        policy: &Policy,
+        agent: &AgentPolicy,
+        request: &Request,
+    ) -> Result<(), PublishRefused> {
+        let name = &request.name;
+        let ruling = policy.decide_name(agent, name);
+        if !ruling.allowed {
+            return Err(PublishRefused::Name(name.clone()));
+        }
+        let observing = agent.mode != Mode::Enforce;
+        let examined = guard::examine(request.real.iter().copied(), &ruling.ranges, observing);
+        if let Some((address, _)) = examined.denied.first() {
+            return Err(PublishRefused::Address(*address, name.clone()));
+        }
+        if let Some(address) = request
+            .virtual_addresses
+            .iter()
+            .find(|address| !Address::from(**address).is_virtual())
+        {
+            return Err(PublishRefused::Address(*address, name.clone()));
+        }
+        let virtual_ = ruling.addresses == Addresses::Virtual;
+        let answered = if virtual_ {
+            &request.virtual_addresses
+        } else {
+            &examined.fine
+        };
+        for address in answered {
+            let key = NameKey {
+                agent: request.agent.0,
+                address: Address::from(*address),
+            };
+            let count = self.per_agent.entry(key.agent).or_default();
+            if !self.entries.contains_key(&key) {
+                if *count >= PER_AGENT {
+                    return Err(PublishRefused::Full);
+                }
+                *count += 1;
+            }
+            let entry = Entry {
+                name: name.clone(),
+                real: examined.fine.clone(),
+                expires: (!virtual_).then(|| Instant::now() + request.ttl),
+            };
+            gate.put_name(&key, &gate_entry(policy, agent, &key, &entry))?;
+            self.entries.insert(key, entry);
+        }
+        Ok(())
+    }
+
+    /// Forgets an address for every agent.
+    pub(super) fn retire(&mut self, gate: &mut Gate, address: IpAddr) -> Result<(), GateError> {
+        let address = Address::from(address);
+        self.remove(gate, |key, _| key.address == address)?;
+        // Those of an earlier daemon are in the gate only.
+        for key in gate.names()? {
+            if key.address == address {
+                gate.remove_name(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets real addresses whose time is over.
+    pub(super) fn expire(&mut self, gate: &mut Gate, now: Instant) -> Result<(), GateError> {
+        self.remove(gate, |_, entry| entry.expires.is_some_and(|at| at <= now))
+    }
+
+    /// Writes every entry as a new policy has it; what it denies by name is removed.
+    pub(super) fn renew<'a>(
+        &mut self,
+        gate: &mut Gate,
+        policy: &'a Policy,
+        agent: impl Fn(AgentId) -> Option<&'a AgentPolicy>,
+    ) -> Result<(), GateError> {
+        for (key, entry) in &self.entries {
+            if let Some(agent) = agent(AgentId(key.agent)) {
+                gate.put_name(key, &gate_entry(policy, agent, key, entry))?;
+            }
+        }
+        self.remove(gate, |key, entry| {
+            agent(AgentId(key.agent))
+                .is_none_or(|agent| !policy.decide_name(agent, &entry.name).allowed)
+        })
+    }
+
+    fn remove(
+        &mut self,
+        gate: &mut Gate,
+        gone: impl Fn(&NameKey, &Entry) -> bool,
+    ) -> Result<(), GateError> {
+        let gone: Vec<NameKey> = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| gone(key, entry))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            gate.remove_name(&key)?;
+            self.entries.remove(&key);
+            if let Some(count) = self.per_agent.get_mut(&key.agent) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the policy has the kernel do at an answered address. Where a name's rules depend on the
+/// address behind it, they are those for the one address that is dialled.
+fn gate_entry(policy: &Policy, agent: &AgentPolicy, key: &NameKey, entry: &Entry) -> NameEntry {
+    let dialled = if key.address.is_virtual() {
+        entry
+            .real
+            .iter()
+            .copied()
+            .find(|address| Address::from(*address).is_v4() == key.address.is_v4())
+    } else {
+        Some(IpAddr::from(key.address))
+    };
+    NameEntry {
+        real: match dialled {
+            Some(real) if key.address.is_virtual() => Address::from(real),
+            _ => Address::UNSPECIFIED,
+        },
+        rules: match dialled {
+            Some(real) => policy.name_rules_at(agent, &entry.name, real),
+            None => policy.name_rules(agent, &entry.name),
+        },
+    }
+}

@@ -1,0 +1,176 @@
+//! The kernel's verdicts, into the record.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentguard_common::event::{Event, kind};
+use agentguard_decision::Decider;
+use agentguard_keeper::gate::view::Events;
+use agentguard_model::DecisionId;
+use agentguard_names::Names;
+use agentguard_record::{Gap, Record};
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::gate::Gate;
+
+/// Direct flows whose end is awaited. Beyond it the oldest ends without its byte counts in the
+/// record.
+const OPEN_FLOWS: usize = 65_536;
+/// Events that wait for the record.
+const WAITING: usize = 4096;
+/// How often the waiting thread looks whether it is still wanted.
+const LOOK_UP: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// Reads events until told to stop. A thread waits for the ring buffer, since its descriptor is not
+/// the runtime's; when the record is slower than the kernel the thread waits, the ring buffer fills,
+/// and the kernel's numbers show what was lost.
+pub(super) fn consume(
+    events: Events,
+    decider: Decider<Record>,
+    names: Names,
+    gate: Arc<Gate>,
+    shutdown: CancellationToken,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
+    let (sender, mut received) = mpsc::channel(WAITING);
+    std::thread::Builder::new()
+        .name("kernel-events".into())
+        .spawn(move || read(events, &sender))?;
+    let mut consumer = Consumer {
+        decider,
+        names,
+        gate,
+        sequences: HashMap::new(),
+        open: OpenFlows::default(),
+    };
+    Ok(async move {
+        loop {
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = received.recv() => event,
+            };
+            match event {
+                Some(event) => consumer.take(&event).await,
+                None => return,
+            }
+        }
+    })
+}
+
+/// Ends when nobody wants events any more.
+fn read(mut events: Events, sender: &mpsc::Sender<Event>) {
+    loop {
+        for event in events.by_ref() {
+            if sender.blocking_send(event).is_err() {
+                return;
+            }
+        }
+        let descriptor = events.descriptor();
+        let mut poll = [PollFd::new(&descriptor, PollFlags::IN)];
+        // Woken by an event, or to see whether anyone is still there.
+        let _ = rustix::event::poll(&mut poll, Some(&LOOK_UP));
+        if sender.is_closed() {
+            return;
+        }
+    }
+}
+
+struct Consumer {
+    decider: Decider<Record>,
+    names: Names,
+    gate: Arc<Gate>,
+    /// The last number of each processor.
+    sequences: HashMap<u32, u64>,
+    open: OpenFlows,
+}
+
+impl Consumer {
+    async fn take(&mut self, event: &Event) {
+        self.watch_for_gaps(event);
+        if event.kind == kind::CLOSED {
+            if let Some((id, since)) = self.open.close(event.socket) {
+                self.decider.kernel_closed(id, event, since);
+            }
+            return;
+        }
+        let host = event
+            .remote
+            .is_virtual()
+            .then(|| self.names.name_behind(event.remote.into()))
+            .flatten();
+        let exe = self.gate.executable(event.pid);
+        match self.decider.kernel(event, host, exe).await {
+            Ok(id) => {
+                if event.kind == kind::FLOW && event.denied == 0 {
+                    self.open.open(event.socket, id);
+                }
+            }
+            // Its effect is there: say that its record is not.
+            Err(refused) => self.gap(event, 1, Some(event.sequence), &refused.reason.message),
+        }
+    }
+
+    /// A number that is missing is an event that was lost. The first number seen of a processor is
+    /// taken as it is: what came before belongs to an earlier worker.
+    fn watch_for_gaps(&mut self, event: &Event) {
+        let last = self.sequences.insert(event.cpu, event.sequence);
+        if let Some(last) = last {
+            let lost = event.sequence.saturating_sub(last).saturating_sub(1);
+            if lost > 0 {
+                self.gap(
+                    event,
+                    lost,
+                    Some(last + 1),
+                    "The kernel's ring buffer was full.",
+                );
+            }
+        }
+    }
+
+    fn gap(&self, event: &Event, lost: u64, from: Option<u64>, why: &str) {
+        tracing::warn!(
+            lost,
+            why,
+            "verdicts of the kernel are missing in the record"
+        );
+        self.decider.recorder().gap(Gap {
+            source: format!("kernel/cpu{}", event.cpu),
+            lost,
+            from,
+            to: from.map(|from| from.saturating_add(lost - 1)),
+            time: Timestamp::now(),
+            message: Some(why.to_owned()),
+        });
+    }
+}
+
+/// Direct flows by their sockets.
+#[derive(Default)]
+struct OpenFlows {
+    flows: HashMap<u64, (DecisionId, Instant)>,
+    order: std::collections::VecDeque<u64>,
+}
+
+impl OpenFlows {
+    fn open(&mut self, socket: u64, id: DecisionId) {
+        if self.flows.insert(socket, (id, Instant::now())).is_none() {
+            self.order.push_back(socket);
+        }
+        while self.order.len() > OPEN_FLOWS {
+            if let Some(oldest) = self.order.pop_front() {
+                self.flows.remove(&oldest);
+            }
+        }
+    }
+
+    fn close(&mut self, socket: u64) -> Option<(DecisionId, Instant)> {
+        self.flows.remove(&socket)
+    }
+}

@@ -1,0 +1,140 @@
+//! The keeper, as the worker speaks to it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agentguard_keeper::message::{ToKeeper, ToWorker};
+use agentguard_keeper::packet::Packet;
+use agentguard_model::{AgentId, HostName, Reason, ReasonCode};
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages on their way to the keeper. When they are so many, whoever asks waits.
+const ASKED: usize = 1024;
+/// Messages from the keeper that were not looked at. When they are so many, the keeper waits.
+const TOLD: usize = 1024;
+/// How long an answer of the keeper is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A message with what came along.
+pub(super) type Message = (ToWorker, Vec<OwnedFd>);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Link {
+    asked: mpsc::Sender<ToKeeper>,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: AtomicU64,
+    answers: Mutex<HashMap<u64, oneshot::Sender<Option<String>>>>,
+}
+
+impl Waiting {
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Option<String>>>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// Two threads, since the socket blocks: one reads, one writes.
+    pub(super) fn new(keeper: Packet) -> anyhow::Result<(Self, mpsc::Receiver<Message>)> {
+        let keeper = Arc::new(keeper);
+        let (asked, mut asks) = mpsc::channel::<ToKeeper>(ASKED);
+        let (tells, told) = mpsc::channel(TOLD);
+        let writer = keeper.clone();
+        std::thread::Builder::new()
+            .name("to-keeper".into())
+            .spawn(move || {
+                while let Some(message) = asks.blocking_recv() {
+                    if let Err(error) = writer.send(&message, &[]) {
+                        tracing::error!(%error, "the keeper does not listen");
+                        return;
+                    }
+                }
+            })?;
+        std::thread::Builder::new()
+            .name("from-keeper".into())
+            .spawn(move || {
+                // Ends with the keeper, or with what reads the channel.
+                loop {
+                    match keeper.recv::<ToWorker>() {
+                        Ok(Some(message)) => {
+                            if tells.blocking_send(message).is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => return,
+                        Err(error) => {
+                            tracing::error!(%error, "cannot understand the keeper");
+                            return;
+                        }
+                    }
+                }
+            })?;
+        let link = Self {
+            asked,
+            waiting: Arc::default(),
+        };
+        Ok((link, told))
+    }
+
+    /// Says something.
+    pub(super) async fn tell(&self, message: ToKeeper) {
+        // Without a keeper the worker ends anyway.
+        let _ = self.asked.send(message).await;
+    }
+
+    /// Says something from a thread that may wait.
+    pub(super) fn tell_now(&self, message: ToKeeper) {
+        let _ = self.asked.blocking_send(message);
+    }
+
+    /// Has addresses published, and waits until the kernel knows.
+    pub(super) async fn publish(
+        &self,
+        agent: AgentId,
+        name: &HostName,
+        virtual_addresses: Vec<IpAddr>,
+        real: Vec<IpAddr>,
+        ttl: Duration,
+    ) -> Result<(), Reason> {
+        let failed = |why: String| Reason::new(ReasonCode::Internal, why);
+        let request = self.waiting.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.waiting.answers().insert(request, answer);
+        self.tell(ToKeeper::Publish {
+            request,
+            agent,
+            name: name.clone(),
+            virtual_addresses,
+            real,
+            ttl,
+        })
+        .await;
+        let result = tokio::time::timeout(PATIENCE, answered).await;
+        self.waiting.answers().remove(&request);
+        match result {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(why))) => Err(failed(format!(
+                "The keeper does not publish {name}: {why}."
+            ))),
+            Ok(Err(_)) | Err(_) => Err(failed(format!(
+                "The keeper did not publish {name} in time."
+            ))),
+        }
+    }
+
+    /// The keeper's answer to [`Self::publish`].
+    pub(super) fn published(&self, request: u64, refused: Option<String>) {
+        if let Some(answer) = self.waiting.answers().remove(&request) {
+            // Whoever asked may have given up.
+            let _ = answer.send(refused);
+        }
+    }
+}

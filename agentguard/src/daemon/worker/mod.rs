@@ -1,0 +1,276 @@
+//! The half without rights: names, proxy, decisions, record, control.
+//!
+//! What it knows of agents, policy and listeners comes from the keeper, message by message; what it
+//! wants of the kernel it asks the keeper for.
+
+mod events;
+mod gate;
+mod link;
+mod names;
+mod proxy;
+mod status;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentguard_control::Sources;
+use agentguard_decision::{Decider, Directory, Policies};
+use agentguard_keeper::gate::view::View;
+use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
+use agentguard_keeper::namespace::{Listening, Trio};
+use agentguard_keeper::{documents, worker};
+use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
+use agentguard_proxy::Limits;
+use agentguard_record::Record;
+use anyhow::{Context as _, bail};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use gate::Gate;
+use link::Link;
+use names::NamesPort;
+use proxy::ProxyPort;
+use status::Board;
+
+/// How often the guard forgets original destinations that nobody accepted.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Runs the worker until the keeper says to stop, or is gone.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let keeper = worker::keeper()
+        .context("the worker is started by the daemon only; hint: `agentguard daemon`")?;
+    worker::renounce().context("cannot give up privileges")?;
+    let Some((ToWorker::Start(start), descriptors)) = keeper.recv::<ToWorker>()? else {
+        bail!("the keeper did not say what to do");
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("worker")
+        .build()?;
+    runtime.block_on(serve(*start, descriptors, keeper))
+}
+
+/// The rooms, once the first policy is there.
+struct Rooms {
+    decider: Decider<Record>,
+    policies: Arc<Policies>,
+    resolver: Server<NamesPort>,
+    proxy: Arc<ProxyPort>,
+}
+
+/// What is served in one network namespace.
+struct Place {
+    shutdown: CancellationToken,
+}
+
+async fn serve(
+    start: Start,
+    mut descriptors: Vec<OwnedFd>,
+    keeper: agentguard_keeper::packet::Packet,
+) -> anyhow::Result<()> {
+    let control = descriptors
+        .pop()
+        .context("the keeper passed no control socket")?;
+    let (view, events) = View::new(descriptors)?;
+    let gate = Arc::new(Gate::new(view));
+    let directory = Arc::new(Directory::default());
+    let (link, mut messages) = Link::new(keeper)?;
+    let record = Record::open(
+        &start.state_dir.join("record"),
+        agentguard_record::Options::default(),
+    )?;
+    let board = Arc::new(Board::new(&start));
+    let names = open_names(&start, &link, &board)?;
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let mut events = Some(events);
+    let mut control = Some(control);
+    let mut rooms: Option<Rooms> = None;
+    let mut places: HashMap<u64, Place> = HashMap::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    let drain = loop {
+        let (message, descriptors) = tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => message,
+                // The keeper is gone, and with it everything the worker could ask for.
+                None => bail!("the keeper is gone"),
+            },
+            _ = sweep.tick() => {
+                gate.sweep();
+                continue;
+            }
+        };
+        match message {
+            ToWorker::Agent { id, name } => directory.agent(id, name),
+            ToWorker::Run {
+                run,
+                context,
+                labels,
+                ..
+            } => {
+                directory.run(run, status::context(context), labels);
+            }
+            ToWorker::RunEnded { run } => directory.run_ended(run),
+            ToWorker::Policy { generation } => {
+                let file = descriptors
+                    .into_iter()
+                    .next()
+                    .context("a policy without documents")?;
+                let sources = documents::open(file)?;
+                let policy = super::keeper::compile(&sources)?;
+                board.policy(&policy, &sources);
+                match &rooms {
+                    Some(rooms) => rooms.policies.put(generation, policy),
+                    None => {
+                        let policies = Arc::new(Policies::new(generation, policy));
+                        rooms = Some(open_rooms(
+                            &policies, &directory, &record, &gate, &names, &link,
+                        ));
+                    }
+                }
+            }
+            ToWorker::Listeners { netns, v6 } => {
+                let rooms = rooms.as_ref().context("listeners before a policy")?;
+                let listening = Listening::from_descriptors(netns, descriptors)
+                    .filter(|listening| listening.v6.is_some() == v6)
+                    .context("listeners without their sockets")?;
+                board.listening(&listening)?;
+                let shutdown = shutdown.child_token();
+                for trio in [Some(listening.v4), listening.v6].into_iter().flatten() {
+                    listen(rooms, netns, trio, &shutdown, &tasks)?;
+                }
+                places.insert(netns, Place { shutdown });
+            }
+            ToWorker::NoListeners { netns } => {
+                board.not_listening(netns);
+                if let Some(place) = places.remove(&netns) {
+                    place.shutdown.cancel();
+                }
+            }
+            ToWorker::Published { request, refused } => link.published(request, refused),
+            ToWorker::State(state) => board.state(&state, &directory),
+            ToWorker::Serve => {
+                let rooms = rooms.as_ref().context("told to serve without a policy")?;
+                if let Some(events) = events.take() {
+                    let task = events::consume(
+                        events,
+                        rooms.decider.clone(),
+                        names.clone(),
+                        gate.clone(),
+                        shutdown.clone(),
+                    )?;
+                    tasks.spawn(task);
+                }
+                if let Some(control) = control.take() {
+                    let sources = sources(rooms, &record, &board);
+                    let listener = std::os::unix::net::UnixListener::from(control);
+                    listener.set_nonblocking(true)?;
+                    let listener = tokio::net::UnixListener::from_std(listener)?;
+                    tasks.spawn(agentguard_control::serve(
+                        listener,
+                        sources,
+                        shutdown.clone(),
+                    ));
+                }
+                board.ready();
+                link.tell(ToKeeper::Ready).await;
+            }
+            ToWorker::Drain { within } => break within,
+            ToWorker::Start(_) => bail!("the keeper said twice how to start"),
+        }
+    };
+    board.draining();
+    shutdown.cancel();
+    tasks.close();
+    if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
+        tracing::warn!("flows were cut: they did not end in time");
+    }
+    record.close().await;
+    Ok(())
+}
+
+fn open_names(start: &Start, link: &Link, board: &Arc<Board>) -> anyhow::Result<Names> {
+    let (link, board) = (link.clone(), board.clone());
+    let options = virtual_addresses::Options::new(Arc::new(move |name, pair| {
+        if board.long_lived() {
+            return true;
+        }
+        tracing::info!(%name, v4 = %pair.v4, "a virtual address is given to another name");
+        link.tell_now(ToKeeper::Retire {
+            address: pair.v4.into(),
+        });
+        false
+    }));
+    let path = start.state_dir.join("names/virtual-addresses.redb");
+    let addresses = VirtualAddresses::open(Path::new(&path), options)?;
+    let upstream = Upstream::new(upstream::Config::new(start.resolvers.clone()))?;
+    Ok(Names::new(addresses, upstream))
+}
+
+fn open_rooms(
+    policies: &Arc<Policies>,
+    directory: &Arc<Directory>,
+    record: &Record,
+    gate: &Arc<Gate>,
+    names: &Names,
+    link: &Link,
+) -> Rooms {
+    let decider = Decider::new(
+        policies.clone(),
+        directory.clone(),
+        Arc::new(record.clone()),
+    );
+    let port = NamesPort::new(decider.clone(), gate.clone(), link.clone());
+    Rooms {
+        resolver: Server::new(
+            names.clone(),
+            Arc::new(port),
+            agentguard_names::Options::default(),
+        ),
+        proxy: Arc::new(ProxyPort::new(decider.clone(), gate.clone(), names.clone())),
+        decider,
+        policies: policies.clone(),
+    }
+}
+
+fn listen(
+    rooms: &Rooms,
+    netns: u64,
+    trio: Trio,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<()> {
+    let proxy = std::net::TcpListener::from(trio.proxy);
+    let udp = std::net::UdpSocket::from(trio.resolver_udp);
+    let tcp = std::net::TcpListener::from(trio.resolver_tcp);
+    // The keeper made them so; a descriptor's flags are shared with whoever else holds it.
+    proxy.set_nonblocking(true)?;
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    tasks.spawn(agentguard_proxy::serve(
+        tokio::net::TcpListener::from_std(proxy)?,
+        netns,
+        rooms.decider.clone(),
+        rooms.proxy.clone(),
+        Limits::default(),
+        shutdown.clone(),
+    ));
+    let udp = tokio::net::UdpSocket::from_std(udp)?;
+    let tcp = tokio::net::TcpListener::from_std(tcp)?;
+    tasks.spawn(rooms.resolver.clone().udp(udp, netns, shutdown.clone()));
+    tasks.spawn(rooms.resolver.clone().tcp(tcp, netns, shutdown.clone()));
+    Ok(())
+}
+
+fn sources(rooms: &Rooms, record: &Record, board: &Board) -> Sources {
+    Sources {
+        record: record.clone(),
+        policy: rooms.policies.watch(),
+        agents: board.agents(),
+        guard: board.guard(),
+        governed: board.governed(),
+    }
+}

@@ -1,0 +1,129 @@
+//! What the resolver asks of the rest.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use agentguard_decision::{Decider, Recorder as _};
+use agentguard_model::{AgentId, Bytes, DecisionId, HostName, Outcome, Reason, Transport, Verdict};
+use agentguard_names::{Addresses, Answer, Answered, Client, Port, Published, Ruling};
+use agentguard_policy::NameRuling;
+use agentguard_record::Record;
+
+use super::gate::Gate;
+use super::link::Link;
+
+/// The gate's clients, the policy, the record, the keeper.
+pub(super) struct NamesPort {
+    decider: Decider<Record>,
+    gate: Arc<Gate>,
+    link: Link,
+}
+
+impl NamesPort {
+    pub(super) fn new(decider: Decider<Record>, gate: Arc<Gate>, link: Link) -> Self {
+        Self {
+            decider,
+            gate,
+            link,
+        }
+    }
+}
+
+impl Port for NamesPort {
+    type Token = NameRuling;
+
+    fn client(&self, netns: u64, peer: SocketAddr, transport: Transport) -> Option<Client> {
+        let origin = self.gate.origin(netns, peer, transport)?;
+        let (agent, run) = Gate::owner(&origin);
+        Some(Client {
+            agent,
+            run,
+            process: self.gate.process(&origin),
+            socket: origin.socket,
+        })
+    }
+
+    fn ruling(&self, agent: AgentId, name: &HostName) -> Ruling<NameRuling> {
+        let ruling = self.decider.name(agent, name);
+        Ruling {
+            allowed: ruling.allowed,
+            reason: ruling.reason.clone(),
+            addresses: match ruling.addresses {
+                agentguard_policy::Addresses::Virtual => Addresses::Virtual,
+                agentguard_policy::Addresses::Real => Addresses::Real,
+            },
+            ranges: ruling.ranges.clone(),
+            observing: self.decider.observes(agent),
+            token: ruling,
+        }
+    }
+
+    async fn record(&self, answered: Answered<NameRuling>) -> Result<DecisionId, Reason> {
+        let later = match (&answered.answer, &answered.unenforced) {
+            (Answer::Refused, _) => None,
+            (Answer::Denied(reason), _) => Some((Verdict::Deny, true, reason.clone())),
+            (_, Some(reason)) => Some((Verdict::Deny, false, reason.clone())),
+            (Answer::Unknown(reason) | Answer::Failed(reason), None) => {
+                Some((Verdict::Allow, true, reason.clone()))
+            }
+            (Answer::Addresses(_) | Answer::Empty, None) => None,
+        };
+        let client = answered
+            .client
+            .as_ref()
+            .map(|client| agentguard_decision::Client {
+                agent: client.agent,
+                run: client.run,
+                process: client.process.clone(),
+            });
+        let ruling = answered.ruling.as_ref().map(|ruling| &ruling.token);
+        self.decider
+            .name_answered(
+                client.as_ref(),
+                answered.name,
+                &answered.types,
+                answered.transport,
+                ruling,
+                later,
+                answered.count,
+                answered.started,
+            )
+            .await
+    }
+
+    async fn publish(
+        &self,
+        agent: AgentId,
+        name: &HostName,
+        addresses: &Published,
+    ) -> Result<(), Reason> {
+        let virtual_addresses: Vec<IpAddr> = [
+            addresses.virtual4.map(IpAddr::V4),
+            addresses.virtual6.map(IpAddr::V6),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        self.link
+            .publish(
+                agent,
+                name,
+                virtual_addresses,
+                addresses.real.clone(),
+                addresses.ttl,
+            )
+            .await
+    }
+
+    fn unanswered(&self, id: DecisionId, reason: &Reason) {
+        self.decider.recorder().outcome(
+            id,
+            Outcome {
+                bytes: Bytes::default(),
+                duration_ms: 0,
+                status: None,
+                error: Some(reason.message.clone()),
+            },
+        );
+    }
+}

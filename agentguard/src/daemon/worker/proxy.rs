@@ -1,0 +1,52 @@
+//! What the proxy asks of the rest.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use agentguard_decision::{Client, Decider};
+use agentguard_model::{AgentId, HostName, Reason, Transport};
+use agentguard_names::Names;
+use agentguard_proxy::{Origin, Port};
+use agentguard_record::Record;
+
+use super::gate::Gate;
+
+/// The gate's origins and the resolver's names.
+pub(super) struct ProxyPort {
+    decider: Decider<Record>,
+    gate: Arc<Gate>,
+    names: Names,
+}
+
+impl ProxyPort {
+    pub(super) fn new(decider: Decider<Record>, gate: Arc<Gate>, names: Names) -> Self {
+        Self {
+            decider,
+            gate,
+            names,
+        }
+    }
+}
+
+impl Port for ProxyPort {
+    fn origin(&self, netns: u64, peer: SocketAddr) -> Option<Origin> {
+        let origin = self.gate.origin(netns, peer, Transport::Tcp)?;
+        let (agent, run) = Gate::owner(&origin);
+        let destination = IpAddr::from(origin.destination);
+        Some(Origin {
+            client: Client {
+                agent,
+                run,
+                process: self.gate.process(&origin),
+            },
+            destination: SocketAddr::new(destination, origin.port),
+            name: self.names.name_behind(destination),
+        })
+    }
+
+    async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
+        let ruling = self.decider.name(agent, name);
+        let observing = self.decider.observes(agent);
+        self.names.resolve(name, &ruling.ranges, observing).await
+    }
+}
