@@ -4,9 +4,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agentguard_model::{ActionKind, Verdict};
-use agentguard_tests::{Guard, World, leftover};
+use agentguard_tests::{Guard, World, leftover, wait_until};
 use anyhow::{Context as _, Result};
 
 /// Speaks sd_notify and the command line, and governs nothing.
@@ -54,7 +55,10 @@ fn start<'w>(world: &'w World) -> Result<Guard<'w>> {
 fn it_waits_until_the_daemon_is_ready_and_ends_it_as_systemd_does() {
     let world = World::new("ready").start().unwrap();
     let mut guard = start(&world).unwrap();
-    assert!(guard.log().is_empty() || guard.log().contains("policy: version: 1"));
+    let said = wait_until("its words", Duration::from_secs(5), || {
+        guard.log().contains("policy: version: 1").then_some(())
+    });
+    assert!(said.is_ok(), "{}", guard.log());
 
     let run = guard.run("coder", ["curl", "--help"]).unwrap();
     assert_eq!(run.code(), 7);

@@ -27,7 +27,7 @@ pub struct Connection {
     pub udp: bool,
     /// Bytes that came, on top of TCP or UDP: with TLS, its records.
     pub received: u64,
-    /// Bytes that went.
+    /// Bytes that went; a client may have them a moment before they are counted.
     pub sent: u64,
     /// Whether it is still open.
     pub open: bool,

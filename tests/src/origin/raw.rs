@@ -118,11 +118,10 @@ pub(super) async fn echo_datagrams(socket: UdpSocket, shared: Arc<Shared>) {
         };
         let entry = shared.log.connection(local, peer, true);
         entry.received(length);
-        if let Ok(sent) = socket
-            .send_to(buffer.get(..length).unwrap_or_default(), peer)
-            .await
-        {
-            entry.sent(sent);
-        }
+        // Counted before it goes: the client may read the log as soon as it has the answer.
+        entry.sent(length);
+        let datagram = buffer.get(..length).unwrap_or_default();
+        // A lost answer is what UDP promises.
+        let _ = socket.send_to(datagram, peer).await;
     }
 }
