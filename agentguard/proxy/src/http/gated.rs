@@ -168,6 +168,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
                 let count = passed.len().min(buf.remaining());
                 buf.put_slice(passed.get(..count).unwrap_or_default());
                 passed.advance(count);
+                // Whatever waited, waits no more: the next wait begins anew, however long this
+                // request takes.
+                this.clock = Clock::Off;
                 return Poll::Ready(Ok(()));
             }
             match this.gate.position() {
@@ -229,5 +232,68 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::{Instant, advance};
+
+    use super::{Gated, Signals, Stop};
+    use crate::Limits;
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn gated() -> (DuplexStream, Gated<DuplexStream>, Arc<Signals>) {
+        let limits = Limits {
+            head: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        let (client, side) = duplex(1024);
+        let signals = Arc::new(Signals::default());
+        let gated = Gated::new(side, GET.as_bytes(), Arc::clone(&signals), &limits);
+        (client, gated, signals)
+    }
+
+    async fn read(gated: &mut Gated<DuplexStream>) -> (usize, Duration) {
+        let begun = Instant::now();
+        let count = gated.read(&mut [0; 1024]).await.unwrap();
+        (count, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_answer_does_not_use_up_the_idle_time() {
+        let (mut client, mut gated, signals) = gated();
+        assert_eq!(read(&mut gated).await.0, GET.len());
+        let second = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.write_all(GET.as_bytes()).await.unwrap();
+        };
+        let ((count, _), ()) = tokio::join!(read(&mut gated), second);
+        assert_eq!(count, GET.len());
+        // The answer takes its time; hyper does not read meanwhile.
+        advance(Duration::from_secs(3600)).await;
+        assert_eq!(read(&mut gated).await, (0, Duration::from_secs(10)));
+        assert!(signals.stop().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_does_not_gain_time() {
+        let (mut client, mut gated, signals) = gated();
+        read(&mut gated).await;
+        let trickle = async {
+            for byte in b"GET / HTTP" {
+                client.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let (read, ()) = tokio::join!(read(&mut gated), trickle);
+        assert_eq!(read, (0, Duration::from_secs(5)));
+        assert!(matches!(signals.stop(), Some(Stop::TimedOut)));
     }
 }
