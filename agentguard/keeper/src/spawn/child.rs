@@ -115,6 +115,8 @@ pub(super) struct Prepared<'a> {
     pub(super) umask: u32,
     pub(super) ignored: u64,
     pub(super) filter: Option<libc::sock_fprog>,
+    /// Where the stack of the launching thread ends, which the child goes on with.
+    pub(super) stack_top: usize,
     /// The paths to try.
     pub(super) candidates: &'a [*const libc::c_char],
     /// NULL-terminated, at least one argument.
@@ -151,7 +153,7 @@ pub(super) unsafe fn become_monitor(prepared: &Prepared<'_>) -> ! {
                     let _ = sys!(libc::SYS_close, fd);
                 }
                 let terminal = (prepared.terminal >= 0).then_some(TERMINAL);
-                monitor::watch(pid, signals, maps, terminal)
+                monitor::watch(pid, signals, maps, prepared.stack_top, terminal)
             }
             Err((stage, errno)) => {
                 report(wire, Record::Failed(stage as i32, errno));
@@ -208,9 +210,8 @@ unsafe fn prepare(
         arrange(prepared)?;
         *wire = WIRE;
         let descriptors = watchers()?;
-        for (resource, limit) in prepared.limits {
-            let none = ptr::null_mut::<libc::rlimit64>();
-            sys!(libc::SYS_prlimit64, 0, *resource, &raw const *limit, none).at(Stage::Limits)?;
+        for (resource, wanted) in prepared.limits {
+            limit(*resource, *wanted).at(Stage::Limits)?;
         }
         credentials(prepared)?;
         let _ = sys!(libc::SYS_umask, prepared.umask);
@@ -354,6 +355,28 @@ unsafe fn watchers() -> Result<(RawFd, RawFd), (Stage, libc::c_int)> {
         RawFd::try_from(fd).map_err(|_| (Stage::Descriptors, libc::EBADF))
     };
     Ok((fd(signals)?, fd(maps)?))
+}
+
+/// Sets a limit. Where the keeper may not raise its own (it lacks `CAP_SYS_RESOURCE`), the command
+/// gets as much of the caller's as the keeper has.
+unsafe fn limit(resource: u32, wanted: libc::rlimit64) -> Result<libc::c_long, libc::c_int> {
+    let none = ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the structures are readable or writable as the kernel uses them.
+    unsafe {
+        match sys!(libc::SYS_prlimit64, 0, resource, &raw const wanted, none) {
+            Err(libc::EPERM) => {
+                let mut own = wanted;
+                let asked = none.cast_const();
+                sys!(libc::SYS_prlimit64, 0, resource, asked, &raw mut own)?;
+                let less = libc::rlimit64 {
+                    rlim_cur: wanted.rlim_cur.min(own.rlim_max),
+                    rlim_max: wanted.rlim_max.min(own.rlim_max),
+                };
+                sys!(libc::SYS_prlimit64, 0, resource, &raw const less, none)
+            }
+            result => result,
+        }
+    }
 }
 
 /// `linux/capability.h`.

@@ -65,38 +65,37 @@ fn read(pid: u32) -> io::Result<Inherited> {
         }
     }
     let id = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    let limits = RESOURCES
-        .map(|resource| Ok((resource, limit(id, resource)?)))
-        .collect::<io::Result<_>>()?;
     let process = rustix::process::Pid::from_raw(id);
     Ok(Inherited {
-        limits,
+        limits: limits(pid)?,
         nice: rustix::process::getpriority_process(process)?,
         affinity: affinity(id),
         oom: std::fs::read(format!("/proc/{pid}/oom_score_adj"))?,
     })
 }
 
-fn limit(pid: libc::pid_t, resource: u32) -> io::Result<libc::rlimit64> {
-    let mut limit = libc::rlimit64 {
-        rlim_cur: 0,
-        rlim_max: 0,
+/// From `/proc/PID/limits`: unlike `prlimit`, reading it takes no capability that a keeper in a
+/// container may lack. A line for each resource, in the order of their numbers, after a headline; the
+/// name is padded to 25 characters.
+fn limits(pid: u32) -> io::Result<Vec<(u32, libc::rlimit64)>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let limits: Option<Vec<_>> = RESOURCES.zip(text.lines().skip(1)).map(limit).collect();
+    limits
+        .filter(|limits| limits.len() == RESOURCES.len())
+        .ok_or_else(|| io::Error::other("its limits are not in the known form"))
+}
+
+fn limit((resource, line): (u32, &str)) -> Option<(u32, libc::rlimit64)> {
+    let value = |text: &str| match text {
+        "unlimited" => Some(libc::RLIM64_INFINITY),
+        number => number.parse().ok(),
     };
-    // SAFETY: `limit` is writable for one `rlimit64`, and nothing is set.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_prlimit64,
-            pid,
-            resource,
-            std::ptr::null::<libc::rlimit64>(),
-            &raw mut limit,
-        )
+    let mut values = line.get(25..)?.split_ascii_whitespace();
+    let limit = libc::rlimit64 {
+        rlim_cur: value(values.next()?)?,
+        rlim_max: value(values.next()?)?,
     };
-    if result == 0 {
-        Ok(limit)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Some((resource, limit))
 }
 
 fn affinity(pid: libc::pid_t) -> Option<Vec<u8>> {

@@ -124,6 +124,7 @@ pub(super) fn launch(plan: &SpawnPlan, place: &Place<'_>) -> io::Result<Monitor>
         umask: plan.umask,
         ignored: plan.ignored,
         filter: place.seccomp.map(SeccompFilter::as_raw),
+        stack_top: stack_top()?,
         candidates: &candidate_pointers,
         arguments: arguments.as_ptr(),
         script: script.as_mut_ptr(),
@@ -183,6 +184,31 @@ fn clone_into(cgroup: BorrowedFd<'_>, prepared: &Prepared<'_>) -> io::Result<Own
     }
     // SAFETY: the kernel has installed this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
+/// The end of this thread's stack, libc's thread block included.
+fn stack_top() -> io::Result<usize> {
+    let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::zeroed();
+    let mut low = ptr::null_mut();
+    let mut size = 0;
+    // SAFETY: the attributes are initialised by the first call, read by the second and freed by the
+    // third; the other pointers are writable.
+    let result = unsafe {
+        match libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) {
+            0 => {
+                let result =
+                    libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut low, &raw mut size);
+                libc::pthread_attr_destroy(attributes.as_mut_ptr());
+                result
+            }
+            error => error,
+        }
+    };
+    if result == 0 {
+        Ok(low.addr().saturating_add(size))
+    } else {
+        Err(io::Error::from_raw_os_error(result))
+    }
 }
 
 /// The strings' addresses, and a NULL.

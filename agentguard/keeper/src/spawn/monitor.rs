@@ -6,8 +6,8 @@
 //! without hitting a stranger that got the same pid.
 //!
 //! It began as a copy of the keeper, so its first act is to forget: everything that could hold a
-//! secret of the keeper is unmapped. What remains is the program's code, its static data, and this
-//! thread's stack. A command that kills or stops its monitor loses its terminal, no more.
+//! secret of the keeper is unmapped. What remains is the program's code and initialised data, and the
+//! upper end of this thread's stack. A command that kills or stops its monitor loses its terminal, no more.
 //!
 //! The rules of [`super::child`] hold here too.
 
@@ -25,12 +25,13 @@ pub(super) unsafe fn watch(
     pid: libc::pid_t,
     signals: RawFd,
     maps: RawFd,
+    stack_top: usize,
     terminal: Option<RawFd>,
 ) -> ! {
     // SAFETY: from here on nothing but our own arguments and variables is used, which lie on the
     // stack that `forget` keeps.
     unsafe {
-        forget(maps);
+        forget(maps, stack_top);
         let _ = sys!(libc::SYS_close, maps);
         let _ = sys!(libc::SYS_chdir, c"/".as_ptr());
         let mut keeper = WIRE;
@@ -164,9 +165,15 @@ unsafe fn obey(pid: libc::pid_t, terminal: Option<RawFd>) -> bool {
     true
 }
 
-unsafe fn signal(group: libc::pid_t, number: libc::c_int) {
-    // SAFETY: the command has not been reaped, so its group is no one else's.
-    let _ = unsafe { sys!(libc::SYS_kill, -group, number) };
+/// Signals the command: its whole group, as a terminal or a shell would; but the two whose meaning
+/// the program itself defines (`SIGUSR1`, `SIGUSR2`) go to it alone, for they would kill the others.
+unsafe fn signal(command: libc::pid_t, number: libc::c_int) {
+    let target = match number {
+        libc::SIGUSR1 | libc::SIGUSR2 => command,
+        _ => -command,
+    };
+    // SAFETY: the command has not been reaped, so its pid and group are no one else's.
+    let _ = unsafe { sys!(libc::SYS_kill, target, number) };
 }
 
 unsafe fn foreground(terminal: RawFd, group: libc::pid_t) {
@@ -186,24 +193,27 @@ unsafe fn own_group() -> libc::pid_t {
 /// How much of the stack below the current frame stays: room for our calls.
 const STACK_LEFT: usize = 64 * 1024;
 
-/// Unmaps whatever is not the program itself or this thread's stack, and clears what earlier calls
-/// left on the stack.
+/// A multiple of every page size.
+const PAGE: usize = 64 * 1024;
+
+/// Unmaps whatever is not the program itself or this thread's stack, from the current frame upwards.
 ///
-/// Kept are private mappings of files (the program and its libraries), what directly follows one
-/// (its zero-initialised data), the kernel's own (`[vdso]`), and the mappings in which the stack
-/// pointer and libc's thread block (`errno`) lie.
+/// Kept are private mappings of files (the program and its libraries; not their zero-initialised
+/// data, which nothing here uses), the kernel's own (`[vdso]`), and libc's thread block, wherever it
+/// lies. A mapping's bounds say nothing of what it is for: the kernel joins neighbours, and the heap
+/// may be the stack's.
 ///
 /// # Safety
-/// Afterwards no pointer into the heap, another thread's stack, a shared mapping or a page lower on
-/// the stack may be used.
-unsafe fn forget(maps: RawFd) {
+/// Afterwards no pointer into the heap, another thread's stack, a shared mapping, a static variable
+/// or a page lower on the stack may be used. `stack_top` must be the end of this thread's stack.
+unsafe fn forget(maps: RawFd, stack_top: usize) {
     let frame = 0_u8;
     let stack = (&raw const frame).addr();
+    let kept = (stack.saturating_sub(STACK_LEFT) & !(PAGE - 1))..stack_top;
     // SAFETY: always valid for this thread.
     let errno = unsafe { libc::__errno_location() }.addr();
     let mut buffer = [0_u8; 1024];
     let mut line = Line::default();
-    let mut image_end = 0;
     loop {
         // SAFETY: `buffer` is writable for its length.
         let read = unsafe { sys!(libc::SYS_read, maps, buffer.as_mut_ptr(), buffer.len()) };
@@ -218,23 +228,18 @@ unsafe fn forget(maps: RawFd) {
                 continue;
             }
             let mapping = std::mem::take(&mut line);
-            let holds = |address| (mapping.start..mapping.end).contains(&address);
-            let is_image = mapping.has_file && !mapping.shared;
-            let is_data = mapping.start == image_end && !mapping.is_heap && !mapping.shared;
-            if is_image || is_data {
-                image_end = mapping.end;
+            let is_thread = (mapping.start..mapping.end).contains(&errno) && !kept.contains(&errno);
+            if (mapping.has_file && !mapping.shared) || mapping.is_kernels || is_thread {
+                continue;
             }
-            // SAFETY: nothing in these mappings is used any more, as promised to us.
-            unsafe {
-                if holds(stack) {
-                    let below = stack.saturating_sub(STACK_LEFT) & !0xffff;
-                    if let Some(length) = below.checked_sub(mapping.start) {
-                        let advice = libc::MADV_DONTNEED;
-                        let _ = sys!(libc::SYS_madvise, mapping.start, length, advice);
-                    }
-                } else if !(is_image || is_data || mapping.is_kernels || holds(errno)) {
-                    let length = mapping.end - mapping.start;
-                    let _ = sys!(libc::SYS_munmap, mapping.start, length);
+            // What lies before the stack, and what lies behind it.
+            for (start, end) in [
+                (mapping.start, mapping.end.min(kept.start)),
+                (mapping.start.max(kept.end), mapping.end),
+            ] {
+                if let Some(length) = end.checked_sub(start).filter(|length| *length > 0) {
+                    // SAFETY: nothing in there is used any more, as promised to us.
+                    let _ = unsafe { sys!(libc::SYS_munmap, start, length) };
                 }
             }
         }
@@ -253,7 +258,6 @@ struct Line {
     has_file: bool,
     name: [u8; 2],
     name_length: u8,
-    is_heap: bool,
     is_kernels: bool,
 }
 
@@ -282,7 +286,6 @@ impl Line {
                     _ => {}
                 }
                 self.name_length = self.name_length.saturating_add(1);
-                self.is_heap = self.name == *b"[h";
                 self.is_kernels = self.name == *b"[v";
             }
             _ => {}
@@ -305,27 +308,19 @@ mod tests {
 
     #[test]
     fn lines_of_the_memory_map_are_read_as_they_are_written() {
-        // Line, file, shared, heap, kernel's.
-        for (text, has_file, shared, is_heap, is_kernels) in [
+        // Line, file, shared, kernel's.
+        for (text, has_file, shared, is_kernels) in [
             (
                 "7f00-7f80 r-xp 00000000 fe:00 1234                       /usr/lib/x y.so",
                 true,
                 false,
                 false,
-                false,
             ),
-            (
-                "7f00-7f80 rw-p 00000000 00:00 0 ",
-                false,
-                false,
-                false,
-                false,
-            ),
+            ("7f00-7f80 rw-p 00000000 00:00 0 ", false, false, false),
             (
                 "7f00-7f80 rw-p 00000000 00:00 0                          [heap]",
                 false,
                 false,
-                true,
                 false,
             ),
             (
@@ -333,11 +328,9 @@ mod tests {
                 true,
                 true,
                 false,
-                false,
             ),
             (
                 "7f00-7f80 r--p 00000000 00:00 0                          [vvar]",
-                false,
                 false,
                 false,
                 true,
@@ -347,8 +340,8 @@ mod tests {
             text.bytes().for_each(|byte| line.take(byte));
             assert_eq!((line.start, line.end), (0x7f00, 0x7f80), "{text}");
             assert_eq!(
-                (line.has_file, line.shared, line.is_heap, line.is_kernels),
-                (has_file, shared, is_heap, is_kernels),
+                (line.has_file, line.shared, line.is_kernels),
+                (has_file, shared, is_kernels),
                 "{text}"
             );
         }

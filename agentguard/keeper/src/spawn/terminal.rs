@@ -81,7 +81,8 @@ impl Modes {
         })
     }
 
-    /// Gives a terminal these modes, once what was written has left.
+    /// Gives a terminal these modes at once. What was written keeps its form, which it got when it was
+    /// written; and to wait until it has left would be to wait for ourselves where we hold the master.
     ///
     /// # Errors
     /// `ENOTTY`; `EIO` for a background process in an orphaned process group.
@@ -95,8 +96,7 @@ impl Modes {
             *to = from;
         }
         // SAFETY: `raw` is a whole `termios` that the system has filled.
-        let result =
-            unsafe { libc::tcsetattr(terminal.as_fd().as_raw_fd(), libc::TCSADRAIN, &raw) };
+        let result = unsafe { libc::tcsetattr(terminal.as_fd().as_raw_fd(), libc::TCSANOW, &raw) };
         if result == 0 {
             Ok(())
         } else {

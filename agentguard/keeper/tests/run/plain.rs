@@ -1,0 +1,277 @@
+//! Without a terminal: what goes in, what comes out, how it ends.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+
+use agentguard_keeper::spawn::Refusal;
+use rustix::process::{Pid, Signal};
+
+use crate::world::{Gives, Keeper, eventually, pipe, state};
+
+#[test]
+fn the_exit_code_and_both_outputs_are_the_commands_own() {
+    let Some(keeper) = Keeper::new("plain", Gives::default()) else {
+        return;
+    };
+    for (script, expected) in [
+        (
+            "echo out; echo err >&2; exit 7",
+            (Some(7), "out\n", "err\n"),
+        ),
+        ("exit 0", (Some(0), "", "")),
+        ("exit 255", (Some(255), "", "")),
+    ] {
+        let (code, out, err) = keeper.output(&[], &["sh", "-c", script]);
+        assert_eq!((code, out.as_str(), err.as_str()), expected, "{script}");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_ends_as_in_a_shell() {
+    let Some(keeper) = Keeper::new("not run", Gives::default()) else {
+        return;
+    };
+    let script = keeper.directory().join("script");
+    std::fs::write(&script, "echo from a script; exit 3\n").unwrap();
+    let script = script.to_str().unwrap().to_owned();
+    for (command, code, error) in [
+        (
+            "no-such-command",
+            127,
+            "error: cannot run `no-such-command`: No such file or directory\n",
+        ),
+        (
+            "/etc/passwd",
+            126,
+            "error: cannot run `/etc/passwd`: Permission denied\n",
+        ),
+        ("/etc", 126, "error: cannot run `/etc`: Permission denied\n"),
+    ] {
+        let (found, out, err) = keeper.output(&[], &[command]);
+        assert_eq!((found, out.as_str(), err.as_str()), (Some(code), "", error));
+    }
+    // A script without an interpreter line is a shell script, as execvp has it.
+    std::process::Command::new("chmod")
+        .args(["+x", &script])
+        .status()
+        .unwrap();
+    let (code, out, _) = keeper.output(&[], &[&script]);
+    assert_eq!((code, out.as_str()), (Some(3), "from a script\n"));
+}
+
+#[test]
+fn a_refusal_and_a_missing_daemon_are_told_with_what_to_do() {
+    let gives = Gives {
+        refusal: Some(Refusal::new("user 7 may not run `coder`").hint("ask for it")),
+        ..Gives::default()
+    };
+    let Some(keeper) = Keeper::new("refusal", gives) else {
+        return;
+    };
+    let (code, _, err) = keeper.output(&[], &["true"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(err, "error: user 7 may not run `coder`\nhint: ask for it\n");
+    let (code, _, err) = keeper.output(&["--user", "no-such-user"], &["true"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        err.starts_with("error: there is no user `no-such-user`"),
+        "{err}"
+    );
+    std::fs::remove_file(keeper.socket()).unwrap();
+    let (code, _, err) = keeper.output(&[], &["true"]);
+    assert_eq!(code, Some(1));
+    let expected = format!(
+        "error: no daemon at {}\nhint: start one",
+        keeper.socket().display()
+    );
+    assert!(err.starts_with(&expected), "{err}");
+}
+
+#[test]
+fn proxies_are_removed_and_told_and_the_rest_of_the_environment_arrives() {
+    let gives = Gives {
+        environment: vec![("CA".to_owned(), "ours".to_owned())],
+        ..Gives::default()
+    };
+    let Some(keeper) = Keeper::new("environment", gives) else {
+        return;
+    };
+    let output = keeper
+        .client(&[], &["env"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("A", "b\nc")
+        .env("CA", "theirs")
+        .env("https_proxy", "http://proxy.example")
+        .env("HTTP_PROXY", "x")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, "A=b\nc\nPATH=/usr/bin:/bin\nCA=ours\n");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "agentguard: removed HTTP_PROXY, https_proxy from the environment: traffic is governed without a proxy\n"
+    );
+}
+
+#[test]
+fn large_arguments_and_a_long_stream_pass() {
+    let Some(keeper) = Keeper::new("large", Gives::default()) else {
+        return;
+    };
+    let argument = "x".repeat(100_000);
+    let arguments = [argument.as_str(); 10];
+    let mut command = vec!["sh", "-c", "echo $#; wc -c", "sh"];
+    command.extend(arguments);
+    let mut client = keeper
+        .client(&[], &command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    stdin.write_all(&vec![b'y'; 1_000_000]).unwrap();
+    drop(stdin);
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "10\n1000000\n");
+}
+
+#[test]
+fn pipelines_end_as_they_do_without_a_guard() {
+    let Some(keeper) = Keeper::new("pipelines", Gives::default()) else {
+        return;
+    };
+    let run = keeper.run();
+    for (script, expected) in [
+        (format!("{run} yes | head -1"), "y\n"),
+        (format!("yes | {run} head -1"), "y\n"),
+        (format!("echo a | {run} cat | {run} tr a b"), "b\n"),
+        // SIGPIPE is deadly, as a shell's child expects.
+        (
+            format!("{run} yes | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"),
+            "141\n",
+        ),
+    ] {
+        let output = std::process::Command::new("bash")
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            expected,
+            "{script}"
+        );
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{script}");
+    }
+}
+
+#[test]
+fn signals_are_relayed_and_the_client_ends_by_the_commands_signal() {
+    let Some(keeper) = Keeper::new("signals", Gives::default()) else {
+        return;
+    };
+    let script =
+        "trap 'echo one' USR1; trap 'echo hup' HUP; echo ready; while :; do sleep 0.01; done";
+    let mut client = keeper
+        .client(&[], &["bash", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = client.stdout.take().unwrap();
+    let mut expect = |text: &str| {
+        let mut bytes = vec![0; text.len()];
+        stdout.read_exact(&mut bytes).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), text);
+    };
+    let pid = Pid::from_child(&client);
+    expect("ready\n");
+    rustix::process::kill_process(pid, Signal::USR1).unwrap();
+    expect("one\n");
+    rustix::process::kill_process(pid, Signal::HUP).unwrap();
+    expect("hup\n");
+    // Stopped and continued with it.
+    rustix::process::kill_process(pid, Signal::TSTP).unwrap();
+    eventually("the client stops", || state(client.id()) == Some('T'));
+    let stopped = keeper
+        .members(0)
+        .into_iter()
+        .any(|pid| state(pid) == Some('T'));
+    assert!(stopped);
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    rustix::process::kill_process(pid, Signal::USR1).unwrap();
+    expect("one\n");
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let status = client.wait().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    keeper.wait_finished(0);
+}
+
+#[test]
+fn what_was_ignored_stays_ignored() {
+    let Some(keeper) = Keeper::new("ignored", Gives::default()) else {
+        return;
+    };
+    let run = keeper.run();
+    let show = "grep SigIgn /proc/self/status";
+    for (script, expected) in [
+        (format!("{run} {show}"), "SigIgn:\t0000000000000000\n"),
+        (
+            format!("trap '' HUP INT; {run} {show}"),
+            "SigIgn:\t0000000000000003\n",
+        ),
+    ] {
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            expected,
+            "{script}"
+        );
+    }
+}
+
+#[test]
+fn a_killed_client_takes_its_command_along_even_a_stubborn_one() {
+    let Some(keeper) = Keeper::new("killed client", Gives::default()) else {
+        return;
+    };
+    for (run, script) in [
+        (0, "echo ready; sleep 1000 & wait"),
+        (1, "trap '' HUP; echo ready; kill -STOP $$"),
+    ] {
+        let (mut reader, writer) = pipe();
+        let mut client = keeper
+            .client(&[], &["sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        reader.read_exact(&mut ready).unwrap();
+        assert!(keeper.members(run).len() >= 2);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        keeper.wait_finished(run);
+        eventually("the run's cgroup empties", || {
+            keeper.members(run).is_empty()
+        });
+    }
+}
+
+#[test]
+fn background_processes_outlive_the_command() {
+    let Some(keeper) = Keeper::new("background", Gives::default()) else {
+        return;
+    };
+    let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
+    let (code, out, _) = keeper.output(&[], &["sh", "-c", script]);
+    assert_eq!(code, Some(0));
+    keeper.wait_finished(0);
+    let sleeper: u32 = out.trim().parse().unwrap();
+    assert_eq!(keeper.members(0), [sleeper]);
+}
