@@ -1,7 +1,7 @@
 //! policy → record → what to do.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_model::{
@@ -12,7 +12,7 @@ use agentguard_policy::{
     Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
 };
 use jiff::Timestamp;
-use ulid::Ulid;
+use ulid::Generator;
 
 use crate::directory::Directory;
 use crate::policies::Policies;
@@ -24,6 +24,23 @@ pub struct Decider<R> {
     policies: Arc<Policies>,
     directory: Arc<Directory>,
     recorder: Arc<R>,
+    ids: Arc<Ids>,
+}
+
+/// Ids in the order in which they were given: within one millisecond each is the one before plus
+/// one, so that the record can be read in the order of ids.
+#[derive(Debug)]
+struct Ids(Mutex<Generator>);
+
+impl Ids {
+    fn next(&self) -> DecisionId {
+        let mut generator = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        DecisionId(match generator.generate() {
+            Ok(id) => id,
+            // 2^80 ids in a millisecond, or so: the next one begins the next millisecond.
+            Err(overflow) => overflow.commit_overflow_increment(),
+        })
+    }
 }
 
 impl<R> Clone for Decider<R> {
@@ -32,6 +49,7 @@ impl<R> Clone for Decider<R> {
             policies: self.policies.clone(),
             directory: self.directory.clone(),
             recorder: self.recorder.clone(),
+            ids: self.ids.clone(),
         }
     }
 }
@@ -58,6 +76,7 @@ impl<R: Recorder> Decider<R> {
             policies,
             directory,
             recorder,
+            ids: Arc::new(Ids(Mutex::new(Generator::new()))),
         }
     }
 
@@ -343,13 +362,16 @@ impl<R: Recorder> Decider<R> {
     }
 
     pub(crate) fn decision(&self, policy: &Policy, draft: Draft<'_>) -> Decision {
+        // The time first: an id is never older than the time of its decision.
+        let time = Timestamp::now();
+        let id = self.ids.next();
         let (agent, context) = match draft.client {
             Some(client) => self.directory.describe(client.agent, client.run, policy),
             None => (None, agentguard_model::Context::default()),
         };
         Decision {
-            id: DecisionId(Ulid::generate()),
-            time: Timestamp::now(),
+            id,
+            time,
             agent,
             context,
             process: draft.client.map(|client| client.process.clone()),

@@ -19,3 +19,6 @@ pub use decider::Decider;
 pub use directory::Directory;
 pub use policies::Policies;
 pub use port::{Client, Decided, Foreseen, RecordRefused, Recorder, Target};
+
+#[cfg(test)]
+mod tests;

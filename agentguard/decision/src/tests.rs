@@ -1,0 +1,302 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use agentguard_common::address::Address;
+use agentguard_common::event::{Event, kind, reason};
+use agentguard_model::{
+    ActionKind, AgentId, Context, Decision, DecisionId, Handling, Labels, Layer, Mode, Outcome,
+    Process, Reason, ReasonCode, Verdict,
+};
+use agentguard_policy::{Document, compile};
+
+use crate::{Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Target};
+
+const POLICY: &str = r#"
+version: 1
+agents:
+  - { name: coder, labels: { tenant: acme, team: web } }
+  - { name: watched, mode: observe }
+rules:
+  - { id: api, match: { host: [api.example.com], port: [443] }, action: allow }
+  - { id: read, match: { host: [api.example.com], port: [80], method: [GET] }, action: allow }
+  - { id: never, match: { host: [bad.example.com] }, action: deny, reason: Not this one. }
+  - { id: net, match: { cidr: [192.0.2.0/24], port: [22] }, action: allow, handling: direct }
+"#;
+
+/// A record in memory that can be full.
+#[derive(Default)]
+struct Memory {
+    decisions: Mutex<Vec<Decision>>,
+    outcomes: Mutex<Vec<(DecisionId, Outcome)>>,
+    full: AtomicBool,
+}
+
+impl Recorder for Memory {
+    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(RecordRefused {
+                reason: Reason::new(ReasonCode::RecordFailed, "the disk is full"),
+            });
+        }
+        let id = decision.id;
+        self.decisions.lock().unwrap().push(decision);
+        Ok(id)
+    }
+
+    fn outcome(&self, id: DecisionId, outcome: Outcome) {
+        self.outcomes.lock().unwrap().push((id, outcome));
+    }
+}
+
+fn decider() -> Decider<Memory> {
+    let document = Document {
+        path: "policy.yaml".to_owned(),
+        text: POLICY.to_owned(),
+    };
+    let policy = compile(&[document]).unwrap();
+    let directory = Directory::default();
+    directory.agent(AgentId(1), "coder".parse().unwrap());
+    directory.agent(AgentId(2), "watched".parse().unwrap());
+    directory.agent(AgentId(3), "gone".parse().unwrap());
+    Decider::new(
+        Arc::new(Policies::new(4, policy)),
+        Arc::new(directory),
+        Arc::new(Memory::default()),
+    )
+}
+
+fn client(agent: u32) -> Client {
+    Client {
+        agent: AgentId(agent),
+        run: 0,
+        process: Process {
+            pid: 7,
+            uid: 1000,
+            comm: "curl".to_owned(),
+            exe: Some("/usr/bin/curl".to_owned()),
+        },
+    }
+}
+
+fn target(host: &str, port: u16) -> Target {
+    Target {
+        host: Some(host.parse().unwrap()),
+        ip: None,
+        port,
+    }
+}
+
+fn last(decider: &Decider<Memory>) -> Decision {
+    decider
+        .recorder()
+        .decisions
+        .lock()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone()
+}
+
+#[tokio::test]
+async fn an_allowed_connection_says_by_which_rule() {
+    let decider = decider();
+    let target = target("api.example.com", 443);
+    assert_eq!(
+        decider.foresee(&client(1), &target),
+        Foreseen::Allow(Handling::Splice)
+    );
+    let decided = decider.connection(&client(1), &target).await;
+    assert!(decided.allowed);
+    let decision = last(&decider);
+    assert_eq!(Some(decision.id), decided.id);
+    assert_eq!(decision.verdict, Verdict::Allow);
+    assert_eq!(decision.layer, Layer::Proxy);
+    assert_eq!(decision.matched.first().unwrap().rule, "api");
+    assert_eq!(decision.matched.first().unwrap().source.line, 7);
+    assert_eq!(
+        decision.agent.unwrap().labels.get("tenant").unwrap(),
+        "acme"
+    );
+}
+
+#[tokio::test]
+async fn a_request_is_decided_by_what_it_is() {
+    let decider = decider();
+    let target = target("api.example.com", 80);
+    assert_eq!(decider.foresee(&client(1), &target), Foreseen::NeedsRequest);
+    assert!(
+        decider
+            .request(&client(1), &target, "GET", "/a")
+            .await
+            .allowed
+    );
+    assert!(
+        !decider
+            .request(&client(1), &target, "POST", "/a")
+            .await
+            .allowed
+    );
+    let decision = last(&decider);
+    assert_eq!(decision.action.kind, ActionKind::HttpRequest);
+    assert_eq!(decision.action.method.as_deref(), Some("POST"));
+    // What cannot be looked into is not allowed by a rule that has to look.
+    let opaque = decider.connection(&client(1), &target).await;
+    assert!(!opaque.allowed);
+    assert_eq!(opaque.reason.code, ReasonCode::NeedsInspection);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_denied() {
+    let decider = decider();
+    decider.recorder().full.store(true, Ordering::Relaxed);
+    let decided = decider
+        .connection(&client(1), &target("api.example.com", 443))
+        .await;
+    assert!(!decided.allowed);
+    assert_eq!(decided.id, None);
+    assert_eq!(decided.reason.code, ReasonCode::RecordFailed);
+}
+
+#[tokio::test]
+async fn observing_passes_on_what_it_denies_on_paper() {
+    let decider = decider();
+    let decided = decider
+        .connection(&client(2), &target("bad.example.com", 443))
+        .await;
+    assert!(decided.allowed);
+    let decision = last(&decider);
+    assert_eq!(decision.verdict, Verdict::Deny);
+    assert!(!decision.enforced);
+    assert_eq!(decision.mode, Mode::Observe);
+    assert_eq!(decision.reason.message, "Not this one.");
+}
+
+#[tokio::test]
+async fn an_agent_without_a_policy_gets_nothing() {
+    let decider = decider();
+    for unknown in [3, 99] {
+        let decided = decider
+            .connection(&client(unknown), &target("api.example.com", 443))
+            .await;
+        assert!(!decided.allowed);
+        assert_eq!(decided.reason.code, ReasonCode::NoAgent);
+        let name = "api.example.com".parse().unwrap();
+        assert!(!decider.name(AgentId(unknown), &name).allowed);
+    }
+}
+
+#[tokio::test]
+async fn a_run_has_its_context_and_its_labels_over_the_agents() {
+    let decider = decider();
+    let labels = Labels::from([("team".to_owned(), "night".to_owned())]);
+    let context = Context {
+        workflow: Some("release".to_owned()),
+        ..Context::default()
+    };
+    decider.directory().run(5, context, labels);
+    let runs = Client {
+        run: 5,
+        ..client(1)
+    };
+    decider
+        .connection(&runs, &target("api.example.com", 443))
+        .await;
+    let decision = last(&decider);
+    assert_eq!(decision.context.workflow.as_deref(), Some("release"));
+    let agent = decision.agent.unwrap();
+    assert_eq!(agent.labels.get("team").unwrap(), "night");
+    assert_eq!(agent.labels.get("tenant").unwrap(), "acme");
+    decider.directory().run_ended(5);
+    decider
+        .connection(&runs, &target("api.example.com", 443))
+        .await;
+    assert_eq!(last(&decider).context, Context::default());
+}
+
+#[tokio::test]
+async fn ids_are_in_order_also_within_a_millisecond() {
+    let decider = decider();
+    for _ in 0..1000 {
+        decider
+            .connection(&client(1), &target("api.example.com", 443))
+            .await;
+    }
+    let decisions = decider.recorder().decisions.lock().unwrap();
+    assert!(decisions.windows(2).all(|pair| pair[0].id < pair[1].id));
+}
+
+fn event(why: u8, rule: u32, generation: u32, denied: bool) -> Event {
+    let mut comm = [0; 16];
+    comm[..4].copy_from_slice(b"nc\0x");
+    Event {
+        kind: kind::FLOW,
+        reason: why,
+        denied: u8::from(denied),
+        rule,
+        generation,
+        agent: 1,
+        pid: 7,
+        uid: 1000,
+        comm,
+        remote: Address::from("192.0.2.9".parse::<std::net::IpAddr>().unwrap()),
+        remote_port: 22,
+        protocol: 6,
+        ..Event::default()
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
+    let decider = decider();
+    let event = event(reason::RULE_ALLOW, 4, 4, false);
+    decider
+        .kernel(&event, None, Some("/bin/nc".to_owned()))
+        .await
+        .unwrap();
+    let decision = last(&decider);
+    assert_eq!(decision.layer, Layer::Kernel);
+    assert_eq!(decision.verdict, Verdict::Allow);
+    assert_eq!(decision.matched.first().unwrap().rule, "net");
+    assert_eq!(decision.action.ip, Some("192.0.2.9".parse().unwrap()));
+    let process = decision.process.unwrap();
+    assert_eq!(
+        (process.comm.as_str(), process.exe.as_deref()),
+        ("nc", Some("/bin/nc"))
+    );
+    // A number of a policy that is not kept names nothing.
+    let old = Event {
+        generation: 3,
+        ..event
+    };
+    decider.kernel(&old, None, None).await.unwrap();
+    assert_eq!(last(&decider).matched, []);
+}
+
+#[tokio::test]
+async fn every_reason_of_the_gate_has_a_code_and_a_sentence() {
+    let decider = decider();
+    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::NO_ADDRESS) {
+        decider
+            .kernel(&event(why, 0, 4, why >= 16), None, None)
+            .await
+            .unwrap();
+        let decision = last(&decider);
+        assert_ne!(decision.reason.code, ReasonCode::Internal, "{why}");
+        assert!(decision.reason.message.ends_with('.'), "{why}");
+        assert_eq!(decision.verdict == Verdict::Deny, why >= 16, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_denial_that_passed_is_told_as_not_enforced() {
+    let decider = decider();
+    decider
+        .kernel(&event(reason::NO_RULE, 0, 4, false), None, None)
+        .await
+        .unwrap();
+    let decision = last(&decider);
+    assert_eq!(
+        (decision.verdict, decision.enforced),
+        (Verdict::Deny, false)
+    );
+}
