@@ -1,7 +1,9 @@
 //! The guard: daemon and command line.
 //!
 //! This crate only wires. [`cli`] reads the command line and prints; [`config`] reads the
-//! configuration; [`doctor`] looks at the host. What the guard does is in the rooms beside `src`.
+//! configuration; [`doctor`] looks at the host; [`daemon`] joins the rooms in two processes; [`run`]
+//! is the client that stands in a governed command's place. What the guard does is in the rooms
+//! beside `src`.
 //!
 //! **Invariant:** what an operator is told is printed once, here at the edge, and ends with an exit
 //! code that `docs/cli.md` promises.
@@ -10,13 +12,15 @@
 
 mod cli;
 mod config;
+mod daemon;
 mod doctor;
+mod run;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::main() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             let text = failure.text();
             if !text.is_empty() {

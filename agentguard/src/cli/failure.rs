@@ -6,6 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use agentguard_control::ClientError;
+use agentguard_policy::Diagnostics;
 
 use crate::config::ConfigError;
 
@@ -112,6 +113,19 @@ impl From<ConfigError> for Failure {
             ConfigError::Unreadable { .. } => Self::usage(chain(&error)).hint(
                 "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG",
             ),
+        }
+    }
+}
+
+/// The daemon or a run ended in an error.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<Diagnostics>() {
+            Ok(faults) => Self::Said {
+                text: faults.to_string(),
+                code: 2,
+            },
+            Err(error) => Self::refused(chain(error.as_ref())),
         }
     }
 }

@@ -17,13 +17,18 @@ mod since;
 mod status;
 mod verdicts;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use agentguard_control::Client;
 use clap::{Args, Parser, Subcommand};
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
 use crate::config::{Config, ConfigError, Declared, Host};
-use crate::doctor;
+use crate::{daemon, doctor, run};
 use failure::Failure;
 use output::{Format, Output};
 
@@ -64,6 +69,10 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the guard, in the foreground
+    Daemon,
+    /// Run a command as an agent
+    Run(run::RunArgs),
     /// List, show, add and remove agents
     #[command(subcommand)]
     Agent(agent::Command),
@@ -81,25 +90,55 @@ enum Command {
     /// Print the JSON Schema of a document
     #[command(hide = true)]
     Schema(schema::Schema),
+    /// The half of the daemon that the keeper starts
+    #[command(hide = true)]
+    Worker,
 }
 
 /// Reads the command line and does what it says.
 ///
 /// # Errors
 /// [`Failure`], which `main` prints once. Errors of usage end the program here, in clap's words.
-pub(crate) fn main() -> Result<(), Failure> {
+pub(crate) fn main() -> Result<ExitCode, Failure> {
     let arguments = Arguments::parse();
     let global = arguments.global;
     let mut out = Output::stdout(global.output);
     match arguments.command {
-        Command::Agent(command) => agent::main(command, &global, &mut out),
-        Command::Verdicts(query) => verdicts::main(query, &global, &mut out),
-        Command::Explain(explain) => explain::main(&explain, &global, &mut out),
-        Command::Policy(command) => policy::main(command, &global, &mut out),
-        Command::Status => status::main(&global, &mut out),
-        Command::Doctor => doctor::main(global.declared(), &mut out),
-        Command::Schema(schema) => schema::main(&schema, &mut out),
+        Command::Daemon => {
+            let config = global.config()?;
+            log();
+            daemon::keeper::run(config)?;
+        }
+        Command::Worker => {
+            log();
+            daemon::worker::run()?;
+        }
+        Command::Run(args) => {
+            let socket = global.declared()?.paths.keeper_socket();
+            return Ok(run::main(args, &socket)?);
+        }
+        Command::Agent(command) => agent::main(command, &global, &mut out)?,
+        Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,
+        Command::Explain(explain) => explain::main(&explain, &global, &mut out)?,
+        Command::Policy(command) => policy::main(command, &global, &mut out)?,
+        Command::Status => status::main(&global, &mut out)?,
+        Command::Doctor => doctor::main(global.declared(), &mut out)?,
+        Command::Schema(schema) => schema::main(&schema, &mut out)?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon's log goes to standard error, which the service manager keeps. `RUST_LOG` says how
+/// much; without it, what an operator needs to know.
+fn log() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .init();
 }
 
 impl Global {
@@ -109,7 +148,6 @@ impl Global {
     }
 
     /// The configuration that a daemon runs on. The file must be there.
-    #[expect(dead_code, reason = "the daemon is wired in when its room lands")]
     fn config(&self) -> Result<Config, Failure> {
         let file = self
             .config

@@ -3,6 +3,7 @@
 //! What is printed for people may come from an agent: process names, paths, HTTP methods. It is
 //! made harmless by [`printable`] before it reaches a terminal.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -108,6 +109,12 @@ impl Output {
 /// Words, with a line end. Nobody can be told that standard error is closed.
 pub(crate) fn say(words: &str) {
     let _ = writeln!(io::stderr(), "{words}");
+}
+
+/// A number and a noun that takes an `s`.
+pub(crate) fn counted<N: Display + From<u8> + PartialEq>(number: N, noun: &str) -> String {
+    let plural = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// Rows under a header, aligned. Where the terminal is narrower than the table, the flexible column

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Global;
 use super::agent::{change, mode};
 use super::failure::{Failure, chain};
-use super::output::{Output, Table, printable, say};
+use super::output::{Output, Table, counted, printable, say};
 use super::verdicts::moment;
 
 #[derive(Debug, Subcommand)]
@@ -63,8 +63,8 @@ fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
             let errors = diagnostics.iter().count() + diagnostics.more();
             say(&lines(&diagnostics.to_string()));
             return Err(Failure::usage(format!(
-                "{path} cannot be used: {errors} {}",
-                if errors == 1 { "fault" } else { "faults" }
+                "{path} cannot be used: {}",
+                counted(errors, "fault")
             )));
         }
     };
@@ -79,8 +79,10 @@ fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     };
     Ok(out.value(&checked, || {
         format!(
-            "{path} is good: version {}, {} agents, {} rules",
-            checked.version, checked.agents, checked.rules
+            "{path} is good: version {}, {}, {}",
+            checked.version,
+            counted(checked.agents, "agent"),
+            counted(checked.rules, "rule")
         )
     })?)
 }

@@ -7,7 +7,7 @@ use jiff::{Timestamp, Unit};
 use super::Global;
 use super::agent::mode;
 use super::failure::Failure;
-use super::output::{Output, printable};
+use super::output::{Output, counted, printable};
 use super::verdicts::{gap_words, moment};
 
 pub(super) fn main(global: &Global, out: &mut Output) -> Result<(), Failure> {
@@ -61,11 +61,11 @@ fn story(status: &Status, now: Timestamp) -> String {
         lines.push(entry(
             "agent",
             &format!(
-                "{} in mode {}, {} cgroups, {} runs",
+                "{} in mode {}, {}, {}",
                 agent.name,
                 mode(agent.mode),
-                agent.cgroups.len(),
-                agent.runs
+                counted(agent.cgroups.len(), "cgroup"),
+                counted(agent.runs, "run")
             ),
         ));
     }
@@ -89,7 +89,8 @@ fn gate(status: &Status) -> String {
         )
     } else {
         format!(
-            "{programs} programs attached to {}; kernel {}",
+            "{} attached to {}; kernel {}",
+            counted(programs, "program"),
             gate.attached.join(", "),
             gate.kernel
         )
@@ -101,12 +102,12 @@ fn record(status: &Status) -> Vec<String> {
     let mut lines = vec![entry(
         "record",
         &format!(
-            "{} entries in {} segments, {} bytes; since the start {} gaps, {} decisions refused, {} over quota",
+            "{} entries in {}, {}; since the start {}, {} refused, {} over quota",
             record.entries,
-            record.segments,
-            record.bytes,
-            record.gaps,
-            record.refused,
+            counted(record.segments, "segment"),
+            counted(record.bytes, "byte"),
+            counted(record.gaps, "gap"),
+            counted(record.refused, "decision"),
             record.refused_by_quota
         ),
     )];
@@ -217,9 +218,9 @@ mod tests {
              processes  keeper 10, worker 11\n\
              gate       2 programs attached to /sys/fs/cgroup/agentguard; kernel 6.12.0\n\
              policy     version 0123456789ab from /etc/agentguard/policy.yaml, in force since 2026-01-01T00:00:01Z\n\
-             record     7 entries in 1 segments, 4096 bytes; since the start 0 gaps, 0 decisions refused, 0 over quota\n\
+             record     7 entries in 1 segment, 4096 bytes; since the start 0 gaps, 0 decisions refused, 0 over quota\n\
              listeners  proxy 127.0.0.1:15001, [::1]:15001, resolver 127.0.0.1:15053 in network namespace 1\n\
-             agent      coder in mode enforce, 1 cgroups, 1 runs\n\
+             agent      coder in mode enforce, 1 cgroup, 1 run\n\
              \n\
              everything works as it should"
         );

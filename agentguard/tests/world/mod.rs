@@ -1,0 +1,247 @@
+//! What the command line is tried on: a directory with a configuration, and a control socket.
+
+use std::ffi::OsStr;
+use std::process::Command;
+use std::sync::Arc;
+
+use agentguard_control::api::{AgentStatus, GateStatus, GuardStatus, Phase, PolicyStatus};
+use agentguard_control::{Sources, serve};
+use agentguard_decision::Recorder as _;
+use agentguard_model::{
+    Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Reason,
+    ReasonCode, Verdict,
+};
+use agentguard_policy::{Document, compile};
+use agentguard_record::{Options, Record};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+pub(crate) const POLICY: &str = "\
+version: 1
+agents:
+  - name: coder
+    labels: {tenant: acme}
+rules:
+  - id: docs
+    match:
+      host: [docs.example]
+      port: [443]
+    action: allow
+  - id: no-deletes
+    match:
+      host: [docs.example]
+      method: [DELETE]
+    action: deny
+";
+
+/// A call of the program.
+pub(crate) struct Call {
+    command: Command,
+}
+
+/// What became of it.
+pub(crate) struct Said {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) code: i32,
+}
+
+/// Calls the program, in an environment that says nothing.
+pub(crate) fn agentguard<I>(arguments: I) -> Call
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentguard"));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("COLUMNS", "100")
+        .stdin(std::process::Stdio::null());
+    Call { command }
+}
+
+impl Call {
+    pub(crate) fn with_config(mut self, path: &str) -> Self {
+        self.command.env("AGENTGUARD_CONFIG", path);
+        self
+    }
+
+    pub(crate) fn command(self) -> Command {
+        self.command
+    }
+
+    pub(crate) fn run(mut self) -> Said {
+        let output = self.command.output().unwrap();
+        Said {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            code: output.status.code().unwrap(),
+        }
+    }
+
+    /// Runs it, and holds everything it says to the text.
+    #[track_caller]
+    pub(crate) fn says(self, stdout: &str, stderr: &str, code: i32) {
+        let said = self.run();
+        assert_eq!(said.stderr, stderr);
+        assert_eq!(said.stdout, stdout);
+        assert_eq!(said.code, code);
+    }
+}
+
+/// A directory of its own.
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// A configuration whose sockets and everything else are here; its path.
+    pub(crate) fn config(&self) -> String {
+        let dir = self.dir.path().display();
+        self.write(
+            "config.yaml",
+            &format!(
+                "state_dir: {dir}/state\nruntime_dir: {dir}\ncgroup_root: {dir}/cgroups\nbpffs: {dir}/bpf\n"
+            ),
+        );
+        self.path("config.yaml")
+    }
+}
+
+/// A control socket on a bench, until it is dropped.
+pub(crate) struct Served {
+    record: Record,
+    runtime: tokio::runtime::Runtime,
+    shutdown: CancellationToken,
+    _kept: (
+        watch::Sender<Vec<AgentStatus>>,
+        watch::Sender<GuardStatus>,
+        watch::Sender<Vec<String>>,
+    ),
+}
+
+impl Served {
+    pub(crate) fn new(bench: &Bench) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let record = Record::open(bench.path("record").as_ref(), Options::default()).unwrap();
+        let policy = compile(&[Document {
+            path: "policy.yaml".into(),
+            text: POLICY.into(),
+        }])
+        .unwrap();
+        let (agents, agents_seen) = watch::channel(vec![AgentStatus {
+            name: "coder".parse().unwrap(),
+            id: Some(AgentId(1)),
+            labels: [("tenant".to_owned(), "acme".to_owned())].into(),
+            mode: Mode::Enforce,
+            cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
+            runs: 1,
+        }]);
+        let (guard, guard_seen) = watch::channel(GuardStatus {
+            version: "0.0.0".into(),
+            phase: Phase::Ready,
+            keeper_pid: 1,
+            worker_pid: 2,
+            started: Timestamp::UNIX_EPOCH,
+            gate: GateStatus {
+                attached: vec!["/sys/fs/cgroup/agentguard".into()],
+                ..GateStatus::default()
+            },
+            policy: PolicyStatus {
+                version: policy.version().to_owned(),
+                files: vec!["policy.yaml".into()],
+                loaded: Timestamp::UNIX_EPOCH,
+                refused: None,
+            },
+            listeners: Vec::new(),
+            degraded: Vec::new(),
+        });
+        let (governed, governed_seen) = watch::channel(Vec::new());
+        let shutdown = CancellationToken::new();
+        let sources = Sources {
+            record: record.clone(),
+            policy: Arc::new(ArcSwap::from_pointee(policy)),
+            agents: agents_seen,
+            guard: guard_seen,
+            governed: governed_seen,
+        };
+        let listener = {
+            let _entered = runtime.enter();
+            UnixListener::bind(bench.path("control.sock")).unwrap()
+        };
+        runtime.spawn(serve(listener, sources, shutdown.clone()));
+        Self {
+            record,
+            runtime,
+            shutdown,
+            _kept: (agents, guard, governed),
+        }
+    }
+
+    /// Records a decision under a new id.
+    pub(crate) fn write(&self, mut decision: Decision) -> DecisionId {
+        decision.id = DecisionId(Ulid::generate());
+        self.runtime.block_on(self.record.write(decision)).unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// What agent `coder` attempted at port 443 of a host.
+pub(crate) fn decision(verdict: Verdict, kind: ActionKind, host: &str) -> Decision {
+    Decision {
+        id: DecisionId(Ulid::nil()),
+        time: "2026-11-22T04:08:03.5Z".parse().unwrap(),
+        agent: Some(Agent {
+            name: "coder".parse().unwrap(),
+            labels: [].into(),
+        }),
+        context: Context::default(),
+        process: None,
+        layer: Layer::Proxy,
+        action: Action {
+            host: Some(host.parse().unwrap()),
+            port: Some(443),
+            ..Action::new(kind)
+        },
+        verdict,
+        enforced: true,
+        mode: Mode::Enforce,
+        reason: Reason::new(ReasonCode::NoRule, "no rule allows it"),
+        matched: Vec::new(),
+        budget: Vec::new(),
+        findings: Vec::new(),
+        count: 1,
+        last: None,
+        latency_us: 1,
+        policy_version: "0123456789ab".into(),
+        outcome: None,
+    }
+}
