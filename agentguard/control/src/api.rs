@@ -15,7 +15,7 @@
 use std::net::SocketAddr;
 
 use agentguard_model::{
-    ActionKind, AgentId, AgentName, Decision, Handling, Labels, Mode, Source, Verdict,
+    ActionKind, AgentId, AgentName, Decision, Handling, InvalidName, Labels, Mode, Source, Verdict,
 };
 use agentguard_record::{Gap, Notice};
 use jiff::Timestamp;
@@ -299,7 +299,7 @@ impl VerdictQuery {
                 return Err(Problem::bad_request(format!("`{key}` is given twice")));
             }
             match &*key {
-                "agent" => query.agent = Some(value.parse().map_err(Problem::bad_request)?),
+                "agent" => query.agent = Some(value.parse().map_err(|error| refused(&error))?),
                 "verdict" => query.verdict = Some(word(&key, &value)?),
                 "kind" => query.kind = Some(word(&key, &value)?),
                 "since" => {
@@ -353,10 +353,10 @@ impl VerdictQuery {
 impl Problem {
     /// A problem without a hint.
     #[must_use]
-    pub fn new(code: ProblemCode, message: impl ToString) -> Self {
+    pub fn new(code: ProblemCode, message: impl Into<String>) -> Self {
         Self {
             code,
-            message: message.to_string(),
+            message: message.into(),
             hint: None,
         }
     }
@@ -368,7 +368,7 @@ impl Problem {
         self
     }
 
-    pub(crate) fn bad_request(message: impl ToString) -> Self {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(ProblemCode::BadRequest, message)
     }
 }
@@ -380,6 +380,10 @@ pub fn spelled(kind: ActionKind) -> String {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
     }
+}
+
+fn refused(error: &InvalidName) -> Problem {
+    Problem::bad_request(error.to_string())
 }
 
 fn word<T: serde::de::DeserializeOwned>(key: &str, value: &str) -> Result<T, Problem> {

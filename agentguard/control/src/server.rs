@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentguard_model::Verdict;
+use agentguard_model::{InvalidDecisionId, Verdict};
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
-use agentguard_record::{Followed, Query, Record};
+use agentguard_record::{Followed, Query, ReadError, Record};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -141,7 +141,7 @@ async fn connection(
             Ok::<_, Infallible>(match &*admitted {
                 Ok(()) => answer(request, &sources, shutdown).await,
                 Err(refusal) => refuse(
-                    &Problem::new(ProblemCode::Forbidden, refusal)
+                    &Problem::new(ProblemCode::Forbidden, refusal.to_string())
                         .hint("ask as root, from outside the agents"),
                 ),
             })
@@ -226,13 +226,15 @@ async fn verdicts(query: &VerdictQuery, sources: &Sources) -> Result<Response<Bo
         .record
         .query(selection(query, DEFAULT_LIMIT))
         .await
-        .map_err(unreadable)?;
+        .map_err(|error| unreadable(&error))?;
     Ok(json(&Verdicts { decisions }))
 }
 
 async fn decision(id: &str, sources: &Sources) -> Result<Response<Body>, Problem> {
-    let id = id.parse().map_err(Problem::bad_request)?;
-    match sources.record.find(id).await.map_err(unreadable)? {
+    let id = id
+        .parse()
+        .map_err(|error: InvalidDecisionId| Problem::bad_request(error.to_string()))?;
+    match sources.record.find(id).await.map_err(|error| unreadable(&error))? {
         Some(decision) => Ok(json(&decision)),
         None => Err(
             Problem::new(ProblemCode::NotFound, format!("there is no decision {id}")).hint(
@@ -258,7 +260,11 @@ fn agent(name: &str, sources: &Sources) -> Result<Response<Body>, Problem> {
 }
 
 async fn status(sources: &Sources) -> Result<Response<Body>, Problem> {
-    let notices = sources.record.notices(NOTICES).await.map_err(unreadable)?;
+    let notices = sources
+        .record
+        .notices(NOTICES)
+        .await
+        .map_err(|error| unreadable(&error))?;
     let status = Status {
         guard: sources.guard.borrow().clone(),
         agents: sources.agents.borrow().clone(),
@@ -356,19 +362,19 @@ fn selection(query: &VerdictQuery, default_limit: u32) -> Query {
     }
 }
 
-fn unreadable(error: agentguard_record::ReadError) -> Problem {
+fn unreadable(error: &ReadError) -> Problem {
     tracing::error!(
-        error = &error as &dyn std::error::Error,
+        error = error as &dyn std::error::Error,
         "cannot read the record"
     );
-    Problem::new(ProblemCode::Internal, error)
+    Problem::new(ProblemCode::Internal, error.to_string())
         .hint("`agentguard status` says how the record is doing")
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(bytes) => respond(StatusCode::OK, bytes),
-        Err(error) => refuse(&Problem::new(ProblemCode::Internal, error)),
+        Err(error) => refuse(&Problem::new(ProblemCode::Internal, error.to_string())),
     }
 }
 

@@ -1,8 +1,17 @@
 //! The control socket from end to end, with a real record and a real policy, in one process.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentguard_control::api::{
@@ -126,6 +135,13 @@ fn exchange(socket: &std::path::Path, bytes: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// A new id, above all earlier ones: the record orders by id.
+fn next_id() -> DecisionId {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    DecisionId(Ulid::from_parts(1_800_000_000_000 + count, 0))
+}
+
 fn agent_status() -> AgentStatus {
     AgentStatus {
         name: "coder".parse().unwrap(),
@@ -161,7 +177,7 @@ fn guard_status() -> GuardStatus {
 
 fn decision(agent: &str, verdict: Verdict, kind: ActionKind, host: &str) -> Decision {
     Decision {
-        id: DecisionId(Ulid::generate()),
+        id: next_id(),
         time: Timestamp::now(),
         agent: Some(Agent {
             name: agent.parse().unwrap(),

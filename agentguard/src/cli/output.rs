@@ -112,7 +112,7 @@ pub(crate) fn say(words: &str) {
 }
 
 /// A number and a noun that takes an `s`.
-pub(crate) fn counted<N: Display + From<u8> + PartialEq>(number: N, noun: &str) -> String {
+pub(crate) fn counted<N: Copy + Display + From<u8> + PartialEq>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{plural}")
 }

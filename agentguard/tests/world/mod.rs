@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentguard_control::api::{AgentStatus, GateStatus, GuardStatus, Phase, PolicyStatus};
 use agentguard_control::{Sources, serve};
@@ -203,7 +204,7 @@ impl Served {
 
     /// Records a decision under a new id.
     pub(crate) fn write(&self, mut decision: Decision) -> DecisionId {
-        decision.id = DecisionId(Ulid::generate());
+        decision.id = next_id();
         self.runtime.block_on(self.record.write(decision)).unwrap()
     }
 }
@@ -212,6 +213,13 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// A new id, above all earlier ones: the record orders by id.
+fn next_id() -> DecisionId {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    DecisionId(Ulid::from_parts(1_800_000_000_000 + count, 0))
 }
 
 /// What agent `coder` attempted at port 443 of a host.
