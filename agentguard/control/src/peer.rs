@@ -69,7 +69,8 @@ impl Accepted {
 }
 
 /// Decides whether the process at the other end of `socket` may be served. `governed` are the
-/// governed cgroups as `/proc/PID/cgroup` writes them: absolute within the hierarchy.
+/// governed cgroups as `/proc/PID/cgroup` writes them: absolute within the hierarchy. While none is
+/// known, nobody is served.
 pub(crate) fn authorise(
     socket: OwnedFd,
     accepted: Accepted,
@@ -78,6 +79,12 @@ pub(crate) fn authorise(
     let peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
     if peer.uid != 0 {
         return Err(Refusal::NotRoot { uid: peer.uid });
+    }
+    // A guard that governs nothing does not exist: there is the root of all agents at least.
+    if governed.is_empty() {
+        return Err(Refusal::Unknown(io::Error::other(
+            "which cgroups are governed is not known yet",
+        )));
     }
     let pid = peer.pid;
     let process = hold(pid, peer.pidfd, accepted)?;
@@ -204,6 +211,15 @@ mod tests {
             Err(Refusal::NotRoot { .. }) => assert!(!root),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn while_no_governed_cgroup_is_known_nobody_is_served() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(matches!(
+            authorise(ours.into(), Accepted::now(), &[]),
+            Err(Refusal::Unknown(_) | Refusal::NotRoot { .. })
+        ));
     }
 
     #[test]

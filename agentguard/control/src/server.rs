@@ -66,7 +66,7 @@ pub struct Sources {
     /// The guard.
     pub guard: watch::Receiver<GuardStatus>,
     /// The governed cgroups as `/proc/PID/cgroup` writes them (absolute within the hierarchy): a
-    /// process in one of these or below is served nothing.
+    /// process in one of these or below is served nothing, and while there is none nobody is.
     pub governed: watch::Receiver<Vec<String>>,
 }
 

@@ -471,7 +471,9 @@ async fn root_inside_an_agent_is_refused_every_question() {
         panic!("it answered");
     };
     assert_eq!(problem.code, ProblemCode::Forbidden);
-    world.governed.send_replace(Vec::new());
+    world
+        .governed
+        .send_replace(vec!["/agentguard-test-of-nobody".into()]);
     assert!(world.client().await.status().await.is_ok());
 }
 

@@ -180,7 +180,7 @@ impl Served {
             listeners: Vec::new(),
             degraded: Vec::new(),
         });
-        let (governed, governed_seen) = watch::channel(Vec::new());
+        let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
         let shutdown = CancellationToken::new();
         let sources = Sources {
             record: record.clone(),
