@@ -114,7 +114,8 @@ impl<R: Recorder> Decider<R> {
             .await
     }
 
-    /// Records a denial that no rule gave: malformed input, names that disagree, a limit.
+    /// Records a denial that no rule gave: malformed input, names that disagree, a limit. An agent
+    /// that is only observed goes on where the connection can be carried all the same.
     pub async fn refuse(
         &self,
         client: &Client,
@@ -127,6 +128,12 @@ impl<R: Recorder> Decider<R> {
         let mode = self
             .agent(&policy, client.agent)
             .map_or(Mode::Enforce, |agent| agent.mode);
+        let carried = kind == ActionKind::Connect
+            && matches!(
+                reason.code,
+                ReasonCode::NameMismatch | ReasonCode::TlsMalformed
+            );
+        let going = (carried && mode != Mode::Enforce).then_some(Handling::Splice);
         self.conclude(
             &policy,
             Draft {
@@ -134,14 +141,14 @@ impl<R: Recorder> Decider<R> {
                 layer: Layer::Proxy,
                 action: action(kind, target),
                 verdict: Verdict::Deny,
-                enforced: true,
+                enforced: going.is_none(),
                 mode,
                 reason,
                 matched: Vec::new(),
                 count: 1,
                 started,
             },
-            None,
+            going,
         )
         .await
     }

@@ -300,3 +300,22 @@ async fn a_denial_that_passed_is_told_as_not_enforced() {
         (Verdict::Deny, false)
     );
 }
+
+#[tokio::test]
+async fn an_observed_agent_goes_on_with_names_that_disagree() {
+    let decider = decider();
+    let target = target("api.example.com", 443);
+    for (agent, goes_on) in [(1, false), (2, true)] {
+        let why = Reason::new(ReasonCode::NameMismatch, "two names");
+        let decided = decider
+            .refuse(&client(agent), &target, ActionKind::Connect, why)
+            .await;
+        assert_eq!(decided.allowed, goes_on);
+        assert_eq!(last(&decider).enforced, !goes_on);
+        let why = Reason::new(ReasonCode::ClientTimeout, "late");
+        let decided = decider
+            .refuse(&client(agent), &target, ActionKind::Connect, why)
+            .await;
+        assert!(!decided.allowed);
+    }
+}

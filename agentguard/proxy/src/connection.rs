@@ -17,7 +17,7 @@ use crate::account::Account;
 use crate::dial::{dial, tune};
 use crate::relay::{self, Counts, relay, reset};
 use crate::seats::{Entry, Seats};
-use crate::{Limits, Port, http, tls};
+use crate::{Limits, Origin, Port, http, tls};
 
 /// The most that is read at once before a connection is decided.
 pub(crate) const READ: usize = 16 * 1024;
@@ -39,7 +39,8 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     pub(crate) guard: Arc<Guard<R, P>>,
     pub(crate) client: Client,
     pub(crate) target: Target,
-    destination: SocketAddr,
+    /// Where it may go: the addresses behind the name that no rule denies, or the one dialled.
+    addresses: Result<Vec<SocketAddr>, Reason>,
 }
 
 /// What a client has shown so far.
@@ -80,19 +81,12 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         Entry::Seat(place) => (guard.seats.take(origin.client.agent), Some(place)),
         Entry::Full(place) => (None, place),
     };
-    let ip = origin
-        .name
-        .is_none()
-        .then(|| origin.destination.ip().to_canonical());
+    let (target, addresses) = locate(&guard, &origin).await;
     let flow = Arc::new(Flow {
         guard,
         client: origin.client,
-        target: Target {
-            host: origin.name,
-            ip,
-            port: origin.destination.port(),
-        },
-        destination: origin.destination,
+        target,
+        addresses,
     });
     if seat.is_none() {
         let message = "too many connections are open at once";
@@ -101,6 +95,48 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         return reset(stream);
     }
     flow.start(stream).await;
+}
+
+/// Where a connection goes, and to which addresses. A rule on addresses can deny one behind a name;
+/// where it denies all of them, the decision is on the first.
+async fn locate<R: Recorder, P: Port>(
+    guard: &Guard<R, P>,
+    origin: &Origin,
+) -> (Target, Result<Vec<SocketAddr>, Reason>) {
+    let port = origin.destination.port();
+    let target = |ip| Target {
+        host: origin.name.clone(),
+        ip,
+        port,
+    };
+    let Some(name) = &origin.name else {
+        let ip = origin.destination.ip().to_canonical();
+        return (target(Some(ip)), Ok(vec![origin.destination]));
+    };
+    let denied = |ip| guard.decider.foresee(&origin.client, &target(ip)) == Foreseen::Deny;
+    if denied(None) {
+        return (target(None), Ok(Vec::new()));
+    }
+    let resolving = guard.port.resolve(origin.client.agent, name);
+    let ips = match timeout(guard.limits.dial, resolving).await {
+        Ok(Ok(ips)) => ips,
+        Ok(Err(reason)) => return (target(None), Err(reason)),
+        Err(_) => {
+            let why = format!("no address within {:?}", guard.limits.dial);
+            return (target(None), Err(unreachable(&why)));
+        }
+    };
+    let addresses: Vec<SocketAddr> = ips
+        .iter()
+        .filter(|ip| !denied(Some(**ip)))
+        .map(|ip| SocketAddr::new(*ip, port))
+        .collect();
+    let decisive = if addresses.is_empty() {
+        ips.first().copied()
+    } else {
+        None
+    };
+    (target(decisive), Ok(addresses))
 }
 
 impl<R: Recorder, P: Port> Flow<R, P> {
@@ -216,21 +252,10 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// dialled. Nothing that the client says plays a part.
     pub(crate) async fn dial(&self) -> Result<TcpStream, Reason> {
         let limits = &self.guard.limits;
-        let dialled = async {
-            let addresses = match &self.target.host {
-                Some(name) => {
-                    let ips = self.guard.port.resolve(self.client.agent, name).await?;
-                    let with_port = |ip| SocketAddr::new(ip, self.target.port);
-                    ips.into_iter().map(with_port).collect()
-                }
-                None => vec![self.destination],
-            };
-            dial(&addresses, limits)
-                .await
-                .map_err(|why| unreachable(&why))
-        };
+        let addresses = self.addresses.clone()?;
+        let dialled = dial(&addresses, limits);
         match timeout(limits.dial, dialled).await {
-            Ok(dialled) => dialled,
+            Ok(dialled) => dialled.map_err(|why| unreachable(&why)),
             Err(_) => Err(unreachable(&format!("no answer in {:?}", limits.dial))),
         }
     }

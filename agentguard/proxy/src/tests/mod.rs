@@ -35,7 +35,12 @@ enum Rules {
     Deny,
     /// Only GET and HEAD below `/ok` are allowed.
     Requests,
+    /// Everything is allowed but one address.
+    ButOneAddress,
 }
+
+/// What no name may resolve to under [`Rules::ButOneAddress`].
+const DENIED: &str = "127.0.0.66";
 
 #[derive(Default)]
 struct Log {
@@ -166,12 +171,16 @@ impl Plan {
 fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     let rules = match rules {
         Rules::Allow => {
-            "[{ id: all, action: allow, match: { host: ['*.example'] } }, \
+            "[{ id: all, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
                           { id: addresses, action: allow, match: { cidr: [127.0.0.0/8] } }]"
+        }
+        Rules::ButOneAddress => {
+            "[{ id: all, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
+                          { id: bad, action: deny, match: { cidr: [127.0.0.66/32] } }]"
         }
         Rules::Deny => "[]",
         Rules::Requests => {
-            "[{ id: ok, action: allow, \
+            "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], \
                              match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"
         }
     };

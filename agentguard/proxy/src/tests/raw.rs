@@ -6,8 +6,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::{
-    Rules, allowed, assert_reset, by_address, by_name, codes, read_all, read_some, read_until,
-    soon, write,
+    DENIED, Rules, allowed, assert_reset, by_address, by_name, codes, read_all, read_some,
+    read_until, soon, write,
 };
 use crate::Limits;
 
@@ -298,4 +298,29 @@ proptest::proptest! {
             assert!(allowed(&decisions).iter().all(|allowed| !allowed));
         });
     }
+}
+
+#[tokio::test]
+async fn an_address_that_a_rule_denies_is_not_dialled_for_its_name() {
+    let mut plan = by_name(Rules::ButOneAddress);
+    plan.addresses = Ok(vec![DENIED.parse().unwrap(), "127.0.0.1".parse().unwrap()]);
+    let world = plan.build().await;
+    let denied = TcpListener::bind((DENIED, world.port())).await.unwrap();
+    let mut client = world.connect().await;
+    write(&mut client, "*1\r\n").await;
+    let mut upstream = world.accept().await;
+    assert_eq!(read_some(&mut upstream, 4).await, b"*1\r\n");
+    let nobody = std::time::Duration::ZERO;
+    assert!(tokio::time::timeout(nobody, denied.accept()).await.is_err());
+
+    let mut plan = by_name(Rules::ButOneAddress);
+    plan.addresses = Ok(vec![DENIED.parse().unwrap()]);
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "*1\r\n").await;
+    assert_reset(&mut client).await;
+    let decisions = world.end().await;
+    assert_eq!(decisions.len(), 1);
+    assert_eq!(decisions[0].verdict, Verdict::Deny);
+    assert_eq!(decisions[0].matched[0].rule, "bad");
 }
