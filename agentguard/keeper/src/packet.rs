@@ -144,19 +144,22 @@ impl Packet {
         let mut bytes = vec![0; MAX_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
-            net::recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            )
-        });
-        let received = match received {
-            // The peer closed with our packets unread.
-            Err(Errno::CONNRESET) => return Ok(None),
-            other => other?,
+        let mut receive = || {
+            rustix::io::retry_on_intr(|| {
+                net::recvmsg(
+                    &self.socket,
+                    &mut [IoSliceMut::new(&mut bytes)],
+                    &mut control,
+                    RecvFlags::CMSG_CLOEXEC,
+                )
+            })
         };
+        let received = match receive() {
+            // The peer closed and left packets of ours unread. That is told once, and before the
+            // packets that it sent; these are still there.
+            Err(Errno::CONNRESET) => receive(),
+            result => result,
+        }?;
         let fds: Vec<OwnedFd> = control
             .drain()
             .filter_map(|message| match message {
@@ -472,6 +475,16 @@ mod tests {
         }
         drop(writer);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn last_words_are_heard_though_the_peer_left_ours_unread() {
+        let (a, b) = pair().unwrap();
+        a.send(&1_u8, &[]).unwrap();
+        b.send(&2_u8, &[]).unwrap();
+        drop(b);
+        assert_eq!(a.recv::<u8>().unwrap().unwrap().0, 2);
+        assert!(a.recv::<u8>().unwrap().is_none());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use agentguard_keeper::message::Command;
 use agentguard_keeper::packet;
 use agentguard_keeper::spawn::message::ToClient;
+use agentguard_keeper::spawn::signals::Signals;
 use agentguard_model::AgentName;
 use anyhow::Context as _;
 
@@ -74,6 +75,8 @@ pub(crate) fn main(args: RunArgs, keeper_socket: &Path) -> anyhow::Result<ExitCo
         );
     }
     let terminal = request.terminal.take();
+    // Before the command exists: what is meant for it must not end us.
+    let mut signals = Signals::receive().context("cannot receive signals")?;
     connection
         .send(
             &Command::Run(Box::new(request.request)),
@@ -82,12 +85,13 @@ pub(crate) fn main(args: RunArgs, keeper_socket: &Path) -> anyhow::Result<ExitCo
         .context("cannot ask the daemon")?;
     // Pipes end when the command closes them, not when we do.
     drop(request.fds);
+    let early = session::wait_for_answer(&connection, &mut signals)?;
     let (answer, fds) = connection
         .recv::<ToClient>()
         .context("cannot understand the daemon")?
         .context("the daemon closed the connection without an answer")?;
     match answer {
-        ToClient::Started => session::attend(connection, fds, terminal, &program),
+        ToClient::Started => session::attend(connection, fds, terminal, signals, &early, &program),
         ToClient::Refused(refusal) => Ok(fail(&refusal.message, refusal.hint.as_deref())),
         _ => anyhow::bail!("the daemon gave an answer out of turn"),
     }

@@ -15,7 +15,7 @@ use agentguard_keeper::spawn::message::{Ending, FromClient, RELAYED, Stage, ToCl
 use agentguard_keeper::spawn::signals::{self, Reach, Signals};
 use agentguard_keeper::spawn::terminal::Modes;
 use anyhow::Context as _;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -25,14 +25,58 @@ use super::terminal::Terminal;
 /// so that nothing of the command is lost, while a process that it left behind cannot keep us.
 const LAST_WORDS: usize = 1024 * 1024;
 
+/// How long the daemon may still take to answer once the user has lost patience (Ctrl-C, SIGTERM).
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
+
+/// Waits until the daemon has answered. Gives the signals that arrived meanwhile, for the command; if
+/// one of them is meant to end it and no answer comes, it ends this process.
+pub(super) fn wait_for_answer(
+    connection: &Packet,
+    signals: &mut Signals,
+) -> anyhow::Result<Vec<i32>> {
+    let mut early = Vec::new();
+    loop {
+        let ends = |signal: &i32| ![SIGCONT, SIGWINCH, SIGTSTP].contains(signal);
+        let ending = early.iter().copied().find(ends);
+        let mut ready = [
+            PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut ready, ending.map(|_| &PATIENCE)) {
+            Err(Errno::INTR) => continue,
+            result => result.context("cannot wait")?,
+        };
+        let [answered, signalled] = ready.map(|fd| !fd.revents().is_empty());
+        if answered {
+            return Ok(early);
+        }
+        match (signalled, ending) {
+            // Each kind waits at most once, as the system has it.
+            (true, _) => {
+                while let Some(signal) = signals.take() {
+                    if !early.contains(&signal) {
+                        early.push(signal);
+                    }
+                }
+            }
+            (false, Some(signal)) => signals::die(signal, Reach::Own),
+            (false, None) => {}
+        }
+    }
+}
+
 /// Stays with a command that was started, until its end.
 pub(super) fn attend(
     connection: Packet,
     fds: Vec<OwnedFd>,
     terminal: Option<Terminal>,
+    signals: Signals,
+    early: &[i32],
     program: &OsStr,
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::receive().context("cannot receive signals")?;
     let mut fds = fds.into_iter();
     let monitor = fds.next().context("the daemon sent no process")?;
     let screen = match (terminal, fds.next()) {
@@ -47,6 +91,11 @@ pub(super) fn attend(
         screen,
         failure: None,
     };
+    for signal in early {
+        if let Some(over) = session.signalled(*signal)? {
+            return Ok(session.end(over, program));
+        }
+    }
     let over = loop {
         if let Some(over) = session.turn()? {
             break over;
@@ -60,6 +109,7 @@ const SIGINT: i32 = Signal::INT.as_raw();
 const SIGQUIT: i32 = Signal::QUIT.as_raw();
 const SIGCONT: i32 = Signal::CONT.as_raw();
 const SIGSTOP: i32 = Signal::STOP.as_raw();
+const SIGTSTP: i32 = Signal::TSTP.as_raw();
 const SIGTTIN: i32 = Signal::TTIN.as_raw();
 const SIGTTOU: i32 = Signal::TTOU.as_raw();
 const SIGWINCH: i32 = Signal::WINCH.as_raw();
@@ -110,7 +160,7 @@ impl Session {
             self.hang_up();
         }
         if signal {
-            while let Some(signal) = self.signals.next() {
+            while let Some(signal) = self.signals.take() {
                 if let Some(over) = self.signalled(signal)? {
                     return Ok(Some(over));
                 }

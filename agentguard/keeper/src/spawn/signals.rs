@@ -43,7 +43,7 @@ impl Signals {
 
     /// The next signal that has arrived, without waiting.
     #[must_use]
-    pub fn next(&self) -> Option<i32> {
+    pub fn take(&mut self) -> Option<i32> {
         let mut bytes = [0; size_of::<libc::signalfd_siginfo>()];
         match rustix::io::read(&self.fd, &mut bytes) {
             // `ssi_signo` comes first.
@@ -71,7 +71,8 @@ pub enum Reach {
     Group,
 }
 
-/// Stops this process by a signal, and returns once it was continued. In an orphaned process group
+/// Stops this process by a signal, and returns once it was continued; the `SIGCONT` that did it is
+/// taken, so that it is not taken for another. In an orphaned process group
 /// only `SIGSTOP` stops: then it returns at once, as the system discards the others.
 ///
 /// # Errors
@@ -82,7 +83,15 @@ pub fn stop(signal: i32, reach: Reach) -> io::Result<()> {
     // Pending until here if it is one that we receive: now it acts.
     let one = set([signal]);
     mask(libc::SIG_UNBLOCK, &one)?;
-    mask(libc::SIG_BLOCK, &one)
+    mask(libc::SIG_BLOCK, &one)?;
+    let continued = set([libc::SIGCONT]);
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the set and the time are readable; who sent it is not asked for.
+    unsafe { libc::sigtimedwait(&raw const continued, ptr::null_mut(), &raw const now) };
+    Ok(())
 }
 
 /// Ends this process by a signal, as the command ended, so that a shell which waits for us knows;

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// The bytes of a record.
@@ -92,7 +93,10 @@ pub(super) fn receive(wire: BorrowedFd<'_>) -> Received {
     match rustix::net::recv(wire, &mut bytes, RecvFlags::DONTWAIT) {
         Ok((0, _)) => Received::End,
         Ok((LENGTH, _)) => Record::decode(bytes).map_or(Received::Nothing, Received::Record),
-        Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Received::Nothing,
+        // The monitor ended with records of ours unread. That is told once, and before its own last
+        // records; these are still there.
+        Err(Errno::CONNRESET) => Received::Nothing,
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
         Err(_) => Received::End,
     }
 }
@@ -100,6 +104,24 @@ pub(super) fn receive(wire: BorrowedFd<'_>) -> Received {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn the_end_of_a_command_is_heard_though_its_monitor_left_a_record_unread() {
+        let (ours, theirs) = pair().unwrap();
+        send(ours.as_fd(), Record::Resume(true));
+        send(theirs.as_fd(), Record::Exited(0));
+        drop(theirs);
+        let mut received = Vec::new();
+        for _ in 0..3 {
+            received.push(match receive(ours.as_fd()) {
+                Received::Record(record) => Some(record),
+                Received::Nothing => None,
+                Received::End => break,
+            });
+        }
+        assert_eq!(received, [None, Some(Record::Exited(0))]);
+    }
 
     #[test]
     fn records_survive_the_wire_and_garbage_is_no_record() {

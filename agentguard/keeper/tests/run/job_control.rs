@@ -50,15 +50,17 @@ fn ctrl_c_ends_the_command_and_the_loop_around_it() {
     person.types("echo code $?\n");
     person.sees("code 130\r\n");
     assert!(person.terminal_is_cooked());
-    // One that handles it goes on.
+    // One that handles it ends as it likes. (It reads in short turns: a signal that comes just before
+    // a long `read` is not handled before its end.)
     person.types(&format!(
-        "{run} bash -c 'trap \"echo cau''ght\" INT; echo rea''lly; read x; echo got $x'\n"
+        "{run} bash -c 'trap \"echo cau\"\"ght; exit 4\" INT; echo rea''lly; until read -t 0.05 x; do :; done'\n"
     ));
     person.sees("really\r\n");
     person.types("\x03");
     person.sees("caught\r\n");
-    person.types("\x04");
     person.sees("ready> ");
+    person.types("echo code $?\n");
+    person.sees("code 4\r\n");
     // A script around it ends too, as if the terminal had told it.
     person.types(&format!(
         "bash -c '{run} sh -c \"echo rea\"\"lly; sleep 1000\"; echo not''reached'\n"
@@ -170,7 +172,7 @@ fn the_window_size_follows() {
         return;
     };
     person.types(&format!(
-        "{run} bash -c 'trap \"stty size\" WINCH; echo rea''lly; while :; do read -t 1000 x && break; done'\n"
+        "{run} bash -c 'trap \"stty size\" WINCH; echo rea''lly; until read -t 0.05 x; do :; done'\n"
     ));
     person.sees("really\r\n");
     person.resizes(33, 99);
@@ -208,8 +210,6 @@ fn a_shell_inside_has_job_control_of_its_own() {
     person.sees("Stopped");
     person.sees("ready> ");
     person.types("fg\n");
-    eventually("it goes on", || !keeper.is_stopped());
-    person.types("\n");
     person.sees("inner> ");
     person.types("exit 5\n");
     person.sees("ready> ");

@@ -210,6 +210,26 @@ fn signals_are_relayed_and_the_client_ends_by_the_commands_signal() {
 }
 
 #[test]
+fn a_daemon_that_does_not_answer_cannot_hold_the_user() {
+    let Some(keeper) = Keeper::new("silent", Gives::default()) else {
+        return;
+    };
+    let path = keeper.directory().join("silent.sock");
+    let listener = agentguard_keeper::packet::listen(&path, 0o666).unwrap();
+    let line = keeper.run();
+    let mut client = std::process::Command::new(line.split(' ').next().unwrap())
+        .args([path.to_str().unwrap(), "--agent", "coder", "true"])
+        .spawn()
+        .unwrap();
+    // It has asked, so it receives signals.
+    let connection = listener.accept().unwrap();
+    let asked = connection.recv::<agentguard_keeper::message::Command>();
+    assert!(asked.unwrap().is_some());
+    rustix::process::kill_process(Pid::from_child(&client), Signal::INT).unwrap();
+    assert_eq!(client.wait().unwrap().signal(), Some(libc::SIGINT));
+}
+
+#[test]
 fn what_was_ignored_stays_ignored() {
     let Some(keeper) = Keeper::new("ignored", Gives::default()) else {
         return;

@@ -358,7 +358,7 @@ impl Person {
             .unwrap();
         let rest = &seen.text[seen.read..];
         let Some(at) = rest.find(text) else {
-            panic!("never saw {text:?}, but {rest:?}");
+            panic!("never saw {text:?}, but {rest:?}, of {:?}", seen.text);
         };
         seen.read += at + text.len();
     }
