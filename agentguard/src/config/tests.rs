@@ -256,6 +256,13 @@ fn the_documentation_is_true() {
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
     assert!(!examples.is_empty());
+    let readme = include_str!("../../../README.md");
+    let newcomers = readme
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .find(|text| text.contains("worker_user"));
+    examples.push(newcomers.unwrap());
     examples.push(sample);
     for example in examples {
         resolve(example).unwrap();

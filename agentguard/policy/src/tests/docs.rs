@@ -37,6 +37,19 @@ fn the_examples_of_the_page_compile_without_a_warning() {
 }
 
 #[test]
+fn the_newcomers_policy_compiles_without_a_warning() {
+    let page = std::fs::read_to_string(docs().join("../README.md")).unwrap();
+    let policies: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|part| part.split("```").next())
+        .filter(|text| text.contains("version: 1"))
+        .collect();
+    assert_eq!(policies.len(), 1);
+    assert_eq!(compiled("README.md", policies[0]).warnings(), []);
+}
+
+#[test]
 fn the_page_names_every_key() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
     let schema = crate::schema();
