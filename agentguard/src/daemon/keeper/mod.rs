@@ -41,11 +41,11 @@ const START: Duration = Duration::from_secs(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The keeper's state, shared between its threads.
-pub(super) type Shared = Arc<Mutex<Keeper>>;
+type Shared = Arc<Mutex<Keeper>>;
 
 /// The lock. A thread that panicked while it held it left maps and memory apart at worst by one
 /// entry; the gate refuses what it does not know, so the others go on.
-pub(super) fn lock(keeper: &Shared) -> MutexGuard<'_, Keeper> {
+fn lock(keeper: &Shared) -> MutexGuard<'_, Keeper> {
     keeper.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

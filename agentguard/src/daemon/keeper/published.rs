@@ -3,7 +3,7 @@
 //! The worker asks; the keeper looks at its own policy and writes what that says, so that a worker
 //! that was taken over can name no destination that the policy does not allow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -174,22 +174,33 @@ impl Published {
         self.remove(gate, |_, entry| entry.expires.is_some_and(|at| at <= now))
     }
 
-    /// Writes every entry as a new policy has it; what it denies by name is removed.
+    /// Writes every entry as a new policy has it. What it denies by name stays with lines that deny,
+    /// so that the record tells the rule; a real address in a range that the policy permits no
+    /// longer is forgotten.
     pub(super) fn renew<'a>(
         &mut self,
         gate: &mut Gate,
         policy: &'a Policy,
         agent: impl Fn(AgentId) -> Option<&'a AgentPolicy>,
     ) -> Result<(), GateError> {
-        for (key, entry) in &self.entries {
-            if let Some(agent) = agent(AgentId(key.agent)) {
+        let mut gone = HashSet::new();
+        for (key, entry) in &mut self.entries {
+            let Some(agent) = agent(AgentId(key.agent)) else {
+                gone.insert(*key);
+                continue;
+            };
+            let ranges = policy.decide_name(agent, &entry.name).ranges;
+            let observing = agent.mode != Mode::Enforce;
+            let real = entry.real.iter().copied();
+            entry.real = guard::examine(real, &ranges, observing).fine;
+            let dialled = IpAddr::from(key.address);
+            if key.address.is_virtual() || entry.real.contains(&dialled) {
                 gate.put_name(key, &gate_entry(policy, agent, key, entry))?;
+            } else {
+                gone.insert(*key);
             }
         }
-        self.remove(gate, |key, entry| {
-            agent(AgentId(key.agent))
-                .is_none_or(|agent| !policy.decide_name(agent, &entry.name).allowed)
-        })
+        self.remove(gate, |key, _| gone.contains(key))
     }
 
     fn remove(

@@ -92,7 +92,7 @@ impl Gate {
         match self.view().sweep_origins(before) {
             Ok(0) => {}
             Ok(count) => {
-                tracing::debug!(count, "forgot original destinations that nobody accepted")
+                tracing::debug!(count, "forgot original destinations that nobody accepted");
             }
             Err(error) => tracing::warn!(%error, "cannot sweep original destinations"),
         }

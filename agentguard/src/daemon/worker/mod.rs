@@ -8,6 +8,7 @@ mod gate;
 mod link;
 mod names;
 mod proxy;
+mod real_names;
 mod status;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use gate::Gate;
 use link::Link;
 use names::NamesPort;
 use proxy::ProxyPort;
+use real_names::RealNames;
 use status::Board;
 
 /// How often the guard forgets original destinations that nobody accepted.
@@ -223,14 +225,25 @@ fn open_rooms(
         directory.clone(),
         Arc::new(record.clone()),
     );
-    let port = NamesPort::new(decider.clone(), gate.clone(), link.clone());
+    let real_names = Arc::new(RealNames::default());
+    let port = NamesPort::new(
+        decider.clone(),
+        gate.clone(),
+        link.clone(),
+        real_names.clone(),
+    );
     Rooms {
         resolver: Server::new(
             names.clone(),
             Arc::new(port),
             agentguard_names::Options::default(),
         ),
-        proxy: Arc::new(ProxyPort::new(decider.clone(), gate.clone(), names.clone())),
+        proxy: Arc::new(ProxyPort::new(
+            decider.clone(),
+            gate.clone(),
+            names.clone(),
+            real_names,
+        )),
         decider,
         policies: policies.clone(),
     }

@@ -11,20 +11,28 @@ use agentguard_record::Record;
 
 use super::gate::Gate;
 use super::link::Link;
+use super::real_names::RealNames;
 
 /// The gate's clients, the policy, the record, the keeper.
 pub(super) struct NamesPort {
     decider: Decider<Record>,
     gate: Arc<Gate>,
     link: Link,
+    real_names: Arc<RealNames>,
 }
 
 impl NamesPort {
-    pub(super) fn new(decider: Decider<Record>, gate: Arc<Gate>, link: Link) -> Self {
+    pub(super) fn new(
+        decider: Decider<Record>,
+        gate: Arc<Gate>,
+        link: Link,
+        real_names: Arc<RealNames>,
+    ) -> Self {
         Self {
             decider,
             gate,
             link,
+            real_names,
         }
     }
 }
@@ -104,6 +112,10 @@ impl Port for NamesPort {
         .into_iter()
         .flatten()
         .collect();
+        if virtual_addresses.is_empty() {
+            self.real_names
+                .answered(agent, name, &addresses.real, addresses.ttl);
+        }
         self.link
             .publish(
                 agent,

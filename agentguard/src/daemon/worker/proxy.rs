@@ -10,20 +10,28 @@ use agentguard_proxy::{Origin, Port};
 use agentguard_record::Record;
 
 use super::gate::Gate;
+use super::real_names::RealNames;
 
 /// The gate's origins and the resolver's names.
 pub(super) struct ProxyPort {
     decider: Decider<Record>,
     gate: Arc<Gate>,
     names: Names,
+    real_names: Arc<RealNames>,
 }
 
 impl ProxyPort {
-    pub(super) fn new(decider: Decider<Record>, gate: Arc<Gate>, names: Names) -> Self {
+    pub(super) fn new(
+        decider: Decider<Record>,
+        gate: Arc<Gate>,
+        names: Names,
+        real_names: Arc<RealNames>,
+    ) -> Self {
         Self {
             decider,
             gate,
             names,
+            real_names,
         }
     }
 }
@@ -40,7 +48,10 @@ impl Port for ProxyPort {
                 process: self.gate.process(&origin),
             },
             destination: SocketAddr::new(destination, origin.port),
-            name: self.names.name_behind(destination),
+            name: self
+                .names
+                .name_behind(destination)
+                .or_else(|| self.real_names.name_behind(agent, destination)),
         })
     }
 

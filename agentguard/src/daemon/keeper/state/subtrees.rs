@@ -1,0 +1,303 @@
+//! Which cgroup is whose.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use agentguard_common::map::{AgentEntry, agent_flag, mode};
+use agentguard_keeper::cgroup::{self, Cgroup};
+use agentguard_keeper::gate::Gate;
+use agentguard_keeper::message::ToWorker;
+use agentguard_model::{AgentName, Mode};
+use agentguard_policy::{AgentPolicy, Local, OnDaemonLoss, Policy};
+use anyhow::{Context as _, bail};
+
+use super::super::profiles::{NOTHING, Profiles};
+use super::{Keeper, Subtree};
+
+/// Levels below `cgroup_root` that are searched for the policy's cgroup patterns.
+const PATTERN_DEPTH: usize = 6;
+/// Cgroups looked at in one search; beyond it the rest stays without an agent, and is refused.
+const PATTERN_CGROUPS: usize = 20_000;
+
+impl Keeper {
+    /// Gives cgroups below the root to the agents they belong to: the directory of an agent's own
+    /// name, and what the policy's patterns match. What is below an agent's cgroup is that agent's,
+    /// whatever the agent calls it.
+    pub(super) fn find_subtrees(&mut self) {
+        let root = self.config.paths.cgroup_root.clone();
+        let policy = self.policy.clone();
+        let mut waiting = vec![(root.clone(), 0usize)];
+        let mut seen = 0;
+        while let Some((directory, depth)) = waiting.pop() {
+            for path in cgroup::children(&directory) {
+                seen += 1;
+                if seen > PATTERN_CGROUPS {
+                    tracing::warn!(
+                        limit = PATTERN_CGROUPS,
+                        "too many cgroups to look at; the rest belongs to no agent"
+                    );
+                    return;
+                }
+                match owner(&policy, &root, &path) {
+                    Some(agent) => {
+                        if let Err(error) = self.own(&path, &agent.name) {
+                            tracing::warn!(
+                                cgroup = %path.display(),
+                                error = format!("{error:#}"),
+                                "cannot govern"
+                            );
+                        }
+                    }
+                    None if depth + 1 < PATTERN_DEPTH => waiting.push((path, depth + 1)),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// Takes in cgroups that came and forgets those that went.
+    pub(super) fn follow_subtrees(&mut self) -> anyhow::Result<()> {
+        let gone: Vec<u64> = self
+            .subtrees
+            .iter()
+            .filter(|(_, subtree)| !subtree.path.exists())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.gate.remove_agent(id)?;
+            self.subtrees.remove(&id);
+        }
+        let before: HashSet<u64> = self.subtrees.keys().copied().collect();
+        self.find_subtrees();
+        let new: Vec<u64> = self
+            .subtrees
+            .keys()
+            .filter(|id| !before.contains(id))
+            .copied()
+            .collect();
+        for id in new {
+            if let Some(subtree) = self.subtrees.remove(&id) {
+                self.enrol(id, subtree)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a subtree; one that a run has already stays the run's.
+    pub(super) fn own(&mut self, path: &Path, name: &AgentName) -> anyhow::Result<()> {
+        let cgroup = Cgroup::open(path)?;
+        if self.subtrees.contains_key(&cgroup.id) {
+            return Ok(());
+        }
+        let agent = self.registry.number(name)?;
+        self.subtrees
+            .insert(cgroup.id, Subtree::new(path.to_owned(), agent, 0));
+        Ok(())
+    }
+
+    /// Writes every subtree's entry as the policy has it.
+    pub(super) fn write_agents(&mut self) -> anyhow::Result<()> {
+        let policy = self.policy.clone();
+        let mut profiles = Profiles::after(&self.profiles);
+        for (id, subtree) in &self.subtrees {
+            let agent = self
+                .registry
+                .name(subtree.agent)
+                .and_then(|name| policy.agent(name));
+            let entry = agent_entry(&mut profiles, &mut self.gate, &policy, agent, subtree)?;
+            self.gate.put_agent(*id, &entry)?;
+        }
+        profiles.remove_others(&mut self.gate)?;
+        self.profiles = profiles;
+        Ok(())
+    }
+
+    /// Adds one subtree to the gate.
+    pub(super) fn enrol(&mut self, id: u64, subtree: Subtree) -> anyhow::Result<()> {
+        let policy = self.policy.clone();
+        let agent = self
+            .registry
+            .name(subtree.agent)
+            .and_then(|name| policy.agent(name));
+        let entry = agent_entry(&mut self.profiles, &mut self.gate, &policy, agent, &subtree)?;
+        self.gate.put_agent(id, &entry)?;
+        self.subtrees.insert(id, subtree);
+        Ok(())
+    }
+
+    /// Puts a cgroup that is there already under the gate.
+    pub(in super::super) fn adopt(
+        &mut self,
+        name: &AgentName,
+        path: &Path,
+    ) -> anyhow::Result<String> {
+        if self.policy.agent(name).is_none() {
+            bail!("the policy has no agent {name}; hint: add it under `agents:` and reload");
+        }
+        let path = std::fs::canonicalize(path)
+            .with_context(|| format!("cannot find {}", path.display()))?;
+        let cgroup = Cgroup::open(&path)
+            .with_context(|| format!("{} is not a cgroup of version 2", path.display()))?;
+        if !path.starts_with(&self.mount) || path == self.mount {
+            bail!(
+                "{} is not below {}, where cgroup v2 is mounted",
+                path.display(),
+                self.mount.display()
+            );
+        }
+        let id = self.registry.number(name)?;
+        let below_root = path.starts_with(&self.config.paths.cgroup_root);
+        if path == self.config.paths.cgroup_root {
+            bail!("{} is the root of all agents", path.display());
+        }
+        if let Some(other) =
+            self.registry.adopted().keys().find(|other| {
+                **other != path && (path.starts_with(other) || other.starts_with(&path))
+            })
+        {
+            bail!(
+                "{} is under the gate already: two gates on one path do not work",
+                other.display()
+            );
+        }
+        if !below_root && self.config.paths.cgroup_root.starts_with(&path) {
+            bail!(
+                "{} holds the root of all agents: two gates on one path do not work",
+                path.display()
+            );
+        }
+        if let Some(subtree) = self.subtrees.get(&cgroup.id)
+            && subtree.agent != id
+        {
+            bail!(
+                "{} belongs to another agent; hint: remove that one first",
+                path.display()
+            );
+        }
+        self.enrol(cgroup.id, Subtree::new(path.clone(), id, 0))?;
+        if !below_root {
+            self.gate.attach(&path)?;
+        }
+        self.registry.adopt(&path, name)?;
+        self.tell(&ToWorker::Agent {
+            id,
+            name: name.clone(),
+        });
+        self.tell_state();
+        Ok(format!("{} is governed as {name}", path.display()))
+    }
+
+    /// Takes the gate off what [`Self::adopt`] put under it.
+    pub(in super::super) fn release(&mut self, name: &AgentName) -> anyhow::Result<String> {
+        let paths: Vec<PathBuf> = self
+            .registry
+            .adopted()
+            .iter()
+            .filter(|(_, agent)| *agent == name)
+            .map(|(path, _)| path.clone())
+            .collect();
+        if paths.is_empty() {
+            bail!("no cgroup was added as {name}; hint: see `agentguard agent list`");
+        }
+        for path in &paths {
+            let ids: Vec<u64> = self
+                .subtrees
+                .iter()
+                .filter(|(_, subtree)| subtree.path == *path)
+                .map(|(id, _)| *id)
+                .collect();
+            for id in ids {
+                if !path.starts_with(&self.config.paths.cgroup_root) {
+                    self.gate.detach(id)?;
+                }
+                self.gate.remove_agent(id)?;
+                self.subtrees.remove(&id);
+            }
+            self.registry.forget(path)?;
+        }
+        self.tell_state();
+        let left = if paths
+            .iter()
+            .any(|path| path.starts_with(&self.config.paths.cgroup_root))
+        {
+            "; what is below the root of all agents gets nothing now"
+        } else {
+            ", and is not governed any more"
+        };
+        Ok(format!(
+            "{} cgroups belong to {name} no longer{left}",
+            paths.len()
+        ))
+    }
+
+    /// Whether a cgroup path, as `/proc/PID/cgroup` shows it, is under the gate.
+    pub(in super::super) fn governs(&self, path: &str) -> bool {
+        self.governed()
+            .iter()
+            .any(|root| Path::new(path).starts_with(root))
+    }
+
+    /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them.
+    pub(super) fn governed(&self) -> Vec<String> {
+        // Both kinds were checked to be below the mount.
+        std::iter::once(&self.config.paths.cgroup_root)
+            .chain(self.registry.adopted().keys())
+            .filter_map(|path| path.strip_prefix(&self.mount).ok())
+            .map(|path| format!("/{}", path.display()))
+            .collect()
+    }
+}
+
+/// The agent of a cgroup below the root: the one whose name its directory right below the root has,
+/// else the first whose pattern matches.
+fn owner<'a>(policy: &'a Policy, root: &Path, path: &Path) -> Option<&'a AgentPolicy> {
+    if path.parent() == Some(root)
+        && let Some(agent) = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse::<AgentName>().ok())
+            .and_then(|name| policy.agent(&name))
+    {
+        return Some(agent);
+    }
+    let (root, path) = (root.to_str()?, path.to_str()?);
+    policy.agents().iter().find(|agent| {
+        agent
+            .cgroups
+            .iter()
+            .any(|pattern| pattern.matches(root, path))
+    })
+}
+
+fn agent_entry(
+    profiles: &mut Profiles,
+    gate: &mut Gate,
+    policy: &Policy,
+    agent: Option<&AgentPolicy>,
+    subtree: &Subtree,
+) -> anyhow::Result<AgentEntry> {
+    let mut entry = AgentEntry {
+        agent: subtree.agent.0,
+        profile: NOTHING,
+        run: subtree.run,
+        mode: mode::ENFORCE,
+        flags: 0,
+        _pad: 0,
+    };
+    let Some(agent) = agent else {
+        return Ok(entry);
+    };
+    entry.profile = profiles.profile(gate, policy, agent)?;
+    entry.mode = match agent.mode {
+        Mode::Enforce => mode::ENFORCE,
+        Mode::Shadow => mode::SHADOW,
+        Mode::Observe => mode::OBSERVE,
+    };
+    if agent.local == Local::Own {
+        entry.flags |= agent_flag::LOCAL_OWN;
+    }
+    // Nobody could try the guard if the daemon's end stopped what it only watches.
+    if agent.on_daemon_loss == OnDaemonLoss::Keep || agent.mode != Mode::Enforce {
+        entry.flags |= agent_flag::KEEP_ON_LOSS;
+    }
+    Ok(entry)
+}

@@ -1,0 +1,179 @@
+//! What the worker is told.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use agentguard_keeper::documents;
+use agentguard_keeper::message::{AgentState, Start, State, ToWorker};
+use agentguard_keeper::namespace::Listening;
+use agentguard_keeper::packet::Packet;
+use agentguard_model::{AgentId, AgentName};
+
+use super::runs::populated;
+use super::{Keeper, Run, epoch_seconds};
+
+/// Bytes of agents in one state message, so that it fits a packet. What is beyond is governed and
+/// not listed.
+const TOLD_BYTES: usize = 64 * 1024;
+/// Cgroups listed of one agent.
+const TOLD_CGROUPS: usize = 16;
+
+impl Keeper {
+    /// A new worker: tells it all.
+    pub(in super::super) fn welcome(
+        &mut self,
+        worker: Arc<Packet>,
+        control: &impl AsFd,
+    ) -> anyhow::Result<()> {
+        let view = self.gate.view_descriptors()?;
+        let mut descriptors: Vec<_> = view.iter().map(|fd| fd.as_fd()).collect();
+        descriptors.push(control.as_fd());
+        let start = Start {
+            state_dir: self.config.paths.state_dir.clone(),
+            resolvers: self.config.resolvers.clone(),
+            governed: self.governed(),
+            degraded: self.degraded(),
+            keeper: std::process::id(),
+        };
+        worker.send(&ToWorker::Start(Box::new(start)), &descriptors)?;
+        self.worker = Some(worker);
+        let policy = self.policy.clone();
+        let names: Vec<AgentName> = policy
+            .agents()
+            .iter()
+            .map(|agent| agent.name.clone())
+            .chain(self.registry.adopted().values().cloned())
+            .collect();
+        for name in names {
+            let id = self.registry.number(&name)?;
+            self.tell(&ToWorker::Agent { id, name });
+        }
+        self.tell_policy();
+        for (number, run) in &self.runs {
+            self.tell_run(*number, run);
+        }
+        self.tell_listeners(&self.host);
+        self.tell_state();
+        self.tell(&ToWorker::Serve);
+        Ok(())
+    }
+
+    pub(super) fn degraded(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if let Some(why) = self.gate.executables_unknown() {
+            degraded.push(format!("the executable of a process is not known: {why}"));
+        }
+        if self.host.v6.is_none() {
+            degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
+        }
+        degraded
+    }
+
+    pub(super) fn tell_policy(&self) {
+        match documents::seal(&self.sources) {
+            Ok(file) => self.tell_with(
+                &ToWorker::Policy {
+                    generation: self.generation,
+                },
+                &[file.as_fd()],
+            ),
+            Err(error) => tracing::error!(%error, "cannot hand the policy to the worker"),
+        }
+    }
+
+    pub(super) fn tell_run(&self, number: u32, run: &Run) {
+        if let Some(name) = self.registry.name(run.agent) {
+            self.tell(&ToWorker::Agent {
+                id: run.agent,
+                name: name.clone(),
+            });
+        }
+        self.tell(&ToWorker::Run {
+            run: number,
+            agent: run.agent,
+            context: run.context.clone(),
+            labels: run.labels.clone(),
+        });
+        if let Some(isolated) = &run.isolated {
+            self.tell_listeners(&isolated.listening);
+        }
+    }
+
+    pub(super) fn tell_listeners(&self, listening: &Listening) {
+        self.tell_with(
+            &ToWorker::Listeners {
+                netns: listening.netns,
+                v6: listening.v6.is_some(),
+            },
+            &listening.descriptors(),
+        );
+    }
+
+    pub(super) fn tell_state(&self) {
+        let mut agents: BTreeMap<AgentId, AgentState> = BTreeMap::new();
+        for subtree in self.subtrees.values() {
+            let Some(name) = self.registry.name(subtree.agent) else {
+                continue;
+            };
+            let agent = agents.entry(subtree.agent).or_insert_with(|| AgentState {
+                name: name.clone(),
+                id: subtree.agent,
+                cgroups: Vec::new(),
+                runs: 0,
+            });
+            // A run's cgroup is its agent's cgroup and its number.
+            if subtree.run == 0 && agent.cgroups.len() < TOLD_CGROUPS {
+                agent.cgroups.push(subtree.path.display().to_string());
+            }
+            agent.runs += u32::from(subtree.run != 0);
+        }
+        let mut room = TOLD_BYTES;
+        let fits = |agent: &AgentState| {
+            let texts = agent.cgroups.iter().map(|path| path.len() + 8);
+            let bytes = texts.sum::<usize>() + agent.name.as_str().len() + 16;
+            room = room.saturating_sub(bytes);
+            room > 0
+        };
+        let state = State {
+            agents: agents.into_values().take_while(fits).collect(),
+            attached: self.governed(),
+            programs: self
+                .gate
+                .programs()
+                .iter()
+                .map(|program| (program.name.to_owned(), program.verified_instructions))
+                .collect(),
+            policy_loaded: epoch_seconds(self.policy_loaded),
+            oldest: self.oldest(),
+            policy_error: self
+                .policy_error
+                .as_ref()
+                .map(|error| error.chars().take(4096).collect()),
+        };
+        self.tell(&ToWorker::State(Box::new(state)));
+    }
+
+    /// An agent's own directory stays when its runs are gone: only what holds processes counts.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.subtrees
+            .values()
+            .filter(|subtree| populated(&subtree.path))
+            .map(|subtree| subtree.since)
+            .min()
+    }
+
+    pub(super) fn tell(&self, message: &ToWorker) {
+        self.tell_with(message, &[]);
+    }
+
+    /// A worker that does not listen is found dead or stuck by its supervisor; nobody waits here.
+    pub(super) fn tell_with(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
+        let Some(worker) = &self.worker else {
+            return;
+        };
+        if let Err(error) = worker.send(message, descriptors) {
+            tracing::warn!(%error, "the worker does not listen");
+        }
+    }
+}
