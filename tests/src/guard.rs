@@ -183,6 +183,11 @@ impl Guard<'_> {
         self.directory.join("state")
     }
 
+    /// Where its sockets are.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
     /// The cgroup below which its agents are.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
@@ -327,6 +332,38 @@ impl Guard<'_> {
         words: impl IntoIterator<Item = S>,
     ) -> Result<Output> {
         self.agent(agent, words).run()
+    }
+
+    /// A program in the host that moves into a cgroup before it starts: how something gets under
+    /// the gate without `run`, and outlives the daemon.
+    pub fn within<S: AsRef<OsStr>>(
+        &self,
+        cgroup: &Path,
+        words: impl IntoIterator<Item = S>,
+    ) -> Invocation<'_> {
+        let host = self.world.host().command("sh");
+        let join = r#"echo 0 > "$0/cgroup.procs" && exec "$@""#;
+        let program = host.args(["-c", join]).arg(cgroup).args(words);
+        let trust = self.world.trust().into_iter();
+        trust.fold(program, |program, (name, file)| program.env(name, file))
+    }
+
+    /// The cgroup of an agent, made if it is not there yet, and under the gate.
+    ///
+    /// # Errors
+    /// The daemon does not find it.
+    pub fn agent_cgroup(&self, agent: &str) -> Result<PathBuf> {
+        let cgroup = self.cgroup.join(agent);
+        if !cgroup.is_dir() {
+            fs::create_dir(&cgroup)?;
+        }
+        let path = cgroup.display().to_string();
+        wait_until("the agent's cgroup is governed", READY, || {
+            let show = self.cli().args(["agent", "show", agent, "-o", "json"]);
+            let shown = show.run().ok()?;
+            shown.stdout.contains(&path).then_some(())
+        })?;
+        Ok(cgroup)
     }
 
     /// Every decision so far, the newest last.

@@ -1,0 +1,135 @@
+"""Does what the test says, line by line: each line of the file named by the first argument is a
+Python expression, whose value is printed as one line of JSON. It is a client like any other, which
+lives as long as the test wants and keeps what it has opened."""
+
+import errno
+import json
+import os
+import socket
+import struct
+import sys
+
+socket.setdefaulttimeout(10)
+kept = {}
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 46: socket.AF_INET6}
+
+
+def make(name, family, kind, protocol=0):
+    """A socket, kept under a name."""
+    kept[name] = socket.socket(family, kind, protocol)
+    return "made"
+
+
+def of(name):
+    return kept[name]
+
+
+def tcp(name, address, port):
+    """Connects to an address that is dialled as it stands."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    make(name, family, socket.SOCK_STREAM)
+    kept[name].connect((address, port))
+    return list(kept[name].getpeername()[:2])
+
+
+def udp(name, address):
+    """An unconnected UDP socket of the address's family."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return make(name, family, socket.SOCK_DGRAM)
+
+
+def connect(name, address, port):
+    kept[name].connect((address, port))
+    return "connected"
+
+
+def resolve(host, family):
+    """The addresses of a name, of the family 4 or 6."""
+    found = socket.getaddrinfo(host, None, FAMILIES[family], socket.SOCK_STREAM)
+    return [address[4][0] for address in found]
+
+
+def say(name, text):
+    kept[name].sendall(text.encode())
+    return len(text)
+
+
+def say_to(name, text, address, port):
+    return kept[name].sendto(text.encode(), (address, port))
+
+
+def hear(name, most=65536):
+    return kept[name].recv(most).decode(errors="replace")
+
+
+def hear_from(name):
+    text, peer = kept[name].recvfrom(65536)
+    return [text.decode(errors="replace"), peer[0], peer[1]]
+
+
+def hear_all(name):
+    """Everything up to the other side's end of data."""
+    told = b""
+    while piece := kept[name].recv(65536):
+        told += piece
+    return told.decode(errors="replace")
+
+
+def echo(name, text):
+    """Says something to an echo server and gives what comes back."""
+    kept[name].sendall(text.encode())
+    told = b""
+    while len(told) < len(text) and (piece := kept[name].recv(65536)):
+        told += piece
+    return told.decode(errors="replace")
+
+
+def close(name):
+    kept.pop(name).close()
+    return "closed"
+
+
+def listen(name, address, port):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    make(name, family, socket.SOCK_STREAM)
+    kept[name].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if port is not None:
+        kept[name].bind((address, port))
+    kept[name].listen(8)
+    return kept[name].getsockname()[1]
+
+
+def accept(listener, name):
+    kept[name], peer = kept[listener].accept()
+    return peer[0]
+
+
+def get(host, path="/"):
+    """A plain HTTP request; the answer's status line."""
+    with socket.create_connection((host, 80)) as stream:
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        stream.sendall(head.encode())
+        answer = b""
+        while piece := stream.recv(65536):
+            answer += piece
+    return answer.decode(errors="replace").split("\r\n")[0]
+
+
+def name_of(error):
+    if isinstance(error, socket.gaierror):
+        numbers = {v: k for k, v in vars(socket).items() if k.startswith("EAI_")}
+        return numbers.get(error.errno, str(error))
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return errno.errorcode.get(error.errno, str(error))
+
+
+with open(sys.argv[1]) as orders:
+    for order in orders:
+        try:
+            value = eval(order)
+        except OSError as error:
+            value = {"error": name_of(error)}
+        except Exception as error:  # The test is told, and decides.
+            value = {"fault": repr(error)}
+        print(json.dumps(value), flush=True)
