@@ -318,6 +318,8 @@ pub mod socket_flag {
     pub const RECORDED: u8 = 2;
     /// A TCP socket that listens, or a connection accepted from one.
     pub const PASSIVE: u8 = 4;
+    /// The TCP peer has sent its FIN.
+    pub const PEER_FINISHED: u8 = 8;
 }
 
 /// Traffic of one agent on one processor. Per-CPU hash map `COUNTERS`, key: agent (`u32`).

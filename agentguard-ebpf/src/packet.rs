@@ -22,6 +22,7 @@ use crate::{ALLOW, DENY, agent, event, stream};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 /// `lo` is the first device of every network namespace.
@@ -95,6 +96,7 @@ struct Packet {
     destination_port: u16,
     transport: u8,
     opens: bool,
+    finishes: bool,
 }
 
 /// Reads the headers. `None`: not TCP or UDP right behind an IP header, or a fragment without its
@@ -125,12 +127,13 @@ fn parse(ctx: &SkBuffContext) -> Option<Packet> {
         ),
         _ => return None,
     };
-    let (transport, opens) = match protocol {
+    let (transport, opens, finishes) = match protocol {
         IPPROTO_TCP => {
             let flags: u8 = ctx.load(offset + 13).ok()?;
-            (TCP, flags & (TCP_SYN | TCP_ACK) == TCP_SYN)
+            let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            (TCP, opens, flags & TCP_FIN != 0)
         }
-        IPPROTO_UDP => (UDP, false),
+        IPPROTO_UDP => (UDP, false, false),
         _ => return None,
     };
     Some(Packet {
@@ -140,6 +143,7 @@ fn parse(ctx: &SkBuffContext) -> Option<Packet> {
         destination_port: u16::from_be(ctx.load(offset + 2).ok()?),
         transport,
         opens,
+        finishes,
     })
 }
 
@@ -224,6 +228,9 @@ fn enters(
     packet: &Packet,
 ) -> bool {
     if packet.transport == TCP && !packet.opens {
+        if packet.finishes {
+            entry.flags |= socket_flag::PEER_FINISHED;
+        }
         return true;
     }
     let answer = packet.transport == UDP

@@ -5,7 +5,8 @@ use agentguard_common::event::{Event, kind, reason};
 use agentguard_common::map::{Origin, SocketEntry, TCP, socket_flag, socket_state};
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
+    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::sock_ops;
@@ -108,14 +109,9 @@ fn state(ctx: &SockOpsContext) {
             let _ = ORIGINS.remove(key);
         }
         socket_state::PASS if entry.reason == reason::RULE_ALLOW => {
-            // SAFETY: fields of the context of this hook.
-            let (sent_bytes, received_bytes, rtt) = unsafe {
-                (
-                    (*ctx.ops).bytes_acked,
-                    (*ctx.ops).bytes_received,
-                    (*ctx.ops).srtt_us,
-                )
-            };
+            let (sent_bytes, received_bytes) = payload(ctx, entry, old);
+            // SAFETY: a field of the context of this hook.
+            let rtt = unsafe { (*ctx.ops).srtt_us };
             event::emit(Event {
                 sent_bytes,
                 received_bytes,
@@ -127,6 +123,35 @@ fn state(ctx: &SockOpsContext) {
         }
         _ => {}
     }
+}
+
+/// What the peer acknowledged and what it sent, at the end of a flow that was dialled. The kernel's
+/// counters are differences of sequence numbers (RFC 4898, `ThruOctets`), in which the SYN that was
+/// acknowledged and each FIN count for one.
+#[inline(always)]
+fn payload(ctx: &SockOpsContext, entry: &SocketEntry, old: u32) -> (u64, u64) {
+    // SAFETY: fields of the context of this hook.
+    let (acked, received, unacknowledged, next) = unsafe {
+        (
+            (*ctx.ops).bytes_acked,
+            (*ctx.ops).bytes_received,
+            (*ctx.ops).snd_una,
+            (*ctx.ops).snd_nxt,
+        )
+    };
+    // In FIN_WAIT2 our FIN is acknowledged by definition; of LAST_ACK and CLOSING the sequence
+    // numbers tell, since a FIN is the last there is.
+    let ours = old == BPF_TCP_FIN_WAIT2
+        || ((old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING) && unacknowledged == next);
+    // FIN_WAIT2 ends with the peer's FIN and without: only the packet shows which.
+    let theirs = old == BPF_TCP_CLOSE_WAIT
+        || old == BPF_TCP_LAST_ACK
+        || old == BPF_TCP_CLOSING
+        || (old == BPF_TCP_FIN_WAIT2 && entry.flags & socket_flag::PEER_FINISHED != 0);
+    (
+        acked.saturating_sub(1 + u64::from(ours)),
+        received.saturating_sub(u64::from(theirs)),
+    )
 }
 
 #[inline(always)]
