@@ -1,0 +1,231 @@
+//! A policy that changes while agents run.
+
+use std::fs;
+use std::time::Duration;
+
+use agentguard_model::{ActionKind, ReasonCode, Verdict};
+use agentguard_tests::{Guard, address, wait_until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{OTHER, SITE, puppet, world};
+
+const FIRST: &str = "
+version: 1
+agents: [{name: coder}]
+rules:
+  - id: sites
+    match: {host: [api.example.com, www.other.example], port: [22, 80]}
+    action: allow
+  - id: direct
+    match: {host: [api.example.com], cidr: [203.0.113.48/32], port: [7]}
+    action: allow
+    handling: direct
+";
+
+/// The same, less one site, one address, and more.
+const SECOND: &str = "
+version: 1
+agents: [{name: coder}, {name: helper}]
+rules:
+  - id: sites
+    match: {host: [api.example.com, www.other.example], port: [22, 80]}
+    action: allow
+  - id: direct
+    match: {host: [api.example.com], cidr: [203.0.113.48/32], port: [7]}
+    action: allow
+    handling: direct
+  - id: not-any-more
+    match: {host: [api.example.com], cidr: [203.0.113.48/32]}
+    action: deny
+    reason: The contract has ended.
+";
+
+/// A name that resolves into a private range, which the first policy permits.
+const INSIDE: &str = "
+version: 1
+agents: [{name: coder}]
+rules:
+  - id: inside
+    match: {host: [inside.example.com], port: [7]}
+    action: allow
+    handling: direct
+    resolved_ranges: [10.0.0.0/8]
+";
+
+#[test]
+fn a_range_that_is_permitted_no_longer_is_closed_at_once_behind_an_address_answered_before() {
+    let world = world("reload-range");
+    world
+        .internet()
+        .ip("addr add 10.1.2.3/32 dev lo\n")
+        .unwrap();
+    let inside: std::net::IpAddr = "10.1.2.3".parse().unwrap();
+    world
+        .dns()
+        .change(|zone| zone.address("inside.example.com", &[inside]));
+    let guard = world.guard().policy(INSIDE).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let found = client.ask("resolve('inside.example.com', 4)").unwrap();
+    let dialled = found[0].as_str().unwrap().to_owned();
+    // Nobody listens there, but it was reached.
+    client.fails(&format!("tcp('c', '{dialled}', 7)"), "ECONNREFUSED");
+    let arrived = world.arrivals(inside).unwrap();
+    assert!(arrived > 0);
+
+    let (narrower, _) = INSIDE.split_once("    resolved_ranges").unwrap();
+    fs::write(guard.policy(), narrower).unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    reload.success().unwrap();
+    client.fails(&format!("tcp('c', '{dialled}', 7)"), "EPERM");
+    assert_eq!(world.arrivals(inside).unwrap(), arrived);
+}
+
+const BAD: &str = "
+version: 1
+agents: [{name: coder}]
+rules:
+  - id: sites
+    match: {hosts: [api.example.com]}
+    action: allow
+";
+
+fn status(guard: &Guard<'_>) -> Value {
+    let status = guard.cli().args(["status", "-o", "json"]).run().unwrap();
+    serde_json::from_str(&status.success().unwrap().stdout).unwrap()
+}
+
+fn version(guard: &Guard<'_>) -> String {
+    status(guard)["policy"]["version"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn a_bad_policy_leaves_the_old_one_in_force_and_status_says_why() {
+    let world = world("reload-bad");
+    let mut guard = world.guard().policy(FIRST).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let before = version(&guard);
+    assert_eq!(status(&guard)["policy"].get("refused"), None);
+
+    fs::write(guard.policy(), BAD).unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    assert_eq!(reload.code(), 1, "{reload}");
+    let place = format!(
+        "{}:6:13: error: unknown key `hosts`",
+        guard.policy().display()
+    );
+    assert!(reload.stderr.contains(&place), "{reload}");
+    assert!(reload.stderr.contains("hint: "), "{reload}");
+    let refused = |guard: &Guard<'_>| {
+        let status = status(guard);
+        let refused = status["policy"].get("refused")?.as_str()?.to_owned();
+        Some(refused)
+    };
+    let told = wait_until("the refusal in status", Duration::from_secs(5), || {
+        refused(&guard)
+    });
+    assert!(told.unwrap().contains(&place));
+    let words = guard.cli().arg("status").run().unwrap();
+    assert!(
+        words
+            .stdout
+            .contains("a newer policy was not taken, and this one stayed in force"),
+        "{words}"
+    );
+    assert_eq!(version(&guard), before);
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+
+    // By signal it is the same, and a good one clears it.
+    fs::write(guard.policy(), "version: 2\n").unwrap();
+    guard.signal(Signal::HUP).unwrap();
+    let told = wait_until("the next refusal", Duration::from_secs(5), || {
+        refused(&guard).filter(|told| told.contains("policy.yaml:1:10: error:"))
+    });
+    told.unwrap();
+    assert_eq!(version(&guard), before);
+    fs::write(guard.policy(), FIRST.replace("sites", "places")).unwrap();
+    guard.signal(Signal::HUP).unwrap();
+    wait_until("no refusal", Duration::from_secs(5), || {
+        refused(&guard).is_none().then_some(())
+    })
+    .unwrap();
+    assert_ne!(version(&guard), before);
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
+    let world = world("reload-deny");
+    let guard = world.guard().policy(FIRST).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let found = client.ask(&format!("resolve('{SITE}', 4)")).unwrap();
+    let dialled = found[0].as_str().unwrap().to_owned();
+    let [four, _] = address::origin(0x30);
+    client.gives(&format!("tcp('n', '{dialled}', 7)"), json!([dialled, 7]));
+    client.gives("echo('n', 'hello')", "hello");
+    client.gives(
+        &format!("tcp('a', '{four}', 7)"),
+        json!([four.to_string(), 7]),
+    );
+    client.gives(&format!("tcp('s', '{dialled}', 22)"), json!([dialled, 22]));
+    client.gives(
+        "of('s').recv(27).decode()",
+        agentguard_tests::origin::BANNER,
+    );
+
+    let run = guard.run("helper", ["true"]).unwrap();
+    assert_eq!(run.code(), 1, "{run}");
+    assert!(
+        run.stderr.contains("the policy has no agent helper"),
+        "{run}"
+    );
+    fs::write(guard.policy(), SECOND).unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    let reload = reload.success().unwrap();
+    assert!(reload.stderr.contains("is in force"), "{reload}");
+
+    // At once: nothing is waited for. The address that was answered before leads nowhere now.
+    client.fails(&format!("tcp('c', '{dialled}', 7)"), "EPERM");
+    client.fails(&format!("tcp('c', '{dialled}', 22)"), "EPERM");
+    client.fails(&format!("tcp('c', '{four}', 7)"), "EPERM");
+    client.fails(&format!("resolve('{SITE}', 4)"), "EAI_NONAME");
+    client.gives(&format!("get('{OTHER}')"), "HTTP/1.1 200 OK");
+    // What was established goes on: a policy is asked when something begins.
+    for name in ["n", "a", "s"] {
+        client.gives(&format!("echo('{name}', 'still')"), "still");
+    }
+    let decisions = guard
+        .wait_verdicts("four denials", |decisions| {
+            let denied: Vec<_> = decisions
+                .iter()
+                .filter(|decision| decision.verdict == Verdict::Deny)
+                .cloned()
+                .collect();
+            (denied.len() >= 4).then_some(denied)
+        })
+        .unwrap();
+    assert_eq!(decisions.len(), 4, "{decisions:#?}");
+    let after = version(&guard);
+    for decision in &decisions {
+        assert_eq!(decision.reason.code, ReasonCode::RuleDeny, "{decision:?}");
+        assert_eq!(decision.reason.message, "The contract has ended.");
+        assert_eq!(decision.matched[0].rule, "not-any-more");
+        assert_eq!(decision.policy_version, after);
+    }
+    let names: Vec<_> = decisions
+        .iter()
+        .filter(|decision| decision.action.kind == ActionKind::DnsQuery)
+        .collect();
+    assert_eq!(names.len(), 1);
+    guard.run("helper", ["true"]).unwrap().success().unwrap();
+
+    // And back: the address means what it meant.
+    fs::write(guard.policy(), FIRST).unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    reload.success().unwrap();
+    client.gives(&format!("tcp('c', '{dialled}', 7)"), json!([dialled, 7]));
+    client.gives("echo('c', 'again')", "again");
+}
