@@ -195,11 +195,25 @@ impl Rule {
         self.methods.is_empty() || self.methods.iter().any(|m| m == method)
     }
 
+    /// A canonical path keeps an encoded slash, which some servers take for a slash. What is allowed
+    /// is allowed in both readings; what is denied is denied in either.
     pub(crate) fn matches_path(&self, path: &str) -> bool {
-        self.paths.is_empty()
-            || path
-                .strip_prefix('/')
+        let one = |path: &str| {
+            path.strip_prefix('/')
                 .is_some_and(|path| self.paths.iter().any(|glob| glob.matches(path)))
+        };
+        if self.paths.is_empty() {
+            return true;
+        }
+        if !path.contains("%2F") {
+            return one(path);
+        }
+        let decoded = path.replace("%2F", "/");
+        if self.allows() {
+            one(path) && one(&decoded)
+        } else {
+            one(path) || one(&decoded)
+        }
     }
 }
 

@@ -437,3 +437,39 @@ fn ten_thousand_rules_do_not_slow_what_they_cannot_match() {
     assert_eq!(looked_at("h77.example", Some("192.0.2.1"), 443), 1);
     assert_eq!(looked_at("h77.example", Some("192.0.2.1"), 22), 2);
 }
+
+#[test]
+fn an_encoded_slash_is_allowed_in_both_readings_and_denied_in_either() {
+    let policy = policy(
+        "version: 1\nagents: [{name: coder}]\nrules:\n\
+         - {id: all, match: {host: [a.example], path: ['/open/**', '/repos/*']}, action: allow}\n\
+         - {id: not, match: {host: [a.example], path: ['/open/admin/**']}, action: deny}\n",
+    );
+    let name = host("a.example");
+    for (path, allowed) in [
+        ("/open/x", true),
+        ("/open/@scope%2Fname", true),
+        ("/open/admin/x", false),
+        ("/open/admin%2Fx", false),
+        ("/repos/a", true),
+        ("/repos/a%2Fb", false),
+        ("/open%2Fx", false),
+    ] {
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 80,
+            transport: Transport::Tcp,
+            request: Seen::Request {
+                method: "GET",
+                path,
+            },
+        };
+        let ruling = policy.decide(agent(&policy, "coder"), &facts);
+        assert_eq!(
+            matches!(ruling.outcome, RulingOutcome::Allow(_)),
+            allowed,
+            "{path}"
+        );
+    }
+}

@@ -329,6 +329,20 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
         }
     }
 
+    /// Keys and values, never a list of values in the order of the fields, which serde would take.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        if matches!(self.node.value, Value::Sequence(_)) {
+            let fault = <Fault as de::Error>::invalid_type(de::Unexpected::Seq, &visitor);
+            return self.placed(Err(fault));
+        }
+        self.as_it_is(visitor)
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -358,7 +372,7 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct
-        seq tuple map struct identifier
+        seq tuple map identifier
     }
 }
 

@@ -151,3 +151,13 @@ fn hostile_texts_cost_little() {
     let found = parse_all::<Config>("c.yaml", &many).unwrap_err();
     assert!(found.iter().count() <= super::MAX_DIAGNOSTICS * 2);
 }
+
+#[test]
+fn a_list_does_not_stand_for_keys_and_values() {
+    let found = parse::<Config>("c.yaml", "[a, 1]\n").unwrap_err();
+    assert!(
+        found.message.contains("list") || found.message.contains("sequence"),
+        "{found}"
+    );
+    assert_eq!((found.line, found.column), (1, 1));
+}
