@@ -249,11 +249,7 @@ fn the_monitor_has_forgotten_the_keepers_memory() {
         .unwrap();
     let mut ready = [0; 6];
     std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut ready).unwrap();
-    let monitor = keeper
-        .members(0)
-        .into_iter()
-        .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "agentguard-run\n")
-        .unwrap();
+    let monitor = keeper.monitor(0).as_raw_nonzero().get().unsigned_abs();
     assert!(holds(std::process::id()));
     // It runs beside the command: it may not be done yet.
     crate::world::eventually("the monitor forgets", || !holds(monitor));

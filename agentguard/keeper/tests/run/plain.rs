@@ -1,10 +1,12 @@
 //! Without a terminal: what goes in, what comes out, how it ends.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use agentguard_keeper::spawn::Refusal;
+use agentguard_keeper::spawn::message::ToClient;
 use rustix::process::{Pid, Signal};
 
 use crate::world::{Gives, Keeper, eventually, pipe, state};
@@ -227,6 +229,75 @@ fn a_daemon_that_does_not_answer_cannot_hold_the_user() {
     assert!(asked.unwrap().is_some());
     rustix::process::kill_process(Pid::from_child(&client), Signal::INT).unwrap();
     assert_eq!(client.wait().unwrap().signal(), Some(libc::SIGINT));
+}
+
+#[test]
+fn a_daemon_that_goes_away_leaves_the_client_with_the_command() {
+    let Some(keeper) = Keeper::new("daemon gone", Gives::default()) else {
+        return;
+    };
+    let path = keeper.directory().join("passing.sock");
+    let listener = agentguard_keeper::packet::listen(&path, 0o666).unwrap();
+    let line = keeper.run();
+    let client = std::process::Command::new(line.split(' ').next().unwrap())
+        .args([path.to_str().unwrap(), "--agent", "coder", "true"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut command = std::process::Command::new("cat")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let connection = listener.accept().unwrap();
+    let asked = connection.recv::<agentguard_keeper::message::Command>();
+    assert!(asked.unwrap().is_some());
+    let flags = rustix::process::PidfdFlags::empty();
+    let pidfd = rustix::process::pidfd_open(Pid::from_child(&command), flags).unwrap();
+    connection
+        .send(&ToClient::Started, &[pidfd.as_fd()])
+        .unwrap();
+    drop(connection);
+    // It waits on, for as long as the command lives.
+    eventually("the client waits", || state(client.id()) == Some('S'));
+    drop(command.stdin.take());
+    command.wait().unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: the daemon went away while the command ran: how it ended is not known\n"
+    );
+}
+
+#[test]
+fn a_killed_monitor_ends_the_run() {
+    let Some(keeper) = Keeper::new("killed monitor", Gives::default()) else {
+        return;
+    };
+    let mut client = keeper
+        .client(&[], &["sh", "-c", "trap '' HUP; echo ready; sleep 1000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    client
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
+    let monitor = keeper.monitor(0);
+    rustix::process::kill_process(monitor, Signal::KILL).unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: the command's monitor was killed, and the command with it\n"
+    );
+    keeper.wait_finished(0);
+    eventually("the run's cgroup empties", || keeper.members(0).is_empty());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use agentguard_keeper::packet::{self, Peer};
 use agentguard_keeper::spawn::{
     self, Admission, Host, Overlay, Refusal, RunId, RunRequest, SeccompFilter,
 };
+use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
@@ -201,6 +202,15 @@ impl Keeper {
             .lines()
             .map(|line| line.parse().unwrap())
             .collect()
+    }
+
+    /// The monitor of a run.
+    pub(crate) fn monitor(&self, run: u64) -> Pid {
+        let found = self.members(run).into_iter().find(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name == "agentguard-run\n")
+        });
+        Pid::from_raw(i32::try_from(found.unwrap()).unwrap()).unwrap()
     }
 
     /// Whether a process of any run is stopped.
