@@ -85,11 +85,8 @@ pub(crate) fn note_process(entry: &mut SocketEntry) {
 
 /// The running process (thread group).
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the high half is the thread group"
-)]
 pub(crate) fn pid() -> u32 {
+    // The high half is the thread group.
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 

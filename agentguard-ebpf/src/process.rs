@@ -30,6 +30,10 @@ fn process_exec(ctx: TracePointContext) -> u32 {
 }
 
 #[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value the path would not fit on the stack"
+)]
 fn note_exec(ctx: &TracePointContext) -> Option<()> {
     agent::of_task()?;
     // SAFETY: the offset lies in the record of this tracepoint.
