@@ -57,7 +57,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
     exec::run(&mut cargo)?;
     publish(
-        &target.join(TARGET).join("release/agentguard"),
+        &target.join(TARGET).join("release/agentguard-ebpf"),
         &workspace.target().join("bpf"),
     )
 }
