@@ -1,0 +1,22 @@
+//! Real, unmodified clients under `agentguard run`, allowed and denied: each behaves as without the
+//! guard or fails in words that its user understands, and the record has exactly what it attempted.
+
+#[path = "clients/room.rs"]
+mod room;
+
+#[path = "clients/curl.rs"]
+mod curl;
+#[path = "clients/dig.rs"]
+mod dig;
+#[path = "clients/git.rs"]
+mod git;
+#[path = "clients/isolated.rs"]
+mod isolated;
+#[path = "clients/node.rs"]
+mod node;
+#[path = "clients/python.rs"]
+mod python;
+#[path = "clients/raw.rs"]
+mod raw;
+#[path = "clients/wget.rs"]
+mod wget;
