@@ -337,7 +337,7 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         if matches!(self.node.value, Value::Sequence(_)) {
-            let fault = <Fault as de::Error>::invalid_type(de::Unexpected::Seq, &visitor);
+            let fault = <Fault as de::Error>::invalid_type(Unexpected::Seq, &visitor);
             return self.placed(Err(fault));
         }
         self.as_it_is(visitor)
