@@ -15,6 +15,8 @@ mod bpf;
 mod build;
 mod demo;
 mod exec;
+#[cfg(test)]
+mod rooms;
 mod schema;
 mod setup;
 mod test;
