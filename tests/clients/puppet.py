@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import socket
-import struct
+import ssl
 import sys
 
 socket.setdefaulttimeout(10)
@@ -82,6 +82,44 @@ def echo(name, text):
     while len(told) < len(text) and (piece := kept[name].recv(65536)):
         told += piece
     return told.decode(errors="replace")
+
+
+def talk(address, port, sent, finish=False):
+    """Sends these bytes (hexadecimal) and gives what comes back until the other side ends it, with
+    the error that ended it, if one did."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    told = b""
+    with socket.socket(family, socket.SOCK_STREAM) as stream:
+        stream.connect((address, port))
+        try:
+            stream.sendall(bytes.fromhex(sent))
+            if finish:
+                stream.shutdown(socket.SHUT_WR)
+            while piece := stream.recv(65536):
+                told += piece
+        except ConnectionResetError:
+            return [told.decode(errors="replace"), "reset"]
+        except BrokenPipeError:
+            return [told.decode(errors="replace"), "reset"]
+    return [told.decode(errors="replace"), "closed"]
+
+
+def client_hello(host):
+    """What a TLS client says first."""
+    into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(into, out, server_hostname=host)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        return out.read()
+
+
+def piecemeal(name, message):
+    """Sends byte by byte, each in a packet of its own."""
+    kept[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in message:
+        kept[name].sendall(bytes([byte]))
+    return "sent"
 
 
 def close(name):

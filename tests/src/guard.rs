@@ -371,7 +371,10 @@ impl Guard<'_> {
     /// # Errors
     /// The command fails, or prints what is no decision.
     pub fn verdicts(&self) -> Result<Vec<Decision>> {
-        let cli = self.cli().args(["verdicts", "-o", "jsonl"]);
+        // The most that one question gets.
+        let cli = self
+            .cli()
+            .args(["verdicts", "--limit", "10000", "-o", "jsonl"]);
         decisions(&cli.run()?.success()?.stdout)
     }
 

@@ -46,10 +46,10 @@ fn a_virtual_address_leads_to_the_real_one_and_the_bytes_are_counted() {
         client.gives("close('c')", "closed");
         let decision = guard
             .wait_verdicts("the end of the flow", |decisions| {
-                let found = decisions.iter().filter(|decision| {
+                let mut found = decisions.iter().filter(|decision| {
                     decision.action.kind == ActionKind::Connect && decision.outcome.is_some()
                 });
-                found.cloned().nth(number)
+                found.nth(number).cloned()
             })
             .unwrap();
         assert_eq!(gist(&decision), ALLOWED);
