@@ -13,7 +13,7 @@
 
 pub mod api;
 mod client;
-mod peer;
+pub mod peer;
 mod server;
 
 pub use client::{Client, ClientError, Follow};

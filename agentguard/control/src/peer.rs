@@ -24,11 +24,17 @@ const TICKS_PER_SECOND: u64 = 100;
 
 /// Why a peer is refused.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// It does not run as root.
-    NotRoot { uid: u32 },
+    NotRoot {
+        /// Its user.
+        uid: u32,
+    },
     /// It runs inside a governed cgroup.
-    Governed { cgroup: String },
+    Governed {
+        /// Its cgroup.
+        cgroup: String,
+    },
     /// It is gone, or so young that its number may have belonged to another.
     Gone,
     /// Who it is could not be found out.
@@ -56,10 +62,12 @@ impl fmt::Display for Refusal {
 
 /// When a connection was accepted, on the clock that processes' start times are told in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Accepted(Duration);
+pub struct Accepted(Duration);
 
 impl Accepted {
-    pub(crate) fn now() -> Self {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
         let now = clock_gettime(ClockId::Boottime);
         Self(Duration::new(
             u64::try_from(now.tv_sec).unwrap_or_default(),
@@ -77,8 +85,23 @@ pub(crate) fn authorise(
     governed: &[String],
 ) -> Result<(), Refusal> {
     let peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
-    if peer.uid != 0 {
-        return Err(Refusal::NotRoot { uid: peer.uid });
+    judge(peer.uid, peer.pid, peer.pidfd, accepted, governed)
+}
+
+/// The same for a peer of which the kernel told already: its user, its process, and a descriptor of
+/// that very process where the kernel has such.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn judge(
+    uid: u32,
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+    accepted: Accepted,
+    governed: &[String],
+) -> Result<(), Refusal> {
+    if uid != 0 {
+        return Err(Refusal::NotRoot { uid });
     }
     // A guard that governs nothing does not exist: there is the root of all agents at least.
     if governed.is_empty() {
@@ -86,8 +109,7 @@ pub(crate) fn authorise(
             "which cgroups are governed is not known yet",
         )));
     }
-    let pid = peer.pid;
-    let process = hold(pid, peer.pidfd, accepted)?;
+    let process = hold(pid, pidfd, accepted)?;
     let text =
         std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|error| {
             match error.kind() {

@@ -56,6 +56,8 @@ pub fn start(user: WorkerUser) -> io::Result<(Child, Packet)> {
 /// The system calls'.
 pub fn renounce() -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
+    // What it writes is nobody else's to read.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use agentguard_control::peer::{self, Accepted, Refusal};
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
@@ -63,6 +64,7 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
 }
 
 fn attend(keeper: &Shared, client: Packet) {
+    let accepted = Accepted::now();
     let Ok(peer) = client.peer() else {
         return;
     };
@@ -87,19 +89,22 @@ fn attend(keeper: &Shared, client: Packet) {
             if client.set_timeout(None).is_err() {
                 return;
             }
-            let host: Arc<dyn spawn::Host> = Arc::new(RunHost(keeper.clone()));
+            let host: Arc<dyn spawn::Host> = Arc::new(RunHost {
+                keeper: keeper.clone(),
+                accepted,
+            });
             spawn::serve(client, &request, descriptors, &peer, &host);
             return;
         }
-        command => change(&mut lock(keeper), &peer, command),
+        command => change(&mut lock(keeper), &peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
         tracing::debug!(%error, "a client did not wait for its answer");
     }
 }
 
-fn change(keeper: &mut Keeper, peer: &Peer, command: Command) -> Answer {
-    if let Err(refused) = authorise(keeper, peer) {
+fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command) -> Answer {
+    if let Err(refused) = authorise(keeper, peer, accepted) {
         return Answer::Refused {
             message: refused.message,
             hint: Some(refused.hint),
@@ -133,31 +138,21 @@ fn refused(message: &str, hint: Option<String>) -> Answer {
 
 /// Root, and not one of those who are governed: an agent is never a client of its own guard, not
 /// even one that runs as root.
-pub(super) fn authorise(keeper: &Keeper, peer: &Peer) -> Result<(), Unauthorised> {
-    let cgroup = cgroup_of(peer).ok_or_else(|| Unauthorised {
-        message: "the caller ended before it could be looked at".to_owned(),
-        hint: "stay connected until the answer is there".to_owned(),
-    })?;
-    if keeper.governs(&cgroup) {
-        return Err(Unauthorised {
-            message: "the caller is governed itself".to_owned(),
-            hint: "agents cannot use the guard's sockets; run this outside the agent's cgroup"
-                .to_owned(),
-        });
-    }
-    if peer.uid != 0 {
-        return Err(Unauthorised {
-            message: format!("user {} may not change the guard", peer.uid),
-            hint: "run this as root".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-/// The cgroup of a peer, as `/proc/PID/cgroup` shows it.
-fn cgroup_of(peer: &Peer) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", peer.pid)).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .map(str::to_owned)
+pub(super) fn authorise(
+    keeper: &Keeper,
+    peer: &Peer,
+    accepted: Accepted,
+) -> Result<(), Unauthorised> {
+    // Without its descriptor a process is looked at as on kernels that have none.
+    let pidfd = peer.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
+    let governed = keeper.governed();
+    peer::judge(peer.uid, peer.pid, pidfd, accepted, &governed).map_err(|refusal| Unauthorised {
+        hint: match &refusal {
+            Refusal::NotRoot { .. } => "run this as root",
+            Refusal::Governed { .. } => "run this outside the agent's cgroup",
+            Refusal::Gone | Refusal::Unknown(_) => "stay connected until the answer is there",
+        }
+        .to_owned(),
+        message: refusal.to_string(),
+    })
 }

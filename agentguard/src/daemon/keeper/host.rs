@@ -1,17 +1,22 @@
 //! Runs, as the spawning half asks for them.
 
+use agentguard_control::peer::Accepted;
 use agentguard_keeper::packet::Peer;
 use agentguard_keeper::spawn::{Admission, Host, Refusal, RunId, RunRequest};
 
 use super::{Shared, clients, lock};
 
-/// The keeper's answer to `run`.
-pub(super) struct RunHost(pub(super) Shared);
+/// The keeper's answer to one client's `run`.
+pub(super) struct RunHost {
+    pub(super) keeper: Shared,
+    /// When the client came.
+    pub(super) accepted: Accepted,
+}
 
 impl Host for RunHost {
     fn admit(&self, request: &RunRequest, peer: &Peer) -> Result<Admission, Refusal> {
-        let mut keeper = lock(&self.0);
-        clients::authorise(&keeper, peer)
+        let mut keeper = lock(&self.keeper);
+        clients::authorise(&keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;
         if keeper.policy().agent(&request.agent).is_none() {
             return Err(
@@ -40,7 +45,7 @@ impl Host for RunHost {
     fn finished(&self, run: RunId) {
         // The number was a `u32` when it was given.
         if let Ok(run) = u32::try_from(run.0) {
-            lock(&self.0).finished(run);
+            lock(&self.keeper).finished(run);
         }
     }
 }

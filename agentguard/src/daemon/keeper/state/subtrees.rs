@@ -230,15 +230,8 @@ impl Keeper {
         ))
     }
 
-    /// Whether a cgroup path, as `/proc/PID/cgroup` shows it, is under the gate.
-    pub(in super::super) fn governs(&self, path: &str) -> bool {
-        self.governed()
-            .iter()
-            .any(|root| Path::new(path).starts_with(root))
-    }
-
     /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them.
-    pub(super) fn governed(&self) -> Vec<String> {
+    pub(in crate::daemon::keeper) fn governed(&self) -> Vec<String> {
         // Both kinds were checked to be below the mount.
         std::iter::once(&self.config.paths.cgroup_root)
             .chain(self.registry.adopted().keys())
