@@ -1,35 +1,31 @@
-//! The published JSON Schemas: written from the types, so that they cannot say something else.
+//! The published JSON Schemas: written by the program from its own types, so that they cannot say
+//! something else.
 
 use std::fs;
+use std::process::Command;
 
-use agentguard_model::Decision;
 use anyhow::{Context as _, Result, bail};
-use schemars::schema_for;
-use serde_json::Value;
 
 use crate::workspace::Workspace;
+use crate::{bpf, build};
 
-/// The NAME in `docs/schema/NAME.schema.json`, and what makes the schema of its type.
-type Entry = (&'static str, fn() -> Value);
-
-/// One line for each published schema.
-const SCHEMAS: &[Entry] = &[
-    ("decision", || schema_for!(Decision).into()),
-    ("policy", agentguard_policy::schema),
-];
+/// The NAME in `docs/schema/NAME.schema.json`, as `agentguard schema` calls it.
+const SCHEMAS: [&str; 3] = ["config", "decision", "policy"];
 
 /// Writes each schema where it changed, or with `check` only compares.
 ///
 /// # Errors
-/// A file cannot be read or written; with `check`, a committed one is not what its type says.
+/// The program cannot be built or does not answer, a file cannot be read or written; with `check`,
+/// a committed one is not what its type says.
 pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<()> {
+    bpf::build(workspace)?;
+    build::everything(workspace)?;
     let directory = workspace.root().join("docs/schema");
     let mut stale = Vec::new();
-    for (name, schema) in SCHEMAS {
+    for name in SCHEMAS {
         let path = directory.join(format!("{name}.schema.json"));
-        let mut text = serde_json::to_string_pretty(&schema())?;
-        text.push('\n');
-        if fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
+        let text = schema(workspace, name)?;
+        if fs::read(&path).is_ok_and(|committed| committed == text) {
             eprintln!("schema: {name} is up to date");
         } else if check {
             stale.push(format!("docs/schema/{name}.schema.json"));
@@ -47,4 +43,19 @@ pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn schema(workspace: &Workspace, name: &str) -> Result<Vec<u8>> {
+    let program = workspace.program("agentguard");
+    let output = Command::new(&program)
+        .args(["schema", name])
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    if !output.status.success() {
+        bail!(
+            "`agentguard schema {name}` failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(output.stdout)
 }

@@ -125,7 +125,26 @@ impl From<anyhow::Error> for Failure {
                 text: faults.to_string(),
                 code: 2,
             },
-            Err(error) => Self::refused(chain(error.as_ref())),
+            Err(error) => {
+                // Each error of the chain may end in what to do about it.
+                let mut words = Vec::new();
+                let mut hint = None;
+                for cause in error.chain() {
+                    let text = in_words(cause);
+                    match text.split_once("; hint: ") {
+                        Some((what, todo)) => {
+                            words.push(what.to_owned());
+                            hint.get_or_insert(todo.to_owned());
+                        }
+                        None => words.push(text),
+                    }
+                }
+                let failure = Self::refused(words.join(": "));
+                match hint {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+            }
         }
     }
 }
@@ -162,6 +181,15 @@ mod tests {
         assert_eq!(
             chain(&error),
             "cannot read the configuration x: No such file or directory"
+        );
+    }
+
+    #[test]
+    fn a_hint_is_told_apart_from_the_causes_behind_it() {
+        let error = anyhow::anyhow!("no such device").context("no bpffs; hint: mount one");
+        assert_eq!(
+            Failure::from(error).text(),
+            "error: no bpffs: no such device\nhint: mount one\n"
         );
     }
 
