@@ -122,6 +122,8 @@ pub mod reason {
     pub const METADATA: u8 = 31;
     /// A direct flow to a name that has no real address of the dialled family.
     pub const NO_ADDRESS: u8 = 32;
+    /// A flow over loopback of a socket that is bound to another device: it would leave the host.
+    pub const DEVICE: u8 = 33;
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use agentguard_common::event::reason;
 use agentguard_common::map::{Listeners, SocketEntry, TCP, UDP, socket_flag, socket_state};
 use agentguard_common::verdict::{Effect, FlowVerdict};
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -17,7 +17,7 @@ use core::ffi::c_void;
 use crate::decide::decide;
 use crate::maps::{LISTENERS, SOCKETS};
 use crate::socket::transport;
-use crate::{ALLOW, DENY, agent, event};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event};
 
 /// IPv4.
 #[cgroup_sock_addr(connect4)]
@@ -44,7 +44,11 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
         // decided where it leaves (`packet`), so that a connect that sends nothing, as every
         // getaddrinfo makes one, is neither refused nor recorded.
         if matches!(verdict.effect, Effect::Resolver | Effect::Real) {
-            return apply::<FAMILY>(ctx, entry, verdict);
+            let result = apply::<FAMILY>(ctx, entry, verdict);
+            if result == DENY {
+                event::flow(entry, true);
+            }
+            return result;
         }
         entry.state = socket_state::UNDECIDED;
         return ALLOW;
@@ -147,6 +151,12 @@ pub(crate) fn apply<const FAMILY: u32>(
             let Some(ours) = listeners(entry.netns) else {
                 return DENY;
             };
+            if bound_elsewhere(ctx) {
+                entry.reason = reason::DEVICE;
+                entry.rule = 0;
+                entry.state = socket_state::NEW;
+                return DENY;
+            }
             if verdict.effect == Effect::Proxy {
                 (
                     loopback_like(entry.dialled),
@@ -169,6 +179,17 @@ pub(crate) fn apply<const FAMILY: u32>(
         rewrite::<FAMILY>(ctx, address, port);
     }
     ALLOW
+}
+
+/// Whether the socket is bound to a device other than `lo`. Loopback addresses are not special to
+/// such a socket: its packets would leave the host with one as their destination. What is bound
+/// later, or for one datagram (`IP_PKTINFO`, `IP_UNICAST_IF`), is found at the packet.
+#[inline(always)]
+fn bound_elsewhere(ctx: &SockAddrContext) -> bool {
+    let socket: *mut bpf_sock = socket_of(ctx).cast();
+    // SAFETY: the context's `sk` is a full socket in this program type.
+    let device = unsafe { (*socket).bound_dev_if };
+    device != 0 && device != LOOPBACK_INDEX
 }
 
 #[inline(always)]

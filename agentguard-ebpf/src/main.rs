@@ -52,6 +52,8 @@ mod stream;
 const DENY: i32 = 0;
 /// Return value of a cgroup hook that lets pass.
 const ALLOW: i32 = 1;
+/// `lo` is the first device of every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
 
 /// `bpf_sk_storage_get` and other helpers are for programs under a licence compatible with the GPL.
 #[unsafe(link_section = "license")]

@@ -3,7 +3,8 @@
 //! Outbound: a TCP SYN must go where `connect` sent it; a datagram goes where `sendmsg` allowed it,
 //! or is decided here. Inbound: a new flow over loopback is let in (other agents are stopped at
 //! their own connect, ungoverned local processes are trusted), any other only where an allowed
-//! destination answers. Quarantine stops everything at the next packet.
+//! destination answers. What goes to a loopback address leaves by `lo` alone. Quarantine stops
+//! everything at the next packet.
 
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
@@ -18,16 +19,13 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::decide;
 use crate::maps::{COUNTERS, SOCKETS};
-use crate::{ALLOW, DENY, agent, event, stream};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, stream};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
-/// `lo` is the first device of every network namespace.
-const LOOPBACK_INDEX: u32 = 1;
-
 /// A packet leaves.
 #[cgroup_skb]
 fn egress(ctx: SkBuffContext) -> i32 {
@@ -47,7 +45,7 @@ fn judge(ctx: &SkBuffContext, outbound: bool) -> i32 {
     };
     let passes = found.flags & agent_flag::QUARANTINED == 0
         && match parse(ctx) {
-            Some(packet) if outbound => leaves(entry, found, &packet),
+            Some(packet) if outbound => leaves(ctx, entry, found, &packet),
             Some(packet) => enters(ctx, entry, found, &packet),
             None => other(entry, found, outbound),
         };
@@ -148,7 +146,22 @@ fn parse(ctx: &SkBuffContext) -> Option<Packet> {
 }
 
 #[inline(always)]
-fn leaves(entry: &mut SocketEntry, found: &AgentEntry, packet: &Packet) -> bool {
+fn leaves(
+    ctx: &SkBuffContext,
+    entry: &mut SocketEntry,
+    found: &AgentEntry,
+    packet: &Packet,
+) -> bool {
+    // What was sent to us, or to a port of the agent's own, stays on this host: a socket that is
+    // bound to a device takes loopback addresses there, and our neighbours would hear it.
+    // SAFETY: the context of this hook.
+    if packet.destination.is_loopback() && unsafe { (*ctx.skb.skb).ifindex } != LOOPBACK_INDEX {
+        event::emit(Event {
+            rule: 0,
+            ..event::of_socket(entry, kind::FLOW, reason::DEVICE, true)
+        });
+        return false;
+    }
     let decided = entry.state >= socket_state::PASS
         && entry.effective == packet.destination
         && entry.effective_port == packet.destination_port;

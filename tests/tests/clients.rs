@@ -6,6 +6,8 @@ mod room;
 
 #[path = "clients/curl.rs"]
 mod curl;
+#[path = "clients/device.rs"]
+mod device;
 #[path = "clients/dig.rs"]
 mod dig;
 #[path = "clients/git.rs"]

@@ -147,6 +147,7 @@ fn code(why: u8) -> ReasonCode {
         reason::UNKNOWN_SOCKET => ReasonCode::SocketUnknown,
         reason::METADATA => ReasonCode::MetadataService,
         reason::NO_ADDRESS => ReasonCode::NoAddress,
+        reason::DEVICE => ReasonCode::BoundToDevice,
         _ => ReasonCode::Internal,
     }
 }
@@ -199,6 +200,9 @@ fn sentence(event: &Event, action: &Action) -> String {
         reason::NO_ADDRESS => {
             format!("{place} has no address of the family that was dialled.")
         }
+        reason::DEVICE => format!(
+            "{place} is reached over loopback, and the socket is bound to another network device."
+        ),
         other => format!("The gate gave a reason that this program does not know ({other})."),
     }
 }

@@ -193,10 +193,7 @@ fn curl_is_refused_by_name_by_rule_and_by_address_and_nothing_leaves() {
             vec!["-4", "--http0.9", "http://api.example.com:13/"],
             7,
             "Failed to connect",
-            vec![
-                query,
-                format!("deny kernel connect {SITE}:13 no_rule"),
-            ],
+            vec![query, format!("deny kernel connect {SITE}:13 no_rule")],
         ),
     ];
     // Without the guard each of them arrives.
