@@ -1,0 +1,148 @@
+//! The disk under the record is full.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::time::Duration;
+
+use agentguard_model::{ReasonCode, Verdict};
+use agentguard_tests::{address, wait_until};
+use rustix::mount::{MountFlags, mount};
+use serde_json::json;
+
+use super::{SITE, processes, puppet, status, world};
+
+const POLICY: &str = "
+version: 1
+agents: [{name: coder}]
+rules:
+  - id: api
+    match: {host: [api.example.com], port: [22, 80]}
+    action: allow
+";
+
+/// How long the record may take to notice.
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
+    let world = world("disk-full");
+    let state = world.directory().join("small");
+    fs::create_dir(&state).unwrap();
+    let size = c"size=24m,mode=755";
+    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    let guard = world
+        .guard()
+        .policy(POLICY)
+        .setting("state_dir", json!(state))
+        .start()
+        .unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    for _ in 0..5 {
+        client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    }
+    let found = client.ask(&format!("resolve('{SITE}', 4)")).unwrap();
+    let dialled = found[0].as_str().unwrap().to_owned();
+    let before = guard.verdicts().unwrap();
+    let running = processes(&guard);
+    assert!(before.len() >= 5);
+
+    let filler = state.join("filler");
+    let mut file = File::create(&filler).unwrap();
+    let block = vec![0_u8; 4096];
+    while file.write_all(&block).is_ok() {}
+    drop(file);
+
+    // What the record has reserved for itself may last for a while; then everything is denied.
+    let origin = world.origin(SITE).unwrap();
+    let mut allowed = 0;
+    let order = format!("talk('{dialled}', 80, '{}')", request("/full"));
+    let refused = wait_until("a refusal", LIMIT, || {
+        let answer = client.ask(&order).unwrap();
+        match answer[0].as_str()?.starts_with("HTTP/1.1 200 ") {
+            true => {
+                allowed += 1;
+                None
+            }
+            false => Some(answer),
+        }
+    });
+    let refused = refused.unwrap();
+    assert!(
+        refused[0].as_str().unwrap().contains("record_failed"),
+        "{refused}"
+    );
+    let arrived = origin.log().requests().unwrap().len();
+    for _ in 0..5 {
+        let refused = client.ask(&order).unwrap();
+        assert!(
+            refused[0].as_str().unwrap().contains("record_failed"),
+            "{refused}"
+        );
+        let raw = client.ask(&format!("talk('{dialled}', 22, '00')")).unwrap();
+        assert_eq!(raw[0], "", "{raw}");
+        let name = client.ask(&format!("resolve('{SITE}', 6)")).unwrap();
+        assert_eq!(name, json!({"error": "EAI_AGAIN"}));
+        client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
+    }
+    assert_eq!(origin.log().requests().unwrap().len(), arrived);
+    let degraded = status(&guard);
+    assert!(
+        degraded["record"]["degraded"]["error"].is_string(),
+        "{degraded}"
+    );
+    assert!(
+        degraded["record"]["refused"].as_u64().unwrap() >= 10,
+        "{degraded}"
+    );
+    let words = guard.cli().arg("status").run().unwrap();
+    assert!(
+        words.stdout.contains("what cannot be recorded is denied"),
+        "{words}"
+    );
+    // What was recorded can still be asked for.
+    let ids = |decisions: &[agentguard_model::Decision]| {
+        let ids: Vec<_> = decisions.iter().map(|decision| decision.id).collect();
+        ids
+    };
+    let during = guard.verdicts().unwrap();
+    assert_eq!(ids(&during[..before.len()]), ids(&before));
+
+    fs::remove_file(filler).unwrap();
+    let well = wait_until("the record to recover", LIMIT, || {
+        let answer = client.ask(&order).unwrap();
+        let answer = answer[0].as_str()?;
+        answer.starts_with("HTTP/1.1 200 ").then_some(())
+    });
+    well.unwrap();
+    assert_eq!(
+        status(&guard)["record"].get("degraded"),
+        None.or(Some(&json!(null)))
+    );
+    assert_eq!(processes(&guard), running);
+    let after = guard.verdicts().unwrap();
+    for decision in &before {
+        let kept = after.iter().find(|other| other.id == decision.id);
+        assert!(kept.is_some(), "lost: {decision:?}");
+    }
+    // Every request that the origin saw is in the record.
+    let requests = after
+        .iter()
+        .filter(|decision| {
+            decision.action.method.as_deref() == Some("GET") && decision.verdict == Verdict::Allow
+        })
+        .map(|decision| decision.count)
+        .sum::<u64>();
+    let seen = u64::try_from(origin.log().requests().unwrap().len()).unwrap();
+    assert_eq!(requests, seen);
+    assert!(
+        after
+            .iter()
+            .all(|decision| decision.reason.code != ReasonCode::Internal)
+    );
+    assert_eq!(world.arrivals(address::CANARY[0]).unwrap(), 0);
+}
+
+fn request(path: &str) -> String {
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,162 @@
+//! A daemon that cannot start says why and what to do, and leaves the others alone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use agentguard_tests::{Guard, Output, Puppet};
+use serde_json::json;
+
+use super::{processes, world};
+
+const POLICY: &str = "version: 1\nagents: [{name: coder}]\nrules: []\n";
+
+fn daemon(guard: &Guard<'_>) -> Output {
+    guard.cli().arg("daemon").run().unwrap()
+}
+
+#[test]
+fn a_wrong_configuration_or_policy_is_told_with_its_place_and_a_hint() {
+    let world = world("config");
+    let guard = world.guard().policy(POLICY).prepare().unwrap();
+    let good = fs::read_to_string(guard.config()).unwrap();
+    let unknown = good.replace("\"resolvers\"", "\"resolver\"");
+    let line = 1 + unknown
+        .lines()
+        .position(|line| line.contains("\"resolver\""))
+        .unwrap();
+    for (config, place, says, hint) in [
+        (
+            unknown,
+            format!("{line}:3"),
+            "unknown key `resolver`",
+            "did you mean `resolvers`?",
+        ),
+        (
+            "state_dir: [\n".to_owned(),
+            "1:12".to_owned(),
+            "unclosed bracket",
+            "",
+        ),
+        (
+            "proxy_port: many\n".to_owned(),
+            "1:13".to_owned(),
+            "expected a whole number from 0 to 65535, found the text `many`",
+            "",
+        ),
+    ] {
+        fs::write(guard.config(), config).unwrap();
+        let told = daemon(&guard);
+        assert_eq!(told.code(), 2, "{told}");
+        let place = format!("{}:{place}: error: ", guard.config().display());
+        assert!(told.stderr.contains(&place), "{place} in {told}");
+        assert!(told.stderr.contains(says), "{told}");
+        assert!(told.stderr.contains(hint), "{told}");
+        assert_eq!(told.stdout, "", "{told}");
+    }
+
+    fs::remove_file(guard.config()).unwrap();
+    let told = daemon(&guard);
+    assert_eq!(told.code(), 2, "{told}");
+    assert!(
+        told.stderr.contains("cannot read the configuration"),
+        "{told}"
+    );
+    assert!(told.stderr.contains("hint: "), "{told}");
+
+    fs::write(guard.config(), good).unwrap();
+    fs::write(guard.policy(), "version: 1\nagent: []\n").unwrap();
+    let told = daemon(&guard);
+    assert_eq!(told.code(), 2, "{told}");
+    let place = format!(
+        "{}:2:1: error: unknown key `agent`",
+        guard.policy().display()
+    );
+    assert!(told.stderr.contains(&place), "{told}");
+    assert!(
+        told.stderr.contains("hint: did you mean `agents`"),
+        "{told}"
+    );
+
+    fs::remove_file(guard.policy()).unwrap();
+    let told = daemon(&guard);
+    assert_ne!(told.code(), 0, "{told}");
+    assert!(told.stderr.contains("cannot read the policy"), "{told}");
+}
+
+#[test]
+fn who_is_not_root_is_told_to_be() {
+    let world = world("not-root");
+    let guard = world.guard().policy(POLICY).prepare().unwrap();
+    let program = std::env::var_os("AGENTGUARD_BIN").map_or_else(
+        || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/agentguard").into(),
+        std::path::PathBuf::from,
+    );
+    // Where everybody may read it.
+    let copy = world.directory().join("agentguard");
+    fs::copy(program, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    let nobody = world.host().command("setpriv");
+    let nobody = nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    let told = nobody
+        .arg(&copy)
+        .args(["daemon", "--config"])
+        .arg(guard.config())
+        .run()
+        .unwrap();
+    assert_eq!(told.code(), 1, "{told}");
+    assert!(told.stderr.contains("must be started as root"), "{told}");
+    assert!(told.stderr.contains("hint: "), "{told}");
+}
+
+#[test]
+fn a_directory_that_is_no_bpffs_is_refused() {
+    let world = world("no-bpffs");
+    let directory = world.directory().join("plain");
+    fs::create_dir(&directory).unwrap();
+    let guard = world
+        .guard()
+        .policy(POLICY)
+        .setting("bpffs", json!(directory))
+        .prepare()
+        .unwrap();
+    let told = daemon(&guard);
+    assert_ne!(told.code(), 0, "{told}");
+    assert!(told.stderr.contains("plain"), "{told}");
+    assert!(told.stderr.contains("bpf"), "{told}");
+    assert!(told.stderr.contains("hint: "), "{told}");
+    assert!(!guard.cgroup().exists(), "something was governed");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let world = world("port-taken");
+    let mut other = Puppet::start(&world, |words| {
+        let mut words = words.into_iter();
+        let program = words.next().unwrap();
+        world.host().command(program).args(words)
+    })
+    .unwrap();
+    let guard = world.guard().policy(POLICY).prepare().unwrap();
+    for (address, port) in [("127.0.0.1", 15001), ("::1", 15001), ("127.0.0.1", 15053)] {
+        other.gives(&format!("listen('l', '{address}', {port})"), port);
+        let told = daemon(&guard);
+        assert_eq!(told.code(), 1, "{told}");
+        assert!(told.stderr.contains(&port.to_string()), "{told}");
+        assert!(told.stderr.contains("in use"), "{told}");
+        assert!(told.stderr.contains("hint: "), "{told}");
+        other.gives("close('l')", "closed");
+    }
+}
+
+#[test]
+fn a_second_daemon_gives_way_and_the_first_goes_on() {
+    let world = world("second");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let before = processes(&guard);
+    let told = daemon(&guard);
+    assert_eq!(told.code(), 1, "{told}");
+    assert!(told.stderr.contains("another daemon runs"), "{told}");
+    assert!(told.stderr.contains("hint: "), "{told}");
+    assert_eq!(processes(&guard), before);
+    guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
