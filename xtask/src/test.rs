@@ -39,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace, require_all: bool, filter: &[String]) -
     // What a killed run left behind is removed; what cannot be removed fails this run.
     exec::run(Command::new(&world).arg("sweep"))?;
     let tiers = [
-        ("pure", pure(workspace, filter)?),
+        ("pure", pure(workspace, require_all, filter)?),
         ("world", world_tier(workspace, &world, require_all, filter)?),
     ];
     let clean = exec::run(Command::new(&world).arg("leftovers"));
@@ -49,9 +49,11 @@ pub(crate) fn run(workspace: &Workspace, require_all: bool, filter: &[String]) -
     judge(&tiers, require_all)
 }
 
-fn pure(workspace: &Workspace, filter: &[String]) -> Result<Tier> {
+fn pure(workspace: &Workspace, require_all: bool, filter: &[String]) -> Result<Tier> {
+    let skips = Skips::new(workspace)?;
     let mut units = workspace.cargo();
     units.arg("test").args(SELECTION);
+    skips.tell(&mut units, require_all);
     units.args(["--no-fail-fast", "--lib", "--bins"]);
     for name in integration_tests(&workspace.root().join("agentguard"))? {
         units.args(["--test", &name]);
@@ -60,11 +62,11 @@ fn pure(workspace: &Workspace, filter: &[String]) -> Result<Tier> {
     documentation.arg("test").args(SELECTION).arg("--doc");
     let units = test(&mut units, filter);
     let documentation = test(&mut documentation, filter);
-    Ok(if units && documentation {
-        Tier::Ok
+    if units && documentation {
+        skips.judge()
     } else {
-        Tier::Failed
-    })
+        Ok(Tier::Failed)
+    }
 }
 
 fn world_tier(
@@ -81,38 +83,57 @@ fn world_tier(
         let why = String::from_utf8_lossy(&check.stderr).trim().to_owned();
         return Ok(Tier::Skipped(why));
     }
-    let skips = workspace.target().join("skipped-tests.txt");
-    fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
+    let skips = Skips::new(workspace)?;
     let mut tests = workspace.cargo();
     tests
         .arg("test")
         .args(SELECTION)
         .arg("--no-fail-fast")
-        .env("AGENTGUARD_BIN", workspace.program("agentguard"))
-        .env("AGENTGUARD_SKIPPED", &skips);
-    if require_all {
-        tests.env("AGENTGUARD_REQUIRE_ALL", "1");
-    } else {
-        tests.env_remove("AGENTGUARD_REQUIRE_ALL");
-    }
+        .env("AGENTGUARD_BIN", workspace.program("agentguard"));
+    skips.tell(&mut tests, require_all);
     for name in tests_in(&workspace.root().join("tests/tests"))? {
         tests.args(["--test", &name]);
     }
     if !test(&mut tests, filter) {
         return Ok(Tier::Failed);
     }
-    let mut skipped: Vec<String> = fs::read_to_string(&skips)
-        .with_context(|| format!("cannot read {}", skips.display()))?
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    skipped.sort();
-    skipped.dedup();
-    Ok(if skipped.is_empty() {
-        Tier::Ok
-    } else {
-        Tier::Partly(skipped)
-    })
+    skips.judge()
+}
+
+/// Where tests write what they did not run.
+struct Skips(PathBuf);
+
+impl Skips {
+    fn new(workspace: &Workspace) -> Result<Self> {
+        let path = workspace.target().join("skipped-tests.txt");
+        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Tells the tests where, and whether they may.
+    fn tell(&self, cargo: &mut Command, require_all: bool) {
+        cargo.env("AGENTGUARD_SKIPPED", &self.0);
+        if require_all {
+            cargo.env("AGENTGUARD_REQUIRE_ALL", "1");
+        } else {
+            cargo.env_remove("AGENTGUARD_REQUIRE_ALL");
+        }
+    }
+
+    fn judge(&self) -> Result<Tier> {
+        let mut skipped: Vec<String> = fs::read_to_string(&self.0)
+            .with_context(|| format!("cannot read {}", self.0.display()))?
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        skipped.sort();
+        skipped.dedup();
+        Ok(if skipped.is_empty() {
+            Tier::Ok
+        } else {
+            Tier::Partly(skipped)
+        })
+    }
 }
 
 fn test(cargo: &mut Command, filter: &[String]) -> bool {
