@@ -80,14 +80,27 @@ fn difference(attempted: &Tally, recorded: &Tally) -> Vec<String> {
     lines
 }
 
-#[test]
-fn the_counts_of_a_thousand_mixed_attempts_add_up_to_a_thousand() {
-    if client::find("python3").unwrap().is_none() {
-        return;
-    }
+/// Waits until the counts in the record are those of the attempts. Kernel decisions come after
+/// their effect, and counts of identical denials later still.
+fn settle(guard: &Guard<'_>, attempted: &Tally) -> Result<()> {
+    let mut differ = Vec::new();
+    let waited = wait_until("the counts", Duration::from_secs(15), || {
+        let recorded = match all(guard) {
+            Ok(recorded) => recorded,
+            Err(error) => return Some(Err(error)),
+        };
+        differ = difference(attempted, &tally(&recorded));
+        differ.is_empty().then_some(Ok(()))
+    });
+    waited
+        .and_then(|waited| waited)
+        .with_context(|| format!("{}\n{}", differ.join("\n"), guard.log()))
+}
+
+fn world(name: &str) -> Result<World> {
     let here = Origin::at(&address::origin(0x10));
     let there = Origin::at(&address::origin(0x20));
-    let world = World::new("counts")
+    World::new(name)
         .origin(here.site("api.example.com").site("direct.example.com"))
         .origin(
             there
@@ -95,7 +108,14 @@ fn the_counts_of_a_thousand_mixed_attempts_add_up_to_a_thousand() {
                 .site("elsewhere.example.net"),
         )
         .start()
-        .unwrap();
+}
+
+#[test]
+fn the_counts_of_a_thousand_mixed_attempts_add_up_to_a_thousand() {
+    if client::find("python3").unwrap().is_none() {
+        return;
+    }
+    let world = world("counts").unwrap();
     let guard = world.guard().policy(POLICY).start().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mixed.py");
     let script = script.to_str().unwrap();
@@ -105,22 +125,7 @@ fn the_counts_of_a_thousand_mixed_attempts_add_up_to_a_thousand() {
     let attempted: Tally = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(attempted.values().sum::<u64>(), 1000, "{attempted:?}");
 
-    // Kernel decisions come after their effect, and counts of identical denials later still.
-    let mut recorded = Vec::new();
-    let waited = wait_until("the counts", Duration::from_secs(15), || {
-        recorded = match all(&guard) {
-            Ok(decisions) => decisions,
-            Err(error) => return Some(Err(error)),
-        };
-        difference(&attempted, &tally(&recorded))
-            .is_empty()
-            .then_some(Ok(()))
-    });
-    let differ = difference(&attempted, &tally(&recorded)).join("\n");
-    waited
-        .and_then(|waited| waited)
-        .with_context(|| format!("{differ}\n{}", guard.log()))
-        .unwrap();
+    settle(&guard, &attempted).unwrap();
 
     // One more of the kernel, whose events keep their order: no late one was missing.
     let last = guard.run("coder", ["bash", "-c", "exec 3<>/dev/tcp/192.0.2.66/9"]);
@@ -155,4 +160,69 @@ fn the_counts_of_a_thousand_mixed_attempts_add_up_to_a_thousand() {
     let requests = log.requests().unwrap().len();
     // One over each TLS connection, and those in the clear that were allowed.
     assert_eq!(requests, 90 + 90 + 2 * 20);
+}
+
+const REPEATED: &str = r#"
+import socket
+direct = socket.getaddrinfo("direct.example.com", 7, socket.AF_INET)[0][4]
+raw = socket.getaddrinfo("api.example.com", 443, socket.AF_INET)[0][4]
+
+def attempts(work, places):
+    for place in places:
+        try:
+            work(place)
+        except PermissionError:
+            pass
+
+def denied(port):
+    return "192.0.2.66", port
+
+with socket.socket() as s:
+    attempts(s.connect, [denied(1), denied(1), denied(1), raw])
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    def send(place):
+        s.sendto(b"x", place)
+        assert s.recv(9) == b"x"
+    attempts(send, [denied(2), denied(2), direct, direct, denied(2), direct])
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.connect(denied(3))
+    attempts(s.send, [b"x"] * 3)
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    def send_connected(place):
+        s.connect(place)
+        for _ in range(2):
+            s.send(b"x")
+            assert s.recv(9) == b"x"
+    attempts(send_connected, [denied(4), direct, denied(4)])
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.connect(denied(5))
+    assert s.getpeername() == denied(5)
+"#;
+
+/// Each denied call is an attempt; so is each flow that passes, however many datagrams it has. A
+/// datagram socket's `connect` sends nothing and is none.
+#[test]
+fn what_is_one_attempt_does_not_depend_on_how_often_a_socket_is_used() {
+    if client::find("python3").unwrap().is_none() {
+        return;
+    }
+    let world = world("repeated").unwrap();
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let output = guard.run("coder", ["python3", "-c", REPEATED]).unwrap();
+    output.success().unwrap();
+    let attempted: Tally = [
+        ("dns_query allow direct.example.com:53", 1),
+        ("dns_query allow api.example.com:53", 1),
+        ("connect deny 192.0.2.66:1", 3),
+        ("connect allow api.example.com:443", 1),
+        ("datagram deny 192.0.2.66:2", 3),
+        // Back to a destination after another one is another flow; and one of the connected socket.
+        ("datagram allow direct.example.com:7", 2 + 1),
+        ("datagram deny 192.0.2.66:3", 3),
+        ("datagram deny 192.0.2.66:4", 2),
+    ]
+    .map(|(key, count)| (key.to_owned(), count))
+    .into();
+    settle(&guard, &attempted).unwrap();
+    assert_eq!(world.canary().unwrap(), 0);
 }
