@@ -133,9 +133,9 @@ mod tests {
     #[test]
     fn no_implicit_padding() {
         assert_eq!(
-            core::mem::size_of::<Event>(),
+            size_of::<Event>(),
             6 * 8 + 7 * 4 + 16 + 16 + 5 * 2 + 3 + 3 + 4
         );
-        assert_eq!(core::mem::size_of::<Event>() % 8, 0);
+        assert_eq!(size_of::<Event>() % 8, 0);
     }
 }

@@ -374,7 +374,6 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::mem::size_of;
 
     /// Sum of the fields' sizes equals the size of the struct: no padding that nobody wrote.
     #[test]

@@ -104,7 +104,7 @@ fn skip(test: &str, why: &str) {
     println!("skipped {test}: {why}");
     if let Some(file) = std::env::var_os("AGENTGUARD_SKIPPED") {
         let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
-        std::io::Write::write_all(&mut file, format!("{test}: {why}\n").as_bytes()).unwrap();
+        writeln!(file, "{test}: {why}").unwrap();
     }
 }
 
