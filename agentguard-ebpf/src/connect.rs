@@ -232,6 +232,12 @@ pub(crate) fn rewrite<const FAMILY: u32>(ctx: &SockAddrContext, address: Address
     }
 }
 
+/// Whether a socket's packets go elsewhere than it dialled.
+#[inline(always)]
+pub(crate) fn rewritten(entry: &SocketEntry) -> bool {
+    entry.dialled != entry.effective || entry.dialled_port != entry.effective_port
+}
+
 /// The socket.
 #[inline(always)]
 pub(crate) fn socket_of(ctx: &SockAddrContext) -> *mut c_void {

@@ -11,7 +11,8 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::connect::{
-    V4, V6, apply, destination4, destination6, dial, rewrite, socket_entry, socket_of, user_port,
+    V4, V6, apply, destination4, destination6, dial, rewrite, rewritten, socket_entry, socket_of,
+    user_port,
 };
 use crate::maps::SOCKETS;
 use crate::{ALLOW, DENY, event};
@@ -36,6 +37,15 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     let port = user_port(ctx);
     // An answer to the peer that was let in last needs no rule.
     if entry.transport == UDP && entry.peer == destination && entry.peer_port == port && port != 0 {
+        return ALLOW;
+    }
+    // The kernel sends what a v4-mapped socket is connected to with an address: the one that
+    // `connect` wrote. The verdict on it was given there, and its packets are watched.
+    if entry.state >= socket_state::PASS
+        && entry.effective == destination
+        && entry.effective_port == port
+        && rewritten(entry)
+    {
         return ALLOW;
     }
     let Some(verdict) = dial(ctx, entry, destination, port) else {
@@ -75,7 +85,7 @@ fn receive<const FAMILY: u32>(ctx: &SockAddrContext, source: Address) -> i32 {
     if let Some(entry) = unsafe { SOCKETS.get(socket_of(ctx)) }
         && entry.effective == source
         && entry.effective_port == user_port(ctx)
-        && (entry.dialled != source || entry.dialled_port != entry.effective_port)
+        && rewritten(entry)
     {
         rewrite::<FAMILY>(ctx, entry.dialled, entry.dialled_port);
     }

@@ -5,7 +5,9 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::ALLOW;
-use crate::connect::{V4, V6, destination4, destination6, rewrite, socket_of, user_port};
+use crate::connect::{
+    V4, V6, destination4, destination6, rewrite, rewritten, socket_of, user_port,
+};
 use crate::maps::SOCKETS;
 
 /// IPv4.
@@ -26,7 +28,7 @@ fn restore<const FAMILY: u32>(ctx: &SockAddrContext, peer: Address) -> i32 {
     if let Some(entry) = unsafe { SOCKETS.get(socket_of(ctx)) }
         && entry.effective == peer
         && entry.effective_port == user_port(ctx)
-        && (entry.dialled != peer || entry.dialled_port != entry.effective_port)
+        && rewritten(entry)
     {
         rewrite::<FAMILY>(ctx, entry.dialled, entry.dialled_port);
     }
