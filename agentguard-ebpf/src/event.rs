@@ -63,8 +63,10 @@ pub(crate) fn emit(mut event: Event) {
 unsafe fn add_one(value: *mut u64) -> u64 {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
     // SAFETY: upheld by the caller. The library's atomics leave read-modify-write operations out on
-    // this target, although processors from v3 on have them.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, 1) }
+    // this target, although version 3 of its instruction set has them. Not relaxed: for that
+    // ordering LLVM 22 chooses the instruction that gives nothing back, and takes what was added
+    // for the value before.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(value, 1) }
 }
 
 /// As on the kernel's target, for checks on the host.

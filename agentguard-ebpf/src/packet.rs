@@ -44,7 +44,7 @@ fn judge(ctx: &SkBuffContext, outbound: bool) -> i32 {
         return DENY;
     };
     let passes = found.flags & agent_flag::QUARANTINED == 0
-        && match parse(ctx) {
+        && match parse(ctx, outbound) {
             Some(packet) if outbound => leaves(ctx, entry, found, &packet),
             Some(packet) => enters(ctx, entry, found, &packet),
             None => other(entry, found, outbound),
@@ -98,16 +98,17 @@ struct Packet {
 }
 
 /// Reads the headers. `None`: not TCP or UDP right behind an IP header, or a fragment without its
-/// ports. Sockets of agents make no such packets: options and extension headers need privileges.
+/// ports. Nor what leaves with IPv4 options: a source route, set on an established connection, sends
+/// its packets to another address than the one that was decided.
 #[inline(always)]
-fn parse(ctx: &SkBuffContext) -> Option<Packet> {
+fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
     let first: u8 = ctx.load(0).ok()?;
     let (source, destination, protocol, offset) = match first >> 4 {
         4 => {
             let header = usize::from(first & 0x0f) * 4;
             let fragment = u16::from_be(ctx.load::<u16>(6).ok()?);
             // The offset of a fragment that is not the first.
-            if header < 20 || fragment & 0x1fff != 0 {
+            if header < 20 || (outbound && header > 20) || fragment & 0x1fff != 0 {
                 return None;
             }
             (
