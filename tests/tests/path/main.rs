@@ -8,6 +8,7 @@
 )]
 
 mod agents;
+mod around;
 mod datagrams;
 mod direct;
 mod membership;
@@ -37,6 +38,13 @@ pub(crate) fn world(name: &str) -> World {
 /// A client that `agentguard run` started.
 pub(crate) fn puppet(world: &World, guard: &Guard<'_>, agent: &str) -> Puppet {
     Puppet::start(world, |words| guard.agent(agent, words)).unwrap()
+}
+
+/// A client that has every capability, as root of a container may: what `run` starts has not, and
+/// would be refused without the gate.
+pub(crate) fn mighty(world: &World, guard: &Guard<'_>, agent: &str) -> Puppet {
+    let cgroup = guard.agent_cgroup(agent).unwrap();
+    Puppet::start(world, |words| guard.within(&cgroup, words)).unwrap()
 }
 
 /// A client in the host that nobody governs.

@@ -1,10 +1,10 @@
 //! Agents get TCP and UDP over IP. Every other socket is refused when it is made, and recorded.
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
-use agentguard_tests::{Guard, Puppet, World, client};
+use agentguard_tests::client;
 use serde_json::json;
 
-use super::{agent, free, gist, world};
+use super::{agent, free, gist, mighty, world};
 
 const POLICY: &str = "
 version: 1
@@ -78,13 +78,6 @@ fn other_sockets_than_tcp_and_udp_are_refused_and_recorded() {
         assert_eq!(agent(decision), Some("coder"));
         assert_eq!(decision.count, 1);
     }
-}
-
-/// An agent that has every capability, as root of a container may: what `run` starts has not, and
-/// would be refused without the gate.
-fn mighty(world: &World, guard: &Guard<'_>, agent: &str) -> Puppet {
-    let cgroup = guard.agent_cgroup(agent).unwrap();
-    Puppet::start(world, |words| guard.within(&cgroup, words)).unwrap()
 }
 
 /// A raw socket made before would be the way around: the packets themselves are the proof.

@@ -1,0 +1,175 @@
+//! Ways around a decision that was taken: other calls that dial, sockets that are used again, and
+//! packets that say another way.
+
+use agentguard_model::{ReasonCode, Verdict};
+use agentguard_tests::{Guard, address};
+use serde_json::json;
+
+use super::{SITE, free, mighty, puppet, world};
+
+const POLICY: &str = "
+version: 1
+agents: [{name: coder}]
+rules:
+  - id: direct
+    match: {cidr: [203.0.113.16/32, '2001:db8:113::10/128'], port: [7], transport: [tcp, udp]}
+    action: allow
+    handling: direct
+  - id: spliced
+    match: {host: [api.example.com], port: [22]}
+    action: allow
+";
+
+/// Loose source routing (RFC 791, 3.1) by way of the canary, and a new look-up of the route.
+const DETOUR: &str = "(of('c').setsockopt(0, socket.IP_OPTIONS, \
+                      bytes([131, 7, 4]) + socket.inet_aton('192.0.2.66') + bytes([0])), \
+                      of('c').setsockopt(0, socket.IP_TOS, 8))[0]";
+
+fn denied(guard: &Guard<'_>, code: ReasonCode) {
+    guard
+        .wait_verdicts(&format!("a denial for {code}"), |decisions| {
+            let found = decisions
+                .iter()
+                .find(|decision| decision.verdict == Verdict::Deny && decision.reason.code == code);
+            found.cloned()
+        })
+        .unwrap();
+}
+
+#[test]
+fn data_in_the_syn_is_dialled_like_any_other() {
+    let world = world("fast-open");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let open = |address: &str, port: u16| {
+        format!(
+            "(make('c', 2, 1), of('c').settimeout(None), \
+             of('c').sendto(b'hello', socket.MSG_FASTOPEN, ('{address}', {port})))[2]"
+        )
+    };
+    client.fails(&open("192.0.2.66", 80), "EPERM");
+    denied(&guard, ReasonCode::NoRule);
+    assert_eq!(world.canary().unwrap(), 0);
+    free(&world).fails(&open("192.0.2.66", 80), "ECONNREFUSED");
+    assert!(world.canary().unwrap() > 0);
+    // Where it is allowed it works, directly and through the proxy.
+    let [four, _] = address::origin(0x10);
+    client.gives(&open(&four.to_string(), 7), 5);
+    client.gives("hear('c')", "hello");
+    let found = client.ask(&format!("resolve('{SITE}', 4)")).unwrap();
+    client.gives(&open(found[0].as_str().unwrap(), 22), 5);
+    client.gives(
+        "of('c').recv(27).decode()",
+        agentguard_tests::origin::BANNER,
+    );
+    client.gives("hear('c')", "hello");
+}
+
+#[test]
+fn a_socket_that_was_let_through_once_is_decided_anew_when_it_dials_again() {
+    let world = world("again");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let [four, _] = address::origin(0x10);
+    client.gives(
+        &format!("tcp('c', '{four}', 7)"),
+        json!([four.to_string(), 7]),
+    );
+    client.gives("echo('c', 'hello')", "hello");
+    // connect(2) to AF_UNSPEC: the socket is free again.
+    let disconnect = "__import__('ctypes').CDLL(None).connect(of('c').fileno(), bytes(16), 16)";
+    client.gives(disconnect, 0);
+    client.fails("connect('c', '192.0.2.66', 80)", "EPERM");
+
+    client.gives("udp('c', '0.0.0.0')", "made");
+    client.gives(&format!("connect('c', '{four}', 7)"), "connected");
+    client.gives("echo('c', 'hello')", "hello");
+    // Another address in the call, on a connected socket, and back.
+    client.fails("say_to('c', 'x', '192.0.2.66', 7)", "EPERM");
+    client.gives("echo('c', 'again')", "again");
+    client.gives("connect('c', '192.0.2.66', 7)", "connected");
+    client.fails("say('c', 'x')", "EPERM");
+    client.gives(disconnect, 0);
+    client.fails("say_to('c', 'x', '192.0.2.66', 7)", "EPERM");
+    client.gives(&format!("say_to('c', 'x', '{four}', 7)"), 1);
+    assert_eq!(world.canary().unwrap(), 0);
+}
+
+/// Root of a container may set this option, and on an established connection no socket hook sees it: the
+/// packets would go to the address in it.
+#[test]
+fn a_source_route_leads_no_packet_elsewhere() {
+    let world = world("source-route");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let [four, _] = address::origin(0x10);
+    let target = four.to_string();
+    // What `run` starts may not even ask for it.
+    puppet(&world, &guard, "coder").fails(&format!("(make('c', 2, 1), {DETOUR})[1]"), "EPERM");
+    let mut client = mighty(&world, &guard, "coder");
+    client.gives(&format!("tcp('c', '{target}', 7)"), json!([target, 7]));
+    client.gives("echo('c', 'hello')", "hello");
+    client.gives(DETOUR, json!(null));
+    client.gives("say('c', 'a secret')", 8);
+    denied(&guard, ReasonCode::PacketUnparsable);
+    assert_eq!(world.canary().unwrap(), 0);
+    // Through the proxy, and on an accepted connection.
+    let found = client.ask(&format!("resolve('{SITE}', 4)")).unwrap();
+    let dialled = found[0].as_str().unwrap();
+    client.gives(&format!("tcp('c', '{dialled}', 22)"), json!([dialled, 22]));
+    client.gives(
+        "of('c').recv(27).decode()",
+        agentguard_tests::origin::BANNER,
+    );
+    client.gives(DETOUR, json!(null));
+    client.gives("say('c', 'a secret')", 8);
+    client.gives("listen('l', '127.0.0.1', 8000)", 8000);
+    client.gives("tcp('d', '127.0.0.1', 8000)", json!(["127.0.0.1", 8000]));
+    client.gives("accept('l', 'c')", "127.0.0.1");
+    client.gives(DETOUR, json!(null));
+    client.gives("say('c', 'a secret')", 8);
+    // From the beginning, and without a connection.
+    client.gives("make('c', 2, 1)", "made");
+    client.gives(DETOUR, json!(null));
+    client.gives("of('c').settimeout(1)", json!(null));
+    client.ask(&format!("connect('c', '{target}', 7)")).unwrap();
+    client.gives("udp('c', '0.0.0.0')", "made");
+    client.gives(DETOUR, json!(null));
+    client.fails(&format!("say_to('c', 'a secret', '{target}', 7)"), "EPERM");
+    client.gives(&format!("connect('c', '{target}', 7)"), "connected");
+    client.fails("say('c', 'a secret')", "EPERM");
+    assert_eq!(world.canary().unwrap(), 0);
+
+    // Without the guard each of the two ways leads there.
+    let mut without = free(&world);
+    without.gives(&format!("tcp('c', '{target}', 7)"), json!([target, 7]));
+    without.gives(DETOUR, json!(null));
+    without.gives("say('c', 'a secret')", 8);
+    assert!(world.canary().unwrap() > 0);
+    without.gives("udp('u', '0.0.0.0')", "made");
+    without.gives(&DETOUR.replace("'c'", "'u'"), json!(null));
+    without.gives(&format!("say_to('u', 'a secret', '{target}', 7)"), 8);
+    assert!(
+        world
+            .all_arrivals()
+            .unwrap()
+            .iter()
+            .any(|(to, _)| Some(to.ip) == address::CANARY.first().copied() && to.protocol == 17)
+    );
+}
+
+#[test]
+fn a_datagram_that_is_cut_into_fragments_is_one_datagram() {
+    let world = world("fragments");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    for target in address::origin(0x10) {
+        client.gives(&format!("udp('u', '{target}')"), "made");
+        client.gives(&format!("say_to('u', 'x' * 9000, '{target}', 7)"), 9000);
+        client.gives("len(hear_from('u')[0])", 9000);
+        client.gives(&format!("connect('u', '{target}', 7)"), "connected");
+        client.gives("len(echo('u', 'y' * 9000))", 9000);
+    }
+    let canary = "say_to('u', 'x' * 9000, '2001:db8:113::66', 7)";
+    client.fails(canary, "EPERM");
+    assert_eq!(world.canary().unwrap(), 0);
+}
