@@ -124,6 +124,8 @@ pub mod reason {
     pub const NO_ADDRESS: u8 = 32;
     /// A flow over loopback of a socket that is bound to another device: it would leave the host.
     pub const DEVICE: u8 = 33;
+    /// A datagram that may go directly, in a namespace with no way out.
+    pub const NO_UPLINK: u8 = 34;
 }
 
 #[cfg(test)]

@@ -84,6 +84,8 @@ pub struct Listeners {
 pub mod listener_flag {
     /// The listeners exist on `::1` too.
     pub const V6: u32 = 1;
+    /// The namespace has no device but `lo`: what is allowed to go directly goes through the proxy.
+    pub const NO_UPLINK: u32 = 2;
 }
 
 /// One line of a destination's verdicts: these ports, over these transports, get this effect.

@@ -6,7 +6,8 @@
 use crate::address::Address;
 use crate::event::reason;
 use crate::map::{
-    AgentEntry, Listeners, NameEntry, PortRules, TCP, agent_flag, effect, mode, port_rule_flag,
+    AgentEntry, Listeners, NameEntry, PortRules, TCP, agent_flag, effect, listener_flag, mode,
+    port_rule_flag,
 };
 
 /// The DNS port (RFC 1035 §4.2). Whatever resolver an agent names, it gets ours.
@@ -83,6 +84,35 @@ impl FlowVerdict {
 #[inline(always)]
 #[must_use]
 pub fn flow_verdict(flow: &Flow<'_>) -> FlowVerdict {
+    let verdict = decide(flow);
+    let leaves = matches!(verdict.effect, Effect::Pass | Effect::Real);
+    match flow.listeners {
+        Some(ours)
+            if leaves
+                && ours.flags & listener_flag::NO_UPLINK != 0
+                && !flow.destination.is_loopback() =>
+        {
+            without_uplink(flow, verdict)
+        }
+        _ => verdict,
+    }
+}
+
+/// What may go directly, where nothing goes out but through the proxy: TCP goes through the proxy.
+#[inline(always)]
+fn without_uplink(flow: &Flow<'_>, verdict: FlowVerdict) -> FlowVerdict {
+    if flow.transport != TCP {
+        return FlowVerdict::new(Effect::Deny, reason::NO_UPLINK, verdict.rule);
+    }
+    let why = match verdict.reason {
+        reason::RULE_ALLOW => reason::PROXY,
+        denied_on_paper => denied_on_paper,
+    };
+    to_listener(flow, Effect::Proxy, why, verdict.rule)
+}
+
+#[inline(always)]
+fn decide(flow: &Flow<'_>) -> FlowVerdict {
     if flow.agent.flags & agent_flag::QUARANTINED != 0 {
         return FlowVerdict::deny(reason::QUARANTINED);
     }
@@ -213,9 +243,7 @@ fn direct(flow: &Flow<'_>, effect: Effect, matched: Matched) -> FlowVerdict {
 #[inline(always)]
 fn to_listener(flow: &Flow<'_>, effect: Effect, why: u8, rule: u32) -> FlowVerdict {
     match flow.listeners {
-        Some(ours)
-            if flow.destination.is_v4() || ours.flags & crate::map::listener_flag::V6 != 0 =>
-        {
+        Some(ours) if flow.destination.is_v4() || ours.flags & listener_flag::V6 != 0 => {
             FlowVerdict::new(effect, why, rule)
         }
         _ => FlowVerdict::new(Effect::Deny, reason::NO_LISTENER, rule),

@@ -248,6 +248,40 @@ fn the_daemons_loss_stops_direct_flows_unless_kept() {
 }
 
 #[test]
+fn without_an_uplink_what_is_direct_goes_through_the_proxy() {
+    let enclosed = Listeners {
+        flags: listener_flag::V6 | listener_flag::NO_UPLINK,
+        ..LISTENERS
+    };
+    let direct = rules(rule(effect::DIRECT));
+    let mut f = flow(&ENFORCED, "192.0.2.1", 443);
+    f.network = Some(&direct);
+    f.listeners = Some(&enclosed);
+    assert_verdict(&f, Effect::Proxy, reason::PROXY);
+    f.transport = UDP;
+    assert_verdict(&f, Effect::Deny, reason::NO_UPLINK);
+    let name = NameEntry {
+        real: address("192.0.2.80"),
+        rules: direct,
+    };
+    let mut f = flow(&ENFORCED, "198.18.0.9", 443);
+    f.name = Some(&name);
+    f.listeners = Some(&enclosed);
+    assert_verdict(&f, Effect::Proxy, reason::PROXY);
+    let mut f = flow(&ENFORCED, "127.0.0.1", 8000);
+    f.local = true;
+    f.listeners = Some(&enclosed);
+    assert_verdict(&f, Effect::Pass, reason::LOCAL);
+    let observing = AgentEntry {
+        mode: mode::OBSERVE,
+        ..ENFORCED
+    };
+    let mut f = flow(&observing, "192.0.2.1", 443);
+    f.listeners = Some(&enclosed);
+    assert_verdict(&f, Effect::Proxy, reason::NO_RULE);
+}
+
+#[test]
 fn datagrams_are_not_proxied() {
     let proxied = rules(rule(effect::PROXY));
     let mut f = flow(&ENFORCED, "192.0.2.1", 443);

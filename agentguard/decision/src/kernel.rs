@@ -147,6 +147,7 @@ fn code(why: u8) -> ReasonCode {
         reason::UNKNOWN_SOCKET => ReasonCode::SocketUnknown,
         reason::METADATA => ReasonCode::MetadataService,
         reason::NO_ADDRESS => ReasonCode::NoAddress,
+        reason::NO_UPLINK => ReasonCode::NoUplink,
         reason::DEVICE => ReasonCode::BoundToDevice,
         _ => ReasonCode::Internal,
     }
@@ -197,6 +198,9 @@ fn sentence(event: &Event, action: &Action) -> String {
             "The socket was made or connected where the gate did not see it.".to_owned()
         }
         reason::METADATA => format!("{place} is a metadata service."),
+        reason::NO_UPLINK => format!(
+            "A rule allows datagrams to {place}, but nothing leaves an isolated run except through the proxy, which takes TCP only."
+        ),
         reason::NO_ADDRESS => {
             format!("{place} has no address of the family that was dialled.")
         }

@@ -46,6 +46,8 @@ pub enum ReasonCode {
     MetadataService,
     /// The name has no usable address of the family dialled.
     NoAddress,
+    /// A datagram that a rule allows, in a network namespace with no way out.
+    NoUplink,
     /// The socket is bound to a network device, and the guard is reached over loopback.
     BoundToDevice,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.

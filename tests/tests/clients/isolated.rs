@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use agentguard_model::{ActionKind, Layer};
 use agentguard_tests::Invocation;
 
 use crate::room::{AGENT, PASTE, Program, Room, SITE, python, ungoverned, world};
@@ -120,4 +121,50 @@ fn allowed_names_work_in_an_isolated_namespace_and_nothing_else_leaves() {
         assert!(world.canary().unwrap() > 0, "without the guard");
     }
     room.close().unwrap();
+}
+
+/// No route leads out of an isolated namespace, so that what a rule would let go directly goes
+/// through the proxy.
+#[test]
+fn what_is_direct_elsewhere_goes_through_the_proxy_here() {
+    let world = world("enclosed").start().unwrap();
+    let policy = "
+version: 1
+agents: [{ name: coder }]
+rules:
+  - id: direct
+    match: { host: [api.example.com], port: [443] }
+    action: allow
+    handling: direct
+";
+    let guard = world.guard().policy(policy).start().unwrap();
+    let Some(curl) = Program::find("curl").unwrap() else {
+        return;
+    };
+    let words = curl.words(&[
+        "-sS",
+        "--max-time",
+        "10",
+        "https://api.example.com/bytes/500",
+    ]);
+    let run = |isolate: &[&str]| {
+        let run = guard.cli().args(["run", "--agent", AGENT]).args(isolate);
+        let trust = world.trust().into_iter();
+        let run = trust.fold(run.arg("--").args(&words), |run, (name, file)| {
+            run.env(name, file)
+        });
+        run.run().unwrap().success().unwrap().stdout
+    };
+    let direct = run(&[]);
+    assert_eq!(run(&["--isolate"]), direct);
+    let layers = guard
+        .wait_verdicts("both connections", |decisions| {
+            let connects = decisions
+                .iter()
+                .filter(|d| d.action.kind == ActionKind::Connect);
+            let layers: Vec<Layer> = connects.map(|d| d.layer).collect();
+            (layers.len() >= 2).then_some(layers)
+        })
+        .unwrap();
+    assert_eq!(layers, [Layer::Kernel, Layer::Proxy]);
 }

@@ -64,6 +64,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
             "metadata services hand out the host's credentials: a rule must name the address itself, in `cidr`, to allow it",
         ),
         ReasonCode::NoAddress => say("the name has no address of the family that was dialled: use the other family, or `handling: splice`"),
+        ReasonCode::NoUplink => say("run the agent without `--isolate`, or use TCP"),
         ReasonCode::BoundToDevice => say("let the program choose no network device (SO_BINDTODEVICE, IP_PKTINFO, `curl --interface`): the guard is reached over loopback"),
         ReasonCode::Rebinding => say(
             "the name resolved to an address that is not public: if that is meant, list the range in the rule's `resolved_ranges`",

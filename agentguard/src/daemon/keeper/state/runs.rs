@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use agentguard_common::map::listener_flag;
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::message::ToWorker;
 use agentguard_keeper::namespace::Isolated;
@@ -39,7 +40,8 @@ impl Keeper {
             .transpose()?;
         let netns = match &isolated {
             Some(isolated) => {
-                let listeners = listeners(&self.config, &isolated.listening);
+                let mut listeners = listeners(&self.config, &isolated.listening);
+                listeners.flags |= listener_flag::NO_UPLINK;
                 self.gate
                     .put_listeners(isolated.listening.netns, &listeners)?;
                 Some(isolated.handle.try_clone()?)
