@@ -1,0 +1,79 @@
+"""An agent's process: enters the cgroup given as its argument before anything else, then does what
+each line of its input says. An expression is answered with its value, a statement after "do" with
+"done", and what the kernel refuses with the name of the error."""
+
+import os
+import sys
+
+with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
+    procs.write("0")
+
+import errno
+import socket
+import subprocess
+from socket import AF_INET, AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
+from socket import SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM
+
+socket.setdefaulttimeout(20)
+
+
+def family(address):
+    return AF_INET6 if ":" in address else AF_INET
+
+
+def tcp(address, port):
+    """A TCP connection."""
+    made = socket.socket(family(address), SOCK_STREAM)
+    made.connect((address, port))
+    return made
+
+
+def udp(address, port):
+    """A connected UDP socket that has sent nothing."""
+    made = socket.socket(family(address), SOCK_DGRAM)
+    made.connect((address, port))
+    return made
+
+
+def listener(address="127.0.0.1", port=0, bind=True, reuse=False):
+    """A listening TCP socket, which need not be bound before."""
+    made = socket.socket(family(address), SOCK_STREAM)
+    made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    if reuse:
+        made.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+    if bind:
+        made.bind((address, port))
+    made.listen()
+    return made
+
+
+def port(made):
+    return made.getsockname()[1]
+
+
+def peer(made):
+    """Address and port as `getpeername` tells them."""
+    return "{} {}".format(*made.getpeername()[:2])
+
+
+def heard(made):
+    """A datagram and where it seems to come from."""
+    data, source = made.recvfrom(2048)
+    return "{} {} {}".format(data.decode(), *source[:2])
+
+
+names = globals()
+for line in sys.stdin:
+    try:
+        if line.startswith("do "):
+            exec(line[3:], names)
+            answer = "done"
+        else:
+            answer = eval(line, names)
+    except TimeoutError:
+        answer = "timeout"
+    except OSError as error:
+        answer = errno.errorcode[error.errno]
+    except Exception as error:
+        answer = repr(error)
+    print(str(answer).replace("\n", " "), flush=True)

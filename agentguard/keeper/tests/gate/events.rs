@@ -1,0 +1,122 @@
+//! What user space is told, and what it can find out.
+
+use std::collections::HashMap;
+
+use agentguard_common::event::Event;
+use agentguard_common::map::Counters;
+
+use crate::world::{accept, direct, eventually, in_world, server};
+
+/// Events whose numbers are missing, given the last number seen on each processor.
+fn missing(seen: &mut HashMap<u32, u64>, events: &[Event]) -> u64 {
+    let mut missing = 0;
+    for event in events {
+        let last = seen.entry(event.cpu).or_default();
+        assert!(event.sequence > *last, "out of order: {event:?}");
+        missing += event.sequence - *last - 1;
+        *last = event.sequence;
+    }
+    missing
+}
+
+#[test]
+fn numbers_follow_each_other_on_each_processor() {
+    in_world(|world| {
+        let agent = world.agent(1);
+        let mut clients = [agent.client(), agent.client()];
+        for (processor, client) in clients.iter_mut().enumerate() {
+            // A machine with one processor has both there.
+            client.says(&format!("os.sched_setaffinity(0, [{processor}])"));
+        }
+        let mut seen = HashMap::new();
+        let mut total = 0;
+        for _ in 0..50 {
+            for client in &mut clients {
+                client.is_refused("tcp('192.0.2.1', 80)");
+            }
+            let events = world.events();
+            total += events.len();
+            assert_eq!(missing(&mut seen, &events), 0);
+        }
+        assert_eq!(total, 100);
+        assert_eq!(seen.values().sum::<u64>(), 100);
+    });
+}
+
+#[test]
+fn events_that_found_no_room_leave_a_gap_of_their_number() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        client.does("os.sched_setaffinity(0, [0])");
+        client.does("s = socket.socket(); e = lambda: s.connect_ex(('192.0.2.1', 80))");
+        let attempts: u64 = 8000;
+        let refused = client.number::<u64>(&format!(
+            "sum(e() == errno.EPERM for _ in range({attempts}))"
+        ));
+        assert_eq!(
+            refused, attempts,
+            "what cannot be told is refused all the same"
+        );
+        let mut seen = HashMap::new();
+        let events = world.events();
+        let told = events.len() as u64;
+        assert!(told < attempts, "the ring buffer took them all");
+        assert_eq!(missing(&mut seen, &events), 0);
+
+        client.is_refused("s.connect(('192.0.2.1', 80))");
+        let events = world.events();
+        assert_eq!(events.len(), 1);
+        assert_eq!(missing(&mut seen, &events), attempts - told);
+    });
+}
+
+#[test]
+fn traffic_is_counted() {
+    in_world(|world| {
+        let (server, port) = server();
+        let agent = world.agent(1);
+        world.rule(&agent, &[("::/0", direct(1))]);
+        assert_eq!(world.gate.counters(1).unwrap(), Counters::default());
+        let mut client = agent.client();
+        client.does(&format!(
+            "s = tcp('192.0.2.1', {port}); s.sendall(b'x' * 100000)"
+        ));
+        let (mut stream, _) = accept(&server);
+        let mut heard = vec![0; 100_000];
+        std::io::Read::read_exact(&mut stream, &mut heard).unwrap();
+        let counted = world.gate.counters(1).unwrap();
+        assert!(counted.sent_bytes > 100_000, "{counted:?}");
+        assert!(counted.received_bytes > 0 && counted.received_bytes < 100_000);
+        assert_eq!(counted.denied, 0);
+        assert!(world.view.counters(1).unwrap().sent_bytes >= counted.sent_bytes);
+    });
+}
+
+#[test]
+fn the_executable_of_a_process_is_known_though_it_is_gone() {
+    in_world(|world| {
+        if let Some(why) = world.gate.executables_unknown() {
+            println!("skipped: {why}");
+            return;
+        }
+        let mut client = world.agent(1).client();
+        let shell: u32 = client.number(
+            "(lambda p: (p.wait(), p.pid)[1])(subprocess.Popen(['/bin/sh', '-c', 'exit 0']))",
+        );
+        assert_eq!(world.view.executable(shell).as_deref(), Some("/bin/sh"));
+        // A child that executes nothing runs what its parent runs.
+        let mut asleep = world.agent(2).client();
+        asleep.does("import time");
+        asleep.does(
+            "p = subprocess.Popen(['/bin/sh', '-c', '(read x; exit 0) & echo $!; wait'], \
+             stdin=subprocess.PIPE, stdout=subprocess.PIPE)",
+        );
+        let child: u32 = asleep.number("int(p.stdout.readline())");
+        eventually("the child is known", || {
+            world.view.executable(child).as_deref() == Some("/bin/sh")
+        });
+        asleep.does("p.communicate(b'end')");
+        // Nobody else is noted.
+        assert_eq!(world.view.executable(std::process::id()), None);
+    });
+}

@@ -1,0 +1,22 @@
+//! The gate on the running kernel, without the daemon: each test has a BPF file system, a cgroup
+//! and a network namespace of its own. Needs root and cgroup v2; without, each test says so and
+//! counts as skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test's own world fails loudly; clippy only knows functions marked as tests"
+)]
+
+mod connects;
+mod datagrams;
+mod events;
+mod keeping;
+mod names;
+mod networks;
+mod ports;
+mod sockets;
+mod world;

@@ -1,0 +1,143 @@
+//! Local ports: whose they are, and when they are free again.
+
+use std::net::TcpStream;
+
+use agentguard_common::event::reason;
+
+use crate::world::{Client, World, in_world};
+
+/// Refused because nobody of the agent holds the port: a port that is open to the agent and
+/// has no listener would say ECONNREFUSED.
+#[track_caller]
+fn is_foreign(world: &mut World, client: &mut Client, line: &str) {
+    world.events();
+    client.is_refused(line);
+    let events = world.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0].reason, reason::LOOPBACK);
+}
+
+#[test]
+fn an_agent_reaches_what_it_listens_on_and_no_other_agent_does() {
+    in_world(|world| {
+        let mut server = world.agent(1).client();
+        let mut other = world.agent(2).client();
+        for listener in [
+            "listener()",
+            "listener('0.0.0.0')",
+            "listener(bind=False)",
+            "listener('::')",
+        ] {
+            server.does(&format!("l = {listener}"));
+            let port: u16 = server.number("port(l)");
+            for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"] {
+                server.does(&format!(
+                    "c = tcp('{address}', {port}); l.accept(); c.close()"
+                ));
+                is_foreign(world, &mut other, &format!("tcp('{address}', {port})"));
+            }
+            assert_eq!(world.events().len(), 0, "a local flow is told to nobody");
+            // A person's browser.
+            TcpStream::connect(("127.0.0.1", port)).unwrap();
+            server.does("l.accept(); l.close()");
+            is_foreign(world, &mut server, &format!("tcp('127.0.0.1', {port})"));
+        }
+    });
+}
+
+#[test]
+fn a_bound_port_that_nobody_listens_on_belongs_to_nobody() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        client.does("b = socket.socket(); b.bind(('127.0.0.1', 0))");
+        let port: u16 = client.number("port(b)");
+        is_foreign(world, &mut client, &format!("tcp('127.0.0.1', {port})"));
+        client.does("b.listen()");
+        client.does(&format!("tcp('127.0.0.1', {port})"));
+    });
+}
+
+#[test]
+fn ipv6_loopback_is_kept_apart_in_the_same_way() {
+    in_world(|world| {
+        let mut server = world.agent(1).client();
+        let mut other = world.agent(2).client();
+        server.does("l = listener('::1')");
+        let port: u16 = server.number("port(l)");
+        for address in ["::1", "::"] {
+            server.does(&format!(
+                "c = tcp('{address}', {port}); l.accept(); c.close()"
+            ));
+            is_foreign(world, &mut other, &format!("tcp('{address}', {port})"));
+        }
+        is_foreign(world, &mut server, &format!("tcp('127.0.0.1', {port})"));
+    });
+}
+
+#[test]
+fn a_port_that_one_agent_left_can_be_anothers() {
+    in_world(|world| {
+        let mut first = world.agent(1).client();
+        let mut second = world.agent(2).client();
+        first.does("l = listener()");
+        let port: u16 = first.number("port(l)");
+        // Neither a duplicate nor an accepted connection holds or frees the port of its listener.
+        first.does("c = tcp('127.0.0.1', port(l)); a = l.accept()[0]; a.close(); c.close()");
+        first.does("d = l.dup(); l.close(); c = tcp('127.0.0.1', port(d)); d.accept()");
+        first.ends();
+        second.does(&format!("l = listener('127.0.0.1', {port}, reuse=True)"));
+        second.does(&format!("tcp('127.0.0.1', {port})"));
+    });
+}
+
+#[test]
+fn two_sockets_on_one_port_hold_it_until_both_are_closed() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        client.does("l = listener(reuse=True); m = listener(port=port(l), reuse=True)");
+        let port: u16 = client.number("port(l)");
+        client.does("l.close()");
+        client.does(&format!(
+            "c = tcp('127.0.0.1', {port}); m.accept(); c.close()"
+        ));
+        client.does("m.close()");
+        is_foreign(world, &mut client, &format!("tcp('127.0.0.1', {port})"));
+    });
+}
+
+#[test]
+fn udp_ports_belong_to_whom_binds_them() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        let mut other = world.agent(2).client();
+        client.does("s = socket.socket(AF_INET, SOCK_DGRAM); s.bind(('0.0.0.0', 0))");
+        let port: u16 = client.number("port(s)");
+        let send = format!("c.sendto(b'x', ('127.0.0.1', {port}))");
+        client.does("c = socket.socket(AF_INET, SOCK_DGRAM)");
+        assert_eq!(client.says(&send), "1");
+        assert!(client.says("heard(s)").starts_with("x 127.0.0.1 "));
+        client.does(&format!("d = udp('127.0.0.1', {port}); d.send(b'y')"));
+        assert!(client.says("heard(s)").starts_with("y 127.0.0.1 "));
+        assert_eq!(world.events().len(), 0);
+
+        other.does("c = socket.socket(AF_INET, SOCK_DGRAM)");
+        is_foreign(world, &mut other, &send);
+        other.does(&format!("d = udp('127.0.0.1', {port})"));
+        is_foreign(world, &mut other, "d.send(b'x')");
+
+        client.does("s.close()");
+        is_foreign(world, &mut client, &send);
+    });
+}
+
+#[test]
+fn without_local_ports_of_its_own_an_agent_reaches_none() {
+    in_world(|world| {
+        let mut agent = world.agent(1);
+        agent.entry.flags = 0;
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        let mut client = agent.client();
+        client.does("l = listener()");
+        is_foreign(world, &mut client, "tcp('127.0.0.1', port(l))");
+    });
+}
