@@ -407,3 +407,28 @@ fn a_client_that_is_gone_when_it_is_accepted_is_decided_rightly_and_its_bytes_ar
         );
     }
 }
+
+/// A worker that is there and does nothing is replaced too: it is noticed by the messages it leaves
+/// unread.
+#[test]
+fn a_worker_that_stands_still_is_replaced() {
+    let world = world("stuck");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let old = worker(&guard);
+    signal(old, Signal::STOP);
+    let gone = || !std::path::Path::new(&format!("/proc/{old}")).exists();
+    let began = Instant::now();
+    while !gone() && began.elapsed() < 4 * LIMIT {
+        let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+        assert!(reload.status.success(), "{reload}");
+    }
+    assert!(gone(), "{}", guard.log());
+    let new = wait_until("another worker", LIMIT, || {
+        status(&guard)?["worker_pid"].as_i64()
+    });
+    assert_ne!(new.unwrap(), i64::from(old));
+    let client = guard
+        .run("coder", ["curl", "-sS", "http://api.example.com/"])
+        .unwrap();
+    client.success().unwrap();
+}

@@ -132,8 +132,9 @@ fn supervise(
             notify(&[sd_notify::NotifyState::Ready]);
             tracing::info!(policy = lock(keeper).policy().version(), "serving");
         }
-        if !serving && worker.age() > START {
-            tracing::error!("the worker does not get ready; starting another");
+        let late = !serving && worker.age() > START;
+        if late || lock(keeper).worker_is_stuck() {
+            tracing::error!("the worker does not get ready, or is stuck; starting another");
             worker.kill();
             continue;
         }

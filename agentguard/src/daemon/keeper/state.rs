@@ -5,6 +5,7 @@ mod runs;
 mod subtrees;
 mod tell;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub(super) struct Keeper {
     runs: HashMap<u32, Run>,
     host: Listening,
     worker: Option<Arc<Packet>>,
+    /// Whether the worker left its queue unread for too long.
+    stuck: Cell<bool>,
     serving: bool,
 }
 
@@ -119,6 +122,7 @@ impl Keeper {
             runs: HashMap::new(),
             host,
             worker: None,
+            stuck: Cell::new(false),
             serving: false,
             mount,
             config,
@@ -259,6 +263,11 @@ impl Keeper {
             self.worker = None;
         }
         self.settings(if serving { ALIVE_NS } else { 0 })
+    }
+
+    /// Whether the worker has to be replaced.
+    pub(super) fn worker_is_stuck(&self) -> bool {
+        self.stuck.get()
     }
 
     pub(super) fn serving(&self) -> bool {

@@ -38,6 +38,7 @@ impl Keeper {
         };
         worker.send(&ToWorker::Start(Box::new(start)), &descriptors)?;
         self.worker = Some(worker);
+        self.stuck.set(false);
         let policy = self.policy.clone();
         let names: Vec<AgentName> = policy
             .agents()
@@ -151,7 +152,7 @@ impl Keeper {
                 .as_ref()
                 .map(|error| error.chars().take(4096).collect()),
         };
-        self.tell(&ToWorker::State(Box::new(state)));
+        self.mention(&ToWorker::State(Box::new(state)));
     }
 
     /// An agent's own directory stays when its runs are gone: only what holds processes counts.
@@ -167,13 +168,28 @@ impl Keeper {
         self.tell_with(message, &[]);
     }
 
-    /// A worker that does not listen is found dead or stuck by its supervisor; nobody waits here.
+    /// A worker that left its queue unread for so long that a send gave up is stuck: the supervisor
+    /// replaces it.
     pub(super) fn tell_with(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
         let Some(worker) = &self.worker else {
             return;
         };
+        if self.stuck.get() {
+            return;
+        }
         if let Err(error) = worker.send(message, descriptors) {
-            tracing::warn!(%error, "the worker does not listen");
+            tracing::error!(%error, "the worker does not listen");
+            self.stuck.set(true);
+        }
+    }
+
+    /// Says what is said again in a second: a full queue is no reason to wait.
+    fn mention(&self, message: &ToWorker) {
+        let Some(worker) = &self.worker else {
+            return;
+        };
+        if let Err(error) = worker.try_send(message) {
+            tracing::debug!(%error, "the worker does not listen");
         }
     }
 }
