@@ -1,9 +1,9 @@
 //! Packets of the agents' sockets, both ways: the authority behind the socket hooks.
 //!
 //! Outbound: a TCP SYN must go where `connect` sent it; a datagram goes where `sendmsg` allowed it,
-//! or is decided here. Inbound: a new flow over loopback is let in (other agents are stopped at
-//! their own connect, ungoverned local processes are trusted), any other only where an allowed
-//! destination answers. What goes to a loopback address leaves by `lo` alone. Quarantine stops
+//! or is decided here. Inbound: a new flow over loopback from an address of this host is let in
+//! (other agents are stopped at their own connect, ungoverned local processes are trusted), any
+//! other only where an allowed destination answers. What goes to a loopback address leaves by `lo` alone. Quarantine stops
 //! everything at the next packet.
 
 use agentguard_common::address::Address;
@@ -19,7 +19,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::decide;
 use crate::maps::{COUNTERS, SOCKETS};
-use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, stream};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, stream};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
@@ -178,6 +178,20 @@ fn leaves(
         }
         return true;
     }
+    // `IP_PKTINFO` says another sender than the one that was bound: somebody else's, in whose place
+    // the receiver would answer.
+    let forged = entry.flags & socket_flag::BOUND != 0
+        && !entry.bound.is_unspecified()
+        && entry.bound != packet.source;
+    if forged {
+        refuse(
+            entry,
+            packet.destination,
+            packet.destination_port,
+            reason::UNPARSABLE,
+        );
+        return false;
+    }
     if decided {
         if entry.state == socket_state::RESOLVER {
             stream::publish(entry, packet.source, packet.source_port, UDP);
@@ -207,6 +221,8 @@ fn first_datagram(entry: &mut SocketEntry, found: &AgentEntry, packet: &Packet) 
         UDP,
     );
     entry.rule = verdict.rule;
+    entry.reason = verdict.reason;
+    log::verdict(entry, verdict.effect);
     if verdict.effect != Effect::Pass {
         // Too late to send it elsewhere: what `connect` did not rewrite stays here.
         let why = if verdict.effect == Effect::Deny {
@@ -218,7 +234,6 @@ fn first_datagram(entry: &mut SocketEntry, found: &AgentEntry, packet: &Packet) 
         refuse(entry, packet.destination, packet.destination_port, why);
         return false;
     }
-    entry.reason = verdict.reason;
     entry.effective = packet.destination;
     entry.effective_port = packet.destination_port;
     entry.state = socket_state::PASS;
@@ -253,8 +268,11 @@ fn enters(
     if answer {
         return true;
     }
+    // Root of a container may forge the sender (`IP_TRANSPARENT`): who is answered has to be here.
+    let here = (packet.source.is_loopback() && !packet.source.is_unspecified())
+        || packet.source == packet.destination;
     // SAFETY: the context of this hook.
-    if unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX {
+    if here && unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX {
         if packet.transport == UDP {
             entry.peer = packet.source;
             entry.peer_port = packet.source_port;
