@@ -173,3 +173,89 @@ fn a_datagram_that_is_cut_into_fragments_is_one_datagram() {
     client.fails(canary, "EPERM");
     assert_eq!(world.canary().unwrap(), 0);
 }
+
+/// Root of a container may send from any address (`IP_TRANSPARENT`): a server of the agent's own
+/// must not take that for somebody whom it may answer.
+#[test]
+fn a_forged_sender_on_loopback_is_nobody_to_answer_to() {
+    let world = world("forged");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = mighty(&world, &guard, "coder");
+    let forge = |kind: u32, name: &str| {
+        format!(
+            "(make('{name}', 2, {kind}), of('{name}').setsockopt(0, socket.IP_TRANSPARENT, 1), \
+             of('{name}').settimeout(1), of('{name}').bind(('192.0.2.66', 9)))[0]"
+        )
+    };
+    client.gives("udp('l', '0.0.0.0')", "made");
+    client.gives("of('l').settimeout(1)", json!(null));
+    client.gives("of('l').bind(('0.0.0.0', 9000))", json!(null));
+    client.gives(&forge(2, "f"), "made");
+    client.gives("say_to('f', 'from nowhere', '127.0.0.1', 9000)", 12);
+    client.fails("hear_from('l')", "timeout");
+    client.fails("say_to('l', 'a secret', '192.0.2.66', 9)", "EPERM");
+    // Nor does a listener answer it.
+    client.gives("listen('s', '0.0.0.0', 9001)", 9001);
+    client.gives(&forge(1, "t"), "made");
+    client.fails("connect('t', '127.0.0.1', 9001)", "timeout");
+    denied(&guard, ReasonCode::InboundNotAllowed);
+    assert_eq!(world.canary().unwrap(), 0);
+
+    // Its own address, and that of the host, are somebody's.
+    for (from, to) in [
+        ("127.0.0.2", "127.0.0.1"),
+        ("198.51.100.10", "198.51.100.10"),
+    ] {
+        let mut host = free(&world);
+        host.gives("udp('u', '0.0.0.0')", "made");
+        host.gives(&format!("of('u').bind(('{from}', 0))"), json!(null));
+        host.gives(&format!("say_to('u', 'hello', '{to}', 9000)"), 5);
+        let heard = client.ask("hear_from('l')").unwrap();
+        assert_eq!(heard[0], "hello");
+        client.gives(
+            &format!("say_to('l', 'welcome', '{from}', {})", heard[2]),
+            7,
+        );
+        assert_eq!(host.ask("hear_from('u')").unwrap()[0], "welcome");
+        host.gives(&format!("tcp('c', '{to}', 9001)"), json!([to, 9001]));
+        client.ask("accept('s', 'a')").unwrap();
+    }
+    // Without the guard the answers leave.
+    client.gives("close('f')", "closed");
+    let mut without = free(&world);
+    without.gives("udp('l', '0.0.0.0')", "made");
+    without.gives("of('l').bind(('0.0.0.0', 9002))", json!(null));
+    without.gives(&forge(2, "f"), "made");
+    without.gives("say_to('f', 'from nowhere', '127.0.0.1', 9002)", 12);
+    without.gives("hear_from('l')", json!(["from nowhere", "192.0.2.66", 9]));
+    without.gives("say_to('l', 'a secret', '192.0.2.66', 9)", 8);
+    assert!(world.canary().unwrap() > 0);
+}
+
+/// Any user may choose the sender of a datagram among the host's addresses (`IP_PKTINFO`), and by
+/// that name the port of a service of the host's.
+#[test]
+fn a_service_of_the_hosts_is_not_reached_by_answering_in_its_name() {
+    let world = world("pktinfo");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut host = free(&world);
+    let mut client = puppet(&world, &guard, "coder");
+    let name =
+        |address: &str| format!("(0, 8, bytes(4) + socket.inet_aton('{address}') + bytes(4))");
+    for puppet in [&mut host, &mut client] {
+        puppet.gives("udp('l', '127.0.0.1')", "made");
+        puppet.gives("of('l').settimeout(1)", json!(null));
+    }
+    host.gives("of('l').bind(('127.0.0.1', 5432))", json!(null));
+    client.gives("of('l').bind(('127.0.0.1', 9000))", json!(null));
+    client.gives("udp('f', '127.0.0.5')", "made");
+    client.gives("of('f').bind(('127.0.0.5', 5432))", json!(null));
+    let send = |name: String| format!("of('f').sendmsg([b'x'], [{name}], 0, ('127.0.0.1', 9000))");
+    client.fails(&send(name("127.0.0.1")), "EPERM");
+    client.fails("hear_from('l')", "timeout");
+    client.fails("say_to('l', 'a secret', '127.0.0.1', 5432)", "EPERM");
+    host.fails("hear_from('l')", "timeout");
+    // Its own address may be said.
+    client.gives(&send(name("127.0.0.5")), 1);
+    client.gives("hear_from('l')", json!(["x", "127.0.0.5", 5432]));
+}
