@@ -17,7 +17,7 @@ use core::ffi::c_void;
 use crate::decide::decide;
 use crate::maps::{LISTENERS, SOCKETS};
 use crate::socket::transport;
-use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log};
 
 /// IPv4.
 #[cgroup_sock_addr(connect4)]
@@ -119,6 +119,7 @@ pub(crate) fn dial(
     let verdict = decide(found, entry.netns, destination, port, entry.transport);
     entry.reason = verdict.reason;
     entry.rule = verdict.rule;
+    log::verdict(entry, verdict.effect);
     Some(verdict)
 }
 

@@ -41,6 +41,7 @@ mod connect;
 mod datagram;
 mod decide;
 mod event;
+mod log;
 mod maps;
 mod packet;
 mod peer;

@@ -11,7 +11,7 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 
 use crate::maps::{LOCAL_PORTS, SOCKETS, local_port_key};
-use crate::{ALLOW, DENY, agent, event};
+use crate::{ALLOW, DENY, agent, event, log};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -95,6 +95,7 @@ fn refuse(
     protocol: u32,
     denied: bool,
 ) {
+    log::socket(agent, family, socket_type, protocol, why);
     event::emit(Event {
         kind: kind::SOCKET,
         reason: why,

@@ -126,6 +126,11 @@ pub struct AgentState {
 pub enum ToKeeper {
     /// It serves.
     Ready,
+    /// It decides with this policy from now on.
+    Taken {
+        /// The policy's number.
+        generation: u32,
+    },
     /// The agent may dial these addresses for this name.
     Publish {
         /// A number to answer with.

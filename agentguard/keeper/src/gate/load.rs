@@ -11,7 +11,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
-use super::{Gate, GateError, ProgramStatus};
+use super::{Gate, GateError, ProgramStatus, log};
 
 /// Magic number of a BPF file system, `statfs(2)`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -67,6 +67,7 @@ pub(super) struct Programs {
     pub(super) ebpf: Ebpf,
     status: Vec<ProgramStatus>,
     tracepoints: Result<(), String>,
+    _log: Option<log::Reader>,
 }
 
 impl Gate {
@@ -76,6 +77,14 @@ impl Gate {
     /// # Errors
     /// Any [`GateError`]; nothing that was pinned before is changed.
     pub fn load(directory: &Path) -> Result<Self, GateError> {
+        Self::load_with(directory, log::from_environment()?)
+    }
+
+    /// As [`Self::load`], with debugging lines for `lines` whatever the environment says.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_with(directory: &Path, lines: Option<log::Sink>) -> Result<Self, GateError> {
         let maps = directory.join(format!("v{ABI_VERSION}"));
         make_directory(&maps)?;
         let btf = Btf::from_sys_fs().map_err(GateError::NoBtf)?;
@@ -90,6 +99,8 @@ impl Gate {
         if let Some(offset) = &child_pid_offset {
             loader.override_global("FORK_CHILD_PID", offset, true);
         }
+        let level = log::level(lines.is_some());
+        loader.override_global("AYA_LOG_LEVEL", &level, true);
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| GateError::Load(Box::new(source)))?;
@@ -100,6 +111,9 @@ impl Gate {
             None => Err("trace events cannot be read".to_owned()),
             Some(_) => in_tracefs(|_| attach_tracepoints(&mut ebpf, &btf)),
         };
+        let log = lines
+            .map(|lines| log::Reader::start(&mut ebpf, lines))
+            .transpose()?;
         let status = status(&ebpf);
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(GateError::Missing(name));
         Ok(Self {
@@ -113,6 +127,7 @@ impl Gate {
                 ebpf,
                 status,
                 tracepoints,
+                _log: log,
             },
             directory: directory.to_owned(),
         })

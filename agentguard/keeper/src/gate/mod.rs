@@ -11,6 +11,7 @@
 
 mod attach;
 mod load;
+mod log;
 mod networks;
 mod sys;
 pub mod view;
@@ -28,6 +29,7 @@ use aya::{BtfError, EbpfError};
 
 pub use attach::Attachment;
 pub(crate) use attach::cgroup_id;
+pub use log::Sink;
 pub use networks::Network;
 
 /// Why the gate could not be loaded, attached or written.
@@ -70,6 +72,9 @@ pub enum GateError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The environment asks for debugging lines in a way that is not known.
+    #[error("{0} is neither `debug` nor `off`")]
+    Log(&'static str),
     /// A raw system call failed.
     #[error("cannot {what}")]
     Sys {

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use agentguard_common::event::Event;
 use agentguard_common::map::Counters;
 
+use agentguard_keeper::gate::Gate;
+
 use crate::world::{accept, direct, eventually, in_world, server};
 
 /// Events whose numbers are missing, given the last number seen on each processor.
@@ -118,5 +120,48 @@ fn the_executable_of_a_process_is_known_though_it_is_gone() {
         asleep.does("p.communicate(b'end')");
         // Nobody else is noted.
         assert_eq!(world.view.executable(std::process::id()), None);
+    });
+}
+
+#[test]
+fn debugging_lines_tell_each_verdict_where_they_are_asked_for() {
+    in_world(|world| {
+        let (sender, lines) = std::sync::mpsc::channel();
+        let sink = move |line: &str| sender.send(line.to_owned()).unwrap_or_default();
+        world.gate = Gate::load_with(&world.pins(), Some(Box::new(sink))).unwrap();
+        let cgroup = world.cgroup().to_owned();
+        world.gate.attach(&cgroup).unwrap();
+        let agent = world.agent(1);
+        world.rule(&agent, &[("2001:db8::/32", direct(7))]);
+        let mut client = agent.client();
+        client.is_refused("tcp('192.0.2.1', 80)");
+        assert_eq!(client.says("tcp('2001:db8::1', 9)"), "ECONNREFUSED");
+        client.is_refused("udp('192.0.2.1', 443).send(b'x')");
+        client.is_refused("socket.socket(AF_INET, SOCK_RAW, 1)");
+        let mut told = Vec::new();
+        eventually("the last line", || {
+            told.extend(lines.try_iter());
+            told.iter().any(|line| line.contains("socket"))
+        });
+        assert_eq!(
+            told,
+            [
+                "agent 1 to ::ffff:192.0.2.1 port 80 transport 1 effect 0 reason 16 rule 0",
+                "agent 1 to 2001:db8::1 port 9 transport 1 effect 1 reason 1 rule 7",
+                // At connect, where nothing is refused, and at the first datagram.
+                "agent 1 to ::ffff:192.0.2.1 port 443 transport 2 effect 0 reason 16 rule 0",
+                "agent 1 to ::ffff:192.0.2.1 port 443 transport 2 effect 0 reason 16 rule 0",
+                "agent 1 socket family 2 type 3 protocol 1 reason 25",
+            ]
+        );
+        // The events come as ever.
+        assert_eq!(
+            world
+                .events()
+                .iter()
+                .filter(|event| event.denied == 1)
+                .count(),
+            3
+        );
     });
 }
