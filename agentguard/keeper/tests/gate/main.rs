@@ -14,6 +14,7 @@
 mod connects;
 mod datagrams;
 mod events;
+mod inbound;
 mod keeping;
 mod names;
 mod networks;

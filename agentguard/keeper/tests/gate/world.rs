@@ -426,7 +426,8 @@ fn pause() {
     let _ = rustix::event::poll(&mut [], Some(&pause));
 }
 
-fn ip(arguments: &str) {
+/// Changes the network of this world.
+pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status();
     assert!(status.unwrap().success(), "ip {arguments}");
 }
