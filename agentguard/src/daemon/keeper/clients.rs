@@ -96,10 +96,26 @@ fn attend(keeper: &Shared, client: Packet) {
             spawn::serve(client, &request, descriptors, &peer, &host);
             return;
         }
+        Command::Reload => reload(keeper, &peer, accepted),
         command => change(&mut lock(keeper), &peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
         tracing::debug!(%error, "a client did not wait for its answer");
+    }
+}
+
+/// Answers when the worker decides with the new policy too.
+fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
+    let (answer, generation, taken) = {
+        let mut keeper = lock(keeper);
+        let answer = change(&mut keeper, peer, accepted, Command::Reload);
+        (answer, keeper.generation(), keeper.taken())
+    };
+    match answer {
+        Answer::Done { text } if !taken.wait(generation, PATIENCE) => Answer::Done {
+            text: format!("{text} in the kernel; the worker has not taken it yet"),
+        },
+        answer => answer,
     }
 }
 

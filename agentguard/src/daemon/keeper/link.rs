@@ -124,6 +124,7 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
                 rustix::process::Signal::CHILD,
             );
         }
+        ToKeeper::Taken { generation } => lock(keeper).taken().note(generation),
         ToKeeper::Publish {
             request,
             agent,

@@ -11,6 +11,7 @@ mod profiles;
 mod published;
 mod registry;
 mod state;
+mod taken;
 
 pub(crate) use state::compile;
 

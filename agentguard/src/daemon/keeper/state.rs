@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
+use super::taken::Taken;
 use crate::config::Config;
 
 /// How long direct flows may start after the last sign of life.
@@ -53,6 +54,7 @@ pub(super) struct Keeper {
     /// Whether the worker left its queue unread for too long.
     stuck: Cell<bool>,
     serving: bool,
+    taken: Arc<Taken>,
 }
 
 /// A governed subtree.
@@ -124,6 +126,7 @@ impl Keeper {
             worker: None,
             stuck: Cell::new(false),
             serving: false,
+            taken: Arc::default(),
             mount,
             config,
         };
@@ -272,6 +275,16 @@ impl Keeper {
 
     pub(super) fn serving(&self) -> bool {
         self.serving
+    }
+
+    /// What the worker decides with, to be waited for without the lock.
+    pub(super) fn taken(&self) -> Arc<Taken> {
+        self.taken.clone()
+    }
+
+    /// The number of the policy in force.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The policy in force.

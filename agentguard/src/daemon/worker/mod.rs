@@ -133,6 +133,7 @@ async fn serve(
                         ));
                     }
                 }
+                link.tell(ToKeeper::Taken { generation }).await;
             }
             ToWorker::Listeners { netns, v6 } => {
                 let rooms = rooms.as_ref().context("listeners before a policy")?;
