@@ -41,7 +41,7 @@ pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<()> {
 pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.arg("build").args(SELECTION);
-    exec::run(cargo.args(["--lib", "--bins", "--tests"]))
+    exec::run(cargo.args(["--lib", "--bins", "--tests", "--examples"]))
 }
 
 /// The packages of every `cargo` call that compiles for this machine.

@@ -47,7 +47,7 @@ fn other_sockets_than_tcp_and_udp_are_refused_and_recorded() {
         if found != "made" {
             // There is nothing to refuse: this kernel has it not.
             assert_eq!(found, json!({"error": "EPROTONOSUPPORT"}), "{what}");
-            client::skip(&format!("this kernel has no {what} sockets")).unwrap();
+            println!("this kernel has no {what} sockets");
             continue;
         }
         client.fails(&order, "EPERM");
