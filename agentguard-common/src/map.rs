@@ -332,7 +332,7 @@ pub struct Counters {
     pub sent_bytes: u64,
     /// Bytes that arrived, IP headers included.
     pub received_bytes: u64,
-    /// Packets and calls that were refused.
+    /// Packets that were refused; calls that were refused are in the record.
     pub denied: u64,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agentguard_common::event::{Event, kind};
 use agentguard_decision::Decider;
@@ -17,10 +17,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
+use super::sequences::{Missing, Sequences};
 
 /// Direct flows whose end is awaited. Beyond it the oldest ends without its byte counts in the
 /// record.
 const OPEN_FLOWS: usize = 65_536;
+/// Why numbers are missing.
+const OVERFLOW: &str = "The kernel's ring buffer was full.";
 /// Events that wait for the record.
 const WAITING: usize = 4096;
 /// How often the waiting thread looks whether it is still wanted.
@@ -47,13 +50,18 @@ pub(super) fn consume(
         decider,
         names,
         gate,
-        sequences: HashMap::new(),
+        sequences: Sequences::default(),
         open: OpenFlows::default(),
     };
     Ok(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             let event = tokio::select! {
                 () = shutdown.cancelled() => return,
+                _ = tick.tick() => {
+                    consumer.give_up();
+                    continue;
+                }
                 event = received.recv() => event,
             };
             match event {
@@ -86,8 +94,7 @@ struct Consumer {
     decider: Decider<Record>,
     names: Names,
     gate: Arc<Gate>,
-    /// The last number of each processor.
-    sequences: HashMap<u32, u64>,
+    sequences: Sequences,
     open: OpenFlows,
 }
 
@@ -113,38 +120,44 @@ impl Consumer {
                 }
             }
             // Its effect is there: say that its record is not.
-            Err(refused) => self.gap(event, 1, Some(event.sequence), &refused.reason.message),
-        }
-    }
-
-    /// A number that is missing is an event that was lost. The first number seen of a processor is
-    /// taken as it is: what came before belongs to an earlier worker.
-    fn watch_for_gaps(&mut self, event: &Event) {
-        let last = self.sequences.insert(event.cpu, event.sequence);
-        if let Some(last) = last {
-            let lost = event.sequence.saturating_sub(last).saturating_sub(1);
-            if lost > 0 {
-                self.gap(
-                    event,
-                    lost,
-                    Some(last + 1),
-                    "The kernel's ring buffer was full.",
-                );
+            Err(refused) => {
+                let missing = Missing {
+                    cpu: event.cpu,
+                    numbers: event.sequence..=event.sequence,
+                };
+                self.gap(&missing, &refused.reason.message);
             }
         }
     }
 
-    fn gap(&self, event: &Event, lost: u64, from: Option<u64>, why: &str) {
+    fn watch_for_gaps(&mut self, event: &Event) {
+        let missing = self
+            .sequences
+            .came(event.cpu, event.sequence, Instant::now());
+        if let Some(missing) = missing {
+            self.gap(&missing, OVERFLOW);
+        }
+    }
+
+    fn give_up(&mut self) {
+        for missing in self.sequences.given_up(Instant::now()) {
+            self.gap(&missing, OVERFLOW);
+        }
+    }
+
+    fn gap(&self, missing: &Missing, why: &str) {
+        let (from, to) = (*missing.numbers.start(), *missing.numbers.end());
+        let lost = to.saturating_sub(from).saturating_add(1);
         tracing::warn!(
             lost,
             why,
             "verdicts of the kernel are missing in the record"
         );
         self.decider.recorder().gap(Gap {
-            source: format!("kernel/cpu{}", event.cpu),
+            source: format!("kernel/cpu{}", missing.cpu),
             lost,
-            from,
-            to: from.map(|from| from.saturating_add(lost - 1)),
+            from: Some(from),
+            to: Some(to),
             time: Timestamp::now(),
             message: Some(why.to_owned()),
         });

@@ -9,6 +9,7 @@ mod link;
 mod names;
 mod proxy;
 mod real_names;
+mod sequences;
 mod status;
 
 use std::collections::HashMap;
