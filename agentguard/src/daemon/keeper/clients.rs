@@ -19,6 +19,10 @@ const CLIENTS: usize = 4096;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the worker may take for a new policy. Then it is replaced, and the next one begins with
+/// that policy.
+const TAKE: Duration = Duration::from_secs(10);
+
 /// Why a client is not served.
 pub(super) struct Unauthorised {
     pub(super) message: String,
@@ -112,9 +116,12 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
         (answer, keeper.generation(), keeper.taken())
     };
     match answer {
-        Answer::Done { text } if !taken.wait(generation, PATIENCE) => Answer::Done {
-            text: format!("{text} in the kernel; the worker has not taken it yet"),
-        },
+        Answer::Done { text } if !taken.wait(generation, TAKE) => {
+            lock(keeper).give_up_worker();
+            Answer::Done {
+                text: format!("{text} in the kernel; the worker did not take it and is replaced"),
+            }
+        }
         answer => answer,
     }
 }

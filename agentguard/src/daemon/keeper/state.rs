@@ -268,6 +268,11 @@ impl Keeper {
         self.settings(if serving { ALIVE_NS } else { 0 })
     }
 
+    /// The worker does not do what it was told: it is to be replaced.
+    pub(super) fn give_up_worker(&self) {
+        self.stuck.set(true);
+    }
+
     /// Whether the worker has to be replaced.
     pub(super) fn worker_is_stuck(&self) -> bool {
         self.stuck.get()
