@@ -119,7 +119,7 @@ fn bpf_lsm(facts: &Facts) -> Check {
         .is_some_and(|list| list.split(',').any(|module| module == "bpf"));
     let loads = matches!(facts.bpf, Some(Bpf { lsm: Ok(true), .. }));
     if listed && loads {
-        return ok("bpf_lsm", "active");
+        return ok("bpf_lsm", "active; no program of this version uses it yet");
     }
     let found = match (&facts.lsm, listed) {
         (None, _) => "the list of security modules cannot be read",
@@ -127,8 +127,8 @@ fn bpf_lsm(facts: &Facts) -> Check {
         (Some(_), true) => "`bpf` is active, and its programs are not accepted",
     };
     degraded("bpf_lsm", found)
-        .means("sockets outside IP (AF_PACKET, AF_VSOCK, AF_ALG) and unix sockets of other daemons are stopped by seccomp and namespaces of `run` only")
-        .how("add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
+        .means("sockets of families other than IP (AF_VSOCK, AF_ALG, AF_PACKET for root) are not gated on this kernel; this version gates them on no other either, and a later one will need `bpf`")
+        .how("to be ready for that, add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
 }
 
 fn unprivileged_bpf(value: Option<&str>) -> Check {

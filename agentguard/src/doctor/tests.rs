@@ -204,6 +204,26 @@ fn each_fault_spoils_one_check() {
     }
 }
 
+/// No program and no seccomp profile stands before the other families, whatever the kernel has.
+#[test]
+fn what_is_not_gated_is_not_claimed() {
+    let mut facts = good();
+    assert_eq!(
+        find(&all(&facts), "bpf_lsm").found,
+        "active; no program of this version uses it yet"
+    );
+    facts.lsm = Some("capability".into());
+    let checks = all(&facts);
+    let meaning = find(&checks, "bpf_lsm").meaning.as_deref().unwrap();
+    assert!(
+        meaning.starts_with(
+            "sockets of families other than IP (AF_VSOCK, AF_ALG, AF_PACKET for root) are not gated"
+        ),
+        "{meaning}"
+    );
+    assert!(!meaning.contains("seccomp"), "{meaning}");
+}
+
 #[test]
 fn without_root_the_kernel_is_not_asked_and_nothing_is_guessed() {
     let mut facts = good();
