@@ -9,6 +9,9 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// Files that a worker with a full house of connections holds open.
 const OPEN_FILES: u64 = 65_536;
 
+/// Where systems mount the bpf file system.
+const BPF_MOUNT: &str = "/sys/fs/bpf";
+
 /// 2026-01-01: a clock that shows less has not been set.
 const CLOCK_FLOOR: i64 = 1_767_225_600;
 
@@ -212,10 +215,24 @@ fn bpffs(config: &Configured, mounts: &str) -> Check {
             "the gate could not outlive the daemon, so a daemon that dies would free its agents",
         ),
     };
-    match mount_points(mounts, "bpf").first() {
-        Some(mount) => check.how(format!("set `bpffs: {mount}/agentguard`")),
-        None => check.how("mount -t bpf bpf /sys/fs/bpf"),
-    }
+    let own =
+        format!("or mount one on a directory of its own above {path}: mount -t bpf bpf DIRECTORY");
+    let usual = format!("mount -t bpf bpf {BPF_MOUNT}");
+    check.how(match bpf_mount(mounts) {
+        Some(mount) => format!("set `bpffs: {mount}/agentguard`, {own}"),
+        None if is_below(path, BPF_MOUNT) => usual,
+        None => format!("{usual} and set `bpffs: {BPF_MOUNT}/agentguard`, {own}"),
+    })
+}
+
+/// A bpf mount that nothing is mounted over: the usual one, if it is there.
+fn bpf_mount(mounts: &str) -> Option<String> {
+    let mut usable: Vec<String> = mount_points(mounts, "bpf")
+        .into_iter()
+        .filter(|mount| deepest(mounts, mount).is_some_and(|(kind, _)| kind == "bpf"))
+        .collect();
+    usable.sort_by_key(|mount| mount != BPF_MOUNT);
+    usable.into_iter().next()
 }
 
 fn worker(config: &Configured) -> Check {

@@ -204,6 +204,34 @@ fn each_fault_spoils_one_check() {
     }
 }
 
+#[test]
+fn the_usual_bpf_mount_is_named_first_and_another_can_be_made() {
+    const OWN: &str =
+        "or mount one on a directory of its own above /x/guard: mount -t bpf bpf DIRECTORY";
+    const OTHER: &str = "none /run/other bpf rw 0 0\n";
+    const USUAL: &str = "bpf /sys/fs/bpf bpf rw 0 0\n";
+    for (mounts, hint) in [
+        (
+            format!("{OTHER}{USUAL}"),
+            "set `bpffs: /sys/fs/bpf/agentguard`, ",
+        ),
+        (OTHER.into(), "set `bpffs: /run/other/agentguard`, "),
+        (
+            format!("{OTHER}tmpfs /run/other tmpfs rw 0 0\n"),
+            "mount -t bpf bpf /sys/fs/bpf and set `bpffs: /sys/fs/bpf/agentguard`, ",
+        ),
+    ] {
+        let mut facts = good();
+        facts.mounts = mounts;
+        of(&mut facts).bpffs = "/x/guard".into();
+        let checks = all(&facts);
+        assert_eq!(
+            find(&checks, "bpffs").hint.as_deref(),
+            Some(format!("{hint}{OWN}").as_str())
+        );
+    }
+}
+
 /// No program and no seccomp profile stands before the other families, whatever the kernel has.
 #[test]
 fn what_is_not_gated_is_not_claimed() {
