@@ -482,7 +482,9 @@ fn agents_policy_and_status() {
         status.stdout
     );
     assert!(
-        status.stdout.ends_with("\neverything works as it should\n"),
+        status
+            .stdout
+            .ends_with("\nthe daemon works as it should; for the host see `agentguard doctor`\n"),
         "{}",
         status.stdout
     );

@@ -72,9 +72,9 @@ fn story(status: &Status, now: Timestamp) -> String {
     lines.extend(guard.degraded.iter().map(|what| entry("degraded", what)));
     lines.push(String::new());
     lines.push(if status.healthy() {
-        "everything works as it should".into()
+        "the daemon works as it should; for the host see `agentguard doctor`".into()
     } else {
-        "not everything works as it should".into()
+        "not everything of the daemon works as it should".into()
     });
     lines.join("\n")
 }
@@ -222,7 +222,7 @@ mod tests {
              listeners  proxy 127.0.0.1:15001, [::1]:15001, resolver 127.0.0.1:15053 in network namespace 1\n\
              agent      coder in mode enforce, 1 cgroup, 1 run\n\
              \n\
-             everything works as it should"
+             the daemon works as it should; for the host see `agentguard doctor`"
         );
     }
 
@@ -243,7 +243,7 @@ mod tests {
             "           a newer policy was not taken, and this one stayed in force:\n             policy.yaml:3:1: error: x\n               hint: y\n",
             "degraded since 2026-01-01T00:00:02Z: no space left on device; what cannot be recorded is denied",
             "degraded   no IPv6 on this host",
-            "\nnot everything works as it should",
+            "\nnot everything of the daemon works as it should",
         ] {
             assert!(said.contains(part), "{part}\nin\n{said}");
         }
