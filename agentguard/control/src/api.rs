@@ -276,8 +276,9 @@ pub struct PolicyRule {
     pub source: Source,
     /// What it says: allow or deny.
     pub action: Verdict,
-    /// How what it allows is carried.
-    pub handling: Handling,
+    /// How what it allows is carried. A denial has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handling: Option<Handling>,
     /// How far it goes.
     pub mode: Mode,
     /// Its own sentence for the person who meets a denial.

@@ -304,7 +304,7 @@ fn rule(rule: &RuleInfo) -> PolicyRule {
             RuleAction::Allow => Verdict::Allow,
             RuleAction::Deny => Verdict::Deny,
         },
-        handling: rule.handling,
+        handling: (rule.action == RuleAction::Allow).then_some(rule.handling),
         mode: rule.mode,
         reason: rule.reason.clone(),
     }

@@ -123,7 +123,7 @@ fn show(policy: &PolicyView, out: &mut Output) -> Result<(), Failure> {
         rules.row(&[
             rule.id.clone(),
             rule.action.to_string(),
-            handling(rule.handling).to_owned(),
+            rule.handling.map_or("-", handling).to_owned(),
             mode(rule.mode).to_owned(),
             format!("{}:{}", rule.source.file, rule.source.line),
         ]);
