@@ -177,7 +177,7 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
     let bench = Bench::new();
     let config = bench.config();
     let control = format!(
-        "error: no daemon at {}\nhint: start it with `systemctl start agentguard` or `agentguard daemon`; if it runs with another configuration, name that with --config\n",
+        "error: no daemon at {}\nhint: start one with `agentguard daemon --config {config}`; if it runs with another configuration, name that with --config\n",
         bench.path("control.sock")
     );
     let keeper = control.replace("control.sock", "keeper.sock");
@@ -198,11 +198,14 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
         &["agent", "add", "coder", "--cgroup", "/"][..],
         &["agent", "remove", "coder"],
         &["policy", "reload"],
+        &["run", "--agent", "coder", "--", "true"],
     ] {
         agentguard(arguments)
             .with_config(&config)
             .says("", &keeper, 1);
     }
+    // The option names it as the variable does.
+    agentguard(["--config", &config, "status"]).says("", &control, 1);
 }
 
 #[test]

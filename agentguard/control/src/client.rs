@@ -78,14 +78,26 @@ pub enum ClientError {
     Answer(String),
 }
 
+/// What to do where there is no daemon: to whoever asked it, and to whoever wanted a command run.
+/// `config` is the configuration that was named to the asking command, if one was.
+#[must_use]
+pub fn how_to_start(config: Option<&Path>) -> String {
+    let start = match config {
+        // The service may run with another one.
+        Some(file) => format!("`agentguard daemon --config {}`", file.display()),
+        None => "`systemctl start agentguard` or `agentguard daemon`".to_owned(),
+    };
+    format!(
+        "start one with {start}; if it runs with another configuration, name that with --config"
+    )
+}
+
 impl ClientError {
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoDaemon { .. } => Some(
-                "start it with `systemctl start agentguard` or `agentguard daemon`; if it runs with another configuration, name that with --config".into(),
-            ),
+            Self::NoDaemon { .. } => Some(how_to_start(None)),
             Self::NotAllowed { .. } => Some("run the command as root".into()),
             Self::Silent { .. } | Self::Connection { .. } => {
                 Some("look at the daemon's log: journalctl -u agentguard".into())

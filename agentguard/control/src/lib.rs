@@ -16,5 +16,5 @@ mod client;
 pub mod peer;
 mod server;
 
-pub use client::{Client, ClientError, Follow};
+pub use client::{Client, ClientError, Follow, how_to_start};
 pub use server::{Sources, serve};

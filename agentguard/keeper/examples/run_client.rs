@@ -19,5 +19,5 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    run::main(arguments.run, &arguments.socket)
+    run::main(arguments.run, &arguments.socket, "start one")
 }

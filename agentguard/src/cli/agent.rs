@@ -83,10 +83,9 @@ pub(super) fn change(global: &Global, request: &Request, out: &mut Output) -> Re
     };
     let keeper = packet::connect(&socket).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-            agentguard_control::ClientError::NoDaemon {
+            global.unreached(agentguard_control::ClientError::NoDaemon {
                 path: socket.clone(),
-            }
-            .into()
+            })
         }
         std::io::ErrorKind::PermissionDenied => agentguard_control::ClientError::NotAllowed {
             path: socket.clone(),

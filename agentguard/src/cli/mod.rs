@@ -21,7 +21,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agentguard_control::Client;
+use agentguard_control::{Client, ClientError};
 use clap::{Args, Parser, Subcommand};
 
 use tracing_subscriber::EnvFilter;
@@ -115,7 +115,7 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         }
         Command::Run(args) => {
             let socket = global.declared()?.paths.keeper_socket();
-            return Ok(run::main(args, &socket)?);
+            return Ok(run::main(args, &socket, &global.how_to_start())?);
         }
         Command::Agent(command) => agent::main(command, &global, &mut out)?,
         Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,
@@ -166,7 +166,28 @@ impl Global {
             .enable_all()
             .build()
             .map_err(|error| Failure::refused(format!("cannot start the runtime: {error}")))?
-            .block_on(async { question(Client::connect(&socket).await?).await })
+            .block_on(async {
+                match Client::connect(&socket).await {
+                    Ok(client) => question(client).await,
+                    Err(error) => Err(self.unreached(error)),
+                }
+            })
+    }
+
+    /// The failure to reach the daemon, with what to do in this configuration.
+    fn unreached(&self, error: ClientError) -> Failure {
+        let absent = matches!(error, ClientError::NoDaemon { .. });
+        let failure = Failure::from(error);
+        if absent {
+            failure.hint(self.how_to_start())
+        } else {
+            failure
+        }
+    }
+
+    /// How to start the daemon that this command line means.
+    fn how_to_start(&self) -> String {
+        agentguard_control::how_to_start(self.config.as_deref())
     }
 }
 

@@ -57,14 +57,19 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Runs the command and gives its exit code. What the user must know of a refusal is printed here.
+/// Runs the command and gives its exit code. What the user must know of a refusal is printed here;
+/// `how_to_start` is what to do where there is no daemon.
 ///
 /// # Errors
 /// What is not the user's affair: a system call that should not fail.
-pub(crate) fn main(args: RunArgs, keeper_socket: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn main(
+    args: RunArgs,
+    keeper_socket: &Path,
+    how_to_start: &str,
+) -> anyhow::Result<ExitCode> {
     let connection = match packet::connect(keeper_socket) {
         Ok(connection) => connection,
-        Err(error) => return Ok(no_daemon(keeper_socket, &error)),
+        Err(error) => return Ok(no_daemon(keeper_socket, &error, how_to_start)),
     };
     let program = args.command.first().cloned().unwrap_or_default();
     let mut request = request::gather(args)?;
@@ -106,13 +111,12 @@ fn fail(message: &str, hint: Option<&str>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn no_daemon(path: &Path, error: &io::Error) -> ExitCode {
+fn no_daemon(path: &Path, error: &io::Error, how_to_start: &str) -> ExitCode {
     let path = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => fail(
-            &format!("no daemon at {path}"),
-            Some("start one with `agentguard daemon` as root, or `systemctl start agentguard`"),
-        ),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            fail(&format!("no daemon at {path}"), Some(how_to_start))
+        }
         io::ErrorKind::PermissionDenied => fail(
             &format!("you may not use the daemon at {path}"),
             Some("ask an administrator to add you to the group `agentguard-run`"),

@@ -315,6 +315,8 @@ struct Screen {
     pending: Vec<u8>,
     /// The user's modes.
     modes: Modes,
+    /// Whether the command's terminal has been given the user's modes.
+    settled: bool,
     /// Whether the last thing typed was the key that interrupts.
     interrupted: bool,
 }
@@ -324,6 +326,7 @@ impl Screen {
         let mut screen = Self {
             granted: terminal.is_whole(),
             modes: Modes::of(&terminal)?,
+            settled: terminal.began_in_foreground(),
             terminal,
             master,
             pending: Vec::new(),
@@ -335,7 +338,13 @@ impl Screen {
 
     /// Connects the keyboard, if the command may have it and we are in the foreground.
     fn enter(&mut self) -> io::Result<bool> {
-        if !self.granted || !self.terminal.in_foreground() {
+        if !self.terminal.in_foreground() {
+            return Ok(false);
+        }
+        if !self.settled {
+            self.settle()?;
+        }
+        if !self.granted {
             return Ok(false);
         }
         if !self.terminal.is_raw() {
@@ -344,6 +353,17 @@ impl Screen {
         }
         self.resize();
         Ok(true)
+    }
+
+    /// Gives the command's terminal the user's modes. If we began in the background, they are known
+    /// only now: the shell has put them back before it gave us the foreground. Only once: from then
+    /// on the modes of the command's terminal are the command's own.
+    fn settle(&mut self) -> io::Result<()> {
+        let modes = Modes::of(&self.terminal)?.with_output_processing(false);
+        // It fails only if the command's terminal is gone, and then the command's end is on its way.
+        let _ = modes.apply(&self.master);
+        self.settled = true;
+        Ok(())
     }
 
     /// Shows what is left to show and gives the user's terminal back.

@@ -15,6 +15,9 @@ use rustix::termios;
 pub(super) struct Terminal {
     fd: OwnedFd,
     slots: [bool; 3],
+    /// Whether we began in its foreground. If not, its modes may have been those of the shell's line
+    /// editor.
+    began_in_foreground: bool,
     /// The user's modes, if they are not in force now.
     cooked: Option<Modes>,
 }
@@ -47,11 +50,14 @@ impl Terminal {
             let slots = devices.map(|found| found == Some(device));
             (slots, first(stdio, slots, Errno::NOTTY.into())?)
         };
-        Ok(Some(Self {
+        let mut terminal = Self {
             fd,
             slots,
+            began_in_foreground: false,
             cooked: None,
-        }))
+        };
+        terminal.began_in_foreground = terminal.in_foreground();
+        Ok(Some(terminal))
     }
 
     /// Which of the descriptors 0, 1 and 2 it stands for.
@@ -69,13 +75,25 @@ impl Terminal {
 
     /// What to ask the keeper for.
     pub(super) fn wanted(&self) -> io::Result<message::Terminal> {
-        let foreground = self.is_whole() && self.in_foreground();
+        let foreground = self.is_whole() && self.began_in_foreground;
+        let modes = Modes::of(&self.fd)?;
+        let modes = if self.began_in_foreground {
+            modes
+        } else {
+            // Until we come to the foreground: the command may save them to set them again later.
+            modes.line_by_line()
+        };
         Ok(message::Terminal {
             slots: self.slots,
             foreground,
             size: self.size()?,
-            modes: Modes::of(&self.fd)?.with_output_processing(foreground),
+            modes: modes.with_output_processing(foreground),
         })
+    }
+
+    /// Whether what the keeper was asked for has the user's modes.
+    pub(super) fn began_in_foreground(&self) -> bool {
+        self.began_in_foreground
     }
 
     /// Its size.

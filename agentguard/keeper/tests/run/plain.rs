@@ -84,10 +84,10 @@ fn a_refusal_and_a_missing_daemon_are_told_with_what_to_do() {
     let (code, _, err) = keeper.output(&[], &["true"]);
     assert_eq!(code, Some(1));
     let expected = format!(
-        "error: no daemon at {}\nhint: start one",
+        "error: no daemon at {}\nhint: start one\n",
         keeper.socket().display()
     );
-    assert!(err.starts_with(&expected), "{err}");
+    assert_eq!(err, expected);
 }
 
 #[test]
