@@ -127,6 +127,16 @@ impl Modes {
         self
     }
 
+    /// The same modes, line by line and with echo and signals, as a shell gives them to a command.
+    #[must_use]
+    pub fn line_by_line(mut self) -> Self {
+        self.input &= !(libc::INLCR | libc::IGNCR);
+        self.input |= libc::ICRNL | libc::IXON;
+        self.output |= libc::OPOST | libc::ONLCR;
+        self.local |= libc::ICANON | libc::ECHO | libc::ECHOE | libc::ISIG | libc::IEXTEN;
+        self
+    }
+
     /// The same modes with output processing (a line feed becomes carriage return and line feed) on
     /// or off: it must happen once between the command and the user's eyes.
     #[must_use]
@@ -209,6 +219,16 @@ mod tests {
     fn default_modes() -> Modes {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         Modes::of(rustix::pty::openpt(flags).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_a_line_editor_changes_is_undone() {
+        let modes = default_modes();
+        let mut editor = modes;
+        editor.input = (editor.input | libc::INLCR | libc::IGNCR) & !(libc::ICRNL | libc::IXON);
+        editor.local &= !(libc::ICANON | libc::ECHO | libc::ISIG);
+        assert_eq!(editor.line_by_line(), modes);
+        assert_eq!(modes.line_by_line(), modes);
     }
 
     #[test]

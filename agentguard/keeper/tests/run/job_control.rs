@@ -124,6 +124,49 @@ fn a_background_job_runs_and_waits_for_the_foreground_to_read() {
 }
 
 #[test]
+fn a_job_begun_under_the_shells_line_editor_gets_the_users_modes_in_the_foreground() {
+    let Some((keeper, mut person, run)) = world("line editor") else {
+        return;
+    };
+    let shell = person.foreground();
+    let go = keeper.directory().join("go");
+    // The shell reads its next line, with modes of its own, when the client begins.
+    let begin = "until stty -a | grep -q -- -icanon; do :; done; exec";
+    let told = "stty -a | grep -q -- \"-icanon\\|-echo \" || echo line''wise";
+    let wait = format!("until test -e {}; do sleep 0.01; done", go.display());
+    // One is stopped when it reads; the other is in the foreground by then, and nothing continues it.
+    for (waits, wait) in [(false, "true"), (true, wait.as_str())] {
+        person.types("stty erase '^?'\n");
+        person.sees("ready> ");
+        person.types(&format!(
+            "({begin} {run} sh -c '{told}; {wait}; exec cat') &\n"
+        ));
+        // Not even in the background does it see the line editor's.
+        person.sees("linewise\r\n");
+        if !waits {
+            person.sees("Stopped");
+        }
+        // What is in force when it comes to the foreground counts, not what was when it began.
+        person.types("stty erase '^H'; echo era''se\n");
+        person.sees("erase\r\n");
+        person.types("fg\n");
+        eventually("foreground", || person.foreground() != shell);
+        if waits {
+            std::fs::write(&go, "").unwrap();
+        }
+        eventually("raw", || !person.terminal_is_cooked());
+        person.types("hellp\x08o\n");
+        person.sees("hellp\x08 \x08o\r\nhello\r\n");
+        person.types("\x04");
+        person.sees("ready> ");
+        person.types("echo code $?\n");
+        person.sees("code 0\r\n");
+        person.sees("ready> ");
+        assert!(person.terminal_is_cooked());
+    }
+}
+
+#[test]
 fn in_a_pipeline_the_keyboard_belongs_to_whoever_asks() {
     let Some((keeper, mut person, run)) = world("pipelines") else {
         return;
