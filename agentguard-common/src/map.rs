@@ -171,32 +171,6 @@ pub struct NetworkEntry {
     pub rules: PortRules,
 }
 
-/// A local port. Hash map `LOCAL_PORTS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub struct LocalPortKey {
-    /// Network namespace cookie.
-    pub netns: u64,
-    /// The local address; unspecified for a socket bound to all of them.
-    pub address: Address,
-    /// The port.
-    pub port: u16,
-    /// [`TCP`] or [`UDP`].
-    pub transport: u8,
-    /// Zero.
-    pub _pad: [u8; 5],
-}
-
-/// Who bound a local port.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct LocalPort {
-    /// The agent.
-    pub agent: u32,
-    /// How many of its sockets hold the port.
-    pub sockets: u32,
-}
-
 /// The client's end of a redirected connection or query, as the proxy sees it. Hash map `ORIGINS`.
 /// No address family: a mapped connect is AF_INET6 for the client and AF_INET for the proxy.
 #[repr(C)]
@@ -260,7 +234,7 @@ pub struct SocketEntry {
     pub dialled: Address,
     /// The address that packets may go to after the verdict.
     pub effective: Address,
-    /// The local address registered in `LOCAL_PORTS`, with [`socket_flag::BOUND`].
+    /// The local address that a UDP socket was bound to, with [`socket_flag::BOUND`].
     pub bound: Address,
     /// The last peer whose datagram was let in unasked: it may be answered.
     pub peer: Address,
@@ -276,8 +250,6 @@ pub struct SocketEntry {
     pub dialled_port: u16,
     /// Port that packets may go to.
     pub effective_port: u16,
-    /// The local port registered in `LOCAL_PORTS`.
-    pub bound_port: u16,
     /// Port of [`Self::peer`].
     pub peer_port: u16,
     /// One of [`socket_state`].
@@ -288,6 +260,8 @@ pub struct SocketEntry {
     pub transport: u8,
     /// One of [`crate::event::reason`], for a socket whose verdict was given.
     pub reason: u8,
+    /// Zero.
+    pub _pad: [u8; 2],
     /// The policy rule of that verdict, or 0.
     pub rule: u32,
     /// The policy generation of that verdict.
@@ -295,7 +269,7 @@ pub struct SocketEntry {
     /// The run, or 0.
     pub run: u32,
     /// Zero.
-    pub _pad: u32,
+    pub _end: u32,
 }
 
 /// Values of [`SocketEntry::state`].
@@ -314,14 +288,12 @@ pub mod socket_state {
 
 /// Bits of [`SocketEntry::flags`].
 pub mod socket_flag {
-    /// Counted in `LOCAL_PORTS`.
+    /// A UDP socket that was bound to an address.
     pub const BOUND: u8 = 1;
     /// The flow's verdict is in an event already.
     pub const RECORDED: u8 = 2;
-    /// A TCP socket that listens, or a connection accepted from one.
-    pub const PASSIVE: u8 = 4;
     /// The TCP peer has sent its FIN.
-    pub const PEER_FINISHED: u8 = 8;
+    pub const PEER_FINISHED: u8 = 4;
 }
 
 /// Traffic of one agent on one processor. Per-CPU hash map `COUNTERS`, key: agent (`u32`).
@@ -364,8 +336,6 @@ mod pod {
         super::NameEntry,
         super::NetworkKey,
         super::NetworkEntry,
-        super::LocalPortKey,
-        super::LocalPort,
         super::OriginKey,
         super::Origin,
         super::Counters,
@@ -387,12 +357,11 @@ mod tests {
         assert_eq!(size_of::<NameKey>(), 20);
         assert_eq!(size_of::<NameEntry>(), 16 + 8 * 12);
         assert_eq!(size_of::<NetworkKey>(), 20);
-        assert_eq!(size_of::<LocalPortKey>(), 32);
         assert_eq!(size_of::<OriginKey>(), 32);
         assert_eq!(size_of::<Origin>(), 8 + 8 + 16 + 16 + 16 + 2 + 1 + 1 + 4);
         assert_eq!(
             size_of::<SocketEntry>(),
-            3 * 8 + 4 * 16 + 3 * 4 + 16 + 4 * 2 + 4 + 4 * 4
+            3 * 8 + 4 * 16 + 3 * 4 + 16 + 3 * 2 + 4 + 2 + 3 * 4 + 4
         );
         assert_eq!(size_of::<Counters>(), 24);
     }

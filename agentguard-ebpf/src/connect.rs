@@ -116,7 +116,17 @@ pub(crate) fn dial(
         event::flow(entry, true);
         return None;
     };
-    let verdict = decide(found, entry.netns, destination, port, entry.transport);
+    // SAFETY: the context of this hook.
+    let verdict = unsafe {
+        decide(
+            ctx.as_ptr(),
+            found,
+            entry.netns,
+            destination,
+            port,
+            entry.transport,
+        )
+    };
     entry.reason = verdict.reason;
     entry.rule = verdict.rule;
     log::verdict(entry, verdict.effect);

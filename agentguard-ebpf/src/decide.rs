@@ -1,17 +1,28 @@
 //! Fetches what the maps hold on a flow and asks for the verdict.
 
 use agentguard_common::address::Address;
-use agentguard_common::map::{AgentEntry, NameKey, NetworkKey};
+use agentguard_common::map::{AgentEntry, NameKey, NetworkKey, TCP};
 use agentguard_common::verdict::{Flow, FlowVerdict, flow_verdict};
+use aya_ebpf::bindings::{
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ends4,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ends6,
+};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_ns, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+};
+use core::ffi::c_void;
 
 use crate::event::settings;
-use crate::maps::{LISTENERS, LOCAL_PORTS, NAMES, NETWORK_KEY_BITS, NETWORKS, local_port_key};
+use crate::maps::{LISTENERS, NAMES, NETWORK_KEY_BITS, NETWORKS, SOCKETS};
 
 /// Decides where a flow of an agent may go.
+///
+/// # Safety
+/// `ctx` is the context of a `cgroup_sock_addr` or `cgroup_skb` program.
 #[inline(always)]
-pub(crate) fn decide(
+pub(crate) unsafe fn decide(
+    ctx: *mut c_void,
     agent: &AgentEntry,
     netns: u64,
     destination: Address,
@@ -40,8 +51,9 @@ pub(crate) fn decide(
             ))
             .map(|entry| &entry.rules),
     };
-    let local =
-        destination.is_loopback() && is_own(agent.agent, netns, destination, port, transport);
+    let local = destination.is_loopback()
+        // SAFETY: upheld by the caller.
+        && unsafe { is_own(ctx, agent.agent, destination, port, transport) };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     flow_verdict(&Flow {
@@ -57,27 +69,67 @@ pub(crate) fn decide(
     })
 }
 
-/// Whether the agent bound a loopback port, to this address or to all.
+/// Whether the socket that would answer on loopback is the agent's. The kernel looks it up as it
+/// would for a packet, so that a port which another socket of the agent holds (the other family's,
+/// another address's, one that does not listen any more) opens nobody else's.
+///
+/// # Safety
+/// `ctx` is the context of a program that may look sockets up.
 #[inline(always)]
-fn is_own(agent: u32, netns: u64, destination: Address, port: u16, transport: u8) -> bool {
-    let wildcard4 = Address::from_v4_word(0);
-    owner(netns, destination, port, transport) == agent
-        || (destination.is_v4() && owner(netns, wildcard4, port, transport) == agent)
-        || owner(netns, Address::UNSPECIFIED, port, transport) == agent
-        || (destination.is_unspecified()
-            && (owner(netns, Address::LOOPBACK4, port, transport) == agent
-                || owner(netns, Address::LOOPBACK6, port, transport) == agent))
-}
-
-/// Who bound exactly this, or 0.
-#[inline(always)]
-fn owner(netns: u64, address: Address, port: u16, transport: u8) -> u32 {
-    // SAFETY: see `decide`.
-    match unsafe { LOCAL_PORTS.get(local_port_key(netns, address, port, transport)) } {
-        Some(local) => local.agent,
-        None => 0,
+unsafe fn is_own(
+    ctx: *mut c_void,
+    agent: u32,
+    destination: Address,
+    port: u16,
+    transport: u8,
+) -> bool {
+    // The kernel takes "any" for loopback, of the same family.
+    let v4 = destination.is_v4();
+    let answering = match (destination.is_unspecified(), v4) {
+        (false, _) => destination,
+        (true, true) => Address::LOOPBACK4,
+        (true, false) => Address::LOOPBACK6,
+    };
+    // SAFETY: all zeroes is a value of a union of integers.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = if v4 {
+        tuple.__bindgen_anon_1.ipv4 = Ends4 {
+            saddr: Address::LOOPBACK4.0[3],
+            daddr: answering.0[3],
+            sport: 0,
+            dport: port.to_be(),
+        };
+        TUPLE4
+    } else {
+        tuple.__bindgen_anon_1.ipv6 = Ends6 {
+            saddr: Address::LOOPBACK6.0,
+            daddr: answering.0,
+            sport: 0,
+            dport: port.to_be(),
+        };
+        TUPLE6
+    };
+    // SAFETY: the tuple outlives the call; upheld by the caller. A socket that is found is released.
+    unsafe {
+        let socket = if transport == TCP {
+            bpf_sk_lookup_tcp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0)
+        };
+        if socket.is_null() {
+            return false;
+        }
+        let owner = SOCKETS.get(socket.cast()).map_or(0, |entry| entry.agent);
+        bpf_sk_release(socket.cast());
+        owner == agent
     }
 }
+
+/// Sizes of the two kinds of `bpf_sock_tuple` that the helpers take.
+const TUPLE4: u32 = 12;
+const TUPLE6: u32 = 36;
+/// `BPF_F_CURRENT_NETNS`: the namespace of the socket or packet at hand.
+const CURRENT_NETNS: u64 = u64::MAX;
 
 /// The real address behind a virtual one that was answered to an agent.
 #[inline(always)]

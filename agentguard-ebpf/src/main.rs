@@ -5,7 +5,7 @@
 //!
 //! | file | hooks | job |
 //! | --- | --- | --- |
-//! | `socket` | `sock_create`, `sock_release`, `post_bind4/6` | which sockets exist, whose they are, which ports they hold |
+//! | `socket` | `sock_create`, `post_bind4/6` | which sockets exist, whose they are, in whose name they send |
 //! | `connect` | `connect4/6` | TCP verdicts, redirection; UDP connects decide nothing |
 //! | `datagram` | `sendmsg4/6`, `recvmsg4/6` | unconnected UDP; replies seem to come from where they were asked |
 //! | `peer` | `getpeername4/6` | the agent sees the address it dialled |

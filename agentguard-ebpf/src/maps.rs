@@ -6,8 +6,8 @@
 use agentguard_common::address::Address;
 use agentguard_common::event::Event;
 use agentguard_common::map::{
-    AgentEntry, Counters, Exe, Listeners, LocalPort, LocalPortKey, NameEntry, NameKey,
-    NetworkEntry, NetworkKey, Origin, OriginKey, Settings, SocketEntry,
+    AgentEntry, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
+    OriginKey, Settings, SocketEntry,
 };
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
@@ -35,9 +35,6 @@ pub(crate) static NAMES: HashMap<NameKey, NameEntry, 1_048_576, LAZY> = HashMap:
 
 #[btf_map]
 pub(crate) static NETWORKS: LpmTrie<NetworkKey, NetworkEntry, 262_144, LAZY> = LpmTrie::new();
-
-#[btf_map]
-pub(crate) static LOCAL_PORTS: HashMap<LocalPortKey, LocalPort, 262_144, LAZY> = HashMap::new();
 
 #[btf_map]
 pub(crate) static ORIGINS: HashMap<OriginKey, Origin, 65_536, LAZY> = HashMap::new();
@@ -125,23 +122,6 @@ impl SocketStorage {
 
 /// The key of a whole address in `NETWORKS`: 32 bits of profile and 128 of address.
 pub(crate) const NETWORK_KEY_BITS: u32 = 32 + 128;
-
-/// A local port's key.
-#[inline(always)]
-pub(crate) const fn local_port_key(
-    netns: u64,
-    address: Address,
-    port: u16,
-    transport: u8,
-) -> LocalPortKey {
-    LocalPortKey {
-        netns,
-        address,
-        port,
-        transport,
-        _pad: [0; 5],
-    }
-}
 
 /// An origin's key.
 #[inline(always)]

@@ -12,6 +12,7 @@ use agentguard_common::map::{
     AgentEntry, Counters, SocketEntry, TCP, UDP, agent_flag, mode, socket_flag, socket_state,
 };
 use agentguard_common::verdict::Effect;
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
@@ -203,23 +204,32 @@ fn leaves(
     let answers = entry.peer == packet.destination
         && entry.peer_port == packet.destination_port
         && packet.destination_port != 0;
-    answers || first_datagram(entry, found, packet)
+    answers || first_datagram(ctx, entry, found, packet)
 }
 
 /// Connected UDP reaches no socket hook when it sends: its first datagram is decided here.
 #[inline(always)]
-fn first_datagram(entry: &mut SocketEntry, found: &AgentEntry, packet: &Packet) -> bool {
+fn first_datagram(
+    ctx: &SkBuffContext,
+    entry: &mut SocketEntry,
+    found: &AgentEntry,
+    packet: &Packet,
+) -> bool {
     entry.dialled = packet.destination;
     entry.dialled_port = packet.destination_port;
     entry.flags &= !socket_flag::RECORDED;
     entry.generation = event::settings().map_or(0, |settings| settings.generation);
-    let verdict = decide(
-        found,
-        entry.netns,
-        packet.destination,
-        packet.destination_port,
-        UDP,
-    );
+    // SAFETY: the context of this hook.
+    let verdict = unsafe {
+        decide(
+            ctx.as_ptr(),
+            found,
+            entry.netns,
+            packet.destination,
+            packet.destination_port,
+            UDP,
+        )
+    };
     entry.rule = verdict.rule;
     entry.reason = verdict.reason;
     log::verdict(entry, verdict.effect);
@@ -281,7 +291,17 @@ fn enters(
     }
     if packet.transport == UDP {
         // A socket that talks to several allowed destinations remembers only the last one.
-        let verdict = decide(found, entry.netns, packet.source, packet.source_port, UDP);
+        // SAFETY: the context of this hook.
+        let verdict = unsafe {
+            decide(
+                ctx.as_ptr(),
+                found,
+                entry.netns,
+                packet.source,
+                packet.source_port,
+                UDP,
+            )
+        };
         if verdict.effect == Effect::Pass && verdict.reason == reason::RULE_ALLOW {
             return true;
         }

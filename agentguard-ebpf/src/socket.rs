@@ -1,16 +1,15 @@
-//! Which sockets exist, whose they are, and which ports they hold.
+//! Which sockets exist, whose they are, and in whose name they send.
 
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
-use agentguard_common::map::{LocalPort, TCP, UDP, mode, socket_flag};
+use agentguard_common::map::{TCP, UDP, mode, socket_flag};
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 
-use crate::maps::{LOCAL_PORTS, SOCKETS, local_port_key};
+use crate::maps::SOCKETS;
 use crate::{ALLOW, DENY, agent, event, log};
 
 const AF_INET: u32 = 2;
@@ -113,8 +112,7 @@ fn refuse(
     });
 }
 
-/// A UDP socket got its local port. TCP ports are learnt when they listen (`stream`), which also
-/// covers `listen()` without `bind()`.
+/// A UDP socket got its local address: `packet` lets it send in no other's name.
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
     // SAFETY: the context of this hook is a valid `bpf_sock`.
@@ -139,88 +137,14 @@ fn post_bind6(ctx: SockContext) -> i32 {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a port has 16 bits")]
 fn bound(ctx: &SockContext, address: Address) -> i32 {
-    let socket: *mut bpf_sock = ctx.sock;
-    // SAFETY: the context of this hook is a valid `bpf_sock`.
-    let port = unsafe { (*socket).src_port } as u16;
     // SAFETY: the context of this hook is the socket.
     let Some(entry) = (unsafe { SOCKETS.get(ctx.as_ptr()) }) else {
         return DENY;
     };
     if entry.transport == UDP {
-        hold_port(entry, address, port);
-    }
-    ALLOW
-}
-
-/// Notes that a socket's agent holds a local port. Where the map is full the port stays unknown,
-/// so that connects to it are refused.
-#[inline(always)]
-pub(crate) fn hold_port(
-    entry: &mut agentguard_common::map::SocketEntry,
-    address: Address,
-    port: u16,
-) {
-    if entry.flags & socket_flag::BOUND != 0 || port == 0 {
-        return;
-    }
-    let key = local_port_key(entry.netns, address, port, entry.transport);
-    let held = match LOCAL_PORTS.get_ptr_mut(key) {
-        Some(local) => {
-            // SAFETY: a live map value; two agents cannot hold one port, and a race between two
-            // sockets of one agent can at worst forget the port early, which refuses.
-            unsafe {
-                if (*local).agent != entry.agent {
-                    return;
-                }
-                (*local).sockets += 1;
-            }
-            true
-        }
-        None => LOCAL_PORTS
-            .insert(
-                key,
-                LocalPort {
-                    agent: entry.agent,
-                    sockets: 1,
-                },
-                u64::from(BPF_ANY),
-            )
-            .is_ok(),
-    };
-    if held {
         entry.bound = address;
-        entry.bound_port = port;
         entry.flags |= socket_flag::BOUND;
-    }
-}
-
-/// A socket is closed by its last user: its port is free again.
-#[cgroup_sock(sock_release)]
-fn sock_release(ctx: SockContext) -> i32 {
-    // SAFETY: the context of this hook is the socket.
-    let Some(entry) = (unsafe { SOCKETS.get(ctx.as_ptr()) }) else {
-        return ALLOW;
-    };
-    // An accepted connection inherited the entry of the socket it came from.
-    // SAFETY: helper on the context of this hook.
-    let own = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) } == entry.socket;
-    if !own || entry.flags & socket_flag::BOUND == 0 {
-        return ALLOW;
-    }
-    entry.flags &= !socket_flag::BOUND;
-    let key = local_port_key(entry.netns, entry.bound, entry.bound_port, entry.transport);
-    if let Some(local) = LOCAL_PORTS.get_ptr_mut(key) {
-        // SAFETY: see `hold_port`.
-        let last = unsafe {
-            (*local).sockets = (*local).sockets.saturating_sub(1);
-            (*local).sockets == 0
-        };
-        if last {
-            // Gone already is as good.
-            let _ = LOCAL_PORTS.remove(key);
-        }
     }
     ALLOW
 }

@@ -1,20 +1,20 @@
-//! TCP: publishes the original destination before the SYN leaves, learns listening ports, counts.
+//! TCP: publishes the original destination before the SYN leaves, and counts.
 
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_common::map::{Origin, SocketEntry, TCP, socket_flag, socket_state};
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
-    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
+    BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
+    BPF_TCP_SYN_SENT,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr::read_volatile;
 
+use crate::event;
 use crate::maps::{ORIGINS, SOCKETS, origin_key};
-use crate::{event, socket};
 
 const AF_INET: u32 = 2;
 /// What a sockops program returns; the answer to a callback, where one is expected, is in `reply`.
@@ -25,7 +25,6 @@ const HANDLED: u32 = 1;
 fn stream_callbacks(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
         BPF_SOCK_OPS_STATE_CB => state(&ctx),
         _ => {}
     }
@@ -80,15 +79,6 @@ pub(crate) fn publish(entry: &SocketEntry, address: Address, port: u16, transpor
     let key = origin_key(entry.netns, address, port, transport);
     if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_err() {
         event::emit(event::of_socket(entry, kind::FLOW, reason::MAP_FULL, true));
-    }
-}
-
-/// `listen(2)`, also without `bind(2)`.
-#[inline(always)]
-fn listening(ctx: &SockOpsContext) {
-    if let Some(entry) = entry(ctx) {
-        entry.flags |= socket_flag::PASSIVE;
-        socket::hold_port(entry, local_address(ctx), local_port(ctx));
     }
 }
 

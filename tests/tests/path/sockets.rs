@@ -1,7 +1,6 @@
 //! Agents get TCP and UDP over IP. Every other socket is refused when it is made, and recorded.
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
-use agentguard_tests::client;
 use serde_json::json;
 
 use super::{agent, free, gist, mighty, world};

@@ -1,12 +1,13 @@
 //! Loading: object → maps (new, or those that are pinned) → verified programs.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use agentguard_common::ABI_VERSION;
 use aya::maps::Map;
-use aya::programs::{Program, TracePoint};
+use aya::programs::{Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
@@ -15,6 +16,8 @@ use super::{Gate, GateError, ProgramStatus, log};
 
 /// Magic number of a BPF file system, `statfs(2)`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// How often a program is given to the kernel that was interrupted while it looked at it.
+const LOAD_TRIES: u32 = 10;
 /// Where trace events are described.
 const TRACEFS: &str = "/sys/kernel/tracing";
 
@@ -22,13 +25,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENTGUARD_BPF_OBJECT")
 
 /// Maps that are pinned, so that they outlive the daemon. Socket storage lives as long as a map
 /// does, so it is among them; counters of sequence numbers too, or every start would show a gap.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 11] = [
     "SETTINGS",
     "AGENTS",
     "LISTENERS",
     "NAMES",
     "NETWORKS",
-    "LOCAL_PORTS",
     "ORIGINS",
     "COUNTERS",
     "PROCESSES",
@@ -38,9 +40,8 @@ const PINNED: [&str; 12] = [
 ];
 
 /// Programs for a cgroup.
-pub(super) const CGROUP_PROGRAMS: [&str; 15] = [
+pub(super) const CGROUP_PROGRAMS: [&str; 14] = [
     "sock_create",
-    "sock_release",
     "post_bind4",
     "post_bind6",
     "connect4",
@@ -105,11 +106,11 @@ impl Gate {
             .load(OBJECT)
             .map_err(|source| GateError::Load(Box::new(source)))?;
         for name in CGROUP_PROGRAMS {
-            load_program(&mut ebpf, name, &btf)?;
+            load_program(&mut ebpf, name)?;
         }
         let tracepoints = match child_pid_offset {
             None => Err("trace events cannot be read".to_owned()),
-            Some(_) => in_tracefs(|_| attach_tracepoints(&mut ebpf, &btf)),
+            Some(_) => in_tracefs(|_| attach_tracepoints(&mut ebpf)),
         };
         let log = lines
             .map(|lines| log::Reader::start(&mut ebpf, lines))
@@ -190,18 +191,26 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), GateError> {
         })
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<(), GateError> {
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), GateError> {
     let program = ebpf.program_mut(name).ok_or(GateError::Missing(name))?;
-    let result = match program {
-        Program::CgroupSock(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        Program::CgroupSkb(program) => program.load(),
-        Program::TracePoint(program) => program.load(),
-        _ => return Err(GateError::Missing(name)),
+    let mut tries = 0;
+    let result = loop {
+        let result = match program {
+            Program::CgroupSock(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::TracePoint(program) => program.load(),
+            _ => return Err(GateError::Missing(name)),
+        };
+        tries += 1;
+        match &result {
+            // A signal came while the verifier worked (kernel/bpf/verifier.c, do_check).
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && tries < LOAD_TRIES => {}
+            _ => break result,
+        }
     };
-    // Programs of these types are verified without the kernel's types; the loader needed them.
-    let _ = btf;
     result.map_err(|source| GateError::Program {
         what: "load",
         program: name,
@@ -211,14 +220,14 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<(), Ga
 
 /// The tracepoints only tell which executable a process runs: without them that is unknown, and
 /// the gate holds all the same.
-fn attach_tracepoints(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
+fn attach_tracepoints(ebpf: &mut Ebpf) -> Result<(), String> {
     for (name, event) in TRACEPOINTS {
-        load_program(ebpf, name, btf).map_err(|error| chain(&error))?;
+        load_program(ebpf, name).map_err(|error| chain(&error))?;
         let program: &mut TracePoint = ebpf
             .program_mut(name)
             .ok_or_else(|| GateError::Missing(name).to_string())?
             .try_into()
-            .map_err(|error: aya::programs::ProgramError| chain(&error))?;
+            .map_err(|error: ProgramError| chain(&error))?;
         program
             .attach("sched", event)
             .map_err(|error| chain(&error))?;

@@ -47,6 +47,13 @@ def listener(address="127.0.0.1", port=0, bind=True, reuse=False):
     return made
 
 
+def only6(kind, port, address="::"):
+    made = socket.socket(socket.AF_INET6, kind)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind((address, port))
+    return made
+
+
 def port(made):
     return made.getsockname()[1]
 

@@ -141,3 +141,51 @@ fn without_local_ports_of_its_own_an_agent_reaches_none() {
         is_foreign(world, &mut client, "tcp('127.0.0.1', port(l))");
     });
 }
+
+/// A socket of the agent's on the same port does not make somebody else's its own.
+#[test]
+fn a_port_held_beside_another_program_opens_nothing_of_it() {
+    in_world(|world| {
+        // An ungoverned service, and the agent beside it on the other family, v6-only.
+        let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = host.local_addr().unwrap().port();
+        let mut client = world.agent(1).client();
+        client.does(&format!(
+            "l = only6(socket.SOCK_STREAM, {port}); l.listen()"
+        ));
+        for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::ffff:0.0.0.0"] {
+            is_foreign(world, &mut client, &format!("tcp('{address}', {port})"));
+        }
+        client.does(&format!("tcp('::1', {port})"));
+        client.does("l.close()");
+        client.does(&format!(
+            "l = only6(socket.SOCK_STREAM, {port}, '::1'); l.listen()"
+        ));
+        for address in ["127.0.0.1", "0.0.0.0", "::ffff:0.0.0.0"] {
+            is_foreign(world, &mut client, &format!("tcp('{address}', {port})"));
+        }
+
+        let host = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = host.local_addr().unwrap().port();
+        client.does(&format!("u = only6(socket.SOCK_DGRAM, {port})"));
+        client.does("d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)");
+        world.events();
+        client.is_refused(&format!("d.sendto(b'x', ('127.0.0.1', {port}))"));
+        assert_eq!(world.events()[0].reason, reason::LOOPBACK);
+    });
+}
+
+/// A listener that does not listen any more leaves its port to whoever listens next.
+#[test]
+fn a_port_that_was_given_up_belongs_to_the_next() {
+    in_world(|world| {
+        let mut squatter = world.agent(1).client();
+        let mut next = world.agent(2).client();
+        squatter.does("l = listener('0.0.0.0', reuse=True)");
+        let port: u16 = squatter.number("port(l)");
+        squatter.does("l.shutdown(socket.SHUT_RDWR)");
+        next.does(&format!("n = listener('127.0.0.1', {port}, reuse=True)"));
+        is_foreign(world, &mut squatter, &format!("tcp('127.0.0.1', {port})"));
+        next.does(&format!("c = tcp('127.0.0.1', {port}); n.accept()"));
+    });
+}
