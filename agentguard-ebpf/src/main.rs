@@ -15,8 +15,8 @@
 //!
 //! What this gate cannot see: sockets made before their cgroup was governed (their packets are
 //! refused here, their owner sees a time-out), packets that no socket of the agent sends
-//! (forwarding and tunnels set up with `CAP_NET_ADMIN`), and families other than IP (refused by
-//! seccomp in `run` and by LSM where there is one).
+//! (forwarding and tunnels set up with `CAP_NET_ADMIN`), and sockets of families other than IP,
+//! which no cgroup hook sees being made.
 //!
 //! **Invariants:** a hook error denies; a missing entry denies; v4-mapped addresses are one with
 //! their IPv4 form; nothing waits for user space.

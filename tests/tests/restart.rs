@@ -432,3 +432,25 @@ fn a_worker_that_stands_still_is_replaced() {
         .unwrap();
     client.success().unwrap();
 }
+
+/// The cgroups of runs that end while no daemon looks are removed by the next one.
+#[test]
+fn the_places_of_runs_that_outlived_their_daemon_are_cleared_away() {
+    let world = world("places");
+    let mut guard = world.guard().policy(POLICY).start().unwrap();
+    let run = guard.agent("coder", ["sleep", "1000"]).spawn().unwrap();
+    let runs = |guard: &Guard<'_>| {
+        let found = std::fs::read_dir(guard.cgroup().join("coder"))
+            .into_iter()
+            .flatten();
+        let paths = found.flatten().map(|entry| entry.path());
+        let runs: Vec<_> = paths.filter(|path| path.is_dir()).collect();
+        runs
+    };
+    let place = wait_until("the run's cgroup", LIMIT, || runs(&guard).pop()).unwrap();
+    guard.kill().unwrap();
+    std::fs::write(place.join("cgroup.kill"), "1").unwrap();
+    drop(run);
+    guard.start().unwrap();
+    wait_until("its end", LIMIT, || (!place.exists()).then_some(())).unwrap();
+}

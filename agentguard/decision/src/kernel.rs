@@ -8,6 +8,8 @@ use agentguard_model::{
     Reason, ReasonCode, Transport, Verdict,
 };
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::decider::{Decider, Draft};
 use crate::port::{Client, RecordRefused, Recorder};
 
@@ -69,7 +71,8 @@ impl<R: Recorder> Decider<R> {
             count: 1,
             started,
         };
-        let decision = self.decision(&current, draft);
+        let mut decision = self.decision(&current, draft);
+        decision.time = happened(event, decision.time);
         self.recorder().write(decision).await
     }
 
@@ -121,6 +124,20 @@ fn action(event: &Event, host: Option<HostName>) -> Action {
         }),
         host,
         ..Action::new(kind)
+    }
+}
+
+/// When an event happened: events that waited in the ring buffer, as while no daemon ran, are older
+/// than their record.
+fn happened(event: &Event, now: Timestamp) -> Timestamp {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let since_boot = i128::from(clock.tv_sec) * 1_000_000_000 + i128::from(clock.tv_nsec);
+    let age = since_boot - i128::from(event.time_ns);
+    match i64::try_from(age) {
+        Ok(age) if age > 0 && event.time_ns != 0 => now
+            .checked_sub(SignedDuration::from_nanos(age))
+            .unwrap_or(now),
+        _ => now,
     }
 }
 
@@ -182,7 +199,7 @@ fn sentence(event: &Event, action: &Action) -> String {
             "{place} is decided by the proxy, which takes TCP only; a rule with `transport: [udp]` and `handling: direct` would allow datagrams."
         ),
         reason::DAEMON_LOST => {
-            "The daemon was not running, and this agent's direct flows stop with it.".to_owned()
+            "The daemon was not running or could not record, and this agent's direct flows stop with it.".to_owned()
         }
         reason::SOCKET_TYPE => {
             "Agents get TCP and UDP sockets over IP, and no other kind.".to_owned()

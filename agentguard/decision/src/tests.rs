@@ -319,3 +319,18 @@ async fn an_observed_agent_goes_on_with_names_that_disagree() {
         assert!(!decided.allowed);
     }
 }
+
+#[tokio::test]
+async fn a_verdict_of_the_kernel_has_the_time_at_which_it_fell() {
+    let decider = decider();
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let ago = 5_000_000_000;
+    let now = u64::try_from(clock.tv_sec).unwrap() * 1_000_000_000;
+    let old = Event {
+        time_ns: now - ago,
+        ..event(reason::NO_RULE, 0, 4, true)
+    };
+    decider.kernel(&old, None, None).await.unwrap();
+    let age = jiff::Timestamp::now().duration_since(last(&decider).time);
+    assert!((5..=7).contains(&age.as_secs()), "{age:?}");
+}

@@ -126,6 +126,11 @@ pub struct AgentState {
 pub enum ToKeeper {
     /// It serves.
     Ready,
+    /// Whether it can record. What cannot be recorded must not begin, not even in the kernel.
+    Recording {
+        /// It can.
+        possible: bool,
+    },
     /// It decides with this policy from now on.
     Taken {
         /// The policy's number.

@@ -124,6 +124,11 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
                 rustix::process::Signal::CHILD,
             );
         }
+        ToKeeper::Recording { possible } => {
+            if let Err(error) = lock(keeper).set_recording(possible) {
+                tracing::error!(error = format!("{error:#}"), "cannot tell the gate");
+            }
+        }
         ToKeeper::Taken { generation } => lock(keeper).taken().note(generation),
         ToKeeper::Publish {
             request,

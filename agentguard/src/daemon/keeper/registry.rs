@@ -10,11 +10,16 @@ use agentguard_model::{AgentId, AgentName};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+/// Run numbers set aside at once.
+const RUN_BLOCK: u32 = 1024;
+
 /// One JSON file, replaced as a whole.
 #[derive(Debug)]
 pub(super) struct Registry {
     path: PathBuf,
     contents: Contents,
+    /// The last number that was given to a run.
+    next_run: u32,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -24,7 +29,7 @@ struct Contents {
     agents: BTreeMap<AgentName, u32>,
     /// Cgroup directories.
     adopted: BTreeMap<PathBuf, AgentName>,
-    /// The last run's number.
+    /// The last number that is set aside for runs.
     last_run: u32,
 }
 
@@ -43,7 +48,12 @@ impl Registry {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        Ok(Self { path, contents })
+        let next_run = contents.last_run;
+        Ok(Self {
+            path,
+            contents,
+            next_run,
+        })
     }
 
     /// The number of an agent, given for good if it has none yet.
@@ -69,11 +79,20 @@ impl Registry {
             .map(|(name, _)| name)
     }
 
-    /// A new number for a run.
+    /// A new number for a run. Numbers are set aside on disk by the block, so that a run costs no
+    /// write and begins also where the disk is full.
     pub(super) fn next_run(&mut self) -> anyhow::Result<u32> {
-        self.contents.last_run = self.contents.last_run.checked_add(1).unwrap_or(1);
-        self.save()?;
-        Ok(self.contents.last_run)
+        if self.next_run >= self.contents.last_run {
+            let first = self.contents.last_run;
+            self.contents.last_run = first.checked_add(RUN_BLOCK).unwrap_or(RUN_BLOCK);
+            if let Err(error) = self.save() {
+                self.contents.last_run = first;
+                return Err(error);
+            }
+            self.next_run = self.contents.last_run - RUN_BLOCK;
+        }
+        self.next_run += 1;
+        Ok(self.next_run)
     }
 
     /// Cgroups put under the gate by hand.
@@ -123,10 +142,11 @@ mod tests {
         let helper = registry.number(&"helper".parse().unwrap()).unwrap();
         assert_ne!(coder, helper);
         let run = registry.next_run().unwrap();
+        assert_eq!(registry.next_run().unwrap(), run + 1);
         let mut again = Registry::open(path).unwrap();
         assert_eq!(again.number(&"helper".parse().unwrap()).unwrap(), helper);
         assert_eq!(again.name(coder).unwrap().as_str(), "coder");
-        assert!(again.next_run().unwrap() > run);
+        assert!(again.next_run().unwrap() > run + 1);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Keeper {
     /// Whether the worker left its queue unread for too long.
     stuck: Cell<bool>,
     serving: bool,
+    /// Whether the worker can record.
+    recording: bool,
     taken: Arc<Taken>,
 }
 
@@ -126,6 +128,7 @@ impl Keeper {
             worker: None,
             stuck: Cell::new(false),
             serving: false,
+            recording: true,
             taken: Arc::default(),
             mount,
             config,
@@ -214,14 +217,14 @@ impl Keeper {
         self.published.renew(&mut self.gate, &policy, |id| {
             registry.name(id).and_then(|name| policy.agent(name))
         })?;
-        self.settings(if self.serving { ALIVE_NS } else { 0 })?;
+        self.settings(self.alive_ns())?;
         self.tell_policy();
         Ok(())
     }
 
     /// Once a second: a sign of life for the kernel, and what ended is cleared away.
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
-        self.settings(if self.serving { ALIVE_NS } else { 0 })?;
+        self.settings(self.alive_ns())?;
         self.published.expire(&mut self.gate, Instant::now())?;
         self.clear_runs()?;
         self.follow_subtrees()?;
@@ -264,13 +267,32 @@ impl Keeper {
         self.serving = serving;
         if !serving {
             self.worker = None;
+            // The next one says so itself.
+            self.recording = true;
         }
-        self.settings(if serving { ALIVE_NS } else { 0 })
+        self.settings(self.alive_ns())
     }
 
     /// The worker does not do what it was told: it is to be replaced.
     pub(super) fn give_up_worker(&self) {
         self.stuck.set(true);
+    }
+
+    /// Notes whether the worker can record: while it cannot, direct flows do not begin either.
+    pub(super) fn set_recording(&mut self, recording: bool) -> anyhow::Result<()> {
+        if self.recording != recording {
+            tracing::warn!(recording, "direct flows follow the record");
+        }
+        self.recording = recording;
+        self.settings(self.alive_ns())
+    }
+
+    fn alive_ns(&self) -> u64 {
+        if self.serving && self.recording {
+            ALIVE_NS
+        } else {
+            0
+        }
     }
 
     /// Whether the worker has to be replaced.

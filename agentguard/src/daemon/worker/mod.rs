@@ -38,6 +38,8 @@ use proxy::ProxyPort;
 use real_names::RealNames;
 use status::Board;
 
+/// How often the worker looks whether it can record.
+const LOOK: Duration = Duration::from_millis(250);
 /// How often the guard forgets original destinations that nobody accepted.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -94,6 +96,8 @@ async fn serve(
     let mut rooms: Option<Rooms> = None;
     let mut places: HashMap<u64, Place> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
+    let mut look = tokio::time::interval(LOOK);
+    let mut recording = true;
     let drain = loop {
         let (message, descriptors) = tokio::select! {
             message = messages.recv() => match message {
@@ -103,6 +107,14 @@ async fn serve(
             },
             _ = sweep.tick() => {
                 gate.sweep();
+                continue;
+            }
+            _ = look.tick() => {
+                let possible = record.status().degraded.is_none();
+                if possible != recording {
+                    recording = possible;
+                    link.tell(ToKeeper::Recording { possible }).await;
+                }
                 continue;
             }
         };

@@ -108,7 +108,26 @@ impl Keeper {
             }
             self.tell(&ToWorker::RunEnded { run: number });
         }
+        self.clear_left_runs();
         Ok(())
+    }
+
+    /// Removes the empty cgroups of runs that an earlier daemon began.
+    fn clear_left_runs(&self) {
+        let root = &self.config.paths.cgroup_root;
+        let own = |path: &Path| self.runs.values().any(|run| run.cgroup == path);
+        for agent in cgroup::children(root) {
+            for path in cgroup::children(&agent) {
+                let name = path.file_name().and_then(|name| name.to_str());
+                let left = name
+                    .and_then(|name| name.strip_prefix("run-"))
+                    .is_some_and(|number| number.parse::<u32>().is_ok());
+                if left && !own(&path) && !populated(&path) {
+                    // What is not empty after all stays.
+                    let _ = cgroup::remove(&path);
+                }
+            }
+        }
     }
 }
 
