@@ -18,6 +18,10 @@ rules:
   - id: api
     match: {host: [api.example.com], port: [22, 80]}
     action: allow
+  - id: direct
+    match: {cidr: [203.0.113.16/32], port: [7]}
+    action: allow
+    handling: direct
 ";
 
 /// How long the record may take to notice.
@@ -42,6 +46,8 @@ fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
     }
     let found = client.ask(&format!("resolve('{SITE}', 4)")).unwrap();
     let dialled = found[0].as_str().unwrap().to_owned();
+    let made = client.ask("tcp('d', '203.0.113.16', 7)").unwrap();
+    assert_ne!(made, json!({"error": "EPERM"}));
     let before = guard.verdicts().unwrap();
     let running = processes(&guard);
     assert!(before.len() >= 5);
@@ -85,6 +91,12 @@ fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
         client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
     }
     assert_eq!(origin.log().requests().unwrap().len(), arrived);
+    // The kernel decides by itself what goes directly: it too is told within a moment.
+    let ended = wait_until("direct flows to end", LIMIT, || {
+        let made = client.ask("tcp('d', '203.0.113.16', 7)").unwrap();
+        (made == json!({"error": "EPERM"})).then_some(())
+    });
+    ended.unwrap();
     let degraded = status(&guard);
     assert!(
         degraded["record"]["degraded"]["error"].is_string(),
@@ -114,6 +126,11 @@ fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
         answer.starts_with("HTTP/1.1 200 ").then_some(())
     });
     well.unwrap();
+    let again = wait_until("direct flows to begin again", LIMIT, || {
+        let made = client.ask("tcp('d', '203.0.113.16', 7)").unwrap();
+        (made != json!({"error": "EPERM"})).then_some(made)
+    });
+    again.unwrap();
     assert_eq!(
         status(&guard)["record"].get("degraded"),
         None.or(Some(&json!(null)))
