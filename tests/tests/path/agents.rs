@@ -117,7 +117,7 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
     for (name, path, says) in [
         ("nobody", cgroup, "the policy has no agent nobody"),
         ("coder", root, "is the root of all agents"),
-        ("coder", mount, "is not below"),
+        ("coder", mount, "is the root of all cgroups"),
         ("coder", "/tmp", "is not a cgroup of version 2"),
         ("coder", "/nowhere", "cannot find the cgroup /nowhere"),
     ] {

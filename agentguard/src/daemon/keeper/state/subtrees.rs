@@ -138,7 +138,10 @@ impl Keeper {
             .with_context(|| format!("cannot find {}", path.display()))?;
         let cgroup = Cgroup::open(&path)
             .with_context(|| format!("{} is not a cgroup of version 2", path.display()))?;
-        if !path.starts_with(&self.mount) || path == self.mount {
+        if path == self.mount {
+            bail!("{} is the root of all cgroups", path.display());
+        }
+        if !path.starts_with(&self.mount) {
             bail!(
                 "{} is not below {}, where cgroup v2 is mounted",
                 path.display(),
@@ -216,17 +219,21 @@ impl Keeper {
             self.registry.forget(path)?;
         }
         self.tell_state();
-        let left = if paths
+        let listed: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let now = if paths
             .iter()
             .any(|path| path.starts_with(&self.config.paths.cgroup_root))
         {
             "; what is below the root of all agents gets nothing now"
         } else {
-            ", and is not governed any more"
+            ""
         };
         Ok(format!(
-            "{} cgroups belong to {name} no longer{left}",
-            paths.len()
+            "no longer governed as {name}: {}{now}",
+            listed.join(", ")
         ))
     }
 
