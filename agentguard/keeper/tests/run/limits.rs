@@ -34,8 +34,7 @@ fn a_caller_that_is_not_root_runs_as_itself_with_its_own_limits() {
     };
     // The client must be reachable for the user.
     let client = keeper.directory().join("client");
-    let line = keeper.run();
-    fs::copy(line.split(' ').next().unwrap(), &client).unwrap();
+    fs::copy(crate::world::client(), &client).unwrap();
     let script = format!(
         "ulimit -Sn 222; ulimit -Hn 333; umask 027; cd /tmp; exec nice -n 7 {} {} --agent coder -- sh -c 'id -u; id -G; ulimit -Hn; ulimit -Sn; nice; umask; pwd'",
         client.display(),

@@ -218,8 +218,7 @@ fn a_daemon_that_does_not_answer_cannot_hold_the_user() {
     };
     let path = keeper.directory().join("silent.sock");
     let listener = agentguard_keeper::packet::listen(&path, 0o666).unwrap();
-    let line = keeper.run();
-    let mut client = std::process::Command::new(line.split(' ').next().unwrap())
+    let mut client = std::process::Command::new(crate::world::client())
         .args([path.to_str().unwrap(), "--agent", "coder", "true"])
         .spawn()
         .unwrap();
@@ -238,8 +237,7 @@ fn a_daemon_that_goes_away_leaves_the_client_with_the_command() {
     };
     let path = keeper.directory().join("passing.sock");
     let listener = agentguard_keeper::packet::listen(&path, 0o666).unwrap();
-    let line = keeper.run();
-    let client = std::process::Command::new(line.split(' ').next().unwrap())
+    let client = std::process::Command::new(crate::world::client())
         .args([path.to_str().unwrap(), "--agent", "coder", "true"])
         .stderr(Stdio::piped())
         .spawn()

@@ -171,7 +171,7 @@ impl Keeper {
     /// The words that begin a command line of `agentguard run` here.
     pub(crate) fn run(&self) -> String {
         format!(
-            "{} {} --agent coder",
+            "'{}' {} --agent coder",
             client().display(),
             self.socket().display()
         )
@@ -281,7 +281,7 @@ fn open_to_all(path: &Path) {
 }
 
 /// The client, where another user may execute it too.
-fn client() -> &'static Path {
+pub(crate) fn client() -> &'static Path {
     static CLIENT: OnceLock<PathBuf> = OnceLock::new();
     CLIENT.get_or_init(|| {
         let mut path = std::env::current_exe().unwrap();
