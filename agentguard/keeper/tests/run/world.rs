@@ -171,8 +171,9 @@ impl Keeper {
     /// The words that begin a command line of `agentguard run` here.
     pub(crate) fn run(&self) -> String {
         format!(
-            "'{}' {} --agent coder",
-            client().display(),
+            "{} {} --agent coder",
+            // Tests put these words between quotes of their own.
+            client().display().to_string().replace(' ', "\\ "),
             self.socket().display()
         )
     }
