@@ -160,6 +160,12 @@ impl Keeper {
                 }
             }
         }
+        // What lives there already may hold addresses from long before this daemon.
+        for subtree in self.subtrees.values_mut() {
+            if runs::populated(&subtree.path) {
+                subtree.since = 0;
+            }
+        }
         self.write_agents()?;
         for (id, _) in left {
             if !self.subtrees.contains_key(&id) {
