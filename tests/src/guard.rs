@@ -257,8 +257,10 @@ impl Guard<'_> {
                         return Ok(());
                     }
                 }
+                // A socket with a time limit is interrupted by whatever stops this process for a
+                // moment (signal(7)), also without a handler.
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error).context("cannot read the notification socket"),
             }
             let ended = match &mut self.process {

@@ -78,7 +78,8 @@ impl Worker {
                     rustix::event::PollFlags::IN,
                 )];
                 // Whether it ended in time or not, it ends below.
-                let _ = rustix::event::poll(&mut poll, Some(&timeout));
+                let _ =
+                    rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&timeout)));
             }
         }
         self.kill();
