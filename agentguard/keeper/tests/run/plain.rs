@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 
 use agentguard_keeper::spawn::Refusal;
@@ -169,45 +169,93 @@ fn pipelines_end_as_they_do_without_a_guard() {
     }
 }
 
+/// A command that answers SIGUSR1 and SIGHUP, and what it says.
+struct Answering {
+    client: std::process::Child,
+    stdout: std::process::ChildStdout,
+}
+
+impl Answering {
+    fn start(mut client: std::process::Command) -> Self {
+        let mut client = client
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = client.stdout.take().unwrap();
+        let mut answering = Self { client, stdout };
+        answering.says("ready\n");
+        answering
+    }
+
+    fn says(&mut self, text: &str) {
+        let mut bytes = vec![0; text.len()];
+        self.stdout.read_exact(&mut bytes).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), text);
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.client), signal).unwrap();
+    }
+
+    fn ends_by_sigterm(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.client.wait().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGTERM));
+    }
+}
+
+const ANSWERING: [&str; 3] = [
+    "bash",
+    "-c",
+    "trap 'echo one' USR1; trap 'echo hup' HUP; echo ready; while :; do sleep 0.01; done",
+];
+
 #[test]
 fn signals_are_relayed_and_the_client_ends_by_the_commands_signal() {
     let Some(keeper) = Keeper::new("signals", Gives::default()) else {
         return;
     };
-    let script =
-        "trap 'echo one' USR1; trap 'echo hup' HUP; echo ready; while :; do sleep 0.01; done";
-    let mut client = keeper
-        .client(&[], &["bash", "-c", script])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdout = client.stdout.take().unwrap();
-    let mut expect = |text: &str| {
-        let mut bytes = vec![0; text.len()];
-        stdout.read_exact(&mut bytes).unwrap();
-        assert_eq!(String::from_utf8(bytes).unwrap(), text);
-    };
-    let pid = Pid::from_child(&client);
-    expect("ready\n");
-    rustix::process::kill_process(pid, Signal::USR1).unwrap();
-    expect("one\n");
-    rustix::process::kill_process(pid, Signal::HUP).unwrap();
-    expect("hup\n");
+    // A job of its own, as a shell starts it: only in a group that is not orphaned does SIGTSTP stop.
+    let mut client = keeper.client(&[], &ANSWERING);
+    client.process_group(0);
+    let mut answering = Answering::start(client);
+    answering.signal(Signal::USR1);
+    answering.says("one\n");
+    answering.signal(Signal::HUP);
+    answering.says("hup\n");
     // Stopped and continued with it.
-    rustix::process::kill_process(pid, Signal::TSTP).unwrap();
-    eventually("the client stops", || state(client.id()) == Some('T'));
+    answering.signal(Signal::TSTP);
+    eventually("the client stops", || {
+        state(answering.client.id()) == Some('T')
+    });
     let stopped = keeper
         .members(0)
         .into_iter()
         .any(|pid| state(pid) == Some('T'));
     assert!(stopped);
-    rustix::process::kill_process(pid, Signal::CONT).unwrap();
-    rustix::process::kill_process(pid, Signal::USR1).unwrap();
-    expect("one\n");
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
-    let status = client.wait().unwrap();
-    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    answering.signal(Signal::CONT);
+    answering.signal(Signal::USR1);
+    answering.says("one\n");
+    answering.ends_by_sigterm();
+    keeper.wait_finished(0);
+}
+
+#[test]
+fn a_client_without_a_shell_that_could_continue_it_is_not_stopped() {
+    let Some(keeper) = Keeper::new("orphaned", Gives::default()) else {
+        return;
+    };
+    // The leader of a session has no parent in it: its group is orphaned.
+    let client = keeper.client(&[], &ANSWERING);
+    let mut leader = std::process::Command::new("setsid");
+    leader.arg(client.get_program()).args(client.get_args());
+    leader.current_dir("/");
+    let mut answering = Answering::start(leader);
+    answering.signal(Signal::TSTP);
+    answering.signal(Signal::USR1);
+    answering.says("one\n");
+    answering.ends_by_sigterm();
     keeper.wait_finished(0);
 }
 
