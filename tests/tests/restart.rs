@@ -71,6 +71,24 @@ fn signal(process: i32, signal: Signal) {
     kill_process(Pid::from_raw(process).unwrap(), signal).unwrap();
 }
 
+/// Stops a process, and waits until each of its threads stands still: the signal reaches one of them
+/// first, and on a busy machine the others work on until that one has run.
+fn stop(process: i32) {
+    signal(process, Signal::STOP);
+    wait_until("every thread stands still", LIMIT, || {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?;
+        let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            // The state follows the name in parentheses (proc_pid_stat(5)).
+            let (_, state) = stat.rsplit_once(") ")?;
+            Some(state.starts_with('T'))
+        };
+        let mut threads = threads.map(stands);
+        threads.all(|stands| stands == Some(true)).then_some(())
+    })
+    .unwrap();
+}
+
 /// Every decision that was there is there, unchanged but for what became of it.
 fn keeps(after: &[Decision], before: &[Decision]) {
     for decision in before {
@@ -318,7 +336,7 @@ fn a_client_that_is_gone_when_it_is_accepted_is_decided_rightly_and_its_bytes_ar
     let worker = worker(&guard);
     let before = guard.verdicts().unwrap();
 
-    signal(worker, Signal::STOP);
+    stop(worker);
     // To the port that counts; connect, send, close at once, over each family.
     for (client, address, size) in [(&mut coder, &four, 1000), (&mut helper, &six, 70)] {
         client.gives(&format!("tcp('c', '{address}', 9)"), json!([address, 9]));
@@ -333,7 +351,10 @@ fn a_client_that_is_gone_when_it_is_accepted_is_decided_rightly_and_its_bytes_ar
     let queued = wait_until("three in the queue", LIMIT, || {
         (waiting(&world, 15001) == 3).then(Instant::now)
     });
-    let late = queued.unwrap() + Duration::from_secs(3);
+    let Ok(queued) = queued else {
+        panic!("{} in the queue", waiting(&world, 15001));
+    };
+    let late = queued + Duration::from_secs(3);
     let over = wait_until("three seconds later", LIMIT, || {
         (Instant::now() >= late).then_some(())
     });
