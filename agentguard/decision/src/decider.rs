@@ -95,6 +95,15 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
+    /// Whether TLS to a target is to be terminated, so that what is inside is decided request by
+    /// request. Pure; records nothing.
+    #[must_use]
+    pub fn inspects(&self, client: &Client, target: &Target) -> bool {
+        let policy = self.policies.current();
+        self.agent(&policy, client.agent)
+            .is_ok_and(|agent| policy.inspects(agent, &facts(target, Seen::NotYet)))
+    }
+
     /// Decides and records a TCP connection whose bytes pass undecoded.
     pub async fn connection(&self, client: &Client, target: &Target) -> Decided {
         self.decide(client, target, ActionKind::Connect, Seen::Never)

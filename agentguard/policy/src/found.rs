@@ -63,6 +63,8 @@ pub(crate) struct Found {
     pub(crate) allowances: Few,
     /// Allowances in force that look at a request which was not seen.
     pub(crate) unseen_allowances: Few,
+    /// Those of [`Self::allowances`] and [`Self::unseen_allowances`] that say `inspect`.
+    pub(crate) inspecting: Few,
     /// Allowances on paper: they grant nothing.
     pub(crate) paper_allowances: Few,
     /// The most restrictive handling of [`Self::allowances`].
@@ -78,6 +80,9 @@ impl Found {
             Fit::NeedsRequest => false,
             Fit::No => return,
         };
+        if rule.inspects() {
+            self.inspecting.add(position);
+        }
         let in_force = rule.info.in_force();
         let kind = match (rule.allows(), in_force, seen) {
             (false, true, true) => &mut self.denials,

@@ -36,6 +36,8 @@ pub(crate) struct Index {
     anywhere: Bucket,
     /// Denials that a name's resolved address can meet.
     address_denials: Vec<Position>,
+    /// Whether one of the rules wants TLS terminated.
+    inspects: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,6 +141,7 @@ impl Index {
         if !rule.allows() && !rule.cidrs.is_empty() {
             self.address_denials.push(position);
         }
+        self.inspects |= rule.inspects();
     }
 
     /// Visits the rules that may match a name, or an address, or both; one may be visited more
@@ -206,6 +209,11 @@ impl Index {
     /// Denials that a name's resolved address can meet.
     pub(crate) fn address_denials(&self) -> &[Position] {
         &self.address_denials
+    }
+
+    /// Whether one of the rules wants TLS terminated.
+    pub(crate) const fn inspects(&self) -> bool {
+        self.inspects
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
 //! - `index`, `found`, `decide`, `name`, `explain`: which rules a flow meets, and what follows.
+//! - `inspects`: where TLS is to be terminated.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
 //! The semantics are in `docs/policy.md`, whose examples run through this compiler.
@@ -23,6 +24,7 @@ mod document;
 mod explain;
 mod found;
 mod index;
+mod inspects;
 mod kernel;
 mod load;
 mod name;

@@ -182,7 +182,7 @@ fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
         found = Some((&source.path, defaults));
         resolved.mode = defaults.value.mode.unwrap_or_default();
         if let Some(handling) = &defaults.value.default_handling {
-            resolved.handling = values::handling(handling, report);
+            resolved.handling = values::default_handling(handling, report);
         }
     }
     resolved
@@ -264,7 +264,7 @@ fn agent(
         }
     }
     let default_handling = match raw.default_handling {
-        Some(handling) => values::handling(&handling, report),
+        Some(handling) => values::default_handling(&handling, report),
         None => defaults.handling,
     };
     let agent = AgentPolicy {

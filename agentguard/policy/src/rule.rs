@@ -123,6 +123,11 @@ impl Rule {
         self.info.action == RuleAction::Allow
     }
 
+    /// Whether it is in force and wants the requests that it allows seen, also inside TLS.
+    pub(crate) fn inspects(&self) -> bool {
+        self.allows() && self.info.in_force() && self.info.handling == Handling::Inspect
+    }
+
     /// Whether it matches any destination.
     pub(crate) fn anywhere(&self) -> bool {
         self.hosts.is_empty() && self.cidrs.is_empty()

@@ -242,7 +242,7 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
     if raw.action == RuleAction::Deny {
         report.error(entry.place, "a denial has no `handling`", None);
     }
-    let handling = values::handling(entry, report);
+    let handling = entry.value;
     if handling == Handling::Direct && rule.needs_request() {
         report.error(
             entry.place,
@@ -250,10 +250,17 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
             Some("`handling: splice`"),
         );
     }
-    if handling == Handling::Splice && rule.transports & UDP != 0 {
+    let unfit = match handling {
+        Handling::Direct => None,
+        Handling::Splice => Some("datagrams cannot be spliced"),
+        Handling::Inspect => Some("datagrams cannot be inspected"),
+    };
+    if let Some(message) = unfit
+        && rule.transports & UDP != 0
+    {
         report.error(
             entry.place,
-            "datagrams cannot be spliced",
+            message,
             Some("`handling: direct`, or leave `udp` out"),
         );
     }

@@ -37,13 +37,14 @@ const SHARED_SUFFIXES: [&str; 18] = [
     "workers.dev",
 ];
 
-/// A handling that this version can carry out.
-pub(super) fn handling(raw: &At<Handling>, report: &mut Report) -> Handling {
+/// A handling for names that no rule matches. Certificates are made for names that a rule speaks
+/// of, so these cannot be inspected.
+pub(super) fn default_handling(raw: &At<Handling>, report: &mut Report) -> Handling {
     if raw.value == Handling::Inspect {
         report.error(
             raw.place,
-            "`inspect` is not available in this version",
-            Some("`splice` checks the server's name and passes the bytes untouched"),
+            "`default_handling` cannot be `inspect` in this version",
+            Some("`splice` here, and `handling: inspect` on a rule that allows the names to look into"),
         );
         return Handling::Splice;
     }

@@ -107,8 +107,23 @@ fn every_refusal_has_its_place_and_hint() {
             &["p.yaml:8:15: error: `direct` cannot go with `method` or `path`: nothing looks at a direct flow\n  hint: `handling: splice`"],
         ),
         (
-            rule("  - id: a\n    match: {host: [a.example]}\n    handling: inspect\n    action: allow\n"),
-            &["p.yaml:8:15: error: `inspect` is not available in this version\n  hint: `splice` checks the server's name and passes the bytes untouched"],
+            "version: 1\ndefaults: {default_handling: inspect}\nagents:\n  - {name: coder, default_handling: inspect}\n".to_owned(),
+            &[
+                "p.yaml:2:30: error: `default_handling` cannot be `inspect` in this version\n  hint: `splice` here, and `handling: inspect` on a rule that allows the names to look into",
+                "p.yaml:4:37: error: `default_handling` cannot be `inspect` in this version\n  hint: `splice` here, and `handling: inspect` on a rule that allows the names to look into",
+            ],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], transport: [udp]}\n    handling: inspect\n    action: allow\n"),
+            &["p.yaml:8:15: error: datagrams cannot be inspected\n  hint: `handling: direct`, or leave `udp` out"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], transport: [tcp, udp]}\n    handling: inspect\n    action: allow\n"),
+            &["p.yaml:8:15: error: datagrams cannot be inspected\n  hint: `handling: direct`, or leave `udp` out"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], transport: [tcp]}\n    handling: inspect\n    action: deny\n"),
+            &["p.yaml:8:15: error: a denial has no `handling`"],
         ),
         (
             rule("  - id: a\n    match: {host: [a.example], transport: [udp]}\n    handling: splice\n    action: allow\n"),

@@ -1,0 +1,69 @@
+//! Where TLS is to be terminated.
+
+use std::net::IpAddr;
+
+use agentguard_model::HostName;
+
+use crate::agent::AgentPolicy;
+use crate::decide::Facts;
+use crate::policy::Policy;
+use crate::rule::Seen;
+use crate::special;
+
+impl Policy {
+    /// Whether TLS on a flow is to be terminated: an allowance in force that matches it, or would
+    /// with the right request, says `handling: inspect`, and no denial in force matches whatever
+    /// the request. Denials leave the flow of an observed agent as it is.
+    ///
+    /// [`Facts::request`] is ignored: this is asked before there is one.
+    #[must_use]
+    pub fn inspects(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> bool {
+        let ip = facts.ip.map(special::canonical);
+        let known = ip.filter(|ip| !special::is_virtual(*ip));
+        if facts.host.is_none() && ip != known {
+            // It stands for a name that was not answered.
+            return false;
+        }
+        let facts = Facts {
+            request: Seen::NotYet,
+            ..*facts
+        };
+        let found = self.find(agent, &facts, known);
+        !found.inspecting.is_empty() && (agent.observes() || found.denials.is_empty())
+    }
+
+    /// Whether a certificate for a name can be needed on an agent's behalf: an allowance in force
+    /// that says `handling: inspect` matches it, on some port.
+    #[must_use]
+    pub fn inspects_name(&self, agent: &AgentPolicy, name: &HostName) -> bool {
+        self.inspects_destination(agent, Some(name), None)
+    }
+
+    /// As [`Self::inspects_name`], for an address that is dialled bare. A closed one (metadata,
+    /// loopback) counts only where the rule names it.
+    #[must_use]
+    pub fn inspects_address(&self, agent: &AgentPolicy, ip: IpAddr) -> bool {
+        let ip = special::canonical(ip);
+        !special::is_virtual(ip) && self.inspects_destination(agent, None, Some(ip))
+    }
+
+    /// Whether an allowance in force for an agent says `handling: inspect`: only then does it have
+    /// to trust the guard's certificates.
+    #[must_use]
+    pub fn inspects_anything(&self, agent: &AgentPolicy) -> bool {
+        agent.indexes.iter().any(|index| index.inspects())
+    }
+
+    fn inspects_destination(
+        &self,
+        agent: &AgentPolicy,
+        host: Option<&HostName>,
+        ip: Option<IpAddr>,
+    ) -> bool {
+        let mut inspects = false;
+        self.each(agent, host, ip, None, |_, rule| {
+            inspects |= rule.inspects();
+        });
+        inspects
+    }
+}
