@@ -33,7 +33,8 @@ pub struct Facts<'a> {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RulingOutcome {
-    /// Let it go on, carried like this.
+    /// Let it go on, carried like this. [`Handling::Inspect`] for [`Seen::NotYet`]: every request
+    /// will be allowed; with [`Seen::Never`] the flow is not.
     Allow(Handling),
     /// Refuse it.
     Deny,
@@ -110,6 +111,9 @@ impl Policy {
             Seen::Never if !observes && !found.unseen_denials.is_empty() => {
                 self.needs_inspection(&attempt, &found)
             }
+            Seen::Never if !observes && found.inspects() => {
+                self.not_understood(agent, &attempt, &found)
+            }
             _ => self.after_modes(agent, &attempt, &found, closed.is_some()),
         }
     }
@@ -126,7 +130,10 @@ impl Policy {
         let on_paper = !found.denials.is_empty()
             || !found.paper_denials.is_empty()
             || attempt.facts.request == Seen::Never && found.has_unseen_denial();
+        // Only an observed agent comes here with what is to be inspected and cannot be.
+        let not_understood = attempt.facts.request == Seen::Never && found.inspects();
         let outcome = match found.handling {
+            _ if not_understood => RulingOutcome::Allow(Handling::Splice),
             Some(handling) => RulingOutcome::Allow(handling),
             None if observes => unmatched(agent, attempt.facts, closed),
             None => RulingOutcome::Deny,
@@ -142,6 +149,13 @@ impl Policy {
                 ruling.mode = agent.mode;
             }
             return ruling;
+        }
+        if not_understood {
+            return Ruling {
+                outcome,
+                enforced: false,
+                ..self.not_understood(agent, attempt, found)
+            };
         }
         if found.handling.is_none() {
             return Ruling {
@@ -179,7 +193,7 @@ impl Policy {
             mode: agent.mode,
             reason: Reason::new(
                 ReasonCode::NeedsInspection,
-                sentence::needs_inspection(attempt, first),
+                sentence::needs_inspection(attempt, first, found.inspects()),
             ),
             matched,
         }
@@ -195,7 +209,7 @@ impl Policy {
             Some(_) => (ReasonCode::RuleDeny, sentence::denied(attempt, by)),
             None => (
                 ReasonCode::NeedsInspection,
-                sentence::needs_inspection(attempt, by_unseen),
+                sentence::needs_inspection(attempt, by_unseen, found.inspects()),
             ),
         };
         let mut matched = Vec::new();
@@ -216,11 +230,12 @@ impl Policy {
 
     /// A denial in force looks at a request, and none can be seen.
     fn needs_inspection(&self, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+        let by = self.first(&found.unseen_denials);
         let mut ruling = denied(
             Mode::Enforce,
             Reason::new(
                 ReasonCode::NeedsInspection,
-                sentence::needs_inspection(attempt, self.first(&found.unseen_denials)),
+                sentence::needs_inspection(attempt, by, found.inspects()),
             ),
         );
         self.list(
@@ -229,6 +244,29 @@ impl Policy {
                 &found.unseen_denials,
                 &found.paper_denials,
                 &found.allowances,
+            ],
+        );
+        ruling
+    }
+
+    /// An allowance in force says `inspect`, and no request can be seen. One that allows the flow
+    /// without does not help: the most restrictive handling wins.
+    fn not_understood(&self, agent: &AgentPolicy, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+        let message = match self.first(&found.inspecting) {
+            Some(rule) => sentence::not_understood(attempt, rule),
+            None => sentence::needs_inspection(attempt, self.first(&found.unseen_inspecting), true),
+        };
+        let mut ruling = denied(
+            agent.mode,
+            Reason::new(ReasonCode::NeedsInspection, message),
+        );
+        self.list(
+            &mut ruling.matched,
+            &[
+                &found.inspecting,
+                &found.unseen_inspecting,
+                &found.paper_denials,
+                &found.allowances.without(&found.inspecting),
             ],
         );
         ruling
@@ -243,7 +281,7 @@ impl Policy {
                 agent.mode,
                 Reason::new(
                     ReasonCode::NeedsInspection,
-                    sentence::needs_inspection(attempt, Some(unseen)),
+                    sentence::needs_inspection(attempt, Some(unseen), found.inspects()),
                 ),
             )
         } else {

@@ -46,6 +46,15 @@ impl Few {
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
     }
+
+    /// Those that `other` does not have.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        self.iter()
+            .filter(|position| !other.iter().any(|of_other| of_other == *position))
+            .for_each(|position| left.add(position));
+        left
+    }
 }
 
 /// The rules that a flow meets, by what they say.
@@ -63,8 +72,10 @@ pub(crate) struct Found {
     pub(crate) allowances: Few,
     /// Allowances in force that look at a request which was not seen.
     pub(crate) unseen_allowances: Few,
-    /// Those of [`Self::allowances`] and [`Self::unseen_allowances`] that say `inspect`.
+    /// Those of [`Self::allowances`] that say `inspect`.
     pub(crate) inspecting: Few,
+    /// Those of [`Self::unseen_allowances`] that say `inspect`.
+    pub(crate) unseen_inspecting: Few,
     /// Allowances on paper: they grant nothing.
     pub(crate) paper_allowances: Few,
     /// The most restrictive handling of [`Self::allowances`].
@@ -81,7 +92,12 @@ impl Found {
             Fit::No => return,
         };
         if rule.inspects() {
-            self.inspecting.add(position);
+            let inspecting = if seen {
+                &mut self.inspecting
+            } else {
+                &mut self.unseen_inspecting
+            };
+            inspecting.add(position);
         }
         let in_force = rule.info.in_force();
         let kind = match (rule.allows(), in_force, seen) {
@@ -107,6 +123,11 @@ impl Found {
     /// Whether a denial looks at a request that was not seen.
     pub(crate) const fn has_unseen_denial(&self) -> bool {
         !self.unseen_denials.is_empty() || !self.unseen_paper_denials.is_empty()
+    }
+
+    /// Whether an allowance in force wants what it allows seen, or would with the right request.
+    pub(crate) const fn inspects(&self) -> bool {
+        !self.inspecting.is_empty() || !self.unseen_inspecting.is_empty()
     }
 }
 

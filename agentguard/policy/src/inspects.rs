@@ -29,7 +29,7 @@ impl Policy {
             ..*facts
         };
         let found = self.find(agent, &facts, known);
-        !found.inspecting.is_empty() && (agent.observes() || found.denials.is_empty())
+        found.inspects() && (agent.observes() || found.denials.is_empty())
     }
 
     /// Whether a certificate for a name can be needed on an agent's behalf: an allowance in force

@@ -209,8 +209,8 @@ fn says(active: &Active, transport: u8, observes: bool, closed: Closed) -> Optio
             return say(effect::PROXY, 0, unseen.first());
         }
     }
-    if !active.spliced.is_empty() {
-        return say(effect::PROXY, 0, active.spliced.first());
+    if !active.proxied.is_empty() {
+        return say(effect::PROXY, 0, active.proxied.first());
     }
     // The proxy sees the address that a name resolved to; a datagram has to do without.
     let possible = !active.possible_denials.is_empty();

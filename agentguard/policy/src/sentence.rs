@@ -91,9 +91,29 @@ pub(crate) fn no_rule(attempt: &impl fmt::Display, paper: Option<&RuleInfo>) -> 
     }
 }
 
-pub(crate) fn needs_inspection(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> String {
+/// `inspected`: an allowance says `inspect` already, so that to say it helps nobody.
+pub(crate) fn needs_inspection(
+    attempt: &impl fmt::Display,
+    rule: Option<&RuleInfo>,
+    inspected: bool,
+) -> String {
     let id = rule.map_or("", |rule| rule.id.as_str());
-    format!("To allow {attempt}, rule {id} has to see the HTTP method or path, and cannot here.")
+    let help = if inspected {
+        ""
+    } else {
+        "; inside TLS it can where the rule that allows it says `handling: inspect`"
+    };
+    format!(
+        "To allow {attempt}, rule {id} has to see the HTTP method or path, and cannot here{help}."
+    )
+}
+
+/// `rule` says `inspect`, and does not look at method or path itself.
+pub(crate) fn not_understood(attempt: &impl fmt::Display, rule: &RuleInfo) -> String {
+    let id = &rule.id;
+    format!(
+        "Rule {id} allows {attempt} only where its requests can be inspected, and what is sent here cannot be understood; `handling: splice` would pass it unseen."
+    )
 }
 
 pub(crate) fn closed(attempt: &impl fmt::Display, kind: Hard) -> String {

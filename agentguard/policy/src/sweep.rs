@@ -21,8 +21,8 @@ pub(crate) struct Active {
     pub(crate) possible_denials: BTreeSet<Position>,
     /// Denials on paper that may match, depending on the same.
     pub(crate) possible_paper_denials: BTreeSet<Position>,
-    /// Allowances in force that go through the proxy.
-    pub(crate) spliced: BTreeSet<Position>,
+    /// Allowances in force that go through the proxy, spliced or inspected.
+    pub(crate) proxied: BTreeSet<Position>,
     /// Allowances in force that do not.
     pub(crate) direct: BTreeSet<Position>,
     /// Allowances in force that look at the request.
@@ -32,7 +32,7 @@ pub(crate) struct Active {
 impl Active {
     /// Whether a rule in force allows it, or may once the request is seen.
     pub(crate) fn may_be_allowed(&self) -> bool {
-        !self.spliced.is_empty() || !self.direct.is_empty() || !self.unseen_allowances.is_empty()
+        !self.proxied.is_empty() || !self.direct.is_empty() || !self.unseen_allowances.is_empty()
     }
 
     fn kind(&mut self, candidate: &Candidate<'_>) -> Option<&mut BTreeSet<Position>> {
@@ -41,7 +41,7 @@ impl Active {
             (true, false) => return None,
             (true, true) if rule.needs_request() => &mut self.unseen_allowances,
             (true, true) if rule.info.handling == Handling::Direct => &mut self.direct,
-            (true, true) => &mut self.spliced,
+            (true, true) => &mut self.proxied,
             (false, true) if candidate.possible => &mut self.possible_denials,
             (false, false) if candidate.possible => &mut self.possible_paper_denials,
             (false, _) if rule.needs_request() => &mut self.unseen_denials,

@@ -65,17 +65,17 @@ fn any_rule() -> impl Strategy<Value = String> {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.6),
-        any::<bool>(),
+        prop::sample::select(&["splice", "direct", "inspect"][..]),
         prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
         prop::option::weighted(0.2, Just(["127.0.0.0/8", "169.254.169.254/32"])),
     )
         .prop_map(
-            |(hosts, nets, ports, transport, method, path, allow, direct, mode, ranges)| {
+            |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges)| {
                 let request = method || path;
                 let transport = match transport {
-                    _ if request => "tcp",
+                    _ if request || allow && handling == "inspect" => "tcp",
                     0 => "udp",
-                    1 if !allow || direct => "tcp, udp",
+                    1 if !allow || handling == "direct" => "tcp, udp",
                     _ => "tcp",
                 };
                 let mut text =
@@ -97,8 +97,9 @@ fn any_rule() -> impl Strategy<Value = String> {
                     return text;
                 }
                 text.push_str("    action: allow\n");
-                if direct && !request {
-                    text.push_str("    handling: direct\n");
+                // What is absent means `splice`, or `direct` for datagrams.
+                if handling == "inspect" || handling == "direct" && !request {
+                    writeln!(text, "    handling: {handling}").unwrap();
                 }
                 if let (Some(ranges), true) = (ranges, nets.is_empty() || !hosts.is_empty()) {
                     writeln!(text, "    resolved_ranges: [{}]", ranges.join(", ")).unwrap();

@@ -117,19 +117,19 @@ fn enforced() {
             tcp("api.example", 443),
             Undecided,
             ReasonCode::NeedsInspection,
-            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here.",
+            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
         ),
         (
             never(tcp("api.example", 443)),
             Deny,
             ReasonCode::NeedsInspection,
-            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here.",
+            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
         ),
         (
             never(tcp("plain.example", 80)),
             Deny,
             ReasonCode::NeedsInspection,
-            "To allow coder to reach plain.example:80 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here.",
+            "To allow coder to reach plain.example:80 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
         ),
         (
             http("plain.example", "GET", "/docs/a"),
