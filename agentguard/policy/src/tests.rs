@@ -1,5 +1,6 @@
 mod agreement;
 mod docs;
+mod inspects;
 mod kernel_lines;
 mod refusals;
 mod verdicts;

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::{agent, host, policy};
-use crate::rule::Fit;
+use crate::rule::{Fit, Rule};
 use crate::special;
 use crate::{AgentPolicy, Facts, Policy, RulingOutcome, Seen};
 
@@ -257,6 +257,7 @@ proptest! {
         let facts = Facts { host: None, ip: Some(ip), port, transport, request: Seen::NotYet };
         let verdict = kernel(agent, None, network, ip, port, transport);
         check_agreement(&policy, agent, &facts, verdict, full)?;
+        prop_assert!(!policy.inspects(agent, &facts) || verdict.effect == Effect::Proxy);
     }
 
     #[test]
@@ -285,6 +286,7 @@ proptest! {
         let facts = Facts { host: Some(&name), ip: real, port, transport, request: Seen::NotYet };
         let unknown_address = real.is_none() && rules.iter().any(|r| r.contains("cidr"));
         check_agreement(&policy, agent, &facts, verdict, is_full(&lines) || unknown_address)?;
+        prop_assert!(!policy.inspects(agent, &facts) || verdict.effect == Effect::Proxy);
         if let (None, Effect::Real) = (real, verdict.effect) && !agent.observes() {
             // Whatever the address turns out to be, no denial is passed by.
             for ip in ADDRESSES.iter().map(|ip| ip.parse::<IpAddr>().unwrap()) {
@@ -398,6 +400,64 @@ proptest! {
         }
         let never = policy.decide(agent, &Facts { request: Seen::Never, ..flow });
         prop_assert_ne!(never.outcome, RulingOutcome::Undecided);
+    }
+
+    #[test]
+    fn what_is_to_be_inspected_never_passes_unseen(
+        rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        name in prop::option::of(prop::sample::select(&NAMES[..])),
+        ip in prop::sample::select(&ADDRESSES[..]),
+        port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
+    ) {
+        let policy = compiled(&numbered(&rules), mode);
+        let agent = agent(&policy, "coder");
+        let name = name.map(host);
+        let ip: IpAddr = ip.parse().unwrap();
+        let canonical = Some(special::canonical(ip));
+        let flow = Facts {
+            host: name.as_ref(),
+            ip: Some(ip),
+            port,
+            transport,
+            request: Seen::NotYet,
+        };
+        let inspects = policy.inspects(agent, &flow);
+        let matching = |rule: &&Rule, fits: fn(Fit) -> bool| {
+            rule.info.in_force()
+                && rule.matches_destination(flow.host, canonical)
+                && fits(rule.fit(port, transport, Seen::NotYet))
+        };
+        let wanted = policy.compiled().iter().any(|rule| {
+            rule.allows() && rule.info.handling == Handling::Inspect
+                && matching(&rule, |fit| fit != Fit::No)
+        });
+        let denied = !agent.observes() && policy.compiled().iter().any(|rule| {
+            !rule.allows() && matching(&rule, |fit| fit == Fit::Yes)
+        });
+        prop_assert_eq!(inspects, wanted && !denied);
+        if !inspects {
+            return Ok(());
+        }
+        prop_assert!(policy.inspects_anything(agent));
+        match &name {
+            Some(name) => prop_assert!(policy.inspects_name(agent, name)),
+            None => prop_assert!(policy.inspects_address(agent, ip)),
+        }
+        let early = policy.decide(agent, &flow);
+        prop_assert!(
+            matches!(early.outcome, RulingOutcome::Undecided | RulingOutcome::Allow(Handling::Inspect)),
+            "{:?}", early
+        );
+        let unseen = policy.decide(agent, &Facts { request: Seen::Never, ..flow });
+        prop_assert_eq!(unseen.verdict, Verdict::Deny);
+        prop_assert_eq!(unseen.enforced, unseen.outcome == RulingOutcome::Deny);
+        let closed = unseen.reason.code == ReasonCode::MetadataService
+            || unseen.reason.code == ReasonCode::LoopbackNotOwn;
+        if !agent.observes() || closed {
+            prop_assert_eq!(unseen.outcome, RulingOutcome::Deny, "{:?}", unseen);
+        } else {
+            prop_assert_eq!(unseen.outcome, RulingOutcome::Allow(Handling::Splice), "{:?}", unseen);
+        }
     }
 
     #[test]
