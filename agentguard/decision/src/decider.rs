@@ -104,7 +104,8 @@ impl<R: Recorder> Decider<R> {
             .is_ok_and(|agent| policy.inspects(agent, &facts(target, Seen::NotYet)))
     }
 
-    /// Decides and records a TCP connection whose bytes pass undecoded.
+    /// Decides and records a TCP connection whose bytes pass undecoded. One that is to be inspected
+    /// is denied; an agent that is only observed goes on with it, spliced.
     pub async fn connection(&self, client: &Client, target: &Target) -> Decided {
         self.decide(client, target, ActionKind::Connect, Seen::Never)
             .await

@@ -62,7 +62,8 @@ pub struct Target {
 /// What a connection's decision will need, before anything is recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Foreseen {
-    /// Allowed whatever the bytes say, with this handling.
+    /// Allowed whatever the bytes say, with this handling. With [`Handling::Inspect`] every request
+    /// is allowed, and bytes that show none are denied.
     Allow(Handling),
     /// Denied whatever the bytes say.
     Deny,
@@ -77,7 +78,8 @@ pub struct Decided {
     pub id: Option<DecisionId>,
     /// Whether to pass it on. True for a denial that is not enforced.
     pub allowed: bool,
-    /// How to carry it, if allowed.
+    /// How to carry it, if allowed. Never [`Handling::Inspect`] for a connection whose bytes are
+    /// not understood.
     pub handling: Handling,
     /// Why.
     pub reason: Reason,

@@ -20,6 +20,7 @@ rules:
   - { id: api, match: { host: [api.example.com], port: [443] }, action: allow }
   - { id: read, match: { host: [api.example.com], port: [80], method: [GET] }, action: allow }
   - { id: never, match: { host: [bad.example.com] }, action: deny, reason: Not this one. }
+  - { id: seen, match: { host: [seen.example.com], port: [443] }, action: allow, handling: inspect }
   - { id: net, match: { cidr: [192.0.2.0/24], port: [22] }, action: allow, handling: direct }
 "#;
 
@@ -146,6 +147,47 @@ async fn a_request_is_decided_by_what_it_is() {
 }
 
 #[tokio::test]
+async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
+    let decider = decider();
+    let target = target("seen.example.com", 443);
+    assert_eq!(
+        decider.foresee(&client(1), &target),
+        Foreseen::Allow(Handling::Inspect)
+    );
+    let request = decider.request(&client(1), &target, "GET", "/a").await;
+    assert!(request.allowed);
+    assert_eq!(request.handling, Handling::Inspect);
+    let opaque = decider.connection(&client(1), &target).await;
+    assert!(!opaque.allowed);
+    assert_eq!(opaque.reason.code, ReasonCode::NeedsInspection);
+    assert!(last(&decider).enforced);
+    let watched = decider.connection(&client(2), &target).await;
+    assert!(watched.allowed);
+    assert_eq!(watched.handling, Handling::Splice);
+    let decision = last(&decider);
+    assert_eq!(decision.verdict, Verdict::Deny);
+    assert!(!decision.enforced);
+    assert_eq!(decision.matched.first().unwrap().rule, "seen");
+}
+
+#[test]
+fn tls_is_terminated_where_the_policy_says_so() {
+    let decider = decider();
+    for (agent, host, port, expected) in [
+        (1, "seen.example.com", 443, true),
+        (2, "seen.example.com", 443, true),
+        (1, "seen.example.com", 80, false),
+        (1, "api.example.com", 443, false),
+        // Agents that the policy does not know, or nobody.
+        (3, "seen.example.com", 443, false),
+        (99, "seen.example.com", 443, false),
+    ] {
+        let inspects = decider.inspects(&client(agent), &target(host, port));
+        assert_eq!(inspects, expected, "{agent} {host}:{port}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_recorded_is_denied() {
     let decider = decider();
     decider.recorder().full.store(true, Ordering::Relaxed);
@@ -248,7 +290,7 @@ fn event(why: u8, rule: u32, generation: u32, denied: bool) -> Event {
 #[tokio::test]
 async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
     let decider = decider();
-    let event = event(reason::RULE_ALLOW, 4, 4, false);
+    let event = event(reason::RULE_ALLOW, 5, 4, false);
     decider
         .kernel(&event, None, Some("/bin/nc".to_owned()))
         .await

@@ -41,7 +41,8 @@ pub(crate) struct RawDefaults {
     /// How far the policy goes. `enforce` if absent.
     #[serde(default)]
     pub(crate) mode: Option<Mode>,
-    /// How names that no rule matches are carried in `observe` and `shadow`. `splice` if absent.
+    /// How names that no rule matches are carried in `observe` and `shadow`: `direct` or `splice`.
+    /// `splice` if absent.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
 }
@@ -70,7 +71,7 @@ pub(crate) struct RawAgent {
     /// Which loopback ports it reaches without a rule. `own` if absent.
     #[serde(default)]
     pub(crate) local: Option<Local>,
-    /// How names that no rule matches are carried in `observe` and `shadow`.
+    /// How names that no rule matches are carried in `observe` and `shadow`: `direct` or `splice`.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
 }
@@ -137,8 +138,8 @@ pub(crate) struct RawRule {
     pub(crate) matches: Option<RawMatch>,
     /// What it says.
     pub(crate) action: RuleAction,
-    /// How what it allows is carried: `direct` or `splice`. `splice` if absent; `direct` for a rule
-    /// over UDP alone.
+    /// How what it allows is carried: `direct`, `splice`, or `inspect`, which terminates TLS so that
+    /// every request is decided. `splice` if absent; `direct` for a rule over UDP alone.
     #[serde(default)]
     pub(crate) handling: Option<At<Handling>>,
     /// Which addresses its hosts are answered with. `virtual` if absent.

@@ -77,7 +77,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
             "the client named one host and went to another; if one server may answer for both, write a rule for the name that is asked for",
         ),
         ReasonCode::ProtocolUnknown | ReasonCode::NeedsInspection => say(
-            "a rule looks at something that cannot be seen here (method or path): give this destination a rule without `method` and `path`",
+            "a rule wants requests seen, and none can be: in TLS they can where the rule that allows the destination says `handling: inspect`; what is neither TLS nor HTTP needs a rule that splices it, without `method` and `path`",
         ),
         ReasonCode::TlsMalformed | ReasonCode::HttpMalformed | ReasonCode::DnsMalformed | ReasonCode::PacketUnparsable => {
             say("what was sent cannot be read, and what cannot be read is not passed on: look at the client")
