@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use agentguard_model::Handling;
+
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::pattern::{Glob, HostPattern, Ports};
@@ -33,6 +35,21 @@ pub(crate) fn warnings(rules: &[Rule], columns: &[u32], agents: &[AgentPolicy]) 
                 "every name can be resolved then, which is a way out for data; give `host` or `cidr`",
             ));
         }
+    }
+    for (rule, column) in blind(rules, columns) {
+        if found.len() >= MAX_WARNINGS {
+            return found;
+        }
+        let message = format!(
+            "rule `{}` looks at method or path on port 443, and sees neither in TLS",
+            rule.info.id
+        );
+        found.push(warning(
+            rule,
+            *column,
+            message,
+            "`handling: inspect` on this rule",
+        ));
     }
     let hidden = hidden(rules);
     for ((rule, column), by) in rules.iter().zip(columns).zip(hidden) {
@@ -74,6 +91,24 @@ fn warning(rule: &Rule, column: u32, message: String, hint: &str) -> Diagnostic 
         message,
         hint: Some(hint.to_owned()),
     }
+}
+
+/// Allowances for the port of HTTPS alone that have to see a request, where no rule opens TLS for
+/// all that they match. Each with the column where it begins.
+fn blind<'a>(rules: &'a [Rule], columns: &'a [u32]) -> impl Iterator<Item = (&'a Rule, &'a u32)> {
+    let https = Ports::new(vec![(443, 443)]);
+    let inspecting: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
+    rules
+        .iter()
+        .zip(columns)
+        .filter(move |(rule, _)| {
+            rule.allows()
+                && rule.needs_request()
+                && rule.info.handling != Handling::Inspect
+                && https.covers(&rule.ports)
+        })
+        .take(MAX_COMPARISONS / inspecting.len().max(1))
+        .filter(move |(rule, _)| !inspecting.iter().any(|by| reaches(by, rule)))
 }
 
 /// For each rule, another that leaves it nothing to say.
@@ -183,6 +218,11 @@ fn hides(by: &Rule, rule: &Rule, earlier: bool) -> bool {
 
 /// Whether `a` matches whatever `b` matches.
 fn covers(a: &Rule, b: &Rule) -> bool {
+    reaches(a, b) && all_or_among(&a.methods, &b.methods) && paths_cover(&a.paths, &b.paths)
+}
+
+/// Whether `a` matches every flow that `b` matches, as long as no request is looked at.
+fn reaches(a: &Rule, b: &Rule) -> bool {
     let destinations = a.anywhere()
         || !b.anywhere()
             && b.hosts
@@ -195,8 +235,6 @@ fn covers(a: &Rule, b: &Rule) -> bool {
         && selects_all(&a.agents, &b.agents)
         && a.ports.covers(&b.ports)
         && a.transports & b.transports == b.transports
-        && all_or_among(&a.methods, &b.methods)
-        && paths_cover(&a.paths, &b.paths)
 }
 
 fn selects_all(a: &Selector, b: &Selector) -> bool {

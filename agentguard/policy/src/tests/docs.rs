@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 5);
+    assert_eq!(examples, 6);
 }
 
 #[test]
@@ -130,4 +130,57 @@ fn the_coders_policy_does_what_its_comments_say() {
         );
     }
     assert!(!policy.decide_name(coder, &host("example.org")).allowed);
+}
+
+#[test]
+fn the_example_of_inspection_does_what_the_page_says() {
+    let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
+    let text = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|part| part.split("```").next())
+        .find(|text| text.contains("handling: inspect"))
+        .unwrap();
+    let policy = compiled("policy.md", text);
+    let coder = agent(&policy, "coder");
+    let request = |method, path| Seen::Request { method, path };
+    for (name, request, code) in [
+        (
+            "docs.example.com",
+            request("GET", "/public/a"),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "docs.example.com",
+            request("GET", "/private"),
+            ReasonCode::NoRule,
+        ),
+        (
+            "docs.example.com",
+            request("POST", "/public/a"),
+            ReasonCode::NoRule,
+        ),
+        (
+            "api.example.com",
+            request("POST", "/v1/x"),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "api.example.com",
+            request("DELETE", "/v1/x"),
+            ReasonCode::RuleDeny,
+        ),
+        ("api.example.com", Seen::Never, ReasonCode::NeedsInspection),
+    ] {
+        let name = host(name);
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request,
+        };
+        assert!(policy.inspects(coder, &facts), "{facts:?}");
+        assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
+    }
 }

@@ -276,6 +276,23 @@ fn what_was_probably_not_meant_is_told() {
             ],
         ),
         (
+            "  - id: a\n    match: {host: [a.example], port: [443], method: [GET]}\n    action: allow\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` looks at method or path on port 443, and sees neither in TLS\n  hint: `handling: inspect` on this rule",
+            ],
+        ),
+        // Another rule inspects, or only some of the ports are those of TLS.
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443], method: [GET]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example\", a.example], path: [/b]}\n    action: allow\n    handling: inspect\n",
+            &[
+                "p.yaml:10:20: warning: `*.example` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example], port: [80, 443], method: [GET]}\n    action: allow\n",
+            &[],
+        ),
+        (
             "  - id: a\n    labels: {team: nobody}\n    match: {host: [a.example]}\n    action: allow\n",
             &["p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody"],
         ),
