@@ -231,3 +231,15 @@ fn an_agent_cannot_widen_the_rule_that_is_suggested() {
         assert!(!rule.contains("path:") && !rule.contains('*'), "{rule}");
     }
 }
+
+#[test]
+fn what_nobody_looked_into_is_told_how_to_be_inspected() {
+    let denied = decision(&serde_json::json!({
+        "action": {"kind": "connect", "transport": "tcp", "host": "api.example", "port": 443},
+        "reason": {"code": "needs_inspection", "message": "a rule has to see the request"},
+    }));
+    let advice = advice::of(&denied);
+    let words = advice.words.unwrap();
+    assert!(words.contains("`handling: inspect`"), "{words}");
+    assert_eq!(advice.rule, None);
+}
