@@ -159,6 +159,18 @@ pub struct GuardStatus {
     /// What this host lacks, and what that means: a sentence each.
     #[serde(default)]
     pub degraded: Vec<String>,
+    /// Leaf certificates for inspected connections.
+    #[serde(default)]
+    pub leaves: LeafStatus,
+}
+
+/// Leaf certificates since the keeper's start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LeafStatus {
+    /// Signed by the keeper.
+    pub signed: u64,
+    /// Refused by the keeper: its policy does not inspect that name, or too many were asked for.
+    pub refused: u64,
 }
 
 /// What the guard is doing.

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, Line, Phase, PolicyStatus, ProblemCode, VerdictQuery,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, Line, Phase, PolicyStatus, ProblemCode,
+    VerdictQuery,
 };
 use agentguard_control::{Client, ClientError, Sources, serve};
 use agentguard_decision::Recorder;
@@ -172,6 +173,7 @@ fn guard_status() -> GuardStatus {
         },
         listeners: Vec::new(),
         degraded: Vec::new(),
+        leaves: LeafStatus::default(),
     }
 }
 

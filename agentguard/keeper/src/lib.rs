@@ -4,11 +4,13 @@
 //! - [`namespace`], [`cgroup`]: where agents live and where the guard listens.
 //! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
 //! - [`spawn`]: running a command as an agent.
+//! - [`ca`]: the certificate authority behind inspection.
 //! - [`worker`], [`signals`]: the other half's process, and its supervision.
 //!
 //! **Invariant:** the keeper parses nothing but typed messages and its own policy, and grants the
 //! worker nothing that this policy does not. `unsafe` stands here and in the gate only.
 
+pub mod ca;
 pub mod cgroup;
 pub mod documents;
 pub mod gate;

@@ -4,6 +4,7 @@
 //! checked against the keeper's own compiled policy, and what a client asks for against who the
 //! kernel says it is.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -64,6 +65,13 @@ pub enum ToWorker {
         /// Why it was refused, if it was.
         refused: Option<String>,
     },
+    /// What became of [`ToKeeper::Sign`].
+    Signed {
+        /// The number of the request.
+        request: u64,
+        /// The leaf, or why there is none.
+        leaf: Result<SignedLeaf, String>,
+    },
     /// The state of the gate, for `status` and `agent list`.
     State(Box<State>),
     /// Everything that the worker needs before it serves has been said.
@@ -106,6 +114,17 @@ pub struct State {
     pub policy_error: Option<String>,
     /// When the oldest cgroup was let in that may still hold a process, in seconds since the epoch.
     pub oldest: Option<u64>,
+    /// Leaf certificates since the keeper's start.
+    pub leaves: LeafCounts,
+}
+
+/// How many leaf certificates were asked for, and what became of that.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LeafCounts {
+    /// Signed.
+    pub signed: u64,
+    /// Refused: the policy does not inspect that name, too many at once, a key of another kind.
+    pub refused: u64,
 }
 
 /// What the keeper knows of an agent.
@@ -156,6 +175,45 @@ pub enum ToKeeper {
         /// The address.
         address: IpAddr,
     },
+    /// A certificate is needed for what an agent reaches. Signed only if the keeper's own policy has
+    /// the agent's connections to it inspected.
+    Sign {
+        /// A number to answer with.
+        request: u64,
+        /// The agent.
+        agent: AgentId,
+        /// What the certificate is for.
+        subject: LeafSubject,
+        /// The worker's public key: a `SubjectPublicKeyInfo` in DER (RFC 5480), on P-256.
+        public_key: Vec<u8>,
+    },
+}
+
+/// What a leaf certificate is for.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum LeafSubject {
+    /// A host name.
+    Name(HostName),
+    /// An address that is dialled without a name.
+    Ip(IpAddr),
+}
+
+impl fmt::Display for LeafSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A leaf certificate.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SignedLeaf {
+    /// The certificate in DER. It is the whole chain: clients know its issuer.
+    pub certificate: Vec<u8>,
+    /// When it ends, in seconds since the epoch.
+    pub not_after: u64,
 }
 
 /// A client of the keeper's own socket, first message. [`Command::Run`] begins a session.
@@ -194,4 +252,37 @@ pub enum Answer {
         /// What to do about it.
         hint: Option<String>,
     },
+}
+
+/// A certificate authority of this host. Times are in seconds since the epoch.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AuthorityInfo {
+    /// Its place among them.
+    pub state: AuthorityState,
+    /// Its common name.
+    pub subject: String,
+    /// SHA-256 of the certificate in DER, 64 hexadecimal digits.
+    pub fingerprint: String,
+    /// From when it is valid.
+    pub not_before: u64,
+    /// Until when it is valid.
+    pub not_after: u64,
+    /// From when it signs.
+    pub signs_from: u64,
+    /// When another takes over, if one is there.
+    pub signs_until: Option<u64>,
+    /// The certificate in PEM.
+    pub certificate: String,
+}
+
+/// The place of a certificate authority among those of this host.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthorityState {
+    /// Signs no more, and has leaves that live.
+    Previous,
+    /// Signs.
+    Current,
+    /// Will sign.
+    Next,
 }

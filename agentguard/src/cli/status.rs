@@ -1,6 +1,6 @@
 //! `agentguard status`
 
-use agentguard_control::api::{Listener, Phase, Status};
+use agentguard_control::api::{LeafStatus, Listener, Phase, Status};
 use agentguard_record::Notice;
 use jiff::{Timestamp, Unit};
 
@@ -51,6 +51,9 @@ fn story(status: &Status, now: Timestamp) -> String {
         lines.extend(refused.lines().map(|line| entry("", &format!("  {line}"))));
     }
     lines.extend(record(status));
+    if guard.leaves != LeafStatus::default() {
+        lines.push(entry("leaves", &leaves(guard.leaves)));
+    }
     lines.extend(
         guard
             .listeners
@@ -95,6 +98,14 @@ fn gate(status: &Status) -> String {
             gate.kernel
         )
     }
+}
+
+fn leaves(leaves: LeafStatus) -> String {
+    format!(
+        "{} signed for inspected connections, {} refused",
+        counted(leaves.signed, "certificate"),
+        leaves.refused
+    )
 }
 
 fn record(status: &Status) -> Vec<String> {
@@ -183,7 +194,7 @@ fn span(from: Timestamp, to: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Status, story};
+    use super::{LeafStatus, Status, story};
 
     fn status() -> Status {
         serde_json::from_value(serde_json::json!({
@@ -232,6 +243,10 @@ mod tests {
         status.guard.gate.attached.clear();
         status.guard.policy.refused = Some("policy.yaml:3:1: error: x\n  hint: y".into());
         status.guard.degraded = vec!["no IPv6 on this host".into()];
+        status.guard.leaves = LeafStatus {
+            signed: 1,
+            refused: 2,
+        };
         status.record.degraded = Some(agentguard_record::Degraded {
             since: "2026-01-01T00:00:02Z".parse().unwrap(),
             error: "no space left on device".into(),
@@ -242,6 +257,7 @@ mod tests {
             "attached to nothing, so nothing is governed",
             "           a newer policy was not taken, and this one stayed in force:\n             policy.yaml:3:1: error: x\n               hint: y\n",
             "degraded since 2026-01-01T00:00:02Z: no space left on device; what cannot be recorded is denied",
+            "leaves     1 certificate signed for inspected connections, 2 refused\n",
             "degraded   no IPv6 on this host",
             "\nnot everything of the daemon works as it should",
         ] {

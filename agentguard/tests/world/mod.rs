@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_control::api::{AgentStatus, GateStatus, GuardStatus, Phase, PolicyStatus};
+use agentguard_control::api::{
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, Phase, PolicyStatus,
+};
 use agentguard_control::{Sources, serve};
 use agentguard_decision::Recorder as _;
 use agentguard_model::{
@@ -179,6 +181,7 @@ impl Served {
             },
             listeners: Vec::new(),
             degraded: Vec::new(),
+            leaves: LeafStatus::default(),
         });
         let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
         let shutdown = CancellationToken::new();

@@ -11,7 +11,7 @@ use agentguard_keeper::worker::{self, WorkerUser};
 use anyhow::Context as _;
 
 use super::published::Request;
-use super::{Shared, lock};
+use super::{Shared, leaves, lock};
 
 /// How long the worker may leave its queue unread before it is taken for stuck.
 const STUCK: Duration = Duration::from_secs(5);
@@ -155,6 +155,20 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
             }
             let answer = ToWorker::Published { request, refused };
             if let Err(error) = packet.send(&answer, &[]) {
+                tracing::warn!(%error, "the worker does not listen");
+            }
+        }
+        ToKeeper::Sign {
+            request,
+            agent,
+            subject,
+            public_key,
+        } => {
+            let leaf = leaves::sign(keeper, agent, &subject, &public_key);
+            if let Err(why) = &leaf {
+                tracing::warn!(%subject, agent = agent.0, why, "not signed");
+            }
+            if let Err(error) = packet.send(&ToWorker::Signed { request, leaf }, &[]) {
                 tracing::warn!(%error, "the worker does not listen");
             }
         }

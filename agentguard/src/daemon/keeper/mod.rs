@@ -6,6 +6,7 @@
 
 mod clients;
 mod host;
+mod leaves;
 mod link;
 mod profiles;
 mod published;
@@ -142,6 +143,7 @@ fn supervise(
         if let Err(error) = lock(keeper).tick() {
             tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
         }
+        leaves::forget(keeper);
     }
 }
 

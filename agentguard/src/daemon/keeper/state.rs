@@ -13,9 +13,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use agentguard_common::ABI_VERSION;
 use agentguard_common::map::{Listeners, Settings, listener_flag};
+use agentguard_keeper::ca::Ca;
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::documents::Documents;
 use agentguard_keeper::gate::Gate;
+use agentguard_keeper::message::LeafSubject;
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
 use agentguard_keeper::packet::Packet;
 use agentguard_keeper::spawn::RunContext;
@@ -23,6 +25,7 @@ use agentguard_model::{AgentId, Labels};
 use agentguard_policy::{Document, Policy};
 use anyhow::Context as _;
 
+use super::leaves;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
@@ -38,6 +41,7 @@ pub(super) struct Keeper {
     /// Where the cgroup hierarchy is mounted.
     mount: PathBuf,
     gate: Gate,
+    ca: Arc<Ca>,
     policy: Arc<Policy>,
     sources: Documents,
     generation: u32,
@@ -107,6 +111,7 @@ impl Keeper {
             config.paths.cgroup_root.display(),
             mount.display()
         );
+        let ca = Arc::new(leaves::open(&config.paths.state_dir)?);
         let mut gate = Gate::load(&config.paths.bpffs)?;
         let host = Listening::here(ports(&config))?;
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
@@ -114,6 +119,7 @@ impl Keeper {
         let published = Published::take_over(&mut gate)?;
         let mut keeper = Self {
             gate,
+            ca,
             policy: Arc::new(policy),
             sources,
             generation: 0,
@@ -324,6 +330,23 @@ impl Keeper {
     pub(super) fn policy(&self) -> &Policy {
         &self.policy
     }
+
+    /// The certificate authority, to be used without the lock.
+    pub(super) fn ca(&self) -> Arc<Ca> {
+        self.ca.clone()
+    }
+
+    /// Whether the policy has an agent's connections to this inspected.
+    pub(super) fn inspects(&self, agent: AgentId, subject: &LeafSubject) -> bool {
+        let agent = self
+            .registry
+            .name(agent)
+            .and_then(|name| self.policy.agent(name));
+        agent.is_some_and(|agent| match subject {
+            LeafSubject::Name(name) => self.policy.inspects_name(agent, name),
+            LeafSubject::Ip(address) => self.policy.inspects_address(agent, *address),
+        })
+    }
 }
 
 /// Reads and compiles the policy.
@@ -366,7 +389,8 @@ fn listeners(config: &Config, listening: &Listening) -> Listeners {
     }
 }
 
-fn epoch_seconds(time: SystemTime) -> u64 {
+/// Seconds since the epoch; 0 before it.
+pub(super) fn epoch_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

@@ -167,6 +167,10 @@ async fn serve(
                 }
             }
             ToWorker::Published { request, refused } => link.published(request, refused),
+            // Nobody asks yet.
+            ToWorker::Signed { request, .. } => {
+                tracing::debug!(request, "a leaf that nobody waits for");
+            }
             ToWorker::State(state) => board.state(&state, &directory),
             ToWorker::Serve => {
                 let rooms = rooms.as_ref().context("told to serve without a policy")?;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, Listener, Phase, PolicyStatus, ProgramStatus,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, ProgramStatus,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
@@ -56,6 +56,7 @@ impl Board {
             },
             listeners: Vec::new(),
             degraded: start.degraded.clone(),
+            leaves: LeafStatus::default(),
         };
         Self {
             guard: watch::Sender::new(guard),
@@ -153,6 +154,10 @@ impl Board {
                 })
                 .collect();
             guard.policy.refused.clone_from(&state.policy_error);
+            guard.leaves = LeafStatus {
+                signed: state.leaves.signed,
+                refused: state.leaves.refused,
+            };
             if let Some(loaded) = i64::try_from(state.policy_loaded)
                 .ok()
                 .and_then(|seconds| Timestamp::from_second(seconds).ok())

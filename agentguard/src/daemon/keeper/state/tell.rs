@@ -151,6 +151,7 @@ impl Keeper {
                 .policy_error
                 .as_ref()
                 .map(|error| error.chars().take(4096).collect()),
+            leaves: self.ca.counts(),
         };
         self.mention(&ToWorker::State(Box::new(state)));
     }
