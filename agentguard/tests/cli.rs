@@ -16,7 +16,7 @@ mod world;
 use std::io::Read as _;
 use std::process::Stdio;
 
-use agentguard_keeper::message::{Answer, Command as Request};
+use agentguard_keeper::message::{Answer, AuthorityInfo, AuthorityState, Command as Request};
 use agentguard_keeper::packet;
 use agentguard_model::{ActionKind, Verdict};
 
@@ -37,6 +37,7 @@ Commands:
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it
   policy    Check a policy, show the one in force, load it anew
+  ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing
   doctor    Say what this host has of what the guard needs; works without a daemon
 
@@ -491,6 +492,96 @@ fn agents_policy_and_status() {
         "{}",
         status.stdout
     );
+}
+
+/// Two authorities, the second of which waits.
+fn authorities() -> Vec<AuthorityInfo> {
+    let authority = |state, number: u64| AuthorityInfo {
+        state,
+        subject: format!("AgentGuard CA host {number}"),
+        fingerprint: format!("{number:064x}"),
+        not_before: 1_800_000_000,
+        not_after: 2_115_360_000,
+        signs_from: 1_800_000_000 + number * 86_400,
+        signs_until: (number == 0).then_some(1_800_086_400),
+        certificate: format!("-----BEGIN CERTIFICATE-----\n{number}\n-----END CERTIFICATE-----\n"),
+    };
+    vec![
+        authority(AuthorityState::Current, 0),
+        authority(AuthorityState::Next, 1),
+    ]
+}
+
+#[test]
+fn authorities_are_shown_exported_and_rotated() {
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\n0\n-----END CERTIFICATE-----\n\
+                       -----BEGIN CERTIFICATE-----\n1\n-----END CERTIFICATE-----\n";
+    let bench = Bench::new();
+    let config = bench.config();
+    let listener = packet::listen(bench.path("keeper.sock").as_ref(), 0o600).unwrap();
+    let keeper = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for _ in 0..6 {
+            let client = listener.accept().unwrap();
+            let (request, _) = client.recv::<Request>().unwrap().unwrap();
+            let answer = match request {
+                Request::RotateAuthority { at_once: true } => Answer::Done { text: "?".into() },
+                _ => Answer::Authorities(authorities()),
+            };
+            client.send(&answer, &[]).unwrap();
+            asked.push(request);
+        }
+        asked
+    });
+    let call = |arguments: &[&str]| agentguard(arguments).with_config(&config);
+    let table = format!(
+        "STATE    SUBJECT               SIGNS FROM            SIGNS UNTIL           VALID UNTIL           SHA256\n\
+         current  AgentGuard CA host 0  2027-01-15T08:00:00Z  2027-01-16T08:00:00Z  2037-01-12T08:00:00Z  {:064x}\n\
+         next     AgentGuard CA host 1  2027-01-16T08:00:00Z  -                     2037-01-12T08:00:00Z  {:064x}\n",
+        0, 1
+    );
+    call(&["ca", "show"]).says(&table, "", 0);
+    let json = call(&["ca", "show", "-o", "json"]).run();
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(
+        json[1],
+        serde_json::json!({
+            "state": "next",
+            "subject": "AgentGuard CA host 1",
+            "sha256": format!("{:064x}", 1),
+            "not_before": "2027-01-15T08:00:00Z",
+            "not_after": "2037-01-12T08:00:00Z",
+            "signs_from": "2027-01-16T08:00:00Z",
+            "signs_until": null,
+        })
+    );
+    call(&["ca", "export"]).says(PEM, "", 0);
+    let file = bench.path("ca.pem");
+    call(&["ca", "export", "--out", &file]).says("", &format!("written to {file}\n"), 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), PEM);
+    call(&["ca", "rotate"]).says(
+        &table,
+        "a new certificate authority was made; have it trusted before it signs: agentguard ca export\n",
+        0,
+    );
+    call(&["ca", "rotate", "--now"]).says(
+        "",
+        "error: the daemon gave an answer out of turn\nhint: use the `agentguard` of the same version as the daemon\n",
+        1,
+    );
+    let asked = keeper.join().unwrap();
+    assert!(
+        asked[..4]
+            .iter()
+            .all(|asked| matches!(asked, Request::Authorities))
+    );
+    assert!(matches!(
+        asked[4..],
+        [
+            Request::RotateAuthority { at_once: false },
+            Request::RotateAuthority { at_once: true }
+        ]
+    ));
 }
 
 #[test]

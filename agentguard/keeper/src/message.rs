@@ -235,11 +235,20 @@ pub enum Command {
     },
     /// Read the policy again.
     Reload,
+    /// Tell the certificate authorities.
+    Authorities,
+    /// Make a new certificate authority.
+    RotateAuthority {
+        /// It signs from now on, not only after the overlap.
+        at_once: bool,
+    },
 }
 
 /// The keeper's answer to everything but [`Command::Run`].
 #[derive(Debug, Deserialize, Serialize)]
 pub enum Answer {
+    /// To [`Command::Authorities`]: those that are valid, in the order in which they sign.
+    Authorities(Vec<AuthorityInfo>),
     /// Done.
     Done {
         /// What was done, for a person.

@@ -72,6 +72,25 @@ fn directory(cgroup: &Path) -> Result<String, Failure> {
 
 /// Asks the keeper to change something, and says what it answered.
 pub(super) fn change(global: &Global, request: &Request, out: &mut Output) -> Result<(), Failure> {
+    let Answer::Done { text } = ask_keeper(global, request)? else {
+        return Err(out_of_turn());
+    };
+    // What was done is words, unless a program asked for data.
+    match out.format {
+        Format::Table => say(&lines(&text)),
+        Format::Json | Format::Jsonl => out.line(&serde_json::json!({ "done": text }))?,
+    }
+    Ok(())
+}
+
+/// An answer to another question.
+pub(super) fn out_of_turn() -> Failure {
+    Failure::refused("the daemon gave an answer out of turn")
+        .hint("use the `agentguard` of the same version as the daemon")
+}
+
+/// Asks the keeper, on its own socket. What it refuses is a failure.
+pub(super) fn ask_keeper(global: &Global, request: &Request) -> Result<Answer, Failure> {
     let socket = global.declared()?.paths.keeper_socket();
     let lost = |error: &dyn std::error::Error| {
         Failure::refused(format!(
@@ -98,14 +117,6 @@ pub(super) fn change(global: &Global, request: &Request, out: &mut Output) -> Re
         .map_err(|error| lost(&error))?;
     keeper.send(request, &[]).map_err(|error| lost(&error))?;
     match keeper.recv::<Answer>().map_err(|error| lost(&error))? {
-        Some((Answer::Done { text }, _)) => {
-            // What was done is words, unless a program asked for data.
-            match out.format {
-                Format::Table => say(&lines(&text)),
-                Format::Json | Format::Jsonl => out.line(&serde_json::json!({ "done": text }))?,
-            }
-            Ok(())
-        }
         Some((Answer::Refused { message, hint }, _)) => {
             let failure = Failure::refused(lines(&message));
             Err(match hint {
@@ -113,6 +124,7 @@ pub(super) fn change(global: &Global, request: &Request, out: &mut Output) -> Re
                 None => failure,
             })
         }
+        Some((answer, _)) => Ok(answer),
         None => Err(lost(&std::io::Error::from(
             std::io::ErrorKind::ConnectionReset,
         ))),

@@ -8,6 +8,7 @@
 //! returns its child's code. Nothing that an agent chose reaches a terminal unescaped.
 
 mod agent;
+mod ca;
 mod explain;
 pub(crate) mod failure;
 pub(crate) mod output;
@@ -83,6 +84,9 @@ enum Command {
     /// Check a policy, show the one in force, load it anew
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Show, export and rotate the certificate authority behind inspection
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Say how the guard is doing
     Status,
     /// Say what this host has of what the guard needs; works without a daemon
@@ -121,6 +125,7 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,
         Command::Explain(explain) => explain::main(&explain, &global, &mut out)?,
         Command::Policy(command) => policy::main(command, &global, &mut out)?,
+        Command::Ca(command) => ca::main(command, &global, &mut out)?,
         Command::Status => status::main(&global, &mut out)?,
         Command::Doctor => doctor::main(global.declared(), &mut out)?,
         Command::Schema(schema) => schema::main(&schema, &mut out)?,

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agentguard_control::peer::{self, Accepted, Refusal};
+use agentguard_keeper::ca::{Ca, CaError};
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
 
 use super::host::RunHost;
 use super::state::Keeper;
-use super::{Shared, lock};
+use super::{Shared, leaves, lock};
 
 /// Clients at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -101,6 +102,10 @@ fn attend(keeper: &Shared, client: Packet) {
             return;
         }
         Command::Reload => reload(keeper, &peer, accepted),
+        Command::Authorities => authorities(keeper, &peer, accepted, |_| Ok(())),
+        Command::RotateAuthority { at_once } => authorities(keeper, &peer, accepted, |ca| {
+            ca.rotate(at_once, leaves::now())
+        }),
         command => change(&mut lock(keeper), &peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
@@ -126,19 +131,42 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
     }
 }
 
+/// Does something with the certificate authorities and tells them. The keeper's lock is not held
+/// while a key is made or written.
+fn authorities(
+    keeper: &Shared,
+    peer: &Peer,
+    accepted: Accepted,
+    act: impl FnOnce(&Ca) -> Result<(), CaError>,
+) -> Answer {
+    let ca = {
+        let keeper = lock(keeper);
+        match authorise(&keeper, peer, accepted) {
+            Ok(()) => keeper.ca(),
+            Err(why) => return refused(&why.message, Some(why.hint)),
+        }
+    };
+    match act(&ca) {
+        Ok(()) => Answer::Authorities(ca.list(leaves::now())),
+        Err(error) => {
+            let hint = error.hint();
+            refused(&format!("{:#}", anyhow::Error::new(error)), Some(hint))
+        }
+    }
+}
+
 fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command) -> Answer {
-    if let Err(refused) = authorise(keeper, peer, accepted) {
-        return Answer::Refused {
-            message: refused.message,
-            hint: Some(refused.hint),
-        };
+    if let Err(why) = authorise(keeper, peer, accepted) {
+        return refused(&why.message, Some(why.hint));
     }
     let result = match command {
         Command::AddAgent { name, cgroup } => keeper.adopt(&name, Path::new(&cgroup)),
         Command::RemoveAgent { name } => keeper.release(&name),
         Command::Reload => keeper.reload(),
         // Attended to before.
-        Command::Run(_) => return refused("a run cannot be changed", None),
+        Command::Run(_) | Command::Authorities | Command::RotateAuthority { .. } => {
+            return refused("this is no change of what is governed", None);
+        }
     };
     match result {
         Ok(text) => Answer::Done { text },
