@@ -96,7 +96,15 @@ pub(crate) fn main(
         .context("cannot understand the daemon")?
         .context("the daemon closed the connection without an answer")?;
     match answer {
-        ToClient::Started => session::attend(connection, fds, terminal, signals, &early, &program),
+        ToClient::Started { kept } => {
+            if !kept.is_empty() {
+                eprintln!(
+                    "agentguard: left {} as set: connections are inspected, so what is named there must hold the guard's certificate authority (see `agentguard ca export`)",
+                    kept.join(", ")
+                );
+            }
+            session::attend(connection, fds, terminal, signals, &early, &program)
+        }
         ToClient::Refused(refusal) => Ok(fail(&refusal.message, refusal.hint.as_deref())),
         _ => anyhow::bail!("the daemon gave an answer out of turn"),
     }

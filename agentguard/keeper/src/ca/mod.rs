@@ -262,19 +262,20 @@ impl Ca {
         Ok(())
     }
 
-    /// Drops authorities of which no leaf lives any more, with their keys.
+    /// Drops authorities of which no leaf lives any more, with their keys. Whether there were any.
     ///
     /// # Errors
     /// [`CaError::Unwritable`]: they stay until this is called again.
-    pub fn forget(&self, now: u64) -> Result<(), CaError> {
+    pub fn forget(&self, now: u64) -> Result<bool, CaError> {
         let mut schedule = lock(&self.schedule);
         let mut changed = schedule.clone();
-        if changed.forget(now) {
+        let dropped = changed.forget(now);
+        if dropped {
             self.store.write(&changed)?;
             *schedule = changed;
             tracing::info!("a certificate authority whose leaves have expired was dropped");
         }
-        Ok(())
+        Ok(dropped)
     }
 
     /// The authorities whose leaves are or will be in use, in the order in which they sign.

@@ -99,7 +99,10 @@ pub enum ToClient {
     Refused(Refusal),
     /// The command is being executed. Descriptors: a pidfd of its monitor, which ends with it, and,
     /// if a terminal was asked for, its master.
-    Started,
+    Started {
+        /// Variables that would say what the command trusts, and that the caller has set otherwise.
+        kept: Vec<String>,
+    },
     /// The command could not be executed; `Exited` follows.
     Failed {
         /// The step that failed.

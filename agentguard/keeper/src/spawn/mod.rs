@@ -60,6 +60,9 @@ pub struct Admission {
     pub network: Option<OwnedFd>,
     /// Environment variables to set, over those of the caller.
     pub environment: Vec<(String, String)>,
+    /// Environment variables to set where the caller has not. The caller is told of those that it
+    /// has set to something else than the path of an overlay, which stay as they are.
+    pub defaults: Vec<(String, String)>,
     /// Files that the command sees in others' places.
     pub overlays: Vec<Overlay>,
     /// The system calls that the command may make.

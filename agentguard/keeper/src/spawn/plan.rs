@@ -127,6 +127,13 @@ impl SpawnPlan {
         }
     }
 
+    /// The value of an environment variable.
+    pub(super) fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.environment
+            .iter()
+            .find_map(|entry| value_of(entry, name))
+    }
+
     fn unset(&mut self, name: &str) {
         self.environment
             .retain(|entry| value_of(entry, name).is_none());
@@ -141,11 +148,7 @@ impl SpawnPlan {
         if name.is_empty() || name.contains(&b'/') {
             return vec![program.clone()];
         }
-        let path = self
-            .environment
-            .iter()
-            .find_map(|entry| value_of(entry, "PATH"))
-            .unwrap_or(DEFAULT_PATH);
+        let path = self.variable("PATH").unwrap_or(DEFAULT_PATH);
         path.split(|byte| *byte == b':')
             .take(MAX_SEARCHED)
             .filter(|directory| directory.len() + name.len() + 2 <= MAX_PATH)

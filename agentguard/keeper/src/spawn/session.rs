@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::launch::{self, Monitor, Place};
+use super::launch::{self, Monitor, Overlay, Place};
 use super::message::{Ending, FromClient, RELAYED, Refusal, RunRequest, Stage, ToClient};
 use super::plan::SpawnPlan;
 use super::terminal::Pty;
@@ -54,12 +55,13 @@ fn run(connection: &Packet, mut plan: SpawnPlan, admission: &Admission) {
     for (name, value) in &admission.environment {
         plan.set(name, value.as_bytes());
     }
+    let kept = set_defaults(&mut plan, admission);
     let monitor = match start(&plan, admission) {
         Ok((monitor, master)) => {
             let mut fds = vec![monitor.pidfd.as_fd()];
             fds.extend(master.as_ref().map(AsFd::as_fd));
             // If the client is already gone, `attend` will see it.
-            let _ = connection.send(&ToClient::Started, &fds);
+            let _ = connection.send(&ToClient::Started { kept }, &fds);
             monitor
         }
         Err(error) => {
@@ -79,6 +81,22 @@ fn run(connection: &Packet, mut plan: SpawnPlan, admission: &Admission) {
         end_all(admission.cgroup.as_fd(), &monitor);
     }
     monitor.reap();
+}
+
+/// Sets what the caller has not set. Gives the names of those that it has set otherwise.
+fn set_defaults(plan: &mut SpawnPlan, admission: &Admission) -> Vec<String> {
+    let mut kept = Vec::new();
+    for (name, value) in &admission.defaults {
+        let Some(theirs) = plan.variable(name) else {
+            plan.set(name, value.as_bytes());
+            continue;
+        };
+        let overlaid = |overlay: &Overlay| overlay.target.as_os_str().as_bytes() == theirs;
+        if theirs != value.as_bytes() && !admission.overlays.iter().any(overlaid) {
+            kept.push(name.clone());
+        }
+    }
+    kept
 }
 
 /// Starts the command. With the master, if it has a terminal, which then is the client's alone: when

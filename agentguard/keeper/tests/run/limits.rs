@@ -175,6 +175,42 @@ fn an_overlay_is_seen_by_the_command_alone_and_cannot_be_written() {
     assert_eq!(fs::read_to_string(&source).unwrap(), "ours");
 }
 
+#[test]
+fn a_default_is_set_where_the_caller_has_not_and_said_where_it_differs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name| directory.path().join(name);
+    let (source, target) = (path("source"), path("target"));
+    fs::write(&source, "ours").unwrap();
+    fs::write(&target, "theirs").unwrap();
+    let names = ["UNSET", "SAME", "COVERED", "OTHER", "EMPTY"];
+    let gives = Gives {
+        defaults: names
+            .map(|name| (name.to_owned(), "/ours".to_owned()))
+            .into(),
+        overlays: vec![(source, target.clone())],
+        ..Gives::default()
+    };
+    let Some(keeper) = Keeper::new("defaults", gives) else {
+        return;
+    };
+    let script = r#"printf '%s ' "$UNSET" "$SAME" "$COVERED" "$OTHER" "[$EMPTY]""#;
+    let output = keeper
+        .client(&[], &["bash", "-c", script])
+        .env("SAME", "/ours")
+        .env("COVERED", &target)
+        .env("OTHER", "/other")
+        .env("EMPTY", "")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(out, format!("/ours /ours {} /other [] ", target.display()));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "agentguard: left OTHER, EMPTY as set: connections are inspected, so what is named there must hold the guard's certificate authority (see `agentguard ca export`)\n"
+    );
+}
+
 /// `mkdir` and `mkdirat` answer EPERM, everything else passes (x86-64 and aarch64 numbers).
 fn no_directories() -> SeccompFilter {
     let step = |code, jump_true, jump_false, operand| Instruction {

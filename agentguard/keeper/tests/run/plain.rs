@@ -300,7 +300,7 @@ fn a_daemon_that_goes_away_leaves_the_client_with_the_command() {
     let flags = rustix::process::PidfdFlags::empty();
     let pidfd = rustix::process::pidfd_open(Pid::from_child(&command), flags).unwrap();
     connection
-        .send(&ToClient::Started, &[pidfd.as_fd()])
+        .send(&ToClient::Started { kept: Vec::new() }, &[pidfd.as_fd()])
         .unwrap();
     drop(connection);
     // It waits on, for as long as the command lives.

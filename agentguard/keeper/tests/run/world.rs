@@ -40,6 +40,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) struct Gives {
     pub(crate) refusal: Option<Refusal>,
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) defaults: Vec<(String, String)>,
     pub(crate) network: Option<File>,
     pub(crate) overlays: Vec<(PathBuf, PathBuf)>,
     pub(crate) seccomp: Option<fn() -> SeccompFilter>,
@@ -81,6 +82,7 @@ impl Host for FakeHost {
                 .as_ref()
                 .map(|file| file.try_clone().unwrap().into()),
             environment: self.gives.environment.clone(),
+            defaults: self.gives.defaults.clone(),
             overlays: overlays.collect(),
             seccomp: self.gives.seccomp.map(|make| make()),
         })

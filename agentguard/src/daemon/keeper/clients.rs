@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agentguard_control::peer::{self, Accepted, Refusal};
-use agentguard_keeper::ca::{Ca, CaError};
+use agentguard_keeper::ca::CaError;
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
 
+use super::authorities::Authorities;
 use super::host::RunHost;
 use super::state::Keeper;
-use super::{Shared, leaves, lock};
+use super::{Shared, lock};
 
 /// Clients at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -103,9 +104,9 @@ fn attend(keeper: &Shared, client: Packet) {
         }
         Command::Reload => reload(keeper, &peer, accepted),
         Command::Authorities => authorities(keeper, &peer, accepted, |_| Ok(())),
-        Command::RotateAuthority { at_once } => authorities(keeper, &peer, accepted, |ca| {
-            ca.rotate(at_once, leaves::now())
-        }),
+        Command::RotateAuthority { at_once } => {
+            authorities(keeper, &peer, accepted, |ca| ca.rotate(at_once))
+        }
         command => change(&mut lock(keeper), &peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
@@ -137,7 +138,7 @@ fn authorities(
     keeper: &Shared,
     peer: &Peer,
     accepted: Accepted,
-    act: impl FnOnce(&Ca) -> Result<(), CaError>,
+    act: impl FnOnce(&Authorities) -> Result<(), CaError>,
 ) -> Answer {
     let ca = {
         let keeper = lock(keeper);
@@ -147,7 +148,7 @@ fn authorities(
         }
     };
     match act(&ca) {
-        Ok(()) => Answer::Authorities(ca.list(leaves::now())),
+        Ok(()) => Answer::Authorities(ca.list()),
         Err(error) => {
             let hint = error.hint();
             refused(&format!("{:#}", anyhow::Error::new(error)), Some(hint))

@@ -1,9 +1,13 @@
 //! Runs, as the spawning half asks for them.
 
+use std::sync::Arc;
+
 use agentguard_control::peer::Accepted;
 use agentguard_keeper::packet::Peer;
 use agentguard_keeper::spawn::{Admission, Host, Refusal, RunId, RunRequest};
 
+use super::authorities::Authorities;
+use super::trust::Trust;
 use super::{Shared, clients, lock};
 
 /// The keeper's answer to one client's `run`.
@@ -13,31 +17,55 @@ pub(super) struct RunHost {
     pub(super) accepted: Accepted,
 }
 
-impl Host for RunHost {
-    fn admit(&self, request: &RunRequest, peer: &Peer) -> Result<Admission, Refusal> {
-        let mut keeper = lock(&self.keeper);
+impl RunHost {
+    /// Whether this peer may run this agent, and the authority that the agent has to trust if any
+    /// of its connections can be inspected.
+    fn authorise(
+        &self,
+        request: &RunRequest,
+        peer: &Peer,
+    ) -> Result<Option<Arc<Authorities>>, Refusal> {
+        let keeper = lock(&self.keeper);
         clients::authorise(&keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;
-        if keeper.policy().agent(&request.agent).is_none() {
+        let Some(agent) = keeper.policy().agent(&request.agent) else {
             return Err(
                 Refusal::new(format!("the policy has no agent {}", request.agent))
                     .hint("add it under `agents:` and reload, or see `agentguard agent list`"),
             );
-        }
-        let prepared = keeper
+        };
+        let inspected = keeper.policy().inspects_anything(agent);
+        Ok(inspected.then(|| keeper.ca()))
+    }
+}
+
+fn refusal(error: &anyhow::Error) -> Refusal {
+    Refusal::new(format!("{error:#}"))
+}
+
+impl Host for RunHost {
+    fn admit(&self, request: &RunRequest, peer: &Peer) -> Result<Admission, Refusal> {
+        let ca = self.authorise(request, peer)?;
+        // Files are read and written here, so without the lock.
+        let trust = match ca {
+            Some(ca) => ca.trust().map_err(|error| refusal(&error))?,
+            None => Trust::default(),
+        };
+        let prepared = lock(&self.keeper)
             .prepare(
                 &request.agent,
                 request.context.clone(),
                 request.labels.clone(),
                 request.isolate,
             )
-            .map_err(|error| Refusal::new(format!("{error:#}")))?;
+            .map_err(|error| refusal(&error))?;
         Ok(Admission {
             run: RunId(prepared.run.into()),
             cgroup: prepared.cgroup.directory.into(),
             network: prepared.netns,
             environment: Vec::new(),
-            overlays: Vec::new(),
+            defaults: trust.variables,
+            overlays: trust.overlays,
             seccomp: None,
         })
     }

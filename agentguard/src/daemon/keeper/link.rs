@@ -11,7 +11,7 @@ use agentguard_keeper::worker::{self, WorkerUser};
 use anyhow::Context as _;
 
 use super::published::Request;
-use super::{Shared, leaves, lock};
+use super::{Shared, authorities, lock};
 
 /// How long the worker may leave its queue unread before it is taken for stuck.
 const STUCK: Duration = Duration::from_secs(5);
@@ -164,7 +164,7 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
             subject,
             public_key,
         } => {
-            let leaf = leaves::sign(keeper, agent, &subject, &public_key);
+            let leaf = authorities::sign(keeper, agent, &subject, &public_key);
             if let Err(why) = &leaf {
                 tracing::warn!(%subject, agent = agent.0, why, "not signed");
             }

@@ -4,15 +4,16 @@
 //! clients; each run has one. They share [`state::Keeper`] behind a lock that is never held while
 //! waiting for anyone.
 
+mod authorities;
 mod clients;
 mod host;
-mod leaves;
 mod link;
 mod profiles;
 mod published;
 mod registry;
 mod state;
 mod taken;
+mod trust;
 
 pub(crate) use state::compile;
 
@@ -143,7 +144,8 @@ fn supervise(
         if let Err(error) = lock(keeper).tick() {
             tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
         }
-        leaves::forget(keeper);
+        let ca = lock(keeper).ca();
+        ca.forget();
     }
 }
 

@@ -13,7 +13,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use agentguard_common::ABI_VERSION;
 use agentguard_common::map::{Listeners, Settings, listener_flag};
-use agentguard_keeper::ca::Ca;
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::documents::Documents;
 use agentguard_keeper::gate::Gate;
@@ -25,7 +24,7 @@ use agentguard_model::{AgentId, Labels};
 use agentguard_policy::{Document, Policy};
 use anyhow::Context as _;
 
-use super::leaves;
+use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
@@ -41,7 +40,7 @@ pub(super) struct Keeper {
     /// Where the cgroup hierarchy is mounted.
     mount: PathBuf,
     gate: Gate,
-    ca: Arc<Ca>,
+    ca: Arc<Authorities>,
     policy: Arc<Policy>,
     sources: Documents,
     generation: u32,
@@ -111,7 +110,7 @@ impl Keeper {
             config.paths.cgroup_root.display(),
             mount.display()
         );
-        let ca = Arc::new(leaves::open(&config.paths.state_dir)?);
+        let ca = Arc::new(Authorities::open(&config.paths)?);
         let mut gate = Gate::load(&config.paths.bpffs)?;
         let host = Listening::here(ports(&config))?;
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
@@ -331,8 +330,8 @@ impl Keeper {
         &self.policy
     }
 
-    /// The certificate authority, to be used without the lock.
-    pub(super) fn ca(&self) -> Arc<Ca> {
+    /// The certificate authorities, to be used without the lock.
+    pub(super) fn ca(&self) -> Arc<Authorities> {
         self.ca.clone()
     }
 
