@@ -29,6 +29,9 @@ pub enum SignError {
     /// The worker asks for more than clients could need.
     #[error("more leaves are asked for than are signed in this time")]
     TooFast,
+    /// The policy does not have it inspected.
+    #[error("the policy does not inspect {0}")]
+    NotInspected(LeafSubject),
     /// The public key is none that leaves are signed for.
     #[error("the public key is not a P-256 key in DER")]
     Key,

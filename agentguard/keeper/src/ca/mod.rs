@@ -6,8 +6,8 @@
 //! `bucket` how much a worker may ask for.
 //!
 //! **Invariant:** a private key is in this process and in one file that only root can reach; a leaf
-//! is for one name or one address, for a P-256 key, and outlives neither a day nor its authority.
-//! Whether the policy has a name inspected is asked before, by whoever calls [`Ca::sign`].
+//! is for one name or one address that the policy has inspected, for a P-256 key, and outlives
+//! neither a day nor its authority.
 
 mod authority;
 mod bucket;
@@ -170,9 +170,6 @@ impl Ca {
                 first
             }
         };
-        if schedule.forget(now) {
-            store.write(&schedule)?;
-        }
         let signer = schedule.signer(now);
         if signer.not_after() <= now {
             return Err(CaError::Expired {
@@ -180,6 +177,10 @@ impl Ca {
                 subject: signer.subject().to_owned(),
                 days: (now - signer.not_after()) / (24 * 3600),
             });
+        }
+        // Not before: a clock that is years ahead must cost no key.
+        if schedule.forget(now) {
+            store.write(&schedule)?;
         }
         Ok(Self {
             store,
@@ -191,7 +192,8 @@ impl Ca {
         })
     }
 
-    /// Signs a leaf for a public key, a `SubjectPublicKeyInfo` in DER.
+    /// Signs a leaf for a public key, a `SubjectPublicKeyInfo` in DER, if `inspected` says that the
+    /// policy has it so. That is not asked for what is refused anyway, and with nothing locked.
     ///
     /// # Errors
     /// [`SignError`]. Counted, as are those that were signed.
@@ -200,8 +202,9 @@ impl Ca {
         subject: &LeafSubject,
         public_key: &[u8],
         now: u64,
+        inspected: impl FnOnce() -> bool,
     ) -> Result<SignedLeaf, SignError> {
-        let result = self.try_sign(subject, public_key, now);
+        let result = self.try_sign(subject, public_key, now, inspected);
         let count = match result {
             Ok(_) => &self.signed,
             Err(_) => &self.refused,
@@ -215,11 +218,15 @@ impl Ca {
         subject: &LeafSubject,
         public_key: &[u8],
         now: u64,
+        inspected: impl FnOnce() -> bool,
     ) -> Result<SignedLeaf, SignError> {
         if !lock(&self.bucket).take(Instant::now()) {
             return Err(SignError::TooFast);
         }
         let key = LeafKey::read(public_key)?;
+        if !inspected() {
+            return Err(SignError::NotInspected(subject.clone()));
+        }
         let authority = lock(&self.schedule).signer(now).clone();
         let leaf = authority.sign(subject, &key, now)?;
         tracing::info!(
@@ -229,11 +236,6 @@ impl Ca {
             "a leaf was signed"
         );
         Ok(leaf)
-    }
-
-    /// Counts a request that was refused before it came here.
-    pub fn count_refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was signed and refused since the start.
@@ -258,7 +260,14 @@ impl Ca {
         })?;
         self.store.write(&changed)?;
         *schedule = changed;
-        tracing::info!(at_once, "the certificate authority is rotated");
+        if let Some((newest, signs_from)) = schedule.entries().last() {
+            tracing::info!(
+                subject = newest.subject(),
+                fingerprint = newest.fingerprint(),
+                signs_from,
+                "the certificate authority is rotated"
+            );
+        }
         Ok(())
     }
 

@@ -101,7 +101,7 @@ fn a_leaf_is_taken_for_its_own_name_or_address_and_for_a_day() {
         (ip("2001:db8::1"), "2001:db8::1", "2001:db8::2"),
         (ip("192.0.2.1"), "192.0.2.1", "api.example"),
     ] {
-        let leaf = ca.sign(&subject, &public_key(), NOW).unwrap();
+        let leaf = ca.sign(&subject, &public_key(), NOW, || true).unwrap();
         assert_eq!(leaf.not_after, NOW + 24 * HOUR);
         for now in [NOW - HOUR, NOW, leaf.not_after] {
             assert_eq!(verify(&bundle, &leaf, server, now), Ok(()), "{subject}");
@@ -123,7 +123,11 @@ fn a_leaf_says_what_it_is_for() {
     let bench = Bench::new();
     let ca = bench.open(NOW).unwrap();
     let key = public_key();
-    let sign = || ca.sign(&ip("192.0.2.1"), &key, NOW).unwrap().certificate;
+    let sign = || {
+        ca.sign(&ip("192.0.2.1"), &key, NOW, || true)
+            .unwrap()
+            .certificate
+    };
     let has = |der: &[u8], part: &[u8]| der.windows(part.len()).any(|window| window == part);
     let leaf = sign();
     assert!(has(&leaf, &key));
@@ -196,12 +200,24 @@ fn only_p256_keys_are_signed_for() {
         off_curve,
         compressed,
     ] {
-        let refused = ca.sign(&name("api.example"), &key, NOW);
+        let refused = ca.sign(&name("api.example"), &key, NOW, || true);
         assert!(matches!(refused, Err(SignError::Key)), "{key:x?}");
     }
-    assert!(ca.sign(&name("api.example"), &good, NOW).is_ok());
+    assert!(ca.sign(&name("api.example"), &good, NOW, || true).is_ok());
     let counts = ca.counts();
     assert_eq!((counts.signed, counts.refused), (1, 8));
+}
+
+#[test]
+fn what_the_policy_does_not_inspect_is_not_signed() {
+    let bench = Bench::new();
+    let ca = bench.open(NOW).unwrap();
+    let refused = ca.sign(&name("api.example"), &public_key(), NOW, || false);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "the policy does not inspect api.example"
+    );
+    assert_eq!(ca.counts().refused, 1);
 }
 
 #[test]
@@ -210,7 +226,7 @@ fn more_than_a_burst_is_refused() {
     let ca = bench.open(NOW).unwrap();
     let key = public_key();
     let refused = (0..1000)
-        .filter_map(|_| ca.sign(&name("api.example"), &key, NOW).err())
+        .filter_map(|_| ca.sign(&name("api.example"), &key, NOW, || true).err())
         .collect::<Vec<_>>();
     assert!(refused.iter().all(|why| matches!(why, SignError::TooFast)));
     // What is gathered meanwhile on a slow machine may pass too.
@@ -226,10 +242,10 @@ fn a_leaf_is_never_valid_when_its_authority_is_not() {
     };
     let key = public_key();
     let late = authority.not_after - 10;
-    let leaf = ca.sign(&name("api.example"), &key, late).unwrap();
+    let leaf = ca.sign(&name("api.example"), &key, late, || true).unwrap();
     assert_eq!(leaf.not_after, authority.not_after);
     for now in [authority.not_before - 1, authority.not_after] {
-        let refused = ca.sign(&name("api.example"), &key, now);
+        let refused = ca.sign(&name("api.example"), &key, now, || true);
         assert!(matches!(refused, Err(SignError::Clock { .. })));
     }
 }
@@ -239,7 +255,7 @@ fn what_was_made_is_found_again() {
     let bench = Bench::new();
     let first = bench.open(NOW).unwrap();
     let leaf = first
-        .sign(&name("api.example"), &public_key(), NOW)
+        .sign(&name("api.example"), &public_key(), NOW, || true)
         .unwrap();
     let again = bench.open(NOW + HOUR).unwrap();
     assert_eq!(again.list(NOW), first.list(NOW));
@@ -248,7 +264,7 @@ fn what_was_made_is_found_again() {
         Ok(())
     );
     let leaf = again
-        .sign(&name("api.example"), &public_key(), NOW)
+        .sign(&name("api.example"), &public_key(), NOW, || true)
         .unwrap();
     assert_eq!(
         verify(&first.bundle(NOW), &leaf, "api.example", NOW),
@@ -276,7 +292,7 @@ fn rotation_is_remembered_and_leaves_of_both_are_trusted() {
     let states = |ca: &Ca, now| ca.list(now).iter().map(|a| a.state).collect::<Vec<_>>();
     let later = NOW + OVERLAP;
     let old = ca
-        .sign(&name("api.example"), &public_key(), later - 1)
+        .sign(&name("api.example"), &public_key(), later - 1, || true)
         .unwrap();
     let ca = bench.open(later - 1).unwrap();
     assert_eq!(
@@ -287,7 +303,9 @@ fn rotation_is_remembered_and_leaves_of_both_are_trusted() {
         states(&ca, later),
         [AuthorityState::Previous, AuthorityState::Current]
     );
-    let new = ca.sign(&name("api.example"), &public_key(), later).unwrap();
+    let new = ca
+        .sign(&name("api.example"), &public_key(), later, || true)
+        .unwrap();
     for leaf in [&old, &new] {
         assert_eq!(
             verify(&ca.bundle(later), leaf, "api.example", later),
@@ -446,7 +464,7 @@ fn a_mapped_address_is_named_as_the_client_names_it() {
     let ca = bench.open(NOW).unwrap();
     let mapped: IpAddr = "::ffff:192.0.2.1".parse().unwrap();
     let leaf = ca
-        .sign(&LeafSubject::Ip(mapped), &public_key(), NOW)
+        .sign(&LeafSubject::Ip(mapped), &public_key(), NOW, || true)
         .unwrap();
     let bundle = ca.bundle(NOW);
     assert_eq!(verify(&bundle, &leaf, "::ffff:192.0.2.1", NOW), Ok(()));

@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use agentguard_keeper::ca::{Ca, CaError};
+use agentguard_keeper::ca::{Ca, CaError, SignError};
 use agentguard_keeper::message::{AuthorityInfo, LeafCounts, LeafSubject, SignedLeaf};
 use agentguard_model::AgentId;
 
@@ -82,24 +82,23 @@ impl Authorities {
     }
 }
 
-/// Signs a leaf. The lock is held while the policy is asked, and not while signing.
+/// Signs a leaf. The keeper's lock is held while the policy is asked, and not while signing.
 pub(super) fn sign(
     keeper: &Shared,
     agent: AgentId,
     subject: &LeafSubject,
     public_key: &[u8],
 ) -> Result<SignedLeaf, String> {
-    let (authorities, inspected) = {
-        let keeper = lock(keeper);
-        (keeper.ca(), keeper.inspects(agent, subject))
-    };
-    let ca = &authorities.ca;
-    if !inspected {
-        ca.count_refused();
-        return Err(format!("the policy does not inspect {subject}"));
+    let authorities = lock(keeper).ca();
+    let inspected = || lock(keeper).inspects(agent, subject);
+    let result = authorities.ca.sign(subject, public_key, now(), inspected);
+    match &result {
+        Ok(_) => {}
+        // A worker can bring about any number of these. `status` has their count.
+        Err(error @ SignError::TooFast) => tracing::debug!(%error, "not signed"),
+        Err(error) => tracing::warn!(%subject, agent = agent.0, %error, "not signed"),
     }
-    ca.sign(subject, public_key, now())
-        .map_err(|error| error.to_string())
+    result.map_err(|error| error.to_string())
 }
 
 /// The time, in seconds since the epoch.

@@ -165,9 +165,6 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
             public_key,
         } => {
             let leaf = authorities::sign(keeper, agent, &subject, &public_key);
-            if let Err(why) = &leaf {
-                tracing::warn!(%subject, agent = agent.0, why, "not signed");
-            }
             if let Err(error) = packet.send(&ToWorker::Signed { request, leaf }, &[]) {
                 tracing::warn!(%error, "the worker does not listen");
             }
