@@ -3,6 +3,8 @@
 //! A namespace is entered on a thread of its own which ends there, so that no other thread ever
 //! stands in the wrong one.
 
+mod address6;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -263,14 +265,6 @@ fn sys(what: &'static str) -> impl Fn(rustix::io::Errno) -> NamespaceError {
     }
 }
 
-/// `struct in6_ifreq` of `linux/ipv6.h`.
-#[repr(C)]
-struct In6Ifreq {
-    address: [u8; 16],
-    prefix: u32,
-    index: libc::c_int,
-}
-
 /// Brings `lo` up, which gives it `127.0.0.1` and `::1`, and adds the two addresses of its own.
 fn raise_loopback() -> Result<(), NamespaceError> {
     let v4 = open(
@@ -293,27 +287,22 @@ fn raise_loopback() -> Result<(), NamespaceError> {
     // SAFETY: `SIOCSIFNETMASK` reads an `ifreq` with an address.
     unsafe { ioctl(v4.as_fd(), libc::SIOCSIFNETMASK, &raw const mask) }
         .map_err(failed_ioctl("set the mask of the loopback device"))?;
-    let v6 = match open(
-        SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
-        SocketType::DGRAM,
-    ) {
-        Ok(socket) => socket,
-        // A kernel without IPv6 needs no address of it.
-        Err(rustix::io::Errno::AFNOSUPPORT) => return Ok(()),
-        Err(error) => return Err(sys("open a socket")(error)),
-    };
-    let own6 = In6Ifreq {
-        address: OWN6.octets(),
-        prefix: 128,
-        index: 1,
-    };
-    // SAFETY: on an IPv6 socket `SIOCSIFADDR` reads an `in6_ifreq`.
-    match unsafe { ioctl(v6.as_fd(), libc::SIOCSIFADDR, &raw const own6) } {
-        // IPv6 is switched off in new namespaces of this host.
-        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+    match address6::add(OWN6, LOOPBACK) {
+        // A kernel without IPv6 needs no address of it, nor do namespaces in which it is off.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(())
+        }
         result => result.map_err(failed_ioctl("give the loopback device an IPv6 address")),
     }
 }
+
+/// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX` of `net/flow.h`).
+const LOOPBACK: u32 = 1;
 
 /// `IFF_UP` as the field of `ifreq` holds it.
 const IFF_UP: libc::c_short = 1;
