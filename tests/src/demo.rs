@@ -1,10 +1,11 @@
-//! The main job, shown: a world, a daemon, an agent that tries five things, and what the record
+//! The main job, shown: a world, a daemon, an agent that tries seven things, and what the record
 //! says of each.
 
 use std::fmt;
 
 use agentguard_model::{ActionKind, Decision, Layer, ReasonCode, Verdict};
 use anyhow::{Context as _, Result, bail};
+use serde_json::json;
 
 use crate::{Guard, Origin, Output, World, address, leftover};
 
@@ -14,7 +15,7 @@ const POLICY: &str = include_str!("demo/policy.yaml");
 /// The agent.
 const AGENT: &str = "coder";
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 7] = [
     Step {
         title: "an allowed call",
         words: &["curl", "-sS", "--fail", "https://api.example.com/"],
@@ -23,6 +24,7 @@ const STEPS: [Step; 5] = [
         kind: ActionKind::Connect,
         verdict: Verdict::Allow,
         reason: ReasonCode::RuleAllow,
+        inspected: false,
     },
     Step {
         title: "a denied host",
@@ -32,6 +34,7 @@ const STEPS: [Step; 5] = [
         kind: ActionKind::DnsQuery,
         verdict: Verdict::Deny,
         reason: ReasonCode::RuleDeny,
+        inspected: false,
     },
     Step {
         title: "a name outside the policy",
@@ -41,6 +44,7 @@ const STEPS: [Step; 5] = [
         kind: ActionKind::DnsQuery,
         verdict: Verdict::Deny,
         reason: ReasonCode::NoRule,
+        inspected: false,
     },
     Step {
         title: "a bare address",
@@ -50,6 +54,7 @@ const STEPS: [Step; 5] = [
         kind: ActionKind::Connect,
         verdict: Verdict::Deny,
         reason: ReasonCode::NoRule,
+        inspected: false,
     },
     Step {
         title: "a denied method over plain HTTP",
@@ -66,6 +71,39 @@ const STEPS: [Step; 5] = [
         kind: ActionKind::HttpRequest,
         verdict: Verdict::Deny,
         reason: ReasonCode::NoRule,
+        inspected: false,
+    },
+    Step {
+        title: "an allowed request inside TLS",
+        words: &[
+            "curl",
+            "-sS",
+            "--fail",
+            "https://tracker.example.com/issues/1",
+        ],
+        succeeds: true,
+        layer: Layer::Proxy,
+        kind: ActionKind::HttpRequest,
+        verdict: Verdict::Allow,
+        reason: ReasonCode::RuleAllow,
+        inspected: true,
+    },
+    Step {
+        title: "a denied method inside TLS, on the same host",
+        words: &[
+            "curl",
+            "-sS",
+            "--fail",
+            "-X",
+            "DELETE",
+            "https://tracker.example.com/issues/1",
+        ],
+        succeeds: false,
+        layer: Layer::Proxy,
+        kind: ActionKind::HttpRequest,
+        verdict: Verdict::Deny,
+        reason: ReasonCode::NoRule,
+        inspected: true,
     },
 ];
 
@@ -86,6 +124,8 @@ pub struct Step {
     pub verdict: Verdict,
     /// Why.
     pub reason: ReasonCode,
+    /// Whether the guard shows the certificate and not the origin: `run` makes the agent trust it.
+    pub inspected: bool,
 }
 
 impl Step {
@@ -113,7 +153,7 @@ impl fmt::Display for Step {
         let Self {
             verdict, reason, ..
         } = self;
-        write!(f, "{:<34} {verdict:<6} {reason}", self.title)
+        write!(f, "{:<46} {verdict:<6} {reason}", self.title)
     }
 }
 
@@ -122,8 +162,9 @@ impl fmt::Display for Step {
 /// # Errors
 /// An outcome was not the expected one, or something is left behind.
 pub fn run() -> Result<()> {
+    let here = Origin::at(&address::origin(0x10)).site("api.example.com");
     let world = World::new("demo")
-        .origin(Origin::at(&address::origin(0x10)).site("api.example.com"))
+        .origin(here.site("tracker.example.com"))
         .origin(Origin::at(&address::origin(0x20)).site("www.paste.example"))
         .start()?;
     let tag = world.tag();
@@ -140,7 +181,9 @@ pub fn run() -> Result<()> {
 
 fn show(world: &World) -> Result<()> {
     println!("policy:\n{POLICY}");
-    let mut guard = world.guard().policy(POLICY).start()?;
+    let upstreams = json!([{ "host": ["tracker.example.com"], "ca": world.ca_file() }]);
+    let guard = world.guard().policy(POLICY);
+    let mut guard = guard.setting("upstreams", upstreams).start()?;
     let mut explained = None;
     for step in &STEPS {
         println!(
@@ -169,7 +212,12 @@ fn show(world: &World) -> Result<()> {
 
 fn perform(guard: &Guard<'_>, step: &Step) -> Result<Decision> {
     let before = guard.verdicts()?.len();
-    let output = guard.run(AGENT, step.words)?;
+    let output = if step.inspected {
+        let run = ["run", "--agent", AGENT, "--"];
+        guard.cli().args(run).args(step.words).run()?
+    } else {
+        guard.run(AGENT, step.words)?
+    };
     step.check(&output)?;
     guard.wait_verdicts(step.title, |decisions| {
         step.decision(decisions.get(before..)?).cloned()
@@ -202,6 +250,7 @@ mod tests {
         let agent = policy.agent(&agent).unwrap();
         for (name, verdict, reason) in [
             ("api.example.com", Verdict::Allow, ReasonCode::RuleAllow),
+            ("tracker.example.com", Verdict::Allow, ReasonCode::RuleAllow),
             ("www.paste.example", Verdict::Deny, ReasonCode::RuleDeny),
             ("c2vjcmv0.tunnel.example", Verdict::Deny, ReasonCode::NoRule),
         ] {
@@ -227,7 +276,7 @@ mod tests {
             }))
             .unwrap()
         };
-        let [_, _, _, bare, _] = &STEPS;
+        let [_, _, _, bare, ..] = &STEPS;
         let others = [
             decision("proxy", "deny", true),
             decision("kernel", "allow", true),

@@ -12,6 +12,8 @@ mod device;
 mod dig;
 #[path = "clients/git.rs"]
 mod git;
+#[path = "clients/inspected.rs"]
+mod inspected;
 #[path = "clients/isolated.rs"]
 mod isolated;
 #[path = "clients/node.rs"]

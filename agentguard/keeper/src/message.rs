@@ -90,6 +90,8 @@ pub struct Start {
     pub state_dir: std::path::PathBuf,
     /// Upstream resolvers; none: those of the host.
     pub resolvers: Vec<std::net::SocketAddr>,
+    /// Upstreams with authorities of their own.
+    pub upstreams: Vec<Upstream>,
     /// Cgroup paths, as `/proc/PID/cgroup` shows them, below which nobody may use the control
     /// socket.
     pub governed: Vec<String>,
@@ -97,6 +99,15 @@ pub struct Start {
     pub degraded: Vec<String>,
     /// The keeper's process id.
     pub keeper: u32,
+}
+
+/// Upstreams and the authorities that certify them, beside the system's.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Upstream {
+    /// Names, and whether all names below are meant instead.
+    pub hosts: Vec<(HostName, bool)>,
+    /// In DER.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 /// What the keeper knows of the gate.

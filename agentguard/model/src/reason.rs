@@ -72,6 +72,11 @@ pub enum ReasonCode {
     ProtocolNotSupported,
     /// The TLS ClientHello cannot be read.
     TlsMalformed,
+    /// The client broke off the TLS handshake with the guard: it does not trust the guard's CA, or
+    /// knows the server's certificate beforehand.
+    ClientDistrusts,
+    /// The upstream's certificate cannot be verified.
+    UpstreamUntrusted,
     /// The HTTP message cannot be read or is ambiguous.
     HttpMalformed,
     /// A rule looks at something that cannot be seen at the handling the policy asks for.

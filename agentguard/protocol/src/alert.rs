@@ -7,6 +7,10 @@ pub enum Alert {
     AccessDenied,
     /// `decode_error` (50): the ClientHello cannot be read.
     DecodeError,
+    /// `no_application_protocol` (120): the client offers none that the guard carries.
+    NoApplicationProtocol,
+    /// `internal_error` (80): the guard has no certificate for the name.
+    InternalError,
     /// `unrecognized_name` (112): the SNI is not the name behind the address.
     UnrecognizedName,
 }
@@ -19,7 +23,9 @@ impl Alert {
         let description = match self {
             Self::AccessDenied => 49,
             Self::DecodeError => 50,
+            Self::InternalError => 80,
             Self::UnrecognizedName => 112,
+            Self::NoApplicationProtocol => 120,
         };
         [21, 3, 3, 0, 2, 2, description]
     }
@@ -40,6 +46,11 @@ mod tests {
             (Alert::AccessDenied, AlertDescription::AccessDenied),
             (Alert::DecodeError, AlertDescription::DecodeError),
             (Alert::UnrecognizedName, AlertDescription::UnrecognisedName),
+            (Alert::InternalError, AlertDescription::InternalError),
+            (
+                Alert::NoApplicationProtocol,
+                AlertDescription::NoApplicationProtocol,
+            ),
         ] {
             let config = ClientConfig::builder()
                 .with_root_certificates(RootCertStore::empty())

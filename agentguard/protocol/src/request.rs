@@ -12,6 +12,35 @@ use crate::path::CanonicalPath;
 /// A longer method is refused.
 const MAX_METHOD: usize = 24;
 
+/// What the connection that carries a request is (RFC 9110, 4.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Inside TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port that an authority means when it names none.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// As a URI writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// A request with one meaning.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Request {
@@ -29,17 +58,17 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the meaning of a head that a parser has read, behind [`crate::http1::Gate`] where the
-    /// version is 1.x.
+    /// Reads the meaning of a head that a parser has read from a connection of this scheme, behind
+    /// [`crate::http1::Gate`] where the version is 1.x.
     ///
     /// # Errors
     /// [`HttpMalformed`] for what has no single meaning.
-    pub fn read(parts: &Parts) -> Result<Self, HttpMalformed> {
+    pub fn read(parts: &Parts, scheme: Scheme) -> Result<Self, HttpMalformed> {
         check_method(&parts.method)?;
         fields::check_connection(&parts.headers)?;
-        let (path, query) = read_target(parts)?;
+        let (path, query) = read_target(parts, scheme)?;
         Ok(Self {
-            authority: read_authority(parts)?,
+            authority: read_authority(parts, scheme)?,
             path,
             query,
             expects_continue: read_expectation(&parts.headers)?,
@@ -69,15 +98,18 @@ fn check_method(method: &Method) -> Result<(), HttpMalformed> {
     Ok(())
 }
 
-fn read_target(parts: &Parts) -> Result<(CanonicalPath, Option<String>), HttpMalformed> {
+fn read_target(
+    parts: &Parts,
+    connection: Scheme,
+) -> Result<(CanonicalPath, Option<String>), HttpMalformed> {
     let uri = &parts.uri;
     match (uri.scheme_str(), uri.authority()) {
         (None, None) => {}
         (Some(scheme), Some(_)) => {
-            let plain = scheme.eq_ignore_ascii_case("http");
-            let over_tls = parts.version >= Version::HTTP_2 && scheme.eq_ignore_ascii_case("https");
-            if !plain && !over_tls {
-                return Err(HttpMalformed::Target("its scheme is not http"));
+            if !scheme.eq_ignore_ascii_case(connection.as_str()) {
+                return Err(HttpMalformed::Target(
+                    "its scheme is not that of the connection",
+                ));
             }
         }
         _ => return Err(HttpMalformed::Target("it is an authority")),
@@ -93,7 +125,7 @@ fn read_target(parts: &Parts) -> Result<(CanonicalPath, Option<String>), HttpMal
     Ok((CanonicalPath::parse(uri.path())?, query))
 }
 
-fn read_authority(parts: &Parts) -> Result<Option<Authority>, HttpMalformed> {
+fn read_authority(parts: &Parts, scheme: Scheme) -> Result<Option<Authority>, HttpMalformed> {
     let in_target = parts
         .uri
         .authority()
@@ -111,7 +143,9 @@ fn read_authority(parts: &Parts) -> Result<Option<Authority>, HttpMalformed> {
         })
         .transpose()?;
     match (in_target, host) {
-        (Some(target), Some(host)) if target.normal(80) != host.normal(80) => {
+        (Some(target), Some(host))
+            if target.normal(scheme.default_port()) != host.normal(scheme.default_port()) =>
+        {
             Err(HttpMalformed::AuthorityMismatch)
         }
         (target, None) if parts.version == Version::HTTP_10 || parts.version >= Version::HTTP_2 => {
@@ -156,7 +190,7 @@ fn read_websocket(parts: &Parts) -> Result<bool, HttpMalformed> {
 mod tests {
     use http::Version;
 
-    use super::Request;
+    use super::{Request, Scheme};
     use crate::HttpMalformed;
 
     fn read(
@@ -172,7 +206,12 @@ mod tests {
         for (name, value) in fields {
             builder = builder.header(*name, *value);
         }
-        Request::read(&builder.body(()).unwrap().into_parts().0)
+        let scheme = if version >= Version::HTTP_2 {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        };
+        Request::read(&builder.body(()).unwrap().into_parts().0, scheme)
     }
 
     #[test]
@@ -229,7 +268,9 @@ mod tests {
                 Version::HTTP_11,
                 "https://a.example/",
                 &[HOST],
-                Err(HttpMalformed::Target("its scheme is not http")),
+                Err(HttpMalformed::Target(
+                    "its scheme is not that of the connection",
+                )),
             ),
             (
                 Version::HTTP_11,

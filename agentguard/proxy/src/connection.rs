@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agentguard_decision::{Client, Decided, Decider, Foreseen, Recorder, Target};
-use agentguard_model::{ActionKind, Reason, ReasonCode};
+use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
 use agentguard_protocol::refusal;
 use tokio::io::AsyncReadExt;
@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
 use crate::dial::{dial, tune};
+use crate::http::Leg;
 use crate::relay::{self, Counts, relay, reset};
 use crate::seats::{Entry, Seats};
-use crate::{Limits, Origin, Port, http, tls};
+use crate::{Limits, Origin, Port, Tls, http, tls};
 
 /// The most that is read at once before a connection is decided.
 pub(crate) const READ: usize = 16 * 1024;
@@ -31,6 +32,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) port: Arc<P>,
     pub(crate) limits: Limits,
     pub(crate) seats: Arc<Seats>,
+    pub(crate) tls: Arc<Tls>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -144,14 +146,12 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let foreseen = self.guard.decider.foresee(&self.client, &self.target);
         let mut bytes = Vec::new();
         match self.look(&mut stream, foreseen, &mut bytes).await {
-            Start::Tls => tls::run(&self, stream, bytes).await,
-            Start::Http1 => http::run(self, stream, &bytes).await,
+            Start::Tls => tls::run(self, stream, bytes).await,
+            Start::Http1 => http::run(self, stream, &bytes, Leg::plain()).await,
             Start::Http2 => self.refuse_http2(stream).await,
             Start::Raw => self.raw(stream, &bytes).await,
             Start::Stuck => self.time_out(stream).await,
-            Start::Silent | Start::Ended if foreseen == Foreseen::NeedsRequest => {
-                self.time_out(stream).await;
-            }
+            Start::Silent | Start::Ended if needs_bytes(foreseen) => self.time_out(stream).await,
             Start::Silent | Start::Ended => self.raw(stream, &[]).await,
             Start::Gone(error) => {
                 let decided = self.connection().await;
@@ -167,8 +167,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// for a client that waits for it: where the bytes change nothing, patience is short.
     async fn look(&self, stream: &mut TcpStream, foreseen: Foreseen, bytes: &mut Vec<u8>) -> Start {
         let limits = &self.guard.limits;
-        let hasty = matches!(foreseen, Foreseen::Allow(_) | Foreseen::Deny)
-            && !WEB_PORTS.contains(&self.target.port);
+        let hasty = !needs_bytes(foreseen) && !WEB_PORTS.contains(&self.target.port);
         let begun = Instant::now();
         loop {
             let patience = if hasty && bytes.is_empty() {
@@ -286,6 +285,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             reset(upstream);
         }
     }
+}
+
+/// Whether nothing can be decided before the client has spoken.
+fn needs_bytes(foreseen: Foreseen) -> bool {
+    matches!(
+        foreseen,
+        Foreseen::NeedsRequest | Foreseen::Allow(Handling::Inspect)
+    )
 }
 
 fn unreachable(why: &str) -> Reason {

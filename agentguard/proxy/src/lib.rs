@@ -2,32 +2,42 @@
 //!
 //! A connection that the gate redirected is accepted, given its [`Origin`], looked at as far as
 //! its first bytes go, decided, and carried:
-//! - TLS: the ClientHello is read, its server name must be the name behind the address, the
-//!   connection is decided once, then spliced untouched.
-//! - HTTP/1: every request is decided on its method and canonical path and written anew.
+//! - TLS: the ClientHello is read, its server name must be the name behind the address. Where the
+//!   policy inspects, TLS ends here and what is inside is decided; else the connection is decided
+//!   once, then spliced untouched.
+//! - HTTP/1, and HTTP/2 inside TLS: every request is decided on its method and canonical path and
+//!   written anew.
 //! - HTTP/2 in the clear: refused. Anything else: decided once, by name or address, then spliced.
 //!
 //! Where the upstream speaks first, nobody's first byte is waited for longer than a moment.
 //!
-//! **Invariant:** nothing reaches an upstream before a decision that allows it is recorded; a name
+//! **Invariant:** no byte of a request reaches an upstream before a decision that allows it is recorded; a name
 //! that the client claims never selects where bytes go; memory per connection is bounded.
 
 #![forbid(unsafe_code)]
 
 mod account;
+mod alpn;
 mod connection;
 mod dial;
 mod http;
+mod inspect;
+mod leaves;
 mod limits;
 mod port;
 mod relay;
+mod replay;
 mod seats;
 mod serve;
 mod tls;
+mod upstream_tls;
 
+pub use inspect::Tls;
+pub use leaves::{Leaf, Subject};
 pub use limits::Limits;
 pub use port::{Origin, Port};
 pub use serve::serve;
+pub use upstream_tls::ExtraRoots;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use agentguard_decision::Client;
 use agentguard_model::{AgentId, HostName, Reason};
 
+use crate::leaves::{Leaf, Subject};
+
 /// Where a redirected connection comes from and where it was meant to go.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Origin {
@@ -33,4 +35,17 @@ pub trait Port: Send + Sync + 'static {
         agent: AgentId,
         name: &HostName,
     ) -> impl Future<Output = Result<Vec<IpAddr>, Reason>> + Send;
+
+    /// A certificate for `subject` and this key (SubjectPublicKeyInfo in DER), signed by the
+    /// guard's authority. For a subject that the policy does not let this agent's traffic be
+    /// inspected for there is none.
+    ///
+    /// # Errors
+    /// Why it is not signed.
+    fn sign(
+        &self,
+        agent: AgentId,
+        subject: &Subject,
+        public_key: &[u8],
+    ) -> impl Future<Output = Result<Leaf, Reason>> + Send;
 }

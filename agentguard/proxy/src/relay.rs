@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::replay::Replay;
 
 /// How a direction ended.
 #[derive(Debug)]
@@ -125,6 +128,24 @@ async fn pump(
             return Ended::WriteFailed(error);
         }
         count.fetch_add(read as u64, Ordering::Relaxed);
+    }
+}
+
+/// A client's end of a connection, in the clear or inside TLS.
+pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Closes it so that the client sees a reset (RFC 9293, 3.10.4: abort).
+    fn reset(self);
+}
+
+impl ClientStream for TcpStream {
+    fn reset(self) {
+        reset(self);
+    }
+}
+
+impl ClientStream for TlsStream<Replay> {
+    fn reset(self) {
+        reset(self.into_inner().0.into_inner());
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::{self, Guard};
 use crate::seats::Seats;
-use crate::{Limits, Port};
+use crate::{Limits, Port, Tls};
 
 /// How long to wait after the system refused to accept, for want of descriptors above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -29,6 +29,7 @@ pub async fn serve<R: Recorder, P: Port>(
     netns: u64,
     decider: Decider<R>,
     port: Arc<P>,
+    tls: Arc<Tls>,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
@@ -39,6 +40,7 @@ pub async fn serve<R: Recorder, P: Port>(
     let guard = Arc::new(Guard {
         decider,
         port,
+        tls,
         limits,
         seats,
         shutdown: shutdown.clone(),

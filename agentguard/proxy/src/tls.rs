@@ -1,5 +1,7 @@
-//! TLS, spliced: the hello is read, the rest passes untouched. A policy that asks to inspect is
-//! refused when it is loaded, so every TLS connection that is allowed may pass like this.
+//! TLS: the hello is read. Where the policy inspects, TLS ends here ([`crate::inspect`]); else the
+//! rest passes untouched.
+
+use std::sync::Arc;
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
@@ -9,9 +11,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::Port;
 use crate::connection::{Flow, READ};
 use crate::relay::{part, reset};
+use crate::{Port, inspect};
 
 /// Why there is no hello.
 enum NoHello {
@@ -21,10 +23,11 @@ enum NoHello {
 
 /// Carries a connection that begins with TLS records.
 pub(crate) async fn run<R: Recorder, P: Port>(
-    flow: &Flow<R, P>,
-    mut stream: TcpStream,
+    flow: Arc<Flow<R, P>>,
+    stream: TcpStream,
     first: Vec<u8>,
 ) {
+    let mut stream = stream;
     let mut reader = HelloReader::default();
     let read = timeout_at(
         Instant::now() + flow.guard.limits.head,
@@ -35,17 +38,40 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         Ok(Err(malformed)) => Err(NoHello::Malformed(malformed)),
         Err(_) => Err(NoHello::TimedOut),
     };
-    let (decided, alert) = decide(flow, hello).await;
+    if let Ok(hello) = &hello
+        && is_for_target(&flow, hello)
+        && flow.guard.decider.inspects(&flow.client, &flow.target)
+    {
+        return inspect::run(flow, stream, reader.into_bytes(), hello).await;
+    }
+    let (decided, alert) = decide(&flow, hello).await;
     match (decided.allowed, alert) {
         (true, _) => flow.splice(stream, &reader.into_bytes(), decided).await,
         (false, None) => reset(stream),
-        (false, Some(alert)) => {
-            let record = alert.record();
-            let said = part(&mut stream, &record);
-            if timeout(flow.guard.limits.linger, said).await.is_err() {
-                tracing::debug!("the client does not close after its alert");
-            }
-        }
+        (false, Some(alert)) => say(&flow, stream, alert).await,
+    }
+}
+
+/// Whether the server name is the name behind the address. Without a server name, the name behind
+/// the address stands in. For a bare address nothing vouches for the server name: what is decided
+/// is the address alone.
+fn is_for_target<R: Recorder, P: Port>(flow: &Flow<R, P>, hello: &Hello) -> bool {
+    match (&flow.target.host, &hello.server_name) {
+        (Some(name), Some(claimed)) => name == claimed,
+        _ => true,
+    }
+}
+
+/// Refuses a client before any key is agreed.
+pub(crate) async fn say<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    mut stream: TcpStream,
+    alert: Alert,
+) {
+    let record = alert.record();
+    let said = part(&mut stream, &record);
+    if timeout(flow.guard.limits.linger, said).await.is_err() {
+        tracing::debug!("the client does not close after its alert");
     }
 }
 
@@ -67,10 +93,8 @@ async fn decide<R: Recorder, P: Port>(
             return (refused.await, None);
         }
     };
-    // Without a server name, the name behind the address stands in. For a bare address nothing
-    // vouches for the server name: the decision is on the address alone.
     if let (Some(name), Some(claimed)) = (&flow.target.host, &hello.server_name)
-        && name != claimed
+        && !is_for_target(flow, &hello)
     {
         let message = format!(
             "the TLS server name is `{claimed}`, but the address that was dialled stands for `{name}`"

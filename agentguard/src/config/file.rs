@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
+use super::upstreams::{self, RawUpstream};
 use super::{Declared, Faults, Paths};
 
 /// Resolvers, at most. More is refused: later ones would never be asked in time.
@@ -47,6 +48,10 @@ pub(super) struct File {
     /// /etc/resolv.conf.
     #[schemars(length(min = 1, max = 8))]
     resolvers: Option<At<Vec<At<String>>>>,
+    /// Authorities of upstreams beyond those that the system trusts, for TLS that is inspected.
+    /// Default: none.
+    #[schemars(length(max = 64))]
+    upstreams: Option<At<Vec<At<RawUpstream>>>>,
     /// TCP port of the proxy on loopback, in each governed network namespace. Default: 15001.
     #[schemars(range(min = 1), default = "proxy_port")]
     proxy_port: Option<At<u16>>,
@@ -134,13 +139,29 @@ pub(super) struct Located<T> {
 }
 
 impl<T> Located<T> {
-    fn of(field: Option<At<T>>, default: impl FnOnce() -> T) -> Self {
+    pub(super) fn of(field: Option<At<T>>, default: impl FnOnce() -> T) -> Self {
         match field {
             Some(At { value, place, .. }) => Self { value, place },
             None => Self {
                 value: default(),
                 place: Place::default(),
             },
+        }
+    }
+
+    /// What stands in the file.
+    pub(super) fn at(field: At<T>) -> Self {
+        Self {
+            value: field.value,
+            place: field.place,
+        }
+    }
+
+    /// Another value in the same place.
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Located<U> {
+        Located {
+            value: change(self.value),
+            place: self.place,
         }
     }
 
@@ -194,6 +215,7 @@ impl Declared {
         let resolver_port = Located::of(file.resolver_port, resolver_port);
         check.ports(&proxy_port, &resolver_port);
         let resolvers = check.resolvers(file.resolvers, resolver_port.value);
+        let upstreams = upstreams::check(path, file.upstreams, &mut check.faults);
         if check.faults.is_empty() {
             Ok(Self {
                 file: path.to_owned(),
@@ -202,6 +224,7 @@ impl Declared {
                 resolver_port: resolver_port.value,
                 worker_user: Located::of(file.worker_user, worker_user),
                 resolvers,
+                upstreams,
             })
         } else {
             Err(Faults::from(check.faults))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agentguard_policy::Diagnostic;
 
 use super::file::User;
-use super::{Declared, Worker};
+use super::{Declared, Upstream, Worker, upstreams};
 
 /// Where this host keeps its users and its resolvers.
 #[derive(Clone, Debug)]
@@ -27,14 +27,20 @@ impl Default for Host {
 }
 
 impl Host {
-    /// The worker's user and the resolvers, or everything that is wrong with them.
+    /// The worker's user, the resolvers and the upstreams' authorities, or everything that is wrong
+    /// with them.
     pub(super) fn look_up(
         &self,
         declared: &Declared,
-    ) -> Result<(Worker, Vec<SocketAddr>), Vec<Diagnostic>> {
+    ) -> Result<(Worker, Vec<SocketAddr>, Vec<Upstream>), Vec<Diagnostic>> {
+        let mut faults = Vec::new();
+        let upstreams = upstreams::look_up(&declared.file, &declared.upstreams, &mut faults);
         match (self.worker(declared), self.resolvers(declared)) {
-            (Ok(worker), Ok(resolvers)) => Ok((worker, resolvers)),
-            (worker, resolvers) => Err(worker.err().into_iter().chain(resolvers.err()).collect()),
+            (Ok(worker), Ok(resolvers)) if faults.is_empty() => Ok((worker, resolvers, upstreams)),
+            (worker, resolvers) => {
+                faults.extend(worker.err().into_iter().chain(resolvers.err()));
+                Err(faults)
+            }
         }
     }
 

@@ -10,9 +10,11 @@
 
 mod file;
 mod host;
+mod upstreams;
 
 pub(crate) use file::schema;
 pub(crate) use host::Host;
+pub(crate) use upstreams::Upstream;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -38,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) worker: Worker,
     /// Where allowed names are resolved, in the order of preference; never empty.
     pub(crate) resolvers: Vec<SocketAddr>,
+    /// Upstreams with authorities of their own.
+    pub(crate) upstreams: Vec<Upstream>,
 }
 
 /// Where things are. All absolute.
@@ -75,6 +79,7 @@ pub(crate) struct Declared {
     pub(crate) resolver_port: u16,
     worker_user: file::Located<file::User>,
     resolvers: file::Located<Option<Vec<SocketAddr>>>,
+    upstreams: Vec<upstreams::Declared>,
 }
 
 /// Why there is no configuration.
@@ -165,7 +170,7 @@ impl Declared {
     /// # Errors
     /// [`ConfigError::Wrong`]: no such user, a user that is root, no resolver.
     pub(crate) fn resolve(self, host: &Host) -> Result<Config, ConfigError> {
-        let (worker, resolvers) = host
+        let (worker, resolvers, upstreams) = host
             .look_up(&self)
             .map_err(|faults| ConfigError::Wrong(Faults::from(faults)))?;
         Ok(Config {
@@ -175,6 +180,7 @@ impl Declared {
             resolver_port: self.resolver_port,
             worker,
             resolvers,
+            upstreams,
         })
     }
 }

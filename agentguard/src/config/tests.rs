@@ -237,7 +237,7 @@ fn the_documentation_is_true() {
     let sample = include_str!("../../../dist/config.yaml");
     let schema = serde_json::Value::from(schema());
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(keys.len(), 9);
+    assert_eq!(keys.len(), 10);
     for key in keys {
         assert!(
             page.contains(&format!("| `{key}` |")),
@@ -264,8 +264,80 @@ fn the_documentation_is_true() {
         .find(|text| text.contains("worker_user"));
     examples.push(newcomers.unwrap());
     examples.push(sample);
+    let (directory, ca) = ca_file();
     for example in examples {
-        resolve(example).unwrap();
+        resolve(&example.replace("corp-ca.pem", &ca)).unwrap();
+    }
+    drop(directory);
+}
+
+/// A file with an authority.
+fn ca_file() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(&path, params.self_signed(&key).unwrap().pem()).unwrap();
+    let path = path.display().to_string();
+    (directory, path)
+}
+
+#[test]
+fn authorities_of_upstreams_are_read_and_checked() {
+    let (directory, ca) = ca_file();
+    let config = resolve(&format!(
+        "upstreams:\n  - {{host: ['*.corp.example', Api.example], ca: {ca}}}\n"
+    ));
+    let [upstream] = &config.unwrap().upstreams[..] else {
+        panic!("not one");
+    };
+    let hosts: Vec<_> = upstream
+        .hosts
+        .iter()
+        .map(|(name, below)| (name.as_str(), *below))
+        .collect();
+    assert_eq!(hosts, [("corp.example", true), ("api.example", false)]);
+    assert_eq!(upstream.certificates.len(), 1);
+
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let empty = file("empty.pem", "# nothing\n");
+    let broken = file(
+        "broken.pem",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
+    for (text, expected) in [
+        (
+            "{host: [], ca: x.pem}".to_owned(),
+            "2:5: error: `host` has 0 names",
+        ),
+        (
+            format!("{{host: [a b], ca: {ca}}}"),
+            "2:13: error: `a b` is not a host name: a label",
+        ),
+        (
+            "{host: [a.example]}".to_owned(),
+            "2:5: error: missing key `ca`",
+        ),
+        (
+            "{host: [a.example], ca: /nonexistent/ca.pem}".to_owned(),
+            "2:29: error: cannot read authorities from /nonexistent/ca.pem: No such file",
+        ),
+        (
+            format!("{{host: [a.example], ca: {empty}}}"),
+            "it has no certificate",
+        ),
+        (
+            format!("{{host: [a.example], ca: {broken}}}"),
+            "2:29: error: cannot read",
+        ),
+    ] {
+        let told = resolve(&format!("upstreams:\n  - {text}\n")).unwrap_err();
+        assert!(told.contains(expected), "{told}\n{expected}");
     }
 }
 

@@ -103,11 +103,16 @@ pub(crate) struct Ran {
 impl<'w> Room<'w> {
     /// Starts the guard with the clients' policy.
     pub(crate) fn open(world: &'w World) -> Result<Self> {
-        Ok(Self {
+        Ok(Self::of(world, world.guard().policy(POLICY).start()?))
+    }
+
+    /// With a guard that was started already.
+    pub(crate) fn of(world: &'w World, guard: Guard<'w>) -> Self {
+        Self {
             world,
-            guard: world.guard().policy(POLICY).start()?,
+            guard,
             seen: Cell::new(0),
-        })
+        }
     }
 
     /// Runs words as the agent, and waits until the record has exactly these rows more.

@@ -23,15 +23,13 @@ use crate::account::Account;
 use crate::connection::Flow;
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody};
 use crate::http::gated::{PendingAnswer, Signals, Stop};
-use crate::http::upstream::{SendFailed, Upstream};
-
-/// The port that a plain HTTP authority means when it names none.
-const DEFAULT_PORT: u16 = 80;
+use crate::http::upstream::{Leg, SendFailed, Upstream};
 
 /// The requests of one client connection.
 pub(crate) struct Exchange<R: Recorder, P: Port> {
     flow: Arc<Flow<R, P>>,
     signals: Arc<Signals>,
+    leg: Leg<R>,
     /// The upstream connection, while no request uses it.
     upstream: Mutex<Option<Upstream<R>>>,
     tunnel: Mutex<Option<Tunnel<R>>>,
@@ -46,10 +44,11 @@ pub(crate) struct Tunnel<R: Recorder> {
 }
 
 impl<R: Recorder, P: Port> Exchange<R, P> {
-    pub(crate) fn new(flow: Arc<Flow<R, P>>, signals: Arc<Signals>) -> Self {
+    pub(crate) fn new(flow: Arc<Flow<R, P>>, signals: Arc<Signals>, leg: Leg<R>) -> Self {
         Self {
             flow,
             signals,
+            leg,
             upstream: Mutex::new(None),
             tunnel: Mutex::new(None),
         }
@@ -73,7 +72,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .headers
             .contains_key(header::UPGRADE)
             .then(|| PendingAnswer::new(&self.signals));
-        let meaning = match request::Request::read(&parts) {
+        let meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
             Err(why) => return Ok(self.refuse_malformed(&why).await),
         };
@@ -124,6 +123,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             (None, Host::Name(_)) => true,
             (None, Host::Ip(ip)) => target.ip.is_none_or(|own| own == ip.to_canonical()),
         };
+        let default_port = self.leg.scheme.default_port();
         if host_fits && authority.is_for_port(target.port) {
             return None;
         }
@@ -134,7 +134,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         };
         Some(format!(
             "the request is for `{}`, but the connection was opened to `{behind}` port {}",
-            authority.normal(DEFAULT_PORT),
+            authority.normal(default_port),
             target.port
         ))
     }
@@ -147,7 +147,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let kind = ActionKind::HttpRequest;
         let decided = self.flow.refuse(kind, code, why.to_string()).await;
         let mut response = refuse(&decided, why.status());
-        close(&mut response);
+        if !self.is_http2() {
+            close(&mut response);
+        }
         response
     }
 
@@ -166,7 +168,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let sent = Upstream::send(&self.flow, &mut upstream, request).await;
+        let sent = if self.is_http2() {
+            self.leg.send_beside(&self.flow, request).await
+        } else {
+            self.leg.send(&self.flow, &mut upstream, request).await
+        };
         let mut response = sent.map_err(|failed| self.explain(failed))?;
         let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
@@ -176,7 +182,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Failed::bad_gateway(ReasonCode::HttpMalformed, message)
         })?;
         strip_hop_by_hop(&mut parts.headers);
-        parts.version = Version::HTTP_11;
+        if self.is_http2() {
+            parts.headers.remove(header::CONNECTION);
+        }
+        parts.version = self.leg.version;
         match upgrade {
             Some(upgrade) => {
                 switch_to_websocket(&mut parts.headers);
@@ -209,19 +218,29 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         meaning: &request::Request,
         account: &Arc<Account<R>>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
-        parts.uri = Uri::try_from(meaning.target()).map_err(|error| {
-            Failed::bad_gateway(ReasonCode::Internal, format!("a target was lost: {error}"))
-        })?;
-        parts.version = Version::HTTP_11;
+        let host = self.host(meaning)?;
         strip_hop_by_hop(&mut parts.headers);
         if meaning.websocket {
             switch_to_websocket(&mut parts.headers);
         }
-        if !parts.headers.contains_key(header::HOST) {
-            parts.headers.insert(header::HOST, self.host(meaning)?);
-        }
+        parts.version = self.leg.version;
+        let uri = if self.is_http2() {
+            // `:authority` stands in for `Host`, and there is no `Connection` (RFC 9113, 8.2.2).
+            parts.headers.remove(header::CONNECTION);
+            parts.headers.remove(header::HOST);
+            let uri = Uri::builder().scheme(self.leg.scheme.as_str());
+            let uri = uri.authority(host.as_bytes());
+            uri.path_and_query(meaning.target()).build()
+        } else {
+            parts.headers.entry(header::HOST).or_insert(host);
+            Uri::try_from(meaning.target()).map_err(http::Error::from)
+        };
+        parts.uri = uri.map_err(|error| {
+            Failed::bad_gateway(ReasonCode::Internal, format!("a target was lost: {error}"))
+        })?;
         let wanted = Arc::new(Notify::new());
-        let waits = meaning.expects_continue && !body.is_end_stream();
+        // hyper answers 100 in HTTP/1 alone; a client of HTTP/2 does not wait for long.
+        let waits = meaning.expects_continue && !body.is_end_stream() && !self.is_http2();
         let go_ahead = waits.then(|| {
             let patience = sleep(self.flow.guard.limits.expect_continue);
             GoAhead::new(Arc::clone(&wanted), patience)
@@ -243,7 +262,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         Ok(request)
     }
 
-    /// What stands in for `Host` in a request of HTTP/1.0 without one.
+    fn is_http2(&self) -> bool {
+        self.leg.version == Version::HTTP_2
+    }
+
+    /// Whom the request is for: what stands in for `Host` where a request of HTTP/1.0 has none.
     fn host(&self, meaning: &request::Request) -> Result<HeaderValue, Failed> {
         let target = &self.flow.target;
         let host = match (&target.host, target.ip) {
@@ -257,7 +280,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             })
         });
         authority
-            .and_then(|authority| HeaderValue::try_from(authority.normal(DEFAULT_PORT)).ok())
+            .and_then(|authority| {
+                HeaderValue::try_from(authority.normal(self.leg.scheme.default_port())).ok()
+            })
             .ok_or_else(|| Failed::bad_gateway(ReasonCode::Internal, "a request names no host"))
     }
 

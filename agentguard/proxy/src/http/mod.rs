@@ -1,9 +1,9 @@
-//! Plain HTTP/1, every request decided.
+//! HTTP, in the clear or inside TLS, every request decided.
 //!
-//! hyper reads and writes both legs. [`gated::Gated`] stands between the client's socket and hyper
-//! and lets only unambiguous framing through; [`exchange::Exchange`] decides on each request and
-//! carries it. An exchange knows nothing of versions: what terminates TLS and speaks HTTP/2 will
-//! hand it the same requests.
+//! hyper reads and writes both legs. For HTTP/1, [`gated::Gated`] stands between the client's stream
+//! and hyper and lets only unambiguous framing through; HTTP/2 (`http2`) has one framing.
+//! [`exchange::Exchange`] decides on each request and carries it, whatever version it came in; the
+//! upstream speaks the same version, because the client was answered what the upstream chose.
 //!
 //! A stream that the gate refuses ends, for hyper, behind the last good request. Responses in
 //! progress are finished, then the refusal is written behind them.
@@ -16,6 +16,7 @@
 mod body;
 mod exchange;
 mod gated;
+mod http2;
 mod upstream;
 
 use std::future::poll_fn;
@@ -29,23 +30,26 @@ use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Port;
 use crate::connection::{Flow, READ};
 use crate::http::exchange::{Exchange, Tunnel};
 use crate::http::gated::{Gated, Signals, Stop};
-use crate::relay::{Counts, part, relay, reset};
+use crate::relay::{ClientStream, Counts, part, relay};
+
+pub(crate) use http2::run as run_http2;
+pub(crate) use upstream::{Leg, Upstream};
 
 /// Carries a connection that begins with an HTTP/1 request line.
-pub(crate) async fn run<R: Recorder, P: Port>(
+pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     flow: Arc<Flow<R, P>>,
-    stream: TcpStream,
+    stream: S,
     first: &[u8],
+    leg: Leg<R>,
 ) {
     let signals = Arc::new(Signals::default());
-    let exchange = Arc::new(Exchange::new(Arc::clone(&flow), Arc::clone(&signals)));
+    let exchange = Arc::new(Exchange::new(Arc::clone(&flow), Arc::clone(&signals), leg));
     let gated = Gated::new(stream, first, Arc::clone(&signals), &flow.guard.limits);
     let service = service_fn({
         let exchange = Arc::clone(&exchange);
@@ -89,7 +93,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         } else {
             // A body that broke off must not look complete.
             tracing::debug!(%error, "an HTTP connection broke");
-            return reset(gated.into_inner());
+            return gated.into_inner().reset();
         }
     }
     let mut stream = gated.into_inner();
@@ -125,8 +129,8 @@ async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Ve
 }
 
 /// Carries a connection that speaks another protocol after 101.
-async fn carry_tunnel<R: Recorder>(
-    gated: Gated<TcpStream>,
+async fn carry_tunnel<R: Recorder, S: ClientStream>(
+    gated: Gated<S>,
     replay: &[u8],
     tunnel: Tunnel<R>,
     buffer: usize,
@@ -140,7 +144,7 @@ async fn carry_tunnel<R: Recorder>(
         Ok(upgraded) => TokioIo::new(upgraded),
         Err(error) => {
             account.fail(format!("the upstream is gone: {error}"));
-            return reset(gated.into_inner());
+            return gated.into_inner().reset();
         }
     };
     let counts = Counts {
@@ -161,6 +165,6 @@ async fn carry_tunnel<R: Recorder>(
         account.fail(error);
     }
     if over.reset_client {
-        reset(reader.unsplit(writer).into_inner());
+        reader.unsplit(writer).into_inner().reset();
     }
 }

@@ -1,6 +1,8 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
+mod authority;
 mod http;
+mod inspect;
 mod raw;
 mod tls;
 
@@ -21,7 +23,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Limits, Origin, Port, serve};
+use authority::Authority;
+
+use crate::{ExtraRoots, Leaf, Limits, Origin, Port, Subject, Tls, serve};
 
 /// Nothing in these tests takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,6 +41,8 @@ enum Rules {
     Requests,
     /// Everything is allowed but one address.
     ButOneAddress,
+    /// As [`Self::Requests`], inside TLS too.
+    Inspect,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -68,6 +74,7 @@ impl Recorder for Log {
 
 struct FakePort {
     origin: Option<Origin>,
+    authority: Arc<Authority>,
     addresses: Result<Vec<IpAddr>, Reason>,
 }
 
@@ -82,6 +89,16 @@ impl Port for FakePort {
         assert_eq!(Some(name), self.origin.as_ref().unwrap().name.as_ref());
         self.addresses.clone()
     }
+
+    async fn sign(
+        &self,
+        agent: AgentId,
+        subject: &Subject,
+        public_key: &[u8],
+    ) -> Result<Leaf, Reason> {
+        assert_eq!(agent, AgentId(1));
+        Ok(self.authority.sign(subject, public_key))
+    }
 }
 
 /// A proxy before one upstream.
@@ -89,6 +106,10 @@ struct World {
     upstream: TcpListener,
     proxy: SocketAddr,
     log: Arc<Log>,
+    /// The guard's own.
+    authority: Arc<Authority>,
+    /// Whom upstreams are certified by.
+    upstreams: Authority,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
 }
@@ -145,8 +166,16 @@ impl Plan {
         });
         let log = Arc::new(Log::default());
         let decider = decider(Arc::clone(&log), self.rules);
+        let authority = Arc::new(Authority::new("the guard"));
+        let upstreams = Authority::new("the internet");
+        let extra = ExtraRoots {
+            hosts: vec![("example".parse().unwrap(), true)],
+            certificates: vec![upstreams.certificate()],
+        };
+        let tls = Arc::new(Tls::new(&[], vec![extra]).unwrap());
         let port = Arc::new(FakePort {
             origin,
+            authority: Arc::clone(&authority),
             addresses: self.addresses,
         });
         let shutdown = CancellationToken::new();
@@ -155,6 +184,7 @@ impl Plan {
             7,
             decider,
             port,
+            tls,
             self.limits,
             shutdown.clone(),
         ));
@@ -162,6 +192,8 @@ impl Plan {
             upstream,
             proxy,
             log,
+            authority,
+            upstreams,
             shutdown,
             served,
         }
@@ -179,6 +211,10 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
                           { id: bad, action: deny, match: { cidr: [127.0.0.66/32] } }]"
         }
         Rules::Deny => "[]",
+        Rules::Inspect => {
+            "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], method: [GET, POST], path: ['/ok/**', /ok] } }]"
+        }
         Rules::Requests => {
             "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], \
                              match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"

@@ -82,6 +82,12 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::TlsMalformed | ReasonCode::HttpMalformed | ReasonCode::DnsMalformed | ReasonCode::PacketUnparsable => {
             say("what was sent cannot be read, and what cannot be read is not passed on: look at the client")
         }
+        ReasonCode::ClientDistrusts => say(
+            "the program broke off TLS with the guard: start it with `agentguard run`, or give it the guard's CA (`agentguard ca export`); a program that accepts no CA but its own needs `handling: splice` in the rule",
+        ),
+        ReasonCode::UpstreamUntrusted => say(
+            "the server's certificate is expired, for another name, or of an authority that this host does not know: an authority of your own goes under `upstreams` in the configuration",
+        ),
         ReasonCode::UpstreamUnreachable => say("the policy allows it; the destination did not answer from this host"),
         ReasonCode::RecordFailed => say("what cannot be recorded is denied: `agentguard status` says what is wrong with the record, most often a full disk"),
         ReasonCode::RecordQuota => say("the agent has used up its share of the record, so that it cannot fill the disk: the share grows back with time"),

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use agentguard_keeper::message::{ToKeeper, ToWorker};
+use agentguard_keeper::message::{LeafSubject, SignedLeaf, ToKeeper, ToWorker};
 use agentguard_keeper::packet::Packet;
 use agentguard_model::{AgentId, HostName, Reason, ReasonCode};
+use agentguard_proxy::{Leaf, Subject};
 use tokio::sync::{mpsc, oneshot};
 
 /// Messages on their way to the keeper. When they are so many, whoever asks waits.
@@ -29,14 +30,17 @@ pub(super) struct Link {
     waiting: Arc<Waiting>,
 }
 
+/// What became of a request: done, with what was asked for, or why it was refused.
+type Answer = Result<Option<SignedLeaf>, String>;
+
 #[derive(Default)]
 struct Waiting {
     next: AtomicU64,
-    answers: Mutex<HashMap<u64, oneshot::Sender<Option<String>>>>,
+    answers: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
 }
 
 impl Waiting {
-    fn answers(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Option<String>>>> {
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,37 +108,88 @@ impl Link {
         real: Vec<IpAddr>,
         ttl: Duration,
     ) -> Result<(), Reason> {
-        let failed = |why: String| Reason::new(ReasonCode::Internal, why);
-        let request = self.waiting.next.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        self.waiting.answers().insert(request, answer);
-        self.tell(ToKeeper::Publish {
+        let asked = self.ask(|request| ToKeeper::Publish {
             request,
             agent,
             name: name.clone(),
             virtual_addresses,
             real,
             ttl,
-        })
-        .await;
-        let result = tokio::time::timeout(PATIENCE, answered).await;
-        self.waiting.answers().remove(&request);
-        match result {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(why))) => Err(failed(format!(
+        });
+        match asked.await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(why)) => Err(internal(format!(
                 "The keeper does not publish {name}: {why}."
             ))),
-            Ok(Err(_)) | Err(_) => Err(failed(format!(
+            None => Err(internal(format!(
                 "The keeper did not publish {name} in time."
             ))),
         }
     }
 
-    /// The keeper's answer to [`Self::publish`].
-    pub(super) fn published(&self, request: u64, refused: Option<String>) {
-        if let Some(answer) = self.waiting.answers().remove(&request) {
-            // Whoever asked may have given up.
-            let _ = answer.send(refused);
+    /// Has a certificate signed.
+    pub(super) async fn sign(
+        &self,
+        agent: AgentId,
+        subject: &Subject,
+        public_key: &[u8],
+    ) -> Result<Leaf, Reason> {
+        let (subject, what) = match subject {
+            Subject::Name(name) => (LeafSubject::Name(name.clone()), name.to_string()),
+            Subject::Ip(ip) => (LeafSubject::Ip(*ip), ip.to_string()),
+        };
+        let asked = self.ask(|request| ToKeeper::Sign {
+            request,
+            agent,
+            subject,
+            public_key: public_key.to_vec(),
+        });
+        match asked.await {
+            Some(Ok(Some(leaf))) => Ok(Leaf {
+                certificate: leaf.certificate,
+                not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(leaf.not_after),
+            }),
+            Some(Ok(None)) => Err(internal(format!(
+                "The keeper answered without a certificate for {what}."
+            ))),
+            Some(Err(why)) => Err(internal(format!(
+                "The keeper does not sign a certificate for {what}: {why}."
+            ))),
+            None => Err(internal(format!(
+                "The keeper did not sign a certificate for {what} in time."
+            ))),
         }
     }
+
+    /// Asks, and waits for the answer. `None`: there was none in time.
+    async fn ask(&self, message: impl FnOnce(u64) -> ToKeeper) -> Option<Answer> {
+        let request = self.waiting.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.waiting.answers().insert(request, answer);
+        self.tell(message(request)).await;
+        let result = tokio::time::timeout(PATIENCE, answered).await;
+        self.waiting.answers().remove(&request);
+        result.ok()?.ok()
+    }
+
+    /// The keeper's answer to [`Self::publish`].
+    pub(super) fn published(&self, request: u64, refused: Option<String>) {
+        self.answered(request, refused.map_or(Ok(None), Err));
+    }
+
+    /// The keeper's answer to [`Self::sign`].
+    pub(super) fn signed(&self, request: u64, leaf: Result<SignedLeaf, String>) {
+        self.answered(request, leaf.map(Some));
+    }
+
+    fn answered(&self, request: u64, result: Answer) {
+        if let Some(answer) = self.waiting.answers().remove(&request) {
+            // Whoever asked may have given up.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+fn internal(why: String) -> Reason {
+    Reason::new(ReasonCode::Internal, why)
 }

@@ -25,7 +25,7 @@ use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
 use agentguard_keeper::namespace::{Listening, Trio};
 use agentguard_keeper::{documents, worker};
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
-use agentguard_proxy::Limits;
+use agentguard_proxy::{ExtraRoots, Limits, Tls};
 use agentguard_record::Record;
 use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,7 @@ struct Rooms {
     policies: Arc<Policies>,
     resolver: Server<NamesPort>,
     proxy: Arc<ProxyPort>,
+    tls: Arc<Tls>,
 }
 
 /// What is served in one network namespace.
@@ -89,6 +90,7 @@ async fn serve(
     )?;
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
+    let tls = Arc::new(open_tls(&start)?);
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut events = Some(events);
@@ -142,7 +144,7 @@ async fn serve(
                     None => {
                         let policies = Arc::new(Policies::new(generation, policy));
                         rooms = Some(open_rooms(
-                            &policies, &directory, &record, &gate, &names, &link,
+                            &policies, &directory, &record, &gate, &names, &link, &tls,
                         ));
                     }
                 }
@@ -167,10 +169,7 @@ async fn serve(
                 }
             }
             ToWorker::Published { request, refused } => link.published(request, refused),
-            // Nobody asks yet.
-            ToWorker::Signed { request, .. } => {
-                tracing::debug!(request, "a leaf that nobody waits for");
-            }
+            ToWorker::Signed { request, leaf } => link.signed(request, leaf),
             ToWorker::State(state) => board.state(&state, &directory),
             ToWorker::Serve => {
                 let rooms = rooms.as_ref().context("told to serve without a policy")?;
@@ -230,6 +229,28 @@ fn open_names(start: &Start, link: &Link, board: &Arc<Board>) -> anyhow::Result<
     Ok(Names::new(addresses, upstream))
 }
 
+/// TLS on both sides. Whom upstreams have to be certified by: the system's authorities, and for some
+/// names the operator's.
+fn open_tls(start: &Start) -> anyhow::Result<Tls> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "some of the system's authorities cannot be read");
+    }
+    if found.certs.is_empty() {
+        tracing::warn!(
+            "this host knows no certificate authority: inspected upstreams are verified by those \
+             of the configuration alone; hint: apt-get install ca-certificates"
+        );
+    }
+    let extra = start.upstreams.iter().map(|upstream| ExtraRoots {
+        hosts: upstream.hosts.clone(),
+        certificates: upstream.certificates.clone(),
+    });
+    Tls::new(&found.certs, extra.collect())
+        .map_err(anyhow::Error::msg)
+        .context("cannot prepare TLS")
+}
+
 fn open_rooms(
     policies: &Arc<Policies>,
     directory: &Arc<Directory>,
@@ -237,6 +258,7 @@ fn open_rooms(
     gate: &Arc<Gate>,
     names: &Names,
     link: &Link,
+    tls: &Arc<Tls>,
 ) -> Rooms {
     let decider = Decider::new(
         policies.clone(),
@@ -261,7 +283,9 @@ fn open_rooms(
             gate.clone(),
             names.clone(),
             real_names,
+            link.clone(),
         )),
+        tls: tls.clone(),
         decider,
         policies: policies.clone(),
     }
@@ -286,6 +310,7 @@ fn listen(
         netns,
         rooms.decider.clone(),
         rooms.proxy.clone(),
+        rooms.tls.clone(),
         Limits::default(),
         shutdown.clone(),
     ));

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use agentguard_decision::{Client, Decider};
 use agentguard_model::{AgentId, HostName, Reason, Transport};
 use agentguard_names::Names;
-use agentguard_proxy::{Origin, Port};
+use agentguard_proxy::{Leaf, Origin, Port, Subject};
 use agentguard_record::Record;
 
 use super::gate::Gate;
+use super::link::Link;
 use super::real_names::RealNames;
 
 /// The gate's origins and the resolver's names.
@@ -18,6 +19,7 @@ pub(super) struct ProxyPort {
     gate: Arc<Gate>,
     names: Names,
     real_names: Arc<RealNames>,
+    link: Link,
 }
 
 impl ProxyPort {
@@ -26,12 +28,14 @@ impl ProxyPort {
         gate: Arc<Gate>,
         names: Names,
         real_names: Arc<RealNames>,
+        link: Link,
     ) -> Self {
         Self {
             decider,
             gate,
             names,
             real_names,
+            link,
         }
     }
 }
@@ -59,5 +63,14 @@ impl Port for ProxyPort {
         let ruling = self.decider.name(agent, name);
         let observing = self.decider.observes(agent);
         self.names.resolve(name, &ruling.ranges, observing).await
+    }
+
+    async fn sign(
+        &self,
+        agent: AgentId,
+        subject: &Subject,
+        public_key: &[u8],
+    ) -> Result<Leaf, Reason> {
+        self.link.sign(agent, subject, public_key).await
     }
 }

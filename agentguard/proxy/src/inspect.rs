@@ -1,0 +1,251 @@
+//! TLS that ends here, so that what is inside can be decided.
+//!
+//! ClientHello → the upstream is asked, with what the client offers and the guard carries → the
+//! client is answered what the upstream chose → HTTP, each request decided. Where the upstream
+//! cannot be had, the client is answered all the same and each request is told why: a problem
+//! document says more than an alert.
+//!
+//! **Invariant:** before a request is allowed the upstream sees a handshake for the name that was
+//! allowed, and nothing of the client's.
+
+use std::sync::Arc;
+
+use agentguard_decision::{Decided, Recorder};
+use agentguard_model::{ActionKind, Reason, ReasonCode};
+use agentguard_protocol::alert::Alert;
+use agentguard_protocol::client_hello::Hello;
+use agentguard_protocol::first_bytes::{FirstBytes, classify};
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, ServerConfig};
+use tokio::io::{AsyncReadExt, split};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::Port;
+use crate::alpn::{Alpn, Offer};
+use crate::connection::{Flow, READ};
+use crate::http::{self, Leg, Upstream};
+use crate::leaves::{Leaves, Subject};
+use crate::relay::{ClientStream as _, Counts, relay};
+use crate::replay::Replay;
+use crate::tls::say;
+use crate::upstream_tls::{ExtraRoots, UpstreamTls};
+
+/// What TLS is made of on both sides. One for all listeners: names are signed once.
+pub struct Tls {
+    pub(crate) leaves: Leaves,
+    pub(crate) upstreams: UpstreamTls,
+}
+
+impl Tls {
+    /// Upstreams have to be certified by one of `system`, or for some names by one of `extra`.
+    ///
+    /// # Errors
+    /// No key can be made, or an authority cannot be read.
+    pub fn new(system: &[CertificateDer<'static>], extra: Vec<ExtraRoots>) -> Result<Self, String> {
+        Ok(Self {
+            leaves: Leaves::new()?,
+            upstreams: UpstreamTls::new(system, extra)?,
+        })
+    }
+}
+
+/// Inspects a connection whose hello is for the name behind the address.
+pub(crate) async fn run<R: Recorder, P: Port>(
+    flow: Arc<Flow<R, P>>,
+    stream: TcpStream,
+    first: Vec<u8>,
+    hello: &Hello,
+) {
+    let Some(offer) = Offer::of(&hello.alpn) else {
+        let message =
+            "the client offers no application protocol that can be inspected (h2, http/1.1)";
+        refuse(&flow, ReasonCode::ProtocolNotSupported, message).await;
+        return say(&flow, stream, Alert::NoApplicationProtocol).await;
+    };
+    let (alpn, upstream) = match ask(&flow, offer).await {
+        Ok((alpn, upstream)) => match offer.answer(alpn) {
+            Some(answer) => (answer, Ok(upstream)),
+            None => {
+                let message =
+                    "the upstream does not speak HTTP/2, and the client speaks nothing else";
+                refuse(&flow, ReasonCode::ProtocolNotSupported, message).await;
+                return say(&flow, stream, Alert::NoApplicationProtocol).await;
+            }
+        },
+        Err(reason) => (offer.alone(), Err(reason)),
+    };
+    let config = match config(&flow, alpn).await {
+        Ok(config) => config,
+        Err(reason) => {
+            refuse(&flow, reason.code, reason.message).await;
+            return say(&flow, stream, Alert::InternalError).await;
+        }
+    };
+    let shaking = TlsAcceptor::from(config).accept(Replay::new(first, stream));
+    let stream = match timeout(flow.guard.limits.head, shaking).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let message = distrust(&error, &flow.target.host);
+            refuse(&flow, ReasonCode::ClientDistrusts, message).await;
+            return;
+        }
+        Err(_) => {
+            let message = "the client did not finish its TLS handshake in time";
+            refuse(&flow, ReasonCode::ClientTimeout, message).await;
+            return;
+        }
+    };
+    let leg = Leg::inside_tls(alpn, upstream);
+    match alpn {
+        Alpn::H2 => http::run_http2(flow, stream, leg).await,
+        Alpn::Http1 | Alpn::None => inside(flow, stream, leg).await,
+    }
+}
+
+/// Opens the upstream's side.
+async fn ask<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    offer: Offer,
+) -> Result<(Alpn, Upstream<R>), Reason> {
+    let (stream, alpn) = flow.guard.tls.upstreams.connect(flow, offer).await?;
+    let upstream = match alpn {
+        Alpn::H2 => Upstream::http2(stream).await,
+        Alpn::Http1 | Alpn::None => Upstream::http1(stream).await,
+    };
+    let upstream = upstream.map_err(|error| {
+        let message = format!("the upstream broke off: {error}");
+        Reason::new(ReasonCode::UpstreamUnreachable, message)
+    })?;
+    Ok((alpn, upstream))
+}
+
+async fn config<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    alpn: Alpn,
+) -> Result<Arc<ServerConfig>, Reason> {
+    let subject = match (&flow.target.host, flow.target.ip) {
+        (Some(name), _) => Subject::Name(name.clone()),
+        (None, Some(ip)) => Subject::Ip(ip),
+        (None, None) => {
+            let message = "the connection goes nowhere";
+            return Err(Reason::new(ReasonCode::Internal, message));
+        }
+    };
+    let leaves = &flow.guard.tls.leaves;
+    let agent = flow.client.agent;
+    leaves
+        .config(flow.guard.port.as_ref(), agent, &subject, alpn)
+        .await
+}
+
+/// What is inside, where it should be HTTP/1.
+async fn inside<R: Recorder, P: Port>(
+    flow: Arc<Flow<R, P>>,
+    mut stream: TlsStream<Replay>,
+    leg: Leg<R>,
+) {
+    let mut bytes = Vec::new();
+    let until = Instant::now() + flow.guard.limits.keep_alive;
+    loop {
+        bytes.reserve(READ);
+        let read = match timeout_at(until, stream.read_buf(&mut bytes)).await {
+            Ok(Ok(read)) => read,
+            // Nothing was asked for, so there is nothing to decide.
+            Ok(Err(_)) | Err(_) if bytes.is_empty() => return,
+            Ok(Err(_)) | Err(_) => 0,
+        };
+        match classify(&bytes) {
+            FirstBytes::Http1 => return http::run(flow, stream, &bytes, leg).await,
+            FirstBytes::NeedMore if read > 0 => {}
+            FirstBytes::NeedMore if bytes.is_empty() => return,
+            _ => return pass(&flow, stream, &bytes, leg).await,
+        }
+    }
+}
+
+/// Bytes that nobody understands: what the policy wants inspected cannot be. An agent that is only
+/// observed goes on.
+async fn pass<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    stream: TlsStream<Replay>,
+    bytes: &[u8],
+    leg: Leg<R>,
+) {
+    let decided = flow.connection().await;
+    if !decided.allowed {
+        return stream.reset();
+    }
+    // The one that was opened speaks HTTP.
+    drop(leg);
+    carry(flow, stream, bytes, decided).await;
+}
+
+async fn carry<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    stream: TlsStream<Replay>,
+    bytes: &[u8],
+    decided: Decided,
+) {
+    let account = flow.account(decided);
+    let upstream = flow.guard.tls.upstreams.connect(flow, Offer::NOTHING);
+    let upstream = match upstream.await {
+        Ok((upstream, _)) => upstream,
+        Err(reason) => {
+            account.fail(reason.message);
+            return stream.reset();
+        }
+    };
+    let counts = Counts {
+        sent: &account.sent,
+        received: &account.received,
+    };
+    let (mut reader, mut writer) = split(stream);
+    let buffer = flow.guard.limits.buffer;
+    let client = (&mut reader, &mut writer);
+    let over = relay(client, split(upstream), bytes, buffer, counts).await;
+    if let Some(error) = over.error {
+        account.fail(error);
+    }
+    if over.reset_client {
+        reader.unsplit(writer).reset();
+    }
+}
+
+async fn refuse<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    code: ReasonCode,
+    message: impl Into<String>,
+) {
+    flow.refuse(ActionKind::Connect, code, message).await;
+}
+
+/// Why a client left the handshake, and what to do about it.
+fn distrust(error: &std::io::Error, name: &Option<agentguard_model::HostName>) -> String {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let what = match name {
+        Some(name) => name.to_string(),
+        None => "this address".to_owned(),
+    };
+    let advice = format!(
+        "give it the guard's CA (`agentguard ca export`), or let the rule that allows {what} say \
+         `handling: splice`"
+    );
+    match inner {
+        Some(rustls::Error::AlertReceived(
+            alert @ (AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate),
+        )) => format!("the client does not trust the guard's certificate ({alert:?}): {advice}"),
+        Some(why) => format!("the TLS handshake with the client failed: {why}"),
+        None => format!(
+            "the client broke off the TLS handshake, as one does that does not trust the guard's \
+             certificate: {advice}"
+        ),
+    }
+}

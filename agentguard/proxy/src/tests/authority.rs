@@ -1,0 +1,94 @@
+//! A certificate authority of a test's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData, SanType,
+    SignatureAlgorithm,
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::{RootCertStore, ServerConfig};
+
+use crate::{Leaf, Subject};
+
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: Vec<u8>,
+    signed: AtomicUsize,
+}
+
+/// A key as it stands behind the 26 bytes that say which kind it is (RFC 5480, 2).
+struct P256(Vec<u8>);
+
+impl PublicKeyData for P256 {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl Authority {
+    pub(super) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().to_vec();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+            signed: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn certificate(&self) -> Vec<u8> {
+        self.certificate.clone()
+    }
+
+    pub(super) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(self.certificate())).unwrap();
+        roots
+    }
+
+    /// How many it has signed.
+    pub(super) fn signed(&self) -> usize {
+        self.signed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sign(&self, subject: &Subject, public_key: &[u8]) -> Leaf {
+        self.signed.fetch_add(1, Ordering::Relaxed);
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![match subject {
+            Subject::Name(name) => SanType::DnsName(name.as_str().try_into().unwrap()),
+            Subject::Ip(ip) => SanType::IpAddress(*ip),
+        }];
+        let key = P256(public_key[26..].to_vec());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf {
+            certificate: certificate.der().to_vec(),
+            not_after: SystemTime::now() + Duration::from_secs(24 * 3600),
+        }
+    }
+
+    /// A server for a name.
+    pub(super) fn server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let chain = vec![certificate.der().clone()];
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, key.into())
+            .unwrap();
+        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
