@@ -128,6 +128,7 @@ impl Keeper {
             skip(test, "needs cgroup v2");
             return None;
         };
+        default_signals();
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let cgroup = mount.join(format!(
             "agentguard-run-test-{}-{number}",
@@ -275,6 +276,15 @@ impl Drop for Keeper {
             };
             let _ = rustix::event::poll(&mut [], Some(&pause));
         }
+    }
+}
+
+/// Whoever started the tests may ignore some signals (nohup, or a script in the background), and
+/// what is ignored stays so in every child: to a client's Ctrl-C above all.
+fn default_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
