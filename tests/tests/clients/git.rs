@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentguard_tests::{Tag, World, wait_until};
 use anyhow::{Result, ensure};
 
+use crate::inspected::{inspected, open};
 use crate::room::{GIT, PASTE, Program, Room, row, ungoverned, world, world_with_files};
 
 const HOST: &str = "git.example.com";
@@ -208,4 +209,31 @@ fn git_clones_over_its_own_protocol_by_name_only() {
         assert_eq!(served(), before, "{host}");
     }
     room.close().unwrap();
+}
+
+#[test]
+fn git_clones_inside_inspected_tls_and_each_of_its_requests_is_decided() {
+    let Some(git) = Program::find("git").unwrap() else {
+        return;
+    };
+    let repository = Repository::create(&git).unwrap();
+    let world = world_with_files("git-inspected", &repository.0);
+    let world = world.start().unwrap();
+    let room = open(&world).unwrap();
+    let log = world.origin(HOST).unwrap().log();
+    let url = format!("https://{HOST}/files/.git");
+    let (words, into) = clone(&world, &git, &url, "inspected");
+    let run = inspected(&room, &words).run().unwrap();
+    run.success().unwrap();
+    assert!(repository.is(&git, &into).unwrap());
+    let requests = log.requests().unwrap();
+    assert!(requests.len() > 5, "{requests:?}");
+    let mut rows = vec![format!("allow dns dns_query {HOST}:53 rule_allow")];
+    rows.extend(requests.iter().map(|request| {
+        let target = request.target.split('?').next().unwrap();
+        let path = target.strip_prefix(&format!("https://{HOST}"));
+        let path = path.unwrap_or(target);
+        format!("allow proxy http_request {HOST}:443 GET {path} rule_allow")
+    }));
+    room.rows(&rows).unwrap();
 }

@@ -1,10 +1,12 @@
 //! TLS that ends at the guard: real clients notice nothing but refusals that they understand.
 
+use std::ffi::OsStr;
+
 use agentguard_tests::{Invocation, World};
 use anyhow::Result;
 use serde_json::json;
 
-use crate::room::{AGENT, Program, Room, SITE, python, ungoverned, world};
+use crate::room::{AGENT, Program, Room, SITE, node, python, ungoverned, world};
 
 const POLICY: &str = "
 version: 1
@@ -12,7 +14,7 @@ agents:
   - name: coder
 rules:
   - id: read-and-post
-    match: { host: [api.example.com], port: [443], method: [GET, HEAD, POST] }
+    match: { host: [api.example.com, git.example.com], port: [443], method: [GET, HEAD, POST] }
     action: allow
     handling: inspect
   - id: no-secrets
@@ -26,14 +28,14 @@ rules:
 
 const TOLD: &str = "\n%{http_code} %{http_version} %{num_connects}";
 
-fn open(world: &World) -> Result<Room<'_>> {
+pub(crate) fn open(world: &World) -> Result<Room<'_>> {
     let upstreams = json!([{ "host": ["*.example.com"], "ca": world.ca_file() }]);
     let guard = world.guard().policy(POLICY).setting("upstreams", upstreams);
     Ok(Room::of(world, guard.start()?))
 }
 
 /// Words as the agent, which trusts what `run` makes it trust.
-fn inspected<'r>(room: &'r Room<'_>, words: &[&std::ffi::OsStr]) -> Invocation<'r> {
+pub(crate) fn inspected<'r, S: AsRef<OsStr>>(room: &'r Room<'_>, words: &[S]) -> Invocation<'r> {
     let run = ["run", "--agent", AGENT, "--"];
     room.guard.cli().args(run).args(words)
 }
@@ -276,4 +278,106 @@ except urllib.error.HTTPError as error:
     let ran = room.call(call, &rows).unwrap();
     let output = ran.output.success().unwrap();
     assert_eq!(output.stdout, "200 /py\n403 rule_deny\n");
+}
+
+/// Its own trust, its own TLS, its own HTTP; `fetch` is another client than `https`.
+const NODE: &str = r#"
+const https = require('https');
+const ask = (method, path) => new Promise(done => {
+  const options = { agent: false, method };
+  https.request('https://api.example.com' + path, options, reply => {
+    let got = '';
+    reply.on('data', data => got += data);
+    reply.on('end', () => done([reply.statusCode, reply.headers['content-type'], got.length]));
+  }).on('error', error => done([error.code])).end();
+});
+(async () => {
+  const [status, , length] = await ask('GET', '/chunked/70000');
+  console.log(status, length);
+  const posted = await fetch('https://api.example.com/things', { method: 'POST', body: 'a body' });
+  console.log(posted.status, (await posted.json()).body);
+  const [code, type] = await ask('DELETE', '/things/1');
+  console.log(code, type);
+})();
+"#;
+
+#[test]
+fn node_s_clients_are_served_and_refused_inside_tls() {
+    let Some(node) = node().unwrap() else {
+        return;
+    };
+    let world = world("inspected-node").start().unwrap();
+    let room = open(&world).unwrap();
+    let rows = [
+        query(),
+        query(),
+        query(),
+        allowed("GET", "/chunked/70000"),
+        allowed("POST", "/things"),
+        denied("DELETE", "/things/1", "no_rule"),
+    ];
+    let call = inspected(&room, &node.words(&["-e", NODE]));
+    let output = room.call(call, &rows).unwrap().output.success().unwrap();
+    assert_eq!(
+        output.stdout,
+        "200 70000\n200 a body\n403 application/problem+json\n"
+    );
+    room.close().unwrap();
+}
+
+/// GnuTLS, which reads what the system trusts and no variable.
+#[test]
+fn wget_trusts_the_guard_by_the_system_s_bundle() {
+    let Some(wget) = Program::find("wget").unwrap() else {
+        return;
+    };
+    let world = world("inspected-wget").start().unwrap();
+    let room = open(&world).unwrap();
+    let words = ["-nv", "-t", "1", "-T", "10", "-O", "-"];
+    let words = [&words[..], &["https://api.example.com/bytes/200000"]].concat();
+    let rows = [query(), allowed("GET", "/bytes/200000")];
+    let ran = room.call(inspected(&room, &wget.words(&words)), &rows);
+    let output = ran.unwrap().output.success().unwrap();
+    assert_eq!(output.stdout.len(), 200_000);
+}
+
+#[test]
+fn large_bodies_pass_in_both_directions() {
+    let Some(curl) = Program::find("curl").unwrap() else {
+        return;
+    };
+    const SIZE: u64 = 32 * 1024 * 1024;
+    let world = world("inspected-large").start().unwrap();
+    let room = open(&world).unwrap();
+    let file = world.directory().join("large");
+    std::fs::File::create(&file).unwrap().set_len(SIZE).unwrap();
+    let upload = format!("@{}", file.display());
+    for version in ["--http1.1", "--http2"] {
+        let words = [
+            "-sS",
+            "--max-time",
+            "60",
+            version,
+            "--data-binary",
+            &upload,
+            "https://api.example.com/up",
+        ];
+        let rows = [query(), allowed("POST", "/up")];
+        let ran = room
+            .call(inspected(&room, &curl.words(&words)), &rows)
+            .unwrap();
+        let told: serde_json::Value =
+            serde_json::from_str(&ran.output.success().unwrap().stdout).unwrap();
+        assert_eq!(told["body_bytes"], SIZE, "{version}");
+
+        let url = format!("https://api.example.com/bytes/{SIZE}");
+        let words = ["-sS", "--max-time", "60", version, "-w", "%{size_download}"];
+        let words = [&words[..], &["-o", "/dev/null", &url]].concat();
+        let rows = [query(), allowed("GET", &format!("/bytes/{SIZE}"))];
+        let ran = room
+            .call(inspected(&room, &curl.words(&words)), &rows)
+            .unwrap();
+        let output = ran.output.success().unwrap();
+        assert_eq!(output.stdout, SIZE.to_string(), "{version}");
+    }
 }
