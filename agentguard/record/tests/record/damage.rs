@@ -26,11 +26,14 @@ fn small() -> Options {
     }
 }
 
-/// Overwrites some bytes in the middle of a file.
+/// Changes a byte in the middle of a file. One, since more could belong to two entries.
 fn spoil(path: &Path) -> u64 {
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).write(true).open(path).unwrap();
     let middle = file.metadata().unwrap().len() / 2;
-    file.write_all_at(b"\xff\xff\xff\xff", middle).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[!byte[0]], middle).unwrap();
     middle
 }
 
