@@ -294,6 +294,8 @@ pub mod socket_flag {
     pub const RECORDED: u8 = 2;
     /// The TCP peer has sent its FIN.
     pub const PEER_FINISHED: u8 = 4;
+    /// [`super::SocketEntry::peer`] was a socket of the same agent when it sent.
+    pub const PEER_OWN: u8 = 8;
 }
 
 /// Traffic of one agent on one processor. Per-CPU hash map `COUNTERS`, key: agent (`u32`).

@@ -51,9 +51,17 @@ pub(crate) unsafe fn decide(
             ))
             .map(|entry| &entry.rules),
     };
+    // The kernel takes "any" for loopback, of the same family.
+    let (any, v4) = (destination.is_unspecified(), destination.is_v4());
+    let from = if v4 {
+        Address::LOOPBACK4
+    } else {
+        Address::LOOPBACK6
+    };
+    let at = if any { from } else { destination };
     let local = destination.is_loopback()
         // SAFETY: upheld by the caller.
-        && unsafe { is_own(ctx, agent.agent, destination, port, transport) };
+        && unsafe { is_own(ctx, agent.agent, (&at, port), (&from, 0), transport) };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     flow_verdict(&Flow {
@@ -69,43 +77,39 @@ pub(crate) unsafe fn decide(
     })
 }
 
-/// Whether the socket that would answer on loopback is the agent's. The kernel looks it up as it
-/// would for a packet, so that a port which another socket of the agent holds (the other family's,
-/// another address's, one that does not listen any more) opens nobody else's.
+/// Whether the socket that a packet to `at` from `from` would reach is the agent's. The kernel looks
+/// it up as it would for the packet, so that a port which another socket of the agent holds (the other
+/// family's, another address's, one that does not listen any more) opens nobody else's. Without a
+/// source port the answer is for a socket that takes packets from anywhere.
+///
+/// It holds at this moment: what was the agent's can be the host's at the next packet.
 ///
 /// # Safety
 /// `ctx` is the context of a program that may look sockets up.
 #[inline(always)]
-unsafe fn is_own(
+pub(crate) unsafe fn is_own(
     ctx: *mut c_void,
     agent: u32,
-    destination: Address,
-    port: u16,
+    at: (&Address, u16),
+    from: (&Address, u16),
     transport: u8,
 ) -> bool {
-    // The kernel takes "any" for loopback, of the same family.
-    let v4 = destination.is_v4();
-    let answering = match (destination.is_unspecified(), v4) {
-        (false, _) => destination,
-        (true, true) => Address::LOOPBACK4,
-        (true, false) => Address::LOOPBACK6,
-    };
     // SAFETY: all zeroes is a value of a union of integers.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let size = if v4 {
+    let size = if at.0.is_v4() {
         tuple.__bindgen_anon_1.ipv4 = Ends4 {
-            saddr: Address::LOOPBACK4.0[3],
-            daddr: answering.0[3],
-            sport: 0,
-            dport: port.to_be(),
+            saddr: from.0.0[3],
+            daddr: at.0.0[3],
+            sport: from.1.to_be(),
+            dport: at.1.to_be(),
         };
         TUPLE4
     } else {
         tuple.__bindgen_anon_1.ipv6 = Ends6 {
-            saddr: Address::LOOPBACK6.0,
-            daddr: answering.0,
-            sport: 0,
-            dport: port.to_be(),
+            saddr: from.0.0,
+            daddr: at.0.0,
+            sport: from.1.to_be(),
+            dport: at.1.to_be(),
         };
         TUPLE6
     };

@@ -18,7 +18,7 @@ use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::decide::decide;
+use crate::decide::{decide, is_own};
 use crate::maps::{COUNTERS, SOCKETS};
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, stream};
 
@@ -164,27 +164,32 @@ fn leaves(
         });
         return false;
     }
-    let decided = entry.state >= socket_state::PASS
-        && entry.effective == packet.destination
-        && entry.effective_port == packet.destination_port;
-    if packet.transport == TCP {
-        if packet.opens && !decided {
-            refuse(
-                entry,
-                packet.destination,
-                packet.destination_port,
-                reason::UNKNOWN_SOCKET,
-            );
-            return false;
-        }
+    if packet.transport == TCP && !packet.opens {
         return true;
     }
-    // `IP_PKTINFO` says another sender than the one that was bound: somebody else's, in whose place
-    // the receiver would answer.
-    let forged = entry.flags & socket_flag::BOUND != 0
-        && !entry.bound.is_unspecified()
-        && entry.bound != packet.source;
-    if forged {
+    let dialled = entry.state >= socket_state::PASS
+        && entry.effective == packet.destination
+        && entry.effective_port == packet.destination_port;
+    // What was the agent's own when it was dialled, or when it sent, may be a service of the host's
+    // by now; also when a SYN is repeated. One look-up for both: the frame has no room for more.
+    let (dialled_own, peer_own) = (
+        entry.reason == reason::LOCAL,
+        entry.flags & socket_flag::PEER_OWN != 0,
+    );
+    let own = (dialled_own || peer_own) && reaches_own(ctx, found, packet);
+    let decided = dialled && (own || !dialled_own);
+    if packet.transport == TCP {
+        if !decided {
+            let why = if dialled {
+                reason::LOOPBACK
+            } else {
+                reason::UNKNOWN_SOCKET
+            };
+            refuse(entry, packet.destination, packet.destination_port, why);
+        }
+        return decided;
+    }
+    if entry.state != socket_state::RESOLVER && pretends(ctx, entry, found, packet) {
         refuse(
             entry,
             packet.destination,
@@ -203,8 +208,39 @@ fn leaves(
     }
     let answers = entry.peer == packet.destination
         && entry.peer_port == packet.destination_port
-        && packet.destination_port != 0;
+        && packet.destination_port != 0
+        && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet)
+}
+
+/// Whether a packet will reach a socket of the same agent, now.
+#[inline(always)]
+fn reaches_own(ctx: &SkBuffContext, found: &AgentEntry, packet: &Packet) -> bool {
+    let at = (&packet.destination, packet.destination_port);
+    let from = (&packet.source, packet.source_port);
+    // SAFETY: the context of this hook.
+    unsafe { is_own(ctx.as_ptr(), found.agent, at, from, packet.transport) }
+}
+
+/// Whether the socket that a packet's receiver would answer to is the same agent's, now.
+#[inline(always)]
+fn comes_from_own(ctx: &SkBuffContext, found: &AgentEntry, packet: &Packet) -> bool {
+    let at = (&packet.source, packet.source_port);
+    let from = (&packet.destination, packet.destination_port);
+    // SAFETY: the context of this hook.
+    unsafe { is_own(ctx.as_ptr(), found.agent, at, from, packet.transport) }
+}
+
+/// Whether a datagram says another sender (`IP_PKTINFO`) than the one that was bound: somebody else's,
+/// in whose place the receiver would answer. A socket that is bound to every address shares its port
+/// with those on one of them.
+#[inline(always)]
+fn pretends(ctx: &SkBuffContext, entry: &SocketEntry, found: &AgentEntry, packet: &Packet) -> bool {
+    let bound = entry.flags & socket_flag::BOUND != 0 && !entry.bound.is_unspecified();
+    if bound && entry.bound != packet.source {
+        return true;
+    }
+    packet.source.is_loopback() && !comes_from_own(ctx, found, packet)
 }
 
 /// Connected UDP reaches no socket hook when it sends: its first datagram is decided here.
@@ -286,6 +322,11 @@ fn enters(
         if packet.transport == UDP {
             entry.peer = packet.source;
             entry.peer_port = packet.source_port;
+            if comes_from_own(ctx, found, packet) {
+                entry.flags |= socket_flag::PEER_OWN;
+            } else {
+                entry.flags &= !socket_flag::PEER_OWN;
+            }
         }
         return true;
     }

@@ -61,6 +61,15 @@ fn connecting(ctx: &SockOpsContext) {
 /// Where the map is full the listener finds nothing, and refuses.
 #[inline(always)]
 pub(crate) fn publish(entry: &SocketEntry, address: Address, port: u16, transport: u8) {
+    if !note_origin(entry, &address, port, transport) {
+        event::emit(event::of_socket(entry, kind::FLOW, reason::MAP_FULL, true));
+    }
+}
+
+/// `false`: the map is full. A function of its own: inlined into `egress`, the entry takes more of
+/// its frame than there is beside debugging lines.
+#[inline(never)]
+fn note_origin(entry: &SocketEntry, address: &Address, port: u16, transport: u8) -> bool {
     let origin = Origin {
         // SAFETY: helper without arguments.
         published_ns: unsafe { bpf_ktime_get_ns() },
@@ -76,10 +85,8 @@ pub(crate) fn publish(entry: &SocketEntry, address: Address, port: u16, transpor
         _pad: 0,
         run: entry.run,
     };
-    let key = origin_key(entry.netns, address, port, transport);
-    if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_err() {
-        event::emit(event::of_socket(entry, kind::FLOW, reason::MAP_FULL, true));
-    }
+    let key = origin_key(entry.netns, *address, port, transport);
+    ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_ok()
 }
 
 #[inline(always)]

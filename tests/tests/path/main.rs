@@ -11,6 +11,7 @@ mod agents;
 mod around;
 mod datagrams;
 mod direct;
+mod loopback;
 mod membership;
 mod modes;
 mod reload;
