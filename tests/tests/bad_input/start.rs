@@ -158,5 +158,42 @@ fn a_second_daemon_gives_way_and_the_first_goes_on() {
     assert!(told.stderr.contains("another daemon runs"), "{told}");
     assert!(told.stderr.contains("hint: "), "{told}");
     assert_eq!(processes(&guard), before);
+
+    // Nor does one that has directories and ports of its own share the gate.
+    let config = guard.config();
+    let good = fs::read_to_string(&config).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&good).unwrap();
+    for directory in ["state_dir", "runtime_dir"] {
+        other[directory] = json!(config.with_file_name(format!("other-{directory}")));
+    }
+    other["proxy_port"] = json!(16001);
+    other["resolver_port"] = json!(16053);
+    fs::write(&config, other.to_string()).unwrap();
+    let told = daemon(&guard);
+    assert_eq!(told.code(), 1, "{told}");
+    let says = format!(
+        "another daemon runs with {}",
+        other["bpffs"].as_str().unwrap()
+    );
+    assert!(told.stderr.contains(&says), "{told}");
+    fs::write(&config, good).unwrap();
     guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
+
+/// An agent that could hold the lock would keep the next daemon from starting.
+#[test]
+fn nobody_but_root_can_hold_a_daemons_locks() {
+    let world = world("locks");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let bpffs = guard.config().with_file_name("bpf");
+    for path in [guard.runtime_dir().join("lock"), bpffs] {
+        let nobody = |words: &[&str]| {
+            let run = ["run", "--agent", "coder", "--user", "nobody", "--"];
+            let run = guard.cli().args(run).args(words);
+            run.arg(&path).run().unwrap()
+        };
+        nobody(&["stat"]).success().unwrap();
+        let told = nobody(&["sh", "-c", "exec 9<\"$0\" && flock -n 9"]);
+        assert!(told.stderr.contains("Permission denied"), "{told}");
+    }
 }

@@ -164,8 +164,11 @@ where
     T::try_from(map).map_err(super::map_error("use", name))
 }
 
-/// Makes a directory below an existing one that must be on a BPF file system.
-pub(super) fn make_directory(directory: &Path) -> Result<(), GateError> {
+/// Makes a directory for root alone, below an existing one that must be on a BPF file system.
+///
+/// # Errors
+/// [`GateError::NotBpffs`]; it cannot be made.
+pub fn make_directory(directory: &Path) -> Result<(), GateError> {
     let existing = directory
         .ancestors()
         .find(|path| path.exists())

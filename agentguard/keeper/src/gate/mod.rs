@@ -29,6 +29,7 @@ use aya::{BtfError, EbpfError};
 
 pub use attach::Attachment;
 pub(crate) use attach::cgroup_id;
+pub use load::make_directory;
 pub use log::Sink;
 pub use networks::Network;
 

@@ -130,10 +130,9 @@ impl Keeper {
         };
         default_signals();
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-        let cgroup = mount.join(format!(
-            "agentguard-run-test-{}-{number}",
-            std::process::id()
-        ));
+        // As the world of the end-to-end tests names its own, so that its sweep finds what a killed
+        // test leaves.
+        let cgroup = mount.join(format!("agentguard-test-{}-{number}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
         let directory = tempfile::tempdir().unwrap();
         open_to_all(directory.path());

@@ -5,6 +5,7 @@
 //! waiting for anyone.
 
 mod authorities;
+mod claim;
 mod clients;
 mod host;
 mod link;
@@ -28,9 +29,9 @@ use std::time::{Duration, Instant};
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::WorkerUser;
 use anyhow::{Context as _, bail, ensure};
-use rustix::fs::FlockOperation;
 
 use crate::config::Config;
+use claim::Claim;
 use link::Worker;
 use state::Keeper;
 
@@ -64,7 +65,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     prepare_directories(&config)?;
-    let _only = claim(&config.paths.runtime_dir)?;
+    let claim = Claim::take(&config.paths)?;
+    let sockets = [config.paths.control_socket(), config.paths.keeper_socket()];
+    for socket in &sockets {
+        claim.clear(socket)?;
+    }
     let control = listen_control(&config)?;
     let clients = agentguard_keeper::packet::listen(&config.paths.keeper_socket(), 0o600)
         .with_context(|| {
@@ -77,13 +82,13 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         uid: config.worker.uid,
         gid: config.worker.gid,
     };
-    let sockets = [config.paths.control_socket(), config.paths.keeper_socket()];
     let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy)?));
     clients::serve(clients, &keeper)?;
     supervise(&signals, &keeper, user, &control)?;
-    for socket in sockets {
-        // Gone already is as good.
-        let _ = fs::remove_file(socket);
+    for socket in &sockets {
+        if let Err(error) = claim.clear(socket) {
+            tracing::warn!(error = format!("{error:#}"), "a socket stays");
+        }
     }
     tracing::info!("stopped; the gate stays up, redirected flows are refused until a daemon runs");
     Ok(())
@@ -201,30 +206,9 @@ fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that no other daemon uses these directories; held until the process ends.
-fn claim(runtime_dir: &Path) -> anyhow::Result<fs::File> {
-    let path = runtime_dir.join("lock");
-    let file =
-        fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "another daemon runs with {}; hint: see `agentguard status`",
-            runtime_dir.display()
-        );
-    }
-    Ok(file)
-}
-
 fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
     let path = config.paths.control_socket();
     let failed = || format!("cannot listen on {}", path.display());
-    // Whoever left it there is gone: the lock is ours.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(failed);
-        }
-        _ => {}
-    }
     let listener = UnixListener::bind(&path).with_context(failed)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
