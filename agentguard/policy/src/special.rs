@@ -36,9 +36,23 @@ const fn v6(ip: [u16; 8]) -> IpNet {
     ))
 }
 
+/// IPv4 behind NAT64's well-known prefix (RFC 6052, 2.1): a translator hands it on as IPv4.
+const fn nat64(a: u8, b: u8, c: u8, d: u8) -> IpNet {
+    let ip = u32::from_be_bytes([a, b, c, d]) as u128;
+    let ip = Ipv6Addr::from_bits(0x0064_ff9b << 96 | ip);
+    IpNet::V6(Ipv6Net::new_assert(ip, 128))
+}
+
+/// All that 6to4 (RFC 3056, 2) carries to an IPv4 address.
+const fn six_to_four(a: u8, b: u8, c: u8, d: u8) -> IpNet {
+    let ip = u32::from_be_bytes([a, b, c, d]) as u128;
+    let ip = Ipv6Addr::from_bits(0x2002 << 112 | ip << 80);
+    IpNet::V6(Ipv6Net::new_assert(ip, 48))
+}
+
 /// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as
 /// loopback.
-pub(crate) const HARD: [(Hard, IpNet); 13] = [
+pub(crate) const HARD: [(Hard, IpNet); 25] = [
     // AWS, GCP, Azure, OpenStack, DigitalOcean, …
     (Hard::Metadata, v4(169, 254, 169, 254, 32)),
     // AWS task roles (ECS) and pod identities (EKS).
@@ -59,6 +73,19 @@ pub(crate) const HARD: [(Hard, IpNet); 13] = [
     (Hard::Loopback, v6([0, 0, 0, 0, 0, 0, 0, 1])),
     (Hard::Loopback, v4(0, 0, 0, 0, 32)),
     (Hard::Loopback, v6([0; 8])),
+    // Those of IPv4 by ways that lead there from IPv6. Loopback is not: it is the translator's own.
+    (Hard::Metadata, nat64(169, 254, 169, 254)),
+    (Hard::Metadata, nat64(169, 254, 170, 2)),
+    (Hard::Metadata, nat64(169, 254, 170, 23)),
+    (Hard::Metadata, nat64(100, 100, 100, 200)),
+    (Hard::Metadata, nat64(168, 63, 129, 16)),
+    (Hard::Metadata, nat64(192, 0, 0, 192)),
+    (Hard::Metadata, six_to_four(169, 254, 169, 254)),
+    (Hard::Metadata, six_to_four(169, 254, 170, 2)),
+    (Hard::Metadata, six_to_four(169, 254, 170, 23)),
+    (Hard::Metadata, six_to_four(100, 100, 100, 200)),
+    (Hard::Metadata, six_to_four(168, 63, 129, 16)),
+    (Hard::Metadata, six_to_four(192, 0, 0, 192)),
 ];
 
 /// The closed range that holds all of `net`.
@@ -94,6 +121,11 @@ mod tests {
             ("::1/128", Some(Hard::Loopback)),
             ("fd00:ec2::254/128", Some(Hard::Metadata)),
             ("10.0.0.0/8", None),
+            ("64:ff9b::169.254.169.254/128", Some(Hard::Metadata)),
+            ("64:ff9b::203.0.113.1/128", None),
+            ("64:ff9b::/96", None),
+            ("2002:a9fe:a9fe::1/128", Some(Hard::Metadata)),
+            ("2002::/16", None),
         ] {
             let got = hard(&net.parse().unwrap()).map(|(kind, _)| kind);
             assert_eq!(got, expected, "{net}");
