@@ -97,9 +97,10 @@ def talk(address, port, sent, finish=False):
                 stream.shutdown(socket.SHUT_WR)
             while piece := stream.recv(65536):
                 told += piece
-        except ConnectionResetError:
-            return [told.decode(errors="replace"), "reset"]
-        except BrokenPipeError:
+        except OSError as error:
+            # A reset meets a read, a write, or the end of writing, whichever comes first after it.
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                raise
             return [told.decode(errors="replace"), "reset"]
     return [told.decode(errors="replace"), "closed"]
 
