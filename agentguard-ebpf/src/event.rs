@@ -87,7 +87,7 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 }
 
 #[inline(always)]
-const fn protocol(transport: u8) -> u16 {
+pub(crate) const fn protocol(transport: u8) -> u16 {
     match transport {
         agentguard_common::map::TCP => 6,
         agentguard_common::map::UDP => 17,

@@ -30,33 +30,48 @@ const TCP_ACK: u8 = 0x10;
 /// A packet leaves.
 #[cgroup_skb]
 fn egress(ctx: SkBuffContext) -> i32 {
-    judge(&ctx, true)
+    judge::<true>(&ctx)
 }
 
 /// A packet arrives.
 #[cgroup_skb]
 fn ingress(ctx: SkBuffContext) -> i32 {
-    judge(&ctx, false)
+    judge::<false>(&ctx)
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, outbound: bool) -> i32 {
-    let Some((entry, found)) = identify(ctx) else {
-        return DENY;
+fn judge<const OUTBOUND: bool>(ctx: &SkBuffContext) -> i32 {
+    let Some(entry) = entry_of(ctx) else {
+        return refuse_unknown::<OUTBOUND>(ctx);
     };
+    // What a run or an agent leaves behind when it is forgotten goes nowhere, without a word.
+    match agent::by_cgroup(entry.cgroup) {
+        Some(found) => judge_known::<OUTBOUND>(ctx, entry, found),
+        None => DENY,
+    }
+}
+
+/// What a socket's entry and agent say of its packet. A function of its own, as [`refuse_unknown`]
+/// is: what both need does not fit into one frame.
+#[inline(never)]
+fn judge_known<const OUTBOUND: bool>(
+    ctx: &SkBuffContext,
+    entry: &mut SocketEntry,
+    found: &AgentEntry,
+) -> i32 {
     let passes = found.flags & agent_flag::QUARANTINED == 0
-        && match parse(ctx, outbound) {
-            Some(packet) if outbound => leaves(ctx, entry, found, &packet),
+        && match parse(ctx, OUTBOUND) {
+            Some(packet) if OUTBOUND => leaves(ctx, entry, found, &packet),
             Some(packet) => enters(ctx, entry, found, &packet),
-            None => other(entry, found, outbound),
+            None => other(entry, found, OUTBOUND),
         };
-    count(found.agent, ctx.len(), outbound, passes);
+    count(found.agent, ctx.len(), OUTBOUND, passes);
     if passes { ALLOW } else { DENY }
 }
 
-/// The socket's entry and agent. A socket that the gate did not see being made gets nothing.
+/// The socket's entry. A socket that the gate did not see being made has none.
 #[inline(always)]
-fn identify(ctx: &SkBuffContext) -> Option<(&'static mut SocketEntry, &'static AgentEntry)> {
+fn entry_of(ctx: &SkBuffContext) -> Option<&'static mut SocketEntry> {
     // SAFETY: the context of this hook; `sk` is the only member of its union.
     let socket: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if socket.is_null() {
@@ -65,16 +80,16 @@ fn identify(ctx: &SkBuffContext) -> Option<(&'static mut SocketEntry, &'static A
     // SAFETY: a socket pointer from the context, checked for null.
     let socket = unsafe { bpf_sk_fullsock(socket) };
     // SAFETY: the helper above gave a full socket or null.
-    if let Some(entry) = unsafe { SOCKETS.get(socket.cast()) }
-        && entry.cgroup != 0
-    {
-        let found = agent::by_cgroup(entry.cgroup)?;
-        return Some((entry, found));
-    }
+    unsafe { SOCKETS.get(socket.cast()) }.filter(|entry| entry.cgroup != 0)
+}
+
+/// Tells of a packet of a socket that the gate did not see being made: its headers are all there is.
+#[inline(never)]
+fn refuse_unknown<const OUTBOUND: bool>(ctx: &SkBuffContext) -> i32 {
     // SAFETY: the context of this hook.
     let agent = unsafe { agent::of_packet(ctx.skb.skb) }.map_or(0, |found| found.entry.agent);
-    event::emit(Event {
-        kind: kind::FLOW,
+    let mut event = Event {
+        kind: if OUTBOUND { kind::FLOW } else { kind::INBOUND },
         reason: if agent == 0 {
             reason::NO_AGENT
         } else {
@@ -83,8 +98,21 @@ fn identify(ctx: &SkBuffContext) -> Option<(&'static mut SocketEntry, &'static A
         denied: 1,
         agent,
         ..Event::default()
-    });
-    None
+    };
+    if let Some(packet) = parse(ctx, OUTBOUND) {
+        event.protocol = event::protocol(packet.transport);
+        (event.remote, event.remote_port, event.local_port) = if OUTBOUND {
+            (
+                packet.destination,
+                packet.destination_port,
+                packet.source_port,
+            )
+        } else {
+            (packet.source, packet.source_port, packet.destination_port)
+        };
+    }
+    event::emit(event);
+    DENY
 }
 
 /// What the gate reads of a packet.

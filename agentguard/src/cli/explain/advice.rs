@@ -53,6 +53,9 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ),
         ReasonCode::DaemonLost => say("the daemon was gone: start it; `on_daemon_loss: keep` lets an agent's direct flows go on without it"),
         ReasonCode::SocketNotAllowed => say("agents make TCP and UDP sockets only; no rule can allow another kind in this version"),
+        ReasonCode::SocketUnknown => say(
+            "a socket that was made before its cgroup was governed, or by somebody else, sends nothing: let the program connect again, or restart it",
+        ),
         ReasonCode::NoAgent => say(
             "the process runs below a governed cgroup and matches no agent: name its cgroup in the policy, or add it with `agentguard agent add`",
         ),
