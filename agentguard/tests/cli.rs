@@ -160,6 +160,34 @@ fn a_bad_configuration_is_told_with_its_place_and_exit_code_2() {
 }
 
 #[test]
+fn a_variable_that_names_nothing_is_told_by_its_name() {
+    agentguard(["status"]).with_config("").says(
+        "",
+        "error: AGENTGUARD_CONFIG is empty\nhint: name a file in it, or unset it for the default\n",
+        2,
+    );
+    // The command line goes first.
+    let bench = Bench::new();
+    let missing = bench.path("missing.yaml");
+    let said = agentguard(["status", "--config", &missing])
+        .with_config("")
+        .run();
+    assert!(said.stderr.contains(&missing), "{}", said.stderr);
+}
+
+#[test]
+fn a_label_has_one_value() {
+    agentguard([
+        "run", "--agent", "coder", "--label", "a=1", "--label", "b=1", "--label", "a=2", "true",
+    ])
+    .says(
+        "",
+        "error: the label `a` is given twice\nhint: give each label once\n",
+        1,
+    );
+}
+
+#[test]
 fn the_daemon_needs_its_worker_s_user() {
     let bench = Bench::new();
     bench.write("config.yaml", "# who\nworker_user: nobody-has-this-name\n");

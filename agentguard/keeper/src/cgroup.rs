@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::gate::{self, GateError};
 
+/// Magic number of the version 2 hierarchy, `statfs(2)`.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
 /// Where the version 2 hierarchy is mounted: also on hosts where it stands beside version 1.
 /// `None` if it is not.
 #[must_use]
@@ -33,16 +36,18 @@ impl Cgroup {
     /// Opens one that is there.
     ///
     /// # Errors
-    /// [`GateError::File`].
+    /// [`GateError::File`], [`GateError::NotCgroup`].
     pub fn open(path: &Path) -> Result<Self, GateError> {
         let failed = |source| GateError::File {
             what: "open",
             path: path.to_owned(),
             source,
         };
-        // Every cgroup has this file, and nothing else does.
-        fs::metadata(path.join("cgroup.procs")).map_err(failed)?;
         let directory = File::open(path).map_err(failed)?;
+        // Of version 1 are named like this, too; files are in the hierarchy as well.
+        if gate::file_system(path)? != CGROUP2_MAGIC || !path.is_dir() {
+            return Err(GateError::NotCgroup(path.to_owned()));
+        }
         let id = gate::cgroup_id(&directory, path)?;
         Ok(Self {
             directory,
@@ -54,7 +59,7 @@ impl Cgroup {
     /// Opens one, making it and what is missing above it.
     ///
     /// # Errors
-    /// [`GateError::File`].
+    /// As [`Self::open`].
     pub fn create(path: &Path) -> Result<Self, GateError> {
         fs::create_dir_all(path).map_err(|source| GateError::File {
             what: "make",

@@ -9,6 +9,7 @@ use agentguard_control::ClientError;
 use agentguard_policy::Diagnostics;
 
 use crate::config::ConfigError;
+use crate::config::text::Written;
 
 /// What the operator is told, and the exit code. It is printed once, in `main`.
 #[derive(Debug)]
@@ -110,9 +111,10 @@ impl From<ConfigError> for Failure {
                 text: faults.to_string(),
                 code: 2,
             },
-            ConfigError::Unreadable { .. } => Self::usage(chain(&error)).hint(
-                "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG",
-            ),
+            ConfigError::Unreadable { what, .. } => Self::usage(chain(&error)).hint(match what {
+                Written::Policy => "docs/policy.md has an example; the configuration's `policy` names the file",
+                Written::Configuration => "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG",
+            }),
         }
     }
 }
@@ -120,6 +122,10 @@ impl From<ConfigError> for Failure {
 /// The daemon or a run ended in an error.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast::<ConfigError>() {
+            Ok(error) => return error.into(),
+            Err(error) => error,
+        };
         match error.downcast::<Diagnostics>() {
             Ok(faults) => Self::Said {
                 text: faults.to_string(),
@@ -170,11 +176,12 @@ fn in_words(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, chain};
+    use super::{Failure, Written, chain};
 
     #[test]
     fn causes_are_told_once_and_in_words() {
         let error = crate::config::ConfigError::Unreadable {
+            what: Written::Configuration,
             path: "x".into(),
             source: std::io::Error::from_raw_os_error(2),
         };

@@ -54,14 +54,10 @@ pub(crate) struct Arguments {
 /// What every command takes.
 #[derive(Args, Debug)]
 struct Global {
-    /// The configuration [default: /etc/agentguard/config.yaml]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "AGENTGUARD_CONFIG",
-        hide_env_values = true
-    )]
+    /// The configuration [default: /etc/agentguard/config.yaml] [env: AGENTGUARD_CONFIG]
+    // The variable is read by us: clap would show the option as given in each usage line, and
+    // blame the option for an empty variable.
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The form of the output
     #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t = Format::Table)]
@@ -105,7 +101,8 @@ enum Command {
 /// [`Failure`], which `main` prints once. Errors of usage end the program here, in clap's words.
 pub(crate) fn main() -> Result<ExitCode, Failure> {
     let arguments = Arguments::parse();
-    let global = arguments.global;
+    let mut global = arguments.global;
+    global.or_variable()?;
     let mut out = Output::stdout(global.output);
     match arguments.command {
         Command::Daemon => {
@@ -146,7 +143,27 @@ fn log() {
         .init();
 }
 
+/// Names the configuration where the command line does not.
+const CONFIG_VARIABLE: &str = "AGENTGUARD_CONFIG";
+
 impl Global {
+    /// Takes the configuration's name from the environment, where the command line has none.
+    fn or_variable(&mut self) -> Result<(), Failure> {
+        if self.config.is_some() {
+            return Ok(());
+        }
+        match std::env::var_os(CONFIG_VARIABLE) {
+            Some(name) if name.is_empty() => {
+                Err(Failure::usage(format!("{CONFIG_VARIABLE} is empty"))
+                    .hint("name a file in it, or unset it for the default"))
+            }
+            name => {
+                self.config = name.map(PathBuf::from);
+                Ok(())
+            }
+        }
+    }
+
     /// What the configuration says; the defaults where nobody named a file and there is none.
     fn declared(&self) -> Result<Declared, ConfigError> {
         Declared::read_or_default(self.config.as_deref())

@@ -14,6 +14,8 @@ use super::agent::{change, mode};
 use super::failure::{Failure, chain};
 use super::output::{Output, Table, counted, printable, say};
 use super::verdicts::moment;
+use crate::config::ConfigError;
+use crate::config::text::{self, Written};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -51,8 +53,10 @@ struct Checked {
 /// Errors are usage errors: the file is an argument, and it is wrong.
 fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     let path = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::usage(format!("cannot read the policy {path}: {}", chain(&error)))
+    let text = text::read(Written::Policy, file).map_err(|error| match error {
+        // The file is named on the command line, not in the configuration.
+        ConfigError::Unreadable { .. } => Failure::usage(chain(&error)),
+        ConfigError::Wrong(_) => error.into(),
     })?;
     let policy = match compile(&[Document {
         path: path.clone(),

@@ -10,6 +10,7 @@
 
 mod file;
 mod host;
+pub(crate) mod text;
 mod upstreams;
 
 pub(crate) use file::schema;
@@ -21,6 +22,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use agentguard_policy::{Diagnostic, Diagnostics};
+
+use text::Written;
 
 /// Where the configuration is looked for when nothing else is said.
 pub(crate) const DEFAULT_FILE: &str = "/etc/agentguard/config.yaml";
@@ -85,9 +88,10 @@ pub(crate) struct Declared {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {path}")]
+    /// A file cannot be read.
+    #[error("cannot read the {what} {path}")]
     Unreadable {
+        what: Written,
         path: String,
         #[source]
         source: std::io::Error,
@@ -144,10 +148,7 @@ impl Declared {
     /// # Errors
     /// [`ConfigError`], with every fault of the text at once.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.display().to_string(),
-            source,
-        })?;
+        let text = text::read(Written::Configuration, path)?;
         Self::parse(path, &text).map_err(ConfigError::Wrong)
     }
 

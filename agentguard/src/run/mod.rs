@@ -12,6 +12,7 @@ mod request;
 mod session;
 mod terminal;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -39,7 +40,7 @@ pub(crate) struct RunArgs {
     /// The workflow it is a part of, for the record
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<String>,
-    /// A label for the record; may be repeated
+    /// A label for the record; may be repeated, once for each key
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
     /// Give it a network namespace of its own, with no way out but the guard
@@ -67,6 +68,11 @@ pub(crate) fn main(
     keeper_socket: &Path,
     how_to_start: &str,
 ) -> anyhow::Result<ExitCode> {
+    let mut keys = BTreeSet::new();
+    if let Some((key, _)) = args.labels.iter().find(|(key, _)| !keys.insert(key)) {
+        let message = format!("the label `{key}` is given twice");
+        return Ok(fail(&message, Some("give each label once")));
+    }
     let connection = match packet::connect(keeper_socket) {
         Ok(connection) => connection,
         Err(error) => return Ok(no_daemon(keeper_socket, &error, how_to_start)),
@@ -127,7 +133,7 @@ fn no_daemon(path: &Path, error: &io::Error, how_to_start: &str) -> ExitCode {
         }
         io::ErrorKind::PermissionDenied => fail(
             &format!("you may not use the daemon at {path}"),
-            Some("ask an administrator to add you to the group `agentguard-run`"),
+            Some("only root may start agents; try again with sudo"),
         ),
         _ => fail(
             &format!("cannot reach the daemon at {path}: {}", text(error)),

@@ -77,10 +77,17 @@ fn a_wrong_configuration_or_policy_is_told_with_its_place_and_a_hint() {
         "{told}"
     );
 
+    fs::write(guard.policy(), b"version: 1\nagents: []\n# \xff\n").unwrap();
+    let told = daemon(&guard);
+    assert_eq!(told.code(), 2, "{told}");
+    let place = format!("{}:3:3: error: ", guard.policy().display());
+    assert!(told.stderr.contains(&place), "{told}");
+
     fs::remove_file(guard.policy()).unwrap();
     let told = daemon(&guard);
-    assert_ne!(told.code(), 0, "{told}");
+    assert_eq!(told.code(), 2, "{told}");
     assert!(told.stderr.contains("cannot read the policy"), "{told}");
+    assert!(told.stderr.contains("hint: "), "{told}");
 }
 
 #[test]

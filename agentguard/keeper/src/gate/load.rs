@@ -164,6 +164,16 @@ where
     T::try_from(map).map_err(super::map_error("use", name))
 }
 
+/// The magic number of the file system that holds a path, `statfs(2)`; 0 for one that is none.
+pub(crate) fn file_system(path: &Path) -> Result<u64, GateError> {
+    let found = rustix::fs::statfs(path).map_err(|source| GateError::File {
+        what: "examine",
+        path: path.to_owned(),
+        source: source.into(),
+    })?;
+    Ok(u64::try_from(found.f_type).unwrap_or_default())
+}
+
 /// Makes a directory for root alone, below an existing one that must be on a BPF file system.
 ///
 /// # Errors
@@ -173,15 +183,8 @@ pub fn make_directory(directory: &Path) -> Result<(), GateError> {
         .ancestors()
         .find(|path| path.exists())
         .unwrap_or(directory);
-    let magic = rustix::fs::statfs(existing)
-        .map_err(|source| GateError::File {
-            what: "examine",
-            path: existing.to_owned(),
-            source: source.into(),
-        })?
-        .f_type;
-    if u64::try_from(magic) != Ok(BPF_FS_MAGIC) {
-        return Err(GateError::NotBpffs(existing.to_owned()));
+    if file_system(existing)? != BPF_FS_MAGIC {
+        return Err(GateError::NotBpffs(directory.to_owned()));
     }
     fs::DirBuilder::new()
         .recursive(true)

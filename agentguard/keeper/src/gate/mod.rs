@@ -29,6 +29,7 @@ use aya::{BtfError, EbpfError};
 
 pub use attach::Attachment;
 pub(crate) use attach::cgroup_id;
+pub(crate) use load::file_system;
 pub use load::make_directory;
 pub use log::Sink;
 pub use networks::Network;
@@ -41,6 +42,11 @@ pub enum GateError {
         "{0} is not on a BPF file system; hint: mount -t bpf bpf /sys/fs/bpf, or set `bpffs` to where one is mounted"
     )]
     NotBpffs(PathBuf),
+    /// The directory is not a cgroup of version 2.
+    #[error(
+        "{0} is not a cgroup of version 2; hint: `systemd-cgls` and `/proc/PID/cgroup` show them, below where cgroup2 is mounted"
+    )]
+    NotCgroup(PathBuf),
     /// A file operation failed.
     #[error("cannot {what} {path}")]
     File {

@@ -33,7 +33,14 @@ fn a_directory_that_is_no_bpf_file_system_is_refused_with_a_hint() {
     in_world(|_| {
         let directory = tempfile::tempdir().unwrap();
         match Gate::load(&directory.path().join("gate")) {
-            Err(GateError::NotBpffs(path)) => assert_eq!(path, directory.path()),
+            Err(error @ GateError::NotBpffs(_)) => {
+                let told = error.to_string();
+                assert!(
+                    told.starts_with(directory.path().to_str().unwrap()),
+                    "{told}"
+                );
+                assert!(told.contains("hint: mount -t bpf"), "{told}");
+            }
             other => panic!("{:?}", other.err()),
         }
     });

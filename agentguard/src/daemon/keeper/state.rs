@@ -30,6 +30,7 @@ use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
 use super::taken::Taken;
 use crate::config::Config;
+use crate::config::text::{self, Written};
 
 /// How long direct flows may start after the last sign of life.
 const ALIVE_NS: u64 = 5_000_000_000;
@@ -350,8 +351,7 @@ impl Keeper {
 
 /// Reads and compiles the policy.
 pub(super) fn read_policy(path: &Path) -> anyhow::Result<(Documents, Policy)> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the policy {}", path.display()))?;
+    let text = text::read(Written::Policy, path)?;
     let sources = vec![(path.display().to_string(), text)];
     let policy = compile(&sources)?;
     Ok((sources, policy))

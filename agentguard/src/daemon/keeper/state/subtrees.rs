@@ -136,8 +136,7 @@ impl Keeper {
         }
         let path = std::fs::canonicalize(path)
             .with_context(|| format!("cannot find {}", path.display()))?;
-        let cgroup = Cgroup::open(&path)
-            .with_context(|| format!("{} is not a cgroup of version 2", path.display()))?;
+        let cgroup = Cgroup::open(&path)?;
         if path == self.mount {
             bail!("{} is the root of all cgroups", path.display());
         }

@@ -1,0 +1,107 @@
+//! Reading what an operator has written.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use agentguard_policy::{Diagnostic, Severity};
+
+use super::{ConfigError, Faults};
+
+/// The most bytes that are read of one file. A longer one is refused.
+const LARGEST: u64 = 64 << 20;
+
+/// What an operator has written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Written {
+    Configuration,
+    Policy,
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "configuration",
+            Self::Policy => "policy",
+        })
+    }
+}
+
+/// Reads a file of text.
+///
+/// # Errors
+/// [`ConfigError::Unreadable`], and [`ConfigError::Wrong`] with the place where it is not UTF-8.
+pub(crate) fn read(what: Written, path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        what,
+        path: path.display().to_string(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(unreadable(io::Error::other(format!(
+            "it has more than {LARGEST} bytes"
+        ))));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let bytes = error.into_bytes();
+        ConfigError::Wrong(Faults(vec![not_utf8(what, path, &bytes, good)]))
+    })
+}
+
+/// The fault of a text whose first `good` bytes are UTF-8 and whose next one is not.
+fn not_utf8(what: Written, path: &Path, bytes: &[u8], good: usize) -> Diagnostic {
+    let before = String::from_utf8_lossy(bytes.get(..good).unwrap_or_default());
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    let byte = bytes.get(good).copied().unwrap_or_default();
+    Diagnostic {
+        severity: Severity::Error,
+        path: path.display().to_string(),
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u32::try_from(column).unwrap_or(u32::MAX),
+        message: format!("the {what} is not UTF-8: byte 0x{byte:02x}"),
+        hint: Some("save the file as UTF-8".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ConfigError, LARGEST, Written, read};
+
+    #[test]
+    fn what_is_not_utf8_is_told_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, b"rules:\n  \xc3\xa9 \xff\n").unwrap();
+        let error = read(Written::Policy, &path).unwrap_err();
+        let told = format!(
+            "{}:2:5: error: the policy is not UTF-8: byte 0xff\n  hint: save the file as UTF-8",
+            path.display()
+        );
+        assert_eq!(error.to_string(), told);
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        let error = read(Written::Policy, "/dev/zero".as_ref()).unwrap_err();
+        let ConfigError::Unreadable { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            source.to_string(),
+            format!("it has more than {LARGEST} bytes")
+        );
+    }
+}
