@@ -188,6 +188,11 @@ impl Guard<'_> {
         self.directory.join("run")
     }
 
+    /// Where its gate is pinned: a bpffs of its own.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
     /// The cgroup below which its agents are.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup

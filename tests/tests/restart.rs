@@ -454,6 +454,30 @@ fn a_worker_that_stands_still_is_replaced() {
     client.success().unwrap();
 }
 
+/// As docs/cli.md says it of a host that is to be without the guard.
+#[test]
+fn a_gate_whose_pins_are_removed_is_off() {
+    let world = world("off");
+    let mut guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = settled(&world, &guard, "coder");
+    guard.stop().unwrap();
+    client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
+    assert_eq!(world.canary().unwrap(), 0);
+    // Here the directory is the mount itself, which stays, with files of the kernel's.
+    let pins = std::fs::read_dir(guard.bpffs()).unwrap();
+    let pins = pins.map(|pin| pin.unwrap().path());
+    for pin in pins.filter(|pin| pin.is_dir()) {
+        std::fs::remove_dir_all(pin).unwrap();
+    }
+    // The canary's host refuses by itself.
+    let off = wait_until("the programs' end", LIMIT, || {
+        let told = client.ask("tcp('c', '192.0.2.66', 80)").unwrap();
+        (told == json!({"error": "ECONNREFUSED"})).then_some(())
+    });
+    off.unwrap();
+    assert!(world.canary().unwrap() > 0);
+}
+
 /// The cgroups of runs that end while no daemon looks are removed by the next one.
 #[test]
 fn the_places_of_runs_that_outlived_their_daemon_are_cleared_away() {
