@@ -107,8 +107,7 @@ impl<R: Recorder> Decider<R> {
     /// Decides and records a TCP connection whose bytes pass undecoded. One that is to be inspected
     /// is denied; an agent that is only observed goes on with it, spliced.
     pub async fn connection(&self, client: &Client, target: &Target) -> Decided {
-        self.decide(client, target, ActionKind::Connect, Seen::Never)
-            .await
+        self.decide(client, target, Seen::Never).await
     }
 
     /// Decides and records one HTTP request. The path is canonical and has no query.
@@ -120,8 +119,7 @@ impl<R: Recorder> Decider<R> {
         path: &str,
     ) -> Decided {
         let seen = Seen::Request { method, path };
-        self.decide(client, target, ActionKind::HttpRequest, seen)
-            .await
+        self.decide(client, target, seen).await
     }
 
     /// Records a denial that no rule gave: malformed input, names that disagree, a limit. An agent
@@ -300,21 +298,23 @@ impl<R: Recorder> Decider<R> {
         &self.recorder
     }
 
-    async fn decide(
-        &self,
-        client: &Client,
-        target: &Target,
-        kind: ActionKind,
-        seen: Seen<'_>,
-    ) -> Decided {
+    async fn decide(&self, client: &Client, target: &Target, seen: Seen<'_>) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
-        let mut what = action(kind, target);
-        if let Seen::Request { method, path } = seen {
-            what.method = Some(method.to_owned());
-            what.path = Some(path.to_owned());
-        }
-        let ruling = match self.agent(&policy, client.agent) {
+        let ruling = self.rule(&policy, client, target, seen);
+        self.conclude_ruling(&policy, client, target, seen, ruling, started)
+            .await
+    }
+
+    /// What a policy says. Pure.
+    pub(crate) fn rule(
+        &self,
+        policy: &Policy,
+        client: &Client,
+        target: &Target,
+        seen: Seen<'_>,
+    ) -> Ruling {
+        match self.agent(policy, client.agent) {
             Ok(agent) => policy.decide(agent, &facts(target, seen)),
             Err(reason) => Ruling {
                 outcome: RulingOutcome::Deny,
@@ -324,14 +324,32 @@ impl<R: Recorder> Decider<R> {
                 reason,
                 matched: Vec::new(),
             },
-        };
+        }
+    }
+
+    /// Records what a policy said of an action of which everything is seen.
+    pub(crate) async fn conclude_ruling(
+        &self,
+        policy: &Policy,
+        client: &Client,
+        target: &Target,
+        seen: Seen<'_>,
+        ruling: Ruling,
+        started: Instant,
+    ) -> Decided {
+        let mut what = action(ActionKind::Connect, target);
+        if let Seen::Request { method, path } = seen {
+            what.kind = ActionKind::HttpRequest;
+            what.method = Some(method.to_owned());
+            what.path = Some(path.to_owned());
+        }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),
             // Everything was seen: what is undecided now was not allowed.
             RulingOutcome::Deny | RulingOutcome::Undecided => None,
         };
         self.conclude(
-            &policy,
+            policy,
             Draft {
                 client: Some(client),
                 layer: Layer::Proxy,

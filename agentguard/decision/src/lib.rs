@@ -9,12 +9,14 @@
 
 #![forbid(unsafe_code)]
 
+mod again;
 mod decider;
 mod directory;
 mod kernel;
 mod policies;
 mod port;
 
+pub use again::Changes;
 pub use decider::Decider;
 pub use directory::Directory;
 pub use policies::Policies;

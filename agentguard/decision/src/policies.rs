@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use agentguard_policy::Policy;
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::again::Changes;
 
 /// Policies kept, the one in force among them. An event that was decided under an older one names
 /// no rule.
@@ -15,6 +18,8 @@ pub struct Policies {
     current: Arc<ArcSwap<Policy>>,
     /// By number, newest first.
     numbered: ArcSwap<Vec<(u32, Arc<Policy>)>>,
+    /// The number of the one in force, told after it is.
+    generation: watch::Sender<u32>,
 }
 
 impl Policies {
@@ -25,6 +30,7 @@ impl Policies {
         Self {
             current: Arc::new(ArcSwap::new(policy.clone())),
             numbered: ArcSwap::from_pointee(vec![(generation, policy)]),
+            generation: watch::Sender::new(generation),
         }
     }
 
@@ -38,6 +44,12 @@ impl Policies {
                 .collect::<Vec<_>>()
         });
         self.current.store(policy);
+        self.generation.send_replace(generation);
+    }
+
+    /// Notices when another one is put in force.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes::new(self.generation.subscribe())
     }
 
     /// The one in force.

@@ -376,3 +376,40 @@ async fn a_verdict_of_the_kernel_has_the_time_at_which_it_fell() {
     let age = jiff::Timestamp::now().duration_since(last(&decider).time);
     assert!((5..=7).contains(&age.as_secs()), "{age:?}");
 }
+
+#[tokio::test]
+async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
+    let decider = decider();
+    let api = target("api.example.com", 443);
+    let changes = decider.changes();
+    let without_api = |generation| {
+        let text = POLICY.replace("host: [api.example.com], port: [443]", "host: [x.example]");
+        let path = "policy.yaml".to_owned();
+        let policy = compile(&[Document { path, text }]).unwrap();
+        decider.policies().put(generation, policy);
+    };
+    // A policy that is put in force before the wait begins counts too.
+    without_api(5);
+    let (coder, watched) = (client(1), client(2));
+    let observed = decider.revoked(changes.clone(), &watched, || api.clone(), None);
+    let enforced = decider.revoked(changes.clone(), &coder, || api.clone(), None);
+    let denied = tokio::select! {
+        biased;
+        _ = observed => panic!("an agent that is only observed goes on"),
+        denied = enforced => denied,
+    };
+    assert!(!denied.allowed);
+    let decision = last(&decider);
+    assert_eq!(Some(decision.id), denied.id);
+    assert_eq!((decision.verdict, decision.enforced), (Verdict::Deny, true));
+    assert_eq!(decision.action.kind, ActionKind::Connect);
+    assert_eq!(decider.recorder().decisions.lock().unwrap().len(), 1);
+
+    // Only a change is a reason to look again.
+    let changes = decider.changes();
+    tokio::select! {
+        biased;
+        _ = decider.revoked(changes, &coder, || api.clone(), None) => panic!("nothing changed"),
+        () = tokio::task::yield_now() => {}
+    }
+}

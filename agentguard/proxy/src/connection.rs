@@ -1,10 +1,12 @@
 //! One connection, from its origin to its decision.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use agentguard_decision::{Client, Decided, Decider, Foreseen, Recorder, Target};
+use ::http::Method;
+use agentguard_decision::{Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
 use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
 use agentguard_protocol::refusal;
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::account::Account;
 use crate::dial::{dial, tune};
 use crate::http::Leg;
-use crate::relay::{self, Counts, relay, reset};
+use crate::relay::{self, Counts, Over, relay, reset};
 use crate::seats::{Entry, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls};
 
@@ -41,9 +43,16 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     pub(crate) guard: Arc<Guard<R, P>>,
     pub(crate) client: Client,
     pub(crate) target: Target,
+    /// The address that was dialled last, where a name stands behind the connection.
+    dialled: Mutex<Option<IpAddr>>,
+    /// Of the policy, since the connection was accepted.
+    changes: Changes,
     /// Where it may go: the addresses behind the name that no rule denies, or the one dialled.
     addresses: Result<Vec<SocketAddr>, Reason>,
 }
+
+/// Gives the denial of an action that was allowed, if the policy comes to deny it.
+pub(crate) type Revoked = Pin<Box<dyn Future<Output = Decided> + Send>>;
 
 /// What a client has shown so far.
 enum Start {
@@ -83,8 +92,11 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         Entry::Seat(place) => (guard.seats.take(origin.client.agent), Some(place)),
         Entry::Full(place) => (None, place),
     };
+    let changes = guard.decider.changes();
     let (target, addresses) = locate(&guard, &origin).await;
     let flow = Arc::new(Flow {
+        dialled: Mutex::new(None),
+        changes,
         guard,
         client: origin.client,
         target,
@@ -228,6 +240,40 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         decider.connection(&self.client, &self.target).await
     }
 
+    /// Waits until the policy denies the connection, which it allowed, and records that.
+    pub(crate) async fn connection_revoked(&self) -> Over {
+        let changes = self.changes.clone();
+        let decider = &self.guard.decider;
+        let denied = decider.revoked(changes, &self.client, || self.reached(), None);
+        Over::revoked(&denied.await)
+    }
+
+    /// The target, with the address that a rule on addresses would be about by now.
+    fn reached(&self) -> Target {
+        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        Target {
+            ip: self.target.ip.or(dialled),
+            ..self.target.clone()
+        }
+    }
+
+    /// Waits until the policy denies a request, which it allowed, and records that. `changes` is
+    /// from before that decision.
+    pub(crate) fn request_revoked(
+        self: &Arc<Self>,
+        changes: Changes,
+        method: &Method,
+        path: &str,
+    ) -> Revoked {
+        let (flow, method, path) = (Arc::clone(self), method.clone(), path.to_owned());
+        Box::pin(async move {
+            let (decider, request) = (&flow.guard.decider, (method.as_str(), path.as_str()));
+            decider
+                .revoked(changes, &flow.client, || flow.reached(), Some(request))
+                .await
+        })
+    }
+
     /// Records a denial.
     pub(crate) async fn refuse(
         &self,
@@ -253,10 +299,13 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let limits = &self.guard.limits;
         let addresses = self.addresses.clone()?;
         let dialled = dial(&addresses, limits);
-        match timeout(limits.dial, dialled).await {
-            Ok(dialled) => dialled.map_err(|why| unreachable(&why)),
-            Err(_) => Err(unreachable(&format!("no answer in {:?}", limits.dial))),
-        }
+        let stream = match timeout(limits.dial, dialled).await {
+            Ok(dialled) => dialled.map_err(|why| unreachable(&why))?,
+            Err(_) => return Err(unreachable(&format!("no answer in {:?}", limits.dial))),
+        };
+        let address = stream.peer_addr().map(|peer| peer.ip().to_canonical());
+        *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = address.ok();
+        Ok(stream)
     }
 
     /// Carries a decided connection untouched.
@@ -274,7 +323,10 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             sent: &account.sent,
             received: &account.received,
         };
-        let over = relay(stream.split(), upstream.split(), replay, buffer, counts).await;
+        let over = tokio::select! {
+            over = relay(stream.split(), upstream.split(), replay, buffer, counts) => over,
+            over = self.connection_revoked() => over,
+        };
         if let Some(error) = over.error {
             account.fail(error);
         }

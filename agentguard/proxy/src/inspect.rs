@@ -205,7 +205,10 @@ async fn carry<R: Recorder, P: Port>(
     let (mut reader, mut writer) = split(stream);
     let buffer = flow.guard.limits.buffer;
     let client = (&mut reader, &mut writer);
-    let over = relay(client, split(upstream), bytes, buffer, counts).await;
+    let over = tokio::select! {
+        over = relay(client, split(upstream), bytes, buffer, counts) => over,
+        over = flow.connection_revoked() => over,
+    };
     if let Some(error) = over.error {
         account.fail(error);
     }

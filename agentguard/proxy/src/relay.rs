@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agentguard_decision::Decided;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -29,6 +30,25 @@ pub(crate) struct Over {
     pub(crate) reset_upstream: bool,
     /// What went wrong, if something did.
     pub(crate) error: Option<String>,
+}
+
+impl Over {
+    /// The policy does not allow it any more.
+    pub(crate) fn revoked(denied: &Decided) -> Self {
+        Self {
+            reset_client: true,
+            reset_upstream: true,
+            error: Some(revoked(denied)),
+        }
+    }
+}
+
+/// What an outcome says of an action that a later decision ended.
+pub(crate) fn revoked(denied: &Decided) -> String {
+    match denied.id {
+        Some(id) => format!("ended by decision {id}: {}", denied.reason.message),
+        None => format!("ended: {}", denied.reason.message),
+    }
 }
 
 /// What the relay counts.

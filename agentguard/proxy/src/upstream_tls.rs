@@ -160,7 +160,8 @@ fn explain(error: &std::io::Error) -> Reason {
         Some(rustls::Error::InvalidCertificate(why)) => Reason::new(
             ReasonCode::UpstreamUntrusted,
             format!(
-                "the upstream's certificate cannot be verified: {why}; if it is an authority of                  your own, name it under `upstreams` in the configuration"
+                "the upstream's certificate cannot be verified: {why}; if it is an authority of \
+                 your own, name it under `upstreams` in the configuration"
             ),
         ),
         Some(why) => Reason::new(

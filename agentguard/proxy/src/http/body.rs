@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::account::Account;
+use crate::connection::Revoked;
+use crate::relay::revoked;
 
 /// What the client is answered.
 pub(crate) type Answer<R> = Either<ResponseBody<R>, Full<Bytes>>;
@@ -91,19 +93,32 @@ impl<R: Recorder> Body for RequestBody<R> {
     }
 }
 
-/// A response's body.
+/// Why a response has no more body.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyFailed {
+    /// The upstream's fault.
+    #[error(transparent)]
+    Upstream(hyper::Error),
+    /// The policy does not allow the request any more.
+    #[error("the policy changed")]
+    Revoked,
+}
+
+/// A response's body. It breaks off where the policy comes to deny the request.
 pub(crate) struct ResponseBody<R: Recorder> {
     inner: Incoming,
     account: Arc<Account<R>>,
+    revoked: Revoked,
     ended: bool,
 }
 
 impl<R: Recorder> ResponseBody<R> {
-    pub(crate) fn new(inner: Incoming, account: Arc<Account<R>>) -> Self {
+    pub(crate) fn new(inner: Incoming, account: Arc<Account<R>>, revoked: Revoked) -> Self {
         let ended = inner.is_end_stream();
         Self {
             inner,
             account,
+            revoked,
             ended,
         }
     }
@@ -111,13 +126,20 @@ impl<R: Recorder> ResponseBody<R> {
 
 impl<R: Recorder> Body for ResponseBody<R> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyFailed;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
+        if !this.ended
+            && let Poll::Ready(denied) = this.revoked.as_mut().poll(cx)
+        {
+            this.ended = true;
+            this.account.fail(revoked(&denied));
+            return Poll::Ready(Some(Err(BodyFailed::Revoked)));
+        }
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -135,7 +157,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
             }
             None => this.ended = true,
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyFailed::Upstream)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -20,10 +20,11 @@ use tokio::time::sleep;
 
 use crate::Port;
 use crate::account::Account;
-use crate::connection::Flow;
+use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody};
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::upstream::{Leg, SendFailed, Upstream};
+use crate::relay;
 
 /// The requests of one client connection.
 pub(crate) struct Exchange<R: Recorder, P: Port> {
@@ -41,6 +42,15 @@ pub(crate) struct Tunnel<R: Recorder> {
     /// Drives the upgrade to its end.
     pub(crate) upstream: Option<Upstream<R>>,
     pub(crate) account: Arc<Account<R>>,
+    pub(crate) revoked: Revoked,
+}
+
+/// What an upstream answered, before its body.
+struct Carried<R: Recorder> {
+    parts: http::response::Parts,
+    body: Incoming,
+    upgrade: Option<OnUpgrade>,
+    upstream: Option<Upstream<R>>,
 }
 
 impl<R: Recorder, P: Port> Exchange<R, P> {
@@ -76,6 +86,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Ok(meaning) => meaning,
             Err(why) => return Ok(self.refuse_malformed(&why).await),
         };
+        let changes = self.flow.guard.decider.changes();
         let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
             None => {
                 let decided = self.flow.guard.decider.request(
@@ -96,17 +107,28 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok(refuse(&decided, status));
         }
         let account = Arc::new(self.flow.account(decided));
-        let carried = self.carry(parts, body, meaning, &account, answer).await;
-        let response = carried.unwrap_or_else(|failed| {
-            account.fail(failed.message.clone());
-            let reason = agentguard_model::Reason::new(failed.code, failed.message);
-            let decision = account.decided().id;
-            problem(&Refusal {
-                status: failed.status,
-                reason: &reason,
-                decision,
-            })
-        });
+        let path = meaning.path.as_str();
+        let mut revoked = self.flow.request_revoked(changes, &parts.method, path);
+        let carried = tokio::select! {
+            biased;
+            carried = self.carry(parts, body, &meaning, &account) => carried,
+            denied = &mut revoked => {
+                account.fail(relay::revoked(&denied));
+                return Ok(refuse(&denied, StatusCode::FORBIDDEN));
+            }
+        };
+        let response = match carried {
+            Ok(carried) => self.answer(carried, &account, revoked, answer),
+            Err(failed) => {
+                account.fail(failed.message.clone());
+                let reason = agentguard_model::Reason::new(failed.code, failed.message);
+                problem(&Refusal {
+                    status: failed.status,
+                    reason: &reason,
+                    decision: account.decided().id,
+                })
+            }
+        };
         account.answered(response.status());
         Ok(response)
     }
@@ -123,7 +145,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             (None, Host::Name(_)) => true,
             (None, Host::Ip(ip)) => target.ip.is_none_or(|own| own == ip.to_canonical()),
         };
-        let default_port = self.leg.scheme.default_port();
         if host_fits && authority.is_for_port(target.port) {
             return None;
         }
@@ -132,9 +153,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             (None, Some(ip)) => ip.to_string(),
             (None, None) => "an unknown address".to_owned(),
         };
+        let asked = match authority.port {
+            Some(port) => format!("`{}` port {port}", authority.host),
+            None => format!("`{}`", authority.host),
+        };
         Some(format!(
-            "the request is for `{}`, but the connection was opened to `{behind}` port {}",
-            authority.normal(default_port),
+            "the request is for {asked}, but the connection was opened to `{behind}` port {}",
             target.port
         ))
     }
@@ -153,16 +177,15 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         response
     }
 
+    /// Sends a request and waits for the head of the upstream's answer.
     async fn carry(
         &self,
         parts: Parts,
         body: Incoming,
-        meaning: request::Request,
+        meaning: &request::Request,
         account: &Arc<Account<R>>,
-        answer: Option<PendingAnswer>,
-    ) -> Result<Response<Answer<R>>, Failed> {
-        let websocket = meaning.websocket;
-        let request = self.rewrite(parts, body, &meaning, account)?;
+    ) -> Result<Carried<R>, Failed> {
+        let request = self.rewrite(parts, body, meaning, account)?;
         let mut upstream = self
             .upstream
             .lock()
@@ -176,11 +199,33 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let mut response = sent.map_err(|failed| self.explain(failed))?;
         let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
-        let (mut parts, body) = response.into_parts();
-        response::check(&parts, websocket).map_err(|why| {
+        let (parts, body) = response.into_parts();
+        response::check(&parts, meaning.websocket).map_err(|why| {
             let message = format!("the upstream's answer cannot be carried: {why}");
             Failed::bad_gateway(ReasonCode::HttpMalformed, message)
         })?;
+        Ok(Carried {
+            parts,
+            body,
+            upgrade,
+            upstream,
+        })
+    }
+
+    /// The upstream's answer as the client gets it.
+    fn answer(
+        &self,
+        carried: Carried<R>,
+        account: &Arc<Account<R>>,
+        revoked: Revoked,
+        answer: Option<PendingAnswer>,
+    ) -> Response<Answer<R>> {
+        let Carried {
+            mut parts,
+            body,
+            upgrade,
+            upstream,
+        } = carried;
         strip_hop_by_hop(&mut parts.headers);
         if self.is_http2() {
             parts.headers.remove(header::CONNECTION);
@@ -193,18 +238,19 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     upgrade,
                     upstream,
                     account: Arc::clone(account),
+                    revoked,
                 };
                 *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
                 if let Some(answer) = answer {
                     answer.upgraded();
                 }
-                Ok(Response::from_parts(parts, Either::Right(Full::default())))
+                Response::from_parts(parts, Either::Right(Full::default()))
             }
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let body = ResponseBody::new(body, Arc::clone(account));
-                Ok(Response::from_parts(parts, Either::Left(body)))
+                let body = ResponseBody::new(body, Arc::clone(account), revoked);
+                Response::from_parts(parts, Either::Left(body))
             }
         }
     }

@@ -36,7 +36,7 @@ use crate::Port;
 use crate::connection::{Flow, READ};
 use crate::http::exchange::{Exchange, Tunnel};
 use crate::http::gated::{Gated, Signals, Stop};
-use crate::relay::{ClientStream, Counts, part, relay};
+use crate::relay::{ClientStream, Counts, Over, part, relay};
 
 pub(crate) use http2::run as run_http2;
 pub(crate) use upstream::{Leg, Upstream};
@@ -139,6 +139,7 @@ async fn carry_tunnel<R: Recorder, S: ClientStream>(
         upgrade,
         upstream,
         account,
+        revoked,
     } = tunnel;
     let upgraded = match upgrade.await {
         Ok(upgraded) => TokioIo::new(upgraded),
@@ -152,14 +153,11 @@ async fn carry_tunnel<R: Recorder, S: ClientStream>(
         received: &account.received,
     };
     let (mut reader, mut writer) = tokio::io::split(gated);
-    let over = relay(
-        (&mut reader, &mut writer),
-        tokio::io::split(upgraded),
-        replay,
-        buffer,
-        counts,
-    )
-    .await;
+    let client = (&mut reader, &mut writer);
+    let over = tokio::select! {
+        over = relay(client, tokio::io::split(upgraded), replay, buffer, counts) => over,
+        denied = revoked => Over::revoked(&denied),
+    };
     drop(upstream);
     if let Some(error) = over.error {
         account.fail(error);

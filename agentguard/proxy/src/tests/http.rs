@@ -8,14 +8,14 @@ use super::{
     Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until, soon, write,
 };
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-fn get(path: &str) -> String {
+pub(super) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: api.example\r\n\r\n")
 }
 
 /// A response's head and its body, by its length.
-async fn read_response(stream: &mut TcpStream) -> (String, String) {
+pub(super) async fn read_response(stream: &mut TcpStream) -> (String, String) {
     let head = read_until(stream, "\r\n\r\n").await;
     let length = head
         .lines()

@@ -20,10 +20,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{Rules, World, by_name, codes, read_all, soon, write};
 
-const NAME: &str = "api.example";
+pub(super) const NAME: &str = "api.example";
 
 /// Shakes hands with the guard.
-async fn client(
+pub(super) async fn client(
     world: &World,
     roots: RootCertStore,
     protocols: &[&str],
@@ -95,7 +95,12 @@ async fn serve_one(stream: TcpStream, config: Arc<ServerConfig>) {
     }
 }
 
-fn request(version: Version, method: Method, target: &str, body: &str) -> Request<Full<Bytes>> {
+pub(super) fn request(
+    version: Version,
+    method: Method,
+    target: &str,
+    body: &str,
+) -> Request<Full<Bytes>> {
     let builder = Request::builder().method(method).version(version);
     let builder = if version == Version::HTTP_2 {
         builder.uri(format!("https://{NAME}{target}"))

@@ -4,6 +4,7 @@ mod authority;
 mod http;
 mod inspect;
 mod raw;
+mod revoked;
 mod tls;
 
 use std::future::Future;
@@ -15,7 +16,7 @@ use agentguard_decision::{Client, Decider, Directory, Policies, RecordRefused, R
 use agentguard_model::{
     AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode, Verdict,
 };
-use agentguard_policy::{Document, compile};
+use agentguard_policy::{Document, Policy, compile};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -43,6 +44,8 @@ enum Rules {
     ButOneAddress,
     /// As [`Self::Requests`], inside TLS too.
     Inspect,
+    /// As [`Self::Inspect`], and only `/ok` itself.
+    InspectLess,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -106,6 +109,7 @@ struct World {
     upstream: TcpListener,
     proxy: SocketAddr,
     log: Arc<Log>,
+    policies: Arc<Policies>,
     /// The guard's own.
     authority: Arc<Authority>,
     /// Whom upstreams are certified by.
@@ -166,6 +170,7 @@ impl Plan {
         });
         let log = Arc::new(Log::default());
         let decider = decider(Arc::clone(&log), self.rules);
+        let policies = Arc::clone(decider.policies());
         let authority = Arc::new(Authority::new("the guard"));
         let upstreams = Authority::new("the internet");
         let extra = ExtraRoots {
@@ -192,6 +197,7 @@ impl Plan {
             upstream,
             proxy,
             log,
+            policies,
             authority,
             upstreams,
             shutdown,
@@ -201,6 +207,12 @@ impl Plan {
 }
 
 fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
+    let directory = Arc::new(Directory::default());
+    directory.agent(AgentId(1), "tester".parse().unwrap());
+    Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log)
+}
+
+fn policy(rules: Rules) -> Policy {
     let rules = match rules {
         Rules::Allow => {
             "[{ id: all, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
@@ -215,6 +227,10 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], method: [GET, POST], path: ['/ok/**', /ok] } }]"
         }
+        Rules::InspectLess => {
+            "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], method: [GET, POST], path: [/ok] } }]"
+        }
         Rules::Requests => {
             "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], \
                              match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"
@@ -222,18 +238,20 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     };
     let text = format!("version: 1\nagents: [{{ name: tester }}]\nrules: {rules}\n");
     let path = "policy.yaml".to_owned();
-    let policy = match compile(&[Document { path, text }]) {
+    match compile(&[Document { path, text }]) {
         Ok(policy) => policy,
         Err(diagnostics) => panic!("{diagnostics}"),
-    };
-    let directory = Arc::new(Directory::default());
-    directory.agent(AgentId(1), "tester".parse().unwrap());
-    Decider::new(Arc::new(Policies::new(1, policy)), directory, log)
+    }
 }
 
 impl World {
     async fn connect(&self) -> TcpStream {
         soon(TcpStream::connect(self.proxy)).await.unwrap()
+    }
+
+    /// Puts another policy in force.
+    fn change(&self, rules: Rules) {
+        self.policies.put(2, policy(rules));
     }
 
     /// The proxy's connection to the upstream.

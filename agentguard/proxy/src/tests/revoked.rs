@@ -1,0 +1,228 @@
+//! What is under way when the policy changes.
+
+use std::convert::Infallible;
+
+use agentguard_model::{Decision, ReasonCode, Verdict};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Response, StatusCode, Version};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::http::{OK, get, read_response};
+use super::inspect::{NAME, client, request};
+use super::{
+    DENIED, Rules, World, assert_reset, by_name, codes, read_all, read_some, read_until, soon,
+    write,
+};
+
+/// The allowance, and the denial that ended it, which its outcome names.
+fn ended(decisions: &[Decision]) {
+    assert_eq!(
+        codes(decisions),
+        [
+            (Verdict::Allow, ReasonCode::RuleAllow),
+            // No rule names it any more, and the upstreams here are on loopback.
+            (Verdict::Deny, ReasonCode::LoopbackNotOwn)
+        ]
+    );
+    let [allowed, denied] = decisions else {
+        panic!("{decisions:#?}");
+    };
+    // The address is known by now.
+    assert!(denied.action.ip.is_some(), "{denied:#?}");
+    let place = |decision: &Decision| {
+        let action = &decision.action;
+        (action.kind, action.host.clone(), action.path.clone())
+    };
+    assert_eq!(place(allowed), place(denied));
+    assert!(
+        denied.reason.message.contains("the policy changed"),
+        "{denied:#?}"
+    );
+    let outcome = allowed.outcome.as_ref().unwrap();
+    let error = outcome.error.as_ref().unwrap();
+    assert!(error.contains(&denied.id.to_string()), "{error}");
+}
+
+/// A request whose answer has begun.
+async fn answering(world: &World) -> (TcpStream, TcpStream) {
+    let mut client = world.connect().await;
+    write(&mut client, get("/ok")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(
+        &mut upstream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n",
+    )
+    .await;
+    read_until(&mut client, "data: 1\n\n").await;
+    (client, upstream)
+}
+
+#[tokio::test]
+async fn a_spliced_connection_that_is_denied_now_is_reset() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "\0hello").await;
+    let mut upstream = world.accept().await;
+    assert_eq!(read_some(&mut upstream, 6).await, b"\0hello");
+    world.change(Rules::Deny);
+    assert_reset(&mut client).await;
+    assert_reset(&mut upstream).await;
+    ended(&world.end().await);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_denied_now_breaks_off() {
+    let world = by_name(Rules::Requests).build().await;
+    let (mut client, mut upstream) = answering(&world).await;
+    world.change(Rules::Deny);
+    assert_reset(&mut client).await;
+    // Abandoned, however much is on its way.
+    let _ = read_all(&mut upstream).await;
+    ended(&world.end().await);
+}
+
+#[tokio::test]
+async fn what_is_still_allowed_goes_on() {
+    let world = by_name(Rules::Requests).build().await;
+    let (mut client, mut upstream) = answering(&world).await;
+    world.change(Rules::Allow);
+    write(&mut upstream, "data: 2\n\n").await;
+    read_until(&mut client, "data: 2\n\n").await;
+    // It is looked at again with each change.
+    world.change(Rules::Requests);
+    write(&mut upstream, "data: 3\n\n").await;
+    read_until(&mut client, "data: 3\n\n").await;
+    world.change(Rules::Deny);
+    assert_reset(&mut client).await;
+    ended(&world.end().await);
+}
+
+#[tokio::test]
+async fn a_request_that_is_denied_now_and_has_no_answer_yet_is_refused_in_words() {
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, get("/ok")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    world.change(Rules::Deny);
+    let (head, body) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert_eq!(read_all(&mut upstream).await.unwrap(), b"");
+
+    // The connection goes on, with a connection of its own to the upstream.
+    world.change(Rules::Requests);
+    write(&mut client, get("/ok/again")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+    drop((client, upstream));
+    let mut decisions = world.end().await;
+    assert!(body.contains(&decisions[1].id.to_string()), "{body}");
+    assert_eq!(decisions.pop().unwrap().verdict, Verdict::Allow);
+    ended(&decisions);
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_denied_now_is_reset() {
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    let ask = "GET /ok HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    write(&mut client, ask).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+    write(&mut upstream, switch).await;
+    read_until(&mut client, "hello").await;
+    world.change(Rules::Deny);
+    assert_reset(&mut client).await;
+    let _ = read_all(&mut upstream).await;
+    ended(&world.end().await);
+}
+
+/// An upstream that answers each request with what is said from then on.
+async fn repeat(io: TokioIo<TlsStream<TcpStream>>, say: broadcast::Sender<Bytes>) {
+    let answer = service_fn(move |_| {
+        let said = stream::unfold(say.subscribe(), |mut said| async move {
+            let text = said.recv().await.ok()?;
+            Some((Ok::<_, Infallible>(Frame::data(text)), said))
+        });
+        async { Ok::<_, Infallible>(Response::new(StreamBody::new(said))) }
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // How it ends is the client's affair.
+    let _ = builder.serve_connection(io, answer).await;
+}
+
+/// Of two answers on one connection of HTTP/2 the one that is denied now ends.
+#[tokio::test]
+async fn a_stream_of_http2_ends_alone() {
+    let world = by_name(Rules::Inspect).build().await;
+    let (say, _) = broadcast::channel(8);
+    let config = world.upstreams.server(NAME, &["h2"]);
+    let shaking = client(&world, world.authority.roots(), &["h2"]);
+    let upstream = async { TlsAcceptor::from(config).accept(world.accept().await).await };
+    let (stream, upstream) = tokio::join!(shaking, upstream);
+    let upstream = tokio::spawn(repeat(TokioIo::new(upstream.unwrap()), say.clone()));
+    let io = TokioIo::new(stream.unwrap());
+    let (mut sender, driver) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(driver);
+    let mut bodies = Vec::new();
+    for path in ["/ok/no-more", "/ok"] {
+        let request = request(Version::HTTP_2, Method::GET, path, "");
+        let response = soon(sender.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        bodies.push(response.into_body());
+    }
+    let [mut ending, mut going] = <[Incoming; 2]>::try_from(bodies).unwrap();
+    say.send("one".into()).unwrap();
+    for body in [&mut ending, &mut going] {
+        let frame = soon(body.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "one");
+    }
+    world.change(Rules::InspectLess);
+    let error = soon(ending.frame()).await.unwrap().unwrap_err();
+    assert!(format!("{error:?}").contains("Reset"), "{error:?}");
+    say.send("two".into()).unwrap();
+    let frame = soon(going.frame()).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "two");
+    drop((ending, going, sender));
+    let decisions = world.end().await;
+    assert_eq!(decisions.len(), 3, "{decisions:#?}");
+    ended(&[decisions[0].clone(), decisions[2].clone()]);
+    upstream.abort();
+}
+
+/// A rule on addresses is about the one that was dialled.
+#[tokio::test]
+async fn a_connection_whose_address_is_denied_now_is_reset() {
+    let mut plan = by_name(Rules::Allow);
+    plan.addresses = Ok(vec![DENIED.parse().unwrap()]);
+    let world = plan.build().await;
+    let there = TcpListener::bind((DENIED, world.port())).await.unwrap();
+    let mut client = world.connect().await;
+    write(&mut client, "\0hello").await;
+    let (mut upstream, _) = soon(there.accept()).await.unwrap();
+    assert_eq!(read_some(&mut upstream, 6).await, b"\0hello");
+    world.change(Rules::ButOneAddress);
+    assert_reset(&mut client).await;
+    let decisions = world.end().await;
+    assert_eq!(
+        codes(&decisions),
+        [
+            (Verdict::Allow, ReasonCode::RuleAllow),
+            (Verdict::Deny, ReasonCode::RuleDeny)
+        ]
+    );
+    assert_eq!(decisions[1].action.ip, Some(DENIED.parse().unwrap()));
+}
