@@ -22,5 +22,7 @@ mod node;
 mod python;
 #[path = "clients/raw.rs"]
 mod raw;
+#[path = "clients/tunnels.rs"]
+mod tunnels;
 #[path = "clients/wget.rs"]
 mod wget;

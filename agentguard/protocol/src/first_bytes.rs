@@ -9,6 +9,10 @@ pub enum FirstBytes {
     Http1,
     /// The HTTP/2 connection preface (RFC 9113, 3.4).
     Http2Preface,
+    /// A SOCKS5 greeting (RFC 1928, 3).
+    Socks5,
+    /// A SOCKS4 request.
+    Socks4,
     /// None of these.
     Raw,
     /// Too few bytes to tell. Never more than [`MOST_NEEDED`] are needed.
@@ -33,6 +37,10 @@ pub fn classify(bytes: &[u8]) -> FirstBytes {
         [] => FirstBytes::NeedMore,
         [0x16, rest @ ..] => classify_tls(rest),
         [first, ..] if first.is_ascii_uppercase() => classify_http(bytes),
+        [4 | 5] => FirstBytes::NeedMore,
+        // A greeting offers at least one method, a request of version 4 is one of two.
+        [5, 1..=255, ..] => FirstBytes::Socks5,
+        [4, 1 | 2, ..] => FirstBytes::Socks4,
         _ => FirstBytes::Raw,
     }
 }
@@ -125,6 +133,13 @@ mod tests {
             (&[0x16, 3, 1], FirstBytes::Tls),
             (&[0x16, 3, 3, 0, 0], FirstBytes::Tls),
             (&[0x16, 2, 1], FirstBytes::Raw),
+            (&[5], FirstBytes::NeedMore),
+            (&[5, 1], FirstBytes::Socks5),
+            (&[5, 2, 0, 2], FirstBytes::Socks5),
+            (&[4, 1, 0, 80], FirstBytes::Socks4),
+            // Cassandra, and DCE/RPC.
+            (&[4, 0, 0, 0, 1], FirstBytes::Raw),
+            (&[5, 0, 0, 3, 16], FirstBytes::Raw),
             (&[0x16, 3, 9], FirstBytes::Raw),
             (&[0x80, 0x2e, 1, 3, 1], FirstBytes::Raw),
             (&[0, 0, 0, 8, 4, 210, 22, 47], FirstBytes::Raw),

@@ -8,6 +8,7 @@
 //! - [`request`], [`authority`], [`path`] and [`fields`] say what an HTTP request means, whatever
 //!   version carries it: the name, the one spelling of the path, what belongs to one hop.
 //! - [`response`] refuses what an upstream frames in two ways.
+//! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to.
 //! - [`refusal`] is what an HTTP client is told when it is refused.
 //!
 //! **Invariant:** no I/O, no clock, no async, no unsafe code. Every buffer here has a bound, and
@@ -26,5 +27,6 @@ pub mod path;
 pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod tunnel;
 
 pub use malformed::HttpMalformed;

@@ -53,8 +53,10 @@ pub enum HttpMalformed {
     /// The method is not in upper case (RFC 9110, 9.1: methods are case-sensitive).
     #[error("the method `{0}` is not in upper case letters (RFC 9110, 9.1)")]
     Method(String),
-    /// The method opens a tunnel.
-    #[error("CONNECT asks for a tunnel, which is not carried")]
+    /// The method opens a tunnel, and is not the first of a connection in the clear.
+    #[error(
+        "CONNECT asks for a tunnel, and is carried only at the start of a connection without TLS"
+    )]
     Connect,
     /// The target is not in origin, absolute or asterisk form (RFC 9112, 3.2).
     #[error("the request target cannot be read (RFC 9112, 3.2): {0}")]

@@ -20,7 +20,7 @@ use crate::dial::{dial, tune};
 use crate::http::Leg;
 use crate::relay::{self, Counts, Over, relay, reset};
 use crate::seats::{Entry, Seats};
-use crate::{Limits, Origin, Port, Tls, http, tls};
+use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
 
 /// The most that is read at once before a connection is decided.
 pub(crate) const READ: usize = 16 * 1024;
@@ -45,6 +45,8 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     pub(crate) target: Target,
     /// The address that was dialled last, where a name stands behind the connection.
     dialled: Mutex<Option<IpAddr>>,
+    /// Whether it runs through a tunnel that the client asked for.
+    inside: bool,
     /// Of the policy, since the connection was accepted.
     changes: Changes,
     /// Where it may go: the addresses behind the name that no rule denies, or the one dialled.
@@ -59,6 +61,8 @@ enum Start {
     Tls,
     Http1,
     Http2,
+    Socks5,
+    Socks4,
     /// Bytes of another protocol, or of none that will ever be recognised.
     Raw,
     /// Nothing in the time it had.
@@ -92,23 +96,31 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         Entry::Seat(place) => (guard.seats.take(origin.client.agent), Some(place)),
         Entry::Full(place) => (None, place),
     };
-    let changes = guard.decider.changes();
-    let (target, addresses) = locate(&guard, &origin).await;
-    let flow = Arc::new(Flow {
-        dialled: Mutex::new(None),
-        changes,
-        guard,
-        client: origin.client,
-        target,
-        addresses,
-    });
+    let flow = Arc::new(guard.flow(origin).await);
     if seat.is_none() {
         let message = "too many connections are open at once";
         flow.refuse(ActionKind::Connect, ReasonCode::LimitReached, message)
             .await;
         return reset(stream);
     }
-    flow.start(stream).await;
+    flow.start(stream, Vec::new()).await;
+}
+
+impl<R: Recorder, P: Port> Guard<R, P> {
+    /// The facts of a connection with this origin.
+    pub(crate) async fn flow(self: Arc<Self>, origin: Origin) -> Flow<R, P> {
+        let changes = self.decider.changes();
+        let (target, addresses) = locate(&self, &origin).await;
+        Flow {
+            guard: self,
+            client: origin.client,
+            target,
+            dialled: Mutex::new(None),
+            inside: false,
+            changes,
+            addresses,
+        }
+    }
 }
 
 /// Where a connection goes, and to which addresses. A rule on addresses can deny one behind a name;
@@ -154,11 +166,31 @@ async fn locate<R: Recorder, P: Port>(
 }
 
 impl<R: Recorder, P: Port> Flow<R, P> {
-    async fn start(self: Arc<Self>, mut stream: TcpStream) {
+    /// As one that runs through a tunnel.
+    pub(crate) fn inside(self) -> Self {
+        Self {
+            inside: true,
+            ..self
+        }
+    }
+
+    /// Carries a connection of which `bytes` have been read.
+    pub(crate) async fn start(self: Arc<Self>, mut stream: TcpStream, mut bytes: Vec<u8>) {
         let foreseen = self.guard.decider.foresee(&self.client, &self.target);
-        let mut bytes = Vec::new();
         match self.look(&mut stream, foreseen, &mut bytes).await {
             Start::Tls => tls::run(self, stream, bytes).await,
+            Start::Http1 if bytes.starts_with(b"CONNECT ") && !self.inside => {
+                tunnel::connect(self, stream, bytes).await;
+            }
+            Start::Socks5 if !self.inside => tunnel::socks(self, stream, bytes).await,
+            Start::Socks5 => {
+                let message = "a proxy behind a proxy is not carried";
+                tunnel::refuse(&self, stream, message).await;
+            }
+            Start::Socks4 => {
+                let message = "SOCKS4 is not carried; use SOCKS5";
+                tunnel::refuse(&self, stream, message).await;
+            }
             Start::Http1 => http::run(self, stream, &bytes, Leg::plain()).await,
             Start::Http2 => self.refuse_http2(stream).await,
             Start::Raw => self.raw(stream, &bytes).await,
@@ -182,27 +214,29 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let hasty = !needs_bytes(foreseen) && !WEB_PORTS.contains(&self.target.port);
         let begun = Instant::now();
         loop {
+            match classify(bytes) {
+                FirstBytes::Tls => return Start::Tls,
+                FirstBytes::Http1 => return Start::Http1,
+                FirstBytes::Http2Preface => return Start::Http2,
+                FirstBytes::Socks5 => return Start::Socks5,
+                FirstBytes::Socks4 => return Start::Socks4,
+                FirstBytes::Raw => return Start::Raw,
+                FirstBytes::NeedMore => {}
+            }
             let patience = if hasty && bytes.is_empty() {
                 limits.client_first
             } else {
                 limits.head
             };
             bytes.reserve(READ);
-            let read = match timeout_at(begun + patience, stream.read_buf(bytes)).await {
-                Ok(Ok(read)) => read,
+            match timeout_at(begun + patience, stream.read_buf(bytes)).await {
+                Ok(Ok(0)) if bytes.is_empty() => return Start::Ended,
+                Ok(Ok(0)) => return Start::Raw,
+                Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Start::Gone(error),
                 Err(_) if bytes.is_empty() => return Start::Silent,
                 Err(_) => return Start::Stuck,
-            };
-            return match classify(bytes) {
-                FirstBytes::Tls => Start::Tls,
-                FirstBytes::Http1 => Start::Http1,
-                FirstBytes::Http2Preface => Start::Http2,
-                FirstBytes::Raw => Start::Raw,
-                FirstBytes::NeedMore if read > 0 => continue,
-                FirstBytes::NeedMore if bytes.is_empty() => Start::Ended,
-                FirstBytes::NeedMore => Start::Raw,
-            };
+            }
         }
     }
 
@@ -216,7 +250,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         }
     }
 
-    async fn time_out(&self, stream: TcpStream) {
+    pub(crate) async fn time_out(&self, stream: TcpStream) {
         let message = "the client did not send what a decision needs in time";
         self.refuse(ActionKind::Connect, ReasonCode::ClientTimeout, message)
             .await;
@@ -291,6 +325,11 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// Opens the account of an allowed action.
     pub(crate) fn account(&self, decided: Decided) -> Account<R> {
         Account::new(self.guard.decider.clone(), decided)
+    }
+
+    /// Why it can be dialled nowhere, if that is known already.
+    pub(crate) fn unreachable(&self) -> Option<Reason> {
+        self.addresses.as_ref().err().cloned()
     }
 
     /// Dials where this connection goes: what the name resolves to, or the address that was

@@ -7,12 +7,14 @@
 //!   once, then spliced untouched.
 //! - HTTP/1, and HTTP/2 inside TLS: every request is decided on its method and canonical path and
 //!   written anew.
+//! - CONNECT and SOCKS5, which ask for a tunnel: where it leads is decided as if it had been
+//!   dialled, the guard goes there itself, and what is inside begins anew.
 //! - HTTP/2 in the clear: refused. Anything else: decided once, by name or address, then spliced.
 //!
 //! Where the upstream speaks first, nobody's first byte is waited for longer than a moment.
 //!
 //! **Invariant:** no byte of a request reaches an upstream before a decision that allows it is recorded; a name
-//! that the client claims never selects where bytes go; memory per connection is bounded.
+//! that the client claims never selects where bytes go, unless it was decided as what it dials; memory per connection is bounded.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +32,7 @@ mod replay;
 mod seats;
 mod serve;
 mod tls;
+mod tunnel;
 mod upstream_tls;
 
 pub use inspect::Tls;

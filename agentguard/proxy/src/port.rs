@@ -25,6 +25,10 @@ pub trait Port: Send + Sync + 'static {
     /// and forgets; the gate wrote the entry before the connection could be accepted.
     fn origin(&self, netns: u64, peer: SocketAddr) -> Option<Origin>;
 
+    /// The name that an address stands for, where it is a virtual one, or where this agent was
+    /// answered it for a name.
+    fn name_behind(&self, agent: AgentId, ip: IpAddr) -> Option<HostName>;
+
     /// The real addresses of a name that this agent was answered, each one validated against the
     /// policy's ranges, in the order in which to try them.
     ///

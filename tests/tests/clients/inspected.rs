@@ -53,7 +53,7 @@ fn denied(method: &str, path: &str, code: &str) -> String {
 }
 
 /// What the origin told, without what differs from one connection to the next.
-fn told(stdout: &str) -> (serde_json::Value, String) {
+pub(crate) fn told(stdout: &str) -> (serde_json::Value, String) {
     let (body, rest) = stdout.split_once('\n').unwrap_or_default();
     let mut body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|_| body.into());
     if let Some(fields) = body.as_object_mut() {

@@ -161,6 +161,16 @@ impl<'w> Room<'w> {
         Ok(found)
     }
 
+    /// Waits until the record has so many decisions more, whatever they are.
+    pub(crate) fn settled(&self, count: usize) -> Result<Vec<Decision>> {
+        let found = wait_until("the decisions", LATE, || match self.new_decisions() {
+            Ok(new) => (new.len() >= count).then_some(Ok(new)),
+            Err(error) => Some(Err(error)),
+        })??;
+        self.seen.set(self.seen.get() + found.len());
+        Ok(found)
+    }
+
     /// What the record has beyond what has been looked at.
     pub(crate) fn new_decisions(&self) -> Result<Vec<Decision>> {
         let mut all = all(&self.guard)?;

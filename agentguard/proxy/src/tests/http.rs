@@ -202,11 +202,6 @@ async fn what_has_two_readings_is_refused_and_never_reaches_the_upstream() {
             ReasonCode::HttpMalformed,
         ),
         (
-            "CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n".to_owned(),
-            501,
-            ReasonCode::ProtocolNotSupported,
-        ),
-        (
             format!(
                 "GET /ok HTTP/1.1\r\n{host}X: {}\r\n\r\n",
                 "x".repeat(70_000)

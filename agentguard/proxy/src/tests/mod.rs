@@ -6,6 +6,7 @@ mod inspect;
 mod raw;
 mod revoked;
 mod tls;
+mod tunnel;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,6 +45,10 @@ enum Rules {
     ButOneAddress,
     /// As [`Self::Requests`], inside TLS too.
     Inspect,
+    /// CONNECT to the proxy is allowed, and behind it what [`Self::Requests`] allows.
+    Proxy,
+    /// Everything is allowed to the name behind the proxy alone.
+    Inner,
     /// As [`Self::Inspect`], and only `/ok` itself.
     InspectLess,
 }
@@ -87,9 +92,16 @@ impl Port for FakePort {
         self.origin.clone()
     }
 
+    fn name_behind(&self, _agent: AgentId, ip: IpAddr) -> Option<HostName> {
+        (ip == IpAddr::from([198, 18, 0, 9])).then(|| "inner.example".parse().unwrap())
+    }
+
     async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
         assert_eq!(agent, AgentId(1));
-        assert_eq!(Some(name), self.origin.as_ref().unwrap().name.as_ref());
+        if name.as_str() == "nowhere.example" {
+            let code = ReasonCode::NameUnknown;
+            return Err(Reason::new(code, "there is no such name"));
+        }
         self.addresses.clone()
     }
 
@@ -226,6 +238,16 @@ fn policy(rules: Rules) -> Policy {
         Rules::Inspect => {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], method: [GET, POST], path: ['/ok/**', /ok] } }]"
+        }
+        Rules::Proxy => {
+            "[{ id: proxy, action: allow, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], method: [CONNECT] } }, \
+              { id: inner, action: allow, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [inner.example], method: [GET], path: [/ok] } }]"
+        }
+        Rules::Inner => {
+            "[{ id: inner, action: allow, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [inner.example] } }]"
         }
         Rules::InspectLess => {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

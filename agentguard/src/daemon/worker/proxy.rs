@@ -52,11 +52,14 @@ impl Port for ProxyPort {
                 process: self.gate.process(&origin),
             },
             destination: SocketAddr::new(destination, origin.port),
-            name: self
-                .names
-                .name_behind(destination)
-                .or_else(|| self.real_names.name_behind(agent, destination)),
+            name: self.name_behind(agent, destination),
         })
+    }
+
+    fn name_behind(&self, agent: AgentId, ip: IpAddr) -> Option<HostName> {
+        self.names
+            .name_behind(ip)
+            .or_else(|| self.real_names.name_behind(agent, ip))
     }
 
     async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
