@@ -1,13 +1,15 @@
 //! HTTP/2 inside TLS.
 //!
 //! A request that the h2 library finds malformed (RFC 9113, 8.1.1) is a stream error: it never
-//! becomes a request, and its client sees the stream reset.
+//! becomes a request, and its client sees the stream reset. That leaves no record; what ends the
+//! whole connection does.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agentguard_decision::Recorder;
+use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::http1::MAX_HEAD;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -85,6 +87,31 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "an HTTP/2 connection broke");
+        match fault(&error) {
+            Some((code, message)) => {
+                flow.refuse(ActionKind::HttpRequest, code, message).await;
+            }
+            None => tracing::debug!(%error, "an HTTP/2 connection broke"),
+        }
     }
+}
+
+/// What a client did that ended its connection, if it was its fault.
+fn fault(error: &hyper::Error) -> Option<(ReasonCode, String)> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>()
+            && cause.is_library()
+            && let Some(reason) = cause.reason()
+            && reason != h2::Reason::NO_ERROR
+        {
+            let code = match reason {
+                h2::Reason::ENHANCE_YOUR_CALM => ReasonCode::LimitReached,
+                _ => ReasonCode::HttpMalformed,
+            };
+            return Some((code, format!("the HTTP/2 connection was ended: {cause}")));
+        }
+        source = cause.source();
+    }
+    None
 }

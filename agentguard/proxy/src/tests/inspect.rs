@@ -81,7 +81,7 @@ type Said = StreamBody<
 >;
 
 /// Serves one connection of the upstream, in what was agreed upon.
-async fn serve_one(stream: TcpStream, config: Arc<ServerConfig>) {
+pub(super) async fn serve_one(stream: TcpStream, config: Arc<ServerConfig>) {
     let stream = TlsAcceptor::from(config).accept(stream).await.unwrap();
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);

@@ -1,6 +1,8 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
 mod authority;
+mod floods;
+mod frames;
 mod http;
 mod inspect;
 mod raw;
