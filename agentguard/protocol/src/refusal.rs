@@ -3,7 +3,7 @@
 use agentguard_model::{DecisionId, Reason, ReasonCode};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{HeaderName, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use serde::Serialize;
 
 /// Carries the decision's id in every refusal, for clients that do not read bodies.
@@ -63,6 +63,31 @@ impl Refusal<'_> {
         response
     }
 
+    /// The refusal in the form of gRPC, "Trailers-Only": a status and a message in the fields, and no
+    /// body.
+    #[must_use]
+    pub fn grpc_response(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let fields = response.headers_mut();
+        let kind = HeaderValue::from_static("application/grpc");
+        fields.insert(header::CONTENT_TYPE, kind);
+        fields.insert(
+            HeaderName::from_static("grpc-status"),
+            HeaderValue::from(u16::from(grpc_status(self.status))),
+        );
+        let mut message = self.reason.message.clone();
+        if let Some(id) = self.decision {
+            message.push_str(&format!(" (agentguard explain {id})"));
+            if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+                fields.insert(DECISION_FIELD, id);
+            }
+        }
+        if let Ok(message) = HeaderValue::from_str(&grpc_message(&message)) {
+            fields.insert(HeaderName::from_static("grpc-message"), message);
+        }
+        response
+    }
+
     /// The refusal as bytes of HTTP/1.1, for a connection that closes behind it.
     #[must_use]
     pub fn last_bytes(&self) -> Vec<u8> {
@@ -79,6 +104,40 @@ impl Refusal<'_> {
         bytes.extend_from_slice(response.body());
         bytes
     }
+}
+
+/// Whether a request is a call of gRPC, whose clients read no body of an answer that is none.
+#[must_use]
+pub fn is_grpc(fields: &HeaderMap) -> bool {
+    let kind = fields.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A status in gRPC's numbers (its "HTTP to gRPC Status Code Mapping"), where the two agree.
+const fn grpc_status(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        // PERMISSION_DENIED
+        403 | 421 => 7,
+        // UNAVAILABLE
+        429 | 502..=504 => 14,
+        // INTERNAL
+        _ => 13,
+    }
+}
+
+/// `Percent-Encoded` of gRPC's protocol over HTTP/2.
+fn grpc_message(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            // A string takes everything.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
 }
 
 /// What a client of HTTP/2 in the clear is told: an empty SETTINGS frame, which must come first
@@ -104,7 +163,29 @@ mod tests {
     use agentguard_model::{Reason, ReasonCode};
     use http::StatusCode;
 
-    use super::{Refusal, http2_goaway};
+    use super::{Refusal, http2_goaway, is_grpc};
+
+    #[test]
+    fn a_call_of_grpc_is_refused_in_its_status() {
+        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let reason = Reason::new(ReasonCode::RuleDeny, "100 % nein, für\nalle");
+        for (status, grpc) in [(403, "7"), (502, "14"), (400, "13")] {
+            let refusal = Refusal {
+                status: StatusCode::from_u16(status).unwrap(),
+                reason: &reason,
+                decision: Some(id),
+            };
+            let response = refusal.grpc_response();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert!(is_grpc(response.headers()));
+            assert_eq!(response.headers().get("grpc-status").unwrap(), grpc);
+            assert_eq!(
+                response.headers().get("grpc-message").unwrap(),
+                "100 %25 nein, f%C3%BCr%0Aalle (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"
+            );
+            assert!(response.body().is_empty());
+        }
+    }
 
     #[test]
     fn goaway_frames_as_rfc_9113_4_1_says() {

@@ -7,7 +7,7 @@ use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
-use agentguard_protocol::refusal::Refusal;
+use agentguard_protocol::refusal::{self, Refusal};
 use agentguard_protocol::{HttpMalformed, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -78,13 +78,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         request: Request<Incoming>,
     ) -> Result<Response<Answer<R>>, Infallible> {
         let (parts, body) = request.into_parts();
+        let tongue = Tongue::of(&parts);
         let answer = parts
             .headers
             .contains_key(header::UPGRADE)
             .then(|| PendingAnswer::new(&self.signals));
         let meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
-            Err(why) => return Ok(self.refuse_malformed(&why).await),
+            Err(why) => return Ok(self.refuse_malformed(&why, tongue).await),
         };
         let changes = self.flow.guard.decider.changes();
         let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
@@ -104,7 +105,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         if !decided.allowed {
-            return Ok(refuse(&decided, status));
+            return Ok(refuse(&decided, status, tongue));
         }
         let account = Arc::new(self.flow.account(decided));
         let path = meaning.path.as_str();
@@ -114,7 +115,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             carried = self.carry(parts, body, &meaning, &account) => carried,
             denied = &mut revoked => {
                 account.fail(relay::revoked(&denied));
-                return Ok(refuse(&denied, StatusCode::FORBIDDEN));
+                return Ok(refuse(&denied, StatusCode::FORBIDDEN, tongue));
             }
         };
         let response = match carried {
@@ -122,11 +123,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Err(failed) => {
                 account.fail(failed.message.clone());
                 let reason = agentguard_model::Reason::new(failed.code, failed.message);
-                problem(&Refusal {
+                let refusal = Refusal {
                     status: failed.status,
                     reason: &reason,
                     decision: account.decided().id,
-                })
+                };
+                tongue.tell(&refusal)
             }
         };
         account.answered(response.status());
@@ -163,14 +165,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         ))
     }
 
-    async fn refuse_malformed(&self, why: &HttpMalformed) -> Response<Answer<R>> {
+    async fn refuse_malformed(&self, why: &HttpMalformed, tongue: Tongue) -> Response<Answer<R>> {
         let code = match why {
             HttpMalformed::Connect => ReasonCode::ProtocolNotSupported,
             _ => ReasonCode::HttpMalformed,
         };
         let kind = ActionKind::HttpRequest;
         let decided = self.flow.refuse(kind, code, why.to_string()).await;
-        let mut response = refuse(&decided, why.status());
+        let mut response = refuse(&decided, why.status(), tongue);
         if !self.is_http2() {
             close(&mut response);
         }
@@ -379,18 +381,42 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn refuse<R: Recorder>(decided: &Decided, status: StatusCode) -> Response<Answer<R>> {
-    problem(&Refusal {
+/// What the client understands a refusal in.
+#[derive(Clone, Copy)]
+enum Tongue {
+    Http,
+    Grpc,
+}
+
+impl Tongue {
+    fn of(parts: &Parts) -> Self {
+        // gRPC runs over HTTP/2 alone.
+        if parts.version == Version::HTTP_2 && refusal::is_grpc(&parts.headers) {
+            Self::Grpc
+        } else {
+            Self::Http
+        }
+    }
+
+    fn tell<R: Recorder>(self, refusal: &Refusal<'_>) -> Response<Answer<R>> {
+        let response = match self {
+            Self::Http => refusal.response(),
+            Self::Grpc => refusal.grpc_response(),
+        };
+        response.map(|body| Either::Right(Full::new(body)))
+    }
+}
+
+fn refuse<R: Recorder>(
+    decided: &Decided,
+    status: StatusCode,
+    tongue: Tongue,
+) -> Response<Answer<R>> {
+    tongue.tell(&Refusal {
         status,
         reason: &decided.reason,
         decision: decided.id,
     })
-}
-
-fn problem<R: Recorder>(refusal: &Refusal<'_>) -> Response<Answer<R>> {
-    refusal
-        .response()
-        .map(|body| Either::Right(Full::new(body)))
 }
 
 fn close<R: Recorder>(response: &mut Response<Answer<R>>) {

@@ -397,3 +397,29 @@ async fn a_plain_request_to_the_same_name_is_decided_by_the_same_rule() {
     assert!(answer.starts_with(b"HTTP/1.1 403 "));
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_call_of_grpc_is_refused_in_grpc() {
+    let world = by_name(Rules::Inspect).build().await;
+    let config = world.upstreams.server(NAME, &["h2"]);
+    let shaking = client(&world, world.authority.roots(), &["h2"]);
+    let upstream = async {
+        let stream = world.accept().await;
+        tokio::spawn(serve_one(stream, config));
+    };
+    let (stream, ()) = tokio::join!(shaking, upstream);
+    let io = TokioIo::new(stream.unwrap());
+    let (mut sender, driver) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(driver);
+    let mut call = request(Version::HTTP_2, Method::POST, "/pkg.Service/Call", "");
+    let kind = "application/grpc+proto".parse().unwrap();
+    call.headers_mut().insert("content-type", kind);
+    let response = soon(sender.send_request(call)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let told = |name| response.headers().get(name).unwrap().to_str().unwrap();
+    assert_eq!(told("grpc-status"), "7");
+    let message = told("grpc-message").to_owned();
+    drop(response);
+    let decisions = world.end().await;
+    assert!(message.contains(&decisions[0].id.to_string()), "{message}");
+}
