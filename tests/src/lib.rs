@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 mod ca;
 pub mod client;
 pub mod demo;

@@ -1,10 +1,10 @@
-//! What the build tasks call on the world: `world check|sweep|leftovers|demo`.
+//! What the build tasks call on the world: `world check|sweep|leftovers|demo|bench-inspection`.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use agentguard_tests::{World, demo, leftover};
+use agentguard_tests::{World, bench, demo, leftover};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
@@ -25,6 +25,8 @@ enum Task {
     Leftovers,
     /// Show the main job
     Demo,
+    /// Print samples of what inspection costs
+    BenchInspection,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Task::Sweep => sweep(),
         Task::Leftovers => leftovers(),
         Task::Demo => demo::run(),
+        Task::BenchInspection => bench::inspection(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

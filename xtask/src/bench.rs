@@ -5,14 +5,19 @@
 
 use std::fmt;
 use std::fs;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
-use serde::Serialize;
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::workspace::Workspace;
+use crate::{bpf, exec, setup};
 
-/// The groups, each a name and what measures it. None yet: each comes with the work it measures.
-const GROUPS: &[Group] = &[];
+/// The groups, each a name and what measures it. Each comes with the work it measures.
+const GROUPS: &[Group] = &[Group {
+    name: "inspection",
+    measure: inspection,
+}];
 
 struct Group {
     name: &'static str,
@@ -78,6 +83,77 @@ pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// TLS that ends at the guard, beside the same client without it.
+fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
+    setup::run(true)?;
+    bpf::build(workspace)?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard"]);
+    exec::run(cargo.args(["--package", "agentguard-tests", "--bins"]))?;
+    let release = workspace.target().join("release");
+    let output = Command::new(release.join("world"))
+        .arg("bench-inspection")
+        .env("AGENTGUARD_BIN", release.join("agentguard"))
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "the world ended with {}",
+        output.status
+    );
+    let samples = String::from_utf8(output.stdout)?;
+    let samples = samples.lines().map(serde_json::from_str);
+    Ok(summed_up(samples.collect::<Result<_, _>>()?, "unguarded"))
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Deserialize)]
+struct Sample {
+    case: String,
+    subject: String,
+    metric: String,
+    unit: String,
+    value: f64,
+}
+
+/// Samples of one thing as one figure, compared with the baseline where that has one.
+fn summed_up(samples: Vec<Sample>, baseline: &str) -> Vec<Line> {
+    let mut figures: Vec<(Sample, Vec<f64>)> = Vec::new();
+    for sample in samples {
+        let same = |other: &Sample| {
+            (&other.case, &other.subject, &other.metric)
+                == (&sample.case, &sample.subject, &sample.metric)
+        };
+        match figures.iter_mut().find(|(first, _)| same(first)) {
+            Some((_, values)) => values.push(sample.value),
+            None => figures.push((sample.clone(), vec![sample.value])),
+        }
+    }
+    for (_, values) in &mut figures {
+        values.sort_by(f64::total_cmp);
+    }
+    let median = |values: &[f64]| values.get(values.len() / 2).copied().unwrap_or_default();
+    let lines = figures.iter().map(|(of, values)| {
+        let other = figures.iter().find(|(other, _)| {
+            of.subject != baseline
+                && other.subject == baseline
+                && (&other.case, &other.metric) == (&of.case, &of.metric)
+        });
+        Line {
+            case: of.case.clone(),
+            subject: of.subject.clone(),
+            metric: of.metric.clone(),
+            unit: of.unit.clone(),
+            median: median(values),
+            min: values.first().copied().unwrap_or_default(),
+            max: values.last().copied().unwrap_or_default(),
+            baseline: other.map(|_| baseline.to_owned()),
+            ratio: other.map(|(_, others)| median(values) / median(others)),
+        }
+    });
+    lines.collect()
+}
+
 fn measure(workspace: &Workspace, groups: &[Group], only: Option<&str>) -> Result<Vec<Line>> {
     if let Some(asked) = only
         && !groups.iter().any(|group| group.name == asked)
@@ -140,6 +216,46 @@ mod tests {
             }])
         );
         assert_eq!(measure(&workspace, TWO, None).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn samples_are_compared_with_the_same_of_the_baseline() {
+        let sample = |subject: &str, value| Sample {
+            case: "get".into(),
+            subject: subject.into(),
+            metric: "latency_p50".into(),
+            unit: "us".into(),
+            value,
+        };
+        let samples = [
+            ("none", 2.0),
+            ("us", 9.0),
+            ("none", 4.0),
+            ("us", 3.0),
+            ("none", 3.0),
+            ("us", 6.0),
+        ];
+        let samples = samples.map(|(subject, value)| sample(subject, value));
+        let lines = summed_up(samples.to_vec(), "none");
+        let gist: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                (
+                    line.subject.as_str(),
+                    line.min,
+                    line.median,
+                    line.max,
+                    line.ratio,
+                )
+            })
+            .collect();
+        assert_eq!(
+            gist,
+            [
+                ("none", 2.0, 3.0, 4.0, None),
+                ("us", 3.0, 6.0, 9.0, Some(2.0))
+            ]
+        );
     }
 
     #[test]
