@@ -3,9 +3,10 @@
 //! An [`Origin`] is one machine of the internet namespace: some addresses, and the sites that
 //! answer on them, each with its own certificate. It speaks HTTP/1.1 on port 80, TLS 1.2 and 1.3
 //! with HTTP/1.1 and HTTP/2 on port 443, and the raw protocols of [`port`]. How an HTTP resource
-//! behaves is in its path, see [`http`]. What arrived can be read back from the running [`Server`].
+//! behaves is in its path, see [`http`]; the paths of LLM APIs are answered as their providers do. What arrived can be read back from the running [`Server`].
 
 pub mod http;
+mod llm;
 mod log;
 mod raw;
 mod tls;

@@ -14,6 +14,10 @@
 //! | `/hangup` | none: the connection ends |
 //! | `/early` | 413 before the body is read |
 //! | `/files/PATH` | a file, where the origin has some |
+//!
+//! The endpoints of LLM APIs have paths of their own below `/v1/`, and stream at the pace of `/sse`.
+//! With the field `x-hold`, the second half of a stream's events waits until another request has
+//! arrived: a client that sends one when it has read the first event shows that events come singly.
 
 use std::io::Error;
 use std::net::SocketAddr;
@@ -37,7 +41,9 @@ use serde_json::json;
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
+use super::llm;
 use super::log::Request;
 use super::{Shared, Tls};
 
@@ -140,23 +146,32 @@ async fn answer(
     let kind = words.next().unwrap_or_default();
     let rest = words.next().unwrap_or_default();
     let number = rest.parse::<usize>().unwrap_or(0);
-    let body = request.into_body();
+    let hold = Hold::of(&seen, &shared);
+    let api = llm::Api::of(request.method(), &path);
+    let (head, body) = request.into_parts();
 
     if kind == "early" {
         return respond(StatusCode::PAYLOAD_TOO_LARGE, text("too much\n".to_owned()));
     }
-    let told = read(body, &arrived).await?;
+    if let Some(api) = api {
+        let asked = read(body, &arrived, llm::LONGEST).await?;
+        return speak(api.answer(&head.headers, &asked), hold);
+    }
+    let told = read(body, &arrived, TOLD).await?;
     match kind {
         "hangup" => Err(Error::other("asked to hang up")),
         "bytes" => respond(StatusCode::OK, full(vec![b'x'; number.min(64 << 20)])),
         "chunked" => respond(StatusCode::OK, streamed(pieces(number))),
         "sse" => {
-            let mut response = respond(StatusCode::OK, streamed(events(number)))?;
+            let mut response = respond(StatusCode::OK, streamed(events(number, hold)))?;
             let kind = header::HeaderValue::from_static("text/event-stream");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(response)
         }
-        "trickle" => respond(StatusCode::OK, streamed(paced(number, |_| "x".into()))),
+        "trickle" => respond(
+            StatusCode::OK,
+            streamed(paced(number, None, |_| "x".into())),
+        ),
         "reset" | "truncate" => {
             let reset = (kind == "reset").then_some(abort);
             let mut response = respond(StatusCode::OK, streamed(cut(number, reset)))?;
@@ -178,6 +193,26 @@ async fn answer(
         }
         _ => respond(StatusCode::OK, echo(&seen, &told, &arrived)),
     }
+}
+
+/// What an LLM API answers.
+fn speak(answer: llm::Answer, hold: Option<Hold>) -> Result<Response<Body>, Error> {
+    let (kind, body) = match answer.content {
+        llm::Content::Json(value) => ("application/json", text(value.to_string())),
+        llm::Content::Events(events) => {
+            let count = events.len();
+            let event = move |number: usize| events.get(number).cloned().unwrap_or_default();
+            (
+                "text/event-stream; charset=utf-8",
+                streamed(paced(count, hold, event)),
+            )
+        }
+    };
+    let mut response = respond(answer.status, body)?;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    fields.insert(answer.number, header::HeaderValue::from_static("req_1"));
+    Ok(response)
 }
 
 fn seen(request: &hyper::Request<Incoming>, client: &Client) -> Request {
@@ -204,14 +239,14 @@ fn seen(request: &hyper::Request<Incoming>, client: &Client) -> Request {
 }
 
 /// Reads a body to its end, counting, and gives its beginning.
-async fn read(mut body: Incoming, arrived: &AtomicU64) -> Result<Vec<u8>, Error> {
+async fn read(mut body: Incoming, arrived: &AtomicU64, keep: usize) -> Result<Vec<u8>, Error> {
     let mut told = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(Error::other)?;
         if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.len()).map_err(Error::other)?;
             arrived.fetch_add(length, Ordering::Relaxed);
-            let room = TOLD.saturating_sub(told.len()).min(data.len());
+            let room = keep.saturating_sub(told.len()).min(data.len());
             told.extend(data.get(..room).unwrap_or_default());
         }
     }
@@ -285,21 +320,42 @@ fn pieces(bytes: usize) -> Pieces {
     }))
 }
 
-fn paced(count: usize, piece: impl Fn(usize) -> Bytes + Send + 'static) -> Pieces {
-    Box::pin(stream::unfold(
-        (0, piece),
-        move |(done, piece)| async move {
+/// What the second half of a stream waits for.
+struct Hold(watch::Receiver<u64>);
+
+impl Hold {
+    fn of(seen: &Request, shared: &Shared) -> Option<Self> {
+        seen.header("x-hold").map(|_| Self(shared.log.arrivals()))
+    }
+
+    async fn end(mut self) -> Result<(), Error> {
+        self.0.changed().await.map_err(Error::other)
+    }
+}
+
+fn paced(
+    count: usize,
+    hold: Option<Hold>,
+    piece: impl Fn(usize) -> Bytes + Send + 'static,
+) -> Pieces {
+    let begin = (0, hold, piece);
+    Box::pin(stream::try_unfold(
+        begin,
+        move |(done, mut hold, piece)| async move {
             if done == count {
-                return None;
+                return Ok(None);
             }
             tokio::time::sleep(PACE).await;
-            Some((Ok(piece(done)), (done + 1, piece)))
+            if let Some(hold) = hold.take_if(|_| done >= count / 2) {
+                hold.end().await?;
+            }
+            Ok(Some((piece(done), (done + 1, hold, piece))))
         },
     ))
 }
 
-fn events(count: usize) -> Pieces {
-    paced(count, |number| {
+fn events(count: usize, hold: Option<Hold>) -> Pieces {
+    paced(count, hold, |number| {
         Bytes::from(format!("id: {number}\ndata: event {number}\n\n"))
     })
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use anyhow::{Result, bail};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 use super::Tls;
 
@@ -69,6 +70,7 @@ impl Request {
 pub struct Log {
     connections: Mutex<Kept<Arc<Entry>>>,
     requests: Mutex<Kept<(Request, Arc<AtomicU64>)>>,
+    arrivals: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -186,7 +188,13 @@ impl Log {
         let requests = self.requests.lock();
         let mut requests = requests.unwrap_or_else(PoisonError::into_inner);
         requests.add((request, Arc::clone(&body)));
+        self.arrivals.send_modify(|count| *count += 1);
         body
+    }
+
+    /// Changes with every request that arrives from now on.
+    pub(super) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
     }
 }
 

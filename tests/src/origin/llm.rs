@@ -1,0 +1,164 @@
+//! LLM APIs at an origin, in the providers' own shapes.
+//!
+//! | request | as |
+//! | --- | --- |
+//! | `POST /v1/chat/completions` | OpenAI's Chat Completions, plain or streaming |
+//! | `POST /v1/responses` | OpenAI's Responses, plain or streaming |
+//! | `POST /v1/embeddings` | OpenAI's, as floats or in base64 |
+//! | `GET /v1/models` | OpenAI's list |
+//! | `POST /v1/messages` | Anthropic's Messages, plain or streaming |
+//!
+//! The model says what the user said last, a word at a time: a word is a token and a delta. Any key
+//! will do, but there must be one. Models are known by the beginnings of their names: `gpt-` and
+//! `text-embedding-` are OpenAI's, `claude-` is Anthropic's.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value does not panic: what is not there is null"
+)]
+
+mod anthropic;
+mod openai;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::Value;
+
+/// How much of a request is read; what is longer is no JSON then.
+pub(super) const LONGEST: usize = 16 << 20;
+
+/// An endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Api {
+    ChatCompletions,
+    Responses,
+    Embeddings,
+    Models,
+    Messages,
+}
+
+/// What an endpoint answers.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// The field in which the provider numbers its answers.
+    pub(super) number: &'static str,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Json(Value),
+    /// Server-sent events, each with the empty line that ends it.
+    Events(Vec<Bytes>),
+}
+
+impl Api {
+    /// The endpoint of a request; none where the request is for something else.
+    pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
+        match (method.as_str(), path) {
+            ("POST", "/v1/chat/completions") => Some(Self::ChatCompletions),
+            ("POST", "/v1/responses") => Some(Self::Responses),
+            ("POST", "/v1/embeddings") => Some(Self::Embeddings),
+            ("GET", "/v1/models") => Some(Self::Models),
+            ("POST", "/v1/messages") => Some(Self::Messages),
+            _ => None,
+        }
+    }
+
+    pub(super) fn answer(self, fields: &HeaderMap, body: &[u8]) -> Answer {
+        let (number, said) = if self == Self::Messages {
+            ("request-id", anthropic::answer(fields, body))
+        } else {
+            ("x-request-id", openai::answer(self, fields, body))
+        };
+        let (status, content) = match said {
+            Ok(content) => (StatusCode::OK, content),
+            Err(Fault { status, told }) => (status, Content::Json(told)),
+        };
+        Answer {
+            status,
+            number,
+            content,
+        }
+    }
+}
+
+/// Why a provider does not answer, in its own shape.
+#[derive(Debug)]
+struct Fault {
+    status: StatusCode,
+    told: Value,
+}
+
+/// What the model makes of a conversation.
+#[derive(Debug, Eq, PartialEq)]
+struct Said {
+    /// Each with the space behind it.
+    words: Vec<String>,
+    /// Whether the limit cut it short.
+    cut: bool,
+    input_tokens: usize,
+}
+
+impl Said {
+    /// From the messages, the instructions before them, and the limits, of which the first given
+    /// one counts.
+    fn on(messages: &Value, before: &Value, limits: &[&Value]) -> Self {
+        let none = Vec::new();
+        let messages = messages.as_array().unwrap_or(&none);
+        let last = messages
+            .iter()
+            .rev()
+            .filter(|message| message["role"] == "user")
+            .map(|message| text(&message["content"]))
+            .find(|text| !text.is_empty());
+        let last = last.unwrap_or_default();
+        let limit = limits.iter().find_map(|limit| limit.as_u64());
+        let limit = limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        });
+        let all = words(&last);
+        let read = messages.iter().map(|message| text(&message["content"]));
+        Self {
+            cut: all.len() > limit,
+            words: all.into_iter().take(limit).collect(),
+            input_tokens: read
+                .chain([text(before)])
+                .map(|text| words(&text).len())
+                .sum(),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.words.concat()
+    }
+
+    fn output_tokens(&self) -> usize {
+        self.words.len()
+    }
+}
+
+/// A text, or the texts of several parts.
+fn text(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .collect(),
+        _ => String::new(),
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_inclusive(' ').map(str::to_owned).collect()
+}
+
+/// An event that is named by the type of its data.
+fn named(value: &Value) -> Bytes {
+    let name = value["type"].as_str().unwrap_or_default();
+    format!("event: {name}\ndata: {value}\n\n").into()
+}

@@ -1,0 +1,332 @@
+//! OpenAI: Chat Completions, Responses, embeddings, the list of models.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::{Api, Content, Fault, Said, named, words};
+
+/// The clock of the models, in seconds since 1970.
+const CREATED: u64 = 1_767_225_600;
+
+pub(super) fn answer(api: Api, fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
+    let authorization = fields.get(header::AUTHORIZATION);
+    if !authorization.is_some_and(|value| value.as_bytes().starts_with(b"Bearer ")) {
+        let message = "You didn't provide an API key. You need to provide your API key in an \
+                       Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
+        return Err(refuse(StatusCode::UNAUTHORIZED, None, None, message));
+    }
+    if api == Api::Models {
+        let models = ["gpt-5-mini", "text-embedding-3-small"].map(
+            |id| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "openai" }),
+        );
+        return Ok(Content::Json(json!({ "object": "list", "data": models })));
+    }
+    let asked: Value = serde_json::from_slice(body).map_err(|_| {
+        let message = "We could not parse the JSON body of your request.";
+        refuse(StatusCode::BAD_REQUEST, None, None, message)
+    })?;
+    let model = asked["model"].as_str().ok_or_else(|| lacks("model"))?;
+    if !["gpt-", "text-embedding-"]
+        .iter()
+        .any(|family| model.starts_with(family))
+    {
+        let message =
+            format!("The model `{model}` does not exist or you do not have access to it.");
+        let code = Some("model_not_found");
+        return Err(refuse(StatusCode::NOT_FOUND, None, code, &message));
+    }
+    let needed = match api {
+        Api::ChatCompletions => "messages",
+        _ => "input",
+    };
+    if asked[needed].is_null() {
+        return Err(lacks(needed));
+    }
+    let stream = asked["stream"] == true;
+    Ok(match api {
+        Api::ChatCompletions if stream => Content::Events(chat_events(&asked)),
+        Api::ChatCompletions => Content::Json(chat(&asked)),
+        Api::Responses if stream => Content::Events(response_events(&asked)),
+        Api::Responses => Content::Json(response(&asked)),
+        _ => Content::Json(embeddings(&asked)),
+    })
+}
+
+fn refuse(status: StatusCode, param: Option<&str>, code: Option<&str>, message: &str) -> Fault {
+    let told = json!({ "error": {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": param,
+        "code": code,
+    }});
+    Fault { status, told }
+}
+
+fn lacks(param: &str) -> Fault {
+    let message = format!("Missing required parameter: '{param}'.");
+    let code = Some("missing_required_parameter");
+    refuse(StatusCode::BAD_REQUEST, Some(param), code, &message)
+}
+
+/// An event that has only data.
+fn data(value: &Value) -> Bytes {
+    format!("data: {value}\n\n").into()
+}
+
+fn said_in_chat(asked: &Value) -> Said {
+    let limits = [&asked["max_completion_tokens"], &asked["max_tokens"]];
+    Said::on(&asked["messages"], &Value::Null, &limits)
+}
+
+fn chat_usage(said: &Said) -> Value {
+    json!({
+        "prompt_tokens": said.input_tokens,
+        "completion_tokens": said.output_tokens(),
+        "total_tokens": said.input_tokens + said.output_tokens(),
+        "prompt_tokens_details": { "cached_tokens": 0, "audio_tokens": 0 },
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    })
+}
+
+fn chat_finish(said: &Said) -> &'static str {
+    if said.cut { "length" } else { "stop" }
+}
+
+fn chat(asked: &Value) -> Value {
+    let said = said_in_chat(asked);
+    json!({
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": asked["model"],
+        "choices": [{
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": said.text(),
+                "refusal": null,
+                "annotations": [],
+            },
+            "logprobs": null,
+            "finish_reason": chat_finish(&said),
+        }],
+        "usage": chat_usage(&said),
+        "service_tier": "default",
+        "system_fingerprint": null,
+    })
+}
+
+fn chat_events(asked: &Value) -> Vec<Bytes> {
+    let said = said_in_chat(asked);
+    let with_usage = asked["stream_options"]["include_usage"] == true;
+    let chunk = |choices: Value, usage: Value| {
+        let mut chunk = json!({
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": CREATED,
+            "model": asked["model"],
+            "service_tier": "default",
+            "system_fingerprint": null,
+            "choices": choices,
+        });
+        if let (true, Some(chunk)) = (with_usage, chunk.as_object_mut()) {
+            chunk.insert("usage".to_owned(), usage);
+        }
+        data(&chunk)
+    };
+    let choice = |delta: Value, finish: Option<&str>| {
+        let choice =
+            json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]);
+        chunk(choice, Value::Null)
+    };
+    let role = json!({ "role": "assistant", "content": "", "refusal": null });
+    let mut events = vec![choice(role, None)];
+    events.extend(
+        said.words
+            .iter()
+            .map(|word| choice(json!({ "content": word }), None)),
+    );
+    events.push(choice(json!({}), Some(chat_finish(&said))));
+    if with_usage {
+        events.push(chunk(json!([]), chat_usage(&said)));
+    }
+    events.push("data: [DONE]\n\n".into());
+    events
+}
+
+fn said_in_response(asked: &Value) -> Said {
+    // A bare string is what the user says.
+    let messages = match &asked["input"] {
+        Value::String(text) => json!([{ "role": "user", "content": text }]),
+        messages => messages.clone(),
+    };
+    Said::on(
+        &messages,
+        &asked["instructions"],
+        &[&asked["max_output_tokens"]],
+    )
+}
+
+/// A response with this in it; usage comes with the end.
+fn response_object(asked: &Value, status: &str, output: &[Value], usage: &Value) -> Value {
+    let incomplete = (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }));
+    json!({
+        "id": "resp_1",
+        "object": "response",
+        "created_at": CREATED,
+        "status": status,
+        "background": false,
+        "error": null,
+        "incomplete_details": incomplete,
+        "instructions": asked["instructions"],
+        "max_output_tokens": asked["max_output_tokens"],
+        "model": asked["model"],
+        "output": output,
+        "parallel_tool_calls": true,
+        "previous_response_id": asked["previous_response_id"],
+        "reasoning": { "effort": null, "summary": null },
+        "store": true,
+        "temperature": 1.0,
+        "text": { "format": { "type": "text" } },
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": usage,
+        "user": null,
+        "metadata": {},
+    })
+}
+
+fn response_item(status: &str, content: &[Value]) -> Value {
+    json!({
+        "id": "msg_1",
+        "type": "message",
+        "status": status,
+        "role": "assistant",
+        "content": content,
+    })
+}
+
+fn response_part(text: &str) -> Value {
+    json!({ "type": "output_text", "annotations": [], "logprobs": [], "text": text })
+}
+
+/// The response at its end, and the item in it.
+fn response_end(asked: &Value, said: &Said) -> (Value, Value) {
+    let status = if said.cut { "incomplete" } else { "completed" };
+    let item = response_item(status, &[response_part(&said.text())]);
+    let usage = json!({
+        "input_tokens": said.input_tokens,
+        "input_tokens_details": { "cached_tokens": 0 },
+        "output_tokens": said.output_tokens(),
+        "output_tokens_details": { "reasoning_tokens": 0 },
+        "total_tokens": said.input_tokens + said.output_tokens(),
+    });
+    (
+        response_object(asked, status, std::slice::from_ref(&item), &usage),
+        item,
+    )
+}
+
+fn response(asked: &Value) -> Value {
+    response_end(asked, &said_in_response(asked)).0
+}
+
+fn response_events(asked: &Value) -> Vec<Bytes> {
+    let said = said_in_response(asked);
+    let (end, item) = response_end(asked, &said);
+    let begin = response_object(asked, "in_progress", &[], &Value::Null);
+    let begun = response_item("in_progress", &[]);
+    let in_item = |mut event: Value, of_part: bool| {
+        if let Some(event) = event.as_object_mut() {
+            event.insert("output_index".to_owned(), json!(0));
+            if of_part {
+                event.insert("item_id".to_owned(), json!("msg_1"));
+                event.insert("content_index".to_owned(), json!(0));
+            }
+        }
+        event
+    };
+    let mut events = vec![
+        json!({ "type": "response.created", "response": begin }),
+        json!({ "type": "response.in_progress", "response": begin }),
+        in_item(
+            json!({ "type": "response.output_item.added", "item": begun }),
+            false,
+        ),
+        in_item(
+            json!({ "type": "response.content_part.added", "part": response_part("") }),
+            true,
+        ),
+    ];
+    events.extend(said.words.iter().map(|word| {
+        let delta = json!({ "type": "response.output_text.delta", "delta": word, "logprobs": [] });
+        in_item(delta, true)
+    }));
+    let text = said.text();
+    let part = response_part(&text);
+    let ending = format!("response.{}", end["status"].as_str().unwrap_or_default());
+    events.extend([
+        in_item(
+            json!({ "type": "response.output_text.done", "text": text, "logprobs": [] }),
+            true,
+        ),
+        in_item(
+            json!({ "type": "response.content_part.done", "part": part }),
+            true,
+        ),
+        in_item(
+            json!({ "type": "response.output_item.done", "item": item }),
+            false,
+        ),
+        json!({ "type": ending, "response": end }),
+    ]);
+    let numbered = events.into_iter().enumerate().map(|(number, mut event)| {
+        if let Some(event) = event.as_object_mut() {
+            event.insert("sequence_number".to_owned(), json!(number));
+        }
+        named(&event)
+    });
+    numbered.collect()
+}
+
+/// Vectors of three numbers: how many bytes a text has, how many words, and a half.
+fn embeddings(asked: &Value) -> Value {
+    let texts: Vec<&str> = match &asked["input"] {
+        Value::String(text) => vec![text],
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let in_base64 = asked["encoding_format"] == "base64";
+    let vector = |text: &str| {
+        let count = |count: usize| f32::from(u16::try_from(count).unwrap_or(u16::MAX));
+        let numbers = [count(text.len()), count(words(text).len()), 0.5];
+        if in_base64 {
+            json!(BASE64_STANDARD.encode(numbers.map(f32::to_le_bytes).concat()))
+        } else {
+            json!(numbers)
+        }
+    };
+    let data: Vec<_> = (0..)
+        .zip(&texts)
+        .map(|(index, text)| {
+            json!({ "object": "embedding", "index": index, "embedding": vector(text) })
+        })
+        .collect();
+    let tokens: usize = texts.iter().map(|text| words(text).len()).sum();
+    json!({
+        "object": "list",
+        "data": data,
+        "model": asked["model"],
+        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+    })
+}
