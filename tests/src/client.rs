@@ -33,6 +33,20 @@ pub fn find(program: &str) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
+/// The Python of the environment that `cargo xtask setup --tests` makes, with the packages of
+/// `clients/requirements.txt`.
+///
+/// # Errors
+/// As [`find`].
+pub fn python() -> Result<Option<PathBuf>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python/bin/python3");
+    if !path.is_file() {
+        skip("no Python environment with the clients' packages")?;
+        return Ok(None);
+    }
+    Ok(Some(path))
+}
+
 /// Says that something of a test is not run.
 ///
 /// # Errors

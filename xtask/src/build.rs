@@ -10,7 +10,7 @@ use crate::{bpf, exec, setup};
 /// # Errors
 /// A step failed.
 pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<()> {
-    setup::run(false)?;
+    setup::run(workspace, false)?;
     bpf::build(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "agentguard"]);

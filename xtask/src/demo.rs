@@ -12,7 +12,7 @@ use crate::{bpf, build, exec, setup};
 /// # Errors
 /// A step failed, or an outcome was not the expected one.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    setup::run(true)?;
+    setup::run(workspace, true)?;
     bpf::build(workspace)?;
     build::everything(workspace)?;
     exec::run(

@@ -1,8 +1,8 @@
 //! Build, set up, test, demonstrate: `cargo xtask COMMAND`.
 //!
 //! Everything a person or the continuous integration does with the sources goes through here, so
-//! that both do the same. The tasks call `cargo`, `apt-get` and the tests package's `world`
-//! program; they hold no product logic and no knowledge of namespaces or cgroups.
+//! that both do the same. The tasks call `cargo`, `apt-get`, `pip` and the tests package's
+//! `world` program; they hold no product logic and no knowledge of namespaces or cgroups.
 //!
 //! **Invariant:** this package depends on no room but those whose types it writes a schema of. It
 //! must compile in seconds on a machine that has nothing but a Rust toolchain, because it is what
@@ -78,7 +78,7 @@ enum Task {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = Workspace::find().and_then(|workspace| match arguments.task {
-        Task::Setup { tests } => setup::run(tests),
+        Task::Setup { tests } => setup::run(&workspace, tests),
         Task::BuildEbpf => bpf::build(&workspace).map(drop),
         Task::Build { release } => build::build(&workspace, release),
         Task::Demo => demo::run(&workspace),

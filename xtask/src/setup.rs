@@ -2,7 +2,7 @@
 //!
 //! Three steps that do not mix: [`Facts::gather`] looks at the machine, [`Plan::new`] says what is
 //! missing (pure, hence tested without a machine), [`run`] installs it and looks again. Everything
-//! comes through apt and cargo (and rustup on Ubuntu).
+//! comes through apt, cargo and pip (and rustup on Ubuntu).
 //!
 //! Two toolchains can compile for the kernel without a compiler of our own:
 //! - **Debian 12**: its security archive has a rustc with a prebuilt `core` for BPF, and the LLVM of
@@ -13,6 +13,7 @@
 mod facts;
 mod plan;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -21,14 +22,17 @@ use facts::Facts;
 pub(crate) use plan::{BpfToolchain, NIGHTLY, SYSTEM_RUSTC};
 
 use crate::exec;
+use crate::workspace::Workspace;
 use plan::{Plan, Step};
 
 /// Finds or installs what the build needs, with `tests` also what the tests need.
 ///
 /// # Errors
 /// Something is missing and cannot be installed here: the error names it.
-pub(crate) fn run(tests: bool) -> Result<()> {
-    let plan = Plan::new(&Facts::gather(), tests)?;
+pub(crate) fn run(workspace: &Workspace, tests: bool) -> Result<()> {
+    let python = tests.then(|| python(workspace));
+    let facts = || Facts::gather(python.as_deref());
+    let plan = Plan::new(&facts(), tests)?;
     if let Some(remark) = plan.remark {
         eprintln!("setup: {remark}");
     }
@@ -38,11 +42,11 @@ pub(crate) fn run(tests: bool) -> Result<()> {
     }
     for step in &plan.steps {
         eprintln!("setup: {step}");
-        for mut command in step.commands() {
+        for mut command in step.commands(workspace) {
             exec::run(&mut command)?;
         }
     }
-    let left = Plan::new(&Facts::gather(), tests)?.steps;
+    let left = Plan::new(&facts(), tests)?.steps;
     if let Some(step) = left.first() {
         bail!("still missing after the installation: {step}");
     }
@@ -54,15 +58,20 @@ pub(crate) fn run(tests: bool) -> Result<()> {
 /// # Errors
 /// What is missing, and the command that installs it.
 pub(crate) fn bpf_toolchain() -> Result<BpfToolchain> {
-    let plan = Plan::new(&Facts::gather(), false)?;
+    let plan = Plan::new(&Facts::gather(None), false)?;
     if let Some(step) = plan.steps.first() {
         bail!("cannot compile for the kernel: {step}\nhint: run `cargo xtask setup`");
     }
     Ok(plan.toolchain)
 }
 
+/// The Python environment of the tests' clients. `agentguard_tests::client` knows it too.
+fn python(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("python")
+}
+
 impl Step {
-    fn commands(&self) -> Vec<Command> {
+    fn commands(&self, workspace: &Workspace) -> Vec<Command> {
         match self {
             Self::Apt(packages) => {
                 let apt = || {
@@ -99,6 +108,22 @@ impl Step {
                 rustup.args(["toolchain", "install", NIGHTLY, "--profile", "minimal"]);
                 rustup.args(["--component", "rust-src"]);
                 vec![rustup]
+            }
+            Self::PythonEnvironment => {
+                let environment = python(workspace);
+                let mut venv = Command::new("python3");
+                venv.args(["-m", "venv", "--clear"]).arg(&environment);
+                let mut pip = Command::new(environment.join("bin/python3"));
+                pip.args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "-q",
+                    "--disable-pip-version-check",
+                    "-r",
+                ])
+                .arg(workspace.root().join("tests/clients/requirements.txt"));
+                vec![venv, pip]
             }
         }
     }

@@ -31,7 +31,7 @@ enum Tier {
 /// # Errors
 /// A test failed, something is left behind, or with `require_all` something was skipped.
 pub(crate) fn run(workspace: &Workspace, require_all: bool, filter: &[String]) -> Result<()> {
-    setup::run(true)?;
+    setup::run(workspace, true)?;
     bpf::build(workspace)?;
     build::everything(workspace)?;
 

@@ -31,6 +31,10 @@ pub(crate) struct Facts {
     pub(crate) packages: BTreeSet<String>,
     /// Those of [`plan::programs`] that are in `PATH`.
     pub(crate) programs: BTreeSet<String>,
+    /// Whether Python can make an environment that has pip.
+    pub(crate) python_venv: bool,
+    /// What is in the Python environment of the tests' clients, as `pip freeze` prints it.
+    pub(crate) python_packages: Vec<String>,
 }
 
 /// A compiler.
@@ -52,7 +56,8 @@ pub(crate) struct Linker {
 }
 
 impl Facts {
-    pub(crate) fn gather() -> Self {
+    /// With the Python environment of the tests' clients, if it matters.
+    pub(crate) fn gather(python: Option<&Path>) -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let nightly = env::var_os("HOME").and_then(|_| {
             let sysroot = exec::ask(
@@ -79,6 +84,14 @@ impl Facts {
             packages: installed(plan::packages()),
             programs: plan::programs()
                 .filter(|program| in_path(program).is_some())
+                .map(str::to_owned)
+                .collect(),
+            python_venv: exec::ask("python3", &["-c", &format!("import {}", plan::VENV_MODULE)])
+                .is_some(),
+            python_packages: python
+                .and_then(|python| exec::ask(python.join("bin/python3"), &["-m", "pip", "freeze"]))
+                .unwrap_or_default()
+                .lines()
                 .map(str::to_owned)
                 .collect(),
         }

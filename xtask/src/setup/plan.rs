@@ -53,6 +53,14 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("python3", "python3"),
 ];
 
+/// The Python packages that the tests' clients need: all of them, those that others need included, as
+/// `pip freeze` prints them.
+const PYTHON_PACKAGES: &str = include_str!("../../../tests/clients/requirements.txt");
+
+/// Without this module, which Debian has in [`VENV_PACKAGE`], Python makes no environments.
+pub(super) const VENV_MODULE: &str = "ensurepip";
+const VENV_PACKAGE: &str = "python3-venv";
+
 /// Every package whose state matters.
 pub(super) fn packages() -> impl Iterator<Item = &'static str> {
     DEBIAN_COMPILER.into_iter().chain(DEBIAN_LLVM)
@@ -93,6 +101,8 @@ pub(crate) enum Step {
     },
     /// The pinned nightly with rust-src.
     Nightly,
+    /// The Python environment of the tests' clients, made anew.
+    PythonEnvironment,
 }
 
 impl fmt::Display for Step {
@@ -103,6 +113,13 @@ impl fmt::Display for Step {
                 write!(f, "{name} {version} (cargo install)")
             }
             Self::Nightly => write!(f, "{NIGHTLY} with rust-src (rustup)"),
+            Self::PythonEnvironment => {
+                let packages = python_packages().count();
+                write!(
+                    f,
+                    "{packages} Python packages of the tests' clients (venv, pip)"
+                )
+            }
         }
     }
 }
@@ -177,6 +194,9 @@ impl Plan {
                 .filter(|(program, _)| !facts.programs.contains(*program))
                 .map(|(_, package)| *package),
         );
+        if tests && !facts.python_venv {
+            apt.push(VENV_PACKAGE);
+        }
         if !linker_works {
             steps.push(Step::CargoInstall {
                 name: "bpf-linker",
@@ -192,6 +212,9 @@ impl Plan {
                 arguments: &[],
                 environment: &[],
             });
+        }
+        if tests && !python_packages().eq(facts.python_packages.iter().map(String::as_str)) {
+            steps.push(Step::PythonEnvironment);
         }
         if !apt.is_empty() {
             if !matches!(facts.os.as_str(), "debian" | "ubuntu") {
@@ -217,6 +240,12 @@ impl Plan {
             remark,
         })
     }
+}
+
+fn python_packages() -> impl Iterator<Item = &'static str> {
+    PYTHON_PACKAGES
+        .lines()
+        .filter(|line| !line.starts_with('#'))
 }
 
 /// An LLVM that we cannot see is linked in statically: then the link itself will tell.
@@ -251,6 +280,8 @@ mod tests {
             cargo_deny: Some(DENY_VERSION.into()),
             packages: packages().map(str::to_owned).collect(),
             programs: programs().map(str::to_owned).collect(),
+            python_venv: true,
+            python_packages: python_packages().map(str::to_owned).collect(),
         }
     }
 
@@ -289,8 +320,9 @@ mod tests {
             ]
         );
         let all = names(&facts, true);
-        assert!(all[0].ends_with("nodejs python3"), "{all:?}");
-        assert_eq!(all.last().unwrap(), "cargo-deny 0.20.2 (cargo install)");
+        assert!(all[0].ends_with("nodejs python3 python3-venv"), "{all:?}");
+        assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");
+        assert!(all[3].ends_with("tests' clients (venv, pip)"), "{all:?}");
     }
 
     #[test]
@@ -335,6 +367,26 @@ mod tests {
         facts.programs.remove("dig");
         assert!(names(&facts, false).is_empty());
         assert_eq!(names(&facts, true), ["packages bind9-dnsutils"]);
+    }
+
+    #[test]
+    fn python_gets_its_environment_where_it_has_not_exactly_what_is_pinned() {
+        let pinned = complete().python_packages;
+        assert!(pinned.iter().all(|line| line.contains("==")), "{pinned:?}");
+        let mut older = pinned.clone();
+        older[0] = "anyio==1.0.0".into();
+        let more = [&pinned[..], &["zope==1.0".into()]].concat();
+        for python_packages in [Vec::new(), older, more] {
+            let facts = Facts {
+                python_packages,
+                ..complete()
+            };
+            assert!(names(&facts, false).is_empty());
+            assert_eq!(
+                Plan::new(&facts, true).unwrap().steps,
+                [Step::PythonEnvironment]
+            );
+        }
     }
 
     #[test]
