@@ -20,8 +20,9 @@ pub struct Refusal<'a> {
     pub decision: Option<DecisionId>,
 }
 
-/// RFC 9457, 3.1: with no `type`, the title is the status phrase. `code` and `decision` are
-/// extension members (3.2).
+/// RFC 9457, 3.1: with no `type`, the title is the status phrase. `code`, `decision` and `message`
+/// are extension members (3.2). `message` is for clients that show their user that member and no
+/// other, as OpenAI's SDK does (3.57, `_make_status_error_from_response`).
 #[derive(Serialize)]
 struct Problem<'a> {
     title: &'a str,
@@ -30,18 +31,24 @@ struct Problem<'a> {
     code: ReasonCode,
     #[serde(skip_serializing_if = "Option::is_none")]
     decision: Option<DecisionId>,
+    message: &'a str,
 }
 
 impl Refusal<'_> {
     /// The refusal as a response, with its length.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
+        let detail = &self.reason.message;
+        let message = self
+            .decision
+            .map(|id| format!("{detail} (agentguard explain {id})"));
         let problem = Problem {
             title: self.status.canonical_reason().unwrap_or("Refused"),
             status: self.status.as_u16(),
-            detail: &self.reason.message,
+            detail,
             code: self.reason.code,
             decision: self.decision,
+            message: message.as_ref().unwrap_or(detail),
         };
         // Plain strings and numbers always serialise.
         let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
@@ -205,7 +212,7 @@ mod tests {
             reason: &reason,
             decision: Some(id),
         };
-        let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","decision":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}"#;
+        let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","decision":"01ARZ3NDEKTSV4RRFFQ69G5FAV","message":"no rule allows \"it\"\n (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"}"#;
         assert_eq!(refusal.response().body(), body);
         let expected = format!(
             "HTTP/1.1 403 Forbidden\r\ncontent-type: application/problem+json\r\n\
@@ -214,5 +221,12 @@ mod tests {
             body.len()
         );
         assert_eq!(String::from_utf8(refusal.last_bytes()).unwrap(), expected);
+
+        let unrecorded = Refusal {
+            decision: None,
+            ..refusal
+        };
+        let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","message":"no rule allows \"it\"\n"}"#;
+        assert_eq!(unrecorded.response().body(), body);
     }
 }
