@@ -24,5 +24,7 @@ mod python;
 mod raw;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
+#[path = "clients/sdk.rs"]
+mod sdk;
 #[path = "clients/wget.rs"]
 mod wget;

@@ -264,6 +264,13 @@ fn the_origin_misbehaves_on_request() {
     let output = curl(&world, &[&format!("https://{SITE}/sse/3")]).unwrap();
     assert_eq!(output.stdout.matches("data: event").count(), 3, "{output}");
 
+    // Nobody sends the request that the other half waits for.
+    let held = ["-N", "--max-time", "2", "-H", "x-hold: yes"];
+    let held = [&held[..], &["http://api.example.com/sse/4"]].concat();
+    let output = curl(&world, &held).unwrap();
+    assert_eq!(output.code(), 28, "{output}");
+    assert_eq!(output.stdout.matches("data: event").count(), 2, "{output}");
+
     let status = ["-o", "/dev/null", "-w", "%{http_code}"];
     let early = [&status[..], &["-d", "x", "http://api.example.com/early"]].concat();
     assert_eq!(curl(&world, &early).unwrap().stdout, "413");

@@ -1,0 +1,216 @@
+//! Python's clients of LLM APIs inside inspected TLS: the providers' SDKs, `requests` and `httpx`.
+//!
+//! The scripts know nothing of the guard: they use the providers' own names, and trust what `run`
+//! makes them trust.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use agentguard_model::Verdict;
+use agentguard_tests::{Origin, World, address, client};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::inspected::inspected;
+use crate::room::{Room, ungoverned};
+
+const OPENAI: &str = "api.openai.com";
+const ANTHROPIC: &str = "api.anthropic.com";
+
+const REASON: &str = "Nothing is to be stored at the provider.";
+
+fn world(name: &str) -> Result<World> {
+    let origin = Origin::at(&address::origin(0x10));
+    World::new(name)
+        .origin(origin.site(OPENAI).site(ANTHROPIC))
+        .start()
+}
+
+/// A guard with or without the means to trust the providers.
+fn open(world: &World, trusting: bool) -> Result<Room<'_>> {
+    let policy = format!(
+        "
+version: 1
+agents:
+  - name: coder
+rules:
+  - id: model-apis
+    match: {{ host: [{OPENAI}, {ANTHROPIC}], port: [443], method: [GET, POST] }}
+    action: allow
+    handling: inspect
+  - id: no-storage
+    match: {{ host: [{OPENAI}, {ANTHROPIC}], method: [POST], path: [/v1/files, /v1/messages/batches] }}
+    action: deny
+    reason: {REASON}
+"
+    );
+    let mut guard = world.guard().policy(&policy);
+    if trusting {
+        let upstreams = json!([{ "host": [OPENAI, ANTHROPIC], "ca": world.ca_file() }]);
+        guard = guard.setting("upstreams", upstreams);
+    }
+    Ok(Room::of(world, guard.start()?))
+}
+
+/// The words that make a script make one call.
+fn words(python: &Path, script: &str, call: &str) -> [OsString; 3] {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("clients")
+        .join(script);
+    [python.into(), script.into(), call.into()]
+}
+
+/// A script's calls, and what each does: `query` asks for the name, the others are requests.
+type Calls<'a> = &'a [(&'a str, &'a [&'a str])];
+
+fn rows(host: &str, requests: &[&str]) -> Vec<String> {
+    let row = |request: &&str| match *request {
+        "query" => format!("allow dns dns_query {host}:53 rule_allow"),
+        request => format!("allow proxy http_request {host}:443 {request} rule_allow"),
+    };
+    requests.iter().map(row).collect()
+}
+
+/// Makes each call without and with the guard, which must not make a difference.
+fn same(room: &Room<'_>, python: &Path, script: &str, host: &str, calls: Calls<'_>) -> Result<()> {
+    for (call, requests) in calls {
+        let words = words(python, script, call);
+        let free = ungoverned(room.world, &words)?.success()?;
+        ensure!(!free.stdout.is_empty(), "{free}");
+        let ran = room.call(inspected(room, &words), &rows(host, requests))?;
+        let output = ran.output.success()?;
+        ensure!(output.stdout == free.stdout, "{call}: {free}\n{output}");
+    }
+    Ok(())
+}
+
+/// Makes the denied call, which its user understands and the SDK does not repeat.
+fn denied(room: &Room<'_>, python: &Path, script: &str, host: &str, path: &str) -> Result<()> {
+    let words = words(python, script, "denied");
+    let free = ungoverned(room.world, &words)?.success()?;
+    ensure!(!free.stdout.contains("Error"), "{free}");
+    let arrived = || anyhow::Ok(room.world.origin(host)?.log().requests()?.len());
+    let before = arrived()?;
+    let rows = [
+        format!("allow dns dns_query {host}:53 rule_allow"),
+        format!("deny proxy http_request {host}:443 POST {path} rule_deny"),
+    ];
+    let ran = room.call(inspected(room, &words), &rows)?;
+    let output = ran.output.success()?;
+    let mut decisions = ran.decisions.iter();
+    let denial = decisions.find(|it| it.verdict == Verdict::Deny);
+    let id = denial.context("no denial")?.id.to_string();
+    let told = |words: &str| output.stdout.contains(words);
+    ensure!(
+        told("PermissionDeniedError") && told(REASON) && told(&id),
+        "{output}"
+    );
+    ensure!(arrived()? == before, "it left");
+    Ok(())
+}
+
+#[test]
+fn openai_s_sdk_is_served_and_streams_as_without_the_guard() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("openai").unwrap();
+    let room = open(&world, true).unwrap();
+    let chat = "POST /v1/chat/completions";
+    let models = "GET /v1/models";
+    let responses = "POST /v1/responses";
+    let calls: Calls<'_> = &[
+        ("plain", &["query", chat, models, "POST /v1/embeddings"]),
+        ("stream", &["query", "query", chat, models]),
+        ("asynchronous", &["query", "query", chat, models]),
+        (
+            "responses",
+            &["query", "query", responses, responses, models],
+        ),
+        ("unknown", &["query", chat]),
+    ];
+    same(&room, &python, "openai_sdk.py", OPENAI, calls).unwrap();
+    denied(&room, &python, "openai_sdk.py", OPENAI, "/v1/files").unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn anthropic_s_sdk_is_served_and_streams_as_without_the_guard() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("anthropic").unwrap();
+    let room = open(&world, true).unwrap();
+    let messages = "POST /v1/messages";
+    let calls: Calls<'_> = &[
+        ("plain", &["query", messages]),
+        ("stream", &["query", "query", messages, messages]),
+        ("asynchronous", &["query", "query", messages, messages]),
+        ("unknown", &["query", messages]),
+    ];
+    same(&room, &python, "anthropic_sdk.py", ANTHROPIC, calls).unwrap();
+    denied(
+        &room,
+        &python,
+        "anthropic_sdk.py",
+        ANTHROPIC,
+        "/v1/messages/batches",
+    )
+    .unwrap();
+    room.close().unwrap();
+}
+
+/// They take a status of 502 for a fault that may pass, and try twice more.
+#[test]
+fn the_sdk_s_give_up_on_a_provider_that_is_not_trusted() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("sdk-untrusted").unwrap();
+    let room = open(&world, false).unwrap();
+    for (script, host) in [("openai_sdk.py", OPENAI), ("anthropic_sdk.py", ANTHROPIC)] {
+        let words = words(&python, script, "models");
+        let request = "GET /v1/models";
+        // Without a body there is nothing to read before the connection is used again.
+        let rows = rows(host, &["query", request, request, request]);
+        let ran = room.call(inspected(&room, &words), &rows).unwrap();
+        let output = ran.output.success().unwrap();
+        assert!(output.stdout.starts_with("InternalServerError"), "{output}");
+        assert!(output.stdout.contains("`upstreams`"), "{output}");
+    }
+    room.close().unwrap();
+}
+
+/// HTTP/1.1 on several connections, and HTTP/2 on one.
+#[test]
+fn requests_and_httpx_are_served_stream_and_are_refused() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("requests-httpx").unwrap();
+    let room = open(&world, true).unwrap();
+    for (library, queries) in [("requests", 2), ("httpx", 1)] {
+        let words = words(&python, "web.py", library);
+        let free = ungoverned(&world, &words).unwrap().success().unwrap();
+        let (free, last) = free.stdout.trim_end().rsplit_once('\n').unwrap();
+        assert_eq!(last, "served 200");
+        let models = "GET /v1/models";
+        let mut requests = vec!["query"; queries];
+        requests.extend([
+            models,
+            "POST /v1/chat/completions",
+            models,
+            "GET /chunked/300000",
+        ]);
+        let mut rows = rows(OPENAI, &requests);
+        rows.push(format!(
+            "deny proxy http_request {OPENAI}:443 DELETE /things/1 no_rule"
+        ));
+        let ran = room.call(inspected(&room, &words), &rows).unwrap();
+        let output = ran.output.success().unwrap();
+        let (served, refused) = output.stdout.trim_end().rsplit_once('\n').unwrap();
+        assert_eq!(served, free, "{library}");
+        assert!(refused.starts_with("403 no_rule"), "{output}");
+    }
+    room.close().unwrap();
+}
