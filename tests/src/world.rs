@@ -263,13 +263,14 @@ impl World {
     }
 
     /// Variables that make the usual clients trust the origins.
-    pub fn trust(&self) -> [(&'static str, &Path); 5] {
+    pub fn trust(&self) -> [(&'static str, &Path); 6] {
         [
             "SSL_CERT_FILE",
             "CURL_CA_BUNDLE",
             "GIT_SSL_CAINFO",
             "NODE_EXTRA_CA_CERTS",
             "REQUESTS_CA_BUNDLE",
+            "PIP_CERT",
         ]
         .map(|name| (name, self.ca_file()))
     }

@@ -18,6 +18,8 @@ mod inspected;
 mod isolated;
 #[path = "clients/node.rs"]
 mod node;
+#[path = "clients/packages.rs"]
+mod packages;
 #[path = "clients/python.rs"]
 mod python;
 #[path = "clients/raw.rs"]

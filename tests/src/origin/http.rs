@@ -13,7 +13,7 @@
 //! | `/truncate/N` | N bytes of more, then a plain end |
 //! | `/hangup` | none: the connection ends |
 //! | `/early` | 413 before the body is read |
-//! | `/files/PATH` | a file, where the origin has some |
+//! | `/files/PATH` | a file, where the origin has some; its `index.html` for a directory |
 //!
 //! The endpoints of LLM APIs have paths of their own below `/v1/`, and stream at the pace of `/sse`.
 //! With the field `x-hold`, the second half of a stream's events waits until another request has
@@ -276,17 +276,31 @@ fn echo(seen: &Request, told: &[u8], arrived: &AtomicU64) -> Body {
 }
 
 async fn file(directory: Option<&Path>, path: &str) -> Result<Response<Body>, Error> {
-    let path = Path::new(path);
+    let index = if path.ends_with('/') {
+        "index.html"
+    } else {
+        ""
+    };
+    let path = format!("{path}{index}");
+    let path = Path::new(&path);
     let plain = path
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
     let Some(directory) = directory.filter(|_| plain) else {
         return respond(StatusCode::NOT_FOUND, text("no such file\n".to_owned()));
     };
-    match tokio::fs::read(directory.join(path)).await {
-        Ok(content) => respond(StatusCode::OK, full(content)),
-        Err(_) => respond(StatusCode::NOT_FOUND, text("no such file\n".to_owned())),
+    let Ok(content) = tokio::fs::read(directory.join(path)).await else {
+        return respond(StatusCode::NOT_FOUND, text("no such file\n".to_owned()));
+    };
+    let mut response = respond(StatusCode::OK, full(content))?;
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "html")
+    {
+        let kind = header::HeaderValue::from_static("text/html");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
+    Ok(response)
 }
 
 fn respond(status: StatusCode, body: Body) -> Result<Response<Body>, Error> {

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 12] = [
+const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("curl", "curl"),
@@ -50,6 +50,7 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("socat", "socat"),
     ("nc", "netcat-openbsd"),
     ("node", "nodejs"),
+    ("npm", "npm"),
     ("python3", "python3"),
 ];
 
@@ -320,7 +321,10 @@ mod tests {
             ]
         );
         let all = names(&facts, true);
-        assert!(all[0].ends_with("nodejs python3 python3-venv"), "{all:?}");
+        assert!(
+            all[0].ends_with("nodejs npm python3 python3-venv"),
+            "{all:?}"
+        );
         assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");
         assert!(all[3].ends_with("tests' clients (venv, pip)"), "{all:?}");
     }
