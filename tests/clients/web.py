@@ -11,6 +11,7 @@ CHAT = {
     "messages": [{"role": "user", "content": "one two three four five six"}],
     "stream": True,
 }
+LARGE = b"x" * (8 << 20)
 
 
 def read(lines, other):
@@ -31,6 +32,7 @@ def over_requests():
             read(answer.iter_lines(), lambda: session.get(SITE + "/v1/models"))
         print(len(session.get(SITE + "/chunked/300000").content))
         refused(session.delete(SITE + "/things/1"))
+        refused(session.post(SITE + "/v1/files", data=LARGE))
 
 
 def over_httpx():
@@ -42,6 +44,7 @@ def over_httpx():
             read(answer.iter_lines(), lambda: client.get(SITE + "/v1/models"))
         print(len(client.get(SITE + "/chunked/300000").content))
         refused(client.delete(SITE + "/things/1"))
+        refused(client.post(SITE + "/v1/files", content=LARGE))
 
 
 def refused(answer):

@@ -24,9 +24,9 @@ mod packages;
 mod python;
 #[path = "clients/raw.rs"]
 mod raw;
-#[path = "clients/tunnels.rs"]
-mod tunnels;
 #[path = "clients/sdk.rs"]
 mod sdk;
+#[path = "clients/tunnels.rs"]
+mod tunnels;
 #[path = "clients/wget.rs"]
 mod wget;

@@ -199,8 +199,9 @@ pub(crate) async fn part(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), byt
     }
 }
 
-/// The most bytes that are read and dropped after a refusal. Then the connection is closed.
-const MAX_LINGER: usize = 1024 * 1024;
+/// The most bytes that are read and dropped after a refusal. Then the connection is closed. Clients
+/// such as Python's send a whole body before they read: this is more than LLM APIs take in a request.
+pub(crate) const MAX_LINGER: usize = 64 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
@@ -9,14 +10,15 @@ use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
 use agentguard_protocol::refusal::{self, Refusal};
 use agentguard_protocol::{HttpMalformed, request, response};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::Port;
 use crate::account::Account;
@@ -24,7 +26,7 @@ use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody};
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::upstream::{Leg, SendFailed, Upstream};
-use crate::relay;
+use crate::relay::{self, MAX_LINGER};
 
 /// The requests of one client connection.
 pub(crate) struct Exchange<R: Recorder, P: Port> {
@@ -105,6 +107,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         if !decided.allowed {
+            if self.is_http2() && !body.is_end_stream() {
+                tokio::spawn(discard(body, self.flow.guard.limits.linger));
+            }
             return Ok(refuse(&decided, status, tongue));
         }
         let account = Arc::new(self.flow.account(decided));
@@ -349,6 +354,25 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 Failed::bad_gateway(ReasonCode::UpstreamUnreachable, message)
             }
         }
+    }
+}
+
+/// Reads a refused request's body and drops it, within the time-out and [`MAX_LINGER`].
+///
+/// A body that is dropped unread ends the stream with RST_STREAM behind the answer (RFC 9113, 8.1).
+/// Clients such as httpx take no notice, and wait in vain for room to send the rest before they look
+/// at the answer. (HTTP/1 reads on when the connection ends.)
+async fn discard(mut body: Incoming, linger: Duration) {
+    let read = async {
+        let mut left = MAX_LINGER;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    if timeout(linger, read).await.is_err() {
+        tracing::debug!("the client still sends the body of a refused request");
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -15,6 +16,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -69,16 +71,14 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Said>, Infallible
         Ok(Frame::data(Bytes::from(text))),
         Ok(Frame::trailers(trailers)),
     ];
-    let body: Said = StreamBody::new(futures_util::stream::iter(frames));
+    let body: Said = StreamBody::new(stream::iter(frames));
     Ok(Response::builder()
         .header("trailer", "x-answered")
         .body(body)
         .unwrap())
 }
 
-type Said = StreamBody<
-    futures_util::stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>,
->;
+type Said = StreamBody<stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>;
 
 /// Serves one connection of the upstream, in what was agreed upon.
 pub(super) async fn serve_one(stream: TcpStream, config: Arc<ServerConfig>) {
@@ -218,6 +218,43 @@ async fn streams_of_http2_share_one_upstream_connection() {
     assert_eq!(four.0, StatusCode::FORBIDDEN);
     let decisions = world.end().await;
     assert_eq!(decisions.len(), 4, "{decisions:#?}");
+}
+
+#[tokio::test]
+async fn a_refused_body_of_http2_is_taken_to_its_end() {
+    // Far more than a stream's window: the client waits for room again and again.
+    const PIECES: usize = 64;
+    let world = by_name(Rules::Inspect).build().await;
+    let config = world.upstreams.server(NAME, &["h2"]);
+    let sent = Arc::new(Notify::new());
+    let talking = async {
+        let stream = client(&world, world.authority.roots(), &["h2"])
+            .await
+            .unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, driver) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(driver);
+        let pieces = stream::unfold((PIECES, Arc::clone(&sent)), |(left, sent)| async move {
+            if left == 0 {
+                sent.notify_one();
+                return None;
+            }
+            let piece = Frame::data(Bytes::from(vec![b'x'; 64 * 1024]));
+            Some((Ok::<_, Infallible>(piece), (left - 1, sent)))
+        });
+        let request = Request::put(format!("https://{NAME}/ok"));
+        let request = request.body(StreamBody::new(Box::pin(pieces))).unwrap();
+        let answer = text(soon(sender.send_request(request)).await.unwrap()).await;
+        soon(sent.notified()).await;
+        answer
+    };
+    let upstream = async {
+        let stream = world.accept().await;
+        TlsAcceptor::from(config).accept(stream).await
+    };
+    let (answer, _upstream) = tokio::join!(talking, upstream);
+    assert_eq!(answer.0, StatusCode::FORBIDDEN, "{}", answer.1);
+    world.end().await;
 }
 
 #[tokio::test]
