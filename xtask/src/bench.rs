@@ -85,7 +85,7 @@ pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
 
 /// TLS that ends at the guard, beside the same client without it.
 fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
-    setup::run(true)?;
+    setup::run(workspace, true)?;
     bpf::build(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard"]);
