@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use agentguard_model::{ReasonCode, Verdict};
-use agentguard_tests::{address, wait_until};
+use agentguard_tests::{Puppet, address, leftover, wait_until};
 use rustix::mount::{MountFlags, mount};
 use serde_json::json;
 
@@ -26,6 +27,51 @@ rules:
 
 /// How long the record may take to notice.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// A refusal of the command line says that nothing changed: so it is, also where nothing can be written.
+#[test]
+fn what_cannot_be_remembered_does_not_change_what_is_governed() {
+    let world = world("disk-full-agents");
+    let state = world.directory().join("small");
+    fs::create_dir(&state).unwrap();
+    let size = c"size=24m,mode=755";
+    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    let guard = world.guard().policy(POLICY);
+    let guard = guard.setting("state_dir", json!(state)).start().unwrap();
+    let mount_point = leftover::cgroup_mount().unwrap();
+    let foreign = |name: &str| {
+        let tag = world.tag().directory();
+        let path = mount_point.join(format!("{tag}.foreign-{name}"));
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let (added, other) = (foreign("a"), foreign("b"));
+    let agent = |words: &[&str]| guard.cli().arg("agent").args(words).run().unwrap();
+    let add = |path: &Path| agent(&["add", "coder", "--cgroup", path.to_str().unwrap()]);
+    add(&added).success().unwrap();
+    let inside =
+        |cgroup: &Path| Puppet::start(&world, |words| guard.within(cgroup, words)).unwrap();
+    let (mut governed, mut free) = (inside(&added), inside(&other));
+    let dial = "tcp('c', '192.0.2.66', 80)";
+    governed.fails(dial, "EPERM");
+    free.fails(dial, "ECONNREFUSED");
+
+    let filler = state.join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    for refused in [agent(&["remove", "coder"]), add(&other)] {
+        assert_eq!(refused.code(), 1, "{refused}");
+        assert!(refused.stderr.contains("agents.json"), "{refused}");
+        assert!(refused.stderr.contains("hint: "), "{refused}");
+        governed.fails(dial, "EPERM");
+        free.fails(dial, "ECONNREFUSED");
+    }
+
+    fs::remove_file(filler).unwrap();
+    agent(&["remove", "coder"]).success().unwrap();
+    governed.fails(dial, "ECONNREFUSED");
+}
 
 #[test]
 fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {

@@ -22,7 +22,7 @@ pub(super) struct Registry {
     next_run: u32,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
     /// A number is never given to another agent: records and pinned maps hold it.
@@ -65,8 +65,9 @@ impl Registry {
         let Some(number) = last.checked_add(1) else {
             bail!("there are no numbers left for agents");
         };
-        self.contents.agents.insert(name.clone(), number);
-        self.save()?;
+        self.change(|contents| {
+            contents.agents.insert(name.clone(), number);
+        })?;
         Ok(AgentId(number))
     }
 
@@ -83,12 +84,10 @@ impl Registry {
     /// write and begins also where the disk is full.
     pub(super) fn next_run(&mut self) -> anyhow::Result<u32> {
         if self.next_run >= self.contents.last_run {
-            let first = self.contents.last_run;
-            self.contents.last_run = first.checked_add(RUN_BLOCK).unwrap_or(RUN_BLOCK);
-            if let Err(error) = self.save() {
-                self.contents.last_run = first;
-                return Err(error);
-            }
+            self.change(|contents| {
+                let last = contents.last_run.checked_add(RUN_BLOCK);
+                contents.last_run = last.unwrap_or(RUN_BLOCK);
+            })?;
             self.next_run = self.contents.last_run - RUN_BLOCK;
         }
         self.next_run += 1;
@@ -102,24 +101,38 @@ impl Registry {
 
     /// Remembers one.
     pub(super) fn adopt(&mut self, cgroup: &Path, name: &AgentName) -> anyhow::Result<()> {
-        self.contents
-            .adopted
-            .insert(cgroup.to_owned(), name.clone());
-        self.save()
+        self.change(|contents| {
+            contents.adopted.insert(cgroup.to_owned(), name.clone());
+        })
     }
 
     /// Forgets one.
     pub(super) fn forget(&mut self, cgroup: &Path) -> anyhow::Result<()> {
-        self.contents.adopted.remove(cgroup);
-        self.save()
+        self.change(|contents| {
+            contents.adopted.remove(cgroup);
+        })
     }
 
-    fn save(&self) -> anyhow::Result<()> {
-        let failed = || format!("cannot write {}", self.path.display());
+    /// Changes what is remembered, on disk first: what cannot be written has not changed.
+    fn change(&mut self, change: impl FnOnce(&mut Contents)) -> anyhow::Result<()> {
+        let mut contents = self.contents.clone();
+        change(&mut contents);
+        self.save(&contents)?;
+        self.contents = contents;
+        Ok(())
+    }
+
+    fn save(&self, contents: &Contents) -> anyhow::Result<()> {
+        let failed = || {
+            format!(
+                "cannot write {}; hint: see whether its disk is full (df), then try again",
+                self.path.display()
+            )
+        };
         let directory = self.path.parent().with_context(failed)?;
         let temporary = self.path.with_extension("new");
         let mut file = fs::File::create(&temporary).with_context(failed)?;
-        serde_json::to_writer(&mut file, &self.contents).with_context(failed)?;
+        serde_json::to_writer(&mut file, contents).with_context(failed)?;
         file.flush().with_context(failed)?;
         file.sync_all().with_context(failed)?;
         fs::rename(&temporary, &self.path).with_context(failed)?;
@@ -147,6 +160,28 @@ mod tests {
         assert_eq!(again.number(&"helper".parse().unwrap()).unwrap(), helper);
         assert_eq!(again.name(coder).unwrap().as_str(), "coder");
         assert!(again.next_run().unwrap() > run + 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_has_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("not-there-yet");
+        let mut registry = Registry::open(place.join("agents.json")).unwrap();
+        let coder = "coder".parse().unwrap();
+        let cgroup = directory.path();
+        assert!(registry.number(&coder).is_err());
+        assert!(registry.number(&coder).is_err(), "as before");
+        assert!(registry.adopt(cgroup, &coder).is_err());
+        assert!(registry.adopted().is_empty());
+        assert!(registry.next_run().is_err());
+
+        std::fs::create_dir(&place).unwrap();
+        let number = registry.number(&coder).unwrap();
+        registry.adopt(cgroup, &coder).unwrap();
+        std::fs::remove_dir_all(&place).unwrap();
+        assert!(registry.forget(cgroup).is_err());
+        assert_eq!(registry.adopted().len(), 1);
+        assert_eq!(registry.name(number), Some(&coder));
     }
 
     #[test]

@@ -176,11 +176,26 @@ impl Keeper {
                 path.display()
             );
         }
-        self.enrol(cgroup.id, Subtree::new(path.clone(), id, 0))?;
-        if !below_root {
-            self.gate.attach(&path)?;
-        }
+        // Remembered first: what the gate holds after a restart, the registry knows.
+        let known = self.registry.adopted().contains_key(&path);
         self.registry.adopt(&path, name)?;
+        let attached = self
+            .enrol(cgroup.id, Subtree::new(path.clone(), id, 0))
+            .and_then(|()| {
+                if !below_root {
+                    self.gate.attach(&path)?;
+                }
+                Ok(())
+            });
+        if let Err(error) = attached {
+            if !known {
+                self.subtrees.remove(&cgroup.id);
+                // What stays of it refuses; it is told what could not be done first.
+                let _ = self.gate.remove_agent(cgroup.id);
+                let _ = self.registry.forget(&path);
+            }
+            return Err(error);
+        }
         self.tell(&ToWorker::Agent {
             id,
             name: name.clone(),
@@ -202,6 +217,7 @@ impl Keeper {
             bail!("no cgroup was added as {name}; hint: see `agentguard agent list`");
         }
         for path in &paths {
+            self.registry.forget(path)?;
             let ids: Vec<u64> = self
                 .subtrees
                 .iter()
@@ -215,7 +231,6 @@ impl Keeper {
                 self.gate.remove_agent(id)?;
                 self.subtrees.remove(&id);
             }
-            self.registry.forget(path)?;
         }
         self.tell_state();
         let listed: Vec<String> = paths
