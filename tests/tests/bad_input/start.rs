@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use agentguard_tests::{Guard, Output, Puppet};
 use serde_json::json;
@@ -9,6 +10,14 @@ use serde_json::json;
 use super::{processes, world};
 
 const POLICY: &str = "version: 1\nagents: [{name: coder}]\nrules: []\n";
+
+/// The program under test.
+fn program() -> PathBuf {
+    std::env::var_os("AGENTGUARD_BIN").map_or_else(
+        || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/agentguard").into(),
+        PathBuf::from,
+    )
+}
 
 fn daemon(guard: &Guard<'_>) -> Output {
     guard.cli().arg("daemon").run().unwrap()
@@ -90,17 +99,48 @@ fn a_wrong_configuration_or_policy_is_told_with_its_place_and_a_hint() {
     assert!(told.stderr.contains("hint: "), "{told}");
 }
 
+/// As the unit in `dist/` has it.
+#[test]
+fn a_narrow_umask_changes_no_directory_s_mode() {
+    let world = world("umask");
+    let script = world.directory().join("narrow");
+    let text = format!(
+        "#!/bin/sh\numask 077\nexec {} \"$@\"\n",
+        program().display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let state = world.directory().join("deep/state");
+    let guard = world.guard().policy(POLICY).program(&script);
+    let guard = guard.setting("state_dir", json!(state)).start();
+    let guard = guard.unwrap();
+    for directory in [&state, &guard.runtime_dir()] {
+        let mode = fs::metadata(directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{}", directory.display());
+    }
+    guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
+
+#[test]
+fn no_agent_runs_as_the_guard_s_own_user() {
+    let world = world("own-user");
+    let guard = world.guard().policy(POLICY);
+    let guard = guard.setting("worker_user", json!("nobody")).start();
+    let guard = guard.unwrap();
+    let run = ["run", "--agent", "coder", "--user", "nobody", "--", "true"];
+    let run = guard.cli().args(run).run().unwrap();
+    assert_eq!(run.code(), 1, "{run}");
+    assert!(run.stderr.contains("the guard's own user"), "{run}");
+    assert!(run.stderr.contains("hint: "), "{run}");
+}
+
 #[test]
 fn who_is_not_root_is_told_to_be() {
     let world = world("not-root");
     let guard = world.guard().policy(POLICY).prepare().unwrap();
-    let program = std::env::var_os("AGENTGUARD_BIN").map_or_else(
-        || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/agentguard").into(),
-        std::path::PathBuf::from,
-    );
     // Where everybody may read it.
     let copy = world.directory().join("agentguard");
-    fs::copy(program, &copy).unwrap();
+    fs::copy(program(), &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let nobody = world.host().command("setpriv");
     let nobody = nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);

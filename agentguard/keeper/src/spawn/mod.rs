@@ -35,11 +35,12 @@ use crate::packet::Peer;
 /// What a run needs of the rest of the keeper.
 pub trait Host: Send + Sync {
     /// Decides whether this peer may run this agent, and makes the run's place: its own cgroup, which
-    /// the gate already governs. The request has been checked for form, not for rights.
+    /// the gate already governs. The request has been checked for form, not for rights; `uid` is the
+    /// user that the command is to run as.
     ///
     /// # Errors
     /// [`Refusal`]: nothing was made, nothing will be run.
-    fn admit(&self, request: &RunRequest, peer: &Peer) -> Result<Admission, Refusal>;
+    fn admit(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Admission, Refusal>;
 
     /// The command has ended or could not be started, and the run has no client any more. Processes
     /// that it left behind may go on in the run's cgroup.

@@ -37,8 +37,10 @@ pub fn serve(
     peer: &Peer,
     host: &Arc<dyn Host>,
 ) {
-    let plan =
-        SpawnPlan::read(request, fds, peer).and_then(|plan| Ok((plan, host.admit(request, peer)?)));
+    let plan = SpawnPlan::read(request, fds, peer).and_then(|plan| {
+        let admission = host.admit(request, peer, plan.credentials.uid)?;
+        Ok((plan, admission))
+    });
     match plan {
         Ok((plan, admission)) => {
             run(&connection, plan, &admission);

@@ -61,7 +61,7 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
-    fn admit(&self, request: &RunRequest, _peer: &Peer) -> Result<Admission, Refusal> {
+    fn admit(&self, request: &RunRequest, _: &Peer, _: u32) -> Result<Admission, Refusal> {
         if let Some(refusal) = &self.gives.refusal {
             return Err(refusal.clone());
         }

@@ -24,10 +24,18 @@ impl RunHost {
         &self,
         request: &RunRequest,
         peer: &Peer,
+        uid: u32,
     ) -> Result<Option<Arc<Authorities>>, Refusal> {
         let keeper = lock(&self.keeper);
         clients::authorise(&keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;
+        let worker = keeper.worker_user();
+        if uid == worker.uid {
+            let message = format!("no agent runs as `{}`, the guard's own user", worker.name);
+            return Err(Refusal::new(message).hint(
+                "it could stop the worker and change the record: give the agent another user",
+            ));
+        }
         let Some(agent) = keeper.policy().agent(&request.agent) else {
             return Err(
                 Refusal::new(format!("the policy has no agent {}", request.agent))
@@ -44,8 +52,8 @@ fn refusal(error: &anyhow::Error) -> Refusal {
 }
 
 impl Host for RunHost {
-    fn admit(&self, request: &RunRequest, peer: &Peer) -> Result<Admission, Refusal> {
-        let ca = self.authorise(request, peer)?;
+    fn admit(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Admission, Refusal> {
+        let ca = self.authorise(request, peer, uid)?;
         // Files are read and written here, so without the lock.
         let trust = match ca {
             Some(ca) => ca.trust().map_err(|error| refusal(&error))?,

@@ -95,6 +95,8 @@ fn listen(keeper: Shared, packet: Arc<Packet>) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("worker-link".into())
         .spawn(move || {
+            // Without a reader the worker is of no use, however this ends.
+            let _unread = Unread(keeper.clone(), packet.clone());
             loop {
                 match packet.recv::<ToKeeper>() {
                     Ok(Some((message, _))) => answer(&keeper, &packet, message),
@@ -113,24 +115,40 @@ fn listen(keeper: Shared, packet: Arc<Packet>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the worker said is to be looked at, and announced, at once.
+fn wake_supervisor() {
+    let _ =
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::CHILD);
+}
+
+/// Has the worker replaced when nobody reads what it asks for any more.
+struct Unread(Shared, Arc<Packet>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        lock(&self.0).give_up(&self.1);
+    }
+}
+
 fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
     match message {
         ToKeeper::Ready => {
             if let Err(error) = lock(keeper).set_serving(true) {
                 tracing::error!(error = format!("{error:#}"), "cannot tell the gate");
             }
-            // Wakes the supervisor, which announces it.
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::CHILD,
-            );
+            wake_supervisor();
         }
         ToKeeper::Recording { possible } => {
             if let Err(error) = lock(keeper).set_recording(possible) {
                 tracing::error!(error = format!("{error:#}"), "cannot tell the gate");
             }
         }
-        ToKeeper::Taken { generation } => lock(keeper).taken().note(generation),
+        ToKeeper::Taken { generation } => {
+            let keeper = lock(keeper);
+            // One that was never sent cannot be taken.
+            keeper.taken().note(generation.min(keeper.generation()));
+            wake_supervisor();
+        }
         ToKeeper::Publish {
             request,
             agent,

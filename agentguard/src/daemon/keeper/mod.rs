@@ -34,6 +34,7 @@ use crate::config::Config;
 use claim::Claim;
 use link::Worker;
 use state::Keeper;
+use taken::Taken;
 
 /// How often the kernel gets a sign of life.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,6 +42,8 @@ const TICK: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a worker may take to serve before it is replaced.
 const START: Duration = Duration::from_secs(20);
+/// How long a worker may take to take a policy.
+const TAKE: Duration = Duration::from_secs(5);
 /// The pause before a worker that keeps dying is started again, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -59,6 +62,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         rustix::process::geteuid().is_root(),
         "the daemon must be started as root; hint: it puts programs into the kernel and spawns agents"
     );
+    // The modes below are meant as they stand, whatever the caller or the service manager hands down.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::block()?;
     let (sources, policy) = state::read_policy(&config.paths.policy)?;
     for warning in policy.warnings() {
@@ -103,6 +108,7 @@ fn supervise(
 ) -> anyhow::Result<()> {
     let mut worker = Worker::start(keeper, user, control)?;
     let mut announced = false;
+    let mut reloading: Option<Reloading> = None;
     let mut pause = Duration::ZERO;
     loop {
         match signals.wait(TICK) {
@@ -112,10 +118,18 @@ fn supervise(
                 return Ok(());
             }
             Some(Signal::Reload) => {
-                notify(&[sd_notify::NotifyState::Reloading]);
+                // Before it serves there is nothing to announce anew.
+                if announced {
+                    notify(&[sd_notify::NotifyState::Reloading]);
+                }
+                let mut keeper = lock(keeper);
                 // Said in the log and in `status`.
-                let _ = lock(keeper).reload();
-                notify(&[sd_notify::NotifyState::Ready]);
+                let _ = keeper.reload();
+                reloading = announced.then(|| Reloading {
+                    taken: keeper.taken(),
+                    generation: keeper.generation(),
+                    until: Instant::now() + TAKE,
+                });
             }
             Some(Signal::Child) | None => {}
         }
@@ -133,6 +147,9 @@ fn supervise(
             wait(signals, pause);
             worker = Worker::start(keeper, user, control)?;
             continue;
+        }
+        if reloading.take_if(|reloading| reloading.is_over()).is_some() {
+            notify(&[sd_notify::NotifyState::Ready]);
         }
         let serving = lock(keeper).serving();
         if serving && !announced {
@@ -154,17 +171,36 @@ fn supervise(
     }
 }
 
-/// Lets time pass; a signal that comes meanwhile is not lost but for its effect on this pause.
+/// A reload that the service manager waits for.
+struct Reloading {
+    taken: Arc<Taken>,
+    generation: u32,
+    until: Instant,
+}
+
+impl Reloading {
+    /// Whether the worker decides with the policy in force, or will not in time: `status` says so.
+    fn is_over(&self) -> bool {
+        self.taken.wait(self.generation, Duration::ZERO) || Instant::now() >= self.until
+    }
+}
+
+/// Lets time pass; a signal that comes meanwhile is said again to the main loop.
 fn wait(signals: &Signals, pause: Duration) {
+    use rustix::process::Signal as Number;
     let until = Instant::now() + pause;
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
-        if signals.wait(left) == Some(Signal::Stop) {
-            // Said again to the main loop.
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::TERM,
-            );
-            return;
+    let mut reload = false;
+    let mut stop = false;
+    while !stop && let Some(left) = until.checked_duration_since(Instant::now()) {
+        match signals.wait(left) {
+            Some(Signal::Stop) => stop = true,
+            Some(Signal::Reload) => reload = true,
+            Some(Signal::Child) | None => {}
+        }
+    }
+    for (came, number) in [(reload, Number::HUP), (stop, Number::TERM)] {
+        if came {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), number);
         }
     }
 }

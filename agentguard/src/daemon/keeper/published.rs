@@ -1,10 +1,13 @@
 //! The addresses that were answered to agents, in the gate.
 //!
 //! The worker asks; the keeper looks at its own policy and writes what that says, so that a worker
-//! that was taken over can name no destination that the policy does not allow.
+//! that was taken over can publish no name that the policy does not allow, and none of the addresses
+//! that the rebinding guard keeps closed. Which public address a name has is the worker's word: it
+//! has asked, and it could as well go there itself.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentguard_common::address::Address;
@@ -18,12 +21,18 @@ use agentguard_policy::{Addresses, AgentPolicy, Policy};
 /// expire: one agent cannot fill the gate's map.
 const PER_AGENT: usize = 65_536;
 
+/// Addresses of one name, at most: as many as an agent is answered of one family.
+const PER_NAME: usize = 256;
+
+/// How long a real address stands for a name, at most.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// What an address was answered for.
 #[derive(Debug)]
 struct Entry {
     name: HostName,
     /// The name's validated real addresses.
-    real: Vec<IpAddr>,
+    real: Arc<[IpAddr]>,
     /// When a real address that was answered itself stops to mean the name.
     expires: Option<Instant>,
 }
@@ -57,6 +66,9 @@ pub(super) enum PublishRefused {
     /// The agent has too many.
     #[error("the agent was answered {PER_AGENT} addresses already")]
     Full,
+    /// More than a name can have.
+    #[error("{0} has more than {PER_NAME} addresses")]
+    TooMany(HostName),
     /// The gate's map cannot be written.
     #[error(transparent)]
     Gate(#[from] GateError),
@@ -111,6 +123,9 @@ impl Published {
         request: &Request,
     ) -> Result<(), PublishRefused> {
         let name = &request.name;
+        if request.real.len() > PER_NAME || request.virtual_addresses.len() > PER_NAME {
+            return Err(PublishRefused::TooMany(name.clone()));
+        }
         let ruling = policy.decide_name(agent, name);
         if !ruling.allowed {
             return Err(PublishRefused::Name(name.clone()));
@@ -133,6 +148,8 @@ impl Published {
         } else {
             &examined.fine
         };
+        let real: Arc<[IpAddr]> = examined.fine.as_slice().into();
+        let expires = Instant::now() + request.ttl.min(LONGEST);
         for address in answered {
             let key = NameKey {
                 agent: request.agent.0,
@@ -147,8 +164,8 @@ impl Published {
             }
             let entry = Entry {
                 name: name.clone(),
-                real: examined.fine.clone(),
-                expires: (!virtual_).then(|| Instant::now() + request.ttl),
+                real: Arc::clone(&real),
+                expires: (!virtual_).then_some(expires),
             };
             gate.put_name(&key, &gate_entry(policy, agent, &key, &entry))?;
             self.entries.insert(key, entry);
@@ -192,7 +209,7 @@ impl Published {
             let ranges = policy.decide_name(agent, &entry.name).ranges;
             let observing = agent.mode != Mode::Enforce;
             let real = entry.real.iter().copied();
-            entry.real = guard::examine(real, &ranges, observing).fine;
+            entry.real = guard::examine(real, &ranges, observing).fine.into();
             let dialled = IpAddr::from(key.address);
             if key.address.is_virtual() || entry.real.contains(&dialled) {
                 gate.put_name(key, &gate_entry(policy, agent, key, entry))?;

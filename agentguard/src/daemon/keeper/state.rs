@@ -290,6 +290,14 @@ impl Keeper {
         self.stuck.set(true);
     }
 
+    /// As [`Self::give_up_worker`], if it is the one at the other end of this.
+    pub(super) fn give_up(&self, packet: &Arc<Packet>) {
+        let current = self.worker.as_ref();
+        if current.is_some_and(|worker| Arc::ptr_eq(worker, packet)) {
+            self.give_up_worker();
+        }
+    }
+
     /// Notes whether the worker can record: while it cannot, direct flows do not begin either.
     pub(super) fn set_recording(&mut self, recording: bool) -> anyhow::Result<()> {
         if self.recording != recording {
@@ -317,6 +325,11 @@ impl Keeper {
     }
 
     /// What the worker decides with, to be waited for without the lock.
+    /// Whom the worker runs as.
+    pub(super) fn worker_user(&self) -> &crate::config::Worker {
+        &self.config.worker
+    }
+
     pub(super) fn taken(&self) -> Arc<Taken> {
         self.taken.clone()
     }
