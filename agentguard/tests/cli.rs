@@ -183,7 +183,7 @@ fn a_label_has_one_value() {
     .says(
         "",
         "error: the label `a` is given twice\nhint: give each label once\n",
-        1,
+        2,
     );
 }
 
@@ -271,7 +271,9 @@ fn a_policy_is_checked_without_a_daemon() {
     let missing = bench.path("missing.yaml");
     agentguard(["policy", "check", &missing]).says(
         "",
-        &format!("error: cannot read the policy {missing}: No such file or directory\n"),
+        &format!(
+            "error: cannot read the policy {missing}: No such file or directory\nhint: docs/policy.md has an example\n"
+        ),
         2,
     );
 }

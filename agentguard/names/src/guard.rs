@@ -168,12 +168,14 @@ fn special4(v4: Ipv4Addr) -> Option<(IpNet, Special)> {
 }
 
 /// The IPv4 address that an IPv6 address leads to: mapped (RFC 4291 §2.5.5.2), compatible
-/// (§2.5.5.1), NAT64's well-known prefix (RFC 6052), 6to4 (RFC 3056).
+/// (§2.5.5.1), translated (RFC 2765 §2.1), NAT64's well-known prefix (RFC 6052), 6to4 (RFC 3056).
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = v6.to_bits();
     let low = Ipv4Addr::from_bits(u32::try_from(bits & 0xffff_ffff).ok()?);
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(low),
+        [0, 0, 0, 0, 0, 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(low),
         // `::` and `::1` are addresses of their own.
         [0, 0, 0, 0, 0, 0, ..] if bits > 1 => Some(low),
         [0x2002, high, middle, ..] => Some(Ipv4Addr::from_bits(
@@ -304,6 +306,8 @@ mod tests {
             ("::2", Some(Special::Unspecified)),
             ("64:ff9b::169.254.169.254", Some(Special::Metadata)),
             ("64:ff9b::203.0.113.1", None),
+            ("::ffff:0:127.0.0.1", Some(Special::Loopback)),
+            ("::ffff:0:203.0.113.1", None),
             ("2002:7f00:1::1", Some(Special::Loopback)),
             ("2002:cb00:7101::1", None),
         ] {

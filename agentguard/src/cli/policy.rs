@@ -55,7 +55,9 @@ fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     let path = file.display().to_string();
     let text = text::read(Written::Policy, file).map_err(|error| match error {
         // The file is named on the command line, not in the configuration.
-        ConfigError::Unreadable { .. } => Failure::usage(chain(&error)),
+        ConfigError::Unreadable { .. } => {
+            Failure::usage(chain(&error)).hint("docs/policy.md has an example")
+        }
         ConfigError::Wrong(_) => error.into(),
     })?;
     let policy = match compile(&[Document {

@@ -71,7 +71,8 @@ pub(crate) fn main(
     let mut keys = BTreeSet::new();
     if let Some((key, _)) = args.labels.iter().find(|(key, _)| !keys.insert(key)) {
         let message = format!("the label `{key}` is given twice");
-        return Ok(fail(&message, Some("give each label once")));
+        fail(&message, Some("give each label once"));
+        return Ok(ExitCode::from(2));
     }
     let connection = match packet::connect(keeper_socket) {
         Ok(connection) => connection,

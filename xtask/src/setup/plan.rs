@@ -179,12 +179,23 @@ impl Plan {
             }
             _ if system_works && linker_works => BpfToolchain::System,
             _ if facts.nightly.is_some() && linker_works => BpfToolchain::Nightly,
-            (os, version) => bail!(
-                "do not know how to install a compiler and linker for BPF on `{os} {version}`\n\
-                 hint: either {SYSTEM_RUSTC} 1.{RUSTC_MINOR} or newer with LLVM {LLVM} and \
-                 core for bpfel-unknown-none, or rustup's {NIGHTLY} with rust-src; and bpf-linker \
-                 {LINKER_VERSION} with LLVM {LLVM}"
-            ),
+            (os, version) => {
+                let mut missing = Vec::new();
+                if !system_works && facts.nightly.is_none() {
+                    missing.push(format!(
+                        "a compiler for BPF: rustup's {NIGHTLY} with rust-src, or {SYSTEM_RUSTC} \
+                         1.{RUSTC_MINOR} or newer with LLVM {LLVM} and core for bpfel-unknown-none"
+                    ));
+                }
+                if !linker_works {
+                    missing.push(format!("bpf-linker {LINKER_VERSION} with LLVM {LLVM}"));
+                }
+                bail!(
+                    "missing on `{os} {version}`, where setup does not know how to install it: {}\n\
+                     hint: install it, then run `cargo xtask setup` again",
+                    missing.join("; and ")
+                )
+            }
         };
 
         let for_tests: &[_] = if tests { &TEST_PROGRAMS } else { &[] };

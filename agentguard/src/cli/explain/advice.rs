@@ -128,24 +128,36 @@ fn rule(decision: &Decision) -> Option<String> {
         rule.push_str("    transport: [udp]\n");
     }
     if action.kind == ActionKind::HttpRequest
-        && let Some((method, path)) = plain_request(action)
+        && let Some(method) = plain_method(action)
     {
-        rule.push_str(&format!(
-            "    method: [\"{method}\"]\n    path: [\"{path}\"]\n"
-        ));
+        rule.push_str(&format!("    method: [\"{method}\"]\n"));
+        match plain_path(action) {
+            Some(path) => rule.push_str(&format!("    path: [\"{path}\"]\n")),
+            None => rule.push_str(
+                "    # path: what was asked for cannot stand here; every path is allowed without\n",
+            ),
+        }
     }
     rule.push_str("  action: allow\n");
     Some(rule)
 }
 
-/// Method and path, if they mean in a rule what they meant in the request. The agent wrote them: a
-/// `*` of its own must not become a wildcard of ours.
-fn plain_request(action: &Action) -> Option<(&str, &str)> {
-    let (method, path) = (action.method.as_deref()?, action.path.as_deref()?);
-    let plain_path = path.starts_with('/')
-        && path
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"/._~-".contains(&b));
-    let plain_method = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
-    (plain_path && plain_method).then_some((method, path))
+/// The method, if it can stand in a rule. The agent wrote it.
+fn plain_method(action: &Action) -> Option<&str> {
+    let plain = |method: &&str| {
+        !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
+    };
+    action.method.as_deref().filter(plain)
+}
+
+/// The path, if it means in a rule what it meant in the request. The agent wrote it: a `*` of its own
+/// must not become a wildcard of ours.
+fn plain_path(action: &Action) -> Option<&str> {
+    let plain = |path: &&str| {
+        path.starts_with('/')
+            && path
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"/._~-".contains(&b))
+    };
+    action.path.as_deref().filter(plain)
 }

@@ -228,7 +228,10 @@ fn an_agent_cannot_widen_the_rule_that_is_suggested() {
                 "port": 80, "method": "GET", "path": path},
         }));
         let rule = advice::of(&denied).rule.unwrap();
-        assert!(!rule.contains("path:") && !rule.contains('*'), "{rule}");
+        assert!(!rule.contains("path: [") && !rule.contains('*'), "{rule}");
+        // The method is as narrow as ever, and what is missing is said.
+        assert!(rule.contains("method: [\"GET\"]"), "{rule}");
+        assert!(rule.contains("every path is allowed"), "{rule}");
     }
 }
 

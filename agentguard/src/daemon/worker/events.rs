@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agentguard_common::event::{Event, kind};
 use agentguard_decision::Decider;
 use agentguard_keeper::gate::view::Events;
-use agentguard_model::DecisionId;
+use agentguard_model::{DecisionId, ReasonCode};
 use agentguard_names::Names;
 use agentguard_record::{Gap, Record};
 use jiff::Timestamp;
@@ -119,7 +119,9 @@ impl Consumer {
                     self.open.open(event.socket, id);
                 }
             }
-            // Its effect is there: say that its record is not.
+            // Its effect is there: say that its record is not. Where writing fails, the record does
+            // so itself.
+            Err(refused) if refused.reason.code == ReasonCode::RecordFailed => {}
             Err(refused) => {
                 let missing = Missing {
                     cpu: event.cpu,
