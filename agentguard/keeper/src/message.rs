@@ -101,13 +101,35 @@ pub struct Start {
     pub keeper: u32,
 }
 
-/// Upstreams and the authorities that certify them, beside the system's.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// How some upstreams are reached and verified.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Upstream {
     /// Names, and whether all names below are meant instead.
     pub hosts: Vec<(HostName, bool)>,
-    /// In DER.
+    /// The authorities that certify them, beside the system's, in DER.
     pub certificates: Vec<Vec<u8>>,
+    /// Where they are, in place of what the names resolve to; without a port, at the one dialled.
+    pub address: Option<(IpAddr, Option<u16>)>,
+    /// The name that is asked for and verified in TLS, in place of their own.
+    pub server_name: Option<HostName>,
+    /// Who the guard says it is, where they ask.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate of a client's, with its key.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Identity {
+    /// The certificate and those between it and its authority, in DER.
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS#8, PKCS#1 or SEC1, in DER.
+    pub key: Vec<u8>,
+}
+
+/// Without the key.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
 }
 
 /// What the keeper knows of the gate.

@@ -43,7 +43,8 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     pub(crate) guard: Arc<Guard<R, P>>,
     pub(crate) client: Client,
     pub(crate) target: Target,
-    /// The address that was dialled last, where a name stands behind the connection.
+    /// The address that was dialled last, where a name stands behind the connection, and nobody
+    /// has configured it.
     dialled: Mutex<Option<IpAddr>>,
     /// Whether it runs through a tunnel that the client asked for.
     inside: bool,
@@ -142,6 +143,10 @@ async fn locate<R: Recorder, P: Port>(
     let denied = |ip| guard.decider.foresee(&origin.client, &target(ip)) == Foreseen::Deny;
     if denied(None) {
         return (target(None), Ok(Vec::new()));
+    }
+    // The operator has said where it is, and vouches for it.
+    if let Some(address) = guard.tls.upstreams.address(name, port) {
+        return (target(None), Ok(vec![address]));
     }
     let resolving = guard.port.resolve(origin.client.agent, name);
     let ips = match timeout(guard.limits.dial, resolving).await {
@@ -342,8 +347,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             Ok(dialled) => dialled.map_err(|why| unreachable(&why))?,
             Err(_) => return Err(unreachable(&format!("no answer in {:?}", limits.dial))),
         };
-        let address = stream.peer_addr().map(|peer| peer.ip().to_canonical());
-        *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = address.ok();
+        let configured = self.target.host.as_ref().and_then(|name| {
+            let upstreams = &self.guard.tls.upstreams;
+            upstreams.address(name, self.target.port)
+        });
+        if configured.is_none() {
+            let address = stream.peer_addr().map(|peer| peer.ip().to_canonical());
+            *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = address.ok();
+        }
         Ok(stream)
     }
 

@@ -31,7 +31,7 @@ use crate::leaves::{Leaves, Subject};
 use crate::relay::{ClientStream as _, Counts, relay};
 use crate::replay::Replay;
 use crate::tls::say;
-use crate::upstream_tls::{ExtraRoots, UpstreamTls};
+use crate::upstream_tls::{UpstreamEntry, UpstreamTls};
 
 /// What TLS is made of on both sides. One for all listeners: names are signed once.
 pub struct Tls {
@@ -40,14 +40,18 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Upstreams have to be certified by one of `system`, or for some names by one of `extra`.
+    /// Upstreams have to be certified by one of `system`, or as an entry says: the first that names
+    /// them.
     ///
     /// # Errors
-    /// No key can be made, or an authority cannot be read.
-    pub fn new(system: &[CertificateDer<'static>], extra: Vec<ExtraRoots>) -> Result<Self, String> {
+    /// No key can be made, or a certificate or a key cannot be read.
+    pub fn new(
+        system: &[CertificateDer<'static>],
+        entries: Vec<UpstreamEntry>,
+    ) -> Result<Self, String> {
         Ok(Self {
             leaves: Leaves::new()?,
-            upstreams: UpstreamTls::new(system, extra)?,
+            upstreams: UpstreamTls::new(system, entries)?,
         })
     }
 }

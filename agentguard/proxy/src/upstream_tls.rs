@@ -1,12 +1,13 @@
 //! TLS with upstreams: always verified.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{HostName, Reason, ReasonCode};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -20,27 +21,41 @@ use crate::connection::Flow;
 /// Sessions that are kept for resumption, for each set of roots. The oldest go first.
 const SESSIONS: usize = 1024;
 
-/// Authorities beyond the system's for some names.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ExtraRoots {
+/// How some upstreams are reached and verified.
+#[derive(Clone, Eq, PartialEq)]
+pub struct UpstreamEntry {
     /// The names, exact, or `true` for all names below.
     pub hosts: Vec<(HostName, bool)>,
-    /// The authorities' certificates, in DER.
+    /// Authorities beyond the system's, in DER.
     pub certificates: Vec<Vec<u8>>,
+    /// Where they are, in place of what the names resolve to; without a port, at the one dialled.
+    pub address: Option<(IpAddr, Option<u16>)>,
+    /// The name that is asked for and verified, in place of their own.
+    pub server_name: Option<HostName>,
+    /// The guard's certificate and those behind it, and its key, in DER, for those that ask.
+    pub identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
 }
 
-impl ExtraRoots {
-    /// Whether a certificate in DER can be an authority.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(certificate: &[u8]) -> Result<(), String> {
-        RootCertStore::empty()
-            .add(CertificateDer::from(certificate))
-            .map_err(|error| error.to_string())
-    }
+/// Whether a certificate in DER can be an authority.
+///
+/// # Errors
+/// Why not.
+pub fn check_authority(certificate: &[u8]) -> Result<(), String> {
+    RootCertStore::empty()
+        .add(CertificateDer::from(certificate))
+        .map_err(|error| error.to_string())
+}
 
-    fn are_for(&self, name: &HostName) -> bool {
+/// Whether a certificate and a key in DER belong together and can be shown.
+///
+/// # Errors
+/// Why not.
+pub fn check_identity(chain: &[Vec<u8>], key: &[u8]) -> Result<(), String> {
+    config(RootCertStore::empty(), Some((chain, key))).map(drop)
+}
+
+impl UpstreamEntry {
+    fn is_for(&self, name: &HostName) -> bool {
         self.hosts.iter().any(|(host, below)| {
             if *below {
                 name.is_below(host)
@@ -54,17 +69,17 @@ impl ExtraRoots {
 /// Whom upstreams have to be certified by.
 pub(crate) struct UpstreamTls {
     system: ClientConfig,
-    extra: Vec<(ExtraRoots, ClientConfig)>,
+    entries: Vec<(UpstreamEntry, ClientConfig)>,
 }
 
 impl UpstreamTls {
-    /// Reads the authorities.
+    /// Reads certificates and keys.
     ///
     /// # Errors
-    /// One is no certificate.
+    /// One cannot be used.
     pub(crate) fn new(
         system: &[CertificateDer<'static>],
-        extra: Vec<ExtraRoots>,
+        entries: Vec<UpstreamEntry>,
     ) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         // A system's store has certificates that cannot be used; the others are.
@@ -72,20 +87,34 @@ impl UpstreamTls {
         if unusable > 0 {
             tracing::debug!(unusable, "some of the system's authorities cannot be used");
         }
-        let extra = extra.into_iter().map(|extra| {
+        let entries = entries.into_iter().map(|entry| {
             let mut roots = roots.clone();
-            for certificate in &extra.certificates {
+            for certificate in &entry.certificates {
                 roots
                     .add(CertificateDer::from(certificate.clone()))
                     .map_err(|error| error.to_string())?;
             }
-            let config = config(roots)?;
-            Ok::<_, String>((extra, config))
+            let identity = entry.identity.as_ref();
+            let config = config(roots, identity.map(|(chain, key)| (&chain[..], &key[..])))?;
+            Ok::<_, String>((entry, config))
         });
         Ok(Self {
-            extra: extra.collect::<Result<_, _>>()?,
-            system: config(roots)?,
+            entries: entries.collect::<Result<_, _>>()?,
+            system: config(roots, None)?,
         })
+    }
+
+    /// The entry for a name, with its configuration.
+    fn find(&self, name: Option<&HostName>) -> Option<&(UpstreamEntry, ClientConfig)> {
+        let name = name?;
+        self.entries.iter().find(|(entry, _)| entry.is_for(name))
+    }
+
+    /// Where a name is, if that is configured.
+    pub(crate) fn address(&self, name: &HostName, port: u16) -> Option<SocketAddr> {
+        let (entry, _) = self.find(Some(name))?;
+        let (ip, own) = entry.address?;
+        Some(SocketAddr::new(ip, own.unwrap_or(port)))
     }
 
     /// Opens a verified connection to where the flow goes.
@@ -97,13 +126,13 @@ impl UpstreamTls {
         flow: &Flow<R, P>,
         offer: Offer,
     ) -> Result<(TlsStream<TcpStream>, Alpn), Reason> {
-        let name = server_name(flow)?;
+        let found = self.find(flow.target.host.as_ref());
+        let name = match found.and_then(|(entry, _)| entry.server_name.as_ref()) {
+            Some(name) => verified(name)?,
+            None => server_name(flow)?,
+        };
         let stream = flow.dial().await?;
-        let extra = flow.target.host.as_ref().and_then(|host| {
-            let mut extra = self.extra.iter();
-            extra.find(|(extra, _)| extra.are_for(host))
-        });
-        let mut config = extra.map_or(&self.system, |(_, config)| config).clone();
+        let mut config = found.map_or(&self.system, |(_, config)| config).clone();
         config.alpn_protocols = offer.protocols();
         let connector = TlsConnector::from(Arc::new(config));
         let bound = flow.guard.limits.dial;
@@ -121,7 +150,10 @@ impl UpstreamTls {
     }
 }
 
-fn config(roots: RootCertStore) -> Result<ClientConfig, String> {
+/// Bytes in DER of a certificate with those behind it, and of its key.
+type Identity<'a> = (&'a [Vec<u8>], &'a [u8]);
+
+fn config(roots: RootCertStore, identity: Option<Identity<'_>>) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -135,20 +167,36 @@ fn config(roots: RootCertStore) -> Result<ClientConfig, String> {
             .map_err(|error| error.to_string())?;
         builder.with_webpki_verifier(verifier)
     };
-    let mut config = builder.with_no_client_auth();
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = chain.iter().map(|one| CertificateDer::from(one.clone()));
+            let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+            builder
+                .with_client_auth_cert(chain.collect(), key)
+                .map_err(|error| error.to_string())?
+        }
+    };
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(config)
 }
 
 /// Who the upstream has to be: the name behind the address, or the bare address.
 fn server_name<R: Recorder, P: Port>(flow: &Flow<R, P>) -> Result<ServerName<'static>, Reason> {
-    let internal = |what: &str| Reason::new(ReasonCode::Internal, what.to_owned());
     match (&flow.target.host, flow.target.ip) {
-        (Some(name), _) => ServerName::try_from(name.as_str().to_owned())
-            .map_err(|_| internal("the name cannot be verified in a certificate")),
+        (Some(name), _) => verified(name),
         (None, Some(ip)) => Ok(ServerName::IpAddress(ip.into())),
         (None, None) => Err(internal("the connection goes nowhere")),
     }
+}
+
+fn verified(name: &HostName) -> Result<ServerName<'static>, Reason> {
+    ServerName::try_from(name.as_str().to_owned())
+        .map_err(|_| internal("the name cannot be verified in a certificate"))
+}
+
+fn internal(what: &str) -> Reason {
+    Reason::new(ReasonCode::Internal, what.to_owned())
 }
 
 /// What went wrong, and what to do where the certificate is at fault.

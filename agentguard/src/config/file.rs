@@ -48,7 +48,8 @@ pub(super) struct File {
     /// /etc/resolv.conf.
     #[schemars(length(min = 1, max = 8))]
     resolvers: Option<At<Vec<At<String>>>>,
-    /// Authorities of upstreams beyond those that the system trusts, for TLS that is inspected.
+    /// Upstreams that are reached or verified in another way than others: where they are, and, for
+    /// TLS that is inspected, their authorities and names, and who the guard says it is.
     /// Default: none.
     #[schemars(length(max = 64))]
     upstreams: Option<At<Vec<At<RawUpstream>>>>,

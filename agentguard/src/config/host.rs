@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use agentguard_policy::Diagnostic;
 
 use super::file::User;
-use super::{Declared, Upstream, Worker, upstreams};
+use agentguard_keeper::message::Upstream;
+
+use super::{Declared, Worker, upstreams};
 
 /// Where this host keeps its users and its resolvers.
 #[derive(Clone, Debug)]

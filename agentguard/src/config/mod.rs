@@ -15,12 +15,12 @@ mod upstreams;
 
 pub(crate) use file::schema;
 pub(crate) use host::Host;
-pub(crate) use upstreams::Upstream;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use agentguard_keeper::message::Upstream;
 use agentguard_policy::{Diagnostic, Diagnostics};
 
 use text::Written;
@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) worker: Worker,
     /// Where allowed names are resolved, in the order of preference; never empty.
     pub(crate) resolvers: Vec<SocketAddr>,
-    /// Upstreams with authorities of their own.
+    /// Upstreams that are reached or verified in another way than others.
     pub(crate) upstreams: Vec<Upstream>,
 }
 

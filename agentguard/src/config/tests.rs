@@ -321,7 +321,31 @@ fn authorities_of_upstreams_are_read_and_checked() {
         ),
         (
             "{host: [a.example]}".to_owned(),
-            "2:5: error: missing key `ca`",
+            "2:5: error: the entry says nothing of its hosts",
+        ),
+        (
+            "{host: [a.example], address: a.example}".to_owned(),
+            "2:34: error: `a.example` is no address to connect to",
+        ),
+        (
+            "{host: [a.example], address: '0.0.0.0'}".to_owned(),
+            "2:34: error: `0.0.0.0` is no address to connect to",
+        ),
+        (
+            "{host: [a.example], address: '192.0.2.1:0'}".to_owned(),
+            "2:34: error: `192.0.2.1:0` is no address to connect to",
+        ),
+        (
+            "{host: [a.example], server_name: '*.b.example'}".to_owned(),
+            "2:38: error: `*.b.example` is not a host name",
+        ),
+        (
+            format!("{{host: [a.example], client_key: {ca}}}"),
+            "2:37: error: `client_certificate` and `client_key` go together",
+        ),
+        (
+            format!("{{host: [a.example], client_certificate: {ca}, client_key: {ca}}}"),
+            "2:45: error: cannot use the client's certificate: ",
         ),
         (
             "{host: [a.example], ca: /nonexistent/ca.pem}".to_owned(),
@@ -339,6 +363,52 @@ fn authorities_of_upstreams_are_read_and_checked() {
         let told = resolve(&format!("upstreams:\n  - {text}\n")).unwrap_err();
         assert!(told.contains(expected), "{told}\n{expected}");
     }
+}
+
+#[test]
+fn upstreams_are_reached_and_verified_as_an_entry_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["guard.example".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let certificate = file("client.pem", certificate.pem());
+    let other = file(
+        "other.pem",
+        rcgen::KeyPair::generate().unwrap().serialize_pem(),
+    );
+    let key = file("client.key", key.serialize_pem());
+    let config = resolve(&format!(
+        "upstreams:\n  - {{host: [a.example], address: '[2001:db8::1]:8443', server_name: B.example}}\n  \
+           - {{host: [c.example], address: 192.0.2.1, client_certificate: {certificate}, client_key: {key}}}\n"
+    ));
+    let config = config.unwrap();
+    let [first, second] = &config.upstreams[..] else {
+        panic!("not two");
+    };
+    assert_eq!(
+        first.address,
+        Some(("2001:db8::1".parse().unwrap(), Some(8443)))
+    );
+    assert_eq!(first.server_name.as_ref().unwrap().as_str(), "b.example");
+    assert_eq!((first.certificates.len(), &first.identity), (0, &None));
+    assert_eq!(second.address, Some(("192.0.2.1".parse().unwrap(), None)));
+    let identity = second.identity.as_ref().unwrap();
+    assert_eq!(identity.chain.len(), 1);
+    assert!(!format!("{second:?}").contains("key"), "{second:?}");
+
+    let told = resolve(&format!(
+        "upstreams:\n  - {{host: [c.example], client_certificate: {certificate}, client_key: {other}}}\n"
+    ));
+    let told = told.unwrap_err();
+    assert!(
+        told.contains("cannot use the client's certificate"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -9,7 +9,8 @@ use rcgen::{
     SignatureAlgorithm,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig};
 
 use crate::{Leaf, Subject};
 
@@ -76,18 +77,42 @@ impl Authority {
         }
     }
 
-    /// A server for a name.
-    pub(super) fn server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
+    /// A certificate for a name, and its key, in DER.
+    pub(super) fn identity(&self, name: &str) -> (Vec<Vec<u8>>, Vec<u8>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = vec![certificate.der().clone()];
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain, key.into())
-            .unwrap();
+        (vec![certificate.der().to_vec()], key.serialize_der())
+    }
+
+    /// A server for a name.
+    pub(super) fn server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
+        self.serve(
+            name,
+            protocols,
+            ServerConfig::builder().with_no_client_auth(),
+        )
+    }
+
+    /// A server that knows its clients: those with a certificate of this authority's.
+    pub(super) fn strict_server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
+        let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots()));
+        let verifier = verifier.build().unwrap();
+        let builder = ServerConfig::builder().with_client_cert_verifier(verifier);
+        self.serve(name, protocols, builder)
+    }
+
+    fn serve(
+        &self,
+        name: &str,
+        protocols: &[&str],
+        builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> Arc<ServerConfig> {
+        let (chain, key) = self.identity(name);
+        let chain = chain.into_iter().map(CertificateDer::from).collect();
+        let key = PrivatePkcs8KeyDer::from(key);
+        let mut config = builder.with_single_cert(chain, key.into()).unwrap();
         config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
         Arc::new(config)
     }

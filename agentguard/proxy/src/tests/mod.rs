@@ -9,6 +9,7 @@ mod raw;
 mod revoked;
 mod tls;
 mod tunnel;
+mod upstreams;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use authority::Authority;
 
-use crate::{ExtraRoots, Leaf, Limits, Origin, Port, Subject, Tls, serve};
+use crate::{Leaf, Limits, Origin, Port, Subject, Tls, UpstreamEntry, serve};
 
 /// Nothing in these tests takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -139,6 +140,8 @@ struct Plan {
     limits: Limits,
     origin_known: bool,
     addresses: Result<Vec<IpAddr>, Reason>,
+    /// Changes how upstreams are reached and verified.
+    entry: fn(&mut UpstreamEntry, &Authority),
 }
 
 fn by_name(rules: Rules) -> Plan {
@@ -148,6 +151,7 @@ fn by_name(rules: Rules) -> Plan {
         limits: Limits::default(),
         origin_known: true,
         addresses: Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+        entry: |_, _| {},
     }
 }
 
@@ -187,11 +191,15 @@ impl Plan {
         let policies = Arc::clone(decider.policies());
         let authority = Arc::new(Authority::new("the guard"));
         let upstreams = Authority::new("the internet");
-        let extra = ExtraRoots {
+        let mut entry = UpstreamEntry {
             hosts: vec![("example".parse().unwrap(), true)],
             certificates: vec![upstreams.certificate()],
+            address: None,
+            server_name: None,
+            identity: None,
         };
-        let tls = Arc::new(Tls::new(&[], vec![extra]).unwrap());
+        (self.entry)(&mut entry, &upstreams);
+        let tls = Arc::new(Tls::new(&[], vec![entry]).unwrap());
         let port = Arc::new(FakePort {
             origin,
             authority: Arc::clone(&authority),

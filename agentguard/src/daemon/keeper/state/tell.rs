@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use agentguard_keeper::documents;
-use agentguard_keeper::message::{AgentState, Start, State, ToWorker, Upstream};
+use agentguard_keeper::message::{AgentState, Start, State, ToWorker};
 use agentguard_keeper::namespace::Listening;
 use agentguard_keeper::packet::Packet;
 use agentguard_model::{AgentId, AgentName};
@@ -32,15 +32,7 @@ impl Keeper {
         let start = Start {
             state_dir: self.config.paths.state_dir.clone(),
             resolvers: self.config.resolvers.clone(),
-            upstreams: self
-                .config
-                .upstreams
-                .iter()
-                .map(|upstream| Upstream {
-                    hosts: upstream.hosts.clone(),
-                    certificates: upstream.certificates.clone(),
-                })
-                .collect(),
+            upstreams: self.config.upstreams.clone(),
             governed: self.governed(),
             degraded: self.degraded(),
             keeper: std::process::id(),

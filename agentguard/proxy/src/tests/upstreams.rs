@@ -1,0 +1,98 @@
+//! Upstreams that are reached and verified as an entry says.
+
+use agentguard_model::{Reason, ReasonCode, Verdict};
+use http::{Method, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::inspect::{NAME, client, request, serve_one};
+use super::{Plan, Rules, World, assert_reset, by_name, read_some, soon, write};
+
+/// What a request inside TLS is answered, where the upstream is this one.
+async fn answered(world: &World, config: Arc<ServerConfig>) -> (StatusCode, String) {
+    let talking = async {
+        let stream = client(world, world.authority.roots(), &["http/1.1"]).await;
+        let io = TokioIo::new(stream.unwrap());
+        let (mut sender, driver) = http1::handshake(io).await.unwrap();
+        tokio::spawn(driver);
+        let asked = request(Version::HTTP_11, Method::GET, "/ok", "");
+        let response = soon(sender.send_request(asked)).await.unwrap();
+        let status = response.status();
+        let body = soon(response.into_body().collect()).await.unwrap();
+        let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        (status, text)
+    };
+    let upstream = async {
+        let stream = world.accept().await;
+        // A guard that is refused, or refuses, leaves.
+        tokio::spawn(async { tokio::spawn(serve_one(stream, config)).await.ok() });
+    };
+    tokio::join!(talking, upstream).0
+}
+
+fn unknown() -> Result<Vec<IpAddr>, Reason> {
+    let code = ReasonCode::NameUnknown;
+    Err(Reason::new(code, "there is no such name"))
+}
+
+#[tokio::test]
+async fn an_address_of_an_entry_stands_in_for_those_of_the_name() {
+    let plan = Plan {
+        addresses: unknown(),
+        entry: |entry, _| entry.address = Some((Ipv4Addr::LOCALHOST.into(), None)),
+        ..by_name(Rules::Allow)
+    };
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "\0hello").await;
+    let mut upstream = world.accept().await;
+    assert_eq!(read_some(&mut upstream, 6).await, b"\0hello");
+    // The policy is asked about the name: the operator vouches for the address.
+    world.change(Rules::ButOneAddress);
+    write(&mut client, "more").await;
+    assert_eq!(read_some(&mut upstream, 4).await, b"more");
+    world.change(Rules::Deny);
+    assert_reset(&mut client).await;
+    let decisions = world.end().await;
+    assert_eq!(decisions[0].verdict, Verdict::Allow);
+    assert_eq!(decisions[0].action.ip, None);
+}
+
+#[tokio::test]
+async fn a_server_name_of_an_entry_is_the_one_that_is_verified() {
+    let plan = Plan {
+        entry: |entry, _| entry.server_name = Some("inner.example".parse().unwrap()),
+        ..by_name(Rules::Inspect)
+    };
+    let world = plan.build().await;
+    let config = world.upstreams.server("inner.example", &["http/1.1"]);
+    let (status, text) = answered(&world, config).await;
+    assert_eq!(status, StatusCode::OK);
+    // What is asked for inside is what the client asked for.
+    assert!(text.starts_with(&format!("GET /ok {NAME} ")), "{text}");
+    let config = world.upstreams.server(NAME, &["http/1.1"]);
+    let (status, text) = answered(&world, config).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    assert!(text.contains("upstream_untrusted"), "{text}");
+}
+
+#[tokio::test]
+async fn an_identity_of_an_entry_is_shown_to_who_asks() {
+    let known = Plan {
+        entry: |entry, upstreams| entry.identity = Some(upstreams.identity("guard.example")),
+        ..by_name(Rules::Inspect)
+    };
+    for (plan, expected) in [
+        (known, StatusCode::OK),
+        (by_name(Rules::Inspect), StatusCode::BAD_GATEWAY),
+    ] {
+        let world = plan.build().await;
+        let config = world.upstreams.strict_server(NAME, &["http/1.1"]);
+        let (status, text) = answered(&world, config).await;
+        assert_eq!(status, expected, "{text}");
+    }
+}
