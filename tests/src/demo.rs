@@ -1,13 +1,15 @@
-//! The main job, shown: a world, a daemon, an agent that tries seven things, and what the record
+//! The main job, shown: a world, a daemon, an agent that tries eight things, and what the record
 //! says of each.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::Path;
 
 use agentguard_model::{ActionKind, Decision, Layer, ReasonCode, Verdict};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use crate::{Guard, Origin, Output, World, address, leftover};
+use crate::{Guard, Origin, Output, World, address, client, leftover};
 
 /// What is shown.
 const POLICY: &str = include_str!("demo/policy.yaml");
@@ -15,7 +17,7 @@ const POLICY: &str = include_str!("demo/policy.yaml");
 /// The agent.
 const AGENT: &str = "coder";
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step {
         title: "an allowed call",
         words: &["curl", "-sS", "--fail", "https://api.example.com/"],
@@ -105,6 +107,16 @@ const STEPS: [Step; 7] = [
         reason: ReasonCode::NoRule,
         inspected: true,
     },
+    Step {
+        title: "an LLM's answer, streamed inside TLS",
+        words: &["python3", "openai_sdk.py", "stream"],
+        succeeds: true,
+        layer: Layer::Proxy,
+        kind: ActionKind::HttpRequest,
+        verdict: Verdict::Allow,
+        reason: ReasonCode::RuleAllow,
+        inspected: true,
+    },
 ];
 
 /// One thing that the agent tries, and what has to come of it.
@@ -140,6 +152,22 @@ impl Step {
         })
     }
 
+    /// The words, with Python's from the tests' environment and the scripts of the tests' clients.
+    fn program(&self) -> Result<Vec<OsString>> {
+        let place = |word: &&str| -> Result<OsString> {
+            if *word == "python3" {
+                let python = client::python()?.context("no Python for the tests' clients")?;
+                return Ok(python.into());
+            }
+            if word.ends_with(".py") {
+                let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+                return Ok(clients.join(word).into());
+            }
+            Ok(word.into())
+        };
+        self.words.iter().map(place).collect()
+    }
+
     fn check(&self, output: &Output) -> Result<()> {
         if output.status.success() != self.succeeds {
             bail!("{}: not as expected: {output}", self.title);
@@ -166,6 +194,7 @@ pub fn run() -> Result<()> {
     let world = World::new("demo")
         .origin(here.site("tracker.example.com"))
         .origin(Origin::at(&address::origin(0x20)).site("www.paste.example"))
+        .origin(Origin::at(&address::origin(0x30)).site("api.openai.com"))
         .start()?;
     let tag = world.tag();
     let shown = show(&world);
@@ -181,7 +210,8 @@ pub fn run() -> Result<()> {
 
 fn show(world: &World) -> Result<()> {
     println!("policy:\n{POLICY}");
-    let upstreams = json!([{ "host": ["tracker.example.com"], "ca": world.ca_file() }]);
+    let upstreams =
+        json!([{ "host": ["tracker.example.com", "api.openai.com"], "ca": world.ca_file() }]);
     let guard = world.guard().policy(POLICY);
     let mut guard = guard.setting("upstreams", upstreams).start()?;
     let mut explained = None;
@@ -214,7 +244,7 @@ fn perform(guard: &Guard<'_>, step: &Step) -> Result<Decision> {
     let before = guard.verdicts()?.len();
     let output = if step.inspected {
         let run = ["run", "--agent", AGENT, "--"];
-        guard.cli().args(run).args(step.words).run()?
+        guard.cli().args(run).args(step.program()?).run()?
     } else {
         guard.run(AGENT, step.words)?
     };
@@ -251,6 +281,7 @@ mod tests {
         for (name, verdict, reason) in [
             ("api.example.com", Verdict::Allow, ReasonCode::RuleAllow),
             ("tracker.example.com", Verdict::Allow, ReasonCode::RuleAllow),
+            ("api.openai.com", Verdict::Allow, ReasonCode::RuleAllow),
             ("www.paste.example", Verdict::Deny, ReasonCode::RuleDeny),
             ("c2vjcmv0.tunnel.example", Verdict::Deny, ReasonCode::NoRule),
         ] {
