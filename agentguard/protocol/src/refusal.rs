@@ -20,6 +20,23 @@ pub struct Refusal<'a> {
     pub decision: Option<DecisionId>,
 }
 
+/// What the SDKs of LLM APIs read before they try again (OpenAI's and Anthropic's: with 408, 409, 429
+/// and 5xx they do, unless this says `false`).
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Whether the same request may fare better in a moment, with nobody doing anything about it.
+const fn may_pass(code: ReasonCode) -> bool {
+    matches!(
+        code,
+        ReasonCode::UpstreamUnreachable
+            | ReasonCode::ResolverFailed
+            | ReasonCode::ClientTimeout
+            | ReasonCode::LimitReached
+            | ReasonCode::RecordFailed
+            | ReasonCode::RecordQuota
+    )
+}
+
 /// RFC 9457, 3.1: with no `type`, the title is the status phrase. `code`, `decision` and `message`
 /// are extension members (3.2). `message` is for clients that show their user that member and no
 /// other, as OpenAI's SDK does (3.57, `_make_status_error_from_response`).
@@ -62,6 +79,9 @@ impl Refusal<'_> {
         );
         fields.insert(header::CONTENT_LENGTH, length);
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if !may_pass(self.reason.code) {
+            fields.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         if let Some(id) = self.decision
             && let Ok(id) = HeaderValue::from_str(&id.to_string())
         {
@@ -217,10 +237,17 @@ mod tests {
         let expected = format!(
             "HTTP/1.1 403 Forbidden\r\ncontent-type: application/problem+json\r\n\
              content-length: {}\r\ncache-control: no-store\r\n\
-             x-agentguard-decision: 01ARZ3NDEKTSV4RRFFQ69G5FAV\r\nconnection: close\r\n\r\n{body}",
+             x-should-retry: false\r\nx-agentguard-decision: 01ARZ3NDEKTSV4RRFFQ69G5FAV\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
         assert_eq!(String::from_utf8(refusal.last_bytes()).unwrap(), expected);
+
+        let reason = Reason::new(ReasonCode::UpstreamUnreachable, "not now");
+        let passing = Refusal {
+            reason: &reason,
+            ..refusal.clone()
+        };
+        assert!(!passing.response().headers().contains_key("x-should-retry"));
 
         let unrecorded = Refusal {
             decision: None,
