@@ -114,6 +114,7 @@ impl<'w> GuardBuilder<'w> {
             directory,
             environment: self.environment,
             process: None,
+            notifications: None,
         };
         for directory in [&guard.directory, &guard.bpffs] {
             fs::create_dir(directory)
@@ -165,6 +166,7 @@ pub struct Guard<'w> {
     bpffs: PathBuf,
     environment: Vec<(String, String)>,
     process: Option<Process>,
+    notifications: Option<UnixDatagram>,
 }
 
 impl Guard<'_> {
@@ -246,20 +248,28 @@ impl Guard<'_> {
             .iter()
             .fold(daemon, |daemon, (name, value)| daemon.env(name, value));
         self.process = Some(daemon.spawn()?);
-        self.wait_ready(&socket)
+        self.notifications = Some(socket);
+        self.notified("READY=1").map(drop)
     }
 
-    /// Waits for `READY=1` (sd_notify(3)).
-    fn wait_ready(&mut self, socket: &UnixDatagram) -> Result<()> {
+    /// Waits until the daemon tells its service manager this (sd_notify(3)), and gives the lines that
+    /// it has told up to it since the last time.
+    ///
+    /// # Errors
+    /// It ends, or does not tell it in time: the error has what it said.
+    pub fn notified(&mut self, last: &str) -> Result<Vec<String>> {
         let deadline = Instant::now() + READY;
+        let mut told = Vec::new();
         let mut message = [0; 4096];
         loop {
-            match socket.recv(&mut message) {
+            let socket = self.notifications.as_ref();
+            match socket.context("it was not started")?.recv(&mut message) {
                 Ok(length) => {
                     let message = message.get(..length).unwrap_or_default();
                     let message = String::from_utf8_lossy(message);
-                    if message.lines().any(|line| line == "READY=1") {
-                        return Ok(());
+                    told.extend(message.lines().map(str::to_owned));
+                    if told.iter().any(|line| line == last) {
+                        return Ok(told);
                     }
                 }
                 // A socket with a time limit is interrupted by whatever stops this process for a
@@ -276,7 +286,7 @@ impl Guard<'_> {
                 bail!("the daemon ended: {status}\n{}", self.log());
             }
             if Instant::now() >= deadline {
-                bail!("the daemon was not ready within {READY:?}\n{}", self.log());
+                bail!("no {last} within {READY:?}\n{}", self.log());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
 use agentguard_tests::{Guard, address, wait_until};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{OTHER, SITE, puppet, world};
@@ -154,6 +154,52 @@ fn a_bad_policy_leaves_the_old_one_in_force_and_status_says_why() {
     .unwrap();
     assert_ne!(version(&guard), before);
     client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+}
+
+/// As systemd's `Type=notify-reload` waits for it.
+#[test]
+fn the_service_manager_is_told_of_a_reload_when_the_new_policy_decides() {
+    let world = world("reload-told");
+    let mut guard = world.guard().policy(FIRST).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    fs::write(guard.policy(), FIRST.replace("80", "8080")).unwrap();
+    guard.signal(Signal::HUP).unwrap();
+    let told = guard.notified("READY=1").unwrap();
+    assert!(told.iter().any(|line| line == "RELOADING=1"), "{told:?}");
+    client.fails(&format!("get('{SITE}')"), "EPERM");
+    // One that is not taken is over at once.
+    fs::write(guard.policy(), BAD).unwrap();
+    guard.signal(Signal::HUP).unwrap();
+    guard.notified("READY=1").unwrap();
+}
+
+/// Between one worker and the next the daemon waits, and is told meanwhile.
+#[test]
+fn a_reload_between_two_workers_is_not_lost() {
+    let world = world("reload-between");
+    let mut guard = world.guard().policy(FIRST).start().unwrap();
+    let before = version(&guard);
+    // The pause doubles with each worker that ends at once: this one takes seconds.
+    for _ in 0..6 {
+        let worker = wait_until("a worker", Duration::from_secs(20), || {
+            let status = guard.cli().args(["status", "-o", "json"]).run().ok()?;
+            let status: Value = serde_json::from_str(&status.stdout).ok()?;
+            i32::try_from(status["worker_pid"].as_i64()?).ok()
+        });
+        let worker = Pid::from_raw(worker.unwrap()).unwrap();
+        kill_process(worker, Signal::KILL).unwrap();
+        let gone = || kill_process(worker, Signal::CONT).is_err().then_some(());
+        wait_until("its end", Duration::from_secs(5), gone).unwrap();
+    }
+    fs::write(guard.policy(), FIRST.replace("sites", "places")).unwrap();
+    guard.signal(Signal::HUP).unwrap();
+    let taken = wait_until("the new policy", Duration::from_secs(20), || {
+        let status = guard.cli().args(["status", "-o", "json"]).run().ok()?;
+        let status: Value = serde_json::from_str(&status.stdout).ok()?;
+        (status["policy"]["version"].as_str()? != before).then_some(())
+    });
+    taken.unwrap();
 }
 
 #[test]

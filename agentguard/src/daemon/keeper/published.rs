@@ -47,6 +47,22 @@ pub(super) struct Request {
     pub(super) ttl: Duration,
 }
 
+impl Request {
+    /// The worker's lists are copied and compared: they are as long as a name's can be, at most.
+    fn check_size(&self) -> Result<(), PublishRefused> {
+        if self.real.len() > PER_NAME || self.virtual_addresses.len() > PER_NAME {
+            return Err(PublishRefused::TooMany(self.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// How long its real addresses stand for the name. The worker can say any time, and time has an
+    /// end.
+    fn lifetime(&self) -> Duration {
+        self.ttl.min(LONGEST)
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Published {
@@ -123,9 +139,7 @@ impl Published {
         request: &Request,
     ) -> Result<(), PublishRefused> {
         let name = &request.name;
-        if request.real.len() > PER_NAME || request.virtual_addresses.len() > PER_NAME {
-            return Err(PublishRefused::TooMany(name.clone()));
-        }
+        request.check_size()?;
         let ruling = policy.decide_name(agent, name);
         if !ruling.allowed {
             return Err(PublishRefused::Name(name.clone()));
@@ -149,7 +163,7 @@ impl Published {
             &examined.fine
         };
         let real: Arc<[IpAddr]> = examined.fine.as_slice().into();
-        let expires = Instant::now() + request.ttl.min(LONGEST);
+        let expires = Instant::now() + request.lifetime();
         for address in answered {
             let key = NameKey {
                 agent: request.agent.0,
@@ -263,5 +277,37 @@ fn gate_entry(policy: &Policy, agent: &AgentPolicy, key: &NameKey, entry: &Entry
             Some(real) => policy.name_rules_at(agent, &entry.name, real),
             None => policy.name_rules(agent, &entry.name),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::{Duration, Instant};
+
+    use agentguard_model::AgentId;
+
+    use super::{LONGEST, PER_NAME, PublishRefused, Request};
+
+    #[test]
+    fn a_worker_that_was_taken_over_cannot_ask_without_bound() {
+        let mut request = Request {
+            agent: AgentId(1),
+            name: "a.example".parse().unwrap(),
+            virtual_addresses: Vec::new(),
+            real: vec![IpAddr::V4(Ipv4Addr::LOCALHOST); PER_NAME],
+            ttl: Duration::MAX,
+        };
+        assert!(request.check_size().is_ok());
+        assert_eq!(request.lifetime(), LONGEST);
+        assert!(Instant::now().checked_add(request.lifetime()).is_some());
+        request.real.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let refused = request.check_size();
+        assert!(
+            matches!(refused, Err(PublishRefused::TooMany(_))),
+            "{refused:?}"
+        );
+        request.virtual_addresses = std::mem::take(&mut request.real);
+        assert!(request.check_size().is_err());
     }
 }
