@@ -16,6 +16,8 @@ mod git;
 mod inspected;
 #[path = "clients/isolated.rs"]
 mod isolated;
+#[path = "clients/java.rs"]
+mod java;
 #[path = "clients/node.rs"]
 mod node;
 #[path = "clients/packages.rs"]

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 13] = [
+const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("curl", "curl"),
@@ -52,6 +52,7 @@ const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("python3", "python3"),
+    ("javac", "default-jdk-headless"),
 ];
 
 /// The Python packages that the tests' clients need: all of them, those that others need included, as

@@ -2,7 +2,10 @@
 //!
 //! Two files that everybody can read, in a directory that only root writes to: our authorities, and
 //! the system's with ours. Variables name them to the runtimes that look at one, and the second
-//! covers the system's own in the command's mount namespace, for all the others.
+//! covers the system's own in the command's mount namespace, for all the others. Java's stores are
+//! covered the same way, each by a copy with ours added ([`java`]).
+
+mod java;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -12,6 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 use agentguard_keeper::spawn::Overlay;
 use anyhow::Context as _;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 /// Where systems keep all that they trust in one file: Debian, RHEL twice, SUSE, Alpine.
 const SYSTEM: [&str; 5] = [
@@ -49,6 +54,8 @@ pub(super) struct Trust {
 pub(super) struct Files {
     directory: PathBuf,
     system: Vec<PathBuf>,
+    /// Java's.
+    stores: Vec<PathBuf>,
     /// Held while they are written.
     writing: Mutex<()>,
 }
@@ -59,6 +66,7 @@ impl Files {
         Self {
             directory,
             system: SYSTEM.iter().map(PathBuf::from).collect(),
+            stores: java::stores(),
             writing: Mutex::default(),
         }
     }
@@ -80,11 +88,13 @@ impl Files {
         }
         let bundle = self.whole();
         set(&WHOLE, &bundle);
-        for target in self.targets() {
-            let source = fs::File::open(&bundle)
-                .with_context(|| format!("cannot read {}", bundle.display()))?
-                .into();
-            trust.overlays.push(Overlay { source, target });
+        for target in targets(&self.system) {
+            trust.overlays.push(overlay(&bundle, target)?);
+        }
+        for (copy, target) in self.copies() {
+            if copy.exists() {
+                trust.overlays.push(overlay(&copy, target)?);
+            }
         }
         Ok(trust)
     }
@@ -107,17 +117,34 @@ impl Files {
         self.directory.join("bundle.pem")
     }
 
-    /// The system's files, each once and without links: a mount covers no link.
-    fn targets(&self) -> Vec<PathBuf> {
-        let mut targets: Vec<PathBuf> = self
-            .system
-            .iter()
-            .filter_map(|path| fs::canonicalize(path).ok())
-            .filter(|path| path.is_file())
-            .collect();
-        targets.sort();
-        targets.dedup();
-        targets
+    /// Java's stores, each behind the place of its copy with ours.
+    fn copies(&self) -> Vec<(PathBuf, PathBuf)> {
+        let stores = targets(&self.stores).into_iter().enumerate();
+        let copy = |number| self.directory.join(format!("java-{number}.jks"));
+        stores
+            .map(|(number, store)| (copy(number), store))
+            .collect()
+    }
+
+    fn write_copies(&self, ours: &str) -> anyhow::Result<()> {
+        let ours: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(ours.as_bytes())
+            .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
+            .collect::<Result<_, _>>()
+            .context("the authorities are not PEM")?;
+        for (copy, store) in self.copies() {
+            match java::with_authorities(&store, &ours) {
+                Some(contents) => replace(&copy, &contents)?,
+                None => {
+                    tracing::warn!(
+                        store = %store.display(),
+                        "Java programs do not trust the guard: their store has no known format"
+                    );
+                    // That of another time would cover what is there now.
+                    let _ = fs::remove_file(&copy);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes both. Whether there is a bundle of the system's.
@@ -136,6 +163,7 @@ impl Files {
         }
         whole.extend_from_slice(ours.as_bytes());
         replace(&self.whole(), &whole)?;
+        self.write_copies(ours)?;
         Ok(true)
     }
 
@@ -147,6 +175,25 @@ impl Files {
             .create(&self.directory)?;
         fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o755))
     }
+}
+
+/// Files, each once and without links: a mount covers no link.
+fn targets(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut targets: Vec<PathBuf> = paths
+        .iter()
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .filter(|path| path.is_file())
+        .collect();
+    targets.sort();
+    targets.dedup();
+    targets
+}
+
+fn overlay(source: &Path, target: PathBuf) -> anyhow::Result<Overlay> {
+    let source = fs::File::open(source)
+        .with_context(|| format!("cannot read {}", source.display()))?
+        .into();
+    Ok(Overlay { source, target })
 }
 
 /// Replaces a file as a whole, if it says something else: who reads it meanwhile reads the old one
@@ -195,6 +242,7 @@ mod tests {
         fn files(&self, system: &[&str]) -> Files {
             let mut files = Files::new(self.path("trust"));
             files.system = system.iter().map(|name| self.path(name)).collect();
+            files.stores = Vec::new();
             files
         }
     }
@@ -235,6 +283,33 @@ mod tests {
             let found = host.path(name).metadata().unwrap().permissions().mode();
             assert_eq!(found & 0o7777, mode, "{name}");
         }
+    }
+
+    #[test]
+    fn java_s_stores_are_covered_by_copies_with_ours() {
+        let host = host();
+        std::fs::write(host.path("system"), "system\n").unwrap();
+        let store = [&[0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2][..], &[0; 24]].concat();
+        std::fs::write(host.path("cacerts"), &store).unwrap();
+        std::fs::write(host.path("other"), "PKCS #12").unwrap();
+        symlink(host.path("cacerts"), host.path("link")).unwrap();
+        let mut files = host.files(&["system"]);
+        files.stores = ["cacerts", "link", "other", "missing"]
+            .map(|name| host.path(name))
+            .to_vec();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ours = rcgen::CertificateParams::default()
+            .self_signed(&key)
+            .unwrap();
+        let trust = files.give(&ours.pem()).unwrap();
+        let targets = trust.overlays.iter().map(|overlay| overlay.target.clone());
+        assert!(targets.eq([host.path("system"), host.path("cacerts")]));
+        let copy = std::fs::read(host.path("trust/java-0.jks")).unwrap();
+        assert!(
+            copy.windows(ours.der().len())
+                .any(|part| part == ours.der().as_ref())
+        );
+        assert_eq!(std::fs::read(host.path("cacerts")).unwrap(), store);
     }
 
     #[test]
