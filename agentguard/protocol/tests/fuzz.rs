@@ -1,0 +1,136 @@
+//! What hostile bytes are read by: any bytes are read or refused, in any pieces alike, without a
+//! panic and within the bounds.
+//!
+//! Under `cargo test` each target reads its corpus (`tests/__fuzz__/NAME/corpus`) and random bytes for a
+//! moment; `cargo bolero test NAME` goes on for as long as one likes.
+
+use std::time::Duration;
+
+use agentguard_protocol::authority::Authority;
+use agentguard_protocol::client_hello::{HelloReader, Progress};
+use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
+use agentguard_protocol::http1::{Gate, MAX_HEAD, MAX_TRAILERS};
+use agentguard_protocol::path::CanonicalPath;
+use agentguard_protocol::tunnel::{self, read_connect, read_socks_greeting, read_socks_request};
+
+/// How long each target runs under `cargo test`.
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// Cuts an input in two, where its first byte says.
+fn cut(input: &[u8]) -> (&[u8], &[u8], &[u8]) {
+    let Some((at, bytes)) = input.split_first() else {
+        return (&[], &[], &[]);
+    };
+    let (one, two) = bytes.split_at(usize::from(*at) * bytes.len() / 256);
+    (bytes, one, two)
+}
+
+fn hello(pieces: &[&[u8]]) -> String {
+    let mut reader = HelloReader::default();
+    for piece in pieces {
+        match reader.push(piece) {
+            Ok(Progress::NeedMore) => {}
+            Ok(Progress::Hello(hello)) => return format!("{hello:?}"),
+            // Which of two faults is seen first may depend on the pieces.
+            Err(_) => return "refused".to_owned(),
+        }
+    }
+    "more".to_owned()
+}
+
+#[test]
+fn client_hello() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, one, two) = cut(input);
+        assert_eq!(hello(&[bytes]), hello(&[one, two]));
+    });
+}
+
+/// What has passed, and why the rest has not.
+fn gate(pieces: &[&[u8]]) -> (Vec<u8>, String) {
+    let mut gate = Gate::default();
+    let mut passed = Vec::new();
+    for piece in pieces {
+        gate.push(piece);
+        passed.extend_from_slice(&gate.passed().split());
+    }
+    gate.end();
+    passed.extend_from_slice(&gate.passed().split());
+    (passed, format!("{:?}", gate.refused()))
+}
+
+#[test]
+fn http1_gate() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, one, two) = cut(input);
+        let whole = gate(&[bytes]);
+        assert_eq!(whole, gate(&[one, two]));
+        // Nothing is changed, and nothing is held for good that was not refused.
+        let skipped = bytes.len() - bytes.strip_prefix(b"\r\n").unwrap_or(bytes).len();
+        assert!(whole.0.len() <= bytes.len() - skipped.min(bytes.len()));
+        let held = bytes.len() - whole.0.len();
+        assert!(held <= MAX_HEAD + MAX_TRAILERS + bytes.len());
+    });
+}
+
+#[test]
+fn canonical_path() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Ok(text) = std::str::from_utf8(input) else {
+            return;
+        };
+        let Ok(path) = CanonicalPath::parse(text) else {
+            return;
+        };
+        // It is the one spelling, and leads nowhere up.
+        let again = CanonicalPath::parse(path.as_str()).unwrap();
+        assert_eq!(again, path);
+        assert!(
+            path.as_str()
+                .split('/')
+                .all(|part| part != ".." && part != ".")
+        );
+        assert!(path.as_str().starts_with('/'));
+    });
+}
+
+#[test]
+fn tunnels() {
+    fn used<T, E>(read: &Result<tunnel::Progress<T>, E>) -> usize {
+        match read {
+            Ok(tunnel::Progress::Done(_, used)) => *used,
+            _ => 0,
+        }
+    }
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            let connect = [b"CONNECT ", input].concat();
+            assert!(used(&read_connect(&connect)) <= connect.len());
+            assert!(used(&read_socks_greeting(input)) <= input.len());
+            assert!(used(&read_socks_request(input)) <= input.len());
+        });
+}
+
+#[test]
+fn first_bytes() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, one, _) = cut(input);
+        let (whole, part) = (classify(bytes), classify(one));
+        assert!(part == FirstBytes::NeedMore || part == whole);
+        assert!(whole != FirstBytes::NeedMore || bytes.len() < MOST_NEEDED);
+    });
+}
+
+#[test]
+fn authority() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Ok(text) = std::str::from_utf8(input) else {
+            return;
+        };
+        if let Ok(authority) = Authority::parse(text) {
+            let normal = authority.normal(80);
+            assert_eq!(Authority::parse(&normal).unwrap().normal(80), normal);
+        }
+    });
+}
