@@ -538,8 +538,16 @@ unsafe fn execute(prepared: &Prepared<'_>) -> libc::c_int {
                 };
                 return result.err().unwrap_or(libc::ENOEXEC);
             }
-            // Another directory may have one that may be executed.
-            Err(libc::EACCES) => failure = libc::EACCES,
+            // Another directory may have one that may be executed. A directory that cannot be searched
+            // has none, as shells see it.
+            Err(libc::EACCES) => {
+                // SAFETY: a C string.
+                let there =
+                    unsafe { sys!(libc::SYS_faccessat, libc::AT_FDCWD, *candidate, libc::F_OK) };
+                if there.is_ok() || prepared.candidates.len() == 1 {
+                    failure = libc::EACCES;
+                }
+            }
             Err(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT)
             | Ok(_) => {}
             Err(errno) => return errno,

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 
@@ -60,6 +61,26 @@ fn a_command_that_cannot_be_run_ends_as_in_a_shell() {
         .unwrap();
     let (code, out, _) = keeper.output(&[], &[&script]);
     assert_eq!((code, out.as_str()), (Some(3), "from a script\n"));
+}
+
+/// A user whose `PATH` is somebody else's, such as root's.
+#[test]
+fn a_directory_that_cannot_be_searched_has_no_command() {
+    let Some(keeper) = Keeper::new("search", Gives::default()) else {
+        return;
+    };
+    let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", closed.path().display());
+    for (command, expected) in [("no-such-command", 127), ("true", 0)] {
+        let output = keeper
+            .client(&["--user", "daemon"], &[command])
+            .current_dir("/")
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{output:?}");
+    }
 }
 
 #[test]
