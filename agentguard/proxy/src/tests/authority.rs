@@ -79,8 +79,11 @@ impl Authority {
 
     /// A certificate for a name, and its key, in DER.
     pub(super) fn identity(&self, name: &str) -> (Vec<Vec<u8>>, Vec<u8>) {
+        self.identity_of(name, CertificateParams::default())
+    }
+
+    fn identity_of(&self, name: &str, mut params: CertificateParams) -> (Vec<Vec<u8>>, Vec<u8>) {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (vec![certificate.der().to_vec()], key.serialize_der())
@@ -88,11 +91,17 @@ impl Authority {
 
     /// A server for a name.
     pub(super) fn server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
-        self.serve(
-            name,
-            protocols,
-            ServerConfig::builder().with_no_client_auth(),
-        )
+        let builder = ServerConfig::builder().with_no_client_auth();
+        serve(self.identity(name), protocols, builder)
+    }
+
+    /// A server whose certificate is valid between the beginnings of two years.
+    pub(super) fn server_between(&self, name: &str, from: i32, to: i32) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let builder = ServerConfig::builder().with_no_client_auth();
+        serve(self.identity_of(name, params), &["http/1.1"], builder)
     }
 
     /// A server that knows its clients: those with a certificate of this authority's.
@@ -100,20 +109,18 @@ impl Authority {
         let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots()));
         let verifier = verifier.build().unwrap();
         let builder = ServerConfig::builder().with_client_cert_verifier(verifier);
-        self.serve(name, protocols, builder)
+        serve(self.identity(name), protocols, builder)
     }
+}
 
-    fn serve(
-        &self,
-        name: &str,
-        protocols: &[&str],
-        builder: ConfigBuilder<ServerConfig, WantsServerCert>,
-    ) -> Arc<ServerConfig> {
-        let (chain, key) = self.identity(name);
-        let chain = chain.into_iter().map(CertificateDer::from).collect();
-        let key = PrivatePkcs8KeyDer::from(key);
-        let mut config = builder.with_single_cert(chain, key.into()).unwrap();
-        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
-        Arc::new(config)
-    }
+fn serve(
+    (chain, key): (Vec<Vec<u8>>, Vec<u8>),
+    protocols: &[&str],
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+) -> Arc<ServerConfig> {
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivatePkcs8KeyDer::from(key);
+    let mut config = builder.with_single_cert(chain, key.into()).unwrap();
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Arc::new(config)
 }

@@ -1,6 +1,6 @@
 //! Upstreams that are reached and verified as an entry says.
 
-use agentguard_model::{Reason, ReasonCode, Verdict};
+use agentguard_model::{Decision, Reason, ReasonCode, Verdict};
 use http::{Method, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::authority::Authority;
 use super::inspect::{NAME, client, request, serve_one};
 use super::{Plan, Rules, World, assert_reset, by_name, read_some, soon, write};
 
@@ -95,4 +96,40 @@ async fn an_identity_of_an_entry_is_shown_to_who_asks() {
         let (status, text) = answered(&world, config).await;
         assert_eq!(status, expected, "{text}");
     }
+}
+
+/// Whoever the upstream is, it is not who it should be: a reason, and the fix.
+#[tokio::test]
+async fn an_upstream_that_cannot_be_verified_is_answered_for() {
+    let world = by_name(Rules::Inspect).build().await;
+    let another = Authority::new("somebody else");
+    let protocols = &["http/1.1"];
+    for (what, config) in [
+        ("expired", world.upstreams.server_between(NAME, 2020, 2021)),
+        (
+            "not yet valid",
+            world.upstreams.server_between(NAME, 2090, 2091),
+        ),
+        (
+            "for another name",
+            world.upstreams.server("other.example", protocols),
+        ),
+        ("of another authority", another.server(NAME, protocols)),
+    ] {
+        let (status, text) = answered(&world, config).await;
+        assert_eq!(status, StatusCode::BAD_GATEWAY, "{what}: {text}");
+        assert!(text.contains("upstream_untrusted"), "{what}: {text}");
+        assert!(text.contains("`upstreams`"), "{what}: {text}");
+    }
+    let decisions = world.end().await;
+    assert_eq!(decisions.len(), 4);
+    let told = |decision: &Decision| {
+        let outcome = decision.outcome.as_ref().unwrap();
+        (outcome.status, outcome.bytes.sent)
+    };
+    assert!(
+        decisions
+            .iter()
+            .all(|decision| told(decision) == (Some(502), 0))
+    );
 }
