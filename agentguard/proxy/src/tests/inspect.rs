@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::client::TlsStream;
@@ -365,7 +366,7 @@ async fn what_is_no_http_inside_is_refused() {
     let config = world.upstreams.server(NAME, &[]);
     let talking = async {
         let mut stream = client(&world, world.authority.roots(), &[]).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, b"\x00\x01hello there\n")
+        AsyncWriteExt::write_all(&mut stream, b"\x00\x01hello there\n")
             .await
             .unwrap();
         stream.read(&mut [0; 16]).await
@@ -459,4 +460,43 @@ async fn a_call_of_grpc_is_refused_in_grpc() {
     drop(response);
     let decisions = world.end().await;
     assert!(message.contains(&decisions[0].id.to_string()), "{message}");
+}
+
+/// What two servers could read differently is refused inside TLS as it is in the clear.
+#[tokio::test]
+async fn what_has_two_readings_is_refused_inside_tls_too() {
+    let host = format!("Host: {NAME}\r\n");
+    for request in [
+        format!(
+            "POST /ok HTTP/1.1\r\n{host}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
+        format!("POST /ok HTTP/1.1\r\n{host}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+        format!("POST /ok HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        format!("POST /ok HTTP/1.1\r\n{host}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+        format!("GET /ok HTTP/1.1\r\n{host}X: a\r\n b\r\n\r\n"),
+        format!("GET /ok HTTP/1.1\n{host}\r\n"),
+        format!("GET /ok HTTP/1.1\r\n{host}X: a\0b\r\n\r\n"),
+        format!("GET http://{NAME}/ok HTTP/1.1\r\n{host}\r\n"),
+    ] {
+        let mut plan = by_name(Rules::Inspect);
+        // The client reads to the end.
+        plan.limits.linger = Duration::from_millis(50);
+        let world = plan.build().await;
+        let config = world.upstreams.server(NAME, &["http/1.1"]);
+        let shaking = client(&world, world.authority.roots(), &["http/1.1"]);
+        let upstream = async {
+            let stream = world.accept().await;
+            tokio::spawn(serve_one(stream, config));
+        };
+        let (stream, ()) = tokio::join!(shaking, upstream);
+        let mut stream = stream.unwrap();
+        soon(stream.write_all(request.as_bytes())).await.unwrap();
+        let mut told = Vec::new();
+        // Whether TLS is closed in words is another matter.
+        let _ = soon(stream.read_to_end(&mut told)).await;
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.starts_with("HTTP/1.1 400 "), "{request:?}: {told}");
+        let refused = (Verdict::Deny, ReasonCode::HttpMalformed);
+        assert_eq!(codes(&world.end().await), [refused], "{request:?}");
+    }
 }
