@@ -4,17 +4,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use agentguard_decision::Recorder;
 use bytes::Bytes;
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
 use crate::connection::Revoked;
-use crate::relay::revoked;
+use crate::relay::{MAX_LINGER, revoked};
 
 /// What the client is answered.
 pub(crate) type Answer<R> = Either<ResponseBody<R>, Full<Bytes>>;
@@ -40,9 +41,12 @@ impl GoAhead {
 
 /// A request's body.
 pub(crate) struct RequestBody<R: Recorder> {
-    inner: Incoming,
+    /// None once it is dropped.
+    inner: Option<Incoming>,
     account: Arc<Account<R>>,
     go_ahead: Option<GoAhead>,
+    /// For how long the rest is read if the upstream takes no more of it; HTTP/2 alone.
+    linger: Option<Duration>,
 }
 
 impl<R: Recorder> RequestBody<R> {
@@ -50,12 +54,43 @@ impl<R: Recorder> RequestBody<R> {
         inner: Incoming,
         account: Arc<Account<R>>,
         go_ahead: Option<GoAhead>,
+        linger: Option<Duration>,
     ) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
             account,
             go_ahead,
+            linger,
         }
+    }
+}
+
+impl<R: Recorder> Drop for RequestBody<R> {
+    fn drop(&mut self) {
+        if let (Some(inner), Some(linger)) = (self.inner.take(), self.linger)
+            && !inner.is_end_stream()
+        {
+            tokio::spawn(discard(inner, linger));
+        }
+    }
+}
+
+/// Reads a body that nobody takes any more and drops it, within the time-out and [`MAX_LINGER`].
+///
+/// A body that is dropped unread ends the stream with RST_STREAM behind the answer (RFC 9113, 8.1).
+/// Clients such as httpx take no notice, and wait in vain for room to send the rest before they look
+/// at the answer. (HTTP/1 reads on when the connection ends.)
+pub(crate) async fn discard(mut body: Incoming, linger: Duration) {
+    let read = async {
+        let mut left = MAX_LINGER;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    if timeout(linger, read).await.is_err() {
+        tracing::debug!("the client still sends a body that nobody takes");
     }
 }
 
@@ -73,7 +108,10 @@ impl<R: Recorder> Body for RequestBody<R> {
             ready!(go_ahead.wanted.as_mut().poll(cx));
             this.go_ahead = None;
         }
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -85,11 +123,11 @@ impl<R: Recorder> Body for RequestBody<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
 

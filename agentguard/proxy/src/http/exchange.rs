@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
@@ -10,23 +9,22 @@ use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
 use agentguard_protocol::refusal::{self, Refusal};
 use agentguard_protocol::{HttpMalformed, request, response};
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt as _, Either, Full};
+use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::Port;
 use crate::account::Account;
 use crate::connection::{Flow, Revoked};
-use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody};
+use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::upstream::{Leg, SendFailed, Upstream};
-use crate::relay::{self, MAX_LINGER};
+use crate::relay;
 
 /// The requests of one client connection.
 pub(crate) struct Exchange<R: Recorder, P: Port> {
@@ -303,7 +301,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         // What the server's side of hyper left behind for itself.
         parts.extensions.remove::<OnUpgrade>();
-        let body = RequestBody::new(body, Arc::clone(account), go_ahead);
+        let linger = self.is_http2().then_some(self.flow.guard.limits.linger);
+        let body = RequestBody::new(body, Arc::clone(account), go_ahead, linger);
         let mut request = Request::from_parts(parts, body);
         if waits {
             hyper::ext::on_informational(&mut request, move |response| {
@@ -354,25 +353,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 Failed::bad_gateway(ReasonCode::UpstreamUnreachable, message)
             }
         }
-    }
-}
-
-/// Reads a refused request's body and drops it, within the time-out and [`MAX_LINGER`].
-///
-/// A body that is dropped unread ends the stream with RST_STREAM behind the answer (RFC 9113, 8.1).
-/// Clients such as httpx take no notice, and wait in vain for room to send the rest before they look
-/// at the answer. (HTTP/1 reads on when the connection ends.)
-async fn discard(mut body: Incoming, linger: Duration) {
-    let read = async {
-        let mut left = MAX_LINGER;
-        while left > 0
-            && let Some(Ok(frame)) = body.frame().await
-        {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-        }
-    };
-    if timeout(linger, read).await.is_err() {
-        tracing::debug!("the client still sends the body of a refused request");
     }
 }
 

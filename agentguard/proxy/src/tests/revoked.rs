@@ -1,18 +1,19 @@
 //! What is under way when the policy changes.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use agentguard_model::{Decision, ReasonCode, Verdict};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Method, Response, StatusCode, Version};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -225,4 +226,48 @@ async fn a_connection_whose_address_is_denied_now_is_reset() {
         ]
     );
     assert_eq!(decisions[1].action.ip, Some(DENIED.parse().unwrap()));
+}
+
+/// A client of HTTP/2 that is in the middle of a body gets its refusal, and room for the rest.
+#[tokio::test]
+async fn an_upload_that_is_denied_now_is_taken_to_its_end() {
+    // Far more than a stream's window.
+    const PIECES: usize = 64;
+    let world = by_name(Rules::Inspect).build().await;
+    let config = world.upstreams.server(NAME, &["h2"]);
+    let shaking = client(&world, world.authority.roots(), &["h2"]);
+    let upstream = async { TlsAcceptor::from(config).accept(world.accept().await).await };
+    let (stream, upstream) = tokio::join!(shaking, upstream);
+    // It takes the request and says nothing.
+    let silent =
+        service_fn(|_| std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>());
+    let serving = tokio::spawn(async move {
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder
+            .serve_connection(TokioIo::new(upstream.unwrap()), silent)
+            .await;
+    });
+    let io = TokioIo::new(stream.unwrap());
+    let (mut sender, driver) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(driver);
+    let (begun, sent) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let told = (Arc::clone(&begun), Arc::clone(&sent));
+    let pieces = stream::unfold((PIECES, told), |(left, told)| async move {
+        if left == 0 {
+            told.1.notify_one();
+            return None;
+        }
+        told.0.notify_one();
+        let piece = Frame::data(Bytes::from(vec![b'x'; 64 * 1024]));
+        Some((Ok::<_, Infallible>(piece), (left - 1, told)))
+    });
+    let request = http::Request::post(format!("https://{NAME}/ok"));
+    let request = request.body(StreamBody::new(Box::pin(pieces))).unwrap();
+    let answer = tokio::spawn(async move { sender.send_request(request).await.unwrap().status() });
+    soon(begun.notified()).await;
+    world.until(|decisions| !decisions.is_empty()).await;
+    world.change(Rules::Deny);
+    assert_eq!(soon(answer).await.unwrap(), StatusCode::FORBIDDEN);
+    soon(sent.notified()).await;
+    serving.abort();
 }
