@@ -20,7 +20,16 @@ pub enum FirstBytes {
 }
 
 /// With this many bytes [`classify`] always knows.
-pub const MOST_NEEDED: usize = MAX_METHOD + 1 + HTTP_SCHEME.len();
+pub const MOST_NEEDED: usize = MAX_BLANK + MAX_METHOD + 1 + HTTP_SCHEME.len();
+
+/// What a lenient server could know in lower case.
+const METHODS: [&[u8]; 9] = [
+    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT",
+];
+
+/// More blank space before a request line is no request. Servers skip empty lines (RFC 9112, 2.2), and
+/// some skip more.
+const MAX_BLANK: usize = 64;
 
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HTTP_SCHEME: &[u8] = b"http://";
@@ -30,13 +39,23 @@ const MAX_METHOD: usize = 24;
 /// Classifies the start of a client's stream. Any split of the stream gives the same answer.
 ///
 /// What is classified here as HTTP or TLS must then be valid HTTP or TLS; it never falls back to
-/// [`FirstBytes::Raw`]. A method in lower case is raw: what is raw is decided without its contents.
+/// [`FirstBytes::Raw`], for what is raw is decided without its contents. So what a lenient server
+/// could take for a request is HTTP here, and refused where it is not valid: a method in lower case,
+/// blank space in front of it, a tab behind it.
 #[must_use]
 pub fn classify(bytes: &[u8]) -> FirstBytes {
     match bytes {
         [] => FirstBytes::NeedMore,
         [0x16, rest @ ..] => classify_tls(rest),
         [first, ..] if first.is_ascii_uppercase() => classify_http(bytes),
+        [first, ..] if first.is_ascii_lowercase() || is_blank(*first) => {
+            let blank = bytes.iter().take_while(|b| is_blank(**b)).count();
+            match bytes.get(blank..) {
+                Some([]) if blank < MAX_BLANK => FirstBytes::NeedMore,
+                Some(line) if blank <= MAX_BLANK => classify_request_line(line),
+                _ => FirstBytes::Raw,
+            }
+        }
         [4 | 5] => FirstBytes::NeedMore,
         // A greeting offers at least one method, a request of version 4 is one of two.
         [5, 1..=255, ..] => FirstBytes::Socks5,
@@ -69,10 +88,33 @@ fn classify_http(bytes: &[u8]) -> FirstBytes {
             FirstBytes::NeedMore
         };
     }
+    classify_request_line(bytes)
+}
+
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c)
+}
+
+fn classify_request_line(bytes: &[u8]) -> FirstBytes {
     let word = bytes
         .iter()
-        .take_while(|b| b.is_ascii_uppercase() || **b == b'-')
+        .take_while(|b| b.is_ascii_alphabetic() || **b == b'-')
         .count();
+    if word == 0 {
+        return FirstBytes::Raw;
+    }
+    // Other protocols begin with words in lower case, and wait for an answer to them.
+    let known = |method: &&[u8]| match (bytes.get(..word), word == bytes.len()) {
+        (Some(word), true) => method
+            .get(..word.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(word)),
+        (Some(word), false) => method.eq_ignore_ascii_case(word),
+        (None, _) => false,
+    };
+    let lower = bytes.iter().take(word).any(u8::is_ascii_lowercase);
+    if lower && !METHODS.iter().any(known) {
+        return FirstBytes::Raw;
+    }
     if word > MAX_METHOD {
         return FirstBytes::Raw;
     }
@@ -80,10 +122,10 @@ fn classify_http(bytes: &[u8]) -> FirstBytes {
         return FirstBytes::Raw;
     };
     match rest {
-        [] | [b' '] => FirstBytes::NeedMore,
-        [b' ', b'/' | b'*', ..] => FirstBytes::Http1,
-        [b' ', ..] if method == b"CONNECT" => FirstBytes::Http1,
-        [b' ', target @ ..] => {
+        [] | [b' ' | b'\t'] => FirstBytes::NeedMore,
+        [b' ' | b'\t', b'/' | b'*', ..] => FirstBytes::Http1,
+        [b' ' | b'\t', ..] if method.eq_ignore_ascii_case(b"CONNECT") => FirstBytes::Http1,
+        [b' ' | b'\t', target @ ..] => {
             let start = target.get(..HTTP_SCHEME.len()).unwrap_or(target);
             let prefix = HTTP_SCHEME.get(..start.len()).unwrap_or(HTTP_SCHEME);
             if !start.eq_ignore_ascii_case(prefix) {
@@ -121,13 +163,26 @@ mod tests {
             (b"PRI * HTTP/2", FirstBytes::NeedMore),
             (b"PRI /x", FirstBytes::Http1),
             (b"PRI * HTTP/1.1\r\n", FirstBytes::Http1),
-            (b"get / HTTP/1.1", FirstBytes::Raw),
+            (b"get / HTTP/1.1", FirstBytes::Http1),
+            (b"get key\r\n", FirstBytes::Raw),
+            (b"Get /", FirstBytes::Http1),
+            (b"hello", FirstBytes::Raw),
+            (b"Hello", FirstBytes::Raw),
+            (b"he", FirstBytes::NeedMore),
+            (b"ping", FirstBytes::Raw),
+            (b"connect a:443 HTTP/1.1", FirstBytes::Http1),
+            (b"CONNECT\ta:443 HTTP/1.1", FirstBytes::Http1),
+            (b" CONNECT a:443 HTTP/1.1", FirstBytes::Http1),
+            (b"\r\n\r\n", FirstBytes::NeedMore),
+            (b"\r\nEHLO client.example\r\n", FirstBytes::Raw),
+            (b"\r\n\0", FirstBytes::Raw),
+            (&[b'\n'; 65], FirstBytes::Raw),
             (b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n", FirstBytes::Raw),
             (b"EHLO client.example\r\n", FirstBytes::Raw),
             (b"HELO http\r\n", FirstBytes::Raw),
             (b"*1\r\n$4\r\nPING\r\n", FirstBytes::Raw),
             (b"PING\r\n", FirstBytes::Raw),
-            (b"\r\nGET / HTTP/1.1", FirstBytes::Raw),
+            (b"\r\nGET / HTTP/1.1", FirstBytes::Http1),
             (&[0x16], FirstBytes::NeedMore),
             (&[0x16, 3], FirstBytes::NeedMore),
             (&[0x16, 3, 1], FirstBytes::Tls),
@@ -157,7 +212,7 @@ mod tests {
         #[test]
         fn an_answer_once_given_stands(bytes in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..80),
-            "(GET|PRI|CONNECT|[A-Z-]{1,30}) (/|\\*|http://|[a-z]{0,9}).{0,20}".prop_map(String::into_bytes),
+            "[\r\n ]{0,3}(GET|PRI|CONNECT|[A-Za-z-]{1,30}) (/|\\*|http://|[a-z]{0,9}).{0,20}".prop_map(String::into_bytes),
         ]) {
             let whole = classify(&bytes);
             for end in 0..bytes.len() {

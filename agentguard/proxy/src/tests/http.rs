@@ -181,6 +181,34 @@ async fn what_has_two_readings_is_refused_and_never_reaches_the_upstream() {
             ReasonCode::HttpMalformed,
         ),
         (get("/ok/..%2fno"), 400, ReasonCode::HttpMalformed),
+        // What a lenient server could take for a request.
+        (
+            get("/ok").replace("GET", "get"),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            get("/ok").replace("GET ", "GET\t"),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (format!(" {}", get("/ok")), 400, ReasonCode::HttpMalformed),
+        (
+            "\r\nconnect x.example:443 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        // And empty lines, which every server skips, hide nothing.
+        (
+            format!("\r\n\n{}", get("/no")),
+            400,
+            ReasonCode::HttpMalformed,
+        ),
+        (
+            "\r\nGET /ok HTTP/1.1\r\nHost: other.example\r\n\r\n".to_owned(),
+            421,
+            ReasonCode::NameMismatch,
+        ),
         (
             format!("GET /ok HTTP/1.1\r\n{host}Expect: wonders\r\n\r\n"),
             417,
