@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::time::Instant;
 
+use agentguard_model::{Reason, Verdict};
 use agentguard_policy::{RulingOutcome, Seen};
 use tokio::sync::watch;
 
@@ -19,8 +20,14 @@ impl Changes {
         Self(generations)
     }
 
+    /// Whether there was one already.
+    #[must_use]
+    pub fn came(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
+    }
+
     /// Waits for the next change.
-    async fn next(&mut self) {
+    pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             // There are no policies any more: the program ends.
             pending::<()>().await;
@@ -37,7 +44,8 @@ impl<R: Recorder> Decider<R> {
 
     /// Waits until the policy denies what it allowed before: a connection or, with its method and
     /// canonical path, a request. Then records that denial and gives it; never before. `target` is
-    /// asked with each change, as a connection may have been opened to another address since.
+    /// asked with each change, as a connection may have been opened to another address since, and so
+    /// is `closed`: why that address may not be used any more, whatever the rules say.
     ///
     /// # Cancel safety
     /// A dropped future may have recorded the denial.
@@ -46,6 +54,7 @@ impl<R: Recorder> Decider<R> {
         mut changes: Changes,
         client: &Client,
         target: impl Fn() -> Target,
+        closed: impl Fn() -> Option<Reason>,
         request: Option<(&str, &str)>,
     ) -> Decided {
         let seen = match request {
@@ -59,7 +68,14 @@ impl<R: Recorder> Decider<R> {
             let target = target();
             let mut ruling = self.rule(&policy, client, &target, seen);
             if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
-                continue;
+                let Some(reason) = closed() else {
+                    continue;
+                };
+                ruling.outcome = RulingOutcome::Deny;
+                ruling.verdict = Verdict::Deny;
+                ruling.enforced = true;
+                ruling.reason = reason;
+                ruling.matched.clear();
             }
             ruling
                 .reason

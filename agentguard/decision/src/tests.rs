@@ -391,8 +391,8 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     // A policy that is put in force before the wait begins counts too.
     without_api(5);
     let (coder, watched) = (client(1), client(2));
-    let observed = decider.revoked(changes.clone(), &watched, || api.clone(), None);
-    let enforced = decider.revoked(changes.clone(), &coder, || api.clone(), None);
+    let observed = decider.revoked(changes.clone(), &watched, || api.clone(), || None, None);
+    let enforced = decider.revoked(changes.clone(), &coder, || api.clone(), || None, None);
     let denied = tokio::select! {
         biased;
         _ = observed => panic!("an agent that is only observed goes on"),
@@ -409,7 +409,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let changes = decider.changes();
     tokio::select! {
         biased;
-        _ = decider.revoked(changes, &coder, || api.clone(), None) => panic!("nothing changed"),
+        _ = decider.revoked(changes, &coder, || api.clone(), || None, None) => panic!("nothing changed"),
         () = tokio::task::yield_now() => {}
     }
 }

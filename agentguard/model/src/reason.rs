@@ -66,6 +66,8 @@ pub enum ReasonCode {
     OriginUnknown,
     /// SNI, Host and the name behind the address disagree.
     NameMismatch,
+    /// The policy changed after the connection was opened: a new one is looked up and decided anew.
+    PolicyChanged,
     /// The first bytes are neither TLS nor HTTP, and a rule needs to see one of them.
     ProtocolUnknown,
     /// A protocol that the guard recognises and does not carry here, such as HTTP/2 in the clear.

@@ -43,6 +43,8 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     pub(crate) guard: Arc<Guard<R, P>>,
     pub(crate) client: Client,
     pub(crate) target: Target,
+    /// What was dialled, to look it up again.
+    origin: Origin,
     /// The address that was dialled last, where a name stands behind the connection, and nobody
     /// has configured it.
     dialled: Mutex<Option<IpAddr>>,
@@ -114,8 +116,9 @@ impl<R: Recorder, P: Port> Guard<R, P> {
         let (target, addresses) = locate(&self, &origin).await;
         Flow {
             guard: self,
-            client: origin.client,
+            client: origin.client.clone(),
             target,
+            origin,
             dialled: Mutex::new(None),
             inside: false,
             changes,
@@ -182,7 +185,43 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// Carries a connection of which `bytes` have been read.
     pub(crate) async fn start(self: Arc<Self>, mut stream: TcpStream, mut bytes: Vec<u8>) {
         let foreseen = self.guard.decider.foresee(&self.client, &self.target);
-        match self.look(&mut stream, foreseen, &mut bytes).await {
+        let shown = self.look(&mut stream, foreseen, &mut bytes).await;
+        // Where it may go depends on the policy, and the client can take its time.
+        let this = if self.is_stale() {
+            Arc::new(self.looked_up_again().await)
+        } else {
+            self
+        };
+        this.carry(shown, foreseen, stream, bytes).await;
+    }
+
+    /// The same connection under the policy in force.
+    async fn looked_up_again(&self) -> Self {
+        let guard = Arc::clone(&self.guard);
+        Self {
+            inside: self.inside,
+            ..guard.flow(self.origin.clone()).await
+        }
+    }
+
+    /// Whether the policy has changed since it was looked up where this may go.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.changes.came()
+    }
+
+    /// Waits until that is so.
+    pub(crate) async fn stale(&self) {
+        self.changes.clone().next().await;
+    }
+
+    async fn carry(
+        self: Arc<Self>,
+        shown: Start,
+        foreseen: Foreseen,
+        stream: TcpStream,
+        bytes: Vec<u8>,
+    ) {
+        match shown {
             Start::Tls => tls::run(self, stream, bytes).await,
             Start::Http1 if bytes.starts_with(b"CONNECT ") && !self.inside => {
                 tunnel::connect(self, stream, bytes).await;
@@ -283,8 +322,16 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     pub(crate) async fn connection_revoked(&self) -> Over {
         let changes = self.changes.clone();
         let decider = &self.guard.decider;
-        let denied = decider.revoked(changes, &self.client, || self.reached(), None);
+        let (reached, closed) = (|| self.reached(), || self.closed());
+        let denied = decider.revoked(changes, &self.client, reached, closed, None);
         Over::revoked(&denied.await)
+    }
+
+    /// Why the address that was dialled may not be used any more.
+    fn closed(&self) -> Option<Reason> {
+        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, ip) = (self.target.host.as_ref()?, dialled?);
+        self.guard.port.closed(self.client.agent, name, ip)
     }
 
     /// The target, with the address that a rule on addresses would be about by now.
@@ -307,8 +354,9 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let (flow, method, path) = (Arc::clone(self), method.clone(), path.to_owned());
         Box::pin(async move {
             let (decider, request) = (&flow.guard.decider, (method.as_str(), path.as_str()));
+            let (reached, closed) = (|| flow.reached(), || flow.closed());
             decider
-                .revoked(changes, &flow.client, || flow.reached(), Some(request))
+                .revoked(changes, &flow.client, reached, closed, Some(request))
                 .await
         })
     }
@@ -330,6 +378,13 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// Opens the account of an allowed action.
     pub(crate) fn account(&self, decided: Decided) -> Account<R> {
         Account::new(self.guard.decider.clone(), decided)
+    }
+
+    /// Whether one of the addresses behind its name is such.
+    pub(crate) fn leads_to(&self, such: impl Fn(IpAddr) -> bool) -> bool {
+        let addresses = self.addresses.as_ref();
+        let mut addresses = addresses.into_iter().flatten();
+        self.target.host.is_some() && addresses.any(|address| such(address.ip().to_canonical()))
     }
 
     /// Why it can be dialled nowhere, if that is known already.

@@ -29,6 +29,13 @@ pub trait Port: Send + Sync + 'static {
     /// answered it for a name.
     fn name_behind(&self, agent: AgentId, ip: IpAddr) -> Option<HostName>;
 
+    /// Whether an address is this host's own loopback, where no tunnel leads.
+    fn is_own(&self, ip: IpAddr) -> bool;
+
+    /// Why this agent may not reach a name at an address, whatever the rules say of it: the guard
+    /// against rebinding.
+    fn closed(&self, agent: AgentId, name: &HostName, ip: IpAddr) -> Option<Reason>;
+
     /// The real addresses of a name that this agent was answered, each one validated against the
     /// policy's ranges, in the order in which to try them.
     ///

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use agentguard_decision::{Decided, Foreseen, Recorder};
-use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_model::{ActionKind, Reason, ReasonCode};
 use agentguard_protocol::authority::Host;
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::tunnel::{
@@ -210,6 +210,14 @@ async fn open<R: Recorder, P: Port>(
     })
 }
 
+/// Leads to the guard's resolver, whoever is dialled.
+const DNS: u16 = 53;
+
+/// Loopback, which would be the guard's.
+const fn is_own(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified()
+}
+
 /// The flow inside a tunnel.
 async fn lead<R: Recorder, P: Port>(
     flow: &Flow<R, P>,
@@ -227,12 +235,25 @@ async fn lead<R: Recorder, P: Port>(
         name: name.clone(),
     });
     let inside = inside.await.inside();
-    if name.is_none() && (ip.is_loopback() || ip.is_unspecified()) {
+    let refused = if *port == DNS {
+        let message = "names are asked of the guard's resolver, and not through a proxy".to_owned();
+        Some(Reason::new(ReasonCode::ProtocolNotSupported, message))
+    } else if (name.is_none() && is_own(ip)) || inside.leads_to(|ip| flow.guard.port.is_own(ip)) {
         let message = format!("{destination} is this host's own, and no proxy leads there");
-        let code = ReasonCode::LoopbackNotOwn;
-        return Err(inside.refuse(ActionKind::Connect, code, message).await);
+        Some(Reason::new(ReasonCode::LoopbackNotOwn, message))
+    } else {
+        // A name that is answered with what the guard against rebinding keeps closed.
+        let closed = [ReasonCode::Rebinding, ReasonCode::MetadataService];
+        inside
+            .unreachable()
+            .filter(|reason| closed.contains(&reason.code))
+    };
+    match refused {
+        Some(Reason { code, message, .. }) => {
+            Err(inside.refuse(ActionKind::Connect, code, message).await)
+        }
+        None => Ok(inside),
     }
-    Ok(inside)
 }
 
 impl<R: Recorder, P: Port> Tunnel<R, P> {

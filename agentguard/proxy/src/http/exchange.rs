@@ -88,6 +88,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Err(why) => return Ok(self.refuse_malformed(&why, tongue).await),
         };
         let changes = self.flow.guard.decider.changes();
+        if self.flow.is_stale() {
+            return Ok(self.refuse_stale(tongue).await);
+        }
         let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
             None => {
                 let decided = self.flow.guard.decider.request(
@@ -166,6 +169,19 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             "the request is for {asked}, but the connection was opened to `{behind}` port {}",
             target.port
         ))
+    }
+
+    /// Where this connection may go was looked up under another policy. It is being closed; this
+    /// request was faster, and a client may send it again on another connection (RFC 9110, 15.5.20).
+    async fn refuse_stale(&self, tongue: Tongue) -> Response<Answer<R>> {
+        let message = "the policy changed after the connection was opened: connect again";
+        let code = ReasonCode::PolicyChanged;
+        let decided = self.flow.refuse(ActionKind::HttpRequest, code, message);
+        let mut response = refuse(&decided.await, StatusCode::MISDIRECTED_REQUEST, tongue);
+        if !self.is_http2() {
+            close(&mut response);
+        }
+        response
     }
 
     async fn refuse_malformed(&self, why: &HttpMalformed, tongue: Tongue) -> Response<Answer<R>> {

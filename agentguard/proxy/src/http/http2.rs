@@ -75,6 +75,8 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
             biased;
             served = &mut connection => break served,
             () = flow.guard.shutdown.cancelled(), if !draining => draining = true,
+            // As in HTTP/1.
+            () = flow.stale(), if !draining => draining = true,
             _ = looks.tick(), if !draining => {
                 // Requests that are still answered end in peace; new ones open a connection.
                 let now = requests.load(Ordering::Relaxed);

@@ -74,6 +74,11 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
                 draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
+            // What is under way is decided again by itself; what comes next begins with a look-up.
+            () = flow.stale(), if !draining => {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
         }
     };
     let parts = connection.into_parts();

@@ -13,6 +13,7 @@ mod upstreams;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ struct FakePort {
     origin: Option<Origin>,
     authority: Arc<Authority>,
     addresses: Result<Vec<IpAddr>, Reason>,
+    /// Whether no name may be at this host's address any more.
+    closed: Arc<AtomicBool>,
 }
 
 impl Port for FakePort {
@@ -97,6 +100,16 @@ impl Port for FakePort {
 
     fn name_behind(&self, _agent: AgentId, ip: IpAddr) -> Option<HostName> {
         (ip == IpAddr::from([198, 18, 0, 9])).then(|| "inner.example".parse().unwrap())
+    }
+
+    /// Another address of the same kind is the internet of these tests.
+    fn is_own(&self, ip: IpAddr) -> bool {
+        ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
+    }
+
+    fn closed(&self, _agent: AgentId, _name: &HostName, ip: IpAddr) -> Option<Reason> {
+        let closed = self.closed.load(Ordering::Relaxed) && ip == IpAddr::V4(Ipv4Addr::LOCALHOST);
+        closed.then(|| Reason::new(ReasonCode::Rebinding, "it may not be there"))
     }
 
     async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
@@ -125,6 +138,7 @@ struct World {
     proxy: SocketAddr,
     log: Arc<Log>,
     policies: Arc<Policies>,
+    closed: Arc<AtomicBool>,
     /// The guard's own.
     authority: Arc<Authority>,
     /// Whom upstreams are certified by.
@@ -140,6 +154,8 @@ struct Plan {
     limits: Limits,
     origin_known: bool,
     addresses: Result<Vec<IpAddr>, Reason>,
+    /// Where the upstream is.
+    upstream: Ipv4Addr,
     /// Changes how upstreams are reached and verified.
     entry: fn(&mut UpstreamEntry, &Authority),
 }
@@ -151,7 +167,18 @@ fn by_name(rules: Rules) -> Plan {
         limits: Limits::default(),
         origin_known: true,
         addresses: Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+        upstream: Ipv4Addr::LOCALHOST,
         entry: |_, _| {},
+    }
+}
+
+/// A name whose address is not the proxy's own.
+fn beyond(rules: Rules) -> Plan {
+    let upstream = Ipv4Addr::new(127, 0, 0, 2);
+    Plan {
+        addresses: Ok(vec![upstream.into()]),
+        upstream,
+        ..by_name(rules)
     }
 }
 
@@ -164,7 +191,7 @@ fn by_address(rules: Rules) -> Plan {
 
 impl Plan {
     async fn build(self) -> World {
-        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = TcpListener::bind((self.upstream, 0)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
         let port = upstream.local_addr().unwrap().port();
@@ -191,6 +218,7 @@ impl Plan {
         let policies = Arc::clone(decider.policies());
         let authority = Arc::new(Authority::new("the guard"));
         let upstreams = Authority::new("the internet");
+        let closed = Arc::new(AtomicBool::new(false));
         let mut entry = UpstreamEntry {
             hosts: vec![("example".parse().unwrap(), true)],
             certificates: vec![upstreams.certificate()],
@@ -204,6 +232,7 @@ impl Plan {
             origin,
             authority: Arc::clone(&authority),
             addresses: self.addresses,
+            closed: Arc::clone(&closed),
         });
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(
@@ -220,6 +249,7 @@ impl Plan {
             proxy,
             log,
             policies,
+            closed,
             authority,
             upstreams,
             shutdown,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use agentguard_model::{Decision, ReasonCode, Verdict};
 use bytes::Bytes;
@@ -120,8 +121,10 @@ async fn a_request_that_is_denied_now_and_has_no_answer_yet_is_refused_in_words(
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     assert_eq!(read_all(&mut upstream).await.unwrap(), b"");
 
-    // The connection goes on, with a connection of its own to the upstream.
+    // Nothing more comes on this connection; the next one is looked up anew.
+    assert_eq!(read_all(&mut client).await.unwrap(), b"");
     world.change(Rules::Requests);
+    let mut client = world.connect().await;
     write(&mut client, get("/ok/again")).await;
     let mut upstream = world.accept().await;
     read_until(&mut upstream, "\r\n\r\n").await;
@@ -132,6 +135,74 @@ async fn a_request_that_is_denied_now_and_has_no_answer_yet_is_refused_in_words(
     assert!(body.contains(&decisions[1].id.to_string()), "{body}");
     assert_eq!(decisions.pop().unwrap().verdict, Verdict::Allow);
     ended(&decisions);
+}
+
+/// What the guard against rebinding keeps closed is no rule's affair.
+#[tokio::test]
+async fn a_connection_whose_address_is_closed_now_is_reset() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "\0hello").await;
+    let mut upstream = world.accept().await;
+    assert_eq!(read_some(&mut upstream, 6).await, b"\0hello");
+    world.closed.store(true, Ordering::Relaxed);
+    world.change(Rules::Allow);
+    assert_reset(&mut client).await;
+    let decisions = world.end().await;
+    let closed = (Verdict::Deny, ReasonCode::Rebinding);
+    assert_eq!(
+        codes(&decisions),
+        [(Verdict::Allow, ReasonCode::RuleAllow), closed]
+    );
+}
+
+/// Where a connection may go is looked up when it is opened: after a change it is not used for more.
+#[tokio::test]
+async fn an_open_connection_is_closed_when_the_policy_changes_also_if_nothing_was_denied() {
+    let world = by_name(Rules::Requests).build().await;
+    // One that idles after a request, …
+    let mut client = world.connect().await;
+    write(&mut client, get("/no")).await;
+    assert!(
+        read_response(&mut client)
+            .await
+            .0
+            .starts_with("HTTP/1.1 403 ")
+    );
+    // … and one that has not said anything yet.
+    let mut silent = world.connect().await;
+    tokio::task::yield_now().await;
+    world.change(Rules::Requests);
+    assert_eq!(read_all(&mut client).await.unwrap(), b"");
+    world.change(Rules::Deny);
+    write(&mut silent, get("/ok")).await;
+    assert!(
+        read_response(&mut silent)
+            .await
+            .0
+            .starts_with("HTTP/1.1 403 ")
+    );
+    drop((client, silent));
+    let denied = (Verdict::Deny, ReasonCode::NoRule);
+    assert_eq!(codes(&world.end().await), [denied, denied]);
+}
+
+/// A denial of the address holds for a connection that was looked up before it.
+#[tokio::test]
+async fn a_request_on_an_older_connection_does_not_reach_an_address_that_is_denied_now() {
+    let mut plan = by_name(Rules::Allow);
+    plan.addresses = Ok(vec![DENIED.parse().unwrap()]);
+    let world = plan.build().await;
+    let there = TcpListener::bind((DENIED, world.port())).await;
+    let mut silent = world.connect().await;
+    tokio::task::yield_now().await;
+    world.change(Rules::ButOneAddress);
+    write(&mut silent, get("/ok")).await;
+    let (head, _) = read_response(&mut silent).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop((silent, there));
+    let denied = (Verdict::Deny, ReasonCode::RuleDeny);
+    assert_eq!(codes(&world.end().await), [denied]);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use tokio::net::TcpStream;
 
 use super::http::{OK, get, read_response};
 use super::{
-    Rules, World, assert_reset, by_name, codes, read_all, read_some, read_until, soon, write,
+    Rules, World, assert_reset, beyond, by_name, codes, read_all, read_some, read_until, soon,
+    write,
 };
 
 const ALLOWED: (Verdict, ReasonCode) = (Verdict::Allow, ReasonCode::RuleAllow);
@@ -47,7 +48,7 @@ fn went(host: &str) -> (ActionKind, String, String) {
 async fn a_tunnel_leads_where_its_name_is_found_and_not_to_the_proxy() {
     // The second is an address that stands for the name.
     for host in ["inner.example", "198.18.0.9"] {
-        let world = by_name(Rules::Allow).build().await;
+        let world = beyond(Rules::Allow).build().await;
         let to = format!("{host}:{}", world.port());
         let (mut client, head) = open(&world, &to).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -69,7 +70,7 @@ async fn a_tunnel_leads_where_its_name_is_found_and_not_to_the_proxy() {
 
 #[tokio::test]
 async fn each_request_inside_is_decided_on_its_own_host() {
-    let world = by_name(Rules::Proxy).build().await;
+    let world = beyond(Rules::Proxy).build().await;
     let to = format!("inner.example:{}", world.port());
     let (mut client, head) = open(&world, &to).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -102,7 +103,7 @@ async fn each_request_inside_is_decided_on_its_own_host() {
 
 #[tokio::test]
 async fn what_comes_with_the_request_is_inside() {
-    let world = by_name(Rules::Allow).build().await;
+    let world = beyond(Rules::Allow).build().await;
     let mut client = world.connect().await;
     let port = world.port();
     let ask = format!("CONNECT inner.example:{port} HTTP/1.1\r\nHost: x\r\n\r\n\0early");
@@ -149,7 +150,7 @@ async fn a_tunnel_that_no_rule_allows_is_refused_in_words() {
             vec![ALLOWED, (Verdict::Deny, ReasonCode::LoopbackNotOwn)],
         ),
     ] {
-        let world = by_name(rules).build().await;
+        let world = beyond(rules).build().await;
         let (mut client, head) = open(&world, &to).await;
         assert!(head.starts_with("HTTP/1.1 403 "), "{to}: {head}");
         let body = String::from_utf8(read_all(&mut client).await.unwrap()).unwrap();
@@ -169,7 +170,7 @@ async fn what_is_no_request_for_a_tunnel_is_refused() {
         "CONNECT inner.example:7 HTTP/1.1\nHost: x\n\n",
         "CONNECT user@inner.example:7 HTTP/1.1\r\nHost: x\r\n\r\n",
     ] {
-        let world = by_name(Rules::Allow).build().await;
+        let world = beyond(Rules::Allow).build().await;
         let mut client = world.connect().await;
         write(&mut client, ask).await;
         let (head, _) = read_response(&mut client).await;
@@ -182,7 +183,7 @@ async fn what_is_no_request_for_a_tunnel_is_refused() {
 
 #[tokio::test]
 async fn a_tunnel_is_asked_for_at_the_start_of_a_connection_or_not_at_all() {
-    let world = by_name(Rules::Requests).build().await;
+    let world = beyond(Rules::Requests).build().await;
     let mut client = world.connect().await;
     let ask = "CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n";
     write(&mut client, format!("{}{ask}", get("/no"))).await;
@@ -214,7 +215,7 @@ fn socks_request(host: &str, port: u16) -> Vec<u8> {
 
 #[tokio::test]
 async fn socks_leads_to_the_same_places() {
-    let world = by_name(Rules::Allow).build().await;
+    let world = beyond(Rules::Allow).build().await;
     let mut client = world.connect().await;
     write(&mut client, [5, 2, 0, 2]).await;
     assert_eq!(read_some(&mut client, 2).await, [5, 0]);
@@ -243,7 +244,7 @@ async fn what_socks_may_not_do_is_answered_in_its_codes() {
         (vec![5, 1, 0], bind, 7, unsupported.clone()),
         (vec![5, 1, 2], Vec::new(), 0xff, unsupported),
     ] {
-        let world = by_name(Rules::Proxy).build().await;
+        let world = beyond(Rules::Proxy).build().await;
         let mut client = world.connect().await;
         write(&mut client, &greeting).await;
         if !request.is_empty() {
@@ -264,7 +265,7 @@ async fn no_tunnel_leads_through_a_tunnel() {
         &[5, 1, 0][..],
     ];
     for inside in [nested[0], nested[1], &[4, 1, 0, 7, 192, 0, 2, 1, 0]] {
-        let world = by_name(Rules::Allow).build().await;
+        let world = beyond(Rules::Allow).build().await;
         let to = format!("inner.example:{}", world.port());
         let (mut client, _) = open(&world, &to).await;
         write(&mut client, inside).await;
@@ -279,7 +280,7 @@ async fn no_tunnel_leads_through_a_tunnel() {
 
 #[tokio::test]
 async fn a_tunnel_to_a_name_without_an_address_is_told_so() {
-    let world = by_name(Rules::Allow).build().await;
+    let world = beyond(Rules::Allow).build().await;
     let to = format!("nowhere.example:{}", world.port());
     let (client, head) = open(&world, &to).await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
@@ -292,7 +293,7 @@ async fn a_tunnel_to_a_name_without_an_address_is_told_so() {
 
 #[tokio::test]
 async fn a_tunnel_ends_when_its_proxy_is_denied() {
-    let world = by_name(Rules::Allow).build().await;
+    let world = beyond(Rules::Allow).build().await;
     let to = format!("inner.example:{}", world.port());
     let (mut client, _) = open(&world, &to).await;
     write(&mut client, "\0hello").await;
@@ -309,10 +310,33 @@ async fn a_tunnel_ends_when_its_proxy_is_denied() {
 
 #[tokio::test]
 async fn socks_of_version_4_is_refused() {
-    let world = by_name(Rules::Allow).build().await;
+    let world = beyond(Rules::Allow).build().await;
     let mut client = world.connect().await;
     write(&mut client, [4, 1, 0, 80, 192, 0, 2, 1, 0]).await;
     assert_reset(&mut client).await;
     let refused = (Verdict::Deny, ReasonCode::ProtocolNotSupported);
     assert_eq!(codes(&world.end().await), [refused]);
+}
+
+#[tokio::test]
+async fn no_tunnel_leads_to_this_host_s_loopback_by_a_name_either() {
+    let world = by_name(Rules::Allow).build().await;
+    let (client, head) = open(&world, &format!("inner.example:{}", world.port())).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop(client);
+    let denied = (Verdict::Deny, ReasonCode::LoopbackNotOwn);
+    assert_eq!(codes(&world.end().await), [ALLOWED, denied]);
+}
+
+/// Else a query would leave that the guard's resolver never sees.
+#[tokio::test]
+async fn no_tunnel_leads_to_a_resolver() {
+    for to in ["inner.example:53", "192.0.2.53:53"] {
+        let world = beyond(Rules::Allow).build().await;
+        let (client, head) = open(&world, to).await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+        drop(client);
+        let denied = (Verdict::Deny, ReasonCode::ProtocolNotSupported);
+        assert_eq!(codes(&world.end().await), [ALLOWED, denied]);
+    }
 }

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agentguard_decision::{Client, Decider};
-use agentguard_model::{AgentId, HostName, Reason, Transport};
-use agentguard_names::Names;
+use agentguard_model::{AgentId, HostName, Reason, ReasonCode, Transport};
+use agentguard_names::{Names, guard};
 use agentguard_proxy::{Leaf, Origin, Port, Subject};
 use agentguard_record::Record;
 
@@ -60,6 +60,20 @@ impl Port for ProxyPort {
         self.names
             .name_behind(ip)
             .or_else(|| self.real_names.name_behind(agent, ip))
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || ip.is_unspecified()
+    }
+
+    fn closed(&self, agent: AgentId, name: &HostName, ip: IpAddr) -> Option<Reason> {
+        let ranges = self.decider.name(agent, name).ranges;
+        let examined = guard::examine([ip], &ranges, self.decider.observes(agent));
+        let (ip, special) = examined.denied.first()?;
+        Some(Reason::new(
+            ReasonCode::Rebinding,
+            format!("{name} is at {ip}, a {special} address that no rule lets it have."),
+        ))
     }
 
     async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
