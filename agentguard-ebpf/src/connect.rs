@@ -59,8 +59,12 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     let result = apply::<FAMILY>(ctx, entry, verdict);
     if result == DENY {
         event::flow(entry, true);
-    } else if entry.state == socket_state::PASS && entry.reason != reason::LOCAL {
-        event::flow(entry, false);
+    } else if entry.state == socket_state::PASS
+        && entry.reason != reason::LOCAL
+        && !event::flow(entry, false)
+    {
+        entry.state = socket_state::UNDECIDED;
+        return DENY;
     }
     result
 }

@@ -61,8 +61,11 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
         && entry.reason != reason::LOCAL
         && entry.flags & socket_flag::RECORDED == 0
     {
+        if !event::flow(entry, false) {
+            entry.state = socket_state::UNDECIDED;
+            return DENY;
+        }
         entry.flags |= socket_flag::RECORDED;
-        event::flow(entry, false);
     }
     result
 }

@@ -30,27 +30,27 @@ pub(crate) fn of_socket(entry: &SocketEntry, what: u8, why: u8, denied: bool) ->
     }
 }
 
-/// The outbound verdict of a socket, as its entry has it.
+/// The outbound verdict of a socket, as its entry has it. As [`emit`].
 #[inline(always)]
-pub(crate) fn flow(entry: &SocketEntry, denied: bool) {
-    emit(of_socket(entry, kind::FLOW, entry.reason, denied));
+pub(crate) fn flow(entry: &SocketEntry, denied: bool) -> bool {
+    emit(of_socket(entry, kind::FLOW, entry.reason, denied))
 }
 
-/// Sends an event. If the ring buffer is full the event is lost and its number shows the gap.
+/// Sends an event. If the ring buffer is full the event is lost and its number shows the gap: `false`.
+/// What is allowed and cannot be told is not to pass.
 #[inline(always)]
-pub(crate) fn emit(mut event: Event) {
+pub(crate) fn emit(mut event: Event) -> bool {
     // SAFETY: helpers without arguments.
     unsafe {
         event.cpu = bpf_get_smp_processor_id();
         event.time_ns = bpf_ktime_get_ns();
     }
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
-        return;
+        return false;
     };
     // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
     event.sequence = unsafe { add_one(sequence) } + 1;
-    // A lost event is told by its number; there is nobody to tell here.
-    let _ = EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP));
+    EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP)).is_ok()
 }
 
 /// Adds one and gives the value before. Atomic: a program on this processor can be interrupted by

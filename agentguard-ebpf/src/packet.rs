@@ -230,7 +230,7 @@ fn leaves(
         if entry.state == socket_state::RESOLVER {
             stream::publish(entry, packet.source, packet.source_port, UDP);
         } else {
-            record_once(entry);
+            return record_once(entry);
         }
         return true;
     }
@@ -311,16 +311,19 @@ fn first_datagram(
     entry.effective = packet.destination;
     entry.effective_port = packet.destination_port;
     entry.state = socket_state::PASS;
-    record_once(entry);
-    true
+    record_once(entry)
 }
 
+/// Tells of a flow with its first datagram. `false`: it cannot be told, and does not pass.
 #[inline(always)]
-fn record_once(entry: &mut SocketEntry) {
+fn record_once(entry: &mut SocketEntry) -> bool {
     if entry.flags & socket_flag::RECORDED == 0 && entry.reason != reason::LOCAL {
+        if !event::flow(entry, false) {
+            return false;
+        }
         entry.flags |= socket_flag::RECORDED;
-        event::flow(entry, false);
     }
+    true
 }
 
 #[inline(always)]

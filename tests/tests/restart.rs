@@ -431,6 +431,29 @@ fn a_client_that_is_gone_when_it_is_accepted_is_decided_rightly_and_its_bytes_ar
 
 /// A worker that is there and does nothing is replaced too: it is noticed by the messages it leaves
 /// unread.
+/// Nothing is asked of it, and nobody tells it anything.
+#[test]
+fn while_a_worker_stands_still_no_direct_flow_begins_and_then_it_is_replaced() {
+    let world = world("still");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = settled(&world, &guard, "coder");
+    let [four, _] = address::origin(0x10);
+    let order = format!("tcp('c', '{four}', 7)");
+    client.gives(&order, json!([four.to_string(), 7]));
+    let worker = worker(&guard);
+    stop(worker);
+    let stopped = wait_until("the end of direct flows", LIMIT, || {
+        (client.ask(&order).unwrap() == json!({"error": "EPERM"})).then_some(())
+    });
+    stopped.unwrap();
+    let again = wait_until("another worker's flows", Duration::from_secs(60), || {
+        (client.ask(&order).unwrap() == json!([four.to_string(), 7])).then_some(())
+    });
+    again.unwrap();
+    let replaced = status(&guard).unwrap()["worker_pid"].as_i64();
+    assert_ne!(replaced, Some(i64::from(worker)));
+}
+
 #[test]
 fn a_worker_that_stands_still_is_replaced() {
     let world = world("stuck");

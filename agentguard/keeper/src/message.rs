@@ -188,6 +188,8 @@ pub enum ToKeeper {
         /// The policy's number.
         generation: u32,
     },
+    /// A sign of life, once a second: without it, direct flows do not begin.
+    Alive,
     /// The agent may dial these addresses for this name.
     Publish {
         /// A number to answer with.

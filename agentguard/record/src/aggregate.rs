@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentguard_model::{
-    ActionKind, AgentName, Decision, DecisionId, HostName, ReasonCode, Transport,
+    ActionKind, AgentName, Decision, DecisionId, HostName, ReasonCode, Transport, Verdict,
 };
 use jiff::Timestamp;
 
@@ -41,6 +41,7 @@ pub(crate) enum Key {
     /// Over it: agent and reason.
     Reason {
         agent: Option<AgentName>,
+        verdict: Verdict,
         code: ReasonCode,
         enforced: bool,
     },
@@ -66,6 +67,7 @@ impl Key {
     pub(crate) fn reason(decision: &Decision) -> Self {
         Self::Reason {
             agent: decision.agent.as_ref().map(|agent| agent.name.clone()),
+            verdict: decision.verdict,
             code: decision.reason.code,
             enforced: decision.enforced,
         }

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use agentguard_decision::RecordRefused;
-use agentguard_model::{ActionKind, Decision, DecisionId, Reason, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, Decision, DecisionId, Layer, Reason, ReasonCode, Verdict};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -330,6 +330,14 @@ impl Writer {
                 " (counted together with others of this reason, to any destination: \
                  the agent is over its share of the record)",
             );
+        } else if decision.layer == Layer::Kernel {
+            // It has been carried out: what is told is what was.
+            decision.reason = Reason::new(
+                ReasonCode::RecordQuota,
+                "the kernel let it pass, by a rule; counted together with others, to any destination: \
+                 the agent is over its share of the record",
+            );
+            answer.goes_on = None;
         } else {
             let reason = Reason::new(
                 ReasonCode::RecordQuota,

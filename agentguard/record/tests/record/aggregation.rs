@@ -112,6 +112,33 @@ fn the_sum_of_counts_is_the_number_of_attempts_also_after_restarts() {
         .unwrap();
 }
 
+/// What the kernel let pass has passed: over the share it is counted together, as what it was.
+#[tokio::test]
+async fn what_the_kernel_let_pass_is_never_recorded_as_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        quota: Quota {
+            entries_per_second: 1,
+            burst: 5,
+            bytes_per_day: 1 << 30,
+        },
+        ..Options::default()
+    };
+    let record = Record::open(dir.path(), options).unwrap();
+    for _ in 0..50 {
+        let mut passed = allow("loud");
+        passed.layer = agentguard_model::Layer::Kernel;
+        record.write(passed).await.unwrap();
+        record.write(deny("loud", 80)).await.unwrap();
+    }
+    let all = everything(&record).await;
+    let sum = |verdict| {
+        let such = all.iter().filter(|decision| decision.verdict == verdict);
+        such.map(|decision| decision.count).sum::<u64>()
+    };
+    assert_eq!((sum(Verdict::Allow), sum(Verdict::Deny)), (50, 50));
+}
+
 #[tokio::test]
 async fn an_agent_over_its_share_is_refused_and_counted_and_another_is_not_affected() {
     let dir = tempfile::tempdir().unwrap();

@@ -131,7 +131,9 @@ impl Drop for Unread {
 }
 
 fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
+    lock(keeper).heard();
     match message {
+        ToKeeper::Alive => {}
         ToKeeper::Ready => {
             if let Err(error) = lock(keeper).set_serving(true) {
                 tracing::error!(error = format!("{error:#}"), "cannot tell the gate");

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentguard_common::ABI_VERSION;
 use agentguard_common::map::{Listeners, Settings, listener_flag};
@@ -31,6 +31,12 @@ use super::registry::Registry;
 use super::taken::Taken;
 use crate::config::Config;
 use crate::config::text::{self, Written};
+
+/// How long a worker may say nothing before direct flows do not begin any more.
+const QUIET: Duration = Duration::from_secs(4);
+
+/// How long it may say nothing before it is replaced.
+const SILENT: Duration = Duration::from_secs(20);
 
 /// How long direct flows may start after the last sign of life.
 const ALIVE_NS: u64 = 5_000_000_000;
@@ -57,6 +63,8 @@ pub(super) struct Keeper {
     worker: Option<Arc<Packet>>,
     /// Whether the worker left its queue unread for too long.
     stuck: Cell<bool>,
+    /// When the worker last said anything.
+    heard: Instant,
     serving: bool,
     /// Whether the worker can record.
     recording: bool,
@@ -133,6 +141,7 @@ impl Keeper {
             host,
             worker: None,
             stuck: Cell::new(false),
+            heard: Instant::now(),
             serving: false,
             recording: true,
             taken: Arc::default(),
@@ -308,16 +317,21 @@ impl Keeper {
     }
 
     fn alive_ns(&self) -> u64 {
-        if self.serving && self.recording {
+        if self.serving && self.recording && self.heard.elapsed() < QUIET {
             ALIVE_NS
         } else {
             0
         }
     }
 
+    /// The worker said something.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
+    }
+
     /// Whether the worker has to be replaced.
     pub(super) fn worker_is_stuck(&self) -> bool {
-        self.stuck.get()
+        self.stuck.get() || (self.serving && self.heard.elapsed() > SILENT)
     }
 
     pub(super) fn serving(&self) -> bool {

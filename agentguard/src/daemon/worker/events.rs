@@ -1,6 +1,6 @@
 //! The kernel's verdicts, into the record.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,14 +52,16 @@ pub(super) fn consume(
         gate,
         sequences: Sequences::default(),
         open: OpenFlows::default(),
+        gaps: BTreeMap::new(),
     };
     Ok(async move {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             let event = tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return consumer.tell_gaps(),
                 _ = tick.tick() => {
                     consumer.give_up();
+                    consumer.tell_gaps();
                     continue;
                 }
                 event = received.recv() => event,
@@ -96,6 +98,16 @@ struct Consumer {
     gate: Arc<Gate>,
     sequences: Sequences,
     open: OpenFlows,
+    /// What is missing by processor and reason and was not told yet: once a second, so that a flood of
+    /// events cannot fill the disk with what it crowds out.
+    gaps: BTreeMap<(u32, String), Lost>,
+}
+
+/// Events that are missing.
+struct Lost {
+    from: u64,
+    to: u64,
+    count: u64,
 }
 
 impl Consumer {
@@ -147,22 +159,32 @@ impl Consumer {
         }
     }
 
-    fn gap(&self, missing: &Missing, why: &str) {
+    fn gap(&mut self, missing: &Missing, why: &str) {
         let (from, to) = (*missing.numbers.start(), *missing.numbers.end());
-        let lost = to.saturating_sub(from).saturating_add(1);
-        tracing::warn!(
-            lost,
-            why,
-            "verdicts of the kernel are missing in the record"
-        );
-        self.decider.recorder().gap(Gap {
-            source: format!("kernel/cpu{}", missing.cpu),
-            lost,
-            from: Some(from),
-            to: Some(to),
-            time: Timestamp::now(),
-            message: Some(why.to_owned()),
-        });
+        let count = to.saturating_sub(from).saturating_add(1);
+        let lost = self.gaps.entry((missing.cpu, why.to_owned()));
+        let lost = lost.or_insert(Lost { from, to, count: 0 });
+        lost.from = lost.from.min(from);
+        lost.to = lost.to.max(to);
+        lost.count = lost.count.saturating_add(count);
+    }
+
+    fn tell_gaps(&mut self) {
+        for ((cpu, why), lost) in std::mem::take(&mut self.gaps) {
+            tracing::warn!(
+                lost = lost.count,
+                why,
+                "verdicts of the kernel are missing in the record"
+            );
+            self.decider.recorder().gap(Gap {
+                source: format!("kernel/cpu{cpu}"),
+                lost: lost.count,
+                from: Some(lost.from),
+                to: Some(lost.to),
+                time: Timestamp::now(),
+                message: Some(why),
+            });
+        }
     }
 }
 

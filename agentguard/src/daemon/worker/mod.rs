@@ -117,6 +117,7 @@ async fn serve(
                     recording = possible;
                     link.tell(ToKeeper::Recording { possible }).await;
                 }
+                link.tell(ToKeeper::Alive).await;
                 continue;
             }
         };
