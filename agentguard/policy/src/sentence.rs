@@ -23,6 +23,10 @@ impl fmt::Display for Attempt<'_> {
             Seen::Request { method, path } => {
                 write!(f, "{} ", quoted(method))?;
                 self.destination(f)?;
+                // What CONNECT asks for is no path.
+                if !path.starts_with('/') {
+                    f.write_str(" ")?;
+                }
                 f.write_str(&quoted(path))
             }
             Seen::NotYet | Seen::Never => {

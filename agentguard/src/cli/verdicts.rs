@@ -233,6 +233,10 @@ pub(super) fn destination(action: &Action) -> String {
         }
     }
     match (&action.method, &action.path) {
+        // What CONNECT asks for is no path.
+        (Some(method), Some(path)) if !path.starts_with('/') => {
+            format!("{method} {place} {path}")
+        }
         (Some(method), Some(path)) => format!("{method} {place}{path}"),
         (Some(method), None) if place.is_empty() => method.clone(),
         (Some(method), None) => format!("{place} {method}"),

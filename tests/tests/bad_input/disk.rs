@@ -73,6 +73,36 @@ fn what_cannot_be_remembered_does_not_change_what_is_governed() {
     governed.fails(dial, "ECONNREFUSED");
 }
 
+/// Somebody has to be there who says what is wrong.
+#[test]
+fn a_daemon_starts_on_a_full_disk_and_says_so() {
+    let world = world("disk-full-start");
+    let state = world.directory().join("small");
+    fs::create_dir(&state).unwrap();
+    let size = c"size=24m,mode=755";
+    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    let guard = world.guard().policy(POLICY);
+    let mut guard = guard.setting("state_dir", json!(state)).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    guard.kill().unwrap();
+    let mut file = File::create(state.join("filler")).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+
+    guard.start().unwrap();
+    let degraded = wait_until("the record to be degraded", LIMIT, || {
+        client.ask(&format!("get('{SITE}')")).ok();
+        let status = status(&guard);
+        status["record"]["degraded"]["error"]
+            .is_string()
+            .then_some(())
+    });
+    degraded.unwrap();
+    client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
+    fs::remove_file(state.join("filler")).unwrap();
+}
+
 #[test]
 fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
     let world = world("disk-full");

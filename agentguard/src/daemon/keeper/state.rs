@@ -171,7 +171,10 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::warn!(cgroup = %path.display(), %error, "an adopted cgroup is gone");
-                    self.registry.forget(path)?;
+                    // It is tried again at the next start.
+                    if let Err(error) = self.registry.forget(path) {
+                        tracing::warn!(error = format!("{error:#}"), "it stays in the list");
+                    }
                 }
             }
         }
