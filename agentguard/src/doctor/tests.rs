@@ -204,6 +204,16 @@ fn each_fault_spoils_one_check() {
     }
 }
 
+/// The daemon pins there, too.
+#[test]
+fn the_bpf_mount_itself_will_do() {
+    let mut facts = good();
+    facts.mounts.push_str("bpf /x/guard bpf rw 0 0\n");
+    of(&mut facts).bpffs = "/x/guard".into();
+    let checks = all(&facts);
+    assert_eq!(find(&checks, "bpffs").level, Level::Ok);
+}
+
 #[test]
 fn the_usual_bpf_mount_is_named_first_and_another_can_be_made() {
     const OWN: &str =

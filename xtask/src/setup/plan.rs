@@ -447,11 +447,21 @@ mod tests {
             "{error}"
         );
 
-        facts.system_bpf_core = false;
-        let error = Plan::new(&facts, false).unwrap_err().to_string();
-        assert!(
-            error.contains("bpfel-unknown-none") && error.contains("fedora 44"),
-            "{error}"
-        );
+        // What is missing, and nothing else.
+        for (core, linker, missing) in [
+            (false, true, [true, false]),
+            (true, false, [false, true]),
+            (false, false, [true, true]),
+        ] {
+            let mut facts = complete();
+            (facts.os, facts.os_version) = ("fedora".into(), "44".into());
+            facts.nightly = None;
+            facts.system_bpf_core = core;
+            facts.linker = facts.linker.filter(|_| linker);
+            let error = Plan::new(&facts, false).unwrap_err().to_string();
+            assert!(error.contains("fedora 44"), "{error}");
+            let named = ["bpfel-unknown-none", "bpf-linker"].map(|piece| error.contains(piece));
+            assert_eq!(named, missing, "{error}");
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use agentguard_common::event::Event;
-use agentguard_common::map::Counters;
+use agentguard_common::map::{Counters, TCP, UDP, effect};
 
 use agentguard_keeper::gate::Gate;
 
-use crate::world::{accept, direct, eventually, in_world, server};
+use crate::world::{accept, direct, eventually, in_world, ports, server};
 
 /// Events whose numbers are missing, given the last number seen on each processor.
 fn missing(seen: &mut HashMap<u32, u64>, events: &[Event]) -> u64 {
@@ -69,6 +69,41 @@ fn events_that_found_no_room_leave_a_gap_of_their_number() {
         let events = world.events();
         assert_eq!(events.len(), 1);
         assert_eq!(missing(&mut seen, &events), attempts - told);
+    });
+}
+
+/// Else an agent could have its own flows forgotten by a flood of refusals.
+#[test]
+fn what_is_allowed_and_cannot_be_told_does_not_pass() {
+    in_world(|world| {
+        let (server, port) = server();
+        let agent = world.agent(1);
+        world.rule(
+            &agent,
+            &[(
+                "192.0.2.1/32",
+                ports(effect::DIRECT, 1, TCP | UDP, port, port),
+            )],
+        );
+        let mut client = agent.client();
+        client.does("s = socket.socket(); e = lambda: s.connect_ex(('192.0.2.9', 80))");
+        client.does(&format!(
+            "u = udp('192.0.2.1', {port}); v = socket.socket(AF_INET, SOCK_DGRAM)"
+        ));
+        client.says("sum(e() == errno.EPERM for _ in range(8000))");
+        client.is_refused(&format!("tcp('192.0.2.1', {port})"));
+        client.is_refused("u.send(b'x')");
+        client.is_refused(&format!("v.sendto(b'x', ('192.0.2.1', {port}))"));
+
+        // Once there is room again, they pass and are told.
+        world.events();
+        client.does(&format!("t = tcp('192.0.2.1', {port})"));
+        accept(&server);
+        client.does("u.send(b'x')");
+        client.does(&format!("v.sendto(b'x', ('192.0.2.1', {port}))"));
+        let told = world.events();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told.iter().all(|event| event.denied == 0), "{told:?}");
     });
 }
 

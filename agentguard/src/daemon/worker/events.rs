@@ -52,7 +52,7 @@ pub(super) fn consume(
         gate,
         sequences: Sequences::default(),
         open: OpenFlows::default(),
-        gaps: BTreeMap::new(),
+        gaps: Gaps::default(),
     };
     Ok(async move {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -98,16 +98,45 @@ struct Consumer {
     gate: Arc<Gate>,
     sequences: Sequences,
     open: OpenFlows,
-    /// What is missing by processor and reason and was not told yet: once a second, so that a flood of
-    /// events cannot fill the disk with what it crowds out.
-    gaps: BTreeMap<(u32, String), Lost>,
+    gaps: Gaps,
 }
+
+/// What is missing and was not told yet, by processor and reason: it is told once a second, so that a
+/// flood of events cannot fill the disk with what it crowds out.
+#[derive(Default)]
+struct Gaps(BTreeMap<(u32, String), Lost>);
 
 /// Events that are missing.
 struct Lost {
     from: u64,
     to: u64,
     count: u64,
+}
+
+impl Gaps {
+    fn note(&mut self, missing: &Missing, why: &str) {
+        let (from, to) = (*missing.numbers.start(), *missing.numbers.end());
+        let count = to.saturating_sub(from).saturating_add(1);
+        let lost = self.0.entry((missing.cpu, why.to_owned()));
+        let lost = lost.or_insert(Lost { from, to, count: 0 });
+        lost.from = lost.from.min(from);
+        lost.to = lost.to.max(to);
+        lost.count = lost.count.saturating_add(count);
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Gap> {
+        let now = Timestamp::now();
+        std::mem::take(&mut self.0)
+            .into_iter()
+            .map(move |((cpu, why), lost)| Gap {
+                source: format!("kernel/cpu{cpu}"),
+                lost: lost.count,
+                from: Some(lost.from),
+                to: Some(lost.to),
+                time: now,
+                message: Some(why),
+            })
+    }
 }
 
 impl Consumer {
@@ -139,7 +168,7 @@ impl Consumer {
                     cpu: event.cpu,
                     numbers: event.sequence..=event.sequence,
                 };
-                self.gap(&missing, &refused.reason.message);
+                self.gaps.note(&missing, &refused.reason.message);
             }
         }
     }
@@ -149,41 +178,24 @@ impl Consumer {
             .sequences
             .came(event.cpu, event.sequence, Instant::now());
         if let Some(missing) = missing {
-            self.gap(&missing, OVERFLOW);
+            self.gaps.note(&missing, OVERFLOW);
         }
     }
 
     fn give_up(&mut self) {
         for missing in self.sequences.given_up(Instant::now()) {
-            self.gap(&missing, OVERFLOW);
+            self.gaps.note(&missing, OVERFLOW);
         }
     }
 
-    fn gap(&mut self, missing: &Missing, why: &str) {
-        let (from, to) = (*missing.numbers.start(), *missing.numbers.end());
-        let count = to.saturating_sub(from).saturating_add(1);
-        let lost = self.gaps.entry((missing.cpu, why.to_owned()));
-        let lost = lost.or_insert(Lost { from, to, count: 0 });
-        lost.from = lost.from.min(from);
-        lost.to = lost.to.max(to);
-        lost.count = lost.count.saturating_add(count);
-    }
-
     fn tell_gaps(&mut self) {
-        for ((cpu, why), lost) in std::mem::take(&mut self.gaps) {
+        for gap in self.gaps.take() {
             tracing::warn!(
-                lost = lost.count,
-                why,
+                lost = gap.lost,
+                why = gap.message,
                 "verdicts of the kernel are missing in the record"
             );
-            self.decider.recorder().gap(Gap {
-                source: format!("kernel/cpu{cpu}"),
-                lost: lost.count,
-                from: Some(lost.from),
-                to: Some(lost.to),
-                time: Timestamp::now(),
-                message: Some(why),
-            });
+            self.decider.recorder().gap(gap);
         }
     }
 }
@@ -209,5 +221,40 @@ impl OpenFlows {
 
     fn close(&mut self, socket: u64) -> Option<(DecisionId, Instant)> {
         self.flows.remove(&socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gaps, Missing};
+
+    #[test]
+    fn what_is_missing_of_a_processor_for_one_reason_is_one_gap() {
+        let mut gaps = Gaps::default();
+        let missing = |cpu, from, to| Missing {
+            cpu,
+            numbers: from..=to,
+        };
+        gaps.note(&missing(0, 10, 12), "full");
+        gaps.note(&missing(0, 20, 20), "full");
+        gaps.note(&missing(0, 30, 30), "share");
+        gaps.note(&missing(1, 5, 9), "full");
+        let told: Vec<_> = gaps
+            .take()
+            .map(|gap| (gap.source, gap.lost, gap.from, gap.to, gap.message))
+            .collect();
+        let gap = |cpu: &str, lost, from, to, why: &str| {
+            let source = format!("kernel/{cpu}");
+            (source, lost, Some(from), Some(to), Some(why.to_owned()))
+        };
+        assert_eq!(
+            told,
+            [
+                gap("cpu0", 4, 10, 20, "full"),
+                gap("cpu0", 1, 30, 30, "share"),
+                gap("cpu1", 5, 5, 9, "full"),
+            ]
+        );
+        assert_eq!(gaps.take().count(), 0);
     }
 }
