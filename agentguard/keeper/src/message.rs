@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agentguard_model::{AgentId, AgentName, HostName, Labels};
+use agentguard_model::{AgentId, AgentName, HostName, Labels, UpstreamEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::spawn::{RunContext, RunRequest};
@@ -91,7 +91,7 @@ pub struct Start {
     /// Upstream resolvers; none: those of the host.
     pub resolvers: Vec<std::net::SocketAddr>,
     /// Upstreams with authorities of their own.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamEntry>,
     /// Cgroup paths, as `/proc/PID/cgroup` shows them, below which nobody may use the control
     /// socket.
     pub governed: Vec<String>,
@@ -99,37 +99,6 @@ pub struct Start {
     pub degraded: Vec<String>,
     /// The keeper's process id.
     pub keeper: u32,
-}
-
-/// How some upstreams are reached and verified.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Upstream {
-    /// Names, and whether all names below are meant instead.
-    pub hosts: Vec<(HostName, bool)>,
-    /// The authorities that certify them, beside the system's, in DER.
-    pub certificates: Vec<Vec<u8>>,
-    /// Where they are, in place of what the names resolve to; without a port, at the one dialled.
-    pub address: Option<(IpAddr, Option<u16>)>,
-    /// The name that is asked for and verified in TLS, in place of their own.
-    pub server_name: Option<HostName>,
-    /// Who the guard says it is, where they ask.
-    pub identity: Option<Identity>,
-}
-
-/// A certificate of a client's, with its key.
-#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Identity {
-    /// The certificate and those between it and its authority, in DER.
-    pub chain: Vec<Vec<u8>>,
-    /// PKCS#8, PKCS#1 or SEC1, in DER.
-    pub key: Vec<u8>,
-}
-
-/// Without the key.
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").finish_non_exhaustive()
-    }
 }
 
 /// What the keeper knows of the gate.
@@ -188,7 +157,7 @@ pub enum ToKeeper {
         /// The policy's number.
         generation: u32,
     },
-    /// A sign of life, once a second: without it, direct flows do not begin.
+    /// A sign of life, some times a second: without one for long, direct flows do not begin.
     Alive,
     /// The agent may dial these addresses for this name.
     Publish {

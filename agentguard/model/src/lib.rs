@@ -10,6 +10,7 @@ mod agent;
 mod decision;
 mod host;
 mod reason;
+mod upstream;
 
 pub use action::{Action, ActionKind, Bytes, Llm, Tool, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
@@ -19,6 +20,7 @@ pub use decision::{
 };
 pub use host::{HostName, InvalidHost};
 pub use reason::{Reason, ReasonCode};
+pub use upstream::{Identity, UpstreamEntry};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -50,7 +50,7 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     dialled: Mutex<Option<IpAddr>>,
     /// Whether it runs through a tunnel that the client asked for.
     inside: bool,
-    /// Of the policy, since the connection was accepted.
+    /// Of the policy, since it was looked up where the connection may go.
     changes: Changes,
     /// Where it may go: the addresses behind the name that no rule denies, or the one dialled.
     addresses: Result<Vec<SocketAddr>, Reason>,
@@ -192,7 +192,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         } else {
             self
         };
-        this.carry(shown, foreseen, stream, bytes).await;
+        this.carry(shown, stream, bytes).await;
     }
 
     /// The same connection under the policy in force.
@@ -214,13 +214,8 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         self.changes.clone().next().await;
     }
 
-    async fn carry(
-        self: Arc<Self>,
-        shown: Start,
-        foreseen: Foreseen,
-        stream: TcpStream,
-        bytes: Vec<u8>,
-    ) {
+    async fn carry(self: Arc<Self>, shown: Start, stream: TcpStream, bytes: Vec<u8>) {
+        let foreseen = self.guard.decider.foresee(&self.client, &self.target);
         match shown {
             Start::Tls => tls::run(self, stream, bytes).await,
             Start::Http1 if bytes.starts_with(b"CONNECT ") && !self.inside => {
@@ -380,11 +375,11 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         Account::new(self.guard.decider.clone(), decided)
     }
 
-    /// Whether one of the addresses behind its name is such.
+    /// Whether one of the addresses that it may go to is such.
     pub(crate) fn leads_to(&self, such: impl Fn(IpAddr) -> bool) -> bool {
         let addresses = self.addresses.as_ref();
         let mut addresses = addresses.into_iter().flatten();
-        self.target.host.is_some() && addresses.any(|address| such(address.ip().to_canonical()))
+        addresses.any(|address| such(address.ip().to_canonical()))
     }
 
     /// Why it can be dialled nowhere, if that is known already.
@@ -409,6 +404,11 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         if configured.is_none() {
             let address = stream.peer_addr().map(|peer| peer.ip().to_canonical());
             *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = address.ok();
+        }
+        // A change from here on finds the address that was dialled; one before was about none.
+        if self.is_stale() {
+            let message = "the policy changed while the upstream was dialled: connect again";
+            return Err(Reason::new(ReasonCode::PolicyChanged, message));
         }
         Ok(stream)
     }

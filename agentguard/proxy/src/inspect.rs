@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use agentguard_decision::{Decided, Recorder};
-use agentguard_model::{ActionKind, Reason, ReasonCode};
+use agentguard_model::{ActionKind, Reason, ReasonCode, UpstreamEntry};
 use agentguard_protocol::alert::Alert;
 use agentguard_protocol::client_hello::Hello;
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
@@ -31,7 +31,7 @@ use crate::leaves::{Leaves, Subject};
 use crate::relay::{ClientStream as _, Counts, relay};
 use crate::replay::Replay;
 use crate::tls::say;
-use crate::upstream_tls::{UpstreamEntry, UpstreamTls};
+use crate::upstream_tls::UpstreamTls;
 
 /// What TLS is made of on both sides. One for all listeners: names are signed once.
 pub struct Tls {

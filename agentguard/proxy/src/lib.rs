@@ -40,7 +40,7 @@ pub use leaves::{Leaf, Subject};
 pub use limits::Limits;
 pub use port::{Origin, Port};
 pub use serve::serve;
-pub use upstream_tls::{UpstreamEntry, check_authority, check_identity};
+pub use upstream_tls::{check_authority, check_identity};
 
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,8 @@ pub trait Port: Send + Sync + 'static {
     /// answered it for a name.
     fn name_behind(&self, agent: AgentId, ip: IpAddr) -> Option<HostName>;
 
-    /// Whether an address is this host's own loopback, where no tunnel leads.
+    /// Whether an address is this host's own loopback, or unspecified, which leads there: no tunnel
+    /// does.
     fn is_own(&self, ip: IpAddr) -> bool;
 
     /// Why this agent may not reach a name at an address, whatever the rules say of it: the guard

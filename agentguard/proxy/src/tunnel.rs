@@ -213,11 +213,6 @@ async fn open<R: Recorder, P: Port>(
 /// Leads to the guard's resolver, whoever is dialled.
 const DNS: u16 = 53;
 
-/// Loopback, which would be the guard's.
-const fn is_own(ip: IpAddr) -> bool {
-    ip.is_loopback() || ip.is_unspecified()
-}
-
 /// The flow inside a tunnel.
 async fn lead<R: Recorder, P: Port>(
     flow: &Flow<R, P>,
@@ -232,13 +227,13 @@ async fn lead<R: Recorder, P: Port>(
     let inside = flow.guard.clone().flow(Origin {
         client: flow.client.clone(),
         destination: SocketAddr::new(ip, *port),
-        name: name.clone(),
+        name,
     });
     let inside = inside.await.inside();
     let refused = if *port == DNS {
         let message = "names are asked of the guard's resolver, and not through a proxy".to_owned();
         Some(Reason::new(ReasonCode::ProtocolNotSupported, message))
-    } else if (name.is_none() && is_own(ip)) || inside.leads_to(|ip| flow.guard.port.is_own(ip)) {
+    } else if inside.leads_to(|ip| flow.guard.port.is_own(ip)) {
         let message = format!("{destination} is this host's own, and no proxy leads there");
         Some(Reason::new(ReasonCode::LoopbackNotOwn, message))
     } else {

@@ -1,10 +1,10 @@
 //! TLS with upstreams: always verified.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agentguard_decision::Recorder;
-use agentguard_model::{HostName, Reason, ReasonCode};
+use agentguard_model::{HostName, Identity, Reason, ReasonCode, UpstreamEntry};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -21,21 +21,6 @@ use crate::connection::Flow;
 /// Sessions that are kept for resumption, for each set of roots. The oldest go first.
 const SESSIONS: usize = 1024;
 
-/// How some upstreams are reached and verified.
-#[derive(Clone, Eq, PartialEq)]
-pub struct UpstreamEntry {
-    /// The names, exact, or `true` for all names below.
-    pub hosts: Vec<(HostName, bool)>,
-    /// Authorities beyond the system's, in DER.
-    pub certificates: Vec<Vec<u8>>,
-    /// Where they are, in place of what the names resolve to; without a port, at the one dialled.
-    pub address: Option<(IpAddr, Option<u16>)>,
-    /// The name that is asked for and verified, in place of their own.
-    pub server_name: Option<HostName>,
-    /// The guard's certificate and those behind it, and its key, in DER, for those that ask.
-    pub identity: Option<(Vec<Vec<u8>>, Vec<u8>)>,
-}
-
 /// Whether a certificate in DER can be an authority.
 ///
 /// # Errors
@@ -50,20 +35,8 @@ pub fn check_authority(certificate: &[u8]) -> Result<(), String> {
 ///
 /// # Errors
 /// Why not.
-pub fn check_identity(chain: &[Vec<u8>], key: &[u8]) -> Result<(), String> {
-    config(RootCertStore::empty(), Some((chain, key))).map(drop)
-}
-
-impl UpstreamEntry {
-    fn is_for(&self, name: &HostName) -> bool {
-        self.hosts.iter().any(|(host, below)| {
-            if *below {
-                name.is_below(host)
-            } else {
-                name == host
-            }
-        })
-    }
+pub fn check_identity(identity: &Identity) -> Result<(), String> {
+    config(RootCertStore::empty(), Some(identity)).map(drop)
 }
 
 /// Whom upstreams have to be certified by.
@@ -94,8 +67,7 @@ impl UpstreamTls {
                     .add(CertificateDer::from(certificate.clone()))
                     .map_err(|error| error.to_string())?;
             }
-            let identity = entry.identity.as_ref();
-            let config = config(roots, identity.map(|(chain, key)| (&chain[..], &key[..])))?;
+            let config = config(roots, entry.identity.as_ref())?;
             Ok::<_, String>((entry, config))
         });
         Ok(Self {
@@ -112,9 +84,7 @@ impl UpstreamTls {
 
     /// Where a name is, if that is configured.
     pub(crate) fn address(&self, name: &HostName, port: u16) -> Option<SocketAddr> {
-        let (entry, _) = self.find(Some(name))?;
-        let (ip, own) = entry.address?;
-        Some(SocketAddr::new(ip, own.unwrap_or(port)))
+        self.find(Some(name))?.0.place(port)
     }
 
     /// Opens a verified connection to where the flow goes.
@@ -150,10 +120,7 @@ impl UpstreamTls {
     }
 }
 
-/// Bytes in DER of a certificate with those behind it, and of its key.
-type Identity<'a> = (&'a [Vec<u8>], &'a [u8]);
-
-fn config(roots: RootCertStore, identity: Option<Identity<'_>>) -> Result<ClientConfig, String> {
+fn config(roots: RootCertStore, identity: Option<&Identity>) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -169,9 +136,9 @@ fn config(roots: RootCertStore, identity: Option<Identity<'_>>) -> Result<Client
     };
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some((chain, key)) => {
+        Some(Identity { chain, key }) => {
             let chain = chain.iter().map(|one| CertificateDer::from(one.clone()));
-            let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+            let key = PrivateKeyDer::try_from(key.clone()).map_err(str::to_owned)?;
             builder
                 .with_client_auth_cert(chain.collect(), key)
                 .map_err(|error| error.to_string())?

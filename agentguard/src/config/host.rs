@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agentguard_policy::Diagnostic;
 
 use super::file::User;
-use agentguard_keeper::message::Upstream;
+use agentguard_model::UpstreamEntry;
 
 use super::{Declared, Worker, upstreams};
 
@@ -34,7 +34,7 @@ impl Host {
     pub(super) fn look_up(
         &self,
         declared: &Declared,
-    ) -> Result<(Worker, Vec<SocketAddr>, Vec<Upstream>), Vec<Diagnostic>> {
+    ) -> Result<(Worker, Vec<SocketAddr>, Vec<UpstreamEntry>), Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let upstreams = upstreams::look_up(&declared.file, &declared.upstreams, &mut faults);
         match (self.worker(declared), self.resolvers(declared)) {

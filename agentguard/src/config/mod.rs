@@ -20,7 +20,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use agentguard_keeper::message::Upstream;
+use agentguard_model::UpstreamEntry;
 use agentguard_policy::{Diagnostic, Diagnostics};
 
 use text::Written;
@@ -44,7 +44,7 @@ pub(crate) struct Config {
     /// Where allowed names are resolved, in the order of preference; never empty.
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Upstreams that are reached or verified in another way than others.
-    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) upstreams: Vec<UpstreamEntry>,
 }
 
 /// Where things are. All absolute.

@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use agentguard_keeper::message::{Identity, Upstream};
-use agentguard_model::HostName;
+use agentguard_model::{HostName, Identity, UpstreamEntry};
 use agentguard_policy::Diagnostic;
 use agentguard_policy::yaml::At;
 use agentguard_proxy::{check_authority, check_identity};
@@ -206,7 +205,7 @@ pub(super) fn look_up(
     file: &Path,
     declared: &[Declared],
     faults: &mut Vec<Diagnostic>,
-) -> Vec<Upstream> {
+) -> Vec<UpstreamEntry> {
     let mut bytes = 0;
     let mut upstreams = Vec::new();
     for entry in declared {
@@ -260,7 +259,7 @@ pub(super) fn look_up(
             }));
             break;
         }
-        upstreams.push(Upstream {
+        upstreams.push(UpstreamEntry {
             hosts: entry.hosts.clone(),
             certificates: ca,
             address: entry.address,
@@ -297,6 +296,6 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
         chain,
         key: der.secret_der().to_vec(),
     };
-    check_identity(&identity.chain, &identity.key)?;
+    check_identity(&identity)?;
     Ok(identity)
 }

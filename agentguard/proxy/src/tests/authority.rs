@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use agentguard_model::Identity;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData, SanType,
     SignatureAlgorithm,
@@ -78,15 +79,18 @@ impl Authority {
     }
 
     /// A certificate for a name, and its key, in DER.
-    pub(super) fn identity(&self, name: &str) -> (Vec<Vec<u8>>, Vec<u8>) {
+    pub(super) fn identity(&self, name: &str) -> Identity {
         self.identity_of(name, CertificateParams::default())
     }
 
-    fn identity_of(&self, name: &str, mut params: CertificateParams) -> (Vec<Vec<u8>>, Vec<u8>) {
+    fn identity_of(&self, name: &str, mut params: CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (vec![certificate.der().to_vec()], key.serialize_der())
+        Identity {
+            chain: vec![certificate.der().to_vec()],
+            key: key.serialize_der(),
+        }
     }
 
     /// A server for a name.
@@ -114,7 +118,7 @@ impl Authority {
 }
 
 fn serve(
-    (chain, key): (Vec<Vec<u8>>, Vec<u8>),
+    Identity { chain, key }: Identity,
     protocols: &[&str],
     builder: ConfigBuilder<ServerConfig, WantsServerCert>,
 ) -> Arc<ServerConfig> {

@@ -19,19 +19,20 @@ use std::time::Duration;
 
 use agentguard_decision::{Client, Decider, Directory, Policies, RecordRefused, Recorder};
 use agentguard_model::{
-    AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode, Verdict,
+    AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode, UpstreamEntry,
+    Verdict,
 };
 use agentguard_policy::{Document, Policy, compile};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use authority::Authority;
 
-use crate::{Leaf, Limits, Origin, Port, Subject, Tls, UpstreamEntry, serve};
+use crate::{Leaf, Limits, Origin, Port, Subject, Tls, serve};
 
 /// Nothing in these tests takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,6 +91,8 @@ struct FakePort {
     addresses: Result<Vec<IpAddr>, Reason>,
     /// Whether no name may be at this host's address any more.
     closed: Arc<AtomicBool>,
+    /// How many look-ups were answered.
+    resolved: watch::Sender<usize>,
 }
 
 impl Port for FakePort {
@@ -104,7 +107,7 @@ impl Port for FakePort {
 
     /// Another address of the same kind is the internet of these tests.
     fn is_own(&self, ip: IpAddr) -> bool {
-        ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
+        ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip.is_unspecified()
     }
 
     fn closed(&self, _agent: AgentId, _name: &HostName, ip: IpAddr) -> Option<Reason> {
@@ -118,6 +121,7 @@ impl Port for FakePort {
             let code = ReasonCode::NameUnknown;
             return Err(Reason::new(code, "there is no such name"));
         }
+        self.resolved.send_modify(|count| *count += 1);
         self.addresses.clone()
     }
 
@@ -139,6 +143,7 @@ struct World {
     log: Arc<Log>,
     policies: Arc<Policies>,
     closed: Arc<AtomicBool>,
+    resolved: watch::Sender<usize>,
     /// The guard's own.
     authority: Arc<Authority>,
     /// Whom upstreams are certified by.
@@ -219,6 +224,7 @@ impl Plan {
         let authority = Arc::new(Authority::new("the guard"));
         let upstreams = Authority::new("the internet");
         let closed = Arc::new(AtomicBool::new(false));
+        let resolved = watch::Sender::new(0);
         let mut entry = UpstreamEntry {
             hosts: vec![("example".parse().unwrap(), true)],
             certificates: vec![upstreams.certificate()],
@@ -233,6 +239,7 @@ impl Plan {
             authority: Arc::clone(&authority),
             addresses: self.addresses,
             closed: Arc::clone(&closed),
+            resolved: resolved.clone(),
         });
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(
@@ -250,6 +257,7 @@ impl Plan {
             log,
             policies,
             closed,
+            resolved,
             authority,
             upstreams,
             shutdown,
@@ -309,6 +317,16 @@ fn policy(rules: Rules) -> Policy {
 impl World {
     async fn connect(&self) -> TcpStream {
         soon(TcpStream::connect(self.proxy)).await.unwrap()
+    }
+
+    /// Connects, and waits until the proxy has looked up where that may go, as the `nth` connection.
+    async fn looked_up(&self, nth: usize) -> TcpStream {
+        let client = self.connect().await;
+        let mut resolved = self.resolved.subscribe();
+        soon(resolved.wait_for(|count| *count >= nth))
+            .await
+            .unwrap();
+        client
     }
 
     /// Puts another policy in force.

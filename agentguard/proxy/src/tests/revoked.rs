@@ -170,8 +170,7 @@ async fn an_open_connection_is_closed_when_the_policy_changes_also_if_nothing_wa
             .starts_with("HTTP/1.1 403 ")
     );
     // … and one that has not said anything yet.
-    let mut silent = world.connect().await;
-    tokio::task::yield_now().await;
+    let mut silent = world.looked_up(2).await;
     world.change(Rules::Requests);
     assert_eq!(read_all(&mut client).await.unwrap(), b"");
     world.change(Rules::Deny);
@@ -194,8 +193,7 @@ async fn a_request_on_an_older_connection_does_not_reach_an_address_that_is_deni
     plan.addresses = Ok(vec![DENIED.parse().unwrap()]);
     let world = plan.build().await;
     let there = TcpListener::bind((DENIED, world.port())).await;
-    let mut silent = world.connect().await;
-    tokio::task::yield_now().await;
+    let mut silent = world.looked_up(1).await;
     world.change(Rules::ButOneAddress);
     write(&mut silent, get("/ok")).await;
     let (head, _) = read_response(&mut silent).await;

@@ -25,7 +25,7 @@ use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
 use agentguard_keeper::namespace::{Listening, Trio};
 use agentguard_keeper::{documents, worker};
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
-use agentguard_proxy::{Limits, Tls, UpstreamEntry};
+use agentguard_proxy::{Limits, Tls};
 use agentguard_record::Record;
 use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
@@ -243,17 +243,7 @@ fn open_tls(start: &Start) -> anyhow::Result<Tls> {
              of the configuration alone; hint: apt-get install ca-certificates"
         );
     }
-    let entries = start.upstreams.iter().map(|upstream| UpstreamEntry {
-        hosts: upstream.hosts.clone(),
-        certificates: upstream.certificates.clone(),
-        address: upstream.address,
-        server_name: upstream.server_name.clone(),
-        identity: upstream
-            .identity
-            .clone()
-            .map(|identity| (identity.chain, identity.key)),
-    });
-    Tls::new(&found.certs, entries.collect())
+    Tls::new(&found.certs, start.upstreams.clone())
         .map_err(anyhow::Error::msg)
         .context("cannot prepare TLS")
 }
