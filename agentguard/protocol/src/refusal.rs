@@ -29,6 +29,7 @@ const fn may_pass(code: ReasonCode) -> bool {
     matches!(
         code,
         ReasonCode::UpstreamUnreachable
+            | ReasonCode::PolicyChanged
             | ReasonCode::ResolverFailed
             | ReasonCode::ClientTimeout
             | ReasonCode::LimitReached

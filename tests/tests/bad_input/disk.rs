@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_model::{ReasonCode, Verdict};
-use agentguard_tests::{Puppet, address, leftover, wait_until};
+use agentguard_tests::{Puppet, World, address, leftover, wait_until};
 use rustix::mount::{MountFlags, mount};
 use serde_json::json;
 
@@ -25,6 +25,23 @@ rules:
     handling: direct
 ";
 
+/// A file system for the state, which the world unmounts.
+fn small_disk(world: &World) -> PathBuf {
+    let state = world.directory().join("small");
+    fs::create_dir(&state).unwrap();
+    let size = c"size=24m,mode=755";
+    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    state
+}
+
+/// Takes all of its room, by a file that gives it back when it is removed.
+fn fill(state: &Path) -> PathBuf {
+    let filler = state.join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    filler
+}
+
 /// How long the record may take to notice.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,10 +49,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn what_cannot_be_remembered_does_not_change_what_is_governed() {
     let world = world("disk-full-agents");
-    let state = world.directory().join("small");
-    fs::create_dir(&state).unwrap();
-    let size = c"size=24m,mode=755";
-    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    let state = small_disk(&world);
     let guard = world.guard().policy(POLICY);
     let guard = guard.setting("state_dir", json!(state)).start().unwrap();
     let mount_point = leftover::cgroup_mount().unwrap();
@@ -56,10 +70,7 @@ fn what_cannot_be_remembered_does_not_change_what_is_governed() {
     governed.fails(dial, "EPERM");
     free.fails(dial, "ECONNREFUSED");
 
-    let filler = state.join("filler");
-    let mut file = File::create(&filler).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
-    drop(file);
+    let filler = fill(&state);
     for refused in [agent(&["remove", "coder"]), add(&other)] {
         assert_eq!(refused.code(), 1, "{refused}");
         assert!(refused.stderr.contains("agents.json"), "{refused}");
@@ -77,18 +88,13 @@ fn what_cannot_be_remembered_does_not_change_what_is_governed() {
 #[test]
 fn a_daemon_starts_on_a_full_disk_and_says_so() {
     let world = world("disk-full-start");
-    let state = world.directory().join("small");
-    fs::create_dir(&state).unwrap();
-    let size = c"size=24m,mode=755";
-    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    let state = small_disk(&world);
     let guard = world.guard().policy(POLICY);
     let mut guard = guard.setting("state_dir", json!(state)).start().unwrap();
     let mut client = puppet(&world, &guard, "coder");
     client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
     guard.kill().unwrap();
-    let mut file = File::create(state.join("filler")).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
-    drop(file);
+    let filler = fill(&state);
 
     guard.start().unwrap();
     let degraded = wait_until("the record to be degraded", LIMIT, || {
@@ -100,16 +106,13 @@ fn a_daemon_starts_on_a_full_disk_and_says_so() {
     });
     degraded.unwrap();
     client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
-    fs::remove_file(state.join("filler")).unwrap();
+    fs::remove_file(filler).unwrap();
 }
 
 #[test]
 fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
     let world = world("disk-full");
-    let state = world.directory().join("small");
-    fs::create_dir(&state).unwrap();
-    let size = c"size=24m,mode=755";
-    mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size).unwrap();
+    let state = small_disk(&world);
     let guard = world
         .guard()
         .policy(POLICY)
@@ -128,11 +131,7 @@ fn what_cannot_be_recorded_is_denied_and_nothing_recorded_is_lost() {
     let running = processes(&guard);
     assert!(before.len() >= 5);
 
-    let filler = state.join("filler");
-    let mut file = File::create(&filler).unwrap();
-    let block = vec![0_u8; 4096];
-    while file.write_all(&block).is_ok() {}
-    drop(file);
+    let filler = fill(&state);
 
     // What the record has reserved for itself may last for a while; then everything is denied.
     let origin = world.origin(SITE).unwrap();

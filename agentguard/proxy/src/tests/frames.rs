@@ -128,6 +128,17 @@ impl Hostile {
         self.stream.flush().await
     }
 
+    /// Asks for a sign of life, and waits for it.
+    pub(super) async fn ping(&mut self) {
+        self.say(&frame(PING, 0, 0, &[7; 8])).await.unwrap();
+        loop {
+            let (kind, flags, ..) = self.hear().await.expect("the connection is over");
+            if (kind, flags) == (PING, ACK) {
+                return;
+            }
+        }
+    }
+
     /// The next frame; none where the connection is over.
     async fn hear(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];

@@ -112,19 +112,23 @@ fn the_sum_of_counts_is_the_number_of_attempts_also_after_restarts() {
         .unwrap();
 }
 
-/// What the kernel let pass has passed: over the share it is counted together, as what it was.
-#[tokio::test]
-async fn what_the_kernel_let_pass_is_never_recorded_as_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
+/// Five entries at once.
+fn small_share() -> Options {
+    Options {
         quota: Quota {
             entries_per_second: 1,
             burst: 5,
             bytes_per_day: 1 << 30,
         },
         ..Options::default()
-    };
-    let record = Record::open(dir.path(), options).unwrap();
+    }
+}
+
+/// What the kernel let pass has passed: over the share it is counted together, as what it was.
+#[tokio::test]
+async fn what_the_kernel_let_pass_is_never_recorded_as_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = Record::open(dir.path(), small_share()).unwrap();
     for _ in 0..50 {
         let mut passed = allow("loud");
         passed.layer = agentguard_model::Layer::Kernel;
@@ -142,15 +146,7 @@ async fn what_the_kernel_let_pass_is_never_recorded_as_refused() {
 #[tokio::test]
 async fn an_agent_over_its_share_is_refused_and_counted_and_another_is_not_affected() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        quota: Quota {
-            entries_per_second: 1,
-            burst: 5,
-            bytes_per_day: 1 << 30,
-        },
-        ..Options::default()
-    };
-    let record = Record::open(dir.path(), options).unwrap();
+    let record = Record::open(dir.path(), small_share()).unwrap();
     let (mut allowed, mut refused) = (0, 0);
     for _ in 0..100 {
         match record.write(allow("loud")).await {

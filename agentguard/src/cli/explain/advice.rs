@@ -79,6 +79,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::NameMismatch => say(
             "the client named one host and went to another; if one server may answer for both, write a rule for the name that is asked for",
         ),
+        ReasonCode::PolicyChanged => say("nothing: a client that tries again opens a connection under the new policy"),
         ReasonCode::ProtocolUnknown | ReasonCode::NeedsInspection => say(
             "a rule wants requests seen, and none can be: in TLS they can where the rule that allows the destination says `handling: inspect`; what is neither TLS nor HTTP needs a rule that splices it, without `method` and `path`",
         ),
