@@ -1,0 +1,180 @@
+//! What needs files alone: the configuration, the policy, the schemas, what a host has.
+
+use crate::world::{Bench, POLICY, agentguard};
+
+#[test]
+fn a_bad_configuration_is_told_with_its_place_and_exit_code_2() {
+    let bench = Bench::new();
+    bench.write(
+        "config.yaml",
+        "state_dir: /x\nproxy_prot: 1\nresolvers: [1.2.3.4]\n",
+    );
+    let config = bench.path("config.yaml");
+    // A fault of the form hides what the values are: it may have been their key.
+    let told = format!(
+        "{config}:2:1: error: unknown key `proxy_prot`\n  hint: did you mean `proxy_port`?\n"
+    );
+    agentguard(["--config", &config, "verdicts"]).says("", &told, 2);
+    agentguard(["daemon", "--config", &config]).says("", &told, 2);
+    agentguard(["status"])
+        .with_config(&config)
+        .says("", &told, 2);
+
+    let missing = bench.path("missing.yaml");
+    agentguard(["daemon", "--config", &missing]).says(
+        "",
+        &format!(
+            "error: cannot read the configuration {missing}: No such file or directory\nhint: docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG\n"
+        ),
+        2,
+    );
+}
+
+#[test]
+fn a_variable_that_names_nothing_is_told_by_its_name() {
+    agentguard(["status"]).with_config("").says(
+        "",
+        "error: AGENTGUARD_CONFIG is empty\nhint: name a file in it, or unset it for the default\n",
+        2,
+    );
+    // The command line goes first.
+    let bench = Bench::new();
+    let missing = bench.path("missing.yaml");
+    let said = agentguard(["status", "--config", &missing])
+        .with_config("")
+        .run();
+    assert!(said.stderr.contains(&missing), "{}", said.stderr);
+}
+
+#[test]
+fn the_daemon_needs_its_worker_s_user() {
+    let bench = Bench::new();
+    bench.write("config.yaml", "# who\nworker_user: nobody-has-this-name\n");
+    let config = bench.path("config.yaml");
+    agentguard(["daemon", "--config", &config]).says(
+        "",
+        &format!(
+            "{config}:2:14: error: the worker's user `nobody-has-this-name` does not exist\n  hint: create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin nobody-has-this-name\n"
+        ),
+        2,
+    );
+}
+
+#[test]
+fn a_policy_is_checked_without_a_daemon() {
+    let bench = Bench::new();
+    bench.write("good.yaml", POLICY);
+    let good = bench.path("good.yaml");
+    let version = {
+        let checked = agentguard(["policy", "check", &good, "-o", "json"]).run();
+        assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+        let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+        assert_eq!((&json["agents"], &json["rules"]), (&1.into(), &2.into()));
+        json["version"].as_str().unwrap().to_owned()
+    };
+    agentguard(["policy", "check", &good]).says(
+        &format!("{good} is good: version {version}, 1 agent, 2 rules\n"),
+        "",
+        0,
+    );
+
+    bench.write(
+        "bad.yaml",
+        "version: 1\nagents:\n  - name: coder\nrules:\n  - id: a\n    action: alow\n  - id: b\n    mathc: {}\n    action: deny\n",
+    );
+    let bad = bench.path("bad.yaml");
+    agentguard(["policy", "check", &bad]).says(
+        "",
+        &format!(
+            "{bad}:6:13: error: unknown value `alow`\n  hint: did you mean `allow`?\n{bad}:8:5: error: unknown key `mathc`\n  hint: did you mean `match`?\nerror: {bad} cannot be used: 2 faults\n"
+        ),
+        2,
+    );
+
+    let missing = bench.path("missing.yaml");
+    agentguard(["policy", "check", &missing]).says(
+        "",
+        &format!(
+            "error: cannot read the policy {missing}: No such file or directory\nhint: docs/policy.md has an example\n"
+        ),
+        2,
+    );
+}
+
+#[test]
+fn warnings_do_not_make_a_policy_bad() {
+    let bench = Bench::new();
+    bench.write(
+        "policy.yaml",
+        "version: 1\nrules:\n  - id: a\n    match: {host: [x.example]}\n    action: allow\n",
+    );
+    let path = bench.path("policy.yaml");
+    let checked = agentguard(["policy", "check", &path]).run();
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    assert!(
+        checked.stdout.ends_with(", 0 agents, 1 rule\n"),
+        "{}",
+        checked.stdout
+    );
+    assert_eq!(
+        checked.stderr,
+        format!(
+            "{path}:3:5: warning: there are rules, but no agents\n  hint: an agent is declared under `agents`\n"
+        )
+    );
+}
+
+#[test]
+fn schemas_are_the_published_ones() {
+    for (name, published) in [
+        (
+            "config",
+            include_str!("../../../docs/schema/config.schema.json"),
+        ),
+        (
+            "policy",
+            include_str!("../../../docs/schema/policy.schema.json"),
+        ),
+        (
+            "decision",
+            include_str!("../../../docs/schema/decision.schema.json"),
+        ),
+    ] {
+        let printed = agentguard(["schema", name]).run();
+        assert_eq!(printed.code, 0);
+        // If this fails: agentguard schema config > docs/schema/config.schema.json, and for the
+        // others: cargo xtask schema
+        let published: serde_json::Value = serde_json::from_str(published).unwrap();
+        let printed: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+        assert_eq!(printed, published, "{name}");
+    }
+}
+
+#[test]
+fn doctor_answers_in_json_and_says_by_its_code_whether_all_is_there() {
+    let bench = Bench::new();
+    bench.write("policy.yaml", POLICY);
+    let config = bench.config();
+    let doctor = agentguard(["doctor", "-o", "json"])
+        .with_config(&config)
+        .run();
+    let checks: Vec<serde_json::Value> = serde_json::from_str(&doctor.stdout).unwrap();
+    let level = |name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name).unwrap();
+        check["level"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(level("config"), "ok");
+    assert_eq!(level("policy"), "ok");
+    // The bench's paths are on no such mounts.
+    assert_eq!(level("cgroup"), "missing");
+    assert_eq!(level("bpffs"), "missing");
+    assert_eq!(doctor.code, 1);
+    let missing = checks
+        .iter()
+        .filter(|check| check["level"] == "missing")
+        .count();
+    assert_eq!(
+        doctor.stderr,
+        format!("error: {missing} things that the guard needs are missing\n")
+    );
+}

@@ -1,0 +1,17 @@
+//! The command line as scripts and people see it: whole outputs, and exit codes.
+//!
+//! What needs an answer asks a control socket that this process serves, with a real record and a
+//! real policy, or a keeper of a few lines.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod daemon;
+mod files;
+mod help;
+mod world;
