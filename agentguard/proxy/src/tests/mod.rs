@@ -6,6 +6,7 @@ mod frames;
 mod http;
 mod inspect;
 mod raw;
+mod readings;
 mod revoked;
 mod tls;
 mod tunnel;
