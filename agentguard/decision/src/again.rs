@@ -1,4 +1,4 @@
-//! Deciding again on what is under way, when the policy changes.
+//! Deciding again on what is under way: when the policy changes, when a request grows.
 
 use std::future::pending;
 use std::time::Instant;
@@ -7,7 +7,8 @@ use agentguard_model::{Reason, Verdict};
 use agentguard_policy::{RulingOutcome, Seen};
 use tokio::sync::watch;
 
-use crate::decider::Decider;
+use crate::asked::Asked;
+use crate::decider::{Decider, facts};
 use crate::port::{Client, Decided, Recorder, Target};
 
 /// Notices that the policy changed after this was made. Make it before the decision that it is
@@ -42,8 +43,8 @@ impl<R: Recorder> Decider<R> {
         self.policies().changes()
     }
 
-    /// Waits until the policy denies what it allowed before: a connection or, with its method and
-    /// canonical path, a request. Then records that denial and gives it; never before. `target` is
+    /// Waits until the policy denies what it allowed before: a connection or a
+    /// request. Then records that denial and gives it; never before. `target` is
     /// asked with each change, as a connection may have been opened to another address since, and so
     /// is `closed`: why that address may not be used any more, whatever the rules say.
     ///
@@ -55,14 +56,11 @@ impl<R: Recorder> Decider<R> {
         client: &Client,
         target: impl Fn() -> Target,
         closed: impl Fn() -> Option<Reason>,
-        request: Option<(&str, &str)>,
+        request: Option<&Asked>,
     ) -> Decided {
-        let seen = match request {
-            Some((method, path)) => Seen::Request { method, path },
-            None => Seen::Never,
-        };
         loop {
             changes.next().await;
+            let seen = request.map_or(Seen::Never, |asked| Seen::Request(asked.seen()));
             let started = Instant::now();
             let policy = self.policies().current();
             let target = target();
@@ -84,5 +82,27 @@ impl<R: Recorder> Decider<R> {
             let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);
             return concluded.await;
         }
+    }
+
+    /// How much content a request may have until [`Self::grown`] has to be asked. Pure.
+    #[must_use]
+    pub fn body_limit(&self, client: &Client, target: &Target, asked: &Asked) -> Option<u64> {
+        let policy = self.policies().current();
+        let agent = self.agent(&policy, client.agent).ok()?;
+        policy.body_limit(agent, &facts(target, Seen::Request(asked.seen())))
+    }
+
+    /// Decides again on a request that has more content than when it was allowed. What this allows
+    /// as before is not recorded anew; a denial is, also one on paper, with which it goes on.
+    pub async fn grown(&self, client: &Client, target: &Target, asked: &Asked) -> Option<Decided> {
+        let started = Instant::now();
+        let policy = self.policies().current();
+        let seen = Seen::Request(asked.seen());
+        let ruling = self.rule(&policy, client, target, seen);
+        if ruling.verdict != Verdict::Deny {
+            return None;
+        }
+        let concluded = self.conclude_ruling(&policy, client, target, seen, ruling, started);
+        Some(concluded.await)
     }
 }

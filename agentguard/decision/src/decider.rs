@@ -14,6 +14,7 @@ use agentguard_policy::{
 use jiff::Timestamp;
 use ulid::Generator;
 
+use crate::asked::Asked;
 use crate::directory::Directory;
 use crate::policies::Policies;
 use crate::port::{Client, Decided, Foreseen, Recorder, Target};
@@ -110,16 +111,10 @@ impl<R: Recorder> Decider<R> {
         self.decide(client, target, Seen::Never).await
     }
 
-    /// Decides and records one HTTP request. The path is canonical and has no query.
-    pub async fn request(
-        &self,
-        client: &Client,
-        target: &Target,
-        method: &str,
-        path: &str,
-    ) -> Decided {
-        let seen = Seen::Request { method, path };
-        self.decide(client, target, seen).await
+    /// Decides and records one HTTP request.
+    pub async fn request(&self, client: &Client, target: &Target, asked: &Asked) -> Decided {
+        self.decide(client, target, Seen::Request(asked.seen()))
+            .await
     }
 
     /// Records a denial that no rule gave: malformed input, names that disagree, a limit. An agent
@@ -338,10 +333,16 @@ impl<R: Recorder> Decider<R> {
         started: Instant,
     ) -> Decided {
         let mut what = action(ActionKind::Connect, target);
-        if let Seen::Request { method, path } = seen {
+        if let Seen::Request(request) = seen {
             what.kind = ActionKind::HttpRequest;
-            what.method = Some(method.to_owned());
-            what.path = Some(path.to_owned());
+            what.method = Some(request.method.to_owned());
+            what.path = Some(request.path.to_owned());
+            what.query = request.query.map(|query| policy.recorded_query(query));
+            what.headers = request
+                .fields
+                .map(|fields| policy.recorded_fields(fields))
+                .unwrap_or_default();
+            what.body = (request.body > 0).then_some(request.body);
         }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),
@@ -427,7 +428,7 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
-    fn agent<'a>(&self, policy: &'a Policy, id: AgentId) -> Result<&'a AgentPolicy, Reason> {
+    pub(crate) fn agent<'a>(&self, policy: &'a Policy, id: AgentId) -> Result<&'a AgentPolicy, Reason> {
         let unknown = |name: &str| {
             Reason::new(
                 ReasonCode::NoAgent,
@@ -442,7 +443,7 @@ impl<R: Recorder> Decider<R> {
     }
 }
 
-fn facts<'a>(target: &'a Target, request: Seen<'a>) -> Facts<'a> {
+pub(crate) fn facts<'a>(target: &'a Target, request: Seen<'a>) -> Facts<'a> {
     Facts {
         host: target.host.as_ref(),
         ip: target.ip,

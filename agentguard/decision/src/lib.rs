@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod again;
+mod asked;
 mod decider;
 mod directory;
 mod kernel;
@@ -17,6 +18,7 @@ mod policies;
 mod port;
 
 pub use again::Changes;
+pub use asked::Asked;
 pub use decider::Decider;
 pub use directory::Directory;
 pub use policies::Policies;

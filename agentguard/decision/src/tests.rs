@@ -8,8 +8,9 @@ use agentguard_model::{
     Process, Reason, ReasonCode, Verdict,
 };
 use agentguard_policy::{Document, compile};
+use http::{HeaderMap, HeaderValue};
 
-use crate::{Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Target};
+use crate::{Asked, Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Target};
 
 const POLICY: &str = r#"
 version: 1
@@ -22,6 +23,9 @@ rules:
   - { id: never, match: { host: [bad.example.com] }, action: deny, reason: Not this one. }
   - { id: seen, match: { host: [seen.example.com], port: [443] }, action: allow, handling: inspect }
   - { id: net, match: { cidr: [192.0.2.0/24], port: [22] }, action: allow, handling: direct }
+  - { id: small, match: { host: [sized.example.com] }, action: allow }
+  - { id: maybe, match: { host: [sized.example.com], body_over: 10 }, action: deny, mode: shadow }
+  - { id: large, match: { host: [sized.example.com], query: { a: [b] }, header: { x-a: ["*"] }, body_over: 20 }, action: deny }
 "#;
 
 /// A record in memory that can be full.
@@ -87,6 +91,10 @@ fn target(host: &str, port: u16) -> Target {
     }
 }
 
+fn asked(method: &str, path: &str) -> Asked {
+    Asked::new(method, path, None, HeaderMap::new(), None)
+}
+
 fn last(decider: &Decider<Memory>) -> Decision {
     decider
         .recorder()
@@ -127,13 +135,13 @@ async fn a_request_is_decided_by_what_it_is() {
     assert_eq!(decider.foresee(&client(1), &target), Foreseen::NeedsRequest);
     assert!(
         decider
-            .request(&client(1), &target, "GET", "/a")
+            .request(&client(1), &target, &asked("GET", "/a"))
             .await
             .allowed
     );
     assert!(
         !decider
-            .request(&client(1), &target, "POST", "/a")
+            .request(&client(1), &target, &asked("POST", "/a"))
             .await
             .allowed
     );
@@ -154,7 +162,7 @@ async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
         decider.foresee(&client(1), &target),
         Foreseen::Allow(Handling::Inspect)
     );
-    let request = decider.request(&client(1), &target, "GET", "/a").await;
+    let request = decider.request(&client(1), &target, &asked("GET", "/a")).await;
     assert!(request.allowed);
     assert_eq!(request.handling, Handling::Inspect);
     let opaque = decider.connection(&client(1), &target).await;
@@ -412,4 +420,43 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
         _ = decider.revoked(changes, &coder, || api.clone(), || None, None) => panic!("nothing changed"),
         () = tokio::task::yield_now() => {}
     }
+}
+
+#[tokio::test]
+async fn a_request_that_grows_is_asked_again_at_each_size_that_matters() {
+    let decider = decider();
+    let (client, target) = (client(1), target("sized.example.com", 80));
+    let fields = HeaderMap::from_iter([
+        ("x-a".parse().unwrap(), HeaderValue::from_static("1")),
+        ("authorization".parse().unwrap(), HeaderValue::from_static("s3cret")),
+    ]);
+    let asked = Asked::new("POST", "/", Some("a=b&token=s3cret"), fields, None);
+    assert!(decider.request(&client, &target, &asked).await.allowed);
+    assert_eq!(decider.body_limit(&client, &target, &asked), Some(10));
+    asked.grew(10);
+    assert!(decider.grown(&client, &target, &asked).await.is_none());
+    // A denial on paper is recorded, and it goes on.
+    asked.grew(11);
+    assert!(decider.grown(&client, &target, &asked).await.unwrap().allowed);
+    assert!(!last(&decider).enforced);
+    assert_eq!(decider.body_limit(&client, &target, &asked), Some(20));
+    asked.grew(21);
+    assert!(!decider.grown(&client, &target, &asked).await.unwrap().allowed);
+    let decision = last(&decider);
+    assert!(decision.enforced);
+    assert_eq!(decision.matched.first().unwrap().rule, "large");
+    assert_eq!(decision.action.body, Some(21));
+    assert_eq!(decision.action.query.as_deref(), Some("a=b&token=…"));
+    assert_eq!(decision.action.headers.len(), 1);
+    assert_eq!(decider.body_limit(&client, &target, &asked), None);
+}
+
+#[tokio::test]
+async fn a_request_that_says_that_it_is_too_large_is_denied_at_once() {
+    let decider = decider();
+    let (client, target) = (client(1), target("sized.example.com", 80));
+    let fields = HeaderMap::from_iter([("x-a".parse().unwrap(), HeaderValue::from_static("1"))]);
+    let asked = Asked::new("POST", "/", Some("a=b"), fields, Some(21));
+    assert!(!decider.request(&client, &target, &asked).await.allowed);
+    assert_eq!(last(&decider).action.body, Some(21));
 }

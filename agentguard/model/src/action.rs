@@ -1,5 +1,6 @@
 //! What is attempted.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
@@ -92,6 +93,16 @@ pub struct Action {
     /// The path of an HTTP request, canonical, without the query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// The query of an HTTP request. Values of parameters that no rule of the policy looks at are
+    /// left out: `…` stands for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The header fields of an HTTP request that a rule of the policy looks at.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How many bytes of content an HTTP request was known to have when it was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<u64>,
     /// The tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Tool>,
@@ -115,6 +126,9 @@ impl Action {
             port: None,
             method: None,
             path: None,
+            query: None,
+            headers: BTreeMap::new(),
+            body: None,
             tool: None,
             llm: None,
             bytes: None,

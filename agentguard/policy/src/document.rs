@@ -183,6 +183,35 @@ pub(crate) struct RawMatch {
     /// segments.
     #[serde(default)]
     pub(crate) path: Option<At<Vec<At<String>>>>,
+    /// Parameters of the query, each with the values that it may have; `*` stands for any run of
+    /// characters. All of the parameters must be there.
+    #[serde(default)]
+    pub(crate) query: Option<RawNamed>,
+    /// Header fields, each with the values that it may have; `*` stands for any run of characters.
+    /// All of the fields must be there.
+    #[serde(default)]
+    pub(crate) header: Option<RawNamed>,
+    /// A request with more content than this, in bytes or with `KiB`, `MiB` or `GiB`. For denials.
+    #[serde(default)]
+    #[schemars(with = "Option<RawSize>")]
+    pub(crate) body_over: Option<At<String>>,
+}
+
+/// Patterns of values, by name.
+pub(crate) type RawNamed = At<BTreeMap<String, At<Vec<At<String>>>>>;
+
+/// A number of bytes, for the schema.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "Size")]
+#[expect(
+    dead_code,
+    reason = "it only describes what the loader reads from text"
+)]
+enum RawSize {
+    /// In bytes.
+    Bytes(u64),
+    /// With its unit.
+    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$"))] String),
 }
 
 /// A port or a range of ports, for the schema.

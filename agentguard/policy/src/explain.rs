@@ -22,6 +22,12 @@ pub enum Condition {
     Method,
     /// The HTTP path.
     Path,
+    /// The query of an HTTP request.
+    Query,
+    /// The header fields of an HTTP request.
+    Header,
+    /// The size of an HTTP request's content.
+    BodyOver,
 }
 
 impl std::fmt::Display for Condition {
@@ -32,6 +38,9 @@ impl std::fmt::Display for Condition {
             Self::Port => "port",
             Self::Method => "method",
             Self::Path => "path",
+            Self::Query => "query",
+            Self::Header => "header",
+            Self::BodyOver => "body_over",
         })
     }
 }
@@ -105,11 +114,15 @@ fn consider(rule: &Rule, facts: &Facts<'_>) -> Consideration {
         rule.transports & bit(facts.transport) != 0,
     );
     check(Condition::Port, rule.ports.contains(facts.port));
-    if let Seen::Request { method, path } = facts.request {
-        check(Condition::Method, rule.matches_method(method));
-        check(Condition::Path, rule.matches_path(path));
+    if let Seen::Request(request) = &facts.request {
+        let (says, allows) = (&rule.request, rule.allows());
+        check(Condition::Method, says.method(request));
+        check(Condition::Path, says.path(request, allows));
+        check(Condition::Query, says.query(request, allows));
+        check(Condition::Header, says.fields(request, allows));
+        check(Condition::BodyOver, says.size(request));
     }
-    let seen = matches!(facts.request, Seen::Request { .. });
+    let seen = matches!(facts.request, Seen::Request(_));
     if !failed.is_empty() {
         Consideration::Failed(failed)
     } else if rule.needs_request() && !seen {

@@ -6,8 +6,10 @@
 //! ```
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
+//! - `request`: what rules see of a request, and what they say of it.
 //! - `index`, `found`, `decide`, `name`, `explain`: which rules a flow meets, and what follows.
-//! - `inspects`: where TLS is to be terminated.
+//! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
+//! - `recorded`: what of a request goes into the record.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
 //! The semantics are in `docs/policy.md`, whose examples run through this compiler.
@@ -30,8 +32,11 @@ mod load;
 mod name;
 mod pattern;
 mod policy;
+mod recorded;
+mod request;
 mod rule;
 mod sentence;
+mod sizes;
 mod special;
 mod sweep;
 mod warn;
@@ -46,6 +51,7 @@ pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
+pub use request::{Query, Request};
 pub use rule::{RuleInfo, Seen};
 
 /// A policy document.

@@ -1,5 +1,6 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
+mod requests;
 mod rules;
 mod values;
 

@@ -1,4 +1,4 @@
-//! Patterns of hosts, paths, control groups and ports.
+//! Patterns of hosts, paths, texts, control groups and ports.
 
 use agentguard_model::HostName;
 
@@ -93,6 +93,26 @@ impl Segment {
             Self::Exact(exact) => exact == text,
             Self::Pattern(pattern) => wildcard(pattern.as_bytes(), text.as_bytes()),
         }
+    }
+}
+
+/// A pattern of a whole text, in which `*` stands for any run of characters, also none.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Wildcard(String);
+
+impl Wildcard {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub(crate) fn matches(&self, text: &[u8]) -> bool {
+        wildcard(self.0.as_bytes(), text)
+    }
+
+    /// Without regard to the case of ASCII letters.
+    pub(crate) fn matches_any_case(&self, text: &[u8]) -> bool {
+        let pattern = self.0.to_ascii_lowercase();
+        wildcard(pattern.as_bytes(), &text.to_ascii_lowercase())
     }
 }
 

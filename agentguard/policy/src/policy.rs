@@ -11,6 +11,7 @@ use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::index::{Index, Position};
 use crate::load::{self, load};
+use crate::recorded::LookedAt;
 use crate::rule::{Rule, RuleInfo};
 use crate::warn;
 
@@ -25,6 +26,7 @@ pub struct Policy {
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
+    looked_at: LookedAt,
     warnings: Vec<Diagnostic>,
 }
 
@@ -65,6 +67,7 @@ pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
         .collect();
     Ok(Policy {
         version: version(documents),
+        looked_at: LookedAt::by(&loaded.rules),
         rules: loaded.rules,
         agents,
         by_name,
@@ -170,6 +173,10 @@ impl Policy {
 
     pub(crate) fn at(&self, position: Position) -> Option<&Rule> {
         self.rules.get(usize::try_from(position).ok()?)
+    }
+
+    pub(crate) const fn looked_at(&self) -> &LookedAt {
+        &self.looked_at
     }
 
     pub(crate) fn compiled(&self) -> &[Rule] {

@@ -7,7 +7,8 @@ use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Sou
 use ipnet::IpNet;
 
 use crate::document::{Addresses, RuleAction};
-use crate::pattern::{Glob, HostPattern, Ports};
+use crate::pattern::{HostPattern, Ports};
+use crate::request::{Request, RequestMatch};
 use crate::special;
 
 /// The engine's name in [`Matched`].
@@ -92,12 +93,7 @@ pub enum Seen<'a> {
     /// Nothing, and nothing will be: the flow is spliced TLS, or no HTTP.
     Never,
     /// A request.
-    Request {
-        /// The method (RFC 9110 §9.1), as it was sent: methods are case-sensitive.
-        method: &'a str,
-        /// The path in its canonical form, without the query.
-        path: &'a str,
-    },
+    Request(Request<'a>),
 }
 
 /// One compiled rule.
@@ -110,10 +106,7 @@ pub(crate) struct Rule {
     pub(crate) ports: Ports,
     /// [`TCP`] and [`UDP`].
     pub(crate) transports: u8,
-    /// Empty for any.
-    pub(crate) methods: Vec<String>,
-    /// Empty for any.
-    pub(crate) paths: Vec<Glob>,
+    pub(crate) request: RequestMatch,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) ranges: Vec<IpNet>,
 }
@@ -134,7 +127,7 @@ impl Rule {
     }
 
     pub(crate) fn needs_request(&self) -> bool {
-        !self.methods.is_empty() || !self.paths.is_empty()
+        !self.request.is_empty()
     }
 
     pub(crate) fn matches_host(&self, name: &HostName) -> bool {
@@ -186,38 +179,8 @@ impl Rule {
         match request {
             _ if !self.needs_request() => Fit::Yes,
             Seen::NotYet | Seen::Never => Fit::NeedsRequest,
-            Seen::Request { method, path } => {
-                if self.matches_method(method) && self.matches_path(path) {
-                    Fit::Yes
-                } else {
-                    Fit::No
-                }
-            }
-        }
-    }
-
-    pub(crate) fn matches_method(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|m| m == method)
-    }
-
-    /// A canonical path keeps an encoded slash, which some servers take for a slash. What is allowed
-    /// is allowed in both readings; what is denied is denied in either.
-    pub(crate) fn matches_path(&self, path: &str) -> bool {
-        let one = |path: &str| {
-            path.strip_prefix('/')
-                .is_some_and(|path| self.paths.iter().any(|glob| glob.matches(path)))
-        };
-        if self.paths.is_empty() {
-            return true;
-        }
-        if !path.contains("%2F") {
-            return one(path);
-        }
-        let decoded = path.replace("%2F", "/");
-        if self.allows() {
-            one(path) && one(&decoded)
-        } else {
-            one(path) || one(&decoded)
+            Seen::Request(request) if self.request.matches(&request, self.allows()) => Fit::Yes,
+            Seen::Request(_) => Fit::No,
         }
     }
 }

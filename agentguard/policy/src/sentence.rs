@@ -6,6 +6,7 @@ use agentguard_model::{AgentName, HostName, Transport};
 
 use crate::decide::Facts;
 use crate::diagnostic::quoted;
+use crate::request::Request;
 use crate::rule::{RuleInfo, Seen};
 use crate::special::Hard;
 
@@ -20,7 +21,7 @@ impl fmt::Display for Attempt<'_> {
         write!(f, "{} to ", self.agent)?;
         let facts = self.facts;
         match facts.request {
-            Seen::Request { method, path } => {
+            Seen::Request(Request { method, path, .. }) => {
                 write!(f, "{} ", quoted(method))?;
                 self.destination(f)?;
                 // What CONNECT asks for is no path.
@@ -107,12 +108,10 @@ pub(crate) fn needs_inspection(
     } else {
         "; inside TLS it can where the rule that allows it says `handling: inspect`"
     };
-    format!(
-        "To allow {attempt}, rule {id} has to see the HTTP method or path, and cannot here{help}."
-    )
+    format!("To allow {attempt}, rule {id} has to see the HTTP request, and cannot here{help}.")
 }
 
-/// `rule` says `inspect`, and does not look at method or path itself.
+/// `rule` says `inspect`, and does not look at requests itself.
 pub(crate) fn not_understood(attempt: &impl fmt::Display, rule: &RuleInfo) -> String {
     let id = &rule.id;
     format!(

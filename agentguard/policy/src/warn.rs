@@ -6,7 +6,7 @@ use agentguard_model::Handling;
 
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::pattern::{Glob, HostPattern, Ports};
+use crate::pattern::{HostPattern, Ports};
 use crate::rule::{Rule, Selector};
 
 /// The most pairs of rules that are compared. A policy with more is compared in part: what is not
@@ -41,7 +41,7 @@ pub(crate) fn warnings(rules: &[Rule], columns: &[u32], agents: &[AgentPolicy]) 
             return found;
         }
         let message = format!(
-            "rule `{}` looks at method or path on port 443, and sees neither in TLS",
+            "rule `{}` looks at requests on port 443, and sees none in TLS",
             rule.info.id
         );
         found.push(warning(
@@ -218,7 +218,7 @@ fn hides(by: &Rule, rule: &Rule, earlier: bool) -> bool {
 
 /// Whether `a` matches whatever `b` matches.
 fn covers(a: &Rule, b: &Rule) -> bool {
-    reaches(a, b) && all_or_among(&a.methods, &b.methods) && paths_cover(&a.paths, &b.paths)
+    reaches(a, b) && a.request.covers(&b.request)
 }
 
 /// Whether `a` matches every flow that `b` matches, as long as no request is looked at.
@@ -244,13 +244,4 @@ fn selects_all(a: &Selector, b: &Selector) -> bool {
         (Some(a), Some(b)) => b.iter().all(|name| a.contains(name)),
     };
     names && a.labels.iter().all(|label| b.labels.contains(label))
-}
-
-fn all_or_among(a: &[String], b: &[String]) -> bool {
-    a.is_empty() || !b.is_empty() && b.iter().all(|method| a.contains(method))
-}
-
-/// By spelling alone: one pattern is not asked whether it covers a different one.
-fn paths_cover(a: &[Glob], b: &[Glob]) -> bool {
-    a.is_empty() || !b.is_empty() && b.iter().all(|glob| a.contains(glob))
 }

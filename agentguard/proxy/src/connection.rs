@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::http::Method;
-use agentguard_decision::{Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
+use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
 use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
 use agentguard_protocol::refusal;
@@ -343,15 +342,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     pub(crate) fn request_revoked(
         self: &Arc<Self>,
         changes: Changes,
-        method: &Method,
-        path: &str,
+        asked: Arc<Asked>,
     ) -> Revoked {
-        let (flow, method, path) = (Arc::clone(self), method.clone(), path.to_owned());
+        let flow = Arc::clone(self);
         Box::pin(async move {
-            let (decider, request) = (&flow.guard.decider, (method.as_str(), path.as_str()));
+            let decider = &flow.guard.decider;
             let (reached, closed) = (|| flow.reached(), || flow.closed());
             decider
-                .revoked(changes, &flow.client, reached, closed, Some(request))
+                .revoked(changes, &flow.client, reached, closed, Some(&asked))
                 .await
         })
     }

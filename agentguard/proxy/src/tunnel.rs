@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use agentguard_decision::{Decided, Foreseen, Recorder};
+use agentguard_decision::{Asked, Decided, Foreseen, Recorder};
 use agentguard_model::{ActionKind, Reason, ReasonCode};
 use agentguard_protocol::authority::Host;
 use agentguard_protocol::refusal::Refusal;
@@ -151,7 +151,7 @@ async fn read<T, E, R: Recorder, P: Port>(
 /// A tunnel that the policy allows.
 struct Tunnel<R: Recorder, P: Port> {
     /// Of the request to the proxy.
-    asked: Account<R>,
+    account: Account<R>,
     revoked: Revoked,
     inside: Arc<Flow<R, P>>,
 }
@@ -170,17 +170,17 @@ async fn open<R: Recorder, P: Port>(
 ) -> Result<Tunnel<R, P>, NotOpened> {
     let decider = &flow.guard.decider;
     let (changes, to) = (decider.changes(), destination.to_string());
-    let method = Method::CONNECT;
-    let asked = decider.request(&flow.client, &flow.target, method.as_str(), &to);
-    let asked = asked.await;
-    if !asked.allowed {
-        return Err(NotOpened::Denied(asked));
+    let asked = Arc::new(Asked::tunnel(Method::CONNECT.as_str(), &to));
+    let decided = decider.request(&flow.client, &flow.target, &asked);
+    let decided = decided.await;
+    if !decided.allowed {
+        return Err(NotOpened::Denied(decided));
     }
-    let asked = flow.account(asked);
-    asked.answered(StatusCode::OK);
+    let account = flow.account(decided);
+    account.answered(StatusCode::OK);
     let denied = |denied: Decided| {
-        asked.answered(StatusCode::FORBIDDEN);
-        asked.fail(revoked(&denied));
+        account.answered(StatusCode::FORBIDDEN);
+        account.fail(revoked(&denied));
         NotOpened::Denied(denied)
     };
     let inside = match lead(flow, destination).await {
@@ -199,13 +199,13 @@ async fn open<R: Recorder, P: Port>(
             return Err(denied(decided));
         }
         inside.account(decided.clone()).fail(&reason.message);
-        asked.answered(StatusCode::BAD_GATEWAY);
+        account.answered(StatusCode::BAD_GATEWAY);
         decided.reason = reason;
         return Err(NotOpened::Unreachable(decided));
     }
     Ok(Tunnel {
-        revoked: flow.request_revoked(changes, &method, &to),
-        asked,
+        revoked: flow.request_revoked(changes, asked),
+        account,
         inside,
     })
 }
@@ -262,11 +262,11 @@ impl<R: Recorder, P: Port> Tunnel<R, P> {
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             if let Err(error) = stream.write_all(opened).await {
-                return self.asked.fail(format!("the client is gone: {error}"));
+                return self.account.fail(format!("the client is gone: {error}"));
             }
             tokio::select! {
                 () = self.inside.start(stream, early) => {}
-                denied = self.revoked => self.asked.fail(revoked(&denied)),
+                denied = self.revoked => self.account.fail(revoked(&denied)),
             }
         })
     }

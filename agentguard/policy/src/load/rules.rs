@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
-use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, values};
+use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, requests, values};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::pattern::Ports;
@@ -94,14 +94,13 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
         },
         agents: selector(raw, known, report),
-        hosts: list("host", matches.host.as_ref(), report, values::host),
-        cidrs: list("cidr", matches.cidr.as_ref(), report, values::net),
+        hosts: values::list("host", matches.host.as_ref(), report, values::host),
+        cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
         ports: Ports::all(),
         transports: 0,
-        methods: list("method", matches.method.as_ref(), report, values::method),
-        paths: list("path", matches.path.as_ref(), report, values::path),
+        request: requests::request(raw.action, matches, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
-        ranges: list(
+        ranges: values::list(
             "resolved_ranges",
             raw.resolved_ranges.as_ref(),
             report,
@@ -117,23 +116,6 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
     what_only_names_have(raw, &rule, report);
     what_stays_closed(matches, &rule, report);
     rule
-}
-
-/// The entries of a list that are what they should be.
-fn list<T>(
-    key: &str,
-    list: Option<&At<Vec<At<String>>>>,
-    report: &mut Report,
-    read: fn(&At<String>, &mut Report) -> Option<T>,
-) -> Vec<T> {
-    let Some(list) = list else {
-        return Vec::new();
-    };
-    values::list_bounds(key, list, report);
-    list.value
-        .iter()
-        .filter_map(|entry| read(entry, report))
-        .collect()
 }
 
 fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {
@@ -211,7 +193,7 @@ fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Repor
         if rule.needs_request() && transports & UDP != 0 {
             report.error(
                 entry.place,
-                "a rule over `udp` cannot look at `method` or `path`",
+                "a rule over `udp` cannot look at requests",
                 Some("HTTP/3 is not decoded; leave `udp` out, and clients fall back to TCP"),
             );
         }
@@ -246,7 +228,7 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
     if handling == Handling::Direct && rule.needs_request() {
         report.error(
             entry.place,
-            "`direct` cannot go with `method` or `path`: nothing looks at a direct flow",
+            "`direct` cannot go with what looks at requests: nothing looks at a direct flow",
             Some("`handling: splice`"),
         );
     }

@@ -1,19 +1,13 @@
-//! The values of a rule's lists.
+//! The values of a rule's lists: where things go.
 
 use agentguard_model::{Handling, HostName};
 use ipnet::IpNet;
 
-use super::{MAX_LIST, MAX_STRING, Report};
-use crate::diagnostic::{nearest, quoted};
-use crate::pattern::{Glob, HostPattern, Ports};
+use super::{MAX_LIST, Report};
+use crate::diagnostic::quoted;
+use crate::pattern::{HostPattern, Ports};
 use crate::special;
 use crate::yaml::{At, Place};
-
-/// The methods of RFC 9110 §9.3 and RFC 5789. Others are possible; these are the ones meant when
-/// one is misspelt.
-const METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT",
-];
 
 /// Suffixes below which anyone can get a name.
 const SHARED_SUFFIXES: [&str; 18] = [
@@ -49,6 +43,23 @@ pub(super) fn default_handling(raw: &At<Handling>, report: &mut Report) -> Handl
         return Handling::Splice;
     }
     raw.value
+}
+
+/// The entries of a list that are what they should be.
+pub(super) fn list<T>(
+    key: &str,
+    list: Option<&At<Vec<At<String>>>>,
+    report: &mut Report,
+    read: fn(&At<String>, &mut Report) -> Option<T>,
+) -> Vec<T> {
+    let Some(list) = list else {
+        return Vec::new();
+    };
+    list_bounds(key, list, report);
+    list.value
+        .iter()
+        .filter_map(|entry| read(entry, report))
+        .collect()
 }
 
 /// Refuses an empty list, which could be read as "all" or as "none", and one that is too long.
@@ -218,111 +229,4 @@ fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
 
 pub(super) fn ports(list: &At<Vec<At<String>>>, report: &mut Report) -> Ports {
     Ports::new(list.value.iter().filter_map(|p| port(p, report)).collect())
-}
-
-/// A method is a token (RFC 9110 §5.6.2), and case matters.
-pub(super) fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
-    let text = entry.value.as_str();
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if text.is_empty() || !text.bytes().all(token) || text.contains('*') || text.len() > 64 {
-        report.error(
-            entry.place,
-            format!("`{}` is not a method", quoted(text)),
-            Some("leave `method` out to match any"),
-        );
-        return None;
-    }
-    if !METHODS.contains(&text)
-        && let Some(near) = nearest(&text.to_ascii_uppercase(), METHODS)
-    {
-        let upper = text.to_ascii_uppercase();
-        let message =
-            format!("`{text}` is not a method that clients use; methods are case-sensitive");
-        if upper == near {
-            report.error(
-                entry.place,
-                message,
-                Some(&format!("did you mean `{near}`?")),
-            );
-            return None;
-        }
-        report.warn(
-            entry.place,
-            message,
-            Some(&format!("did you mean `{near}`?")),
-        );
-    }
-    Some(text.to_owned())
-}
-
-pub(super) fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
-    let text = entry.value.as_str();
-    let mut refuse = |why: &str, hint: Option<&str>| {
-        report.error(entry.place, format!("path `{}` {why}", quoted(text)), hint);
-    };
-    if text.len() > MAX_STRING {
-        refuse(&format!("is longer than {MAX_STRING} bytes"), None);
-        return None;
-    }
-    let Some(below) = text.strip_prefix('/') else {
-        refuse(
-            "does not begin with `/`",
-            Some(&format!("`/{}`", quoted(text))),
-        );
-        return None;
-    };
-    if text.contains(['?', '#']) {
-        refuse(
-            "has a `?` or `#`",
-            Some("rules see the path without the query"),
-        );
-        return None;
-    }
-    if text.contains("//") {
-        refuse(
-            "has `//`",
-            Some("in the canonical path runs of `/` are one"),
-        );
-        return None;
-    }
-    if !text
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && !b"\\;\"<>^`{|}".contains(&b))
-    {
-        refuse(
-            "has a character that a canonical path never has",
-            Some("write it percent-encoded, in UTF-8"),
-        );
-        return None;
-    }
-    if !escapes_are_canonical(text) {
-        refuse(
-            "has an escape that a canonical path never has",
-            Some(
-                "letters, digits and `- . _ ~` are not escaped; other escapes are `%` and two upper-case hexadecimal digits",
-            ),
-        );
-        return None;
-    }
-    match Glob::new(below) {
-        Ok(glob) => Some(glob),
-        Err(why) => {
-            refuse(why, None);
-            None
-        }
-    }
-}
-
-/// Whether every `%` begins an escape that is left when a path is canonical (RFC 3986 §6.2.2).
-fn escapes_are_canonical(text: &str) -> bool {
-    text.split('%').skip(1).all(|after| {
-        let Some(hex) = after.get(..2) else {
-            return false;
-        };
-        let upper = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
-        let Ok(octet) = u8::from_str_radix(hex, 16) else {
-            return false;
-        };
-        hex.bytes().all(upper) && !(octet.is_ascii_alphanumeric() || b"-._~".contains(&octet))
-    })
 }

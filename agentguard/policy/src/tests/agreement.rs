@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::{agent, host, policy};
 use crate::rule::{Fit, Rule};
 use crate::special;
-use crate::{AgentPolicy, Facts, Policy, RulingOutcome, Seen};
+use crate::{AgentPolicy, Facts, Policy, Query, Request, RulingOutcome, Seen};
 
 const HOSTS: [&str; 5] = [
     "a.example",
@@ -71,10 +71,12 @@ fn any_rule() -> impl Strategy<Value = String> {
         prop::sample::select(&["splice", "direct", "inspect"][..]),
         prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
         prop::option::weighted(0.2, Just(["127.0.0.0/8", "169.254.169.254/32"])),
+        (prop::bool::weighted(0.2), prop::bool::weighted(0.2)),
     )
         .prop_map(
-            |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges)| {
-                let request = method || path;
+            |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
+                let (query, over) = (more.0, more.1 && !allow);
+                let request = method || path || query || over;
                 let transport = match transport {
                     _ if request || allow && handling == "inspect" => "tcp",
                     0 => "udp",
@@ -94,6 +96,12 @@ fn any_rule() -> impl Strategy<Value = String> {
                 }
                 if path {
                     text.push_str("      path: [\"/a/**\"]\n");
+                }
+                if query {
+                    text.push_str("      query: {a: [b, \"c*\"]}\n");
+                }
+                if over {
+                    text.push_str("      body_over: 10\n");
                 }
                 if !allow {
                     text.push_str("    action: deny\n");
@@ -309,13 +317,16 @@ proptest! {
         ip in prop::option::of(prop::sample::select(&ADDRESSES[..])),
         port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
         request: bool, get: bool, path in prop::sample::select(&["/a", "/a/b", "/b", "*"][..]),
+        query in prop::sample::select(&["", "a=b", "a=x", "a=c1;a=x"][..]), body in 9u64..12,
     ) {
         let policy = compiled(&numbered(&rules), "enforce");
         let agent = agent(&policy, "coder");
         let name = name.map(host);
         let ip = ip.map(|ip| special::canonical(ip.parse().unwrap()));
+        let query = Query::new(query);
         let request = if request {
-            Seen::Request { method: if get { "GET" } else { "PUT" }, path }
+            let request = Request::new(if get { "GET" } else { "PUT" }, path);
+            Seen::Request(Request { query: Some(&query), body, ..request })
         } else {
             Seen::NotYet
         };
@@ -355,7 +366,7 @@ proptest! {
         let other = compiled(&order, mode);
         let name = name.map(host);
         let ip = Some(ip.parse().unwrap());
-        for request in [Seen::NotYet, Seen::Never, Seen::Request { method: "GET", path: "/a/b" }] {
+        for request in [Seen::NotYet, Seen::Never, Seen::Request(Request::new("GET", "/a/b"))] {
             let facts = Facts { host: name.as_ref(), ip, port, transport, request };
             let [a, b] = [&one, &other].map(|policy| {
                 let ruling = policy.decide(agent(policy, "coder"), &facts);
@@ -392,12 +403,24 @@ proptest! {
         let early = policy.decide(agent, &flow);
         for method in ["GET", "PUT"] {
             for path in ["/a/b", "/b"] {
-                let seen = Facts { request: Seen::Request { method, path }, ..flow };
+                let small = Request::new(method, path);
+                let seen = Facts { request: Seen::Request(small), ..flow };
                 let late = policy.decide(agent, &seen);
                 prop_assert_ne!(late.outcome, RulingOutcome::Undecided);
                 if early.outcome != RulingOutcome::Undecided {
                     prop_assert_eq!(early.outcome, late.outcome);
                     prop_assert_eq!(early.verdict, late.verdict);
+                }
+                // Up to its limit it stays what it was; from there on it is asked again.
+                let limit = policy.body_limit(agent, &seen);
+                let with = |body| {
+                    let request = Seen::Request(Request { body, ..small });
+                    policy.decide(agent, &Facts { request, ..flow })
+                };
+                let full = with(limit.unwrap_or(u64::MAX));
+                prop_assert_eq!((full.outcome, full.verdict), (late.outcome, late.verdict));
+                if let Some(limit) = limit {
+                    prop_assert_eq!(with(limit + 1).verdict, Verdict::Deny);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use agentguard_model::{Handling, ReasonCode, Transport};
 
 use super::{agent, host};
-use crate::{Document, Facts, Policy, RulingOutcome, Seen, compile};
+use crate::{Document, Facts, Policy, Query, Request, RulingOutcome, Seen, compile};
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 7);
+    assert_eq!(examples, 8);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn the_coders_policy_does_what_its_comments_say() {
     let policy = compiled("coder.yaml", &text);
     assert_eq!(policy.warnings(), []);
     let coder = agent(&policy, "coder");
-    let request = |method, path| Seen::Request { method, path };
+    let request = |method, path| Seen::Request(Request::new(method, path));
     for (name, port, request, outcome, code) in [
         (
             "git.example.com",
@@ -143,7 +143,7 @@ fn the_example_of_inspection_does_what_the_page_says() {
         .unwrap();
     let policy = compiled("policy.md", text);
     let coder = agent(&policy, "coder");
-    let request = |method, path| Seen::Request { method, path };
+    let request = |method, path| Seen::Request(Request::new(method, path));
     for (name, request, code) in [
         (
             "docs.example.com",
@@ -183,4 +183,70 @@ fn the_example_of_inspection_does_what_the_page_says() {
         assert!(policy.inspects(coder, &facts), "{facts:?}");
         assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
     }
+}
+
+#[test]
+fn the_example_of_queries_and_sizes_does_what_the_page_says() {
+    let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
+    let text = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|part| part.split("```").next())
+        .find(|text| text.contains("body_over"))
+        .unwrap();
+    let policy = compiled("policy.md", text);
+    let coder = agent(&policy, "coder");
+    let name = host("api.example.com");
+    for (query, content, body, code, limit) in [
+        (
+            "Action=GetItem",
+            "application/json",
+            10,
+            ReasonCode::RuleAllow,
+            Some(65536),
+        ),
+        (
+            "Action=PutItem",
+            "application/json",
+            10,
+            ReasonCode::NoRule,
+            Some(65536),
+        ),
+        (
+            "Action=GetItem",
+            "text/plain",
+            10,
+            ReasonCode::NoRule,
+            Some(65536),
+        ),
+        (
+            "Action=GetItem",
+            "application/json",
+            65537,
+            ReasonCode::RuleDeny,
+            None,
+        ),
+    ] {
+        let query = Query::new(query);
+        let mut fields = http::HeaderMap::new();
+        fields.insert("content-type", http::HeaderValue::from_static(content));
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Request(Request {
+                query: Some(&query),
+                fields: Some(&fields),
+                body,
+                ..Request::new("POST", "/")
+            }),
+        };
+        assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
+        assert_eq!(policy.body_limit(coder, &facts), limit, "{facts:?}");
+        let recorded = policy.recorded_fields(&fields);
+        assert_eq!(recorded["content-type"], content);
+    }
+    let query = Query::new("Action=GetItem&Signature=abc");
+    assert_eq!(policy.recorded_query(&query), "Action=GetItem&Signature=…");
 }

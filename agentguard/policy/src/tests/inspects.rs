@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use agentguard_model::{Handling, HostName, Mode, ReasonCode, Transport, Verdict};
 
 use super::{agent, host, policy};
-use crate::{Facts, Policy, Ruling, RulingOutcome, Seen};
+use crate::{Facts, Policy, Request, Ruling, RulingOutcome, Seen};
 
 const TEXT: &str = r#"
 version: 1
@@ -122,10 +122,7 @@ fn tls_is_terminated_where_an_allowance_says_so() {
             for request in [
                 Seen::NotYet,
                 Seen::Never,
-                Seen::Request {
-                    method: "POST",
-                    path: "/",
-                },
+                Seen::Request(Request::new("POST", "/")),
             ] {
                 let inspects = with(to, request, |facts| {
                     policy.inspects(agent(&policy, who), facts)
@@ -230,7 +227,7 @@ fn a_rule_for_anywhere_inspects_every_name_and_no_closed_address() {
 fn what_is_inspected_is_decided_request_by_request() {
     use RulingOutcome::{Allow, Deny, Undecided};
     let policy = policy(TEXT);
-    let request = |method, path| Seen::Request { method, path };
+    let request = |method, path| Seen::Request(Request::new(method, path));
     for (to, request, outcome, code) in [
         // A denial that looks at requests leaves the flow undecided.
         (
@@ -327,24 +324,24 @@ fn what_cannot_be_understood_is_denied_where_it_should_be_inspected() {
         // What another rule would splice is not passed unseen beside a rule that inspects.
         (
             To("read.example", 443),
-            "To allow coder to reach read.example:443 over TCP, rule read has to see the HTTP method or path, and cannot here.",
+            "To allow coder to reach read.example:443 over TCP, rule read has to see the HTTP request, and cannot here.",
             &["read", "read-as-well"],
         ),
         (
             To("get.example", 443),
-            "To allow coder to reach get.example:443 over TCP, rule get has to see the HTTP method or path, and cannot here.",
+            "To allow coder to reach get.example:443 over TCP, rule get has to see the HTTP request, and cannot here.",
             &["get"],
         ),
         // A denial that looks at requests comes first.
         (
             To("api.example", 8443),
-            "To allow coder to reach api.example:8443 over TCP, rule no-deletes has to see the HTTP method or path, and cannot here.",
+            "To allow coder to reach api.example:8443 over TCP, rule no-deletes has to see the HTTP request, and cannot here.",
             &["no-deletes", "api", "api-fast"],
         ),
         // Nothing inspects it, and the sentence says what would.
         (
             To("blind.example", 443),
-            "To allow coder to reach blind.example:443 over TCP, rule blind has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
+            "To allow coder to reach blind.example:443 over TCP, rule blind has to see the HTTP request, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
             &["blind"],
         ),
     ] {

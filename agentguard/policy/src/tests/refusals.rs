@@ -103,8 +103,39 @@ fn every_refusal_has_its_place_and_hint() {
             ],
         ),
         (
+            rule("  - id: a\n    match: {host: [a.example], query: {}, header: {host: [a], \"x y\": [b], accept: []}}\n    action: allow\n"),
+            &[
+                "p.yaml:7:39: error: `query` is empty, so it would match nothing\n  hint: leave `query` out to match all",
+                "p.yaml:7:58: error: `host` is not passed on as it comes, so no rule can look at it\n  hint: a name goes under `host`",
+                "p.yaml:7:70: error: `x y` is not the name of a header field\n  hint: like `content-type`",
+                "p.yaml:7:83: error: `header: accept` is empty, so it would match nothing\n  hint: leave `header: accept` out to match all",
+            ],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], header: {content-length: [\"1*\"], upgrade: [h2c]}}\n    action: deny\n"),
+            &[
+                "p.yaml:7:57: error: `content-length` is not passed on as it comes, so no rule can look at it\n  hint: `body_over`, which also sees what comes without it",
+                "p.yaml:7:74: error: `upgrade` is not passed on as it comes, so no rule can look at it\n  hint: it is for one hop or frames the message; leave it out",
+            ],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], query: {\"\": [b]}, body_over: 1MiB}\n    action: allow\n"),
+            &[
+                "p.yaml:7:44: error: `` is not a parameter of a query\n  hint: its name as it is when decoded",
+                "p.yaml:7:61: error: `body_over` is for a rule that denies\n  hint: an `allow` for the requests, and a `deny` with `body_over` beside it",
+            ],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example], body_over: 1MB}\n    action: deny\n  - id: b\n    match: {host: [a.example], body_over: 99999999999999999999}\n    action: deny\n  - id: c\n    match: {host: [a.example], body_over: 99999999999GiB}\n    action: deny\n"),
+            &[
+                "p.yaml:7:43: error: `body_over: 1MB` is not a number of bytes\n  hint: like 65536, `64KiB` or `10MiB`",
+                "p.yaml:10:43: error: `body_over: 99999999999999999999` is not a number of bytes\n  hint: like 65536, `64KiB` or `10MiB`",
+                "p.yaml:13:43: error: `body_over: 99999999999GiB` is not a number of bytes\n  hint: like 65536, `64KiB` or `10MiB`",
+            ],
+        ),
+        (
             rule("  - id: a\n    match: {host: [a.example], path: [/b]}\n    handling: direct\n    action: allow\n"),
-            &["p.yaml:8:15: error: `direct` cannot go with `method` or `path`: nothing looks at a direct flow\n  hint: `handling: splice`"],
+            &["p.yaml:8:15: error: `direct` cannot go with what looks at requests: nothing looks at a direct flow\n  hint: `handling: splice`"],
         ),
         (
             "version: 1\ndefaults: {default_handling: inspect}\nagents:\n  - {name: coder, default_handling: inspect}\n".to_owned(),
@@ -275,10 +306,18 @@ fn what_was_probably_not_meant_is_told() {
                 "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
             ],
         ),
+        // A narrower query adds nothing to a wider one; a wider one does.
+        (
+            "  - id: a\n    match: {host: [a.example], query: {x: [a, b]}}\n    action: allow\n  - id: b\n    match: {host: [a.example], query: {x: [a], y: [c]}}\n    action: allow\n  - id: c\n    match: {host: [a.example], body_over: 10}\n    action: deny\n  - id: d\n    match: {host: [a.example], body_over: 9}\n    action: deny\n",
+            &[
+                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
+                "p.yaml:12:5: warning: rule `c` adds nothing to rule `d` (line 15)\n  hint: one of them can go",
+            ],
+        ),
         (
             "  - id: a\n    match: {host: [a.example], port: [443], method: [GET]}\n    action: allow\n",
             &[
-                "p.yaml:6:5: warning: rule `a` looks at method or path on port 443, and sees neither in TLS\n  hint: `handling: inspect` on this rule",
+                "p.yaml:6:5: warning: rule `a` looks at requests on port 443, and sees none in TLS\n  hint: `handling: inspect` on this rule",
             ],
         ),
         // Another rule inspects, or only some of the ports are those of TLS.

@@ -3,7 +3,9 @@
 use agentguard_model::{Handling, Mode, ReasonCode, Transport, Verdict};
 
 use super::{agent, host, policy};
-use crate::{Addresses, Condition, Consideration, Facts, Policy, RulingOutcome, Seen, schema};
+use crate::{
+    Addresses, Condition, Consideration, Facts, Policy, Request, RulingOutcome, Seen, schema,
+};
 
 const TEXT: &str = r#"
 version: 1
@@ -62,7 +64,7 @@ const fn tcp(to: &'static str, port: u16) -> Case {
 
 const fn http(to: &'static str, method: &'static str, path: &'static str) -> Case {
     Case {
-        request: Seen::Request { method, path },
+        request: Seen::Request(Request::new(method, path)),
         ..tcp(to, 80)
     }
 }
@@ -117,19 +119,19 @@ fn enforced() {
             tcp("api.example", 443),
             Undecided,
             ReasonCode::NeedsInspection,
-            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
+            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP request, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
         ),
         (
             never(tcp("api.example", 443)),
             Deny,
             ReasonCode::NeedsInspection,
-            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
+            "To allow coder to reach api.example:443 over TCP, rule no-secrets has to see the HTTP request, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
         ),
         (
             never(tcp("plain.example", 80)),
             Deny,
             ReasonCode::NeedsInspection,
-            "To allow coder to reach plain.example:80 over TCP, rule no-secrets has to see the HTTP method or path, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
+            "To allow coder to reach plain.example:80 over TCP, rule no-secrets has to see the HTTP request, and cannot here; inside TLS it can where the rule that allows it says `handling: inspect`.",
         ),
         (
             http("plain.example", "GET", "/docs/a"),
@@ -369,10 +371,7 @@ fn a_near_miss_is_explained_by_the_condition_that_failed() {
         ip: None,
         port: 80,
         transport: Transport::Tcp,
-        request: Seen::Request {
-            method: "POST",
-            path: "/docs/a",
-        },
+        request: Seen::Request(Request::new("POST", "/docs/a")),
     };
     let considered = policy.explain(agent(&policy, "coder"), &facts);
     assert_eq!(considered.len(), 8);
@@ -460,10 +459,7 @@ fn an_encoded_slash_is_allowed_in_both_readings_and_denied_in_either() {
             ip: None,
             port: 80,
             transport: Transport::Tcp,
-            request: Seen::Request {
-                method: "GET",
-                path,
-            },
+            request: Seen::Request(Request::new("GET", path)),
         };
         let ruling = policy.decide(agent(&policy, "coder"), &facts);
         assert_eq!(

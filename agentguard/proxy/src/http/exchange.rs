@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agentguard_decision::{Decided, Recorder};
+use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
@@ -77,7 +77,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Answer<R>>, Infallible> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let tongue = Tongue::of(&parts);
         let answer = parts
             .headers
@@ -91,14 +91,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if self.flow.is_stale() {
             return Ok(self.refuse_stale(tongue).await);
         }
+        let asked = Arc::new(self.asked(&mut parts, &body, &meaning));
         let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
             None => {
-                let decided = self.flow.guard.decider.request(
-                    &self.flow.client,
-                    &self.flow.target,
-                    parts.method.as_str(),
-                    meaning.path.as_str(),
-                );
+                let (client, target) = (&self.flow.client, &self.flow.target);
+                let decided = self.flow.guard.decider.request(client, target, &asked);
                 (decided.await, StatusCode::FORBIDDEN)
             }
             Some(message) => {
@@ -114,8 +111,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok(refuse(&decided, status, tongue));
         }
         let account = Arc::new(self.flow.account(decided));
-        let path = meaning.path.as_str();
-        let mut revoked = self.flow.request_revoked(changes, &parts.method, path);
+        let mut revoked = self.flow.request_revoked(changes, asked);
         let carried = tokio::select! {
             biased;
             carried = self.carry(parts, body, &meaning, &account) => carried,
@@ -139,6 +135,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         };
         account.answered(response.status());
         Ok(response)
+    }
+
+    /// What the request is decided on: what its destination would get.
+    fn asked(&self, parts: &mut Parts, body: &Incoming, meaning: &request::Request) -> Asked {
+        strip_hop_by_hop(&mut parts.headers);
+        Asked::new(
+            parts.method.as_str(),
+            meaning.path.as_str(),
+            meaning.query.as_deref(),
+            parts.headers.clone(),
+            body.size_hint().exact(),
+        )
     }
 
     /// Says why the request is not for whom this connection was opened, if so.
@@ -286,7 +294,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         account: &Arc<Account<R>>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
         let host = self.host(meaning)?;
-        strip_hop_by_hop(&mut parts.headers);
         if meaning.websocket {
             switch_to_websocket(&mut parts.headers);
         }

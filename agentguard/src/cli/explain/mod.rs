@@ -153,6 +153,15 @@ fn attempted(action: &Action) -> String {
     if let (Some(_), Some(ip)) = (&action.host, action.ip) {
         words.push_str(&format!(" (dialled as {ip})"));
     }
+    if let Some(query) = &action.query {
+        words.push_str(&format!(", query {query}"));
+    }
+    for (name, value) in &action.headers {
+        words.push_str(&format!(", {name}: {value}"));
+    }
+    if let Some(body) = action.body {
+        words.push_str(&format!(", {body} bytes of content"));
+    }
     if let Some(tool) = &action.tool {
         words.push_str(&format!(", tool {} of {}", tool.name, tool.server));
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use agentguard_model::{Decision, HostName};
-use agentguard_policy::{Document, Facts, Policy, RulingOutcome, Seen, compile};
+use agentguard_policy::{Document, Facts, Policy, Request, RulingOutcome, Seen, compile};
 
 use super::{advice, story};
 
@@ -163,10 +163,7 @@ fn the_suggested_rule_allows_what_was_denied_and_compiles() {
         (
             serde_json::json!({"kind": "http_request", "transport": "tcp", "host": "api.example",
                 "port": 80, "method": "DELETE", "path": "/v1/x"}),
-            Seen::Request {
-                method: "DELETE",
-                path: "/v1/x",
-            },
+            Seen::Request(Request::new("DELETE", "/v1/x")),
         ),
         (
             serde_json::json!({"kind": "connect", "transport": "tcp", "host": "a_b.example", "port": 443}),

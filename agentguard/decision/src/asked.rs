@@ -1,0 +1,64 @@
+//! A request from its head to its end: what its decisions are taken on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use agentguard_policy::{Query, Request};
+use http::HeaderMap;
+
+/// A request that is decided, and decided again while it is under way.
+#[derive(Debug)]
+pub struct Asked {
+    method: String,
+    path: String,
+    query: Option<Query>,
+    fields: Option<HeaderMap>,
+    body: AtomicU64,
+}
+
+impl Asked {
+    /// A request. The path is canonical, the fields are those that are passed on, and `body` is
+    /// how much content it says that it has.
+    #[must_use]
+    pub fn new(
+        method: &str,
+        path: &str,
+        query: Option<&str>,
+        fields: HeaderMap,
+        body: Option<u64>,
+    ) -> Self {
+        Self {
+            query: query.map(Query::new),
+            fields: Some(fields),
+            body: AtomicU64::new(body.unwrap_or(0)),
+            ..Self::tunnel(method, path)
+        }
+    }
+
+    /// A request that ends here, and opens a tunnel.
+    #[must_use]
+    pub fn tunnel(method: &str, to: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            path: to.to_owned(),
+            query: None,
+            fields: None,
+            body: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes that it has at least so much content.
+    pub fn grew(&self, body: u64) {
+        self.body.fetch_max(body, Ordering::Relaxed);
+    }
+
+    /// As rules see it now.
+    #[must_use]
+    pub fn seen(&self) -> Request<'_> {
+        Request {
+            query: self.query.as_ref(),
+            fields: self.fields.as_ref(),
+            body: self.body.load(Ordering::Relaxed),
+            ..Request::new(&self.method, &self.path)
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What of a request goes into the record: what a rule looks at. Anything else may be a secret.
+
+use std::collections::{BTreeMap, HashSet};
+
+use http::HeaderMap;
+use http::header::HeaderName;
+
+use crate::policy::Policy;
+use crate::request::Query;
+use crate::rule::Rule;
+
+/// The most characters of a query, and of one header field, that are recorded. Of what is longer,
+/// the rest is left out, and `…` stands for it.
+const MAX_RECORDED: usize = 512;
+
+/// The names of everything that one of a policy's rules looks at.
+#[derive(Debug)]
+pub(crate) struct LookedAt {
+    parameters: HashSet<String>,
+    fields: HashSet<HeaderName>,
+}
+
+impl LookedAt {
+    pub(crate) fn by(rules: &[Rule]) -> Self {
+        let query = rules.iter().flat_map(|rule| &rule.request.query);
+        let fields = rules.iter().flat_map(|rule| &rule.request.fields);
+        Self {
+            parameters: query.map(|(name, _)| name.clone()).collect(),
+            fields: fields.map(|(name, _)| name.clone()).collect(),
+        }
+    }
+}
+
+impl Policy {
+    /// A query as it is recorded: parameters that no rule looks at without their values.
+    #[must_use]
+    pub fn recorded_query(&self, query: &Query) -> String {
+        bounded(&query.redacted(|name| self.looked_at().parameters.contains(name)))
+    }
+
+    /// The header fields that a rule looks at, each with all its values.
+    #[must_use]
+    pub fn recorded_fields(&self, fields: &HeaderMap) -> BTreeMap<String, String> {
+        let names = self.looked_at().fields.iter();
+        names
+            .filter(|name| fields.contains_key(*name))
+            .map(|name| {
+                let values = fields.get_all(name).iter();
+                let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+                let joined = values.collect::<Vec<_>>().join(", ");
+                (name.as_str().to_owned(), bounded(&joined))
+            })
+            .collect()
+    }
+}
+
+fn bounded(text: &str) -> String {
+    match text.char_indices().nth(MAX_RECORDED) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}

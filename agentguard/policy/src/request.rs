@@ -1,0 +1,266 @@
+//! What rules see of an HTTP request, and what they say of it.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use http::HeaderMap;
+use http::header::HeaderName;
+
+use crate::pattern::{Glob, Wildcard};
+
+/// A longer part of a query that has no `=` is put out as if it were a value.
+const MAX_NAME: usize = 32;
+
+/// An HTTP request as rules see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Request<'a> {
+    /// The method (RFC 9110 §9.1), as it was sent: methods are case-sensitive.
+    pub method: &'a str,
+    /// The path in its canonical form, without the query.
+    pub path: &'a str,
+    /// The query.
+    pub query: Option<&'a Query>,
+    /// The header fields that the destination gets. Absent where there are none that it gets: a
+    /// tunnel's request ends here.
+    pub fields: Option<&'a HeaderMap>,
+    /// How many bytes of content it is known to have: what was announced (RFC 9110 §8.6), or came so
+    /// far; where content is coded, what comes of it, if that is more.
+    pub body: u64,
+}
+
+impl<'a> Request<'a> {
+    /// A request of which there is nothing else to see.
+    #[must_use]
+    pub const fn new(method: &'a str, path: &'a str) -> Self {
+        Self {
+            method,
+            path,
+            query: None,
+            fields: None,
+            body: 0,
+        }
+    }
+}
+
+/// A query, read once a rule wants to know what is in it.
+#[derive(Debug)]
+pub struct Query {
+    text: String,
+    readings: OnceLock<[Parameters; 2]>,
+}
+
+/// Names and their values, decoded.
+type Parameters = HashMap<String, Vec<String>>;
+
+impl Query {
+    /// A query, without its `?`.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            readings: OnceLock::new(),
+        }
+    }
+
+    /// As it was sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Servers read a query in two ways: as forms are encoded today (WHATWG URL §5.1), and with `;`
+    /// as a separator too and `+` as itself (HTML 4.01 B.2.2, RFC 3986).
+    fn readings(&self) -> &[Parameters; 2] {
+        self.readings.get_or_init(|| {
+            let other = self.text.replace(';', "&").replace('+', "%2B");
+            [parameters(&self.text), parameters(&other)]
+        })
+    }
+
+    /// With the values of all parameters but `shown` put out, for the record.
+    #[must_use]
+    pub fn redacted(&self, shown: impl Fn(&str) -> bool) -> String {
+        let parts = self.text.split('&').map(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let decoded = form_urlencoded::parse(name.as_bytes()).next();
+            let shown = decoded.is_some_and(|(name, _)| shown(&name));
+            match value {
+                // Without a value, a name may be one.
+                "" if shown || name.len() <= MAX_NAME => name.to_owned(),
+                "" => "…".to_owned(),
+                // A server that takes `;` for a separator sees more names in there.
+                value if shown && !value.contains(';') => format!("{name}={value}"),
+                _ => format!("{name}=…"),
+            }
+        });
+        parts.collect::<Vec<_>>().join("&")
+    }
+}
+
+impl PartialEq for Query {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Query {}
+
+fn parameters(text: &str) -> Parameters {
+    let mut parameters = Parameters::new();
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        let values = parameters.entry(name.into_owned()).or_default();
+        values.push(value.into_owned());
+    }
+    parameters
+}
+
+/// What a rule says of requests.
+#[derive(Debug, Default)]
+pub(crate) struct RequestMatch {
+    /// Empty for any.
+    pub(crate) methods: Vec<String>,
+    /// Empty for any.
+    pub(crate) paths: Vec<Glob>,
+    /// Parameters of the query, all of which it must have.
+    pub(crate) query: Vec<(String, Vec<Wildcard>)>,
+    /// Header fields, all of which it must have.
+    pub(crate) fields: Vec<(HeaderName, Vec<Wildcard>)>,
+    /// It must have more bytes of content. For denials alone, so that what was denied stays so
+    /// however much comes.
+    pub(crate) body_over: Option<u64>,
+}
+
+impl RequestMatch {
+    /// Whether it says nothing, so that also what is no request matches.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.methods.is_empty()
+            && self.paths.is_empty()
+            && self.query.is_empty()
+            && self.fields.is_empty()
+            && self.body_over.is_none()
+    }
+
+    /// Whether a request matches. `allows`: what can be read in two ways has to match in both; else
+    /// one suffices.
+    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool) -> bool {
+        self.but_for_size(request, allows) && self.size(request)
+    }
+
+    /// Whether a request would match if it were large enough.
+    pub(crate) fn but_for_size(&self, request: &Request<'_>, allows: bool) -> bool {
+        self.method(request)
+            && self.path(request, allows)
+            && self.query(request, allows)
+            && self.fields(request, allows)
+    }
+
+    pub(crate) fn method(&self, request: &Request<'_>) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|m| m == request.method)
+    }
+
+    /// A canonical path keeps an encoded slash, which some servers take for a slash.
+    pub(crate) fn path(&self, request: &Request<'_>, allows: bool) -> bool {
+        let one = |path: &str| {
+            path.strip_prefix('/')
+                .is_some_and(|path| self.paths.iter().any(|glob| glob.matches(path)))
+        };
+        if self.paths.is_empty() {
+            return true;
+        }
+        let path = request.path;
+        if !path.contains("%2F") {
+            return one(path);
+        }
+        let decoded = path.replace("%2F", "/");
+        if allows {
+            one(path) && one(&decoded)
+        } else {
+            one(path) || one(&decoded)
+        }
+    }
+
+    /// A parameter that is there more than once: servers differ in which one they take.
+    pub(crate) fn query(&self, request: &Request<'_>, allows: bool) -> bool {
+        if self.query.is_empty() {
+            return true;
+        }
+        let Some(query) = request.query else {
+            return false;
+        };
+        let reading = |parameters: &Parameters| {
+            self.query.iter().all(|(name, patterns)| {
+                let values = parameters.get(name).map_or(&[][..], Vec::as_slice);
+                let one = |value: &String| patterns.iter().any(|p| p.matches(value.as_bytes()));
+                if allows {
+                    !values.is_empty() && values.iter().all(one)
+                } else {
+                    values.iter().any(one)
+                }
+            })
+        };
+        let [form, lenient] = query.readings();
+        if allows {
+            reading(form) && reading(lenient)
+        } else {
+            reading(form) || reading(lenient)
+        }
+    }
+
+    /// Servers take the first field of a name, or the last, or all of them joined; and many look at
+    /// values without regard to case.
+    pub(crate) fn fields(&self, request: &Request<'_>, allows: bool) -> bool {
+        self.fields.iter().all(|(name, patterns)| {
+            let Some(fields) = request.fields else {
+                return false;
+            };
+            let values: Vec<&[u8]> = fields
+                .get_all(name)
+                .iter()
+                .map(http::HeaderValue::as_bytes)
+                .collect();
+            if allows {
+                let one = |value: &&[u8]| patterns.iter().any(|p| p.matches(value));
+                !values.is_empty() && values.iter().all(one)
+            } else {
+                let one = |value: &[u8]| patterns.iter().any(|p| p.matches_any_case(value));
+                !values.is_empty()
+                    && (values.iter().any(|value| one(value)) || one(&values.join(&b", "[..])))
+            }
+        })
+    }
+
+    pub(crate) fn size(&self, request: &Request<'_>) -> bool {
+        self.body_over.is_none_or(|over| request.body > over)
+    }
+
+    /// Whether this matches whatever `other` matches. Patterns by spelling alone: one is not asked
+    /// whether it covers a different one.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        all_or_among(&self.methods, &other.methods)
+            && all_or_among(&self.paths, &other.paths)
+            && self.query.iter().all(|entry| has(&other.query, entry))
+            && self.fields.iter().all(|entry| has(&other.fields, entry))
+            && match (self.body_over, other.body_over) {
+                (None, _) => true,
+                (Some(over), Some(others)) => over <= others,
+                (Some(_), None) => false,
+            }
+    }
+}
+
+fn all_or_among<T: PartialEq>(a: &[T], b: &[T]) -> bool {
+    a.is_empty() || !b.is_empty() && b.iter().all(|entry| a.contains(entry))
+}
+
+/// Whether conditions ask at least as much as `(name, patterns)`.
+fn has<N: PartialEq>(
+    conditions: &[(N, Vec<Wildcard>)],
+    (name, patterns): &(N, Vec<Wildcard>),
+) -> bool {
+    conditions
+        .iter()
+        .any(|(other, others)| other == name && others.iter().all(|p| patterns.contains(p)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+
+use super::{Query, Request, RequestMatch};
+use crate::pattern::Wildcard;
+
+fn patterns(texts: &[&str]) -> Vec<Wildcard> {
+    texts.iter().map(|text| Wildcard::new(text)).collect()
+}
+
+fn with_query<'a>(query: &'a Query) -> Request<'a> {
+    Request {
+        query: Some(query),
+        ..Request::new("GET", "/")
+    }
+}
+
+#[test]
+fn a_parameter_that_servers_read_in_two_ways_is_denied_in_either_and_allowed_in_both() {
+    let says = RequestMatch {
+        query: vec![("action".to_owned(), patterns(&["read", "list-*"]))],
+        ..RequestMatch::default()
+    };
+    for (query, allowed, denied) in [
+        ("action=read", true, true),
+        ("x=1&action=list-all&y", true, true),
+        ("action=%72ead", true, true),
+        ("%61ction=read", true, true),
+        ("action=write", false, false),
+        ("action", false, false),
+        ("", false, false),
+        ("x=action=read", false, false),
+        ("Action=read", false, false),
+        // Which one counts is the server's to say.
+        ("action=read&action=write", false, true),
+        ("action=write&action=read", false, true),
+        // `;` separates, or it does not.
+        ("x=1;action=read", false, true),
+        ("action=read;x=1", false, true),
+        ("action=list-a;b", true, true),
+        // `+` is a space, or it is not.
+        ("action=list-a+b", true, true),
+    ] {
+        let text = Query::new(query);
+        let request = with_query(&text);
+        assert_eq!(says.matches(&request, true), allowed, "allow {query}");
+        assert_eq!(says.matches(&request, false), denied, "deny {query}");
+    }
+    assert!(!says.matches(&Request::new("GET", "/"), true));
+    assert!(!says.matches(&Request::new("GET", "/"), false));
+}
+
+#[test]
+fn a_plus_is_a_space_or_itself() {
+    let says = |pattern| RequestMatch {
+        query: vec![("q".to_owned(), patterns(&[pattern]))],
+        ..RequestMatch::default()
+    };
+    let query = Query::new("q=a+b");
+    for pattern in ["a b", "a+b"] {
+        assert!(
+            !says(pattern).matches(&with_query(&query), true),
+            "{pattern}"
+        );
+        assert!(
+            says(pattern).matches(&with_query(&query), false),
+            "{pattern}"
+        );
+    }
+}
+
+#[test]
+fn fields_are_allowed_as_they_stand_and_denied_however_they_are_read() {
+    let says = RequestMatch {
+        fields: vec![(
+            HeaderName::from_static("content-type"),
+            patterns(&["application/json*"]),
+        )],
+        ..RequestMatch::default()
+    };
+    for (values, allowed, denied) in [
+        (&["application/json"][..], true, true),
+        (&["application/json; charset=utf-8"], true, true),
+        (&["Application/JSON"], false, true),
+        (&["text/html"], false, false),
+        (&["application/json", "text/html"], false, true),
+        (&["text/html", "application/json"], false, true),
+        (&[], false, false),
+    ] {
+        let mut fields = HeaderMap::new();
+        for value in values {
+            fields.append("content-type", HeaderValue::from_static(value));
+        }
+        let request = Request {
+            fields: Some(&fields),
+            ..Request::new("POST", "/")
+        };
+        assert_eq!(says.matches(&request, true), allowed, "allow {values:?}");
+        assert_eq!(says.matches(&request, false), denied, "deny {values:?}");
+    }
+    assert!(!says.matches(&Request::new("POST", "/"), false));
+}
+
+#[test]
+fn a_field_that_is_split_is_denied_as_it_is_read_when_joined() {
+    let says = RequestMatch {
+        fields: vec![(
+            HeaderName::from_static("x-scope"),
+            patterns(&["*admin, all*"]),
+        )],
+        ..RequestMatch::default()
+    };
+    let mut fields = HeaderMap::new();
+    for value in ["admin", "all"] {
+        fields.append("x-scope", HeaderValue::from_static(value));
+    }
+    let request = Request {
+        fields: Some(&fields),
+        ..Request::new("POST", "/")
+    };
+    assert!(says.matches(&request, false));
+    assert!(!says.matches(&request, true));
+}
+
+#[test]
+fn a_request_is_over_a_size_from_one_byte_more() {
+    let says = RequestMatch {
+        body_over: Some(10),
+        ..RequestMatch::default()
+    };
+    for (body, over) in [(0, false), (10, false), (11, true)] {
+        let request = Request {
+            body,
+            ..Request::new("POST", "/")
+        };
+        assert_eq!(says.matches(&request, false), over, "{body}");
+        assert!(says.but_for_size(&request, false));
+    }
+}
+
+#[test]
+fn only_what_a_rule_looks_at_is_shown_of_a_query() {
+    for (query, shown) in [
+        ("action=read&token=s3cret", "action=read&token=…"),
+        ("%61ction=read", "%61ction=read"),
+        ("action=read;token=s3cret", "action=…"),
+        ("flag&action", "flag&action"),
+        ("0123456789abcdef0123456789abcdef0", "…"),
+        ("", ""),
+        ("token=", "token"),
+    ] {
+        let got = Query::new(query).redacted(|name| name == "action");
+        assert_eq!(got, shown, "{query}");
+    }
+}
