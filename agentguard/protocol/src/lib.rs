@@ -8,6 +8,7 @@
 //! - [`request`], [`authority`], [`path`] and [`fields`] say what an HTTP request means, whatever
 //!   version carries it: the name, the one spelling of the path, what belongs to one hop.
 //! - [`response`] refuses what an upstream frames in two ways.
+//! - [`content`] takes content codings off.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to.
 //! - [`refusal`] is what an HTTP client is told when it is refused.
 //!
@@ -19,6 +20,7 @@
 pub mod alert;
 pub mod authority;
 pub mod client_hello;
+pub mod content;
 pub mod fields;
 pub mod first_bytes;
 pub mod http1;

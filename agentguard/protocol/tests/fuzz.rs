@@ -4,10 +4,12 @@
 //! Under `cargo test` each target reads its corpus (`tests/__fuzz__/NAME/corpus`) and random bytes for a
 //! moment; `cargo bolero test NAME` goes on for as long as one likes.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use agentguard_protocol::authority::Authority;
 use agentguard_protocol::client_hello::{HelloReader, Progress};
+use agentguard_protocol::content::{Coding, Codings, Decoder, PIECE, Undecodable};
 use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use agentguard_protocol::http1::Gate;
 use agentguard_protocol::path::CanonicalPath;
@@ -133,5 +135,45 @@ fn authority() {
             let normal = authority.normal(80);
             assert_eq!(Authority::parse(&normal).unwrap().normal(80), normal);
         }
+    });
+}
+
+/// What came out, within a bound, and how it ended.
+fn decoded(codings: &Codings, pieces: &[&[u8]]) -> (Vec<u8>, Result<(), Undecodable>) {
+    const ALLOWED: u64 = 1 << 20;
+    let mut decoder = Decoder::new(codings, ALLOWED);
+    let mut text = Vec::new();
+    for piece in pieces {
+        let pushed = decoder.push(piece, &mut |piece| {
+            assert!((1..=PIECE).contains(&piece.len()));
+            text.extend_from_slice(piece);
+            ControlFlow::Continue(())
+        });
+        // What was broken stays so.
+        assert!(pushed.is_ok() || decoder.finish() == pushed.map(|_| ()));
+    }
+    assert!(text.len() as u64 <= ALLOWED);
+    (text, decoder.finish())
+}
+
+#[test]
+fn content() {
+    const ALL: [Coding; 4] = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, ..) = cut(input);
+        // One or two codings, by two digits of the first byte.
+        let Some((which, bytes)) = bytes.split_first() else {
+            return;
+        };
+        let digit = |shift: u8| ALL.get(usize::from(which >> shift & 7)).copied();
+        let codings: Codings = [digit(0), digit(3)].into_iter().flatten().collect();
+        let (one, two) = bytes.split_at(usize::from(input[0]) * bytes.len() / 256);
+        let (whole, ended) = decoded(&codings, &[bytes]);
+        let (parts, parts_ended) = decoded(&codings, &[one, two]);
+        assert_eq!(ended.is_ok(), parts_ended.is_ok());
+        // How much comes out before an error may depend on the pieces.
+        let common = whole.len().min(parts.len());
+        assert_eq!(whole.get(..common), parts.get(..common));
+        assert!(ended.is_err() || whole.len() == parts.len());
     });
 }
