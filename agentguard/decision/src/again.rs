@@ -3,8 +3,8 @@
 use std::future::pending;
 use std::time::Instant;
 
-use agentguard_model::{Reason, Verdict};
-use agentguard_policy::{RulingOutcome, Seen};
+use agentguard_model::{Reason, ReasonCode, Verdict};
+use agentguard_policy::{Request, RulingOutcome, Seen};
 use tokio::sync::watch;
 
 use crate::asked::Asked;
@@ -94,14 +94,31 @@ impl<R: Recorder> Decider<R> {
 
     /// Decides again on a request that has more content than when it was allowed. What this allows
     /// as before is not recorded anew; a denial is, also one on paper, with which it goes on.
-    pub async fn grown(&self, client: &Client, target: &Target, asked: &Asked) -> Option<Decided> {
+    /// `unmeasured`: why nobody knows how much content it has. Then it counts as more than any size.
+    pub async fn grown(
+        &self,
+        client: &Client,
+        target: &Target,
+        asked: &Asked,
+        unmeasured: Option<&str>,
+    ) -> Option<Decided> {
         let started = Instant::now();
         let policy = self.policies().current();
-        let seen = Seen::Request(asked.seen());
-        let ruling = self.rule(&policy, client, target, seen);
+        let seen = asked.seen();
+        let body = if unmeasured.is_some() { u64::MAX } else { seen.body };
+        let most = Seen::Request(Request { body, ..seen });
+        let mut ruling = self.rule(&policy, client, target, most);
         if ruling.verdict != Verdict::Deny {
             return None;
         }
+        if let Some(why) = unmeasured {
+            let rule = ruling.matched.first().map_or("", |matched| &matched.rule);
+            let message = format!(
+                "Rule {rule} has to see how much content the request has, and cannot: {why}."
+            );
+            ruling.reason = Reason::new(ReasonCode::NeedsInspection, message);
+        }
+        let seen = Seen::Request(seen);
         let concluded = self.conclude_ruling(&policy, client, target, seen, ruling, started);
         Some(concluded.await)
     }

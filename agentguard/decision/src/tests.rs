@@ -434,14 +434,14 @@ async fn a_request_that_grows_is_asked_again_at_each_size_that_matters() {
     assert!(decider.request(&client, &target, &asked).await.allowed);
     assert_eq!(decider.body_limit(&client, &target, &asked), Some(10));
     asked.grew(10);
-    assert!(decider.grown(&client, &target, &asked).await.is_none());
+    assert!(decider.grown(&client, &target, &asked, None).await.is_none());
     // A denial on paper is recorded, and it goes on.
     asked.grew(11);
-    assert!(decider.grown(&client, &target, &asked).await.unwrap().allowed);
+    assert!(decider.grown(&client, &target, &asked, None).await.unwrap().allowed);
     assert!(!last(&decider).enforced);
     assert_eq!(decider.body_limit(&client, &target, &asked), Some(20));
     asked.grew(21);
-    assert!(!decider.grown(&client, &target, &asked).await.unwrap().allowed);
+    assert!(!decider.grown(&client, &target, &asked, None).await.unwrap().allowed);
     let decision = last(&decider);
     assert!(decision.enforced);
     assert_eq!(decision.matched.first().unwrap().rule, "large");
@@ -449,6 +449,12 @@ async fn a_request_that_grows_is_asked_again_at_each_size_that_matters() {
     assert_eq!(decision.action.query.as_deref(), Some("a=b&token=…"));
     assert_eq!(decision.action.headers.len(), 1);
     assert_eq!(decider.body_limit(&client, &target, &asked), None);
+    // What cannot be measured may be of any size.
+    let why = Some("it is packed");
+    let unknown = decider.grown(&client, &target, &asked, why).await.unwrap();
+    assert!(!unknown.allowed);
+    assert_eq!(unknown.reason.code, ReasonCode::NeedsInspection);
+    assert_eq!(last(&decider).action.body, Some(21));
 }
 
 #[tokio::test]

@@ -8,12 +8,15 @@
 mod brotli;
 mod deflate;
 mod gzip;
+mod meter;
 #[cfg(test)]
 mod tests;
 mod zstd;
 
 use std::fmt;
 use std::ops::ControlFlow;
+
+pub use meter::Meter;
 
 use http::HeaderMap;
 use http::header;
@@ -75,9 +78,9 @@ pub enum NotCodings {
     /// A coding that is not known here. Its name, shortened and escaped.
     #[error("the content coding `{0}` is not known: gzip, deflate, br and zstd are")]
     Unknown(String),
-    /// More than [`MAX_CODINGS`].
-    #[error("the content has more than {MAX_CODINGS} codings on top of each other")]
-    TooMany,
+    /// More than so many.
+    #[error("the content is coded more than {0} times over")]
+    TooMany(usize),
 }
 
 /// The codings of a body, in the order in which they were applied.
@@ -106,7 +109,7 @@ impl Codings {
                 return Err(NotCodings::Unknown(name.escape_ascii().to_string()));
             };
             if codings.len() == MAX_CODINGS {
-                return Err(NotCodings::TooMany);
+                return Err(NotCodings::TooMany(MAX_CODINGS));
             }
             codings.push(coding);
         }

@@ -15,6 +15,7 @@ use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
 use crate::connection::Revoked;
+use crate::http::growth::Growth;
 use crate::relay::{MAX_LINGER, revoked};
 
 /// What the client is answered.
@@ -47,12 +48,17 @@ pub(crate) struct RequestBody<R: Recorder> {
     go_ahead: Option<GoAhead>,
     /// For how long the rest is read if the upstream takes no more of it; HTTP/2 alone.
     linger: Option<Duration>,
+    /// None where there is no content.
+    growth: Option<Growth>,
+    /// What was read, and waits to be told that it may leave.
+    held: Option<Frame<Bytes>>,
 }
 
 impl<R: Recorder> RequestBody<R> {
     pub(crate) fn new(
         inner: Incoming,
         account: Arc<Account<R>>,
+        growth: Option<Growth>,
         go_ahead: Option<GoAhead>,
         linger: Option<Duration>,
     ) -> Self {
@@ -61,7 +67,43 @@ impl<R: Recorder> RequestBody<R> {
             account,
             go_ahead,
             linger,
+            growth,
+            held: None,
         }
+    }
+
+    /// Whether a frame may leave, and end the body, if it is the last one: behind it nobody asks.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &Frame<Bytes>,
+        last: bool,
+    ) -> Poll<Result<(), BodyFailed>> {
+        if let Some(growth) = &mut self.growth {
+            let data = frame.data_ref().map_or(&[][..], Bytes::as_ref);
+            if ready!(growth.poll_pass(cx, data)).is_err() {
+                return Poll::Ready(Err(self.cut()));
+            }
+        }
+        if last { self.poll_end(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFailed>> {
+        if let Some(growth) = &mut self.growth
+            && ready!(growth.poll_end(cx)).is_err()
+        {
+            return Poll::Ready(Err(self.cut()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The end of a body that grew too large.
+    fn cut(&self) -> BodyFailed {
+        let denied = self.growth.as_ref().map(Growth::denied);
+        if let Some(denied) = denied.as_ref().and_then(|denied| denied.get()) {
+            self.account.fail(revoked(denied));
+        }
+        BodyFailed::Revoked
     }
 }
 
@@ -96,12 +138,12 @@ pub(crate) async fn discard(mut body: Incoming, linger: Duration) {
 
 impl<R: Recorder> Body for RequestBody<R> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyFailed;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
         if let Some(go_ahead) = &mut this.go_ahead {
             // Polling the client's body makes hyper tell the client to go ahead.
@@ -111,34 +153,53 @@ impl<R: Recorder> Body for RequestBody<R> {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            this.account
-                .sent
-                .fetch_add(data.len() as u64, Ordering::Relaxed);
+        let frame = match this.held.take() {
+            Some(frame) => frame,
+            None => match ready!(Pin::new(&mut *inner).poll_frame(cx)) {
+                Some(frame) => frame.map_err(BodyFailed::Http)?,
+                None => {
+                    let ended = ready!(this.poll_end(cx));
+                    return Poll::Ready(ended.err().map(Err));
+                }
+            },
+        };
+        let last = inner.is_end_stream() || frame.is_trailers();
+        match this.poll_pass(cx, &frame, last) {
+            Poll::Pending => {
+                this.held = Some(frame);
+                return Poll::Pending;
+            }
+            Poll::Ready(passed) => passed?,
         }
-        Poll::Ready(frame)
+        let data = frame.data_ref().map_or(0, Bytes::len);
+        this.account.sent.fetch_add(data as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map(Body::size_hint).unwrap_or_default()
+        let mut hint = self.inner.as_ref().map(Body::size_hint).unwrap_or_default();
+        let held = self.held.as_ref().and_then(Frame::data_ref);
+        let held = held.map_or(0, |data| data.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(held));
+        }
+        hint.set_lower(hint.lower().saturating_add(held));
+        hint
     }
 }
 
-/// Why a response has no more body.
+/// Why there is no more of a body.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyFailed {
-    /// The upstream's fault.
+    /// Who sends it broke off.
     #[error(transparent)]
-    Upstream(hyper::Error),
+    Http(hyper::Error),
     /// The policy does not allow the request any more.
-    #[error("the policy changed")]
+    #[error("the policy does not allow the rest")]
     Revoked,
 }
 
@@ -195,7 +256,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
             }
             None => this.ended = true,
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyFailed::Upstream)))
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyFailed::Http)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,6 +22,7 @@ use crate::Port;
 use crate::account::Account;
 use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
+use crate::http::growth::Growth;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::upstream::{Leg, SendFailed, Upstream};
 use crate::relay;
@@ -111,10 +112,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok(refuse(&decided, status, tongue));
         }
         let account = Arc::new(self.flow.account(decided));
+        let growth = (!body.is_end_stream())
+            .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
+        let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, asked);
         let carried = tokio::select! {
             biased;
-            carried = self.carry(parts, body, &meaning, &account) => carried,
+            carried = self.carry(parts, body, &meaning, &account, growth) => carried,
             denied = &mut revoked => {
                 account.fail(relay::revoked(&denied));
                 return Ok(refuse(&denied, StatusCode::FORBIDDEN, tongue));
@@ -122,6 +126,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         };
         let response = match carried {
             Ok(carried) => self.answer(carried, &account, revoked, answer),
+            Err(_) if let Some(denied) = grown.get() => {
+                refuse(denied, StatusCode::FORBIDDEN, tongue)
+            }
             Err(failed) => {
                 account.fail(failed.message.clone());
                 let reason = agentguard_model::Reason::new(failed.code, failed.message);
@@ -213,8 +220,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         body: Incoming,
         meaning: &request::Request,
         account: &Arc<Account<R>>,
+        growth: Option<Growth>,
     ) -> Result<Carried<R>, Failed> {
-        let request = self.rewrite(parts, body, meaning, account)?;
+        let request = self.rewrite(parts, body, meaning, account, growth)?;
         let mut upstream = self
             .upstream
             .lock()
@@ -292,6 +300,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         body: Incoming,
         meaning: &request::Request,
         account: &Arc<Account<R>>,
+        growth: Option<Growth>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
         let host = self.host(meaning)?;
         if meaning.websocket {
@@ -325,7 +334,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         // What the server's side of hyper left behind for itself.
         parts.extensions.remove::<OnUpgrade>();
         let linger = self.is_http2().then_some(self.flow.guard.limits.linger);
-        let body = RequestBody::new(body, Arc::clone(account), go_ahead, linger);
+        let body = RequestBody::new(body, Arc::clone(account), growth, go_ahead, linger);
         let mut request = Request::from_parts(parts, body);
         if waits {
             hyper::ext::on_informational(&mut request, move |response| {

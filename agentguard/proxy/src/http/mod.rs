@@ -16,6 +16,7 @@
 mod body;
 mod exchange;
 mod gated;
+mod growth;
 mod http2;
 mod upstream;
 

@@ -3,6 +3,7 @@
 mod authority;
 mod floods;
 mod frames;
+mod growth;
 mod http;
 mod inspect;
 mod raw;
@@ -55,6 +56,8 @@ enum Rules {
     Proxy,
     /// Everything is allowed to the name behind the proxy alone.
     Inner,
+    /// Everything is allowed to the name, inspected, but requests with more than 1000 bytes.
+    Sized,
     /// As [`Self::Inspect`], and only `/ok` itself.
     InspectLess,
 }
@@ -297,6 +300,12 @@ fn policy(rules: Rules) -> Policy {
         Rules::Inner => {
             "[{ id: inner, action: allow, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [inner.example] } }]"
+        }
+        Rules::Sized => {
+            "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }, \
+              { id: large, action: deny, reason: Not so much., \
+                match: { host: [api.example], body_over: 1000 } }]"
         }
         Rules::InspectLess => {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

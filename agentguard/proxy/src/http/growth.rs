@@ -1,0 +1,204 @@
+//! Requests whose content grows: decided again at each size that a rule speaks of.
+//!
+//! What is announced was decided with the request. The rest is measured on its way, as it is sent or as it
+//! decodes to, and nothing beyond a size leaves before it was asked about. Where no rule speaks of a
+//! size, nothing is decoded.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use agentguard_decision::{Asked, Changes, Decided, Recorder};
+use agentguard_protocol::content::{Codings, Meter};
+use http::HeaderMap;
+
+use crate::Port;
+use crate::connection::Flow;
+
+/// Answers whether content may be larger.
+pub(crate) trait Judge: Send + Sync {
+    /// The size up to which nothing has to be asked.
+    fn limit(&self, asked: &Asked) -> Option<u64>;
+
+    /// Decides again. `unmeasured`: why the size is not known, so that it may be any.
+    fn ask(self: Arc<Self>, asked: Arc<Asked>, unmeasured: Option<String>) -> Asking;
+
+    /// Notices changes of the policy from now on.
+    fn changes(&self) -> Changes;
+}
+
+type Asking = Pin<Box<dyn Future<Output = Option<Decided>> + Send>>;
+
+impl<R: Recorder, P: Port> Judge for Flow<R, P> {
+    fn limit(&self, asked: &Asked) -> Option<u64> {
+        let decider = &self.guard.decider;
+        decider.body_limit(&self.client, &self.target, asked)
+    }
+
+    fn ask(self: Arc<Self>, asked: Arc<Asked>, unmeasured: Option<String>) -> Asking {
+        Box::pin(async move {
+            let (decider, why) = (&self.guard.decider, unmeasured.as_deref());
+            decider.grown(&self.client, &self.target, &asked, why).await
+        })
+    }
+
+    fn changes(&self) -> Changes {
+        self.guard.decider.changes()
+    }
+}
+
+/// The content of one request, on its way.
+pub(crate) struct Growth {
+    judge: Arc<dyn Judge>,
+    changes: Changes,
+    asked: Arc<Asked>,
+    limit: Option<u64>,
+    measure: Measure,
+    /// How much of the frame in hand was measured.
+    taken: usize,
+    asking: Option<Asking>,
+    denied: Denied,
+}
+
+/// The denial of a request whose content grew too large, for whoever answers the client.
+pub(crate) type Denied = Arc<OnceLock<Decided>>;
+
+enum Measure {
+    /// No rule speaks of a size. What would decode it, or why nothing can; how much came so far.
+    Idle(Result<Codings, String>, u64),
+    Meter(Meter),
+    /// The size is not known, and that was asked about.
+    Unknown(String),
+}
+
+impl Growth {
+    pub(crate) fn new(judge: Arc<dyn Judge>, asked: Arc<Asked>, fields: &HeaderMap) -> Self {
+        let codings = Codings::read(fields).map_err(|why| why.to_string());
+        let changes = judge.changes();
+        Self {
+            limit: judge.limit(&asked),
+            judge,
+            changes,
+            asked,
+            measure: Measure::Idle(codings, 0),
+            taken: 0,
+            asking: None,
+            denied: Denied::default(),
+        }
+    }
+
+    /// Where the denial will be, if there is one.
+    pub(crate) fn denied(&self) -> Denied {
+        Arc::clone(&self.denied)
+    }
+
+    /// Whether the next bytes of content may leave.
+    ///
+    /// # Errors
+    /// They may not: it is in [`Self::denied`], and recorded.
+    pub(crate) fn poll_pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<(), ()>> {
+        loop {
+            ready!(self.poll_answer(cx))?;
+            if self.changes.came() {
+                self.changes = self.judge.changes();
+                self.limit = self.judge.limit(&self.asked);
+                if let (Measure::Unknown(why), Some(_)) = (&self.measure, self.limit) {
+                    self.ask(Some(why.clone()));
+                    continue;
+                }
+            }
+            let rest = bytes.get(self.taken..).unwrap_or_default();
+            match self.measure(rest) {
+                Ok(true) => {
+                    self.taken = 0;
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(false) => self.ask(None),
+                Err(why) => self.lose_count(why),
+            }
+        }
+    }
+
+    /// Whether the content may end here: what ends in the middle was not understood.
+    ///
+    /// # Errors
+    /// As [`Self::poll_pass`].
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        loop {
+            ready!(self.poll_answer(cx))?;
+            match &self.measure {
+                Measure::Meter(meter) => match meter.finish() {
+                    Ok(()) => return Poll::Ready(Ok(())),
+                    Err(why) => self.lose_count(why.to_string()),
+                },
+                Measure::Idle(..) | Measure::Unknown(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn lose_count(&mut self, why: String) {
+        self.measure = Measure::Unknown(why.clone());
+        self.ask(Some(why));
+    }
+
+    fn ask(&mut self, unmeasured: Option<String>) {
+        let judge = Arc::clone(&self.judge);
+        self.asking = Some(judge.ask(Arc::clone(&self.asked), unmeasured));
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        let Some(asking) = &mut self.asking else {
+            return Poll::Ready(Ok(()));
+        };
+        let answer = ready!(asking.as_mut().poll(cx));
+        self.asking = None;
+        match answer {
+            Some(decided) if !decided.allowed => {
+                // Nobody else sets it.
+                let _ = self.denied.set(decided);
+                Poll::Ready(Err(()))
+            }
+            _ => {
+                self.limit = self.judge.limit(&self.asked);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Measures on. Says whether all of `bytes` is within the limit.
+    fn measure(&mut self, bytes: &[u8]) -> Result<bool, String> {
+        if self.limit.is_some() {
+            self.begin()?;
+        }
+        let limit = self.limit.unwrap_or(u64::MAX);
+        match &mut self.measure {
+            Measure::Idle(_, sent) => {
+                *sent = sent.saturating_add(bytes.len() as u64);
+                self.asked.grew(*sent);
+                Ok(true)
+            }
+            Measure::Meter(meter) => {
+                let taken = meter.push(bytes, limit);
+                self.taken += taken.map_err(|why| why.to_string())?;
+                self.asked.grew(meter.size());
+                Ok(meter.size() <= limit)
+            }
+            Measure::Unknown(_) => Ok(true),
+        }
+    }
+
+    /// Begins to measure, if that is not done yet.
+    fn begin(&mut self) -> Result<(), String> {
+        let Measure::Idle(codings, sent) = &self.measure else {
+            return Ok(());
+        };
+        let codings = codings.clone()?;
+        if *sent > 0 && !codings.is_identity() {
+            return Err("it was not looked into from its beginning".to_owned());
+        }
+        let mut meter = Meter::new(&codings).map_err(|why| why.to_string())?;
+        meter.sent_before(*sent);
+        self.measure = Measure::Meter(meter);
+        Ok(())
+    }
+}
