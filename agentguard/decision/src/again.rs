@@ -1,6 +1,7 @@
 //! Deciding again on what is under way: when the policy changes, when a request grows.
 
 use std::future::pending;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use agentguard_model::{Reason, ReasonCode, Verdict};
@@ -84,12 +85,23 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
-    /// How much content a request may have until [`Self::grown`] has to be asked. Pure.
+    /// How much content a request may have until [`Self::grown`] has to be asked. `behind` as for
+    /// [`Self::request`]. Pure.
     #[must_use]
-    pub fn body_limit(&self, client: &Client, target: &Target, asked: &Asked) -> Option<u64> {
+    pub fn body_limit(
+        &self,
+        client: &Client,
+        target: &Target,
+        behind: &[IpAddr],
+        asked: &Asked,
+    ) -> Option<u64> {
         let policy = self.policies().current();
         let agent = self.agent(&policy, client.agent).ok()?;
-        policy.body_limit(agent, &facts(target, Seen::Request(asked.seen())))
+        let seen = Seen::Request(asked.seen());
+        let limit = |target: &Target| policy.body_limit(agent, &facts(target, seen));
+        let behind = behind.iter().filter(|_| target.ip.is_none());
+        let behind = behind.filter_map(|ip| limit(&target.at(*ip)));
+        limit(target).into_iter().chain(behind).min()
     }
 
     /// Decides again on a request that has more content than when it was allowed. What this allows
@@ -99,6 +111,7 @@ impl<R: Recorder> Decider<R> {
         &self,
         client: &Client,
         target: &Target,
+        behind: &[IpAddr],
         asked: &Asked,
         unmeasured: Option<&str>,
     ) -> Option<Decided> {
@@ -107,7 +120,8 @@ impl<R: Recorder> Decider<R> {
         let seen = asked.seen();
         let body = if unmeasured.is_some() { u64::MAX } else { seen.body };
         let most = Seen::Request(Request { body, ..seen });
-        let mut ruling = self.rule(&policy, client, target, most);
+        let target = self.behind(&policy, client, target, behind, most);
+        let mut ruling = self.rule(&policy, client, &target, most);
         if ruling.verdict != Verdict::Deny {
             return None;
         }
@@ -119,7 +133,7 @@ impl<R: Recorder> Decider<R> {
             ruling.reason = Reason::new(ReasonCode::NeedsInspection, message);
         }
         let seen = Seen::Request(seen);
-        let concluded = self.conclude_ruling(&policy, client, target, seen, ruling, started);
+        let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);
         Some(concluded.await)
     }
 }

@@ -1,5 +1,6 @@
 //! policy → record → what to do.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -111,9 +112,21 @@ impl<R: Recorder> Decider<R> {
         self.decide(client, target, Seen::Never).await
     }
 
-    /// Decides and records one HTTP request.
-    pub async fn request(&self, client: &Client, target: &Target, asked: &Asked) -> Decided {
-        self.decide(client, target, Seen::Request(asked.seen()))
+    /// Decides and records one HTTP request. `behind` are the addresses that a name may lead to: one
+    /// that a rule denies it for is the target's.
+    pub async fn request(
+        &self,
+        client: &Client,
+        target: &Target,
+        behind: &[IpAddr],
+        asked: &Asked,
+    ) -> Decided {
+        let started = Instant::now();
+        let policy = self.policies.current();
+        let seen = Seen::Request(asked.seen());
+        let target = self.behind(&policy, client, target, behind, seen);
+        let ruling = self.rule(&policy, client, &target, seen);
+        self.conclude_ruling(&policy, client, &target, seen, ruling, started)
             .await
     }
 
@@ -320,6 +333,39 @@ impl<R: Recorder> Decider<R> {
                 matched: Vec::new(),
             },
         }
+    }
+
+    /// The target with the one of the addresses behind its name that a rule denies a request for, in
+    /// force before on paper; without, if there is none. Pure.
+    pub(crate) fn behind<'a>(
+        &self,
+        policy: &Policy,
+        client: &Client,
+        target: &'a Target,
+        behind: &[IpAddr],
+        seen: Seen<'_>,
+    ) -> Cow<'a, Target> {
+        let agent = self.agent(policy, client.agent);
+        let matters = agent.is_ok_and(|agent| policy.denies_requests_by_address(agent));
+        if target.host.is_none() || target.ip.is_some() || !matters {
+            return Cow::Borrowed(target);
+        }
+        let says = |target: &Target| self.rule(policy, client, target, seen);
+        if says(target).verdict == Verdict::Deny {
+            return Cow::Borrowed(target);
+        }
+        let mut on_paper = None;
+        for ip in behind {
+            let there = target.at(*ip);
+            let ruling = says(&there);
+            if ruling.outcome == RulingOutcome::Deny {
+                return Cow::Owned(there);
+            }
+            if ruling.verdict == Verdict::Deny {
+                on_paper.get_or_insert(there);
+            }
+        }
+        on_paper.map_or(Cow::Borrowed(target), Cow::Owned)
     }
 
     /// Records what a policy said of an action of which everything is seen.

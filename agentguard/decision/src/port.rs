@@ -48,6 +48,17 @@ pub struct Client {
     pub process: Process,
 }
 
+impl Target {
+    /// The same at this address.
+    #[must_use]
+    pub fn at(&self, ip: IpAddr) -> Self {
+        Self {
+            ip: Some(ip),
+            ..self.clone()
+        }
+    }
+}
+
 /// Where an action goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {

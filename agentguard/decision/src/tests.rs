@@ -135,13 +135,13 @@ async fn a_request_is_decided_by_what_it_is() {
     assert_eq!(decider.foresee(&client(1), &target), Foreseen::NeedsRequest);
     assert!(
         decider
-            .request(&client(1), &target, &asked("GET", "/a"))
+            .request(&client(1), &target, &[], &asked("GET", "/a"))
             .await
             .allowed
     );
     assert!(
         !decider
-            .request(&client(1), &target, &asked("POST", "/a"))
+            .request(&client(1), &target, &[], &asked("POST", "/a"))
             .await
             .allowed
     );
@@ -162,7 +162,7 @@ async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
         decider.foresee(&client(1), &target),
         Foreseen::Allow(Handling::Inspect)
     );
-    let request = decider.request(&client(1), &target, &asked("GET", "/a")).await;
+    let request = decider.request(&client(1), &target, &[], &asked("GET", "/a")).await;
     assert!(request.allowed);
     assert_eq!(request.handling, Handling::Inspect);
     let opaque = decider.connection(&client(1), &target).await;
@@ -431,27 +431,27 @@ async fn a_request_that_grows_is_asked_again_at_each_size_that_matters() {
         ("authorization".parse().unwrap(), HeaderValue::from_static("s3cret")),
     ]);
     let asked = Asked::new("POST", "/", Some("a=b&token=s3cret"), fields, None);
-    assert!(decider.request(&client, &target, &asked).await.allowed);
-    assert_eq!(decider.body_limit(&client, &target, &asked), Some(10));
+    assert!(decider.request(&client, &target, &[], &asked).await.allowed);
+    assert_eq!(decider.body_limit(&client, &target, &[], &asked), Some(10));
     asked.grew(10);
-    assert!(decider.grown(&client, &target, &asked, None).await.is_none());
+    assert!(decider.grown(&client, &target, &[], &asked, None).await.is_none());
     // A denial on paper is recorded, and it goes on.
     asked.grew(11);
-    assert!(decider.grown(&client, &target, &asked, None).await.unwrap().allowed);
+    assert!(decider.grown(&client, &target, &[], &asked, None).await.unwrap().allowed);
     assert!(!last(&decider).enforced);
-    assert_eq!(decider.body_limit(&client, &target, &asked), Some(20));
+    assert_eq!(decider.body_limit(&client, &target, &[], &asked), Some(20));
     asked.grew(21);
-    assert!(!decider.grown(&client, &target, &asked, None).await.unwrap().allowed);
+    assert!(!decider.grown(&client, &target, &[], &asked, None).await.unwrap().allowed);
     let decision = last(&decider);
     assert!(decision.enforced);
     assert_eq!(decision.matched.first().unwrap().rule, "large");
     assert_eq!(decision.action.body, Some(21));
     assert_eq!(decision.action.query.as_deref(), Some("a=b&token=…"));
     assert_eq!(decision.action.headers.len(), 1);
-    assert_eq!(decider.body_limit(&client, &target, &asked), None);
+    assert_eq!(decider.body_limit(&client, &target, &[], &asked), None);
     // What cannot be measured may be of any size.
     let why = Some("it is packed");
-    let unknown = decider.grown(&client, &target, &asked, why).await.unwrap();
+    let unknown = decider.grown(&client, &target, &[], &asked, why).await.unwrap();
     assert!(!unknown.allowed);
     assert_eq!(unknown.reason.code, ReasonCode::NeedsInspection);
     assert_eq!(last(&decider).action.body, Some(21));
@@ -463,6 +463,6 @@ async fn a_request_that_says_that_it_is_too_large_is_denied_at_once() {
     let (client, target) = (client(1), target("sized.example.com", 80));
     let fields = HeaderMap::from_iter([("x-a".parse().unwrap(), HeaderValue::from_static("1"))]);
     let asked = Asked::new("POST", "/", Some("a=b"), fields, Some(21));
-    assert!(!decider.request(&client, &target, &asked).await.allowed);
+    assert!(!decider.request(&client, &target, &[], &asked).await.allowed);
     assert_eq!(last(&decider).action.body, Some(21));
 }

@@ -36,6 +36,8 @@ pub(crate) struct Index {
     anywhere: Bucket,
     /// Denials that a name's resolved address can meet.
     address_denials: Vec<Position>,
+    /// Whether one of them looks at requests.
+    address_denies_requests: bool,
     /// Whether one of the rules wants TLS terminated.
     inspects: bool,
 }
@@ -140,6 +142,7 @@ impl Index {
         }
         if !rule.allows() && !rule.cidrs.is_empty() {
             self.address_denials.push(position);
+            self.address_denies_requests |= rule.needs_request();
         }
         self.inspects |= rule.inspects();
     }
@@ -209,6 +212,11 @@ impl Index {
     /// Denials that a name's resolved address can meet.
     pub(crate) fn address_denials(&self) -> &[Position] {
         &self.address_denials
+    }
+
+    /// Whether one of those looks at requests.
+    pub(crate) const fn address_denies_requests(&self) -> bool {
+        self.address_denies_requests
     }
 
     /// Whether one of the rules wants TLS terminated.

@@ -1,4 +1,5 @@
-//! Where TLS is to be terminated.
+//! What has to be known before there is a request: where TLS is to be terminated, and whether
+//! addresses matter.
 
 use std::net::IpAddr;
 
@@ -52,6 +53,13 @@ impl Policy {
     #[must_use]
     pub fn inspects_anything(&self, agent: &AgentPolicy) -> bool {
         agent.indexes.iter().any(|index| index.inspects())
+    }
+
+    /// Whether a denial for an agent looks at requests and at the address behind a name.
+    #[must_use]
+    pub fn denies_requests_by_address(&self, agent: &AgentPolicy) -> bool {
+        let mut indexes = agent.indexes.iter();
+        indexes.any(|index| index.address_denies_requests())
     }
 
     fn inspects_destination(

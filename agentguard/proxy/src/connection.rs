@@ -337,6 +337,33 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         }
     }
 
+    /// Decides a request.
+    pub(crate) async fn request(&self, asked: &Asked) -> Decided {
+        let (decider, behind) = (&self.guard.decider, self.behind());
+        let decided = decider.request(&self.client, &self.target, &behind, asked);
+        decided.await
+    }
+
+    /// The addresses behind the name: the one that was dialled, or those that may be. None where the
+    /// name is configured to be elsewhere.
+    pub(crate) fn behind(&self) -> Vec<IpAddr> {
+        let Some(name) = &self.target.host else {
+            return Vec::new();
+        };
+        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured = || {
+            let upstreams = &self.guard.tls.upstreams;
+            upstreams.address(name, self.target.port).is_some()
+        };
+        match (dialled, &self.addresses) {
+            (Some(ip), _) => vec![ip],
+            (None, Ok(addresses)) if !configured() => {
+                addresses.iter().map(SocketAddr::ip).collect()
+            }
+            (None, _) => Vec::new(),
+        }
+    }
+
     /// Waits until the policy denies a request, which it allowed, and records that. `changes` is
     /// from before that decision.
     pub(crate) fn request_revoked(

@@ -171,8 +171,7 @@ async fn open<R: Recorder, P: Port>(
     let decider = &flow.guard.decider;
     let (changes, to) = (decider.changes(), destination.to_string());
     let asked = Arc::new(Asked::tunnel(Method::CONNECT.as_str(), &to));
-    let decided = decider.request(&flow.client, &flow.target, &asked);
-    let decided = decided.await;
+    let decided = flow.request(&asked).await;
     if !decided.allowed {
         return Err(NotOpened::Denied(decided));
     }

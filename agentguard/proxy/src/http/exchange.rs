@@ -95,9 +95,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let asked = Arc::new(self.asked(&mut parts, &body, &meaning));
         let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
             None => {
-                let (client, target) = (&self.flow.client, &self.flow.target);
-                let decided = self.flow.guard.decider.request(client, target, &asked);
-                (decided.await, StatusCode::FORBIDDEN)
+                (self.flow.request(&asked).await, StatusCode::FORBIDDEN)
             }
             Some(message) => {
                 let kind = ActionKind::HttpRequest;

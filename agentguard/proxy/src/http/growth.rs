@@ -32,13 +32,15 @@ type Asking = Pin<Box<dyn Future<Output = Option<Decided>> + Send>>;
 impl<R: Recorder, P: Port> Judge for Flow<R, P> {
     fn limit(&self, asked: &Asked) -> Option<u64> {
         let decider = &self.guard.decider;
-        decider.body_limit(&self.client, &self.target, asked)
+        decider.body_limit(&self.client, &self.target, &self.behind(), asked)
     }
 
     fn ask(self: Arc<Self>, asked: Arc<Asked>, unmeasured: Option<String>) -> Asking {
         Box::pin(async move {
-            let (decider, why) = (&self.guard.decider, unmeasured.as_deref());
-            decider.grown(&self.client, &self.target, &asked, why).await
+            let (decider, behind) = (&self.guard.decider, self.behind());
+            let (client, target) = (&self.client, &self.target);
+            let why = unmeasured.as_deref();
+            decider.grown(client, target, &behind, &asked, why).await
         })
     }
 

@@ -2,10 +2,10 @@
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until, soon, write,
+    DENIED, Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until, soon, write,
 };
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -543,4 +543,33 @@ async fn an_idle_connection_does_not_hold_up_shutdown() {
     assert_eq!(soon(read_all(&mut client)).await.unwrap(), b"");
     drop(client);
     assert_eq!(allowed(&world.end().await), [true]);
+}
+
+/// A denial by address is about the address behind the name too, also where it looks at requests.
+#[tokio::test]
+async fn a_request_is_denied_by_the_address_behind_the_name() {
+    let mut plan = by_name(Rules::ButPostToOneAddress);
+    plan.addresses = Ok(vec![DENIED.parse().unwrap()]);
+    let world = plan.build().await;
+    let there = TcpListener::bind((DENIED, world.port())).await.unwrap();
+    let post = "POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 0\r\n\r\n";
+    let mut client = world.connect().await;
+    // Nobody was dialled yet, and then somebody was.
+    write(&mut client, post).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    write(&mut client, get("/")).await;
+    let (mut upstream, _) = soon(there.accept()).await.unwrap();
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+    write(&mut client, post).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(allowed(&decisions), [false, true, false]);
+    assert_eq!(decisions[2].reason.code, ReasonCode::RuleDeny);
+    assert_eq!(decisions[2].action.ip, Some(DENIED.parse().unwrap()));
+    assert_eq!(decisions[1].action.ip, None);
 }

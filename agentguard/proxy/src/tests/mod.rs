@@ -56,6 +56,8 @@ enum Rules {
     Proxy,
     /// Everything is allowed to the name behind the proxy alone.
     Inner,
+    /// Everything is allowed, requests inspected, but to [`DENIED`] POST.
+    ButPostToOneAddress,
     /// Everything is allowed to the name, inspected, but requests with more than 1000 bytes.
     Sized,
     /// As [`Self::Inspect`], and only `/ok` itself.
@@ -300,6 +302,11 @@ fn policy(rules: Rules) -> Policy {
         Rules::Inner => {
             "[{ id: inner, action: allow, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [inner.example] } }]"
+        }
+        Rules::ButPostToOneAddress => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: ['*.example'] } }, \
+              { id: bad, action: deny, match: { cidr: [127.0.0.66/32], method: [POST] } }]"
         }
         Rules::Sized => {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
