@@ -24,6 +24,7 @@ use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
 use crate::http::growth::Growth;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
+use crate::http::resets::Resets;
 use crate::http::upstream::{Leg, SendFailed, Upstream};
 use crate::relay;
 
@@ -32,6 +33,7 @@ pub(crate) struct Exchange<R: Recorder, P: Port> {
     flow: Arc<Flow<R, P>>,
     signals: Arc<Signals>,
     leg: Leg<R>,
+    resets: Arc<Resets>,
     /// The upstream connection, while no request uses it.
     upstream: Mutex<Option<Upstream<R>>>,
     tunnel: Mutex<Option<Tunnel<R>>>,
@@ -60,9 +62,15 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             flow,
             signals,
             leg,
+            resets: Arc::default(),
             upstream: Mutex::new(None),
             tunnel: Mutex::new(None),
         }
+    }
+
+    /// With an account of the streams that are reset.
+    pub(crate) fn resetting(self, resets: Arc<Resets>) -> Self {
+        Self { resets, ..self }
     }
 
     /// The tunnel that a request opened, if one did.
@@ -284,7 +292,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let body = ResponseBody::new(body, Arc::clone(account), revoked);
+                let body = ResponseBody::new(body, Arc::clone(account), revoked, Arc::clone(&self.resets));
                 Response::from_parts(parts, Either::Left(body))
             }
         }

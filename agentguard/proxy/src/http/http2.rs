@@ -1,8 +1,7 @@
 //! HTTP/2 inside TLS.
 //!
 //! A request that the h2 library finds malformed (RFC 9113, 8.1.1) is a stream error: it never
-//! becomes a request, and its client sees the stream reset. That leaves no record; what ends the
-//! whole connection does.
+//! becomes a request, and its client sees the stream reset ([`super::resets`]).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use crate::Port;
 use crate::connection::Flow;
 use crate::http::exchange::Exchange;
 use crate::http::gated::Signals;
+use crate::http::resets::{Resets, Watched};
 use crate::http::upstream::Leg;
 use crate::relay::ClientStream;
 
@@ -42,7 +42,10 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     leg: Leg<R>,
 ) {
     let signals = Arc::new(Signals::default());
-    let exchange = Arc::new(Exchange::new(Arc::clone(&flow), signals, leg));
+    let resets = Arc::new(Resets::default());
+    let stream = Watched::new(stream, Arc::clone(&resets));
+    let exchange = Exchange::new(Arc::clone(&flow), signals, leg).resetting(Arc::clone(&resets));
+    let exchange = Arc::new(exchange);
     let requests = Arc::new(AtomicUsize::new(0));
     let service = service_fn({
         let requests = Arc::clone(&requests);
@@ -75,6 +78,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
             biased;
             served = &mut connection => break served,
             () = flow.guard.shutdown.cancelled(), if !draining => draining = true,
+            count = resets.next() => record(&flow, count).await,
             // As in HTTP/1.
             () = flow.stale(), if !draining => draining = true,
             _ = looks.tick(), if !draining => {
@@ -88,6 +92,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
             connection.as_mut().graceful_shutdown();
         }
     };
+    record(&flow, resets.take()).await;
     if let Err(error) = served {
         match fault(&error) {
             Some((code, message)) => {
@@ -95,6 +100,15 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
             }
             None => tracing::debug!(%error, "an HTTP/2 connection broke"),
         }
+    }
+}
+
+/// Records requests that were malformed.
+async fn record<R: Recorder, P: Port>(flow: &Flow<R, P>, count: usize) {
+    for _ in 0..count {
+        let message = "a request of HTTP/2 is malformed; its stream was reset";
+        flow.refuse(ActionKind::HttpRequest, ReasonCode::HttpMalformed, message)
+            .await;
     }
 }
 

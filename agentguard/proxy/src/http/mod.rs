@@ -18,6 +18,7 @@ mod exchange;
 mod gated;
 mod growth;
 mod http2;
+mod resets;
 mod upstream;
 
 use std::future::poll_fn;

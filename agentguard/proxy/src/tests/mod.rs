@@ -8,6 +8,7 @@ mod http;
 mod inspect;
 mod raw;
 mod readings;
+mod resets;
 mod revoked;
 mod tls;
 mod tunnel;
