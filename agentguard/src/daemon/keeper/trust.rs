@@ -3,8 +3,10 @@
 //! Two files that everybody can read, in a directory that only root writes to: our authorities, and
 //! the system's with ours. Variables name them to the runtimes that look at one, and the second
 //! covers the system's own in the command's mount namespace, for all the others. Java's stores are
-//! covered the same way, each by a copy with ours added ([`java`]).
+//! covered the same way, each by a copy with ours added ([`java`]), and browsers get a policy
+//! ([`browser`]).
 
+mod browser;
 mod java;
 
 use std::fs;
@@ -17,6 +19,8 @@ use agentguard_keeper::spawn::Overlay;
 use anyhow::Context as _;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+
+use browser::Cover;
 
 /// Where systems keep all that they trust in one file: Debian, RHEL twice, SUSE, Alpine.
 const SYSTEM: [&str; 5] = [
@@ -50,12 +54,22 @@ pub(super) struct Trust {
     pub(super) overlays: Vec<Overlay>,
 }
 
-/// The two files.
+/// What was written beside our authorities.
+struct Written {
+    /// There is a bundle of the system's.
+    whole: bool,
+    /// Directories of browsers.
+    covers: Vec<Cover>,
+}
+
+/// The files.
 pub(super) struct Files {
     directory: PathBuf,
     system: Vec<PathBuf>,
     /// Java's.
     stores: Vec<PathBuf>,
+    /// Directories of browsers' policies, whether they exist or not.
+    policies: Vec<PathBuf>,
     /// Held while they are written.
     writing: Mutex<()>,
 }
@@ -67,6 +81,7 @@ impl Files {
             directory,
             system: SYSTEM.iter().map(PathBuf::from).collect(),
             stores: java::stores(),
+            policies: browser::directories(),
             writing: Mutex::default(),
         }
     }
@@ -75,15 +90,18 @@ impl Files {
     /// them. Where the system has no file, only what adds to a runtime's own trust is given: the rest
     /// would take away what the agent trusts for connections that are not inspected.
     pub(super) fn give(&self, ours: &str) -> anyhow::Result<Trust> {
-        let whole = self.write(ours)?;
+        let written = self.write(ours)?;
         let mut trust = Trust::default();
+        for cover in &written.covers {
+            trust.overlays.extend(cover.overlays()?);
+        }
         let mut set = |names: &[&str], path: &Path| {
             let path = path.display().to_string();
             let pairs = names.iter().map(|name| ((*name).to_owned(), path.clone()));
             trust.variables.extend(pairs);
         };
         set(&ADDED, &self.ours());
-        if !whole {
+        if !written.whole {
             return Ok(trust);
         }
         let bundle = self.whole();
@@ -126,13 +144,10 @@ impl Files {
             .collect()
     }
 
-    fn write_copies(&self, ours: &str) -> anyhow::Result<()> {
-        let ours: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(ours.as_bytes())
-            .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
-            .collect::<Result<_, _>>()
-            .context("the authorities are not PEM")?;
+    /// Of authorities in DER.
+    fn write_copies(&self, ours: &[Vec<u8>]) -> anyhow::Result<()> {
         for (copy, store) in self.copies() {
-            match java::with_authorities(&store, &ours) {
+            match java::with_authorities(&store, ours) {
                 Some(contents) => replace(&copy, &contents)?,
                 None => {
                     tracing::warn!(
@@ -147,34 +162,53 @@ impl Files {
         Ok(())
     }
 
-    /// Writes both. Whether there is a bundle of the system's.
-    fn write(&self, ours: &str) -> anyhow::Result<bool> {
+    /// Writes all of them.
+    fn write(&self, ours: &str) -> anyhow::Result<Written> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.make_directory()
+        open_directory(&self.directory)
             .with_context(|| format!("cannot make {}", self.directory.display()))?;
         replace(&self.ours(), ours.as_bytes())?;
+        let certificates = certificates(ours)?;
+        let covers = browser::covers(&self.policies, &self.directory);
+        for cover in &covers {
+            cover.write(&certificates)?;
+        }
         let system = self.system.iter().find_map(|path| fs::read(path).ok());
         let Some(mut whole) = system else {
             tracing::warn!("this host has no file of trusted authorities that is known");
-            return Ok(false);
+            return Ok(Written {
+                whole: false,
+                covers,
+            });
         };
         if !whole.ends_with(b"\n") {
             whole.push(b'\n');
         }
         whole.extend_from_slice(ours.as_bytes());
         replace(&self.whole(), &whole)?;
-        self.write_copies(ours)?;
-        Ok(true)
+        self.write_copies(&certificates)?;
+        Ok(Written {
+            whole: true,
+            covers,
+        })
     }
+}
 
-    /// Everybody may enter it, whatever the daemon's umask is.
-    fn make_directory(&self) -> io::Result<()> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&self.directory)?;
-        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o755))
-    }
+/// Certificates in PEM as DER.
+fn certificates(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
+        .collect::<Result<_, _>>()
+        .context("the authorities are not PEM")
+}
+
+/// Makes a directory that everybody may enter, whatever the daemon's umask is.
+fn open_directory(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
 /// Files, each once and without links: a mount covers no link.
@@ -199,20 +233,24 @@ fn overlay(source: &Path, target: PathBuf) -> anyhow::Result<Overlay> {
 /// Replaces a file as a whole, if it says something else: who reads it meanwhile reads the old one
 /// to its end.
 fn replace(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    replace_by(path, &path.with_extension("new"), contents)
+}
+
+/// As [`replace`], by a temporary file at this path.
+fn replace_by(path: &Path, temporary: &Path, contents: &[u8]) -> anyhow::Result<()> {
     if fs::read(path).is_ok_and(|found| found == contents) {
         return Ok(());
     }
     let write = || -> io::Result<()> {
-        let temporary = path.with_extension("new");
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o644)
-            .open(&temporary)?;
+            .open(temporary)?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(contents)?;
-        fs::rename(&temporary, path)
+        fs::rename(temporary, path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
@@ -243,6 +281,7 @@ mod tests {
             let mut files = Files::new(self.path("trust"));
             files.system = system.iter().map(|name| self.path(name)).collect();
             files.stores = Vec::new();
+            files.policies = Vec::new();
             files
         }
     }
