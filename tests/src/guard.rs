@@ -36,6 +36,7 @@ pub struct GuardBuilder<'w> {
     policy: String,
     settings: serde_json::Map<String, serde_json::Value>,
     environment: Vec<(String, String)>,
+    covers: Vec<(PathBuf, PathBuf)>,
     program: Option<PathBuf>,
 }
 
@@ -46,6 +47,7 @@ impl<'w> GuardBuilder<'w> {
             policy: String::new(),
             settings: serde_json::Map::new(),
             environment: Vec::new(),
+            covers: Vec::new(),
             program: None,
         }
     }
@@ -75,6 +77,14 @@ impl<'w> GuardBuilder<'w> {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a file or directory in the place of one that the machine has: for the daemon, and for what
+    /// it runs.
+    #[must_use]
+    pub fn cover(mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.covers.push((source.into(), target.into()));
         self
     }
 
@@ -113,6 +123,7 @@ impl<'w> GuardBuilder<'w> {
             bpffs: directory.join("bpf"),
             directory,
             environment: self.environment,
+            covers: self.covers,
             process: None,
             notifications: None,
         };
@@ -165,6 +176,7 @@ pub struct Guard<'w> {
     cgroup: PathBuf,
     bpffs: PathBuf,
     environment: Vec<(String, String)>,
+    covers: Vec<(PathBuf, PathBuf)>,
     process: Option<Process>,
     notifications: Option<UnixDatagram>,
 }
@@ -247,6 +259,9 @@ impl Guard<'_> {
             .environment
             .iter()
             .fold(daemon, |daemon, (name, value)| daemon.env(name, value));
+        let daemon = self.covers.iter().fold(daemon, |daemon, (source, target)| {
+            daemon.cover(source, target)
+        });
         self.process = Some(daemon.spawn()?);
         self.notifications = Some(socket);
         self.notified("READY=1").map(drop)

@@ -110,7 +110,7 @@ impl Namespace {
                     .env_remove(name.to_ascii_uppercase())
             });
         match &self.resolver {
-            Some(file) => command.resolver(file),
+            Some(file) => command.cover(file, Path::new("/etc/resolv.conf")),
             None => command,
         }
     }

@@ -27,9 +27,14 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How much of each stream is kept. What comes after is read and dropped.
 const KEPT: usize = 64 << 20;
 
-/// Binds the world's `resolv.conf` over the machine's, in a mount namespace of the program's own.
-/// (`ip netns exec` would do that too, but it also hides everything mounted below `/sys`.)
-const WITH_RESOLVER: &str = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+/// Binds files and directories over the machine's, in a mount namespace of the program's own.
+/// (`ip netns exec` would do that too for `resolv.conf`, but it also hides everything mounted below
+/// `/sys`.)
+const COVERED: &str = r#"
+while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done
+shift
+exec "$@"
+"#;
 
 /// A program that is about to be run in a namespace.
 #[derive(Debug)]
@@ -38,7 +43,8 @@ pub struct Invocation<'a> {
     words: Vec<OsString>,
     environment: Vec<(OsString, Option<OsString>)>,
     directory: Option<PathBuf>,
-    resolver: Option<PathBuf>,
+    /// What it sees, and in the place of what.
+    covers: Vec<(PathBuf, PathBuf)>,
     input: Vec<u8>,
     limit: Duration,
 }
@@ -50,7 +56,7 @@ impl<'a> Invocation<'a> {
             words: vec![program.as_ref().to_owned()],
             environment: Vec::new(),
             directory: None,
-            resolver: None,
+            covers: Vec::new(),
             input: Vec::new(),
             limit: LIMIT,
         }
@@ -107,10 +113,10 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// With this file as `/etc/resolv.conf`.
+    /// With a file or directory in the place of one that the machine has.
     #[must_use]
-    pub(crate) fn resolver(mut self, file: &Path) -> Self {
-        self.resolver = Some(file.to_owned());
+    pub fn cover(mut self, source: &Path, target: &Path) -> Self {
+        self.covers.push((source.to_owned(), target.to_owned()));
         self
     }
 
@@ -152,16 +158,18 @@ impl<'a> Invocation<'a> {
 
     fn command(&self) -> Command {
         let mut words = self.words.iter();
-        let mut command = match &self.resolver {
-            Some(file) => {
-                let mut command = Command::new("unshare");
-                command
-                    .args(["--mount", "--propagation", "slave", "--", "sh", "-c"])
-                    .arg(WITH_RESOLVER)
-                    .arg(file);
-                command
+        let mut command = if self.covers.is_empty() {
+            Command::new(words.next().map_or(OsStr::new(""), OsString::as_os_str))
+        } else {
+            let mut command = Command::new("unshare");
+            command
+                .args(["--mount", "--propagation", "slave", "--", "sh", "-c"])
+                .args([COVERED, "sh"]);
+            for (source, target) in &self.covers {
+                command.args([source, target]);
             }
-            None => Command::new(words.next().map_or(OsStr::new(""), OsString::as_os_str)),
+            command.arg("--");
+            command
         };
         command.args(words);
         for (name, value) in &self.environment {

@@ -4,6 +4,8 @@
 #[path = "clients/room.rs"]
 mod room;
 
+#[path = "clients/browser.rs"]
+mod browser;
 #[path = "clients/curl.rs"]
 mod curl;
 #[path = "clients/device.rs"]

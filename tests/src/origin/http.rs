@@ -15,6 +15,8 @@
 //! | `/early` | 413 before the body is read |
 //! | `/files/PATH` | a file, where the origin has some; its `index.html` for a directory |
 //!
+//! With the query `?h3`, an answer says that the origin speaks HTTP/3 too, which nobody does there.
+//!
 //! The endpoints of LLM APIs have paths of their own below `/v1/`, and stream at the pace of `/sse`.
 //! With the field `x-hold`, the second half of a stream's events waits until another request has
 //! arrived: a client that sends one when it has read the first event shows that events come singly.
@@ -108,13 +110,22 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(), Error> {
     let h2 = client.tls.as_ref().and_then(|tls| tls.alpn.as_deref()) == Some("h2");
     let abort = Arc::new(abort);
-    let service = service_fn(move |request| {
-        answer(
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let h3 = request.uri().query() == Some("h3");
+        let answer = answer(
             request,
             client.clone(),
             Arc::clone(&abort),
             Arc::clone(&shared),
-        )
+        );
+        async move {
+            let mut response = answer.await?;
+            if h3 {
+                let elsewhere = header::HeaderValue::from_static("h3=\":443\"");
+                response.headers_mut().insert(header::ALT_SVC, elsewhere);
+            }
+            Ok::<_, Error>(response)
+        }
     });
     let stream = TokioIo::new(stream);
     if h2 {

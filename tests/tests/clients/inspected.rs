@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use agentguard_tests::{Invocation, World};
+use agentguard_tests::{GuardBuilder, Invocation, World};
 use anyhow::Result;
 use serde_json::json;
 
@@ -29,9 +29,13 @@ rules:
 const TOLD: &str = "\n%{http_code} %{http_version} %{num_connects}";
 
 pub(crate) fn open(world: &World) -> Result<Room<'_>> {
+    Ok(Room::of(world, guard(world).start()?))
+}
+
+/// A guard that inspects the site, still to be started.
+pub(crate) fn guard(world: &World) -> GuardBuilder<'_> {
     let upstreams = json!([{ "host": ["*.example.com"], "ca": world.ca_file() }]);
-    let guard = world.guard().policy(POLICY).setting("upstreams", upstreams);
-    Ok(Room::of(world, guard.start()?))
+    world.guard().policy(POLICY).setting("upstreams", upstreams)
 }
 
 /// Words as the agent, which trusts what `run` makes it trust.

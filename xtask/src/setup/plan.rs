@@ -55,6 +55,10 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("javac", "default-jdk-headless"),
 ];
 
+/// As [`TEST_PROGRAMS`], where the package has the program: Ubuntu's would install a snap, which sees
+/// neither the tests' files nor what a run covers.
+const DEBIAN_TEST_PROGRAMS: [(&str, &str); 1] = [("chromium", "chromium")];
+
 /// The Python packages that the tests' clients need: all of them, those that others need included, as
 /// `pip freeze` prints them.
 const PYTHON_PACKAGES: &str = include_str!("../../../tests/clients/requirements.txt");
@@ -73,6 +77,7 @@ pub(super) fn programs() -> impl Iterator<Item = &'static str> {
     BUILD_PROGRAMS
         .into_iter()
         .chain(TEST_PROGRAMS)
+        .chain(DEBIAN_TEST_PROGRAMS)
         .map(|(program, _)| program)
 }
 
@@ -161,7 +166,10 @@ impl Plan {
                 BpfToolchain::System
             }
             ("ubuntu", "24.04") => {
-                remark = Some("Ubuntu 24.04 is untested: no run of it has been shown yet");
+                remark = Some(
+                    "Ubuntu 24.04 is untested: no run of it has been shown yet; its chromium is a \
+                     snap, so tests with a browser are skipped where no other is in PATH",
+                );
                 if facts
                     .nightly
                     .as_ref()
@@ -200,10 +208,16 @@ impl Plan {
         };
 
         let for_tests: &[_] = if tests { &TEST_PROGRAMS } else { &[] };
+        let on_debian: &[_] = if tests && facts.os != "ubuntu" {
+            &DEBIAN_TEST_PROGRAMS
+        } else {
+            &[]
+        };
         apt.extend(
             BUILD_PROGRAMS
                 .iter()
                 .chain(for_tests)
+                .chain(on_debian)
                 .filter(|(program, _)| !facts.programs.contains(*program))
                 .map(|(_, package)| *package),
         );
@@ -334,11 +348,27 @@ mod tests {
         );
         let all = names(&facts, true);
         assert!(
-            all[0].ends_with("npm python3 default-jdk-headless python3-venv"),
+            all[0].ends_with("npm python3 default-jdk-headless chromium python3-venv"),
             "{all:?}"
         );
         assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");
         assert!(all[3].ends_with("tests' clients (venv, pip)"), "{all:?}");
+    }
+
+    #[test]
+    fn a_browser_is_installed_on_debian_and_is_no_matter_on_ubuntu() {
+        let mut facts = complete();
+        facts.programs.remove("chromium");
+        assert!(names(&facts, false).is_empty());
+        assert_eq!(names(&facts, true), ["packages chromium"]);
+        (facts.os, facts.os_version) = ("ubuntu".into(), "24.04".into());
+        facts.nightly = Some(Rustc {
+            minor: 97,
+            llvm: 22,
+        });
+        let plan = Plan::new(&facts, true).unwrap();
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+        assert!(plan.remark.unwrap().contains("chromium is a snap"));
     }
 
     #[test]
