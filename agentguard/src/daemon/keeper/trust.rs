@@ -138,7 +138,7 @@ impl Files {
     /// Java's stores, each behind the place of its copy with ours.
     fn copies(&self) -> Vec<(PathBuf, PathBuf)> {
         let stores = targets(&self.stores).into_iter().enumerate();
-        let copy = |number| self.directory.join(format!("java-{number}.jks"));
+        let copy = |number| self.directory.join(format!("java-{number}.store"));
         stores
             .map(|(number, store)| (copy(number), store))
             .collect()
@@ -343,7 +343,7 @@ mod tests {
         let trust = files.give(&ours.pem()).unwrap();
         let targets = trust.overlays.iter().map(|overlay| overlay.target.clone());
         assert!(targets.eq([host.path("system"), host.path("cacerts")]));
-        let copy = std::fs::read(host.path("trust/java-0.jks")).unwrap();
+        let copy = std::fs::read(host.path("trust/java-0.store")).unwrap();
         assert!(
             copy.windows(ours.der().len())
                 .any(|part| part == ours.der().as_ref())

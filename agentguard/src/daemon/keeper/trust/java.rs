@@ -2,8 +2,11 @@
 //!
 //! Distributions keep it in the format JKS, which every runtime reads: a head, entries, and a digest
 //! that only who gives the store's password checks (OpenJDK,
-//! `sun.security.provider.JavaKeyStore`). Entries are added behind those that are there, so nothing
-//! that the host trusts is lost. A store of another format is left alone.
+//! `sun.security.provider.JavaKeyStore`). JDKs bring it as [`pkcs12`] since their version 18. Entries
+//! are added behind those that are there, so nothing that the host trusts is lost. A store of another
+//! format is left alone.
+
+mod pkcs12;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,14 +47,19 @@ pub(super) fn stores() -> Vec<PathBuf> {
 /// A store with these authorities, in DER, added. `None`: it is none that is known.
 pub(super) fn with_authorities(store: &Path, ours: &[Vec<u8>]) -> Option<Vec<u8>> {
     let store = fs::read(store).ok()?;
-    added(&store, ours)
+    if store.len() > LARGEST {
+        return None;
+    }
+    added(&store, ours).or_else(|| pkcs12::added(&store, ours))
+}
+
+/// What an authority of ours is called in a store.
+fn alias(number: usize) -> String {
+    format!("agentguard:{number}")
 }
 
 fn added(store: &[u8], ours: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let body = store
-        .len()
-        .checked_sub(DIGEST)
-        .filter(|_| store.len() <= LARGEST)?;
+    let body = store.len().checked_sub(DIGEST)?;
     let (head, entries) = store.get(..body)?.split_at_checked(HEAD)?;
     let [magic, version, count] = [0, 4, 8].map(|at| head.get(at..at + 4));
     if magic? != MAGIC || version? != VERSION {
@@ -63,7 +71,7 @@ fn added(store: &[u8], ours: &[Vec<u8>]) -> Option<Vec<u8>> {
     for (number, certificate) in ours.iter().enumerate() {
         let length = u32::try_from(certificate.len()).ok()?;
         out.extend_from_slice(&TRUSTED);
-        text(&mut out, &format!("agentguard:{number}"))?;
+        text(&mut out, &alias(number))?;
         // When it was added, in ms: no time of its own, so that the same authorities give the same
         // file.
         out.extend_from_slice(&[0; 8]);
