@@ -48,6 +48,22 @@ impl Ca {
         self.sign(&params)
     }
 
+    /// As [`Ca::certify`], in PEM, for a server that is a program of its own: its certificate and its
+    /// key.
+    ///
+    /// # Errors
+    /// As [`Ca::certify`].
+    pub fn certify_pem(&self, names: &[String]) -> Result<(String, String)> {
+        let mut params = CertificateParams::new(names)
+            .with_context(|| format!("cannot certify {}", names.join(", ")))?;
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().context("cannot make a key")?;
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .context("cannot sign a certificate")?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
     /// A certificate whose time is over.
     ///
     /// # Errors

@@ -263,7 +263,7 @@ impl World {
     }
 
     /// Variables that make the usual clients trust the origins.
-    pub fn trust(&self) -> [(&'static str, &Path); 6] {
+    pub fn trust(&self) -> [(&'static str, &Path); 7] {
         [
             "SSL_CERT_FILE",
             "CURL_CA_BUNDLE",
@@ -271,6 +271,7 @@ impl World {
             "NODE_EXTRA_CA_CERTS",
             "REQUESTS_CA_BUNDLE",
             "PIP_CERT",
+            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
         ]
         .map(|name| (name, self.ca_file()))
     }

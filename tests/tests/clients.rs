@@ -14,6 +14,8 @@ mod device;
 mod dig;
 #[path = "clients/git.rs"]
 mod git;
+#[path = "clients/grpc.rs"]
+mod grpc;
 #[path = "clients/inspected.rs"]
 mod inspected;
 #[path = "clients/isolated.rs"]

@@ -35,7 +35,7 @@ const SYSTEM: [&str; 5] = [
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
 /// Variables that name the file of all authorities to trust.
-const WHOLE: [&str; 7] = [
+const WHOLE: [&str; 14] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -43,6 +43,13 @@ const WHOLE: [&str; 7] = [
     "CARGO_HTTP_CAINFO",
     "AWS_CA_BUNDLE",
     "PIP_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "HTTPLIB2_CA_CERTS",
+    "NIX_SSL_CERT_FILE",
+    "BUNDLE_SSL_CA_CERT",
+    "PERL_LWP_SSL_CA_FILE",
+    "HEX_CACERTS_PATH",
 ];
 
 /// What an agent is given.
