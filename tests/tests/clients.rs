@@ -34,5 +34,7 @@ mod raw;
 mod sdk;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
+#[path = "clients/upstreams.rs"]
+mod upstreams;
 #[path = "clients/wget.rs"]
 mod wget;

@@ -118,7 +118,11 @@ impl<R: Recorder> Decider<R> {
         let started = Instant::now();
         let policy = self.policies().current();
         let seen = asked.seen();
-        let body = if unmeasured.is_some() { u64::MAX } else { seen.body };
+        let body = if unmeasured.is_some() {
+            u64::MAX
+        } else {
+            seen.body
+        };
         let most = Seen::Request(Request { body, ..seen });
         let target = self.behind(&policy, client, target, behind, most);
         let mut ruling = self.rule(&policy, client, &target, most);

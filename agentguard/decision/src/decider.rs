@@ -474,7 +474,11 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
-    pub(crate) fn agent<'a>(&self, policy: &'a Policy, id: AgentId) -> Result<&'a AgentPolicy, Reason> {
+    pub(crate) fn agent<'a>(
+        &self,
+        policy: &'a Policy,
+        id: AgentId,
+    ) -> Result<&'a AgentPolicy, Reason> {
         let unknown = |name: &str| {
             Reason::new(
                 ReasonCode::NoAgent,

@@ -10,7 +10,9 @@ use agentguard_model::{
 use agentguard_policy::{Document, compile};
 use http::{HeaderMap, HeaderValue};
 
-use crate::{Asked, Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Target};
+use crate::{
+    Asked, Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Target,
+};
 
 const POLICY: &str = r#"
 version: 1
@@ -162,7 +164,9 @@ async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
         decider.foresee(&client(1), &target),
         Foreseen::Allow(Handling::Inspect)
     );
-    let request = decider.request(&client(1), &target, &[], &asked("GET", "/a")).await;
+    let request = decider
+        .request(&client(1), &target, &[], &asked("GET", "/a"))
+        .await;
     assert!(request.allowed);
     assert_eq!(request.handling, Handling::Inspect);
     let opaque = decider.connection(&client(1), &target).await;
@@ -428,20 +432,40 @@ async fn a_request_that_grows_is_asked_again_at_each_size_that_matters() {
     let (client, target) = (client(1), target("sized.example.com", 80));
     let fields = HeaderMap::from_iter([
         ("x-a".parse().unwrap(), HeaderValue::from_static("1")),
-        ("authorization".parse().unwrap(), HeaderValue::from_static("s3cret")),
+        (
+            "authorization".parse().unwrap(),
+            HeaderValue::from_static("s3cret"),
+        ),
     ]);
     let asked = Asked::new("POST", "/", Some("a=b&token=s3cret"), fields, None);
     assert!(decider.request(&client, &target, &[], &asked).await.allowed);
     assert_eq!(decider.body_limit(&client, &target, &[], &asked), Some(10));
     asked.grew(10);
-    assert!(decider.grown(&client, &target, &[], &asked, None).await.is_none());
+    assert!(
+        decider
+            .grown(&client, &target, &[], &asked, None)
+            .await
+            .is_none()
+    );
     // A denial on paper is recorded, and it goes on.
     asked.grew(11);
-    assert!(decider.grown(&client, &target, &[], &asked, None).await.unwrap().allowed);
+    assert!(
+        decider
+            .grown(&client, &target, &[], &asked, None)
+            .await
+            .unwrap()
+            .allowed
+    );
     assert!(!last(&decider).enforced);
     assert_eq!(decider.body_limit(&client, &target, &[], &asked), Some(20));
     asked.grew(21);
-    assert!(!decider.grown(&client, &target, &[], &asked, None).await.unwrap().allowed);
+    assert!(
+        !decider
+            .grown(&client, &target, &[], &asked, None)
+            .await
+            .unwrap()
+            .allowed
+    );
     let decision = last(&decider);
     assert!(decision.enforced);
     assert_eq!(decision.matched.first().unwrap().rule, "large");
@@ -451,7 +475,10 @@ async fn a_request_that_grows_is_asked_again_at_each_size_that_matters() {
     assert_eq!(decider.body_limit(&client, &target, &[], &asked), None);
     // What cannot be measured may be of any size.
     let why = Some("it is packed");
-    let unknown = decider.grown(&client, &target, &[], &asked, why).await.unwrap();
+    let unknown = decider
+        .grown(&client, &target, &[], &asked, why)
+        .await
+        .unwrap();
     assert!(!unknown.allowed);
     assert_eq!(unknown.reason.code, ReasonCode::NeedsInspection);
     assert_eq!(last(&decider).action.body, Some(21));

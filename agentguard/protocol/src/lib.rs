@@ -7,7 +7,8 @@
 //!   differently.
 //! - [`request`], [`authority`], [`path`] and [`fields`] say what an HTTP request means, whatever
 //!   version carries it: the name, the one spelling of the path, what belongs to one hop.
-//! - [`response`] refuses what an upstream frames in two ways.
+//! - [`response`] refuses what an upstream frames in two ways; [`persistence`] says for how long and for whom its
+//!   connection may be used again.
 //! - [`content`] takes content codings off.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to.
 //! - [`refusal`] is what an HTTP client is told when it is refused.
@@ -26,6 +27,7 @@ pub mod first_bytes;
 pub mod http1;
 mod malformed;
 pub mod path;
+pub mod persistence;
 pub mod refusal;
 pub mod request;
 pub mod response;

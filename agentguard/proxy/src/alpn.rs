@@ -88,6 +88,12 @@ impl Offer {
         }
     }
 
+    /// Whether an upstream that chose `chosen` when `before` was offered can be taken to choose the
+    /// same of this offer, so that a connection from then serves now.
+    pub(crate) fn is_served_by(self, before: Self, chosen: Alpn) -> bool {
+        self.answer(chosen).is_some() && (!self.h2 || before.h2)
+    }
+
     /// What to answer where no upstream can be asked.
     pub(crate) const fn alone(self) -> Alpn {
         match (self.http1, self.h2) {
@@ -101,6 +107,29 @@ impl Offer {
 #[cfg(test)]
 mod tests {
     use super::{Alpn, Offer};
+
+    #[test]
+    fn a_connection_serves_whom_the_upstream_would_answer_the_same() {
+        let both = Offer::of(&[b"h2".to_vec(), b"http/1.1".to_vec()]).unwrap();
+        for (offer, before, chosen, served) in [
+            (both, both, Alpn::H2, true),
+            (Offer::H2, both, Alpn::H2, true),
+            (both, Offer::H2, Alpn::H2, true),
+            (both, both, Alpn::Http1, true),
+            (Offer::HTTP1, both, Alpn::Http1, true),
+            (Offer::HTTP1, both, Alpn::None, true),
+            (Offer::NOTHING, Offer::HTTP1, Alpn::Http1, true),
+            // It might have chosen HTTP/2.
+            (both, Offer::HTTP1, Alpn::Http1, false),
+            // Not offered by the client.
+            (Offer::HTTP1, both, Alpn::H2, false),
+            (Offer::NOTHING, Offer::H2, Alpn::H2, false),
+            (Offer::H2, both, Alpn::Http1, false),
+        ] {
+            let told = format!("{offer:?} {before:?} {chosen:?}");
+            assert_eq!(offer.is_served_by(before, chosen), served, "{told}");
+        }
+    }
 
     #[test]
     fn the_client_is_answered_what_the_upstream_chose() {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
 use crate::dial::{dial, tune};
-use crate::http::Leg;
+use crate::http::{Key, Leg, Pool, Spoken};
 use crate::relay::{self, Counts, Over, relay, reset};
 use crate::seats::{Entry, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
@@ -34,6 +34,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) limits: Limits,
     pub(crate) seats: Arc<Seats>,
     pub(crate) tls: Arc<Tls>,
+    pub(crate) pool: Arc<Pool<R>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -414,35 +415,64 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// Dials where this connection goes: what the name resolves to, or the address that was
     /// dialled. Nothing that the client says plays a part.
-    pub(crate) async fn dial(&self) -> Result<TcpStream, Reason> {
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub(crate) async fn dial(&self) -> Result<(TcpStream, SocketAddr), Reason> {
         let limits = &self.guard.limits;
         let addresses = self.addresses.clone()?;
         let dialled = dial(&addresses, limits);
-        let stream = match timeout(limits.dial, dialled).await {
+        let (stream, peer) = match timeout(limits.dial, dialled).await {
             Ok(dialled) => dialled.map_err(|why| unreachable(&why))?,
             Err(_) => return Err(unreachable(&format!("no answer in {:?}", limits.dial))),
         };
+        self.goes_to(peer)?;
+        Ok((stream, peer))
+    }
+
+    /// Notes the address that a connection of it goes to from now on.
+    ///
+    /// # Errors
+    /// The policy has changed since it was looked up where it may go.
+    pub(crate) fn goes_to(&self, peer: SocketAddr) -> Result<(), Reason> {
         let configured = self.target.host.as_ref().and_then(|name| {
             let upstreams = &self.guard.tls.upstreams;
             upstreams.address(name, self.target.port)
         });
         if configured.is_none() {
-            let address = stream.peer_addr().map(|peer| peer.ip().to_canonical());
-            *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = address.ok();
+            let address = peer.ip().to_canonical();
+            *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
         }
         // A change from here on finds the address that was dialled; one before was about none.
         if self.is_stale() {
             let message = "the policy changed while the upstream was dialled: connect again";
             return Err(Reason::new(ReasonCode::PolicyChanged, message));
         }
-        Ok(stream)
+        Ok(())
+    }
+
+    /// Whether it may go to an address, by the look-up that it has made.
+    pub(crate) fn may_go_to(&self, peer: SocketAddr) -> bool {
+        let addresses = self.addresses.as_ref();
+        addresses.is_ok_and(|addresses| addresses.contains(&peer))
+    }
+
+    /// What an upstream connection that it has opened is known by.
+    pub(crate) fn key(&self, peer: SocketAddr, spoken: Spoken) -> Key {
+        Key {
+            agent: self.client.agent,
+            host: self.target.host.clone(),
+            port: self.target.port,
+            peer,
+            spoken,
+        }
     }
 
     /// Carries a decided connection untouched.
     pub(crate) async fn splice(&self, mut stream: TcpStream, replay: &[u8], decided: Decided) {
         let account = self.account(decided);
         let mut upstream = match self.dial().await {
-            Ok(upstream) => upstream,
+            Ok((upstream, _)) => upstream,
             Err(reason) => {
                 account.fail(reason.message);
                 return reset(stream);

@@ -17,12 +17,15 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// How often an unanswered probe is repeated.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// Opens a connection to the first address that answers. Each next address is tried beside the
+/// Opens a connection to the first address that answers, and says which that is. Each next address is tried beside the
 /// others after a while, or at once when one fails (RFC 8305, 5).
 ///
 /// # Errors
 /// What each address answered, in one sentence.
-pub(crate) async fn dial(addresses: &[SocketAddr], limits: &Limits) -> Result<TcpStream, String> {
+pub(crate) async fn dial(
+    addresses: &[SocketAddr],
+    limits: &Limits,
+) -> Result<(TcpStream, SocketAddr), String> {
     let mut waiting = addresses.iter().take(limits.dial_addresses);
     let mut attempts = FuturesUnordered::new();
     let mut failures = Vec::new();
@@ -41,7 +44,7 @@ pub(crate) async fn dial(addresses: &[SocketAddr], limits: &Limits) -> Result<Tc
         };
         tokio::select! {
             Some(attempted) = attempts.next() => match attempted {
-                Ok(stream) => return Ok(stream),
+                Ok(connected) => return Ok(connected),
                 Err(failure) => failures.push(failure),
             },
             () = next_is_due => {}
@@ -53,11 +56,11 @@ pub(crate) async fn dial(addresses: &[SocketAddr], limits: &Limits) -> Result<Tc
     Err(failures.join("; "))
 }
 
-async fn attempt(address: SocketAddr, bound: Duration) -> Result<TcpStream, String> {
+async fn attempt(address: SocketAddr, bound: Duration) -> Result<(TcpStream, SocketAddr), String> {
     match timeout(bound, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             tune(&stream).map_err(|error| format!("{address}: {error}"))?;
-            Ok(stream)
+            Ok((stream, address))
         }
         Ok(Err(error)) => Err(format!("{address}: {error}")),
         Err(_) => Err(format!("{address}: no answer in {bound:?}")),

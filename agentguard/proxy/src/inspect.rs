@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use crate::Port;
 use crate::alpn::{Alpn, Offer};
 use crate::connection::{Flow, READ};
-use crate::http::{self, Leg, Upstream};
+use crate::http::{self, Leg, Upstream, Wanted};
 use crate::leaves::{Leaves, Subject};
 use crate::relay::{ClientStream as _, Counts, relay};
 use crate::replay::Replay;
@@ -70,7 +70,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         return say(&flow, stream, Alert::NoApplicationProtocol).await;
     };
     let (alpn, upstream) = match ask(&flow, offer).await {
-        Ok((alpn, upstream)) => match offer.answer(alpn) {
+        Ok(upstream) => match offer.answer(upstream.alpn()) {
             Some(answer) => (answer, Ok(upstream)),
             None => {
                 let message =
@@ -109,21 +109,12 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     }
 }
 
-/// Opens the upstream's side.
-async fn ask<R: Recorder, P: Port>(
-    flow: &Flow<R, P>,
-    offer: Offer,
-) -> Result<(Alpn, Upstream<R>), Reason> {
-    let (stream, alpn) = flow.guard.tls.upstreams.connect(flow, offer).await?;
-    let upstream = match alpn {
-        Alpn::H2 => Upstream::http2(stream).await,
-        Alpn::Http1 | Alpn::None => Upstream::http1(stream).await,
-    };
-    let upstream = upstream.map_err(|error| {
-        let message = format!("the upstream broke off: {error}");
-        Reason::new(ReasonCode::UpstreamUnreachable, message)
-    })?;
-    Ok((alpn, upstream))
+/// The upstream's side: one that waits, or a new one.
+async fn ask<R: Recorder, P: Port>(flow: &Flow<R, P>, offer: Offer) -> Result<Upstream<R>, Reason> {
+    match flow.guard.pool.take(flow, Wanted::Tls(offer))? {
+        Some(upstream) => Ok(upstream),
+        None => Upstream::inside_tls(flow, offer).await,
+    }
 }
 
 async fn config<R: Recorder, P: Port>(

@@ -31,6 +31,7 @@ mod relay;
 mod replay;
 mod seats;
 mod serve;
+mod shared;
 mod tls;
 mod tunnel;
 mod upstream_tls;
@@ -40,6 +41,7 @@ pub use leaves::{Leaf, Subject};
 pub use limits::Limits;
 pub use port::{Origin, Port};
 pub use serve::serve;
+pub use shared::Shared;
 pub use upstream_tls::{check_authority, check_identity};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The bounds of one listener. Heads are bounded in `agentguard_protocol`: a ClientHello at 64 KiB
+/// The bounds of one listener; those on what waits and what is ill, of all together. Heads are bounded in `agentguard_protocol`: a ClientHello at 64 KiB
 /// (refused), an HTTP head at 64 KiB and 128 fields (431).
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -20,6 +20,15 @@ pub struct Limits {
     pub head: Duration,
     /// How long an HTTP connection may idle between requests. Then it is closed.
     pub keep_alive: Duration,
+    /// How long an upstream's HTTP connection may wait for the agent's next client connection. Then it
+    /// is closed; a second before the upstream would, where it says when.
+    pub upstream_idle: Duration,
+    /// How many upstream connections may wait for one agent, at one place, speaking the same. Beyond
+    /// it the one that has waited longest is closed.
+    pub upstreams_idle_alike: usize,
+    /// How many upstream connections may wait in all. Beyond it as above: whoever opens many at least
+    /// costs others nothing but handshakes.
+    pub upstreams_idle: usize,
     /// How many of a name's addresses are tried. The others are ignored.
     pub dial_addresses: usize,
     /// How long to wait for an address before the next one is tried beside it (RFC 8305, 5).
@@ -48,6 +57,9 @@ impl Default for Limits {
             client_first: Duration::from_millis(300),
             head: Duration::from_secs(10),
             keep_alive: Duration::from_secs(90),
+            upstream_idle: Duration::from_secs(30),
+            upstreams_idle_alike: 8,
+            upstreams_idle: 512,
             dial_addresses: 8,
             dial_stagger: Duration::from_millis(250),
             dial_attempt: Duration::from_secs(5),

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::{self, Guard};
 use crate::seats::Seats;
-use crate::{Limits, Port, Tls};
+use crate::{Port, Shared};
 
 /// How long to wait after the system refused to accept, for want of descriptors above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -29,10 +29,10 @@ pub async fn serve<R: Recorder, P: Port>(
     netns: u64,
     decider: Decider<R>,
     port: Arc<P>,
-    tls: Arc<Tls>,
-    limits: Limits,
+    shared: Arc<Shared<R>>,
     shutdown: CancellationToken,
 ) {
+    let limits = shared.limits.clone();
     let seats = Seats::new(&limits);
     let drain = limits.drain;
     let cut = CancellationToken::new();
@@ -40,7 +40,8 @@ pub async fn serve<R: Recorder, P: Port>(
     let guard = Arc::new(Guard {
         decider,
         port,
-        tls,
+        tls: Arc::clone(&shared.tls),
+        pool: Arc::clone(&shared.pool),
         limits,
         seats,
         shutdown: shutdown.clone(),

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::Port;
-use crate::alpn::{Alpn, Offer};
+use crate::alpn::Offer;
 use crate::connection::Flow;
 
 /// Sessions that are kept for resumption, for each set of roots. The oldest go first.
@@ -87,7 +87,7 @@ impl UpstreamTls {
         self.find(Some(name))?.0.place(port)
     }
 
-    /// Opens a verified connection to where the flow goes.
+    /// Opens a verified connection to where the flow goes, and says which address that is.
     ///
     /// # Errors
     /// It cannot be reached, or it is not who it should be.
@@ -95,22 +95,19 @@ impl UpstreamTls {
         &self,
         flow: &Flow<R, P>,
         offer: Offer,
-    ) -> Result<(TlsStream<TcpStream>, Alpn), Reason> {
+    ) -> Result<(TlsStream<TcpStream>, SocketAddr), Reason> {
         let found = self.find(flow.target.host.as_ref());
         let name = match found.and_then(|(entry, _)| entry.server_name.as_ref()) {
             Some(name) => verified(name)?,
             None => server_name(flow)?,
         };
-        let stream = flow.dial().await?;
+        let (stream, peer) = flow.dial().await?;
         let mut config = found.map_or(&self.system, |(_, config)| config).clone();
         config.alpn_protocols = offer.protocols();
         let connector = TlsConnector::from(Arc::new(config));
         let bound = flow.guard.limits.dial;
         match timeout(bound, connector.connect(name, stream)).await {
-            Ok(Ok(stream)) => {
-                let alpn = Alpn::chosen(stream.get_ref().1.alpn_protocol());
-                Ok((stream, alpn))
-            }
+            Ok(Ok(stream)) => Ok((stream, peer)),
             Ok(Err(error)) => Err(explain(&error)),
             Err(_) => Err(Reason::new(
                 ReasonCode::UpstreamUnreachable,

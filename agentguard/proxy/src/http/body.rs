@@ -86,7 +86,11 @@ impl<R: Recorder> RequestBody<R> {
                 return Poll::Ready(Err(self.cut()));
             }
         }
-        if last { self.poll_end(cx) } else { Poll::Ready(Ok(())) }
+        if last {
+            self.poll_end(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFailed>> {

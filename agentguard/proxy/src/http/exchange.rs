@@ -22,10 +22,11 @@ use crate::Port;
 use crate::account::Account;
 use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
-use crate::http::growth::Growth;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
+use crate::http::growth::Growth;
+use crate::http::leg::Leg;
 use crate::http::resets::Resets;
-use crate::http::upstream::{Leg, SendFailed, Upstream};
+use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
 
 /// The requests of one client connection.
@@ -81,6 +82,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .take()
     }
 
+    /// Leaves its upstream connections to the agent's next client connections, when this one is over.
+    pub(crate) fn leave(&self) {
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leg.leave(&self.flow, kept.take());
+    }
+
     /// Answers one request.
     pub(crate) async fn handle(
         self: Arc<Self>,
@@ -102,9 +109,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         let asked = Arc::new(self.asked(&mut parts, &body, &meaning));
         let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
-            None => {
-                (self.flow.request(&asked).await, StatusCode::FORBIDDEN)
-            }
+            None => (self.flow.request(&asked).await, StatusCode::FORBIDDEN),
             Some(message) => {
                 let kind = ActionKind::HttpRequest;
                 let decided = self.flow.refuse(kind, ReasonCode::NameMismatch, message);
@@ -292,7 +297,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let body = ResponseBody::new(body, Arc::clone(account), revoked, Arc::clone(&self.resets));
+                let body =
+                    ResponseBody::new(body, Arc::clone(account), revoked, Arc::clone(&self.resets));
                 Response::from_parts(parts, Either::Left(body))
             }
         }
@@ -412,7 +418,7 @@ impl Failed {
 }
 
 /// An error with its causes, which hyper does not print itself.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -19,8 +19,8 @@ use crate::Port;
 use crate::connection::Flow;
 use crate::http::exchange::Exchange;
 use crate::http::gated::Signals;
+use crate::http::leg::Leg;
 use crate::http::resets::{Resets, Watched};
-use crate::http::upstream::Leg;
 use crate::relay::ClientStream;
 
 /// Requests at once on one connection. More wait at the client (RFC 9113, 5.1.2).
@@ -48,6 +48,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let exchange = Arc::new(exchange);
     let requests = Arc::new(AtomicUsize::new(0));
     let service = service_fn({
+        let exchange = Arc::clone(&exchange);
         let requests = Arc::clone(&requests);
         move |request| {
             requests.fetch_add(1, Ordering::Relaxed);
@@ -93,6 +94,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         }
     };
     record(&flow, resets.take()).await;
+    exchange.leave();
     if let Err(error) = served {
         match fault(&error) {
             Some((code, message)) => {

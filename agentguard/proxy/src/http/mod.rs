@@ -10,14 +10,18 @@
 //!
 //! Informational responses other than 100 are not passed on: hyper's server cannot write them.
 //!
+//! What a client connection leaves behind waits in the [`pool`] for the agent's next one.
+//!
 //! **Invariant:** no request reaches the upstream without a decision of its own; upstream
-//! connections belong to one client connection.
+//! connections belong to one agent, and to one client connection at a time.
 
 mod body;
 mod exchange;
 mod gated;
 mod growth;
 mod http2;
+mod leg;
+mod pool;
 mod resets;
 mod upstream;
 
@@ -41,7 +45,9 @@ use crate::http::gated::{Gated, Signals, Stop};
 use crate::relay::{ClientStream, Counts, Over, part, relay};
 
 pub(crate) use http2::run as run_http2;
-pub(crate) use upstream::{Leg, Upstream};
+pub(crate) use leg::Leg;
+pub(crate) use pool::{Key, Pool, Spoken, Wanted};
+pub(crate) use upstream::Upstream;
 
 /// Carries a connection that begins with an HTTP/1 request line.
 pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
@@ -88,6 +94,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     if let Some(tunnel) = exchange.take_tunnel() {
         return carry_tunnel(gated, &parts.read_buf, tunnel, flow.guard.limits.buffer).await;
     }
+    exchange.leave();
     let mut goodbye = Vec::new();
     if let Some(stop) = signals.stop() {
         goodbye = refuse_rest(&flow, stop).await;

@@ -1,29 +1,42 @@
-//! The one upstream connection of a client connection.
+//! One connection to an upstream.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{Reason, ReasonCode};
 use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
-use agentguard_protocol::request::Scheme;
-use http::{Request, Response, Version};
+use agentguard_protocol::persistence::{binds_connection, kept_for};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::Port;
 use crate::alpn::{Alpn, Offer};
 use crate::connection::{Flow, READ};
 use crate::http::body::RequestBody;
+use crate::http::exchange::chain;
 use crate::http::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::http::pool::{Key, Spoken};
 
 /// A connection to the upstream, with the task that drives it. It ends with its owner.
 pub(crate) struct Upstream<R: Recorder> {
+    pub(crate) key: Key,
+    handle: Handle<R>,
+    /// Cancelled when the connection is over.
+    gone: CancellationToken,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// What requests are sent with.
+pub(crate) struct Handle<R: Recorder> {
     sender: Sender<R>,
-    driver: JoinHandle<()>,
+    seen: Arc<Seen>,
 }
 
 enum Sender<R: Recorder> {
@@ -31,10 +44,13 @@ enum Sender<R: Recorder> {
     Http2(http2::SendRequest<RequestBody<R>>),
 }
 
-impl<R: Recorder> Drop for Upstream<R> {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+/// What passed that matters for who may use the connection next.
+#[derive(Default)]
+struct Seen {
+    /// Authentication that holds for the connection.
+    bound: AtomicBool,
+    /// How long the upstream keeps it without a request, in seconds and one more; 0: it did not say.
+    kept_for: AtomicU32,
 }
 
 /// Why a request has no response.
@@ -46,12 +62,43 @@ pub(crate) enum SendFailed {
 }
 
 /// A request on its way, which comes back if nothing of it was sent.
-type Unsent<R> = Request<RequestBody<R>>;
+pub(crate) type Unsent<R> = Request<RequestBody<R>>;
 
 impl<R: Recorder> Upstream<R> {
+    /// Opens a connection in the clear.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) async fn in_clear<P: Port>(flow: &Flow<R, P>) -> Result<Self, Reason> {
+        let (stream, peer) = flow.dial().await?;
+        let key = flow.key(peer, Spoken::Clear);
+        Self::http1(stream, key)
+            .await
+            .map_err(|error| broke(&error))
+    }
+
+    /// Opens a verified connection inside TLS.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it is not who it should be.
+    pub(crate) async fn inside_tls<P: Port>(
+        flow: &Flow<R, P>,
+        offer: Offer,
+    ) -> Result<Self, Reason> {
+        let (stream, peer) = flow.guard.tls.upstreams.connect(flow, offer).await?;
+        let chosen = Alpn::chosen(stream.get_ref().1.alpn_protocol());
+        let key = flow.key(peer, Spoken::Tls { offer, chosen });
+        let opened = match chosen {
+            Alpn::H2 => Self::http2(stream, key).await,
+            Alpn::Http1 | Alpn::None => Self::http1(stream, key).await,
+        };
+        opened.map_err(|error| broke(&error))
+    }
+
     /// Speaks HTTP/1 on a connection.
-    pub(crate) async fn http1(
+    async fn http1(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        key: Key,
     ) -> hyper::Result<Self> {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
@@ -59,20 +106,14 @@ impl<R: Recorder> Upstream<R> {
             .max_buf_size(MAX_HEAD + READ)
             .handshake(TokioIo::new(stream))
             .await?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "an upstream connection broke");
-            }
-        });
-        Ok(Self {
-            sender: Sender::Http1(sender),
-            driver,
-        })
+        let connection = connection.with_upgrades();
+        Ok(Self::driven(Sender::Http1(sender), connection, key))
     }
 
     /// Speaks HTTP/2 on a connection.
-    pub(crate) async fn http2(
+    async fn http2(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        key: Key,
     ) -> hyper::Result<Self> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -81,209 +122,136 @@ impl<R: Recorder> Upstream<R> {
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(stream))
             .await?;
+        Ok(Self::driven(Sender::Http2(sender), connection, key))
+    }
+
+    fn driven(
+        sender: Sender<R>,
+        connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+        key: Key,
+    ) -> Self {
+        let gone = CancellationToken::new();
+        let over = gone.clone().drop_guard();
         let driver = tokio::spawn(async move {
+            let _over = over;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an upstream connection broke");
             }
         });
-        Ok(Self {
-            sender: Sender::Http2(sender),
-            driver,
-        })
-    }
-
-    /// Sends a request if the connection takes one.
-    async fn try_send(
-        &mut self,
-        request: Unsent<R>,
-    ) -> Result<Response<Incoming>, Result<Unsent<R>, SendFailed>> {
-        let failed = match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
-        };
-        failed.map_err(|mut failed| match failed.take_message() {
-            Some(request) => Ok(request),
-            None => Err(SendFailed::Broken(failed.into_error())),
-        })
-    }
-
-    /// Another handle on a connection that carries many requests at once.
-    fn another(&self) -> Option<http2::SendRequest<RequestBody<R>>> {
-        match &self.sender {
-            Sender::Http1(_) => None,
-            Sender::Http2(sender) => Some(sender.clone()),
+        Self {
+            key,
+            handle: Handle {
+                sender,
+                seen: Arc::default(),
+            },
+            gone,
+            _driver: AbortOnDropHandle::new(driver),
         }
     }
 
-    async fn ready(&mut self) -> bool {
-        match &mut self.sender {
+    /// What the upstream chose, inside TLS.
+    pub(crate) fn alpn(&self) -> Alpn {
+        match self.key.spoken {
+            Spoken::Clear => Alpn::None,
+            Spoken::Tls { chosen, .. } => chosen,
+        }
+    }
+
+    /// Sends a request if the connection takes one.
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Unsent<R>,
+    ) -> Result<Response<Incoming>, Result<Unsent<R>, SendFailed>> {
+        self.handle.try_send(request).await
+    }
+
+    /// Another handle on a connection that carries many requests at once and is not closed.
+    pub(crate) fn another(&self) -> Option<Handle<R>> {
+        match &self.handle.sender {
+            Sender::Http2(sender) if !sender.is_closed() => Some(Handle {
+                sender: Sender::Http2(sender.clone()),
+                seen: Arc::clone(&self.handle.seen),
+            }),
+            _ => None,
+        }
+    }
+
+    /// Waits until the answer before is over; false if the connection is closed then.
+    pub(crate) async fn ready(&mut self) -> bool {
+        match &mut self.handle.sender {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
             Sender::Http2(sender) => sender.ready().await.is_ok(),
         }
     }
-}
 
-/// The upstream's side of a client connection that speaks HTTP.
-pub(crate) struct Leg<R: Recorder> {
-    /// What the client's side is.
-    pub(crate) scheme: Scheme,
-    /// What both sides speak.
-    pub(crate) version: Version,
-    first: Mutex<First<R>>,
-    /// The connection that all requests of HTTP/2 share. Held while it is opened, so that it is
-    /// opened once.
-    shared: tokio::sync::Mutex<Option<Upstream<R>>>,
-}
-
-/// What there is before the first request.
-enum First<R: Recorder> {
-    Connected(Upstream<R>),
-    /// It was tried, and the first request is told so.
-    Failed(Reason),
-    Nothing,
-}
-
-impl<R: Recorder> Leg<R> {
-    /// In the clear; opened with the first request.
-    pub(crate) fn plain() -> Self {
-        Self {
-            scheme: Scheme::Http,
-            version: Version::HTTP_11,
-            first: Mutex::new(First::Nothing),
-            shared: tokio::sync::Mutex::new(None),
+    /// Whether it takes a request now.
+    pub(crate) fn is_ready(&self) -> bool {
+        match &self.handle.sender {
+            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http2(sender) => sender.is_ready(),
         }
     }
 
-    /// Inside TLS, where the upstream was asked before the client was answered.
-    pub(crate) fn inside_tls(alpn: Alpn, connected: Result<Upstream<R>, Reason>) -> Self {
-        Self {
-            scheme: Scheme::Https,
-            version: match alpn {
-                Alpn::H2 => Version::HTTP_2,
-                Alpn::Http1 | Alpn::None => Version::HTTP_11,
-            },
-            first: Mutex::new(match connected {
-                Ok(upstream) => First::Connected(upstream),
-                Err(reason) => First::Failed(reason),
-            }),
-            shared: tokio::sync::Mutex::new(None),
-        }
+    /// Cancelled when it is over.
+    pub(crate) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
     }
 
-    /// The connection that was opened for the client's handshake, or why there is none. Once.
-    fn take_first(&self) -> Result<Option<Upstream<R>>, Reason> {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *first, First::Nothing) {
-            First::Connected(upstream) => Ok(Some(upstream)),
-            First::Failed(reason) => Err(reason),
-            First::Nothing => Ok(None),
+    /// How long another client connection may be waited for, `at_most` so long. `None`: none may use
+    /// it.
+    pub(crate) fn may_wait(&self, at_most: Duration) -> Option<Duration> {
+        let seen = &self.handle.seen;
+        if seen.bound.load(Ordering::Relaxed) {
+            return None;
         }
-    }
-
-    async fn open<P: Port>(&self, flow: &Flow<R, P>) -> Result<Upstream<R>, SendFailed> {
-        match self.take_first() {
-            Ok(Some(upstream)) => return Ok(upstream),
-            Ok(None) => {}
-            Err(reason) => return Err(SendFailed::Unreachable(reason)),
-        }
-        let opened = match (self.scheme, self.version) {
-            (Scheme::Http, _) => {
-                let stream = flow.dial().await.map_err(SendFailed::Unreachable)?;
-                Upstream::http1(stream).await
-            }
-            (Scheme::Https, version) => {
-                let offer = if version == Version::HTTP_2 {
-                    Offer::H2
-                } else {
-                    Offer::HTTP1
-                };
-                let (stream, chosen) = flow
-                    .guard
-                    .tls
-                    .upstreams
-                    .connect(flow, offer)
-                    .await
-                    .map_err(SendFailed::Unreachable)?;
-                match (version, chosen) {
-                    (Version::HTTP_2, Alpn::H2) => Upstream::http2(stream).await,
-                    (Version::HTTP_2, _) => {
-                        let message = "the upstream does not speak HTTP/2 any more";
-                        let reason = Reason::new(ReasonCode::UpstreamUnreachable, message);
-                        return Err(SendFailed::Unreachable(reason));
-                    }
-                    _ => Upstream::http1(stream).await,
-                }
-            }
+        let wait = match seen.kept_for.load(Ordering::Relaxed) {
+            0 => at_most,
+            // A second less than it said: what is sent when it closes is lost.
+            seconds => at_most.min(Duration::from_secs(seconds.saturating_sub(2).into())),
         };
-        opened.map_err(SendFailed::Broken)
+        (!wait.is_zero()).then_some(wait)
     }
+}
 
-    /// Sends a request on `kept`, the connection of the request before, or on a new one, and keeps
-    /// it. If the kept one turns out closed before anything was sent, a new one is opened once.
-    pub(crate) async fn send<P: Port>(
-        &self,
-        flow: &Flow<R, P>,
-        kept: &mut Option<Upstream<R>>,
-        mut request: Unsent<R>,
-    ) -> Result<Response<Incoming>, SendFailed> {
-        let patience = flow.guard.limits.dial;
-        if let Some(upstream) = kept
-            && matches!(timeout(patience, upstream.ready()).await, Ok(true))
-        {
-            match upstream.try_send(request).await {
-                Ok(response) => return Ok(response),
-                Err(Ok(unsent)) => request = unsent,
-                Err(Err(failed)) => return Err(failed),
+impl<R: Recorder> Handle<R> {
+    /// Sends a request if the connection takes one.
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Unsent<R>,
+    ) -> Result<Response<Incoming>, Result<Unsent<R>, SendFailed>> {
+        self.seen.note(request.headers());
+        let sent = match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        };
+        match sent {
+            Ok(response) => {
+                self.seen.note(response.headers());
+                Ok(response)
             }
-        }
-        let upstream = kept.insert(self.open(flow).await?);
-        match upstream.try_send(request).await {
-            Ok(response) => Ok(response),
-            Err(Err(failed)) => Err(failed),
-            Err(Ok(_)) => Err(SendFailed::Unreachable(Reason::new(
-                ReasonCode::UpstreamUnreachable,
-                "the upstream closed the connection before it took the request",
-            ))),
+            Err(mut failed) => Err(match failed.take_message() {
+                Some(request) => Ok(request),
+                None => Err(SendFailed::Broken(failed.into_error())),
+            }),
         }
     }
+}
 
-    /// Sends a request of HTTP/2 beside others, on the connection that they share. If that turns
-    /// out closed before anything was sent, a new one is opened once.
-    pub(crate) async fn send_beside<P: Port>(
-        &self,
-        flow: &Flow<R, P>,
-        mut request: Unsent<R>,
-    ) -> Result<Response<Incoming>, SendFailed> {
-        for _ in 0..2 {
-            let mut sender = self.shared(flow).await?;
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(SendFailed::Broken(failed.into_error())),
-                },
-            }
+impl Seen {
+    /// Looks at a head of either direction.
+    fn note(&self, fields: &HeaderMap) {
+        if binds_connection(fields) {
+            self.bound.store(true, Ordering::Relaxed);
         }
-        Err(SendFailed::Unreachable(Reason::new(
-            ReasonCode::UpstreamUnreachable,
-            "the upstream closed the connection before it took the request",
-        )))
+        if let Some(kept) = kept_for(fields) {
+            let seconds = u32::try_from(kept.as_secs()).unwrap_or(u32::MAX);
+            self.kept_for
+                .store(seconds.saturating_add(1), Ordering::Relaxed);
+        }
     }
+}
 
-    async fn shared<P: Port>(
-        &self,
-        flow: &Flow<R, P>,
-    ) -> Result<http2::SendRequest<RequestBody<R>>, SendFailed> {
-        let mut shared = self.shared.lock().await;
-        if let Some(sender) = shared.as_ref().and_then(Upstream::another)
-            && !sender.is_closed()
-        {
-            return Ok(sender);
-        }
-        let upstream = shared.insert(self.open(flow).await?);
-        upstream.another().ok_or_else(|| {
-            let message = "the upstream speaks another version of HTTP";
-            SendFailed::Unreachable(Reason::new(ReasonCode::Internal, message))
-        })
-    }
+fn broke(error: &hyper::Error) -> Reason {
+    let message = format!("the upstream broke off: {}", chain(error));
+    Reason::new(ReasonCode::UpstreamUnreachable, message)
 }

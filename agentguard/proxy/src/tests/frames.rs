@@ -481,7 +481,11 @@ async fn errors_of_a_stream() {
         // A malformed request is none: what is allowed is the one behind it.
         if section.starts_with("8.2") || section.starts_with("8.3") {
             let allowed = decisions.iter().filter(|code| code.0 == Verdict::Allow);
-            assert_eq!(allowed.count(), usize::from(outcome == "reset 1 1"), "{section}");
+            assert_eq!(
+                allowed.count(),
+                usize::from(outcome == "reset 1 1"),
+                "{section}"
+            );
         }
     }
 }

@@ -94,7 +94,10 @@ async fn what_is_packed_counts_as_what_is_in_it() {
         let packed = packed(&vec![0; content]);
         // Of a bomb the beginning says enough, and does not announce too much.
         let sent = &packed[..packed.len().min(900)];
-        let length = format!("Content-Length: {}\r\nContent-Encoding: gzip\r\n", sent.len());
+        let length = format!(
+            "Content-Length: {}\r\nContent-Encoding: gzip\r\n",
+            sent.len()
+        );
         write(&mut client, post(&length)).await;
         write(&mut client, sent).await;
         if fits {
@@ -126,13 +129,19 @@ async fn what_cannot_be_unpacked_may_be_anything() {
     ] {
         let world = by_name(Rules::Sized).build().await;
         let mut client = world.connect().await;
-        let length = format!("Content-Length: {}\r\nContent-Encoding: {coding}\r\n", content.len());
+        let length = format!(
+            "Content-Length: {}\r\nContent-Encoding: {coding}\r\n",
+            content.len()
+        );
         write(&mut client, post(&length)).await;
         write(&mut client, content).await;
         let decisions = cut(world, &mut client).await;
         assert_eq!(codes(&decisions), [ALLOWED, UNKNOWN], "{coding}");
         let message = &decisions[1].reason.message;
-        assert!(message.starts_with("Rule large has to see how much"), "{message}");
+        assert!(
+            message.starts_with("Rule large has to see how much"),
+            "{message}"
+        );
     }
 }
 
@@ -186,9 +195,9 @@ async fn a_stream_of_http2_that_comes_to_too_much_is_refused_and_the_others_go_o
     tokio::spawn(driver);
     let mut answers = Vec::new();
     for pieces in [2, 1] {
-        let body = stream::iter((0..pieces).map(|_| {
-            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; 1000])))
-        }));
+        let body = stream::iter(
+            (0..pieces).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; 1000])))),
+        );
         let request = http::Request::post(format!("https://{NAME}/ok"));
         let request = request.body(StreamBody::new(body)).unwrap();
         answers.push(sender.send_request(request));
@@ -197,7 +206,10 @@ async fn a_stream_of_http2_that_comes_to_too_much_is_refused_and_the_others_go_o
     for answer in answers {
         let answer = soon(answer).await.unwrap();
         let status = answer.status();
-        told.push((status, answer.into_body().collect().await.unwrap().to_bytes().len()));
+        told.push((
+            status,
+            answer.into_body().collect().await.unwrap().to_bytes().len(),
+        ));
     }
     assert_eq!(told[0].0, StatusCode::FORBIDDEN);
     assert_eq!(told[1], (StatusCode::OK, 1000));

@@ -5,7 +5,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    DENIED, Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until, soon, write,
+    DENIED, Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until,
+    soon, write,
 };
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -6,6 +6,7 @@ mod frames;
 mod growth;
 mod http;
 mod inspect;
+mod pool;
 mod raw;
 mod readings;
 mod resets;
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use authority::Authority;
 
-use crate::{Leaf, Limits, Origin, Port, Subject, Tls, serve};
+use crate::{Leaf, Limits, Origin, Port, Shared, Subject, Tls, serve};
 
 /// Nothing in these tests takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -93,19 +94,27 @@ impl Recorder for Log {
 }
 
 struct FakePort {
-    origin: Option<Origin>,
+    /// Of the connections that come next.
+    origin: Mutex<Option<Origin>>,
     authority: Arc<Authority>,
-    addresses: Result<Vec<IpAddr>, Reason>,
+    addresses: Mutex<Result<Vec<IpAddr>, Reason>>,
     /// Whether no name may be at this host's address any more.
     closed: Arc<AtomicBool>,
     /// How many look-ups were answered.
     resolved: watch::Sender<usize>,
 }
 
+impl FakePort {
+    fn assert_known(&self, agent: AgentId) {
+        let origin = self.origin.lock().unwrap();
+        assert_eq!(agent, origin.as_ref().unwrap().client.agent);
+    }
+}
+
 impl Port for FakePort {
     fn origin(&self, netns: u64, _peer: SocketAddr) -> Option<Origin> {
         assert_eq!(netns, 7);
-        self.origin.clone()
+        self.origin.lock().unwrap().clone()
     }
 
     fn name_behind(&self, _agent: AgentId, ip: IpAddr) -> Option<HostName> {
@@ -123,13 +132,13 @@ impl Port for FakePort {
     }
 
     async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {
-        assert_eq!(agent, AgentId(1));
+        self.assert_known(agent);
         if name.as_str() == "nowhere.example" {
             let code = ReasonCode::NameUnknown;
             return Err(Reason::new(code, "there is no such name"));
         }
         self.resolved.send_modify(|count| *count += 1);
-        self.addresses.clone()
+        self.addresses.lock().unwrap().clone()
     }
 
     async fn sign(
@@ -138,7 +147,7 @@ impl Port for FakePort {
         subject: &Subject,
         public_key: &[u8],
     ) -> Result<Leaf, Reason> {
-        assert_eq!(agent, AgentId(1));
+        self.assert_known(agent);
         Ok(self.authority.sign(subject, public_key))
     }
 }
@@ -151,6 +160,7 @@ struct World {
     policies: Arc<Policies>,
     closed: Arc<AtomicBool>,
     resolved: watch::Sender<usize>,
+    outside: Arc<FakePort>,
     /// The guard's own.
     authority: Arc<Authority>,
     /// Whom upstreams are certified by.
@@ -240,11 +250,12 @@ impl Plan {
             identity: None,
         };
         (self.entry)(&mut entry, &upstreams);
-        let tls = Arc::new(Tls::new(&[], vec![entry]).unwrap());
+        let tls = Tls::new(&[], vec![entry]).unwrap();
+        let shared = Arc::new(Shared::new(tls, self.limits));
         let port = Arc::new(FakePort {
-            origin,
+            origin: Mutex::new(origin),
             authority: Arc::clone(&authority),
-            addresses: self.addresses,
+            addresses: Mutex::new(self.addresses),
             closed: Arc::clone(&closed),
             resolved: resolved.clone(),
         });
@@ -253,9 +264,8 @@ impl Plan {
             listener,
             7,
             decider,
-            port,
-            tls,
-            self.limits,
+            Arc::clone(&port),
+            shared,
             shutdown.clone(),
         ));
         World {
@@ -265,6 +275,7 @@ impl Plan {
             policies,
             closed,
             resolved,
+            outside: port,
             authority,
             upstreams,
             shutdown,
@@ -276,6 +287,7 @@ impl Plan {
 fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     let directory = Arc::new(Directory::default());
     directory.agent(AgentId(1), "tester".parse().unwrap());
+    directory.agent(AgentId(2), "another".parse().unwrap());
     Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log)
 }
 
@@ -324,7 +336,8 @@ fn policy(rules: Rules) -> Policy {
                              match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"
         }
     };
-    let text = format!("version: 1\nagents: [{{ name: tester }}]\nrules: {rules}\n");
+    let text =
+        format!("version: 1\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n");
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {
         Ok(policy) => policy,
@@ -345,6 +358,12 @@ impl World {
             .await
             .unwrap();
         client
+    }
+
+    /// What connects from now on is this agent's.
+    fn comes_from(&self, agent: u32) {
+        let mut origin = self.outside.origin.lock().unwrap();
+        origin.as_mut().unwrap().client.agent = AgentId(agent);
     }
 
     /// Puts another policy in force.

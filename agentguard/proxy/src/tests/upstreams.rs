@@ -65,16 +65,17 @@ async fn an_address_of_an_entry_stands_in_for_those_of_the_name() {
 
 #[tokio::test]
 async fn a_server_name_of_an_entry_is_the_one_that_is_verified() {
-    let plan = Plan {
+    let plan = || Plan {
         entry: |entry, _| entry.server_name = Some("inner.example".parse().unwrap()),
         ..by_name(Rules::Inspect)
     };
-    let world = plan.build().await;
+    let world = plan().build().await;
     let config = world.upstreams.server("inner.example", &["http/1.1"]);
     let (status, text) = answered(&world, config).await;
     assert_eq!(status, StatusCode::OK);
     // What is asked for inside is what the client asked for.
     assert!(text.starts_with(&format!("GET /ok {NAME} ")), "{text}");
+    let world = plan().build().await;
     let config = world.upstreams.server(NAME, &["http/1.1"]);
     let (status, text) = answered(&world, config).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);

@@ -25,7 +25,7 @@ use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
 use agentguard_keeper::namespace::{Listening, Trio};
 use agentguard_keeper::{documents, worker};
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
-use agentguard_proxy::{Limits, Tls};
+use agentguard_proxy::{Limits, Shared, Tls};
 use agentguard_record::Record;
 use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ struct Rooms {
     policies: Arc<Policies>,
     resolver: Server<NamesPort>,
     proxy: Arc<ProxyPort>,
-    tls: Arc<Tls>,
+    upstreams: Arc<Shared<Record>>,
 }
 
 /// What is served in one network namespace.
@@ -90,7 +90,7 @@ async fn serve(
     )?;
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
-    let tls = Arc::new(open_tls(&start)?);
+    let upstreams = Arc::new(Shared::new(open_tls(&start)?, Limits::default()));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut events = Some(events);
@@ -145,7 +145,7 @@ async fn serve(
                     None => {
                         let policies = Arc::new(Policies::new(generation, policy));
                         rooms = Some(open_rooms(
-                            &policies, &directory, &record, &gate, &names, &link, &tls,
+                            &policies, &directory, &record, &gate, &names, &link, &upstreams,
                         ));
                     }
                 }
@@ -255,7 +255,7 @@ fn open_rooms(
     gate: &Arc<Gate>,
     names: &Names,
     link: &Link,
-    tls: &Arc<Tls>,
+    upstreams: &Arc<Shared<Record>>,
 ) -> Rooms {
     let decider = Decider::new(
         policies.clone(),
@@ -282,7 +282,7 @@ fn open_rooms(
             real_names,
             link.clone(),
         )),
-        tls: tls.clone(),
+        upstreams: upstreams.clone(),
         decider,
         policies: policies.clone(),
     }
@@ -307,8 +307,7 @@ fn listen(
         netns,
         rooms.decider.clone(),
         rooms.proxy.clone(),
-        rooms.tls.clone(),
-        Limits::default(),
+        rooms.upstreams.clone(),
         shutdown.clone(),
     ));
     let udp = tokio::net::UdpSocket::from_std(udp)?;

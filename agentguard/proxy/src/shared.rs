@@ -1,0 +1,27 @@
+//! What all listeners share.
+
+use std::sync::Arc;
+
+use agentguard_decision::Recorder;
+
+use crate::http::Pool;
+use crate::{Limits, Tls};
+
+/// TLS, bounds, and the upstream connections that wait: an agent can come in at several listeners.
+pub struct Shared<R: Recorder> {
+    pub(crate) tls: Arc<Tls>,
+    pub(crate) limits: Limits,
+    pub(crate) pool: Arc<Pool<R>>,
+}
+
+impl<R: Recorder> Shared<R> {
+    /// For as many listeners as there will be.
+    #[must_use]
+    pub fn new(tls: Tls, limits: Limits) -> Self {
+        Self {
+            tls: Arc::new(tls),
+            pool: Arc::new(Pool::new(&limits)),
+            limits,
+        }
+    }
+}
