@@ -30,6 +30,8 @@ mod packages;
 mod python;
 #[path = "clients/raw.rs"]
 mod raw;
+#[path = "clients/requests.rs"]
+mod requests;
 #[path = "clients/sdk.rs"]
 mod sdk;
 #[path = "clients/tunnels.rs"]

@@ -16,7 +16,6 @@ use tokio::time::{Sleep, timeout};
 use crate::account::Account;
 use crate::connection::Revoked;
 use crate::http::growth::Growth;
-use crate::http::resets::Resets;
 use crate::relay::{MAX_LINGER, revoked};
 
 /// What the client is answered.
@@ -208,34 +207,21 @@ pub(crate) enum BodyFailed {
     Revoked,
 }
 
-/// The reason that an upstream gave for the reset of a stream; hyper gives the client's the same.
-fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
-    let cause = std::error::Error::source(error)?;
-    cause.downcast_ref::<h2::Error>()?.reason()
-}
-
 /// A response's body. It breaks off where the policy comes to deny the request.
 pub(crate) struct ResponseBody<R: Recorder> {
     inner: Incoming,
     account: Arc<Account<R>>,
     revoked: Revoked,
-    resets: Arc<Resets>,
     ended: bool,
 }
 
 impl<R: Recorder> ResponseBody<R> {
-    pub(crate) fn new(
-        inner: Incoming,
-        account: Arc<Account<R>>,
-        revoked: Revoked,
-        resets: Arc<Resets>,
-    ) -> Self {
+    pub(crate) fn new(inner: Incoming, account: Arc<Account<R>>, revoked: Revoked) -> Self {
         let ended = inner.is_end_stream();
         Self {
             inner,
             account,
             revoked,
-            resets,
             ended,
         }
     }
@@ -269,9 +255,6 @@ impl<R: Recorder> Body for ResponseBody<R> {
             }
             Some(Err(error)) => {
                 this.ended = true;
-                if let Some(reason) = reset_reason(error) {
-                    this.resets.pass_on(reason);
-                }
                 this.account
                     .fail(format!("the upstream broke off its answer: {error}"));
             }

@@ -25,7 +25,6 @@ use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::Growth;
 use crate::http::leg::Leg;
-use crate::http::resets::Resets;
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
 
@@ -34,7 +33,6 @@ pub(crate) struct Exchange<R: Recorder, P: Port> {
     flow: Arc<Flow<R, P>>,
     signals: Arc<Signals>,
     leg: Leg<R>,
-    resets: Arc<Resets>,
     /// The upstream connection, while no request uses it.
     upstream: Mutex<Option<Upstream<R>>>,
     tunnel: Mutex<Option<Tunnel<R>>>,
@@ -63,15 +61,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             flow,
             signals,
             leg,
-            resets: Arc::default(),
             upstream: Mutex::new(None),
             tunnel: Mutex::new(None),
         }
-    }
-
-    /// With an account of the streams that are reset.
-    pub(crate) fn resetting(self, resets: Arc<Resets>) -> Self {
-        Self { resets, ..self }
     }
 
     /// The tunnel that a request opened, if one did.
@@ -108,14 +100,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok(self.refuse_stale(tongue).await);
         }
         let asked = Arc::new(self.asked(&mut parts, &body, &meaning));
-        let (decided, status) = match self.mismatch(meaning.authority.as_ref()) {
-            None => (self.flow.request(&asked).await, StatusCode::FORBIDDEN),
-            Some(message) => {
-                let kind = ActionKind::HttpRequest;
-                let decided = self.flow.refuse(kind, ReasonCode::NameMismatch, message);
-                (decided.await, StatusCode::MISDIRECTED_REQUEST)
-            }
-        };
+        let mut growth = (!body.is_end_stream())
+            .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
+        let (decided, status) = self.decide(&meaning, &asked, growth.as_mut()).await;
         if !decided.allowed {
             if self.is_http2() && !body.is_end_stream() {
                 tokio::spawn(discard(body, self.flow.guard.limits.linger));
@@ -123,8 +110,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok(refuse(&decided, status, tongue));
         }
         let account = Arc::new(self.flow.account(decided));
-        let growth = (!body.is_end_stream())
-            .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, asked);
         let carried = tokio::select! {
@@ -165,6 +150,27 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             parts.headers.clone(),
             body.size_hint().exact(),
         )
+    }
+
+    /// Decides, and says with which status it is refused, if it is.
+    async fn decide(
+        &self,
+        meaning: &request::Request,
+        asked: &Asked,
+        growth: Option<&mut Growth>,
+    ) -> (Decided, StatusCode) {
+        if let Some(message) = self.mismatch(meaning.authority.as_ref()) {
+            let kind = ActionKind::HttpRequest;
+            let decided = self.flow.refuse(kind, ReasonCode::NameMismatch, message);
+            return (decided.await, StatusCode::MISDIRECTED_REQUEST);
+        }
+        if let Some(growth) = growth
+            && let Some(decided) = growth.ask_early().await
+            && !decided.allowed
+        {
+            return (decided, StatusCode::FORBIDDEN);
+        }
+        (self.flow.request(asked).await, StatusCode::FORBIDDEN)
     }
 
     /// Says why the request is not for whom this connection was opened, if so.
@@ -297,8 +303,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let body =
-                    ResponseBody::new(body, Arc::clone(account), revoked, Arc::clone(&self.resets));
+                let body = ResponseBody::new(body, Arc::clone(account), revoked);
                 Response::from_parts(parts, Either::Left(body))
             }
         }

@@ -94,6 +94,16 @@ impl Growth {
         Arc::clone(&self.denied)
     }
 
+    /// Asks about content of which it is known from its head that it cannot be measured. Gives what
+    /// was decided, if a rule speaks of a size.
+    pub(crate) async fn ask_early(&mut self) -> Option<Decided> {
+        self.limit?;
+        let why = self.begin().err()?;
+        self.measure = Measure::Unknown(why.clone());
+        let judge = Arc::clone(&self.judge);
+        judge.ask(Arc::clone(&self.asked), Some(why)).await
+    }
+
     /// Whether the next bytes of content may leave.
     ///
     /// # Errors

@@ -44,8 +44,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let signals = Arc::new(Signals::default());
     let resets = Arc::new(Resets::default());
     let stream = Watched::new(stream, Arc::clone(&resets));
-    let exchange = Exchange::new(Arc::clone(&flow), signals, leg).resetting(Arc::clone(&resets));
-    let exchange = Arc::new(exchange);
+    let exchange = Arc::new(Exchange::new(Arc::clone(&flow), signals, leg));
     let requests = Arc::new(AtomicUsize::new(0));
     let service = service_fn({
         let exchange = Arc::clone(&exchange);

@@ -1,8 +1,10 @@
 //! Requests of HTTP/2 that the h2 library finds malformed (RFC 9113, 8.1.1).
 //!
 //! They never become requests: the library resets their streams and tells nobody. What it writes says
-//! so, so that is read.
+//! so, so that is read. A stream on which an answer was written was a request, and had its decision: clients
+//! such as curl end what they send short of its length once they are refused, which is an error too.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,19 +18,10 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Resets {
     seen: AtomicUsize,
-    /// Those that pass on what an upstream did, and are still to be written.
-    passed_on: AtomicUsize,
     noticed: Notify,
 }
 
 impl Resets {
-    /// An upstream reset its stream for this reason, and the client's will be.
-    pub(crate) fn pass_on(&self, reason: h2::Reason) {
-        if is_fault(reason.into()) {
-            self.passed_on.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Waits for the next ones.
     pub(crate) async fn next(&self) -> usize {
         loop {
@@ -46,17 +39,10 @@ impl Resets {
     }
 
     fn see(&self, code: u32) {
-        let one_less = |count: usize| count.checked_sub(1);
-        if !is_fault(code)
-            || self
-                .passed_on
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-                .is_ok()
-        {
-            return;
+        if is_fault(code) {
+            self.seen.fetch_add(1, Ordering::Relaxed);
+            self.noticed.notify_one();
         }
-        self.seen.fetch_add(1, Ordering::Relaxed);
-        self.noticed.notify_one();
     }
 }
 
@@ -107,7 +93,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf))?;
         let bytes = buf.get(..written).unwrap_or_default();
-        this.frames.push(bytes, |code| this.resets.see(code));
+        this.frames.push(bytes, &this.resets);
         Poll::Ready(Ok(written))
     }
 
@@ -122,7 +108,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         for buf in bufs {
             let bytes = buf.get(..left.min(buf.len())).unwrap_or_default();
             left -= bytes.len();
-            this.frames.push(bytes, |code| this.resets.see(code));
+            this.frames.push(bytes, &this.resets);
         }
         Poll::Ready(Ok(written))
     }
@@ -142,11 +128,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 /// Length, type, flags and stream of a frame (RFC 9113, 4.1).
 const HEAD: usize = 9;
-/// The type of RST_STREAM, which has 4 bytes: a code (RFC 9113, 6.4).
+const HEADERS: u8 = 1;
+/// Has 4 bytes: a code (RFC 9113, 6.4).
 const RST_STREAM: u8 = 3;
 const CODE: usize = 4;
 
-/// Frames as they are written, of which only RST_STREAM is looked at.
+/// How many streams are remembered as answered, the latest. One before them that is reset would count
+/// as none.
+const ANSWERED: usize = 1024;
+
+/// Frames as they are written.
 #[derive(Debug, Default)]
 struct Frames {
     /// What there is of a head, and behind one of RST_STREAM of its code.
@@ -154,11 +145,12 @@ struct Frames {
     length: usize,
     /// Bytes that are still to come of a frame.
     skip: usize,
+    answered: BTreeSet<u32>,
 }
 
 impl Frames {
-    /// Reads on, and gives `reset` the code of each RST_STREAM.
-    fn push(&mut self, mut bytes: &[u8], mut reset: impl FnMut(u32)) {
+    /// Reads on, and tells of the resets of streams that were not answered.
+    fn push(&mut self, mut bytes: &[u8], resets: &Resets) {
         while let Some(byte) = bytes.first() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
@@ -171,45 +163,62 @@ impl Frames {
             }
             self.length += 1;
             bytes = bytes.get(1..).unwrap_or_default();
-            let [a, b, c, kind, _, _, _, _, _, code @ ..] = self.read;
-            if kind == RST_STREAM && self.length == HEAD + CODE {
-                reset(u32::from_be_bytes(code));
+            let [a, b, c, kind, _, stream @ .., _, _, _, _] = self.read;
+            let [.., d, e, f, g] = self.read;
+            let (length, stream) = (u32::from_be_bytes([0, a, b, c]), u32::from_be_bytes(stream));
+            if self.length == HEAD && kind != RST_STREAM {
+                if kind == HEADERS {
+                    self.answer(stream);
+                }
+                self.skip = length as usize;
                 self.length = 0;
-            } else if kind != RST_STREAM && self.length == HEAD {
-                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+            } else if self.length == HEAD + CODE {
+                if !self.answered.contains(&stream) {
+                    resets.see(u32::from_be_bytes([d, e, f, g]));
+                }
                 self.length = 0;
             }
+        }
+    }
+
+    fn answer(&mut self, stream: u32) {
+        self.answered.insert(stream);
+        if self.answered.len() > ANSWERED {
+            self.answered.pop_first();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Frames;
+    use super::{Frames, Resets};
 
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [length[1], length[2], length[3], kind, 0, 0, 0, 0, 1];
+        let head = [length[1], length[2], length[3], kind, 0, 0, 0, 0, stream];
         [&head, payload].concat()
     }
 
     #[test]
-    fn resets_are_seen_however_frames_are_cut() {
+    fn resets_of_what_was_not_answered_are_seen_however_frames_are_cut() {
         let bytes = [
-            frame(4, &[]),
-            frame(3, &[0, 0, 0, 1]),
-            frame(0, &[3; 300]),
-            frame(1, &[3; 5]),
-            frame(3, &[0, 0, 0, 8]),
-            frame(3, &[0, 0, 1, 0]),
+            frame(4, 0, &[]),
+            frame(3, 1, &[0, 0, 0, 1]),
+            frame(0, 3, &[3; 300]),
+            frame(1, 3, &[3; 5]),
+            // It was a request.
+            frame(3, 3, &[0, 0, 0, 1]),
+            // Nobody's fault.
+            frame(3, 5, &[0, 0, 0, 8]),
+            frame(3, 7, &[0, 0, 0, 3]),
         ]
         .concat();
         for size in [1, 2, 3, 9, 10, 13, 100, bytes.len()] {
-            let (mut frames, mut codes) = (Frames::default(), Vec::new());
+            let (mut frames, resets) = (Frames::default(), Resets::default());
             for piece in bytes.chunks(size) {
-                frames.push(piece, |code| codes.push(code));
+                frames.push(piece, &resets);
             }
-            assert_eq!(codes, [1, 8, 256], "in pieces of {size}");
+            assert_eq!(resets.take(), 2, "in pieces of {size}");
         }
     }
 }
