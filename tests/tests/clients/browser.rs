@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use agentguard_model::{Decision, Verdict};
-use agentguard_tests::{Invocation, Output, World, wait_until};
+use agentguard_model::{Decision, ReasonCode, Verdict};
+use agentguard_tests::{Invocation, Output, World, client, wait_until};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::inspected::{guard, inspected, open};
-use crate::room::{LATE, PASTE, Program, Ran, Room, SITE, row, world_with_files};
+use crate::room::{AGENT, LATE, PASTE, Program, Ran, Room, SITE, row, world_with_files};
 
 /// It starts several processes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -292,4 +292,74 @@ fn chromium_is_refused_quic_and_loads_the_page_all_the_same() {
     ];
     let ran = open_page(&room, &chromium, &url, &rows).unwrap();
     assert_eq!(ran.output.success().unwrap().stdout, free);
+}
+
+/// What `run` does not start is given nothing.
+#[test]
+fn chromium_that_was_given_no_policy_says_so_and_the_record_says_what_to_do() {
+    let Some(chromium) = Program::find("chromium").unwrap() else {
+        return;
+    };
+    let (world, _files) = world("browser-distrusts").unwrap();
+    let room = open(&world).unwrap();
+    let cgroup = room.guard.agent_cgroup(AGENT).unwrap();
+    let url = format!("https://{SITE}/files/index.html");
+    let call = room
+        .guard
+        .within(&cgroup, chromium.words(&words(&[], &url)));
+    let output = at_home(call, &world).unwrap().run().unwrap();
+    let told = "net::ERR_CERT_AUTHORITY_INVALID";
+    assert!(output.stderr.contains(told), "{output}");
+    let distrusts = |decisions: &[Decision]| {
+        let mut decisions = decisions.iter();
+        let found = decisions.find(|it| it.reason.code == ReasonCode::ClientDistrusts);
+        found.map(|it| it.reason.message.clone())
+    };
+    let message = room.guard.wait_verdicts("the denial", distrusts).unwrap();
+    assert!(message.contains("agentguard ca export"), "{message}");
+}
+
+/// Its sandbox is made of user namespaces.
+#[test]
+fn chromium_in_its_sandbox_is_served_to_a_user_of_its_own() {
+    const NOBODY: u32 = 65_534;
+    let Some(chromium) = Program::find("chromium").unwrap() else {
+        return;
+    };
+    let (world, _files) = world("browser-sandbox").unwrap();
+    let namespaces = [
+        "--reuid",
+        "65534",
+        "--clear-groups",
+        "unshare",
+        "--user",
+        "true",
+    ];
+    let namespaces = world
+        .host()
+        .command("setpriv")
+        .args(namespaces)
+        .run()
+        .unwrap();
+    if !namespaces.status.success() {
+        client::skip("user namespaces for users that are not root").unwrap();
+        return;
+    }
+    let room = open(&world).unwrap();
+    let home = world.directory().join("home");
+    std::fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(NOBODY), None).unwrap();
+    let url = format!("https://{SITE}/files/index.html");
+    // The user has no home.
+    let profile = format!("--user-data-dir={}", home.display());
+    let mut words = words(&[&profile], &url);
+    words.retain(|word| *word != "--no-sandbox");
+    let run = ["run", "--agent", AGENT, "--user", "nobody", "--"];
+    let call = room.guard.cli().args(run).args(chromium.words(&words));
+    let output = call.limit(LIMIT).run().unwrap();
+    let output = output.success().unwrap();
+    assert!(
+        output.stdout.contains("200 HTTP/2.0 POST a body"),
+        "{output}"
+    );
 }
