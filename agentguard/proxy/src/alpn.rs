@@ -91,7 +91,15 @@ impl Offer {
     /// Whether an upstream that chose `chosen` when `before` was offered can be taken to choose the
     /// same of this offer, so that a connection from then serves now.
     pub(crate) fn is_served_by(self, before: Self, chosen: Alpn) -> bool {
-        self.answer(chosen).is_some() && (!self.h2 || before.h2)
+        match chosen {
+            Alpn::H2 => self.h2,
+            // It might prefer HTTP/2, and was not asked.
+            Alpn::Http1 => self.http1 && (!self.h2 || before.h2),
+            // It negotiates nothing, or was not asked to.
+            Alpn::None => {
+                self.answer(chosen).is_some() && (self == before || before != Self::NOTHING)
+            }
+        }
     }
 
     /// What to answer where no upstream can be asked.
@@ -118,12 +126,16 @@ mod tests {
             (both, both, Alpn::Http1, true),
             (Offer::HTTP1, both, Alpn::Http1, true),
             (Offer::HTTP1, both, Alpn::None, true),
-            (Offer::NOTHING, Offer::HTTP1, Alpn::Http1, true),
-            // It might have chosen HTTP/2.
+            (Offer::NOTHING, both, Alpn::None, true),
+            (Offer::NOTHING, Offer::NOTHING, Alpn::None, true),
+            // It might have chosen another.
+            (Offer::HTTP1, Offer::NOTHING, Alpn::None, false),
             (both, Offer::HTTP1, Alpn::Http1, false),
             // Not offered by the client.
             (Offer::HTTP1, both, Alpn::H2, false),
             (Offer::NOTHING, Offer::H2, Alpn::H2, false),
+            (Offer::NOTHING, Offer::HTTP1, Alpn::Http1, false),
+            (Offer::H2, both, Alpn::None, false),
             (Offer::H2, both, Alpn::Http1, false),
         ] {
             let told = format!("{offer:?} {before:?} {chosen:?}");
