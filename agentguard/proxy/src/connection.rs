@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
 use crate::dial::{dial, tune};
+use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
 use crate::relay::{self, Counts, Over, relay, reset};
 use crate::seats::{Entry, Seats};
@@ -35,6 +36,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) seats: Arc<Seats>,
     pub(crate) tls: Arc<Tls>,
     pub(crate) pool: Arc<Pool<R>>,
+    pub(crate) health: Arc<Health>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -421,7 +423,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     pub(crate) async fn dial(&self) -> Result<(TcpStream, SocketAddr), Reason> {
         let limits = &self.guard.limits;
         let addresses = self.addresses.clone()?;
-        let dialled = dial(&addresses, limits);
+        let dialled = dial(&addresses, limits, &self.guard.health);
         let (stream, peer) = match timeout(limits.dial, dialled).await {
             Ok(dialled) => dialled.map_err(|why| unreachable(&why))?,
             Err(_) => return Err(unreachable(&format!("no answer in {:?}", limits.dial))),

@@ -22,6 +22,7 @@ mod account;
 mod alpn;
 mod connection;
 mod dial;
+mod health;
 mod http;
 mod inspect;
 mod leaves;

@@ -35,6 +35,9 @@ pub struct Limits {
     pub dial_stagger: Duration,
     /// How long one address may take. Then it counts as unreachable.
     pub dial_attempt: Duration,
+    /// How long an address that failed is tried after a name's others. Then it is tried in its order
+    /// again; `health` bounds how many are remembered.
+    pub ill: Duration,
     /// How long resolving and dialling may take together. Then the upstream counts as unreachable.
     pub dial: Duration,
     /// How long an HTTP upstream may leave a request with `Expect: 100-continue` unanswered before
@@ -63,6 +66,7 @@ impl Default for Limits {
             dial_addresses: 8,
             dial_stagger: Duration::from_millis(250),
             dial_attempt: Duration::from_secs(5),
+            ill: Duration::from_secs(30),
             dial: Duration::from_secs(15),
             expect_continue: Duration::from_secs(1),
             linger: Duration::from_secs(2),

@@ -42,6 +42,7 @@ pub async fn serve<R: Recorder, P: Port>(
         port,
         tls: Arc::clone(&shared.tls),
         pool: Arc::clone(&shared.pool),
+        health: Arc::clone(&shared.health),
         limits,
         seats,
         shutdown: shutdown.clone(),

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use agentguard_decision::Recorder;
 
+use crate::health::Health;
 use crate::http::Pool;
 use crate::{Limits, Tls};
 
-/// TLS, bounds, and the upstream connections that wait: an agent can come in at several listeners.
+/// TLS, bounds, the upstream connections that wait (an agent can come in at several listeners), and
+/// which addresses are ill.
 pub struct Shared<R: Recorder> {
     pub(crate) tls: Arc<Tls>,
     pub(crate) limits: Limits,
     pub(crate) pool: Arc<Pool<R>>,
+    pub(crate) health: Arc<Health>,
 }
 
 impl<R: Recorder> Shared<R> {
@@ -21,6 +24,7 @@ impl<R: Recorder> Shared<R> {
         Self {
             tls: Arc::new(tls),
             pool: Arc::new(Pool::new(&limits)),
+            health: Arc::new(Health::new(limits.ill)),
             limits,
         }
     }

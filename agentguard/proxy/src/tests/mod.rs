@@ -27,6 +27,7 @@ use agentguard_model::{
     Verdict,
 };
 use agentguard_policy::{Document, Policy, compile};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -178,6 +179,8 @@ struct Plan {
     addresses: Result<Vec<IpAddr>, Reason>,
     /// Where the upstream is.
     upstream: Ipv4Addr,
+    /// At which port; 0: any.
+    upstream_port: u16,
     /// Changes how upstreams are reached and verified.
     entry: fn(&mut UpstreamEntry, &Authority),
 }
@@ -190,6 +193,7 @@ fn by_name(rules: Rules) -> Plan {
         origin_known: true,
         addresses: Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
         upstream: Ipv4Addr::LOCALHOST,
+        upstream_port: 0,
         entry: |_, _| {},
     }
 }
@@ -213,7 +217,9 @@ fn by_address(rules: Rules) -> Plan {
 
 impl Plan {
     async fn build(self) -> World {
-        let upstream = TcpListener::bind((self.upstream, 0)).await.unwrap();
+        let upstream = TcpListener::bind((self.upstream, self.upstream_port))
+            .await
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
         let port = upstream.local_addr().unwrap().port();
@@ -411,6 +417,21 @@ impl World {
         }
         decisions.clone()
     }
+}
+
+/// An address that never answers, while what is held lives: its queue is full.
+pub(crate) async fn silent() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 9], 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    let connect = || timeout(Duration::from_millis(100), TcpStream::connect(address));
+    while let Ok(stream) = connect().await {
+        queued.push(stream.unwrap());
+    }
+    (address, (listener, queued))
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {

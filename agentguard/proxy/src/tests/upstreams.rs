@@ -8,10 +8,12 @@ use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::authority::Authority;
 use super::inspect::{NAME, client, request, serve_one};
-use super::{Plan, Rules, World, assert_reset, by_name, read_some, soon, write};
+use super::{Plan, Rules, World, assert_reset, by_name, read_some, silent, soon, write};
+use crate::Limits;
 
 /// What a request inside TLS is answered, where the upstream is this one.
 async fn answered(world: &World, config: Arc<ServerConfig>) -> (StatusCode, String) {
@@ -133,4 +135,29 @@ async fn an_upstream_that_cannot_be_verified_is_answered_for() {
             .iter()
             .all(|decision| told(decision) == (Some(502), 0))
     );
+}
+
+#[tokio::test]
+async fn the_second_connection_does_not_wait_for_a_dead_address() {
+    let (dead, _hold) = silent().await;
+    let stagger = Duration::from_secs(2);
+    let plan = Plan {
+        addresses: Ok(vec![dead.ip(), IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+        upstream_port: dead.port(),
+        limits: Limits {
+            dial_stagger: stagger,
+            ..Limits::default()
+        },
+        ..by_name(Rules::Allow)
+    };
+    let world = plan.build().await;
+    for waits in [true, false] {
+        let begun = Instant::now();
+        let mut client = world.connect().await;
+        write(&mut client, "\0hello").await;
+        let mut upstream = world.accept().await;
+        assert_eq!(read_some(&mut upstream, 6).await, b"\0hello");
+        assert_eq!(begun.elapsed() >= stagger, waits);
+    }
+    world.end().await;
 }
