@@ -156,16 +156,19 @@ async fn serve(
     let local = stream.local_addr()?;
     let entry = shared.log.connection(local, peer, false);
     let abort = http::Abort::of(&stream)?;
+    let h2 = matches!(service, Service::Http) && http::begins_http2(&stream).await?;
     let stream = log::Counted::new(stream, entry);
     match service {
         Service::Http => {
             let who = http::Client::plain(local, peer);
-            http::serve(stream, who, abort, Arc::clone(shared)).await
+            http::serve(stream, h2, who, abort, Arc::clone(shared)).await
         }
         Service::Https => {
             let stream = shared.acceptor.accept(stream).await?;
-            let who = http::Client::secure(local, peer, Tls::of(stream.get_ref().1));
-            http::serve(stream, who, abort, Arc::clone(shared)).await
+            let tls = Tls::of(stream.get_ref().1);
+            let h2 = tls.alpn.as_deref() == Some("h2");
+            let who = http::Client::secure(local, peer, tls);
+            http::serve(stream, h2, who, abort, Arc::clone(shared)).await
         }
         Service::Raw(behaviour) => raw::serve(stream, behaviour, &abort).await,
     }

@@ -70,7 +70,7 @@ pub enum ReasonCode {
     PolicyChanged,
     /// The first bytes are neither TLS nor HTTP, and a rule needs to see one of them.
     ProtocolUnknown,
-    /// A protocol that the guard recognises and does not carry here, such as HTTP/2 in the clear.
+    /// A protocol that the guard recognises and does not carry here, such as SOCKS4.
     ProtocolNotSupported,
     /// The TLS ClientHello cannot be read.
     TlsMalformed,

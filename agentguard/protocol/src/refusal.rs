@@ -168,30 +168,12 @@ fn grpc_message(text: &str) -> String {
     encoded
 }
 
-/// What a client of HTTP/2 in the clear is told: an empty SETTINGS frame, which must come first
-/// (RFC 9113, 3.4), and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113, 6.8 and 7) and the sentence.
-#[must_use]
-pub fn http2_goaway(message: &str) -> Vec<u8> {
-    const HTTP_1_1_REQUIRED: u8 = 0x0d;
-    // The length of a frame that every client takes has two bytes here; a sentence has fewer.
-    let message = message
-        .as_bytes()
-        .get(..message.len().min(1024))
-        .unwrap_or_default();
-    let [high, low] = u16::try_from(message.len() + 8).unwrap_or(8).to_be_bytes();
-    let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
-    bytes.extend_from_slice(&[0, high, low, 7, 0, 0, 0, 0, 0]);
-    bytes.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, HTTP_1_1_REQUIRED]);
-    bytes.extend_from_slice(message);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use agentguard_model::{Reason, ReasonCode};
     use http::StatusCode;
 
-    use super::{Refusal, http2_goaway, is_grpc};
+    use super::{Refusal, is_grpc};
 
     #[test]
     fn a_call_of_grpc_is_refused_in_its_status() {
@@ -213,15 +195,6 @@ mod tests {
             );
             assert!(response.body().is_empty());
         }
-    }
-
-    #[test]
-    fn goaway_frames_as_rfc_9113_4_1_says() {
-        let bytes = http2_goaway("no");
-        assert_eq!(bytes[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[9..18], [0, 0, 10, 7, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[18..26], [0, 0, 0, 0, 0, 0, 0, 13]);
-        assert_eq!(&bytes[26..], b"no");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ::http::Version;
 use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
 use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
-use agentguard_protocol::refusal;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -18,7 +18,8 @@ use crate::account::Account;
 use crate::dial::{dial, tune};
 use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
-use crate::relay::{self, Counts, Over, relay, reset};
+use crate::relay::{Counts, Over, relay, reset};
+use crate::replay::Replay;
 use crate::seats::{Entry, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
 
@@ -232,8 +233,11 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 let message = "SOCKS4 is not carried; use SOCKS5";
                 tunnel::refuse(&self, stream, message).await;
             }
-            Start::Http1 => http::run(self, stream, &bytes, Leg::plain()).await,
-            Start::Http2 => self.refuse_http2(stream).await,
+            Start::Http1 => http::run(self, stream, &bytes, Leg::plain(Version::HTTP_11)).await,
+            Start::Http2 => {
+                let stream = Replay::new(bytes, stream);
+                http::run_http2(self, stream, Leg::plain(Version::HTTP_2)).await;
+            }
             Start::Raw => self.raw(stream, &bytes).await,
             Start::Stuck => self.time_out(stream).await,
             Start::Silent | Start::Ended if needs_bytes(foreseen) => self.time_out(stream).await,
@@ -296,17 +300,6 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         self.refuse(ActionKind::Connect, ReasonCode::ClientTimeout, message)
             .await;
         reset(stream);
-    }
-
-    async fn refuse_http2(&self, mut stream: TcpStream) {
-        let message = "HTTP/2 without TLS is not carried; use HTTP/1.1";
-        let code = ReasonCode::ProtocolNotSupported;
-        self.refuse(ActionKind::HttpRequest, code, message).await;
-        let goodbye = refusal::http2_goaway(message);
-        let said = relay::part(&mut stream, &goodbye);
-        if timeout(self.guard.limits.linger, said).await.is_err() {
-            tracing::debug!("the client does not close after its refusal");
-        }
     }
 
     /// Decides the connection as a whole.

@@ -5,11 +5,11 @@
 //! - TLS: the ClientHello is read, its server name must be the name behind the address. Where the
 //!   policy inspects, TLS ends here and what is inside is decided; else the connection is decided
 //!   once, then spliced untouched.
-//! - HTTP/1, and HTTP/2 inside TLS: every request is decided on its method and canonical path and
+//! - HTTP/1 and HTTP/2: every request is decided on its method and canonical path and
 //!   written anew.
 //! - CONNECT and SOCKS5, which ask for a tunnel: where it leads is decided as if it had been
 //!   dialled, the guard goes there itself, and what is inside begins anew.
-//! - HTTP/2 in the clear: refused. Anything else: decided once, by name or address, then spliced.
+//! - Anything else: decided once, by name or address, then spliced.
 //!
 //! Where the upstream speaks first, nobody's first byte is waited for longer than a moment.
 //!

@@ -163,6 +163,12 @@ impl ClientStream for TcpStream {
     }
 }
 
+impl ClientStream for Replay {
+    fn reset(self) {
+        reset(self.into_inner());
+    }
+}
+
 impl ClientStream for TlsStream<Replay> {
     fn reset(self) {
         reset(self.into_inner().0.into_inner());

@@ -102,13 +102,27 @@ impl Abort {
     }
 }
 
+/// Whether a connection in the clear begins as one of HTTP/2 (RFC 9113, 3.3).
+pub(super) async fn begins_http2(stream: &TcpStream) -> Result<bool, Error> {
+    const PREFACE: &[u8] = b"PRI";
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut first).await?;
+        let seen = first.get(..length).unwrap_or_default();
+        if length == 0 || length == PREFACE.len() || !PREFACE.starts_with(seen) {
+            return Ok(seen == PREFACE);
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
+    h2: bool,
     client: Client,
     abort: Abort,
     shared: Arc<Shared>,
 ) -> Result<(), Error> {
-    let h2 = client.tls.as_ref().and_then(|tls| tls.alpn.as_deref()) == Some("h2");
     let abort = Arc::new(abort);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let h3 = request.uri().query() == Some("h3");

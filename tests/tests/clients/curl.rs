@@ -64,6 +64,11 @@ fn curl_is_served_as_without_the_guard_with_one_query_and_one_connection_or_requ
             &["http://api.example.com/chunked/300000"],
             plain(SITE, "GET", "/chunked/300000"),
         ),
+        // HTTP/2 in the clear.
+        (
+            &["--http2-prior-knowledge", "http://api.example.com/a?b=c"],
+            plain(SITE, "GET", "/a"),
+        ),
         // Two requests on one connection.
         (
             &[
@@ -136,6 +141,22 @@ fn curl_is_refused_by_name_by_rule_and_by_address_and_nothing_leaves() {
             vec![
                 query.clone(),
                 format!("deny proxy http_request {SITE}:80 DELETE /things/1 no_rule"),
+            ],
+        ),
+        (
+            "a method that no rule allows, by HTTP/2 in the clear",
+            vec![
+                "--http2-prior-knowledge",
+                "--fail",
+                "-X",
+                "DELETE",
+                "http://api.example.com/things/2",
+            ],
+            22,
+            "403",
+            vec![
+                query.clone(),
+                format!("deny proxy http_request {SITE}:80 DELETE /things/2 no_rule"),
             ],
         ),
         (

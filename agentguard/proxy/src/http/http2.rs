@@ -1,4 +1,4 @@
-//! HTTP/2 inside TLS.
+//! HTTP/2, inside TLS or in the clear.
 //!
 //! A request that the h2 library finds malformed (RFC 9113, 8.1.1) is a stream error: it never
 //! becomes a request, and its client sees the stream reset ([`super::resets`]).

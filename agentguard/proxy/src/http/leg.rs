@@ -42,10 +42,10 @@ enum First<R: Recorder> {
 
 impl<R: Recorder> Leg<R> {
     /// In the clear; opened with the first request.
-    pub(crate) fn plain() -> Self {
+    pub(crate) fn plain(version: Version) -> Self {
         Self {
             scheme: Scheme::Http,
-            version: Version::HTTP_11,
+            version,
             first: Mutex::new(First::Nothing),
             shared: tokio::sync::Mutex::new(None),
         }
@@ -157,7 +157,7 @@ impl<R: Recorder> Leg<R> {
     /// What the client was answered has to be spoken.
     fn wanted(&self) -> Wanted {
         match (self.scheme, self.version) {
-            (Scheme::Http, _) => Wanted::Clear,
+            (Scheme::Http, version) => Wanted::Clear(version),
             (Scheme::Https, Version::HTTP_2) => Wanted::Tls(Offer::H2),
             (Scheme::Https, _) => Wanted::Tls(Offer::HTTP1),
         }
@@ -166,11 +166,11 @@ impl<R: Recorder> Leg<R> {
     /// A new connection.
     async fn open<P: Port>(&self, flow: &Flow<R, P>) -> Result<Upstream<R>, SendFailed> {
         let opened = match self.wanted() {
-            Wanted::Clear => Upstream::in_clear(flow).await,
+            Wanted::Clear(version) => Upstream::in_clear(flow, version).await,
             Wanted::Tls(offer) => Upstream::inside_tls(flow, offer).await,
         };
         let upstream = opened.map_err(SendFailed::Unreachable)?;
-        if self.version == Version::HTTP_2 && upstream.alpn() != Alpn::H2 {
+        if self.version == Version::HTTP_2 && upstream.another().is_none() {
             return Err(unreachable("the upstream does not speak HTTP/2 any more"));
         }
         Ok(upstream)

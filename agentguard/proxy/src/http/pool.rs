@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{AgentId, HostName, Reason};
+use http::Version;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -40,8 +41,8 @@ pub(crate) struct Key {
 /// What is spoken on an upstream connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Spoken {
-    /// HTTP/1.1 in the clear.
-    Clear,
+    /// This version of HTTP in the clear. Of HTTP/2 nobody has asked the upstream (RFC 9113, 3.3).
+    Clear(Version),
     /// What the upstream chose of an offer, inside TLS.
     Tls { offer: Offer, chosen: Alpn },
 }
@@ -49,7 +50,7 @@ pub(crate) enum Spoken {
 /// What a client connection wants to be spoken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Wanted {
-    Clear,
+    Clear(Version),
     /// One of the client's offer.
     Tls(Offer),
 }
@@ -57,7 +58,7 @@ pub(crate) enum Wanted {
 impl Spoken {
     fn serves(self, wanted: Wanted) -> bool {
         match (self, wanted) {
-            (Self::Clear, Wanted::Clear) => true,
+            (Self::Clear(version), Wanted::Clear(wanted)) => version == wanted,
             (Self::Tls { offer, chosen }, Wanted::Tls(wanted)) => {
                 wanted.is_served_by(offer, chosen)
             }

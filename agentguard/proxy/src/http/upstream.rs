@@ -8,7 +8,7 @@ use agentguard_decision::Recorder;
 use agentguard_model::{Reason, ReasonCode};
 use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
 use agentguard_protocol::persistence::{binds_connection, kept_for};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -69,12 +69,17 @@ impl<R: Recorder> Upstream<R> {
     ///
     /// # Errors
     /// It cannot be reached.
-    pub(crate) async fn in_clear<P: Port>(flow: &Flow<R, P>) -> Result<Self, Reason> {
+    pub(crate) async fn in_clear<P: Port>(
+        flow: &Flow<R, P>,
+        version: Version,
+    ) -> Result<Self, Reason> {
         let (stream, peer) = flow.dial().await?;
-        let key = flow.key(peer, Spoken::Clear);
-        Self::http1(stream, key)
-            .await
-            .map_err(|error| broke(&error))
+        let key = flow.key(peer, Spoken::Clear(version));
+        let opened = match version {
+            Version::HTTP_2 => Self::http2(stream, key).await,
+            _ => Self::http1(stream, key).await,
+        };
+        opened.map_err(|error| broke(&error))
     }
 
     /// Opens a verified connection inside TLS.
@@ -152,7 +157,7 @@ impl<R: Recorder> Upstream<R> {
     /// What the upstream chose, inside TLS.
     pub(crate) fn alpn(&self) -> Alpn {
         match self.key.spoken {
-            Spoken::Clear => Alpn::None,
+            Spoken::Clear(_) => Alpn::None,
             Spoken::Tls { chosen, .. } => chosen,
         }
     }

@@ -1,12 +1,12 @@
 //! Plain HTTP, request by request.
 
-use agentguard_model::{ActionKind, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, ReasonCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    DENIED, Rules, World, allowed, by_address, by_name, codes, read_all, read_some, read_until,
-    soon, write,
+    DENIED, Rules, World, allowed, by_address, by_name, read_all, read_some, read_until, soon,
+    write,
 };
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -158,22 +158,6 @@ async fn pipelined_requests_are_answered_in_order() {
     let decisions = world.end().await;
     assert_eq!(allowed(&decisions), [true, false, true, false]);
     assert_eq!(decisions[3].reason.code, ReasonCode::HttpMalformed);
-}
-
-#[tokio::test]
-async fn http2_in_the_clear_is_refused() {
-    let world = by_name(Rules::Allow).build().await;
-    let mut client = world.connect().await;
-    write(
-        &mut client,
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
-    )
-    .await;
-    let answer = read_all(&mut client).await.unwrap();
-    assert_eq!(answer[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
-    drop(client);
-    let expected = [(Verdict::Deny, ReasonCode::ProtocolNotSupported)];
-    assert_eq!(codes(&world.end().await), expected);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ fn agreed(stream: &TlsStream<TcpStream>) -> Option<String> {
 }
 
 /// An upstream that says what it was asked for, with a trailer.
-async fn answer(request: Request<Incoming>) -> Result<Response<Said>, Infallible> {
+pub(super) async fn answer(request: Request<Incoming>) -> Result<Response<Said>, Infallible> {
     let (parts, body) = request.into_parts();
     let collected = body.collect().await.unwrap();
     let trailer = collected
@@ -79,7 +79,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Said>, Infallible
         .unwrap())
 }
 
-type Said = StreamBody<stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>;
+pub(super) type Said =
+    StreamBody<stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>;
 
 /// Serves one connection of the upstream, in what was agreed upon.
 pub(super) async fn serve_one(stream: TcpStream, config: Arc<ServerConfig>) {
@@ -115,7 +116,7 @@ pub(super) fn request(
     builder.body(body).unwrap()
 }
 
-async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<HeaderMap>) {
+pub(super) async fn text(response: Response<Incoming>) -> (StatusCode, String, Option<HeaderMap>) {
     let status = response.status();
     let collected = soon(response.into_body().collect()).await.unwrap();
     let trailers = collected.trailers().cloned();

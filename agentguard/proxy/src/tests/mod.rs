@@ -1,6 +1,7 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
 mod authority;
+mod clear_http2;
 mod floods;
 mod frames;
 mod growth;
