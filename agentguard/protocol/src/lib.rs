@@ -11,6 +11,7 @@
 //!   connection may be used again.
 //! - [`content`] takes content codings off.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to.
+//! - [`websocket`] reads the frames that follow a handshake, and says what may be agreed on in one.
 //! - [`refusal`] is what an HTTP client is told when it is refused.
 //!
 //! **Invariant:** no I/O, no clock, no async, no unsafe code. Every buffer here has a bound, and
@@ -32,5 +33,6 @@ pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod tunnel;
+pub mod websocket;
 
 pub use malformed::HttpMalformed;

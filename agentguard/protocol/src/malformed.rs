@@ -82,6 +82,9 @@ pub enum HttpMalformed {
     /// `Upgrade: websocket` with another method than GET, a body, or in HTTP/1.0 (RFC 6455, 4.1).
     #[error("a WebSocket handshake must be a GET of HTTP/1.1 without a body (RFC 6455, 4.1)")]
     Upgrade,
+    /// The handshake's extensions cannot be read, or are not those that were offered.
+    #[error(transparent)]
+    WebSocketExtensions(#[from] crate::websocket::extensions::NotExtensions),
 }
 
 impl HttpMalformed {

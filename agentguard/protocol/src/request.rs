@@ -8,6 +8,7 @@ use crate::HttpMalformed;
 use crate::authority::Authority;
 use crate::fields;
 use crate::path::CanonicalPath;
+use crate::websocket::extensions::Offers;
 
 /// A longer method is refused.
 const MAX_METHOD: usize = 24;
@@ -52,9 +53,9 @@ pub struct Request {
     pub query: Option<String>,
     /// Whether the client waits for 100 before it sends the body (RFC 9110, 10.1.1).
     pub expects_continue: bool,
-    /// Whether it is a WebSocket handshake (RFC 6455, 4.1). Every other `Upgrade` is for this hop
-    /// alone, and is dropped: `h2c` would open a way past the rules.
-    pub websocket: bool,
+    /// If it is a WebSocket handshake (RFC 6455, 4.1), what it offers. Every other `Upgrade` is for
+    /// this hop alone, and is dropped: `h2c` would open a way past the rules.
+    pub websocket: Option<Offers>,
 }
 
 impl Request {
@@ -167,12 +168,12 @@ fn read_expectation(fields: &HeaderMap) -> Result<bool, HttpMalformed> {
     Ok(expects)
 }
 
-fn read_websocket(parts: &Parts) -> Result<bool, HttpMalformed> {
+fn read_websocket(parts: &Parts) -> Result<Option<Offers>, HttpMalformed> {
     let mut protocols = fields::tokens(&parts.headers, &header::UPGRADE);
     let asked = protocols.next().is_some_and(|p| p == "websocket") && protocols.next().is_none();
     let named = fields::tokens(&parts.headers, &header::CONNECTION).any(|o| o == "upgrade");
     if !asked || !named {
-        return Ok(false);
+        return Ok(None);
     }
     let body = parts.headers.contains_key(header::TRANSFER_ENCODING)
         || parts
@@ -180,7 +181,7 @@ fn read_websocket(parts: &Parts) -> Result<bool, HttpMalformed> {
             .get(header::CONTENT_LENGTH)
             .is_some_and(|length| length != "0");
     if parts.method == Method::GET && parts.version == Version::HTTP_11 && !body {
-        Ok(true)
+        Ok(Some(Offers::read(&parts.headers)?))
     } else {
         Err(HttpMalformed::Upgrade)
     }
@@ -334,7 +335,7 @@ mod tests {
                 ("upgrade", protocol),
             ];
             all.extend(fields);
-            read(version, method, "/", &all).map(|request| request.websocket)
+            read(version, method, "/", &all).map(|request| request.websocket.is_some())
         };
         let v11 = Version::HTTP_11;
         assert_eq!(upgrade("GET", v11, "WebSocket", &[]), Ok(true));
@@ -352,5 +353,7 @@ mod tests {
             upgrade("GET", v11, "websocket", &[("content-length", "5")]),
             Err(HttpMalformed::Upgrade)
         );
+        let extensions = [("sec-websocket-extensions", "permessage-deflate; =")];
+        assert!(upgrade("GET", v11, "websocket", &extensions).is_err());
     }
 }

@@ -14,6 +14,8 @@ use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use agentguard_protocol::http1::Gate;
 use agentguard_protocol::path::CanonicalPath;
 use agentguard_protocol::tunnel::{self, read_connect, read_socks_greeting, read_socks_request};
+use agentguard_protocol::websocket::extensions::Offers;
+use agentguard_protocol::websocket::{Assembler, Ends, Part, Reader, Side};
 
 /// How long each target runs under `cargo test`.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -176,4 +178,92 @@ fn content() {
         assert_eq!(whole.get(..common), parts.get(..common));
         assert!(ended.is_err() || whole.len() == parts.len());
     });
+}
+
+/// Messages' sizes, and what they say where that was kept.
+type Messages = Vec<(u64, Option<Vec<u8>>)>;
+
+/// What the messages are, and why there are no more.
+fn messages(side: Side, pieces: &[&[u8]]) -> (Messages, String) {
+    const KEPT: usize = 1024;
+    let mut reader = Reader::new(side, true);
+    let mut assembler = Assembler::new(KEPT, true);
+    let mut have = Vec::new();
+    let mut messages = Vec::new();
+    for piece in pieces {
+        have.extend_from_slice(piece);
+        loop {
+            let part = match reader.next(&have) {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                Err(violation) => return (messages, violation.to_string()),
+            };
+            let used = match part {
+                Part::Control { used, .. } | Part::Ignored { used } => used,
+                Part::Head { used, head } => {
+                    if head.opcode != agentguard_protocol::websocket::Opcode::Continuation {
+                        assembler.begin(&head);
+                    }
+                    used
+                }
+                Part::Payload { used, plain, ends } => {
+                    let pushed = assembler.push(plain);
+                    let ended = match ends {
+                        Ends::Message => pushed.and_then(|()| assembler.end()),
+                        _ => pushed,
+                    };
+                    if ended.is_err() {
+                        // Which of two faults is seen first may depend on the pieces.
+                        return (messages, "assembling".to_owned());
+                    }
+                    let message = assembler.message();
+                    let kept = message.content.map(<[u8]>::to_vec);
+                    assert!(
+                        kept.as_ref()
+                            .is_none_or(|kept| kept.len() as u64 == message.size)
+                    );
+                    assert!(kept.is_some() || message.size > KEPT as u64);
+                    if ends == Ends::Message {
+                        messages.push((message.size, kept));
+                    }
+                    used
+                }
+            };
+            assert!(used <= have.len());
+            have.drain(..used);
+        }
+        assert!(have.len() < Reader::MOST_NEEDED);
+    }
+    (messages, String::new())
+}
+
+#[test]
+fn websocket() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, one, two) = cut(input);
+        // A client's bit of the second byte says whose frames they are.
+        let side = match bytes.get(1) {
+            Some(byte) if byte & 0x80 != 0 => Side::Client,
+            _ => Side::Server,
+        };
+        assert_eq!(messages(side, &[bytes]), messages(side, &[one, two]));
+    });
+}
+
+#[test]
+fn websocket_extensions() {
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            let Ok(value) = http::HeaderValue::from_bytes(input) else {
+                return;
+            };
+            let field = (http::header::SEC_WEBSOCKET_EXTENSIONS, value);
+            let mut fields: http::HeaderMap = [field].into_iter().collect();
+            if let Ok(offers) = Offers::read(&fields) {
+                // What is offered on is read as the same, and nothing else.
+                offers.write(&mut fields);
+                assert_eq!(Offers::read(&fields), Ok(offers));
+            }
+        });
 }

@@ -141,6 +141,7 @@ fn content_encoding_is_a_list_in_the_order_of_application_rfc_9110_8_4() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn what_was_coded_comes_out_however_it_is_cut(
         text in prop_oneof![

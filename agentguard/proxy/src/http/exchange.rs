@@ -254,7 +254,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
         let (parts, body) = response.into_parts();
-        response::check(&parts, meaning.websocket).map_err(|why| {
+        response::check(&parts, meaning.websocket.is_some()).map_err(|why| {
             let message = format!("the upstream's answer cannot be carried: {why}");
             Failed::bad_gateway(ReasonCode::HttpMalformed, message)
         })?;
@@ -320,7 +320,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         growth: Option<Growth>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
         let host = self.host(meaning)?;
-        if meaning.websocket {
+        if meaning.websocket.is_some() {
             switch_to_websocket(&mut parts.headers);
         }
         parts.version = self.leg.version;
