@@ -83,6 +83,7 @@ impl<R: Recorder> Decider<R> {
                 sent: event.sent_bytes,
                 received: event.received_bytes,
             },
+            messages: None,
             duration_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             status: None,
             error: None,

@@ -69,6 +69,15 @@ pub struct Bytes {
     pub received: u64,
 }
 
+/// Messages in both directions, each counted once it has passed as a whole.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Messages {
+    /// From the agent.
+    pub sent: u64,
+    /// To the agent.
+    pub received: u64,
+}
+
 /// One attempted thing, decoded as far as we can.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Action {

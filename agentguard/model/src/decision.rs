@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use crate::{Action, Agent, Bytes, Context, Mode, Process, Reason};
+use crate::{Action, Agent, Bytes, Context, Messages, Mode, Process, Reason};
 
 /// The id of a decision: a ULID, so that ids sort by time. 26 characters of Crockford's base 32.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -197,6 +197,10 @@ pub struct Decision {
 pub struct Outcome {
     /// How much was moved.
     pub bytes: Bytes,
+    /// How many messages, where they were read one by one: those of WebSocket, and the events of an
+    /// event stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Messages>,
     /// From the decision to the end, in ms.
     pub duration_ms: u64,
     /// The HTTP status that the agent got.

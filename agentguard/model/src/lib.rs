@@ -12,7 +12,7 @@ mod host;
 mod reason;
 mod upstream;
 
-pub use action::{Action, ActionKind, Bytes, Llm, Tool, Transport};
+pub use action::{Action, ActionKind, Bytes, Llm, Messages, Tool, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
 pub use decision::{
     BudgetLine, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched, Outcome, Source,

@@ -1,10 +1,10 @@
 //! What became of an allowed action.
 
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agentguard_decision::{Decided, Decider, Recorder};
-use agentguard_model::{Bytes, Outcome};
+use agentguard_model::{Bytes, Messages, Outcome};
 
 /// Counts what is moved under one decision and tells the outcome when it is dropped: however a
 /// connection ends, its decision gets its outcome, once.
@@ -15,8 +15,19 @@ pub(crate) struct Account<R: Recorder> {
     pub(crate) sent: AtomicU64,
     /// Payload bytes to the client.
     pub(crate) received: AtomicU64,
+    /// None where nobody reads messages.
+    messages: OnceLock<Counted>,
     status: AtomicU16,
     error: Mutex<Option<String>>,
+}
+
+/// Messages in both directions.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    /// To the upstream.
+    pub(crate) sent: AtomicU64,
+    /// To the client.
+    pub(crate) received: AtomicU64,
 }
 
 impl<R: Recorder> Account<R> {
@@ -26,6 +37,7 @@ impl<R: Recorder> Account<R> {
             decided,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            messages: OnceLock::new(),
             status: AtomicU16::new(0),
             error: Mutex::new(None),
         }
@@ -33,6 +45,11 @@ impl<R: Recorder> Account<R> {
 
     pub(crate) fn decided(&self) -> &Decided {
         &self.decided
+    }
+
+    /// Where messages are counted. From the first call on, the outcome says how many there were.
+    pub(crate) fn messages(&self) -> &Counted {
+        self.messages.get_or_init(Counted::default)
     }
 
     /// The HTTP status that the agent gets.
@@ -56,6 +73,10 @@ impl<R: Recorder> Drop for Account<R> {
                 sent: self.sent.load(Ordering::Relaxed),
                 received: self.received.load(Ordering::Relaxed),
             },
+            messages: self.messages.get().map(|messages| Messages {
+                sent: messages.sent.load(Ordering::Relaxed),
+                received: messages.received.load(Ordering::Relaxed),
+            }),
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             status: (status != 0).then_some(status),
             error: self

@@ -1,5 +1,6 @@
 //! Bytes in both directions, untouched.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use crate::replay::Replay;
 
 /// How a direction ended.
 #[derive(Debug)]
-enum Ended {
+pub(crate) enum Ended {
     /// The reader's end was passed on.
     Finished,
     /// The side that is read from is gone.
@@ -59,13 +60,8 @@ pub(crate) struct Counts<'a> {
     pub(crate) received: &'a AtomicU64,
 }
 
-/// Copies in both directions until both are done.
-///
-/// An end of stream is passed on alone: the other direction goes on (RFC 9293, 3.6). When one side
-/// turns out gone while it is read, the exchange is over. When it turns out gone while it is
-/// written to, what it had sent before is still carried: a client that sends, closes and leaves has
-/// its bytes delivered. Each direction holds one buffer of `buffer` bytes and reads no further
-/// while it cannot write.
+/// Copies in both directions until both are done. Each direction holds one buffer of `buffer` bytes and
+/// reads no further while it cannot write.
 pub(crate) async fn relay(
     client: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     upstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
@@ -75,27 +71,43 @@ pub(crate) async fn relay(
 ) -> Over {
     let up = pump(client.0, upstream.1, replay, buffer, counts.sent);
     let down = pump(upstream.0, client.1, &[], buffer, counts.received);
+    let Ok(over) = both::<Infallible>(async { Ok(up.await) }, async { Ok(down.await) }).await;
+    over
+}
+
+/// Waits until both directions are done, or one says why they are over.
+///
+/// An end of stream is passed on alone: the other direction goes on (RFC 9293, 3.6). When one side
+/// turns out gone while it is read, the exchange is over. When it turns out gone while it is
+/// written to, what it had sent before is still carried: a client that sends, closes and leaves has
+/// its bytes delivered.
+pub(crate) async fn both<E>(
+    up: impl Future<Output = Result<Ended, E>>,
+    down: impl Future<Output = Result<Ended, E>>,
+) -> Result<Over, E> {
     tokio::pin!(up, down);
     let (mut up_ended, mut down_ended) = (None, None);
     loop {
         tokio::select! {
             ended = &mut up, if up_ended.is_none() => {
+                let ended = ended?;
                 if let Ended::ReadFailed(error) = ended {
-                    return Over {
+                    return Ok(Over {
                         reset_client: false,
                         reset_upstream: true,
                         error: Some(format!("the client is gone: {error}")),
-                    };
+                    });
                 }
                 up_ended = Some(ended);
             }
             ended = &mut down, if down_ended.is_none() => {
+                let ended = ended?;
                 if let Ended::ReadFailed(error) = ended {
-                    return Over {
+                    return Ok(Over {
                         reset_client: true,
                         reset_upstream: false,
                         error: Some(format!("the upstream is gone: {error}")),
-                    };
+                    });
                 }
                 down_ended = Some(ended);
             }
@@ -111,11 +123,11 @@ pub(crate) async fn relay(
         Some(Ended::WriteFailed(error)) => Some(format!("the {who} is gone: {error}")),
         _ => None,
     };
-    Over {
+    Ok(Over {
         reset_client: reset(&up_ended),
         reset_upstream: reset(&down_ended) && !matches!(up_ended, Some(Ended::Finished)),
         error: told(&up_ended, "upstream").or_else(|| told(&down_ended, "client")),
-    }
+    })
 }
 
 async fn pump(

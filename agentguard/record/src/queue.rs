@@ -68,6 +68,7 @@ pub(crate) fn not_carried_out(id: DecisionId, why: &str) -> Entry {
         id,
         outcome: Outcome {
             bytes: Bytes::default(),
+            messages: None,
             duration_ms: 0,
             status: None,
             error: Some(format!("not carried out: {why}")),

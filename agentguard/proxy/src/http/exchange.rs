@@ -8,6 +8,7 @@ use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
 use agentguard_protocol::refusal::{self, Refusal};
+use agentguard_protocol::websocket::extensions::Agreed;
 use agentguard_protocol::{HttpMalformed, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -38,9 +39,11 @@ pub(crate) struct Exchange<R: Recorder, P: Port> {
     tunnel: Mutex<Option<Tunnel<R>>>,
 }
 
-/// What is left to carry after the upstream changed the protocol.
+/// What is left to carry after the upstream changed the protocol to WebSocket.
 pub(crate) struct Tunnel<R: Recorder> {
     pub(crate) upgrade: OnUpgrade,
+    /// What the two sides have agreed on.
+    pub(crate) agreed: Agreed,
     /// Drives the upgrade to its end.
     pub(crate) upstream: Option<Upstream<R>>,
     pub(crate) account: Arc<Account<R>>,
@@ -51,7 +54,8 @@ pub(crate) struct Tunnel<R: Recorder> {
 struct Carried<R: Recorder> {
     parts: http::response::Parts,
     body: Incoming,
-    upgrade: Option<OnUpgrade>,
+    /// Where it changes to WebSocket, and what was agreed on for that.
+    upgrade: Option<(OnUpgrade, Agreed)>,
     upstream: Option<Upstream<R>>,
 }
 
@@ -254,10 +258,16 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
         let (parts, body) = response.into_parts();
-        response::check(&parts, meaning.websocket.is_some()).map_err(|why| {
+        let checked = response::check(&parts, meaning.websocket.is_some());
+        let agreed = checked.and_then(|()| match (&upgrade, &meaning.websocket) {
+            (Some(_), Some(offers)) => Ok(offers.accepted(&parts.headers)?),
+            _ => Ok(Agreed::default()),
+        });
+        let agreed = agreed.map_err(|why| {
             let message = format!("the upstream's answer cannot be carried: {why}");
             Failed::bad_gateway(ReasonCode::HttpMalformed, message)
         })?;
+        let upgrade = upgrade.map(|upgrade| (upgrade, agreed));
         Ok(Carried {
             parts,
             body,
@@ -286,10 +296,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         parts.version = self.leg.version;
         match upgrade {
-            Some(upgrade) => {
+            Some((upgrade, agreed)) => {
                 switch_to_websocket(&mut parts.headers);
                 let tunnel = Tunnel {
                     upgrade,
+                    agreed,
                     upstream,
                     account: Arc::clone(account),
                     revoked,
@@ -320,8 +331,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         growth: Option<Growth>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
         let host = self.host(meaning)?;
-        if meaning.websocket.is_some() {
+        if let Some(offers) = &meaning.websocket {
             switch_to_websocket(&mut parts.headers);
+            offers.write(&mut parts.headers);
         }
         parts.version = self.leg.version;
         let uri = if self.is_http2() {

@@ -8,6 +8,8 @@
 //! A stream that the gate refuses ends, for hyper, behind the last good request. Responses in
 //! progress are finished, then the refusal is written behind them.
 //!
+//! After 101 the connection speaks WebSocket ([`websocket`]).
+//!
 //! Informational responses other than 100 are not passed on: hyper's server cannot write them.
 //!
 //! What a client connection leaves behind waits in the [`pool`] for the agent's next one.
@@ -24,6 +26,7 @@ mod leg;
 mod pool;
 mod resets;
 mod upstream;
+mod websocket;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -40,9 +43,9 @@ use tokio::time::timeout;
 
 use crate::Port;
 use crate::connection::{Flow, READ};
-use crate::http::exchange::{Exchange, Tunnel};
+use crate::http::exchange::Exchange;
 use crate::http::gated::{Gated, Signals, Stop};
-use crate::relay::{ClientStream, Counts, Over, part, relay};
+use crate::relay::{ClientStream, part};
 
 pub(crate) use http2::run as run_http2;
 pub(crate) use leg::Leg;
@@ -92,7 +95,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let parts = connection.into_parts();
     let gated = parts.io.into_inner();
     if let Some(tunnel) = exchange.take_tunnel() {
-        return carry_tunnel(gated, &parts.read_buf, tunnel, flow.guard.limits.buffer).await;
+        return websocket::carry(&flow, gated, &parts.read_buf, tunnel).await;
     }
     exchange.leave();
     let mut goodbye = Vec::new();
@@ -140,43 +143,4 @@ async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Ve
         decision: decided.id,
     };
     refusal.last_bytes()
-}
-
-/// Carries a connection that speaks another protocol after 101.
-async fn carry_tunnel<R: Recorder, S: ClientStream>(
-    gated: Gated<S>,
-    replay: &[u8],
-    tunnel: Tunnel<R>,
-    buffer: usize,
-) {
-    let Tunnel {
-        upgrade,
-        upstream,
-        account,
-        revoked,
-    } = tunnel;
-    let upgraded = match upgrade.await {
-        Ok(upgraded) => TokioIo::new(upgraded),
-        Err(error) => {
-            account.fail(format!("the upstream is gone: {error}"));
-            return gated.into_inner().reset();
-        }
-    };
-    let counts = Counts {
-        sent: &account.sent,
-        received: &account.received,
-    };
-    let (mut reader, mut writer) = tokio::io::split(gated);
-    let client = (&mut reader, &mut writer);
-    let over = tokio::select! {
-        over = relay(client, tokio::io::split(upgraded), replay, buffer, counts) => over,
-        denied = revoked => Over::revoked(&denied),
-    };
-    drop(upstream);
-    if let Some(error) = over.error {
-        account.fail(error);
-    }
-    if over.reset_client {
-        reader.unsplit(writer).into_inner().reset();
-    }
 }

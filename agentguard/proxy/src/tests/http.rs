@@ -4,6 +4,7 @@ use agentguard_model::{ActionKind, ReasonCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::websocket::{SWITCH, frame, masked};
 use super::{
     DENIED, Rules, World, allowed, by_address, by_name, read_all, read_some, read_until, soon,
     write,
@@ -375,32 +376,31 @@ async fn an_upstream_that_breaks_off_breaks_the_answer_off() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_a_tunnel_after_101_and_only_then() {
+async fn a_connection_speaks_websocket_after_101_and_only_then() {
     let ask = "GET /ok HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\n\
                Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
     let world = by_name(Rules::Requests).build().await;
     let mut client = world.connect().await;
-    write(&mut client, format!("{ask}early")).await;
+    let early = masked(0x81, "early");
+    write(&mut client, [ask.as_bytes(), &early].concat()).await;
     let mut upstream = world.accept().await;
     let head = read_until(&mut upstream, "\r\n\r\n")
         .await
         .to_ascii_lowercase();
     assert!(head.contains("upgrade: websocket\r\n"), "{head}");
     assert!(head.contains("connection: upgrade\r\n"), "{head}");
-    write(
-        &mut upstream,
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
-    )
-    .await;
+    let hello = frame(0x81, "hello");
+    write(&mut upstream, [SWITCH.as_bytes(), &hello].concat()).await;
     let head = read_until(&mut client, "\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert_eq!(read_some(&mut client, 5).await, b"hello");
-    assert_eq!(read_some(&mut upstream, 5).await, b"early");
+    assert_eq!(read_some(&mut client, hello.len()).await, hello);
+    assert_eq!(read_some(&mut upstream, early.len()).await, early);
+    let (ping, pong) = (masked(0x89, "ping"), frame(0x8a, "pong"));
     for _ in 0..3 {
-        write(&mut client, "ping\0\n").await;
-        assert_eq!(read_some(&mut upstream, 6).await, b"ping\0\n");
-        write(&mut upstream, "pong").await;
-        assert_eq!(read_some(&mut client, 4).await, b"pong");
+        write(&mut client, &ping).await;
+        assert_eq!(read_some(&mut upstream, ping.len()).await, ping);
+        write(&mut upstream, &pong).await;
+        assert_eq!(read_some(&mut client, pong.len()).await, pong);
     }
     client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut upstream).await.unwrap(), b"");
@@ -409,7 +409,7 @@ async fn a_websocket_is_a_tunnel_after_101_and_only_then() {
     assert_eq!(allowed(&decisions), [true]);
     let outcome = decisions[0].outcome.as_ref().unwrap();
     assert_eq!(outcome.status, Some(101));
-    assert_eq!((outcome.bytes.sent, outcome.bytes.received), (23, 17));
+    assert_eq!((outcome.bytes.sent, outcome.bytes.received), (41, 25));
 }
 
 #[tokio::test]

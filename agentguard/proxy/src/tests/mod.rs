@@ -15,6 +15,7 @@ mod revoked;
 mod tls;
 mod tunnel;
 mod upstreams;
+mod websocket;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::http::{OK, get, read_response};
 use super::inspect::{NAME, client, request};
+use super::websocket;
 use super::{
     DENIED, Rules, World, assert_reset, by_name, codes, read_all, read_some, read_until, soon,
     write,
@@ -204,20 +205,33 @@ async fn a_request_on_an_older_connection_does_not_reach_an_address_that_is_deni
 }
 
 #[tokio::test]
-async fn a_websocket_that_is_denied_now_is_reset() {
+async fn a_websocket_that_is_denied_now_is_closed_in_words() {
     let world = by_name(Rules::Requests).build().await;
     let mut client = world.connect().await;
-    let ask = "GET /ok HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    write(&mut client, ask).await;
+    write(&mut client, websocket::ask("")).await;
     let mut upstream = world.accept().await;
     read_until(&mut upstream, "\r\n\r\n").await;
-    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
-    write(&mut upstream, switch).await;
-    read_until(&mut client, "hello").await;
+    let hello = websocket::frame(0x81, "hello");
+    write(
+        &mut upstream,
+        [websocket::SWITCH.as_bytes(), &hello].concat(),
+    )
+    .await;
+    read_until(&mut client, "\r\n\r\n").await;
+    assert_eq!(read_some(&mut client, hello.len()).await, hello);
     world.change(Rules::Deny);
-    assert_reset(&mut client).await;
-    let _ = read_all(&mut upstream).await;
-    ended(&world.end().await);
+    let (code, reason) = websocket::closed(&mut client).await;
+    assert_eq!(code, 1008);
+    drop(client);
+    let told = read_all(&mut upstream).await.unwrap();
+    assert!(told.starts_with(&[0x88, 0x82]), "{told:x?}");
+    let decisions = world.end().await;
+    ended(&decisions);
+    let id = decisions[1].id.to_string();
+    assert!(
+        reason.ends_with(&format!(" (agentguard explain {id})")),
+        "{reason}"
+    );
 }
 
 /// An upstream that answers each request with what is said from then on.

@@ -99,6 +99,7 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
             sent: 1,
             received: 2,
         },
+        messages: None,
         duration_ms: 3,
         status: None,
         error: None,

@@ -98,6 +98,7 @@ async fn a_decision_is_found_with_its_outcome_at_once_and_later() {
             sent: 10,
             received: 20,
         },
+        messages: None,
         duration_ms: 5,
         status: Some(200),
         error: None,

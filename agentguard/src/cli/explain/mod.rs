@@ -8,7 +8,9 @@ mod advice;
 mod excerpt;
 
 use agentguard_control::api::spelled;
-use agentguard_model::{Action, ActionKind, Decision, DecisionId, Layer, Mode, Outcome, Verdict};
+use agentguard_model::{
+    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Verdict,
+};
 use clap::Args;
 
 use super::Global;
@@ -281,10 +283,12 @@ fn policy(version: &str, in_force: Option<&str>) -> String {
 }
 
 fn became(outcome: &Outcome) -> String {
-    let mut words = format!(
-        "{} bytes sent, {} received, over after {} ms",
-        outcome.bytes.sent, outcome.bytes.received, outcome.duration_ms
-    );
+    let Bytes { sent, received } = outcome.bytes;
+    let mut words = format!("{sent} bytes sent, {received} received");
+    if let Some(Messages { sent, received }) = outcome.messages {
+        words.push_str(&format!("; {sent} messages sent, {received} received"));
+    }
+    words.push_str(&format!(", over after {} ms", outcome.duration_ms));
     if let Some(status) = outcome.status {
         words.push_str(&format!(", HTTP status {status}"));
     }

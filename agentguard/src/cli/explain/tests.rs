@@ -127,7 +127,10 @@ fn what_was_only_noted_says_so() {
     let said = story(
         &decision(&serde_json::json!({
             "enforced": false, "mode": "shadow", "count": 3, "last": "2026-11-22T04:09:00Z",
-            "outcome": {"bytes": {"sent": 1, "received": 2}, "duration_ms": 5, "status": 204},
+            "outcome": {
+                "bytes": {"sent": 1, "received": 2}, "messages": {"sent": 0, "received": 3},
+                "duration_ms": 5, "status": 204,
+            },
         })),
         None,
     );
@@ -135,7 +138,7 @@ fn what_was_only_noted_says_so() {
         "coder passed, and would have been refused, 3 times: DELETE",
         "in 87 µs; the last of 3 at 2026-11-22T04:09:00Z\n",
         "enforced  no: mode shadow records what would have happened and lets pass\n",
-        "outcome   1 bytes sent, 2 received, over after 5 ms, HTTP status 204\n",
+        "outcome   1 bytes sent, 2 received; 0 messages sent, 3 received, over after 5 ms, HTTP status 204\n",
     ] {
         assert!(said.contains(part), "{part}\nin\n{said}");
     }

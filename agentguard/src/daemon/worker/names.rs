@@ -132,6 +132,7 @@ impl Port for NamesPort {
             id,
             Outcome {
                 bytes: Bytes::default(),
+                messages: None,
                 duration_ms: 0,
                 status: None,
                 error: Some(reason.message.clone()),

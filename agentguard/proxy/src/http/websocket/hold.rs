@@ -1,0 +1,169 @@
+//! Where a client's message can be decided on before it leaves.
+
+use agentguard_decision::Decided;
+use agentguard_protocol::websocket::{Assembler, Ends, Head, Side};
+use bytes::BytesMut;
+
+use super::Stopped;
+
+/// The most bytes of a message that are held back until it is decided on. A larger one goes on, and
+/// is cut where it comes to be denied.
+pub(crate) const MAX_HELD: usize = 1024 * 1024;
+
+/// How much of a deflated message is inflated before it is looked how large it has become: to a
+/// thousand times that at the most.
+const SLICE: usize = 1024;
+
+/// What decides on the sizes of one message.
+pub(crate) trait MessageSizes {
+    /// The size, in bytes of what the message says, from which on it has to be asked again. None:
+    /// nothing about the message's size can change any more, and nothing is held back.
+    fn next_limit(&self) -> Option<u64>;
+
+    /// Asks about a message that has reached the limit, and has this size so far.
+    fn passes(&mut self, size: u64) -> impl Future<Output = Result<(), Decided>> + Send;
+}
+
+/// No rule is about messages.
+pub(crate) struct Unruled;
+
+impl MessageSizes for Unruled {
+    fn next_limit(&self) -> Option<u64> {
+        None
+    }
+
+    async fn passes(&mut self, _: u64) -> Result<(), Decided> {
+        Ok(())
+    }
+}
+
+/// Holds a message back until it is whole, as far as its rule has a limit, and asks the rule when it
+/// reaches that.
+pub(super) struct Hold<F, M> {
+    rule: F,
+    /// The rule's, on the message in progress.
+    sizes: Option<M>,
+    assembler: Assembler,
+    /// Whether a deflated message may refer to those before it.
+    takeover: bool,
+    /// Whether a deflated message has not been put together. Others cannot be any more, with `takeover`.
+    missed: bool,
+    /// Whether the message in progress is put together.
+    reads: bool,
+    deflated: bool,
+    held: BytesMut,
+    /// Whether the message in progress has more bytes than are held.
+    overflown: bool,
+}
+
+impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
+    /// `rule` begins to decide on a message.
+    pub(super) fn new(rule: F, assembler: Assembler, takeover: bool) -> Self {
+        Self {
+            rule,
+            sizes: None,
+            assembler,
+            takeover,
+            missed: false,
+            reads: false,
+            deflated: false,
+            held: BytesMut::new(),
+            overflown: false,
+        }
+    }
+
+    /// A message begins.
+    pub(super) fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
+        let sizes = (self.rule)();
+        let ruled = sizes.next_limit().is_some();
+        self.sizes = Some(sizes);
+        self.deflated = head.deflated;
+        self.overflown = false;
+        if ruled && head.deflated && self.missed {
+            return Err(Stopped::Unread);
+        }
+        self.reads = ruled;
+        if ruled {
+            self.assembler.begin(head);
+        } else if head.deflated && self.takeover {
+            self.missed = true;
+        }
+        Ok(())
+    }
+
+    /// Whether a rule may have to be asked about the message in progress.
+    pub(super) const fn is_ruled(&self) -> bool {
+        self.reads
+    }
+
+    /// Looks at the next piece of the message, and asks the rule where it has to be. True: the message
+    /// may go as far as it is there.
+    pub(super) async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
+        if !self.reads {
+            return Ok(true);
+        }
+        let malformed = |violation| Stopped::Malformed(Side::Client, violation);
+        let slice = if self.deflated {
+            SLICE
+        } else {
+            plain.len().max(1)
+        };
+        for (nth, slice) in plain.chunks(slice).enumerate() {
+            if nth > 0 {
+                tokio::task::yield_now().await;
+            }
+            self.assembler.push(slice).map_err(malformed)?;
+            self.ask().await?;
+        }
+        if ends == Ends::Message {
+            self.assembler.end().map_err(malformed)?;
+            self.ask().await?;
+            return Ok(true);
+        }
+        let ruled = self
+            .sizes
+            .as_ref()
+            .is_some_and(|sizes| sizes.next_limit().is_some());
+        Ok(!ruled)
+    }
+
+    /// Asks as long as the message has reached the limit. A limit that stays where it is has been
+    /// asked about.
+    async fn ask(&mut self) -> Result<(), Stopped> {
+        let size = self.assembler.message().size;
+        let Some(sizes) = &mut self.sizes else {
+            return Ok(());
+        };
+        let mut asked = None;
+        while let Some(limit) = sizes.next_limit()
+            && size >= limit
+            && asked != Some(limit)
+        {
+            sizes.passes(size).await.map_err(Stopped::Denied)?;
+            asked = Some(limit);
+        }
+        Ok(())
+    }
+
+    /// Takes what has come of the message, and gives on what may go.
+    pub(super) fn take(&mut self, frame: &mut BytesMut, passes: bool, give: impl FnOnce(&[u8])) {
+        if passes || self.overflown {
+            if self.held.is_empty() {
+                give(frame);
+            } else {
+                self.held.extend_from_slice(frame);
+                give(&self.held);
+                self.held = BytesMut::new();
+            }
+            frame.clear();
+            return;
+        }
+        self.held.extend_from_slice(frame);
+        frame.clear();
+        if self.held.len() > MAX_HELD {
+            self.overflown = true;
+            give(&self.held);
+            self.held = BytesMut::new();
+        }
+    }
+}

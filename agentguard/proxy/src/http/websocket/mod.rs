@@ -1,0 +1,280 @@
+//! WebSocket after its handshake: frames in both directions, read and passed on as they come.
+//!
+//! What passes is what came, byte for byte, once it is known to be a frame: a small one as a whole, of
+//! a large one what is there. A side that sends something else ends the connection, and so does the
+//! policy when it comes to deny it; both sides are told in a Close frame, the client with the
+//! reason and the decision's id. In the middle of a large frame a Close frame would be taken for its
+//! payload: there the client sees a reset.
+//!
+//! [`hold`] is where a client's message can be decided on before it leaves.
+
+mod hold;
+mod lane;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use agentguard_decision::{Decided, Recorder};
+use agentguard_model::{ActionKind, DecisionId, ReasonCode};
+use agentguard_protocol::websocket::{Assembler, Side, Violation, close};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf, split};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::Port;
+use crate::connection::Flow;
+use crate::http::exchange::Tunnel;
+use crate::http::gated::Gated;
+use crate::http::websocket::hold::{Hold, MAX_HELD, MessageSizes, Unruled};
+use crate::http::websocket::lane::{Lane, Out};
+use crate::relay::{self, ClientStream, MAX_LINGER, Over, both, part};
+
+/// Why a connection is over before its sides have ended it.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// This side sent what is no WebSocket.
+    Malformed(Side, Violation),
+    /// The policy does not allow it, or not any more.
+    Denied(Decided),
+    /// A message has to be read now, and refers to others that nobody read.
+    Unread,
+}
+
+/// Whether both sides have sent their Close frames.
+#[derive(Debug, Default)]
+struct Closes {
+    sides: AtomicU8,
+    both: Notify,
+}
+
+impl Closes {
+    fn one(&self) {
+        if self.sides.fetch_add(1, Ordering::AcqRel) == 1 {
+            self.both.notify_one();
+        }
+    }
+}
+
+/// Carries a connection that speaks WebSocket after 101. `replay` is what the client has sent already.
+pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
+    flow: &Flow<R, P>,
+    gated: Gated<S>,
+    replay: &[u8],
+    tunnel: Tunnel<R>,
+) {
+    carry_with(flow, gated, replay, tunnel, || Unruled).await;
+}
+
+/// As [`carry`], with what each message of the client's is asked about.
+async fn carry_with<R: Recorder, P: Port, S: ClientStream, M: MessageSizes>(
+    flow: &Flow<R, P>,
+    gated: Gated<S>,
+    replay: &[u8],
+    tunnel: Tunnel<R>,
+    rule: impl Fn() -> M,
+) {
+    let Tunnel {
+        upgrade,
+        agreed,
+        upstream,
+        account,
+        revoked,
+    } = tunnel;
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => TokioIo::new(upgraded),
+        Err(error) => {
+            account.fail(format!("the upstream is gone: {error}"));
+            return gated.into_inner().reset();
+        }
+    };
+    let buffer = flow.guard.limits.buffer;
+    let messages = account.messages();
+    let closes = Closes::default();
+    let mut client = Ends::new(gated, &account.received);
+    let mut server = Ends::new(upgraded, &account.sent);
+    let over = {
+        let assembler = Assembler::new(MAX_HELD, agreed.client_takeover);
+        let mut hold = Hold::new(rule, assembler, agreed.client_takeover);
+        let mut up = Lane::new(Side::Client, agreed.deflate, buffer, replay);
+        let mut down = Lane::new(Side::Server, agreed.deflate, buffer, &[]);
+        let mut unheld = Hold::new(|| Unruled, Assembler::new(0, false), false);
+        let up = up.run(
+            &mut client.reader,
+            &mut server.out,
+            &mut hold,
+            &messages.sent,
+            &closes,
+        );
+        let down = down.run(
+            &mut server.reader,
+            &mut client.out,
+            &mut unheld,
+            &messages.received,
+            &closes,
+        );
+        tokio::select! {
+            biased;
+            () = closes.both.notified() => Ok(None),
+            over = both(up, down) => over.map(Some),
+            denied = revoked => Err(Stopped::Denied(denied)),
+        }
+    };
+    let linger = flow.guard.limits.linger;
+    match over {
+        Ok(Some(Over {
+            reset_client,
+            error,
+            ..
+        })) => {
+            if let Some(error) = error {
+                account.fail(error);
+            }
+            if reset_client {
+                client.into_inner().into_inner().reset();
+            }
+        }
+        // The server is to close first (RFC 6455, 7.1.1), but whoever does.
+        Ok(None) => {
+            let one = async {
+                tokio::select! {
+                    () = drain(&mut server.reader) => {}
+                    () = drain(&mut client.reader) => {}
+                }
+            };
+            if timeout(linger, one).await.is_err() {
+                tracing::debug!("nobody closes a WebSocket after its Close frames");
+            }
+            let client = say(client.into_inner(), &[], linger);
+            tokio::join!(client, say(server.into_inner(), &[], linger));
+        }
+        Err(stopped) => {
+            let goodbyes = explain(flow, &account, stopped).await;
+            let client = async {
+                match client.goodbye(&goodbyes.client) {
+                    Ok((stream, bytes)) => say(stream, &bytes, linger).await,
+                    Err(stream) => stream.into_inner().reset(),
+                }
+            };
+            let server = async {
+                if let Ok((stream, bytes)) = server.goodbye(&goodbyes.server) {
+                    say(stream, &bytes, linger).await;
+                }
+            };
+            tokio::join!(client, server);
+        }
+    }
+    drop(upstream);
+}
+
+/// What each side is told.
+struct Goodbyes {
+    client: Vec<u8>,
+    server: Vec<u8>,
+}
+
+/// Records why a connection is over, and says it to both sides.
+async fn explain<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    account: &crate::account::Account<R>,
+    stopped: Stopped,
+) -> Goodbyes {
+    let refuse =
+        async |code, message: String| flow.refuse(ActionKind::HttpRequest, code, message).await;
+    let (code, denied, server) = match stopped {
+        Stopped::Malformed(Side::Server, violation) => {
+            let message = format!("the upstream's WebSocket cannot be carried: {violation}");
+            account.fail(message.clone());
+            return Goodbyes {
+                client: told(close::INTERNAL_ERROR, &message, account.decided().id),
+                server: close::frame(Side::Client, violation.code(), &violation.to_string(), ""),
+            };
+        }
+        Stopped::Malformed(Side::Client, violation) => {
+            let message = format!("the WebSocket cannot be carried: {violation}");
+            let denied = refuse(ReasonCode::HttpMalformed, message).await;
+            (violation.code(), denied, close::GOING_AWAY)
+        }
+        Stopped::Denied(denied) => (close::POLICY_VIOLATION, denied, close::GOING_AWAY),
+        Stopped::Unread => {
+            let message = "the policy changed after the WebSocket was opened: connect again";
+            let denied = refuse(ReasonCode::PolicyChanged, message.to_owned()).await;
+            (close::POLICY_VIOLATION, denied, close::GOING_AWAY)
+        }
+    };
+    account.fail(relay::revoked(&denied));
+    Goodbyes {
+        client: told(code, &denied.reason.message, denied.id),
+        server: close::frame(Side::Client, server, "", ""),
+    }
+}
+
+/// A Close frame for the client.
+fn told(code: u16, message: &str, id: Option<DecisionId>) -> Vec<u8> {
+    let behind = id.map(|id| format!(" (agentguard explain {id})"));
+    close::frame(
+        Side::Server,
+        code,
+        message,
+        behind.as_deref().unwrap_or_default(),
+    )
+}
+
+/// A connection's two ends.
+struct Ends<'a, S> {
+    reader: ReadHalf<S>,
+    out: Out<'a, WriteHalf<S>>,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Ends<'a, S> {
+    fn new(stream: S, written: &'a std::sync::atomic::AtomicU64) -> Self {
+        let (reader, writer) = split(stream);
+        Self {
+            reader,
+            out: Out::new(writer, written),
+        }
+    }
+
+    fn into_inner(self) -> S {
+        self.reader.unsplit(self.out.into_inner().0)
+    }
+
+    /// The connection, and what is to be said on it last: what has not been written yet, and the Close
+    /// frame if there has been none. As an error where that cannot be said in the middle of a frame.
+    fn goodbye(self, close: &[u8]) -> Result<(S, Vec<u8>), S> {
+        let (in_frame, closed) = (self.out.is_in_frame(), self.out.is_closed());
+        let (writer, mut bytes) = self.out.into_inner();
+        let stream = self.reader.unsplit(writer);
+        if in_frame {
+            return Err(stream);
+        }
+        if !closed {
+            bytes.extend_from_slice(close);
+        }
+        Ok((stream, bytes))
+    }
+}
+
+/// Says goodbye, and waits a moment for the other side to have read it.
+async fn say(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: &[u8],
+    linger: std::time::Duration,
+) {
+    if timeout(linger, part(&mut stream, bytes)).await.is_err() {
+        tracing::debug!("the other side of a WebSocket does not close");
+    }
+}
+
+/// Reads up to the end, and drops what is read.
+async fn drain(reader: &mut (impl AsyncRead + Unpin)) {
+    let mut left = MAX_LINGER;
+    let mut scratch = [0; 4096];
+    while left > 0 {
+        match reader.read(&mut scratch).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => left = left.saturating_sub(read),
+        }
+    }
+}
