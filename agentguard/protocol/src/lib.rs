@@ -10,6 +10,7 @@
 //! - [`response`] refuses what an upstream frames in two ways; [`persistence`] says for how long and for whom its
 //!   connection may be used again.
 //! - [`content`] takes content codings off.
+//! - [`sse`] reads event streams, event by event.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to.
 //! - [`websocket`] reads the frames that follow a handshake, and says what may be agreed on in one.
 //! - [`refusal`] is what an HTTP client is told when it is refused.
@@ -32,6 +33,7 @@ pub mod persistence;
 pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod sse;
 pub mod tunnel;
 pub mod websocket;
 

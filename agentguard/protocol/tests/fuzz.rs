@@ -13,6 +13,7 @@ use agentguard_protocol::content::{Coding, Codings, Decoder, PIECE, Undecodable}
 use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use agentguard_protocol::http1::Gate;
 use agentguard_protocol::path::CanonicalPath;
+use agentguard_protocol::sse;
 use agentguard_protocol::tunnel::{self, read_connect, read_socks_greeting, read_socks_request};
 use agentguard_protocol::websocket::extensions::Offers;
 use agentguard_protocol::websocket::{Assembler, Ends, Part, Reader, Side};
@@ -266,4 +267,34 @@ fn websocket_extensions() {
                 assert_eq!(Offers::read(&fields), Ok(offers));
             }
         });
+}
+
+/// Each event's type, data and id.
+type Events = Vec<(Vec<u8>, Option<Vec<u8>>, Vec<u8>)>;
+
+/// What the events are.
+fn events(pieces: &[&[u8]]) -> Events {
+    const BOUND: usize = 32;
+    let mut parser = sse::Parser::new(BOUND);
+    let mut events = Vec::new();
+    for piece in pieces {
+        parser.push(piece, &mut |event| {
+            let data = event.data.map(<[u8]>::to_vec);
+            assert!(data.as_ref().is_none_or(|data| data.len() < BOUND));
+            assert!(event.id.len() < BOUND && event.kind.len() < BOUND);
+            events.push((event.kind.to_vec(), data, event.id.to_vec()));
+        });
+    }
+    events
+}
+
+#[test]
+fn event_stream() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, one, two) = cut(input);
+        let whole = events(&[bytes]);
+        assert_eq!(whole, events(&[one, two]));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, events(&pieces));
+    });
 }

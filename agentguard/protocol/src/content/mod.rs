@@ -257,8 +257,15 @@ impl Decoder {
         }
     }
 
-    /// Begins to count anew: `allowed` bytes may come out of each of the codings from here on. For streams
-    /// that go on, and may go on for longer the more of them has come in.
+    /// Lets so many bytes more come out of each of the codings. For streams that go on, and may the longer
+    /// the more of them has come in.
+    pub fn allow_more(&mut self, more: u64) {
+        for layer in &mut self.layers {
+            layer.allowed = layer.allowed.saturating_add(more);
+        }
+    }
+
+    /// Begins to count anew: `allowed` bytes may come out of each of the codings from here on.
     pub fn allow(&mut self, allowed: u64) {
         for layer in &mut self.layers {
             layer.allowed = allowed;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
+use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -16,6 +17,7 @@ use tokio::time::{Sleep, timeout};
 use crate::account::Account;
 use crate::connection::Revoked;
 use crate::http::growth::Growth;
+use crate::http::events::Events;
 use crate::relay::{MAX_LINGER, revoked};
 
 /// What the client is answered.
@@ -205,6 +207,9 @@ pub(crate) enum BodyFailed {
     /// The policy does not allow the request any more.
     #[error("the policy does not allow the rest")]
     Revoked,
+    /// It has to be understood, and cannot be.
+    #[error(transparent)]
+    Undecodable(Undecodable),
 }
 
 /// A response's body. It breaks off where the policy comes to deny the request.
@@ -212,17 +217,50 @@ pub(crate) struct ResponseBody<R: Recorder> {
     inner: Incoming,
     account: Arc<Account<R>>,
     revoked: Revoked,
+    /// Reads it, where it is an event stream.
+    events: Option<Events>,
     ended: bool,
 }
 
 impl<R: Recorder> ResponseBody<R> {
-    pub(crate) fn new(inner: Incoming, account: Arc<Account<R>>, revoked: Revoked) -> Self {
+    pub(crate) fn new(
+        inner: Incoming,
+        account: Arc<Account<R>>,
+        revoked: Revoked,
+        events: Option<Events>,
+    ) -> Self {
         let ended = inner.is_end_stream();
+        if events.is_some() {
+            // None have come yet, and the outcome says so.
+            account.messages();
+        }
         Self {
             inner,
             account,
             revoked,
+            events,
             ended,
+        }
+    }
+
+    /// Counts the bytes of a piece, and the events that end in it.
+    fn count(&mut self, data: &[u8]) -> Result<(), BodyFailed> {
+        if let Some(events) = &mut self.events {
+            let count = events.push(data).map_err(BodyFailed::Undecodable)?;
+            let messages = self.account.messages();
+            messages.received.fetch_add(count, Ordering::Relaxed);
+        }
+        let length = data.len() as u64;
+        self.account.received.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Notes that the upstream has ended its answer.
+    fn end(&mut self) {
+        self.ended = true;
+        let ended = self.events.take().map_or(Ok(()), |events| events.finish());
+        if let Err(error) = ended {
+            self.account.fail(format!("the event stream: {error}"));
         }
     }
 }
@@ -246,19 +284,25 @@ impl<R: Recorder> Body for ResponseBody<R> {
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
+                if let Some(data) = frame.data_ref()
+                    && let Err(failed) = this.count(data)
+                {
+                    this.ended = true;
                     this.account
-                        .received
-                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                        .fail(format!("the event stream is cut: {failed}"));
+                    return Poll::Ready(Some(Err(failed)));
                 }
-                this.ended = this.inner.is_end_stream() || frame.is_trailers();
+                if this.inner.is_end_stream() || frame.is_trailers() {
+                    this.end();
+                }
             }
             Some(Err(error)) => {
                 this.ended = true;
                 this.account
                     .fail(format!("the upstream broke off its answer: {error}"));
             }
-            None => this.ended = true,
+            None if !this.ended => this.end(),
+            None => {}
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyFailed::Http)))
     }

@@ -23,6 +23,7 @@ use crate::Port;
 use crate::account::Account;
 use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
+use crate::http::events::Events;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::Growth;
 use crate::http::leg::Leg;
@@ -314,7 +315,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let body = ResponseBody::new(body, Arc::clone(account), revoked);
+                let events = Events::of(&parts.headers);
+                let body = ResponseBody::new(body, Arc::clone(account), revoked, events);
                 Response::from_parts(parts, Either::Left(body))
             }
         }

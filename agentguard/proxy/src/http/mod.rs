@@ -18,6 +18,7 @@
 //! connections belong to one agent, and to one client connection at a time.
 
 mod body;
+mod events;
 mod exchange;
 mod gated;
 mod growth;

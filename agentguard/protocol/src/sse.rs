@@ -1,0 +1,272 @@
+//! Event streams (WHATWG HTML, 9.2), event by event.
+
+/// An event as it is dispatched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Event<'a> {
+    /// Its type. Empty for `message`.
+    pub kind: &'a [u8],
+    /// Its lines of data. None where they are longer than the parser's bound: then none is kept.
+    pub data: Option<&'a [u8]>,
+    /// The id that was given last, with this event or one before it.
+    pub id: &'a [u8],
+}
+
+/// Reads a stream in pieces of any size. Of an event it keeps as many bytes as its bound says, twice at
+/// the most: of its data, and of the line it is in. An event that is longer is still one, without its
+/// data; a longer line that is no data is ignored.
+#[derive(Clone, Debug)]
+pub struct Parser {
+    bound: usize,
+    /// Whether a byte-order mark may still come.
+    first_line: bool,
+    /// Whether the byte before was a CR, of which an LF may be the second half.
+    after_cr: bool,
+    line: Vec<u8>,
+    line_too_long: bool,
+    kind: Vec<u8>,
+    id: Vec<u8>,
+    data: Vec<u8>,
+    data_too_long: bool,
+    /// How long to wait before connecting again, in ms.
+    retry: Option<u64>,
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+impl Parser {
+    /// For events of which up to `bound` bytes are kept.
+    #[must_use]
+    pub const fn new(bound: usize) -> Self {
+        Self {
+            bound,
+            first_line: true,
+            after_cr: false,
+            line: Vec::new(),
+            line_too_long: false,
+            kind: Vec::new(),
+            id: Vec::new(),
+            data: Vec::new(),
+            data_too_long: false,
+            retry: None,
+        }
+    }
+
+    /// How long the server would have a client wait before it connects again, in ms.
+    #[must_use]
+    pub const fn retry(&self) -> Option<u64> {
+        self.retry
+    }
+
+    /// Reads on, and gives each event to `take` with the byte that ends it. An event that the end of the
+    /// stream finds unfinished is none.
+    pub fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(Event<'_>)) {
+        if self.after_cr
+            && let Some(rest) = bytes.strip_prefix(b"\n")
+        {
+            bytes = rest;
+            self.after_cr = false;
+        }
+        while let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+            let (line, rest) = bytes.split_at(end);
+            self.keep(line);
+            self.line_ends(take);
+            bytes = match rest {
+                [b'\r', b'\n', rest @ ..] => rest,
+                [b'\r'] => {
+                    self.after_cr = true;
+                    return;
+                }
+                [_, rest @ ..] => rest,
+                [] => rest,
+            };
+        }
+        if !bytes.is_empty() {
+            self.after_cr = false;
+            self.keep(bytes);
+        }
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        let room = self.bound.saturating_sub(self.line.len());
+        self.line_too_long |= part.len() > room;
+        let part = part.get(..room).unwrap_or(part);
+        self.line.extend_from_slice(part);
+    }
+
+    fn line_ends(&mut self, take: &mut dyn FnMut(Event<'_>)) {
+        let mut whole = std::mem::take(&mut self.line);
+        let too_long = std::mem::take(&mut self.line_too_long);
+        let first = std::mem::take(&mut self.first_line);
+        let mut line = whole.as_slice();
+        if first {
+            line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        }
+        if line.is_empty() {
+            self.dispatch(take);
+        } else {
+            self.field(line, too_long);
+        }
+        // The room is used again.
+        whole.clear();
+        self.line = whole;
+    }
+
+    fn field(&mut self, line: &[u8], too_long: bool) {
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (name, value) = line.split_at(colon.unwrap_or(line.len()));
+        let value = value.strip_prefix(b":").unwrap_or(value);
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match name {
+            b"data" => {
+                let room = self.bound.saturating_sub(self.data.len());
+                if too_long || value.len() >= room {
+                    self.data_too_long = true;
+                    self.data.clear();
+                } else if !self.data_too_long {
+                    self.data.extend_from_slice(value);
+                    self.data.push(b'\n');
+                }
+            }
+            _ if too_long => {}
+            b"event" => value.clone_into(&mut self.kind),
+            b"id" if !value.contains(&0) => value.clone_into(&mut self.id),
+            b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+                let number = std::str::from_utf8(value).ok();
+                self.retry = number.and_then(|number| number.parse().ok());
+            }
+            // Comments among them: they have no name.
+            _ => {}
+        }
+    }
+
+    fn dispatch(&mut self, take: &mut dyn FnMut(Event<'_>)) {
+        // One without a line of data is none.
+        if self.data_too_long || !self.data.is_empty() {
+            let data = self.data.split_last().map(|(_, data)| data);
+            take(Event {
+                kind: &self.kind,
+                data: data.filter(|_| !self.data_too_long),
+                id: &self.id,
+            });
+        }
+        self.kind.clear();
+        self.data.clear();
+        self.data_too_long = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Parser};
+
+    /// Type, data and id of each event.
+    type Read = Vec<(String, Option<String>, String)>;
+
+    fn read_in(pieces: usize, bound: usize, stream: &[u8]) -> (Read, Option<u64>) {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut parser = Parser::new(bound);
+        let mut read = Vec::new();
+        for piece in stream.chunks(pieces) {
+            parser.push(piece, &mut |Event { kind, data, id }| {
+                read.push((text(kind), data.map(text), text(id)));
+            });
+        }
+        (read, parser.retry())
+    }
+
+    fn read(bound: usize, stream: &str) -> (Read, Option<u64>) {
+        let whole = read_in(usize::MAX, bound, stream.as_bytes());
+        for pieces in 1..4 {
+            assert_eq!(
+                read_in(pieces, bound, stream.as_bytes()),
+                whole,
+                "{stream:?}"
+            );
+        }
+        whole
+    }
+
+    fn event(kind: &str, data: &str, id: &str) -> (String, Option<String>, String) {
+        (kind.to_owned(), Some(data.to_owned()), id.to_owned())
+    }
+
+    #[test]
+    fn what_the_specification_shows() {
+        // WHATWG HTML, 9.2.6, and what it says of each.
+        for (stream, events) in [
+            (
+                "data: YHOO\ndata: +2\ndata: 10\n\n",
+                vec![event("", "YHOO\n+2\n10", "")],
+            ),
+            (
+                ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n",
+                vec![event("", "first event", "1"), event("", "second event", "")],
+            ),
+            (
+                "data\n\ndata\ndata\n\ndata:",
+                vec![event("", "", ""), event("", "\n", "")],
+            ),
+            (
+                "data:test\n\ndata: test\n\n",
+                vec![event("", "test", ""), event("", "test", "")],
+            ),
+            (
+                "event: add\ndata: 73857293\n\nevent: remove\ndata: 2153\n\n",
+                vec![event("add", "73857293", ""), event("remove", "2153", "")],
+            ),
+        ] {
+            assert_eq!(read(1024, stream).0, events, "{stream:?}");
+            for ends in ["\r", "\r\n"] {
+                assert_eq!(
+                    read(1024, &stream.replace('\n', ends)).0,
+                    events,
+                    "{stream:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_and_what_is_ignored() {
+        assert_eq!(read(1024, "\u{feff}data: a\n\n").0, [event("", "a", "")]);
+        assert_eq!(read(1024, "\u{feff}\u{feff}data: a\n\n").0, []);
+        assert_eq!(
+            read(1024, "data: a\n\u{feff}data: b\n\n").0,
+            [event("", "a", "")]
+        );
+        assert_eq!(
+            read(1024, "event: a\n\nid: 1\n\ndata: b\n\n").0,
+            [event("", "b", "1")]
+        );
+        assert_eq!(read(1024, "Data: a\ndata : b\n data: c\n\n").0, []);
+        let (events, retry) = read(1024, "retry: 10\nretry: 1x\nretry:\nid: a\0b\ndata: a\n\n");
+        assert_eq!((events, retry), (vec![event("", "a", "")], Some(10)));
+    }
+
+    #[test]
+    fn an_event_beyond_the_bound_is_one_without_its_data() {
+        let too_long = |id: &str| (String::new(), None, id.to_owned());
+        let long = "x".repeat(20);
+        let lines = "data: 12345\n".repeat(4);
+        let stream =
+            format!("data: {long}\nid: 1\n\n{lines}\n: {long}\nid: {long}\ndata: next\n\n");
+        let events = [too_long("1"), too_long("1"), event("", "next", "1")];
+        assert_eq!(read(20, &stream).0, events);
+    }
+
+    #[test]
+    fn an_event_is_there_with_the_byte_that_ends_it() {
+        for ends in ["\n", "\r", "\r\n"] {
+            let mut parser = Parser::new(1024);
+            let mut count = 0;
+            let stream = format!("data: a{ends}{ends}");
+            let (before, last) = stream.split_at(7 + ends.len() + 1);
+            parser.push(&before.as_bytes()[..before.len() - 1], &mut |_| {
+                panic!("{ends:?}")
+            });
+            parser.push(&before.as_bytes()[before.len() - 1..], &mut |_| count += 1);
+            assert_eq!(count, 1, "{ends:?}");
+            parser.push(last.as_bytes(), &mut |_| panic!("{ends:?}"));
+        }
+    }
+}

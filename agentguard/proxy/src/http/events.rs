@@ -1,0 +1,80 @@
+//! An answer that is an event stream, read beside its way.
+
+use std::ops::ControlFlow;
+
+use agentguard_protocol::content::{Codings, Decoder, Undecodable};
+use agentguard_protocol::sse::Parser;
+use http::header::{self, HeaderMap};
+
+/// The most bytes of an event that are kept. A larger one is counted all the same.
+const MAX_EVENT: usize = 64 * 1024;
+
+/// How much a coded stream may decode to: this, and for each byte of it [`RATIO`] more. Beyond it the
+/// answer is cut. Text in JSON comes to a tenth of that.
+const MARGIN: u64 = 1024 * 1024;
+
+/// See [`MARGIN`].
+const RATIO: u64 = 256;
+
+/// Reads the events of an answer. What passes is what came.
+pub(crate) struct Events {
+    /// None where the stream is not coded.
+    decoder: Option<Box<Decoder>>,
+    parser: Parser,
+}
+
+impl Events {
+    /// For an answer with these fields, if it is an event stream in a coding that is known. Of another
+    /// coding nobody can say anything, and the answer passes uncounted.
+    pub(crate) fn of(fields: &HeaderMap) -> Option<Self> {
+        if !is_event_stream(fields) {
+            return None;
+        }
+        let codings = match Codings::read(fields) {
+            Ok(codings) => codings,
+            Err(why) => {
+                tracing::debug!(%why, "an event stream is not read");
+                return None;
+            }
+        };
+        let decoder = (!codings.is_identity()).then(|| Decoder::new(&codings, MARGIN).into());
+        Some(Self {
+            decoder,
+            parser: Parser::new(MAX_EVENT),
+        })
+    }
+
+    /// Reads the next bytes, and says how many events end with them.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<u64, Undecodable> {
+        let mut count = 0;
+        let parser = &mut self.parser;
+        let mut read = |bytes: &[u8]| {
+            parser.push(bytes, &mut |_| count += 1);
+            ControlFlow::Continue(())
+        };
+        let read = match &mut self.decoder {
+            None => read(bytes),
+            Some(decoder) => {
+                decoder.allow_more(RATIO.saturating_mul(bytes.len() as u64));
+                decoder.push(bytes, &mut read)?
+            }
+        };
+        debug_assert!(read.is_continue(), "nothing stops it");
+        Ok(count)
+    }
+
+    /// Says whether the stream ended where its coding does.
+    pub(crate) fn finish(&self) -> Result<(), Undecodable> {
+        self.decoder
+            .as_ref()
+            .map_or(Ok(()), |decoder| decoder.finish())
+    }
+}
+
+/// RFC 9110, 8.3.1: types have no case, and parameters may follow.
+fn is_event_stream(fields: &HeaderMap) -> bool {
+    let kind = fields.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("text/event-stream")
+}
