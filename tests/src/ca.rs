@@ -41,11 +41,7 @@ impl Ca {
     /// # Errors
     /// A name cannot stand in a certificate.
     pub fn certify(&self, names: &[String]) -> Result<Arc<CertifiedKey>> {
-        let mut params = CertificateParams::new(names)
-            .with_context(|| format!("cannot certify {}", names.join(", ")))?;
-        params.use_authority_key_identifier_extension = true;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(&params)
+        self.sign(&server(names)?)
     }
 
     /// As [`Ca::certify`], in PEM, for a server that is a program of its own: its certificate and its
@@ -54,11 +50,8 @@ impl Ca {
     /// # Errors
     /// As [`Ca::certify`].
     pub fn certify_pem(&self, names: &[String]) -> Result<(String, String)> {
-        let mut params = CertificateParams::new(names)
-            .with_context(|| format!("cannot certify {}", names.join(", ")))?;
-        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().context("cannot make a key")?;
-        let certificate = params
+        let certificate = server(names)?
             .signed_by(&key, &self.issuer)
             .context("cannot sign a certificate")?;
         Ok((certificate.pem(), key.serialize_pem()))
@@ -87,6 +80,14 @@ impl Ca {
         let chain = vec![certificate.der().clone()];
         Ok(Arc::new(CertifiedKey::new(chain, key)))
     }
+}
+
+fn server(names: &[String]) -> Result<CertificateParams> {
+    let mut params = CertificateParams::new(names)
+        .with_context(|| format!("cannot certify {}", names.join(", ")))?;
+    params.use_authority_key_identifier_extension = true;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(params)
 }
 
 impl std::fmt::Debug for Ca {

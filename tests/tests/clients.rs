@@ -38,5 +38,7 @@ mod sdk;
 mod tunnels;
 #[path = "clients/upstreams.rs"]
 mod upstreams;
+#[path = "clients/websocket.rs"]
+mod websocket;
 #[path = "clients/wget.rs"]
 mod wget;

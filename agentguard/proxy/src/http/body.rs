@@ -16,8 +16,8 @@ use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
 use crate::connection::Revoked;
-use crate::http::growth::Growth;
 use crate::http::events::Events;
+use crate::http::growth::Growth;
 use crate::relay::{MAX_LINGER, revoked};
 
 /// What the client is answered.
