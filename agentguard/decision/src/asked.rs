@@ -1,5 +1,6 @@
 //! A request from its head to its end: what its decisions are taken on.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentguard_policy::{Query, Request};
@@ -8,11 +9,16 @@ use http::HeaderMap;
 /// A request that is decided, and decided again while it is under way.
 #[derive(Debug)]
 pub struct Asked {
+    head: Arc<Head>,
+    body: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Head {
     method: String,
     path: String,
     query: Option<Query>,
     fields: Option<HeaderMap>,
-    body: AtomicU64,
 }
 
 impl Asked {
@@ -26,22 +32,38 @@ impl Asked {
         fields: HeaderMap,
         body: Option<u64>,
     ) -> Self {
-        Self {
+        let head = Head {
+            method: method.to_owned(),
+            path: path.to_owned(),
             query: query.map(Query::new),
             fields: Some(fields),
+        };
+        Self {
+            head: Arc::new(head),
             body: AtomicU64::new(body.unwrap_or(0)),
-            ..Self::tunnel(method, path)
         }
     }
 
     /// A request that ends here, and opens a tunnel.
     #[must_use]
     pub fn tunnel(method: &str, to: &str) -> Self {
-        Self {
+        let head = Head {
             method: method.to_owned(),
             path: to.to_owned(),
             query: None,
             fields: None,
+        };
+        Self {
+            head: Arc::new(head),
+            body: AtomicU64::new(0),
+        }
+    }
+
+    /// The same with content of its own: a message on a connection that this request opened.
+    #[must_use]
+    pub fn message(&self) -> Self {
+        Self {
+            head: Arc::clone(&self.head),
             body: AtomicU64::new(0),
         }
     }
@@ -55,10 +77,10 @@ impl Asked {
     #[must_use]
     pub fn seen(&self) -> Request<'_> {
         Request {
-            query: self.query.as_ref(),
-            fields: self.fields.as_ref(),
+            query: self.head.query.as_ref(),
+            fields: self.head.fields.as_ref(),
             body: self.body.load(Ordering::Relaxed),
-            ..Request::new(&self.method, &self.path)
+            ..Request::new(&self.head.method, &self.head.path)
         }
     }
 }

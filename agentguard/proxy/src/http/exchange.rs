@@ -48,6 +48,7 @@ pub(crate) struct Tunnel<R: Recorder> {
     /// Drives the upgrade to its end.
     pub(crate) upstream: Option<Upstream<R>>,
     pub(crate) account: Arc<Account<R>>,
+    pub(crate) asked: Arc<Asked>,
     pub(crate) revoked: Revoked,
 }
 
@@ -116,7 +117,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         let account = Arc::new(self.flow.account(decided));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
-        let mut revoked = self.flow.request_revoked(changes, asked);
+        let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
         let carried = tokio::select! {
             biased;
             carried = self.carry(parts, body, &meaning, &account, growth) => carried,
@@ -126,7 +127,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         let response = match carried {
-            Ok(carried) => self.answer(carried, &account, revoked, answer),
+            Ok(carried) => self.answer(carried, &account, asked, revoked, answer),
             Err(_) if let Some(denied) = grown.get() => {
                 refuse(denied, StatusCode::FORBIDDEN, tongue)
             }
@@ -282,6 +283,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         &self,
         carried: Carried<R>,
         account: &Arc<Account<R>>,
+        asked: Arc<Asked>,
         revoked: Revoked,
         answer: Option<PendingAnswer>,
     ) -> Response<Answer<R>> {
@@ -304,6 +306,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     agreed,
                     upstream,
                     account: Arc::clone(account),
+                    asked,
                     revoked,
                 };
                 *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);

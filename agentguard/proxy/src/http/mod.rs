@@ -96,7 +96,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let parts = connection.into_parts();
     let gated = parts.io.into_inner();
     if let Some(tunnel) = exchange.take_tunnel() {
-        return websocket::carry(&flow, gated, &parts.read_buf, tunnel).await;
+        return websocket::carry(flow, gated, &parts.read_buf, tunnel).await;
     }
     exchange.leave();
     let mut goodbye = Vec::new();

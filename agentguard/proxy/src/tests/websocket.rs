@@ -272,3 +272,41 @@ async fn an_unread_side_stops_the_other() {
     }
     assert_eq!(read_some(&mut client, block.len()).await, block);
 }
+
+/// Each message counts by itself, and the one that is too large does not leave.
+#[tokio::test]
+async fn a_message_that_a_rule_finds_too_large_ends_the_connection_before_it_leaves() {
+    let world = by_name(Rules::Sized).build().await;
+    let (mut client, mut upstream) = open(&world).await;
+    let most = [
+        &masked(0x02, [1; 125])[..],
+        &masked(0x00, [1; 125]).repeat(7),
+    ]
+    .concat();
+    let whole = [&most[..], &masked(0x80, "")].concat();
+    for _ in 0..2 {
+        write(&mut client, &whole).await;
+        assert_eq!(read_some(&mut upstream, whole.len()).await, whole);
+    }
+    // Of the server's there is no rule.
+    let large = frame(0x82, vec![1; 2000]);
+    write(&mut upstream, &large).await;
+    assert_eq!(read_some(&mut client, large.len()).await, large);
+    write(&mut client, [&most[..], &masked(0x80, "x")].concat()).await;
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!(code, 1008);
+    assert!(reason.starts_with("Not so much."), "{reason}");
+    assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
+    let decisions = world.end().await;
+    assert_eq!(
+        codes(&decisions),
+        [
+            (Verdict::Allow, ReasonCode::RuleAllow),
+            (Verdict::Deny, ReasonCode::RuleDeny)
+        ]
+    );
+    assert_eq!(decisions[1].action.body, Some(1001));
+    assert!(reason.contains(&decisions[1].id.to_string()), "{reason}");
+    assert_eq!(messages(&decisions[0]), (2, 1));
+    assert!(error(&decisions[0]).contains(&decisions[1].id.to_string()));
+}

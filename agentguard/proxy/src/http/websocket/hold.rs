@@ -1,10 +1,13 @@
 //! Where a client's message can be decided on before it leaves.
 
-use agentguard_decision::Decided;
+use std::sync::Arc;
+
+use agentguard_decision::{Asked, Decided};
 use agentguard_protocol::websocket::{Assembler, Ends, Head, Side};
 use bytes::BytesMut;
 
 use super::Stopped;
+use crate::http::growth::Judge;
 
 /// The most bytes of a message that are held back until it is decided on. A larger one goes on, and
 /// is cut where it comes to be denied.
@@ -24,7 +27,46 @@ pub(crate) trait MessageSizes {
     fn passes(&mut self, size: u64) -> impl Future<Output = Result<(), Decided>> + Send;
 }
 
-/// No rule is about messages.
+/// The policy's rules on size, on one message.
+pub(super) struct Sizes {
+    judge: Arc<dyn Judge>,
+    asked: Arc<Asked>,
+    limit: Option<u64>,
+}
+
+impl Sizes {
+    /// For a message on the connection that this request opened.
+    pub(super) fn new(judge: Arc<dyn Judge>, handshake: &Asked) -> Self {
+        let asked = Arc::new(handshake.message());
+        Self {
+            limit: judge.limit(&asked),
+            judge,
+            asked,
+        }
+    }
+}
+
+impl MessageSizes for Sizes {
+    fn next_limit(&self) -> Option<u64> {
+        // A rule is about more than its size.
+        self.limit.map(|limit| limit.saturating_add(1))
+    }
+
+    async fn passes(&mut self, size: u64) -> Result<(), Decided> {
+        self.asked.grew(size);
+        let judge = Arc::clone(&self.judge);
+        let decided = judge.ask(Arc::clone(&self.asked), None).await;
+        match decided {
+            Some(decided) if !decided.allowed => Err(decided),
+            _ => {
+                self.limit = self.judge.limit(&self.asked);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// No rule is about messages: those of the server.
 pub(crate) struct Unruled;
 
 impl MessageSizes for Unruled {

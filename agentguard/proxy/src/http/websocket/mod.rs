@@ -13,6 +13,7 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use agentguard_decision::{Decided, Recorder};
@@ -27,7 +28,8 @@ use crate::Port;
 use crate::connection::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::gated::Gated;
-use crate::http::websocket::hold::{Hold, MAX_HELD, MessageSizes, Unruled};
+use crate::http::growth::Judge;
+use crate::http::websocket::hold::{Hold, MAX_HELD, Sizes, Unruled};
 use crate::http::websocket::lane::{Lane, Out};
 use crate::relay::{self, ClientStream, MAX_LINGER, Over, both, part};
 
@@ -59,27 +61,17 @@ impl Closes {
 
 /// Carries a connection that speaks WebSocket after 101. `replay` is what the client has sent already.
 pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
-    flow: &Flow<R, P>,
+    flow: Arc<Flow<R, P>>,
     gated: Gated<S>,
     replay: &[u8],
     tunnel: Tunnel<R>,
-) {
-    carry_with(flow, gated, replay, tunnel, || Unruled).await;
-}
-
-/// As [`carry`], with what each message of the client's is asked about.
-async fn carry_with<R: Recorder, P: Port, S: ClientStream, M: MessageSizes>(
-    flow: &Flow<R, P>,
-    gated: Gated<S>,
-    replay: &[u8],
-    tunnel: Tunnel<R>,
-    rule: impl Fn() -> M,
 ) {
     let Tunnel {
         upgrade,
         agreed,
         upstream,
         account,
+        asked,
         revoked,
     } = tunnel;
     let upgraded = match upgrade.await {
@@ -95,6 +87,8 @@ async fn carry_with<R: Recorder, P: Port, S: ClientStream, M: MessageSizes>(
     let mut client = Ends::new(gated, &account.received);
     let mut server = Ends::new(upgraded, &account.sent);
     let over = {
+        let judge: Arc<dyn Judge> = flow.clone();
+        let rule = || Sizes::new(Arc::clone(&judge), &asked);
         let assembler = Assembler::new(MAX_HELD, agreed.client_takeover);
         let mut hold = Hold::new(rule, assembler, agreed.client_takeover);
         let mut up = Lane::new(Side::Client, agreed.deflate, buffer, replay);
@@ -150,7 +144,7 @@ async fn carry_with<R: Recorder, P: Port, S: ClientStream, M: MessageSizes>(
             tokio::join!(client, say(server.into_inner(), &[], linger));
         }
         Err(stopped) => {
-            let goodbyes = explain(flow, &account, stopped).await;
+            let goodbyes = explain(&flow, &account, stopped).await;
             let client = async {
                 match client.goodbye(&goodbyes.client) {
                     Ok((stream, bytes)) => say(stream, &bytes, linger).await,
