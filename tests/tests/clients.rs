@@ -12,6 +12,8 @@ mod curl;
 mod device;
 #[path = "clients/dig.rs"]
 mod dig;
+#[path = "clients/events.rs"]
+mod events;
 #[path = "clients/git.rs"]
 mod git;
 #[path = "clients/grpc.rs"]

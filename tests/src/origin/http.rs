@@ -6,7 +6,7 @@
 //! | `/status/CODE` | that status, with the JSON |
 //! | `/bytes/N` | N bytes with a length |
 //! | `/chunked/N` | N bytes without one |
-//! | `/sse/N` | N server-sent events, 10 ms apart |
+//! | `/sse/N` | N server-sent events, 10 ms apart; in gzip for a client that accepts it |
 //! | `/trickle/N` | N bytes, one every 10 ms |
 //! | `/delay/MS` | the JSON, that much later |
 //! | `/reset/N` | N bytes of more, then a reset |
@@ -21,7 +21,7 @@
 //! With the field `x-hold`, the second half of a stream's events waits until another request has
 //! arrived: a client that sends one when it has read the first event shows that events come singly.
 
-use std::io::Error;
+use std::io::{Error, Write as _};
 use std::net::SocketAddr;
 use std::path::{Component, Path};
 use std::pin::Pin;
@@ -30,6 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::Stream;
 use futures_util::stream;
 use http::{Response, StatusCode, header};
@@ -188,9 +190,18 @@ async fn answer(
         "bytes" => respond(StatusCode::OK, full(vec![b'x'; number.min(64 << 20)])),
         "chunked" => respond(StatusCode::OK, streamed(pieces(number))),
         "sse" => {
-            let mut response = respond(StatusCode::OK, streamed(events(number, hold)))?;
+            let accepted = seen.header("accept-encoding").unwrap_or_default();
+            let gzip = accepted.contains("gzip");
+            let events = events(number, hold);
+            let events = if gzip { gzipped(events) } else { events };
+            let mut response = respond(StatusCode::OK, streamed(events))?;
+            let fields = response.headers_mut();
             let kind = header::HeaderValue::from_static("text/event-stream");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            fields.insert(header::CONTENT_TYPE, kind);
+            if gzip {
+                let coding = header::HeaderValue::from_static("gzip");
+                fields.insert(header::CONTENT_ENCODING, coding);
+            }
             Ok(response)
         }
         "trickle" => respond(
@@ -397,6 +408,27 @@ fn events(count: usize, hold: Option<Hold>) -> Pieces {
     paced(count, hold, |number| {
         Bytes::from(format!("id: {number}\ndata: event {number}\n\n"))
     })
+}
+
+/// The same in gzip, each piece flushed.
+fn gzipped(pieces: Pieces) -> Pieces {
+    use futures_util::StreamExt as _;
+    let encoder = GzEncoder::new(Vec::new(), Compression::default());
+    Box::pin(stream::try_unfold(
+        Some((pieces, encoder)),
+        async move |begun| {
+            let Some((mut pieces, mut encoder)) = begun else {
+                return Ok(None);
+            };
+            let Some(piece) = pieces.next().await else {
+                return Ok(Some((Bytes::from(encoder.finish()?), None)));
+            };
+            encoder.write_all(&piece?)?;
+            encoder.flush()?;
+            let coded = std::mem::take(encoder.get_mut());
+            Ok(Some((Bytes::from(coded), Some((pieces, encoder)))))
+        },
+    ))
 }
 
 /// Some bytes, then an error: hyper closes the connection, which is then a reset or not.
