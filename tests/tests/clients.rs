@@ -40,6 +40,8 @@ mod sdk;
 mod tunnels;
 #[path = "clients/upstreams.rs"]
 mod upstreams;
+#[path = "clients/via.rs"]
+mod via;
 #[path = "clients/websocket.rs"]
 mod websocket;
 #[path = "clients/wget.rs"]

@@ -20,7 +20,7 @@ pub use decision::{
 };
 pub use host::{HostName, InvalidHost};
 pub use reason::{Reason, ReasonCode};
-pub use upstream::{Identity, UpstreamEntry};
+pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

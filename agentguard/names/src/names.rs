@@ -133,11 +133,21 @@ pub(crate) struct Found {
     pub(crate) said6: Said,
     /// The time for which both families hold; zero where one must be asked for again at once.
     pub(crate) ttl: Duration,
+    /// Whether somebody else resolves the name: nothing was asked, and its addresses are not known.
+    pub(crate) elsewhere: bool,
     denied: Vec<(IpAddr, Special)>,
     unenforced: Vec<(IpAddr, Special)>,
 }
 
 impl Found {
+    /// Of a name that somebody else resolves.
+    pub(crate) fn elsewhere() -> Self {
+        Self {
+            elsewhere: true,
+            ..Self::new(None, None, &[], false)
+        }
+    }
+
     fn new(
         said4: Option<&Known>,
         said6: Option<&Known>,
@@ -164,6 +174,7 @@ impl Found {
             said4: Said::of(said4),
             said6: Said::of(said6),
             ttl,
+            elsewhere: false,
             denied: examined.denied,
             unenforced: examined.unenforced,
         }
@@ -177,7 +188,7 @@ impl Found {
     /// it does not know (RFC 4074 §4.2) does not undo the other type.
     pub(crate) fn answer(&self, name: &HostName) -> Answer {
         let fine = self.fine();
-        if !fine.is_empty() {
+        if self.elsewhere || !fine.is_empty() {
             return Answer::Addresses(fine);
         }
         if !self.denied.is_empty() {

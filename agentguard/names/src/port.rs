@@ -46,8 +46,19 @@ pub struct Ruling<T> {
     /// Whether the agent's mode refuses nothing but what is refused in every mode. The rebinding
     /// guard then lets through what is not hard, and says so in [`Answered::unenforced`].
     pub observing: bool,
+    /// Whether somebody else resolves it: a proxy of the operator's, through which it is reached. Where
+    /// virtual addresses stand for it, upstream is not asked.
+    pub elsewhere: bool,
     /// What the policy wants to see again in [`Port::record`]; not looked at here.
     pub token: T,
+}
+
+impl<T> Ruling<T> {
+    /// Whether it is answered without being asked for.
+    #[must_use]
+    pub fn stands_alone(&self) -> bool {
+        self.elsewhere && self.addresses == Addresses::Virtual
+    }
 }
 
 /// What became of a query: the outcome of the *name*, which is the same for all record types of
@@ -56,7 +67,8 @@ pub struct Ruling<T> {
 pub enum Answer {
     /// The policy refuses the name; the ruling has the reason. NXDOMAIN.
     Refused,
-    /// The name has addresses that may be used: the real ones, after the guard.
+    /// The name has addresses that may be used: the real ones, after the guard; none where somebody
+    /// else resolves it.
     Addresses(Vec<IpAddr>),
     /// The name exists and has no addresses, or the query asked for a record type of which an
     /// empty answer is the truth for a guarded agent. NODATA.

@@ -11,8 +11,9 @@
 //!   connection may be used again.
 //! - [`content`] takes content codings off.
 //! - [`sse`] reads event streams, event by event.
-//! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to.
 //! - [`websocket`] reads the frames that follow a handshake, and says what may be agreed on in one.
+//! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to; [`proxy_answer`] what a proxy
+//!   answers the guard.
 //! - [`refusal`] is what an HTTP client is told when it is refused.
 //!
 //! **Invariant:** no I/O, no clock, no async, no unsafe code. Every buffer here has a bound, and
@@ -30,6 +31,7 @@ pub mod http1;
 mod malformed;
 pub mod path;
 pub mod persistence;
+pub mod proxy_answer;
 pub mod refusal;
 pub mod request;
 pub mod response;

@@ -13,6 +13,7 @@ use agentguard_protocol::content::{Coding, Codings, Decoder, PIECE, Undecodable}
 use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use agentguard_protocol::http1::Gate;
 use agentguard_protocol::path::CanonicalPath;
+use agentguard_protocol::proxy_answer::{MAX_ANSWER, read_answer};
 use agentguard_protocol::sse;
 use agentguard_protocol::tunnel::{self, read_connect, read_socks_greeting, read_socks_request};
 use agentguard_protocol::websocket::extensions::Offers;
@@ -296,5 +297,19 @@ fn event_stream() {
         assert_eq!(whole, events(&[one, two]));
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(whole, events(&pieces));
+    });
+}
+
+#[test]
+fn proxy_answer() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let (bytes, one, _) = cut(input);
+        let whole = read_answer(bytes);
+        if let Ok(tunnel::Progress::Done(_, used)) = whole {
+            assert!(used <= bytes.len().min(MAX_ANSWER));
+        }
+        // What is known from a part stays so.
+        let part = read_answer(one);
+        assert!(part == whole || part == Ok(tunnel::Progress::NeedMore));
     });
 }

@@ -20,6 +20,7 @@ use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
 use crate::relay::{Counts, Over, relay, reset};
 use crate::replay::Replay;
+use crate::route::{Route, locate};
 use crate::seats::{Entry, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
 
@@ -55,8 +56,8 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     inside: bool,
     /// Of the policy, since it was looked up where the connection may go.
     changes: Changes,
-    /// Where it may go: the addresses behind the name that no rule denies, or the one dialled.
-    addresses: Result<Vec<SocketAddr>, Reason>,
+    /// Where it may go.
+    route: Result<Route, Reason>,
 }
 
 /// Gives the denial of an action that was allowed, if the policy comes to deny it.
@@ -116,7 +117,7 @@ impl<R: Recorder, P: Port> Guard<R, P> {
     /// The facts of a connection with this origin.
     pub(crate) async fn flow(self: Arc<Self>, origin: Origin) -> Flow<R, P> {
         let changes = self.decider.changes();
-        let (target, addresses) = locate(&self, &origin).await;
+        let (target, route) = locate(&self, &origin).await;
         Flow {
             guard: self,
             client: origin.client.clone(),
@@ -125,55 +126,9 @@ impl<R: Recorder, P: Port> Guard<R, P> {
             dialled: Mutex::new(None),
             inside: false,
             changes,
-            addresses,
+            route,
         }
     }
-}
-
-/// Where a connection goes, and to which addresses. A rule on addresses can deny one behind a name;
-/// where it denies all of them, the decision is on the first.
-async fn locate<R: Recorder, P: Port>(
-    guard: &Guard<R, P>,
-    origin: &Origin,
-) -> (Target, Result<Vec<SocketAddr>, Reason>) {
-    let port = origin.destination.port();
-    let target = |ip| Target {
-        host: origin.name.clone(),
-        ip,
-        port,
-    };
-    let Some(name) = &origin.name else {
-        let ip = origin.destination.ip().to_canonical();
-        return (target(Some(ip)), Ok(vec![origin.destination]));
-    };
-    let denied = |ip| guard.decider.foresee(&origin.client, &target(ip)) == Foreseen::Deny;
-    if denied(None) {
-        return (target(None), Ok(Vec::new()));
-    }
-    // The operator has said where it is, and vouches for it.
-    if let Some(address) = guard.tls.upstreams.address(name, port) {
-        return (target(None), Ok(vec![address]));
-    }
-    let resolving = guard.port.resolve(origin.client.agent, name);
-    let ips = match timeout(guard.limits.dial, resolving).await {
-        Ok(Ok(ips)) => ips,
-        Ok(Err(reason)) => return (target(None), Err(reason)),
-        Err(_) => {
-            let why = format!("no address within {:?}", guard.limits.dial);
-            return (target(None), Err(unreachable(&why)));
-        }
-    };
-    let addresses: Vec<SocketAddr> = ips
-        .iter()
-        .filter(|ip| !denied(Some(**ip)))
-        .map(|ip| SocketAddr::new(*ip, port))
-        .collect();
-    let decisive = if addresses.is_empty() {
-        ips.first().copied()
-    } else {
-        None
-    };
-    (target(decisive), Ok(addresses))
 }
 
 impl<R: Recorder, P: Port> Flow<R, P> {
@@ -343,19 +298,10 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// The addresses behind the name: the one that was dialled, or those that may be. None where the
     /// name is configured to be elsewhere.
     pub(crate) fn behind(&self) -> Vec<IpAddr> {
-        let Some(name) = &self.target.host else {
-            return Vec::new();
-        };
         let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-        let configured = || {
-            let upstreams = &self.guard.tls.upstreams;
-            upstreams.address(name, self.target.port).is_some()
-        };
-        match (dialled, &self.addresses) {
+        match (dialled, &self.route) {
             (Some(ip), _) => vec![ip],
-            (None, Ok(addresses)) if !configured() => {
-                addresses.iter().map(SocketAddr::ip).collect()
-            }
+            (None, Ok(Route::To(addresses))) => addresses.iter().map(SocketAddr::ip).collect(),
             (None, _) => Vec::new(),
         }
     }
@@ -398,14 +344,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// Whether one of the addresses that it may go to is such.
     pub(crate) fn leads_to(&self, such: impl Fn(IpAddr) -> bool) -> bool {
-        let addresses = self.addresses.as_ref();
-        let mut addresses = addresses.into_iter().flatten();
+        let routes = self.route.as_ref().into_iter();
+        let mut addresses = routes.flat_map(Route::addresses);
         addresses.any(|address| such(address.ip().to_canonical()))
     }
 
     /// Why it can be dialled nowhere, if that is known already.
     pub(crate) fn unreachable(&self) -> Option<Reason> {
-        self.addresses.as_ref().err().cloned()
+        self.route.as_ref().err().cloned()
     }
 
     /// Dials where this connection goes: what the name resolves to, or the address that was
@@ -413,28 +359,31 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     ///
     /// # Errors
     /// Why there is no connection.
-    pub(crate) async fn dial(&self) -> Result<(TcpStream, SocketAddr), Reason> {
-        let limits = &self.guard.limits;
-        let addresses = self.addresses.clone()?;
-        let dialled = dial(&addresses, limits, &self.guard.health);
+    pub(crate) async fn dial(&self) -> Result<(TcpStream, Option<SocketAddr>), Reason> {
+        let (limits, health) = (&self.guard.limits, &self.guard.health);
+        let route = self.route.clone()?;
+        let dialled = async {
+            if let Route::Through(via, to) = &route {
+                return Ok((via.open(to, limits, health).await?, None));
+            }
+            let dialled = dial(route.addresses(), limits, health).await;
+            let (stream, peer) = dialled.map_err(|why| unreachable(&why))?;
+            Ok((stream, Some(peer)))
+        };
         let (stream, peer) = match timeout(limits.dial, dialled).await {
-            Ok(dialled) => dialled.map_err(|why| unreachable(&why))?,
-            Err(_) => return Err(unreachable(&format!("no answer in {:?}", limits.dial))),
+            Ok(dialled) => dialled?,
+            Err(_) => return Err(unreachable(&route.silent(limits.dial))),
         };
         self.goes_to(peer)?;
         Ok((stream, peer))
     }
 
-    /// Notes the address that a connection of it goes to from now on.
+    /// Notes the address that a connection of it goes to from now on, where it is known.
     ///
     /// # Errors
     /// The policy has changed since it was looked up where it may go.
-    pub(crate) fn goes_to(&self, peer: SocketAddr) -> Result<(), Reason> {
-        let configured = self.target.host.as_ref().and_then(|name| {
-            let upstreams = &self.guard.tls.upstreams;
-            upstreams.address(name, self.target.port)
-        });
-        if configured.is_none() {
+    pub(crate) fn goes_to(&self, peer: Option<SocketAddr>) -> Result<(), Reason> {
+        if let (Ok(Route::To(_)), Some(peer)) = (&self.route, peer) {
             let address = peer.ip().to_canonical();
             *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
         }
@@ -446,14 +395,17 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         Ok(())
     }
 
-    /// Whether it may go to an address, by the look-up that it has made.
-    pub(crate) fn may_go_to(&self, peer: SocketAddr) -> bool {
-        let addresses = self.addresses.as_ref();
-        addresses.is_ok_and(|addresses| addresses.contains(&peer))
+    /// Whether it may go where a connection goes, by the look-up that it has made.
+    pub(crate) fn may_go_to(&self, peer: Option<SocketAddr>) -> bool {
+        match (&self.route, peer) {
+            (Ok(Route::Through(..)), None) => true,
+            (Ok(route), Some(peer)) => route.addresses().contains(&peer),
+            _ => false,
+        }
     }
 
     /// What an upstream connection that it has opened is known by.
-    pub(crate) fn key(&self, peer: SocketAddr, spoken: Spoken) -> Key {
+    pub(crate) fn key(&self, peer: Option<SocketAddr>, spoken: Spoken) -> Key {
         Key {
             agent: self.client.agent,
             host: self.target.host.clone(),
@@ -502,7 +454,7 @@ fn needs_bytes(foreseen: Foreseen) -> bool {
     )
 }
 
-fn unreachable(why: &str) -> Reason {
+pub(crate) fn unreachable(why: &str) -> Reason {
     let message = format!("the upstream cannot be reached: {why}");
     Reason::new(ReasonCode::UpstreamUnreachable, message)
 }

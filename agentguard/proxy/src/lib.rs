@@ -30,12 +30,14 @@ mod limits;
 mod port;
 mod relay;
 mod replay;
+mod route;
 mod seats;
 mod serve;
 mod shared;
 mod tls;
 mod tunnel;
 mod upstream_tls;
+mod via;
 
 pub use inspect::Tls;
 pub use leaves::{Leaf, Subject};

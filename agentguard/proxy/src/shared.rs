@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agentguard_decision::Recorder;
+use agentguard_model::HostName;
 
 use crate::health::Health;
 use crate::http::Pool;
@@ -27,5 +28,11 @@ impl<R: Recorder> Shared<R> {
             health: Arc::new(Health::new(limits.ill)),
             limits,
         }
+    }
+
+    /// Whether a name is reached through an HTTP proxy, which resolves it.
+    #[must_use]
+    pub fn is_behind_proxy(&self, name: &HostName) -> bool {
+        self.tls.upstreams.is_behind_proxy(name)
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{HostName, Identity, Reason, ReasonCode, UpstreamEntry};
+use agentguard_protocol::authority::Host;
+use agentguard_protocol::tunnel::Destination;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -17,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use crate::Port;
 use crate::alpn::Offer;
 use crate::connection::Flow;
+use crate::via::Via;
 
 /// Sessions that are kept for resumption, for each set of roots. The oldest go first.
 const SESSIONS: usize = 1024;
@@ -42,7 +45,14 @@ pub fn check_identity(identity: &Identity) -> Result<(), String> {
 /// Whom upstreams have to be certified by.
 pub(crate) struct UpstreamTls {
     system: ClientConfig,
-    entries: Vec<(UpstreamEntry, ClientConfig)>,
+    entries: Vec<Entry>,
+}
+
+/// How some upstreams are reached and verified.
+struct Entry {
+    said: UpstreamEntry,
+    config: ClientConfig,
+    via: Option<Arc<Via>>,
 }
 
 impl UpstreamTls {
@@ -68,7 +78,11 @@ impl UpstreamTls {
                     .map_err(|error| error.to_string())?;
             }
             let config = config(roots, entry.identity.as_ref())?;
-            Ok::<_, String>((entry, config))
+            Ok::<_, String>(Entry {
+                config,
+                via: entry.proxy.clone().map(|proxy| Arc::new(Via::new(proxy))),
+                said: entry,
+            })
         });
         Ok(Self {
             entries: entries.collect::<Result<_, _>>()?,
@@ -76,18 +90,42 @@ impl UpstreamTls {
         })
     }
 
-    /// The entry for a name, with its configuration.
-    fn find(&self, name: Option<&HostName>) -> Option<&(UpstreamEntry, ClientConfig)> {
+    /// The entry for a name.
+    fn find(&self, name: Option<&HostName>) -> Option<&Entry> {
         let name = name?;
-        self.entries.iter().find(|(entry, _)| entry.is_for(name))
+        self.entries.iter().find(|entry| entry.said.is_for(name))
     }
 
     /// Where a name is, if that is configured.
     pub(crate) fn address(&self, name: &HostName, port: u16) -> Option<SocketAddr> {
-        self.find(Some(name))?.0.place(port)
+        self.find(Some(name))?.said.place(port)
     }
 
-    /// Opens a verified connection to where the flow goes, and says which address that is.
+    /// Whether a name is reached through a proxy.
+    pub(crate) fn is_behind_proxy(&self, name: &HostName) -> bool {
+        self.find(Some(name))
+            .is_some_and(|entry| entry.via.is_some())
+    }
+
+    /// Through which proxy a name is reached, and where that has to go, if it is configured.
+    pub(crate) fn via(&self, name: &HostName, port: u16) -> Option<(Arc<Via>, Destination)> {
+        let entry = self.find(Some(name))?;
+        let via = Arc::clone(entry.via.as_ref()?);
+        let to = match entry.said.place(port) {
+            Some(place) => Destination {
+                host: Host::Ip(place.ip()),
+                port: place.port(),
+            },
+            None => Destination {
+                host: Host::Name(name.clone()),
+                port,
+            },
+        };
+        Some((via, to))
+    }
+
+    /// Opens a verified connection to where the flow goes, and says which address that is, if it is
+    /// known.
     ///
     /// # Errors
     /// It cannot be reached, or it is not who it should be.
@@ -95,14 +133,14 @@ impl UpstreamTls {
         &self,
         flow: &Flow<R, P>,
         offer: Offer,
-    ) -> Result<(TlsStream<TcpStream>, SocketAddr), Reason> {
+    ) -> Result<(TlsStream<TcpStream>, Option<SocketAddr>), Reason> {
         let found = self.find(flow.target.host.as_ref());
-        let name = match found.and_then(|(entry, _)| entry.server_name.as_ref()) {
+        let name = match found.and_then(|entry| entry.said.server_name.as_ref()) {
             Some(name) => verified(name)?,
             None => server_name(flow)?,
         };
         let (stream, peer) = flow.dial().await?;
-        let mut config = found.map_or(&self.system, |(_, config)| config).clone();
+        let mut config = found.map_or(&self.system, |entry| &entry.config).clone();
         config.alpn_protocols = offer.protocols();
         let connector = TlsConnector::from(Arc::new(config));
         let bound = flow.guard.limits.dial;

@@ -8,6 +8,7 @@
 //! **Invariant:** every path in a [`Config`] is absolute and without `..`, every port is usable and
 //! distinct, the worker is not root, and there is at least one resolver that is not our own.
 
+mod credentials;
 mod file;
 mod host;
 pub(crate) mod text;

@@ -265,10 +265,21 @@ fn the_documentation_is_true() {
     examples.push(newcomers.unwrap());
     examples.push(sample);
     let (directory, ca) = ca_file();
+    let credentials = credentials_file(&directory, "credentials", 0o600);
     for example in examples {
-        resolve(&example.replace("corp-ca.pem", &ca)).unwrap();
+        let example = example.replace("corp-ca.pem", &ca);
+        resolve(&example.replace("proxy-credentials", &credentials)).unwrap();
     }
     drop(directory);
+}
+
+/// A file with credentials for a proxy.
+fn credentials_file(directory: &tempfile::TempDir, name: &str, mode: u32) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = directory.path().join(name);
+    std::fs::write(&path, "guard:open sesame\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path.display().to_string()
 }
 
 /// A file with an authority.
@@ -409,6 +420,80 @@ fn upstreams_are_reached_and_verified_as_an_entry_says() {
         told.contains("cannot use the client's certificate"),
         "{told}"
     );
+}
+
+#[test]
+fn proxies_of_upstreams_are_read_and_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let credentials = credentials_file(&directory, "credentials", 0o600);
+    let open = credentials_file(&directory, "open", 0o644);
+    let config = resolve(&format!(
+        "upstreams:\n  - {{host: [a.example], address: 192.0.2.1, proxy: 'http://[2001:db8::1]:8080'}}\n  \
+           - {{host: ['*'], proxy: 'http://Proxy.example:3128/', proxy_credentials: {credentials}}}\n"
+    ));
+    let config = config.unwrap();
+    let [first, second] = &config.upstreams[..] else {
+        panic!("not two");
+    };
+    let far = "far.example".parse().unwrap();
+    assert!(!first.is_for(&far) && second.is_for(&far));
+    let proxies = [first, second].map(|entry| entry.proxy.as_ref().unwrap());
+    assert_eq!(proxies[0].to_string(), "http://[2001:db8::1]:8080");
+    assert_eq!(proxies[0].credentials, None);
+    assert_eq!(proxies[1].to_string(), "http://proxy.example:3128");
+    assert!(proxies[1].credentials.is_some());
+    assert!(!format!("{config:?}").contains("Basic"), "{config:?}");
+
+    for (text, expected) in [
+        (
+            "{host: [a.example], proxy: 'proxy.example:3128'}".to_owned(),
+            "2:32: error: `proxy.example:3128` is not the URL of a proxy",
+        ),
+        (
+            "{host: [a.example], proxy: 'http://proxy.example'}".to_owned(),
+            "2:32: error: `http://proxy.example` is not the URL of a proxy",
+        ),
+        (
+            "{host: [a.example], proxy: 'http://proxy.example:3128/path'}".to_owned(),
+            "2:32: error: `http://proxy.example:3128/path` is not the URL of a proxy",
+        ),
+        (
+            "{host: [a.example], proxy: 'http://0.0.0.0:3128'}".to_owned(),
+            "2:32: error: `http://0.0.0.0:3128` is no proxy to connect to",
+        ),
+        (
+            "{host: [a.example], proxy: 'https://proxy.example:3128'}".to_owned(),
+            "2:32: error: a proxy behind TLS (`https://`) is not spoken to",
+        ),
+        (
+            "{host: [a.example], proxy: 'http://guard:hidden@proxy.example:3128'}".to_owned(),
+            "2:32: error: credentials have no place in the proxy's URL",
+        ),
+        (
+            format!("{{host: [a.example], proxy_credentials: {credentials}}}"),
+            "2:44: error: `proxy_credentials` are for a `proxy`",
+        ),
+        (
+            format!("{{host: [a.example], proxy: 'http://p:1', proxy_credentials: {open}}}"),
+            "others can read or change it: its mode is 0644",
+        ),
+        (
+            "{host: [a.example], proxy: 'http://p:1', proxy_credentials: /nonexistent/c}"
+                .to_owned(),
+            "2:65: error: cannot take credentials from /nonexistent/c: No such file",
+        ),
+        (
+            "{host: ['*', a.example], address: 192.0.2.1}".to_owned(),
+            "2:13: error: `*` is every name, and `address` is for some",
+        ),
+    ] {
+        let told = resolve(&format!("upstreams:\n  - {text}\n")).unwrap_err();
+        assert!(told.contains(expected), "{told}\n{expected}");
+        assert!(
+            !told.contains("hidden") && !told.contains("sesame"),
+            "{told}"
+        );
+    }
 }
 
 #[test]

@@ -3,33 +3,37 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use agentguard_model::{HostName, Identity, UpstreamEntry};
+use agentguard_model::{HostName, Identity, ProxyHost, UpstreamEntry, UpstreamProxy};
 use agentguard_policy::Diagnostic;
 use agentguard_policy::yaml::At;
+use agentguard_protocol::authority::{Authority, Host};
 use agentguard_proxy::{check_authority, check_identity};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::credentials;
 use super::file::Located;
 
+/// All names.
+const ALL: &str = "*";
 /// Entries, at most.
 const MAX_ENTRIES: usize = 64;
 /// Names in one entry, at most.
 const MAX_HOSTS: usize = 64;
-/// Bytes of all certificates together, at most: they go to the worker in one message.
+/// Bytes of all certificates and credentials together, at most: they go to the worker in one message.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// How some upstreams are reached and verified.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,
-    expecting = "`host`, and `ca`, `address`, `server_name`, or `client_certificate` with `client_key`"
+    expecting = "`host`, and `ca`, `address`, `proxy`, `server_name`, or `client_certificate` with `client_key`"
 )]
 #[schemars(rename = "Upstream")]
 pub(super) struct RawUpstream {
-    /// Names: exact, or `*.example.org` for all names below `example.org`.
+    /// Names: exact, `*.example.org` for all names below `example.org`, or `*` for all names.
     #[schemars(length(min = 1, max = 64))]
     host: Vec<At<String>>,
     /// A file with the certificates of their authorities in PEM, relative to the directory of this
@@ -39,6 +43,12 @@ pub(super) struct RawUpstream {
     /// Where they are, in place of what the names resolve to: an address, with or without a port.
     #[serde(default)]
     address: Option<At<String>>,
+    /// The HTTP proxy through which they are reached: `http://host:port`. It resolves the names.
+    #[serde(default)]
+    proxy: Option<At<String>>,
+    /// A file with `user:password` for the proxy, that only root can read. The worker gets it.
+    #[serde(default)]
+    proxy_credentials: Option<At<String>>,
     /// The name that is asked for and verified in TLS, in place of their own.
     #[serde(default)]
     server_name: Option<At<String>>,
@@ -55,8 +65,11 @@ pub(super) struct RawUpstream {
 #[derive(Clone, Debug)]
 pub(super) struct Declared {
     hosts: Vec<(HostName, bool)>,
+    everywhere: bool,
     ca: Option<Located<PathBuf>>,
     address: Option<(IpAddr, Option<u16>)>,
+    proxy: Option<(ProxyHost, u16)>,
+    proxy_credentials: Option<Located<PathBuf>>,
     server_name: Option<HostName>,
     /// Certificate and key.
     identity: Option<(Located<PathBuf>, Located<PathBuf>)>,
@@ -92,9 +105,26 @@ pub(super) fn check(
         }
         let mut check = Check { file, faults };
         let hosts = raw.host.iter().take(MAX_HOSTS);
+        let (all, hosts): (Vec<_>, Vec<_>) = hosts.partition(|host| host.value == ALL);
+        if let Some(all) = all.first() {
+            check.everywhere(all, raw);
+        }
+        let hosts = hosts.into_iter();
         let hosts = hosts.filter_map(|host| check.host(host)).collect();
         let ca = raw.ca.as_ref().and_then(|ca| check.path("ca", ca));
         let address = raw.address.as_ref().and_then(|at| check.address(at));
+        let proxy = raw.proxy.as_ref().and_then(|at| check.proxy(at));
+        let proxy_credentials = raw.proxy_credentials.as_ref();
+        if let (Some(credentials), None) = (proxy_credentials, &raw.proxy) {
+            let message = "`proxy_credentials` are for a `proxy`, and there is none".to_owned();
+            check.fault(
+                credentials,
+                message,
+                "name the proxy: `proxy: http://proxy.example.com:3128`",
+            );
+        }
+        let proxy_credentials =
+            proxy_credentials.and_then(|at| check.path("proxy_credentials", at));
         let server_name = raw.server_name.as_ref().and_then(|at| check.name(at));
         let identity = match (&raw.client_certificate, &raw.client_key) {
             (Some(certificate), Some(key)) => check
@@ -112,6 +142,8 @@ pub(super) fn check(
         };
         let says_nothing = raw.ca.is_none()
             && raw.address.is_none()
+            && raw.proxy.is_none()
+            && raw.proxy_credentials.is_none()
             && raw.server_name.is_none()
             && raw.client_certificate.is_none()
             && raw.client_key.is_none();
@@ -119,13 +151,16 @@ pub(super) fn check(
             faults.push(entry_at.fault(
                 file,
                 "the entry says nothing of its hosts".to_owned(),
-                "add `ca`, `address`, `server_name`, or `client_certificate` and `client_key`",
+                "add `ca`, `address`, `proxy`, `server_name`, or `client_certificate` and `client_key`",
             ));
         }
         declared.push(Declared {
             hosts,
+            everywhere: !all.is_empty(),
             ca,
             address,
+            proxy,
+            proxy_credentials,
             server_name,
             identity,
         });
@@ -153,7 +188,7 @@ impl Check<'_> {
         match name.parse::<HostName>() {
             Ok(name) => Some((name, below)),
             Err(error) => {
-                let hint = "write a name, or `*.` and a name for all names below it";
+                let hint = "write a name, `*.` and a name for all names below it, or `*` for all";
                 self.fault(host, error.to_string(), hint);
                 None
             }
@@ -170,13 +205,73 @@ impl Check<'_> {
         }
     }
 
+    /// Every name, of which not everything can be said.
+    fn everywhere(&mut self, all: &At<String>, raw: &RawUpstream) {
+        let one = [
+            ("address", &raw.address),
+            ("server_name", &raw.server_name),
+            ("client_certificate", &raw.client_certificate),
+        ];
+        if let Some((key, _)) = one.iter().find(|(_, said)| said.is_some()) {
+            self.fault(
+                all,
+                format!("`*` is every name, and `{key}` is for some"),
+                "name the hosts; `*` goes with `proxy` and `ca`",
+            );
+        }
+    }
+
     fn path(&mut self, key: &str, path: &At<String>) -> Option<Located<PathBuf>> {
         if path.value.is_empty() || path.value.contains('\0') {
-            self.fault(path, format!("`{key}` is not a path"), "name a PEM file");
+            self.fault(path, format!("`{key}` is not a path"), "name a file");
             return None;
         }
         let directory = self.file.parent().unwrap_or(Path::new("/"));
         Some(Located::at(path.clone()).map(|path| directory.join(path)))
+    }
+
+    /// `http://host:port`, and nothing else.
+    fn proxy(&mut self, proxy: &At<String>) -> Option<(ProxyHost, u16)> {
+        let text = proxy.value.as_str();
+        const HINT: &str =
+            "write `http://` with a host and a port: \"http://proxy.example.com:3128\"";
+        if text.starts_with("https://") {
+            let message = "a proxy behind TLS (`https://`) is not spoken to".to_owned();
+            self.fault(
+                proxy,
+                message,
+                "name its port for clear HTTP, as `http://host:port`; what \
+                runs through it is TLS all the same",
+            );
+            return None;
+        }
+        if text.contains('@') {
+            // Not repeated: there may be a password in it.
+            let message = "credentials have no place in the proxy's URL".to_owned();
+            let hint = "put `user:password` into a file, and name that as `proxy_credentials`";
+            self.fault(proxy, message, hint);
+            return None;
+        }
+        let place = text.strip_prefix("http://");
+        let place = place.map(|place| place.strip_suffix('/').unwrap_or(place));
+        let found = place.and_then(|place| Authority::parse(place).ok());
+        match found {
+            Some(Authority {
+                host,
+                port: Some(port),
+            }) if port != 0 => match host {
+                Host::Name(name) => Some((ProxyHost::Name(name), port)),
+                Host::Ip(ip) if !ip.is_unspecified() => Some((ProxyHost::Ip(ip), port)),
+                Host::Ip(_) => {
+                    self.fault(proxy, format!("`{text}` is no proxy to connect to"), HINT);
+                    None
+                }
+            },
+            _ => {
+                self.fault(proxy, format!("`{text}` is not the URL of a proxy"), HINT);
+                None
+            }
+        }
     }
 
     fn address(&mut self, address: &At<String>) -> Option<(IpAddr, Option<u16>)> {
@@ -235,25 +330,47 @@ pub(super) fn look_up(
                 )
             })
         });
-        let (ca, identity) = match (ca.transpose(), identity.transpose()) {
-            (Ok(ca), Ok(identity)) => (ca.unwrap_or_default(), identity),
-            (ca, identity) => {
+        let credentials = entry.proxy_credentials.as_ref().map(|path| {
+            credentials::read(&path.value).map_err(|why| {
+                let place = path.value.display();
+                path.fault(
+                    file,
+                    format!("cannot take credentials from {place}: {why}"),
+                    credentials::HINT,
+                )
+            })
+        });
+        let found = (
+            ca.transpose(),
+            identity.transpose(),
+            credentials.transpose(),
+        );
+        let (ca, identity, credentials) = match found {
+            (Ok(ca), Ok(identity), Ok(credentials)) => {
+                (ca.unwrap_or_default(), identity, credentials)
+            }
+            (ca, identity, credentials) => {
                 faults.extend(ca.err());
                 faults.extend(identity.err());
+                faults.extend(credentials.err());
                 continue;
             }
         };
         bytes += ca.iter().map(Vec::len).sum::<usize>();
         bytes += identity.iter().map(size).sum::<usize>();
+        bytes += credentials.iter().map(|one| one.0.len()).sum::<usize>();
         if bytes > MAX_BYTES {
             let at = entry
                 .ca
                 .as_ref()
-                .or(entry.identity.as_ref().map(|(at, _)| at));
+                .or(entry.identity.as_ref().map(|(at, _)| at))
+                .or(entry.proxy_credentials.as_ref());
             faults.extend(at.map(|at| {
                 at.fault(
                     file,
-                    format!("the certificates have more than {MAX_BYTES} bytes together"),
+                    format!(
+                        "certificates and credentials have more than {MAX_BYTES} bytes together"
+                    ),
                     "name only the authorities that certify these hosts",
                 )
             }));
@@ -261,8 +378,14 @@ pub(super) fn look_up(
         }
         upstreams.push(UpstreamEntry {
             hosts: entry.hosts.clone(),
+            everywhere: entry.everywhere,
             certificates: ca,
             address: entry.address,
+            proxy: entry.proxy.clone().map(|(host, port)| UpstreamProxy {
+                host,
+                port,
+                credentials,
+            }),
             server_name: entry.server_name.clone(),
             identity,
         });

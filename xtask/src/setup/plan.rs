@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 14] = [
+const TEST_PROGRAMS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("curl", "curl"),
@@ -49,6 +49,7 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("busybox", "busybox"),
     ("socat", "socat"),
     ("nc", "netcat-openbsd"),
+    ("tinyproxy", "tinyproxy-bin"),
     ("node", "nodejs"),
     ("npm", "npm"),
     ("python3", "python3"),

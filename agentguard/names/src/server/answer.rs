@@ -102,6 +102,11 @@ impl<P: Port> Server<P> {
     /// HTTPS and SVCB: only where the name's addresses may be dialled, so that the verdict does
     /// not depend on what was asked for first.
     async fn services(&self, asking: &Asking<'_, P::Token>, wanted: Wanted) -> Reply {
+        if asking.ruling.stands_alone() {
+            return self
+                .conclude(asking, Found::elsewhere().answer(asking.name))
+                .await;
+        }
         let upstream = &self.shared.names.upstream;
         let (found, known) = tokio::join!(
             self.find(asking, None),
@@ -138,6 +143,9 @@ impl<P: Port> Server<P> {
 
     async fn find(&self, asking: &Asking<'_, P::Token>, wanted: Option<Wanted>) -> Found {
         let ruling = asking.ruling;
+        if ruling.stands_alone() {
+            return Found::elsewhere();
+        }
         self.shared
             .names
             .find(asking.name, wanted, &ruling.ranges, ruling.observing)
@@ -174,8 +182,9 @@ impl<P: Port> Server<P> {
                 };
                 Reason::new(code, refused.to_string())
             })?;
-        published.virtual4 = (!found.fine4.is_empty()).then_some(pair.v4);
-        published.virtual6 = (!found.fine6.is_empty()).then_some(pair.v6);
+        let stands = |fine: &[IpAddr]| found.elsewhere || !fine.is_empty();
+        published.virtual4 = stands(&found.fine4).then_some(pair.v4);
+        published.virtual6 = stands(&found.fine6).then_some(pair.v6);
         published.ttl = published.ttl.max(self.shared.options.ttl);
         Ok(published)
     }

@@ -33,8 +33,8 @@ pub(crate) struct Key {
     pub(crate) host: Option<HostName>,
     /// The port that the client dialled.
     pub(crate) port: u16,
-    /// Where it goes.
-    pub(crate) peer: SocketAddr,
+    /// Where it goes; none where a proxy goes there, which the name's entry says.
+    pub(crate) peer: Option<SocketAddr>,
     pub(crate) spoken: Spoken,
 }
 

@@ -16,6 +16,7 @@ mod revoked;
 mod tls;
 mod tunnel;
 mod upstreams;
+mod via;
 mod websocket;
 
 use std::future::Future;
@@ -184,7 +185,7 @@ struct Plan {
     upstream: Ipv4Addr,
     /// At which port; 0: any.
     upstream_port: u16,
-    /// Changes how upstreams are reached and verified.
+    /// Changes how upstreams are reached and verified. A proxy at port 0 is where the upstream is.
     entry: fn(&mut UpstreamEntry, &Authority),
 }
 
@@ -254,11 +255,16 @@ impl Plan {
         let mut entry = UpstreamEntry {
             hosts: vec![("example".parse().unwrap(), true)],
             certificates: vec![upstreams.certificate()],
+            everywhere: false,
             address: None,
+            proxy: None,
             server_name: None,
             identity: None,
         };
         (self.entry)(&mut entry, &upstreams);
+        if let Some(proxy) = entry.proxy.as_mut().filter(|proxy| proxy.port == 0) {
+            proxy.port = port;
+        }
         let tls = Tls::new(&[], vec![entry]).unwrap();
         let shared = Arc::new(Shared::new(tls, self.limits));
         let port = Arc::new(FakePort {

@@ -37,7 +37,7 @@ async fn answered(world: &World, config: Arc<ServerConfig>) -> (StatusCode, Stri
     tokio::join!(talking, upstream).0
 }
 
-fn unknown() -> Result<Vec<IpAddr>, Reason> {
+pub(super) fn unknown() -> Result<Vec<IpAddr>, Reason> {
     let code = ReasonCode::NameUnknown;
     Err(Reason::new(code, "there is no such name"))
 }

@@ -268,6 +268,7 @@ fn open_rooms(
         gate.clone(),
         link.clone(),
         real_names.clone(),
+        upstreams.clone(),
     );
     Rooms {
         resolver: Server::new(

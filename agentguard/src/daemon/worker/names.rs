@@ -7,18 +7,20 @@ use agentguard_decision::{Decider, Recorder as _};
 use agentguard_model::{AgentId, Bytes, DecisionId, HostName, Outcome, Reason, Transport, Verdict};
 use agentguard_names::{Addresses, Answer, Answered, Client, Port, Published, Ruling};
 use agentguard_policy::NameRuling;
+use agentguard_proxy::Shared;
 use agentguard_record::Record;
 
 use super::gate::Gate;
 use super::link::Link;
 use super::real_names::RealNames;
 
-/// The gate's clients, the policy, the record, the keeper.
+/// The gate's clients, the policy, the record, the keeper, and who is reached through a proxy.
 pub(super) struct NamesPort {
     decider: Decider<Record>,
     gate: Arc<Gate>,
     link: Link,
     real_names: Arc<RealNames>,
+    upstreams: Arc<Shared<Record>>,
 }
 
 impl NamesPort {
@@ -27,12 +29,14 @@ impl NamesPort {
         gate: Arc<Gate>,
         link: Link,
         real_names: Arc<RealNames>,
+        upstreams: Arc<Shared<Record>>,
     ) -> Self {
         Self {
             decider,
             gate,
             link,
             real_names,
+            upstreams,
         }
     }
 }
@@ -62,6 +66,7 @@ impl Port for NamesPort {
             },
             ranges: ruling.ranges.clone(),
             observing: self.decider.observes(agent),
+            elsewhere: self.upstreams.is_behind_proxy(name),
             token: ruling,
         }
     }

@@ -374,3 +374,42 @@ fn arbitrary_messages_get_a_bounded_answer_or_none_and_are_recorded() {
         })
         .unwrap();
 }
+
+/// A proxy of the operator's resolves it, and this host perhaps cannot.
+#[tokio::test]
+async fn a_name_that_somebody_else_resolves_is_answered_without_being_asked_for() {
+    let world = World::new().await;
+    for addresses in [Addresses::Virtual, Addresses::Real] {
+        let name = match addresses {
+            Addresses::Virtual => "far.example",
+            Addresses::Real => "real.example",
+        };
+        let rule = Rule {
+            elsewhere: true,
+            addresses,
+            ..Rule::default()
+        };
+        world.desk.rule(name, rule);
+    }
+    let a = world.ask("far.example", RecordType::A).await;
+    let aaaa = world.ask("far.example", RecordType::AAAA).await;
+    let https = world.ask("far.example", RecordType::HTTPS).await;
+    let pair = world.names.virtual_addresses.pair(&host("far.example"));
+    let pair = pair.unwrap();
+    assert_eq!(a.addresses, [IpAddr::V4(pair.v4)]);
+    assert_eq!(aaaa.addresses, [IpAddr::V6(pair.v6)]);
+    assert!(https.is_no_data());
+    assert_eq!(world.upstream.asked_in_all(), 0);
+    {
+        let published = world.desk.published.lock().unwrap();
+        assert!(published.iter().all(|(_, published)| {
+            published.real.is_empty() && published.virtual4 == Some(pair.v4)
+        }));
+    }
+    let known = |answer: &Answer| *answer == Answer::Addresses(Vec::new());
+    assert!(world.desk.answers().iter().all(known));
+    // Where it should be answered with its own addresses, they have to be known.
+    world.upstream.host("real.example", &["203.0.113.1"]);
+    let real = world.ask("real.example", RecordType::A).await;
+    assert_eq!(real.addresses, ips(&["203.0.113.1"]));
+}

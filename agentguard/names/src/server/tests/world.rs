@@ -213,6 +213,7 @@ pub(super) struct Rule {
     pub(super) addresses: Addresses,
     pub(super) ranges: Vec<&'static str>,
     pub(super) observing: bool,
+    pub(super) elsewhere: bool,
 }
 
 impl Default for Rule {
@@ -222,6 +223,7 @@ impl Default for Rule {
             addresses: Addresses::Virtual,
             ranges: Vec::new(),
             observing: false,
+            elsewhere: false,
         }
     }
 }
@@ -319,6 +321,7 @@ impl Port for Desk {
                 .map(|text| text.parse().unwrap())
                 .collect(),
             observing: rule.observing,
+            elsewhere: rule.elsewhere,
             token: (),
         }
     }
