@@ -66,7 +66,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::MetadataService => say(
             "metadata services hand out the host's credentials: a rule must name the address itself, in `cidr`, to allow it",
         ),
-        ReasonCode::NoAddress => say("the name has no address of the family that was dialled: use the other family, or `handling: splice`"),
+        ReasonCode::NoAddress => say("the name has no address of the family that was dialled, or is reached through a proxy of the configuration: use the other family, or `handling: splice`"),
         ReasonCode::NoUplink => say("run the agent without `--isolate`, or use TCP"),
         ReasonCode::BoundToDevice => say("let the program choose no network device (SO_BINDTODEVICE, IP_PKTINFO, `curl --interface`): the guard is reached over loopback"),
         ReasonCode::Rebinding => say(

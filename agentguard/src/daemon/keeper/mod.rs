@@ -7,6 +7,7 @@
 mod authorities;
 mod claim;
 mod clients;
+mod direct;
 mod host;
 mod link;
 mod profiles;
@@ -69,6 +70,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     for warning in policy.warnings() {
         tracing::warn!("{warning}");
     }
+    direct::warn(&config.upstreams, &policy);
     prepare_directories(&config)?;
     let claim = Claim::take(&config.paths)?;
     let sockets = [config.paths.control_socket(), config.paths.keeper_socket()];

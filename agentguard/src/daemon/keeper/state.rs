@@ -210,6 +210,7 @@ impl Keeper {
                 self.policy_error = None;
                 let text = format!("policy {} is in force", self.policy.version());
                 tracing::info!(version = self.policy.version(), "policy loaded");
+                super::direct::warn(&self.config.upstreams, &self.policy);
                 self.tell_state();
                 Ok(text)
             }
