@@ -1,4 +1,7 @@
 //! `deflate`: zlib's format (RFC 1950), or the bare one inside it (RFC 1951).
+//!
+//! A reference to before the beginning has zeros there, where zlib refuses it. A checksum finds that; the bare
+//! format has none, and a receiver that refuses it takes nothing that was not seen.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
