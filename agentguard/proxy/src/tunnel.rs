@@ -56,10 +56,7 @@ pub(crate) async fn connect<R: Recorder, P: Port>(
             let refused = flow.refuse(kind, ReasonCode::ClientTimeout, message);
             (StatusCode::REQUEST_TIMEOUT, refused.await)
         }
-        Err(NotRead::Gone(error)) => {
-            tracing::debug!(%error, "the client left before it said where to go");
-            return;
-        }
+        Err(NotRead::Gone(error)) => return left(&flow, &error).await,
     };
     let refusal = Refusal {
         status,
@@ -105,10 +102,15 @@ pub(crate) async fn socks<R: Recorder, P: Port>(
             }
         }
         Err(NotRead::TimedOut) => flow.time_out(stream).await,
-        Err(NotRead::Gone(error)) => {
-            tracing::debug!(%error, "the client left before it said where to go");
-        }
+        Err(NotRead::Gone(error)) => left(&flow, &error).await,
     }
+}
+
+/// Records that the client left before it said where to go.
+async fn left<R: Recorder, P: Port>(flow: &Flow<R, P>, error: &io::Error) {
+    let message = format!("the client left before it said where to go: {error}");
+    flow.refuse(ActionKind::Connect, ReasonCode::ClientTimeout, message)
+        .await;
 }
 
 /// Why there is no message.

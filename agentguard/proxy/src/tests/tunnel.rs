@@ -309,6 +309,23 @@ async fn a_tunnel_ends_when_its_proxy_is_denied() {
 }
 
 #[tokio::test]
+async fn who_leaves_before_saying_where_to_go_is_recorded() {
+    for said in [
+        &b"\x05\x01"[..],
+        b"\x05\x01\x00\x05",
+        b"CONNECT inner.example:1 HT",
+    ] {
+        let world = beyond(Rules::Allow).build().await;
+        let mut client = world.connect().await;
+        write(&mut client, said).await;
+        client.shutdown().await.unwrap();
+        let _ = read_all(&mut client).await;
+        let left = (Verdict::Deny, ReasonCode::ClientTimeout);
+        assert_eq!(codes(&world.end().await), [left], "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn socks_of_version_4_is_refused() {
     let world = beyond(Rules::Allow).build().await;
     let mut client = world.connect().await;
