@@ -109,6 +109,7 @@ async fn it_serves_nobody_who_may_not_go_to_its_address() {
     write(&mut client, LAST).await;
     let (head, _) = read_response(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    drop(client);
     // It still waits for who may.
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     *world.outside.addresses.lock().unwrap() = Ok(vec![elsewhere, here]);
@@ -119,6 +120,7 @@ async fn it_serves_nobody_who_may_not_go_to_its_address() {
     write(&mut client, LAST).await;
     let (head, _) = read_response(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop(client);
     world.end().await;
 }
 
@@ -206,6 +208,7 @@ async fn a_request_on_one_that_breaks_off_is_not_sent_again() {
     let (head, _) = read_response(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
     timeout(MOMENT, world.upstream.accept()).await.unwrap_err();
+    drop(client);
     world.end().await;
 }
 

@@ -29,12 +29,18 @@ async fn answered(world: &World, config: Arc<ServerConfig>) -> (StatusCode, Stri
         let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
         (status, text)
     };
+    // A guard whose connection turns out closed before anything was sent tries another.
     let upstream = async {
-        let stream = world.accept().await;
-        // A guard that is refused, or refuses, leaves.
-        tokio::spawn(async { tokio::spawn(serve_one(stream, config)).await.ok() });
+        loop {
+            let serving = serve_one(world.accept().await, Arc::clone(&config));
+            // A guard that is refused, or refuses, leaves.
+            tokio::spawn(async { tokio::spawn(serving).await.ok() });
+        }
     };
-    tokio::join!(talking, upstream).0
+    tokio::select! {
+        answered = talking => answered,
+        () = upstream => unreachable!("it accepts for ever"),
+    }
 }
 
 pub(super) fn unknown() -> Result<Vec<IpAddr>, Reason> {

@@ -258,6 +258,7 @@ async fn a_proxy_that_refuses_is_a_reason_that_says_what_to_do() {
         );
         assert!(body.contains(&to) && body.contains(says), "{body}");
         assert!(!body.contains("c2VjcmV0"), "{body}");
+        drop(client);
         let error = world.end().await.remove(0).outcome.unwrap().error;
         assert!(error.unwrap().contains(says));
     }
