@@ -3,7 +3,7 @@
 use agentguard_model::{DecisionId, Reason, ReasonCode};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
 use serde::Serialize;
 
 /// Carries the decision's id in every refusal, for clients that do not read bodies.
@@ -56,28 +56,44 @@ impl Refusal<'_> {
     /// The refusal as a response, with its length.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
-        let detail = &self.reason.message;
-        let message = self
-            .decision
-            .map(|id| format!("{detail} (agentguard explain {id})"));
+        let message = self.message();
         let problem = Problem {
             title: self.status.canonical_reason().unwrap_or("Refused"),
             status: self.status.as_u16(),
-            detail,
+            detail: &self.reason.message,
             code: self.reason.code,
             decision: self.decision,
-            message: message.as_ref().unwrap_or(detail),
+            message: &message,
         };
         // Plain strings and numbers always serialise.
-        let body = Bytes::from(serde_json::to_vec(&problem).unwrap_or_default());
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        self.with("application/problem+json", body)
+    }
+
+    /// The refusal as a line of text, for clients that show their user text and nothing else.
+    #[must_use]
+    pub fn text_response(&self) -> Response<Bytes> {
+        // It goes to a terminal as it is.
+        let mut line = self.message().replace(char::is_control, " ");
+        line.push('\n');
+        self.with("text/plain; charset=utf-8", line.into_bytes())
+    }
+
+    /// Why, and where to read on.
+    fn message(&self) -> String {
+        let detail = &self.reason.message;
+        match self.decision {
+            Some(id) => format!("{detail} (agentguard explain {id})"),
+            None => detail.clone(),
+        }
+    }
+
+    fn with(&self, kind: &'static str, body: Vec<u8>) -> Response<Bytes> {
         let length = HeaderValue::from(body.len());
-        let mut response = Response::new(body);
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status;
         let fields = response.headers_mut();
-        fields.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         fields.insert(header::CONTENT_LENGTH, length);
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if !may_pass(self.reason.code) {
@@ -103,14 +119,12 @@ impl Refusal<'_> {
             HeaderName::from_static("grpc-status"),
             HeaderValue::from(u16::from(grpc_status(self.status))),
         );
-        let mut message = self.reason.message.clone();
-        if let Some(id) = self.decision {
-            message.push_str(&format!(" (agentguard explain {id})"));
-            if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-                fields.insert(DECISION_FIELD, id);
-            }
+        if let Some(id) = self.decision
+            && let Ok(id) = HeaderValue::from_str(&id.to_string())
+        {
+            fields.insert(DECISION_FIELD, id);
         }
-        if let Ok(message) = HeaderValue::from_str(&grpc_message(&message)) {
+        if let Ok(message) = HeaderValue::from_str(&grpc_message(&self.message())) {
             fields.insert(HeaderName::from_static("grpc-message"), message);
         }
         response
@@ -139,6 +153,16 @@ impl Refusal<'_> {
 pub fn is_grpc(fields: &HeaderMap) -> bool {
     let kind = fields.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether a request is git's first to a repository. Of the errors it gets there, git shows those in
+/// plain text (`show_http_message` of its `remote-curl.c`); it says nothing of what it accepts.
+#[must_use]
+pub fn is_git(target: &Uri) -> bool {
+    let query = target.query().unwrap_or_default();
+    let mut parameters = query.split('&');
+    target.path().ends_with("/info/refs")
+        && parameters.any(|parameter| parameter.starts_with("service=git-"))
 }
 
 /// A status in gRPC's numbers (its "HTTP to gRPC Status Code Mapping"), where the two agree.
@@ -173,7 +197,7 @@ mod tests {
     use agentguard_model::{Reason, ReasonCode};
     use http::StatusCode;
 
-    use super::{Refusal, is_grpc};
+    use super::{Refusal, is_git, is_grpc};
 
     #[test]
     fn a_call_of_grpc_is_refused_in_its_status() {
@@ -194,6 +218,50 @@ mod tests {
                 "100 %25 nein, f%C3%BCr%0Aalle (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"
             );
             assert!(response.body().is_empty());
+        }
+    }
+
+    #[test]
+    fn git_is_told_in_a_line_of_text() {
+        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let reason = Reason::new(ReasonCode::RuleDeny, "nicht\u{1b}[2J\nfür dich");
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &reason,
+            decision: Some(id),
+        };
+        let problem = refusal.response();
+        let response = refusal.text_response();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        let line =
+            "nicht [2J für dich (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)\n".as_bytes();
+        assert_eq!(response.body(), line);
+        let mut fields = response.headers().clone();
+        assert_eq!(fields["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(fields["content-length"], line.len().to_string().as_str());
+        // All else is as in any refusal.
+        for name in ["content-type", "content-length"] {
+            fields.insert(name, problem.headers()[name].clone());
+        }
+        assert_eq!(&fields, problem.headers());
+    }
+
+    #[test]
+    fn git_s_first_request_is_known_by_its_target() {
+        for (target, expected) in [
+            ("/a/b.git/info/refs?service=git-upload-pack", true),
+            ("/info/refs?service=git-receive-pack", true),
+            (
+                "https://host.example/a/info/refs?x=y&service=git-upload-pack",
+                true,
+            ),
+            ("/a/info/refs", false),
+            ("/a/info/refs?service=upload", false),
+            ("/a/info/refs?q=service=git-upload-pack", false),
+            ("/a/refs?service=git-upload-pack", false),
+            ("/a/git-receive-pack", false),
+        ] {
+            assert_eq!(is_git(&target.parse().unwrap()), expected, "{target}");
         }
     }
 

@@ -456,6 +456,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 enum Tongue {
     Http,
     Grpc,
+    Git,
 }
 
 impl Tongue {
@@ -463,6 +464,8 @@ impl Tongue {
         // gRPC runs over HTTP/2 alone.
         if parts.version == Version::HTTP_2 && refusal::is_grpc(&parts.headers) {
             Self::Grpc
+        } else if refusal::is_git(&parts.uri) {
+            Self::Git
         } else {
             Self::Http
         }
@@ -472,6 +475,7 @@ impl Tongue {
         let response = match self {
             Self::Http => refusal.response(),
             Self::Grpc => refusal.grpc_response(),
+            Self::Git => refusal.text_response(),
         };
         response.map(|body| Either::Right(Full::new(body)))
     }
