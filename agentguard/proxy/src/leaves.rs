@@ -46,7 +46,6 @@ pub(crate) struct Leaves {
     provider: Arc<CryptoProvider>,
     key: PrivateKeyDer<'static>,
     public_key: Vec<u8>,
-    tickets: Arc<dyn rustls::server::ProducesTickets>,
     cache: Cache<Subject, Arc<Signed>>,
 }
 
@@ -63,12 +62,10 @@ impl Leaves {
     /// The system has no randomness.
     pub(crate) fn new() -> Result<Self, String> {
         let pair = rcgen::KeyPair::generate().map_err(|error| error.to_string())?;
-        let tickets = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
         Ok(Self {
             provider: Arc::new(aws_lc_rs::default_provider()),
             key: PrivatePkcs8KeyDer::from(pair.serialize_der()).into(),
             public_key: rcgen::PublicKeyData::subject_public_key_info(&pair),
-            tickets,
             cache: Cache::new(CACHED),
         })
     }
@@ -108,7 +105,9 @@ impl Leaves {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, self.key.clone_key())?;
-        base.ticketer = Arc::clone(&self.tickets);
+        // Keys of its own: a session that was agreed on as one name is none for another, and none
+        // goes on once the certificate that was shown in it has been renewed.
+        base.ticketer = aws_lc_rs::Ticketer::new()?;
         let config = |alpn: Alpn| {
             let mut config = base.clone();
             config.alpn_protocols = alpn.protocols();

@@ -85,6 +85,11 @@ pub(super) type Said =
 /// Serves one connection of the upstream, in what was agreed upon.
 pub(super) async fn serve_one(stream: TcpStream, config: Arc<ServerConfig>) {
     let stream = TlsAcceptor::from(config).accept(stream).await.unwrap();
+    serve_inside(stream).await;
+}
+
+/// Serves one whose handshake is over.
+pub(super) async fn serve_inside(stream: tokio_rustls::server::TlsStream<TcpStream>) {
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);
     // How it ends is the client's affair.

@@ -12,6 +12,7 @@ mod pool;
 mod raw;
 mod readings;
 mod resets;
+mod resumption;
 mod revoked;
 mod tls;
 mod tunnel;
@@ -379,6 +380,12 @@ impl World {
     fn comes_from(&self, agent: u32) {
         let mut origin = self.outside.origin.lock().unwrap();
         origin.as_mut().unwrap().client.agent = AgentId(agent);
+    }
+
+    /// What connects from now on dialled this name.
+    fn leads_to(&self, name: &str) {
+        let mut origin = self.outside.origin.lock().unwrap();
+        origin.as_mut().unwrap().name = Some(name.parse().unwrap());
     }
 
     /// Puts another policy in force.
