@@ -16,6 +16,8 @@ mod dig;
 mod events;
 #[path = "clients/git.rs"]
 mod git;
+#[path = "clients/git_smart.rs"]
+mod git_smart;
 #[path = "clients/grpc.rs"]
 mod grpc;
 #[path = "clients/inspected.rs"]

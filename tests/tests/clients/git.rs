@@ -52,10 +52,13 @@ impl Drop for Repository {
     }
 }
 
-fn output(git: &Program, directory: &Path, words: &[&str]) -> Result<String> {
+/// What git prints, in a directory. Its commits are the same each time.
+pub(crate) fn output(git: &Program, directory: &Path, words: &[&str]) -> Result<String> {
     let output = Command::new(&git.path)
         .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
         .args(words)
+        .env("GIT_AUTHOR_DATE", "2026-01-01T00:00:00Z")
+        .env("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")
         .current_dir(directory)
         .output()?;
     ensure!(output.status.success(), "{words:?}: {output:?}");
