@@ -36,6 +36,8 @@ mod python;
 mod raw;
 #[path = "clients/requests.rs"]
 mod requests;
+#[path = "clients/resumed.rs"]
+mod resumed;
 #[path = "clients/sdk.rs"]
 mod sdk;
 #[path = "clients/tunnels.rs"]
