@@ -42,6 +42,8 @@ mod resumed;
 mod sdk;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
+#[path = "clients/unchanged.rs"]
+mod unchanged;
 #[path = "clients/upstreams.rs"]
 mod upstreams;
 #[path = "clients/via.rs"]

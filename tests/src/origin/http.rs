@@ -37,7 +37,7 @@ use futures_util::stream;
 use http::{Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -128,6 +128,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let abort = Arc::new(abort);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let h3 = request.uri().query() == Some("h3");
+        let head = request.method() == http::Method::HEAD;
         let answer = answer(
             request,
             client.clone(),
@@ -139,6 +140,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             if h3 {
                 let elsewhere = header::HeaderValue::from_static("h3=\":443\"");
                 response.headers_mut().insert(header::ALT_SVC, elsewhere);
+            }
+            if head {
+                without_content(&mut response);
             }
             Ok::<_, Error>(response)
         }
@@ -157,6 +161,17 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             .serve_connection(stream, service)
             .await
             .map_err(Error::other)
+    }
+}
+
+/// An answer to HEAD. In HTTP/2 nobody else would leave the content away.
+fn without_content(response: &mut Response<Body>) {
+    let content = std::mem::replace(response.body_mut(), full(Vec::new()));
+    if let Some(length) = content.size_hint().exact() {
+        let length = header::HeaderValue::from(length);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
     }
 }
 
