@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use http::HeaderMap;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 
 use crate::pattern::{Glob, Wildcard};
 
@@ -207,7 +207,8 @@ impl RequestMatch {
     }
 
     /// Servers take the first field of a name, or the last, or all of them joined; and many look at
-    /// values without regard to case.
+    /// values without regard to case. Only a cookie that came in pieces is always one (RFC 9113
+    /// §8.2.3).
     pub(crate) fn fields(&self, request: &Request<'_>, allows: bool) -> bool {
         self.fields.iter().all(|(name, patterns)| {
             let Some(fields) = request.fields else {
@@ -218,13 +219,20 @@ impl RequestMatch {
                 .iter()
                 .map(http::HeaderValue::as_bytes)
                 .collect();
-            if allows {
-                let one = |value: &&[u8]| patterns.iter().any(|p| p.matches(value));
-                !values.is_empty() && values.iter().all(one)
+            let is_cookie = name == header::COOKIE;
+            let joined = || values.join(if is_cookie { &b"; "[..] } else { b", " });
+            if values.is_empty() {
+                false
+            } else if allows {
+                let one = |value: &[u8]| patterns.iter().any(|p| p.matches(value));
+                if is_cookie {
+                    one(&joined())
+                } else {
+                    values.iter().all(|value| one(value))
+                }
             } else {
                 let one = |value: &[u8]| patterns.iter().any(|p| p.matches_any_case(value));
-                !values.is_empty()
-                    && (values.iter().any(|value| one(value)) || one(&values.join(&b", "[..])))
+                values.iter().any(|value| one(value)) || one(&joined())
             }
         })
     }

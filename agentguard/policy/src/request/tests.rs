@@ -123,6 +123,29 @@ fn a_field_that_is_split_is_denied_as_it_is_read_when_joined() {
 }
 
 #[test]
+fn a_cookie_in_pieces_is_one_rfc_9113_8_2_3() {
+    let says = |pattern| RequestMatch {
+        fields: vec![(HeaderName::from_static("cookie"), patterns(&[pattern]))],
+        ..RequestMatch::default()
+    };
+    let mut fields = HeaderMap::new();
+    for value in ["a=1", "b=2"] {
+        fields.append("cookie", HeaderValue::from_static(value));
+    }
+    let request = Request {
+        fields: Some(&fields),
+        ..Request::new("GET", "/")
+    };
+    for allows in [true, false] {
+        assert!(says("a=1; b=2").matches(&request, allows));
+        assert!(says("*; b=2").matches(&request, allows));
+        assert!(!says("a=1, b=2").matches(&request, allows));
+    }
+    assert!(!says("a=1").matches(&request, true));
+    assert!(says("a=1").matches(&request, false));
+}
+
+#[test]
 fn a_request_is_over_a_size_from_one_byte_more() {
     let says = RequestMatch {
         body_over: Some(10),

@@ -81,7 +81,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ),
         ReasonCode::PolicyChanged => say("nothing: a client that tries again opens a connection under the new policy"),
         ReasonCode::ProtocolUnknown | ReasonCode::NeedsInspection => say(
-            "a rule wants requests seen, and none can be: in TLS they can where the rule that allows the destination says `handling: inspect`; what is neither TLS nor HTTP needs a rule that splices it, without `method` and `path`",
+            "a rule wants requests seen, and none can be: in TLS they can where the rule that allows the destination says `handling: inspect`; what is neither TLS nor HTTP needs a rule that splices it and looks at no request",
         ),
         ReasonCode::TlsMalformed | ReasonCode::HttpMalformed | ReasonCode::DnsMalformed | ReasonCode::PacketUnparsable => {
             say("what was sent cannot be read, and what cannot be read is not passed on: look at the client")
