@@ -16,6 +16,8 @@ pub struct UpstreamEntry {
     pub everywhere: bool,
     /// The authorities that certify them, beside the system's, in DER.
     pub certificates: Vec<Vec<u8>>,
+    /// Lists of certificates that their authorities have revoked (RFC 5280, 5), in DER.
+    pub revocations: Vec<Vec<u8>>,
     /// Where they are, in place of what the names resolve to; without a port, at the one dialled.
     pub address: Option<(IpAddr, Option<u16>)>,
     /// The HTTP proxy through which they are reached.

@@ -45,7 +45,7 @@ pub use limits::Limits;
 pub use port::{Origin, Port};
 pub use serve::serve;
 pub use shared::Shared;
-pub use upstream_tls::{check_authority, check_identity};
+pub use upstream_tls::{check_authority, check_identity, check_revocations};
 
 #[cfg(test)]
 mod tests;

@@ -9,12 +9,13 @@ use agentguard_protocol::authority::Host;
 use agentguard_protocol::tunnel::Destination;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use webpki::BorrowedCertRevocationList;
 
 use crate::Port;
 use crate::alpn::Offer;
@@ -39,7 +40,17 @@ pub fn check_authority(certificate: &[u8]) -> Result<(), String> {
 /// # Errors
 /// Why not.
 pub fn check_identity(identity: &Identity) -> Result<(), String> {
-    config(RootCertStore::empty(), Some(identity)).map(drop)
+    config(RootCertStore::empty(), &[], Some(identity)).map(drop)
+}
+
+/// Whether a list of revoked certificates in DER can be used.
+///
+/// # Errors
+/// Why not.
+pub fn check_revocations(list: &[u8]) -> Result<(), String> {
+    BorrowedCertRevocationList::from_der(list)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Whom upstreams have to be certified by.
@@ -77,7 +88,7 @@ impl UpstreamTls {
                     .add(CertificateDer::from(certificate.clone()))
                     .map_err(|error| error.to_string())?;
             }
-            let config = config(roots, entry.identity.as_ref())?;
+            let config = config(roots, &entry.revocations, entry.identity.as_ref())?;
             Ok::<_, String>(Entry {
                 config,
                 via: entry.proxy.clone().map(|proxy| Arc::new(Via::new(proxy))),
@@ -86,7 +97,7 @@ impl UpstreamTls {
         });
         Ok(Self {
             entries: entries.collect::<Result<_, _>>()?,
-            system: config(roots, None)?,
+            system: config(roots, &[], None)?,
         })
     }
 
@@ -155,7 +166,12 @@ impl UpstreamTls {
     }
 }
 
-fn config(roots: RootCertStore, identity: Option<&Identity>) -> Result<ClientConfig, String> {
+/// `revocations`: what they say nothing of is taken for not revoked; none of them may be out of date.
+fn config(
+    roots: RootCertStore,
+    revocations: &[Vec<u8>],
+    identity: Option<&Identity>,
+) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -164,7 +180,11 @@ fn config(roots: RootCertStore, identity: Option<&Identity>) -> Result<ClientCon
         // No authority: everything is refused, one connection after the other.
         builder.with_root_certificates(roots)
     } else {
+        let revocations = revocations.iter().cloned();
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .with_crls(revocations.map(CertificateRevocationListDer::from))
+            .allow_unknown_revocation_status()
+            .enforce_revocation_expiration()
             .build()
             .map_err(|error| error.to_string())?;
         builder.with_webpki_verifier(verifier)
@@ -210,8 +230,8 @@ fn explain(error: &std::io::Error) -> Reason {
         Some(rustls::Error::InvalidCertificate(why)) => Reason::new(
             ReasonCode::UpstreamUntrusted,
             format!(
-                "the upstream's certificate cannot be verified: {why}; if it is an authority of \
-                 your own, name it under `upstreams` in the configuration"
+                "the upstream's certificate cannot be verified: {why}; {}",
+                fix(why)
             ),
         ),
         Some(why) => Reason::new(
@@ -222,5 +242,21 @@ fn explain(error: &std::io::Error) -> Reason {
             ReasonCode::UpstreamUnreachable,
             format!("the upstream broke off the TLS handshake: {error}"),
         ),
+    }
+}
+
+/// What to do about a certificate that cannot be verified.
+fn fix(why: &CertificateError) -> &'static str {
+    match why {
+        CertificateError::Revoked => {
+            "its authority has revoked it (`crl` under `upstreams` in the configuration): the server \
+             needs another one"
+        }
+        CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => {
+            "bring the file that `crl` names under `upstreams` in the configuration up to date, and \
+             restart the daemon"
+        }
+        _ => "if it is an authority of your own, name it under `upstreams` in the configuration",
     }
 }

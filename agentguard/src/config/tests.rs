@@ -295,6 +295,50 @@ fn ca_file() -> (tempfile::TempDir, String) {
 }
 
 #[test]
+fn lists_of_revoked_certificates_are_read_and_checked() {
+    let (directory, ca) = ca_file();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2090, 1, 1),
+        crl_number: 1u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&rcgen::Issuer::new(params, key)).unwrap();
+    let list = file("list.pem", &list.pem().unwrap());
+    let config = resolve(&format!(
+        "upstreams:\n  - {{host: [a.example], ca: {ca}, crl: {list}}}\n"
+    ));
+    assert_eq!(config.unwrap().upstreams[0].revocations.len(), 1);
+    let broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    for (path, expected) in [
+        (ca, "it has no list"),
+        (
+            file("broken.pem", broken),
+            "cannot read revoked certificates",
+        ),
+        ("missing.pem".to_owned(), "No such file"),
+    ] {
+        let told = resolve(&format!(
+            "upstreams:\n  - {{host: [a.example], crl: {path}}}\n"
+        ));
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains("2:30: error:"), "{told}");
+        assert!(told.contains(expected), "{told}");
+        assert!(told.contains("at least one X509 CRL"), "{told}");
+    }
+}
+
+#[test]
 fn authorities_of_upstreams_are_read_and_checked() {
     let (directory, ca) = ca_file();
     let config = resolve(&format!(

@@ -7,9 +7,9 @@ use agentguard_model::{HostName, Identity, ProxyHost, UpstreamEntry, UpstreamPro
 use agentguard_policy::Diagnostic;
 use agentguard_policy::yaml::At;
 use agentguard_protocol::authority::{Authority, Host};
-use agentguard_proxy::{check_authority, check_identity};
+use agentguard_proxy::{check_authority, check_identity, check_revocations};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,7 +29,7 @@ const MAX_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,
-    expecting = "`host`, and `ca`, `address`, `proxy`, `server_name`, or `client_certificate` with `client_key`"
+    expecting = "`host`, and `ca`, `crl`, `address`, `proxy`, `server_name`, or `client_certificate` with `client_key`"
 )]
 #[schemars(rename = "Upstream")]
 pub(super) struct RawUpstream {
@@ -40,6 +40,9 @@ pub(super) struct RawUpstream {
     /// file. They are trusted in addition to the system's.
     #[serde(default)]
     ca: Option<At<String>>,
+    /// A file with lists of revoked certificates (CRL) of their authorities in PEM.
+    #[serde(default)]
+    crl: Option<At<String>>,
     /// Where they are, in place of what the names resolve to: an address, with or without a port.
     #[serde(default)]
     address: Option<At<String>>,
@@ -67,6 +70,7 @@ pub(super) struct Declared {
     hosts: Vec<(HostName, bool)>,
     everywhere: bool,
     ca: Option<Located<PathBuf>>,
+    crl: Option<Located<PathBuf>>,
     address: Option<(IpAddr, Option<u16>)>,
     proxy: Option<(ProxyHost, u16)>,
     proxy_credentials: Option<Located<PathBuf>>,
@@ -112,6 +116,7 @@ pub(super) fn check(
         let hosts = hosts.into_iter();
         let hosts = hosts.filter_map(|host| check.host(host)).collect();
         let ca = raw.ca.as_ref().and_then(|ca| check.path("ca", ca));
+        let crl = raw.crl.as_ref().and_then(|crl| check.path("crl", crl));
         let address = raw.address.as_ref().and_then(|at| check.address(at));
         let proxy = raw.proxy.as_ref().and_then(|at| check.proxy(at));
         let proxy_credentials = raw.proxy_credentials.as_ref();
@@ -141,6 +146,7 @@ pub(super) fn check(
             }
         };
         let says_nothing = raw.ca.is_none()
+            && raw.crl.is_none()
             && raw.address.is_none()
             && raw.proxy.is_none()
             && raw.proxy_credentials.is_none()
@@ -151,13 +157,14 @@ pub(super) fn check(
             faults.push(entry_at.fault(
                 file,
                 "the entry says nothing of its hosts".to_owned(),
-                "add `ca`, `address`, `proxy`, `server_name`, or `client_certificate` and `client_key`",
+                "add `ca`, `crl`, `address`, `proxy`, `server_name`, or `client_certificate` and `client_key`",
             ));
         }
         declared.push(Declared {
             hosts,
             everywhere: !all.is_empty(),
             ca,
+            crl,
             address,
             proxy,
             proxy_credentials,
@@ -216,7 +223,7 @@ impl Check<'_> {
             self.fault(
                 all,
                 format!("`*` is every name, and `{key}` is for some"),
-                "name the hosts; `*` goes with `proxy` and `ca`",
+                "name the hosts; `*` goes with `proxy`, `ca` and `crl`",
             );
         }
     }
@@ -320,6 +327,16 @@ pub(super) fn look_up(
                 )
             })
         });
+        let crl = entry.crl.as_ref().map(|crl| {
+            revocations(&crl.value).map_err(|why| {
+                let place = crl.value.display();
+                crl.fault(
+                    file,
+                    format!("cannot read revoked certificates from {place}: {why}"),
+                    "name a PEM file with at least one X509 CRL",
+                )
+            })
+        });
         let identity = entry.identity.as_ref().map(|(certificate, key)| {
             identity(&certificate.value, &key.value).map_err(|why| {
                 let message = format!("cannot use the client's certificate: {why}");
@@ -342,27 +359,33 @@ pub(super) fn look_up(
         });
         let found = (
             ca.transpose(),
+            crl.transpose(),
             identity.transpose(),
             credentials.transpose(),
         );
-        let (ca, identity, credentials) = match found {
-            (Ok(ca), Ok(identity), Ok(credentials)) => {
-                (ca.unwrap_or_default(), identity, credentials)
-            }
-            (ca, identity, credentials) => {
+        let (ca, crl, identity, credentials) = match found {
+            (Ok(ca), Ok(crl), Ok(identity), Ok(credentials)) => (
+                ca.unwrap_or_default(),
+                crl.unwrap_or_default(),
+                identity,
+                credentials,
+            ),
+            (ca, crl, identity, credentials) => {
                 faults.extend(ca.err());
+                faults.extend(crl.err());
                 faults.extend(identity.err());
                 faults.extend(credentials.err());
                 continue;
             }
         };
-        bytes += ca.iter().map(Vec::len).sum::<usize>();
+        bytes += ca.iter().chain(&crl).map(Vec::len).sum::<usize>();
         bytes += identity.iter().map(size).sum::<usize>();
         bytes += credentials.iter().map(|one| one.0.len()).sum::<usize>();
         if bytes > MAX_BYTES {
             let at = entry
                 .ca
                 .as_ref()
+                .or(entry.crl.as_ref())
                 .or(entry.identity.as_ref().map(|(at, _)| at))
                 .or(entry.proxy_credentials.as_ref());
             faults.extend(at.map(|at| {
@@ -380,6 +403,7 @@ pub(super) fn look_up(
             hosts: entry.hosts.clone(),
             everywhere: entry.everywhere,
             certificates: ca,
+            revocations: crl,
             address: entry.address,
             proxy: entry.proxy.clone().map(|(host, port)| UpstreamProxy {
                 host,
@@ -408,6 +432,20 @@ fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
         return Err("it has no certificate".to_owned());
     }
     Ok(certificates)
+}
+
+fn revocations(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    let mut lists = Vec::new();
+    for list in CertificateRevocationListDer::pem_slice_iter(&text) {
+        let list = list.map_err(|error| error.to_string())?;
+        check_revocations(&list)?;
+        lists.push(list.to_vec());
+    }
+    if lists.is_empty() {
+        return Err("it has no list".to_owned());
+    }
+    Ok(lists)
 }
 
 fn identity(certificate: &Path, key: &Path) -> Result<Identity, String> {

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use agentguard_model::Identity;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType,
     SignatureAlgorithm,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -39,6 +40,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().to_vec();
         Self {
@@ -106,6 +108,33 @@ impl Authority {
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let builder = ServerConfig::builder().with_no_client_auth();
         serve(self.identity_of(name, params), &["http/1.1"], builder)
+    }
+
+    /// A server whose certificate has this serial number.
+    pub(super) fn server_numbered(&self, name: &str, serial: u64) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(serial.into());
+        let builder = ServerConfig::builder().with_no_client_auth();
+        serve(self.identity_of(name, params), &["http/1.1"], builder)
+    }
+
+    /// What it has revoked, valid until the beginning of a year.
+    pub(super) fn revocations(&self, serials: &[u64], until: i32) -> Vec<u8> {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(until, 1, 1),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 
     /// A server that knows its clients: those with a certificate of this authority's.

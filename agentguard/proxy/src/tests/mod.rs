@@ -256,6 +256,7 @@ impl Plan {
         let mut entry = UpstreamEntry {
             hosts: vec![("example".parse().unwrap(), true)],
             certificates: vec![upstreams.certificate()],
+            revocations: Vec::new(),
             everywhere: false,
             address: None,
             proxy: None,

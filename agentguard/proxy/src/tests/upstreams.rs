@@ -1,6 +1,6 @@
 //! Upstreams that are reached and verified as an entry says.
 
-use agentguard_model::{Decision, Reason, ReasonCode, Verdict};
+use agentguard_model::{Decision, Reason, ReasonCode, UpstreamEntry, Verdict};
 use http::{Method, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
@@ -141,6 +141,38 @@ async fn an_upstream_that_cannot_be_verified_is_answered_for() {
             .iter()
             .all(|decision| told(decision) == (Some(502), 0))
     );
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_revoked_is_refused_and_so_is_what_an_old_list_says_nothing_of() {
+    fn until(until: i32) -> Plan {
+        let entry: fn(&mut UpstreamEntry, &Authority) = match until {
+            2090 => |entry, upstreams| entry.revocations = vec![upstreams.revocations(&[7], 2090)],
+            _ => |entry, upstreams| entry.revocations = vec![upstreams.revocations(&[7], 2021)],
+        };
+        Plan {
+            entry,
+            ..by_name(Rules::Inspect)
+        }
+    }
+    for (plan, serial, told) in [
+        (until(2090), 8, None),
+        (until(2090), 7, Some("its authority has revoked it")),
+        (until(2021), 8, Some("that `crl` names")),
+        (by_name(Rules::Inspect), 7, None),
+    ] {
+        let world = plan.build().await;
+        let config = world.upstreams.server_numbered(NAME, serial);
+        let (status, text) = answered(&world, config).await;
+        match told {
+            None => assert_eq!(status, StatusCode::OK, "{text}"),
+            Some(told) => {
+                assert_eq!(status, StatusCode::BAD_GATEWAY, "{text}");
+                assert!(text.contains("upstream_untrusted"), "{text}");
+                assert!(text.contains(told), "{text}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

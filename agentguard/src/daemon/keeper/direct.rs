@@ -57,6 +57,7 @@ rules:
             hosts: Vec::new(),
             everywhere: true,
             certificates: Vec::new(),
+            revocations: Vec::new(),
             address: None,
             proxy: None,
             server_name: None,
