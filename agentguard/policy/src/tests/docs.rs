@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 8);
+    assert_eq!(examples, 9);
 }
 
 #[test]
@@ -249,4 +249,51 @@ fn the_example_of_queries_and_sizes_does_what_the_page_says() {
     }
     let query = Query::new("Action=GetItem&Signature=abc");
     assert_eq!(policy.recorded_query(&query), "Action=GetItem&Signature=…");
+}
+
+#[test]
+fn the_example_of_repositories_does_what_the_page_says() {
+    let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
+    let mut examples = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|part| part.split("```").next());
+    let text = examples.find(|text| text.contains("git-receive-pack"));
+    let policy = compiled("policy.md", text.unwrap());
+    let coder = agent(&policy, "coder");
+    let name = host("git.example.com");
+    let (allow, deny) = (ReasonCode::RuleAllow, ReasonCode::RuleDeny);
+    for (method, path, query, code) in [
+        (
+            "GET",
+            "/a/b.git/info/refs",
+            "service=git-upload-pack",
+            allow,
+        ),
+        ("POST", "/a/b.git/git-upload-pack", "", allow),
+        ("GET", "/a/b.git/objects/info/packs", "", allow),
+        (
+            "GET",
+            "/a/b.git/info/refs",
+            "service=git-receive-pack",
+            deny,
+        ),
+        ("GET", "/info/refs", "a=b&service=git-receive-pack", deny),
+        ("POST", "/a/b.git/git-receive-pack", "", deny),
+        // The way to push before there was a smart protocol.
+        ("PUT", "/a/b.git/refs/heads/main", "", ReasonCode::NoRule),
+    ] {
+        let query = Query::new(query);
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Request(Request {
+                query: Some(&query),
+                ..Request::new(method, path)
+            }),
+        };
+        assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
+    }
 }
