@@ -54,7 +54,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         told = {
             "method": self.command,
             "target": self.path,
-            "protocol": self.headers.get("Git-Protocol"),
+            # `Connection` is for one hop.
+            "fields": sorted(
+                [name.lower(), value] for name, value in self.headers.items() if name.lower() != "connection"
+            ),
             "chunked": "Transfer-Encoding" in self.headers,
             "size": size,
             "status": status,

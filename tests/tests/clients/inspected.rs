@@ -326,23 +326,53 @@ fn node_s_clients_are_served_and_refused_inside_tls() {
         output.stdout,
         "200 70000\n200 a body\n403 application/problem+json\n"
     );
+    let refused = "
+        fetch('https://api.example.com/secrets/1').then(async reply =>
+            console.log(reply.status, (await reply.json()).detail))";
+    let rows = [query(), denied("GET", "/secrets/1", "rule_deny")];
+    let call = inspected(&room, &node.words(&["-e", refused]));
+    let output = room.call(call, &rows).unwrap().output.success().unwrap();
+    assert_eq!(output.stdout, "403 Secrets stay where they are.\n");
     room.close().unwrap();
 }
 
 /// GnuTLS, which reads what the system trusts and no variable.
 #[test]
-fn wget_trusts_the_guard_by_the_system_s_bundle() {
+fn wget_trusts_the_guard_by_the_system_s_bundle_and_says_that_it_was_refused() {
     let Some(wget) = Program::find("wget").unwrap() else {
         return;
     };
     let world = world("inspected-wget").start().unwrap();
     let room = open(&world).unwrap();
     let words = ["-nv", "-t", "1", "-T", "10", "-O", "-"];
-    let words = [&words[..], &["https://api.example.com/bytes/200000"]].concat();
+    let allow = [&words[..], &["https://api.example.com/bytes/200000"]].concat();
     let rows = [query(), allowed("GET", "/bytes/200000")];
-    let ran = room.call(inspected(&room, &wget.words(&words)), &rows);
+    let ran = room.call(inspected(&room, &wget.words(&allow)), &rows);
     let output = ran.unwrap().output.success().unwrap();
     assert_eq!(output.stdout.len(), 200_000);
+
+    let refused: [(&[&str], String, &str); 2] = [
+        (
+            &["https://api.example.com/secrets/1"],
+            denied("GET", "/secrets/1", "rule_deny"),
+            "Secrets stay where they are.",
+        ),
+        (
+            &["--method=DELETE", "https://api.example.com/things/1"],
+            denied("DELETE", "/things/1", "no_rule"),
+            "No rule allows coder to DELETE",
+        ),
+    ];
+    for (what, row, sentence) in refused {
+        let words = [&words[..], &["--content-on-error"], what].concat();
+        let ran = room.call(inspected(&room, &wget.words(&words)), &[query(), row]);
+        let output = ran.unwrap().output;
+        // wget(1): the server has answered with an error.
+        assert_eq!(output.code(), 8, "{output}");
+        assert!(output.stderr.contains("ERROR 403: Forbidden"), "{output}");
+        assert!(output.stdout.contains(sentence), "{output}");
+    }
+    room.close().unwrap();
 }
 
 #[test]

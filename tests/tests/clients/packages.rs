@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::inspected::inspected;
 use crate::room::{Program, Room, python, ungoverned};
+use crate::unchanged::arrived;
 
 const HOST: &str = "packages.example.com";
 
@@ -63,6 +64,17 @@ fn rows(list: &str, file: &str, verdict: &str) -> [String; 3] {
     ]
 }
 
+/// Without the guard and with it the same requests have arrived, with the same fields.
+fn same_arrived_twice(world: &World) -> Result<()> {
+    let free = arrived(world, HOST)?;
+    let (free, governed) = free.split_at(free.len() / 2);
+    ensure!(
+        free.len() == 2 && free == governed,
+        "{free:#?}\n{governed:#?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn pip_downloads_what_is_allowed_and_says_what_is_not() {
     let Some(python) = client::python().unwrap() else {
@@ -93,6 +105,7 @@ fn pip_downloads_what_is_allowed_and_says_what_is_not() {
     let call = inspected(&room, &words("tiny", "governed"));
     room.call(call, &listed).unwrap().output.success().unwrap();
     assert_eq!(read("governed"), read("free"));
+    same_arrived_twice(&world).unwrap();
 
     let file = format!("wheels/{}", wheel("refused"));
     let listed = rows("simple/refused/", &file, "deny");
@@ -133,6 +146,7 @@ fn npm_installs_what_is_allowed_and_says_what_is_not() {
     let listed = rows("npm/tiny", "tarballs/tiny-1.0.0.tgz", "allow");
     room.call(call, &listed).unwrap().output.success().unwrap();
     assert_eq!(read("governed"), read("free"));
+    same_arrived_twice(&world).unwrap();
 
     let call = inspected(&room, &words("refused", "refused"));
     let listed = rows("npm/refused", "tarballs/refused-1.0.0.tgz", "deny");

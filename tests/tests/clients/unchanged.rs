@@ -74,8 +74,8 @@ fn asked() -> Vec<OsString> {
 
 /// What arrived, without what differs from one connection to the next: `connection` is for one hop, and
 /// fields of different names have no order (RFC 9110, 5.3 and 7.6.1).
-fn arrived(world: &World) -> Result<Vec<String>> {
-    let requests = world.origin(SITE)?.log().requests()?;
+pub(crate) fn arrived(world: &World, site: &str) -> Result<Vec<String>> {
+    let requests = world.origin(site)?.log().requests()?;
     let requests = requests.into_iter().map(|it| {
         let (method, target, host, mut fields) = (it.method, it.target, it.host, it.headers);
         fields.retain(|(name, _)| name != "connection");
@@ -93,13 +93,13 @@ fn unchanged(
     governed: &[OsString],
     times: usize,
 ) -> Result<[Output; 2]> {
-    let before = arrived(room.world)?.len();
+    let before = arrived(room.world, SITE)?.len();
     let free = free.run()?.success()?;
-    let without = arrived(room.world)?.split_off(before);
+    let without = arrived(room.world, SITE)?.split_off(before);
     ensure!(without.len() == times * ASKED.len(), "{without:#?}");
-    let before = arrived(room.world)?.len();
+    let before = arrived(room.world, SITE)?.len();
     let output = inspected(room, governed).run()?.success()?;
-    let with = arrived(room.world)?.split_off(before);
+    let with = arrived(room.world, SITE)?.split_off(before);
     ensure!(with == without, "without: {without:#?}\nwith: {with:#?}");
     recorded(room, times)?;
     Ok([free, output])
@@ -230,7 +230,7 @@ fn wget_sends_and_receives_the_same() {
         calls.push(options.map(str::to_owned));
     }
     let run = |governed: bool| -> Result<(Vec<String>, Vec<String>)> {
-        let before = arrived(&world)?.len();
+        let before = arrived(&world, SITE)?.len();
         let mut said = Vec::new();
         for options in &calls {
             let options = words(&wget.path, options);
@@ -244,7 +244,7 @@ fn wget_sends_and_receives_the_same() {
             let lines = lines.filter(|line| !line.trim().to_lowercase().starts_with("date:"));
             said.extend(lines.map(str::to_owned));
         }
-        Ok((arrived(&world)?.split_off(before), said))
+        Ok((arrived(&world, SITE)?.split_off(before), said))
     };
     let free = run(false).unwrap();
     assert_eq!(free.0.len(), ASKED.len(), "{free:#?}");
