@@ -468,6 +468,37 @@ async fn a_call_of_grpc_is_refused_in_grpc() {
     assert!(message.contains(&decisions[0].id.to_string()), "{message}");
 }
 
+#[tokio::test]
+async fn git_is_told_in_text_and_goes_on() {
+    let world = by_name(Rules::Inspect).build().await;
+    let config = world.upstreams.server(NAME, &["http/1.1"]);
+    let shaking = client(&world, world.authority.roots(), &["http/1.1"]);
+    let upstream = async {
+        let stream = world.accept().await;
+        tokio::spawn(serve_one(stream, config));
+    };
+    let (stream, ()) = tokio::join!(shaking, upstream);
+    let io = TokioIo::new(stream.unwrap());
+    let (mut sender, driver) = http1::handshake(io).await.unwrap();
+    tokio::spawn(driver);
+    let mut answers = Vec::new();
+    for target in ["/a.git/info/refs?service=git-receive-pack", "/ok/info/refs"] {
+        let request = request(Version::HTTP_11, Method::GET, target, "");
+        soon(sender.ready()).await.unwrap();
+        let answer = soon(sender.send_request(request)).await.unwrap();
+        let kind = answer.headers().get("content-type").cloned();
+        answers.push((kind, text(answer).await));
+    }
+    drop(sender);
+    let decisions = world.end().await;
+    let (kind, (status, said, _)) = &answers[0];
+    assert_eq!(*status, StatusCode::FORBIDDEN);
+    assert_eq!(kind.as_ref().unwrap(), "text/plain; charset=utf-8");
+    let (id, why) = (decisions[0].id, &decisions[0].reason.message);
+    assert_eq!(*said, format!("{why} (agentguard explain {id})\n"));
+    assert_eq!(answers[1].1.0, StatusCode::OK);
+}
+
 /// What two servers could read differently is refused inside TLS as it is in the clear.
 #[tokio::test]
 async fn what_has_two_readings_is_refused_inside_tls_too() {
