@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::inspected::inspected;
 use crate::room::{Room, ungoverned};
+use crate::unchanged::arrived;
 
 const OPENAI: &str = "api.openai.com";
 const ANTHROPIC: &str = "api.anthropic.com";
@@ -75,11 +76,22 @@ fn rows(host: &str, requests: &[&str]) -> Vec<String> {
 fn same(room: &Room<'_>, python: &Path, script: &str, host: &str, calls: Calls<'_>) -> Result<()> {
     for (call, requests) in calls {
         let words = words(python, script, call);
+        let earlier = arrived(room.world, host)?.len();
         let free = ungoverned(room.world, &words)?.success()?;
         ensure!(!free.stdout.is_empty(), "{free}");
+        let mut without = arrived(room.world, host)?.split_off(earlier);
+        let earlier = earlier + without.len();
         let ran = room.call(inspected(room, &words), &rows(host, requests))?;
         let output = ran.output.success()?;
         ensure!(output.stdout == free.stdout, "{call}: {free}\n{output}");
+        let mut with = arrived(room.world, host)?.split_off(earlier);
+        // Requests of several tasks come in any order.
+        without.sort();
+        with.sort();
+        ensure!(
+            !with.is_empty() && with == without,
+            "{without:#?}\n{with:#?}"
+        );
     }
     Ok(())
 }
