@@ -52,14 +52,24 @@ pub fn check_connection(fields: &HeaderMap) -> Result<(), HttpMalformed> {
     }
 }
 
-/// Removes what belongs to one hop (RFC 9110, 7.6.1). `TE: trailers` is said anew, because the
-/// next hop, too, may send us trailers when the client takes them.
+/// Removes what belongs to one hop (RFC 9110, 7.6.1); the others keep their order. `TE: trailers` is
+/// said anew, because the next hop, too, may send us trailers when the client takes them.
 pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
     let takes_trailers = tokens(fields, &header::TE).any(|coding| coding == "trailers");
     let named: Vec<String> = tokens(fields, &header::CONNECTION).collect();
-    for name in named.iter().map(String::as_str).chain(HOP_BY_HOP) {
-        if !NEVER_OPTIONS.iter().any(|never| never == name) {
-            fields.remove(name);
+    let goes = |name: &HeaderName| {
+        let listed =
+            HOP_BY_HOP.contains(&name.as_str()) || named.iter().any(|own| name == own.as_str());
+        listed && !NEVER_OPTIONS.contains(name)
+    };
+    if fields.keys().any(goes) {
+        // To remove one from a map would put the last one into its place.
+        let mut current = None;
+        for (name, value) in std::mem::take(fields) {
+            current = name.or(current);
+            if let Some(name) = current.as_ref().filter(|name| !goes(name)) {
+                fields.append(name, value);
+            }
         }
     }
     if takes_trailers {
@@ -111,6 +121,8 @@ mod tests {
             ("host", "a.example"),
         ]);
         assert_eq!(map, expected);
+        let order = ["x-three", "trailer", "host"];
+        assert!(map.keys().eq(order.iter()), "{map:?}");
     }
 
     #[test]
