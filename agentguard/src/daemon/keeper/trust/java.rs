@@ -9,6 +9,8 @@
 mod pkcs12;
 
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY as SHA1};
@@ -46,11 +48,25 @@ pub(super) fn stores() -> Vec<PathBuf> {
 
 /// A store with these authorities, in DER, added. `None`: it is none that is known.
 pub(super) fn with_authorities(store: &Path, ours: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let store = fs::read(store).ok()?;
-    if store.len() > LARGEST {
+    let store = public(store)?;
+    added(&store, ours).or_else(|| pkcs12::added(&store, ours))
+}
+
+/// A file that everybody may read as it is, and that only root can change: its copy is for
+/// everybody.
+fn public(path: &Path) -> Option<Vec<u8>> {
+    let file = fs::File::open(path).ok()?;
+    let found = file.metadata().ok()?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw();
+    let (read, write) = (0o004, 0o022);
+    let mode = found.permissions().mode();
+    if !found.is_file() || !ours || mode & read == 0 || mode & write != 0 {
         return None;
     }
-    added(&store, ours).or_else(|| pkcs12::added(&store, ours))
+    let mut contents = Vec::new();
+    let most = u64::try_from(LARGEST).ok()?;
+    file.take(most + 1).read_to_end(&mut contents).ok()?;
+    (contents.len() <= LARGEST).then_some(contents)
 }
 
 /// What an authority of ours is called in a store.
@@ -98,7 +114,9 @@ fn text(out: &mut Vec<u8>, text: &str) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DIGEST, added};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::{DIGEST, added, with_authorities};
 
     /// An empty store, as `keytool` writes it with the usual password.
     fn empty() -> Vec<u8> {
@@ -108,6 +126,25 @@ mod tests {
             0xb2, 0x1c, 0x63, 0x30, 0xd7, 0x92,
         ];
         [&head[..], &digest].concat()
+    }
+
+    /// Its copy is for everybody.
+    #[test]
+    fn a_store_that_not_everybody_may_read_or_that_others_write_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cacerts");
+        std::fs::write(&path, empty()).unwrap();
+        for (mode, copied) in [
+            (0o644, true),
+            (0o640, false),
+            (0o664, false),
+            (0o646, false),
+        ] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            assert_eq!(with_authorities(&path, &[]).is_some(), copied, "{mode:o}");
+        }
+        assert!(with_authorities(directory.path(), &[]).is_none());
     }
 
     #[test]
