@@ -42,71 +42,88 @@ impl Inflate {
 /// `deflate` as it is met.
 pub(super) enum Deflate {
     /// The first bytes say which format it is.
-    First(Option<u8>),
-    /// It is known, and the byte that was kept to know it is still to be read.
-    Known(Inflate, Option<u8>),
+    First(Vec<u8>),
+    /// It is known, and so many of the bytes that were kept to know it have been read.
+    Known(Inflate, Vec<u8>, usize),
 }
 
 impl Default for Deflate {
     fn default() -> Self {
-        Self::First(None)
+        Self::First(Vec::new())
     }
 }
 
-/// RFC 1950, 2.2: the method is 8, the window at most 32 KiB, and the two bytes are a multiple of 31. A
-/// bare block that begins like that is a stored one with its unused bits set, which nobody writes.
+/// How many of the first bytes say which format it is.
+const SAYING: usize = 5;
+
+/// RFC 1950, 2.2: the method is 8, the window at most 32 KiB, and the two bytes are a multiple of 31.
 fn is_zlib(first: u8, second: u8) -> bool {
     let check = u16::from_be_bytes([first, second]);
     first & 0x0f == 8 && first >> 4 <= 7 && check.is_multiple_of(31)
 }
 
+/// RFC 1951, 3.2.4: what begins as zlib's does is a stored block, if it is bare; then its length comes twice.
+fn is_stored([_, a, b, c, d]: [u8; SAYING]) -> bool {
+    u16::from_le_bytes([a, b]) == !u16::from_le_bytes([c, d])
+}
+
 impl Deflate {
     pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
-        let corrupt = Undecodable::Corrupt(Coding::Deflate, "it cannot be inflated");
+        let corrupt = |why| Undecodable::Corrupt(Coding::Deflate, why);
+        const BROKEN: &str = "it cannot be inflated";
         match self {
             Self::First(kept) => {
-                let Some(byte) = input.first() else {
-                    return Ok(Step {
-                        read: 0,
-                        written: 0,
-                    });
+                let read = input.len().min(SAYING - kept.len());
+                kept.extend_from_slice(input.get(..read).unwrap_or_default());
+                let zlib = match kept.as_slice() {
+                    [first, second, ..] => is_zlib(*first, *second),
+                    _ => return Ok(Step { read, written: 0 }),
                 };
-                match *kept {
-                    None => {
-                        *kept = Some(*byte);
-                        Ok(Step {
-                            read: 1,
-                            written: 0,
-                        })
-                    }
-                    Some(first) => {
-                        let inflate = Inflate::new(is_zlib(first, *byte));
-                        *self = Self::Known(inflate, Some(first));
-                        self.step(input, output)
-                    }
+                let stored = <[u8; SAYING]>::try_from(kept.as_slice()).map(is_stored);
+                match (zlib, stored) {
+                    // Which one it is would be the receiver's to say.
+                    (true, Ok(true)) => return Err(corrupt("it can be read in two ways")),
+                    (true, Err(_)) => return Ok(Step { read, written: 0 }),
+                    _ => {}
                 }
+                *self = Self::Known(Inflate::new(zlib), std::mem::take(kept), 0);
+                let step = self.step(input.get(read..).unwrap_or_default(), output)?;
+                Ok(Step {
+                    read: read + step.read,
+                    ..step
+                })
             }
-            Self::Known(inflate, first @ Some(_)) => {
-                let byte = first.take().unwrap_or_default();
-                let step = inflate.step(&[byte], output).ok_or(corrupt)?;
-                // One byte is a header's or a block's first: it ends nothing and gives out nothing.
-                if step.read != 1 || step.written != 0 {
-                    return Err(corrupt);
+            Self::Known(inflate, kept, at) if *at < kept.len() => {
+                let rest = kept.get(*at..).unwrap_or_default();
+                let step = inflate.step(rest, output).ok_or(corrupt(BROKEN))?;
+                if inflate.ended() && *at + step.read < kept.len() {
+                    return Err(Undecodable::Trailing(Coding::Deflate));
                 }
-                self.step(input, output)
+                *at += step.read;
+                // None of `input`: that comes behind.
+                if step.written == 0 && *at == kept.len() {
+                    return self.step(input, output);
+                }
+                if step.read == 0 && step.written == 0 {
+                    return Err(corrupt(BROKEN));
+                }
+                Ok(Step {
+                    read: 0,
+                    written: step.written,
+                })
             }
-            Self::Known(inflate, None) if inflate.ended() => match input {
+            Self::Known(inflate, ..) if inflate.ended() => match input {
                 [] => Ok(Step {
                     read: 0,
                     written: 0,
                 }),
                 _ => Err(Undecodable::Trailing(Coding::Deflate)),
             },
-            Self::Known(inflate, None) => inflate.step(input, output).ok_or(corrupt),
+            Self::Known(inflate, ..) => inflate.step(input, output).ok_or(corrupt(BROKEN)),
         }
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        matches!(self, Self::Known(inflate, None) if inflate.ended())
+        matches!(self, Self::Known(inflate, kept, at) if inflate.ended() && *at == kept.len())
     }
 }

@@ -405,3 +405,14 @@ fn windows_are_bounded_rfc_9659() {
         "{larger:?}"
     );
 }
+
+/// To one receiver it is a stored block, to another what zlib made of something else.
+#[test]
+fn deflate_that_can_be_read_in_two_ways_is_not_read() {
+    // A stored block of 1 byte whose head is zlib's too: 0x78 0x01, with its length 1 there and 0xfe 0xff behind.
+    let two_ways = [0x78, 0x01, 0x00, 0xfe, 0xff, b'x'];
+    let mut decoder = Decoder::new(&Codings::from_iter([Coding::Deflate]), 1 << 20);
+    let pushed = decoder.push(&two_ways, &mut |_| ControlFlow::Continue(()));
+    let told = pushed.unwrap_err().to_string();
+    assert!(told.contains("two ways"), "{told}");
+}
