@@ -9,7 +9,7 @@ use http::header::{self, HeaderName};
 use crate::pattern::{Glob, Wildcard};
 
 /// A longer part of a query that has no `=` is put out as if it were a value.
-const MAX_NAME: usize = 32;
+const MAX_NAME: usize = 16;
 
 /// An HTTP request as rules see it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,7 +46,7 @@ impl<'a> Request<'a> {
 #[derive(Debug)]
 pub struct Query {
     text: String,
-    readings: OnceLock<[Parameters; 2]>,
+    readings: OnceLock<[Parameters; 4]>,
 }
 
 /// Names and their values, decoded.
@@ -68,12 +68,18 @@ impl Query {
         &self.text
     }
 
-    /// Servers read a query in two ways: as forms are encoded today (WHATWG URL §5.1), and with `;`
-    /// as a separator too and `+` as itself (HTML 4.01 B.2.2, RFC 3986).
-    fn readings(&self) -> &[Parameters; 2] {
+    /// How servers read it: as forms are encoded today (WHATWG URL §5.1), or with `;` as a separator
+    /// too (HTML 4.01 B.2.2), or with `+` as itself (RFC 3986), or with both.
+    fn readings(&self) -> &[Parameters; 4] {
         self.readings.get_or_init(|| {
-            let other = self.text.replace(';', "&").replace('+', "%2B");
-            [parameters(&self.text), parameters(&other)]
+            let (text, parted) = (&self.text, self.text.replace(';', "&"));
+            let plus = |text: &str| parameters(&text.replace('+', "%2B"));
+            [
+                parameters(text),
+                parameters(&parted),
+                plus(text),
+                plus(&parted),
+            ]
         })
     }
 
@@ -198,11 +204,10 @@ impl RequestMatch {
                 }
             })
         };
-        let [form, lenient] = query.readings();
         if allows {
-            reading(form) && reading(lenient)
+            query.readings().iter().all(reading)
         } else {
-            reading(form) || reading(lenient)
+            query.readings().iter().any(reading)
         }
     }
 

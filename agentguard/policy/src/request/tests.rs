@@ -57,7 +57,12 @@ fn a_plus_is_a_space_or_itself() {
         ..RequestMatch::default()
     };
     let query = Query::new("q=a+b");
+    let both = Query::new("x=1;q=a+b");
     for pattern in ["a b", "a+b"] {
+        assert!(
+            says(pattern).matches(&with_query(&both), false),
+            "{pattern}"
+        );
         assert!(
             !says(pattern).matches(&with_query(&query), true),
             "{pattern}"
@@ -168,7 +173,7 @@ fn only_what_a_rule_looks_at_is_shown_of_a_query() {
         ("%61ction=read", "%61ction=read"),
         ("action=read;token=s3cret", "action=…"),
         ("flag&action", "flag&action"),
-        ("0123456789abcdef0123456789abcdef0", "…"),
+        ("0123456789abcdef0", "…"),
         ("", ""),
         ("token=", "token"),
     ] {
