@@ -9,12 +9,15 @@ use ::http::Version;
 use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
 use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
+use crate::decoders::Decoders;
 use crate::dial::{dial, tune};
 use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
@@ -39,6 +42,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) tls: Arc<Tls>,
     pub(crate) pool: Arc<Pool<R>>,
     pub(crate) health: Arc<Health>,
+    pub(crate) decoders: Arc<Decoders>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -60,8 +64,9 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     route: Result<Route, Reason>,
 }
 
-/// Gives the denial of an action that was allowed, if the policy comes to deny it.
-pub(crate) type Revoked = Pin<Box<dyn Future<Output = Decided> + Send>>;
+/// Gives the denial of an action that was allowed, if the policy comes to deny it: to all that have
+/// a share in it, and recorded once.
+pub(crate) type Revoked = Shared<Pin<Box<dyn Future<Output = Decided> + Send>>>;
 
 /// What a client has shown so far.
 enum Start {
@@ -314,13 +319,15 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         asked: Arc<Asked>,
     ) -> Revoked {
         let flow = Arc::clone(self);
-        Box::pin(async move {
+        let revoked = async move {
             let decider = &flow.guard.decider;
             let (reached, closed) = (|| flow.reached(), || flow.closed());
             decider
                 .revoked(changes, &flow.client, reached, closed, Some(&asked))
                 .await
-        })
+        };
+        let revoked: Pin<Box<dyn Future<Output = Decided> + Send>> = Box::pin(revoked);
+        revoked.shared()
     }
 
     /// Records a denial.

@@ -21,6 +21,7 @@
 mod account;
 mod alpn;
 mod connection;
+mod decoders;
 mod dial;
 mod health;
 mod http;

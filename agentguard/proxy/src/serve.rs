@@ -43,6 +43,7 @@ pub async fn serve<R: Recorder, P: Port>(
         tls: Arc::clone(&shared.tls),
         pool: Arc::clone(&shared.pool),
         health: Arc::clone(&shared.health),
+        decoders: Arc::clone(&shared.decoders),
         limits,
         seats,
         shutdown: shutdown.clone(),

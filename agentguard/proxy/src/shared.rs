@@ -5,6 +5,7 @@ use std::sync::Arc;
 use agentguard_decision::Recorder;
 use agentguard_model::HostName;
 
+use crate::decoders::Decoders;
 use crate::health::Health;
 use crate::http::Pool;
 use crate::{Limits, Tls};
@@ -16,6 +17,7 @@ pub struct Shared<R: Recorder> {
     pub(crate) limits: Limits,
     pub(crate) pool: Arc<Pool<R>>,
     pub(crate) health: Arc<Health>,
+    pub(crate) decoders: Arc<Decoders>,
 }
 
 impl<R: Recorder> Shared<R> {
@@ -26,6 +28,7 @@ impl<R: Recorder> Shared<R> {
             tls: Arc::new(tls),
             pool: Arc::new(Pool::new(&limits)),
             health: Arc::new(Health::new(limits.ill)),
+            decoders: Arc::default(),
             limits,
         }
     }

@@ -2,11 +2,24 @@
 
 use super::{Codings, Layer, NotCodings, Undecodable};
 
+/// How many bytes are decoded at once: what a few can come to must not keep a caller busy for long.
+pub const WORK: usize = 256 * 1024;
+
+/// What became of bytes that were pushed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pushed {
+    /// How many of them were taken.
+    pub taken: usize,
+    /// Whether they are all counted.
+    pub done: bool,
+}
+
 /// Measures content as it comes. What it decodes to is counted and dropped.
 pub struct Meter {
     layer: Option<Layer>,
     sent: u64,
     decoded: u64,
+    beside: u64,
 }
 
 impl std::fmt::Debug for Meter {
@@ -34,43 +47,52 @@ impl Meter {
             layer,
             sent: 0,
             decoded: 0,
+            beside: 0,
         })
     }
 
-    /// Counts what was sent before it was measured. For content that is not coded.
-    pub fn sent_before(&mut self, sent: u64) {
-        self.sent = self.sent.saturating_add(sent);
+    /// Counts what was or is sent beside what is pushed.
+    pub fn add(&mut self, sent: u64) {
+        self.beside = self.beside.saturating_add(sent);
     }
 
     /// How much there is so far.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.sent.max(self.decoded)
+        self.sent.max(self.decoded).saturating_add(self.beside)
     }
 
-    /// Takes bytes until there is more content than `limit`. Gives how many of them it took; the
-    /// others can be pushed again, under a higher limit. All of them are taken, and nothing of what they decode
-    /// to is left, where the size is within the limit afterwards.
+    /// Takes bytes until there is more content than `limit`, or [`WORK`] was done. Those that were not
+    /// taken can be pushed again, also if they are none: where it is not done, what they decode to is
+    /// still to be counted.
     ///
     /// # Errors
     /// [`Undecodable`]: how much there is cannot be told any more.
-    pub fn push(&mut self, bytes: &[u8], limit: u64) -> Result<usize, Undecodable> {
-        let Some(layer) = &mut self.layer else {
-            self.sent = self.sent.saturating_add(bytes.len() as u64);
-            return Ok(bytes.len());
-        };
+    pub fn push(&mut self, bytes: &[u8], limit: u64) -> Result<Pushed, Undecodable> {
         let mut taken = 0;
-        while self.sent.max(self.decoded) <= limit {
+        let mut work = 0;
+        while self.size() <= limit {
+            let Some(layer) = &mut self.layer else {
+                self.sent = self.sent.saturating_add(bytes.len() as u64);
+                return Ok(Pushed {
+                    taken: bytes.len(),
+                    done: true,
+                });
+            };
+            if work >= WORK {
+                return Ok(Pushed { taken, done: false });
+            }
             let rest = bytes.get(taken..).unwrap_or_default();
             let step = layer.step(rest)?;
             taken += step.read;
+            work += step.written;
             self.sent = self.sent.saturating_add(step.read as u64);
             self.decoded = self.decoded.saturating_add(step.written as u64);
             if step.written == 0 && taken == bytes.len() {
-                break;
+                return Ok(Pushed { taken, done: true });
             }
         }
-        Ok(taken)
+        Ok(Pushed { taken, done: false })
     }
 
     /// Says whether the content was all there.
@@ -92,7 +114,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
-    use super::Meter;
+    use super::{Meter, WORK};
     use crate::content::{Coding, Codings, NotCodings, PIECE};
 
     fn packed(content: &[u8]) -> Vec<u8> {
@@ -105,11 +127,25 @@ mod tests {
         Meter::new(&Codings::from_iter([Coding::Gzip])).unwrap()
     }
 
+    /// Pushes until nothing is left to do or it is over; how many bytes that took.
+    fn push(meter: &mut Meter, bytes: &[u8], limit: u64) -> usize {
+        let mut taken = 0;
+        loop {
+            let pushed = meter.push(&bytes[taken..], limit).unwrap();
+            taken += pushed.taken;
+            if pushed.done || meter.size() > limit {
+                return taken;
+            }
+        }
+    }
+
     #[test]
     fn content_that_is_not_coded_is_as_large_as_it_is() {
         let mut meter = Meter::new(&Codings::default()).unwrap();
-        assert_eq!(meter.push(b"hello", 2), Ok(5));
+        assert_eq!(push(&mut meter, b"hello", 2), 5);
         assert_eq!(meter.size(), 5);
+        meter.add(2);
+        assert_eq!(meter.size(), 7);
         assert_eq!(meter.finish(), Ok(()));
     }
 
@@ -119,7 +155,7 @@ mod tests {
         for chunk in [1, 7, 4096] {
             let mut meter = gzip();
             for bytes in packed(&content).chunks(chunk) {
-                assert_eq!(meter.push(bytes, u64::MAX), Ok(bytes.len()));
+                assert_eq!(push(&mut meter, bytes, u64::MAX), bytes.len());
             }
             assert_eq!(meter.size(), 100_000);
             assert_eq!(meter.finish(), Ok(()));
@@ -131,7 +167,7 @@ mod tests {
         let content: Vec<u8> = (0..=255).collect();
         let packed = packed(&content);
         let mut meter = gzip();
-        assert_eq!(meter.push(&packed, u64::MAX), Ok(packed.len()));
+        assert_eq!(push(&mut meter, &packed, u64::MAX), packed.len());
         assert_eq!(meter.size(), packed.len() as u64);
     }
 
@@ -142,13 +178,23 @@ mod tests {
         let mut meter = gzip();
         let mut rest = packed.as_slice();
         for limit in [1000, 100_000, 5 << 20] {
-            let taken = meter.push(rest, limit).unwrap();
+            let taken = push(&mut meter, rest, limit);
             assert!(meter.size() > limit && meter.size() <= limit + PIECE as u64);
             rest = &rest[taken..];
         }
-        assert_eq!(meter.push(rest, 8 << 20), Ok(rest.len()));
+        assert_eq!(push(&mut meter, rest, 8 << 20), rest.len());
         assert_eq!(meter.size(), 8 << 20);
         assert_eq!(meter.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_bomb_is_looked_into_bit_by_bit() {
+        let packed = packed(&vec![0; 8 << 20]);
+        let mut meter = gzip();
+        let pushed = meter.push(&packed, u64::MAX).unwrap();
+        assert!(!pushed.done);
+        let most = u64::try_from(WORK + PIECE).unwrap();
+        assert!(meter.size() <= most, "{}", meter.size());
     }
 
     #[test]
@@ -157,7 +203,7 @@ mod tests {
         assert!(meter.push(b"not gzip at all", u64::MAX).is_err());
         let mut meter = gzip();
         let packed = packed(b"hello");
-        meter.push(&packed[..packed.len() - 1], u64::MAX).unwrap();
+        push(&mut meter, &packed[..packed.len() - 1], u64::MAX);
         assert!(meter.finish().is_err());
         let stacked = Codings::from_iter([Coding::Gzip, Coding::Brotli]);
         assert!(matches!(Meter::new(&stacked), Err(NotCodings::TooMany(1))));

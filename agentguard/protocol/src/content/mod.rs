@@ -16,7 +16,7 @@ mod zstd;
 use std::fmt;
 use std::ops::ControlFlow;
 
-pub use meter::Meter;
+pub use meter::{Meter, Pushed, WORK};
 
 use http::HeaderMap;
 use http::header;
@@ -120,6 +120,13 @@ impl Codings {
     #[must_use]
     pub fn is_identity(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a decoder remembers megabytes of what it has decoded.
+    #[must_use]
+    pub fn is_heavy(&self) -> bool {
+        self.iter()
+            .any(|coding| matches!(coding, Coding::Brotli | Coding::Zstd))
     }
 
     /// One after the other, the first applied first.

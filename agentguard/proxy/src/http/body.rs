@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentguard_decision::Recorder;
 use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
@@ -50,8 +51,8 @@ pub(crate) struct RequestBody<R: Recorder> {
     go_ahead: Option<GoAhead>,
     /// For how long the rest is read if the upstream takes no more of it; HTTP/2 alone.
     linger: Option<Duration>,
-    /// None where there is no content.
-    growth: Option<Growth>,
+    /// What may end it before its end; none where there is no content.
+    sending: Option<(Growth, Revoked)>,
     /// What was read, and waits to be told that it may leave.
     held: Option<Frame<Bytes>>,
 }
@@ -60,7 +61,7 @@ impl<R: Recorder> RequestBody<R> {
     pub(crate) fn new(
         inner: Incoming,
         account: Arc<Account<R>>,
-        growth: Option<Growth>,
+        sending: Option<(Growth, Revoked)>,
         go_ahead: Option<GoAhead>,
         linger: Option<Duration>,
     ) -> Self {
@@ -69,7 +70,7 @@ impl<R: Recorder> RequestBody<R> {
             account,
             go_ahead,
             linger,
-            growth,
+            sending,
             held: None,
         }
     }
@@ -81,9 +82,12 @@ impl<R: Recorder> RequestBody<R> {
         frame: &Frame<Bytes>,
         last: bool,
     ) -> Poll<Result<(), BodyFailed>> {
-        if let Some(growth) = &mut self.growth {
-            let data = frame.data_ref().map_or(&[][..], Bytes::as_ref);
-            if ready!(growth.poll_pass(cx, data)).is_err() {
+        if let Some((growth, _)) = &mut self.sending {
+            let passed = match frame.trailers_ref() {
+                Some(trailers) => growth.poll_pass_trailers(cx, trailers),
+                None => growth.poll_pass(cx, frame.data_ref().map_or(&[], Bytes::as_ref)),
+            };
+            if ready!(passed).is_err() {
                 return Poll::Ready(Err(self.cut()));
             }
         }
@@ -95,7 +99,7 @@ impl<R: Recorder> RequestBody<R> {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFailed>> {
-        if let Some(growth) = &mut self.growth
+        if let Some((growth, _)) = &mut self.sending
             && ready!(growth.poll_end(cx)).is_err()
         {
             return Poll::Ready(Err(self.cut()));
@@ -103,9 +107,25 @@ impl<R: Recorder> RequestBody<R> {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the policy has come to deny the request. Asked also where nobody reads the answer any
+    /// more, or it is over.
+    fn is_revoked(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((_, denial)) = &mut self.sending else {
+            return false;
+        };
+        match denial.poll_unpin(cx) {
+            Poll::Ready(denied) => {
+                self.account.fail(revoked(&denied));
+                self.sending = None;
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
     /// The end of a body that grew too large.
     fn cut(&self) -> BodyFailed {
-        let denied = self.growth.as_ref().map(Growth::denied);
+        let denied = self.sending.as_ref().map(|(growth, _)| growth.denied());
         if let Some(denied) = denied.as_ref().and_then(|denied| denied.get()) {
             self.account.fail(revoked(denied));
         }
@@ -151,6 +171,9 @@ impl<R: Recorder> Body for RequestBody<R> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
+        if this.is_revoked(cx) {
+            return Poll::Ready(Some(Err(BodyFailed::Revoked)));
+        }
         if let Some(go_ahead) = &mut this.go_ahead {
             // Polling the client's body makes hyper tell the client to go ahead.
             ready!(go_ahead.wanted.as_mut().poll(cx));
@@ -275,7 +298,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
         if !this.ended
-            && let Poll::Ready(denied) = this.revoked.as_mut().poll(cx)
+            && let Poll::Ready(denied) = this.revoked.poll_unpin(cx)
         {
             this.ended = true;
             this.account.fail(revoked(&denied));

@@ -6,6 +6,8 @@ use agentguard_protocol::content::{Codings, Decoder, Undecodable};
 use agentguard_protocol::sse::Parser;
 use http::header::{self, HeaderMap};
 
+use crate::decoders::Decoding;
+
 /// The most bytes of an event that are kept. A larger one is counted all the same.
 const MAX_EVENT: usize = 64 * 1024;
 
@@ -20,13 +22,16 @@ const RATIO: u64 = 256;
 pub(crate) struct Events {
     /// None where the stream is not coded.
     decoder: Option<Box<Decoder>>,
+    /// The room that it takes, if that is much.
+    _room: Option<Decoding>,
     parser: Parser,
 }
 
 impl Events {
     /// For an answer with these fields, if it is an event stream in a coding that is known. Of another
-    /// coding nobody can say anything, and the answer passes uncounted.
-    pub(crate) fn of(fields: &HeaderMap) -> Option<Self> {
+    /// coding nobody can say anything, and the answer passes uncounted; so it does where `room` has none for
+    /// the decoder.
+    pub(crate) fn of(fields: &HeaderMap, room: impl FnOnce() -> Option<Decoding>) -> Option<Self> {
         if !is_event_stream(fields) {
             return None;
         }
@@ -37,9 +42,19 @@ impl Events {
                 return None;
             }
         };
+        let room = if codings.is_heavy() {
+            let Some(room) = room() else {
+                tracing::debug!("too much content is being unpacked at once");
+                return None;
+            };
+            Some(room)
+        } else {
+            None
+        };
         let decoder = (!codings.is_identity()).then(|| Decoder::new(&codings, MARGIN).into());
         Some(Self {
             decoder,
+            _room: room,
             parser: Parser::new(MAX_EVENT),
         })
     }

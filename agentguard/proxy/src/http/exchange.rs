@@ -25,7 +25,7 @@ use crate::connection::{Flow, Revoked};
 use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
 use crate::http::events::Events;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
-use crate::http::growth::Growth;
+use crate::http::growth::{Growth, Judge as _};
 use crate::http::leg::Leg;
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
@@ -118,9 +118,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let account = Arc::new(self.flow.account(decided));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
+        let sending = growth.map(|growth| (growth, revoked.clone()));
         let carried = tokio::select! {
             biased;
-            carried = self.carry(parts, body, &meaning, &account, growth) => carried,
+            carried = self.carry(parts, body, &meaning, &account, sending) => carried,
             denied = &mut revoked => {
                 account.fail(relay::revoked(&denied));
                 return Ok(refuse(&denied, StatusCode::FORBIDDEN, tongue));
@@ -128,7 +129,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         };
         let response = match carried {
             Ok(carried) => self.answer(carried, &account, asked, revoked, answer),
-            Err(_) if let Some(denied) = grown.get() => {
+            Err(_) if let Some(denied) = grown.get().or(revoked.peek()) => {
                 refuse(denied, StatusCode::FORBIDDEN, tongue)
             }
             Err(failed) => {
@@ -243,9 +244,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         body: Incoming,
         meaning: &request::Request,
         account: &Arc<Account<R>>,
-        growth: Option<Growth>,
+        sending: Option<(Growth, Revoked)>,
     ) -> Result<Carried<R>, Failed> {
-        let request = self.rewrite(parts, body, meaning, account, growth)?;
+        let request = self.rewrite(parts, body, meaning, account, sending)?;
         let mut upstream = self
             .upstream
             .lock()
@@ -318,7 +319,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let events = Events::of(&parts.headers);
+                let events = Events::of(&parts.headers, || self.flow.room());
                 let body = ResponseBody::new(body, Arc::clone(account), revoked, events);
                 Response::from_parts(parts, Either::Left(body))
             }
@@ -333,7 +334,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         body: Incoming,
         meaning: &request::Request,
         account: &Arc<Account<R>>,
-        growth: Option<Growth>,
+        sending: Option<(Growth, Revoked)>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
         let host = self.host(meaning)?;
         if let Some(offers) = &meaning.websocket {
@@ -368,7 +369,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         // What the server's side of hyper left behind for itself.
         parts.extensions.remove::<OnUpgrade>();
         let linger = self.is_http2().then_some(self.flow.guard.limits.linger);
-        let body = RequestBody::new(body, Arc::clone(account), growth, go_ahead, linger);
+        let body = RequestBody::new(body, Arc::clone(account), sending, go_ahead, linger);
         let mut request = Request::from_parts(parts, body);
         if waits {
             hyper::ext::on_informational(&mut request, move |response| {

@@ -14,6 +14,7 @@ use http::HeaderMap;
 
 use crate::Port;
 use crate::connection::Flow;
+use crate::decoders::Decoding;
 
 /// Answers whether content may be larger.
 pub(crate) trait Judge: Send + Sync {
@@ -25,6 +26,9 @@ pub(crate) trait Judge: Send + Sync {
 
     /// Notices changes of the policy from now on.
     fn changes(&self) -> Changes;
+
+    /// Room for a decoder that takes much memory, if there is any.
+    fn room(&self) -> Option<Decoding>;
 }
 
 type Asking = Pin<Box<dyn Future<Output = Option<Decided>> + Send>>;
@@ -47,6 +51,10 @@ impl<R: Recorder, P: Port> Judge for Flow<R, P> {
     fn changes(&self) -> Changes {
         self.guard.decider.changes()
     }
+
+    fn room(&self) -> Option<Decoding> {
+        self.guard.decoders.take(self.client.agent)
+    }
 }
 
 /// The content of one request, on its way.
@@ -55,9 +63,14 @@ pub(crate) struct Growth {
     changes: Changes,
     asked: Arc<Asked>,
     limit: Option<u64>,
+    codings: Result<Codings, String>,
     measure: Measure,
     /// How much of the frame in hand was measured.
     taken: usize,
+    /// Whether the rest of it is to be measured after a pause.
+    behind: bool,
+    /// Whether the trailers were measured.
+    trailers: bool,
     asking: Option<Asking>,
     denied: Denied,
 }
@@ -65,10 +78,24 @@ pub(crate) struct Growth {
 /// The denial of a request whose content grew too large, for whoever answers the client.
 pub(crate) type Denied = Arc<OnceLock<Decided>>;
 
+/// What measuring came to.
+enum Measured {
+    /// All of it is within the limit.
+    Within,
+    /// There is more to do.
+    Behind,
+    /// It is over.
+    Over,
+}
+
 enum Measure {
     /// No rule speaks of a size. What would decode it, or why nothing can; how much came so far.
     Idle(Result<Codings, String>, u64),
-    Meter(Meter),
+    Meter {
+        meter: Meter,
+        /// The room that its decoder takes, if that is much.
+        _room: Option<Decoding>,
+    },
     /// The size is not known, and that was asked about.
     Unknown(String),
 }
@@ -82,8 +109,11 @@ impl Growth {
             judge,
             changes,
             asked,
-            measure: Measure::Idle(codings, 0),
+            measure: Measure::Idle(codings.clone(), 0),
+            codings,
             taken: 0,
+            behind: false,
+            trailers: false,
             asking: None,
             denied: Denied::default(),
         }
@@ -111,6 +141,12 @@ impl Growth {
     pub(crate) fn poll_pass(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<(), ()>> {
         loop {
             ready!(self.poll_answer(cx))?;
+            if self.behind {
+                // What a few bytes unpack to can be long: others come first.
+                self.behind = false;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if self.changes.came() {
                 self.changes = self.judge.changes();
                 self.limit = self.judge.limit(&self.asked);
@@ -121,14 +157,37 @@ impl Growth {
             }
             let rest = bytes.get(self.taken..).unwrap_or_default();
             match self.measure(rest) {
-                Ok(true) => {
+                Ok(Measured::Within) => {
                     self.taken = 0;
                     return Poll::Ready(Ok(()));
                 }
-                Ok(false) => self.ask(None),
+                Ok(Measured::Behind) => self.behind = true,
+                Ok(Measured::Over) => self.ask(None),
                 Err(why) => self.lose_count(why),
             }
         }
+    }
+
+    /// Whether trailers may leave: they count as if they were sent in the clear.
+    ///
+    /// # Errors
+    /// As [`Self::poll_pass`].
+    pub(crate) fn poll_pass_trailers(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: &HeaderMap,
+    ) -> Poll<Result<(), ()>> {
+        if !std::mem::replace(&mut self.trailers, true) {
+            let sizes = trailers.iter();
+            let sizes = sizes.map(|(name, value)| (name.as_str().len() + value.len()) as u64);
+            let size: u64 = sizes.sum();
+            match &mut self.measure {
+                Measure::Idle(_, sent) => *sent = sent.saturating_add(size),
+                Measure::Meter { meter, .. } => meter.add(size),
+                Measure::Unknown(_) => {}
+            }
+        }
+        self.poll_pass(cx, &[])
     }
 
     /// Whether the content may end here: what ends in the middle was not understood.
@@ -139,7 +198,7 @@ impl Growth {
         loop {
             ready!(self.poll_answer(cx))?;
             match &self.measure {
-                Measure::Meter(meter) => match meter.finish() {
+                Measure::Meter { meter, .. } => match meter.finish() {
                     Ok(()) => return Poll::Ready(Ok(())),
                     Err(why) => self.lose_count(why.to_string()),
                 },
@@ -177,25 +236,41 @@ impl Growth {
         }
     }
 
-    /// Measures on. Says whether all of `bytes` is within the limit.
-    fn measure(&mut self, bytes: &[u8]) -> Result<bool, String> {
-        if self.limit.is_some() {
-            self.begin()?;
+    /// Measures on.
+    fn measure(&mut self, bytes: &[u8]) -> Result<Measured, String> {
+        match self.limit {
+            Some(_) => self.begin()?,
+            None => self.rest(),
         }
         let limit = self.limit.unwrap_or(u64::MAX);
-        match &mut self.measure {
+        let (size, behind) = match &mut self.measure {
             Measure::Idle(_, sent) => {
                 *sent = sent.saturating_add(bytes.len() as u64);
-                self.asked.grew(*sent);
-                Ok(true)
+                self.taken += bytes.len();
+                (*sent, false)
             }
-            Measure::Meter(meter) => {
-                let taken = meter.push(bytes, limit);
-                self.taken += taken.map_err(|why| why.to_string())?;
-                self.asked.grew(meter.size());
-                Ok(meter.size() <= limit)
+            Measure::Meter { meter, .. } => {
+                let pushed = meter.push(bytes, limit).map_err(|why| why.to_string())?;
+                self.taken += pushed.taken;
+                (meter.size(), !pushed.done)
             }
-            Measure::Unknown(_) => Ok(true),
+            Measure::Unknown(_) => return Ok(Measured::Within),
+        };
+        self.asked.grew(size);
+        Ok(if size > limit {
+            Measured::Over
+        } else if behind {
+            Measured::Behind
+        } else {
+            Measured::Within
+        })
+    }
+
+    /// Decodes no further: no rule wants to know any more.
+    fn rest(&mut self) {
+        if let Measure::Meter { meter, .. } = &self.measure {
+            let sent = meter.size();
+            self.measure = Measure::Idle(self.codings.clone(), sent);
         }
     }
 
@@ -208,9 +283,15 @@ impl Growth {
         if *sent > 0 && !codings.is_identity() {
             return Err("it was not looked into from its beginning".to_owned());
         }
+        let room = if codings.is_heavy() {
+            let full = "too much content is being unpacked at once";
+            Some(self.judge.room().ok_or(full)?)
+        } else {
+            None
+        };
         let mut meter = Meter::new(&codings).map_err(|why| why.to_string())?;
-        meter.sent_before(*sent);
-        self.measure = Measure::Meter(meter);
+        meter.add(*sent);
+        self.measure = Measure::Meter { meter, _room: room };
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ const STREAMS: u32 = 128;
 pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
 pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of answers that wait for the client, for each stream. Beyond it the upstream waits.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 32 * 1024;
 /// Streams that the client opened and reset before they were looked at (CVE-2023-44487), and that
 /// were reset for its errors. Beyond it the connection is closed with ENHANCE_YOUR_CALM.
 const RESETS: usize = 32;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use agentguard_model::{Decision, ReasonCode, Verdict};
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -153,6 +155,99 @@ async fn what_nobody_can_unpack_is_refused_before_it_leaves() {
         assert!(body.contains("has to see how much"), "{body}");
         assert_eq!(codes(&world.end().await), [UNKNOWN], "{coding}");
     }
+}
+
+#[tokio::test]
+async fn trailers_count_too() {
+    let world = by_name(Rules::Sized).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, post("Transfer-Encoding: chunked\r\n")).await;
+    write(&mut client, chunk(&[b'a'; 900])).await;
+    write(
+        &mut client,
+        format!("0\r\nX-Long: {}\r\n\r\n", "b".repeat(100)),
+    )
+    .await;
+    let decisions = cut(world, &mut client).await;
+    assert_eq!(codes(&decisions), [ALLOWED, DENIED]);
+    assert_eq!(decisions[1].action.body, Some(1006));
+}
+
+/// What unpacks to gigabytes lets others run meanwhile, and is looked into no further than a rule
+/// wants to know.
+#[tokio::test]
+async fn a_bomb_keeps_nobody_waiting() {
+    const SLOW: Duration = Duration::from_secs(2);
+    // In one piece, unlike what gzip makes of it.
+    let mut encoder = brotli::CompressorWriter::new(Vec::new(), 1 << 20, 2, 24);
+    for _ in 0..512 {
+        encoder.write_all(&[0; 1 << 20]).unwrap();
+    }
+    let bomb = encoder.into_inner();
+    assert!(bomb.len() < 4096);
+    for rules in [Rules::SizedOnPaper, Rules::SizedLarge] {
+        let world = by_name(rules).build().await;
+        let mut client = world.connect().await;
+        let fields = "Transfer-Encoding: chunked\r\nContent-Encoding: br\r\n";
+        write(&mut client, post(fields)).await;
+        let sending = async {
+            write(&mut client, chunk(&bomb)).await;
+            write(&mut client, "0\r\n\r\n").await;
+            let mut upstream = world.accept().await;
+            let mut carried = Vec::new();
+            while !carried.ends_with(b"\r\n0\r\n\r\n") {
+                let read = soon(upstream.read_buf(&mut carried)).await.unwrap();
+                assert!(read > 0);
+            }
+            write(&mut upstream, OK).await;
+            read_response(&mut client).await
+        };
+        let longest = async {
+            let mut longest = Duration::ZERO;
+            loop {
+                let begun = Instant::now();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                longest = longest.max(begun.elapsed());
+                if longest > SLOW {
+                    return longest;
+                }
+            }
+        };
+        tokio::select! {
+            (head, _) = sending => assert!(head.starts_with("HTTP/1.1 200 "), "{head}"),
+            longest = longest => panic!("somebody waited for {longest:?}"),
+        }
+        drop(client);
+        let decisions = codes(&world.end().await);
+        let expected: &[_] = match rules {
+            Rules::SizedOnPaper => &[ALLOWED, DENIED],
+            _ => &[ALLOWED],
+        };
+        assert_eq!(decisions, expected);
+    }
+}
+
+/// A decoder of br remembers up to 16 MiB, from a few bytes on.
+#[tokio::test]
+async fn an_agent_has_so_much_unpacked_at_once() {
+    let world = by_name(Rules::Sized).build().await;
+    let mut clients = Vec::new();
+    for _ in 0..9 {
+        let mut client = world.connect().await;
+        let fields = "Transfer-Encoding: chunked\r\nContent-Encoding: br\r\n";
+        write(&mut client, post(fields)).await;
+        clients.push(client);
+        let begun = clients.len();
+        world.until(|decisions| decisions.len() >= begun).await;
+    }
+    let last = clients.last_mut().unwrap();
+    let (head, body) = read_response(last).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert!(body.contains("unpacked at once"), "{body}");
+    drop(clients);
+    let decisions = codes(&world.end().await);
+    assert_eq!(decisions[..8], [ALLOWED; 8]);
+    assert_eq!(decisions[8], UNKNOWN);
 }
 
 #[tokio::test]

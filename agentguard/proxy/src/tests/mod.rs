@@ -68,6 +68,10 @@ enum Rules {
     ButPostToOneAddress,
     /// Everything is allowed to the name, inspected, but requests with more than 1000 bytes.
     Sized,
+    /// As [`Self::Sized`], where the denial is on paper.
+    SizedOnPaper,
+    /// As [`Self::Sized`], for more than 1 GiB.
+    SizedLarge,
     /// As [`Self::Inspect`], and only `/ok` itself.
     InspectLess,
 }
@@ -343,6 +347,15 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] } }, \
               { id: large, action: deny, reason: Not so much., \
                 match: { host: [api.example], body_over: 1000 } }]"
+        }
+        Rules::SizedOnPaper => {
+            "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: [api.example] } }, \
+              { id: large, action: deny, mode: shadow, \
+                match: { host: [api.example], body_over: 1000 } }]"
+        }
+        Rules::SizedLarge => {
+            "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: [api.example] } }, \
+              { id: large, action: deny, match: { host: [api.example], body_over: 1GiB } }]"
         }
         Rules::InspectLess => {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use agentguard_model::{Decision, ReasonCode, Verdict};
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, broadcast};
 use tokio_rustls::TlsAcceptor;
@@ -136,6 +138,47 @@ async fn a_request_that_is_denied_now_and_has_no_answer_yet_is_refused_in_words(
     assert!(body.contains(&decisions[1].id.to_string()), "{body}");
     assert_eq!(decisions.pop().unwrap().verdict, Verdict::Allow);
     ended(&decisions);
+}
+
+/// Its answer is over, or nobody reads that, and the upload still ends.
+#[tokio::test]
+async fn an_upload_that_is_denied_now_ends_whatever_became_of_its_answer() {
+    let endless = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for answer in [OK, endless] {
+        let world = by_name(Rules::Inspect).build().await;
+        let mut client = world.connect().await;
+        let head = "POST /ok HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+        write(&mut client, [head, "3\r\none\r\n"].concat()).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "one\r\n").await;
+        write(&mut upstream, answer).await;
+        if answer == endless {
+            // More than anybody holds for a client that does not read.
+            let piece = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+            let full = async {
+                loop {
+                    let said = upstream.write_all(piece.as_bytes());
+                    let late = tokio::time::timeout(Duration::from_millis(500), said).await;
+                    if late.is_err() {
+                        return;
+                    }
+                }
+            };
+            soon(full).await;
+        } else {
+            read_response(&mut client).await;
+        }
+        world.change(Rules::Deny);
+        let decisions = world.until(|decisions| decisions.len() == 2).await;
+        // Whatever is sent now goes nowhere.
+        let _ = client.write_all(b"3\r\ntwo\r\n").await;
+        let mut rest = Vec::new();
+        let _ = soon(upstream.read_to_end(&mut rest)).await;
+        assert_eq!(String::from_utf8_lossy(&rest), "");
+        drop(client);
+        assert_eq!(decisions[1].verdict, Verdict::Deny);
+        ended(&world.end().await);
+    }
 }
 
 /// What the guard against rebinding keeps closed is no rule's affair.

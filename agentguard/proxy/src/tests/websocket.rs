@@ -310,3 +310,21 @@ async fn a_message_that_a_rule_finds_too_large_ends_the_connection_before_it_lea
     assert_eq!(messages(&decisions[0]), (2, 1));
     assert!(error(&decisions[0]).contains(&decisions[1].id.to_string()));
 }
+
+/// What a message has said before the rule came is not known.
+#[tokio::test]
+async fn a_message_that_is_under_way_when_a_rule_on_sizes_comes_does_not_go_on() {
+    let world = by_name(Rules::Allow).build().await;
+    let (mut client, mut upstream) = open(&world).await;
+    let begun = masked(0x02, [1; 100]);
+    write(&mut client, &begun).await;
+    assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
+    world.change(Rules::Sized);
+    write(&mut client, masked(0x00, [1; 100])).await;
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!(code, 1008);
+    assert!(reason.contains("connect again"), "{reason}");
+    assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
+    let decisions = world.end().await;
+    assert_eq!(decisions[1].reason.code, ReasonCode::PolicyChanged);
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentguard_decision::{Asked, Decided};
+use agentguard_decision::{Asked, Changes, Decided};
 use agentguard_protocol::websocket::{Assembler, Ends, Head, Side};
 use bytes::BytesMut;
 
@@ -23,6 +23,9 @@ pub(crate) trait MessageSizes {
     /// nothing about the message's size can change any more, and nothing is held back.
     fn next_limit(&self) -> Option<u64>;
 
+    /// Looks for a change of the rules since it was asked last. True: there was one.
+    fn changed(&mut self) -> bool;
+
     /// Asks about a message that has reached the limit, and has this size so far.
     fn passes(&mut self, size: u64) -> impl Future<Output = Result<(), Decided>> + Send;
 }
@@ -30,6 +33,7 @@ pub(crate) trait MessageSizes {
 /// The policy's rules on size, on one message.
 pub(super) struct Sizes {
     judge: Arc<dyn Judge>,
+    changes: Changes,
     asked: Arc<Asked>,
     limit: Option<u64>,
 }
@@ -39,6 +43,7 @@ impl Sizes {
     pub(super) fn new(judge: Arc<dyn Judge>, handshake: &Asked) -> Self {
         let asked = Arc::new(handshake.message());
         Self {
+            changes: judge.changes(),
             limit: judge.limit(&asked),
             judge,
             asked,
@@ -50,6 +55,15 @@ impl MessageSizes for Sizes {
     fn next_limit(&self) -> Option<u64> {
         // A rule is about more than its size.
         self.limit.map(|limit| limit.saturating_add(1))
+    }
+
+    fn changed(&mut self) -> bool {
+        let came = self.changes.came();
+        if came {
+            self.changes = self.judge.changes();
+            self.limit = self.judge.limit(&self.asked);
+        }
+        came
     }
 
     async fn passes(&mut self, size: u64) -> Result<(), Decided> {
@@ -72,6 +86,10 @@ pub(crate) struct Unruled;
 impl MessageSizes for Unruled {
     fn next_limit(&self) -> Option<u64> {
         None
+    }
+
+    fn changed(&mut self) -> bool {
+        false
     }
 
     async fn passes(&mut self, _: u64) -> Result<(), Decided> {
@@ -141,6 +159,14 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
     /// Looks at the next piece of the message, and asks the rule where it has to be. True: the message
     /// may go as far as it is there.
     pub(super) async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
+        if let Some(sizes) = &mut self.sizes
+            && sizes.changed()
+            && !self.reads
+            && sizes.next_limit().is_some()
+        {
+            // Of what has passed nobody knows how much it says.
+            return Err(Stopped::Unread);
+        }
         if !self.reads {
             return Ok(true);
         }

@@ -29,7 +29,7 @@ use crate::connection::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::gated::Gated;
 use crate::http::growth::Judge;
-use crate::http::websocket::hold::{Hold, MAX_HELD, Sizes, Unruled};
+use crate::http::websocket::hold::{Hold, Sizes, Unruled};
 use crate::http::websocket::lane::{Lane, Out};
 use crate::relay::{self, ClientStream, MAX_LINGER, Over, both, part};
 
@@ -89,7 +89,8 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
     let over = {
         let judge: Arc<dyn Judge> = flow.clone();
         let rule = || Sizes::new(Arc::clone(&judge), &asked);
-        let assembler = Assembler::new(MAX_HELD, agreed.client_takeover);
+        // Nobody reads what a message says: it is held as it came.
+        let assembler = Assembler::new(0, agreed.client_takeover);
         let mut hold = Hold::new(rule, assembler, agreed.client_takeover);
         let mut up = Lane::new(Side::Client, agreed.deflate, buffer, replay);
         let mut down = Lane::new(Side::Server, agreed.deflate, buffer, &[]);

@@ -53,6 +53,10 @@ impl MessageSizes for Rule {
         self.limits.front().copied()
     }
 
+    fn changed(&mut self) -> bool {
+        false
+    }
+
     async fn passes(&mut self, size: u64) -> Result<(), Decided> {
         self.asked.lock().unwrap().push(size);
         tokio::task::yield_now().await;
