@@ -124,6 +124,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             carried = self.carry(parts, body, &meaning, &account, sending) => carried,
             denied = &mut revoked => {
                 account.fail(relay::revoked(&denied));
+                account.answered(StatusCode::FORBIDDEN);
                 return Ok(refuse(&denied, StatusCode::FORBIDDEN, tongue));
             }
         };

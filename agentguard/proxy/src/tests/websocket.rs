@@ -323,8 +323,48 @@ async fn a_message_that_is_under_way_when_a_rule_on_sizes_comes_does_not_go_on()
     write(&mut client, masked(0x00, [1; 100])).await;
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 1008);
-    assert!(reason.contains("connect again"), "{reason}");
+    assert!(reason.contains("has to see how much"), "{reason}");
     assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
     let decisions = world.end().await;
-    assert_eq!(decisions[1].reason.code, ReasonCode::PolicyChanged);
+    assert_eq!(decisions[1].reason.code, ReasonCode::NeedsInspection);
+}
+
+/// A denial on paper lets it go on, and one in force does not, however large it is by then.
+#[tokio::test]
+async fn a_rule_on_sizes_that_is_enforced_later_ends_a_message_that_has_passed_it() {
+    let world = by_name(Rules::SizedOnPaper).build().await;
+    let (mut client, mut upstream) = open(&world).await;
+    let begun = [
+        &masked(0x02, [1; 125])[..],
+        &masked(0x00, [1; 125]).repeat(9),
+    ]
+    .concat();
+    write(&mut client, &begun).await;
+    assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
+    world.change(Rules::Sized);
+    write(&mut client, masked(0x00, [1; 100])).await;
+    assert_eq!(closed(&mut client).await.0, 1008);
+    assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
+    let denied = (Verdict::Deny, ReasonCode::RuleDeny);
+    let allowed = (Verdict::Allow, ReasonCode::RuleAllow);
+    assert_eq!(codes(&world.end().await), [allowed, denied, denied]);
+}
+
+#[tokio::test]
+async fn a_rule_on_paper_ends_no_message_that_is_under_way() {
+    let world = by_name(Rules::Allow).build().await;
+    let (mut client, mut upstream) = open(&world).await;
+    let begun = masked(0x02, [1; 100]);
+    write(&mut client, &begun).await;
+    assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
+    world.change(Rules::SizedOnPaper);
+    let rest = masked(0x80, [1; 100]);
+    write(&mut client, &rest).await;
+    assert_eq!(read_some(&mut upstream, rest.len()).await, rest);
+    drop((client, upstream));
+    let unread = (Verdict::Deny, ReasonCode::NeedsInspection);
+    let allowed = (Verdict::Allow, ReasonCode::RuleAllow);
+    let decisions = world.end().await;
+    assert_eq!(codes(&decisions), [allowed, unread]);
+    assert!(!decisions[1].enforced);
 }

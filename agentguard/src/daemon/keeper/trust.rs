@@ -159,7 +159,7 @@ impl Files {
                 None => {
                     tracing::warn!(
                         store = %store.display(),
-                        "Java programs do not trust the guard: their store has no known format"
+                        "Java programs do not trust the guard: their store has no known format, or not everybody may read it, or others than root may write it"
                     );
                     // That of another time would cover what is there now.
                     let _ = fs::remove_file(&copy);

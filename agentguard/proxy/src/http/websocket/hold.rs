@@ -26,6 +26,9 @@ pub(crate) trait MessageSizes {
     /// Looks for a change of the rules since it was asked last. True: there was one.
     fn changed(&mut self) -> bool;
 
+    /// Asks about a message of which nobody knows the size, if there are rules about that.
+    fn unread(&mut self) -> impl Future<Output = Result<(), Decided>> + Send;
+
     /// Asks about a message that has reached the limit, and has this size so far.
     fn passes(&mut self, size: u64) -> impl Future<Output = Result<(), Decided>> + Send;
 }
@@ -51,6 +54,20 @@ impl Sizes {
     }
 }
 
+impl Sizes {
+    async fn ask(&mut self, unmeasured: Option<String>) -> Result<(), Decided> {
+        let judge = Arc::clone(&self.judge);
+        let decided = judge.ask(Arc::clone(&self.asked), unmeasured).await;
+        match decided {
+            Some(decided) if !decided.allowed => Err(decided),
+            _ => {
+                self.limit = self.judge.limit(&self.asked);
+                Ok(())
+            }
+        }
+    }
+}
+
 impl MessageSizes for Sizes {
     fn next_limit(&self) -> Option<u64> {
         // A rule is about more than its size.
@@ -66,17 +83,19 @@ impl MessageSizes for Sizes {
         came
     }
 
+    async fn unread(&mut self) -> Result<(), Decided> {
+        match self.limit {
+            Some(_) => {
+                self.ask(Some("its beginning was not read".to_owned()))
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn passes(&mut self, size: u64) -> Result<(), Decided> {
         self.asked.grew(size);
-        let judge = Arc::clone(&self.judge);
-        let decided = judge.ask(Arc::clone(&self.asked), None).await;
-        match decided {
-            Some(decided) if !decided.allowed => Err(decided),
-            _ => {
-                self.limit = self.judge.limit(&self.asked);
-                Ok(())
-            }
-        }
+        self.ask(None).await
     }
 }
 
@@ -90,6 +109,10 @@ impl MessageSizes for Unruled {
 
     fn changed(&mut self) -> bool {
         false
+    }
+
+    async fn unread(&mut self) -> Result<(), Decided> {
+        Ok(())
     }
 
     async fn passes(&mut self, _: u64) -> Result<(), Decided> {
@@ -133,17 +156,18 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
     }
 
     /// A message begins.
-    pub(super) fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
+    pub(super) async fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
         let sizes = (self.rule)();
         let ruled = sizes.next_limit().is_some();
-        self.sizes = Some(sizes);
         self.deflated = head.deflated;
         self.overflown = false;
-        if ruled && head.deflated && self.missed {
-            return Err(Stopped::Unread);
+        let unreadable = ruled && head.deflated && self.missed;
+        self.sizes = Some(sizes);
+        if let Some(sizes) = self.sizes.as_mut().filter(|_| unreadable) {
+            sizes.unread().await.map_err(Stopped::Denied)?;
         }
-        self.reads = ruled;
-        if ruled {
+        self.reads = ruled && !unreadable;
+        if self.reads {
             self.assembler.begin(head);
         } else if head.deflated && self.takeover {
             self.missed = true;
@@ -161,11 +185,15 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
     pub(super) async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
         if let Some(sizes) = &mut self.sizes
             && sizes.changed()
-            && !self.reads
-            && sizes.next_limit().is_some()
         {
-            // Of what has passed nobody knows how much it says.
-            return Err(Stopped::Unread);
+            if self.reads {
+                // Limits that it has passed are not asked about again by themselves.
+                let size = self.assembler.message().size;
+                sizes.passes(size).await.map_err(Stopped::Denied)?;
+            } else {
+                // Of what has passed nobody knows how much it says.
+                sizes.unread().await.map_err(Stopped::Denied)?;
+            }
         }
         if !self.reads {
             return Ok(true);

@@ -154,7 +154,7 @@ impl Lane {
             }
             Some(Part::Head { used, head }) => {
                 if head.opcode != Opcode::Continuation {
-                    hold.begin(&head)?;
+                    hold.begin(&head).await?;
                 }
                 self.large = head.length > self.buffer as u64;
                 self.frame.extend_from_slice(&self.input.split_to(used));

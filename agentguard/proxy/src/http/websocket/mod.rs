@@ -40,8 +40,6 @@ pub(crate) enum Stopped {
     Malformed(Side, Violation),
     /// The policy does not allow it, or not any more.
     Denied(Decided),
-    /// A message has to be read now, and refers to others that nobody read.
-    Unread,
 }
 
 /// Whether both sides have sent their Close frames.
@@ -192,11 +190,6 @@ async fn explain<R: Recorder, P: Port>(
             (violation.code(), denied, close::GOING_AWAY)
         }
         Stopped::Denied(denied) => (close::POLICY_VIOLATION, denied, close::GOING_AWAY),
-        Stopped::Unread => {
-            let message = "the policy changed after the WebSocket was opened: connect again";
-            let denied = refuse(ReasonCode::PolicyChanged, message.to_owned()).await;
-            (close::POLICY_VIOLATION, denied, close::GOING_AWAY)
-        }
     };
     account.fail(relay::revoked(&denied));
     Goodbyes {

@@ -10,10 +10,11 @@ mod pkcs12;
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY as SHA1};
+use rustix::fs::OFlags;
 
 /// Where systems keep it: Debian, RHEL, SUSE.
 const SYSTEM: [&str; 3] = [
@@ -55,7 +56,12 @@ pub(super) fn with_authorities(store: &Path, ours: &[Vec<u8>]) -> Option<Vec<u8>
 /// A file that everybody may read as it is, and that only root can change: its copy is for
 /// everybody.
 fn public(path: &Path) -> Option<Vec<u8>> {
-    let file = fs::File::open(path).ok()?;
+    let mut options = fs::OpenOptions::new();
+    // One that somebody has put a pipe in the place of is not waited for.
+    let options = options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).ok()?;
     let found = file.metadata().ok()?;
     let ours = found.uid() == rustix::process::geteuid().as_raw();
     let (read, write) = (0o004, 0o022);
