@@ -295,3 +295,97 @@ impl Growth {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll, Wake};
+
+    use agentguard_decision::{Asked, Changes};
+    use agentguard_protocol::content::{PIECE, WORK};
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{Asking, Decoding, Growth, Judge};
+
+    /// Has one limit, about which it is asked once, and allows what it is asked.
+    struct Lenient(Mutex<Option<u64>>);
+
+    impl Judge for Lenient {
+        fn limit(&self, _: &Asked) -> Option<u64> {
+            *self.0.lock().unwrap()
+        }
+
+        fn ask(self: Arc<Self>, _: Arc<Asked>, unmeasured: Option<String>) -> Asking {
+            assert_eq!(unmeasured, None);
+            self.0.lock().unwrap().take().unwrap();
+            Box::pin(async { None })
+        }
+
+        fn changes(&self) -> Changes {
+            crate::tests::no_changes()
+        }
+
+        fn room(&self) -> Option<Decoding> {
+            None
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    const BOMB: usize = 64 << 20;
+
+    /// Lets a bomb pass in one piece: how many pauses were made, and how much was looked at.
+    fn pass(limit: u64) -> (usize, u64) {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&vec![0; BOMB]).unwrap();
+        let bomb = encoder.finish().unwrap();
+        let judge = Arc::new(Lenient(Mutex::new(Some(limit))));
+        let asked = Arc::new(Asked::new("POST", "/", None, HeaderMap::new(), None));
+        let coding = HeaderValue::from_static("gzip");
+        let fields = HeaderMap::from_iter([(http::header::CONTENT_ENCODING, coding)]);
+        let mut growth = Growth::new(judge, Arc::clone(&asked), &fields);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Arc::clone(&wakes).into();
+        let mut cx = Context::from_waker(&waker);
+        let mut pauses = 0;
+        loop {
+            match growth.poll_pass(&mut cx, &bomb) {
+                Poll::Ready(passed) => {
+                    passed.unwrap();
+                    return (pauses, asked.seen().body);
+                }
+                Poll::Pending => {
+                    pauses += 1;
+                    // Nobody else would come back to it.
+                    assert_eq!(wakes.0.load(Ordering::Relaxed), pauses);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_measured_with_pauses_for_others() {
+        let (pauses, size) = pass(u64::MAX - 1);
+        assert_eq!(size, BOMB as u64);
+        assert!(pauses >= BOMB / (WORK + PIECE), "{pauses}");
+    }
+
+    #[test]
+    fn a_bomb_is_looked_into_no_further_than_a_rule_wants_to_know() {
+        let (pauses, size) = pass(1000);
+        assert_eq!(pauses, 0);
+        // What it decodes to up to there; behind that it counts as it is sent.
+        assert!(size > 1000 && size < BOMB as u64 / 100, "{size}");
+    }
+}

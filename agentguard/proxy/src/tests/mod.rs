@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentguard_decision::{Client, Decider, Directory, Policies, RecordRefused, Recorder};
+use agentguard_decision::{Changes, Client, Decider, Directory, Policies, RecordRefused, Recorder};
 use agentguard_model::{
     AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode, UpstreamEntry,
     Verdict,
@@ -70,8 +70,6 @@ enum Rules {
     Sized,
     /// As [`Self::Sized`], where the denial is on paper.
     SizedOnPaper,
-    /// As [`Self::Sized`], for more than 1 GiB.
-    SizedLarge,
     /// As [`Self::Inspect`], and only `/ok` itself.
     InspectLess,
 }
@@ -312,6 +310,11 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log)
 }
 
+/// Changes of a policy that never come.
+pub(crate) fn no_changes() -> Changes {
+    decider(Arc::default(), Rules::Allow).changes()
+}
+
 fn policy(rules: Rules) -> Policy {
     let rules = match rules {
         Rules::Allow => {
@@ -352,10 +355,6 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: [api.example] } }, \
               { id: large, action: deny, mode: shadow, \
                 match: { host: [api.example], body_over: 1000 } }]"
-        }
-        Rules::SizedLarge => {
-            "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: [api.example] } }, \
-              { id: large, action: deny, match: { host: [api.example], body_over: 1GiB } }]"
         }
         Rules::InspectLess => {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
