@@ -96,6 +96,7 @@ impl Query {
                 "" => "…".to_owned(),
                 // A server that takes `;` for a separator sees more names in there.
                 value if shown && !value.contains(';') => format!("{name}={value}"),
+                _ if name.contains(';') => "…".to_owned(),
                 _ => format!("{name}=…"),
             }
         });

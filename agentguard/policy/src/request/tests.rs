@@ -175,6 +175,7 @@ fn only_what_a_rule_looks_at_is_shown_of_a_query() {
         ("flag&action", "flag&action"),
         ("0123456789abcdef0", "…"),
         ("", ""),
+        ("s3cret;x=1", "…"),
         ("token=", "token"),
     ] {
         let got = Query::new(query).redacted(|name| name == "action");
