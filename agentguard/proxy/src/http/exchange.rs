@@ -1,6 +1,5 @@
 //! One request after the other: decide, carry, answer.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agentguard_decision::{Asked, Decided, Recorder};
@@ -26,6 +25,7 @@ use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
 use crate::http::events::Events;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::{Growth, Judge as _};
+use crate::http::interims::Interims;
 use crate::http::leg::Leg;
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
@@ -50,6 +50,15 @@ pub(crate) struct Tunnel<R: Recorder> {
     pub(crate) account: Arc<Account<R>>,
     pub(crate) asked: Arc<Asked>,
     pub(crate) revoked: Revoked,
+}
+
+/// What goes with a request on its way.
+struct Outgoing<'a, R: Recorder> {
+    account: &'a Arc<Account<R>>,
+    /// What may end its content before its end; none where there is none.
+    sending: Option<(Growth, Revoked)>,
+    /// Where what the upstream says before its answer goes.
+    interims: &'a Arc<Interims>,
 }
 
 /// What an upstream answered, before its body.
@@ -86,11 +95,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         self.leg.leave(&self.flow, kept.take());
     }
 
-    /// Answers one request.
+    /// Answers one request. `interims` gets what the upstream says before.
     pub(crate) async fn handle(
-        self: Arc<Self>,
+        &self,
         request: Request<Incoming>,
-    ) -> Result<Response<Answer<R>>, Infallible> {
+        interims: &Arc<Interims>,
+    ) -> Response<Answer<R>> {
         let (mut parts, body) = request.into_parts();
         let tongue = Tongue::of(&parts);
         let answer = parts
@@ -99,11 +109,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .then(|| PendingAnswer::new(&self.signals));
         let meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
-            Err(why) => return Ok(self.refuse_malformed(&why, tongue).await),
+            Err(why) => return self.refuse_malformed(&why, tongue).await,
         };
         let changes = self.flow.guard.decider.changes();
         if self.flow.is_stale() {
-            return Ok(self.refuse_stale(tongue).await);
+            return self.refuse_stale(tongue).await;
         }
         let asked = Arc::new(self.asked(&mut parts, &body, &meaning));
         let mut growth = (!body.is_end_stream())
@@ -113,19 +123,23 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             if self.is_http2() && !body.is_end_stream() {
                 tokio::spawn(discard(body, self.flow.guard.limits.linger));
             }
-            return Ok(refuse(&decided, status, tongue));
+            return refuse(&decided, status, tongue);
         }
         let account = Arc::new(self.flow.account(decided));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
-        let sending = growth.map(|growth| (growth, revoked.clone()));
+        let outgoing = Outgoing {
+            account: &account,
+            sending: growth.map(|growth| (growth, revoked.clone())),
+            interims,
+        };
         let carried = tokio::select! {
             biased;
-            carried = self.carry(parts, body, &meaning, &account, sending) => carried,
+            carried = self.carry(parts, body, &meaning, outgoing) => carried,
             denied = &mut revoked => {
                 account.fail(relay::revoked(&denied));
                 account.answered(StatusCode::FORBIDDEN);
-                return Ok(refuse(&denied, StatusCode::FORBIDDEN, tongue));
+                return refuse(&denied, StatusCode::FORBIDDEN, tongue);
             }
         };
         let response = match carried {
@@ -145,7 +159,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         account.answered(response.status());
-        Ok(response)
+        response
     }
 
     /// What the request is decided on: what its destination would get.
@@ -244,10 +258,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         parts: Parts,
         body: Incoming,
         meaning: &request::Request,
-        account: &Arc<Account<R>>,
-        sending: Option<(Growth, Revoked)>,
+        outgoing: Outgoing<'_, R>,
     ) -> Result<Carried<R>, Failed> {
-        let request = self.rewrite(parts, body, meaning, account, sending)?;
+        let request = self.rewrite(parts, body, meaning, outgoing)?;
         let mut upstream = self
             .upstream
             .lock()
@@ -334,9 +347,15 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         mut parts: Parts,
         body: Incoming,
         meaning: &request::Request,
-        account: &Arc<Account<R>>,
-        sending: Option<(Growth, Revoked)>,
+        outgoing: Outgoing<'_, R>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
+        let Outgoing {
+            account,
+            sending,
+            interims,
+        } = outgoing;
+        // A client of HTTP/1.0 knows none (RFC 9110, 15.2).
+        let interims = (parts.version != Version::HTTP_10).then(|| Arc::clone(interims));
         let host = self.host(meaning)?;
         if let Some(offers) = &meaning.websocket {
             switch_to_websocket(&mut parts.headers);
@@ -372,13 +391,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let linger = self.is_http2().then_some(self.flow.guard.limits.linger);
         let body = RequestBody::new(body, Arc::clone(account), sending, go_ahead, linger);
         let mut request = Request::from_parts(parts, body);
-        if waits {
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE {
-                    wanted.notify_one();
-                }
-            });
-        }
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                // Said to the client once its body is read.
+                wanted.notify_one();
+            } else if let Some(interims) = &interims {
+                interims.put(response.status(), response.headers().clone());
+            }
+        });
         Ok(request)
     }
 

@@ -1,17 +1,22 @@
 //! The client's socket as hyper sees it: behind the gate, with a clock.
+//!
+//! hyper's server writes no informational response but 100. The others are written here, where hyper
+//! says that all it has is written: it flushes the stream then, and no sooner (`Buffered::poll_flush`).
+//! What it writes are whole messages until the answer to the request in hand begins, and that is not given
+//! to it before the informational responses are written.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agentguard_protocol::http1::{Gate, Position, Refused};
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::Limits;
@@ -32,6 +37,23 @@ pub(crate) struct Signals {
     stop: OnceLock<Stop>,
     answer: AtomicU8,
     waker: AtomicWaker,
+    interim: Interim,
+}
+
+/// An informational response on its way to the socket's side.
+#[derive(Debug, Default)]
+struct Interim {
+    bytes: Mutex<Option<Bytes>>,
+    put: AtomicWaker,
+    written: Notify,
+}
+
+impl Interim {
+    fn poll_take(&self, cx: &Context<'_>) -> Option<Bytes> {
+        self.put.register(cx.waker());
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.take()
+    }
 }
 
 const NO_ANSWER: u8 = 0;
@@ -46,6 +68,18 @@ impl Signals {
 
     fn set_stop(&self, stop: impl FnOnce() -> Stop) {
         self.stop.get_or_init(stop);
+    }
+
+    /// Writes an informational response to the request in hand, which has no answer yet.
+    pub(crate) async fn write_interim(&self, bytes: Bytes) {
+        let Interim {
+            bytes: place,
+            put,
+            written,
+        } = &self.interim;
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+        put.wake();
+        written.notified().await;
     }
 
     fn answer(&self, answer: u8) {
@@ -110,6 +144,8 @@ pub(crate) struct Gated<S> {
     idle: Duration,
     head: Duration,
     closed: bool,
+    /// What is left to write of an informational response.
+    interim: Bytes,
 }
 
 impl<S> Gated<S> {
@@ -127,6 +163,7 @@ impl<S> Gated<S> {
             idle: limits.keep_alive,
             head: limits.head,
             closed: false,
+            interim: Bytes::new(),
         }
     }
 
@@ -205,17 +242,43 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Gated<S> {
+    /// Writes what was begun of an informational response.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.advance(written);
+            if self.interim.is_empty() {
+                self.signals.interim.written.notify_one();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        loop {
+            ready!(this.poll_interim(cx))?;
+            match this.signals.interim.poll_take(cx) {
+                Some(bytes) => this.interim = bytes,
+                None => return Pin::new(&mut this.stream).poll_flush(cx),
+            }
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -227,7 +290,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

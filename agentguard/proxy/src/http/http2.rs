@@ -3,6 +3,7 @@
 //! A request that the h2 library finds malformed (RFC 9113, 8.1.1) is a stream error: it never
 //! becomes a request, and its client sees the stream reset ([`super::resets`]).
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,7 +53,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         move |request| {
             requests.fetch_add(1, Ordering::Relaxed);
             let exchange = Arc::clone(&exchange);
-            async move { exchange.handle(request).await }
+            async move { Ok::<_, Infallible>(exchange.handle(request, &Arc::default()).await) }
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())

@@ -8,9 +8,9 @@
 //! A stream that the gate refuses ends, for hyper, behind the last good request. Responses in
 //! progress are finished, then the refusal is written behind them.
 //!
-//! After 101 the connection speaks WebSocket ([`websocket`]).
+//! What an upstream says before its answer (1xx, [`interims`]) goes to the client before the answer does.
 //!
-//! Informational responses other than 100 are not passed on: hyper's server cannot write them.
+//! After 101 the connection speaks WebSocket ([`websocket`]).
 //!
 //! What a client connection leaves behind waits in the [`pool`] for the agent's next one.
 //!
@@ -23,12 +23,14 @@ mod exchange;
 mod gated;
 mod growth;
 mod http2;
+mod interims;
 mod leg;
 mod pool;
 mod resets;
 mod upstream;
 mod websocket;
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -36,7 +38,8 @@ use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
 use agentguard_protocol::refusal::Refusal;
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -44,8 +47,10 @@ use tokio::time::timeout;
 
 use crate::Port;
 use crate::connection::{Flow, READ};
+use crate::http::body::Answer;
 use crate::http::exchange::Exchange;
 use crate::http::gated::{Gated, Signals, Stop};
+use crate::http::interims::{Interims, http1_bytes};
 use crate::relay::{ClientStream, part};
 
 pub(crate) use http2::run as run_http2;
@@ -64,11 +69,8 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let exchange = Arc::new(Exchange::new(Arc::clone(&flow), Arc::clone(&signals), leg));
     let gated = Gated::new(stream, first, Arc::clone(&signals), &flow.guard.limits);
     let service = service_fn({
-        let exchange = Arc::clone(&exchange);
-        move |request| {
-            let exchange = Arc::clone(&exchange);
-            Box::pin(async move { exchange.handle(request).await })
-        }
+        let (exchange, signals) = (Arc::clone(&exchange), Arc::clone(&signals));
+        move |request| Box::pin(answer(Arc::clone(&exchange), Arc::clone(&signals), request))
     });
     let mut connection = http1::Builder::new()
         .half_close(true)
@@ -119,6 +121,27 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     if timeout(flow.guard.limits.linger, said).await.is_err() {
         tracing::debug!("the client does not close");
     }
+}
+
+/// Answers one request, and says before what the upstream says before.
+async fn answer<R: Recorder, P: Port>(
+    exchange: Arc<Exchange<R, P>>,
+    signals: Arc<Signals>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer<R>>, Infallible> {
+    let interims = Arc::new(Interims::default());
+    let answering = async {
+        let response = exchange.handle(request, &interims).await;
+        interims.over();
+        response
+    };
+    let saying = async {
+        while let Some(interim) = interims.next().await {
+            signals.write_interim(http1_bytes(&interim)).await;
+        }
+    };
+    let (response, ()) = tokio::join!(answering, saying);
+    Ok(response)
 }
 
 /// Records the request that never became one, and says what to answer behind everything else.

@@ -294,12 +294,11 @@ async fn responses_without_a_body_rfc_9112_6_3() {
         }
         let upstream = upstream.as_mut().unwrap();
         read_until(upstream, "\r\n\r\n").await;
-        write(
-            upstream,
-            format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{response}"),
-        )
-        .await;
-        assert_eq!(read_until(&mut client, "\r\n\r\n").await, response);
+        let hints = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
+        write(upstream, [hints, response].concat()).await;
+        for expected in [hints, response] {
+            assert_eq!(read_until(&mut client, "\r\n\r\n").await, expected);
+        }
     }
     // The connection is still in step.
     exchange(&world, &mut client, &mut upstream, "/last").await;

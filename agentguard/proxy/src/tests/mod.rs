@@ -8,6 +8,7 @@ mod frames;
 mod growth;
 mod http;
 mod inspect;
+mod interims;
 mod pool;
 mod raw;
 mod readings;
