@@ -57,6 +57,10 @@ impl<R: Recorder> Account<R> {
         self.status.store(status.as_u16(), Ordering::Relaxed);
     }
 
+    pub(crate) fn is_answered(&self) -> bool {
+        self.status.load(Ordering::Relaxed) != 0
+    }
+
     /// What went wrong. The first thing that did is what counts.
     pub(crate) fn fail(&self, what: impl Into<String>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);

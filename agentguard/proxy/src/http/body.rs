@@ -19,10 +19,46 @@ use crate::account::Account;
 use crate::connection::Revoked;
 use crate::http::events::Events;
 use crate::http::growth::Growth;
+use crate::http::http2::Streamed;
 use crate::relay::{MAX_LINGER, revoked};
 
 /// What the client is answered.
 pub(crate) type Answer<R> = Either<ResponseBody<R>, Full<Bytes>>;
+
+/// A body as it comes from either side.
+pub(crate) enum Received {
+    Http1(Incoming),
+    Http2(Streamed),
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http1),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http2),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
 
 /// Holds a body back until the upstream wants it (RFC 9110, 10.1.1).
 pub(crate) struct GoAhead {
@@ -46,7 +82,7 @@ impl GoAhead {
 /// A request's body.
 pub(crate) struct RequestBody<R: Recorder> {
     /// None once it is dropped.
-    inner: Option<Incoming>,
+    inner: Option<Received>,
     account: Arc<Account<R>>,
     go_ahead: Option<GoAhead>,
     /// For how long the rest is read if the upstream takes no more of it; HTTP/2 alone.
@@ -59,7 +95,7 @@ pub(crate) struct RequestBody<R: Recorder> {
 
 impl<R: Recorder> RequestBody<R> {
     pub(crate) fn new(
-        inner: Incoming,
+        inner: Received,
         account: Arc<Account<R>>,
         sending: Option<(Growth, Revoked)>,
         go_ahead: Option<GoAhead>,
@@ -148,7 +184,7 @@ impl<R: Recorder> Drop for RequestBody<R> {
 /// A body that is dropped unread ends the stream with RST_STREAM behind the answer (RFC 9113, 8.1).
 /// Clients such as httpx take no notice, and wait in vain for room to send the rest before they look
 /// at the answer. (HTTP/1 reads on when the connection ends.)
-pub(crate) async fn discard(mut body: Incoming, linger: Duration) {
+pub(crate) async fn discard(mut body: Received, linger: Duration) {
     let read = async {
         let mut left = MAX_LINGER;
         while left > 0
@@ -185,7 +221,7 @@ impl<R: Recorder> Body for RequestBody<R> {
         let frame = match this.held.take() {
             Some(frame) => frame,
             None => match ready!(Pin::new(&mut *inner).poll_frame(cx)) {
-                Some(frame) => frame.map_err(BodyFailed::Http)?,
+                Some(frame) => frame?,
                 None => {
                     let ended = ready!(this.poll_end(cx));
                     return Poll::Ready(ended.err().map(Err));
@@ -226,7 +262,9 @@ impl<R: Recorder> Body for RequestBody<R> {
 pub(crate) enum BodyFailed {
     /// Who sends it broke off.
     #[error(transparent)]
-    Http(hyper::Error),
+    Http1(hyper::Error),
+    #[error(transparent)]
+    Http2(h2::Error),
     /// The policy does not allow the request any more.
     #[error("the policy does not allow the rest")]
     Revoked,
@@ -237,7 +275,7 @@ pub(crate) enum BodyFailed {
 
 /// A response's body. It breaks off where the policy comes to deny the request.
 pub(crate) struct ResponseBody<R: Recorder> {
-    inner: Incoming,
+    inner: Received,
     account: Arc<Account<R>>,
     revoked: Revoked,
     /// Reads it, where it is an event stream.
@@ -247,7 +285,7 @@ pub(crate) struct ResponseBody<R: Recorder> {
 
 impl<R: Recorder> ResponseBody<R> {
     pub(crate) fn new(
-        inner: Incoming,
+        inner: Received,
         account: Arc<Account<R>>,
         revoked: Revoked,
         events: Option<Events>,
@@ -327,7 +365,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
             None if !this.ended => this.end(),
             None => {}
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyFailed::Http)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

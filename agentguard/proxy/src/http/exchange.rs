@@ -13,7 +13,7 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use crate::Port;
 use crate::account::Account;
 use crate::connection::{Flow, Revoked};
-use crate::http::body::{Answer, GoAhead, RequestBody, ResponseBody, discard};
+use crate::http::body::{Answer, GoAhead, Received, RequestBody, ResponseBody, discard};
 use crate::http::events::Events;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::{Growth, Judge as _};
@@ -61,10 +61,21 @@ struct Outgoing<'a, R: Recorder> {
     interims: &'a Arc<Interims>,
 }
 
+/// A request whose answer its client waits for. Dropped without one, it says that the client did not.
+struct Awaited<R: Recorder>(Arc<Account<R>>);
+
+impl<R: Recorder> Drop for Awaited<R> {
+    fn drop(&mut self) {
+        if !self.0.is_answered() {
+            self.0.fail("the client went away before the answer");
+        }
+    }
+}
+
 /// What an upstream answered, before its body.
 struct Carried<R: Recorder> {
     parts: http::response::Parts,
-    body: Incoming,
+    body: Received,
     /// Where it changes to WebSocket, and what was agreed on for that.
     upgrade: Option<(OnUpgrade, Agreed)>,
     upstream: Option<Upstream<R>>,
@@ -98,7 +109,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     /// Answers one request. `interims` gets what the upstream says before.
     pub(crate) async fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<Received>,
         interims: &Arc<Interims>,
     ) -> Response<Answer<R>> {
         let (mut parts, body) = request.into_parts();
@@ -126,6 +137,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return refuse(&decided, status, tongue);
         }
         let account = Arc::new(self.flow.account(decided));
+        let _awaited = Awaited(Arc::clone(&account));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
         let outgoing = Outgoing {
@@ -163,7 +175,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     }
 
     /// What the request is decided on: what its destination would get.
-    fn asked(&self, parts: &mut Parts, body: &Incoming, meaning: &request::Request) -> Asked {
+    fn asked(&self, parts: &mut Parts, body: &Received, meaning: &request::Request) -> Asked {
         strip_hop_by_hop(&mut parts.headers);
         Asked::new(
             parts.method.as_str(),
@@ -256,7 +268,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     async fn carry(
         &self,
         parts: Parts,
-        body: Incoming,
+        body: Received,
         meaning: &request::Request,
         outgoing: Outgoing<'_, R>,
     ) -> Result<Carried<R>, Failed> {
@@ -345,7 +357,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     fn rewrite(
         &self,
         mut parts: Parts,
-        body: Incoming,
+        body: Received,
         meaning: &request::Request,
         outgoing: Outgoing<'_, R>,
     ) -> Result<Request<RequestBody<R>>, Failed> {
@@ -354,8 +366,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             sending,
             interims,
         } = outgoing;
-        // A client of HTTP/1.0 knows none (RFC 9110, 15.2).
-        let interims = (parts.version != Version::HTTP_10).then(|| Arc::clone(interims));
+        let interims = Arc::clone(interims);
+        // RFC 9110, 15.2.
+        let knows_interims = parts.version != Version::HTTP_10;
         let host = self.host(meaning)?;
         if let Some(offers) = &meaning.websocket {
             switch_to_websocket(&mut parts.headers);
@@ -377,13 +390,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Failed::bad_gateway(ReasonCode::Internal, format!("a target was lost: {error}"))
         })?;
         let wanted = Arc::new(Notify::new());
-        // hyper answers 100 in HTTP/1 alone; a client of HTTP/2 does not wait for long.
-        let waits = meaning.expects_continue && !body.is_end_stream() && !self.is_http2();
+        // In HTTP/2 the upstream's 100 is passed on as it is, and the client sends what it sends.
+        let asks = meaning.expects_continue && !body.is_end_stream();
+        let waits = asks && !self.is_http2();
         let go_ahead = waits.then(|| {
             let patience = sleep(self.flow.guard.limits.expect_continue);
             GoAhead::new(Arc::clone(&wanted), patience)
         });
-        if !waits {
+        if !asks {
             parts.headers.remove(header::EXPECT);
         }
         // What the server's side of hyper left behind for itself.
@@ -391,14 +405,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let linger = self.is_http2().then_some(self.flow.guard.limits.linger);
         let body = RequestBody::new(body, Arc::clone(account), sending, go_ahead, linger);
         let mut request = Request::from_parts(parts, body);
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                // Said to the client once its body is read.
-                wanted.notify_one();
-            } else if let Some(interims) = &interims {
-                interims.put(response.status(), response.headers().clone());
-            }
-        });
+        if self.is_http2() {
+            request.extensions_mut().insert(interims);
+        } else {
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    // Said to the client once its body is read.
+                    wanted.notify_one();
+                } else if knows_interims {
+                    interims.put(response.status(), response.headers().clone());
+                }
+            });
+        }
         Ok(request)
     }
 
@@ -437,7 +455,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         match failed {
             SendFailed::Unreachable(reason) => Failed::bad_gateway(reason.code, reason.message),
             SendFailed::Broken(error) => {
-                let message = format!("the upstream broke off: {}", chain(&error));
+                let message = format!("the upstream broke off: {}", chain(error.as_ref()));
                 Failed::bad_gateway(ReasonCode::UpstreamUnreachable, message)
             }
         }

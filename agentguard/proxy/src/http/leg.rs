@@ -11,12 +11,12 @@ use agentguard_decision::Recorder;
 use agentguard_model::{Reason, ReasonCode};
 use agentguard_protocol::request::Scheme;
 use http::{Response, Version};
-use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::Port;
 use crate::alpn::{Alpn, Offer};
 use crate::connection::Flow;
+use crate::http::body::Received;
 use crate::http::pool::Wanted;
 use crate::http::upstream::{Handle, SendFailed, Unsent, Upstream};
 
@@ -74,7 +74,7 @@ impl<R: Recorder> Leg<R> {
         flow: &Flow<R, P>,
         kept: &mut Option<Upstream<R>>,
         mut request: Unsent<R>,
-    ) -> Result<Response<Incoming>, SendFailed> {
+    ) -> Result<Response<Received>, SendFailed> {
         let patience = flow.guard.limits.dial;
         if let Some(upstream) = kept
             && !matches!(timeout(patience, upstream.ready()).await, Ok(true))
@@ -104,7 +104,7 @@ impl<R: Recorder> Leg<R> {
         &self,
         flow: &Flow<R, P>,
         mut request: Unsent<R>,
-    ) -> Result<Response<Incoming>, SendFailed> {
+    ) -> Result<Response<Received>, SendFailed> {
         for attempt in 0..2 {
             let mut handle = self.shared(flow, attempt == 0).await?;
             match handle.try_send(request).await {

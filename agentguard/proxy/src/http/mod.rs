@@ -1,7 +1,9 @@
 //! HTTP, in the clear or inside TLS, every request decided.
 //!
-//! hyper reads and writes both legs. For HTTP/1, [`gated::Gated`] stands between the client's stream
-//! and hyper and lets only unambiguous framing through; HTTP/2 (`http2`) has one framing.
+//! hyper reads and writes both legs of HTTP/1; [`gated::Gated`] stands between the client's stream
+//! and hyper and lets only unambiguous framing through. HTTP/2 ([`http2`]) has one framing, and is
+//! spoken by the h2 library: hyper, above it, knows no informational responses and takes a stream that is
+//! cancelled for one that has ended.
 //! [`exchange::Exchange`] decides on each request and carries it, whatever version it came in; the
 //! upstream speaks the same version, because the client was answered what the upstream chose.
 //!
@@ -26,7 +28,6 @@ mod http2;
 mod interims;
 mod leg;
 mod pool;
-mod resets;
 mod upstream;
 mod websocket;
 
@@ -47,7 +48,7 @@ use tokio::time::timeout;
 
 use crate::Port;
 use crate::connection::{Flow, READ};
-use crate::http::body::Answer;
+use crate::http::body::{Answer, Received};
 use crate::http::exchange::Exchange;
 use crate::http::gated::{Gated, Signals, Stop};
 use crate::http::interims::{Interims, http1_bytes};
@@ -131,6 +132,7 @@ async fn answer<R: Recorder, P: Port>(
 ) -> Result<Response<Answer<R>>, Infallible> {
     let interims = Arc::new(Interims::default());
     let answering = async {
+        let request = request.map(Received::Http1);
         let response = exchange.handle(request, &interims).await;
         interims.over();
         response

@@ -9,19 +9,19 @@ use agentguard_model::{Reason, ReasonCode};
 use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
 use agentguard_protocol::persistence::{binds_connection, kept_for};
 use http::{HeaderMap, Request, Response, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::Port;
 use crate::alpn::{Alpn, Offer};
 use crate::connection::{Flow, READ};
-use crate::http::body::RequestBody;
+use crate::http::body::{Received, RequestBody};
 use crate::http::exchange::chain;
-use crate::http::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::http::http2;
 use crate::http::pool::{Key, Spoken};
 
 /// A connection to the upstream, with the task that drives it. It ends with its owner.
@@ -30,7 +30,9 @@ pub(crate) struct Upstream<R: Recorder> {
     handle: Handle<R>,
     /// Cancelled when the connection is over.
     gone: CancellationToken,
-    _driver: AbortOnDropHandle<()>,
+    /// Of HTTP/1. One of HTTP/2 carries what is under way on it to its end, and ends when nobody has a
+    /// handle any more.
+    _driver: Option<AbortOnDropHandle<()>>,
 }
 
 /// What requests are sent with.
@@ -41,7 +43,7 @@ pub(crate) struct Handle<R: Recorder> {
 
 enum Sender<R: Recorder> {
     Http1(http1::SendRequest<RequestBody<R>>),
-    Http2(http2::SendRequest<RequestBody<R>>),
+    Http2(http2::Sender),
 }
 
 /// What passed that matters for who may use the connection next.
@@ -58,7 +60,7 @@ pub(crate) enum SendFailed {
     /// There is no connection.
     Unreachable(Reason),
     /// The connection broke, and the request may have been seen.
-    Broken(hyper::Error),
+    Broken(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A request on its way, which comes back if nothing of it was sent.
@@ -75,11 +77,10 @@ impl<R: Recorder> Upstream<R> {
     ) -> Result<Self, Reason> {
         let (stream, peer) = flow.dial().await?;
         let key = flow.key(peer, Spoken::Clear(version));
-        let opened = match version {
+        match version {
             Version::HTTP_2 => Self::http2(stream, key).await,
             _ => Self::http1(stream, key).await,
-        };
-        opened.map_err(|error| broke(&error))
+        }
     }
 
     /// Opens a verified connection inside TLS.
@@ -93,56 +94,45 @@ impl<R: Recorder> Upstream<R> {
         let (stream, peer) = flow.guard.tls.upstreams.connect(flow, offer).await?;
         let chosen = Alpn::chosen(stream.get_ref().1.alpn_protocol());
         let key = flow.key(peer, Spoken::Tls { offer, chosen });
-        let opened = match chosen {
+        match chosen {
             Alpn::H2 => Self::http2(stream, key).await,
             Alpn::Http1 | Alpn::None => Self::http1(stream, key).await,
-        };
-        opened.map_err(|error| broke(&error))
+        }
     }
 
     /// Speaks HTTP/1 on a connection.
     async fn http1(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         key: Key,
-    ) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new()
+    ) -> Result<Self, Reason> {
+        let shaken = http1::Builder::new()
             .preserve_header_case(true)
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD + READ)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        let connection = connection.with_upgrades();
-        Ok(Self::driven(Sender::Http1(sender), connection, key))
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = shaken.await.map_err(|error| broke(&error))?;
+        let (gone, driver) = drive(connection.with_upgrades());
+        let driver = Some(AbortOnDropHandle::new(driver));
+        Ok(Self::new(Sender::Http1(sender), key, gone, driver))
     }
 
     /// Speaks HTTP/2 on a connection.
     async fn http2(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         key: Key,
-    ) -> hyper::Result<Self> {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream))
-            .await?;
-        Ok(Self::driven(Sender::Http2(sender), connection, key))
+    ) -> Result<Self, Reason> {
+        let shaken = http2::handshake(stream).await;
+        let (sender, connection) = shaken.map_err(|error| broke(&error))?;
+        let (gone, _) = drive(connection);
+        Ok(Self::new(Sender::Http2(sender), key, gone, None))
     }
 
-    fn driven(
+    fn new(
         sender: Sender<R>,
-        connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
         key: Key,
+        gone: CancellationToken,
+        driver: Option<AbortOnDropHandle<()>>,
     ) -> Self {
-        let gone = CancellationToken::new();
-        let over = gone.clone().drop_guard();
-        let driver = tokio::spawn(async move {
-            let _over = over;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an upstream connection broke");
-            }
-        });
         Self {
             key,
             handle: Handle {
@@ -150,7 +140,7 @@ impl<R: Recorder> Upstream<R> {
                 seen: Arc::default(),
             },
             gone,
-            _driver: AbortOnDropHandle::new(driver),
+            _driver: driver,
         }
     }
 
@@ -166,7 +156,7 @@ impl<R: Recorder> Upstream<R> {
     pub(crate) async fn try_send(
         &mut self,
         request: Unsent<R>,
-    ) -> Result<Response<Incoming>, Result<Unsent<R>, SendFailed>> {
+    ) -> Result<Response<Received>, Result<Unsent<R>, SendFailed>> {
         self.handle.try_send(request).await
     }
 
@@ -185,7 +175,7 @@ impl<R: Recorder> Upstream<R> {
     pub(crate) async fn ready(&mut self) -> bool {
         match &mut self.handle.sender {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
-            Sender::Http2(sender) => sender.ready().await.is_ok(),
+            Sender::Http2(sender) => !sender.is_closed(),
         }
     }
 
@@ -193,7 +183,7 @@ impl<R: Recorder> Upstream<R> {
     pub(crate) fn is_ready(&self) -> bool {
         match &self.handle.sender {
             Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready(),
+            Sender::Http2(sender) => !sender.is_closed(),
         }
     }
 
@@ -223,23 +213,38 @@ impl<R: Recorder> Handle<R> {
     pub(crate) async fn try_send(
         &mut self,
         request: Unsent<R>,
-    ) -> Result<Response<Incoming>, Result<Unsent<R>, SendFailed>> {
+    ) -> Result<Response<Received>, Result<Unsent<R>, SendFailed>> {
         self.seen.note(request.headers());
         let sent = match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Http1(sender) => match sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(Received::Http1)),
+                Err(mut failed) => Err(match failed.take_message() {
+                    Some(request) => Ok(request),
+                    None => Err(SendFailed::Broken(failed.into_error().into())),
+                }),
+            },
+            Sender::Http2(sender) => sender.try_send(request).await,
         };
-        match sent {
-            Ok(response) => {
-                self.seen.note(response.headers());
-                Ok(response)
-            }
-            Err(mut failed) => Err(match failed.take_message() {
-                Some(request) => Ok(request),
-                None => Err(SendFailed::Broken(failed.into_error())),
-            }),
+        if let Ok(response) = &sent {
+            self.seen.note(response.headers());
         }
+        sent
     }
+}
+
+/// Drives a connection to its end. What is answered with is cancelled then.
+fn drive<E: std::error::Error>(
+    connection: impl Future<Output = Result<(), E>> + Send + 'static,
+) -> (CancellationToken, JoinHandle<()>) {
+    let gone = CancellationToken::new();
+    let over = gone.clone().drop_guard();
+    let driver = tokio::spawn(async move {
+        let _over = over;
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an upstream connection broke");
+        }
+    });
+    (gone, driver)
 }
 
 impl Seen {
@@ -256,7 +261,7 @@ impl Seen {
     }
 }
 
-fn broke(error: &hyper::Error) -> Reason {
+fn broke(error: &dyn std::error::Error) -> Reason {
     let message = format!("the upstream broke off: {}", chain(error));
     Reason::new(ReasonCode::UpstreamUnreachable, message)
 }

@@ -28,7 +28,7 @@ pub(super) const CONTINUATION: u8 = 9;
 
 // Flags.
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 

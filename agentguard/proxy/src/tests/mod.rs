@@ -7,6 +7,7 @@ mod floods;
 mod frames;
 mod growth;
 mod http;
+mod http2;
 mod inspect;
 mod interims;
 mod pool;

@@ -1,0 +1,293 @@
+//! HTTP/2 stream by stream, in the clear, between two sides that see each frame's meaning.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use agentguard_model::{ReasonCode, Verdict};
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::frames::{END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, fields, frame};
+use super::inspect::NAME;
+use super::{Rules, World, by_name, codes, read_all, soon, write};
+
+/// The client's side and the upstream's of one connection each.
+struct Both {
+    world: World,
+    client: SendRequest<Bytes>,
+    upstream: Connection<TcpStream, Bytes>,
+    /// The answer to the request that opened the connections.
+    first: ResponseFuture,
+}
+
+/// A request that is taken by the upstream.
+struct Taken {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+fn asked(world: &World, method: &str, path: &str) -> Request<()> {
+    let target = format!("http://{NAME}:{}{path}", world.port());
+    let builder = Request::builder().method(method).uri(target);
+    builder.body(()).unwrap()
+}
+
+impl Both {
+    /// Connects with a request, which is taken by the upstream.
+    async fn open(method: &str, ended: bool) -> (Self, SendStream<Bytes>, Taken) {
+        let world = by_name(Rules::Allow).build().await;
+        let stream = world.connect().await;
+        let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(driver);
+        let (first, body) = client
+            .send_request(asked(&world, method, "/ok"), ended)
+            .unwrap();
+        let upstream = h2::server::handshake(world.accept().await).await.unwrap();
+        let mut both = Self {
+            world,
+            client,
+            upstream,
+            first,
+        };
+        let taken = both.take().await;
+        (both, body, taken)
+    }
+
+    async fn take(&mut self) -> Taken {
+        let (request, respond) = soon(self.upstream.accept()).await.unwrap().unwrap();
+        Taken { request, respond }
+    }
+
+    /// The upstream goes on while the test looks at something else.
+    fn serve(mut upstream: Connection<TcpStream, Bytes>) -> JoinHandle<Option<Reason>> {
+        tokio::spawn(async move {
+            match upstream.accept().await {
+                None => None,
+                Some(Ok((request, _))) => panic!("{request:?}"),
+                Some(Err(error)) => error.reason(),
+            }
+        })
+    }
+}
+
+fn response(status: u16) -> Response<()> {
+    Response::builder().status(status).body(()).unwrap()
+}
+
+async fn interim(answer: &mut ResponseFuture) -> Option<Response<()>> {
+    let interim = poll_fn(|cx| answer.poll_informational(cx));
+    soon(interim).await.transpose().unwrap()
+}
+
+/// RFC 9110, 15.2 and RFC 9113, 8.1.
+#[tokio::test]
+async fn what_an_upstream_says_before_its_answer_is_passed_on() {
+    let (both, _, mut taken) = Both::open("GET", true).await;
+    let mut first = both.first;
+    let serving = Both::serve(both.upstream);
+    let mut hints = response(103);
+    for (name, value) in [("link", "</a.css>"), ("link", "</b>")] {
+        hints.headers_mut().append(name, value.parse().unwrap());
+    }
+    taken.respond.send_informational(response(102)).unwrap();
+    let processing = interim(&mut first).await.unwrap();
+    assert_eq!(processing.status(), StatusCode::PROCESSING);
+    // Together with the answer.
+    taken.respond.send_informational(hints.clone()).unwrap();
+    taken.respond.send_informational(hints).unwrap();
+    taken.respond.send_response(response(204), true).unwrap();
+    for _ in 0..2 {
+        let hints = interim(&mut first).await.unwrap();
+        assert_eq!(hints.status(), StatusCode::EARLY_HINTS);
+        let links: Vec<_> = hints.headers().get_all("link").iter().collect();
+        assert_eq!(links, ["</a.css>", "</b>"]);
+    }
+    assert!(interim(&mut first).await.is_none());
+    let answer = soon(first).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    serving.abort();
+}
+
+/// RFC 9110, 10.1.1.
+#[tokio::test]
+async fn a_client_that_waits_for_100_gets_the_upstream_s() {
+    let world = by_name(Rules::Allow).build().await;
+    let stream = world.connect().await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    let mut request = asked(&world, "POST", "/ok");
+    let fields = request.headers_mut();
+    fields.insert("expect", "100-continue".parse().unwrap());
+    fields.insert("content-length", "4".parse().unwrap());
+    let (mut answer, mut body) = client.send_request(request, false).unwrap();
+    let mut upstream = h2::server::handshake(world.accept().await).await.unwrap();
+    let (request, mut respond) = soon(upstream.accept()).await.unwrap().unwrap();
+    let serving = Both::serve(upstream);
+    assert_eq!(request.headers()["expect"], "100-continue");
+    respond.send_informational(response(100)).unwrap();
+    let go_on = interim(&mut answer).await.unwrap();
+    assert_eq!(go_on.status(), StatusCode::CONTINUE);
+    body.send_data("body".into(), true).unwrap();
+    let mut sent = request.into_body();
+    let data = soon(sent.data()).await.unwrap().unwrap();
+    assert_eq!(data, "body");
+    assert!(sent.is_end_stream());
+    respond.send_response(response(200), true).unwrap();
+    assert_eq!(soon(answer).await.unwrap().status(), StatusCode::OK);
+    serving.abort();
+}
+
+/// A body that broke off must not look complete.
+#[tokio::test]
+async fn an_upload_that_its_client_cancels_does_not_end_for_the_upstream() {
+    let (both, mut body, mut taken) = Both::open("POST", false).await;
+    let serving = Both::serve(both.upstream);
+    let mut sent = taken.request.into_body();
+    body.send_data("begun".into(), false).unwrap();
+    assert_eq!(soon(sent.data()).await.unwrap().unwrap(), "begun");
+    body.send_reset(Reason::CANCEL);
+    let error = soon(sent.data()).await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::CANCEL));
+    let reset = poll_fn(|cx| taken.respond.poll_reset(cx));
+    assert_eq!(soon(reset).await.unwrap(), Reason::CANCEL);
+    serving.abort();
+}
+
+/// Also where the upload is all that is left of the exchange.
+#[tokio::test]
+async fn an_upload_that_is_cancelled_behind_its_answer_does_not_end_for_the_upstream() {
+    let (both, mut body, mut taken) = Both::open("POST", false).await;
+    let serving = Both::serve(both.upstream);
+    let mut sent = taken.request.into_body();
+    taken.respond.send_response(response(200), true).unwrap();
+    assert!(soon(both.first).await.unwrap().body().is_end_stream());
+    body.send_data("begun".into(), false).unwrap();
+    assert_eq!(soon(sent.data()).await.unwrap().unwrap(), "begun");
+    body.send_reset(Reason::CANCEL);
+    assert!(soon(sent.data()).await.unwrap().is_err());
+    serving.abort();
+}
+
+#[tokio::test]
+async fn an_answer_that_the_upstream_cancels_does_not_end_for_the_client() {
+    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+        let (both, _, mut taken) = Both::open("GET", true).await;
+        let serving = Both::serve(both.upstream);
+        let mut said = taken.respond.send_response(response(200), false).unwrap();
+        said.send_data("begun".into(), false).unwrap();
+        let mut answer = soon(both.first).await.unwrap().into_body();
+        assert_eq!(soon(answer.data()).await.unwrap().unwrap(), "begun");
+        said.send_reset(reason);
+        let error = soon(answer.data()).await.unwrap().unwrap_err();
+        assert_ne!(error.reason(), Some(Reason::NO_ERROR));
+        let over = |outcome: &agentguard_model::Outcome| outcome.error.clone().unwrap();
+        let decisions = both.world.until(|d| d[0].outcome.is_some()).await;
+        let error = over(decisions[0].outcome.as_ref().unwrap());
+        assert!(error.contains("the upstream broke off"), "{error}");
+        serving.abort();
+    }
+}
+
+/// GOAWAY ends what comes next, and nothing that is under way (RFC 9113, 6.8).
+#[tokio::test]
+async fn an_upstream_that_goes_away_finishes_what_it_took() {
+    let (mut both, _, mut taken) = Both::open("GET", true).await;
+    let mut said = taken.respond.send_response(response(200), false).unwrap();
+    both.upstream.graceful_shutdown();
+    let serving = Both::serve(both.upstream);
+    let mut answer = soon(both.first).await.unwrap().into_body();
+    said.send_data("begun".into(), false).unwrap();
+    assert_eq!(soon(answer.data()).await.unwrap().unwrap(), "begun");
+    // The next one is sent on another connection.
+    let request = asked(&both.world, "GET", "/ok/2");
+    let (second, _) = both.client.send_request(request, true).unwrap();
+    let mut other = h2::server::handshake(both.world.accept().await)
+        .await
+        .unwrap();
+    let (_, mut respond) = soon(other.accept()).await.unwrap().unwrap();
+    let others = Both::serve(other);
+    respond.send_response(response(204), true).unwrap();
+    let status = soon(second).await.unwrap().status();
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    said.send_data("ended".into(), true).unwrap();
+    assert_eq!(soon(answer.data()).await.unwrap().unwrap(), "ended");
+    assert!(answer.is_end_stream());
+    assert_eq!(soon(serving).await.unwrap(), None);
+    others.abort();
+}
+
+/// What is taken back is taken back from the upstream, too, before and behind its head.
+#[tokio::test]
+async fn a_request_that_is_taken_back_is_reset_upstream() {
+    for answered in [false, true] {
+        let (both, _, mut taken) = Both::open("GET", true).await;
+        let serving = Both::serve(both.upstream);
+        let reset = if answered {
+            let mut said = taken.respond.send_response(response(200), false).unwrap();
+            drop(soon(both.first).await.unwrap());
+            soon(poll_fn(|cx| said.poll_reset(cx))).await
+        } else {
+            drop(both.first);
+            soon(poll_fn(|cx| taken.respond.poll_reset(cx))).await
+        };
+        assert_eq!(reset.unwrap(), Reason::CANCEL);
+        let decisions = both.world.until(|d| d[0].outcome.is_some()).await;
+        let error = decisions[0].outcome.clone().unwrap().error.unwrap();
+        let when = if answered {
+            "the end of the answer"
+        } else {
+            "the answer"
+        };
+        assert_eq!(error, format!("the client went away before {when}"));
+        serving.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_a_ping_is_gone() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.keep_alive = Duration::from_millis(50);
+    plan.limits.head = Duration::from_millis(50);
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    let authority = format!("{NAME}:{}", world.port());
+    let request = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", &authority),
+        (":path", "/ok"),
+    ];
+    // One request is under way, so that the connection does not idle.
+    let hello = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&request)),
+    ];
+    write(&mut client, hello.concat()).await;
+    let said = read_all(&mut client).await.unwrap();
+    let ping = frame(PING, 0, 0, &[0; 8]);
+    let asked = said.windows(9).any(|head| *head == ping[..9]);
+    assert!(asked, "{said:x?}");
+    drop(client);
+    let decisions = world.end().await;
+    let error = decisions[0].outcome.as_ref().unwrap().error.as_ref();
+    assert_eq!(error.unwrap(), "the client went away before the answer");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_begin_is_refused() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.head = Duration::from_millis(50);
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "PRI * HTTP/2.0\r\n\r\n").await;
+    let _ = read_all(&mut client).await;
+    drop(client);
+    let late = (Verdict::Deny, ReasonCode::ClientTimeout);
+    assert_eq!(codes(&world.end().await), [late]);
+}
