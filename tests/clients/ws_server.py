@@ -1,5 +1,5 @@
-"""A WebSocket server on the port that is the second argument, with the certificate in the first: it sends
-back what it gets, and below `/close` it closes."""
+"""A WebSocket server on the port, with the certificate and its key, that are its arguments: it sends back
+what it gets, and below `/close` it closes."""
 import asyncio
 import ssl
 import sys
@@ -22,9 +22,9 @@ async def answer(socket):
 
 async def main():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(sys.argv[1])
-    async with serve(answer, None, int(sys.argv[2]), ssl=context, max_size=None):
-        print("listening", flush=True)
+    context.load_cert_chain(*sys.argv[2:4])
+    async with serve(answer, None, int(sys.argv[1]), ssl=context, max_size=None):
+        print("serving", flush=True)
         await asyncio.Future()
 
 

@@ -12,6 +12,8 @@ mod curl;
 mod device;
 #[path = "clients/dig.rs"]
 mod dig;
+#[path = "clients/early_hints.rs"]
+mod early_hints;
 #[path = "clients/events.rs"]
 mod events;
 #[path = "clients/git.rs"]
@@ -40,6 +42,8 @@ mod requests;
 mod resumed;
 #[path = "clients/sdk.rs"]
 mod sdk;
+#[path = "clients/serving.rs"]
+mod serving;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
 #[path = "clients/unchanged.rs"]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::git::output;
 use crate::inspected::inspected;
 use crate::room::{LATE, Program, Ran, Room, python, ungoverned};
+use crate::serving::{certified, serving, trusting};
 
 const HOST: &str = "git.example.com";
 const PORT: u16 = 8443;
@@ -68,36 +69,18 @@ impl Served {
         };
         let origin = Origin::at(&address::origin(0x10)).site(HOST);
         let world = World::new(name).origin(origin).start()?;
-        let (certificate, key) = world.ca().certify_pem(&[HOST.to_owned()])?;
-        let files = [("git.pem", certificate), ("git-key.pem", key)].map(|(name, text)| {
-            let path = world.directory().join(name);
-            fs::write(&path, text).map(|()| path)
-        });
-        let [certificate, key] = files;
         let root = world.directory().join("served");
         fs::create_dir(&root)?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/git_server.py");
         let server = world.internet().command(&python.path).arg(script);
-        let server = server
-            .arg(PORT.to_string())
-            .args([root, certificate?, key?]);
-        let mut server = server.spawn()?;
-        wait_until("the git server", LATE, || {
-            match server.ended() {
-                Ok(None) => {}
-                ended => return Some(Err(anyhow::anyhow!("{ended:?}: {}", server.stderr()))),
-            }
-            server.stdout().contains("serving").then_some(Ok(()))
-        })??;
+        let server = server.arg(PORT.to_string()).arg(root);
+        let server = serving(server.args(certified(&world, HOST)?))?;
         Ok(Some(Self { world, server, git }))
     }
 
     /// A guard with more rules.
     fn open(&self, rules: &str) -> Result<Room<'_>> {
-        let upstreams = json!([{ "host": [HOST], "ca": self.world.ca_file() }]);
-        let guard = self.world.guard().policy(&format!("{POLICY}{rules}"));
-        let guard = guard.setting("upstreams", upstreams);
-        Ok(Room::of(&self.world, guard.start()?))
+        trusting(&self.world, HOST, &format!("{POLICY}{rules}"))
     }
 
     fn repository(&self, name: &str) -> PathBuf {

@@ -1,15 +1,15 @@
 //! gRPC inside inspected TLS, by Python's `grpcio`: its own TLS, its own HTTP/2, its own resolver.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agentguard_model::Verdict;
 use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
 use anyhow::{Result, ensure};
-use serde_json::json;
 
 use crate::inspected::inspected;
 use crate::room::{LATE, Ran, Room, row, ungoverned};
+use crate::serving::{certified, serving, trusting};
 
 const HOST: &str = "grpc.example.com";
 
@@ -25,23 +25,9 @@ const REASON: &str = "Secrets stay where they are.";
 fn world(name: &str, python: &Path) -> Result<(World, Process)> {
     let origin = Origin::at(&address::origin(0x10)).site(HOST);
     let world = World::new(name).origin(origin).start()?;
-    let (certificate, key) = world.ca().certify_pem(&[HOST.to_owned()])?;
-    let file = |name: &str, text: &str| -> Result<PathBuf> {
-        let path = world.directory().join(name);
-        std::fs::write(&path, text)?;
-        Ok(path)
-    };
-    let files = [file("grpc.pem", &certificate)?, file("grpc-key.pem", &key)?];
     let words = words(python, "serve", &format!("[::]:{PORT}"));
     let server = world.internet().command(python).args(&words[1..]);
-    let mut server = server.args(files).spawn()?;
-    wait_until("the gRPC server", LATE, || {
-        match server.ended() {
-            Ok(None) => {}
-            ended => return Some(Err(anyhow::anyhow!("{ended:?}: {}", server.stderr()))),
-        }
-        server.stdout().contains("serving").then_some(Ok(()))
-    })??;
+    let server = serving(server.args(certified(&world, HOST)?))?;
     Ok((world, server))
 }
 
@@ -67,10 +53,7 @@ rules:
     reason: {REASON}
 "
     );
-    let upstreams = json!([{ "host": [HOST], "ca": world.ca_file() }]);
-    let guard = world.guard().policy(&policy);
-    let guard = guard.setting("upstreams", upstreams);
-    Ok(Room::of(world, guard.start()?))
+    trusting(world, HOST, &policy)
 }
 
 fn free(world: &World, python: &Path, what: &str, port: u16) -> Result<Output> {

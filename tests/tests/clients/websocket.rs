@@ -8,10 +8,10 @@ use std::time::Duration;
 use agentguard_model::{Decision, Messages, Verdict};
 use agentguard_tests::{Process, World, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
 
 use crate::inspected::inspected;
 use crate::room::{LATE, Room, SITE, node, ungoverned, world};
+use crate::serving::{certified, serving, trusting};
 
 const PORT: &str = "8443";
 
@@ -45,22 +45,13 @@ fn script(name: &str) -> OsString {
 
 /// The server, at the site's address.
 fn serve(world: &World, python: &Path) -> Result<Process> {
-    let file = world.directory().join("server.pem");
-    let (certificate, key) = world.ca().certify_pem(&[SITE.to_owned()])?;
-    fs::write(&file, certificate + &key)?;
-    let words = [script("ws_server.py"), file.into(), PORT.into()];
-    let server = world.internet().command(python).args(words).spawn()?;
-    wait_until("the server", LATE, || {
-        server.stdout().contains("listening").then_some(())
-    })
-    .with_context(|| server.stderr())?;
-    Ok(server)
+    let words = [script("ws_server.py"), PORT.into()];
+    let server = world.internet().command(python).args(words);
+    serving(server.args(certified(world, SITE)?))
 }
 
 fn open(world: &World) -> Result<Room<'_>> {
-    let upstreams = json!([{ "host": ["*.example.com"], "ca": world.ca_file() }]);
-    let guard = world.guard().policy(POLICY).setting("upstreams", upstreams);
-    Ok(Room::of(world, guard.start()?))
+    trusting(world, "*.example.com", POLICY)
 }
 
 fn query() -> String {
