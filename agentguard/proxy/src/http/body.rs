@@ -1,15 +1,16 @@
 //! Bodies on their way, counted.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use agentguard_decision::Recorder;
+use agentguard_decision::{Decided, Recorder};
 use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::WeakShared;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
@@ -57,6 +58,58 @@ impl Body for Received {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
         }
+    }
+}
+
+/// What may end a body before its end, and where that is told.
+///
+/// A body asks for it when it is read. Where nobody reads it, because the side that it goes to takes nothing,
+/// who waits for that side asks.
+pub(crate) struct Denial<R: Recorder> {
+    revoked: Revoked,
+    account: Arc<Account<R>>,
+}
+
+impl<R: Recorder> Denial<R> {
+    /// Whether the policy has come to deny what the body belongs to. Then it has been told.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let denied = ready!(self.revoked.poll_unpin(cx));
+        self.account.fail(revoked(&denied));
+        Poll::Ready(())
+    }
+
+    /// The same without a share in it: it is over when the body is.
+    pub(crate) fn downgrade(&self) -> WeakDenial<R> {
+        WeakDenial {
+            revoked: self.revoked.downgrade(),
+            account: Arc::downgrade(&self.account),
+        }
+    }
+}
+
+/// See [`Denial::downgrade`].
+pub(crate) struct WeakDenial<R: Recorder> {
+    revoked: Option<WeakShared<Pin<Box<dyn Future<Output = Decided> + Send>>>>,
+    account: Weak<Account<R>>,
+}
+
+impl<R: Recorder> WeakDenial<R> {
+    /// As [`Denial::poll`], and pending where the body is over. To be asked in the task that reads the body: that
+    /// is woken.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let revoked = self.revoked.as_ref().and_then(WeakShared::upgrade);
+        match revoked.zip(self.account.upgrade()) {
+            Some((revoked, account)) => Denial { revoked, account }.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// What may end an answer before its end, if something may.
+pub(crate) fn denial<R: Recorder>(answer: &Answer<R>) -> Option<Denial<R>> {
+    match answer {
+        Either::Left(body) => Some(body.denial()),
+        Either::Right(_) => None,
     }
 }
 
@@ -109,6 +162,15 @@ impl<R: Recorder> RequestBody<R> {
             sending,
             held: None,
         }
+    }
+
+    /// What may end it before its end, if something may.
+    pub(crate) fn denial(&self) -> Option<Denial<R>> {
+        let (_, revoked) = self.sending.as_ref()?;
+        Some(Denial {
+            revoked: revoked.clone(),
+            account: Arc::clone(&self.account),
+        })
     }
 
     /// Whether a frame may leave, and end the body, if it is the last one: behind it nobody asks.
@@ -301,6 +363,14 @@ impl<R: Recorder> ResponseBody<R> {
             revoked,
             events,
             ended,
+        }
+    }
+
+    /// What may end it before its end.
+    pub(crate) fn denial(&self) -> Denial<R> {
+        Denial {
+            revoked: self.revoked.clone(),
+            account: Arc::clone(&self.account),
         }
     }
 

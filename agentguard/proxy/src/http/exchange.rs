@@ -1,6 +1,8 @@
 //! One request after the other: decide, carry, answer.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
@@ -21,7 +23,9 @@ use tokio::time::sleep;
 use crate::Port;
 use crate::account::Account;
 use crate::connection::{Flow, Revoked};
-use crate::http::body::{Answer, GoAhead, Received, RequestBody, ResponseBody, discard};
+use crate::http::body::{
+    Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
+};
 use crate::http::events::Events;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::{Growth, Judge as _};
@@ -38,6 +42,8 @@ pub(crate) struct Exchange<R: Recorder, P: Port> {
     /// The upstream connection, while no request uses it.
     upstream: Mutex<Option<Upstream<R>>>,
     tunnel: Mutex<Option<Tunnel<R>>>,
+    /// What may end the answer that is on its way; HTTP/1 alone.
+    on_its_way: Mutex<Option<WeakDenial<R>>>,
 }
 
 /// What is left to carry after the upstream changed the protocol to WebSocket.
@@ -89,6 +95,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             leg,
             upstream: Mutex::new(None),
             tunnel: Mutex::new(None),
+            on_its_way: Mutex::new(None),
         }
     }
 
@@ -104,6 +111,19 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     pub(crate) fn leave(&self) {
         let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
         self.leg.leave(&self.flow, kept.take());
+    }
+
+    /// Waits until the policy has come to deny the answer that is on its way. In the task that sends the answer.
+    pub(crate) async fn denied(&self) {
+        let on_its_way = || {
+            let place = self.on_its_way.lock();
+            place.unwrap_or_else(PoisonError::into_inner)
+        };
+        poll_fn(|cx| match &*on_its_way() {
+            Some(denial) => denial.poll(cx),
+            None => Poll::Pending,
+        })
+        .await;
     }
 
     /// Answers one request. `interims` gets what the upstream says before.
@@ -347,6 +367,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
                 let events = Events::of(&parts.headers, || self.flow.room());
                 let body = ResponseBody::new(body, Arc::clone(account), revoked, events);
+                if !self.is_http2() {
+                    let denial = Some(body.denial().downgrade());
+                    *self
+                        .on_its_way
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = denial;
+                }
                 Response::from_parts(parts, Either::Left(body))
             }
         }

@@ -33,6 +33,7 @@ mod websocket;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use agentguard_decision::{Decided, Recorder};
@@ -44,7 +45,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::Port;
 use crate::connection::{Flow, READ};
@@ -81,10 +82,21 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         .max_buf_size(MAX_HEAD + READ)
         .serve_connection(TokioIo::new(gated), service);
     let mut draining = false;
+    // An answer that is denied breaks off in its body, unless the client takes nothing of what is before.
+    let changing = Arc::clone(&flow);
+    let mut stuck = pin!(async {
+        changing.stale().await;
+        exchange.denied().await;
+        sleep(changing.guard.limits.linger).await;
+    });
     let served = loop {
         tokio::select! {
             biased;
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
+            () = &mut stuck => {
+                exchange.leave();
+                return connection.into_parts().io.into_inner().into_inner().reset();
+            }
             () = flow.guard.shutdown.cancelled(), if !draining => {
                 draining = true;
                 Pin::new(&mut connection).graceful_shutdown();

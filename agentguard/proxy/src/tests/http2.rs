@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{Decision, ReasonCode, Verdict};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::{Connection, SendResponse};
@@ -246,6 +246,36 @@ async fn a_request_that_is_taken_back_is_reset_upstream() {
         assert_eq!(error, format!("the client went away before {when}"));
         serving.abort();
     }
+}
+
+/// More than a stream's window, in one piece.
+fn much() -> Bytes {
+    vec![b'x'; 1024 * 1024].into()
+}
+
+/// Nothing moves on a stream, and the denial does not wait until something does.
+#[tokio::test]
+async fn what_neither_side_takes_is_denied_all_the_same() {
+    let (both, mut body, mut taken) = Both::open("POST", false).await;
+    let serving = Both::serve(both.upstream);
+    let mut said = taken.respond.send_response(response(200), false).unwrap();
+    let answer = soon(both.first).await.unwrap();
+    for stream in [&mut body, &mut said] {
+        stream.send_data(much(), false).unwrap();
+    }
+    // The library sends what the windows have room for, and the guard takes what it has room for.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    both.world.change(Rules::Deny);
+    let over = |d: &[Decision]| d.len() == 2 && d[0].outcome.is_some();
+    let decisions = both.world.until(over).await;
+    let error = decisions[0].outcome.clone().unwrap().error.unwrap();
+    assert!(error.contains(&decisions[1].id.to_string()), "{error}");
+    for stream in [&mut body, &mut said] {
+        let reset = poll_fn(|cx| stream.poll_reset(cx));
+        soon(reset).await.unwrap();
+    }
+    drop(answer);
+    serving.abort();
 }
 
 #[tokio::test]

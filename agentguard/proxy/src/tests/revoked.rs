@@ -181,6 +181,34 @@ async fn an_upload_that_is_denied_now_ends_whatever_became_of_its_answer() {
     }
 }
 
+/// Nothing moves in either direction, and the denial does not wait until something does.
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_denied_all_the_same() {
+    let mut plan = by_name(Rules::Requests);
+    plan.limits.linger = Duration::from_millis(50);
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    write(&mut client, get("/ok")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, "HTTP/1.1 200 OK\r\n\r\n").await;
+    let piece = [b'x'; 0x10000];
+    let full = async {
+        loop {
+            let said = upstream.write_all(&piece);
+            let late = tokio::time::timeout(Duration::from_millis(500), said).await;
+            if late.is_err() {
+                return;
+            }
+        }
+    };
+    soon(full).await;
+    world.change(Rules::Deny);
+    let over = |d: &[Decision]| d.len() == 2 && d[0].outcome.is_some();
+    ended(&world.until(over).await);
+    assert_reset(&mut client).await;
+}
+
 /// What the guard against rebinding keeps closed is no rule's affair.
 #[tokio::test]
 async fn a_connection_whose_address_is_closed_now_is_reset() {

@@ -5,13 +5,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use agentguard_decision::Recorder;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::http::body::BodyFailed;
+use crate::http::body::{BodyFailed, Denial};
 
 /// A body as it comes.
 ///
@@ -75,10 +76,12 @@ impl Body for Streamed {
     }
 }
 
-/// Sends a body to its end. Where it breaks off, the stream is reset.
-pub(super) async fn send(
+/// Sends a body to its end. Where it breaks off, or is denied while the other side takes nothing, the
+/// stream is reset.
+pub(super) async fn send<R: Recorder>(
     mut stream: SendStream<Bytes>,
     mut body: impl Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+    mut denial: Option<Denial<R>>,
 ) {
     loop {
         let frame = tokio::select! {
@@ -96,7 +99,7 @@ pub(super) async fn send(
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
-                    if !data.is_empty() && !has_room(&mut stream).await {
+                    if !data.is_empty() && !has_room(&mut stream, denial.as_mut()).await {
                         return;
                     }
                     match stream.send_data(data, last) {
@@ -114,22 +117,31 @@ pub(super) async fn send(
     }
 }
 
-/// Waits until the other side takes data; false if it takes no more.
+/// Waits until the other side takes data; false if it takes no more, or may not have more.
 ///
 /// Room is asked for when there are data to send, and then for one byte (the library asks for the
 /// rest): room that is reserved ahead is taken from the connection's other streams.
-async fn has_room(stream: &mut SendStream<Bytes>) -> bool {
+async fn has_room<R: Recorder>(
+    stream: &mut SendStream<Bytes>,
+    mut denial: Option<&mut Denial<R>>,
+) -> bool {
     stream.reserve_capacity(1);
-    while stream.capacity() == 0 {
-        let room = poll_fn(|cx| match stream.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => stream.poll_capacity(cx),
-        });
-        if !matches!(room.await, Some(Ok(_))) {
-            return false;
+    poll_fn(|cx| {
+        while stream.capacity() == 0 {
+            if denial.as_mut().is_some_and(|it| it.poll(cx).is_ready()) {
+                stream.send_reset(reason(&BodyFailed::Revoked));
+                return Poll::Ready(false);
+            }
+            if stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            if !matches!(ready!(stream.poll_capacity(cx)), Some(Ok(_))) {
+                return Poll::Ready(false);
+            }
         }
-    }
-    true
+        Poll::Ready(true)
+    })
+    .await
 }
 
 /// Waits until the other side has reset the stream, or the connection is gone.

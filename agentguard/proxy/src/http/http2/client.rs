@@ -69,13 +69,14 @@ impl Sender {
         let (mut parts, body) = request.into_parts();
         let interims = parts.extensions.remove::<Arc<Interims>>();
         let ended = body.is_end_stream();
+        let denial = body.denial();
         let sent = requests.send_request(Request::from_parts(parts, ()), ended);
         let (answer, stream) = sent.map_err(broken)?;
         let mut sending = (!ended).then(|| {
             Box::pin(async move {
                 // The upstream may take no more streams for now. What is wrong shows below.
                 let _ = poll_fn(|cx| requests.poll_ready(cx)).await;
-                send(stream, body).await;
+                send(stream, body, denial).await;
             })
         });
         let mut answering = pin!(answered(answer, interims));

@@ -25,7 +25,7 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use crate::Port;
 use crate::connection::Flow;
-use crate::http::body::Received;
+use crate::http::body::{Received, denial};
 use crate::http::exchange::Exchange;
 use crate::http::gated::Signals;
 use crate::http::interims::Interims;
@@ -178,7 +178,10 @@ async fn answer<R: Recorder, P: Port>(
     }
     match respond.send_response(Response::from_parts(parts, ()), ended) {
         Ok(_) if ended => {}
-        Ok(stream) => body::send(stream, body).await,
+        Ok(stream) => {
+            let denial = denial(&body);
+            body::send(stream, body, denial).await;
+        }
         Err(error) => {
             tracing::debug!(%error, "an answer cannot be sent");
             respond.send_reset(Reason::INTERNAL_ERROR);
