@@ -47,7 +47,8 @@ impl<R: Recorder> Decider<R> {
     /// Waits until the policy denies what it allowed before: a connection or a
     /// request. Then records that denial and gives it; never before. `target` is
     /// asked with each change, as a connection may have been opened to another address since, and so
-    /// is `closed`: why that address may not be used any more, whatever the rules say.
+    /// is `closed`: why that address may not be used any more, whatever the rules say. `ruled` is told of
+    /// the denial before it is recorded, so that nothing moves meanwhile.
     ///
     /// # Cancel safety
     /// A dropped future may have recorded the denial.
@@ -58,6 +59,7 @@ impl<R: Recorder> Decider<R> {
         target: impl Fn() -> Target,
         closed: impl Fn() -> Option<Reason>,
         request: Option<&Asked>,
+        ruled: impl Fn(),
     ) -> Decided {
         loop {
             changes.next().await;
@@ -76,6 +78,7 @@ impl<R: Recorder> Decider<R> {
                 ruling.reason = reason;
                 ruling.matched.clear();
             }
+            ruled();
             ruling
                 .reason
                 .message

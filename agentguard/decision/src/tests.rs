@@ -403,14 +403,29 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     // A policy that is put in force before the wait begins counts too.
     without_api(5);
     let (coder, watched) = (client(1), client(2));
-    let observed = decider.revoked(changes.clone(), &watched, || api.clone(), || None, None);
-    let enforced = decider.revoked(changes.clone(), &coder, || api.clone(), || None, None);
+    let observed = decider.revoked(
+        changes.clone(),
+        &watched,
+        || api.clone(),
+        || None,
+        None,
+        || (),
+    );
+    let ruled = std::cell::Cell::new(false);
+    let enforced = decider.revoked(
+        changes.clone(),
+        &coder,
+        || api.clone(),
+        || None,
+        None,
+        || ruled.set(true),
+    );
     let denied = tokio::select! {
         biased;
         _ = observed => panic!("an agent that is only observed goes on"),
         denied = enforced => denied,
     };
-    assert!(!denied.allowed);
+    assert!(!denied.allowed && ruled.get());
     let decision = last(&decider);
     assert_eq!(Some(decision.id), denied.id);
     assert_eq!((decision.verdict, decision.enforced), (Verdict::Deny, true));
@@ -421,7 +436,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let changes = decider.changes();
     tokio::select! {
         biased;
-        _ = decider.revoked(changes, &coder, || api.clone(), || None, None) => panic!("nothing changed"),
+        _ = decider.revoked(changes, &coder, || api.clone(), || None, None, || ()) => panic!("nothing changed"),
         () = tokio::task::yield_now() => {}
     }
 }

@@ -2,15 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::Version;
 use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
 use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, classify};
-use futures_util::FutureExt as _;
-use futures_util::future::Shared;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,6 +20,7 @@ use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
 use crate::relay::{Counts, Over, relay, reset};
 use crate::replay::Replay;
+use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
 use crate::seats::{Entry, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
@@ -63,10 +61,6 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     /// Where it may go.
     route: Result<Route, Reason>,
 }
-
-/// Gives the denial of an action that was allowed, if the policy comes to deny it: to all that have
-/// a share in it, and recorded once.
-pub(crate) type Revoked = Shared<Pin<Box<dyn Future<Output = Decided> + Send>>>;
 
 /// What a client has shown so far.
 enum Start {
@@ -268,13 +262,15 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         decider.connection(&self.client, &self.target).await
     }
 
-    /// Waits until the policy denies the connection, which it allowed, and records that.
-    pub(crate) async fn connection_revoked(&self) -> Over {
-        let changes = self.changes.clone();
+    /// Goes on with the connection, which the policy allowed, until it is over or denied. A denial is
+    /// recorded.
+    pub(crate) async fn unless_revoked(&self, going: impl Future<Output = Over>) -> Over {
+        let (changes, ruled) = (self.changes.clone(), Ruled::default());
         let decider = &self.guard.decider;
         let (reached, closed) = (|| self.reached(), || self.closed());
-        let denied = decider.revoked(changes, &self.client, reached, closed, None);
-        Over::revoked(&denied.await)
+        let denied = decider.revoked(changes, &self.client, reached, closed, None, || ruled.set());
+        let over = unless(&ruled, denied, going).await;
+        over.unwrap_or_else(|denied| Over::revoked(&denied))
     }
 
     /// Why the address that was dialled may not be used any more.
@@ -319,15 +315,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         asked: Arc<Asked>,
     ) -> Revoked {
         let flow = Arc::clone(self);
-        let revoked = async move {
+        Revoked::new(|ruled| async move {
             let decider = &flow.guard.decider;
             let (reached, closed) = (|| flow.reached(), || flow.closed());
+            let (client, asked) = (&flow.client, Some(&*asked));
             decider
-                .revoked(changes, &flow.client, reached, closed, Some(&asked))
+                .revoked(changes, client, reached, closed, asked, || ruled.set())
                 .await
-        };
-        let revoked: Pin<Box<dyn Future<Output = Decided> + Send>> = Box::pin(revoked);
-        revoked.shared()
+        })
     }
 
     /// Records a denial.
@@ -437,10 +432,8 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             sent: &account.sent,
             received: &account.received,
         };
-        let over = tokio::select! {
-            over = relay(stream.split(), upstream.split(), replay, buffer, counts) => over,
-            over = self.connection_revoked() => over,
-        };
+        let going = relay(stream.split(), upstream.split(), replay, buffer, counts);
+        let over = self.unless_revoked(going).await;
         if let Some(error) = over.error {
             account.fail(error);
         }

@@ -200,10 +200,8 @@ async fn carry<R: Recorder, P: Port>(
     let (mut reader, mut writer) = split(stream);
     let buffer = flow.guard.limits.buffer;
     let client = (&mut reader, &mut writer);
-    let over = tokio::select! {
-        over = relay(client, split(upstream), bytes, buffer, counts) => over,
-        over = flow.connection_revoked() => over,
-    };
+    let going = relay(client, split(upstream), bytes, buffer, counts);
+    let over = flow.unless_revoked(going).await;
     if let Some(error) = over.error {
         account.fail(error);
     }

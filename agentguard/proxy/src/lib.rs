@@ -31,6 +31,7 @@ mod limits;
 mod port;
 mod relay;
 mod replay;
+mod revoked;
 mod route;
 mod seats;
 mod serve;

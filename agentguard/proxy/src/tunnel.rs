@@ -28,8 +28,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::account::Account;
-use crate::connection::{Flow, READ, Revoked};
+use crate::connection::{Flow, READ};
 use crate::relay::{part, reset, revoked};
+use crate::revoked::Revoked;
 use crate::{Origin, Port};
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -256,7 +257,7 @@ impl<R: Recorder, P: Port> Tunnel<R, P> {
     /// Says that it is there, and carries what is inside. A future with a name of its own: one
     /// connection begins inside the other.
     fn carry<'a>(
-        self,
+        mut self,
         mut stream: TcpStream,
         early: Vec<u8>,
         opened: &'a [u8],
@@ -265,9 +266,9 @@ impl<R: Recorder, P: Port> Tunnel<R, P> {
             if let Err(error) = stream.write_all(opened).await {
                 return self.account.fail(format!("the client is gone: {error}"));
             }
-            tokio::select! {
-                () = self.inside.start(stream, early) => {}
-                denied = self.revoked => self.account.fail(revoked(&denied)),
+            let inside = self.inside.start(stream, early);
+            if let Err(denied) = self.revoked.unless(inside).await {
+                self.account.fail(revoked(&denied));
             }
         })
     }

@@ -6,22 +6,20 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use agentguard_decision::{Decided, Recorder};
+use agentguard_decision::Recorder;
 use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::future::WeakShared;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
-use crate::connection::Revoked;
 use crate::http::events::Events;
 use crate::http::growth::Growth;
 use crate::http::http2::Streamed;
 use crate::relay::{MAX_LINGER, revoked};
+use crate::revoked::{Revoked, WeakRevoked};
 
 /// What the client is answered.
 pub(crate) type Answer<R> = Either<ResponseBody<R>, Full<Bytes>>;
@@ -73,9 +71,13 @@ pub(crate) struct Denial<R: Recorder> {
 impl<R: Recorder> Denial<R> {
     /// Whether the policy has come to deny what the body belongs to. Then it has been told.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let denied = ready!(self.revoked.poll_unpin(cx));
-        self.account.fail(revoked(&denied));
-        Poll::Ready(())
+        match self.revoked.poll(cx) {
+            Poll::Ready(Err(denied)) => {
+                self.account.fail(revoked(&denied));
+                Poll::Ready(())
+            }
+            _ => Poll::Pending,
+        }
     }
 
     /// The same without a share in it: it is over when the body is.
@@ -89,7 +91,7 @@ impl<R: Recorder> Denial<R> {
 
 /// See [`Denial::downgrade`].
 pub(crate) struct WeakDenial<R: Recorder> {
-    revoked: Option<WeakShared<Pin<Box<dyn Future<Output = Decided> + Send>>>>,
+    revoked: WeakRevoked,
     account: Weak<Account<R>>,
 }
 
@@ -97,8 +99,7 @@ impl<R: Recorder> WeakDenial<R> {
     /// As [`Denial::poll`], and pending where the body is over. To be asked in the task that reads the body: that
     /// is woken.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let revoked = self.revoked.as_ref().and_then(WeakShared::upgrade);
-        match revoked.zip(self.account.upgrade()) {
+        match self.revoked.upgrade().zip(self.account.upgrade()) {
             Some((revoked, account)) => Denial { revoked, account }.poll(cx),
             None => Poll::Pending,
         }
@@ -144,6 +145,8 @@ pub(crate) struct RequestBody<R: Recorder> {
     sending: Option<(Growth, Revoked)>,
     /// What was read, and waits to be told that it may leave.
     held: Option<Frame<Bytes>>,
+    /// Whether it was ended before its end.
+    cut: bool,
 }
 
 impl<R: Recorder> RequestBody<R> {
@@ -161,6 +164,7 @@ impl<R: Recorder> RequestBody<R> {
             linger,
             sending,
             held: None,
+            cut: false,
         }
     }
 
@@ -205,24 +209,26 @@ impl<R: Recorder> RequestBody<R> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the policy has come to deny the request. Asked also where nobody reads the answer any
+    /// Whether the policy has not come to deny the request. Asked also where nobody reads the answer any
     /// more, or it is over.
-    fn is_revoked(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some((_, denial)) = &mut self.sending else {
-            return false;
-        };
-        match denial.poll_unpin(cx) {
-            Poll::Ready(denied) => {
-                self.account.fail(revoked(&denied));
-                self.sending = None;
-                true
-            }
-            Poll::Pending => false,
+    fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFailed>> {
+        if self.cut {
+            return Poll::Ready(Err(BodyFailed::Revoked));
         }
+        let Some((_, denial)) = &mut self.sending else {
+            return Poll::Ready(Ok(()));
+        };
+        let allowed = ready!(denial.poll(cx));
+        Poll::Ready(allowed.map_err(|denied| {
+            self.account.fail(revoked(&denied));
+            self.cut = true;
+            BodyFailed::Revoked
+        }))
     }
 
     /// The end of a body that grew too large.
-    fn cut(&self) -> BodyFailed {
+    fn cut(&mut self) -> BodyFailed {
+        self.cut = true;
         let denied = self.sending.as_ref().map(|(growth, _)| growth.denied());
         if let Some(denied) = denied.as_ref().and_then(|denied| denied.get()) {
             self.account.fail(revoked(denied));
@@ -269,9 +275,7 @@ impl<R: Recorder> Body for RequestBody<R> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        if this.is_revoked(cx) {
-            return Poll::Ready(Some(Err(BodyFailed::Revoked)));
-        }
+        ready!(this.poll_allowed(cx))?;
         if let Some(go_ahead) = &mut this.go_ahead {
             // Polling the client's body makes hyper tell the client to go ahead.
             ready!(go_ahead.wanted.as_mut().poll(cx));
@@ -406,7 +410,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
         if !this.ended
-            && let Poll::Ready(denied) = this.revoked.poll_unpin(cx)
+            && let Err(denied) = ready!(this.revoked.poll(cx))
         {
             this.ended = true;
             this.account.fail(revoked(&denied));

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use crate::Port;
 use crate::account::Account;
-use crate::connection::{Flow, Revoked};
+use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
@@ -33,6 +33,7 @@ use crate::http::interims::Interims;
 use crate::http::leg::Leg;
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
+use crate::revoked::Revoked;
 
 /// The requests of one client connection.
 pub(crate) struct Exchange<R: Recorder, P: Port> {
@@ -165,10 +166,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             sending: growth.map(|growth| (growth, revoked.clone())),
             interims,
         };
-        let carried = tokio::select! {
-            biased;
-            carried = self.carry(parts, body, &meaning, outgoing) => carried,
-            denied = &mut revoked => {
+        let carrying = self.carry(parts, body, &meaning, outgoing);
+        let carried = match revoked.unless(carrying).await {
+            Ok(carried) => carried,
+            Err(denied) => {
                 account.fail(relay::revoked(&denied));
                 account.answered(StatusCode::FORBIDDEN);
                 return refuse(&denied, StatusCode::FORBIDDEN, tongue);

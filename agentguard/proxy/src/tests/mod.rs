@@ -37,7 +37,7 @@ use agentguard_policy::{Document, Policy, compile};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -83,10 +83,13 @@ const DENIED: &str = "127.0.0.66";
 struct Log {
     decisions: Mutex<Vec<Decision>>,
     changed: Notify,
+    /// While a test has it to itself, nothing is written.
+    disk: RwLock<()>,
 }
 
 impl Recorder for Log {
     async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+        let _disk = self.disk.read().await;
         let id = decision.id;
         self.decisions.lock().unwrap().push(decision);
         self.changed.notify_waiters();

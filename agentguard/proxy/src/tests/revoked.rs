@@ -181,6 +181,42 @@ async fn an_upload_that_is_denied_now_ends_whatever_became_of_its_answer() {
     }
 }
 
+/// However long the record takes, a denial holds from when it is ruled.
+#[tokio::test]
+async fn nothing_moves_while_a_denial_is_recorded() {
+    let upload = "POST /ok HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let raw = "\0hello\r\n\r\n".to_owned();
+    let more = websocket::masked(0x81, "more");
+    for (begin, answer, more) in [
+        (upload.to_owned(), OK, &b"4\r\nmore\r\n"[..]),
+        (websocket::ask(""), websocket::SWITCH, &more),
+        (raw, "hello\r\n\r\n", b"more"),
+    ] {
+        let world = by_name(Rules::Allow).build().await;
+        let mut client = world.connect().await;
+        write(&mut client, &begin).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "\r\n\r\n").await;
+        write(&mut upstream, answer).await;
+        read_until(&mut client, "\r\n\r\n").await;
+        {
+            let _disk = world.log.disk.write().await;
+            world.change(Rules::Deny);
+            write(&mut client, more).await;
+            let moved = upstream.read_u8();
+            let moved = tokio::time::timeout(Duration::from_millis(300), moved).await;
+            assert!(moved.is_err(), "{begin:?}: {moved:?}");
+        }
+        world.until(|decisions| decisions.len() == 2).await;
+        let mut rest = Vec::new();
+        let _ = soon(upstream.read_to_end(&mut rest)).await;
+        let rest = String::from_utf8_lossy(&rest).into_owned();
+        assert!(!rest.contains("more"), "{rest:?}");
+        drop(client);
+        assert_eq!(world.end().await.len(), 2);
+    }
+}
+
 /// Nothing moves in either direction, and the denial does not wait until something does.
 #[tokio::test]
 async fn an_answer_that_nobody_takes_is_denied_all_the_same() {

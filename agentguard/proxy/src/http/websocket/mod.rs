@@ -70,7 +70,7 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
         upstream,
         account,
         asked,
-        revoked,
+        mut revoked,
     } = tunnel;
     let upgraded = match upgrade.await {
         Ok(upgraded) => TokioIo::new(upgraded),
@@ -110,8 +110,10 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
         tokio::select! {
             biased;
             () = closes.both.notified() => Ok(None),
-            over = both(up, down) => over.map(Some),
-            denied = revoked => Err(Stopped::Denied(denied)),
+            over = revoked.unless(both(up, down)) => match over {
+                Ok(over) => over.map(Some),
+                Err(denied) => Err(Stopped::Denied(denied)),
+            },
         }
     };
     let linger = flow.guard.limits.linger;

@@ -1,0 +1,148 @@
+//! What is under way, until the policy comes to deny it.
+//!
+//! A denial is recorded before it is told. While it is being recorded, nothing moves.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use agentguard_decision::Decided;
+use futures_util::FutureExt as _;
+use futures_util::future::{Shared, WeakShared};
+
+type Denying = Pin<Box<dyn Future<Output = Decided> + Send>>;
+
+/// Whether a denial was ruled, and is being recorded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ruled(Arc<AtomicBool>);
+
+impl Ruled {
+    /// Says that it was.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The denial of an action that was allowed, if the policy comes to deny it: told to all that have a
+/// share in it, and recorded once.
+#[derive(Clone)]
+pub(crate) struct Revoked {
+    denied: Shared<Denying>,
+    ruled: Ruled,
+}
+
+impl Revoked {
+    /// `denying` waits for the denial, says when it is ruled, records it and gives it.
+    pub(crate) fn new<F>(denying: impl FnOnce(Ruled) -> F) -> Self
+    where
+        F: Future<Output = Decided> + Send + 'static,
+    {
+        let ruled = Ruled::default();
+        let denied: Denying = Box::pin(denying(ruled.clone()));
+        Self {
+            denied: denied.shared(),
+            ruled,
+        }
+    }
+
+    /// Whether the action may go on; pending while a denial is recorded. Not to be asked again once it
+    /// was denied.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Decided>> {
+        match self.denied.poll_unpin(cx) {
+            Poll::Ready(denied) => Poll::Ready(Err(denied)),
+            Poll::Pending if self.ruled.is_set() => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Goes on with `going` until it ends, unless that is denied.
+    pub(crate) async fn unless<T>(&mut self, going: impl Future<Output = T>) -> Result<T, Decided> {
+        unless(&self.ruled, &mut self.denied, going).await
+    }
+
+    /// The denial, if somebody has been told.
+    pub(crate) fn peek(&self) -> Option<&Decided> {
+        self.denied.peek()
+    }
+
+    /// The same without a share in it: it is over when those that have one are.
+    pub(crate) fn downgrade(&self) -> WeakRevoked {
+        WeakRevoked {
+            denied: self.denied.downgrade(),
+            ruled: self.ruled.clone(),
+        }
+    }
+}
+
+/// See [`Revoked::downgrade`].
+pub(crate) struct WeakRevoked {
+    denied: Option<WeakShared<Denying>>,
+    ruled: Ruled,
+}
+
+impl WeakRevoked {
+    /// None where it is over.
+    pub(crate) fn upgrade(&self) -> Option<Revoked> {
+        Some(Revoked {
+            denied: self.denied.as_ref()?.upgrade()?,
+            ruled: self.ruled.clone(),
+        })
+    }
+}
+
+/// Goes on with `going` until it ends, unless `denied` gives a denial of it, which says before when it is
+/// `ruled`.
+pub(crate) async fn unless<T>(
+    ruled: &Ruled,
+    denied: impl Future<Output = Decided>,
+    going: impl Future<Output = T>,
+) -> Result<T, Decided> {
+    let (mut denied, mut going) = (pin!(denied), pin!(going));
+    poll_fn(|cx| match denied.as_mut().poll(cx) {
+        Poll::Ready(denied) => Poll::Ready(Err(denied)),
+        Poll::Pending if ruled.is_set() => Poll::Pending,
+        Poll::Pending => going.as_mut().poll(cx).map(Ok),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::FutureExt as _;
+
+    use super::{Revoked, Ruled, unless};
+
+    #[test]
+    fn nothing_goes_on_while_a_denial_is_recorded() {
+        let ruled = Ruled::default();
+        let going = || unless(&ruled, pending(), ready(7)).now_or_never();
+        assert!(matches!(going(), Some(Ok(7))));
+        ruled.set();
+        assert!(going().is_none());
+
+        let mut revoked = Revoked::new(|ruled| async move {
+            tokio::task::yield_now().await;
+            ruled.set();
+            pending().await
+        });
+        let mut polled = || {
+            let ask = std::future::poll_fn(|cx| std::task::Poll::Ready(revoked.poll(cx)));
+            ask.now_or_never().unwrap().is_ready()
+        };
+        assert_eq!([polled(), polled()], [true, false]);
+        let mut share = revoked.clone();
+        assert!(share.unless(ready(7)).now_or_never().is_none());
+        let weak = revoked.downgrade();
+        assert!(weak.upgrade().is_some());
+        drop((revoked, share));
+        assert!(weak.upgrade().is_none());
+    }
+}
