@@ -1,34 +1,35 @@
-//! Who may have how many decoders at once of the kinds that remember much of what they have decoded.
+//! How much memory decoders of content may take: they remember what they have decoded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agentguard_model::AgentId;
 
-/// Of all agents together: a br decoder can come to 16 MiB, one of zstd to 8. Beyond it content
-/// counts as unreadable where a rule has to look into it, and events are not counted.
-const ALL: usize = 32;
+/// Bytes, of all agents together: a br decoder can come to 16 MiB, one of zstd to 8, one of gzip to 64 KiB.
+/// Beyond it content counts as unreadable where a rule has to look into it, and events are not counted.
+const ALL: usize = 512 << 20;
 
-/// Of one agent, so that it does not take the others' away. Beyond it as above.
-const EACH: usize = 8;
+/// Bytes, of one agent, so that it does not take the others' away. Beyond it as above.
+const EACH: usize = 128 << 20;
 
 /// The decoders of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Decoders(Mutex<HashMap<AgentId, usize>>);
 
 impl Decoders {
-    /// Room for one more, if there is any.
-    pub(crate) fn take(self: &Arc<Self>, agent: AgentId) -> Option<Decoding> {
+    /// Room for one more that takes `memory` bytes, if there is any.
+    pub(crate) fn take(self: &Arc<Self>, agent: AgentId, memory: usize) -> Option<Decoding> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = taken.values().sum();
         let own = taken.get(&agent).copied().unwrap_or_default();
-        if all >= ALL || own >= EACH {
+        if all + memory > ALL || own + memory > EACH {
             return None;
         }
-        taken.insert(agent, own + 1);
+        taken.insert(agent, own + memory);
         Some(Decoding {
             decoders: Arc::clone(self),
             agent,
+            memory,
         })
     }
 }
@@ -38,6 +39,7 @@ impl Decoders {
 pub(crate) struct Decoding {
     decoders: Arc<Decoders>,
     agent: AgentId,
+    memory: usize,
 }
 
 impl Drop for Decoding {
@@ -48,7 +50,7 @@ impl Drop for Decoding {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = taken.get_mut(&self.agent) {
-            *own -= 1;
+            *own = own.saturating_sub(self.memory);
             if *own == 0 {
                 taken.remove(&self.agent);
             }
@@ -67,11 +69,13 @@ mod tests {
     #[test]
     fn an_agent_has_its_share_and_gives_it_back() {
         let decoders = Arc::new(Decoders::default());
-        let take = |agent| decoders.take(AgentId(agent));
+        let most = EACH / 8;
+        let take = |agent| decoders.take(AgentId(agent), most);
         let mut own: Vec<_> = std::iter::from_fn(|| take(1)).collect();
-        assert_eq!(own.len(), EACH);
+        assert_eq!(own.len(), 8);
+        assert!(decoders.take(AgentId(1), 1).is_none());
         let others: Vec<_> = (2..100).filter_map(take).collect();
-        assert_eq!(others.len(), ALL - EACH);
+        assert_eq!(others.len(), (ALL - EACH) / most);
         own.pop();
         assert!(take(1).is_some());
         assert!(take(200).is_some());

@@ -42,15 +42,18 @@ impl Inflate {
 /// `deflate` as it is met.
 pub(super) enum Deflate {
     /// The first bytes say which format it is.
-    First(Vec<u8>),
+    First(Vec<u8>, Doubt),
     /// It is known, and so many of the bytes that were kept to know it have been read.
     Known(Inflate, Vec<u8>, usize),
 }
 
-impl Default for Deflate {
-    fn default() -> Self {
-        Self::First(Vec::new())
-    }
+/// What is read where the first bytes say both, as those of one content in 65,536 do.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Doubt {
+    /// zlib's format, which is the one that is meant (RFC 9110, 8.4.1.2).
+    Zlib,
+    /// Nothing: which one it is would be the receiver's to say.
+    Refused,
 }
 
 /// How many of the first bytes say which format it is.
@@ -68,11 +71,15 @@ fn is_stored([_, a, b, c, d]: [u8; SAYING]) -> bool {
 }
 
 impl Deflate {
+    pub(super) const fn new(doubt: Doubt) -> Self {
+        Self::First(Vec::new(), doubt)
+    }
+
     pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
         let corrupt = |why| Undecodable::Corrupt(Coding::Deflate, why);
         const BROKEN: &str = "it cannot be inflated";
         match self {
-            Self::First(kept) => {
+            Self::First(kept, doubt) => {
                 let read = input.len().min(SAYING - kept.len());
                 kept.extend_from_slice(input.get(..read).unwrap_or_default());
                 let zlib = match kept.as_slice() {
@@ -80,11 +87,12 @@ impl Deflate {
                     _ => return Ok(Step { read, written: 0 }),
                 };
                 let stored = <[u8; SAYING]>::try_from(kept.as_slice()).map(is_stored);
-                match (zlib, stored) {
-                    // Which one it is would be the receiver's to say.
-                    (true, Ok(true)) => return Err(corrupt("it can be read in two ways")),
-                    (true, Err(_)) => return Ok(Step { read, written: 0 }),
-                    _ => {}
+                if let (Doubt::Refused, true) = (doubt, zlib) {
+                    match stored {
+                        Ok(true) => return Err(corrupt("it can be read in two ways")),
+                        Ok(false) => {}
+                        Err(_) => return Ok(Step { read, written: 0 }),
+                    }
                 }
                 *self = Self::Known(Inflate::new(zlib), std::mem::take(kept), 0);
                 let step = self.step(input.get(read..).unwrap_or_default(), output)?;

@@ -18,6 +18,7 @@ use std::ops::ControlFlow;
 
 pub use meter::{Meter, Pushed, WORK};
 
+use deflate::Doubt;
 use http::HeaderMap;
 use http::header;
 
@@ -122,11 +123,16 @@ impl Codings {
         self.0.is_empty()
     }
 
-    /// Whether a decoder remembers megabytes of what it has decoded.
+    /// How many bytes of memory a decoder may come to, about.
     #[must_use]
-    pub fn is_heavy(&self) -> bool {
-        self.iter()
-            .any(|coding| matches!(coding, Coding::Brotli | Coding::Zstd))
+    pub fn memory(&self) -> usize {
+        let one = |coding| match coding {
+            // A window, the tables and a piece.
+            Coding::Gzip | Coding::Deflate => 64 << 10,
+            Coding::Brotli => 16 << 20,
+            Coding::Zstd => 8 << 20,
+        };
+        self.iter().map(one).sum()
     }
 
     /// One after the other, the first applied first.
@@ -184,12 +190,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(coding: Coding, allowed: u64) -> Self {
+    fn new(coding: Coding, allowed: u64, doubt: Doubt) -> Self {
         Self {
             coding,
             stage: match coding {
                 Coding::Gzip => Stage::Gzip(gzip::Gzip::default()),
-                Coding::Deflate => Stage::Deflate(deflate::Deflate::default()),
+                Coding::Deflate => Stage::Deflate(deflate::Deflate::new(doubt)),
                 Coding::Brotli => Stage::Brotli(brotli::Brotli::default()),
                 Coding::Zstd => Stage::Zstd(zstd::Zstd::default()),
             },
@@ -254,11 +260,15 @@ impl fmt::Debug for Decoder {
 impl Decoder {
     /// For a body that is so coded. `allowed` is how many bytes may come out of each of the codings, also
     /// of one that is decoded further: a bomb need not end in many bytes to take long.
+    ///
+    /// `deflate` that can be read in two ways is read as it is meant; a [`Meter`] does not read it.
     #[must_use]
     pub fn new(codings: &Codings, allowed: u64) -> Self {
         let layers = codings.0.iter().rev();
         Self {
-            layers: layers.map(|coding| Layer::new(*coding, allowed)).collect(),
+            layers: layers
+                .map(|coding| Layer::new(*coding, allowed, Doubt::Zlib))
+                .collect(),
             failed: None,
             stopped: false,
         }

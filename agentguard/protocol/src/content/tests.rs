@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
 
-use super::{Coding, Codings, Decoder, MAX_CODINGS, NotCodings, PIECE, Undecodable};
+use super::{Coding, Codings, Decoder, MAX_CODINGS, Meter, NotCodings, PIECE, Undecodable};
 
 const ALL: [Coding; 4] = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];
 
@@ -408,11 +408,30 @@ fn windows_are_bounded_rfc_9659() {
 
 /// To one receiver it is a stored block, to another what zlib made of something else.
 #[test]
-fn deflate_that_can_be_read_in_two_ways_is_not_read() {
+fn deflate_that_can_be_read_in_two_ways_is_read_as_it_is_meant_and_not_measured() {
     // A stored block of 1 byte whose head is zlib's too: 0x78 0x01, with its length 1 there and 0xfe 0xff behind.
     let two_ways = [0x78, 0x01, 0x00, 0xfe, 0xff, b'x'];
-    let mut decoder = Decoder::new(&Codings::from_iter([Coding::Deflate]), 1 << 20);
-    let pushed = decoder.push(&two_ways, &mut |_| ControlFlow::Continue(()));
-    let told = pushed.unwrap_err().to_string();
+    let deflate = Codings::from_iter([Coding::Deflate]);
+    let mut meter = Meter::new(&deflate).unwrap();
+    let told = meter.push(&two_ways, u64::MAX).unwrap_err().to_string();
     assert!(told.contains("two ways"), "{told}");
+    let mut decoder = Decoder::new(&deflate, 1 << 20);
+    let mut said = 0;
+    let mut count = |piece: &[u8]| {
+        said += piece.len();
+        ControlFlow::Continue(())
+    };
+    let _ = decoder.push(&two_ways, &mut count).unwrap();
+    // As zlib's it is the beginning of something else.
+    assert_eq!(said, 0);
+    assert!(decoder.finish().is_err());
+    // And an honest one is found among some thousands, and is what it is.
+    let honest = (0..1_000_000_u32).find_map(|number| {
+        let coded = encode(Coding::Deflate, &number.to_le_bytes());
+        matches!(*coded, [_, a, b, c, d, ..] if [a ^ c, b ^ d] == [0xff; 2])
+            .then_some((number, coded))
+    });
+    let (number, coded) = honest.unwrap();
+    let decoded = decode_one(Coding::Deflate, &coded).unwrap();
+    assert_eq!(decoded, number.to_le_bytes());
 }

@@ -20,10 +20,8 @@ const RATIO: u64 = 256;
 
 /// Reads the events of an answer. What passes is what came.
 pub(crate) struct Events {
-    /// None where the stream is not coded.
-    decoder: Option<Box<Decoder>>,
-    /// The room that it takes, if that is much.
-    _room: Option<Decoding>,
+    /// With the room that it takes; none where the stream is not coded.
+    decoder: Option<(Box<Decoder>, Decoding)>,
     parser: Parser,
 }
 
@@ -31,7 +29,10 @@ impl Events {
     /// For an answer with these fields, if it is an event stream in a coding that is known. Of another
     /// coding nobody can say anything, and the answer passes uncounted; so it does where `room` has none for
     /// the decoder.
-    pub(crate) fn of(fields: &HeaderMap, room: impl FnOnce() -> Option<Decoding>) -> Option<Self> {
+    pub(crate) fn of(
+        fields: &HeaderMap,
+        room: impl FnOnce(usize) -> Option<Decoding>,
+    ) -> Option<Self> {
         if !is_event_stream(fields) {
             return None;
         }
@@ -42,19 +43,17 @@ impl Events {
                 return None;
             }
         };
-        let room = if codings.is_heavy() {
-            let Some(room) = room() else {
+        let decoder = if codings.is_identity() {
+            None
+        } else {
+            let Some(room) = room(codings.memory()) else {
                 tracing::debug!("too much content is being unpacked at once");
                 return None;
             };
-            Some(room)
-        } else {
-            None
+            Some((Box::new(Decoder::new(&codings, MARGIN)), room))
         };
-        let decoder = (!codings.is_identity()).then(|| Decoder::new(&codings, MARGIN).into());
         Some(Self {
             decoder,
-            _room: room,
             parser: Parser::new(MAX_EVENT),
         })
     }
@@ -69,7 +68,7 @@ impl Events {
         };
         let read = match &mut self.decoder {
             None => read(bytes),
-            Some(decoder) => {
+            Some((decoder, _)) => {
                 decoder.allow_more(RATIO.saturating_mul(bytes.len() as u64));
                 decoder.push(bytes, &mut read)?
             }
@@ -82,7 +81,7 @@ impl Events {
     pub(crate) fn finish(&self) -> Result<(), Undecodable> {
         self.decoder
             .as_ref()
-            .map_or(Ok(()), |decoder| decoder.finish())
+            .map_or(Ok(()), |(decoder, _)| decoder.finish())
     }
 }
 

@@ -366,7 +366,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let events = Events::of(&parts.headers, || self.flow.room());
+                let events = Events::of(&parts.headers, |memory| self.flow.room(memory));
                 let body = ResponseBody::new(body, Arc::clone(account), revoked, events);
                 if !self.is_http2() {
                     let denial = Some(body.denial().downgrade());

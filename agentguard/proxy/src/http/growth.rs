@@ -27,8 +27,8 @@ pub(crate) trait Judge: Send + Sync {
     /// Notices changes of the policy from now on.
     fn changes(&self) -> Changes;
 
-    /// Room for a decoder that takes much memory, if there is any.
-    fn room(&self) -> Option<Decoding>;
+    /// Room for a decoder that takes so many bytes of memory, if there is any.
+    fn room(&self, memory: usize) -> Option<Decoding>;
 }
 
 type Asking = Pin<Box<dyn Future<Output = Option<Decided>> + Send>>;
@@ -52,8 +52,8 @@ impl<R: Recorder, P: Port> Judge for Flow<R, P> {
         self.guard.decider.changes()
     }
 
-    fn room(&self) -> Option<Decoding> {
-        self.guard.decoders.take(self.client.agent)
+    fn room(&self, memory: usize) -> Option<Decoding> {
+        self.guard.decoders.take(self.client.agent, memory)
     }
 }
 
@@ -93,7 +93,7 @@ enum Measure {
     Idle(Result<Codings, String>, u64),
     Meter {
         meter: Meter,
-        /// The room that its decoder takes, if that is much.
+        /// The room that its decoder takes.
         _room: Option<Decoding>,
     },
     /// The size is not known, and that was asked about.
@@ -283,11 +283,11 @@ impl Growth {
         if *sent > 0 && !codings.is_identity() {
             return Err("it was not looked into from its beginning".to_owned());
         }
-        let room = if codings.is_heavy() {
-            let full = "too much content is being unpacked at once";
-            Some(self.judge.room().ok_or(full)?)
-        } else {
+        let room = if codings.is_identity() {
             None
+        } else {
+            let full = "too much content is being unpacked at once";
+            Some(self.judge.room(codings.memory()).ok_or(full)?)
         };
         let mut meter = Meter::new(&codings).map_err(|why| why.to_string())?;
         meter.add(*sent);
@@ -304,6 +304,7 @@ mod tests {
     use std::task::{Context, Poll, Wake};
 
     use agentguard_decision::{Asked, Changes};
+    use agentguard_model::AgentId;
     use agentguard_protocol::content::{PIECE, WORK};
     use flate2::Compression;
     use flate2::write::GzEncoder;
@@ -329,8 +330,8 @@ mod tests {
             crate::tests::no_changes()
         }
 
-        fn room(&self) -> Option<Decoding> {
-            None
+        fn room(&self, memory: usize) -> Option<Decoding> {
+            Arc::<crate::decoders::Decoders>::default().take(AgentId(1), memory)
         }
     }
 
