@@ -113,6 +113,24 @@ async fn what_an_upstream_says_before_its_answer_is_passed_on() {
     serving.abort();
 }
 
+/// RFC 9110, 9.3.2.
+#[tokio::test]
+async fn a_refusal_of_head_has_no_content() {
+    let world = by_name(Rules::Deny).build().await;
+    let stream = world.connect().await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    for method in ["GET", "HEAD"] {
+        let (answer, _) = client
+            .send_request(asked(&world, method, "/ok"), true)
+            .unwrap();
+        let answer = soon(answer).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        assert_eq!(answer.body().is_end_stream(), method == "HEAD");
+        assert!(answer.headers().contains_key("content-length"));
+    }
+}
+
 /// RFC 9110, 10.1.1.
 #[tokio::test]
 async fn a_client_that_waits_for_100_gets_the_upstream_s() {

@@ -19,7 +19,8 @@ use agentguard_protocol::http1::MAX_HEAD;
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
+use http_body_util::Either;
 use hyper::body::Body as _;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 
@@ -150,6 +151,7 @@ async fn answer<R: Recorder, P: Port>(
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, stream) = request.into_parts();
+    let head = parts.method == Method::HEAD;
     let body = Received::Http2(Streamed::new(stream, &parts.headers));
     let interims = Arc::new(Interims::default());
     let answering = exchange.handle(Request::from_parts(parts, body), &interims);
@@ -169,13 +171,13 @@ async fn answer<R: Recorder, P: Port>(
         say(&mut respond, interim);
     }
     let (mut parts, body) = response.into_parts();
-    let ended = body.is_end_stream();
+    let mut ended = body.is_end_stream();
     if let (false, Some(length)) = (ended, body.size_hint().exact()) {
-        let fields = &mut parts.headers;
-        fields
-            .entry(header::CONTENT_LENGTH)
-            .or_insert(length.into());
+        let fields = parts.headers.entry(header::CONTENT_LENGTH);
+        fields.or_insert(length.into());
     }
+    // A refusal has content whatever was asked (RFC 9110, 9.3.2).
+    ended |= head && matches!(body, Either::Right(_));
     match respond.send_response(Response::from_parts(parts, ()), ended) {
         Ok(_) if ended => {}
         Ok(stream) => {
