@@ -115,11 +115,23 @@ impl HelloReader {
         self.bytes
     }
 
+    /// The bytes up to the end of the hello, and those behind it.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
+        let mut hello = self.bytes;
+        let rest = hello.split_off(self.records.at.min(hello.len()));
+        (hello, rest)
+    }
+
     fn finish(&self, accepted_name: Option<&str>) -> Result<Hello, TlsMalformed> {
         let body = self
             .records
             .body()
             .ok_or_else(|| TlsMalformed::Hello("it is not the first message".to_owned()))?;
+        if self.records.handshake.len() > 4 + body.len() {
+            let why = "there is more than a hello in its records".to_owned();
+            return Err(TlsMalformed::Hello(why));
+        }
         let own = Extensions::read(body)
             .ok_or_else(|| TlsMalformed::Hello("its extensions cannot be read".to_owned()))?;
         let server_name = own
@@ -350,7 +362,8 @@ mod tests {
                 }
             }
         }
-        assert_eq!(reader.into_bytes(), bytes);
+        let (hello, rest) = reader.into_parts();
+        assert_eq!([hello, rest].concat(), bytes);
     }
 
     #[test]

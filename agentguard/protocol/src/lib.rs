@@ -35,6 +35,7 @@ pub mod proxy_answer;
 pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod server_hello;
 pub mod sse;
 pub mod tunnel;
 pub mod websocket;

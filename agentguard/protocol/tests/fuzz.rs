@@ -124,7 +124,8 @@ fn first_bytes() {
     bolero::check!().with_test_time(MOMENT).for_each(|input| {
         let (bytes, one, _) = cut(input);
         let (whole, part) = (classify(bytes), classify(one));
-        assert!(part == FirstBytes::NeedMore || part == whole);
+        let open = |it| [FirstBytes::NeedMore, FirstBytes::Line].contains(&it);
+        assert!(open(part) || part == whole);
         assert!(whole != FirstBytes::NeedMore || bytes.len() < MOST_NEEDED);
     });
 }

@@ -6,6 +6,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use agentguard_decision::{Decided, Decider, Recorder};
 use agentguard_model::{Bytes, Messages, Outcome};
 
+use crate::relay::Counts;
+
 /// Counts what is moved under one decision and tells the outcome when it is dropped: however a
 /// connection ends, its decision gets its outcome, once.
 pub(crate) struct Account<R: Recorder> {
@@ -50,6 +52,14 @@ impl<R: Recorder> Account<R> {
     /// Where messages are counted. From the first call on, the outcome says how many there were.
     pub(crate) fn messages(&self) -> &Counted {
         self.messages.get_or_init(Counted::default)
+    }
+
+    /// Where a relay counts.
+    pub(crate) const fn counts(&self) -> Counts<'_> {
+        Counts {
+            sent: &self.sent,
+            received: &self.received,
+        }
     }
 
     /// The HTTP status that the agent gets.

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::Version;
 use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Foreseen, Recorder, Target};
 use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
-use agentguard_protocol::first_bytes::{FirstBytes, classify};
+use agentguard_protocol::first_bytes::{FirstBytes, LineReader, MOST_NEEDED, classify};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -18,7 +19,8 @@ use crate::decoders::Decoders;
 use crate::dial::{dial, tune};
 use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
-use crate::relay::{Counts, Over, relay, reset};
+use crate::late::Doubted;
+use crate::relay::{Over, relay, reset};
 use crate::replay::Replay;
 use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
@@ -62,6 +64,14 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     route: Result<Route, Reason>,
 }
 
+/// Whether a client that is carried unread may still turn out to be read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Doubt {
+    None,
+    /// By the line that it has begun.
+    Line,
+}
+
 /// What a client has shown so far.
 enum Start {
     Tls,
@@ -71,6 +81,8 @@ enum Start {
     Socks4,
     /// Bytes of another protocol, or of none that will ever be recognised.
     Raw,
+    /// The same, most likely: a line that has not ended in the time it had.
+    Line,
     /// Nothing in the time it had.
     Silent,
     /// Bytes that could still become TLS or HTTP, in the time it had.
@@ -192,10 +204,13 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 let stream = Replay::new(bytes, stream);
                 http::run_http2(self, stream, Leg::plain(Version::HTTP_2)).await;
             }
-            Start::Raw => self.raw(stream, &bytes).await,
+            Start::Raw => self.raw(stream, &bytes, Doubt::None).await,
+            Start::Line => self.raw(stream, &bytes, Doubt::Line).await,
             Start::Stuck => self.time_out(stream).await,
             Start::Silent | Start::Ended if needs_bytes(foreseen) => self.time_out(stream).await,
-            Start::Silent | Start::Ended => self.raw(stream, &[]).await,
+            // Boxed: what it comes to may be any of these.
+            Start::Silent => Box::pin(self.silent(stream)).await,
+            Start::Ended => self.raw(stream, &[], Doubt::None).await,
             Start::Gone(error) => {
                 let decided = self.connection().await;
                 if decided.allowed {
@@ -213,16 +228,21 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let hasty = !needs_bytes(foreseen) && !WEB_PORTS.contains(&self.target.port);
         let begun = Instant::now();
         loop {
-            match classify(bytes) {
+            let shown = classify(bytes);
+            match shown {
                 FirstBytes::Tls => return Start::Tls,
                 FirstBytes::Http1 => return Start::Http1,
                 FirstBytes::Http2Preface => return Start::Http2,
                 FirstBytes::Socks5 => return Start::Socks5,
                 FirstBytes::Socks4 => return Start::Socks4,
                 FirstBytes::Raw => return Start::Raw,
-                FirstBytes::NeedMore => {}
+                FirstBytes::NeedMore | FirstBytes::Line => {}
             }
-            let patience = if hasty && bytes.is_empty() {
+            let is_line = shown == FirstBytes::Line;
+            if is_line && bytes.len() >= MOST_NEEDED {
+                return Start::Line;
+            }
+            let patience = if hasty && (bytes.is_empty() || is_line) {
                 limits.client_first
             } else {
                 limits.head
@@ -234,19 +254,110 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Start::Gone(error),
                 Err(_) if bytes.is_empty() => return Start::Silent,
+                Err(_) if hasty && is_line => return Start::Line,
                 Err(_) => return Start::Stuck,
             }
         }
     }
 
     /// Bytes that nothing here understands, and connections without any.
-    async fn raw(&self, stream: TcpStream, bytes: &[u8]) {
+    async fn raw(&self, stream: TcpStream, bytes: &[u8], doubt: Doubt) {
         let decided = self.connection().await;
-        if decided.allowed {
-            self.splice(stream, bytes, decided).await;
-        } else {
-            reset(stream);
+        if !decided.allowed {
+            return reset(stream);
         }
+        let account = self.account(decided);
+        if let Some((stream, upstream)) = self.reach(stream, &account).await {
+            self.join(stream, upstream, bytes, doubt, &account).await;
+        }
+    }
+
+    /// A connection whose client waits, maybe for its upstream to speak first. If it is the client after all,
+    /// what it says is looked at as if it had not waited.
+    async fn silent(self: Arc<Self>, stream: TcpStream) {
+        let decided = self.connection().await;
+        if !decided.allowed {
+            return reset(stream);
+        }
+        let account = self.account(decided);
+        let Some((mut stream, upstream)) = self.reach(stream, &account).await else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        let looking = async {
+            let (mut one, mut other) = ([0], [0]);
+            tokio::select! {
+                _ = stream.peek(&mut one) => {}
+                _ = upstream.peek(&mut other) => return Start::Raw,
+            }
+            let foreseen = self.guard.decider.foresee(&self.client, &self.target);
+            self.look(&mut stream, foreseen, &mut bytes).await
+        };
+        let doubt = match self.unless_revoked(looking).await {
+            Err(over) => return over.end(&account, stream, Some(upstream)),
+            Ok(Start::Raw | Start::Silent | Start::Ended) => Doubt::None,
+            Ok(Start::Line) => Doubt::Line,
+            Ok(shown) => {
+                drop((upstream, account));
+                let this = if self.is_stale() {
+                    Arc::new(self.looked_up_again().await)
+                } else {
+                    self
+                };
+                return this.carry(shown, stream, bytes).await;
+            }
+        };
+        self.join(stream, upstream, &bytes, doubt, &account).await;
+    }
+
+    /// Opens the upstream of a connection that is carried untouched. None: it is over.
+    pub(crate) async fn reach(
+        &self,
+        stream: TcpStream,
+        account: &Account<R>,
+    ) -> Option<(TcpStream, TcpStream)> {
+        match self.dial().await {
+            Ok((upstream, _)) => Some((stream, upstream)),
+            Err(reason) => {
+                account.fail(reason.message);
+                reset(stream);
+                None
+            }
+        }
+    }
+
+    /// Carries a connection untouched.
+    async fn join(
+        &self,
+        mut stream: TcpStream,
+        mut upstream: TcpStream,
+        bytes: &[u8],
+        doubt: Doubt,
+        account: &Account<R>,
+    ) {
+        let is_request = AtomicBool::new(false);
+        let (reader, writer) = stream.split();
+        let line = (doubt == Doubt::Line).then(|| {
+            let mut line = LineReader::default();
+            line.push(bytes);
+            line
+        });
+        let client = (Doubted::new(reader, line, &is_request), writer);
+        let going = relay(
+            client,
+            upstream.split(),
+            bytes,
+            self.guard.limits.buffer,
+            account.counts(),
+        );
+        let over = self.unless_revoked(going).await.unwrap_or_else(|over| over);
+        if !is_request.load(Ordering::Relaxed) {
+            return over.end(account, stream, Some(upstream));
+        }
+        let message = "the client took so long for its first line that it was carried unread, and then it \
+                       was a request; a request's line has to come at once";
+        let denied = self.refuse(ActionKind::Connect, ReasonCode::ClientTimeout, message);
+        Over::revoked(&denied.await).end(account, stream, Some(upstream));
     }
 
     pub(crate) async fn time_out(&self, stream: TcpStream) {
@@ -264,13 +375,16 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// Goes on with the connection, which the policy allowed, until it is over or denied. A denial is
     /// recorded.
-    pub(crate) async fn unless_revoked(&self, going: impl Future<Output = Over>) -> Over {
+    pub(crate) async fn unless_revoked<T>(
+        &self,
+        going: impl Future<Output = T>,
+    ) -> Result<T, Over> {
         let (changes, ruled) = (self.changes.clone(), Ruled::default());
         let decider = &self.guard.decider;
         let (reached, closed) = (|| self.reached(), || self.closed());
         let denied = decider.revoked(changes, &self.client, reached, closed, None, || ruled.set());
         let over = unless(&ruled, denied, going).await;
-        over.unwrap_or_else(|denied| Over::revoked(&denied))
+        over.map_err(|denied| Over::revoked(&denied))
     }
 
     /// Why the address that was dialled may not be used any more.
@@ -414,34 +528,6 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             port: self.target.port,
             peer,
             spoken,
-        }
-    }
-
-    /// Carries a decided connection untouched.
-    pub(crate) async fn splice(&self, mut stream: TcpStream, replay: &[u8], decided: Decided) {
-        let account = self.account(decided);
-        let mut upstream = match self.dial().await {
-            Ok((upstream, _)) => upstream,
-            Err(reason) => {
-                account.fail(reason.message);
-                return reset(stream);
-            }
-        };
-        let buffer = self.guard.limits.buffer;
-        let counts = Counts {
-            sent: &account.sent,
-            received: &account.received,
-        };
-        let going = relay(stream.split(), upstream.split(), replay, buffer, counts);
-        let over = self.unless_revoked(going).await;
-        if let Some(error) = over.error {
-            account.fail(error);
-        }
-        if over.reset_client {
-            reset(stream);
-        }
-        if over.reset_upstream {
-            reset(upstream);
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::alpn::{Alpn, Offer};
 use crate::connection::{Flow, READ};
 use crate::http::{self, Leg, Upstream, Wanted};
 use crate::leaves::{Leaves, Subject};
-use crate::relay::{ClientStream as _, Counts, relay};
+use crate::relay::{ClientStream as _, relay};
 use crate::replay::Replay;
 use crate::tls::say;
 use crate::upstream_tls::UpstreamTls;
@@ -154,7 +154,7 @@ async fn inside<R: Recorder, P: Port>(
         };
         match classify(&bytes) {
             FirstBytes::Http1 => return http::run(flow, stream, &bytes, leg).await,
-            FirstBytes::NeedMore if read > 0 => {}
+            FirstBytes::NeedMore | FirstBytes::Line if read > 0 => {}
             FirstBytes::NeedMore if bytes.is_empty() => return,
             _ => return pass(&flow, stream, &bytes, leg).await,
         }
@@ -193,21 +193,12 @@ async fn carry<R: Recorder, P: Port>(
             return stream.reset();
         }
     };
-    let counts = Counts {
-        sent: &account.sent,
-        received: &account.received,
-    };
     let (mut reader, mut writer) = split(stream);
     let buffer = flow.guard.limits.buffer;
     let client = (&mut reader, &mut writer);
-    let going = relay(client, split(upstream), bytes, buffer, counts);
-    let over = flow.unless_revoked(going).await;
-    if let Some(error) = over.error {
-        account.fail(error);
-    }
-    if over.reset_client {
-        reader.unsplit(writer).reset();
-    }
+    let going = relay(client, split(upstream), bytes, buffer, account.counts());
+    let over = flow.unless_revoked(going).await.unwrap_or_else(|over| over);
+    over.end(&account, reader.unsplit(writer), None);
 }
 
 async fn refuse<R: Recorder, P: Port>(

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_decision::Decided;
+use agentguard_decision::{Decided, Recorder};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::account::Account;
 use crate::replay::Replay;
 
 /// How a direction ended.
@@ -40,6 +41,26 @@ impl Over {
             reset_client: true,
             reset_upstream: true,
             error: Some(revoked(denied)),
+        }
+    }
+}
+
+impl Over {
+    /// Ends both sides as it says.
+    pub(crate) fn end<R: Recorder>(
+        self,
+        account: &Account<R>,
+        client: impl ClientStream,
+        upstream: Option<TcpStream>,
+    ) {
+        if let Some(error) = self.error {
+            account.fail(error);
+        }
+        if self.reset_client {
+            client.reset();
+        }
+        if let Some(upstream) = upstream.filter(|_| self.reset_upstream) {
+            reset(upstream);
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use agentguard_decision::{Decided, Recorder};
-use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_model::{ActionKind, HostName, ReasonCode};
 use agentguard_protocol::alert::Alert;
 use agentguard_protocol::client_hello::{Hello, HelloReader, Progress, TlsMalformed};
 use tokio::io::AsyncReadExt;
@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::{Flow, READ};
-use crate::relay::{part, reset};
+use crate::relay::{Over, part, relay, reset};
+use crate::second_hello::{Client, Hellos, Refused, Server};
 use crate::{Port, inspect};
 
 /// Why there is no hello.
@@ -44,12 +45,56 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     {
         return inspect::run(flow, stream, reader.into_bytes(), hello).await;
     }
+    let name = hello.as_ref().ok().and_then(|it| it.server_name.clone());
     let (decided, alert) = decide(&flow, hello).await;
     match (decided.allowed, alert) {
-        (true, _) => flow.splice(stream, &reader.into_bytes(), decided).await,
+        (true, _) => {
+            let (first, rest) = reader.into_parts();
+            Box::pin(splice(&flow, stream, (&first, &rest), name, decided)).await;
+        }
         (false, None) => reset(stream),
         (false, Some(alert)) => say(&flow, stream, alert).await,
     }
+}
+
+/// Carries a decided connection untouched: its first hello and what was read behind it, and a second one if the
+/// server asks for that and it has the same `name`.
+async fn splice<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    stream: TcpStream,
+    (hello, rest): (&[u8], &[u8]),
+    name: Option<HostName>,
+    decided: Decided,
+) {
+    let account = flow.account(decided);
+    let Some((mut stream, mut upstream)) = flow.reach(stream, &account).await else {
+        return;
+    };
+    let hellos = Hellos::default();
+    let over = {
+        let (from_client, to_client) = stream.split();
+        let (from_server, to_server) = upstream.split();
+        let client = Client::new(from_client, rest, name, &hellos);
+        let server = Server::new(from_server, &hellos);
+        let buffer = flow.guard.limits.buffer;
+        let (client, server) = ((client, to_client), (server, to_server));
+        let going = relay(client, server, hello, buffer, account.counts());
+        flow.unless_revoked(going).await.unwrap_or_else(|over| over)
+    };
+    let (code, message) = match hellos.refused() {
+        None => return over.end(&account, stream, Some(upstream)),
+        Some(Refused::Malformed(why)) => (ReasonCode::TlsMalformed, why.to_string()),
+        Some(Refused::Name(second)) => {
+            let second = second.map_or_else(|| "none".to_owned(), |name| format!("`{name}`"));
+            let message = format!(
+                "the TLS server name of the second ClientHello is {second}, and not that of the first one \
+                 (RFC 8446, 4.1.2)"
+            );
+            (ReasonCode::NameMismatch, message)
+        }
+    };
+    let denied = flow.refuse(ActionKind::Connect, code, message).await;
+    Over::revoked(&denied).end(&account, stream, Some(upstream));
 }
 
 /// Whether the server name is the name behind the address. Without a server name, the name behind

@@ -2,6 +2,7 @@
 
 mod authority;
 mod clear_http2;
+mod disguise;
 mod events;
 mod floods;
 mod frames;
