@@ -22,6 +22,14 @@ impl Inflate {
         }
     }
 
+    /// Begins anew, bare.
+    pub(super) fn begin(&mut self) {
+        if self.inner.total_in() > 0 {
+            self.inner.reset(false);
+        }
+        self.ended = false;
+    }
+
     /// Whether the last block, and the checksum where there is one, have come.
     pub(super) const fn ended(&self) -> bool {
         self.ended

@@ -20,7 +20,7 @@ enum Part {
     Name,
     Comment,
     HeaderCrc(u8, u16),
-    Data(Box<Inflate>),
+    Data,
     Trailer(u8, [u8; 8]),
     /// Behind a member, where another one may begin.
     Behind,
@@ -32,6 +32,8 @@ pub(super) struct Gzip {
     flags: u8,
     /// Of the header, then of the data.
     crc: Crc,
+    /// One for all members: a body may have many, and small ones.
+    inflate: Inflate,
 }
 
 impl Default for Gzip {
@@ -40,6 +42,7 @@ impl Default for Gzip {
             part: Part::Fixed(0),
             flags: 0,
             crc: Crc::new(),
+            inflate: Inflate::new(false),
         }
     }
 }
@@ -52,14 +55,15 @@ impl Gzip {
     pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, Undecodable> {
         let mut read = 0;
         loop {
-            if let Part::Data(inflate) = &mut self.part {
+            if let Part::Data = self.part {
                 let rest = input.get(read..).unwrap_or_default();
-                let step = inflate
+                let step = self
+                    .inflate
                     .step(rest, output)
                     .ok_or(corrupt("it cannot be inflated"))?;
                 self.crc
                     .update(output.get(..step.written).unwrap_or_default());
-                if inflate.ended() {
+                if self.inflate.ended() {
                     self.part = Part::Trailer(0, [0; 8]);
                 }
                 return Ok(Step {
@@ -85,7 +89,9 @@ impl Gzip {
             if byte != 0x1f {
                 return Err(Undecodable::Trailing(Coding::Gzip));
             }
-            *self = Self::default();
+            self.part = Part::Fixed(0);
+            self.flags = 0;
+            self.crc.reset();
         }
         let crc = self.crc.sum();
         if !matches!(self.part, Part::Trailer(..)) {
@@ -154,7 +160,7 @@ impl Gzip {
                     self.part = Part::Behind;
                 }
             }
-            Part::Data(_) | Part::Behind => {}
+            Part::Data | Part::Behind => {}
         }
         Ok(())
     }
@@ -175,6 +181,7 @@ impl Gzip {
             }
         }
         self.crc.reset();
-        self.part = Part::Data(Box::new(Inflate::new(false)));
+        self.inflate.begin();
+        self.part = Part::Data;
     }
 }

@@ -435,3 +435,19 @@ fn deflate_that_can_be_read_in_two_ways_is_read_as_it_is_meant_and_not_measured(
     let decoded = decode_one(Coding::Deflate, &coded).unwrap();
     assert_eq!(decoded, number.to_le_bytes());
 }
+
+/// Each member has its own beginning, and nothing of those before it.
+#[test]
+fn gzip_s_members_are_read_one_after_the_other() {
+    let texts: [&[u8]; 5] = [b"", b"one", b"", b"two", b""];
+    let coded: Vec<u8> = texts
+        .iter()
+        .flat_map(|text| encode(Coding::Gzip, text))
+        .collect();
+    assert_eq!(decode_one(Coding::Gzip, &coded).unwrap(), b"onetwo");
+    let none = encode(Coding::Gzip, b"").repeat(1000);
+    assert_eq!(decode_one(Coding::Gzip, &none).unwrap(), b"");
+    let mut meter = Meter::new(&only(Coding::Gzip)).unwrap();
+    let pushed = meter.push(&none.repeat(10), u64::MAX).unwrap();
+    assert!(!pushed.done, "{pushed:?}");
+}

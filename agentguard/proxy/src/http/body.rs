@@ -314,13 +314,18 @@ impl<R: Recorder> Body for RequestBody<R> {
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.inner.as_ref().map(Body::size_hint).unwrap_or_default();
         let held = self.held.as_ref().and_then(Frame::data_ref);
-        let held = held.map_or(0, |data| data.len() as u64);
-        if let Some(upper) = hint.upper() {
-            hint.set_upper(upper.saturating_add(held));
-        }
-        hint.set_lower(hint.lower().saturating_add(held));
+        add(&mut hint, held.map_or(0, Bytes::len));
         hint
     }
+}
+
+/// Counts bytes that are held beside a body.
+fn add(hint: &mut SizeHint, held: usize) {
+    let held = held as u64;
+    if let Some(upper) = hint.upper() {
+        hint.set_upper(upper.saturating_add(held));
+    }
+    hint.set_lower(hint.lower().saturating_add(held));
 }
 
 /// Why there is no more of a body.
@@ -346,6 +351,8 @@ pub(crate) struct ResponseBody<R: Recorder> {
     revoked: Revoked,
     /// Reads it, where it is an event stream.
     events: Option<Events>,
+    /// What has come and is being read, and how much of it was.
+    reading: Option<(Bytes, usize)>,
     ended: bool,
 }
 
@@ -366,6 +373,7 @@ impl<R: Recorder> ResponseBody<R> {
             account,
             revoked,
             events,
+            reading: None,
             ended,
         }
     }
@@ -378,16 +386,20 @@ impl<R: Recorder> ResponseBody<R> {
         }
     }
 
-    /// Counts the bytes of a piece, and the events that end in it.
-    fn count(&mut self, data: &[u8]) -> Result<(), BodyFailed> {
+    /// Counts the bytes of a piece, and the events that end in it. `at`: how much of it was read before; the
+    /// answer is how much is now.
+    fn count(&mut self, data: &[u8], at: usize) -> Result<usize, BodyFailed> {
+        let rest = data.get(at..).unwrap_or_default();
+        let mut read = rest;
         if let Some(events) = &mut self.events {
-            let count = events.push(data).map_err(BodyFailed::Undecodable)?;
+            read = rest.get(..events.at_once(rest.len())).unwrap_or(rest);
+            let count = events.push(read).map_err(BodyFailed::Undecodable)?;
             let messages = self.account.messages();
             messages.received.fetch_add(count, Ordering::Relaxed);
         }
-        let length = data.len() as u64;
+        let length = read.len() as u64;
         self.account.received.fetch_add(length, Ordering::Relaxed);
-        Ok(())
+        Ok(at + read.len())
     }
 
     /// Notes that the upstream has ended its answer.
@@ -416,16 +428,27 @@ impl<R: Recorder> Body for ResponseBody<R> {
             this.account.fail(revoked(&denied));
             return Poll::Ready(Some(Err(BodyFailed::Revoked)));
         }
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let (frame, at) = match this.reading.take() {
+            Some((data, at)) => (Some(Ok(Frame::data(data))), at),
+            None => (ready!(Pin::new(&mut this.inner).poll_frame(cx)), 0),
+        };
         match &frame {
             Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref()
-                    && let Err(failed) = this.count(data)
-                {
-                    this.ended = true;
-                    this.account
-                        .fail(format!("the event stream is cut: {failed}"));
-                    return Poll::Ready(Some(Err(failed)));
+                if let Some(data) = frame.data_ref() {
+                    match this.count(data, at) {
+                        Ok(at) if at < data.len() => {
+                            this.reading = Some((data.clone(), at));
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                        Ok(_) => {}
+                        Err(failed) => {
+                            this.ended = true;
+                            let message = format!("the event stream is cut: {failed}");
+                            this.account.fail(message);
+                            return Poll::Ready(Some(Err(failed)));
+                        }
+                    }
                 }
                 if this.inner.is_end_stream() || frame.is_trailers() {
                     this.end();
@@ -443,11 +466,14 @@ impl<R: Recorder> Body for ResponseBody<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.reading.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let mut hint = self.inner.size_hint();
+        let reading = self.reading.as_ref();
+        add(&mut hint, reading.map_or(0, |(data, _)| data.len()));
+        hint
     }
 }
 

@@ -18,6 +18,9 @@ const MARGIN: u64 = 1024 * 1024;
 /// See [`MARGIN`].
 const RATIO: u64 = 256;
 
+/// See [`Events::at_once`].
+const SLICE: usize = 4 * 1024;
+
 /// Reads the events of an answer. What passes is what came.
 pub(crate) struct Events {
     /// With the room that it takes; none where the stream is not coded.
@@ -75,6 +78,14 @@ impl Events {
         };
         debug_assert!(read.is_continue(), "nothing stops it");
         Ok(count)
+    }
+
+    /// Of so many bytes, how many are read at once: few may take long, and others come first.
+    pub(crate) fn at_once(&self, bytes: usize) -> usize {
+        match self.decoder {
+            Some(_) => bytes.min(SLICE),
+            None => bytes,
+        }
     }
 
     /// Says whether the stream ended where its coding does.

@@ -95,6 +95,39 @@ async fn events_pass_as_they_come_and_are_counted() {
     }
 }
 
+/// A piece that is read bit by bit passes as a whole.
+#[tokio::test]
+async fn a_large_piece_of_a_coded_stream_passes_as_it_came() {
+    const COUNT: u64 = 5000;
+    let number = |seed: u64| (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let events: String = (0..COUNT)
+        .map(|seed| format!("data: {:x}\n\n", number(seed)))
+        .collect();
+    let coded = gzip(&[events.as_bytes()]).concat();
+    assert!(coded.len() > 40_000, "{}", coded.len());
+    let world = by_name(Rules::Requests).build().await;
+    let fields = format!("{STREAM}\r\nContent-Encoding: gzip");
+    let (mut client, mut upstream) = answering(&world, &fields).await;
+    let reading = async {
+        let mut said = Vec::new();
+        while said.len() < coded.len() {
+            let head = read_until(&mut client, "\r\n").await;
+            let length = usize::from_str_radix(head.trim_end(), 16).unwrap();
+            said.extend(read_some(&mut client, length).await);
+            read_until(&mut client, "\r\n").await;
+        }
+        said
+    };
+    let (said, ()) = tokio::join!(reading, write(&mut upstream, &coded));
+    assert!(said == coded);
+    upstream.shutdown().await.unwrap();
+    read_until(&mut client, "0\r\n\r\n").await;
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(received(&decisions[0]), Some(COUNT));
+    assert_eq!(error(&decisions[0]), "");
+}
+
 #[tokio::test]
 async fn an_event_stream_that_is_a_bomb_or_broken_is_cut() {
     let bomb = gzip(&[&vec![b'\n'; 64 << 20]]).concat();
