@@ -102,6 +102,8 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     entry: Entry,
 ) {
     let Some(origin) = guard.port.origin(netns, peer) else {
+        // Without the port: each of these has another one, and they would not be counted together.
+        let peer = peer.ip();
         let message = format!("a connection from {peer} did not come through the gate");
         let reason = Reason::new(ReasonCode::OriginUnknown, message);
         guard.decider.refuse_unknown(reason).await;

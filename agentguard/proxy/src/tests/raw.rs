@@ -169,8 +169,14 @@ async fn an_unknown_origin_is_reset() {
     let world = plan.build().await;
     let mut client = world.connect().await;
     assert_reset(&mut client).await;
+    let decisions = world.end().await;
     let expected = [(Verdict::Deny, ReasonCode::OriginUnknown)];
-    assert_eq!(codes(&world.end().await), expected);
+    assert_eq!(codes(&decisions), expected);
+    // All of these say the same, and are counted together.
+    assert_eq!(
+        decisions[0].reason.message,
+        "a connection from 127.0.0.1 did not come through the gate"
+    );
 }
 
 #[tokio::test]
