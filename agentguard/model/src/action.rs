@@ -43,7 +43,7 @@ pub enum Transport {
 }
 
 /// A tool of a server.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Tool {
     /// The server that offers it.
     pub server: String,
@@ -52,7 +52,7 @@ pub struct Tool {
 }
 
 /// A model of a provider.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Llm {
     /// The provider.
     pub provider: String,
@@ -61,7 +61,7 @@ pub struct Llm {
 }
 
 /// Bytes in both directions, payload only.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Bytes {
     /// From the agent.
     pub sent: u64,
@@ -79,7 +79,7 @@ pub struct Messages {
 }
 
 /// One attempted thing, decoded as far as we can.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Action {
     /// What kind of thing.
     pub kind: ActionKind,

@@ -74,7 +74,7 @@ impl fmt::Display for AgentName {
 pub type Labels = BTreeMap<String, String>;
 
 /// An agent as a decision names it.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Agent {
     /// Its name.
     pub name: AgentName,

@@ -95,7 +95,7 @@ pub enum Layer {
 }
 
 /// Where a rule stands.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Source {
     /// The file.
     pub file: String,
@@ -104,7 +104,7 @@ pub struct Source {
 }
 
 /// A rule that contributed.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Matched {
     /// The engine.
     pub engine: String,
@@ -115,7 +115,7 @@ pub struct Matched {
 }
 
 /// A budget that contributed.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct BudgetLine {
     /// What it is a budget of.
     pub scope: String,
@@ -129,7 +129,7 @@ pub struct BudgetLine {
 }
 
 /// What a detector found.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Finding {
     /// Which detector.
     pub detector: String,

@@ -106,7 +106,7 @@ impl fmt::Display for ReasonCode {
 }
 
 /// A code for machines and a sentence for the person who meets it.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Reason {
     /// The code.
     pub code: ReasonCode,

@@ -1,42 +1,49 @@
 //! Identical denials become one record with a count.
 //!
+//! Identical is what the record says the same of ([`Aggregator::identical`]): whoever looks up the
+//! one that was written reads what each of the clients was told. An agent over its share of the
+//! record is the exception: what it is denied is counted by reason ([`Key::reason`]).
+//!
 //! Attempts on one key are counted in periods. The first few of a period are written one by one;
 //! the next one opens an aggregate, a whole decision in the log, and those behind it only raise its
 //! count. It stays open while every period is busy and its lifetime lasts, so that a record speaks
 //! of a minute at most and a storm costs one entry a second.
 //!
+//! What an agent cannot bring about by never saying the same twice:
+//!
+//! - a log without bound: each denial that is written is taken from its share ([`crate::quota`]),
+//!   also the one that opens an aggregate. The counts of an aggregate are not: one of some hundred
+//!   bytes a second, for a minute. Eleven denials of some hundred bytes each have to be written to
+//!   open one, so what an agent writes in all comes to two or three times its share of bytes. Over
+//!   the share, each reason costs about an entry a minute.
+//! - memory without bound: a key is an agent's name and 16 bytes, and there are [`KEYS`] of them.
+//! - that others are forgotten: a full table forgets a key of the agent that has the most. One with
+//!   no more than its part (the table by the number of agents in it) loses none.
+//!
 //! Plain state: no I/O, and time comes from outside. The writer says what it managed to write, and
 //! takes back ([`Aggregator::discard`], [`Aggregator::restore`]) what it did not.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentguard_model::{
-    ActionKind, AgentName, Decision, DecisionId, HostName, ReasonCode, Transport, Verdict,
-};
+use agentguard_model::{AgentName, Context, Decision, DecisionId, ReasonCode, Verdict};
 use jiff::Timestamp;
 
 use crate::entry::Count;
 
-/// How many keys are remembered. The one that was touched longest ago is closed (its count is
-/// flushed) for a new one.
+/// How many keys are remembered. For a new one, one of the agent that has the most is closed (its
+/// count is flushed): the one that was touched longest ago.
 const KEYS: usize = 4096;
 
 /// What makes denials identical.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Key {
-    /// Within the agent's share: agent, destination and reason.
-    Destination {
+    /// Within the agent's share: the agent, and a digest of all that the record says.
+    Identical {
         agent: Option<AgentName>,
-        kind: ActionKind,
-        transport: Option<Transport>,
-        host: Option<HostName>,
-        ip: Option<IpAddr>,
-        port: Option<u16>,
-        code: ReasonCode,
-        enforced: bool,
+        digest: u128,
     },
     /// Over it: agent and reason.
     Reason {
@@ -48,21 +55,6 @@ pub(crate) enum Key {
 }
 
 impl Key {
-    /// The key of a denial within its agent's share.
-    pub(crate) fn destination(decision: &Decision) -> Self {
-        let action = &decision.action;
-        Self::Destination {
-            agent: decision.agent.as_ref().map(|agent| agent.name.clone()),
-            kind: action.kind,
-            transport: action.transport,
-            host: action.host.clone(),
-            ip: action.ip,
-            port: action.port,
-            code: decision.reason.code,
-            enforced: decision.enforced,
-        }
-    }
-
     /// The key of a denial of an agent that is over its share.
     pub(crate) fn reason(decision: &Decision) -> Self {
         Self::Reason {
@@ -72,6 +64,51 @@ impl Key {
             enforced: decision.enforced,
         }
     }
+
+    const fn agent(&self) -> &Option<AgentName> {
+        match self {
+            Self::Identical { agent, .. } | Self::Reason { agent, .. } => agent,
+        }
+    }
+}
+
+/// What the record says of a denial, without what is each attempt's own: id, time, process, trace
+/// and how long it took.
+fn said(decision: &Decision) -> impl Hash {
+    // Field by field, so that whoever adds one has to say here which of the two it is.
+    let Decision {
+        id: _,
+        time: _,
+        agent,
+        context:
+            Context {
+                user,
+                session,
+                workflow,
+                purpose,
+                trace_id: _,
+            },
+        process: _,
+        layer,
+        action,
+        verdict,
+        enforced,
+        mode,
+        reason,
+        matched,
+        budget,
+        findings,
+        count: _,
+        last: _,
+        latency_us: _,
+        policy_version,
+        outcome: _,
+    } = decision;
+    (
+        (agent, user, session, workflow, purpose),
+        (layer, action, verdict, enforced, mode, reason),
+        (matched, budget, findings, policy_version),
+    )
 }
 
 /// How a key is counted.
@@ -118,7 +155,15 @@ struct State {
     period: Instant,
     seen: u64,
     open: Option<Open>,
-    touched: u64,
+    touched: Touch,
+}
+
+/// The order in which an agent's keys are forgotten: first those of what is identical, since the
+/// agent makes as many of them as it likes, and each from the one that was touched longest ago.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Touch {
+    by_reason: bool,
+    at: u64,
 }
 
 /// A count to be written to the log.
@@ -140,20 +185,24 @@ impl Update {
 /// All keys that were attempted lately.
 #[derive(Debug)]
 pub(crate) struct Aggregator {
-    destination: Pace,
+    /// Keys the digests. No agent knows it, so none can look for two denials with one digest.
+    secret: RandomState,
+    identical: Pace,
     reason: Pace,
     states: HashMap<Arc<Key>, State>,
-    by_touch: BTreeMap<u64, Arc<Key>>,
+    /// The same keys, by agent. An agent without any is not in it.
+    by_touch: HashMap<Option<AgentName>, BTreeMap<Touch, Arc<Key>>>,
     touches: u64,
     closing: Vec<Open>,
     limit: usize,
 }
 
 impl Aggregator {
-    /// `identical_per_second` attempts on a destination are written one by one each second.
+    /// `identical_per_second` identical attempts are written one by one each second.
     pub(crate) fn new(identical_per_second: u32) -> Self {
         Self {
-            destination: Pace {
+            secret: RandomState::new(),
+            identical: Pace {
                 period: Duration::from_secs(1),
                 alone: u64::from(identical_per_second),
                 lifetime: Duration::from_secs(60),
@@ -166,10 +215,21 @@ impl Aggregator {
                 lifetime: Duration::from_secs(600),
             },
             states: HashMap::new(),
-            by_touch: BTreeMap::new(),
+            by_touch: HashMap::new(),
             touches: 0,
             closing: Vec::new(),
             limit: KEYS,
+        }
+    }
+
+    /// The key of a denial within its agent's share.
+    pub(crate) fn identical(&self, decision: &Decision) -> Key {
+        let said = said(decision);
+        // Two hashes of 64 bits under one secret key, which differ in what is hashed first.
+        let half = |which: bool| u128::from(self.secret.hash_one((which, &said)));
+        Key::Identical {
+            agent: decision.agent.as_ref().map(|agent| agent.name.clone()),
+            digest: half(false) << 64 | half(true),
         }
     }
 
@@ -183,13 +243,17 @@ impl Aggregator {
     ) -> Admission {
         let pace = self.pace(key);
         self.touches += 1;
-        let touch = self.touches;
+        let touch = Touch {
+            by_reason: matches!(key, Key::Reason { .. }),
+            at: self.touches,
+        };
         if !self.states.contains_key(key) {
             if self.states.len() >= self.limit {
-                self.evict();
+                self.evict(key.agent());
             }
             let key = Arc::new(key.clone());
-            self.by_touch.insert(touch, Arc::clone(&key));
+            let touches = self.by_touch.entry(key.agent().clone()).or_default();
+            touches.insert(touch, Arc::clone(&key));
             let state = State {
                 period: now,
                 seen: 0,
@@ -201,8 +265,10 @@ impl Aggregator {
         let Some(state) = self.states.get_mut(key) else {
             return Admission::Alone;
         };
-        if let Some(key) = self.by_touch.remove(&state.touched) {
-            self.by_touch.insert(touch, key);
+        if let Some(touches) = self.by_touch.get_mut(key.agent())
+            && let Some(key) = touches.remove(&state.touched)
+        {
+            touches.insert(touch, key);
         }
         state.touched = touch;
         self.closing.extend(state.roll(pace, now));
@@ -280,7 +346,7 @@ impl Aggregator {
         let mut idle = Vec::new();
         for (key, state) in &mut self.states {
             let pace = match **key {
-                Key::Destination { .. } => self.destination,
+                Key::Identical { .. } => self.identical,
                 Key::Reason { .. } => self.reason,
             };
             self.closing.extend(state.roll(pace, now));
@@ -301,7 +367,7 @@ impl Aggregator {
         }
         for (key, touched) in idle {
             self.states.remove(&key);
-            self.by_touch.remove(&touched);
+            self.untouch(&key, touched);
         }
         updates.extend(self.closing.iter().map(|open| Update {
             count: open.count,
@@ -342,16 +408,33 @@ impl Aggregator {
 
     fn pace(&self, key: &Key) -> Pace {
         match key {
-            Key::Destination { .. } => self.destination,
+            Key::Identical { .. } => self.identical,
             Key::Reason { .. } => self.reason,
         }
     }
 
-    fn evict(&mut self) {
-        if let Some((_, key)) = self.by_touch.pop_first()
-            && let Some(state) = self.states.remove(&key)
-        {
+    /// Forgets a key of the agent that has the most of them; of several such, of `newcomer`.
+    fn evict(&mut self, newcomer: &Option<AgentName>) {
+        let most = self
+            .by_touch
+            .iter()
+            .max_by_key(|(agent, touches)| (touches.len(), *agent == newcomer));
+        let Some((touched, key)) = most.and_then(|(_, touches)| touches.first_key_value()) else {
+            return;
+        };
+        let (touched, key) = (*touched, Arc::clone(key));
+        self.untouch(&key, touched);
+        if let Some(state) = self.states.remove(&key) {
             self.closing.extend(state.open);
+        }
+    }
+
+    fn untouch(&mut self, key: &Key, touched: Touch) {
+        if let Some(touches) = self.by_touch.get_mut(key.agent()) {
+            touches.remove(&touched);
+            if touches.is_empty() {
+                self.by_touch.remove(key.agent());
+            }
         }
     }
 }
@@ -373,10 +456,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
     use std::time::{Duration, Instant};
 
-    use agentguard_model::{ActionKind, DecisionId, ReasonCode};
+    use agentguard_model::{AgentName, Decision, DecisionId, ReasonCode, Verdict};
     use jiff::Timestamp;
     use proptest::prelude::*;
     use ulid::Ulid;
@@ -384,17 +467,22 @@ mod tests {
     use super::{Admission, Aggregator, Key};
     use crate::entry::Count;
 
-    fn key(port: u16) -> Key {
-        Key::Destination {
+    fn key(number: u16) -> Key {
+        Key::Identical {
             agent: None,
-            kind: ActionKind::Connect,
-            transport: None,
-            host: None,
-            ip: None,
-            port: Some(port),
-            code: ReasonCode::NoRule,
-            enforced: true,
+            digest: number.into(),
         }
+    }
+
+    fn named(agent: &str, number: u16) -> Key {
+        Key::Identical {
+            agent: Some(name(agent)),
+            digest: number.into(),
+        }
+    }
+
+    fn name(text: &str) -> AgentName {
+        text.parse().unwrap()
     }
 
     /// A log that only knows counts.
@@ -440,6 +528,10 @@ mod tests {
                 self.counts.insert(update.count.id, update.count.count);
                 self.aggregator.written(&update, now);
             }
+        }
+
+        fn touches(&self) -> usize {
+            self.aggregator.by_touch.values().map(BTreeMap::len).sum()
         }
 
         fn sum(&self) -> u64 {
@@ -495,11 +587,91 @@ mod tests {
             }
         }
         assert!(log.aggregator.states.len() <= 4);
-        assert_eq!(log.aggregator.states.len(), log.aggregator.by_touch.len());
+        assert_eq!(log.aggregator.states.len(), log.touches());
         log.aggregator.close();
         log.flush(begin);
         assert_eq!(log.sum(), 20 * (1 + 2 + 3));
         assert!(log.aggregator.is_closed());
+    }
+
+    #[test]
+    fn an_agent_that_never_says_the_same_twice_makes_no_other_forgotten() {
+        let mut log = Log::new(0);
+        log.aggregator.limit = 100;
+        let begin = Instant::now();
+        for number in 0..50 {
+            log.attempt(&named("quiet", number), begin);
+        }
+        for number in 0..10_000 {
+            log.attempt(&named("loud", number), begin);
+        }
+        assert_eq!(log.aggregator.states.len(), 100);
+        assert_eq!(log.touches(), 100);
+        let written = log.counts.len();
+        for number in 0..50 {
+            log.attempt(&named("quiet", number), begin);
+        }
+        assert_eq!(log.counts.len(), written, "one was forgotten");
+        log.aggregator.close();
+        log.flush(begin);
+        assert_eq!(log.sum(), 10_000 + 2 * 50);
+    }
+
+    /// Over the share nothing that is written is paid for: the record of a reason has to last.
+    #[test]
+    fn what_an_agent_varies_does_not_make_its_reasons_forgotten() {
+        let mut log = Log::new(10);
+        log.aggregator.limit = 100;
+        let begin = Instant::now();
+        let reason = Key::Reason {
+            agent: Some(name("loud")),
+            verdict: Verdict::Deny,
+            code: ReasonCode::NoRule,
+            enforced: true,
+        };
+        log.attempt(&reason, begin);
+        let written = log.counts.len();
+        for number in 0..10_000 {
+            let admission =
+                log.aggregator
+                    .attempt(&named("loud", number), 1, Timestamp::UNIX_EPOCH, begin);
+            assert_eq!(admission, Admission::Alone);
+        }
+        log.attempt(&reason, begin);
+        assert_eq!(log.counts.len(), written);
+    }
+
+    fn denial() -> Decision {
+        serde_json::from_str(
+            r#"{"id":"01JD6Z7Q0000000000000000AB","time":"2026-11-22T04:08:03Z",
+            "agent":{"name":"a"},"context":{},"layer":"proxy",
+            "action":{"kind":"http_request","host":"api.example","port":443,"method":"GET",
+            "path":"/"},"verdict":"deny","enforced":true,"mode":"enforce",
+            "reason":{"code":"no_rule","message":"m"},"count":1,"latency_us":1,
+            "policy_version":"0"}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_each_attempts_own_makes_no_difference() {
+        let aggregator = Aggregator::new(10);
+        let mut other = denial();
+        other.id = DecisionId(Ulid::from_parts(1, 1));
+        other.time = Timestamp::UNIX_EPOCH;
+        other.process = serde_json::from_str(r#"{"pid":7,"uid":8,"comm":"curl"}"#).unwrap();
+        other.context.trace_id = Some("0af7651916cd43dd8448eb211c80319c".to_owned());
+        other.latency_us = 99;
+        assert_eq!(
+            aggregator.identical(&denial()),
+            aggregator.identical(&other)
+        );
+    }
+
+    #[test]
+    fn digests_cannot_be_told_from_outside() {
+        let one = Aggregator::new(10).identical(&denial());
+        assert_ne!(one, Aggregator::new(10).identical(&denial()));
     }
 
     proptest! {

@@ -35,7 +35,7 @@ impl Writer {
         };
         // What operators do is always written out: it is no agent's doing.
         let exempt = decision.action.kind == ActionKind::Administration;
-        let key = (deny && !exempt).then(|| Key::destination(&decision));
+        let key = (deny && !exempt).then(|| self.aggregator.identical(&decision));
         let mut opens = false;
         if let Some(key) = &key {
             let count = decision.count;

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use agentguard_decision::Recorder;
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{ActionKind, Decision, Layer, Matched, ReasonCode, Source, Verdict};
 use agentguard_record::{Notice, Options, Query, Quota, Record};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::scene::{allow, decision, deny, everything, generous, open, sum};
+use crate::scene::{again, allow, decision, deny, everything, generous, open, sum};
 
 #[tokio::test]
 async fn identical_denials_become_one_record_whose_id_the_caller_gets() {
@@ -28,6 +28,91 @@ async fn identical_denials_become_one_record_whose_id_the_caller_gets() {
     record.close().await;
     let record = open(dir.path());
     assert_eq!(sum(&everything(&record).await), 500);
+}
+
+/// A refused request, which said this to its client.
+fn request(agent: &str, path: &str, message: &str) -> Decision {
+    let mut denied = deny(agent, 443);
+    denied.action.kind = ActionKind::HttpRequest;
+    denied.action.method = Some("GET".to_owned());
+    denied.action.path = Some(path.to_owned());
+    denied.reason.message = message.to_owned();
+    denied
+}
+
+/// What a client is told with an id is what the id's record says.
+#[tokio::test]
+async fn the_record_of_a_refused_request_says_what_its_client_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        identical_per_second: 0,
+        ..generous()
+    };
+    let record = Record::open(dir.path(), options).unwrap();
+    let rule = |id: &str| Matched {
+        engine: "native".to_owned(),
+        rule: id.to_owned(),
+        source: Source {
+            file: "policy.yaml".to_owned(),
+            line: 1,
+        },
+    };
+    let mut requests = Vec::new();
+    for path in 0..20 {
+        for message in ["a", "b", "c"] {
+            requests.push(request("a", &format!("/{path}"), message));
+        }
+    }
+    let changed = |change: &dyn Fn(&mut Decision)| {
+        let mut denied = request("a", "/0", "a");
+        change(&mut denied);
+        denied
+    };
+    requests.extend([
+        changed(&|it| it.action.method = Some("PUT".to_owned())),
+        changed(&|it| it.action.query = Some("a=1".to_owned())),
+        changed(&|it| it.action.query = Some("a=2".to_owned())),
+        changed(&|it| {
+            let headers = &mut it.action.headers;
+            headers.insert("x-a".to_owned(), "1".to_owned());
+        }),
+        changed(&|it| it.action.body = Some(5)),
+        changed(&|it| it.matched = vec![rule("one")]),
+        changed(&|it| it.matched = vec![rule("one"), rule("two")]),
+        changed(&|it| it.context.user = Some("ann".to_owned())),
+        changed(&|it| it.policy_version = "ba9876543210".to_owned()),
+    ]);
+    let mut ids = HashSet::new();
+    for _ in 0..3 {
+        for denied in &requests {
+            let id = record.write(again(denied)).await.unwrap();
+            ids.insert(id);
+            let found = record.find(id).await.unwrap().unwrap();
+            let told = |it: &Decision| {
+                let (action, reason) = (it.action.clone(), it.reason.clone());
+                (action, reason, it.matched.clone(), it.context.clone())
+            };
+            assert_eq!(told(&found), told(denied));
+            assert_eq!(found.policy_version, denied.policy_version);
+        }
+    }
+    assert_eq!(ids.len(), requests.len());
+    assert_eq!(sum(&everything(&record).await), 3 * requests.len() as u64);
+}
+
+/// Paths are an agent's to invent. Within its share each is recorded; over it they are counted by
+/// reason.
+#[tokio::test]
+async fn a_storm_of_other_paths_is_bounded_by_the_agents_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = Record::open(dir.path(), small_share()).unwrap();
+    let storm = (0..3_000).map(|path| record.write(request("loud", &format!("/{path}"), "no")));
+    let ids = futures_util::future::try_join_all(storm).await.unwrap();
+    let ids: HashSet<_> = ids.into_iter().collect();
+    assert!((6..60).contains(&ids.len()), "{} records", ids.len());
+    let found = everything(&record).await;
+    assert_eq!(found.len(), ids.len());
+    assert_eq!(sum(&found), 3_000);
 }
 
 #[tokio::test]
@@ -131,7 +216,7 @@ async fn what_the_kernel_let_pass_is_never_recorded_as_refused() {
     let record = Record::open(dir.path(), small_share()).unwrap();
     for _ in 0..50 {
         let mut passed = allow("loud");
-        passed.layer = agentguard_model::Layer::Kernel;
+        passed.layer = Layer::Kernel;
         record.write(passed).await.unwrap();
         record.write(deny("loud", 80)).await.unwrap();
     }
@@ -196,7 +281,7 @@ async fn what_operators_do_is_recorded_whatever_the_share() {
     for verdict in [Verdict::Allow, Verdict::Deny] {
         for _ in 0..20 {
             let mut act = decision("a", verdict, 1);
-            act.action.kind = agentguard_model::ActionKind::Administration;
+            act.action.kind = ActionKind::Administration;
             act.agent = None;
             record.write(act).await.unwrap();
         }

@@ -66,6 +66,15 @@ pub(crate) fn deny(agent: &str, port: u16) -> Decision {
     decision(agent, Verdict::Deny, port)
 }
 
+/// The same once more.
+pub(crate) fn again(decision: &Decision) -> Decision {
+    Decision {
+        id: next_id(),
+        time: Timestamp::now(),
+        ..decision.clone()
+    }
+}
+
 /// Options under which nothing is refused.
 pub(crate) fn generous() -> Options {
     Options {
