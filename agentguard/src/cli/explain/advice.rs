@@ -80,6 +80,10 @@ pub(super) fn of(decision: &Decision) -> Advice {
             "the client named one host and went to another; if one server may answer for both, write a rule for the name that is asked for",
         ),
         ReasonCode::PolicyChanged => say("nothing: a client that tries again opens a connection under the new policy"),
+        // A request that was seen has nothing to be inspected but how much content it has.
+        ReasonCode::NeedsInspection if decision.action.kind == ActionKind::HttpRequest => say(
+            "a rule denies by the size of content (`body_over`), and how much this is cannot be told: send it whole, as it is or coded once in gzip, deflate, br or zstd; what was under way when the policy changed, or while too much was being unpacked, can be sent again as it was",
+        ),
         ReasonCode::ProtocolUnknown | ReasonCode::NeedsInspection => say(
             "a rule wants requests seen, and none can be: in TLS they can where the rule that allows the destination says `handling: inspect`; what is neither TLS nor HTTP needs a rule that splices it and looks at no request",
         ),

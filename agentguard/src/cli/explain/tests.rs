@@ -123,6 +123,29 @@ fn a_denial_by_a_rule_shows_its_text_while_the_file_is_what_decided() {
 }
 
 #[test]
+fn content_that_cannot_be_measured_is_not_told_to_be_inspected() {
+    let next = |action: serde_json::Value| {
+        let denied = decision(&serde_json::json!({
+            "action": action,
+            "reason": {"code": "needs_inspection", "message": "it has to be seen"},
+        }));
+        advice::of(&denied).words.unwrap()
+    };
+    let unmeasured = next(
+        serde_json::json!({"kind": "http_request", "transport": "tcp",
+        "host": "api.example", "port": 443, "method": "PUT", "path": "/"}),
+    );
+    assert!(
+        unmeasured.contains("coded once in gzip, deflate, br or zstd"),
+        "{unmeasured}"
+    );
+    assert!(!unmeasured.contains("inspect"), "{unmeasured}");
+    let unseen = next(serde_json::json!({"kind": "connect", "transport": "tcp",
+        "host": "api.example", "port": 443}));
+    assert!(unseen.contains("`handling: inspect`"), "{unseen}");
+}
+
+#[test]
 fn what_was_only_noted_says_so() {
     let said = story(
         &decision(&serde_json::json!({
