@@ -107,7 +107,7 @@ impl Gzip {
                     _ => true,
                 };
                 if !fits {
-                    return Err(corrupt("its header is another's"));
+                    return Err(corrupt("it does not begin as gzip does"));
                 }
                 if *at == 3 {
                     self.flags = byte;

@@ -80,8 +80,20 @@ pub enum NotCodings {
     #[error("the content coding `{0}` is not known: gzip, deflate, br and zstd are")]
     Unknown(String),
     /// More than so many.
-    #[error("the content is coded more than {0} times over")]
+    #[error("the content is coded more than {}", Times(*.0))]
     TooMany(usize),
+}
+
+/// How often.
+struct Times(usize);
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("once"),
+            times => write!(f, "{times} times"),
+        }
+    }
 }
 
 /// The codings of a body, in the order in which they were applied.

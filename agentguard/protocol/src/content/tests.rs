@@ -138,6 +138,12 @@ fn content_encoding_is_a_list_in_the_order_of_application_rfc_9110_8_4() {
         read(&["gzip", "br, br, br, br"]),
         Err(NotCodings::TooMany(4))
     );
+    for (most, told) in [
+        (1, "the content is coded more than once"),
+        (4, "the content is coded more than 4 times"),
+    ] {
+        assert_eq!(NotCodings::TooMany(most).to_string(), told);
+    }
 }
 
 proptest! {
@@ -254,7 +260,7 @@ fn every_header_of_gzip_rfc_1952_2_3() {
     let what = "its header's checksum is wrong";
     let corrupt = |what| Err(Undecodable::Corrupt(Coding::Gzip, what));
     assert_eq!(decode_one(Coding::Gzip, &wrong), corrupt(what));
-    let what = "its header is another's";
+    let what = "it does not begin as gzip does";
     assert_eq!(decode_one(Coding::Gzip, &member(32, b"")), corrupt(what));
     assert_eq!(decode_one(Coding::Gzip, b"text"), corrupt(what));
     for back in [1, 5] {
