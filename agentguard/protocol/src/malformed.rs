@@ -82,6 +82,14 @@ pub enum HttpMalformed {
     /// `Upgrade: websocket` with another method than GET, a body, or in HTTP/1.0 (RFC 6455, 4.1).
     #[error("a WebSocket handshake must be a GET of HTTP/1.1 without a body (RFC 6455, 4.1)")]
     Upgrade,
+    /// An answer with 101 to a request that is no WebSocket handshake.
+    #[error("it changes the protocol (101), which nobody asked for (RFC 9110, 7.8)")]
+    SwitchedUnasked,
+    /// An answer with 101 to a WebSocket handshake that changes to something else.
+    #[error(
+        "it changes the protocol (101), and Upgrade does not name `websocket` alone, which was asked for (RFC 6455, 4.2.2)"
+    )]
+    SwitchedElsewhere,
     /// The handshake's extensions cannot be read, or are not those that were offered.
     #[error(transparent)]
     WebSocketExtensions(#[from] crate::websocket::extensions::NotExtensions),

@@ -40,10 +40,13 @@ pub fn check(parts: &Parts, asked_for_websocket: bool) -> Result<(), HttpMalform
         _ => return Err(HttpMalformed::BothLengths),
     }
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        if !asked_for_websocket {
+            return Err(HttpMalformed::SwitchedUnasked);
+        }
         let protocols: Vec<String> =
             crate::fields::tokens(&parts.headers, &header::UPGRADE).collect();
-        if !asked_for_websocket || protocols != ["websocket"] {
-            return Err(HttpMalformed::Upgrade);
+        if protocols != ["websocket"] {
+            return Err(HttpMalformed::SwitchedElsewhere);
         }
     }
     crate::fields::check_connection(&parts.headers)
@@ -98,8 +101,11 @@ mod tests {
         assert_eq!(check(&switching("WebSocket"), true), Ok(()));
         assert_eq!(
             check(&switching("websocket"), false),
-            Err(HttpMalformed::Upgrade)
+            Err(HttpMalformed::SwitchedUnasked)
         );
-        assert_eq!(check(&switching("h2c"), true), Err(HttpMalformed::Upgrade));
+        assert_eq!(
+            check(&switching("h2c"), true),
+            Err(HttpMalformed::SwitchedElsewhere)
+        );
     }
 }
