@@ -74,8 +74,19 @@ impl<R: Recorder> Account<R> {
     /// What went wrong. The first thing that did is what counts.
     pub(crate) fn fail(&self, what: impl Into<String>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        error.get_or_insert_with(|| what.into());
+        error.get_or_insert_with(|| plain(what.into()));
     }
+}
+
+/// An error as those read it who do not program with rustls. What that says of a stream that ends
+/// without `close_notify` ends in a link to its manual; it is text wherever it comes from, since h2 keeps
+/// no more of an error.
+pub(crate) fn plain(mut error: String) -> String {
+    if let Some(at) = error.find("peer closed connection without sending TLS close_notify") {
+        error.truncate(at);
+        error.push_str("it closed the connection without an end of TLS (close_notify)");
+    }
+    error
 }
 
 impl<R: Recorder> Drop for Account<R> {

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::Port;
-use crate::account::Account;
+use crate::account::{Account, plain};
 use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
@@ -516,7 +516,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    plain(text)
 }
 
 /// What the client understands a refusal in.

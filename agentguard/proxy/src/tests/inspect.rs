@@ -367,6 +367,39 @@ async fn an_upstream_that_cannot_be_verified_is_a_502_that_says_so() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_leaves_without_an_end_of_tls_is_told_in_plain_words() {
+    let world = by_name(Rules::Inspect).build().await;
+    let config = world.upstreams.server(NAME, &["http/1.1"]);
+    let talking = async {
+        let stream = client(&world, world.authority.roots(), &["http/1.1"]).await;
+        let io = TokioIo::new(stream.unwrap());
+        let (mut sender, driver) = http1::handshake(io).await.unwrap();
+        tokio::spawn(driver);
+        let request = request(Version::HTTP_11, Method::GET, "/ok", "");
+        text(soon(sender.send_request(request)).await.unwrap()).await
+    };
+    let upstream = async {
+        let stream = world.accept().await;
+        let mut stream = TlsAcceptor::from(config).accept(stream).await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            asked.push(soon(stream.read_u8()).await.unwrap());
+        }
+    };
+    let (answer, ()) = tokio::join!(talking, upstream);
+    assert_eq!(answer.0, StatusCode::BAD_GATEWAY, "{}", answer.1);
+    let decisions = world.end().await;
+    let outcome = decisions[0].outcome.as_ref().unwrap();
+    for told in [&answer.1, outcome.error.as_ref().unwrap()] {
+        assert!(
+            told.contains("it closed the connection without an end of TLS"),
+            "{told}"
+        );
+        assert!(!told.contains("docs.rs"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_http_inside_is_refused() {
     let world = by_name(Rules::Inspect).build().await;
     let config = world.upstreams.server(NAME, &[]);
