@@ -122,6 +122,9 @@ async fn once(
         }
         table
     })?;
+    if decisions.is_empty() {
+        say_if_unknown(&mut client, query).await;
+    }
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if out.format == Format::Table && u32::try_from(decisions.len()) == Ok(limit) {
         say(&format!(
@@ -131,11 +134,28 @@ async fn once(
     Ok(())
 }
 
+/// Says that nobody has the name that was asked for. One that the policy had once has decisions
+/// still, so it is no error.
+async fn say_if_unknown(client: &mut agentguard_control::Client, query: &VerdictQuery) {
+    let Some(name) = &query.agent else {
+        return;
+    };
+    // Without an answer it is not said.
+    if let Ok(agents) = client.agents().await
+        && agents.iter().all(|agent| agent.name != *name)
+    {
+        say(&format!(
+            "no agent of the policy is named {name}; `agentguard agent list` shows those that are"
+        ));
+    }
+}
+
 async fn follow(
-    client: agentguard_control::Client,
+    mut client: agentguard_control::Client,
     query: &VerdictQuery,
     out: &mut Output,
 ) -> Result<(), Failure> {
+    say_if_unknown(&mut client, query).await;
     let mut lines = client.follow(query).await?;
     if out.format == Format::Table {
         let header: Vec<String> = HEADER.iter().map(|name| (*name).to_owned()).collect();

@@ -82,7 +82,16 @@ TIME                  AGENT  VERDICT  KIND          DESTINATION                 
     );
     agentguard(["verdicts", "--agent", "nobody", "-o", "json"])
         .with_config(&config)
-        .says("[]\n", "", 0);
+        .says(
+            "[]\n",
+            "no agent of the policy is named nobody; `agentguard agent list` shows those that are\n",
+            0,
+        );
+    agentguard([
+        "verdicts", "--agent", "coder", "--kind", "datagram", "-o", "json",
+    ])
+    .with_config(&config)
+    .says("[]\n", "", 0);
 
     let story = agentguard(["explain", &ids[1].to_string()])
         .with_config(&config)
