@@ -281,6 +281,12 @@ impl<R: Recorder> Body for RequestBody<R> {
             ready!(go_ahead.wanted.as_mut().poll(cx));
             this.go_ahead = None;
         }
+        if this.held.is_none()
+            && let Some((growth, _)) = &mut this.sending
+            && ready!(growth.poll_stand(cx)).is_err()
+        {
+            return Poll::Ready(Some(Err(this.cut())));
+        }
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };

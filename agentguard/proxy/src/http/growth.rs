@@ -154,6 +154,7 @@ impl Growth {
                     self.ask(Some(why.clone()));
                     continue;
                 }
+                // Else it shows below what is not known of what has passed.
             }
             let rest = bytes.get(self.taken..).unwrap_or_default();
             match self.measure(rest) {
@@ -166,6 +167,17 @@ impl Growth {
                 Err(why) => self.lose_count(why),
             }
         }
+    }
+
+    /// Whether what has left may stand, where the rules have changed: asked also while nothing comes.
+    ///
+    /// # Errors
+    /// As [`Self::poll_pass`].
+    pub(crate) fn poll_stand(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        if self.asking.is_none() && !self.changes.came() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_pass(cx, &[])
     }
 
     /// Whether trailers may leave: they count as if they were sent in the clear.
@@ -196,7 +208,7 @@ impl Growth {
     /// As [`Self::poll_pass`].
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         loop {
-            ready!(self.poll_answer(cx))?;
+            ready!(self.poll_stand(cx))?;
             match &self.measure {
                 Measure::Meter { meter, .. } => match meter.finish() {
                     Ok(()) => return Poll::Ready(Ok(())),

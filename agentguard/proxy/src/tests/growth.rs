@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::http::{OK, read_response};
 use super::inspect::{NAME, client};
-use super::{Rules, World, by_name, codes, read_all, read_until, soon, write};
+use super::{Rules, World, by_name, codes, read_all, read_some, read_until, soon, write};
 
 const ALLOWED: (Verdict, ReasonCode) = (Verdict::Allow, ReasonCode::RuleAllow);
 const DENIED: (Verdict, ReasonCode) = (Verdict::Deny, ReasonCode::RuleDeny);
@@ -104,7 +104,7 @@ async fn what_is_packed_counts_as_what_is_in_it() {
             let mut upstream = world.accept().await;
             let head = read_until(&mut upstream, "\r\n\r\n").await;
             assert!(head.contains("Content-Encoding: gzip"), "{head}");
-            assert_eq!(super::read_some(&mut upstream, sent.len()).await, sent);
+            assert_eq!(read_some(&mut upstream, sent.len()).await, sent);
             write(&mut upstream, OK).await;
             assert_eq!(read_response(&mut client).await.1, "ok");
             drop(client);
@@ -221,6 +221,29 @@ async fn a_size_that_a_later_policy_speaks_of_counts_what_was_sent_before() {
     let decisions = cut(world, &mut client).await;
     assert_eq!(codes(&decisions), [ALLOWED, DENIED]);
     assert_eq!(decisions[1].action.body, Some(1001));
+}
+
+/// What was not unpacked from its beginning may be anything, and that does not wait for more of it.
+#[tokio::test]
+async fn packed_content_that_is_under_way_when_a_policy_speaks_of_sizes_is_cut() {
+    for ends in [false, true] {
+        let world = by_name(Rules::Allow).build().await;
+        let mut client = world.connect().await;
+        let fields = "Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n";
+        write(&mut client, post(fields)).await;
+        let content = packed(&[b'a'; 5000]);
+        write(&mut client, chunk(&content)).await;
+        let mut upstream = world.accept().await;
+        let head = read_until(&mut upstream, "\r\n\r\n").await;
+        assert!(head.contains("gzip"), "{head}");
+        read_some(&mut upstream, chunk(&content).len()).await;
+        world.change(Rules::Sized);
+        if ends {
+            write(&mut client, "0\r\n\r\n").await;
+        }
+        let decisions = cut(world, &mut client).await;
+        assert_eq!(codes(&decisions), [ALLOWED, UNKNOWN]);
+    }
 }
 
 #[tokio::test]

@@ -59,11 +59,23 @@ pub(super) fn masked(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// Both ends of a connection that speaks WebSocket.
 async fn open(world: &World) -> (TcpStream, TcpStream) {
+    open_with(world, "").await
+}
+
+/// As [`open`], with an extension, if one is named.
+async fn open_with(world: &World, extension: &str) -> (TcpStream, TcpStream) {
     let mut client = world.connect().await;
-    write(&mut client, ask("")).await;
+    write(&mut client, ask(extension)).await;
     let mut upstream = world.accept().await;
     read_until(&mut upstream, "\r\n\r\n").await;
-    write(&mut upstream, SWITCH).await;
+    let switch = match extension {
+        "" => SWITCH.to_owned(),
+        _ => {
+            let field = format!("\r\nSec-WebSocket-Extensions: {extension}\r\n\r\n");
+            SWITCH.replace("\r\n\r\n", &field)
+        }
+    };
+    write(&mut upstream, switch).await;
     read_until(&mut client, "\r\n\r\n").await;
     (client, upstream)
 }
@@ -311,22 +323,68 @@ async fn a_message_that_a_rule_finds_too_large_ends_the_connection_before_it_lea
     assert!(error(&decisions[0]).contains(&decisions[1].id.to_string()));
 }
 
-/// What a message has said before the rule came is not known.
+/// What a packed message has said before the rule came is not known, and it does not wait for more of it.
 #[tokio::test]
-async fn a_message_that_is_under_way_when_a_rule_on_sizes_comes_does_not_go_on() {
+async fn a_packed_message_that_is_under_way_when_a_rule_on_sizes_comes_does_not_go_on() {
     let world = by_name(Rules::Allow).build().await;
-    let (mut client, mut upstream) = open(&world).await;
-    let begun = masked(0x02, [1; 100]);
+    let (mut client, mut upstream) = open_with(&world, "permessage-deflate").await;
+    let begun = masked(0x42, [1; 100]);
     write(&mut client, &begun).await;
     assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
     world.change(Rules::Sized);
-    write(&mut client, masked(0x00, [1; 100])).await;
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 1008);
     assert!(reason.contains("has to see how much"), "{reason}");
     assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
     let decisions = world.end().await;
     assert_eq!(decisions[1].reason.code, ReasonCode::NeedsInspection);
+}
+
+/// What one that is not packed has said is known.
+#[tokio::test]
+async fn a_message_that_is_under_way_when_a_rule_on_sizes_comes_counts_from_its_beginning() {
+    for (more, closes) in [(900, false), (901, true)] {
+        let world = by_name(Rules::Allow).build().await;
+        let (mut client, mut upstream) = open(&world).await;
+        let begun = masked(0x02, [1; 100]);
+        write(&mut client, &begun).await;
+        assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
+        world.change(Rules::Sized);
+        let rest = [
+            &masked(0x00, [1; 100]).repeat(8)[..],
+            &masked(0x80, vec![1; more - 800]),
+        ]
+        .concat();
+        write(&mut client, &rest).await;
+        if closes {
+            assert_eq!(closed(&mut client).await.0, 1008);
+            let decisions = world.end().await;
+            assert_eq!(decisions[1].reason.code, ReasonCode::RuleDeny);
+            assert_eq!(decisions[1].action.body, Some(1001));
+        } else {
+            assert_eq!(read_some(&mut upstream, rest.len()).await, rest);
+            drop((client, upstream));
+            let allowed = (Verdict::Allow, ReasonCode::RuleAllow);
+            assert_eq!(codes(&world.end().await), [allowed]);
+        }
+    }
+}
+
+/// One that has said too much already does not wait for more.
+#[tokio::test]
+async fn a_message_that_is_too_large_when_a_rule_on_sizes_comes_is_ended_at_once() {
+    let world = by_name(Rules::Allow).build().await;
+    let (mut client, mut upstream) = open(&world).await;
+    let begun = [masked(0x02, [1; 125]), masked(0x00, [1; 125]).repeat(9)].concat();
+    write(&mut client, &begun).await;
+    assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
+    world.change(Rules::Sized);
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!(code, 1008);
+    assert!(reason.starts_with("Not so much."), "{reason}");
+    assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
+    let decisions = world.end().await;
+    assert_eq!(decisions[1].action.body, Some(1250));
 }
 
 /// A denial on paper lets it go on, and one in force does not, however large it is by then.
@@ -353,8 +411,8 @@ async fn a_rule_on_sizes_that_is_enforced_later_ends_a_message_that_has_passed_i
 #[tokio::test]
 async fn a_rule_on_paper_ends_no_message_that_is_under_way() {
     let world = by_name(Rules::Allow).build().await;
-    let (mut client, mut upstream) = open(&world).await;
-    let begun = masked(0x02, [1; 100]);
+    let (mut client, mut upstream) = open_with(&world, "permessage-deflate").await;
+    let begun = masked(0x42, [1; 100]);
     write(&mut client, &begun).await;
     assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
     world.change(Rules::SizedOnPaper);

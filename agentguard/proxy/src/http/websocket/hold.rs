@@ -1,5 +1,6 @@
 //! Where a client's message can be decided on before it leaves.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use agentguard_decision::{Asked, Changes, Decided};
@@ -7,11 +8,16 @@ use agentguard_protocol::websocket::{Assembler, Ends, Head, Side};
 use bytes::BytesMut;
 
 use super::Stopped;
+use crate::decoders::Decoding;
 use crate::http::growth::Judge;
 
 /// The most bytes of a message that are held back until it is decided on. A larger one goes on, and
 /// is cut where it comes to be denied.
 pub(crate) const MAX_HELD: usize = 1024 * 1024;
+
+/// What more than this is held in counts against the agent's memory (`decoders`). Where there is no room
+/// the message goes on as a larger one does.
+const FREE: usize = 16 * 1024;
 
 /// How much of a deflated message is inflated before it is looked how large it has become: to a
 /// thousand times that at the most.
@@ -25,6 +31,12 @@ pub(crate) trait MessageSizes {
 
     /// Looks for a change of the rules since it was asked last. True: there was one.
     fn changed(&mut self) -> bool;
+
+    /// Waits for a change of the rules, which [`Self::changed`] then tells.
+    fn change(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Room to hold a message, if there is any.
+    fn room(&self) -> Option<Decoding>;
 
     /// Asks about a message of which nobody knows the size, if there are rules about that.
     fn unread(&mut self) -> impl Future<Output = Result<(), Decided>> + Send;
@@ -83,6 +95,16 @@ impl MessageSizes for Sizes {
         came
     }
 
+    async fn change(&mut self) {
+        // One that is waited for has not been told yet.
+        let mut changes = self.changes.clone();
+        changes.next().await;
+    }
+
+    fn room(&self) -> Option<Decoding> {
+        self.judge.room(MAX_HELD)
+    }
+
     async fn unread(&mut self) -> Result<(), Decided> {
         match self.limit {
             Some(_) => {
@@ -111,6 +133,14 @@ impl MessageSizes for Unruled {
         false
     }
 
+    async fn change(&mut self) {
+        pending::<()>().await;
+    }
+
+    fn room(&self) -> Option<Decoding> {
+        None
+    }
+
     async fn unread(&mut self) -> Result<(), Decided> {
         Ok(())
     }
@@ -131,10 +161,18 @@ pub(super) struct Hold<F, M> {
     takeover: bool,
     /// Whether a deflated message has not been put together. Others cannot be any more, with `takeover`.
     missed: bool,
-    /// Whether the message in progress is put together.
+    /// Whether the message in progress is decided on by its size.
     reads: bool,
+    /// Whether it is put together: one that is not deflated is as large as what comes.
+    assembles: bool,
     deflated: bool,
+    /// How much of the message in progress has come, as it is sent.
+    size: u64,
+    /// Whether there is one.
+    in_message: bool,
     held: BytesMut,
+    /// What that takes, where it is more than [`FREE`].
+    room: Option<Decoding>,
     /// Whether the message in progress has more bytes than are held.
     overflown: bool,
 }
@@ -149,8 +187,12 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
             takeover,
             missed: false,
             reads: false,
+            assembles: false,
             deflated: false,
+            size: 0,
+            in_message: false,
             held: BytesMut::new(),
+            room: None,
             overflown: false,
         }
     }
@@ -161,13 +203,16 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
         let ruled = sizes.next_limit().is_some();
         self.deflated = head.deflated;
         self.overflown = false;
+        self.size = 0;
+        self.in_message = true;
         let unreadable = ruled && head.deflated && self.missed;
         self.sizes = Some(sizes);
         if let Some(sizes) = self.sizes.as_mut().filter(|_| unreadable) {
             sizes.unread().await.map_err(Stopped::Denied)?;
         }
         self.reads = ruled && !unreadable;
-        if self.reads {
+        self.assembles = self.reads;
+        if self.assembles {
             self.assembler.begin(head);
         } else if head.deflated && self.takeover {
             self.missed = true;
@@ -183,20 +228,15 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
     /// Looks at the next piece of the message, and asks the rule where it has to be. True: the message
     /// may go as far as it is there.
     pub(super) async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
-        if let Some(sizes) = &mut self.sizes
-            && sizes.changed()
-        {
-            if self.reads {
-                // Limits that it has passed are not asked about again by themselves.
-                let size = self.assembler.message().size;
-                sizes.passes(size).await.map_err(Stopped::Denied)?;
-            } else {
-                // Of what has passed nobody knows how much it says.
-                sizes.unread().await.map_err(Stopped::Denied)?;
-            }
-        }
+        self.ask_anew().await?;
+        self.size = self.size.saturating_add(plain.len() as u64);
+        self.in_message = ends != Ends::Message;
         if !self.reads {
             return Ok(true);
+        }
+        if !self.assembles {
+            self.ask().await?;
+            return Ok(!self.in_message || !self.is_limited());
         }
         let malformed = |violation| Stopped::Malformed(Side::Client, violation);
         let slice = if self.deflated {
@@ -216,17 +256,56 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
             self.ask().await?;
             return Ok(true);
         }
-        let ruled = self
-            .sizes
-            .as_ref()
-            .is_some_and(|sizes| sizes.next_limit().is_some());
-        Ok(!ruled)
+        Ok(!self.is_limited())
+    }
+
+    /// Waits until the rules have changed while a message is in progress, and asks them about it.
+    pub(super) async fn look_again(&mut self) -> Result<(), Stopped> {
+        match self.sizes.as_mut().filter(|_| self.in_message) {
+            Some(sizes) => sizes.change().await,
+            None => pending().await,
+        }
+        self.ask_anew().await
+    }
+
+    /// Asks the rules about the message in progress, if they have changed.
+    async fn ask_anew(&mut self) -> Result<(), Stopped> {
+        let size = self.message_size();
+        let Some(sizes) = self.sizes.as_mut().filter(|_| self.in_message) else {
+            return Ok(());
+        };
+        if !sizes.changed() {
+            return Ok(());
+        }
+        if self.reads || !self.deflated {
+            // Limits that it has passed are not asked about again by themselves.
+            sizes.passes(size).await.map_err(Stopped::Denied)?;
+            self.reads = true;
+        } else {
+            // Of what has passed nobody knows how much it says.
+            sizes.unread().await.map_err(Stopped::Denied)?;
+        }
+        Ok(())
+    }
+
+    /// How much the message in progress says so far.
+    fn message_size(&self) -> u64 {
+        if self.assembles {
+            self.assembler.message().size
+        } else {
+            self.size
+        }
+    }
+
+    fn is_limited(&self) -> bool {
+        let sizes = self.sizes.as_ref();
+        sizes.is_some_and(|sizes| sizes.next_limit().is_some())
     }
 
     /// Asks as long as the message has reached the limit. A limit that stays where it is has been
     /// asked about.
     async fn ask(&mut self) -> Result<(), Stopped> {
-        let size = self.assembler.message().size;
+        let size = self.message_size();
         let Some(sizes) = &mut self.sizes else {
             return Ok(());
         };
@@ -250,16 +329,21 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
                 self.held.extend_from_slice(frame);
                 give(&self.held);
                 self.held = BytesMut::new();
+                self.room = None;
             }
             frame.clear();
             return;
         }
         self.held.extend_from_slice(frame);
         frame.clear();
-        if self.held.len() > MAX_HELD {
+        if self.held.len() > FREE && self.room.is_none() {
+            self.room = self.sizes.as_ref().and_then(MessageSizes::room);
+        }
+        if self.held.len() > MAX_HELD || self.held.len() > FREE && self.room.is_none() {
             self.overflown = true;
             give(&self.held);
             self.held = BytesMut::new();
+            self.room = None;
         }
     }
 }

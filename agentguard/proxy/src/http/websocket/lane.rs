@@ -122,7 +122,15 @@ impl Lane {
             }
             self.input
                 .reserve(self.buffer.saturating_sub(self.input.len()).max(1));
-            match reader.read_buf(&mut self.input).await {
+            let read = tokio::select! {
+                biased;
+                read = reader.read_buf(&mut self.input) => read,
+                asked = hold.look_again() => {
+                    asked?;
+                    continue;
+                }
+            };
+            match read {
                 Ok(0) => {
                     return Ok(match out.writer.shutdown().await {
                         Ok(()) => Ended::Finished,

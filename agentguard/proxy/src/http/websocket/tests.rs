@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use agentguard_decision::Decided;
-use agentguard_model::{Handling, Reason, ReasonCode};
+use agentguard_model::{AgentId, Handling, Reason, ReasonCode};
 use agentguard_protocol::websocket::{Assembler, Side};
 use flate2::{Compress, Compression, FlushCompress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::hold::{Hold, MAX_HELD, MessageSizes};
 use super::lane::{Lane, Out};
 use super::{Closes, Stopped};
+use crate::decoders::{Decoders, Decoding};
 use crate::relay::Ended;
 
 /// A rule on sizes: at each of the limits it is asked, and at the last one it may deny.
@@ -22,6 +23,8 @@ struct Rule {
     limits: VecDeque<u64>,
     denies: bool,
     asked: Arc<Mutex<Vec<u64>>>,
+    /// Whether others have taken all the memory.
+    full: bool,
 }
 
 impl Rule {
@@ -55,6 +58,18 @@ impl MessageSizes for Rule {
 
     fn changed(&mut self) -> bool {
         false
+    }
+
+    async fn change(&mut self) {
+        std::future::pending::<()>().await;
+    }
+
+    fn room(&self) -> Option<Decoding> {
+        let decoders = Arc::<Decoders>::default();
+        let rest = decoders.take(AgentId(1), 128 << 20).filter(|_| self.full);
+        let room = decoders.take(AgentId(1), MAX_HELD);
+        assert_eq!(rest.is_some(), room.is_none());
+        room
     }
 
     async fn unread(&mut self) -> Result<(), Decided> {
@@ -118,6 +133,29 @@ async fn pass(bytes: &[u8], rule: Rule) -> Passed {
         messages: messages.load(Ordering::Relaxed),
         ended,
         asked: rule.asked(),
+    }
+}
+
+#[tokio::test]
+async fn where_memory_is_short_a_message_goes_on_and_is_cut() {
+    let message = [
+        frame(0x02, &[1; 12_000]),
+        frame(0x00, &[1; 12_000]),
+        frame(0x80, &[1; 12_000]),
+    ];
+    for full in [false, true] {
+        let rule = Rule {
+            full,
+            ..Rule::at(&[30_000], true)
+        };
+        let passed = pass(&message.concat(), rule).await;
+        assert!(matches!(passed.ended, Err(Stopped::Denied(_))));
+        let expected = if full {
+            message[..2].concat()
+        } else {
+            Vec::new()
+        };
+        assert!(passed.bytes == expected, "{}", passed.bytes.len());
     }
 }
 
