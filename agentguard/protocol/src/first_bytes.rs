@@ -51,7 +51,7 @@ const MAX_LINE: usize = 16 * 1024;
 pub fn classify(bytes: &[u8]) -> FirstBytes {
     match bytes {
         [] => FirstBytes::NeedMore,
-        [20..=24, ..] => classify_record(bytes),
+        [20..=22, ..] => classify_record(bytes),
         [128..=255, ..] => classify_ssl2(bytes),
         [first, ..] if is_token(*first) => classify_http(bytes),
         [first, ..] if is_blank(*first) => {
@@ -71,26 +71,34 @@ pub fn classify(bytes: &[u8]) -> FirstBytes {
     }
 }
 
-/// The type of a record, its version, its length (RFC 8446, 5.1). Of version 3.x it is TLS, whatever is
-/// behind. Other versions, which some servers look away from, are TLS where what is behind is.
+/// The type of a record, its version, its length (RFC 8446, 5.1). A handshake record of version 3.x is TLS,
+/// whatever is behind. Other versions, which some servers look away from, and records that some let pass
+/// in front of a hello are TLS where the rest is: other protocols begin with lengths.
 fn classify_record(bytes: &[u8]) -> FirstBytes {
+    const CHANGE_CIPHER_SPEC: u8 = 20;
     const ALERT: u8 = 21;
     const HANDSHAKE: u8 = 22;
     const CLIENT_HELLO: u8 = 1;
-    match bytes {
-        [_, 3, ..] => FirstBytes::Tls,
+    let (kind, rest) = match bytes {
+        [HANDSHAKE, 3, ..] => return FirstBytes::Tls,
+        [kind, rest @ ..] => (*kind, rest),
+        [] => return FirstBytes::NeedMore,
+    };
+    let fits = |at: usize, fits: bool| fits || rest.len() <= at;
+    let byte = |at: usize| rest.get(at).copied().unwrap_or_default();
+    let is_record = match kind {
         // At most 2^14 bytes, and some that nobody minds.
-        [HANDSHAKE, ..=15, _, ..=0x41, _, CLIENT_HELLO, ..] => FirstBytes::Tls,
-        [HANDSHAKE, ..=15, _, ..=0x41, _]
-        | [HANDSHAKE, ..=15, _, ..=0x41]
-        | [HANDSHAKE, ..=15, _]
-        | [HANDSHAKE, ..=15]
-        | [ALERT, ..=15, _, 0]
-        | [ALERT, ..=15, _]
-        | [ALERT, ..=15]
-        | [_] => FirstBytes::NeedMore,
-        [ALERT, ..=15, _, 0, 2, ..] => FirstBytes::Tls,
-        _ => FirstBytes::Raw,
+        HANDSHAKE => fits(2, byte(2) <= 0x41) && fits(4, byte(4) == CLIENT_HELLO),
+        ALERT => fits(2, byte(2) == 0) && fits(3, byte(3) == 2),
+        CHANGE_CIPHER_SPEC => {
+            fits(2, byte(2) == 0) && fits(3, byte(3) == 1) && fits(4, byte(4) == 1)
+        }
+        _ => false,
+    };
+    match is_record && fits(0, byte(0) <= 15) {
+        false => FirstBytes::Raw,
+        true if rest.len() > 4 => FirstBytes::Tls,
+        true => FirstBytes::NeedMore,
     }
 }
 
@@ -314,11 +322,16 @@ mod tests {
             (&[0x16, 10, 20, 18, 9, 8], FirstBytes::Raw),
             (&[0x16, 2, 1, 2, 0, 1], FirstBytes::Tls),
             (&[0x16, 2, 1], FirstBytes::NeedMore),
-            (&[0x15, 3], FirstBytes::Tls),
+            (&[0x15, 3], FirstBytes::NeedMore),
+            (&[0x15, 3, 1, 0, 2, 1], FirstBytes::Tls),
             (&[0x15, 2, 1, 0, 2, 1], FirstBytes::Tls),
             (&[0x15, 2, 1, 0, 3], FirstBytes::Raw),
-            (&[0x14, 3], FirstBytes::Tls),
-            (&[0x14, 2], FirstBytes::Raw),
+            (&[0x14, 3, 3, 0, 1], FirstBytes::NeedMore),
+            (&[0x14, 3, 3, 0, 1, 1], FirstBytes::Tls),
+            (&[0x14, 16], FirstBytes::Raw),
+            (&[0x17, 3, 3, 0, 2, 1], FirstBytes::Raw),
+            // MongoDB: 789 bytes.
+            (&[0x15, 3, 0, 0, 1, 0], FirstBytes::Raw),
             (&[5], FirstBytes::NeedMore),
             (&[5, 1], FirstBytes::Socks5),
             (&[5, 2, 0, 2], FirstBytes::Socks5),

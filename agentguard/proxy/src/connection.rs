@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -185,14 +186,16 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         self.changes.clone().next().await;
     }
 
+    /// Each way is boxed: a connection keeps what its own takes, and the stack holds none of them as a
+    /// whole.
     async fn carry(self: Arc<Self>, shown: Start, stream: TcpStream, bytes: Vec<u8>) {
         let foreseen = self.guard.decider.foresee(&self.client, &self.target);
         match shown {
-            Start::Tls => tls::run(self, stream, bytes).await,
+            Start::Tls => Box::pin(tls::run(self, stream, bytes)).await,
             Start::Http1 if bytes.starts_with(b"CONNECT ") && !self.inside => {
-                tunnel::connect(self, stream, bytes).await;
+                Box::pin(tunnel::connect(self, stream, bytes)).await;
             }
-            Start::Socks5 if !self.inside => tunnel::socks(self, stream, bytes).await,
+            Start::Socks5 if !self.inside => Box::pin(tunnel::socks(self, stream, bytes)).await,
             Start::Socks5 => {
                 let message = "a proxy behind a proxy is not carried";
                 tunnel::refuse(&self, stream, message).await;
@@ -201,18 +204,21 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 let message = "SOCKS4 is not carried; use SOCKS5";
                 tunnel::refuse(&self, stream, message).await;
             }
-            Start::Http1 => http::run(self, stream, &bytes, Leg::plain(Version::HTTP_11)).await,
+            Start::Http1 => {
+                let leg = Leg::plain(Version::HTTP_11);
+                Box::pin(http::run(self, stream, &bytes, leg)).await;
+            }
             Start::Http2 => {
                 let stream = Replay::new(bytes, stream);
-                http::run_http2(self, stream, Leg::plain(Version::HTTP_2)).await;
+                let leg = Leg::plain(Version::HTTP_2);
+                Box::pin(http::run_http2(self, stream, leg)).await;
             }
-            Start::Raw => self.raw(stream, &bytes, Doubt::None).await,
-            Start::Line => self.raw(stream, &bytes, Doubt::Line).await,
+            Start::Raw => Box::pin(self.raw(stream, &bytes, Doubt::None)).await,
+            Start::Line => Box::pin(self.raw(stream, &bytes, Doubt::Line)).await,
             Start::Stuck => self.time_out(stream).await,
             Start::Silent | Start::Ended if needs_bytes(foreseen) => self.time_out(stream).await,
-            // Boxed: what it comes to may be any of these.
             Start::Silent => Box::pin(self.silent(stream)).await,
-            Start::Ended => self.raw(stream, &[], Doubt::None).await,
+            Start::Ended => Box::pin(self.raw(stream, &[], Doubt::None)).await,
             Start::Gone(error) => {
                 let decided = self.connection().await;
                 if decided.allowed {
@@ -286,16 +292,19 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             return;
         };
         let mut bytes = Vec::new();
-        let looking = async {
-            let (mut one, mut other) = ([0], [0]);
-            tokio::select! {
-                _ = stream.peek(&mut one) => {}
-                _ = upstream.peek(&mut other) => return Start::Raw,
-            }
-            let foreseen = self.guard.decider.foresee(&self.client, &self.target);
-            self.look(&mut stream, foreseen, &mut bytes).await
+        let looked = {
+            let looking = pin!(async {
+                let (mut one, mut other) = ([0], [0]);
+                tokio::select! {
+                    _ = stream.peek(&mut one) => {}
+                    _ = upstream.peek(&mut other) => return Start::Raw,
+                }
+                let foreseen = self.guard.decider.foresee(&self.client, &self.target);
+                self.look(&mut stream, foreseen, &mut bytes).await
+            });
+            self.unless_revoked(looking).await
         };
-        let doubt = match self.unless_revoked(looking).await {
+        let doubt = match looked {
             Err(over) => return over.end(&account, stream, Some(upstream)),
             Ok(Start::Raw | Start::Silent | Start::Ended) => Doubt::None,
             Ok(Start::Line) => Doubt::Line,
@@ -338,21 +347,24 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         account: &Account<R>,
     ) {
         let is_request = AtomicBool::new(false);
-        let (reader, writer) = stream.split();
+        let buffer = self.guard.limits.buffer;
         let line = (doubt == Doubt::Line).then(|| {
             let mut line = LineReader::default();
             line.push(bytes);
             line
         });
-        let client = (Doubted::new(reader, line, &is_request), writer);
-        let going = relay(
-            client,
-            upstream.split(),
-            bytes,
-            self.guard.limits.buffer,
-            account.counts(),
-        );
-        let over = self.unless_revoked(going).await.unwrap_or_else(|over| over);
+        let over = {
+            let (reader, writer) = stream.split();
+            let client = (Doubted::new(reader, line, &is_request), writer);
+            let going = pin!(relay(
+                client,
+                upstream.split(),
+                bytes,
+                buffer,
+                account.counts()
+            ));
+            self.unless_revoked(going).await.unwrap_or_else(|over| over)
+        };
         if !is_request.load(Ordering::Relaxed) {
             return over.end(account, stream, Some(upstream));
         }
@@ -379,13 +391,13 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// recorded.
     pub(crate) async fn unless_revoked<T>(
         &self,
-        going: impl Future<Output = T>,
+        going: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Over> {
         let (changes, ruled) = (self.changes.clone(), Ruled::default());
         let decider = &self.guard.decider;
         let (reached, closed) = (|| self.reached(), || self.closed());
         let denied = decider.revoked(changes, &self.client, reached, closed, None, || ruled.set());
-        let over = unless(&ruled, denied, going).await;
+        let over = unless(&ruled, pin!(denied), going).await;
         over.map_err(|denied| Over::revoked(&denied))
     }
 

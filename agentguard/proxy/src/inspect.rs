@@ -8,6 +8,7 @@
 //! **Invariant:** before a request is allowed the upstream sees a handshake for the name that was
 //! allowed, and nothing of the client's.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use agentguard_decision::{Decided, Recorder};
@@ -104,8 +105,8 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     };
     let leg = Leg::inside_tls(alpn, upstream);
     match alpn {
-        Alpn::H2 => http::run_http2(flow, stream, leg).await,
-        Alpn::Http1 | Alpn::None => inside(flow, stream, leg).await,
+        Alpn::H2 => Box::pin(http::run_http2(flow, stream, leg)).await,
+        Alpn::Http1 | Alpn::None => Box::pin(inside(flow, stream, leg)).await,
     }
 }
 
@@ -153,10 +154,10 @@ async fn inside<R: Recorder, P: Port>(
             Ok(Err(_)) | Err(_) => 0,
         };
         match classify(&bytes) {
-            FirstBytes::Http1 => return http::run(flow, stream, &bytes, leg).await,
+            FirstBytes::Http1 => return Box::pin(http::run(flow, stream, &bytes, leg)).await,
             FirstBytes::NeedMore | FirstBytes::Line if read > 0 => {}
             FirstBytes::NeedMore if bytes.is_empty() => return,
-            _ => return pass(&flow, stream, &bytes, leg).await,
+            _ => return Box::pin(pass(&flow, stream, &bytes, leg)).await,
         }
     }
 }
@@ -195,9 +196,17 @@ async fn carry<R: Recorder, P: Port>(
     };
     let (mut reader, mut writer) = split(stream);
     let buffer = flow.guard.limits.buffer;
-    let client = (&mut reader, &mut writer);
-    let going = relay(client, split(upstream), bytes, buffer, account.counts());
-    let over = flow.unless_revoked(going).await.unwrap_or_else(|over| over);
+    let over = {
+        let client = (&mut reader, &mut writer);
+        let going = pin!(relay(
+            client,
+            split(upstream),
+            bytes,
+            buffer,
+            account.counts()
+        ));
+        flow.unless_revoked(going).await.unwrap_or_else(|over| over)
+    };
     over.end(&account, reader.unsplit(writer), None);
 }
 

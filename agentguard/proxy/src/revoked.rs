@@ -3,7 +3,7 @@
 //! A denial is recorded before it is told. While it is being recorded, nothing moves.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -62,8 +62,11 @@ impl Revoked {
     }
 
     /// Goes on with `going` until it ends, unless that is denied.
-    pub(crate) async fn unless<T>(&mut self, going: impl Future<Output = T>) -> Result<T, Decided> {
-        unless(&self.ruled, &mut self.denied, going).await
+    pub(crate) async fn unless<T>(
+        &mut self,
+        going: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Decided> {
+        unless(&self.ruled, Pin::new(&mut self.denied), going).await
     }
 
     /// The denial, if somebody has been told.
@@ -97,13 +100,12 @@ impl WeakRevoked {
 }
 
 /// Goes on with `going` until it ends, unless `denied` gives a denial of it, which says before when it is
-/// `ruled`.
+/// `ruled`. Both are pinned already: as arguments they would be kept twice.
 pub(crate) async fn unless<T>(
     ruled: &Ruled,
-    denied: impl Future<Output = Decided>,
-    going: impl Future<Output = T>,
+    mut denied: Pin<&mut impl Future<Output = Decided>>,
+    mut going: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Decided> {
-    let (mut denied, mut going) = (pin!(denied), pin!(going));
     poll_fn(|cx| match denied.as_mut().poll(cx) {
         Poll::Ready(denied) => Poll::Ready(Err(denied)),
         Poll::Pending if ruled.is_set() => Poll::Pending,
@@ -115,6 +117,7 @@ pub(crate) async fn unless<T>(
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::pin::pin;
 
     use futures_util::FutureExt as _;
 
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn nothing_goes_on_while_a_denial_is_recorded() {
         let ruled = Ruled::default();
-        let going = || unless(&ruled, pending(), ready(7)).now_or_never();
+        let going = || unless(&ruled, pin!(pending()), pin!(ready(7))).now_or_never();
         assert!(matches!(going(), Some(Ok(7))));
         ruled.set();
         assert!(going().is_none());
@@ -139,7 +142,7 @@ mod tests {
         };
         assert_eq!([polled(), polled()], [true, false]);
         let mut share = revoked.clone();
-        assert!(share.unless(ready(7)).now_or_never().is_none());
+        assert!(share.unless(pin!(ready(7))).now_or_never().is_none());
         let weak = revoked.downgrade();
         assert!(weak.upgrade().is_some());
         drop((revoked, share));

@@ -109,7 +109,7 @@ pub(crate) struct Client<'a, R> {
     input: BytesMut,
     /// What is left of a record that passes.
     passing: usize,
-    second: HelloReader,
+    second: Box<HelloReader>,
     /// How much of the input `second` has.
     pushed: usize,
     /// Whether everything passes from here on.
@@ -126,7 +126,7 @@ impl<'a, R> Client<'a, R> {
             name,
             input: BytesMut::from(read),
             passing: 0,
-            second: HelloReader::default(),
+            second: Box::default(),
             pushed: 0,
             settled: false,
             ended: false,

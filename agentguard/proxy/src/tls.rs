@@ -1,6 +1,7 @@
 //! TLS: the hello is read. Where the policy inspects, TLS ends here ([`crate::inspect`]); else the
 //! rest passes untouched.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use agentguard_decision::{Decided, Recorder};
@@ -43,7 +44,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         && is_for_target(&flow, hello)
         && flow.guard.decider.inspects(&flow.client, &flow.target)
     {
-        return inspect::run(flow, stream, reader.into_bytes(), hello).await;
+        return Box::pin(inspect::run(flow, stream, reader.into_bytes(), hello)).await;
     }
     let name = hello.as_ref().ok().and_then(|it| it.server_name.clone());
     let (decided, alert) = decide(&flow, hello).await;
@@ -78,7 +79,7 @@ async fn splice<R: Recorder, P: Port>(
         let server = Server::new(from_server, &hellos);
         let buffer = flow.guard.limits.buffer;
         let (client, server) = ((client, to_client), (server, to_server));
-        let going = relay(client, server, hello, buffer, account.counts());
+        let going = pin!(relay(client, server, hello, buffer, account.counts()));
         flow.unless_revoked(going).await.unwrap_or_else(|over| over)
     };
     let (code, message) = match hellos.refused() {

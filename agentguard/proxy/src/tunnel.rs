@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use agentguard_decision::{Asked, Decided, Foreseen, Recorder};
@@ -267,7 +267,7 @@ impl<R: Recorder, P: Port> Tunnel<R, P> {
                 return self.account.fail(format!("the client is gone: {error}"));
             }
             let inside = self.inside.start(stream, early);
-            if let Err(denied) = self.revoked.unless(inside).await {
+            if let Err(denied) = self.revoked.unless(pin!(inside)).await {
                 self.account.fail(revoked(&denied));
             }
         })

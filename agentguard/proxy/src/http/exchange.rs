@@ -1,6 +1,7 @@
 //! One request after the other: decide, carry, answer.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -166,7 +167,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             sending: growth.map(|growth| (growth, revoked.clone())),
             interims,
         };
-        let carrying = self.carry(parts, body, &meaning, outgoing);
+        let carrying = pin!(self.carry(parts, body, &meaning, outgoing));
         let carried = match revoked.unless(carrying).await {
             Ok(carried) => carried,
             Err(denied) => {
@@ -300,7 +301,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let sent = if self.is_http2() {
-            self.leg.send_beside(&self.flow, request).await
+            Box::pin(self.leg.send_beside(&self.flow, request)).await
         } else {
             self.leg.send(&self.flow, &mut upstream, request).await
         };

@@ -111,7 +111,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let parts = connection.into_parts();
     let gated = parts.io.into_inner();
     if let Some(tunnel) = exchange.take_tunnel() {
-        return websocket::carry(flow, gated, &parts.read_buf, tunnel).await;
+        return Box::pin(websocket::carry(flow, gated, &parts.read_buf, tunnel)).await;
     }
     exchange.leave();
     let mut goodbye = Vec::new();
@@ -143,17 +143,17 @@ async fn answer<R: Recorder, P: Port>(
     request: Request<Incoming>,
 ) -> Result<Response<Answer<R>>, Infallible> {
     let interims = Arc::new(Interims::default());
-    let answering = async {
+    let answering = pin!(async {
         let request = request.map(Received::Http1);
         let response = exchange.handle(request, &interims).await;
         interims.over();
         response
-    };
-    let saying = async {
+    });
+    let saying = pin!(async {
         while let Some(interim) = interims.next().await {
             signals.write_interim(http1_bytes(&interim)).await;
         }
-    };
+    });
     let (response, ()) = tokio::join!(answering, saying);
     Ok(response)
 }

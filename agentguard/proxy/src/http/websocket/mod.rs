@@ -13,6 +13,7 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -107,10 +108,11 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
             &messages.received,
             &closes,
         );
+        let going = pin!(both(up, down));
         tokio::select! {
             biased;
             () = closes.both.notified() => Ok(None),
-            over = revoked.unless(both(up, down)) => match over {
+            over = revoked.unless(going) => match over {
                 Ok(over) => over.map(Some),
                 Err(denied) => Err(Stopped::Denied(denied)),
             },
