@@ -60,7 +60,7 @@ pub fn classify(bytes: &[u8]) -> FirstBytes {
                 _ if blank > MAX_BLANK => FirstBytes::Http1,
                 Some([first, ..]) if !is_token(*first) => FirstBytes::Raw,
                 Some(line @ [_, ..]) => classify_request_line(line),
-                _ => FirstBytes::NeedMore,
+                _ => FirstBytes::Line,
             }
         }
         [4 | 5] => FirstBytes::NeedMore,
@@ -164,11 +164,23 @@ fn classify_request_line(bytes: &[u8]) -> FirstBytes {
     });
     let is_method = METHODS.iter().any(|it| it.eq_ignore_ascii_case(word));
     let upper = !word.iter().any(u8::is_ascii_lowercase);
+    // Some servers skip more than one.
+    let blank = rest
+        .iter()
+        .take_while(|b| matches!(b, b' ' | b'\t'))
+        .count();
+    let target = rest.get(blank..).unwrap_or_default();
+    // What stands in front of a request for servers that believe it.
+    let is_proxy = [&b"CONNECT"[..], b"PROXY"]
+        .iter()
+        .any(|it| it.eq_ignore_ascii_case(word));
     match rest {
         [] if begins => FirstBytes::NeedMore,
         [] => FirstBytes::Line,
-        [b' ' | b'\t', b'/' | b'*', ..] if upper || is_method => FirstBytes::Http1,
-        [b' ' | b'\t', _, ..] if word.eq_ignore_ascii_case(b"CONNECT") => FirstBytes::Http1,
+        [b' ' | b'\t', ..] if matches!(target, [b'/' | b'*', ..]) && (upper || is_method) => {
+            FirstBytes::Http1
+        }
+        [b' ' | b'\t', ..] if !target.is_empty() && is_proxy => FirstBytes::Http1,
         [blank, ..] if is_blank(*blank) => {
             match rest.iter().position(|byte| *byte == b'\n') {
                 Some(end) => classify_targets(word, rest.get(..end).unwrap_or_default()),
@@ -300,10 +312,15 @@ mod tests {
             (b"connect a:443 HTTP/1.1", FirstBytes::Http1),
             (b"CONNECT\ta:443 HTTP/1.1", FirstBytes::Http1),
             (b" CONNECT a:443 HTTP/1.1", FirstBytes::Http1),
-            (b"\r\n\r\n", FirstBytes::NeedMore),
+            (b"\r\n\r\n", FirstBytes::Line),
+            (b"GET  /x\r\n", FirstBytes::Http1),
+            (
+                b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\n",
+                FirstBytes::Http1,
+            ),
             (b"\r\nEHLO client.example\r\n", FirstBytes::Raw),
             (b"\r\n\0", FirstBytes::Raw),
-            (&[b'\n'; 64], FirstBytes::NeedMore),
+            (&[b'\n'; 64], FirstBytes::Line),
             (&[b'\n'; 65], FirstBytes::Http1),
             (&[b'a'; 20_000], FirstBytes::Line),
             (b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n", FirstBytes::Raw),

@@ -233,7 +233,8 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// for a client that waits for it: where the bytes change nothing, patience is short.
     async fn look(&self, stream: &mut TcpStream, foreseen: Foreseen, bytes: &mut Vec<u8>) -> Start {
         let limits = &self.guard.limits;
-        let hasty = !needs_bytes(foreseen) && !WEB_PORTS.contains(&self.target.port);
+        let needed = needs_bytes(foreseen);
+        let hasty = !needed && !WEB_PORTS.contains(&self.target.port);
         let begun = Instant::now();
         loop {
             let shown = classify(bytes);
@@ -250,7 +251,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             if is_line && bytes.len() >= MOST_NEEDED {
                 return Start::Line;
             }
-            let patience = if hasty && (bytes.is_empty() || is_line) {
+            let patience = if hasty && bytes.is_empty() || !needed && is_line {
                 limits.client_first
             } else {
                 limits.head
@@ -262,7 +263,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Start::Gone(error),
                 Err(_) if bytes.is_empty() => return Start::Silent,
-                Err(_) if hasty && is_line => return Start::Line,
+                Err(_) if is_line => return Start::Line,
                 Err(_) => return Start::Stuck,
             }
         }
@@ -294,10 +295,18 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let mut bytes = Vec::new();
         let looked = {
             let looking = pin!(async {
-                let (mut one, mut other) = ([0], [0]);
-                tokio::select! {
-                    _ = stream.peek(&mut one) => {}
-                    _ = upstream.peek(&mut other) => return Start::Raw,
+                let (mut first, mut again, mut head) = ([0], [0], [0; 9]);
+                let spoken = tokio::select! {
+                    spoken = stream.peek(&mut first) => spoken,
+                    said = upstream.peek(&mut head) => match said {
+                        // A server of HTTP/2 does not wait for its client (RFC 9113, 3.4), nor the client for
+                        // it.
+                        Ok(9) if is_settings(head) => stream.peek(&mut again).await,
+                        _ => return Start::Raw,
+                    },
+                };
+                if let Err(error) = spoken {
+                    return Start::Gone(error);
                 }
                 let foreseen = self.guard.decider.foresee(&self.client, &self.target);
                 self.look(&mut stream, foreseen, &mut bytes).await
@@ -308,6 +317,10 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             Err(over) => return over.end(&account, stream, Some(upstream)),
             Ok(Start::Raw | Start::Silent | Start::Ended) => Doubt::None,
             Ok(Start::Line) => Doubt::Line,
+            Ok(Start::Gone(error)) => {
+                account.fail(format!("the client is gone: {error}"));
+                return reset(upstream);
+            }
             Ok(shown) => {
                 drop((upstream, account));
                 let this = if self.is_stale() {
@@ -544,6 +557,12 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             spoken,
         }
     }
+}
+
+/// Whether a frame of HTTP/2 with this head is one of settings of the connection (RFC 9113, 4.1 and 6.5).
+const fn is_settings(head: [u8; 9]) -> bool {
+    const SETTINGS: u8 = 4;
+    matches!(head, [_, _, _, SETTINGS, _, 0, 0, 0, 0])
 }
 
 /// Whether nothing can be decided before the client has spoken.

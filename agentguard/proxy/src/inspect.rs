@@ -15,7 +15,7 @@ use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, Reason, ReasonCode, UpstreamEntry};
 use agentguard_protocol::alert::Alert;
 use agentguard_protocol::client_hello::Hello;
-use agentguard_protocol::first_bytes::{FirstBytes, classify};
+use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, ServerConfig};
 use tokio::io::{AsyncReadExt, split};
@@ -144,7 +144,8 @@ async fn inside<R: Recorder, P: Port>(
     leg: Leg<R>,
 ) {
     let mut bytes = Vec::new();
-    let until = Instant::now() + flow.guard.limits.keep_alive;
+    // Nothing may come for long; what has begun has to go on.
+    let mut until = Instant::now() + flow.guard.limits.keep_alive;
     loop {
         bytes.reserve(READ);
         let read = match timeout_at(until, stream.read_buf(&mut bytes)).await {
@@ -155,7 +156,12 @@ async fn inside<R: Recorder, P: Port>(
         };
         match classify(&bytes) {
             FirstBytes::Http1 => return Box::pin(http::run(flow, stream, &bytes, leg)).await,
-            FirstBytes::NeedMore | FirstBytes::Line if read > 0 => {}
+            FirstBytes::Line if bytes.len() >= MOST_NEEDED => {
+                return Box::pin(pass(&flow, stream, &bytes, leg)).await;
+            }
+            FirstBytes::NeedMore | FirstBytes::Line if read > 0 => {
+                until = until.min(Instant::now() + flow.guard.limits.head);
+            }
             FirstBytes::NeedMore if bytes.is_empty() => return,
             _ => return Box::pin(pass(&flow, stream, &bytes, leg)).await,
         }

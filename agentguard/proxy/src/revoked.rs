@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use agentguard_decision::Decided;
 use futures_util::FutureExt as _;
-use futures_util::future::{Shared, WeakShared};
+use futures_util::future::Shared;
 
 type Denying = Pin<Box<dyn Future<Output = Decided> + Send>>;
 
@@ -73,30 +73,6 @@ impl Revoked {
     pub(crate) fn peek(&self) -> Option<&Decided> {
         self.denied.peek()
     }
-
-    /// The same without a share in it: it is over when those that have one are.
-    pub(crate) fn downgrade(&self) -> WeakRevoked {
-        WeakRevoked {
-            denied: self.denied.downgrade(),
-            ruled: self.ruled.clone(),
-        }
-    }
-}
-
-/// See [`Revoked::downgrade`].
-pub(crate) struct WeakRevoked {
-    denied: Option<WeakShared<Denying>>,
-    ruled: Ruled,
-}
-
-impl WeakRevoked {
-    /// None where it is over.
-    pub(crate) fn upgrade(&self) -> Option<Revoked> {
-        Some(Revoked {
-            denied: self.denied.as_ref()?.upgrade()?,
-            ruled: self.ruled.clone(),
-        })
-    }
 }
 
 /// Goes on with `going` until it ends, unless `denied` gives a denial of it, which says before when it is
@@ -143,9 +119,5 @@ mod tests {
         assert_eq!([polled(), polled()], [true, false]);
         let mut share = revoked.clone();
         assert!(share.unless(pin!(ready(7))).now_or_never().is_none());
-        let weak = revoked.downgrade();
-        assert!(weak.upgrade().is_some());
-        drop((revoked, share));
-        assert!(weak.upgrade().is_none());
     }
 }

@@ -86,17 +86,21 @@ impl<R: AsyncRead + Unpin> AsyncRead for Server<'_, R> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf));
         if let Some(reader) = &mut this.reader {
-            let answer = match reader.push(buf.filled().get(before..).unwrap_or_default()) {
-                Answer::NeedMore => return Poll::Ready(Ok(())),
-                Answer::Retry => RETRY,
-                Answer::Other => ACCEPTED,
+            let answer = match buf.filled().get(before..) {
+                Some(bytes @ [_, ..]) => match reader.push(bytes) {
+                    Answer::NeedMore => return Poll::Ready(read),
+                    Answer::Retry => RETRY,
+                    Answer::Other => ACCEPTED,
+                },
+                // It is gone, and asks for nothing any more.
+                _ => ACCEPTED,
             };
             this.reader = None;
             this.hellos.answer(answer);
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(read)
     }
 }
 
@@ -195,8 +199,9 @@ impl<R: AsyncRead + Unpin> AsyncRead for Client<'_, R> {
                 return Poll::Ready(Ok(()));
             }
             if answer == UNKNOWN && this.input.len() >= READ {
-                // It waits for the server, and no more is read.
-                return Poll::Pending;
+                // Nobody says so much before the server has said anything.
+                let why = Refused::Malformed(TlsMalformed::TooLong);
+                return Poll::Ready(Err(this.hellos.refuse(why)));
             }
             this.input.reserve(READ);
             let inner = Pin::new(&mut this.inner);

@@ -19,7 +19,7 @@ use crate::http::events::Events;
 use crate::http::growth::Growth;
 use crate::http::http2::Streamed;
 use crate::relay::{MAX_LINGER, revoked};
-use crate::revoked::{Revoked, WeakRevoked};
+use crate::revoked::Revoked;
 
 /// What the client is answered.
 pub(crate) type Answer<R> = Either<ResponseBody<R>, Full<Bytes>>;
@@ -69,21 +69,17 @@ pub(crate) struct Denial<R: Recorder> {
 }
 
 impl<R: Recorder> Denial<R> {
-    /// Whether the policy has come to deny what the body belongs to. Then it has been told.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.revoked.poll(cx) {
-            Poll::Ready(Err(denied)) => {
-                self.account.fail(revoked(&denied));
-                Poll::Ready(())
-            }
-            _ => Poll::Pending,
-        }
+    /// Whether what the body belongs to may go on; pending while a denial is recorded. A denial has been
+    /// told, and is not to be asked for again.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        let allowed = ready!(self.revoked.poll(cx));
+        Poll::Ready(allowed.map_err(|denied| self.account.fail(revoked(&denied))))
     }
 
-    /// The same without a share in it: it is over when the body is.
+    /// The same, which is over when the body is.
     pub(crate) fn downgrade(&self) -> WeakDenial<R> {
         WeakDenial {
-            revoked: self.revoked.downgrade(),
+            revoked: self.revoked.clone(),
             account: Arc::downgrade(&self.account),
         }
     }
@@ -91,17 +87,22 @@ impl<R: Recorder> Denial<R> {
 
 /// See [`Denial::downgrade`].
 pub(crate) struct WeakDenial<R: Recorder> {
-    revoked: WeakRevoked,
+    revoked: Revoked,
     account: Weak<Account<R>>,
 }
 
 impl<R: Recorder> WeakDenial<R> {
-    /// As [`Denial::poll`], and pending where the body is over. To be asked in the task that reads the body: that
-    /// is woken.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.revoked.upgrade().zip(self.account.upgrade()) {
-            Some((revoked, account)) => Denial { revoked, account }.poll(cx),
-            None => Poll::Pending,
+    /// Whether it was denied; pending where it was not or the body is over. Not to be asked again once it was.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(account) = self.account.upgrade() else {
+            return Poll::Pending;
+        };
+        match self.revoked.poll(cx) {
+            Poll::Ready(Err(denied)) => {
+                account.fail(revoked(&denied));
+                Poll::Ready(())
+            }
+            _ => Poll::Pending,
         }
     }
 }

@@ -121,9 +121,15 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             let place = self.on_its_way.lock();
             place.unwrap_or_else(PoisonError::into_inner)
         };
-        poll_fn(|cx| match &*on_its_way() {
-            Some(denial) => denial.poll(cx),
-            None => Poll::Pending,
+        poll_fn(|cx| {
+            let mut place = on_its_way();
+            let denied = place
+                .as_mut()
+                .map_or(Poll::Pending, |denial| denial.poll(cx));
+            if denied.is_ready() {
+                *place = None;
+            }
+            denied
         })
         .await;
     }

@@ -78,7 +78,7 @@ impl<R: Recorder> Upstream<R> {
         let (stream, peer) = flow.dial().await?;
         let key = flow.key(peer, Spoken::Clear(version));
         match version {
-            Version::HTTP_2 => Self::http2(stream, key).await,
+            Version::HTTP_2 => Self::http2(stream, key, flow.guard.limits.linger).await,
             _ => Self::http1(stream, key).await,
         }
     }
@@ -95,7 +95,7 @@ impl<R: Recorder> Upstream<R> {
         let chosen = Alpn::chosen(stream.get_ref().1.alpn_protocol());
         let key = flow.key(peer, Spoken::Tls { offer, chosen });
         match chosen {
-            Alpn::H2 => Self::http2(stream, key).await,
+            Alpn::H2 => Self::http2(stream, key, flow.guard.limits.linger).await,
             Alpn::Http1 | Alpn::None => Self::http1(stream, key).await,
         }
     }
@@ -120,8 +120,9 @@ impl<R: Recorder> Upstream<R> {
     async fn http2(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         key: Key,
+        linger: Duration,
     ) -> Result<Self, Reason> {
-        let shaken = http2::handshake(stream).await;
+        let shaken = http2::handshake(stream, linger).await;
         let (sender, connection) = shaken.map_err(|error| broke(&error))?;
         let (gone, _) = drive(connection);
         Ok(Self::new(Sender::Http2(sender), key, gone, None))

@@ -310,3 +310,88 @@ async fn a_request_for_elsewhere_is_read_inside_tls_too() {
     drop((client, upstream));
     assert_eq!(allowed(&world.end().await), [true]);
 }
+
+/// A line that does not end is no reason to keep all of it.
+#[tokio::test]
+async fn a_line_inside_tls_is_read_so_far_and_no_further() {
+    let world = by_name(Rules::Inspect).build().await;
+    let config = world.upstreams.server(NAME, &["http/1.1"]);
+    let shaking = super::inspect::client(&world, world.authority.roots(), &["http/1.1"]);
+    let upstream = async { TlsAcceptor::from(config).accept(world.accept().await).await };
+    let (client, upstream) = tokio::join!(shaking, upstream);
+    let mut client = client.unwrap();
+    let mut taken = 0;
+    while soon(client.write_all(&[b'a'; 1 << 16])).await.is_ok() {
+        taken += 1 << 16;
+        assert!(taken < 32 << 20, "nothing ends it");
+    }
+    drop((client, upstream));
+    let denied = (Verdict::Deny, ReasonCode::NeedsInspection);
+    assert_eq!(codes(&world.end().await), [denied]);
+}
+
+/// Servers of HTTP/2 say their settings before they have read anything.
+#[tokio::test]
+async fn http2_behind_a_client_s_silence_is_read() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.client_first = Duration::from_millis(20);
+    let world = plan.build().await;
+    let stream = world.connect().await;
+    let mut first = world.accept().await;
+    write(&mut first, [0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    let target = format!("http://other.example:{}/secret", world.port());
+    let request = ::http::Request::get(target).body(()).unwrap();
+    let (answer, _) = client.send_request(request, true).unwrap();
+    let status = soon(answer).await.unwrap().status();
+    assert_eq!(status, ::http::StatusCode::MISDIRECTED_REQUEST);
+    drop(client);
+    assert_eq!(allowed(&world.end().await), [true, false]);
+}
+
+#[tokio::test]
+async fn a_silent_client_that_is_gone_or_says_nothing_much_is_carried_as_before() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.client_first = Duration::from_millis(20);
+    let world = plan.build().await;
+    let client = world.connect().await;
+    let mut upstream = world.accept().await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    assert_reset(&mut upstream).await;
+    let mut client = world.connect().await;
+    let mut upstream = world.accept().await;
+    write(&mut client, "\r\n").await;
+    assert_eq!(read_some(&mut upstream, 2).await, b"\r\n");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    let error = decisions[0].outcome.clone().unwrap().error.unwrap();
+    assert!(error.contains("the client is gone"), "{error}");
+}
+
+/// Its server has left, and nothing that it held back keeps it.
+#[tokio::test]
+async fn a_client_that_says_much_before_its_server_has_answered_is_ended() {
+    let world = by_name(Rules::Allow).build().await;
+    let mut client = world.connect().await;
+    let first = hello(NAME);
+    let held = [&[22, 3, 3, 0x3e, 0x80][..], &[7; 0x3e80]].concat();
+    write(&mut client, [&first[..], &held, &held].concat()).await;
+    let _upstream = world.accept().await;
+    let _ = read_all(&mut client).await;
+    let over = |d: &[agentguard_model::Decision]| d[0].outcome.is_some();
+    world.until(over).await;
+    let mut client = world.connect().await;
+    write(&mut client, [&first[..], &held[..100]].concat()).await;
+    let mut upstream = world.accept().await;
+    read_some(&mut upstream, first.len()).await;
+    write(&mut upstream, [21, 3, 3, 0, 2, 2, 40]).await;
+    drop(upstream);
+    let _ = read_all(&mut client).await;
+    drop(client);
+    let decisions = world.end().await;
+    let malformed = (Verdict::Deny, ReasonCode::TlsMalformed);
+    assert_eq!(codes(&decisions)[1], malformed);
+}

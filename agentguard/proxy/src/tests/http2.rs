@@ -339,3 +339,122 @@ async fn a_client_that_does_not_begin_is_refused() {
     let late = (Verdict::Deny, ReasonCode::ClientTimeout);
     assert_eq!(codes(&world.end().await), [late]);
 }
+
+/// An upstream that takes one request at a time, and tells which it got.
+async fn one_at_a_time(
+    world: &World,
+) -> tokio::sync::mpsc::UnboundedReceiver<(String, SendResponse<Bytes>)> {
+    let mut upstream = h2::server::Builder::new()
+        .max_concurrent_streams(1)
+        .handshake::<_, Bytes>(world.accept().await)
+        .await
+        .unwrap();
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok((request, respond))) = upstream.accept().await {
+            let _ = tell.send((request.uri().path().to_owned(), respond));
+        }
+    });
+    told
+}
+
+/// What the library has queued it sends later, whatever became of it.
+#[tokio::test]
+async fn a_request_that_waits_for_the_upstream_is_not_sent_once_it_is_denied_or_taken_back() {
+    let world = by_name(Rules::Allow).build().await;
+    let stream = world.connect().await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    let mut ask = |path: &str| {
+        let request = asked(&world, "GET", path);
+        client.send_request(request, true).unwrap().0
+    };
+    let first = ask("/ok/1");
+    let mut upstream = one_at_a_time(&world).await;
+    let (path, mut respond) = soon(upstream.recv()).await.unwrap();
+    assert_eq!(path, "/ok/1");
+    // The guard learns of the limit.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for number in 1..=20 {
+        let taken_back = ask(&format!("/ok/back/{number}"));
+        world.until(|d| d.len() == number + 1).await;
+        drop(taken_back);
+        world.until(|d| d[number].outcome.is_some()).await;
+    }
+    let denied = ask("/ok/denied");
+    world.until(|d| d.len() == 22).await;
+    let next = ask("/ok/next");
+    world.until(|d| d.len() == 23).await;
+    world.change(Rules::Deny);
+    assert_eq!(soon(denied).await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(soon(next).await.unwrap().status(), StatusCode::FORBIDDEN);
+    // The place is free again.
+    let _ = respond.send_response(response(200), true);
+    let _ = soon(first).await;
+    let more = tokio::time::timeout(Duration::from_millis(500), upstream.recv()).await;
+    let path = more.ok().flatten().map(|(path, _)| path);
+    assert_eq!(path, None);
+}
+
+#[tokio::test]
+async fn requests_wait_for_their_turn_and_get_it() {
+    let world = by_name(Rules::Allow).build().await;
+    let stream = world.connect().await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    let mut ask = |number: usize| {
+        let request = asked(&world, "GET", &format!("/ok/{number}"));
+        client.send_request(request, true).unwrap().0
+    };
+    let mut answers = vec![ask(0)];
+    let mut upstream = one_at_a_time(&world).await;
+    let mut place = soon(upstream.recv()).await.unwrap().1;
+    // The guard learns of the limit.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    answers.extend((1..5).map(ask));
+    for _ in 1..5 {
+        place.send_response(response(204), true).unwrap();
+        place = soon(upstream.recv()).await.unwrap().1;
+    }
+    place.send_response(response(204), true).unwrap();
+    for answer in answers {
+        assert_eq!(soon(answer).await.unwrap().status(), StatusCode::NO_CONTENT);
+    }
+}
+
+/// An upstream that takes no bytes any more does not keep what nobody uses.
+#[tokio::test]
+async fn a_connection_that_is_left_ends_though_its_upstream_reads_nothing() {
+    let mut plan = by_name(Rules::Allow);
+    plan.limits.upstream_idle = Duration::from_millis(50);
+    plan.limits.linger = Duration::from_millis(50);
+    let world = plan.build().await;
+    let stream = world.connect().await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let request = asked(&world, "POST", "/ok");
+    let (first, mut body) = client.send_request(request, false).unwrap();
+    let accepted = world.accept().await;
+    let socket = socket2::SockRef::from(&accepted).try_clone().unwrap();
+    let mut upstream = h2::server::Builder::new()
+        .initial_window_size(1 << 30)
+        .initial_connection_window_size(1 << 30)
+        .handshake::<_, Bytes>(accepted)
+        .await
+        .unwrap();
+    let taken = soon(upstream.accept()).await.unwrap().unwrap();
+    // The windows are out, and then nothing is read.
+    let _ = tokio::time::timeout(Duration::from_millis(200), upstream.accept()).await;
+    body.send_data(vec![0; 64 << 20].into(), false).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    driver.abort();
+    drop((client, body, first));
+    world.until(|d| d[0].outcome.is_some()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What is in the socket, and then the end.
+    let mut stream = TcpStream::from_std(socket.into()).unwrap();
+    let mut rest = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);
+    let _ = soon(read).await;
+    drop((taken, upstream));
+}

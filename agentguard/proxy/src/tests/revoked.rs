@@ -239,7 +239,14 @@ async fn an_answer_that_nobody_takes_is_denied_all_the_same() {
         }
     };
     soon(full).await;
-    world.change(Rules::Deny);
+    // A change that denies nothing, and a record that takes its time.
+    world.change(Rules::Requests);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    {
+        let _disk = world.log.disk.write().await;
+        world.change(Rules::Deny);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let over = |d: &[Decision]| d.len() == 2 && d[0].outcome.is_some();
     ended(&world.until(over).await);
     assert_reset(&mut client).await;

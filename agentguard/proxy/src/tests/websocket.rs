@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agentguard_model::{Decision, Messages, ReasonCode, Verdict};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Rules, World, assert_reset, by_name, codes, read_all, read_some, read_until, write};
@@ -385,6 +385,29 @@ async fn a_message_that_is_too_large_when_a_rule_on_sizes_comes_is_ended_at_once
     assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
     let decisions = world.end().await;
     assert_eq!(decisions[1].action.body, Some(1250));
+}
+
+/// What comes while the rule is asked does not make it forgotten.
+#[tokio::test]
+async fn a_message_does_not_go_on_while_its_denial_is_recorded_or_behind_it() {
+    let world = by_name(Rules::Allow).build().await;
+    let (mut client, mut upstream) = open(&world).await;
+    let begun = [masked(0x02, [1; 125]), masked(0x00, [1; 125]).repeat(9)].concat();
+    write(&mut client, &begun).await;
+    assert_eq!(read_some(&mut upstream, begun.len()).await, begun);
+    {
+        let _disk = world.log.disk.write().await;
+        world.change(Rules::Sized);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        write(&mut client, masked(0x00, [1; 100])).await;
+        let moved = tokio::time::timeout(Duration::from_millis(200), upstream.read_u8()).await;
+        assert!(moved.is_err(), "{moved:?}");
+    }
+    assert_eq!(closed(&mut client).await.0, 1008);
+    assert_eq!(closed_upstream(&mut upstream).await.0, 1001);
+    let denied = (Verdict::Deny, ReasonCode::RuleDeny);
+    let allowed = (Verdict::Allow, ReasonCode::RuleAllow);
+    assert_eq!(codes(&world.end().await), [allowed, denied]);
 }
 
 /// A denial on paper lets it go on, and one in force does not, however large it is by then.

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::Recorder;
@@ -13,6 +14,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::http::body::{BodyFailed, Denial};
+use crate::http::http2::client::Place;
 
 /// A body as it comes.
 ///
@@ -23,6 +25,8 @@ pub(crate) struct Streamed {
     /// What is left of the length that was announced, if one was.
     left: Option<u64>,
     data_over: bool,
+    /// Of the request that it answers; upstream alone.
+    _place: Option<Arc<Place>>,
 }
 
 impl Streamed {
@@ -35,6 +39,15 @@ impl Streamed {
             stream,
             left: length,
             data_over: false,
+            _place: None,
+        }
+    }
+
+    /// The same, which takes a place until it is dropped.
+    pub(super) fn in_place(self, place: Arc<Place>) -> Self {
+        Self {
+            _place: Some(place),
+            ..self
         }
     }
 }
@@ -128,7 +141,9 @@ async fn has_room<R: Recorder>(
     stream.reserve_capacity(1);
     poll_fn(|cx| {
         while stream.capacity() == 0 {
-            if denial.as_mut().is_some_and(|it| it.poll(cx).is_ready()) {
+            if let Some(denial) = &mut denial
+                && ready!(denial.poll(cx)).is_err()
+            {
                 stream.send_reset(reason(&BodyFailed::Revoked));
                 return Poll::Ready(false);
             }

@@ -259,17 +259,19 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
         Ok(!self.is_limited())
     }
 
-    /// Waits until the rules have changed while a message is in progress, and asks them about it.
-    pub(super) async fn look_again(&mut self) -> Result<(), Stopped> {
+    /// Waits until the rules have changed while a message is in progress: then they are to be asked anew.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn change(&mut self) {
         match self.sizes.as_mut().filter(|_| self.in_message) {
             Some(sizes) => sizes.change().await,
             None => pending().await,
         }
-        self.ask_anew().await
     }
 
     /// Asks the rules about the message in progress, if they have changed.
-    async fn ask_anew(&mut self) -> Result<(), Stopped> {
+    pub(super) async fn ask_anew(&mut self) -> Result<(), Stopped> {
         let size = self.message_size();
         let Some(sizes) = self.sizes.as_mut().filter(|_| self.in_message) else {
             return Ok(());

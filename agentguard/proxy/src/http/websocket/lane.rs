@@ -125,8 +125,8 @@ impl Lane {
             let read = tokio::select! {
                 biased;
                 read = reader.read_buf(&mut self.input) => read,
-                asked = hold.look_again() => {
-                    asked?;
+                () = hold.change() => {
+                    hold.ask_anew().await?;
                     continue;
                 }
             };
