@@ -134,6 +134,7 @@ async fn a_bomb_of_fields_is_refused() {
     assert_ne!(outcome, "closed");
     hostile.end();
     let decisions = world.end().await;
+    assert!(!decisions.is_empty());
     assert!(
         decisions.iter().all(|decision| decision.outcome.is_none()),
         "{decisions:#?}"

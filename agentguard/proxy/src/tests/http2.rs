@@ -113,6 +113,37 @@ async fn what_an_upstream_says_before_its_answer_is_passed_on() {
     serving.abort();
 }
 
+/// The library answers it, and it never becomes a request.
+#[tokio::test]
+async fn a_request_whose_fields_are_too_large_is_recorded() {
+    let world = by_name(Rules::Allow).build().await;
+    let stream = world.connect().await;
+    let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    for size in [100, 70_000] {
+        let mut request = asked(&world, "GET", "/ok");
+        let much = "y".repeat(size).parse().unwrap();
+        request.headers_mut().insert("x-much", much);
+        let (answer, _) = client.send_request(request, true).unwrap();
+        if size == 100 {
+            let mut upstream = h2::server::handshake(world.accept().await).await.unwrap();
+            let (_, mut respond) = soon(upstream.accept()).await.unwrap().unwrap();
+            let serving = Both::serve(upstream);
+            respond.send_response(response(204), true).unwrap();
+            assert_eq!(soon(answer).await.unwrap().status(), StatusCode::NO_CONTENT);
+            serving.abort();
+        } else {
+            let status = soon(answer).await.unwrap().status();
+            assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+    }
+    let allow = (Verdict::Allow, ReasonCode::RuleAllow);
+    let malformed = (Verdict::Deny, ReasonCode::HttpMalformed);
+    world.until(|decisions| decisions.len() == 2).await;
+    drop(client);
+    assert_eq!(codes(&world.end().await), [allow, malformed]);
+}
+
 /// RFC 9110, 9.3.2.
 #[tokio::test]
 async fn a_refusal_of_head_has_no_content() {

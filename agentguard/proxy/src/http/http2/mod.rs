@@ -35,7 +35,7 @@ use crate::relay::ClientStream;
 
 pub(crate) use body::Streamed;
 pub(crate) use client::{Sender, handshake};
-use resets::{Resets, Watched};
+use resets::{Resets, Seen, Watched};
 
 /// Requests at once on one connection. More wait at the client (RFC 9113, 5.1.2).
 const STREAMS: u32 = 128;
@@ -91,6 +91,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     requests += 1;
+                    resets.accepted(respond.stream_id().as_u32());
                     tokio::spawn(answer(Arc::clone(&exchange), request, respond));
                     false
                 }
@@ -98,8 +99,8 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
                 None => break Ok(()),
             },
             () = flow.guard.shutdown.cancelled(), if !draining => true,
-            count = resets.next() => {
-                record(&flow, count).await;
+            seen = resets.next() => {
+                record(&flow, seen).await;
                 false
             }
             // As in HTTP/1.
@@ -215,12 +216,15 @@ async fn end<R: Recorder, P: Port>(
     }
 }
 
-/// Records requests that were malformed.
-async fn record<R: Recorder, P: Port>(flow: &Flow<R, P>, count: usize) {
-    for _ in 0..count {
-        let message = "a request of HTTP/2 is malformed; its stream was reset";
-        flow.refuse(ActionKind::HttpRequest, ReasonCode::HttpMalformed, message)
-            .await;
+/// Records requests that never became any.
+async fn record<R: Recorder, P: Port>(flow: &Flow<R, P>, seen: Seen) {
+    const MALFORMED: &str = "a request of HTTP/2 is malformed; its stream was reset";
+    const TOO_LARGE: &str = "the fields of a request of HTTP/2 are too large; it was answered 431";
+    for (count, message) in [(seen.malformed, MALFORMED), (seen.too_large, TOO_LARGE)] {
+        for _ in 0..count {
+            let code = ReasonCode::HttpMalformed;
+            flow.refuse(ActionKind::HttpRequest, code, message).await;
+        }
     }
 }
 

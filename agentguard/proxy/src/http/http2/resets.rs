@@ -1,32 +1,52 @@
-//! Requests of HTTP/2 that the h2 library finds malformed (RFC 9113, 8.1.1).
+//! Requests of HTTP/2 that the h2 library finds malformed (RFC 9113, 8.1.1), or too large (8.1.1 and 10.5.1).
 //!
-//! They never become requests: the library resets their streams and tells nobody. What it writes says
-//! so, so that is read. A stream on which an answer was written was a request, and had its decision: clients
-//! such as curl end what they send short of its length once they are refused, which is an error too.
+//! They never become requests: the library resets their streams, or answers 431, and tells nobody. What it
+//! writes says so, so that is read. A stream that was accepted and on which an answer was written was a
+//! request, and had its decision: clients such as curl end what they send short of its length once they
+//! are refused, which is an error too.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// Streams that were reset for the client's errors, and not told yet.
+/// Streams that were reset for the client's errors or refused for their size, and not told yet.
 #[derive(Debug, Default)]
 pub(crate) struct Resets {
-    seen: AtomicUsize,
+    malformed: AtomicUsize,
+    too_large: AtomicUsize,
     noticed: Notify,
+    /// The latest streams that became requests. One before them that is answered would count as too large: there
+    /// are fewer at once.
+    accepted: Mutex<BTreeSet<u32>>,
+}
+
+/// How many there were of each.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) malformed: usize,
+    pub(crate) too_large: usize,
 }
 
 impl Resets {
+    /// Notes that a stream became a request, before it is answered.
+    pub(crate) fn accepted(&self, stream: u32) {
+        insert(
+            &mut self.accepted.lock().unwrap_or_else(PoisonError::into_inner),
+            stream,
+        );
+    }
+
     /// Waits for the next ones.
-    pub(crate) async fn next(&self) -> usize {
+    pub(crate) async fn next(&self) -> Seen {
         loop {
             let seen = self.take();
-            if seen > 0 {
+            if seen != Seen::default() {
                 return seen;
             }
             self.noticed.notified().await;
@@ -34,16 +54,37 @@ impl Resets {
     }
 
     /// Those that were not told yet.
-    pub(crate) fn take(&self) -> usize {
-        self.seen.swap(0, Ordering::Relaxed)
+    pub(crate) fn take(&self) -> Seen {
+        Seen {
+            malformed: self.malformed.swap(0, Ordering::Relaxed),
+            too_large: self.too_large.swap(0, Ordering::Relaxed),
+        }
     }
 
-    fn see(&self, code: u32) {
+    fn reset(&self, code: u32) {
         if is_fault(code) {
-            self.seen.fetch_add(1, Ordering::Relaxed);
+            self.malformed.fetch_add(1, Ordering::Relaxed);
             self.noticed.notify_one();
         }
     }
+
+    /// Notes the first answer on a stream.
+    fn answered(&self, stream: u32) {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !accepted.contains(&stream) {
+            self.too_large.fetch_add(1, Ordering::Relaxed);
+            self.noticed.notify_one();
+        }
+    }
+}
+
+/// Adds one, and forgets the oldest beyond [`REMEMBERED`]. Whether it is new.
+fn insert(streams: &mut BTreeSet<u32>, stream: u32) -> bool {
+    let new = streams.insert(stream);
+    if streams.len() > REMEMBERED {
+        streams.pop_first();
+    }
+    new
 }
 
 /// Whether a stream is reset with this code for what its other side did.
@@ -133,9 +174,9 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const CODE: usize = 4;
 
-/// How many streams are remembered as answered, the latest. One before them that is reset would count
-/// as none.
-const ANSWERED: usize = 1024;
+/// How many streams are remembered as accepted and as answered, the latest. One before them that is reset would
+/// count as none.
+const REMEMBERED: usize = 1024;
 
 /// Frames as they are written.
 #[derive(Debug, Default)]
@@ -167,31 +208,24 @@ impl Frames {
             let [.., d, e, f, g] = self.read;
             let (length, stream) = (u32::from_be_bytes([0, a, b, c]), u32::from_be_bytes(stream));
             if self.length == HEAD && kind != RST_STREAM {
-                if kind == HEADERS {
-                    self.answer(stream);
+                if kind == HEADERS && insert(&mut self.answered, stream) {
+                    resets.answered(stream);
                 }
                 self.skip = length as usize;
                 self.length = 0;
             } else if self.length == HEAD + CODE {
                 if !self.answered.contains(&stream) {
-                    resets.see(u32::from_be_bytes([d, e, f, g]));
+                    resets.reset(u32::from_be_bytes([d, e, f, g]));
                 }
                 self.length = 0;
             }
-        }
-    }
-
-    fn answer(&mut self, stream: u32) {
-        self.answered.insert(stream);
-        if self.answered.len() > ANSWERED {
-            self.answered.pop_first();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Frames, Resets};
+    use super::{Frames, Resets, Seen};
 
     fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -211,14 +245,22 @@ mod tests {
             // Nobody's fault.
             frame(3, 5, &[0, 0, 0, 8]),
             frame(3, 7, &[0, 0, 0, 3]),
+            // It never was one, and was told so.
+            frame(1, 9, &[3; 5]),
+            frame(3, 9, &[0, 0, 0, 1]),
         ]
         .concat();
         for size in [1, 2, 3, 9, 10, 13, 100, bytes.len()] {
             let (mut frames, resets) = (Frames::default(), Resets::default());
+            resets.accepted(3);
             for piece in bytes.chunks(size) {
                 frames.push(piece, &resets);
             }
-            assert_eq!(resets.take(), 2, "in pieces of {size}");
+            let expected = Seen {
+                malformed: 2,
+                too_large: 1,
+            };
+            assert_eq!(resets.take(), expected, "in pieces of {size}");
         }
     }
 }
