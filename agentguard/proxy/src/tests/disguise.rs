@@ -15,8 +15,8 @@ use super::http::{OK, get, read_response};
 use super::inspect::NAME;
 use super::tls::hello;
 use super::{
-    Rules, World, allowed, assert_reset, by_name, codes, read_all, read_some, read_until, soon,
-    write,
+    Rules, World, allowed, assert_reset, by_name, codes, read_all, read_some, read_until, settled,
+    soon, write,
 };
 
 const OTHER: &str = "Host: other.example\r\n\r\n";
@@ -339,7 +339,7 @@ async fn http2_behind_a_client_s_silence_is_read() {
     let stream = world.connect().await;
     let mut first = world.accept().await;
     write(&mut first, [0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    settled().await;
     let (mut client, driver) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(driver);
     let target = format!("http://other.example:{}/secret", world.port());

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::frames::{END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, fields, frame};
 use super::inspect::NAME;
-use super::{Rules, World, by_name, codes, read_all, soon, write};
+use super::{Rules, World, by_name, codes, read_all, settled, soon, write};
 
 /// The client's side and the upstream's of one connection each.
 struct Both {
@@ -313,7 +313,13 @@ async fn what_neither_side_takes_is_denied_all_the_same() {
         stream.send_data(much(), false).unwrap();
     }
     // The library sends what the windows have room for, and the guard takes what it has room for.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut answer = answer;
+    for receiving in [answer.body_mut(), taken.request.body_mut()] {
+        while receiving.flow_control().available_capacity() > 0 {
+            settled().await;
+        }
+    }
+    settled().await;
     both.world.change(Rules::Deny);
     let over = |d: &[Decision]| d.len() == 2 && d[0].outcome.is_some();
     let decisions = both.world.until(over).await;
@@ -380,12 +386,15 @@ async fn one_at_a_time(
         .handshake::<_, Bytes>(world.accept().await)
         .await
         .unwrap();
+    let mut pings = upstream.ping_pong().unwrap();
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(Ok((request, respond))) = upstream.accept().await {
             let _ = tell.send((request.uri().path().to_owned(), respond));
         }
     });
+    // Who answers this has seen the settings before it.
+    soon(pings.ping(h2::Ping::opaque())).await.unwrap();
     told
 }
 
@@ -404,8 +413,6 @@ async fn a_request_that_waits_for_the_upstream_is_not_sent_once_it_is_denied_or_
     let mut upstream = one_at_a_time(&world).await;
     let (path, mut respond) = soon(upstream.recv()).await.unwrap();
     assert_eq!(path, "/ok/1");
-    // The guard learns of the limit.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     for number in 1..=20 {
         let taken_back = ask(&format!("/ok/back/{number}"));
         world.until(|d| d.len() == number + 1).await;
@@ -440,8 +447,6 @@ async fn requests_wait_for_their_turn_and_get_it() {
     let mut answers = vec![ask(0)];
     let mut upstream = one_at_a_time(&world).await;
     let mut place = soon(upstream.recv()).await.unwrap().1;
-    // The guard learns of the limit.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     answers.extend((1..5).map(ask));
     for _ in 1..5 {
         place.send_response(response(204), true).unwrap();
@@ -466,7 +471,6 @@ async fn a_connection_that_is_left_ends_though_its_upstream_reads_nothing() {
     let request = asked(&world, "POST", "/ok");
     let (first, mut body) = client.send_request(request, false).unwrap();
     let accepted = world.accept().await;
-    let socket = socket2::SockRef::from(&accepted).try_clone().unwrap();
     let mut upstream = h2::server::Builder::new()
         .initial_window_size(1 << 30)
         .initial_connection_window_size(1 << 30)
@@ -476,16 +480,41 @@ async fn a_connection_that_is_left_ends_though_its_upstream_reads_nothing() {
     let taken = soon(upstream.accept()).await.unwrap().unwrap();
     // The windows are out, and then nothing is read.
     let _ = tokio::time::timeout(Duration::from_millis(200), upstream.accept()).await;
-    body.send_data(vec![0; 64 << 20].into(), false).unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let full = async {
+        loop {
+            body.reserve_capacity(1 << 16);
+            let room = poll_fn(|cx| body.poll_capacity(cx));
+            match tokio::time::timeout(Duration::from_millis(500), room).await {
+                Ok(room) => {
+                    let room = room.unwrap().unwrap();
+                    body.send_data(vec![0; room].into(), false).unwrap();
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    soon(full).await;
+    assert_eq!(sockets_to(world.port()), 1);
     driver.abort();
     drop((client, body, first));
     world.until(|d| d[0].outcome.is_some()).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    // What is in the socket, and then the end.
-    let mut stream = TcpStream::from_std(socket.into()).unwrap();
-    let mut rest = Vec::new();
-    let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);
-    let _ = soon(read).await;
+    let gone = async {
+        while sockets_to(world.port()) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(gone).await;
     drop((taken, upstream));
+}
+
+/// How many sockets that somebody has are connected to this port: what the kernel still sends for none is
+/// nobody's.
+fn sockets_to(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let remote = format!(":{port:04X}");
+    let owned = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[2].ends_with(&remote) && fields[9] != "0"
+    };
+    table.lines().skip(1).filter(owned).count()
 }

@@ -86,10 +86,13 @@ struct Log {
     changed: Notify,
     /// While a test has it to itself, nothing is written.
     disk: RwLock<()>,
+    /// How many decisions were given to it, written or not.
+    given: watch::Sender<usize>,
 }
 
 impl Recorder for Log {
     async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+        self.given.send_modify(|given| *given += 1);
         let _disk = self.disk.read().await;
         let id = decision.id;
         self.decisions.lock().unwrap().push(decision);
@@ -421,6 +424,12 @@ impl World {
         self.upstream.local_addr().unwrap().port()
     }
 
+    /// Waits until so many decisions were given to the record, whether it has written them or not.
+    async fn given(&self, count: usize) {
+        let mut given = self.log.given.subscribe();
+        soon(given.wait_for(|given| *given >= count)).await.unwrap();
+    }
+
     /// The decisions, once `enough` of them are there.
     async fn until(&self, enough: impl Fn(&[Decision]) -> bool) -> Vec<Decision> {
         let wait = async {
@@ -467,6 +476,13 @@ pub(crate) async fn silent() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
         queued.push(stream.unwrap());
     }
     (address, (listener, queued))
+}
+
+/// Lets all else go on until it waits for something: nothing here takes a thread of its own.
+async fn settled() {
+    for _ in 0..10_000 {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {

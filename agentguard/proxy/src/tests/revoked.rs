@@ -24,8 +24,8 @@ use super::http::{OK, get, read_response};
 use super::inspect::{NAME, client, request};
 use super::websocket;
 use super::{
-    DENIED, Rules, World, assert_reset, by_name, codes, read_all, read_some, read_until, soon,
-    write,
+    DENIED, Rules, World, assert_reset, by_name, codes, read_all, read_some, read_until, settled,
+    soon, write,
 };
 
 /// The allowance, and the denial that ended it, which its outcome names.
@@ -241,11 +241,12 @@ async fn an_answer_that_nobody_takes_is_denied_all_the_same() {
     soon(full).await;
     // A change that denies nothing, and a record that takes its time.
     world.change(Rules::Requests);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    settled().await;
     {
         let _disk = world.log.disk.write().await;
         world.change(Rules::Deny);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.given(2).await;
+        settled().await;
     }
     let over = |d: &[Decision]| d.len() == 2 && d[0].outcome.is_some();
     ended(&world.until(over).await);

@@ -398,7 +398,7 @@ async fn a_message_does_not_go_on_while_its_denial_is_recorded_or_behind_it() {
     {
         let _disk = world.log.disk.write().await;
         world.change(Rules::Sized);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.given(2).await;
         write(&mut client, masked(0x00, [1; 100])).await;
         let moved = tokio::time::timeout(Duration::from_millis(200), upstream.read_u8()).await;
         assert!(moved.is_err(), "{moved:?}");
