@@ -22,8 +22,9 @@ pub struct Flow<'a> {
     pub listeners: Option<&'a Listeners>,
     /// The entry of the destination among the names answered to this agent.
     pub name: Option<&'a NameEntry>,
-    /// The verdicts of the longest prefix of the agent's profile that holds the destination.
-    pub network: Option<&'a PortRules>,
+    /// What [`match_port`] finds in the name's rules, or without one in those of the longest prefix
+    /// of the agent's profile that holds the destination.
+    pub matched: Option<Matched>,
     /// Whether the same agent bound the destination, where that is on loopback.
     pub local: bool,
     /// Whether the daemon is known to live.
@@ -78,6 +79,28 @@ impl FlowVerdict {
     const fn deny(reason: u8) -> Self {
         Self::new(Effect::Deny, reason, 0)
     }
+
+    /// In one word: what a function that the verifier looks at by itself can give.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        (self.reason as u64) << 40 | (self.effect as u64) << 32 | self.rule as u64
+    }
+
+    /// What [`Self::pack`] packed; anything else denies.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out")]
+    pub const fn unpack(word: u64) -> Self {
+        let effect = match (word >> 32) as u8 {
+            1 => Effect::Pass,
+            2 => Effect::Proxy,
+            3 => Effect::Resolver,
+            4 => Effect::Real,
+            _ => Effect::Deny,
+        };
+        Self::new(effect, (word >> 40) as u8, word as u32)
+    }
 }
 
 /// Decides a flow. Absent knowledge denies.
@@ -129,7 +152,7 @@ fn decide(flow: &Flow<'_>) -> FlowVerdict {
         return FlowVerdict::new(Effect::Pass, reason::LOCAL, 0);
     }
     if let Some(name) = flow.name {
-        return match match_port(&name.rules, flow) {
+        return match flow.matched {
             Some(rule) if rule.effect == effect::DIRECT => direct_by_name(flow, name, rule),
             Some(rule) => by_rule(flow, rule),
             // Nobody may try the guard in observe mode if names that no rule knows stop working.
@@ -142,11 +165,7 @@ fn decide(flow: &Flow<'_>) -> FlowVerdict {
     if flow.destination.is_virtual() {
         return FlowVerdict::deny(reason::NOT_ANSWERED);
     }
-    let matched = match flow.network {
-        Some(rules) => match_port(rules, flow),
-        None => None,
-    };
-    match matched {
+    match flow.matched {
         Some(rule) => by_rule(flow, rule),
         None if loopback => FlowVerdict::deny(reason::LOOPBACK),
         None if observing(flow) => FlowVerdict::new(Effect::Pass, reason::NO_RULE, 0),
@@ -160,17 +179,15 @@ fn observing(flow: &Flow<'_>) -> bool {
     flow.agent.mode == mode::SHADOW || flow.agent.mode == mode::OBSERVE
 }
 
-/// The first rule for the flow's port and transport.
+/// The first rule for a port and a transport.
 #[inline(always)]
-fn match_port(rules: &PortRules, flow: &Flow<'_>) -> Option<Matched> {
+#[must_use]
+pub fn match_port(rules: &PortRules, port: u16, transport: u8) -> Option<Matched> {
     for rule in rules {
         if rule.transports == 0 {
             return None;
         }
-        if rule.transports & flow.transport != 0
-            && rule.first <= flow.port
-            && flow.port <= rule.last
-        {
+        if rule.transports & transport != 0 && rule.first <= port && port <= rule.last {
             return Some(Matched {
                 rule: rule.rule,
                 effect: rule.effect,
@@ -183,11 +200,49 @@ fn match_port(rules: &PortRules, flow: &Flow<'_>) -> Option<Matched> {
 
 /// What [`match_port`] found, by value: the verifier loses track of references into a map that
 /// live across a loop.
-#[derive(Clone, Copy)]
-struct Matched {
-    rule: u32,
-    effect: u8,
-    flags: u8,
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Matched {
+    /// [`crate::map::PortRule::rule`].
+    pub rule: u32,
+    /// [`crate::map::PortRule::effect`].
+    pub effect: u8,
+    /// [`crate::map::PortRule::flags`].
+    pub flags: u8,
+}
+
+impl Matched {
+    /// Set in [`Self::pack`] of something.
+    const SOME: u64 = 1 << 63;
+
+    /// In one word: what a function that the verifier looks at by itself can give.
+    #[inline(always)]
+    #[must_use]
+    pub fn pack(matched: Option<Self>) -> u64 {
+        match matched {
+            Some(found) => {
+                Self::SOME
+                    | u64::from(found.flags) << 40
+                    | u64::from(found.effect) << 32
+                    | u64::from(found.rule)
+            }
+            None => 0,
+        }
+    }
+
+    /// What [`Self::pack`] packed.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out")]
+    pub const fn unpack(word: u64) -> Option<Self> {
+        if word & Self::SOME == 0 {
+            return None;
+        }
+        Some(Self {
+            rule: word as u32,
+            effect: (word >> 32) as u8,
+            flags: (word >> 40) as u8,
+        })
+    }
 }
 
 #[inline(always)]

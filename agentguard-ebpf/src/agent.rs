@@ -31,23 +31,30 @@ pub(crate) fn by_cgroup(cgroup: u64) -> Option<&'static AgentEntry> {
 /// The agent of the running task: the deepest of its cgroup and that one's ancestors which has one.
 #[inline(always)]
 pub(crate) fn of_task() -> Option<Found> {
+    let cgroup = cgroup_of_task();
+    by_cgroup(cgroup).map(|entry| Found { cgroup, entry })
+}
+
+/// The id of the cgroup that [`of_task`] finds, or 0. A global function, which the verifier looks at
+/// once by itself.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn cgroup_of_task() -> u64 {
     // SAFETY: helper without arguments.
     let own = unsafe { bpf_get_current_cgroup_id() };
-    if let Some(entry) = by_cgroup(own) {
-        return Some(Found { cgroup: own, entry });
+    if by_cgroup(own).is_some() {
+        return own;
     }
     let mut level = LEVELS;
     while level > 0 {
         // SAFETY: helper on integers.
         let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-        if cgroup != 0
-            && let Some(entry) = by_cgroup(cgroup)
-        {
-            return Some(Found { cgroup, entry });
+        if cgroup != 0 && by_cgroup(cgroup).is_some() {
+            return cgroup;
         }
         level -= 1;
     }
-    None
+    0
 }
 
 /// The agent of a packet's socket, by the cgroup that the socket was made in.

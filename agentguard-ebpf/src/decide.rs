@@ -1,8 +1,10 @@
 //! Fetches what the maps hold on a flow and asks for the verdict.
 
 use agentguard_common::address::Address;
-use agentguard_common::map::{AgentEntry, NameKey, NetworkKey, TCP};
-use agentguard_common::verdict::{Flow, FlowVerdict, flow_verdict};
+use agentguard_common::map::{
+    AgentEntry, Listeners, NameEntry, NameKey, NetworkKey, PortRules, TCP,
+};
+use agentguard_common::verdict::{Flow, FlowVerdict, Matched, flow_verdict, match_port};
 use aya_ebpf::bindings::{
     bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ends4,
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ends6,
@@ -12,6 +14,7 @@ use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
 };
 use core::ffi::c_void;
+use core::ptr;
 
 use crate::event::settings;
 use crate::maps::{LISTENERS, NAMES, NETWORK_KEY_BITS, NETWORKS, SOCKETS};
@@ -39,8 +42,8 @@ pub(crate) unsafe fn decide(
             address: destination,
         })
     };
-    let network = match name {
-        Some(_) => None,
+    let rules = match name {
+        Some(entry) => Some(&entry.rules),
         None => NETWORKS
             .get(&Key::new(
                 NETWORK_KEY_BITS,
@@ -51,6 +54,10 @@ pub(crate) unsafe fn decide(
             ))
             .map(|entry| &entry.rules),
     };
+    let matched = rules.and_then(|rules| {
+        // SAFETY: a reference to a map's value.
+        Matched::unpack(unsafe { matched_port(rules, u32::from(port), u32::from(transport)) })
+    });
     // The kernel takes "any" for loopback, of the same family.
     let (any, v4) = (destination.is_unspecified(), destination.is_v4());
     let from = if v4 {
@@ -64,17 +71,78 @@ pub(crate) unsafe fn decide(
         && unsafe { is_own(ctx, agent.agent, (&at, port), (&from, 0), transport) };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    flow_verdict(&Flow {
-        agent,
-        listeners,
-        name,
-        network,
-        local,
-        daemon_alive: settings().is_some_and(|settings| now < settings.alive_until_ns),
+    let asked = Asked {
         destination,
+        rule: matched.map_or(0, |matched| matched.rule),
         port,
         transport,
+        effect: matched.map_or(0, |matched| matched.effect),
+        flags: matched.map_or(0, |matched| matched.flags),
+        matched: u8::from(matched.is_some()),
+        local: u8::from(local),
+        daemon_alive: u8::from(settings().is_some_and(|settings| now < settings.alive_until_ns)),
+    };
+    // SAFETY: references, or null.
+    FlowVerdict::unpack(unsafe {
+        verdict(
+            agent,
+            name.map_or(ptr::null(), ptr::from_ref),
+            listeners.map_or(ptr::null(), ptr::from_ref),
+            &raw const asked,
+        )
     })
+}
+
+/// What is asked of [`verdict`] beside what the maps hold: numbers alone, since the verifier follows no
+/// pointer in memory into a function.
+#[repr(C)]
+struct Asked {
+    destination: Address,
+    rule: u32,
+    port: u16,
+    transport: u8,
+    effect: u8,
+    flags: u8,
+    matched: u8,
+    local: u8,
+    daemon_alive: u8,
+}
+
+/// [`flow_verdict`], packed. A global function, as [`matched_port`] is and for the same reason.
+///
+/// # Safety
+/// Each pointer is null or points to what it says.
+#[inline(never)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn verdict(
+    agent: *const AgentEntry,
+    name: *const NameEntry,
+    listeners: *const Listeners,
+    asked: *const Asked,
+) -> u64 {
+    // SAFETY: upheld by the caller.
+    let (Some(agent), Some(asked)) = (unsafe { (agent.as_ref(), asked.as_ref()) }) else {
+        return 0;
+    };
+    let matched = Matched {
+        rule: asked.rule,
+        effect: asked.effect,
+        flags: asked.flags,
+    };
+    flow_verdict(&Flow {
+        agent,
+        // SAFETY: upheld by the caller.
+        listeners: unsafe { listeners.as_ref() },
+        // SAFETY: upheld by the caller.
+        name: unsafe { name.as_ref() },
+        matched: (asked.matched != 0).then_some(matched),
+        local: asked.local != 0,
+        daemon_alive: asked.daemon_alive != 0,
+        destination: asked.destination,
+        port: asked.port,
+        transport: asked.transport,
+    })
+    .pack()
 }
 
 /// Whether the socket that a packet to `at` from `from` would reach is the agent's. The kernel looks
@@ -140,4 +208,24 @@ const CURRENT_NETNS: u64 = u64::MAX;
 pub(crate) fn real_address(agent: u32, address: Address) -> Option<Address> {
     // SAFETY: see `decide`.
     unsafe { NAMES.get(NameKey { agent, address }) }.map(|name| name.real)
+}
+
+/// [`match_port`], packed. A global function: the verifier looks at it once by itself, and its
+/// callers go on with a number about which it knows nothing. Inlined, each way out of the loop would be
+/// followed to the end of the program: eight times as many instructions to verify.
+///
+/// # Safety
+/// `rules` is null or points to rules.
+#[inline(never)]
+#[unsafe(no_mangle)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a port has 16 bits, a transport 8"
+)]
+unsafe extern "C" fn matched_port(rules: *const PortRules, port: u32, transport: u32) -> u64 {
+    // SAFETY: upheld by the caller.
+    let Some(rules) = (unsafe { rules.as_ref() }) else {
+        return 0;
+    };
+    Matched::pack(match_port(rules, port as u16, transport as u8))
 }

@@ -1,4 +1,4 @@
-use super::{Effect, Flow, FlowVerdict, flow_verdict};
+use super::{Effect, FlowVerdict, Matched, match_port};
 use crate::address::Address;
 use crate::event::reason;
 use crate::map::{
@@ -28,6 +28,39 @@ const fn rule(effect: u8) -> PortRule {
         flags: 0,
         _pad: 0,
     }
+}
+
+/// A flow and what the maps hold on it.
+struct Flow<'a> {
+    agent: &'a AgentEntry,
+    listeners: Option<&'a Listeners>,
+    name: Option<&'a NameEntry>,
+    network: Option<&'a PortRules>,
+    local: bool,
+    daemon_alive: bool,
+    destination: Address,
+    port: u16,
+    transport: u8,
+}
+
+/// The verdict, by the rules that a hook would look at.
+fn flow_verdict(flow: &Flow<'_>) -> FlowVerdict {
+    let rules = flow.name.map(|name| &name.rules).or(flow.network);
+    let matched = rules.and_then(|rules| match_port(rules, flow.port, flow.transport));
+    assert_eq!(Matched::unpack(Matched::pack(matched)), matched);
+    let verdict = super::flow_verdict(&super::Flow {
+        agent: flow.agent,
+        listeners: flow.listeners,
+        name: flow.name,
+        matched,
+        local: flow.local,
+        daemon_alive: flow.daemon_alive,
+        destination: flow.destination,
+        port: flow.port,
+        transport: flow.transport,
+    });
+    assert_eq!(FlowVerdict::unpack(verdict.pack()), verdict);
+    verdict
 }
 
 const LISTENERS: Listeners = Listeners {

@@ -8,7 +8,7 @@ use agentguard_common::event::reason;
 use agentguard_common::map::{
     AgentEntry, Listeners, NameEntry, PortRules, TCP, UDP, effect, listener_flag, mode,
 };
-use agentguard_common::verdict::{Effect, Flow, FlowVerdict, flow_verdict};
+use agentguard_common::verdict::{Effect, Flow, FlowVerdict, flow_verdict, match_port};
 use agentguard_model::{Handling, HostName, Mode, ReasonCode, Transport, Verdict};
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -167,19 +167,21 @@ fn kernel(
         resolver_port: 15053,
         flags: listener_flag::V6,
     };
+    let transport = match transport {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
+    };
+    let rules = name.map(|name| &name.rules).or(network);
     flow_verdict(&Flow {
         agent: &entry,
         listeners: Some(&listeners),
         name,
-        network,
+        matched: rules.and_then(|rules| match_port(rules, port, transport)),
         local: false,
         daemon_alive: true,
         destination: destination.into(),
         port,
-        transport: match transport {
-            Transport::Tcp => TCP,
-            Transport::Udp => UDP,
-        },
+        transport,
     })
 }
 
