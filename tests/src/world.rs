@@ -1,5 +1,6 @@
 //! The picture: two namespaces, a wire between them, and who lives there.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -313,6 +314,16 @@ impl World {
     pub fn canary(&self) -> Result<u64> {
         let [four, six] = address::CANARY;
         Ok(self.arrivals(four)? + self.arrivals(six)?)
+    }
+
+    /// The marks of the packets on the wire ([`crate::MARK`]), of any protocol, with how many had
+    /// each; as [`World::arrivals`].
+    ///
+    /// # Errors
+    /// As [`World::arrivals`].
+    pub fn marks(&self) -> Result<HashMap<String, u64>> {
+        self.all_arrivals()?;
+        Ok(self.wire.marks())
     }
 
     /// Every destination on the wire and how many packets arrived for it, as [`World::arrivals`].
