@@ -10,7 +10,7 @@
 //! descriptor, not a byte of the keeper's memory; and no instruction of it runs outside its cgroup.
 
 mod account;
-mod child;
+pub(crate) mod child;
 mod confine;
 mod inherit;
 mod launch;

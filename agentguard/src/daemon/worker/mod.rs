@@ -45,12 +45,20 @@ const SWEEP: Duration = Duration::from_secs(30);
 
 /// Runs the worker until the keeper says to stop, or is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
+    #[cfg(debug_assertions)]
+    if worker::hostile::attempt_freely() {
+        return Ok(());
+    }
     let keeper = worker::keeper()
         .context("the worker is started by the daemon only; hint: `agentguard daemon`")?;
-    worker::renounce().context("cannot give up privileges")?;
+    worker::renounce().context("the worker cannot give up privileges")?;
     let Some((ToWorker::Start(start), descriptors)) = keeper.recv::<ToWorker>()? else {
         bail!("the keeper did not say what to do");
     };
+    #[cfg(debug_assertions)]
+    if worker::hostile::attempt(&keeper, &descriptors) {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
