@@ -226,8 +226,12 @@ const NAMESPACES: u32 = bits(
 /// `SOCK_TYPE_MASK` of `linux/net.h`: the rest are flags.
 const SOCKET_TYPE: u32 = 0xf;
 
-/// `linux/prctl.h`: threads are named, and so is memory by a newer C library.
-const PR_SET_VMA: u32 = 0x5356_4d41;
+/// `linux/prctl.h`: threads are named, memory is by a newer C library, and the auxiliary vector is read.
+const PRCTLS: [u32; 3] = [
+    bits(libc::PR_SET_NAME),
+    0x5356_4d41, // PR_SET_VMA
+    0x4155_5856, // PR_GET_AUXV
+];
 
 /// Of `fcntl`'s neighbours, what the standard library asks of descriptors.
 const IOCTLS: [u32; 4] = [
@@ -281,7 +285,7 @@ pub(super) fn filter() -> Filter {
     );
     // To itself only, which is how it aborts.
     rules = rules.when(libc::SYS_tgkill, &[is(0, own)], Fate::Allow);
-    for option in [bits(libc::PR_SET_NAME), PR_SET_VMA] {
+    for option in PRCTLS {
         rules = rules.when(libc::SYS_prctl, &[is(0, option)], Fate::Allow);
     }
     for request in IOCTLS {

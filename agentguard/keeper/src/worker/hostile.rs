@@ -2,7 +2,7 @@
 //!
 //! [`VARIABLE`], in the daemon's environment, has the worker attempt what it names in place of its work,
 //! say on standard error what became of each, and end. The attempts are separated by `;`, and some take
-//! a word after `=`. With `free;` before them they are made by `agentguard worker` itself, by whoever
+//! a word after `=`, in which `{keeper}` is the keeper's process id. With `free;` before them they are made by `agentguard worker` itself, by whoever
 //! runs that: what the confinement refuses must be possible without it.
 
 use std::ffi::CString;
@@ -55,6 +55,8 @@ pub fn attempt_freely() -> bool {
 }
 
 fn all(attempts: &str, worker: Option<&Worker<'_>>) {
+    let keeper = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let attempts = attempts.replace("{keeper}", &keeper.to_string());
     for attempt in attempts.split(';') {
         eprintln!("hostile {attempt}: tried");
         match one(attempt, worker) {
@@ -89,6 +91,7 @@ fn one(attempt: &str, worker: Option<&Worker<'_>>) -> io::Result<()> {
         }
         "fork" => fork(),
         "x32" => call(libc::SYS_getpid | 0x4000_0000, [no; 5]),
+        "nothing" => Ok(()),
         "ptrace" => {
             let pid = word.parse().map_err(|_| unknown())?;
             call(libc::SYS_ptrace, [libc::PTRACE_SEIZE.into(), pid, 0, 0, 0])
@@ -105,9 +108,9 @@ fn one(attempt: &str, worker: Option<&Worker<'_>>) -> io::Result<()> {
             .ok_or_else(|| io::Error::other("it is empty"))?
             .map(drop),
         "connect" => std::os::unix::net::UnixStream::connect(word).map(drop),
-        "packets" => socket(libc::AF_PACKET, libc::SOCK_RAW),
-        "raw" => socket(libc::AF_INET, libc::SOCK_RAW),
-        "netlink" => socket(libc::AF_NETLINK, libc::SOCK_RAW),
+        "packets" => raw_socket(libc::AF_PACKET, 0),
+        "raw" => raw_socket(libc::AF_INET, libc::IPPROTO_ICMP),
+        "netlink" => raw_socket(libc::AF_NETLINK, 0),
         "code" => code(),
         "keys" => call(libc::SYS_keyctl, [0, -3, 0, 0, 0]),
         "publish" => publish(own(worker)?, word),
@@ -151,8 +154,9 @@ fn checked(result: libc::c_long) -> io::Result<libc::c_int> {
         .ok_or_else(io::Error::last_os_error)
 }
 
-fn socket(family: libc::c_int, kind: libc::c_int) -> io::Result<()> {
-    call(libc::SYS_socket, [family.into(), kind.into(), 0, 0, 0])
+fn raw_socket(family: libc::c_int, protocol: libc::c_int) -> io::Result<()> {
+    let kind = libc::SOCK_RAW.into();
+    call(libc::SYS_socket, [family.into(), kind, protocol.into(), 0, 0])
 }
 
 /// `bpf(2)` with the head of its attributes.

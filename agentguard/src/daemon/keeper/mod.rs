@@ -154,12 +154,13 @@ fn supervise(
             if !announced {
                 bail!("the worker ended before it served ({status}); hint: its messages are above");
             }
+            // The first is replaced at once, those that keep dying ever later.
             if worker.age() < LONGEST_PAUSE {
+                wait(signals, pause);
                 pause = (pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
             } else {
                 pause = Duration::ZERO;
             }
-            wait(signals, pause);
             worker = Worker::start(keeper, user, mounts, control)?;
             continue;
         }
