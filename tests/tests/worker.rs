@@ -57,7 +57,12 @@ fn world(name: &str) -> World {
 /// to see.
 fn has_hook() -> bool {
     let program = std::env::var_os("AGENTGUARD_BIN").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/agentguard")),
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../target/debug/agentguard"
+            ))
+        },
         PathBuf::from,
     );
     let program = std::fs::read(program).unwrap();
@@ -111,7 +116,10 @@ fn freely(world: &World, attempts: &[String]) -> Output {
 }
 
 fn words(attempts: &[&str]) -> Vec<String> {
-    attempts.iter().map(|attempt| (*attempt).to_owned()).collect()
+    attempts
+        .iter()
+        .map(|attempt| (*attempt).to_owned())
+        .collect()
 }
 
 #[test]
@@ -292,7 +300,10 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
     let guard = world.guard().policy(POLICY).start().unwrap();
     let mut client = Puppet::start(&world, |words| guard.agent("coder", words)).unwrap();
     let resolve = format!("resolve('{SITE}', 4)");
-    let address = client.ask(&resolve).unwrap()[0].as_str().unwrap().to_owned();
+    let address = client.ask(&resolve).unwrap()[0]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let status = || {
         let status = guard.cli().args(["status", "-o", "json"]).run().ok()?;
         let status: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
@@ -309,8 +320,13 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         client.gives(&format!("tcp('c', '{address}', 22)"), json!([address, 22]));
         client.gives("of('c').recv(27).decode()", BANNER);
         client.gives("close('c')", "closed");
-        println!("{signal:?}: a name after {name:?}, a flow after {:?}", begun.elapsed());
-        let new = wait_until("another worker", LIMIT, || status().filter(|new| *new != old));
+        println!(
+            "{signal:?}: a name after {name:?}, a flow after {:?}",
+            begun.elapsed()
+        );
+        let new = wait_until("another worker", LIMIT, || {
+            status().filter(|new| *new != old)
+        });
         old = new.unwrap();
     }
     let log = guard.log();

@@ -123,8 +123,12 @@ impl Rules {
             self.blocks.push(plain(LOAD, condition.offset));
             self.blocks.push(plain(AND, condition.mask));
             // To the load, which restores the number for the next block.
-            self.blocks
-                .push(jump(JUMP_EQUAL, condition.value & condition.mask, 0, left - 1));
+            self.blocks.push(jump(
+                JUMP_EQUAL,
+                condition.value & condition.mask,
+                0,
+                left - 1,
+            ));
         }
         self.blocks.push(plain(RETURN, fate.value()));
         self.blocks.push(plain(LOAD, NUMBER));
@@ -209,7 +213,7 @@ mod tests {
             ARCHITECTURE => architecture,
             _ => {
                 let argument = arguments[((offset - ARGUMENTS) / 8) as usize];
-                (argument >> (8 * (offset % 8))) as u32
+                u32::try_from((argument >> (8 * (offset % 8))) & u64::from(u32::MAX)).unwrap()
             }
         };
         let (mut at, mut accumulator) = (0, 0u32);

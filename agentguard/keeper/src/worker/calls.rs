@@ -83,12 +83,10 @@ const FILES: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_readlinkat,
     libc::SYS_readv,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_sendfile,
     libc::SYS_statfs,
     libc::SYS_statx,
-    libc::SYS_sync_file_range,
     libc::SYS_unlinkat,
     libc::SYS_write,
     libc::SYS_writev,
@@ -106,6 +104,7 @@ const OLD: &[libc::c_long] = &[
     libc::SYS_poll,
     libc::SYS_readlink,
     libc::SYS_rename,
+    libc::SYS_renameat,
     libc::SYS_rmdir,
     libc::SYS_lstat,
     libc::SYS_select,
@@ -113,8 +112,11 @@ const OLD: &[libc::c_long] = &[
     libc::SYS_time,
     libc::SYS_unlink,
 ];
-#[cfg(not(target_arch = "x86_64"))]
-const OLD: &[libc::c_long] = &[];
+/// `asm-generic/unistd.h`; libc does not name it there.
+#[cfg(target_arch = "aarch64")]
+const OLD: &[libc::c_long] = &[
+    38, // renameat
+];
 
 /// Sockets and waiting for them. Which sockets can be made is below.
 const SOCKETS: &[libc::c_long] = &[

@@ -156,7 +156,10 @@ fn checked(result: libc::c_long) -> io::Result<libc::c_int> {
 
 fn raw_socket(family: libc::c_int, protocol: libc::c_int) -> io::Result<()> {
     let kind = libc::SOCK_RAW.into();
-    call(libc::SYS_socket, [family.into(), kind, protocol.into(), 0, 0])
+    call(
+        libc::SYS_socket,
+        [family.into(), kind, protocol.into(), 0, 0],
+    )
 }
 
 /// `bpf(2)` with the head of its attributes.
@@ -239,18 +242,31 @@ fn work() -> io::Result<()> {
         .map(|number| {
             std::thread::Builder::new()
                 .name(format!("work-{number}"))
-                .spawn(move || vec![number; 8 << 20].into_iter().map(u64::from).sum::<u64>())
+                .spawn(move || {
+                    vec![number; 8 << 20]
+                        .into_iter()
+                        .map(u64::from)
+                        .sum::<u64>()
+                })
         })
         .collect::<io::Result<_>>()?;
     for thread in threads {
-        thread.join().map_err(|_| io::Error::other("a thread panicked"))?;
+        thread
+            .join()
+            .map_err(|_| io::Error::other("a thread panicked"))?;
     }
     let caught = std::panic::catch_unwind(|| {
         let backtrace = std::backtrace::Backtrace::force_capture();
         std::panic::resume_unwind(Box::new(backtrace.to_string()));
     });
     match caught {
-        Err(panic) if panic.downcast_ref::<String>().is_some_and(|text| !text.is_empty()) => Ok(()),
+        Err(panic)
+            if panic
+                .downcast_ref::<String>()
+                .is_some_and(|text| !text.is_empty()) =>
+        {
+            Ok(())
+        }
         _ => Err(io::Error::other("the panic was not caught")),
     }
 }

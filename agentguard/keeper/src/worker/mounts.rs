@@ -123,8 +123,12 @@ fn make(directories: &Directories<'_>) -> Result<Mounts, MountsError> {
             .map_err(failed("mount without programs", path))?;
         shown.push((path.clone(), copy));
     }
-    attributes(&open(top)?, libc::AT_RECURSIVE, READ_ONLY | NO_SUID | NO_DEVICES)
-        .map_err(failed("mount read-only all below", top))?;
+    attributes(
+        &open(top)?,
+        libc::AT_RECURSIVE,
+        READ_ONLY | NO_SUID | NO_DEVICES,
+    )
+    .map_err(failed("mount read-only all below", top))?;
     for path in kept() {
         let copy = copy(&path)?;
         shown.push((path, copy));
@@ -158,7 +162,11 @@ fn kept() -> Vec<PathBuf> {
     let resolvers = fs::canonicalize(RESOLVERS).ok().and_then(|file| {
         // The file is replaced by others of its name: its directory is followed, unless that is all.
         let directory = file.parent()?.to_owned();
-        Some(if is_empty(&directory) { file } else { directory })
+        Some(if is_empty(&directory) {
+            file
+        } else {
+            directory
+        })
     });
     let kept = KEPT.iter().map(PathBuf::from).chain(resolvers);
     kept.filter(|path| path.exists() && path.ancestors().skip(1).any(is_empty))

@@ -212,7 +212,11 @@ impl Published {
     }
 
     /// Forgets an address for every agent.
-    pub(super) fn retire(&mut self, gate: &mut impl NameMap, address: IpAddr) -> Result<(), GateError> {
+    pub(super) fn retire(
+        &mut self,
+        gate: &mut impl NameMap,
+        address: IpAddr,
+    ) -> Result<(), GateError> {
         let address = Address::from(address);
         self.remove(gate, |key, _| key.address == address)?;
         // Those of an earlier daemon are in the gate only.
@@ -225,7 +229,11 @@ impl Published {
     }
 
     /// Forgets real addresses whose time is over.
-    pub(super) fn expire(&mut self, gate: &mut impl NameMap, now: Instant) -> Result<(), GateError> {
+    pub(super) fn expire(
+        &mut self,
+        gate: &mut impl NameMap,
+        now: Instant,
+    ) -> Result<(), GateError> {
         self.remove(gate, |_, entry| entry.expires.is_some_and(|at| at <= now))
     }
 

@@ -167,9 +167,8 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let some = |from: &'static [&'static str]| {
-        prop::collection::vec(prop::sample::select(from), 0..3)
-    };
+    let some =
+        |from: &'static [&'static str]| prop::collection::vec(prop::sample::select(from), 0..3);
     let publish = (
         0u32..4,
         prop::sample::select(&NAMES[..]),
@@ -177,13 +176,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         some(&REAL),
         prop_oneof![Just(0), Just(60), Just(u64::MAX)],
     );
-    let publish = publish.prop_map(|(agent, name, virtual_addresses, real, ttl)| Step::Publish {
-        agent,
-        name,
-        virtual_addresses,
-        real,
-        ttl,
-    });
+    let publish = publish.prop_map(
+        |(agent, name, virtual_addresses, real, ttl)| Step::Publish {
+            agent,
+            name,
+            virtual_addresses,
+            real,
+            ttl,
+        },
+    );
     let address = prop_oneof![
         prop::sample::select(&VIRTUAL[..]),
         prop::sample::select(&REAL[..])
@@ -252,7 +253,7 @@ fn check(map: &Map, policy: &Policy) -> Result<(), TestCaseError> {
                 let name: HostName = name.parse().unwrap();
                 let ruling = policy.decide_name(agent, &name);
                 let observing = agent.mode != Mode::Enforce;
-                let open = guard::examine([reached].into_iter(), &ruling.ranges, observing);
+                let open = guard::examine([reached], &ruling.ranges, observing);
                 let facts = Facts {
                     host: Some(&name),
                     ip: Some(reached),
