@@ -6,12 +6,11 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentguard_tests::origin::BANNER;
@@ -314,6 +313,9 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
     for signal in [Signal::SYS, Signal::KILL, Signal::KILL, Signal::ABORT] {
         let begun = Instant::now();
         kill_process(Pid::from_raw(old).unwrap(), signal).unwrap();
+        // A query that it takes as it ends is lost, and asked again after seconds.
+        let gone = || (!Path::new(&format!("/proc/{old}")).exists()).then_some(());
+        wait_until("its end", LIMIT, gone).unwrap();
         // The listeners are the keeper's: what is asked meanwhile waits, and is answered.
         client.gives(&resolve, json!([address]));
         let name = begun.elapsed();
