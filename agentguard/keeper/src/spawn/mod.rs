@@ -25,6 +25,7 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 
+pub use account::group;
 pub use confine::{Instruction, SeccompFilter};
 pub use launch::Overlay;
 pub use message::{Refusal, RunContext, RunRequest};

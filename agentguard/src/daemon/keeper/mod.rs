@@ -27,6 +27,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use agentguard_control::peer::READERS;
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
 use agentguard_keeper::worker::{WorkerUser, was_hostile};
@@ -81,7 +82,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     for socket in &sockets {
         claim.clear(socket)?;
     }
-    let control = listen_control(&config)?;
+    // Looked up once: one that is made later counts from the next start on.
+    let readers = agentguard_keeper::spawn::group(READERS)
+        .with_context(|| format!("cannot look for the group {READERS}"))?
+        .filter(|gid| *gid != 0);
+    let control = listen_control(&config, readers)?;
     let clients = agentguard_keeper::packet::listen(&config.paths.keeper_socket(), 0o600)
         .with_context(|| {
             format!(
@@ -94,7 +99,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         gid: config.worker.gid,
     };
     let mounts = worker_mounts(&config)?;
-    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy)?));
+    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy, readers)?));
     clients::serve(clients, &keeper)?;
     supervise(&signals, &keeper, user, &mounts, &control)?;
     for socket in &sockets {
@@ -273,11 +278,17 @@ fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
+/// Whom the socket lets in is looked at again, where it is read from.
+fn listen_control(config: &Config, readers: Option<u32>) -> anyhow::Result<OwnedFd> {
     let path = config.paths.control_socket();
     let failed = || format!("cannot listen on {}", path.display());
     let listener = UnixListener::bind(&path).with_context(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    let mode = match readers {
+        Some(_) => 0o660,
+        None => 0o600,
+    };
+    std::os::unix::fs::lchown(&path, Some(0), Some(readers.unwrap_or(0))).with_context(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())
 }

@@ -193,7 +193,7 @@ async fn serve(
                     tasks.spawn(task);
                 }
                 if let Some(control) = control.take() {
-                    let sources = sources(rooms, &record, &board);
+                    let sources = sources(rooms, &record, &board, start.readers);
                     let listener = std::os::unix::net::UnixListener::from(control);
                     listener.set_nonblocking(true)?;
                     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -326,12 +326,13 @@ fn listen(
     Ok(())
 }
 
-fn sources(rooms: &Rooms, record: &Record, board: &Board) -> Sources {
+fn sources(rooms: &Rooms, record: &Record, board: &Board, readers: Option<u32>) -> Sources {
     Sources {
         record: record.clone(),
         policy: rooms.policies.watch(),
         agents: board.agents(),
         guard: board.guard(),
         governed: board.governed(),
+        readers,
     }
 }
