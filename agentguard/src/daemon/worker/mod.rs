@@ -88,6 +88,11 @@ async fn serve(
     let control = descriptors
         .pop()
         .context("the keeper passed no control socket")?;
+    // Some hundred files, read meanwhile: agents wait for a worker that takes another's place.
+    let tls = tokio::task::spawn_blocking({
+        let start = start.clone();
+        move || open_tls(&start)
+    });
     let (view, events) = View::new(descriptors)?;
     let gate = Arc::new(Gate::new(view));
     let directory = Arc::new(Directory::default());
@@ -98,7 +103,7 @@ async fn serve(
     )?;
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
-    let upstreams = Arc::new(Shared::new(open_tls(&start)?, Limits::default()));
+    let upstreams = Arc::new(Shared::new(tls.await??, Limits::default()));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut events = Some(events);
