@@ -17,6 +17,7 @@ pub mod gate;
 pub mod message;
 pub mod namespace;
 pub mod packet;
+mod seccomp;
 pub mod signals;
 pub mod spawn;
 pub mod worker;

@@ -95,6 +95,8 @@ pub struct Start {
     /// Cgroup paths, as `/proc/PID/cgroup` shows them, below which nobody may use the control
     /// socket.
     pub governed: Vec<String>,
+    /// The group whose members may read everything on the control socket, where the host has it.
+    pub readers: Option<u32>,
     /// What this host or kernel lacks, and what that means.
     pub degraded: Vec<String>,
     /// The keeper's process id.

@@ -191,6 +191,7 @@ impl Served {
             agents: agents_seen,
             guard: guard_seen,
             governed: governed_seen,
+            readers: None,
         };
         let listener = {
             let _entered = runtime.enter();

@@ -124,6 +124,22 @@ fn is_own(gid: u32) -> io::Result<bool> {
     Ok(is_own.unwrap_or(false))
 }
 
+/// The number of a group of this host, where there is one of that name.
+///
+/// # Errors
+/// The databases'; [`io::ErrorKind::InvalidInput`] for a name with a NUL.
+pub fn group(name: &str) -> io::Result<Option<u32>> {
+    let name = CString::new(name)?;
+    lookup(
+        // SAFETY: `lookup` hands us storage of the right type and a buffer with its length; the name
+        // is a C string.
+        |entry, buffer, length, found| unsafe {
+            libc::getgrnam_r(name.as_ptr(), entry, buffer, length, found)
+        },
+        |entry: &libc::group| entry.gr_gid,
+    )
+}
+
 struct Account {
     uid: u32,
     gid: u32,

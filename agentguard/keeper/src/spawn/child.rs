@@ -32,10 +32,10 @@ macro_rules! sys {
         }
     }};
 }
-pub(super) use sys;
+pub(crate) use sys;
 
 /// What a system call takes: every argument fills a whole register.
-pub(super) trait Word {
+pub(crate) trait Word {
     fn word(self) -> libc::c_long;
 }
 

@@ -10,7 +10,7 @@
 //! descriptor, not a byte of the keeper's memory; and no instruction of it runs outside its cgroup.
 
 mod account;
-mod child;
+pub(crate) mod child;
 mod confine;
 mod inherit;
 mod launch;
@@ -25,6 +25,7 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 
+pub use account::group;
 pub use confine::{Instruction, SeccompFilter};
 pub use launch::Overlay;
 pub use message::{Refusal, RunContext, RunRequest};

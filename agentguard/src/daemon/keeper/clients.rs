@@ -200,7 +200,7 @@ pub(super) fn authorise(
     let governed = keeper.governed();
     peer::judge(peer.uid, peer.pid, pidfd, accepted, &governed).map_err(|refusal| Unauthorised {
         hint: match &refusal {
-            Refusal::NotRoot { .. } => "run this as root",
+            Refusal::NotRoot { .. } | Refusal::NoReader { .. } => "run this as root",
             Refusal::Governed { .. } => "run this outside the agent's cgroup",
             Refusal::Gone | Refusal::Unknown(_) => "stay connected until the answer is there",
         }

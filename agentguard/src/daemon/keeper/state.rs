@@ -60,6 +60,8 @@ pub(super) struct Keeper {
     subtrees: BTreeMap<u64, Subtree>,
     runs: HashMap<u32, Run>,
     host: Listening,
+    /// The group whose members may read on the control socket.
+    readers: Option<u32>,
     worker: Option<Arc<Packet>>,
     /// Whether the worker left its queue unread for too long.
     stuck: Cell<bool>,
@@ -110,7 +112,12 @@ pub(super) struct Prepared {
 }
 impl Keeper {
     /// Puts the gate up, with what an earlier daemon left.
-    pub(super) fn new(config: Config, sources: Documents, policy: Policy) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: Config,
+        sources: Documents,
+        policy: Policy,
+        readers: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let mount = cgroup::mount()
             .context("cgroup v2 is not mounted; hint: mount -t cgroup2 none /sys/fs/cgroup")?;
         anyhow::ensure!(
@@ -139,6 +146,7 @@ impl Keeper {
             subtrees: BTreeMap::new(),
             runs: HashMap::new(),
             host,
+            readers,
             worker: None,
             stuck: Cell::new(false),
             heard: Instant::now(),

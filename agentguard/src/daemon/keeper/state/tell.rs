@@ -34,6 +34,7 @@ impl Keeper {
             resolvers: self.config.resolvers.clone(),
             upstreams: self.config.upstreams.clone(),
             governed: self.governed(),
+            readers: self.readers,
             degraded: self.degraded(),
             keeper: std::process::id(),
         };
