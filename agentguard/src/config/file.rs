@@ -360,7 +360,11 @@ impl Check<'_> {
             && list.value.len() > MAX_MASKED
         {
             let message = format!("`masked_paths` has more than {MAX_MASKED} entries");
-            self.fault(list, message, "name directories, or use `*` in the last part");
+            self.fault(
+                list,
+                message,
+                "name directories, or use `*` in the last part",
+            );
         }
         let masked = masked.map(|list| list.value).unwrap_or_default();
         Run {

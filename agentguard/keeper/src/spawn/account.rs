@@ -280,6 +280,22 @@ mod tests {
     }
 
     #[test]
+    fn a_group_whose_members_are_as_good_as_root_is_not_kept() {
+        // Of Debian, Fedora and Alpine alike.
+        let Ok(Some(disk)) = lookup(
+            // SAFETY: as in `is_named`; the name is a C string.
+            |entry, buffer, length, found| unsafe {
+                libc::getgrnam_r(c"disk".as_ptr(), entry, buffer, length, found)
+            },
+            |entry: &libc::group| entry.gr_gid,
+        ) else {
+            return;
+        };
+        let own = credentials(&peer(1, 2, &[7, disk, 8]), None).unwrap();
+        assert_eq!(own.groups, [7, 8]);
+    }
+
+    #[test]
     fn only_root_becomes_another_user() {
         let refusal = credentials(&peer(1, 1, &[]), Some("root")).unwrap_err();
         assert_eq!(refusal.message, "only root may run a command as `root`");

@@ -108,13 +108,7 @@ pub(super) unsafe fn restrict(domain: Domain) -> Result<(), c_int> {
         )?;
         if domain == Domain::Trace {
             let flags = libc::O_PATH | libc::O_CLOEXEC;
-            let root = sys!(
-                libc::SYS_openat,
-                libc::AT_FDCWD,
-                c"/".as_ptr(),
-                flags,
-                0
-            )?;
+            let root = sys!(libc::SYS_openat, libc::AT_FDCWD, c"/".as_ptr(), flags, 0)?;
             let rule = Beneath {
                 allowed: ACCESS_FS_REFER,
                 directory: c_int::try_from(root).unwrap_or(-1),

@@ -209,7 +209,9 @@ fn check_stdio(number: usize, fd: &OwnedFd) -> Result<(), Refusal> {
         | FileType::Fifo
         | FileType::BlockDevice => Ok(()),
         // It lies in the caller's mounts, in which nothing is masked.
-        FileType::Directory => Err(refused("a directory, from which the command would reach what it must not see")),
+        FileType::Directory => Err(refused(
+            "a directory, from which the command would reach what it must not see",
+        )),
         FileType::Socket => match rustix::net::sockopt::socket_domain(fd) {
             Ok(AddressFamily::UNIX) => Ok(()),
             _ => Err(refused("a network socket, which the gate would not govern")),

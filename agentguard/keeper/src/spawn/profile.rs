@@ -168,13 +168,8 @@ const AUDIT_ARCH: Option<u32> = if cfg!(target_arch = "x86_64") {
 };
 
 /// `linux/sched.h`: mount, cgroup, UTS, IPC, user, PID and network.
-const NAMESPACES: u32 = 0x0002_0000
-    | 0x0200_0000
-    | 0x0400_0000
-    | 0x0800_0000
-    | 0x1000_0000
-    | 0x2000_0000
-    | 0x4000_0000;
+const NAMESPACES: u32 =
+    0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000;
 const CLONE_NEWTIME: u32 = 0x80;
 
 /// `linux/socket.h`.

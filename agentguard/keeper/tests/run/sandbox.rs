@@ -325,11 +325,19 @@ fn honest_programs_do_their_work() {
             "few\nsleep\n",
         ),
         ("kill -0 $$ && echo alive", "alive\n"),
-        ("ulimit -c; setarch -R true && echo personal", "0\npersonal\n"),
+        (
+            "ulimit -c; setarch -R true && echo personal",
+            "0\npersonal\n",
+        ),
     ];
     for (command, expected) in cases {
         let program = command.split(' ').next().unwrap();
-        if Command::new("which").arg(program).output().unwrap().stdout.is_empty()
+        if Command::new("which")
+            .arg(program)
+            .output()
+            .unwrap()
+            .stdout
+            .is_empty()
             && ["git", "node", "strace", "gdb"].contains(&program)
         {
             println!("there is no {program}");
@@ -359,8 +367,14 @@ fn an_agent_that_may_makes_namespaces_and_mounts_in_them() {
     let Some(keeper) = Keeper::new("namespaces", gives) else {
         return;
     };
-    let script = "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs x /mnt && echo mounted'";
-    if !as_daemon(&["sh", "-c", script]).output().unwrap().stdout.starts_with(b"mounted") {
+    let script =
+        "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs x /mnt && echo mounted'";
+    if !as_daemon(&["sh", "-c", script])
+        .output()
+        .unwrap()
+        .stdout
+        .starts_with(b"mounted")
+    {
         println!("user namespaces are closed to all on this host");
         return;
     }
@@ -369,7 +383,13 @@ fn an_agent_that_may_makes_namespaces_and_mounts_in_them() {
     // Nor does that open what is closed by family, whatever capability it has in there.
     let packet = "import socket; socket.socket(17, 3)";
     let script = format!("unshare --user --map-root-user --net /usr/bin/python3 -c '{packet}'");
-    assert!(as_daemon(&["sh", "-c", &script]).output().unwrap().status.success());
+    assert!(
+        as_daemon(&["sh", "-c", &script])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     let (code, _, err) = keeper.output(&["--user", "daemon"], &["sh", "-c", &script]);
     assert_eq!(code, Some(1));
     assert!(err.contains("Address family not supported"), "{err}");
@@ -403,9 +423,16 @@ fn what_is_masked_is_not_reached_by_the_current_directory_either() {
         return;
     };
     let relative = format!("hidden{}", &socket[socket.rfind('/').unwrap()..]);
-    for path in [socket.as_str(), relative.as_str(), &format!("/proc/self/cwd/{relative}")] {
+    for path in [
+        socket.as_str(),
+        relative.as_str(),
+        &format!("/proc/self/cwd/{relative}"),
+    ] {
         let words = ["/usr/bin/python3", "-c", CONNECT, path];
-        let free = as_daemon(&words).current_dir(directory.path()).output().unwrap();
+        let free = as_daemon(&words)
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
         assert_eq!(free.stdout, b"connected\n", "{path}");
         let output = keeper
             .client(&["--user", "daemon"], &words)
@@ -435,7 +462,10 @@ fn no_core_is_dumped() {
     };
     let directory = keeper.directory();
     fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
-    let script = format!("cd {}; ulimit -c unlimited; sh -c 'kill -SEGV $$'; ls", directory.display());
+    let script = format!(
+        "cd {}; ulimit -c unlimited; sh -c 'kill -SEGV $$'; ls",
+        directory.display()
+    );
     let words = ["bash", "-c", &script];
     let free = as_daemon(&words).output().unwrap();
     let free = String::from_utf8_lossy(&free.stdout).into_owned();
@@ -449,7 +479,10 @@ fn no_core_is_dumped() {
     } else {
         println!("this host dumps no core here");
     }
-    let output = keeper.client(&["--user", "daemon"], &words).output().unwrap();
+    let output = keeper
+        .client(&["--user", "daemon"], &words)
+        .output()
+        .unwrap();
     let held = String::from_utf8_lossy(&output.stdout);
     assert!(!dumped(&held), "{held}");
 }

@@ -21,12 +21,7 @@ pub(super) struct RunHost {
 
 impl RunHost {
     /// Whether this peer may run this agent, and what of the keeper its run needs.
-    fn authorise(
-        &self,
-        request: &RunRequest,
-        peer: &Peer,
-        uid: u32,
-    ) -> Result<Needs, Refusal> {
+    fn authorise(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Needs, Refusal> {
         let keeper = lock(&self.keeper);
         clients::authorise(&keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;

@@ -12,9 +12,7 @@ use std::path::PathBuf;
 
 use agentguard_keeper::cgroup::Cgroup;
 use agentguard_keeper::spawn::landlock;
-use agentguard_keeper::spawn::{
-    Domain, Overlay, Profile, Refusal, SeccompFilter, Source, mounts,
-};
+use agentguard_keeper::spawn::{Domain, Overlay, Profile, Refusal, SeccompFilter, Source, mounts};
 use agentguard_policy::SandboxPolicy;
 use anyhow::Context as _;
 
@@ -81,9 +79,8 @@ impl Sandbox {
                 "run a kernel that has it (see `agentguard doctor`), or set `run: {strict: false}` in the configuration",
             ));
         }
-        self.make(agent, uid).map_err(|error| {
-            Refusal::new(format!("cannot make the sandbox: {error:#}"))
-        })
+        self.make(agent, uid)
+            .map_err(|error| Refusal::new(format!("cannot make the sandbox: {error:#}")))
     }
 
     fn make(&self, agent: &SandboxPolicy, uid: u32) -> anyhow::Result<Confinement> {
@@ -179,12 +176,20 @@ mod tests {
             (7, &nothing_open, None),
             (7, &namespaces, None),
             (4, &nothing_open, Some("Landlock before Linux 6.12: ")),
-            (4, &namespaces, Some("no Landlock for an agent that may make user namespaces, ")),
+            (
+                4,
+                &namespaces,
+                Some("no Landlock for an agent that may make user namespaces, "),
+            ),
             (0, &nothing_open, Some("no Landlock: ")),
         ] {
             let lacks = host(landlock).lacks(agent);
             assert_eq!(lacks.len(), usize::from(begins.is_some()), "{lacks:?}");
-            assert!(lacks.iter().all(|l| l.starts_with(begins.unwrap_or_default())));
+            assert!(
+                lacks
+                    .iter()
+                    .all(|l| l.starts_with(begins.unwrap_or_default()))
+            );
         }
         let mut blind = host(7);
         blind.processes = Some("EPERM".into());

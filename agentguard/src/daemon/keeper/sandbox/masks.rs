@@ -109,10 +109,10 @@ impl Masks {
         let file = fs::OpenOptions::new()
             .append(true)
             .create(true)
-            .mode(0)
+            .mode(0o000)
             .open(self.file())?;
         file.set_len(0)?;
-        file.set_permissions(fs::Permissions::from_mode(0))
+        file.set_permissions(fs::Permissions::from_mode(0o000))
     }
 
     fn directory(&self) -> PathBuf {
@@ -192,7 +192,10 @@ impl Masks {
         let holes: Vec<&PathBuf> = if self.own.iter().any(|own| target == own) {
             Vec::new()
         } else {
-            holes.iter().filter(|hole| hole.starts_with(target)).collect()
+            holes
+                .iter()
+                .filter(|hole| hole.starts_with(target))
+                .collect()
         };
         if cover == Cover::Blank && holes.is_empty() {
             let blank = if target.is_dir() {
@@ -286,11 +289,18 @@ fn matching(pattern: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .with_context(|| format!("cannot look through {}", directory.display()))?
     {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|found| fits(name, found)) {
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|found| fits(name, found))
+        {
             found.extend(present(&entry.path())?);
         }
         if found.len() > MAX_FOUND {
-            bail!("{} stands for more than {MAX_FOUND} paths", pattern.display());
+            bail!(
+                "{} stands for more than {MAX_FOUND} paths",
+                pattern.display()
+            );
         }
     }
     Ok(found)
