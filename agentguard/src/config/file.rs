@@ -63,7 +63,7 @@ pub(super) struct File {
     /// Default: 15053.
     #[schemars(range(min = 1), default = "resolver_port")]
     resolver_port: Option<At<u16>>,
-    /// The sandbox of `agentguard run`.
+    /// The sandbox of `agentguard run`. Default: it is not strict, and masks what it masks anyway.
     run: Option<RawRun>,
 }
 

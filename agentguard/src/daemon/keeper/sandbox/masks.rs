@@ -55,8 +55,6 @@ const MASKED: &[&str] = &[
     "/run/systemd/resolve/io.systemd*",
     "/run/nscd",
     "/run/avahi-daemon",
-    // Session buses of `dbus-run-session`.
-    "/tmp/dbus-*",
 ];
 
 /// Paths of one pattern, and of all of them, at most. What has more refuses the run.
@@ -70,6 +68,8 @@ pub(super) struct Masks {
     patterns: Vec<PathBuf>,
     /// The guard's own: never unmasked.
     own: Vec<PathBuf>,
+    /// Where tmux and X keep their sockets: `/tmp`.
+    temporary: PathBuf,
 }
 
 /// What lies over a masked path.
@@ -97,6 +97,7 @@ impl Masks {
                 .chain(config.run.masked_paths.iter().cloned())
                 .collect(),
             own: vec![paths.state_dir.clone(), paths.bpffs.clone()],
+            temporary: "/tmp".into(),
         };
         masks
             .make_blanks()
@@ -150,13 +151,14 @@ impl Masks {
         holes: &BTreeSet<PathBuf>,
         uid: u32,
     ) -> anyhow::Result<BTreeMap<PathBuf, Cover>> {
-        let tmux = PathBuf::from(format!("/tmp/tmux-{uid}"));
+        let tmux = self.temporary.join(format!("tmux-{uid}"));
+        let screens = self.temporary.join(".X11-unix");
         let fixed = [
             (Path::new("/run/user"), Cover::Users),
             // tmux and screen run what is typed into them from outside.
             (tmux.as_path(), Cover::Own),
             (Path::new("/run/screen"), Cover::Shared),
-            (Path::new("/tmp/.X11-unix"), Cover::Shared),
+            (screens.as_path(), Cover::Shared),
         ];
         let mut targets = BTreeMap::new();
         for pattern in &self.patterns {
@@ -165,7 +167,7 @@ impl Masks {
             }
         }
         for (path, cover) in fixed {
-            if let Some(path) = present(path)? {
+            if let Some(path) = directory(path)? {
                 targets.insert(path, cover);
             }
         }
@@ -270,6 +272,13 @@ fn present(path: &Path) -> anyhow::Result<Option<PathBuf>> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot look for {}", path.display())),
     }
+}
+
+/// As [`present`], if it is a directory and no link to one: in a directory that everybody may write
+/// to, a link would have something else covered.
+fn directory(path: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let there = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    if there { present(path) } else { Ok(None) }
 }
 
 /// What is there of a pattern, without links.

@@ -22,6 +22,7 @@ impl Bench {
             blank: self.path("blank"),
             patterns: patterns.iter().map(|name| self.path(name)).collect(),
             own: own.iter().map(|name| self.path(name)).collect(),
+            temporary: self.path("tmp"),
         };
         masks.make_blanks().unwrap();
         masks
@@ -66,6 +67,20 @@ fn an_agent_sees_what_is_unmasked_for_it_and_never_what_is_the_guards() {
     assert_eq!(bench.targets(&masks, &["run/daemon/socket"]), both);
     assert_eq!(bench.targets(&masks, &["run/daemon"]), both[1..]);
     assert_eq!(bench.targets(&masks, &["run", "state"]), both[1..]);
+}
+
+/// Everybody can make a link in `/tmp`, also to `/etc`.
+#[test]
+fn a_link_in_the_place_of_a_directory_in_tmp_covers_nothing() {
+    let bench = Bench::new();
+    for name in ["tmp", "tmp/.X11-unix", "tmp/tmux-2", "etc"] {
+        fs::create_dir(bench.path(name)).unwrap();
+    }
+    symlink(bench.path("etc"), bench.path("tmp/tmux-1")).unwrap();
+    let masks = bench.masks(&[], &[]);
+    assert_eq!(bench.targets(&masks, &[]), [bench.path("tmp/.X11-unix")]);
+    let of_another = masks.targets(&BTreeSet::new(), 2).unwrap();
+    assert_eq!(of_another.get(&bench.path("tmp/tmux-2")), Some(&Cover::Own));
 }
 
 #[test]
