@@ -15,6 +15,7 @@ mod loopback;
 mod membership;
 mod modes;
 mod reload;
+mod sandbox;
 mod sockets;
 
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};

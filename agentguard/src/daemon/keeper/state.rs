@@ -28,6 +28,7 @@ use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
+use super::sandbox::Sandbox;
 use super::taken::Taken;
 use crate::config::Config;
 use crate::config::text::{self, Written};
@@ -48,6 +49,7 @@ pub(super) struct Keeper {
     mount: PathBuf,
     gate: Gate,
     ca: Arc<Authorities>,
+    sandbox: Arc<Sandbox>,
     policy: Arc<Policy>,
     sources: Documents,
     generation: u32,
@@ -127,6 +129,7 @@ impl Keeper {
             mount.display()
         );
         let ca = Arc::new(Authorities::open(&config.paths)?);
+        let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         let mut gate = Gate::load(&config.paths.bpffs)?;
         let host = Listening::here(ports(&config))?;
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
@@ -135,6 +138,7 @@ impl Keeper {
         let mut keeper = Self {
             gate,
             ca,
+            sandbox,
             policy: Arc::new(policy),
             sources,
             generation: 0,
@@ -368,6 +372,11 @@ impl Keeper {
     /// The policy in force.
     pub(super) fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// What runs are held to, to be used without the lock.
+    pub(super) fn sandbox(&self) -> Arc<Sandbox> {
+        self.sandbox.clone()
     }
 
     /// The certificate authorities, to be used without the lock.

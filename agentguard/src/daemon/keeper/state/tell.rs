@@ -70,6 +70,7 @@ impl Keeper {
         if self.host.v6.is_none() {
             degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
         }
+        degraded.extend(self.sandbox.lacks());
         degraded
     }
 
