@@ -72,32 +72,59 @@ impl Gate {
     /// # Errors
     /// [`GateError::File`].
     pub fn attached(&self) -> Result<Vec<u64>, GateError> {
-        let links = self.links();
-        if !links.exists() {
-            return Ok(Vec::new());
-        }
-        let failed = |source| GateError::File {
-            what: "list",
-            path: links.clone(),
-            source,
-        };
-        let mut cgroups = Vec::new();
-        for entry in fs::read_dir(&links).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            if let Some(id) = name.to_str().and_then(|text| text.parse().ok()) {
-                cgroups.push(id);
-            }
-        }
-        Ok(cgroups)
+        attached(&self.links())
     }
 
-    /// Takes the gate off everything and forgets what it knew. The one deliberate way to open it.
+    /// As [`Self::attached`], without loading the gate.
     ///
     /// # Errors
     /// [`GateError::File`].
-    pub fn detach_all(directory: &Path) -> Result<(), GateError> {
+    pub fn pinned(directory: &Path) -> Result<Vec<u64>, GateError> {
+        attached(&directory.join("links"))
+    }
+
+    /// Whether anything of a gate is pinned.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn is_left(directory: &Path) -> Result<bool, GateError> {
+        Ok(!list(directory)?.is_empty())
+    }
+
+    /// Takes the gate off everything and forgets what it knew. The one deliberate way to open it. Gives
+    /// the ids of the cgroups that carried it. The directory itself stays: it is what a daemon locks.
+    ///
+    /// # Errors
+    /// [`GateError::File`]; then some is left, and the call can be repeated.
+    pub fn detach_all(directory: &Path) -> Result<Vec<u64>, GateError> {
+        let cgroups = attached(&directory.join("links"))?;
         remove_directory(&directory.join("links"))?;
-        remove_directory(directory)
+        for entry in list(directory)? {
+            remove_directory(&entry.path())?;
+        }
+        Ok(cgroups)
+    }
+}
+
+/// The cgroups whose links are pinned there.
+fn attached(links: &Path) -> Result<Vec<u64>, GateError> {
+    let names = list(links)?.into_iter().map(|entry| entry.file_name());
+    Ok(names
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect())
+}
+
+/// What is in a directory. Not there is nothing.
+fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, GateError> {
+    let failed = |source| GateError::File {
+        what: "list",
+        path: directory.to_owned(),
+        source,
+    };
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect::<Result<_, _>>().map_err(failed),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
     }
 }
 
