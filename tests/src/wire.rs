@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::AddressFamily;
@@ -44,6 +44,8 @@ pub struct Destination {
 #[derive(Debug, Default)]
 struct Counts {
     packets: HashMap<Destination, u64>,
+    /// When the last one was read.
+    last: HashMap<IpAddr, Instant>,
     overflow: bool,
 }
 
@@ -85,6 +87,14 @@ impl Wire {
             bail!("more than {DESTINATIONS} destinations on the wire");
         }
         Ok(counts.packets.clone())
+    }
+}
+
+impl Wire {
+    /// When the last packet for an address was seen.
+    pub(crate) fn last(&self, ip: IpAddr) -> Option<Instant> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.last.get(&ip).copied()
     }
 }
 
@@ -140,6 +150,7 @@ fn read(socket: &Socket, counts: &Mutex<Counts>, stop: &AtomicBool) {
                 counts.overflow = true;
                 return;
             }
+            counts.last.insert(destination.ip, Instant::now());
             *counts.packets.entry(destination).or_default() += 1;
         }
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
@@ -88,7 +88,7 @@ impl Gate {
     /// # Errors
     /// [`GateError::File`].
     pub fn is_left(directory: &Path) -> Result<bool, GateError> {
-        Ok(!list(directory)?.is_empty())
+        Ok(!pins(directory)?.is_empty())
     }
 
     /// Takes the gate off everything and forgets what it knew. The one deliberate way to open it. Gives
@@ -99,8 +99,8 @@ impl Gate {
     pub fn detach_all(directory: &Path) -> Result<Vec<u64>, GateError> {
         let cgroups = attached(&directory.join("links"))?;
         remove_directory(&directory.join("links"))?;
-        for entry in list(directory)? {
-            remove_directory(&entry.path())?;
+        for pins in pins(directory)? {
+            remove_directory(&pins)?;
         }
         Ok(cgroups)
     }
@@ -111,6 +111,15 @@ fn attached(links: &Path) -> Result<Vec<u64>, GateError> {
     let names = list(links)?.into_iter().map(|entry| entry.file_name());
     Ok(names
         .filter_map(|name| name.to_str()?.parse().ok())
+        .collect())
+}
+
+/// The directories with pins. Where a BPF file system is mounted, the kernel has files of its own.
+fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
+    let entries = list(directory)?.into_iter();
+    Ok(entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
         .collect())
 }
 
