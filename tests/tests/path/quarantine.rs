@@ -218,9 +218,9 @@ fn every_kind_of_socket_is_ended_wherever_the_agent_has_gone_and_nobody_elses() 
     // A namespace of its own, where the guard does not listen: what it has there is loopback.
     nested.gives("udp('here', '127.0.0.1')", "made");
     nested.gives("connect('here', '127.0.0.1', 9)", "connected");
-    nested.gives("os.unshare(os.CLONE_NEWNET)", Value::Null);
+    nested.gives("__import__('ctypes').CDLL(None).unshare(0x40000000)", 0);
     nested.gives("udp('there', '127.0.0.1')", "made");
-    nested.gives("of('there').bind(('127.0.0.1', 0))", Value::Null);
+    nested.gives("of('there').bind(('0.0.0.0', 0))", Value::Null);
     let mut plain = plain;
     for (number, ip) in [four.to_string(), six.to_string(), mapped]
         .iter()
