@@ -77,7 +77,7 @@ enum Command {
     },
     /// Run a command as an agent
     Run(run::RunArgs),
-    /// List, show, add and remove agents
+    /// List, show, add, remove, quarantine and release agents
     #[command(subcommand)]
     Agent(agent::Command),
     /// List decisions, newest last
