@@ -212,6 +212,7 @@ impl ClientStream for TlsStream<Replay> {
 /// Closes a connection so that its peer sees a reset (RFC 9293, 3.10.4: abort).
 pub(crate) fn reset(stream: TcpStream) {
     abort(&stream);
+    drop(stream);
 }
 
 /// When this is closed, its peer sees a reset, and what waits to be sent is dropped.

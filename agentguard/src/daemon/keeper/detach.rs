@@ -3,6 +3,7 @@
 //! Only while no daemon runs: it holds the same claim as a daemon, so none starts meanwhile either.
 //! It is written down before it is done; the next daemon records it.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use agentguard_keeper::gate::Gate;
@@ -48,11 +49,11 @@ pub(crate) fn detach_all(config: &Config) -> anyhow::Result<String> {
     Ok(told(
         cgroups.len(),
         registry.adopted().len(),
-        registry.quarantined().iter().collect(),
+        registry.quarantined(),
     ))
 }
 
-fn told(cgroups: usize, adopted: usize, quarantined: Vec<(&AgentName, &Quarantine)>) -> String {
+fn told(cgroups: usize, adopted: usize, quarantined: &BTreeMap<AgentName, Quarantine>) -> String {
     let mut lines = vec![format!(
         "the gate was taken off {}: what runs there reaches everything that this host reaches, and none \
          of it is recorded",
@@ -104,7 +105,7 @@ mod tests {
             reason: None,
             frozen: true,
         };
-        let told = told(2, 1, vec![(&coder, &quarantine)]);
+        let told = told(2, 1, &[(coder, quarantine)].into());
         let lines: Vec<&str> = told.lines().collect();
         assert!(lines[0].starts_with("the gate was taken off 2 cgroups"));
         assert_eq!(
