@@ -314,6 +314,15 @@ pub enum Command {
         /// The agent.
         name: AgentName,
     },
+    /// Read the policy again.
+    Reload,
+    /// Tell the certificate authorities.
+    Authorities,
+    /// Make a new certificate authority.
+    RotateAuthority {
+        /// It signs from now on, not only after the overlap.
+        at_once: bool,
+    },
     /// Let nothing leave an agent or reach it, whatever the policy says, until it is released.
     Quarantine {
         /// The agent.
@@ -327,15 +336,6 @@ pub enum Command {
     Release {
         /// The agent.
         name: AgentName,
-    },
-    /// Read the policy again.
-    Reload,
-    /// Tell the certificate authorities.
-    Authorities,
-    /// Make a new certificate authority.
-    RotateAuthority {
-        /// It signs from now on, not only after the overlap.
-        at_once: bool,
     },
 }
 
