@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::AddressFamily;
@@ -48,6 +48,8 @@ pub const MARK: &[u8] = b"escape";
 struct Counts {
     packets: HashMap<Destination, u64>,
     marks: HashMap<String, u64>,
+    /// When the last one was read.
+    last: HashMap<IpAddr, Instant>,
     overflow: bool,
 }
 
@@ -95,6 +97,14 @@ impl Wire {
     pub(crate) fn marks(&self) -> HashMap<String, u64> {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.marks.clone()
+    }
+}
+
+impl Wire {
+    /// When the last packet for an address was seen.
+    pub(crate) fn last(&self, ip: IpAddr) -> Option<Instant> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.last.get(&ip).copied()
     }
 }
 
@@ -159,6 +169,7 @@ fn read(socket: &Socket, counts: &Mutex<Counts>, stop: &AtomicBool) {
                 counts.overflow = true;
                 return;
             }
+            counts.last.insert(destination.ip, Instant::now());
             *counts.packets.entry(destination).or_default() += 1;
         }
     }

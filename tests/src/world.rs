@@ -6,7 +6,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -305,6 +305,11 @@ impl World {
             .iter()
             .filter(|(destination, _)| destination.ip == ip);
         Ok(to.map(|(_, count)| count).sum())
+    }
+
+    /// When the last packet arrived at an address, a moment late at most.
+    pub fn last_arrival(&self, ip: IpAddr) -> Option<Instant> {
+        self.wire.last(ip)
     }
 
     /// How many packets have arrived at addresses of the canary.

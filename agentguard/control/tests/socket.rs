@@ -152,6 +152,7 @@ fn agent_status() -> AgentStatus {
         mode: Mode::Shadow,
         cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
         runs: 1,
+        quarantine: None,
     }
 }
 

@@ -162,6 +162,7 @@ impl Served {
             mode: Mode::Enforce,
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 1,
+            quarantine: None,
         }]);
         let (guard, guard_seen) = watch::channel(GuardStatus {
             version: "0.0.0".into(),

@@ -14,6 +14,7 @@ mod direct;
 mod loopback;
 mod membership;
 mod modes;
+mod quarantine;
 mod reload;
 mod sandbox;
 mod sockets;

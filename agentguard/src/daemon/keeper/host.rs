@@ -38,6 +38,12 @@ impl RunHost {
                     .hint("add it under `agents:` and reload, or see `agentguard agent list`"),
             );
         };
+        if let Some(quarantined) = keeper.quarantine_of(&request.agent) {
+            return Err(Refusal::new(quarantined).hint(format!(
+                "`agentguard agent release {}` ends it",
+                request.agent
+            )));
+        }
         let inspected = keeper.policy().inspects_anything(agent);
         Ok(Needs {
             ca: inspected.then(|| keeper.ca()),

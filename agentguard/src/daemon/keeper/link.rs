@@ -153,6 +153,16 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
             keeper.taken().note(generation.min(keeper.generation()));
             wake_supervisor();
         }
+        ToKeeper::Cut { number } => lock(keeper).cuts().note(number),
+        ToKeeper::Recorded { number } => {
+            // It is recorded once more then.
+            if let Err(error) = lock(keeper).recorded(number) {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "a recorded change stays noted"
+                );
+            }
+        }
         ToKeeper::Publish {
             request,
             agent,

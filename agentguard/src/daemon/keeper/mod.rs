@@ -7,6 +7,7 @@
 mod authorities;
 mod claim;
 mod clients;
+mod detach;
 mod direct;
 mod host;
 mod link;
@@ -18,6 +19,7 @@ mod state;
 mod taken;
 mod trust;
 
+pub(crate) use detach::detach_all;
 pub(crate) use state::compile;
 
 use std::fs;

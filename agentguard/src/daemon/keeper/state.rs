@@ -1,6 +1,7 @@
 //! What the keeper holds, and what it does with it. One lock around all of it: nothing here waits
 //! for an agent or the worker.
 
+mod quarantine;
 mod runs;
 mod subtrees;
 mod tell;
@@ -29,7 +30,7 @@ use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
 use super::sandbox::Sandbox;
-use super::taken::Taken;
+use super::taken::{Cuts, Taken};
 use crate::config::Config;
 use crate::config::text::{self, Written};
 
@@ -73,6 +74,7 @@ pub(super) struct Keeper {
     /// Whether the worker can record.
     recording: bool,
     taken: Arc<Taken>,
+    cuts: Arc<Cuts>,
 }
 
 /// A governed subtree.
@@ -157,6 +159,7 @@ impl Keeper {
             serving: false,
             recording: true,
             taken: Arc::default(),
+            cuts: Arc::default(),
             mount,
             config,
         };
@@ -196,7 +199,9 @@ impl Keeper {
                 subtree.since = 0;
             }
         }
+        self.believe_the_kernel()?;
         self.write_agents()?;
+        self.freeze_again();
         for (id, _) in left {
             if !self.subtrees.contains_key(&id) {
                 self.gate.remove_agent(id)?;
@@ -304,6 +309,8 @@ impl Keeper {
         self.serving = serving;
         if !serving {
             self.worker = None;
+            // With it ended all that it had under way.
+            self.cuts.none_left();
             // The next one says so itself.
             self.recording = true;
         }
@@ -386,6 +393,9 @@ impl Keeper {
 
     /// Whether the policy has an agent's connections to this inspected.
     pub(super) fn inspects(&self, agent: AgentId, subject: &LeafSubject) -> bool {
+        if self.is_quarantined(agent) {
+            return false;
+        }
         let agent = self
             .registry
             .name(agent)

@@ -3,6 +3,7 @@
 //! What it knows of agents, policy and listeners comes from the keeper, message by message; what it
 //! wants of the kernel it asks the keeper for.
 
+mod deeds;
 mod events;
 mod gate;
 mod link;
@@ -181,6 +182,27 @@ async fn serve(
                 if let Some(place) = places.remove(&netns) {
                     place.shutdown.cancel();
                 }
+            }
+            ToWorker::Quarantine {
+                number,
+                agent,
+                quarantined,
+            } => {
+                let rooms = rooms.as_ref().context("a quarantine before a policy")?;
+                rooms.decider.quarantine(agent, quarantined);
+                let (upstreams, link) = (rooms.upstreams.clone(), link.clone());
+                tasks.spawn(async move {
+                    if quarantined {
+                        upstreams.cut(agent).await;
+                    }
+                    link.tell(ToKeeper::Cut { number }).await;
+                });
+            }
+            ToWorker::Deed(deed) => {
+                let rooms = rooms.as_ref().context("a change before a policy")?;
+                let noted = deeds::note(*deed, rooms.decider.clone(), link.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }
             ToWorker::Published { request, refused } => link.published(request, refused),
             ToWorker::Signed { request, leaf } => link.signed(request, leaf),

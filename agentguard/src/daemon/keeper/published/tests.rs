@@ -8,7 +8,7 @@ use agentguard_common::address::Address;
 use agentguard_common::map::{
     AgentEntry, Listeners, NameEntry, NameKey, TCP, UDP, listener_flag, mode,
 };
-use agentguard_common::verdict::{Effect, Flow, flow_verdict};
+use agentguard_common::verdict::{Effect, Flow, flow_verdict, match_port};
 use agentguard_keeper::gate::GateError;
 use agentguard_model::{AgentId, Handling, HostName, Mode, Transport};
 use agentguard_names::guard;
@@ -217,6 +217,10 @@ fn check(map: &Map, policy: &Policy) -> Result<(), TestCaseError> {
             let Some(agent) = agent(policy, AgentId(key.agent)) else {
                 continue;
             };
+            let kernel = match transport {
+                Transport::Tcp => TCP,
+                Transport::Udp => UDP,
+            };
             let verdict = flow_verdict(&Flow {
                 agent: &AgentEntry {
                     agent: key.agent,
@@ -234,15 +238,12 @@ fn check(map: &Map, policy: &Policy) -> Result<(), TestCaseError> {
                     flags: listener_flag::V6,
                 }),
                 name: Some(entry),
-                network: None,
+                matched: match_port(&entry.rules, port, kernel),
                 local: false,
                 daemon_alive: true,
                 destination: key.address,
                 port,
-                transport: match transport {
-                    Transport::Tcp => TCP,
-                    Transport::Udp => UDP,
-                },
+                transport: kernel,
             });
             let reached = match verdict.effect {
                 Effect::Deny | Effect::Proxy | Effect::Resolver => continue,
