@@ -24,7 +24,7 @@ fn no_server_answers_the_network() {
         return;
     };
     let world = bench::world("listen");
-    let bench = Bench::new(&world, programs);
+    let bench = Bench::new(&world, &programs);
     let settings = [
         Setting::Free,
         Setting::Run,
@@ -77,7 +77,7 @@ fn no_older_socket_sends() {
         return;
     };
     let world = bench::world("older");
-    let bench = Bench::new(&world, programs);
+    let bench = Bench::new(&world, &programs);
     let origins = address::origin(0x10);
     let mut number = 0;
     for name in ["old-tcp", "old-udp"] {
@@ -129,7 +129,7 @@ fn a_moved_process_keeps_its_sockets() {
         return;
     };
     let world = bench::world("moved");
-    let bench = Bench::new(&world, programs);
+    let bench = Bench::new(&world, &programs);
     for canary in address::CANARY {
         let mark = format!("escapemoved{}x", u8::from(canary.is_ipv6()));
         let host = bench.world.host().command(bench.program("moved"));
@@ -149,7 +149,7 @@ fn no_socket_is_inherited() {
         return;
     };
     let world = bench::world("inherited");
-    let bench = Bench::new(&world, programs);
+    let bench = Bench::new(&world, &programs);
     for canary in address::CANARY {
         let six = u8::from(canary.is_ipv6());
         let to = canary.to_string();

@@ -126,11 +126,11 @@ pub(crate) struct Bench<'w> {
 }
 
 impl<'w> Bench<'w> {
-    pub(crate) fn new(world: &'w World, compiled: PathBuf) -> Self {
+    pub(crate) fn new(world: &'w World, compiled: &Path) -> Self {
         // Where every user may execute them.
         let programs = world.directory().join("escapes");
         fs::create_dir(&programs).unwrap();
-        for entry in fs::read_dir(&compiled).unwrap() {
+        for entry in fs::read_dir(compiled).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), programs.join(entry.file_name())).unwrap();
         }

@@ -172,7 +172,7 @@ fn no_way_leads_out() {
         return;
     };
     let world = bench::world("escape");
-    let bench = Bench::new(&world, programs);
+    let bench = Bench::new(&world, &programs);
     let free = attempt(&bench, Setting::Free);
     let user = attempt(&bench, Setting::Run);
     let root = attempt(&bench, Setting::RunRoot);
