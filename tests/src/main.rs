@@ -1,7 +1,8 @@
-//! What the build tasks call on the world: `world check|sweep|leftovers|demo|bench-inspection`.
+//! What the build tasks call on the world: `world check|sweep|leftovers|demo|bench-…`.
 
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentguard_tests::{World, bench, demo, leftover};
@@ -27,6 +28,11 @@ enum Task {
     Demo,
     /// Print samples of what inspection costs
     BenchInspection,
+    /// Print samples of what the gate costs
+    BenchGate {
+        /// The program that makes a gate with many agents
+        crowd: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,7 @@ fn main() -> ExitCode {
         Task::Leftovers => leftovers(),
         Task::Demo => demo::run(),
         Task::BenchInspection => bench::inspection(),
+        Task::BenchGate { crowd } => bench::gate(&crowd),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

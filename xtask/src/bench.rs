@@ -14,10 +14,16 @@ use crate::workspace::Workspace;
 use crate::{bpf, exec, setup};
 
 /// The groups, each a name and what measures it. Each comes with the work it measures.
-const GROUPS: &[Group] = &[Group {
-    name: "inspection",
-    measure: inspection,
-}];
+const GROUPS: &[Group] = &[
+    Group {
+        name: "gate",
+        measure: gate,
+    },
+    Group {
+        name: "inspection",
+        measure: inspection,
+    },
+];
 
 struct Group {
     name: &'static str,
@@ -71,6 +77,8 @@ impl std::error::Error for UnknownGroup {}
 /// # Errors
 /// [`UnknownGroup`], or a measurement failed.
 pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
+    setup::run(workspace, true)?;
+    bpf::build(workspace)?;
     let report = measure(workspace, GROUPS, group)?;
     let directory = workspace.target().join("bench");
     let path = directory.join("report.json");
@@ -85,14 +93,29 @@ pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
 
 /// TLS that ends at the guard, beside the same client without it.
 fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
-    setup::run(workspace, true)?;
-    bpf::build(workspace)?;
+    let samples = samples(workspace, &["bench-inspection"])?;
+    Ok(summed_up(samples, &["unguarded"]))
+}
+
+/// What the kernel decides, beside the same client without the guard; and with many agents, beside a
+/// guard with one.
+fn gate(workspace: &Workspace) -> Result<Vec<Line>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-keeper"]);
+    exec::run(cargo.args(["--example", "crowd"]))?;
+    let crowd = workspace.target().join("release/examples/crowd");
+    let samples = samples(workspace, &["bench-gate", &crowd.display().to_string()])?;
+    Ok(summed_up(samples, &["unguarded", "one_agent"]))
+}
+
+/// What the optimised programs measure.
+fn samples(workspace: &Workspace, task: &[&str]) -> Result<Vec<Sample>> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard"]);
     exec::run(cargo.args(["--package", "agentguard-tests", "--bins"]))?;
     let release = workspace.target().join("release");
     let output = Command::new(release.join("world"))
-        .arg("bench-inspection")
+        .args(task)
         .env("AGENTGUARD_BIN", release.join("agentguard"))
         .stderr(Stdio::inherit())
         .output()?;
@@ -103,7 +126,7 @@ fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
     );
     let samples = String::from_utf8(output.stdout)?;
     let samples = samples.lines().map(serde_json::from_str);
-    Ok(summed_up(samples.collect::<Result<_, _>>()?, "unguarded"))
+    Ok(samples.collect::<Result<_, _>>()?)
 }
 
 /// One measurement.
@@ -116,8 +139,8 @@ struct Sample {
     value: f64,
 }
 
-/// Samples of one thing as one figure, compared with the baseline where that has one.
-fn summed_up(samples: Vec<Sample>, baseline: &str) -> Vec<Line> {
+/// Samples of one thing as one figure, compared with the first baseline that has one.
+fn summed_up(samples: Vec<Sample>, baselines: &[&str]) -> Vec<Line> {
     let mut figures: Vec<(Sample, Vec<f64>)> = Vec::new();
     for sample in samples {
         let same = |other: &Sample| {
@@ -134,9 +157,10 @@ fn summed_up(samples: Vec<Sample>, baseline: &str) -> Vec<Line> {
     }
     let median = |values: &[f64]| values.get(values.len() / 2).copied().unwrap_or_default();
     let lines = figures.iter().map(|(of, values)| {
+        let is_baseline = |subject: &str| baselines.contains(&subject);
         let other = figures.iter().find(|(other, _)| {
-            of.subject != baseline
-                && other.subject == baseline
+            !is_baseline(&of.subject)
+                && is_baseline(&other.subject)
                 && (&other.case, &other.metric) == (&of.case, &of.metric)
         });
         Line {
@@ -147,7 +171,7 @@ fn summed_up(samples: Vec<Sample>, baseline: &str) -> Vec<Line> {
             median: median(values),
             min: values.first().copied().unwrap_or_default(),
             max: values.last().copied().unwrap_or_default(),
-            baseline: other.map(|_| baseline.to_owned()),
+            baseline: other.map(|(other, _)| other.subject.clone()),
             ratio: other.map(|(_, others)| median(values) / median(others)),
         }
     });
@@ -236,7 +260,7 @@ mod tests {
             ("us", 6.0),
         ];
         let samples = samples.map(|(subject, value)| sample(subject, value));
-        let lines = summed_up(samples.to_vec(), "none");
+        let lines = summed_up(samples.to_vec(), &["none"]);
         let gist: Vec<_> = lines
             .iter()
             .map(|line| {

@@ -1,0 +1,176 @@
+//! What the kernel's decisions cost, where no proxy has a part.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::sample;
+use crate::{Guard, Invocation, Origin, Process, World, address, client, wait_until};
+
+/// How often each is measured.
+const ROUNDS: usize = 7;
+/// Connections of one sample.
+const DIALS: &str = "2000";
+const GIB: u64 = 1 << 30;
+/// Numbers of agents. The first is what the others are compared with.
+const AGENTS: [usize; 3] = [1, 100, 10_000];
+/// How long one call, or the beginning of 10,000 agents, may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+const POLICY: &str = "
+version: 1
+agents: [{ name: coder }]
+rules:
+  - id: site
+    match: { cidr: [203.0.113.16/32], port: [7, 80] }
+    action: allow
+    handling: direct
+";
+
+/// Measures, and prints each sample. `crowd` is the program of that name (`keeper/examples`).
+///
+/// # Errors
+/// A client failed, or the guard.
+pub fn gate(crowd: &Path) -> Result<()> {
+    let world = World::new("bench")
+        .origin(Origin::at(&address::origin(0x10)).site("api.example.com"))
+        .start()?;
+    let dial = compile(world.directory())?;
+    let guard = world.guard().policy(POLICY).start()?;
+    let agent = guard.agent_cgroup("coder")?;
+    let host = |words: &[&str]| {
+        let (program, arguments) = words.split_first().context("no program")?;
+        Ok(world.host().command(program).args(arguments))
+    };
+    for _ in 0..ROUNDS {
+        latencies("connect", "unguarded", connects(&dial, host)?);
+        let inside = |words: &[&str]| Ok(guard.within(&agent, words));
+        latencies("connect", "agentguard", connects(&dial, inside)?);
+        let rate = download(host)?;
+        sample("direct", "unguarded", "throughput", "mib_per_s", rate);
+        let rate = download(inside)?;
+        sample("direct", "agentguard", "throughput", "mib_per_s", rate);
+    }
+    let mut crowds = Vec::new();
+    for agents in AGENTS {
+        let crowd = Crowd::start(&guard, &world, crowd, agents)?;
+        let case = format!("agents-{agents}");
+        sample(
+            &case,
+            "agentguard",
+            "kernel_memory_per_agent",
+            "bytes",
+            crowd.memory,
+        );
+        crowds.push(crowd);
+    }
+    for _ in 0..ROUNDS {
+        let mut one = None;
+        for crowd in &crowds {
+            let case = format!("agents-{}", crowd.agents);
+            // The last of its agents.
+            let cgroup = crowd.cgroup.join(format!("agent-{}", crowd.agents - 1));
+            let figures = connects(&dial, |words| Ok(guard.within(&cgroup, words)))?;
+            latencies(&case, "agentguard", figures);
+            if let Some(one) = one {
+                latencies(&case, "one_agent", one);
+            } else {
+                one = Some(figures);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn latencies(case: &str, subject: &str, (p50, p99): (f64, f64)) {
+    sample(case, subject, "connect_p50", "us", p50);
+    sample(case, subject, "connect_p99", "us", p99);
+}
+
+/// A gate with many agents, each in a cgroup of its own.
+struct Crowd {
+    agents: usize,
+    cgroup: PathBuf,
+    /// What the kernel needs for the maps, in bytes for each agent.
+    memory: f64,
+    _process: Process,
+}
+
+impl Crowd {
+    fn start(guard: &Guard<'_>, world: &World, program: &Path, agents: usize) -> Result<Self> {
+        // Beside the guard's, and with the same mark: two gates on one path do not work.
+        let name = guard.cgroup().file_name().context("no name")?;
+        let name = format!("{}.{agents}", name.to_string_lossy());
+        let cgroup = guard.cgroup().with_file_name(name);
+        let words = r#"sleep 3600 | exec "$0" "$@""#;
+        let process = world.host().command("sh").args(["-c", words]).arg(program);
+        let process = process.args([&cgroup, &guard.bpffs().join(agents.to_string())]);
+        let process = process.arg(agents.to_string()).spawn()?;
+        let told = wait_until("all agents are governed", LIMIT, || {
+            let told = process.stdout();
+            told.ends_with('\n').then_some(told)
+        });
+        let told = told.with_context(|| process.stderr())?;
+        let (before, with) = told.trim().split_once(' ').context("no figures")?;
+        #[expect(clippy::cast_precision_loss, reason = "ten thousand at most")]
+        let memory = (with.parse::<f64>()? - before.parse::<f64>()?) / agents as f64;
+        Ok(Self {
+            agents,
+            cgroup,
+            memory,
+            _process: process,
+        })
+    }
+}
+
+fn compile(directory: &Path) -> Result<PathBuf> {
+    let compiler = client::find("cc")?.context("no C compiler")?;
+    let program = directory.join("dial");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/dial.c");
+    let compiled = Command::new(compiler)
+        .args(["-O2", "-o"])
+        .args([&program, &source])
+        .status()?;
+    ensure!(compiled.success(), "the client does not compile");
+    Ok(program)
+}
+
+/// The median and the 99th percentile of many connections to the site, in microseconds.
+fn connects<'a>(
+    dial: &Path,
+    invocation: impl FnOnce(&[&str]) -> Result<Invocation<'a>>,
+) -> Result<(f64, f64)> {
+    let dial = dial.to_str().context("a strange path")?;
+    let output = invocation(&[dial, "203.0.113.16", "7", DIALS])?.limit(LIMIT);
+    let output = output.run()?.success()?;
+    let mut times = Vec::new();
+    for line in output.stdout.lines() {
+        times.push(line.parse::<f64>()? / 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |part: usize| times.get(times.len() * part / 100).copied();
+    at(50).zip(at(99)).context("no times")
+}
+
+/// Bytes of one GiB a second, without TLS, in MiB.
+fn download<'a>(invocation: impl FnOnce(&[&str]) -> Result<Invocation<'a>>) -> Result<f64> {
+    let url = format!("http://203.0.113.16/chunked/{GIB}");
+    let told = "%{speed_download} %{size_download}";
+    let words = [
+        "curl",
+        "-sSf",
+        "-H",
+        "Host: api.example.com",
+        "-o",
+        "/dev/null",
+        "-w",
+        told,
+        &url,
+    ];
+    let output = invocation(&words)?.limit(LIMIT).run()?.success()?;
+    let (speed, size) = output.stdout.split_once(' ').context("no figures")?;
+    ensure!(size.trim() == GIB.to_string(), "{size} bytes came");
+    Ok(speed.parse::<f64>()? / f64::from(1 << 20))
+}
