@@ -40,16 +40,34 @@ pub(crate) fn flow(entry: &SocketEntry, denied: bool) -> bool {
 /// What is allowed and cannot be told is not to pass.
 #[inline(always)]
 pub(crate) fn emit(mut event: Event) -> bool {
-    number(&mut event) && EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP)).is_ok()
+    // SAFETY: helpers without arguments.
+    unsafe {
+        event.cpu = bpf_get_smp_processor_id();
+        event.time_ns = bpf_ktime_get_ns();
+    }
+    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
+    event.sequence = unsafe { add_one(sequence) } + 1;
+    EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP)).is_ok()
 }
 
 /// As [`emit`], with the name of a UNIX socket: written in place, since a program's frame has no room
-/// for it twice.
+/// for it twice. Numbered as there and not in a function of both: that would leave a copy of the event in
+/// the frame of `egress`, which is full on 6.1.
 #[inline(always)]
 pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -> bool {
-    if !number(&mut event) {
-        return false;
+    // SAFETY: helpers without arguments.
+    unsafe {
+        event.cpu = bpf_get_smp_processor_id();
+        event.time_ns = bpf_ktime_get_ns();
     }
+    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
+    event.sequence = unsafe { add_one(sequence) } + 1;
     let Some(mut record) = EVENTS.reserve_untyped::<UnixEvent>(0) else {
         return false;
     };
@@ -61,22 +79,6 @@ pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -
         (&raw mut (*place).name).write(*name);
     }
     record.submit(u64::from(BPF_RB_FORCE_WAKEUP));
-    true
-}
-
-/// Where, when, and how many before it.
-#[inline(always)]
-fn number(event: &mut Event) -> bool {
-    // SAFETY: helpers without arguments.
-    unsafe {
-        event.cpu = bpf_get_smp_processor_id();
-        event.time_ns = bpf_ktime_get_ns();
-    }
-    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
-    event.sequence = unsafe { add_one(sequence) } + 1;
     true
 }
 

@@ -13,6 +13,7 @@ mod link;
 mod profiles;
 mod published;
 mod registry;
+mod sockets;
 mod state;
 mod taken;
 mod trust;

@@ -28,6 +28,7 @@ use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
+use super::sockets;
 use super::taken::Taken;
 use crate::config::Config;
 use crate::config::text::{self, Written};
@@ -193,6 +194,10 @@ impl Keeper {
         let listeners = listeners(&self.config, &self.host);
         self.gate.put_listeners(self.host.netns, &listeners)?;
         self.settings(0)?;
+        self.gate.refuse_unix(sockets::REFUSED.iter().copied())?;
+        for lack in self.gate.lsm_lacks() {
+            tracing::warn!("{lack}");
+        }
         let attachment = self.gate.attach(&root.path)?;
         tracing::info!(cgroup = %root.path.display(), ?attachment, "the gate is up");
         for path in adopted.keys() {
