@@ -8,9 +8,11 @@ import os
 import socket
 import ssl
 import sys
+import threading
 
 socket.setdefaulttimeout(10)
 kept = {}
+poured = {}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 46: socket.AF_INET6}
 
 
@@ -123,6 +125,33 @@ def piecemeal(name, message):
     return "sent"
 
 
+def tls(name, host):
+    """A TLS connection to a name, by what the environment makes us trust."""
+    make(name, socket.AF_INET, socket.SOCK_STREAM)
+    kept[name].connect((resolve(host, 4)[0], 443))
+    kept[name] = ssl.create_default_context().wrap_socket(kept[name], server_hostname=host)
+    return "connected"
+
+
+def pour(name, piece):
+    """Sends this again and again, without waiting for it, until that fails."""
+
+    def pouring():
+        try:
+            while True:
+                kept[name].sendall(piece)
+        except OSError as error:
+            poured[name] = name_of(error)
+
+    threading.Thread(target=pouring, daemon=True).start()
+    return "begun"
+
+
+def dry(name):
+    """The error that ended a pouring; null while it goes on."""
+    return poured.get(name)
+
+
 def close(name):
     kept.pop(name).close()
     return "closed"
@@ -158,6 +187,8 @@ def name_of(error):
     if isinstance(error, socket.gaierror):
         numbers = {v: k for k, v in vars(socket).items() if k.startswith("EAI_")}
         return numbers.get(error.errno, str(error))
+    if isinstance(error, ssl.SSLError):
+        return type(error).__name__
     if isinstance(error, TimeoutError):
         return "timeout"
     return errno.errorcode.get(error.errno, str(error))

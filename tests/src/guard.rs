@@ -182,6 +182,11 @@ pub struct Guard<'w> {
 }
 
 impl Guard<'_> {
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.join("config.yaml")

@@ -38,5 +38,5 @@ pub use process::{Invocation, Output, Process};
 pub use puppet::Puppet;
 pub use tag::Tag;
 pub use wait::wait_until;
-pub use wire::Wire;
+pub use wire::{Destination, MARK, Wire};
 pub use world::{World, WorldBuilder, address};

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::AddressFamily;
@@ -41,9 +41,15 @@ pub struct Destination {
     pub port: Option<u16>,
 }
 
+/// What a packet says that the escape suite sends: this and letters and digits behind it.
+pub const MARK: &[u8] = b"escape";
+
 #[derive(Debug, Default)]
 struct Counts {
     packets: HashMap<Destination, u64>,
+    marks: HashMap<String, u64>,
+    /// When the last one was read.
+    last: HashMap<IpAddr, Instant>,
     overflow: bool,
 }
 
@@ -85,6 +91,20 @@ impl Wire {
             bail!("more than {DESTINATIONS} destinations on the wire");
         }
         Ok(counts.packets.clone())
+    }
+
+    /// The marks of packets so far, of any protocol, with how many had each.
+    pub(crate) fn marks(&self) -> HashMap<String, u64> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.marks.clone()
+    }
+}
+
+impl Wire {
+    /// When the last packet for an address was seen.
+    pub(crate) fn last(&self, ip: IpAddr) -> Option<Instant> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.last.get(&ip).copied()
     }
 }
 
@@ -134,19 +154,37 @@ fn read(socket: &Socket, counts: &Mutex<Counts>, stop: &AtomicBool) {
                 return;
             }
         };
-        if let Some(destination) = packet.get(..length).and_then(destination) {
+        let packet = packet.get(..length).unwrap_or_default();
+        if let Some(mark) = mark(packet) {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            if counts.marks.len() < DESTINATIONS {
+                *counts.marks.entry(mark).or_default() += 1;
+            } else {
+                counts.overflow = true;
+            }
+        }
+        if let Some(destination) = destination(packet) {
             let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
             if counts.packets.len() >= DESTINATIONS && !counts.packets.contains_key(&destination) {
                 counts.overflow = true;
                 return;
             }
+            counts.last.insert(destination.ip, Instant::now());
             *counts.packets.entry(destination).or_default() += 1;
         }
     }
 }
 
-/// As much of a packet as we look at: an IPv4 header with all options, and the ports.
-const HEAD: usize = 64;
+/// As much of a packet as we look at: the headers, and the beginning of what it says.
+const HEAD: usize = 256;
+
+/// The first mark in a packet.
+fn mark(packet: &[u8]) -> Option<String> {
+    let at = packet.windows(MARK.len()).position(|bytes| bytes == MARK)?;
+    let text = packet.get(at..)?.iter();
+    let text = text.take_while(|byte| byte.is_ascii_alphanumeric());
+    Some(text.map(|byte| char::from(*byte)).collect())
+}
 
 /// Where an IP packet goes; none for what is not IP.
 fn destination(packet: &[u8]) -> Option<Destination> {
@@ -210,6 +248,15 @@ mod tests {
                 port: Some(443),
             })
         );
+    }
+
+    #[test]
+    fn a_mark_is_found_wherever_it_stands() {
+        assert_eq!(
+            mark(b"\0\x09escape12a\x07example").as_deref(),
+            Some("escape12a")
+        );
+        assert_eq!(mark(b"escap"), None);
     }
 
     #[test]

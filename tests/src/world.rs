@@ -1,11 +1,12 @@
 //! The picture: two namespaces, a wire between them, and who lives there.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -306,6 +307,11 @@ impl World {
         Ok(to.map(|(_, count)| count).sum())
     }
 
+    /// When the last packet arrived at an address, a moment late at most.
+    pub fn last_arrival(&self, ip: IpAddr) -> Option<Instant> {
+        self.wire.last(ip)
+    }
+
     /// How many packets have arrived at addresses of the canary.
     ///
     /// # Errors
@@ -313,6 +319,16 @@ impl World {
     pub fn canary(&self) -> Result<u64> {
         let [four, six] = address::CANARY;
         Ok(self.arrivals(four)? + self.arrivals(six)?)
+    }
+
+    /// The marks of the packets on the wire ([`crate::MARK`]), of any protocol, with how many had
+    /// each; as [`World::arrivals`].
+    ///
+    /// # Errors
+    /// As [`World::arrivals`].
+    pub fn marks(&self) -> Result<HashMap<String, u64>> {
+        self.all_arrivals()?;
+        Ok(self.wire.marks())
     }
 
     /// Every destination on the wire and how many packets arrived for it, as [`World::arrivals`].

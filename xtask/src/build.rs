@@ -1,6 +1,9 @@
 //! Compiles the gate and the program that loads it.
 
-use anyhow::Result;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
 
 use crate::workspace::Workspace;
 use crate::{bpf, exec, setup};
@@ -19,13 +22,25 @@ pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<()> {
     }
     exec::run(&mut cargo)?;
     let profile = if release { "release" } else { "debug" };
-    println!(
-        "{}",
-        workspace
-            .target()
-            .join(profile)
-            .join("agentguard")
-            .display()
+    let program = workspace.target().join(profile).join("agentguard");
+    if release {
+        refuse_hook(&program)?;
+    }
+    println!("{}", program.display());
+    Ok(())
+}
+
+/// What debug builds have so that tests can see a worker attack its host (the keeper's
+/// `worker::hostile`).
+const HOOK: &[u8] = b"AGENTGUARD_TEST_WORKER";
+
+/// Makes sure that a program for production has no such thing.
+fn refuse_hook(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    ensure!(
+        !bytes.windows(HOOK.len()).any(|window| window == HOOK),
+        "{} has the tests' hook in its worker; hint: the release profile must not have debug-assertions",
+        program.display()
     );
     Ok(())
 }

@@ -123,6 +123,25 @@ pub struct AgentStatus {
     /// Runs of `agentguard run` that have not ended.
     #[serde(default)]
     pub runs: u32,
+    /// That nothing leaves it and nothing reaches it, whatever the policy says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
+}
+
+/// That nothing leaves an agent and nothing reaches it, until an operator releases it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Quarantine {
+    /// Since when.
+    pub since: Timestamp,
+    /// The user id of who ordered it. Absent where that was not written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Why, as they said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether its processes are stopped.
+    #[serde(default)]
+    pub frozen: bool,
 }
 
 /// Where the proxy and the resolver listen in one network namespace.

@@ -98,7 +98,11 @@ impl ClientError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoDaemon { .. } => Some(how_to_start(None)),
-            Self::NotAllowed { .. } => Some("run the command as root".into()),
+            Self::NotAllowed { .. } => Some(format!(
+                "run the command as root; questions can also be asked by members of the group {}, \
+                 where the host has it",
+                crate::peer::READERS
+            )),
             Self::Silent { .. } | Self::Connection { .. } => {
                 Some("look at the daemon's log: journalctl -u agentguard".into())
             }

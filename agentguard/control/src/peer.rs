@@ -1,7 +1,7 @@
 //! Who may speak to the control socket.
 //!
-//! Only the host's root, and never a process that is itself governed: an agent must not be a client
-//! of its own guard, whatever user it runs as. The kernel says who connected (`SO_PEERCRED`,
+//! The host's root, and members of one group that may read, and never a process that is itself
+//! governed: an agent must not be a client of its own guard, whatever user it runs as. The kernel says who connected (`SO_PEERCRED`,
 //! `SO_PEERPIDFD`); its cgroup is read from `/proc/PID/cgroup` while a pidfd shows that the process
 //! still lives, so that the number cannot have passed to another process in between.
 //!
@@ -22,11 +22,19 @@ use rustix::time::{ClockId, clock_gettime};
 /// `USER_HZ`: the unit of times in `/proc/PID/stat` on every architecture the guard runs on.
 const TICKS_PER_SECOND: u64 = 100;
 
+/// The group whose members may read everything on the control socket, where the host has it.
+pub const READERS: &str = "agentguard-read";
+
 /// Why a peer is refused.
 #[derive(Debug)]
 pub enum Refusal {
     /// It does not run as root.
     NotRoot {
+        /// Its user.
+        uid: u32,
+    },
+    /// It does not run as root, nor in the group that may read.
+    NoReader {
         /// Its user.
         uid: u32,
     },
@@ -50,6 +58,10 @@ impl fmt::Display for Refusal {
                     "only root may read from the guard, and this is user {uid}"
                 )
             }
+            Self::NoReader { uid } => write!(
+                f,
+                "only root and the group {READERS} may read from the guard, and this is user {uid}"
+            ),
             Self::Governed { cgroup } => write!(
                 f,
                 "the caller runs as an agent (cgroup {cgroup}), and an agent may not ask its own guard"
@@ -78,14 +90,24 @@ impl Accepted {
 
 /// Decides whether the process at the other end of `socket` may be served. `governed` are the
 /// governed cgroups as `/proc/PID/cgroup` writes them: absolute within the hierarchy. While none is
-/// known, nobody is served.
+/// known, nobody is served. `readers` is the number of the group [`READERS`]; without it only root is
+/// served. A member of it had it when it connected, as its own or among the others.
 pub(crate) fn authorise(
     socket: OwnedFd,
     accepted: Accepted,
     governed: &[String],
+    readers: Option<u32>,
 ) -> Result<(), Refusal> {
     let peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
-    judge(peer.uid, peer.pid, peer.pidfd, accepted, governed)
+    match readers {
+        Some(readers) if peer.uid != 0 => {
+            if peer.gid != readers && !peer.groups.contains(&readers) {
+                return Err(Refusal::NoReader { uid: peer.uid });
+            }
+            ungoverned(peer.pid, peer.pidfd, accepted, governed)
+        }
+        _ => judge(peer.uid, peer.pid, peer.pidfd, accepted, governed),
+    }
 }
 
 /// The same for a peer of which the kernel told already: its user, its process, and a descriptor of
@@ -103,6 +125,16 @@ pub fn judge(
     if uid != 0 {
         return Err(Refusal::NotRoot { uid });
     }
+    ungoverned(pid, pidfd, accepted, governed)
+}
+
+/// Whether a process is in no governed cgroup.
+fn ungoverned(
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+    accepted: Accepted,
+    governed: &[String],
+) -> Result<(), Refusal> {
     // A guard that governs nothing does not exist: there is the root of all agents at least.
     if governed.is_empty() {
         return Err(Refusal::Unknown(io::Error::other(
@@ -228,7 +260,12 @@ mod tests {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = unified(&own).unwrap().to_owned();
         let root = rustix::process::geteuid().is_root();
-        match authorise(ours.into(), Accepted::now(), std::slice::from_ref(&own)) {
+        match authorise(
+            ours.into(),
+            Accepted::now(),
+            std::slice::from_ref(&own),
+            None,
+        ) {
             Err(Refusal::Governed { cgroup }) => assert_eq!(cgroup, own),
             Err(Refusal::NotRoot { .. }) => assert!(!root),
             other => panic!("{other:?}"),
@@ -239,7 +276,7 @@ mod tests {
     fn while_no_governed_cgroup_is_known_nobody_is_served() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert!(matches!(
-            authorise(ours.into(), Accepted::now(), &[]),
+            authorise(ours.into(), Accepted::now(), &[], None),
             Err(Refusal::Unknown(_) | Refusal::NotRoot { .. })
         ));
     }

@@ -30,14 +30,17 @@ use crate::api::{
     AgentStatus, Agents, DEFAULT_LIMIT, GuardStatus, Line, NOTICES, PolicyAgent, PolicyRule,
     PolicyView, Problem, ProblemCode, Status, VerdictQuery, Verdicts,
 };
-use crate::peer::{Accepted, Refusal, authorise};
+use crate::peer::{Accepted, READERS, Refusal, authorise};
 
 /// How often a followed answer shows that it is alive, with an empty line.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Connections that are served at once. Further ones wait in the listener's queue; those who may
-/// connect are root's.
+/// Connections of root that are served at once. Further ones wait in the listener's queue.
 const CONNECTIONS: usize = 64;
+
+/// Connections of other users that are open at once, those that are refused among them. Further ones
+/// are closed: nobody keeps root from asking.
+const CONNECTIONS_OF_OTHERS: usize = 32;
 
 /// Bytes of a request's head, at most; a longer one is answered 431 and closed.
 const MAX_HEAD: usize = 16 * 1024;
@@ -68,6 +71,8 @@ pub struct Sources {
     /// The governed cgroups as `/proc/PID/cgroup` writes them (absolute within the hierarchy): a
     /// process in one of these or below is served nothing, and while there is none nobody is.
     pub governed: watch::Receiver<Vec<String>>,
+    /// The group whose members may read everything; without one only root may.
+    pub readers: Option<u32>,
 }
 
 /// Serves connections until `shutdown`, then ends them within two seconds.
@@ -79,12 +84,13 @@ pub struct Sources {
 /// A dropped future stops accepting; connections go on until `shutdown`.
 pub async fn serve(listener: UnixListener, sources: Sources, shutdown: CancellationToken) {
     let sources = Arc::new(sources);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let roots = Arc::new(Semaphore::new(CONNECTIONS));
+    let others = Arc::new(Semaphore::new(CONNECTIONS_OF_OTHERS));
     let tasks = TaskTracker::new();
     loop {
         let accepted = async {
             // The semaphore is never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+            let permit = Arc::clone(&roots).acquire_owned().await.ok()?;
             Some((listener.accept().await, permit))
         };
         let (accepted, permit) = tokio::select! {
@@ -96,6 +102,16 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
         };
         match accepted {
             Ok((stream, _)) => {
+                let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+                let permit = if root {
+                    permit
+                } else {
+                    drop(permit);
+                    match Arc::clone(&others).try_acquire_owned() {
+                        Ok(permit) => permit,
+                        Err(_) => continue,
+                    }
+                };
                 let connection = connection(
                     stream,
                     Accepted::now(),
@@ -142,7 +158,7 @@ async fn connection(
                 Ok(()) => answer(request, &sources, shutdown).await,
                 Err(refusal) => refuse(
                     &Problem::new(ProblemCode::Forbidden, refusal.to_string())
-                        .hint("ask as root, from outside the agents"),
+                        .hint(how_to_ask(refusal)),
                 ),
             })
         }
@@ -170,6 +186,16 @@ async fn connection(
     }
 }
 
+/// What to do about a refusal.
+fn how_to_ask(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoReader { .. } => {
+            format!("ask as root, or become a member of the group {READERS} and log in anew")
+        }
+        _ => "ask as root, from outside the agents".to_owned(),
+    }
+}
+
 /// Whether the peer may ask. Reads `/proc`, so it runs where blocking is allowed.
 async fn admit(stream: &UnixStream, accepted: Accepted, sources: &Sources) -> Result<(), Refusal> {
     let socket = stream
@@ -177,7 +203,8 @@ async fn admit(stream: &UnixStream, accepted: Accepted, sources: &Sources) -> Re
         .try_clone_to_owned()
         .map_err(Refusal::Unknown)?;
     let governed = sources.governed.borrow().clone();
-    tokio::task::spawn_blocking(move || authorise(socket, accepted, &governed))
+    let readers = sources.readers;
+    tokio::task::spawn_blocking(move || authorise(socket, accepted, &governed, readers))
         .await
         .unwrap_or_else(|died| Err(Refusal::Unknown(io::Error::other(died))))
 }

@@ -90,6 +90,7 @@ impl World {
             agents: agents_seen,
             guard: guard_seen,
             governed: governed_seen,
+            readers: Some(READERS),
         };
         let server = tokio::spawn(serve(listener, sources, shutdown.clone()));
         Self {
@@ -151,6 +152,7 @@ fn agent_status() -> AgentStatus {
         mode: Mode::Shadow,
         cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
         runs: 1,
+        quarantine: None,
     }
 }
 
@@ -479,25 +481,79 @@ async fn root_inside_an_agent_is_refused_every_question() {
     assert!(world.client().await.status().await.is_ok());
 }
 
-/// Needs root, as everything that the guard does: the test becomes another user in one thread.
-#[tokio::test]
-async fn another_user_is_refused() {
-    let world = World::new().await;
+/// The number of the group that may read.
+const READERS: u32 = 64_301;
+
+/// Asks as another user: a thread becomes one and ends. Needs root, as everything that the guard does.
+async fn ask_as(world: &World, gid: u32, groups: &'static [u32]) -> String {
     let socket = world.socket();
     let caller = move || {
         let nobody = rustix::process::Uid::from_raw(65534);
-        // The kernel's call, which changes this thread alone; it ends with the thread.
+        let gid = rustix::process::Gid::from_raw(gid);
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|group| rustix::process::Gid::from_raw(*group))
+            .collect();
+        // The kernel's calls, which change this thread alone.
+        rustix::thread::set_thread_groups(&groups).unwrap();
+        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
         exchange(&socket, "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
     };
-    let answer = tokio::task::spawn_blocking(|| std::thread::spawn(caller).join().unwrap())
+    tokio::task::spawn_blocking(|| std::thread::spawn(caller).join().unwrap())
         .await
-        .unwrap();
+        .unwrap()
+}
+
+#[tokio::test]
+async fn other_users_are_served_as_members_of_the_group_that_may_read() {
+    let world = World::new().await;
+    for (gid, groups) in [(65534, &[][..]), (65534, &[4, 64_302])] {
+        let answer = ask_as(&world, gid, groups).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        let told = "only root and the group agentguard-read may read from the guard, and this is user 65534";
+        assert!(answer.contains(told), "{answer}");
+        assert!(answer.contains("become a member of the group"), "{answer}");
+    }
+    for (gid, groups) in [(READERS, &[][..]), (65534, &[4, READERS])] {
+        let answer = ask_as(&world, gid, groups).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // A member that is an agent is an agent.
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+    world.governed.send_replace(vec![own.unwrap().to_owned()]);
+    let answer = ask_as(&world, READERS, &[]).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(
-        answer.contains("only root may read from the guard, and this is user 65534"),
+        answer.contains("an agent may not ask its own guard"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn other_users_do_not_keep_root_from_asking() {
+    let world = World::new().await;
+    let socket = world.socket();
+    let (ready, waiting) = std::sync::mpsc::channel();
+    let (done, end) = std::sync::mpsc::channel::<()>();
+    let crowd = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        // Far more than there are seats, and they say nothing.
+        let open: Vec<_> = (0..200)
+            .map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap())
+            .collect();
+        ready.send(()).unwrap();
+        let _ = end.recv();
+        drop(open);
+    });
+    tokio::task::spawn_blocking(move || waiting.recv().unwrap())
+        .await
+        .unwrap();
+    assert!(world.client().await.status().await.is_ok());
+    drop(done);
+    crowd.join().unwrap();
 }
 
 #[tokio::test]

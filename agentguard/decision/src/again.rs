@@ -1,4 +1,5 @@
-//! Deciding again on what is under way: when the policy changes, when a request grows.
+//! Deciding again on what is under way: when the policy changes, when its agent is quarantined, when a
+//! request grows.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -79,10 +80,11 @@ impl<R: Recorder> Decider<R> {
                 ruling.matched.clear();
             }
             ruled();
-            ruling
-                .reason
-                .message
-                .push_str(" (the policy changed while this was under way)");
+            let since = match ruling.reason.code {
+                ReasonCode::Quarantined => " (this was under way)",
+                _ => " (the policy changed while this was under way)",
+            };
+            ruling.reason.message.push_str(since);
             let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);
             return concluded.await;
         }

@@ -479,6 +479,11 @@ impl<R: Recorder> Decider<R> {
         policy: &'a Policy,
         id: AgentId,
     ) -> Result<&'a AgentPolicy, Reason> {
+        if self.directory.is_quarantined(id) {
+            // Why is the operator's: agents read this.
+            let message = "The agent is quarantined.";
+            return Err(Reason::new(ReasonCode::Quarantined, message));
+        }
         let unknown = |name: &str| {
             Reason::new(
                 ReasonCode::NoAgent,

@@ -1,10 +1,11 @@
 //! Who is who: the numbers that the kernel tells, and what they stand for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use agentguard_model::{Agent, AgentId, AgentName, Context, Labels};
 use agentguard_policy::Policy;
+use tokio_util::sync::CancellationToken;
 
 /// Agents and runs by their numbers. Looked at once per decision, changed when a run begins or
 /// ends: a plain lock, held for a look-up.
@@ -17,6 +18,10 @@ pub struct Directory {
 struct Inner {
     agents: HashMap<AgentId, AgentName>,
     runs: HashMap<u32, Run>,
+    quarantined: HashSet<AgentId>,
+    /// Of each agent for which something was under way since it was last released: cancelled when it
+    /// is quarantined.
+    cuts: HashMap<AgentId, CancellationToken>,
 }
 
 /// What is known of a run.
@@ -46,6 +51,47 @@ impl Directory {
         self.write(|inner| {
             inner.runs.remove(&number);
         });
+    }
+
+    /// An agent is quarantined, or not any more. Decisions from now on say so; what is under way hears
+    /// of it with [`Self::cut`].
+    pub(crate) fn quarantine(&self, id: AgentId, quarantined: bool) {
+        self.write(|inner| {
+            if quarantined {
+                inner.quarantined.insert(id);
+            } else {
+                inner.quarantined.remove(&id);
+                inner.cuts.remove(&id);
+            }
+        });
+    }
+
+    /// Ends what is under way for an agent.
+    pub(crate) fn cut(&self, id: AgentId) {
+        if let Some(token) = self.read(|inner| inner.cuts.get(&id).cloned()) {
+            token.cancel();
+        }
+    }
+
+    /// Whether an agent is quarantined.
+    #[must_use]
+    pub fn is_quarantined(&self, id: AgentId) -> bool {
+        self.read(|inner| inner.quarantined.contains(&id))
+    }
+
+    /// Cancelled when an agent is quarantined; already, if it is.
+    #[must_use]
+    pub fn cut_of(&self, id: AgentId) -> CancellationToken {
+        if let Some(token) = self.read(|inner| inner.cuts.get(&id).cloned()) {
+            return token;
+        }
+        self.write(|inner| {
+            let token = inner.cuts.entry(id).or_default();
+            if inner.quarantined.contains(&id) {
+                token.cancel();
+            }
+            token.clone()
+        })
     }
 
     /// The name behind a number.
@@ -91,7 +137,7 @@ impl Directory {
         look(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, change: impl FnOnce(&mut Inner)) {
-        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+    fn write<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
     }
 }

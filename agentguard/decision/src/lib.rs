@@ -14,6 +14,7 @@ mod asked;
 mod decider;
 mod directory;
 mod kernel;
+mod operator;
 mod policies;
 mod port;
 
@@ -21,6 +22,7 @@ pub use again::Changes;
 pub use asked::Asked;
 pub use decider::Decider;
 pub use directory::Directory;
+pub use operator::Change;
 pub use policies::Policies;
 pub use port::{Client, Decided, Foreseen, RecordRefused, Recorder, Target};
 

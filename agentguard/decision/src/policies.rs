@@ -47,6 +47,11 @@ impl Policies {
         self.generation.send_replace(generation);
     }
 
+    /// What is under way is to be decided again under the same one: something else has changed.
+    pub(crate) fn touch(&self) {
+        self.generation.send_modify(|_| {});
+    }
+
     /// Notices when another one is put in force.
     pub(crate) fn changes(&self) -> Changes {
         Changes::new(self.generation.subscribe())

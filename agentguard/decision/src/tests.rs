@@ -537,3 +537,56 @@ async fn a_request_that_says_that_it_is_too_large_is_denied_at_once() {
     assert!(!decider.request(&client, &target, &[], &asked).await.allowed);
     assert_eq!(last(&decider).action.body, Some(21));
 }
+
+#[tokio::test]
+async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not() {
+    let decider = decider();
+    let (mine, others) = (client(1), client(2));
+    let api = target("api.example.com", 443);
+    let changes = decider.changes();
+    let cut = decider.directory().cut_of(mine.agent);
+    let other = decider.directory().cut_of(others.agent);
+    let going = decider.revoked(changes, &mine, || api.clone(), || None, None, || {});
+    decider.quarantine(mine.agent, true);
+    let denied = going.await;
+    assert_eq!(denied.reason.code, ReasonCode::Quarantined);
+    assert_eq!(
+        denied.reason.message,
+        "The agent is quarantined. (this was under way)"
+    );
+    assert!(cut.is_cancelled() && !other.is_cancelled());
+    assert!(decider.directory().cut_of(mine.agent).is_cancelled());
+    assert_eq!(decider.foresee(&mine, &api), Foreseen::Deny);
+    assert!(!decider.connection(&mine, &api).await.allowed);
+    let name = decider.name(mine.agent, &"api.example.com".parse().unwrap());
+    assert_eq!(name.reason.code, ReasonCode::Quarantined);
+    // Also one that is only observed.
+    decider.quarantine(others.agent, true);
+    assert!(!decider.connection(&others, &api).await.allowed);
+
+    decider.quarantine(mine.agent, false);
+    assert!(decider.connection(&mine, &api).await.allowed);
+    assert!(!decider.directory().cut_of(mine.agent).is_cancelled());
+}
+
+#[tokio::test]
+async fn what_an_operator_did_is_recorded_with_who_and_why() {
+    let decider = decider();
+    let change = crate::Change {
+        done: "quarantine".to_owned(),
+        message: "coder was quarantined by uid 0: ticket 42".to_owned(),
+        uid: 0,
+        agent: Some("coder".parse().unwrap()),
+    };
+    decider.changed(change).await.unwrap();
+    let decision = decider.recorder().decisions.lock().unwrap()[0].clone();
+    assert_eq!(decision.action.kind, ActionKind::Administration);
+    assert_eq!(decision.action.method.as_deref(), Some("quarantine"));
+    assert_eq!(
+        (decision.layer, decision.verdict),
+        (Layer::Operator, Verdict::Allow)
+    );
+    assert_eq!(decision.reason.code, ReasonCode::Operator);
+    assert_eq!(decision.context.user.as_deref(), Some("uid 0"));
+    assert_eq!(decision.agent.unwrap().labels["tenant"], "acme");
+}

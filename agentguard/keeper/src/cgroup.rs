@@ -79,6 +79,21 @@ impl Cgroup {
     }
 }
 
+/// Stops every process in a cgroup and below it, or lets them go on (`cgroup.freeze`, Linux 5.2). Stopping
+/// takes effect in a moment, not at once; it holds for processes that come later. A process that is
+/// stopped like this can be killed.
+///
+/// # Errors
+/// The cgroup is gone, or its file cannot be written.
+pub fn freeze(path: &Path, frozen: bool) -> io::Result<()> {
+    let value = if frozen { "1" } else { "0" };
+    // Not created where it is not there: that would be no cgroup.
+    let mut file = File::options()
+        .write(true)
+        .open(path.join("cgroup.freeze"))?;
+    io::Write::write_all(&mut file, value.as_bytes())
+}
+
 /// Removes a cgroup and the empty ones below it. One with a process in it stays.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! - [`gate`]: the kernel programs and their maps.
 //! - [`namespace`], [`cgroup`]: where agents live and where the guard listens.
+//! - [`sockets`]: ending what an agent has open.
 //! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
 //! - [`spawn`]: running a command as an agent.
 //! - [`ca`]: the certificate authority behind inspection.
@@ -17,6 +18,8 @@ pub mod gate;
 pub mod message;
 pub mod namespace;
 pub mod packet;
+mod seccomp;
 pub mod signals;
+pub mod sockets;
 pub mod spawn;
 pub mod worker;

@@ -58,6 +58,19 @@ pub enum ToWorker {
         /// Its number.
         run: u32,
     },
+    /// An agent is quarantined, or not any more. What is under way for it ends at once; answered with
+    /// [`ToKeeper::Cut`] once it has.
+    Quarantine {
+        /// A number to answer with.
+        number: u32,
+        /// The agent.
+        agent: AgentId,
+        /// It is.
+        quarantined: bool,
+    },
+    /// Somebody changed the guard. It is to be recorded, and told with [`ToKeeper::Recorded`] when it is;
+    /// until then it is told again to each new worker.
+    Deed(Box<Deed>),
     /// What became of [`ToKeeper::Publish`].
     Published {
         /// The number of the request.
@@ -95,6 +108,8 @@ pub struct Start {
     /// Cgroup paths, as `/proc/PID/cgroup` shows them, below which nobody may use the control
     /// socket.
     pub governed: Vec<String>,
+    /// The group whose members may read everything on the control socket, where the host has it.
+    pub readers: Option<u32>,
     /// What this host or kernel lacks, and what that means.
     pub degraded: Vec<String>,
     /// The keeper's process id.
@@ -140,6 +155,60 @@ pub struct AgentState {
     pub cgroups: Vec<String>,
     /// Runs that have not ended.
     pub runs: u32,
+    /// That nothing may leave it or reach it.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// The characters of a [`Quarantine::reason`], at most.
+pub const MAX_REASON: usize = 500;
+
+/// That nothing may leave an agent or reach it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Quarantine {
+    /// Since when, in seconds since the epoch.
+    pub since: u64,
+    /// The user id of who ordered it, in the initial user namespace. `None`: it was found in the
+    /// kernel, and who ordered it was not written down.
+    pub uid: Option<u32>,
+    /// Why, as they said: at most [`MAX_REASON`] characters. For operators; no agent is told.
+    pub reason: Option<String>,
+    /// Whether its processes are stopped.
+    pub frozen: bool,
+}
+
+/// A change to the guard itself, for the record.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Deed {
+    /// A number of its own, for good.
+    pub number: u64,
+    /// When it was done, in seconds since the epoch.
+    pub time: u64,
+    /// The user id of who ordered it, in the initial user namespace.
+    pub uid: u32,
+    /// The agent it was done to.
+    pub agent: Option<AgentName>,
+    /// What was done.
+    pub done: Done,
+}
+
+/// What was done to the guard.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Done {
+    /// An agent was quarantined.
+    Quarantined {
+        /// Why, as the operator said.
+        reason: Option<String>,
+        /// Whether its processes were stopped.
+        frozen: bool,
+    },
+    /// An agent was released from quarantine.
+    Released,
+    /// The gate was taken off everything while no daemon ran.
+    Detached {
+        /// How many cgroups carried it.
+        cgroups: u32,
+    },
 }
 
 /// Worker to keeper.
@@ -156,6 +225,16 @@ pub enum ToKeeper {
     Taken {
         /// The policy's number.
         generation: u32,
+    },
+    /// What was under way for the agent of [`ToWorker::Quarantine`] has ended.
+    Cut {
+        /// The number.
+        number: u32,
+    },
+    /// [`ToWorker::Deed`] is in the record.
+    Recorded {
+        /// Its number.
+        number: u64,
     },
     /// A sign of life, some times a second: without one for long, direct flows do not begin.
     Alive,
@@ -246,6 +325,20 @@ pub enum Command {
         /// It signs from now on, not only after the overlap.
         at_once: bool,
     },
+    /// Let nothing leave an agent or reach it, whatever the policy says, until it is released.
+    Quarantine {
+        /// The agent.
+        name: AgentName,
+        /// Why, for operators: at most [`MAX_REASON`] characters.
+        reason: Option<String>,
+        /// Stop its processes, too.
+        freeze: bool,
+    },
+    /// End [`Command::Quarantine`].
+    Release {
+        /// The agent.
+        name: AgentName,
+    },
 }
 
 /// The keeper's answer to everything but [`Command::Run`].
@@ -258,7 +351,7 @@ pub enum Answer {
         /// What was done, for a person.
         text: String,
     },
-    /// Not done, and nothing changed.
+    /// Not done, and nothing changed, unless the message says what did.
     Refused {
         /// Why.
         message: String,

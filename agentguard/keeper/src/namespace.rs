@@ -244,10 +244,21 @@ impl Isolated {
 /// # Errors
 /// [`NamespaceError`].
 pub fn listen_inside(netns: BorrowedFd<'_>, ports: Ports) -> Result<Listening, NamespaceError> {
+    inside(netns, || Listening::here(ports))?
+}
+
+/// Does something inside a network namespace, on a thread of its own.
+///
+/// # Errors
+/// [`NamespaceError::Sys`]: it cannot be entered.
+pub fn inside<T: Send>(
+    netns: BorrowedFd<'_>,
+    run: impl FnOnce() -> T + Send,
+) -> Result<T, NamespaceError> {
     on_a_thread(|| {
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
             .map_err(sys("enter a network namespace"))?;
-        Listening::here(ports)
+        Ok(run())
     })
 }
 

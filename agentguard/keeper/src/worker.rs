@@ -1,17 +1,25 @@
 //! The worker's process: this same program again, with less power.
 //!
 //! It gets one end of a socket pair as its standard input, and nothing else but what comes through
-//! that. Its user and groups are its own before it executes; it drops the rest itself
-//! ([`renounce`]).
+//! that. Before it executes it has a user, groups and mounts of its own ([`mounts`]), no chance to gain
+//! anything by executing something, and limits; it drops the rest itself, and confines itself to the
+//! system calls that it makes ([`renounce`], `calls`).
+
+mod calls;
+#[cfg(debug_assertions)]
+pub mod hostile;
+pub mod mounts;
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::packet::{self, Packet};
+use crate::spawn::child::sys;
+use mounts::Mounts;
 
 /// The user and group that the worker runs as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,34 +31,117 @@ pub struct WorkerUser {
 }
 
 /// Environment variables that the worker inherits: what it logs, and how it is debugged.
-const KEPT: [&str; 3] = ["RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
+const KEPT: &[&str] = &[
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "NO_COLOR",
+    #[cfg(debug_assertions)]
+    hostile::VARIABLE,
+];
+
+/// Threads of its user, at most: the runtime's, those for blocking calls (512) and its own are some
+/// hundreds.
+const MOST_THREADS: u64 = 4096;
+
+/// The highest number that a capability can have.
+const CAPABILITIES: u32 = 63;
 
 /// Starts a worker.
 ///
 /// # Errors
 /// The system calls'.
-pub fn start(user: WorkerUser) -> io::Result<(Child, Packet)> {
+pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
     let (ours, theirs) = packet::pair()?;
     let kept = KEPT
-        .into_iter()
+        .iter()
         .filter_map(|name| std::env::var_os(name).map(|value| (name, value)));
-    let child = Command::new("/proc/self/exe")
+    // Where processor time is limited by cgroups cannot be seen from where the worker is.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let place = Place {
+        user,
+        namespace: mounts.namespace.as_raw_fd(),
+        root: mounts.root.as_raw_fd(),
+        files: rustix::process::getrlimit(rustix::process::Resource::Nofile)
+            .maximum
+            .unwrap_or(libc::RLIM64_INFINITY),
+    };
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg0("agentguard-worker")
         .arg("worker")
         .env_clear()
+        .env("TOKIO_WORKER_THREADS", threads.to_string())
         .envs(kept)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        // The groups of the keeper go with its user (std calls setgroups).
-        .uid(user.uid)
-        .gid(user.gid)
-        .spawn()?;
-    Ok((child, ours))
+        .stdout(Stdio::null());
+    // SAFETY: `take` only calls the system; it allocates, locks and panics nowhere.
+    unsafe { command.pre_exec(move || place.take()) };
+    Ok((command.spawn()?, ours))
 }
 
-/// Gives up, for this process and for good, what a change of user leaves: capabilities, and the
-/// chance to gain any by executing something. Ends with the keeper.
+/// Whether a worker ended because it made a system call that it never makes: it was taken over.
+#[must_use]
+pub fn was_hostile(status: ExitStatus) -> bool {
+    status.signal() == Some(libc::SIGSYS)
+}
+
+/// Where the worker executes. Plain numbers: this goes through `fork`.
+#[derive(Clone, Copy)]
+struct Place {
+    user: WorkerUser,
+    namespace: RawFd,
+    root: RawFd,
+    /// Open files, at most.
+    files: u64,
+}
+
+impl Place {
+    /// Puts this process there. Between `fork` and `execve` of a process with many threads: whatever
+    /// lock another thread held is held for ever. The C library's own `setresuid` would look for
+    /// threads.
+    fn take(self) -> io::Result<()> {
+        let errno = io::Error::from_raw_os_error;
+        let WorkerUser { uid, gid } = self.user;
+        // SAFETY: plain numbers, paths that are C strings, and a limit that is read.
+        unsafe {
+            sys!(libc::SYS_setns, self.namespace, libc::CLONE_NEWNS).map_err(errno)?;
+            // The namespace's root; the keeper's own, if that is a directory of it.
+            sys!(libc::SYS_fchdir, self.root).map_err(errno)?;
+            sys!(libc::SYS_chroot, c".".as_ptr()).map_err(errno)?;
+            for (resource, most) in [
+                (libc::RLIMIT_CORE, 0),
+                (libc::RLIMIT_NPROC, MOST_THREADS),
+                (libc::RLIMIT_NOFILE, self.files),
+            ] {
+                let limit = libc::rlimit64 {
+                    rlim_cur: most,
+                    rlim_max: most,
+                };
+                let old = std::ptr::null_mut::<libc::rlimit64>();
+                sys!(libc::SYS_prlimit64, 0, resource, &raw const limit, old).map_err(errno)?;
+            }
+            for capability in 0..=CAPABILITIES {
+                // Beyond the last one there is nothing to drop.
+                let dropped = sys!(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+                match dropped {
+                    Ok(_) => {}
+                    Err(libc::EINVAL) => break,
+                    Err(error) => return Err(errno(error)),
+                }
+            }
+            let none = std::ptr::null::<libc::gid_t>();
+            sys!(libc::SYS_setgroups, 0, none).map_err(errno)?;
+            sys!(libc::SYS_setresgid, gid, gid, gid).map_err(errno)?;
+            sys!(libc::SYS_setresuid, uid, uid, uid).map_err(errno)?;
+            sys!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).map_err(errno)?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives up, for this process and for good, what a change of user leaves: capabilities, and every
+/// system call but those that it makes. Ends with the keeper.
 ///
 /// # Errors
 /// The system calls'.
@@ -68,7 +159,7 @@ pub fn renounce() -> io::Result<()> {
     )?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    Ok(())
+    calls::confine()
 }
 
 /// The keeper's end, from the worker's standard input.

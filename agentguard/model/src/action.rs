@@ -28,7 +28,7 @@ pub enum ActionKind {
     LlmCall,
     /// A call to a tool.
     ToolCall,
-    /// A change to the guard itself: policy load, agent added or removed, detachment.
+    /// A change to the guard itself: an agent quarantined or released, the gate taken off.
     Administration,
 }
 
@@ -96,7 +96,7 @@ pub struct Action {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The HTTP method; for a DNS query the record types asked for; for a socket its family, type
-    /// and protocol.
+    /// and protocol; for a change to the guard what was done: `quarantine`, `release`, `detach_all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The path of an HTTP request, canonical, without the query; for a UNIX socket what its owner called

@@ -92,6 +92,8 @@ pub enum Layer {
     Proxy,
     /// In a hook of the agent's own.
     Hook,
+    /// By an operator, who changed the guard itself.
+    Operator,
 }
 
 /// Where a rule stands.

@@ -1,5 +1,6 @@
 //! An agent as the policy knows it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use agentguard_model::{AgentName, Handling, Labels, Mode};
@@ -25,8 +26,19 @@ pub struct AgentPolicy {
     pub local: Local,
     /// How names that no rule matches are carried in `observe` and `shadow`.
     pub default_handling: Handling,
+    /// What `agentguard run` leaves open to it.
+    pub sandbox: SandboxPolicy,
     /// The rules that are for it: those for everyone, and those for it and its likes.
     pub(crate) indexes: Vec<Arc<Index>>,
+}
+
+/// What `agentguard run` leaves open to an agent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SandboxPolicy {
+    /// It may make namespaces, and mount in them.
+    pub user_namespaces: bool,
+    /// Absolute paths without `..` that it sees though they are masked to others.
+    pub unmasked_paths: Vec<PathBuf>,
 }
 
 impl AgentPolicy {

@@ -74,6 +74,34 @@ pub(crate) struct RawAgent {
     /// How names that no rule matches are carried in `observe` and `shadow`: `direct` or `splice`.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
+    /// What `agentguard run` leaves open to this agent that it closes to others.
+    #[serde(default)]
+    pub(crate) sandbox: Option<RawSandbox>,
+}
+
+/// What `agentguard run` leaves open to an agent.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "Sandbox")]
+pub(crate) struct RawSandbox {
+    /// Whether it may make namespaces, and mount in them, as programs with a sandbox of their own
+    /// do. `deny` if absent.
+    #[serde(default)]
+    pub(crate) user_namespaces: Option<Permission>,
+    /// Paths, sockets of daemons above all, that it sees though they are masked to others.
+    #[serde(default)]
+    pub(crate) unmasked_paths: Option<At<Vec<At<String>>>>,
+}
+
+/// Whether an agent may do something.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Permission {
+    /// It may.
+    Allow,
+    /// It may not.
+    #[default]
+    Deny,
 }
 
 /// What becomes of new `direct` flows while the daemon is gone.

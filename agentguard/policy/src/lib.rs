@@ -42,7 +42,7 @@ mod sweep;
 mod warn;
 pub mod yaml;
 
-pub use agent::AgentPolicy;
+pub use agent::{AgentPolicy, SandboxPolicy};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use document::{Addresses, Local, OnDaemonLoss, RuleAction, schema};

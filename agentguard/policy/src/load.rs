@@ -268,6 +268,10 @@ fn agent(
         Some(handling) => values::default_handling(&handling, report),
         None => defaults.handling,
     };
+    let sandbox = raw
+        .sandbox
+        .map(|sandbox| values::sandbox(sandbox, whole, report))
+        .unwrap_or_default();
     let agent = AgentPolicy {
         name,
         labels: raw.labels,
@@ -276,6 +280,7 @@ fn agent(
         on_daemon_loss: raw.on_daemon_loss.unwrap_or_default(),
         local: raw.local.unwrap_or_default(),
         default_handling,
+        sandbox,
         indexes: Vec::new(),
     };
     Some((agent, place))

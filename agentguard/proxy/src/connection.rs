@@ -12,20 +12,22 @@ use agentguard_model::{ActionKind, Handling, Reason, ReasonCode};
 use agentguard_protocol::first_bytes::{FirstBytes, LineReader, MOST_NEEDED, classify};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::account::Account;
+use crate::carried::Carried;
 use crate::decoders::Decoders;
 use crate::dial::{dial, tune};
 use crate::health::Health;
 use crate::http::{Key, Leg, Pool, Spoken};
 use crate::late::Doubted;
+use crate::outward::Outward;
 use crate::relay::{Over, relay, reset};
 use crate::replay::Replay;
 use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
-use crate::seats::{Entry, Seats};
+use crate::seats::{AgentSeat, Entry, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
 
 /// The most that is read at once before a connection is decided.
@@ -44,6 +46,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) pool: Arc<Pool<R>>,
     pub(crate) health: Arc<Health>,
     pub(crate) decoders: Arc<Decoders>,
+    pub(crate) carried: Arc<Carried>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -117,6 +120,23 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         Entry::Seat(place) => (guard.seats.take(origin.client.agent), Some(place)),
         Entry::Full(place) => (None, place),
     };
+    let agent = origin.client.agent;
+    let _carried = guard.carried.one(agent);
+    let cut = guard.decider.directory().cut_of(agent);
+    let patience = guard.limits.cut;
+    tokio::select! {
+        () = carry(guard, stream, origin, seat) => {}
+        // What has a decision says first why it ends. Its upstream is gone already.
+        () = async { cut.cancelled().await; sleep(patience).await } => {}
+    }
+}
+
+async fn carry<R: Recorder, P: Port>(
+    guard: Arc<Guard<R, P>>,
+    stream: TcpStream,
+    origin: Origin,
+    seat: Option<AgentSeat>,
+) {
     let flow = Arc::new(guard.flow(origin).await);
     if seat.is_none() {
         let message = "too many connections are open at once";
@@ -319,7 +339,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             Ok(Start::Line) => Doubt::Line,
             Ok(Start::Gone(error)) => {
                 account.fail(format!("the client is gone: {error}"));
-                return reset(upstream);
+                return upstream.reset();
             }
             Ok(shown) => {
                 drop((upstream, account));
@@ -339,7 +359,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         &self,
         stream: TcpStream,
         account: &Account<R>,
-    ) -> Option<(TcpStream, TcpStream)> {
+    ) -> Option<(TcpStream, Outward)> {
         match self.dial().await {
             Ok((upstream, _)) => Some((stream, upstream)),
             Err(reason) => {
@@ -354,7 +374,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     async fn join(
         &self,
         mut stream: TcpStream,
-        mut upstream: TcpStream,
+        mut upstream: Outward,
         bytes: &[u8],
         doubt: Doubt,
         account: &Account<R>,
@@ -502,7 +522,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     ///
     /// # Errors
     /// Why there is no connection.
-    pub(crate) async fn dial(&self) -> Result<(TcpStream, Option<SocketAddr>), Reason> {
+    pub(crate) async fn dial(&self) -> Result<(Outward, Option<SocketAddr>), Reason> {
         let (limits, health) = (&self.guard.limits, &self.guard.health);
         let route = self.route.clone()?;
         let dialled = async {
@@ -518,6 +538,9 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             Err(_) => return Err(unreachable(&route.silent(limits.dial))),
         };
         self.goes_to(peer)?;
+        let agent = self.client.agent;
+        let cut = self.guard.decider.directory().cut_of(agent);
+        let stream = Outward::new(stream, cut, self.guard.carried.one(agent));
         Ok((stream, peer))
     }
 

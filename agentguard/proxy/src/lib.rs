@@ -20,6 +20,7 @@
 
 mod account;
 mod alpn;
+mod carried;
 mod connection;
 mod decoders;
 mod dial;
@@ -29,6 +30,7 @@ mod inspect;
 mod late;
 mod leaves;
 mod limits;
+mod outward;
 mod port;
 mod relay;
 mod replay;

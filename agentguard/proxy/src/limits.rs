@@ -46,6 +46,9 @@ pub struct Limits {
     /// How long to read on after a refusal, so that the client gets it before the connection is
     /// gone. Then the connection is closed all the same.
     pub linger: Duration,
+    /// How long a client's connection may go on once its agent is quarantined, so that what has a decision
+    /// records why it ends. Nothing leaves in this time. Then it is closed.
+    pub cut: Duration,
     /// How long connections may go on after shutdown. Then they are cut, and their outcome says so.
     pub drain: Duration,
     /// The buffer of one direction of a spliced connection, in bytes. A full buffer stops reading.
@@ -70,6 +73,7 @@ impl Default for Limits {
             dial: Duration::from_secs(15),
             expect_continue: Duration::from_secs(1),
             linger: Duration::from_secs(2),
+            cut: Duration::from_millis(500),
             drain: Duration::from_secs(30),
             buffer: 32 * 1024,
         }

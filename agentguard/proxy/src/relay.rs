@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::account::Account;
+use crate::outward::Outward;
 use crate::replay::Replay;
 
 /// How a direction ended.
@@ -51,7 +52,7 @@ impl Over {
         self,
         account: &Account<R>,
         client: impl ClientStream,
-        upstream: Option<TcpStream>,
+        upstream: Option<Outward>,
     ) {
         if let Some(error) = self.error {
             account.fail(error);
@@ -60,7 +61,7 @@ impl Over {
             client.reset();
         }
         if let Some(upstream) = upstream.filter(|_| self.reset_upstream) {
-            reset(upstream);
+            upstream.reset();
         }
     }
 }
@@ -210,10 +211,15 @@ impl ClientStream for TlsStream<Replay> {
 
 /// Closes a connection so that its peer sees a reset (RFC 9293, 3.10.4: abort).
 pub(crate) fn reset(stream: TcpStream) {
+    abort(&stream);
+    drop(stream);
+}
+
+/// When this is closed, its peer sees a reset, and what waits to be sent is dropped.
+pub(crate) fn abort(stream: &TcpStream) {
     if let Err(error) = stream.set_zero_linger() {
         tracing::debug!(%error, "a connection is closed instead of reset");
     }
-    drop(stream);
 }
 
 /// Says goodbye with `bytes` and reads on for a moment: closing with unread bytes would reset the

@@ -44,6 +44,7 @@ pub async fn serve<R: Recorder, P: Port>(
         pool: Arc::clone(&shared.pool),
         health: Arc::clone(&shared.health),
         decoders: Arc::clone(&shared.decoders),
+        carried: Arc::clone(&shared.carried),
         limits,
         seats,
         shutdown: shutdown.clone(),

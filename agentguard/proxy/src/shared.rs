@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use agentguard_decision::Recorder;
-use agentguard_model::HostName;
+use agentguard_model::{AgentId, HostName};
 
+use crate::carried::Carried;
 use crate::decoders::Decoders;
 use crate::health::Health;
 use crate::http::Pool;
@@ -18,6 +19,7 @@ pub struct Shared<R: Recorder> {
     pub(crate) pool: Arc<Pool<R>>,
     pub(crate) health: Arc<Health>,
     pub(crate) decoders: Arc<Decoders>,
+    pub(crate) carried: Arc<Carried>,
 }
 
 impl<R: Recorder> Shared<R> {
@@ -29,8 +31,15 @@ impl<R: Recorder> Shared<R> {
             pool: Arc::new(Pool::new(&limits)),
             health: Arc::new(Health::new(limits.ill)),
             decoders: Arc::default(),
+            carried: Arc::default(),
             limits,
         }
+    }
+
+    /// Waits until nothing is under way for an agent, on either side. It ends by itself only once that is
+    /// quarantined.
+    pub async fn cut(&self, agent: AgentId) {
+        self.carried.none(agent).await;
     }
 
     /// Whether a name is reached through an HTTP proxy, which resolves it.

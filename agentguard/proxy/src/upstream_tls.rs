@@ -11,7 +11,6 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -20,6 +19,7 @@ use webpki::BorrowedCertRevocationList;
 use crate::Port;
 use crate::alpn::Offer;
 use crate::connection::Flow;
+use crate::outward::Outward;
 use crate::via::Via;
 
 /// Sessions that are kept for resumption, for each set of roots. The oldest go first.
@@ -144,7 +144,7 @@ impl UpstreamTls {
         &self,
         flow: &Flow<R, P>,
         offer: Offer,
-    ) -> Result<(TlsStream<TcpStream>, Option<SocketAddr>), Reason> {
+    ) -> Result<(TlsStream<Outward>, Option<SocketAddr>), Reason> {
         let found = self.find(flow.target.host.as_ref());
         let name = match found.and_then(|entry| entry.said.server_name.as_ref()) {
             Some(name) => verified(name)?,

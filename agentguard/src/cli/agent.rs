@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentguard_control::api::AgentStatus;
+use agentguard_control::api::{AgentStatus, Quarantine};
 use agentguard_keeper::message::{Answer, Command as Request};
 use agentguard_keeper::packet;
 use agentguard_model::{AgentName, Mode};
@@ -12,6 +12,7 @@ use clap::Subcommand;
 use super::Global;
 use super::failure::{Failure, chain};
 use super::output::{Format, Output, Table, printable, say};
+use super::verdicts::moment;
 
 /// How long the keeper may take for one change: it compiles a policy and fills maps.
 const CHANGE_TIME: Duration = Duration::from_secs(30);
@@ -38,6 +39,26 @@ pub(super) enum Command {
         /// The agent's name
         name: AgentName,
     },
+    /// Cut an agent off: nothing leaves it and nothing reaches it, whatever the policy says
+    ///
+    /// From its next packet on, for everything that runs as it and will; what is open is ended, and
+    /// its programs see errors. It holds over restarts of the daemon and of the host, until `agent
+    /// release`. Again it ends what is open again, and a new reason takes the place of the old one.
+    Quarantine {
+        /// The agent's name
+        name: AgentName,
+        /// Why, for operators; the agent is not told
+        #[arg(long)]
+        reason: Option<String>,
+        /// Stop its processes, too
+        #[arg(long)]
+        freeze: bool,
+    },
+    /// End the quarantine of an agent: it goes on under the policy
+    Release {
+        /// The agent's name
+        name: AgentName,
+    },
 }
 
 pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
@@ -55,6 +76,19 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
             change(global, &Request::AddAgent { name, cgroup }, out)
         }
         Command::Remove { name } => change(global, &Request::RemoveAgent { name }, out),
+        Command::Quarantine {
+            name,
+            reason,
+            freeze,
+        } => {
+            let request = Request::Quarantine {
+                name,
+                reason,
+                freeze,
+            };
+            change(global, &request, out)
+        }
+        Command::Release { name } => change(global, &Request::Release { name }, out),
     }
 }
 
@@ -75,9 +109,13 @@ pub(super) fn change(global: &Global, request: &Request, out: &mut Output) -> Re
     let Answer::Done { text } = ask_keeper(global, request)? else {
         return Err(out_of_turn());
     };
-    // What was done is words, unless a program asked for data.
+    done(&text, out)
+}
+
+/// Says what was done: words, unless a program asked for data.
+pub(super) fn done(text: &str, out: &mut Output) -> Result<(), Failure> {
     match out.format {
-        Format::Table => say(&lines(&text)),
+        Format::Table => say(&lines(text)),
         Format::Json | Format::Jsonl => out.line(&serde_json::json!({ "done": text }))?,
     }
     Ok(())
@@ -141,7 +179,10 @@ fn table(agents: &[AgentStatus]) -> Table {
     for agent in agents {
         table.row(&[
             agent.name.to_string(),
-            mode(agent.mode).to_owned(),
+            match &agent.quarantine {
+                None => mode(agent.mode).to_owned(),
+                Some(_) => "quarantined".to_owned(),
+            },
             agent.runs.to_string(),
             or_dash(agent.cgroups.join(",")),
             or_dash(labels(agent)),
@@ -165,10 +206,32 @@ fn story(agent: &AgentStatus) -> String {
         printable(&or_dash(labels(agent))),
         agent.runs,
     );
+    if let Some(quarantine) = &agent.quarantine {
+        let what = quarantined(quarantine);
+        out.push_str(&format!(
+            "cut off   {what}\n          `agentguard agent release {}` ends it\n",
+            agent.name
+        ));
+    }
     if let Some(id) = agent.id {
         out.push_str(&format!("number    {}\n", id.0));
     }
     out
+}
+
+/// That an agent is quarantined: since when, by whom and why.
+pub(super) fn quarantined(quarantine: &Quarantine) -> String {
+    let mut words = format!("quarantined since {}", moment(quarantine.since));
+    if let Some(uid) = quarantine.uid {
+        words.push_str(&format!(" by uid {uid}"));
+    }
+    if quarantine.frozen {
+        words.push_str(", its processes stopped");
+    }
+    if let Some(reason) = &quarantine.reason {
+        words.push_str(&format!(": {}", printable(reason)));
+    }
+    words
 }
 
 fn labels(agent: &AgentStatus) -> String {
@@ -202,7 +265,7 @@ fn meaning(mode: Mode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{AgentStatus, story, table};
+    use super::{AgentStatus, Quarantine, story, table};
     use agentguard_model::{AgentId, Mode};
 
     fn agent() -> AgentStatus {
@@ -213,6 +276,7 @@ mod tests {
             mode: Mode::Shadow,
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 2,
+            quarantine: None,
         }
     }
 
@@ -225,6 +289,7 @@ mod tests {
             mode: Mode::Enforce,
             cgroups: Vec::new(),
             runs: 0,
+            quarantine: None,
         };
         assert_eq!(
             table(&[agent(), idle.clone()]).render(None),
@@ -242,5 +307,31 @@ mod tests {
              number    3\n"
         );
         assert!(story(&idle).contains("nothing runs as it"));
+    }
+
+    #[test]
+    fn a_quarantine_is_seen_at_once() {
+        let cut = AgentStatus {
+            quarantine: Some(Quarantine {
+                since: "2026-01-02T03:04:05Z".parse().unwrap(),
+                uid: Some(0),
+                reason: Some("ticket\u{1b} 42".to_owned()),
+                frozen: true,
+            }),
+            ..agent()
+        };
+        assert!(
+            table(std::slice::from_ref(&cut))
+                .render(None)
+                .contains("coder  quarantined  2 ")
+        );
+        assert!(
+            story(&cut).contains(
+                "cut off   quarantined since 2026-01-02T03:04:05Z by uid 0, its processes stopped: \
+                 ticket\\u{1b} 42\n          `agentguard agent release coder` ends it\n"
+            ),
+            "{}",
+            story(&cut)
+        );
     }
 }

@@ -67,10 +67,17 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the guard, in the foreground
-    Daemon,
+    Daemon {
+        /// Instead, take the gate off everything: agents are not governed until the next start
+        ///
+        /// The only deliberate way to open the gate, which outlives the daemon. Refused while a
+        /// daemon runs. The next start puts the gate up again and records that it was off.
+        #[arg(long)]
+        detach_all: bool,
+    },
     /// Run a command as an agent
     Run(run::RunArgs),
-    /// List, show, add and remove agents
+    /// List, show, add, remove, quarantine and release agents
     #[command(subcommand)]
     Agent(agent::Command),
     /// List decisions, newest last
@@ -105,10 +112,15 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
     global.or_variable()?;
     let mut out = Output::stdout(global.output);
     match arguments.command {
-        Command::Daemon => {
+        Command::Daemon { detach_all: false } => {
             let config = global.config()?;
             log();
             daemon::keeper::run(config)?;
+        }
+        Command::Daemon { detach_all: true } => {
+            let config = global.config()?;
+            let text = daemon::keeper::detach_all(&config)?;
+            agent::done(&text, &mut out)?;
         }
         Command::Worker => {
             log();

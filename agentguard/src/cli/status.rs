@@ -5,7 +5,7 @@ use agentguard_record::Notice;
 use jiff::{Timestamp, Unit};
 
 use super::Global;
-use super::agent::mode;
+use super::agent::{mode, quarantined};
 use super::failure::Failure;
 use super::output::{Output, counted, printable};
 use super::verdicts::{gap_words, moment};
@@ -71,6 +71,9 @@ fn story(status: &Status, now: Timestamp) -> String {
                 counted(agent.runs, "run")
             ),
         ));
+        if let Some(quarantine) = &agent.quarantine {
+            lines.push(entry("", &quarantined(quarantine)));
+        }
     }
     lines.extend(guard.degraded.iter().map(|what| entry("degraded", what)));
     lines.push(String::new());

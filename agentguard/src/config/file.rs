@@ -11,13 +11,16 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
 use super::upstreams::{self, RawUpstream};
-use super::{Declared, Faults, Paths};
+use super::{Declared, Faults, Paths, Run};
 
 /// Resolvers, at most. More is refused: later ones would never be asked in time.
 const MAX_RESOLVERS: usize = 8;
 
 /// Bytes of `runtime_dir`, at most: a unix socket's path holds 107, and we append a name to it.
 const MAX_RUNTIME_DIR: usize = 80;
+
+/// Entries of `masked_paths`, at most: each is looked for when a run begins.
+const MAX_MASKED: usize = 64;
 
 /// The configuration of the guard.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -60,6 +63,25 @@ pub(super) struct File {
     /// Default: 15053.
     #[schemars(range(min = 1), default = "resolver_port")]
     resolver_port: Option<At<u16>>,
+    /// The sandbox of `agentguard run`. Default: it is not strict, and masks what it masks anyway.
+    run: Option<RawRun>,
+}
+
+/// The sandbox of `agentguard run`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "Run")]
+struct RawRun {
+    /// Refuse to run where something of the sandbox cannot be applied on this host.
+    /// Default: false, and `agentguard status` says what is missing.
+    #[serde(default)]
+    strict: Option<bool>,
+    /// Files and directories, sockets of daemons above all, that agents do not see, beside those
+    /// that are masked anyway. A `*` in the last part stands for any run of characters.
+    /// Default: none.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    masked_paths: Option<At<Vec<At<String>>>>,
 }
 
 fn state_dir() -> String {
@@ -79,6 +101,9 @@ fn policy() -> String {
 }
 fn worker_user() -> User {
     User::Name("agentguard".into())
+}
+fn masked_path() -> String {
+    "/run/docker.sock".into()
 }
 fn proxy_port() -> u16 {
     15001
@@ -216,6 +241,7 @@ impl Declared {
         let resolver_port = Located::of(file.resolver_port, resolver_port);
         check.ports(&proxy_port, &resolver_port);
         let resolvers = check.resolvers(file.resolvers, resolver_port.value);
+        let run = check.run(file.run.unwrap_or_default());
         let upstreams = upstreams::check(path, file.upstreams, &mut check.faults);
         if check.faults.is_empty() {
             Ok(Self {
@@ -226,6 +252,7 @@ impl Declared {
                 worker_user: Located::of(file.worker_user, worker_user),
                 resolvers,
                 upstreams,
+                run,
             })
         } else {
             Err(Faults::from(check.faults))
@@ -325,6 +352,28 @@ impl Check<'_> {
             );
         }
         path
+    }
+
+    fn run(&mut self, raw: RawRun) -> Run {
+        let masked = raw.masked_paths.map(Located::at);
+        if let Some(list) = &masked
+            && list.value.len() > MAX_MASKED
+        {
+            let message = format!("`masked_paths` has more than {MAX_MASKED} entries");
+            self.fault(
+                list,
+                message,
+                "name directories, or use `*` in the last part",
+            );
+        }
+        let masked = masked.map(|list| list.value).unwrap_or_default();
+        Run {
+            strict: raw.strict.unwrap_or_default(),
+            masked_paths: masked
+                .into_iter()
+                .map(|path| self.absolute("masked_paths", &Located::at(path), masked_path))
+                .collect(),
+        }
     }
 
     fn policy(&mut self, field: Option<At<String>>) -> PathBuf {

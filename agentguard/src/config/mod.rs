@@ -46,6 +46,17 @@ pub(crate) struct Config {
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Upstreams that are reached or verified in another way than others.
     pub(crate) upstreams: Vec<UpstreamEntry>,
+    /// The sandbox of `agentguard run`.
+    pub(crate) run: Run,
+}
+
+/// The sandbox of `agentguard run`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Run {
+    /// Whether it has to be whole.
+    pub(crate) strict: bool,
+    /// What is masked beside the built-in list. Absolute; a `*` may stand in the last part.
+    pub(crate) masked_paths: Vec<PathBuf>,
 }
 
 /// Where things are. All absolute.
@@ -84,6 +95,7 @@ pub(crate) struct Declared {
     worker_user: file::Located<file::User>,
     resolvers: file::Located<Option<Vec<SocketAddr>>>,
     upstreams: Vec<upstreams::Declared>,
+    run: Run,
 }
 
 /// Why there is no configuration.
@@ -183,6 +195,7 @@ impl Declared {
             worker,
             resolvers,
             upstreams,
+            run: self.run,
         })
     }
 }

@@ -53,6 +53,7 @@ fn everything_has_a_default() {
             Path::new("/etc/agentguard/policy.yaml")
         );
         assert_eq!((config.proxy_port, config.resolver_port), (15001, 15053));
+        assert_eq!(config.run, super::Run::default());
         assert_eq!(config.resolvers, ["192.0.2.53:53".parse().unwrap()]);
         assert_eq!(
             config.worker,
@@ -237,7 +238,7 @@ fn the_documentation_is_true() {
     let sample = include_str!("../../../dist/config.yaml");
     let schema = serde_json::Value::from(schema());
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(keys.len(), 10);
+    assert_eq!(keys.len(), 11);
     for key in keys {
         assert!(
             page.contains(&format!("| `{key}` |")),
@@ -547,4 +548,30 @@ fn the_schema_refuses_unknown_keys_and_gives_defaults() {
     assert_eq!(schema["properties"]["proxy_port"]["default"], 15001);
     assert_eq!(schema["properties"]["worker_user"]["default"], "agentguard");
     assert_eq!(schema["properties"]["policy"]["default"], "policy.yaml");
+}
+
+#[test]
+fn the_sandbox_of_run_takes_paths_that_begin_at_the_root() {
+    let config = resolve("run: {strict: true, masked_paths: [/run/x, '/run/y-*']}").unwrap();
+    assert!(config.run.strict);
+    let paths = ["/run/x", "/run/y-*"].map(std::path::PathBuf::from);
+    assert_eq!(config.run.masked_paths, paths);
+    for (text, told) in [
+        ("run: {strict: yes}", ":1:15: error: expected true or false"),
+        ("run: {stict: true}", ":1:7: error: unknown key `stict`"),
+        (
+            "run: {masked_paths: [run/x]}",
+            ":1:22: error: `masked_paths` is not an absolute path",
+        ),
+        (
+            "run: {masked_paths: [/run/../x]}",
+            ":1:22: error: `masked_paths` goes up with `..`",
+        ),
+    ] {
+        let found = resolve(text).unwrap_err();
+        assert!(found.contains(told), "{found}");
+    }
+    let many = vec!["/x"; 65].join(", ");
+    let found = resolve(&format!("run: {{masked_paths: [{many}]}}")).unwrap_err();
+    assert!(found.contains("more than 64 entries"), "{found}");
 }

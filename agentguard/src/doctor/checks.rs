@@ -23,6 +23,8 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         bpf(facts.bpf.as_ref()),
         btf(facts.btf),
         bpf_lsm(facts),
+        landlock(facts.landlock),
+        process_view(&facts.process_view),
         unprivileged_bpf(facts.unprivileged_bpf_disabled.as_deref()),
         open_files(facts.open_files),
         ipv6(facts.ipv6),
@@ -130,8 +132,35 @@ fn bpf_lsm(facts: &Facts) -> Check {
         (Some(_), true) => "`bpf` is active, and its programs are not accepted",
     };
     degraded("bpf_lsm", found)
-        .means("in cgroups that are adopted, agents can make sockets that are neither IP nor UNIX (AF_VSOCK, AF_ALG, AF_PACKET for root), and reach UNIX sockets of the host's daemons (Docker, D-Bus) as far as permissions let them")
+        .means("in cgroups that are adopted, agents can make sockets that are neither IP nor UNIX (AF_VSOCK, AF_ALG, AF_PACKET for root), and reach UNIX sockets of the host's daemons (Docker, D-Bus) as far as permissions let them. What `run` starts is held by its sandbox")
         .how("add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
+}
+
+/// The version that confines signals and abstract sockets too: Linux 6.12.
+const WHOLE_LANDLOCK: u32 = 6;
+
+/// The oldest that is of use to `run`: Linux 5.19.
+const USEFUL_LANDLOCK: u32 = 2;
+
+fn landlock(version: u32) -> Check {
+    match version {
+        WHOLE_LANDLOCK.. => ok("landlock", format!("version {version}")),
+        USEFUL_LANDLOCK.. => degraded("landlock", format!("version {version}, from before Linux 6.12"))
+            .means("what `run` starts can send signals to other processes of its user, and connect to abstract UNIX sockets; an agent with `user_namespaces: allow` can also look into those processes by /proc")
+            .how("give each agent a user of its own (--user), or run Linux 6.12 or newer"),
+        _ => degraded("landlock", "the kernel has none, or it is switched off")
+            .means("what `run` starts can look into other processes of its user by /proc, send signals to them, and connect to abstract UNIX sockets; ptrace is closed to it altogether, so debuggers do not work")
+            .how("give each agent a user of its own (--user), or add `landlock` to the kernel's lsm= parameter and boot again"),
+    }
+}
+
+fn process_view(view: &Result<(), String>) -> Check {
+    match view {
+        Ok(()) => ok("process_view", "/proc can be mounted so that it hides others' processes"),
+        Err(error) => degraded("process_view", format!("/proc cannot be mounted with hidepid: {error}"))
+            .means("what `run` starts sees the command lines of all processes of the host")
+            .how("in a container, let the daemon mount: it needs CAP_SYS_ADMIN, and a /proc of which nothing is hidden from itself"),
+    }
 }
 
 fn unprivileged_bpf(value: Option<&str>) -> Check {

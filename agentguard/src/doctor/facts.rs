@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use agentguard_keeper::spawn::{landlock, mounts};
 use aya::maps::MapType;
 use aya::programs::{LsmAttachType, ProgramType};
 use aya::sys::{is_map_supported, is_program_supported};
@@ -27,6 +28,11 @@ pub(super) struct Facts {
     pub(super) btf: bool,
     /// `/sys/kernel/security/lsm`: the active security modules, with commas.
     pub(super) lsm: Option<String>,
+    /// The version of Landlock; 0: the kernel has none, or it is off.
+    pub(super) landlock: u32,
+    /// Why no view of `/proc` can be mounted that hides others' processes, if none can; root alone
+    /// can ask.
+    pub(super) process_view: Result<(), String>,
     /// `/proc/mounts`.
     pub(super) mounts: String,
     /// `/proc/sys/kernel/unprivileged_bpf_disabled`.
@@ -93,6 +99,13 @@ pub(super) fn gather(config: Result<Declared, ConfigError>) -> Facts {
         bpf: (uid == 0).then(probe),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         lsm: read("/sys/kernel/security/lsm"),
+        landlock: landlock::abi(),
+        process_view: match uid {
+            0 => mounts::processes()
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            _ => Ok(()),
+        },
         mounts: read("/proc/mounts").unwrap_or_default(),
         unprivileged_bpf_disabled: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
         open_files: getrlimit(Resource::Nofile).current,

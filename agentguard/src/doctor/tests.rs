@@ -20,6 +20,8 @@ fn good() -> Facts {
         }),
         btf: true,
         lsm: Some("lockdown,capability,landlock,bpf".into()),
+        landlock: 6,
+        process_view: Ok(()),
         mounts: "sysfs /sys sysfs rw 0 0\n\
                  cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n\
                  bpf /sys/fs/bpf bpf rw 0 0\n"
@@ -65,7 +67,7 @@ fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {
 fn a_host_in_good_order_is_all_ok() {
     let checks = all(&good());
     assert!(checks.iter().all(|c| c.level == Level::Ok), "{checks:?}");
-    assert_eq!(checks.len(), 15);
+    assert_eq!(checks.len(), 17);
     assert_eq!(explanations(&checks), "");
 }
 
@@ -101,6 +103,21 @@ fn each_fault_spoils_one_check() {
         ("bpf", Missing, "socket storage (EPERM)", "CAP_BPF", |f| {
             bpf(f).sk_storage = Err("EPERM".into());
         }),
+        ("landlock", Degraded, "before Linux 6.12", "--user", |f| {
+            f.landlock = 5;
+        }),
+        ("landlock", Degraded, "switched off", "lsm=", |f| {
+            f.landlock = 0;
+        }),
+        (
+            "process_view",
+            Degraded,
+            "hidepid: EPERM",
+            "CAP_SYS_ADMIN",
+            |f| {
+                f.process_view = Err("EPERM".into());
+            },
+        ),
         (
             "btf",
             Missing,

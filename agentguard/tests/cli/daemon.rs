@@ -34,6 +34,8 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
     for arguments in [
         &["agent", "add", "coder", "--cgroup", "/"][..],
         &["agent", "remove", "coder"],
+        &["agent", "quarantine", "coder"],
+        &["agent", "release", "coder"],
         &["policy", "reload"],
         &["run", "--agent", "coder", "--", "true"],
     ] {
@@ -306,6 +308,12 @@ fn changes_go_to_the_keeper_and_its_answer_is_passed_on() {
             Answer::Done {
                 text: "again".into(),
             },
+            Answer::Done {
+                text: "coder is quarantined\nbut".into(),
+            },
+            Answer::Done {
+                text: "coder is released".into(),
+            },
             Answer::Refused {
                 message: "the cgroup holds the daemon itself".into(),
                 hint: Some("name a cgroup of its own".into()),
@@ -329,6 +337,20 @@ fn changes_go_to_the_keeper_and_its_answer_is_passed_on() {
     agentguard(["policy", "reload", "-o", "jsonl"])
         .with_config(&config)
         .says("{\"done\":\"again\"}\n", "", 0);
+    let words = [
+        "agent",
+        "quarantine",
+        "coder",
+        "--reason",
+        "ticket 42",
+        "--freeze",
+    ];
+    agentguard(words)
+        .with_config(&config)
+        .says("", "coder is quarantined\nbut\n", 0);
+    agentguard(["agent", "release", "coder"])
+        .with_config(&config)
+        .says("", "coder is released\n", 0);
     let cgroup = bench.path("a/../cgroup");
     std::fs::create_dir_all(bench.path("a")).unwrap();
     std::fs::create_dir_all(bench.path("cgroup")).unwrap();
@@ -352,6 +374,15 @@ fn changes_go_to_the_keeper_and_its_answer_is_passed_on() {
     let asked = keeper.join().unwrap();
     assert!(matches!(asked[0], Request::Reload));
     match &asked[2] {
+        Request::Quarantine {
+            name,
+            reason: Some(reason),
+            freeze: true,
+        } => assert_eq!((name.as_str(), reason.as_str()), ("coder", "ticket 42")),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(&asked[3], Request::Release { name } if name.as_str() == "coder"));
+    match &asked[4] {
         Request::AddAgent { name, cgroup } => {
             assert_eq!(name.as_str(), "coder");
             assert_eq!(*cgroup, bench.path("cgroup"));

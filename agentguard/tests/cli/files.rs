@@ -178,3 +178,13 @@ fn doctor_answers_in_json_and_says_by_its_code_whether_all_is_there() {
         format!("error: {missing} things that the guard needs are missing\n")
     );
 }
+
+/// The hook with which tests have the worker attack its host. `cargo xtask build --release` looks for it
+/// too.
+#[test]
+fn a_production_build_has_no_hook_in_its_worker() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_agentguard")).unwrap();
+    let name = b"AGENTGUARD_TEST_WORKER";
+    let found = program.windows(name.len()).any(|window| window == name);
+    assert_eq!(found, cfg!(debug_assertions));
+}

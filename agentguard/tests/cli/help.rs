@@ -16,7 +16,7 @@ Usage: agentguard [OPTIONS] <COMMAND>
 Commands:
   daemon    Run the guard, in the foreground
   run       Run a command as an agent
-  agent     List, show, add and remove agents
+  agent     List, show, add, remove, quarantine and release agents
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it
   policy    Check a policy, show the one in force, load it anew

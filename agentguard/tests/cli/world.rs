@@ -162,6 +162,7 @@ impl Served {
             mode: Mode::Enforce,
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 1,
+            quarantine: None,
         }]);
         let (guard, guard_seen) = watch::channel(GuardStatus {
             version: "0.0.0".into(),
@@ -191,6 +192,7 @@ impl Served {
             agents: agents_seen,
             guard: guard_seen,
             governed: governed_seen,
+            readers: None,
         };
         let listener = {
             let _entered = runtime.enter();

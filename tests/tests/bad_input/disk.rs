@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_model::{ReasonCode, Verdict};
-use agentguard_tests::{Puppet, World, address, leftover, wait_until};
+use agentguard_tests::{Guard, Puppet, World, address, leftover, wait_until};
 use rustix::mount::{MountFlags, mount};
 use serde_json::json;
 
@@ -82,6 +82,50 @@ fn what_cannot_be_remembered_does_not_change_what_is_governed() {
     fs::remove_file(filler).unwrap();
     agent(&["remove", "coder"]).success().unwrap();
     governed.fails(dial, "ECONNREFUSED");
+}
+
+/// An agent may have filled it: it is cut off all the same.
+#[test]
+fn an_agent_is_quarantined_also_where_that_cannot_be_written_down() {
+    let world = world("disk-full-quarantine");
+    let state = small_disk(&world);
+    let guard = world.guard().policy(POLICY);
+    let mut guard = guard.setting("state_dir", json!(state)).start().unwrap();
+    let cgroup = guard.agent_cgroup("coder").unwrap();
+    let mut client = Puppet::start(&world, |words| guard.within(&cgroup, words)).unwrap();
+    let [four, _] = address::origin(0x10);
+    let dial = format!("tcp('c', '{four}', 7)");
+    client.gives(&dial, json!([four.to_string(), 7]));
+    let agent = |guard: &Guard<'_>, verb: &str| {
+        let call = guard.cli().args(["agent", verb, "coder"]);
+        call.run().unwrap()
+    };
+
+    let filler = fill(&state);
+    let refused = agent(&guard, "quarantine");
+    assert_eq!(refused.code(), 1, "{refused}");
+    for told in [
+        "coder is quarantined; 1 open socket was ended",
+        "a restart of the host would forget it",
+        "agents.json",
+        "hint: ",
+    ] {
+        assert!(refused.stderr.contains(told), "{refused}");
+    }
+    client.fails("hear('c')", "ECONNABORTED");
+    client.fails(&dial, "EPERM");
+    // A release cannot be written either.
+    assert_eq!(agent(&guard, "release").code(), 1);
+    client.fails(&dial, "EPERM");
+    // The kernel remembers it for the next keeper.
+    guard.kill().unwrap();
+    guard.start().unwrap();
+    client.fails(&dial, "EPERM");
+    fs::remove_file(filler).unwrap();
+    let shown = guard.cli().args(["agent", "show", "coder"]).run().unwrap();
+    assert!(shown.stdout.contains("quarantined since "), "{shown}");
+    agent(&guard, "release").success().unwrap();
+    client.gives(&dial, json!([four.to_string(), 7]));
 }
 
 /// Somebody has to be there who says what is wrong.

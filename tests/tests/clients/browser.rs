@@ -9,7 +9,7 @@ use agentguard_tests::{Invocation, Output, World, client, wait_until};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use crate::inspected::{guard, inspected, open};
+use crate::inspected::{POLICY, guard, inspected, open};
 use crate::room::{AGENT, LATE, PASTE, Program, Ran, Room, SITE, row, world_with_files};
 
 /// It starts several processes.
@@ -319,7 +319,7 @@ fn chromium_that_was_given_no_policy_says_so_and_the_record_says_what_to_do() {
     assert!(message.contains("agentguard ca export"), "{message}");
 }
 
-/// Its sandbox is made of user namespaces.
+/// Its sandbox is made of user namespaces, which the policy has to leave open.
 #[test]
 fn chromium_in_its_sandbox_is_served_to_a_user_of_its_own() {
     const NOBODY: u32 = 65_534;
@@ -345,7 +345,10 @@ fn chromium_in_its_sandbox_is_served_to_a_user_of_its_own() {
         client::skip("user namespaces for users that are not root").unwrap();
         return;
     }
-    let room = open(&world).unwrap();
+    let mays = "name: coder\n    sandbox: {user_namespaces: allow}";
+    let policy = POLICY.replace("name: coder", mays);
+    let guard = guard(&world).policy(&policy).start().unwrap();
+    let room = Room::of(&world, guard);
     let home = world.directory().join("home");
     std::fs::create_dir(&home).unwrap();
     std::os::unix::fs::chown(&home, Some(NOBODY), None).unwrap();

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::room::{AGENT, Program, Room, SITE, node, python, ungoverned, world};
 
-const POLICY: &str = "
+pub(crate) const POLICY: &str = "
 version: 1
 agents:
   - name: coder

@@ -197,6 +197,8 @@ fn an_agent_cannot_ask_or_change_its_guard_even_as_root() {
         vec!["policy", "show"],
         vec!["policy", "reload"],
         vec!["agent", "remove", "coder"],
+        vec!["agent", "quarantine", "helper"],
+        vec!["agent", "release", "coder"],
         vec![
             "agent",
             "add",

@@ -14,7 +14,9 @@ mod direct;
 mod loopback;
 mod membership;
 mod modes;
+mod quarantine;
 mod reload;
+mod sandbox;
 mod sockets;
 
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
@@ -72,32 +72,68 @@ impl Gate {
     /// # Errors
     /// [`GateError::File`].
     pub fn attached(&self) -> Result<Vec<u64>, GateError> {
-        let links = self.links();
-        if !links.exists() {
-            return Ok(Vec::new());
-        }
-        let failed = |source| GateError::File {
-            what: "list",
-            path: links.clone(),
-            source,
-        };
-        let mut cgroups = Vec::new();
-        for entry in fs::read_dir(&links).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            if let Some(id) = name.to_str().and_then(|text| text.parse().ok()) {
-                cgroups.push(id);
-            }
-        }
-        Ok(cgroups)
+        attached(&self.links())
     }
 
-    /// Takes the gate off everything and forgets what it knew. The one deliberate way to open it.
+    /// As [`Self::attached`], without loading the gate.
     ///
     /// # Errors
     /// [`GateError::File`].
-    pub fn detach_all(directory: &Path) -> Result<(), GateError> {
+    pub fn pinned(directory: &Path) -> Result<Vec<u64>, GateError> {
+        attached(&directory.join("links"))
+    }
+
+    /// Whether anything of a gate is pinned.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn is_left(directory: &Path) -> Result<bool, GateError> {
+        Ok(!pins(directory)?.is_empty())
+    }
+
+    /// Takes the gate off everything and forgets what it knew. The one deliberate way to open it. Gives
+    /// the ids of the cgroups that carried it. The directory itself stays: it is what a daemon locks.
+    ///
+    /// # Errors
+    /// [`GateError::File`]; then some is left, and the call can be repeated.
+    pub fn detach_all(directory: &Path) -> Result<Vec<u64>, GateError> {
+        let cgroups = attached(&directory.join("links"))?;
         remove_directory(&directory.join("links"))?;
-        remove_directory(directory)
+        for pins in pins(directory)? {
+            remove_directory(&pins)?;
+        }
+        Ok(cgroups)
+    }
+}
+
+/// The cgroups whose links are pinned there.
+fn attached(links: &Path) -> Result<Vec<u64>, GateError> {
+    let names = list(links)?.into_iter().map(|entry| entry.file_name());
+    Ok(names
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect())
+}
+
+/// The directories with pins. Where a BPF file system is mounted, the kernel has files of its own.
+fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
+    let entries = list(directory)?.into_iter();
+    Ok(entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect())
+}
+
+/// What is in a directory. Not there is nothing.
+fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, GateError> {
+    let failed = |source| GateError::File {
+        what: "list",
+        path: directory.to_owned(),
+        source,
+    };
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect::<Result<_, _>>().map_err(failed),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
     }
 }
 

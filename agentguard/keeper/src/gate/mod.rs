@@ -152,6 +152,18 @@ impl Gate {
             .map_err(map_error("write", "AGENTS"))
     }
 
+    /// What the gate knows of a cgroup's agent.
+    ///
+    /// # Errors
+    /// [`GateError::Map`]. A cgroup that is not there is none.
+    pub fn agent(&self, cgroup: u64) -> Result<Option<AgentEntry>, GateError> {
+        match self.agents.get(&cgroup, 0) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+            Err(source) => Err(map_error("read", "AGENTS")(source)),
+        }
+    }
+
     /// Forgets whose a cgroup subtree is: under the gate it gets nothing from then on.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ impl Gate {
     ///
     /// A pattern is a path as its daemon gives it to `bind(2)`, for the socket itself and everything
     /// below it, or with an `*` for all that begins with what is before it. Behind an `@` it is an
-    /// abstract name. `/run/` stands for `/var/run/` too. New lines are written before old ones go.
+    /// abstract name. `/run/` and `/var/run/` are one. New lines are written before old ones go.
     ///
     /// # Errors
     /// [`GateError::Map`]; then old and new lines stand side by side, and the call can be repeated.
@@ -42,6 +42,14 @@ impl Gate {
         self.put_unix(agent, patterns, unix_name::ALLOW)
     }
 
+    /// Forgets what is open to agents other than these.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn keep_open_unix(&mut self, agents: &[u32]) -> Result<(), GateError> {
+        self.forget_unix(|_, key| key.agent == 0 || agents.contains(&key.agent))
+    }
+
     fn put_unix<'a>(
         &mut self,
         agent: u32,
@@ -59,14 +67,17 @@ impl Gate {
                 kept.insert((bits, name));
             }
         }
+        self.forget_unix(|bits, key| key.agent != agent || kept.contains(&(bits, key.name)))
+    }
+
+    fn forget_unix(&mut self, keep: impl Fn(u32, &UnixNameKey) -> bool) -> Result<(), GateError> {
         let present: Vec<Key<UnixNameKey>> = self
             .unix_names
             .keys()
             .collect::<Result<_, _>>()
             .map_err(map_error("read", "UNIX_NAMES"))?;
         for key in present {
-            let data = key.data();
-            if data.agent == agent && !kept.contains(&(key.prefix_len(), data.name)) {
+            if !keep(key.prefix_len(), &key.data()) {
                 ignore_absent(self.unix_names.remove(&key), "UNIX_NAMES")?;
             }
         }
@@ -88,12 +99,10 @@ fn names(pattern: &str) -> Vec<(usize, [u8; UNIX_NAME])> {
         let length = if any { name.len() + 1 } else { UNIX_NAME };
         return vec![(length, made)];
     }
-    let mut spellings = vec![before.to_owned()];
-    spellings.extend(
-        before
-            .strip_prefix(RUN.0)
-            .map(|rest| format!("{}{rest}", RUN.1)),
-    );
+    let spellings = match before.strip_prefix(RUN.1).or(before.strip_prefix(RUN.0)) {
+        Some(rest) => vec![format!("{}{rest}", RUN.0), format!("{}{rest}", RUN.1)],
+        None => vec![before.to_owned()],
+    };
     let mut names = Vec::new();
     for path in spellings {
         let endings: &[&[u8]] = if any { &[b""] } else { &[b"\0", b"/"] };
@@ -137,6 +146,7 @@ mod tests {
                 "/var/run/dbus/"
             ]
         );
+        assert_eq!(shown("/var/run/dbus"), shown("/run/dbus"));
         assert_eq!(shown("/var/lib/x/"), ["/var/lib/x0", "/var/lib/x/"]);
         assert_eq!(
             shown("/run/docker*.sock"),

@@ -3,7 +3,7 @@
 //! A caller that runs as itself keeps the uid, gid and groups that the kernel attests for its
 //! socket: never more than it has, and no user database is asked. Only where root names another user
 //! does the database say which groups belong to it. The guard's own groups are always taken away: a
-//! command must not be a client of its guard.
+//! command must not be a client of its guard. So are those whose members are as good as root.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -15,6 +15,22 @@ use crate::packet::Peer;
 
 /// Groups whose name begins so authorise clients of the guard.
 const OWN_GROUPS: &[u8] = b"agentguard";
+
+/// Groups that a command does not keep as supplementary ones: their members command a daemon of
+/// root's that runs what they say outside of every cgroup, or read disks and memory themselves. The
+/// daemons' sockets are masked too, but one that is made anew is not (see `docs/cli.md`).
+const POWERFUL: [&[u8]; 10] = [
+    b"docker",
+    b"podman",
+    b"lxd",
+    b"incus",
+    b"incus-admin",
+    b"libvirt",
+    b"snap_daemon",
+    b"disk",
+    b"kmem",
+    b"shadow",
+];
 
 /// The bytes of one database entry, at most; a larger one is an error.
 const MAX_ENTRY: usize = 1024 * 1024;
@@ -100,7 +116,10 @@ fn own(peer: &Peer) -> io::Result<Option<Credentials>> {
 fn without_own(groups: Vec<u32>) -> io::Result<Vec<u32>> {
     let mut kept = Vec::with_capacity(groups.len());
     for gid in groups {
-        if !is_own(gid)? {
+        let taken = is_named(gid, |name| {
+            name.starts_with(OWN_GROUPS) || POWERFUL.contains(&name)
+        });
+        if !taken? {
             kept.push(gid);
         }
     }
@@ -109,19 +128,38 @@ fn without_own(groups: Vec<u32>) -> io::Result<Vec<u32>> {
 
 /// Whether a group authorises clients of the guard.
 fn is_own(gid: u32) -> io::Result<bool> {
-    let is_own = lookup(
+    is_named(gid, |name| name.starts_with(OWN_GROUPS))
+}
+
+/// Whether a group is in the database, under such a name.
+fn is_named(gid: u32, such: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+    let found = lookup(
         // SAFETY: `lookup` hands us storage of the right type and a buffer with its length.
         |entry, buffer, length, found| unsafe {
             libc::getgrgid_r(gid, entry, buffer, length, found)
         },
         |entry: &libc::group| {
             // SAFETY: a filled entry's name is a C string within its buffer.
-            unsafe { CStr::from_ptr(entry.gr_name) }
-                .to_bytes()
-                .starts_with(OWN_GROUPS)
+            such(unsafe { CStr::from_ptr(entry.gr_name) }.to_bytes())
         },
     )?;
-    Ok(is_own.unwrap_or(false))
+    Ok(found.unwrap_or(false))
+}
+
+/// The number of a group of this host, where there is one of that name.
+///
+/// # Errors
+/// The databases'; [`io::ErrorKind::InvalidInput`] for a name with a NUL.
+pub fn group(name: &str) -> io::Result<Option<u32>> {
+    let name = CString::new(name)?;
+    lookup(
+        // SAFETY: `lookup` hands us storage of the right type and a buffer with its length; the name
+        // is a C string.
+        |entry, buffer, length, found| unsafe {
+            libc::getgrnam_r(name.as_ptr(), entry, buffer, length, found)
+        },
+        |entry: &libc::group| entry.gr_gid,
+    )
 }
 
 struct Account {
@@ -255,6 +293,22 @@ mod tests {
         for user in ["daemon", "1"] {
             assert_eq!(credentials(&peer(1, 2, &[7, 8]), Some(user)).unwrap(), own);
         }
+    }
+
+    #[test]
+    fn a_group_whose_members_are_as_good_as_root_is_not_kept() {
+        // Of Debian, Fedora and Alpine alike.
+        let Ok(Some(disk)) = lookup(
+            // SAFETY: as in `is_named`; the name is a C string.
+            |entry, buffer, length, found| unsafe {
+                libc::getgrnam_r(c"disk".as_ptr(), entry, buffer, length, found)
+            },
+            |entry: &libc::group| entry.gr_gid,
+        ) else {
+            return;
+        };
+        let own = credentials(&peer(1, 2, &[7, disk, 8]), None).unwrap();
+        assert_eq!(own.groups, [7, 8]);
     }
 
     #[test]

@@ -8,12 +8,13 @@
 //!
 //! The order matters. What needs root comes first (session, priority, namespaces, mounts, limits),
 //! then the credentials go for good, then what the target user must be allowed to do itself (enter
-//! the directory, execute the program), and the system call filter comes last.
+//! the directory, execute the program). Landlock and the system call filter come last.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
 
+use super::landlock::{self, Domain};
 use super::message::Stage;
 use super::monitor;
 use super::wire::Record;
@@ -32,10 +33,10 @@ macro_rules! sys {
         }
     }};
 }
-pub(super) use sys;
+pub(crate) use sys;
 
 /// What a system call takes: every argument fills a whole register.
-pub(super) trait Word {
+pub(crate) trait Word {
     fn word(self) -> libc::c_long;
 }
 
@@ -100,9 +101,11 @@ pub(super) struct Prepared<'a> {
     pub(super) wire: RawFd,
     pub(super) terminal: RawFd,
     pub(super) directory: RawFd,
+    /// What the keeper calls the directory.
+    pub(super) directory_path: &'a CStr,
     pub(super) network: RawFd,
-    /// Detached mounts and where they go.
-    pub(super) mounts: &'a [(RawFd, &'a CStr)],
+    /// Detached mounts, where they go, and whether they may find no place.
+    pub(super) mounts: &'a [(RawFd, &'a CStr, bool)],
     pub(super) foreground: bool,
     pub(super) oom: &'a [u8],
     pub(super) nice: libc::c_int,
@@ -114,6 +117,7 @@ pub(super) struct Prepared<'a> {
     pub(super) capabilities: u64,
     pub(super) umask: u32,
     pub(super) ignored: u64,
+    pub(super) domain: Domain,
     pub(super) filter: Option<libc::sock_fprog>,
     /// Where the stack of the launching thread ends, which the child goes on with.
     pub(super) stack_top: usize,
@@ -213,8 +217,13 @@ unsafe fn prepare(
         for (resource, wanted) in prepared.limits {
             limit(*resource, *wanted).at(Stage::Limits)?;
         }
+        // What root may not search (a file system of the user's own) the user may.
+        let seen = directory(prepared);
         credentials(prepared)?;
         let _ = sys!(libc::SYS_umask, prepared.umask);
+        if seen.is_err() {
+            directory(prepared).map_err(|errno| (Stage::Directory, errno))?;
+        }
         sys!(libc::SYS_fchdir, DIRECTORY).at(Stage::Directory)?;
         Ok(descriptors)
     }
@@ -277,16 +286,19 @@ unsafe fn mounts(prepared: &Prepared<'_>) -> Step {
         sys!(libc::SYS_unshare, libc::CLONE_NEWNS).at(Stage::Mounts)?;
         let (none, flags) = (ptr::null::<u8>(), libc::MS_REC | libc::MS_SLAVE);
         sys!(libc::SYS_mount, none, c"/".as_ptr(), none, flags, none).at(Stage::Mounts)?;
-        for (tree, target) in prepared.mounts {
-            sys!(
+        for (tree, target, optional) in prepared.mounts {
+            let moved = sys!(
                 libc::SYS_move_mount,
                 *tree,
                 c"".as_ptr(),
                 libc::AT_FDCWD,
                 target.as_ptr(),
                 MOVE_MOUNT_F_EMPTY_PATH
-            )
-            .at(Stage::Mounts)?;
+            );
+            match moved {
+                Err(libc::ENOENT) if *optional => {}
+                moved => moved.at(Stage::Mounts)?,
+            }
         }
     }
     Ok(())
@@ -323,6 +335,39 @@ unsafe fn arrange(prepared: &Prepared<'_>) -> Step {
             }
         }
         sys!(libc::SYS_close_range, FIRST_FREE, libc::c_uint::MAX, 0).at(Stage::Descriptors)
+    }
+}
+
+/// The current directory, as the command sees it. The caller's own descriptor leads into the caller's
+/// mounts, and from there, by `..`, to all that is hidden from the command: it must not stay open.
+/// ENOENT if there is another directory at the path, or none (any more).
+unsafe fn directory(prepared: &Prepared<'_>) -> Result<(), libc::c_int> {
+    if prepared.mounts.is_empty() {
+        return Ok(());
+    }
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let path = prepared.directory_path;
+    // SAFETY: the path is a C string; plain numbers.
+    unsafe {
+        let found = sys!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0)?;
+        let same = identity(DIRECTORY)? == identity(found)?;
+        let placed = if same {
+            sys!(libc::SYS_dup3, found, DIRECTORY, libc::O_CLOEXEC).map(drop)
+        } else {
+            Err(libc::ENOENT)
+        };
+        let _ = sys!(libc::SYS_close, found);
+        placed
+    }
+}
+
+/// Device and inode of a descriptor.
+unsafe fn identity(fd: impl Word) -> Result<(u64, u64), libc::c_int> {
+    // SAFETY: all zeros is a valid `stat`, which libc declares as the kernel does on 64-bit machines.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        sys!(libc::SYS_fstat, fd, &raw mut stat)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 }
 
@@ -487,6 +532,10 @@ unsafe fn become_command(prepared: &Prepared<'_>) -> ! {
             let _ = sys!(libc::SYS_ioctl, TERMINAL, libc::TIOCSPGRP, &raw const group);
         }
         reset_signals(prepared.ignored);
+        if let Err(errno) = landlock::restrict(prepared.domain) {
+            report(WIRE, Record::Failed(Stage::Landlock as i32, errno));
+            exit(1);
+        }
         if let Some(filter) = &prepared.filter {
             let mode = libc::SECCOMP_SET_MODE_FILTER;
             if let Err(errno) = sys!(libc::SYS_seccomp, mode, 0, &raw const *filter) {

@@ -34,6 +34,21 @@ pub(super) fn capabilities(uid: u32) -> u64 {
     OF_ROOT.into_iter().fold(0, |set, number| set | 1 << number)
 }
 
+/// `RLIMIT_CORE`.
+const CORE: u32 = 4;
+
+/// Takes core dumps away: what is in the memory of a command is not for a handler of the host's. One
+/// byte, and not none: with a limit of 0 the kernel still starts a handler that `core_pattern` pipes
+/// to, and with 1 it does neither (`fs/coredump.c`).
+pub(super) fn without_core_dumps(limits: &mut [(u32, libc::rlimit64)]) {
+    for (_, limit) in limits.iter_mut().filter(|(number, _)| *number == CORE) {
+        *limit = libc::rlimit64 {
+            rlim_cur: 1,
+            rlim_max: 1,
+        };
+    }
+}
+
 /// The instructions of one filter, at most (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
 

@@ -11,16 +11,43 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::child::{self, Prepared};
 use super::confine::{self, SeccompFilter};
+use super::landlock::Domain;
+use super::mounts;
 use super::plan::SpawnPlan;
 use super::wire;
 
-/// A file or directory that the command sees in another's place, read-only.
+/// A file or directory that the command sees in another's place.
 #[derive(Debug)]
 pub struct Overlay {
-    /// What it sees; may be opened with `O_PATH`.
-    pub source: OwnedFd,
-    /// Where; it must exist and be of the same kind.
+    /// What it sees.
+    pub source: Source,
+    /// Where; it must exist and be of the same kind. No link.
     pub target: PathBuf,
+    /// Nothing is done where the target is not there any more; otherwise the run fails.
+    pub optional: bool,
+}
+
+/// What a command sees in another's place.
+#[derive(Debug)]
+pub enum Source {
+    /// The file or directory at this descriptor, which may be of `O_PATH`, read-only.
+    ReadOnly(OwnedFd),
+    /// The same, to be written as the file modes allow.
+    Writable(OwnedFd),
+    /// A mount that is attached nowhere yet.
+    Mount(OwnedFd),
+}
+
+impl Overlay {
+    /// A file or directory in another's place, read-only.
+    #[must_use]
+    pub const fn new(source: OwnedFd, target: PathBuf) -> Self {
+        Self {
+            source: Source::ReadOnly(source),
+            target,
+            optional: false,
+        }
+    }
 }
 
 /// Where a command runs.
@@ -33,6 +60,8 @@ pub(super) struct Place<'a> {
     pub(super) overlays: &'a [Overlay],
     /// The system calls it may make.
     pub(super) seccomp: Option<&'a SeccompFilter>,
+    /// The processes it may reach.
+    pub(super) domain: Domain,
     /// The slave of its terminal.
     pub(super) terminal: Option<BorrowedFd<'a>>,
 }
@@ -88,12 +117,13 @@ pub(super) fn launch(plan: &SpawnPlan, place: &Place<'_>) -> io::Result<Monitor>
     let trees = place
         .overlays
         .iter()
-        .map(|overlay| Ok((detach(&overlay.source)?, target(overlay)?)))
+        .map(|overlay| Ok((detach(&overlay.source)?, target(overlay)?, overlay.optional)))
         .collect::<io::Result<Vec<_>>>()?;
-    let mounts: Vec<(RawFd, &CStr)> = trees
+    let mounts: Vec<(RawFd, &CStr, bool)> = trees
         .iter()
-        .map(|(tree, target)| (tree.as_raw_fd(), target.as_c_str()))
+        .map(|(tree, target, optional)| (tree.as_raw_fd(), target.as_c_str(), *optional))
         .collect();
+    let directory_path = mounts::path_of(plan.directory.as_fd())?;
     let candidates = plan.candidates();
     let candidate_pointers: Vec<_> = candidates.iter().map(|path| path.as_ptr()).collect();
     let arguments = pointers(&plan.arguments);
@@ -110,6 +140,7 @@ pub(super) fn launch(plan: &SpawnPlan, place: &Place<'_>) -> io::Result<Monitor>
         wire: theirs.as_raw_fd(),
         terminal,
         directory: plan.directory.as_raw_fd(),
+        directory_path: &directory_path,
         network: number(place.network),
         mounts: &mounts,
         foreground: plan.terminal.as_ref().is_some_and(|t| t.foreground),
@@ -124,6 +155,7 @@ pub(super) fn launch(plan: &SpawnPlan, place: &Place<'_>) -> io::Result<Monitor>
         umask: plan.umask,
         ignored: plan.ignored,
         filter: place.seccomp.map(SeccompFilter::as_raw),
+        domain: place.domain,
         stack_top: stack_top()?,
         candidates: &candidate_pointers,
         arguments: arguments.as_ptr(),
@@ -225,16 +257,21 @@ fn target(overlay: &Overlay) -> io::Result<CString> {
     Ok(CString::new(overlay.target.as_os_str().as_bytes())?)
 }
 
-/// A read-only copy of the mount at `source`, which is attached nowhere yet: it can then be attached
-/// in a mount namespace that `source` does not belong to.
-fn detach(source: &OwnedFd) -> io::Result<OwnedFd> {
+/// A copy of the mount at `source`, which is attached nowhere yet: it can then be attached in a mount
+/// namespace that `source` does not belong to.
+fn detach(source: &Source) -> io::Result<OwnedFd> {
     use rustix::mount::OpenTreeFlags;
+    let (source, access) = match source {
+        Source::ReadOnly(source) => (source, MOUNT_ATTR_RDONLY),
+        Source::Writable(source) => (source, 0),
+        Source::Mount(mount) => return mount.try_clone(),
+    };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = rustix::mount::open_tree(source, "", flags)?;
     let attributes = MountAttributes {
-        set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+        set: access | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
         ..MountAttributes::default()
     };
     // SAFETY: the path is a C string, `attributes` is readable for its size.

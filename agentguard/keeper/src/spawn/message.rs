@@ -171,13 +171,14 @@ pub enum Stage {
     Limits,
     Directory,
     Fork,
+    Landlock,
     Seccomp,
     Execute,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Session,
         Self::Inherit,
         Self::Network,
@@ -187,6 +188,7 @@ impl Stage {
         Self::Limits,
         Self::Directory,
         Self::Fork,
+        Self::Landlock,
         Self::Seccomp,
         Self::Execute,
     ];
@@ -209,6 +211,7 @@ impl fmt::Display for Stage {
             Self::Limits => "set the resource limits",
             Self::Directory => "enter the current directory",
             Self::Fork => "create a process",
+            Self::Landlock => "hold the command to its own processes",
             Self::Seccomp => "install the system call filter",
             Self::Execute => "run the command",
         })

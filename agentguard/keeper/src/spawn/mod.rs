@@ -3,20 +3,23 @@
 //! A request comes in (`message`, `strings`) and is checked whole before anything is done (`plan`,
 //! `account`, `inherit`). The host (the rest of the keeper) admits it and gives it a cgroup. A pty is
 //! made if the caller has a terminal (`terminal`). The command is launched into the cgroup (`launch`,
-//! `child`, `confine`) under a monitor that gives it job control (`monitor`, `wire`). A thread per run
+//! `child`) with what closes its ways out (`confine`, `profile`, `landlock`, `mounts`), under a monitor that gives it job control (`monitor`, `wire`). A thread per run
 //! stays between client and monitor until the end (`session`).
 //!
 //! **Invariant:** a command never has more than its caller has: not a group, not a limit, not a
 //! descriptor, not a byte of the keeper's memory; and no instruction of it runs outside its cgroup.
 
 mod account;
-mod child;
+pub(crate) mod child;
 mod confine;
 mod inherit;
+pub mod landlock;
 mod launch;
 pub mod message;
 mod monitor;
+pub mod mounts;
 mod plan;
+mod profile;
 mod session;
 pub mod signals;
 pub mod strings;
@@ -25,9 +28,12 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 
+pub use account::group;
 pub use confine::{Instruction, SeccompFilter};
-pub use launch::Overlay;
+pub use landlock::Domain;
+pub use launch::{Overlay, Source};
 pub use message::{Refusal, RunContext, RunRequest};
+pub use profile::Profile;
 pub use session::serve;
 
 use crate::packet::Peer;
@@ -68,4 +74,6 @@ pub struct Admission {
     pub overlays: Vec<Overlay>,
     /// The system calls that the command may make.
     pub seccomp: Option<SeccompFilter>,
+    /// The processes that it may reach.
+    pub domain: Domain,
 }

@@ -8,6 +8,7 @@ use rustix::fs::FileType;
 use rustix::net::AddressFamily;
 
 use super::account::{self, Credentials};
+use super::confine;
 use super::inherit::{self, Inherited};
 use super::message::{Refusal, RunRequest, Terminal};
 use super::strings;
@@ -113,6 +114,7 @@ impl SpawnPlan {
             // It names a directory of the caller, which another user cannot enter.
             plan.unset("XDG_RUNTIME_DIR");
         }
+        confine::without_core_dumps(&mut plan.inherited.limits);
         for (name, value) in variables {
             plan.set(name, value.to_bytes());
         }
@@ -205,8 +207,11 @@ fn check_stdio(number: usize, fd: &OwnedFd) -> Result<(), Refusal> {
         FileType::RegularFile
         | FileType::CharacterDevice
         | FileType::Fifo
-        | FileType::Directory
         | FileType::BlockDevice => Ok(()),
+        // It lies in the caller's mounts, in which nothing is masked.
+        FileType::Directory => Err(refused(
+            "a directory, from which the command would reach what it must not see",
+        )),
         FileType::Socket => match rustix::net::sockopt::socket_domain(fd) {
             Ok(AddressFamily::UNIX) => Ok(()),
             _ => Err(refused("a network socket, which the gate would not govern")),
@@ -399,7 +404,7 @@ mod tests {
         let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let strings = || sealed(&STRINGS);
-        let cases: [(Vec<OwnedFd>, Option<&str>); 8] = [
+        let cases: [(Vec<OwnedFd>, Option<&str>); 9] = [
             (vec![], Some("a descriptor is missing")),
             (vec![null(), null(), null(), root()], Some("too few")),
             (
@@ -421,6 +426,10 @@ mod tests {
             (
                 vec![null(), event, null(), root(), strings()],
                 Some("descriptor 1 is neither"),
+            ),
+            (
+                vec![root(), null(), null(), root(), strings()],
+                Some("descriptor 0 is a directory"),
             ),
             (vec![unix.into(), null(), null(), root(), strings()], None),
         ];

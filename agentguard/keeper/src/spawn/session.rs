@@ -114,6 +114,7 @@ fn start(plan: &SpawnPlan, admission: &Admission) -> io::Result<(Monitor, Option
         network: admission.network.as_ref().map(AsFd::as_fd),
         overlays: &admission.overlays,
         seccomp: admission.seccomp.as_ref(),
+        domain: admission.domain,
         terminal: pty.as_ref().map(|pty| pty.slave.as_fd()),
     };
     let monitor = launch::launch(plan, &place)?;

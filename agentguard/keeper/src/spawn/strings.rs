@@ -183,4 +183,18 @@ mod tests {
         let nul = OsString::from_vec(b"a\0b".to_vec());
         assert!(matches!(seal([nul]), Err(StringsError::Nul)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_strings_or_refused(bytes: Vec<u8>, count in 0usize..4) {
+            let Ok(strings) = unseal(file(&bytes, SEALS), count) else {
+                return Ok(());
+            };
+            let again: Vec<u8> = strings
+                .iter()
+                .flat_map(|string| string.as_bytes_with_nul().to_vec())
+                .collect();
+            proptest::prop_assert_eq!((strings.len(), again), (count, bytes));
+        }
+    }
 }

@@ -301,6 +301,52 @@ fn quarantine_stops_an_open_connection() {
 }
 
 #[test]
+fn an_agents_sockets_are_ended_and_no_others() {
+    in_world(|world| {
+        let (server, port) = server();
+        let (agent, other) = (world.agent(1), world.agent(2));
+        for agent in [&agent, &other] {
+            world.rule(agent, &[("::/0", direct(5))]);
+        }
+        let below = agent.path.join("below/it");
+        std::fs::create_dir_all(&below).unwrap();
+        let mut free = world.ungoverned("free");
+        free.entry.agent = 0;
+        let mut clients = [
+            agent.client(),
+            Client::inside(&below),
+            other.client(),
+            free.client(),
+        ];
+        let mut held = Vec::new();
+        for client in &mut clients {
+            client.does("kept = []");
+            for address in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+                client.does(&format!("kept.append(tcp('{address}', {port}))"));
+                held.push(accept(&server));
+            }
+            client.does("kept.append(udp('192.0.2.1', 9))");
+            client.does("[s.setblocking(False) for s in kept]");
+        }
+        let ended =
+            agentguard_keeper::sockets::destroy(std::slice::from_ref(&agent.path), Vec::new());
+        assert_eq!((ended.sockets, ended.failures), (8, Vec::new()));
+        for (number, client) in clients.iter_mut().enumerate() {
+            let expected = if number < 2 { "ECONNABORTED" } else { "EAGAIN" };
+            for socket in 0..4 {
+                assert_eq!(
+                    client.says(&format!("kept[{socket}].recv(1)")),
+                    expected,
+                    "{number}"
+                );
+            }
+        }
+        let again = agentguard_keeper::sockets::destroy(&[agent.path], Vec::new());
+        assert_eq!((again.sockets, again.failures), (0, Vec::new()));
+    });
+}
+
+#[test]
 fn a_connection_that_fails_leaves_nothing_behind() {
     in_world(|world| {
         let (_agent, mut client) = proxied(world);

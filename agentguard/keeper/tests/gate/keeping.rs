@@ -198,9 +198,12 @@ fn a_cgroup_is_released_by_its_number_and_all_by_the_directory() {
         let cgroup = world.cgroup().to_owned();
         assert_eq!(world.gate.attach(&cgroup).unwrap(), Attachment::Attached);
         client.is_refused(&format!("tcp('192.0.2.1', {port})"));
-        Gate::detach_all(&world.pins()).unwrap();
-        Gate::detach_all(&world.pins()).unwrap();
-        assert!(!world.pins().exists());
+        assert_eq!(Gate::pinned(&world.pins()).unwrap(), [id]);
+        assert_eq!(Gate::detach_all(&world.pins()).unwrap(), [id]);
+        assert_eq!(Gate::detach_all(&world.pins()).unwrap(), [0; 0]);
+        // What a daemon locks stays.
+        assert!(world.pins().exists());
+        assert!(!Gate::is_left(&world.pins()).unwrap());
         eventually("the cgroup is free", || {
             !client
                 .says(&format!("tcp('192.0.2.1', {port})"))

@@ -334,7 +334,9 @@ fn an_agents_own_unix_sockets_are_open_to_it_and_abstract_ones_to_it_alone() {
         world.gate.open_unix(1, ["@agentguard-host-*"]).unwrap();
         client.does(&line);
         client.is_refused(&dial(&host.path("listed/power.sock")));
-        world.gate.open_unix(1, []).unwrap();
+        world.gate.keep_open_unix(&[1]).unwrap();
+        client.does(&line);
+        world.gate.keep_open_unix(&[2]).unwrap();
         client.is_refused(&line);
     });
 }

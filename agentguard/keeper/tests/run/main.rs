@@ -12,4 +12,5 @@
 mod job_control;
 mod limits;
 mod plain;
+mod sandbox;
 mod world;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use agentguard_keeper::message;
 use agentguard_keeper::packet::{self, Peer};
 use agentguard_keeper::spawn::{
-    self, Admission, Host, Overlay, Refusal, RunId, RunRequest, SeccompFilter,
+    self, Admission, Domain, Host, Overlay, Refusal, RunId, RunRequest, SeccompFilter,
 };
 use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
@@ -43,7 +43,9 @@ pub(crate) struct Gives {
     pub(crate) defaults: Vec<(String, String)>,
     pub(crate) network: Option<File>,
     pub(crate) overlays: Vec<(PathBuf, PathBuf)>,
+    pub(crate) mounts: Vec<fn() -> Overlay>,
     pub(crate) seccomp: Option<fn() -> SeccompFilter>,
+    pub(crate) domain: Domain,
 }
 
 struct FakeHost {
@@ -69,10 +71,15 @@ impl Host for FakeHost {
         let run = self.next.fetch_add(1, Ordering::SeqCst);
         let cgroup = self.run_cgroup(run);
         fs::create_dir(&cgroup).unwrap();
-        let overlays = self.gives.overlays.iter().map(|(source, target)| Overlay {
-            source: File::open(source).unwrap().into(),
-            target: target.clone(),
-        });
+        let mut overlays: Vec<Overlay> = self
+            .gives
+            .overlays
+            .iter()
+            .map(|(source, target)| {
+                Overlay::new(File::open(source).unwrap().into(), target.clone())
+            })
+            .collect();
+        overlays.extend(self.gives.mounts.iter().map(|make| make()));
         Ok(Admission {
             run: RunId(run),
             cgroup: File::open(&cgroup).unwrap().into(),
@@ -83,8 +90,9 @@ impl Host for FakeHost {
                 .map(|file| file.try_clone().unwrap().into()),
             environment: self.gives.environment.clone(),
             defaults: self.gives.defaults.clone(),
-            overlays: overlays.collect(),
+            overlays,
             seccomp: self.gives.seccomp.map(|make| make()),
+            domain: self.gives.domain,
         })
     }
 

@@ -1,10 +1,14 @@
-//! The values of a rule's lists: where things go.
+//! The values of a rule's lists: where things go; and what an agent's sandbox leaves open.
+
+use std::path::{Component, PathBuf};
 
 use agentguard_model::{Handling, HostName};
 use ipnet::IpNet;
 
 use super::{MAX_LIST, Report};
+use crate::agent::SandboxPolicy;
 use crate::diagnostic::quoted;
+use crate::document::{Permission, RawSandbox};
 use crate::pattern::{HostPattern, Ports};
 use crate::special;
 use crate::yaml::{At, Place};
@@ -43,6 +47,37 @@ pub(super) fn default_handling(raw: &At<Handling>, report: &mut Report) -> Handl
         return Handling::Splice;
     }
     raw.value
+}
+
+/// What `run` leaves open to an agent. `whole`: nothing in it was told already.
+pub(super) fn sandbox(raw: RawSandbox, whole: bool, report: &mut Report) -> SandboxPolicy {
+    let mut unmasked_paths = Vec::new();
+    if let Some(list) = raw.unmasked_paths {
+        if list.value.is_empty() && whole {
+            let hint = "leave `unmasked_paths` out to mask all that is masked to others";
+            report.error(list.place, "`unmasked_paths` is empty", Some(hint));
+        } else if whole {
+            list_bounds("unmasked_paths", &list, report);
+        }
+        for entry in list.value {
+            let path = PathBuf::from(&entry.value);
+            let up = path.components().any(|part| part == Component::ParentDir);
+            if !path.is_absolute() || up || entry.value.contains('\0') || path.parent().is_none() {
+                let message = format!(
+                    "`{}` is not an absolute path of a file or directory",
+                    quoted(&entry.value)
+                );
+                let hint = "begin it with `/` and write it without `..`, as in /run/docker.sock";
+                report.error(entry.place, message, Some(hint));
+                continue;
+            }
+            unmasked_paths.push(path);
+        }
+    }
+    SandboxPolicy {
+        user_namespaces: raw.user_namespaces == Some(Permission::Allow),
+        unmasked_paths,
+    }
 }
 
 /// The entries of a list that are what they should be.

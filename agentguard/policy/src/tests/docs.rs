@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 9);
+    assert_eq!(examples, 10);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn the_newcomers_policy_compiles_without_a_warning() {
 fn the_page_names_every_key() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
     let schema = crate::schema();
-    for kind in ["Defaults", "Agent", "Rule", "Match"] {
+    for kind in ["Defaults", "Agent", "Sandbox", "Rule", "Match"] {
         let properties = schema["$defs"][kind]["properties"].as_object().unwrap();
         assert!(!properties.is_empty());
         for key in properties.keys() {

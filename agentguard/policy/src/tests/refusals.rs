@@ -25,6 +25,18 @@ fn every_refusal_has_its_place_and_hint() {
             &["p.yaml:1:10: error: version 2 is not known\n  hint: this version of the guard reads `version: 1`"],
         ),
         (
+            "version: 1\nagents:\n  - name: a\n    sandbox: {user_namespace: allow}\n".to_owned(),
+            &["p.yaml:4:15: error: unknown key `user_namespace`\n  hint: did you mean `user_namespaces`?"],
+        ),
+        (
+            "version: 1\nagents:\n  - name: a\n    sandbox: {unmasked_paths: []}\n  - name: b\n    sandbox: {unmasked_paths: [run/x, /run/../x, /run/x]}\n".to_owned(),
+            &[
+                "p.yaml:4:31: error: `unmasked_paths` is empty\n  hint: leave `unmasked_paths` out to mask all that is masked to others",
+                "p.yaml:6:32: error: `run/x` is not an absolute path of a file or directory\n  hint: begin it with `/` and write it without `..`, as in /run/docker.sock",
+                "p.yaml:6:39: error: `/run/../x` is not an absolute path of a file or directory\n  hint: begin it with `/` and write it without `..`, as in /run/docker.sock",
+            ],
+        ),
+        (
             "agents: []\n".to_owned(),
             &["p.yaml:1:1: error: missing key `version`"],
         ),

@@ -12,6 +12,7 @@ mod http2;
 mod inspect;
 mod interims;
 mod pool;
+mod quarantined;
 mod raw;
 mod readings;
 mod resets;
@@ -175,6 +176,8 @@ struct World {
     proxy: SocketAddr,
     log: Arc<Log>,
     policies: Arc<Policies>,
+    decider: Decider<Log>,
+    shared: Arc<Shared<Log>>,
     closed: Arc<AtomicBool>,
     resolved: watch::Sender<usize>,
     outside: Arc<FakePort>,
@@ -291,9 +294,9 @@ impl Plan {
         let served = tokio::spawn(serve(
             listener,
             7,
-            decider,
+            decider.clone(),
             Arc::clone(&port),
-            shared,
+            Arc::clone(&shared),
             shutdown.clone(),
         ));
         World {
@@ -301,6 +304,8 @@ impl Plan {
             proxy,
             log,
             policies,
+            decider,
+            shared,
             closed,
             resolved,
             outside: port,

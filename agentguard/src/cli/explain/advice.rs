@@ -47,7 +47,12 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::NoListener => say(
             "the guard has no listener in the process's network namespace: start it with `agentguard run`, or add its cgroup with `agentguard agent add`",
         ),
-        ReasonCode::Quarantined => say("the agent is quarantined: nothing leaves and nothing enters until it is released"),
+        ReasonCode::Quarantined => {
+            let name = decision.agent.as_ref().map_or("NAME", |agent| agent.name.as_str());
+            say(&format!(
+                "the agent is quarantined, and no rule changes that: `agentguard agent show {name}` says since when, by whom and why, and `agentguard agent release {name}` undoes it"
+            ))
+        }
         ReasonCode::DatagramNotProxied => say(
             "only the proxy may decide this destination, and it takes TCP only: clients fall back to TCP, or a rule over `transport: [udp]` allows the datagrams as they are",
         ),

@@ -118,6 +118,12 @@ impl Story {
 }
 
 fn headline(decision: &Decision) -> String {
+    if decision.layer == Layer::Operator {
+        return format!(
+            "an operator changed the guard: {}",
+            destination(&decision.action)
+        );
+    }
     let agent = decision
         .agent
         .as_ref()
@@ -174,6 +180,12 @@ fn attempted(action: &Action) -> String {
 }
 
 fn who(decision: &Decision) -> String {
+    if decision.layer == Layer::Operator {
+        return match &decision.agent {
+            Some(agent) => format!("an operator, about agent {}", agent.name),
+            None => "an operator".to_owned(),
+        };
+    }
     let agent = decision.agent.as_ref().map_or_else(
         || "no agent that the kernel could tell".to_owned(),
         |agent| {
@@ -224,6 +236,7 @@ fn when(decision: &Decision) -> String {
         Layer::Dns => "by the resolver",
         Layer::Proxy => "by the proxy",
         Layer::Hook => "by the agent's hook",
+        Layer::Operator => "by an operator",
     };
     let mut words = format!(
         "{}, decided {place} in {} µs",

@@ -10,6 +10,7 @@ use agentguard_keeper::ca::CaError;
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
+use agentguard_model::AgentName;
 
 use super::authorities::Authorities;
 use super::host::RunHost;
@@ -107,6 +108,12 @@ fn attend(keeper: &Shared, client: Packet) {
         Command::RotateAuthority { at_once } => {
             authorities(keeper, &peer, accepted, |ca| ca.rotate(at_once))
         }
+        Command::Quarantine {
+            name,
+            reason,
+            freeze,
+        } => quarantine(keeper, &peer, accepted, &name, reason, freeze),
+        Command::Release { name } => release(keeper, &peer, accepted, &name),
         command => change(&mut lock(keeper), &peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
@@ -130,6 +137,44 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
         }
         answer => answer,
     }
+}
+
+/// Answers when nothing is under way any more for the agent.
+fn quarantine(
+    keeper: &Shared,
+    peer: &Peer,
+    accepted: Accepted,
+    name: &AgentName,
+    reason: Option<String>,
+    freeze: bool,
+) -> Answer {
+    let cut = {
+        let mut keeper = lock(keeper);
+        if let Err(why) = authorise(&keeper, peer, accepted) {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.quarantine(name, reason, freeze, peer.uid)
+    };
+    // The sockets are ended, and the worker is waited for, without the lock.
+    answered(cut.and_then(|cut| cut.finish(|| lock(keeper).give_up_worker())))
+}
+
+/// Answers when the worker decides by the policy again.
+fn release(keeper: &Shared, peer: &Peer, accepted: Accepted, name: &AgentName) -> Answer {
+    let released = {
+        let mut keeper = lock(keeper);
+        if let Err(why) = authorise(&keeper, peer, accepted) {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.release_quarantined(name, peer.uid)
+    };
+    answered(released.map(|(text, asked)| {
+        if asked.is_some_and(|asked| !asked.wait()) {
+            lock(keeper).give_up_worker();
+            return format!("{text}; the worker did not hear it and is replaced");
+        }
+        text
+    }))
 }
 
 /// Does something with the certificate authorities and tells them. The keeper's lock is not held
@@ -165,10 +210,18 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         Command::RemoveAgent { name } => keeper.release(&name),
         Command::Reload => keeper.reload(),
         // Attended to before.
-        Command::Run(_) | Command::Authorities | Command::RotateAuthority { .. } => {
+        Command::Run(_)
+        | Command::Authorities
+        | Command::RotateAuthority { .. }
+        | Command::Quarantine { .. }
+        | Command::Release { .. } => {
             return refused("this is no change of what is governed", None);
         }
     };
+    answered(result)
+}
+
+fn answered(result: anyhow::Result<String>) -> Answer {
     match result {
         Ok(text) => Answer::Done { text },
         Err(error) => {
@@ -200,7 +253,7 @@ pub(super) fn authorise(
     let governed = keeper.governed();
     peer::judge(peer.uid, peer.pid, pidfd, accepted, &governed).map_err(|refusal| Unauthorised {
         hint: match &refusal {
-            Refusal::NotRoot { .. } => "run this as root",
+            Refusal::NotRoot { .. } | Refusal::NoReader { .. } => "run this as root",
             Refusal::Governed { .. } => "run this outside the agent's cgroup",
             Refusal::Gone | Refusal::Unknown(_) => "stay connected until the answer is there",
         }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use agentguard_control::peer::Accepted;
 use agentguard_keeper::packet::Peer;
 use agentguard_keeper::spawn::{Admission, Host, Refusal, RunId, RunRequest};
+use agentguard_policy::SandboxPolicy;
 
 use super::authorities::Authorities;
+use super::sandbox::Sandbox;
 use super::trust::Trust;
 use super::{Shared, clients, lock};
 
@@ -18,14 +20,8 @@ pub(super) struct RunHost {
 }
 
 impl RunHost {
-    /// Whether this peer may run this agent, and the authority that the agent has to trust if any
-    /// of its connections can be inspected.
-    fn authorise(
-        &self,
-        request: &RunRequest,
-        peer: &Peer,
-        uid: u32,
-    ) -> Result<Option<Arc<Authorities>>, Refusal> {
+    /// Whether this peer may run this agent, and what of the keeper its run needs.
+    fn authorise(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Needs, Refusal> {
         let keeper = lock(&self.keeper);
         clients::authorise(&keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;
@@ -42,9 +38,28 @@ impl RunHost {
                     .hint("add it under `agents:` and reload, or see `agentguard agent list`"),
             );
         };
+        if let Some(quarantined) = keeper.quarantine_of(&request.agent) {
+            return Err(Refusal::new(quarantined).hint(format!(
+                "`agentguard agent release {}` ends it",
+                request.agent
+            )));
+        }
         let inspected = keeper.policy().inspects_anything(agent);
-        Ok(inspected.then(|| keeper.ca()))
+        Ok(Needs {
+            ca: inspected.then(|| keeper.ca()),
+            sandbox: keeper.sandbox(),
+            policy: agent.sandbox.clone(),
+        })
     }
+}
+
+/// What of the keeper a run needs, to be used without the lock.
+struct Needs {
+    /// The authority that the agent has to trust, if any of its connections can be inspected.
+    ca: Option<Arc<Authorities>>,
+    sandbox: Arc<Sandbox>,
+    /// What the policy leaves open to the agent.
+    policy: SandboxPolicy,
 }
 
 fn refusal(error: &anyhow::Error) -> Refusal {
@@ -53,12 +68,15 @@ fn refusal(error: &anyhow::Error) -> Refusal {
 
 impl Host for RunHost {
     fn admit(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Admission, Refusal> {
-        let ca = self.authorise(request, peer, uid)?;
+        let needs = self.authorise(request, peer, uid)?;
         // Files are read and written here, so without the lock.
-        let trust = match ca {
+        let trust = match needs.ca {
             Some(ca) => ca.trust().map_err(|error| refusal(&error))?,
             None => Trust::default(),
         };
+        let confinement = needs.sandbox.confine(&needs.policy, uid)?;
+        let mut overlays = trust.overlays;
+        overlays.extend(confinement.overlays);
         let prepared = lock(&self.keeper)
             .prepare(
                 &request.agent,
@@ -67,14 +85,23 @@ impl Host for RunHost {
                 request.isolate,
             )
             .map_err(|error| refusal(&error))?;
+        let run = RunId(prepared.run.into());
+        match needs.sandbox.cgroups(&prepared.cgroup) {
+            Ok(cgroups) => overlays.extend(cgroups),
+            Err(error) => {
+                self.finished(run);
+                return Err(refusal(&error));
+            }
+        }
         Ok(Admission {
-            run: RunId(prepared.run.into()),
+            run,
             cgroup: prepared.cgroup.directory.into(),
             network: prepared.netns,
             environment: Vec::new(),
             defaults: trust.variables,
-            overlays: trust.overlays,
-            seccomp: None,
+            overlays,
+            seccomp: Some(confinement.seccomp),
+            domain: confinement.domain,
         })
     }
 

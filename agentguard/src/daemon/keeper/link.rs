@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_keeper::message::{ToKeeper, ToWorker};
 use agentguard_keeper::packet::Packet;
+use agentguard_keeper::worker::mounts::Mounts;
 use agentguard_keeper::worker::{self, WorkerUser};
 use anyhow::Context as _;
 
@@ -28,9 +29,10 @@ impl Worker {
     pub(super) fn start(
         keeper: &Shared,
         user: WorkerUser,
+        mounts: &Mounts,
         control: &OwnedFd,
     ) -> anyhow::Result<Self> {
-        let (child, packet) = worker::start(user).context("cannot start the worker")?;
+        let (child, packet) = worker::start(user, mounts).context("cannot start the worker")?;
         let packet = Arc::new(packet);
         let worker = Self {
             child,
@@ -150,6 +152,16 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
             // One that was never sent cannot be taken.
             keeper.taken().note(generation.min(keeper.generation()));
             wake_supervisor();
+        }
+        ToKeeper::Cut { number } => lock(keeper).cuts().note(number),
+        ToKeeper::Recorded { number } => {
+            // It is recorded once more then.
+            if let Err(error) = lock(keeper).recorded(number) {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "a recorded change stays noted"
+                );
+            }
         }
         ToKeeper::Publish {
             request,

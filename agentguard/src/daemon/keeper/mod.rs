@@ -7,17 +7,19 @@
 mod authorities;
 mod claim;
 mod clients;
+mod detach;
 mod direct;
 mod host;
 mod link;
 mod profiles;
 mod published;
 mod registry;
-mod sockets;
+mod sandbox;
 mod state;
 mod taken;
 mod trust;
 
+pub(crate) use detach::detach_all;
 pub(crate) use state::compile;
 
 use std::fs;
@@ -28,8 +30,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use agentguard_control::peer::READERS;
 use agentguard_keeper::signals::{Signal, Signals};
-use agentguard_keeper::worker::WorkerUser;
+use agentguard_keeper::worker::mounts::{Directories, Mounts};
+use agentguard_keeper::worker::{WorkerUser, was_hostile};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::config::Config;
@@ -48,6 +52,9 @@ const START: Duration = Duration::from_secs(20);
 const TAKE: Duration = Duration::from_secs(5);
 /// The pause before a worker that keeps dying is started again, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The worker's directories in `state_dir`.
+const WORKER_ROOMS: [&str; 2] = ["record", "names"];
 
 /// The keeper's state, shared between its threads.
 type Shared = Arc<Mutex<Keeper>>;
@@ -78,7 +85,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     for socket in &sockets {
         claim.clear(socket)?;
     }
-    let control = listen_control(&config)?;
+    // Looked up once: one that is made later counts from the next start on.
+    let readers = agentguard_keeper::spawn::group(READERS)
+        .with_context(|| format!("cannot look for the group {READERS}"))?
+        .filter(|gid| *gid != 0);
+    let control = listen_control(&config, readers)?;
     let clients = agentguard_keeper::packet::listen(&config.paths.keeper_socket(), 0o600)
         .with_context(|| {
             format!(
@@ -90,9 +101,10 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         uid: config.worker.uid,
         gid: config.worker.gid,
     };
-    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy)?));
+    let mounts = worker_mounts(&config)?;
+    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy, readers)?));
     clients::serve(clients, &keeper)?;
-    supervise(&signals, &keeper, user, &control)?;
+    supervise(&signals, &keeper, user, &mounts, &control)?;
     for socket in &sockets {
         if let Err(error) = claim.clear(socket) {
             tracing::warn!(error = format!("{error:#}"), "a socket stays");
@@ -107,9 +119,10 @@ fn supervise(
     signals: &Signals,
     keeper: &Shared,
     user: WorkerUser,
+    mounts: &Mounts,
     control: &OwnedFd,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::start(keeper, user, control)?;
+    let mut worker = Worker::start(keeper, user, mounts, control)?;
     let mut announced = false;
     let mut reloading: Option<Reloading> = None;
     let mut pause = Duration::ZERO;
@@ -138,17 +151,25 @@ fn supervise(
         }
         if let Some(status) = worker.ended() {
             lock(keeper).set_serving(false)?;
+            if was_hostile(status) {
+                tracing::error!(
+                    "the worker made a system call that it never makes, and was ended for it: \
+                     somebody may have taken it over; hint: the kernel's log has the call \
+                     (`dmesg`, type 1326), and `agentguard verdicts` what it dealt with"
+                );
+            }
             tracing::error!(%status, "the worker ended; starting another");
             if !announced {
                 bail!("the worker ended before it served ({status}); hint: its messages are above");
             }
+            // The first is replaced at once, those that keep dying ever later.
             if worker.age() < LONGEST_PAUSE {
+                wait(signals, pause);
                 pause = (pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
             } else {
                 pause = Duration::ZERO;
             }
-            wait(signals, pause);
-            worker = Worker::start(keeper, user, control)?;
+            worker = Worker::start(keeper, user, mounts, control)?;
             continue;
         }
         if reloading.take_if(|reloading| reloading.is_over()).is_some() {
@@ -214,6 +235,21 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
+/// The worker's part of the state is all of the guard's that it sees.
+fn worker_mounts(config: &Config) -> anyhow::Result<Mounts> {
+    let paths = &config.paths;
+    let own = WORKER_ROOMS.map(|room| paths.state_dir.join(room));
+    let hidden = [&paths.state_dir, &paths.runtime_dir, &paths.bpffs].map(Clone::clone);
+    Mounts::new(&Directories {
+        own: &own,
+        hidden: &hidden,
+    })
+    .context(
+        "the worker has no mounts of its own; hint: the daemon needs CAP_SYS_ADMIN, and a kernel \
+         from 5.12 on",
+    )
+}
+
 /// State: the keeper's part is root's, the rest the worker's.
 fn prepare_directories(config: &Config) -> anyhow::Result<()> {
     let make = |path: &Path, mode: u32| {
@@ -226,7 +262,7 @@ fn prepare_directories(config: &Config) -> anyhow::Result<()> {
     let state = &config.paths.state_dir;
     make(state, 0o755)?;
     make(&state.join("keeper"), 0o700)?;
-    for room in ["record", "names"] {
+    for room in WORKER_ROOMS {
         let path = state.join(room);
         make(&path, 0o700)?;
         own(&path, config.worker.uid, config.worker.gid)?;
@@ -245,11 +281,17 @@ fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
+/// Whom the socket lets in is looked at again, where it is read from.
+fn listen_control(config: &Config, readers: Option<u32>) -> anyhow::Result<OwnedFd> {
     let path = config.paths.control_socket();
     let failed = || format!("cannot listen on {}", path.display());
     let listener = UnixListener::bind(&path).with_context(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    let mode = match readers {
+        Some(_) => 0o660,
+        None => 0o600,
+    };
+    std::os::unix::fs::lchown(&path, Some(0), Some(readers.unwrap_or(0))).with_context(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())
 }

@@ -63,6 +63,30 @@ impl Request {
     }
 }
 
+/// The gate's map of answered addresses.
+pub(super) trait NameMap {
+    /// Every address in it.
+    fn names(&self) -> Result<Vec<NameKey>, GateError>;
+    /// Writes what an address stands for.
+    fn put_name(&mut self, key: &NameKey, entry: &NameEntry) -> Result<(), GateError>;
+    /// Forgets an address, where it is there.
+    fn remove_name(&mut self, key: &NameKey) -> Result<(), GateError>;
+}
+
+impl NameMap for Gate {
+    fn names(&self) -> Result<Vec<NameKey>, GateError> {
+        Self::names(self)
+    }
+
+    fn put_name(&mut self, key: &NameKey, entry: &NameEntry) -> Result<(), GateError> {
+        Self::put_name(self, key, entry)
+    }
+
+    fn remove_name(&mut self, key: &NameKey) -> Result<(), GateError> {
+        Self::remove_name(self, key)
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Published {
@@ -115,7 +139,7 @@ const TO_PROXY: PortRules = {
 impl Published {
     /// Takes over what an earlier daemon left pinned: of a virtual address nothing but the proxy is
     /// known, a real one means nothing any more.
-    pub(super) fn take_over(gate: &mut Gate) -> Result<Self, GateError> {
+    pub(super) fn take_over(gate: &mut impl NameMap) -> Result<Self, GateError> {
         for key in gate.names()? {
             if key.address.is_virtual() {
                 let entry = NameEntry {
@@ -133,7 +157,7 @@ impl Published {
     /// Checks and publishes.
     pub(super) fn publish(
         &mut self,
-        gate: &mut Gate,
+        gate: &mut impl NameMap,
         policy: &Policy,
         agent: &AgentPolicy,
         request: &Request,
@@ -188,7 +212,11 @@ impl Published {
     }
 
     /// Forgets an address for every agent.
-    pub(super) fn retire(&mut self, gate: &mut Gate, address: IpAddr) -> Result<(), GateError> {
+    pub(super) fn retire(
+        &mut self,
+        gate: &mut impl NameMap,
+        address: IpAddr,
+    ) -> Result<(), GateError> {
         let address = Address::from(address);
         self.remove(gate, |key, _| key.address == address)?;
         // Those of an earlier daemon are in the gate only.
@@ -201,7 +229,11 @@ impl Published {
     }
 
     /// Forgets real addresses whose time is over.
-    pub(super) fn expire(&mut self, gate: &mut Gate, now: Instant) -> Result<(), GateError> {
+    pub(super) fn expire(
+        &mut self,
+        gate: &mut impl NameMap,
+        now: Instant,
+    ) -> Result<(), GateError> {
         self.remove(gate, |_, entry| entry.expires.is_some_and(|at| at <= now))
     }
 
@@ -210,7 +242,7 @@ impl Published {
     /// longer is forgotten.
     pub(super) fn renew<'a>(
         &mut self,
-        gate: &mut Gate,
+        gate: &mut impl NameMap,
         policy: &'a Policy,
         agent: impl Fn(AgentId) -> Option<&'a AgentPolicy>,
     ) -> Result<(), GateError> {
@@ -236,7 +268,7 @@ impl Published {
 
     fn remove(
         &mut self,
-        gate: &mut Gate,
+        gate: &mut impl NameMap,
         gone: impl Fn(&NameKey, &Entry) -> bool,
     ) -> Result<(), GateError> {
         let gone: Vec<NameKey> = self
@@ -281,33 +313,4 @@ fn gate_entry(policy: &Policy, agent: &AgentPolicy, key: &NameKey, entry: &Entry
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::time::{Duration, Instant};
-
-    use agentguard_model::AgentId;
-
-    use super::{LONGEST, PER_NAME, PublishRefused, Request};
-
-    #[test]
-    fn a_worker_that_was_taken_over_cannot_ask_without_bound() {
-        let mut request = Request {
-            agent: AgentId(1),
-            name: "a.example".parse().unwrap(),
-            virtual_addresses: Vec::new(),
-            real: vec![IpAddr::V4(Ipv4Addr::LOCALHOST); PER_NAME],
-            ttl: Duration::MAX,
-        };
-        assert!(request.check_size().is_ok());
-        assert_eq!(request.lifetime(), LONGEST);
-        assert!(Instant::now().checked_add(request.lifetime()).is_some());
-        request.real.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let refused = request.check_size();
-        assert!(
-            matches!(refused, Err(PublishRefused::TooMany(_))),
-            "{refused:?}"
-        );
-        request.virtual_addresses = std::mem::take(&mut request.real);
-        assert!(request.check_size().is_err());
-    }
-}
+mod tests;

@@ -1,17 +1,22 @@
-//! The numbers of agents, and the cgroups that were put under the gate by hand: what the keeper
-//! remembers over restarts.
+//! The numbers of agents, the cgroups that were put under the gate by hand, who is quarantined, and
+//! what was done and is not in the record yet: what the keeper remembers over restarts.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use agentguard_keeper::message::{Deed, Done, Quarantine};
 use agentguard_model::{AgentId, AgentName};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 /// Run numbers set aside at once.
 const RUN_BLOCK: u32 = 1024;
+
+/// Deeds that wait for a worker to record them. While there are so many, none is done that makes the
+/// guard allow more; one that makes it allow less is done, and the oldest is forgotten.
+const DEEDS: usize = 1024;
 
 /// One JSON file, replaced as a whole.
 #[derive(Debug)]
@@ -31,6 +36,30 @@ struct Contents {
     adopted: BTreeMap<PathBuf, AgentName>,
     /// The last number that is set aside for runs.
     last_run: u32,
+    /// Who is quarantined.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    quarantined: BTreeMap<AgentName, Quarantine>,
+    /// What was done and is not in the record yet, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deeds: Vec<Deed>,
+    /// The last number of a deed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    last_deed: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Who did something, to whom and when.
+#[derive(Clone, Debug)]
+pub(super) struct By {
+    /// In the initial user namespace.
+    pub(super) uid: u32,
+    /// Seconds since the epoch.
+    pub(super) time: u64,
+    pub(super) agent: Option<AgentName>,
 }
 
 impl Registry {
@@ -69,6 +98,11 @@ impl Registry {
             contents.agents.insert(name.clone(), number);
         })?;
         Ok(AgentId(number))
+    }
+
+    /// The number of an agent, if it has one.
+    pub(super) fn known_number(&self, name: &AgentName) -> Option<AgentId> {
+        self.contents.agents.get(name).copied().map(AgentId)
     }
 
     /// The agent that a number stands for.
@@ -113,6 +147,87 @@ impl Registry {
         })
     }
 
+    /// Who is quarantined.
+    pub(super) fn quarantined(&self) -> &BTreeMap<AgentName, Quarantine> {
+        &self.contents.quarantined
+    }
+
+    /// Whether this agent was ever given a number.
+    pub(super) fn knows(&self, name: &AgentName) -> bool {
+        self.contents.agents.contains_key(name)
+    }
+
+    /// Quarantines an agent, for good. `by`: who does it now, for the record. This holds at once, also
+    /// if it cannot be written: then it is written with the next change.
+    ///
+    /// # Errors
+    /// It cannot be written, and would be forgotten by a restart of the host.
+    pub(super) fn quarantine(
+        &mut self,
+        name: &AgentName,
+        quarantine: Quarantine,
+        by: Option<By>,
+    ) -> anyhow::Result<()> {
+        let contents = &mut self.contents;
+        if let Some(by) = by {
+            if contents.deeds.len() >= DEEDS {
+                tracing::error!(
+                    limit = DEEDS,
+                    "too many changes wait for the record; the oldest is forgotten"
+                );
+                contents.deeds.remove(0);
+            }
+            let done = Done::Quarantined {
+                reason: quarantine.reason.clone(),
+                frozen: quarantine.frozen,
+            };
+            contents.note(by, done);
+        }
+        contents.quarantined.insert(name.clone(), quarantine);
+        self.save(&self.contents)
+    }
+
+    /// Ends a quarantine.
+    ///
+    /// # Errors
+    /// It cannot be written, or told: then the agent stays quarantined.
+    pub(super) fn release(&mut self, name: &AgentName, by: By) -> anyhow::Result<()> {
+        self.has_room_for_deeds()?;
+        self.change(|contents| {
+            contents.quarantined.remove(name);
+            contents.note(by, Done::Released);
+        })
+    }
+
+    /// Notes that the gate is about to be taken off everything.
+    ///
+    /// # Errors
+    /// It cannot be written: then it must not be done.
+    pub(super) fn detached(&mut self, by: By, cgroups: u32) -> anyhow::Result<()> {
+        self.has_room_for_deeds()?;
+        self.change(|contents| contents.note(by, Done::Detached { cgroups }))
+    }
+
+    fn has_room_for_deeds(&self) -> anyhow::Result<()> {
+        if self.contents.deeds.len() >= DEEDS {
+            bail!(
+                "{DEEDS} changes wait for the record already, which takes none; hint: see what is \
+                 wrong with it: `agentguard status`"
+            );
+        }
+        Ok(())
+    }
+
+    /// What was done and is not in the record yet, the oldest first.
+    pub(super) fn deeds(&self) -> &[Deed] {
+        &self.contents.deeds
+    }
+
+    /// It is in the record by now.
+    pub(super) fn recorded(&mut self, number: u64) -> anyhow::Result<()> {
+        self.change(|contents| contents.deeds.retain(|deed| deed.number != number))
+    }
+
     /// Changes what is remembered, on disk first: what cannot be written has not changed.
     fn change(&mut self, change: impl FnOnce(&mut Contents)) -> anyhow::Result<()> {
         let mut contents = self.contents.clone();
@@ -142,9 +257,107 @@ impl Registry {
     }
 }
 
+impl Contents {
+    fn note(&mut self, by: By, done: Done) {
+        self.last_deed = self.last_deed.saturating_add(1);
+        self.deeds.push(Deed {
+            number: self.last_deed,
+            time: by.time,
+            uid: by.uid,
+            agent: by.agent,
+            done,
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Registry;
+    use super::{By, DEEDS, Quarantine, Registry};
+
+    fn quarantine() -> Quarantine {
+        Quarantine {
+            since: 7,
+            uid: Some(0),
+            reason: Some("ticket 42".to_owned()),
+            frozen: true,
+        }
+    }
+
+    fn by(name: &str) -> By {
+        By {
+            uid: 0,
+            time: 7,
+            agent: Some(name.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_quarantine_and_what_was_done_survive_until_one_is_released_and_the_other_recorded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agents.json");
+        let coder = "coder".parse().unwrap();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        registry.number(&coder).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        registry
+            .quarantine(&coder, quarantine(), Some(by("coder")))
+            .unwrap();
+
+        let mut registry = Registry::open(path.clone()).unwrap();
+        assert_eq!(registry.quarantined()[&coder], quarantine());
+        let first = registry.deeds()[0].number;
+        registry.recorded(first).unwrap();
+        registry.release(&coder, by("coder")).unwrap();
+
+        let mut registry = Registry::open(path.clone()).unwrap();
+        assert!(registry.quarantined().is_empty());
+        let numbers: Vec<u64> = registry.deeds().iter().map(|deed| deed.number).collect();
+        assert_eq!(numbers, [first + 1]);
+        registry.recorded(first + 1).unwrap();
+        registry.recorded(first + 1).unwrap();
+        let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        let before = String::from_utf8(before).unwrap();
+        let head = before.strip_suffix('}').unwrap();
+        assert_eq!(text, format!("{head},\"last_deed\":{}}}", first + 1));
+    }
+
+    #[test]
+    fn a_quarantine_holds_where_the_disk_is_full_and_a_release_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("gone");
+        let coder = "coder".parse().unwrap();
+        std::fs::create_dir(&place).unwrap();
+        let mut registry = Registry::open(place.join("agents.json")).unwrap();
+        std::fs::remove_dir(&place).unwrap();
+        let told = registry.quarantine(&coder, quarantine(), Some(by("coder")));
+        assert!(told.is_err());
+        assert_eq!(registry.quarantined().len(), 1);
+        assert!(registry.release(&coder, by("coder")).is_err());
+        assert_eq!(registry.quarantined().len(), 1);
+        // With the next change it is written.
+        std::fs::create_dir(&place).unwrap();
+        registry.number(&coder).unwrap();
+        let again = Registry::open(place.join("agents.json")).unwrap();
+        assert_eq!((again.quarantined().len(), again.deeds().len()), (1, 1));
+    }
+
+    #[test]
+    fn with_too_many_deeds_untold_agents_are_quarantined_and_none_is_released() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(directory.path().join("agents.json")).unwrap();
+        let coder = "coder".parse().unwrap();
+        for _ in 0..DEEDS {
+            registry.contents.note(by("coder"), super::Done::Released);
+        }
+        let told = registry.release(&coder, by("coder")).unwrap_err();
+        assert!(told.to_string().contains("wait for the record"), "{told}");
+        assert!(registry.detached(by("coder"), 1).is_err());
+        registry
+            .quarantine(&coder, quarantine(), Some(by("coder")))
+            .unwrap();
+        assert_eq!(registry.deeds().len(), DEEDS);
+        assert_eq!(registry.deeds()[0].number, 2);
+    }
 
     #[test]
     fn numbers_are_never_given_twice() {

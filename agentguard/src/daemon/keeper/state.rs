@@ -1,6 +1,7 @@
 //! What the keeper holds, and what it does with it. One lock around all of it: nothing here waits
 //! for an agent or the worker.
 
+mod quarantine;
 mod runs;
 mod subtrees;
 mod tell;
@@ -28,8 +29,8 @@ use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
-use super::sockets;
-use super::taken::Taken;
+use super::sandbox::{self, Sandbox};
+use super::taken::{Cuts, Taken};
 use crate::config::Config;
 use crate::config::text::{self, Written};
 
@@ -49,6 +50,7 @@ pub(super) struct Keeper {
     mount: PathBuf,
     gate: Gate,
     ca: Arc<Authorities>,
+    sandbox: Arc<Sandbox>,
     policy: Arc<Policy>,
     sources: Documents,
     generation: u32,
@@ -61,6 +63,8 @@ pub(super) struct Keeper {
     subtrees: BTreeMap<u64, Subtree>,
     runs: HashMap<u32, Run>,
     host: Listening,
+    /// The group whose members may read on the control socket.
+    readers: Option<u32>,
     worker: Option<Arc<Packet>>,
     /// Whether the worker left its queue unread for too long.
     stuck: Cell<bool>,
@@ -70,6 +74,7 @@ pub(super) struct Keeper {
     /// Whether the worker can record.
     recording: bool,
     taken: Arc<Taken>,
+    cuts: Arc<Cuts>,
 }
 
 /// A governed subtree.
@@ -111,7 +116,12 @@ pub(super) struct Prepared {
 }
 impl Keeper {
     /// Puts the gate up, with what an earlier daemon left.
-    pub(super) fn new(config: Config, sources: Documents, policy: Policy) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: Config,
+        sources: Documents,
+        policy: Policy,
+        readers: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let mount = cgroup::mount()
             .context("cgroup v2 is not mounted; hint: mount -t cgroup2 none /sys/fs/cgroup")?;
         anyhow::ensure!(
@@ -121,6 +131,7 @@ impl Keeper {
             mount.display()
         );
         let ca = Arc::new(Authorities::open(&config.paths)?);
+        let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         let mut gate = Gate::load(&config.paths.bpffs)?;
         let host = Listening::here(ports(&config))?;
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
@@ -129,6 +140,7 @@ impl Keeper {
         let mut keeper = Self {
             gate,
             ca,
+            sandbox,
             policy: Arc::new(policy),
             sources,
             generation: 0,
@@ -140,12 +152,14 @@ impl Keeper {
             subtrees: BTreeMap::new(),
             runs: HashMap::new(),
             host,
+            readers,
             worker: None,
             stuck: Cell::new(false),
             heard: Instant::now(),
             serving: false,
             recording: true,
             taken: Arc::default(),
+            cuts: Arc::default(),
             mount,
             config,
         };
@@ -185,7 +199,9 @@ impl Keeper {
                 subtree.since = 0;
             }
         }
+        self.believe_the_kernel()?;
         self.write_agents()?;
+        self.freeze_again();
         for (id, _) in left {
             if !self.subtrees.contains_key(&id) {
                 self.gate.remove_agent(id)?;
@@ -194,7 +210,7 @@ impl Keeper {
         let listeners = listeners(&self.config, &self.host);
         self.gate.put_listeners(self.host.netns, &listeners)?;
         self.settings(0)?;
-        self.gate.refuse_unix(sockets::REFUSED.iter().copied())?;
+        self.write_sockets()?;
         for lack in self.gate.lsm_lacks() {
             tracing::warn!("{lack}");
         }
@@ -205,6 +221,22 @@ impl Keeper {
                 self.gate.attach(path)?;
             }
         }
+        Ok(())
+    }
+
+    /// Which UNIX sockets are refused to agents, and which of them the policy opens to one.
+    fn write_sockets(&mut self) -> anyhow::Result<()> {
+        let refused = sandbox::refused_sockets(&self.config);
+        self.gate.refuse_unix(refused.iter().map(String::as_str))?;
+        let mut agents = Vec::new();
+        for agent in self.policy.clone().agents() {
+            let id = self.registry.number(&agent.name)?.0;
+            let open = agent.sandbox.unmasked_paths.iter();
+            self.gate
+                .open_unix(id, open.filter_map(|path| path.to_str()))?;
+            agents.push(id);
+        }
+        self.gate.keep_open_unix(&agents)?;
         Ok(())
     }
 
@@ -242,6 +274,7 @@ impl Keeper {
         self.policy_loaded = SystemTime::now();
         self.follow_subtrees()?;
         self.write_agents()?;
+        self.write_sockets()?;
         let policy = self.policy.clone();
         let registry = &self.registry;
         self.published.renew(&mut self.gate, &policy, |id| {
@@ -297,6 +330,8 @@ impl Keeper {
         self.serving = serving;
         if !serving {
             self.worker = None;
+            // With it ended all that it had under way.
+            self.cuts.none_left();
             // The next one says so itself.
             self.recording = true;
         }
@@ -367,6 +402,11 @@ impl Keeper {
         &self.policy
     }
 
+    /// What runs are held to, to be used without the lock.
+    pub(super) fn sandbox(&self) -> Arc<Sandbox> {
+        self.sandbox.clone()
+    }
+
     /// The certificate authorities, to be used without the lock.
     pub(super) fn ca(&self) -> Arc<Authorities> {
         self.ca.clone()
@@ -374,6 +414,9 @@ impl Keeper {
 
     /// Whether the policy has an agent's connections to this inspected.
     pub(super) fn inspects(&self, agent: AgentId, subject: &LeafSubject) -> bool {
+        if self.is_quarantined(agent) {
+            return false;
+        }
         let agent = self
             .registry
             .name(agent)

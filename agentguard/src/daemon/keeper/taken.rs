@@ -1,10 +1,11 @@
-//! Which policy the worker decides with.
+//! Which policy the worker decides with, and what else it has done of what it was told.
 //!
 //! The kernel has a new policy when the keeper has written its maps; the worker compiles it for
 //! itself. Who changes the policy is answered when both have it, so that nothing that begins after
 //! the answer is decided by the old one.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The newest policy that a worker took, by its number.
@@ -37,11 +38,62 @@ impl Taken {
     }
 }
 
+/// Quarantines that the worker was told of and has not answered: whose it has still something under way.
+#[derive(Debug, Default)]
+pub(super) struct Cuts {
+    waited_for: Mutex<Numbers>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u32,
+    open: BTreeSet<u32>,
+}
+
+impl Cuts {
+    /// A number that the worker will answer with.
+    pub(super) fn next(&self) -> u32 {
+        let mut numbers = self.numbers();
+        numbers.last = numbers.last.wrapping_add(1);
+        let number = numbers.last;
+        numbers.open.insert(number);
+        number
+    }
+
+    /// The worker has answered.
+    pub(super) fn note(&self, number: u32) {
+        self.numbers().open.remove(&number);
+        self.changed.notify_all();
+    }
+
+    /// The worker is gone, and with it what was under way.
+    pub(super) fn none_left(&self) {
+        self.numbers().open.clear();
+        self.changed.notify_all();
+    }
+
+    /// Waits for the answer with this number. `false`: not in time.
+    pub(super) fn wait(&self, number: u32, limit: Duration) -> bool {
+        let held = self.numbers();
+        let open = |numbers: &mut Numbers| numbers.open.contains(&number);
+        let waited = self.changed.wait_timeout_while(held, limit, open);
+        let waited = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.1.timed_out()
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.waited_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::{Duration, Taken};
+    use super::{Cuts, Duration, Taken};
 
     #[test]
     fn who_waits_is_woken_by_that_policy_or_a_newer_one_and_else_gives_up() {
@@ -51,6 +103,19 @@ mod tests {
         let other = taken.clone();
         let waiting = std::thread::spawn(move || other.wait(1, Duration::from_secs(60)));
         taken.note(2);
+        assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn each_answer_is_waited_for_by_its_own_number_and_the_end_of_the_worker_is_all_of_them() {
+        let cuts = Arc::new(Cuts::default());
+        let (first, second) = (cuts.next(), cuts.next());
+        cuts.note(second);
+        assert!(cuts.wait(second, Duration::ZERO));
+        assert!(!cuts.wait(first, Duration::ZERO));
+        let other = cuts.clone();
+        let waiting = std::thread::spawn(move || other.wait(first, Duration::from_secs(60)));
+        cuts.none_left();
         assert!(waiting.join().unwrap());
     }
 }

@@ -210,7 +210,7 @@ fn certificates(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
 }
 
 /// Makes a directory that everybody may enter, whatever the daemon's umask is.
-fn open_directory(directory: &Path) -> io::Result<()> {
+pub(super) fn open_directory(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -234,7 +234,7 @@ fn overlay(source: &Path, target: PathBuf) -> anyhow::Result<Overlay> {
     let source = fs::File::open(source)
         .with_context(|| format!("cannot read {}", source.display()))?
         .into();
-    Ok(Overlay { source, target })
+    Ok(Overlay::new(source, target))
 }
 
 /// Replaces a file as a whole, if it says something else: who reads it meanwhile reads the old one

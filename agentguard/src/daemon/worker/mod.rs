@@ -3,6 +3,7 @@
 //! What it knows of agents, policy and listeners comes from the keeper, message by message; what it
 //! wants of the kernel it asks the keeper for.
 
+mod deeds;
 mod events;
 mod gate;
 mod link;
@@ -45,12 +46,20 @@ const SWEEP: Duration = Duration::from_secs(30);
 
 /// Runs the worker until the keeper says to stop, or is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
+    #[cfg(debug_assertions)]
+    if worker::hostile::attempt_freely() {
+        return Ok(());
+    }
     let keeper = worker::keeper()
         .context("the worker is started by the daemon only; hint: `agentguard daemon`")?;
-    worker::renounce().context("cannot give up privileges")?;
+    worker::renounce().context("the worker cannot give up privileges")?;
     let Some((ToWorker::Start(start), descriptors)) = keeper.recv::<ToWorker>()? else {
         bail!("the keeper did not say what to do");
     };
+    #[cfg(debug_assertions)]
+    if worker::hostile::attempt(&keeper, &descriptors) {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
@@ -80,6 +89,11 @@ async fn serve(
     let control = descriptors
         .pop()
         .context("the keeper passed no control socket")?;
+    // Some hundred files, read meanwhile: agents wait for a worker that takes another's place.
+    let tls = tokio::task::spawn_blocking({
+        let start = start.clone();
+        move || open_tls(&start)
+    });
     let (view, events) = View::new(descriptors)?;
     let gate = Arc::new(Gate::new(view));
     let directory = Arc::new(Directory::default());
@@ -90,7 +104,7 @@ async fn serve(
     )?;
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
-    let upstreams = Arc::new(Shared::new(open_tls(&start)?, Limits::default()));
+    let upstreams = Arc::new(Shared::new(tls.await??, Limits::default()));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut events = Some(events);
@@ -169,6 +183,27 @@ async fn serve(
                     place.shutdown.cancel();
                 }
             }
+            ToWorker::Quarantine {
+                number,
+                agent,
+                quarantined,
+            } => {
+                let rooms = rooms.as_ref().context("a quarantine before a policy")?;
+                rooms.decider.quarantine(agent, quarantined);
+                let (upstreams, link) = (rooms.upstreams.clone(), link.clone());
+                tasks.spawn(async move {
+                    if quarantined {
+                        upstreams.cut(agent).await;
+                    }
+                    link.tell(ToKeeper::Cut { number }).await;
+                });
+            }
+            ToWorker::Deed(deed) => {
+                let rooms = rooms.as_ref().context("a change before a policy")?;
+                let noted = deeds::note(*deed, rooms.decider.clone(), link.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
             ToWorker::Published { request, refused } => link.published(request, refused),
             ToWorker::Signed { request, leaf } => link.signed(request, leaf),
             ToWorker::State(state) => board.state(&state, &directory),
@@ -185,7 +220,7 @@ async fn serve(
                     tasks.spawn(task);
                 }
                 if let Some(control) = control.take() {
-                    let sources = sources(rooms, &record, &board);
+                    let sources = sources(rooms, &record, &board, start.readers);
                     let listener = std::os::unix::net::UnixListener::from(control);
                     listener.set_nonblocking(true)?;
                     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -318,12 +353,13 @@ fn listen(
     Ok(())
 }
 
-fn sources(rooms: &Rooms, record: &Record, board: &Board) -> Sources {
+fn sources(rooms: &Rooms, record: &Record, board: &Board, readers: Option<u32>) -> Sources {
     Sources {
         record: record.clone(),
         policy: rooms.policies.watch(),
         agents: board.agents(),
         guard: board.guard(),
         governed: board.governed(),
+        readers,
     }
 }

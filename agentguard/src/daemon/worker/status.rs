@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, ProgramStatus,
+    Quarantine,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
-use agentguard_keeper::message::{Start, State};
+use agentguard_keeper::message::{self, Start, State};
 use agentguard_keeper::namespace::Listening;
 use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{Context, Labels, Mode};
@@ -177,6 +178,7 @@ impl Board {
                 mode: *mode,
                 cgroups: Vec::new(),
                 runs: 0,
+                quarantine: None,
             })
             .collect();
         for known in &state.agents {
@@ -191,6 +193,7 @@ impl Board {
                         mode: Mode::Enforce,
                         cgroups: Vec::new(),
                         runs: 0,
+                        quarantine: None,
                     });
                     agents.len() - 1
                 }
@@ -199,10 +202,23 @@ impl Board {
                 agent.id = Some(known.id);
                 agent.cgroups.clone_from(&known.cgroups);
                 agent.runs = known.runs;
+                agent.quarantine = known.quarantine.as_ref().map(quarantine);
             }
         }
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         self.agents.send_replace(agents);
+    }
+}
+
+fn quarantine(told: &message::Quarantine) -> Quarantine {
+    Quarantine {
+        since: i64::try_from(told.since)
+            .ok()
+            .and_then(|seconds| Timestamp::from_second(seconds).ok())
+            .unwrap_or(Timestamp::UNIX_EPOCH),
+        uid: told.uid,
+        reason: told.reason.clone(),
+        frozen: told.frozen,
     }
 }
 

@@ -7,11 +7,12 @@ use agentguard_common::map::{AgentEntry, agent_flag, mode};
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::gate::Gate;
 use agentguard_keeper::message::ToWorker;
-use agentguard_model::{AgentName, Mode};
+use agentguard_model::{AgentId, AgentName, Mode};
 use agentguard_policy::{AgentPolicy, Local, OnDaemonLoss, Policy};
 use anyhow::{Context as _, bail};
 
 use super::super::profiles::{NOTHING, Profiles};
+use super::super::registry::Registry;
 use super::{Keeper, Subtree};
 
 /// Levels below `cgroup_root` that are searched for the policy's cgroup patterns.
@@ -104,7 +105,10 @@ impl Keeper {
                 .registry
                 .name(subtree.agent)
                 .and_then(|name| policy.agent(name));
-            let entry = agent_entry(&mut profiles, &mut self.gate, &policy, agent, subtree)?;
+            let mut entry = agent_entry(&mut profiles, &mut self.gate, &policy, agent, subtree)?;
+            if is_quarantined(&self.registry, subtree.agent) {
+                entry.flags |= agent_flag::QUARANTINED;
+            }
             self.gate.put_agent(*id, &entry)?;
         }
         profiles.remove_others(&mut self.gate)?;
@@ -119,7 +123,11 @@ impl Keeper {
             .registry
             .name(subtree.agent)
             .and_then(|name| policy.agent(name));
-        let entry = agent_entry(&mut self.profiles, &mut self.gate, &policy, agent, &subtree)?;
+        let mut entry = agent_entry(&mut self.profiles, &mut self.gate, &policy, agent, &subtree)?;
+        if is_quarantined(&self.registry, subtree.agent) {
+            entry.flags |= agent_flag::QUARANTINED;
+            self.freeze_new(subtree.agent, &subtree.path);
+        }
         self.gate.put_agent(id, &entry)?;
         self.subtrees.insert(id, subtree);
         Ok(())
@@ -216,6 +224,12 @@ impl Keeper {
         if paths.is_empty() {
             bail!("no cgroup was added as {name}; hint: see `agentguard agent list`");
         }
+        if let Some(quarantined) = self.quarantine_of(name) {
+            bail!(
+                "{quarantined}: without the gate it would be free; hint: `agentguard agent release \
+                 {name}` first"
+            );
+        }
         for path in &paths {
             self.registry.forget(path)?;
             let ids: Vec<u64> = self
@@ -280,6 +294,11 @@ fn owner<'a>(policy: &'a Policy, root: &Path, path: &Path) -> Option<&'a AgentPo
             .iter()
             .any(|pattern| pattern.matches(root, path))
     })
+}
+
+pub(super) fn is_quarantined(registry: &Registry, agent: AgentId) -> bool {
+    let name = registry.name(agent);
+    name.is_some_and(|name| registry.quarantined().contains_key(name))
 }
 
 fn agent_entry(

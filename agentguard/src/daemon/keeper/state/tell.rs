@@ -34,6 +34,7 @@ impl Keeper {
             resolvers: self.config.resolvers.clone(),
             upstreams: self.config.upstreams.clone(),
             governed: self.governed(),
+            readers: self.readers,
             degraded: self.degraded(),
             keeper: std::process::id(),
         };
@@ -52,6 +53,10 @@ impl Keeper {
             self.tell(&ToWorker::Agent { id, name });
         }
         self.tell_policy();
+        for name in self.registry.quarantined().keys() {
+            self.tell_quarantine(name, true);
+        }
+        self.tell_deeds();
         for (number, run) in &self.runs {
             self.tell_run(*number, run);
         }
@@ -70,6 +75,7 @@ impl Keeper {
         if self.host.v6.is_none() {
             degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
         }
+        degraded.extend(self.sandbox.lacks());
         degraded
     }
 
@@ -124,6 +130,7 @@ impl Keeper {
                 id: subtree.agent,
                 cgroups: Vec::new(),
                 runs: 0,
+                quarantine: self.registry.quarantined().get(name).cloned(),
             });
             // A run's cgroup is its agent's cgroup and its number.
             if subtree.run == 0 && agent.cgroups.len() < TOLD_CGROUPS {
@@ -131,10 +138,26 @@ impl Keeper {
             }
             agent.runs += u32::from(subtree.run != 0);
         }
+        for (name, quarantine) in self.registry.quarantined() {
+            // Also one that nothing runs as.
+            if let Some(id) = self.registry.known_number(name) {
+                agents.entry(id).or_insert_with(|| AgentState {
+                    name: name.clone(),
+                    id,
+                    cgroups: Vec::new(),
+                    runs: 0,
+                    quarantine: Some(quarantine.clone()),
+                });
+            }
+        }
         let mut room = TOLD_BYTES;
         let fits = |agent: &AgentState| {
             let texts = agent.cgroups.iter().map(|path| path.len() + 8);
-            let bytes = texts.sum::<usize>() + agent.name.as_str().len() + 16;
+            let reason = agent.quarantine.as_ref().and_then(|it| it.reason.as_ref());
+            let bytes = texts.sum::<usize>()
+                + agent.name.as_str().len()
+                + reason.map_or(0, String::len)
+                + 32;
             room = room.saturating_sub(bytes);
             room > 0
         };

@@ -285,10 +285,7 @@ fn overlay(source: &Path, target: &Path) -> anyhow::Result<Overlay> {
         .custom_flags(flags.bits().cast_signed())
         .open(source);
     let opened = opened.with_context(|| format!("cannot open {}", source.display()))?;
-    Ok(Overlay {
-        source: opened.into(),
-        target: target.to_owned(),
-    })
+    Ok(Overlay::new(opened.into(), target.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,349 @@
+//! Ending an agent's sockets from outside, so that their owners see `ECONNABORTED` and not a silence.
+//!
+//! `SOCK_DESTROY` of sock_diag(7) (`net/ipv4/inet_diag.c`, `CONFIG_INET_DIAG_DESTROY`). A socket belongs
+//! to the cgroup in which it was made, whoever holds it now; sock_diag tells that
+//! (`INET_DIAG_CGROUP_ID`, Linux 5.8), and tells only of the network namespace that asks. So each
+//! namespace is entered in which a process of the agent lives. A socket in a namespace that all of
+//! them have left is not found; nor is one whose cgroup was removed. What is not found stays cut
+//! off by the gate, and its owner waits.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+
+use crate::namespace;
+
+/// Cgroups of one agent that are looked through.
+const CGROUPS: usize = 20_000;
+/// Processes of one agent whose namespaces are looked at.
+const PROCESSES: usize = 100_000;
+/// Namespaces that are entered.
+const NAMESPACES: usize = 1024;
+/// How long the kernel may take for one answer: it gives it within the call.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `linux/sock_diag.h`.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+/// `linux/netlink.h`.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x001;
+const NLM_F_ACK: u16 = 0x004;
+const NLM_F_DUMP: u16 = 0x300;
+/// `linux/inet_diag.h`.
+const INET_DIAG_CGROUP_ID: u16 = 21;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Length of `struct inet_diag_sockid`: ports, addresses, device, cookie.
+const ID: usize = 48;
+/// Length of `struct inet_diag_msg`.
+const MESSAGE: usize = 72;
+/// Length of a request: header and `struct inet_diag_req_v2`.
+const REQUEST: usize = HEADER + 8 + ID;
+
+/// What is looked through: `AF_*`, `IPPROTO_*`, and its name.
+const KINDS: [(u8, u8, &str); 4] = [
+    (2, 6, "TCP over IPv4"),
+    (10, 6, "TCP over IPv6"),
+    (2, 17, "UDP over IPv4"),
+    (10, 17, "UDP over IPv6"),
+];
+
+/// What became of an agent's sockets.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Destroyed {
+    /// Sockets that were ended.
+    pub sockets: usize,
+    /// What could not be done, a sentence each, without repetition.
+    pub failures: Vec<String>,
+}
+
+/// Ends the TCP and UDP sockets that were made in these cgroups or below them, in every network
+/// namespace that a process there lives in, in those `beside`, and in the caller's.
+#[must_use]
+pub fn destroy(cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
+    let mut destroyed = Destroyed::default();
+    let mut home = Home::default();
+    let here = File::open("/proc/thread-self/ns/net").map(OwnedFd::from);
+    for namespace in here.into_iter().chain(beside) {
+        home.add_namespace(namespace);
+    }
+    for cgroup in cgroups {
+        home.add(cgroup);
+    }
+    if home.cut_short {
+        destroyed.note("there are more cgroups, processes or namespaces than are looked through");
+    }
+    for namespace in home.namespaces.values() {
+        let ended = namespace::inside(namespace.as_fd(), || end_here(&home.cgroups));
+        match ended {
+            Ok(ended) => {
+                destroyed.sockets += ended.sockets;
+                for failure in &ended.failures {
+                    destroyed.note(failure);
+                }
+            }
+            Err(error) => destroyed.note(&error.to_string()),
+        }
+    }
+    destroyed
+}
+
+impl Destroyed {
+    fn note(&mut self, failure: &str) {
+        if !self.failures.iter().any(|noted| noted == failure) {
+            self.failures.push(failure.to_owned());
+        }
+    }
+}
+
+/// Where an agent lives.
+#[derive(Default)]
+struct Home {
+    /// Ids, which are inode numbers.
+    cgroups: HashSet<u64>,
+    /// By device and inode.
+    namespaces: HashMap<(u64, u64), OwnedFd>,
+    processes: usize,
+    cut_short: bool,
+}
+
+impl Home {
+    /// A cgroup and what is below it.
+    fn add(&mut self, top: &Path) {
+        let mut waiting = vec![top.to_owned()];
+        while let Some(path) = waiting.pop() {
+            if self.cgroups.len() >= CGROUPS || self.processes >= PROCESSES {
+                self.cut_short = true;
+                return;
+            }
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue;
+            };
+            self.cgroups.insert(metadata.ino());
+            waiting.extend(crate::cgroup::children(&path));
+            // A threaded cgroup has no list; its processes are in that of its domain.
+            let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+            for process in members.lines() {
+                self.processes += 1;
+                // One that has ended has no namespace any more. A stranger who got its number has one
+                // without sockets of these cgroups.
+                if let Ok(file) = File::open(format!("/proc/{process}/ns/net")) {
+                    self.add_namespace(file.into());
+                }
+            }
+        }
+    }
+
+    fn add_namespace(&mut self, namespace: OwnedFd) {
+        let Ok(found) = rustix::fs::fstat(&namespace) else {
+            return;
+        };
+        if self.namespaces.len() >= NAMESPACES {
+            self.cut_short = true;
+            return;
+        }
+        self.namespaces
+            .entry((found.st_dev, found.st_ino))
+            .or_insert(namespace);
+    }
+}
+
+/// Ends the sockets of these cgroups in the calling thread's namespace.
+fn end_here(cgroups: &HashSet<u64>) -> Destroyed {
+    let mut destroyed = Destroyed::default();
+    for (family, protocol, name) in KINDS {
+        let ended = found(family, protocol, cgroups).and_then(|found| {
+            let socket = open()?;
+            for id in found {
+                match end(socket.as_fd(), family, protocol, &id) {
+                    Ok(()) => destroyed.sockets += 1,
+                    // It is over already, or another socket of its port stands before it.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = ended {
+            destroyed.note(&format!("sockets of {name} are not ended: {}", why(&error)));
+        }
+    }
+    destroyed
+}
+
+fn why(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "the kernel cannot list them (CONFIG_INET_DIAG)".to_owned(),
+        Some(libc::EOPNOTSUPP) => {
+            "the kernel cannot end them (CONFIG_INET_DIAG_DESTROY)".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The ids of the sockets that were made in these cgroups.
+fn found(family: u8, protocol: u8, cgroups: &HashSet<u64>) -> io::Result<Vec<[u8; ID]>> {
+    let socket = open()?;
+    let flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let request = request(SOCK_DIAG_BY_FAMILY, flags, family, protocol, &[0; ID]);
+    rustix::net::send(&socket, &request, SendFlags::empty())?;
+    let mut ids = Vec::new();
+    // The kernel fills at most this much at once (`netlink_dump`).
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let (length, _) = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())
+        })?;
+        let mut left = buffer.get(..length).unwrap_or_default();
+        while let Some((kind, payload, rest)) = next_message(left) {
+            left = rest;
+            match kind {
+                NLMSG_DONE => return Ok(ids),
+                NLMSG_ERROR => return Err(error_in(payload)),
+                SOCK_DIAG_BY_FAMILY => {
+                    if let Some((id, cgroup)) = socket_in(payload)
+                        && cgroups.contains(&cgroup)
+                    {
+                        ids.push(id);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Ends one socket.
+fn end(socket: BorrowedFd<'_>, family: u8, protocol: u8, id: &[u8; ID]) -> io::Result<()> {
+    let request = request(
+        SOCK_DESTROY,
+        NLM_F_REQUEST | NLM_F_ACK,
+        family,
+        protocol,
+        id,
+    );
+    rustix::net::send(socket, &request, SendFlags::empty())?;
+    let mut answer = [0; 1024];
+    let (length, _) =
+        rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut answer, RecvFlags::empty()))?;
+    match next_message(answer.get(..length).unwrap_or_default()) {
+        Some((NLMSG_ERROR, payload, _)) if payload.get(..4) == Some(&[0; 4]) => Ok(()),
+        Some((NLMSG_ERROR, payload, _)) => Err(error_in(payload)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`: every state, no extensions.
+fn request(kind: u16, flags: u16, family: u8, protocol: u8, id: &[u8; ID]) -> Vec<u8> {
+    const LENGTH: u32 = 72;
+    const { assert!(LENGTH as usize == REQUEST) };
+    let mut request = Vec::with_capacity(REQUEST);
+    request.extend(LENGTH.to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    // Number of the request, and our address: the kernel fills it in.
+    request.extend([0; 8]);
+    request.extend([family, protocol, 0, 0]);
+    request.extend(u32::MAX.to_ne_bytes());
+    request.extend(id);
+    request
+}
+
+/// The first message: its type, its payload, and what follows it. `None` at the end.
+fn next_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(bytes.first_chunk().copied()?)).ok()?;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let payload = bytes.get(HEADER..length)?;
+    let next = length.next_multiple_of(4).min(bytes.len());
+    Some((kind, payload, bytes.get(next..)?))
+}
+
+/// The error number that an answer of type `NLMSG_ERROR` begins with, negative.
+fn error_in(payload: &[u8]) -> io::Error {
+    match payload.first_chunk() {
+        Some(number) => io::Error::from_raw_os_error(i32::from_ne_bytes(*number).wrapping_neg()),
+        None => io::ErrorKind::InvalidData.into(),
+    }
+}
+
+/// The id and the cgroup of a socket (`struct inet_diag_msg`, then attributes). `None` for what belongs
+/// to no cgroup: half-open and timed-out connections.
+fn socket_in(payload: &[u8]) -> Option<([u8; ID], u64)> {
+    let id = payload.get(4..4 + ID)?.try_into().ok()?;
+    let mut left = payload.get(MESSAGE..)?;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(left.first_chunk().copied()?));
+        let kind = u16::from_ne_bytes(left.get(2..4)?.try_into().ok()?);
+        let value = left.get(4..length)?;
+        if kind == INET_DIAG_CGROUP_ID {
+            return Some((id, u64::from_ne_bytes(value.try_into().ok()?)));
+        }
+        left = left.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer with one attribute of this type and value.
+    fn answer(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut payload = vec![7; MESSAGE];
+        payload.extend(8_u16.to_ne_bytes());
+        payload.extend(1_u16.to_ne_bytes());
+        payload.extend([0; 4]);
+        payload.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
+        payload.extend(kind.to_ne_bytes());
+        payload.extend(value);
+        payload
+    }
+
+    #[test]
+    fn the_cgroup_is_found_behind_other_attributes_and_nothing_is_made_of_rubbish() {
+        let told = answer(INET_DIAG_CGROUP_ID, &42_u64.to_ne_bytes());
+        assert_eq!(socket_in(&told), Some(([7; ID], 42)));
+        assert_eq!(socket_in(&answer(5, &[0; 8])), None);
+        assert_eq!(socket_in(&answer(INET_DIAG_CGROUP_ID, &[0; 3])), None);
+        for length in 0..told.len() {
+            assert_eq!(socket_in(&told[..length]), None, "{length}");
+        }
+        // A length of zero must not go round for ever.
+        let mut stuck = vec![0; MESSAGE];
+        stuck.extend([0; 8]);
+        assert_eq!(socket_in(&stuck), None);
+    }
+
+    #[test]
+    fn messages_are_taken_apart_and_a_length_that_lies_ends_it() {
+        let one = request(SOCK_DESTROY, NLM_F_REQUEST, 2, 6, &[1; ID]);
+        assert_eq!(one.len(), REQUEST);
+        let two = [one.clone(), one.clone()].concat();
+        let (kind, payload, rest) = next_message(&two).unwrap();
+        assert_eq!((kind, payload.len(), rest.len()), (SOCK_DESTROY, 56, 72));
+        assert!(next_message(&rest[..71]).is_none());
+        assert!(next_message(&[]).is_none());
+        let mut short = one;
+        short[..4].copy_from_slice(&3_u32.to_ne_bytes());
+        assert!(next_message(&short).is_none());
+    }
+}

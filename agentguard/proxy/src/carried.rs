@@ -1,0 +1,89 @@
+//! What is under way for each agent, on both sides, so that it can be waited for the last of it.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agentguard_model::AgentId;
+use tokio::sync::Notify;
+
+/// Connections by agent: those of clients, and those to upstreams.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    counts: Mutex<HashMap<AgentId, usize>>,
+    /// Told when an agent's last one has ended.
+    ended: Notify,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct One {
+    carried: Arc<Carried>,
+    agent: AgentId,
+}
+
+impl Carried {
+    /// One more.
+    pub(crate) fn one(self: &Arc<Self>, agent: AgentId) -> One {
+        *self.counts().entry(agent).or_default() += 1;
+        One {
+            carried: Arc::clone(self),
+            agent,
+        }
+    }
+
+    /// Waits until an agent has none.
+    pub(crate) async fn none(&self, agent: AgentId) {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            // Before the look, so that an end in between is not missed.
+            ended.as_mut().enable();
+            if !self.counts().contains_key(&agent) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<AgentId, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        let mut counts = self.carried.counts();
+        if let Some(count) = counts.get_mut(&self.agent) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.agent);
+                self.carried.ended.notify_waiters();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use agentguard_model::AgentId;
+    use futures_util::FutureExt as _;
+
+    use super::Carried;
+
+    #[tokio::test]
+    async fn the_last_one_of_an_agent_is_waited_for_and_no_other() {
+        let carried = Arc::new(Carried::default());
+        let (first, second) = (carried.one(AgentId(1)), carried.one(AgentId(1)));
+        let _other = carried.one(AgentId(2));
+        let mut none = pin!(carried.none(AgentId(1)));
+        assert!(none.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(none.as_mut().now_or_never().is_none());
+        drop(second);
+        none.await;
+        carried.none(AgentId(3)).await;
+    }
+}

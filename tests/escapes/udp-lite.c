@@ -1,0 +1,7 @@
+/* UDP-Lite. */
+#include "escape.h"
+int main(int argc, char **argv) {
+	begin(argc, argv);
+	int client = DO(socket(FAMILY, SOCK_DGRAM, IPPROTO_UDPLITE));
+	DO(sendto(client, marker, strlen(marker), 0, TARGET, target_length));
+}

@@ -1,0 +1,178 @@
+//! Ways in which somebody else has a part: servers that are asked from outside, and sockets that are
+//! older than the agent.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use agentguard_tests::{address, wait_until};
+
+use crate::bench::{self, AGENT, Bench, Setting};
+
+/// How long a server may take to listen, and an answer to arrive.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn marked(bench: &Bench<'_>, mark: &str) -> bool {
+    bench.world.marks().unwrap().contains_key(mark)
+}
+
+/// Who asks from the internet gets an answer from no agent.
+#[test]
+fn no_server_answers_the_network() {
+    let Some(programs) = bench::programs() else {
+        return;
+    };
+    let world = bench::world("listen");
+    let bench = Bench::new(&world, &programs);
+    let settings = [
+        Setting::Free,
+        Setting::Run,
+        Setting::RunRoot,
+        Setting::Adopted,
+    ];
+    for (number, name) in ["listen", "listen-autobind"].into_iter().enumerate() {
+        for setting in settings {
+            for host in address::HOST {
+                let six = u8::from(host.is_ipv6());
+                let mark = format!("escapelisten{number}x{six}x{}", setting.letter());
+                let server = bench
+                    .invocation(setting, words(&bench, name, &host.to_string(), &mark))
+                    .spawn()
+                    .unwrap();
+                let port: u16 = wait_until("the server listens", LIMIT, || {
+                    server.stdout().trim().parse().ok()
+                })
+                .unwrap_or_else(|_| panic!("{name} {setting:?}: {}", server.stderr()));
+                let answered = ask(&bench, SocketAddr::new(host, port));
+                let seen = marked(&bench, &mark);
+                let free = setting == Setting::Free;
+                assert_eq!((answered, seen), (free, free), "{name} {setting:?} {host}");
+                drop(server);
+            }
+        }
+    }
+}
+
+/// Whether a connection from the internet gets a word.
+fn ask(bench: &Bench<'_>, to: SocketAddr) -> bool {
+    let asked = bench.world.internet().enter(|| {
+        let mut client = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+        client.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut text = [0; 64];
+        std::io::Read::read(&mut client, &mut text)
+    });
+    matches!(asked.unwrap(), Ok(1..))
+}
+
+fn words(bench: &Bench<'_>, name: &str, to: &str, mark: &str) -> Vec<OsString> {
+    let program = bench.program(name).into_os_string();
+    vec![program, to.into(), "9".into(), mark.into()]
+}
+
+/// A workload that runs already sends nothing over the sockets that it has, once it is adopted.
+#[test]
+fn no_older_socket_sends() {
+    let Some(programs) = bench::programs() else {
+        return;
+    };
+    let world = bench::world("older");
+    let bench = Bench::new(&world, &programs);
+    let origins = address::origin(0x10);
+    let mut number = 0;
+    for name in ["old-tcp", "old-udp"] {
+        for (canary, origin) in address::CANARY.into_iter().zip(origins) {
+            // TCP has to be connected to somebody: the site, on a port that no rule allows.
+            let to = if name == "old-tcp" { origin } else { canary };
+            let port = if name == "old-tcp" { "80" } else { "9" };
+            for adopted in [false, true] {
+                number += 1;
+                let cgroup = bench.outside(number);
+                let go = world.directory().join(format!("go-{number}"));
+                let mark = format!("escapeold{number}x");
+                let host = bench.guard.within(
+                    &cgroup,
+                    [
+                        bench.program(name).as_os_str(),
+                        to.to_string().as_ref(),
+                        port.as_ref(),
+                        mark.as_ref(),
+                    ],
+                );
+                let process = host.env("ESCAPE_GO", &go).spawn().unwrap();
+                wait_until("it is connected", LIMIT, || {
+                    process.stdout().contains("ready").then_some(())
+                })
+                .unwrap();
+                if adopted {
+                    let add = bench.guard.cli().args(["agent", "add", AGENT, "--cgroup"]);
+                    add.arg(&cgroup).run().unwrap().success().unwrap();
+                }
+                fs::write(&go, "").unwrap();
+                let output = process.wait(LIMIT).unwrap();
+                // What a TCP socket could not send it sends again, and again is refused.
+                assert_eq!(marked(&bench, &mark), !adopted, "{name} {to} {output}");
+                if adopted {
+                    let remove = bench.guard.cli().args(["agent", "remove", AGENT]);
+                    remove.run().unwrap().success().unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// What an operator moves into an agent's cgroup keeps the sockets that it has, and they are nobody's:
+/// no program of the gate sees their packets.
+#[test]
+fn a_moved_process_keeps_its_sockets() {
+    let Some(programs) = bench::programs() else {
+        return;
+    };
+    let world = bench::world("moved");
+    let bench = Bench::new(&world, &programs);
+    for canary in address::CANARY {
+        let mark = format!("escapemoved{}x", u8::from(canary.is_ipv6()));
+        let host = bench.world.host().command(bench.program("moved"));
+        let output = host
+            .args([&canary.to_string(), "9", mark.as_str()])
+            .env("ESCAPE_CGROUP", &bench.cgroup)
+            .run()
+            .unwrap();
+        assert_eq!(marked(&bench, &mark), !bench.lsm(), "{output}");
+    }
+}
+
+/// A socket that the caller of `run` has open is not the command's.
+#[test]
+fn no_socket_is_inherited() {
+    let Some(programs) = bench::programs() else {
+        return;
+    };
+    let world = bench::world("inherited");
+    let bench = Bench::new(&world, &programs);
+    for canary in address::CANARY {
+        let six = u8::from(canary.is_ipv6());
+        let to = canary.to_string();
+        for setting in [Setting::Free, Setting::Run, Setting::RunRoot] {
+            let mark = format!("escapeinherited{six}x{}", setting.letter());
+            let mut words = words(&bench, "inherited", &to, &mark);
+            let again = words.clone();
+            let run: &[&str] = match setting {
+                Setting::Run => &["run", "--agent", AGENT, "--user", bench::USER, "--"],
+                _ => &["run", "--agent", AGENT, "--"],
+            };
+            if setting != Setting::Free {
+                words.push(bench.guard.program().into());
+                words.extend(run.iter().map(OsString::from));
+                words.extend(again);
+            }
+            let host = bench.world.host().command(&words[0]).args(&words[1..]);
+            let output = host
+                .env("AGENTGUARD_CONFIG", bench.guard.config())
+                .run()
+                .unwrap();
+            let free = setting == Setting::Free;
+            assert_eq!(marked(&bench, &mark), free, "{setting:?} {output}");
+        }
+    }
+}

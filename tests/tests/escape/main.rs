@@ -1,0 +1,253 @@
+//! The escape suite: every way out that we know, one small program each (`tests/escapes`), tried where
+//! nobody is governed, under `agentguard run`, and by an adopted agent that is root.
+//!
+//! Each way has a canary's address of its own and a mark in what it sends. What counts is what the tap
+//! on the wire saw, of any protocol, not what the programs say. A way that does not get out where nobody
+//! is governed proves nothing, so that fails too.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where it cannot go on, helpers included"
+)]
+
+mod asked;
+mod bench;
+mod ways;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+
+use agentguard_tests::Destination;
+
+use bench::{Bench, Setting};
+use ways::{Adopted, Families, Needs, OTHERS, WAYS, Way};
+
+/// A way with one version of IP.
+#[derive(Clone, Copy)]
+struct Try {
+    way: &'static Way,
+    six: bool,
+    number: usize,
+}
+
+fn tries() -> Vec<Try> {
+    let mut tries = Vec::new();
+    for (number, way) in WAYS.iter().enumerate() {
+        for six in [false, true] {
+            let fits = match way.families {
+                Families::Four => !six,
+                Families::Six => six,
+                Families::Both => true,
+            };
+            if fits {
+                tries.push(Try { way, six, number });
+            }
+        }
+    }
+    tries
+}
+
+impl Try {
+    fn family(self) -> &'static str {
+        if self.six { "v6" } else { "v4" }
+    }
+
+    /// An address that nobody else is told, among those of the internet where nobody lives.
+    fn address(self) -> String {
+        // 129 to 131 are the tun device's.
+        let number = self.number + 2;
+        if self.six {
+            format!("2001:db8:113::6:{number:x}")
+        } else {
+            format!("192.0.2.{number}")
+        }
+    }
+
+    fn mark(self, setting: Setting) -> String {
+        let setting = setting.letter();
+        format!("escape{}x{}x{setting}", self.number, self.family())
+    }
+}
+
+/// What the wire saw of one setting: the tries that got out.
+struct Seen {
+    out: BTreeSet<(usize, bool)>,
+    /// What the programs said, for the report.
+    said: Vec<(usize, bool, String)>,
+}
+
+impl Seen {
+    fn got_out(&self, a_try: Try) -> bool {
+        self.out.contains(&(a_try.number, a_try.six))
+    }
+
+    fn said(&self, a_try: Try) -> &str {
+        let found = self
+            .said
+            .iter()
+            .find(|(number, six, _)| (*number, *six) == (a_try.number, a_try.six));
+        found.map_or("", |(_, _, text)| text)
+    }
+}
+
+/// `try NAME PROGRAM ADDRESS MARK [USER]`: what it says and how it ends goes to a file of its name.
+const TRY: &str = r#"
+try() (
+    if [ -n "$5" ]; then export ESCAPE_UID="$5"; fi
+    "$2" "$3" 9 "$4" >/dev/null 2>"LOG/$1"
+    echo "exit $?" >>"LOG/$1"
+)
+"#;
+
+/// Tries all of them in one setting, one after the other, in one process tree.
+fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
+    let before = bench.world.all_arrivals().unwrap();
+    let directory = bench.world.directory();
+    let log = directory.join(format!("said-{}", setting.letter()));
+    fs::create_dir(&log).unwrap();
+    rustix::fs::chmod(&log, rustix::fs::Mode::from_raw_mode(0o777)).unwrap();
+    let mut script = TRY.replace("LOG", &log.display().to_string());
+    for a_try in tries() {
+        let Try { way, .. } = a_try;
+        if matches!(
+            (setting, way.adopted),
+            (Setting::Adopted, Adopted::NotTried)
+        ) {
+            continue;
+        }
+        // Where nobody is governed the least user that can has to do it.
+        let user = match (setting, way.needs) {
+            (Setting::Free, Needs::User) => "1000",
+            _ => "",
+        };
+        writeln!(
+            script,
+            "try {}-{} {} {} {} {user}",
+            a_try.number,
+            a_try.family(),
+            bench.program(way.name).display(),
+            a_try.address(),
+            a_try.mark(setting),
+        )
+        .unwrap();
+    }
+    let file = directory.join(format!("script-{}", setting.letter()));
+    fs::write(&file, script).unwrap();
+    let words = ["sh".into(), file.into_os_string()];
+    let output = bench.run(setting, words.to_vec());
+    assert!(output.stdout.is_empty(), "{output}");
+    let after = bench.world.all_arrivals().unwrap();
+    let marks = bench.world.marks().unwrap();
+    let mut seen = Seen {
+        out: BTreeSet::new(),
+        said: Vec::new(),
+    };
+    for a_try in tries() {
+        let address: IpAddr = a_try.address().parse().unwrap();
+        let count = |all: &[(Destination, u64)]| -> u64 {
+            all.iter()
+                .filter(|(to, _)| to.ip == address)
+                .map(|(_, count)| count)
+                .sum()
+        };
+        let marked = marks.contains_key(&a_try.mark(setting));
+        if marked || count(&after) > count(&before) {
+            seen.out.insert((a_try.number, a_try.six));
+        }
+        let path = log.join(format!("{}-{}", a_try.number, a_try.family()));
+        let said = fs::read_to_string(path).unwrap_or_default();
+        let said = said.trim().replace('\n', ", ");
+        seen.said.push((a_try.number, a_try.six, said));
+    }
+    seen
+}
+
+#[test]
+fn no_way_leads_out() {
+    let Some(programs) = bench::programs() else {
+        return;
+    };
+    let world = bench::world("escape");
+    let bench = Bench::new(&world, &programs);
+    let free = attempt(&bench, Setting::Free);
+    let user = attempt(&bench, Setting::Run);
+    let root = attempt(&bench, Setting::RunRoot);
+    let adopted = attempt(&bench, Setting::Adopted);
+    let lsm = bench.lsm();
+    let all_parts = std::env::var_os("AGENTGUARD_ESCAPE_ALL_PARTS").is_some();
+
+    let mut wrong = Vec::new();
+    let mut table = String::new();
+    for a_try in tries() {
+        let Try { way, .. } = a_try;
+        let name = format!("{} {}", way.name, a_try.family());
+        let columns = [&free, &user, &root, &adopted].map(|seen| match seen.got_out(a_try) {
+            true => "OUT",
+            false => "-",
+        });
+        writeln!(
+            table,
+            "{name:28} free {:4} run {:4} run as root {:4} adopted {:4}",
+            columns[0], columns[1], columns[2], columns[3]
+        )
+        .unwrap();
+        if !free.got_out(a_try) {
+            let absent = free.said(a_try).ends_with("exit 3");
+            if !(absent && way.part.is_some() && !all_parts) {
+                wrong.push(format!(
+                    "{name} proves nothing: nobody stops it, and it does not get out: {}",
+                    free.said(a_try)
+                ));
+            }
+            continue;
+        }
+        if user.got_out(a_try) == way.run {
+            wrong.push(format!("{name} under `run`: {}", user.said(a_try)));
+        }
+        let closed = match way.adopted {
+            Adopted::Closed => true,
+            Adopted::Lsm => lsm,
+            Adopted::Open => false,
+            Adopted::NotTried => continue,
+        };
+        if adopted.got_out(a_try) == closed {
+            wrong.push(format!(
+                "{name}, adopted, should be {}: {}",
+                if closed { "closed" } else { "open" },
+                adopted.said(a_try)
+            ));
+        }
+        // Whoever the command runs as, what the gate closes is closed.
+        if way.run && way.adopted == Adopted::Closed && root.got_out(a_try) {
+            wrong.push(format!("{name} under `run` as root: {}", root.said(a_try)));
+        }
+    }
+    println!("{table}LSM programs: {lsm}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// `docs/threat-model.md` has a row for each way, and no other.
+#[test]
+fn the_threat_model_names_every_way() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/threat-model.md");
+    let Ok(text) = fs::read_to_string(path) else {
+        // Where the suite runs without its sources.
+        assert!(
+            std::env::var_os("AGENTGUARD_ESCAPES").is_some(),
+            "no {path}"
+        );
+        return;
+    };
+    let rows: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    let ways: BTreeSet<&str> = WAYS.iter().chain(OTHERS).map(|way| way.name).collect();
+    let missing: Vec<_> = ways.difference(&rows).collect();
+    assert!(missing.is_empty(), "without a row: {missing:?}");
+}

@@ -1,0 +1,204 @@
+//! What `run` hides of the host beside the network, with the real daemon: sockets of daemons, the
+//! guard's own files, cgroups; and what it says and does where the kernel has no Landlock.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use agentguard_tests::{Guard, Puppet, World};
+use serde_json::json;
+
+use super::{free, puppet, world};
+
+/// Sockets that something listens on, in places of their own.
+struct Daemons {
+    /// In the place of `/run/dbus`.
+    bus: PathBuf,
+    /// In the place of `/run/user`.
+    users: PathBuf,
+    /// As the configuration masks it.
+    named: PathBuf,
+    _listening: [UnixListener; 3],
+}
+
+impl Daemons {
+    fn new(world: &World) -> Self {
+        let path = |name: &str| world.directory().join(name);
+        let (bus, users, named) = (path("bus"), path("users"), path("named.sock"));
+        fs::create_dir(&bus).unwrap();
+        fs::create_dir_all(users.join("0")).unwrap();
+        let listening = [
+            bus.join("system_bus_socket"),
+            users.join("0/bus"),
+            named.clone(),
+        ];
+        Self {
+            _listening: listening.map(|path| UnixListener::bind(path).unwrap()),
+            bus,
+            users,
+            named,
+        }
+    }
+
+    /// A client that nobody governs, and that sees them as the daemon does.
+    fn free(&self, world: &World) -> Puppet {
+        Puppet::start(world, |words| {
+            let mut words = words.into_iter();
+            let program = words.next().unwrap();
+            world
+                .host()
+                .command(program)
+                .args(words)
+                .cover(&self.bus, Path::new("/run/dbus"))
+                .cover(&self.users, Path::new("/run/user"))
+        })
+        .unwrap()
+    }
+}
+
+fn reach(path: impl AsRef<Path>) -> String {
+    format!(
+        "(make('u', socket.AF_UNIX, socket.SOCK_STREAM), of('u').connect('{}'))[0]",
+        path.as_ref().display()
+    )
+}
+
+#[test]
+fn sockets_of_daemons_are_hidden_but_from_those_that_the_policy_lets_see_them() {
+    let world = world("masked");
+    let daemons = Daemons::new(&world);
+    let [bus, user] = ["/run/dbus/system_bus_socket", "/run/user/0/bus"];
+    let named = daemons.named.to_str().unwrap();
+    let policy = format!(
+        "
+version: 1
+agents:
+  - name: coder
+  - name: helper
+    sandbox: {{unmasked_paths: [{bus}, {user}, {named}, {state}]}}
+",
+        state = world.directory().display(),
+    );
+    let pattern = world.directory().join("na*d.sock");
+    let guard = world
+        .guard()
+        .policy(&policy)
+        .setting("run", json!({"masked_paths": [pattern, "/no/such/path"]}))
+        .cover(&daemons.bus, "/run/dbus")
+        .cover(&daemons.users, "/run/user")
+        .start()
+        .unwrap();
+    let mut without = daemons.free(&world);
+    let mut client = puppet(&world, &guard, "coder");
+    let mut helper = puppet(&world, &guard, "helper");
+    for (path, error) in [
+        (bus, "ENOENT"),
+        ("/var/run/dbus/system_bus_socket", "ENOENT"),
+        (user, "ENOENT"),
+        // Root may open what nobody may.
+        (named, "ECONNREFUSED"),
+    ] {
+        without.gives(&reach(path), "made");
+        client.fails(&reach(path), error);
+        helper.gives(&reach(path), "made");
+    }
+    // What a program keeps there while it runs has its place.
+    client.gives("open('/run/user/0/x', 'w').write('x')", 1);
+    assert!(!daemons.users.join("0/x").exists());
+
+    // The guard's own is no policy's to show.
+    let state = format!("os.listdir('{}')", guard.state_dir().display());
+    let pins = format!("os.listdir('{}')", guard.bpffs().display());
+    for client in [&mut client, &mut helper] {
+        for own in [&state, &pins] {
+            client.gives(own, json!([]));
+        }
+    }
+    assert_ne!(without.ask(&state).unwrap(), json!([]));
+}
+
+#[test]
+fn a_command_of_root_moves_into_no_cgroup_but_its_own() {
+    let world = world("cgroups");
+    let guard = world
+        .guard()
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .start()
+        .unwrap();
+    let above = guard.cgroup().parent().unwrap().join("cgroup.procs");
+    let open = format!("open('{}', 'w').close()", above.display());
+    free(&world).gives(&open, json!(null));
+    puppet(&world, &guard, "coder").fails(&open, "EROFS");
+}
+
+/// A program that starts the guard on a kernel that seems to have no Landlock.
+fn without_landlock(world: &World) -> PathBuf {
+    let program = std::env::var("AGENTGUARD_BIN").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/agentguard").to_owned()
+    });
+    let program = fs::canonicalize(program).unwrap();
+    let path = world.directory().join("agentguard");
+    let script = format!(
+        r#"#!/usr/bin/python3
+import ctypes, os, struct, sys
+step = lambda *words: struct.pack("HBBI", *words)
+# landlock_create_ruleset is 444 everywhere; ENOSYS.
+steps = step(0x20, 0, 0, 0) + step(0x15, 0, 1, 444) + step(6, 0, 0, 0x50026) + step(6, 0, 0, 0x7fff0000)
+code = ctypes.create_string_buffer(steps)
+program = struct.pack("HxxxxxxQ", 4, ctypes.addressof(code))
+assert ctypes.CDLL(None).prctl(22, 2, program, 0, 0) == 0
+os.execv("{program}", ["agentguard"] + sys.argv[1:])
+"#,
+        program = program.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn start<'w>(world: &'w World, strict: bool) -> Guard<'w> {
+    world
+        .guard()
+        .program(without_landlock(world))
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .setting("run", json!({"strict": strict}))
+        .start()
+        .unwrap()
+}
+
+#[test]
+fn where_something_is_missing_it_is_said_and_the_rest_holds() {
+    let world = world("no-landlock");
+    let guard = start(&world, false);
+    let status = guard.cli().args(["status", "-o", "json"]).run().unwrap();
+    assert!(status.stdout.contains("no Landlock: "), "{status}");
+    assert!(guard.log().contains("the sandbox is not whole"));
+    let run = guard.run("coder", ["strace", "true"]).unwrap();
+    assert_ne!(run.code(), 0, "{run}");
+    assert!(run.stderr.contains("Operation not permitted"), "{run}");
+    assert_eq!(guard.run("coder", ["true"]).unwrap().code(), 0);
+}
+
+#[test]
+fn a_strict_guard_runs_nothing_in_half_a_sandbox() {
+    let world = world("strict");
+    let guard = start(&world, true);
+    let run = guard
+        .run("coder", ["touch", "/tmp/agentguard-strict"])
+        .unwrap();
+    assert_eq!(run.code(), 1, "{run}");
+    assert!(run.stderr.contains("`run` is strict: no Landlock"), "{run}");
+    assert!(run.stderr.contains("hint: "), "{run}");
+    assert!(!Path::new("/tmp/agentguard-strict").exists());
+    drop(guard);
+    // Here nothing is missing.
+    let guard = world
+        .guard()
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .setting("run", json!({"strict": true}))
+        .start()
+        .unwrap();
+    let run = guard.run("coder", ["true"]).unwrap();
+    assert_eq!(run.code(), 0, "{run}");
+}
