@@ -1,6 +1,7 @@
 //! What the kernel tells user space, and the reasons it gives.
 
 use crate::address::Address;
+use crate::map::UNIX_NAME;
 
 /// One thing that the gate saw. Ring buffer `EVENTS`.
 ///
@@ -61,13 +62,26 @@ pub struct Event {
     pub run: u32,
 }
 
+/// An event about a UNIX socket, which has a name in place of an address. It is told apart by its
+/// length.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UnixEvent {
+    /// The event.
+    pub event: Event,
+    /// Bytes of [`Self::name`].
+    pub length: u32,
+    /// The name of the peer, as it was given to `bind(2)`, padded with zeroes.
+    pub name: [u8; UNIX_NAME],
+}
+
 /// Values of [`Event::kind`].
 pub mod kind {
     /// An outbound flow: a TCP connect, or the first datagram to a destination.
     pub const FLOW: u8 = 1;
     /// An inbound flow to an agent's socket.
     pub const INBOUND: u8 = 2;
-    /// A socket that was refused at creation.
+    /// A socket that was refused at creation, or a UNIX socket whose peer is refused.
     pub const SOCKET: u8 = 3;
     /// The end of a direct TCP flow, with its byte counts.
     pub const CLOSED: u8 = 4;
@@ -126,11 +140,13 @@ pub mod reason {
     pub const DEVICE: u8 = 33;
     /// A datagram that may go directly, in a namespace with no way out.
     pub const NO_UPLINK: u8 = 34;
+    /// A UNIX socket of a program outside the agent, which is on the list or abstract.
+    pub const UNIX_SOCKET: u8 = 35;
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Event;
+    use super::{Event, UnixEvent};
 
     #[test]
     fn no_implicit_padding() {
@@ -139,5 +155,7 @@ mod tests {
             6 * 8 + 7 * 4 + 16 + 16 + 5 * 2 + 3 + 3 + 4
         );
         assert_eq!(size_of::<Event>() % 8, 0);
+        assert_eq!(size_of::<UnixEvent>(), size_of::<Event>() + 4 + 108);
+        assert_eq!(size_of::<UnixEvent>() % 8, 0);
     }
 }

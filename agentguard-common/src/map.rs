@@ -272,6 +272,41 @@ pub struct SocketEntry {
     pub _end: u32,
 }
 
+/// The protocol of a UNIX socket that is never made: it asks whether LSM programs run.
+pub const LSM_PROBE: u32 = 0x4147;
+
+/// Bytes of a UNIX socket's name: `sun_path` (`linux/un.h`).
+pub const UNIX_NAME: usize = 108;
+
+/// Whose a UNIX socket is: the agent of the task that made it. Socket storage `UNIX_OWNERS`, absent
+/// for what no agent made.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct UnixOwner {
+    /// The agent.
+    pub agent: u32,
+}
+
+/// The beginning of the names of UNIX sockets. LPM trie `UNIX_NAMES`; the prefix length counts the
+/// agent's 32 bits too. The value is one of [`unix_name`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct UnixNameKey {
+    /// The agent that this is for, or 0 for all.
+    pub agent: u32,
+    /// As it was given to `bind(2)`, padded with zeroes; an abstract name begins with a zero.
+    pub name: [u8; UNIX_NAME],
+}
+
+/// Values of `UNIX_NAMES`. An agent's own line, however short, is before those for all; a socket that
+/// the same agent made is always open to it.
+pub mod unix_name {
+    /// Sockets so named are refused.
+    pub const DENY: u32 = 1;
+    /// Sockets so named are let pass.
+    pub const ALLOW: u32 = 2;
+}
+
 /// Values of [`SocketEntry::state`].
 pub mod socket_state {
     /// Nothing dialled yet.
@@ -342,6 +377,8 @@ mod pod {
         super::Origin,
         super::Counters,
         super::Exe,
+        super::UnixNameKey,
+        super::UnixOwner,
     );
 }
 
@@ -366,5 +403,7 @@ mod tests {
             3 * 8 + 4 * 16 + 3 * 4 + 16 + 3 * 2 + 4 + 2 + 3 * 4 + 4
         );
         assert_eq!(size_of::<Counters>(), 24);
+        assert_eq!(size_of::<UnixNameKey>(), 4 + 108);
+        assert_eq!(size_of::<UnixOwner>(), 4);
     }
 }

@@ -1,7 +1,7 @@
 //! Tells user space.
 
-use agentguard_common::event::{Event, kind};
-use agentguard_common::map::{Settings, SocketEntry};
+use agentguard_common::event::{Event, UnixEvent, kind};
+use agentguard_common::map::{Settings, SocketEntry, UNIX_NAME};
 use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 
@@ -51,6 +51,35 @@ pub(crate) fn emit(mut event: Event) -> bool {
     // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
     event.sequence = unsafe { add_one(sequence) } + 1;
     EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP)).is_ok()
+}
+
+/// As [`emit`], with the name of a UNIX socket: written in place, since a program's frame has no room
+/// for it twice. Numbered as there and not in a function of both: that would leave a copy of the event in
+/// the frame of `egress`, which is full on 6.1.
+#[inline(always)]
+pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -> bool {
+    // SAFETY: helpers without arguments.
+    unsafe {
+        event.cpu = bpf_get_smp_processor_id();
+        event.time_ns = bpf_ktime_get_ns();
+    }
+    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
+    event.sequence = unsafe { add_one(sequence) } + 1;
+    let Some(mut record) = EVENTS.reserve_untyped::<UnixEvent>(0) else {
+        return false;
+    };
+    let place = record.as_mut_ptr();
+    // SAFETY: the record is reserved for a whole `UnixEvent`, every byte of which is written.
+    unsafe {
+        (&raw mut (*place).event).write(event);
+        (&raw mut (*place).length).write(length);
+        (&raw mut (*place).name).write(*name);
+    }
+    record.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+    true
 }
 
 /// Adds one and gives the value before. Atomic: a program on this processor can be interrupted by

@@ -12,11 +12,13 @@
 //! | `stream` | `sockops` | publishes the original destination before the SYN leaves; byte counts |
 //! | `packet` | `cgroup_skb` both ways | the authority: first datagrams, inbound flows, quarantine |
 //! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
+//! | `lsm` | `socket_create` | which families sockets have; only where the kernel runs LSM programs |
+//! | `unix` | `socket_post_create`, `unix_stream_connect`, `unix_may_send` | whose a UNIX socket is, and who may talk to it; likewise |
 //!
 //! What this gate cannot see: sockets made before their cgroup was governed (their packets are
 //! refused here, their owner sees a time-out), packets that no socket of the agent sends
-//! (forwarding and tunnels set up with `CAP_NET_ADMIN`), and sockets of families other than IP,
-//! which no cgroup hook sees being made.
+//! (forwarding and tunnels set up with `CAP_NET_ADMIN`), and without LSM programs sockets of families
+//! other than IP, which no cgroup hook sees being made.
 //!
 //! **Invariants:** a hook error denies; a missing entry denies; v4-mapped addresses are one with
 //! their IPv4 form; nothing waits for user space.
@@ -42,12 +44,14 @@ mod datagram;
 mod decide;
 mod event;
 mod log;
+mod lsm;
 mod maps;
 mod packet;
 mod peer;
 mod process;
 mod socket;
 mod stream;
+mod unix;
 
 /// Return value of a cgroup hook that refuses with `EPERM`.
 const DENY: i32 = 0;

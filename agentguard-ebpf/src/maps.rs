@@ -7,7 +7,7 @@ use agentguard_common::address::Address;
 use agentguard_common::event::Event;
 use agentguard_common::map::{
     AgentEntry, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
-    OriginKey, Settings, SocketEntry,
+    OriginKey, Settings, SocketEntry, UnixNameKey, UnixOwner,
 };
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
@@ -56,35 +56,52 @@ pub(crate) static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
 pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 #[btf_map]
-pub(crate) static SOCKETS: SocketStorage = SocketStorage {
-    r#type: ptr::null(),
-    key: ptr::null(),
-    value: ptr::null(),
-    max_entries: ptr::null(),
-    map_flags: ptr::null(),
-};
+pub(crate) static UNIX_NAMES: LpmTrie<UnixNameKey, u32, 65_536, LAZY> = LpmTrie::new();
 
-/// Socket storage that accepted connections inherit (`BPF_F_CLONE`). aya-ebpf's own has neither
-/// that flag nor a form for contexts other than `bpf_sock_addr`.
+/// Set by the first call that the loader makes to see whether LSM programs run at all.
+#[btf_map]
+pub(crate) static LSM_SEEN: Array<u32, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static UNIX_OWNERS: SocketStorage<UnixOwner, LAZY> = SocketStorage::new();
+
+#[btf_map]
+pub(crate) static SOCKETS: SocketStorage<SocketEntry, INHERITED> = SocketStorage::new();
+
+/// Accepted connections inherit the entry.
+const INHERITED: usize = LAZY | BPF_F_CLONE as usize;
+
+/// Socket storage. aya-ebpf's own has neither `BPF_F_CLONE` nor a form for contexts other than
+/// `bpf_sock_addr`.
 #[repr(C)]
-pub(crate) struct SocketStorage {
+pub(crate) struct SocketStorage<T, const FLAGS: usize> {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
-    value: *const SocketEntry,
+    value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; LAZY | BPF_F_CLONE as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the fields are a description for the loader and are never dereferenced.
-unsafe impl Sync for SocketStorage {}
+unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
 
-impl SocketStorage {
+impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
     /// The entry of a socket.
     ///
     /// # Safety
     /// `socket` is what the verifier takes for a full socket in this program type, or null.
     #[inline(always)]
-    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut SocketEntry> {
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut T> {
         // SAFETY: the helper checks the pointer; upheld by the caller.
         unsafe { self.look_up(socket, 0) }
     }
@@ -94,17 +111,17 @@ impl SocketStorage {
     /// # Safety
     /// As for [`Self::get`].
     #[inline(always)]
-    pub(crate) unsafe fn create(&self, socket: *mut c_void) -> Option<&'static mut SocketEntry> {
+    pub(crate) unsafe fn create(&self, socket: *mut c_void) -> Option<&'static mut T> {
         // SAFETY: upheld by the caller.
         unsafe { self.look_up(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) }
     }
 
     #[inline(always)]
-    unsafe fn look_up(&self, socket: *mut c_void, flags: u64) -> Option<&'static mut SocketEntry> {
+    unsafe fn look_up(&self, socket: *mut c_void, flags: u64) -> Option<&'static mut T> {
         if socket.is_null() {
             return None;
         }
-        // SAFETY: the map's value type is `SocketEntry`, valid for any bytes; the storage lives as
+        // SAFETY: the map's value type is `T`, integers that are valid for any bytes; the storage lives as
         // long as the socket, which outlives the program run. Two processors that use one socket at
         // once can interleave field writes: every field is checked against what it allows where it
         // is read, so that a torn entry denies.
@@ -115,7 +132,7 @@ impl SocketStorage {
                 ptr::null_mut(),
                 flags,
             )
-            .cast::<SocketEntry>()
+            .cast::<T>()
             .as_mut()
         }
     }

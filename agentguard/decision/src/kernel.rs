@@ -15,7 +15,8 @@ use crate::port::{Client, RecordRefused, Recorder};
 
 impl<R: Recorder> Decider<R> {
     /// Records a verdict of the gate. `host`: the name behind the address, where it is a virtual
-    /// one; `exe`: the executable, where the kernel saw it.
+    /// one; `unix`: what the owner of a UNIX socket called it; `exe`: the executable, where the kernel
+    /// saw it.
     ///
     /// # Errors
     /// [`RecordRefused`]: the effect is there all the same; the caller tells a gap.
@@ -23,6 +24,7 @@ impl<R: Recorder> Decider<R> {
         &self,
         event: &Event,
         host: Option<HostName>,
+        unix: Option<String>,
         exe: Option<String>,
     ) -> Result<DecisionId, RecordRefused> {
         let started = Instant::now();
@@ -48,7 +50,7 @@ impl<R: Recorder> Decider<R> {
             .and_then(|name| current.agent(&name).map(|agent| agent.mode))
             .unwrap_or(Mode::Enforce);
         let denies = event.reason >= reason::FIRST_DENIAL;
-        let action = action(event, host);
+        let action = action(event, host, unix);
         let message = match &rule {
             Some(rule) if denies && rule.reason.is_some() => {
                 rule.reason.clone().unwrap_or_default()
@@ -92,7 +94,7 @@ impl<R: Recorder> Decider<R> {
     }
 }
 
-fn action(event: &Event, host: Option<HostName>) -> Action {
+fn action(event: &Event, host: Option<HostName>, unix: Option<String>) -> Action {
     let transport = match event.protocol {
         6 => Some(Transport::Tcp),
         17 => Some(Transport::Udp),
@@ -111,6 +113,7 @@ fn action(event: &Event, host: Option<HostName>) -> Action {
                 "family {} type {} protocol {}",
                 event.family, event.socket_type, event.protocol
             )),
+            path: unix,
             ..Action::new(kind)
         };
     }
@@ -167,6 +170,7 @@ fn code(why: u8) -> ReasonCode {
         reason::NO_ADDRESS => ReasonCode::NoAddress,
         reason::NO_UPLINK => ReasonCode::NoUplink,
         reason::DEVICE => ReasonCode::BoundToDevice,
+        reason::UNIX_SOCKET => ReasonCode::UnixSocketNotAllowed,
         _ => ReasonCode::Internal,
     }
 }
@@ -203,8 +207,14 @@ fn sentence(event: &Event, action: &Action) -> String {
             "The daemon was not running or could not record, and this agent's direct flows stop with it.".to_owned()
         }
         reason::SOCKET_TYPE => {
-            "Agents get TCP and UDP sockets over IP, and no other kind.".to_owned()
+            "Agents get UNIX sockets, and TCP and UDP over IP, and no other kind.".to_owned()
         }
+        reason::UNIX_SOCKET => match action.path.as_deref() {
+            Some(name) if !name.is_empty() => format!(
+                "{name} is a UNIX socket of a program outside this agent, which it does not talk to."
+            ),
+            _ => "This is a UNIX socket of a program outside the agent, which it does not talk to.".to_owned(),
+        },
         reason::NO_AGENT => "The process is under the gate and belongs to no agent.".to_owned(),
         reason::MAP_FULL => "A map of the gate is full.".to_owned(),
         reason::INBOUND => format!("No rule lets {place} reach a port of this agent."),

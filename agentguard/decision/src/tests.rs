@@ -304,7 +304,7 @@ async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
     let decider = decider();
     let event = event(reason::RULE_ALLOW, 5, 4, false);
     decider
-        .kernel(&event, None, Some("/bin/nc".to_owned()))
+        .kernel(&event, None, None, Some("/bin/nc".to_owned()))
         .await
         .unwrap();
     let decision = last(&decider);
@@ -322,16 +322,16 @@ async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
         generation: 3,
         ..event
     };
-    decider.kernel(&old, None, None).await.unwrap();
+    decider.kernel(&old, None, None, None).await.unwrap();
     assert_eq!(last(&decider).matched, []);
 }
 
 #[tokio::test]
 async fn every_reason_of_the_gate_has_a_code_and_a_sentence() {
     let decider = decider();
-    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::NO_UPLINK) {
+    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::UNIX_SOCKET) {
         decider
-            .kernel(&event(why, 0, 4, why >= 16), None, None)
+            .kernel(&event(why, 0, 4, why >= 16), None, None, None)
             .await
             .unwrap();
         let decision = last(&decider);
@@ -342,10 +342,39 @@ async fn every_reason_of_the_gate_has_a_code_and_a_sentence() {
 }
 
 #[tokio::test]
+async fn a_unix_socket_is_told_by_its_name() {
+    let decider = decider();
+    let event = Event {
+        kind: kind::SOCKET,
+        family: 1,
+        socket_type: 1,
+        protocol: 0,
+        ..event(reason::UNIX_SOCKET, 0, 4, true)
+    };
+    for (name, begins) in [
+        ("/run/docker.sock", "/run/docker.sock is a UNIX socket"),
+        ("", "This is a UNIX socket"),
+    ] {
+        decider
+            .kernel(&event, None, Some(name.to_owned()), None)
+            .await
+            .unwrap();
+        let decision = last(&decider);
+        assert_eq!(decision.reason.code, ReasonCode::UnixSocketNotAllowed);
+        assert!(decision.reason.message.starts_with(begins));
+        assert_eq!(decision.action.path.as_deref(), Some(name));
+        assert_eq!(
+            decision.action.method.as_deref(),
+            Some("family 1 type 1 protocol 0")
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_denial_that_passed_is_told_as_not_enforced() {
     let decider = decider();
     decider
-        .kernel(&event(reason::NO_RULE, 0, 4, false), None, None)
+        .kernel(&event(reason::NO_RULE, 0, 4, false), None, None, None)
         .await
         .unwrap();
     let decision = last(&decider);
@@ -384,7 +413,7 @@ async fn a_verdict_of_the_kernel_has_the_time_at_which_it_fell() {
         time_ns: now - ago,
         ..event(reason::NO_RULE, 0, 4, true)
     };
-    decider.kernel(&old, None, None).await.unwrap();
+    decider.kernel(&old, None, None, None).await.unwrap();
     let age = jiff::Timestamp::now().duration_since(last(&decider).time);
     assert!((5..=7).contains(&age.as_secs()), "{age:?}");
 }

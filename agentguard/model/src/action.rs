@@ -99,7 +99,8 @@ pub struct Action {
     /// and protocol; for a change to the guard what was done: `quarantine`, `release`, `detach_all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The path of an HTTP request, canonical, without the query.
+    /// The path of an HTTP request, canonical, without the query; for a UNIX socket what its owner called
+    /// it, an abstract name behind an `@`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// The query of an HTTP request. Values of parameters that no rule of the policy looks at are

@@ -50,6 +50,8 @@ pub enum ReasonCode {
     NoUplink,
     /// The socket is bound to a network device, and the guard is reached over loopback.
     BoundToDevice,
+    /// A UNIX socket of a program outside the agent, which could do for it what it may not do itself.
+    UnixSocketNotAllowed,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.
     Rebinding,
     /// The name does not exist.

@@ -124,7 +124,7 @@ fn bpf_lsm(facts: &Facts) -> Check {
         .is_some_and(|list| list.split(',').any(|module| module == "bpf"));
     let loads = matches!(facts.bpf, Some(Bpf { lsm: Ok(true), .. }));
     if listed && loads {
-        return ok("bpf_lsm", "active; no program of this version uses it yet");
+        return ok("bpf_lsm", "active");
     }
     let found = match (&facts.lsm, listed) {
         (None, _) => "the list of security modules cannot be read",
@@ -132,8 +132,8 @@ fn bpf_lsm(facts: &Facts) -> Check {
         (Some(_), true) => "`bpf` is active, and its programs are not accepted",
     };
     degraded("bpf_lsm", found)
-        .means("sockets of families other than IP (AF_VSOCK, AF_ALG, AF_PACKET for root) are not gated in adopted cgroups on this kernel; this version gates them on no other either, and a later one will need `bpf`. What `run` starts makes none: its system call filter refuses them")
-        .how("to be ready for that, add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
+        .means("in cgroups that are adopted, agents can make sockets that are neither IP nor UNIX (AF_VSOCK, AF_ALG, AF_PACKET for root), and reach UNIX sockets of the host's daemons (Docker, D-Bus) as far as permissions let them. What `run` starts is held by its sandbox")
+        .how("add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
 }
 
 /// The version that confines signals and abstract sockets too: Linux 6.12.

@@ -109,3 +109,29 @@ fn in_observe_mode_they_work_and_are_recorded() {
     );
     assert_eq!(gist(&decision), expected);
 }
+
+/// What the kernel has no programs for is said, and nothing is claimed that is not there.
+#[test]
+fn status_lists_the_lsm_programs_or_says_what_is_open_without() {
+    let world = world("lsm-status");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let answer = guard.cli().args(["status", "-o", "json"]).run().unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&answer.success().unwrap().stdout).unwrap();
+    let programs = status["gate"]["programs"].as_array().unwrap();
+    let lsm = |program: &&serde_json::Value| {
+        let name = program["name"].as_str().unwrap();
+        name.starts_with("lsm_")
+    };
+    let running = programs.iter().filter(lsm).count();
+    let degraded = status["degraded"].as_array().unwrap();
+    let told = degraded
+        .iter()
+        .filter(|what| what.as_str().unwrap().starts_with("no LSM program"))
+        .count();
+    println!("{running} LSM programs; {degraded:?}");
+    assert!(
+        (running, told) == (4, 0) || (running, told) == (0, 2),
+        "{running} {told}"
+    );
+}

@@ -12,7 +12,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
-use super::{Gate, GateError, ProgramStatus, log};
+use super::{Gate, GateError, ProgramStatus, log, lsm};
 
 /// Magic number of a BPF file system, `statfs(2)`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -25,7 +25,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENTGUARD_BPF_OBJECT")
 
 /// Maps that are pinned, so that they outlive the daemon. Socket storage lives as long as a map
 /// does, so it is among them; counters of sequence numbers too, or every start would show a gap.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 13] = [
     "SETTINGS",
     "AGENTS",
     "LISTENERS",
@@ -37,6 +37,8 @@ const PINNED: [&str; 11] = [
     "EVENTS",
     "SEQUENCE",
     "SOCKETS",
+    "UNIX_NAMES",
+    "UNIX_OWNERS",
 ];
 
 /// Programs for a cgroup.
@@ -68,12 +70,13 @@ pub(super) struct Programs {
     pub(super) ebpf: Ebpf,
     status: Vec<ProgramStatus>,
     tracepoints: Result<(), String>,
+    lsm: Vec<String>,
     _log: Option<log::Reader>,
 }
 
 impl Gate {
     /// Loads the gate, taking over the maps that an earlier daemon left pinned in `directory`.
-    /// Nothing is attached yet.
+    /// No cgroup has it yet; LSM programs, where the kernel takes them, know agents by the maps.
     ///
     /// # Errors
     /// Any [`GateError`]; nothing that was pinned before is changed.
@@ -100,6 +103,10 @@ impl Gate {
         if let Some(offset) = &child_pid_offset {
             loader.override_global("FORK_CHILD_PID", offset, true);
         }
+        let offsets = lsm::find_offsets();
+        for (global, offset) in offsets.iter().flatten() {
+            loader.override_global(global, offset, true);
+        }
         let level = log::level(lines.is_some());
         loader.override_global("AYA_LOG_LEVEL", &level, true);
         let mut ebpf = loader
@@ -115,7 +122,13 @@ impl Gate {
         let log = lines
             .map(|lines| log::Reader::start(&mut ebpf, lines))
             .transpose()?;
-        let status = status(&ebpf);
+        let lsm = lsm::attach(
+            &mut ebpf,
+            &btf,
+            offsets.is_some(),
+            &links(directory).join("lsm"),
+        );
+        let status = status(&ebpf, &lsm.programs);
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(GateError::Missing(name));
         Ok(Self {
             settings: typed("SETTINGS", take("SETTINGS")?)?,
@@ -124,10 +137,12 @@ impl Gate {
             names: typed("NAMES", take("NAMES")?)?,
             networks: typed("NETWORKS", take("NETWORKS")?)?,
             counters: typed("COUNTERS", take("COUNTERS")?)?,
+            unix_names: typed("UNIX_NAMES", take("UNIX_NAMES")?)?,
             programs: Programs {
                 ebpf,
                 status,
                 tracepoints,
+                lsm: lsm.lacks,
                 _log: log,
             },
             directory: directory.to_owned(),
@@ -146,6 +161,12 @@ impl Gate {
         self.programs.tracepoints.as_ref().err().map(String::as_str)
     }
 
+    /// What is open because this kernel runs no LSM programs, or not all of them, in sentences.
+    #[must_use]
+    pub fn lsm_lacks(&self) -> &[String] {
+        &self.programs.lsm
+    }
+
     /// Where a map is pinned.
     pub(super) fn pin_of(&self, map: &str) -> PathBuf {
         self.directory.join(format!("v{ABI_VERSION}")).join(map)
@@ -153,8 +174,12 @@ impl Gate {
 
     /// Where the links of a cgroup are pinned.
     pub(super) fn links(&self) -> PathBuf {
-        self.directory.join("links")
+        links(&self.directory)
     }
+}
+
+fn links(directory: &Path) -> PathBuf {
+    directory.join("links")
 }
 
 fn typed<T>(name: &'static str, map: Map) -> Result<T, GateError>
@@ -199,29 +224,35 @@ pub fn make_directory(directory: &Path) -> Result<(), GateError> {
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), GateError> {
     let program = ebpf.program_mut(name).ok_or(GateError::Missing(name))?;
-    let mut tries = 0;
-    let result = loop {
-        let result = match program {
-            Program::CgroupSock(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::SockOps(program) => program.load(),
-            Program::CgroupSkb(program) => program.load(),
-            Program::TracePoint(program) => program.load(),
-            _ => return Err(GateError::Missing(name)),
-        };
-        tries += 1;
-        match &result {
-            // A signal came while the verifier worked (kernel/bpf/verifier.c, do_check).
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.kind() == io::ErrorKind::WouldBlock && tries < LOAD_TRIES => {}
-            _ => break result,
-        }
+    let result = match program {
+        Program::CgroupSock(program) => retried(|| program.load()),
+        Program::CgroupSockAddr(program) => retried(|| program.load()),
+        Program::SockOps(program) => retried(|| program.load()),
+        Program::CgroupSkb(program) => retried(|| program.load()),
+        Program::TracePoint(program) => retried(|| program.load()),
+        _ => return Err(GateError::Missing(name)),
     };
     result.map_err(|source| GateError::Program {
         what: "load",
         program: name,
         source: Box::new(source),
     })
+}
+
+/// Loads a program, again where a signal came while the verifier worked (`kernel/bpf/verifier.c`,
+/// `do_check`).
+pub(super) fn retried(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
+    let mut tries = 1;
+    loop {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && tries < LOAD_TRIES => {}
+            result => return result,
+        }
+        tries += 1;
+    }
 }
 
 /// The tracepoints only tell which executable a process runs: without them that is unknown, and
@@ -242,7 +273,7 @@ fn attach_tracepoints(ebpf: &mut Ebpf) -> Result<(), String> {
 }
 
 /// An error with its sources, for a sentence in a status.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -302,10 +333,11 @@ fn offset_of(format: &str, field: &str) -> Option<u64> {
         .ok()
 }
 
-fn status(ebpf: &Ebpf) -> Vec<ProgramStatus> {
+fn status(ebpf: &Ebpf, lsm: &[&'static str]) -> Vec<ProgramStatus> {
     let names = CGROUP_PROGRAMS
         .iter()
-        .chain(TRACEPOINTS.iter().map(|(name, _)| name));
+        .chain(TRACEPOINTS.iter().map(|(name, _)| name))
+        .chain(lsm);
     names
         .filter_map(|name| {
             let info = ebpf.program(name)?.info().ok()?;

@@ -4,16 +4,20 @@
 //! `links/<cgroup id>/`. The gate therefore outlives the daemon. A daemon that starts again finds
 //! the maps with their contents and replaces the programs in place (`BPF_LINK_UPDATE`): at no time
 //! is a cgroup without its programs, and never do two generations run side by side, since the
-//! second would see the addresses that the first one rewrote.
+//! second would see the addresses that the first one rewrote. LSM programs rewrite nothing: of those
+//! the new one is there before the old one goes, in `links/lsm/`.
 //!
 //! [`Gate`] is the keeper's, with every right; [`view::View`] is what the worker gets: descriptors
 //! that cannot write where a verdict is kept.
 
 mod attach;
+mod btf;
 mod load;
 mod log;
+mod lsm;
 mod networks;
 mod sys;
+mod unix;
 pub mod view;
 
 use std::io;
@@ -21,6 +25,7 @@ use std::path::PathBuf;
 
 use agentguard_common::map::{
     AgentEntry, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Settings,
+    UnixNameKey,
 };
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap};
@@ -123,6 +128,7 @@ pub struct Gate {
     names: HashMap<MapData, NameKey, NameEntry>,
     networks: LpmTrie<MapData, NetworkKey, NetworkEntry>,
     counters: PerCpuHashMap<MapData, u32, Counters>,
+    unix_names: LpmTrie<MapData, UnixNameKey, u32>,
 }
 
 impl Gate {

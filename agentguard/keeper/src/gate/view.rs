@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use agentguard_common::event::Event;
+use agentguard_common::event::{Event, UnixEvent};
 use agentguard_common::map::{Counters, Exe, Origin, OriginKey};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, RingBuf};
 
@@ -49,6 +49,16 @@ pub struct View {
 
 /// The kernel's events, in the order of the ring buffer.
 pub struct Events(RingBuf<MapData>);
+
+/// An event, and the name of the UNIX socket that it is about, if it is about one: a path as its owner
+/// gave it to `bind(2)`, or an abstract name behind an `@`, with what is not text replaced.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The event.
+    pub event: Event,
+    /// The name.
+    pub unix: Option<String>,
+}
 
 impl View {
     /// From the descriptors of [`Gate::view_descriptors`].
@@ -140,17 +150,39 @@ impl View {
 }
 
 impl Iterator for Events {
-    type Item = Event;
+    type Item = Told;
 
     /// The next event, or `None` when there is none now.
-    fn next(&mut self) -> Option<Event> {
+    fn next(&mut self) -> Option<Told> {
         loop {
             let item = self.0.next()?;
             if item.len() == size_of::<Event>() {
                 // SAFETY: the record has the size of an `Event`, which is integers only; it is
                 // copied out unaligned.
-                return Some(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+                let event = unsafe { item.as_ptr().cast::<Event>().read_unaligned() };
+                return Some(Told { event, unix: None });
             }
+            if item.len() == size_of::<UnixEvent>() {
+                // SAFETY: as above.
+                let told = unsafe { item.as_ptr().cast::<UnixEvent>().read_unaligned() };
+                return Some(Told {
+                    event: told.event,
+                    unix: Some(unix_name(&told.name, told.length)),
+                });
+            }
+        }
+    }
+}
+
+fn unix_name(name: &[u8], length: u32) -> String {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let name = name.get(..length).unwrap_or(name);
+    match name.split_first() {
+        Some((0, rest)) => format!("@{}", String::from_utf8_lossy(rest)),
+        _ => {
+            // A path ends in a zero, if it is not as long as can be.
+            let path = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(path).into_owned()
         }
     }
 }
@@ -186,5 +218,19 @@ pub(super) fn sum(
         }
         Err(MapError::KeyNotFound) => Ok(sum),
         Err(error) => Err(map_error("read", "COUNTERS")(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unix_name;
+
+    #[test]
+    fn the_name_of_a_unix_socket_is_shown_as_others_show_it() {
+        assert_eq!(unix_name(b"/run/a.sock\0\0\0", 12), "/run/a.sock");
+        assert_eq!(unix_name(b"/xyz", 4), "/xyz");
+        assert_eq!(unix_name(b"\0dbus\0\0", 5), "@dbus");
+        assert_eq!(unix_name(b"\0a\0b\xff", 99), "@a\0b\u{fffd}");
+        assert_eq!(unix_name(b"\0\0", 0), "");
     }
 }

@@ -16,6 +16,7 @@ mod datagrams;
 mod events;
 mod inbound;
 mod keeping;
+mod lsm;
 mod names;
 mod networks;
 mod ports;

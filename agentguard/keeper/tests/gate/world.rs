@@ -178,7 +178,15 @@ impl World {
 
     /// The events since the last call.
     pub(crate) fn events(&mut self) -> Vec<Event> {
-        self.events.by_ref().collect()
+        self.events.by_ref().map(|told| told.event).collect()
+    }
+
+    /// As [`Self::events`], with the names of UNIX sockets.
+    pub(crate) fn told(&mut self) -> Vec<(Event, Option<String>)> {
+        self.events
+            .by_ref()
+            .map(|told| (told.event, told.unix))
+            .collect()
     }
 
     /// What is known of the client behind a port of `127.0.0.1`.

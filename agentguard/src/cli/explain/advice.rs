@@ -57,7 +57,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
             "only the proxy may decide this destination, and it takes TCP only: clients fall back to TCP, or a rule over `transport: [udp]` allows the datagrams as they are",
         ),
         ReasonCode::DaemonLost => say("the daemon was gone: start it; `on_daemon_loss: keep` lets an agent's direct flows go on without it"),
-        ReasonCode::SocketNotAllowed => say("agents make TCP and UDP sockets only; no rule can allow another kind in this version"),
+        ReasonCode::SocketNotAllowed => say("agents make UNIX, TCP and UDP sockets only; no rule can allow another kind in this version"),
         ReasonCode::SocketUnknown => say(
             "a socket that was made before its cgroup was governed, or by somebody else, sends nothing: let the program connect again, or restart it",
         ),
@@ -74,6 +74,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::NoAddress => say("the name has no address of the family that was dialled, or is reached through a proxy of the configuration: use the other family, or `handling: splice`"),
         ReasonCode::NoUplink => say("run the agent without `--isolate`, or use TCP"),
         ReasonCode::BoundToDevice => say("let the program choose no network device (SO_BINDTODEVICE, IP_PKTINFO, `curl --interface`): the guard is reached over loopback"),
+        ReasonCode::UnixSocketNotAllowed => say("what listens there works for the whole host: let the program do without, or run it outside the guard"),
         ReasonCode::Rebinding => say(
             "the name resolved to an address that is not public: if that is meant, list the range in the rule's `resolved_ranges`",
         ),

@@ -18,6 +18,7 @@ use anyhow::Context as _;
 
 use crate::config::Config;
 use masks::Masks;
+pub(in crate::daemon::keeper) use masks::refused_sockets;
 
 /// The sandbox, as far as it is the same for all runs.
 pub(super) struct Sandbox {

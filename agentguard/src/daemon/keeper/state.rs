@@ -29,7 +29,7 @@ use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
-use super::sandbox::Sandbox;
+use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::config::Config;
 use crate::config::text::{self, Written};
@@ -210,6 +210,10 @@ impl Keeper {
         let listeners = listeners(&self.config, &self.host);
         self.gate.put_listeners(self.host.netns, &listeners)?;
         self.settings(0)?;
+        self.write_sockets()?;
+        for lack in self.gate.lsm_lacks() {
+            tracing::warn!("{lack}");
+        }
         let attachment = self.gate.attach(&root.path)?;
         tracing::info!(cgroup = %root.path.display(), ?attachment, "the gate is up");
         for path in adopted.keys() {
@@ -217,6 +221,22 @@ impl Keeper {
                 self.gate.attach(path)?;
             }
         }
+        Ok(())
+    }
+
+    /// Which UNIX sockets are refused to agents, and which of them the policy opens to one.
+    fn write_sockets(&mut self) -> anyhow::Result<()> {
+        let refused = sandbox::refused_sockets(&self.config);
+        self.gate.refuse_unix(refused.iter().map(String::as_str))?;
+        let mut agents = Vec::new();
+        for agent in self.policy.clone().agents() {
+            let id = self.registry.number(&agent.name)?.0;
+            let open = agent.sandbox.unmasked_paths.iter();
+            self.gate
+                .open_unix(id, open.filter_map(|path| path.to_str()))?;
+            agents.push(id);
+        }
+        self.gate.keep_open_unix(&agents)?;
         Ok(())
     }
 
@@ -254,6 +274,7 @@ impl Keeper {
         self.policy_loaded = SystemTime::now();
         self.follow_subtrees()?;
         self.write_agents()?;
+        self.write_sockets()?;
         let policy = self.policy.clone();
         let registry = &self.registry;
         self.published.renew(&mut self.gate, &policy, |id| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_common::event::{Event, kind};
 use agentguard_decision::Decider;
-use agentguard_keeper::gate::view::Events;
+use agentguard_keeper::gate::view::{Events, Told};
 use agentguard_model::{DecisionId, ReasonCode};
 use agentguard_names::Names;
 use agentguard_record::{Gap, Record};
@@ -67,7 +67,7 @@ pub(super) fn consume(
                 event = received.recv() => event,
             };
             match event {
-                Some(event) => consumer.take(&event).await,
+                Some(told) => consumer.take(told).await,
                 None => return,
             }
         }
@@ -75,7 +75,7 @@ pub(super) fn consume(
 }
 
 /// Ends when nobody wants events any more.
-fn read(mut events: Events, sender: &mpsc::Sender<Event>) {
+fn read(mut events: Events, sender: &mpsc::Sender<Told>) {
     loop {
         for event in events.by_ref() {
             if sender.blocking_send(event).is_err() {
@@ -140,7 +140,9 @@ impl Gaps {
 }
 
 impl Consumer {
-    async fn take(&mut self, event: &Event) {
+    async fn take(&mut self, told: Told) {
+        let Told { event, unix } = told;
+        let event = &event;
         self.watch_for_gaps(event);
         if event.kind == kind::CLOSED {
             if let Some((id, since)) = self.open.close(event.socket) {
@@ -154,7 +156,7 @@ impl Consumer {
             .then(|| self.names.name_behind(event.remote.into()))
             .flatten();
         let exe = self.gate.executable(event.pid);
-        match self.decider.kernel(event, host, exe).await {
+        match self.decider.kernel(event, host, unix, exe).await {
             Ok(id) => {
                 if event.kind == kind::FLOW && event.denied == 0 {
                     self.open.open(event.socket, id);

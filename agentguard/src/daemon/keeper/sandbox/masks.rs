@@ -57,6 +57,28 @@ const MASKED: &[&str] = &[
     "/run/avahi-daemon",
 ];
 
+/// What of other programs' is covered in ways of its own: sessions, tmux, screen and X, which run what is
+/// typed into them from outside.
+const SESSIONS: &[&str] = &[
+    "/run/user",
+    "/tmp/dbus-*",
+    "/tmp/tmux-*",
+    "/run/screen",
+    "/tmp/.X11-unix",
+];
+
+/// All of that as patterns for the gate's LSM programs, which hold for adopted cgroups too and know
+/// sockets by what their owners call them. The guard's control socket is not among it: it refuses governed
+/// processes itself, and says so.
+pub(in crate::daemon::keeper) fn refused_sockets(config: &Config) -> Vec<String> {
+    let fixed = MASKED.iter().chain(SESSIONS).map(|&path| path.to_owned());
+    let own = config.run.masked_paths.iter();
+    // A path that is no text is the mask's alone.
+    fixed
+        .chain(own.filter_map(|path| path.to_str().map(str::to_owned)))
+        .collect()
+}
+
 /// Paths of one pattern, and of all of them, at most. What has more refuses the run.
 const MAX_FOUND: usize = 256;
 
