@@ -17,6 +17,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
+use core::mem::transmute;
 use core::ptr;
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -131,11 +132,22 @@ pub(crate) const fn origin_key(
     port: u16,
     transport: u8,
 ) -> OriginKey {
-    OriginKey {
+    let key = Words {
         netns,
         address,
-        port,
-        transport,
-        _pad: [0; 5],
-    }
+        rest: port as u64 | (transport as u64) << 16,
+    };
+    // SAFETY: the same size and alignment, and an `OriginKey` is valid whatever its bytes are; the
+    // target's byte order puts port, transport and padding at the places that they have there.
+    unsafe { transmute::<Words, OriginKey>(key) }
+}
+
+/// An [`OriginKey`] whose last bytes are written as one word. Five bytes of padding by themselves are
+/// zeroed by a call of `memset`, and on kernels before 6.8 (`round_up_stack_depth`) a call takes 32 bytes of
+/// the 512 that `egress` and its functions have together.
+#[repr(C)]
+struct Words {
+    netns: u64,
+    address: Address,
+    rest: u64,
 }
