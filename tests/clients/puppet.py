@@ -10,7 +10,7 @@ import ssl
 import sys
 import threading
 
-socket.setdefaulttimeout(10)
+socket.setdefaulttimeout(10 * int(os.environ.get("AGENTGUARD_PATIENCE", "1")))
 kept = {}
 poured = {}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 46: socket.AF_INET6}

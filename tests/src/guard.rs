@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::process::{Invocation, Output, Process};
-use crate::{World, address, leftover, wait_until};
+use crate::{World, address, leftover, patient, wait_until};
 
 /// How long the daemon may take to be ready.
 const READY: Duration = Duration::from_secs(20);
@@ -278,7 +278,8 @@ impl Guard<'_> {
     /// # Errors
     /// It ends, or does not tell it in time: the error has what it said.
     pub fn notified(&mut self, last: &str) -> Result<Vec<String>> {
-        let deadline = Instant::now() + READY;
+        let limit = patient(READY);
+        let deadline = Instant::now() + limit;
         let mut told = Vec::new();
         let mut message = [0; 4096];
         loop {
@@ -306,7 +307,7 @@ impl Guard<'_> {
                 bail!("the daemon ended: {status}\n{}", self.log());
             }
             if Instant::now() >= deadline {
-                bail!("no {last} within {READY:?}\n{}", self.log());
+                bail!("no {last} within {limit:?}\n{}", self.log());
             }
         }
     }

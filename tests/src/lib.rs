@@ -37,6 +37,6 @@ pub use origin::Origin;
 pub use process::{Invocation, Output, Process};
 pub use puppet::Puppet;
 pub use tag::Tag;
-pub use wait::wait_until;
+pub use wait::{patient, wait_until};
 pub use wire::{Destination, MARK, Wire};
 pub use world::{World, WorldBuilder, address};

@@ -14,7 +14,7 @@ import subprocess
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
 from socket import SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM
 
-socket.setdefaulttimeout(20)
+socket.setdefaulttimeout(20 * int(os.environ.get("AGENTGUARD_PATIENCE", "1")))
 
 
 def family(address):

@@ -23,8 +23,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::UnshareFlags;
 
-/// How long a test waits for something that must happen.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a test waits for something that must happen: so many times longer as `AGENTGUARD_PATIENCE`
+/// says, on an emulated processor.
+pub(crate) fn deadline() -> Duration {
+    let patience = std::env::var("AGENTGUARD_PATIENCE");
+    let times = patience.map_or(1, |times| times.parse().unwrap());
+    Duration::from_secs(20) * times
+}
 
 /// Where the proxy and the resolver of every world listen.
 pub(crate) const PORTS: Ports = Ports {
@@ -211,7 +216,7 @@ impl Drop for RemovedOnDrop {
             return;
         };
         let _ = fs::write(path.join("cgroup.kill"), "1");
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + deadline();
         while cgroup::remove(path).is_err() && Instant::now() < deadline {
             pause();
         }
@@ -294,7 +299,7 @@ impl Client {
     pub(crate) fn says(&mut self, line: &str) -> String {
         writeln!(self.input, "{line}").unwrap();
         self.answers
-            .recv_timeout(DEADLINE + DEADLINE)
+            .recv_timeout(2 * deadline())
             .unwrap_or_else(|_| panic!("no answer to: {line}"))
     }
 
@@ -373,7 +378,7 @@ pub(crate) fn server() -> (TcpListener, u16) {
 /// As [`server`], over UDP.
 pub(crate) fn datagram_server(address: &str) -> (UdpSocket, u16) {
     let server = UdpSocket::bind(address).unwrap();
-    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    server.set_read_timeout(Some(deadline())).unwrap();
     let port = server.local_addr().unwrap().port();
     (server, port)
 }
@@ -383,7 +388,7 @@ pub(crate) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     wait_readable(listener);
     let (stream, peer) = listener.accept().unwrap();
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(deadline())).unwrap();
     (stream, peer)
 }
 
@@ -396,22 +401,19 @@ pub(crate) fn tcp(descriptor: &OwnedFd) -> TcpListener {
 pub(crate) fn udp(descriptor: &OwnedFd) -> UdpSocket {
     let socket: UdpSocket = descriptor.try_clone().unwrap().into();
     socket.set_nonblocking(false).unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_read_timeout(Some(deadline())).unwrap();
     socket
 }
 
 fn wait_readable(what: impl AsFd) {
     let mut fds = [PollFd::new(&what, PollFlags::IN)];
-    let timeout = Timespec {
-        tv_sec: 20,
-        tv_nsec: 0,
-    };
+    let timeout = Timespec::try_from(deadline()).unwrap();
     assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1));
 }
 
 /// Waits on a condition that nothing announces.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + deadline();
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         pause();

@@ -19,12 +19,17 @@ use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-/// How long a test waits for something that must happen.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a test waits for something that must happen: so many times longer as `AGENTGUARD_PATIENCE`
+/// says, on an emulated processor.
+pub(crate) fn deadline() -> Duration {
+    let patience = std::env::var("AGENTGUARD_PATIENCE");
+    let times = patience.map_or(1, |times| times.parse().unwrap());
+    Duration::from_secs(20) * times
+}
 
 /// Waits on a condition that nothing announces; polls the kernel instead of sleeping.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + deadline();
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         let pause = rustix::event::Timespec {
@@ -260,7 +265,7 @@ impl Keeper {
         let (_finished, result) = self
             .host
             .changed
-            .wait_timeout_while(finished, DEADLINE, |finished| !finished.contains(&run))
+            .wait_timeout_while(finished, deadline(), |finished| !finished.contains(&run))
             .unwrap();
         assert!(!result.timed_out(), "run {run} has not finished");
     }
@@ -269,7 +274,7 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         let _ = fs::write(self.host.cgroup.join("cgroup.kill"), "1");
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + deadline();
         while Instant::now() < deadline {
             for run in 0..self.host.next.load(Ordering::SeqCst) {
                 let _ = fs::remove_dir(self.host.run_cgroup(run));
@@ -395,7 +400,7 @@ impl Person {
         let (mut seen, _result) = self
             .seen
             .1
-            .wait_timeout_while(seen, DEADLINE, |seen| {
+            .wait_timeout_while(seen, deadline(), |seen| {
                 !seen.text[seen.read..].contains(text) && !seen.over
             })
             .unwrap();
