@@ -36,7 +36,7 @@ pub(crate) fn ask<S: AsRef<OsStr>>(program: S, arguments: &[&str]) -> Option<Str
 }
 
 /// The command as a person would type it: variables that it sets, program, arguments.
-fn line(command: &Command) -> String {
+pub(crate) fn line(command: &Command) -> String {
     let mut words: Vec<String> = command
         .get_envs()
         .filter_map(|(name, value)| {
@@ -56,7 +56,8 @@ fn line(command: &Command) -> String {
     words.join(" ")
 }
 
-fn quote(word: &str) -> String {
+/// A word as a shell reads it.
+pub(crate) fn quote(word: &str) -> String {
     if word.is_empty() || word.contains([' ', '\'', '"', '$', '*']) {
         format!("'{}'", word.replace('\'', r"'\''"))
     } else {

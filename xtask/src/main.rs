@@ -20,6 +20,7 @@ mod rooms;
 mod schema;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -62,6 +63,20 @@ enum Task {
         /// Run only tests whose name contains one of these
         filter: Vec<String>,
     },
+    /// Run the tests of gate and containment on other kernels, under QEMU
+    VmTest {
+        /// This one: `6.1`, `6.12`, or `host` for what its verifier says of the gate [default: all]
+        #[arg(long = "kernel", value_name = "KERNEL")]
+        kernels: Vec<vm::Which>,
+        /// Write how many instructions were verified to docs/kernels.md, instead of comparing
+        #[arg(long)]
+        record: bool,
+        /// How long a machine may take: more than it needs alone, where others compute beside it
+        #[arg(long, value_name = "SECONDS", default_value_t = vm::LIMIT)]
+        limit: u64,
+        /// Run only tests whose name contains one of these
+        filter: Vec<String>,
+    },
     /// Measure, and write target/bench/report.json
     Bench {
         /// Only this group
@@ -86,6 +101,20 @@ fn main() -> ExitCode {
             require_all,
             filter,
         } => test::run(&workspace, require_all, &filter),
+        Task::VmTest {
+            kernels,
+            record,
+            limit,
+            filter,
+        } => vm::run(
+            &workspace,
+            &vm::Request {
+                kernels: &kernels,
+                filter: &filter,
+                record,
+                limit: Some(limit),
+            },
+        ),
         Task::Bench { group } => bench::run(&workspace, group.as_deref()),
         Task::Schema { check } => schema::run(&workspace, check),
     });

@@ -2,8 +2,7 @@
 //!
 //! - **pure**: unit, property and in-process tests of every package.
 //! - **world**: `tests/tests/*.rs`: root, network namespaces made by the test, the real programs.
-//!
-//! (The vm tier, other kernels under QEMU, has a command of its own when it comes.)
+//! - **vm**: the tests of gate and containment on other kernels, under QEMU ([`vm`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::build::SELECTION;
 use crate::workspace::Workspace;
-use crate::{bpf, build, exec, setup};
+use crate::{bpf, build, exec, setup, vm};
 
 /// How a tier ended.
 #[derive(Debug, Eq, PartialEq)]
@@ -41,6 +40,7 @@ pub(crate) fn run(workspace: &Workspace, require_all: bool, filter: &[String]) -
     let tiers = [
         ("pure", pure(workspace, require_all, filter)?),
         ("world", world_tier(workspace, &world, require_all, filter)?),
+        ("vm", vm_tier(workspace, filter)?),
     ];
     let clean = exec::run(Command::new(&world).arg("leftovers"));
 
@@ -98,6 +98,18 @@ fn world_tier(
         return Ok(Tier::Failed);
     }
     skips.judge()
+}
+
+fn vm_tier(workspace: &Workspace, filter: &[String]) -> Result<Tier> {
+    let request = vm::Request {
+        filter,
+        ..vm::Request::default()
+    };
+    Ok(match vm::tier(workspace, &request)? {
+        vm::Outcome::Ok => Tier::Ok,
+        vm::Outcome::Skipped(why) => Tier::Skipped(why),
+        vm::Outcome::Failed => Tier::Failed,
+    })
 }
 
 /// Where tests write what they did not run.

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 16] = [
+const TEST_PROGRAMS: [(&str, &str); 17] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("curl", "curl"),
@@ -47,6 +47,7 @@ const TEST_PROGRAMS: [(&str, &str); 16] = [
     ("dig", "bind9-dnsutils"),
     ("musl-gcc", "musl-tools"),
     ("busybox", "busybox"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("socat", "socat"),
     ("nc", "netcat-openbsd"),
     ("tinyproxy", "tinyproxy-bin"),
