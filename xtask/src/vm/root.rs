@@ -76,6 +76,10 @@ pub(super) fn write(
         ("/tmp", 0o1777),
         ("/var/tmp", 0o1777),
         ("/root", 0o700),
+        ("/home/user", 0o755),
+        ("/mnt", 0o755),
+        ("/opt", 0o755),
+        ("/srv", 0o755),
         ("/usr/libexec/busybox", 0o755),
         ("/vm", 0o755),
     ] {
@@ -133,7 +137,8 @@ pub(super) fn write(
     fs::write(target, root.finish()).with_context(|| format!("cannot write {}", target.display()))
 }
 
-/// What init runs: each suite between two lines that say so.
+/// What init runs: each suite between two lines that say so. Behind a pipe: a client that had the console
+/// for its output would take that for its user's terminal.
 fn script(
     workspace: &Path,
     suites: &[Suite],
@@ -168,8 +173,8 @@ fn script(
         }
         script.push_str(&format!(
             "say begin {name} \"$(now)\"\n\
-             (cd {directory} && {variables}exec {program} --show-output{filter}) </dev/null 2>&1\n\
-             say end {name} $? \"$(now)\"\n"
+             {{ (cd {directory} && {variables}exec {program} --show-output{filter})\n\
+             say end {name} $? \"$(now)\"; }} </dev/null 2>&1 | cat\n"
         ));
     }
     Ok(script)

@@ -2,10 +2,11 @@
 
 /// The programs that every root has; busybox has a smaller one for whatever else there is. They are the
 /// distribution's: what comes first in a person's `PATH` may be anything.
-pub(super) const PROGRAMS: [&str; 33] = [
+pub(super) const PROGRAMS: [&str; 35] = [
     "bash", "cat", "chmod", "chown", "cp", "env", "false", "grep", "head", "id", "ip", "ls",
-    "mkdir", "mount", "nice", "nohup", "python3", "readlink", "rm", "seq", "setpriv", "setsid",
-    "sh", "sleep", "stat", "stty", "tail", "touch", "true", "tty", "umount", "unshare", "yes",
+    "mkdir", "mount", "nice", "nohup", "python3", "readlink", "rm", "sed", "seq", "setarch",
+    "setpriv", "setsid", "sh", "sleep", "stat", "stty", "tail", "touch", "true", "tty", "umount",
+    "unshare", "yes",
 ];
 
 /// An integration test of a package, and what it needs of the root it runs in. Everything is there
