@@ -160,8 +160,8 @@ pub(crate) const fn origin_key(
 }
 
 /// An [`OriginKey`] whose last bytes are written as one word. Five bytes of padding by themselves are
-/// zeroed by a call of `memset`, and on kernels before 6.8 (`round_up_stack_depth`) a call takes 32 bytes of
-/// the 512 that `egress` and its functions have together.
+/// zeroed by a call of `memset`, and on 6.1 every call takes 32 bytes at least of the 512 that `egress` and
+/// its functions have together (`check_max_stack_depth`).
 #[repr(C)]
 struct Words {
     netns: u64,

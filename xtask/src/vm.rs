@@ -34,7 +34,7 @@ use kernels::Kernel;
 use suites::{GATE, INSTRUCTIONS, SUITES, Suite};
 
 /// How long a machine may take for everything, in seconds. All run at once, so that this bounds the whole.
-pub(crate) const LIMIT: u64 = 600;
+pub(crate) const LIMIT: u64 = 660;
 
 /// How many times longer than on a real processor tests wait for something there.
 const PATIENCE: u32 = 6;
@@ -122,14 +122,13 @@ pub(crate) fn tier(workspace: &Workspace, request: &Request<'_>) -> Result<Outco
         Ok(kernels) => kernels,
         Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
     };
-    let suites = suites(workspace);
-    let executables = Executables::build(workspace, &suites)?;
+    let executables = Executables::build(workspace, &SUITES)?;
     let host = request.kernels.is_empty() || request.kernels.contains(&Which::Host);
 
     let mut verified = Vec::new();
     let mut failed = false;
     if host && selects_instructions(request.filter) {
-        match host_counts(workspace, &suites, &executables)? {
+        match host_counts(workspace, &SUITES, &executables)? {
             Some((version, counts)) => verified.push(Verified {
                 version,
                 counts,
@@ -142,7 +141,7 @@ pub(crate) fn tier(workspace: &Workspace, request: &Request<'_>) -> Result<Outco
     let plan = Plan {
         workspace,
         cache: &cache,
-        suites: &suites,
+        suites: &SUITES,
         executables: &executables,
         filter: request.filter,
         limit: Duration::from_secs(request.limit.unwrap_or(LIMIT)),
@@ -186,22 +185,6 @@ fn available(cache: &Path, series: &[&str]) -> Result<Vec<Kernel>> {
     }
     let fetch = |series: &&str| kernels::fetch(cache, series);
     series.iter().map(fetch).collect()
-}
-
-/// Those of [`SUITES`] that this source has.
-fn suites(workspace: &Workspace) -> Vec<Suite> {
-    SUITES
-        .into_iter()
-        .filter(|suite| {
-            let tests = workspace.root().join(suite.directory).join("tests");
-            let there = tests.join(suite.test).join("main.rs").is_file()
-                || tests.join(format!("{}.rs", suite.test)).is_file();
-            if !there {
-                println!("vm: {} is not in this source", suite.name());
-            }
-            there
-        })
-        .collect()
 }
 
 /// Whether the test that prints the instructions is among those that run.
@@ -421,13 +404,15 @@ mod tests {
     }
 
     #[test]
-    fn every_suite_that_is_here_is_found_with_its_files() {
+    fn what_the_suites_are_made_of_is_there() {
         let workspace = Workspace::find().unwrap();
-        let here = suites(&workspace);
-        assert!(here.iter().any(|suite| suite.test == GATE), "{here:?}");
-        for suite in here {
-            for file in suite.files {
-                assert!(workspace.root().join(file).is_file(), "{file}");
+        for suite in SUITES {
+            let tests = workspace.root().join(suite.directory).join("tests");
+            let main = tests.join(suite.test).join("main.rs");
+            assert!(main.is_file(), "{}", main.display());
+            let sources = suite.sources.iter().map(|sources| sources.directory);
+            for path in suite.files.iter().copied().chain(sources) {
+                assert!(workspace.root().join(path).exists(), "{path}");
             }
         }
     }

@@ -42,6 +42,8 @@ pub(crate) struct Way {
     /// Whether `agentguard run` with a user that is not root closes it.
     pub(crate) run: bool,
     pub(crate) adopted: Adopted,
+    /// Whether it is Landlock's scopes that close it there: before Linux 6.12 only our LSM programs do.
+    pub(crate) scoped: bool,
     /// A part of the kernel that may be missing: without it there is no such way.
     pub(crate) part: Option<&'static str>,
 }
@@ -54,6 +56,7 @@ impl Way {
             needs: Needs::User,
             run: true,
             adopted: Adopted::Closed,
+            scoped: false,
             part: None,
         }
     }
@@ -75,6 +78,11 @@ impl Way {
 
     const fn part(mut self, part: &'static str) -> Self {
         self.part = Some(part);
+        self
+    }
+
+    const fn scoped(mut self) -> Self {
+        self.scoped = true;
         self
     }
 
@@ -148,7 +156,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("loopback-any"),
     Way::new("loopback-udp"),
     Way::new("unix-daemons").only(Four).adopted(Lsm),
-    Way::new("unix-abstract").only(Four).adopted(Open),
+    Way::new("unix-abstract").only(Four).adopted(Open).scoped(),
     Way::new("scm-rights").adopted(Open).open_in_run(),
     Way::new("ptrace").only(Four).adopted(Open),
     Way::new("process-memory").only(Four).adopted(Open),

@@ -2,7 +2,7 @@
 # The first process of a test machine. It makes what a system has at its start, runs the suites and ends
 # the machine. What it says for others to read begins with @@agentguard (see console.rs).
 
-export PATH=/usr/sbin:/usr/bin:/usr/libexec/busybox HOME=/root TERM=dumb LC_ALL=C.UTF-8
+export PATH=/usr/sbin:/usr/bin:/usr/libexec/busybox HOME=/root TERM=dumb
 
 say() { echo "@@agentguard $*"; }
 # Seconds since the start, with two decimals.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::built::Executables;
 use super::cpio::Archive;
 use super::kernels::Kernel;
-use super::suites::{PROGRAMS, Suite};
+use super::suites::{PROGRAMS, Sources, Suite};
 use super::{PATIENCE, modules};
 use crate::exec;
 use crate::workspace::Workspace;
@@ -39,10 +39,14 @@ const FILES: [(&str, &str); 5] = [
     (
         "/etc/passwd",
         "root:x:0:0:root:/root:/bin/bash\n\
+         daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n\
          nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n\
          user:x:1000:1000:user:/home/user:/bin/bash\n",
     ),
-    ("/etc/group", "root:x:0:\nnogroup:x:65534:\nuser:x:1000:\n"),
+    (
+        "/etc/group",
+        "root:x:0:\ndaemon:x:1:\nnogroup:x:65534:\nuser:x:1000:\n",
+    ),
     (
         "/etc/nsswitch.conf",
         "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -72,6 +76,10 @@ pub(super) fn write(
         ("/tmp", 0o1777),
         ("/var/tmp", 0o1777),
         ("/root", 0o700),
+        ("/home/user", 0o755),
+        ("/mnt", 0o755),
+        ("/opt", 0o755),
+        ("/srv", 0o755),
         ("/usr/libexec/busybox", 0o755),
         ("/vm", 0o755),
     ] {
@@ -95,8 +103,7 @@ pub(super) fn write(
     root.file("/vm/modules/order", 0o644, 0, order.as_bytes());
 
     let mut loaded = Vec::new();
-    let wanted = suites.iter().flat_map(|suite| suite.programs);
-    for program in ["busybox"].iter().chain(&PROGRAMS).chain(wanted) {
+    for program in ["busybox"].iter().chain(&PROGRAMS) {
         let path = system_program(program)?;
         add(&mut root, &path)?;
         loaded.push(path);
@@ -115,6 +122,12 @@ pub(super) fn write(
         for file in suite.files {
             add(&mut root, &workspace.root().join(file))?;
         }
+        if let Some(sources) = suite.sources {
+            for program in compile(workspace, sources)? {
+                add(&mut root, &program)?;
+                loaded.push(program);
+            }
+        }
         // Tests look for files beside their sources by way of directories that are there.
         root.directory(&text(&workspace.root().join(suite.directory))?, 0o755);
     }
@@ -124,7 +137,8 @@ pub(super) fn write(
     fs::write(target, root.finish()).with_context(|| format!("cannot write {}", target.display()))
 }
 
-/// What init runs: each suite between two lines that say so.
+/// What init runs: each suite between two lines that say so. Behind a pipe: a client that had the console
+/// for its output would take that for its user's terminal.
 fn script(
     workspace: &Path,
     suites: &[Suite],
@@ -144,10 +158,23 @@ fn script(
         let name = suite.name();
         let directory = exec::quote(&text(&workspace.join(suite.directory))?);
         let program = exec::quote(&text(executables.test(suite)?)?);
+        let mut variables: String = suite
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={} ", exec::quote(value)))
+            .collect();
+        if let Some(sources) = suite.sources {
+            let programs = workspace.join(sources.programs);
+            variables.push_str(&format!(
+                "{}={} ",
+                sources.variable,
+                exec::quote(&text(&programs)?)
+            ));
+        }
         script.push_str(&format!(
             "say begin {name} \"$(now)\"\n\
-             (cd {directory} && exec {program} --show-output{filter}) </dev/null 2>&1\n\
-             say end {name} $? \"$(now)\"\n"
+             {{ (cd {directory} && {variables}exec {program} --show-output{filter})\n\
+             say end {name} $? \"$(now)\"; }} </dev/null 2>&1 | cat\n"
         ));
     }
     Ok(script)
@@ -212,6 +239,27 @@ fn add_python(root: &mut Archive, python: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(loaded)
+}
+
+/// The programs of a suite's sources in C.
+fn compile(workspace: &Workspace, sources: Sources) -> Result<Vec<PathBuf>> {
+    let target = workspace.root().join(sources.programs);
+    let mut programs = Vec::new();
+    for entry in fs::read_dir(workspace.root().join(sources.directory))? {
+        let source = entry?.path();
+        if source.extension().is_none_or(|extension| extension != "c") {
+            continue;
+        }
+        let program = target.join(source.file_stem().unwrap_or_default());
+        fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
+        exec::run(
+            Command::new("cc")
+                .args(["-std=gnu17", "-O1", "-o"])
+                .args([&program, &source]),
+        )?;
+        programs.push(program);
+    }
+    Ok(programs)
 }
 
 fn system_program(name: &str) -> Result<PathBuf> {
@@ -286,7 +334,12 @@ mod tests {
     #[test]
     fn the_users_that_tests_become_are_there() {
         let [(_, passwd), ..] = FILES;
-        for (name, uid) in [("root", "0"), ("nobody", "65534"), ("user", "1000")] {
+        for (name, uid) in [
+            ("root", "0"),
+            ("daemon", "1"),
+            ("nobody", "65534"),
+            ("user", "1000"),
+        ] {
             let line = format!("{name}:x:{uid}:");
             assert!(passwd.lines().any(|user| user.starts_with(&line)), "{name}");
         }
