@@ -176,7 +176,8 @@ impl<'w> Bench<'w> {
         let shared = self.world.directory().join("shared");
         fs::create_dir(&shared).unwrap();
         rustix::fs::chmod(&shared, rustix::fs::Mode::from_raw_mode(0o777)).unwrap();
-        let sockets = DAEMONS.map(|socket| self.run.join(socket));
+        // It calls them as the daemons do.
+        let sockets = DAEMONS.map(|socket| format!("/run/{socket}"));
         let deputy = self.world.host().command("sh");
         let deputy = deputy
             .args(["-c", r#"sleep 600 | "$0" "$@""#])
@@ -185,6 +186,7 @@ impl<'w> Bench<'w> {
             .arg(&shared)
             .args(sockets)
             .arg(shared.join("socket"))
+            .cover(&self.run, Path::new("/run"))
             .env("ESCAPE_UID", USER)
             .spawn()
             .unwrap();

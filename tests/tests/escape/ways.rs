@@ -156,7 +156,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("loopback-any"),
     Way::new("loopback-udp"),
     Way::new("unix-daemons").only(Four).adopted(Lsm),
-    Way::new("unix-abstract").only(Four).adopted(Open).scoped(),
+    Way::new("unix-abstract").only(Four).adopted(Lsm).scoped(),
     Way::new("scm-rights").adopted(Open).open_in_run(),
     Way::new("ptrace").only(Four).adopted(Open),
     Way::new("process-memory").only(Four).adopted(Open),
@@ -176,6 +176,6 @@ pub(crate) const OTHERS: &[Way] = &[
     Way::new("listen-autobind"),
     Way::new("old-tcp"),
     Way::new("old-udp"),
-    Way::new("moved").adopted(Lsm),
+    Way::new("moved").adopted(Open),
     Way::new("inherited").adopted(NotTried),
 ];
