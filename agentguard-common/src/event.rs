@@ -126,6 +126,8 @@ pub mod reason {
     pub const DEVICE: u8 = 33;
     /// A datagram that may go directly, in a namespace with no way out.
     pub const NO_UPLINK: u8 = 34;
+    /// A socket that was open when its cgroup was adopted: told by the keeper, which closed it.
+    pub const ADOPTED: u8 = 35;
 }
 
 #[cfg(test)]
