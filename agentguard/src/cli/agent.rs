@@ -312,6 +312,11 @@ mod tests {
              number    3\n"
         );
         assert!(story(&idle).contains("nothing runs as it"));
+        let warned = AgentStatus {
+            warnings: vec!["not contained: why\u{1b}".to_owned()],
+            ..agent()
+        };
+        assert!(story(&warned).contains("warning   not contained: why\\u{1b}\n"));
     }
 
     #[test]
