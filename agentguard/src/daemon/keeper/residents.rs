@@ -158,7 +158,8 @@ pub(super) fn follow(keeper: &Shared) -> std::io::Result<()> {
                     tracing::warn!(error = format!("{error:#}"), "cannot follow the cgroups");
                 }
                 look(&keeper);
-                std::thread::sleep(REST);
+                // A hint that comes meanwhile is taken up after it.
+                std::thread::park_timeout(REST);
             }
         })?;
     Ok(())

@@ -122,7 +122,7 @@ impl Keeper {
             if let Err(error) = told {
                 let why = format!("{error:#}");
                 // A container that is being made has its loopback device down for a moment.
-                if before.get(&id).is_some() {
+                if before.contains_key(&id) {
                     tracing::debug!(why, "the guard still does not listen in a namespace");
                 } else {
                     tracing::warn!(
