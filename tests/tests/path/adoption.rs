@@ -423,7 +423,7 @@ fn a_container_of_crun_is_governed_below_the_cgroup_that_was_added() {
     let guard = world.guard().policy(POLICY).start().unwrap();
     let namespace = container(&world, 1);
     let mut client = Puppet::start(&world, |words| {
-        let words = runtime.words(&world, &namespace, words);
+        let words = runtime.words(&world, &namespace, &words);
         guard.within(&payload, words)
     })
     .unwrap();

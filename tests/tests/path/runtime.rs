@@ -35,7 +35,7 @@ impl Runtime {
         &self,
         world: &World,
         namespace: &Namespace,
-        words: Vec<OsString>,
+        words: &[OsString],
     ) -> Vec<OsString> {
         let bundle = world.directory().join("bundle");
         let root = bundle.join("root");
@@ -43,7 +43,7 @@ impl Runtime {
             fs::create_dir_all(root.join(directory.trim_start_matches('/'))).unwrap();
         }
         fs::write(root.join("root-of-the-test"), "").unwrap();
-        let config = config(world, namespace, &words);
+        let config = config(world, namespace, words);
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         // crun takes no hierarchy that stands beside version 1: it sees version 2 alone, and leaves its
         // cgroup as it is. The test's files are below /tmp, which the container shares.
