@@ -142,6 +142,8 @@ pub mod reason {
     pub const NO_UPLINK: u8 = 34;
     /// A UNIX socket of a program outside the agent, which is on the list or abstract.
     pub const UNIX_SOCKET: u8 = 35;
+    /// A socket that was open when its cgroup was adopted: told by the keeper, which closed it.
+    pub const ADOPTED: u8 = 36;
 }
 
 #[cfg(test)]

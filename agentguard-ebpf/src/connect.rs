@@ -6,7 +6,7 @@
 use agentguard_common::address::Address;
 use agentguard_common::event::reason;
 use agentguard_common::map::{Listeners, SocketEntry, TCP, UDP, socket_flag, socket_state};
-use agentguard_common::verdict::{Effect, FlowVerdict};
+use agentguard_common::verdict::{DNS_PORT, Effect, FlowVerdict};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
@@ -42,8 +42,10 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     if entry.transport == UDP {
         // Only the resolver and names with direct handling are rewritten; the first datagram is
         // decided where it leaves (`packet`), so that a connect that sends nothing, as every
-        // getaddrinfo makes one, is neither refused nor recorded.
-        if matches!(verdict.effect, Effect::Resolver | Effect::Real) {
+        // getaddrinfo makes one, is neither refused nor recorded. A query is: where nobody listens
+        // for it there may be no route either, and then no datagram would tell of it.
+        let unheard = verdict.reason == reason::NO_LISTENER && entry.dialled_port == DNS_PORT;
+        if unheard || matches!(verdict.effect, Effect::Resolver | Effect::Real) {
             let result = apply::<FAMILY>(ctx, entry, verdict);
             if result == DENY {
                 event::flow(entry, true);

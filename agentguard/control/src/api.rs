@@ -126,6 +126,9 @@ pub struct AgentStatus {
     /// That nothing leaves it and nothing reaches it, whatever the policy says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Quarantine>,
+    /// What of it the guard cannot hold, or not serve, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// That nothing leaves an agent and nothing reaches it, until an operator releases it.

@@ -153,6 +153,7 @@ fn agent_status() -> AgentStatus {
         cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
         runs: 1,
         quarantine: None,
+        warnings: Vec::new(),
     }
 }
 

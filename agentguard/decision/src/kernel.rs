@@ -165,7 +165,7 @@ fn code(why: u8) -> ReasonCode {
         reason::MAP_FULL => ReasonCode::MapFull,
         reason::INBOUND => ReasonCode::InboundNotAllowed,
         reason::UNPARSABLE => ReasonCode::PacketUnparsable,
-        reason::UNKNOWN_SOCKET => ReasonCode::SocketUnknown,
+        reason::UNKNOWN_SOCKET | reason::ADOPTED => ReasonCode::SocketUnknown,
         reason::METADATA => ReasonCode::MetadataService,
         reason::NO_ADDRESS => ReasonCode::NoAddress,
         reason::NO_UPLINK => ReasonCode::NoUplink,
@@ -224,6 +224,9 @@ fn sentence(event: &Event, action: &Action) -> String {
         }
         reason::UNKNOWN_SOCKET => {
             "The socket was made or connected where the gate did not see it.".to_owned()
+        }
+        reason::ADOPTED => {
+            "The socket was open when the cgroup was adopted, and was closed.".to_owned()
         }
         reason::METADATA => format!("{place} is a metadata service."),
         reason::NO_UPLINK => format!(

@@ -2,6 +2,7 @@
 //!
 //! - [`gate`]: the kernel programs and their maps.
 //! - [`namespace`], [`cgroup`]: where agents live and where the guard listens.
+//! - [`home`]: in which namespaces agents live.
 //! - [`sockets`]: ending what an agent has open.
 //! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
 //! - [`spawn`]: running a command as an agent.
@@ -15,6 +16,7 @@ pub mod ca;
 pub mod cgroup;
 pub mod documents;
 pub mod gate;
+pub mod home;
 pub mod message;
 pub mod namespace;
 pub mod packet;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use agentguard_model::{AgentId, AgentName, HostName, Labels, UpstreamEntry};
 use serde::{Deserialize, Serialize};
 
+use crate::sockets::OldSocket;
 use crate::spawn::{RunContext, RunRequest};
 
 /// Keeper to worker.
@@ -94,7 +95,17 @@ pub enum ToWorker {
         /// For how long.
         within: Duration,
     },
+    /// Sockets that were open when their cgroup was adopted, and were closed: to be recorded.
+    Closed {
+        /// The agent.
+        agent: AgentId,
+        /// The sockets, at most [`CLOSED_AT_ONCE`].
+        sockets: Vec<OldSocket>,
+    },
 }
+
+/// Sockets in one [`ToWorker::Closed`], so that it fits a packet.
+pub const CLOSED_AT_ONCE: usize = 256;
 
 /// The worker's settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -157,6 +168,8 @@ pub struct AgentState {
     pub runs: u32,
     /// That nothing may leave it or reach it.
     pub quarantine: Option<Quarantine>,
+    /// What of it the guard cannot hold, or not serve, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// The characters of a [`Quarantine::reason`], at most.
@@ -208,6 +221,13 @@ pub enum Done {
     Detached {
         /// How many cgroups carried it.
         cgroups: u32,
+    },
+    /// A cgroup that was there already was put under the gate.
+    Adopted {
+        /// Its directory.
+        cgroup: String,
+        /// Sockets that were open in it, and were closed.
+        closed: u32,
     },
 }
 
@@ -270,6 +290,9 @@ pub enum ToKeeper {
         /// The worker's public key: a `SubjectPublicKeyInfo` in DER (RFC 5480), on P-256.
         public_key: Vec<u8>,
     },
+    /// The gate refused something in a network namespace or a cgroup that it does not know: the keeper
+    /// may know it if it looks now.
+    Look,
 }
 
 /// What a leaf certificate is for.

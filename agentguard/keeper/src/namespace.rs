@@ -37,6 +37,9 @@ pub enum NamespaceError {
         #[source]
         source: io::Error,
     },
+    /// `lo` is down, so nothing reaches `127.0.0.1`.
+    #[error("its loopback device is down; hint: ip link set lo up, inside it")]
+    LoopbackDown,
     /// A system call failed.
     #[error("cannot {what}")]
     Sys {
@@ -239,12 +242,37 @@ impl Isolated {
     }
 }
 
-/// Listens inside a network namespace.
+/// Listens inside a network namespace. Its devices are left as they are: who made it may have had
+/// reasons.
 ///
 /// # Errors
 /// [`NamespaceError`].
 pub fn listen_inside(netns: BorrowedFd<'_>, ports: Ports) -> Result<Listening, NamespaceError> {
-    inside(netns, || Listening::here(ports))?
+    inside(netns, || {
+        if !loopback_is_up()? {
+            return Err(NamespaceError::LoopbackDown);
+        }
+        Listening::here(ports)
+    })?
+}
+
+/// Whether `lo` is up in the calling thread's namespace.
+fn loopback_is_up() -> Result<bool, NamespaceError> {
+    let socket = open(
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        SocketType::DGRAM,
+    )
+    .map_err(sys("open a socket"))?;
+    let mut request = interface_request("lo");
+    // SAFETY: `SIOCGIFFLAGS` reads the name in an `ifreq` and writes its flags; nothing else holds it.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    if result < 0 {
+        let failed = failed_ioctl("read the state of the loopback device");
+        return Err(failed(io::Error::last_os_error()));
+    }
+    // SAFETY: the kernel has written the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(flags & IFF_UP != 0)
 }
 
 /// Does something inside a network namespace, on a thread of its own.

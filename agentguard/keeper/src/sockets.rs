@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+use serde::{Deserialize, Serialize};
 
 use crate::namespace;
 
@@ -26,6 +28,8 @@ const CGROUPS: usize = 20_000;
 const PROCESSES: usize = 100_000;
 /// Namespaces that are entered.
 const NAMESPACES: usize = 1024;
+/// Open sockets of one agent that are noted.
+const HELD: usize = 1_000_000;
 /// How long the kernel may take for one answer: it gives it within the call.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,8 @@ const HEADER: usize = 16;
 const ID: usize = 48;
 /// Length of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
+/// Where the inode number is in it.
+const INODE: usize = 68;
 /// Length of a request: header and `struct inet_diag_req_v2`.
 const REQUEST: usize = HEADER + 8 + ID;
 
@@ -57,11 +63,27 @@ const KINDS: [(u8, u8, &str); 4] = [
     (10, 17, "UDP over IPv6"),
 ];
 
+/// Sockets that are told of one by one.
+pub const TOLD: usize = 1024;
+
+/// A socket that was ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OldSocket {
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub protocol: u8,
+    /// Its own address.
+    pub local: SocketAddr,
+    /// Where it was connected to. `None`: it listened, or was not connected.
+    pub remote: Option<SocketAddr>,
+}
+
 /// What became of an agent's sockets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Destroyed {
     /// Sockets that were ended.
     pub sockets: usize,
+    /// The first of them, at most [`TOLD`].
+    pub told: Vec<OldSocket>,
     /// What could not be done, a sentence each, without repetition.
     pub failures: Vec<String>,
 }
@@ -70,8 +92,22 @@ pub struct Destroyed {
 /// namespace that a process there lives in, in those `beside`, and in the caller's.
 #[must_use]
 pub fn destroy(cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
+    destroy_of(Home::default(), cgroups, beside)
+}
+
+/// As [`destroy`], and also those that a process there has open, wherever they were made: the gate knows
+/// a socket by the cgroup that it was made in, and would not see them.
+#[must_use]
+pub fn destroy_held(cgroups: &[PathBuf]) -> Destroyed {
+    let home = Home {
+        held: Some(HashSet::new()),
+        ..Home::default()
+    };
+    destroy_of(home, cgroups, Vec::new())
+}
+
+fn destroy_of(mut home: Home, cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
     let mut destroyed = Destroyed::default();
-    let mut home = Home::default();
     let here = File::open("/proc/thread-self/ns/net").map(OwnedFd::from);
     for namespace in here.into_iter().chain(beside) {
         home.add_namespace(namespace);
@@ -83,10 +119,12 @@ pub fn destroy(cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
         destroyed.note("there are more cgroups, processes or namespaces than are looked through");
     }
     for namespace in home.namespaces.values() {
-        let ended = namespace::inside(namespace.as_fd(), || end_here(&home.cgroups));
+        let ended = namespace::inside(namespace.as_fd(), || end_here(&home));
         match ended {
             Ok(ended) => {
                 destroyed.sockets += ended.sockets;
+                let room = TOLD.saturating_sub(destroyed.told.len());
+                destroyed.told.extend(ended.told.into_iter().take(room));
                 for failure in &ended.failures {
                     destroyed.note(failure);
                 }
@@ -112,6 +150,8 @@ struct Home {
     cgroups: HashSet<u64>,
     /// By device and inode.
     namespaces: HashMap<(u64, u64), OwnedFd>,
+    /// Inode numbers of the sockets that processes have open, where they count.
+    held: Option<HashSet<u64>>,
     processes: usize,
     cut_short: bool,
 }
@@ -139,8 +179,21 @@ impl Home {
                 if let Ok(file) = File::open(format!("/proc/{process}/ns/net")) {
                     self.add_namespace(file.into());
                 }
+                if let Some(held) = &mut self.held
+                    && !hold(process, held)
+                {
+                    self.cut_short = true;
+                }
             }
         }
+    }
+
+    fn has(&self, socket: &Found) -> bool {
+        self.cgroups.contains(&socket.cgroup)
+            || self
+                .held
+                .as_ref()
+                .is_some_and(|held| socket.inode != 0 && held.contains(&socket.inode))
     }
 
     fn add_namespace(&mut self, namespace: OwnedFd) {
@@ -157,15 +210,43 @@ impl Home {
     }
 }
 
-/// Ends the sockets of these cgroups in the calling thread's namespace.
-fn end_here(cgroups: &HashSet<u64>) -> Destroyed {
+/// Notes the sockets that a process has open. `false`: there are more than are noted.
+fn hold(process: &str, held: &mut HashSet<u64>) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
+    for descriptor in descriptors.into_iter().flatten().flatten() {
+        let Ok(what) = fs::read_link(descriptor.path()) else {
+            continue;
+        };
+        let inode = what.to_str().and_then(|what| {
+            what.strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+        });
+        if let Some(inode) = inode {
+            if held.len() >= HELD {
+                return false;
+            }
+            held.insert(inode);
+        }
+    }
+    true
+}
+
+/// Ends the sockets of an agent in the calling thread's namespace.
+fn end_here(home: &Home) -> Destroyed {
     let mut destroyed = Destroyed::default();
     for (family, protocol, name) in KINDS {
-        let ended = found(family, protocol, cgroups).and_then(|found| {
+        let ended = found(family, protocol, home).and_then(|found| {
             let socket = open()?;
-            for id in found {
-                match end(socket.as_fd(), family, protocol, &id) {
-                    Ok(()) => destroyed.sockets += 1,
+            for it in found {
+                match end(socket.as_fd(), family, protocol, &it.id) {
+                    Ok(()) => {
+                        destroyed.sockets += 1;
+                        if destroyed.told.len() < TOLD {
+                            destroyed.told.extend(described(&it.id, family, protocol));
+                        }
+                    }
                     // It is over already, or another socket of its port stands before it.
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                     Err(error) => return Err(error),
@@ -201,13 +282,41 @@ fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The ids of the sockets that were made in these cgroups.
-fn found(family: u8, protocol: u8, cgroups: &HashSet<u64>) -> io::Result<Vec<[u8; ID]>> {
+/// A socket that the kernel listed.
+#[derive(Debug, Eq, PartialEq)]
+struct Found {
+    id: [u8; ID],
+    cgroup: u64,
+    /// 0: no process has it open.
+    inode: u64,
+}
+
+/// The addresses in a `struct inet_diag_sockid`: ports and addresses, all in network order.
+fn described(id: &[u8; ID], family: u8, protocol: u8) -> Option<OldSocket> {
+    let address = |port: usize, ip: usize| {
+        let port = u16::from_be_bytes(id.get(port..port + 2)?.try_into().ok()?);
+        let ip = id.get(ip..ip + 16)?;
+        let ip = if family == 2 {
+            IpAddr::from(*ip.first_chunk::<4>()?)
+        } else {
+            IpAddr::from(*ip.first_chunk::<16>()?)
+        };
+        Some(SocketAddr::new(ip.to_canonical(), port))
+    };
+    Some(OldSocket {
+        protocol,
+        local: address(0, 4)?,
+        remote: address(2, 20).filter(|remote| remote.port() != 0),
+    })
+}
+
+/// The sockets of an agent.
+fn found(family: u8, protocol: u8, home: &Home) -> io::Result<Vec<Found>> {
     let socket = open()?;
     let flags = NLM_F_REQUEST | NLM_F_DUMP;
     let request = request(SOCK_DIAG_BY_FAMILY, flags, family, protocol, &[0; ID]);
     rustix::net::send(&socket, &request, SendFlags::empty())?;
-    let mut ids = Vec::new();
+    let mut sockets = Vec::new();
     // The kernel fills at most this much at once (`netlink_dump`).
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -218,13 +327,13 @@ fn found(family: u8, protocol: u8, cgroups: &HashSet<u64>) -> io::Result<Vec<[u8
         while let Some((kind, payload, rest)) = next_message(left) {
             left = rest;
             match kind {
-                NLMSG_DONE => return Ok(ids),
+                NLMSG_DONE => return Ok(sockets),
                 NLMSG_ERROR => return Err(error_in(payload)),
                 SOCK_DIAG_BY_FAMILY => {
-                    if let Some((id, cgroup)) = socket_in(payload)
-                        && cgroups.contains(&cgroup)
+                    if let Some(socket) = socket_in(payload)
+                        && home.has(&socket)
                     {
-                        ids.push(id);
+                        sockets.push(socket);
                     }
                 }
                 _ => {}
@@ -286,17 +395,19 @@ fn error_in(payload: &[u8]) -> io::Error {
     }
 }
 
-/// The id and the cgroup of a socket (`struct inet_diag_msg`, then attributes). `None` for what belongs
-/// to no cgroup: half-open and timed-out connections.
-fn socket_in(payload: &[u8]) -> Option<([u8; ID], u64)> {
+/// A socket (`struct inet_diag_msg`, then attributes). `None` for what belongs to no cgroup: half-open
+/// and timed-out connections.
+fn socket_in(payload: &[u8]) -> Option<Found> {
     let id = payload.get(4..4 + ID)?.try_into().ok()?;
+    let inode = u32::from_ne_bytes(payload.get(INODE..INODE + 4)?.try_into().ok()?).into();
     let mut left = payload.get(MESSAGE..)?;
     loop {
         let length = usize::from(u16::from_ne_bytes(left.first_chunk().copied()?));
         let kind = u16::from_ne_bytes(left.get(2..4)?.try_into().ok()?);
         let value = left.get(4..length)?;
         if kind == INET_DIAG_CGROUP_ID {
-            return Some((id, u64::from_ne_bytes(value.try_into().ok()?)));
+            let cgroup = u64::from_ne_bytes(value.try_into().ok()?);
+            return Some(Found { id, cgroup, inode });
         }
         left = left.get(length.next_multiple_of(4)..)?;
     }
@@ -321,7 +432,12 @@ mod tests {
     #[test]
     fn the_cgroup_is_found_behind_other_attributes_and_nothing_is_made_of_rubbish() {
         let told = answer(INET_DIAG_CGROUP_ID, &42_u64.to_ne_bytes());
-        assert_eq!(socket_in(&told), Some(([7; ID], 42)));
+        let found = Found {
+            id: [7; ID],
+            cgroup: 42,
+            inode: 0x0707_0707,
+        };
+        assert_eq!(socket_in(&told), Some(found));
         assert_eq!(socket_in(&answer(5, &[0; 8])), None);
         assert_eq!(socket_in(&answer(INET_DIAG_CGROUP_ID, &[0; 3])), None);
         for length in 0..told.len() {

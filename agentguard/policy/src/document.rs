@@ -68,6 +68,10 @@ pub(crate) struct RawAgent {
     /// What becomes of new `direct` flows while the daemon is gone. `deny` if absent.
     #[serde(default)]
     pub(crate) on_daemon_loss: Option<OnDaemonLoss>,
+    /// What becomes of sockets that are open when a cgroup is added to this agent. `close`, which is all
+    /// that there is in this version, if absent.
+    #[serde(default)]
+    pub(crate) on_adoption: Option<At<OnAdoption>>,
     /// Which loopback ports it reaches without a rule. `own` if absent.
     #[serde(default)]
     pub(crate) local: Option<Local>,
@@ -113,6 +117,17 @@ pub enum OnDaemonLoss {
     Deny,
     /// They go on.
     Keep,
+}
+
+/// What becomes of sockets that are open when a cgroup is adopted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnAdoption {
+    /// They are closed.
+    Close,
+    /// They would go on. Refused: the gate has decided nothing about them.
+    #[schemars(skip)]
+    Tolerate,
 }
 
 /// Which loopback ports an agent reaches without a rule.

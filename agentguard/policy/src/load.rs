@@ -268,6 +268,9 @@ fn agent(
         Some(handling) => values::default_handling(&handling, report),
         None => defaults.handling,
     };
+    if let Some(on_adoption) = &raw.on_adoption {
+        values::on_adoption(on_adoption, report);
+    }
     let sandbox = raw
         .sandbox
         .map(|sandbox| values::sandbox(sandbox, whole, report))

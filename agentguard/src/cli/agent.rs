@@ -213,6 +213,9 @@ fn story(agent: &AgentStatus) -> String {
             agent.name
         ));
     }
+    for warning in &agent.warnings {
+        out.push_str(&format!("warning   {}\n", printable(warning)));
+    }
     if let Some(id) = agent.id {
         out.push_str(&format!("number    {}\n", id.0));
     }
@@ -277,6 +280,7 @@ mod tests {
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 2,
             quarantine: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -290,6 +294,7 @@ mod tests {
             cgroups: Vec::new(),
             runs: 0,
             quarantine: None,
+            warnings: Vec::new(),
         };
         assert_eq!(
             table(&[agent(), idle.clone()]).render(None),
@@ -307,6 +312,11 @@ mod tests {
              number    3\n"
         );
         assert!(story(&idle).contains("nothing runs as it"));
+        let warned = AgentStatus {
+            warnings: vec!["not contained: why\u{1b}".to_owned()],
+            ..agent()
+        };
+        assert!(story(&warned).contains("warning   not contained: why\\u{1b}\n"));
     }
 
     #[test]

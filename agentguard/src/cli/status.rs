@@ -74,6 +74,7 @@ fn story(status: &Status, now: Timestamp) -> String {
         if let Some(quarantine) = &agent.quarantine {
             lines.push(entry("", &quarantined(quarantine)));
         }
+        lines.extend(agent.warnings.iter().map(|what| entry("", what)));
     }
     lines.extend(guard.degraded.iter().map(|what| entry("degraded", what)));
     lines.push(String::new());

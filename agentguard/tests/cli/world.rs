@@ -163,6 +163,7 @@ impl Served {
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 1,
             quarantine: None,
+            warnings: Vec::new(),
         }]);
         let (guard, guard_seen) = watch::channel(GuardStatus {
             version: "0.0.0".into(),

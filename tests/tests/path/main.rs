@@ -7,6 +7,7 @@
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
+mod adoption;
 mod agents;
 mod around;
 mod datagrams;
@@ -16,6 +17,7 @@ mod membership;
 mod modes;
 mod quarantine;
 mod reload;
+mod runtime;
 mod sandbox;
 mod sockets;
 

@@ -193,6 +193,17 @@ impl Gate {
             .map_err(map_error("write", "LISTENERS"))
     }
 
+    /// The network namespaces of [`Self::put_listeners`], also those of an earlier daemon.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn listeners(&self) -> Result<Vec<u64>, GateError> {
+        self.listeners
+            .keys()
+            .map(|netns| netns.map_err(map_error("read", "LISTENERS")))
+            .collect()
+    }
+
     /// Forgets a network namespace.
     ///
     /// # Errors

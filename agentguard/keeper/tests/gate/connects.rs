@@ -230,6 +230,13 @@ fn without_a_listener_in_the_namespace_there_is_no_way() {
         assert_eq!(world.events()[0].reason, reason::NO_LISTENER);
         client.is_refused("tcp('192.0.2.1', 53)");
         assert_eq!(world.events()[0].reason, reason::NO_LISTENER);
+        // Where no route leads there is no datagram that would tell of it.
+        client.is_refused("udp('192.0.2.1', 53)");
+        let events = world.events();
+        assert_eq!((events.len(), events[0].reason), (1, reason::NO_LISTENER));
+        // What getaddrinfo does only to sort addresses is no attempt.
+        client.does("udp('192.0.2.1', 443)");
+        assert_eq!(world.events().len(), 0);
     });
 }
 

@@ -15,7 +15,7 @@ use agentguard_model::AgentName;
 use super::authorities::Authorities;
 use super::host::RunHost;
 use super::state::Keeper;
-use super::{Shared, lock};
+use super::{Shared, adoption, lock};
 
 /// Clients at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -104,6 +104,7 @@ fn attend(keeper: &Shared, client: Packet) {
             return;
         }
         Command::Reload => reload(keeper, &peer, accepted),
+        Command::AddAgent { name, cgroup } => add(keeper, &peer, accepted, &name, &cgroup),
         Command::Authorities => authorities(keeper, &peer, accepted, |_| Ok(())),
         Command::RotateAuthority { at_once } => {
             authorities(keeper, &peer, accepted, |ca| ca.rotate(at_once))
@@ -137,6 +138,14 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
         }
         answer => answer,
     }
+}
+
+/// Answers when the guard listens where the cgroup's processes live, and nothing older is open.
+fn add(keeper: &Shared, peer: &Peer, accepted: Accepted, name: &AgentName, cgroup: &str) -> Answer {
+    if let Err(why) = authorise(&lock(keeper), peer, accepted) {
+        return refused(&why.message, Some(why.hint));
+    }
+    answered(adoption::adopt(keeper, name, Path::new(cgroup), peer.uid))
 }
 
 /// Answers when nothing is under way any more for the agent.
@@ -206,11 +215,11 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         return refused(&why.message, Some(why.hint));
     }
     let result = match command {
-        Command::AddAgent { name, cgroup } => keeper.adopt(&name, Path::new(&cgroup)),
         Command::RemoveAgent { name } => keeper.release(&name),
         Command::Reload => keeper.reload(),
         // Attended to before.
         Command::Run(_)
+        | Command::AddAgent { .. }
         | Command::Authorities
         | Command::RotateAuthority { .. }
         | Command::Quarantine { .. }

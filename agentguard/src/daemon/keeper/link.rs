@@ -136,6 +136,10 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
     lock(keeper).heard();
     match message {
         ToKeeper::Alive => {}
+        ToKeeper::Look => {
+            let hint = lock(keeper).hint();
+            hint.give();
+        }
         ToKeeper::Ready => {
             if let Err(error) = lock(keeper).set_serving(true) {
                 tracing::error!(error = format!("{error:#}"), "cannot tell the gate");

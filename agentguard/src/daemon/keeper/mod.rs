@@ -4,6 +4,7 @@
 //! clients; each run has one. They share [`state::Keeper`] behind a lock that is never held while
 //! waiting for anyone.
 
+mod adoption;
 mod authorities;
 mod claim;
 mod clients;
@@ -14,6 +15,7 @@ mod link;
 mod profiles;
 mod published;
 mod registry;
+mod residents;
 mod sandbox;
 mod state;
 mod taken;
@@ -103,6 +105,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     };
     let mounts = worker_mounts(&config)?;
     let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy, readers)?));
+    residents::look(&keeper);
+    residents::follow(&keeper)?;
     clients::serve(clients, &keeper)?;
     supervise(&signals, &keeper, user, &mounts, &control)?;
     for socket in &sockets {

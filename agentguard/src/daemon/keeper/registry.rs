@@ -170,13 +170,7 @@ impl Registry {
     ) -> anyhow::Result<()> {
         let contents = &mut self.contents;
         if let Some(by) = by {
-            if contents.deeds.len() >= DEEDS {
-                tracing::error!(
-                    limit = DEEDS,
-                    "too many changes wait for the record; the oldest is forgotten"
-                );
-                contents.deeds.remove(0);
-            }
+            contents.make_room();
             let done = Done::Quarantined {
                 reason: quarantine.reason.clone(),
                 frozen: quarantine.frozen,
@@ -184,6 +178,17 @@ impl Registry {
             contents.note(by, done);
         }
         contents.quarantined.insert(name.clone(), quarantine);
+        self.save(&self.contents)
+    }
+
+    /// Notes what was done already and makes the guard allow less. It is noted also if it cannot be
+    /// written: then it is written with the next change.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn note(&mut self, by: By, done: Done) -> anyhow::Result<()> {
+        self.contents.make_room();
+        self.contents.note(by, done);
         self.save(&self.contents)
     }
 
@@ -258,6 +263,16 @@ impl Registry {
 }
 
 impl Contents {
+    fn make_room(&mut self) {
+        if self.deeds.len() >= DEEDS {
+            tracing::error!(
+                limit = DEEDS,
+                "too many changes wait for the record; the oldest is forgotten"
+            );
+            self.deeds.remove(0);
+        }
+    }
+
     fn note(&mut self, by: By, done: Done) {
         self.last_deed = self.last_deed.saturating_add(1);
         self.deeds.push(Deed {

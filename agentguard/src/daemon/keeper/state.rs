@@ -2,6 +2,7 @@
 //! for an agent or the worker.
 
 mod quarantine;
+mod residents;
 mod runs;
 mod subtrees;
 mod tell;
@@ -9,7 +10,7 @@ mod tell;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentguard_common::ABI_VERSION;
@@ -17,6 +18,7 @@ use agentguard_common::map::{Listeners, Settings, listener_flag};
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::documents::Documents;
 use agentguard_keeper::gate::Gate;
+use agentguard_keeper::home::NamespaceId;
 use agentguard_keeper::message::LeafSubject;
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
 use agentguard_keeper::packet::Packet;
@@ -29,6 +31,7 @@ use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
+use super::residents::{Hint, Residents};
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::config::Config;
@@ -63,6 +66,13 @@ pub(super) struct Keeper {
     subtrees: BTreeMap<u64, Subtree>,
     runs: HashMap<u32, Run>,
     host: Listening,
+    /// The daemon's own network namespace.
+    host_namespace: Option<NamespaceId>,
+    /// The others that agents live in.
+    residents: Residents,
+    /// One look at them at a time.
+    looking: Arc<Mutex<()>>,
+    hint: Arc<Hint>,
     /// The group whose members may read on the control socket.
     readers: Option<u32>,
     worker: Option<Arc<Packet>>,
@@ -152,6 +162,10 @@ impl Keeper {
             subtrees: BTreeMap::new(),
             runs: HashMap::new(),
             host,
+            host_namespace: NamespaceId::here().ok(),
+            residents: Residents::default(),
+            looking: Arc::default(),
+            hint: Arc::default(),
             readers,
             worker: None,
             stuck: Cell::new(false),
@@ -209,6 +223,7 @@ impl Keeper {
         }
         let listeners = listeners(&self.config, &self.host);
         self.gate.put_listeners(self.host.netns, &listeners)?;
+        self.forget_earlier_namespaces()?;
         self.settings(0)?;
         self.write_sockets()?;
         for lack in self.gate.lsm_lacks() {
@@ -400,6 +415,21 @@ impl Keeper {
     /// The policy in force.
     pub(super) fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// One look at namespaces at a time.
+    pub(super) fn looking(&self) -> Arc<Mutex<()>> {
+        self.looking.clone()
+    }
+
+    /// Has namespaces looked at.
+    pub(super) fn hint(&self) -> Arc<Hint> {
+        self.hint.clone()
+    }
+
+    /// Whether nothing may run or be adopted that is not held as it should be.
+    pub(super) fn is_strict(&self) -> bool {
+        self.config.run.strict
     }
 
     /// What runs are held to, to be used without the lock.

@@ -52,6 +52,13 @@ fn change(deed: &Deed, now: Timestamp) -> Change {
             "release",
             format!("{name} was released from quarantine, by uid {uid}"),
         ),
+        Done::Adopted { cgroup, closed } => (
+            "adopt",
+            format!(
+                "the cgroup {cgroup} was put under the gate as {name}, by uid {uid}, and {closed} sockets \
+                 that were open in it were closed"
+            ),
+        ),
         Done::Detached { cgroups } => (
             "detach_all",
             format!(

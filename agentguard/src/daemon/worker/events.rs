@@ -5,9 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentguard_common::event::{Event, kind};
+use agentguard_common::event::{Event, kind, reason};
 use agentguard_decision::Decider;
 use agentguard_keeper::gate::view::{Events, Told};
+use agentguard_keeper::message::ToKeeper;
 use agentguard_model::{DecisionId, ReasonCode};
 use agentguard_names::Names;
 use agentguard_record::{Gap, Record};
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
+use super::link::Link;
 use super::sequences::{Missing, Sequences};
 
 /// Direct flows whose end is awaited. Beyond it the oldest ends without its byte counts in the
@@ -26,6 +28,8 @@ const OPEN_FLOWS: usize = 65_536;
 const OVERFLOW: &str = "The kernel's ring buffer was full.";
 /// Events that wait for the record.
 const WAITING: usize = 4096;
+/// How long after it was told to look the keeper is not told again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How often the waiting thread looks whether it is still wanted.
 const LOOK_UP: Timespec = Timespec {
     tv_sec: 1,
@@ -40,6 +44,7 @@ pub(super) fn consume(
     decider: Decider<Record>,
     names: Names,
     gate: Arc<Gate>,
+    link: Link,
     shutdown: CancellationToken,
 ) -> std::io::Result<impl Future<Output = ()> + Send> {
     let (sender, mut received) = mpsc::channel(WAITING);
@@ -50,6 +55,8 @@ pub(super) fn consume(
         decider,
         names,
         gate,
+        link,
+        looked: None,
         sequences: Sequences::default(),
         open: OpenFlows::default(),
         gaps: Gaps::default(),
@@ -96,6 +103,9 @@ struct Consumer {
     decider: Decider<Record>,
     names: Names,
     gate: Arc<Gate>,
+    link: Link,
+    /// When the keeper was last told to look.
+    looked: Option<Instant>,
     sequences: Sequences,
     open: OpenFlows,
     gaps: Gaps,
@@ -144,6 +154,7 @@ impl Consumer {
         let Told { event, unix } = told;
         let event = &event;
         self.watch_for_gaps(event);
+        self.watch_for_strangers(event);
         if event.kind == kind::CLOSED {
             if let Some((id, since)) = self.open.close(event.socket) {
                 self.decider.kernel_closed(id, event, since);
@@ -172,6 +183,15 @@ impl Consumer {
                 };
                 self.gaps.note(&missing, &refused.reason.message);
             }
+        }
+    }
+
+    /// Has the keeper look at once for what the gate does not know: a container that has just come.
+    fn watch_for_strangers(&mut self, event: &Event) {
+        let strange = matches!(event.reason, reason::NO_LISTENER | reason::NO_AGENT);
+        if strange && self.looked.is_none_or(|looked| looked.elapsed() > AGAIN) {
+            self.looked = Some(Instant::now());
+            self.link.mention(ToKeeper::Look);
         }
     }
 

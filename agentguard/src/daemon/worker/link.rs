@@ -94,6 +94,11 @@ impl Link {
         let _ = self.asked.send(message).await;
     }
 
+    /// Says something that may be lost: where the queue is full, it is not said.
+    pub(super) fn mention(&self, message: ToKeeper) {
+        let _ = self.asked.try_send(message);
+    }
+
     /// Says something from a thread that may wait.
     pub(super) fn tell_now(&self, message: ToKeeper) {
         let _ = self.asked.blocking_send(message);

@@ -3,6 +3,7 @@
 //! What it knows of agents, policy and listeners comes from the keeper, message by message; what it
 //! wants of the kernel it asks the keeper for.
 
+mod adopted;
 mod deeds;
 mod events;
 mod gate;
@@ -204,6 +205,12 @@ async fn serve(
                 let over = shutdown.clone();
                 tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }
+            ToWorker::Closed { agent, sockets } => {
+                let rooms = rooms.as_ref().context("closed sockets before a policy")?;
+                let noted = adopted::note(agent, sockets, rooms.decider.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
             ToWorker::Published { request, refused } => link.published(request, refused),
             ToWorker::Signed { request, leaf } => link.signed(request, leaf),
             ToWorker::State(state) => board.state(&state, &directory),
@@ -215,6 +222,7 @@ async fn serve(
                         rooms.decider.clone(),
                         names.clone(),
                         gate.clone(),
+                        link.clone(),
                         shutdown.clone(),
                     )?;
                     tasks.spawn(task);

@@ -179,6 +179,7 @@ impl Board {
                 cgroups: Vec::new(),
                 runs: 0,
                 quarantine: None,
+                warnings: Vec::new(),
             })
             .collect();
         for known in &state.agents {
@@ -194,6 +195,7 @@ impl Board {
                         cgroups: Vec::new(),
                         runs: 0,
                         quarantine: None,
+                        warnings: Vec::new(),
                     });
                     agents.len() - 1
                 }
@@ -203,6 +205,7 @@ impl Board {
                 agent.cgroups.clone_from(&known.cgroups);
                 agent.runs = known.runs;
                 agent.quarantine = known.quarantine.as_ref().map(quarantine);
+                agent.warnings.clone_from(&known.warnings);
             }
         }
         agents.sort_by(|a, b| a.name.cmp(&b.name));

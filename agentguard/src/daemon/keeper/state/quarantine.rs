@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agentguard_common::map::agent_flag;
-use agentguard_keeper::message::{Deed, MAX_REASON, Quarantine, ToWorker};
+use agentguard_keeper::message::{Deed, Done, MAX_REASON, Quarantine, ToWorker};
 use agentguard_keeper::{cgroup, sockets};
 use agentguard_model::{AgentId, AgentName};
 use anyhow::bail;
@@ -322,6 +322,14 @@ impl Keeper {
         if let Some(deed) = self.registry.deeds().last() {
             self.tell_deed(deed);
         }
+    }
+
+    /// Notes what was done for the record. Where it cannot be written down it is told all the same.
+    pub(in super::super) fn note_deed(&mut self, by: By, done: Done) {
+        if let Err(error) = self.registry.note(by, done) {
+            tracing::error!(error = format!("{error:#}"), "a change is not in writing");
+        }
+        self.tell_last_deed();
     }
 
     fn tell_deed(&self, deed: &Deed) {

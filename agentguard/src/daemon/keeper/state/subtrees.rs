@@ -11,6 +11,7 @@ use agentguard_model::{AgentId, AgentName, Mode};
 use agentguard_policy::{AgentPolicy, Local, OnDaemonLoss, Policy};
 use anyhow::{Context as _, bail};
 
+use super::super::adoption::Adopted;
 use super::super::profiles::{NOTHING, Profiles};
 use super::super::registry::Registry;
 use super::{Keeper, Subtree};
@@ -57,7 +58,7 @@ impl Keeper {
     }
 
     /// Takes in cgroups that came and forgets those that went.
-    pub(super) fn follow_subtrees(&mut self) -> anyhow::Result<()> {
+    pub(in super::super) fn follow_subtrees(&mut self) -> anyhow::Result<()> {
         let gone: Vec<u64> = self
             .subtrees
             .iter()
@@ -138,7 +139,7 @@ impl Keeper {
         &mut self,
         name: &AgentName,
         path: &Path,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<Adopted> {
         if self.policy.agent(name).is_none() {
             bail!("the policy has no agent {name}; hint: add it under `agents:` and reload");
         }
@@ -186,6 +187,7 @@ impl Keeper {
         }
         // Remembered first: what the gate holds after a restart, the registry knows.
         let known = self.registry.adopted().contains_key(&path);
+        let is_new = !known && !self.subtrees.contains_key(&cgroup.id);
         self.registry.adopt(&path, name)?;
         let attached = self
             .enrol(cgroup.id, Subtree::new(path.clone(), id, 0))
@@ -209,7 +211,11 @@ impl Keeper {
             name: name.clone(),
         });
         self.tell_state();
-        Ok(format!("{} is governed as {name}", path.display()))
+        Ok(Adopted {
+            agent: id,
+            path,
+            is_new,
+        })
     }
 
     /// Takes the gate off what [`Self::adopt`] put under it.

@@ -61,6 +61,9 @@ impl Keeper {
             self.tell_run(*number, run);
         }
         self.tell_listeners(&self.host);
+        for resident in self.residents.open.values() {
+            self.tell_listeners(&resident.listening);
+        }
         self.tell_state();
         self.tell(&ToWorker::Serve);
         Ok(())
@@ -119,7 +122,7 @@ impl Keeper {
         );
     }
 
-    pub(super) fn tell_state(&self) {
+    pub(in super::super) fn tell_state(&self) {
         let mut agents: BTreeMap<AgentId, AgentState> = BTreeMap::new();
         for subtree in self.subtrees.values() {
             let Some(name) = self.registry.name(subtree.agent) else {
@@ -131,6 +134,7 @@ impl Keeper {
                 cgroups: Vec::new(),
                 runs: 0,
                 quarantine: self.registry.quarantined().get(name).cloned(),
+                warnings: self.residents.warnings(subtree.agent),
             });
             // A run's cgroup is its agent's cgroup and its number.
             if subtree.run == 0 && agent.cgroups.len() < TOLD_CGROUPS {
@@ -147,6 +151,7 @@ impl Keeper {
                     cgroups: Vec::new(),
                     runs: 0,
                     quarantine: Some(quarantine.clone()),
+                    warnings: self.residents.warnings(id),
                 });
             }
         }
@@ -157,6 +162,7 @@ impl Keeper {
             let bytes = texts.sum::<usize>()
                 + agent.name.as_str().len()
                 + reason.map_or(0, String::len)
+                + agent.warnings.iter().map(|it| it.len() + 8).sum::<usize>()
                 + 32;
             room = room.saturating_sub(bytes);
             room > 0
@@ -190,7 +196,7 @@ impl Keeper {
             .min()
     }
 
-    pub(super) fn tell(&self, message: &ToWorker) {
+    pub(in super::super) fn tell(&self, message: &ToWorker) {
         self.tell_with(message, &[]);
     }
 

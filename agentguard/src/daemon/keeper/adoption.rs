@@ -1,0 +1,100 @@
+//! `agent add`: a workload that runs already is put under the gate.
+//!
+//! The gate first, so that nothing new begins without it; then the guard listens where the workload
+//! lives; then what it has open is ended, so that its programs see an error and not a silence: nobody
+//! decided on that, and the gate lets none of it through.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use agentguard_keeper::home::{self, Bounds};
+use agentguard_keeper::message::{CLOSED_AT_ONCE, Done, ToWorker};
+use agentguard_keeper::sockets;
+use agentguard_model::{AgentId, AgentName};
+use anyhow::bail;
+
+use super::registry::By;
+use super::residents;
+use super::state::{Keeper, epoch_seconds};
+use super::{Shared, lock};
+
+/// A cgroup that is under the gate by now.
+pub(super) struct Adopted {
+    pub(super) agent: AgentId,
+    pub(super) path: PathBuf,
+    /// Whether it was not before.
+    pub(super) is_new: bool,
+}
+
+/// Puts a cgroup under the gate and ends what is open there. With what was done, for a person.
+///
+/// # Errors
+/// It cannot be governed, or what lives there can get around the gate and `run` is strict.
+pub(super) fn adopt(
+    keeper: &Shared,
+    name: &AgentName,
+    path: &Path,
+    uid: u32,
+) -> anyhow::Result<String> {
+    let uncontained = home::uncontained(path, &mut Bounds::default());
+    if lock(keeper).is_strict() && !uncontained.is_empty() {
+        bail!(
+            "what runs in {} is not contained, and `run` is strict: {}; hint: start it without these \
+             capabilities, or set `run: {{strict: false}}` in the configuration",
+            path.display(),
+            uncontained.join("; ")
+        );
+    }
+    let adopted = lock(keeper).adopt(name, path)?;
+    lock(keeper).residents().inspect_next();
+    residents::look(keeper);
+    let mut text = format!("{} is governed as {name}", adopted.path.display());
+    if adopted.is_new {
+        let closed = sockets::destroy_held(std::slice::from_ref(&adopted.path));
+        text.push_str(&match closed.sockets {
+            0 => "; no open socket was found in it".to_owned(),
+            1 => "; 1 open socket was found in it and closed".to_owned(),
+            more => format!("; {more} open sockets were found in it and closed"),
+        });
+        for failure in &closed.failures {
+            text.push_str(&format!("\n{failure}"));
+        }
+        lock(keeper).note_adopted(&adopted, name, &closed, uid);
+    } else {
+        text.push_str(", as it was before");
+    }
+    let mut keeper = lock(keeper);
+    for warning in keeper.residents().warnings(adopted.agent) {
+        text.push_str(&format!("\n{warning}"));
+    }
+    keeper.tell_state();
+    Ok(text)
+}
+
+impl Keeper {
+    /// Has it recorded: each socket up to a bound, and the adoption with the number of all.
+    fn note_adopted(
+        &mut self,
+        adopted: &Adopted,
+        name: &AgentName,
+        closed: &sockets::Destroyed,
+        uid: u32,
+    ) {
+        for sockets in closed.told.chunks(CLOSED_AT_ONCE) {
+            self.tell(&ToWorker::Closed {
+                agent: adopted.agent,
+                sockets: sockets.to_vec(),
+            });
+        }
+        let by = By {
+            uid,
+            time: epoch_seconds(SystemTime::now()),
+            agent: Some(name.clone()),
+        };
+        let done = Done::Adopted {
+            cgroup: adopted.path.display().to_string(),
+            closed: u32::try_from(closed.sockets).unwrap_or(u32::MAX),
+        };
+        self.note_deed(by, done);
+    }
+}

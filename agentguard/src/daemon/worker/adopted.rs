@@ -1,0 +1,59 @@
+//! Sockets that were open when their cgroup was adopted, and were closed: one decision each.
+
+use agentguard_common::event::{Event, kind, reason};
+use agentguard_decision::Decider;
+use agentguard_keeper::sockets::OldSocket;
+use agentguard_model::AgentId;
+use agentguard_record::Record;
+
+/// Records them. What the record does not take it says itself, and the adoption is told with the number
+/// of all of them.
+pub(super) async fn note(agent: AgentId, sockets: Vec<OldSocket>, decider: Decider<Record>) {
+    for socket in sockets {
+        if let Err(refused) = decider.kernel(&event(agent, &socket), None, None).await {
+            tracing::warn!(%refused, "a closed socket is not in the record");
+        }
+    }
+}
+
+/// As the gate would tell of it.
+fn event(agent: AgentId, socket: &OldSocket) -> Event {
+    let remote = socket.remote;
+    Event {
+        kind: if remote.is_some() {
+            kind::FLOW
+        } else {
+            kind::INBOUND
+        },
+        reason: reason::ADOPTED,
+        denied: 1,
+        agent: agent.0,
+        protocol: socket.protocol.into(),
+        remote: remote.unwrap_or(socket.local).ip().into(),
+        remote_port: remote.map_or(0, |remote| remote.port()),
+        local_port: socket.local.port(),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AgentId, OldSocket, event, kind};
+
+    #[test]
+    fn a_connection_is_told_by_where_it_went_and_a_listener_by_its_port() {
+        let mut socket = OldSocket {
+            protocol: 6,
+            local: "192.0.2.1:4000".parse().unwrap(),
+            remote: Some("203.0.113.9:443".parse().unwrap()),
+        };
+        let told = event(AgentId(3), &socket);
+        assert_eq!(
+            (told.kind, told.remote_port, told.agent),
+            (kind::FLOW, 443, 3)
+        );
+        socket.remote = None;
+        let told = event(AgentId(3), &socket);
+        assert_eq!((told.kind, told.local_port), (kind::INBOUND, 4000));
+    }
+}
