@@ -374,6 +374,8 @@ fn nothing_leaks_while_the_guard_is_killed_at_any_moment() {
         assert_eq!(marked(&world, mark), BTreeSet::new(), "{mark}, seed {seed}");
     }
     drop((adopted, run, again));
+    // Whoever has run a command is gone, and so is the keeper that knew: the command is not.
+    fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
     wait_until("names are answered", LIMIT, || {
         let answer = helper.ask(&format!("get('{SITE}')")).unwrap();
         (answer == "HTTP/1.1 200 OK").then_some(())
