@@ -3,9 +3,7 @@
 use agentguard_common::event::{Event, kind};
 use agentguard_common::map::{Settings, SocketEntry};
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP};
-use aya_ebpf::helpers::generated::{
-    bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_query,
-};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_query};
 
 use crate::maps::{EVENTS, EVENTS_SIZE, SEQUENCE, SETTINGS};
 
