@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::{LIMIT, SITE, program, settled, signal, status, world};
 
 /// Enough to find what happens now and then; 200 for a proof.
-const CYCLES: u32 = 24;
+const CYCLES: u32 = 15;
 
 /// A kill comes so long after the last thing that happened, at most.
 const WINDOW: u64 = 300;
