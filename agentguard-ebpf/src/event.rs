@@ -2,10 +2,14 @@
 
 use agentguard_common::event::{Event, UnixEvent, kind};
 use agentguard_common::map::{Settings, SocketEntry, UNIX_NAME};
-use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_query};
 
-use crate::maps::{EVENTS, SEQUENCE, SETTINGS};
+use crate::maps::{EVENTS, EVENTS_SIZE, SEQUENCE, SETTINGS};
+
+/// What refusals fill of the ring buffer at most, in bytes. The rest is for what is allowed, which does
+/// not pass where it cannot be told: one agent's flood of refusals must not stop another's flows.
+const REFUSALS: u64 = EVENTS_SIZE as u64 / 4 * 3;
 
 /// An event that carries what a socket's entry knows.
 #[inline(always)]
@@ -37,7 +41,7 @@ pub(crate) fn flow(entry: &SocketEntry, denied: bool) -> bool {
 }
 
 /// Sends an event. If the ring buffer is full the event is lost and its number shows the gap: `false`.
-/// What is allowed and cannot be told is not to pass.
+/// What is allowed and cannot be told is not to pass. For refusals it is full earlier ([`REFUSALS`]).
 #[inline(always)]
 pub(crate) fn emit(mut event: Event) -> bool {
     // SAFETY: helpers without arguments.
@@ -50,6 +54,9 @@ pub(crate) fn emit(mut event: Event) -> bool {
     };
     // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
     event.sequence = unsafe { add_one(sequence) } + 1;
+    if event.denied != 0 && unread() >= REFUSALS {
+        return false;
+    }
     EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP)).is_ok()
 }
 
@@ -68,6 +75,9 @@ pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -
     };
     // SAFETY: the pointer is to this processor's slot, 8-byte aligned.
     event.sequence = unsafe { add_one(sequence) } + 1;
+    if event.denied != 0 && unread() >= REFUSALS {
+        return false;
+    }
     let Some(mut record) = EVENTS.reserve_untyped::<UnixEvent>(0) else {
         return false;
     };
@@ -80,6 +90,14 @@ pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -
     }
     record.submit(u64::from(BPF_RB_FORCE_WAKEUP));
     true
+}
+
+/// How many bytes of the ring buffer nobody has read yet.
+#[inline(always)]
+fn unread() -> u64 {
+    let ring = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: a ring buffer, of which the helper only reads.
+    unsafe { bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA)) }
 }
 
 /// Adds one and gives the value before. Atomic: a program on this processor can be interrupted by

@@ -49,8 +49,11 @@ pub(crate) static PROCESSES: LruHashMap<u32, Exe, 16_384> = LruHashMap::new();
 #[btf_map]
 pub(crate) static EXE_SCRATCH: PerCpuArray<Exe, 1> = PerCpuArray::new();
 
+/// The size of [`EVENTS`], in bytes.
+pub(crate) const EVENTS_SIZE: usize = 1_048_576;
+
 #[btf_map]
-pub(crate) static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<Event, EVENTS_SIZE> = RingBuf::new();
 
 #[btf_map]
 pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();

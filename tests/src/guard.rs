@@ -242,6 +242,15 @@ impl Guard<'_> {
     /// # Errors
     /// It runs already, or it is not ready in time: the error has what it said.
     pub fn start(&mut self) -> Result<()> {
+        self.begin()?;
+        self.notified("READY=1").map(drop)
+    }
+
+    /// Starts the daemon as [`Guard::start`] does, and does not wait for it.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn begin(&mut self) -> Result<()> {
         if self.process.is_some() {
             bail!("the daemon runs already");
         }
@@ -269,7 +278,7 @@ impl Guard<'_> {
         });
         self.process = Some(daemon.spawn()?);
         self.notifications = Some(socket);
-        self.notified("READY=1").map(drop)
+        Ok(())
     }
 
     /// Waits until the daemon tells its service manager this (sd_notify(3)), and gives the lines that

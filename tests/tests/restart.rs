@@ -454,6 +454,39 @@ fn while_a_worker_stands_still_no_direct_flow_begins_and_then_it_is_replaced() {
     assert_ne!(replaced, Some(i64::from(worker)));
 }
 
+/// Nobody renews the sign of life.
+#[test]
+fn while_the_keeper_stands_still_direct_flows_do_as_the_policy_says() {
+    let world = world("halted");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut stops = settled(&world, &guard, "coder");
+    let mut goes_on = settled(&world, &guard, "keeper");
+    let [four, _] = address::origin(0x10);
+    let order = format!("tcp('c', '{four}', 7)");
+    let passes = json!([four.to_string(), 7]);
+    stops.gives(&order, passes.clone());
+    stops.gives("echo('c', 'hello')", "hello");
+    let keeper = i32::try_from(guard.id().unwrap()).unwrap();
+
+    stop(keeper);
+    let stopped = wait_until("the end of direct flows", LIMIT, || {
+        (stops.ask(&order).unwrap() == json!({"error": "EPERM"})).then_some(())
+    });
+    stopped.unwrap();
+    goes_on.gives(&order, passes.clone());
+    goes_on.gives("echo('c', 'hello')", "hello");
+    for client in [&mut stops, &mut goes_on] {
+        client.fails("tcp('d', '192.0.2.66', 80)", "EPERM");
+    }
+
+    signal(keeper, Signal::CONT);
+    let again = wait_until("direct flows again", LIMIT, || {
+        (stops.ask(&order).unwrap() == passes).then_some(())
+    });
+    again.unwrap();
+    assert_eq!(world.canary().unwrap(), 0);
+}
+
 #[test]
 fn a_worker_that_stands_still_is_replaced() {
     let world = world("stuck");
