@@ -2,6 +2,7 @@
 //! `docs/kernels.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::{Context as _, Result};
 
@@ -69,13 +70,26 @@ pub(super) fn read(lines: &[String]) -> Counts {
         .collect()
 }
 
+/// The lines of the table whose first column is called `program`; empty, behind the last line, where there
+/// is none.
+fn own_lines(text: &str) -> Range<usize> {
+    let is_row = |line: &str| cells(line).is_some();
+    let is_header = |line: &str| cells(line).is_some_and(|row| row.first() == Some(&"program"));
+    let count = text.lines().count();
+    let start = text.lines().position(is_header).unwrap_or(count);
+    let rows = text.lines().skip(start).take_while(|line| is_row(line));
+    start..start + rows.count()
+}
+
 impl Table {
-    /// From the lines of a text that begin with a bar.
+    /// From the table of a text whose first column is called `program`.
     ///
     /// # Errors
     /// A cell has no number.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let mut rows = text.lines().filter_map(cells);
+        let own = own_lines(text);
+        let lines = text.lines().skip(own.start).take(own.len());
+        let mut rows = lines.filter_map(cells);
         let mut table = Self::default();
         let Some(header) = rows.next() else {
             return Ok(table);
@@ -111,18 +125,18 @@ impl Table {
 
     /// The text with this table instead of its own.
     pub(super) fn write(&self, text: &str) -> String {
+        let own = own_lines(text);
         let mut new = String::new();
-        let mut put = false;
-        for line in text.lines() {
-            if cells(line).is_none() {
+        for (number, line) in text.lines().enumerate() {
+            if number == own.start {
+                new.push_str(&self.render());
+            }
+            if !own.contains(&number) {
                 new.push_str(line);
                 new.push('\n');
-            } else if !put {
-                new.push_str(&self.render());
-                put = true;
             }
         }
-        if !put {
+        if own.is_empty() {
             new.push_str(&self.render());
         }
         new
@@ -251,11 +265,11 @@ mod tests {
         table.record(v("6.12.117"), counts(&[("a", 10), ("b", 20)]));
         table.record(v("6.1.100"), counts(&[("a", 1)]));
         table.record(v("6.1.192"), counts(&[("a", 12)]));
-        let text = table.write("# Kernels\n\n| old |\n| --- |\n\nThe end.\n");
+        let text = table.write("# Kernels\n\n| program | old |\n| --- |\n\n| other |\n| --- |\n");
         assert_eq!(
             text,
             "# Kernels\n\n| program | 6.1.192 | 6.12.117 |\n| --- | ---: | ---: |\n\
-             | a | 12 | 10 |\n| b | – | 20 |\n\nThe end.\n"
+             | a | 12 | 10 |\n| b | – | 20 |\n\n| other |\n| --- |\n"
         );
         assert_eq!(Table::parse(&text).unwrap(), table);
         assert_eq!(

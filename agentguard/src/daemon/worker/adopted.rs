@@ -10,7 +10,10 @@ use agentguard_record::Record;
 /// of all of them.
 pub(super) async fn note(agent: AgentId, sockets: Vec<OldSocket>, decider: Decider<Record>) {
     for socket in sockets {
-        if let Err(refused) = decider.kernel(&event(agent, &socket), None, None, None).await {
+        if let Err(refused) = decider
+            .kernel(&event(agent, &socket), None, None, None)
+            .await
+        {
             tracing::warn!(%refused, "a closed socket is not in the record");
         }
     }
