@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use agentguard_tests::{address, wait_until};
+use rustix::process::Signal;
 
 use crate::bench::{self, AGENT, Bench, Setting};
 
@@ -36,7 +37,7 @@ fn no_server_answers_the_network() {
             for host in address::HOST {
                 let six = u8::from(host.is_ipv6());
                 let mark = format!("escapelisten{number}x{six}x{}", setting.letter());
-                let server = bench
+                let mut server = bench
                     .invocation(setting, words(&bench, name, &host.to_string(), &mark))
                     .spawn()
                     .unwrap();
@@ -48,7 +49,9 @@ fn no_server_answers_the_network() {
                 let seen = marked(&bench, &mark);
                 let free = setting == Setting::Free;
                 assert_eq!((answered, seen), (free, free), "{name} {setting:?} {host}");
-                drop(server);
+                // The next one has the same port. One that has answered has ended by itself.
+                let _ = server.signal(Signal::TERM);
+                server.wait(LIMIT).unwrap();
             }
         }
     }
