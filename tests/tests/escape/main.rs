@@ -161,6 +161,16 @@ fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
         let path = log.join(format!("{}-{}", a_try.number, a_try.family()));
         let said = fs::read_to_string(path).unwrap_or_default();
         let said = said.trim().replace('\n', ", ");
+        let tried = !matches!(
+            (setting, a_try.way.adopted),
+            (Setting::Adopted, Adopted::NotTried)
+        );
+        // A program that was not executed at all proves nothing.
+        let executed = said.rsplit_once("exit ").is_some_and(|(_, code)| {
+            let code: Result<u32, _> = code.parse();
+            code.is_ok_and(|code| !matches!(code, 2 | 126 | 127))
+        });
+        assert!(!tried || executed, "{} {setting:?}: {said}", a_try.way.name);
         seen.said.push((a_try.number, a_try.six, said));
     }
     seen
