@@ -132,6 +132,27 @@ fn a_command_of_root_moves_into_no_cgroup_but_its_own() {
     puppet(&world, &guard, "coder").fails(&open, "EROFS");
 }
 
+/// Root may write most of them without any capability, and the kernel starts what some of them name
+/// outside of every agent's cgroup.
+#[test]
+fn what_configures_the_kernel_is_read_only_for_a_command_of_root() {
+    let world = world("kernel-files");
+    let guard = world
+        .guard()
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .start()
+        .unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    for path in ["/proc/sys/kernel/core_pattern", "/sys/kernel/profiling"] {
+        let open = format!("os.close(os.open('{path}', os.O_WRONLY))");
+        free(&world).gives(&open, json!(null));
+        client.fails(&open, "EROFS");
+    }
+    // Its own.
+    client.gives("open('/proc/self/oom_score_adj', 'w').write('1000')", 4);
+    client.gives("'rw' in open('/proc/sys/kernel/ostype').read()", false);
+}
+
 /// A program that starts the guard on a kernel that seems to have no Landlock.
 fn without_landlock(world: &World) -> PathBuf {
     let program = std::env::var("AGENTGUARD_BIN").unwrap_or_else(|_| {

@@ -32,7 +32,9 @@ pub struct Overlay {
 pub enum Source {
     /// The file or directory at this descriptor, which may be of `O_PATH`, read-only.
     ReadOnly(OwnedFd),
-    /// The same, to be written as the file modes allow.
+    /// The directory at this descriptor with all that is mounted below it, read-only.
+    ReadOnlyTree(OwnedFd),
+    /// A file or directory, to be written as the file modes allow.
     Writable(OwnedFd),
     /// A mount that is attached nowhere yet.
     Mount(OwnedFd),
@@ -261,14 +263,20 @@ fn target(overlay: &Overlay) -> io::Result<CString> {
 /// namespace that `source` does not belong to.
 fn detach(source: &Source) -> io::Result<OwnedFd> {
     use rustix::mount::OpenTreeFlags;
-    let (source, access) = match source {
-        Source::ReadOnly(source) => (source, MOUNT_ATTR_RDONLY),
-        Source::Writable(source) => (source, 0),
+    let (source, access, recursive) = match source {
+        Source::ReadOnly(source) => (source, MOUNT_ATTR_RDONLY, false),
+        Source::ReadOnlyTree(source) => (source, MOUNT_ATTR_RDONLY, true),
+        Source::Writable(source) => (source, 0, false),
         Source::Mount(mount) => return mount.try_clone(),
     };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut attributes_of = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+        attributes_of |= libc::AT_RECURSIVE;
+    }
     let tree = rustix::mount::open_tree(source, "", flags)?;
     let attributes = MountAttributes {
         set: access | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
@@ -280,7 +288,7 @@ fn detach(source: &Source) -> io::Result<OwnedFd> {
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            attributes_of,
             &raw const attributes,
             size_of_val(&attributes),
         )

@@ -6,6 +6,7 @@
 //! made (a mask, the filter) is always why that one does not run.
 
 mod masks;
+mod mounted;
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use anyhow::Context as _;
 use crate::config::Config;
 use masks::Masks;
 pub(in crate::daemon::keeper) use masks::refused_sockets;
+use mounted::Mounted;
 
 /// The sandbox, as far as it is the same for all runs.
 pub(super) struct Sandbox {
@@ -90,6 +92,7 @@ impl Sandbox {
             user_namespaces: agent.user_namespaces,
             trace: domain != Domain::None,
         };
+        let mounted = Mounted::read()?;
         let mut overlays = Vec::new();
         if self.host.processes.is_none() {
             overlays.push(Overlay {
@@ -97,9 +100,18 @@ impl Sandbox {
                 target: "/proc".into(),
                 optional: false,
             });
-            overlays.extend(masks::below_proc()?);
         }
-        overlays.extend(self.masks.overlays(&agent.unmasked_paths, uid)?);
+        // Files of the kernel's ask for the user, not for a capability.
+        if uid == 0 {
+            overlays.extend(mounted::kernel_settings()?);
+        }
+        if self.host.processes.is_none() {
+            overlays.extend(mounted.below_proc()?);
+        }
+        overlays.extend(
+            self.masks
+                .overlays(&agent.unmasked_paths, &mounted.of_hosts(), uid)?,
+        );
         Ok(Confinement {
             overlays,
             seccomp: profile.filter().context("no system call filter")?,

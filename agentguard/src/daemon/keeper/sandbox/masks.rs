@@ -146,16 +146,21 @@ impl Masks {
         self.blank.join("file")
     }
 
-    /// The mounts for a run as this user, in their order. What lies at or below `unmasked` stays
-    /// what it is.
-    pub(super) fn overlays(&self, unmasked: &[PathBuf], uid: u32) -> anyhow::Result<Vec<Overlay>> {
+    /// The mounts for a run as this user, in their order. Directories `on_demand` are masked as well.
+    /// What lies at or below `unmasked` stays what it is, but for the guard's own.
+    pub(super) fn overlays(
+        &self,
+        unmasked: &[PathBuf],
+        on_demand: &[PathBuf],
+        uid: u32,
+    ) -> anyhow::Result<Vec<Overlay>> {
         let holes: BTreeSet<PathBuf> = unmasked
             .iter()
             .filter_map(|path| fs::canonicalize(path).ok())
             .collect();
         let mut overlays = Vec::new();
         let mut done: Option<PathBuf> = None;
-        for (target, cover) in self.targets(&holes, uid)? {
+        for (target, cover) in self.targets(&holes, on_demand, uid)? {
             // What lies in a directory that is covered is covered.
             if done.as_ref().is_some_and(|done| target.starts_with(done)) {
                 continue;
@@ -164,13 +169,20 @@ impl Masks {
             overlays.extend(made.with_context(|| format!("cannot mask {}", target.display()))?);
             done = Some(target);
         }
+        // Last and whatever was covered before: what is left open of a covered directory may hold them.
+        for path in &self.own {
+            if let Some(target) = present(path)? {
+                overlays.push(self.blank_over(&target)?);
+            }
+        }
         Ok(overlays)
     }
 
-    /// What is there of all that is to be masked, without links, sorted.
+    /// What is there of all that is to be masked but the guard's own, without links, sorted.
     fn targets(
         &self,
         holes: &BTreeSet<PathBuf>,
+        on_demand: &[PathBuf],
         uid: u32,
     ) -> anyhow::Result<BTreeMap<PathBuf, Cover>> {
         let tmux = self.temporary.join(format!("tmux-{uid}"));
@@ -193,17 +205,30 @@ impl Masks {
                 targets.insert(path, cover);
             }
         }
-        targets.retain(|path, _| !holes.iter().any(|hole| path.starts_with(hole)));
-        for path in &self.own {
+        for path in on_demand {
             if let Some(path) = present(path)? {
                 targets.insert(path, Cover::Blank);
             }
         }
+        targets.retain(|path, _| !holes.iter().any(|hole| path.starts_with(hole)));
         ensure!(
             targets.len() <= MAX_FOUND,
             "more than {MAX_FOUND} paths are to be masked"
         );
         Ok(targets)
+    }
+
+    fn blank_over(&self, target: &Path) -> anyhow::Result<Overlay> {
+        let blank = if target.is_dir() {
+            self.directory()
+        } else {
+            self.file()
+        };
+        Ok(Overlay {
+            source: Source::ReadOnly(open(&blank)?),
+            target: target.to_owned(),
+            optional: true,
+        })
     }
 
     fn cover(
@@ -213,25 +238,12 @@ impl Masks {
         holes: &BTreeSet<PathBuf>,
         uid: u32,
     ) -> anyhow::Result<Vec<Overlay>> {
-        let holes: Vec<&PathBuf> = if self.own.iter().any(|own| target == own) {
-            Vec::new()
-        } else {
-            holes
-                .iter()
-                .filter(|hole| hole.starts_with(target))
-                .collect()
-        };
+        let holes: Vec<&PathBuf> = holes
+            .iter()
+            .filter(|hole| hole.starts_with(target))
+            .collect();
         if cover == Cover::Blank && holes.is_empty() {
-            let blank = if target.is_dir() {
-                self.directory()
-            } else {
-                self.file()
-            };
-            return Ok(vec![Overlay {
-                source: Source::ReadOnly(open(&blank)?),
-                target: target.to_owned(),
-                optional: true,
-            }]);
+            return Ok(vec![self.blank_over(target)?]);
         }
         let mode = match cover {
             Cover::Shared => "1777",
@@ -274,7 +286,7 @@ impl Masks {
 }
 
 /// Without reading it, whatever it is.
-fn open(path: &Path) -> anyhow::Result<OwnedFd> {
+pub(super) fn open(path: &Path) -> anyhow::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty());
     fd.with_context(|| format!("cannot open {}", path.display()))
@@ -354,36 +366,6 @@ fn fits(pattern: &str, name: &str) -> bool {
         }
     }
     rest.is_empty()
-}
-
-/// What is mounted below `/proc` (a container's masks, lxcfs), to lie over a new one as well. What
-/// mounts itself on demand is left out.
-pub(super) fn below_proc() -> anyhow::Result<Vec<Overlay>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
-    let mut overlays = Vec::new();
-    for target in places_below_proc(&mounts) {
-        if let Ok(source) = open(&target) {
-            overlays.push(Overlay {
-                source: Source::Writable(source),
-                target,
-                optional: true,
-            });
-        }
-    }
-    Ok(overlays)
-}
-
-/// From `mountinfo`: `id parent device root PLACE options... - TYPE ...`.
-fn places_below_proc(mounts: &str) -> Vec<PathBuf> {
-    let places = mounts.lines().filter_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let place = before.split(' ').nth(4)?;
-        let kind = after.split(' ').next()?;
-        let taken = place.starts_with("/proc/") && !matches!(kind, "autofs" | "binfmt_misc");
-        // Escaped blanks are in no path of procfs.
-        taken.then(|| PathBuf::from(place))
-    });
-    places.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl Bench {
     /// What is masked below the bench; the host has its own.
     fn targets(&self, masks: &Masks, holes: &[&str]) -> Vec<PathBuf> {
         let holes = holes.iter().map(|name| self.path(name)).collect();
-        let targets = masks.targets(&holes, 1).unwrap();
+        let targets = masks.targets(&holes, &[], 1).unwrap();
         let here = self.path("");
         targets
             .into_keys()
@@ -62,11 +62,37 @@ fn an_agent_sees_what_is_unmasked_for_it_and_never_what_is_the_guards() {
         fs::create_dir(bench.path(name)).unwrap();
     }
     let _socket = UnixListener::bind(bench.path("run/daemon/socket")).unwrap();
-    let masks = bench.masks(&["run/daemon"], &["state"]);
-    let both = ["run/daemon", "state"].map(|name| bench.path(name));
-    assert_eq!(bench.targets(&masks, &["run/daemon/socket"]), both);
-    assert_eq!(bench.targets(&masks, &["run/daemon"]), both[1..]);
-    assert_eq!(bench.targets(&masks, &["run", "state"]), both[1..]);
+    let masks = bench.masks(&["run/daemon"], &["state", "run/daemon/own"]);
+    fs::create_dir(bench.path("run/daemon/own")).unwrap();
+    let daemon = [bench.path("run/daemon")];
+    assert_eq!(bench.targets(&masks, &["run/daemon/socket"]), daemon);
+    assert!(bench.targets(&masks, &["run/daemon"]).is_empty());
+    let own = ["state", "run/daemon/own"].map(|name| bench.path(name));
+    for unmasked in [
+        vec![],
+        vec![bench.path("run/daemon")],
+        vec![bench.path("run/daemon/own")],
+        vec![bench.path("run"), bench.path("state")],
+    ] {
+        let overlays = masks.overlays(&unmasked, &[], 1).unwrap();
+        let targets: Vec<_> = overlays.iter().map(|overlay| &overlay.target).collect();
+        assert!(targets.ends_with(&own.each_ref()), "{targets:?}");
+    }
+}
+
+#[test]
+fn what_mounts_the_hosts_that_it_is_asked_for_is_masked_unless_the_policy_says_otherwise() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("net")).unwrap();
+    let masks = bench.masks(&[], &[]);
+    let on_demand = [bench.path("net"), bench.path("gone")];
+    let targets = |holes: &[PathBuf]| {
+        let holes = holes.iter().cloned().collect();
+        let targets = masks.targets(&holes, &on_demand, 1).unwrap();
+        targets.contains_key(&bench.path("net"))
+    };
+    assert!(targets(&[]));
+    assert!(!targets(&[bench.path("net")]));
 }
 
 /// Everybody can make a link in `/tmp`, also to `/etc`.
@@ -79,7 +105,7 @@ fn a_link_in_the_place_of_a_directory_in_tmp_covers_nothing() {
     symlink(bench.path("etc"), bench.path("tmp/tmux-1")).unwrap();
     let masks = bench.masks(&[], &[]);
     assert_eq!(bench.targets(&masks, &[]), [bench.path("tmp/.X11-unix")]);
-    let of_another = masks.targets(&BTreeSet::new(), 2).unwrap();
+    let of_another = masks.targets(&BTreeSet::new(), &[], 2).unwrap();
     assert_eq!(of_another.get(&bench.path("tmp/tmux-2")), Some(&Cover::Own));
 }
 
@@ -98,15 +124,4 @@ fn a_star_stands_for_any_run_of_characters() {
     ] {
         assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
     }
-}
-
-#[test]
-fn the_mounts_below_proc_are_found() {
-    let mounts = "22 1 0:20 / /proc rw - proc proc rw\n\
-        23 22 0:21 / /proc/sys/fs/binfmt_misc rw shared:2 - autofs systemd-1 rw\n\
-        24 22 0:5 /null /proc/kcore rw - tmpfs tmpfs rw\n\
-        25 22 0:44 / /proc/meminfo rw - fuse.lxcfs lxcfs rw\n\
-        26 1 0:45 / /process rw - tmpfs tmpfs rw\n";
-    let expected = ["/proc/kcore", "/proc/meminfo"].map(PathBuf::from);
-    assert_eq!(places_below_proc(mounts), expected);
 }
