@@ -44,7 +44,8 @@ pub struct Event {
     pub remote_port: u16,
     /// Local port, or 0 where not known yet.
     pub local_port: u16,
-    /// For [`kind::SOCKET`]: address family, socket type and protocol as given to `socket(2)`.
+    /// For [`kind::SOCKET`]: address family, socket type and protocol as given to `socket(2)`. For
+    /// [`kind::DEVICE`]: the major and the minor number of a character device.
     pub family: u16,
     /// See [`Self::family`].
     pub socket_type: u16,
@@ -85,6 +86,8 @@ pub mod kind {
     pub const SOCKET: u8 = 3;
     /// The end of a direct TCP flow, with its byte counts.
     pub const CLOSED: u8 = 4;
+    /// A device that was refused when it was opened.
+    pub const DEVICE: u8 = 5;
 }
 
 /// Why: the kernel's share of the reason codes. Values below [`reason::FIRST_DENIAL`] allow.
@@ -144,6 +147,8 @@ pub mod reason {
     pub const UNIX_SOCKET: u8 = 35;
     /// A socket that was open when its cgroup was adopted: told by the keeper, which closed it.
     pub const ADOPTED: u8 = 36;
+    /// A device whose packets no socket sends, or that works for the whole host ([`crate::device`]).
+    pub const DEVICE_FILE: u8 = 37;
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! - [`address`]: an IP address as both sides compare it.
 //! - [`map`]: keys and values of every BPF map.
+//! - [`device`]: devices that no agent gets.
 //! - [`event`]: what the kernel tells user space, and the reasons it gives.
 //! - [`verdict`]: what becomes of a flow, as a function of what the maps say.
 //!
@@ -12,6 +13,7 @@
 #![no_std]
 
 pub mod address;
+pub mod device;
 pub mod event;
 pub mod map;
 pub mod verdict;

@@ -11,6 +11,7 @@
 //! | `peer` | `getpeername4/6` | the agent sees the address it dialled |
 //! | `stream` | `sockops` | publishes the original destination before the SYN leaves; byte counts |
 //! | `packet` | `cgroup_skb` both ways | the authority: first datagrams, inbound flows, quarantine |
+//! | `device` | `cgroup/dev` | which devices an agent opens |
 //! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
 //! | `lsm` | `socket_create` | which families sockets have; only where the kernel runs LSM programs |
 //! | `unix` | `socket_post_create`, `unix_stream_connect`, `unix_may_send` | whose a UNIX socket is, and who may talk to it; likewise |
@@ -42,6 +43,7 @@ mod agent;
 mod connect;
 mod datagram;
 mod decide;
+mod device;
 mod event;
 mod log;
 mod lsm;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use agentguard_common::device;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_model::{
     Action, ActionKind, AgentId, Bytes, DecisionId, HostName, Layer, Mode, Outcome, Process,
@@ -103,6 +104,7 @@ fn action(event: &Event, host: Option<HostName>, unix: Option<String>) -> Action
     let remote = std::net::IpAddr::from(event.remote);
     let kind = match (event.kind, transport) {
         (kind::SOCKET, _) => ActionKind::Socket,
+        (kind::DEVICE, _) => ActionKind::Device,
         (kind::INBOUND, _) => ActionKind::Inbound,
         (_, Some(Transport::Udp)) => ActionKind::Datagram,
         _ => ActionKind::Connect,
@@ -114,6 +116,14 @@ fn action(event: &Event, host: Option<HostName>, unix: Option<String>) -> Action
                 event.family, event.socket_type, event.protocol
             )),
             path: unix,
+            ..Action::new(kind)
+        };
+    }
+    if kind == ActionKind::Device {
+        let (major, minor) = (event.family, event.socket_type);
+        return Action {
+            method: Some(format!("character device {major}:{minor}")),
+            path: device::name(major.into(), minor.into()).map(str::to_owned),
             ..Action::new(kind)
         };
     }
@@ -171,6 +181,7 @@ fn code(why: u8) -> ReasonCode {
         reason::NO_UPLINK => ReasonCode::NoUplink,
         reason::DEVICE => ReasonCode::BoundToDevice,
         reason::UNIX_SOCKET => ReasonCode::UnixSocketNotAllowed,
+        reason::DEVICE_FILE => ReasonCode::DeviceNotAllowed,
         _ => ReasonCode::Internal,
     }
 }
@@ -215,6 +226,10 @@ fn sentence(event: &Event, action: &Action) -> String {
             ),
             _ => "This is a UNIX socket of a program outside the agent, which it does not talk to.".to_owned(),
         },
+        reason::DEVICE_FILE => format!(
+            "{} sends past every socket, or works for the whole host; agents do not get it.",
+            action.path.as_deref().unwrap_or("The device")
+        ),
         reason::NO_AGENT => "The process is under the gate and belongs to no agent.".to_owned(),
         reason::MAP_FULL => "A map of the gate is full.".to_owned(),
         reason::INBOUND => format!("No rule lets {place} reach a port of this agent."),

@@ -20,6 +20,8 @@ pub enum ActionKind {
     Inbound,
     /// The making of a socket.
     Socket,
+    /// The opening of a device.
+    Device,
     /// The resolution of a name.
     DnsQuery,
     /// An HTTP request.

@@ -52,6 +52,8 @@ pub enum ReasonCode {
     BoundToDevice,
     /// A UNIX socket of a program outside the agent, which could do for it what it may not do itself.
     UnixSocketNotAllowed,
+    /// A device whose packets no socket sends, or that works for the whole host.
+    DeviceNotAllowed,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.
     Rebinding,
     /// The name does not exist.

@@ -136,7 +136,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("vsock").adopted(Lsm).part("AF_VSOCK"),
     Way::new("alg").only(Four).adopted(Lsm).part("AF_ALG"),
     Way::new("families").only(Four).root().adopted(Lsm),
-    Way::new("tun").only(Four).root().adopted(Open).part("TUN"),
+    Way::new("tun").only(Four).root().part("TUN"),
     // io_uring.
     Way::new("uring-connect").part("io_uring"),
     Way::new("uring-poll").part("io_uring"),

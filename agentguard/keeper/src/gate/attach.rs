@@ -50,11 +50,7 @@ impl Gate {
                 continue;
             }
             attachment = Attachment::Attached;
-            let link = attach_one(program, name, &file)?;
-            link.pin(&pin).map_err(|source| GateError::Sys {
-                what: "pin a link",
-                source: std::io::Error::other(source),
-            })?;
+            attach_one(program, name, &file, &pin)?;
         }
         Ok(attachment)
     }
@@ -178,13 +174,39 @@ fn replace(program: &mut Program, name: &'static str, pin: &Path) -> Result<bool
     }
 }
 
-/// One program on one cgroup. Links on cgroups are multi-attach whatever the mode says, and refuse
-/// any other mode's flag.
+/// `BPF_CGROUP_DEVICE` of `enum bpf_attach_type`.
+const CGROUP_DEVICE: u32 = 6;
+
+/// One program on one cgroup, its link pinned.
 fn attach_one(
     program: &mut Program,
     name: &'static str,
     cgroup: &File,
-) -> Result<FdLink, GateError> {
+    pin: &Path,
+) -> Result<(), GateError> {
+    if let Program::CgroupDevice(program) = program {
+        let program = program.fd().map_err(|source| GateError::Program {
+            what: "use",
+            program: name,
+            source: Box::new(source),
+        })?;
+        return sys::attach_pinned(program.as_fd(), cgroup.as_fd(), CGROUP_DEVICE, pin).map_err(
+            |source| GateError::Sys {
+                what: "make or pin a link",
+                source,
+            },
+        );
+    }
+    let link = link(program, name, cgroup)?;
+    link.pin(pin).map_err(|source| GateError::Sys {
+        what: "pin a link",
+        source: std::io::Error::other(source),
+    })?;
+    Ok(())
+}
+
+/// Links on cgroups are multi-attach whatever the mode says, and refuse any other mode's flag.
+fn link(program: &mut Program, name: &'static str, cgroup: &File) -> Result<FdLink, GateError> {
     const MODE: CgroupAttachMode = CgroupAttachMode::Single;
     let link = match program {
         Program::CgroupSock(program) => program

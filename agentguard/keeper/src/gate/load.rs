@@ -42,7 +42,8 @@ const PINNED: [&str; 13] = [
 ];
 
 /// Programs for a cgroup.
-pub(super) const CGROUP_PROGRAMS: [&str; 14] = [
+pub(super) const CGROUP_PROGRAMS: [&str; 15] = [
+    "device",
     "sock_create",
     "post_bind4",
     "post_bind6",
@@ -229,6 +230,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), GateError> {
         Program::CgroupSockAddr(program) => retried(|| program.load()),
         Program::SockOps(program) => retried(|| program.load()),
         Program::CgroupSkb(program) => retried(|| program.load()),
+        Program::CgroupDevice(program) => retried(|| program.load()),
         Program::TracePoint(program) => retried(|| program.load()),
         _ => return Err(GateError::Missing(name)),
     };

@@ -13,6 +13,7 @@
 
 mod connects;
 mod datagrams;
+mod devices;
 mod events;
 mod inbound;
 mod keeping;

@@ -1,0 +1,65 @@
+//! Which devices agents open.
+
+use agentguard_common::device;
+use agentguard_common::event::{kind, reason};
+use agentguard_common::map::mode;
+
+use crate::world::{Client, in_world};
+
+/// In Python: opens a device by its numbers, from a node of its own.
+fn open(major: u32, minor: u32) -> String {
+    format!(
+        "os.mknod('/tmp/agentguard-device', 0o20600, os.makedev({major}, {minor})); \
+         dev = os.open('/tmp/agentguard-device', os.O_RDWR)"
+    )
+}
+
+/// The node goes whether it could be opened or not.
+const REMOVE: &str = "os.unlink('/tmp/agentguard-device')";
+/// `/dev/net/tun`.
+const TUN: (u32, u32) = (10, 200);
+
+#[test]
+fn a_device_whose_packets_no_socket_sends_is_refused() {
+    in_world(|world| {
+        let tun = open(TUN.0, TUN.1);
+        let late = world.ungoverned("free");
+        let mut free = Client::inside(&late.path);
+        let answer = free.says(&format!("do {tun}"));
+        free.does(REMOVE);
+        // The numbers are taken everywhere; the driver may be missing.
+        assert!(
+            ["done", "ENODEV", "ENXIO"].contains(&answer.as_str()),
+            "{answer}"
+        );
+
+        let mut agent = world.agent(1);
+        let mut client = agent.client();
+        client.is_refused(&tun);
+        client.does(REMOVE);
+        let events = world.events();
+        assert_eq!(events.len(), 1, "{events:?}");
+        let event = &events[0];
+        assert_eq!(
+            (event.kind, event.reason, event.denied),
+            (kind::DEVICE, reason::DEVICE_FILE, 1)
+        );
+        assert_eq!((event.agent, event.pid), (1, client.pid()));
+        let (major, minor) = (event.family.into(), event.socket_type.into());
+        assert_eq!(device::name(major, minor), Some("/dev/net/tun"));
+
+        // What programs need stays.
+        for (major, minor) in [(1, 3), (1, 5), (1, 9)] {
+            client.does(&open(major, minor));
+            client.does(REMOVE);
+        }
+        assert_eq!(world.events().len(), 0);
+
+        // Who only looks on says what it would have refused.
+        agent.entry.mode = mode::OBSERVE;
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        assert_eq!(client.says(&format!("do {tun}")), answer);
+        let events = world.events();
+        assert_eq!((events.len(), events[0].denied), (1, 0));
+    });
+}
