@@ -249,7 +249,7 @@ impl Plan<'_> {
         let (lines, in_time) = ran?;
         let report = Report::read(&lines);
         let names: Vec<String> = suites.iter().map(Suite::name).collect();
-        let mut problems = report.problems(&names);
+        let mut problems = report.problems(&names, !self.filter.is_empty());
         if !in_time {
             problems.push(format!("it was ended after {} s", self.limit.as_secs()));
         }

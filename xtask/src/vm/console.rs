@@ -110,8 +110,9 @@ impl Report {
         report
     }
 
-    /// What went wrong, where these suites were to run; nothing where all is well.
-    pub(super) fn problems(&self, suites: &[String]) -> Vec<String> {
+    /// What went wrong, where these suites were to run; nothing where all is well. A `chosen` few tests
+    /// may all lie in other suites.
+    pub(super) fn problems(&self, suites: &[String], chosen: bool) -> Vec<String> {
         let mut problems = Vec::new();
         if self.booted.is_none() {
             problems.push("it did not boot".to_owned());
@@ -123,7 +124,10 @@ impl Report {
                     problems.push(format!("{name} failed ({})", ended.code));
                 }
                 // A program that ends well without a word of tests has run none.
-                Some(ended) if !ended.said.iter().any(|line| passed(line).is_some()) => {
+                Some(ended)
+                    if (ended.passed == 0 && !chosen)
+                        || !ended.said.iter().any(|line| passed(line).is_some()) =>
+                {
                     problems.push(format!("{name} ran no tests"));
                 }
                 Some(_) => {}
@@ -225,17 +229,18 @@ mod tests {
              without the modules smc"
         );
         assert_eq!(
-            report.problems(&names(&["keeper:gate", "keeper:run"])),
+            report.problems(&names(&["keeper:gate", "keeper:run"]), false),
             ["keeper:gate failed (101)"]
         );
-        assert!(report.problems(&names(&["keeper:run"])).is_empty());
+        assert!(report.problems(&names(&["keeper:run"]), false).is_empty());
     }
 
     #[test]
     fn what_is_missing_is_a_problem() {
         let expected = names(&["keeper:gate", "keeper:run"]);
-        let cut =
-            |at: &str| Report::read(&lines(LOG.split_once(at).unwrap().0)).problems(&expected);
+        let cut = |at: &str| {
+            Report::read(&lines(LOG.split_once(at).unwrap().0)).problems(&expected, false)
+        };
         assert_eq!(
             cut("@@agentguard booted"),
             [
@@ -254,10 +259,14 @@ mod tests {
             ]
         );
         let silent = LOG.replace("test result: ok.", "");
-        let silent = Report::read(&lines(&silent)).problems(&names(&["keeper:run"]));
+        let silent = Report::read(&lines(&silent)).problems(&names(&["keeper:run"]), false);
         assert_eq!(silent, ["keeper:run ran no tests"]);
+        let none = Report::read(&lines(&LOG.replace("7 passed", "0 passed")));
+        let run = names(&["keeper:run"]);
+        assert_eq!(none.problems(&run, false), ["keeper:run ran no tests"]);
+        assert!(none.problems(&run, true).is_empty());
         let warned = LOG.replace("tainted 0", "tainted 512");
-        let warned = Report::read(&lines(&warned)).problems(&names(&["keeper:run"]));
+        let warned = Report::read(&lines(&warned)).problems(&names(&["keeper:run"]), false);
         assert!(warned[0].contains("tainted 512"), "{warned:?}");
     }
 
