@@ -193,7 +193,14 @@ impl Inspection {
         {
             return Ok(Some(*known));
         }
-        let found = uplink(thread);
+        let found = match uplink(thread) {
+            // Devices have what names an agent gives them, also those that are known to carry nothing.
+            Some(WayOut::None) => route_out(thread).map(|routes| match routes {
+                WayOut::Open => WayOut::Open,
+                WayOut::None | WayOut::Unknown => WayOut::None,
+            }),
+            found => found,
+        };
         if let Some(found) = found
             && (self.uplinks.len() < NAMESPACES || self.uplinks.contains_key(&id))
         {
