@@ -225,3 +225,19 @@ fn a_connection_that_one_thread_alone_has_open_is_closed_too() {
     assert!(!added.stderr.contains("sockets may be left"), "{added}");
     client.fails("on('thread', lambda: hear('taken'))", "ECONNABORTED");
 }
+
+#[test]
+fn an_uplink_by_the_name_of_a_device_that_carries_nothing_is_one_all_the_same() {
+    let world = world("adopt-uplink");
+    let cgroup = foreign(&world);
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let namespace = container(&world, 1);
+    namespace
+        .ip("link set eth0 down\nlink set eth0 name ip_vti0\nlink set ip_vti0 up\nroute add default via 10.77.1.1\n")
+        .unwrap();
+    let mut client = inside(&world, &guard, &cgroup, &namespace);
+    client.gives("1", 1);
+    let added = add(&guard, &cgroup).success().unwrap();
+    let told = "not contained: a process has CAP_NET_ADMIN in a network namespace with an uplink";
+    assert!(added.stderr.contains(told), "{added}");
+}
