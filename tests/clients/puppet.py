@@ -2,9 +2,11 @@
 Python expression, whose value is printed as one line of JSON. It is a client like any other, which
 lives as long as the test wants and keeps what it has opened."""
 
+import ctypes
 import errno
 import json
 import os
+import queue
 import socket
 import ssl
 import sys
@@ -13,6 +15,7 @@ import threading
 socket.setdefaulttimeout(10 * int(os.environ.get("AGENTGUARD_PATIENCE", "1")))
 kept = {}
 poured = {}
+apart = {}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6, 46: socket.AF_INET6}
 
 
@@ -181,6 +184,32 @@ def get(host, path="/"):
         while piece := stream.recv(65536):
             answer += piece
     return answer.decode(errors="replace").split("\r\n")[0]
+
+
+def alone(name):
+    """A thread that shares its descriptors with no other, and does what `on` says."""
+    asked, answers = apart[name] = queue.SimpleQueue(), queue.SimpleQueue()
+
+    def serving():
+        CLONE_FILES = 0x400
+        answers.put(ctypes.CDLL(None).unshare(CLONE_FILES))
+        while True:
+            try:
+                answers.put(asked.get()())
+            except OSError as error:
+                answers.put(error)
+
+    threading.Thread(target=serving, daemon=True).start()
+    return answers.get()
+
+
+def on(name, what):
+    asked, answers = apart[name]
+    asked.put(what)
+    answer = answers.get()
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
 
 
 def name_of(error):

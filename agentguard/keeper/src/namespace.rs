@@ -290,10 +290,20 @@ pub fn inside<T: Send>(
     })
 }
 
-fn on_a_thread<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| match scope.spawn(run).join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
+/// Does something on a thread of its own. Where agents use up what there is, none can be made.
+fn on_a_thread<T: Send>(
+    run: impl FnOnce() -> Result<T, NamespaceError> + Send,
+) -> Result<T, NamespaceError> {
+    let failed = |what| move |source| NamespaceError::Sys { what, source };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("inside".into())
+            .spawn_scoped(scope, run)
+            .map_err(failed("start a thread for a network namespace"))?;
+        // What it panicked over was said by then; who asked goes on without it.
+        let panicked = |_| io::Error::other("its thread panicked");
+        let ended = thread.join().map_err(panicked);
+        ended.map_err(failed("finish in a network namespace"))?
     })
 }
 
@@ -386,7 +396,7 @@ unsafe fn ioctl<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Isolated, Listening, OWN4, OWN6, Ports, listen_inside};
+    use super::{Isolated, Listening, NamespaceError, OWN4, OWN6, Ports, listen_inside};
     use std::net::{TcpStream, UdpSocket};
     use std::os::fd::AsFd as _;
 
@@ -432,6 +442,40 @@ mod tests {
                 .join()
                 .unwrap();
         });
+    }
+
+    #[test]
+    fn where_no_thread_can_be_made_an_error_says_so_and_the_caller_goes_on() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        if !root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let here = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let limited = || {
+            // Of this thread alone. The limit is the process's, and does not hold for root, as whom the
+            // others run.
+            let nobody = rustix::thread::Uid::from_raw(64_243);
+            rustix::thread::set_thread_uid(nobody).unwrap();
+            let before = getrlimit(Resource::Nproc);
+            let none = Rlimit {
+                current: Some(0),
+                ..before
+            };
+            setrlimit(Resource::Nproc, none).unwrap();
+            let error = super::inside(here.as_fd(), || ()).unwrap_err();
+            setrlimit(Resource::Nproc, before).unwrap();
+            error
+        };
+        let error = std::thread::scope(|scope| scope.spawn(limited).join().unwrap());
+        let NamespaceError::Sys { what, source } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(what, "start a thread for a network namespace");
+        assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
+        let error = super::inside(here.as_fd(), || panic!("on purpose")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot finish in a network namespace");
+        assert!(super::inside(here.as_fd(), || ()).is_ok());
     }
 
     #[test]

@@ -7,29 +7,34 @@
 //! them have left is not found; nor is one whose cgroup was removed. What is not found stays cut
 //! off by the gate, and its owner waits.
 
-use std::collections::{HashMap, HashSet};
+mod held;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 use serde::{Deserialize, Serialize};
 
+use crate::home::{self, Bounds, NamespaceId, Step, Walk};
 use crate::namespace;
+use held::Held;
 
-/// Cgroups of one agent that are looked through.
-const CGROUPS: usize = 20_000;
-/// Processes of one agent whose namespaces are looked at.
-const PROCESSES: usize = 100_000;
+/// What of one agent is looked through.
+const BOUNDS: Bounds = Bounds {
+    cgroups: 20_000,
+    threads: 200_000,
+};
 /// Namespaces that are entered.
 const NAMESPACES: usize = 1024;
-/// Open sockets of one agent that are noted.
-const HELD: usize = 1_000_000;
+/// How long is looked for an agent's sockets.
+const SEARCH: Duration = Duration::from_secs(10);
 /// How long the kernel may take for one answer: it gives it within the call.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -96,27 +101,32 @@ pub fn destroy(cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
 }
 
 /// As [`destroy`], and also those that a process there has open, wherever they were made: the gate knows
-/// a socket by the cgroup that it was made in, and would not see them.
+/// a socket by the cgroup that it was made in, and would not see them. What lies in the queue of a UNIX
+/// socket or is registered with an io_uring is in no table of descriptors, and is not found.
 #[must_use]
 pub fn destroy_held(cgroups: &[PathBuf]) -> Destroyed {
-    let home = Home {
-        held: Some(HashSet::new()),
-        ..Home::default()
-    };
-    destroy_of(home, cgroups, Vec::new())
+    destroy_of(Home::with_held(), cgroups, Vec::new())
+}
+
+/// What [`destroy_held`] would leave out of what a cgroup's processes have open, a reason each.
+#[must_use]
+pub fn unseen(cgroup: &Path) -> Vec<String> {
+    let mut home = Home::with_held();
+    home.add(vec![cgroup.to_owned()]);
+    home.omitted.into_iter().collect()
 }
 
 fn destroy_of(mut home: Home, cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
     let mut destroyed = Destroyed::default();
     let here = File::open("/proc/thread-self/ns/net").map(OwnedFd::from);
     for namespace in here.into_iter().chain(beside) {
-        home.add_namespace(namespace);
+        if let Ok(id) = NamespaceId::of(&namespace) {
+            home.namespaces.insert(id, namespace);
+        }
     }
-    for cgroup in cgroups {
-        home.add(cgroup);
-    }
-    if home.cut_short {
-        destroyed.note("there are more cgroups, processes or namespaces than are looked through");
+    home.add(cgroups.to_vec());
+    for omitted in &home.omitted {
+        destroyed.note(&format!("sockets may be left: {omitted}"));
     }
     for namespace in home.namespaces.values() {
         let ended = namespace::inside(namespace.as_fd(), || end_here(&home));
@@ -148,44 +158,46 @@ impl Destroyed {
 struct Home {
     /// Ids, which are inode numbers.
     cgroups: HashSet<u64>,
-    /// By device and inode.
-    namespaces: HashMap<(u64, u64), OwnedFd>,
-    /// Inode numbers of the sockets that processes have open, where they count.
-    held: Option<HashSet<u64>>,
-    processes: usize,
-    cut_short: bool,
+    namespaces: HashMap<NamespaceId, OwnedFd>,
+    /// The sockets that threads have open, where they count.
+    held: Option<Held>,
+    /// What was not looked at, a reason each.
+    omitted: BTreeSet<String>,
 }
 
 impl Home {
-    /// A cgroup and what is below it.
-    fn add(&mut self, top: &Path) {
-        let mut waiting = vec![top.to_owned()];
-        while let Some(path) = waiting.pop() {
-            if self.cgroups.len() >= CGROUPS || self.processes >= PROCESSES {
-                self.cut_short = true;
-                return;
-            }
-            let Ok(metadata) = fs::metadata(&path) else {
-                continue;
-            };
-            self.cgroups.insert(metadata.ino());
-            waiting.extend(crate::cgroup::children(&path));
-            // A threaded cgroup has no list; its processes are in that of its domain.
-            let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-            for process in members.lines() {
-                self.processes += 1;
-                // One that has ended has no namespace any more. A stranger who got its number has one
-                // without sockets of these cgroups.
-                if let Ok(file) = File::open(format!("/proc/{process}/ns/net")) {
-                    self.add_namespace(file.into());
-                }
-                if let Some(held) = &mut self.held
-                    && !hold(process, held)
-                {
-                    self.cut_short = true;
-                }
-            }
+    fn with_held() -> Self {
+        Self {
+            held: Some(Held::default()),
+            ..Self::default()
         }
+    }
+
+    /// Cgroups and what is below them. Each thread: it may have left its process's namespace, and share
+    /// no descriptors with it.
+    fn add(&mut self, tops: Vec<PathBuf>) {
+        let mut walk = Walk::new(tops, BOUNDS);
+        let finished = walk.advance(Instant::now() + SEARCH, |step| match step {
+            Step::Cgroup(path) => {
+                if let Ok(metadata) = fs::metadata(path) {
+                    self.cgroups.insert(metadata.ino());
+                }
+            }
+            Step::Thread(thread) => {
+                if let Err(error) = self.add_namespace(thread) {
+                    self.omit(format!("a thread's network namespace: {error}"));
+                }
+                if let Some(held) = &mut self.held {
+                    held.add(thread);
+                }
+            }
+        });
+        if !finished {
+            self.omit(format!("looking takes longer than {} s", SEARCH.as_secs()));
+        }
+        self.omitted.extend(walk.omitted().iter().cloned());
+        let held = self.held.iter().flat_map(Held::omitted);
+        self.omitted.extend(held);
     }
 
     fn has(&self, socket: &Found) -> bool {
@@ -193,44 +205,29 @@ impl Home {
             || self
                 .held
                 .as_ref()
-                .is_some_and(|held| socket.inode != 0 && held.contains(&socket.inode))
+                .is_some_and(|held| held.has(socket.inode))
     }
 
-    fn add_namespace(&mut self, namespace: OwnedFd) {
-        let Ok(found) = rustix::fs::fstat(&namespace) else {
-            return;
+    /// One that has ended has no namespace any more. A stranger who got its number has one without
+    /// sockets of these cgroups.
+    fn add_namespace(&mut self, thread: u32) -> io::Result<()> {
+        let Some(id) = home::namespace_of(thread)? else {
+            return Ok(());
         };
+        if self.namespaces.contains_key(&id) {
+            return Ok(());
+        }
         if self.namespaces.len() >= NAMESPACES {
-            self.cut_short = true;
-            return;
+            self.omit(format!("more than {NAMESPACES} network namespaces"));
+        } else if let Some(namespace) = home::open(thread, id)? {
+            self.namespaces.insert(id, namespace);
         }
-        self.namespaces
-            .entry((found.st_dev, found.st_ino))
-            .or_insert(namespace);
+        Ok(())
     }
-}
 
-/// Notes the sockets that a process has open. `false`: there are more than are noted.
-fn hold(process: &str, held: &mut HashSet<u64>) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
-    for descriptor in descriptors.into_iter().flatten().flatten() {
-        let Ok(what) = fs::read_link(descriptor.path()) else {
-            continue;
-        };
-        let inode = what.to_str().and_then(|what| {
-            what.strip_prefix("socket:[")?
-                .strip_suffix(']')?
-                .parse()
-                .ok()
-        });
-        if let Some(inode) = inode {
-            if held.len() >= HELD {
-                return false;
-            }
-            held.insert(inode);
-        }
+    fn omit(&mut self, what: String) {
+        self.omitted.insert(what);
     }
-    true
 }
 
 /// Ends the sockets of an agent in the calling thread's namespace.

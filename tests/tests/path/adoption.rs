@@ -1,6 +1,8 @@
 //! Workloads that run already, and live in network namespaces of their own: `agent add` finds and closes
 //! what they have open, and the guard listens where they are, for as long as they are there.
 
+mod bounds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -103,7 +105,11 @@ fn wait_listened_in(guard: &Guard<'_>, count: usize) {
 }
 
 fn warnings(guard: &Guard<'_>) -> Vec<String> {
-    let shown = say(guard, &["agent", "show", "coder", "-o", "json"]).stdout;
+    warnings_of(guard, "coder")
+}
+
+fn warnings_of(guard: &Guard<'_>, agent: &str) -> Vec<String> {
+    let shown = say(guard, &["agent", "show", agent, "-o", "json"]).stdout;
     let shown: Value = serde_json::from_str(&shown).unwrap();
     let warnings = shown["warnings"].as_array().cloned().unwrap_or_default();
     warnings

@@ -5,9 +5,9 @@
 //! decided on that, and the gate lets none of it through.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use agentguard_keeper::home::{self, Bounds};
+use agentguard_keeper::home::Look;
 use agentguard_keeper::message::{CLOSED_AT_ONCE, Done, ToWorker};
 use agentguard_keeper::sockets;
 use agentguard_model::{AgentId, AgentName};
@@ -29,25 +29,20 @@ pub(super) struct Adopted {
 /// Puts a cgroup under the gate and ends what is open there. With what was done, for a person.
 ///
 /// # Errors
-/// It cannot be governed, or what lives there can get around the gate and `run` is strict.
+/// It cannot be governed; or `run` is strict, and what lives there can get around the gate or is not
+/// looked through to the end.
 pub(super) fn adopt(
     keeper: &Shared,
     name: &AgentName,
     path: &Path,
     uid: u32,
 ) -> anyhow::Result<String> {
-    let uncontained = home::uncontained(path, &mut Bounds::default());
-    if lock(keeper).is_strict() && !uncontained.is_empty() {
-        bail!(
-            "what runs in {} is not contained, and `run` is strict: {}; hint: start it without these \
-             capabilities, or set `run: {{strict: false}}` in the configuration",
-            path.display(),
-            uncontained.join("; ")
-        );
+    let strict = lock(keeper).is_strict();
+    if strict {
+        contained(path)?;
     }
     let adopted = lock(keeper).adopt(name, path)?;
-    lock(keeper).residents().inspect_next();
-    residents::look(keeper);
+    residents::look_at(keeper, adopted.agent);
     let mut text = format!("{} is governed as {name}", adopted.path.display());
     if adopted.is_new {
         let closed = sockets::destroy_held(std::slice::from_ref(&adopted.path));
@@ -60,15 +55,56 @@ pub(super) fn adopt(
             text.push_str(&format!("\n{failure}"));
         }
         lock(keeper).note_adopted(&adopted, name, &closed, uid);
+        if strict && !closed.failures.is_empty() {
+            // Without the gate it would be free again.
+            lock(keeper).tell_state();
+            bail!(
+                "{text}\n`run` is strict, and what is open in it was not all closed; hint: the gate stays \
+                 on it: end what runs there, or `agentguard agent remove {name}` and start anew"
+            );
+        }
     } else {
         text.push_str(", as it was before");
     }
-    let mut keeper = lock(keeper);
+    let keeper = lock(keeper);
     for warning in keeper.residents().warnings(adopted.agent) {
         text.push_str(&format!("\n{warning}"));
     }
     keeper.tell_state();
     Ok(text)
+}
+
+/// Whether nothing in a cgroup can get around the gate: only what was looked at to the end can be said to.
+fn contained(path: &Path) -> anyhow::Result<()> {
+    let mut look = Look::new(vec![path.to_owned()], true);
+    let finished = look.advance(Instant::now() + residents::PATIENCE);
+    let uncontained = look.uncontained().unwrap_or_default();
+    if !uncontained.is_empty() {
+        bail!(
+            "what runs in {} is not contained, and `run` is strict: {}; hint: start it without these \
+             capabilities, or set `run: {{strict: false}}` in the configuration",
+            path.display(),
+            uncontained.join("; ")
+        );
+    }
+    let mut omitted = look.omitted();
+    if !finished {
+        omitted.push(residents::too_long(residents::PATIENCE));
+    }
+    for more in sockets::unseen(path) {
+        if !omitted.contains(&more) {
+            omitted.push(more);
+        }
+    }
+    if !omitted.is_empty() {
+        bail!(
+            "what runs in {} was not looked through to the end, and `run` is strict: {}; hint: bound it \
+             (`pids.max`, `cgroup.max.descendants`), or set `run: {{strict: false}}` in the configuration",
+            path.display(),
+            omitted.join("; ")
+        );
+    }
+    Ok(())
 }
 
 impl Keeper {

@@ -54,20 +54,29 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                     tracing::warn!(limit = CLIENTS, "too many clients; one was turned away");
                     continue;
                 }
-                let (keeper, counted) = (keeper.clone(), count.clone());
+                let (keeper, counted) = (keeper.clone(), Counted(count.clone()));
                 let started = std::thread::Builder::new()
                     .name("client".into())
                     .spawn(move || {
+                        // Also where that panics; and where there is no thread, with what it was to do.
+                        let _counted = counted;
                         attend(&keeper, client);
-                        counted.fetch_sub(1, Ordering::Relaxed);
                     });
                 if let Err(error) = started {
-                    count.fetch_sub(1, Ordering::Relaxed);
                     tracing::warn!(%error, "cannot attend to a client");
                 }
             }
         })?;
     Ok(())
+}
+
+/// A client that counts until this is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn attend(keeper: &Shared, client: Packet) {

@@ -117,8 +117,8 @@ fn listen(keeper: Shared, packet: Arc<Packet>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the worker said is to be looked at, and announced, at once.
-fn wake_supervisor() {
+/// Something is to be looked at, and announced, at once.
+pub(super) fn wake_supervisor() {
     let _ =
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::CHILD);
 }

@@ -52,6 +52,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(20);
 /// How long a worker may take to take a policy.
 const TAKE: Duration = Duration::from_secs(5);
+/// How long the first look at namespaces may keep the daemon from being ready.
+const LOOK: Duration = Duration::from_secs(2);
 /// The pause before a worker that keeps dying is started again, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     };
     let mounts = worker_mounts(&config)?;
     let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy, readers)?));
-    residents::look(&keeper);
+    // At once, but beside what follows: agents decide how long the first look takes.
     residents::follow(&keeper)?;
     clients::serve(clients, &keeper)?;
     supervise(&signals, &keeper, user, &mounts, &control)?;
@@ -180,7 +182,8 @@ fn supervise(
             notify(&[sd_notify::NotifyState::Ready]);
         }
         let serving = lock(keeper).serving();
-        if serving && !announced {
+        let looked = lock(keeper).residents().looked || worker.age() > LOOK;
+        if serving && looked && !announced {
             announced = true;
             notify(&[sd_notify::NotifyState::Ready]);
             tracing::info!(policy = lock(keeper).policy().version(), "serving");

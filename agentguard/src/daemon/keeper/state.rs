@@ -31,7 +31,7 @@ use super::authorities::Authorities;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
-use super::residents::{Hint, Residents};
+use super::residents::{Hint, Looking, Residents};
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::config::Config;
@@ -71,7 +71,7 @@ pub(super) struct Keeper {
     /// The others that agents live in.
     residents: Residents,
     /// One look at them at a time.
-    looking: Arc<Mutex<()>>,
+    looking: Arc<Mutex<Looking>>,
     hint: Arc<Hint>,
     /// The group whose members may read on the control socket.
     readers: Option<u32>,
@@ -418,7 +418,7 @@ impl Keeper {
     }
 
     /// One look at namespaces at a time.
-    pub(super) fn looking(&self) -> Arc<Mutex<()>> {
+    pub(super) fn looking(&self) -> Arc<Mutex<Looking>> {
         self.looking.clone()
     }
 

@@ -1,73 +1,80 @@
 //! Where the guard listens for agents that it did not start.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use agentguard_common::map::listener_flag;
-use agentguard_keeper::home::{self, NamespaceId};
+use agentguard_keeper::home::{NamespaceId, Seen, WayOut};
 use agentguard_keeper::message::ToWorker;
 use agentguard_model::AgentId;
 
-use super::super::residents::{Found, Homes, Opened, PER_AGENT, Resident, Residents};
+use super::super::residents::{Found, Homes, Opened, Resident, Residents, per_agent, too_long};
 use super::{Keeper, listeners, ports};
 
 impl Keeper {
     /// Where agents live.
     pub(in super::super) fn homes(&self) -> Homes {
+        let mut cgroups: BTreeMap<AgentId, Vec<PathBuf>> = BTreeMap::new();
         // A run's cgroup is below its agent's.
-        let tops = self.subtrees.values().filter(|subtree| subtree.run == 0);
-        let cgroups = tops.map(|subtree| (subtree.agent, subtree.path.clone()));
+        for subtree in self.subtrees.values().filter(|subtree| subtree.run == 0) {
+            let paths = cgroups.entry(subtree.agent).or_default();
+            paths.push(subtree.path.clone());
+        }
         Homes {
-            cgroups: cgroups.collect(),
+            cgroups,
             ports: ports(&self.config),
         }
     }
 
-    /// What the last look found.
-    pub(in super::super) fn residents(&mut self) -> &mut Residents {
-        &mut self.residents
+    /// What the last looks found.
+    pub(in super::super) fn residents(&self) -> &Residents {
+        &self.residents
     }
 
     /// The namespaces in which the guard does not listen yet and should. Those beyond the bounds are noted.
     pub(in super::super) fn strange(
         &mut self,
-        found: &Found,
+        found: &[Found],
         limit: usize,
-    ) -> Vec<(NamespaceId, AgentId, u32)> {
+    ) -> Vec<(NamespaceId, AgentId, Seen)> {
         let own = self.own_namespaces();
         let mut counts: BTreeMap<AgentId, usize> = BTreeMap::new();
-        let mut all = 0;
-        for (id, resident) in &self.residents.open {
-            if found.namespaces.contains_key(id) {
-                *counts.entry(resident.agent).or_default() += 1;
-                all += 1;
-            }
+        for resident in self.residents.open.values() {
+            *counts.entry(resident.agent).or_default() += 1;
         }
-        let mut beyond: BTreeMap<AgentId, usize> = BTreeMap::new();
+        let mut all = self.residents.open.len();
+        let most = per_agent(limit);
+        // Two agents may live in one.
+        let mut taken = HashSet::new();
         let mut strange = Vec::new();
-        for (id, (agent, thread)) in &found.namespaces {
-            if own.contains(id) || self.residents.open.contains_key(id) {
-                continue;
+        for one in found {
+            let count = counts.entry(one.agent).or_default();
+            let mut beyond = 0;
+            for (id, seen) in &one.namespaces {
+                if own.contains(id) || self.residents.open.contains_key(id) || taken.contains(id) {
+                    continue;
+                }
+                if *count >= most || all >= limit {
+                    beyond += 1;
+                    continue;
+                }
+                *count += 1;
+                all += 1;
+                taken.insert(*id);
+                strange.push((*id, one.agent, *seen));
             }
-            let count = counts.entry(*agent).or_default();
-            if *count >= PER_AGENT || all >= limit {
-                *beyond.entry(*agent).or_default() += 1;
-                continue;
-            }
-            *count += 1;
-            all += 1;
-            strange.push((*id, *agent, *thread));
-        }
-        for (agent, count) in &beyond {
-            if !self.residents.beyond.contains_key(agent) {
+            if beyond == 0 {
+                self.residents.beyond.remove(&one.agent);
+            } else if self.residents.beyond.insert(one.agent, beyond).is_none() {
                 tracing::warn!(
-                    agent = self.registry.name(*agent).map(ToString::to_string),
-                    count,
-                    limit = PER_AGENT,
+                    agent = self.registry.name(one.agent).map(ToString::to_string),
+                    count = beyond,
+                    limit = most,
                     "too many network namespaces; the guard does not listen in the rest"
                 );
             }
         }
-        self.residents.beyond = beyond;
         strange
     }
 
@@ -81,39 +88,114 @@ impl Keeper {
             .collect()
     }
 
-    /// Takes in what was opened, and closes what nobody lives in any more.
-    pub(in super::super) fn settle(&mut self, found: Found, opened: Vec<Opened>) {
-        if let Some(uncontained) = found.uncontained {
-            for (agent, what) in &uncontained {
-                if self.residents.uncontained.get(agent) != Some(what) {
-                    tracing::warn!(
-                        agent = self.registry.name(*agent).map(ToString::to_string),
-                        "not contained: {}",
-                        what.join("; ")
-                    );
+    /// Takes in what a look found, and closes what nobody lives in any more. For an agent that was not
+    /// looked at to the end nothing is closed: it may live where it was not seen.
+    pub(in super::super) fn note(&mut self, homes: &Homes, found: &[Found]) {
+        self.residents.looked = true;
+        let there = |agent: &AgentId| homes.cgroups.contains_key(agent);
+        let mut open = std::mem::take(&mut self.residents.open);
+        for resident in open.values_mut() {
+            resident.lives.retain(there);
+        }
+        self.residents.forget_others(there);
+        for one in found {
+            for (id, seen) in &one.namespaces {
+                if let Some(resident) = open.get_mut(id) {
+                    resident.lives.insert(one.agent);
+                    self.notice_route(resident, seen.route_out);
                 }
             }
-            self.residents.uncontained = uncontained;
+            if one.is_all() {
+                let elsewhere = open
+                    .iter_mut()
+                    .filter(|(id, _)| !one.namespaces.contains_key(id));
+                for (_, resident) in elsewhere {
+                    resident.lives.remove(&one.agent);
+                }
+            }
+            self.note_agent(one);
         }
-        let inhabited = |id: &NamespaceId| found.namespaces.contains_key(id);
-        let left: Vec<NamespaceId> = self.residents.open.keys().copied().collect();
-        for id in left.into_iter().filter(|id| !inhabited(id)) {
-            if let Some(resident) = self.residents.open.remove(&id) {
+        let left: Vec<NamespaceId> = open
+            .iter()
+            .filter(|(_, resident)| resident.lives.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in left {
+            if let Some(resident) = open.remove(&id) {
                 self.forget_listeners(resident.listening.netns);
             }
         }
-        self.notice_routes(&found.namespaces);
-        let before = std::mem::take(&mut self.residents.closed);
+        for resident in open.values_mut() {
+            // It counts for one who lives there.
+            if !resident.lives.contains(&resident.agent)
+                && let Some(agent) = resident.lives.first()
+            {
+                resident.agent = *agent;
+            }
+        }
+        self.residents.open = open;
+    }
+
+    /// What operators are told of an agent.
+    fn note_agent(&mut self, one: &Found) {
+        let name = self.registry.name(one.agent).map(ToString::to_string);
+        if let Some(what) = &one.uncontained {
+            if what.is_empty() {
+                self.residents.uncontained.remove(&one.agent);
+            } else if self.residents.uncontained.get(&one.agent) != Some(what) {
+                tracing::warn!(agent = name, "not contained: {}", what.join("; "));
+                self.residents.uncontained.insert(one.agent, what.clone());
+            }
+        }
+        if one.finished {
+            let here = |id: &NamespaceId| one.namespaces.contains_key(id);
+            let closed = &mut self.residents.closed;
+            closed.retain(|id, (agent, _)| *agent != one.agent || here(id));
+            let routes = one.namespaces.values().map(|seen| seen.route_out);
+            match routes.filter(|it| *it == WayOut::Unknown).count() {
+                0 => self.residents.unread.remove(&one.agent),
+                count => self.residents.unread.insert(one.agent, count),
+            };
+        }
+        if one.is_all() {
+            self.residents.incomplete.remove(&one.agent);
+        } else if !one.omitted.is_empty()
+            && self.residents.incomplete.get(&one.agent) != Some(&one.omitted)
+        {
+            tracing::warn!(
+                agent = name,
+                "not looked through to the end: {}",
+                one.omitted.join("; ")
+            );
+            self.residents
+                .incomplete
+                .insert(one.agent, one.omitted.clone());
+        }
+    }
+
+    /// A look at an agent takes longer than somebody waits for it.
+    pub(in super::super) fn note_long(&mut self, agent: AgentId, limit: Duration) {
+        let omitted = self.residents.incomplete.entry(agent).or_default();
+        let why = too_long(limit);
+        if !omitted.contains(&why) {
+            omitted.push(why);
+        }
+    }
+
+    /// Takes in what was opened.
+    pub(in super::super) fn settle(&mut self, opened: Vec<Opened>) {
         for (id, agent, route_out, listening) in opened {
             let told = match listening {
                 Ok(listening) => {
                     let resident = Resident {
                         agent,
+                        lives: BTreeSet::from([agent]),
                         listening,
-                        route_out,
+                        route_out: route_out == WayOut::Open,
                     };
                     self.put_resident(&resident).map(|()| {
                         self.tell_listeners(&resident.listening);
+                        self.residents.closed.remove(&id);
                         self.residents.open.insert(id, resident);
                     })
                 }
@@ -122,7 +204,7 @@ impl Keeper {
             if let Err(error) = told {
                 let why = format!("{error:#}");
                 // A container that is being made has its loopback device down for a moment.
-                if before.contains_key(&id) {
+                if self.residents.closed.contains_key(&id) {
                     tracing::debug!(why, "the guard still does not listen in a namespace");
                 } else {
                     tracing::warn!(
@@ -136,21 +218,16 @@ impl Keeper {
         }
     }
 
-    /// A namespace can get and lose its way out.
-    fn notice_routes(&mut self, found: &BTreeMap<NamespaceId, (AgentId, u32)>) {
-        let mut open = std::mem::take(&mut self.residents.open);
-        for (id, resident) in &mut open {
-            let now = found
-                .get(id)
-                .and_then(|(_, thread)| home::has_route_out(*thread));
-            if let Some(now) = now.filter(|now| *now != resident.route_out) {
-                resident.route_out = now;
-                if let Err(error) = self.put_resident(resident) {
-                    tracing::warn!(error = format!("{error:#}"), "cannot tell the gate");
-                }
+    /// A namespace can get and lose its way out. One that is not known to be there is not taken: what
+    /// could go directly goes through the proxy then, or is refused.
+    fn notice_route(&mut self, resident: &mut Resident, route_out: WayOut) {
+        let now = route_out == WayOut::Open;
+        if resident.route_out != now {
+            resident.route_out = now;
+            if let Err(error) = self.put_resident(resident) {
+                tracing::warn!(error = format!("{error:#}"), "cannot tell the gate");
             }
         }
-        self.residents.open = open;
     }
 
     fn put_resident(&mut self, resident: &Resident) -> anyhow::Result<()> {
