@@ -16,6 +16,7 @@ mod profiles;
 mod published;
 mod registry;
 mod residents;
+mod returned;
 mod sandbox;
 mod state;
 mod taken;
@@ -194,6 +195,7 @@ fn supervise(
         if let Err(error) = lock(keeper).tick() {
             tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
         }
+        returned::close(keeper);
         let ca = lock(keeper).ca();
         ca.forget();
     }

@@ -23,11 +23,13 @@ const DEEDS: usize = 1024;
 pub(super) struct Registry {
     path: PathBuf,
     contents: Contents,
+    /// Whether the file does not have all of it.
+    unwritten: bool,
     /// The last number that was given to a run.
     next_run: u32,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
     /// A number is never given to another agent: records and pinned maps hold it.
@@ -39,6 +41,10 @@ struct Contents {
     /// Who is quarantined.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     quarantined: BTreeMap<AgentName, Quarantine>,
+    /// Cgroups whose processes a quarantine stopped and nobody has let go on, and whose they were then:
+    /// by now they may be another's, or nobody's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    stopped: BTreeMap<PathBuf, AgentName>,
     /// What was done and is not in the record yet, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deeds: Vec<Deed>,
@@ -81,6 +87,7 @@ impl Registry {
         Ok(Self {
             path,
             contents,
+            unwritten: false,
             next_run,
         })
     }
@@ -178,7 +185,39 @@ impl Registry {
             contents.note(by, done);
         }
         contents.quarantined.insert(name.clone(), quarantine);
-        self.save(&self.contents)
+        self.unwritten = true;
+        self.write()
+    }
+
+    /// Cgroups that were stopped and not let go on, and by whose quarantine.
+    pub(super) fn stopped(&self) -> &BTreeMap<PathBuf, AgentName> {
+        &self.contents.stopped
+    }
+
+    /// Remembers that a cgroup is stopped. Written with the next change, or by [`Self::write`].
+    pub(super) fn note_stopped(&mut self, cgroup: &Path, name: &AgentName) {
+        if !self.contents.stopped.contains_key(cgroup) {
+            let stopped = &mut self.contents.stopped;
+            stopped.insert(cgroup.to_owned(), name.clone());
+            self.unwritten = true;
+        }
+    }
+
+    /// A stopped cgroup was let go on, or is gone. Written as [`Self::note_stopped`].
+    pub(super) fn forget_stopped(&mut self, cgroup: &Path) {
+        self.unwritten |= self.contents.stopped.remove(cgroup).is_some();
+    }
+
+    /// Writes what the file does not have yet.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&mut self) -> anyhow::Result<()> {
+        if self.unwritten {
+            self.save(&self.contents)?;
+            self.unwritten = false;
+        }
+        Ok(())
     }
 
     /// Notes what was done already and makes the guard allow less. It is noted also if it cannot be
@@ -189,7 +228,8 @@ impl Registry {
     pub(super) fn note(&mut self, by: By, done: Done) -> anyhow::Result<()> {
         self.contents.make_room();
         self.contents.note(by, done);
-        self.save(&self.contents)
+        self.unwritten = true;
+        self.write()
     }
 
     /// Ends a quarantine.
@@ -230,15 +270,22 @@ impl Registry {
 
     /// It is in the record by now.
     pub(super) fn recorded(&mut self, number: u64) -> anyhow::Result<()> {
+        if !self.contents.deeds.iter().any(|deed| deed.number == number) {
+            return Ok(());
+        }
         self.change(|contents| contents.deeds.retain(|deed| deed.number != number))
     }
 
-    /// Changes what is remembered, on disk first: what cannot be written has not changed.
+    /// Changes what is remembered, on disk first: what cannot be written has not changed. What changes
+    /// nothing is not written.
     fn change(&mut self, change: impl FnOnce(&mut Contents)) -> anyhow::Result<()> {
         let mut contents = self.contents.clone();
         change(&mut contents);
-        self.save(&contents)?;
-        self.contents = contents;
+        if contents != self.contents || self.unwritten {
+            self.save(&contents)?;
+            self.contents = contents;
+            self.unwritten = false;
+        }
         Ok(())
     }
 
@@ -349,11 +396,38 @@ mod tests {
         assert_eq!(registry.quarantined().len(), 1);
         assert!(registry.release(&coder, by("coder")).is_err());
         assert_eq!(registry.quarantined().len(), 1);
-        // With the next change it is written.
+        // It is written as soon as it can be.
+        assert!(registry.write().is_err());
         std::fs::create_dir(&place).unwrap();
-        registry.number(&coder).unwrap();
+        registry.write().unwrap();
         let again = Registry::open(place.join("agents.json")).unwrap();
         assert_eq!((again.quarantined().len(), again.deeds().len()), (1, 1));
+    }
+
+    /// The worker says what is recorded, and may say anything, as often as it likes.
+    #[test]
+    fn what_changes_nothing_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agents.json");
+        let coder = "coder".parse().unwrap();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        registry.number(&coder).unwrap();
+        registry.adopt(directory.path(), &coder).unwrap();
+        registry
+            .quarantine(&coder, quarantine(), Some(by("coder")))
+            .unwrap();
+        registry.recorded(1).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for number in 0..1000 {
+            registry.recorded(number).unwrap();
+        }
+        registry.adopt(directory.path(), &coder).unwrap();
+        registry.forget("/not/adopted".as_ref()).unwrap();
+        registry.write().unwrap();
+        assert!(!path.exists());
+        registry.note_stopped(directory.path(), &coder);
+        registry.write().unwrap();
+        assert!(path.exists());
     }
 
     #[test]

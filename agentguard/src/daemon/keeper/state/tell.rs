@@ -134,7 +134,7 @@ impl Keeper {
                 cgroups: Vec::new(),
                 runs: 0,
                 quarantine: self.registry.quarantined().get(name).cloned(),
-                warnings: self.residents.warnings(subtree.agent),
+                warnings: self.warnings(subtree.agent),
             });
             // A run's cgroup is its agent's cgroup and its number.
             if subtree.run == 0 && agent.cgroups.len() < TOLD_CGROUPS {
@@ -142,16 +142,18 @@ impl Keeper {
             }
             agent.runs += u32::from(subtree.run != 0);
         }
-        for (name, quarantine) in self.registry.quarantined() {
-            // Also one that nothing runs as.
+        // Also those that nothing runs as.
+        let quarantined = self.registry.quarantined().keys();
+        let others = quarantined.chain(self.registry.adopted().values());
+        for name in others.chain(self.unheld.keys()) {
             if let Some(id) = self.registry.known_number(name) {
                 agents.entry(id).or_insert_with(|| AgentState {
                     name: name.clone(),
                     id,
                     cgroups: Vec::new(),
                     runs: 0,
-                    quarantine: Some(quarantine.clone()),
-                    warnings: self.residents.warnings(id),
+                    quarantine: self.registry.quarantined().get(name).cloned(),
+                    warnings: self.warnings(id),
                 });
             }
         }
@@ -185,6 +187,14 @@ impl Keeper {
             leaves: self.ca.counts(),
         };
         self.mention(&ToWorker::State(Box::new(state)));
+    }
+
+    /// What operators should know of an agent, a sentence each.
+    fn warnings(&self, agent: AgentId) -> Vec<String> {
+        let mut warnings = self.ungoverned(agent);
+        warnings.extend(self.unheld(agent));
+        warnings.extend(self.residents.warnings(agent));
+        warnings
     }
 
     /// An agent's own directory stays when its runs are gone: only what holds processes counts.
