@@ -12,6 +12,7 @@ mod detach;
 mod direct;
 mod host;
 mod link;
+mod outgoing;
 mod profiles;
 mod published;
 mod registry;

@@ -22,13 +22,13 @@ use agentguard_keeper::gate::Gate;
 use agentguard_keeper::home::NamespaceId;
 use agentguard_keeper::message::LeafSubject;
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
-use agentguard_keeper::packet::Packet;
 use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{AgentId, AgentName, Labels};
 use agentguard_policy::{Document, Policy};
 use anyhow::Context as _;
 
 use super::authorities::Authorities;
+use super::outgoing::Outgoing;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
@@ -87,8 +87,8 @@ pub(super) struct Keeper {
     hint: Arc<Hint>,
     /// The group whose members may read on the control socket.
     readers: Option<u32>,
-    worker: Option<Arc<Packet>>,
-    /// Whether the worker left its queue unread for too long.
+    worker: Option<Arc<Outgoing>>,
+    /// Whether the worker does not do what it was told.
     stuck: Cell<bool>,
     /// When the worker last said anything.
     heard: Instant,
@@ -355,7 +355,9 @@ impl Keeper {
     pub(super) fn set_serving(&mut self, serving: bool) -> anyhow::Result<()> {
         self.serving = serving;
         if !serving {
-            self.worker = None;
+            if let Some(worker) = self.worker.take() {
+                worker.close();
+            }
             // With it ended all that it had under way.
             self.cuts.none_left();
             // The next one says so itself.
@@ -370,9 +372,9 @@ impl Keeper {
     }
 
     /// As [`Self::give_up_worker`], if it is the one at the other end of this.
-    pub(super) fn give_up(&self, packet: &Arc<Packet>) {
+    pub(super) fn give_up(&self, outgoing: &Arc<Outgoing>) {
         let current = self.worker.as_ref();
-        if current.is_some_and(|worker| Arc::ptr_eq(worker, packet)) {
+        if current.is_some_and(|worker| Arc::ptr_eq(worker, outgoing)) {
             self.give_up_worker();
         }
     }
@@ -401,7 +403,8 @@ impl Keeper {
 
     /// Whether the worker has to be replaced.
     pub(super) fn worker_is_stuck(&self) -> bool {
-        self.stuck.get() || (self.serving && self.heard.elapsed() > SILENT)
+        let untold = self.worker.as_ref().is_some_and(|it| it.is_over());
+        untold || self.stuck.get() || (self.serving && self.heard.elapsed() > SILENT)
     }
 
     pub(super) fn serving(&self) -> bool {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use agentguard_keeper::documents;
 use agentguard_keeper::message::{AgentState, Start, State, ToWorker};
 use agentguard_keeper::namespace::Listening;
-use agentguard_keeper::packet::Packet;
 use agentguard_model::{AgentId, AgentName};
 
+use super::super::outgoing::Outgoing;
 use super::runs::populated;
 use super::{Keeper, Run, epoch_seconds};
 
@@ -23,7 +23,7 @@ impl Keeper {
     /// A new worker: tells it all.
     pub(in super::super) fn welcome(
         &mut self,
-        worker: Arc<Packet>,
+        worker: Arc<Outgoing>,
         control: &impl AsFd,
     ) -> anyhow::Result<()> {
         let view = self.gate.view_descriptors()?;
@@ -38,7 +38,7 @@ impl Keeper {
             degraded: self.degraded(),
             keeper: std::process::id(),
         };
-        worker.send(&ToWorker::Start(Box::new(start)), &descriptors)?;
+        worker.tell(&ToWorker::Start(Box::new(start)), &descriptors)?;
         self.worker = Some(worker);
         self.stuck.set(false);
         let policy = self.policy.clone();
@@ -210,18 +210,16 @@ impl Keeper {
         self.tell_with(message, &[]);
     }
 
-    /// A worker that left its queue unread for so long that a send gave up is stuck: the supervisor
-    /// replaces it.
+    /// Never waits. A worker that cannot be told is replaced by the supervisor.
     pub(super) fn tell_with(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
         let Some(worker) = &self.worker else {
             return;
         };
-        if self.stuck.get() {
-            return;
-        }
-        if let Err(error) = worker.send(message, descriptors) {
-            tracing::error!(%error, "the worker does not listen");
-            self.stuck.set(true);
+        let was_over = worker.is_over();
+        if let Err(error) = worker.tell(message, descriptors)
+            && !was_over
+        {
+            tracing::error!(%error, "the worker is not told any more");
         }
     }
 
@@ -230,7 +228,7 @@ impl Keeper {
         let Some(worker) = &self.worker else {
             return;
         };
-        if let Err(error) = worker.try_send(message) {
+        if let Err(error) = worker.mention(message) {
             tracing::debug!(%error, "the worker does not listen");
         }
     }
