@@ -185,7 +185,7 @@ fn is_frozen(cgroup: &Path) -> bool {
 /// What the daemon cannot write to is covered for it alone by a device that takes nothing.
 #[test]
 fn what_a_quarantine_could_not_stop_is_told_and_stopped_as_soon_as_it_can_be_and_let_go_on_likewise()
-{
+ {
     let world = world("returned-frozen");
     let cgroup = foreign(&world, "stopped");
     fs::create_dir(&cgroup).unwrap();
@@ -217,10 +217,7 @@ fn what_a_quarantine_could_not_stop_is_told_and_stopped_as_soon_as_it_can_be_and
     client.fails(CANARY, "EPERM");
     wait_warning(&guard, "coder", "cannot stop the processes of", true);
     uncover(&guard, false);
-    wait_until("it is stopped", SOON, || {
-        is_frozen(&cgroup).then_some(())
-    })
-    .unwrap();
+    wait_until("it is stopped", SOON, || is_frozen(&cgroup).then_some(())).unwrap();
     wait_warning(&guard, "coder", "cannot stop the processes of", false);
 
     uncover(&guard, true);

@@ -18,6 +18,9 @@ const RUN_BLOCK: u32 = 1024;
 /// guard allow more; one that makes it allow less is done, and the oldest is forgotten.
 const DEEDS: usize = 1024;
 
+/// The version of the file. One without a number is the first, from before there was one.
+const VERSION: u32 = 2;
+
 /// One JSON file, replaced as a whole.
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -29,9 +32,18 @@ pub(super) struct Registry {
     next_run: u32,
 }
 
+/// What the file says of itself, whatever else is in it.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    version: u32,
+}
+
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
+    #[serde(default)]
+    version: u32,
     /// A number is never given to another agent: records and pinned maps hold it.
     agents: BTreeMap<AgentName, u32>,
     /// Cgroup directories.
@@ -71,18 +83,14 @@ pub(super) struct By {
 impl Registry {
     /// Reads the file, or begins one.
     pub(super) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let contents = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!(
-                    "{} is damaged; hint: without it agents get new numbers; move it away to go on",
-                    path.display()
-                )
-            })?,
+        let mut contents = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
+        contents.version = VERSION;
         let next_run = contents.last_run;
         Ok(Self {
             path,
@@ -309,6 +317,26 @@ impl Registry {
     }
 }
 
+fn parse(path: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
+    let shown = path.display();
+    let damaged = || {
+        format!(
+            "{shown} is damaged; hint: what was under the gate stays so; put a copy of it from a backup \
+             in its place, or move it away: then agents get new numbers, and what was added and \
+             quarantined is to be added and quarantined again (`agentguard agent add`, `quarantine`)"
+        )
+    };
+    let head: Head = serde_json::from_slice(bytes).with_context(damaged)?;
+    if head.version > VERSION {
+        bail!(
+            "{shown} is of version {}, and this agentguard knows versions up to {VERSION}; hint: a newer \
+             agentguard wrote it: start that one, or put a copy from before the upgrade in its place",
+            head.version
+        );
+    }
+    serde_json::from_slice(bytes).with_context(damaged)
+}
+
 impl Contents {
     fn make_room(&mut self) {
         if self.deeds.len() >= DEEDS {
@@ -484,6 +512,32 @@ mod tests {
         assert!(registry.forget(cgroup).is_err());
         assert_eq!(registry.adopted().len(), 1);
         assert_eq!(registry.name(number), Some(&coder));
+    }
+
+    #[test]
+    fn a_file_from_before_versions_is_taken_and_one_of_a_newer_version_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agents.json");
+        let text = r#"{"agents":{"coder":7},"adopted":{},"last_run":0}"#;
+        std::fs::write(&path, text).unwrap();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        assert_eq!(
+            registry.known_number(&"coder".parse().unwrap()).unwrap().0,
+            7
+        );
+        registry.number(&"helper".parse().unwrap()).unwrap();
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(written.starts_with("{\"version\":2,"), "{written}");
+        Registry::open(path.clone()).unwrap();
+
+        let newer = r#"{"version":3,"agents":{},"more":1}"#;
+        std::fs::write(&path, newer).unwrap();
+        let error = Registry::open(path.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains("is of version 3, and this agentguard knows versions up to 2; hint: "),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     }
 
     #[test]

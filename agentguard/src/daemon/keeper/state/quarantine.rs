@@ -266,7 +266,9 @@ impl Keeper {
                 continue;
             }
             let written = self.gate.agent(*id).and_then(|entry| match entry {
-                Some(entry) if (entry.flags & agent_flag::QUARANTINED != 0) == quarantined => Ok(()),
+                Some(entry) if (entry.flags & agent_flag::QUARANTINED != 0) == quarantined => {
+                    Ok(())
+                }
                 Some(mut entry) => {
                     entry.flags ^= agent_flag::QUARANTINED;
                     self.gate.put_agent(*id, &entry)
