@@ -1,7 +1,8 @@
 //! Cgroups: where they are mounted, making and removing them.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::gate::{self, GateError};
@@ -92,6 +93,40 @@ pub fn freeze(path: &Path, frozen: bool) -> io::Result<()> {
         .write(true)
         .open(path.join("cgroup.freeze"))?;
     io::Write::write_all(&mut file, value.as_bytes())
+}
+
+/// Whether a cgroup is to be stopped, by its own file: not by that of one above it.
+///
+/// # Errors
+/// The cgroup is gone, or its file cannot be read.
+pub fn is_frozen(path: &Path) -> io::Result<bool> {
+    let mut value = [0; 1];
+    let mut file = File::open(path.join("cgroup.freeze"))?;
+    let length = file.read(&mut value)?;
+    Ok(length == 1 && value == *b"1")
+}
+
+/// Whether the cgroup with this id is at this path no more: there is none, or another one that was made
+/// in its place. What only cannot be seen, as under a mount that covers the hierarchy, is not gone.
+///
+/// # Errors
+/// It cannot be looked for.
+pub fn is_gone(path: &Path, id: u64) -> Result<bool, GateError> {
+    match fs::metadata(path) {
+        // Ids are not given twice.
+        Ok(found) if gate::file_system(path)? == CGROUP2_MAGIC => Ok(found.ino() != id),
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let there = path.ancestors().skip(1).find(|above| above.exists());
+            let above = there.map(gate::file_system).transpose()?;
+            Ok(above == Some(CGROUP2_MAGIC))
+        }
+        Err(source) => Err(GateError::File {
+            what: "examine",
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// Removes a cgroup and the empty ones below it. One with a process in it stays.

@@ -110,15 +110,19 @@ impl Packet {
         fds: &[BorrowedFd<'_>],
         flags: SendFlags,
     ) -> Result<(), PacketError> {
-        let bytes = postcard::to_stdvec(message).map_err(PacketError::Malformed)?;
+        self.put(&encode(message, fds.len())?, fds, flags)
+    }
+
+    fn put(
+        &self,
+        bytes: &[u8],
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<(), PacketError> {
         let too_much = PacketError::DoesNotFit {
             bytes: bytes.len(),
             fds: fds.len(),
         };
-        // An empty packet cannot be told from the end of the connection.
-        if bytes.is_empty() || bytes.len() > MAX_BYTES || fds.len() > MAX_FDS {
-            return Err(too_much);
-        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -127,7 +131,7 @@ impl Packet {
         rustix::io::retry_on_intr(|| {
             net::sendmsg(
                 &self.socket,
-                &[IoSlice::new(&bytes)],
+                &[IoSlice::new(bytes)],
                 &mut control,
                 SendFlags::NOSIGNAL | flags,
             )
@@ -190,6 +194,28 @@ impl Packet {
     /// As [`Packet::send`].
     pub fn try_send<T: Serialize + ?Sized>(&self, message: &T) -> Result<bool, PacketError> {
         match self.transmit(message, &[], SendFlags::DONTWAIT) {
+            Ok(()) => Ok(true),
+            Err(PacketError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a message that was prepared before, as [`Packet::send`].
+    ///
+    /// # Errors
+    /// [`PacketError::Socket`].
+    pub fn send_sealed(&self, sealed: &Sealed) -> Result<(), PacketError> {
+        self.put(&sealed.bytes, &sealed.borrowed(), SendFlags::empty())
+    }
+
+    /// Sends a message that was prepared before, as [`Packet::try_send`].
+    ///
+    /// # Errors
+    /// [`PacketError::Socket`].
+    pub fn try_send_sealed(&self, sealed: &Sealed) -> Result<bool, PacketError> {
+        match self.put(&sealed.bytes, &sealed.borrowed(), SendFlags::DONTWAIT) {
             Ok(()) => Ok(true),
             Err(PacketError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 Ok(false)
@@ -294,6 +320,54 @@ impl Packet {
         }
         // SAFETY: every bit pattern, the zeros it began with included, is a valid `Plain`.
         Ok(unsafe { value.assume_init() })
+    }
+}
+
+/// The bytes of a message that goes with so many descriptors.
+fn encode<T: Serialize + ?Sized>(message: &T, fds: usize) -> Result<Vec<u8>, PacketError> {
+    let bytes = postcard::to_stdvec(message).map_err(PacketError::Malformed)?;
+    // An empty packet cannot be told from the end of the connection.
+    if bytes.is_empty() || bytes.len() > MAX_BYTES || fds > MAX_FDS {
+        return Err(PacketError::DoesNotFit {
+            bytes: bytes.len(),
+            fds,
+        });
+    }
+    Ok(bytes)
+}
+
+/// A message that is ready to be sent, later and by somebody else, with descriptors of its own.
+#[derive(Debug)]
+pub struct Sealed {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Sealed {
+    /// Prepares one. The descriptors are duplicated.
+    ///
+    /// # Errors
+    /// [`PacketError::DoesNotFit`], or [`PacketError::Socket`]: there are no descriptors left.
+    pub fn new<T: Serialize + ?Sized>(
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Self, PacketError> {
+        let bytes = encode(message, fds.len())?;
+        let fds = fds.iter().map(BorrowedFd::try_clone_to_owned);
+        Ok(Self {
+            bytes,
+            fds: fds.collect::<Result<_, _>>().map_err(PacketError::Socket)?,
+        })
+    }
+
+    /// The length of its message.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd).collect()
     }
 }
 

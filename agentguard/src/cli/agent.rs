@@ -65,7 +65,16 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
     match command {
         Command::List => {
             let agents = global.ask(async |mut client| Ok(client.agents().await?))?;
-            Ok(out.list(&agents, || table(&agents))?)
+            out.list(&agents, || table(&agents))?;
+            // Other forms have them in their place.
+            if matches!(out.format, Format::Table) {
+                for agent in &agents {
+                    for warning in &agent.warnings {
+                        say(&format!("warning: {}: {}", agent.name, printable(warning)));
+                    }
+                }
+            }
+            Ok(())
         }
         Command::Show { name } => {
             let agent = global.ask(async |mut client| Ok(client.agent(&name).await?))?;

@@ -17,6 +17,7 @@ mod membership;
 mod modes;
 mod quarantine;
 mod reload;
+mod returned;
 mod runtime;
 mod sandbox;
 mod sockets;

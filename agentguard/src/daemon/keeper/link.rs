@@ -11,16 +11,14 @@ use agentguard_keeper::worker::mounts::Mounts;
 use agentguard_keeper::worker::{self, WorkerUser};
 use anyhow::Context as _;
 
+use super::outgoing::Outgoing;
 use super::published::Request;
 use super::{Shared, authorities, lock};
-
-/// How long the worker may leave its queue unread before it is taken for stuck.
-const STUCK: Duration = Duration::from_secs(5);
 
 /// A worker.
 pub(super) struct Worker {
     child: Child,
-    packet: Arc<Packet>,
+    outgoing: Arc<Outgoing>,
     started: Instant,
 }
 
@@ -34,13 +32,14 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let (child, packet) = worker::start(user, mounts).context("cannot start the worker")?;
         let packet = Arc::new(packet);
+        let outgoing = Outgoing::start(packet.clone())?;
         let worker = Self {
             child,
-            packet: packet.clone(),
+            outgoing: outgoing.clone(),
             started: Instant::now(),
         };
-        listen(keeper.clone(), packet.clone())?;
-        lock(keeper).welcome(packet, control)?;
+        listen(keeper.clone(), packet, outgoing.clone())?;
+        lock(keeper).welcome(outgoing, control)?;
         Ok(worker)
     }
 
@@ -54,6 +53,7 @@ impl Worker {
     }
 
     pub(super) fn kill(&mut self) {
+        self.outgoing.close();
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -61,7 +61,7 @@ impl Worker {
 
     /// Asks it to end, and ends it if it does not.
     pub(super) fn drain(&mut self, keeper: &Shared, within: Duration) {
-        let asked = self.packet.send(&ToWorker::Drain { within }, &[]);
+        let asked = self.outgoing.tell(&ToWorker::Drain { within }, &[]);
         let until = Instant::now() + within + Duration::from_secs(2);
         if asked.is_ok() {
             // The queue is closed by the worker's end, which the listening thread sees; here the
@@ -91,17 +91,16 @@ impl Worker {
 }
 
 /// Reads what a worker asks for until it is gone.
-fn listen(keeper: Shared, packet: Arc<Packet>) -> anyhow::Result<()> {
+fn listen(keeper: Shared, packet: Arc<Packet>, outgoing: Arc<Outgoing>) -> anyhow::Result<()> {
     // Sending has a bound; receiving waits as long as the worker has nothing to ask.
-    packet.set_send_timeout(Some(STUCK))?;
     std::thread::Builder::new()
         .name("worker-link".into())
         .spawn(move || {
             // Without a reader the worker is of no use, however this ends.
-            let _unread = Unread(keeper.clone(), packet.clone());
+            let _unread = Unread(keeper.clone(), outgoing.clone());
             loop {
                 match packet.recv::<ToKeeper>() {
-                    Ok(Some((message, _))) => answer(&keeper, &packet, message),
+                    Ok(Some((message, _))) => answer(&keeper, &outgoing, message),
                     Ok(None) => return,
                     Err(error) => {
                         // What cannot be read was refused; a faulty worker is found out by what it
@@ -124,7 +123,7 @@ pub(super) fn wake_supervisor() {
 }
 
 /// Has the worker replaced when nobody reads what it asks for any more.
-struct Unread(Shared, Arc<Packet>);
+struct Unread(Shared, Arc<Outgoing>);
 
 impl Drop for Unread {
     fn drop(&mut self) {
@@ -132,7 +131,7 @@ impl Drop for Unread {
     }
 }
 
-fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
+fn answer(keeper: &Shared, outgoing: &Outgoing, message: ToKeeper) {
     lock(keeper).heard();
     match message {
         ToKeeper::Alive => {}
@@ -190,7 +189,7 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
                 tracing::warn!(name = %asked.name, agent = asked.agent.0, why, "not published");
             }
             let answer = ToWorker::Published { request, refused };
-            if let Err(error) = packet.send(&answer, &[]) {
+            if let Err(error) = outgoing.answer(&answer) {
                 tracing::warn!(%error, "the worker does not listen");
             }
         }
@@ -201,7 +200,7 @@ fn answer(keeper: &Shared, packet: &Packet, message: ToKeeper) {
             public_key,
         } => {
             let leaf = authorities::sign(keeper, agent, &subject, &public_key);
-            if let Err(error) = packet.send(&ToWorker::Signed { request, leaf }, &[]) {
+            if let Err(error) = outgoing.answer(&ToWorker::Signed { request, leaf }) {
                 tracing::warn!(%error, "the worker does not listen");
             }
         }

@@ -12,10 +12,12 @@ mod detach;
 mod direct;
 mod host;
 mod link;
+mod outgoing;
 mod profiles;
 mod published;
 mod registry;
 mod residents;
+mod returned;
 mod sandbox;
 mod state;
 mod taken;
@@ -197,6 +199,7 @@ fn supervise(
         if let Err(error) = lock(keeper).tick() {
             tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
         }
+        returned::close(keeper);
         let ca = lock(keeper).ca();
         ca.forget();
     }

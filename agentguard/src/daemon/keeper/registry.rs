@@ -18,18 +18,32 @@ const RUN_BLOCK: u32 = 1024;
 /// guard allow more; one that makes it allow less is done, and the oldest is forgotten.
 const DEEDS: usize = 1024;
 
+/// The version of the file. One without a number is the first, from before there was one.
+const VERSION: u32 = 2;
+
 /// One JSON file, replaced as a whole.
 #[derive(Debug)]
 pub(super) struct Registry {
     path: PathBuf,
     contents: Contents,
+    /// Whether the file does not have all of it.
+    unwritten: bool,
     /// The last number that was given to a run.
     next_run: u32,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// What the file says of itself, whatever else is in it.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    version: u32,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
+    #[serde(default)]
+    version: u32,
     /// A number is never given to another agent: records and pinned maps hold it.
     agents: BTreeMap<AgentName, u32>,
     /// Cgroup directories.
@@ -39,6 +53,10 @@ struct Contents {
     /// Who is quarantined.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     quarantined: BTreeMap<AgentName, Quarantine>,
+    /// Cgroups whose processes a quarantine stopped and nobody has let go on, and whose they were then:
+    /// by now they may be another's, or nobody's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    stopped: BTreeMap<PathBuf, AgentName>,
     /// What was done and is not in the record yet, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deeds: Vec<Deed>,
@@ -65,22 +83,19 @@ pub(super) struct By {
 impl Registry {
     /// Reads the file, or begins one.
     pub(super) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let contents = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!(
-                    "{} is damaged; hint: without it agents get new numbers; move it away to go on",
-                    path.display()
-                )
-            })?,
+        let mut contents = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Contents::default(),
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
+        contents.version = VERSION;
         let next_run = contents.last_run;
         Ok(Self {
             path,
             contents,
+            unwritten: false,
             next_run,
         })
     }
@@ -178,7 +193,39 @@ impl Registry {
             contents.note(by, done);
         }
         contents.quarantined.insert(name.clone(), quarantine);
-        self.save(&self.contents)
+        self.unwritten = true;
+        self.write()
+    }
+
+    /// Cgroups that were stopped and not let go on, and by whose quarantine.
+    pub(super) fn stopped(&self) -> &BTreeMap<PathBuf, AgentName> {
+        &self.contents.stopped
+    }
+
+    /// Remembers that a cgroup is stopped. Written with the next change, or by [`Self::write`].
+    pub(super) fn note_stopped(&mut self, cgroup: &Path, name: &AgentName) {
+        if !self.contents.stopped.contains_key(cgroup) {
+            let stopped = &mut self.contents.stopped;
+            stopped.insert(cgroup.to_owned(), name.clone());
+            self.unwritten = true;
+        }
+    }
+
+    /// A stopped cgroup was let go on, or is gone. Written as [`Self::note_stopped`].
+    pub(super) fn forget_stopped(&mut self, cgroup: &Path) {
+        self.unwritten |= self.contents.stopped.remove(cgroup).is_some();
+    }
+
+    /// Writes what the file does not have yet.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&mut self) -> anyhow::Result<()> {
+        if self.unwritten {
+            self.save(&self.contents)?;
+            self.unwritten = false;
+        }
+        Ok(())
     }
 
     /// Notes what was done already and makes the guard allow less. It is noted also if it cannot be
@@ -189,7 +236,8 @@ impl Registry {
     pub(super) fn note(&mut self, by: By, done: Done) -> anyhow::Result<()> {
         self.contents.make_room();
         self.contents.note(by, done);
-        self.save(&self.contents)
+        self.unwritten = true;
+        self.write()
     }
 
     /// Ends a quarantine.
@@ -230,15 +278,22 @@ impl Registry {
 
     /// It is in the record by now.
     pub(super) fn recorded(&mut self, number: u64) -> anyhow::Result<()> {
+        if !self.contents.deeds.iter().any(|deed| deed.number == number) {
+            return Ok(());
+        }
         self.change(|contents| contents.deeds.retain(|deed| deed.number != number))
     }
 
-    /// Changes what is remembered, on disk first: what cannot be written has not changed.
+    /// Changes what is remembered, on disk first: what cannot be written has not changed. What changes
+    /// nothing is not written.
     fn change(&mut self, change: impl FnOnce(&mut Contents)) -> anyhow::Result<()> {
         let mut contents = self.contents.clone();
         change(&mut contents);
-        self.save(&contents)?;
-        self.contents = contents;
+        if contents != self.contents || self.unwritten {
+            self.save(&contents)?;
+            self.contents = contents;
+            self.unwritten = false;
+        }
         Ok(())
     }
 
@@ -260,6 +315,26 @@ impl Registry {
             .and_then(|directory| directory.sync_all())
             .with_context(failed)
     }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
+    let shown = path.display();
+    let damaged = || {
+        format!(
+            "{shown} is damaged; hint: what was under the gate stays so; put a copy of it from a backup \
+             in its place, or move it away: then agents get new numbers, and what was added and \
+             quarantined is to be added and quarantined again (`agentguard agent add`, `quarantine`)"
+        )
+    };
+    let head: Head = serde_json::from_slice(bytes).with_context(damaged)?;
+    if head.version > VERSION {
+        bail!(
+            "{shown} is of version {}, and this agentguard knows versions up to {VERSION}; hint: a newer \
+             agentguard wrote it: start that one, or put a copy from before the upgrade in its place",
+            head.version
+        );
+    }
+    serde_json::from_slice(bytes).with_context(damaged)
 }
 
 impl Contents {
@@ -349,11 +424,38 @@ mod tests {
         assert_eq!(registry.quarantined().len(), 1);
         assert!(registry.release(&coder, by("coder")).is_err());
         assert_eq!(registry.quarantined().len(), 1);
-        // With the next change it is written.
+        // It is written as soon as it can be.
+        assert!(registry.write().is_err());
         std::fs::create_dir(&place).unwrap();
-        registry.number(&coder).unwrap();
+        registry.write().unwrap();
         let again = Registry::open(place.join("agents.json")).unwrap();
         assert_eq!((again.quarantined().len(), again.deeds().len()), (1, 1));
+    }
+
+    /// The worker says what is recorded, and may say anything, as often as it likes.
+    #[test]
+    fn what_changes_nothing_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agents.json");
+        let coder = "coder".parse().unwrap();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        registry.number(&coder).unwrap();
+        registry.adopt(directory.path(), &coder).unwrap();
+        registry
+            .quarantine(&coder, quarantine(), Some(by("coder")))
+            .unwrap();
+        registry.recorded(1).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for number in 0..1000 {
+            registry.recorded(number).unwrap();
+        }
+        registry.adopt(directory.path(), &coder).unwrap();
+        registry.forget("/not/adopted".as_ref()).unwrap();
+        registry.write().unwrap();
+        assert!(!path.exists());
+        registry.note_stopped(directory.path(), &coder);
+        registry.write().unwrap();
+        assert!(path.exists());
     }
 
     #[test]
@@ -410,6 +512,32 @@ mod tests {
         assert!(registry.forget(cgroup).is_err());
         assert_eq!(registry.adopted().len(), 1);
         assert_eq!(registry.name(number), Some(&coder));
+    }
+
+    #[test]
+    fn a_file_from_before_versions_is_taken_and_one_of_a_newer_version_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agents.json");
+        let text = r#"{"agents":{"coder":7},"adopted":{},"last_run":0}"#;
+        std::fs::write(&path, text).unwrap();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        assert_eq!(
+            registry.known_number(&"coder".parse().unwrap()).unwrap().0,
+            7
+        );
+        registry.number(&"helper".parse().unwrap()).unwrap();
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(written.starts_with("{\"version\":2,"), "{written}");
+        Registry::open(path.clone()).unwrap();
+
+        let newer = r#"{"version":3,"agents":{},"more":1}"#;
+        std::fs::write(&path, newer).unwrap();
+        let error = Registry::open(path.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains("is of version 3, and this agentguard knows versions up to 2; hint: "),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     }
 
     #[test]

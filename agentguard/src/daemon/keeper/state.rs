@@ -1,6 +1,7 @@
 //! What the keeper holds, and what it does with it. One lock around all of it: nothing here waits
 //! for an agent or the worker.
 
+mod adopted;
 mod quarantine;
 mod residents;
 mod runs;
@@ -8,7 +9,7 @@ mod subtrees;
 mod tell;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,13 +22,13 @@ use agentguard_keeper::gate::Gate;
 use agentguard_keeper::home::NamespaceId;
 use agentguard_keeper::message::LeafSubject;
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
-use agentguard_keeper::packet::Packet;
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{AgentId, Labels};
+use agentguard_model::{AgentId, AgentName, Labels};
 use agentguard_policy::{Document, Policy};
 use anyhow::Context as _;
 
 use super::authorities::Authorities;
+use super::outgoing::Outgoing;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
@@ -64,6 +65,17 @@ pub(super) struct Keeper {
     published: Published,
     /// By cgroup id: what the gate's map of agents holds.
     subtrees: BTreeMap<u64, Subtree>,
+    /// Adopted cgroups that are not governed now, and why: a sentence.
+    ungoverned: BTreeMap<PathBuf, String>,
+    /// Adopted cgroups that are governed since a moment ago.
+    returned: Vec<(AgentId, PathBuf)>,
+    hinted: adopted::Hinted,
+    /// What of a quarantine the kernel did not do, by agent.
+    unheld: BTreeMap<AgentName, Vec<String>>,
+    /// Whether the registry's file had everything when it was last written.
+    is_written: bool,
+    /// Agents that were released, and not in the kernel everywhere.
+    unreleased: BTreeSet<AgentName>,
     runs: HashMap<u32, Run>,
     host: Listening,
     /// The daemon's own network namespace.
@@ -75,8 +87,8 @@ pub(super) struct Keeper {
     hint: Arc<Hint>,
     /// The group whose members may read on the control socket.
     readers: Option<u32>,
-    worker: Option<Arc<Packet>>,
-    /// Whether the worker left its queue unread for too long.
+    worker: Option<Arc<Outgoing>>,
+    /// Whether the worker does not do what it was told.
     stuck: Cell<bool>,
     /// When the worker last said anything.
     heard: Instant,
@@ -88,12 +100,15 @@ pub(super) struct Keeper {
 }
 
 /// A governed subtree.
+#[derive(Clone)]
 struct Subtree {
     path: PathBuf,
     agent: AgentId,
     run: u32,
     /// When it was let in, in seconds since the epoch.
     since: u64,
+    /// Whether this daemon has put a gate of its own on it.
+    attached: bool,
 }
 
 impl Subtree {
@@ -103,6 +118,7 @@ impl Subtree {
             agent,
             run,
             since: epoch_seconds(SystemTime::now()),
+            attached: false,
         }
     }
 }
@@ -160,6 +176,12 @@ impl Keeper {
             profiles: Profiles::above(last.unwrap_or(NOTHING)),
             published,
             subtrees: BTreeMap::new(),
+            ungoverned: BTreeMap::new(),
+            returned: Vec::new(),
+            hinted: adopted::Hinted::default(),
+            unheld: BTreeMap::new(),
+            is_written: true,
+            unreleased: BTreeSet::new(),
             runs: HashMap::new(),
             host,
             host_namespace: NamespaceId::here().ok(),
@@ -193,18 +215,10 @@ impl Keeper {
         let adopted = self.registry.adopted().clone();
         for (path, name) in &adopted {
             let id = self.registry.number(name)?;
-            match Cgroup::open(path) {
-                Ok(cgroup) => {
-                    self.subtrees
-                        .insert(cgroup.id, Subtree::new(path.clone(), id, 0));
-                }
-                Err(error) => {
-                    tracing::warn!(cgroup = %path.display(), %error, "an adopted cgroup is gone");
-                    // It is tried again at the next start.
-                    if let Err(error) = self.registry.forget(path) {
-                        tracing::warn!(error = format!("{error:#}"), "it stays in the list");
-                    }
-                }
+            // What is not there, or cannot be opened, is told below.
+            if let Ok(cgroup) = Cgroup::open(path) {
+                self.subtrees
+                    .insert(cgroup.id, Subtree::new(path.clone(), id, 0));
             }
         }
         // What lives there already may hold addresses from long before this daemon.
@@ -215,7 +229,7 @@ impl Keeper {
         }
         self.believe_the_kernel()?;
         self.write_agents()?;
-        self.freeze_again();
+        self.hold_quarantines();
         for (id, _) in left {
             if !self.subtrees.contains_key(&id) {
                 self.gate.remove_agent(id)?;
@@ -231,11 +245,7 @@ impl Keeper {
         }
         let attachment = self.gate.attach(&root.path)?;
         tracing::info!(cgroup = %root.path.display(), ?attachment, "the gate is up");
-        for path in adopted.keys() {
-            if path.exists() {
-                self.gate.attach(path)?;
-            }
-        }
+        self.follow_adopted();
         Ok(())
     }
 
@@ -287,7 +297,7 @@ impl Keeper {
         self.sources = sources;
         self.generation = self.generation.wrapping_add(1);
         self.policy_loaded = SystemTime::now();
-        self.follow_subtrees()?;
+        self.follow_cgroups()?;
         self.write_agents()?;
         self.write_sockets()?;
         let policy = self.policy.clone();
@@ -305,9 +315,10 @@ impl Keeper {
         self.settings(self.alive_ns())?;
         self.published.expire(&mut self.gate, Instant::now())?;
         self.clear_runs()?;
-        self.follow_subtrees()?;
+        let followed = self.follow_cgroups();
+        self.hold_quarantines();
         self.tell_state();
-        Ok(())
+        followed
     }
 
     fn settings(&mut self, alive_ns: u64) -> anyhow::Result<()> {
@@ -344,7 +355,9 @@ impl Keeper {
     pub(super) fn set_serving(&mut self, serving: bool) -> anyhow::Result<()> {
         self.serving = serving;
         if !serving {
-            self.worker = None;
+            if let Some(worker) = self.worker.take() {
+                worker.close();
+            }
             // With it ended all that it had under way.
             self.cuts.none_left();
             // The next one says so itself.
@@ -359,9 +372,9 @@ impl Keeper {
     }
 
     /// As [`Self::give_up_worker`], if it is the one at the other end of this.
-    pub(super) fn give_up(&self, packet: &Arc<Packet>) {
+    pub(super) fn give_up(&self, outgoing: &Arc<Outgoing>) {
         let current = self.worker.as_ref();
-        if current.is_some_and(|worker| Arc::ptr_eq(worker, packet)) {
+        if current.is_some_and(|worker| Arc::ptr_eq(worker, outgoing)) {
             self.give_up_worker();
         }
     }
@@ -390,7 +403,8 @@ impl Keeper {
 
     /// Whether the worker has to be replaced.
     pub(super) fn worker_is_stuck(&self) -> bool {
-        self.stuck.get() || (self.serving && self.heard.elapsed() > SILENT)
+        let untold = self.worker.as_ref().is_some_and(|it| it.is_over());
+        untold || self.stuck.get() || (self.serving && self.heard.elapsed() > SILENT)
     }
 
     pub(super) fn serving(&self) -> bool {

@@ -1,11 +1,14 @@
 //! Quarantine: an agent that nothing leaves and nothing reaches, whatever the policy says.
 //!
-//! The kernel first, so that the next packet is dropped; then the disk; then those who wait are told:
-//! the worker, which ends what is under way, and the owners of sockets. [`Keeper::quarantine`] does what
-//! needs the keeper's lock, [`Cut::finish`] what waits.
+//! The kernel first, so that the next packet is dropped; then the worker, which ends what is under way;
+//! then the disk; then the owners of sockets. [`Keeper::quarantine`] does what needs the keeper's lock,
+//! [`Cut::finish`] what waits. What the kernel did not do is told, and done again each second until it
+//! has: [`Keeper::hold_quarantines`].
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +16,7 @@ use agentguard_common::map::agent_flag;
 use agentguard_keeper::message::{Deed, Done, MAX_REASON, Quarantine, ToWorker};
 use agentguard_keeper::{cgroup, sockets};
 use agentguard_model::{AgentId, AgentName};
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use jiff::Timestamp;
 
 use super::super::registry::By;
@@ -28,7 +31,7 @@ pub(in super::super) struct Cut {
     name: AgentName,
     /// What was done, for a person.
     done: String,
-    /// What could not be done.
+    /// What the kernel did not do yet.
     failures: Vec<String>,
     /// Why a restart of the host would forget it.
     unwritten: Option<anyhow::Error>,
@@ -86,7 +89,11 @@ impl Keeper {
             },
         };
         let mut failures = self.flag(name, true);
+        let worker = self.tell_quarantine(name, true);
         let frozen = quarantine.frozen;
+        if frozen {
+            failures.extend(self.freeze(name));
+        }
         let is_new = before.as_ref() != Some(&quarantine);
         let by = is_new.then(|| By {
             uid,
@@ -94,21 +101,21 @@ impl Keeper {
             agent: Some(name.clone()),
         });
         let unwritten = self.registry.quarantine(name, quarantine, by).err();
-        if frozen {
-            failures.extend(self.freeze(name, true));
-        }
+        self.unreleased.remove(name);
+        self.note_unheld(name, failures.clone());
         if is_new {
             tracing::warn!(agent = %name, uid, frozen, "quarantined");
             self.tell_last_deed();
         }
         self.tell_state();
-        let worker = self.tell_quarantine(name, true);
         let (cgroups, namespaces) = self.home(name);
         Ok(Cut {
             name: name.clone(),
             done: match before.filter(|_| !is_new) {
                 Some(before) => format!("{name} is quarantined already, {}", told(&before)),
-                None if frozen => format!("{name} is quarantined and its processes are stopped"),
+                None if frozen && failures.is_empty() => {
+                    format!("{name} is quarantined and its processes are stopped")
+                }
                 None => format!("{name} is quarantined"),
             },
             failures,
@@ -130,7 +137,12 @@ impl Keeper {
     ) -> anyhow::Result<(String, Option<Asked>)> {
         self.known(name)?;
         let Some(quarantine) = self.registry.quarantined().get(name).cloned() else {
-            return Ok((format!("{name} is not quarantined"), None));
+            // An earlier release may not have been done everywhere.
+            let failures = self.let_go(name);
+            if failures.is_empty() {
+                return Ok((format!("{name} is not quarantined"), None));
+            }
+            return Err(not_everywhere(name, &failures));
         };
         let by = By {
             uid,
@@ -143,18 +155,88 @@ impl Keeper {
         self.tell_state();
         // The worker before the kernel: what comes through the gate again is allowed there again.
         let worker = self.tell_quarantine(name, false);
-        let mut failures = self.flag(name, false);
         if quarantine.frozen {
-            failures.extend(self.freeze(name, false));
+            self.note_cgroups_stopped(name);
         }
+        let failures = self.let_go(name);
+        self.write_down();
+        self.tell_state();
         if failures.is_empty() {
             Ok((format!("{name} is released, {}", was(&quarantine)), worker))
         } else {
-            bail!(
-                "{name} is released, but not everywhere: {}; hint: run it again, or restart the daemon",
-                failures.join("; ")
-            )
+            Err(not_everywhere(name, &failures))
         }
+    }
+
+    /// Takes the kernel's part of a quarantine off an agent. What fails is told, and tried again by
+    /// [`Self::hold_quarantines`].
+    fn let_go(&mut self, name: &AgentName) -> Vec<String> {
+        let mut failures = self.flag(name, false);
+        match failures.is_empty() {
+            true => self.unreleased.remove(name),
+            false => self.unreleased.insert(name.clone()),
+        };
+        failures.extend(self.thaw(name));
+        self.note_unheld(name, failures.clone());
+        failures
+    }
+
+    /// Does again what quarantines ask of the kernel wherever it is not so: what could not be done before,
+    /// and what somebody else undid. The same for what releases left. Once a second, and at the start.
+    pub(super) fn hold_quarantines(&mut self) {
+        let quarantined = self.registry.quarantined().iter();
+        let held: Vec<(AgentName, bool)> = quarantined
+            .map(|(name, quarantine)| (name.clone(), quarantine.frozen))
+            .collect();
+        for (name, frozen) in &held {
+            let mut failures = self.flag(name, true);
+            if *frozen {
+                failures.extend(self.freeze(name));
+            } else {
+                failures.extend(self.thaw(name));
+            }
+            self.note_unheld(name, failures);
+        }
+        let left = self.registry.stopped().values();
+        let left: BTreeSet<AgentName> = left.chain(&self.unreleased).cloned().collect();
+        for name in left {
+            if !self.registry.quarantined().contains_key(&name) {
+                self.let_go(&name);
+            }
+        }
+        self.write_down();
+    }
+
+    /// Writes what could not be written when it was done.
+    fn write_down(&mut self) {
+        let written = self.registry.write();
+        if written.is_ok() != self.is_written {
+            match &written {
+                Ok(()) => tracing::info!("everything is in writing again"),
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "not in writing; it is tried again every second"
+                ),
+            }
+        }
+        self.is_written = written.is_ok();
+    }
+
+    fn note_unheld(&mut self, name: &AgentName, failures: Vec<String>) {
+        if failures.is_empty() {
+            self.unheld.remove(name);
+        } else if self.unheld.get(name) != Some(&failures) {
+            tracing::error!(agent = %name, "not done in the kernel: {}", failures.join("; "));
+            self.unheld.insert(name.clone(), failures);
+        }
+    }
+
+    /// What the kernel did not do of an agent's quarantine, or of the end of it.
+    pub(super) fn unheld(&self, agent: AgentId) -> Vec<String> {
+        let name = self.registry.name(agent);
+        let unheld = name.and_then(|name| self.unheld.get(name));
+        let again = |what: &String| format!("{what}; it is tried again every second");
+        unheld.into_iter().flatten().map(again).collect()
     }
 
     /// Why an agent may not run.
@@ -184,12 +266,11 @@ impl Keeper {
                 continue;
             }
             let written = self.gate.agent(*id).and_then(|entry| match entry {
+                Some(entry) if (entry.flags & agent_flag::QUARANTINED != 0) == quarantined => {
+                    Ok(())
+                }
                 Some(mut entry) => {
-                    if quarantined {
-                        entry.flags |= agent_flag::QUARANTINED;
-                    } else {
-                        entry.flags &= !agent_flag::QUARANTINED;
-                    }
+                    entry.flags ^= agent_flag::QUARANTINED;
                     self.gate.put_agent(*id, &entry)
                 }
                 // Without an entry it gets nothing.
@@ -197,94 +278,130 @@ impl Keeper {
             });
             if let Err(error) = written {
                 let error = anyhow::Error::new(error);
-                failures.push(format!("{}: {error:#}", subtree.path.display()));
+                let what = if quarantined { "cut off" } else { "let go on" };
+                failures.push(format!(
+                    "cannot {what} {}: {error:#}",
+                    subtree.path.display()
+                ));
             }
         }
         failures
     }
 
-    /// Stops an agent's processes, or lets them go on. What fails is told.
-    fn freeze(&self, name: &AgentName, frozen: bool) -> Vec<String> {
-        let mine = self.subtrees.values().filter(|subtree| {
-            // A run's cgroup is below its agent's.
-            self.registry.name(subtree.agent) == Some(name) && subtree.run == 0
-        });
-        let what = if frozen { "stop" } else { "let go on" };
-        mine.filter_map(|subtree| {
-            let error = cgroup::freeze(&subtree.path, frozen).err()?;
-            let path = subtree.path.display();
-            Some(format!("cannot {what} the processes of {path}: {error}"))
-        })
-        .collect()
+    /// Stops an agent's processes where they are not yet. What fails is told.
+    fn freeze(&mut self, name: &AgentName) -> Vec<String> {
+        self.note_cgroups_stopped(name);
+        self.own_cgroups(name)
+            .iter()
+            .filter_map(|path| freeze_one(path).err())
+            .collect()
     }
 
-    /// Stops what a quarantine that stops processes is about, after a start.
-    pub(super) fn freeze_again(&self) {
-        for (name, quarantine) in self.registry.quarantined() {
-            if quarantine.frozen {
-                for failure in self.freeze(name, true) {
-                    tracing::error!(agent = %name, "{failure}");
-                }
+    /// Lets go on what quarantines of an agent stopped, whosever it is by now. What fails is told.
+    fn thaw(&mut self, name: &AgentName) -> Vec<String> {
+        let stopped = self.registry.stopped().iter();
+        let stopped: Vec<PathBuf> = stopped
+            .filter(|(_, whose)| *whose == name)
+            .map(|(path, _)| path.clone())
+            .collect();
+        let mut failures = Vec::new();
+        for path in stopped {
+            match cgroup::freeze(&path, false) {
+                // With the cgroup went what was stopped.
+                Err(error) if error.kind() != ErrorKind::NotFound => failures.push(format!(
+                    "cannot let go on the processes of {}: {error}",
+                    path.display()
+                )),
+                _ => self.registry.forget_stopped(&path),
             }
+        }
+        failures
+    }
+
+    fn note_cgroups_stopped(&mut self, name: &AgentName) {
+        for path in self.own_cgroups(name) {
+            self.registry.note_stopped(&path, name);
         }
     }
 
-    /// Stops the processes of a subtree that came to a quarantined agent.
-    pub(super) fn freeze_new(&self, agent: AgentId, path: &std::path::Path) {
-        let quarantine = self
-            .registry
-            .name(agent)
-            .and_then(|name| self.registry.quarantined().get(name));
-        if quarantine.is_some_and(|quarantine| quarantine.frozen)
-            && let Err(error) = cgroup::freeze(path, true)
-        {
-            tracing::error!(cgroup = %path.display(), %error, "cannot stop its processes");
+    /// The cgroups of an agent; a run's is below one of them.
+    fn own_cgroups(&self, name: &AgentName) -> Vec<PathBuf> {
+        let subtrees = self.subtrees.values();
+        subtrees
+            .filter(|it| self.registry.name(it.agent) == Some(name) && it.run == 0)
+            .map(|subtree| subtree.path.clone())
+            .collect()
+    }
+
+    /// Stops the processes of a subtree that came to a quarantined agent. What fails is done again by
+    /// [`Self::hold_quarantines`].
+    pub(super) fn freeze_new(&mut self, agent: AgentId, path: &Path) {
+        let Some(name) = self.registry.name(agent).cloned() else {
+            return;
+        };
+        let quarantine = self.registry.quarantined().get(&name);
+        if quarantine.is_some_and(|quarantine| quarantine.frozen) {
+            self.registry.note_stopped(path, &name);
+            if let Err(error) = freeze_one(path) {
+                tracing::error!("{error}");
+            }
         }
     }
 
     /// Takes what the kernel has quarantined for quarantined, though nothing of it was written: the
     /// disk was full, or the keeper ended in between.
     pub(super) fn believe_the_kernel(&mut self) -> anyhow::Result<()> {
-        for (_, entry) in self.gate.agents()? {
+        for (id, entry) in self.gate.agents()? {
             if entry.flags & agent_flag::QUARANTINED == 0 {
                 continue;
             }
-            let Some(name) = self.registry.name(AgentId(entry.agent)).cloned() else {
-                continue;
-            };
-            if self.registry.quarantined().contains_key(&name) {
+            let numbered = self.registry.name(AgentId(entry.agent)).cloned();
+            if let Some(name) = &numbered
+                && self.registry.quarantined().contains_key(name)
+            {
                 continue;
             }
-            tracing::warn!(agent = %name, "quarantined in the kernel, and not in writing: it stays so");
-            let quarantine = Quarantine {
-                since: epoch_seconds(SystemTime::now()),
-                uid: None,
-                reason: None,
-                frozen: false,
-            };
-            if let Err(error) = self.registry.quarantine(&name, quarantine, None) {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "a quarantine is not in writing"
-                );
+            // Where the registry was lost, numbers stand for others by now; where it was not, both are
+            // the same but for a cgroup that the policy gave to another agent.
+            let owner = self.subtrees.get(&id).map(|subtree| subtree.agent);
+            let owner = owner.and_then(|agent| self.registry.name(agent)).cloned();
+            let names: BTreeSet<AgentName> = numbered.into_iter().chain(owner).collect();
+            for name in names {
+                self.believe_quarantined(&name);
             }
         }
         Ok(())
     }
 
+    fn believe_quarantined(&mut self, name: &AgentName) {
+        if self.registry.quarantined().contains_key(name) {
+            return;
+        }
+        tracing::warn!(agent = %name, "quarantined in the kernel, and not in writing: it stays so");
+        let mut cgroups = self.own_cgroups(name).into_iter();
+        let quarantine = Quarantine {
+            since: epoch_seconds(SystemTime::now()),
+            uid: None,
+            reason: None,
+            // They were stopped with it, and go on with its end.
+            frozen: cgroups.any(|path| cgroup::is_frozen(&path).unwrap_or(false)),
+        };
+        if let Err(error) = self.registry.quarantine(name, quarantine, None) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "a quarantine is not in writing"
+            );
+        }
+    }
+
     /// Where an agent lives: its cgroups, and the namespaces that were made for it.
     fn home(&self, name: &AgentName) -> (Vec<PathBuf>, Vec<OwnedFd>) {
         let is = |agent: AgentId| self.registry.name(agent) == Some(name);
-        let subtrees = self.subtrees.values();
-        let cgroups = subtrees
-            .filter(|subtree| is(subtree.agent) && subtree.run == 0)
-            .map(|subtree| subtree.path.clone())
-            .collect();
         let isolated = self.runs.values().filter(|run| is(run.agent));
         let namespaces = isolated
             .filter_map(|run| run.isolated.as_ref()?.handle.try_clone().ok())
             .collect();
-        (cgroups, namespaces)
+        (self.own_cgroups(name), namespaces)
     }
 
     /// Tells the worker, and what it will answer with. `None`: there is no worker.
@@ -346,15 +463,10 @@ impl Cut {
     /// Ends the agent's sockets and waits for the worker. `give_up`: the worker does not do it.
     ///
     /// # Errors
-    /// It is done, and could not be written down.
-    pub(in super::super) fn finish(mut self, give_up: impl FnOnce()) -> anyhow::Result<String> {
+    /// The kernel did not do all of it yet, or it could not be written down. It holds all the same
+    /// wherever the error does not say otherwise.
+    pub(in super::super) fn finish(self, give_up: impl FnOnce()) -> anyhow::Result<String> {
         let destroyed = sockets::destroy(&self.cgroups, self.namespaces);
-        self.failures.extend(destroyed.failures);
-        if self.worker.is_some_and(|asked| !asked.wait()) {
-            give_up();
-            self.failures
-                .push("the worker did not end what was under way, and is replaced".to_owned());
-        }
         let sockets = destroyed.sockets;
         let mut text = format!(
             "{}; {sockets} open {} ended; `agentguard agent release {}` undoes it",
@@ -366,19 +478,57 @@ impl Cut {
             },
             self.name
         );
-        for failure in &self.failures {
+        for failure in &destroyed.failures {
             text.push_str(&format!("\n{failure}"));
         }
+        if self.worker.is_some_and(|asked| !asked.wait()) {
+            give_up();
+            text.push_str("\nthe worker did not end what was under way, and is replaced");
+        }
+        for failure in &self.failures {
+            text.push_str(&format!(
+                "\nnot done yet, and tried again every second: {failure}"
+            ));
+        }
         match self.unwritten {
-            None => Ok(text),
+            None if self.failures.is_empty() => Ok(text),
+            None => bail!(
+                "{text}; hint: `agentguard agent show {}` tells what is still not done, and nothing \
+                 once it is",
+                self.name
+            ),
             Some(error) => {
                 // The hint of the error is about the disk.
                 Err(error.context(format!(
-                    "{text}\na restart of the host would forget it, for it could not be written down"
+                    "{text}\na restart of the host would forget it, for it could not be written down; \
+                     that is tried again every second"
                 )))
             }
         }
     }
+}
+
+/// Stops the processes of a cgroup, unless they are. One that is gone has none.
+fn freeze_one(path: &Path) -> Result<(), String> {
+    // What cannot be read may still be written.
+    if cgroup::is_frozen(path).unwrap_or(false) {
+        return Ok(());
+    }
+    match cgroup::freeze(path, true) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(format!(
+            "cannot stop the processes of {}: {error}",
+            path.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn not_everywhere(name: &AgentName, failures: &[String]) -> anyhow::Error {
+    anyhow!(
+        "{name} is released, but not everywhere yet: {}; hint: it is tried again every second; \
+         `agentguard agent show {name}` tells what is still not done, and nothing once it is",
+        failures.join("; ")
+    )
 }
 
 /// Since when, by whom and why.

@@ -57,18 +57,33 @@ impl Keeper {
         }
     }
 
-    /// Takes in cgroups that came and forgets those that went.
-    pub(in super::super) fn follow_subtrees(&mut self) -> anyhow::Result<()> {
-        let gone: Vec<u64> = self
-            .subtrees
-            .iter()
-            .filter(|(_, subtree)| !subtree.path.exists())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            self.gate.remove_agent(id)?;
-            self.subtrees.remove(&id);
+    /// Takes in cgroups that came and forgets those that went. What fails for one keeps no other from it,
+    /// and is tried again with the next look.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub(super) fn follow_cgroups(&mut self) -> anyhow::Result<()> {
+        let mut followed = Ok(());
+        let gone = |(id, subtree): (&u64, &Subtree)| match cgroup::is_gone(&subtree.path, *id) {
+            Ok(gone) => gone.then_some((*id, subtree.attached)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot see whether a cgroup is still there");
+                None
+            }
+        };
+        let gone: Vec<(u64, bool)> = self.subtrees.iter().filter_map(gone).collect();
+        for (id, attached) in gone {
+            let forgotten = self.gate.remove_agent(id).and_then(|()| match attached {
+                true => self.gate.detach(id),
+                false => Ok(()),
+            });
+            match forgotten {
+                Ok(()) => drop(self.subtrees.remove(&id)),
+                Err(error) => followed = followed.and(Err(error.into())),
+            }
         }
+        // Before the policy's patterns find them.
+        self.follow_adopted();
         let before: HashSet<u64> = self.subtrees.keys().copied().collect();
         self.find_subtrees();
         let new: Vec<u64> = self
@@ -79,10 +94,10 @@ impl Keeper {
             .collect();
         for id in new {
             if let Some(subtree) = self.subtrees.remove(&id) {
-                self.enrol(id, subtree)?;
+                followed = followed.and(self.enrol(id, subtree));
             }
         }
-        Ok(())
+        followed
     }
 
     /// Notes a subtree; one that a run has already stays the run's.
@@ -127,7 +142,9 @@ impl Keeper {
         let mut entry = agent_entry(&mut self.profiles, &mut self.gate, &policy, agent, &subtree)?;
         if is_quarantined(&self.registry, subtree.agent) {
             entry.flags |= agent_flag::QUARANTINED;
-            self.freeze_new(subtree.agent, &subtree.path);
+            if subtree.run == 0 {
+                self.freeze_new(subtree.agent, &subtree.path);
+            }
         }
         self.gate.put_agent(id, &entry)?;
         self.subtrees.insert(id, subtree);
@@ -189,14 +206,7 @@ impl Keeper {
         let known = self.registry.adopted().contains_key(&path);
         let is_new = !known && !self.subtrees.contains_key(&cgroup.id);
         self.registry.adopt(&path, name)?;
-        let attached = self
-            .enrol(cgroup.id, Subtree::new(path.clone(), id, 0))
-            .and_then(|()| {
-                if !below_root {
-                    self.gate.attach(&path)?;
-                }
-                Ok(())
-            });
+        let attached = self.govern(&cgroup, id);
         if let Err(error) = attached {
             if !known {
                 self.subtrees.remove(&cgroup.id);
@@ -238,6 +248,7 @@ impl Keeper {
         }
         for path in &paths {
             self.registry.forget(path)?;
+            self.ungoverned.remove(path);
             let ids: Vec<u64> = self
                 .subtrees
                 .iter()
@@ -245,10 +256,21 @@ impl Keeper {
                 .map(|(id, _)| *id)
                 .collect();
             for id in ids {
-                if !path.starts_with(&self.config.paths.cgroup_root) {
-                    self.gate.detach(id)?;
+                let outside = !path.starts_with(&self.config.paths.cgroup_root);
+                let detached = match outside {
+                    true => self.gate.detach(id),
+                    false => Ok(()),
+                };
+                if let Err(error) = detached.and_then(|()| self.gate.remove_agent(id)) {
+                    // It is governed on, so that it can be removed again.
+                    if let Some(subtree) = self.subtrees.get_mut(&id) {
+                        subtree.attached = false;
+                    }
+                    if let Err(error) = self.registry.adopt(path, name) {
+                        tracing::error!(error = format!("{error:#}"), "not in the list any more");
+                    }
+                    return Err(error.into());
                 }
-                self.gate.remove_agent(id)?;
                 self.subtrees.remove(&id);
             }
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use agentguard_keeper::documents;
 use agentguard_keeper::message::{AgentState, Start, State, ToWorker};
 use agentguard_keeper::namespace::Listening;
-use agentguard_keeper::packet::Packet;
 use agentguard_model::{AgentId, AgentName};
 
+use super::super::outgoing::Outgoing;
 use super::runs::populated;
 use super::{Keeper, Run, epoch_seconds};
 
@@ -23,7 +23,7 @@ impl Keeper {
     /// A new worker: tells it all.
     pub(in super::super) fn welcome(
         &mut self,
-        worker: Arc<Packet>,
+        worker: Arc<Outgoing>,
         control: &impl AsFd,
     ) -> anyhow::Result<()> {
         let view = self.gate.view_descriptors()?;
@@ -38,7 +38,7 @@ impl Keeper {
             degraded: self.degraded(),
             keeper: std::process::id(),
         };
-        worker.send(&ToWorker::Start(Box::new(start)), &descriptors)?;
+        worker.tell(&ToWorker::Start(Box::new(start)), &descriptors)?;
         self.worker = Some(worker);
         self.stuck.set(false);
         let policy = self.policy.clone();
@@ -134,7 +134,7 @@ impl Keeper {
                 cgroups: Vec::new(),
                 runs: 0,
                 quarantine: self.registry.quarantined().get(name).cloned(),
-                warnings: self.residents.warnings(subtree.agent),
+                warnings: self.warnings(subtree.agent),
             });
             // A run's cgroup is its agent's cgroup and its number.
             if subtree.run == 0 && agent.cgroups.len() < TOLD_CGROUPS {
@@ -142,16 +142,18 @@ impl Keeper {
             }
             agent.runs += u32::from(subtree.run != 0);
         }
-        for (name, quarantine) in self.registry.quarantined() {
-            // Also one that nothing runs as.
+        // Also those that nothing runs as.
+        let quarantined = self.registry.quarantined().keys();
+        let others = quarantined.chain(self.registry.adopted().values());
+        for name in others.chain(self.unheld.keys()) {
             if let Some(id) = self.registry.known_number(name) {
                 agents.entry(id).or_insert_with(|| AgentState {
                     name: name.clone(),
                     id,
                     cgroups: Vec::new(),
                     runs: 0,
-                    quarantine: Some(quarantine.clone()),
-                    warnings: self.residents.warnings(id),
+                    quarantine: self.registry.quarantined().get(name).cloned(),
+                    warnings: self.warnings(id),
                 });
             }
         }
@@ -187,6 +189,14 @@ impl Keeper {
         self.mention(&ToWorker::State(Box::new(state)));
     }
 
+    /// What operators should know of an agent, a sentence each.
+    fn warnings(&self, agent: AgentId) -> Vec<String> {
+        let mut warnings = self.ungoverned(agent);
+        warnings.extend(self.unheld(agent));
+        warnings.extend(self.residents.warnings(agent));
+        warnings
+    }
+
     /// An agent's own directory stays when its runs are gone: only what holds processes counts.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.subtrees
@@ -200,18 +210,16 @@ impl Keeper {
         self.tell_with(message, &[]);
     }
 
-    /// A worker that left its queue unread for so long that a send gave up is stuck: the supervisor
-    /// replaces it.
+    /// Never waits. A worker that cannot be told is replaced by the supervisor.
     pub(super) fn tell_with(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
         let Some(worker) = &self.worker else {
             return;
         };
-        if self.stuck.get() {
-            return;
-        }
-        if let Err(error) = worker.send(message, descriptors) {
-            tracing::error!(%error, "the worker does not listen");
-            self.stuck.set(true);
+        let was_over = worker.is_over();
+        if let Err(error) = worker.tell(message, descriptors)
+            && !was_over
+        {
+            tracing::error!(%error, "the worker is not told any more");
         }
     }
 
@@ -220,7 +228,7 @@ impl Keeper {
         let Some(worker) = &self.worker else {
             return;
         };
-        if let Err(error) = worker.try_send(message) {
+        if let Err(error) = worker.mention(message) {
             tracing::debug!(%error, "the worker does not listen");
         }
     }

@@ -1,0 +1,36 @@
+//! Adopted cgroups that came back: they are under the gate by now, and what their processes opened
+//! before is ended, so that their programs see an error and not a silence. The gate lets none of it
+//! through anyway.
+
+use agentguard_keeper::sockets;
+
+use super::{Shared, lock};
+
+/// Ends what is open in those that came back since the last time, on a thread of its own.
+pub(super) fn close(keeper: &Shared) {
+    let returned = lock(keeper).take_returned();
+    if returned.is_empty() {
+        return;
+    }
+    lock(keeper).residents().inspect_next();
+    let keeper = keeper.clone();
+    let started = std::thread::Builder::new()
+        .name("returned".into())
+        .spawn(move || {
+            for (agent, cgroup) in returned {
+                let closed = sockets::destroy_held(std::slice::from_ref(&cgroup));
+                tracing::warn!(
+                    cgroup = %cgroup.display(),
+                    sockets = closed.sockets,
+                    "an adopted cgroup is there again; what was open in it is closed"
+                );
+                for failure in &closed.failures {
+                    tracing::warn!("{failure}");
+                }
+                lock(&keeper).note_closed(agent, &closed);
+            }
+        });
+    if let Err(error) = started {
+        tracing::warn!(%error, "what was open in a cgroup that came back is left to the gate");
+    }
+}
