@@ -4,7 +4,7 @@
 
 use agentguard_keeper::sockets;
 
-use super::{Shared, lock};
+use super::{Shared, lock, residents};
 
 /// Ends what is open in those that came back since the last time, on a thread of its own.
 pub(super) fn close(keeper: &Shared) {
@@ -12,7 +12,6 @@ pub(super) fn close(keeper: &Shared) {
     if returned.is_empty() {
         return;
     }
-    lock(keeper).residents().inspect_next();
     let keeper = keeper.clone();
     let started = std::thread::Builder::new()
         .name("returned".into())
@@ -28,6 +27,7 @@ pub(super) fn close(keeper: &Shared) {
                     tracing::warn!("{failure}");
                 }
                 lock(&keeper).note_closed(agent, &closed);
+                residents::look_at(&keeper, agent);
             }
         });
     if let Err(error) = started {
