@@ -144,6 +144,8 @@ pub mod reason {
     pub const UNIX_SOCKET: u8 = 35;
     /// A socket that was open when its cgroup was adopted: told by the keeper, which closed it.
     pub const ADOPTED: u8 = 36;
+    /// A multicast group is not joined: the kernel would tell the link, in a packet of no socket.
+    pub const MULTICAST: u8 = 37;
 }
 
 #[cfg(test)]

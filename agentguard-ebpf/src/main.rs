@@ -9,6 +9,7 @@
 //! | `connect` | `connect4/6` | TCP verdicts, redirection; UDP connects decide nothing |
 //! | `datagram` | `sendmsg4/6`, `recvmsg4/6` | unconnected UDP; replies seem to come from where they were asked |
 //! | `peer` | `getpeername4/6` | the agent sees the address it dialled |
+//! | `option` | `setsockopt` | no multicast group is joined: the kernel would tell the link |
 //! | `stream` | `sockops` | publishes the original destination before the SYN leaves; byte counts |
 //! | `packet` | `cgroup_skb` both ways | the authority: first datagrams, inbound flows, quarantine |
 //! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
@@ -46,6 +47,7 @@ mod event;
 mod log;
 mod lsm;
 mod maps;
+mod option;
 mod packet;
 mod peer;
 mod process;

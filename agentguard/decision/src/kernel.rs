@@ -171,6 +171,7 @@ fn code(why: u8) -> ReasonCode {
         reason::NO_UPLINK => ReasonCode::NoUplink,
         reason::DEVICE => ReasonCode::BoundToDevice,
         reason::UNIX_SOCKET => ReasonCode::UnixSocketNotAllowed,
+        reason::MULTICAST => ReasonCode::MulticastNotAllowed,
         _ => ReasonCode::Internal,
     }
 }
@@ -227,6 +228,10 @@ fn sentence(event: &Event, action: &Action) -> String {
         }
         reason::ADOPTED => {
             "The socket was open when the cgroup was adopted, and was closed.".to_owned()
+        }
+        reason::MULTICAST => {
+            "Agents join no multicast group and choose no sources: the kernel would tell the network by itself."
+                .to_owned()
         }
         reason::METADATA => format!("{place} is a metadata service."),
         reason::NO_UPLINK => format!(

@@ -52,6 +52,8 @@ pub enum ReasonCode {
     BoundToDevice,
     /// A UNIX socket of a program outside the agent, which could do for it what it may not do itself.
     UnixSocketNotAllowed,
+    /// A multicast group, which the kernel would tell the network of by itself.
+    MulticastNotAllowed,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.
     Rebinding,
     /// The name does not exist.

@@ -50,6 +50,10 @@ impl Gate {
                 continue;
             }
             attachment = Attachment::Attached;
+            if let Program::CgroupSockopt(_) = program {
+                attach_option(program, name, &file, &pin)?;
+                continue;
+            }
             let link = attach_one(program, name, &file)?;
             link.pin(&pin).map_err(|source| GateError::Sys {
                 what: "pin a link",
@@ -222,6 +226,24 @@ fn attach_one(
         what: "make a link",
         source: std::io::Error::other(source),
     })
+}
+
+/// The program on socket options, on one cgroup, and its link pinned.
+fn attach_option(
+    program: &Program,
+    name: &'static str,
+    cgroup: &File,
+    pin: &Path,
+) -> Result<(), GateError> {
+    let fd = program.fd().map_err(|source| GateError::Program {
+        what: "use",
+        program: name,
+        source: Box::new(source),
+    })?;
+    let failed = |what| move |source| GateError::Sys { what, source };
+    let link =
+        sys::link_setsockopt(fd.as_fd(), cgroup.as_fd()).map_err(failed("link setsockopt"))?;
+    sys::pin(link.as_fd(), pin).map_err(failed("pin a link"))
 }
 
 /// Removes a directory of pins, and the pins. Not there is as good.

@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 /// What a descriptor of a pinned map may do.
@@ -19,12 +21,21 @@ pub(super) enum Access {
     ReadWrite,
 }
 
-/// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
+/// The part of `union bpf_attr` that `BPF_OBJ_GET` and `BPF_OBJ_PIN` read.
 #[repr(C)]
-struct ObjGet {
+struct Object {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// The part of `union bpf_attr` that `BPF_LINK_UPDATE` reads.
@@ -40,7 +51,7 @@ struct LinkUpdate {
 pub(super) fn open_pinned(path: &Path, access: Access) -> io::Result<OwnedFd> {
     const BPF_F_RDONLY: u32 = 1 << 3;
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjGet {
+    let attr = Object {
         pathname: path.as_ptr().addr() as u64,
         bpf_fd: 0,
         file_flags: match access {
@@ -49,6 +60,34 @@ pub(super) fn open_pinned(path: &Path, access: Access) -> io::Result<OwnedFd> {
         },
     };
     let fd = bpf(BPF_OBJ_GET, &attr)?;
+    // SAFETY: the call made a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a descriptor at a path where nothing is yet.
+pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Object {
+        pathname: path.as_ptr().addr() as u64,
+        bpf_fd: raw(fd),
+        file_flags: 0,
+    };
+    bpf(BPF_OBJ_PIN, &attr).map(drop)
+}
+
+/// Puts a program on a cgroup, for `setsockopt(2)` there. aya's own link of this type cannot be pinned.
+pub(super) fn link_setsockopt(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    const BPF_CGROUP_SETSOCKOPT: u32 = 22;
+    let attr = LinkCreate {
+        prog_fd: raw(program),
+        target_fd: raw(cgroup),
+        attach_type: BPF_CGROUP_SETSOCKOPT,
+        flags: 0,
+    };
+    let fd = bpf(BPF_LINK_CREATE, &attr)?;
     // SAFETY: the call made a new descriptor that nobody else knows.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
