@@ -117,6 +117,8 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("udp-extension-headers").only(Six).root(),
     Way::new("multicast"),
     Way::new("broadcast").only(Four),
+    Way::new("join-group"),
+    Way::new("join-source"),
     Way::new("device"),
     Way::new("source-route").only(Four).root(),
     Way::new("forged-source").root(),
@@ -143,6 +145,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("uring-send").part("io_uring"),
     Way::new("uring-sendmsg").part("io_uring"),
     Way::new("uring-send-zc").part("io_uring"),
+    Way::new("uring-join").part("SOCKET_URING_OP_SETSOCKOPT"),
     Way::new("uring-socket")
         .root()
         .adopted(Lsm)
