@@ -16,7 +16,7 @@ pub struct Event {
     pub time_ns: u64,
     /// Network namespace cookie, or 0 where the hook cannot know it.
     pub netns: u64,
-    /// Socket cookie, or 0.
+    /// Socket cookie, or 0. For [`kind::PROCESS`]: the id of the other process.
     pub socket: u64,
     /// For [`kind::CLOSED`]: bytes the peer acknowledged.
     pub sent_bytes: u64,
@@ -85,6 +85,8 @@ pub mod kind {
     pub const SOCKET: u8 = 3;
     /// The end of a direct TCP flow, with its byte counts.
     pub const CLOSED: u8 = 4;
+    /// Another process that was asked for.
+    pub const PROCESS: u8 = 5;
 }
 
 /// Why: the kernel's share of the reason codes. Values below [`reason::FIRST_DENIAL`] allow.
@@ -146,6 +148,8 @@ pub mod reason {
     pub const ADOPTED: u8 = 36;
     /// A multicast group is not joined: the kernel would tell the link, in a packet of no socket.
     pub const MULTICAST: u8 = 37;
+    /// A process outside of the agent, which it does not look into or take over.
+    pub const PROCESS: u8 = 38;
 }
 
 #[cfg(test)]

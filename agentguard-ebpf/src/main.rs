@@ -15,6 +15,7 @@
 //! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
 //! | `lsm` | `socket_create` | which families sockets have; only where the kernel runs LSM programs |
 //! | `unix` | `socket_post_create`, `unix_stream_connect`, `unix_may_send` | whose a UNIX socket is, and who may talk to it; likewise |
+//! | `foreign` | `socket_sendmsg`, `socket_connect`, `socket_listen`, `socket_setsockopt`, `file_receive`, `ptrace_access_check` | sockets and processes of others; likewise |
 //!
 //! What this gate cannot see: sockets made before their cgroup was governed (their packets are
 //! refused here, their owner sees a time-out), packets that no socket of the agent sends
@@ -44,6 +45,7 @@ mod connect;
 mod datagram;
 mod decide;
 mod event;
+mod foreign;
 mod log;
 mod lsm;
 mod maps;

@@ -103,10 +103,17 @@ fn action(event: &Event, host: Option<HostName>, unix: Option<String>) -> Action
     let remote = std::net::IpAddr::from(event.remote);
     let kind = match (event.kind, transport) {
         (kind::SOCKET, _) => ActionKind::Socket,
+        (kind::PROCESS, _) => ActionKind::Process,
         (kind::INBOUND, _) => ActionKind::Inbound,
         (_, Some(Transport::Udp)) => ActionKind::Datagram,
         _ => ActionKind::Connect,
     };
+    if kind == ActionKind::Process {
+        return Action {
+            method: Some(format!("process {}", event.socket)),
+            ..Action::new(kind)
+        };
+    }
     if kind == ActionKind::Socket {
         return Action {
             method: Some(format!(
@@ -171,6 +178,7 @@ fn code(why: u8) -> ReasonCode {
         reason::NO_UPLINK => ReasonCode::NoUplink,
         reason::DEVICE => ReasonCode::BoundToDevice,
         reason::UNIX_SOCKET => ReasonCode::UnixSocketNotAllowed,
+        reason::PROCESS => ReasonCode::ProcessNotAllowed,
         reason::MULTICAST => ReasonCode::MulticastNotAllowed,
         _ => ReasonCode::Internal,
     }
@@ -229,6 +237,10 @@ fn sentence(event: &Event, action: &Action) -> String {
         reason::ADOPTED => {
             "The socket was open when the cgroup was adopted, and was closed.".to_owned()
         }
+        reason::PROCESS => format!(
+            "Process {} is outside of this agent, which does not look into it or take it over.",
+            event.socket
+        ),
         reason::MULTICAST => {
             "Agents join no multicast group and choose no sources: the kernel would tell the network by itself."
                 .to_owned()

@@ -329,7 +329,7 @@ async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
 #[tokio::test]
 async fn every_reason_of_the_gate_has_a_code_and_a_sentence() {
     let decider = decider();
-    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::MULTICAST) {
+    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::PROCESS) {
         decider
             .kernel(&event(why, 0, 4, why >= 16), None, None, None)
             .await

@@ -20,6 +20,8 @@ pub enum ActionKind {
     Inbound,
     /// The making of a socket.
     Socket,
+    /// The use of another process: tracing it, its memory, its descriptors.
+    Process,
     /// The resolution of a name.
     DnsQuery,
     /// An HTTP request.

@@ -54,6 +54,8 @@ pub enum ReasonCode {
     UnixSocketNotAllowed,
     /// A multicast group, which the kernel would tell the network of by itself.
     MulticastNotAllowed,
+    /// A process outside of the agent, which could do for it what it may not do itself.
+    ProcessNotAllowed,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.
     Rebinding,
     /// The name does not exist.

@@ -30,11 +30,12 @@ const FLEXIBLE: usize = 4;
 const WIDTHS: &[usize] = &[20, 12, 10, 12, 40, 16, 26];
 
 /// The words for an action's kind, as JSON has them.
-const KINDS: [(&str, ActionKind); 9] = [
+const KINDS: [(&str, ActionKind); 10] = [
     ("connect", ActionKind::Connect),
     ("datagram", ActionKind::Datagram),
     ("inbound", ActionKind::Inbound),
     ("socket", ActionKind::Socket),
+    ("process", ActionKind::Process),
     ("dns_query", ActionKind::DnsQuery),
     ("http_request", ActionKind::HttpRequest),
     ("llm_call", ActionKind::LlmCall),
@@ -364,6 +365,7 @@ mod tests {
                 | ActionKind::Datagram
                 | ActionKind::Inbound
                 | ActionKind::Socket
+                | ActionKind::Process
                 | ActionKind::DnsQuery
                 | ActionKind::HttpRequest
                 | ActionKind::LlmCall
@@ -372,7 +374,7 @@ mod tests {
             }
         }
         let distinct: std::collections::HashSet<_> = KINDS.iter().map(|(_, kind)| kind).collect();
-        assert_eq!(distinct.len(), 9);
+        assert_eq!(distinct.len(), 10);
         for (word, verdict) in VERDICTS {
             assert_eq!(word, verdict.to_string());
         }

@@ -39,8 +39,8 @@ pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) families: Families,
     pub(crate) needs: Needs,
-    /// Whether `agentguard run` with a user that is not root closes it.
-    pub(crate) run: bool,
+    /// Whether only our LSM programs close it under `agentguard run`.
+    pub(crate) by_lsm: bool,
     pub(crate) adopted: Adopted,
     /// Whether it is Landlock's scopes that close it there: before Linux 6.12 only our LSM programs do.
     pub(crate) scoped: bool,
@@ -54,7 +54,7 @@ impl Way {
             name,
             families: Families::Both,
             needs: Needs::User,
-            run: true,
+            by_lsm: false,
             adopted: Adopted::Closed,
             scoped: false,
             part: None,
@@ -86,8 +86,8 @@ impl Way {
         self
     }
 
-    const fn open_in_run(mut self) -> Self {
-        self.run = false;
+    const fn by_lsm(mut self) -> Self {
+        self.by_lsm = true;
         self
     }
 }
@@ -160,11 +160,11 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("loopback-udp"),
     Way::new("unix-daemons").only(Four).adopted(Lsm),
     Way::new("unix-abstract").only(Four).adopted(Lsm).scoped(),
-    Way::new("scm-rights").adopted(Open).open_in_run(),
-    Way::new("ptrace").only(Four).adopted(Open),
-    Way::new("process-memory").only(Four).adopted(Open),
-    Way::new("process-writev").only(Four).adopted(Open),
-    Way::new("pidfd-getfd").only(Four).adopted(Open),
+    Way::new("scm-rights").adopted(Lsm).by_lsm(),
+    Way::new("ptrace").only(Four).adopted(Lsm),
+    Way::new("process-memory").only(Four).adopted(Lsm),
+    Way::new("process-writev").only(Four).adopted(Lsm),
+    Way::new("pidfd-getfd").only(Four).adopted(Lsm),
     // Out of the cgroup, or of the namespace.
     Way::new("cgroup-leave").root().adopted(Open),
     Way::new("clone-into-cgroup").root().adopted(Open),
@@ -179,6 +179,6 @@ pub(crate) const OTHERS: &[Way] = &[
     Way::new("listen-autobind"),
     Way::new("old-tcp"),
     Way::new("old-udp"),
-    Way::new("moved").adopted(Open),
+    Way::new("moved").adopted(Lsm),
     Way::new("inherited").adopted(NotTried),
 ];

@@ -18,7 +18,7 @@ fn every_program_is_verified_and_attached() {
     in_world(|world| {
         let programs = world.gate.programs();
         let lsm = programs.iter().filter(|p| p.name.starts_with("lsm_"));
-        assert_eq!(programs.len() - lsm.count(), 16);
+        assert_eq!(programs.len() - lsm.count(), 17);
         for program in programs {
             // What `cargo xtask vm-test` reads.
             if let Some(count) = program.verified_instructions {
@@ -28,7 +28,7 @@ fn every_program_is_verified_and_attached() {
         let id = Cgroup::open(world.cgroup()).unwrap().id;
         assert_eq!(world.gate.attached().unwrap(), [id]);
         let links = fs::read_dir(world.pins().join("links").join(id.to_string())).unwrap();
-        assert_eq!(links.count(), 14);
+        assert_eq!(links.count(), 15);
     });
 }
 

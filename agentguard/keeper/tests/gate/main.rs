@@ -14,6 +14,7 @@
 mod connects;
 mod datagrams;
 mod events;
+mod foreign;
 mod inbound;
 mod keeping;
 mod lsm;
