@@ -46,6 +46,8 @@ pub(crate) struct Way {
     pub(crate) scoped: bool,
     /// A part of the kernel that may be missing: without it there is no such way.
     pub(crate) part: Option<&'static str>,
+    /// The first kernel that has that part.
+    pub(crate) since: (u32, u32),
 }
 
 impl Way {
@@ -58,6 +60,7 @@ impl Way {
             adopted: Adopted::Closed,
             scoped: false,
             part: None,
+            since: (0, 0),
         }
     }
 
@@ -78,6 +81,11 @@ impl Way {
 
     const fn part(mut self, part: &'static str) -> Self {
         self.part = Some(part);
+        self
+    }
+
+    const fn since(mut self, major: u32, minor: u32) -> Self {
+        self.since = (major, minor);
         self
     }
 
@@ -145,7 +153,9 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("uring-send").part("io_uring"),
     Way::new("uring-sendmsg").part("io_uring"),
     Way::new("uring-send-zc").part("io_uring"),
-    Way::new("uring-join").part("SOCKET_URING_OP_SETSOCKOPT"),
+    Way::new("uring-join")
+        .part("SOCKET_URING_OP_SETSOCKOPT")
+        .since(6, 7),
     Way::new("uring-socket")
         .root()
         .adopted(Lsm)

@@ -111,7 +111,7 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
     let mount = leftover::cgroup_mount().unwrap();
     // Deeper than the gate looks for agents.
     let deep = cgroup.join("1/2/3/4/5/6/7/8/9/10/11/12");
-    std::fs::create_dir_all(&deep).unwrap();
+    fs::create_dir_all(&deep).unwrap();
     let deep = deep.to_str().unwrap();
     let (cgroup, root, mount) = (
         cgroup.to_str().unwrap(),
