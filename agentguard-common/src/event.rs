@@ -16,7 +16,7 @@ pub struct Event {
     pub time_ns: u64,
     /// Network namespace cookie, or 0 where the hook cannot know it.
     pub netns: u64,
-    /// Socket cookie, or 0.
+    /// Socket cookie, or 0. For [`kind::PROCESS`]: the id of the other process.
     pub socket: u64,
     /// For [`kind::CLOSED`]: bytes the peer acknowledged.
     pub sent_bytes: u64,
@@ -87,7 +87,9 @@ pub mod kind {
     /// The end of a direct TCP flow, with its byte counts.
     pub const CLOSED: u8 = 4;
     /// A device that was refused when it was opened.
-    pub const DEVICE: u8 = 5;
+    pub const DEVICE: u8 = 6;
+    /// Another process that was asked for.
+    pub const PROCESS: u8 = 5;
 }
 
 /// Why: the kernel's share of the reason codes. Values below [`reason::FIRST_DENIAL`] allow.
@@ -148,7 +150,11 @@ pub mod reason {
     /// A socket that was open when its cgroup was adopted: told by the keeper, which closed it.
     pub const ADOPTED: u8 = 36;
     /// A device whose packets no socket sends, or that works for the whole host ([`crate::device`]).
-    pub const DEVICE_FILE: u8 = 37;
+    pub const DEVICE_FILE: u8 = 39;
+    /// A multicast group is not joined: the kernel would tell the link, in a packet of no socket.
+    pub const MULTICAST: u8 = 37;
+    /// A process outside of the agent, which it does not look into or take over.
+    pub const PROCESS: u8 = 38;
 }
 
 #[cfg(test)]

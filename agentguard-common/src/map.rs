@@ -10,6 +10,10 @@ pub const TCP: u8 = 1;
 /// UDP in a transport bit set.
 pub const UDP: u8 = 2;
 
+/// Cgroup levels that are searched for an agent, counted from the root: an agent's own cgroup is never
+/// deeper.
+pub const CGROUP_LEVELS: u8 = 12;
+
 /// Port rules that one destination can carry. A policy that needs more for one destination gets a
 /// last rule that sends the rest to the proxy, which knows all of them.
 pub const PORT_RULES: usize = 8;

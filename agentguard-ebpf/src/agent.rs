@@ -1,6 +1,6 @@
 //! Whose task, whose socket.
 
-use agentguard_common::map::{AgentEntry, SocketEntry};
+use agentguard_common::map::{AgentEntry, CGROUP_LEVELS, SocketEntry};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id,
@@ -12,7 +12,7 @@ use crate::maps::AGENTS;
 
 /// Cgroup levels searched for an agent, counted from the root. An agent's own cgroup is never
 /// deeper; its children may be. Below that a process belongs to no agent and gets nothing.
-const LEVELS: i32 = 12;
+const LEVELS: i32 = CGROUP_LEVELS as i32;
 
 /// An agent and the key it is stored under.
 pub(crate) struct Found {

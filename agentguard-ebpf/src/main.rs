@@ -9,12 +9,14 @@
 //! | `connect` | `connect4/6` | TCP verdicts, redirection; UDP connects decide nothing |
 //! | `datagram` | `sendmsg4/6`, `recvmsg4/6` | unconnected UDP; replies seem to come from where they were asked |
 //! | `peer` | `getpeername4/6` | the agent sees the address it dialled |
+//! | `option` | `setsockopt` | no multicast group is joined: the kernel would tell the link |
 //! | `stream` | `sockops` | publishes the original destination before the SYN leaves; byte counts |
 //! | `packet` | `cgroup_skb` both ways | the authority: first datagrams, inbound flows, quarantine |
 //! | `device` | `cgroup/dev` | which devices an agent opens |
 //! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
 //! | `lsm` | `socket_create` | which families sockets have; only where the kernel runs LSM programs |
 //! | `unix` | `socket_post_create`, `unix_stream_connect`, `unix_may_send` | whose a UNIX socket is, and who may talk to it; likewise |
+//! | `foreign` | `socket_sendmsg`, `socket_connect`, `socket_listen`, `socket_setsockopt`, `file_receive`, `ptrace_access_check` | sockets and processes of others; likewise |
 //!
 //! What this gate cannot see: sockets made before their cgroup was governed (their packets are
 //! refused here, their owner sees a time-out), packets that no socket of the agent sends
@@ -45,9 +47,11 @@ mod datagram;
 mod decide;
 mod device;
 mod event;
+mod foreign;
 mod log;
 mod lsm;
 mod maps;
+mod option;
 mod packet;
 mod peer;
 mod process;

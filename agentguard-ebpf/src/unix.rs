@@ -22,7 +22,7 @@ use crate::{agent, event};
 
 /// Offset of `sk` in `struct socket`, set by the loader.
 #[unsafe(no_mangle)]
-static SOCKET_SK: u64 = 24;
+pub(crate) static SOCKET_SK: u64 = 24;
 /// Offset of `addr` in `struct unix_sock`.
 #[unsafe(no_mangle)]
 static UNIX_SOCK_ADDR: u64 = 784;
@@ -200,7 +200,7 @@ unsafe fn sock_of(socket: *mut c_void) -> *mut c_void {
     clippy::cast_possible_truncation,
     reason = "the target has 64-bit pointers"
 )]
-fn at(offset: *const u64) -> usize {
+pub(crate) fn at(offset: *const u64) -> usize {
     // SAFETY: a static that only the loader writes.
     unsafe { offset.read_volatile() as usize }
 }

@@ -4,6 +4,7 @@
  *
  * Exit 0: the program believes that it got out. Exit 1: a call was refused. Exit 3: the kernel
  * does not have what the way needs. What counts is what arrives on the wire. */
+#pragma once
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

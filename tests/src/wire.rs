@@ -163,7 +163,7 @@ fn read(socket: &Socket, counts: &Mutex<Counts>, stop: &AtomicBool) {
                 counts.overflow = true;
             }
         }
-        if let Some(destination) = destination(packet) {
+        for destination in destination(packet).into_iter().chain(reported(packet)) {
             let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
             if counts.packets.len() >= DESTINATIONS && !counts.packets.contains_key(&destination) {
                 counts.overflow = true;
@@ -184,6 +184,55 @@ fn mark(packet: &[u8]) -> Option<String> {
     let text = packet.get(at..)?.iter();
     let text = text.take_while(|byte| byte.is_ascii_alphanumeric());
     Some(text.map(|byte| char::from(*byte)).collect())
+}
+
+/// The groups and senders that a multicast report tells of (IGMPv3, RFC 3376, 4.2; MLDv2, RFC 3810, 5.2),
+/// as if the packet went to each: whoever is on the link reads them. None in any other packet.
+fn reported(packet: &[u8]) -> Vec<Destination> {
+    let (protocol, report, width) = match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.get(9) == Some(&2) => {
+            let header = packet
+                .first()
+                .map_or(0, |first| usize::from(first & 15) * 4);
+            (2, packet.get(header..), 4)
+        }
+        // Behind the hop-by-hop option that each has.
+        Some(6) if packet.get(6) == Some(&0) && packet.get(40) == Some(&58) => {
+            let options = packet
+                .get(41)
+                .map_or(0, |length| usize::from(*length) * 8 + 8);
+            (58, packet.get(40 + options..), 16)
+        }
+        _ => return Vec::new(),
+    };
+    let Some((kind, mut records)) =
+        report.and_then(|report| Some((report.first()?, report.get(8..)?)))
+    else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if !matches!((protocol, kind), (2, 0x22) | (58, 143)) {
+        return found;
+    }
+    while let Some((head, rest)) = records.split_first_chunk::<4>() {
+        let [_, extra, high, low] = *head;
+        let sources = usize::from(u16::from_be_bytes([high, low]));
+        let addresses = rest.chunks_exact(width).take(sources + 1);
+        found.extend(addresses.filter_map(address).map(|ip| Destination {
+            ip,
+            protocol,
+            port: None,
+        }));
+        let length = width * (sources + 1) + 4 * usize::from(extra);
+        records = rest.get(length..).unwrap_or_default();
+    }
+    found
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let six = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| six()).ok()
 }
 
 /// Where an IP packet goes; none for what is not IP.
@@ -248,6 +297,33 @@ mod tests {
                 port: Some(443),
             })
         );
+    }
+
+    #[test]
+    fn what_a_multicast_report_tells_of_is_read() {
+        let mut four = vec![0x46, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0];
+        four.extend([198, 51, 100, 10, 224, 0, 0, 22, 148, 4, 0, 0]);
+        four.extend([0x22, 0, 0, 0, 0, 0, 0, 2]);
+        four.extend([4, 0, 0, 1, 239, 1, 1, 1, 192, 0, 2, 7]);
+        four.extend([4, 0, 0, 0, 239, 0, 2, 9]);
+        let told = |packet: &[u8]| -> Vec<String> {
+            let found = reported(packet);
+            found.iter().map(|to| to.ip.to_string()).collect()
+        };
+        assert_eq!(told(&four), ["239.1.1.1", "192.0.2.7", "239.0.2.9"]);
+        for end in 0..four.len() {
+            assert!(reported(&four[..end]).len() < 3, "{end}");
+        }
+
+        let mut six = vec![0x60, 0, 0, 0, 0, 0, 0, 1];
+        six.extend([0; 32]);
+        six.extend([58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 1]);
+        six.extend([4, 0, 0, 0]);
+        six.extend("ff05::7".parse::<Ipv6Addr>().unwrap().octets());
+        assert_eq!(told(&six), ["ff05::7"]);
+        assert_eq!(reported(&six)[0].protocol, 58);
+        six[48] = 135;
+        assert_eq!(reported(&six), []);
     }
 
     #[test]

@@ -105,10 +105,17 @@ fn action(event: &Event, host: Option<HostName>, unix: Option<String>) -> Action
     let kind = match (event.kind, transport) {
         (kind::SOCKET, _) => ActionKind::Socket,
         (kind::DEVICE, _) => ActionKind::Device,
+        (kind::PROCESS, _) => ActionKind::Process,
         (kind::INBOUND, _) => ActionKind::Inbound,
         (_, Some(Transport::Udp)) => ActionKind::Datagram,
         _ => ActionKind::Connect,
     };
+    if kind == ActionKind::Process {
+        return Action {
+            method: Some(format!("process {}", event.socket)),
+            ..Action::new(kind)
+        };
+    }
     if kind == ActionKind::Socket {
         return Action {
             method: Some(format!(
@@ -182,6 +189,8 @@ fn code(why: u8) -> ReasonCode {
         reason::DEVICE => ReasonCode::BoundToDevice,
         reason::UNIX_SOCKET => ReasonCode::UnixSocketNotAllowed,
         reason::DEVICE_FILE => ReasonCode::DeviceNotAllowed,
+        reason::PROCESS => ReasonCode::ProcessNotAllowed,
+        reason::MULTICAST => ReasonCode::MulticastNotAllowed,
         _ => ReasonCode::Internal,
     }
 }
@@ -242,6 +251,14 @@ fn sentence(event: &Event, action: &Action) -> String {
         }
         reason::ADOPTED => {
             "The socket was open when the cgroup was adopted, and was closed.".to_owned()
+        }
+        reason::PROCESS => format!(
+            "Process {} is outside of this agent, which does not look into it or take it over.",
+            event.socket
+        ),
+        reason::MULTICAST => {
+            "Agents join no multicast group and choose no sources: the kernel would tell the network by itself."
+                .to_owned()
         }
         reason::METADATA => format!("{place} is a metadata service."),
         reason::NO_UPLINK => format!(

@@ -22,6 +22,8 @@ pub enum ActionKind {
     Socket,
     /// The opening of a device.
     Device,
+    /// The use of another process: tracing it, its memory, its descriptors.
+    Process,
     /// The resolution of a name.
     DnsQuery,
     /// An HTTP request.

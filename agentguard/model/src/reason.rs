@@ -54,6 +54,10 @@ pub enum ReasonCode {
     UnixSocketNotAllowed,
     /// A device whose packets no socket sends, or that works for the whole host.
     DeviceNotAllowed,
+    /// A multicast group, which the kernel would tell the network of by itself.
+    MulticastNotAllowed,
+    /// A process outside of the agent, which could do for it what it may not do itself.
+    ProcessNotAllowed,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.
     Rebinding,
     /// The name does not exist.

@@ -30,12 +30,13 @@ const FLEXIBLE: usize = 4;
 const WIDTHS: &[usize] = &[20, 12, 10, 12, 40, 16, 26];
 
 /// The words for an action's kind, as JSON has them.
-const KINDS: [(&str, ActionKind); 10] = [
+const KINDS: [(&str, ActionKind); 11] = [
     ("connect", ActionKind::Connect),
     ("datagram", ActionKind::Datagram),
     ("inbound", ActionKind::Inbound),
     ("socket", ActionKind::Socket),
     ("device", ActionKind::Device),
+    ("process", ActionKind::Process),
     ("dns_query", ActionKind::DnsQuery),
     ("http_request", ActionKind::HttpRequest),
     ("llm_call", ActionKind::LlmCall),
@@ -366,6 +367,7 @@ mod tests {
                 | ActionKind::Inbound
                 | ActionKind::Socket
                 | ActionKind::Device
+                | ActionKind::Process
                 | ActionKind::DnsQuery
                 | ActionKind::HttpRequest
                 | ActionKind::LlmCall

@@ -124,24 +124,33 @@ fn no_older_socket_sends() {
     }
 }
 
-/// What an operator moves into an agent's cgroup keeps the sockets that it has, and they are nobody's:
-/// no program of the gate sees their packets.
+/// What an operator moves into an agent's cgroup keeps the sockets that it has, which are nobody's: no
+/// cgroup's program sees their packets. Only LSM programs know who sends.
 #[test]
-fn a_moved_process_keeps_its_sockets() {
+fn a_moved_process_sends_nothing_over_its_sockets_where_lsm_programs_run() {
     let Some(programs) = bench::programs() else {
         return;
     };
     let world = bench::world("moved");
     let bench = Bench::new(&world, &programs);
+    let lsm = bench.lsm();
     for canary in address::CANARY {
-        let mark = format!("escapemoved{}x", u8::from(canary.is_ipv6()));
-        let host = bench.world.host().command(bench.program("moved"));
-        let output = host
-            .args([&canary.to_string(), "9", mark.as_str()])
-            .env("ESCAPE_CGROUP", &bench.cgroup)
-            .run()
-            .unwrap();
-        assert!(marked(&bench, &mark), "documented as open: {output}");
+        for moved in [false, true] {
+            let mark = format!(
+                "escapemoved{}x{}",
+                u8::from(canary.is_ipv6()),
+                u8::from(moved)
+            );
+            let host = bench.world.host().command(bench.program("moved"));
+            let host = host.args([&canary.to_string(), "9", mark.as_str()]);
+            let host = match moved {
+                true => host.env("ESCAPE_CGROUP", &bench.cgroup),
+                false => host,
+            };
+            let output = host.run().unwrap();
+            let open = !(moved && lsm);
+            assert_eq!(marked(&bench, &mark), open, "{moved} LSM {lsm}: {output}");
+        }
     }
 }
 

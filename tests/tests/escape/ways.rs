@@ -39,13 +39,15 @@ pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) families: Families,
     pub(crate) needs: Needs,
-    /// Whether `agentguard run` with a user that is not root closes it.
-    pub(crate) run: bool,
+    /// Whether only our LSM programs close it under `agentguard run`.
+    pub(crate) by_lsm: bool,
     pub(crate) adopted: Adopted,
     /// Whether it is Landlock's scopes that close it there: before Linux 6.12 only our LSM programs do.
     pub(crate) scoped: bool,
     /// A part of the kernel that may be missing: without it there is no such way.
     pub(crate) part: Option<&'static str>,
+    /// The first kernel that has that part.
+    pub(crate) since: (u32, u32),
 }
 
 impl Way {
@@ -54,10 +56,11 @@ impl Way {
             name,
             families: Families::Both,
             needs: Needs::User,
-            run: true,
+            by_lsm: false,
             adopted: Adopted::Closed,
             scoped: false,
             part: None,
+            since: (0, 0),
         }
     }
 
@@ -81,13 +84,18 @@ impl Way {
         self
     }
 
+    const fn since(mut self, major: u32, minor: u32) -> Self {
+        self.since = (major, minor);
+        self
+    }
+
     const fn scoped(mut self) -> Self {
         self.scoped = true;
         self
     }
 
-    const fn open_in_run(mut self) -> Self {
-        self.run = false;
+    const fn by_lsm(mut self) -> Self {
+        self.by_lsm = true;
         self
     }
 }
@@ -117,6 +125,8 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("udp-extension-headers").only(Six).root(),
     Way::new("multicast"),
     Way::new("broadcast").only(Four),
+    Way::new("join-group"),
+    Way::new("join-source"),
     Way::new("device"),
     Way::new("source-route").only(Four).root(),
     Way::new("forged-source").root(),
@@ -143,6 +153,9 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("uring-send").part("io_uring"),
     Way::new("uring-sendmsg").part("io_uring"),
     Way::new("uring-send-zc").part("io_uring"),
+    Way::new("uring-join")
+        .part("SOCKET_URING_OP_SETSOCKOPT")
+        .since(6, 7),
     Way::new("uring-socket")
         .root()
         .adopted(Lsm)
@@ -157,11 +170,11 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("loopback-udp"),
     Way::new("unix-daemons").only(Four).adopted(Lsm),
     Way::new("unix-abstract").only(Four).adopted(Lsm).scoped(),
-    Way::new("scm-rights").adopted(Open).open_in_run(),
-    Way::new("ptrace").only(Four).adopted(Open),
-    Way::new("process-memory").only(Four).adopted(Open),
-    Way::new("process-writev").only(Four).adopted(Open),
-    Way::new("pidfd-getfd").only(Four).adopted(Open),
+    Way::new("scm-rights").adopted(Lsm).by_lsm(),
+    Way::new("ptrace").only(Four).adopted(Lsm),
+    Way::new("process-memory").only(Four).adopted(Lsm),
+    Way::new("process-writev").only(Four).adopted(Lsm),
+    Way::new("pidfd-getfd").only(Four).adopted(Lsm),
     // Out of the cgroup, or of the namespace.
     Way::new("cgroup-leave").root().adopted(Open),
     Way::new("clone-into-cgroup").root().adopted(Open),
@@ -176,6 +189,6 @@ pub(crate) const OTHERS: &[Way] = &[
     Way::new("listen-autobind"),
     Way::new("old-tcp"),
     Way::new("old-udp"),
-    Way::new("moved").adopted(Open),
+    Way::new("moved").adopted(Lsm),
     Way::new("inherited").adopted(NotTried),
 ];

@@ -109,6 +109,10 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
     let cgroup = foreign(&world);
     let guard = world.guard().policy(POLICY).start().unwrap();
     let mount = leftover::cgroup_mount().unwrap();
+    // Deeper than the gate looks for agents.
+    let deep = cgroup.join("1/2/3/4/5/6/7/8/9/10/11/12");
+    fs::create_dir_all(&deep).unwrap();
+    let deep = deep.to_str().unwrap();
     let (cgroup, root, mount) = (
         cgroup.to_str().unwrap(),
         guard.cgroup().to_str().unwrap(),
@@ -118,6 +122,7 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
         ("nobody", cgroup, "the policy has no agent nobody"),
         ("coder", root, "is the root of all agents"),
         ("coder", mount, "is the root of all cgroups"),
+        ("coder", deep, "the gate looks for agents in the first 12"),
         ("coder", "/tmp", "is not a cgroup of version 2"),
         ("coder", "/nowhere", "cannot find the cgroup /nowhere"),
     ] {

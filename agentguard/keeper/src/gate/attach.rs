@@ -174,8 +174,9 @@ fn replace(program: &mut Program, name: &'static str, pin: &Path) -> Result<bool
     }
 }
 
-/// `BPF_CGROUP_DEVICE` of `enum bpf_attach_type`.
-const CGROUP_DEVICE: u32 = 6;
+/// Of `enum bpf_attach_type`.
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_CGROUP_SETSOCKOPT: u32 = 22;
 
 /// One program on one cgroup, its link pinned.
 fn attach_one(
@@ -184,13 +185,18 @@ fn attach_one(
     cgroup: &File,
     pin: &Path,
 ) -> Result<(), GateError> {
-    if let Program::CgroupDevice(program) = program {
+    let unpinnable = match program {
+        Program::CgroupDevice(_) => Some(BPF_CGROUP_DEVICE),
+        Program::CgroupSockopt(_) => Some(BPF_CGROUP_SETSOCKOPT),
+        _ => None,
+    };
+    if let Some(attach_type) = unpinnable {
         let program = program.fd().map_err(|source| GateError::Program {
             what: "use",
             program: name,
             source: Box::new(source),
         })?;
-        return sys::attach_pinned(program.as_fd(), cgroup.as_fd(), CGROUP_DEVICE, pin).map_err(
+        return sys::attach_pinned(program.as_fd(), cgroup.as_fd(), attach_type, pin).map_err(
             |source| GateError::Sys {
                 what: "make or pin a link",
                 source,

@@ -42,7 +42,7 @@ const PINNED: [&str; 13] = [
 ];
 
 /// Programs for a cgroup.
-pub(super) const CGROUP_PROGRAMS: [&str; 15] = [
+pub(super) const CGROUP_PROGRAMS: [&str; 16] = [
     "device",
     "sock_create",
     "post_bind4",
@@ -55,6 +55,7 @@ pub(super) const CGROUP_PROGRAMS: [&str; 15] = [
     "recvmsg6",
     "getpeername4",
     "getpeername6",
+    "setsockopt",
     "stream_callbacks",
     "egress",
     "ingress",
@@ -228,6 +229,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), GateError> {
     let result = match program {
         Program::CgroupSock(program) => retried(|| program.load()),
         Program::CgroupSockAddr(program) => retried(|| program.load()),
+        Program::CgroupSockopt(program) => retried(|| program.load()),
         Program::SockOps(program) => retried(|| program.load()),
         Program::CgroupSkb(program) => retried(|| program.load()),
         Program::CgroupDevice(program) => retried(|| program.load()),

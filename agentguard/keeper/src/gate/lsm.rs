@@ -28,19 +28,41 @@ const UNIX: [(&str, &str); 3] = [
     ("lsm_unix_send", "unix_may_send"),
 ];
 
+/// Refuse the sockets and the processes of others.
+const FOREIGN: [(&str, &str); 6] = [
+    ("lsm_foreign_send", "socket_sendmsg"),
+    ("lsm_foreign_dial", "socket_connect"),
+    ("lsm_foreign_listen", "socket_listen"),
+    ("lsm_foreign_option", "socket_setsockopt"),
+    ("lsm_foreign_receive", "file_receive"),
+    ("lsm_foreign_process", "ptrace_access_check"),
+];
+
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Globals of the programs with the members whose offsets they hold.
-const OFFSETS: [(&str, (&str, &str)); 4] = [
+const OFFSETS: [(&str, (&str, &str)); 16] = [
     ("SOCKET_SK", ("socket", "sk")),
     ("UNIX_SOCK_ADDR", ("unix_sock", "addr")),
     ("UNIX_ADDRESS_LEN", ("unix_address", "len")),
     ("UNIX_ADDRESS_NAME", ("unix_address", "name")),
+    ("SOCKET_FILE", ("socket", "file")),
+    ("SOCK_FAMILY", ("sock_common", "skc_family")),
+    ("SOCK_TYPE", ("sock", "sk_type")),
+    ("SOCK_PROTOCOL", ("sock", "sk_protocol")),
+    ("SOCK_CGROUP", ("sock", "sk_cgrp_data")),
+    ("CGROUP_KN", ("cgroup", "kn")),
+    ("CGROUP_SELF", ("cgroup", "self")),
+    ("CSS_PARENT", ("cgroup_subsys_state", "parent")),
+    ("KERNFS_ID", ("kernfs_node", "id")),
+    ("TASK_CGROUPS", ("task_struct", "cgroups")),
+    ("TASK_TGID", ("task_struct", "tgid")),
+    ("CSS_SET_CGROUP", ("css_set", "dfl_cgrp")),
 ];
 
 /// What the programs are told of the kernel's structures: global, offset in bytes.
-pub(super) type Offsets = [(&'static str, u64); 4];
+pub(super) type Offsets = [(&'static str, u64); 16];
 
 /// What became of the programs.
 #[derive(Debug, Default)]
@@ -74,25 +96,40 @@ pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf, offsets: bool, links: &Path) ->
             // What holds for one hook holds for all.
             attached.lacks.push(families_open(&why));
             attached.lacks.push(unix_open(&why));
+            attached.lacks.push(foreign_open(&why));
             return attached;
         }
     }
     if !offsets {
-        let why = "its type information does not have the structures of UNIX sockets";
+        let why = "its type information does not have the structures of sockets and tasks";
         attached.lacks.push(unix_open(why));
+        attached.lacks.push(foreign_open(why));
         return attached;
     }
-    for (name, hook) in UNIX {
+    attach_all(ebpf, btf, links, &UNIX, unix_open, &mut attached);
+    attach_all(ebpf, btf, links, &FOREIGN, foreign_open, &mut attached);
+    attached
+}
+
+/// Attaches programs of one purpose, up to the first that is not taken: what is open then is told.
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    links: &Path,
+    programs: &[(&'static str, &str)],
+    open: fn(&str) -> String,
+    attached: &mut Attached,
+) {
+    for (name, hook) in programs {
         let result = load(ebpf, name, hook, btf).and_then(|program| link(program, name, links));
         match result {
             Ok(()) => attached.programs.push(name),
             Err(why) => {
-                attached.lacks.push(unix_open(&why));
-                break;
+                attached.lacks.push(open(&why));
+                return;
             }
         }
     }
-    attached
 }
 
 fn families_open(why: &str) -> String {
@@ -104,6 +141,12 @@ fn families_open(why: &str) -> String {
 fn unix_open(why: &str) -> String {
     format!(
         "no LSM programs on UNIX sockets ({why}): agents whose cgroup was adopted reach those of the host's daemons, such as Docker and D-Bus, as far as their permissions let them"
+    )
+}
+
+fn foreign_open(why: &str) -> String {
+    format!(
+        "no LSM programs on sockets and processes of others ({why}): agents use sockets that another process hands them or that were brought into their cgroup, and adopted ones read and write other processes, as far as their permissions let them"
     )
 }
 

@@ -18,7 +18,7 @@ fn every_program_is_verified_and_attached() {
     in_world(|world| {
         let programs = world.gate.programs();
         let lsm = programs.iter().filter(|p| p.name.starts_with("lsm_"));
-        assert_eq!(programs.len() - lsm.count(), 17);
+        assert_eq!(programs.len() - lsm.count(), 18);
         for program in programs {
             // What `cargo xtask vm-test` reads.
             if let Some(count) = program.verified_instructions {
@@ -28,7 +28,7 @@ fn every_program_is_verified_and_attached() {
         let id = Cgroup::open(world.cgroup()).unwrap().id;
         assert_eq!(world.gate.attached().unwrap(), [id]);
         let links = fs::read_dir(world.pins().join("links").join(id.to_string())).unwrap();
-        assert_eq!(links.count(), 15);
+        assert_eq!(links.count(), 16);
     });
 }
 
@@ -78,7 +78,7 @@ fn the_gate_holds_while_its_daemon_is_gone_and_is_taken_over_by_the_next() {
         let cgroup = world.cgroup().to_owned();
         assert_eq!(world.gate.attach(&cgroup).unwrap(), Attachment::Replaced);
         let replaced = linked_programs(&links);
-        assert_eq!(replaced.len(), 15);
+        assert_eq!(replaced.len(), 16);
         for (name, program) in &replaced {
             assert!(
                 programs
@@ -156,7 +156,7 @@ fn a_link_whose_cgroup_was_removed_is_replaced() {
         let held: Vec<FdLink> = pins
             .map(|pin| PinnedLink::from_pin(pin.unwrap().path()).unwrap().into())
             .collect();
-        assert_eq!(held.len(), 15);
+        assert_eq!(held.len(), 16);
         eventually("the links are without a cgroup", || {
             !open_links_know(old.id)
         });

@@ -14,11 +14,17 @@ use rustix::mount::MountFlags;
 use crate::world::{Agent, Client, World, in_world};
 
 /// The programs, in the order of the status.
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 10] = [
     "lsm_socket_create",
     "lsm_unix_create",
     "lsm_unix_connect",
     "lsm_unix_send",
+    "lsm_foreign_send",
+    "lsm_foreign_dial",
+    "lsm_foreign_listen",
+    "lsm_foreign_option",
+    "lsm_foreign_receive",
+    "lsm_foreign_process",
 ];
 
 /// Whether this kernel takes LSM programs, and has `bpf` among the modules that it asks: not by way of
@@ -36,13 +42,13 @@ fn kernel_runs_lsm() -> bool {
 
 /// Runs a test where the kernel runs LSM programs. Elsewhere there is nothing that could be required of
 /// it, but to say so.
-fn in_world_with_lsm(test: impl FnOnce(&mut World) + Send) {
+pub(crate) fn in_world_with_lsm(test: impl FnOnce(&mut World) + Send) {
     in_world(|world| {
         if kernel_runs_lsm() {
             assert_eq!(world.gate.lsm_lacks(), [""; 0]);
             test(world);
         } else {
-            assert_eq!(world.gate.lsm_lacks().len(), 2);
+            assert_eq!(world.gate.lsm_lacks().len(), 3);
             println!("skipped: this kernel runs no LSM programs");
         }
     });
@@ -72,12 +78,13 @@ fn what_runs_is_in_the_status_and_what_is_open_without_is_told() {
             assert_eq!(links, programs);
         } else {
             assert_eq!(running, [""; 0]);
-            assert_eq!(lacks.len(), 2);
+            assert_eq!(lacks.len(), 3);
             for lack in lacks {
                 println!("{lack}");
             }
             assert!(lacks[0].contains("AF_VSOCK"), "{lacks:?}");
             assert!(lacks[1].contains("Docker"), "{lacks:?}");
+            assert!(lacks[2].contains("other processes"), "{lacks:?}");
         }
     });
 }

@@ -15,6 +15,7 @@ mod connects;
 mod datagrams;
 mod devices;
 mod events;
+mod foreign;
 mod inbound;
 mod keeping;
 mod lsm;

@@ -148,3 +148,130 @@ fn a_socket_from_before_the_gate_sends_nothing() {
         accept(&server);
     });
 }
+
+/// Level, name and value of options that make the kernel send by itself.
+const JOINS: [(&str, &str, &str); 18] = [
+    // IP_ADD_MEMBERSHIP and those with sources.
+    ("AF_INET", "0, 35", "224.9.8.7 0.0.0.0"),
+    ("AF_INET", "0, 37", "224.9.8.7 0.0.0.0 192.0.2.1"),
+    ("AF_INET", "0, 38", "224.9.8.7 0.0.0.0 192.0.2.1"),
+    ("AF_INET", "0, 39", "224.9.8.7 0.0.0.0 192.0.2.1"),
+    ("AF_INET", "0, 41", "224.9.8.7 0.0.0.0 192.0.2.1"),
+    // MCAST_*: join, block, unblock, join with a source, filter.
+    ("AF_INET", "0, 42", ""),
+    ("AF_INET", "0, 43", ""),
+    ("AF_INET", "0, 44", ""),
+    ("AF_INET", "0, 46", ""),
+    ("AF_INET", "0, 48", ""),
+    // IPV6_JOIN_GROUP, MCAST_JOIN_GROUP, IPV6_JOIN_ANYCAST; and IPv4's on a socket of the other family.
+    ("AF_INET6", "41, 20", "ff05::9:8 1"),
+    ("AF_INET6", "41, 42", ""),
+    ("AF_INET6", "41, 43", ""),
+    ("AF_INET6", "41, 44", ""),
+    ("AF_INET6", "41, 46", ""),
+    ("AF_INET6", "41, 48", ""),
+    ("AF_INET6", "41, 27", "2001:db8::9:8 1"),
+    ("AF_INET6", "0, 35", "224.9.8.7 0.0.0.0"),
+];
+
+/// `setsockopt(2)` on `s`, with a value of what fits.
+fn option(place: &str, value: &str) -> String {
+    let mut bytes = String::from("b''");
+    for word in value.split_whitespace() {
+        let part = match word.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => format!("+socket.inet_aton('{word}')"),
+            Ok(IpAddr::V6(_)) => format!("+socket.inet_pton(AF_INET6, '{word}')"),
+            Err(_) => format!("+int({word}).to_bytes(4, 'little')"),
+        };
+        bytes.push_str(&part);
+    }
+    if value.is_empty() {
+        bytes = "bytes(264)".to_owned();
+    }
+    format!("s.setsockopt({place}, {bytes})")
+}
+
+#[test]
+fn no_group_is_joined_that_the_kernel_would_tell_the_link() {
+    in_world(|world| {
+        let mut agent = world.agent(1);
+        let mut client = agent.client();
+        let mut outside = world.ungoverned("outside").client();
+        for (family, place, value) in JOINS {
+            let make = format!("s = socket.socket({family}, SOCK_DGRAM)");
+            let line = option(place, value);
+            outside.does(&make);
+            let answer = outside.says(&format!("do {line}"));
+            assert_ne!(answer, "EPERM", "{line}");
+            client.does(&make);
+            client.is_refused(&line);
+            let events = world.events();
+            assert_eq!(events.len(), 1, "{line}: {events:?}");
+            let event = &events[0];
+            assert_eq!(
+                (event.kind, event.reason),
+                (kind::SOCKET, reason::MULTICAST)
+            );
+            let number = if family == "AF_INET" { 2 } else { 10 };
+            assert_eq!((event.family, event.socket_type), (number, 2), "{line}");
+            assert_eq!((event.protocol, event.denied), (17, 1), "{line}");
+            assert_eq!((event.agent, event.run), (1, 101));
+            assert_eq!(
+                (event.pid, event.netns),
+                (client.pid(), world.listening.netns)
+            );
+        }
+        // It is the option and not its value that is refused.
+        outside.does("s = socket.socket(AF_INET, SOCK_DGRAM)");
+        outside.does(&option("0, 35", "224.9.8.7 127.0.0.1"));
+        outside.does(&option("0, 36", "224.9.8.7 127.0.0.1"));
+        // Nothing that was not joined is left, and the kernel itself says so.
+        client.does("s = socket.socket(AF_INET, SOCK_DGRAM)");
+        let leave = format!("do {}", option("0, 36", "224.9.8.7 127.0.0.1"));
+        assert_eq!(client.says(&leave), "EADDRNOTAVAIL");
+        assert_eq!(world.events().len(), 0);
+
+        agent.entry.mode = mode::OBSERVE;
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        client.does(&option("0, 35", "224.9.8.7 127.0.0.1"));
+        let events = world.events();
+        assert_eq!((events.len(), events[0].denied), (1, 0));
+    });
+}
+
+/// The hook has a page of an option's value at most, and none of it is lost.
+#[test]
+fn every_other_option_is_set_as_it_is_said_also_a_long_one() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        client.does("s = socket.socket()");
+        client.does("s.setsockopt(SOL_SOCKET, socket.SO_RCVBUF, 65536)");
+        assert_eq!(
+            client.number::<u32>("s.getsockopt(SOL_SOCKET, socket.SO_RCVBUF)"),
+            131_072
+        );
+        client.does("s.setsockopt(6, socket.TCP_NODELAY, 1)");
+        assert_ne!(
+            client.number::<u32>("s.getsockopt(6, socket.TCP_NODELAY)"),
+            0
+        );
+        client.does("s.setsockopt(6, socket.TCP_CONGESTION, b'reno')");
+        assert!(
+            client
+                .says("s.getsockopt(6, socket.TCP_CONGESTION, 16)")
+                .contains("reno")
+        );
+        client.does("s.setsockopt(0, socket.IP_TOS, 0x10)");
+        assert_eq!(client.number::<u32>("s.getsockopt(0, socket.IP_TOS)"), 0x10);
+        // A filter of 4096 instructions is eight pages; its program stays in user space.
+        client.does("import ctypes, struct");
+        client.does("code = ctypes.create_string_buffer(b'\\0\\0\\0\\0\\0\\0\\0\\0' * 4095 + struct.pack('HBBI', 6, 0, 0, 65535))");
+        client.does(
+            "s.setsockopt(SOL_SOCKET, 26, struct.pack('HxxxxxxQ', 4096, ctypes.addressof(code)))",
+        );
+        // Longer than a page: what is behind it counts for nothing, what is before it does.
+        client.does("s.setsockopt(0, socket.IP_TOS, (0x20).to_bytes(4, 'little') + bytes(20000))");
+        assert_eq!(client.number::<u32>("s.getsockopt(0, socket.IP_TOS)"), 0x20);
+        assert_eq!(world.events().len(), 0);
+    });
+}

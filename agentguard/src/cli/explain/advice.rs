@@ -76,6 +76,8 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::BoundToDevice => say("let the program choose no network device (SO_BINDTODEVICE, IP_PKTINFO, `curl --interface`): the guard is reached over loopback"),
         ReasonCode::UnixSocketNotAllowed => say("what listens there works for the whole host: let the program do without, or run it outside the guard"),
         ReasonCode::DeviceNotAllowed => say("no rule can allow it: let the program do without, or run it outside the guard"),
+        ReasonCode::ProcessNotAllowed => say("debuggers and profilers work on processes of the same agent only: start both in it"),
+        ReasonCode::MulticastNotAllowed => say("agents have no multicast (mDNS, SSDP): turn discovery off in the program, or ignore it if the rest works"),
         ReasonCode::Rebinding => say(
             "the name resolved to an address that is not public: if that is meant, list the range in the rule's `resolved_ranges`",
         ),

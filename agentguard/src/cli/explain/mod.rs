@@ -152,6 +152,7 @@ fn attempted(action: &Action) -> String {
         ActionKind::Inbound => "a flow from outside, from",
         ActionKind::Socket => "the making of a socket (family/type/protocol)",
         ActionKind::Device => "the opening of a device,",
+        ActionKind::Process => "the use of another process:",
         ActionKind::DnsQuery => "the resolution of",
         ActionKind::HttpRequest => "the HTTP request",
         ActionKind::LlmCall => "a call to a language model at",

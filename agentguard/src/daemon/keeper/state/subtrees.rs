@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use agentguard_common::map::{AgentEntry, agent_flag, mode};
+use agentguard_common::map::{AgentEntry, CGROUP_LEVELS, agent_flag, mode};
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::gate::Gate;
 use agentguard_keeper::message::ToWorker;
@@ -171,6 +171,17 @@ impl Keeper {
                 "{} is not below {}, where cgroup v2 is mounted",
                 path.display(),
                 self.mount.display()
+            );
+        }
+        // Where a cgroup namespace hides levels above the mount, fewer are counted than there are.
+        let level = path
+            .components()
+            .count()
+            .saturating_sub(self.mount.components().count());
+        if level > usize::from(CGROUP_LEVELS) {
+            bail!(
+                "{} is {level} levels below the root of all cgroups, and the gate looks for agents in the first {CGROUP_LEVELS}; hint: adopt one above it",
+                path.display()
             );
         }
         let id = self.registry.number(name)?;
