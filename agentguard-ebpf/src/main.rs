@@ -46,6 +46,7 @@ mod event;
 mod log;
 mod lsm;
 mod maps;
+mod origin;
 mod packet;
 mod peer;
 mod process;

@@ -20,5 +20,6 @@ mod lsm;
 mod names;
 mod networks;
 mod ports;
+mod shared;
 mod sockets;
 mod world;
