@@ -247,13 +247,22 @@ pub mod pending {
     /// How many kinds there are.
     pub const KINDS: usize = 3;
 
-    /// Slots of an agent by kind, powers of two. Twice what the accept queues of a namespace hold, and
-    /// more datagrams than fit into the receive buffer of the resolver.
-    pub const SLOTS: [u32; KINDS] = [2048, 1024, 1024];
-    /// How long a slot is held, in ns: a connection until it is accepted or given up, for that long at
-    /// most. A query's only until the resolver has certainly read it: it may be repeated from the same
-    /// port, so that nobody can tell when it ends.
-    pub const HELD_NS: [u64; KINDS] = [120_000_000_000, 120_000_000_000, 1_000_000_000];
+    /// Slots of an agent for a kind, a power of two. Twice the connections that a listener's accept queue
+    /// holds, and more datagrams than fit into the receive buffer of the resolver.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slots(kind: u32) -> u32 {
+        match kind {
+            CONNECTION => 2048,
+            _ => 1024,
+        }
+    }
+
+    /// How long a connection's slot is held that is neither accepted nor given up, in ns.
+    pub const CONNECTION_HELD_NS: u64 = 120_000_000_000;
+    /// How long a query's slot is held, in ns: until the resolver has read it. From the same port it may
+    /// be repeated, so that nobody can tell when it ends.
+    pub const QUERY_HELD_NS: u64 = 1_000_000_000;
     /// How long the origin of a query is kept where nobody needs its slot, in ns.
     pub const QUERY_KEPT_NS: u64 = 10_000_000_000;
 }

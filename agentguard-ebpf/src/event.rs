@@ -21,6 +21,14 @@ const UNNEEDED: u64 = EVENTS_SIZE as u64 / 4 * 3;
 /// that begin a share at once may each write one event more.)
 const SHARE: u64 = EVENTS_SIZE as u64 / 8;
 
+const EVENT_SIZE: u32 = bytes::<Event>();
+const UNIX_EVENT_SIZE: u32 = bytes::<UnixEvent>();
+
+#[expect(clippy::cast_possible_truncation, reason = "events are small")]
+const fn bytes<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
 /// What an event says of a socket beside what the socket's entry knows.
 #[repr(C)]
 pub(crate) struct Told {
@@ -99,7 +107,7 @@ unsafe extern "C" fn event_of_socket(entry: *const SocketEntry, told: *const Tol
         reason: told.reason,
         denied: told.denied,
     };
-    let Some(stamp) = stamp(&what, size_of::<Event>()) else {
+    let Some(stamp) = stamp::<EVENT_SIZE>(&what) else {
         return 0;
     };
     let Some(mut record) = EVENTS.reserve_untyped::<Event>(0) else {
@@ -144,7 +152,7 @@ unsafe extern "C" fn event_of_socket(entry: *const SocketEntry, told: *const Tol
 /// be told there is less room ([`UNNEEDED`]).
 #[inline(always)]
 pub(crate) fn emit(mut event: Event) -> bool {
-    let Some(stamp) = stamp(&What::of(&event), size_of::<Event>()) else {
+    let Some(stamp) = stamp::<EVENT_SIZE>(&What::of(&event)) else {
         return false;
     };
     stamp.on(&mut event);
@@ -155,7 +163,7 @@ pub(crate) fn emit(mut event: Event) -> bool {
 /// for it twice.
 #[inline(always)]
 pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -> bool {
-    let Some(stamp) = stamp(&What::of(&event), size_of::<UnixEvent>()) else {
+    let Some(stamp) = stamp::<UNIX_EVENT_SIZE>(&What::of(&event)) else {
         return false;
     };
     stamp.on(&mut event);
@@ -211,7 +219,7 @@ impl What {
 
 /// Numbers an event of so many bytes. `None`: it is not to be told.
 #[inline(always)]
-fn stamp(event: &What, bytes: usize) -> Option<Stamp> {
+fn stamp<const BYTES: u32>(event: &What) -> Option<Stamp> {
     let needed =
         event.denied == 0 && event.reason < reason::FIRST_DENIAL && event.kind != kind::CLOSED;
     // Of an agent that is gone its sockets may be left.
@@ -220,7 +228,7 @@ fn stamp(event: &What, bytes: usize) -> Option<Stamp> {
     } else {
         event.agent
     };
-    let sequence = event_number(agent, bytes as u32 | u32::from(needed) << 16);
+    let sequence = event_number(agent, BYTES | u32::from(needed) << 16);
     // SAFETY: helpers without arguments.
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     (sequence != 0).then_some(Stamp {

@@ -87,6 +87,10 @@ fn note<const KIND: u32>(entry: &SocketEntry, key: &OriginKey, slot: u32, flags:
 
 /// Takes a slot of the agent's for a key. Processors that do so at once try different ones.
 #[inline(never)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low bits are the slot's number"
+)]
 fn claim<const KIND: u32>(agent: u32, key: &OriginKey) -> u32 {
     let Some(budget) = BUDGETS.get_ptr_mut(agent) else {
         return NO_SLOT;
@@ -96,11 +100,14 @@ fn claim<const KIND: u32>(agent: u32, key: &OriginKey) -> u32 {
     let mut tried = 0;
     while tried < PROBES {
         tried += 1;
-        // SAFETY: a field of a map's value, aligned.
-        let number = unsafe { add_one(&raw mut (*budget).next[KIND as usize]) };
+        // SAFETY: one of the numbers in a map's value, aligned; there is one for each kind.
+        let number = unsafe {
+            let next = (&raw mut (*budget).next).cast::<u64>();
+            add_one(next.add(KIND as usize))
+        };
         let slot = SlotKey {
             agent,
-            slot: KIND << 16 | (number as u32 & (pending::SLOTS[KIND as usize] - 1)),
+            slot: KIND << 16 | (number as u32 & (pending::slots(KIND) - 1)),
         };
         if is_free::<KIND>(&slot, now) {
             return match SLOTS.insert(slot, key, u64::from(BPF_ANY)) {
@@ -127,7 +134,12 @@ fn is_free<const KIND: u32>(slot: &SlotKey, now: u64) -> bool {
     if origin.agent != slot.agent || origin.slot != slot.slot {
         return true;
     }
-    if now.saturating_sub(origin.published_ns) < pending::HELD_NS[KIND as usize] {
+    let held_ns = if KIND == pending::QUERY {
+        pending::QUERY_HELD_NS
+    } else {
+        pending::CONNECTION_HELD_NS
+    };
+    if now.saturating_sub(origin.published_ns) < held_ns {
         return false;
     }
     let _ = map::<KIND>().remove(held);

@@ -86,7 +86,8 @@ impl Gate {
         // Without a budget nothing of the agent's is published any more.
         ignore_absent(self.budgets.remove(&agent), "BUDGETS")?;
         ignore_absent(self.counters.remove(&agent), "COUNTERS")?;
-        for (kind, (next, slots)) in (0_u32..).zip(budget.next.into_iter().zip(pending::SLOTS)) {
+        for (kind, next) in (0_u32..).zip(budget.next) {
+            let slots = pending::slots(kind);
             // Slots beyond the first that was never taken were not either.
             let taken = u32::try_from(next).map_or(slots, |next| next.min(slots));
             for number in 0..taken {

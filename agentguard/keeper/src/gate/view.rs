@@ -246,7 +246,7 @@ impl Iterator for Events {
 /// How long an origin is kept that nobody takes.
 const fn kept_ns(key: &OriginKey) -> u64 {
     if key.transport == TCP {
-        pending::HELD_NS[pending::CONNECTION as usize]
+        pending::CONNECTION_HELD_NS
     } else {
         pending::QUERY_KEPT_NS
     }

@@ -77,7 +77,7 @@ fn an_agent_that_asks_from_every_port_costs_nobody_else_a_query() {
             is_served(world, &mut client);
         }
         // It has its slots, and every further query is refused while they are held.
-        let slots = pending::SLOTS[pending::QUERY as usize] as usize;
+        let slots = pending::slots(pending::QUERY) as usize;
         assert_eq!(held(world, "QUERIES", 1), slots);
         assert!(refused > 0);
         let events = world.events();
@@ -108,7 +108,7 @@ fn a_port_that_asks_again_keeps_its_slot() {
 fn connections_that_nobody_accepts_are_no_more_than_their_agent_may_have() {
     in_world(|world| {
         let [mut floods, mut client] = two(world);
-        let slots = pending::SLOTS[pending::CONNECTION as usize] as usize;
+        let slots = pending::slots(pending::CONNECTION) as usize;
         floods.does(&format!("made = beginning({})", slots + 500));
         assert_eq!(held(world, "ORIGINS", 1), slots);
         assert_eq!(full(&world.events(), 1), 500);
