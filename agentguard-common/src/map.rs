@@ -175,8 +175,9 @@ pub struct NetworkEntry {
     pub rules: PortRules,
 }
 
-/// The client's end of a redirected connection or query, as the proxy sees it. Hash map `ORIGINS`.
-/// No address family: a mapped connect is AF_INET6 for the client and AF_INET for the proxy.
+/// The client's end of a redirected connection or query, as the proxy or the resolver sees it. Hash
+/// maps `ORIGINS` (to the proxy) and `QUERIES` (to the resolver): one port may lead to both at once. No
+/// address family: a mapped connect is AF_INET6 for the client and AF_INET for the proxy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct OriginKey {
@@ -220,6 +221,67 @@ pub struct Origin {
     pub _pad: u8,
     /// The run, or 0.
     pub run: u32,
+    /// The slot that the agent holds for it: [`SlotKey::slot`].
+    pub slot: u32,
+    /// Zero.
+    pub _end: u32,
+}
+
+/// One of the places that an agent has for what was redirected and not accepted yet. Hash map `SLOTS`,
+/// the value is the [`OriginKey`] that the place was taken for. It is held while that key's [`Origin`]
+/// names it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct SlotKey {
+    /// The agent.
+    pub agent: u32,
+    /// One of [`pending`] in the high half, the number of the slot in the low one.
+    pub slot: u32,
+}
+
+/// What is redirected, and how many of each an agent may have that nobody has accepted. The bounds are
+/// the agent's own: with them no agent can fill a map that others need.
+pub mod pending {
+    /// TCP to the proxy.
+    pub const CONNECTION: u32 = 0;
+    /// TCP to the resolver.
+    pub const STREAM_QUERY: u32 = 1;
+    /// UDP to the resolver.
+    pub const QUERY: u32 = 2;
+    /// How many kinds there are.
+    pub const KINDS: usize = 3;
+
+    /// Slots of an agent for a kind, a power of two. Twice the connections that a listener's accept queue
+    /// holds, and more datagrams than fit into the receive buffer of the resolver.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slots(kind: u32) -> u32 {
+        match kind {
+            CONNECTION => 2048,
+            _ => 1024,
+        }
+    }
+
+    /// How long a connection's slot is held that is neither accepted nor given up, in ns.
+    pub const CONNECTION_HELD_NS: u64 = 120_000_000_000;
+    /// How long a query's slot is held, in ns: until the resolver has read it. From the same port it may
+    /// be repeated, so that nobody can tell when it ends.
+    pub const QUERY_HELD_NS: u64 = 1_000_000_000;
+    /// How long the origin of a query is kept where nobody needs its slot, in ns.
+    pub const QUERY_KEPT_NS: u64 = 10_000_000_000;
+}
+
+/// What an agent has used of what all share. Hash map `BUDGETS`, key: agent (`u32`), or 0 for what
+/// belongs to none. The keeper makes and removes it with the agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Budget {
+    /// Where the ring buffer was when the agent's present share of it began.
+    pub share_start: u64,
+    /// Bytes written since then.
+    pub share_used: u64,
+    /// The next slot of each kind of [`pending`], counted on without end.
+    pub next: [u64; pending::KINDS],
 }
 
 /// What the gate knows of a socket. Socket storage `SOCKETS`: freed with the socket, inherited by
@@ -379,6 +441,8 @@ mod pod {
         super::NetworkEntry,
         super::OriginKey,
         super::Origin,
+        super::SlotKey,
+        super::Budget,
         super::Counters,
         super::Exe,
         super::UnixNameKey,
@@ -401,7 +465,12 @@ mod tests {
         assert_eq!(size_of::<NameEntry>(), 16 + 8 * 12);
         assert_eq!(size_of::<NetworkKey>(), 20);
         assert_eq!(size_of::<OriginKey>(), 32);
-        assert_eq!(size_of::<Origin>(), 8 + 8 + 16 + 16 + 16 + 2 + 1 + 1 + 4);
+        assert_eq!(
+            size_of::<Origin>(),
+            8 + 8 + 16 + 16 + 16 + 2 + 1 + 1 + 3 * 4
+        );
+        assert_eq!(size_of::<SlotKey>(), 8);
+        assert_eq!(size_of::<Budget>(), 16 + 3 * 8);
         assert_eq!(
             size_of::<SocketEntry>(),
             3 * 8 + 4 * 16 + 3 * 4 + 16 + 3 * 2 + 4 + 2 + 3 * 4 + 4

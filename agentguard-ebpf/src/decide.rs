@@ -54,9 +54,10 @@ pub(crate) unsafe fn decide(
             ))
             .map(|entry| &entry.rules),
     };
-    let matched = rules.and_then(|rules| {
+    // Packed as it comes: of parts that may be there or not LLVM makes registers that hold anything.
+    let matched = rules.map_or(0, |rules| {
         // SAFETY: a reference to a map's value.
-        Matched::unpack(unsafe { matched_port(rules, u32::from(port), u32::from(transport)) })
+        unsafe { matched_port(rules, u32::from(port), u32::from(transport)) }
     });
     // The kernel takes "any" for loopback, of the same family.
     let (any, v4) = (destination.is_unspecified(), destination.is_v4());
@@ -72,15 +73,13 @@ pub(crate) unsafe fn decide(
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let asked = Asked {
+        matched,
         destination,
-        rule: matched.map_or(0, |matched| matched.rule),
         port,
         transport,
-        effect: matched.map_or(0, |matched| matched.effect),
-        flags: matched.map_or(0, |matched| matched.flags),
-        matched: u8::from(matched.is_some()),
         local: u8::from(local),
         daemon_alive: u8::from(settings().is_some_and(|settings| now < settings.alive_until_ns)),
+        _pad: [0; 3],
     };
     // SAFETY: references, or null.
     FlowVerdict::unpack(unsafe {
@@ -97,15 +96,14 @@ pub(crate) unsafe fn decide(
 /// pointer in memory into a function.
 #[repr(C)]
 struct Asked {
+    /// What [`matched_port`] gives, or 0.
+    matched: u64,
     destination: Address,
-    rule: u32,
     port: u16,
     transport: u8,
-    effect: u8,
-    flags: u8,
-    matched: u8,
     local: u8,
     daemon_alive: u8,
+    _pad: [u8; 3],
 }
 
 /// [`flow_verdict`], packed. A global function, as [`matched_port`] is and for the same reason.
@@ -124,18 +122,13 @@ unsafe extern "C" fn verdict(
     let (Some(agent), Some(asked)) = (unsafe { (agent.as_ref(), asked.as_ref()) }) else {
         return 0;
     };
-    let matched = Matched {
-        rule: asked.rule,
-        effect: asked.effect,
-        flags: asked.flags,
-    };
     flow_verdict(&Flow {
         agent,
         // SAFETY: upheld by the caller.
         listeners: unsafe { listeners.as_ref() },
         // SAFETY: upheld by the caller.
         name: unsafe { name.as_ref() },
-        matched: (asked.matched != 0).then_some(matched),
+        matched: Matched::unpack(asked.matched),
         local: asked.local != 0,
         daemon_alive: asked.daemon_alive != 0,
         destination: asked.destination,

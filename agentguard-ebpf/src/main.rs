@@ -52,6 +52,7 @@ mod log;
 mod lsm;
 mod maps;
 mod option;
+mod origin;
 mod packet;
 mod peer;
 mod process;

@@ -3,11 +3,10 @@
 //! Hash maps are not preallocated: their bounds are there to stop, not to be filled. Where a bound
 //! is reached, the flow that needed the entry is refused.
 
-use agentguard_common::address::Address;
 use agentguard_common::event::Event;
 use agentguard_common::map::{
-    AgentEntry, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
-    OriginKey, Settings, SocketEntry, UnixNameKey, UnixOwner,
+    AgentEntry, Budget, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey,
+    Origin, OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey, UnixOwner,
 };
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
@@ -17,7 +16,6 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
-use core::mem::transmute;
 use core::ptr;
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -38,7 +36,20 @@ pub(crate) static NAMES: HashMap<NameKey, NameEntry, 1_048_576, LAZY> = HashMap:
 pub(crate) static NETWORKS: LpmTrie<NetworkKey, NetworkEntry, 262_144, LAZY> = LpmTrie::new();
 
 #[btf_map]
-pub(crate) static ORIGINS: HashMap<OriginKey, Origin, 65_536, LAZY> = HashMap::new();
+pub(crate) static ORIGINS: Origins = HashMap::new();
+
+#[btf_map]
+pub(crate) static QUERIES: Origins = HashMap::new();
+
+/// Room for 64 agents that use all their slots at once, in each of the two.
+pub(crate) type Origins = HashMap<OriginKey, Origin, 131_072, LAZY>;
+
+#[btf_map]
+pub(crate) static SLOTS: HashMap<SlotKey, OriginKey, 262_144, LAZY> = HashMap::new();
+
+/// As many as agents, and one for what belongs to none.
+#[btf_map]
+pub(crate) static BUDGETS: HashMap<u32, Budget, 65_537, LAZY> = HashMap::new();
 
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters, 65_536, LAZY> = PerCpuHashMap::new();
@@ -126,8 +137,8 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
         }
         // SAFETY: the map's value type is `T`, integers that are valid for any bytes; the storage lives as
         // long as the socket, which outlives the program run. Two processors that use one socket at
-        // once can interleave field writes: every field is checked against what it allows where it
-        // is read, so that a torn entry denies.
+        // once can interleave field writes, so that an entry holds parts of two verdicts: see
+        // `docs/threat-model.md`.
         unsafe {
             bpf_sk_storage_get(
                 ptr::from_ref(self).cast_mut().cast(),
@@ -143,31 +154,3 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
 
 /// The key of a whole address in `NETWORKS`: 32 bits of profile and 128 of address.
 pub(crate) const NETWORK_KEY_BITS: u32 = 32 + 128;
-
-/// An origin's key.
-#[inline(always)]
-pub(crate) const fn origin_key(
-    netns: u64,
-    address: Address,
-    port: u16,
-    transport: u8,
-) -> OriginKey {
-    let key = Words {
-        netns,
-        address,
-        rest: port as u64 | (transport as u64) << 16,
-    };
-    // SAFETY: the same size and alignment, and an `OriginKey` is valid whatever its bytes are; the
-    // target's byte order puts port, transport and padding at the places that they have there.
-    unsafe { transmute::<Words, OriginKey>(key) }
-}
-
-/// An [`OriginKey`] whose last bytes are written as one word. Five bytes of padding by themselves are
-/// zeroed by a call of `memset`, and on 6.1 every call takes 32 bytes at least of the 512 that `egress` and
-/// its functions have together (`check_max_stack_depth`).
-#[repr(C)]
-struct Words {
-    netns: u64,
-    address: Address,
-    rest: u64,
-}

@@ -9,18 +9,18 @@
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_common::map::{
-    AgentEntry, Counters, SocketEntry, TCP, UDP, agent_flag, mode, socket_flag, socket_state,
+    AgentEntry, SocketEntry, TCP, UDP, agent_flag, mode, pending, socket_flag, socket_state,
 };
 use agentguard_common::verdict::Effect;
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::{decide, is_own};
 use crate::maps::{COUNTERS, SOCKETS};
-use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, stream};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
@@ -186,10 +186,11 @@ fn leaves(
     // bound to a device takes loopback addresses there, and our neighbours would hear it.
     // SAFETY: the context of this hook.
     if packet.destination.is_loopback() && unsafe { (*ctx.skb.skb).ifindex } != LOOPBACK_INDEX {
-        event::emit(Event {
+        let told = event::Told {
             rule: 0,
-            ..event::of_socket(entry, kind::FLOW, reason::DEVICE, true)
-        });
+            ..event::Told::flow(entry, reason::DEVICE, true)
+        };
+        event::tell(entry, &told);
         return false;
     }
     if packet.transport == TCP && !packet.opens {
@@ -213,14 +214,14 @@ fn leaves(
             } else {
                 reason::UNKNOWN_SOCKET
             };
-            refuse(entry, packet.destination, packet.destination_port, why);
+            event::refuse(entry, &packet.destination, packet.destination_port, why);
         }
         return decided;
     }
     if entry.state != socket_state::RESOLVER && pretends(ctx, entry, found, packet) {
-        refuse(
+        event::refuse(
             entry,
-            packet.destination,
+            &packet.destination,
             packet.destination_port,
             reason::UNPARSABLE,
         );
@@ -228,11 +229,14 @@ fn leaves(
     }
     if decided {
         if entry.state == socket_state::RESOLVER {
-            stream::publish(entry, packet.source, packet.source_port, UDP);
-        } else {
-            return record_once(entry);
+            let from = (&packet.source, packet.source_port);
+            let known = origin::publish::<{ pending::QUERY }>(entry, from.0, from.1);
+            if !known {
+                event::refuse(entry, &entry.dialled, entry.dialled_port, reason::MAP_FULL);
+            }
+            return known;
         }
-        return true;
+        return record_once(entry);
     }
     let answers = entry.peer == packet.destination
         && entry.peer_port == packet.destination_port
@@ -305,7 +309,7 @@ fn first_datagram(
             reason::DATAGRAM
         };
         entry.state = socket_state::UNDECIDED;
-        refuse(entry, packet.destination, packet.destination_port, why);
+        event::refuse(entry, &packet.destination, packet.destination_port, why);
         return false;
     }
     entry.effective = packet.destination;
@@ -379,14 +383,15 @@ fn enters(
         }
     }
     let enforced = found.mode == mode::ENFORCE;
-    event::emit(Event {
-        kind: kind::INBOUND,
+    let told = event::Told {
         remote: packet.source,
         remote_port: packet.source_port,
         local_port: packet.destination_port,
         rule: 0,
-        ..event::of_socket(entry, kind::INBOUND, reason::INBOUND, enforced)
-    });
+        kind: kind::INBOUND,
+        ..event::Told::flow(entry, reason::INBOUND, enforced)
+    };
+    event::tell(entry, &told);
     !enforced
 }
 
@@ -394,51 +399,30 @@ fn enters(
 #[inline(always)]
 fn other(entry: &SocketEntry, found: &AgentEntry, outbound: bool) -> bool {
     let enforced = found.mode == mode::ENFORCE || entry.transport != 0;
-    event::emit(Event {
+    let told = event::Told {
         rule: 0,
-        ..event::of_socket(
-            entry,
-            if outbound { kind::FLOW } else { kind::INBOUND },
-            reason::UNPARSABLE,
-            enforced,
-        )
-    });
+        kind: if outbound { kind::FLOW } else { kind::INBOUND },
+        ..event::Told::flow(entry, reason::UNPARSABLE, enforced)
+    };
+    event::tell(entry, &told);
     !enforced
 }
 
-#[inline(always)]
-fn refuse(entry: &SocketEntry, remote: Address, remote_port: u16, why: u8) {
-    event::emit(Event {
-        remote,
-        remote_port,
-        ..event::of_socket(entry, kind::FLOW, why, true)
-    });
-}
-
-/// Adds to the agent's counters of this processor. Where their map is full nothing is counted.
+/// Adds to the agent's counters of this processor, which the keeper made with the agent.
 #[inline(always)]
 fn count(agent: u32, bytes: u32, outbound: bool, passes: bool) {
-    let bytes = u64::from(bytes);
-    if let Some(counters) = COUNTERS.get_ptr_mut(agent) {
-        // SAFETY: this processor's slot; an interrupting program can at worst lose an addition.
-        unsafe {
-            if !passes {
-                (*counters).denied += 1;
-            } else if outbound {
-                (*counters).sent_bytes += bytes;
-            } else {
-                (*counters).received_bytes += bytes;
-            }
-        }
+    let Some(counters) = COUNTERS.get_ptr_mut(agent) else {
         return;
+    };
+    let bytes = u64::from(bytes);
+    // SAFETY: this processor's slot; an interrupting program can at worst lose an addition.
+    unsafe {
+        if !passes {
+            (*counters).denied += 1;
+        } else if outbound {
+            (*counters).sent_bytes += bytes;
+        } else {
+            (*counters).received_bytes += bytes;
+        }
     }
-    let mut first = Counters::default();
-    if !passes {
-        first.denied = 1;
-    } else if outbound {
-        first.sent_bytes = bytes;
-    } else {
-        first.received_bytes = bytes;
-    }
-    let _ = COUNTERS.insert(agent, first, u64::from(BPF_ANY));
 }

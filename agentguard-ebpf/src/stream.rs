@@ -1,20 +1,18 @@
 //! TCP: publishes the original destination before the SYN leaves, and counts.
 
 use agentguard_common::address::Address;
-use agentguard_common::event::{Event, kind, reason};
-use agentguard_common::map::{Origin, SocketEntry, TCP, socket_flag, socket_state};
+use agentguard_common::event::{kind, reason};
+use agentguard_common::map::{SocketEntry, pending, socket_flag, socket_state};
 use aya_ebpf::bindings::{
-    BPF_ANY, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-    BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
-    BPF_TCP_SYN_SENT,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+    BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
 };
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr::read_volatile;
 
-use crate::event;
-use crate::maps::{ORIGINS, SOCKETS, origin_key};
+use crate::maps::SOCKETS;
+use crate::{event, origin};
 
 const AF_INET: u32 = 2;
 /// What a sockops program returns; the answer to a callback, where one is expected, is in `reply`.
@@ -46,8 +44,15 @@ fn connecting(ctx: &SockOpsContext) {
         return;
     };
     match entry.state {
-        socket_state::PROXY | socket_state::RESOLVER => {
-            publish(entry, local_address(ctx), local_port(ctx), TCP);
+        socket_state::PROXY => {
+            let (address, port) = (local_address(ctx), local_port(ctx));
+            let known = origin::publish::<{ pending::CONNECTION }>(entry, &address, port);
+            told_if_not(known, entry);
+        }
+        socket_state::RESOLVER => {
+            let (address, port) = (local_address(ctx), local_port(ctx));
+            let known = origin::publish::<{ pending::STREAM_QUERY }>(entry, &address, port);
+            told_if_not(known, entry);
         }
         socket_state::PASS if entry.reason == reason::RULE_ALLOW => {}
         _ => return,
@@ -57,36 +62,13 @@ fn connecting(ctx: &SockOpsContext) {
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed());
 }
 
-/// Notes where a redirected socket was to go, under the address the listener will see.
-/// Where the map is full the listener finds nothing, and refuses.
+/// Tells of a connection of which the listener knows nothing. It goes on, since it is refused there at
+/// once: a SYN that went nowhere would let the agent wait for minutes.
 #[inline(always)]
-pub(crate) fn publish(entry: &SocketEntry, address: Address, port: u16, transport: u8) {
-    if !note_origin(entry, &address, port, transport) {
-        event::emit(event::of_socket(entry, kind::FLOW, reason::MAP_FULL, true));
+fn told_if_not(known: bool, entry: &SocketEntry) {
+    if !known {
+        event::refuse(entry, &entry.dialled, entry.dialled_port, reason::MAP_FULL);
     }
-}
-
-/// `false`: the map is full. A function of its own: inlined into `egress`, the entry takes more of
-/// its frame than there is beside debugging lines.
-#[inline(never)]
-fn note_origin(entry: &SocketEntry, address: &Address, port: u16, transport: u8) -> bool {
-    let origin = Origin {
-        // SAFETY: helper without arguments.
-        published_ns: unsafe { bpf_ktime_get_ns() },
-        socket: entry.socket,
-        destination: entry.dialled,
-        agent: entry.agent,
-        pid: entry.pid,
-        uid: entry.uid,
-        generation: entry.generation,
-        comm: entry.comm,
-        port: entry.dialled_port,
-        reason: entry.reason,
-        _pad: 0,
-        run: entry.run,
-    };
-    let key = origin_key(entry.netns, *address, port, transport);
-    ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_ok()
 }
 
 #[inline(always)]
@@ -101,22 +83,28 @@ fn state(ctx: &SockOpsContext) {
     match entry.state {
         // Refused before it was established. Established ones are the proxy's to delete: a client
         // that sends and closes is in this state seconds before a late accept.
-        socket_state::PROXY | socket_state::RESOLVER if old == BPF_TCP_SYN_SENT => {
-            let key = origin_key(entry.netns, local_address(ctx), local_port(ctx), TCP);
-            let _ = ORIGINS.remove(key);
+        socket_state::PROXY if old == BPF_TCP_SYN_SENT => {
+            let (address, port) = (local_address(ctx), local_port(ctx));
+            origin::forget::<{ pending::CONNECTION }>(entry, &address, port);
+        }
+        socket_state::RESOLVER if old == BPF_TCP_SYN_SENT => {
+            let (address, port) = (local_address(ctx), local_port(ctx));
+            origin::forget::<{ pending::STREAM_QUERY }>(entry, &address, port);
         }
         socket_state::PASS if entry.reason == reason::RULE_ALLOW => {
             let (sent_bytes, received_bytes) = payload(ctx, entry, old);
             // SAFETY: a field of the context of this hook.
             let rtt = unsafe { (*ctx.ops).srtt_us };
-            event::emit(Event {
+            let told = event::Told {
                 sent_bytes,
                 received_bytes,
                 // The kernel keeps eight times the smoothed time (tcp.h).
                 rtt_us: rtt >> 3,
                 local_port: local_port(ctx),
-                ..event::of_socket(entry, kind::CLOSED, entry.reason, false)
-            });
+                kind: kind::CLOSED,
+                ..event::Told::flow(entry, entry.reason, false)
+            };
+            event::tell(entry, &told);
         }
         _ => {}
     }

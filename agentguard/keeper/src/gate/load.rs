@@ -1,5 +1,6 @@
 //! Loading: object → maps (new, or those that are pinned) → verified programs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -25,13 +26,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENTGUARD_BPF_OBJECT")
 
 /// Maps that are pinned, so that they outlive the daemon. Socket storage lives as long as a map
 /// does, so it is among them; counters of sequence numbers too, or every start would show a gap.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 16] = [
     "SETTINGS",
     "AGENTS",
     "LISTENERS",
     "NAMES",
     "NETWORKS",
     "ORIGINS",
+    "QUERIES",
+    "SLOTS",
+    "BUDGETS",
     "COUNTERS",
     "PROCESSES",
     "EVENTS",
@@ -132,7 +136,7 @@ impl Gate {
         );
         let status = status(&ebpf, &lsm.programs);
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(GateError::Missing(name));
-        Ok(Self {
+        let mut gate = Self {
             settings: typed("SETTINGS", take("SETTINGS")?)?,
             agents: typed("AGENTS", take("AGENTS")?)?,
             listeners: typed("LISTENERS", take("LISTENERS")?)?,
@@ -140,6 +144,11 @@ impl Gate {
             networks: typed("NETWORKS", take("NETWORKS")?)?,
             counters: typed("COUNTERS", take("COUNTERS")?)?,
             unix_names: typed("UNIX_NAMES", take("UNIX_NAMES")?)?,
+            budgets: typed("BUDGETS", take("BUDGETS")?)?,
+            slots: typed("SLOTS", take("SLOTS")?)?,
+            origins: typed("ORIGINS", take("ORIGINS")?)?,
+            queries: typed("QUERIES", take("QUERIES")?)?,
+            cgroups: BTreeMap::new(),
             programs: Programs {
                 ebpf,
                 status,
@@ -148,7 +157,9 @@ impl Gate {
                 _log: log,
             },
             directory: directory.to_owned(),
-        })
+        };
+        gate.take_over_agents()?;
+        Ok(gate)
     }
 
     /// The programs of the gate.

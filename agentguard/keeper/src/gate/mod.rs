@@ -10,6 +10,7 @@
 //! [`Gate`] is the keeper's, with every right; [`view::View`] is what the worker gets: descriptors
 //! that cannot write where a verdict is kept.
 
+mod agents;
 mod attach;
 mod btf;
 mod load;
@@ -20,12 +21,13 @@ mod sys;
 mod unix;
 pub mod view;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
 use agentguard_common::map::{
-    AgentEntry, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Settings,
-    UnixNameKey,
+    AgentEntry, Budget, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
+    OriginKey, Settings, SlotKey, UnixNameKey,
 };
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap};
@@ -129,6 +131,12 @@ pub struct Gate {
     networks: LpmTrie<MapData, NetworkKey, NetworkEntry>,
     counters: PerCpuHashMap<MapData, u32, Counters>,
     unix_names: LpmTrie<MapData, UnixNameKey, u32>,
+    budgets: HashMap<MapData, u32, Budget>,
+    slots: HashMap<MapData, SlotKey, OriginKey>,
+    origins: HashMap<MapData, OriginKey, Origin>,
+    queries: HashMap<MapData, OriginKey, Origin>,
+    /// The agent of each cgroup in `agents`.
+    cgroups: BTreeMap<u64, u32>,
 }
 
 impl Gate {
@@ -142,16 +150,6 @@ impl Gate {
             .map_err(map_error("write", "SETTINGS"))
     }
 
-    /// Makes a cgroup subtree an agent's, or changes what the gate knows of that agent.
-    ///
-    /// # Errors
-    /// [`GateError::Map`].
-    pub fn put_agent(&mut self, cgroup: u64, agent: &AgentEntry) -> Result<(), GateError> {
-        self.agents
-            .insert(cgroup, agent, 0)
-            .map_err(map_error("write", "AGENTS"))
-    }
-
     /// What the gate knows of a cgroup's agent.
     ///
     /// # Errors
@@ -162,14 +160,6 @@ impl Gate {
             Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
             Err(source) => Err(map_error("read", "AGENTS")(source)),
         }
-    }
-
-    /// Forgets whose a cgroup subtree is: under the gate it gets nothing from then on.
-    ///
-    /// # Errors
-    /// [`GateError::Map`]. A cgroup that is not there is none.
-    pub fn remove_agent(&mut self, cgroup: u64) -> Result<(), GateError> {
-        ignore_absent(self.agents.remove(&cgroup), "AGENTS")
     }
 
     /// Every cgroup that the gate takes for an agent's.

@@ -7,19 +7,30 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use agentguard_common::event::{Event, UnixEvent};
-use agentguard_common::map::{Counters, Exe, Origin, OriginKey};
+use agentguard_common::map::{Counters, Exe, Origin, OriginKey, SlotKey, TCP, pending};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap, RingBuf};
 
 use super::sys::{self, Access};
 use super::{Gate, GateError, map_error};
 
 /// The maps that go to the worker, in this order.
-const MAPS: [(&str, Access); 4] = [
+const MAPS: [(&str, Access); 6] = [
     ("ORIGINS", Access::ReadWrite),
     ("EVENTS", Access::ReadWrite),
     ("PROCESSES", Access::ReadOnly),
     ("COUNTERS", Access::ReadOnly),
+    ("QUERIES", Access::ReadWrite),
+    ("SLOTS", Access::ReadWrite),
 ];
+
+/// What was redirected leads to one of two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listener {
+    /// The proxy.
+    Proxy,
+    /// The resolver.
+    Resolver,
+}
 
 impl Gate {
     /// Descriptors for a [`View`].
@@ -43,6 +54,8 @@ impl Gate {
 /// The gate, as far as the worker may touch it.
 pub struct View {
     origins: HashMap<MapData, OriginKey, Origin>,
+    queries: HashMap<MapData, OriginKey, Origin>,
+    slots: HashMap<MapData, SlotKey, OriginKey>,
     processes: HashMap<MapData, u32, Exe>,
     counters: PerCpuHashMap<MapData, u32, Counters>,
 }
@@ -84,8 +97,14 @@ impl View {
         let processes = HashMap::try_from(processes).map_err(map_error("use", name))?;
         let (counters, name) = next()?;
         let counters = PerCpuHashMap::try_from(counters).map_err(map_error("use", name))?;
+        let (queries, name) = next()?;
+        let queries = HashMap::try_from(queries).map_err(map_error("use", name))?;
+        let (slots, name) = next()?;
+        let slots = HashMap::try_from(slots).map_err(map_error("use", name))?;
         let view = Self {
             origins,
+            queries,
+            slots,
             processes,
             counters,
         };
@@ -97,39 +116,89 @@ impl View {
     ///
     /// # Errors
     /// [`GateError::Map`].
-    pub fn origin(&self, key: &OriginKey) -> Result<Option<Origin>, GateError> {
-        match self.origins.get(key, 0) {
+    pub fn origin(&self, listener: Listener, key: &OriginKey) -> Result<Option<Origin>, GateError> {
+        let (map, name) = match listener {
+            Listener::Proxy => (&self.origins, "ORIGINS"),
+            Listener::Resolver => (&self.queries, "QUERIES"),
+        };
+        match map.get(key, 0) {
             Ok(origin) => Ok(Some(origin)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(map_error("read", "ORIGINS")(error)),
+            Err(error) => Err(map_error("read", name)(error)),
         }
     }
 
-    /// Forgets an original destination after it was read.
+    /// Forgets an original destination after it was read, and gives its agent the slot back.
     ///
     /// # Errors
     /// [`GateError::Map`].
-    pub fn forget_origin(&mut self, key: &OriginKey) -> Result<(), GateError> {
-        super::ignore_absent(self.origins.remove(key), "ORIGINS")
+    pub fn forget_origin(
+        &mut self,
+        listener: Listener,
+        key: &OriginKey,
+        origin: &Origin,
+    ) -> Result<(), GateError> {
+        let (map, name) = match listener {
+            Listener::Proxy => (&mut self.origins, "ORIGINS"),
+            Listener::Resolver => (&mut self.queries, "QUERIES"),
+        };
+        super::ignore_absent(map.remove(key), name)?;
+        let slot = SlotKey {
+            agent: origin.agent,
+            slot: origin.slot,
+        };
+        super::ignore_absent(self.slots.remove(&slot), "SLOTS")
     }
 
-    /// Forgets the original destinations published before a time (`CLOCK_MONOTONIC`, ns): nobody
-    /// will accept those any more. Gives how many.
+    /// Forgets the original destinations that nobody will accept any more at a time
+    /// (`CLOCK_MONOTONIC`, ns): those published longer ago than a slot is held for a connection, or a
+    /// query kept. Slots that hold nothing go too. Gives how many destinations.
     ///
     /// # Errors
     /// [`GateError::Map`].
-    pub fn sweep_origins(&mut self, before_ns: u64) -> Result<usize, GateError> {
-        let old: Vec<OriginKey> = self
-            .origins
+    pub fn sweep_origins(&mut self, now_ns: u64) -> Result<usize, GateError> {
+        let mut swept = 0;
+        for listener in [Listener::Proxy, Listener::Resolver] {
+            let map = match listener {
+                Listener::Proxy => &self.origins,
+                Listener::Resolver => &self.queries,
+            };
+            let old: Vec<(OriginKey, Origin)> = map
+                .iter()
+                .filter_map(Result::ok)
+                .filter(|(key, origin)| now_ns.saturating_sub(origin.published_ns) > kept_ns(key))
+                .collect();
+            for (key, origin) in &old {
+                self.forget_origin(listener, key, origin)?;
+            }
+            swept += old.len();
+        }
+        // A slot is taken a moment before its origin is published: looked at twice.
+        let empty: Vec<(SlotKey, OriginKey)> = self
+            .slots
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, origin)| origin.published_ns < before_ns)
-            .map(|(key, _)| key)
+            .filter(|(slot, key)| self.is_empty(*slot, key))
             .collect();
-        for key in &old {
-            super::ignore_absent(self.origins.remove(key), "ORIGINS")?;
+        for (slot, key) in &empty {
+            let same = self.slots.get(slot, 0).is_ok_and(|now| now == *key);
+            if same && self.is_empty(*slot, key) {
+                super::ignore_absent(self.slots.remove(slot), "SLOTS")?;
+            }
         }
-        Ok(old.len())
+        Ok(swept)
+    }
+
+    /// Whether a slot holds nothing.
+    fn is_empty(&self, slot: SlotKey, key: &OriginKey) -> bool {
+        let map = if slot.slot >> 16 == pending::CONNECTION {
+            &self.origins
+        } else {
+            &self.queries
+        };
+        map.get(key, 0).map_or(true, |origin| {
+            (origin.agent, origin.slot) != (slot.agent, slot.slot)
+        })
     }
 
     /// The path that a process was executed from, where the kernel saw that.
@@ -171,6 +240,15 @@ impl Iterator for Events {
                 });
             }
         }
+    }
+}
+
+/// How long an origin is kept that nobody takes.
+const fn kept_ns(key: &OriginKey) -> u64 {
+    if key.transport == TCP {
+        pending::CONNECTION_HELD_NS
+    } else {
+        pending::QUERY_KEPT_NS
     }
 }
 

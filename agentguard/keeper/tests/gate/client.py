@@ -9,6 +9,7 @@ with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
     procs.write("0")
 
 import errno
+import resource
 import socket
 import subprocess
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
@@ -67,6 +68,40 @@ def heard(made):
     """A datagram and where it seems to come from."""
     data, source = made.recvfrom(2048)
     return "{} {} {}".format(data.decode(), *source[:2])
+
+
+def queries(address, first, last):
+    """Sends a query from each of an address's ports: how many were refused."""
+    refused = 0
+    for number in range(first, last):
+        with socket.socket(AF_INET, SOCK_DGRAM) as made:
+            made.bind((address, number))
+            try:
+                made.sendto(b"query", ("192.0.2.53", 53))
+            except PermissionError:
+                refused += 1
+    return refused
+
+
+def beginning(count):
+    """Connections that nobody has accepted."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
+    made = [socket.socket(AF_INET, SOCK_STREAM) for _ in range(count)]
+    for each in made:
+        each.setblocking(False)
+        each.connect_ex(("192.0.2.1", 80))
+    return made
+
+
+def lives(cgroup):
+    """Enters a cgroup, connects and asks there, and leaves it for where it was."""
+    before = sys.argv[1]
+    with open(cgroup + "/cgroup.procs", "w") as procs:
+        procs.write("0")
+    with tcp("192.0.2.1", 80), socket.socket(AF_INET, SOCK_DGRAM) as asks:
+        asks.sendto(b"query", ("192.0.2.53", 53))
+    with open(before + "/cgroup.procs", "w") as procs:
+        procs.write("0")
 
 
 names = globals()

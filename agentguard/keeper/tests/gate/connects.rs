@@ -5,8 +5,9 @@ use std::net::TcpStream;
 
 use agentguard_common::event::{kind, reason};
 use agentguard_common::map::{
-    OriginKey, PortRule, PortRules, Settings, TCP, agent_flag, effect, mode, port_rule_flag,
+    Origin, OriginKey, PortRule, PortRules, Settings, TCP, agent_flag, effect, mode, port_rule_flag,
 };
+use agentguard_keeper::gate::view::Listener;
 
 use crate::world::{
     Agent, Client, GENERATION, PORTS, World, accept, any, direct, eventually, in_world, ports,
@@ -137,9 +138,13 @@ fn proxied(world: &mut World) -> (Agent, Client) {
     (agent, client)
 }
 
+fn origin(world: &World, key: &OriginKey) -> Option<Origin> {
+    world.view.origin(Listener::Proxy, key).unwrap()
+}
+
 /// What the proxy finds out about a connection that it has accepted.
 fn check_origin(world: &World, key: &OriginKey, client: u32, destination: &str, port: u16) {
-    let origin = world.view.origin(key).unwrap().expect("published");
+    let origin = origin(world, key).expect("published");
     let told = std::net::IpAddr::from(origin.destination).to_string();
     assert_eq!((told.as_str(), origin.port), (destination, port));
     assert_eq!((origin.agent, origin.run), (1, 101));
@@ -174,8 +179,10 @@ fn the_proxy_finds_where_a_connection_was_meant_to_go() {
             // The proxy says what becomes of it; the kernel says nothing of its own.
             assert_eq!(world.events().len(), 0);
 
-            world.view.forget_origin(&key).unwrap();
-            assert_eq!(world.view.origin(&key).unwrap(), None);
+            let found = origin(world, &key).unwrap();
+            let proxy = Listener::Proxy;
+            world.view.forget_origin(proxy, &key, &found).unwrap();
+            assert_eq!(origin(world, &key), None);
         }
     });
 }

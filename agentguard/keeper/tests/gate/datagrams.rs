@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use agentguard_common::event::{kind, reason};
 use agentguard_common::map::{TCP, UDP, effect};
+use agentguard_keeper::gate::view::Listener;
 
 use crate::world::{accept, any, datagram_server, direct, in_world, ports, server, tcp, udp};
 
@@ -140,7 +141,11 @@ fn whatever_resolver_an_agent_asks_it_gets_ours() {
                 assert_eq!(peer.ip().to_string(), local);
 
                 let key = world.key(local, peer.port(), UDP);
-                let origin = world.view.origin(&key).unwrap().expect("published");
+                let origin = world
+                    .view
+                    .origin(Listener::Resolver, &key)
+                    .unwrap()
+                    .expect("published");
                 let expected: IpAddr = asked.parse().unwrap();
                 assert_eq!(IpAddr::from(origin.destination), expected.to_canonical());
                 assert_eq!((origin.port, origin.agent), (53, 1));
@@ -168,7 +173,11 @@ fn a_resolver_is_asked_over_tcp_too() {
         client.does("s = tcp('192.0.2.53', 53)");
         let key = world.key("127.0.0.1", client.number("port(s)"), TCP);
         accept(&tcp(&world.listening.v4.resolver_tcp));
-        let origin = world.view.origin(&key).unwrap().unwrap();
+        let origin = world
+            .view
+            .origin(Listener::Resolver, &key)
+            .unwrap()
+            .unwrap();
         assert_eq!((origin.port, origin.reason), (53, reason::RESOLVER));
         assert_eq!(client.says("peer(s)"), "192.0.2.53 53");
     });

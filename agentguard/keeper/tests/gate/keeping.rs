@@ -7,6 +7,7 @@ use std::path::Path;
 use agentguard_common::event::reason;
 use agentguard_common::map::{TCP, effect};
 use agentguard_keeper::cgroup::Cgroup;
+use agentguard_keeper::gate::view::Listener;
 use agentguard_keeper::gate::view::View;
 use agentguard_keeper::gate::{Attachment, Gate, GateError};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -97,7 +98,8 @@ fn the_gate_holds_while_its_daemon_is_gone_and_is_taken_over_by_the_next() {
             let local: u16 = client.number(&format!("port({name})"));
             assert_eq!(peer.port(), local, "{name}");
             let key = world.key("127.0.0.1", local, TCP);
-            assert_eq!(world.view.origin(&key).unwrap().unwrap().port, 443);
+            let found = world.view.origin(Listener::Proxy, &key);
+            assert_eq!(found.unwrap().unwrap().port, 443);
             assert_eq!(client.says(&format!("peer({name})")), "192.0.2.1 443");
             if name == "before" {
                 let mut heard = [0];

@@ -22,5 +22,6 @@ mod lsm;
 mod names;
 mod networks;
 mod ports;
+mod shared;
 mod sockets;
 mod world;

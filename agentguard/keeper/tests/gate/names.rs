@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use agentguard_common::address::Address;
 use agentguard_common::event::reason;
 use agentguard_common::map::{NameEntry, NameKey, PortRules, TCP, UDP, effect};
+use agentguard_keeper::gate::view::Listener;
 
 use crate::world::{World, accept, any, datagram_server, direct, in_world, ports, server, tcp};
 
@@ -154,7 +155,7 @@ fn a_name_for_the_proxy_goes_there_over_tcp_alone() {
         client.does("s = tcp('198.18.0.5', 443)");
         let key = world.key("127.0.0.1", client.number("port(s)"), TCP);
         accept(&tcp(&world.listening.v4.proxy));
-        let origin = world.view.origin(&key).unwrap().unwrap();
+        let origin = world.view.origin(Listener::Proxy, &key).unwrap().unwrap();
         assert_eq!(IpAddr::from(origin.destination).to_string(), "198.18.0.5");
         client.is_refused("tcp('198.18.0.5', 80)");
         assert_eq!(world.events()[0].reason, reason::NO_RULE);

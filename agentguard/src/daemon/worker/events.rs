@@ -25,7 +25,8 @@ use super::sequences::{Missing, Sequences};
 /// record.
 const OPEN_FLOWS: usize = 65_536;
 /// Why numbers are missing.
-const OVERFLOW: &str = "The kernel's ring buffer was full.";
+const OVERFLOW: &str =
+    "The kernel's ring buffer was full, or an agent had more in it than its share.";
 /// Events that wait for the record.
 const WAITING: usize = 4096;
 /// How long after it was told to look the keeper is not told again.

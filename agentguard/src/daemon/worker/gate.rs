@@ -5,12 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agentguard_common::address::Address;
 use agentguard_common::map::{Origin, OriginKey, TCP, UDP};
-use agentguard_keeper::gate::view::View;
+use agentguard_keeper::gate::view::{Listener, View};
 use agentguard_model::{AgentId, Process, Transport};
-
-/// How long an original destination is kept for a connection that waits in the accept queue. The
-/// queue is full long before.
-const KEPT_NS: u64 = 120_000_000_000;
 
 /// Look-ups are one system call each, under a lock that nobody waits in.
 pub(super) struct Gate {
@@ -27,6 +23,7 @@ impl Gate {
     /// Where a redirected socket was to go. A TCP connection's is forgotten: it is accepted once.
     pub(super) fn origin(
         &self,
+        listener: Listener,
         netns: u64,
         peer: SocketAddr,
         transport: Transport,
@@ -42,7 +39,7 @@ impl Gate {
             _pad: [0; 5],
         };
         let mut view = self.view();
-        let origin = match view.origin(&key) {
+        let origin = match view.origin(listener, &key) {
             Ok(origin) => origin?,
             Err(error) => {
                 tracing::error!(%error, "cannot read an original destination");
@@ -50,7 +47,7 @@ impl Gate {
             }
         };
         if transport == Transport::Tcp
-            && let Err(error) = view.forget_origin(&key)
+            && let Err(error) = view.forget_origin(listener, &key, &origin)
         {
             tracing::warn!(%error, "cannot forget an original destination");
         }
@@ -86,10 +83,10 @@ impl Gate {
     pub(super) fn sweep(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let before = seconds
-            .saturating_mul(1_000_000_000)
-            .saturating_sub(KEPT_NS);
-        match self.view().sweep_origins(before) {
+        match self
+            .view()
+            .sweep_origins(seconds.saturating_mul(1_000_000_000))
+        {
             Ok(0) => {}
             Ok(count) => {
                 tracing::debug!(count, "forgot original destinations that nobody accepted");

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agentguard_decision::{Decider, Recorder as _};
+use agentguard_keeper::gate::view::Listener;
 use agentguard_model::{AgentId, Bytes, DecisionId, HostName, Outcome, Reason, Transport, Verdict};
 use agentguard_names::{Addresses, Answer, Answered, Client, Port, Published, Ruling};
 use agentguard_policy::NameRuling;
@@ -45,7 +46,9 @@ impl Port for NamesPort {
     type Token = NameRuling;
 
     fn client(&self, netns: u64, peer: SocketAddr, transport: Transport) -> Option<Client> {
-        let origin = self.gate.origin(netns, peer, transport)?;
+        let origin = self
+            .gate
+            .origin(Listener::Resolver, netns, peer, transport)?;
         let (agent, run) = Gate::owner(&origin);
         Some(Client {
             agent,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agentguard_decision::{Client, Decider};
+use agentguard_keeper::gate::view::Listener;
 use agentguard_model::{AgentId, HostName, Reason, ReasonCode, Transport};
 use agentguard_names::{Names, guard};
 use agentguard_proxy::{Leaf, Origin, Port, Subject};
@@ -42,7 +43,9 @@ impl ProxyPort {
 
 impl Port for ProxyPort {
     fn origin(&self, netns: u64, peer: SocketAddr) -> Option<Origin> {
-        let origin = self.gate.origin(netns, peer, Transport::Tcp)?;
+        let origin = self
+            .gate
+            .origin(Listener::Proxy, netns, peer, Transport::Tcp)?;
         let (agent, run) = Gate::owner(&origin);
         let destination = IpAddr::from(origin.destination);
         Some(Origin {
