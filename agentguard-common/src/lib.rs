@@ -4,6 +4,7 @@
 //! - [`map`]: keys and values of every BPF map.
 //! - [`device`]: devices that no agent gets.
 //! - [`event`]: what the kernel tells user space, and the reasons it gives.
+//! - [`seal`]: seals on what several threads may write at once.
 //! - [`verdict`]: what becomes of a flow, as a function of what the maps say.
 //!
 //! Everything here is `repr(C)` without implicit padding, and compiles for the kernel and for the
@@ -16,6 +17,7 @@ pub mod address;
 pub mod device;
 pub mod event;
 pub mod map;
+pub mod seal;
 pub mod verdict;
 
 /// Version of the layouts in this crate. It changes with every incompatible change to a map's key

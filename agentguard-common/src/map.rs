@@ -326,8 +326,10 @@ pub struct SocketEntry {
     pub transport: u8,
     /// One of [`crate::event::reason`], for a socket whose verdict was given.
     pub reason: u8,
+    /// What is at [`Self::effective`]: one of [`socket_class`].
+    pub class: u8,
     /// Zero.
-    pub _pad: [u8; 2],
+    pub _pad: u8,
     /// The policy rule of that verdict, or 0.
     pub rule: u32,
     /// The policy generation of that verdict.
@@ -336,6 +338,20 @@ pub struct SocketEntry {
     pub run: u32,
     /// Zero.
     pub _end: u32,
+    /// The seal on [`Self::effective`], its port and class ([`crate::seal`]), or 0.
+    pub seal: u64,
+    /// The seal on [`Self::peer`], its port and [`socket_flag::PEER_OWN`], or 0.
+    pub peer_seal: u64,
+}
+
+/// What is where a socket's packets may go.
+pub mod socket_class {
+    /// Whatever the policy allows.
+    pub const ALLOWED: u8 = 0;
+    /// A port of the agent's own, while it is.
+    pub const OWN: u8 = 1;
+    /// The proxy or the resolver.
+    pub const GUARD: u8 = 2;
 }
 
 /// The protocol of a UNIX socket that is never made: it asks whether LSM programs run.
@@ -447,6 +463,7 @@ mod pod {
         super::Exe,
         super::UnixNameKey,
         super::UnixOwner,
+        crate::seal::SealKeys,
     );
 }
 
@@ -473,7 +490,7 @@ mod tests {
         assert_eq!(size_of::<Budget>(), 16 + 3 * 8);
         assert_eq!(
             size_of::<SocketEntry>(),
-            3 * 8 + 4 * 16 + 3 * 4 + 16 + 3 * 2 + 4 + 2 + 3 * 4 + 4
+            3 * 8 + 4 * 16 + 3 * 4 + 16 + 3 * 2 + 4 + 2 + 3 * 4 + 4 + 2 * 8
         );
         assert_eq!(size_of::<Counters>(), 24);
         assert_eq!(size_of::<UnixNameKey>(), 4 + 108);

@@ -5,7 +5,9 @@
 
 use agentguard_common::address::Address;
 use agentguard_common::event::reason;
-use agentguard_common::map::{Listeners, SocketEntry, TCP, UDP, socket_flag, socket_state};
+use agentguard_common::map::{
+    Listeners, SocketEntry, TCP, UDP, socket_class, socket_flag, socket_state,
+};
 use agentguard_common::verdict::{DNS_PORT, Effect, FlowVerdict};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -16,6 +18,7 @@ use core::ffi::c_void;
 
 use crate::decide::decide;
 use crate::maps::{LISTENERS, SOCKETS};
+use crate::seal::note_destination;
 use crate::socket::transport;
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log};
 
@@ -36,7 +39,8 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     let Some(entry) = socket_entry(ctx) else {
         return DENY;
     };
-    let Some(verdict) = dial(ctx, entry, destination, user_port(ctx)) else {
+    let port = user_port(ctx);
+    let Some(verdict) = dial(ctx, entry, destination, port) else {
         return DENY;
     };
     if entry.transport == UDP {
@@ -46,7 +50,7 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
         // for it there may be no route either, and then no datagram would tell of it.
         let unheard = verdict.reason == reason::NO_LISTENER && entry.dialled_port == DNS_PORT;
         if unheard || matches!(verdict.effect, Effect::Resolver | Effect::Real) {
-            let result = apply::<FAMILY>(ctx, entry, verdict);
+            let result = apply::<FAMILY>(ctx, entry, verdict, destination, port);
             if result == DENY {
                 event::flow(entry, true);
             }
@@ -58,7 +62,7 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     if entry.transport != TCP {
         return ALLOW;
     }
-    let result = apply::<FAMILY>(ctx, entry, verdict);
+    let result = apply::<FAMILY>(ctx, entry, verdict, destination, port);
     if result == DENY {
         event::flow(entry, true);
     } else if entry.state == socket_state::PASS
@@ -139,30 +143,36 @@ pub(crate) fn dial(
     Some(verdict)
 }
 
-/// Carries a verdict out: rewrites the address where it says so, and notes where packets may go.
+/// Carries a verdict on `dialled` and its port out: rewrites the address where it says so, and notes where
+/// packets may go. Another thread may have dialled since, so nothing of this is read from the entry.
 #[inline(always)]
 pub(crate) fn apply<const FAMILY: u32>(
     ctx: &SockAddrContext,
     entry: &mut SocketEntry,
     verdict: FlowVerdict,
+    dialled: Address,
+    dialled_port: u16,
 ) -> i32 {
+    let class = match (verdict.effect, verdict.reason) {
+        (Effect::Proxy | Effect::Resolver, _) => socket_class::GUARD,
+        (_, reason::LOCAL) => socket_class::OWN,
+        _ => socket_class::ALLOWED,
+    };
     let (address, port, state) = match verdict.effect {
         Effect::Deny => {
             entry.state = socket_state::NEW;
             return DENY;
         }
         // The kernel takes "any" for loopback; say so, for the check on the packet.
-        Effect::Pass if entry.dialled.is_unspecified() => (
-            loopback_like(entry.dialled),
-            entry.dialled_port,
-            socket_state::PASS,
-        ),
-        Effect::Pass => (entry.dialled, entry.dialled_port, socket_state::PASS),
+        Effect::Pass if dialled.is_unspecified() => {
+            (loopback_like(dialled), dialled_port, socket_state::PASS)
+        }
+        Effect::Pass => (dialled, dialled_port, socket_state::PASS),
         Effect::Real => {
-            let Some(real) = crate::decide::real_address(entry.agent, entry.dialled) else {
+            let Some(real) = crate::decide::real_address(entry.agent, dialled) else {
                 return DENY;
             };
-            (real, entry.dialled_port, socket_state::PASS)
+            (real, dialled_port, socket_state::PASS)
         }
         Effect::Proxy | Effect::Resolver => {
             let Some(ours) = listeners(entry.netns) else {
@@ -175,24 +185,19 @@ pub(crate) fn apply<const FAMILY: u32>(
                 return DENY;
             }
             if verdict.effect == Effect::Proxy {
-                (
-                    loopback_like(entry.dialled),
-                    ours.proxy_port,
-                    socket_state::PROXY,
-                )
+                (loopback_like(dialled), ours.proxy_port, socket_state::PROXY)
             } else {
                 (
-                    loopback_like(entry.dialled),
+                    loopback_like(dialled),
                     ours.resolver_port,
                     socket_state::RESOLVER,
                 )
             }
         }
     };
-    entry.effective = address;
-    entry.effective_port = port;
+    note_destination(entry, &address, port, class);
     entry.state = state;
-    if address != entry.dialled || port != entry.dialled_port {
+    if address != dialled || port != dialled_port {
         rewrite::<FAMILY>(ctx, address, port);
     }
     ALLOW

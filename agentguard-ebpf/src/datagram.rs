@@ -15,6 +15,7 @@ use crate::connect::{
     user_port,
 };
 use crate::maps::SOCKETS;
+use crate::seal::is_peer;
 use crate::{ALLOW, DENY, event};
 
 /// A datagram with an IPv4 address.
@@ -36,7 +37,8 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     };
     let port = user_port(ctx);
     // An answer to the peer that was let in last needs no rule.
-    if entry.transport == UDP && entry.peer == destination && entry.peer_port == port && port != 0 {
+    let own = entry.flags & socket_flag::PEER_OWN != 0;
+    if entry.transport == UDP && is_peer(entry, &destination, port, own) {
         return ALLOW;
     }
     // The kernel sends what a v4-mapped socket is connected to with an address: the one that
@@ -54,7 +56,7 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     if entry.transport != UDP {
         return ALLOW;
     }
-    let result = apply::<FAMILY>(ctx, entry, verdict);
+    let result = apply::<FAMILY>(ctx, entry, verdict, destination, port);
     if result == DENY {
         event::flow(entry, true);
     } else if entry.state == socket_state::PASS

@@ -56,6 +56,7 @@ mod origin;
 mod packet;
 mod peer;
 mod process;
+mod seal;
 mod socket;
 mod stream;
 mod unix;

@@ -8,6 +8,7 @@ use agentguard_common::map::{
     AgentEntry, Budget, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey,
     Origin, OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey, UnixOwner,
 };
+use agentguard_common::seal::SealKeys;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::{
@@ -71,6 +72,10 @@ pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static UNIX_NAMES: LpmTrie<UnixNameKey, u32, 65_536, LAZY> = LpmTrie::new();
+
+/// Filled once, by the loader that made it.
+#[btf_map]
+pub(crate) static SEAL_KEYS: Array<SealKeys, 1> = Array::new();
 
 /// Set by the first call that the loader makes to see whether LSM programs run at all.
 #[btf_map]

@@ -9,7 +9,8 @@
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_common::map::{
-    AgentEntry, SocketEntry, TCP, UDP, agent_flag, mode, pending, socket_flag, socket_state,
+    AgentEntry, SocketEntry, TCP, UDP, agent_flag, mode, pending, socket_class, socket_flag,
+    socket_state,
 };
 use agentguard_common::verdict::Effect;
 use aya_ebpf::EbpfContext as _;
@@ -20,6 +21,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::{decide, is_own};
 use crate::maps::{COUNTERS, SOCKETS};
+use crate::seal::{is_destination, is_peer, note_destination, note_peer};
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin};
 
 const IPPROTO_TCP: u8 = 6;
@@ -196,13 +198,12 @@ fn leaves(
     if packet.transport == TCP && !packet.opens {
         return true;
     }
-    let dialled = entry.state >= socket_state::PASS
-        && entry.effective == packet.destination
-        && entry.effective_port == packet.destination_port;
+    let (to, port, class) = (&packet.destination, packet.destination_port, entry.class);
+    let dialled = entry.state >= socket_state::PASS && is_destination(entry, to, port, class);
     // What was the agent's own when it was dialled, or when it sent, may be a service of the host's
     // by now; also when a SYN is repeated. One look-up for both: the frame has no room for more.
     let (dialled_own, peer_own) = (
-        entry.reason == reason::LOCAL,
+        class == socket_class::OWN,
         entry.flags & socket_flag::PEER_OWN != 0,
     );
     let own = (dialled_own || peer_own) && reaches_own(ctx, found, packet);
@@ -218,7 +219,9 @@ fn leaves(
         }
         return decided;
     }
-    if entry.state != socket_state::RESOLVER && pretends(ctx, entry, found, packet) {
+    // Of the guard's, datagrams reach the resolver alone.
+    let asks = decided && class == socket_class::GUARD;
+    if !asks && pretends(ctx, entry, found, packet) {
         event::refuse(
             entry,
             &packet.destination,
@@ -228,7 +231,7 @@ fn leaves(
         return false;
     }
     if decided {
-        if entry.state == socket_state::RESOLVER {
+        if asks {
             let from = (&packet.source, packet.source_port);
             let known = origin::publish::<{ pending::QUERY }>(entry, from.0, from.1);
             if !known {
@@ -236,12 +239,9 @@ fn leaves(
             }
             return known;
         }
-        return record_once(entry);
+        return record_once(entry, dialled_own);
     }
-    let answers = entry.peer == packet.destination
-        && entry.peer_port == packet.destination_port
-        && packet.destination_port != 0
-        && (own || !peer_own);
+    let answers = is_peer(entry, to, port, peer_own) && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet)
 }
 
@@ -312,16 +312,21 @@ fn first_datagram(
         event::refuse(entry, &packet.destination, packet.destination_port, why);
         return false;
     }
-    entry.effective = packet.destination;
-    entry.effective_port = packet.destination_port;
+    let own = verdict.reason == reason::LOCAL;
+    let class = if own {
+        socket_class::OWN
+    } else {
+        socket_class::ALLOWED
+    };
+    note_destination(entry, &packet.destination, packet.destination_port, class);
     entry.state = socket_state::PASS;
-    record_once(entry)
+    record_once(entry, own)
 }
 
 /// Tells of a flow with its first datagram. `false`: it cannot be told, and does not pass.
 #[inline(always)]
-fn record_once(entry: &mut SocketEntry) -> bool {
-    if entry.flags & socket_flag::RECORDED == 0 && entry.reason != reason::LOCAL {
+fn record_once(entry: &mut SocketEntry, own: bool) -> bool {
+    if entry.flags & socket_flag::RECORDED == 0 && !own {
         if !event::flow(entry, false) {
             return false;
         }
@@ -344,8 +349,7 @@ fn enters(
         return true;
     }
     let answer = packet.transport == UDP
-        && entry.effective == packet.source
-        && entry.effective_port == packet.source_port;
+        && is_destination(entry, &packet.source, packet.source_port, entry.class);
     if answer {
         return true;
     }
@@ -355,13 +359,8 @@ fn enters(
     // SAFETY: the context of this hook.
     if here && unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX {
         if packet.transport == UDP {
-            entry.peer = packet.source;
-            entry.peer_port = packet.source_port;
-            if comes_from_own(ctx, found, packet) {
-                entry.flags |= socket_flag::PEER_OWN;
-            } else {
-                entry.flags &= !socket_flag::PEER_OWN;
-            }
+            let own = comes_from_own(ctx, found, packet);
+            note_peer(entry, &packet.source, packet.source_port, own);
         }
         return true;
     }

@@ -118,6 +118,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("udp-elsewhere"),
     Way::new("udp-unspec").only(Four),
     Way::new("udp-other-family").only(Four),
+    Way::new("udp-race"),
     Way::new("udp-corked"),
     Way::new("udp-segments"),
     Way::new("udp-fragments"),

@@ -7,10 +7,12 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use agentguard_common::ABI_VERSION;
-use aya::maps::Map;
+use agentguard_common::seal::SealKeys;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{Program, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::rand::GetRandomFlags;
 use rustix::thread::UnshareFlags;
 
 use super::{Gate, GateError, ProgramStatus, log, lsm};
@@ -26,7 +28,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENTGUARD_BPF_OBJECT")
 
 /// Maps that are pinned, so that they outlive the daemon. Socket storage lives as long as a map
 /// does, so it is among them; counters of sequence numbers too, or every start would show a gap.
-const PINNED: [&str; 16] = [
+const PINNED: [&str; 17] = [
     "SETTINGS",
     "AGENTS",
     "LISTENERS",
@@ -40,6 +42,7 @@ const PINNED: [&str; 16] = [
     "PROCESSES",
     "EVENTS",
     "SEQUENCE",
+    "SEAL_KEYS",
     "SOCKETS",
     "UNIX_NAMES",
     "UNIX_OWNERS",
@@ -136,6 +139,7 @@ impl Gate {
         );
         let status = status(&ebpf, &lsm.programs);
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(GateError::Missing(name));
+        seal_keys(typed("SEAL_KEYS", take("SEAL_KEYS")?)?)?;
         let mut gate = Self {
             settings: typed("SETTINGS", take("SETTINGS")?)?,
             agents: typed("AGENTS", take("AGENTS")?)?,
@@ -189,6 +193,38 @@ impl Gate {
     pub(super) fn links(&self) -> PathBuf {
         links(&self.directory)
     }
+}
+
+/// Fills in the keys of a new gate. They stay for as long as it does: with others, what is noted of the
+/// sockets of agents would not be believed any more.
+fn seal_keys(mut map: Array<MapData, SealKeys>) -> Result<(), GateError> {
+    let there = map
+        .get(&0, 0)
+        .map_err(super::map_error("read", "SEAL_KEYS"))?;
+    if there != SealKeys::default() {
+        return Ok(());
+    }
+    let mut keys = SealKeys::default();
+    for key in keys.0.as_flattened_mut() {
+        let mut bytes = [0; size_of::<u64>()];
+        let filled =
+            rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| {
+                GateError::Sys {
+                    what: "get random numbers",
+                    source: errno.into(),
+                }
+            })?;
+        // Calls for so little are never cut short (getrandom(2)).
+        if filled != bytes.len() {
+            return Err(GateError::Sys {
+                what: "get random numbers",
+                source: io::ErrorKind::UnexpectedEof.into(),
+            });
+        }
+        *key = u64::from_ne_bytes(bytes);
+    }
+    map.set(0, keys, 0)
+        .map_err(super::map_error("write", "SEAL_KEYS"))
 }
 
 fn links(directory: &Path) -> PathBuf {

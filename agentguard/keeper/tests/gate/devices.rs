@@ -9,13 +9,13 @@ use crate::world::{Client, in_world};
 /// In Python: opens a device by its numbers, from a node of its own.
 fn open(major: u32, minor: u32) -> String {
     format!(
-        "os.mknod('/tmp/agentguard-device', 0o20600, os.makedev({major}, {minor})); \
-         dev = os.open('/tmp/agentguard-device', os.O_RDWR)"
+        "node = f'/tmp/agentguard-device-{{os.getpid()}}'; \
+         os.mknod(node, 0o20600, os.makedev({major}, {minor})); dev = os.open(node, os.O_RDWR)"
     )
 }
 
 /// The node goes whether it could be opened or not.
-const REMOVE: &str = "os.unlink('/tmp/agentguard-device')";
+const REMOVE: &str = "os.unlink(node)";
 /// `/dev/net/tun`.
 const TUN: (u32, u32) = (10, 200);
 
