@@ -150,6 +150,10 @@ fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
         )
         .unwrap();
     }
+    // What is allowed gets out in each setting: that nothing else does is the guard's doing.
+    let allowed = format!("escapeallowedx{}", setting.letter());
+    let program = bench.program("udp-sendto");
+    writeln!(script, "{} $ESCAPE_ALLOWED 7 {allowed}", program.display()).unwrap();
     let file = directory.join(format!("script-{}", setting.letter()));
     fs::write(&file, script).unwrap();
     let words = ["sh".into(), file.into_os_string()];
@@ -157,6 +161,7 @@ fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
     assert!(output.stdout.is_empty(), "{output}");
     let after = bench.world.all_arrivals().unwrap();
     let marks = bench.world.marks().unwrap();
+    assert!(marks.contains_key(&allowed), "{setting:?}: what is allowed");
     let mut seen = Seen {
         out: BTreeSet::new(),
         said: Vec::new(),

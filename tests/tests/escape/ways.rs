@@ -163,8 +163,13 @@ pub(crate) const WAYS: &[Way] = &[
         .part("io_uring"),
     // Names.
     Way::new("dns"),
+    Way::new("dns-tls"),
+    Way::new("dns-https"),
+    Way::new("dns-quic"),
     Way::new("dns-tunnel"),
     Way::new("dns-tunnel-tcp"),
+    // Other hosts that do an agent's bidding.
+    Way::new("proxy-connect"),
     // Other processes.
     Way::new("loopback-tcp"),
     Way::new("loopback-any"),
