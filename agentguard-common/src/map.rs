@@ -326,7 +326,7 @@ pub struct SocketEntry {
     pub transport: u8,
     /// One of [`crate::event::reason`], for a socket whose verdict was given.
     pub reason: u8,
-    /// What is at [`Self::effective`]: one of [`socket_class`].
+    /// What is at [`Self::effective`]: of [`socket_class`].
     pub class: u8,
     /// Zero.
     pub _pad: u8,
@@ -352,6 +352,8 @@ pub mod socket_class {
     pub const OWN: u8 = 1;
     /// The proxy or the resolver.
     pub const GUARD: u8 = 2;
+    /// A bit: the flow was told of.
+    pub const TOLD: u8 = 0x80;
 }
 
 /// The protocol of a UNIX socket that is never made: it asks whether LSM programs run.
@@ -407,8 +409,6 @@ pub mod socket_state {
 pub mod socket_flag {
     /// A UDP socket that was bound to an address.
     pub const BOUND: u8 = 1;
-    /// The flow's verdict is in an event already.
-    pub const RECORDED: u8 = 2;
     /// The TCP peer has sent its FIN.
     pub const PEER_FINISHED: u8 = 4;
     /// [`super::SocketEntry::peer`] was a socket of the same agent when it sent.

@@ -5,9 +5,7 @@
 
 use agentguard_common::address::Address;
 use agentguard_common::event::reason;
-use agentguard_common::map::{
-    Listeners, SocketEntry, TCP, UDP, socket_class, socket_flag, socket_state,
-};
+use agentguard_common::map::{Listeners, SocketEntry, TCP, UDP, socket_class, socket_state};
 use agentguard_common::verdict::{DNS_PORT, Effect, FlowVerdict};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -18,7 +16,7 @@ use core::ffi::c_void;
 
 use crate::decide::decide;
 use crate::maps::{LISTENERS, SOCKETS};
-use crate::seal::note_destination;
+use crate::seal::{is_destination, note_destination};
 use crate::socket::transport;
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log};
 
@@ -50,11 +48,13 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
         // for it there may be no route either, and then no datagram would tell of it.
         let unheard = verdict.reason == reason::NO_LISTENER && entry.dialled_port == DNS_PORT;
         if unheard || matches!(verdict.effect, Effect::Resolver | Effect::Real) {
-            let result = apply::<FAMILY>(ctx, entry, verdict, destination, port);
-            if result == DENY {
-                event::flow(entry, true);
-            }
-            return result;
+            return match apply::<FAMILY>(ctx, entry, verdict, destination, port) {
+                Some(_) => ALLOW,
+                None => {
+                    event::flow(entry, true);
+                    DENY
+                }
+            };
         }
         entry.state = socket_state::UNDECIDED;
         return ALLOW;
@@ -62,17 +62,18 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     if entry.transport != TCP {
         return ALLOW;
     }
-    let result = apply::<FAMILY>(ctx, entry, verdict, destination, port);
-    if result == DENY {
+    if apply::<FAMILY>(ctx, entry, verdict, destination, port).is_none() {
         event::flow(entry, true);
-    } else if entry.state == socket_state::PASS
+        return DENY;
+    }
+    if entry.state == socket_state::PASS
         && entry.reason != reason::LOCAL
         && !event::flow(entry, false)
     {
         entry.state = socket_state::UNDECIDED;
         return DENY;
     }
-    result
+    ALLOW
 }
 
 /// The socket's entry; for a socket that the gate did not see being made, one made now if the
@@ -110,10 +111,6 @@ pub(crate) fn dial(
     destination: Address,
     port: u16,
 ) -> Option<FlowVerdict> {
-    let same = entry.dialled == destination && entry.dialled_port == port;
-    if !same {
-        entry.flags &= !socket_flag::RECORDED;
-    }
     entry.dialled = destination;
     entry.dialled_port = port;
     agent::note_process(entry);
@@ -144,7 +141,8 @@ pub(crate) fn dial(
 }
 
 /// Carries a verdict on `dialled` and its port out: rewrites the address where it says so, and notes where
-/// packets may go. Another thread may have dialled since, so nothing of this is read from the entry.
+/// packets may go, which it gives. Another thread may have dialled since, so nothing of this is read from the
+/// entry. `None`: refused.
 #[inline(always)]
 pub(crate) fn apply<const FAMILY: u32>(
     ctx: &SockAddrContext,
@@ -152,7 +150,7 @@ pub(crate) fn apply<const FAMILY: u32>(
     verdict: FlowVerdict,
     dialled: Address,
     dialled_port: u16,
-) -> i32 {
+) -> Option<Noted> {
     let class = match (verdict.effect, verdict.reason) {
         (Effect::Proxy | Effect::Resolver, _) => socket_class::GUARD,
         (_, reason::LOCAL) => socket_class::OWN,
@@ -161,7 +159,7 @@ pub(crate) fn apply<const FAMILY: u32>(
     let (address, port, state) = match verdict.effect {
         Effect::Deny => {
             entry.state = socket_state::NEW;
-            return DENY;
+            return None;
         }
         // The kernel takes "any" for loopback; say so, for the check on the packet.
         Effect::Pass if dialled.is_unspecified() => {
@@ -169,20 +167,16 @@ pub(crate) fn apply<const FAMILY: u32>(
         }
         Effect::Pass => (dialled, dialled_port, socket_state::PASS),
         Effect::Real => {
-            let Some(real) = crate::decide::real_address(entry.agent, dialled) else {
-                return DENY;
-            };
+            let real = crate::decide::real_address(entry.agent, dialled)?;
             (real, dialled_port, socket_state::PASS)
         }
         Effect::Proxy | Effect::Resolver => {
-            let Some(ours) = listeners(entry.netns) else {
-                return DENY;
-            };
+            let ours = listeners(entry.netns)?;
             if bound_elsewhere(ctx) {
                 entry.reason = reason::DEVICE;
                 entry.rule = 0;
                 entry.state = socket_state::NEW;
-                return DENY;
+                return None;
             }
             if verdict.effect == Effect::Proxy {
                 (loopback_like(dialled), ours.proxy_port, socket_state::PROXY)
@@ -195,12 +189,29 @@ pub(crate) fn apply<const FAMILY: u32>(
             }
         }
     };
+    // To where it sent before there is nothing new to tell.
+    let class = if is_destination(entry, &address, port, class | socket_class::TOLD) {
+        class | socket_class::TOLD
+    } else {
+        class
+    };
     note_destination(entry, &address, port, class);
     entry.state = state;
     if address != dialled || port != dialled_port {
         rewrite::<FAMILY>(ctx, address, port);
     }
-    ALLOW
+    Some(Noted {
+        address,
+        port,
+        class,
+    })
+}
+
+/// Where packets may go: as it was noted in a socket's entry.
+pub(crate) struct Noted {
+    pub(crate) address: Address,
+    pub(crate) port: u16,
+    pub(crate) class: u8,
 }
 
 /// Whether the socket is bound to a device other than `lo`. Loopback addresses are not special to

@@ -5,8 +5,7 @@
 //! resolvers would drop them.
 
 use agentguard_common::address::Address;
-use agentguard_common::event::reason;
-use agentguard_common::map::{UDP, socket_flag, socket_state};
+use agentguard_common::map::{UDP, socket_class, socket_flag, socket_state};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
@@ -15,7 +14,7 @@ use crate::connect::{
     user_port,
 };
 use crate::maps::SOCKETS;
-use crate::seal::is_peer;
+use crate::seal::{is_peer, note_destination};
 use crate::{ALLOW, DENY, event};
 
 /// A datagram with an IPv4 address.
@@ -50,26 +49,36 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     {
         return ALLOW;
     }
+    let same = entry.dialled == destination && entry.dialled_port == port;
     let Some(verdict) = dial(ctx, entry, destination, port) else {
         return DENY;
     };
     if entry.transport != UDP {
         return ALLOW;
     }
-    let result = apply::<FAMILY>(ctx, entry, verdict, destination, port);
-    if result == DENY {
-        event::flow(entry, true);
-    } else if entry.state == socket_state::PASS
-        && entry.reason != reason::LOCAL
-        && entry.flags & socket_flag::RECORDED == 0
-    {
-        if !event::flow(entry, false) {
+    // Nor is what is told read back from the entry.
+    let (rule, why) = (verdict.rule, verdict.reason);
+    let noted = apply::<FAMILY>(ctx, entry, verdict, destination, port);
+    let told = event::Told {
+        remote: destination,
+        remote_port: port,
+        rule,
+        ..event::Told::flow(entry, why, noted.is_none())
+    };
+    let Some(noted) = noted else {
+        event::tell(entry, &told);
+        return DENY;
+    };
+    let known = same && noted.class & socket_class::TOLD != 0;
+    if noted.class & !socket_class::TOLD == socket_class::ALLOWED && !known {
+        if !event::tell(entry, &told) {
             entry.state = socket_state::UNDECIDED;
             return DENY;
         }
-        entry.flags |= socket_flag::RECORDED;
+        let class = noted.class | socket_class::TOLD;
+        note_destination(entry, &noted.address, noted.port, class);
     }
-    result
+    ALLOW
 }
 
 /// The source of an IPv4 datagram.

@@ -58,8 +58,8 @@ static TASK_TGID: u64 = 1500;
 #[unsafe(no_mangle)]
 static CSS_SET_CGROUP: u64 = 120;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+const AF_UNIX: u16 = 1;
+const AF_NETLINK: u16 = 16;
 /// `linux/ptrace.h`: who asks only wants to know what may be shown, and nobody is told.
 const PTRACE_MODE_NOAUDIT: u32 = 4;
 /// How many levels above a cgroup an agent is looked for. Below that, nobody's.
@@ -144,7 +144,9 @@ fn lsm_foreign_process(ctx: LsmContext) -> i32 {
 fn judge(socket: *const u8) -> i32 {
     let sock = pointer(socket, &raw const SOCKET_SK);
     let family: u16 = read(sock, &raw const SOCK_FAMILY);
-    if (family != AF_INET && family != AF_INET6)
+    // UNIX sockets have programs of their own; container runtimes hand netlink ones on.
+    if family == AF_UNIX
+        || family == AF_NETLINK
         || pointer(socket, &raw const SOCKET_FILE).is_null()
     {
         return PASS;

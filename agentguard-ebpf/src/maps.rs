@@ -142,8 +142,8 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
         }
         // SAFETY: the map's value type is `T`, integers that are valid for any bytes; the storage lives as
         // long as the socket, which outlives the program run. Two processors that use one socket at
-        // once can interleave field writes, so that an entry holds parts of two verdicts: see
-        // `docs/threat-model.md`.
+        // once can interleave field writes, so that an entry holds parts of two verdicts: what packets
+        // are let out by is sealed (`seal`).
         unsafe {
             bpf_sk_storage_get(
                 ptr::from_ref(self).cast_mut().cast(),

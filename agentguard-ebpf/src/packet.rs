@@ -20,7 +20,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::{decide, is_own};
-use crate::maps::{COUNTERS, SOCKETS};
+use crate::maps::{COUNTERS, LISTENERS, SOCKETS};
 use crate::seal::{is_destination, is_peer, note_destination, note_peer};
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin};
 
@@ -198,8 +198,9 @@ fn leaves(
     if packet.transport == TCP && !packet.opens {
         return true;
     }
-    let (to, port, class) = (&packet.destination, packet.destination_port, entry.class);
-    let dialled = entry.state >= socket_state::PASS && is_destination(entry, to, port, class);
+    let (to, port, noted) = (&packet.destination, packet.destination_port, entry.class);
+    let dialled = entry.state >= socket_state::PASS && is_destination(entry, to, port, noted);
+    let class = noted & !socket_class::TOLD;
     // What was the agent's own when it was dialled, or when it sent, may be a service of the host's
     // by now; also when a SYN is repeated. One look-up for both: the frame has no room for more.
     let (dialled_own, peer_own) = (
@@ -221,7 +222,7 @@ fn leaves(
     }
     // Of the guard's, datagrams reach the resolver alone.
     let asks = decided && class == socket_class::GUARD;
-    if !asks && pretends(ctx, entry, found, packet) {
+    if pretends(ctx, entry, found, packet) {
         event::refuse(
             entry,
             &packet.destination,
@@ -239,7 +240,11 @@ fn leaves(
             }
             return known;
         }
-        return record_once(entry, dialled_own);
+        if class == socket_class::OWN || noted & socket_class::TOLD != 0 {
+            return true;
+        }
+        let told = event::Told::flow(entry, entry.reason, false);
+        return passes_told(entry, packet, &told);
     }
     let answers = is_peer(entry, to, port, peer_own) && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet)
@@ -285,7 +290,6 @@ fn first_datagram(
 ) -> bool {
     entry.dialled = packet.destination;
     entry.dialled_port = packet.destination_port;
-    entry.flags &= !socket_flag::RECORDED;
     entry.generation = event::settings().map_or(0, |settings| settings.generation);
     // SAFETY: the context of this hook.
     let verdict = unsafe {
@@ -312,27 +316,30 @@ fn first_datagram(
         event::refuse(entry, &packet.destination, packet.destination_port, why);
         return false;
     }
-    let own = verdict.reason == reason::LOCAL;
-    let class = if own {
-        socket_class::OWN
-    } else {
-        socket_class::ALLOWED
-    };
-    note_destination(entry, &packet.destination, packet.destination_port, class);
     entry.state = socket_state::PASS;
-    record_once(entry, own)
+    if verdict.reason == reason::LOCAL {
+        let class = socket_class::OWN;
+        note_destination(entry, &packet.destination, packet.destination_port, class);
+        return true;
+    }
+    let told = event::Told {
+        remote: packet.destination,
+        remote_port: packet.destination_port,
+        rule: verdict.rule,
+        ..event::Told::flow(entry, verdict.reason, false)
+    };
+    passes_told(entry, packet, &told)
 }
 
-/// Tells of a flow with its first datagram. `false`: it cannot be told, and does not pass.
+/// Tells of an allowed flow with its first datagram. `false`: it cannot be told, and does not pass.
 #[inline(always)]
-fn record_once(entry: &mut SocketEntry, own: bool) -> bool {
-    if entry.flags & socket_flag::RECORDED == 0 && !own {
-        if !event::flow(entry, false) {
-            return false;
-        }
-        entry.flags |= socket_flag::RECORDED;
+fn passes_told(entry: &mut SocketEntry, packet: &Packet, told: &event::Told) -> bool {
+    let class = socket_class::ALLOWED | socket_class::TOLD;
+    let passes = event::tell(entry, told);
+    if passes {
+        note_destination(entry, &packet.destination, packet.destination_port, class);
     }
-    true
+    passes
 }
 
 #[inline(always)]
@@ -359,8 +366,13 @@ fn enters(
     // SAFETY: the context of this hook.
     if here && unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX {
         if packet.transport == UDP {
-            let own = comes_from_own(ctx, found, packet);
-            note_peer(entry, &packet.source, packet.source_port, own);
+            // The resolver is asked by a name of its own: an answer to it would be a query of nobody's.
+            // SAFETY: user space replaces entries whole.
+            let ours = unsafe { LISTENERS.get(entry.netns) };
+            if ours.is_none_or(|ours| ours.resolver_port != packet.source_port) {
+                let own = comes_from_own(ctx, found, packet);
+                note_peer(entry, &packet.source, packet.source_port, own);
+            }
         }
         return true;
     }

@@ -54,7 +54,8 @@ fn fits(noted: u64, address: &Address, port: u16, class: u8) -> bool {
 /// A seal, never 0; without keys 0, which fits nothing.
 #[inline(never)]
 fn of(address: &Address, port: u16, class: u8) -> u64 {
-    SEAL_KEYS
-        .get(0)
-        .map_or(0, |keys| seal(keys, address, port, class.into()) | 1)
+    match SEAL_KEYS.get(0) {
+        Some(keys) if keys.0[0][0] != 0 => seal(keys, address, port, class.into()) | 1,
+        _ => 0,
+    }
 }

@@ -14,7 +14,9 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// `None` if it is not.
 #[must_use]
 pub fn mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    // Any user may have a path that is no text, with a file system of their own.
+    let mounts = fs::read("/proc/self/mounts").ok()?;
+    let mounts = String::from_utf8_lossy(&mounts);
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);

@@ -258,4 +258,12 @@ fn a_service_of_the_hosts_is_not_reached_by_answering_in_its_name() {
     // Its own address may be said.
     client.gives(&send(name("127.0.0.5")), 1);
     client.gives("hear_from('l')", json!(["x", "127.0.0.5", 5432]));
+    // Nor by having the resolver answer to it: a query for a name that is not there.
+    let query = r"bytes([0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + b'\6secret\7example\0\0\1\0\1'";
+    let ask = |name: String| format!("of('f').sendmsg([{query}], [{name}], 0, ('8.8.8.8', 53))");
+    client.fails(&ask(name("127.0.0.1")), "EPERM");
+    host.fails("hear_from('l')", "timeout");
+    client.gives(&ask(name("127.0.0.5")), 32);
+    client.gives("of('f').settimeout(5)", json!(null));
+    client.gives("len(of('f').recv(512)) >= 32", true);
 }

@@ -153,12 +153,54 @@ fn what_configures_the_kernel_is_read_only_for_a_command_of_root() {
     client.gives("'rw' in open('/proc/sys/kernel/ostype').read()", false);
 }
 
-/// A program that starts the guard on a kernel that seems to have no Landlock.
-fn without_landlock(world: &World) -> PathBuf {
+/// As on hosts with systemd, where what is mounted in a copy of a mount comes to be in the mount too.
+#[test]
+fn what_is_mounted_for_a_run_is_mounted_nowhere_else() {
+    let world = world("shared-mounts");
+    let path = world.directory().join("agentguard-shared");
+    let script = format!(
+        r#"#!/bin/sh
+if [ "$1" = daemon ]; then
+    [ "$(readlink /proc/self/ns/mnt)" != "$(readlink /proc/1/ns/mnt)" ] || exit 1
+    mount --make-rshared / || exit 1
+fi
+exec {} "$@"
+"#,
+        program().display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let guard = world
+        .guard()
+        .program(path)
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .start()
+        .unwrap();
+    let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", guard.id().unwrap())).unwrap();
+    let before = mounts();
+    assert!(before.contains(" shared:"), "{before}");
+    guard
+        .agent("coder", ["true"])
+        .run()
+        .unwrap()
+        .success()
+        .unwrap();
+    let run = ["run", "--agent", "coder", "--user", "1000", "--", "true"];
+    guard.cli().args(run).run().unwrap().success().unwrap();
+    assert_eq!(mounts(), before);
+}
+
+/// The program under test.
+fn program() -> PathBuf {
     let program = std::env::var("AGENTGUARD_BIN").unwrap_or_else(|_| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/agentguard").to_owned()
     });
-    let program = fs::canonicalize(program).unwrap();
+    fs::canonicalize(program).unwrap()
+}
+
+/// A program that starts the guard on a kernel that seems to have no Landlock.
+fn without_landlock(world: &World) -> PathBuf {
+    let program = program();
     let path = world.directory().join("agentguard");
     let script = format!(
         r#"#!/usr/bin/python3

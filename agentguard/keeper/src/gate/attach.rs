@@ -17,7 +17,7 @@ use super::{Gate, GateError};
 pub enum Attachment {
     /// They were attached.
     Attached,
-    /// They were there, from an earlier daemon, and were replaced in place.
+    /// Some or all were there, from an earlier daemon, and were replaced in place.
     Replaced,
 }
 
@@ -38,7 +38,7 @@ impl Gate {
         let id = cgroup_id(&file, cgroup)?;
         let links = self.links().join(id.to_string());
         make_directory(&links)?;
-        let mut attachment = Attachment::Replaced;
+        let mut attachment = Attachment::Attached;
         for name in CGROUP_PROGRAMS {
             let pin = links.join(name);
             let program = self
@@ -47,9 +47,9 @@ impl Gate {
                 .program_mut(name)
                 .ok_or(GateError::Missing(name))?;
             if pin.exists() && replace(program, name, &pin)? {
+                attachment = Attachment::Replaced;
                 continue;
             }
-            attachment = Attachment::Attached;
             attach_one(program, name, &file, &pin)?;
         }
         Ok(attachment)
@@ -61,6 +61,38 @@ impl Gate {
     /// [`GateError::File`]. A cgroup that has no gate is none.
     pub fn detach(&mut self, cgroup: u64) -> Result<(), GateError> {
         remove_directory(&self.links().join(cgroup.to_string()))
+    }
+
+    /// Forgets the links of removed cgroups that the kernel has let go of, among those that are not
+    /// `governed`. It does so when the last of their sockets is gone (`kernel/bpf/cgroup.c`,
+    /// `cgroup_bpf_release`): until then the programs go on, and refuse.
+    ///
+    /// # Errors
+    /// [`GateError`].
+    pub fn clear_removed(&mut self, governed: impl Fn(u64) -> bool) -> Result<(), GateError> {
+        for id in self.attached()? {
+            let links = self.links().join(id.to_string());
+            if !governed(id) && !self.is_held(&links)? {
+                remove_directory(&links)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a link there belongs to a cgroup yet.
+    fn is_held(&mut self, links: &Path) -> Result<bool, GateError> {
+        for name in CGROUP_PROGRAMS {
+            let pin = links.join(name);
+            let program = self
+                .programs
+                .ebpf
+                .program_mut(name)
+                .ok_or(GateError::Missing(name))?;
+            if pin.exists() && replace(program, name, &pin)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The ids of the cgroups that carry the gate, or did when they still existed.

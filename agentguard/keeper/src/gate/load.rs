@@ -88,7 +88,7 @@ impl Gate {
     /// No cgroup has it yet; LSM programs, where the kernel takes them, know agents by the maps.
     ///
     /// # Errors
-    /// Any [`GateError`]; nothing that was pinned before is changed.
+    /// Any [`GateError`]; nothing that was pinned on a cgroup before is changed.
     pub fn load(directory: &Path) -> Result<Self, GateError> {
         Self::load_with(directory, log::from_environment()?)
     }

@@ -280,6 +280,8 @@ fn detach(source: &Source) -> io::Result<OwnedFd> {
     let tree = rustix::mount::open_tree(source, "", flags)?;
     let attributes = MountAttributes {
         set: access | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+        // The copy of a shared mount is its peer: what is attached into it would come to be on the host.
+        propagation: libc::MS_SLAVE,
         ..MountAttributes::default()
     };
     // SAFETY: the path is a C string, `attributes` is readable for its size.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::net::UdpSocket;
 use std::path::Path;
 
 use agentguard_common::event::reason;
@@ -11,8 +12,9 @@ use agentguard_keeper::gate::view::Listener;
 use agentguard_keeper::gate::view::View;
 use agentguard_keeper::gate::{Attachment, Gate, GateError};
 use aya::programs::links::{FdLink, PinnedLink};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use crate::world::{accept, direct, eventually, in_world, ports, server, tcp};
+use crate::world::{Client, accept, direct, eventually, in_world, ports, server, tcp};
 
 #[test]
 fn every_program_is_verified_and_attached() {
@@ -144,6 +146,53 @@ fn open_links_know(cgroup: u64) -> bool {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
         text.lines().any(|other| other == line)
     })
+}
+
+/// Who has such a socket, from a process of the cgroup, must not be free with it.
+#[test]
+fn the_gate_stays_on_a_removed_cgroup_while_a_socket_of_it_lives() {
+    in_world(|world| {
+        let old = world.ungoverned("left-behind");
+        world.gate.put_agent(old.id, &old.entry).unwrap();
+        world.gate.attach(&old.path).unwrap();
+        let mut client = Client::inside(&old.path);
+        client.does("left = socket.socket(AF_INET, SOCK_DGRAM)");
+        let kept = socket_of(client.pid());
+        drop(client);
+        eventually("the cgroup is empty", || fs::remove_dir(&old.path).is_ok());
+
+        world.gate.remove_agent(old.id).unwrap();
+        world.gate.clear_removed(|_| false).unwrap();
+        assert!(world.gate.attached().unwrap().contains(&old.id));
+        let refused = kept.send_to(b"x", ("192.0.2.1", 9)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+
+        drop(kept);
+        eventually("nothing is left of it", || {
+            world.gate.clear_removed(|_| false).unwrap();
+            !world.gate.attached().unwrap().contains(&old.id)
+        });
+        let top = Cgroup::open(world.cgroup()).unwrap().id;
+        assert_eq!(world.gate.attached().unwrap(), [top]);
+    });
+}
+
+/// A copy of the one socket that a process has.
+fn socket_of(process: u32) -> UdpSocket {
+    let fds = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let number = fds
+        .map(|entry| entry.unwrap())
+        .find(|entry| {
+            let to = fs::read_link(entry.path()).unwrap();
+            to.to_str().is_some_and(|to| to.starts_with("socket:"))
+        })
+        .and_then(|entry| entry.file_name().to_str()?.parse().ok())
+        .unwrap();
+    let pid = Pid::from_raw(process.try_into().unwrap()).unwrap();
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+        .unwrap()
+        .into()
 }
 
 #[test]

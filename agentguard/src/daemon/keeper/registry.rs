@@ -202,9 +202,9 @@ impl Registry {
         &self.contents.stopped
     }
 
-    /// Remembers that a cgroup is stopped. Written with the next change, or by [`Self::write`].
+    /// Remembers that a cgroup is stopped, by the last quarantine that did. Written with the next change, or by [`Self::write`].
     pub(super) fn note_stopped(&mut self, cgroup: &Path, name: &AgentName) {
-        if !self.contents.stopped.contains_key(cgroup) {
+        if self.contents.stopped.get(cgroup) != Some(name) {
             let stopped = &mut self.contents.stopped;
             stopped.insert(cgroup.to_owned(), name.clone());
             self.unwritten = true;

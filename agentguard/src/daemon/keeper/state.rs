@@ -312,13 +312,15 @@ impl Keeper {
 
     /// Once a second: a sign of life for the kernel, and what ended is cleared away.
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
-        self.settings(self.alive_ns())?;
-        self.published.expire(&mut self.gate, Instant::now())?;
-        self.clear_runs()?;
+        let alive = self.settings(self.alive_ns());
+        // What fails keeps nobody from being governed, or quarantined.
         let followed = self.follow_cgroups();
         self.hold_quarantines();
         self.tell_state();
-        followed
+        alive?;
+        followed?;
+        self.published.expire(&mut self.gate, Instant::now())?;
+        self.clear_runs()
     }
 
     fn settings(&mut self, alive_ns: u64) -> anyhow::Result<()> {

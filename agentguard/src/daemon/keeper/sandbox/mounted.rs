@@ -24,7 +24,9 @@ struct Mount {
 
 impl Mounted {
     pub(super) fn read() -> anyhow::Result<Self> {
-        let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+        let text = fs::read("/proc/self/mountinfo").context("cannot read the mounts")?;
+        // Any user may have a path that is no text, with a file system of their own.
+        let text = String::from_utf8_lossy(&text);
         Ok(Self(text.lines().filter_map(mount).collect()))
     }
 

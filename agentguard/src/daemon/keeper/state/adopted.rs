@@ -19,6 +19,9 @@ use super::{Keeper, Subtree};
 /// The time between two looks at the cgroups that hints ask for. Each second there is one anyway.
 const HINTED: Duration = Duration::from_secs(1);
 
+/// As many adopted cgroups that are not governed are told of one agent, and the number of all others.
+const TOLD: usize = 4;
+
 /// When hints are followed: the first at once, those right after it by the look of the next second.
 #[derive(Debug, Default)]
 pub(super) struct Hinted {
@@ -138,10 +141,19 @@ impl Keeper {
         let name = self.registry.name(agent);
         let adopted = self.registry.adopted();
         let ungoverned = self.ungoverned.iter();
-        ungoverned
-            .filter(|(path, _)| name.is_some() && adopted.get(*path) == name)
+        let mut own = ungoverned.filter(|(path, _)| name.is_some() && adopted.get(*path) == name);
+        let mut told: Vec<String> = own
+            .by_ref()
+            .take(TOLD)
             .map(|(_, why)| why.clone())
-            .collect()
+            .collect();
+        match own.count() {
+            0 => {}
+            more => told.push(format!(
+                "{more} more of its adopted cgroups are not there, or not governed as they should be"
+            )),
+        }
+        told
     }
 
     /// Cgroups that came back since the last time, whose processes may have something open that is older

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use agentguard_common::map::{AgentEntry, CGROUP_LEVELS, agent_flag, mode};
 use agentguard_keeper::cgroup::{self, Cgroup};
-use agentguard_keeper::gate::Gate;
+use agentguard_keeper::gate::{Attachment, Gate};
 use agentguard_keeper::message::ToWorker;
 use agentguard_model::{AgentId, AgentName, Mode};
 use agentguard_policy::{AgentPolicy, Local, OnDaemonLoss, Policy};
@@ -32,6 +32,10 @@ impl Keeper {
         let mut seen = 0;
         while let Some((directory, depth)) = waiting.pop() {
             for path in cgroup::children(&directory) {
+                // What is below is the agent's, whoever's names it bears.
+                if self.registry.adopted().contains_key(&path) {
+                    continue;
+                }
                 seen += 1;
                 if seen > PATTERN_CGROUPS {
                     tracing::warn!(
@@ -65,22 +69,24 @@ impl Keeper {
     pub(super) fn follow_cgroups(&mut self) -> anyhow::Result<()> {
         let mut followed = Ok(());
         let gone = |(id, subtree): (&u64, &Subtree)| match cgroup::is_gone(&subtree.path, *id) {
-            Ok(gone) => gone.then_some((*id, subtree.attached)),
+            Ok(gone) => gone.then_some(*id),
             Err(error) => {
                 tracing::warn!(%error, "cannot see whether a cgroup is still there");
                 None
             }
         };
-        let gone: Vec<(u64, bool)> = self.subtrees.iter().filter_map(gone).collect();
-        for (id, attached) in gone {
-            let forgotten = self.gate.remove_agent(id).and_then(|()| match attached {
-                true => self.gate.detach(id),
-                false => Ok(()),
-            });
-            match forgotten {
+        let gone: Vec<u64> = self.subtrees.iter().filter_map(gone).collect();
+        for id in gone {
+            match self.gate.remove_agent(id) {
                 Ok(()) => drop(self.subtrees.remove(&id)),
                 Err(error) => followed = followed.and(Err(error.into())),
             }
+        }
+        // The gate stays on a removed cgroup for as long as a socket of it lives, and refuses it.
+        let subtrees = &self.subtrees;
+        let cleared = self.gate.clear_removed(|id| subtrees.contains_key(&id));
+        if let Err(error) = cleared {
+            followed = followed.and(Err(error.into()));
         }
         // Before the policy's patterns find them.
         self.follow_adopted();
@@ -205,9 +211,9 @@ impl Keeper {
                 path.display()
             );
         }
-        if let Some(subtree) = self.subtrees.get(&cgroup.id)
-            && subtree.agent != id
-        {
+        let other = self.registry.adopted().get(&path);
+        let held = self.subtrees.get(&cgroup.id);
+        if other.is_some_and(|other| other != name) || held.is_some_and(|held| held.agent != id) {
             bail!(
                 "{} belongs to another agent; hint: remove that one first",
                 path.display()
@@ -217,16 +223,20 @@ impl Keeper {
         let known = self.registry.adopted().contains_key(&path);
         let is_new = !known && !self.subtrees.contains_key(&cgroup.id);
         self.registry.adopt(&path, name)?;
-        let attached = self.govern(&cgroup, id);
-        if let Err(error) = attached {
-            if !known {
-                self.subtrees.remove(&cgroup.id);
-                // What stays of it refuses; it is told what could not be done first.
-                let _ = self.gate.remove_agent(cgroup.id);
-                let _ = self.registry.forget(&path);
+        let attachment = match self.govern(&cgroup, id) {
+            Ok(attachment) => attachment,
+            Err(error) => {
+                if !known {
+                    self.subtrees.remove(&cgroup.id);
+                    // What stays of it refuses; it is told what could not be done first.
+                    let _ = self.gate.remove_agent(cgroup.id);
+                    let _ = self.registry.forget(&path);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
+        // It may have been made again since the last look.
+        let is_new = is_new || attachment == Some(Attachment::Attached);
         self.tell(&ToWorker::Agent {
             id,
             name: name.clone(),
@@ -308,7 +318,7 @@ impl Keeper {
     pub(in crate::daemon::keeper) fn governed(&self) -> Vec<String> {
         // Both kinds were checked to be below the mount.
         std::iter::once(&self.config.paths.cgroup_root)
-            .chain(self.registry.adopted().keys())
+            .chain(self.registry.adopted().keys().filter(|path| path.exists()))
             .filter_map(|path| path.strip_prefix(&self.mount).ok())
             .map(|path| format!("/{}", path.display()))
             .collect()

@@ -157,7 +157,8 @@ impl Keeper {
                 });
             }
         }
-        let mut room = TOLD_BYTES;
+        let attached = self.governed();
+        let mut room = TOLD_BYTES.saturating_sub(attached.iter().map(|it| it.len() + 8).sum());
         let fits = |agent: &AgentState| {
             let texts = agent.cgroups.iter().map(|path| path.len() + 8);
             let reason = agent.quarantine.as_ref().and_then(|it| it.reason.as_ref());
@@ -166,12 +167,13 @@ impl Keeper {
                 + reason.map_or(0, String::len)
                 + agent.warnings.iter().map(|it| it.len() + 8).sum::<usize>()
                 + 32;
-            room = room.saturating_sub(bytes);
-            room > 0
+            let fits = room > bytes;
+            room -= if fits { bytes } else { 0 };
+            fits
         };
         let state = State {
-            agents: agents.into_values().take_while(fits).collect(),
-            attached: self.governed(),
+            agents: agents.into_values().filter(fits).collect(),
+            attached,
             programs: self
                 .gate
                 .programs()
@@ -229,7 +231,7 @@ impl Keeper {
             return;
         };
         if let Err(error) = worker.mention(message) {
-            tracing::debug!(%error, "the worker does not listen");
+            tracing::warn!(%error, "the worker does not listen, or the state is too much to be told");
         }
     }
 }
