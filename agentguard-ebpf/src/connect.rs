@@ -49,8 +49,8 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
         let unheard = verdict.reason == reason::NO_LISTENER && entry.dialled_port == DNS_PORT;
         if unheard || matches!(verdict.effect, Effect::Resolver | Effect::Real) {
             return match apply::<FAMILY>(ctx, entry, verdict, destination, port) {
-                Some(_) => ALLOW,
-                None => {
+                Ok(_) => ALLOW,
+                Err(_) => {
                     event::flow(entry, true);
                     DENY
                 }
@@ -62,7 +62,7 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     if entry.transport != TCP {
         return ALLOW;
     }
-    if apply::<FAMILY>(ctx, entry, verdict, destination, port).is_none() {
+    if apply::<FAMILY>(ctx, entry, verdict, destination, port).is_err() {
         event::flow(entry, true);
         return DENY;
     }
@@ -142,7 +142,7 @@ pub(crate) fn dial(
 
 /// Carries a verdict on `dialled` and its port out: rewrites the address where it says so, and notes where
 /// packets may go, which it gives. Another thread may have dialled since, so nothing of this is read from the
-/// entry. `None`: refused.
+/// entry. `Err`: refused, and why.
 #[inline(always)]
 pub(crate) fn apply<const FAMILY: u32>(
     ctx: &SockAddrContext,
@@ -150,7 +150,7 @@ pub(crate) fn apply<const FAMILY: u32>(
     verdict: FlowVerdict,
     dialled: Address,
     dialled_port: u16,
-) -> Option<Noted> {
+) -> Result<Noted, u8> {
     let class = match (verdict.effect, verdict.reason) {
         (Effect::Proxy | Effect::Resolver, _) => socket_class::GUARD,
         (_, reason::LOCAL) => socket_class::OWN,
@@ -159,7 +159,7 @@ pub(crate) fn apply<const FAMILY: u32>(
     let (address, port, state) = match verdict.effect {
         Effect::Deny => {
             entry.state = socket_state::NEW;
-            return None;
+            return Err(verdict.reason);
         }
         // The kernel takes "any" for loopback; say so, for the check on the packet.
         Effect::Pass if dialled.is_unspecified() => {
@@ -167,16 +167,16 @@ pub(crate) fn apply<const FAMILY: u32>(
         }
         Effect::Pass => (dialled, dialled_port, socket_state::PASS),
         Effect::Real => {
-            let real = crate::decide::real_address(entry.agent, dialled)?;
+            let real = crate::decide::real_address(entry.agent, dialled).ok_or(verdict.reason)?;
             (real, dialled_port, socket_state::PASS)
         }
         Effect::Proxy | Effect::Resolver => {
-            let ours = listeners(entry.netns)?;
+            let ours = listeners(entry.netns).ok_or(verdict.reason)?;
             if bound_elsewhere(ctx) {
                 entry.reason = reason::DEVICE;
                 entry.rule = 0;
                 entry.state = socket_state::NEW;
-                return None;
+                return Err(reason::DEVICE);
             }
             if verdict.effect == Effect::Proxy {
                 (loopback_like(dialled), ours.proxy_port, socket_state::PROXY)
@@ -200,7 +200,7 @@ pub(crate) fn apply<const FAMILY: u32>(
     if address != dialled || port != dialled_port {
         rewrite::<FAMILY>(ctx, address, port);
     }
-    Some(Noted {
+    Ok(Noted {
         address,
         port,
         class,

@@ -5,6 +5,7 @@
 //! resolvers would drop them.
 
 use agentguard_common::address::Address;
+use agentguard_common::event::reason;
 use agentguard_common::map::{UDP, socket_class, socket_flag, socket_state};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -59,13 +60,17 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     // Nor is what is told read back from the entry.
     let (rule, why) = (verdict.rule, verdict.reason);
     let noted = apply::<FAMILY>(ctx, entry, verdict, destination, port);
+    let (why, denied) = match noted {
+        Ok(_) => (why, false),
+        Err(why) => (why, true),
+    };
     let told = event::Told {
         remote: destination,
         remote_port: port,
-        rule,
-        ..event::Told::flow(entry, why, noted.is_none())
+        rule: if why == reason::DEVICE { 0 } else { rule },
+        ..event::Told::flow(entry, why, denied)
     };
-    let Some(noted) = noted else {
+    let Ok(noted) = noted else {
         event::tell(entry, &told);
         return DENY;
     };

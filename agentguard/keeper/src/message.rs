@@ -338,6 +338,8 @@ pub enum Command {
     RemoveAgent {
         /// The agent.
         name: AgentName,
+        /// This cgroup's directory alone, which need not be there any more.
+        cgroup: Option<String>,
     },
     /// Read the policy again.
     Reload,

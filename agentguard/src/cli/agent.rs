@@ -38,6 +38,9 @@ pub(super) enum Command {
     Remove {
         /// The agent's name
         name: AgentName,
+        /// This cgroup alone, as `add` was told it; it need not be there any more
+        #[arg(long, value_name = "PATH")]
+        cgroup: Option<PathBuf>,
     },
     /// Cut an agent off: nothing leaves it and nothing reaches it, whatever the policy says
     ///
@@ -84,7 +87,10 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
             let cgroup = directory(&cgroup)?;
             change(global, &Request::AddAgent { name, cgroup }, out)
         }
-        Command::Remove { name } => change(global, &Request::RemoveAgent { name }, out),
+        Command::Remove { name, cgroup } => {
+            let cgroup = cgroup.as_deref().map(added).transpose()?;
+            change(global, &Request::RemoveAgent { name, cgroup }, out)
+        }
         Command::Quarantine {
             name,
             reason,
@@ -101,6 +107,17 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
     }
 }
 
+/// The path of a cgroup that was added, which may be gone.
+fn added(cgroup: &Path) -> Result<String, Failure> {
+    if let Ok(there) = directory(cgroup) {
+        return Ok(there);
+    }
+    let shown = cgroup.display();
+    let path = std::path::absolute(cgroup)
+        .map_err(|error| Failure::refused(format!("no path: {shown}: {}", chain(&error))))?;
+    text(path, cgroup)
+}
+
 /// The cgroup as an absolute path without links, which is what the keeper is told.
 fn directory(cgroup: &Path) -> Result<String, Failure> {
     let shown = cgroup.display();
@@ -108,9 +125,14 @@ fn directory(cgroup: &Path) -> Result<String, Failure> {
         Failure::refused(format!("cannot find the cgroup {shown}: {}", chain(&error)))
             .hint("name its directory, as /sys/fs/cgroup/system.slice/my.service")
     })?;
-    path.into_os_string()
-        .into_string()
-        .map_err(|_| Failure::refused(format!("the path of the cgroup {shown} is not UTF-8")))
+    text(path, cgroup)
+}
+
+fn text(path: PathBuf, cgroup: &Path) -> Result<String, Failure> {
+    path.into_os_string().into_string().map_err(|_| {
+        let shown = cgroup.display();
+        Failure::refused(format!("the path of the cgroup {shown} is not UTF-8"))
+    })
 }
 
 /// Asks the keeper to change something, and says what it answered.

@@ -128,9 +128,11 @@ fn an_adopted_cgroup_that_is_made_again_is_governed_again_and_stays_quarantined(
         }
     }
     // What is gone can be taken off the list, and then nobody governs what is made there.
-    say(&guard, &["agent", "remove", "coder"])
-        .success()
-        .unwrap();
+    let remove = |path| say(&guard, &["agent", "remove", "coder", "--cgroup", path]);
+    let told = remove(cut.to_str().unwrap());
+    assert_eq!(told.code(), 1, "{told}");
+    assert!(told.stderr.contains("was not added as coder"), "{told}");
+    remove(plain.to_str().unwrap()).success().unwrap();
     wait_warning(&guard, "coder", "is not there now", false);
     fs::create_dir(&plain).unwrap();
     fs::create_dir(&cut).unwrap();

@@ -224,7 +224,9 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         return refused(&why.message, Some(why.hint));
     }
     let result = match command {
-        Command::RemoveAgent { name } => keeper.release(&name),
+        Command::RemoveAgent { name, cgroup } => {
+            keeper.release(&name, cgroup.as_deref().map(Path::new))
+        }
         Command::Reload => keeper.reload(),
         // Attended to before.
         Command::Run(_)

@@ -6,16 +6,27 @@ use agentguard_keeper::sockets;
 
 use super::{Shared, lock, residents};
 
-/// Ends what is open in those that came back since the last time, on a thread of its own.
+/// Says when it goes that the next ones can be seen to.
+struct Turn(Shared);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock(&self.0).closed_returned();
+    }
+}
+
+/// Ends what is open in those that came back since the last time, on a thread of its own, one at a time: a
+/// service that starts again and again keeps no more than one busy.
 pub(super) fn close(keeper: &Shared) {
     let returned = lock(keeper).take_returned();
     if returned.is_empty() {
         return;
     }
-    let keeper = keeper.clone();
+    let turn = Turn(keeper.clone());
     let started = std::thread::Builder::new()
         .name("returned".into())
         .spawn(move || {
+            let keeper = &turn.0;
             for (agent, cgroup) in returned {
                 let closed = sockets::destroy_held(std::slice::from_ref(&cgroup));
                 tracing::warn!(
@@ -26,8 +37,8 @@ pub(super) fn close(keeper: &Shared) {
                 for failure in &closed.failures {
                     tracing::warn!("{failure}");
                 }
-                lock(&keeper).note_closed(agent, &closed);
-                residents::look_at(&keeper, agent);
+                lock(keeper).note_closed(agent, &closed);
+                residents::look_at(keeper, agent);
             }
         });
     if let Err(error) = started {

@@ -69,6 +69,8 @@ pub(super) struct Keeper {
     ungoverned: BTreeMap<PathBuf, String>,
     /// Adopted cgroups that are governed since a moment ago.
     returned: Vec<(AgentId, PathBuf)>,
+    /// Whether what is open in such cgroups is being closed.
+    closing: bool,
     hinted: adopted::Hinted,
     /// What of a quarantine the kernel did not do, by agent.
     unheld: BTreeMap<AgentName, Vec<String>>,
@@ -178,6 +180,7 @@ impl Keeper {
             subtrees: BTreeMap::new(),
             ungoverned: BTreeMap::new(),
             returned: Vec::new(),
+            closing: false,
             hinted: adopted::Hinted::default(),
             unheld: BTreeMap::new(),
             is_written: true,

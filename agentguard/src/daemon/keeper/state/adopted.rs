@@ -157,9 +157,20 @@ impl Keeper {
     }
 
     /// Cgroups that came back since the last time, whose processes may have something open that is older
-    /// than the gate on them.
+    /// than the gate on them. None before [`Self::closed_returned`] says that the last of them were seen to.
     pub(in super::super) fn take_returned(&mut self) -> Vec<(AgentId, PathBuf)> {
-        std::mem::take(&mut self.returned)
+        if self.closing {
+            return Vec::new();
+        }
+        let mut returned = std::mem::take(&mut self.returned);
+        returned.dedup();
+        self.closing = !returned.is_empty();
+        returned
+    }
+
+    /// The last of them were seen to.
+    pub(in super::super) fn closed_returned(&mut self) {
+        self.closing = false;
     }
 
     /// What was open in one that came back was closed: it is recorded.

@@ -249,15 +249,25 @@ impl Keeper {
         })
     }
 
-    /// Takes the gate off what [`Self::adopt`] put under it.
-    pub(in super::super) fn release(&mut self, name: &AgentName) -> anyhow::Result<String> {
+    /// Takes the gate off what [`Self::adopt`] put under it, or of one cgroup alone.
+    pub(in super::super) fn release(
+        &mut self,
+        name: &AgentName,
+        only: Option<&Path>,
+    ) -> anyhow::Result<String> {
         let paths: Vec<PathBuf> = self
             .registry
             .adopted()
             .iter()
-            .filter(|(_, agent)| *agent == name)
+            .filter(|(path, agent)| *agent == name && only.is_none_or(|only| only == *path))
             .map(|(path, _)| path.clone())
             .collect();
+        if let (Some(only), true) = (only, paths.is_empty()) {
+            bail!(
+                "{} was not added as {name}; hint: `agentguard agent show {name}` lists what was",
+                only.display()
+            );
+        }
         if paths.is_empty() {
             bail!("no cgroup was added as {name}; hint: see `agentguard agent list`");
         }
