@@ -34,7 +34,7 @@ use kernels::Kernel;
 use suites::{GATE, INSTRUCTIONS, SUITES, Suite};
 
 /// How long a machine may take for everything, in seconds. All run at once, so that this bounds the whole.
-pub(crate) const LIMIT: u64 = 1200;
+pub(crate) const LIMIT: u64 = 1800;
 
 /// How many times longer than on a real processor tests wait for something there.
 const PATIENCE: u32 = 6;
