@@ -41,11 +41,7 @@ impl Gate {
         let mut attachment = Attachment::Attached;
         for name in CGROUP_PROGRAMS {
             let pin = links.join(name);
-            let program = self
-                .programs
-                .ebpf
-                .program_mut(name)
-                .ok_or(GateError::Missing(name))?;
+            let program = self.program(name)?;
             if pin.exists() && replace(program, name, &pin)? {
                 attachment = Attachment::Replaced;
                 continue;
@@ -79,16 +75,16 @@ impl Gate {
         Ok(())
     }
 
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, GateError> {
+        let program = self.programs.ebpf.program_mut(name);
+        program.ok_or(GateError::Missing(name))
+    }
+
     /// Whether a link there belongs to a cgroup yet.
     fn is_held(&mut self, links: &Path) -> Result<bool, GateError> {
         for name in CGROUP_PROGRAMS {
             let pin = links.join(name);
-            let program = self
-                .programs
-                .ebpf
-                .program_mut(name)
-                .ok_or(GateError::Missing(name))?;
-            if pin.exists() && replace(program, name, &pin)? {
+            if pin.exists() && replace(self.program(name)?, name, &pin)? {
                 return Ok(true);
             }
         }
