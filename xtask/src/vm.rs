@@ -123,6 +123,7 @@ pub(crate) fn tier(workspace: &Workspace, request: &Request<'_>) -> Result<Outco
         Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
     };
     let executables = Executables::build(workspace, &SUITES)?;
+    root::compile(workspace, &SUITES)?;
     let host = request.kernels.is_empty() || request.kernels.contains(&Which::Host);
 
     let mut verified = Vec::new();

@@ -111,11 +111,11 @@ pub(super) fn write(
     let python = fs::canonicalize(system_program("python3")?)?;
     loaded.extend(add_python(&mut root, &python)?);
     for suite in suites {
-        let mut programs = vec![executables.test(suite)?];
+        let mut executed = vec![executables.test(suite)?];
         for built in suite.built {
-            programs.push(executables.built(*built)?);
+            executed.push(executables.built(*built)?);
         }
-        for program in programs {
+        for program in executed {
             add_stripped(&mut root, program, target)?;
             loaded.push(program.to_owned());
         }
@@ -123,7 +123,7 @@ pub(super) fn write(
             add(&mut root, &workspace.root().join(file))?;
         }
         if let Some(sources) = suite.sources {
-            for program in compile(workspace, sources)? {
+            for (_, program) in programs(workspace, sources)? {
                 add(&mut root, &program)?;
                 loaded.push(program);
             }
@@ -241,23 +241,35 @@ fn add_python(root: &mut Archive, python: &Path) -> Result<Vec<PathBuf>> {
     Ok(loaded)
 }
 
-/// The programs of a suite's sources in C.
-fn compile(workspace: &Workspace, sources: Sources) -> Result<Vec<PathBuf>> {
+/// Compiles the programs of the suites' sources in C: once, before any machine's root is written.
+///
+/// # Errors
+/// A source cannot be read or compiled.
+pub(super) fn compile(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
+    for sources in suites.iter().filter_map(|suite| suite.sources) {
+        let target = workspace.root().join(sources.programs);
+        fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
+        for (source, program) in programs(workspace, sources)? {
+            exec::run(
+                Command::new("cc")
+                    .args(["-std=gnu17", "-O1", "-o"])
+                    .args([&program, &source]),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Each source in C and the program that it becomes.
+fn programs(workspace: &Workspace, sources: Sources) -> Result<Vec<(PathBuf, PathBuf)>> {
     let target = workspace.root().join(sources.programs);
     let mut programs = Vec::new();
     for entry in fs::read_dir(workspace.root().join(sources.directory))? {
         let source = entry?.path();
-        if source.extension().is_none_or(|extension| extension != "c") {
-            continue;
+        if source.extension().is_some_and(|extension| extension == "c") {
+            let program = target.join(source.file_stem().unwrap_or_default());
+            programs.push((source, program));
         }
-        let program = target.join(source.file_stem().unwrap_or_default());
-        fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
-        exec::run(
-            Command::new("cc")
-                .args(["-std=gnu17", "-O1", "-o"])
-                .args([&program, &source]),
-        )?;
-        programs.push(program);
     }
     Ok(programs)
 }
