@@ -7,7 +7,7 @@ use agentguard_common::map::{Counters, TCP, UDP, effect};
 
 use agentguard_keeper::gate::Gate;
 
-use crate::world::{accept, direct, eventually, in_world, ports, server};
+use crate::world::{accept, direct, eventually, in_world, in_world_of_its_own, ports, server};
 
 /// Events whose numbers are missing, given the last number seen on each processor.
 fn missing(seen: &mut HashMap<u32, u64>, events: &[Event]) -> u64 {
@@ -23,7 +23,7 @@ fn missing(seen: &mut HashMap<u32, u64>, events: &[Event]) -> u64 {
 
 #[test]
 fn numbers_follow_each_other_on_each_processor() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let agent = world.agent(1);
         let mut clients = [agent.client(), agent.client()];
         for (processor, client) in clients.iter_mut().enumerate() {
@@ -47,7 +47,7 @@ fn numbers_follow_each_other_on_each_processor() {
 
 #[test]
 fn events_that_found_no_room_leave_a_gap_of_their_number() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let mut client = world.agent(1).client();
         client.does("os.sched_setaffinity(0, [0])");
         client.does("s = socket.socket(); e = lambda: s.connect_ex(('192.0.2.1', 80))");
@@ -75,7 +75,7 @@ fn events_that_found_no_room_leave_a_gap_of_their_number() {
 /// Else one agent's flood of refusals would stop what others may do.
 #[test]
 fn refusals_leave_room_for_what_is_allowed() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (server, port) = server();
         let mut floods = world.agent(1).client();
         let agent = world.agent(2);
@@ -97,7 +97,7 @@ fn refusals_leave_room_for_what_is_allowed() {
 /// Else an agent could have its own flows forgotten by a flood of others.
 #[test]
 fn what_is_allowed_and_cannot_be_told_does_not_pass() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (server, port) = server();
         let agent = world.agent(1);
         world.rule(
@@ -184,7 +184,7 @@ fn the_executable_of_a_process_is_known_though_it_is_gone() {
 
 #[test]
 fn debugging_lines_tell_each_verdict_where_they_are_asked_for() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (sender, lines) = std::sync::mpsc::channel();
         let sink = move |line: &str| sender.send(line.to_owned()).unwrap_or_default();
         world.gate = Gate::load_with(&world.pins(), Some(Box::new(sink))).unwrap();

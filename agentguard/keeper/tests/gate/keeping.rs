@@ -14,7 +14,9 @@ use agentguard_keeper::gate::{Attachment, Gate, GateError};
 use aya::programs::links::{FdLink, PinnedLink};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use crate::world::{Client, accept, direct, eventually, in_world, ports, server, tcp};
+use crate::world::{
+    Client, accept, direct, eventually, in_world, in_world_of_its_own, ports, server, tcp,
+};
 
 #[test]
 fn every_program_is_verified_and_attached() {
@@ -55,7 +57,7 @@ fn a_directory_that_is_no_bpf_file_system_is_refused_with_a_hint() {
 
 #[test]
 fn the_gate_holds_while_its_daemon_is_gone_and_is_taken_over_by_the_next() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (_server, port) = server();
         let agent = world.agent(1);
         let proxied = ports(effect::PROXY, 2, TCP, 443, 443);
@@ -233,7 +235,7 @@ fn a_link_whose_cgroup_was_removed_is_replaced() {
 
 #[test]
 fn a_cgroup_is_released_by_its_number_and_all_by_the_directory() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (_server, port) = server();
         let agent = world.agent(1);
         let mut client = agent.client();

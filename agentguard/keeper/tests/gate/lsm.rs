@@ -11,7 +11,7 @@ use aya::programs::{LsmAttachType, ProgramType};
 use aya::sys::is_program_supported;
 use rustix::mount::MountFlags;
 
-use crate::world::{Agent, Client, World, in_world};
+use crate::world::{Agent, Client, World, in_world, in_world_of_its_own};
 
 /// The programs, in the order of the status.
 const PROGRAMS: [&str; 10] = [
@@ -43,15 +43,17 @@ fn kernel_runs_lsm() -> bool {
 /// Runs a test where the kernel runs LSM programs. Elsewhere there is nothing that could be required of
 /// it, but to say so.
 pub(crate) fn in_world_with_lsm(test: impl FnOnce(&mut World) + Send) {
-    in_world(|world| {
-        if kernel_runs_lsm() {
-            assert_eq!(world.gate.lsm_lacks(), [""; 0]);
-            test(world);
-        } else {
-            assert_eq!(world.gate.lsm_lacks().len(), 3);
-            println!("skipped: this kernel runs no LSM programs");
-        }
-    });
+    in_world(|world| with_lsm(world, test));
+}
+
+fn with_lsm(world: &mut World, test: impl FnOnce(&mut World)) {
+    if kernel_runs_lsm() {
+        assert_eq!(world.gate.lsm_lacks(), [""; 0]);
+        test(world);
+    } else {
+        assert_eq!(world.gate.lsm_lacks().len(), 3);
+        println!("skipped: this kernel runs no LSM programs");
+    }
 }
 
 #[test]
@@ -361,27 +363,29 @@ fn pairs_of_unix_sockets_work() {
 
 #[test]
 fn the_next_daemon_takes_over_and_nothing_is_refused_twice() {
-    in_world_with_lsm(|world| {
-        let host = Host::new(world);
-        let listed = host.path("listed/power.sock");
-        let own = host.path("listed/own.sock");
-        let one = world.agent(1);
-        let _listening = listens(&one, &own);
-        let mut client = one.client();
-        world.gate = Gate::load(&world.pins()).unwrap();
-        assert_eq!(world.gate.lsm_lacks(), [""; 0]);
-        client.is_refused(&dial(&listed));
-        refusal(world);
-        client.is_refused("socket.socket(17, SOCK_RAW, 0)");
-        assert_eq!(world.events().len(), 1);
-        // Whose a socket is is known from before.
-        client.does(&dial(&own));
-        let links = fs::read_dir(world.pins().join("links/lsm")).unwrap();
-        assert_eq!(links.count(), PROGRAMS.len());
+    in_world_of_its_own(|world| {
+        with_lsm(world, |world| {
+            let host = Host::new(world);
+            let listed = host.path("listed/power.sock");
+            let own = host.path("listed/own.sock");
+            let one = world.agent(1);
+            let _listening = listens(&one, &own);
+            let mut client = one.client();
+            world.gate = Gate::load(&world.pins()).unwrap();
+            assert_eq!(world.gate.lsm_lacks(), [""; 0]);
+            client.is_refused(&dial(&listed));
+            refusal(world);
+            client.is_refused("socket.socket(17, SOCK_RAW, 0)");
+            assert_eq!(world.events().len(), 1);
+            // Whose a socket is is known from before.
+            client.does(&dial(&own));
+            let links = fs::read_dir(world.pins().join("links/lsm")).unwrap();
+            assert_eq!(links.count(), PROGRAMS.len());
 
-        Gate::detach_all(&world.pins()).unwrap();
-        crate::world::eventually("the programs are gone", || {
-            client.says("socket.socket(17, SOCK_RAW, 0)") != "EPERM"
+            Gate::detach_all(&world.pins()).unwrap();
+            crate::world::eventually("the programs are gone", || {
+                client.says("socket.socket(17, SOCK_RAW, 0)") != "EPERM"
+            });
         });
     });
 }

@@ -1,6 +1,6 @@
-//! The gate on the running kernel, without the daemon: each test has a BPF file system, a cgroup
-//! and a network namespace of its own. Needs root and cgroup v2; without, each test says so and
-//! counts as skipped.
+//! The gate on the running kernel, without the daemon: each test has a cgroup and a network namespace of
+//! its own, and a gate that is empty. Needs root and cgroup v2; without, each test says so and counts as
+//! skipped.
 
 #![allow(
     clippy::unwrap_used,

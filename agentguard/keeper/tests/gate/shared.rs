@@ -16,21 +16,13 @@ use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuHashMap};
 
 use crate::world::{
-    Client, World, accept, any, datagram_server, direct, in_world, ports, server, tcp, udp,
+    Client, World, accept, any, datagram_server, direct, in_world, in_world_of_its_own, ports,
+    server, tcp, udp,
 };
-
-/// One of the gate's maps, as it is pinned.
-fn pinned<K: Pod, V: Pod>(world: &World, name: &str) -> aya::maps::HashMap<MapData, K, V> {
-    let path = world
-        .pins()
-        .join(format!("v{}", agentguard_common::ABI_VERSION));
-    let data = MapData::from_pin(path.join(name)).unwrap();
-    aya::maps::HashMap::try_from(Map::from_map_data(data).unwrap()).unwrap()
-}
 
 /// How many origins an agent has in a map.
 fn held(world: &World, map: &str, agent: u32) -> usize {
-    let map = pinned::<OriginKey, Origin>(world, map);
+    let map = world.map::<OriginKey, Origin>(map);
     let origins = map.iter().filter_map(Result::ok);
     origins.filter(|(_, origin)| origin.agent == agent).count()
 }
@@ -134,7 +126,7 @@ fn connections_that_nobody_accepts_are_no_more_than_their_agent_may_have() {
 
 /// Fills a map with what is nobody's, and gives the number of entries that found room.
 fn fill<V: Pod>(world: &World, name: &str, value: V) -> u64 {
-    let mut map = pinned::<OriginKey, V>(world, name);
+    let mut map = world.map::<OriginKey, V>(name);
     let mut count = 0;
     let mut key = OriginKey::default();
     loop {
@@ -148,7 +140,7 @@ fn fill<V: Pod>(world: &World, name: &str, value: V) -> u64 {
 
 #[test]
 fn where_the_origins_are_full_nothing_goes_out_and_what_is_direct_does() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let [mut client, _] = two(world);
         let (server, port) = server();
         let agent = world.agent(3);
@@ -187,7 +179,7 @@ fn where_the_names_are_full_those_that_are_known_are_served() {
         println!("skipped: a million names are too many for a small machine");
         return;
     }
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (server, port) = server();
         let real: IpAddr = "192.0.2.7".parse().unwrap();
         let entry = NameEntry {
@@ -232,10 +224,10 @@ fn entries(world: &World) -> [usize; 6] {
     [
         world.gate.agents().unwrap().len(),
         counters.keys().count(),
-        pinned::<u32, Budget>(world, "BUDGETS").keys().count(),
-        pinned::<SlotKey, OriginKey>(world, "SLOTS").keys().count(),
-        pinned::<OriginKey, Origin>(world, "ORIGINS").keys().count(),
-        pinned::<OriginKey, Origin>(world, "QUERIES").keys().count(),
+        world.map::<u32, Budget>("BUDGETS").keys().count(),
+        world.map::<SlotKey, OriginKey>("SLOTS").keys().count(),
+        world.map::<OriginKey, Origin>("ORIGINS").keys().count(),
+        world.map::<OriginKey, Origin>("QUERIES").keys().count(),
     ]
 }
 
@@ -302,7 +294,7 @@ const PINNED: &str = "os.sched_setaffinity(0, [0])";
 
 #[test]
 fn an_agent_whose_flows_change_all_the_time_has_its_share_of_the_events_and_no_more() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (_server, port) = datagram_server("[::]:0");
         let [flaps, other] = [1, 2].map(|number| {
             let agent = world.agent(number);
@@ -338,7 +330,7 @@ fn an_agent_whose_flows_change_all_the_time_has_its_share_of_the_events_and_no_m
 
 #[test]
 fn what_is_only_watched_leaves_room_for_what_is_allowed() {
-    in_world(|world| {
+    in_world_of_its_own(|world| {
         let (server, port) = server();
         let attempts = 4000_u64;
         // As many as would fill all of it with their shares.

@@ -3,24 +3,30 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_common::event::Event;
 use agentguard_common::map::{
-    AgentEntry, Listeners, OriginKey, PortRule, PortRules, Settings, TCP, UDP, agent_flag, effect,
-    listener_flag,
+    AgentEntry, Listeners, NameEntry, NameKey, Origin, OriginKey, PortRule, PortRules, Settings,
+    SlotKey, TCP, UDP, agent_flag, effect, listener_flag,
 };
 use agentguard_keeper::cgroup;
 use agentguard_keeper::gate::view::{Events, View};
 use agentguard_keeper::gate::{Attachment, Gate, Network};
 use agentguard_keeper::namespace::{Listening, Ports};
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, fsconfig_create, fsmount,
+    fsopen,
+};
 use rustix::thread::UnshareFlags;
 
 /// How long a test waits for something that must happen: so many times longer as `AGENTGUARD_PATIENCE`
@@ -40,35 +46,73 @@ pub(crate) const PORTS: Ports = Ports {
 /// The policy generation of every world.
 pub(crate) const GENERATION: u32 = 7;
 
-/// A gate on a cgroup of its own, seen from a thread in namespaces of its own. Its mount and its
-/// network end with that thread; drop removes the cgroups and what lives in them.
+/// A gate on a cgroup, seen from a thread in namespaces of its own. Its network ends with that thread.
 pub(crate) struct World {
     pub(crate) gate: Gate,
     pub(crate) view: View,
     pub(crate) listening: Listening,
     events: Events,
-    top: PathBuf,
-    cgroup: PathBuf,
-    directory: tempfile::TempDir,
+    pins: PathBuf,
+    place: Place,
 }
 
-/// Runs a test in a new world, on a thread that ends with it.
+/// A gate in the kernel, and the file system that it is pinned in.
+struct Loaded {
+    gate: Gate,
+    bpffs: OwnedFd,
+}
+
+/// The gate that tests hand to each other: the kernel verifies a new one for a second, and an emulated
+/// processor for ten.
+static SHARED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// Runs a test in a new world, on a thread that ends with it. The gate is one that others had before,
+/// emptied; a test that fails takes it along.
 pub(crate) fn in_world(test: impl FnOnce(&mut World) + Send) {
-    let name = std::thread::current().name().unwrap_or("?").to_owned();
-    if let Some(missing) = missing() {
+    if is_skipped() {
+        return;
+    }
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = shared.take().unwrap_or_else(Loaded::new);
+    *shared = Some(on_a_thread(|| {
+        let Loaded { gate, bpffs } = loaded;
+        let mut world = World::new(gate, &bpffs);
+        test(&mut world);
+        let gate = world.end();
+        Loaded { gate, bpffs }
+    }));
+}
+
+/// As [`in_world`], with a gate that nobody had before and nobody has afterwards: for what replaces it,
+/// fills it up, or counts from its beginning.
+pub(crate) fn in_world_of_its_own(test: impl FnOnce(&mut World) + Send) {
+    if is_skipped() {
+        return;
+    }
+    on_a_thread(|| {
+        let Loaded { gate, bpffs } = Loaded::new();
+        test(&mut World::new(gate, &bpffs));
+    });
+}
+
+fn on_a_thread<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+fn is_skipped() -> bool {
+    let missing = missing();
+    if let Some(missing) = missing {
         assert!(
             std::env::var_os("AGENTGUARD_REQUIRE_ALL").is_none(),
             "{missing}, and nothing may be skipped"
         );
+        let name = std::thread::current().name().unwrap_or("?").to_owned();
         println!("skipped {name}: {missing}");
-        return;
     }
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| test(&mut World::new()));
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
+    missing.is_some()
 }
 
 fn missing() -> Option<&'static str> {
@@ -78,8 +122,31 @@ fn missing() -> Option<&'static str> {
     cgroup::mount().is_none().then_some("needs cgroup v2")
 }
 
-impl World {
+impl Loaded {
     fn new() -> Self {
+        let bpffs = mounted_bpffs().unwrap();
+        let gate = Gate::load(&pins(&bpffs)).unwrap();
+        Self { gate, bpffs }
+    }
+}
+
+/// A BPF file system that is mounted nowhere, so that every thread sees it whatever its namespace is.
+fn mounted_bpffs() -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
+}
+
+fn pins(bpffs: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}/gate", bpffs.as_raw_fd()).into()
+}
+
+impl World {
+    fn new(mut gate: Gate, bpffs: &OwnedFd) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         // SAFETY: only this thread's namespaces and file system attributes are left; no descriptor
         // table changes.
@@ -104,19 +171,18 @@ impl World {
             ip(&format!("-6 route add local {range} dev lo"));
         }
 
-        let directory = tempfile::tempdir().unwrap();
-        rustix::mount::mount("bpf", directory.path(), "bpf", MountFlags::empty(), None).unwrap();
         let top = cgroup::mount().unwrap().join(format!(
             "agentguard-test-{}-{}",
             std::process::id(),
             NUMBER.fetch_add(1, Ordering::SeqCst)
         ));
-        let cgroup = top.join("gated");
-        let guard = RemovedOnDrop(Some(top));
-        fs::create_dir_all(&cgroup).unwrap();
+        let place = Place {
+            gated: top.join("gated"),
+            top,
+        };
+        fs::create_dir_all(&place.gated).unwrap();
 
         let listening = Listening::here(PORTS).unwrap();
-        let mut gate = Gate::load(&directory.path().join("gate")).unwrap();
         gate.set(&Settings {
             alive_until_ns: u64::MAX,
             abi_version: agentguard_common::ABI_VERSION,
@@ -138,34 +204,70 @@ impl World {
             view,
             listening,
             events,
-            top: guard.keep(),
-            cgroup: cgroup.clone(),
-            directory,
+            pins: pins(bpffs),
+            place,
         };
-        assert_eq!(world.gate.attach(&cgroup).unwrap(), Attachment::Attached);
+        // Nobody is told what an earlier world has left.
+        world.events();
+        let gated = world.place.gated.clone();
+        assert_eq!(world.gate.attach(&gated).unwrap(), Attachment::Attached);
         world
+    }
+
+    /// Leaves the gate as if nothing had been.
+    fn end(self) -> Gate {
+        let Self {
+            mut gate,
+            pins,
+            place,
+            ..
+        } = self;
+        // With the cgroups what lives in them goes.
+        drop(place);
+        for cgroup in gate.attached().unwrap() {
+            gate.detach(cgroup).unwrap();
+        }
+        for (cgroup, _) in gate.agents().unwrap() {
+            gate.remove_agent(cgroup).unwrap();
+        }
+        for netns in gate.listeners().unwrap() {
+            gate.remove_listeners(netns).unwrap();
+        }
+        gate.keep_networks(&[]).unwrap();
+        gate.keep_open_unix(&[]).unwrap();
+        gate.refuse_unix([]).unwrap();
+        clear::<NameKey, NameEntry>(&pins, "NAMES");
+        clear::<OriginKey, Origin>(&pins, "ORIGINS");
+        clear::<OriginKey, Origin>(&pins, "QUERIES");
+        clear::<SlotKey, OriginKey>(&pins, "SLOTS");
+        gate
     }
 
     /// The cgroup that carries the gate.
     pub(crate) fn cgroup(&self) -> &Path {
-        &self.cgroup
+        &self.place.gated
+    }
+
+    /// One of the gate's maps, as it is pinned.
+    pub(crate) fn map<K: Pod, V: Pod>(&self, name: &str) -> HashMap<MapData, K, V> {
+        map(&self.pins, name)
     }
 
     /// Where the gate is pinned.
     pub(crate) fn pins(&self) -> PathBuf {
-        self.directory.path().join("gate")
+        self.pins.clone()
     }
 
     /// An enforced agent that has its own loopback ports, its own profile and no rule.
     pub(crate) fn agent(&mut self, number: u32) -> Agent {
-        let agent = agent(self.cgroup.join(format!("agent-{number}")), number);
+        let agent = agent(self.place.gated.join(format!("agent-{number}")), number);
         self.gate.put_agent(agent.id, &agent.entry).unwrap();
         agent
     }
 
     /// A cgroup without the gate, of an agent that the gate does not know yet.
     pub(crate) fn ungoverned(&self, name: &str) -> Agent {
-        agent(self.top.join(name), 99)
+        agent(self.place.top.join(name), 99)
     }
 
     /// Gives an agent's addresses their rules.
@@ -201,33 +303,35 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(RemovedOnDrop(Some(self.top.clone())));
-        // The directory cannot be removed while something is mounted on it.
-        let _ = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
-    }
+/// The cgroups of a world, which go with all that lives in them.
+struct Place {
+    top: PathBuf,
+    /// What carries the gate.
+    gated: PathBuf,
 }
 
-/// A cgroup that goes with all that lives in it.
-struct RemovedOnDrop(Option<PathBuf>);
-
-impl RemovedOnDrop {
-    fn keep(mut self) -> PathBuf {
-        self.0.take().unwrap()
-    }
-}
-
-impl Drop for RemovedOnDrop {
+impl Drop for Place {
     fn drop(&mut self) {
-        let Some(path) = &self.0 else {
-            return;
-        };
-        let _ = fs::write(path.join("cgroup.kill"), "1");
+        let _ = fs::write(self.top.join("cgroup.kill"), "1");
         let deadline = Instant::now() + deadline();
-        while cgroup::remove(path).is_err() && Instant::now() < deadline {
+        while cgroup::remove(&self.top).is_err() && Instant::now() < deadline {
             pause();
         }
+    }
+}
+
+/// One of the gate's maps.
+fn map<K: Pod, V: Pod>(pins: &Path, name: &str) -> HashMap<MapData, K, V> {
+    let path = pins.join(format!("v{}", agentguard_common::ABI_VERSION));
+    let data = MapData::from_pin(path.join(name)).unwrap();
+    HashMap::try_from(Map::from_map_data(data).unwrap()).unwrap()
+}
+
+fn clear<K: Pod, V: Pod>(pins: &Path, name: &str) {
+    let mut map = map::<K, V>(pins, name);
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().unwrap();
+    for key in keys {
+        map.remove(&key).unwrap();
     }
 }
 
@@ -272,6 +376,8 @@ impl Client {
     pub(crate) fn inside(cgroup: &Path) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gate/client.py");
         let mut child = Command::new("python3")
+            // Without what only installed packages need: it starts in half the time.
+            .args(["-I", "-S"])
             .arg(script)
             .arg(cgroup)
             .current_dir("/")
