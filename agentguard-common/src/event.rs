@@ -153,6 +153,9 @@ pub mod reason {
     pub const DEVICE_FILE: u8 = 39;
     /// A multicast group is not joined: the kernel would tell the link, in a packet of no socket.
     pub const MULTICAST: u8 = 37;
+    /// A socket option that gives an address which is not this host's, or chooses among the sockets of a
+    /// port.
+    pub const OPTION: u8 = 40;
     /// A process outside of the agent, which it does not look into or take over.
     pub const PROCESS: u8 = 38;
 }

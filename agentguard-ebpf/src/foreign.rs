@@ -17,7 +17,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 
 use crate::lsm::{PASS, REFUSE, refusal};
-use crate::option::joins;
+use crate::option::refused;
 use crate::unix::{SOCKET_SK, at};
 use crate::{agent, event};
 
@@ -83,11 +83,11 @@ fn lsm_foreign_listen(ctx: LsmContext) -> i32 {
     judge(ctx.arg(0))
 }
 
-/// `setsockopt(2)`, as far as the kernel sends by itself then. Arguments: the `struct socket`, the level,
+/// `setsockopt(2)`, where it is what agents do not set ([`crate::option`]). Arguments: the `struct socket`, the level,
 /// the option.
 #[lsm(hook = "socket_setsockopt")]
 fn lsm_foreign_option(ctx: LsmContext) -> i32 {
-    if joins(ctx.arg(1), ctx.arg(2)) {
+    if refused(ctx.arg(1), ctx.arg(2)).is_some() {
         judge(ctx.arg(0))
     } else {
         PASS

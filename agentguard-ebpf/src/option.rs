@@ -1,8 +1,14 @@
-//! `setsockopt(2)`: what makes the kernel send by itself.
+//! `setsockopt(2)`: what makes the kernel send by itself, or elsewhere than it was asked.
 //!
 //! Whoever joins a multicast group, or says whom it hears there, makes the kernel tell the link (IGMP,
 //! RFC 3376; MLD, RFC 3810): addresses of the agent's choice, in packets of no socket of its own, which
 //! `packet` does not see. What leaves needs no look: it says nothing that was not joined.
+//!
+//! A socket that may be bound to an address which is not this host's has whoever answers it send there,
+//! the guard's own listeners among them. Options for that need no right over IPv6 (`net/ipv6/ipv6_sockglue.c`,
+//! `IPV6_FREEBIND`). And a program for the sockets that share a port (`SO_REUSEPORT`) sends a packet to
+//! another one of them than the one that is found when the gate looks it up: without a packet the kernel
+//! runs no such program (`net/core/sock_reuseport.c`, `reuseport_select_sock`).
 //!
 //! Only level and name are looked at, which nobody can change behind this program's back, and never the
 //! value. io_uring's `SOCKET_URING_OP_SETSOCKOPT` comes here too (`net/socket.c`, `do_sock_setsockopt`).
@@ -20,9 +26,15 @@ use crate::{ALLOW, DENY, agent, event};
 
 /// `linux/socket.h`.
 const SOL_IP: i32 = 0;
+const SOL_SOCKET: i32 = 1;
 const SOL_IPV6: i32 = 41;
 
+/// `asm-generic/socket.h`.
+const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
+const SO_ATTACH_REUSEPORT_EBPF: i32 = 52;
 /// `linux/in.h`.
+const IP_FREEBIND: i32 = 15;
+const IP_TRANSPARENT: i32 = 19;
 const IP_ADD_MEMBERSHIP: i32 = 35;
 const IP_UNBLOCK_SOURCE: i32 = 37;
 const IP_BLOCK_SOURCE: i32 = 38;
@@ -37,6 +49,8 @@ const MCAST_MSFILTER: i32 = 48;
 /// multicast group of its own, of 24 bits of it (RFC 4291, 2.7.1).
 const IPV6_JOIN_GROUP: i32 = 20;
 const IPV6_JOIN_ANYCAST: i32 = 27;
+const IPV6_TRANSPARENT: i32 = 75;
+const IPV6_FREEBIND: i32 = 78;
 
 /// An option is set on an agent's socket.
 #[cgroup_sockopt(setsockopt)]
@@ -49,9 +63,9 @@ fn setsockopt(ctx: SockoptContext) -> i32 {
         (*option).optlen = 0;
         ((*option).level, (*option).optname)
     };
-    if !joins(level, name) {
+    let Some(why) = refused(level, name) else {
         return ALLOW;
-    }
+    };
     let found = agent::of_task();
     let (number, run, enforced) = match &found {
         Some(found) => (
@@ -63,13 +77,39 @@ fn setsockopt(ctx: SockoptContext) -> i32 {
     };
     // SAFETY: as above; the hook is called for full sockets.
     let socket = unsafe { (*option).__bindgen_anon_1.sk };
-    event::emit(told(&ctx, socket, number, run, enforced));
+    event::emit(told(&ctx, socket, why, number, run, enforced));
     if enforced { DENY } else { ALLOW }
+}
+
+/// Why agents do not set an option, if they do not.
+#[inline(always)]
+pub(crate) const fn refused(level: i32, name: i32) -> Option<u8> {
+    if joins(level, name) {
+        Some(reason::MULTICAST)
+    } else if pretends(level, name) || steers(level, name) {
+        Some(reason::OPTION)
+    } else {
+        None
+    }
+}
+
+/// Whether an option lets a socket have an address that is not this host's.
+const fn pretends(level: i32, name: i32) -> bool {
+    match level {
+        SOL_IP => matches!(name, IP_FREEBIND | IP_TRANSPARENT),
+        SOL_IPV6 => matches!(name, IPV6_FREEBIND | IPV6_TRANSPARENT),
+        _ => false,
+    }
+}
+
+/// Whether an option chooses among the sockets of one port.
+const fn steers(level: i32, name: i32) -> bool {
+    level == SOL_SOCKET && matches!(name, SO_ATTACH_REUSEPORT_CBPF | SO_ATTACH_REUSEPORT_EBPF)
 }
 
 /// Whether an option makes the kernel report a group or a source.
 #[inline(always)]
-pub(crate) const fn joins(level: i32, name: i32) -> bool {
+const fn joins(level: i32, name: i32) -> bool {
     let both = matches!(
         name,
         MCAST_JOIN_GROUP
@@ -99,13 +139,20 @@ pub(crate) const fn joins(level: i32, name: i32) -> bool {
     clippy::cast_possible_truncation,
     reason = "socket(2) takes values far below 65536"
 )]
-fn told(ctx: &SockoptContext, socket: *mut bpf_sock, agent: u32, run: u32, denied: bool) -> Event {
+fn told(
+    ctx: &SockoptContext,
+    socket: *mut bpf_sock,
+    why: u8,
+    agent: u32,
+    run: u32,
+    denied: bool,
+) -> Event {
     // SAFETY: the hook is called for full sockets, whose fields the verifier reads for us.
     let (family, socket_type, protocol) =
         unsafe { ((*socket).family, (*socket).type_, (*socket).protocol) };
     Event {
         kind: kind::SOCKET,
-        reason: reason::MULTICAST,
+        reason: why,
         denied: u8::from(denied),
         agent,
         run,

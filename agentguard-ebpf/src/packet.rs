@@ -20,8 +20,9 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::{decide, is_own};
-use crate::maps::{COUNTERS, LISTENERS, SOCKETS};
+use crate::maps::{COUNTERS, SOCKETS};
 use crate::seal::{is_destination, is_peer, note_destination, note_peer};
+use crate::socket::is_guards;
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin};
 
 const IPPROTO_TCP: u8 = 6;
@@ -222,7 +223,7 @@ fn leaves(
     }
     // Of the guard's, datagrams reach the resolver alone.
     let asks = decided && class == socket_class::GUARD;
-    if pretends(ctx, entry, found, packet) {
+    if pretends(ctx, entry, found, packet, asks) {
         event::refuse(
             entry,
             &packet.destination,
@@ -246,7 +247,10 @@ fn leaves(
         let told = event::Told::flow(entry, entry.reason, false);
         return passes_told(entry, packet, &told);
     }
-    let answers = is_peer(entry, to, port, peer_own) && (own || !peer_own);
+    // Who was let in came over `lo`, by whatever address: another device leads to somebody else.
+    // SAFETY: the context of this hook.
+    let here = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX;
+    let answers = here && is_peer(entry, to, port, peer_own) && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet)
 }
 
@@ -270,14 +274,20 @@ fn comes_from_own(ctx: &SkBuffContext, found: &AgentEntry, packet: &Packet) -> b
 
 /// Whether a datagram says another sender (`IP_PKTINFO`) than the one that was bound: somebody else's,
 /// in whose place the receiver would answer. A socket that is bound to every address shares its port
-/// with those on one of them.
+/// with those on one of them. Whose a query is the resolver knows by its sender alone.
 #[inline(always)]
-fn pretends(ctx: &SkBuffContext, entry: &SocketEntry, found: &AgentEntry, packet: &Packet) -> bool {
+fn pretends(
+    ctx: &SkBuffContext,
+    entry: &SocketEntry,
+    found: &AgentEntry,
+    packet: &Packet,
+    asks: bool,
+) -> bool {
     let bound = entry.flags & socket_flag::BOUND != 0 && !entry.bound.is_unspecified();
     if bound && entry.bound != packet.source {
         return true;
     }
-    packet.source.is_loopback() && !comes_from_own(ctx, found, packet)
+    (asks || packet.source.is_loopback()) && !comes_from_own(ctx, found, packet)
 }
 
 /// Connected UDP reaches no socket hook when it sends: its first datagram is decided here.
@@ -360,16 +370,28 @@ fn enters(
     if answer {
         return true;
     }
-    // Root of a container may forge the sender (`IP_TRANSPARENT`): who is answered has to be here.
+    // Others were sent to the guard there, and nobody else's are its ports: a socket that the kernel
+    // gave one of them by itself, or from before the gate.
+    if is_guards(entry.netns, packet.destination_port) {
+        let told = event::Told {
+            remote: packet.source,
+            remote_port: packet.source_port,
+            local_port: packet.destination_port,
+            rule: 0,
+            kind: kind::INBOUND,
+            ..event::Told::flow(entry, reason::GUARD, true)
+        };
+        event::tell(entry, &told);
+        return false;
+    }
+    // The host may let the sender be any (`ip_nonlocal_bind`): who is answered has to be here.
     let here = (packet.source.is_loopback() && !packet.source.is_unspecified())
         || packet.source == packet.destination;
     // SAFETY: the context of this hook.
     if here && unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX {
         if packet.transport == UDP {
             // The resolver is asked by a name of its own: an answer to it would be a query of nobody's.
-            // SAFETY: user space replaces entries whole.
-            let ours = unsafe { LISTENERS.get(entry.netns) };
-            if ours.is_none_or(|ours| ours.resolver_port != packet.source_port) {
+            if !is_guards(entry.netns, packet.source_port) {
                 let own = comes_from_own(ctx, found, packet);
                 note_peer(entry, &packet.source, packet.source_port, own);
             }

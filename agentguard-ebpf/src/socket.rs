@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 
-use crate::maps::SOCKETS;
+use crate::maps::{LISTENERS, SOCKETS};
 use crate::{ALLOW, DENY, agent, event, log};
 
 const AF_INET: u32 = 2;
@@ -112,7 +112,9 @@ fn refuse(
     });
 }
 
-/// A UDP socket got its local address: `packet` lets it send in no other's name.
+/// A socket got its local address. Never a port of the guard's, also where no daemon listens: its
+/// listeners outlive no daemon, and what is sent to it comes to whoever is there. Of a UDP socket the
+/// address is noted: `packet` lets it send in no other's name.
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
     // SAFETY: the context of this hook is a valid `bpf_sock`.
@@ -136,12 +138,38 @@ fn post_bind6(ctx: SockContext) -> i32 {
     bound(&ctx, Address(words))
 }
 
+/// Whether the guard's listeners of a network namespace have a port, or had it while there was a daemon.
 #[inline(always)]
+pub(crate) fn is_guards(netns: u64, port: u16) -> bool {
+    // SAFETY: user space replaces entries whole.
+    let ours = unsafe { LISTENERS.get(netns) };
+    ours.is_some_and(|ours| ours.proxy_port == port || ours.resolver_port == port)
+}
+
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a port has 16 bits, in host byte order"
+)]
 fn bound(ctx: &SockContext, address: Address) -> i32 {
     // SAFETY: the context of this hook is the socket.
     let Some(entry) = (unsafe { SOCKETS.get(ctx.as_ptr()) }) else {
         return DENY;
     };
+    // SAFETY: the context of this hook is a valid `bpf_sock`.
+    let port = unsafe { (*ctx.sock).src_port } as u16;
+    if is_guards(entry.netns, port) {
+        let told = event::Told {
+            remote: address,
+            remote_port: port,
+            local_port: port,
+            rule: 0,
+            kind: kind::INBOUND,
+            ..event::Told::flow(entry, reason::GUARD, true)
+        };
+        event::tell(entry, &told);
+        return DENY;
+    }
     if entry.transport == UDP {
         entry.bound = address;
         entry.flags |= socket_flag::BOUND;

@@ -191,6 +191,7 @@ fn code(why: u8) -> ReasonCode {
         reason::DEVICE_FILE => ReasonCode::DeviceNotAllowed,
         reason::PROCESS => ReasonCode::ProcessNotAllowed,
         reason::MULTICAST => ReasonCode::MulticastNotAllowed,
+        reason::OPTION => ReasonCode::OptionNotAllowed,
         _ => ReasonCode::Internal,
     }
 }
@@ -258,6 +259,10 @@ fn sentence(event: &Event, action: &Action) -> String {
         ),
         reason::MULTICAST => {
             "Agents join no multicast group and choose no sources: the kernel would tell the network by itself."
+                .to_owned()
+        }
+        reason::OPTION => {
+            "Agents set no socket option that gives an address which is not this host's (IP_FREEBIND, IP_TRANSPARENT), or that chooses among the sockets of a port (SO_ATTACH_REUSEPORT_CBPF)."
                 .to_owned()
         }
         reason::METADATA => format!("{place} is a metadata service."),

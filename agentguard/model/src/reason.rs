@@ -56,6 +56,8 @@ pub enum ReasonCode {
     DeviceNotAllowed,
     /// A multicast group, which the kernel would tell the network of by itself.
     MulticastNotAllowed,
+    /// A socket option that gives an address which is not this host's, or chooses among the sockets of a port.
+    OptionNotAllowed,
     /// A process outside of the agent, which could do for it what it may not do itself.
     ProcessNotAllowed,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.

@@ -131,6 +131,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("device"),
     Way::new("source-route").only(Four).root(),
     Way::new("forged-source").root(),
+    Way::new("free-bind").only(Six),
     // Other protocols over IP.
     Way::new("sctp").part("SCTP"),
     Way::new("sctp-many").part("SCTP"),

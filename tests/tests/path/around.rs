@@ -174,17 +174,23 @@ fn a_datagram_that_is_cut_into_fragments_is_one_datagram() {
     assert_eq!(world.canary().unwrap(), 0);
 }
 
-/// Root of a container may send from any address (`IP_TRANSPARENT`): a server of the agent's own
-/// must not take that for somebody whom it may answer.
+/// Where the host lets sockets have any address (`ip_nonlocal_bind`), a server of the agent's own must
+/// not take that for somebody whom it may answer. Nor may root of a container choose it (`IP_TRANSPARENT`).
 #[test]
 fn a_forged_sender_on_loopback_is_nobody_to_answer_to() {
     let world = world("forged");
     let guard = world.guard().policy(POLICY).start().unwrap();
     let mut client = mighty(&world, &guard, "coder");
+    client.gives("make('o', 2, 2)", "made");
+    client.fails("of('o').setsockopt(0, socket.IP_TRANSPARENT, 1)", "EPERM");
+    denied(&guard, ReasonCode::OptionNotAllowed);
+    let may = "echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind";
+    let host = world.host().command("sh").args(["-c", may]);
+    host.run().unwrap().success().unwrap();
     let forge = |kind: u32, name: &str| {
         format!(
-            "(make('{name}', 2, {kind}), of('{name}').setsockopt(0, socket.IP_TRANSPARENT, 1), \
-             of('{name}').settimeout(1), of('{name}').bind(('192.0.2.66', 9)))[0]"
+            "(make('{name}', 2, {kind}), of('{name}').settimeout(1), \
+             of('{name}').bind(('192.0.2.66', 9)))[0]"
         )
     };
     client.gives("udp('l', '0.0.0.0')", "made");

@@ -1,10 +1,12 @@
 //! Local ports: whose they are, and when they are free again.
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 
-use agentguard_common::event::reason;
+use agentguard_common::event::{kind, reason};
+use agentguard_common::map::{Listeners, listener_flag};
 
-use crate::world::{Client, World, in_world};
+use crate::world::{Client, World, eventually, in_world};
 
 /// Refused because nobody of the agent holds the port: a port that is open to the agent and
 /// has no listener would say ECONNREFUSED.
@@ -187,5 +189,82 @@ fn a_port_that_was_given_up_belongs_to_the_next() {
         next.does(&format!("n = listener('127.0.0.1', {port}, reuse=True)"));
         is_foreign(world, &mut squatter, &format!("tcp('127.0.0.1', {port})"));
         next.does(&format!("c = tcp('127.0.0.1', {port}); n.accept()"));
+    });
+}
+
+/// The guard's ports as while no daemon runs: the gate sends flows there, and nobody listens.
+fn without_a_daemon(world: &mut World) {
+    let listeners = Listeners {
+        proxy_port: 20001,
+        resolver_port: 20053,
+        flags: listener_flag::V6,
+    };
+    let netns = world.listening.netns;
+    world.gate.put_listeners(netns, &listeners).unwrap();
+}
+
+#[test]
+fn nobody_takes_a_port_of_the_guards_while_no_daemon_runs() {
+    in_world(|world| {
+        without_a_daemon(world);
+        let mut client = world.agent(1).client();
+        let mut outside = world.ungoverned("outside").client();
+        for address in [
+            "127.0.0.1",
+            "127.0.0.2",
+            "0.0.0.0",
+            "192.0.2.9",
+            "::1",
+            "::",
+        ] {
+            for (transport, number) in [("SOCK_STREAM", 6), ("SOCK_DGRAM", 17)] {
+                for port in [20001, 20053] {
+                    let bind = format!(
+                        "s = socket.socket(family('{address}'), {transport}); s.bind(('{address}', {port}))"
+                    );
+                    outside.does(&format!("{bind}; s.close()"));
+                    client.is_refused(&bind);
+                    let events = world.events();
+                    assert_eq!(events.len(), 1, "{bind}: {events:?}");
+                    let event = &events[0];
+                    assert_eq!(
+                        (event.kind, event.reason, event.denied),
+                        (kind::INBOUND, reason::GUARD, 1)
+                    );
+                    assert_eq!((event.local_port, event.protocol), (port, number));
+                    assert_eq!((event.agent, event.pid), (1, client.pid()));
+                }
+            }
+        }
+        client.does("s.bind(('::', 20002))");
+    });
+}
+
+#[test]
+fn a_port_of_the_guards_that_the_kernel_gave_takes_nothing_that_is_for_the_guard() {
+    in_world(|world| {
+        without_a_daemon(world);
+        let mut client = world.agent(1).client();
+        let mut outside = world.ungoverned("outside").client();
+        // Of this thread's network.
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20001 20001").unwrap();
+        client.does("l = socket.socket(); l.listen(); l.setblocking(False)");
+        client.does("u = udp('127.0.0.1', 9); u.setblocking(False)");
+        for held in ["l", "u"] {
+            assert_eq!(client.number::<u16>(&format!("port({held})")), 20001);
+        }
+        world.events();
+        outside.does("s = socket.socket(); s.bind(('127.0.0.1', 30000)); s.setblocking(False)");
+        outside.does("s.connect_ex(('127.0.0.1', 20001))");
+        outside.does("d = socket.socket(AF_INET, SOCK_DGRAM); d.bind(('127.0.0.1', 9))");
+        outside.does("d.sendto(b'query', ('127.0.0.1', 20001))");
+        let mut refused = BTreeSet::new();
+        eventually("both are refused", || {
+            let events = world.events().into_iter();
+            refused.extend(events.map(|event| (event.protocol, event.kind, event.reason)));
+            refused == BTreeSet::from([6, 17].map(|of| (of, kind::INBOUND, reason::GUARD)))
+        });
+        assert_eq!(client.says("do l.accept()"), "EAGAIN");
+        assert_eq!(client.says("do u.recv(9)"), "EAGAIN");
     });
 }

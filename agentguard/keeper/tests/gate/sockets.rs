@@ -239,6 +239,49 @@ fn no_group_is_joined_that_the_kernel_would_tell_the_link() {
     });
 }
 
+/// Options by which whoever answers a socket sends elsewhere than to this host, or by which a packet
+/// reaches another socket than the gate has found.
+#[test]
+fn no_option_is_set_that_leads_packets_elsewhere() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        let mut outside = world.ungoverned("outside").client();
+        let program = "SOL_SOCKET, 51, struct.pack('HxxxxxxQ', 1, ctypes.addressof(code))";
+        for (family, place) in [
+            // IP_FREEBIND, IP_TRANSPARENT, also on a socket of the other family; IPV6_TRANSPARENT,
+            // IPV6_FREEBIND.
+            ("AF_INET", "0, 15, 1"),
+            ("AF_INET", "0, 19, 1"),
+            ("AF_INET6", "0, 15, 1"),
+            ("AF_INET6", "0, 19, 1"),
+            ("AF_INET6", "41, 75, 1"),
+            ("AF_INET6", "41, 78, 1"),
+            // SO_ATTACH_REUSEPORT_CBPF, of one instruction that gives the first socket.
+            ("AF_INET", program),
+        ] {
+            let line = format!("s.setsockopt({place})");
+            for puppet in [&mut client, &mut outside] {
+                puppet.does("import ctypes, struct");
+                puppet.does("code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))");
+                puppet.does(&format!("s = socket.socket({family}, SOCK_DGRAM)"));
+                puppet.does("s.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)");
+            }
+            outside.does("s.bind(('', 0))");
+            outside.does(&line);
+            client.does("s.bind(('', 0))");
+            client.is_refused(&line);
+            let events = world.events();
+            assert_eq!(events.len(), 1, "{line}: {events:?}");
+            assert_eq!(
+                (events[0].kind, events[0].reason, events[0].denied),
+                (kind::SOCKET, reason::OPTION, 1)
+            );
+        }
+        // SO_ATTACH_REUSEPORT_EBPF, whatever its value.
+        client.is_refused("s.setsockopt(SOL_SOCKET, 52, -1)");
+    });
+}
+
 /// The hook has a page of an option's value at most, and none of it is lost.
 #[test]
 fn every_other_option_is_set_as_it_is_said_also_a_long_one() {

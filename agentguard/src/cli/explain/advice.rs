@@ -40,7 +40,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::LoopbackNotOwn => say(
             "the port belongs to another program of this host; start the server inside the agent, or add a rule with `cidr: [127.0.0.1/32, \"::1/128\"]` and the port",
         ),
-        ReasonCode::GuardSocket => say("no rule can allow this: an agent never reaches the guard's own sockets"),
+        ReasonCode::GuardSocket => say("no rule can allow this: an agent never reaches the guard's own sockets, nor has their ports"),
         ReasonCode::NameNotAnswered => say(
             "the address stands for a name that this agent did not ask for: it must resolve the name itself, with the resolver it was given",
         ),
@@ -78,6 +78,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::DeviceNotAllowed => say("no rule can allow it: let the program do without, or run it outside the guard"),
         ReasonCode::ProcessNotAllowed => say("debuggers and profilers work on processes of the same agent only: start both in it"),
         ReasonCode::MulticastNotAllowed => say("agents have no multicast (mDNS, SSDP): turn discovery off in the program, or ignore it if the rest works"),
+        ReasonCode::OptionNotAllowed => say("servers have a setting for it: let this one listen on an address of the host, and leave the choice among its sockets to the kernel"),
         ReasonCode::Rebinding => say(
             "the name resolved to an address that is not public: if that is meant, list the range in the rule's `resolved_ranges`",
         ),
