@@ -75,7 +75,7 @@ impl Gate {
         Ok(())
     }
 
-    fn program(&mut self, name: &'static str) -> Result<&mut Program, GateError> {
+    pub(super) fn program(&mut self, name: &'static str) -> Result<&mut Program, GateError> {
         let program = self.programs.ebpf.program_mut(name);
         program.ok_or(GateError::Missing(name))
     }
@@ -139,7 +139,7 @@ fn attached(links: &Path) -> Result<Vec<u64>, GateError> {
 }
 
 /// The directories with pins. Where a BPF file system is mounted, the kernel has files of its own.
-fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
+pub(super) fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
     let entries = list(directory)?.into_iter();
     Ok(entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -148,7 +148,7 @@ fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
 }
 
 /// What is in a directory. Not there is nothing.
-fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, GateError> {
+pub(super) fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, GateError> {
     let failed = |source| GateError::File {
         what: "list",
         path: directory.to_owned(),
@@ -177,7 +177,11 @@ pub(crate) fn cgroup_id(file: &File, path: &Path) -> Result<u64, GateError> {
 
 /// Puts a program behind the link that is pinned there. False if that link's cgroup is gone: the
 /// pin is removed and a new link must be made.
-fn replace(program: &mut Program, name: &'static str, pin: &Path) -> Result<bool, GateError> {
+pub(super) fn replace(
+    program: &mut Program,
+    name: &'static str,
+    pin: &Path,
+) -> Result<bool, GateError> {
     let failed = |what| {
         move |source| GateError::File {
             what,
@@ -281,7 +285,7 @@ fn link(program: &mut Program, name: &'static str, cgroup: &File) -> Result<FdLi
 }
 
 /// Removes a directory of pins, and the pins. Not there is as good.
-fn remove_directory(directory: &Path) -> Result<(), GateError> {
+pub(super) fn remove_directory(directory: &Path) -> Result<(), GateError> {
     match fs::remove_dir_all(directory) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(GateError::File {
             what: "remove",

@@ -117,21 +117,8 @@ impl World {
 
         let listening = Listening::here(PORTS).unwrap();
         let mut gate = Gate::load(&directory.path().join("gate")).unwrap();
-        gate.set(&Settings {
-            alive_until_ns: u64::MAX,
-            abi_version: agentguard_common::ABI_VERSION,
-            generation: GENERATION,
-        })
-        .unwrap();
-        gate.put_listeners(
-            listening.netns,
-            &Listeners {
-                proxy_port: PORTS.proxy,
-                resolver_port: PORTS.resolver,
-                flags: listener_flag::V6,
-            },
-        )
-        .unwrap();
+        set_up(&mut gate, &listening);
+        gate.attach_lsm();
         let (view, events) = View::new(gate.view_descriptors().unwrap()).unwrap();
         let mut world = Self {
             gate,
@@ -144,6 +131,11 @@ impl World {
         };
         assert_eq!(world.gate.attach(&cgroup).unwrap(), Attachment::Attached);
         world
+    }
+
+    /// Writes what every world's gate has into new maps.
+    pub(crate) fn set_up(&mut self) {
+        set_up(&mut self.gate, &self.listening);
     }
 
     /// The cgroup that carries the gate.
@@ -207,6 +199,21 @@ impl Drop for World {
         // The directory cannot be removed while something is mounted on it.
         let _ = rustix::mount::unmount(self.directory.path(), rustix::mount::UnmountFlags::DETACH);
     }
+}
+
+fn set_up(gate: &mut Gate, listening: &Listening) {
+    gate.set(&Settings {
+        alive_until_ns: u64::MAX,
+        abi_version: agentguard_common::ABI_VERSION,
+        generation: GENERATION,
+    })
+    .unwrap();
+    let listeners = Listeners {
+        proxy_port: PORTS.proxy,
+        resolver_port: PORTS.resolver,
+        flags: listener_flag::V6,
+    };
+    gate.put_listeners(listening.netns, &listeners).unwrap();
 }
 
 /// A cgroup that goes with all that lives in it.
