@@ -21,6 +21,7 @@ mod returned;
 mod runtime;
 mod sandbox;
 mod sockets;
+mod upgrade;
 
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use agentguard_tests::{Guard, Origin, Puppet, World, address};

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agentguard_common::map::agent_flag;
+use agentguard_keeper::gate::OtherVersion;
 use agentguard_keeper::message::{Deed, Done, MAX_REASON, Quarantine, ToWorker};
 use agentguard_keeper::{cgroup, sockets};
 use agentguard_model::{AgentId, AgentName};
@@ -349,9 +350,21 @@ impl Keeper {
     }
 
     /// Takes what the kernel has quarantined for quarantined, though nothing of it was written: the
-    /// disk was full, or the keeper ended in between.
-    pub(super) fn believe_the_kernel(&mut self) -> anyhow::Result<()> {
-        for (id, entry) in self.gate.agents()? {
+    /// disk was full, or the keeper ended in between. Also by the word of a gate of another version.
+    pub(super) fn believe_the_kernel(&mut self, others: &[OtherVersion]) -> anyhow::Result<()> {
+        let mut agents = self.gate.agents()?;
+        for other in others {
+            match self.gate.agents_of(other) {
+                Ok(more) => agents.extend(more),
+                Err(error) => tracing::error!(
+                    abi = other.abi,
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "cannot see whom the gate of another version has quarantined; whom this daemon's \
+                     registry has stays so"
+                ),
+            }
+        }
+        for (id, entry) in agents {
             if entry.flags & agent_flag::QUARANTINED == 0 {
                 continue;
             }
