@@ -12,6 +12,7 @@ mod agents;
 mod around;
 mod datagrams;
 mod direct;
+mod frozen;
 mod loopback;
 mod membership;
 mod modes;

@@ -1,7 +1,7 @@
 //! The numbers of agents, the cgroups that were put under the gate by hand, who is quarantined, and
 //! what was done and is not in the record yet: what the keeper remembers over restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,9 @@ struct Contents {
     /// by now they may be another's, or nobody's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     stopped: BTreeMap<PathBuf, AgentName>,
+    /// Who was released, and may still be cut off in the kernel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unreleased: BTreeSet<AgentName>,
     /// What was done and is not in the record yet, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deeds: Vec<Deed>,
@@ -193,6 +196,7 @@ impl Registry {
             contents.note(by, done);
         }
         contents.quarantined.insert(name.clone(), quarantine);
+        contents.unreleased.remove(name);
         self.unwritten = true;
         self.write()
     }
@@ -240,7 +244,7 @@ impl Registry {
         self.write()
     }
 
-    /// Ends a quarantine.
+    /// Ends a quarantine. The agent is among [`Self::unreleased`] until [`Self::released`].
     ///
     /// # Errors
     /// It cannot be written, or told: then the agent stays quarantined.
@@ -248,8 +252,19 @@ impl Registry {
         self.has_room_for_deeds()?;
         self.change(|contents| {
             contents.quarantined.remove(name);
+            contents.unreleased.insert(name.clone());
             contents.note(by, Done::Released);
         })
+    }
+
+    /// Who was released, and may still be cut off in the kernel: what that says is not a quarantine.
+    pub(super) fn unreleased(&self) -> &BTreeSet<AgentName> {
+        &self.contents.unreleased
+    }
+
+    /// The kernel has it too. Written as [`Self::note_stopped`].
+    pub(super) fn released(&mut self, name: &AgentName) {
+        self.unwritten |= self.contents.unreleased.remove(name);
     }
 
     /// Notes that the gate is about to be taken off everything.
@@ -401,6 +416,8 @@ mod tests {
 
         let mut registry = Registry::open(path.clone()).unwrap();
         assert!(registry.quarantined().is_empty());
+        assert!(registry.unreleased().contains(&coder));
+        registry.released(&coder);
         let numbers: Vec<u64> = registry.deeds().iter().map(|deed| deed.number).collect();
         assert_eq!(numbers, [first + 1]);
         registry.recorded(first + 1).unwrap();

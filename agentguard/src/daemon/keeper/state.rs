@@ -10,7 +10,7 @@ mod tell;
 mod versions;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -77,8 +77,6 @@ pub(super) struct Keeper {
     unheld: BTreeMap<AgentName, Vec<String>>,
     /// Whether the registry's file had everything when it was last written.
     is_written: bool,
-    /// Agents that were released, and not in the kernel everywhere.
-    unreleased: BTreeSet<AgentName>,
     runs: HashMap<u32, Run>,
     host: Listening,
     /// The daemon's own network namespace.
@@ -186,7 +184,6 @@ impl Keeper {
             hinted: adopted::Hinted::default(),
             unheld: BTreeMap::new(),
             is_written: true,
-            unreleased: BTreeSet::new(),
             runs: HashMap::new(),
             host,
             host_namespace: NamespaceId::here().ok(),
