@@ -18,6 +18,7 @@ mod membership;
 mod modes;
 mod quarantine;
 mod reload;
+mod removed;
 mod returned;
 mod runtime;
 mod sandbox;

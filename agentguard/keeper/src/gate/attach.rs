@@ -28,7 +28,7 @@ impl Gate {
     /// nothing.
     ///
     /// # Errors
-    /// [`GateError`]; then some hooks may be attached, which refuse, and the call can be repeated.
+    /// [`GateError`], the first; then all others are attached, and the call can be repeated.
     pub fn attach(&mut self, cgroup: &Path) -> Result<Attachment, GateError> {
         let file = File::open(cgroup).map_err(|source| GateError::File {
             what: "open",
@@ -39,22 +39,36 @@ impl Gate {
         let links = self.links().join(id.to_string());
         make_directory(&links)?;
         let mut attachment = Attachment::Attached;
+        let mut failed = None;
         for name in CGROUP_PROGRAMS {
-            let pin = links.join(name);
-            let program = self.program(name)?;
-            if pin.exists() && replace(program, name, &pin)? {
-                attachment = Attachment::Replaced;
-                continue;
+            match self.attach_or_replace(name, &file, &links.join(name)) {
+                Ok(Attachment::Attached) => {}
+                Ok(Attachment::Replaced) => attachment = Attachment::Replaced,
+                Err(error) => failed = failed.or(Some(error)),
             }
-            attach_one(program, name, &file, &pin)?;
         }
-        Ok(attachment)
+        failed.map_or(Ok(attachment), Err)
+    }
+
+    fn attach_or_replace(
+        &mut self,
+        name: &'static str,
+        cgroup: &File,
+        pin: &Path,
+    ) -> Result<Attachment, GateError> {
+        let program = self.program(name)?;
+        if pin.exists() && replace(program, name, pin)? {
+            return Ok(Attachment::Replaced);
+        }
+        attach_one(program, name, cgroup, pin)?;
+        Ok(Attachment::Attached)
     }
 
     /// Takes the gate off a cgroup, by its id.
     ///
     /// # Errors
-    /// [`GateError::File`]. A cgroup that has no gate is none.
+    /// [`GateError::File`]; then some programs may be gone: [`Self::attach`] puts them back. A cgroup that
+    /// has no gate is none.
     pub fn detach(&mut self, cgroup: u64) -> Result<(), GateError> {
         remove_directory(&self.links().join(cgroup.to_string()))
     }

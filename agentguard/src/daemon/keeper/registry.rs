@@ -158,11 +158,22 @@ impl Registry {
         })
     }
 
-    /// Forgets one.
-    pub(super) fn forget(&mut self, cgroup: &Path) -> anyhow::Result<()> {
+    /// Forgets some.
+    pub(super) fn forget(&mut self, cgroups: &[PathBuf]) -> anyhow::Result<()> {
         self.change(|contents| {
-            contents.adopted.remove(cgroup);
+            for cgroup in cgroups {
+                contents.adopted.remove(cgroup);
+            }
         })
+    }
+
+    /// Writes the file whether or not it has everything.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn rewrite(&mut self) -> anyhow::Result<()> {
+        self.unwritten = true;
+        self.write()
     }
 
     /// Who is quarantined.
@@ -467,7 +478,7 @@ mod tests {
             registry.recorded(number).unwrap();
         }
         registry.adopt(directory.path(), &coder).unwrap();
-        registry.forget("/not/adopted".as_ref()).unwrap();
+        registry.forget(&["/not/adopted".into()]).unwrap();
         registry.write().unwrap();
         assert!(!path.exists());
         registry.note_stopped(directory.path(), &coder);
@@ -526,7 +537,7 @@ mod tests {
         let number = registry.number(&coder).unwrap();
         registry.adopt(cgroup, &coder).unwrap();
         std::fs::remove_dir_all(&place).unwrap();
-        assert!(registry.forget(cgroup).is_err());
+        assert!(registry.forget(&[cgroup.to_owned()]).is_err());
         assert_eq!(registry.adopted().len(), 1);
         assert_eq!(registry.name(number), Some(&coder));
     }

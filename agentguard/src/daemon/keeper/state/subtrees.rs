@@ -1,11 +1,11 @@
 //! Which cgroup is whose.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use agentguard_common::map::{AgentEntry, CGROUP_LEVELS, agent_flag, mode};
 use agentguard_keeper::cgroup::{self, Cgroup};
-use agentguard_keeper::gate::{Attachment, Gate};
+use agentguard_keeper::gate::{Attachment, Gate, GateError};
 use agentguard_keeper::message::ToWorker;
 use agentguard_model::{AgentId, AgentName, Mode};
 use agentguard_policy::{AgentPolicy, Local, OnDaemonLoss, Policy};
@@ -230,7 +230,7 @@ impl Keeper {
                     self.subtrees.remove(&cgroup.id);
                     // What stays of it refuses; it is told what could not be done first.
                     let _ = self.gate.remove_agent(cgroup.id);
-                    let _ = self.registry.forget(&path);
+                    let _ = self.registry.forget(std::slice::from_ref(&path));
                 }
                 return Err(error);
             }
@@ -249,7 +249,11 @@ impl Keeper {
         })
     }
 
-    /// Takes the gate off what [`Self::adopt`] put under it, or of one cgroup alone.
+    /// Takes the gate off what [`Self::adopt`] put under it, or of one cgroup alone. The list last: a
+    /// daemon that ends in between governs all of it again.
+    ///
+    /// # Errors
+    /// What was not removed, which is governed on, and what was.
     pub(in super::super) fn release(
         &mut self,
         name: &AgentName,
@@ -277,51 +281,70 @@ impl Keeper {
                  {name}` first"
             );
         }
+        // Where the list cannot be written, nothing is done.
+        self.registry.rewrite()?;
+        let mut kept = BTreeMap::new();
         for path in &paths {
-            self.registry.forget(path)?;
-            self.ungoverned.remove(path);
-            let ids: Vec<u64> = self
-                .subtrees
-                .iter()
-                .filter(|(_, subtree)| subtree.path == *path)
-                .map(|(id, _)| *id)
-                .collect();
-            for id in ids {
-                let outside = !path.starts_with(&self.config.paths.cgroup_root);
-                let detached = match outside {
-                    true => self.gate.detach(id),
-                    false => Ok(()),
-                };
-                if let Err(error) = detached.and_then(|()| self.gate.remove_agent(id)) {
-                    // It is governed on, so that it can be removed again.
-                    if let Some(subtree) = self.subtrees.get_mut(&id) {
-                        subtree.attached = false;
-                    }
-                    if let Err(error) = self.registry.adopt(path, name) {
-                        tracing::error!(error = format!("{error:#}"), "not in the list any more");
-                    }
-                    return Err(error.into());
-                }
-                self.subtrees.remove(&id);
+            if let Err(error) = self.let_out(path) {
+                kept.insert(path.clone(), format!("{error:#}"));
             }
         }
+        let mut gone = paths;
+        gone.retain(|path| !kept.contains_key(path));
+        if let Err(error) = self.registry.forget(&gone) {
+            let error = format!("{error:#}");
+            kept.extend(gone.drain(..).map(|path| (path, error.clone())));
+        }
+        for path in &gone {
+            self.ungoverned.remove(path);
+        }
+        if !kept.is_empty() {
+            // What was taken off of it comes back at once, so that nothing is governed by half.
+            self.follow_adopted();
+        }
         self.tell_state();
-        let listed: Vec<String> = paths
+        let mut text = removed(name, &gone, &self.config.paths.cgroup_root);
+        if kept.is_empty() {
+            return Ok(text);
+        }
+        if text.is_empty() {
+            text = format!("nothing was removed of {name}");
+        }
+        let kept: Vec<String> = kept
             .iter()
-            .map(|path| path.display().to_string())
+            .map(|(path, why)| match self.ungoverned.get(path) {
+                Some(more) => format!("{}: {why}; {more}", path.display()),
+                None => format!("{}: {why}", path.display()),
+            })
             .collect();
-        let now = if paths
-            .iter()
-            .any(|path| path.starts_with(&self.config.paths.cgroup_root))
-        {
-            "; what is below the root of all agents gets nothing now"
-        } else {
-            ""
-        };
-        Ok(format!(
-            "no longer governed as {name}: {}{now}",
-            listed.join(", ")
-        ))
+        bail!(
+            "{text}; not removed, and governed on: {}; hint: give the command again once that is mended",
+            kept.join("; ").replace("; hint: ", ", ")
+        )
+    }
+
+    /// Takes the gate off what is at a path.
+    ///
+    /// # Errors
+    /// Some of it may be off: it is governed on, and put back with the next look.
+    fn let_out(&mut self, path: &Path) -> Result<(), GateError> {
+        let outside = !path.starts_with(&self.config.paths.cgroup_root);
+        let at = |(_, subtree): &(&u64, &Subtree)| subtree.path == *path;
+        let ids: Vec<u64> = self.subtrees.iter().filter(at).map(|(id, _)| *id).collect();
+        for id in ids {
+            let detached = match outside {
+                true => self.gate.detach(id),
+                false => Ok(()),
+            };
+            if let Err(error) = detached.and_then(|()| self.gate.remove_agent(id)) {
+                if let Some(subtree) = self.subtrees.get_mut(&id) {
+                    subtree.attached = false;
+                }
+                return Err(error);
+            }
+            self.subtrees.remove(&id);
+        }
+        Ok(())
     }
 
     /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them.
@@ -333,6 +356,20 @@ impl Keeper {
             .map(|path| format!("/{}", path.display()))
             .collect()
     }
+}
+
+/// What is no longer governed, for a person; nothing where that is nothing.
+fn removed(name: &AgentName, gone: &[PathBuf], root: &Path) -> String {
+    if gone.is_empty() {
+        return String::new();
+    }
+    let listed: Vec<String> = gone.iter().map(|path| path.display().to_string()).collect();
+    let now = if gone.iter().any(|path| path.starts_with(root)) {
+        "; what is below the root of all agents gets nothing now"
+    } else {
+        ""
+    };
+    format!("no longer governed as {name}: {}{now}", listed.join(", "))
 }
 
 /// The agent of a cgroup below the root: the one whose name its directory right below the root has,
