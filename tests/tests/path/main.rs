@@ -7,6 +7,7 @@
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
+mod adopted;
 mod adoption;
 mod agents;
 mod around;

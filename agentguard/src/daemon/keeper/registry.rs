@@ -18,6 +18,11 @@ const RUN_BLOCK: u32 = 1024;
 /// guard allow more; one that makes it allow less is done, and the oldest is forgotten.
 const DEEDS: usize = 1024;
 
+/// Cgroups that are put under the gate by hand, at most.
+const ADOPTED: usize = 4096;
+/// Bytes of their paths, so that a new worker can be told all of them.
+const ADOPTED_BYTES: usize = 4 * 1024 * 1024;
+
 /// The version of the file. One without a number is the first, from before there was one.
 const VERSION: u32 = 2;
 
@@ -149,6 +154,25 @@ impl Registry {
     /// Cgroups put under the gate by hand.
     pub(super) fn adopted(&self) -> &BTreeMap<PathBuf, AgentName> {
         &self.contents.adopted
+    }
+
+    /// Whether one more can be put under the gate by hand.
+    ///
+    /// # Errors
+    /// There are too many: each is looked at every second.
+    pub(super) fn has_room_to_adopt(&self, cgroup: &Path) -> anyhow::Result<()> {
+        let adopted = &self.contents.adopted;
+        let bytes: usize = adopted.keys().map(|path| path.as_os_str().len()).sum();
+        if adopted.len() >= ADOPTED || bytes + cgroup.as_os_str().len() > ADOPTED_BYTES {
+            bail!(
+                "{} cgroups are added already, and at most {ADOPTED} can be, with paths of {} KiB in \
+                 all; hint: `agentguard agent remove NAME --cgroup PATH` takes off those that do not come \
+                 back; or add one above several",
+                adopted.len(),
+                ADOPTED_BYTES / 1024
+            );
+        }
+        Ok(())
     }
 
     /// Remembers one.

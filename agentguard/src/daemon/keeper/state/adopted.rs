@@ -64,17 +64,23 @@ impl Keeper {
         let adopted = self.registry.adopted().clone();
         self.ungoverned.retain(|path, _| adopted.contains_key(path));
         for (path, name) in &adopted {
-            match self.govern_adopted(path, name) {
-                Ok(adoption) => {
+            let governed = self.govern_adopted(path, name).map(|adoption| {
+                if let Adoption::New(agent) = adoption {
+                    self.returned.push(Returned {
+                        agent,
+                        cgroup: path.clone(),
+                        why: Why::CameBack,
+                    });
+                }
+            });
+            // An earlier version let it be added.
+            let too_deep = self.too_deep(path).map(|why| {
+                format!("{why}: nothing is allowed there, and nothing of it recorded as {name}'s")
+            });
+            match governed.and(too_deep.map_or(Ok(()), Err)) {
+                Ok(()) => {
                     if self.ungoverned.remove(path).is_some() {
                         tracing::warn!(cgroup = %path.display(), agent = %name, "governed again");
-                    }
-                    if let Adoption::New(agent) = adoption {
-                        self.returned.push(Returned {
-                            agent,
-                            cgroup: path.clone(),
-                            why: Why::CameBack,
-                        });
                     }
                 }
                 Err(why) => {

@@ -179,16 +179,8 @@ impl Keeper {
                 self.mount.display()
             );
         }
-        // Where a cgroup namespace hides levels above the mount, fewer are counted than there are.
-        let level = path
-            .components()
-            .count()
-            .saturating_sub(self.mount.components().count());
-        if level > usize::from(CGROUP_LEVELS) {
-            bail!(
-                "{} is {level} levels below the root of all cgroups, and the gate looks for agents in the first {CGROUP_LEVELS}; hint: adopt one above it",
-                path.display()
-            );
+        if let Some(too_deep) = self.too_deep(&path) {
+            bail!("{too_deep}; hint: adopt one above it");
         }
         let id = self.registry.number(name)?;
         let below_root = path.starts_with(&self.config.paths.cgroup_root);
@@ -222,7 +214,14 @@ impl Keeper {
         // Remembered first: what the gate holds after a restart, the registry knows.
         let known = self.registry.adopted().contains_key(&path);
         let is_new = !known && !self.subtrees.contains_key(&cgroup.id);
+        if !known {
+            self.registry.has_room_to_adopt(&path)?;
+        }
         self.registry.adopt(&path, name)?;
+        let shown = self.shown(&path);
+        if let Some(shown) = &shown {
+            self.tell_governed(shown.clone(), true);
+        }
         let attachment = match self.govern(&cgroup, id) {
             Ok(attachment) => attachment,
             Err(error) => {
@@ -231,6 +230,9 @@ impl Keeper {
                     // What stays of it refuses; it is told what could not be done first.
                     let _ = self.gate.remove_agent(cgroup.id);
                     let _ = self.registry.forget(std::slice::from_ref(&path));
+                    if let Some(shown) = shown {
+                        self.tell_governed(shown, false);
+                    }
                 }
                 return Err(error);
             }
@@ -246,6 +248,22 @@ impl Keeper {
             agent: id,
             path,
             is_new,
+        })
+    }
+
+    /// Why the gate does not know whose a cgroup is, if that is because of how deep it lies.
+    pub(super) fn too_deep(&self, path: &Path) -> Option<String> {
+        // Where a cgroup namespace hides levels above the mount, fewer are counted than there are.
+        let level = path
+            .components()
+            .count()
+            .saturating_sub(self.mount.components().count());
+        (level > usize::from(CGROUP_LEVELS)).then(|| {
+            format!(
+                "{} is {level} levels below the root of all cgroups, and the gate looks for agents in the \
+                 first {CGROUP_LEVELS}",
+                path.display()
+            )
         })
     }
 
@@ -297,6 +315,9 @@ impl Keeper {
         }
         for path in &gone {
             self.ungoverned.remove(path);
+            if let Some(shown) = self.shown(path) {
+                self.tell_governed(shown, false);
+            }
         }
         if !kept.is_empty() {
             // What was taken off of it comes back at once, so that nothing is governed by half.
@@ -347,14 +368,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them.
+    /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them; also where there is none
+    /// now, or it is not governed yet.
     pub(in crate::daemon::keeper) fn governed(&self) -> Vec<String> {
-        // Both kinds were checked to be below the mount.
+        let paths = self.governed_paths();
+        paths.filter_map(|path| self.shown(path)).collect()
+    }
+
+    pub(super) fn governed_paths(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(&self.config.paths.cgroup_root)
-            .chain(self.registry.adopted().keys().filter(|path| path.exists()))
-            .filter_map(|path| path.strip_prefix(&self.mount).ok())
-            .map(|path| format!("/{}", path.display()))
-            .collect()
+            .chain(self.registry.adopted().keys())
+            .map(PathBuf::as_path)
+    }
+
+    /// A cgroup's path as `/proc/PID/cgroup` shows it. Those that are adopted were checked to be below the
+    /// mount.
+    pub(super) fn shown(&self, path: &Path) -> Option<String> {
+        let path = path.strip_prefix(&self.mount).ok()?;
+        Some(format!("/{}", path.display()))
     }
 }
 
