@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentguard_tests::{Guard, Output, Puppet, World, leftover, wait_until};
 use serde_json::{Map, Value, json};
@@ -141,4 +141,42 @@ fn one_that_lies_deeper_than_the_gate_looks_is_told_at_the_start() {
     let mut client = Puppet::start(&world, |words| guard.within(&deep, words)).unwrap();
     client.fails(CANARY, "EPERM");
     assert_eq!(guard.log().matches(says).count(), 1);
+}
+
+/// Once a second it is looked for.
+#[test]
+fn a_cgroup_that_cannot_be_looked_for_is_told_once_and_when_it_can_be_again() {
+    let world = world("adopted-unseen");
+    let mount = leftover::cgroup_mount().unwrap();
+    let top = mount.join(format!("{}.unseen", world.tag().directory()));
+    let cgroup = top.join("job/one");
+    fs::create_dir_all(&cgroup).unwrap();
+    let mut guard = prepared(&world, |_| vec![cgroup.clone()]);
+    guard.start().unwrap();
+    // For the daemon a file is in the way.
+    let instead = world.directory().join("instead");
+    fs::create_dir(&instead).unwrap();
+    fs::write(instead.join("job"), "").unwrap();
+    let daemon = guard.id().unwrap().to_string();
+    let enter = || world.host().command("nsenter").args(["-m", "-t", &daemon]);
+    let cover = enter().args(["mount", "--bind"]).arg(&instead).arg(&top);
+    cover.run().unwrap().success().unwrap();
+    let says = "cannot see whether a cgroup is still there: cannot examine ";
+    let told = |guard: &Guard<'_>, what: &str| guard.log().matches(what).count();
+    wait_until("it is told", SOON, || {
+        (told(&guard, says) > 0).then_some(())
+    })
+    .unwrap();
+    let late = Instant::now() + Duration::from_secs(4);
+    wait_until("some looks later", SOON, || {
+        (Instant::now() >= late).then_some(())
+    })
+    .unwrap();
+    assert_eq!(told(&guard, says), 1, "{}", guard.log());
+    let uncover = enter().arg("umount").arg(&top);
+    uncover.run().unwrap().success().unwrap();
+    wait_until("it is told that it is over", SOON, || {
+        (told(&guard, &format!("no longer so: {says}")) == 1).then_some(())
+    })
+    .unwrap();
 }

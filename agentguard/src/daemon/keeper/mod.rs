@@ -134,6 +134,7 @@ fn supervise(
     let mut announced = false;
     let mut reloading: Option<Reloading> = None;
     let mut pause = Duration::ZERO;
+    let mut failing: Option<String> = None;
     loop {
         match signals.wait(TICK) {
             Some(Signal::Stop) => {
@@ -196,8 +197,14 @@ fn supervise(
             worker.kill();
             continue;
         }
-        if let Err(error) = lock(keeper).tick() {
-            tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
+        let ticked = lock(keeper).tick().err();
+        let ticked = ticked.map(|error| format!("{error:#}"));
+        if ticked != failing {
+            match &ticked {
+                Some(error) => tracing::warn!(error, "a periodic task fails"),
+                None => tracing::info!("no periodic task fails any more"),
+            }
+            failing = ticked;
         }
         returned::close(keeper);
         let ca = lock(keeper).ca();

@@ -2,6 +2,7 @@
 //! for an agent or the worker.
 
 mod adopted;
+mod complaints;
 mod quarantine;
 mod residents;
 mod runs;
@@ -73,6 +74,8 @@ pub(super) struct Keeper {
     returned: Waiting,
     superseded: versions::Superseded,
     hinted: adopted::Hinted,
+    /// What was wrong with cgroups at the last look.
+    complaints: complaints::Complaints,
     /// What of a quarantine the kernel did not do, by agent.
     unheld: BTreeMap<AgentName, Vec<String>>,
     /// Whether the registry's file had everything when it was last written.
@@ -182,6 +185,7 @@ impl Keeper {
             returned: Waiting::default(),
             superseded: versions::Superseded::default(),
             hinted: adopted::Hinted::default(),
+            complaints: complaints::Complaints::default(),
             unheld: BTreeMap::new(),
             is_written: true,
             runs: HashMap::new(),
@@ -214,7 +218,9 @@ impl Keeper {
         }
         let left = self.gate.agents()?;
         let others = self.gate.other_versions()?;
-        self.find_subtrees();
+        let mut complaints = complaints::Complaints::default();
+        self.find_subtrees(&mut complaints);
+        self.complaints.replace(complaints);
         let adopted = self.registry.adopted().clone();
         for (path, name) in &adopted {
             let id = self.registry.number(name)?;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use super::super::adoption::Adopted;
 use super::super::profiles::{NOTHING, Profiles};
 use super::super::registry::Registry;
+use super::complaints::Complaints;
 use super::{Keeper, Subtree};
 
 /// Levels below `cgroup_root` that are searched for the policy's cgroup patterns.
@@ -25,7 +26,7 @@ impl Keeper {
     /// Gives cgroups below the root to the agents they belong to: the directory of an agent's own
     /// name, and what the policy's patterns match. What is below an agent's cgroup is that agent's,
     /// whatever the agent calls it.
-    pub(super) fn find_subtrees(&mut self) {
+    pub(super) fn find_subtrees(&mut self, complaints: &mut Complaints) {
         let root = self.config.paths.cgroup_root.clone();
         let policy = self.policy.clone();
         let mut waiting = vec![(root.clone(), 0usize)];
@@ -38,20 +39,16 @@ impl Keeper {
                 }
                 seen += 1;
                 if seen > PATTERN_CGROUPS {
-                    tracing::warn!(
-                        limit = PATTERN_CGROUPS,
-                        "too many cgroups to look at; the rest belongs to no agent"
-                    );
+                    complaints.add(format!(
+                        "there are more than {PATTERN_CGROUPS} cgroups to look at; the rest belongs to no \
+                         agent"
+                    ));
                     return;
                 }
                 match owner(&policy, &root, &path) {
                     Some(agent) => {
                         if let Err(error) = self.own(&path, &agent.name) {
-                            tracing::warn!(
-                                cgroup = %path.display(),
-                                error = format!("{error:#}"),
-                                "cannot govern"
-                            );
+                            complaints.add(format!("cannot govern {}: {error:#}", path.display()));
                         }
                     }
                     None if depth + 1 < PATTERN_DEPTH => waiting.push((path, depth + 1)),
@@ -68,14 +65,18 @@ impl Keeper {
     /// The first of them.
     pub(super) fn follow_cgroups(&mut self) -> anyhow::Result<()> {
         let mut followed = Ok(());
-        let gone = |(id, subtree): (&u64, &Subtree)| match cgroup::is_gone(&subtree.path, *id) {
+        let mut complaints = Complaints::default();
+        let mut gone = |(id, subtree): (&u64, &Subtree)| match cgroup::is_gone(&subtree.path, *id) {
             Ok(gone) => gone.then_some(*id),
             Err(error) => {
-                tracing::warn!(%error, "cannot see whether a cgroup is still there");
+                let error = anyhow::Error::new(error);
+                complaints.add(format!(
+                    "cannot see whether a cgroup is still there: {error:#}"
+                ));
                 None
             }
         };
-        let gone: Vec<u64> = self.subtrees.iter().filter_map(gone).collect();
+        let gone: Vec<u64> = self.subtrees.iter().filter_map(&mut gone).collect();
         for id in gone {
             match self.gate.remove_agent(id) {
                 Ok(()) => drop(self.subtrees.remove(&id)),
@@ -91,7 +92,8 @@ impl Keeper {
         // Before the policy's patterns find them.
         self.follow_adopted();
         let before: HashSet<u64> = self.subtrees.keys().copied().collect();
-        self.find_subtrees();
+        self.find_subtrees(&mut complaints);
+        self.complaints.replace(complaints);
         let new: Vec<u64> = self
             .subtrees
             .keys()
