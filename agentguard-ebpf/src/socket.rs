@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 
-use crate::maps::SOCKETS;
+use crate::maps::{LISTENERS, SOCKETS};
 use crate::{ALLOW, DENY, agent, event, log};
 
 const AF_INET: u32 = 2;
@@ -112,7 +112,8 @@ fn refuse(
     });
 }
 
-/// A UDP socket got its local address: `packet` lets it send in no other's name.
+/// A socket got its local address, which is none of the guard's; of UDP, `packet` lets it send in no other's
+/// name.
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
     // SAFETY: the context of this hook is a valid `bpf_sock`.
@@ -137,11 +138,31 @@ fn post_bind6(ctx: SockContext) -> i32 {
 }
 
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a port")]
 fn bound(ctx: &SockContext, address: Address) -> i32 {
     // SAFETY: the context of this hook is the socket.
     let Some(entry) = (unsafe { SOCKETS.get(ctx.as_ptr()) }) else {
         return DENY;
     };
+    // SAFETY: the context of this hook is a valid `bpf_sock`.
+    let port = unsafe { (*ctx.sock).src_port };
+    // SAFETY: user space replaces entries whole.
+    let ours = unsafe { LISTENERS.get(entry.netns) };
+    // While no daemon runs they are free, and what is redirected goes there all the same.
+    if let Some(ours) = ours
+        && (port == u32::from(ours.proxy_port) || port == u32::from(ours.resolver_port))
+    {
+        let told = event::Told {
+            remote: address,
+            remote_port: port as u16,
+            local_port: port as u16,
+            rule: 0,
+            kind: kind::INBOUND,
+            ..event::Told::flow(entry, reason::GUARD, true)
+        };
+        event::tell(entry, &told);
+        return DENY;
+    }
     if entry.transport == UDP {
         entry.bound = address;
         entry.flags |= socket_flag::BOUND;

@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 
 use agentguard_common::event::reason;
+use agentguard_common::map::{Listeners, listener_flag};
 
 use crate::world::{Client, World, in_world};
 
@@ -187,5 +188,36 @@ fn a_port_that_was_given_up_belongs_to_the_next() {
         next.does(&format!("n = listener('127.0.0.1', {port}, reuse=True)"));
         is_foreign(world, &mut squatter, &format!("tcp('127.0.0.1', {port})"));
         next.does(&format!("c = tcp('127.0.0.1', {port}); n.accept()"));
+    });
+}
+
+/// While no daemon runs the guard's ports are free, and what is redirected goes to them.
+#[test]
+fn no_agent_takes_a_port_that_is_the_guards() {
+    in_world(|world| {
+        let (proxy, resolver) = (25_001, 25_053);
+        let netns = world.listening.netns;
+        let listeners = Listeners {
+            proxy_port: proxy,
+            resolver_port: resolver,
+            flags: listener_flag::V6,
+        };
+        let mut client = world.agent(1).client();
+        for port in [proxy, resolver] {
+            client.does(&format!("listener(port={port}).close()"));
+        }
+        world.gate.put_listeners(netns, &listeners).unwrap();
+        for port in [proxy, resolver] {
+            for address in ["127.0.0.1", "0.0.0.0", "::1", "::", "192.0.2.9"] {
+                for kind in ["SOCK_STREAM", "SOCK_DGRAM"] {
+                    let make = format!("s = socket.socket(family('{address}'), {kind})");
+                    client.does(&make);
+                    client.is_refused(&format!("s.bind(('{address}', {port}))"));
+                }
+            }
+        }
+        client.does(&format!("listener(port={})", proxy + 1));
+        world.gate.remove_listeners(netns).unwrap();
+        client.does(&format!("listener(port={proxy})"));
     });
 }
