@@ -33,6 +33,9 @@ pub struct Settings {
 }
 
 /// An agent. Hash map `AGENTS`, key: cgroup id (`u64`) of the top of the agent's subtree.
+///
+/// This layout is the same in all versions of the ABI, so that each finds in the maps of another who is
+/// quarantined: what is new of an agent goes into a map of its own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct AgentEntry {

@@ -9,8 +9,8 @@
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_common::map::{
-    AgentEntry, SocketEntry, TCP, UDP, agent_flag, mode, pending, socket_class, socket_flag,
-    socket_state,
+    AgentEntry, SocketEntry, TCP, UDP, agent_flag, listener_flag, mode, pending, socket_class,
+    socket_flag, socket_state,
 };
 use agentguard_common::verdict::Effect;
 use aya_ebpf::EbpfContext as _;
@@ -20,7 +20,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::decide::{decide, is_own};
-use crate::maps::{COUNTERS, SOCKETS};
+use crate::maps::{COUNTERS, LISTENERS, SOCKETS};
 use crate::seal::{is_destination, is_peer, note_destination, note_peer};
 use crate::socket::is_guards;
 use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin};
@@ -209,7 +209,9 @@ fn leaves(
         entry.flags & socket_flag::PEER_OWN != 0,
     );
     let own = (dialled_own || peer_own) && reaches_own(ctx, found, packet);
-    let decided = dialled && (own || !dialled_own);
+    let decided = dialled
+        && (own || !dialled_own)
+        && (class != socket_class::GUARD || reaches_guard(entry.netns, packet));
     if packet.transport == TCP {
         if !decided {
             let why = if dialled {
@@ -252,6 +254,19 @@ fn leaves(
     let here = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX;
     let answers = here && is_peer(entry, to, port, peer_own) && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet)
+}
+
+/// Whether the guard listens where a redirected packet goes, now: it may have begun with another port
+/// since, and the one that it left is anybody's. Datagrams are the resolver's alone.
+#[inline(never)]
+fn reaches_guard(netns: u64, packet: &Packet) -> bool {
+    // SAFETY: user space replaces entries whole.
+    let Some(ours) = (unsafe { LISTENERS.get(netns) }) else {
+        return false;
+    };
+    let port = packet.destination_port;
+    let listens = packet.destination.is_v4() || ours.flags & listener_flag::V6 != 0;
+    listens && (port == ours.resolver_port || (packet.transport == TCP && port == ours.proxy_port))
 }
 
 /// Whether a packet will reach a socket of the same agent, now.

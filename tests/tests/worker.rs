@@ -336,3 +336,45 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
     assert_eq!(told, 1, "{log}");
     assert_eq!(log.matches("starting another").count(), 4, "{log}");
 }
+
+/// Neither a process nor a thread can be had for a while: here for want of descriptors.
+#[test]
+fn a_daemon_that_can_start_no_worker_goes_on_until_it_can() {
+    let world = world("worker-again");
+    let mut guard = world.guard().policy(POLICY).start().unwrap();
+    let cgroup = guard.agent_cgroup("coder").unwrap();
+    let mut client = Puppet::start(&world, |words| guard.within(&cgroup, words)).unwrap();
+    client.ask(&format!("resolve('{SITE}', 4)")).unwrap()[0]
+        .as_str()
+        .unwrap();
+    let daemon = guard.id().unwrap().to_string();
+    let limit = |files: &str| {
+        let files = format!("--nofile={files}");
+        let prlimit = world.host().command("prlimit");
+        prlimit.args(["--pid", &daemon, &files]).run().unwrap()
+    };
+    let status = guard.cli().args(["status", "-o", "json"]).run().unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    let old = i32::try_from(status["worker_pid"].as_i64().unwrap()).unwrap();
+    limit("8:").success().unwrap();
+    kill_process(Pid::from_raw(old).unwrap(), Signal::KILL).unwrap();
+    let said = "no worker can be started; it is tried again";
+    wait_until("a second try", LIMIT, || {
+        (guard.log().matches(said).count() >= 2).then_some(())
+    })
+    .unwrap();
+    client.fails("tcp('d', '192.0.2.66', 80)", "EPERM");
+    assert_eq!(guard.id().unwrap().to_string(), daemon);
+
+    limit("1024:").success().unwrap();
+    wait_until("another worker", LIMIT, || {
+        let status = guard.cli().args(["status", "-o", "json"]).run().ok()?;
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
+        (status["worker_pid"].as_i64()? != i64::from(old)).then_some(())
+    })
+    .unwrap();
+    client.ask(&format!("resolve('{SITE}', 4)")).unwrap()[0]
+        .as_str()
+        .unwrap();
+    assert!(guard.stop().unwrap().status.success());
+}

@@ -212,10 +212,18 @@ pub enum Phase {
 pub struct GateStatus {
     /// The cgroups that it is attached to: the topmost governed ones. Empty: nothing is governed.
     pub attached: Vec<String>,
+    /// How many more it is attached to: these are too many to be listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attached_more: usize,
     /// Its programs.
     pub programs: Vec<ProgramStatus>,
     /// The kernel's release.
     pub kernel: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// One program of the gate.

@@ -251,7 +251,7 @@ fn sentence(event: &Event, action: &Action) -> String {
             "The socket was made or connected where the gate did not see it.".to_owned()
         }
         reason::ADOPTED => {
-            "The socket was open when the cgroup was adopted, and was closed.".to_owned()
+            "The socket was open before its cgroup had this gate, and was closed.".to_owned()
         }
         reason::PROCESS => format!(
             "Process {} is outside of this agent, which does not look into it or take it over.",

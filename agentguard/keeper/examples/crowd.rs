@@ -77,6 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?;
     }
     let with = kernel_memory()?;
+    gate.attach_lsm();
     gate.attach(&root.path)?;
     println!("{before} {with}");
     // Somebody has to read what the kernel tells: a direct flow that cannot be told does not pass.

@@ -86,6 +86,14 @@ pub enum ToWorker {
         /// The leaf, or why there is none.
         leaf: Result<SignedLeaf, String>,
     },
+    /// Whether nobody below this cgroup may use the control socket. All that are governed have been told
+    /// before [`Self::Serve`].
+    Governed {
+        /// The cgroup, as `/proc/PID/cgroup` shows it.
+        cgroup: String,
+        /// It is.
+        governed: bool,
+    },
     /// The state of the gate, for `status` and `agent list`.
     State(Box<State>),
     /// Everything that the worker needs before it serves has been said.
@@ -116,9 +124,6 @@ pub struct Start {
     pub resolvers: Vec<std::net::SocketAddr>,
     /// Upstreams with authorities of their own.
     pub upstreams: Vec<UpstreamEntry>,
-    /// Cgroup paths, as `/proc/PID/cgroup` shows them, below which nobody may use the control
-    /// socket.
-    pub governed: Vec<String>,
     /// The group whose members may read everything on the control socket, where the host has it.
     pub readers: Option<u32>,
     /// What this host or kernel lacks, and what that means.
@@ -132,8 +137,10 @@ pub struct Start {
 pub struct State {
     /// The agents that have a cgroup.
     pub agents: Vec<AgentState>,
-    /// Cgroups that carry the gate.
+    /// Cgroups that carry the gate, as many as have room in a message.
     pub attached: Vec<String>,
+    /// How many more do.
+    pub attached_more: usize,
     /// Programs, and the instructions that the verifier walked for each.
     pub programs: Vec<(String, Option<u32>)>,
     /// When the policy was loaded, in seconds since the epoch.

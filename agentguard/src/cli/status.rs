@@ -95,8 +95,12 @@ fn gate(status: &Status) -> String {
             gate.kernel
         )
     } else {
+        let more = match gate.attached_more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         format!(
-            "{} attached to {}; kernel {}",
+            "{} attached to {}{more}; kernel {}",
             counted(programs, "program"),
             gate.attached.join(", "),
             gate.kernel

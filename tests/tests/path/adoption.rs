@@ -134,7 +134,7 @@ fn unknown(decision: &&Decision) -> bool {
         && decision
             .reason
             .message
-            .contains("open when the cgroup was adopted")
+            .contains("open before its cgroup had this gate")
 }
 
 #[test]

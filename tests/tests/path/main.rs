@@ -7,20 +7,24 @@
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
+mod adopted;
 mod adoption;
 mod agents;
 mod around;
 mod datagrams;
 mod direct;
+mod frozen;
 mod loopback;
 mod membership;
 mod modes;
 mod quarantine;
 mod reload;
+mod removed;
 mod returned;
 mod runtime;
 mod sandbox;
 mod sockets;
+mod upgrade;
 
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use agentguard_tests::{Guard, Origin, Puppet, World, address};

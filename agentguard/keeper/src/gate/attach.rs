@@ -28,7 +28,7 @@ impl Gate {
     /// nothing.
     ///
     /// # Errors
-    /// [`GateError`]; then some hooks may be attached, which refuse, and the call can be repeated.
+    /// [`GateError`], the first; then all others are attached, and the call can be repeated.
     pub fn attach(&mut self, cgroup: &Path) -> Result<Attachment, GateError> {
         let file = File::open(cgroup).map_err(|source| GateError::File {
             what: "open",
@@ -39,22 +39,36 @@ impl Gate {
         let links = self.links().join(id.to_string());
         make_directory(&links)?;
         let mut attachment = Attachment::Attached;
+        let mut failed = None;
         for name in CGROUP_PROGRAMS {
-            let pin = links.join(name);
-            let program = self.program(name)?;
-            if pin.exists() && replace(program, name, &pin)? {
-                attachment = Attachment::Replaced;
-                continue;
+            match self.attach_or_replace(name, &file, &links.join(name)) {
+                Ok(Attachment::Attached) => {}
+                Ok(Attachment::Replaced) => attachment = Attachment::Replaced,
+                Err(error) => failed = failed.or(Some(error)),
             }
-            attach_one(program, name, &file, &pin)?;
         }
-        Ok(attachment)
+        failed.map_or(Ok(attachment), Err)
+    }
+
+    fn attach_or_replace(
+        &mut self,
+        name: &'static str,
+        cgroup: &File,
+        pin: &Path,
+    ) -> Result<Attachment, GateError> {
+        let program = self.program(name)?;
+        if pin.exists() && replace(program, name, pin)? {
+            return Ok(Attachment::Replaced);
+        }
+        attach_one(program, name, cgroup, pin)?;
+        Ok(Attachment::Attached)
     }
 
     /// Takes the gate off a cgroup, by its id.
     ///
     /// # Errors
-    /// [`GateError::File`]. A cgroup that has no gate is none.
+    /// [`GateError::File`]; then some programs may be gone: [`Self::attach`] puts them back. A cgroup that
+    /// has no gate is none.
     pub fn detach(&mut self, cgroup: u64) -> Result<(), GateError> {
         remove_directory(&self.links().join(cgroup.to_string()))
     }
@@ -75,7 +89,7 @@ impl Gate {
         Ok(())
     }
 
-    fn program(&mut self, name: &'static str) -> Result<&mut Program, GateError> {
+    pub(super) fn program(&mut self, name: &'static str) -> Result<&mut Program, GateError> {
         let program = self.programs.ebpf.program_mut(name);
         program.ok_or(GateError::Missing(name))
     }
@@ -139,7 +153,7 @@ fn attached(links: &Path) -> Result<Vec<u64>, GateError> {
 }
 
 /// The directories with pins. Where a BPF file system is mounted, the kernel has files of its own.
-fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
+pub(super) fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
     let entries = list(directory)?.into_iter();
     Ok(entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -148,7 +162,7 @@ fn pins(directory: &Path) -> Result<Vec<PathBuf>, GateError> {
 }
 
 /// What is in a directory. Not there is nothing.
-fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, GateError> {
+pub(super) fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, GateError> {
     let failed = |source| GateError::File {
         what: "list",
         path: directory.to_owned(),
@@ -177,7 +191,11 @@ pub(crate) fn cgroup_id(file: &File, path: &Path) -> Result<u64, GateError> {
 
 /// Puts a program behind the link that is pinned there. False if that link's cgroup is gone: the
 /// pin is removed and a new link must be made.
-fn replace(program: &mut Program, name: &'static str, pin: &Path) -> Result<bool, GateError> {
+pub(super) fn replace(
+    program: &mut Program,
+    name: &'static str,
+    pin: &Path,
+) -> Result<bool, GateError> {
     let failed = |what| {
         move |source| GateError::File {
             what,
@@ -281,7 +299,7 @@ fn link(program: &mut Program, name: &'static str, cgroup: &File) -> Result<FdLi
 }
 
 /// Removes a directory of pins, and the pins. Not there is as good.
-fn remove_directory(directory: &Path) -> Result<(), GateError> {
+pub(super) fn remove_directory(directory: &Path) -> Result<(), GateError> {
     match fs::remove_dir_all(directory) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(GateError::File {
             what: "remove",

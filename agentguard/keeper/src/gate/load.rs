@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::rand::GetRandomFlags;
 use rustix::thread::UnshareFlags;
 
-use super::{Gate, GateError, ProgramStatus, log, lsm};
+use super::{Gate, GateError, ProgramStatus, log, lsm, versions};
 
 /// Magic number of a BPF file system, `statfs(2)`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -79,13 +79,21 @@ pub(super) struct Programs {
     pub(super) ebpf: Ebpf,
     status: Vec<ProgramStatus>,
     tracepoints: Result<(), String>,
-    lsm: Vec<String>,
+    lsm: Lsm,
     _log: Option<log::Reader>,
+}
+
+/// What is known of the LSM programs.
+enum Lsm {
+    /// They are not attached yet: the kernel's type information, and whether the offsets are known.
+    Ahead(Btf, bool),
+    Attached(lsm::Attached),
 }
 
 impl Gate {
     /// Loads the gate, taking over the maps that an earlier daemon left pinned in `directory`.
-    /// No cgroup has it yet; LSM programs, where the kernel takes them, know agents by the maps.
+    /// Nothing of it decides yet: what an earlier daemon attached does. Whom the maps have as agents is
+    /// to be written first, then come [`Self::attach_lsm`] and [`Self::attach`].
     ///
     /// # Errors
     /// Any [`GateError`]; nothing that was pinned on a cgroup before is changed.
@@ -98,7 +106,7 @@ impl Gate {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_with(directory: &Path, lines: Option<log::Sink>) -> Result<Self, GateError> {
-        let maps = directory.join(format!("v{ABI_VERSION}"));
+        let maps = versions::maps(directory, ABI_VERSION);
         make_directory(&maps)?;
         let btf = Btf::from_sys_fs().map_err(GateError::NoBtf)?;
         let child_pid_offset = in_tracefs(|tracefs| tracefs.and_then(fork_child_pid_offset));
@@ -131,13 +139,7 @@ impl Gate {
         let log = lines
             .map(|lines| log::Reader::start(&mut ebpf, lines))
             .transpose()?;
-        let lsm = lsm::attach(
-            &mut ebpf,
-            &btf,
-            offsets.is_some(),
-            &links(directory).join("lsm"),
-        );
-        let status = status(&ebpf, &lsm.programs);
+        let status = status(&ebpf, &[]);
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(GateError::Missing(name));
         seal_keys(typed("SEAL_KEYS", take("SEAL_KEYS")?)?)?;
         let mut gate = Self {
@@ -157,7 +159,7 @@ impl Gate {
                 ebpf,
                 status,
                 tracepoints,
-                lsm: lsm.lacks,
+                lsm: Lsm::Ahead(btf, offsets.is_some()),
                 _log: log,
             },
             directory: directory.to_owned(),
@@ -166,7 +168,20 @@ impl Gate {
         Ok(gate)
     }
 
-    /// The programs of the gate.
+    /// Attaches the LSM programs that this kernel takes, in the place of an earlier daemon's. They know
+    /// agents by the map, and let everybody else pass: the agents' entries must be in place before.
+    /// What cannot be attached is told by [`Self::lsm_lacks`]. Once; again it does nothing.
+    pub fn attach_lsm(&mut self) {
+        let Lsm::Ahead(btf, offsets) = &self.programs.lsm else {
+            return;
+        };
+        let links = links(&self.directory).join("lsm");
+        let attached = lsm::attach(&mut self.programs.ebpf, btf, *offsets, &links);
+        self.programs.status = status(&self.programs.ebpf, &attached.programs);
+        self.programs.lsm = Lsm::Attached(attached);
+    }
+
+    /// The programs of the gate; those of LSM once they are attached.
     #[must_use]
     pub fn programs(&self) -> &[ProgramStatus] {
         &self.programs.status
@@ -178,15 +193,32 @@ impl Gate {
         self.programs.tracepoints.as_ref().err().map(String::as_str)
     }
 
-    /// What is open because this kernel runs no LSM programs, or not all of them, in sentences.
+    /// What is open because this kernel runs no LSM programs, or not all of them, in sentences. Known
+    /// once they were to be attached.
     #[must_use]
     pub fn lsm_lacks(&self) -> &[String] {
-        &self.programs.lsm
+        match &self.programs.lsm {
+            Lsm::Ahead(..) => &[],
+            Lsm::Attached(attached) => &attached.lacks,
+        }
+    }
+
+    /// The LSM programs that run.
+    pub(super) fn lsm_programs(&self) -> &[&'static str] {
+        match &self.programs.lsm {
+            Lsm::Ahead(..) => &[],
+            Lsm::Attached(attached) => &attached.programs,
+        }
     }
 
     /// Where a map is pinned.
     pub(super) fn pin_of(&self, map: &str) -> PathBuf {
-        self.directory.join(format!("v{ABI_VERSION}")).join(map)
+        versions::maps(&self.directory, ABI_VERSION).join(map)
+    }
+
+    /// Where the gate is pinned.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where the links of a cgroup are pinned.

@@ -5,7 +5,8 @@
 //! the maps with their contents and replaces the programs in place (`BPF_LINK_UPDATE`): at no time
 //! is a cgroup without its programs, and never do two generations run side by side, since the
 //! second would see the addresses that the first one rewrote. LSM programs rewrite nothing: of those
-//! the new one is there before the old one goes, in `links/lsm/`.
+//! the new one is there before the old one goes, in `links/lsm/`. Maps of another ABI are left alone
+//! until nothing uses them any more ([`Gate::forget_other_versions`]).
 //!
 //! [`Gate`] is the keeper's, with every right; [`view::View`] is what the worker gets: descriptors
 //! that cannot write where a verdict is kept.
@@ -19,6 +20,7 @@ mod lsm;
 mod networks;
 mod sys;
 mod unix;
+mod versions;
 pub mod view;
 
 use std::collections::BTreeMap;
@@ -40,6 +42,7 @@ pub(crate) use load::file_system;
 pub use load::make_directory;
 pub use log::Sink;
 pub use networks::Network;
+pub use versions::OtherVersion;
 
 /// Why the gate could not be loaded, attached or written.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
 //! What runs between `clone3` and `execve`: the keeper's new process becomes a monitor, forks the
-//! command, and the command's program takes over.
+//! command ([`super::command`]), and the command's program takes over.
 //!
 //! The keeper has many threads and this process has one: whatever lock another thread held is held
 //! for ever here. So nothing in this file allocates, locks, panics or calls into libc beyond
@@ -14,7 +14,8 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use super::landlock::{self, Domain};
+use super::command::become_command;
+use super::landlock::Domain;
 use super::message::Stage;
 use super::monitor;
 use super::wire::Record;
@@ -92,7 +93,7 @@ const FIRST_FREE: libc::c_uint = 6;
 const PARKING: libc::c_int = 32;
 
 /// The size of the kernel's signal set, in bytes.
-const SIGNAL_SET: usize = 8;
+pub(super) const SIGNAL_SET: usize = 8;
 
 /// All that the child needs. Descriptors are the keeper's numbers, -1 for none; pointers point into
 /// what the caller of `clone3` keeps alive, of which the child has its own copy.
@@ -518,95 +519,11 @@ unsafe fn fork() -> Result<libc::pid_t, libc::c_int> {
     libc::pid_t::try_from(pid).map_err(|_| libc::EINVAL)
 }
 
-/// The other side of the fork: becomes the command's program.
-unsafe fn become_command(prepared: &Prepared<'_>) -> ! {
-    // SAFETY: as promised to `become_monitor`.
-    unsafe {
-        let _ = sys!(libc::SYS_setpgid, 0, 0);
-        if prepared.terminal >= 0
-            && prepared.foreground
-            && let Ok(pid) = sys!(libc::SYS_getpid)
-        {
-            let group = libc::pid_t::try_from(pid).unwrap_or(0);
-            // SIGTTOU, which this raises in the background, is blocked.
-            let _ = sys!(libc::SYS_ioctl, TERMINAL, libc::TIOCSPGRP, &raw const group);
-        }
-        reset_signals(prepared.ignored);
-        if let Err(errno) = landlock::restrict(prepared.domain) {
-            report(WIRE, Record::Failed(Stage::Landlock as i32, errno));
-            exit(1);
-        }
-        if let Some(filter) = &prepared.filter {
-            let mode = libc::SECCOMP_SET_MODE_FILTER;
-            if let Err(errno) = sys!(libc::SYS_seccomp, mode, 0, &raw const *filter) {
-                report(WIRE, Record::Failed(Stage::Seccomp as i32, errno));
-                exit(1);
-            }
-        }
-        let none: u64 = 0;
-        let (set, old) = (&raw const none, ptr::null_mut::<u64>());
-        let _ = sys!(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            set,
-            old,
-            SIGNAL_SET
-        );
-        let errno = execute(prepared);
-        report(WIRE, Record::Failed(Stage::Execute as i32, errno));
-        exit(if errno == libc::ENOENT { 127 } else { 126 })
-    }
-}
-
-/// execvpe(3) without its allocations. Returns only the errno of a failure.
-unsafe fn execute(prepared: &Prepared<'_>) -> libc::c_int {
-    let mut failure = libc::ENOENT;
-    for candidate in prepared.candidates {
-        // SAFETY: C strings and NULL-terminated arrays of them.
-        let result = unsafe {
-            sys!(
-                libc::SYS_execve,
-                *candidate,
-                prepared.arguments,
-                prepared.environment
-            )
-        };
-        match result {
-            // A script without `#!`.
-            Err(libc::ENOEXEC) => {
-                // SAFETY: `script` has at least two places before its NULL.
-                let result = unsafe {
-                    *prepared.script.add(1) = *candidate;
-                    let shell = c"/bin/sh".as_ptr();
-                    sys!(
-                        libc::SYS_execve,
-                        shell,
-                        prepared.script,
-                        prepared.environment
-                    )
-                };
-                return result.err().unwrap_or(libc::ENOEXEC);
-            }
-            // Another directory may have one that may be executed. A directory that cannot be searched
-            // has none, as shells see it.
-            Err(libc::EACCES) => {
-                // SAFETY: a C string.
-                let there =
-                    unsafe { sys!(libc::SYS_faccessat, libc::AT_FDCWD, *candidate, libc::F_OK) };
-                if there.is_ok() || prepared.candidates.len() == 1 {
-                    failure = libc::EACCES;
-                }
-            }
-            Err(libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT)
-            | Ok(_) => {}
-            Err(errno) => return errno,
-        }
-    }
-    failure
-}
-
 /// Default dispositions for all signals, but `SIG_IGN` for those in the mask.
-unsafe fn reset_signals(ignored: u64) {
+///
+/// # Safety
+/// Only as part of [`become_monitor`].
+pub(super) unsafe fn reset_signals(ignored: u64) {
     for signal in 1..=64 {
         // The kernel's `struct sigaction`, of which the handler comes first on every 64-bit
         // architecture but mips; the rest is zero.

@@ -11,6 +11,7 @@
 
 mod account;
 pub(crate) mod child;
+mod command;
 mod confine;
 mod inherit;
 pub mod landlock;

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, UdpSocket};
 
 use agentguard_common::event::{kind, reason};
-use agentguard_common::map::{TCP, UDP, effect};
+use agentguard_common::map::{Listeners, TCP, UDP, effect, listener_flag};
 use agentguard_keeper::gate::view::Listener;
 
-use crate::world::{accept, any, datagram_server, direct, in_world, ports, server, tcp, udp};
+use crate::world::{
+    PORTS, accept, any, datagram_server, direct, in_world, ports, server, tcp, udp,
+};
 
 #[test]
 fn a_connect_that_sends_nothing_is_neither_refused_nor_told() {
@@ -224,5 +226,80 @@ fn who_asks_an_agent_over_loopback_is_answered() {
         let (_server, tcp_port) = server();
         client.is_refused(&format!("tcp('127.0.0.1', {tcp_port})"));
         assert_eq!(world.events()[0].reason, reason::LOOPBACK);
+    });
+}
+
+/// What the resolver says to somebody who did not ask, as a late answer, is no way to ask it without
+/// being known.
+#[test]
+fn who_hears_from_the_resolver_cannot_answer_it() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        let v4 = udp(&world.listening.v4.resolver_udp);
+        let v6 = udp(&world.listening.v6.as_ref().unwrap().resolver_udp);
+        for (resolver, here) in [(v4, "127.0.0.1"), (v6, "::1")] {
+            client.does(&format!("u = socket.socket(family('{here}'), SOCK_DGRAM)"));
+            client.does(&format!("u.bind(('{here}', 0))"));
+            let port: u16 = client.number("port(u)");
+            resolver.send_to(b"late", (here, port)).unwrap();
+            let told = format!("late {here} {}", PORTS.resolver);
+            assert_eq!(client.says("heard(u)"), told);
+            let answer = format!("u.sendto(b'x', ('{here}', {}))", PORTS.resolver);
+            client.is_refused(&answer);
+            client.does(&format!("u.connect(('{here}', {}))", PORTS.resolver));
+            client.is_refused("u.send(b'x')");
+            let refused: Vec<u8> = world.events().iter().map(|event| event.reason).collect();
+            assert_eq!(refused, [reason::GUARD; 2]);
+            resolver.set_nonblocking(true).unwrap();
+            assert!(resolver.recv(&mut [0]).is_err());
+        }
+    });
+}
+
+/// After a start with another port a socket that was redirected before leads to where anybody may listen.
+#[test]
+fn what_was_redirected_goes_to_no_port_that_the_guard_has_left() {
+    in_world(|world| {
+        let mut client = world.agent(1).client();
+        let v4 = udp(&world.listening.v4.resolver_udp);
+        let v6 = udp(&world.listening.v6.as_ref().unwrap().resolver_udp);
+        let netns = world.listening.netns;
+        let ours = Listeners {
+            proxy_port: PORTS.proxy,
+            resolver_port: PORTS.resolver,
+            flags: listener_flag::V6,
+        };
+        let moved = Listeners {
+            resolver_port: PORTS.resolver + 1,
+            ..ours
+        };
+        // The proxy has no use for a datagram either.
+        let exchanged = Listeners {
+            proxy_port: PORTS.resolver,
+            ..moved
+        };
+        let four_only = Listeners { flags: 0, ..ours };
+        for (resolver, asked, elsewhere) in [
+            (v4, "192.0.2.53", vec![Some(moved), Some(exchanged), None]),
+            (v6, "2001:db8::53", vec![Some(moved), Some(four_only), None]),
+        ] {
+            for listeners in elsewhere {
+                client.does(&format!("s = udp('{asked}', 53)"));
+                client.does("s.send(b'query')");
+                let mut buffer = [0; 8];
+                assert_eq!(resolver.recv(&mut buffer).unwrap(), 5);
+                match listeners {
+                    Some(listeners) => world.gate.put_listeners(netns, &listeners).unwrap(),
+                    None => world.gate.remove_listeners(netns).unwrap(),
+                }
+                client.is_refused("s.send(b'query')");
+                world.gate.put_listeners(netns, &ours).unwrap();
+            }
+            resolver.set_nonblocking(true).unwrap();
+            assert!(resolver.recv(&mut [0]).is_err());
+        }
+        let events = world.events();
+        assert_eq!(events.len(), 6);
+        assert!(events.iter().all(|event| event.denied == 1));
     });
 }

@@ -372,6 +372,7 @@ fn the_next_daemon_takes_over_and_nothing_is_refused_twice() {
             let _listening = listens(&one, &own);
             let mut client = one.client();
             world.gate = Gate::load(&world.pins()).unwrap();
+            world.gate.attach_lsm();
             assert_eq!(world.gate.lsm_lacks(), [""; 0]);
             client.is_refused(&dial(&listed));
             refusal(world);

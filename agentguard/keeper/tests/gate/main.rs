@@ -24,4 +24,5 @@ mod networks;
 mod ports;
 mod shared;
 mod sockets;
+mod versions;
 mod world;

@@ -125,7 +125,8 @@ fn missing() -> Option<&'static str> {
 impl Loaded {
     fn new() -> Self {
         let bpffs = mounted_bpffs().unwrap();
-        let gate = Gate::load(&pins(&bpffs)).unwrap();
+        let mut gate = Gate::load(&pins(&bpffs)).unwrap();
+        gate.attach_lsm();
         Self { gate, bpffs }
     }
 }
@@ -183,21 +184,7 @@ impl World {
         fs::create_dir_all(&place.gated).unwrap();
 
         let listening = Listening::here(PORTS).unwrap();
-        gate.set(&Settings {
-            alive_until_ns: u64::MAX,
-            abi_version: agentguard_common::ABI_VERSION,
-            generation: GENERATION,
-        })
-        .unwrap();
-        gate.put_listeners(
-            listening.netns,
-            &Listeners {
-                proxy_port: PORTS.proxy,
-                resolver_port: PORTS.resolver,
-                flags: listener_flag::V6,
-            },
-        )
-        .unwrap();
+        set_up(&mut gate, &listening);
         let (view, events) = View::new(gate.view_descriptors().unwrap()).unwrap();
         let mut world = Self {
             gate,
@@ -241,6 +228,11 @@ impl World {
         clear::<OriginKey, Origin>(&pins, "QUERIES");
         clear::<SlotKey, OriginKey>(&pins, "SLOTS");
         gate
+    }
+
+    /// Writes what every world's gate has into new maps.
+    pub(crate) fn set_up(&mut self) {
+        set_up(&mut self.gate, &self.listening);
     }
 
     /// The cgroup that carries the gate.
@@ -301,6 +293,21 @@ impl World {
             _pad: [0; 5],
         }
     }
+}
+
+fn set_up(gate: &mut Gate, listening: &Listening) {
+    gate.set(&Settings {
+        alive_until_ns: u64::MAX,
+        abi_version: agentguard_common::ABI_VERSION,
+        generation: GENERATION,
+    })
+    .unwrap();
+    let listeners = Listeners {
+        proxy_port: PORTS.proxy,
+        resolver_port: PORTS.resolver,
+        flags: listener_flag::V6,
+    };
+    gate.put_listeners(listening.netns, &listeners).unwrap();
 }
 
 /// The cgroups of a world, which go with all that lives in them.

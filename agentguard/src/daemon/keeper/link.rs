@@ -30,22 +30,26 @@ impl Worker {
         mounts: &Mounts,
         control: &OwnedFd,
     ) -> anyhow::Result<Self> {
-        let (child, packet) = worker::start(user, mounts).context("cannot start the worker")?;
-        let packet = Arc::new(packet);
-        let outgoing = Outgoing::start(packet.clone())?;
-        let worker = Self {
-            child,
-            outgoing: outgoing.clone(),
-            started: Instant::now(),
-        };
-        listen(keeper.clone(), packet, outgoing.clone())?;
-        lock(keeper).welcome(outgoing, control)?;
-        Ok(worker)
+        let (mut child, packet) = worker::start(user, mounts).context("cannot start the worker")?;
+        match attend(keeper, Arc::new(packet), control) {
+            Ok(outgoing) => Ok(Self {
+                child,
+                outgoing,
+                started: Instant::now(),
+            }),
+            Err(error) => {
+                // Nobody would tell it anything, nor look whether it has ended.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error.context("cannot attend to a worker"))
+            }
+        }
     }
 
-    /// How it ended, if it did.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+    /// How it ended, if it did, and how long after its start.
+    pub(super) fn ended(&mut self) -> Option<(ExitStatus, Duration)> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some((status, self.age()))
     }
 
     pub(super) fn age(&self) -> Duration {
@@ -88,6 +92,22 @@ impl Worker {
         // The state is dropped with the process.
         let _ = lock(keeper).set_serving(false);
     }
+}
+
+/// Listens to a worker and tells it everything.
+fn attend(
+    keeper: &Shared,
+    packet: Arc<Packet>,
+    control: &OwnedFd,
+) -> anyhow::Result<Arc<Outgoing>> {
+    let outgoing = Outgoing::start(packet.clone())?;
+    let told = listen(keeper.clone(), packet, outgoing.clone())
+        .and_then(|()| lock(keeper).welcome(outgoing.clone(), control));
+    if told.is_err() {
+        // Its thread ends with it.
+        outgoing.close();
+    }
+    told.map(|()| outgoing)
 }
 
 /// Reads what a worker asks for until it is gone.

@@ -122,7 +122,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps a worker running, and the kernel told that one does.
+/// Keeps a worker running, and the kernel told that one does. One that cannot be started again is tried
+/// again: the gate is kept meanwhile, and what needs a worker refused.
 fn supervise(
     signals: &Signals,
     keeper: &Shared,
@@ -130,15 +131,22 @@ fn supervise(
     mounts: &Mounts,
     control: &OwnedFd,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::start(keeper, user, mounts, control)?;
+    let mut worker = Some(Worker::start(keeper, user, mounts, control)?);
     let mut announced = false;
     let mut reloading: Option<Reloading> = None;
-    let mut pause = Duration::ZERO;
+    let mut again = Again::default();
+    let mut failing: Option<String> = None;
     loop {
-        match signals.wait(TICK) {
+        let idle = match worker {
+            Some(_) => TICK,
+            None => again.due_in().min(TICK),
+        };
+        match signals.wait(idle) {
             Some(Signal::Stop) => {
                 notify(&[sd_notify::NotifyState::Stopping]);
-                worker.drain(keeper, DRAIN);
+                if let Some(mut worker) = worker {
+                    worker.drain(keeper, DRAIN);
+                }
                 return Ok(());
             }
             Some(Signal::Reload) => {
@@ -157,8 +165,9 @@ fn supervise(
             }
             Some(Signal::Child) | None => {}
         }
-        if let Some(status) = worker.ended() {
-            lock(keeper).set_serving(false)?;
+        if let Some((status, age)) = worker.as_mut().and_then(Worker::ended) {
+            worker = None;
+            not_serving(keeper);
             if was_hostile(status) {
                 tracing::error!(
                     "the worker made a system call that it never makes, and was ended for it: \
@@ -170,38 +179,85 @@ fn supervise(
             if !announced {
                 bail!("the worker ended before it served ({status}); hint: its messages are above");
             }
-            // The first is replaced at once, those that keep dying ever later.
-            if worker.age() < LONGEST_PAUSE {
-                wait(signals, pause);
-                pause = (pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
-            } else {
-                pause = Duration::ZERO;
+            again.after(age);
+        }
+        if worker.is_none() && again.due_in().is_zero() {
+            match Worker::start(keeper, user, mounts, control) {
+                Ok(started) => worker = Some(started),
+                Err(error) => {
+                    not_serving(keeper);
+                    again.after(Duration::ZERO);
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "no worker can be started; it is tried again, and what needs one is refused"
+                    );
+                }
             }
-            worker = Worker::start(keeper, user, mounts, control)?;
-            continue;
         }
         if reloading.take_if(|reloading| reloading.is_over()).is_some() {
             notify(&[sd_notify::NotifyState::Ready]);
         }
-        let serving = lock(keeper).serving();
-        let looked = lock(keeper).residents().looked || worker.age() > LOOK;
-        if serving && looked && !announced {
-            announced = true;
-            notify(&[sd_notify::NotifyState::Ready]);
-            tracing::info!(policy = lock(keeper).policy().version(), "serving");
+        if let Some(worker) = &mut worker {
+            let serving = lock(keeper).serving();
+            let looked = lock(keeper).residents().looked || worker.age() > LOOK;
+            if serving && looked && !announced {
+                announced = true;
+                notify(&[sd_notify::NotifyState::Ready]);
+                tracing::info!(policy = lock(keeper).policy().version(), "serving");
+            }
+            let late = !serving && worker.age() > START;
+            if late || lock(keeper).worker_is_stuck() {
+                tracing::error!("the worker does not get ready, or is stuck; starting another");
+                worker.kill();
+                continue;
+            }
         }
-        let late = !serving && worker.age() > START;
-        if late || lock(keeper).worker_is_stuck() {
-            tracing::error!("the worker does not get ready, or is stuck; starting another");
-            worker.kill();
-            continue;
-        }
-        if let Err(error) = lock(keeper).tick() {
-            tracing::warn!(error = format!("{error:#}"), "a periodic task failed");
+        let ticked = lock(keeper).tick().err();
+        let ticked = ticked.map(|error| format!("{error:#}"));
+        if ticked != failing {
+            match &ticked {
+                Some(error) => tracing::warn!(error, "a periodic task fails"),
+                None => tracing::info!("no periodic task fails any more"),
+            }
+            failing = ticked;
         }
         returned::close(keeper);
         let ca = lock(keeper).ca();
         ca.forget();
+    }
+}
+
+/// No worker serves.
+fn not_serving(keeper: &Shared) {
+    if let Err(error) = lock(keeper).set_serving(false) {
+        // Direct flows stop with the last sign of life.
+        tracing::error!(error = format!("{error:#}"), "cannot tell the gate");
+    }
+}
+
+/// When a worker is started again: the first at once, those that keep dying ever later.
+#[derive(Debug, Default)]
+struct Again {
+    pause: Duration,
+    due: Option<Instant>,
+}
+
+impl Again {
+    /// One has ended, so long after its start.
+    fn after(&mut self, age: Duration) {
+        if age < LONGEST_PAUSE {
+            self.due = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    /// How long it is until then.
+    fn due_in(&self) -> Duration {
+        self.due.map_or(Duration::ZERO, |due| {
+            due.saturating_duration_since(Instant::now())
+        })
     }
 }
 
@@ -216,26 +272,6 @@ impl Reloading {
     /// Whether the worker decides with the policy in force, or will not in time: `status` says so.
     fn is_over(&self) -> bool {
         self.taken.wait(self.generation, Duration::ZERO) || Instant::now() >= self.until
-    }
-}
-
-/// Lets time pass; a signal that comes meanwhile is said again to the main loop.
-fn wait(signals: &Signals, pause: Duration) {
-    use rustix::process::Signal as Number;
-    let until = Instant::now() + pause;
-    let mut reload = false;
-    let mut stop = false;
-    while !stop && let Some(left) = until.checked_duration_since(Instant::now()) {
-        match signals.wait(left) {
-            Some(Signal::Stop) => stop = true,
-            Some(Signal::Reload) => reload = true,
-            Some(Signal::Child) | None => {}
-        }
-    }
-    for (came, number) in [(reload, Number::HUP), (stop, Number::TERM)] {
-        if came {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), number);
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The numbers of agents, the cgroups that were put under the gate by hand, who is quarantined, and
 //! what was done and is not in the record yet: what the keeper remembers over restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,11 @@ const RUN_BLOCK: u32 = 1024;
 /// Deeds that wait for a worker to record them. While there are so many, none is done that makes the
 /// guard allow more; one that makes it allow less is done, and the oldest is forgotten.
 const DEEDS: usize = 1024;
+
+/// Cgroups that are put under the gate by hand, at most.
+const ADOPTED: usize = 4096;
+/// Bytes of their paths, so that a new worker can be told all of them.
+const ADOPTED_BYTES: usize = 4 * 1024 * 1024;
 
 /// The version of the file. One without a number is the first, from before there was one.
 const VERSION: u32 = 2;
@@ -57,6 +62,9 @@ struct Contents {
     /// by now they may be another's, or nobody's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     stopped: BTreeMap<PathBuf, AgentName>,
+    /// Who was released, and may still be cut off in the kernel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unreleased: BTreeSet<AgentName>,
     /// What was done and is not in the record yet, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deeds: Vec<Deed>,
@@ -148,6 +156,25 @@ impl Registry {
         &self.contents.adopted
     }
 
+    /// Whether one more can be put under the gate by hand.
+    ///
+    /// # Errors
+    /// There are too many: each is looked at every second.
+    pub(super) fn has_room_to_adopt(&self, cgroup: &Path) -> anyhow::Result<()> {
+        let adopted = &self.contents.adopted;
+        let bytes: usize = adopted.keys().map(|path| path.as_os_str().len()).sum();
+        if adopted.len() >= ADOPTED || bytes + cgroup.as_os_str().len() > ADOPTED_BYTES {
+            bail!(
+                "{} cgroups are added already, and at most {ADOPTED} can be, with paths of {} KiB in \
+                 all; hint: `agentguard agent remove NAME --cgroup PATH` takes off those that do not come \
+                 back; or add one above several",
+                adopted.len(),
+                ADOPTED_BYTES / 1024
+            );
+        }
+        Ok(())
+    }
+
     /// Remembers one.
     pub(super) fn adopt(&mut self, cgroup: &Path, name: &AgentName) -> anyhow::Result<()> {
         self.change(|contents| {
@@ -155,11 +182,22 @@ impl Registry {
         })
     }
 
-    /// Forgets one.
-    pub(super) fn forget(&mut self, cgroup: &Path) -> anyhow::Result<()> {
+    /// Forgets some.
+    pub(super) fn forget(&mut self, cgroups: &[PathBuf]) -> anyhow::Result<()> {
         self.change(|contents| {
-            contents.adopted.remove(cgroup);
+            for cgroup in cgroups {
+                contents.adopted.remove(cgroup);
+            }
         })
+    }
+
+    /// Writes the file whether or not it has everything.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn rewrite(&mut self) -> anyhow::Result<()> {
+        self.unwritten = true;
+        self.write()
     }
 
     /// Who is quarantined.
@@ -193,6 +231,7 @@ impl Registry {
             contents.note(by, done);
         }
         contents.quarantined.insert(name.clone(), quarantine);
+        contents.unreleased.remove(name);
         self.unwritten = true;
         self.write()
     }
@@ -240,7 +279,7 @@ impl Registry {
         self.write()
     }
 
-    /// Ends a quarantine.
+    /// Ends a quarantine. The agent is among [`Self::unreleased`] until [`Self::released`].
     ///
     /// # Errors
     /// It cannot be written, or told: then the agent stays quarantined.
@@ -248,8 +287,19 @@ impl Registry {
         self.has_room_for_deeds()?;
         self.change(|contents| {
             contents.quarantined.remove(name);
+            contents.unreleased.insert(name.clone());
             contents.note(by, Done::Released);
         })
+    }
+
+    /// Who was released, and may still be cut off in the kernel: what that says is not a quarantine.
+    pub(super) fn unreleased(&self) -> &BTreeSet<AgentName> {
+        &self.contents.unreleased
+    }
+
+    /// The kernel has it too. Written as [`Self::note_stopped`].
+    pub(super) fn released(&mut self, name: &AgentName) {
+        self.unwritten |= self.contents.unreleased.remove(name);
     }
 
     /// Notes that the gate is about to be taken off everything.
@@ -401,6 +451,8 @@ mod tests {
 
         let mut registry = Registry::open(path.clone()).unwrap();
         assert!(registry.quarantined().is_empty());
+        assert!(registry.unreleased().contains(&coder));
+        registry.released(&coder);
         let numbers: Vec<u64> = registry.deeds().iter().map(|deed| deed.number).collect();
         assert_eq!(numbers, [first + 1]);
         registry.recorded(first + 1).unwrap();
@@ -450,7 +502,7 @@ mod tests {
             registry.recorded(number).unwrap();
         }
         registry.adopt(directory.path(), &coder).unwrap();
-        registry.forget("/not/adopted".as_ref()).unwrap();
+        registry.forget(&["/not/adopted".into()]).unwrap();
         registry.write().unwrap();
         assert!(!path.exists());
         registry.note_stopped(directory.path(), &coder);
@@ -509,7 +561,7 @@ mod tests {
         let number = registry.number(&coder).unwrap();
         registry.adopt(cgroup, &coder).unwrap();
         std::fs::remove_dir_all(&place).unwrap();
-        assert!(registry.forget(cgroup).is_err());
+        assert!(registry.forget(&[cgroup.to_owned()]).is_err());
         assert_eq!(registry.adopted().len(), 1);
         assert_eq!(registry.name(number), Some(&coder));
     }

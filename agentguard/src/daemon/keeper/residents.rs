@@ -234,7 +234,8 @@ pub(super) fn follow(keeper: &Shared) -> std::io::Result<()> {
                 let hinted = hint.wait(idle.saturating_sub(rest));
                 // The cgroup may be as new as the namespace; every second that is seen to elsewhere.
                 if hinted && let Err(error) = lock(&keeper).follow_subtrees() {
-                    tracing::warn!(error = format!("{error:#}"), "cannot follow the cgroups");
+                    // Told by who does it every second.
+                    tracing::debug!(error = format!("{error:#}"), "cannot follow the cgroups");
                 }
             }
         })?;

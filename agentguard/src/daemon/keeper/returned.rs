@@ -1,47 +1,161 @@
-//! Adopted cgroups that came back: they are under the gate by now, and what their processes opened
-//! before is ended, so that their programs see an error and not a silence. The gate lets none of it
-//! through anyway.
+//! Cgroups whose processes may have something open that is older than the gate on them: adopted ones that
+//! came back, and all of them where the gate's maps are new. It is ended, so that their programs see an
+//! error and not a silence. The gate lets none of it through anyway.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use agentguard_keeper::sockets;
+use agentguard_model::AgentId;
 
 use super::{Shared, lock, residents};
 
-/// Says when it goes that the next ones can be seen to.
-struct Turn(Shared);
+/// Why something there may be older than the gate.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Why {
+    /// An adopted cgroup is there again.
+    CameBack,
+    /// What the gate noted of its sockets was noted by another version of it.
+    OtherVersion,
+}
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        lock(&self.0).closed_returned();
+/// A cgroup to be seen to.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Returned {
+    pub(super) agent: AgentId,
+    pub(super) cgroup: PathBuf,
+    pub(super) why: Why,
+}
+
+/// Those that are to be seen to.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    cgroups: BTreeSet<Returned>,
+    /// Whether somebody sees to those that were taken last.
+    taken: bool,
+}
+
+impl Waiting {
+    /// One more, unless it waits already.
+    pub(super) fn push(&mut self, returned: Returned) {
+        self.cgroups.insert(returned);
+    }
+
+    /// All of them. None before [`Self::done`] says that the last of them were seen to: a service that
+    /// starts again and again keeps no more than one thread busy.
+    fn take(&mut self) -> Vec<Returned> {
+        if self.taken {
+            return Vec::new();
+        }
+        self.taken = !self.cgroups.is_empty();
+        std::mem::take(&mut self.cgroups).into_iter().collect()
+    }
+
+    /// The last of them were seen to, but for these.
+    fn done(&mut self, left: Vec<Returned>) {
+        self.taken = false;
+        self.cgroups.extend(left);
+    }
+
+    /// Whether all were seen to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.cgroups.is_empty() && !self.taken
     }
 }
 
-/// Ends what is open in those that came back since the last time, on a thread of its own, one at a time: a
-/// service that starts again and again keeps no more than one busy.
+/// Who sees to some: says when it goes that the next ones can be, and those that it did not come to.
+struct Turn {
+    keeper: Shared,
+    left: Vec<Returned>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut self.left);
+        lock(&self.keeper).returned().done(left);
+    }
+}
+
+/// Ends what is open in those that wait, on a thread of its own, one at a time. Where there is no thread
+/// for it, it is tried again in a second.
 pub(super) fn close(keeper: &Shared) {
-    let returned = lock(keeper).take_returned();
-    if returned.is_empty() {
+    let mut left = lock(keeper).returned().take();
+    if left.is_empty() {
         return;
     }
-    let turn = Turn(keeper.clone());
+    // From the end.
+    left.reverse();
+    let keeper = keeper.clone();
+    let mut turn = Turn { keeper, left };
     let started = std::thread::Builder::new()
         .name("returned".into())
         .spawn(move || {
-            let keeper = &turn.0;
-            for (agent, cgroup) in returned {
-                let closed = sockets::destroy_held(std::slice::from_ref(&cgroup));
-                tracing::warn!(
-                    cgroup = %cgroup.display(),
-                    sockets = closed.sockets,
-                    "an adopted cgroup is there again; what was open in it is closed"
-                );
-                for failure in &closed.failures {
-                    tracing::warn!("{failure}");
-                }
-                lock(keeper).note_closed(agent, &closed);
-                residents::look_at(keeper, agent);
+            while let Some(returned) = turn.left.pop() {
+                see_to(&turn.keeper, &returned);
             }
         });
     if let Err(error) = started {
-        tracing::warn!(%error, "what was open in a cgroup that came back is left to the gate");
+        tracing::warn!(%error, "what was open before the gate is left to the gate for now");
+    }
+}
+
+fn see_to(keeper: &Shared, returned: &Returned) {
+    let Returned { agent, cgroup, why } = returned;
+    let closed = sockets::destroy_held(std::slice::from_ref(cgroup));
+    match why {
+        Why::CameBack => tracing::warn!(
+            cgroup = %cgroup.display(),
+            sockets = closed.sockets,
+            "an adopted cgroup is there again; what was open in it is closed"
+        ),
+        Why::OtherVersion if closed.sockets > 0 => tracing::warn!(
+            cgroup = %cgroup.display(),
+            sockets = closed.sockets,
+            "the gate is of another version now; what was open before is closed"
+        ),
+        Why::OtherVersion => {}
+    }
+    for failure in &closed.failures {
+        tracing::warn!(cgroup = %cgroup.display(), "{failure}");
+    }
+    lock(keeper).note_closed(*agent, &closed);
+    if *why == Why::CameBack {
+        residents::look_at(keeper, *agent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AgentId, Returned, Waiting, Why};
+
+    fn returned(agent: u32) -> Returned {
+        Returned {
+            agent: AgentId(agent),
+            cgroup: format!("/sys/fs/cgroup/{agent}").into(),
+            why: Why::CameBack,
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_is_at_it_and_none_is_forgotten() {
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.take(), []);
+        for _ in 0..1000 {
+            waiting.push(returned(1));
+        }
+        assert_eq!(waiting.take(), [returned(1)]);
+        // What comes meanwhile waits, however often it is asked for.
+        for agent in [1, 2, 1] {
+            waiting.push(returned(agent));
+            assert_eq!(waiting.take(), []);
+        }
+        assert!(!waiting.is_empty());
+        // What there was no thread for waits too.
+        waiting.done(vec![returned(3)]);
+        assert_eq!(waiting.take(), [returned(1), returned(2), returned(3)]);
+        assert_eq!(waiting.take(), []);
+        waiting.done(Vec::new());
+        assert!(waiting.is_empty());
+        assert_eq!(waiting.take(), []);
     }
 }

@@ -2,14 +2,16 @@
 //! for an agent or the worker.
 
 mod adopted;
+mod complaints;
 mod quarantine;
 mod residents;
 mod runs;
 mod subtrees;
 mod tell;
+mod versions;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,6 +35,7 @@ use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
 use super::residents::{Hint, Looking, Residents};
+use super::returned::Waiting;
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::config::Config;
@@ -67,17 +70,16 @@ pub(super) struct Keeper {
     subtrees: BTreeMap<u64, Subtree>,
     /// Adopted cgroups that are not governed now, and why: a sentence.
     ungoverned: BTreeMap<PathBuf, String>,
-    /// Adopted cgroups that are governed since a moment ago.
-    returned: Vec<(AgentId, PathBuf)>,
-    /// Whether what is open in such cgroups is being closed.
-    closing: bool,
+    /// Cgroups in which something may be open that is older than the gate on them.
+    returned: Waiting,
+    superseded: versions::Superseded,
     hinted: adopted::Hinted,
+    /// What was wrong with cgroups at the last look.
+    complaints: complaints::Complaints,
     /// What of a quarantine the kernel did not do, by agent.
     unheld: BTreeMap<AgentName, Vec<String>>,
     /// Whether the registry's file had everything when it was last written.
     is_written: bool,
-    /// Agents that were released, and not in the kernel everywhere.
-    unreleased: BTreeSet<AgentName>,
     runs: HashMap<u32, Run>,
     host: Listening,
     /// The daemon's own network namespace.
@@ -160,9 +162,10 @@ impl Keeper {
         );
         let ca = Arc::new(Authorities::open(&config.paths)?);
         let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
+        // First: that of a newer version is not read, and then nothing of the gate is touched.
+        let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
         let mut gate = Gate::load(&config.paths.bpffs)?;
         let host = Listening::here(ports(&config))?;
-        let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
         let last = gate.agents()?.iter().map(|(_, entry)| entry.profile).max();
         let published = Published::take_over(&mut gate)?;
         let mut keeper = Self {
@@ -179,12 +182,12 @@ impl Keeper {
             published,
             subtrees: BTreeMap::new(),
             ungoverned: BTreeMap::new(),
-            returned: Vec::new(),
-            closing: false,
+            returned: Waiting::default(),
+            superseded: versions::Superseded::default(),
             hinted: adopted::Hinted::default(),
+            complaints: complaints::Complaints::default(),
             unheld: BTreeMap::new(),
             is_written: true,
-            unreleased: BTreeSet::new(),
             runs: HashMap::new(),
             host,
             host_namespace: NamespaceId::here().ok(),
@@ -207,14 +210,17 @@ impl Keeper {
     }
 
     /// Everything in the maps first, the programs last: a process below the gate without an entry
-    /// gets nothing.
+    /// gets nothing, and one that is not known to LSM programs passes them.
     fn begin(&mut self) -> anyhow::Result<()> {
         let root = Cgroup::create(&self.config.paths.cgroup_root)?;
         for policy in self.policy.clone().agents() {
             self.registry.number(&policy.name)?;
         }
         let left = self.gate.agents()?;
-        self.find_subtrees();
+        let others = self.gate.other_versions()?;
+        let mut complaints = complaints::Complaints::default();
+        self.find_subtrees(&mut complaints);
+        self.complaints.replace(complaints);
         let adopted = self.registry.adopted().clone();
         for (path, name) in &adopted {
             let id = self.registry.number(name)?;
@@ -230,7 +236,7 @@ impl Keeper {
                 subtree.since = 0;
             }
         }
-        self.believe_the_kernel()?;
+        self.believe_the_kernel(&others)?;
         self.write_agents()?;
         self.hold_quarantines();
         for (id, _) in left {
@@ -243,12 +249,14 @@ impl Keeper {
         self.forget_earlier_namespaces()?;
         self.settings(0)?;
         self.write_sockets()?;
+        self.gate.attach_lsm();
         for lack in self.gate.lsm_lacks() {
             tracing::warn!("{lack}");
         }
         let attachment = self.gate.attach(&root.path)?;
         tracing::info!(cgroup = %root.path.display(), ?attachment, "the gate is up");
         self.follow_adopted();
+        self.supersede(&others);
         Ok(())
     }
 
@@ -319,6 +327,7 @@ impl Keeper {
         // What fails keeps nobody from being governed, or quarantined.
         let followed = self.follow_cgroups();
         self.hold_quarantines();
+        self.forget_superseded();
         self.tell_state();
         alive?;
         followed?;

@@ -213,6 +213,7 @@ async fn serve(
             }
             ToWorker::Published { request, refused } => link.published(request, refused),
             ToWorker::Signed { request, leaf } => link.signed(request, leaf),
+            ToWorker::Governed { cgroup, governed } => board.govern(cgroup, governed),
             ToWorker::State(state) => board.state(&state, &directory),
             ToWorker::Serve => {
                 let rooms = rooms.as_ref().context("told to serve without a policy")?;

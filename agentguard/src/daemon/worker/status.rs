@@ -62,7 +62,7 @@ impl Board {
         Self {
             guard: watch::Sender::new(guard),
             agents: watch::Sender::new(Vec::new()),
-            governed: watch::Sender::new(start.governed.clone()),
+            governed: watch::Sender::new(Vec::new()),
             declared: watch::Sender::new(Vec::new()),
             oldest: watch::Sender::new(None),
         }
@@ -78,6 +78,15 @@ impl Board {
 
     pub(super) fn governed(&self) -> watch::Receiver<Vec<String>> {
         self.governed.subscribe()
+    }
+
+    /// Nobody below this cgroup may use the control socket, or they may again.
+    pub(super) fn govern(&self, cgroup: String, governed: bool) {
+        self.governed.send_modify(|all| match governed {
+            true if all.contains(&cgroup) => {}
+            true => all.push(cgroup),
+            false => all.retain(|other| *other != cgroup),
+        });
     }
 
     /// Whether a process may live that was given an address a week ago.
@@ -146,6 +155,7 @@ impl Board {
         self.oldest.send_replace(state.oldest);
         self.guard.send_modify(|guard| {
             guard.gate.attached.clone_from(&state.attached);
+            guard.gate.attached_more = state.attached_more;
             guard.gate.programs = state
                 .programs
                 .iter()
@@ -166,7 +176,6 @@ impl Board {
                 guard.policy.loaded = loaded;
             }
         });
-        self.governed.send_replace(state.attached.clone());
         let mut agents: Vec<AgentStatus> = self
             .declared
             .borrow()

@@ -5,7 +5,7 @@
 //! is there is governed from the next look on; only an operator takes a path off the list.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agentguard_keeper::cgroup::Cgroup;
@@ -14,6 +14,7 @@ use agentguard_keeper::message::{CLOSED_AT_ONCE, ToWorker};
 use agentguard_keeper::sockets::Destroyed;
 use agentguard_model::{AgentId, AgentName};
 
+use super::super::returned::{Returned, Waiting, Why};
 use super::{Keeper, Subtree};
 
 /// The time between two looks at the cgroups that hints ask for. Each second there is one anyway.
@@ -63,13 +64,23 @@ impl Keeper {
         let adopted = self.registry.adopted().clone();
         self.ungoverned.retain(|path, _| adopted.contains_key(path));
         for (path, name) in &adopted {
-            match self.govern_adopted(path, name) {
-                Ok(adoption) => {
+            let governed = self.govern_adopted(path, name).map(|adoption| {
+                if let Adoption::New(agent) = adoption {
+                    self.returned.push(Returned {
+                        agent,
+                        cgroup: path.clone(),
+                        why: Why::CameBack,
+                    });
+                }
+            });
+            // An earlier version let it be added.
+            let too_deep = self.too_deep(path).map(|why| {
+                format!("{why}: nothing is allowed there, and nothing of it recorded as {name}'s")
+            });
+            match governed.and(too_deep.map_or(Ok(()), Err)) {
+                Ok(()) => {
                     if self.ungoverned.remove(path).is_some() {
                         tracing::warn!(cgroup = %path.display(), agent = %name, "governed again");
-                    }
-                    if let Adoption::New(agent) = adoption {
-                        self.returned.push((agent, path.clone()));
                     }
                 }
                 Err(why) => {
@@ -156,24 +167,12 @@ impl Keeper {
         told
     }
 
-    /// Cgroups that came back since the last time, whose processes may have something open that is older
-    /// than the gate on them. None before [`Self::closed_returned`] says that the last of them were seen to.
-    pub(in super::super) fn take_returned(&mut self) -> Vec<(AgentId, PathBuf)> {
-        if self.closing {
-            return Vec::new();
-        }
-        let mut returned = std::mem::take(&mut self.returned);
-        returned.dedup();
-        self.closing = !returned.is_empty();
-        returned
+    /// Cgroups in which something may be open that is older than the gate on them.
+    pub(in super::super) fn returned(&mut self) -> &mut Waiting {
+        &mut self.returned
     }
 
-    /// The last of them were seen to.
-    pub(in super::super) fn closed_returned(&mut self) {
-        self.closing = false;
-    }
-
-    /// What was open in one that came back was closed: it is recorded.
+    /// What was open before the gate was closed: it is recorded.
     pub(in super::super) fn note_closed(&self, agent: AgentId, closed: &Destroyed) {
         for sockets in closed.told.chunks(CLOSED_AT_ONCE) {
             self.tell(&ToWorker::Closed {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agentguard_common::map::agent_flag;
+use agentguard_keeper::gate::OtherVersion;
 use agentguard_keeper::message::{Deed, Done, MAX_REASON, Quarantine, ToWorker};
 use agentguard_keeper::{cgroup, sockets};
 use agentguard_model::{AgentId, AgentName};
@@ -92,7 +93,7 @@ impl Keeper {
         let worker = self.tell_quarantine(name, true);
         let frozen = quarantine.frozen;
         if frozen {
-            failures.extend(self.freeze(name));
+            self.note_to_stop(name);
         }
         let is_new = before.as_ref() != Some(&quarantine);
         let by = is_new.then(|| By {
@@ -101,7 +102,10 @@ impl Keeper {
             agent: Some(name.clone()),
         });
         let unwritten = self.registry.quarantine(name, quarantine, by).err();
-        self.unreleased.remove(name);
+        // Behind what is written, so that whatever is stopped is let go on by somebody.
+        if frozen {
+            failures.extend(self.freeze(name));
+        }
         self.note_unheld(name, failures.clone());
         if is_new {
             tracing::warn!(agent = %name, uid, frozen, "quarantined");
@@ -155,14 +159,23 @@ impl Keeper {
         self.tell_state();
         // The worker before the kernel: what comes through the gate again is allowed there again.
         let worker = self.tell_quarantine(name, false);
-        if quarantine.frozen {
-            self.note_cgroups_stopped(name);
-        }
         let failures = self.let_go(name);
         self.write_down();
         self.tell_state();
         if failures.is_empty() {
-            Ok((format!("{name} is released, {}", was(&quarantine)), worker))
+            let mut text = format!("{name} is released, {}", was(&quarantine));
+            if quarantine.frozen {
+                for path in self.own_cgroups(name) {
+                    if cgroup::is_frozen(&path).unwrap_or(false) {
+                        text.push_str(&format!(
+                            "\n{} was stopped before the quarantine, and stays so: write 0 to its \
+                             cgroup.freeze to let it go on",
+                            path.display()
+                        ));
+                    }
+                }
+            }
+            Ok((text, worker))
         } else {
             Err(not_everywhere(name, &failures))
         }
@@ -172,10 +185,9 @@ impl Keeper {
     /// [`Self::hold_quarantines`].
     fn let_go(&mut self, name: &AgentName) -> Vec<String> {
         let mut failures = self.flag(name, false);
-        match failures.is_empty() {
-            true => self.unreleased.remove(name),
-            false => self.unreleased.insert(name.clone()),
-        };
+        if failures.is_empty() {
+            self.registry.released(name);
+        }
         failures.extend(self.thaw(name));
         self.note_unheld(name, failures.clone());
         failures
@@ -198,7 +210,7 @@ impl Keeper {
             self.note_unheld(name, failures);
         }
         let left = self.registry.stopped().values();
-        let left: BTreeSet<AgentName> = left.chain(&self.unreleased).cloned().collect();
+        let left: BTreeSet<AgentName> = left.chain(self.registry.unreleased()).cloned().collect();
         for name in left {
             if !self.registry.quarantined().contains_key(&name) {
                 self.let_go(&name);
@@ -288,11 +300,14 @@ impl Keeper {
         failures
     }
 
-    /// Stops an agent's processes where they are not yet. What fails is told.
+    /// Stops an agent's processes where they are not yet, and writes down before where. What fails is told.
     fn freeze(&mut self, name: &AgentName) -> Vec<String> {
-        self.note_cgroups_stopped(name);
+        self.note_to_stop(name);
+        self.write_down();
+        let stopped = self.registry.stopped();
         self.own_cgroups(name)
             .iter()
+            .filter(|path| stopped.get(*path) == Some(name))
             .filter_map(|path| freeze_one(path).err())
             .collect()
     }
@@ -318,9 +333,16 @@ impl Keeper {
         failures
     }
 
-    fn note_cgroups_stopped(&mut self, name: &AgentName) {
+    fn note_to_stop(&mut self, name: &AgentName) {
         for path in self.own_cgroups(name) {
-            self.registry.note_stopped(&path, name);
+            self.note_one_to_stop(&path, name);
+        }
+    }
+
+    /// What is stopped already, and not by a quarantine, stays so when one ends: it is not noted.
+    fn note_one_to_stop(&mut self, path: &Path, name: &AgentName) {
+        if self.registry.stopped().contains_key(path) || !cgroup::is_frozen(path).unwrap_or(false) {
+            self.registry.note_stopped(path, name);
         }
     }
 
@@ -341,17 +363,32 @@ impl Keeper {
         };
         let quarantine = self.registry.quarantined().get(&name);
         if quarantine.is_some_and(|quarantine| quarantine.frozen) {
-            self.registry.note_stopped(path, &name);
-            if let Err(error) = freeze_one(path) {
+            self.note_one_to_stop(path, &name);
+            self.write_down();
+            if self.registry.stopped().get(path) == Some(&name)
+                && let Err(error) = freeze_one(path)
+            {
                 tracing::error!("{error}");
             }
         }
     }
 
     /// Takes what the kernel has quarantined for quarantined, though nothing of it was written: the
-    /// disk was full, or the keeper ended in between.
-    pub(super) fn believe_the_kernel(&mut self) -> anyhow::Result<()> {
-        for (id, entry) in self.gate.agents()? {
+    /// disk was full, or the keeper ended in between. Also by the word of a gate of another version.
+    pub(super) fn believe_the_kernel(&mut self, others: &[OtherVersion]) -> anyhow::Result<()> {
+        let mut agents = self.gate.agents()?;
+        for other in others {
+            match self.gate.agents_of(other) {
+                Ok(more) => agents.extend(more),
+                Err(error) => tracing::error!(
+                    abi = other.abi,
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "cannot see whom the gate of another version has quarantined; whom this daemon's \
+                     registry has stays so"
+                ),
+            }
+        }
+        for (id, entry) in agents {
             if entry.flags & agent_flag::QUARANTINED == 0 {
                 continue;
             }
@@ -377,14 +414,22 @@ impl Keeper {
         if self.registry.quarantined().contains_key(name) {
             return;
         }
+        if self.registry.unreleased().contains(name) {
+            tracing::warn!(agent = %name, "released, and not in the kernel yet: it is now");
+            return;
+        }
         tracing::warn!(agent = %name, "quarantined in the kernel, and not in writing: it stays so");
-        let mut cgroups = self.own_cgroups(name).into_iter();
+        let mut stopped = self.own_cgroups(name);
+        stopped.retain(|path| cgroup::is_frozen(path).unwrap_or(false));
+        // They were stopped with it, as far as anybody knows, and go on with its end.
+        for path in &stopped {
+            self.registry.note_stopped(path, name);
+        }
         let quarantine = Quarantine {
             since: epoch_seconds(SystemTime::now()),
             uid: None,
             reason: None,
-            // They were stopped with it, and go on with its end.
-            frozen: cgroups.any(|path| cgroup::is_frozen(&path).unwrap_or(false)),
+            frozen: !stopped.is_empty(),
         };
         if let Err(error) = self.registry.quarantine(name, quarantine, None) {
             tracing::error!(

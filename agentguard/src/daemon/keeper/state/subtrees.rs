@@ -1,11 +1,11 @@
 //! Which cgroup is whose.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use agentguard_common::map::{AgentEntry, CGROUP_LEVELS, agent_flag, mode};
 use agentguard_keeper::cgroup::{self, Cgroup};
-use agentguard_keeper::gate::{Attachment, Gate};
+use agentguard_keeper::gate::{Attachment, Gate, GateError};
 use agentguard_keeper::message::ToWorker;
 use agentguard_model::{AgentId, AgentName, Mode};
 use agentguard_policy::{AgentPolicy, Local, OnDaemonLoss, Policy};
@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use super::super::adoption::Adopted;
 use super::super::profiles::{NOTHING, Profiles};
 use super::super::registry::Registry;
+use super::complaints::Complaints;
 use super::{Keeper, Subtree};
 
 /// Levels below `cgroup_root` that are searched for the policy's cgroup patterns.
@@ -25,7 +26,7 @@ impl Keeper {
     /// Gives cgroups below the root to the agents they belong to: the directory of an agent's own
     /// name, and what the policy's patterns match. What is below an agent's cgroup is that agent's,
     /// whatever the agent calls it.
-    pub(super) fn find_subtrees(&mut self) {
+    pub(super) fn find_subtrees(&mut self, complaints: &mut Complaints) {
         let root = self.config.paths.cgroup_root.clone();
         let policy = self.policy.clone();
         let mut waiting = vec![(root.clone(), 0usize)];
@@ -38,20 +39,16 @@ impl Keeper {
                 }
                 seen += 1;
                 if seen > PATTERN_CGROUPS {
-                    tracing::warn!(
-                        limit = PATTERN_CGROUPS,
-                        "too many cgroups to look at; the rest belongs to no agent"
-                    );
+                    complaints.add(format!(
+                        "there are more than {PATTERN_CGROUPS} cgroups to look at; the rest belongs to no \
+                         agent"
+                    ));
                     return;
                 }
                 match owner(&policy, &root, &path) {
                     Some(agent) => {
                         if let Err(error) = self.own(&path, &agent.name) {
-                            tracing::warn!(
-                                cgroup = %path.display(),
-                                error = format!("{error:#}"),
-                                "cannot govern"
-                            );
+                            complaints.add(format!("cannot govern {}: {error:#}", path.display()));
                         }
                     }
                     None if depth + 1 < PATTERN_DEPTH => waiting.push((path, depth + 1)),
@@ -68,14 +65,18 @@ impl Keeper {
     /// The first of them.
     pub(super) fn follow_cgroups(&mut self) -> anyhow::Result<()> {
         let mut followed = Ok(());
-        let gone = |(id, subtree): (&u64, &Subtree)| match cgroup::is_gone(&subtree.path, *id) {
+        let mut complaints = Complaints::default();
+        let mut gone = |(id, subtree): (&u64, &Subtree)| match cgroup::is_gone(&subtree.path, *id) {
             Ok(gone) => gone.then_some(*id),
             Err(error) => {
-                tracing::warn!(%error, "cannot see whether a cgroup is still there");
+                let error = anyhow::Error::new(error);
+                complaints.add(format!(
+                    "cannot see whether a cgroup is still there: {error:#}"
+                ));
                 None
             }
         };
-        let gone: Vec<u64> = self.subtrees.iter().filter_map(gone).collect();
+        let gone: Vec<u64> = self.subtrees.iter().filter_map(&mut gone).collect();
         for id in gone {
             match self.gate.remove_agent(id) {
                 Ok(()) => drop(self.subtrees.remove(&id)),
@@ -91,7 +92,8 @@ impl Keeper {
         // Before the policy's patterns find them.
         self.follow_adopted();
         let before: HashSet<u64> = self.subtrees.keys().copied().collect();
-        self.find_subtrees();
+        self.find_subtrees(&mut complaints);
+        self.complaints.replace(complaints);
         let new: Vec<u64> = self
             .subtrees
             .keys()
@@ -179,16 +181,8 @@ impl Keeper {
                 self.mount.display()
             );
         }
-        // Where a cgroup namespace hides levels above the mount, fewer are counted than there are.
-        let level = path
-            .components()
-            .count()
-            .saturating_sub(self.mount.components().count());
-        if level > usize::from(CGROUP_LEVELS) {
-            bail!(
-                "{} is {level} levels below the root of all cgroups, and the gate looks for agents in the first {CGROUP_LEVELS}; hint: adopt one above it",
-                path.display()
-            );
+        if let Some(too_deep) = self.too_deep(&path) {
+            bail!("{too_deep}; hint: adopt one above it");
         }
         let id = self.registry.number(name)?;
         let below_root = path.starts_with(&self.config.paths.cgroup_root);
@@ -222,7 +216,14 @@ impl Keeper {
         // Remembered first: what the gate holds after a restart, the registry knows.
         let known = self.registry.adopted().contains_key(&path);
         let is_new = !known && !self.subtrees.contains_key(&cgroup.id);
+        if !known {
+            self.registry.has_room_to_adopt(&path)?;
+        }
         self.registry.adopt(&path, name)?;
+        let shown = self.shown(&path);
+        if let Some(shown) = &shown {
+            self.tell_governed(shown.clone(), true);
+        }
         let attachment = match self.govern(&cgroup, id) {
             Ok(attachment) => attachment,
             Err(error) => {
@@ -230,7 +231,10 @@ impl Keeper {
                     self.subtrees.remove(&cgroup.id);
                     // What stays of it refuses; it is told what could not be done first.
                     let _ = self.gate.remove_agent(cgroup.id);
-                    let _ = self.registry.forget(&path);
+                    let _ = self.registry.forget(std::slice::from_ref(&path));
+                    if let Some(shown) = shown {
+                        self.tell_governed(shown, false);
+                    }
                 }
                 return Err(error);
             }
@@ -249,7 +253,27 @@ impl Keeper {
         })
     }
 
-    /// Takes the gate off what [`Self::adopt`] put under it, or of one cgroup alone.
+    /// Why the gate does not know whose a cgroup is, if that is because of how deep it lies.
+    pub(super) fn too_deep(&self, path: &Path) -> Option<String> {
+        // Where a cgroup namespace hides levels above the mount, fewer are counted than there are.
+        let level = path
+            .components()
+            .count()
+            .saturating_sub(self.mount.components().count());
+        (level > usize::from(CGROUP_LEVELS)).then(|| {
+            format!(
+                "{} is {level} levels below the root of all cgroups, and the gate looks for agents in the \
+                 first {CGROUP_LEVELS}",
+                path.display()
+            )
+        })
+    }
+
+    /// Takes the gate off what [`Self::adopt`] put under it, or of one cgroup alone. The list last: a
+    /// daemon that ends in between governs all of it again.
+    ///
+    /// # Errors
+    /// What was not removed, which is governed on, and what was.
     pub(in super::super) fn release(
         &mut self,
         name: &AgentName,
@@ -277,62 +301,108 @@ impl Keeper {
                  {name}` first"
             );
         }
+        // Where the list cannot be written, nothing is done.
+        self.registry.rewrite()?;
+        let mut kept = BTreeMap::new();
         for path in &paths {
-            self.registry.forget(path)?;
-            self.ungoverned.remove(path);
-            let ids: Vec<u64> = self
-                .subtrees
-                .iter()
-                .filter(|(_, subtree)| subtree.path == *path)
-                .map(|(id, _)| *id)
-                .collect();
-            for id in ids {
-                let outside = !path.starts_with(&self.config.paths.cgroup_root);
-                let detached = match outside {
-                    true => self.gate.detach(id),
-                    false => Ok(()),
-                };
-                if let Err(error) = detached.and_then(|()| self.gate.remove_agent(id)) {
-                    // It is governed on, so that it can be removed again.
-                    if let Some(subtree) = self.subtrees.get_mut(&id) {
-                        subtree.attached = false;
-                    }
-                    if let Err(error) = self.registry.adopt(path, name) {
-                        tracing::error!(error = format!("{error:#}"), "not in the list any more");
-                    }
-                    return Err(error.into());
-                }
-                self.subtrees.remove(&id);
+            if let Err(error) = self.let_out(path) {
+                kept.insert(path.clone(), format!("{error:#}"));
             }
         }
+        let mut gone = paths;
+        gone.retain(|path| !kept.contains_key(path));
+        if let Err(error) = self.registry.forget(&gone) {
+            let error = format!("{error:#}");
+            kept.extend(gone.drain(..).map(|path| (path, error.clone())));
+        }
+        for path in &gone {
+            self.ungoverned.remove(path);
+            if let Some(shown) = self.shown(path) {
+                self.tell_governed(shown, false);
+            }
+        }
+        if !kept.is_empty() {
+            // What was taken off of it comes back at once, so that nothing is governed by half.
+            self.follow_adopted();
+        }
         self.tell_state();
-        let listed: Vec<String> = paths
+        let mut text = removed(name, &gone, &self.config.paths.cgroup_root);
+        if kept.is_empty() {
+            return Ok(text);
+        }
+        if text.is_empty() {
+            text = format!("nothing was removed of {name}");
+        }
+        let kept: Vec<String> = kept
             .iter()
-            .map(|path| path.display().to_string())
+            .map(|(path, why)| match self.ungoverned.get(path) {
+                Some(more) => format!("{}: {why}; {more}", path.display()),
+                None => format!("{}: {why}", path.display()),
+            })
             .collect();
-        let now = if paths
-            .iter()
-            .any(|path| path.starts_with(&self.config.paths.cgroup_root))
-        {
-            "; what is below the root of all agents gets nothing now"
-        } else {
-            ""
-        };
-        Ok(format!(
-            "no longer governed as {name}: {}{now}",
-            listed.join(", ")
-        ))
+        bail!(
+            "{text}; not removed, and governed on: {}; hint: give the command again once that is mended",
+            kept.join("; ").replace("; hint: ", ", ")
+        )
     }
 
-    /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them.
-    pub(in crate::daemon::keeper) fn governed(&self) -> Vec<String> {
-        // Both kinds were checked to be below the mount.
-        std::iter::once(&self.config.paths.cgroup_root)
-            .chain(self.registry.adopted().keys().filter(|path| path.exists()))
-            .filter_map(|path| path.strip_prefix(&self.mount).ok())
-            .map(|path| format!("/{}", path.display()))
-            .collect()
+    /// Takes the gate off what is at a path.
+    ///
+    /// # Errors
+    /// Some of it may be off: it is governed on, and put back with the next look.
+    fn let_out(&mut self, path: &Path) -> Result<(), GateError> {
+        let outside = !path.starts_with(&self.config.paths.cgroup_root);
+        let at = |(_, subtree): &(&u64, &Subtree)| subtree.path == *path;
+        let ids: Vec<u64> = self.subtrees.iter().filter(at).map(|(id, _)| *id).collect();
+        for id in ids {
+            let detached = match outside {
+                true => self.gate.detach(id),
+                false => Ok(()),
+            };
+            if let Err(error) = detached.and_then(|()| self.gate.remove_agent(id)) {
+                if let Some(subtree) = self.subtrees.get_mut(&id) {
+                    subtree.attached = false;
+                }
+                return Err(error);
+            }
+            self.subtrees.remove(&id);
+        }
+        Ok(())
     }
+
+    /// The roots of what is under the gate, as `/proc/PID/cgroup` shows them; also where there is none
+    /// now, or it is not governed yet.
+    pub(in crate::daemon::keeper) fn governed(&self) -> Vec<String> {
+        let paths = self.governed_paths();
+        paths.filter_map(|path| self.shown(path)).collect()
+    }
+
+    pub(super) fn governed_paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.config.paths.cgroup_root)
+            .chain(self.registry.adopted().keys())
+            .map(PathBuf::as_path)
+    }
+
+    /// A cgroup's path as `/proc/PID/cgroup` shows it. Those that are adopted were checked to be below the
+    /// mount.
+    pub(super) fn shown(&self, path: &Path) -> Option<String> {
+        let path = path.strip_prefix(&self.mount).ok()?;
+        Some(format!("/{}", path.display()))
+    }
+}
+
+/// What is no longer governed, for a person; nothing where that is nothing.
+fn removed(name: &AgentName, gone: &[PathBuf], root: &Path) -> String {
+    if gone.is_empty() {
+        return String::new();
+    }
+    let listed: Vec<String> = gone.iter().map(|path| path.display().to_string()).collect();
+    let now = if gone.iter().any(|path| path.starts_with(root)) {
+        "; what is below the root of all agents gets nothing now"
+    } else {
+        ""
+    };
+    format!("no longer governed as {name}: {}{now}", listed.join(", "))
 }
 
 /// The agent of a cgroup below the root: the one whose name its directory right below the root has,

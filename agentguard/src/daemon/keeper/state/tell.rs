@@ -16,6 +16,8 @@ use super::{Keeper, Run, epoch_seconds};
 /// Bytes of agents in one state message, so that it fits a packet. What is beyond is governed and
 /// not listed.
 const TOLD_BYTES: usize = 64 * 1024;
+/// Bytes of cgroups that carry the gate, in the same message.
+const TOLD_ATTACHED: usize = 16 * 1024;
 /// Cgroups listed of one agent.
 const TOLD_CGROUPS: usize = 16;
 
@@ -33,7 +35,6 @@ impl Keeper {
             state_dir: self.config.paths.state_dir.clone(),
             resolvers: self.config.resolvers.clone(),
             upstreams: self.config.upstreams.clone(),
-            governed: self.governed(),
             readers: self.readers,
             degraded: self.degraded(),
             keeper: std::process::id(),
@@ -51,6 +52,9 @@ impl Keeper {
         for name in names {
             let id = self.registry.number(&name)?;
             self.tell(&ToWorker::Agent { id, name });
+        }
+        for cgroup in self.governed() {
+            self.tell_governed(cgroup, true);
         }
         self.tell_policy();
         for name in self.registry.quarantined().keys() {
@@ -157,8 +161,8 @@ impl Keeper {
                 });
             }
         }
-        let attached = self.governed();
-        let mut room = TOLD_BYTES.saturating_sub(attached.iter().map(|it| it.len() + 8).sum());
+        let (attached, attached_more) = self.attached();
+        let mut room = TOLD_BYTES;
         let fits = |agent: &AgentState| {
             let texts = agent.cgroups.iter().map(|path| path.len() + 8);
             let reason = agent.quarantine.as_ref().and_then(|it| it.reason.as_ref());
@@ -174,6 +178,7 @@ impl Keeper {
         let state = State {
             agents: agents.into_values().filter(fits).collect(),
             attached,
+            attached_more,
             programs: self
                 .gate
                 .programs()
@@ -189,6 +194,31 @@ impl Keeper {
             leaves: self.ca.counts(),
         };
         self.mention(&ToWorker::State(Box::new(state)));
+    }
+
+    /// Nobody below this cgroup may use the control socket, or they may again.
+    pub(super) fn tell_governed(&self, cgroup: String, governed: bool) {
+        self.tell(&ToWorker::Governed { cgroup, governed });
+    }
+
+    /// The cgroups of [`Self::governed`] that are there, as many as a message has room for, and how many
+    /// more there are.
+    fn attached(&self) -> (Vec<String>, usize) {
+        let paths = self.governed_paths().filter(|path| path.exists());
+        let mut room = TOLD_ATTACHED;
+        let mut more = 0;
+        let fits = |path: &String| {
+            let bytes = path.len() + 8;
+            let fits = more == 0 && room >= bytes;
+            room -= if fits { bytes } else { 0 };
+            more += usize::from(!fits);
+            fits
+        };
+        let attached = paths
+            .filter_map(|path| self.shown(path))
+            .filter(fits)
+            .collect();
+        (attached, more)
     }
 
     /// What operators should know of an agent, a sentence each.
