@@ -56,8 +56,13 @@ const START: Duration = Duration::from_secs(20);
 const TAKE: Duration = Duration::from_secs(5);
 /// How long the first look at namespaces may keep the daemon from being ready.
 const LOOK: Duration = Duration::from_secs(2);
-/// The pause before a worker that keeps dying is started again, at most.
+/// The pause before a worker that keeps dying is started again, at most. One that lived for longer does
+/// not keep dying.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The first pause.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// How many that die young one after the other are replaced at once all the same: agents wait meanwhile.
+const AT_ONCE: u32 = 3;
 
 /// The worker's directories in `state_dir`.
 const WORKER_ROOMS: [&str; 2] = ["record", "names"];
@@ -133,7 +138,7 @@ fn supervise(
     let mut worker = Worker::start(keeper, user, mounts, control)?;
     let mut announced = false;
     let mut reloading: Option<Reloading> = None;
-    let mut pause = Duration::ZERO;
+    let mut young = 0;
     loop {
         match signals.wait(TICK) {
             Some(Signal::Stop) => {
@@ -170,12 +175,13 @@ fn supervise(
             if !announced {
                 bail!("the worker ended before it served ({status}); hint: its messages are above");
             }
-            // The first is replaced at once, those that keep dying ever later.
-            if worker.age() < LONGEST_PAUSE {
+            young = match worker.age() < LONGEST_PAUSE {
+                true => young + 1,
+                false => 0,
+            };
+            let pause = pause(young);
+            if !pause.is_zero() {
                 wait(signals, pause);
-                pause = (pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
-            } else {
-                pause = Duration::ZERO;
             }
             worker = Worker::start(keeper, user, mounts, control)?;
             continue;
@@ -216,6 +222,16 @@ impl Reloading {
     /// Whether the worker decides with the policy in force, or will not in time: `status` says so.
     fn is_over(&self) -> bool {
         self.taken.wait(self.generation, Duration::ZERO) || Instant::now() >= self.until
+    }
+}
+
+/// How long the next worker waits after so many in a row that died young.
+fn pause(young: u32) -> Duration {
+    match young.checked_sub(AT_ONCE + 1) {
+        None => Duration::ZERO,
+        Some(doubled) => SHORTEST_PAUSE
+            .saturating_mul(2_u32.saturating_pow(doubled))
+            .min(LONGEST_PAUSE),
     }
 }
 
@@ -304,4 +320,18 @@ fn listen_control(config: &Config, readers: Option<u32>) -> anyhow::Result<Owned
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::pause;
+
+    #[test]
+    fn a_worker_is_replaced_at_once_and_only_those_that_keep_dying_ever_later() {
+        let pauses = [0, 1, 2, 3, 4, 5, 6, 10, 11, u32::MAX].map(pause);
+        let expected = [0, 0, 0, 0, 50, 100, 200, 3200, 5000, 5000];
+        assert_eq!(pauses, expected.map(Duration::from_millis));
+    }
 }
