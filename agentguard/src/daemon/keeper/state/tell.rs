@@ -78,6 +78,10 @@ impl Keeper {
         if self.host.v6.is_none() {
             degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
         }
+        if agentguard_keeper::spawn::landlock::abi() == 0 {
+            let lack = "no Landlock: the worker is held by its mounts, its user and its system calls alone";
+            degraded.push(lack.to_owned());
+        }
         degraded.extend(self.sandbox.lacks());
         degraded
     }
