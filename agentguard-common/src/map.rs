@@ -463,6 +463,7 @@ mod pod {
         super::Exe,
         super::UnixNameKey,
         super::UnixOwner,
+        crate::device::DeviceKey,
         crate::seal::SealKeys,
     );
 }

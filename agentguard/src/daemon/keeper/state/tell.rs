@@ -74,6 +74,11 @@ impl Keeper {
         if let Some(why) = self.gate.executables_unknown() {
             degraded.push(format!("the executable of a process is not known: {why}"));
         }
+        if let Some(why) = self.gate.devices_unknown() {
+            degraded.push(format!(
+                "devices whose numbers differ from host to host are not refused: {why}"
+            ));
+        }
         degraded.extend_from_slice(self.gate.lsm_lacks());
         if self.host.v6.is_none() {
             degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
