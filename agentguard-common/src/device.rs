@@ -1,6 +1,8 @@
 //! Devices that send what no socket sent, or do in other programs' places what an agent may not do.
 //!
 //! Numbers as in the kernel's `Documentation/admin-guide/devices.txt`; none of these is given out anew.
+//! What has no number there gets one when its driver starts, on each host another: those are looked up by
+//! the driver's name ([`DYNAMIC`]) and are in the map `DEVICES`.
 
 /// Whether agents do not get a character device.
 #[must_use]
@@ -36,6 +38,57 @@ pub const fn name(major: u32, minor: u32) -> Option<&'static str> {
     })
 }
 
+/// A character device whose number is in `DEVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct DeviceKey {
+    /// The major number.
+    pub major: u32,
+    /// The minor number, or [`ANY_MINOR`].
+    pub minor: u32,
+}
+
+/// All minor numbers of a major one.
+pub const ANY_MINOR: u32 = u32::MAX;
+
+/// What `DEVICES` can hold: a driver can have several major numbers.
+pub const MOST_DYNAMIC: usize = 256;
+
+/// Which list of the kernel's has a driver's number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum List {
+    /// `/proc/misc`: a minor number of the miscellaneous devices.
+    Misc,
+    /// `/proc/devices`: a major number.
+    Major,
+}
+
+/// Drivers that are refused and have another number on each host: the list, the name there, and what their
+/// devices are called. The value in `DEVICES` is the place in here, counted from 1.
+pub const DYNAMIC: [(List, &str, &str); 11] = [
+    (List::Misc, "rdma_cm", "/dev/infiniband/rdma_cm"),
+    (List::Misc, "iommu", "/dev/iommu"),
+    (List::Major, "macvtap", "/dev/tap (macvtap)"),
+    (List::Major, "ipvtap", "/dev/tap (ipvtap)"),
+    (List::Major, "vfio", "/dev/vfio"),
+    (List::Major, "vfio-dev", "/dev/vfio/devices"),
+    (List::Major, "vhost-vdpa", "/dev/vhost-vdpa"),
+    (List::Major, "uio", "/dev/uio"),
+    (List::Major, "infiniband_verbs", "/dev/infiniband/uverbs"),
+    (List::Major, "infiniband_mad", "/dev/infiniband/umad"),
+    (List::Major, "infiniband_cm", "/dev/infiniband/ucm"),
+];
+
+/// What the devices of a driver in [`DYNAMIC`] are called, by its place there, counted from 1.
+#[must_use]
+pub fn dynamic_name(place: u16) -> Option<&'static str> {
+    let place = usize::from(place).checked_sub(1)?;
+    DYNAMIC.get(place).map(|(_, _, name)| *name)
+}
+
+/// The number that miscellaneous devices have in common.
+pub const MISC_MAJOR: u32 = MISC;
+
 /// The machine's memory and I/O ports.
 const MEMORY: u32 = 1;
 /// Miscellaneous devices.
@@ -47,7 +100,15 @@ const INFINIBAND: u32 = 231;
 
 #[cfg(test)]
 mod tests {
-    use super::{is_way_out, name};
+    use super::{DYNAMIC, dynamic_name, is_way_out, name};
+
+    #[test]
+    fn a_driver_is_known_by_its_place() {
+        assert_eq!(dynamic_name(0), None);
+        assert_eq!(dynamic_name(1), Some("/dev/infiniband/rdma_cm"));
+        assert_eq!(dynamic_name(3), Some("/dev/tap (macvtap)"));
+        assert_eq!(dynamic_name(DYNAMIC.len() as u16 + 1), None);
+    }
 
     #[test]
     fn each_device_that_is_refused_has_a_name() {

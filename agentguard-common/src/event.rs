@@ -45,7 +45,8 @@ pub struct Event {
     /// Local port, or 0 where not known yet.
     pub local_port: u16,
     /// For [`kind::SOCKET`]: address family, socket type and protocol as given to `socket(2)`. For
-    /// [`kind::DEVICE`]: the major and the minor number of a character device.
+    /// [`kind::DEVICE`]: the major and the minor number of a character device, and in place of a protocol
+    /// which of [`crate::device::DYNAMIC`] it is, counted from 1, or 0.
     pub family: u16,
     /// See [`Self::family`].
     pub socket_type: u16,

@@ -303,7 +303,8 @@ pub struct SocketEntry {
     pub dialled: Address,
     /// The address that packets may go to after the verdict.
     pub effective: Address,
-    /// The local address that a UDP socket was bound to, with [`socket_flag::BOUND`].
+    /// The local address that a UDP socket was bound to; unspecified, that is none. No flag says whether there
+    /// is one: flags are read and written again by packets that arrive meanwhile, and it would be lost.
     pub bound: Address,
     /// The last peer whose datagram was let in unasked: it may be answered.
     pub peer: Address,
@@ -410,8 +411,6 @@ pub mod socket_state {
 
 /// Bits of [`SocketEntry::flags`].
 pub mod socket_flag {
-    /// A UDP socket that was bound to an address.
-    pub const BOUND: u8 = 1;
     /// The TCP peer has sent its FIN.
     pub const PEER_FINISHED: u8 = 4;
     /// [`super::SocketEntry::peer`] was a socket of the same agent when it sent.
@@ -466,6 +465,7 @@ mod pod {
         super::Exe,
         super::UnixNameKey,
         super::UnixOwner,
+        crate::device::DeviceKey,
         crate::seal::SealKeys,
     );
 }

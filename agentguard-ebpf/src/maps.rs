@@ -3,6 +3,7 @@
 //! Hash maps are not preallocated: their bounds are there to stop, not to be filled. Where a bound
 //! is reached, the flow that needed the entry is refused.
 
+use agentguard_common::device::{DeviceKey, MOST_DYNAMIC};
 use agentguard_common::event::Event;
 use agentguard_common::map::{
     AgentEntry, Budget, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey,
@@ -76,6 +77,11 @@ pub(crate) static UNIX_NAMES: LpmTrie<UnixNameKey, u32, 65_536, LAZY> = LpmTrie:
 /// Filled once, by the loader that made it.
 #[btf_map]
 pub(crate) static SEAL_KEYS: Array<SealKeys, 1> = Array::new();
+
+/// Numbers of devices that agents do not get, as this host has given them out. The keeper's, and never
+/// pinned: each daemon looks them up.
+#[btf_map]
+pub(crate) static DEVICES: HashMap<DeviceKey, u32, MOST_DYNAMIC, LAZY> = HashMap::new();
 
 /// Set by the first call that the loader makes to see whether LSM programs run at all.
 #[btf_map]

@@ -19,7 +19,7 @@ use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::decide::{decide, is_own};
+use crate::decide::{decide, is_own, real_address};
 use crate::maps::{COUNTERS, LISTENERS, SOCKETS};
 use crate::seal::{is_destination, is_peer, note_destination, note_peer};
 use crate::socket::is_guards;
@@ -246,14 +246,12 @@ fn leaves(
         if class == socket_class::OWN || noted & socket_class::TOLD != 0 {
             return true;
         }
-        let told = event::Told::flow(entry, entry.reason, false);
-        return passes_told(entry, packet, &told);
     }
     // Who was let in came over `lo`, by whatever address: another device leads to somebody else.
     // SAFETY: the context of this hook.
     let here = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX;
-    let answers = here && is_peer(entry, to, port, peer_own) && (own || !peer_own);
-    answers || first_datagram(ctx, entry, found, packet)
+    let answers = !decided && here && is_peer(entry, to, port, peer_own) && (own || !peer_own);
+    answers || first_datagram(ctx, entry, found, packet, decided)
 }
 
 /// Whether the guard listens where a redirected packet goes, now: it may have begun with another port
@@ -298,22 +296,39 @@ fn pretends(
     packet: &Packet,
     asks: bool,
 ) -> bool {
-    let bound = entry.flags & socket_flag::BOUND != 0 && !entry.bound.is_unspecified();
-    if bound && entry.bound != packet.source {
+    if !entry.bound.is_unspecified() && entry.bound != packet.source {
         return true;
     }
     (asks || packet.source.is_loopback()) && !comes_from_own(ctx, found, packet)
 }
 
-/// Connected UDP reaches no socket hook when it sends: its first datagram is decided here.
+/// What a packet's first destination was called: the name that was dialled if it leads to where the packet
+/// goes, else the destination. Another thread may have dialled since.
+#[inline(always)]
+fn dialled_for(entry: &SocketEntry, packet: &Packet) -> Address {
+    let dialled = entry.dialled;
+    match real_address(entry.agent, dialled) {
+        Some(real) if real == packet.destination => dialled,
+        _ => packet.destination,
+    }
+}
+
+/// Connected UDP reaches no socket hook when it sends: its first datagram is decided here, also where
+/// `connect` has sent it to a name's real address.
 #[inline(always)]
 fn first_datagram(
     ctx: &SkBuffContext,
     entry: &mut SocketEntry,
     found: &AgentEntry,
     packet: &Packet,
+    rewritten: bool,
 ) -> bool {
-    entry.dialled = packet.destination;
+    let dialled = if rewritten {
+        dialled_for(entry, packet)
+    } else {
+        packet.destination
+    };
+    entry.dialled = dialled;
     entry.dialled_port = packet.destination_port;
     entry.generation = event::settings().map_or(0, |settings| settings.generation);
     // SAFETY: the context of this hook.
@@ -322,7 +337,7 @@ fn first_datagram(
             ctx.as_ptr(),
             found,
             entry.netns,
-            packet.destination,
+            dialled,
             packet.destination_port,
             UDP,
         )
@@ -330,7 +345,8 @@ fn first_datagram(
     entry.rule = verdict.rule;
     entry.reason = verdict.reason;
     log::verdict(entry, verdict.effect);
-    if verdict.effect != Effect::Pass {
+    let there = verdict.effect == Effect::Real && dialled != packet.destination;
+    if verdict.effect != Effect::Pass && !there {
         // Too late to send it elsewhere: what `connect` did not rewrite stays here.
         let why = if verdict.effect == Effect::Deny {
             verdict.reason
@@ -348,7 +364,7 @@ fn first_datagram(
         return true;
     }
     let told = event::Told {
-        remote: packet.destination,
+        remote: dialled,
         remote_port: packet.destination_port,
         rule: verdict.rule,
         ..event::Told::flow(entry, verdict.reason, false)

@@ -2,7 +2,7 @@
 
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
-use agentguard_common::map::{TCP, UDP, mode, socket_flag};
+use agentguard_common::map::{TCP, UDP, mode};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
@@ -172,7 +172,6 @@ fn bound(ctx: &SockContext, address: Address) -> i32 {
     }
     if entry.transport == UDP {
         entry.bound = address;
-        entry.flags |= socket_flag::BOUND;
     }
     ALLOW
 }

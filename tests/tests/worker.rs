@@ -22,6 +22,9 @@ const VARIABLE: &str = "AGENTGUARD_TEST_WORKER";
 const SITE: &str = "api.example.com";
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// From the end of a worker to the first answer of the next one.
+const RESTART: Duration = Duration::from_millis(200);
+
 const POLICY: &str = "
 version: 1
 agents:
@@ -208,6 +211,45 @@ fn a_worker_that_was_taken_over_reaches_nothing_of_the_host_or_of_the_keeper() {
     }
 }
 
+/// What its mounts, its user and its system calls leave to it, and Landlock does not.
+#[test]
+fn what_the_worker_s_domain_refuses_nothing_else_would() {
+    if !has_hook() {
+        return;
+    }
+    let world = world("domain");
+    let guard = world.guard().policy(POLICY).prepare().unwrap();
+    let doctor = guard.cli().args(["doctor", "-o", "json"]).run().unwrap();
+    let doctor: serde_json::Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let mut checks = doctor.as_array().unwrap().iter();
+    let found = checks.find(|check| check["name"] == "landlock");
+    let found = found.and_then(|check| check["found"].as_str());
+    let version = found.and_then(|found| found.strip_prefix("version "));
+    let version = version.and_then(|found| found.split(',').next());
+    let version: u32 = version.map_or(0, |version| version.parse().unwrap());
+    // A place of the host's that nobody hides.
+    let place = tempfile::tempdir_in("/").unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(place.path(), open).unwrap();
+    let file = place.path().join("file");
+    std::fs::write(&file, "anybody's").unwrap();
+    let attempts = [
+        format!("read={}", file.display()),
+        format!("look={}", place.path().display()),
+        "listen=127.0.0.1:0".to_owned(),
+    ];
+    let free = freely(&world, &attempts);
+    assert_eq!(free.code(), 0, "{free}");
+    assert!(outcomes(&free).values().all(Result::is_ok), "{free}");
+
+    let output = in_worker(&guard, &attempts);
+    let outcomes = outcomes(&output);
+    assert_eq!(outcomes.len(), attempts.len(), "{output}");
+    for (attempt, since) in attempts.iter().zip([1, 1, 4]) {
+        assert_eq!(outcomes[attempt].is_err(), version >= since, "{output}");
+    }
+}
+
 #[test]
 fn what_only_another_s_code_would_call_ends_the_worker_and_is_told() {
     if !has_hook() {
@@ -309,6 +351,7 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         i32::try_from(status["worker_pid"].as_i64()?).ok()
     };
     let mut old = status().unwrap();
+    let mut names = Vec::new();
     // As a system call would end it, and as anything else would.
     for signal in [Signal::SYS, Signal::KILL, Signal::KILL, Signal::ABORT] {
         let begun = Instant::now();
@@ -319,6 +362,7 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         // The listeners are the keeper's: what is asked meanwhile waits, and is answered.
         client.gives(&resolve, json!([address]));
         let name = begun.elapsed();
+        names.push(name);
         client.gives(&format!("tcp('c', '{address}', 22)"), json!([address, 22]));
         client.gives("of('c').recv(27).decode()", BANNER);
         client.gives("close('c')", "closed");
@@ -331,6 +375,9 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         });
         old = new.unwrap();
     }
+    // What other programs of this machine take of it makes one of them longer, hardly all.
+    let best = names.into_iter().min();
+    assert!(best < Some(RESTART), "{best:?}");
     let log = guard.log();
     let told = log.matches("a system call that it never makes").count();
     assert_eq!(told, 1, "{log}");

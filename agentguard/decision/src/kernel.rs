@@ -130,7 +130,9 @@ fn action(event: &Event, host: Option<HostName>, unix: Option<String>) -> Action
         let (major, minor) = (event.family, event.socket_type);
         return Action {
             method: Some(format!("character device {major}:{minor}")),
-            path: device::name(major.into(), minor.into()).map(str::to_owned),
+            path: device::dynamic_name(event.protocol)
+                .or_else(|| device::name(major.into(), minor.into()))
+                .map(str::to_owned),
             ..Action::new(kind)
         };
     }

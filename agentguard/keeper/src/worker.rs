@@ -2,10 +2,11 @@
 //!
 //! It gets one end of a socket pair as its standard input, and nothing else but what comes through
 //! that. Before it executes it has a user, groups and mounts of its own ([`mounts`]), no chance to gain
-//! anything by executing something, and limits; it drops the rest itself, and confines itself to the
-//! system calls that it makes ([`renounce`], `calls`).
+//! anything by executing something, and limits; it drops the rest itself, and confines itself to what it
+//! may open and to the system calls that it makes ([`renounce`], `domain`, `calls`).
 
 mod calls;
+mod domain;
 #[cfg(debug_assertions)]
 pub mod hostile;
 pub mod mounts;
@@ -57,10 +58,13 @@ pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
         .filter_map(|name| std::env::var_os(name).map(|value| (name, value)));
     // Where processor time is limited by cgroups cannot be seen from where the worker is.
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let domain = mounts.domain.as_ref();
+    let domain = domain.map(|fd| (domain::VARIABLE, fd.as_raw_fd().to_string()));
     let place = Place {
         user,
         namespace: mounts.namespace.as_raw_fd(),
         root: mounts.root.as_raw_fd(),
+        domain: mounts.domain.as_ref().map(OwnedFd::as_raw_fd),
         files: rustix::process::getrlimit(rustix::process::Resource::Nofile)
             .maximum
             .unwrap_or(libc::RLIM64_INFINITY),
@@ -72,6 +76,7 @@ pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
         .env_clear()
         .env("TOKIO_WORKER_THREADS", threads.to_string())
         .envs(kept)
+        .envs(domain)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null());
@@ -92,6 +97,8 @@ struct Place {
     user: WorkerUser,
     namespace: RawFd,
     root: RawFd,
+    /// To be inherited.
+    domain: Option<RawFd>,
     /// Open files, at most.
     files: u64,
 }
@@ -130,6 +137,9 @@ impl Place {
                     Err(error) => return Err(errno(error)),
                 }
             }
+            if let Some(domain) = self.domain {
+                sys!(libc::SYS_fcntl, domain, libc::F_SETFD, 0).map_err(errno)?;
+            }
             let none = std::ptr::null::<libc::gid_t>();
             sys!(libc::SYS_setgroups, 0, none).map_err(errno)?;
             sys!(libc::SYS_setresgid, gid, gid, gid).map_err(errno)?;
@@ -140,8 +150,9 @@ impl Place {
     }
 }
 
-/// Gives up, for this process and for good, what a change of user leaves: capabilities, and every
-/// system call but those that it makes. Ends with the keeper.
+/// Gives up, for this process and for good, what a change of user leaves: capabilities, files and ports
+/// that are not its own, and every system call but those that it makes. To be called before there are other
+/// threads. Ends with the keeper.
 ///
 /// # Errors
 /// The system calls'.
@@ -159,6 +170,7 @@ pub fn renounce() -> io::Result<()> {
     )?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    domain::restrict()?;
     calls::confine()
 }
 

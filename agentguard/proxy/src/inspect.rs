@@ -20,6 +20,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, ServerConfig};
 use tokio::io::{AsyncReadExt, split};
 use tokio::net::TcpStream;
+use tokio::sync::SetOnce;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -36,24 +37,30 @@ use crate::upstream_tls::UpstreamTls;
 
 /// What TLS is made of on both sides. One for all listeners: names are signed once.
 pub struct Tls {
-    pub(crate) leaves: Leaves,
+    /// A connection that needs it waits for it.
+    pub(crate) leaves: SetOnce<Leaves>,
     pub(crate) upstreams: UpstreamTls,
 }
 
 impl Tls {
-    /// Upstreams have to be certified by one of `system`, or as an entry says: the first that names
-    /// them.
+    /// Upstreams are reached and verified as an entry says: the first that names them. The rest takes a while
+    /// and is told later ([`crate::Shared::trust`]).
+    #[must_use]
+    pub fn new(entries: Vec<UpstreamEntry>) -> Self {
+        Self {
+            leaves: SetOnce::new(),
+            upstreams: UpstreamTls::new(entries),
+        }
+    }
+
+    /// Makes the leaves' key, and reads whom upstreams have to be certified by.
     ///
     /// # Errors
     /// No key can be made, or a certificate or a key cannot be read.
-    pub fn new(
-        system: &[CertificateDer<'static>],
-        entries: Vec<UpstreamEntry>,
-    ) -> Result<Self, String> {
-        Ok(Self {
-            leaves: Leaves::new()?,
-            upstreams: UpstreamTls::new(system, entries)?,
-        })
+    pub(crate) fn trust(&self, system: &[CertificateDer<'static>]) -> Result<(), String> {
+        // What was made first stays.
+        let _ = self.leaves.set(Leaves::new()?);
+        self.upstreams.trust(system)
     }
 }
 
@@ -130,7 +137,11 @@ async fn config<R: Recorder, P: Port>(
             return Err(Reason::new(ReasonCode::Internal, message));
         }
     };
-    let leaves = &flow.guard.tls.leaves;
+    let making = flow.guard.tls.leaves.wait();
+    let leaves = timeout(flow.guard.limits.dial, making).await.map_err(|_| {
+        let message = "the guard has not made its key in time";
+        Reason::new(ReasonCode::Internal, message)
+    })?;
     let agent = flow.client.agent;
     leaves
         .config(flow.guard.port.as_ref(), agent, &subject, alpn)

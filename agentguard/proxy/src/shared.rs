@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{AgentId, HostName};
+use rustls::pki_types::CertificateDer;
 
 use crate::carried::Carried;
 use crate::decoders::Decoders;
@@ -34,6 +35,15 @@ impl<R: Recorder> Shared<R> {
             carried: Arc::default(),
             limits,
         }
+    }
+
+    /// Upstreams have to be certified by one of `system`, or as their entry says. Until this is told
+    /// connections that are inspected wait. Blocks: a key is made, hundreds of certificates are read.
+    ///
+    /// # Errors
+    /// No key can be made, or a certificate or a key of an entry cannot be read.
+    pub fn trust(&self, system: &[CertificateDer<'static>]) -> Result<(), String> {
+        self.tls.trust(system)
     }
 
     /// Waits until nothing is under way for an agent, on either side. It ends by itself only once that is

@@ -11,6 +11,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::sync::SetOnce;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -55,56 +56,75 @@ pub fn check_revocations(list: &[u8]) -> Result<(), String> {
 
 /// Whom upstreams have to be certified by.
 pub(crate) struct UpstreamTls {
-    system: ClientConfig,
     entries: Vec<Entry>,
+    /// Made of some hundred certificates, meanwhile: a connection that needs it waits for it.
+    configs: SetOnce<Configs>,
 }
 
 /// How some upstreams are reached and verified.
 struct Entry {
     said: UpstreamEntry,
-    config: ClientConfig,
     via: Option<Arc<Via>>,
 }
 
+/// What to speak TLS with.
+struct Configs {
+    system: ClientConfig,
+    /// In the order of the entries.
+    entries: Vec<ClientConfig>,
+}
+
 impl UpstreamTls {
-    /// Reads certificates and keys.
+    /// Without the certificates: see [`Self::trust`].
+    pub(crate) fn new(entries: Vec<UpstreamEntry>) -> Self {
+        let entries = entries.into_iter().map(|said| Entry {
+            via: said.proxy.clone().map(|proxy| Arc::new(Via::new(proxy))),
+            said,
+        });
+        Self {
+            entries: entries.collect(),
+            configs: SetOnce::new(),
+        }
+    }
+
+    /// Reads certificates and keys, the first time. Connections wait for that.
     ///
     /// # Errors
     /// One cannot be used.
-    pub(crate) fn new(
-        system: &[CertificateDer<'static>],
-        entries: Vec<UpstreamEntry>,
-    ) -> Result<Self, String> {
+    pub(crate) fn trust(&self, system: &[CertificateDer<'static>]) -> Result<(), String> {
         let mut roots = RootCertStore::empty();
         // A system's store has certificates that cannot be used; the others are.
         let (_, unusable) = roots.add_parsable_certificates(system.iter().cloned());
         if unusable > 0 {
             tracing::debug!(unusable, "some of the system's authorities cannot be used");
         }
-        let entries = entries.into_iter().map(|entry| {
+        let entries = self.entries.iter().map(|Entry { said, .. }| {
             let mut roots = roots.clone();
-            for certificate in &entry.certificates {
+            for certificate in &said.certificates {
                 roots
                     .add(CertificateDer::from(certificate.clone()))
                     .map_err(|error| error.to_string())?;
             }
-            let config = config(roots, &entry.revocations, entry.identity.as_ref())?;
-            Ok::<_, String>(Entry {
-                config,
-                via: entry.proxy.clone().map(|proxy| Arc::new(Via::new(proxy))),
-                said: entry,
-            })
+            config(roots, &said.revocations, said.identity.as_ref())
         });
-        Ok(Self {
-            entries: entries.collect::<Result<_, _>>()?,
-            system: config(roots, &[], None)?,
-        })
+        let entries = entries.collect::<Result<_, _>>()?;
+        let system = config(roots, &[], None)?;
+        // What was read first stays.
+        let _ = self.configs.set(Configs { system, entries });
+        Ok(())
     }
 
     /// The entry for a name.
     fn find(&self, name: Option<&HostName>) -> Option<&Entry> {
+        self.entries.get(self.index(name)?)
+    }
+
+    /// Which entry that is.
+    fn index(&self, name: Option<&HostName>) -> Option<usize> {
         let name = name?;
-        self.entries.iter().find(|entry| entry.said.is_for(name))
+        self.entries
+            .iter()
+            .position(|entry| entry.said.is_for(name))
     }
 
     /// Where a name is, if that is configured.
@@ -145,16 +165,21 @@ impl UpstreamTls {
         flow: &Flow<R, P>,
         offer: Offer,
     ) -> Result<(TlsStream<Outward>, Option<SocketAddr>), Reason> {
-        let found = self.find(flow.target.host.as_ref());
+        let index = self.index(flow.target.host.as_ref());
+        let found = index.and_then(|index| self.entries.get(index));
         let name = match found.and_then(|entry| entry.said.server_name.as_ref()) {
             Some(name) => verified(name)?,
             None => server_name(flow)?,
         };
+        let bound = flow.guard.limits.dial;
+        let configs = timeout(bound, self.configs.wait()).await.map_err(|_| {
+            internal("the guard has not read its authorities' certificates in time")
+        })?;
         let (stream, peer) = flow.dial().await?;
-        let mut config = found.map_or(&self.system, |entry| &entry.config).clone();
+        let entry = index.and_then(|index| configs.entries.get(index));
+        let mut config = entry.unwrap_or(&configs.system).clone();
         config.alpn_protocols = offer.protocols();
         let connector = TlsConnector::from(Arc::new(config));
-        let bound = flow.guard.limits.dial;
         match timeout(bound, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => Ok((stream, peer)),
             Ok(Err(error)) => Err(explain(&error)),

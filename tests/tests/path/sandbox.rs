@@ -153,6 +153,47 @@ fn what_configures_the_kernel_is_read_only_for_a_command_of_root() {
     client.gives("'rw' in open('/proc/sys/kernel/ostype').read()", false);
 }
 
+/// A chroot's, say.
+#[test]
+fn another_view_of_the_kernel_is_read_only_for_a_command_of_root_and_shows_no_others() {
+    let world = world("kernel-elsewhere");
+    let place = world.directory().join("jail");
+    for directory in ["proc", "sys"] {
+        fs::create_dir_all(place.join(directory)).unwrap();
+    }
+    let path = world.directory().join("agentguard-elsewhere");
+    let script = format!(
+        r#"#!/bin/sh
+if [ "$1" = daemon ]; then
+    [ "$(readlink /proc/self/ns/mnt)" != "$(readlink /proc/1/ns/mnt)" ] || exit 1
+    mount -t proc proc {place}/proc && mount -t sysfs sysfs {place}/sys || exit 1
+fi
+exec {} "$@"
+"#,
+        program().display(),
+        place = place.display(),
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let guard = world
+        .guard()
+        .program(path)
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .start()
+        .unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    for path in ["proc/sys/kernel/core_pattern", "sys/kernel/profiling"] {
+        let path = place.join(path);
+        let open = format!("os.close(os.open('{}', os.O_WRONLY))", path.display());
+        client.fails(&open, "EROFS");
+    }
+    let daemon = place.join(format!("proc/{}", guard.id().unwrap()));
+    let shown = format!("os.path.exists('{}')", daemon.display());
+    client.gives(&shown, false);
+    let own = place.join("proc/self/status");
+    client.gives(&format!("os.path.exists('{}')", own.display()), true);
+}
+
 /// As on hosts with systemd, where what is mounted in a copy of a mount comes to be in the mount too.
 #[test]
 fn what_is_mounted_for_a_run_is_mounted_nowhere_else() {

@@ -15,6 +15,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::rand::GetRandomFlags;
 use rustix::thread::UnshareFlags;
 
+use super::devices::Devices;
 use super::{Gate, GateError, ProgramStatus, log, lsm, versions};
 
 /// Magic number of a BPF file system, `statfs(2)`.
@@ -154,6 +155,7 @@ impl Gate {
             slots: typed("SLOTS", take("SLOTS")?)?,
             origins: typed("ORIGINS", take("ORIGINS")?)?,
             queries: typed("QUERIES", take("QUERIES")?)?,
+            devices: Devices::new(typed("DEVICES", take("DEVICES")?)?),
             cgroups: BTreeMap::new(),
             programs: Programs {
                 ebpf,
@@ -164,6 +166,7 @@ impl Gate {
             },
             directory: directory.to_owned(),
         };
+        gate.look_for_devices()?;
         gate.take_over_agents()?;
         Ok(gate)
     }

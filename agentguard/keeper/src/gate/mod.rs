@@ -14,6 +14,7 @@
 mod agents;
 mod attach;
 mod btf;
+mod devices;
 mod load;
 mod log;
 mod lsm;
@@ -138,6 +139,7 @@ pub struct Gate {
     slots: HashMap<MapData, SlotKey, OriginKey>,
     origins: HashMap<MapData, OriginKey, Origin>,
     queries: HashMap<MapData, OriginKey, Origin>,
+    devices: devices::Devices,
     /// The agent of each cgroup in `agents`.
     cgroups: BTreeMap<u64, u32>,
 }

@@ -25,7 +25,7 @@ pub enum Domain {
 /// ABI 2 (Linux 5.19) is the first in which files can still be moved between directories.
 const TRACE_SINCE: u32 = 2;
 /// ABI 6 (Linux 6.12).
-const SCOPED_SINCE: u32 = 6;
+pub(crate) const SCOPED_SINCE: u32 = 6;
 
 impl Domain {
     /// The best that there is in this ABI, for a run that has to mount or not.
@@ -59,23 +59,25 @@ pub fn abi() -> u32 {
 /// `struct landlock_ruleset_attr` of `linux/landlock.h`, ABI 6. Older kernels take a longer one than
 /// theirs if the rest is zero.
 #[repr(C)]
-struct Ruleset {
-    files: u64,
-    network: u64,
-    scoped: u64,
+pub(crate) struct Ruleset {
+    pub(crate) files: u64,
+    pub(crate) network: u64,
+    pub(crate) scoped: u64,
 }
 
 /// `struct landlock_path_beneath_attr`.
 #[repr(C, packed)]
-struct Beneath {
-    allowed: u64,
-    directory: c_int,
+pub(crate) struct Beneath {
+    pub(crate) allowed: u64,
+    pub(crate) directory: c_int,
 }
 
 const ACCESS_FS_REFER: u64 = 1 << 13;
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
 const SCOPE_SIGNAL: u64 = 2;
-const RULE_PATH_BENEATH: c_int = 1;
+/// Both: nothing is reached outside.
+pub(crate) const SCOPES: u64 = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL;
+pub(crate) const RULE_PATH_BENEATH: c_int = 1;
 
 /// Holds the calling process and all that come of it to a domain of their own, for good.
 ///
@@ -94,7 +96,7 @@ pub(super) unsafe fn restrict(domain: Domain) -> Result<(), c_int> {
         Domain::Scoped => Ruleset {
             files: 0,
             network: 0,
-            scoped: SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL,
+            scoped: SCOPES,
         },
     };
     // SAFETY: structures of the sizes that are said; the path is a C string. The descriptors close

@@ -19,9 +19,21 @@ use rustix::mount::{
 /// # Errors
 /// What the system answers: an older kernel knows no such view, and some containers may not mount it.
 pub fn processes() -> io::Result<OwnedFd> {
+    view_of_processes(MountAttrFlags::empty())
+}
+
+/// As [`processes`], where nobody writes.
+///
+/// # Errors
+/// As there.
+pub fn processes_to_read() -> io::Result<OwnedFd> {
+    view_of_processes(MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+fn view_of_processes(more: MountAttrFlags) -> io::Result<OwnedFd> {
     let new = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(new.as_fd(), "hidepid", "ptraceable")?;
-    mount(new.as_fd())
+    mount(new.as_fd(), more)
 }
 
 /// An empty directory of a run's own, in memory. `mode` is for its top, which is root's.
@@ -33,14 +45,15 @@ pub fn empty(mode: &str) -> io::Result<OwnedFd> {
     fsconfig_set_string(new.as_fd(), "mode", mode)?;
     // What lies in it counts as the memory of its writer's cgroup.
     fsconfig_set_string(new.as_fd(), "size", "64m")?;
-    mount(new.as_fd())
+    mount(new.as_fd(), MountAttrFlags::empty())
 }
 
-fn mount(new: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+fn mount(new: BorrowedFd<'_>, more: MountAttrFlags) -> io::Result<OwnedFd> {
     fsconfig_create(new)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | more;
     Ok(fsmount(new, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 

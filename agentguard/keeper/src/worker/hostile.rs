@@ -108,6 +108,7 @@ fn one(attempt: &str, worker: Option<&Worker<'_>>) -> io::Result<()> {
             .ok_or_else(|| io::Error::other("it is empty"))?
             .map(drop),
         "connect" => std::os::unix::net::UnixStream::connect(word).map(drop),
+        "listen" => std::net::TcpListener::bind(word).map(drop),
         "packets" => raw_socket(libc::AF_PACKET, 0),
         "raw" => raw_socket(libc::AF_INET, libc::IPPROTO_ICMP),
         "netlink" => raw_socket(libc::AF_NETLINK, 0),

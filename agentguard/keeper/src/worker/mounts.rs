@@ -6,7 +6,8 @@
 //! stays as it is and follows its changes: programs' libraries, `/etc`, certificates, time zones.
 //!
 //! The namespace is made once, on a thread that ends, and each worker enters it before it executes. The
-//! host's changes of mounts arrive (a file system can be unmounted there), none of it leaves.
+//! host's changes of mounts arrive (a file system can be unmounted there), none of it leaves. Where the kernel
+//! has Landlock, a `domain` says once more what is open there.
 
 use std::ffi::CStr;
 use std::fs;
@@ -15,6 +16,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use super::domain;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
@@ -91,6 +93,8 @@ pub struct Mounts {
     pub(super) namespace: OwnedFd,
     /// Its root directory.
     pub(super) root: OwnedFd,
+    /// What it may open there, where the kernel has Landlock.
+    pub(super) domain: Option<OwnedFd>,
 }
 
 impl Mounts {
@@ -150,7 +154,12 @@ fn make(directories: &Directories<'_>) -> Result<Mounts, MountsError> {
     for path in emptied {
         attributes(&open(path)?, 0, READ_ONLY).map_err(failed("mount read-only", path))?;
     }
+    let own = directories.own.iter().map(PathBuf::as_path);
+    let shown = shown.iter().map(|(path, _)| path.as_path());
+    let kept = shown.filter(|path| !directories.own.iter().any(|own| own == path));
+    let domain = domain::make(own, kept).map_err(failed("make a Landlock domain below", top))?;
     Ok(Mounts {
+        domain,
         root: open(top)?,
         namespace: open_with(Path::new("/proc/thread-self/ns/mnt"), OFlags::RDONLY)?,
     })

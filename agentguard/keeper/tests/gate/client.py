@@ -12,6 +12,7 @@ import errno
 import resource
 import socket
 import subprocess
+import time
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
 from socket import SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM
 
@@ -102,6 +103,26 @@ def lives(cgroup):
         asks.sendto(b"query", ("192.0.2.53", 53))
     with open(before + "/cgroup.procs", "w") as procs:
         procs.write("0")
+
+
+def races(addresses, elsewhere, port, seconds):
+    """Sends over a socket while another process connects it to each address, and elsewhere after that."""
+    made = udp(addresses[0], port)
+    end = time.monotonic() + seconds
+    child = os.fork()
+    while time.monotonic() < end:
+        for address in addresses:
+            try:
+                if child:
+                    made.connect((address, port))
+                    made.connect((elsewhere, port))
+                else:
+                    made.send(b"x")
+            except OSError:
+                pass
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 names = globals()

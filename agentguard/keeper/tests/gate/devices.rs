@@ -19,6 +19,53 @@ const REMOVE: &str = "os.unlink(node)";
 /// `/dev/net/tun`.
 const TUN: (u32, u32) = (10, 200);
 
+/// The number that a driver's devices have on this host, if it is there.
+fn major(driver: &str) -> Option<u32> {
+    let devices = std::fs::read_to_string("/proc/devices").unwrap();
+    let mut lines = devices.lines().map(|line| line.split_whitespace());
+    lines.find_map(|mut words| {
+        let number = words.next()?.parse().ok()?;
+        (words.next()? == driver).then_some(number)
+    })
+}
+
+#[test]
+fn a_device_that_has_another_number_on_each_host_is_refused() {
+    let Some(macvtap) = major("macvtap") else {
+        println!("skipped: this kernel has no macvtap");
+        return;
+    };
+    in_world(|world| {
+        // Nobody has made such a device: without the gate its driver says so.
+        let tap = open(macvtap, 7);
+        let late = world.ungoverned("free");
+        let mut free = Client::inside(&late.path);
+        let answer = free.says(&format!("do {tap}"));
+        free.does(REMOVE);
+        assert!(["ENODEV", "ENXIO"].contains(&answer.as_str()), "{answer}");
+
+        let agent = world.agent(1);
+        let mut client = agent.client();
+        client.is_refused(&tap);
+        client.does(REMOVE);
+        let events = world.events();
+        assert_eq!(events.len(), 1, "{events:?}");
+        let event = &events[0];
+        assert_eq!(
+            (event.kind, event.reason, event.denied),
+            (kind::DEVICE, reason::DEVICE_FILE, 1)
+        );
+        let found = (u32::from(event.family), event.socket_type);
+        assert_eq!(found, (macvtap, 7));
+        let name = device::dynamic_name(event.protocol);
+        assert_eq!(name, Some("/dev/tap (macvtap)"));
+        // Looked at again it is the same.
+        world.gate.look_for_devices().unwrap();
+        client.is_refused(&tap);
+        client.does(REMOVE);
+    });
+}
+
 #[test]
 fn a_device_whose_packets_no_socket_sends_is_refused() {
     in_world(|world| {

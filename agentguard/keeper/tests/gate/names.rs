@@ -102,6 +102,38 @@ fn a_direct_name_works_over_udp_connected_and_not() {
     });
 }
 
+/// `connect` notes what it dials before it has decided on it, and the other thread's datagram leaves just
+/// then: it would be told as one that was allowed to go where nothing is.
+#[test]
+fn what_is_told_of_a_datagram_is_where_it_goes_whatever_is_dialled_meanwhile() {
+    in_world(|world| {
+        let (_first, port) = datagram_server("192.0.2.7:0");
+        let agent = world.agent(1);
+        let names = [("198.18.0.5", "192.0.2.7"), ("198.18.0.6", "192.0.2.8")];
+        for ((address, real), rule) in names.into_iter().zip([31, 32]) {
+            answer(world, 1, address, real, any(effect::DIRECT, rule));
+        }
+        let elsewhere = "192.0.2.66";
+        let mut client = agent.client();
+        let race = format!("races(['198.18.0.5', '198.18.0.6'], '{elsewhere}', {port}, 0.1)");
+        let mut told = 0;
+        for _ in 0..30 {
+            client.does(&race);
+            // While the agent's share of the events is used up nothing passes.
+            for event in world.events() {
+                if event.denied != 0 {
+                    continue;
+                }
+                let remote = IpAddr::from(event.remote).to_string();
+                let rule = names.iter().position(|(address, _)| *address == remote);
+                assert_eq!(rule.map(|at| 31 + at as u32), Some(event.rule), "{event:?}");
+                told += 1;
+            }
+        }
+        assert!(told > 100, "{told}");
+    });
+}
+
 #[test]
 fn a_virtual_address_is_no_use_to_whom_it_was_not_answered() {
     in_world(|world| {

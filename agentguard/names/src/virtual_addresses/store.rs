@@ -1,9 +1,11 @@
 //! The database of virtual addresses.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use agentguard_model::HostName;
@@ -111,10 +113,20 @@ impl Store {
     pub(super) fn reopen(path: &Path, range: Range) -> Result<Self, OpenError> {
         let store = Self {
             database: guarded(path, || {
-                let mut database = Database::builder().set_cache_size(CACHE).open(path)?;
+                let looked = Rc::new(Looked::default());
+                let seen = looked.clone();
+                let mut database = Database::builder()
+                    .set_cache_size(CACHE)
+                    .set_repair_callback(move |repair| seen.note(repair.progress()))
+                    .open(path)?;
                 // A bit that flipped on disk is found here, not by a wrong answer later. The
-                // file has at most some ten megabytes.
-                if !database.check_integrity()? {
+                // file has at most some ten megabytes. After a death it was read through just now,
+                // and agents wait for whoever takes the dead one's place.
+                let whole = match looked.through.get() {
+                    true => !looked.went_back.get(),
+                    false => database.check_integrity()?,
+                };
+                if !whole {
                     tracing::warn!(path = %path.display(), "virtual addresses were repaired to their last commit");
                 }
                 Ok(database)
@@ -237,6 +249,25 @@ impl Store {
         OpenError::Foreign {
             path: self.path.clone(),
             what,
+        }
+    }
+}
+
+/// What the library did as it opened a database that nobody had closed: it verifies every checksum then.
+#[derive(Default)]
+struct Looked {
+    through: Cell<bool>,
+    /// The last commit was not whole, and it went back to the one before.
+    went_back: Cell<bool>,
+}
+
+impl Looked {
+    /// Of three looks each is told as it ends; the first only where it found something (redb 4,
+    /// `do_repair`).
+    fn note(&self, progress: f64) {
+        self.through.set(true);
+        if progress < 0.5 {
+            self.went_back.set(true);
         }
     }
 }

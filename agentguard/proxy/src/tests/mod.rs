@@ -202,6 +202,8 @@ struct Plan {
     upstream_port: u16,
     /// Changes how upstreams are reached and verified. A proxy at port 0 is where the upstream is.
     entry: fn(&mut UpstreamEntry, &Authority),
+    /// Whether it has read certificates and keys.
+    trusts: bool,
 }
 
 fn by_name(rules: Rules) -> Plan {
@@ -214,6 +216,7 @@ fn by_name(rules: Rules) -> Plan {
         upstream: Ipv4Addr::LOCALHOST,
         upstream_port: 0,
         entry: |_, _| {},
+        trusts: true,
     }
 }
 
@@ -281,8 +284,11 @@ impl Plan {
         if let Some(proxy) = entry.proxy.as_mut().filter(|proxy| proxy.port == 0) {
             proxy.port = port;
         }
-        let tls = Tls::new(&[], vec![entry]).unwrap();
+        let tls = Tls::new(vec![entry]);
         let shared = Arc::new(Shared::new(tls, self.limits));
+        if self.trusts {
+            shared.trust(&[]).unwrap();
+        }
         let port = Arc::new(FakePort {
             origin: Mutex::new(origin),
             authority: Arc::clone(&authority),

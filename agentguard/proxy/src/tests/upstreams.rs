@@ -49,6 +49,27 @@ pub(super) fn unknown() -> Result<Vec<IpAddr>, Reason> {
 }
 
 #[tokio::test]
+async fn what_is_inspected_waits_until_certificates_and_keys_are_read() {
+    let plan = Plan {
+        trusts: false,
+        ..by_name(Rules::Inspect)
+    };
+    let world = plan.build().await;
+    let config = world.upstreams.server(NAME, &["http/1.1"]);
+    let mut resolved = world.resolved.subscribe();
+    let read = async {
+        resolved.wait_for(|count| *count == 1).await.unwrap();
+        let shared = world.shared.clone();
+        let reading = tokio::task::spawn_blocking(move || shared.trust(&[]));
+        reading.await.unwrap().unwrap();
+    };
+    let (answered, ()) = tokio::join!(answered(&world, config), soon(read));
+    assert_eq!(answered.0, StatusCode::OK, "{answered:?}");
+    let decisions = world.end().await;
+    assert!(decisions.iter().all(|it| it.verdict == Verdict::Allow));
+}
+
+#[tokio::test]
 async fn an_address_of_an_entry_stands_in_for_those_of_the_name() {
     let plan = Plan {
         addresses: unknown(),

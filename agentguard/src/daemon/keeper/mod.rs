@@ -56,8 +56,13 @@ const START: Duration = Duration::from_secs(20);
 const TAKE: Duration = Duration::from_secs(5);
 /// How long the first look at namespaces may keep the daemon from being ready.
 const LOOK: Duration = Duration::from_secs(2);
-/// The pause before a worker that keeps dying is started again, at most.
+/// The pause before a worker that keeps dying is started again, at most. One that lived for longer does
+/// not keep dying.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The first pause.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// How many that die young one after the other are replaced at once all the same: agents wait meanwhile.
+const AT_ONCE: u32 = 3;
 
 /// The worker's directories in `state_dir`.
 const WORKER_ROOMS: [&str; 2] = ["record", "names"];
@@ -235,22 +240,22 @@ fn not_serving(keeper: &Shared) {
     }
 }
 
-/// When a worker is started again: the first at once, those that keep dying ever later.
+/// When a worker is started again: at once, and ever later those after [`AT_ONCE`] that died young.
 #[derive(Debug, Default)]
 struct Again {
-    pause: Duration,
+    /// How many died young, one after the other.
+    young: u32,
     due: Option<Instant>,
 }
 
 impl Again {
     /// One has ended, so long after its start.
     fn after(&mut self, age: Duration) {
-        if age < LONGEST_PAUSE {
-            self.due = Some(Instant::now() + self.pause);
-            self.pause = (self.pause * 2 + Duration::from_millis(50)).min(LONGEST_PAUSE);
-        } else {
-            *self = Self::default();
-        }
+        self.young = match age < LONGEST_PAUSE {
+            true => self.young.saturating_add(1),
+            false => 0,
+        };
+        self.due = Some(Instant::now() + pause(self.young));
     }
 
     /// How long it is until then.
@@ -272,6 +277,16 @@ impl Reloading {
     /// Whether the worker decides with the policy in force, or will not in time: `status` says so.
     fn is_over(&self) -> bool {
         self.taken.wait(self.generation, Duration::ZERO) || Instant::now() >= self.until
+    }
+}
+
+/// How long the next worker waits after so many in a row that died young.
+fn pause(young: u32) -> Duration {
+    match young.checked_sub(AT_ONCE + 1) {
+        None => Duration::ZERO,
+        Some(doubled) => SHORTEST_PAUSE
+            .saturating_mul(2_u32.saturating_pow(doubled))
+            .min(LONGEST_PAUSE),
     }
 }
 
@@ -340,4 +355,18 @@ fn listen_control(config: &Config, readers: Option<u32>) -> anyhow::Result<Owned
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::pause;
+
+    #[test]
+    fn a_worker_is_replaced_at_once_and_only_those_that_keep_dying_ever_later() {
+        let pauses = [0, 1, 2, 3, 4, 5, 6, 10, 11, u32::MAX].map(pause);
+        let expected = [0, 0, 0, 0, 50, 100, 200, 3200, 5000, 5000];
+        assert_eq!(pauses, expected.map(Duration::from_millis));
+    }
 }

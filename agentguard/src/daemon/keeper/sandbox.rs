@@ -105,9 +105,11 @@ impl Sandbox {
         if uid == 0 {
             overlays.extend(mounted::kernel_settings()?);
         }
-        if self.host.processes.is_none() {
+        let hides = self.host.processes.is_none();
+        if hides {
             overlays.extend(mounted.below_proc()?);
         }
+        overlays.extend(mounted.elsewhere(hides, uid == 0)?);
         overlays.extend(
             self.masks
                 .overlays(&agent.unmasked_paths, &mounted.of_hosts(), uid)?,

@@ -326,11 +326,13 @@ impl Keeper {
         let alive = self.settings(self.alive_ns());
         // What fails keeps nobody from being governed, or quarantined.
         let followed = self.follow_cgroups();
+        let devices = self.gate.look_for_devices();
         self.hold_quarantines();
         self.forget_superseded();
         self.tell_state();
         alive?;
         followed?;
+        devices?;
         self.published.expire(&mut self.gate, Instant::now())?;
         self.clear_runs()
     }

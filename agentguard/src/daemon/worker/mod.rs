@@ -30,6 +30,7 @@ use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virt
 use agentguard_proxy::{Limits, Shared, Tls};
 use agentguard_record::Record;
 use anyhow::{Context as _, bail};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -90,11 +91,6 @@ async fn serve(
     let control = descriptors
         .pop()
         .context("the keeper passed no control socket")?;
-    // Some hundred files, read meanwhile: agents wait for a worker that takes another's place.
-    let tls = tokio::task::spawn_blocking({
-        let start = start.clone();
-        move || open_tls(&start)
-    });
     let (view, events) = View::new(descriptors)?;
     let gate = Arc::new(Gate::new(view));
     let directory = Arc::new(Directory::default());
@@ -105,7 +101,8 @@ async fn serve(
     )?;
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
-    let upstreams = Arc::new(Shared::new(tls.await??, Limits::default()));
+    let tls = Tls::new(start.upstreams.clone());
+    let upstreams = Arc::new(Shared::new(tls, Limits::default()));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut events = Some(events);
@@ -115,6 +112,7 @@ async fn serve(
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
     let mut recording = true;
+    let mut trusted = JoinSet::new();
     let drain = loop {
         let (message, descriptors) = tokio::select! {
             message = messages.recv() => match message {
@@ -122,6 +120,10 @@ async fn serve(
                 // The keeper is gone, and with it everything the worker could ask for.
                 None => bail!("the keeper is gone"),
             },
+            trusts = trusted.join_next(), if !trusted.is_empty() => {
+                trusts.transpose()?.transpose()?;
+                continue;
+            }
             _ = sweep.tick() => {
                 gate.sweep();
                 continue;
@@ -239,6 +241,10 @@ async fn serve(
                         shutdown.clone(),
                     ));
                 }
+                // Some hundred files: agents wait for a worker that takes another's place, and only what
+                // is inspected needs them.
+                let upstreams = upstreams.clone();
+                trusted.spawn_blocking(move || trust(&upstreams));
                 board.ready();
                 link.tell(ToKeeper::Ready).await;
             }
@@ -274,9 +280,8 @@ fn open_names(start: &Start, link: &Link, board: &Arc<Board>) -> anyhow::Result<
     Ok(Names::new(addresses, upstream))
 }
 
-/// TLS on both sides. Whom upstreams have to be certified by: the system's authorities, and for some
-/// names the operator's.
-fn open_tls(start: &Start) -> anyhow::Result<Tls> {
+/// Whom upstreams have to be certified by: the system's authorities, and for some names the operator's.
+fn trust(upstreams: &Shared<Record>) -> anyhow::Result<()> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(%error, "some of the system's authorities cannot be read");
@@ -287,7 +292,8 @@ fn open_tls(start: &Start) -> anyhow::Result<Tls> {
              of the configuration alone; hint: apt-get install ca-certificates"
         );
     }
-    Tls::new(&found.certs, start.upstreams.clone())
+    upstreams
+        .trust(&found.certs)
         .map_err(anyhow::Error::msg)
         .context("cannot prepare TLS")
 }

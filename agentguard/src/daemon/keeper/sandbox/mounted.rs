@@ -1,14 +1,14 @@
 //! What is mounted on this host that a run must not see as it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use agentguard_keeper::spawn::{Overlay, Source};
-use anyhow::Context as _;
+use agentguard_keeper::spawn::{Overlay, Source, mounts};
+use anyhow::{Context as _, ensure};
 
 use super::masks::open;
 
@@ -17,6 +17,8 @@ pub(super) struct Mounted(Vec<Mount>);
 
 #[derive(Debug, Eq, PartialEq)]
 struct Mount {
+    /// What of the file system is mounted: `/` is all.
+    part: PathBuf,
     place: PathBuf,
     kind: String,
     source: String,
@@ -46,6 +48,49 @@ impl Mounted {
         Ok(overlays)
     }
 
+    /// The kernel's own file systems at other places than `/proc` and `/sys`, as chroots have them: views of
+    /// processes hide others' there too, if this host can make such (`hides`), and for root all of it is
+    /// read-only.
+    pub(super) fn elsewhere(&self, hides: bool, root: bool) -> anyhow::Result<Vec<Overlay>> {
+        let mut overlays = Vec::new();
+        for (place, whole_proc) in self.places_elsewhere() {
+            ensure!(
+                overlays.len() < MOST_ELSEWHERE,
+                "more than {MOST_ELSEWHERE} file systems of the kernel's are mounted outside of /proc and /sys"
+            );
+            let source = match (whole_proc && hides, root) {
+                (true, true) => Source::Mount(mounts::processes_to_read()?),
+                (true, false) => Source::Mount(mounts::processes()?),
+                (false, true) => match there(place)? {
+                    Some(source) => Source::ReadOnlyTree(source),
+                    None => continue,
+                },
+                (false, false) => continue,
+            };
+            overlays.push(Overlay {
+                source,
+                target: place.to_owned(),
+                optional: true,
+            });
+        }
+        Ok(overlays)
+    }
+
+    /// Where they are, and whether that is a whole view of processes. What is above comes first.
+    fn places_elsewhere(&self) -> BTreeMap<&Path, bool> {
+        let mounts = self.0.iter();
+        let elsewhere = mounts.filter(|mount| {
+            let usual = ["/proc", "/sys"].map(|usual| mount.place.starts_with(usual));
+            KERNELS.contains(&mount.kind.as_str()) && !usual.contains(&true)
+        });
+        elsewhere
+            .map(|mount| {
+                let whole = mount.kind == "proc" && mount.part == Path::new("/");
+                (mount.place.as_path(), whole)
+            })
+            .collect()
+    }
+
     fn places_below_proc(&self) -> BTreeSet<&Path> {
         let mounts = self.0.iter();
         let below = mounts.filter(|mount| {
@@ -73,8 +118,10 @@ impl Mounted {
 fn mount(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
+    let mut before = before.split(' ').skip(3);
     Some(Mount {
-        place: path(before.split(' ').nth(4)?),
+        part: path(before.next()?),
+        place: path(before.next()?),
         kind: after.next()?.to_owned(),
         source: after.next()?.to_owned(),
     })
@@ -132,6 +179,27 @@ const PROC: &[&str] = &[
 ];
 const SYS: &str = "/sys";
 
+/// File systems in which the kernel is looked at and configured. Their files ask for the user, as those in
+/// `/proc/sys` do.
+const KERNELS: [&str; 13] = [
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "efivarfs",
+    "proc",
+    "pstore",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
+];
+
+/// Of them, at most. A host with more refuses the run.
+const MOST_ELSEWHERE: usize = 256;
+
 /// A path of the host's, if it is there.
 fn there(path: &Path) -> anyhow::Result<Option<std::os::fd::OwnedFd>> {
     match open(path) {
@@ -166,6 +234,29 @@ mod tests {
         );
         let expected = ["/proc/kcore", "/proc/meminfo"].map(Path::new);
         assert!(mounted.places_below_proc().into_iter().eq(expected));
+    }
+
+    #[test]
+    fn the_kernels_file_systems_are_found_at_other_places() {
+        let mounted = mounted(
+            "22 1 0:20 / /proc rw - proc proc rw\n\
+             23 1 0:21 / /sys rw - sysfs sysfs rw\n\
+             24 23 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+             25 22 0:23 / /proc/sys/fs/binfmt_misc rw - binfmt_misc binfmt_misc rw\n\
+             40 1 0:20 / /srv/jail/proc rw - proc proc rw\n\
+             41 1 0:20 /sys/net /srv/net rw - proc proc rw\n\
+             42 1 0:21 / /srv/jail/sys rw - sysfs sysfs rw\n\
+             43 1 0:22 / /system rw - cgroup2 none rw\n\
+             44 1 8:1 / /processes rw - ext4 /dev/sda1 rw\n",
+        );
+        let expected = [
+            ("/srv/jail/proc", true),
+            ("/srv/jail/sys", false),
+            ("/srv/net", false),
+            ("/system", false),
+        ];
+        let expected = expected.map(|(path, whole)| (Path::new(path), whole));
+        assert!(mounted.places_elsewhere().into_iter().eq(expected));
     }
 
     #[test]

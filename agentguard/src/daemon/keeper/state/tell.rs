@@ -78,9 +78,18 @@ impl Keeper {
         if let Some(why) = self.gate.executables_unknown() {
             degraded.push(format!("the executable of a process is not known: {why}"));
         }
+        if let Some(why) = self.gate.devices_unknown() {
+            degraded.push(format!(
+                "devices whose numbers differ from host to host are not refused: {why}"
+            ));
+        }
         degraded.extend_from_slice(self.gate.lsm_lacks());
         if self.host.v6.is_none() {
             degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
+        }
+        if agentguard_keeper::spawn::landlock::abi() == 0 {
+            let lack = "no Landlock: the worker is held by its mounts, its user and its system calls alone";
+            degraded.push(lack.to_owned());
         }
         degraded.extend(self.sandbox.lacks());
         degraded
