@@ -132,6 +132,8 @@ pub struct Start {
 pub struct State {
     /// The agents that have a cgroup.
     pub agents: Vec<AgentState>,
+    /// How many more have one: these are too many for one message.
+    pub unlisted: usize,
     /// Cgroups that carry the gate.
     pub attached: Vec<String>,
     /// Programs, and the instructions that the verifier walked for each.

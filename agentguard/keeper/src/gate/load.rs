@@ -1,6 +1,6 @@
 //! Loading: object → maps (new, or those that are pinned) → verified programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -153,6 +153,8 @@ impl Gate {
             origins: typed("ORIGINS", take("ORIGINS")?)?,
             queries: typed("QUERIES", take("QUERIES")?)?,
             cgroups: BTreeMap::new(),
+            holdings: HashMap::new(),
+            ranges: HashMap::new(),
             programs: Programs {
                 ebpf,
                 status,
@@ -163,6 +165,7 @@ impl Gate {
             directory: directory.to_owned(),
         };
         gate.take_over_agents()?;
+        gate.take_over_networks()?;
         Ok(gate)
     }
 

@@ -21,7 +21,7 @@ mod sys;
 mod unix;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap as Known, HashSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -137,6 +137,10 @@ pub struct Gate {
     queries: HashMap<MapData, OriginKey, Origin>,
     /// The agent of each cgroup in `agents`.
     cgroups: BTreeMap<u64, u32>,
+    /// How many of those each agent has.
+    holdings: Known<u32, usize>,
+    /// The keys in `networks`, by profile.
+    ranges: Known<u32, HashSet<networks::Range>>,
 }
 
 impl Gate {

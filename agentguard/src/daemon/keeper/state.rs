@@ -79,6 +79,8 @@ pub(super) struct Keeper {
     /// Agents that were released, and not in the kernel everywhere.
     unreleased: BTreeSet<AgentName>,
     runs: HashMap<u32, Run>,
+    /// Agents' own directories that were made for a run, and that no run of theirs needs: by cgroup id.
+    made: BTreeMap<u64, AgentId>,
     host: Listening,
     /// The daemon's own network namespace.
     host_namespace: Option<NamespaceId>,
@@ -131,6 +133,8 @@ struct Run {
     context: RunContext,
     labels: Labels,
     cgroup: PathBuf,
+    /// Its id.
+    id: u64,
     isolated: Option<Isolated>,
     /// Whether its first process is still there.
     main: bool,
@@ -186,6 +190,7 @@ impl Keeper {
             is_written: true,
             unreleased: BTreeSet::new(),
             runs: HashMap::new(),
+            made: BTreeMap::new(),
             host,
             host_namespace: NamespaceId::here().ok(),
             residents: Residents::default(),
@@ -210,9 +215,8 @@ impl Keeper {
     /// gets nothing.
     fn begin(&mut self) -> anyhow::Result<()> {
         let root = Cgroup::create(&self.config.paths.cgroup_root)?;
-        for policy in self.policy.clone().agents() {
-            self.registry.number(&policy.name)?;
-        }
+        let named = self.policy.agents().iter().map(|agent| &agent.name);
+        self.registry.number_all(named)?;
         let left = self.gate.agents()?;
         self.find_subtrees();
         let adopted = self.registry.adopted().clone();
@@ -258,6 +262,10 @@ impl Keeper {
         self.gate.refuse_unix(refused.iter().map(String::as_str))?;
         let mut agents = Vec::new();
         for agent in self.policy.clone().agents() {
+            // For each the whole map is read, and there may be thousands.
+            if agent.sandbox.unmasked_paths.is_empty() {
+                continue;
+            }
             let id = self.registry.number(&agent.name)?.0;
             let open = agent.sandbox.unmasked_paths.iter();
             self.gate
@@ -293,9 +301,8 @@ impl Keeper {
 
     fn take_policy(&mut self) -> anyhow::Result<()> {
         let (sources, policy) = read_policy(&self.config.paths.policy)?;
-        for agent in policy.agents() {
-            self.registry.number(&agent.name)?;
-        }
+        let named = policy.agents().iter().map(|agent| &agent.name);
+        self.registry.number_all(named)?;
         self.policy = Arc::new(policy);
         self.sources = sources;
         self.generation = self.generation.wrapping_add(1);
