@@ -234,7 +234,9 @@ fn leaves(
     if decided {
         if asks {
             let from = (&packet.source, packet.source_port);
-            let known = origin::publish::<{ pending::QUERY }>(entry, from.0, from.1);
+            let known = is_one(ctx)
+                && origin::may_ask(entry.agent, ctx.len())
+                && origin::publish::<{ pending::QUERY }>(entry, from.0, from.1);
             if !known {
                 event::refuse(entry, &entry.dialled, entry.dialled_port, reason::MAP_FULL);
             }
@@ -248,6 +250,14 @@ fn leaves(
     }
     let answers = is_peer(entry, to, port, peer_own) && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet)
+}
+
+/// Whether a datagram is one, and not many that the kernel will take apart (`UDP_SEGMENT`): 64 of them or
+/// more, each of which takes its own room where it waits.
+#[inline(always)]
+fn is_one(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the context of this hook.
+    unsafe { (*ctx.skb.skb).gso_segs <= 1 }
 }
 
 /// Whether a packet will reach a socket of the same agent, now.

@@ -68,17 +68,18 @@ fn full(events: &[Event], agent: u32) -> usize {
 fn an_agent_that_asks_from_every_port_costs_nobody_else_a_query() {
     in_world(|world| {
         let [mut floods, mut client] = two(world);
-        let mut refused = 0;
-        for number in 0..10 {
+        let (mut refused, mut number) = (0, 0);
+        // It has its slots, and every further query is refused while they are held.
+        let slots = pending::slots(pending::QUERY) as usize;
+        crate::world::eventually("all of its slots are taken", || {
             let (first, last) = (20_000 + number % 5 * 8000, 28_000 + number % 5 * 8000);
-            let address = 1 + number / 5;
+            let address = 1 + number / 5 % 200;
             let asked = format!("queries('127.0.0.{address}', {first}, {last})");
             refused += floods.number::<usize>(&asked);
             is_served(world, &mut client);
-        }
-        // It has its slots, and every further query is refused while they are held.
-        let slots = pending::slots(pending::QUERY) as usize;
-        assert_eq!(held(world, "QUERIES", 1), slots);
+            number += 1;
+            held(world, "QUERIES", 1) == slots
+        });
         assert!(refused > 0);
         let events = world.events();
         assert!(full(&events, 1) > 0);
@@ -98,10 +99,64 @@ fn a_port_that_asks_again_keeps_its_slot() {
     in_world(|world| {
         let [mut client, _] = two(world);
         client.does("q = socket.socket(AF_INET, SOCK_DGRAM)");
-        client.does("for i in range(5000): q.sendto(b'?', ('192.0.2.53', 53))");
+        client.does("for i in range(200): q.sendto(b'?', ('192.0.2.53', 53))");
         assert_eq!(held(world, "QUERIES", 1), 1);
         assert_eq!(full(&world.events(), 1), 0);
     });
+}
+
+/// Sends the resolver so many bytes until it is refused, from one port; how often it was not.
+const ASKS: &str = "exec('def asks(s, data, more=[]):\\n for i in range(100000):\\n  try: s.sendmsg([data], more, 0, (\"192.0.2.53\", 53))\\n  except PermissionError: return i\\n return 100000')";
+
+/// The port of whoever asks next, among those that wait to be read.
+fn waits(resolver: &std::net::UdpSocket, port: u16) -> bool {
+    resolver.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 65_536];
+    while let Ok((_, from)) = resolver.recv_from(&mut bytes) {
+        if from.port() == port {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn an_agent_whose_queries_nobody_reads_leaves_room_in_the_resolver_s_buffer() {
+    // Of one query, and of as much as one datagram holds; and 64 that are sent as one (UDP_SEGMENT).
+    let segments = "[(17, 103, (1).to_bytes(2, 'little'))]";
+    for (data, more) in [
+        ("b'?' * 60", "[]"),
+        ("b'?' * 4000", "[]"),
+        ("b'?' * 65000", "[]"),
+        ("b'?' * 60", segments),
+    ] {
+        in_world(|world| {
+            let [mut floods, mut client] = two(world);
+            let resolver = udp(&world.listening.v4.resolver_udp);
+            floods.does(ASKS);
+            floods.does("q = socket.socket(AF_INET, SOCK_DGRAM)");
+            let mut sent = 0;
+            // As long as nobody reads for seconds.
+            for _ in 0..8 {
+                sent += floods.number::<u32>(&format!("asks(q, {data}, {more})"));
+            }
+            client
+                .does("q = socket.socket(AF_INET, SOCK_DGRAM); q.sendto(b'?', ('192.0.2.53', 53))");
+            let port = client.number("port(q)");
+            assert!(
+                waits(&resolver, port),
+                "{data} {more}: {sent} of the other's"
+            );
+            let events = world.events();
+            assert!(full(&events, 1) > 0, "{sent} sent");
+            assert_eq!(full(&events, 2), 0);
+
+            // Not for ever.
+            crate::world::eventually("it is heard again", || {
+                floods.number::<u32>("asks(q, b'?')") > 0
+            });
+        });
+    }
 }
 
 #[test]
