@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::fs;
 
 use agentguard_tests::{Guard, Process, address, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{LIMIT, program, status, world};
+use crate::{LIMIT, program, settled, status, world};
 
 /// Of a policy.
 const AGENTS: usize = 10_000;
@@ -93,5 +93,70 @@ fn agents_that_run_for_a_moment_are_refused_like_any_and_leave_nothing_behind() 
     let numbered = listed.iter().filter(|agent| !agent["id"].is_null());
     assert!(numbered.count() <= RUNS);
     assert!(listed.iter().all(|agent| agent["runs"] == 0), "{listed:?}");
+    assert_eq!(world.canary().unwrap(), 0);
+}
+
+/// A policy of agents with rules of their own for so many ranges each, all of which are written to the gate.
+fn ranges(agents: &[&str], each: usize, allowed: &str) -> String {
+    let named: String = agents
+        .iter()
+        .map(|name| format!("  - name: {name}\n"))
+        .collect();
+    let own = agents.iter().enumerate().map(|(number, name)| {
+        format!(
+            "  - {{id: own-{name}, agents: [{name}], match: {{cidr: [172.16.{number}.1/32]}}, action: allow}}\n"
+        )
+    });
+    let all: Vec<usize> = (0..each).collect();
+    let shared = all.chunks(4000).enumerate().map(|(number, chunk)| {
+        let address = |it: &usize| format!("10.{}.{}.{}/32", it >> 16, it >> 8 & 255, it & 255);
+        let list: Vec<String> = chunk.iter().map(address).collect();
+        let list = list.join(", ");
+        format!(
+            "  - {{id: shared-{number}, match: {{cidr: [{list}], port: [9]}}, action: allow}}\n"
+        )
+    });
+    let rules: String = own.chain(shared).collect();
+    format!("version: 1\nagents:\n{named}rules:\n{allowed}{rules}")
+}
+
+const ECHO: &str = "  - {id: echo, match: {cidr: [203.0.113.16/32], port: [7]}, action: allow, handling: direct}\n";
+
+/// What the gate holds of the new policy and of the old one stands side by side for a moment.
+#[test]
+fn a_policy_that_the_gate_has_no_room_for_leaves_the_old_one_in_force() {
+    let world = world("room");
+    let agents = ["a", "b", "c", "d"];
+    let many = 36_000;
+    let guard = world
+        .guard()
+        .policy(&ranges(&agents, many, ECHO))
+        .start()
+        .unwrap();
+    let mut clients = agents.map(|agent| settled(&world, &guard, agent));
+    let [four, _] = address::origin(0x10);
+    let dial = format!("tcp('d', '{four}', 7)");
+    for client in &mut clients {
+        client.gives(&dial, json!([four.to_string(), 7]));
+    }
+    let in_force = |guard: &Guard<'_>| status(guard).unwrap()["policy"]["version"].clone();
+    let before = in_force(&guard);
+
+    let reload = || guard.cli().args(["policy", "reload"]).run().unwrap();
+    fs::write(guard.policy(), ranges(&agents, many + 1, "")).unwrap();
+    let refused = reload();
+    assert_eq!(refused.code(), 1, "{refused}");
+    assert!(refused.stderr.contains("NETWORKS is full"), "{refused}");
+    assert_eq!(in_force(&guard), before);
+    for client in &mut clients {
+        client.gives(&dial, json!([four.to_string(), 7]));
+    }
+    // Again, with what the last attempt left out of the way.
+    assert_eq!(reload().code(), 1);
+    fs::write(guard.policy(), ranges(&agents, 10, "")).unwrap();
+    reload().success().unwrap();
+    for client in &mut clients {
+        client.fails(&dial, "EPERM");
+    }
     assert_eq!(world.canary().unwrap(), 0);
 }

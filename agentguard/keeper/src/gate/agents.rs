@@ -18,10 +18,16 @@ impl Gate {
     /// # Errors
     /// [`GateError::Map`]; [`GateError::Sys`] if nobody tells how many processors there are.
     pub fn put_agent(&mut self, cgroup: u64, agent: &AgentEntry) -> Result<(), GateError> {
-        self.make_room(agent.agent)?;
-        self.agents
-            .insert(cgroup, agent, 0)
-            .map_err(map_error("write", "AGENTS"))?;
+        let written = self.make_room(agent.agent).and_then(|()| {
+            self.agents
+                .insert(cgroup, agent, 0)
+                .map_err(map_error("write", "AGENTS"))
+        });
+        if let Err(error) = written {
+            // What was made for its first cgroup goes with it.
+            self.forget_departed(agent.agent)?;
+            return Err(error);
+        }
         match self.cgroups.insert(cgroup, agent.agent) {
             Some(before) if before == agent.agent => Ok(()),
             before => {

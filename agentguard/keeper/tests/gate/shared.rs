@@ -11,6 +11,7 @@ use agentguard_common::map::{
     pending,
 };
 use agentguard_keeper::cgroup;
+use agentguard_keeper::gate::GateError;
 use agentguard_keeper::gate::view::Listener;
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuHashMap};
@@ -20,7 +21,10 @@ use crate::world::{
 };
 
 /// One of the gate's maps, as it is pinned.
-fn pinned<K: Pod, V: Pod>(world: &World, name: &str) -> aya::maps::HashMap<MapData, K, V> {
+pub(crate) fn pinned<K: Pod, V: Pod>(
+    world: &World,
+    name: &str,
+) -> aya::maps::HashMap<MapData, K, V> {
     let path = world
         .pins()
         .join(format!("v{}", agentguard_common::ABI_VERSION));
@@ -220,14 +224,24 @@ fn where_the_origins_are_full_nothing_goes_out_and_what_is_direct_does() {
             let events = world.events();
             assert_eq!((events.len(), full(&events, 1)), (1, 1), "{events:?}");
         }
+        // The maps have room again, and no slot is left.
+        assert!(world.view.sweep_origins(u64::MAX).unwrap() > 262_000);
+        let mut slots = pinned::<SlotKey, OriginKey>(world, "SLOTS");
+        let taken = |slot| SlotKey { agent: 99, slot };
+        let room = |slot: &u32| slots.insert(taken(*slot), OriginKey::default(), 0).is_ok();
+        let count = (0..).take_while(room).count();
+        assert!(count > 262_000, "{count}");
+        client.does("s = tcp('192.0.2.1', 80)");
+        assert_eq!(full(&world.events(), 1), 1);
         // A datagram is refused where it leaves.
         client.is_refused("udp('192.0.2.53', 53).send(b'?')");
         assert_eq!(full(&world.events(), 1), 1);
         other.does(&format!("t = tcp('192.0.2.1', {port})"));
         accept(&server);
 
-        // What nobody has come for goes in time, and then there is room.
-        assert!(world.view.sweep_origins(u64::MAX).unwrap() > 262_000);
+        for slot in 0..100 {
+            slots.remove(&SlotKey { agent: 99, slot }).unwrap();
+        }
         client.does("s = tcp('192.0.2.1', 80); udp('192.0.2.53', 53).send(b'?')");
         assert_eq!(
             (held(world, "ORIGINS", 1), held(world, "QUERIES", 1)),
@@ -265,7 +279,7 @@ fn where_the_names_are_full_those_that_are_known_are_served() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error.to_string(), "cannot write the map NAMES");
+        assert!(matches!(error, GateError::Full("NAMES")), "{error}");
         client.does(&format!("s = tcp('198.18.0.5', {port})"));
         accept(&server);
         // Nor does it hinder that an entry changes, or goes.

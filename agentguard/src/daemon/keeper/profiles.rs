@@ -30,6 +30,11 @@ impl Profiles {
         }
     }
 
+    /// Gives no number again that these sets have had.
+    pub(super) fn skip(&mut self, others: &Self) {
+        self.last = others.last;
+    }
+
     /// The set for an agent's rules; written to the gate if it is new.
     pub(super) fn profile(
         &mut self,
@@ -50,7 +55,11 @@ impl Profiles {
             return Ok(*number);
         }
         self.last = self.last.checked_add(1).unwrap_or(NOTHING + 1);
-        gate.put_networks(self.last, &networks)?;
+        if let Err(error) = gate.put_networks(self.last, &networks) {
+            // A part of it is in nobody's use, and in the way where the map is full.
+            gate.put_networks(self.last, &[])?;
+            return Err(error);
+        }
         self.sets.insert(networks, self.last);
         Ok(self.last)
     }

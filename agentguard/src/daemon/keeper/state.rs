@@ -303,13 +303,21 @@ impl Keeper {
         let (sources, policy) = read_policy(&self.config.paths.policy)?;
         let named = policy.agents().iter().map(|agent| &agent.name);
         self.registry.number_all(named)?;
-        self.policy = Arc::new(policy);
+        let before = std::mem::replace(&mut self.policy, Arc::new(policy));
+        if let Err(error) = self.put_in_force() {
+            self.policy = before;
+            let restored = self.rewrite_agents().and_then(|()| self.write_sockets());
+            if let Err(error) = restored {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the kernel has parts of a policy that was not taken"
+                );
+            }
+            return Err(error);
+        }
         self.sources = sources;
         self.generation = self.generation.wrapping_add(1);
         self.policy_loaded = SystemTime::now();
-        self.follow_cgroups()?;
-        self.write_agents()?;
-        self.write_sockets()?;
         let policy = self.policy.clone();
         let registry = &self.registry;
         self.published.renew(&mut self.gate, &policy, |id| {
@@ -318,6 +326,13 @@ impl Keeper {
         self.settings(self.alive_ns())?;
         self.tell_policy();
         Ok(())
+    }
+
+    /// Has the kernel decide by the policy.
+    fn put_in_force(&mut self) -> anyhow::Result<()> {
+        self.follow_cgroups()?;
+        self.write_agents()?;
+        self.write_sockets()
     }
 
     /// Once a second: a sign of life for the kernel, and what ended is cleared away.
