@@ -101,7 +101,7 @@ pub enum GateError {
     /// A map has no room. What is not in it is refused.
     #[error(
         "the gate's map {0} is full, and what is not in it gets nothing; hint: there are more agents, \
-         cgroups or rules at once than docs/policy.md has under \"Limits\""
+         cgroups or rules at once than it has room for (docs/policy.md, \"Bounds\")"
     )]
     Full(&'static str),
     /// A map could not be read or written.

@@ -251,3 +251,69 @@ pub(super) fn context(run: RunContext) -> Context {
         trace_id: run.trace_id,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agentguard_decision::Directory;
+    use agentguard_keeper::message::{AgentState, Start, State};
+    use agentguard_model::AgentId;
+    use agentguard_policy::compile;
+
+    use super::Board;
+
+    fn known(name: &str, id: u32) -> AgentState {
+        AgentState {
+            name: name.parse().unwrap(),
+            id: AgentId(id),
+            cgroups: vec![format!("/agents/{name}")],
+            runs: 1,
+            quarantine: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_agent_keeps_its_number_when_nothing_of_it_is_there_and_those_not_listed_are_told() {
+        let board = Board::new(&Start {
+            state_dir: "/".into(),
+            resolvers: Vec::new(),
+            upstreams: Vec::new(),
+            governed: Vec::new(),
+            readers: None,
+            degraded: vec!["no IPv6".to_owned()],
+            keeper: 1,
+        });
+        let path = "policy.yaml".to_owned();
+        let text = "version: 1\nagents: [{name: coder}, {name: helper}]\n".to_owned();
+        let documents = [agentguard_policy::Document { path, text }];
+        board.policy(&compile(&documents).unwrap(), &Vec::new());
+        let directory = Directory::default();
+        let (guard, agents) = (board.guard(), board.agents());
+        let shown = || {
+            let agents = agents.borrow();
+            let each = agents
+                .iter()
+                .map(|it| (it.name.to_string(), it.id, it.runs));
+            each.collect::<Vec<_>>()
+        };
+        let mut state = State {
+            agents: vec![known("helper", 7), known("stranger", 9)],
+            unlisted: 3,
+            ..State::default()
+        };
+        board.state(&state, &directory);
+        let named = |name: &str, id: Option<u32>, runs| (name.to_owned(), id.map(AgentId), runs);
+        let (coder, helper) = (named("coder", None, 0), named("helper", Some(7), 1));
+        assert_eq!(shown(), [coder, helper, named("stranger", Some(9), 1)]);
+        let degraded = guard.borrow().degraded.clone();
+        assert_eq!(degraded.len(), 2, "{degraded:?}");
+        assert!(degraded[1].starts_with("3 more agents are governed"));
+
+        state.agents.clear();
+        state.unlisted = 0;
+        board.state(&state, &directory);
+        let (coder, helper) = (named("coder", None, 0), named("helper", Some(7), 0));
+        assert_eq!(shown(), [coder, helper]);
+        assert_eq!(guard.borrow().degraded, ["no IPv6"]);
+    }
+}
