@@ -130,7 +130,7 @@ pub mod reason {
     pub const SOCKET_TYPE: u8 = 25;
     /// A process under the gate that belongs to no agent.
     pub const NO_AGENT: u8 = 26;
-    /// A map of the gate is full.
+    /// The agent has too much that nobody has accepted or read, or a map of the gate is full.
     pub const MAP_FULL: u8 = 27;
     /// An inbound flow that no rule allows.
     pub const INBOUND: u8 = 28;

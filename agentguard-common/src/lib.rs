@@ -23,7 +23,7 @@ pub mod verdict;
 /// Version of the layouts in this crate. It changes with every incompatible change to a map's key
 /// or value, and stands in [`map::Settings`], so that a daemon never takes over maps it would misread.
 /// [`map::AgentEntry`] does not change.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 #[cfg(test)]
 extern crate std;

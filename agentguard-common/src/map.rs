@@ -272,6 +272,22 @@ pub mod pending {
     pub const QUERY_HELD_NS: u64 = 1_000_000_000;
     /// How long the origin of a query is kept where nobody needs its slot, in ns.
     pub const QUERY_KEPT_NS: u64 = 10_000_000_000;
+
+    /// How long a period lasts, in ns, in which the datagrams that an agent sends to the resolver have a
+    /// bound together. They wait in one receive buffer, with those of all other agents of the namespace.
+    pub const ASKED_NS: u64 = 250_000_000;
+    /// What an agent's queries of a period may take of that buffer, in bytes: 256 of the usual ones.
+    pub const ASKED_BYTES: u64 = 256 * 1280;
+    /// The longest packet to the resolver, in bytes: more than it reads of one query.
+    pub const LONGEST_QUERY: u32 = 4096 + 48;
+
+    /// What a packet takes of a receive buffer, in bytes, about: its own bytes in memory that is given out by
+    /// powers of two, and what the kernel notes of it (`SKB_TRUESIZE`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn buffered(length: u32) -> u64 {
+        1024 + 2 * length as u64
+    }
 }
 
 /// What an agent has used of what all share. Hash map `BUDGETS`, key: agent (`u32`), or 0 for what
@@ -285,6 +301,10 @@ pub struct Budget {
     pub share_used: u64,
     /// The next slot of each kind of [`pending`], counted on without end.
     pub next: [u64; pending::KINDS],
+    /// When the agent's present period of [`pending::ASKED_NS`] began, by the monotonic clock, in ns.
+    pub asked_since: u64,
+    /// What its queries of the period take, in bytes: those that were refused, too.
+    pub asked: u64,
 }
 
 /// What the gate knows of a socket. Socket storage `SOCKETS`: freed with the socket, inherited by
@@ -490,7 +510,7 @@ mod tests {
             8 + 8 + 16 + 16 + 16 + 2 + 1 + 1 + 3 * 4
         );
         assert_eq!(size_of::<SlotKey>(), 8);
-        assert_eq!(size_of::<Budget>(), 16 + 3 * 8);
+        assert_eq!(size_of::<Budget>(), 16 + 3 * 8 + 16);
         assert_eq!(
             size_of::<SocketEntry>(),
             3 * 8 + 4 * 16 + 3 * 4 + 16 + 3 * 2 + 4 + 2 + 3 * 4 + 4 + 2 * 8

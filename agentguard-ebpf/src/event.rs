@@ -294,7 +294,7 @@ pub(crate) unsafe fn add_one(value: *mut u64) -> u64 {
 /// `value` is valid and aligned.
 #[inline(always)]
 #[cfg(target_arch = "bpf")]
-unsafe fn add(value: *mut u64, more: u64) -> u64 {
+pub(crate) unsafe fn add(value: *mut u64, more: u64) -> u64 {
     use core::intrinsics::{AtomicOrdering, atomic_xadd};
     // SAFETY: upheld by the caller. The library's atomics leave read-modify-write operations out on
     // this target, although version 3 of its instruction set has them. Not relaxed: for that
@@ -308,7 +308,7 @@ unsafe fn add(value: *mut u64, more: u64) -> u64 {
 /// # Safety
 /// `value` is valid and aligned.
 #[cfg(not(target_arch = "bpf"))]
-unsafe fn add(value: *mut u64, more: u64) -> u64 {
+pub(crate) unsafe fn add(value: *mut u64, more: u64) -> u64 {
     use core::sync::atomic::{AtomicU64, Ordering};
     // SAFETY: upheld by the caller.
     unsafe { AtomicU64::from_ptr(value) }.fetch_add(more, Ordering::Relaxed)

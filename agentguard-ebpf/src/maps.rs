@@ -56,6 +56,8 @@ pub(crate) static BUDGETS: HashMap<u32, Budget, 65_537, LAZY> = HashMap::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters, 65_536, LAZY> = PerCpuHashMap::new();
 
+/// One for all agents: one that starts very many processes crowds out what is known of others'. Nothing is
+/// decided by it, and an executable that went is told as unknown.
 #[btf_map]
 pub(crate) static PROCESSES: LruHashMap<u32, Exe, 16_384> = LruHashMap::new();
 

@@ -10,7 +10,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use core::mem::transmute;
 
-use crate::event::add_one;
+use crate::event::{add, add_one};
 use crate::maps::{BUDGETS, ORIGINS, Origins, QUERIES, SLOTS};
 
 /// How many slots are looked at for a free one: some are held longer than those around them.
@@ -57,6 +57,30 @@ pub(crate) fn forget<const KIND: u32>(entry: &SocketEntry, address: &Address, po
         let _ = SLOTS.remove(slot);
         let _ = map::<KIND>().remove(key);
     }
+}
+
+/// Whether a query of so many bytes may go to the resolver now: those of all agents wait in one buffer, and
+/// what no longer fits there is lost, whosever it is. So nobody may have more there than a part of it. A
+/// function of its own, as [`note`] is.
+#[inline(never)]
+pub(crate) fn may_ask(agent: u32, length: u32) -> bool {
+    let Some(budget) = BUDGETS.get_ptr_mut(agent) else {
+        return false;
+    };
+    // SAFETY: helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: numbers in a map's value, aligned. Two processors that begin a period at once can at worst
+    // let through what one period has twice.
+    let asked = unsafe {
+        let since = &raw mut (*budget).asked_since;
+        let asked = &raw mut (*budget).asked;
+        if now.saturating_sub(since.read_volatile()) >= pending::ASKED_NS {
+            since.write_volatile(now);
+            asked.write_volatile(0);
+        }
+        add(asked, pending::buffered(length))
+    };
+    length <= pending::LONGEST_QUERY && asked < pending::ASKED_BYTES
 }
 
 /// What no slot is called.

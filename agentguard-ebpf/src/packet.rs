@@ -237,7 +237,9 @@ fn leaves(
     if decided {
         if asks {
             let from = (&packet.source, packet.source_port);
-            let known = origin::publish::<{ pending::QUERY }>(entry, from.0, from.1);
+            let known = is_one(ctx)
+                && origin::may_ask(entry.agent, ctx.len())
+                && origin::publish::<{ pending::QUERY }>(entry, from.0, from.1);
             if !known {
                 event::refuse(entry, &entry.dialled, entry.dialled_port, reason::MAP_FULL);
             }
@@ -265,6 +267,14 @@ fn reaches_guard(netns: u64, packet: &Packet) -> bool {
     let port = packet.destination_port;
     let listens = packet.destination.is_v4() || ours.flags & listener_flag::V6 != 0;
     listens && (port == ours.resolver_port || (packet.transport == TCP && port == ours.proxy_port))
+}
+
+/// Whether a datagram is one, and not many that the kernel will take apart (`UDP_SEGMENT`): 64 of them or
+/// more, each of which takes its own room where it waits.
+#[inline(always)]
+fn is_one(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the context of this hook.
+    unsafe { (*ctx.skb.skb).gso_segs <= 1 }
 }
 
 /// Whether a packet will reach a socket of the same agent, now.

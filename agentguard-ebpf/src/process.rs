@@ -53,7 +53,8 @@ fn note_exec(ctx: &TracePointContext) -> Option<()> {
         .ok()
 }
 
-/// A process forks: the child runs what its parent runs. For a new thread the entry is never read.
+/// A process forks: the child runs what its parent runs, and what that is nobody knows where the parent's
+/// is not known or was crowded out. For a new thread the entry is never read.
 #[tracepoint]
 fn process_fork(ctx: TracePointContext) -> u32 {
     let _ = note_fork(&ctx);
@@ -62,8 +63,6 @@ fn process_fork(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn note_fork(ctx: &TracePointContext) -> Option<()> {
-    // SAFETY: entries are replaced whole.
-    let parent = unsafe { PROCESSES.get(agent::pid()) }?;
     // SAFETY: a static that only the loader writes.
     let offset = unsafe { core::ptr::read_volatile(&raw const FORK_CHILD_PID) };
     #[expect(
@@ -73,5 +72,10 @@ fn note_fork(ctx: &TracePointContext) -> Option<()> {
     let field = ctx.as_ptr().cast::<u8>().wrapping_add(offset as usize);
     // SAFETY: the helper checks the address.
     let child: u32 = unsafe { bpf_probe_read_kernel(field.cast()) }.ok()?;
-    PROCESSES.insert(child, parent, u64::from(BPF_ANY)).ok()
+    // SAFETY: entries are replaced whole.
+    match unsafe { PROCESSES.get(agent::pid()) } {
+        Some(parent) => PROCESSES.insert(child, parent, u64::from(BPF_ANY)).ok(),
+        // Nor is it what the last process of its number ran.
+        None => PROCESSES.remove(child).ok(),
+    }
 }

@@ -401,8 +401,9 @@ impl Guard<'_> {
     /// The daemon does not find it.
     pub fn agent_cgroup(&self, agent: &str) -> Result<PathBuf> {
         let cgroup = self.cgroup.join(agent);
-        if !cgroup.is_dir() {
-            fs::create_dir(&cgroup)?;
+        if let Err(error) = fs::create_dir(&cgroup) {
+            // The guard made it for a run, and would remove it with that.
+            fs::create_dir_all(cgroup.join("held")).context(error)?;
         }
         let path = cgroup.display().to_string();
         wait_until("the agent's cgroup is governed", READY, || {

@@ -169,13 +169,19 @@ impl<R: Recorder> Decider<R> {
         .await
     }
 
-    /// Records a connection of which nobody knows whose it is.
-    pub async fn refuse_unknown(&self, reason: Reason) -> Decided {
+    /// Records connections that were not looked at: of which nobody knows whose they are, or so many
+    /// that only their number is known.
+    pub async fn refuse_unseen(
+        &self,
+        client: Option<&Client>,
+        reason: Reason,
+        count: u64,
+    ) -> Decided {
         let policy = self.policies.current();
         self.conclude(
             &policy,
             Draft {
-                client: None,
+                client,
                 layer: Layer::Proxy,
                 action: Action {
                     transport: Some(Transport::Tcp),
@@ -186,7 +192,7 @@ impl<R: Recorder> Decider<R> {
                 mode: Mode::Enforce,
                 reason,
                 matched: Vec::new(),
-                count: 1,
+                count,
                 started: Instant::now(),
             },
             None,

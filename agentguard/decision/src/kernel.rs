@@ -243,7 +243,11 @@ fn sentence(event: &Event, action: &Action) -> String {
             action.path.as_deref().unwrap_or("The device")
         ),
         reason::NO_AGENT => "The process is under the gate and belongs to no agent.".to_owned(),
-        reason::MAP_FULL => "A map of the gate is full.".to_owned(),
+        reason::MAP_FULL => {
+            "So much of this agent's waits to be accepted or read that no more has room, or a map of the \
+             gate is full."
+                .to_owned()
+        }
         reason::INBOUND => format!("No rule lets {place} reach a port of this agent."),
         reason::UNPARSABLE => {
             "A packet was neither plain TCP nor plain UDP, or had options that agents do not get."

@@ -137,6 +137,8 @@ pub struct Start {
 pub struct State {
     /// The agents that have a cgroup.
     pub agents: Vec<AgentState>,
+    /// How many more have one: these are too many for one message.
+    pub unlisted: usize,
     /// Cgroups that carry the gate, as many as have room in a message.
     pub attached: Vec<String>,
     /// How many more do.

@@ -180,8 +180,15 @@ fn listen_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// What may wait to be read by the resolver, in bytes of the kernel's memory: what 25 agents may send at
+/// once, see [`agentguard_common::map::pending::ASKED_BYTES`]. The kernel doubles what it is asked for.
+const RESOLVER_BUFFER: usize = 25 * 256 * 1280 / 2;
+
 fn bind_udp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let socket = open(address, SocketType::DGRAM)?;
+    if let Err(error) = sockopt::set_socket_recv_buffer_size_force(&socket, RESOLVER_BUFFER) {
+        tracing::warn!(%error, %address, "the resolver's buffer is small: queries may be lost");
+    }
     bind(&socket, &address)?;
     Ok(socket)
 }

@@ -20,7 +20,7 @@ use crate::yaml::{At, MAX_TEXT, Place, parse_lenient};
 pub const MAX_RULES: usize = 10_000;
 
 /// The most agents of a policy. More are refused.
-pub const MAX_AGENTS: usize = 1_000;
+pub const MAX_AGENTS: usize = 10_000;
 
 /// The most bytes that the entries of one list have together. A longer list is refused.
 pub const MAX_LIST: usize = 64 * 1024;

@@ -27,7 +27,7 @@ use crate::relay::{Over, relay, reset};
 use crate::replay::Replay;
 use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
-use crate::seats::{AgentSeat, Entry, Seats};
+use crate::seats::{Refusal, Seat, Seats};
 use crate::{Limits, Origin, Port, Tls, http, tls, tunnel};
 
 /// The most that is read at once before a connection is decided.
@@ -101,50 +101,79 @@ enum Start {
 pub(crate) async fn run<R: Recorder, P: Port>(
     guard: Arc<Guard<R, P>>,
     stream: TcpStream,
-    netns: u64,
-    peer: SocketAddr,
-    entry: Entry,
+    origin: Origin,
+    _seat: Seat,
 ) {
-    let Some(origin) = guard.port.origin(netns, peer) else {
-        // Without the port: each of these has another one, and they would not be counted together.
-        let peer = peer.ip();
-        let message = format!("a connection from {peer} did not come through the gate");
-        let reason = Reason::new(ReasonCode::OriginUnknown, message);
-        guard.decider.refuse_unknown(reason).await;
-        return reset(stream);
-    };
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "a connection cannot be tuned");
     }
-    let (seat, _place) = match entry {
-        Entry::Seat(place) => (guard.seats.take(origin.client.agent), Some(place)),
-        Entry::Full(place) => (None, place),
-    };
     let agent = origin.client.agent;
     let _carried = guard.carried.one(agent);
     let cut = guard.decider.directory().cut_of(agent);
     let patience = guard.limits.cut;
     tokio::select! {
-        () = carry(guard, stream, origin, seat) => {}
+        () = carry(guard, stream, origin) => {}
         // What has a decision says first why it ends. Its upstream is gone already.
         () = async { cut.cancelled().await; sleep(patience).await } => {}
     }
 }
 
-async fn carry<R: Recorder, P: Port>(
+async fn carry<R: Recorder, P: Port>(guard: Arc<Guard<R, P>>, stream: TcpStream, origin: Origin) {
+    let flow = Arc::new(guard.flow(origin).await);
+    flow.start(stream, Vec::new()).await;
+}
+
+/// Refuses a connection that has no place among those that are carried, or of which nobody knows whose
+/// it is; and records those that had no place to be refused in. Nothing is looked up for it.
+pub(crate) async fn refuse<R: Recorder, P: Port>(
     guard: Arc<Guard<R, P>>,
     stream: TcpStream,
-    origin: Origin,
-    seat: Option<AgentSeat>,
+    peer: SocketAddr,
+    origin: Option<Origin>,
+    place: Refusal,
 ) {
-    let flow = Arc::new(guard.flow(origin).await);
-    if seat.is_none() {
-        let message = "too many connections are open at once";
-        flow.refuse(ActionKind::Connect, ReasonCode::LimitReached, message)
-            .await;
-        return reset(stream);
+    let decider = &guard.decider;
+    // Without the port: each of these has another one, and they would not be counted together.
+    let peer = peer.ip();
+    let unknown = || {
+        let message = format!("a connection from {peer} did not come through the gate");
+        Reason::new(ReasonCode::OriginUnknown, message)
+    };
+    let limit = |message| Reason::new(ReasonCode::LimitReached, message);
+    match &origin {
+        Some(origin) => {
+            let target = origin.target();
+            let reason = limit("too many connections are open at once");
+            let kind = ActionKind::Connect;
+            decider.refuse(&origin.client, &target, kind, reason).await;
+        }
+        None => {
+            decider.refuse_unseen(None, unknown(), 1).await;
+        }
     }
-    flow.start(stream, Vec::new()).await;
+    reset(stream);
+    let mut place = place;
+    while let Some((kept, missed)) = place.leave() {
+        place = kept;
+        let reason = match &missed.client {
+            Some(_) => limit("so many connections were opened that these were reset unseen"),
+            None => unknown(),
+        };
+        let client = missed.client.as_ref();
+        decider.refuse_unseen(client, reason, missed.count).await;
+    }
+}
+
+impl Origin {
+    /// Where it goes, as far as is known without a look-up.
+    fn target(&self) -> Target {
+        let named = self.name.is_some();
+        Target {
+            host: self.name.clone(),
+            ip: (!named).then(|| self.destination.ip().to_canonical()),
+            port: self.destination.port(),
+        }
+    }
 }
 
 impl<R: Recorder, P: Port> Guard<R, P> {

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{self, Guard};
-use crate::seats::Seats;
+use crate::relay::reset;
+use crate::seats::{Entry, Seats};
 use crate::{Port, Shared};
 
 /// How long to wait after the system refused to accept, for want of descriptors above all.
@@ -58,20 +59,31 @@ pub async fn serve<R: Recorder, P: Port>(
         let Some((stream, peer)) = accepted else {
             continue;
         };
-        let entry = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            entry = guard.seats.enter() => entry,
-        };
+        let origin = guard.port.origin(netns, peer);
+        let entry = guard
+            .seats
+            .enter(origin.as_ref().map(|origin| &origin.client));
         let guard = Arc::clone(&guard);
         let cut = cut.clone();
-        connections.spawn(async move {
-            let carried = connection::run(guard, stream, netns, peer, entry);
-            tokio::select! {
-                () = carried => {}
-                () = cut.cancelled() => {}
+        match (entry, origin) {
+            (Entry::Seat(seat), Some(origin)) => {
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = connection::run(guard, stream, origin, seat) => {}
+                        () = cut.cancelled() => {}
+                    }
+                });
             }
-        });
+            (Entry::Refusal(place), origin) => {
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = connection::refuse(guard, stream, peer, origin, place) => {}
+                        () = cut.cancelled() => {}
+                    }
+                });
+            }
+            (Entry::Seat(_), None) | (Entry::Missed, _) => reset(stream),
+        }
     }
     drop(listener);
     connections.close();
@@ -82,6 +94,13 @@ pub async fn serve<R: Recorder, P: Port>(
         );
         cut.cancel();
         connections.wait().await;
+    }
+    let unrecorded = guard.seats.unrecorded();
+    if unrecorded > 0 {
+        tracing::warn!(
+            unrecorded,
+            "connections were refused and are not in the record"
+        );
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod flood;
 mod kill;
+mod many;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,14 +18,22 @@ impl Gate {
     /// # Errors
     /// [`GateError::Map`]; [`GateError::Sys`] if nobody tells how many processors there are.
     pub fn put_agent(&mut self, cgroup: u64, agent: &AgentEntry) -> Result<(), GateError> {
-        self.make_room(agent.agent)?;
-        self.agents
-            .insert(cgroup, agent, 0)
-            .map_err(map_error("write", "AGENTS"))?;
-        let before = self.cgroups.insert(cgroup, agent.agent);
-        match before {
-            Some(before) if before != agent.agent => self.forget_departed(before),
-            _ => Ok(()),
+        let written = self.make_room(agent.agent).and_then(|()| {
+            self.agents
+                .insert(cgroup, agent, 0)
+                .map_err(map_error("write", "AGENTS"))
+        });
+        if let Err(error) = written {
+            // What was made for its first cgroup goes with it.
+            self.forget_departed(agent.agent)?;
+            return Err(error);
+        }
+        match self.cgroups.insert(cgroup, agent.agent) {
+            Some(before) if before == agent.agent => Ok(()),
+            before => {
+                *self.holdings.entry(agent.agent).or_default() += 1;
+                before.map_or(Ok(()), |before| self.let_go(before))
+            }
         }
     }
 
@@ -36,15 +44,29 @@ impl Gate {
     pub fn remove_agent(&mut self, cgroup: u64) -> Result<(), GateError> {
         ignore_absent(self.agents.remove(&cgroup), "AGENTS")?;
         match self.cgroups.remove(&cgroup) {
-            Some(agent) => self.forget_departed(agent),
+            Some(agent) => self.let_go(agent),
             None => Ok(()),
         }
+    }
+
+    /// An agent has one cgroup less.
+    fn let_go(&mut self, agent: u32) -> Result<(), GateError> {
+        if let Some(held) = self.holdings.get_mut(&agent) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                self.holdings.remove(&agent);
+            }
+        }
+        self.forget_departed(agent)
     }
 
     /// Takes over the agents of an earlier daemon, and forgets what is left of those that are gone.
     pub(super) fn take_over_agents(&mut self) -> Result<(), GateError> {
         let agents = self.agents()?.into_iter();
         self.cgroups = agents.map(|(id, entry)| (id, entry.agent)).collect();
+        for agent in self.cgroups.values() {
+            *self.holdings.entry(*agent).or_default() += 1;
+        }
         self.make_room(NOBODY)?;
         let budgets = self.budgets.keys().collect::<Result<Vec<u32>, _>>();
         for agent in budgets.map_err(map_error("read", "BUDGETS"))? {
@@ -75,7 +97,7 @@ impl Gate {
 
     /// Forgets what an agent has in the shared maps, if it has no cgroup any more.
     fn forget_departed(&mut self, agent: u32) -> Result<(), GateError> {
-        if agent == NOBODY || self.cgroups.values().any(|known| *known == agent) {
+        if agent == NOBODY || self.holdings.contains_key(&agent) {
             return Ok(());
         }
         let budget = match self.budgets.get(&agent, 0) {

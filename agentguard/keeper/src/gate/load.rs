@@ -1,6 +1,6 @@
 //! Loading: object → maps (new, or those that are pinned) → verified programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -157,6 +157,8 @@ impl Gate {
             queries: typed("QUERIES", take("QUERIES")?)?,
             devices: Devices::new(typed("DEVICES", take("DEVICES")?)?),
             cgroups: BTreeMap::new(),
+            holdings: HashMap::new(),
+            ranges: HashMap::new(),
             programs: Programs {
                 ebpf,
                 status,
@@ -168,6 +170,7 @@ impl Gate {
         };
         gate.look_for_devices()?;
         gate.take_over_agents()?;
+        gate.take_over_networks()?;
         Ok(gate)
     }
 

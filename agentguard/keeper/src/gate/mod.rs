@@ -24,7 +24,7 @@ mod unix;
 mod versions;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap as Known, HashSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -102,7 +102,13 @@ pub enum GateError {
         #[source]
         source: io::Error,
     },
-    /// A map could not be read or written; a full one among it.
+    /// A map has no room. What is not in it is refused.
+    #[error(
+        "the gate's map {0} is full, and what is not in it gets nothing; hint: there are more agents, \
+         cgroups or rules at once than it has room for (docs/policy.md, \"Bounds\")"
+    )]
+    Full(&'static str),
+    /// A map could not be read or written.
     #[error("cannot {what} the map {map}")]
     Map {
         /// The operation.
@@ -142,6 +148,10 @@ pub struct Gate {
     devices: devices::Devices,
     /// The agent of each cgroup in `agents`.
     cgroups: BTreeMap<u64, u32>,
+    /// How many of those each agent has.
+    holdings: Known<u32, usize>,
+    /// The keys in `networks`, by profile.
+    ranges: Known<u32, HashSet<networks::Range>>,
 }
 
 impl Gate {
@@ -246,11 +256,26 @@ impl Gate {
 }
 
 fn map_error(what: &'static str, map: &'static str) -> impl Fn(MapError) -> GateError {
-    move |source| GateError::Map {
-        what,
-        map,
-        source: Box::new(source),
+    move |source| {
+        if what == "write" && is_full(&source) {
+            return GateError::Full(map);
+        }
+        GateError::Map {
+            what,
+            map,
+            source: Box::new(source),
+        }
     }
+}
+
+/// Whether a write failed for want of room: what hash maps and tries say then (`kernel/bpf/hashtab.c`,
+/// `lpm_trie.c`).
+fn is_full(error: &MapError) -> bool {
+    let MapError::SyscallError(error) = error else {
+        return false;
+    };
+    let code = error.io_error.raw_os_error();
+    matches!(code, Some(libc::E2BIG | libc::ENOSPC))
 }
 
 fn ignore_absent(result: Result<(), MapError>, map: &'static str) -> Result<(), GateError> {

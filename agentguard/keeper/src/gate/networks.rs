@@ -1,6 +1,7 @@
 //! The address rules of a profile, replaced as a whole.
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use agentguard_common::address::Address;
@@ -14,6 +15,9 @@ const PROFILE_BITS: u32 = 32;
 /// Bits before an IPv4 address in its mapped form.
 const MAPPED_BITS: u32 = 96;
 
+/// A key of `NETWORKS`: the length of its prefix, in bits, and the rest.
+pub(super) type Range = (u32, NetworkKey);
+
 /// A range of addresses and its verdicts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Network {
@@ -25,21 +29,25 @@ pub struct Network {
     pub rules: PortRules,
 }
 
+impl Hash for Network {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.address, self.prefix).hash(state);
+        for line in &self.rules {
+            (line.rule, line.first, line.last).hash(state);
+        }
+    }
+}
+
 impl Gate {
     /// Removes the address rules of every profile but these.
     ///
     /// # Errors
     /// [`GateError::Map`].
     pub fn keep_networks(&mut self, profiles: &[u32]) -> Result<(), GateError> {
-        let present: Vec<Key<NetworkKey>> = self
-            .networks
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(map_error("read", "NETWORKS"))?;
-        for key in present {
-            if !profiles.contains(&{ key.data().profile }) {
-                ignore_absent(self.networks.remove(&key), "NETWORKS")?;
-            }
+        let kept: HashSet<u32> = profiles.iter().copied().collect();
+        let others = self.ranges.keys().copied();
+        for profile in others.filter(|it| !kept.contains(it)).collect::<Vec<_>>() {
+            self.keep_ranges(profile, &HashSet::new())?;
         }
         Ok(())
     }
@@ -62,18 +70,38 @@ impl Gate {
             self.networks
                 .insert(&key, entry, 0)
                 .map_err(map_error("write", "NETWORKS"))?;
-            kept.insert((key.prefix_len(), key.data()));
+            let range = (key.prefix_len(), key.data());
+            self.ranges.entry(profile).or_default().insert(range);
+            kept.insert(range);
         }
-        let present: Vec<Key<NetworkKey>> = self
-            .networks
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(map_error("read", "NETWORKS"))?;
-        for key in present {
-            let data = key.data();
-            if data.profile == profile && !kept.contains(&(key.prefix_len(), data)) {
-                ignore_absent(self.networks.remove(&key), "NETWORKS")?;
-            }
+        self.keep_ranges(profile, &kept)
+    }
+
+    /// Finds what an earlier daemon left. Later the map is not read any more, which takes the longer the
+    /// more profiles there are.
+    pub(super) fn take_over_networks(&mut self) -> Result<(), GateError> {
+        for key in self.networks.keys() {
+            let key = key.map_err(map_error("read", "NETWORKS"))?;
+            let range = (key.prefix_len(), key.data());
+            self.ranges
+                .entry(range.1.profile)
+                .or_default()
+                .insert(range);
+        }
+        Ok(())
+    }
+
+    fn keep_ranges(&mut self, profile: u32, kept: &HashSet<Range>) -> Result<(), GateError> {
+        let Some(present) = self.ranges.get_mut(&profile) else {
+            return Ok(());
+        };
+        for range in present.difference(kept).copied().collect::<Vec<_>>() {
+            let key = Key::new(range.0, range.1);
+            ignore_absent(self.networks.remove(&key), "NETWORKS")?;
+            present.remove(&range);
+        }
+        if present.is_empty() {
+            self.ranges.remove(&profile);
         }
         Ok(())
     }

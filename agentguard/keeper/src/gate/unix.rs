@@ -47,6 +47,7 @@ impl Gate {
     /// # Errors
     /// [`GateError::Map`].
     pub fn keep_open_unix(&mut self, agents: &[u32]) -> Result<(), GateError> {
+        let agents: HashSet<u32> = agents.iter().copied().collect();
         self.forget_unix(|_, key| key.agent == 0 || agents.contains(&key.agent))
     }
 

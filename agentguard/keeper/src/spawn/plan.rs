@@ -276,7 +276,10 @@ mod tests {
     use super::*;
     use crate::spawn::message::RunContext;
     use crate::spawn::terminal::{Modes, Size};
+    use proptest::prelude::*;
+    use rustix::fs::{MemfdFlags, SealFlags};
     use std::ffi::OsString;
+    use std::io::Write as _;
     use std::os::unix::ffi::OsStringExt;
 
     fn null() -> OwnedFd {
@@ -471,5 +474,119 @@ mod tests {
             strings::seal([raw]).unwrap(),
         ];
         assert_eq!(read(&request, fds).unwrap().candidates().len(), 1);
+    }
+
+    /// A memory file as a stranger makes one.
+    fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = std::fs::File::from(rustix::fs::memfd_create("x", flags).unwrap());
+        file.write_all(bytes).unwrap();
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+        file.into()
+    }
+
+    fn descriptor(kind: u8, bytes: &[u8]) -> OwnedFd {
+        let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        match kind {
+            0 => null(),
+            1 => root(),
+            2 => std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+            3 => rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(),
+            4 => memory(bytes, SealFlags::SHRINK),
+            5 => std::io::pipe().unwrap().0.into(),
+            _ => memory(bytes, all),
+        }
+    }
+
+    fn requests() -> impl Strategy<Value = RunRequest> {
+        let text = || proptest::option::weighted(0.2, ".{0,300}");
+        let context = (text(), text(), text(), text());
+        let trace = proptest::option::weighted(0.2, "[0-9a-fA-F]{30,33}");
+        let labels = proptest::collection::btree_map(".{0,70}|[a-z]{1,8}", ".{0,12}", 0..3);
+        let slots = proptest::option::of(proptest::array::uniform3(proptest::bool::ANY));
+        let numbers = (
+            0_u32..4,
+            0_u32..4,
+            prop_oneof![0..0o2000_u32, Just(u32::MAX)],
+        );
+        let terminal = |slots| Terminal {
+            slots,
+            foreground: true,
+            size: Size::default(),
+            modes: Modes::default(),
+        };
+        (
+            context,
+            trace,
+            labels,
+            slots,
+            numbers,
+            proptest::num::u64::ANY,
+        )
+            .prop_map(
+                move |(
+                    (user, session, workflow, purpose),
+                    trace_id,
+                    labels,
+                    slots,
+                    numbers,
+                    ignored,
+                )| {
+                    RunRequest {
+                        context: RunContext {
+                            user,
+                            session,
+                            workflow,
+                            purpose,
+                            trace_id,
+                        },
+                        labels,
+                        arguments: numbers.0,
+                        variables: numbers.1,
+                        umask: numbers.2,
+                        ignored,
+                        terminal: slots.map(terminal),
+                        ..request()
+                    }
+                },
+            )
+    }
+
+    proptest! {
+        /// What is taken is what may be carried out, whatever was asked and sent along.
+        #[test]
+        fn any_request_is_refused_or_becomes_a_plan_within_bounds(
+            request in requests(),
+            kinds in prop_oneof![
+                Just(vec![0, 0, 0, 1, 6]),
+                Just(vec![0, 5, 1, 6]),
+                proptest::collection::vec(0_u8..8, 0..7),
+            ],
+            strings in prop_oneof![
+                proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+                "((PATH|A|)=?[a-z:/]{0,9}\\x00){1,6}".prop_map(String::into_bytes),
+            ],
+        ) {
+            let fds = kinds.iter().map(|kind| descriptor(*kind, &strings)).collect();
+            let Ok(plan) = read(&request, fds) else {
+                return Ok(());
+            };
+            prop_assert!(plan.umask <= 0o777);
+            prop_assert_eq!(plan.ignored & !IGNORABLE, 0);
+            prop_assert_eq!(plan.arguments.len(), request.arguments as usize);
+            prop_assert!(!plan.arguments.is_empty());
+            prop_assert_eq!(plan.environment.len(), request.variables as usize);
+            let terminal = request.terminal.as_ref().map_or([false; 3], |it| it.slots);
+            prop_assert_eq!(plan.stdio.each_ref().map(Option::is_none), terminal);
+            for (number, fd) in plan.stdio.iter().enumerate() {
+                prop_assert!(fd.as_ref().is_none_or(|fd| check_stdio(number, fd).is_ok()));
+            }
+            prop_assert!(std::fs::File::from(plan.directory.try_clone().unwrap()).metadata().unwrap().is_dir());
+            let candidates = plan.candidates();
+            prop_assert!(candidates.len() <= MAX_SEARCHED);
+            let limit = plan.inherited.limits.iter().find(|(number, _)| *number == libc::RLIMIT_CORE);
+            prop_assert!(limit.is_some_and(|(_, limit)| limit.rlim_cur <= 1));
+            prop_assert!(check_texts(&request).is_ok());
+        }
     }
 }

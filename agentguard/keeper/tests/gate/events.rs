@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use agentguard_common::event::Event;
-use agentguard_common::map::{Counters, TCP, UDP, effect};
+use agentguard_common::map::{Counters, EXE_LEN, Exe, TCP, UDP, effect};
 
 use agentguard_keeper::gate::Gate;
 
@@ -179,6 +179,29 @@ fn the_executable_of_a_process_is_known_though_it_is_gone() {
         asleep.does("p.communicate(b'end')");
         // Nobody else is noted.
         assert_eq!(world.view.executable(std::process::id()), None);
+    });
+}
+
+#[test]
+fn no_process_has_the_executable_of_the_last_one_of_its_number() {
+    in_world(|world| {
+        if let Some(why) = world.gate.executables_unknown() {
+            println!("skipped: {why}");
+            return;
+        }
+        // Of its parent none is known, as where others' have crowded it out.
+        let stranger = world.ungoverned("stranger");
+        let mut parent = stranger.client();
+        let mut known = world.map::<u32, Exe>("PROCESSES");
+        let last: u32 = parent.number("subprocess.Popen(['true']).pid");
+        let mut stale = Exe { path: [0; EXE_LEN] };
+        stale.path[..6].copy_from_slice(b"/stale");
+        for number in last..last + 500 {
+            known.insert(number, stale, 0).unwrap();
+        }
+        let child: u32 = parent.number("(lambda p: p if p else os._exit(0))(os.fork())");
+        assert!((last..last + 500).contains(&child), "{last} {child}");
+        assert_eq!(world.view.executable(child), None);
     });
 }
 

@@ -16,6 +16,7 @@ mod datagrams;
 mod devices;
 mod events;
 mod foreign;
+mod full;
 mod inbound;
 mod keeping;
 mod lsm;

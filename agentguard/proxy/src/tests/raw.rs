@@ -1,9 +1,12 @@
 //! Connections that nothing here understands.
 
-use agentguard_model::{Reason, ReasonCode, Verdict};
+use std::io::ErrorKind;
+
+use agentguard_model::{AgentId, Decision, Reason, ReasonCode, Verdict};
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use super::{
     DENIED, Rules, allowed, assert_reset, by_address, by_name, codes, read_all, read_some,
@@ -247,6 +250,66 @@ async fn beyond_an_agent_s_connections_the_next_is_refused() {
         let decisions = world.end().await;
         assert_eq!(decisions[1].reason.code, ReasonCode::LimitReached);
     }
+}
+
+/// While the refusals of one agent's flood wait for the record, another agent has its place.
+#[tokio::test]
+async fn an_agent_that_opens_more_than_its_share_takes_no_other_s_places() {
+    const BEYOND: usize = 300;
+    let mut plan = by_name(Rules::Allow);
+    plan.limits = Limits {
+        connections: 40,
+        connections_per_agent: 1,
+        ..Limits::default()
+    };
+    let world = plan.build().await;
+    let mut first = world.connect().await;
+    write(&mut first, "*1\r\n").await;
+    let _upstream = world.accept().await;
+    world.until(|decisions| decisions.len() == 1).await;
+
+    let disk = world.log.disk.write().await;
+    let before = *world.log.given.borrow();
+    let mut flood = JoinSet::new();
+    for _ in 0..BEYOND {
+        let proxy = world.proxy;
+        flood.spawn(async move {
+            match TcpStream::connect(proxy).await {
+                Ok(mut client) => assert_reset(&mut client).await,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+            }
+        });
+    }
+    // A few wait to be recorded; the others are gone at once.
+    for _ in 0..BEYOND - 8 {
+        soon(flood.join_next()).await.unwrap().unwrap();
+    }
+    let given = *world.log.given.borrow();
+    assert!((1..=8).contains(&(given - before)), "{given}");
+
+    if let Some(origin) = world.outside.origin.lock().unwrap().as_mut() {
+        origin.client.agent = AgentId(2);
+    }
+    let mut other = world.connect().await;
+    write(&mut other, "*2\r\n").await;
+    let mut asked = world.log.given.subscribe();
+    soon(asked.wait_for(|now| *now == given + 1)).await.unwrap();
+    drop(disk);
+    let mut upstream = world.accept().await;
+    assert_eq!(read_some(&mut upstream, 4).await, b"*2\r\n");
+    while let Some(reset) = soon(flood.join_next()).await {
+        reset.unwrap();
+    }
+    let counted = |decisions: &[Decision]| {
+        let refused = decisions.iter().filter(|decision| {
+            let agent = decision.agent.as_ref().unwrap();
+            agent.name.as_str() == "tester" && decision.reason.code == ReasonCode::LimitReached
+        });
+        refused.map(|decision| decision.count).sum::<u64>()
+    };
+    world
+        .until(|decisions| counted(decisions) == BEYOND as u64)
+        .await;
 }
 
 #[tokio::test]

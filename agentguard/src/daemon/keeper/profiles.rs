@@ -1,5 +1,7 @@
 //! Address rules in the gate: agents with the same rules share one set.
 
+use std::collections::HashMap;
+
 use agentguard_keeper::gate::{Gate, GateError, Network};
 use agentguard_policy::{AgentPolicy, Policy};
 
@@ -9,7 +11,7 @@ pub(super) const NOTHING: u32 = 0;
 /// The sets of one policy.
 #[derive(Debug, Default)]
 pub(super) struct Profiles {
-    sets: Vec<(u32, Vec<Network>)>,
+    sets: HashMap<Vec<Network>, u32>,
     last: u32,
 }
 
@@ -23,9 +25,14 @@ impl Profiles {
     /// The same, for the sets that an earlier daemon left in the gate.
     pub(super) fn above(last: u32) -> Self {
         Self {
-            sets: Vec::new(),
+            sets: HashMap::new(),
             last,
         }
+    }
+
+    /// Gives no number again that these sets have had.
+    pub(super) fn skip(&mut self, others: &Self) {
+        self.last = others.last;
     }
 
     /// The set for an agent's rules; written to the gate if it is new.
@@ -44,18 +51,22 @@ impl Profiles {
                 rules,
             })
             .collect();
-        if let Some((number, _)) = self.sets.iter().find(|(_, set)| *set == networks) {
+        if let Some(number) = self.sets.get(&networks) {
             return Ok(*number);
         }
         self.last = self.last.checked_add(1).unwrap_or(NOTHING + 1);
-        gate.put_networks(self.last, &networks)?;
-        self.sets.push((self.last, networks));
+        if let Err(error) = gate.put_networks(self.last, &networks) {
+            // A part of it is in nobody's use, and in the way where the map is full.
+            gate.put_networks(self.last, &[])?;
+            return Err(error);
+        }
+        self.sets.insert(networks, self.last);
         Ok(self.last)
     }
 
     /// Removes every other set from the gate, once no agent uses one.
     pub(super) fn remove_others(&self, gate: &mut Gate) -> Result<(), GateError> {
-        let kept: Vec<u32> = self.sets.iter().map(|(number, _)| *number).collect();
+        let kept: Vec<u32> = self.sets.values().copied().collect();
         gate.keep_networks(&kept)
     }
 }

@@ -1,7 +1,7 @@
 //! The numbers of agents, the cgroups that were put under the gate by hand, who is quarantined, and
 //! what was done and is not in the record yet: what the keeper remembers over restarts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -31,10 +31,14 @@ const VERSION: u32 = 2;
 pub(super) struct Registry {
     path: PathBuf,
     contents: Contents,
+    /// The agents by their numbers.
+    names: HashMap<u32, AgentName>,
     /// Whether the file does not have all of it.
     unwritten: bool,
     /// The last number that was given to a run.
     next_run: u32,
+    #[cfg(test)]
+    writes: std::cell::Cell<u32>,
 }
 
 /// What the file says of itself, whatever else is in it.
@@ -100,27 +104,54 @@ impl Registry {
         };
         contents.version = VERSION;
         let next_run = contents.last_run;
+        let numbered = contents.agents.iter();
+        let names = numbered.map(|(name, number)| (*number, name.clone()));
         Ok(Self {
             path,
+            names: names.collect(),
             contents,
             unwritten: false,
             next_run,
+            #[cfg(test)]
+            writes: std::cell::Cell::default(),
         })
     }
 
     /// The number of an agent, given for good if it has none yet.
     pub(super) fn number(&mut self, name: &AgentName) -> anyhow::Result<AgentId> {
-        if let Some(number) = self.contents.agents.get(name) {
-            return Ok(AgentId(*number));
+        if let Some(number) = self.known_number(name) {
+            return Ok(number);
         }
-        let last = self.contents.agents.values().max().copied().unwrap_or(0);
-        let Some(number) = last.checked_add(1) else {
-            bail!("there are no numbers left for agents");
-        };
-        self.change(|contents| {
-            contents.agents.insert(name.clone(), number);
-        })?;
-        Ok(AgentId(number))
+        self.number_all([name])?;
+        let given = self.known_number(name);
+        given.with_context(|| format!("{name} was given no number"))
+    }
+
+    /// Gives each of these that has none yet a number, for good. The file is written once, however many
+    /// they are.
+    pub(super) fn number_all<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a AgentName>,
+    ) -> anyhow::Result<()> {
+        let mut last = self.contents.agents.values().max().copied().unwrap_or(0);
+        let mut given = BTreeMap::new();
+        for name in names {
+            if self.knows(name) || given.contains_key(name) {
+                continue;
+            }
+            let Some(number) = last.checked_add(1) else {
+                bail!("there are no numbers left for agents");
+            };
+            given.insert(name.clone(), number);
+            last = number;
+        }
+        if given.is_empty() {
+            return Ok(());
+        }
+        self.change(|contents| contents.agents.extend(given.clone()))?;
+        let named = given.into_iter().map(|(name, number)| (number, name));
+        self.names.extend(named);
+        Ok(())
     }
 
     /// The number of an agent, if it has one.
@@ -130,11 +161,7 @@ impl Registry {
 
     /// The agent that a number stands for.
     pub(super) fn name(&self, id: AgentId) -> Option<&AgentName> {
-        self.contents
-            .agents
-            .iter()
-            .find(|(_, number)| **number == id.0)
-            .map(|(name, _)| name)
+        self.names.get(&id.0)
     }
 
     /// A new number for a run. Numbers are set aside on disk by the block, so that a run costs no
@@ -354,6 +381,8 @@ impl Registry {
                 self.path.display()
             )
         };
+        #[cfg(test)]
+        self.writes.set(self.writes.get() + 1);
         let directory = self.path.parent().with_context(failed)?;
         let temporary = self.path.with_extension("new");
         let mut file = fs::File::create(&temporary).with_context(failed)?;
@@ -412,7 +441,9 @@ impl Contents {
 
 #[cfg(test)]
 mod tests {
-    use super::{By, DEEDS, Quarantine, Registry};
+    use std::collections::HashSet;
+
+    use super::{AgentName, By, DEEDS, Quarantine, Registry};
 
     fn quarantine() -> Quarantine {
         Quarantine {
@@ -526,6 +557,39 @@ mod tests {
             .unwrap();
         assert_eq!(registry.deeds().len(), DEEDS);
         assert_eq!(registry.deeds()[0].number, 2);
+    }
+
+    /// A write for each would take minutes with the keeper's lock held.
+    #[test]
+    fn ten_thousand_agents_of_a_policy_are_numbered_in_one_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agents.json");
+        let names: Vec<AgentName> = (0..10_000)
+            .map(|number| format!("agent-{number}").parse().unwrap())
+            .collect();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        registry.number(&names[7]).unwrap();
+        let before = registry.writes.get();
+        registry
+            .number_all(names.iter().chain(names.iter()))
+            .unwrap();
+        assert_eq!(registry.writes.get(), before + 1);
+        let numbers: HashSet<u32> = names
+            .iter()
+            .map(|name| registry.known_number(name).unwrap().0)
+            .collect();
+        assert_eq!(numbers, (1..=10_000).collect());
+        let mut read = Registry::open(path.clone()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for name in &names {
+            let id = registry.known_number(name).unwrap();
+            assert_eq!(
+                (read.number(name).unwrap(), read.name(id)),
+                (id, Some(name))
+            );
+        }
+        read.number_all(&names).unwrap();
+        assert!(!path.exists(), "nothing is new");
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(super) struct Keeper {
     /// Whether the registry's file had everything when it was last written.
     is_written: bool,
     runs: HashMap<u32, Run>,
+    /// Agents' own directories that were made for a run, and that no run of theirs needs: by cgroup id.
+    made: BTreeMap<u64, AgentId>,
     host: Listening,
     /// The daemon's own network namespace.
     host_namespace: Option<NamespaceId>,
@@ -133,6 +135,8 @@ struct Run {
     context: RunContext,
     labels: Labels,
     cgroup: PathBuf,
+    /// Its id.
+    id: u64,
     isolated: Option<Isolated>,
     /// Whether its first process is still there.
     main: bool,
@@ -189,6 +193,7 @@ impl Keeper {
             unheld: BTreeMap::new(),
             is_written: true,
             runs: HashMap::new(),
+            made: BTreeMap::new(),
             host,
             host_namespace: NamespaceId::here().ok(),
             residents: Residents::default(),
@@ -213,9 +218,8 @@ impl Keeper {
     /// gets nothing, and one that is not known to LSM programs passes them.
     fn begin(&mut self) -> anyhow::Result<()> {
         let root = Cgroup::create(&self.config.paths.cgroup_root)?;
-        for policy in self.policy.clone().agents() {
-            self.registry.number(&policy.name)?;
-        }
+        let named = self.policy.agents().iter().map(|agent| &agent.name);
+        self.registry.number_all(named)?;
         let left = self.gate.agents()?;
         let others = self.gate.other_versions()?;
         let mut complaints = complaints::Complaints::default();
@@ -266,6 +270,10 @@ impl Keeper {
         self.gate.refuse_unix(refused.iter().map(String::as_str))?;
         let mut agents = Vec::new();
         for agent in self.policy.clone().agents() {
+            // For each the whole map is read, and there may be thousands.
+            if agent.sandbox.unmasked_paths.is_empty() {
+                continue;
+            }
             let id = self.registry.number(&agent.name)?.0;
             let open = agent.sandbox.unmasked_paths.iter();
             self.gate
@@ -301,16 +309,23 @@ impl Keeper {
 
     fn take_policy(&mut self) -> anyhow::Result<()> {
         let (sources, policy) = read_policy(&self.config.paths.policy)?;
-        for agent in policy.agents() {
-            self.registry.number(&agent.name)?;
+        let named = policy.agents().iter().map(|agent| &agent.name);
+        self.registry.number_all(named)?;
+        let before = std::mem::replace(&mut self.policy, Arc::new(policy));
+        if let Err(error) = self.put_in_force() {
+            self.policy = before;
+            let restored = self.rewrite_agents().and_then(|()| self.write_sockets());
+            if let Err(error) = restored {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the kernel has parts of a policy that was not taken"
+                );
+            }
+            return Err(error);
         }
-        self.policy = Arc::new(policy);
         self.sources = sources;
         self.generation = self.generation.wrapping_add(1);
         self.policy_loaded = SystemTime::now();
-        self.follow_cgroups()?;
-        self.write_agents()?;
-        self.write_sockets()?;
         let policy = self.policy.clone();
         let registry = &self.registry;
         self.published.renew(&mut self.gate, &policy, |id| {
@@ -319,6 +334,13 @@ impl Keeper {
         self.settings(self.alive_ns())?;
         self.tell_policy();
         Ok(())
+    }
+
+    /// Has the kernel decide by the policy.
+    fn put_in_force(&mut self) -> anyhow::Result<()> {
+        self.follow_cgroups()?;
+        self.write_agents()?;
+        self.write_sockets()
     }
 
     /// Once a second: a sign of life for the kernel, and what ended is cleared away.

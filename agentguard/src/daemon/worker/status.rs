@@ -1,5 +1,6 @@
 //! What `status` and `agent list` show, kept up to date as the keeper tells.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use agentguard_keeper::documents::Documents;
 use agentguard_keeper::message::{self, Start, State};
 use agentguard_keeper::namespace::Listening;
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{Context, Labels, Mode};
+use agentguard_model::{AgentId, AgentName, Context, Labels, Mode};
 use agentguard_policy::Policy;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -28,7 +29,9 @@ pub(super) struct Board {
     agents: watch::Sender<Vec<AgentStatus>>,
     governed: watch::Sender<Vec<String>>,
     /// The agents of the policy.
-    declared: watch::Sender<Vec<(agentguard_model::AgentName, Labels, Mode)>>,
+    declared: watch::Sender<Vec<(AgentName, Labels, Mode)>>,
+    /// What the host lacks.
+    degraded: Vec<String>,
     /// When the oldest process that an agent can have was let in, seconds since the epoch.
     oldest: watch::Sender<Option<u64>>,
 }
@@ -61,6 +64,7 @@ impl Board {
         };
         Self {
             guard: watch::Sender::new(guard),
+            degraded: start.degraded.clone(),
             agents: watch::Sender::new(Vec::new()),
             governed: watch::Sender::new(Vec::new()),
             declared: watch::Sender::new(Vec::new()),
@@ -164,6 +168,14 @@ impl Board {
                     verified_instructions: *verified_instructions,
                 })
                 .collect();
+            guard.degraded.clone_from(&self.degraded);
+            if state.unlisted > 0 {
+                guard.degraded.push(format!(
+                    "{} more agents are governed, and listed without their cgroups and runs: there are \
+                     too many at once",
+                    state.unlisted
+                ));
+            }
             guard.policy.refused.clone_from(&state.policy_error);
             guard.leaves = LeafStatus {
                 signed: state.leaves.signed,
@@ -176,49 +188,48 @@ impl Board {
                 guard.policy.loaded = loaded;
             }
         });
-        let mut agents: Vec<AgentStatus> = self
-            .declared
-            .borrow()
+        // A number stays an agent's when nothing of it is there any more.
+        let before = self.agents.borrow();
+        let numbered = before
             .iter()
-            .map(|(name, labels, mode)| AgentStatus {
-                name: name.clone(),
-                id: None,
-                labels: labels.clone(),
-                mode: *mode,
-                cgroups: Vec::new(),
-                runs: 0,
-                quarantine: None,
-                warnings: Vec::new(),
+            .filter_map(|agent| Some((agent.name.clone(), agent.id?)));
+        let ids: HashMap<AgentName, AgentId> = numbered.collect();
+        drop(before);
+        let declared = self.declared.borrow();
+        let mut agents: BTreeMap<AgentName, AgentStatus> = declared
+            .iter()
+            .map(|(name, labels, mode)| {
+                let mut agent = unseen(name, labels.clone(), *mode);
+                agent.id = ids.get(name).copied();
+                (name.clone(), agent)
             })
             .collect();
+        drop(declared);
         for known in &state.agents {
-            let index = match agents.iter().position(|agent| agent.name == known.name) {
-                Some(index) => index,
-                None => {
-                    agents.push(AgentStatus {
-                        name: known.name.clone(),
-                        id: None,
-                        labels: Labels::new(),
-                        // Unknown to the policy: nothing is allowed, and that is enforced.
-                        mode: Mode::Enforce,
-                        cgroups: Vec::new(),
-                        runs: 0,
-                        quarantine: None,
-                        warnings: Vec::new(),
-                    });
-                    agents.len() - 1
-                }
-            };
-            if let Some(agent) = agents.get_mut(index) {
-                agent.id = Some(known.id);
-                agent.cgroups.clone_from(&known.cgroups);
-                agent.runs = known.runs;
-                agent.quarantine = known.quarantine.as_ref().map(quarantine);
-                agent.warnings.clone_from(&known.warnings);
-            }
+            // Unknown to the policy: nothing is allowed, and that is enforced.
+            let unknown = || unseen(&known.name, Labels::new(), Mode::Enforce);
+            let agent = agents.entry(known.name.clone()).or_insert_with(unknown);
+            agent.id = Some(known.id);
+            agent.cgroups.clone_from(&known.cgroups);
+            agent.runs = known.runs;
+            agent.quarantine = known.quarantine.as_ref().map(quarantine);
+            agent.warnings.clone_from(&known.warnings);
         }
-        agents.sort_by(|a, b| a.name.cmp(&b.name));
-        self.agents.send_replace(agents);
+        self.agents.send_replace(agents.into_values().collect());
+    }
+}
+
+/// An agent of which nothing is known yet.
+fn unseen(name: &AgentName, labels: Labels, mode: Mode) -> AgentStatus {
+    AgentStatus {
+        name: name.clone(),
+        id: None,
+        labels,
+        mode,
+        cgroups: Vec::new(),
+        runs: 0,
+        quarantine: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -247,5 +258,70 @@ pub(super) fn context(run: RunContext) -> Context {
         workflow: run.workflow,
         purpose: run.purpose,
         trace_id: run.trace_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentguard_decision::Directory;
+    use agentguard_keeper::message::{AgentState, Start, State};
+    use agentguard_model::AgentId;
+    use agentguard_policy::compile;
+
+    use super::Board;
+
+    fn known(name: &str, id: u32) -> AgentState {
+        AgentState {
+            name: name.parse().unwrap(),
+            id: AgentId(id),
+            cgroups: vec![format!("/agents/{name}")],
+            runs: 1,
+            quarantine: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_agent_keeps_its_number_when_nothing_of_it_is_there_and_those_not_listed_are_told() {
+        let board = Board::new(&Start {
+            state_dir: "/".into(),
+            resolvers: Vec::new(),
+            upstreams: Vec::new(),
+            readers: None,
+            degraded: vec!["no IPv6".to_owned()],
+            keeper: 1,
+        });
+        let path = "policy.yaml".to_owned();
+        let text = "version: 1\nagents: [{name: coder}, {name: helper}]\n".to_owned();
+        let documents = [agentguard_policy::Document { path, text }];
+        board.policy(&compile(&documents).unwrap(), &Vec::new());
+        let directory = Directory::default();
+        let (guard, agents) = (board.guard(), board.agents());
+        let shown = || {
+            let agents = agents.borrow();
+            let each = agents
+                .iter()
+                .map(|it| (it.name.to_string(), it.id, it.runs));
+            each.collect::<Vec<_>>()
+        };
+        let mut state = State {
+            agents: vec![known("helper", 7), known("stranger", 9)],
+            unlisted: 3,
+            ..State::default()
+        };
+        board.state(&state, &directory);
+        let named = |name: &str, id: Option<u32>, runs| (name.to_owned(), id.map(AgentId), runs);
+        let (coder, helper) = (named("coder", None, 0), named("helper", Some(7), 1));
+        assert_eq!(shown(), [coder, helper, named("stranger", Some(9), 1)]);
+        let degraded = guard.borrow().degraded.clone();
+        assert_eq!(degraded.len(), 2, "{degraded:?}");
+        assert!(degraded[1].starts_with("3 more agents are governed"));
+
+        state.agents.clear();
+        state.unlisted = 0;
+        board.state(&state, &directory);
+        let (coder, helper) = (named("coder", None, 0), named("helper", Some(7), 0));
+        assert_eq!(shown(), [coder, helper]);
+        assert_eq!(guard.borrow().degraded, ["no IPv6"]);
     }
 }

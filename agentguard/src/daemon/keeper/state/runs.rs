@@ -1,5 +1,6 @@
 //! Runs: a place for each command, cleared away when nothing lives in it any more.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use agentguard_common::map::listener_flag;
@@ -7,7 +8,7 @@ use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::message::ToWorker;
 use agentguard_keeper::namespace::Isolated;
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{AgentName, Labels};
+use agentguard_model::{AgentId, AgentName, Labels};
 use anyhow::ensure;
 
 use super::{Keeper, Prepared, Run, Subtree, listeners, ports};
@@ -30,7 +31,12 @@ impl Keeper {
             .cgroup_root
             .join(name.as_str())
             .join(format!("run-{run}"));
-        let own = Cgroup::create(&self.config.paths.cgroup_root.join(name.as_str()))?;
+        let own = self.config.paths.cgroup_root.join(name.as_str());
+        let is_there = own.exists();
+        let own = Cgroup::create(&own)?;
+        if !is_there {
+            self.made.insert(own.id, agent);
+        }
         if !self.subtrees.contains_key(&own.id) {
             self.enrol(own.id, Subtree::new(own.path, agent, 0))?;
         }
@@ -54,6 +60,7 @@ impl Keeper {
             context,
             labels,
             cgroup: path,
+            id: cgroup.id,
             isolated,
             main: true,
         };
@@ -67,67 +74,97 @@ impl Keeper {
         if let Some(run) = self.runs.get_mut(&run) {
             run.main = false;
         }
-        if let Err(error) = self.clear_runs() {
+        // The others have their turn once a second, however many end meanwhile.
+        if let Err(error) = self.clear_run(run) {
             tracing::warn!(error = format!("{error:#}"), "cannot clear away a run");
         }
     }
 
-    /// Removes the cgroups of runs in which nothing lives any more.
+    /// Removes what was made for runs in which nothing lives any more.
     pub(super) fn clear_runs(&mut self) -> anyhow::Result<()> {
-        let over: Vec<u32> = self
-            .runs
-            .iter()
-            .filter(|(_, run)| !run.main && !populated(&run.cgroup))
+        let runs = self.runs.iter();
+        let over: Vec<u32> = runs
+            .filter(|(_, run)| !run.main)
             .map(|(number, _)| *number)
             .collect();
         for number in over {
-            let Some(run) = self.runs.get(&number) else {
-                continue;
-            };
-            // A process that is being reaped holds its cgroup for a moment longer.
-            if cgroup::remove(&run.cgroup).is_err() {
-                continue;
-            }
-            let Some(run) = self.runs.remove(&number) else {
-                continue;
-            };
-            let ids: Vec<u64> = self
-                .subtrees
-                .iter()
-                .filter(|(_, subtree)| subtree.path.starts_with(&run.cgroup))
-                .map(|(id, _)| *id)
-                .collect();
-            for id in ids {
-                self.gate.remove_agent(id)?;
-                self.subtrees.remove(&id);
-            }
-            if let Some(isolated) = &run.isolated {
-                let netns = isolated.listening.netns;
-                self.gate.remove_listeners(netns)?;
-                self.tell(&ToWorker::NoListeners { netns });
-            }
-            self.tell(&ToWorker::RunEnded { run: number });
+            self.clear_run(number)?;
         }
         self.clear_left_runs();
-        Ok(())
+        self.clear_made()
+    }
+
+    /// Removes what was made for a run, if nothing of it lives any more.
+    fn clear_run(&mut self, number: u32) -> anyhow::Result<()> {
+        let Some(run) = self.runs.get(&number) else {
+            return Ok(());
+        };
+        // A process that is being reaped holds its cgroup for a moment longer.
+        if run.main || populated(&run.cgroup) || cgroup::remove(&run.cgroup).is_err() {
+            return Ok(());
+        }
+        let Some(run) = self.runs.remove(&number) else {
+            return Ok(());
+        };
+        // What fails, and cgroups that were below it, are seen to with the next look at all cgroups.
+        let mut removed = self.gate.remove_agent(run.id);
+        if removed.is_ok() {
+            self.subtrees.remove(&run.id);
+        }
+        if let Some(isolated) = &run.isolated {
+            let netns = isolated.listening.netns;
+            removed = removed.and(self.gate.remove_listeners(netns));
+            self.tell(&ToWorker::NoListeners { netns });
+        }
+        self.tell(&ToWorker::RunEnded { run: number });
+        Ok(removed?)
     }
 
     /// Removes the empty cgroups of runs that an earlier daemon began.
     fn clear_left_runs(&self) {
         let root = &self.config.paths.cgroup_root;
-        let own = |path: &Path| self.runs.values().any(|run| run.cgroup == path);
+        let own: HashSet<&Path> = self.runs.values().map(|run| &*run.cgroup).collect();
         for agent in cgroup::children(root) {
             for path in cgroup::children(&agent) {
                 let name = path.file_name().and_then(|name| name.to_str());
                 let left = name
                     .and_then(|name| name.strip_prefix("run-"))
                     .is_some_and(|number| number.parse::<u32>().is_ok());
-                if left && !own(&path) && !populated(&path) {
+                if left && !own.contains(&*path) && !populated(&path) {
                     // What is not empty after all stays.
                     let _ = cgroup::remove(&path);
                 }
             }
         }
+    }
+
+    /// Removes the directories of agents that were made for runs, once there is none in them. One that was
+    /// there before stays, and one that holds anything; so does one of an agent that is quarantined, which
+    /// may be stopped.
+    fn clear_made(&mut self) -> anyhow::Result<()> {
+        let needed: HashSet<AgentId> = self.runs.values().map(|run| run.agent).collect();
+        let idle = self
+            .made
+            .iter()
+            .filter(|(_, agent)| !needed.contains(agent));
+        let idle: Vec<u64> = idle.map(|(id, _)| *id).collect();
+        for id in idle {
+            let Some(subtree) = self.subtrees.get(&id) else {
+                self.made.remove(&id);
+                continue;
+            };
+            let adopted = self.registry.adopted().contains_key(&subtree.path);
+            if adopted || self.is_quarantined(subtree.agent) {
+                continue;
+            }
+            // The kernel removes none that holds a process or a cgroup.
+            if std::fs::remove_dir(&subtree.path).is_ok() {
+                self.made.remove(&id);
+                self.gate.remove_agent(id)?;
+                self.subtrees.remove(&id);
+            }
+        }
+        Ok(())
     }
 }
 

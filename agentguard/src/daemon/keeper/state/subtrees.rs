@@ -121,22 +121,45 @@ impl Keeper {
     }
 
     /// Writes every subtree's entry as the policy has it.
+    ///
+    /// # Errors
+    /// Some entries are as they were, and some as the policy has it: see [`Self::rewrite_agents`].
     pub(super) fn write_agents(&mut self) -> anyhow::Result<()> {
-        let policy = self.policy.clone();
         let mut profiles = Profiles::after(&self.profiles);
+        let written = self.write_entries(&mut profiles);
+        if written.is_err() {
+            // Some agents have these sets, until they are given others.
+            self.profiles.skip(&profiles);
+            return written;
+        }
+        profiles.remove_others(&mut self.gate)?;
+        self.profiles = profiles;
+        Ok(())
+    }
+
+    /// Writes every subtree's entry as the policy had it before [`Self::write_agents`] failed: the sets of
+    /// rules are there still, so that it needs no room.
+    pub(super) fn rewrite_agents(&mut self) -> anyhow::Result<()> {
+        let mut profiles = std::mem::take(&mut self.profiles);
+        let written = self.write_entries(&mut profiles);
+        self.profiles = profiles;
+        written?;
+        Ok(self.profiles.remove_others(&mut self.gate)?)
+    }
+
+    fn write_entries(&mut self, profiles: &mut Profiles) -> anyhow::Result<()> {
+        let policy = self.policy.clone();
         for (id, subtree) in &self.subtrees {
             let agent = self
                 .registry
                 .name(subtree.agent)
                 .and_then(|name| policy.agent(name));
-            let mut entry = agent_entry(&mut profiles, &mut self.gate, &policy, agent, subtree)?;
+            let mut entry = agent_entry(profiles, &mut self.gate, &policy, agent, subtree)?;
             if is_quarantined(&self.registry, subtree.agent) {
                 entry.flags |= agent_flag::QUARANTINED;
             }
             self.gate.put_agent(*id, &entry)?;
         }
-        profiles.remove_others(&mut self.gate)?;
-        self.profiles = profiles;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::runs::populated;
 use super::{Keeper, Run, epoch_seconds};
 
 /// Bytes of agents in one state message, so that it fits a packet. What is beyond is governed and
-/// not listed.
+/// not listed, and how many they are is told.
 const TOLD_BYTES: usize = 64 * 1024;
 /// Bytes of cgroups that carry the gate, in the same message.
 const TOLD_ATTACHED: usize = 16 * 1024;
@@ -184,8 +184,14 @@ impl Keeper {
             room -= if fits { bytes } else { 0 };
             fits
         };
+        let all = agents.len();
+        // What operators have to see comes first.
+        let mut agents: Vec<AgentState> = agents.into_values().collect();
+        agents.sort_by_key(|agent| agent.quarantine.is_none() && agent.warnings.is_empty());
+        let agents: Vec<AgentState> = agents.into_iter().filter(fits).collect();
         let state = State {
-            agents: agents.into_values().filter(fits).collect(),
+            unlisted: all.saturating_sub(agents.len()),
+            agents,
             attached,
             attached_more,
             programs: self
@@ -238,7 +244,7 @@ impl Keeper {
         warnings
     }
 
-    /// An agent's own directory stays when its runs are gone: only what holds processes counts.
+    /// An agent's own directory may stay when its runs are gone: only what holds processes counts.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.subtrees
             .values()

@@ -1,0 +1,162 @@
+//! More agents than a host has at once: each is there for a moment.
+
+use std::collections::VecDeque;
+use std::fs;
+
+use agentguard_tests::{Guard, Process, address, wait_until};
+use serde_json::{Value, json};
+
+use crate::{LIMIT, program, settled, status, world};
+
+/// Of a policy.
+const AGENTS: usize = 10_000;
+/// Runs, each of an agent of its own.
+const RUNS: usize = 300;
+/// Of them at once.
+const AT_ONCE: usize = 6;
+
+fn name(number: usize) -> String {
+    format!("agent-{number}")
+}
+
+/// What a process has open.
+fn descriptors(process: u32) -> usize {
+    fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
+}
+
+fn listed(guard: &Guard<'_>) -> Vec<Value> {
+    let list = guard.cli().args(["agent", "list", "-o", "jsonl"]);
+    let list = list.run().unwrap().success().unwrap();
+    let lines = list.stdout.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// What is there for agents: directories, namespaces that are listened in, descriptors of the keeper's.
+fn held(guard: &Guard<'_>, keeper: u32) -> (usize, usize, usize) {
+    let children = fs::read_dir(guard.cgroup()).unwrap().flatten();
+    let directories = children.filter(|it| it.path().is_dir()).count();
+    let listeners = status(guard).map_or(0, |it| it["listeners"].as_array().unwrap().len());
+    (directories, listeners, descriptors(keeper))
+}
+
+#[test]
+fn agents_that_run_for_a_moment_are_refused_like_any_and_leave_nothing_behind() {
+    let world = world("many");
+    let Some(program) = program(&world, "flood") else {
+        return;
+    };
+    let agents: String = (0..AGENTS)
+        .map(|number| format!("  - name: {}\n", name(number)))
+        .collect();
+    // Each has rules of its own.
+    let rules: String = (0..AGENTS)
+        .step_by(10)
+        .map(|number| {
+            let own = format!("10.{}.{}.0/24", number / 256, number % 256);
+            let agent = name(number);
+            format!("  - {{id: own-{number}, agents: [{agent}], match: {{cidr: [{own}]}}, action: allow}}\n")
+        })
+        .collect();
+    let policy = format!("version: 1\nagents:\n{agents}rules:\n{rules}");
+    let guard = world.guard().policy(&policy).start().unwrap();
+    let keeper = u32::try_from(status(&guard).unwrap()["keeper_pid"].as_u64().unwrap()).unwrap();
+    let before = held(&guard, keeper);
+    assert_eq!(before.0, 0);
+
+    let [canary, _] = address::CANARY.map(|ip| ip.to_string());
+    let program = program.display().to_string();
+    let ended = |run: Process| {
+        let output = run.wait(LIMIT).unwrap().success().unwrap();
+        assert_eq!(output.stdout.trim(), "0 1");
+    };
+    let mut running = VecDeque::new();
+    for run in 0..RUNS {
+        if running.len() == AT_ONCE {
+            running.pop_front().map(ended);
+        }
+        let agent = name(run * (AGENTS / RUNS));
+        let isolate = (run % 10 == 0).then_some("--isolate");
+        let words = ["run", "--agent", &agent].into_iter().chain(isolate);
+        let flood = [&program, &canary, "9", "escapeflood", "connect", "1", "1"];
+        let words = words.chain(["--"]).chain(flood);
+        running.push_back(guard.cli().args(words).spawn().unwrap());
+    }
+    running.into_iter().for_each(ended);
+    wait_until("nothing is left", LIMIT, || {
+        (held(&guard, keeper) == before).then_some(())
+    })
+    .unwrap_or_else(|_| panic!("{:?}, {before:?} before", held(&guard, keeper)));
+    let listed = listed(&guard);
+    assert_eq!(listed.len(), AGENTS);
+    let numbered = listed.iter().filter(|agent| !agent["id"].is_null());
+    assert!(numbered.count() <= RUNS);
+    assert!(listed.iter().all(|agent| agent["runs"] == 0), "{listed:?}");
+    assert_eq!(world.canary().unwrap(), 0);
+}
+
+/// A policy of agents with rules of their own for so many ranges each, all of which are written to the gate.
+fn ranges(agents: &[&str], each: usize, allowed: &str) -> String {
+    let named: String = agents
+        .iter()
+        .map(|name| format!("  - name: {name}\n"))
+        .collect();
+    let own = agents.iter().enumerate().map(|(number, name)| {
+        format!(
+            "  - {{id: own-{name}, agents: [{name}], match: {{cidr: [172.16.{number}.1/32]}}, action: allow}}\n"
+        )
+    });
+    let all: Vec<usize> = (0..each).collect();
+    let shared = all.chunks(4000).enumerate().map(|(number, chunk)| {
+        let address = |it: &usize| format!("10.{}.{}.{}/32", it >> 16, it >> 8 & 255, it & 255);
+        let list: Vec<String> = chunk.iter().map(address).collect();
+        let list = list.join(", ");
+        format!(
+            "  - {{id: shared-{number}, match: {{cidr: [{list}], port: [9]}}, action: allow}}\n"
+        )
+    });
+    let rules: String = own.chain(shared).collect();
+    format!("version: 1\nagents:\n{named}rules:\n{allowed}{rules}")
+}
+
+const ECHO: &str = "  - {id: echo, match: {cidr: [203.0.113.16/32], port: [7]}, action: allow, handling: direct}\n";
+
+/// What the gate holds of the new policy and of the old one stands side by side for a moment.
+#[test]
+fn a_policy_that_the_gate_has_no_room_for_leaves_the_old_one_in_force() {
+    let world = world("room");
+    let agents = ["a", "b", "c", "d"];
+    let many = 36_000;
+    let guard = world
+        .guard()
+        .policy(&ranges(&agents, many, ECHO))
+        .start()
+        .unwrap();
+    let mut clients = agents.map(|agent| settled(&world, &guard, agent));
+    let [four, _] = address::origin(0x10);
+    let dial = format!("tcp('d', '{four}', 7)");
+    for client in &mut clients {
+        client.gives(&dial, json!([four.to_string(), 7]));
+    }
+    let in_force = |guard: &Guard<'_>| status(guard).unwrap()["policy"]["version"].clone();
+    let before = in_force(&guard);
+
+    let reload = || guard.cli().args(["policy", "reload"]).run().unwrap();
+    fs::write(guard.policy(), ranges(&agents, many + 1, "")).unwrap();
+    let refused = reload();
+    assert_eq!(refused.code(), 1, "{refused}");
+    assert!(refused.stderr.contains("NETWORKS is full"), "{refused}");
+    assert_eq!(in_force(&guard), before);
+    for client in &mut clients {
+        client.gives(&dial, json!([four.to_string(), 7]));
+    }
+    // Again, with what the last attempt left out of the way.
+    assert_eq!(reload().code(), 1);
+    fs::write(guard.policy(), ranges(&agents, 10, "")).unwrap();
+    reload().success().unwrap();
+    for client in &mut clients {
+        client.fails(&dial, "EPERM");
+    }
+    assert_eq!(world.canary().unwrap(), 0);
+}
