@@ -162,6 +162,21 @@ pub fn group(name: &str) -> io::Result<Option<u32>> {
     )
 }
 
+/// The number of a user of this host, where there is one of that name.
+///
+/// # Errors
+/// The databases'; [`io::ErrorKind::InvalidInput`] for a name with a NUL.
+pub fn user(name: &str) -> io::Result<Option<u32>> {
+    let name = CString::new(name)?;
+    lookup(
+        // SAFETY: as in `group`.
+        |entry, buffer, length, found| unsafe {
+            libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found)
+        },
+        |entry: &libc::passwd| entry.pw_uid,
+    )
+}
+
 struct Account {
     uid: u32,
     gid: u32,

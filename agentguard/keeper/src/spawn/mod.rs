@@ -28,7 +28,7 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 
-pub use account::group;
+pub use account::{group, user};
 pub use confine::{Instruction, SeccompFilter};
 pub use landlock::Domain;
 pub use launch::{Overlay, Source};
