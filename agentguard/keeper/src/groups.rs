@@ -50,13 +50,9 @@ impl Groups {
 
     /// Those that the host has, with their names.
     pub fn all(self) -> impl Iterator<Item = (&'static str, u32)> {
-        [
-            (RUN, self.run),
-            (READ, self.read),
-            (APPROVE, self.approve),
-        ]
-        .into_iter()
-        .filter_map(|(name, gid)| Some((name, gid?)))
+        [(RUN, self.run), (READ, self.read), (APPROVE, self.approve)]
+            .into_iter()
+            .filter_map(|(name, gid)| Some((name, gid?)))
     }
 }
 
@@ -85,12 +81,8 @@ pub fn let_in(path: &Path, groups: &[u32]) -> io::Result<LetIn> {
         [only] => alone(*only).map(|()| LetIn::All),
         [first, ..] => {
             let list = access_list(groups);
-            match rustix::fs::lsetxattr(
-                path,
-                "system.posix_acl_access",
-                &list,
-                XattrFlags::empty(),
-            ) {
+            match rustix::fs::lsetxattr(path, "system.posix_acl_access", &list, XattrFlags::empty())
+            {
                 Ok(()) => Ok(LetIn::All),
                 Err(rustix::io::Errno::OPNOTSUPP) => alone(*first).map(|()| LetIn::First),
                 Err(error) => Err(error.into()),
@@ -172,7 +164,11 @@ mod tests {
         ] {
             assert_eq!(let_in(&path, named).unwrap(), LetIn::All);
             for (gid, expected) in [one, two, three].into_iter().zip(groups) {
-                assert_eq!(connects(&path, 64_299, &[4, gid]), expected, "{gid} of {named:?}");
+                assert_eq!(
+                    connects(&path, 64_299, &[4, gid]),
+                    expected,
+                    "{gid} of {named:?}"
+                );
                 assert_eq!(connects(&path, gid, &[]), expected, "{gid} of {named:?}");
             }
             assert!(!connects(&path, 64_299, &[]), "{named:?}");

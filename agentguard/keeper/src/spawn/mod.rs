@@ -76,4 +76,6 @@ pub struct Admission {
     pub seccomp: Option<SeccompFilter>,
     /// The processes that it may reach.
     pub domain: Domain,
+    /// Groups that it does not have, whatever they are called by now.
+    pub without_groups: Vec<u32>,
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_control::api::{
@@ -13,7 +14,7 @@ use agentguard_keeper::documents::Documents;
 use agentguard_keeper::message::{self, Start, State};
 use agentguard_keeper::namespace::Listening;
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{Context, Labels, Mode};
+use agentguard_model::{Context, Labels, Mode, Users};
 use agentguard_policy::Policy;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ pub(super) struct Board {
     guard: watch::Sender<GuardStatus>,
     agents: watch::Sender<Vec<AgentStatus>>,
     governed: watch::Sender<Vec<String>>,
+    /// Who may run what.
+    users: watch::Sender<Arc<Users>>,
     /// The agents of the policy.
     declared: watch::Sender<Vec<(agentguard_model::AgentName, Labels, Mode)>>,
     /// When the oldest process that an agent can have was let in, seconds since the epoch.
@@ -63,6 +66,7 @@ impl Board {
             guard: watch::Sender::new(guard),
             agents: watch::Sender::new(Vec::new()),
             governed: watch::Sender::new(start.governed.clone()),
+            users: watch::Sender::new(Arc::default()),
             declared: watch::Sender::new(Vec::new()),
             oldest: watch::Sender::new(None),
         }
@@ -78,6 +82,10 @@ impl Board {
 
     pub(super) fn governed(&self) -> watch::Receiver<Vec<String>> {
         self.governed.subscribe()
+    }
+
+    pub(super) fn users(&self) -> watch::Receiver<Arc<Users>> {
+        self.users.subscribe()
     }
 
     /// Whether a process may live that was given an address a week ago.
@@ -100,7 +108,8 @@ impl Board {
     }
 
     /// A policy is in force.
-    pub(super) fn policy(&self, policy: &Policy, sources: &Documents) {
+    pub(super) fn policy(&self, policy: &Policy, sources: &Documents, users: Users) {
+        self.users.send_replace(Arc::new(users));
         self.guard.send_modify(|guard| {
             policy.version().clone_into(&mut guard.policy.version);
             guard.policy.files = sources.iter().map(|(path, _)| path.clone()).collect();

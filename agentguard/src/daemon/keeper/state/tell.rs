@@ -34,7 +34,7 @@ impl Keeper {
             resolvers: self.config.resolvers.clone(),
             upstreams: self.config.upstreams.clone(),
             governed: self.governed(),
-            readers: self.readers,
+            groups: self.groups,
             degraded: self.degraded(),
             keeper: std::process::id(),
         };
@@ -79,11 +79,12 @@ impl Keeper {
             degraded.push("no IPv6: agents' IPv6 connections are refused".to_owned());
         }
         degraded.extend(self.sandbox.lacks());
+        degraded.extend_from_slice(&self.unopened);
         degraded
     }
 
     pub(super) fn tell_policy(&self) {
-        match documents::seal(&self.sources) {
+        match documents::seal(&self.sources, &self.users) {
             Ok(file) => self.tell_with(
                 &ToWorker::Policy {
                     generation: self.generation,
