@@ -157,8 +157,8 @@ impl Own {
         }
         // A run by another user than root has that user in its context; the rest is told from the
         // process, where the kernel saw it.
-        let whose = match &decision.context.user {
-            Some(user) => user.parse().ok(),
+        let whose = match decision.context.user {
+            Some(_) => decision.context.uid(),
             None => decision.process.as_ref().map(|process| process.uid),
         };
         match whose {

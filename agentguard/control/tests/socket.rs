@@ -722,13 +722,13 @@ async fn users_of_one_agent_do_not_read_what_the_others_ran() {
     // By 7, by 8, by root, by a process of each without a run, and by nobody knows whom.
     let mut ids = Vec::new();
     for one in [
-        said("7"),
-        said("8"),
+        said("uid 7"),
+        said("uid 8"),
         process(7),
         process(8),
         process(0),
         decision("coder", Verdict::Deny, ActionKind::Connect, "a.example"),
-        said("not a number"),
+        said("uid none"),
     ] {
         ids.push(world.write(one).await.to_string());
     }

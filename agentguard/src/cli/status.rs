@@ -255,6 +255,39 @@ mod tests {
     }
 
     #[test]
+    fn who_is_told_a_part_is_told_that_it_is_one() {
+        let mut status = status();
+        status.partial = true;
+        status.guard.gate.attached.clear();
+        status.guard.listeners.clear();
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[2], "gate       2 programs; kernel 6.12.0");
+        assert_eq!(
+            lines[4],
+            "agent      coder in mode enforce, 1 cgroup, 1 run"
+        );
+        assert!(
+            lines[5].contains("are for root and whoever may read everything"),
+            "{said}"
+        );
+        assert!(
+            said.ends_with("for the host see `agentguard doctor`"),
+            "{said}"
+        );
+        status.record.degraded = Some(agentguard_record::Degraded {
+            since: "2026-01-01T00:00:02Z".parse().unwrap(),
+            error: "no space left on device".into(),
+        });
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        assert!(said.contains("record     degraded since"), "{said}");
+        assert!(
+            said.ends_with("not everything of the daemon works as it should"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_said_where_it_is_wrong() {
         let mut status = status();
         status.guard.gate.attached.clear();

@@ -6,6 +6,7 @@ use agentguard_control::peer::{Accepted, Rights};
 use agentguard_keeper::groups::RUN;
 use agentguard_keeper::packet::Peer;
 use agentguard_keeper::spawn::{Admission, Host, Refusal, RunId, RunRequest};
+use agentguard_model::Context;
 use agentguard_policy::SandboxPolicy;
 
 use super::authorities::Authorities;
@@ -60,7 +61,7 @@ impl RunHost {
             sandbox: keeper.sandbox(),
             policy: agent.sandbox.clone(),
             groups: keeper.groups().all().map(|(_, gid)| gid).collect(),
-            user: (!rights.root).then(|| rights.uid.to_string()),
+            user: (!rights.root).then(|| Context::user_of(rights.uid)),
         })
     }
 }
