@@ -1,7 +1,7 @@
 //! The guard: daemon and command line.
 //!
 //! This crate only wires. [`cli`] reads the command line and prints; [`config`] reads the
-//! configuration; [`doctor`] looks at the host; [`daemon`] joins the rooms in two processes; [`run`]
+//! configuration; [`accounts`] looks up users; [`doctor`] looks at the host; [`daemon`] joins the rooms in two processes; [`run`]
 //! is the client that stands in a governed command's place. What the guard does is in the rooms
 //! beside `src`.
 //!
@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod cli;
 mod config;
 mod daemon;

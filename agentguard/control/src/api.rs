@@ -265,6 +265,10 @@ pub struct Status {
     /// last.
     #[serde(default)]
     pub notices: Vec<Notice>,
+    /// That this is what somebody who may run some agents is told: other agents, listeners, leaves, and
+    /// the record's figures and notices are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 impl Status {
@@ -272,7 +276,7 @@ impl Status {
     #[must_use]
     pub fn healthy(&self) -> bool {
         self.guard.phase == Phase::Ready
-            && !self.guard.gate.attached.is_empty()
+            && (self.partial || !self.guard.gate.attached.is_empty())
             && self.guard.policy.refused.is_none()
             && self.guard.degraded.is_empty()
             && self.record.degraded.is_none()
@@ -305,6 +309,9 @@ pub struct PolicyAgent {
     pub labels: Labels,
     /// How far the policy goes for it.
     pub mode: Mode,
+    /// The users that may run it besides root, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<u32>,
 }
 
 /// A rule of the policy.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentguard_keeper::groups::{APPROVE, READ, RUN};
 use agentguard_model::{AgentName, Decision, DecisionId};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -99,9 +100,8 @@ impl ClientError {
         match self {
             Self::NoDaemon { .. } => Some(how_to_start(None)),
             Self::NotAllowed { .. } => Some(format!(
-                "run the command as root; questions can also be asked by members of the group {}, \
-                 where the host has it",
-                crate::peer::READERS
+                "run the command as root, or as a member of {READ}, {APPROVE} or {RUN}, where the host \
+                 has them; whoever became one has to log in anew"
             )),
             Self::Silent { .. } | Self::Connection { .. } => {
                 Some("look at the daemon's log: journalctl -u agentguard".into())

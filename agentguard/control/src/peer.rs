@@ -1,8 +1,9 @@
 //! Who may speak to the control socket.
 //!
-//! The host's root, and members of one group that may read, and never a process that is itself
-//! governed: an agent must not be a client of its own guard, whatever user it runs as. The kernel says who connected (`SO_PEERCRED`,
-//! `SO_PEERPIDFD`); its cgroup is read from `/proc/PID/cgroup` while a pidfd shows that the process
+//! The host's root, and members of the guard's groups ([`agentguard_keeper::groups`]), and never a
+//! process that is itself governed: an agent must not be a client of its own guard, whatever user it
+//! runs as and whatever its groups. The kernel says who connected (`SO_PEERCRED`, `SO_PEERGROUPS`,
+//! `SO_PEERPIDFD`), with what it had then; its cgroup is read from `/proc/PID/cgroup` while a pidfd shows that the process
 //! still lives, so that the number cannot have passed to another process in between.
 //!
 //! Kernels before 6.5 have no `SO_PEERPIDFD`. There the pidfd is opened by number, and a process
@@ -14,7 +15,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use agentguard_keeper::packet::Packet;
+use agentguard_keeper::groups::Groups;
+use agentguard_keeper::packet::{Packet, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
@@ -22,21 +24,49 @@ use rustix::time::{ClockId, clock_gettime};
 /// `USER_HZ`: the unit of times in `/proc/PID/stat` on every architecture the guard runs on.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// The group whose members may read everything on the control socket, where the host has it.
-pub const READERS: &str = "agentguard-read";
+/// What a peer may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rights {
+    /// Its user.
+    pub uid: u32,
+    /// Everything.
+    pub root: bool,
+    /// Run the agents that list it, and read of them.
+    pub run: bool,
+    /// Read everything.
+    pub read: bool,
+    /// Quarantine agents and release them.
+    pub approve: bool,
+}
+
+impl Rights {
+    /// What the credentials of a process give it; `None`: nothing at all.
+    fn of(peer: &Peer, groups: &Groups) -> Option<Self> {
+        let root = peer.uid == 0;
+        let member = |group: Option<u32>| {
+            group.is_some_and(|gid| peer.gid == gid || peer.groups.contains(&gid))
+        };
+        let approve = root || member(groups.approve);
+        let rights = Self {
+            uid: peer.uid,
+            root,
+            run: root || member(groups.run),
+            read: approve || member(groups.read),
+            approve,
+        };
+        (rights.run || rights.read).then_some(rights)
+    }
+}
 
 /// Why a peer is refused.
 #[derive(Debug)]
 pub enum Refusal {
-    /// It does not run as root.
-    NotRoot {
+    /// It neither runs as root nor has one of the guard's groups.
+    NoMember {
         /// Its user.
         uid: u32,
-    },
-    /// It does not run as root, nor in the group that may read.
-    NoReader {
-        /// Its user.
-        uid: u32,
+        /// The groups that the host has.
+        groups: Vec<&'static str>,
     },
     /// It runs inside a governed cgroup.
     Governed {
@@ -49,18 +79,32 @@ pub enum Refusal {
     Unknown(io::Error),
 }
 
+impl Refusal {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoMember { groups, .. } if groups.is_empty() => "run this as root".to_owned(),
+            Self::NoMember { groups, .. } => format!(
+                "run this as root, or become a member of {} and log in anew",
+                groups.join(" or ")
+            ),
+            Self::Governed { .. } => "run this outside the agents' cgroups".to_owned(),
+            Self::Gone | Self::Unknown(_) => "stay connected until the answer is there".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRoot { uid } => {
-                write!(
-                    f,
-                    "only root may read from the guard, and this is user {uid}"
-                )
+            Self::NoMember { uid, groups } if groups.is_empty() => {
+                write!(f, "only root may use the guard, and this is user {uid}")
             }
-            Self::NoReader { uid } => write!(
+            Self::NoMember { uid, groups } => write!(
                 f,
-                "only root and the group {READERS} may read from the guard, and this is user {uid}"
+                "only root and members of {} may use the guard, and this is user {uid}",
+                groups.join(", ")
             ),
             Self::Governed { cgroup } => write!(
                 f,
@@ -88,44 +132,37 @@ impl Accepted {
     }
 }
 
-/// Decides whether the process at the other end of `socket` may be served. `governed` are the
-/// governed cgroups as `/proc/PID/cgroup` writes them: absolute within the hierarchy. While none is
-/// known, nobody is served. `readers` is the number of the group [`READERS`]; without it only root is
-/// served. A member of it had it when it connected, as its own or among the others.
+/// Decides what the process at the other end of `socket` may do. `governed` are the governed cgroups
+/// as `/proc/PID/cgroup` writes them: absolute within the hierarchy. While none is known, nobody is
+/// served.
 pub(crate) fn authorise(
     socket: OwnedFd,
     accepted: Accepted,
     governed: &[String],
-    readers: Option<u32>,
-) -> Result<(), Refusal> {
+    groups: &Groups,
+) -> Result<Rights, Refusal> {
     let peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
-    match readers {
-        Some(readers) if peer.uid != 0 => {
-            if peer.gid != readers && !peer.groups.contains(&readers) {
-                return Err(Refusal::NoReader { uid: peer.uid });
-            }
-            ungoverned(peer.pid, peer.pidfd, accepted, governed)
-        }
-        _ => judge(peer.uid, peer.pid, peer.pidfd, accepted, governed),
-    }
+    judge(&peer, accepted, governed, groups)
 }
 
-/// The same for a peer of which the kernel told already: its user, its process, and a descriptor of
-/// that very process where the kernel has such.
+/// The same for a peer of which the kernel told already.
 ///
 /// # Errors
 /// [`Refusal`].
 pub fn judge(
-    uid: u32,
-    pid: u32,
-    pidfd: Option<OwnedFd>,
+    peer: &Peer,
     accepted: Accepted,
     governed: &[String],
-) -> Result<(), Refusal> {
-    if uid != 0 {
-        return Err(Refusal::NotRoot { uid });
-    }
-    ungoverned(pid, pidfd, accepted, governed)
+    groups: &Groups,
+) -> Result<Rights, Refusal> {
+    let rights = Rights::of(peer, groups).ok_or_else(|| Refusal::NoMember {
+        uid: peer.uid,
+        groups: groups.all().map(|(name, _)| name).collect(),
+    })?;
+    // Without its descriptor a process is looked at as on kernels that have none.
+    let pidfd = peer.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
+    ungoverned(peer.pid, pidfd, accepted, governed)?;
+    Ok(rights)
 }
 
 /// Whether a process is in no governed cgroup.
@@ -203,7 +240,7 @@ fn unified(text: &str) -> Option<&str> {
 }
 
 /// Whether `cgroup` is `top` or below it, at a path boundary.
-fn is_within(cgroup: &str, top: &str) -> bool {
+pub(crate) fn is_within(cgroup: &str, top: &str) -> bool {
     cgroup
         .strip_prefix(top.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -220,6 +257,44 @@ fn start_ticks(stat: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn rights_are_those_of_the_groups_that_the_process_has() {
+        let groups = Groups {
+            run: Some(31),
+            read: Some(32),
+            approve: Some(33),
+        };
+        let rights = |uid, gid, others: &[u32], groups: &Groups| {
+            let peer = Peer {
+                pid: 1,
+                uid,
+                gid,
+                groups: others.to_vec(),
+                pidfd: None,
+            };
+            Rights::of(&peer, groups).map(|it| (it.root, it.run, it.read, it.approve))
+        };
+        for (uid, gid, others, expected) in [
+            (0, 0, &[][..], Some((true, true, true, true))),
+            (7, 7, &[], None),
+            // Root's group is not root.
+            (7, 0, &[0, 34], None),
+            (7, 31, &[], Some((false, true, false, false))),
+            (7, 7, &[9, 32], Some((false, false, true, false))),
+            (7, 7, &[33], Some((false, false, true, true))),
+            (7, 31, &[33], Some((false, true, true, true))),
+        ] {
+            assert_eq!(
+                rights(uid, gid, others, &groups),
+                expected,
+                "{gid} {others:?}"
+            );
+            // Groups that the host does not have give nothing.
+            let none = rights(uid, gid, others, &Groups::default());
+            assert_eq!(none.is_some(), uid == 0);
+        }
+    }
 
     #[test]
     fn a_cgroup_is_governed_at_a_path_boundary_only() {
@@ -264,10 +339,10 @@ mod tests {
             ours.into(),
             Accepted::now(),
             std::slice::from_ref(&own),
-            None,
+            &Groups::default(),
         ) {
             Err(Refusal::Governed { cgroup }) => assert_eq!(cgroup, own),
-            Err(Refusal::NotRoot { .. }) => assert!(!root),
+            Err(Refusal::NoMember { .. }) => assert!(!root),
             other => panic!("{other:?}"),
         }
     }
@@ -276,8 +351,8 @@ mod tests {
     fn while_no_governed_cgroup_is_known_nobody_is_served() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert!(matches!(
-            authorise(ours.into(), Accepted::now(), &[], None),
-            Err(Refusal::Unknown(_) | Refusal::NotRoot { .. })
+            authorise(ours.into(), Accepted::now(), &[], &Groups::default()),
+            Err(Refusal::Unknown(_) | Refusal::NoMember { .. })
         ));
     }
 

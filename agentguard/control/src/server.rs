@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentguard_model::{InvalidDecisionId, Verdict};
+use agentguard_keeper::groups::{APPROVE, Groups, READ};
+use agentguard_model::{AgentName, InvalidDecisionId, Users, Verdict};
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
 use agentguard_record::{Followed, Query, ReadError, Record};
 use arc_swap::ArcSwap;
@@ -30,7 +31,9 @@ use crate::api::{
     AgentStatus, Agents, DEFAULT_LIMIT, GuardStatus, Line, NOTICES, PolicyAgent, PolicyRule,
     PolicyView, Problem, ProblemCode, Status, VerdictQuery, Verdicts,
 };
-use crate::peer::{Accepted, READERS, Refusal, authorise};
+use crate::peer::{Accepted, Refusal, Rights, authorise};
+use crate::scope::{Own, Scope};
+use crate::seats::Seats;
 
 /// How often a followed answer shows that it is alive, with an empty line.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -40,7 +43,10 @@ const CONNECTIONS: usize = 64;
 
 /// Connections of other users that are open at once, those that are refused among them. Further ones
 /// are closed: nobody keeps root from asking.
-const CONNECTIONS_OF_OTHERS: usize = 32;
+const CONNECTIONS_OF_OTHERS: usize = 64;
+
+/// Of these, those of one user.
+const CONNECTIONS_OF_ONE: usize = 16;
 
 /// Bytes of a request's head, at most; a longer one is answered 431 and closed.
 const MAX_HEAD: usize = 16 * 1024;
@@ -71,8 +77,10 @@ pub struct Sources {
     /// The governed cgroups as `/proc/PID/cgroup` writes them (absolute within the hierarchy): a
     /// process in one of these or below is served nothing, and while there is none nobody is.
     pub governed: watch::Receiver<Vec<String>>,
-    /// The group whose members may read everything; without one only root may.
-    pub readers: Option<u32>,
+    /// The guard's groups: who besides root may ask.
+    pub groups: Groups,
+    /// Who may run what, and so what members of `agentguard-run` are told.
+    pub users: watch::Receiver<Arc<Users>>,
 }
 
 /// Serves connections until `shutdown`, then ends them within two seconds.
@@ -85,7 +93,7 @@ pub struct Sources {
 pub async fn serve(listener: UnixListener, sources: Sources, shutdown: CancellationToken) {
     let sources = Arc::new(sources);
     let roots = Arc::new(Semaphore::new(CONNECTIONS));
-    let others = Arc::new(Semaphore::new(CONNECTIONS_OF_OTHERS));
+    let others = Seats::new(CONNECTIONS_OF_OTHERS, CONNECTIONS_OF_ONE);
     let tasks = TaskTracker::new();
     loop {
         let accepted = async {
@@ -102,15 +110,17 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
         };
         match accepted {
             Ok((stream, _)) => {
-                let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
-                let permit = if root {
-                    permit
+                let Ok(peer) = stream.peer_cred() else {
+                    continue;
+                };
+                let (permit, seat) = if peer.uid() == 0 {
+                    (Some(permit), None)
                 } else {
                     drop(permit);
-                    match Arc::clone(&others).try_acquire_owned() {
-                        Ok(permit) => permit,
-                        Err(_) => continue,
-                    }
+                    let Some(seat) = others.take(peer.uid()) else {
+                        continue;
+                    };
+                    (None, Some(seat))
                 };
                 let connection = connection(
                     stream,
@@ -120,7 +130,7 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
                 );
                 tasks.spawn(async move {
                     connection.await;
-                    drop(permit);
+                    drop((permit, seat));
                 });
             }
             Err(error) => {
@@ -155,10 +165,12 @@ async fn connection(
         );
         async move {
             Ok::<_, Infallible>(match &*admitted {
-                Ok(()) => answer(request, &sources, shutdown).await,
+                Ok(rights) => {
+                    let scope = scope(*rights, &sources);
+                    answer(request, &scope, &sources, shutdown).await
+                }
                 Err(refusal) => refuse(
-                    &Problem::new(ProblemCode::Forbidden, refusal.to_string())
-                        .hint(how_to_ask(refusal)),
+                    &Problem::new(ProblemCode::Forbidden, refusal.to_string()).hint(refusal.hint()),
                 ),
             })
         }
@@ -186,25 +198,31 @@ async fn connection(
     }
 }
 
-/// What to do about a refusal.
-fn how_to_ask(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::NoReader { .. } => {
-            format!("ask as root, or become a member of the group {READERS} and log in anew")
-        }
-        _ => "ask as root, from outside the agents".to_owned(),
+/// How much a peer is told.
+fn scope(rights: Rights, sources: &Sources) -> Scope {
+    if rights.read {
+        Scope::All
+    } else {
+        Scope::Own(Own {
+            uid: rights.uid,
+            users: sources.users.clone(),
+        })
     }
 }
 
-/// Whether the peer may ask. Reads `/proc`, so it runs where blocking is allowed.
-async fn admit(stream: &UnixStream, accepted: Accepted, sources: &Sources) -> Result<(), Refusal> {
+/// What the peer may do. Reads `/proc`, so it runs where blocking is allowed.
+async fn admit(
+    stream: &UnixStream,
+    accepted: Accepted,
+    sources: &Sources,
+) -> Result<Rights, Refusal> {
     let socket = stream
         .as_fd()
         .try_clone_to_owned()
         .map_err(Refusal::Unknown)?;
     let governed = sources.governed.borrow().clone();
-    let readers = sources.readers;
-    tokio::task::spawn_blocking(move || authorise(socket, accepted, &governed, readers))
+    let groups = sources.groups;
+    tokio::task::spawn_blocking(move || authorise(socket, accepted, &governed, &groups))
         .await
         .unwrap_or_else(|died| Err(Refusal::Unknown(io::Error::other(died))))
 }
@@ -213,6 +231,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 async fn answer(
     request: Request<Incoming>,
+    scope: &Scope,
     sources: &Sources,
     shutdown: CancellationToken,
 ) -> Response<Body> {
@@ -229,17 +248,32 @@ async fn answer(
     let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
     let result = match path.as_slice() {
         ["v1", "verdicts"] => match VerdictQuery::parse(query) {
-            Ok(query) if query.follow => Ok(follow(&query, sources, shutdown)),
-            Ok(query) => verdicts(&query, sources).await,
+            Ok(query) if !query.agent.as_ref().is_none_or(|name| scope.has_agent(name)) => {
+                Err(no_agent(query.agent.as_ref().map_or("", AgentName::as_str)))
+            }
+            Ok(query) if query.follow => Ok(follow(&query, scope, sources, shutdown)),
+            Ok(query) => verdicts(&query, scope, sources).await,
             Err(problem) => Err(problem),
         },
-        ["v1", "verdicts", id] => decision(id, sources).await,
+        ["v1", "verdicts", id] => decision(id, scope, sources).await,
         ["v1", "agents"] => Ok(json(&Agents {
-            agents: sources.agents.borrow().clone(),
+            agents: scope.agents(&sources.agents.borrow()),
         })),
-        ["v1", "agents", name] => agent(name, sources),
-        ["v1", "policy"] => Ok(json(&policy(sources))),
-        ["v1", "status"] => status(sources).await,
+        ["v1", "agents", name] => agent(name, scope, sources),
+        ["v1", "policy"] => match scope {
+            Scope::All => Ok(json(&policy(sources))),
+            Scope::Own(own) => Err(Problem::new(
+                ProblemCode::Forbidden,
+                format!(
+                    "the policy speaks of all agents, and user {} may read of some",
+                    own.uid
+                ),
+            )
+            .hint(format!(
+                "ask root, or a member of {READ} or {APPROVE}; `agentguard explain ID` has the rules behind a decision"
+            ))),
+        },
+        ["v1", "status"] => status(scope, sources).await,
         _ => Err(
             Problem::new(ProblemCode::NotFound, "there is no such route")
                 .hint("verdicts, agents, policy and status are there, under /v1"),
@@ -248,22 +282,26 @@ async fn answer(
     result.unwrap_or_else(|problem| refuse(&problem))
 }
 
-async fn verdicts(query: &VerdictQuery, sources: &Sources) -> Result<Response<Body>, Problem> {
+async fn verdicts(
+    query: &VerdictQuery,
+    scope: &Scope,
+    sources: &Sources,
+) -> Result<Response<Body>, Problem> {
     let decisions = sources
         .record
-        .query(selection(query, DEFAULT_LIMIT))
+        .query(scope.narrow(selection(query, DEFAULT_LIMIT), false))
         .await
         .map_err(|error| unreadable(&error))?;
     Ok(json(&Verdicts { decisions }))
 }
 
-async fn decision(id: &str, sources: &Sources) -> Result<Response<Body>, Problem> {
+async fn decision(id: &str, scope: &Scope, sources: &Sources) -> Result<Response<Body>, Problem> {
     let id = id
         .parse()
         .map_err(|error: InvalidDecisionId| Problem::bad_request(error.to_string()))?;
     match sources.record.find(id).await.map_err(|error| unreadable(&error))? {
-        Some(decision) => Ok(json(&decision)),
-        None => Err(
+        Some(decision) if scope.has(&decision) => Ok(json(&decision)),
+        _ => Err(
             Problem::new(ProblemCode::NotFound, format!("there is no decision {id}")).hint(
                 "old decisions are deleted when the record reaches its bound; `agentguard verdicts` lists those that are there",
             ),
@@ -271,22 +309,25 @@ async fn decision(id: &str, sources: &Sources) -> Result<Response<Body>, Problem
     }
 }
 
-fn agent(name: &str, sources: &Sources) -> Result<Response<Body>, Problem> {
+fn agent(name: &str, scope: &Scope, sources: &Sources) -> Result<Response<Body>, Problem> {
     let agents = sources.agents.borrow();
     match agents.iter().find(|agent| agent.name.as_str() == name) {
-        Some(agent) => Ok(json(agent)),
-        None => {
-            let shown: String = name.chars().take(63).collect();
-            Err(Problem::new(
-                ProblemCode::NotFound,
-                format!("there is no agent `{shown}`"),
-            )
-            .hint("`agentguard agent list` lists those that are there"))
-        }
+        Some(agent) if scope.has_agent(&agent.name) => Ok(json(&scope.agent(agent))),
+        _ => Err(no_agent(name)),
     }
 }
 
-async fn status(sources: &Sources) -> Result<Response<Body>, Problem> {
+/// Said of an agent that is not there, and of one that this peer is not told of.
+fn no_agent(name: &str) -> Problem {
+    let shown: String = name.chars().take(63).collect();
+    Problem::new(
+        ProblemCode::NotFound,
+        format!("there is no agent `{shown}`"),
+    )
+    .hint("`agentguard agent list` lists those that are there")
+}
+
+async fn status(scope: &Scope, sources: &Sources) -> Result<Response<Body>, Problem> {
     let notices = sources
         .record
         .notices(NOTICES)
@@ -297,8 +338,9 @@ async fn status(sources: &Sources) -> Result<Response<Body>, Problem> {
         agents: sources.agents.borrow().clone(),
         record: sources.record.status(),
         notices,
+        partial: false,
     };
-    Ok(json(&status))
+    Ok(json(&scope.status(status)))
 }
 
 fn policy(sources: &Sources) -> PolicyView {
@@ -306,6 +348,7 @@ fn policy(sources: &Sources) -> PolicyView {
     let mut status = sources.guard.borrow().policy.clone();
     // What decides is what is told; the status may be about to follow.
     policy.version().clone_into(&mut status.version);
+    let users = sources.users.borrow();
     PolicyView {
         status,
         agents: policy
@@ -315,6 +358,7 @@ fn policy(sources: &Sources) -> PolicyView {
                 name: agent.name.clone(),
                 labels: agent.labels.clone(),
                 mode: agent.mode,
+                users: users.of(&agent.name).collect(),
             })
             .collect(),
         rules: policy.rules().map(rule).collect(),
@@ -340,14 +384,20 @@ fn rule(rule: &RuleInfo) -> PolicyRule {
 /// An answer without an end. The record is read at the reader's pace: one that is slow lags behind,
 /// holds one page of decisions here, and loses nothing but what retention deletes meanwhile, which
 /// it is told.
-fn follow(query: &VerdictQuery, sources: &Sources, shutdown: CancellationToken) -> Response<Body> {
+fn follow(
+    query: &VerdictQuery,
+    scope: &Scope,
+    sources: &Sources,
+    shutdown: CancellationToken,
+) -> Response<Body> {
+    let of_gaps = scope.clone();
     let lines = sources
         .record
-        .follow(selection(query, 0))
-        .map(|followed| match followed {
+        .follow(scope.narrow(selection(query, 0), true))
+        .map(move |followed| match followed {
             Followed::Decision(decision) => Line::Decision(decision),
             Followed::Counted(decision) => Line::Counted(decision),
-            Followed::Gap(gap) => Line::Gap(gap),
+            Followed::Gap(gap) => Line::Gap(of_gaps.gap(gap)),
         });
     let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -386,6 +436,7 @@ fn selection(query: &VerdictQuery, default_limit: u32) -> Query {
         since: query.since,
         before: None,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        only: None,
     }
 }
 

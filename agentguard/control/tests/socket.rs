@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, Line, Phase, PolicyStatus, ProblemCode,
-    VerdictQuery,
+    Quarantine, VerdictQuery,
 };
 use agentguard_control::{Client, ClientError, Sources, serve};
 use agentguard_decision::Recorder;
+use agentguard_keeper::groups::Groups;
 use agentguard_model::{
-    Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Reason,
-    ReasonCode, Verdict,
+    Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Process,
+    Reason, ReasonCode, Users, Verdict,
 };
 use agentguard_policy::{Document, compile};
 use agentguard_record::{Options, Record};
@@ -60,7 +61,8 @@ struct World {
     record: Record,
     governed: watch::Sender<Vec<String>>,
     agents: watch::Sender<Vec<AgentStatus>>,
-    _guard: watch::Sender<GuardStatus>,
+    users: watch::Sender<Arc<Users>>,
+    guard: watch::Sender<GuardStatus>,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -74,6 +76,7 @@ impl World {
             text: POLICY.into(),
         }])
         .unwrap();
+        let (users, users_seen) = watch::channel(Arc::default());
         let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
         let (agents, agents_seen) = watch::channel(vec![agent_status()]);
         let (guard, guard_seen) = watch::channel(guard_status());
@@ -90,7 +93,8 @@ impl World {
             agents: agents_seen,
             guard: guard_seen,
             governed: governed_seen,
-            readers: Some(READERS),
+            groups: GROUPS,
+            users: users_seen,
         };
         let server = tokio::spawn(serve(listener, sources, shutdown.clone()));
         Self {
@@ -98,7 +102,8 @@ impl World {
             record,
             governed,
             agents,
-            _guard: guard,
+            users,
+            guard,
             shutdown,
             server,
         }
@@ -482,54 +487,338 @@ async fn root_inside_an_agent_is_refused_every_question() {
     assert!(world.client().await.status().await.is_ok());
 }
 
-/// The number of the group that may read.
+/// The groups that the guard of these tests has.
+const RUNNERS: u32 = 64_300;
 const READERS: u32 = 64_301;
+const APPROVERS: u32 = 64_302;
+const GROUPS: Groups = Groups {
+    run: Some(RUNNERS),
+    read: Some(READERS),
+    approve: Some(APPROVERS),
+};
+
+/// Another user than root: one that everybody has.
+const NOBODY: u32 = 65_534;
 
 /// Asks as another user: a thread becomes one and ends. Needs root, as everything that the guard does.
-async fn ask_as(world: &World, gid: u32, groups: &'static [u32]) -> String {
+async fn ask_as(
+    world: &World,
+    (uid, gid): (u32, u32),
+    groups: &'static [u32],
+    route: &str,
+) -> String {
     let socket = world.socket();
+    let request = format!("GET {route} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     let caller = move || {
-        let nobody = rustix::process::Uid::from_raw(65534);
-        let gid = rustix::process::Gid::from_raw(gid);
-        let groups: Vec<_> = groups
-            .iter()
-            .map(|group| rustix::process::Gid::from_raw(*group))
-            .collect();
-        // The kernel's calls, which change this thread alone.
-        rustix::thread::set_thread_groups(&groups).unwrap();
-        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
-        exchange(&socket, "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+        become_user(uid, gid, groups);
+        exchange(&socket, &request)
     };
     tokio::task::spawn_blocking(|| std::thread::spawn(caller).join().unwrap())
         .await
         .unwrap()
 }
 
+/// This thread alone is another user's from now on: these are the kernel's calls.
+fn become_user(uid: u32, gid: u32, groups: &[u32]) {
+    let uid = rustix::process::Uid::from_raw(uid);
+    let gid = rustix::process::Gid::from_raw(gid);
+    let groups: Vec<_> = groups
+        .iter()
+        .map(|group| rustix::process::Gid::from_raw(*group))
+        .collect();
+    rustix::thread::set_thread_groups(&groups).unwrap();
+    rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+    rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+}
+
+/// The status and the document of an answer.
+fn read(answer: &str) -> (u16, serde_json::Value) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect(answer);
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).expect(answer))
+}
+
 #[tokio::test]
-async fn other_users_are_served_as_members_of_the_group_that_may_read() {
+async fn other_users_are_served_as_members_of_the_groups_that_may_read() {
     let world = World::new().await;
-    for (gid, groups) in [(65534, &[][..]), (65534, &[4, 64_302])] {
-        let answer = ask_as(&world, gid, groups).await;
+    for (gid, groups) in [(NOBODY, &[][..]), (NOBODY, &[4, 64_309])] {
+        let answer = ask_as(&world, (NOBODY, gid), groups, "/v1/status").await;
         assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-        let told = "only root and the group agentguard-read may read from the guard, and this is user 65534";
+        let told = "only root and members of agentguard-run, agentguard-read, agentguard-approve may use the guard, and this is user 65534";
         assert!(answer.contains(told), "{answer}");
-        assert!(answer.contains("become a member of the group"), "{answer}");
+        assert!(answer.contains("become a member of"), "{answer}");
     }
-    for (gid, groups) in [(READERS, &[][..]), (65534, &[4, READERS])] {
-        let answer = ask_as(&world, gid, groups).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for (gid, groups) in [
+        (READERS, &[][..]),
+        (NOBODY, &[4, READERS]),
+        (APPROVERS, &[]),
+        (NOBODY, &[APPROVERS, 4]),
+        (RUNNERS, &[READERS]),
+    ] {
+        let (status, answer) = read(&ask_as(&world, (NOBODY, gid), groups, "/v1/status").await);
+        assert_eq!(status, 200);
+        assert_eq!(answer["agents"][0]["name"], "coder", "{answer}");
+        assert!(answer.get("partial").is_none(), "{answer}");
     }
-    // A member that is an agent is an agent.
+    // A member that is an agent is an agent, whatever its groups.
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::"));
     world.governed.send_replace(vec![own.unwrap().to_owned()]);
-    let answer = ask_as(&world, READERS, &[]).await;
-    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    assert!(
-        answer.contains("an agent may not ask its own guard"),
-        "{answer}"
+    for gid in [RUNNERS, READERS, APPROVERS] {
+        let others = &[RUNNERS, READERS, APPROVERS];
+        let answer = ask_as(&world, (NOBODY, gid), others, "/v1/agents").await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert!(
+            answer.contains("an agent may not ask its own guard"),
+            "{answer}"
+        );
+    }
+}
+
+/// Who may run what.
+fn users(of: &[(&str, &[u32])]) -> Arc<Users> {
+    let mut users = Users::default();
+    for (agent, uids) in of {
+        for uid in *uids {
+            users.add(agent.parse().unwrap(), *uid);
+        }
+    }
+    Arc::new(users)
+}
+
+/// A decision of a run of `coder` on somebody's behalf.
+fn said(user: &str) -> Decision {
+    let mut decision = decision("coder", Verdict::Deny, ActionKind::Connect, "a.example");
+    decision.context.user = Some(user.to_owned());
+    decision
+}
+
+#[tokio::test]
+async fn who_may_run_some_agents_is_told_of_these_as_if_there_were_no_others() {
+    let world = World::new().await;
+    let quarantine = Quarantine {
+        since: Timestamp::UNIX_EPOCH,
+        uid: Some(0),
+        reason: Some("for operators".into()),
+        frozen: false,
+    };
+    let agents = ["coder", "secret"].map(|name| AgentStatus {
+        name: name.parse().unwrap(),
+        quarantine: Some(quarantine.clone()),
+        cgroups: vec![format!("/sys/fs/cgroup/other/{name}")],
+        ..agent_status()
+    });
+    world.agents.send_replace(agents.to_vec());
+    world.guard.send_modify(|guard| {
+        guard.gate.attached = ["coder", "secret"]
+            .map(|name| format!("/sys/fs/cgroup/other/{name}"))
+            .to_vec();
+        guard.policy.refused = Some("p.yaml:7:1: error: agent `secret`".into());
+    });
+    world
+        .users
+        .send_replace(users(&[("coder", &[7]), ("secret", &[8])]));
+    let mut ids = Vec::new();
+    for agent in ["coder", "secret", "coder", "secret"] {
+        let one = decision(agent, Verdict::Deny, ActionKind::Connect, "a.example");
+        ids.push(world.write(one).await.to_string());
+    }
+    let mut deed = decision("coder", Verdict::Allow, ActionKind::Administration, "x");
+    deed.layer = Layer::Operator;
+    ids.push(world.write(deed).await.to_string());
+    let mut nobodys = decision("coder", Verdict::Allow, ActionKind::Connect, "x");
+    nobodys.agent = None;
+    ids.push(world.write(nobodys).await.to_string());
+
+    let ask = async |route: &str| {
+        let answer = ask_as(&world, (7, 7), &[4, RUNNERS], route).await;
+        assert!(!answer.contains("secret"), "{route}: {answer}");
+        assert!(!answer.contains("for operators"), "{route}: {answer}");
+        read(&answer)
+    };
+    let (status, answer) = ask("/v1/verdicts").await;
+    let given: Vec<_> = answer["decisions"].as_array().unwrap().iter().collect();
+    let given: Vec<_> = given.iter().map(|it| it["id"].as_str().unwrap()).collect();
+    assert_eq!(
+        (status, given),
+        (200, vec![ids[0].as_str(), ids[2].as_str()])
     );
+    let (status, answer) = ask("/v1/verdicts?limit=1").await;
+    assert_eq!(
+        (status, &answer["decisions"][0]["id"]),
+        (200, &ids[2].as_str().into())
+    );
+    let (_, answer) = ask("/v1/agents").await;
+    assert_eq!(answer["agents"].as_array().unwrap().len(), 1);
+    assert_eq!(ask("/v1/agents/coder").await.0, 200);
+    let (status, answer) = ask("/v1/status").await;
+    assert_eq!((status, &answer["partial"]), (200, &true.into()));
+    assert_eq!(
+        answer["gate"]["attached"],
+        serde_json::json!(["/sys/fs/cgroup/other/coder"])
+    );
+    assert_eq!(answer["record"]["entries"], 0);
+    let (status, answer) = ask("/v1/policy").await;
+    assert_eq!((status, &answer["code"]), (403, &"forbidden".into()));
+
+    // What is another's, what is an operator's and what is nobody's is not there.
+    for (n, id) in ids.iter().enumerate() {
+        let (status, answer) = ask(&format!("/v1/verdicts/{id}")).await;
+        assert_eq!(status, if n == 0 || n == 2 { 200 } else { 404 }, "{n}");
+        if status == 404 {
+            let nowhere = id.replace(|_: char| true, "0");
+            let (_, other) = ask(&format!("/v1/verdicts/{nowhere}")).await;
+            assert_eq!(
+                answer.to_string().replace(id, "ID"),
+                other.to_string().replace(&nowhere, "ID")
+            );
+            assert_eq!(answer["code"], "not_found");
+        }
+    }
+    for route in [
+        "/v1/agents/NAME",
+        "/v1/verdicts?agent=NAME",
+        "/v1/verdicts?agent=NAME&follow=true",
+    ] {
+        let of = async |name: &str| {
+            let answer = ask_as(&world, (7, RUNNERS), &[], &route.replace("NAME", name)).await;
+            let (status, answer) = read(&answer);
+            (status, answer.to_string().replace(name, "NAME"))
+        };
+        let (status, answer) = of("secret").await;
+        assert_eq!(
+            (status, &answer),
+            (404, &of("nobody-knows").await.1),
+            "{route}"
+        );
+    }
+    // Who may run nothing is told of nothing.
+    let (status, answer) = read(&ask_as(&world, (9, 9), &[RUNNERS], "/v1/verdicts").await);
+    assert_eq!(
+        (status, answer),
+        (200, serde_json::json!({"decisions": []}))
+    );
+    let (_, answer) = read(&ask_as(&world, (9, 9), &[RUNNERS], "/v1/agents").await);
+    assert_eq!(answer, serde_json::json!({"agents": []}));
+    // And who is listed but no member is refused.
+    let (status, answer) = read(&ask_as(&world, (7, 7), &[4], "/v1/verdicts").await);
+    assert_eq!((status, &answer["code"]), (403, &"forbidden".into()));
+}
+
+#[tokio::test]
+async fn users_of_one_agent_do_not_read_what_the_others_ran() {
+    let world = World::new().await;
+    world.users.send_replace(users(&[("coder", &[7, 8])]));
+    let process = |uid| {
+        let mut decision = decision("coder", Verdict::Deny, ActionKind::Connect, "a.example");
+        decision.process = Some(Process {
+            pid: 1,
+            uid,
+            comm: "x".into(),
+            exe: None,
+        });
+        decision
+    };
+    // By 7, by 8, by root, by a process of each without a run, and by nobody knows whom.
+    let mut ids = Vec::new();
+    for one in [
+        said("uid 7"),
+        said("uid 8"),
+        process(7),
+        process(8),
+        process(0),
+        decision("coder", Verdict::Deny, ActionKind::Connect, "a.example"),
+        said("uid none"),
+    ] {
+        ids.push(world.write(one).await.to_string());
+    }
+    let of = async |uid| {
+        let answer = ask_as(&world, (uid, RUNNERS), &[], "/v1/verdicts").await;
+        let (_, answer) = read(&answer);
+        let given = answer["decisions"].as_array().unwrap().clone();
+        let given = given.iter().map(|it| it["id"].as_str().unwrap().to_owned());
+        given
+            .map(|id| ids.iter().position(|it| *it == id).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(7).await, [0, 2, 4]);
+    assert_eq!(of(8).await, [1, 3, 4]);
+    // The only user of an agent reads all of it.
+    world.users.send_replace(users(&[("coder", &[7])]));
+    assert_eq!(of(7).await, [0, 1, 2, 3, 4, 5, 6]);
+    assert!(of(8).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_followed_answer_ends_to_tell_of_an_agent_that_is_the_users_no_more() {
+    let world = World::new().await;
+    world
+        .users
+        .send_replace(users(&[("coder", &[7]), ("secret", &[8])]));
+    let socket = world.socket();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let follower = std::thread::spawn(move || {
+        become_user(7, 7, &[RUNNERS]);
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream
+            .write_all(b"GET /v1/verdicts?follow=true HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut head = true;
+        for line in std::io::BufRead::lines(std::io::BufReader::new(stream)) {
+            let Ok(line) = line else { return };
+            // After the head, empty lines are those of chunks.
+            if line.starts_with('{') || (head && line.is_empty()) {
+                head = false;
+                tell.send(line).unwrap();
+            }
+        }
+    });
+    let mut next = async || told.recv().await.unwrap();
+    // The head's end: it follows from here on.
+    assert_eq!(next().await, "");
+    let write = async |agent: &str, host: &str| {
+        let one = decision(agent, Verdict::Deny, ActionKind::Connect, host);
+        world.write(one).await
+    };
+    write("secret", "one.example").await;
+    write("coder", "two.example").await;
+    let line = next().await;
+    assert!(line.contains("two.example"), "{line}");
+    // Another agent becomes its own, and the first another's.
+    world
+        .users
+        .send_replace(users(&[("coder", &[8]), ("secret", &[7])]));
+    write("coder", "three.example").await;
+    write("secret", "four.example").await;
+    let line = next().await;
+    assert!(line.contains("four.example"), "{line}");
+    world.shutdown.cancel();
+    while told.recv().await.is_some() {}
+    follower.join().unwrap();
+}
+
+#[tokio::test]
+async fn one_user_does_not_keep_the_others_from_asking() {
+    let world = World::new().await;
+    let socket = world.socket();
+    let (ready, waiting) = std::sync::mpsc::channel();
+    let (done, end) = std::sync::mpsc::channel::<()>();
+    let crowd = std::thread::spawn(move || {
+        become_user(7, 7, &[RUNNERS]);
+        let open: Vec<_> = (0..200)
+            .map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap())
+            .collect();
+        ready.send(()).unwrap();
+        let _ = end.recv();
+        drop(open);
+    });
+    tokio::task::spawn_blocking(move || waiting.recv().unwrap())
+        .await
+        .unwrap();
+    let answer = ask_as(&world, (8, 8), &[READERS], "/v1/status").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(done);
+    crowd.join().unwrap();
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use agentguard_model::{
-    Action, ActionKind, Agent, AgentId, AgentName, DecisionId, Layer, Mode, Reason, ReasonCode,
-    Verdict,
+    Action, ActionKind, Agent, AgentId, AgentName, Context, DecisionId, Layer, Mode, Reason,
+    ReasonCode, Verdict,
 };
 
 use crate::decider::{Decider, Draft};
@@ -66,7 +66,7 @@ impl<R: Recorder> Decider<R> {
                 labels: labels.unwrap_or_default(),
             }
         });
-        decision.context.user = Some(format!("uid {}", change.uid));
+        decision.context.user = Some(Context::user_of(change.uid));
         self.recorder().write(decision).await
     }
 }

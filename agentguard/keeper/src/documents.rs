@@ -1,4 +1,5 @@
-//! Policy documents on their way to the worker, which may not be able to read the files.
+//! Policy documents on their way to the worker, which may not be able to read the files, and who may
+//! run their agents, which the keeper has looked up.
 //!
 //! A sealed memory file: the keeper compiled exactly these bytes, and neither half can change them.
 
@@ -6,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 
+use agentguard_model::Users;
 use rustix::fs::{MemfdFlags, SealFlags};
 
 /// All documents together, at most. A policy that is larger is refused when it is read.
@@ -14,12 +16,12 @@ pub const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// Path and text, in the order of loading.
 pub type Documents = Vec<(String, String)>;
 
-/// Writes documents into a sealed memory file.
+/// Writes documents and the users of their agents into a sealed memory file.
 ///
 /// # Errors
 /// The file's.
-pub fn seal(documents: &Documents) -> io::Result<OwnedFd> {
-    let bytes = postcard::to_stdvec(documents).map_err(io::Error::other)?;
+pub fn seal(documents: &Documents, users: &Users) -> io::Result<OwnedFd> {
+    let bytes = postcard::to_stdvec(&(documents, users)).map_err(io::Error::other)?;
     let file = rustix::fs::memfd_create(
         "agentguard-policy",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
@@ -34,11 +36,11 @@ pub fn seal(documents: &Documents) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reads documents from a memory file.
+/// Reads documents and users from a memory file.
 ///
 /// # Errors
 /// The file's; [`io::ErrorKind::InvalidData`] if it is too large or not documents.
-pub fn open(file: OwnedFd) -> io::Result<Documents> {
+pub fn open(file: OwnedFd) -> io::Result<(Documents, Users)> {
     let mut bytes = Vec::new();
     let mut file = File::from(file).take(MAX_BYTES + 1);
     file.read_to_end(&mut bytes)?;
@@ -51,15 +53,18 @@ pub fn open(file: OwnedFd) -> io::Result<Documents> {
 #[cfg(test)]
 mod tests {
     use super::{open, seal};
+    use agentguard_model::Users;
     use std::fs::File;
     use std::io::Write as _;
 
     #[test]
     fn what_is_sealed_stays() {
         let documents = vec![("policy.yaml".to_owned(), "version: 1\n".to_owned())];
-        let file = seal(&documents).unwrap();
+        let mut users = Users::default();
+        users.add("coder".parse().unwrap(), 7);
+        let file = seal(&documents, &users).unwrap();
         let mut writer = File::from(file.try_clone().unwrap());
         assert!(writer.write_all(b"x").is_err());
-        assert_eq!(open(file).unwrap(), documents);
+        assert_eq!(open(file).unwrap(), (documents, users));
     }
 }

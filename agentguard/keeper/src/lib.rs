@@ -5,6 +5,7 @@
 //! - [`home`]: in which namespaces agents live.
 //! - [`sockets`]: ending what an agent has open.
 //! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
+//! - [`groups`]: who besides root is let in.
 //! - [`spawn`]: running a command as an agent.
 //! - [`ca`]: the certificate authority behind inspection.
 //! - [`worker`], [`signals`]: the other half's process, and its supervision.
@@ -16,6 +17,7 @@ pub mod ca;
 pub mod cgroup;
 pub mod documents;
 pub mod gate;
+pub mod groups;
 pub mod home;
 pub mod message;
 pub mod namespace;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use agentguard_model::{AgentId, AgentName, HostName, Labels, UpstreamEntry};
 use serde::{Deserialize, Serialize};
 
+use crate::groups::Groups;
 use crate::sockets::OldSocket;
 use crate::spawn::{RunContext, RunRequest};
 
@@ -31,7 +32,7 @@ pub enum ToWorker {
         /// Network namespace cookie.
         netns: u64,
     },
-    /// A policy. Descriptor: its documents, see [`crate::documents`].
+    /// A policy. Descriptor: its documents, and who may run its agents, see [`crate::documents`].
     Policy {
         /// Its number, which stands in the events of the gate.
         generation: u32,
@@ -124,8 +125,8 @@ pub struct Start {
     pub resolvers: Vec<std::net::SocketAddr>,
     /// Upstreams with authorities of their own.
     pub upstreams: Vec<UpstreamEntry>,
-    /// The group whose members may read everything on the control socket, where the host has it.
-    pub readers: Option<u32>,
+    /// The guard's groups: who besides root may use the control socket.
+    pub groups: Groups,
     /// What this host or kernel lacks, and what that means.
     pub degraded: Vec<String>,
     /// The keeper's process id.

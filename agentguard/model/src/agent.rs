@@ -116,6 +116,20 @@ pub struct Context {
     pub trace_id: Option<String>,
 }
 
+impl Context {
+    /// How [`Self::user`] names a user of the host of whom only the number is known.
+    #[must_use]
+    pub fn user_of(uid: u32) -> String {
+        format!("uid {uid}")
+    }
+
+    /// The number of a user that is named so.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        self.user.as_deref()?.strip_prefix("uid ")?.parse().ok()
+    }
+}
+
 /// The process behind an action, as the kernel saw it at connect.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Process {

@@ -11,6 +11,7 @@ mod decision;
 mod host;
 mod reason;
 mod upstream;
+mod users;
 
 pub use action::{Action, ActionKind, Bytes, Llm, Messages, Tool, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
@@ -21,6 +22,7 @@ pub use decision::{
 pub use host::{HostName, InvalidHost};
 pub use reason::{Reason, ReasonCode};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
+pub use users::Users;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -8,6 +8,7 @@ use agentguard_model::{AgentName, Handling, Labels, Mode};
 use crate::document::{Local, OnDaemonLoss};
 use crate::index::Index;
 use crate::pattern::CgroupPattern;
+use crate::users::User;
 
 /// An agent as the policy knows it.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct AgentPolicy {
     pub labels: Labels,
     /// The control groups that are this agent.
     pub cgroups: Vec<CgroupPattern>,
+    /// Who may run it besides root, as the document names them: see [`crate::Policy::users`].
+    pub(crate) users: Vec<User>,
     /// How far the policy goes for it.
     pub mode: Mode,
     /// What becomes of new `direct` flows while the daemon is gone.

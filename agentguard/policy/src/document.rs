@@ -59,6 +59,11 @@ pub(crate) struct RawAgent {
     /// any run of characters within a segment, `**` for any number of segments.
     #[serde(default)]
     pub(crate) cgroup: Option<At<Vec<At<String>>>>,
+    /// Who may run this agent besides root, as members of the group `agentguard-run`: names or numbers
+    /// of users of this host, at most 64. Root alone, if absent.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<RawUser>>")]
+    pub(crate) users: Option<At<Vec<At<String>>>>,
     /// Labels: tenant, owner, workflow, purpose, …
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
@@ -255,6 +260,20 @@ enum RawSize {
     Bytes(u64),
     /// With its unit.
     Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$"))] String),
+}
+
+/// A user of the host, for the schema.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "User")]
+#[expect(
+    dead_code,
+    reason = "it only describes what the loader reads from text"
+)]
+enum RawUser {
+    /// By number.
+    Number(#[schemars(range(max = 4_294_967_294u32))] u32),
+    /// By name.
+    Name(#[schemars(length(min = 1, max = 255))] String),
 }
 
 /// A port or a range of ports, for the schema.

@@ -8,6 +8,7 @@
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
 //! - `request`: what rules see of a request, and what they say of it.
 //! - `index`, `found`, `decide`, `name`, `explain`: which rules a flow meets, and what follows.
+//! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `recorded`: what of a request goes into the record.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
@@ -39,6 +40,7 @@ mod sentence;
 mod sizes;
 mod special;
 mod sweep;
+mod users;
 mod warn;
 pub mod yaml;
 
@@ -53,6 +55,7 @@ pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
 pub use request::{Query, Request};
 pub use rule::{RuleInfo, Seen};
+pub use users::MAX_USERS;
 
 /// A policy document.
 #[derive(Clone, Debug, Eq, PartialEq)]

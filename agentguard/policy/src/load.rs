@@ -14,6 +14,7 @@ use crate::diagnostic::{Diagnostic, Severity, quoted};
 use crate::document::{RawAgent, RawDefaults, RawDocument};
 use crate::pattern::CgroupPattern;
 use crate::rule::Rule;
+use crate::users;
 use crate::yaml::{At, MAX_TEXT, Place, parse_lenient};
 
 /// The most rules of a policy. More are refused.
@@ -45,6 +46,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// The document that is read.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     fn add(&mut self, severity: Severity, place: Place, message: String, hint: Option<&str>) {
         self.found.push(Diagnostic {
             severity,
@@ -56,7 +62,7 @@ impl Report {
         });
     }
 
-    fn error(&mut self, place: Place, message: impl Into<String>, hint: Option<&str>) {
+    pub(crate) fn error(&mut self, place: Place, message: impl Into<String>, hint: Option<&str>) {
         self.add(Severity::Error, place, message.into(), hint);
     }
 
@@ -271,6 +277,10 @@ fn agent(
     if let Some(on_adoption) = &raw.on_adoption {
         values::on_adoption(on_adoption, report);
     }
+    let users = raw
+        .users
+        .map(|list| users::users(&list, whole, report))
+        .unwrap_or_default();
     let sandbox = raw
         .sandbox
         .map(|sandbox| values::sandbox(sandbox, whole, report))
@@ -279,6 +289,7 @@ fn agent(
         name,
         labels: raw.labels,
         cgroups,
+        users,
         mode: raw.mode.unwrap_or(defaults.mode),
         on_daemon_loss: raw.on_daemon_loss.unwrap_or_default(),
         local: raw.local.unwrap_or_default(),

@@ -35,6 +35,6 @@ mod writer;
 pub use entry::{Gap, Note, NoteKind, Notice};
 pub use follow::Followed;
 pub use quota::Quota;
-pub use read::{MAX_LIMIT, Query, ReadError};
+pub use read::{MAX_LIMIT, Only, Query, ReadError};
 pub use record::{OpenError, Options, Record};
 pub use status::{Damage, Degraded, Status};

@@ -6,9 +6,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use agentguard_model::{ActionKind, AgentName, Decision, DecisionId, Verdict};
 use jiff::Timestamp;
@@ -26,7 +28,7 @@ use crate::walk::{Met, start, walk};
 pub const MAX_LIMIT: usize = 10_000;
 
 /// Which decisions to give.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Query {
     /// Of this agent.
     pub agent: Option<AgentName>,
@@ -40,6 +42,25 @@ pub struct Query {
     pub before: Option<DecisionId>,
     /// The newest so many, [`MAX_LIMIT`] at most. 0 gives none; a follower then begins now.
     pub limit: usize,
+    /// Those alone that this lets through, which is asked of each as it is read.
+    pub only: Option<Only>,
+}
+
+/// Lets some decisions through: what of the record somebody may read.
+#[derive(Clone)]
+pub struct Only(Arc<dyn Fn(&Decision) -> bool + Send + Sync>);
+
+impl Only {
+    /// Those of which `which` is true.
+    pub fn new(which: impl Fn(&Decision) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(which))
+    }
+}
+
+impl fmt::Debug for Only {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Only")
+    }
 }
 
 impl Query {
@@ -52,6 +73,7 @@ impl Query {
                 .is_none_or(|verdict| decision.verdict == verdict)
             && self.kind.is_none_or(|kind| decision.action.kind == kind)
             && self.since.is_none_or(|since| decision.time >= since)
+            && self.only.as_ref().is_none_or(|only| (only.0)(decision))
     }
 
     fn is_before(&self, id: DecisionId) -> bool {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use agentguard_control::api::PolicyView;
 use agentguard_keeper::message::Command as Request;
 use agentguard_model::Handling;
-use agentguard_policy::{Document, compile};
+use agentguard_policy::{Diagnostic, Document, Severity, compile};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use super::agent::{change, mode};
 use super::failure::{Failure, chain};
 use super::output::{Output, Table, counted, printable, say};
 use super::verdicts::moment;
+use crate::accounts;
 use crate::config::ConfigError;
 use crate::config::text::{self, Written};
 
@@ -74,14 +75,26 @@ fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
             )));
         }
     };
-    for warning in policy.warnings() {
-        say(&lines(&warning.to_string()));
+    // It may be meant for another host: what is wrong with it on this one is no fault of its own.
+    let mut warnings: Vec<String> = policy.warnings().iter().map(ToString::to_string).collect();
+    if let Err(unknown) = accounts::users(&policy) {
+        warnings.extend(unknown.iter().map(|it| {
+            let severity = Severity::Warning;
+            Diagnostic {
+                severity,
+                ..it.clone()
+            }
+            .to_string()
+        }));
+    }
+    for warning in &warnings {
+        say(&lines(warning));
     }
     let checked = Checked {
         version: policy.version().to_owned(),
         agents: policy.agents().len(),
         rules: policy.rules().len(),
-        warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+        warnings,
     };
     Ok(out.value(&checked, || {
         format!(
@@ -109,7 +122,7 @@ fn show(policy: &PolicyView, out: &mut Output) -> Result<(), Failure> {
             lines(refused)
         ))?;
     }
-    let mut agents = Table::new(&["AGENT", "MODE", "LABELS"], 2);
+    let mut agents = Table::new(&["AGENT", "MODE", "USERS", "LABELS"], 3);
     for agent in &policy.agents {
         let labels: Vec<String> = agent
             .labels
@@ -119,6 +132,14 @@ fn show(policy: &PolicyView, out: &mut Output) -> Result<(), Failure> {
         agents.row(&[
             agent.name.to_string(),
             mode(agent.mode).to_owned(),
+            match agent.users.as_slice() {
+                [] => "-".to_owned(),
+                users => users
+                    .iter()
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            },
             labels.join(","),
         ]);
     }

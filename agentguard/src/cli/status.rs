@@ -50,7 +50,11 @@ fn story(status: &Status, now: Timestamp) -> String {
         ));
         lines.extend(refused.lines().map(|line| entry("", &format!("  {line}"))));
     }
-    lines.extend(record(status));
+    if status.partial {
+        lines.extend(degraded("record", status));
+    } else {
+        lines.extend(record(status));
+    }
     if guard.leaves != LeafStatus::default() {
         lines.push(entry("leaves", &leaves(guard.leaves)));
     }
@@ -76,6 +80,12 @@ fn story(status: &Status, now: Timestamp) -> String {
         }
         lines.extend(agent.warnings.iter().map(|what| entry("", what)));
     }
+    if status.partial {
+        lines.push(entry(
+            "",
+            "other agents, the record's figures and the rest are for root and whoever may read everything",
+        ));
+    }
     lines.extend(guard.degraded.iter().map(|what| entry("degraded", what)));
     lines.push(String::new());
     lines.push(if status.healthy() {
@@ -89,7 +99,9 @@ fn story(status: &Status, now: Timestamp) -> String {
 fn gate(status: &Status) -> String {
     let gate = &status.guard.gate;
     let programs = gate.programs.len();
-    if gate.attached.is_empty() {
+    if status.partial {
+        format!("{}; kernel {}", counted(programs, "program"), gate.kernel)
+    } else if gate.attached.is_empty() {
         format!(
             "attached to nothing, so nothing is governed; kernel {}",
             gate.kernel
@@ -130,16 +142,7 @@ fn record(status: &Status) -> Vec<String> {
             record.refused_by_quota
         ),
     )];
-    if let Some(degraded) = &record.degraded {
-        lines.push(entry(
-            "",
-            &format!(
-                "degraded since {}: {}; what cannot be recorded is denied",
-                moment(degraded.since),
-                degraded.error
-            ),
-        ));
-    }
+    lines.extend(degraded("", status));
     for damage in &record.damage {
         lines.push(entry(
             "",
@@ -159,6 +162,16 @@ fn record(status: &Status) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn degraded(label: &str, status: &Status) -> Option<String> {
+    let degraded = status.record.degraded.as_ref()?;
+    let words = format!(
+        "degraded since {}: {}; what cannot be recorded is denied",
+        moment(degraded.since),
+        degraded.error
+    );
+    Some(entry(label, &words))
 }
 
 fn listener(listener: &Listener) -> String {
@@ -242,6 +255,39 @@ mod tests {
              agent      coder in mode enforce, 1 cgroup, 1 run\n\
              \n\
              the daemon works as it should; for the host see `agentguard doctor`"
+        );
+    }
+
+    #[test]
+    fn who_is_told_a_part_is_told_that_it_is_one() {
+        let mut status = status();
+        status.partial = true;
+        status.guard.gate.attached.clear();
+        status.guard.listeners.clear();
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[2], "gate       2 programs; kernel 6.12.0");
+        assert_eq!(
+            lines[4],
+            "agent      coder in mode enforce, 1 cgroup, 1 run"
+        );
+        assert!(
+            lines[5].contains("are for root and whoever may read everything"),
+            "{said}"
+        );
+        assert!(
+            said.ends_with("for the host see `agentguard doctor`"),
+            "{said}"
+        );
+        status.record.degraded = Some(agentguard_record::Degraded {
+            since: "2026-01-01T00:00:02Z".parse().unwrap(),
+            error: "no space left on device".into(),
+        });
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        assert!(said.contains("record     degraded since"), "{said}");
+        assert!(
+            said.ends_with("not everything of the daemon works as it should"),
+            "{said}"
         );
     }
 

@@ -174,9 +174,10 @@ fn policy(path: &Path) -> Result<String, String> {
         path: path.display().to_string(),
         text,
     };
-    agentguard_policy::compile(&[document])
-        .map(|policy| policy.version().to_owned())
-        .map_err(|diagnostics| diagnostics.to_string())
+    let policy =
+        agentguard_policy::compile(&[document]).map_err(|diagnostics| diagnostics.to_string())?;
+    crate::accounts::users(&policy).map_err(|diagnostics| diagnostics.to_string())?;
+    Ok(policy.version().to_owned())
 }
 
 /// Why nobody can listen on this port of loopback, if so. A family that the host does not have is

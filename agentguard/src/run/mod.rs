@@ -134,7 +134,9 @@ fn no_daemon(path: &Path, error: &io::Error, how_to_start: &str) -> ExitCode {
         }
         io::ErrorKind::PermissionDenied => fail(
             &format!("you may not use the daemon at {path}"),
-            Some("only root may start agents; try again with sudo"),
+            Some(
+                "root may run agents, and members of agentguard-run those whose `users` list them; whoever became one has to log in anew",
+            ),
         ),
         _ => fail(
             &format!("cannot reach the daemon at {path}: {}", text(error)),

@@ -179,8 +179,8 @@ fn agents_policy_and_status() {
         "from      policy.yaml\n\
          loaded    1970-01-01T00:00:00Z\n\
          \n\
-         AGENT  MODE     LABELS\n\
-         coder  enforce  tenant=acme\n\
+         AGENT  MODE     USERS  LABELS\n\
+         coder  enforce  -      tenant=acme\n\
          \n\
          RULE        ACTION  HANDLING  MODE     SOURCE\n\
          docs        allow   splice    enforce  policy.yaml:6\n\

@@ -125,6 +125,24 @@ fn warnings_do_not_make_a_policy_bad() {
 }
 
 #[test]
+fn a_policy_for_another_hosts_users_is_good_and_this_host_is_named() {
+    let bench = Bench::new();
+    bench.write(
+        "policy.yaml",
+        "version: 1\nagents:\n  - name: coder\n    users: [root, 4294967294, nobody-of-this-host]\n",
+    );
+    let path = bench.path("policy.yaml");
+    let checked = agentguard(["policy", "check", &path]).run();
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    assert_eq!(
+        checked.stderr,
+        format!(
+            "{path}:4:31: warning: there is no user `nobody-of-this-host` on this host\n  hint: add the user, or take it out of `users`; a number is not looked up\n"
+        )
+    );
+}
+
+#[test]
 fn schemas_are_the_published_ones() {
     for (name, published) in [
         (

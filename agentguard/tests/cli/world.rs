@@ -10,9 +10,10 @@ use agentguard_control::api::{
 };
 use agentguard_control::{Sources, serve};
 use agentguard_decision::Recorder as _;
+use agentguard_keeper::groups::Groups;
 use agentguard_model::{
     Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Reason,
-    ReasonCode, Verdict,
+    ReasonCode, Users, Verdict,
 };
 use agentguard_policy::{Document, compile};
 use agentguard_record::{Options, Record};
@@ -135,12 +136,16 @@ pub(crate) struct Served {
     record: Record,
     runtime: tokio::runtime::Runtime,
     shutdown: CancellationToken,
-    _kept: (
-        watch::Sender<Vec<AgentStatus>>,
-        watch::Sender<GuardStatus>,
-        watch::Sender<Vec<String>>,
-    ),
+    _kept: Kept,
 }
+
+/// What would end with its sender.
+type Kept = (
+    watch::Sender<Vec<AgentStatus>>,
+    watch::Sender<GuardStatus>,
+    watch::Sender<Vec<String>>,
+    watch::Sender<Arc<Users>>,
+);
 
 impl Served {
     pub(crate) fn new(bench: &Bench) -> Self {
@@ -185,6 +190,7 @@ impl Served {
             degraded: Vec::new(),
             leaves: LeafStatus::default(),
         });
+        let (users, users_seen) = watch::channel(Arc::default());
         let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
         let shutdown = CancellationToken::new();
         let sources = Sources {
@@ -193,7 +199,8 @@ impl Served {
             agents: agents_seen,
             guard: guard_seen,
             governed: governed_seen,
-            readers: None,
+            groups: Groups::default(),
+            users: users_seen,
         };
         let listener = {
             let _entered = runtime.enter();
@@ -204,7 +211,7 @@ impl Served {
             record,
             runtime,
             shutdown,
-            _kept: (agents, guard, governed),
+            _kept: (agents, guard, governed, users),
         }
     }
 

@@ -51,6 +51,21 @@ pub(super) struct Credentials {
     pub(super) variables: Vec<(&'static str, CString)>,
 }
 
+impl Credentials {
+    /// Takes groups away, by their numbers: those that stood for the guard's groups when it began, whatever
+    /// the database says by now.
+    ///
+    /// # Errors
+    /// One of them is the primary one.
+    pub(super) fn give_up(&mut self, groups: &[u32]) -> Result<(), Refusal> {
+        self.groups.retain(|gid| !groups.contains(gid));
+        if groups.contains(&self.gid) {
+            return Err(no_group_left());
+        }
+        Ok(())
+    }
+}
+
 /// Decides as whom a command runs.
 pub(super) fn credentials(peer: &Peer, user: Option<&str>) -> Result<Credentials, Refusal> {
     let unusable =
@@ -159,6 +174,21 @@ pub fn group(name: &str) -> io::Result<Option<u32>> {
             libc::getgrnam_r(name.as_ptr(), entry, buffer, length, found)
         },
         |entry: &libc::group| entry.gr_gid,
+    )
+}
+
+/// The number of a user of this host, where there is one of that name.
+///
+/// # Errors
+/// The databases'; [`io::ErrorKind::InvalidInput`] for a name with a NUL.
+pub fn user(name: &str) -> io::Result<Option<u32>> {
+    let name = CString::new(name)?;
+    lookup(
+        // SAFETY: as in `group`.
+        |entry, buffer, length, found| unsafe {
+            libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found)
+        },
+        |entry: &libc::passwd| entry.pw_uid,
     )
 }
 
@@ -309,6 +339,14 @@ mod tests {
         };
         let own = credentials(&peer(1, 2, &[7, disk, 8]), None).unwrap();
         assert_eq!(own.groups, [7, 8]);
+    }
+
+    #[test]
+    fn groups_are_given_up_by_their_numbers_and_the_primary_one_cannot_be() {
+        let mut own = credentials(&peer(1, 2, &[7, 31, 8, 32]), None).unwrap();
+        own.give_up(&[31, 32]).unwrap();
+        assert_eq!(own.groups, [7, 8]);
+        assert!(own.give_up(&[2]).is_err());
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod wire;
 
 use std::os::fd::OwnedFd;
 
-pub use account::group;
+pub use account::{group, user};
 pub use confine::{Instruction, SeccompFilter};
 pub use landlock::Domain;
 pub use launch::{Overlay, Source};
@@ -77,4 +77,6 @@ pub struct Admission {
     pub seccomp: Option<SeccompFilter>,
     /// The processes that it may reach.
     pub domain: Domain,
+    /// Groups that it does not have, whatever they are called by now.
+    pub without_groups: Vec<u32>,
 }

@@ -57,6 +57,10 @@ fn run(connection: &Packet, mut plan: SpawnPlan, admission: &Admission) {
     for (name, value) in &admission.environment {
         plan.set(name, value.as_bytes());
     }
+    if let Err(refusal) = plan.credentials.give_up(&admission.without_groups) {
+        let _ = connection.send(&ToClient::Refused(refusal), &[]);
+        return;
+    }
     let kept = set_defaults(&mut plan, admission);
     let monitor = match start(&plan, admission) {
         Ok((monitor, master)) => {

@@ -98,6 +98,7 @@ impl Host for FakeHost {
             overlays,
             seccomp: self.gives.seccomp.map(|make| make()),
             domain: self.gives.domain,
+            without_groups: Vec::new(),
         })
     }
 

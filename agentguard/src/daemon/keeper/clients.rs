@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agentguard_control::peer::{self, Accepted, Refusal};
+use agentguard_control::peer::{self, Accepted, Rights};
+use agentguard_control::seats::{Seat, Seats};
 use agentguard_keeper::ca::CaError;
+use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
@@ -17,8 +19,12 @@ use super::host::RunHost;
 use super::state::Keeper;
 use super::{Shared, adoption, lock};
 
-/// Clients at once, runs among them. Further ones are closed at once.
+/// Clients of root at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
+/// Clients of other users at once, runs among them; further ones are closed at once.
+const CLIENTS_OF_OTHERS: usize = 1024;
+/// Of these, those of one user.
+const CLIENTS_OF_ONE: usize = 256;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,6 +42,7 @@ pub(super) struct Unauthorised {
 pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
     let keeper = keeper.clone();
     let count = Arc::new(AtomicUsize::new(0));
+    let others = Seats::new(CLIENTS_OF_OTHERS, CLIENTS_OF_ONE);
     std::thread::Builder::new()
         .name("clients".into())
         .spawn(move || {
@@ -49,18 +56,26 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                         continue;
                     }
                 };
-                if count.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
-                    count.fetch_sub(1, Ordering::Relaxed);
-                    tracing::warn!(limit = CLIENTS, "too many clients; one was turned away");
+                // One that is gone already has no user, and is not waited for.
+                let Ok(peer) = client.peer() else {
                     continue;
-                }
-                let (keeper, counted) = (keeper.clone(), Counted(count.clone()));
+                };
+                let place = if peer.uid == 0 {
+                    Counted::begin(&count).map(Place::Roots)
+                } else {
+                    others.take(peer.uid).map(Place::Anothers)
+                };
+                let Some(place) = place else {
+                    tracing::warn!(uid = peer.uid, "too many clients; one was turned away");
+                    continue;
+                };
+                let keeper = keeper.clone();
                 let started = std::thread::Builder::new()
                     .name("client".into())
                     .spawn(move || {
                         // Also where that panics; and where there is no thread, with what it was to do.
-                        let _counted = counted;
-                        attend(&keeper, client);
+                        let _place = place;
+                        attend(&keeper, client, &peer);
                     });
                 if let Err(error) = started {
                     tracing::warn!(%error, "cannot attend to a client");
@@ -70,8 +85,23 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client that counts until this is dropped.
+/// A client's place, free again when this is dropped.
+#[expect(dead_code, reason = "what it holds is there to be dropped")]
+enum Place {
+    Roots(Counted),
+    Anothers(Seat),
+}
+
+/// A client of root that counts until this is dropped.
 struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// `None`: there are as many as there may be.
+    fn begin(count: &Arc<AtomicUsize>) -> Option<Self> {
+        let counted = Self(count.clone());
+        (count.fetch_add(1, Ordering::Relaxed) < CLIENTS).then_some(counted)
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -79,11 +109,8 @@ impl Drop for Counted {
     }
 }
 
-fn attend(keeper: &Shared, client: Packet) {
+fn attend(keeper: &Shared, client: Packet, peer: &Peer) {
     let accepted = Accepted::now();
-    let Ok(peer) = client.peer() else {
-        return;
-    };
     if client.set_timeout(Some(PATIENCE)).is_err() {
         return;
     }
@@ -109,22 +136,22 @@ fn attend(keeper: &Shared, client: Packet) {
                 keeper: keeper.clone(),
                 accepted,
             });
-            spawn::serve(client, &request, descriptors, &peer, &host);
+            spawn::serve(client, &request, descriptors, peer, &host);
             return;
         }
-        Command::Reload => reload(keeper, &peer, accepted),
-        Command::AddAgent { name, cgroup } => add(keeper, &peer, accepted, &name, &cgroup),
-        Command::Authorities => authorities(keeper, &peer, accepted, |_| Ok(())),
+        Command::Reload => reload(keeper, peer, accepted),
+        Command::AddAgent { name, cgroup } => add(keeper, peer, accepted, &name, &cgroup),
+        Command::Authorities => authorities(keeper, peer, accepted, |_| Ok(())),
         Command::RotateAuthority { at_once } => {
-            authorities(keeper, &peer, accepted, |ca| ca.rotate(at_once))
+            authorities(keeper, peer, accepted, |ca| ca.rotate(at_once))
         }
         Command::Quarantine {
             name,
             reason,
             freeze,
-        } => quarantine(keeper, &peer, accepted, &name, reason, freeze),
-        Command::Release { name } => release(keeper, &peer, accepted, &name),
-        command => change(&mut lock(keeper), &peer, accepted, command),
+        } => quarantine(keeper, peer, accepted, &name, reason, freeze),
+        Command::Release { name } => release(keeper, peer, accepted, &name),
+        command => change(&mut lock(keeper), peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
         tracing::debug!(%error, "a client did not wait for its answer");
@@ -168,7 +195,7 @@ fn quarantine(
 ) -> Answer {
     let cut = {
         let mut keeper = lock(keeper);
-        if let Err(why) = authorise(&keeper, peer, accepted) {
+        if let Err(why) = authorise_quarantine(&keeper, peer, accepted) {
             return refused(&why.message, Some(why.hint));
         }
         keeper.quarantine(name, reason, freeze, peer.uid)
@@ -181,7 +208,7 @@ fn quarantine(
 fn release(keeper: &Shared, peer: &Peer, accepted: Accepted, name: &AgentName) -> Answer {
     let released = {
         let mut keeper = lock(keeper);
-        if let Err(why) = authorise(&keeper, peer, accepted) {
+        if let Err(why) = authorise_quarantine(&keeper, peer, accepted) {
             return refused(&why.message, Some(why.hint));
         }
         keeper.release_quarantined(name, peer.uid)
@@ -261,23 +288,44 @@ fn refused(message: &str, hint: Option<String>) -> Answer {
     }
 }
 
-/// Root, and not one of those who are governed: an agent is never a client of its own guard, not
-/// even one that runs as root.
-pub(super) fn authorise(
+/// What a peer may do: nothing, if it is one of those who are governed. An agent is never a client of its
+/// own guard, not even one that runs as root.
+pub(super) fn rights(
+    keeper: &Keeper,
+    peer: &Peer,
+    accepted: Accepted,
+) -> Result<Rights, Unauthorised> {
+    let governed = keeper.governed();
+    peer::judge(peer, accepted, &governed, keeper.groups()).map_err(|refusal| Unauthorised {
+        hint: refusal.hint(),
+        message: refusal.to_string(),
+    })
+}
+
+/// Whether a peer may change the guard.
+fn authorise(keeper: &Keeper, peer: &Peer, accepted: Accepted) -> Result<(), Unauthorised> {
+    match rights(keeper, peer, accepted)? {
+        Rights { root: true, .. } => Ok(()),
+        Rights { uid, .. } => Err(Unauthorised {
+            message: format!("only root may change the guard, and this is user {uid}"),
+            hint: "run this as root".to_owned(),
+        }),
+    }
+}
+
+/// Whether a peer may quarantine agents and release them.
+fn authorise_quarantine(
     keeper: &Keeper,
     peer: &Peer,
     accepted: Accepted,
 ) -> Result<(), Unauthorised> {
-    // Without its descriptor a process is looked at as on kernels that have none.
-    let pidfd = peer.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
-    let governed = keeper.governed();
-    peer::judge(peer.uid, peer.pid, pidfd, accepted, &governed).map_err(|refusal| Unauthorised {
-        hint: match &refusal {
-            Refusal::NotRoot { .. } | Refusal::NoReader { .. } => "run this as root",
-            Refusal::Governed { .. } => "run this outside the agent's cgroup",
-            Refusal::Gone | Refusal::Unknown(_) => "stay connected until the answer is there",
-        }
-        .to_owned(),
-        message: refusal.to_string(),
-    })
+    match rights(keeper, peer, accepted)? {
+        Rights { approve: true, .. } => Ok(()),
+        Rights { uid, .. } => Err(Unauthorised {
+            message: format!(
+                "only root and members of {APPROVE} may quarantine and release agents, and this is user {uid}"
+            ),
+            hint: format!("run this as root, or become a member of {APPROVE} and log in anew"),
+        }),
+    }
 }

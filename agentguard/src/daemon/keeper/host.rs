@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use agentguard_control::peer::Accepted;
+use agentguard_control::peer::{Accepted, Rights};
+use agentguard_keeper::groups::RUN;
 use agentguard_keeper::packet::Peer;
 use agentguard_keeper::spawn::{Admission, Host, Refusal, RunId, RunRequest};
+use agentguard_model::Context;
 use agentguard_policy::SandboxPolicy;
 
 use super::authorities::Authorities;
 use super::sandbox::Sandbox;
+use super::state::Keeper;
 use super::trust::Trust;
 use super::{Shared, clients, lock};
 
@@ -23,8 +26,11 @@ impl RunHost {
     /// Whether this peer may run this agent, and what of the keeper its run needs.
     fn authorise(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Needs, Refusal> {
         let keeper = lock(&self.keeper);
-        clients::authorise(&keeper, peer, self.accepted)
+        let rights = clients::rights(&keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;
+        if !rights.root {
+            may_run(&keeper, rights, request, uid)?;
+        }
         let worker = keeper.worker_user();
         if uid == worker.uid {
             let message = format!("no agent runs as `{}`, the guard's own user", worker.name);
@@ -39,6 +45,11 @@ impl RunHost {
             );
         };
         if let Some(quarantined) = keeper.quarantine_of(&request.agent) {
+            if !rights.read {
+                // Who ordered it and why is for operators.
+                return Err(Refusal::new(format!("{} is quarantined", request.agent))
+                    .hint("ask whoever watches over the agents to release it"));
+            }
             return Err(Refusal::new(quarantined).hint(format!(
                 "`agentguard agent release {}` ends it",
                 request.agent
@@ -49,8 +60,52 @@ impl RunHost {
             ca: inspected.then(|| keeper.ca()),
             sandbox: keeper.sandbox(),
             policy: agent.sandbox.clone(),
+            groups: keeper.groups().all().map(|(_, gid)| gid).collect(),
+            user: (!rights.root).then(|| Context::user_of(rights.uid)),
         })
     }
+}
+
+/// Whether somebody who is not root may ask for this. Of an agent that is not there, and of another
+/// user's, the same is said.
+fn may_run(keeper: &Keeper, rights: Rights, request: &RunRequest, uid: u32) -> Result<(), Refusal> {
+    if !rights.run {
+        return Err(Refusal::new(format!(
+            "only root and members of {RUN} may run agents, and this is user {}",
+            rights.uid
+        ))
+        .hint(format!(
+            "run this as root, or become a member of {RUN} and log in anew"
+        )));
+    }
+    if uid != rights.uid {
+        return Err(
+            Refusal::new(format!("only root may run a command as user {uid}"))
+                .hint("leave out --user to run it as yourself"),
+        );
+    }
+    if !keeper.users().may_run(rights.uid, &request.agent) {
+        return Err(Refusal::new(format!(
+            "there is no agent {} that user {} may run",
+            request.agent, rights.uid
+        ))
+        .hint("`agentguard agent list` lists those that are there; an agent's `users` in the policy say who may run it"));
+    }
+    // The record's readers go by the policy's labels.
+    let labels = keeper.policy().agent(&request.agent).map(|it| &it.labels);
+    let other = labels.and_then(|labels| {
+        request
+            .labels
+            .iter()
+            .find(|(key, value)| labels.get(*key).is_some_and(|policys| policys != *value))
+    });
+    if let Some((key, _)) = other {
+        return Err(
+            Refusal::new(format!("only root may change the policy's label `{key}`"))
+                .hint("leave it out: the run has the policy's"),
+        );
+    }
+    Ok(())
 }
 
 /// What of the keeper a run needs, to be used without the lock.
@@ -60,6 +115,10 @@ struct Needs {
     sandbox: Arc<Sandbox>,
     /// What the policy leaves open to the agent.
     policy: SandboxPolicy,
+    /// The guard's own groups.
+    groups: Vec<u32>,
+    /// On whose behalf the run acts, for the record, where the kernel says so.
+    user: Option<String>,
 }
 
 fn refusal(error: &anyhow::Error) -> Refusal {
@@ -77,10 +136,14 @@ impl Host for RunHost {
         let confinement = needs.sandbox.confine(&needs.policy, uid)?;
         let mut overlays = trust.overlays;
         overlays.extend(confinement.overlays);
+        let mut context = request.context.clone();
+        if needs.user.is_some() {
+            context.user = needs.user;
+        }
         let prepared = lock(&self.keeper)
             .prepare(
                 &request.agent,
-                request.context.clone(),
+                context,
                 request.labels.clone(),
                 request.isolate,
             )
@@ -102,6 +165,7 @@ impl Host for RunHost {
             overlays,
             seccomp: Some(confinement.seccomp),
             domain: confinement.domain,
+            without_groups: needs.groups,
         })
     }
 

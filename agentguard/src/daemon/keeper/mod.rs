@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentguard_control::peer::READERS;
+use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
 use agentguard_keeper::worker::{WorkerUser, was_hostile};
@@ -85,11 +85,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     // The modes below are meant as they stand, whatever the caller or the service manager hands down.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::block()?;
-    let (sources, policy) = state::read_policy(&config.paths.policy)?;
-    for warning in policy.warnings() {
+    let policy = state::read_policy(&config.paths.policy)?;
+    for warning in policy.policy.warnings() {
         tracing::warn!("{warning}");
     }
-    direct::warn(&config.upstreams, &policy);
+    direct::warn(&config.upstreams, &policy.policy);
     prepare_directories(&config)?;
     let claim = Claim::take(&config.paths)?;
     let sockets = [config.paths.control_socket(), config.paths.keeper_socket()];
@@ -97,23 +97,28 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         claim.clear(socket)?;
     }
     // Looked up once: one that is made later counts from the next start on.
-    let readers = agentguard_keeper::spawn::group(READERS)
-        .with_context(|| format!("cannot look for the group {READERS}"))?
-        .filter(|gid| *gid != 0);
-    let control = listen_control(&config, readers)?;
-    let clients = agentguard_keeper::packet::listen(&config.paths.keeper_socket(), 0o600)
-        .with_context(|| {
-            format!(
-                "cannot listen on {}",
-                config.paths.keeper_socket().display()
-            )
-        })?;
+    let groups = Groups::look_up().context("cannot look for the guard's groups")?;
+    let control = listen_control(&config)?;
+    let keeper_socket = config.paths.keeper_socket();
+    let clients = agentguard_keeper::packet::listen(&keeper_socket, 0o600)
+        .with_context(|| format!("cannot listen on {}", keeper_socket.display()))?;
+    let asked = [
+        (READ, groups.read),
+        (APPROVE, groups.approve),
+        (RUN, groups.run),
+    ];
+    let changed = [(RUN, groups.run), (APPROVE, groups.approve)];
+    let unopened = [
+        open_to(&config.paths.control_socket(), &asked)?,
+        open_to(&keeper_socket, &changed)?,
+    ];
+    let unopened = unopened.into_iter().flatten().collect();
     let user = WorkerUser {
         uid: config.worker.uid,
         gid: config.worker.gid,
     };
     let mounts = worker_mounts(&config)?;
-    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, sources, policy, readers)?));
+    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, policy, groups, unopened)?));
     // At once, but beside what follows: agents decide how long the first look takes.
     residents::follow(&keeper)?;
     clients::serve(clients, &keeper)?;
@@ -342,19 +347,34 @@ fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whom the socket lets in is looked at again, where it is read from.
-fn listen_control(config: &Config, readers: Option<u32>) -> anyhow::Result<OwnedFd> {
+fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
     let path = config.paths.control_socket();
     let failed = || format!("cannot listen on {}", path.display());
     let listener = UnixListener::bind(&path).with_context(failed)?;
-    let mode = match readers {
-        Some(_) => 0o660,
-        None => 0o600,
-    };
-    std::os::unix::fs::lchown(&path, Some(0), Some(readers.unwrap_or(0))).with_context(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())
+}
+
+/// Lets members of groups connect to a socket, those that the host has. Whom it lets in is looked at
+/// again, where it is read from. Gives what the file system lacks for it, in a sentence.
+fn open_to(path: &Path, groups: &[(&str, Option<u32>)]) -> anyhow::Result<Option<String>> {
+    let there: Vec<_> = groups
+        .iter()
+        .filter_map(|(name, gid)| Some((*name, (*gid)?)))
+        .collect();
+    let numbers: Vec<u32> = there.iter().map(|(_, gid)| *gid).collect();
+    let let_in = groups::let_in(path, &numbers)
+        .with_context(|| format!("cannot let the guard's groups in to {}", path.display()))?;
+    let lack = match (let_in, there.first()) {
+        (LetIn::First, Some((name, _))) => format!(
+            "the file system of {} has no access lists: of the guard's groups only {name} is let in",
+            path.display()
+        ),
+        _ => return Ok(None),
+    };
+    tracing::warn!("{lack}");
+    Ok(Some(lack))
 }
 
 #[cfg(test)]

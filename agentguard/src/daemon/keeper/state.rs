@@ -21,11 +21,12 @@ use agentguard_common::map::{Listeners, Settings, listener_flag};
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::documents::Documents;
 use agentguard_keeper::gate::Gate;
+use agentguard_keeper::groups::Groups;
 use agentguard_keeper::home::NamespaceId;
 use agentguard_keeper::message::LeafSubject;
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{AgentId, AgentName, Labels};
+use agentguard_model::{AgentId, AgentName, Labels, Users};
 use agentguard_policy::{Document, Policy};
 use anyhow::Context as _;
 
@@ -38,6 +39,7 @@ use super::residents::{Hint, Looking, Residents};
 use super::returned::Waiting;
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
+use crate::accounts;
 use crate::config::Config;
 use crate::config::text::{self, Written};
 
@@ -60,6 +62,8 @@ pub(super) struct Keeper {
     sandbox: Arc<Sandbox>,
     policy: Arc<Policy>,
     sources: Documents,
+    /// Who may run what besides root.
+    users: Arc<Users>,
     generation: u32,
     policy_loaded: SystemTime,
     policy_error: Option<String>,
@@ -91,8 +95,10 @@ pub(super) struct Keeper {
     /// One look at them at a time.
     looking: Arc<Mutex<Looking>>,
     hint: Arc<Hint>,
-    /// The group whose members may read on the control socket.
-    readers: Option<u32>,
+    /// The guard's groups.
+    groups: Groups,
+    /// What the file systems of the sockets lack, a sentence each.
+    unopened: Vec<String>,
     worker: Option<Arc<Outgoing>>,
     /// Whether the worker does not do what it was told.
     stuck: Cell<bool>,
@@ -152,9 +158,9 @@ impl Keeper {
     /// Puts the gate up, with what an earlier daemon left.
     pub(super) fn new(
         config: Config,
-        sources: Documents,
-        policy: Policy,
-        readers: Option<u32>,
+        policy: PolicyRead,
+        groups: Groups,
+        unopened: Vec<String>,
     ) -> anyhow::Result<Self> {
         let mount = cgroup::mount()
             .context("cgroup v2 is not mounted; hint: mount -t cgroup2 none /sys/fs/cgroup")?;
@@ -176,8 +182,9 @@ impl Keeper {
             gate,
             ca,
             sandbox,
-            policy: Arc::new(policy),
-            sources,
+            policy: Arc::new(policy.policy),
+            sources: policy.sources,
+            users: Arc::new(policy.users),
             generation: 0,
             policy_loaded: SystemTime::now(),
             policy_error: None,
@@ -199,7 +206,8 @@ impl Keeper {
             residents: Residents::default(),
             looking: Arc::default(),
             hint: Arc::default(),
-            readers,
+            groups,
+            unopened,
             worker: None,
             stuck: Cell::new(false),
             heard: Instant::now(),
@@ -308,10 +316,10 @@ impl Keeper {
     }
 
     fn take_policy(&mut self) -> anyhow::Result<()> {
-        let (sources, policy) = read_policy(&self.config.paths.policy)?;
-        let named = policy.agents().iter().map(|agent| &agent.name);
+        let read = read_policy(&self.config.paths.policy)?;
+        let named = read.policy.agents().iter().map(|agent| &agent.name);
         self.registry.number_all(named)?;
-        let before = std::mem::replace(&mut self.policy, Arc::new(policy));
+        let before = std::mem::replace(&mut self.policy, Arc::new(read.policy));
         if let Err(error) = self.put_in_force() {
             self.policy = before;
             let restored = self.rewrite_agents().and_then(|()| self.write_sockets());
@@ -323,7 +331,8 @@ impl Keeper {
             }
             return Err(error);
         }
-        self.sources = sources;
+        self.sources = read.sources;
+        self.users = Arc::new(read.users);
         self.generation = self.generation.wrapping_add(1);
         self.policy_loaded = SystemTime::now();
         let policy = self.policy.clone();
@@ -459,6 +468,16 @@ impl Keeper {
         self.taken.clone()
     }
 
+    /// The guard's groups.
+    pub(super) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Who may run what besides root.
+    pub(super) fn users(&self) -> &Users {
+        &self.users
+    }
+
     /// The number of the policy in force.
     pub(super) fn generation(&self) -> u32 {
         self.generation
@@ -510,12 +529,25 @@ impl Keeper {
     }
 }
 
-/// Reads and compiles the policy.
-pub(super) fn read_policy(path: &Path) -> anyhow::Result<(Documents, Policy)> {
+/// A policy that may come into force.
+pub(super) struct PolicyRead {
+    pub(super) sources: Documents,
+    pub(super) policy: Policy,
+    /// Who may run its agents besides root.
+    pub(super) users: Users,
+}
+
+/// Reads and compiles the policy, and looks its users up.
+pub(super) fn read_policy(path: &Path) -> anyhow::Result<PolicyRead> {
     let text = text::read(Written::Policy, path)?;
     let sources = vec![(path.display().to_string(), text)];
     let policy = compile(&sources)?;
-    Ok((sources, policy))
+    let users = accounts::users(&policy)?;
+    Ok(PolicyRead {
+        sources,
+        policy,
+        users,
+    })
 }
 
 /// Compiles documents.

@@ -23,6 +23,7 @@ use std::time::Duration;
 use agentguard_control::Sources;
 use agentguard_decision::{Decider, Directory, Policies};
 use agentguard_keeper::gate::view::View;
+use agentguard_keeper::groups::Groups;
 use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
 use agentguard_keeper::namespace::{Listening, Trio};
 use agentguard_keeper::{documents, worker};
@@ -154,9 +155,9 @@ async fn serve(
                     .into_iter()
                     .next()
                     .context("a policy without documents")?;
-                let sources = documents::open(file)?;
+                let (sources, users) = documents::open(file)?;
                 let policy = super::keeper::compile(&sources)?;
-                board.policy(&policy, &sources);
+                board.policy(&policy, &sources, users);
                 match &rooms {
                     Some(rooms) => rooms.policies.put(generation, policy),
                     None => {
@@ -231,7 +232,7 @@ async fn serve(
                     tasks.spawn(task);
                 }
                 if let Some(control) = control.take() {
-                    let sources = sources(rooms, &record, &board, start.readers);
+                    let sources = sources(rooms, &record, &board, start.groups);
                     let listener = std::os::unix::net::UnixListener::from(control);
                     listener.set_nonblocking(true)?;
                     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -368,13 +369,14 @@ fn listen(
     Ok(())
 }
 
-fn sources(rooms: &Rooms, record: &Record, board: &Board, readers: Option<u32>) -> Sources {
+fn sources(rooms: &Rooms, record: &Record, board: &Board, groups: Groups) -> Sources {
     Sources {
         record: record.clone(),
         policy: rooms.policies.watch(),
         agents: board.agents(),
         guard: board.guard(),
         governed: board.governed(),
-        readers,
+        groups,
+        users: board.users(),
     }
 }

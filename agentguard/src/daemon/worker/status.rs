@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_control::api::{
@@ -14,7 +15,7 @@ use agentguard_keeper::documents::Documents;
 use agentguard_keeper::message::{self, Start, State};
 use agentguard_keeper::namespace::Listening;
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{AgentId, AgentName, Context, Labels, Mode};
+use agentguard_model::{AgentId, AgentName, Context, Labels, Mode, Users};
 use agentguard_policy::Policy;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ pub(super) struct Board {
     guard: watch::Sender<GuardStatus>,
     agents: watch::Sender<Vec<AgentStatus>>,
     governed: watch::Sender<Vec<String>>,
+    /// Who may run what.
+    users: watch::Sender<Arc<Users>>,
     /// The agents of the policy.
     declared: watch::Sender<Vec<(AgentName, Labels, Mode)>>,
     /// What the host lacks.
@@ -67,6 +70,7 @@ impl Board {
             degraded: start.degraded.clone(),
             agents: watch::Sender::new(Vec::new()),
             governed: watch::Sender::new(Vec::new()),
+            users: watch::Sender::new(Arc::default()),
             declared: watch::Sender::new(Vec::new()),
             oldest: watch::Sender::new(None),
         }
@@ -93,6 +97,10 @@ impl Board {
         });
     }
 
+    pub(super) fn users(&self) -> watch::Receiver<Arc<Users>> {
+        self.users.subscribe()
+    }
+
     /// Whether a process may live that was given an address a week ago.
     pub(super) fn long_lived(&self) -> bool {
         let now = SystemTime::now()
@@ -113,7 +121,8 @@ impl Board {
     }
 
     /// A policy is in force.
-    pub(super) fn policy(&self, policy: &Policy, sources: &Documents) {
+    pub(super) fn policy(&self, policy: &Policy, sources: &Documents, users: Users) {
+        self.users.send_replace(Arc::new(users));
         self.guard.send_modify(|guard| {
             policy.version().clone_into(&mut guard.policy.version);
             guard.policy.files = sources.iter().map(|(path, _)| path.clone()).collect();
@@ -264,8 +273,9 @@ pub(super) fn context(run: RunContext) -> Context {
 #[cfg(test)]
 mod tests {
     use agentguard_decision::Directory;
+    use agentguard_keeper::groups::Groups;
     use agentguard_keeper::message::{AgentState, Start, State};
-    use agentguard_model::AgentId;
+    use agentguard_model::{AgentId, Users};
     use agentguard_policy::compile;
 
     use super::Board;
@@ -287,14 +297,14 @@ mod tests {
             state_dir: "/".into(),
             resolvers: Vec::new(),
             upstreams: Vec::new(),
-            readers: None,
+            groups: Groups::default(),
             degraded: vec!["no IPv6".to_owned()],
             keeper: 1,
         });
         let path = "policy.yaml".to_owned();
         let text = "version: 1\nagents: [{name: coder}, {name: helper}]\n".to_owned();
         let documents = [agentguard_policy::Document { path, text }];
-        board.policy(&compile(&documents).unwrap(), &Vec::new());
+        board.policy(&compile(&documents).unwrap(), &Vec::new(), Users::default());
         let directory = Directory::default();
         let (guard, agents) = (board.guard(), board.agents());
         let shown = || {

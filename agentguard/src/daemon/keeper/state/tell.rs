@@ -35,7 +35,7 @@ impl Keeper {
             state_dir: self.config.paths.state_dir.clone(),
             resolvers: self.config.resolvers.clone(),
             upstreams: self.config.upstreams.clone(),
-            readers: self.readers,
+            groups: self.groups,
             degraded: self.degraded(),
             keeper: std::process::id(),
         };
@@ -92,11 +92,12 @@ impl Keeper {
             degraded.push(lack.to_owned());
         }
         degraded.extend(self.sandbox.lacks());
+        degraded.extend_from_slice(&self.unopened);
         degraded
     }
 
     pub(super) fn tell_policy(&self) {
-        match documents::seal(&self.sources) {
+        match documents::seal(&self.sources, &self.users) {
             Ok(file) => self.tell_with(
                 &ToWorker::Policy {
                     generation: self.generation,
