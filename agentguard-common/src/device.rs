@@ -81,11 +81,9 @@ pub const DYNAMIC: [(List, &str, &str); 11] = [
 
 /// What the devices of a driver in [`DYNAMIC`] are called, by its place there, counted from 1.
 #[must_use]
-pub const fn dynamic_name(place: u16) -> Option<&'static str> {
-    if place == 0 || place as usize > DYNAMIC.len() {
-        return None;
-    }
-    Some(DYNAMIC[place as usize - 1].2)
+pub fn dynamic_name(place: u16) -> Option<&'static str> {
+    let place = usize::from(place).checked_sub(1)?;
+    DYNAMIC.get(place).map(|driver| driver.2)
 }
 
 /// The number that miscellaneous devices have in common.
@@ -109,7 +107,11 @@ mod tests {
         assert_eq!(dynamic_name(0), None);
         assert_eq!(dynamic_name(1), Some("/dev/infiniband/rdma_cm"));
         assert_eq!(dynamic_name(3), Some("/dev/tap (macvtap)"));
-        assert_eq!(dynamic_name(DYNAMIC.len() as u16 + 1), None);
+        assert_eq!(
+            dynamic_name(DYNAMIC.len().try_into().unwrap()),
+            Some(DYNAMIC[10].2)
+        );
+        assert_eq!(dynamic_name(12), None);
     }
 
     #[test]
