@@ -13,6 +13,8 @@ use crate::{Guard, Invocation, Origin, Process, World, address, client, wait_unt
 const ROUNDS: usize = 7;
 /// Connections of one sample.
 const DIALS: &str = "2000";
+/// Datagrams of one sample.
+const DATAGRAMS: &str = "300000";
 const GIB: u64 = 1 << 30;
 /// Numbers of agents. The first is what the others are compared with.
 const AGENTS: [usize; 3] = [1, 100, 10_000];
@@ -37,13 +39,45 @@ pub fn gate(crowd: &Path) -> Result<()> {
     let world = World::new("bench")
         .origin(Origin::at(&address::origin(0x10)).site("api.example.com"))
         .start()?;
-    let dial = compile(world.directory())?;
-    let guard = world.guard().policy(POLICY).start()?;
-    let agent = guard.agent_cgroup("coder")?;
+    let dial = compile(world.directory(), "dial")?;
+    let send = compile(world.directory(), "send")?;
     let host = |words: &[&str]| {
         let (program, arguments) = words.split_first().context("no program")?;
         Ok(world.host().command(program).args(arguments))
     };
+    let mut guard = world.guard().policy(POLICY).start()?;
+    // What every program of the host pays for a gate, whose LSM programs are called for it too where the
+    // kernel runs them; so there has to be none in between.
+    for _ in 0..ROUNDS {
+        sample(
+            "send-host",
+            "agentguard",
+            SENT,
+            "per_cpu_s",
+            sent(&send, host)?,
+        );
+        let agent = guard.agent_cgroup("coder")?;
+        let inside = |words: &[&str]| Ok(guard.within(&agent, words));
+        sample(
+            "send",
+            "agentguard",
+            SENT,
+            "per_cpu_s",
+            sent(&send, inside)?,
+        );
+        guard.stop()?;
+        guard
+            .cli()
+            .args(["daemon", "--detach-all"])
+            .run()?
+            .success()?;
+        let rate = sent(&send, host)?;
+        for case in ["send-host", "send"] {
+            sample(case, "unguarded", SENT, "per_cpu_s", rate);
+        }
+        guard.start()?;
+    }
+    let agent = guard.agent_cgroup("coder")?;
     for _ in 0..ROUNDS {
         latencies("connect", "unguarded", connects(&dial, host)?);
         let inside = |words: &[&str]| Ok(guard.within(&agent, words));
@@ -125,10 +159,11 @@ impl Crowd {
     }
 }
 
-fn compile(directory: &Path) -> Result<PathBuf> {
+/// Compiles a client of that name.
+fn compile(directory: &Path, name: &str) -> Result<PathBuf> {
     let compiler = client::find("cc")?.context("no C compiler")?;
-    let program = directory.join("dial");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/dial.c");
+    let program = directory.join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.c"));
     let compiled = Command::new(compiler)
         .args(["-O2", "-o"])
         .args([&program, &source])
@@ -152,6 +187,19 @@ fn connects<'a>(
     times.sort_by(f64::total_cmp);
     let at = |part: usize| times.get(times.len() * part / 100).copied();
     at(50).zip(at(99)).context("no times")
+}
+
+/// The name of what is measured.
+const SENT: &str = "datagrams";
+
+/// Datagrams in a second of processor time over loopback, to a socket of the same process.
+fn sent<'a>(
+    send: &Path,
+    invocation: impl FnOnce(&[&str]) -> Result<Invocation<'a>>,
+) -> Result<f64> {
+    let send = send.to_str().context("a strange path")?;
+    let output = invocation(&[send, DATAGRAMS])?.limit(LIMIT).run()?;
+    Ok(output.success()?.stdout.trim().parse::<f64>()?)
 }
 
 /// Bytes of one GiB a second, without TLS, in MiB.
