@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 
-use agentguard_tests::{Guard, Process, address, wait_until};
+use agentguard_tests::{Guard, Process, Puppet, address, wait_until};
 use serde_json::{Value, json};
 
 use crate::{LIMIT, program, settled, status, world};
@@ -136,9 +136,14 @@ fn a_policy_that_the_gate_has_no_room_for_leaves_the_old_one_in_force() {
     let mut clients = agents.map(|agent| settled(&world, &guard, agent));
     let [four, _] = address::origin(0x10);
     let dial = format!("tcp('d', '{four}', 7)");
-    for client in &mut clients {
-        client.gives(&dial, json!([four.to_string(), 7]));
-    }
+    // So many ranges take the keeper a while, which it has no sign of life for meanwhile.
+    let passes = |client: &mut Puppet| {
+        wait_until("it passes", LIMIT, || {
+            (client.ask(&dial).unwrap() == json!([four.to_string(), 7])).then_some(())
+        })
+        .unwrap();
+    };
+    clients.iter_mut().for_each(passes);
     let in_force = |guard: &Guard<'_>| status(guard).unwrap()["policy"]["version"].clone();
     let before = in_force(&guard);
 
@@ -148,9 +153,7 @@ fn a_policy_that_the_gate_has_no_room_for_leaves_the_old_one_in_force() {
     assert_eq!(refused.code(), 1, "{refused}");
     assert!(refused.stderr.contains("NETWORKS is full"), "{refused}");
     assert_eq!(in_force(&guard), before);
-    for client in &mut clients {
-        client.gives(&dial, json!([four.to_string(), 7]));
-    }
+    clients.iter_mut().for_each(passes);
     // Again, with what the last attempt left out of the way.
     assert_eq!(reload().code(), 1);
     fs::write(guard.policy(), ranges(&agents, 10, "")).unwrap();

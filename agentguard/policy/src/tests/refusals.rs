@@ -252,10 +252,10 @@ fn bounds_are_told() {
     let found = refused(&rule(&many));
     assert_eq!(found, ["p.yaml:10006:5: error: more than 10000 rules"]);
 
-    let agents: String = (0..=1000).map(|n| format!("  - name: a{n}\n")).collect();
+    let agents: String = (0..=10_000).map(|n| format!("  - name: a{n}\n")).collect();
     assert_eq!(
         refused(&format!("version: 1\nagents:\n{agents}")),
-        ["p.yaml:1003:5: error: more than 1000 agents"]
+        ["p.yaml:10003:5: error: more than 10000 agents"]
     );
 
     let hosts: Vec<_> = (0..4000)

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use agentguard_keeper::gate::{Gate, GateError, Network};
+use agentguard_model::AgentName;
 use agentguard_policy::{AgentPolicy, Policy};
 
 /// The set of an agent that the policy does not know: nothing matches, so everything is denied.
@@ -13,6 +14,10 @@ pub(super) const NOTHING: u32 = 0;
 pub(super) struct Profiles {
     sets: HashMap<Vec<Network>, u32>,
     last: u32,
+    /// The version of the policy that was asked last, and which set each agent has by it: working a set out
+    /// takes the longer the more rules there are, and each run asks.
+    version: String,
+    known: HashMap<AgentName, u32>,
 }
 
 impl Profiles {
@@ -25,8 +30,8 @@ impl Profiles {
     /// The same, for the sets that an earlier daemon left in the gate.
     pub(super) fn above(last: u32) -> Self {
         Self {
-            sets: HashMap::new(),
             last,
+            ..Self::default()
         }
     }
 
@@ -37,6 +42,24 @@ impl Profiles {
 
     /// The set for an agent's rules; written to the gate if it is new.
     pub(super) fn profile(
+        &mut self,
+        gate: &mut Gate,
+        policy: &Policy,
+        agent: &AgentPolicy,
+    ) -> Result<u32, GateError> {
+        if self.version != policy.version() {
+            self.known.clear();
+            policy.version().clone_into(&mut self.version);
+        }
+        if let Some(number) = self.known.get(&agent.name) {
+            return Ok(*number);
+        }
+        let number = self.worked_out(gate, policy, agent)?;
+        self.known.insert(agent.name.clone(), number);
+        Ok(number)
+    }
+
+    fn worked_out(
         &mut self,
         gate: &mut Gate,
         policy: &Policy,
