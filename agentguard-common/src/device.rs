@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(dynamic_name(0), None);
         assert_eq!(dynamic_name(1), Some("/dev/infiniband/rdma_cm"));
         assert_eq!(dynamic_name(3), Some("/dev/tap (macvtap)"));
-        assert_eq!(dynamic_name(DYNAMIC.len() as u16 + 1), None);
+        assert_eq!(dynamic_name(u16::MAX), None);
     }
 
     #[test]
