@@ -100,7 +100,7 @@ const INFINIBAND: u32 = 231;
 
 #[cfg(test)]
 mod tests {
-    use super::{DYNAMIC, dynamic_name, is_way_out, name};
+    use super::{dynamic_name, is_way_out, name};
 
     #[test]
     fn a_driver_is_known_by_its_place() {
