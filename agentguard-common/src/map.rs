@@ -460,6 +460,7 @@ mod pod {
         super::SlotKey,
         super::Budget,
         super::Counters,
+        super::SocketEntry,
         super::Exe,
         super::UnixNameKey,
         super::UnixOwner,

@@ -57,7 +57,10 @@ fn user(entry: &At<String>, report: &mut Report) -> Option<User> {
     let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let who = if number {
         // The last one stands for "none" in the kernel's calls.
-        text.parse().ok().filter(|uid| *uid != u32::MAX).map(Who::Uid)
+        text.parse()
+            .ok()
+            .filter(|uid| *uid != u32::MAX)
+            .map(Who::Uid)
     } else {
         let is_name = (1..=MAX_NAME).contains(&text.len()) && !text.contains(['\0', ':', '\n']);
         is_name.then(|| Who::Name(text.to_owned()))

@@ -152,6 +152,7 @@ impl Gate {
             slots: typed("SLOTS", take("SLOTS")?)?,
             origins: typed("ORIGINS", take("ORIGINS")?)?,
             queries: typed("QUERIES", take("QUERIES")?)?,
+            sockets: typed("SOCKETS", take("SOCKETS")?)?,
             cgroups: BTreeMap::new(),
             programs: Programs {
                 ebpf,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use agentguard_keeper::cgroup::Cgroup;
 use agentguard_keeper::gate::{Attachment, GateError};
 use agentguard_keeper::message::{CLOSED_AT_ONCE, ToWorker};
-use agentguard_keeper::sockets::Destroyed;
+use agentguard_keeper::sockets::{Connection, Destroyed};
 use agentguard_model::{AgentId, AgentName};
 
 use super::{Keeper, Subtree};
@@ -171,6 +171,31 @@ impl Keeper {
     /// The last of them were seen to.
     pub(in super::super) fn closed_returned(&mut self) {
         self.closing = false;
+    }
+
+    /// Lets a connection go on that is older than its adoption, if it is of this cgroup and of no other
+    /// agent. Not that of an agent that is quarantined.
+    pub(in super::super) fn tolerate(
+        &mut self,
+        agent: AgentId,
+        cgroup: u64,
+        connection: &Connection,
+    ) -> bool {
+        if self.is_quarantined(agent) {
+            return false;
+        }
+        match self.gate.keep_connection(connection, cgroup, agent.0) {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(%error, "a connection that is tolerated is closed: the gate does not take it");
+                false
+            }
+        }
+    }
+
+    /// Whether a connection goes on by [`Self::tolerate`]. Where that cannot be told, it does.
+    pub(in super::super) fn is_tolerated(&self, connection: &Connection) -> bool {
+        self.gate.keeps(connection).unwrap_or(true)
     }
 
     /// What was open in one that came back was closed: it is recorded.

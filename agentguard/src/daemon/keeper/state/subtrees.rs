@@ -245,6 +245,7 @@ impl Keeper {
         Ok(Adopted {
             agent: id,
             path,
+            cgroup: cgroup.id,
             is_new,
         })
     }
