@@ -140,8 +140,8 @@ pub(crate) struct Served {
         watch::Sender<Vec<AgentStatus>>,
         watch::Sender<GuardStatus>,
         watch::Sender<Vec<String>>,
-        watch::Sender<Arc<Users>>,
     ),
+    _users: watch::Sender<Arc<Users>>,
 }
 
 impl Served {
@@ -208,7 +208,8 @@ impl Served {
             record,
             runtime,
             shutdown,
-            _kept: (agents, guard, governed, users),
+            _kept: (agents, guard, governed),
+            _users: users,
         }
     }
 
