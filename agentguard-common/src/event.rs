@@ -105,6 +105,8 @@ pub mod reason {
     pub const RESOLVER: u8 = 3;
     /// The proxy decides it.
     pub const PROXY: u8 = 4;
+    /// A connection that was there when its cgroup was adopted: told by the keeper, which let it go on.
+    pub const TOLERATED: u8 = 5;
 
     /// The first value that denies.
     pub const FIRST_DENIAL: u8 = 16;

@@ -482,6 +482,7 @@ mod pod {
         super::SlotKey,
         super::Budget,
         super::Counters,
+        super::SocketEntry,
         super::Exe,
         super::UnixNameKey,
         super::UnixOwner,

@@ -48,6 +48,15 @@ def connect(name, address, port):
     return "connected"
 
 
+def part(name):
+    """Ends a connection so that the socket can begin another: connect(2) to AF_UNSPEC."""
+    nowhere = ctypes.create_string_buffer(16)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.connect(kept[name].fileno(), nowhere, 16) != 0:
+        raise OSError(ctypes.get_errno(), "connect")
+    return "parted"
+
+
 def resolve(host, family):
     """The addresses of a name, of the family 4 or 6."""
     found = socket.getaddrinfo(host, None, FAMILIES[family], socket.SOCK_STREAM)

@@ -170,6 +170,7 @@ fn code(why: u8) -> ReasonCode {
         reason::RULE_ALLOW | reason::LOCAL | reason::RESOLVER | reason::PROXY => {
             ReasonCode::RuleAllow
         }
+        reason::TOLERATED => ReasonCode::Tolerated,
         reason::NO_RULE => ReasonCode::NoRule,
         reason::RULE_DENY => ReasonCode::RuleDeny,
         reason::LOOPBACK => ReasonCode::LoopbackNotOwn,
@@ -211,6 +212,10 @@ fn sentence(event: &Event, action: &Action) -> String {
     match event.reason {
         reason::RULE_ALLOW | reason::LOCAL | reason::RESOLVER | reason::PROXY => {
             format!("A rule allows {place}.")
+        }
+        reason::TOLERATED => {
+            "The connection was there when the cgroup was adopted, and goes on until it ends: the policy tolerates that, and nobody decided on it."
+                .to_owned()
         }
         reason::NO_RULE => format!("No rule allows {place}."),
         reason::RULE_DENY => format!("A rule denies {place}."),

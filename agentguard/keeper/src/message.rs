@@ -111,6 +111,13 @@ pub enum ToWorker {
         /// The sockets, at most [`CLOSED_AT_ONCE`].
         sockets: Vec<OldSocket>,
     },
+    /// Connections that were there when their cgroup was adopted, and go on: to be recorded.
+    Tolerated {
+        /// The agent.
+        agent: AgentId,
+        /// The connections, at most [`CLOSED_AT_ONCE`].
+        sockets: Vec<OldSocket>,
+    },
 }
 
 /// Sockets in one [`ToWorker::Closed`], so that it fits a packet.
@@ -238,6 +245,9 @@ pub enum Done {
         cgroup: String,
         /// Sockets that were open in it, and were closed.
         closed: u32,
+        /// Connections that were there and go on.
+        #[serde(default)]
+        tolerated: u32,
     },
 }
 

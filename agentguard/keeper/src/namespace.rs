@@ -194,7 +194,7 @@ fn bind_udp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
 }
 
 /// The cookie of a socket's network namespace: what the kernel's helpers call it.
-fn cookie(socket: BorrowedFd<'_>) -> Result<u64, NamespaceError> {
+pub(crate) fn cookie(socket: BorrowedFd<'_>) -> Result<u64, NamespaceError> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut value = 0u64;
     let mut length: libc::socklen_t = 8;

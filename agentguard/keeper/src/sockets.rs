@@ -8,6 +8,7 @@
 //! off by the gate, and its owner waits.
 
 mod held;
+mod kept;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::home::{self, Bounds, NamespaceId, Step, Walk};
 use crate::namespace;
 use held::Held;
+pub use kept::Connection;
 
 /// What of one agent is looked through.
 const BOUNDS: Bounds = Bounds {
@@ -71,7 +73,7 @@ const KINDS: [(u8, u8, &str); 4] = [
 /// Sockets that are told of one by one.
 pub const TOLD: usize = 1024;
 
-/// A socket that was ended.
+/// A socket that was there before.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct OldSocket {
     /// `IPPROTO_TCP` or `IPPROTO_UDP`.
@@ -89,6 +91,10 @@ pub struct Destroyed {
     pub sockets: usize,
     /// The first of them, at most [`TOLD`].
     pub told: Vec<OldSocket>,
+    /// Connections that were let go on.
+    pub kept: usize,
+    /// The first of them, at most [`TOLD`].
+    pub told_kept: Vec<OldSocket>,
     /// What could not be done, a sentence each, without repetition.
     pub failures: Vec<String>,
 }
@@ -97,7 +103,7 @@ pub struct Destroyed {
 /// namespace that a process there lives in, in those `beside`, and in the caller's.
 #[must_use]
 pub fn destroy(cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
-    destroy_of(Home::default(), cgroups, beside)
+    destroy_of(Home::default(), cgroups, beside, &Which::All)
 }
 
 /// As [`destroy`], and also those that a process there has open, wherever they were made: the gate knows
@@ -105,7 +111,32 @@ pub fn destroy(cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
 /// socket or is registered with an io_uring is in no table of descriptors, and is not found.
 #[must_use]
 pub fn destroy_held(cgroups: &[PathBuf]) -> Destroyed {
-    destroy_of(Home::with_held(), cgroups, Vec::new())
+    destroy_of(Home::with_held(), cgroups, Vec::new(), &Which::All)
+}
+
+/// As [`destroy_held`], but for established TCP connections whose socket was made in these cgroups and is
+/// open in a process there: each is offered to `keep`, and goes on where that takes it. What was made
+/// elsewhere is not offered, since the gate would not see it.
+#[must_use]
+pub fn destroy_held_except(cgroups: &[PathBuf], keep: Choice<'_>) -> Destroyed {
+    destroy_of(Home::with_held(), cgroups, Vec::new(), &Which::Except(keep))
+}
+
+/// Ends those established TCP connections alone, of what [`destroy_held_except`] offers, of which `which` is
+/// true.
+#[must_use]
+pub fn destroy_connections(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed {
+    destroy_of(Home::with_held(), cgroups, Vec::new(), &Which::Only(which))
+}
+
+/// Decides on a connection.
+pub type Choice<'a> = &'a (dyn Fn(&Connection) -> bool + Sync);
+
+/// Which sockets are ended.
+enum Which<'a> {
+    All,
+    Except(Choice<'a>),
+    Only(Choice<'a>),
 }
 
 /// What [`destroy_held`] would leave out of what a cgroup's processes have open, a reason each.
@@ -116,7 +147,12 @@ pub fn unseen(cgroup: &Path) -> Vec<String> {
     home.omitted.into_iter().collect()
 }
 
-fn destroy_of(mut home: Home, cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Destroyed {
+fn destroy_of(
+    mut home: Home,
+    cgroups: &[PathBuf],
+    beside: Vec<OwnedFd>,
+    which: &Which<'_>,
+) -> Destroyed {
     let mut destroyed = Destroyed::default();
     let here = File::open("/proc/thread-self/ns/net").map(OwnedFd::from);
     for namespace in here.into_iter().chain(beside) {
@@ -129,12 +165,16 @@ fn destroy_of(mut home: Home, cgroups: &[PathBuf], beside: Vec<OwnedFd>) -> Dest
         destroyed.note(&format!("sockets may be left: {omitted}"));
     }
     for namespace in home.namespaces.values() {
-        let ended = namespace::inside(namespace.as_fd(), || end_here(&home));
+        let ended = namespace::inside(namespace.as_fd(), || end_here(&home, which));
         match ended {
             Ok(ended) => {
                 destroyed.sockets += ended.sockets;
                 let room = TOLD.saturating_sub(destroyed.told.len());
                 destroyed.told.extend(ended.told.into_iter().take(room));
+                destroyed.kept += ended.kept;
+                let room = TOLD.saturating_sub(destroyed.told_kept.len());
+                let kept = ended.told_kept.into_iter().take(room);
+                destroyed.told_kept.extend(kept);
                 for failure in &ended.failures {
                     destroyed.note(failure);
                 }
@@ -208,6 +248,23 @@ impl Home {
                 .is_some_and(|held| held.has(socket.inode))
     }
 
+    /// Whether a socket is a connection that is chosen.
+    fn chosen(
+        &self,
+        socket: &Found,
+        family: u8,
+        protocol: u8,
+        choice: Choice<'_>,
+    ) -> Option<OldSocket> {
+        if !kept::is_connection(socket, protocol) || !self.cgroups.contains(&socket.cgroup) {
+            return None;
+        }
+        let holder = self.held.as_ref()?.holder(socket.inode)?;
+        // What cannot be taken is not offered.
+        let connection = kept::take(socket, holder, family).ok()?;
+        choice(&connection).then_some(connection.told)
+    }
+
     /// One that has ended has no namespace any more. A stranger who got its number has one without
     /// sockets of these cgroups.
     fn add_namespace(&mut self, thread: u32) -> io::Result<()> {
@@ -231,12 +288,29 @@ impl Home {
 }
 
 /// Ends the sockets of an agent in the calling thread's namespace.
-fn end_here(home: &Home) -> Destroyed {
+fn end_here(home: &Home, which: &Which<'_>) -> Destroyed {
     let mut destroyed = Destroyed::default();
     for (family, protocol, name) in KINDS {
         let ended = found(family, protocol, home).and_then(|found| {
             let socket = open()?;
             for it in found {
+                match which {
+                    Which::All => {}
+                    Which::Except(keep) => {
+                        if let Some(kept) = home.chosen(&it, family, protocol, *keep) {
+                            destroyed.kept += 1;
+                            if destroyed.told_kept.len() < TOLD {
+                                destroyed.told_kept.push(kept);
+                            }
+                            continue;
+                        }
+                    }
+                    Which::Only(which) => {
+                        if home.chosen(&it, family, protocol, *which).is_none() {
+                            continue;
+                        }
+                    }
+                }
                 match end(socket.as_fd(), family, protocol, &it.id) {
                     Ok(()) => {
                         destroyed.sockets += 1;
@@ -286,6 +360,8 @@ struct Found {
     cgroup: u64,
     /// 0: no process has it open.
     inode: u64,
+    /// Of `net/tcp_states.h`.
+    state: u8,
 }
 
 /// The addresses in a `struct inet_diag_sockid`: ports and addresses, all in network order.
@@ -397,6 +473,7 @@ fn error_in(payload: &[u8]) -> io::Error {
 fn socket_in(payload: &[u8]) -> Option<Found> {
     let id = payload.get(4..4 + ID)?.try_into().ok()?;
     let inode = u32::from_ne_bytes(payload.get(INODE..INODE + 4)?.try_into().ok()?).into();
+    let state = *payload.get(1)?;
     let mut left = payload.get(MESSAGE..)?;
     loop {
         let length = usize::from(u16::from_ne_bytes(left.first_chunk().copied()?));
@@ -404,7 +481,12 @@ fn socket_in(payload: &[u8]) -> Option<Found> {
         let value = left.get(4..length)?;
         if kind == INET_DIAG_CGROUP_ID {
             let cgroup = u64::from_ne_bytes(value.try_into().ok()?);
-            return Some(Found { id, cgroup, inode });
+            return Some(Found {
+                id,
+                cgroup,
+                inode,
+                state,
+            });
         }
         left = left.get(length.next_multiple_of(4)..)?;
     }
@@ -433,6 +515,7 @@ mod tests {
             id: [7; ID],
             cgroup: 42,
             inode: 0x0707_0707,
+            state: 7,
         };
         assert_eq!(socket_in(&told), Some(found));
         assert_eq!(socket_in(&answer(5, &[0; 8])), None);

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum ReasonCode {
     /// A rule allows it.
     RuleAllow,
+    /// A connection that was there when its cgroup was adopted, and goes on: nobody decided on it.
+    Tolerated,
     /// A rule denies it.
     RuleDeny,
     /// No rule allows it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agentguard_model::{AgentName, Handling, Labels, Mode};
 
-use crate::document::{Local, OnDaemonLoss};
+use crate::document::{Local, OnAdoption, OnDaemonLoss};
 use crate::index::Index;
 use crate::pattern::CgroupPattern;
 use crate::users::User;
@@ -25,6 +25,8 @@ pub struct AgentPolicy {
     pub mode: Mode,
     /// What becomes of new `direct` flows while the daemon is gone.
     pub on_daemon_loss: OnDaemonLoss,
+    /// What becomes of sockets that are open when a cgroup is added to it.
+    pub on_adoption: OnAdoption,
     /// Which loopback ports it reaches without a rule.
     pub local: Local,
     /// How names that no rule matches are carried in `observe` and `shadow`.

@@ -73,10 +73,9 @@ pub(crate) struct RawAgent {
     /// What becomes of new `direct` flows while the daemon is gone. `deny` if absent.
     #[serde(default)]
     pub(crate) on_daemon_loss: Option<OnDaemonLoss>,
-    /// What becomes of sockets that are open when a cgroup is added to this agent. `close`, which is all
-    /// that there is in this version, if absent.
+    /// What becomes of sockets that are open when a cgroup is added to this agent. `close` if absent.
     #[serde(default)]
-    pub(crate) on_adoption: Option<At<OnAdoption>>,
+    pub(crate) on_adoption: Option<OnAdoption>,
     /// Which loopback ports it reaches without a rule. `own` if absent.
     #[serde(default)]
     pub(crate) local: Option<Local>,
@@ -125,13 +124,13 @@ pub enum OnDaemonLoss {
 }
 
 /// What becomes of sockets that are open when a cgroup is adopted.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum OnAdoption {
+pub enum OnAdoption {
     /// They are closed.
+    #[default]
     Close,
-    /// They would go on. Refused: the gate has decided nothing about them.
-    #[schemars(skip)]
+    /// Established TCP connections go on until they end. All others are closed.
     Tolerate,
 }
 

@@ -47,7 +47,7 @@ pub mod yaml;
 pub use agent::{AgentPolicy, SandboxPolicy};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
-pub use document::{Addresses, Local, OnDaemonLoss, RuleAction, schema};
+pub use document::{Addresses, Local, OnAdoption, OnDaemonLoss, RuleAction, schema};
 pub use explain::{Condition, Consideration, Considered};
 pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
 pub use name::NameRuling;

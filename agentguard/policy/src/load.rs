@@ -274,9 +274,6 @@ fn agent(
         Some(handling) => values::default_handling(&handling, report),
         None => defaults.handling,
     };
-    if let Some(on_adoption) = &raw.on_adoption {
-        values::on_adoption(on_adoption, report);
-    }
     let users = raw
         .users
         .map(|list| users::users(&list, whole, report))
@@ -292,6 +289,7 @@ fn agent(
         users,
         mode: raw.mode.unwrap_or(defaults.mode),
         on_daemon_loss: raw.on_daemon_loss.unwrap_or_default(),
+        on_adoption: raw.on_adoption.unwrap_or_default(),
         local: raw.local.unwrap_or_default(),
         default_handling,
         sandbox,

@@ -136,16 +136,13 @@ pub(crate) struct Served {
     record: Record,
     runtime: tokio::runtime::Runtime,
     shutdown: CancellationToken,
-    _kept: Kept,
+    _kept: (
+        watch::Sender<Vec<AgentStatus>>,
+        watch::Sender<GuardStatus>,
+        watch::Sender<Vec<String>>,
+    ),
+    _users: watch::Sender<Arc<Users>>,
 }
-
-/// What would end with its sender.
-type Kept = (
-    watch::Sender<Vec<AgentStatus>>,
-    watch::Sender<GuardStatus>,
-    watch::Sender<Vec<String>>,
-    watch::Sender<Arc<Users>>,
-);
 
 impl Served {
     pub(crate) fn new(bench: &Bench) -> Self {
@@ -211,7 +208,8 @@ impl Served {
             record,
             runtime,
             shutdown,
-            _kept: (agents, guard, governed, users),
+            _kept: (agents, guard, governed),
+            _users: users,
         }
     }
 

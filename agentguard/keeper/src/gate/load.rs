@@ -156,6 +156,7 @@ impl Gate {
             origins: typed("ORIGINS", take("ORIGINS")?)?,
             queries: typed("QUERIES", take("QUERIES")?)?,
             devices: Devices::new(typed("DEVICES", take("DEVICES")?)?),
+            sockets: typed("SOCKETS", take("SOCKETS")?)?,
             cgroups: BTreeMap::new(),
             holdings: HashMap::new(),
             ranges: HashMap::new(),

@@ -28,12 +28,13 @@ use std::collections::{BTreeMap, HashMap as Known, HashSet};
 use std::io;
 use std::path::PathBuf;
 
+use agentguard_common::event::reason;
 use agentguard_common::map::{
     AgentEntry, Budget, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
-    OriginKey, Settings, SlotKey, UnixNameKey,
+    OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey,
 };
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap, SkStorage};
 use aya::programs::ProgramError;
 use aya::{BtfError, EbpfError};
 
@@ -44,6 +45,8 @@ pub use load::make_directory;
 pub use log::Sink;
 pub use networks::Network;
 pub use versions::OtherVersion;
+
+use crate::sockets::Connection;
 
 /// Why the gate could not be loaded, attached or written.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +149,7 @@ pub struct Gate {
     origins: HashMap<MapData, OriginKey, Origin>,
     queries: HashMap<MapData, OriginKey, Origin>,
     devices: devices::Devices,
+    sockets: SkStorage<MapData, SocketEntry>,
     /// The agent of each cgroup in `agents`.
     cgroups: BTreeMap<u64, u32>,
     /// How many of those each agent has.
@@ -244,6 +248,40 @@ impl Gate {
             .keys()
             .collect::<Result<_, _>>()
             .map_err(map_error("read", "NAMES"))
+    }
+
+    /// Makes an established TCP connection that is older than the gate known to it, as an agent's. `false`:
+    /// it is another agent's.
+    ///
+    /// # Errors
+    /// [`GateError::Map`]: the gate goes on refusing it.
+    pub fn keep_connection(
+        &mut self,
+        connection: &Connection,
+        cgroup: u64,
+        agent: u32,
+    ) -> Result<bool, GateError> {
+        match self.sockets.get(&connection.socket, 0) {
+            Ok(known) if known.cgroup != cgroup => return Ok(false),
+            Ok(_) | Err(MapError::KeyNotFound) => {}
+            Err(source) => return Err(map_error("read", "SOCKETS")(source)),
+        }
+        self.sockets
+            .insert(&connection.socket, connection.entry(cgroup, agent), 0)
+            .map_err(map_error("write", "SOCKETS"))?;
+        Ok(true)
+    }
+
+    /// Whether a connection goes on by [`Self::keep_connection`].
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn keeps(&self, connection: &Connection) -> Result<bool, GateError> {
+        match self.sockets.get(&connection.socket, 0) {
+            Ok(known) => Ok(known.reason == reason::TOLERATED),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(source) => Err(map_error("read", "SOCKETS")(source)),
+        }
     }
 
     /// Traffic of an agent, over all processors.

@@ -5,7 +5,7 @@
 //! is looked through once. Where the kernel has no kcmp (`CONFIG_KCMP`) each thread's is.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 
@@ -19,11 +19,18 @@ const DESCRIPTORS: usize = 2_000_000;
 /// `linux/kcmp.h`.
 const KCMP_FILES: libc::c_int = 2;
 
+/// Who has a socket open, and as which number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder {
+    pub(super) thread: u32,
+    pub(super) descriptor: i32,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Inode numbers.
-    sockets: HashSet<u64>,
+    /// By inode number: who has it open, the first that was found.
+    sockets: HashMap<u64, Holder>,
     /// A thread of each table, in the order in which the kernel has the tables.
     tables: Vec<u32>,
     descriptors: usize,
@@ -36,7 +43,12 @@ pub(super) struct Held {
 impl Held {
     /// Whether a socket is among them. 0: it is in no table.
     pub(super) fn has(&self, inode: u64) -> bool {
-        inode != 0 && self.sockets.contains(&inode)
+        self.holder(inode).is_some()
+    }
+
+    /// Who has a socket open.
+    pub(super) fn holder(&self, inode: u64) -> Option<Holder> {
+        self.sockets.get(&inode).copied().filter(|_| inode != 0)
     }
 
     /// What was not looked at, a reason each.
@@ -84,8 +96,17 @@ impl Held {
                 break;
             }
             self.descriptors += 1;
-            match descriptor.and_then(|it| fs::read_link(it.path())) {
-                Ok(what) => self.sockets.extend(what.to_str().and_then(socket)),
+            match descriptor.and_then(|it| Ok((fs::read_link(it.path())?, it.file_name()))) {
+                Ok((what, number)) => {
+                    let number = number.to_str().and_then(|number| number.parse().ok());
+                    if let (Some(inode), Some(descriptor)) =
+                        (what.to_str().and_then(socket), number)
+                    {
+                        self.sockets
+                            .entry(inode)
+                            .or_insert(Holder { thread, descriptor });
+                    }
+                }
                 // It was closed meanwhile.
                 Err(error) if is_over(&error) => {}
                 Err(error) => failed = Some(error),

@@ -22,6 +22,7 @@ mod keeping;
 mod lsm;
 mod names;
 mod networks;
+mod older;
 mod ports;
 mod shared;
 mod sockets;

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{MAX_LIST, Report};
 use crate::agent::SandboxPolicy;
 use crate::diagnostic::quoted;
-use crate::document::{OnAdoption, Permission, RawSandbox};
+use crate::document::{Permission, RawSandbox};
 use crate::pattern::{HostPattern, Ports};
 use crate::special;
 use crate::yaml::{At, Place};
@@ -47,17 +47,6 @@ pub(super) fn default_handling(raw: &At<Handling>, report: &mut Report) -> Handl
         return Handling::Splice;
     }
     raw.value
-}
-
-/// What becomes of open sockets: they are closed, and nothing else can be asked for.
-pub(super) fn on_adoption(raw: &At<OnAdoption>, report: &mut Report) {
-    if raw.value == OnAdoption::Tolerate {
-        report.error(
-            raw.place,
-            "`on_adoption` cannot be `tolerate` in this version: nobody has decided on what is open",
-            Some("`close`: programs see an error and connect again"),
-        );
-    }
 }
 
 /// What `run` leaves open to an agent. `whole`: nothing in it was told already.

@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 10);
+    assert_eq!(examples, 11);
 }
 
 #[test]

@@ -157,12 +157,6 @@ fn every_refusal_has_its_place_and_hint() {
             ],
         ),
         (
-            "version: 1\nagents:\n  - {name: coder, on_adoption: tolerate}\n  - {name: helper, on_adoption: close}\n".to_owned(),
-            &[
-                "p.yaml:3:32: error: `on_adoption` cannot be `tolerate` in this version: nobody has decided on what is open\n  hint: `close`: programs see an error and connect again",
-            ],
-        ),
-        (
             rule("  - id: a\n    match: {host: [a.example], transport: [udp]}\n    handling: inspect\n    action: allow\n"),
             &["p.yaml:8:15: error: datagrams cannot be inspected\n  hint: `handling: direct`, or leave `udp` out"],
         ),

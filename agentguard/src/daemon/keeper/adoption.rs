@@ -2,7 +2,8 @@
 //!
 //! The gate first, so that nothing new begins without it; then the guard listens where the workload
 //! lives; then what it has open is ended, so that its programs see an error and not a silence: nobody
-//! decided on that, and the gate lets none of it through.
+//! decided on that, and the gate lets none of it through. Where the policy tolerates them, established
+//! TCP connections are made known to the gate instead, and go on.
 
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -11,6 +12,7 @@ use agentguard_keeper::home::Look;
 use agentguard_keeper::message::{CLOSED_AT_ONCE, Done, ToWorker};
 use agentguard_keeper::sockets;
 use agentguard_model::{AgentId, AgentName};
+use agentguard_policy::OnAdoption;
 use anyhow::bail;
 
 use super::registry::By;
@@ -22,6 +24,8 @@ use super::{Shared, lock};
 pub(super) struct Adopted {
     pub(super) agent: AgentId,
     pub(super) path: PathBuf,
+    /// The cgroup's id, which is the agent's key in the gate.
+    pub(super) cgroup: u64,
     /// Whether it was not before.
     pub(super) is_new: bool,
 }
@@ -39,14 +43,33 @@ pub(super) fn adopt(
 ) -> anyhow::Result<String> {
     let strict = lock(keeper).is_strict();
     if strict {
+        if tolerates(keeper, name) {
+            bail!(
+                "the policy tolerates what {name} has open when it is adopted, on which nobody decided, and \
+                 `run` is strict; hint: `on_adoption: close` for this agent, or `run: {{strict: false}}` in \
+                 the configuration"
+            );
+        }
         contained(path)?;
     }
     let adopted = lock(keeper).adopt(name, path)?;
     residents::look_at(keeper, adopted.agent);
     let mut text = format!("{} is governed as {name}", adopted.path.display());
     if adopted.is_new {
-        let closed = sockets::destroy_held(std::slice::from_ref(&adopted.path));
+        let closed = if tolerates(keeper, name) {
+            sockets::destroy_held_except(std::slice::from_ref(&adopted.path), &|connection| {
+                lock(keeper).tolerate(adopted.agent, adopted.cgroup, connection)
+            })
+        } else {
+            sockets::destroy_held(std::slice::from_ref(&adopted.path))
+        };
+        text.push_str(&match closed.kept {
+            0 => String::new(),
+            1 => "; 1 connection was found in it and goes on".to_owned(),
+            more => format!("; {more} connections were found in it and go on"),
+        });
         text.push_str(&match closed.sockets {
+            0 if closed.kept > 0 => "; nothing else was open in it".to_owned(),
             0 => "; no open socket was found in it".to_owned(),
             1 => "; 1 open socket was found in it and closed".to_owned(),
             more => format!("; {more} open sockets were found in it and closed"),
@@ -65,6 +88,9 @@ pub(super) fn adopt(
         }
     } else {
         text.push_str(", as it was before");
+        if !tolerates(keeper, name) {
+            text.push_str(&end_tolerated(keeper, &adopted, name, uid));
+        }
     }
     let keeper = lock(keeper);
     for warning in keeper.residents().warnings(adopted.agent) {
@@ -72,6 +98,33 @@ pub(super) fn adopt(
     }
     keeper.tell_state();
     Ok(text)
+}
+
+/// Ends what goes on by a policy that is not in force any more. With what was done, for a person.
+fn end_tolerated(keeper: &Shared, adopted: &Adopted, name: &AgentName, uid: u32) -> String {
+    let ended = sockets::destroy_connections(std::slice::from_ref(&adopted.path), &|connection| {
+        lock(keeper).is_tolerated(connection)
+    });
+    if ended.sockets > 0 {
+        lock(keeper).note_adopted(adopted, name, &ended, uid);
+    }
+    let mut text = match ended.sockets {
+        0 => String::new(),
+        1 => "; 1 connection that was tolerated is closed".to_owned(),
+        more => format!("; {more} connections that were tolerated are closed"),
+    };
+    for failure in &ended.failures {
+        text.push_str(&format!("\n{failure}"));
+    }
+    text
+}
+
+/// Whether the policy lets connections of an agent's go on that are older than its adoption.
+fn tolerates(keeper: &Shared, name: &AgentName) -> bool {
+    lock(keeper)
+        .policy()
+        .agent(name)
+        .is_some_and(|agent| agent.on_adoption == OnAdoption::Tolerate)
 }
 
 /// Whether nothing in a cgroup can get around the gate: only what was looked at to the end can be said to.
@@ -122,6 +175,12 @@ impl Keeper {
                 sockets: sockets.to_vec(),
             });
         }
+        for sockets in closed.told_kept.chunks(CLOSED_AT_ONCE) {
+            self.tell(&ToWorker::Tolerated {
+                agent: adopted.agent,
+                sockets: sockets.to_vec(),
+            });
+        }
         let by = By {
             uid,
             time: epoch_seconds(SystemTime::now()),
@@ -130,6 +189,7 @@ impl Keeper {
         let done = Done::Adopted {
             cgroup: adopted.path.display().to_string(),
             closed: u32::try_from(closed.sockets).unwrap_or(u32::MAX),
+            tolerated: u32::try_from(closed.kept).unwrap_or(u32::MAX),
         };
         self.note_deed(by, done);
     }

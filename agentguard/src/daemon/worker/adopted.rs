@@ -1,4 +1,4 @@
-//! Sockets that were open when their cgroup was adopted, and were closed: one decision each.
+//! Sockets that were open when their cgroup was adopted, and were closed or go on: one decision each.
 
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_decision::Decider;
@@ -8,19 +8,24 @@ use agentguard_record::Record;
 
 /// Records them. What the record does not take it says itself, and the adoption is told with the number
 /// of all of them.
-pub(super) async fn note(agent: AgentId, sockets: Vec<OldSocket>, decider: Decider<Record>) {
+pub(super) async fn note(
+    agent: AgentId,
+    sockets: Vec<OldSocket>,
+    tolerated: bool,
+    decider: Decider<Record>,
+) {
     for socket in sockets {
         if let Err(refused) = decider
-            .kernel(&event(agent, &socket), None, None, None)
+            .kernel(&event(agent, &socket, tolerated), None, None, None)
             .await
         {
-            tracing::warn!(%refused, "a closed socket is not in the record");
+            tracing::warn!(%refused, "a socket that was open when its cgroup was adopted is not in the record");
         }
     }
 }
 
 /// As the gate would tell of it.
-fn event(agent: AgentId, socket: &OldSocket) -> Event {
+fn event(agent: AgentId, socket: &OldSocket, tolerated: bool) -> Event {
     let remote = socket.remote;
     Event {
         kind: if remote.is_some() {
@@ -28,8 +33,12 @@ fn event(agent: AgentId, socket: &OldSocket) -> Event {
         } else {
             kind::INBOUND
         },
-        reason: reason::ADOPTED,
-        denied: 1,
+        reason: if tolerated {
+            reason::TOLERATED
+        } else {
+            reason::ADOPTED
+        },
+        denied: u8::from(!tolerated),
         agent: agent.0,
         protocol: socket.protocol.into(),
         remote: remote.unwrap_or(socket.local).ip().into(),
@@ -41,7 +50,7 @@ fn event(agent: AgentId, socket: &OldSocket) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use super::{AgentId, OldSocket, event, kind};
+    use super::{AgentId, OldSocket, event, kind, reason};
 
     #[test]
     fn a_connection_is_told_by_where_it_went_and_a_listener_by_its_port() {
@@ -50,13 +59,15 @@ mod tests {
             local: "192.0.2.1:4000".parse().unwrap(),
             remote: Some("203.0.113.9:443".parse().unwrap()),
         };
-        let told = event(AgentId(3), &socket);
+        let told = event(AgentId(3), &socket, false);
         assert_eq!(
             (told.kind, told.remote_port, told.agent),
             (kind::FLOW, 443, 3)
         );
+        let kept = event(AgentId(3), &socket, true);
+        assert_eq!((kept.reason, kept.denied), (reason::TOLERATED, 0));
         socket.remote = None;
-        let told = event(AgentId(3), &socket);
+        let told = event(AgentId(3), &socket, false);
         assert_eq!((told.kind, told.local_port), (kind::INBOUND, 4000));
     }
 }

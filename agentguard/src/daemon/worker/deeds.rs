@@ -52,13 +52,23 @@ fn change(deed: &Deed, now: Timestamp) -> Change {
             "release",
             format!("{name} was released from quarantine, by uid {uid}"),
         ),
-        Done::Adopted { cgroup, closed } => (
-            "adopt",
-            format!(
-                "the cgroup {cgroup} was put under the gate as {name}, by uid {uid}, and {closed} sockets \
-                 that were open in it were closed"
-            ),
-        ),
+        Done::Adopted {
+            cgroup,
+            closed,
+            tolerated,
+        } => {
+            let goes_on = match tolerated {
+                0 => String::new(),
+                more => format!("; {more} connections that were there go on"),
+            };
+            (
+                "adopt",
+                format!(
+                    "the cgroup {cgroup} was put under the gate as {name}, by uid {uid}, and {closed} \
+                     sockets that were open in it were closed{goes_on}"
+                ),
+            )
+        }
         Done::Detached { cgroups } => (
             "detach_all",
             format!(

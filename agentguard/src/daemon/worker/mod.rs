@@ -210,7 +210,15 @@ async fn serve(
             }
             ToWorker::Closed { agent, sockets } => {
                 let rooms = rooms.as_ref().context("closed sockets before a policy")?;
-                let noted = adopted::note(agent, sockets, rooms.decider.clone());
+                let noted = adopted::note(agent, sockets, false, rooms.decider.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
+            ToWorker::Tolerated { agent, sockets } => {
+                let rooms = rooms
+                    .as_ref()
+                    .context("tolerated connections before a policy")?;
+                let noted = adopted::note(agent, sockets, true, rooms.decider.clone());
                 let over = shutdown.clone();
                 tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }

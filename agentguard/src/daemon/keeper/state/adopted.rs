@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use agentguard_keeper::cgroup::Cgroup;
 use agentguard_keeper::gate::{Attachment, GateError};
 use agentguard_keeper::message::{CLOSED_AT_ONCE, ToWorker};
-use agentguard_keeper::sockets::Destroyed;
+use agentguard_keeper::sockets::{Connection, Destroyed};
 use agentguard_model::{AgentId, AgentName};
 
 use super::super::returned::{Returned, Waiting, Why};
@@ -170,6 +170,31 @@ impl Keeper {
     /// Cgroups in which something may be open that is older than the gate on them.
     pub(in super::super) fn returned(&mut self) -> &mut Waiting {
         &mut self.returned
+    }
+
+    /// Lets a connection go on that is older than its adoption, if it is of this cgroup and of no other
+    /// agent. Not that of an agent that is quarantined.
+    pub(in super::super) fn tolerate(
+        &mut self,
+        agent: AgentId,
+        cgroup: u64,
+        connection: &Connection,
+    ) -> bool {
+        if self.is_quarantined(agent) {
+            return false;
+        }
+        match self.gate.keep_connection(connection, cgroup, agent.0) {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(%error, "a connection that is tolerated is closed: the gate does not take it");
+                false
+            }
+        }
+    }
+
+    /// Whether a connection goes on by [`Self::tolerate`]. Where that cannot be told, it does.
+    pub(in super::super) fn is_tolerated(&self, connection: &Connection) -> bool {
+        self.gate.keeps(connection).unwrap_or(true)
     }
 
     /// What was open before the gate was closed: it is recorded.

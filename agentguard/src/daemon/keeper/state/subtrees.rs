@@ -272,6 +272,7 @@ impl Keeper {
         Ok(Adopted {
             agent: id,
             path,
+            cgroup: cgroup.id,
             is_new,
         })
     }

@@ -1,0 +1,84 @@
+//! Connections that are older than the gate: refused, until they are made known to it; then they pass,
+//! and nothing else does by them.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Mutex;
+
+use agentguard_common::map::{AgentEntry, agent_flag};
+use agentguard_keeper::sockets::{destroy_connections, destroy_held_except};
+
+use crate::world::{accept, eventually, in_world, server};
+
+#[test]
+fn a_connection_that_is_made_known_passes_until_a_quarantine_cuts_it_at_the_next_packet() {
+    in_world(|world| {
+        let (server, port) = server();
+        let agent = world.ungoverned("older");
+        let mut client = agent.client();
+        client.does(&format!(
+            "old = tcp('192.0.2.1', {port}); old.sendall(b'a')"
+        ));
+        let (mut old, _) = accept(&server);
+        let mut heard = [0];
+        old.read_exact(&mut heard).unwrap();
+
+        // Under the gate it says nothing.
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        world.gate.attach(&agent.path).unwrap();
+        client.does("old.sendall(b'b')");
+        eventually("its packet is told as refused", || {
+            !world.events().is_empty()
+        });
+        old.set_nonblocking(true).unwrap();
+        assert!(old.read(&mut heard).is_err());
+        old.set_nonblocking(false).unwrap();
+
+        // That of another agent is not made known as this one's.
+        let number = agent.entry.agent;
+        let cgroups = std::slice::from_ref(&agent.path);
+        let gate = Mutex::new(&mut world.gate);
+        let kept = destroy_held_except(cgroups, &|connection| {
+            let mut gate = gate.lock().unwrap();
+            assert!(!gate.keeps(connection).unwrap());
+            gate.keep_connection(connection, agent.id, number).unwrap()
+        });
+        assert_eq!((kept.kept, kept.sockets), (1, 0), "{:?}", kept.failures);
+        assert_eq!(kept.told_kept[0].remote.unwrap().port(), port);
+        let others = destroy_held_except(cgroups, &|connection| {
+            let mut gate = gate.lock().unwrap();
+            assert!(!gate.keep_connection(connection, agent.id + 1, 1).unwrap());
+            gate.keeps(connection).unwrap()
+        });
+        assert_eq!((others.kept, others.sockets), (1, 0));
+        old.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, *b"b");
+        old.write_all(b"c").unwrap();
+        assert_eq!(client.says("old.recv(1).decode()"), "c");
+
+        // What is dialled is decided, also over its socket.
+        client.is_refused(&format!("tcp('192.0.2.1', {port})"));
+
+        let denied = world.gate.counters(number).unwrap().denied;
+        let cut = AgentEntry {
+            flags: agent.entry.flags | agent_flag::QUARANTINED,
+            ..agent.entry
+        };
+        world.gate.put_agent(agent.id, &cut).unwrap();
+        client.does("old.sendall(b'd')");
+        eventually("its packet is refused", || {
+            world.gate.counters(number).unwrap().denied > denied
+        });
+        old.set_nonblocking(true).unwrap();
+        assert!(old.read(&mut heard).is_err());
+        old.set_nonblocking(false).unwrap();
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        old.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, *b"d");
+
+        // What was made known is found again, and ended; what began under the gate is not among it.
+        let ended =
+            destroy_connections(cgroups, &|connection| world.gate.keeps(connection).unwrap());
+        assert_eq!(ended.sockets, 1, "{:?}", ended.failures);
+        assert_eq!(client.says("old.recv(1)"), "ECONNABORTED");
+    });
+}
