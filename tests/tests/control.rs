@@ -8,9 +8,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agentguard_model::{ActionKind, Decision};
-use agentguard_tests::{Guard, Invocation, Output, World};
+use agentguard_tests::{Guard, Invocation, Output, World, wait_until};
 
 /// No user and no group of any host.
 const USER: u32 = 64_299;
@@ -528,4 +529,63 @@ fn without_the_groups_only_root_asks() {
         &["status"],
     );
     refused(&told, "not allowed to open");
+}
+
+/// Opens so many connections to a socket and says nothing on them, tells when all but some are closed by
+/// the other side, or after 4 s how many are, and keeps the rest.
+const IDLE: &str = "
+import resource, select, socket, sys, time
+path, kind, count, places = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+poll = select.poll()
+kept = {}
+for _ in range(count):
+    made = socket.socket(socket.AF_UNIX, kind)
+    made.connect(path)
+    kept[made.fileno()] = made
+    poll.register(made, select.POLLIN)
+closed = set()
+until = time.monotonic() + 4
+while len(closed) < count - places and time.monotonic() < until:
+    for number, _ in poll.poll(100):
+        closed.add(number)
+        poll.unregister(number)
+print(len(closed) >= count - places, flush=True)
+sys.stdin.read()
+";
+
+/// Root in an agent's cgroup may connect and say nothing: it takes no place of the root that governs it.
+#[test]
+fn agents_that_are_root_keep_no_operator_from_quarantining_them() {
+    let world = World::new("idle").start().unwrap();
+    let guard = guard(&world, &[]);
+    let cgroup = guard.agent_cgroup("coder").unwrap();
+    // Kinds: stream, packets.
+    let mut idle = Vec::new();
+    for (name, kind, count, places) in [("control.sock", 1, 100, 16), ("keeper.sock", 5, 400, 256)]
+    {
+        let socket = guard.runtime_dir().join(name).display().to_string();
+        let numbers = [kind, count, places].map(|number: u32| number.to_string());
+        let words = [
+            "sh",
+            "-c",
+            r#"sleep 600 | exec "$0" "$@""#,
+            "python3",
+            "-c",
+            IDLE,
+            &socket,
+        ];
+        let words = words.into_iter().map(str::to_owned).chain(numbers);
+        let process = guard.within(&cgroup, words).spawn().unwrap();
+        let told = wait_until("the others are closed", Duration::from_secs(60), || {
+            let told = process.stdout();
+            told.ends_with('\n').then_some(told)
+        });
+        assert_eq!(told.unwrap(), "True\n", "{name}: {}", process.stderr());
+        idle.push(process);
+    }
+    for words in [&["status"][..], &["agent", "quarantine", "coder"]] {
+        let told = guard.cli().args(words).run().unwrap();
+        told.success().unwrap();
+    }
 }

@@ -122,15 +122,23 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
                     };
                     (None, Some(seat))
                 };
-                let connection = connection(
-                    stream,
-                    Accepted::now(),
-                    Arc::clone(&sources),
-                    shutdown.clone(),
-                );
+                let others = Arc::clone(&others);
+                let (sources, shutdown) = (Arc::clone(&sources), shutdown.clone());
+                let accepted = Accepted::now();
                 tasks.spawn(async move {
-                    connection.await;
-                    drop((permit, seat));
+                    let admitted = admit(&stream, accepted, &sources).await;
+                    // Whoever may nothing, agents of root's among them, keeps no place of those who may.
+                    let _place = match (&admitted, permit) {
+                        (Err(_), Some(permit)) => {
+                            drop(permit);
+                            let Some(seat) = others.take(peer.uid()) else {
+                                return;
+                            };
+                            (None, Some(seat))
+                        }
+                        (_, permit) => (permit, seat),
+                    };
+                    connection(stream, admitted, sources, shutdown).await;
                 });
             }
             Err(error) => {
@@ -148,11 +156,10 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
 
 async fn connection(
     stream: UnixStream,
-    accepted: Accepted,
+    admitted: Result<Rights, Refusal>,
     sources: Arc<Sources>,
     shutdown: CancellationToken,
 ) {
-    let admitted = admit(&stream, accepted, &sources).await;
     if let Err(refusal) = &admitted {
         tracing::warn!(%refusal, "refused a client of the control socket");
     }

@@ -82,6 +82,24 @@ impl Cgroup {
     }
 }
 
+/// Bounds how deep and how many the cgroups below one may be (`cgroup.max.depth`,
+/// `cgroup.max.descendants`): `mkdir(2)` fails with `EAGAIN` beyond. What was bounded before stays so.
+///
+/// # Errors
+/// The cgroup is gone, or its files cannot be read or written.
+pub fn bound(path: &Path, depth: u32, descendants: u32) -> io::Result<()> {
+    for (name, most) in [
+        ("cgroup.max.depth", depth),
+        ("cgroup.max.descendants", descendants),
+    ] {
+        let file = path.join(name);
+        if fs::read_to_string(&file)?.trim_end() == "max" {
+            fs::write(&file, most.to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// Stops every process in a cgroup and below it, or lets them go on (`cgroup.freeze`, Linux 5.2). Stopping
 /// takes effect in a moment, not at once; it holds for processes that come later. A process that is
 /// stopped like this can be killed.

@@ -132,6 +132,29 @@ fn a_command_of_root_moves_into_no_cgroup_but_its_own() {
     puppet(&world, &guard, "coder").fails(&open, "EROFS");
 }
 
+/// Its own cgroup is root's to write, and what it makes there has to be removed when it is over.
+#[test]
+fn a_command_of_root_makes_no_more_cgroups_than_can_be_looked_at() {
+    let world = world("deep");
+    let guard = world
+        .guard()
+        .policy("{version: 1, agents: [{name: coder}]}")
+        .start()
+        .unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    client.gives("'it runs'", "it runs");
+    let mut below = fs::read_dir(guard.cgroup().join("coder")).unwrap();
+    let run = below.find_map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        name.starts_with("run-").then_some(path)
+    });
+    let run = run.unwrap().display().to_string();
+    let make = format!("[os.mkdir('{run}' + '/d' * depth) for depth in range(1, 32)] and 'made'");
+    client.gives(&make, "made");
+    client.fails(&format!("os.mkdir('{run}' + '/d' * 32)"), "EAGAIN");
+}
+
 /// Root may write most of them without any capability, and the kernel starts what some of them name
 /// outside of every agent's cgroup.
 #[test]

@@ -12,6 +12,7 @@ use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
+use agentguard_keeper::spawn::message::{Refusal, ToClient};
 use agentguard_model::AgentName;
 
 use super::authorities::Authorities;
@@ -69,13 +70,12 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                     tracing::warn!(uid = peer.uid, "too many clients; one was turned away");
                     continue;
                 };
-                let keeper = keeper.clone();
+                let (keeper, others) = (keeper.clone(), others.clone());
                 let started = std::thread::Builder::new()
                     .name("client".into())
                     .spawn(move || {
-                        // Also where that panics; and where there is no thread, with what it was to do.
-                        let _place = place;
-                        attend(&keeper, client, &peer);
+                        // Free again also where that panics; and where there is no thread.
+                        attend(&keeper, client, &peer, place, &others);
                     });
                 if let Err(error) = started {
                     tracing::warn!(%error, "cannot attend to a client");
@@ -109,8 +109,21 @@ impl Drop for Counted {
     }
 }
 
-fn attend(keeper: &Shared, client: Packet, peer: &Peer) {
+fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, others: &Arc<Seats>) {
     let accepted = Accepted::now();
+    // Whoever may nothing is judged before it is heard, and waits for its refusal in another place: an
+    // agent that is root would keep those of the people who are to quarantine it.
+    let judged = rights(&lock(keeper), peer, accepted);
+    let (refusal, _place) = match judged {
+        Ok(_) => (None, place),
+        Err(refusal) => {
+            drop(place);
+            let Some(seat) = others.take(peer.uid) else {
+                return;
+            };
+            (Some(refusal), Place::Anothers(seat))
+        }
+    };
     if client.set_timeout(Some(PATIENCE)).is_err() {
         return;
     }
@@ -127,6 +140,18 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer) {
             return;
         }
     };
+    if let Some(Unauthorised { message, hint }) = refusal {
+        let told = match command {
+            Command::Run(_) => {
+                client.send(&ToClient::Refused(Refusal::new(message).hint(hint)), &[])
+            }
+            _ => client.send(&refused(&message, Some(hint)), &[]),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "a client did not wait for its refusal");
+        }
+        return;
+    }
     let answer = match command {
         Command::Run(request) => {
             if client.set_timeout(None).is_err() {

@@ -9,9 +9,15 @@ use agentguard_keeper::message::ToWorker;
 use agentguard_keeper::namespace::Isolated;
 use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{AgentId, AgentName, Labels};
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use super::{Keeper, Prepared, Run, Subtree, listeners, ports};
+
+/// How deep the cgroups of a run may lie below its agent's. A run of root makes cgroups in its own; they
+/// are looked at, and removed when it is over.
+const MAX_DEPTH: u32 = 32;
+/// How many cgroups an agent may have, its runs among them.
+const MAX_DESCENDANTS: u32 = 16_384;
 
 impl Keeper {
     /// A cgroup, and perhaps a namespace, for a command of an agent.
@@ -37,6 +43,8 @@ impl Keeper {
         if !is_there {
             self.made.insert(own.id, agent);
         }
+        cgroup::bound(&own.path, MAX_DEPTH, MAX_DESCENDANTS)
+            .with_context(|| format!("cannot bound the cgroups below {}", own.path.display()))?;
         if !self.subtrees.contains_key(&own.id) {
             self.enrol(own.id, Subtree::new(own.path, agent, 0))?;
         }
