@@ -255,7 +255,8 @@ pub mod pending {
     pub const KINDS: usize = 3;
 
     /// Slots of an agent for a kind, a power of two. Twice the connections that a listener's accept queue
-    /// holds, and more datagrams than fit into the receive buffer of the resolver.
+    /// holds, and as many queries as [`ASKED_BYTES`] lets through in a second: a worker that is later than that
+    /// finds the first ones with their slots gone, and they are asked again.
     #[inline(always)]
     #[must_use]
     pub const fn slots(kind: u32) -> u32 {

@@ -269,12 +269,19 @@ fn reaches_guard(netns: u64, packet: &Packet) -> bool {
     listens && (port == ours.resolver_port || (packet.transport == TCP && port == ours.proxy_port))
 }
 
-/// Whether a datagram is one, and not many that the kernel will take apart (`UDP_SEGMENT`): 64 of them or
-/// more, each of which takes its own room where it waits.
+/// Whether a datagram is one in one piece. Not many that the kernel will take apart (`UDP_SEGMENT`): 64 of
+/// them or more, each of which takes its own room where it waits. Nor one of the sender's own pages
+/// (`MSG_ZEROCOPY`), which take the room of whole pages there however little is in each.
 #[inline(always)]
 fn is_one(ctx: &SkBuffContext) -> bool {
-    // SAFETY: the context of this hook.
-    unsafe { (*ctx.skb.skb).gso_segs <= 1 }
+    let packet = ctx.skb.skb;
+    // SAFETY: the context of this hook. The two are pointers to the first piece and its end, of 64 bits once
+    // they are loaded.
+    let (segments, first, length) = unsafe {
+        let first = (*packet).data_end as usize - (*packet).data as usize;
+        ((*packet).gso_segs, first, (*packet).len as usize)
+    };
+    segments <= 1 && first >= length
 }
 
 /// Whether a packet will reach a socket of the same agent, now.
@@ -307,6 +314,10 @@ fn pretends(
     asks: bool,
 ) -> bool {
     if !entry.bound.is_unspecified() && entry.bound != packet.source {
+        return true;
+    }
+    // A socket from before the gate may have any address of IPv6, and be answered there (`option`).
+    if asks && !packet.source.is_v4() && !packet.source.is_loopback() {
         return true;
     }
     (asks || packet.source.is_loopback()) && !comes_from_own(ctx, found, packet)
@@ -363,7 +374,10 @@ fn first_datagram(
         } else {
             reason::DATAGRAM
         };
-        entry.state = socket_state::UNDECIDED;
+        // Where `connect` sent it the next one is decided again: by that address alone nothing would be.
+        if !rewritten {
+            entry.state = socket_state::UNDECIDED;
+        }
         event::refuse(entry, &packet.destination, packet.destination_port, why);
         return false;
     }

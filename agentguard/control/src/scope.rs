@@ -121,6 +121,7 @@ impl Scope {
             .gate
             .attached
             .retain(|top| own.iter().any(|cgroup| crate::peer::is_within(cgroup, top)));
+        guard.gate.attached_more = 0;
         guard.listeners.clear();
         guard.leaves = LeafStatus::default();
         if guard.policy.refused.is_some() {
@@ -155,13 +156,13 @@ impl Own {
         if decision.layer == Layer::Operator || !users.may_run(self.uid, &agent.name) {
             return false;
         }
-        // A run by another user than root has that user in its context; the rest is told from the
-        // process, where the kernel saw it.
-        let whose = match decision.context.user {
-            Some(_) => decision.context.uid(),
-            None => decision.process.as_ref().map(|process| process.uid),
-        };
-        match whose {
+        // A run by another user than root has that user in its context, also when it is no longer one of the
+        // agent's; the rest is told from the process, where the kernel saw it.
+        if let Some(uid) = decision.context.uid() {
+            return uid == self.uid;
+        }
+        let process = decision.process.as_ref();
+        match process.map(|process| process.uid) {
             Some(uid) => uid == self.uid || !users.may_run(uid, &agent.name),
             None => users.of(&agent.name).len() == 1,
         }

@@ -48,6 +48,9 @@ const CONNECTIONS_OF_OTHERS: usize = 64;
 /// Of these, those of one user.
 const CONNECTIONS_OF_ONE: usize = 16;
 
+/// Connections at once of those who may ask nothing, until they have heard so; further ones are closed.
+const CONNECTIONS_REFUSED: usize = 16;
+
 /// Bytes of a request's head, at most; a longer one is answered 431 and closed.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -94,6 +97,7 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
     let sources = Arc::new(sources);
     let roots = Arc::new(Semaphore::new(CONNECTIONS));
     let others = Seats::new(CONNECTIONS_OF_OTHERS, CONNECTIONS_OF_ONE);
+    let refused = Seats::new(CONNECTIONS_REFUSED, CONNECTIONS_REFUSED);
     let tasks = TaskTracker::new();
     loop {
         let accepted = async {
@@ -122,22 +126,21 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
                     };
                     (None, Some(seat))
                 };
-                let others = Arc::clone(&others);
+                let refused = Arc::clone(&refused);
                 let (sources, shutdown) = (Arc::clone(&sources), shutdown.clone());
                 let accepted = Accepted::now();
                 tasks.spawn(async move {
                     let admitted = admit(&stream, accepted, &sources).await;
                     // Whoever may nothing, agents of root's among them, keeps no place of those who may.
-                    let _place = match (&admitted, permit) {
-                        (Err(_), Some(permit)) => {
-                            drop(permit);
-                            let Some(seat) = others.take(peer.uid()) else {
-                                return;
-                            };
-                            (None, Some(seat))
-                        }
-                        (_, permit) => (permit, seat),
-                    };
+                    let mut place = (permit, seat);
+                    if admitted.is_err() {
+                        place = (None, None);
+                        let Some(seat) = refused.take(peer.uid()) else {
+                            return;
+                        };
+                        place.1 = Some(seat);
+                    }
+                    let _place = place;
                     connection(stream, admitted, sources, shutdown).await;
                 });
             }

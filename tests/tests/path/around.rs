@@ -184,36 +184,33 @@ fn a_forged_sender_on_loopback_is_nobody_to_answer_to() {
     client.gives("make('o', 2, 2)", "made");
     client.fails("of('o').setsockopt(0, socket.IP_TRANSPARENT, 1)", "EPERM");
     denied(&guard, ReasonCode::OptionNotAllowed);
-    let may = "echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind";
+    let may = "echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind";
     let host = world.host().command("sh").args(["-c", may]);
     host.run().unwrap().success().unwrap();
     let forge = |kind: u32, name: &str| {
         format!(
-            "(make('{name}', 2, {kind}), of('{name}').settimeout(1), \
-             of('{name}').bind(('192.0.2.66', 9)))[0]"
+            "(make('{name}', 10, {kind}), of('{name}').settimeout(1), \
+             of('{name}').bind(('2001:db8:113::66', 9)))[0]"
         )
     };
-    client.gives("udp('l', '0.0.0.0')", "made");
+    client.gives("udp('l', '::')", "made");
     client.gives("of('l').settimeout(1)", json!(null));
-    client.gives("of('l').bind(('0.0.0.0', 9000))", json!(null));
+    client.gives("of('l').bind(('::', 9000))", json!(null));
     client.gives(&forge(2, "f"), "made");
-    client.gives("say_to('f', 'from nowhere', '127.0.0.1', 9000)", 12);
+    client.gives("say_to('f', 'from nowhere', '::1', 9000)", 12);
     client.fails("hear_from('l')", "timeout");
-    client.fails("say_to('l', 'a secret', '192.0.2.66', 9)", "EPERM");
+    client.fails("say_to('l', 'a secret', '2001:db8:113::66', 9)", "EPERM");
     // Nor does a listener answer it.
-    client.gives("listen('s', '0.0.0.0', 9001)", 9001);
+    client.gives("listen('s', '::', 9001)", 9001);
     client.gives(&forge(1, "t"), "made");
-    client.fails("connect('t', '127.0.0.1', 9001)", "timeout");
+    client.fails("connect('t', '::1', 9001)", "timeout");
     denied(&guard, ReasonCode::InboundNotAllowed);
     assert_eq!(world.canary().unwrap(), 0);
 
     // Its own address, and that of the host, are somebody's.
-    for (from, to) in [
-        ("127.0.0.2", "127.0.0.1"),
-        ("198.51.100.10", "198.51.100.10"),
-    ] {
+    for (from, to) in [("::1", "::1"), ("2001:db8:51::10", "2001:db8:51::10")] {
         let mut host = free(&world);
-        host.gives("udp('u', '0.0.0.0')", "made");
+        host.gives("udp('u', '::')", "made");
         host.gives(&format!("of('u').bind(('{from}', 0))"), json!(null));
         host.gives(&format!("say_to('u', 'hello', '{to}', 9000)"), 5);
         let heard = client.ask("hear_from('l')").unwrap();
@@ -229,12 +226,15 @@ fn a_forged_sender_on_loopback_is_nobody_to_answer_to() {
     // Without the guard the answers leave.
     client.gives("close('f')", "closed");
     let mut without = free(&world);
-    without.gives("udp('l', '0.0.0.0')", "made");
-    without.gives("of('l').bind(('0.0.0.0', 9002))", json!(null));
+    without.gives("udp('l', '::')", "made");
+    without.gives("of('l').bind(('::', 9002))", json!(null));
     without.gives(&forge(2, "f"), "made");
-    without.gives("say_to('f', 'from nowhere', '127.0.0.1', 9002)", 12);
-    without.gives("hear_from('l')", json!(["from nowhere", "192.0.2.66", 9]));
-    without.gives("say_to('l', 'a secret', '192.0.2.66', 9)", 8);
+    without.gives("say_to('f', 'from nowhere', '::1', 9002)", 12);
+    without.gives(
+        "hear_from('l')",
+        json!(["from nowhere", "2001:db8:113::66", 9]),
+    );
+    without.gives("say_to('l', 'a secret', '2001:db8:113::66', 9)", 8);
     assert!(world.canary().unwrap() > 0);
 }
 

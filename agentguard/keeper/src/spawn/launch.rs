@@ -119,7 +119,12 @@ pub(super) fn launch(plan: &SpawnPlan, place: &Place<'_>) -> io::Result<Monitor>
     let trees = place
         .overlays
         .iter()
-        .map(|overlay| Ok((detach(&overlay.source)?, target(overlay)?, overlay.optional)))
+        .filter_map(|overlay| match detach(&overlay.source) {
+            // What the host has unmounted since it was looked for is not there for the run either.
+            Err(error) if overlay.optional && is_unmounted(&overlay.source, &error) => None,
+            tree => Some((tree, overlay)),
+        })
+        .map(|(tree, overlay)| Ok((tree?, target(overlay)?, overlay.optional)))
         .collect::<io::Result<Vec<_>>>()?;
     let mounts: Vec<(RawFd, &CStr, bool)> = trees
         .iter()
@@ -257,6 +262,34 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 fn target(overlay: &Overlay) -> io::Result<CString> {
     use std::os::unix::ffi::OsStrExt;
     Ok(CString::new(overlay.target.as_os_str().as_bytes())?)
+}
+
+/// Whether a mount could not be copied because it is no longer one of the keeper's: by its number, for what
+/// may not be copied gives the same error (`fs/namespace.c`, `__do_loopback`).
+fn is_unmounted(source: &Source, error: &io::Error) -> bool {
+    let fd = match source {
+        Source::ReadOnly(fd) | Source::ReadOnlyTree(fd) | Source::Writable(fd) => fd.as_raw_fd(),
+        Source::Mount(_) => return false,
+    };
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return false;
+    }
+    let read =
+        |path: &str| std::fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned());
+    let (Ok(info), Ok(mounts)) = (
+        read(&format!("/proc/thread-self/fdinfo/{fd}")),
+        read("/proc/thread-self/mountinfo"),
+    ) else {
+        return false;
+    };
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    number.is_some_and(|number| !is_listed(&mounts, number.trim()))
+}
+
+/// Whether a mount is in `mountinfo` (proc(5)): its number stands first in its line.
+fn is_listed(mounts: &str, number: &str) -> bool {
+    let mut numbers = mounts.lines().filter_map(|line| line.split(' ').next());
+    numbers.any(|other| other == number)
 }
 
 /// A copy of the mount at `source`, which is attached nowhere yet: it can then be attached in a mount

@@ -149,6 +149,39 @@ fn a_socket_from_before_the_gate_sends_nothing() {
     });
 }
 
+/// The resolver would answer there, on the wire: the option is from before the gate could refuse it.
+#[test]
+fn a_socket_that_may_have_any_address_asks_nothing_in_its_name() {
+    in_world(|world| {
+        let late = world.ungoverned("late");
+        let mut client = Client::inside(&late.path);
+        for name in ["bound", "chooses", "own"] {
+            client.does(&format!("{name} = socket.socket(AF_INET6, SOCK_DGRAM)"));
+            // IPV6_FREEBIND.
+            client.does(&format!("{name}.setsockopt(41, 78, 1)"));
+        }
+        client.does("bound.bind(('2a00::7', 0)); own.bind(('::1', 0))");
+        world.gate.put_agent(late.id, &late.entry).unwrap();
+        world.gate.attach(&late.path).unwrap();
+        let to = "('2001:db8::53', 53)";
+        // Nor by IPV6_PKTINFO.
+        let name = "(41, 50, socket.inet_pton(AF_INET6, '2a00::7') + bytes(4))";
+        for line in [
+            format!("bound.sendto(b'a secret', {to})"),
+            format!("chooses.sendmsg([b'a secret'], [{name}], 0, {to})"),
+        ] {
+            client.is_refused(&line);
+            let last = world.events().pop().unwrap();
+            assert_eq!(
+                (last.reason, last.denied),
+                (reason::UNPARSABLE, 1),
+                "{line}"
+            );
+        }
+        client.does(&format!("own.sendto(b'a query', {to})"));
+    });
+}
+
 /// Level, name and value of options that make the kernel send by itself.
 const JOINS: [(&str, &str, &str); 18] = [
     // IP_ADD_MEMBERSHIP and those with sources.

@@ -26,6 +26,8 @@ const CLIENTS: usize = 4096;
 const CLIENTS_OF_OTHERS: usize = 1024;
 /// Of these, those of one user.
 const CLIENTS_OF_ONE: usize = 256;
+/// Clients that may nothing at once, until they have heard so; further ones are closed at once.
+const CLIENTS_REFUSED: usize = 64;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -44,6 +46,7 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
     let keeper = keeper.clone();
     let count = Arc::new(AtomicUsize::new(0));
     let others = Seats::new(CLIENTS_OF_OTHERS, CLIENTS_OF_ONE);
+    let refused = Seats::new(CLIENTS_REFUSED, CLIENTS_REFUSED);
     std::thread::Builder::new()
         .name("clients".into())
         .spawn(move || {
@@ -70,12 +73,12 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                     tracing::warn!(uid = peer.uid, "too many clients; one was turned away");
                     continue;
                 };
-                let (keeper, others) = (keeper.clone(), others.clone());
+                let (keeper, refused) = (keeper.clone(), refused.clone());
                 let started = std::thread::Builder::new()
                     .name("client".into())
                     .spawn(move || {
                         // Free again also where that panics; and where there is no thread.
-                        attend(&keeper, client, &peer, place, &others);
+                        attend(&keeper, client, &peer, place, &refused);
                     });
                 if let Err(error) = started {
                     tracing::warn!(%error, "cannot attend to a client");
@@ -109,7 +112,7 @@ impl Drop for Counted {
     }
 }
 
-fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, others: &Arc<Seats>) {
+fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: &Arc<Seats>) {
     let accepted = Accepted::now();
     // Whoever may nothing is judged before it is heard, and waits for its refusal in another place: an
     // agent that is root would keep those of the people who are to quarantine it.
@@ -118,7 +121,7 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, others: &A
         Ok(_) => (None, place),
         Err(refusal) => {
             drop(place);
-            let Some(seat) = others.take(peer.uid) else {
+            let Some(seat) = refusing.take(peer.uid) else {
                 return;
             };
             (Some(refusal), Place::Anothers(seat))

@@ -337,12 +337,15 @@ impl Keeper {
         self.policy_loaded = SystemTime::now();
         let policy = self.policy.clone();
         let registry = &self.registry;
-        self.published.renew(&mut self.gate, &policy, |id| {
+        let renewed = self.published.renew(&mut self.gate, &policy, |id| {
             registry.name(id).and_then(|name| policy.agent(name))
-        })?;
+        });
         self.settings(self.alive_ns())?;
         self.tell_policy();
-        Ok(())
+        // The worker decides by what the kernel does, also where not every name could be written anew.
+        renewed.context(
+            "the new policy is in force, but not for every name that was answered; reload again",
+        )
     }
 
     /// Has the kernel decide by the policy.
@@ -458,12 +461,12 @@ impl Keeper {
         self.serving
     }
 
-    /// What the worker decides with, to be waited for without the lock.
     /// Whom the worker runs as.
     pub(super) fn worker_user(&self) -> &crate::config::Worker {
         &self.config.worker
     }
 
+    /// What the worker decides with, to be waited for without the lock.
     pub(super) fn taken(&self) -> Arc<Taken> {
         self.taken.clone()
     }

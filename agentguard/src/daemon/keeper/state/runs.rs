@@ -19,6 +19,12 @@ const MAX_DEPTH: u32 = 32;
 /// How many cgroups an agent may have, its runs among them.
 const MAX_DESCENDANTS: u32 = 16_384;
 
+/// How many runs of an agent may be there at once, what they left in the background among them: a new
+/// worker is told of all.
+const MAX_RUNS: usize = 1024;
+/// How many of those may have a network namespace of their own.
+const MAX_ISOLATED: usize = 256;
+
 impl Keeper {
     /// A cgroup, and perhaps a namespace, for a command of an agent.
     pub(in super::super) fn prepare(
@@ -30,6 +36,15 @@ impl Keeper {
     ) -> anyhow::Result<Prepared> {
         ensure!(self.serving, "the daemon is not ready yet");
         let agent = self.registry.number(name)?;
+        let own_runs = || self.runs.values().filter(|run| run.agent == agent);
+        ensure!(
+            own_runs().count() < MAX_RUNS,
+            "{name} has {MAX_RUNS} runs, and no more at once; hint: something of each goes on in the background: end it"
+        );
+        ensure!(
+            !isolate || own_runs().filter(|run| run.isolated.is_some()).count() < MAX_ISOLATED,
+            "{name} has {MAX_ISOLATED} isolated runs, and no more at once; hint: something of each goes on in the background: end it"
+        );
         let run = self.registry.next_run()?;
         let path = self
             .config
@@ -52,17 +67,18 @@ impl Keeper {
         let isolated = isolate
             .then(|| Isolated::new(ports(&self.config)))
             .transpose()?;
-        let netns = match &isolated {
-            Some(isolated) => {
-                let mut listeners = listeners(&self.config, &isolated.listening);
-                listeners.flags |= listener_flag::NO_UPLINK;
-                self.gate
-                    .put_listeners(isolated.listening.netns, &listeners)?;
-                Some(isolated.handle.try_clone()?)
-            }
-            None => None,
-        };
+        let netns = isolated
+            .as_ref()
+            .map(|isolated| isolated.handle.try_clone());
+        let netns = netns.transpose()?;
         self.enrol(cgroup.id, Subtree::new(path.clone(), agent, run))?;
+        // Last, for nothing takes it back where something fails.
+        if let Some(isolated) = &isolated {
+            let mut listeners = listeners(&self.config, &isolated.listening);
+            listeners.flags |= listener_flag::NO_UPLINK;
+            self.gate
+                .put_listeners(isolated.listening.netns, &listeners)?;
+        }
         let entry = Run {
             agent,
             context,
