@@ -156,6 +156,11 @@ fn script(
         .collect();
     for suite in suites {
         let name = suite.name();
+        let left_out: String = suite
+            .left_out
+            .iter()
+            .map(|test| format!(" --skip {}", exec::quote(test)))
+            .collect();
         let directory = exec::quote(&text(&workspace.join(suite.directory))?);
         let program = exec::quote(&text(executables.test(suite)?)?);
         let mut variables: String = suite
@@ -173,7 +178,7 @@ fn script(
         }
         script.push_str(&format!(
             "say begin {name} \"$(now)\"\n\
-             {{ (cd {directory} && {variables}exec {program} --show-output{filter})\n\
+             {{ (cd {directory} && {variables}exec {program} --show-output{left_out}{filter})\n\
              say end {name} $? \"$(now)\"; }} </dev/null 2>&1 | cat\n"
         ));
     }
