@@ -124,7 +124,16 @@ pub(super) fn launch(plan: &SpawnPlan, place: &Place<'_>) -> io::Result<Monitor>
             Err(error) if overlay.optional && is_unmounted(&overlay.source, &error) => None,
             tree => Some((tree, overlay)),
         })
-        .map(|(tree, overlay)| Ok((tree?, target(overlay)?, overlay.optional)))
+        .map(|(tree, overlay)| {
+            let failed = |error: io::Error| {
+                let target = overlay.target.display();
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot copy what lies over {target}: {error}"),
+                )
+            };
+            Ok((tree.map_err(failed)?, target(overlay)?, overlay.optional))
+        })
         .collect::<io::Result<Vec<_>>>()?;
     let mounts: Vec<(RawFd, &CStr, bool)> = trees
         .iter()
