@@ -161,8 +161,12 @@ impl Own {
         if let Some(uid) = decision.context.uid() {
             return uid == self.uid;
         }
-        let process = decision.process.as_ref();
-        match process.map(|process| process.uid) {
+        let whose = match decision.context.user {
+            // Root has called it something else.
+            Some(_) => None,
+            None => decision.process.as_ref().map(|process| process.uid),
+        };
+        match whose {
             Some(uid) => uid == self.uid || !users.may_run(uid, &agent.name),
             None => users.of(&agent.name).len() == 1,
         }

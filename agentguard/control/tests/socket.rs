@@ -729,6 +729,10 @@ async fn users_of_one_agent_do_not_read_what_the_others_ran() {
         process(0),
         decision("coder", Verdict::Deny, ActionKind::Connect, "a.example"),
         said("uid none"),
+        Decision {
+            process: process(0).process,
+            ..said("night shift")
+        },
     ] {
         ids.push(world.write(one).await.to_string());
     }
@@ -745,7 +749,7 @@ async fn users_of_one_agent_do_not_read_what_the_others_ran() {
     assert_eq!(of(8).await, [1, 3, 4]);
     // The only user of an agent reads all of it but what another one ran, who was listed then.
     world.users.send_replace(users(&[("coder", &[7])]));
-    assert_eq!(of(7).await, [0, 2, 3, 4, 5, 6]);
+    assert_eq!(of(7).await, [0, 2, 3, 4, 5, 6, 7]);
     assert!(of(8).await.is_empty());
 }
 
