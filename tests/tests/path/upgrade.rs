@@ -127,6 +127,51 @@ fn the_way_back_from_a_newer_version_is_the_same() {
     through_another_version("downgrade", "v1000");
 }
 
+/// What the other version's maps say of a quarantine is old by then, and they are there still.
+#[test]
+fn a_release_holds_though_the_daemon_is_killed_before_the_other_version_is_gone() {
+    let world = world("upgrade-release");
+    let mut guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = mighty(&world, &guard, "helper");
+    let cli = |guard: &Guard<'_>, words: [&str; 3]| {
+        guard.cli().args(words).run().unwrap().success().unwrap();
+    };
+    cli(&guard, ["agent", "quarantine", "helper"]);
+    guard.kill().unwrap();
+    let [ours] = versions(&guard).try_into().unwrap();
+    let theirs = guard.bpffs().join("v1");
+    fs::rename(&ours, &theirs).unwrap();
+    // A link that cannot be removed, so that nothing of the other version is.
+    let links = fs::read_dir(guard.bpffs().join("links")).unwrap();
+    let links = links.map(|entry| entry.unwrap().path());
+    let stuck: Vec<PathBuf> = links.map(|links| links.join("stuck")).collect();
+    for directory in &stuck {
+        fs::create_dir(directory).unwrap();
+    }
+
+    guard.start().unwrap();
+    client.fails(&format!("get('{SITE}')"), "EAI_AGAIN");
+    cli(&guard, ["agent", "release", "helper"]);
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    guard.kill().unwrap();
+    assert!(theirs.exists());
+    guard.start().unwrap();
+    assert!(!quarantined(&guard, "helper"));
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    for directory in &stuck {
+        fs::remove_dir(directory).unwrap();
+    }
+    wait_until("the end of the other version's maps", SOON, || {
+        (versions(&guard) == [ours.clone()]).then_some(())
+    })
+    .unwrap();
+    // By now there is nothing but the registry to go by.
+    cli(&guard, ["agent", "quarantine", "helper"]);
+    guard.kill().unwrap();
+    guard.start().unwrap();
+    assert!(quarantined(&guard, "helper"));
+}
+
 #[test]
 fn a_registry_of_a_newer_version_is_refused_and_the_gate_stays_as_it_is() {
     let world = world("newer");

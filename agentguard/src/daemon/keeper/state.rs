@@ -230,6 +230,7 @@ impl Keeper {
         self.registry.number_all(named)?;
         let left = self.gate.agents()?;
         let others = self.gate.other_versions()?;
+        self.note_superseded(&others);
         let mut complaints = complaints::Complaints::default();
         self.find_subtrees(&mut complaints);
         self.complaints.replace(complaints);
@@ -351,8 +352,9 @@ impl Keeper {
     /// Has the kernel decide by the policy.
     fn put_in_force(&mut self) -> anyhow::Result<()> {
         self.follow_cgroups()?;
-        self.write_agents()?;
-        self.write_sockets()
+        self.write_sockets()?;
+        // Last: once it is done the rules of the policy before are not in the kernel any more.
+        self.write_agents()
     }
 
     /// Once a second: a sign of life for the kernel, and what ended is cleared away.

@@ -185,7 +185,7 @@ impl Keeper {
     /// [`Self::hold_quarantines`].
     fn let_go(&mut self, name: &AgentName) -> Vec<String> {
         let mut failures = self.flag(name, false);
-        if failures.is_empty() {
+        if failures.is_empty() && self.is_alone() {
             self.registry.released(name);
         }
         failures.extend(self.thaw(name));

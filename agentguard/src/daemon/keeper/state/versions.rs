@@ -41,7 +41,19 @@ impl Keeper {
                 why: Why::OtherVersion,
             });
         }
-        self.superseded = Superseded::There;
+    }
+
+    /// Notes at the start whether there are gates of other versions: until they are gone, what they say of
+    /// quarantines may be believed by another start.
+    pub(super) fn note_superseded(&mut self, others: &[OtherVersion]) {
+        if !others.is_empty() {
+            self.superseded = Superseded::There;
+        }
+    }
+
+    /// Whether a daemon that starts now would find no other version's word on who is quarantined.
+    pub(super) fn is_alone(&self) -> bool {
+        self.superseded == Superseded::Gone
     }
 
     /// Removes gates of other versions, when nothing that was open under them is left to be ended.
