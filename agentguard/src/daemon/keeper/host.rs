@@ -24,12 +24,17 @@ pub(super) struct RunHost {
 
 impl RunHost {
     /// Whether this peer may run this agent, and what of the keeper its run needs.
-    fn authorise(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Needs, Refusal> {
-        let keeper = lock(&self.keeper);
-        let rights = clients::rights(&keeper, peer, self.accepted)
+    fn authorise(
+        &self,
+        keeper: &Keeper,
+        request: &RunRequest,
+        peer: &Peer,
+        uid: u32,
+    ) -> Result<Needs, Refusal> {
+        let rights = clients::rights(keeper, peer, self.accepted)
             .map_err(|refused| Refusal::new(refused.message).hint(refused.hint))?;
         if !rights.root {
-            may_run(&keeper, rights, request, uid)?;
+            may_run(keeper, rights, request, uid)?;
         }
         let worker = keeper.worker_user();
         if uid == worker.uid {
@@ -62,6 +67,7 @@ impl RunHost {
             policy: agent.sandbox.clone(),
             groups: keeper.groups().all().map(|(_, gid)| gid).collect(),
             user: (!rights.root).then(|| Context::user_of(rights.uid)),
+            generation: keeper.generation(),
         })
     }
 }
@@ -119,6 +125,8 @@ struct Needs {
     groups: Vec<u32>,
     /// On whose behalf the run acts, for the record, where the kernel says so.
     user: Option<String>,
+    /// The number of the policy that this is by.
+    generation: u32,
 }
 
 fn refusal(error: &anyhow::Error) -> Refusal {
@@ -127,7 +135,7 @@ fn refusal(error: &anyhow::Error) -> Refusal {
 
 impl Host for RunHost {
     fn admit(&self, request: &RunRequest, peer: &Peer, uid: u32) -> Result<Admission, Refusal> {
-        let needs = self.authorise(request, peer, uid)?;
+        let needs = self.authorise(&lock(&self.keeper), request, peer, uid)?;
         // Files are read and written here, so without the lock.
         let trust = match needs.ca {
             Some(ca) => ca.trust().map_err(|error| refusal(&error))?,
@@ -140,14 +148,21 @@ impl Host for RunHost {
         if needs.user.is_some() {
             context.user = needs.user;
         }
-        let prepared = lock(&self.keeper)
-            .prepare(
-                &request.agent,
-                context,
-                request.labels.clone(),
-                request.isolate,
-            )
-            .map_err(|error| refusal(&error))?;
+        let prepared = {
+            let mut keeper = lock(&self.keeper);
+            // Meanwhile the agent may have been quarantined, or taken from this user.
+            let now = self.authorise(&keeper, request, peer, uid)?;
+            if now.generation != needs.generation {
+                return Err(
+                    Refusal::new("the policy changed while the run was prepared")
+                        .hint("run it again"),
+                );
+            }
+            let labels = request.labels.clone();
+            keeper
+                .prepare(&request.agent, context, labels, request.isolate)
+                .map_err(|error| refusal(&error))?
+        };
         let run = RunId(prepared.run.into());
         match needs.sandbox.cgroups(&prepared.cgroup) {
             Ok(cgroups) => overlays.extend(cgroups),
