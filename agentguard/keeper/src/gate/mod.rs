@@ -250,8 +250,8 @@ impl Gate {
             .map_err(map_error("read", "NAMES"))
     }
 
-    /// Makes an established TCP connection that is older than the gate known to it, as an agent's. `false`:
-    /// it is another agent's.
+    /// Makes an established TCP connection that is older than the gate known to it, as an agent's. What the
+    /// gate knows as the agent's already, it decided on: that stays as it is. `false`: it is another agent's.
     ///
     /// # Errors
     /// [`GateError::Map`]: the gate goes on refusing it.
@@ -263,6 +263,7 @@ impl Gate {
     ) -> Result<bool, GateError> {
         match self.sockets.get(&connection.socket, 0) {
             Ok(known) if known.cgroup != cgroup => return Ok(false),
+            Ok(known) if known.agent == agent => return Ok(true),
             Ok(_) | Err(MapError::KeyNotFound) => {}
             Err(source) => return Err(map_error("read", "SOCKETS")(source)),
         }

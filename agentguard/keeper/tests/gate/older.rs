@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use agentguard_common::map::{AgentEntry, agent_flag};
 use agentguard_keeper::sockets::{destroy_connections, destroy_held_except};
 
-use crate::world::{accept, eventually, in_world, server};
+use crate::world::{accept, direct, eventually, in_world, server};
 
 #[test]
 fn a_connection_that_is_made_known_passes_until_a_quarantine_cuts_it_at_the_next_packet() {
@@ -80,5 +80,29 @@ fn a_connection_that_is_made_known_passes_until_a_quarantine_cuts_it_at_the_next
             destroy_connections(cgroups, &|connection| world.gate.keeps(connection).unwrap());
         assert_eq!(ended.sockets, 1, "{:?}", ended.failures);
         assert_eq!(client.says("old.recv(1)"), "ECONNABORTED");
+    });
+}
+
+/// While connections are looked for, others begin under the gate.
+#[test]
+fn a_connection_that_the_gate_decided_on_stays_decided_as_it_was() {
+    in_world(|world| {
+        let (server, port) = server();
+        let agent = world.agent(1);
+        world.rule(&agent, &[("192.0.2.1/32", direct(7))]);
+        let mut client = agent.client();
+        client.does(&format!("new = tcp('192.0.2.1', {port})"));
+        let _accepted = accept(&server);
+        let gate = Mutex::new(&mut world.gate);
+        let kept = destroy_held_except(std::slice::from_ref(&agent.path), &|connection| {
+            let mut gate = gate.lock().unwrap();
+            let known = gate
+                .keep_connection(connection, agent.id, agent.entry.agent)
+                .unwrap();
+            assert!(!gate.keeps(connection).unwrap());
+            known
+        });
+        assert_eq!((kept.kept, kept.sockets), (1, 0), "{:?}", kept.failures);
+        client.does("new.sendall(b'a')");
     });
 }
