@@ -21,6 +21,7 @@ mod quarantine;
 mod reload;
 mod removed;
 mod returned;
+mod root;
 mod runtime;
 mod sandbox;
 mod sockets;

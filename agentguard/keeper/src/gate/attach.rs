@@ -15,9 +15,9 @@ use super::{Gate, GateError};
 /// What became of the programs of a cgroup.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Attachment {
-    /// They were attached.
+    /// They were attached, or the last of them: what is open there may be older.
     Attached,
-    /// Some or all were there, from an earlier daemon, and were replaced in place.
+    /// All were there, from an earlier daemon, and were replaced in place.
     Replaced,
 }
 
@@ -42,12 +42,21 @@ impl Gate {
         let mut failed = None;
         for name in CGROUP_PROGRAMS {
             match self.attach_or_replace(name, &file, &links.join(name)) {
-                Ok(Attachment::Attached) => {}
-                Ok(Attachment::Replaced) => attachment = Attachment::Replaced,
+                Ok(last) => attachment = last,
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         failed.map_or(Ok(attachment), Err)
+    }
+
+    /// Whether every link of a cgroup's gate is pinned: somebody may have removed some.
+    ///
+    /// # Errors
+    /// [`GateError::File`].
+    pub fn is_whole(&self, cgroup: u64) -> Result<bool, GateError> {
+        let pins = list(&self.links().join(cgroup.to_string()))?;
+        let known = |pin: &fs::DirEntry| CGROUP_PROGRAMS.iter().any(|it| pin.file_name() == *it);
+        Ok(pins.iter().filter(|pin| known(pin)).count() == CGROUP_PROGRAMS.len())
     }
 
     fn attach_or_replace(

@@ -49,24 +49,26 @@ const PINNED: [&str; 17] = [
     "UNIX_OWNERS",
 ];
 
-/// Programs for a cgroup.
+/// Programs for a cgroup, in the order in which they are attached, while processes run there. First what
+/// lets no packet of a socket pass that is not known; last what makes sockets known, for the others have to
+/// see all that happens to those: a socket that was dialled in between is one from before the gate.
 pub(super) const CGROUP_PROGRAMS: [&str; 16] = [
+    "egress",
+    "ingress",
     "device",
-    "sock_create",
+    "setsockopt",
     "post_bind4",
     "post_bind6",
-    "connect4",
-    "connect6",
-    "sendmsg4",
-    "sendmsg6",
+    "stream_callbacks",
     "recvmsg4",
     "recvmsg6",
     "getpeername4",
     "getpeername6",
-    "setsockopt",
-    "stream_callbacks",
-    "egress",
-    "ingress",
+    "sendmsg4",
+    "sendmsg6",
+    "connect4",
+    "connect6",
+    "sock_create",
 ];
 
 /// Programs on trace events: program, event of the category `sched`.

@@ -2,7 +2,9 @@
 //! and nothing else does by them.
 
 use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use agentguard_common::map::{AgentEntry, agent_flag};
 use agentguard_keeper::sockets::{destroy_connections, destroy_held_except};
@@ -105,4 +107,49 @@ fn a_connection_that_the_gate_decided_on_stays_decided_as_it_was() {
         assert_eq!((kept.kept, kept.sockets), (1, 0), "{:?}", kept.failures);
         client.does("new.sendall(b'a')");
     });
+}
+
+/// How often the gate is attached beside them. The time in which it is half there is some milliseconds.
+const ROUNDS: usize = 20;
+
+#[test]
+fn what_is_dialled_while_the_gate_is_attached_says_nothing_when_it_is() {
+    in_world(|world| {
+        let agent = world.ungoverned("window");
+        let mut client = agent.client();
+        for _ in 0..ROUNDS {
+            let (server, port) = server();
+            client.does(&format!("dialler = Dialler('192.0.2.1', {port})"));
+            let mut accepted = Vec::new();
+            eventually("it dials", || {
+                accept_all(&server, &mut accepted);
+                client.number::<usize>("len(dialler.opened)") > 10
+            });
+            world.gate.put_agent(agent.id, &agent.entry).unwrap();
+            world.gate.attach(&agent.path).unwrap();
+            accept_all(&server, &mut accepted);
+            client.does("dialler.stop()");
+            client.does("sent = [made.send(b'x') for made in dialler.opened]");
+            std::thread::sleep(Duration::from_millis(20));
+            accept_all(&server, &mut accepted);
+            for mut stream in accepted {
+                stream.set_nonblocking(true).unwrap();
+                let heard = stream.read(&mut [0]);
+                assert!(heard.is_err() || heard.is_ok_and(|bytes| bytes == 0));
+            }
+            client.does("dialler.opened.clear()");
+            world.gate.detach(agent.id).unwrap();
+        }
+    });
+}
+
+/// What waits to be accepted, and only the last of it.
+fn accept_all(server: &TcpListener, accepted: &mut Vec<TcpStream>) {
+    server.set_nonblocking(true).unwrap();
+    while let Ok((stream, _)) = server.accept() {
+        accepted.push(stream);
+        if accepted.len() > 300 {
+            accepted.drain(..100);
+        }
+    }
 }

@@ -239,7 +239,10 @@ impl Published {
 
     /// Writes every entry as a new policy has it. What it denies by name stays with lines that deny,
     /// so that the record tells the rule; a real address in a range that the policy permits no
-    /// longer is forgotten.
+    /// longer is forgotten. So is what cannot be written: it would keep the rules from before.
+    ///
+    /// # Errors
+    /// The first; all others are written.
     pub(super) fn renew<'a>(
         &mut self,
         gate: &mut impl NameMap,
@@ -247,6 +250,7 @@ impl Published {
         agent: impl Fn(AgentId) -> Option<&'a AgentPolicy>,
     ) -> Result<(), GateError> {
         let mut gone = HashSet::new();
+        let mut written = Ok(());
         for (key, entry) in &mut self.entries {
             let Some(agent) = agent(AgentId(key.agent)) else {
                 gone.insert(*key);
@@ -258,13 +262,21 @@ impl Published {
             entry.real = guard::examine(real, &ranges, observing).fine.into();
             let dialled = IpAddr::from(key.address);
             if key.address.is_virtual() || entry.real.contains(&dialled) {
-                gate.put_name(key, &gate_entry(policy, agent, key, entry))?;
+                let put = gate.put_name(key, &gate_entry(policy, agent, key, entry));
+                if put.is_err() {
+                    gone.insert(*key);
+                }
+                written = written.and(put);
             } else {
                 gone.insert(*key);
             }
         }
-        self.remove(gate, |key, _| gone.contains(key))
+        let removed = self.remove(gate, |key, _| gone.contains(key));
+        written.and(removed)
     }
+
+    /// # Errors
+    /// The first; all others are removed.
 
     fn remove(
         &mut self,
@@ -277,14 +289,18 @@ impl Published {
             .filter(|(key, entry)| gone(key, entry))
             .map(|(key, _)| *key)
             .collect();
+        let mut removed = Ok(());
         for key in gone {
-            gate.remove_name(&key)?;
+            if let Err(error) = gate.remove_name(&key) {
+                removed = removed.and(Err(error));
+                continue;
+            }
             self.entries.remove(&key);
             if let Some(count) = self.per_agent.get_mut(&key.agent) {
                 *count = count.saturating_sub(1);
             }
         }
-        Ok(())
+        removed
     }
 }
 

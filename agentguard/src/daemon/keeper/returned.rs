@@ -1,5 +1,5 @@
 //! Cgroups whose processes may have something open that is older than the gate on them: adopted ones that
-//! came back, and all of them where the gate's maps are new. It is ended, so that their programs see an
+//! came back, and all of them where the gate or its maps are new. It is ended, so that their programs see an
 //! error and not a silence. The gate lets none of it through anyway.
 
 use std::collections::BTreeSet;
@@ -17,6 +17,8 @@ pub(super) enum Why {
     CameBack,
     /// What the gate noted of its sockets was noted by another version of it.
     OtherVersion,
+    /// Processes ran there when the gate was put up.
+    NewGate,
 }
 
 /// A cgroup to be seen to.
@@ -113,7 +115,12 @@ fn see_to(keeper: &Shared, returned: &Returned) {
             sockets = closed.sockets,
             "the gate is of another version now; what was open before is closed"
         ),
-        Why::OtherVersion => {}
+        Why::NewGate if closed.sockets > 0 => tracing::warn!(
+            cgroup = %cgroup.display(),
+            sockets = closed.sockets,
+            "processes ran here when the gate was put up; what was open is closed"
+        ),
+        Why::OtherVersion | Why::NewGate => {}
     }
     for failure in &closed.failures {
         tracing::warn!(cgroup = %cgroup.display(), "{failure}");

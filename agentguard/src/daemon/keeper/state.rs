@@ -5,6 +5,7 @@ mod adopted;
 mod complaints;
 mod quarantine;
 mod residents;
+mod root;
 mod runs;
 mod subtrees;
 mod tell;
@@ -77,6 +78,8 @@ pub(super) struct Keeper {
     /// Cgroups in which something may be open that is older than the gate on them.
     returned: Waiting,
     superseded: versions::Superseded,
+    /// The gate on the root of all agents.
+    root: root::Root,
     hinted: adopted::Hinted,
     /// What was wrong with cgroups at the last look.
     complaints: complaints::Complaints,
@@ -195,6 +198,7 @@ impl Keeper {
             ungoverned: BTreeMap::new(),
             returned: Waiting::default(),
             superseded: versions::Superseded::default(),
+            root: root::Root::default(),
             hinted: adopted::Hinted::default(),
             complaints: complaints::Complaints::default(),
             unheld: BTreeMap::new(),
@@ -225,7 +229,7 @@ impl Keeper {
     /// Everything in the maps first, the programs last: a process below the gate without an entry
     /// gets nothing, and one that is not known to LSM programs passes them.
     fn begin(&mut self) -> anyhow::Result<()> {
-        let root = Cgroup::create(&self.config.paths.cgroup_root)?;
+        Cgroup::create(&self.config.paths.cgroup_root)?;
         let named = self.policy.agents().iter().map(|agent| &agent.name);
         self.registry.number_all(named)?;
         let left = self.gate.agents()?;
@@ -266,8 +270,7 @@ impl Keeper {
         for lack in self.gate.lsm_lacks() {
             tracing::warn!("{lack}");
         }
-        let attachment = self.gate.attach(&root.path)?;
-        tracing::info!(cgroup = %root.path.display(), ?attachment, "the gate is up");
+        self.hold_root()?;
         self.follow_adopted();
         self.supersede(&others);
         Ok(())
@@ -361,12 +364,14 @@ impl Keeper {
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
         let alive = self.settings(self.alive_ns());
         // What fails keeps nobody from being governed, or quarantined.
+        let held = self.hold_root();
         let followed = self.follow_cgroups();
         let devices = self.gate.look_for_devices();
         self.hold_quarantines();
         self.forget_superseded();
         self.tell_state();
         alive?;
+        held?;
         followed?;
         devices?;
         self.published.expire(&mut self.gate, Instant::now())?;

@@ -17,9 +17,9 @@ use proptest::prelude::*;
 
 use super::{LONGEST, NameMap, PER_NAME, PublishRefused, Published, Request};
 
-/// The gate's map, without a gate.
+/// The gate's map, without a gate. With `true` it takes nothing more.
 #[derive(Default)]
-struct Map(HashMap<NameKey, NameEntry>);
+struct Map(HashMap<NameKey, NameEntry>, bool);
 
 impl NameMap for Map {
     fn names(&self) -> Result<Vec<NameKey>, GateError> {
@@ -27,6 +27,9 @@ impl NameMap for Map {
     }
 
     fn put_name(&mut self, key: &NameKey, entry: &NameEntry) -> Result<(), GateError> {
+        if self.1 {
+            return Err(GateError::Full("NAMES"));
+        }
         self.0.insert(*key, *entry);
         Ok(())
     }
@@ -57,6 +60,35 @@ fn a_worker_that_was_taken_over_cannot_ask_without_bound() {
     );
     request.virtual_addresses = std::mem::take(&mut request.real);
     assert!(request.check_size().is_err());
+}
+
+#[test]
+fn what_cannot_be_written_anew_is_forgotten_and_keeps_no_rule_from_before() {
+    let (mut map, mut published) = (Map::default(), Published::default());
+    let before = policy(0, "enforce");
+    for (number, name) in ["a.example", "x.b.example"].into_iter().enumerate() {
+        let request = Request {
+            agent: AgentId(1),
+            name: name.parse().unwrap(),
+            virtual_addresses: addresses(&VIRTUAL[number..=number]),
+            real: addresses(&REAL[..1]),
+            ttl: Duration::from_secs(60),
+        };
+        let coder = agent(&before, AgentId(1)).unwrap();
+        published
+            .publish(&mut map, &before, coder, &request)
+            .unwrap();
+    }
+    assert_eq!(map.0.len(), 2);
+    map.1 = true;
+    let after = policy(2, "enforce");
+    let renewed = published.renew(&mut map, &after, |id| agent(&after, id));
+    assert!(matches!(renewed, Err(GateError::Full(_))), "{renewed:?}");
+    assert!(map.0.is_empty());
+    map.1 = false;
+    published
+        .renew(&mut map, &after, |id| agent(&after, id))
+        .unwrap();
 }
 
 /// Number 1 is `coder`, number 2 `helper`; the others are nobody's.

@@ -111,7 +111,9 @@ impl Keeper {
         let agent = self.registry.number(name).map_err(failed)?;
         let below_root = path.starts_with(&self.config.paths.cgroup_root);
         let known = self.subtrees.get(&cgroup.id);
-        if known.is_some_and(|it| it.agent == agent && it.run == 0 && (it.attached || below_root)) {
+        let known = known.filter(|it| it.agent == agent && it.run == 0);
+        let whole = |it: &Subtree| it.attached && self.gate.is_whole(cgroup.id).unwrap_or(false);
+        if known.is_some_and(|it| below_root || whole(it)) {
             return Ok(Adoption::Governed);
         }
         let attached = self.govern(&cgroup, agent).map_err(failed)?;

@@ -64,6 +64,8 @@ impl Keeper {
             self.enrol(own.id, Subtree::new(own.path, agent, 0))?;
         }
         let cgroup = Cgroup::create(&path)?;
+        // With this one in it the root stays, and may be another than a second ago.
+        self.hold_root()?;
         let isolated = isolate
             .then(|| Isolated::new(ports(&self.config)))
             .transpose()?;

@@ -84,8 +84,9 @@ impl Keeper {
             }
         }
         // The gate stays on a removed cgroup for as long as a socket of it lives, and refuses it.
-        let subtrees = &self.subtrees;
-        let cleared = self.gate.clear_removed(|id| subtrees.contains_key(&id));
+        let (subtrees, root) = (&self.subtrees, self.root.id());
+        let governed = |id| subtrees.contains_key(&id) || root == Some(id);
+        let cleared = self.gate.clear_removed(governed);
         if let Err(error) = cleared {
             followed = followed.and(Err(error.into()));
         }

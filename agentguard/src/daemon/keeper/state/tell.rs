@@ -220,7 +220,10 @@ impl Keeper {
     /// The cgroups of [`Self::governed`] that are there, as many as a message has room for, and how many
     /// more there are.
     fn attached(&self) -> (Vec<String>, usize) {
-        let paths = self.governed_paths().filter(|path| path.exists());
+        let paths = self.governed_paths().filter(|path| {
+            let held = *path != self.config.paths.cgroup_root || self.root.id().is_some();
+            held && !self.ungoverned.contains_key(*path) && path.exists()
+        });
         let mut room = TOLD_ATTACHED;
         let mut more = 0;
         let fits = |path: &String| {
@@ -239,7 +242,8 @@ impl Keeper {
 
     /// What operators should know of an agent, a sentence each.
     fn warnings(&self, agent: AgentId) -> Vec<String> {
-        let mut warnings = self.ungoverned(agent);
+        let mut warnings: Vec<String> = self.root.failed().map(str::to_owned).into_iter().collect();
+        warnings.extend(self.ungoverned(agent));
         warnings.extend(self.unheld(agent));
         warnings.extend(self.residents.warnings(agent));
         warnings

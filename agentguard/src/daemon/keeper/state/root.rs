@@ -1,0 +1,91 @@
+//! The gate on the root of all agents. Whoever is root can remove that cgroup while it is empty, and the
+//! gate's pins at any time: both are put back, and agents that are told of are not said to be governed
+//! meanwhile.
+
+use std::path::Path;
+
+use agentguard_keeper::cgroup::Cgroup;
+use agentguard_keeper::gate::Attachment;
+use anyhow::Context as _;
+
+use super::super::returned::{Returned, Why};
+use super::{Keeper, runs};
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Root {
+    /// The cgroup that has the gate, by its id.
+    held: Option<u64>,
+    /// Why there is none: a sentence.
+    failed: Option<String>,
+}
+
+impl Root {
+    /// The cgroup that has the gate.
+    pub(super) fn id(&self) -> Option<u64> {
+        self.held
+    }
+
+    /// Why nothing below is governed as it should be.
+    pub(super) fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+}
+
+impl Keeper {
+    /// Makes the root of all agents and puts the gate on it, where either is not so.
+    ///
+    /// # Errors
+    /// Then nothing is to run below it; it can be repeated.
+    pub(super) fn hold_root(&mut self) -> anyhow::Result<()> {
+        let held = self.put_on_root();
+        let path = self.config.paths.cgroup_root.display();
+        let failed = held.as_ref().err().map(|error| {
+            format!("the gate is not on {path}: {error:#}; nothing is run there until it is")
+        });
+        self.root.failed = failed;
+        held.with_context(|| format!("the gate is not on {path}"))
+    }
+
+    fn put_on_root(&mut self) -> anyhow::Result<()> {
+        let root = Cgroup::create(&self.config.paths.cgroup_root)?;
+        let before = self.root.held.take();
+        if before == Some(root.id) && self.gate.is_whole(root.id)? {
+            self.root.held = before;
+            return Ok(());
+        }
+        let attachment = self.gate.attach(&root.path)?;
+        self.root.held = Some(root.id);
+        let cgroup = root.path.display();
+        match before {
+            None => tracing::info!(%cgroup, ?attachment, "the gate is up"),
+            Some(id) if id == root.id => tracing::error!(
+                %cgroup,
+                "the gate's pins were removed: agents below were not governed for up to a second; they \
+                 are again, and what they opened meanwhile is closed"
+            ),
+            Some(_) => tracing::warn!(
+                %cgroup,
+                "the root of all agents was removed and made again: the gate is on it again"
+            ),
+        }
+        if attachment == Attachment::Attached {
+            self.close_older(&root.path);
+        }
+        Ok(())
+    }
+
+    /// What agents below the root have open is older than the gate on it.
+    fn close_older(&mut self, root: &Path) {
+        for subtree in self.subtrees.values() {
+            if subtree.run == 0 && subtree.path.starts_with(root) && runs::populated(&subtree.path)
+            {
+                self.returned.push(Returned {
+                    agent: subtree.agent,
+                    cgroup: subtree.path.clone(),
+                    why: Why::NewGate,
+                });
+            }
+        }
+    }
+}
