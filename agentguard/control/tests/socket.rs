@@ -487,6 +487,73 @@ async fn root_inside_an_agent_is_refused_every_question() {
     assert!(world.client().await.status().await.is_ok());
 }
 
+/// The cgroup of this process, which is the peer of all its connections.
+fn own_cgroup() -> String {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+    own.unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn who_comes_to_be_governed_is_refused_on_the_connection_that_it_has() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new().await;
+    let mut stream = tokio::net::UnixStream::connect(world.socket())
+        .await
+        .unwrap();
+    let ask = b"GET /v1/agents HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200");
+    world.governed.send_replace(vec![own_cgroup()]);
+    stream.write_all(ask).await.unwrap();
+    let mut rest = String::new();
+    let end = Duration::from_secs(20);
+    // It is refused, and the connection ends: what is asked behind that is not heard.
+    tokio::time::timeout(end, stream.read_to_string(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+    let (_, refusal) = rest.split_once("HTTP/1.1 403").unwrap();
+    assert!(refusal.contains("\"code\":\"forbidden\""), "{refusal}");
+    let why = "an agent may not ask its own guard";
+    assert!(refusal.contains(why), "{refusal}");
+}
+
+#[tokio::test]
+async fn who_comes_to_be_governed_follows_no_longer() {
+    let world = World::new().await;
+    let mut follow = (world.client().await.follow(&VerdictQuery::default()).await).unwrap();
+    let new = |host| decision("coder", Verdict::Allow, ActionKind::Connect, host);
+    let id = world.write(new("a.example")).await;
+    match follow.next().await.unwrap() {
+        Some(Line::Decision(decision)) => assert_eq!(decision.id, id),
+        other => panic!("{other:?}"),
+    }
+    world.governed.send_replace(vec![own_cgroup()]);
+    world.write(new("b.example")).await;
+    match follow.next().await.unwrap() {
+        Some(Line::Refused(problem)) => {
+            assert_eq!(problem.code, ProblemCode::Forbidden);
+            let why = "an agent may not ask its own guard";
+            assert!(problem.message.contains(why), "{problem:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(follow.next().await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_to_be_governed_does_not_wait_for_a_decision_to_hear_so() {
+    let world = World::new().await;
+    let mut follow = (world.client().await.follow(&VerdictQuery::default()).await).unwrap();
+    world.governed.send_replace(vec![own_cgroup()]);
+    let last = follow.next().await.unwrap();
+    assert!(matches!(last, Some(Line::Refused(_))), "{last:?}");
+    assert_eq!(follow.next().await.unwrap(), None);
+}
+
 /// The groups that the guard of these tests has.
 const RUNNERS: u32 = 64_300;
 const READERS: u32 = 64_301;
