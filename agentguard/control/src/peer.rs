@@ -8,6 +8,9 @@
 //!
 //! A process can be moved into an agent's cgroup, and its cgroup can become an agent's, while it is
 //! connected. So it is judged for each thing that it asks, and for each that it is told later ([`Asker`]).
+//! A connection can be inherited and handed on, so what is asked has to be sent by the process that
+//! connected: the kernel tells who sent each piece (`SCM_CREDENTIALS`). Only `CAP_SYS_ADMIN` over the
+//! sender's pid namespace names another process there, and only one of that namespace.
 //!
 //! Kernels before 6.5 have no `SO_PEERPIDFD`. There the pidfd is opened by number, and a process
 //! that began after the connection was accepted is refused; a number that passed to another process
@@ -16,6 +19,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use agentguard_keeper::groups::Groups;
@@ -76,6 +80,13 @@ pub enum Refusal {
         /// Its cgroup.
         cgroup: String,
     },
+    /// What was asked was sent by another process than the one that connected.
+    Handed {
+        /// Who connected.
+        maker: u32,
+        /// Who sent; `None`: it has no number in our pid namespace.
+        sender: Option<u32>,
+    },
     /// It is gone, or so young that its number may have belonged to another.
     Gone,
     /// Who it is could not be found out.
@@ -93,6 +104,7 @@ impl Refusal {
                 groups.join(" or ")
             ),
             Self::Governed { .. } => "run this outside the agents' cgroups".to_owned(),
+            Self::Handed { .. } => "connect from the process that asks".to_owned(),
             Self::Gone | Self::Unknown(_) => "stay connected until the answer is there".to_owned(),
         }
     }
@@ -113,6 +125,13 @@ impl fmt::Display for Refusal {
                 f,
                 "the caller runs as an agent (cgroup {cgroup}), and an agent may not ask its own guard"
             ),
+            Self::Handed { maker, sender } => {
+                match sender {
+                    Some(sender) => write!(f, "process {sender} asks")?,
+                    None => f.write_str("a process outside of this pid namespace asks")?,
+                }
+                write!(f, " over a connection that process {maker} made")
+            }
             Self::Gone => f.write_str("the process that connected is gone"),
             Self::Unknown(error) => write!(f, "cannot find out who is calling: {error}"),
         }
@@ -140,6 +159,8 @@ impl Accepted {
 pub(crate) struct Asker {
     peer: Peer,
     process: OwnedFd,
+    /// Who else sent something on its connection.
+    other: OnceLock<Option<u32>>,
 }
 
 impl Asker {
@@ -150,7 +171,19 @@ impl Asker {
     pub(crate) fn of(socket: OwnedFd, accepted: Accepted) -> Result<Self, Refusal> {
         let mut peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
         let process = hold(peer.pid, peer.pidfd.take(), accepted)?;
-        Ok(Self { peer, process })
+        Ok(Self {
+            peer,
+            process,
+            other: OnceLock::new(),
+        })
+    }
+
+    /// Notes who sent what is read from its connection.
+    pub(crate) fn hear(&self, sender: Option<u32>) {
+        if sent_by(&self.peer, sender).is_err() {
+            // The first is as good as any.
+            let _ = self.other.set(sender);
+        }
     }
 
     /// Decides what it may do now. `governed` are the governed cgroups as `/proc/PID/cgroup` writes
@@ -161,8 +194,26 @@ impl Asker {
     pub(crate) fn judge(&self, governed: &[String], groups: &Groups) -> Result<Rights, Refusal> {
         let rights = rights(&self.peer, groups)?;
         ungoverned(self.peer.pid, &self.process, governed)?;
+        if let Some(other) = self.other.get() {
+            sent_by(&self.peer, *other)?;
+        }
         Ok(rights)
     }
+}
+
+/// Whether a peer itself sent something. That the number is still its own, and so was before, is known
+/// when it is judged after this.
+///
+/// # Errors
+/// [`Refusal::Handed`].
+pub fn sent_by(peer: &Peer, sender: Option<u32>) -> Result<(), Refusal> {
+    if sender == Some(peer.pid) {
+        return Ok(());
+    }
+    Err(Refusal::Handed {
+        maker: peer.pid,
+        sender,
+    })
 }
 
 /// Decides what a peer may do now of which the kernel told already, as [`Asker::judge`].

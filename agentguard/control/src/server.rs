@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
+use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{AgentName, InvalidDecisionId, Users, Verdict};
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
 use agentguard_record::{Followed, Query, ReadError, Record};
@@ -31,6 +32,7 @@ use crate::api::{
     AgentStatus, Agents, DEFAULT_LIMIT, GuardStatus, Line, NOTICES, PolicyAgent, PolicyRule,
     PolicyView, Problem, ProblemCode, Status, VerdictQuery, Verdicts,
 };
+use crate::heard::Heard;
 use crate::peer::{Accepted, Asker, Refusal, Rights};
 use crate::scope::{Own, Scope};
 use crate::seats::Seats;
@@ -95,6 +97,10 @@ pub struct Sources {
 /// # Cancel safety
 /// A dropped future stops accepting; connections go on until `shutdown`.
 pub async fn serve(listener: UnixListener, sources: Sources, shutdown: CancellationToken) {
+    // Without it nobody's sender is known, and everybody is refused.
+    if let Err(error) = tell_senders(listener.as_fd()) {
+        tracing::error!(%error, "cannot learn who sends on the control socket");
+    }
     let sources = Arc::new(sources);
     let roots = Arc::new(Semaphore::new(CONNECTIONS));
     let others = Seats::new(CONNECTIONS_OF_OTHERS, CONNECTIONS_OF_ONE);
@@ -167,6 +173,7 @@ async fn connection(
     sources: Arc<Sources>,
     shutdown: CancellationToken,
 ) {
+    let stream = Heard::new(stream, admitted.as_ref().ok().cloned());
     let admitted = Arc::new(admitted);
     let service = service_fn(|request| {
         let (admitted, sources, shutdown) = (

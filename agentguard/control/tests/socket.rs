@@ -9,6 +9,7 @@
 )]
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use agentguard_control::api::{
 use agentguard_control::{Client, ClientError, Sources, serve};
 use agentguard_decision::Recorder;
 use agentguard_keeper::groups::Groups;
+use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{
     Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Process,
     Reason, ReasonCode, Users, Verdict,
@@ -82,6 +84,7 @@ impl World {
         let (guard, guard_seen) = watch::channel(guard_status());
         let shutdown = CancellationToken::new();
         let listener = UnixListener::bind(dir.path().join("control.sock")).unwrap();
+        tell_senders(listener.as_fd()).unwrap();
         // The test that calls as another user must reach it: who may ask is decided by the server.
         for path in [dir.path().to_owned(), dir.path().join("control.sock")] {
             use std::os::unix::fs::PermissionsExt;

@@ -98,3 +98,34 @@ fn who_is_adopted_asks_no_longer() {
     add.run().unwrap().success().unwrap();
     refused(&mut client, &guard);
 }
+
+/// What an agent reads that sends this (for printf) over a descriptor of another process's.
+fn handed(maker: &mut Puppet, cgroup: &Path, name: &str, bytes: &str) -> String {
+    let shell = format!(
+        "echo 0 >{}/cgroup.procs; printf '{bytes}' >&$0; timeout 20 cat <&$0",
+        cgroup.display()
+    );
+    let order = format!(
+        "(lambda fd: __import__('subprocess').run(['sh', '-c', {shell:?}, str(fd)], pass_fds=[fd], \
+         stdout=-1).stdout.decode(errors='replace'))(of('{name}').fileno())"
+    );
+    maker.ask(&order).unwrap().as_str().unwrap().to_owned()
+}
+
+#[test]
+fn who_is_handed_a_connection_is_not_taken_for_who_made_it() {
+    let world = world("asking-handed");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = free(&world);
+    connect(&mut client, &guard);
+    let cgroup = guard.agent_cgroup("coder").unwrap();
+    let why = format!("over a connection that process {} made", client.id());
+    let ask = r"GET /v1/agents HTTP/1.1\r\nHost: guard\r\n\r\n";
+    let told = handed(&mut client, &cgroup, "c", ask);
+    assert!(told.starts_with("HTTP/1.1 403 "), "{told}");
+    assert!(told.contains(&why), "{told}");
+    let told = handed(&mut client, &cgroup, "k", r"\003");
+    assert!(told.contains(&why), "{told}");
+    // It is no agent itself, and asks anew.
+    connect(&mut client, &guard);
+}
