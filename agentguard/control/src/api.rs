@@ -66,6 +66,8 @@ pub enum Line {
     Counted(Box<Decision>),
     /// Something is missing here: it was lost, or deleted before a slow reader came to it.
     Gap(Gap),
+    /// Who follows may not any more. Nothing comes after this.
+    Refused(Problem),
 }
 
 /// Why a request was refused.

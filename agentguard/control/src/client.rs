@@ -274,7 +274,8 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// The next line; `None` when the guard ends the answer, because it goes away.
+    /// The next line; `None` when the guard ends the answer: it goes away, or has said in the last line
+    /// why it refuses to go on.
     ///
     /// # Errors
     /// [`ClientError::Silent`] if not even a heartbeat came in time; [`ClientError::Connection`];

@@ -3,7 +3,8 @@
 //! HTTP/1.1 and JSON over a unix socket. [`serve`] answers in the worker, from [`Sources`] that the
 //! wiring fills; [`Client`] asks, in the command line. [`api`] is what travels. Who may ask is
 //! decided in `peer`, by what the kernel says of the process at the other end, and what of it they are
-//! told in `scope`. `seats` keeps one user from taking all the places.
+//! told in `scope`. `heard` notes who sends on a connection. `seats` keeps one user from taking all the
+//! places.
 //!
 //! **Invariant:** nothing here changes the guard. What does (agents, reloads, runs) goes to the
 //! keeper's own socket, so that a worker that was taken over cannot ungovern an agent. No process in
@@ -14,6 +15,7 @@
 
 pub mod api;
 mod client;
+mod heard;
 pub mod peer;
 mod scope;
 pub mod seats;

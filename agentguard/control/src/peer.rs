@@ -6,6 +6,12 @@
 //! `SO_PEERPIDFD`), with what it had then; its cgroup is read from `/proc/PID/cgroup` while a pidfd shows that the process
 //! still lives, so that the number cannot have passed to another process in between.
 //!
+//! A process can be moved into an agent's cgroup, and its cgroup can become an agent's, while it is
+//! connected. So it is judged for each thing that it asks, and for each that it is told later ([`Asker`]).
+//! A connection can be inherited and handed on, so what is asked has to be sent by the process that
+//! connected: the kernel tells who sent each piece (`SCM_CREDENTIALS`). Only `CAP_SYS_ADMIN` over the
+//! sender's pid namespace names another process there, and only one of that namespace.
+//!
 //! Kernels before 6.5 have no `SO_PEERPIDFD`. There the pidfd is opened by number, and a process
 //! that began after the connection was accepted is refused; a number that passed to another process
 //! between `connect` and `accept` is not noticed.
@@ -13,6 +19,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use agentguard_keeper::groups::Groups;
@@ -73,6 +80,13 @@ pub enum Refusal {
         /// Its cgroup.
         cgroup: String,
     },
+    /// What was asked was sent by another process than the one that connected.
+    Handed {
+        /// Who connected.
+        maker: u32,
+        /// Who sent; `None`: it has no number in our pid namespace.
+        sender: Option<u32>,
+    },
     /// It is gone, or so young that its number may have belonged to another.
     Gone,
     /// Who it is could not be found out.
@@ -90,6 +104,7 @@ impl Refusal {
                 groups.join(" or ")
             ),
             Self::Governed { .. } => "run this outside the agents' cgroups".to_owned(),
+            Self::Handed { .. } => "connect from the process that asks".to_owned(),
             Self::Gone | Self::Unknown(_) => "stay connected until the answer is there".to_owned(),
         }
     }
@@ -110,6 +125,13 @@ impl fmt::Display for Refusal {
                 f,
                 "the caller runs as an agent (cgroup {cgroup}), and an agent may not ask its own guard"
             ),
+            Self::Handed { maker, sender } => {
+                match sender {
+                    Some(sender) => write!(f, "process {sender} asks")?,
+                    None => f.write_str("a process outside of this pid namespace asks")?,
+                }
+                write!(f, " over a connection that process {maker} made")
+            }
             Self::Gone => f.write_str("the process that connected is gone"),
             Self::Unknown(error) => write!(f, "cannot find out who is calling: {error}"),
         }
@@ -132,20 +154,69 @@ impl Accepted {
     }
 }
 
-/// Decides what the process at the other end of `socket` may do. `governed` are the governed cgroups
-/// as `/proc/PID/cgroup` writes them: absolute within the hierarchy. While none is known, nobody is
-/// served.
-pub(crate) fn authorise(
-    socket: OwnedFd,
-    accepted: Accepted,
-    governed: &[String],
-    groups: &Groups,
-) -> Result<Rights, Refusal> {
-    let peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
-    judge(&peer, accepted, governed, groups)
+/// The process at the other end of a connection, to be judged as often as it asks.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    peer: Peer,
+    process: OwnedFd,
+    /// Who else sent something on its connection.
+    other: OnceLock<Option<u32>>,
 }
 
-/// The same for a peer of which the kernel told already.
+impl Asker {
+    /// Takes hold of the process that connected `socket`.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`], [`Refusal::Unknown`].
+    pub(crate) fn of(socket: OwnedFd, accepted: Accepted) -> Result<Self, Refusal> {
+        let mut peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
+        let process = hold(peer.pid, peer.pidfd.take(), accepted)?;
+        Ok(Self {
+            peer,
+            process,
+            other: OnceLock::new(),
+        })
+    }
+
+    /// Notes who sent what is read from its connection.
+    pub(crate) fn hear(&self, sender: Option<u32>) {
+        if sent_by(&self.peer, sender).is_err() {
+            // The first is as good as any.
+            let _ = self.other.set(sender);
+        }
+    }
+
+    /// Decides what it may do now. `governed` are the governed cgroups as `/proc/PID/cgroup` writes
+    /// them: absolute within the hierarchy. While none is known, nobody is served.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn judge(&self, governed: &[String], groups: &Groups) -> Result<Rights, Refusal> {
+        let rights = rights(&self.peer, groups)?;
+        ungoverned(self.peer.pid, &self.process, governed)?;
+        if let Some(other) = self.other.get() {
+            sent_by(&self.peer, *other)?;
+        }
+        Ok(rights)
+    }
+}
+
+/// Whether a peer itself sent something. That the number is still its own, and so was before, is known
+/// when it is judged after this.
+///
+/// # Errors
+/// [`Refusal::Handed`].
+pub fn sent_by(peer: &Peer, sender: Option<u32>) -> Result<(), Refusal> {
+    if sender == Some(peer.pid) {
+        return Ok(());
+    }
+    Err(Refusal::Handed {
+        maker: peer.pid,
+        sender,
+    })
+}
+
+/// Decides what a peer may do now of which the kernel told already, as [`Asker::judge`].
 ///
 /// # Errors
 /// [`Refusal`].
@@ -155,30 +226,29 @@ pub fn judge(
     governed: &[String],
     groups: &Groups,
 ) -> Result<Rights, Refusal> {
-    let rights = Rights::of(peer, groups).ok_or_else(|| Refusal::NoMember {
-        uid: peer.uid,
-        groups: groups.all().map(|(name, _)| name).collect(),
-    })?;
+    let rights = rights(peer, groups)?;
     // Without its descriptor a process is looked at as on kernels that have none.
     let pidfd = peer.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
-    ungoverned(peer.pid, pidfd, accepted, governed)?;
+    let process = hold(peer.pid, pidfd, accepted)?;
+    ungoverned(peer.pid, &process, governed)?;
     Ok(rights)
 }
 
+fn rights(peer: &Peer, groups: &Groups) -> Result<Rights, Refusal> {
+    Rights::of(peer, groups).ok_or_else(|| Refusal::NoMember {
+        uid: peer.uid,
+        groups: groups.all().map(|(name, _)| name).collect(),
+    })
+}
+
 /// Whether a process is in no governed cgroup.
-fn ungoverned(
-    pid: u32,
-    pidfd: Option<OwnedFd>,
-    accepted: Accepted,
-    governed: &[String],
-) -> Result<(), Refusal> {
+fn ungoverned(pid: u32, process: &OwnedFd, governed: &[String]) -> Result<(), Refusal> {
     // A guard that governs nothing does not exist: there is the root of all agents at least.
     if governed.is_empty() {
         return Err(Refusal::Unknown(io::Error::other(
             "which cgroups are governed is not known yet",
         )));
     }
-    let process = hold(pid, pidfd, accepted)?;
     let text =
         std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|error| {
             match error.kind() {
@@ -335,12 +405,8 @@ mod tests {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = unified(&own).unwrap().to_owned();
         let root = rustix::process::geteuid().is_root();
-        match authorise(
-            ours.into(),
-            Accepted::now(),
-            std::slice::from_ref(&own),
-            &Groups::default(),
-        ) {
+        let asker = Asker::of(ours.into(), Accepted::now()).unwrap();
+        match asker.judge(std::slice::from_ref(&own), &Groups::default()) {
             Err(Refusal::Governed { cgroup }) => assert_eq!(cgroup, own),
             Err(Refusal::NoMember { .. }) => assert!(!root),
             other => panic!("{other:?}"),
@@ -350,8 +416,9 @@ mod tests {
     #[test]
     fn while_no_governed_cgroup_is_known_nobody_is_served() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
+        let asker = Asker::of(ours.into(), Accepted::now()).unwrap();
         assert!(matches!(
-            authorise(ours.into(), Accepted::now(), &[], &Groups::default()),
+            asker.judge(&[], &Groups::default()),
             Err(Refusal::Unknown(_) | Refusal::NoMember { .. })
         ));
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
+use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{AgentName, InvalidDecisionId, Users, Verdict};
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
 use agentguard_record::{Followed, Query, ReadError, Record};
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -31,7 +32,8 @@ use crate::api::{
     AgentStatus, Agents, DEFAULT_LIMIT, GuardStatus, Line, NOTICES, PolicyAgent, PolicyRule,
     PolicyView, Problem, ProblemCode, Status, VerdictQuery, Verdicts,
 };
-use crate::peer::{Accepted, Refusal, Rights, authorise};
+use crate::heard::Heard;
+use crate::peer::{Accepted, Asker, Refusal, Rights};
 use crate::scope::{Own, Scope};
 use crate::seats::Seats;
 
@@ -88,12 +90,17 @@ pub struct Sources {
 
 /// Serves connections until `shutdown`, then ends them within two seconds.
 ///
-/// The peer of each is checked before anything it sends is read; one that may not ask is told why,
-/// with status 403.
+/// The peer of each is judged before anything it sends is read, and again for each request and each
+/// piece of a followed answer: it can come to be governed while it is connected. One that may not ask is
+/// told why, with status 403 or in a last line, and its connection is closed.
 ///
 /// # Cancel safety
 /// A dropped future stops accepting; connections go on until `shutdown`.
 pub async fn serve(listener: UnixListener, sources: Sources, shutdown: CancellationToken) {
+    // Without it nobody's sender is known, and everybody is refused.
+    if let Err(error) = tell_senders(listener.as_fd()) {
+        tracing::error!(%error, "cannot learn who sends on the control socket");
+    }
     let sources = Arc::new(sources);
     let roots = Arc::new(Semaphore::new(CONNECTIONS));
     let others = Seats::new(CONNECTIONS_OF_OTHERS, CONNECTIONS_OF_ONE);
@@ -131,6 +138,9 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
                 let accepted = Accepted::now();
                 tasks.spawn(async move {
                     let admitted = admit(&stream, accepted, &sources).await;
+                    if let Err(refusal) = &admitted {
+                        tracing::warn!(%refusal, "refused a client of the control socket");
+                    }
                     // Whoever may nothing, agents of root's among them, keeps no place of those who may.
                     let mut place = (permit, seat);
                     if admitted.is_err() {
@@ -159,13 +169,11 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
 
 async fn connection(
     stream: UnixStream,
-    admitted: Result<Rights, Refusal>,
+    admitted: Result<Arc<Asker>, Refusal>,
     sources: Arc<Sources>,
     shutdown: CancellationToken,
 ) {
-    if let Err(refusal) = &admitted {
-        tracing::warn!(%refusal, "refused a client of the control socket");
-    }
+    let stream = Heard::new(stream, admitted.as_ref().ok().cloned());
     let admitted = Arc::new(admitted);
     let service = service_fn(|request| {
         let (admitted, sources, shutdown) = (
@@ -175,13 +183,17 @@ async fn connection(
         );
         async move {
             Ok::<_, Infallible>(match &*admitted {
-                Ok(rights) => {
-                    let scope = scope(*rights, &sources);
-                    answer(request, &scope, &sources, shutdown).await
-                }
-                Err(refusal) => refuse(
-                    &Problem::new(ProblemCode::Forbidden, refusal.to_string()).hint(refusal.hint()),
-                ),
+                Ok(asker) => match judge(asker, &sources).await {
+                    Ok(rights) => {
+                        let scope = scope(rights, &sources);
+                        answer(request, asker, &scope, &sources, shutdown).await
+                    }
+                    Err(refusal) => {
+                        tracing::warn!(%refusal, "refused a client of the control socket that was let in before");
+                        forbid(&refusal)
+                    }
+                },
+                Err(refusal) => forbid(refusal),
             })
         }
     });
@@ -220,29 +232,57 @@ fn scope(rights: Rights, sources: &Sources) -> Scope {
     }
 }
 
-/// What the peer may do. Reads `/proc`, so it runs where blocking is allowed.
+/// Who has connected, if it may ask at all.
 async fn admit(
     stream: &UnixStream,
     accepted: Accepted,
     sources: &Sources,
-) -> Result<Rights, Refusal> {
+) -> Result<Arc<Asker>, Refusal> {
     let socket = stream
         .as_fd()
         .try_clone_to_owned()
         .map_err(Refusal::Unknown)?;
+    let asker = blocking(move || Asker::of(socket, accepted)).await?;
+    let asker = Arc::new(asker);
+    judge(&asker, sources).await?;
+    Ok(asker)
+}
+
+/// What a peer may do now.
+async fn judge(asker: &Arc<Asker>, sources: &Sources) -> Result<Rights, Refusal> {
+    let asker = Arc::clone(asker);
     let governed = sources.governed.borrow().clone();
     let groups = sources.groups;
-    tokio::task::spawn_blocking(move || authorise(socket, accepted, &governed, &groups))
+    blocking(move || asker.judge(&governed, &groups)).await
+}
+
+/// Looks at a process where blocking is allowed: this reads `/proc`.
+async fn blocking<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(look)
         .await
         .unwrap_or_else(|died| Err(Refusal::Unknown(io::Error::other(died))))
+}
+
+fn forbidden(refusal: &Refusal) -> Problem {
+    Problem::new(ProblemCode::Forbidden, refusal.to_string()).hint(refusal.hint())
+}
+
+/// Refuses a peer: this is the last answer on its connection.
+fn forbid(refusal: &Refusal) -> Response<Body> {
+    let mut response = refuse(&forbidden(refusal));
+    (response.headers_mut()).insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 async fn answer(
     request: Request<Incoming>,
+    asker: &Arc<Asker>,
     scope: &Scope,
-    sources: &Sources,
+    sources: &Arc<Sources>,
     shutdown: CancellationToken,
 ) -> Response<Body> {
     if request.method() != Method::GET {
@@ -261,7 +301,7 @@ async fn answer(
             Ok(query) if !query.agent.as_ref().is_none_or(|name| scope.has_agent(name)) => {
                 Err(no_agent(query.agent.as_ref().map_or("", AgentName::as_str)))
             }
-            Ok(query) if query.follow => Ok(follow(&query, scope, sources, shutdown)),
+            Ok(query) if query.follow => Ok(follow(&query, asker, scope, sources, shutdown)),
             Ok(query) => verdicts(&query, scope, sources).await,
             Err(problem) => Err(problem),
         },
@@ -391,13 +431,14 @@ fn rule(rule: &RuleInfo) -> PolicyRule {
     }
 }
 
-/// An answer without an end. The record is read at the reader's pace: one that is slow lags behind,
-/// holds one page of decisions here, and loses nothing but what retention deletes meanwhile, which
-/// it is told.
+/// An answer without an end, but for a reader that comes to be governed. The record is read at the
+/// reader's pace: one that is slow lags behind, holds one page of decisions here, and loses nothing but
+/// what retention deletes meanwhile, which it is told.
 fn follow(
     query: &VerdictQuery,
+    asker: &Arc<Asker>,
     scope: &Scope,
-    sources: &Sources,
+    sources: &Arc<Sources>,
     shutdown: CancellationToken,
 ) -> Response<Body> {
     let of_gaps = scope.clone();
@@ -411,16 +452,23 @@ fn follow(
         });
     let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let state = (Box::pin(lines), heartbeat);
-    let frames = futures_util::stream::unfold(state, move |(mut lines, mut heartbeat)| {
+    let (asker, sources) = (Arc::clone(asker), Arc::clone(sources));
+    let frames = futures_util::stream::unfold(Some((Box::pin(lines), heartbeat)), move |going| {
+        let (asker, sources) = (Arc::clone(&asker), Arc::clone(&sources));
         let shutdown = shutdown.clone();
         async move {
+            let (mut lines, mut heartbeat) = going?;
             let bytes = tokio::select! {
                 () = shutdown.cancelled() => return None,
                 line = lines.next() => line_bytes(&line?),
                 _ = heartbeat.tick() => Bytes::from_static(b"\n"),
             };
-            Some((Ok(Frame::data(bytes)), (lines, heartbeat)))
+            if let Err(refusal) = judge(&asker, &sources).await {
+                tracing::warn!(%refusal, "a client of the control socket follows no longer");
+                let last = line_bytes(&Line::Refused(forbidden(&refusal)));
+                return Some((Ok(Frame::data(last)), None));
+            }
+            Some((Ok(Frame::data(bytes)), Some((lines, heartbeat))))
         }
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());

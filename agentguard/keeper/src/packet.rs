@@ -2,13 +2,15 @@
 //!
 //! `SOCK_SEQPACKET` keeps message boundaries, so a packet is one postcard message and nothing has to
 //! be reassembled. Descriptors travel beside it (`SCM_RIGHTS`). Who is at the other end comes from
-//! the kernel ([`Packet::peer`]), never from a message. A packet is all or nothing: one that was cut
+//! the kernel ([`Packet::peer`], [`Said::sender`]), never from a message. A packet is all or nothing: one that was cut
 //! short, in bytes or descriptors, is an error and its descriptors are closed.
 //!
 //! **Invariant:** nothing a peer sends costs more than [`MAX_BYTES`] of memory and [`MAX_FDS`]
 //! descriptors per call, every descriptor received is close-on-exec, and no call panics.
 
-use std::io::{self, IoSlice, IoSliceMut};
+mod receive;
+
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -17,11 +19,13 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    self, AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use receive::{Received, receive, tell_senders};
 
 /// The bytes of one packet, at most. A longer message is refused by [`Packet::send`], and by
 /// [`Packet::recv`] as [`PacketError::Truncated`].
@@ -91,6 +95,19 @@ pub struct Peer {
     pub pidfd: Option<OwnedFd>,
 }
 
+/// A message, and what came with it.
+#[derive(Debug)]
+pub struct Said<T> {
+    /// The message.
+    pub message: T,
+    /// Its descriptors.
+    pub fds: Vec<OwnedFd>,
+    /// The process that sent it, in our pid namespace, which need not be the one that connected: a
+    /// connection can be inherited and handed on. `None`: it has no number there, or this is no
+    /// connection of a [`Listener`].
+    pub sender: Option<u32>,
+}
+
 impl Packet {
     /// Sends one message with its descriptors; waits while the peer's queue is full.
     ///
@@ -145,35 +162,26 @@ impl Packet {
     /// [`PacketError::Truncated`], [`PacketError::Malformed`], [`PacketError::Surplus`]: the peer is
     /// faulty or hostile, the packet is gone and its descriptors are closed. [`PacketError::Socket`].
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, PacketError> {
+        let said = self.recv_said()?;
+        Ok(said.map(|said| (said.message, said.fds)))
+    }
+
+    /// As [`Packet::recv`], with who sent it.
+    ///
+    /// # Errors
+    /// As [`Packet::recv`].
+    pub fn recv_said<T: DeserializeOwned>(&self) -> Result<Option<Said<T>>, PacketError> {
         let mut bytes = vec![0; MAX_BYTES];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut receive = || {
-            rustix::io::retry_on_intr(|| {
-                net::recvmsg(
-                    &self.socket,
-                    &mut [IoSliceMut::new(&mut bytes)],
-                    &mut control,
-                    RecvFlags::CMSG_CLOEXEC,
-                )
-            })
-        };
-        let received = match receive() {
+        let received = match receive(self.socket.as_fd(), &mut bytes) {
             // The peer closed and left packets of ours unread. That is told once, and before the
             // packets that it sent; these are still there.
-            Err(Errno::CONNRESET) => receive(),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                receive(self.socket.as_fd(), &mut bytes)
+            }
             result => result,
-        }?;
-        let fds: Vec<OwnedFd> = control
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
-        if received.flags.intersects(cut) || fds.len() > MAX_FDS {
+        }
+        .map_err(PacketError::Socket)?;
+        if received.cut || received.fds.len() > MAX_FDS {
             return Err(PacketError::Truncated);
         }
         let bytes = bytes.get(..received.bytes).unwrap_or_default();
@@ -181,7 +189,11 @@ impl Packet {
             return Ok(None);
         }
         match postcard::take_from_bytes(bytes) {
-            Ok((message, [])) => Ok(Some((message, fds))),
+            Ok((message, [])) => Ok(Some(Said {
+                message,
+                fds: received.fds,
+                sender: received.sender,
+            })),
             Ok((_, rest)) => Err(PacketError::Surplus(rest.len())),
             Err(error) => Err(PacketError::Malformed(error)),
         }
@@ -433,6 +445,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<Listener> {
         std::fs::remove_file(path)?;
     }
     let socket = socket()?;
+    tell_senders(socket.as_fd())?;
     // The inode that `bind` makes takes its mode from the socket's, less the umask: it is never, not
     // even for an instant, more open than asked for.
     rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;

@@ -1,5 +1,6 @@
 //! `agentguard verdicts`
 
+use agentguard_control::ClientError;
 use agentguard_control::api::{DEFAULT_LIMIT, Line, MAX_LIMIT, VerdictQuery, spelled};
 use agentguard_model::{Action, ActionKind, AgentName, Decision, Transport, Verdict};
 use agentguard_record::Gap;
@@ -170,6 +171,7 @@ async fn follow(
                 Format::Json | Format::Jsonl => out.line(&decision)?,
             },
             Line::Gap(gap) => say(&gap_words(&gap)),
+            Line::Refused(problem) => return Err(ClientError::Refused(problem).into()),
         }
     }
     Err(Failure::refused(

@@ -11,6 +11,7 @@ mod adopted;
 mod adoption;
 mod agents;
 mod around;
+mod asking;
 mod datagrams;
 mod direct;
 mod frozen;

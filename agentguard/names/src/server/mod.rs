@@ -35,7 +35,7 @@ use hickory_proto::op::ResponseCode;
 use crate::names::Names;
 use crate::port::{Answer, Answered, Client, Port, Ruling};
 use attempt::{Attempt, Attempts, Key, Origin};
-use load::{Admission, Load, Refusing};
+use load::{Admission, Dropped, Load, Refusing};
 use message::{Question, Read, Reply, read, type_name};
 
 /// How the service behaves.
@@ -58,9 +58,9 @@ pub struct Options {
     /// Datagrams of one socket under way. Beyond, none is read until one is done; what the
     /// socket's buffer cannot hold is lost and sent again by its client.
     pub udp_in_flight: usize,
-    /// TCP connections of one listener. Beyond, none is accepted until one ends.
+    /// TCP connections of one listener. Beyond, a new one is closed, with `limit_reached`.
     pub tcp_connections: usize,
-    /// TCP connections of one agent on one listener. Beyond, a new one is closed at once, with
+    /// TCP connections of one agent on one listener. Beyond, a new one is closed, with
     /// `limit_reached`.
     pub tcp_connections_per_agent: usize,
     /// Queries of one connection under way. Beyond, no more is read from it.
@@ -135,7 +135,7 @@ impl<P: Port> Server<P> {
         Self {
             shared: Arc::new(Shared {
                 attempts: Attempts::new(options.attempt_window, options.attempts),
-                load: Load::new(options.in_flight_per_agent),
+                load: Load::new(usize::MAX, options.in_flight_per_agent),
                 names,
                 port,
                 options,
@@ -167,10 +167,9 @@ impl<P: Port> Server<P> {
 
     async fn handle(&self, sender: &Sender, bytes: &[u8]) -> Option<Vec<u8>> {
         let started = Instant::now();
-        let agent = sender.client.as_ref().map(|client| client.agent);
-        match self.shared.load.admit(agent) {
+        match self.shared.load.admit(sender) {
             Admission::Work(_working) => self.decide(sender, bytes, started).await,
-            Admission::Refuse(refusing) => self.over_limit(sender, bytes, started, &refusing).await,
+            Admission::Refuse(refusing) => self.over_limit(sender, bytes, started, refusing).await,
             Admission::Drop => None,
         }
     }
@@ -311,7 +310,7 @@ impl<P: Port> Server<P> {
         sender: &Sender,
         bytes: &[u8],
         started: Instant,
-        refusing: &Refusing,
+        refusing: Refusing,
     ) -> Option<Vec<u8>> {
         let limit = self.shared.options.in_flight_per_agent;
         let reason = Reason::new(
@@ -330,16 +329,16 @@ impl<P: Port> Server<P> {
                 reply
             }
         };
-        loop {
-            let count = refusing.take_dropped();
-            if count == 0 {
-                return reply;
-            }
-            self.note(Answered {
-                count,
-                ..self.denied(sender, reason.clone(), started)
-            })
-            .await;
+        self.leave(refusing, &reason, started).await;
+        reply
+    }
+
+    /// Leaves the place of a refusal that is recorded, after recording what found none.
+    async fn leave(&self, mut refusing: Refusing, reason: &Reason, started: Instant) {
+        while let Some((kept, Dropped { sender, count })) = refusing.leave() {
+            refusing = kept;
+            let denied = self.denied(&sender, reason.clone(), started);
+            self.note(Answered { count, ..denied }).await;
         }
     }
 

@@ -1,13 +1,11 @@
 //! DNS over TCP (RFC 7766): messages behind two octets of length, many on one connection, answered
 //! in the order in which they are done.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentguard_model::{AgentId, Reason, ReasonCode, Transport};
+use agentguard_model::{Reason, ReasonCode, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Sender, Server};
+use super::load::{Admission, Load, Refusing};
+use super::{Options, Sender, Server};
 use crate::port::Port;
 
 /// The largest query read; a connection that announces a longer one is closed.
@@ -26,64 +25,74 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl<P: Port> Server<P> {
     /// Serves one listener in the namespace `netns` until `shutdown`, then finishes what was asked.
+    ///
+    /// Accepting never waits: a connection beyond a bound is refused while there is a place to record
+    /// that in, and beyond those reset and counted.
     pub async fn tcp(self, listener: TcpListener, netns: u64, shutdown: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(self.shared.options.tcp_connections));
+        let options = &self.shared.options;
+        let load = Load::new(options.tcp_connections, options.tcp_connections_per_agent);
         let tasks = TaskTracker::new();
-        let connections = Connections::default();
         loop {
-            let accept = async {
-                let permit = Arc::clone(&permits).acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                accepted = accept => accepted,
+                accepted = listener.accept() => accepted,
             };
-            let (Ok(permit), Ok((stream, peer))) = (permit, accepted) else {
+            let Ok((stream, peer)) = accepted else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
+            let sender = Sender {
+                netns,
+                peer,
+                transport: Transport::Tcp,
+                client: self.shared.port.client(netns, peer, Transport::Tcp),
+            };
             let server = self.clone();
-            let connections = connections.clone();
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move {
-                let _permit = permit;
-                server
-                    .connection(stream, netns, peer, &connections, shutdown)
-                    .await;
-            });
+            match load.admit(&sender) {
+                Admission::Work(working) => {
+                    let shutdown = shutdown.clone();
+                    tasks.spawn(async move {
+                        let _working = working;
+                        server.connection(stream, sender, shutdown).await;
+                    });
+                }
+                Admission::Refuse(refusing) => {
+                    tasks.spawn(async move { server.turn_away(stream, &sender, refusing).await });
+                }
+                Admission::Drop => reset(stream),
+            }
         }
         tasks.close();
         tasks.wait().await;
+        let unrecorded = load.unrecorded();
+        if unrecorded > 0 {
+            tracing::warn!(
+                unrecorded,
+                "DNS connections were refused and are not in the record"
+            );
+        }
     }
 
-    async fn connection(
-        &self,
-        stream: TcpStream,
-        netns: u64,
-        peer: SocketAddr,
-        connections: &Connections,
-        shutdown: CancellationToken,
-    ) {
-        let client = self.shared.port.client(netns, peer, Transport::Tcp);
-        let agent = client.as_ref().map(|client| client.agent);
-        let sender = Sender {
-            netns,
-            peer,
-            transport: Transport::Tcp,
-            client,
-        };
-        let limit = self.shared.options.tcp_connections_per_agent;
-        let Some(_counted) = connections.count(agent, limit) else {
-            let reason = Reason::new(
-                ReasonCode::LimitReached,
-                format!("the agent has {limit} DNS connections open"),
-            );
-            self.note(self.denied(&sender, reason, Instant::now()))
-                .await;
-            return;
-        };
+    /// Records that a connection is one too many, then closes it.
+    async fn turn_away(&self, stream: TcpStream, sender: &Sender, refusing: Refusing) {
+        let started = Instant::now();
+        let Options {
+            tcp_connections: all,
+            tcp_connections_per_agent: own,
+            ..
+        } = self.shared.options;
+        let reason = Reason::new(
+            ReasonCode::LimitReached,
+            format!("the agent has {own} DNS connections open, or all agents here have {all}"),
+        );
+        self.note(self.denied(sender, reason.clone(), started))
+            .await;
+        drop(stream);
+        self.leave(refusing, &reason, started).await;
+    }
+
+    async fn connection(&self, stream: TcpStream, sender: Sender, shutdown: CancellationToken) {
         let (reader, writer) = stream.into_split();
         let (answers, waiting) = mpsc::channel(self.shared.options.tcp_pipeline);
         let writing = tokio::spawn(write(writer, waiting, self.shared.options.tcp_idle));
@@ -166,40 +175,11 @@ async fn write(
     let _ = writer.shutdown().await;
 }
 
-/// Open connections of each agent.
-#[derive(Clone, Default)]
-struct Connections {
-    agents: Arc<Mutex<HashMap<Option<AgentId>, usize>>>,
-}
-
-struct Counted {
-    connections: Connections,
-    agent: Option<AgentId>,
-}
-
-impl Connections {
-    fn count(&self, agent: Option<AgentId>, limit: usize) -> Option<Counted> {
-        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = agents.entry(agent).or_default();
-        if *open >= limit {
-            return None;
-        }
-        *open += 1;
-        Some(Counted {
-            connections: self.clone(),
-            agent,
-        })
+/// Closes a connection so that its peer sees a reset (RFC 9293, 3.10.4: abort), and nothing of it is
+/// left to wait for.
+fn reset(stream: TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "a DNS connection is closed instead of reset");
     }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut agents = (self.connections.agents.lock()).unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = agents.get_mut(&self.agent) {
-            *open -= 1;
-            if *open == 0 {
-                agents.remove(&self.agent);
-            }
-        }
-    }
+    drop(stream);
 }

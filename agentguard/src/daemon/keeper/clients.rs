@@ -130,8 +130,8 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
     if client.set_timeout(Some(PATIENCE)).is_err() {
         return;
     }
-    let (command, descriptors) = match client.recv::<Command>() {
-        Ok(Some(message)) => message,
+    let said = match client.recv_said::<Command>() {
+        Ok(Some(said)) => said,
         Ok(None) => return,
         Err(error) => {
             let refused = Answer::Refused {
@@ -143,7 +143,12 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
             return;
         }
     };
-    if let Some(Unauthorised { message, hint }) = refusal {
+    let (command, descriptors) = (said.message, said.fds);
+    let handed = || {
+        let refusal = peer::sent_by(peer, said.sender).err()?;
+        Some(unauthorised(&refusal))
+    };
+    if let Some(Unauthorised { message, hint }) = refusal.or_else(handed) {
         let told = match command {
             Command::Run(_) => {
                 client.send(&ToClient::Refused(Refusal::new(message).hint(hint)), &[])
@@ -324,10 +329,15 @@ pub(super) fn rights(
     accepted: Accepted,
 ) -> Result<Rights, Unauthorised> {
     let governed = keeper.governed();
-    peer::judge(peer, accepted, &governed, keeper.groups()).map_err(|refusal| Unauthorised {
+    peer::judge(peer, accepted, &governed, keeper.groups())
+        .map_err(|refusal| unauthorised(&refusal))
+}
+
+fn unauthorised(refusal: &peer::Refusal) -> Unauthorised {
+    Unauthorised {
         hint: refusal.hint(),
         message: refusal.to_string(),
-    })
+    }
 }
 
 /// Whether a peer may change the guard.

@@ -27,7 +27,7 @@ pub(crate) use detach::detach_all;
 pub(crate) use state::compile;
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
+use agentguard_keeper::packet::tell_senders;
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
 use agentguard_keeper::worker::{WorkerUser, was_hostile};
@@ -351,6 +352,7 @@ fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
     let path = config.paths.control_socket();
     let failed = || format!("cannot listen on {}", path.display());
     let listener = UnixListener::bind(&path).with_context(failed)?;
+    tell_senders(listener.as_fd()).with_context(failed)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())

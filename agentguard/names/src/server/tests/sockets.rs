@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::world::Seen;
+use super::world::{Desk, OTHERS_ADDRESS, Seen};
 use super::*;
 
 /// The world, served on both transports.
@@ -211,5 +211,59 @@ async fn connections_of_one_agent_are_bounded() {
         }
     })
     .await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn refusals_that_wait_for_the_record_are_bounded_and_no_other_agent_waits_for_them() {
+    let options = Options {
+        tcp_connections: 16,
+        tcp_connections_per_agent: 2,
+        ..Options::default()
+    };
+    let served = Served::new(options).await;
+    let desk = &served.world.desk;
+    let gate = Arc::new(Semaphore::new(0));
+    *desk.slow_record.lock().unwrap() = Some(Arc::clone(&gate));
+    // Two that say nothing, and eight refusals that wait for the record.
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        open.push(TcpStream::connect(served.tcp).await.unwrap());
+    }
+    desk.until("eight records", |desk| {
+        desk.recording.load(Ordering::SeqCst) == 8
+    })
+    .await;
+    for beyond in 0..40 {
+        let mut stream = TcpStream::connect(served.tcp).await.unwrap();
+        assert!(is_closed(&mut stream).await, "{beyond}");
+    }
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind((OTHERS_ADDRESS, 0).into()).unwrap();
+    let mut other = in_time(other.connect(served.tcp)).await.unwrap();
+    send(&mut other, &query(1, "evil.test", RecordType::A, None)).await;
+    let answer = Seen::read(&receive(&mut other).await, 1);
+    assert_eq!(answer.code, ResponseCode::NXDomain);
+    assert_eq!(desk.recording.load(Ordering::SeqCst), 9, "they still wait");
+    gate.add_permits(100);
+    // All are in the record: each refusal, and what was beyond them as a count.
+    let refused = |desk: &Desk| -> u64 {
+        let recorded = desk.recorded.lock().unwrap();
+        let refused = recorded.iter().map(|(_, answered)| answered);
+        let refused = refused.filter(|answered| {
+            (answered.answer.reason()).is_some_and(|it| it.code == ReasonCode::LimitReached)
+        });
+        assert!(
+            refused
+                .clone()
+                .all(|it| it.client.as_ref().unwrap().agent == AGENT)
+        );
+        refused.map(|answered| answered.count).sum()
+    };
+    desk.until("all are counted", |desk| refused(desk) == 48)
+        .await;
+    for mut refused in open.drain(2..) {
+        assert!(is_closed(&mut refused).await);
+    }
     served.end().await;
 }

@@ -1,0 +1,15 @@
+//! The control socket from end to end, with a real record and a real policy, in one process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod answers;
+mod asking;
+mod following;
+mod members;
+mod world;
