@@ -24,6 +24,15 @@ pub fn mount() -> Option<PathBuf> {
     })
 }
 
+/// The directory of this process's own cgroup, below where the hierarchy is mounted. `None`: it cannot be
+/// read, or the process is in none.
+#[must_use]
+pub fn own(mount: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(mount.join(path))
+}
+
 /// A directory in the version 2 hierarchy, opened.
 #[derive(Debug)]
 pub struct Cgroup {

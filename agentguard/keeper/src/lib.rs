@@ -19,6 +19,7 @@ pub mod documents;
 pub mod gate;
 pub mod groups;
 pub mod home;
+pub mod limits;
 pub mod message;
 pub mod namespace;
 pub mod packet;

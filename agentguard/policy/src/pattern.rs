@@ -186,6 +186,13 @@ impl CgroupPattern {
         &self.text
     }
 
+    /// Whether nothing is meant but what lies below `root`, the `cgroup_root`.
+    #[must_use]
+    pub fn is_below(&self, root: &str) -> bool {
+        let below = self.text.strip_prefix(root.trim_end_matches('/'));
+        !self.absolute || below.is_some_and(|below| below.starts_with('/'))
+    }
+
     /// Whether a control group is meant: `path` is its absolute path below the control group
     /// file system's mount point or including it, as `root`, the `cgroup_root`, is.
     #[must_use]

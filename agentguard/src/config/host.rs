@@ -74,6 +74,13 @@ impl Host {
                 ));
             }
         };
+        // setresuid(2) takes the highest number for "as it is".
+        if worker.uid == u32::MAX || worker.gid == u32::MAX {
+            return Err(fault(
+                format!("`{}` is no user: its number stands for none", user.value),
+                create("agentguard"),
+            ));
+        }
         if worker.uid == 0 || worker.gid == 0 {
             return Err(fault(
                 format!(

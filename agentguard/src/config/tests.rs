@@ -195,6 +195,10 @@ fn bad_files() {
             "1:14: error: the worker's user `0` is root or in root's group\n  hint: the worker reads hostile bytes and must own nothing; create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin agentguard",
         ),
         (
+            "worker_user: 4294967295\n",
+            "1:14: error: `4294967295` is no user: its number stands for none\n  hint: create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin agentguard",
+        ),
+        (
             "worker_user: wheelie\n",
             "1:14: error: the worker's user `wheelie` is root or in root's group\n  hint: the worker reads hostile bytes and must own nothing; create a user for it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin agentguard",
         ),

@@ -15,6 +15,7 @@ mod asking;
 mod datagrams;
 mod direct;
 mod frozen;
+mod itself;
 mod loopback;
 mod membership;
 mod modes;

@@ -77,6 +77,13 @@ pub(super) fn credentials(peer: &Peer, user: Option<&str>) -> Result<Credentials
         Refusal::new(format!("there is no user `{user}` on this host"))
             .hint("give --user a name or a number from the user database")
     })?;
+    // setresuid(2) takes the highest number for "as it is".
+    if account.uid == u32::MAX || account.gid == u32::MAX {
+        return Err(Refusal::new(format!(
+            "`{user}` is no user: the number {} stands for none",
+            u32::MAX
+        )));
+    }
     if account.uid == peer.uid {
         return own(peer).map_err(unusable)?.ok_or_else(no_group_left);
     }

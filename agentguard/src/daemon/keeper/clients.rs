@@ -193,9 +193,18 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
 
 /// Answers when the worker decides with the new policy too.
 fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
+    let source = {
+        let keeper = lock(keeper);
+        if let Err(why) = authorise(&keeper, peer, accepted) {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.policy_source()
+    };
+    // Without the lock: where a file system or a directory service is away, agents can be quarantined.
+    let read = source.read();
     let (answer, generation, taken) = {
         let mut keeper = lock(keeper);
-        let answer = change(&mut keeper, peer, accepted, Command::Reload);
+        let answer = answered(keeper.reload(read));
         (answer, keeper.generation(), keeper.taken())
     };
     match answer {
@@ -287,9 +296,9 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         Command::RemoveAgent { name, cgroup } => {
             keeper.release(&name, cgroup.as_deref().map(Path::new))
         }
-        Command::Reload => keeper.reload(),
         // Attended to before.
         Command::Run(_)
+        | Command::Reload
         | Command::AddAgent { .. }
         | Command::Authorities
         | Command::RotateAuthority { .. }

@@ -31,6 +31,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::mpsc::{self, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ use anyhow::{Context as _, bail, ensure};
 use crate::config::Config;
 use claim::Claim;
 use link::Worker;
-use state::Keeper;
+use state::{Keeper, PolicyRead, PolicySource};
 use taken::Taken;
 
 /// How often the kernel gets a sign of life.
@@ -55,6 +56,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(20);
 /// How long a worker may take to take a policy.
 const TAKE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a policy was read.
+const READING: Duration = Duration::from_millis(20);
 /// How long the first look at namespaces may keep the daemon from being ready.
 const LOOK: Duration = Duration::from_secs(2);
 /// The pause before a worker that keeps dying is started again, at most. One that lived for longer does
@@ -86,7 +89,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     // The modes below are meant as they stand, whatever the caller or the service manager hands down.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::block()?;
-    let policy = state::read_policy(&config.paths.policy)?;
+    agentguard_keeper::limits::keep_own(config.worker.gid)?;
+    let policy = PolicySource::of(&config).read()?;
     for warning in policy.policy.warnings() {
         tracing::warn!("{warning}");
     }
@@ -133,6 +137,27 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Reads the policy, on a thread of its own: the kernel's signs of life wait for no file system. `None`:
+/// there is no thread; said in the log.
+fn read_policy(keeper: &Shared) -> Option<mpsc::Receiver<anyhow::Result<PolicyRead>>> {
+    let source = lock(keeper).policy_source();
+    let (tell, told) = mpsc::channel();
+    let read = move || {
+        // Whoever asked may ask anew meanwhile.
+        let _ = tell.send(source.read());
+    };
+    let started = std::thread::Builder::new()
+        .name("policy".into())
+        .spawn(read);
+    match started {
+        Ok(_) => Some(told),
+        Err(error) => {
+            tracing::error!(%error, "the policy is not read again");
+            None
+        }
+    }
+}
+
 /// Keeps a worker running, and the kernel told that one does. One that cannot be started again is tried
 /// again: the gate is kept meanwhile, and what needs a worker refused.
 fn supervise(
@@ -144,14 +169,32 @@ fn supervise(
 ) -> anyhow::Result<()> {
     let mut worker = Some(Worker::start(keeper, user, mounts, control)?);
     let mut announced = false;
+    let mut reading: Option<mpsc::Receiver<anyhow::Result<PolicyRead>>> = None;
     let mut reloading: Option<Reloading> = None;
     let mut again = Again::default();
     let mut failing: Option<String> = None;
     loop {
-        let idle = match worker {
+        let mut idle = match worker {
             Some(_) => TICK,
             None => again.due_in().min(TICK),
         };
+        if let Some(told) = &reading {
+            match told.try_recv() {
+                Ok(read) => {
+                    reading = None;
+                    let mut keeper = lock(keeper);
+                    // Said in the log and in `status`.
+                    let _ = keeper.reload(read);
+                    reloading = announced.then(|| Reloading {
+                        taken: keeper.taken(),
+                        generation: keeper.generation(),
+                        until: Instant::now() + TAKE,
+                    });
+                }
+                Err(TryRecvError::Empty) => idle = idle.min(READING),
+                Err(TryRecvError::Disconnected) => reading = None,
+            }
+        }
         match signals.wait(idle) {
             Some(Signal::Stop) => {
                 notify(&[sd_notify::NotifyState::Stopping]);
@@ -165,14 +208,7 @@ fn supervise(
                 if announced {
                     notify(&[sd_notify::NotifyState::Reloading]);
                 }
-                let mut keeper = lock(keeper);
-                // Said in the log and in `status`.
-                let _ = keeper.reload();
-                reloading = announced.then(|| Reloading {
-                    taken: keeper.taken(),
-                    generation: keeper.generation(),
-                    until: Instant::now() + TAKE,
-                });
+                reading = read_policy(keeper);
             }
             Some(Signal::Child) | None => {}
         }

@@ -13,7 +13,7 @@ mod versions;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -177,6 +177,15 @@ impl Keeper {
         let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         // First: that of a newer version is not read, and then nothing of the gate is touched.
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
+        let governed = registry.adopted().keys().chain([&config.paths.cgroup_root]);
+        for path in governed {
+            if let Some(own) = subtrees::holds_the_guard(&mount, path) {
+                anyhow::bail!(
+                    "{own}, which is an agent's, and the gate lets it do nothing there; hint: start it in another \
+                     cgroup (`systemd-run --slice=system.slice …`, or write its shell's number to another cgroup.procs)"
+                );
+            }
+        }
         let mut gate = Gate::load(&config.paths.bpffs)?;
         let host = Listening::here(ports(&config))?;
         let last = gate.agents()?.iter().map(|(_, entry)| entry.profile).max();
@@ -296,9 +305,14 @@ impl Keeper {
         Ok(())
     }
 
-    /// Reads the policy again. A bad one leaves the old one in force.
-    pub(super) fn reload(&mut self) -> anyhow::Result<String> {
-        match self.take_policy() {
+    /// Where the policy lies, to be read without the lock: its file system may take long.
+    pub(super) fn policy_source(&self) -> PolicySource {
+        PolicySource::of(&self.config)
+    }
+
+    /// Puts a policy in force that was read anew. A bad one leaves the old one in force.
+    pub(super) fn reload(&mut self, read: anyhow::Result<PolicyRead>) -> anyhow::Result<String> {
+        match read.and_then(|read| self.take_policy(read)) {
             Ok(()) => {
                 self.policy_error = None;
                 let text = format!("policy {} is in force", self.policy.version());
@@ -319,8 +333,7 @@ impl Keeper {
         }
     }
 
-    fn take_policy(&mut self) -> anyhow::Result<()> {
-        let read = read_policy(&self.config.paths.policy)?;
+    fn take_policy(&mut self, read: PolicyRead) -> anyhow::Result<()> {
         let named = read.policy.agents().iter().map(|agent| &agent.name);
         self.registry.number_all(named)?;
         let before = std::mem::replace(&mut self.policy, Arc::new(read.policy));
@@ -547,17 +560,59 @@ pub(super) struct PolicyRead {
     pub(super) users: Users,
 }
 
-/// Reads and compiles the policy, and looks its users up.
-pub(super) fn read_policy(path: &Path) -> anyhow::Result<PolicyRead> {
-    let text = text::read(Written::Policy, path)?;
-    let sources = vec![(path.display().to_string(), text)];
-    let policy = compile(&sources)?;
-    let users = accounts::users(&policy)?;
-    Ok(PolicyRead {
-        sources,
-        policy,
-        users,
-    })
+/// Where a policy comes from.
+#[derive(Clone, Debug)]
+pub(super) struct PolicySource {
+    path: PathBuf,
+    /// What its patterns of cgroups are below.
+    cgroup_root: PathBuf,
+}
+
+impl PolicySource {
+    /// That of a configuration.
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            path: config.paths.policy.clone(),
+            cgroup_root: config.paths.cgroup_root.clone(),
+        }
+    }
+
+    /// Reads and compiles the policy, and looks its users up.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no policy for this host.
+    pub(super) fn read(&self) -> anyhow::Result<PolicyRead> {
+        let text = text::read(Written::Policy, &self.path)?;
+        let sources = vec![(self.path.display().to_string(), text)];
+        let policy = compile(&sources)?;
+        self.check_cgroups(&policy)?;
+        let users = accounts::users(&policy)?;
+        Ok(PolicyRead {
+            sources,
+            policy,
+            users,
+        })
+    }
+
+    /// Patterns are looked for below the root of all agents, which has the gate. One for what lies
+    /// elsewhere would govern nothing.
+    fn check_cgroups(&self, policy: &Policy) -> anyhow::Result<()> {
+        let root = self.cgroup_root.to_string_lossy();
+        for agent in policy.agents() {
+            let outside = agent.cgroups.iter().find(|it| !it.is_below(&root));
+            if let Some(pattern) = outside {
+                anyhow::bail!(
+                    "{}: the cgroup `{pattern}` of agent {} is not below {root} (`cgroup_root`), and would not be \
+                     governed; hint: put it there, or take it out and run `agentguard agent add {} --cgroup PATH` once",
+                    self.path.display(),
+                    agent.name,
+                    agent.name,
+                    pattern = pattern.as_str(),
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Compiles documents.

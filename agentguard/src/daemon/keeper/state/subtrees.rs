@@ -208,6 +208,11 @@ impl Keeper {
         if let Some(too_deep) = self.too_deep(&path) {
             bail!("{too_deep}; hint: adopt one above it");
         }
+        if let Some(own) = holds_the_guard(&self.mount, &path) {
+            bail!(
+                "{own}; hint: adopt the services beside it, each by its own cgroup, or move the guard elsewhere"
+            );
+        }
         let id = self.registry.number(name)?;
         let below_root = path.starts_with(&self.config.paths.cgroup_root);
         if path == self.config.paths.cgroup_root {
@@ -448,6 +453,15 @@ fn owner<'a>(policy: &'a Policy, root: &Path, path: &Path) -> Option<&'a AgentPo
             .iter()
             .any(|pattern| pattern.matches(root, path))
     })
+}
+
+/// Why a cgroup can be no agent's, if the guard itself runs there: its sockets would be an agent's, and a
+/// quarantine would stop it.
+pub(super) fn holds_the_guard(mount: &Path, path: &Path) -> Option<String> {
+    let own = cgroup::own(mount)?;
+    let (shown, path_shown) = (own.display(), path.display());
+    own.starts_with(path)
+        .then(|| format!("the guard itself runs in {shown}, in or below {path_shown}"))
 }
 
 pub(super) fn is_quarantined(registry: &Registry, agent: AgentId) -> bool {
