@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use agentguard_keeper::message::{Answer, AuthorityInfo, AuthorityState, Command as Request};
 use agentguard_keeper::packet;
@@ -143,16 +144,19 @@ fn following_streams_and_ends_with_its_reader() {
     let id = served.write(decision(Verdict::Allow, ActionKind::Connect, "b.example"));
     assert_eq!(next(), id);
     drop(lines);
-    // It notices at the next line.
-    served.write(decision(Verdict::Allow, ActionKind::Connect, "c.example"));
+    // It notices at the next line; a child of another test's, until it executes, reads there too.
+    let end = Instant::now() + Duration::from_secs(20);
+    let code = loop {
+        served.write(decision(Verdict::Allow, ActionKind::Connect, "c.example"));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code();
+        }
+        assert!(Instant::now() < end, "it goes on without a reader");
+    };
     let mut told = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut told)
-        .unwrap();
-    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut told).unwrap();
+    assert_eq!((code, told.as_str()), (Some(0), ""));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the command line is tried on: a directory with a configuration, and a control socket.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use agentguard_control::api::{
 use agentguard_control::{Sources, serve};
 use agentguard_decision::Recorder as _;
 use agentguard_keeper::groups::Groups;
+use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{
     Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Reason,
     ReasonCode, Users, Verdict,
@@ -201,7 +203,9 @@ impl Served {
         };
         let listener = {
             let _entered = runtime.enter();
-            UnixListener::bind(bench.path("control.sock")).unwrap()
+            let listener = UnixListener::bind(bench.path("control.sock")).unwrap();
+            tell_senders(listener.as_fd()).unwrap();
+            listener
         };
         runtime.spawn(serve(listener, sources, shutdown.clone()));
         Self {

@@ -18,21 +18,20 @@ rules: []
 /// What an agent is told that asks.
 const WHY: &str = "an agent may not ask its own guard";
 
-/// Has a client connect to both sockets, and ask; `f` follows.
+/// Has a client connect to a socket of the guard's.
+fn open(client: &mut Puppet, guard: &Guard<'_>, name: &str, kind: &str, socket: &str) {
+    let path = guard.runtime_dir().join(socket);
+    let order = format!(
+        "(make('{name}', socket.AF_UNIX, socket.SOCK_{kind}), of('{name}').connect('{}'))[1]",
+        path.display()
+    );
+    client.gives(&order, serde_json::Value::Null);
+}
+
+/// Has a client connect and ask; `f` follows.
 fn connect(client: &mut Puppet, guard: &Guard<'_>) {
-    let run = guard.runtime_dir();
-    for (name, kind, socket) in [
-        ("c", "STREAM", "control.sock"),
-        ("f", "STREAM", "control.sock"),
-        ("k", "SEQPACKET", "keeper.sock"),
-    ] {
-        let path = run.join(socket);
-        let order = format!(
-            "(make('{name}', socket.AF_UNIX, socket.SOCK_{kind}), of('{name}').connect('{}'))[1]",
-            path.display()
-        );
-        client.gives(&order, serde_json::Value::Null);
-    }
+    open(client, guard, "c", "STREAM", "control.sock");
+    open(client, guard, "f", "STREAM", "control.sock");
     client.ask(&request("c", "/v1/agents")).unwrap();
     client.gives("hear('c')[:12]", "HTTP/1.1 200");
     client
@@ -41,21 +40,22 @@ fn connect(client: &mut Puppet, guard: &Guard<'_>) {
     client.gives("hear('f')[:12]", "HTTP/1.1 200");
 }
 
+/// Has a client connect to the keeper, who waits five seconds for what it wants.
+fn connect_to_the_keeper(client: &mut Puppet, guard: &Guard<'_>) {
+    open(client, guard, "k", "SEQPACKET", "keeper.sock");
+}
+
 fn request(name: &str, route: &str) -> String {
     format!("say('{name}', 'GET {route} HTTP/1.1\\r\\nHost: guard\\r\\n\\r\\n')")
 }
 
-/// None of its connections is of use to it.
+/// Neither is of use to it.
 fn refused(client: &mut Puppet, guard: &Guard<'_>) {
     client.ask(&request("c", "/v1/agents")).unwrap();
     let told = client.ask("hear_all('c')").unwrap();
     let told = told.as_str().unwrap();
     assert!(told.starts_with("HTTP/1.1 403 "), "{told}");
     assert!(told.contains(WHY), "{told}");
-    // The command to load the policy again.
-    let told = client.ask("(of('k').send(bytes([3])), hear('k'))[1]");
-    let told = told.unwrap();
-    assert!(told.as_str().unwrap().contains(WHY), "{told}");
     // There is something to be told.
     let words = ["curl", "-sS", "--max-time", "5", "http://192.0.2.66/"];
     assert_ne!(guard.run("coder", words).unwrap().code(), 0);
@@ -80,7 +80,12 @@ fn who_is_moved_to_an_agent_asks_no_longer() {
     let mut client = free(&world);
     connect(&mut client, &guard);
     let cgroup = guard.agent_cgroup("coder").unwrap();
+    connect_to_the_keeper(&mut client, &guard);
     client.gives(&join(&cgroup), 1);
+    // The command to load the policy again.
+    let told = client.ask("(of('k').send(bytes([3])), hear('k'))[1]");
+    let told = told.unwrap();
+    assert!(told.as_str().unwrap().contains(WHY), "{told}");
     refused(&mut client, &guard);
 }
 
@@ -99,15 +104,15 @@ fn who_is_adopted_asks_no_longer() {
     refused(&mut client, &guard);
 }
 
-/// What an agent reads that sends this (for printf) over a descriptor of another process's.
+/// What an agent reads that sends this (for printf) over a socket of another process's, its input.
 fn handed(maker: &mut Puppet, cgroup: &Path, name: &str, bytes: &str) -> String {
     let shell = format!(
-        "echo 0 >{}/cgroup.procs; printf '{bytes}' >&$0; timeout 20 cat <&$0",
+        "echo 0 >{}/cgroup.procs; printf '{bytes}' >&0; timeout 20 cat",
         cgroup.display()
     );
     let order = format!(
-        "(lambda fd: __import__('subprocess').run(['sh', '-c', {shell:?}, str(fd)], pass_fds=[fd], \
-         stdout=-1).stdout.decode(errors='replace'))(of('{name}').fileno())"
+        "__import__('subprocess').run(['sh', '-c', {shell:?}], stdin=of('{name}'), \
+         stdout=-1).stdout.decode(errors='replace')"
     );
     maker.ask(&order).unwrap().as_str().unwrap().to_owned()
 }
@@ -124,6 +129,7 @@ fn who_is_handed_a_connection_is_not_taken_for_who_made_it() {
     let told = handed(&mut client, &cgroup, "c", ask);
     assert!(told.starts_with("HTTP/1.1 403 "), "{told}");
     assert!(told.contains(&why), "{told}");
+    connect_to_the_keeper(&mut client, &guard);
     let told = handed(&mut client, &cgroup, "k", r"\003");
     assert!(told.contains(&why), "{told}");
     // It is no agent itself, and asks anew.

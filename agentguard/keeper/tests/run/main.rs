@@ -13,4 +13,5 @@ mod job_control;
 mod limits;
 mod plain;
 mod sandbox;
+mod senders;
 mod world;
