@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use agentguard_keeper::home::Look;
+use agentguard_keeper::home::{Known, Look, Past};
 use agentguard_keeper::message::{CLOSED_AT_ONCE, Done, ToWorker};
 use agentguard_keeper::sockets;
 use agentguard_model::{AgentId, AgentName};
@@ -50,7 +50,8 @@ pub(super) fn adopt(
                  the configuration"
             );
         }
-        contained(path)?;
+        let known = lock(keeper).known_of_host();
+        contained(path, known)?;
     }
     let adopted = lock(keeper).adopt(name, path)?;
     residents::look_at(keeper, adopted.agent);
@@ -128,14 +129,14 @@ fn tolerates(keeper: &Shared, name: &AgentName) -> bool {
 }
 
 /// Whether nothing in a cgroup can get around the gate: only what was looked at to the end can be said to.
-fn contained(path: &Path) -> anyhow::Result<()> {
-    let mut look = Look::new(vec![path.to_owned()], true);
+fn contained(path: &Path, known: Known) -> anyhow::Result<()> {
+    let mut look = Look::new(vec![path.to_owned()], true).with_descriptors(known);
     let finished = look.advance(Instant::now() + residents::PATIENCE);
     let uncontained = look.uncontained().unwrap_or_default();
     if !uncontained.is_empty() {
         bail!(
             "what runs in {} is not contained, and `run` is strict: {}; hint: start it without these \
-             capabilities, or set `run: {{strict: false}}` in the configuration",
+             capabilities, and without what it has open there, or set `run: {{strict: false}}` in the configuration",
             path.display(),
             uncontained.join("; ")
         );
@@ -181,6 +182,15 @@ impl Keeper {
                 sockets: sockets.to_vec(),
             });
         }
+        // At most a few kinds.
+        let past = self.residents().past.get(&adopted.agent);
+        let past = past.cloned().unwrap_or_default();
+        if !past.is_empty() {
+            self.tell(&ToWorker::Past {
+                agent: adopted.agent,
+                past: past.clone(),
+            });
+        }
         let by = By {
             uid,
             time: epoch_seconds(SystemTime::now()),
@@ -190,6 +200,7 @@ impl Keeper {
             cgroup: adopted.path.display().to_string(),
             closed: u32::try_from(closed.sockets).unwrap_or(u32::MAX),
             tolerated: u32::try_from(closed.kept).unwrap_or(u32::MAX),
+            past: past.iter().map(Past::what).collect(),
         };
         self.note_deed(by, done);
     }

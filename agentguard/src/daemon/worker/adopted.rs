@@ -1,9 +1,10 @@
-//! Sockets that were open when their cgroup was adopted, and were closed or go on: one decision each.
+//! What was open when its cgroup was adopted, and was closed or goes on: one decision each.
 
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_decision::Decider;
+use agentguard_keeper::home::Past;
 use agentguard_keeper::sockets::OldSocket;
-use agentguard_model::AgentId;
+use agentguard_model::{ActionKind, AgentId};
 use agentguard_record::Record;
 
 /// Records them. What the record does not take it says itself, and the adoption is told with the number
@@ -20,6 +21,20 @@ pub(super) async fn note(
             .await
         {
             tracing::warn!(%refused, "a socket that was open when its cgroup was adopted is not in the record");
+        }
+    }
+}
+
+/// Records what goes on past the gate, since nobody can close it.
+pub(super) async fn note_past(agent: AgentId, past: Vec<Past>, decider: Decider<Record>) {
+    for past in past {
+        let kind = match past {
+            Past::Device(_) => ActionKind::Device,
+            Past::Socket(_) | Past::Ring => ActionKind::Socket,
+        };
+        let noted = decider.left_open(agent, kind, past.what(), past.sentence());
+        if let Err(refused) = noted.await {
+            tracing::warn!(%refused, "what goes on past the gate is not in the record");
         }
     }
 }
