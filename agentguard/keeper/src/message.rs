@@ -119,6 +119,14 @@ pub enum ToWorker {
         /// The connections, at most [`CLOSED_AT_ONCE`].
         sockets: Vec<OldSocket>,
     },
+    /// Connections to UNIX sockets of others that were there when a cgroup was adopted, and were closed: to be
+    /// recorded.
+    Shut {
+        /// The agent.
+        agent: AgentId,
+        /// What the peers are called, at most [`CLOSED_AT_ONCE`].
+        peers: Vec<String>,
+    },
     /// What was open when a cgroup was adopted, sends past the gate and goes on: to be recorded.
     Past {
         /// The agent.

@@ -45,6 +45,11 @@ fn begin(bench: &Bench<'_>, way: &Way, six: bool, cgroup: &Path, mark: &str) -> 
         "{} {output}",
         way.name
     );
+    assert!(
+        std::env::var_os("AGENTGUARD_ESCAPE_ALL_PARTS").is_none(),
+        "{} {output}",
+        way.name
+    );
     println!("skipped: {} has no {:?}", way.name, way.part);
     None
 }

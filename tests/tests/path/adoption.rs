@@ -2,6 +2,7 @@
 //! what they have open, and the guard listens where they are, for as long as they are there.
 
 mod bounds;
+mod daemons;
 mod tolerated;
 
 use std::fs;

@@ -39,6 +39,11 @@ impl Held {
         self.holder(inode).is_some()
     }
 
+    /// All sockets by their inode numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, Holder)> {
+        self.sockets.iter().map(|(inode, holder)| (*inode, *holder))
+    }
+
     /// Who has a socket open.
     pub(super) fn holder(&self, inode: u64) -> Option<Holder> {
         self.sockets.get(&inode).copied().filter(|_| inode != 0)

@@ -75,11 +75,22 @@ pub(super) fn adopt(
             1 => "; 1 open socket was found in it and closed".to_owned(),
             more => format!("; {more} open sockets were found in it and closed"),
         });
-        for failure in &closed.failures {
+        let shut = sockets::shut_local(&adopted.path, &|name| {
+            lock(keeper).refuses_unix(adopted.agent, name)
+        });
+        text.push_str(&match shut.connections {
+            0 => String::new(),
+            1 => "; 1 connection to a UNIX socket that agents do not reach was closed".to_owned(),
+            more => {
+                format!("; {more} connections to UNIX sockets that agents do not reach were closed")
+            }
+        });
+        for failure in closed.failures.iter().chain(&shut.failures) {
             text.push_str(&format!("\n{failure}"));
         }
         lock(keeper).note_adopted(&adopted, name, &closed, uid);
-        if strict && !closed.failures.is_empty() {
+        lock(keeper).tell_shut(adopted.agent, &shut);
+        if strict && !(closed.failures.is_empty() && shut.failures.is_empty()) {
             // Without the gate it would be free again.
             lock(keeper).tell_state();
             bail!(
@@ -162,6 +173,16 @@ fn contained(path: &Path, known: Known) -> anyhow::Result<()> {
 }
 
 impl Keeper {
+    /// Has recorded which local connections were closed.
+    pub(super) fn tell_shut(&self, agent: AgentId, shut: &sockets::Shut) {
+        for peers in shut.told.chunks(CLOSED_AT_ONCE) {
+            self.tell(&ToWorker::Shut {
+                agent,
+                peers: peers.to_vec(),
+            });
+        }
+    }
+
     /// Has it recorded: each socket up to a bound, and the adoption with the number of all.
     fn note_adopted(
         &mut self,

@@ -7,6 +7,10 @@ use agentguard_keeper::sockets::OldSocket;
 use agentguard_model::{ActionKind, AgentId};
 use agentguard_record::Record;
 
+/// `linux/socket.h`, `linux/net.h`.
+const AF_UNIX: u16 = 1;
+const SOCK_STREAM: u16 = 1;
+
 /// Records them. What the record does not take it says itself, and the adoption is told with the number
 /// of all of them.
 pub(super) async fn note(
@@ -21,6 +25,24 @@ pub(super) async fn note(
             .await
         {
             tracing::warn!(%refused, "a socket that was open when its cgroup was adopted is not in the record");
+        }
+    }
+}
+
+/// Records connections to UNIX sockets of others that were closed, by the peers' names.
+pub(super) async fn note_shut(agent: AgentId, peers: Vec<String>, decider: Decider<Record>) {
+    let event = Event {
+        kind: kind::SOCKET,
+        reason: reason::UNIX_SOCKET,
+        denied: 1,
+        agent: agent.0,
+        family: AF_UNIX,
+        socket_type: SOCK_STREAM,
+        ..Event::default()
+    };
+    for peer in peers {
+        if let Err(refused) = decider.kernel(&event, None, Some(peer), None).await {
+            tracing::warn!(%refused, "a connection that was open when its cgroup was adopted is not in the record");
         }
     }
 }
