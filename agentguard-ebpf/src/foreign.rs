@@ -5,6 +5,9 @@
 //! agent is compared with the one of the socket's cgroup. Sockets that the kernel made for itself, as
 //! those of network file systems, have no file and are left alone.
 //!
+//! What is neither IP, UNIX nor netlink no agent makes (`lsm`). One that has such a socket has it from before its
+//! cgroup had the gate, or from a time when it was only watched: it is refused wherever it was made.
+//!
 //! The kernel's structures are read at offsets that the loader takes from the running kernel's BTF. What
 //! cannot be read is nobody's, and refused.
 
@@ -59,6 +62,8 @@ static TASK_TGID: u64 = 1500;
 static CSS_SET_CGROUP: u64 = 120;
 
 const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 const AF_NETLINK: u16 = 16;
 /// `linux/ptrace.h`: who asks only wants to know what may be shown, and nobody is told.
 const PTRACE_MODE_NOAUDIT: u32 = 4;
@@ -152,15 +157,16 @@ fn judge(socket: *const u8) -> i32 {
         return PASS;
     }
     let cgroup = pointer(sock, &raw const SOCK_CGROUP);
+    let ip = family == AF_INET || family == AF_INET6;
     // Most sockets are used where they were made, by agents and by others.
     // SAFETY: helper without arguments.
-    if id_of(cgroup) == unsafe { bpf_get_current_cgroup_id() } {
+    if ip && id_of(cgroup) == unsafe { bpf_get_current_cgroup_id() } {
         return PASS;
     }
     let Some(found) = agent::of_task() else {
         return PASS;
     };
-    if agent_of(cgroup) == found.entry.agent {
+    if ip && agent_of(cgroup) == found.entry.agent {
         return PASS;
     }
     let enforced = found.entry.mode == mode::ENFORCE;

@@ -137,10 +137,10 @@ def piecemeal(name, message):
     return "sent"
 
 
-def tls(name, host):
-    """A TLS connection to a name, by what the environment makes us trust."""
-    make(name, socket.AF_INET, socket.SOCK_STREAM)
-    kept[name].connect((resolve(host, 4)[0], 443))
+def tls(name, host, family=4):
+    """A TLS connection to a name over IPv4 or 6, by what the environment makes us trust."""
+    make(name, FAMILIES[family], socket.SOCK_STREAM)
+    kept[name].connect((resolve(host, family)[0], 443))
     kept[name] = ssl.create_default_context().wrap_socket(kept[name], server_hostname=host)
     return "connected"
 
@@ -181,7 +181,7 @@ def listen(name, address, port):
 
 def accept(listener, name):
     kept[name], peer = kept[listener].accept()
-    return peer[0]
+    return peer[0] if peer else None
 
 
 def get(host, path="/"):

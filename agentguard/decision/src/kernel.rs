@@ -79,6 +79,54 @@ impl<R: Recorder> Decider<R> {
         self.recorder().write(decision).await
     }
 
+    /// Records what an agent has open that sends past the gate and cannot be closed. `what` it is, and a
+    /// sentence.
+    ///
+    /// # Errors
+    /// [`RecordRefused`]: it goes on all the same.
+    pub async fn left_open(
+        &self,
+        agent: AgentId,
+        kind: ActionKind,
+        what: String,
+        sentence: String,
+    ) -> Result<DecisionId, RecordRefused> {
+        let started = Instant::now();
+        let current = self.policies().current();
+        let client = Client {
+            agent,
+            run: 0,
+            process: Process {
+                pid: 0,
+                uid: 0,
+                comm: String::new(),
+                exe: None,
+            },
+        };
+        let mode = self
+            .directory()
+            .name(agent)
+            .and_then(|name| current.agent(&name).map(|agent| agent.mode))
+            .unwrap_or(Mode::Enforce);
+        let draft = Draft {
+            client: Some(&client),
+            layer: Layer::Kernel,
+            action: Action {
+                method: Some(what),
+                ..Action::new(kind)
+            },
+            verdict: Verdict::Allow,
+            enforced: true,
+            mode,
+            reason: Reason::new(ReasonCode::LeftOpen, format!("{sentence}.")),
+            matched: Vec::new(),
+            count: 1,
+            started,
+        };
+        let decision = self.decision(&current, draft);
+        self.recorder().write(decision).await
+    }
+
     /// Notes the end of a direct flow.
     pub fn kernel_closed(&self, id: DecisionId, event: &Event, since: Instant) {
         let outcome = Outcome {

@@ -8,10 +8,14 @@
 //! agent, has bounds, stops when its time is over and goes on later from there, and says what it left
 //! out. What is unknown is taken for what lets less through.
 
+mod descriptors;
 mod look;
+mod tables;
 mod walk;
 
+pub use descriptors::{Known, Past};
 pub use look::{Look, Seen};
+pub(crate) use tables::Tables;
 pub use walk::{Bounds, Step, Walk};
 
 use std::fs::{self, File};

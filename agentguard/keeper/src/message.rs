@@ -12,6 +12,7 @@ use agentguard_model::{AgentId, AgentName, HostName, Labels, UpstreamEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::groups::Groups;
+use crate::home::Past;
 use crate::sockets::OldSocket;
 use crate::spawn::{RunContext, RunRequest};
 
@@ -117,6 +118,21 @@ pub enum ToWorker {
         agent: AgentId,
         /// The connections, at most [`CLOSED_AT_ONCE`].
         sockets: Vec<OldSocket>,
+    },
+    /// Connections to UNIX sockets of others that were there when a cgroup was adopted, and were closed: to be
+    /// recorded.
+    Shut {
+        /// The agent.
+        agent: AgentId,
+        /// What the peers are called, at most [`CLOSED_AT_ONCE`].
+        peers: Vec<String>,
+    },
+    /// What was open when a cgroup was adopted, sends past the gate and goes on: to be recorded.
+    Past {
+        /// The agent.
+        agent: AgentId,
+        /// What it is, a few at most.
+        past: Vec<Past>,
     },
 }
 
@@ -248,6 +264,9 @@ pub enum Done {
         /// Connections that were there and go on.
         #[serde(default)]
         tolerated: u32,
+        /// What is open in it that sends past the gate, and goes on.
+        #[serde(default)]
+        past: Vec<String>,
     },
 }
 

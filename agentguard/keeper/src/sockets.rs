@@ -9,6 +9,7 @@
 
 mod held;
 mod kept;
+mod local;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
@@ -27,6 +28,7 @@ use crate::home::{self, Bounds, NamespaceId, Step, Walk};
 use crate::namespace;
 use held::Held;
 pub use kept::Connection;
+pub use local::{Shut, shut_local};
 
 /// What of one agent is looked through.
 const BOUNDS: Bounds = Bounds {

@@ -14,6 +14,8 @@ pub enum ReasonCode {
     RuleAllow,
     /// A connection that was there when its cgroup was adopted, and goes on: nobody decided on it.
     Tolerated,
+    /// Something that was open when its cgroup was adopted, sends past the gate and cannot be closed: it goes on.
+    LeftOpen,
     /// A rule denies it.
     RuleDeny,
     /// No rule allows it.

@@ -132,7 +132,7 @@ fn bpf_lsm(facts: &Facts) -> Check {
         (Some(_), true) => "`bpf` is active, and its programs are not accepted",
     };
     degraded("bpf_lsm", found)
-        .means("in cgroups that are adopted, agents can make sockets that are neither IP nor UNIX (AF_VSOCK, AF_ALG, AF_PACKET for root), and reach UNIX sockets of the host's daemons (Docker, D-Bus) as far as permissions let them. What `run` starts is held by its sandbox")
+        .means("in cgroups that are adopted, agents can make sockets that are neither IP nor UNIX (AF_VSOCK, AF_ALG, AF_PACKET for root), and reach UNIX sockets of the host's daemons (Docker, D-Bus) as far as permissions let them. What `run` starts is held by its sandbox, but for sockets that another process hands it over a path or descriptor that both have: `run: {strict: true}` starts nothing here")
         .how("add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
 }
 

@@ -14,7 +14,7 @@ use crate::bench::{self, AGENT, Bench, Setting};
 /// How long a server may take to listen, and an answer to arrive.
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn marked(bench: &Bench<'_>, mark: &str) -> bool {
+pub(crate) fn marked(bench: &Bench<'_>, mark: &str) -> bool {
     bench.world.marks().unwrap().contains_key(mark)
 }
 
@@ -68,7 +68,7 @@ fn ask(bench: &Bench<'_>, to: SocketAddr) -> bool {
     matches!(asked.unwrap(), Ok(1..))
 }
 
-fn words(bench: &Bench<'_>, name: &str, to: &str, mark: &str) -> Vec<OsString> {
+pub(crate) fn words(bench: &Bench<'_>, name: &str, to: &str, mark: &str) -> Vec<OsString> {
     let program = bench.program(name).into_os_string();
     vec![program, to.into(), "9".into(), mark.into()]
 }

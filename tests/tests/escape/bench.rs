@@ -250,6 +250,15 @@ impl<'w> Bench<'w> {
             .limit(LIMIT)
     }
 
+    /// These words in a cgroup, with what there is to be told of the deputy.
+    pub(crate) fn within(&self, cgroup: &Path, words: Vec<OsString>) -> Invocation<'_> {
+        let invocation = self.guard.within(cgroup, words);
+        let variables = self.deputy.iter();
+        variables.fold(invocation, |invocation, (name, value)| {
+            invocation.env(name, value)
+        })
+    }
+
     pub(crate) fn run(&self, setting: Setting, words: Vec<OsString>) -> Output {
         self.invocation(setting, words).run().unwrap()
     }

@@ -14,6 +14,7 @@
 
 mod asked;
 mod bench;
+mod older;
 mod ways;
 
 use std::collections::BTreeSet;

@@ -196,6 +196,11 @@ pub(crate) const OTHERS: &[Way] = &[
     Way::new("listen-autobind"),
     Way::new("old-tcp"),
     Way::new("old-udp"),
+    Way::new("old-ping"),
+    Way::new("old-raw").root(),
+    Way::new("old-packet").root().adopted(Lsm),
+    Way::new("old-vsock").adopted(Lsm).part("AF_VSOCK"),
+    Way::new("old-tun").only(Four).root().adopted(Open),
     Way::new("moved").adopted(Lsm),
     Way::new("inherited").adopted(NotTried),
 ];

@@ -2,6 +2,7 @@
 //! what they have open, and the guard listens where they are, for as long as they are there.
 
 mod bounds;
+mod daemons;
 mod tolerated;
 
 use std::fs;
@@ -40,25 +41,34 @@ fn foreign(world: &World) -> PathBuf {
 fn container(world: &World, number: u8) -> Namespace {
     let namespace = Namespace::create(world.tag(), &format!("c{number}")).unwrap();
     let net = format!("10.77.{number}");
+    let net6 = format!("fd77:{number}:");
     let host = world.host();
     host.ip(&format!(
         "link add c{number} type veth peer name eth0 netns {}\n\
          link set c{number} up\n\
-         addr add {net}.1/24 dev c{number}\n",
+         addr add {net}.1/24 dev c{number}\n\
+         addr add {net6}:1/64 dev c{number} nodad\n",
         namespace.name()
     ))
     .unwrap();
-    let forward = || fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+    let forward = || {
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+    };
     host.enter(forward).unwrap().unwrap();
     namespace
         .ip(&format!(
-            "link set eth0 up\naddr add {net}.2/24 dev eth0\nroute add default via {net}.1\n"
+            "link set eth0 up\n\
+             addr add {net}.2/24 dev eth0\nroute add default via {net}.1\n\
+             addr add {net6}:2/64 dev eth0 nodad\nroute add default via {net6}:1\n"
         ))
         .unwrap();
-    let [host, _] = address::HOST;
+    let [host, host6] = address::HOST;
     world
         .internet()
-        .ip(&format!("route add {net}.0/24 via {host}\n"))
+        .ip(&format!(
+            "route add {net}.0/24 via {host}\nroute add {net6}:/64 via {host6}\n"
+        ))
         .unwrap();
     namespace
 }
@@ -129,6 +139,30 @@ fn wait_warning(guard: &Guard<'_>, part: &str) {
     .unwrap();
 }
 
+/// It reaches the site by its name over both versions of IP, and nothing else.
+fn held(client: &mut Puppet) {
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    for family in [4, 6] {
+        let at = format!("resolve('{SITE}', {family})[0]");
+        let dialled = format!("tcp('c', {at}, 80)[1]");
+        client.gives(&dialled, 80);
+        client
+            .ask("say('c', 'GET / HTTP/1.0\\r\\nHost: api.example.com\\r\\n\\r\\n')")
+            .unwrap();
+        client.gives("hear('c', 15)[9:]", "200 OK");
+        client.fails(
+            &format!("resolve('www.other.example', {family})"),
+            "EAI_NONAME",
+        );
+    }
+    let others = address::origin(0x20);
+    for ip in address::CANARY.into_iter().chain(others) {
+        client.fails(&format!("tcp('c', '{ip}', 7)"), "EPERM");
+        client.gives(&format!("udp('u', '{ip}')"), "made");
+        client.fails(&format!("say_to('u', 'x', '{ip}', 9)"), "EPERM");
+    }
+}
+
 /// A socket that was closed; what the kernel still wanted to send for it is refused for the same reason.
 fn unknown(decision: &&Decision) -> bool {
     decision.reason.code == ReasonCode::SocketUnknown
@@ -145,9 +179,11 @@ fn a_container_that_runs_is_adopted_with_what_it_had_open() {
     let guard = world.guard().policy(POLICY).start().unwrap();
     let namespace = container(&world, 1);
     let mut client = inside(&world, &guard, &cgroup, &namespace);
-    let [four, _] = address::origin(0x20);
+    let [four, six] = address::origin(0x20);
     // Free as yet.
-    client.fails("tcp('c', '192.0.2.66', 80)", "ECONNREFUSED");
+    for canary in address::CANARY {
+        client.fails(&format!("tcp('c', '{canary}', 80)"), "ECONNREFUSED");
+    }
     let before = world.canary().unwrap();
     assert!(before > 0);
     client.gives(
@@ -155,6 +191,13 @@ fn a_container_that_runs_is_adopted_with_what_it_had_open() {
         json!([four.to_string(), 7]),
     );
     client.gives("echo('old', 'free')", "free");
+    client.gives(
+        &format!("tcp('old6', '{six}', 7)"),
+        json!([six.to_string(), 7]),
+    );
+    client.gives("echo('old6', 'free')", "free");
+    client.gives("udp('oldu6', '2001:db8:113::66')", "made");
+    client.gives("connect('oldu6', '2001:db8:113::66', 9)", "connected");
     client.gives("udp('oldu', '192.0.2.66')", "made");
     client.gives("connect('oldu', '192.0.2.66', 9)", "connected");
     client.gives("listen('l', '0.0.0.0', 4000)", 4000);
@@ -174,7 +217,7 @@ fn a_container_that_runs_is_adopted_with_what_it_had_open() {
     outside.gives("echo('taken', 'free')", "free");
 
     let added = add(&guard, &cgroup).success().unwrap();
-    let told = "is governed as coder; 4 open sockets were found in it and closed";
+    let told = "is governed as coder; 6 open sockets were found in it and closed";
     assert!(added.stderr.contains(told), "{added}");
     // Root of the host, with a way out: the answer says what that means.
     assert!(
@@ -183,19 +226,18 @@ fn a_container_that_runs_is_adopted_with_what_it_had_open() {
             .contains("not contained: a process has CAP_NET_ADMIN"),
         "{added}"
     );
-    client.fails("hear('old')", "ECONNABORTED");
-    client.fails("hear('oldu')", "ECONNABORTED");
+    for old in ["old", "old6", "oldu", "oldu6"] {
+        client.fails(&format!("hear('{old}')"), "ECONNABORTED");
+    }
     client.fails("accept('l', 'a')", "EINVAL");
     outside.fails("hear('taken')", "ECONNABORTED");
     // The first try: who adds it has waited for the listeners.
     client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
-    client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
-    client.fails(&format!("tcp('c', '{four}', 7)"), "EPERM");
-    client.fails("resolve('www.other.example', 4)", "EAI_NONAME");
+    held(&mut client);
     assert_eq!(world.canary().unwrap(), before);
     let decisions = guard
         .wait_verdicts("what was closed", |decisions| {
-            (decisions.iter().filter(unknown).count() == 4
+            (decisions.iter().filter(unknown).count() == 6
                 && decisions.iter().any(|it| it.layer == Layer::Operator))
             .then(|| decisions.to_vec())
         })
@@ -214,6 +256,8 @@ fn a_container_that_runs_is_adopted_with_what_it_had_open() {
         [
             (ActionKind::Connect, Some(7)),
             (ActionKind::Connect, Some(7)),
+            (ActionKind::Connect, Some(7)),
+            (ActionKind::Datagram, Some(9)),
             (ActionKind::Datagram, Some(9)),
             (ActionKind::Inbound, Some(4000)),
         ]
@@ -227,7 +271,7 @@ fn a_container_that_runs_is_adopted_with_what_it_had_open() {
         operator
             .reason
             .message
-            .ends_with("by uid 0, and 4 sockets that were open in it were closed")
+            .ends_with("by uid 0, and 6 sockets that were open in it were closed")
     );
 
     // Again it closes nothing: what is open by now was decided.
@@ -262,7 +306,7 @@ fn a_container_that_comes_to_an_agent_is_served_and_what_is_below_it_too() {
         (got == "HTTP/1.1 200 OK").then_some(())
     })
     .unwrap();
-    client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
+    held(&mut client);
     // The worker is another one, then the daemon is.
     let worker = status(&guard)["worker_pid"].as_u64().unwrap();
     let worker = rustix::process::Pid::from_raw(worker.try_into().unwrap()).unwrap();
@@ -273,9 +317,11 @@ fn a_container_that_comes_to_an_agent_is_served_and_what_is_below_it_too() {
     })
     .unwrap();
     guard.kill().unwrap();
-    client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
+    for canary in address::CANARY {
+        client.fails(&format!("tcp('c', '{canary}', 80)"), "EPERM");
+    }
     guard.start().unwrap();
-    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    held(&mut client);
     assert_eq!(world.canary().unwrap(), before);
 }
 
@@ -416,14 +462,23 @@ fn what_can_get_around_the_gate_is_not_adopted_where_that_has_to_hold() {
     assert_eq!(warnings(&guard), Vec::<String>::new());
 }
 
-/// A container of crun's, from a root file system of its own, as podman would place it: the payload
-/// below the adopted cgroup, in every namespace of its own.
+/// A container from a root file system of its own, as engines place it: the payload below the adopted cgroup,
+/// in every namespace of its own.
 #[test]
 fn a_container_of_crun_is_governed_below_the_cgroup_that_was_added() {
-    let Some(runtime) = Runtime::find() else {
+    governed_below("adopt-crun", Runtime::Crun);
+}
+
+#[test]
+fn a_container_of_podman_is_governed_below_the_cgroup_that_was_added() {
+    governed_below("adopt-podman", Runtime::Podman);
+}
+
+fn governed_below(name: &str, runtime: Runtime) {
+    if !runtime.is_there() {
         return;
-    };
-    let world = world("adopt-crun");
+    }
+    let world = world(name);
     let cgroup = foreign(&world);
     let payload = cgroup.join("payload");
     fs::create_dir(&payload).unwrap();
@@ -436,31 +491,33 @@ fn a_container_of_crun_is_governed_below_the_cgroup_that_was_added() {
     .unwrap();
     client.gives("os.getpid()", 1);
     // Engines keep the runtime and its monitor out of the container's cgroup.
-    let outside = leftover::cgroup_mount().unwrap().join("cgroup.procs");
-    fs::write(outside, client.id().to_string()).unwrap();
+    let inside = fs::read_to_string(payload.join("cgroup.procs")).unwrap();
+    for process in inside.lines().filter(|process| is_engine(process)) {
+        let outside = leftover::cgroup_mount().unwrap().join("cgroup.procs");
+        fs::write(outside, process).unwrap();
+    }
     client.gives("os.path.exists('/root-of-the-test')", true);
-    client.fails("tcp('c', '192.0.2.66', 80)", "ECONNREFUSED");
+    for canary in address::CANARY {
+        client.fails(&format!("tcp('c', '{canary}', 80)"), "ECONNREFUSED");
+    }
     let before = world.canary().unwrap();
-    let [four, _] = address::origin(0x20);
-    client.gives(
-        &format!("tcp('old', '{four}', 7)"),
-        json!([four.to_string(), 7]),
-    );
-    client.gives("echo('old', 'free')", "free");
+    for ip in address::origin(0x20) {
+        client.gives(&format!("tcp('old{ip}', '{ip}', 7)[1]"), 7);
+        client.gives(&format!("echo('old{ip}', 'free')"), "free");
+    }
 
     let added = add(&guard, &cgroup).success().unwrap();
     assert!(
         added
             .stderr
-            .contains("; 1 open socket was found in it and closed"),
+            .contains("; 2 open sockets were found in it and closed"),
         "{added}"
     );
     assert!(!added.stderr.contains("not contained"), "{added}");
-    client.fails("hear('old')", "ECONNABORTED");
-    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
-    client.fails("tcp('c', '192.0.2.66', 80)", "EPERM");
-    client.fails(&format!("tcp('c', '{four}', 7)"), "EPERM");
-    client.fails("resolve('www.other.example', 4)", "EAI_NONAME");
+    for ip in address::origin(0x20) {
+        client.fails(&format!("hear('old{ip}')"), "ECONNABORTED");
+    }
+    held(&mut client);
     assert_eq!(world.canary().unwrap(), before);
     guard
         .wait_verdicts("the allowed request", |decisions| {
@@ -469,4 +526,10 @@ fn a_container_of_crun_is_governed_below_the_cgroup_that_was_added() {
             (agent(request) == Some("coder")).then_some(())
         })
         .unwrap();
+}
+
+/// Whether a process is in the host's PID namespace, not in the container's.
+fn is_engine(process: &str) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/pid")).unwrap();
+    namespace(process) == namespace("self")
 }

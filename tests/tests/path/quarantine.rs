@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::{ActionKind, Decision, Layer, ReasonCode, Verdict};
 use agentguard_tests::origin::port;
-use agentguard_tests::{Guard, Output, Puppet, World, address, wait_until};
+use agentguard_tests::{Guard, Origin, Output, Puppet, World, address, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -104,64 +104,85 @@ fn denied(decision: &&Decision) -> bool {
 
 #[test]
 fn nothing_arrives_any_more_once_the_command_has_returned() {
-    let world = world("quarantine");
-    let guard = start(&world);
-    let mut client = trusting(&world, &guard, &[]);
-    let [inspected, _] = address::origin(0x10);
     let [direct, direct6] = address::origin(0x20);
+    let world = world("quarantine");
+    cuts(&world, &[("direct", direct), ("direct6", direct6)], 4);
+}
+
+/// By itself: a site with both versions is asked over IPv4.
+#[test]
+fn nothing_arrives_any_more_of_what_is_inspected_over_ipv6() {
+    let [_, site] = address::origin(0x10);
+    let world = World::new("quarantine6")
+        .origin(Origin::at(&[site]).site(SITE))
+        .origin(Origin::at(&address::origin(0x20)))
+        .start()
+        .unwrap();
+    cuts(&world, &[], 6);
+}
+
+/// Cuts an agent off that sends all it can: directly, and inspected over a version of IP.
+fn cuts(world: &World, directs: &[(&str, IpAddr)], family: usize) {
+    let guard = start(world);
+    let mut client = trusting(world, &guard, &[]);
+    let inspected = address::origin(0x10)[usize::from(family == 6)];
     let count = port::COUNT;
-    for (name, ip) in [("direct", direct), ("direct6", direct6)] {
+    for (name, ip) in directs {
         client.gives(
             &format!("tcp('{name}', '{ip}', {count})"),
             json!([ip.to_string(), count]),
         );
         client.gives(&format!("pour('{name}', bytes(1000))"), "begun");
     }
-    client.gives(&format!("tls('inspected', '{SITE}')"), "connected");
     let head =
         "POST /a HTTP/1.1\\r\\nHost: api.example.com\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n";
+    let tls = format!("tls('inspected', '{SITE}', {family})");
+    client.gives(&tls, "connected");
     client.ask(&format!("say('inspected', '{head}')")).unwrap();
     client.gives(
         "pour('inspected', b'3e8\\r\\n' + bytes(1000) + b'\\r\\n')",
         "begun",
     );
-    let destinations = [direct, direct6, inspected];
-    for ip in destinations {
-        grows(&world, ip);
+    let mut flows = directs.to_vec();
+    flows.push(("inspected", inspected));
+    for (_, ip) in &flows {
+        grows(world, *ip);
     }
 
     let ordered = Instant::now();
     let said = quarantine(&guard);
     let returned = Instant::now();
-    let arrived = destinations.map(|ip| world.arrivals(ip).unwrap());
+    let arrivals = || -> Vec<u64> {
+        let flows = flows.iter();
+        flows.map(|(_, ip)| world.arrivals(*ip).unwrap()).collect()
+    };
+    let arrived = arrivals();
     assert!(said.stderr.starts_with("coder is quarantined; "), "{said}");
-    for (what, ip) in ["direct", "direct, IPv6", "inspected"]
-        .iter()
-        .zip(destinations)
-    {
-        let last = world.last_arrival(ip).unwrap();
+    for (what, ip) in &flows {
+        let last = world.last_arrival(*ip).unwrap();
         println!(
-            "{what}: the last packet {:?} after the order, the answer {:?} after it",
+            "{what} {ip}: the last packet {:?} after the order, the answer {:?} after it",
             last.saturating_duration_since(ordered),
             returned - ordered
         );
     }
     // There is no socket left that could send, also not later.
-    for ip in destinations {
-        assert_eq!(connections(&world, ip), 0, "{ip}");
+    for (_, ip) in &flows {
+        assert_eq!(connections(world, *ip), 0, "{ip}");
     }
-    for name in ["direct", "direct6", "inspected"] {
+    for (name, _) in &flows {
         let ended = wait_until("the end of the pouring", SOON, || {
             Some(client.ask(&format!("dry('{name}')")).unwrap()).filter(|it| !it.is_null())
         });
         // A TLS library may keep the number to itself.
         let ended = ended.unwrap();
-        let expected = ended == "ECONNABORTED" || (name == "inspected" && ended == "SSLEOFError");
+        let expected = ended == "ECONNABORTED" || (*name == "inspected" && ended == "SSLEOFError");
         assert!(expected, "{name}: {ended}");
     }
-    client.fails(&format!("tcp('again', '{direct}', {count})"), "EPERM");
-    client.fails(&format!("tcp('again', '{direct6}', {count})"), "EPERM");
-    assert_eq!(destinations.map(|ip| world.arrivals(ip).unwrap()), arrived);
+    for ip in address::origin(0x20) {
+        client.fails(&format!("tcp('again', '{ip}', {count})"), "EPERM");
+    }
+    assert_eq!(arrivals(), arrived);
     let decisions = guard
         .wait_verdicts("the end of the request", |decisions| {
             let requests = decisions.iter().filter(denied);

@@ -1,4 +1,4 @@
-//! A container runtime, `crun`, with a root file system that the test makes.
+//! Container runtimes, `crun` and `podman`, with a root file system that the test makes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,56 +11,112 @@ const SHARED: [&str; 8] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/root",
 ];
 
-/// `crun`.
-pub(crate) struct Runtime;
+/// A runtime that is installed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Runtime {
+    /// `crun`.
+    Crun,
+    /// `podman`, which has crun do it.
+    Podman,
+}
 
 impl Runtime {
-    /// `None`: it is not installed, which is said.
-    pub(crate) fn find() -> Option<Self> {
-        let found = std::process::Command::new("crun").arg("--version").output();
+    /// Whether it is installed. If not, that is said.
+    pub(crate) fn is_there(self) -> bool {
+        let name = match self {
+            Self::Crun => "crun",
+            Self::Podman => "podman",
+        };
+        let found = std::process::Command::new(name).arg("--version").output();
         if found.is_ok_and(|output| output.status.success()) {
-            return Some(Self);
+            return true;
         }
         assert!(
             std::env::var_os("AGENTGUARD_REQUIRE_ALL").is_none(),
-            "needs crun, and nothing may be skipped"
+            "needs {name}, and nothing may be skipped"
         );
-        println!("skipped: needs crun; hint: cargo xtask setup --install");
-        None
+        println!("skipped: needs {name}; hint: cargo xtask setup --install");
+        false
     }
 
     /// How these words are run in a container that has this network namespace, in the cgroup of whoever
     /// runs it.
     pub(crate) fn words(
-        &self,
+        self,
         world: &World,
         namespace: &Namespace,
         words: &[OsString],
     ) -> Vec<OsString> {
         let bundle = world.directory().join("bundle");
         let root = bundle.join("root");
-        for directory in SHARED.iter().chain(&["/proc", "/dev", "/sys", "/tmp"]) {
+        for directory in SHARED
+            .iter()
+            .chain(&["/proc", "/dev", "/sys", "/tmp", "/run"])
+        {
             fs::create_dir_all(root.join(directory.trim_start_matches('/'))).unwrap();
         }
         fs::write(root.join("root-of-the-test"), "").unwrap();
-        let config = config(world, namespace, words);
-        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
-        // crun takes no hierarchy that stands beside version 1: it sees version 2 alone, and leaves its
-        // cgroup as it is. The test's files are below /tmp, which the container shares.
-        let script = r#"mount --make-rprivate / && mount -t cgroup2 none /sys/fs/cgroup &&
-            exec crun --cgroup-manager=disabled --root "$0/state" run --bundle "$0" "$1""#;
+        let script = match self {
+            Self::Crun => {
+                let config = config(world, namespace, words);
+                fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+                CRUN.to_owned()
+            }
+            Self::Podman => podman(world, namespace),
+        };
         let name = world.tag().directory();
-        let words: [OsString; 7] = [
+        let before: [OsString; 7] = [
             "unshare".into(),
             "--mount".into(),
             "sh".into(),
             "-c".into(),
-            script.into(),
+            format!("{HIERARCHY} && {script}").into(),
             bundle.into(),
             name.into(),
         ];
-        words.to_vec()
+        let own = match self {
+            Self::Crun => &[],
+            Self::Podman => words,
+        };
+        before.into_iter().chain(own.iter().cloned()).collect()
     }
+}
+
+/// crun takes no hierarchy that stands beside version 1: it sees version 2 alone, and leaves its cgroup as it
+/// is. The test's files are below /tmp, which the container shares.
+const HIERARCHY: &str = "mount --make-rprivate / && mount -t cgroup2 none /sys/fs/cgroup";
+
+const CRUN: &str =
+    r#"exec crun --cgroup-manager=disabled --root "$0/state" run --bundle "$0" "$1""#;
+
+/// The same as [`config`], in podman's words, with the state of its own that it wants. The limits are none that
+/// root without `CAP_SYS_RESOURCE` cannot set, and it makes no cgroup: crun raises another such limit for
+/// the devices of one.
+fn podman(world: &World, namespace: &Namespace) -> String {
+    let mut script = r#"printf '[engine]\nevents_logger = "none"\n' >"$0/containers.conf" &&
+        export CONTAINERS_CONF="$0/containers.conf" && bundle=$0 name=$1 && shift &&
+        exec podman --root "$bundle/storage" --runroot "$bundle/run" --tmpdir "$bundle/tmp" \
+            --runtime crun --cgroup-manager cgroupfs --storage-driver vfs run --rm --name "$name" \
+            --cgroups=disabled --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 \
+            --security-opt no-new-privileges --cap-drop all --volume /tmp:/tmp"#
+        .to_owned();
+    let files = SHARED
+        .iter()
+        .filter(|directory| fs::metadata(directory).is_ok())
+        .chain(&[env!("CARGO_MANIFEST_DIR")]);
+    for directory in files {
+        script.push_str(&format!(" --volume {directory}:{directory}:ro"));
+    }
+    let path = std::env::var("PATH").unwrap();
+    script.push_str(&format!(
+        " --env PATH={path} --env LC_ALL=C.UTF-8 --network ns:/run/netns/{}",
+        namespace.name()
+    ));
+    for (name, file) in world.trust() {
+        script.push_str(&format!(" --env {name}={}", file.display()));
+    }
+    script.push_str(r#" --rootfs "$bundle/root" "$@""#);
+    script
 }
 
 /// The bundle's configuration, as the runtime specification has it.

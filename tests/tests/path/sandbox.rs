@@ -333,13 +333,27 @@ fn a_strict_guard_runs_nothing_in_half_a_sandbox() {
     assert!(run.stderr.contains("hint: "), "{run}");
     assert!(!Path::new("/tmp/agentguard-strict").exists());
     drop(guard);
-    // Here nothing is missing.
+    // Here nothing is missing that the sandbox is made of. What another process hands in LSM programs refuse.
     let guard = world
         .guard()
         .policy("{version: 1, agents: [{name: coder}]}")
         .setting("run", json!({"strict": true}))
         .start()
         .unwrap();
-    let run = guard.run("coder", ["true"]).unwrap();
-    assert_eq!(run.code(), 0, "{run}");
+    let status = guard.cli().args(["status", "-o", "json"]).run().unwrap();
+    let run = guard
+        .run("coder", ["touch", "/tmp/agentguard-strict"])
+        .unwrap();
+    if status.stdout.contains("\"lsm_foreign_receive\"") {
+        assert_eq!(run.code(), 0, "{run}");
+        fs::remove_file("/tmp/agentguard-strict").unwrap();
+        return;
+    }
+    assert_eq!(run.code(), 1, "{run}");
+    let says = "`run` is strict: no LSM programs on sockets of others: a process outside";
+    assert!(run.stderr.contains(says), "{run}");
+    assert!(run.stderr.contains("hint: "), "{run}");
+    assert!(!Path::new("/tmp/agentguard-strict").exists());
+    let told = "agents use sockets that another process hands them";
+    assert!(status.stdout.contains(told), "{status}");
 }

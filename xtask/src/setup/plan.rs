@@ -38,11 +38,12 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 19] = [
+const TEST_PROGRAMS: [(&str, &str); 20] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("crun", "crun"),
+    ("podman", "podman"),
     ("curl", "curl"),
     ("wget", "wget"),
     ("git", "git"),

@@ -66,6 +66,12 @@ impl Gate {
         Ok(())
     }
 
+    /// The numbers that [`Self::look_for_devices`] found, with the places of their drivers in [`DYNAMIC`].
+    #[must_use]
+    pub fn devices(&self) -> &BTreeMap<DeviceKey, u32> {
+        &self.devices.known
+    }
+
     /// Why devices whose numbers differ from host to host cannot be refused, if they cannot.
     #[must_use]
     pub fn devices_unknown(&self) -> Option<&str> {

@@ -212,6 +212,13 @@ impl Gate {
         }
     }
 
+    /// Whether LSM programs refuse what an agent sends or dials over a socket that it cannot have made.
+    #[must_use]
+    pub fn refuses_strange_sockets(&self) -> bool {
+        let running = self.lsm_programs();
+        lsm::USE.iter().all(|program| running.contains(program))
+    }
+
     /// The LSM programs that run.
     pub(super) fn lsm_programs(&self) -> &[&'static str] {
         match &self.programs.lsm {

@@ -38,6 +38,13 @@ const FOREIGN: [(&str, &str); 6] = [
     ("lsm_foreign_process", "ptrace_access_check"),
 ];
 
+/// What of those is asked when a socket is used to send, and by a process that is handed one.
+pub(super) const USE: [&str; 3] = [
+    "lsm_foreign_send",
+    "lsm_foreign_dial",
+    "lsm_foreign_receive",
+];
+
 /// The kernel's own type information.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use agentguard_common::map::{UNIX_NAME, UnixNameKey, unix_name};
+use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 
 use super::{Gate, GateError, ignore_absent, map_error};
@@ -49,6 +50,28 @@ impl Gate {
     pub fn keep_open_unix(&mut self, agents: &[u32]) -> Result<(), GateError> {
         let agents: HashSet<u32> = agents.iter().copied().collect();
         self.forget_unix(|_, key| key.agent == 0 || agents.contains(&key.agent))
+    }
+
+    /// Whether a UNIX socket with this name, of somebody else, is refused to an agent; the name begins with a
+    /// zero where it is abstract. As the LSM programs decide (`agentguard-ebpf`, `unix.rs`).
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn refuses_unix(&self, agent: u32, name: &[u8]) -> Result<bool, GateError> {
+        let is_abstract = name.first() == Some(&0);
+        let Some(name) = padded(&[name]) else {
+            return Ok(is_abstract);
+        };
+        let bits = u32::try_from(AGENT_BITS + 8 * UNIX_NAME).unwrap_or(u32::MAX);
+        for agent in [agent, 0] {
+            let key = Key::new(bits, UnixNameKey { agent, name });
+            match self.unix_names.get(&key, 0) {
+                Ok(verdict) => return Ok(verdict == unix_name::DENY),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(map_error("read", "UNIX_NAMES")(error)),
+            }
+        }
+        Ok(is_abstract)
     }
 
     fn put_unix<'a>(

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{Bounds, NamespaceId, Step, Walk, WayOut, is_over, namespace_of, route_out, uplink};
+use super::descriptors::Descriptors;
+use super::{
+    Bounds, Known, NamespaceId, Past, Step, Walk, WayOut, is_over, namespace_of, route_out, uplink,
+};
 
 /// Namespaces of one agent that are noted.
 const NAMESPACES: usize = 256;
@@ -24,7 +27,7 @@ const RAW: &str = "a process has CAP_NET_RAW in a network namespace with an upli
                    send what the gate does not see";
 const MIGHTY: &str = "a process has CAP_SYS_ADMIN in the host's user namespace: it can enter other \
                       namespaces and leave its cgroup";
-/// All that can be found.
+/// All of these.
 const SENTENCES: usize = 3;
 
 /// A network namespace in which an agent lives.
@@ -43,6 +46,7 @@ pub struct Look {
     namespaces: BTreeMap<NamespaceId, Seen>,
     omitted: BTreeSet<String>,
     inspection: Option<Inspection>,
+    descriptors: Option<Descriptors>,
     begun: Instant,
 }
 
@@ -69,14 +73,46 @@ impl Look {
                     .ok(),
                 ..Inspection::default()
             }),
+            descriptors: None,
             begun: Instant::now(),
         }
     }
 
+    /// The same, and also at what they have open, where it is looked at what they could do.
+    #[must_use]
+    pub fn with_descriptors(mut self, known: Known) -> Self {
+        self.descriptors = self.inspection.is_some().then(|| Descriptors::new(known));
+        self
+    }
+
     /// Looks on until the end, or until the time is over. `true`: it is at its end.
     pub fn advance(&mut self, until: Instant) -> bool {
+        if self.descriptors.is_none() {
+            return self.step(until);
+        }
+        loop {
+            // One has as many descriptors as it likes: they are looked at in goes too.
+            if let Some(descriptors) = &mut self.descriptors
+                && !descriptors.advance(until)
+            {
+                return false;
+            }
+            let finished = self.step(Instant::now());
+            let open = self.descriptors.as_ref().is_some_and(Descriptors::is_open);
+            if finished && !open {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+
+    /// Walks on, a step at least.
+    fn step(&mut self, until: Instant) -> bool {
         let (namespaces, omitted) = (&mut self.namespaces, &mut self.omitted);
         let inspection = &mut self.inspection;
+        let descriptors = &mut self.descriptors;
         self.walk.advance(until, |step| {
             let Step::Thread(thread) = step else {
                 return;
@@ -93,6 +129,9 @@ impl Look {
             {
                 omitted.insert(format!("what a thread could do: {error}"));
             }
+            if let Some(descriptors) = descriptors {
+                descriptors.begin(thread);
+            }
         })
     }
 
@@ -105,15 +144,29 @@ impl Look {
     /// What was left out, a reason each; complete when the look is at its end.
     #[must_use]
     pub fn omitted(&self) -> Vec<String> {
-        self.walk.omitted().union(&self.omitted).cloned().collect()
+        let mut omitted: BTreeSet<_> = self.walk.omitted().union(&self.omitted).cloned().collect();
+        if let Some(descriptors) = &self.descriptors {
+            omitted.extend(descriptors.omitted().iter().cloned());
+        }
+        omitted.into_iter().collect()
     }
 
     /// What can get around the gate, a sentence each: threads that hold, or could take up, capabilities
-    /// with which packets are sent that no socket of an agent sends. `None`: it was not looked for.
+    /// with which packets are sent that no socket of an agent sends, and what they have open. `None`: it was
+    /// not looked for.
     #[must_use]
     pub fn uncontained(&self) -> Option<Vec<String>> {
         let inspection = self.inspection.as_ref()?;
-        Some(inspection.found.iter().map(ToString::to_string).collect())
+        let capabilities = inspection.found.iter().map(ToString::to_string);
+        let open = self.descriptors.iter().flat_map(Descriptors::found);
+        Some(capabilities.chain(open.map(Past::sentence)).collect())
+    }
+
+    /// What threads have open that sends past the gate, as far as was looked.
+    #[must_use]
+    pub fn past(&self) -> Vec<Past> {
+        let open = self.descriptors.iter().flat_map(Descriptors::found);
+        open.cloned().collect()
     }
 
     /// How long ago it was begun.

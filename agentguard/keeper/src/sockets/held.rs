@@ -1,23 +1,17 @@
 //! Which sockets threads have open.
 //!
-//! By their tables of descriptors, thread by thread: one that called `unshare(CLONE_FILES)` has a table of
-//! its own, which `/proc/PID/fd` does not show. Most threads share one; kcmp(2) says so, and each table
-//! is looked through once. Where the kernel has no kcmp (`CONFIG_KCMP`) each thread's is.
+//! By their tables of descriptors, thread by thread, each table once.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 
-use crate::home::is_over;
+use crate::home::{Tables, is_over};
 
 /// Sockets that are noted.
 const SOCKETS: usize = 1_000_000;
 /// Descriptors that are looked at.
 const DESCRIPTORS: usize = 2_000_000;
-
-/// `linux/kcmp.h`.
-const KCMP_FILES: libc::c_int = 2;
 
 /// Who has a socket open, and as which number.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +25,7 @@ pub(super) struct Holder {
 pub(super) struct Held {
     /// By inode number: who has it open, the first that was found.
     sockets: HashMap<u64, Holder>,
-    /// A thread of each table, in the order in which the kernel has the tables.
-    tables: Vec<u32>,
+    tables: Tables,
     descriptors: usize,
     cut_short: bool,
     unreadable: usize,
@@ -44,6 +37,11 @@ impl Held {
     /// Whether a socket is among them. 0: it is in no table.
     pub(super) fn has(&self, inode: u64) -> bool {
         self.holder(inode).is_some()
+    }
+
+    /// All sockets by their inode numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, Holder)> {
+        self.sockets.iter().map(|(inode, holder)| (*inode, *holder))
     }
 
     /// Who has a socket open.
@@ -70,16 +68,11 @@ impl Held {
 
     /// Takes in what a thread has open.
     pub(super) fn add(&mut self, thread: u32) {
-        // A thread of the table may have ended, or left it: then the order is unknown, and the table is
-        // looked through again at worst.
-        let place = self
-            .tables
-            .binary_search_by(|known| compare(*known, thread).unwrap_or(Ordering::Less));
-        let Err(place) = place else {
+        let Some(place) = self.tables.place(thread) else {
             return;
         };
         match self.take_in(thread) {
-            Ok(()) => self.tables.insert(place, thread),
+            Ok(()) => self.tables.note(place, thread),
             Err(error) if is_over(&error) => {}
             Err(error) => {
                 self.unreadable += 1;
@@ -124,18 +117,6 @@ fn socket(what: &str) -> Option<u64> {
         .ok()
 }
 
-/// How two threads' tables stand to each other. `None`: that is not known.
-fn compare(one: u32, other: u32) -> Option<Ordering> {
-    // SAFETY: kcmp(2) of this type takes numbers only, and changes nothing.
-    let result = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
-    match result {
-        0 => Some(Ordering::Equal),
-        1 => Some(Ordering::Less),
-        2 => Some(Ordering::Greater),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
@@ -178,7 +159,7 @@ mod tests {
             assert!(!held.has(own));
             held.add(thread);
             assert!(held.has(own));
-            assert_eq!(held.tables.len(), 2);
+            assert_eq!(held.tables.count(), 2);
             let looked = held.descriptors;
             held.add(thread);
             held.add(number());

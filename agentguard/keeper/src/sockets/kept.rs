@@ -84,12 +84,8 @@ pub(super) fn is_connection(found: &Found, protocol: u8) -> bool {
 pub(super) fn take(found: &Found, holder: Holder, family: u8) -> io::Result<Connection> {
     let other = || io::Error::from(io::ErrorKind::NotFound);
     let told = described(&found.id, family, IPPROTO_TCP).ok_or_else(other)?;
-    // The numbers of descriptors are of a thread's table; only a process's first thread can be asked.
-    // Where its table is another, what is fetched is another socket, or none.
     let pid = thread_group(holder.thread)?;
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pidfd = pidfd_open(process.ok_or_else(other)?, PidfdFlags::empty())?;
-    let socket = pidfd_getfd(&pidfd, holder.descriptor, PidfdGetfdFlags::empty())?;
+    let socket = fetch_of(pid, holder.descriptor)?;
     let (Some(remote), true) = (told.remote, same(&socket, found)?) else {
         return Err(other());
     };
@@ -124,6 +120,19 @@ pub(super) fn take(found: &Found, holder: Holder, family: u8) -> io::Result<Conn
         uid: owner.uid(),
         comm,
     })
+}
+
+/// Fetches what a process has open. The numbers of descriptors are of a thread's table; only a process's first
+/// thread can be asked. Where its table is another, what is fetched is something else, or nothing.
+pub(super) fn fetch(holder: Holder) -> io::Result<OwnedFd> {
+    fetch_of(thread_group(holder.thread)?, holder.descriptor)
+}
+
+fn fetch_of(pid: u32, descriptor: i32) -> io::Result<OwnedFd> {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let process = process.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let pidfd = pidfd_open(process, PidfdFlags::empty())?;
+    Ok(pidfd_getfd(&pidfd, descriptor, PidfdGetfdFlags::empty())?)
 }
 
 /// Whether a socket is the one that was listed: by its cookie, which no other ever has.

@@ -90,6 +90,37 @@ fn who_is_only_watched_uses_a_socket_of_another_and_it_is_recorded() {
     });
 }
 
+/// What is neither IP nor UNIX was made before the gate was there, or while its agent was only watched, if it is
+/// there at all.
+#[test]
+fn a_socket_of_another_family_from_before_says_nothing() {
+    in_world_with_lsm(|world| {
+        let mut agent = world.agent(1);
+        agent.entry.mode = mode::OBSERVE;
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        let mut client = agent.client();
+        client.does("p = socket.socket(17, SOCK_DGRAM, 0); n = socket.socket(16, SOCK_RAW, 0)");
+        let vsock = client.says("do v = socket.socket(40, SOCK_STREAM, 0)") == "done";
+        world.events();
+        let frame = "p.sendto(bytes(20), ('lo', 0x0800))";
+        client.does(frame);
+        let events = world.events();
+        assert_eq!((events.len(), events[0].denied), (1, 0), "{events:?}");
+        agent.entry.mode = mode::ENFORCE;
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        client.is_refused(frame);
+        let event = refused(world, &client);
+        assert_eq!((event.family, event.socket_type), (17, 2));
+        if vsock {
+            client.is_refused("v.connect((1, 4000))");
+            assert_eq!(refused(world, &client).family, 40);
+        }
+        // Links are asked for over netlink, by everybody.
+        client.does("n.send(bytes([20, 0, 0, 0, 18, 0, 1, 3] + [0] * 12)); n.recv(65536)");
+        assert_eq!(world.events().len(), 0);
+    });
+}
+
 /// An agent's sockets are its own in every cgroup below its own, and also in another's.
 #[test]
 fn an_agents_sockets_are_its_own_wherever_below_it_they_are_used() {

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use agentguard_keeper::home::Look;
+use agentguard_keeper::home::{Known, Look, Past};
 use agentguard_keeper::message::{CLOSED_AT_ONCE, Done, ToWorker};
 use agentguard_keeper::sockets;
 use agentguard_model::{AgentId, AgentName};
@@ -50,7 +50,8 @@ pub(super) fn adopt(
                  the configuration"
             );
         }
-        contained(path)?;
+        let known = lock(keeper).known_of_host();
+        contained(path, known)?;
     }
     let adopted = lock(keeper).adopt(name, path)?;
     residents::look_at(keeper, adopted.agent);
@@ -74,11 +75,22 @@ pub(super) fn adopt(
             1 => "; 1 open socket was found in it and closed".to_owned(),
             more => format!("; {more} open sockets were found in it and closed"),
         });
-        for failure in &closed.failures {
+        let shut = sockets::shut_local(&adopted.path, &|name| {
+            lock(keeper).refuses_unix(adopted.agent, name)
+        });
+        text.push_str(&match shut.connections {
+            0 => String::new(),
+            1 => "; 1 connection to a UNIX socket that agents do not reach was closed".to_owned(),
+            more => {
+                format!("; {more} connections to UNIX sockets that agents do not reach were closed")
+            }
+        });
+        for failure in closed.failures.iter().chain(&shut.failures) {
             text.push_str(&format!("\n{failure}"));
         }
         lock(keeper).note_adopted(&adopted, name, &closed, uid);
-        if strict && !closed.failures.is_empty() {
+        lock(keeper).tell_shut(adopted.agent, &shut);
+        if strict && !(closed.failures.is_empty() && shut.failures.is_empty()) {
             // Without the gate it would be free again.
             lock(keeper).tell_state();
             bail!(
@@ -128,14 +140,14 @@ fn tolerates(keeper: &Shared, name: &AgentName) -> bool {
 }
 
 /// Whether nothing in a cgroup can get around the gate: only what was looked at to the end can be said to.
-fn contained(path: &Path) -> anyhow::Result<()> {
-    let mut look = Look::new(vec![path.to_owned()], true);
+fn contained(path: &Path, known: Known) -> anyhow::Result<()> {
+    let mut look = Look::new(vec![path.to_owned()], true).with_descriptors(known);
     let finished = look.advance(Instant::now() + residents::PATIENCE);
     let uncontained = look.uncontained().unwrap_or_default();
     if !uncontained.is_empty() {
         bail!(
             "what runs in {} is not contained, and `run` is strict: {}; hint: start it without these \
-             capabilities, or set `run: {{strict: false}}` in the configuration",
+             capabilities, and without what it has open there, or set `run: {{strict: false}}` in the configuration",
             path.display(),
             uncontained.join("; ")
         );
@@ -161,6 +173,16 @@ fn contained(path: &Path) -> anyhow::Result<()> {
 }
 
 impl Keeper {
+    /// Has recorded which local connections were closed.
+    pub(super) fn tell_shut(&self, agent: AgentId, shut: &sockets::Shut) {
+        for peers in shut.told.chunks(CLOSED_AT_ONCE) {
+            self.tell(&ToWorker::Shut {
+                agent,
+                peers: peers.to_vec(),
+            });
+        }
+    }
+
     /// Has it recorded: each socket up to a bound, and the adoption with the number of all.
     fn note_adopted(
         &mut self,
@@ -181,6 +203,15 @@ impl Keeper {
                 sockets: sockets.to_vec(),
             });
         }
+        // At most a few kinds.
+        let past = self.residents().past.get(&adopted.agent);
+        let past = past.cloned().unwrap_or_default();
+        if !past.is_empty() {
+            self.tell(&ToWorker::Past {
+                agent: adopted.agent,
+                past: past.clone(),
+            });
+        }
         let by = By {
             uid,
             time: epoch_seconds(SystemTime::now()),
@@ -190,6 +221,7 @@ impl Keeper {
             cgroup: adopted.path.display().to_string(),
             closed: u32::try_from(closed.sockets).unwrap_or(u32::MAX),
             tolerated: u32::try_from(closed.kept).unwrap_or(u32::MAX),
+            past: past.iter().map(Past::what).collect(),
         };
         self.note_deed(by, done);
     }

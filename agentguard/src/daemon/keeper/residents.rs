@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentguard_keeper::home::{self, Look, NamespaceId, Seen, WayOut};
+use agentguard_keeper::home::{self, Known, Look, NamespaceId, Past, Seen, WayOut};
 use agentguard_keeper::namespace::{Listening, NamespaceError, Ports, listen_inside};
 use agentguard_model::AgentId;
 
@@ -71,6 +71,8 @@ pub(super) struct Residents {
     pub(super) incomplete: BTreeMap<AgentId, Vec<String>>,
     /// What can get around the gate.
     pub(super) uncontained: BTreeMap<AgentId, Vec<String>>,
+    /// What of that is something that is open.
+    pub(super) past: BTreeMap<AgentId, Vec<Past>>,
     /// Whether there was a first look.
     pub(super) looked: bool,
 }
@@ -130,6 +132,7 @@ impl Residents {
         for reasons in [&mut self.incomplete, &mut self.uncontained] {
             reasons.retain(|agent, _| there(agent));
         }
+        self.past.retain(|agent, _| there(agent));
     }
 }
 
@@ -182,6 +185,10 @@ impl Hint {
 pub(super) struct Homes {
     /// Cgroups, none below another of the same agent.
     pub(super) cgroups: BTreeMap<AgentId, Vec<PathBuf>>,
+    /// Those with a cgroup that was adopted: what their processes have open may be older than the gate.
+    pub(super) adopted: BTreeSet<AgentId>,
+    /// What is known of what processes have open.
+    pub(super) known: Known,
     pub(super) ports: Ports,
 }
 
@@ -195,6 +202,8 @@ pub(super) struct Found {
     pub(super) omitted: Vec<String>,
     /// `None`: that was not looked for, or not to the end.
     pub(super) uncontained: Option<Vec<String>>,
+    /// What of that is something that is open.
+    pub(super) past: Vec<Past>,
 }
 
 impl Found {
@@ -362,7 +371,10 @@ impl Looking {
             if inspect {
                 self.inspected.insert(*agent, Instant::now());
             }
-            let look = Look::new(cgroups.clone(), inspect);
+            let mut look = Look::new(cgroups.clone(), inspect);
+            if homes.adopted.contains(agent) {
+                look = look.with_descriptors(homes.known.clone());
+            }
             self.queue.push_back((*agent, look));
         }
     }
@@ -380,6 +392,7 @@ impl Found {
             finished,
             omitted,
             uncontained: look.uncontained().filter(|_| finished),
+            past: look.past(),
         }
     }
 }
@@ -391,12 +404,12 @@ pub(super) fn too_long(limit: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{AgentId, Homes, Looking, PER_AGENT, Ports, Residents};
+    use super::{AgentId, Homes, Known, Looking, PER_AGENT, Ports, Residents};
 
     #[test]
     fn operators_are_told_what_is_not_held_and_not_served() {
@@ -431,6 +444,8 @@ mod tests {
         });
         let homes = Homes {
             cgroups: BTreeMap::from(homes),
+            adopted: BTreeSet::from([AgentId(1), AgentId(3)]),
+            known: Known::default(),
             ports: Ports {
                 proxy: 1,
                 resolver: 2,
@@ -474,6 +489,8 @@ mod tests {
             cgroups: (1..50)
                 .map(|agent| (AgentId(agent), vec![directory.path().to_owned()]))
                 .collect(),
+            adopted: BTreeSet::new(),
+            known: Known::default(),
             ports: Ports {
                 proxy: 1,
                 resolver: 2,

@@ -122,9 +122,17 @@ fn see_to(keeper: &Shared, returned: &Returned) {
         ),
         Why::OtherVersion | Why::NewGate => {}
     }
-    for failure in &closed.failures {
+    // What was connected to local daemons under another version was decided by that.
+    let shut = match why {
+        Why::CameBack => {
+            sockets::shut_local(cgroup, &|name| lock(keeper).refuses_unix(*agent, name))
+        }
+        Why::OtherVersion => sockets::Shut::default(),
+    };
+    for failure in closed.failures.iter().chain(&shut.failures) {
         tracing::warn!(cgroup = %cgroup.display(), "{failure}");
     }
+    lock(keeper).tell_shut(*agent, &shut);
     lock(keeper).note_closed(*agent, &closed);
     if *why == Why::CameBack {
         residents::look_at(keeper, *agent);

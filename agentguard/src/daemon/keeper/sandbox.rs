@@ -3,13 +3,15 @@
 //!
 //! What the host has for it is asked once, when the daemon starts. What it lacks is told by `status`
 //! and the log, or, with `run: {strict: true}`, is why nothing runs. What a run needs and cannot be
-//! made (a mask, the filter) is always why that one does not run.
+//! made (a mask, the filter) is always why that one does not run. One thing is the gate's to say: whether it
+//! refuses sockets that another process hands in, which a sandbox of mounts and system calls cannot.
 
 mod masks;
 mod mounted;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentguard_keeper::cgroup::Cgroup;
 use agentguard_keeper::spawn::landlock;
@@ -29,6 +31,8 @@ pub(super) struct Sandbox {
     cgroups: PathBuf,
     strict: bool,
     host: Host,
+    /// Whether LSM programs refuse sockets that are handed in.
+    refuses_handed: AtomicBool,
 }
 
 /// What this kernel has.
@@ -38,6 +42,10 @@ struct Host {
     /// Why no view of the agent's own processes can be mounted, if none can.
     processes: Option<String>,
 }
+
+/// Without LSM programs on the sockets of others. Receiving cannot be taken from programs, and Landlock knows no
+/// sockets with a path.
+const HANDED: &str = "no LSM programs on sockets of others: a process outside that shares a path, or a descriptor, with a command can hand it a socket of its own";
 
 /// The sandbox of one run.
 pub(super) struct Confinement {
@@ -58,6 +66,7 @@ impl Sandbox {
             cgroups,
             strict: config.run.strict,
             host,
+            refuses_handed: AtomicBool::new(false),
         };
         for what in sandbox.lacks() {
             tracing::warn!(strict = sandbox.strict, "the sandbox is not whole: {what}");
@@ -65,21 +74,29 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// What the sandbox of every run lacks on this host, in sentences.
+    /// Takes in whether the gate's LSM programs refuse sockets that are handed in. Until then none does.
+    pub(super) fn note_gate(&self, refuses_handed: bool) {
+        self.refuses_handed.store(refuses_handed, Ordering::Relaxed);
+    }
+
+    /// What the sandbox of every run lacks on this host, in sentences, but for what the gate lacks.
     pub(super) fn lacks(&self) -> Vec<String> {
         self.host.lacks(&SandboxPolicy::default())
     }
 
     /// For a run of this agent as this user.
     pub(super) fn confine(&self, agent: &SandboxPolicy, uid: u32) -> Result<Confinement, Refusal> {
-        let lacks = self.host.lacks(agent);
+        let mut lacks = self.host.lacks(agent);
+        if !self.refuses_handed.load(Ordering::Relaxed) {
+            lacks.push(HANDED.to_owned());
+        }
         if self.strict && !lacks.is_empty() {
             let message = format!(
                 "the sandbox is not whole, and `run` is strict: {}",
                 lacks.join("; ")
             );
             return Err(Refusal::new(message).hint(
-                "run a kernel that has it (see `agentguard doctor`), or set `run: {strict: false}` in the configuration",
+                "run a kernel that has all of it (see `agentguard doctor`), or set `run: {strict: false}` in the configuration",
             ));
         }
         self.make(agent, uid)

@@ -276,6 +276,7 @@ impl Keeper {
         self.settings(0)?;
         self.write_sockets()?;
         self.gate.attach_lsm();
+        self.sandbox.note_gate(self.gate.refuses_strange_sockets());
         for lack in self.gate.lsm_lacks() {
             tracing::warn!("{lack}");
         }

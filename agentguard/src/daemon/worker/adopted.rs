@@ -1,10 +1,15 @@
-//! Sockets that were open when their cgroup was adopted, and were closed or go on: one decision each.
+//! What was open when its cgroup was adopted, and was closed or goes on: one decision each.
 
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_decision::Decider;
+use agentguard_keeper::home::Past;
 use agentguard_keeper::sockets::OldSocket;
-use agentguard_model::AgentId;
+use agentguard_model::{ActionKind, AgentId};
 use agentguard_record::Record;
+
+/// `linux/socket.h`, `linux/net.h`.
+const AF_UNIX: u16 = 1;
+const SOCK_STREAM: u16 = 1;
 
 /// Records them. What the record does not take it says itself, and the adoption is told with the number
 /// of all of them.
@@ -20,6 +25,38 @@ pub(super) async fn note(
             .await
         {
             tracing::warn!(%refused, "a socket that was open when its cgroup was adopted is not in the record");
+        }
+    }
+}
+
+/// Records connections to UNIX sockets of others that were closed, by the peers' names.
+pub(super) async fn note_shut(agent: AgentId, peers: Vec<String>, decider: Decider<Record>) {
+    let event = Event {
+        kind: kind::SOCKET,
+        reason: reason::UNIX_SOCKET,
+        denied: 1,
+        agent: agent.0,
+        family: AF_UNIX,
+        socket_type: SOCK_STREAM,
+        ..Event::default()
+    };
+    for peer in peers {
+        if let Err(refused) = decider.kernel(&event, None, Some(peer), None).await {
+            tracing::warn!(%refused, "a connection that was open when its cgroup was adopted is not in the record");
+        }
+    }
+}
+
+/// Records what goes on past the gate, since nobody can close it.
+pub(super) async fn note_past(agent: AgentId, past: Vec<Past>, decider: Decider<Record>) {
+    for past in past {
+        let kind = match past {
+            Past::Device(_) => ActionKind::Device,
+            Past::Socket(_) | Past::Ring => ActionKind::Socket,
+        };
+        let noted = decider.left_open(agent, kind, past.what(), past.sentence());
+        if let Err(refused) = noted.await {
+            tracing::warn!(%refused, "what goes on past the gate is not in the record");
         }
     }
 }

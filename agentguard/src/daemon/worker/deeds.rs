@@ -56,16 +56,24 @@ fn change(deed: &Deed, now: Timestamp) -> Change {
             cgroup,
             closed,
             tolerated,
+            past,
         } => {
             let goes_on = match tolerated {
                 0 => String::new(),
                 more => format!("; {more} connections that were there go on"),
             };
+            let past = match past.as_slice() {
+                [] => String::new(),
+                past => format!(
+                    "; what is open in it and sends past the gate goes on: {}",
+                    past.join(", ")
+                ),
+            };
             (
                 "adopt",
                 format!(
                     "the cgroup {cgroup} was put under the gate as {name}, by uid {uid}, and {closed} \
-                     sockets that were open in it were closed{goes_on}"
+                     sockets that were open in it were closed{goes_on}{past}"
                 ),
             )
         }

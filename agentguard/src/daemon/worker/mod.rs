@@ -222,6 +222,18 @@ async fn serve(
                 let over = shutdown.clone();
                 tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }
+            ToWorker::Shut { agent, peers } => {
+                let rooms = rooms.as_ref().context("what was closed before a policy")?;
+                let noted = adopted::note_shut(agent, peers, rooms.decider.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
+            ToWorker::Past { agent, past } => {
+                let rooms = rooms.as_ref().context("what is open before a policy")?;
+                let noted = adopted::note_past(agent, past, rooms.decider.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
             ToWorker::Published { request, refused } => link.published(request, refused),
             ToWorker::Signed { request, leaf } => link.signed(request, leaf),
             ToWorker::Governed { cgroup, governed } => board.govern(cgroup, governed),

@@ -194,6 +194,11 @@ impl Keeper {
         }
     }
 
+    /// Whether a UNIX socket of this name outside is refused to an agent. Where that cannot be told, it is.
+    pub(in super::super) fn refuses_unix(&self, agent: AgentId, name: &[u8]) -> bool {
+        self.gate.refuses_unix(agent.0, name).unwrap_or(true)
+    }
+
     /// Whether a connection goes on by [`Self::tolerate`]. Where that cannot be told, it does.
     pub(in super::super) fn is_tolerated(&self, connection: &Connection) -> bool {
         self.gate.keeps(connection).unwrap_or(true)

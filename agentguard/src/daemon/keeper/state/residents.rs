@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agentguard_common::map::listener_flag;
-use agentguard_keeper::home::{NamespaceId, Seen, WayOut};
+use agentguard_keeper::home::{Known, NamespaceId, Seen, WayOut};
 use agentguard_keeper::message::ToWorker;
 use agentguard_model::AgentId;
 
@@ -21,9 +21,22 @@ impl Keeper {
             let paths = cgroups.entry(subtree.agent).or_default();
             paths.push(subtree.path.clone());
         }
+        let adopted = self.registry.adopted().values();
         Homes {
             cgroups,
+            adopted: adopted
+                .filter_map(|name| self.registry.known_number(name))
+                .collect(),
+            known: self.known_of_host(),
             ports: ports(&self.config),
+        }
+    }
+
+    /// What is known of what processes have open.
+    pub(in super::super) fn known_of_host(&self) -> Known {
+        Known {
+            refused: self.gate.refuses_strange_sockets(),
+            devices: self.gate.devices().clone(),
         }
     }
 
@@ -146,6 +159,7 @@ impl Keeper {
                 tracing::warn!(agent = name, "not contained: {}", what.join("; "));
                 self.residents.uncontained.insert(one.agent, what.clone());
             }
+            self.residents.past.insert(one.agent, one.past.clone());
         }
         if one.finished {
             let here = |id: &NamespaceId| one.namespaces.contains_key(id);
