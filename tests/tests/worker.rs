@@ -22,9 +22,6 @@ const VARIABLE: &str = "AGENTGUARD_TEST_WORKER";
 const SITE: &str = "api.example.com";
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// From the end of a worker to the first answer of the next one.
-const RESTART: Duration = Duration::from_millis(200);
-
 const POLICY: &str = "
 version: 1
 agents:
@@ -394,8 +391,9 @@ fn whatever_a_worker_says_the_keeper_goes_on_and_grants_nothing() {
     client.gives("of('c').recv(27).decode()", BANNER);
 }
 
+/// How soon is what `cargo xtask bench run` measures.
 #[test]
-fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
+fn another_worker_serves_in_the_place_of_one_that_was_ended() {
     let world = world("again");
     let guard = world.guard().policy(POLICY).start().unwrap();
     let mut client = Puppet::start(&world, |words| guard.agent("coder", words)).unwrap();
@@ -410,7 +408,6 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         i32::try_from(status["worker_pid"].as_i64()?).ok()
     };
     let mut old = status().unwrap();
-    let mut names = Vec::new();
     // As a system call would end it, and as anything else would.
     for signal in [Signal::SYS, Signal::KILL, Signal::KILL, Signal::ABORT] {
         let begun = Instant::now();
@@ -421,7 +418,6 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         // The listeners are the keeper's: what is asked meanwhile waits, and is answered.
         client.gives(&resolve, json!([address]));
         let name = begun.elapsed();
-        names.push(name);
         client.gives(&format!("tcp('c', '{address}', 22)"), json!([address, 22]));
         client.gives("of('c').recv(27).decode()", BANNER);
         client.gives("close('c')", "closed");
@@ -434,9 +430,6 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         });
         old = new.unwrap();
     }
-    // What other programs of this machine take of it makes one of them longer, hardly all.
-    let best = names.into_iter().min();
-    assert!(best < Some(RESTART), "{best:?}");
     let log = guard.log();
     let told = log.matches("a system call that it never makes").count();
     assert_eq!(told, 1, "{log}");
