@@ -139,7 +139,7 @@ impl Crowd {
         let name = format!("{}.{agents}", name.to_string_lossy());
         let cgroup = guard.cgroup().with_file_name(name);
         // Not a pipeline: that would go on where the program ends.
-        let words = r#"exec "$0" "$@" < <(exec sleep 3600)"#;
+        let words = r#"exec "$0" "$@" < <(exec sleep 3600 2>/dev/null)"#;
         let process = world.host().command("bash");
         let process = process.args(["-c", words]).arg(program);
         let process = process.args([&cgroup, &guard.bpffs().join(agents.to_string())]);
