@@ -31,7 +31,7 @@ use built::Executables;
 use console::{Report, Word};
 use instructions::{Comparison, Counts, Table, Version};
 use kernels::Kernel;
-use suites::{BOOTS, Boot, GATE, INSTRUCTIONS, SUITES, Suite};
+use suites::{Boot, GATE, INSTRUCTIONS, SUITES};
 
 /// How long a machine may take for everything, in seconds. All run at once, so that this bounds the whole.
 pub(crate) const LIMIT: u64 = 1800;
@@ -182,10 +182,11 @@ pub(crate) fn tier(workspace: &Workspace, request: &Request<'_>) -> Result<Outco
 
 /// The machines: the kernels, each as often as it is started.
 fn started(kernels: &[Kernel]) -> Vec<(&Kernel, &'static Boot)> {
-    let of = |kernel| BOOTS.iter().map(move |boot| (kernel, boot));
-    let all = kernels.iter().flat_map(of);
-    all.filter(|(kernel, boot): &(&Kernel, _)| boot.is_for(&kernel.series))
-        .collect()
+    let mut machines = Vec::new();
+    for kernel in kernels {
+        machines.extend(Boot::of(&kernel.series).map(|boot| (kernel, boot)));
+    }
+    machines
 }
 
 /// The kernels, where there is what runs them.

@@ -23,8 +23,6 @@ pub(super) struct Suite {
     pub(super) files: &'static [&'static str],
     /// Programs in C.
     pub(super) sources: Option<Sources>,
-    /// Words that choose tests of it: those whose names contain one. All, where there is none.
-    pub(super) only: &'static [&'static str],
     /// Tests whose names begin so are not for an emulated processor: they fill the gate's maps, millions of
     /// entries, and what a full map does is not another on another kernel. The host runs them.
     pub(super) left_out: &'static [&'static str],
@@ -55,7 +53,6 @@ pub(super) const SUITES: [Suite; 4] = [
     Suite {
         directory: "agentguard/keeper",
         test: GATE,
-        only: &[],
         left_out: &["full::", "shared::where_the_", "shared::agents_that_come"],
         built: &[],
         files: &["agentguard/keeper/tests/gate/client.py"],
@@ -64,8 +61,7 @@ pub(super) const SUITES: [Suite; 4] = [
     },
     Suite {
         directory: "agentguard/keeper",
-        test: "run",
-        only: &[],
+        test: RUN,
         left_out: &[],
         built: &[Built::Example("run_client")],
         files: &["agentguard/keeper/tests/run/ways.py"],
@@ -74,8 +70,7 @@ pub(super) const SUITES: [Suite; 4] = [
     },
     Suite {
         directory: "tests",
-        test: "escape",
-        only: &[],
+        test: ESCAPE,
         left_out: &[],
         built: &[Built::Program("agentguard")],
         files: &["tests/clients/puppet.py"],
@@ -87,17 +82,10 @@ pub(super) const SUITES: [Suite; 4] = [
         // Each part of the kernel that has a way out is there, so each way has to be seen open.
         environment: &[("AGENTGUARD_ESCAPE_ALL_PARTS", "1")],
     },
-    // The whole guard, with the clients that the tests bring themselves. Each daemon's gate is verified anew,
-    // so only what leans on the kernel most: sockets that are found, ended and taken over.
+    // The whole guard, with the clients that the tests bring themselves.
     Suite {
         directory: "tests",
-        test: "path",
-        only: &[
-            "adoption::a_container_that_runs_",
-            "tolerated::connections_",
-            "quarantine::a_quarantine_holds_",
-            "upgrade::an_upgrade_",
-        ],
+        test: PATH,
         left_out: &[],
         built: &[Built::Program("agentguard")],
         files: &["tests/clients/puppet.py"],
@@ -115,38 +103,76 @@ pub(super) struct Boot {
     pub(super) command_line: &'static str,
     /// Whether it runs LSM programs then.
     pub(super) lsm: bool,
-    /// The series that is started so; all where there is none.
-    pub(super) series: Option<&'static str>,
-    /// Suites, by their tests' names, and those of their tests whose names contain one of these; all of a
-    /// suite, and all suites, where there is none.
-    pub(super) parts: &'static [(&'static str, &'static [&'static str])],
+    /// The series that is started so; those that no other is for, where there is none.
+    series: Option<&'static str>,
+    /// Suites, by their tests' names, and those of their tests whose names contain one of these: all of a
+    /// suite where there is none.
+    parts: &'static [(&'static str, &'static [&'static str])],
 }
 
-pub(super) const BOOTS: [Boot; 2] = [
-    // Every security module that the gate may be an addition to, and the one that its programs are in.
+/// Every security module that the gate may be an addition to, and the one that its programs are in.
+const WITH_BPF: Boot = Boot {
+    name: "",
+    command_line: "lsm=landlock,lockdown,yama,bpf",
+    lsm: true,
+    series: None,
+    parts: &[(GATE, &[]), (RUN, &[]), (ESCAPE, &[]), (PATH, &WHOLE)],
+};
+
+/// All machines together have twelve minutes. What is closed by LSM programs the gate's own tests try on each
+/// kernel; every way out is tried once with them and once without.
+const BOOTS: [Boot; 4] = [
     Boot {
-        name: "",
-        command_line: "lsm=landlock,lockdown,yama,bpf",
-        lsm: true,
-        series: None,
-        parts: &[],
+        series: Some("6.1"),
+        parts: &[(GATE, &[]), (RUN, &[]), (PATH, &WHOLE)],
+        ..WITH_BPF
     },
     // As distributions start theirs whose default has no `bpf` (Debian's has): LSM programs are taken and
-    // attached, and never called. What is closed all the same, and how, is the same on every kernel but for
-    // the Landlock of the series.
+    // attached, and never called. Closed is then what the gate closes, and what `run` does, with the Landlock
+    // of the older kernel.
     Boot {
         name: "without-bpf",
         command_line: "lsm=landlock,lockdown,yama,apparmor",
         lsm: false,
         series: Some("6.1"),
-        parts: &[(GATE, &["lsm::what_runs_"]), ("escape", &[])],
+        parts: &[(GATE, &["lsm::what_runs_"]), (ESCAPE, &[])],
     },
+    Boot {
+        series: Some("6.12"),
+        parts: &[
+            (GATE, &[]),
+            (RUN, &[]),
+            (ESCAPE, &[]),
+            (PATH, &[ADOPTION, QUARANTINE]),
+        ],
+        ..WITH_BPF
+    },
+    WITH_BPF,
 ];
 
+const RUN: &str = "run";
+const ESCAPE: &str = "escape";
+const PATH: &str = "path";
+
+/// Of the path what leans on the kernel most, sockets that are found, ended and taken over: each daemon's
+/// gate is verified anew.
+const WHOLE: [&str; 4] = [
+    ADOPTION,
+    "tolerated::connections_",
+    QUARANTINE,
+    "upgrade::an_upgrade_",
+];
+const ADOPTION: &str = "adoption::a_container_that_runs_";
+const QUARANTINE: &str = "quarantine::a_quarantine_holds_";
+
 impl Boot {
-    /// Whether a kernel of this series is started so.
-    pub(super) fn is_for(&self, series: &str) -> bool {
-        self.series.is_none_or(|only| only == series)
+    /// How a kernel of this series is started.
+    pub(super) fn of(series: &str) -> impl Iterator<Item = &'static Self> {
+        let known = BOOTS.iter().any(|boot| boot.series == Some(series));
+        let wanted = known.then(|| series.to_owned());
+        BOOTS
+            .iter()
+            .filter(move |boot| boot.series == wanted.as_deref())
     }
 
     /// A machine's name, by that of its kernel.
@@ -158,21 +184,18 @@ impl Boot {
     }
 
     /// The suites that run, each with the words that choose its tests. Where a person has asked for tests,
-    /// `asked` chooses them alone.
+    /// these run, whatever else would.
     pub(super) fn suites(&self, asked: &[String]) -> Vec<(Suite, Vec<String>)> {
+        let all = SUITES.iter().copied();
+        if !asked.is_empty() {
+            return all.map(|suite| (suite, asked.to_vec())).collect();
+        }
         let chosen = |suite: &Suite| {
             let mut parts = self.parts.iter();
-            let part = parts.find(|(test, _)| *test == suite.test);
-            part.map(|(_, words)| *words)
-                .or(self.parts.is_empty().then_some(suite.only))
+            let (_, words) = parts.find(|(test, _)| *test == suite.test)?;
+            Some(words.iter().map(|&word| word.to_owned()).collect())
         };
-        let words = |own: &[&str]| match asked {
-            [] => own.iter().map(|&word| word.to_owned()).collect(),
-            asked => asked.to_vec(),
-        };
-        let suites = SUITES.iter();
-        suites
-            .filter_map(|suite| Some((*suite, words(chosen(suite)?))))
+        all.filter_map(|suite| Some((suite, chosen(&suite)?)))
             .collect()
     }
 }
@@ -194,38 +217,43 @@ impl Suite {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_kernel_is_started_with_lsm_programs_and_one_without_too() {
-        let started =
-            |series| -> Vec<&Boot> { BOOTS.iter().filter(|boot| boot.is_for(series)).collect() };
-        let [with] = started("6.12")[..] else {
-            panic!("{:?}", started("6.12"));
-        };
-        assert!(with.lsm && with.command_line.contains("bpf"));
-        assert_eq!(with.machine("6.12.1"), "6.12.1");
-        assert_eq!(with.suites(&[]).len(), SUITES.len());
-        let [_, without] = started("6.1")[..] else {
-            panic!("{:?}", started("6.1"));
-        };
-        assert!(!without.lsm && !without.command_line.contains("bpf"));
-        assert_eq!(without.machine("6.1.9"), "6.1.9-without-bpf");
+    fn names(series: &str) -> Vec<String> {
+        let boots = Boot::of(series);
+        boots.map(|boot| boot.machine(series)).collect()
     }
 
     #[test]
-    fn a_suite_runs_whole_or_what_is_chosen_of_it() {
-        let words = |boot: &Boot, asked: &[String]| -> Vec<(&str, Vec<String>)> {
-            let suites = boot.suites(asked).into_iter();
-            suites.map(|(suite, words)| (suite.test, words)).collect()
-        };
-        let without = words(&BOOTS[1], &[]);
-        let lsm = vec!["lsm::what_runs_".to_owned()];
-        assert_eq!(without, [(GATE, lsm), ("escape", Vec::new())]);
-        let asked = ["datagrams".to_owned()];
-        for (_, words) in words(&BOOTS[0], &asked) {
-            assert_eq!(words, asked);
+    fn every_kernel_is_started_with_lsm_programs_and_one_without_too() {
+        assert_eq!(names("6.1"), ["6.1", "6.1-without-bpf"]);
+        assert_eq!(names("6.12"), ["6.12"]);
+        assert_eq!(names("6.6"), ["6.6"]);
+        for boot in BOOTS {
+            assert_eq!(boot.command_line.contains("bpf"), boot.lsm, "{boot:?}");
+            // A part of a suite that is not there would not run, and nobody would say so.
+            assert_eq!(boot.suites(&[]).len(), boot.parts.len(), "{boot:?}");
         }
-        let with = words(&BOOTS[0], &[]);
-        assert_eq!(with[0], (GATE, Vec::new()));
-        assert!(!with[3].1.is_empty());
+    }
+
+    #[test]
+    fn every_suite_runs_on_each_series_whole_or_in_part() {
+        for series in ["6.1", "6.12", "6.6"] {
+            for suite in SUITES {
+                let runs = Boot::of(series).any(|boot| {
+                    let mut parts = boot.parts.iter();
+                    parts.any(|(test, _)| *test == suite.test)
+                });
+                assert!(runs, "{} on {series}", suite.name());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_person_asks_for_runs_in_every_suite() {
+        let asked = ["datagrams".to_owned()];
+        for boot in BOOTS {
+            let suites = boot.suites(&asked);
+            assert_eq!(suites.len(), SUITES.len());
+            assert!(suites.iter().all(|(_, words)| *words == asked));
+        }
     }
 }
