@@ -128,5 +128,5 @@ fn restarts(world: &World, guard: &Guard<'_>) -> Result<()> {
 fn worker(guard: &Guard<'_>) -> Option<i32> {
     let status = guard.cli().args(["status", "-o", "json"]).run().ok()?;
     let status: Value = serde_json::from_str(&status.stdout).ok()?;
-    i32::try_from(status["worker_pid"].as_i64()?).ok()
+    i32::try_from(status.get("worker_pid")?.as_i64()?).ok()
 }
