@@ -5,9 +5,11 @@
 
 mod gate;
 mod inspection;
+mod run;
 
 pub use gate::gate;
 pub use inspection::inspection;
+pub use run::run;
 
 use serde_json::json;
 

@@ -28,6 +28,8 @@ enum Task {
     Demo,
     /// Print samples of what inspection costs
     BenchInspection,
+    /// Print samples of what starts cost: of commands, and of another worker
+    BenchRun,
     /// Print samples of what the gate costs
     BenchGate {
         /// The program that makes a gate with many agents
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Task::Leftovers => leftovers(),
         Task::Demo => demo::run(),
         Task::BenchInspection => bench::inspection(),
+        Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
     };
     match done {

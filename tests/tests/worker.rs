@@ -22,9 +22,6 @@ const VARIABLE: &str = "AGENTGUARD_TEST_WORKER";
 const SITE: &str = "api.example.com";
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// From the end of a worker to the first answer of the next one.
-const RESTART: Duration = Duration::from_millis(200);
-
 const POLICY: &str = "
 version: 1
 agents:
@@ -335,8 +332,68 @@ fn a_worker_that_was_taken_over_widens_no_verdict_and_impersonates_nobody() {
     }
 }
 
+/// Whether the gate holds an answered address, by its first key. `BPF_OBJ_GET`, `BPF_MAP_GET_NEXT_KEY`.
+const ANY_NAME: &str = "
+import ctypes, os, struct, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+def bpf(command, *fields):
+    attributes = struct.pack('QQQQ', *fields)
+    result = call(321, command, attributes, len(attributes))
+    return result if result >= 0 else -ctypes.get_errno()
+path, key = ctypes.create_string_buffer(os.fsencode(sys.argv[1])), ctypes.create_string_buffer(64)
+map = bpf(7, ctypes.addressof(path), 0, 0, 0)
+assert map >= 0, map
+found = bpf(4, map, 0, ctypes.addressof(key), 0)
+assert found in (0, -2), found
+print(found == 0)
+";
+
+/// All kinds of messages and bytes that are none, thousands of them; the keeper neither ends nor grants, and
+/// the worker after that one serves.
 #[test]
-fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
+fn whatever_a_worker_says_the_keeper_goes_on_and_grants_nothing() {
+    if !has_hook() {
+        return;
+    }
+    let world = world("babble");
+    let once = world.directory().join("guard-1/state/record/once");
+    let attempts = format!("once={};babble=4", once.display());
+    let guard = world.guard().policy(POLICY).env(VARIABLE, &attempts);
+    let guard = guard.start().unwrap();
+    let daemon = guard.id().unwrap();
+    wait_until("the next worker", LIMIT, || {
+        let status = guard.cli().arg("status").run().ok()?;
+        (guard.log().contains("starting another") && status.code() == 0).then_some(())
+    })
+    .unwrap();
+    let log = guard.log();
+    assert!(log.contains("hostile babble=4: done"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    assert_eq!(guard.id().unwrap(), daemon);
+
+    let names = std::fs::read_dir(guard.bpffs()).unwrap();
+    let mut names = names.map(|pins| pins.unwrap().path().join("NAMES"));
+    let names = names.find(|pin| pin.exists()).unwrap();
+    let any_name = || {
+        let python = world.host().command("python3").args(["-c", ANY_NAME]);
+        let output = python.arg(&names).run().unwrap().success().unwrap();
+        output.stdout.trim() == "True"
+    };
+    assert!(!any_name());
+    let mut client = Puppet::start(&world, |words| guard.agent("coder", words)).unwrap();
+    for address in ["198.18.9.9", "203.0.113.16", "10.0.0.1", "169.254.169.254"] {
+        client.fails(&format!("tcp('x', '{address}', 443)"), "EPERM");
+    }
+    let resolved = client.ask(&format!("resolve('{SITE}', 4)")).unwrap();
+    let address = resolved[0].as_str().unwrap();
+    assert!(any_name());
+    client.gives(&format!("tcp('c', '{address}', 22)"), json!([address, 22]));
+    client.gives("of('c').recv(27).decode()", BANNER);
+}
+
+/// How soon is what `cargo xtask bench run` measures.
+#[test]
+fn another_worker_serves_in_the_place_of_one_that_was_ended() {
     let world = world("again");
     let guard = world.guard().policy(POLICY).start().unwrap();
     let mut client = Puppet::start(&world, |words| guard.agent("coder", words)).unwrap();
@@ -351,7 +408,6 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         i32::try_from(status["worker_pid"].as_i64()?).ok()
     };
     let mut old = status().unwrap();
-    let mut names = Vec::new();
     // As a system call would end it, and as anything else would.
     for signal in [Signal::SYS, Signal::KILL, Signal::KILL, Signal::ABORT] {
         let begun = Instant::now();
@@ -362,7 +418,6 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         // The listeners are the keeper's: what is asked meanwhile waits, and is answered.
         client.gives(&resolve, json!([address]));
         let name = begun.elapsed();
-        names.push(name);
         client.gives(&format!("tcp('c', '{address}', 22)"), json!([address, 22]));
         client.gives("of('c').recv(27).decode()", BANNER);
         client.gives("close('c')", "closed");
@@ -375,9 +430,6 @@ fn another_worker_serves_at_once_in_the_place_of_one_that_was_ended() {
         });
         old = new.unwrap();
     }
-    // What other programs of this machine take of it makes one of them longer, hardly all.
-    let best = names.into_iter().min();
-    assert!(best < Some(RESTART), "{best:?}");
     let log = guard.log();
     let told = log.matches("a system call that it never makes").count();
     assert_eq!(told, 1, "{log}");

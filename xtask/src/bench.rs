@@ -23,6 +23,10 @@ const GROUPS: &[Group] = &[
         name: "inspection",
         measure: inspection,
     },
+    Group {
+        name: "run",
+        measure: run_a_command,
+    },
 ];
 
 struct Group {
@@ -94,6 +98,12 @@ pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
 /// TLS that ends at the guard, beside the same client without it.
 fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
     let samples = samples(workspace, &["bench-inspection"])?;
+    Ok(summed_up(samples, &["unguarded"]))
+}
+
+/// The start of a command, beside the same without the guard; and that of another worker.
+fn run_a_command(workspace: &Workspace) -> Result<Vec<Line>> {
+    let samples = samples(workspace, &["bench-run"])?;
     Ok(summed_up(samples, &["unguarded"]))
 }
 

@@ -112,6 +112,7 @@ fn main() -> ExitCode {
                 kernels: &kernels,
                 filter: &filter,
                 record,
+                require_all: true,
                 limit: Some(limit),
             },
         ),

@@ -40,7 +40,7 @@ pub(crate) fn run(workspace: &Workspace, require_all: bool, filter: &[String]) -
     let tiers = [
         ("pure", pure(workspace, require_all, filter)?),
         ("world", world_tier(workspace, &world, require_all, filter)?),
-        ("vm", vm_tier(workspace, filter)?),
+        ("vm", vm_tier(workspace, require_all, filter)?),
     ];
     let clean = exec::run(Command::new(&world).arg("leftovers"));
 
@@ -100,9 +100,10 @@ fn world_tier(
     skips.judge()
 }
 
-fn vm_tier(workspace: &Workspace, filter: &[String]) -> Result<Tier> {
+fn vm_tier(workspace: &Workspace, require_all: bool, filter: &[String]) -> Result<Tier> {
     let request = vm::Request {
         filter,
+        require_all,
         ..vm::Request::default()
     };
     Ok(match vm::tier(workspace, &request)? {

@@ -1,7 +1,7 @@
 //! A gate with many agents, for measurements: `crowd CGROUP BPFFS COUNT`.
 //!
-//! Makes the cgroup and one below it for each agent, `agent-0` and on, lets every agent reach
-//! 203.0.113.0/24 directly, and holds a name for each. Prints what the kernel needs for the maps, in
+//! Makes the cgroup and one below it for each agent, `agent-0` and on, each with address rules of its own,
+//! which let it reach 203.0.113.0/24 and 2001:db8:113::/48 directly, and holds a name for each. Prints what the kernel needs for the maps, in
 //! bytes: before the agents and with them. Stays until its standard input ends.
 
 use std::collections::HashMap;
@@ -45,21 +45,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         generation: 1,
     })?;
     let address: IpAddr = "203.0.113.0".parse()?;
-    gate.put_networks(
-        1,
-        &[Network {
-            address,
-            prefix: 24,
-            rules,
-        }],
-    )?;
+    let networks = [(address, 24), ("2001:db8:113::".parse()?, 48)];
+    let networks = networks.map(|(address, prefix)| Network {
+        address,
+        prefix,
+        rules,
+    });
     let root = Cgroup::create(&cgroup)?;
     let before = kernel_memory()?;
     for number in 0..count {
         let own = Cgroup::create(&root.path.join(format!("agent-{number}")))?;
+        gate.put_networks(number + 1, &networks)?;
         let entry = AgentEntry {
             agent: number + 1,
-            profile: 1,
+            profile: number + 1,
             mode: mode::ENFORCE,
             ..AgentEntry::default()
         };

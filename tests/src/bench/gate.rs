@@ -138,15 +138,20 @@ impl Crowd {
         let name = guard.cgroup().file_name().context("no name")?;
         let name = format!("{}.{agents}", name.to_string_lossy());
         let cgroup = guard.cgroup().with_file_name(name);
-        let words = r#"sleep 3600 | exec "$0" "$@""#;
-        let process = world.host().command("sh").args(["-c", words]).arg(program);
+        // Not a pipeline: that would go on where the program ends.
+        let words = r#"exec "$0" "$@" < <(exec sleep 3600 2>/dev/null)"#;
+        let process = world.host().command("bash");
+        let process = process.args(["-c", words]).arg(program);
         let process = process.args([&cgroup, &guard.bpffs().join(agents.to_string())]);
-        let process = process.arg(agents.to_string()).spawn()?;
+        let mut process = process.arg(agents.to_string()).spawn()?;
         let told = wait_until("all agents are governed", LIMIT, || {
             let told = process.stdout();
-            told.ends_with('\n').then_some(told)
+            let complete = told.ends_with('\n');
+            let ended = !complete && !matches!(process.ended(), Ok(None));
+            (complete || ended).then_some(told)
         });
         let told = told.with_context(|| process.stderr())?;
+        ensure!(told.ends_with('\n'), "it ended: {}", process.stderr());
         let (before, with) = told.trim().split_once(' ').context("no figures")?;
         #[expect(clippy::cast_precision_loss, reason = "ten thousand at most")]
         let memory = (with.parse::<f64>()? - before.parse::<f64>()?) / agents as f64;

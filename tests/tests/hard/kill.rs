@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agentguard_tests::{Destination, Guard, Process, Puppet, World, address, wait_until};
+use agentguard_tests::{Destination, Guard, Process, Puppet, World, address, leftover, wait_until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -308,6 +308,15 @@ fn nothing_leaks_while_the_guard_is_killed_at_any_moment() {
     };
     let adopted = guard.within(&cgroup, nice(leak(&program, "escapeadopted", 0)));
     let mut adopted = adopted.spawn().unwrap();
+    // A cgroup of somebody else's, beside the guard's, which the world removes.
+    let foreign = format!("{}.foreign", world.tag().directory());
+    let foreign = leftover::cgroup_mount().unwrap().join(foreign);
+    fs::create_dir(&foreign).unwrap();
+    let add = ["agent", "add", "leaker", "--cgroup"];
+    let add = guard.cli().args(add).arg(&foreign);
+    add.run().unwrap().success().unwrap();
+    let outside = guard.within(&foreign, nice(leak(&program, "escapeoutside", 0)));
+    let mut outside = outside.spawn().unwrap();
     let run = ["run", "--agent", "leaker", "--user", "1000", "--"];
     let run = guard
         .cli()
@@ -333,7 +342,7 @@ fn nothing_leaks_while_the_guard_is_killed_at_any_moment() {
         .spawn()
         .unwrap();
     wait_until("all of them work", LIMIT, || {
-        [&adopted, &run, &again]
+        [&adopted, &outside, &run, &again]
             .iter()
             .all(|one| rounds(one) > 0)
             .then_some(())
@@ -341,7 +350,7 @@ fn nothing_leaks_while_the_guard_is_killed_at_any_moment() {
     .unwrap();
     recovers(&mut helper, &kept);
     let pins = listed(guard.bpffs());
-    let before = [&adopted, &run, &again].map(rounds);
+    let before = [&adopted, &outside, &run, &again].map(rounds);
 
     let mut slowest = Duration::ZERO;
     let mut counts = [0; VICTIMS.len()];
@@ -361,19 +370,19 @@ fn nothing_leaks_while_the_guard_is_killed_at_any_moment() {
         assert_eq!(listed(guard.bpffs()), pins, "cycle {cycle}, {victim:?}");
         assert!(cgroup.is_dir());
     }
-    let after = [&adopted, &run, &again].map(rounds);
+    let after = [&adopted, &outside, &run, &again].map(rounds);
     println!("{VICTIMS:?}: {counts:?}; rounds {before:?} to {after:?}; back within {slowest:?}");
     // Nobody has ended, and nobody has stood still.
-    for process in [&mut adopted, &mut run, &mut again] {
+    for process in [&mut adopted, &mut outside, &mut run, &mut again] {
         assert!(process.ended().unwrap().is_none(), "{}", process.stderr());
     }
     for (before, after) in before.into_iter().zip(after) {
         assert!(after > before, "{before} {after}");
     }
-    for mark in ["escapeadopted", "escaperun", "escapeagain"] {
+    for mark in ["escapeadopted", "escapeoutside", "escaperun", "escapeagain"] {
         assert_eq!(marked(&world, mark), BTreeSet::new(), "{mark}, seed {seed}");
     }
-    drop((adopted, run, again));
+    drop((adopted, outside, run, again));
     // Whoever has run a command is gone, and so is the keeper that knew: the command is not.
     fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
     wait_until("names are answered", LIMIT, || {

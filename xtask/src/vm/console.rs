@@ -26,6 +26,8 @@ pub(super) struct Report {
     pub(super) kernel: Option<(String, String)>,
     /// Seconds from the kernel's start to the first suite.
     pub(super) booted: Option<f64>,
+    /// Its security modules, with commas between them.
+    pub(super) lsm: Option<String>,
     /// Modules that could not be loaded.
     pub(super) without: Vec<String>,
     pub(super) suites: Vec<Ended>,
@@ -39,6 +41,7 @@ pub(super) struct Report {
 #[derive(Debug, PartialEq)]
 pub(super) enum Word<'a> {
     Kernel(&'a str, &'a str),
+    Lsm(&'a str),
     Booted(f64),
     Without(&'a str),
     Begin(&'a str, f64),
@@ -58,6 +61,7 @@ impl<'a> Word<'a> {
                 let (release, version) = rest.split_once(' ')?;
                 Self::Kernel(release, version)
             }
+            "lsm" => Self::Lsm(rest),
             "booted" => Self::Booted(rest.parse().ok()?),
             "without" => Self::Without(rest),
             "begin" => Self::Begin(fields.next()?, fields.next()?.parse().ok()?),
@@ -87,6 +91,7 @@ impl Report {
                 Some(Word::Kernel(release, version)) => {
                     report.kernel = Some((release.to_owned(), version.to_owned()));
                 }
+                Some(Word::Lsm(modules)) => report.lsm = Some(modules.to_owned()),
                 Some(Word::Booted(seconds)) => report.booted = Some(seconds),
                 Some(Word::Without(module)) => report.without.push(module.to_owned()),
                 Some(Word::Begin(name, since)) => running = Some((name, since, Vec::new())),
@@ -110,12 +115,18 @@ impl Report {
         report
     }
 
-    /// What went wrong, where these suites were to run; nothing where all is well. A `chosen` few tests
-    /// may all lie in other suites.
-    pub(super) fn problems(&self, suites: &[String], chosen: bool) -> Vec<String> {
+    /// What went wrong, where these suites were to run, with LSM programs or without; nothing where all is
+    /// well. A `chosen` few tests may all lie in other suites.
+    pub(super) fn problems(&self, suites: &[String], lsm: bool, chosen: bool) -> Vec<String> {
         let mut problems = Vec::new();
         if self.booted.is_none() {
             problems.push("it did not boot".to_owned());
+        }
+        if let Some(modules) = &self.lsm
+            && modules.split(',').any(|module| module == "bpf") != lsm
+        {
+            let which = if lsm { "misses" } else { "has" };
+            problems.push(format!("it {which} bpf among the modules {modules}"));
         }
         for name in suites {
             match self.suites.iter().find(|ended| ended.name == *name) {
@@ -190,6 +201,7 @@ mod tests {
         [    0.0] Linux version 6.1.0\n\
         @@agentguard without smc\n\
         @@agentguard kernel 6.1.0-56-cloud-amd64 #1 SMP Debian 6.1.192-2 (2026-01-01)\n\
+        @@agentguard lsm lockdown,capability,landlock,yama,bpf\n\
         @@agentguard booted 8.25\n\
         @@agentguard begin keeper:gate 8.30\n\
         test a ... ok\n\
@@ -229,17 +241,21 @@ mod tests {
              without the modules smc"
         );
         assert_eq!(
-            report.problems(&names(&["keeper:gate", "keeper:run"]), false),
+            report.problems(&names(&["keeper:gate", "keeper:run"]), true, false),
             ["keeper:gate failed (101)"]
         );
-        assert!(report.problems(&names(&["keeper:run"]), false).is_empty());
+        assert!(
+            report
+                .problems(&names(&["keeper:run"]), true, false)
+                .is_empty()
+        );
     }
 
     #[test]
     fn what_is_missing_is_a_problem() {
         let expected = names(&["keeper:gate", "keeper:run"]);
         let cut = |at: &str| {
-            Report::read(&lines(LOG.split_once(at).unwrap().0)).problems(&expected, false)
+            Report::read(&lines(LOG.split_once(at).unwrap().0)).problems(&expected, true, false)
         };
         assert_eq!(
             cut("@@agentguard booted"),
@@ -259,15 +275,30 @@ mod tests {
             ]
         );
         let silent = LOG.replace("test result: ok.", "");
-        let silent = Report::read(&lines(&silent)).problems(&names(&["keeper:run"]), false);
+        let silent = Report::read(&lines(&silent)).problems(&names(&["keeper:run"]), true, false);
         assert_eq!(silent, ["keeper:run ran no tests"]);
         let none = Report::read(&lines(&LOG.replace("7 passed", "0 passed")));
         let run = names(&["keeper:run"]);
-        assert_eq!(none.problems(&run, false), ["keeper:run ran no tests"]);
-        assert!(none.problems(&run, true).is_empty());
+        assert_eq!(
+            none.problems(&run, true, false),
+            ["keeper:run ran no tests"]
+        );
+        assert!(none.problems(&run, true, true).is_empty());
+        let other = report_without_bpf().problems(&run, true, false);
+        assert_eq!(
+            other,
+            ["it misses bpf among the modules lockdown,capability,landlock,yama"]
+        );
+        assert!(report_without_bpf().problems(&run, false, false).is_empty());
+        let same = Report::read(&lines(LOG)).problems(&run, false, false);
+        assert!(same[0].starts_with("it has bpf"), "{same:?}");
         let warned = LOG.replace("tainted 0", "tainted 512");
-        let warned = Report::read(&lines(&warned)).problems(&names(&["keeper:run"]), false);
+        let warned = Report::read(&lines(&warned)).problems(&names(&["keeper:run"]), true, false);
         assert!(warned[0].contains("tainted 512"), "{warned:?}");
+    }
+
+    fn report_without_bpf() -> Report {
+        Report::read(&lines(&LOG.replace(",bpf", "")))
     }
 
     #[test]

@@ -17,12 +17,10 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// What `timeout` ends with when the time is over, or had to kill.
 const LATE: [i32; 2] = [124, 137];
 
-/// Every security module that the gate may be an addition to, and the one that its programs are in. A
-/// kernel that has to say that it dies ends the machine.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=2 oops=panic panic=-1 \
-     lsm=landlock,lockdown,yama,bpf";
+/// A kernel that has to say that it dies ends the machine.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=2 oops=panic panic=-1";
 
-/// Runs it to its end and gives the lines of its serial console, which are written to `log` too.
+/// Runs it, with these words for the kernel, to its end and gives the lines of its serial console, which are written to `log` too.
 /// `hear` gets each as it comes. The machine does not outlive `limit`, also where nobody waits for it
 /// any more. Whether it came in time is the second value.
 ///
@@ -30,6 +28,7 @@ const COMMAND_LINE: &str = "console=ttyS0 loglevel=2 oops=panic panic=-1 \
 /// QEMU cannot be started, or ends with an error of its own.
 pub(super) fn run(
     image: &Path,
+    words: &str,
     root: &Path,
     log: &Path,
     limit: Duration,
@@ -44,7 +43,8 @@ pub(super) fn run(
         .args([QEMU, "-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-smp", PROCESSORS, "-m", MEMORY])
         .args(["-nodefaults", "-display", "none", "-serial", "stdio"])
-        .args(["-no-reboot", "-append", COMMAND_LINE])
+        .args(["-no-reboot", "-append"])
+        .arg(format!("{COMMAND_LINE} {words}"))
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")

@@ -55,16 +55,16 @@ const FILES: [(&str, &str); 5] = [
     ("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
 ];
 
-/// Writes the archive for a kernel. Tests whose name contains one of `filter` will run.
+/// Writes the archive for a kernel. Of each suite the tests whose names contain one of its words will run,
+/// or all.
 ///
 /// # Errors
 /// A program is missing, or a file cannot be read or written.
 pub(super) fn write(
     workspace: &Workspace,
     kernel: &Kernel,
-    suites: &[Suite],
+    suites: &[(Suite, Vec<String>)],
     executables: &Executables,
-    filter: &[String],
     target: &Path,
 ) -> Result<()> {
     let mut root = Archive::new();
@@ -90,7 +90,7 @@ pub(super) fn write(
         root.file(path, 0o644, 0, content.as_bytes());
     }
     root.file("/init", 0o755, 0, include_bytes!("init.sh"));
-    let script = script(workspace.root(), suites, executables, filter)?;
+    let script = script(workspace.root(), suites, executables)?;
     root.file("/vm/suites", 0o644, 0, script.as_bytes());
 
     let mut order = String::new();
@@ -110,7 +110,7 @@ pub(super) fn write(
     }
     let python = fs::canonicalize(system_program("python3")?)?;
     loaded.extend(add_python(&mut root, &python)?);
-    for suite in suites {
+    for (suite, _) in suites {
         let mut executed = vec![executables.test(suite)?];
         for built in suite.built {
             executed.push(executables.built(*built)?);
@@ -141,20 +141,19 @@ pub(super) fn write(
 /// for its output would take that for its user's terminal.
 fn script(
     workspace: &Path,
-    suites: &[Suite],
+    suites: &[(Suite, Vec<String>)],
     executables: &Executables,
-    filter: &[String],
 ) -> Result<String> {
     let mut script = format!(
         "export AGENTGUARD_REQUIRE_ALL=1 AGENTGUARD_PATIENCE={PATIENCE}\n\
          export AGENTGUARD_BIN={}\n",
         exec::quote(&text(&workspace.join("target/debug/agentguard"))?)
     );
-    let filter: String = filter
-        .iter()
-        .map(|word| format!(" {}", exec::quote(word)))
-        .collect();
-    for suite in suites {
+    for (suite, words) in suites {
+        let filter: String = words
+            .iter()
+            .map(|word| format!(" {}", exec::quote(word)))
+            .collect();
         let name = suite.name();
         let left_out: String = suite
             .left_out

@@ -49,7 +49,7 @@ pub(super) enum Built {
     Example(&'static str),
 }
 
-pub(super) const SUITES: [Suite; 3] = [
+pub(super) const SUITES: [Suite; 4] = [
     Suite {
         directory: "agentguard/keeper",
         test: GATE,
@@ -61,7 +61,7 @@ pub(super) const SUITES: [Suite; 3] = [
     },
     Suite {
         directory: "agentguard/keeper",
-        test: "run",
+        test: RUN,
         left_out: &[],
         built: &[Built::Example("run_client")],
         files: &["agentguard/keeper/tests/run/ways.py"],
@@ -70,7 +70,7 @@ pub(super) const SUITES: [Suite; 3] = [
     },
     Suite {
         directory: "tests",
-        test: "escape",
+        test: ESCAPE,
         left_out: &[],
         built: &[Built::Program("agentguard")],
         files: &["tests/clients/puppet.py"],
@@ -82,7 +82,123 @@ pub(super) const SUITES: [Suite; 3] = [
         // Each part of the kernel that has a way out is there, so each way has to be seen open.
         environment: &[("AGENTGUARD_ESCAPE_ALL_PARTS", "1")],
     },
+    // The whole guard, with the clients that the tests bring themselves.
+    Suite {
+        directory: "tests",
+        test: PATH,
+        left_out: &[],
+        built: &[Built::Program("agentguard")],
+        files: &["tests/clients/puppet.py"],
+        sources: None,
+        environment: &[],
+    },
 ];
+
+/// How a kernel is started, and what runs then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Boot {
+    /// What its machine is called beside the kernel.
+    pub(super) name: &'static str,
+    /// What is said to the kernel at its start.
+    pub(super) command_line: &'static str,
+    /// Whether it runs LSM programs then.
+    pub(super) lsm: bool,
+    /// The series that is started so; those that no other is for, where there is none.
+    series: Option<&'static str>,
+    /// Suites, by their tests' names, and those of their tests whose names contain one of these: all of a
+    /// suite where there is none.
+    parts: &'static [(&'static str, &'static [&'static str])],
+}
+
+/// Every security module that the gate may be an addition to, and the one that its programs are in.
+const WITH_BPF: Boot = Boot {
+    name: "",
+    command_line: "lsm=landlock,lockdown,yama,bpf",
+    lsm: true,
+    series: None,
+    parts: &[(GATE, &[]), (RUN, &[]), (ESCAPE, &[]), (PATH, &WHOLE)],
+};
+
+/// All machines together have twelve minutes. What is closed by LSM programs the gate's own tests try on each
+/// kernel; every way out is tried once with them and once without.
+const BOOTS: [Boot; 4] = [
+    Boot {
+        series: Some("6.1"),
+        parts: &[(GATE, &[]), (RUN, &[]), (PATH, &WHOLE)],
+        ..WITH_BPF
+    },
+    // As distributions start theirs whose default has no `bpf` (Debian's has): LSM programs are taken and
+    // attached, and never called. Closed is then what the gate closes, and what `run` does, with the Landlock
+    // of the older kernel.
+    Boot {
+        name: "without-bpf",
+        command_line: "lsm=landlock,lockdown,yama,apparmor",
+        lsm: false,
+        series: Some("6.1"),
+        parts: &[(GATE, &["lsm::what_runs_"]), (ESCAPE, &[])],
+    },
+    Boot {
+        series: Some("6.12"),
+        parts: &[
+            (GATE, &[]),
+            (RUN, &[]),
+            (ESCAPE, &[]),
+            (PATH, &[ADOPTION, QUARANTINE]),
+        ],
+        ..WITH_BPF
+    },
+    WITH_BPF,
+];
+
+const RUN: &str = "run";
+const ESCAPE: &str = "escape";
+const PATH: &str = "path";
+
+/// Of the path what leans on the kernel most, sockets that are found, ended and taken over: each daemon's
+/// gate is verified anew.
+const WHOLE: [&str; 4] = [
+    ADOPTION,
+    "tolerated::connections_",
+    QUARANTINE,
+    "upgrade::an_upgrade_",
+];
+const ADOPTION: &str = "adoption::a_container_that_runs_";
+const QUARANTINE: &str = "quarantine::a_quarantine_holds_";
+
+impl Boot {
+    /// How a kernel of this series is started.
+    pub(super) fn of(series: &str) -> impl Iterator<Item = &'static Self> {
+        let known = BOOTS.iter().any(|boot| boot.series == Some(series));
+        let wanted = known.then(|| series.to_owned());
+        BOOTS
+            .iter()
+            .filter(move |boot| boot.series == wanted.as_deref())
+    }
+
+    /// A machine's name, by that of its kernel.
+    pub(super) fn machine(&self, kernel: &str) -> String {
+        match self.name {
+            "" => kernel.to_owned(),
+            name => format!("{kernel}-{name}"),
+        }
+    }
+
+    /// The suites that run, each with the words that choose its tests. Where a person has asked for tests,
+    /// these run, whatever else would.
+    pub(super) fn suites(&self, asked: &[String]) -> Vec<(Suite, Vec<String>)> {
+        let all = SUITES.iter().copied();
+        if !asked.is_empty() {
+            return all.map(|suite| (suite, asked.to_vec())).collect();
+        }
+        let chosen = |suite: &Suite| {
+            let mut parts = self.parts.iter();
+            let (_, words) = parts.find(|(test, _)| *test == suite.test)?;
+            Some(words.iter().map(|&word| word.to_owned()).collect())
+        };
+        all.filter_map(|suite| Some((suite, chosen(&suite)?)))
+            .collect()
+    }
+}
 
 /// The suite that has the test of [`INSTRUCTIONS`].
 pub(super) const GATE: &str = "gate";
@@ -94,5 +210,50 @@ impl Suite {
     /// As `agentguard/keeper:gate`.
     pub(super) fn name(&self) -> String {
         format!("{}:{}", self.directory, self.test)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(series: &str) -> Vec<String> {
+        let boots = Boot::of(series);
+        boots.map(|boot| boot.machine(series)).collect()
+    }
+
+    #[test]
+    fn every_kernel_is_started_with_lsm_programs_and_one_without_too() {
+        assert_eq!(names("6.1"), ["6.1", "6.1-without-bpf"]);
+        assert_eq!(names("6.12"), ["6.12"]);
+        assert_eq!(names("6.6"), ["6.6"]);
+        for boot in BOOTS {
+            assert_eq!(boot.command_line.contains("bpf"), boot.lsm, "{boot:?}");
+            // A part of a suite that is not there would not run, and nobody would say so.
+            assert_eq!(boot.suites(&[]).len(), boot.parts.len(), "{boot:?}");
+        }
+    }
+
+    #[test]
+    fn every_suite_runs_on_each_series_whole_or_in_part() {
+        for series in ["6.1", "6.12", "6.6"] {
+            for suite in SUITES {
+                let runs = Boot::of(series).any(|boot| {
+                    let mut parts = boot.parts.iter();
+                    parts.any(|(test, _)| *test == suite.test)
+                });
+                assert!(runs, "{} on {series}", suite.name());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_person_asks_for_runs_in_every_suite() {
+        let asked = ["datagrams".to_owned()];
+        for boot in BOOTS {
+            let suites = boot.suites(&asked);
+            assert_eq!(suites.len(), SUITES.len());
+            assert!(suites.iter().all(|(_, words)| *words == asked));
+        }
     }
 }

@@ -19,8 +19,8 @@ impl Gate {
     /// [`GateError::Map`]; [`GateError::Sys`] if nobody tells how many processors there are.
     pub fn put_agent(&mut self, cgroup: u64, agent: &AgentEntry) -> Result<(), GateError> {
         let written = self.make_room(agent.agent).and_then(|()| {
-            self.agents
-                .insert(cgroup, agent, 0)
+            self.patience
+                .write(|| self.agents.insert(cgroup, agent, 0))
                 .map_err(map_error("write", "AGENTS"))
         });
         if let Err(error) = written {
@@ -77,8 +77,8 @@ impl Gate {
 
     fn make_room(&mut self, agent: u32) -> Result<(), GateError> {
         if absent(self.budgets.get(&agent, 0), "BUDGETS")? {
-            self.budgets
-                .insert(agent, Budget::default(), 0)
+            self.patience
+                .write(|| self.budgets.insert(agent, Budget::default(), 0))
                 .map_err(map_error("write", "BUDGETS"))?;
         }
         if agent != NOBODY && absent(self.counters.get(&agent, 0), "COUNTERS")? {
@@ -87,9 +87,11 @@ impl Gate {
                 source,
             };
             let processors = nr_cpus().map_err(|(_, source)| sys(source))?;
-            let zeroes = PerCpuValues::try_from(vec![Counters::default(); processors]);
-            self.counters
-                .insert(agent, zeroes.map_err(sys)?, 0)
+            self.patience
+                .write(|| {
+                    let zeroes = PerCpuValues::try_from(vec![Counters::default(); processors]);
+                    self.counters.insert(agent, zeroes?, 0)
+                })
                 .map_err(map_error("write", "COUNTERS"))?;
         }
         Ok(())

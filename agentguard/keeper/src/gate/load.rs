@@ -159,6 +159,7 @@ impl Gate {
             queries: typed("QUERIES", take("QUERIES")?)?,
             devices: Devices::new(typed("DEVICES", take("DEVICES")?)?),
             sockets: typed("SOCKETS", take("SOCKETS")?)?,
+            patience: super::patience::Patience::default(),
             cgroups: BTreeMap::new(),
             holdings: HashMap::new(),
             ranges: HashMap::new(),

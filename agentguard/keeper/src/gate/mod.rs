@@ -19,6 +19,7 @@ mod load;
 mod log;
 mod lsm;
 mod networks;
+mod patience;
 mod sys;
 mod unix;
 mod versions;
@@ -150,6 +151,7 @@ pub struct Gate {
     queries: HashMap<MapData, OriginKey, Origin>,
     devices: devices::Devices,
     sockets: SkStorage<MapData, SocketEntry>,
+    patience: patience::Patience,
     /// The agent of each cgroup in `agents`.
     cgroups: BTreeMap<u64, u32>,
     /// How many of those each agent has.
@@ -197,8 +199,8 @@ impl Gate {
     /// # Errors
     /// [`GateError::Map`].
     pub fn put_listeners(&mut self, netns: u64, listeners: &Listeners) -> Result<(), GateError> {
-        self.listeners
-            .insert(netns, listeners, 0)
+        self.patience
+            .write(|| self.listeners.insert(netns, listeners, 0))
             .map_err(map_error("write", "LISTENERS"))
     }
 
@@ -226,8 +228,8 @@ impl Gate {
     /// # Errors
     /// [`GateError::Map`].
     pub fn put_name(&mut self, key: &NameKey, entry: &NameEntry) -> Result<(), GateError> {
-        self.names
-            .insert(key, entry, 0)
+        self.patience
+            .write(|| self.names.insert(key, entry, 0))
             .map_err(map_error("write", "NAMES"))
     }
 

@@ -67,8 +67,8 @@ impl Gate {
             let entry = NetworkEntry {
                 rules: network.rules,
             };
-            self.networks
-                .insert(&key, entry, 0)
+            self.patience
+                .write(|| self.networks.insert(&key, entry, 0))
                 .map_err(map_error("write", "NETWORKS"))?;
             let range = (key.prefix_len(), key.data());
             self.ranges.entry(profile).or_default().insert(range);

@@ -85,8 +85,8 @@ impl Gate {
             for (length, name) in names(pattern) {
                 let bits = u32::try_from(AGENT_BITS + 8 * length).unwrap_or(u32::MAX);
                 let key = Key::new(bits, UnixNameKey { agent, name });
-                self.unix_names
-                    .insert(&key, verdict, 0)
+                self.patience
+                    .write(|| self.unix_names.insert(&key, verdict, 0))
                     .map_err(map_error("write", "UNIX_NAMES"))?;
                 kept.insert((bits, name));
             }

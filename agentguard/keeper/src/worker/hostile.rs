@@ -3,7 +3,10 @@
 //! [`VARIABLE`], in the daemon's environment, has the worker attempt what it names in place of its work,
 //! say on standard error what became of each, and end. The attempts are separated by `;`, and some take
 //! a word after `=`, in which `{keeper}` is the keeper's process id. With `free;` before them they are made by `agentguard worker` itself, by whoever
-//! runs that: what the confinement refuses must be possible without it.
+//! runs that: what the confinement refuses must be possible without it. With `once=PATH;` before them the worker that finds nothing at
+//! that path makes a file there and attempts them; those that come after it do their work.
+
+mod babble;
 
 use std::ffi::CString;
 use std::io::{self, Read as _};
@@ -23,6 +26,9 @@ pub const VARIABLE: &str = "AGENTGUARD_TEST_WORKER";
 /// What tells attempts outside the worker.
 const FREE: &str = "free;";
 
+/// What tells attempts that are made by the first worker alone.
+const ONCE: &str = "once=";
+
 /// What a worker has.
 struct Worker<'a> {
     keeper: &'a Packet,
@@ -35,11 +41,22 @@ pub fn attempt(keeper: &Packet, descriptors: &[OwnedFd]) -> bool {
     let Ok(attempts) = std::env::var(VARIABLE) else {
         return false;
     };
+    let mut attempts = attempts.as_str();
+    if let Some((path, rest)) = attempts
+        .strip_prefix(ONCE)
+        .and_then(|rest| rest.split_once(';'))
+    {
+        match std::fs::File::create_new(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return false,
+            Err(error) => eprintln!("hostile {ONCE}{path}: refused: {error}"),
+            Ok(_) => attempts = rest,
+        }
+    }
     let worker = Worker {
         keeper,
         descriptors,
     };
-    all(&attempts, Some(&worker));
+    all(attempts, Some(&worker));
     true
 }
 
@@ -116,6 +133,7 @@ fn one(attempt: &str, worker: Option<&Worker<'_>>) -> io::Result<()> {
         "keys" => call(libc::SYS_keyctl, [0, -3, 0, 0, 0]),
         "publish" => publish(own(worker)?, word),
         "sign" => sign(own(worker)?, word),
+        "babble" => babble::babble(own(worker)?, word),
         "work" => work(),
         "abort" => std::process::abort(),
         _ => Err(unknown()),

@@ -69,7 +69,8 @@ fn a_moved_process_does_nothing_with_the_sockets_that_it_has() {
         // Out again, it has them back.
         moves(&client, &world.ungoverned("outside").path);
         client.does("u.send(b'x')");
-        assert_eq!(world.events().len(), 0);
+        // The end of the connection before may be told late.
+        assert!(world.events().iter().all(|event| event.denied == 0));
     });
 }
 
