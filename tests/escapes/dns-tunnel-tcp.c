@@ -1,13 +1,9 @@
 /* The same over TCP, and two questions in one go. */
-#include "escape.h"
+#include "dns.h"
 int main(int argc, char **argv) {
 	begin(argc, argv);
-	uint8_t query[300] = { 0, 0, 0, 1, 1, 0, 0, 1 };
-	size_t length = strlen(marker);
-	query[14] = length;
-	memcpy(query + 15, marker, length);
-	memcpy(query + 15 + length, "\7example\3com\0\0\20\0\1", 17);
-	query[1] = 13 + length + 17;
+	uint8_t query[300] = { 0 };
+	query[1] = question(query + 2, "\7example\3com");
 	address(&target, &target_length, FAMILY == AF_INET ? "203.0.113.83" : "2001:db8:113::53", 53);
 	int client = DO(socket(FAMILY, SOCK_STREAM, 0));
 	DO(connect(client, TARGET, target_length));

@@ -127,9 +127,24 @@ __attribute__((unused)) static void set_port(int port) {
 	((struct sockaddr_in *)&target)->sin_port = htons(port);
 }
 
+/* Writes a setting of the kernel's. */
+__attribute__((unused)) static void put(const char *path, const char *text) {
+	int file = DO(open(path, O_WRONLY));
+	DO(write(file, text, strlen(text)));
+	close(file);
+}
+
 /* Sends what must be seen on a connected socket. */
 __attribute__((unused)) static void say(int to) {
 	DO(send(to, marker, strlen(marker), MSG_NOSIGNAL));
+}
+
+/* Ends a connection whose other end does not answer: nothing is sent again. */
+__attribute__((unused)) static void leave(int client) {
+	struct linger now = { .l_onoff = 1 };
+	usleep(200000);
+	DO(setsockopt(client, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+	close(client);
 }
 
 /* The sum of RFC 1071. */

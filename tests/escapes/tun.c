@@ -3,15 +3,8 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <net/route.h>
-static void put(const char *path, const char *text) {
-	int file = DO(open(path, O_WRONLY));
-	DO(write(file, text, strlen(text)));
-	close(file);
-}
 int main(int argc, char **argv) {
 	begin(argc, argv);
-	if (FAMILY != AF_INET)
-		return 2;
 	struct ifreq request = { .ifr_flags = IFF_TUN | IFF_NO_PI };
 	snprintf(request.ifr_name, sizeof request.ifr_name, "escape%%d");
 	int device = open("/dev/net/tun", O_RDWR);
@@ -24,20 +17,28 @@ int main(int argc, char **argv) {
 		refused("open");
 	DO(ioctl(device, TUNSETIFF, &request));
 	int any = DO(socket(AF_INET, SOCK_DGRAM, 0));
-	struct sockaddr_in *own = (struct sockaddr_in *)&request.ifr_addr;
-	own->sin_family = AF_INET;
-	inet_pton(AF_INET, "192.0.2.129", &own->sin_addr);
-	DO(ioctl(any, SIOCSIFADDR, &request));
-	inet_pton(AF_INET, "255.255.255.252", &own->sin_addr);
-	DO(ioctl(any, SIOCSIFNETMASK, &request));
+	if (FAMILY == AF_INET) {
+		struct sockaddr_in *own = (struct sockaddr_in *)&request.ifr_addr;
+		own->sin_family = AF_INET;
+		inet_pton(AF_INET, "192.0.2.129", &own->sin_addr);
+		DO(ioctl(any, SIOCSIFADDR, &request));
+		inet_pton(AF_INET, "255.255.255.252", &own->sin_addr);
+		DO(ioctl(any, SIOCSIFNETMASK, &request));
+	}
 	request.ifr_flags = IFF_UP | IFF_RUNNING;
 	DO(ioctl(any, SIOCSIFFLAGS, &request));
-	put("/proc/sys/net/ipv4/ip_forward", "1");
 	uint8_t out[256];
 	size_t length = packet(out, 0, 0);
-	inet_pton(AF_INET, "192.0.2.130", out + 12);
-	out[10] = out[11] = 0;
-	*(uint16_t *)(out + 10) = checksum(out, 20, 0);
+	if (FAMILY == AF_INET) {
+		put("/proc/sys/net/ipv4/ip_forward", "1");
+		inet_pton(AF_INET, "192.0.2.130", out + 12);
+		out[10] = out[11] = 0;
+		*(uint16_t *)(out + 10) = checksum(out, 20, 0);
+	} else {
+		put("/proc/sys/net/ipv6/conf/all/forwarding", "1");
+		/* Nobody has that address, and nothing asks whether somebody has. */
+		inet_pton(AF_INET6, "2001:db8:113::6:8001", out + 8);
+	}
 	DO(write(device, out, length));
 	usleep(200000);
 }

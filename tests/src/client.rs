@@ -64,7 +64,7 @@ pub fn skip(why: &str) -> Result<()> {
 }
 
 /// Past the test harness, which swallows what `print!` prints in a test that passes.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Without a standard error there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -19,6 +19,7 @@ pub mod client;
 pub mod demo;
 pub mod dns;
 mod guard;
+pub mod kernel;
 pub mod leftover;
 mod namespace;
 pub mod origin;

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use agentguard_tests::{address, wait_until};
@@ -32,7 +32,8 @@ fn no_server_answers_the_network() {
         Setting::RunRoot,
         Setting::Adopted,
     ];
-    for (number, name) in ["listen", "listen-autobind"].into_iter().enumerate() {
+    let servers = ["listen", "listen-autobind", "listen-udp"];
+    for (number, name) in servers.into_iter().enumerate() {
         for setting in settings {
             for host in address::HOST {
                 let six = u8::from(host.is_ipv6());
@@ -45,7 +46,11 @@ fn no_server_answers_the_network() {
                     server.stdout().trim().parse().ok()
                 })
                 .unwrap_or_else(|_| panic!("{name} {setting:?}: {}", server.stderr()));
-                let answered = ask(&bench, SocketAddr::new(host, port));
+                let to = SocketAddr::new(host, port);
+                let answered = match name {
+                    "listen-udp" => ask_datagram(&bench, to),
+                    _ => ask(&bench, to),
+                };
                 let seen = marked(&bench, &mark);
                 let free = setting == Setting::Free;
                 assert_eq!((answered, seen), (free, free), "{name} {setting:?} {host}");
@@ -64,6 +69,19 @@ fn ask(bench: &Bench<'_>, to: SocketAddr) -> bool {
         client.set_read_timeout(Some(Duration::from_secs(2)))?;
         let mut text = [0; 64];
         std::io::Read::read(&mut client, &mut text)
+    });
+    matches!(asked.unwrap(), Ok(1..))
+}
+
+/// Whether a datagram from the internet gets one back.
+fn ask_datagram(bench: &Bench<'_>, to: SocketAddr) -> bool {
+    let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let asked = bench.world.internet().enter(|| {
+        let client = UdpSocket::bind(any)?;
+        client.connect(to)?;
+        client.set_read_timeout(Some(Duration::from_secs(2)))?;
+        client.send(b"is anybody there?")?;
+        client.recv(&mut [0; 64])
     });
     matches!(asked.unwrap(), Ok(1..))
 }
@@ -150,6 +168,10 @@ fn a_moved_process_sends_nothing_over_its_sockets_where_lsm_programs_run() {
             let output = host.run().unwrap();
             let open = !(moved && lsm);
             assert_eq!(marked(&bench, &mark), open, "{moved} LSM {lsm}: {output}");
+            // It was moved, and it is the sending that was refused.
+            let refused = output.stderr.starts_with("send(") && output.stderr.contains(": EPERM");
+            let expected = if open { (0, false) } else { (1, true) };
+            assert_eq!((output.code(), refused), expected, "{output}");
         }
     }
 }
@@ -185,6 +207,10 @@ fn no_socket_is_inherited() {
                 .unwrap();
             let free = setting == Setting::Free;
             assert_eq!(marked(&bench, &mark), free, "{setting:?} {output}");
+            // The command was run, and there was no such descriptor.
+            let none = output.stderr.contains("send(") && output.stderr.contains(": EBADF");
+            let expected = if free { (0, false) } else { (1, true) };
+            assert_eq!((output.code(), none), expected, "{setting:?} {output}");
         }
     }
 }

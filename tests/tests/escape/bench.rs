@@ -12,6 +12,8 @@ use agentguard_tests::{
     Guard, Invocation, Origin, Output, Process, World, address, client, wait_until,
 };
 
+use crate::ways::DAEMONS;
+
 /// The agent that tries.
 pub(crate) const AGENT: &str = "coder";
 
@@ -28,17 +30,6 @@ rules:
     action: allow
     handling: direct
 ";
-
-/// Sockets of daemons that do what they are told, below /run.
-const DAEMONS: [&str; 7] = [
-    "docker.sock",
-    "containerd/containerd.sock",
-    "podman/podman.sock",
-    "dbus/system_bus_socket",
-    "systemd/private",
-    "systemd/resolve/io.systemd.Resolve",
-    "nscd/socket",
-];
 
 /// How long all the ways of one setting may take together.
 const LIMIT: Duration = Duration::from_secs(280);
@@ -239,7 +230,7 @@ impl<'w> Bench<'w> {
                 .within(&self.cgroup, words)
                 .cover(&self.run, Path::new("/run")),
         };
-        let [allowed, _] = address::origin(0x10);
+        let [allowed, allowed6] = address::origin(0x10);
         let variables = self.deputy.iter();
         variables
             .fold(invocation, |invocation, (name, value)| {
@@ -247,6 +238,7 @@ impl<'w> Bench<'w> {
             })
             .env("ESCAPE_ELSEWHERE", &self.elsewhere)
             .env("ESCAPE_ALLOWED", allowed.to_string())
+            .env("ESCAPE_ALLOWED6", allowed6.to_string())
             .limit(LIMIT)
     }
 

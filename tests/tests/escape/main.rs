@@ -14,18 +14,19 @@
 
 mod asked;
 mod bench;
+mod document;
 mod older;
 mod ways;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 
-use agentguard_tests::Destination;
+use agentguard_tests::{Destination, kernel};
 
 use bench::{Bench, Setting};
-use ways::{Adopted, Families, Needs, OTHERS, WAYS, Way};
+use ways::{Adopted, Families, Needs, Run, WAYS, Way};
 
 /// A way with one version of IP.
 #[derive(Clone, Copy)]
@@ -87,18 +88,34 @@ impl Try {
         let setting = setting.letter();
         format!("escape{}x{}x{setting}", self.number, self.family())
     }
+
+    /// What each of its packets may say: the mark, or where there are several kinds the mark of each.
+    fn marks(self, setting: Setting) -> Vec<String> {
+        let mark = self.mark(setting);
+        match self.way.marks {
+            1 => vec![mark],
+            several => (0..several).map(|kind| format!("{mark}x{kind}")).collect(),
+        }
+    }
 }
 
-/// What the wire saw of one setting: the tries that got out.
+/// What the wire saw of one setting.
 struct Seen {
-    out: BTreeSet<(usize, bool)>,
+    /// Of each try, how many of its kinds got out.
+    out: BTreeMap<(usize, bool), usize>,
     /// What the programs said, for the report.
     said: Vec<(usize, bool, String)>,
 }
 
 impl Seen {
-    fn got_out(&self, a_try: Try) -> bool {
-        self.out.contains(&(a_try.number, a_try.six))
+    fn out(&self, a_try: Try) -> usize {
+        let found = self.out.get(&(a_try.number, a_try.six));
+        found.copied().unwrap_or_default()
+    }
+
+    /// Whether all of it got out, and none of it; neither, where some did.
+    fn is(&self, a_try: Try, open: bool) -> bool {
+        self.out(a_try) == if open { a_try.way.marks } else { 0 }
     }
 
     fn said(&self, a_try: Try) -> &str {
@@ -129,12 +146,6 @@ fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
     let mut script = TRY.replace("LOG", &log.display().to_string());
     for a_try in tries() {
         let Try { way, .. } = a_try;
-        if matches!(
-            (setting, way.adopted),
-            (Setting::Adopted, Adopted::NotTried)
-        ) {
-            continue;
-        }
         // Where nobody is governed the least user that can has to do it.
         let user = match (setting, way.needs) {
             (Setting::Free, Needs::User) => "1000",
@@ -170,7 +181,7 @@ fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
     let marks = bench.world.marks().unwrap();
     assert!(marks.contains_key(&allowed), "{setting:?}: what is allowed");
     let mut seen = Seen {
-        out: BTreeSet::new(),
+        out: BTreeMap::new(),
         said: Vec::new(),
     };
     for a_try in tries() {
@@ -181,23 +192,20 @@ fn attempt(bench: &Bench<'_>, setting: Setting) -> Seen {
                 .map(|(_, count)| count)
                 .sum()
         };
-        let marked = marks.contains_key(&a_try.mark(setting));
-        if marked || count(&after) > count(&before) {
-            seen.out.insert((a_try.number, a_try.six));
-        }
+        let said = a_try.marks(setting);
+        let marked = said.iter().filter(|mark| marks.contains_key(*mark));
+        let counted = usize::from(count(&after) > count(&before));
+        let out = marked.count().max(counted);
+        seen.out.insert((a_try.number, a_try.six), out);
         let path = log.join(format!("{}-{}", a_try.number, a_try.family()));
         let said = fs::read_to_string(path).unwrap_or_default();
         let said = said.trim().replace('\n', ", ");
-        let tried = !matches!(
-            (setting, a_try.way.adopted),
-            (Setting::Adopted, Adopted::NotTried)
-        );
         // A program that was not executed at all proves nothing.
         let executed = said.rsplit_once("exit ").is_some_and(|(_, code)| {
             let code: Result<u32, _> = code.parse();
             code.is_ok_and(|code| !matches!(code, 2 | 126 | 127))
         });
-        assert!(!tried || executed, "{} {setting:?}: {said}", a_try.way.name);
+        assert!(executed, "{} {setting:?}: {said}", a_try.way.name);
         seen.said.push((a_try.number, a_try.six, said));
     }
     seen
@@ -215,16 +223,17 @@ fn no_way_leads_out() {
     let root = attempt(&bench, Setting::RunRoot);
     let adopted = attempt(&bench, Setting::Adopted);
     let lsm = bench.lsm();
-    let all_parts = std::env::var_os("AGENTGUARD_ESCAPE_ALL_PARTS").is_some();
 
     let mut wrong = Vec::new();
     let mut table = String::new();
+    let mut absent = BTreeSet::new();
     for a_try in tries() {
         let Try { way, .. } = a_try;
         let name = format!("{} {}", way.name, a_try.family());
-        let columns = [&free, &user, &root, &adopted].map(|seen| match seen.got_out(a_try) {
-            true => "OUT",
-            false => "-",
+        let columns = [&free, &user, &root, &adopted].map(|seen| match seen.out(a_try) {
+            0 => "-",
+            some if some < way.marks => "SOME",
+            _ => "OUT",
         });
         writeln!(
             table,
@@ -232,40 +241,48 @@ fn no_way_leads_out() {
             columns[0], columns[1], columns[2], columns[3]
         )
         .unwrap();
-        if !free.got_out(a_try) {
-            let absent = free.said(a_try).ends_with("exit 3");
-            let optional = !all_parts || !is_at_least(way.since);
-            if !(absent && way.part.is_some() && optional) {
-                wrong.push(format!(
+        if !free.is(a_try, true) {
+            match way.part.filter(|_| free.said(a_try).ends_with("exit 3")) {
+                Some(part) => {
+                    absent.insert(part);
+                }
+                None => wrong.push(format!(
                     "{name} proves nothing: nobody stops it, and it does not get out: {}",
                     free.said(a_try)
-                ));
+                )),
             }
             continue;
         }
-        let run = lsm || !way.by_lsm && (!way.scoped || is_at_least(SCOPES));
-        if user.got_out(a_try) == run {
-            wrong.push(format!("{name} under `run`: {}", user.said(a_try)));
-        }
-        let closed = match way.adopted {
-            Adopted::Closed => true,
-            Adopted::Lsm => lsm,
-            Adopted::Open => false,
-            Adopted::NotTried => continue,
+        let run = match way.run {
+            Run::Closed => Some(false),
+            Run::Lsm => Some(!lsm),
+            Run::Scoped => Some(!lsm && !is_at_least(SCOPES)),
+            Run::NotTried => None,
         };
-        if adopted.got_out(a_try) == closed {
-            wrong.push(format!(
-                "{name}, adopted, should be {}: {}",
-                if closed { "closed" } else { "open" },
-                adopted.said(a_try)
-            ));
-        }
-        // Whoever the command runs as, what the gate closes is closed.
-        if way.adopted == Adopted::Closed && root.got_out(a_try) {
-            wrong.push(format!("{name} under `run` as root: {}", root.said(a_try)));
+        let in_place = match way.adopted {
+            Adopted::Closed => Some(false),
+            Adopted::Lsm => Some(!lsm),
+            Adopted::Open => Some(true),
+            Adopted::NotTried => None,
+        };
+        for (setting, seen, expected) in [
+            ("under `run` as a user", &user, run),
+            ("under `run` as root", &root, run),
+            ("adopted", &adopted, in_place),
+        ] {
+            if let Some(open) = expected.filter(|open| !seen.is(a_try, *open)) {
+                let should = if open { "open" } else { "closed" };
+                let said = seen.said(a_try);
+                wrong.push(format!("{name}, {setting}, should be {should}: {said}"));
+            }
         }
     }
     println!("{table}LSM programs: {lsm}");
+    for part in absent {
+        if let Err(error) = kernel::absent("no_way_leads_out", part) {
+            wrong.push(error.to_string());
+        }
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -281,26 +298,4 @@ fn is_at_least(wanted: (u32, u32)) -> bool {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= wanted,
         _ => panic!("what is {release}?"),
     }
-}
-
-/// `docs/threat-model.md` has a row for each way, and no other.
-#[test]
-fn the_threat_model_names_every_way() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/threat-model.md");
-    let Ok(text) = fs::read_to_string(path) else {
-        // Where the suite runs without its sources.
-        assert!(
-            std::env::var_os("AGENTGUARD_ESCAPES").is_some(),
-            "no {path}"
-        );
-        return;
-    };
-    let rows: BTreeSet<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
-        .map(|(name, _)| name)
-        .collect();
-    let ways: BTreeSet<&str> = WAYS.iter().chain(OTHERS).map(|way| way.name).collect();
-    let missing: Vec<_> = ways.difference(&rows).collect();
-    assert!(missing.is_empty(), "without a row: {missing:?}");
 }

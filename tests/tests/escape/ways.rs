@@ -20,6 +20,19 @@ pub(crate) enum Needs {
     Root,
 }
 
+/// What becomes of a way under `agentguard run`, whoever the command runs as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Run {
+    /// It is stopped, on every kernel.
+    Closed,
+    /// It is stopped where the kernel takes our LSM programs, and open elsewhere.
+    Lsm,
+    /// Landlock's scopes stop it, which come with Linux 6.12; before, only our LSM programs.
+    Scoped,
+    /// It has no meaning there.
+    NotTried,
+}
+
 /// What becomes of a way of an agent that was adopted: root with every capability, under the gate alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Adopted {
@@ -39,15 +52,12 @@ pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) families: Families,
     pub(crate) needs: Needs,
-    /// Whether only our LSM programs close it under `agentguard run`.
-    pub(crate) by_lsm: bool,
+    pub(crate) run: Run,
     pub(crate) adopted: Adopted,
-    /// Whether it is Landlock's scopes that close it there: before Linux 6.12 only our LSM programs do.
-    pub(crate) scoped: bool,
-    /// A part of the kernel that may be missing: without it there is no such way.
+    /// A part of the kernel that may be missing (`agentguard_tests::kernel`): without it there is no such way.
     pub(crate) part: Option<&'static str>,
-    /// The first kernel that has that part.
-    pub(crate) since: (u32, u32),
+    /// How many marks it leaves, where it is several of a kind: each has to get out, and not to.
+    pub(crate) marks: usize,
 }
 
 impl Way {
@@ -56,11 +66,10 @@ impl Way {
             name,
             families: Families::Both,
             needs: Needs::User,
-            by_lsm: false,
+            run: Run::Closed,
             adopted: Adopted::Closed,
-            scoped: false,
             part: None,
-            since: (0, 0),
+            marks: 1,
         }
     }
 
@@ -84,24 +93,31 @@ impl Way {
         self
     }
 
-    const fn since(mut self, major: u32, minor: u32) -> Self {
-        self.since = (major, minor);
+    const fn run(mut self, run: Run) -> Self {
+        self.run = run;
         self
     }
 
-    const fn scoped(mut self) -> Self {
-        self.scoped = true;
-        self
-    }
-
-    const fn by_lsm(mut self) -> Self {
-        self.by_lsm = true;
+    const fn marks(mut self, marks: usize) -> Self {
+        self.marks = marks;
         self
     }
 }
 
 use Adopted::{Lsm, NotTried, Open};
 use Families::{Four, Six};
+use Run::Scoped;
+
+/// Sockets of daemons that do what they are told, below /run.
+pub(crate) const DAEMONS: [&str; 7] = [
+    "docker.sock",
+    "containerd/containerd.sock",
+    "podman/podman.sock",
+    "dbus/system_bus_socket",
+    "systemd/private",
+    "systemd/resolve/io.systemd.Resolve",
+    "nscd/socket",
+];
 
 /// All of them. `docs/threat-model.md` has a row for each.
 pub(crate) const WAYS: &[Way] = &[
@@ -124,12 +140,20 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("udp-fragments"),
     Way::new("udp-lite"),
     Way::new("udp-extension-headers").only(Six).root(),
-    Way::new("multicast"),
+    Way::new("udp-hop-by-hop").only(Six).root(),
+    Way::new("mdns"),
+    Way::new("llmnr"),
     Way::new("broadcast").only(Four),
     Way::new("join-group"),
     Way::new("join-source"),
     Way::new("device"),
     Way::new("source-route").only(Four).root(),
+    Way::new("source-route-tcp").only(Four).root(),
+    Way::new("routing-header").only(Six),
+    Way::new("routing-header-message")
+        .only(Six)
+        .part("mobile IPv6"),
+    Way::new("routing-header-tcp").only(Six),
     Way::new("forged-source").root(),
     Way::new("free-bind").only(Six),
     // Other protocols over IP.
@@ -145,27 +169,27 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("packet").root().adopted(Lsm),
     Way::new("packet-old").only(Four).root().adopted(Lsm),
     Way::new("xdp").root().adopted(Lsm).part("AF_XDP"),
-    Way::new("vsock").adopted(Lsm).part("AF_VSOCK"),
+    Way::new("vsock").adopted(Lsm).part("vsock over loopback"),
     Way::new("alg").only(Four).adopted(Lsm).part("AF_ALG"),
     Way::new("families").only(Four).root().adopted(Lsm),
-    Way::new("tun").only(Four).root().part("TUN"),
+    Way::new("tun").root().part("TUN"),
     // io_uring.
     Way::new("uring-connect").part("io_uring"),
     Way::new("uring-poll").part("io_uring"),
     Way::new("uring-send").part("io_uring"),
     Way::new("uring-sendmsg").part("io_uring"),
     Way::new("uring-send-zc").part("io_uring"),
-    Way::new("uring-join")
-        .part("SOCKET_URING_OP_SETSOCKOPT")
-        .since(6, 7),
+    Way::new("uring-join").part("SOCKET_URING_OP_SETSOCKOPT"),
     Way::new("uring-socket")
         .root()
         .adopted(Lsm)
         .part("io_uring"),
     // Names.
     Way::new("dns"),
+    Way::new("dns-tcp"),
     Way::new("dns-tls"),
     Way::new("dns-https"),
+    Way::new("dns-https3"),
     Way::new("dns-quic"),
     Way::new("dns-tunnel"),
     Way::new("dns-tunnel-tcp"),
@@ -175,9 +199,15 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("loopback-tcp"),
     Way::new("loopback-any"),
     Way::new("loopback-udp"),
-    Way::new("unix-daemons").only(Four).adopted(Lsm),
-    Way::new("unix-abstract").only(Four).adopted(Lsm).scoped(),
-    Way::new("scm-rights").adopted(Lsm).by_lsm(),
+    Way::new("unix-daemons")
+        .only(Four)
+        .adopted(Lsm)
+        .marks(DAEMONS.len()),
+    Way::new("unix-abstract")
+        .only(Four)
+        .adopted(Lsm)
+        .run(Scoped),
+    Way::new("scm-rights").adopted(Lsm).run(Run::Lsm),
     Way::new("ptrace").only(Four).adopted(Lsm),
     Way::new("process-memory").only(Four).adopted(Lsm),
     Way::new("process-writev").only(Four).adopted(Lsm),
@@ -188,19 +218,34 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("setns").root(),
     Way::new("namespace").root(),
     Way::new("user-namespace").only(Four).adopted(Lsm),
+    // Sent by the kernel, as who may change the network tells it.
+    Way::new("forward").root().adopted(Open).part("nftables"),
+    Way::new("tunnel").root().part("VXLAN"),
+    Way::new("tunnel-gre").root().adopted(Open).part("GRE"),
 ];
 
 /// Ways that the suite tries in a manner of their own.
 pub(crate) const OTHERS: &[Way] = &[
     Way::new("listen"),
     Way::new("listen-autobind"),
-    Way::new("old-tcp"),
-    Way::new("old-udp"),
-    Way::new("old-ping"),
-    Way::new("old-raw").root(),
-    Way::new("old-packet").root().adopted(Lsm),
-    Way::new("old-vsock").adopted(Lsm).part("AF_VSOCK"),
-    Way::new("old-tun").only(Four).root().adopted(Open),
-    Way::new("moved").adopted(Lsm),
+    Way::new("listen-udp"),
+    Way::new("old-tcp").run(Run::NotTried),
+    Way::new("old-udp").run(Run::NotTried),
+    Way::new("old-ping").run(Run::NotTried),
+    Way::new("old-raw").root().run(Run::NotTried),
+    Way::new("old-packet")
+        .root()
+        .run(Run::NotTried)
+        .adopted(Lsm),
+    Way::new("old-vsock")
+        .run(Run::NotTried)
+        .adopted(Lsm)
+        .part("vsock over loopback"),
+    Way::new("old-tun")
+        .only(Four)
+        .root()
+        .run(Run::NotTried)
+        .adopted(Open),
+    Way::new("moved").run(Run::NotTried).adopted(Lsm),
     Way::new("inherited").adopted(NotTried),
 ];

@@ -4,9 +4,9 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use agentguard_tests::{Guard, Process, Puppet, address, decisions, wait_until};
+use agentguard_tests::{Guard, Process, Puppet, address, decisions, patient, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -123,6 +123,22 @@ fn passes(helper: &mut Puppet) {
     helper.gives("echo('d', 'hello')", "hello");
 }
 
+/// How long a helper is served in without a flood: the slowest of some times.
+fn undisturbed(helper: &mut Puppet) -> Duration {
+    let times = (0..10).map(|_| {
+        let begun = Instant::now();
+        is_served(helper);
+        begun.elapsed()
+    });
+    times.max().unwrap()
+}
+
+/// How long it may take beside a flood: so many times as long, and what a machine of two processors may have
+/// others do for once.
+fn beside(undisturbed: Duration, once: Duration) -> Duration {
+    patient(undisturbed * 20 + once)
+}
+
 /// Counts and gaps are the attempts, once the last ones have told what was lost before them: one more on
 /// each processor as long as that may be lost itself, while the reader has not caught up. Gives how many
 /// attempts there were then.
@@ -167,14 +183,20 @@ fn a_flood_of_refusals_is_counted_and_stops_nobody_else() {
     };
     let [canary, _] = address::CANARY.map(|ip| ip.to_string());
 
-    let attempts = 400_000;
+    let bound = beside(undisturbed(&mut helper), Duration::from_secs(1));
+    let attempts = 2_000_000;
+    let began = Instant::now();
     let mut flooding = flood.begin("connect", &canary, 9, attempts);
-    let mut served = 0;
+    let (mut served, mut slowest) = (0, Duration::ZERO);
     while flooding.ended().unwrap().is_none() {
+        let begun = Instant::now();
         is_served(&mut helper);
+        slowest = slowest.max(begun.elapsed());
         served += 1;
     }
-    println!("served {served} times meanwhile");
+    let took = began.elapsed();
+    println!("served {served} times meanwhile, in {slowest:?} at most; the flood took {took:?}");
+    assert!(slowest <= bound, "{slowest:?}, not {bound:?}");
     assert_eq!(ended(flooding), (0, attempts));
     let attempts = adds_up(&flood, attempts);
 
@@ -207,23 +229,29 @@ fn an_agent_that_hammers_the_proxy_and_the_resolver_is_not_alone() {
         cgroup,
     };
     let [server, _] = address::NAME_SERVER.map(|ip| ip.to_string());
+    // Of the queries of a flood the kernel drops some, and of anybody's beside it: a client asks again after a
+    // second, and may so for some.
+    let bound = beside(undisturbed(&mut helper), Duration::from_secs(8));
     for (kind, to, port, attempts) in [
         ("stream", LOOKED_AT, 80, 5_000),
         ("dns", &server, 53, 100_000),
     ] {
         let mut flooding = flood.begin(kind, to, port, attempts);
-        let mut served = 0;
+        let (mut served, mut slowest) = (0, Duration::ZERO);
         while flooding.ended().unwrap().is_none() || served < 3 {
-            // Of the queries of a flood the kernel drops some, and of anybody's beside it.
+            let begun = Instant::now();
             let get = format!("get('{SITE}')");
             wait_until("a request is answered", LIMIT, || {
                 (helper.ask(&get).unwrap() == "HTTP/1.1 200 OK").then_some(())
             })
             .unwrap();
             passes(&mut helper);
+            slowest = slowest.max(begun.elapsed());
             served += 1;
         }
-        println!("served {served} times beside {kind}: {:?}", ended(flooding));
+        let ended = ended(flooding);
+        println!("served {served} times beside {kind}, in {slowest:?} at most: {ended:?}");
+        assert!(slowest <= bound, "{kind}: {slowest:?}, not {bound:?}");
     }
     assert_eq!(world.arrivals(LOOKED_AT.parse().unwrap()).unwrap(), 0);
     let marks = world.marks().unwrap();

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use agentguard_tests::{Guard, Process, Puppet, address, wait_until};
 use serde_json::{Value, json};
@@ -14,6 +16,8 @@ const AGENTS: usize = 10_000;
 const RUNS: usize = 300;
 /// Of them at once.
 const AT_ONCE: usize = 6;
+/// How long so many may take that come one after the other.
+const SWARM: Duration = Duration::from_secs(180);
 
 fn name(number: usize) -> String {
     format!("agent-{number}")
@@ -41,16 +45,11 @@ fn held(guard: &Guard<'_>, keeper: u32) -> (usize, usize, usize) {
     (directories, listeners, descriptors(keeper))
 }
 
-#[test]
-fn agents_that_run_for_a_moment_are_refused_like_any_and_leave_nothing_behind() {
-    let world = world("many");
-    let Some(program) = program(&world, "flood") else {
-        return;
-    };
+/// A policy of [`AGENTS`] agents, some of which have rules of their own.
+fn everybody(more: &str) -> String {
     let agents: String = (0..AGENTS)
         .map(|number| format!("  - name: {}\n", name(number)))
         .collect();
-    // Each has rules of its own.
     let rules: String = (0..AGENTS)
         .step_by(10)
         .map(|number| {
@@ -59,8 +58,16 @@ fn agents_that_run_for_a_moment_are_refused_like_any_and_leave_nothing_behind() 
             format!("  - {{id: own-{number}, agents: [{agent}], match: {{cidr: [{own}]}}, action: allow}}\n")
         })
         .collect();
-    let policy = format!("version: 1\nagents:\n{agents}rules:\n{rules}");
-    let guard = world.guard().policy(&policy).start().unwrap();
+    format!("version: 1\nagents:\n{agents}rules:\n{more}{rules}")
+}
+
+#[test]
+fn agents_that_run_for_a_moment_are_refused_like_any_and_leave_nothing_behind() {
+    let world = world("many");
+    let Some(program) = program(&world, "flood") else {
+        return;
+    };
+    let guard = world.guard().policy(&everybody("")).start().unwrap();
     let keeper = u32::try_from(status(&guard).unwrap()["keeper_pid"].as_u64().unwrap()).unwrap();
     let before = held(&guard, keeper);
     assert_eq!(before.0, 0);
@@ -94,6 +101,58 @@ fn agents_that_run_for_a_moment_are_refused_like_any_and_leave_nothing_behind() 
     assert!(numbered.count() <= RUNS);
     assert!(listed.iter().all(|agent| agent["runs"] == 0), "{listed:?}");
     assert_eq!(world.canary().unwrap(), 0);
+}
+
+/// Every agent of the policy comes once, in a cgroup that is there for some milliseconds, whether the guard has
+/// seen it by then or not.
+#[test]
+fn all_of_ten_thousand_agents_come_once_and_none_gets_out() {
+    let world = world("swarm");
+    let Some(program) = program(&world, "swarm") else {
+        return;
+    };
+    let guard = world.guard().policy(&everybody(ECHO)).start().unwrap();
+    let keeper = u32::try_from(status(&guard).unwrap()["keeper_pid"].as_u64().unwrap()).unwrap();
+    let [canary, _] = address::CANARY.map(|ip| ip.to_string());
+    let swarm = |cgroup: &Path, count: usize| {
+        let host = world.host().command(&program);
+        let told = [canary.clone(), "9".into(), "escapeswarm".into()];
+        let host = host.args(&told).arg(cgroup).args([count.to_string()]);
+        host.limit(SWARM).spawn().unwrap()
+    };
+    let said = |swarm: Process| {
+        let output = swarm.wait(SWARM).unwrap().success().unwrap();
+        output.stdout.trim().to_owned()
+    };
+    // Where nobody is governed they all get out.
+    let name = guard.cgroup().file_name().unwrap().to_str().unwrap();
+    let elsewhere = guard.cgroup().with_file_name(format!("{name}.elsewhere"));
+    fs::create_dir(&elsewhere).unwrap();
+    let free = said(swarm(&elsewhere, 3));
+    fs::remove_dir(&elsewhere).unwrap();
+    assert_eq!(free, "3 0");
+    let seen = world.canary().unwrap();
+    assert!(seen >= 3, "{seen}");
+
+    let mut other = settled(&world, &guard, &format!("agent-{}", AGENTS - 1));
+    let [four, _] = address::origin(0x10);
+    let dial = format!("tcp('d', '{four}', 7)");
+    other.gives(&dial, json!([four.to_string(), 7]));
+    let before = held(&guard, keeper);
+    // That one is there already.
+    let mut swarming = swarm(guard.cgroup(), AGENTS - 1);
+    let mut served = 0;
+    while swarming.ended().unwrap().is_none() {
+        other.gives(&dial, json!([four.to_string(), 7]));
+        served += 1;
+    }
+    assert_eq!(said(swarming), format!("0 {}", AGENTS - 1));
+    assert!(served > 0);
+    wait_until("nothing is left", LIMIT, || {
+        (held(&guard, keeper) == before).then_some(())
+    })
+    .unwrap_or_else(|_| panic!("{:?}, {before:?} before", held(&guard, keeper)));
+    assert_eq!(world.canary().unwrap(), seen);
 }
 
 /// A policy of agents with rules of their own for so many ranges each, all of which are written to the gate.

@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, bail};
 
 /// What the suites need, or what an agent could use where it is loaded: every family of sockets that
 /// has a way out. One that a kernel has built in, or does not have, is left out.
-const WANTED: [&str; 30] = [
+const WANTED: [&str; 36] = [
     "veth",
     "dummy",
     "bridge",
     "tun",
+    "macvtap",
     "overlay",
     "sctp",
     "dccp_ipv4",
@@ -34,6 +35,11 @@ const WANTED: [&str; 30] = [
     "kcm",
     "tls",
     "udp_tunnel",
+    "vxlan",
+    "ip_gre",
+    "ip6_gre",
+    "nft_chain_nat",
+    "nft_nat",
     "inet_diag",
     "tcp_diag",
     "udp_diag",

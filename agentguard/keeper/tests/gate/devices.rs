@@ -4,7 +4,7 @@ use agentguard_common::device;
 use agentguard_common::event::{kind, reason};
 use agentguard_common::map::mode;
 
-use crate::world::{Client, in_world};
+use crate::world::{Client, absent, in_world};
 
 /// In Python: opens a device by its numbers, from a node of its own. That is gone before, so that it does
 /// not stay whatever becomes of the test: what has no name any more is opened by its descriptor.
@@ -33,7 +33,7 @@ fn major(driver: &str) -> Option<u32> {
 #[test]
 fn a_device_that_has_another_number_on_each_host_is_refused() {
     let Some(macvtap) = major("macvtap") else {
-        println!("skipped: this kernel has no macvtap");
+        absent("macvtap");
         return;
     };
     in_world(|world| {

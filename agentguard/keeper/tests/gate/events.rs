@@ -7,7 +7,9 @@ use agentguard_common::map::{Counters, EXE_LEN, Exe, TCP, UDP, effect};
 
 use agentguard_keeper::gate::Gate;
 
-use crate::world::{accept, direct, eventually, in_world, in_world_of_its_own, ports, server};
+use crate::world::{
+    absent, accept, direct, eventually, in_world, in_world_of_its_own, ports, server,
+};
 
 /// Events whose numbers are missing, given the last number seen on each processor.
 fn missing(seen: &mut HashMap<u32, u64>, events: &[Event]) -> u64 {
@@ -157,7 +159,7 @@ fn traffic_is_counted() {
 fn the_executable_of_a_process_is_known_though_it_is_gone() {
     in_world(|world| {
         if let Some(why) = world.gate.executables_unknown() {
-            println!("skipped: {why}");
+            absent(&format!("tracepoints on processes ({why})"));
             return;
         }
         let mut client = world.agent(1).client();
@@ -186,7 +188,7 @@ fn the_executable_of_a_process_is_known_though_it_is_gone() {
 fn no_process_has_the_executable_of_the_last_one_of_its_number() {
     in_world(|world| {
         if let Some(why) = world.gate.executables_unknown() {
-            println!("skipped: {why}");
+            absent(&format!("tracepoints on processes ({why})"));
             return;
         }
         // Of its parent none is known, as where others' have crowded it out.

@@ -11,6 +11,9 @@ use crate::world::{World, eventually, in_world, ip, ports};
 /// This world's address on the cable, and the other machine's.
 const NEAR: &str = "10.9.0.1";
 const FAR: &str = "10.9.0.2";
+/// The same of IPv6.
+const NEAR6: &str = "fd09::1";
+const FAR6: &str = "fd09::2";
 
 /// Another machine: a namespace that lives as long as a process in it.
 struct Machine(Child);
@@ -37,8 +40,11 @@ impl Machine {
             machine.0.id()
         ));
         ip(&format!("addr add {NEAR}/24 dev near"));
+        ip(&format!("addr add {NEAR6}/64 dev near nodad"));
         ip("link set near up");
         machine.runs("ip", &["addr", "add", &format!("{FAR}/24"), "dev", "far"]);
+        let far6 = format!("{FAR6}/64");
+        machine.runs("ip", &["addr", "add", &far6, "dev", "far", "nodad"]);
         machine.runs("ip", &["link", "set", "far", "up"]);
         machine
     }
@@ -72,7 +78,7 @@ impl Drop for Machine {
 }
 
 #[track_caller]
-fn is_told(world: &mut World, port: u16, protocol: u16, denied: u8) {
+fn is_told(world: &mut World, far: &str, port: u16, protocol: u16, denied: u8) {
     let mut events = Vec::new();
     eventually("an inbound flow is told", || {
         events.extend(world.events());
@@ -80,7 +86,7 @@ fn is_told(world: &mut World, port: u16, protocol: u16, denied: u8) {
     });
     let event = &events[0];
     assert_eq!((event.kind, event.reason), (kind::INBOUND, reason::INBOUND));
-    assert_eq!(std::net::IpAddr::from(event.remote).to_string(), FAR);
+    assert_eq!(std::net::IpAddr::from(event.remote).to_string(), far);
     assert_eq!((event.local_port, event.protocol), (port, protocol));
     assert_eq!((event.agent, event.denied), (1, denied));
 }
@@ -91,24 +97,38 @@ fn an_agents_servers_are_out_of_the_networks_reach() {
         let machine = Machine::new();
         let mut agent = world.agent(1);
         let mut client = agent.client();
-        client.does("l = listener('0.0.0.0')");
-        client.does("u = socket.socket(AF_INET, SOCK_DGRAM); u.bind(('0.0.0.0', 0))");
-        let stream: u16 = client.number("port(l)");
-        let datagram: u16 = client.number("port(u)");
-        let connect = format!("socket.create_connection(('{NEAR}', {stream}))");
-        let send =
-            format!("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('{NEAR}', {datagram}))");
+        for (near, far, any) in [(NEAR, FAR, "0.0.0.0"), (NEAR6, FAR6, "::")] {
+            let family = if any == "::" { "AF_INET6" } else { "AF_INET" };
+            client.does(&format!("l = listener('{any}')"));
+            client.does(&format!(
+                "u = socket.socket({family}, SOCK_DGRAM); u.bind(('{any}', 0)); u.settimeout(5)"
+            ));
+            let stream: u16 = client.number("port(l)");
+            let datagram: u16 = client.number("port(u)");
+            let connect = format!("socket.create_connection(('{near}', {stream}))");
+            let send = format!(
+                "socket.socket(socket.{family}, socket.SOCK_DGRAM).sendto(b'x', ('{near}', {datagram}))"
+            );
 
-        assert!(!machine.python(&connect));
-        is_told(world, stream, 6, 1);
-        machine.python(&send);
-        is_told(world, datagram, 17, 1);
-        assert_eq!(client.says("u.setblocking(False) or heard(u)"), "EAGAIN");
+            assert!(!machine.python(&connect));
+            is_told(world, far, stream, 6, 1);
+            assert!(machine.python(&send));
+            is_told(world, far, datagram, 17, 1);
+            assert_eq!(client.says("u.setblocking(False) or heard(u)"), "EAGAIN");
 
-        agent.entry.mode = mode::OBSERVE;
-        world.gate.put_agent(agent.id, &agent.entry).unwrap();
-        assert!(machine.python(&connect));
-        is_told(world, stream, 6, 0);
+            agent.entry.mode = mode::OBSERVE;
+            world.gate.put_agent(agent.id, &agent.entry).unwrap();
+            assert!(machine.python(&connect));
+            is_told(world, far, stream, 6, 0);
+            assert!(machine.python(&send));
+            client.does("u.settimeout(5)");
+            let heard = client.says("heard(u)");
+            assert!(heard.starts_with(&format!("x {far} ")), "{heard}");
+            is_told(world, far, datagram, 17, 0);
+            agent.entry.mode = mode::ENFORCE;
+            world.gate.put_agent(agent.id, &agent.entry).unwrap();
+            assert_eq!(world.events().len(), 0);
+        }
     });
 }
 
@@ -119,18 +139,24 @@ fn who_may_be_asked_may_answer() {
         let machine = Machine::new();
         let agent = world.agent(1);
         let rules = ports(effect::DIRECT, 1, UDP, 7000, 7000);
-        world.rule(&agent, &[("10.9.0.0/24", rules)]);
+        let ranges = [("10.9.0.0/24", rules), ("fd09::/64", rules)];
+        world.rule(&agent, &ranges);
         let mut client = agent.client();
-        client.does("u = socket.socket(AF_INET, SOCK_DGRAM); u.bind(('0.0.0.0', 0))");
-        let port: u16 = client.number("port(u)");
-        for from in [7000, 7001] {
-            assert!(machine.python(&format!(
-                "s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('{FAR}', {from})); \
-                 s.sendto(b'x', ('{NEAR}', {port}))"
-            )));
+        for (near, far, any) in [(NEAR, FAR, "0.0.0.0"), (NEAR6, FAR6, "::")] {
+            let family = if any == "::" { "AF_INET6" } else { "AF_INET" };
+            client.does(&format!(
+                "u = socket.socket({family}, SOCK_DGRAM); u.bind(('{any}', 0)); u.settimeout(5)"
+            ));
+            let port: u16 = client.number("port(u)");
+            for from in [7000, 7001] {
+                assert!(machine.python(&format!(
+                    "s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.bind(('{far}', {from})); \
+                     s.sendto(b'x', ('{near}', {port}))"
+                )));
+            }
+            assert_eq!(client.says("heard(u)"), format!("x {far} 7000"));
+            is_told(world, far, port, 17, 1);
+            assert_eq!(client.says("u.setblocking(False) or heard(u)"), "EAGAIN");
         }
-        assert_eq!(client.says("heard(u)"), format!("x {FAR} 7000"));
-        is_told(world, port, 17, 1);
-        assert_eq!(client.says("u.setblocking(False) or heard(u)"), "EAGAIN");
     });
 }
