@@ -3,5 +3,5 @@
 int main(int argc, char **argv) {
 	begin(argc, argv);
 	aim();
-	send_through(FAMILY == AF_INET ? "gre" : "ip6gre");
+	send_through("gre");
 }
