@@ -124,7 +124,7 @@ const WITH_BPF: Boot = Boot {
 const BOOTS: [Boot; 4] = [
     Boot {
         series: Some("6.1"),
-        parts: &[(GATE, &[]), (RUN, &[]), (PATH, &WHOLE)],
+        parts: &[(GATE, &[]), (RUN, &[]), (PATH, &[TOLERANCE, UPGRADE])],
         ..WITH_BPF
     },
     // As distributions start theirs whose default has no `bpf` (Debian's has): LSM programs are taken and
@@ -155,14 +155,11 @@ const ESCAPE: &str = "escape";
 const PATH: &str = "path";
 
 /// Of the path what leans on the kernel most, sockets that are found, ended and taken over: each daemon's
-/// gate is verified anew.
-const WHOLE: [&str; 4] = [
-    ADOPTION,
-    "tolerated::connections_",
-    QUARANTINE,
-    "upgrade::an_upgrade_",
-];
+/// gate is verified anew, so the two kernels share them.
+const WHOLE: [&str; 4] = [ADOPTION, TOLERANCE, QUARANTINE, UPGRADE];
 const ADOPTION: &str = "adoption::a_container_that_runs_";
+const TOLERANCE: &str = "tolerated::connections_";
+const UPGRADE: &str = "upgrade::an_upgrade_";
 const QUARANTINE: &str = "quarantine::a_quarantine_holds_";
 
 impl Boot {
