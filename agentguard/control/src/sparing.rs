@@ -94,7 +94,9 @@ mod tests {
     fn a_clock_that_is_behind_lets_no_more_through() {
         let sparing = Sparing::new();
         let start = Instant::now() + Duration::from_secs(5);
-        let turns = (0..100).filter(|_| sparing.turn_at(start).is_some()).count();
+        let turns = (0..100)
+            .filter(|_| sparing.turn_at(start).is_some())
+            .count();
         assert_eq!(turns, LINES as usize);
         let behind = start.checked_sub(Duration::from_secs(1)).unwrap();
         assert_eq!(sparing.turn_at(behind), None);

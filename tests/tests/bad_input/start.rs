@@ -101,6 +101,59 @@ fn a_wrong_configuration_or_policy_is_told_with_its_place_and_a_hint() {
 }
 
 /// As the unit in `dist/` has it.
+/// Whoever writes there opens the guard.
+#[test]
+fn what_others_than_root_can_change_is_refused() {
+    let world = world("exposed");
+    let guard = world.guard().policy(POLICY).prepare().unwrap();
+    let config = guard.config();
+    let good = fs::read_to_string(&config).unwrap();
+    let refused = |says: &str, code| {
+        let told = daemon(&guard);
+        assert_eq!(told.code(), code, "{told}");
+        assert!(told.stderr.contains(says), "{told}");
+        assert!(told.stderr.contains("hint: ch"), "{told}");
+    };
+    for (key, says) in [
+        (
+            "state_dir",
+            "the state_dir /tmp can be written by everybody",
+        ),
+        ("runtime_dir", "belongs to user 12345"),
+    ] {
+        let theirs = config.with_file_name("theirs");
+        fs::create_dir_all(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();
+        let mut settings: serde_json::Value = serde_json::from_str(&good).unwrap();
+        settings[key] = match key {
+            "state_dir" => json!("/tmp"),
+            _ => json!(theirs.join("run")),
+        };
+        fs::write(&config, settings.to_string()).unwrap();
+        refused(says, 2);
+    }
+    fs::write(&config, good).unwrap();
+    for file in [config.clone(), guard.policy()] {
+        let before = fs::metadata(&file).unwrap().permissions();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        refused("can be written by everybody (mode 0666)", 2);
+        fs::set_permissions(&file, before).unwrap();
+    }
+}
+
+/// The policy in force stays.
+#[test]
+fn a_policy_that_others_than_root_can_change_is_not_taken() {
+    let world = world("writable");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    std::os::unix::fs::chown(guard.policy(), Some(12345), None).unwrap();
+    let told = guard.cli().args(["policy", "reload"]).run().unwrap();
+    assert_eq!(told.code(), 1, "{told}");
+    assert!(told.stderr.contains("belongs to user 12345"), "{told}");
+    assert!(told.stderr.contains("\nhint: chown root"), "{told}");
+    guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
+
 #[test]
 fn a_narrow_umask_changes_no_directory_s_mode() {
     let world = world("umask");

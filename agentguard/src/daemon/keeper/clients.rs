@@ -77,7 +77,11 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                 };
                 let Some(place) = place else {
                     if let Some(left_out) = TURNED_AWAY.turn() {
-                        tracing::warn!(uid = peer.uid, left_out, "too many clients; one was turned away");
+                        tracing::warn!(
+                            uid = peer.uid,
+                            left_out,
+                            "too many clients; one was turned away"
+                        );
                     }
                     continue;
                 };

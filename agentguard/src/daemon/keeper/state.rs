@@ -41,8 +41,8 @@ use super::returned::Waiting;
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::accounts;
-use crate::config::Config;
 use crate::config::text::{self, Written};
+use crate::config::{Config, exposed};
 
 /// How long a worker may say nothing before direct flows do not begin any more.
 const QUIET: Duration = Duration::from_secs(4);
@@ -547,8 +547,9 @@ pub(super) struct PolicyRead {
     pub(super) users: Users,
 }
 
-/// Reads and compiles the policy, and looks its users up.
+/// Reads and compiles the policy, and looks its users up. One that others than root can change is refused.
 pub(super) fn read_policy(path: &Path) -> anyhow::Result<PolicyRead> {
+    exposed::file("policy", path, 0)?;
     let text = text::read(Written::Policy, path)?;
     let sources = vec![(path.display().to_string(), text)];
     let policy = compile(&sources)?;
