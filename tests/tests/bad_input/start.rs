@@ -281,6 +281,36 @@ fn a_second_daemon_gives_way_and_the_first_goes_on() {
     guard.run("coder", ["true"]).unwrap().success().unwrap();
 }
 
+/// Neither gate knows the other's agents.
+#[test]
+fn a_daemon_with_another_bpffs_does_not_put_a_second_gate_on_the_same_cgroups() {
+    let world = world("twogates");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let config = guard.config();
+    let good = fs::read_to_string(&config).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&good).unwrap();
+    for directory in ["state_dir", "runtime_dir"] {
+        other[directory] = json!(config.with_file_name(format!("other-{directory}")));
+    }
+    let bpffs = other["bpffs"].as_str().unwrap().to_owned();
+    let second = PathBuf::from(&bpffs).join("second");
+    other["bpffs"] = json!(second);
+    other["proxy_port"] = json!(16001);
+    other["resolver_port"] = json!(16053);
+    fs::write(&config, other.to_string()).unwrap();
+    let told = daemon(&guard);
+    fs::write(&config, good).unwrap();
+    fs::remove_dir(&second).unwrap();
+    assert_eq!(told.code(), 1, "{told}");
+    let says = format!(
+        "another gate is on {}, pinned under {bpffs}",
+        other["cgroup_root"].as_str().unwrap()
+    );
+    assert!(told.stderr.contains(&says), "{told}");
+    assert!(told.stderr.contains("--detach-all"), "{told}");
+    guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
+
 /// An agent that could hold the lock would keep the next daemon from starting.
 #[test]
 fn nobody_but_root_can_hold_a_daemons_locks() {

@@ -173,6 +173,7 @@ impl Keeper {
             config.paths.cgroup_root.display(),
             mount.display()
         );
+        root::refuse_another_gate(&config.paths)?;
         let ca = Arc::new(Authorities::open(&config.paths)?);
         let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         // First: that of a newer version is not read, and then nothing of the gate is touched.
