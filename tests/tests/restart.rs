@@ -478,8 +478,20 @@ fn while_the_keeper_stands_still_direct_flows_do_as_the_policy_says() {
     for client in [&mut stops, &mut goes_on] {
         client.fails("tcp('d', '192.0.2.66', 80)", "EPERM");
     }
+    let is_told = || {
+        let degraded = status(&guard)?["degraded"].to_string();
+        Some(degraded.contains(&format!("the keeper, process {keeper}, has said nothing")))
+    };
+    let told = wait_until("a status that says so", LIMIT, || {
+        is_told().filter(|told| *told)
+    });
+    told.unwrap();
 
     signal(keeper, Signal::CONT);
+    let over = wait_until("a status that says so no more", LIMIT, || {
+        is_told().filter(|told| !told)
+    });
+    over.unwrap();
     let again = wait_until("direct flows again", LIMIT, || {
         (stops.ask(&order).unwrap() == passes).then_some(())
     });

@@ -4,7 +4,7 @@
 //! wiring fills; [`Client`] asks, in the command line. [`api`] is what travels. Who may ask is
 //! decided in `peer`, by what the kernel says of the process at the other end, and what of it they are
 //! told in `scope`. `heard` notes who sends on a connection. `seats` keeps one user from taking all the
-//! places.
+//! places, and `sparing` from filling the log.
 //!
 //! **Invariant:** nothing here changes the guard. What does (agents, reloads, runs) goes to the
 //! keeper's own socket, so that a worker that was taken over cannot ungovern an agent. No process in
@@ -20,6 +20,7 @@ pub mod peer;
 mod scope;
 pub mod seats;
 mod server;
+pub mod sparing;
 
 pub use client::{Client, ClientError, Follow, how_to_start};
 pub use server::{Sources, serve};

@@ -36,6 +36,7 @@ use crate::heard::Heard;
 use crate::peer::{Accepted, Asker, Refusal, Rights};
 use crate::scope::{Own, Scope};
 use crate::seats::Seats;
+use crate::sparing::Sparing;
 
 /// How often a followed answer shows that it is alive, with an empty line.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -67,6 +68,13 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// How long to wait after a failed `accept` (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Lines about those who may not ask: an agent can connect as often as it likes.
+static REFUSED: Sparing = Sparing::new();
+/// About those who may ask no longer.
+static REFUSED_LATER: Sparing = Sparing::new();
+/// About those who may follow no longer.
+static FOLLOWS_NO_LONGER: Sparing = Sparing::new();
 
 /// Where the answers come from.
 #[derive(Clone, Debug)]
@@ -138,8 +146,10 @@ pub async fn serve(listener: UnixListener, sources: Sources, shutdown: Cancellat
                 let accepted = Accepted::now();
                 tasks.spawn(async move {
                     let admitted = admit(&stream, accepted, &sources).await;
-                    if let Err(refusal) = &admitted {
-                        tracing::warn!(%refusal, "refused a client of the control socket");
+                    if let Err(refusal) = &admitted
+                        && let Some(left_out) = REFUSED.turn()
+                    {
+                        tracing::warn!(%refusal, left_out, "refused a client of the control socket");
                     }
                     // Whoever may nothing, agents of root's among them, keeps no place of those who may.
                     let mut place = (permit, seat);
@@ -189,7 +199,9 @@ async fn connection(
                         answer(request, asker, &scope, &sources, shutdown).await
                     }
                     Err(refusal) => {
-                        tracing::warn!(%refusal, "refused a client of the control socket that was let in before");
+                        if let Some(left_out) = REFUSED_LATER.turn() {
+                            tracing::warn!(%refusal, left_out, "refused a client of the control socket that was let in before");
+                        }
                         forbid(&refusal)
                     }
                 },
@@ -464,7 +476,9 @@ fn follow(
                 _ = heartbeat.tick() => Bytes::from_static(b"\n"),
             };
             if let Err(refusal) = judge(&asker, &sources).await {
-                tracing::warn!(%refusal, "a client of the control socket follows no longer");
+                if let Some(left_out) = FOLLOWS_NO_LONGER.turn() {
+                    tracing::warn!(%refusal, left_out, "a client of the control socket follows no longer");
+                }
                 let last = line_bytes(&Line::Refused(forbidden(&refusal)));
                 return Some((Ok(Frame::data(last)), None));
             }

@@ -9,6 +9,7 @@ use agentguard_control::ClientError;
 use agentguard_policy::Diagnostics;
 
 use crate::config::ConfigError;
+use crate::config::exposed::Exposed;
 use crate::config::text::Written;
 
 /// What the operator is told, and the exit code. It is printed once, in `main`.
@@ -124,6 +125,10 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let error = match error.downcast::<ConfigError>() {
             Ok(error) => return error.into(),
+            Err(error) => error,
+        };
+        let error = match error.downcast::<Exposed>() {
+            Ok(exposed) => return Self::usage(exposed.sentence()).hint(exposed.hint()),
             Err(error) => error,
         };
         match error.downcast::<Diagnostics>() {

@@ -16,6 +16,7 @@ use super::output::{Output, Table, counted, printable, say};
 use super::verdicts::moment;
 use crate::accounts;
 use crate::config::ConfigError;
+use crate::config::exposed;
 use crate::config::text::{self, Written};
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +87,15 @@ fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
             }
             .to_string()
         }));
+    }
+    // A person may check a file of their own.
+    let owner = rustix::process::geteuid().as_raw();
+    if let Err(exposed) = exposed::file("policy", file, owner) {
+        warnings.push(format!(
+            "{path}: warning: {}\n  hint: {}",
+            exposed.sentence(),
+            exposed.hint()
+        ));
     }
     for warning in &warnings {
         say(&lines(warning));

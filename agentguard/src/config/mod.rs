@@ -9,6 +9,7 @@
 //! distinct, the worker is not root, and there is at least one resolver that is not our own.
 
 mod credentials;
+pub(crate) mod exposed;
 mod file;
 mod host;
 pub(crate) mod text;
@@ -177,6 +178,11 @@ impl Declared {
             None if default.exists() => Self::read(default),
             None => Self::parse(default, "{}").map_err(ConfigError::Wrong),
         }
+    }
+
+    /// The file itself, whether or not it is there.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Looks up on this host what the file only names.

@@ -38,6 +38,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         ),
         Ok(config) => {
             checks.push(ok("config", "it can be read"));
+            checks.push(ownership(config));
             checks.push(cgroup(config, &facts.mounts));
             checks.push(bpffs(config, &facts.mounts));
             checks.push(worker(config));
@@ -262,6 +263,22 @@ fn bpf_mount(mounts: &str) -> Option<String> {
         .collect();
     usable.sort_by_key(|mount| mount != BPF_MOUNT);
     usable.into_iter().next()
+}
+
+fn ownership(config: &Configured) -> Check {
+    if config.exposed.is_empty() {
+        return ok(
+            "ownership",
+            "only root can change configuration, policy and directories",
+        );
+    }
+    let list = |each: fn(&(String, String)) -> &str, between| {
+        let all: Vec<&str> = config.exposed.iter().map(each).collect();
+        all.join(between)
+    };
+    missing("ownership", list(|(what, _)| what, "; "))
+        .means("the daemon does not start, nor take such a policy: whoever can write there decides what agents may do, or what the guard's sockets are")
+        .how(list(|(_, how)| how, "\n"))
 }
 
 fn worker(config: &Configured) -> Check {

@@ -12,7 +12,7 @@ use aya::sys::{is_map_supported, is_program_supported};
 use rustix::process::{Resource, getrlimit};
 
 use crate::cli::failure::chain;
-use crate::config::{ConfigError, Declared, Host};
+use crate::config::{ConfigError, Declared, Host, exposed};
 
 /// Everything that the checks look at. A string or a list is what a file held; `None`: it could not
 /// be read.
@@ -75,6 +75,8 @@ pub(super) struct Configured {
     pub(super) worker: Result<String, (String, Option<String>)>,
     /// The policy file's name, and its version or everything that is wrong with it.
     pub(super) policy: (String, Result<String, String>),
+    /// What of it others than root can change, with what to do, each a sentence.
+    pub(super) exposed: Vec<(String, String)>,
     /// Each port with who wants it, and why it cannot be had, if it cannot.
     pub(super) ports: Vec<Port>,
 }
@@ -152,6 +154,7 @@ fn configured(config: &Declared) -> Configured {
             config.paths.policy.display().to_string(),
             policy(&config.paths.policy),
         ),
+        exposed: exposed_in(config),
         ports: vec![
             Port {
                 what: "proxy",
@@ -165,6 +168,22 @@ fn configured(config: &Declared) -> Configured {
             },
         ],
     }
+}
+
+fn exposed_in(config: &Declared) -> Vec<(String, String)> {
+    let paths = &config.paths;
+    // The daemon does not start without it; there is nothing to say of one that is not there.
+    let looked = [
+        exposed::file("configuration", config.file(), 0),
+        exposed::file("policy", &paths.policy, 0),
+        exposed::directory("state_dir", &paths.state_dir),
+        exposed::directory("runtime_dir", &paths.runtime_dir),
+    ];
+    looked
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|exposed| (exposed.sentence(), exposed.hint()))
+        .collect()
 }
 
 fn policy(path: &Path) -> Result<String, String> {

@@ -44,6 +44,7 @@ fn configured() -> Configured {
             "/etc/agentguard/policy.yaml".into(),
             Ok("0123456789ab".into()),
         ),
+        exposed: Vec::new(),
         ports: vec![
             Port {
                 what: "proxy",
@@ -67,7 +68,7 @@ fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {
 fn a_host_in_good_order_is_all_ok() {
     let checks = all(&good());
     assert!(checks.iter().all(|c| c.level == Level::Ok), "{checks:?}");
-    assert_eq!(checks.len(), 17);
+    assert_eq!(checks.len(), 18);
     assert_eq!(explanations(&checks), "");
 }
 
@@ -95,6 +96,10 @@ fn each_fault_spoils_one_check() {
     let cases: &[Case] = &[
         ("kernel", Missing, "5.15.0-generic", "6.1", |f| {
             f.kernel = "5.15.0-generic".into();
+        }),
+        ("ownership", Missing, "by everybody", "chmod", |f| {
+            let what = "the policy /p can be written by everybody".to_owned();
+            of(f).exposed.push((what, "chmod o-w /p".to_owned()));
         }),
         ("kernel", Degraded, "odd", "", |f| f.kernel = "odd".into()),
         ("bpf", Missing, "ring buffers", "CONFIG_CGROUP_BPF", |f| {

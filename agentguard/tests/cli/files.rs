@@ -143,6 +143,27 @@ fn a_policy_for_another_hosts_users_is_good_and_this_host_is_named() {
 }
 
 #[test]
+fn a_policy_that_everybody_may_write_is_warned_of() {
+    let bench = Bench::new();
+    bench.write("policy.yaml", POLICY);
+    let path = bench.path("policy.yaml");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&path, mode).unwrap();
+    let checked = agentguard(["policy", "check", &path]).run();
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    let says =
+        format!("{path}: warning: the policy {path} can be written by everybody (mode 0666)");
+    assert!(checked.stderr.contains(&says), "{}", checked.stderr);
+    let config = bench.config();
+    let doctor = agentguard(["doctor"]).with_config(&config).run();
+    assert!(
+        doctor.stdout.contains("ownership is missing"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+#[test]
 fn schemas_are_the_published_ones() {
     for (name, published) in [
         (

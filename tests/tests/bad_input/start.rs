@@ -101,6 +101,59 @@ fn a_wrong_configuration_or_policy_is_told_with_its_place_and_a_hint() {
 }
 
 /// As the unit in `dist/` has it.
+/// Whoever writes there opens the guard.
+#[test]
+fn what_others_than_root_can_change_is_refused() {
+    let world = world("exposed");
+    let guard = world.guard().policy(POLICY).prepare().unwrap();
+    let config = guard.config();
+    let good = fs::read_to_string(&config).unwrap();
+    let refused = |says: &str, code| {
+        let told = daemon(&guard);
+        assert_eq!(told.code(), code, "{told}");
+        assert!(told.stderr.contains(says), "{told}");
+        assert!(told.stderr.contains("hint: ch"), "{told}");
+    };
+    for (key, says) in [
+        (
+            "state_dir",
+            "the state_dir /tmp can be written by everybody",
+        ),
+        ("runtime_dir", "belongs to user 12345"),
+    ] {
+        let theirs = config.with_file_name("theirs");
+        fs::create_dir_all(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(12345), None).unwrap();
+        let mut settings: serde_json::Value = serde_json::from_str(&good).unwrap();
+        settings[key] = match key {
+            "state_dir" => json!("/tmp"),
+            _ => json!(theirs.join("run")),
+        };
+        fs::write(&config, settings.to_string()).unwrap();
+        refused(says, 2);
+    }
+    fs::write(&config, good).unwrap();
+    for file in [config.clone(), guard.policy()] {
+        let before = fs::metadata(&file).unwrap().permissions();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        refused("can be written by everybody (mode 0666)", 2);
+        fs::set_permissions(&file, before).unwrap();
+    }
+}
+
+/// The policy in force stays.
+#[test]
+fn a_policy_that_others_than_root_can_change_is_not_taken() {
+    let world = world("writable");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    std::os::unix::fs::chown(guard.policy(), Some(12345), None).unwrap();
+    let told = guard.cli().args(["policy", "reload"]).run().unwrap();
+    assert_eq!(told.code(), 1, "{told}");
+    assert!(told.stderr.contains("belongs to user 12345"), "{told}");
+    assert!(told.stderr.contains("\nhint: chown root"), "{told}");
+    guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
+
 #[test]
 fn a_narrow_umask_changes_no_directory_s_mode() {
     let world = world("umask");
@@ -225,6 +278,36 @@ fn a_second_daemon_gives_way_and_the_first_goes_on() {
     );
     assert!(told.stderr.contains(&says), "{told}");
     fs::write(&config, good).unwrap();
+    guard.run("coder", ["true"]).unwrap().success().unwrap();
+}
+
+/// Neither gate knows the other's agents.
+#[test]
+fn a_daemon_with_another_bpffs_does_not_put_a_second_gate_on_the_same_cgroups() {
+    let world = world("twogates");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let config = guard.config();
+    let good = fs::read_to_string(&config).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&good).unwrap();
+    for directory in ["state_dir", "runtime_dir"] {
+        other[directory] = json!(config.with_file_name(format!("other-{directory}")));
+    }
+    let bpffs = other["bpffs"].as_str().unwrap().to_owned();
+    let second = PathBuf::from(&bpffs).join("second");
+    other["bpffs"] = json!(second);
+    other["proxy_port"] = json!(16001);
+    other["resolver_port"] = json!(16053);
+    fs::write(&config, other.to_string()).unwrap();
+    let told = daemon(&guard);
+    fs::write(&config, good).unwrap();
+    fs::remove_dir(&second).unwrap();
+    assert_eq!(told.code(), 1, "{told}");
+    let says = format!(
+        "another gate is on {}, pinned under {bpffs}",
+        other["cgroup_root"].as_str().unwrap()
+    );
+    assert!(told.stderr.contains(&says), "{told}");
+    assert!(told.stderr.contains("--detach-all"), "{told}");
     guard.run("coder", ["true"]).unwrap().success().unwrap();
 }
 

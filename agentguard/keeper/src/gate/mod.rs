@@ -18,6 +18,7 @@ mod devices;
 mod load;
 mod log;
 mod lsm;
+pub mod mark;
 mod networks;
 mod patience;
 mod sys;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agentguard_control::peer::{self, Accepted, Rights};
 use agentguard_control::seats::{Seat, Seats};
+use agentguard_control::sparing::Sparing;
 use agentguard_keeper::ca::CaError;
 use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command};
@@ -34,6 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the worker may take for a new policy. Then it is replaced, and the next one begins with
 /// that policy.
 const TAKE: Duration = Duration::from_secs(10);
+
+/// Lines about those who find no place: an agent can connect as often as it likes.
+static TURNED_AWAY: Sparing = Sparing::new();
+/// About those for whom there is no thread.
+static NOT_ATTENDED: Sparing = Sparing::new();
 
 /// Why a client is not served.
 pub(super) struct Unauthorised {
@@ -70,7 +76,13 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                     others.take(peer.uid).map(Place::Anothers)
                 };
                 let Some(place) = place else {
-                    tracing::warn!(uid = peer.uid, "too many clients; one was turned away");
+                    if let Some(left_out) = TURNED_AWAY.turn() {
+                        tracing::warn!(
+                            uid = peer.uid,
+                            left_out,
+                            "too many clients; one was turned away"
+                        );
+                    }
                     continue;
                 };
                 let (keeper, refused) = (keeper.clone(), refused.clone());
@@ -80,8 +92,10 @@ pub(super) fn serve(listener: Listener, keeper: &Shared) -> anyhow::Result<()> {
                         // Free again also where that panics; and where there is no thread.
                         attend(&keeper, client, &peer, place, &refused);
                     });
-                if let Err(error) = started {
-                    tracing::warn!(%error, "cannot attend to a client");
+                if let Err(error) = started
+                    && let Some(left_out) = NOT_ATTENDED.turn()
+                {
+                    tracing::warn!(%error, left_out, "cannot attend to a client");
                 }
             }
         })?;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use agentguard_keeper::gate::Gate;
+use agentguard_keeper::gate::{Gate, mark};
 use agentguard_keeper::message::Quarantine;
 use agentguard_model::AgentName;
 use anyhow::{Context as _, ensure};
@@ -46,6 +46,10 @@ pub(crate) fn detach_all(config: &Config) -> anyhow::Result<String> {
     };
     registry.detached(by, u32::try_from(links.len()).unwrap_or(u32::MAX))?;
     let cgroups = Gate::detach_all(&paths.bpffs)?;
+    if let Err(error) = mark::remove(&paths.cgroup_root, &paths.bpffs) {
+        // It says nothing without the pins.
+        tracing::debug!(%error, "the mark of the gate stays");
+    }
     Ok(told(
         cgroups.len(),
         registry.adopted().len(),

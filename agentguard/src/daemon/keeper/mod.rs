@@ -42,7 +42,7 @@ use agentguard_keeper::worker::mounts::{Directories, Mounts};
 use agentguard_keeper::worker::{WorkerUser, was_hostile};
 use anyhow::{Context as _, bail, ensure};
 
-use crate::config::Config;
+use crate::config::{Config, exposed};
 use claim::Claim;
 use link::Worker;
 use state::{Keeper, PolicyRead, PolicySource};
@@ -90,6 +90,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::block()?;
     agentguard_keeper::limits::keep_own(config.worker.gid)?;
+    exposed::file("configuration", &config.file, 0)?;
     let policy = PolicySource::of(&config).read()?;
     for warning in policy.policy.warnings() {
         tracing::warn!("{warning}");
@@ -353,7 +354,8 @@ fn worker_mounts(config: &Config) -> anyhow::Result<Mounts> {
     )
 }
 
-/// State: the keeper's part is root's, the rest the worker's.
+/// State: the keeper's part is root's, the rest the worker's. Directories that others than root can change are
+/// refused: they could put sockets and state of their own there.
 fn prepare_directories(config: &Config) -> anyhow::Result<()> {
     let make = |path: &Path, mode: u32| {
         fs::DirBuilder::new()
@@ -363,6 +365,8 @@ fn prepare_directories(config: &Config) -> anyhow::Result<()> {
             .with_context(|| format!("cannot make {}", path.display()))
     };
     let state = &config.paths.state_dir;
+    exposed::directory("state_dir", state)?;
+    exposed::directory("runtime_dir", &config.paths.runtime_dir)?;
     make(state, 0o755)?;
     make(&state.join("keeper"), 0o700)?;
     for room in WORKER_ROOMS {

@@ -124,7 +124,7 @@ fn see_to(keeper: &Shared, returned: &Returned) {
     }
     // What was connected to local daemons under another version was decided by that.
     let shut = match why {
-        Why::CameBack => {
+        Why::CameBack | Why::NewGate => {
             sockets::shut_local(cgroup, &|name| lock(keeper).refuses_unix(*agent, name))
         }
         Why::OtherVersion => sockets::Shut::default(),
@@ -134,7 +134,7 @@ fn see_to(keeper: &Shared, returned: &Returned) {
     }
     lock(keeper).tell_shut(*agent, &shut);
     lock(keeper).note_closed(*agent, &closed);
-    if *why == Why::CameBack {
+    if *why != Why::OtherVersion {
         residents::look_at(keeper, *agent);
     }
 }

@@ -41,8 +41,8 @@ use super::returned::Waiting;
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::accounts;
-use crate::config::Config;
 use crate::config::text::{self, Written};
+use crate::config::{Config, exposed};
 
 /// How long a worker may say nothing before direct flows do not begin any more.
 const QUIET: Duration = Duration::from_secs(4);
@@ -173,6 +173,7 @@ impl Keeper {
             config.paths.cgroup_root.display(),
             mount.display()
         );
+        root::refuse_another_gate(&config.paths)?;
         let ca = Arc::new(Authorities::open(&config.paths)?);
         let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         // First: that of a newer version is not read, and then nothing of the gate is touched.
@@ -578,11 +579,12 @@ impl PolicySource {
         }
     }
 
-    /// Reads and compiles the policy, and looks its users up.
+    /// Reads and compiles the policy, and looks its users up. One that others than root can change is refused.
     ///
     /// # Errors
     /// It cannot be read, or is no policy for this host.
     pub(super) fn read(&self) -> anyhow::Result<PolicyRead> {
+        exposed::file("policy", &self.path, 0)?;
         let text = text::read(Written::Policy, &self.path)?;
         let sources = vec![(self.path.display().to_string(), text)];
         let policy = compile(&sources)?;

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agentguard_control::Sources;
 use agentguard_decision::{Decider, Directory, Policies};
@@ -46,6 +46,9 @@ use status::Board;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the guard forgets original destinations that nobody accepted.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How long the keeper may say nothing before `status` says so: it says something each second, and the
+/// gate hears of it that the daemon is there, for five.
+const SILENT: Duration = Duration::from_secs(4);
 
 /// Runs the worker until the keeper says to stop, or is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -114,10 +117,14 @@ async fn serve(
     let mut look = tokio::time::interval(LOOK);
     let mut recording = true;
     let mut trusted = JoinSet::new();
+    let mut heard = Instant::now();
     let drain = loop {
         let (message, descriptors) = tokio::select! {
             message = messages.recv() => match message {
-                Some(message) => message,
+                Some(message) => {
+                    heard = Instant::now();
+                    message
+                }
                 // The keeper is gone, and with it everything the worker could ask for.
                 None => bail!("the keeper is gone"),
             },
@@ -130,6 +137,9 @@ async fn serve(
                 continue;
             }
             _ = look.tick() => {
+                if heard.elapsed() > SILENT {
+                    board.keeper_is_silent();
+                }
                 let possible = record.status().degraded.is_none();
                 if possible != recording {
                     recording = possible;

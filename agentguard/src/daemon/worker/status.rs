@@ -136,6 +136,18 @@ impl Board {
         self.declared.send_replace(declared);
     }
 
+    /// The keeper does not say any more how it is. Holds until it does: [`Self::state`].
+    pub(super) fn keeper_is_silent(&self) {
+        self.guard.send_if_modified(|guard| {
+            let silent = silent(guard.keeper_pid);
+            let is_new = !guard.degraded.contains(&silent);
+            if is_new {
+                guard.degraded.insert(0, silent);
+            }
+            is_new
+        });
+    }
+
     /// A network namespace is listened in.
     pub(super) fn listening(&self, listening: &Listening) -> std::io::Result<()> {
         let mut listener = Listener {
@@ -226,6 +238,17 @@ impl Board {
         }
         self.agents.send_replace(agents.into_values().collect());
     }
+}
+
+/// The keeper has stopped, or hangs.
+fn silent(keeper: u32) -> String {
+    format!(
+        "the keeper, process {keeper}, has said nothing for seconds: what is below is how it was before. \
+         The gate goes on refusing; direct flows that begin now are refused too (daemon_lost), unless \
+         their agent has `on_daemon_loss: keep`, and so are names that have to be put into the gate. \
+         Nothing is run, quarantined, released or reloaded. Let it go on if somebody stopped it (kill -CONT \
+         {keeper}), or restart the daemon (systemctl restart agentguard)"
+    )
 }
 
 /// An agent of which nothing is known yet.
@@ -332,6 +355,27 @@ mod tests {
         board.state(&state, &directory);
         let (coder, helper) = (named("coder", None, 0), named("helper", Some(7), 0));
         assert_eq!(shown(), [coder, helper]);
+        assert_eq!(guard.borrow().degraded, ["no IPv6"]);
+    }
+
+    #[test]
+    fn a_keeper_that_says_nothing_is_told_until_it_says_something() {
+        let board = Board::new(&Start {
+            state_dir: "/".into(),
+            resolvers: Vec::new(),
+            upstreams: Vec::new(),
+            groups: Groups::default(),
+            degraded: vec!["no IPv6".to_owned()],
+            keeper: 4711,
+        });
+        let guard = board.guard();
+        board.keeper_is_silent();
+        board.keeper_is_silent();
+        let degraded = guard.borrow().degraded.clone();
+        assert_eq!(degraded.len(), 2, "{degraded:?}");
+        assert!(degraded[0].contains("process 4711"), "{degraded:?}");
+        assert!(degraded[0].contains("daemon_lost"), "{degraded:?}");
+        board.state(&State::default(), &Directory::default());
         assert_eq!(guard.borrow().degraded, ["no IPv6"]);
     }
 }

@@ -5,11 +5,12 @@
 use std::path::Path;
 
 use agentguard_keeper::cgroup::Cgroup;
-use agentguard_keeper::gate::Attachment;
-use anyhow::Context as _;
+use agentguard_keeper::gate::{Attachment, mark};
+use anyhow::{Context as _, bail};
 
 use super::super::returned::{Returned, Why};
 use super::{Keeper, runs};
+use crate::config::Paths;
 
 /// What is known of it.
 #[derive(Debug, Default)]
@@ -29,6 +30,28 @@ impl Root {
     /// Why nothing below is governed as it should be.
     pub(super) fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
+    }
+}
+
+/// Makes sure that no other daemon's gate is on the root of all agents.
+///
+/// # Errors
+/// It is: this one would refuse that one's agents, and that one this one's.
+pub(super) fn refuse_another_gate(paths: &Paths) -> anyhow::Result<()> {
+    let cgroup = &paths.cgroup_root;
+    match mark::other(cgroup, &paths.bpffs) {
+        Ok(None) => Ok(()),
+        Ok(Some(other)) => bail!(
+            "another gate is on {}, pinned under {}: two would refuse each other's agents; hint: give each \
+             daemon a `cgroup_root` of its own, or stop the other one and take its gate off (`agentguard \
+             daemon --detach-all` with its configuration)",
+            cgroup.display(),
+            other.display()
+        ),
+        Err(error) => {
+            tracing::debug!(%error, cgroup = %cgroup.display(), "cannot see whose gate is there");
+            Ok(())
+        }
     }
 }
 
@@ -54,9 +77,13 @@ impl Keeper {
             self.root.held = before;
             return Ok(());
         }
+        refuse_another_gate(&self.config.paths)?;
         let attachment = self.gate.attach(&root.path)?;
         self.root.held = Some(root.id);
         let cgroup = root.path.display();
+        if let Err(error) = mark::write(&root.path, &self.config.paths.bpffs) {
+            tracing::debug!(%error, %cgroup, "another daemon cannot see whose gate this is");
+        }
         match before {
             None => tracing::info!(%cgroup, ?attachment, "the gate is up"),
             Some(id) if id == root.id => tracing::error!(
