@@ -162,11 +162,7 @@ fn script(
             .collect();
         let directory = exec::quote(&text(&workspace.join(suite.directory))?);
         let program = exec::quote(&text(executables.test(suite)?)?);
-        let mut variables: String = suite
-            .environment
-            .iter()
-            .map(|(name, value)| format!("{name}={} ", exec::quote(value)))
-            .collect();
+        let mut variables = String::new();
         if let Some(sources) = suite.sources {
             let programs = workspace.join(sources.programs);
             variables.push_str(&format!(

@@ -26,8 +26,6 @@ pub(super) struct Suite {
     /// Tests whose names begin so are not for an emulated processor: they fill the gate's maps, millions of
     /// entries, and what a full map does is not another on another kernel. The host runs them.
     pub(super) left_out: &'static [&'static str],
-    /// Variables.
-    pub(super) environment: &'static [(&'static str, &'static str)],
 }
 
 /// A directory of programs of one file each, which the suite would compile itself.
@@ -57,7 +55,6 @@ pub(super) const SUITES: [Suite; 4] = [
         built: &[],
         files: &["agentguard/keeper/tests/gate/client.py"],
         sources: None,
-        environment: &[],
     },
     Suite {
         directory: "agentguard/keeper",
@@ -66,7 +63,6 @@ pub(super) const SUITES: [Suite; 4] = [
         built: &[Built::Example("run_client")],
         files: &["agentguard/keeper/tests/run/ways.py"],
         sources: None,
-        environment: &[],
     },
     Suite {
         directory: "tests",
@@ -80,7 +76,6 @@ pub(super) const SUITES: [Suite; 4] = [
             variable: "AGENTGUARD_ESCAPES",
         }),
         // Each part of the kernel that has a way out is there, so each way has to be seen open.
-        environment: &[],
     },
     // The whole guard, with the clients that the tests bring themselves.
     Suite {
@@ -90,7 +85,6 @@ pub(super) const SUITES: [Suite; 4] = [
         built: &[Built::Program("agentguard")],
         files: &["tests/clients/puppet.py"],
         sources: None,
-        environment: &[],
     },
 ];
 

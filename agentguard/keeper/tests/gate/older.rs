@@ -4,7 +4,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use agentguard_common::map::{AgentEntry, agent_flag};
 use agentguard_keeper::sockets::{destroy_connections, destroy_held_except};
@@ -129,8 +128,11 @@ fn what_is_dialled_while_the_gate_is_attached_says_nothing_when_it_is() {
             world.gate.attach(&agent.path).unwrap();
             accept_all(&server, &mut accepted);
             client.does("dialler.stop()");
+            let denied = world.gate.counters(agent.entry.agent).unwrap().denied;
             client.does("sent = [made.send(b'x') for made in dialler.opened]");
-            std::thread::sleep(Duration::from_millis(20));
+            eventually("what it sends is refused", || {
+                world.gate.counters(agent.entry.agent).unwrap().denied > denied
+            });
             accept_all(&server, &mut accepted);
             for mut stream in accepted {
                 stream.set_nonblocking(true).unwrap();
