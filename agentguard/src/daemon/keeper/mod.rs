@@ -21,6 +21,7 @@ mod returned;
 mod sandbox;
 mod state;
 mod taken;
+mod told;
 mod trust;
 
 pub(crate) use detach::detach_all;
