@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_control::api::{AgentStatus, Quarantine};
+use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command as Request};
 use agentguard_keeper::packet;
 use agentguard_model::{AgentName, Mode};
@@ -175,10 +176,16 @@ pub(super) fn ask_keeper(global: &Global, request: &Request) -> Result<Answer, F
                 path: socket.clone(),
             })
         }
-        std::io::ErrorKind::PermissionDenied => agentguard_control::ClientError::NotAllowed {
-            path: socket.clone(),
+        std::io::ErrorKind::PermissionDenied => {
+            let error = agentguard_control::ClientError::NotAllowed {
+                path: socket.clone(),
+            };
+            // Who may ask questions may not change anything yet.
+            Failure::from(error).hint(format!(
+                "run the command as root; members of {APPROVE} quarantine and release, where the host has \
+                 that group, and whoever became one has to log in anew"
+            ))
         }
-        .into(),
         _ => lost(&error),
     })?;
     keeper

@@ -178,7 +178,9 @@ impl Keeper {
         let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         // First: that of a newer version is not read, and then nothing of the gate is touched.
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
-        let mut gate = Gate::load(&config.paths.bpffs)?;
+        let is_left = Gate::is_left(&config.paths.bpffs)?;
+        let mut gate =
+            Gate::load(&config.paths.bpffs).map_err(|error| unloaded(error.into(), is_left))?;
         let host = Listening::here(ports(&config))?;
         let last = gate.agents()?.iter().map(|(_, entry)| entry.profile).max();
         let published = Published::take_over(&mut gate)?;
@@ -572,6 +574,20 @@ pub(crate) fn compile(sources: &Documents) -> anyhow::Result<Policy> {
         })
         .collect();
     Ok(agentguard_policy::compile(&documents)?)
+}
+
+/// Why the gate is not in the kernel. Where an earlier daemon left one its pins may be damaged, which the
+/// kernel says in many ways.
+fn unloaded(error: anyhow::Error, is_left: bool) -> anyhow::Error {
+    let has_hint = error.chain().any(|it| it.to_string().contains("; hint: "));
+    if has_hint || !is_left {
+        return error;
+    }
+    error.context(
+        "the gate that an earlier daemon left cannot be taken over; hint: if `agentguard doctor` finds nothing, \
+         what is pinned may be damaged: `agentguard daemon --detach-all` opens the gate and removes that, and \
+         the next start puts it up again",
+    )
 }
 
 fn ports(config: &Config) -> Ports {
