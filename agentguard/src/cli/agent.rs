@@ -218,6 +218,7 @@ fn table(agents: &[AgentStatus]) -> Table {
         table.row(&[
             agent.name.to_string(),
             match &agent.quarantine {
+                None if agent.undeclared => "no policy".to_owned(),
                 None => mode(agent.mode).to_owned(),
                 Some(_) => "quarantined".to_owned(),
             },
@@ -236,11 +237,17 @@ fn story(agent: &AgentStatus) -> String {
         let cgroups: Vec<String> = agent.cgroups.iter().map(|path| printable(path)).collect();
         cgroups.join("\n          ")
     };
+    let (mode, meaning) = if agent.undeclared {
+        (
+            "no policy",
+            "the policy in force does not have it, so it gets nothing",
+        )
+    } else {
+        (mode(agent.mode), meaning(agent.mode))
+    };
     let mut out = format!(
-        "agent     {}\nmode      {}: {}\nlabels    {}\nruns      {}\ncgroups   {cgroups}\n",
+        "agent     {}\nmode      {mode}: {meaning}\nlabels    {}\nruns      {}\ncgroups   {cgroups}\n",
         agent.name,
-        mode(agent.mode),
-        meaning(agent.mode),
         printable(&or_dash(labels(agent))),
         agent.runs,
     );
@@ -317,6 +324,7 @@ mod tests {
             mode: Mode::Shadow,
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 2,
+            undeclared: false,
             quarantine: None,
             warnings: Vec::new(),
         }
@@ -331,6 +339,7 @@ mod tests {
             mode: Mode::Enforce,
             cgroups: Vec::new(),
             runs: 0,
+            undeclared: false,
             quarantine: None,
             warnings: Vec::new(),
         };

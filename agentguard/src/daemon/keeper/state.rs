@@ -12,7 +12,7 @@ mod tell;
 mod versions;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -52,6 +52,9 @@ const SILENT: Duration = Duration::from_secs(20);
 
 /// How long direct flows may start after the last sign of life.
 const ALIVE_NS: u64 = 5_000_000_000;
+
+/// Agents that are named in one answer, at most.
+const TOLD: usize = 16;
 
 /// The keeper.
 pub(super) struct Keeper {
@@ -304,8 +307,13 @@ impl Keeper {
         match self.take_policy() {
             Ok(()) => {
                 self.policy_error = None;
-                let text = format!("policy {} is in force", self.policy.version());
+                let mut text = format!("policy {} is in force", self.policy.version());
                 tracing::info!(version = self.policy.version(), "policy loaded");
+                if let Some(lost) = self.undeclared() {
+                    tracing::warn!("{lost}");
+                    text.push('\n');
+                    text.push_str(&lost);
+                }
                 super::direct::warn(&self.config.upstreams, &self.policy);
                 self.tell_state();
                 Ok(text)
@@ -320,6 +328,27 @@ impl Keeper {
                 Err(error)
             }
         }
+    }
+
+    /// The agents that the policy does not have and that have cgroups all the same: a sentence.
+    fn undeclared(&self) -> Option<String> {
+        let named = self.subtrees.values();
+        let names: BTreeSet<&AgentName> = named
+            .filter_map(|subtree| self.registry.name(subtree.agent))
+            .filter(|name| self.policy.agent(name).is_none())
+            .collect();
+        if names.is_empty() {
+            return None;
+        }
+        let shown: Vec<&str> = names.iter().take(TOLD).map(|name| name.as_str()).collect();
+        let more = match names.len().saturating_sub(TOLD) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "not in it, though they have cgroups, and so given nothing: {}{more}",
+            shown.join(", ")
+        ))
     }
 
     fn take_policy(&mut self) -> anyhow::Result<()> {
