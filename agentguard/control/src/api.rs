@@ -118,6 +118,9 @@ pub struct AgentStatus {
     pub labels: Labels,
     /// How far the policy goes for it.
     pub mode: Mode,
+    /// Whether the policy in force does not have it: then it gets nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undeclared: bool,
     /// The cgroups that are governed under this name. Empty: the policy knows the agent and nothing
     /// runs as it.
     #[serde(default)]

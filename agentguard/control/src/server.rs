@@ -390,13 +390,22 @@ fn no_agent(name: &str) -> Problem {
 }
 
 async fn status(scope: &Scope, sources: &Sources) -> Result<Response<Body>, Problem> {
-    let notices = sources
-        .record
-        .notices(NOTICES)
-        .await
-        .map_err(|error| unreadable(&error))?;
+    let mut guard = sources.guard.borrow().clone();
+    // Whoever asks how the guard is doing is told what is wrong with the record, beside all else.
+    let notices = match sources.record.notices(NOTICES).await {
+        Ok(notices) => notices,
+        Err(error) => {
+            let problem = unreadable(&error);
+            guard.degraded.push(format!(
+                "the record cannot be read, and past decisions are not shown: {}; if its directory was \
+                 removed, restart the daemon (systemctl restart agentguard)",
+                problem.message
+            ));
+            Vec::new()
+        }
+    };
     let status = Status {
-        guard: sources.guard.borrow().clone(),
+        guard,
         agents: sources.agents.borrow().clone(),
         record: sources.record.status(),
         notices,

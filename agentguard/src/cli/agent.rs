@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_control::api::{AgentStatus, Quarantine};
+use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command as Request};
 use agentguard_keeper::packet;
 use agentguard_model::{AgentName, Mode};
@@ -175,10 +176,16 @@ pub(super) fn ask_keeper(global: &Global, request: &Request) -> Result<Answer, F
                 path: socket.clone(),
             })
         }
-        std::io::ErrorKind::PermissionDenied => agentguard_control::ClientError::NotAllowed {
-            path: socket.clone(),
+        std::io::ErrorKind::PermissionDenied => {
+            let error = agentguard_control::ClientError::NotAllowed {
+                path: socket.clone(),
+            };
+            // Who may ask questions may not change anything yet.
+            Failure::from(error).hint(format!(
+                "run the command as root; members of {APPROVE} quarantine and release, where the host has \
+                 that group, and whoever became one has to log in anew"
+            ))
         }
-        .into(),
         _ => lost(&error),
     })?;
     keeper
@@ -211,6 +218,7 @@ fn table(agents: &[AgentStatus]) -> Table {
         table.row(&[
             agent.name.to_string(),
             match &agent.quarantine {
+                None if agent.undeclared => "no policy".to_owned(),
                 None => mode(agent.mode).to_owned(),
                 Some(_) => "quarantined".to_owned(),
             },
@@ -229,11 +237,17 @@ fn story(agent: &AgentStatus) -> String {
         let cgroups: Vec<String> = agent.cgroups.iter().map(|path| printable(path)).collect();
         cgroups.join("\n          ")
     };
+    let (mode, meaning) = if agent.undeclared {
+        (
+            "no policy",
+            "the policy in force does not have it, so it gets nothing",
+        )
+    } else {
+        (mode(agent.mode), meaning(agent.mode))
+    };
     let mut out = format!(
-        "agent     {}\nmode      {}: {}\nlabels    {}\nruns      {}\ncgroups   {cgroups}\n",
+        "agent     {}\nmode      {mode}: {meaning}\nlabels    {}\nruns      {}\ncgroups   {cgroups}\n",
         agent.name,
-        mode(agent.mode),
-        meaning(agent.mode),
         printable(&or_dash(labels(agent))),
         agent.runs,
     );
@@ -310,6 +324,7 @@ mod tests {
             mode: Mode::Shadow,
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 2,
+            undeclared: false,
             quarantine: None,
             warnings: Vec::new(),
         }
@@ -324,6 +339,7 @@ mod tests {
             mode: Mode::Enforce,
             cgroups: Vec::new(),
             runs: 0,
+            undeclared: false,
             quarantine: None,
             warnings: Vec::new(),
         };

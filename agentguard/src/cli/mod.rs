@@ -95,7 +95,6 @@ enum Command {
     /// Say what this host has of what the guard needs; works without a daemon
     Doctor,
     /// Print the JSON Schema of a document
-    #[command(hide = true)]
     Schema(schema::Schema),
     /// The half of the daemon that the keeper starts
     #[command(hide = true)]

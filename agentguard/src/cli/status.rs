@@ -68,9 +68,13 @@ fn story(status: &Status, now: Timestamp) -> String {
         lines.push(entry(
             "agent",
             &format!(
-                "{} in mode {}, {}, {}",
+                "{} {}, {}, {}",
                 agent.name,
-                mode(agent.mode),
+                if agent.undeclared {
+                    "without a policy, so that it gets nothing".to_owned()
+                } else {
+                    format!("in mode {}", mode(agent.mode))
+                },
                 counted(agent.cgroups.len(), "cgroup"),
                 counted(agent.runs, "run")
             ),

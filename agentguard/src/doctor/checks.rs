@@ -134,7 +134,11 @@ fn bpf_lsm(facts: &Facts) -> Check {
     };
     degraded("bpf_lsm", found)
         .means("in cgroups that are adopted, agents can make sockets that are neither IP nor UNIX (AF_VSOCK, AF_ALG, AF_PACKET for root), and reach UNIX sockets of the host's daemons (Docker, D-Bus) as far as permissions let them. What `run` starts is held by its sandbox, but for sockets that another process hands it over a path or descriptor that both have: `run: {strict: true}` starts nothing here")
-        .how("add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf")
+        .how(if facts.lsm.is_none() {
+            "mount -t securityfs securityfs /sys/kernel/security, and look again"
+        } else {
+            "add `bpf` to the kernel's lsm= parameter and boot again, for instance lsm=landlock,lockdown,yama,integrity,apparmor,bpf"
+        })
 }
 
 /// The version that confines signals and abstract sockets too: Linux 6.12.

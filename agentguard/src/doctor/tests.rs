@@ -136,7 +136,7 @@ fn each_fault_spoils_one_check() {
         ("bpf_lsm", Degraded, "not accepted", "lsm=", |f| {
             bpf(f).lsm = Ok(false);
         }),
-        ("bpf_lsm", Degraded, "cannot be read", "lsm=", |f| {
+        ("bpf_lsm", Degraded, "cannot be read", "securityfs", |f| {
             f.lsm = None;
         }),
         ("unprivileged_bpf", Degraded, "any user", "sysctl", |f| {

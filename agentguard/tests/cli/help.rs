@@ -23,6 +23,7 @@ Commands:
   ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing
   doctor    Say what this host has of what the guard needs; works without a daemon
+  schema    Print the JSON Schema of a document
 
 Options:
       --config <FILE>  The configuration [default: /etc/agentguard/config.yaml] [env:

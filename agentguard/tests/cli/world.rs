@@ -166,6 +166,7 @@ impl Served {
             mode: Mode::Enforce,
             cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
             runs: 1,
+            undeclared: false,
             quarantine: None,
             warnings: Vec::new(),
         }]);

@@ -106,7 +106,8 @@ fn an_agent_is_quarantined_also_where_that_cannot_be_written_down() {
     assert_eq!(refused.code(), 1, "{refused}");
     for told in [
         "coder is quarantined; 1 open socket was ended",
-        "a restart of the host would forget it",
+        "a restart of the daemon forgets who ordered it, when and why",
+        "a restart of the host forgets the quarantine itself",
         "agents.json",
         "hint: ",
     ] {

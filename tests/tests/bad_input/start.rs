@@ -154,6 +154,31 @@ fn a_policy_that_others_than_root_can_change_is_not_taken() {
     guard.run("coder", ["true"]).unwrap().success().unwrap();
 }
 
+/// They are still governed, and an operator may not have meant that.
+#[test]
+fn agents_that_a_new_policy_has_no_more_are_told() {
+    let world = world("undeclared");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let mut client = super::puppet(&world, &guard, "coder");
+    client.gives("1", json!(1));
+    let without = POLICY.replace("coder", "helper");
+    fs::write(guard.policy(), without).unwrap();
+    let told = guard.cli().args(["policy", "reload"]).run().unwrap();
+    assert_eq!(told.code(), 0, "{told}");
+    let says = "not in it, though they have cgroups, and so given nothing: coder";
+    assert!(told.to_string().contains(says), "{told}");
+    let listed =
+        agentguard_tests::wait_until("no policy", std::time::Duration::from_secs(15), || {
+            let listed = guard.cli().args(["agent", "list"]).run().ok()?;
+            let coder = listed
+                .stdout
+                .lines()
+                .find(|line| line.starts_with("coder"))?;
+            coder.contains("no policy").then_some(())
+        });
+    listed.unwrap();
+}
+
 #[test]
 fn a_narrow_umask_changes_no_directory_s_mode() {
     let world = world("umask");

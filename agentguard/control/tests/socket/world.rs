@@ -164,6 +164,7 @@ pub(crate) fn agent_status() -> AgentStatus {
         mode: Mode::Shadow,
         cgroups: vec!["/sys/fs/cgroup/agentguard/coder".into()],
         runs: 1,
+        undeclared: false,
         quarantine: None,
         warnings: Vec::new(),
     }

@@ -19,7 +19,7 @@ use agentguard_model::AgentName;
 use super::authorities::Authorities;
 use super::host::RunHost;
 use super::state::Keeper;
-use super::{Shared, adoption, lock};
+use super::{Shared, adoption, lock, told};
 
 /// Clients of root at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -328,11 +328,8 @@ fn answered(result: anyhow::Result<String>) -> Answer {
     match result {
         Ok(text) => Answer::Done { text },
         Err(error) => {
-            let text = format!("{error:#}");
-            match text.split_once("; hint: ") {
-                Some((message, hint)) => refused(message, Some(hint.to_owned())),
-                None => refused(&text, None),
-            }
+            let (message, hint) = told::in_words(&error);
+            refused(&message, hint)
         }
     }
 }

@@ -13,7 +13,7 @@ use super::authorities::Authorities;
 use super::sandbox::Sandbox;
 use super::state::Keeper;
 use super::trust::Trust;
-use super::{Shared, clients, lock};
+use super::{Shared, clients, lock, told};
 
 /// The keeper's answer to one client's `run`.
 pub(super) struct RunHost {
@@ -130,7 +130,12 @@ struct Needs {
 }
 
 fn refusal(error: &anyhow::Error) -> Refusal {
-    Refusal::new(format!("{error:#}"))
+    let (message, hint) = told::in_words(error);
+    let refusal = Refusal::new(message);
+    match hint {
+        Some(hint) => refusal.hint(hint),
+        None => refusal,
+    }
 }
 
 impl Host for RunHost {

@@ -21,6 +21,7 @@ mod returned;
 mod sandbox;
 mod state;
 mod taken;
+mod told;
 mod trust;
 
 pub(crate) use detach::detach_all;
@@ -70,6 +71,10 @@ const AT_ONCE: u32 = 3;
 
 /// The worker's directories in `state_dir`.
 const WORKER_ROOMS: [&str; 2] = ["record", "names"];
+
+/// What to do where a directory of the guard's cannot be written.
+const WRITABLE: &str = "hint: its file system has to be writable (findmnt, df); or set `state_dir` and \
+     `runtime_dir` to where it is";
 
 /// The keeper's state, shared between its threads.
 type Shared = Arc<Mutex<Keeper>>;
@@ -362,7 +367,7 @@ fn prepare_directories(config: &Config) -> anyhow::Result<()> {
             .recursive(true)
             .mode(mode)
             .create(path)
-            .with_context(|| format!("cannot make {}", path.display()))
+            .with_context(|| format!("cannot make {}; {WRITABLE}", path.display()))
     };
     let state = &config.paths.state_dir;
     exposed::directory("state_dir", state)?;
@@ -379,7 +384,12 @@ fn prepare_directories(config: &Config) -> anyhow::Result<()> {
 
 /// Gives a directory and what is right in it to the worker: its user may have changed.
 fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
-    let failed = || format!("cannot give {} to the worker's user", path.display());
+    let failed = || {
+        format!(
+            "cannot give {} to the worker's user; {WRITABLE}",
+            path.display()
+        )
+    };
     std::os::unix::fs::lchown(path, Some(uid), Some(gid)).with_context(failed)?;
     for entry in fs::read_dir(path).with_context(failed)? {
         let entry = entry.with_context(failed)?;

@@ -377,7 +377,7 @@ impl Registry {
     fn save(&self, contents: &Contents) -> anyhow::Result<()> {
         let failed = || {
             format!(
-                "cannot write {}; hint: see whether its disk is full (df), then try again",
+                "cannot write {}; hint: see whether its disk is full or read-only (df, findmnt), then try again",
                 self.path.display()
             )
         };

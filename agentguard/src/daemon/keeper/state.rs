@@ -12,7 +12,7 @@ mod tell;
 mod versions;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -52,6 +52,9 @@ const SILENT: Duration = Duration::from_secs(20);
 
 /// How long direct flows may start after the last sign of life.
 const ALIVE_NS: u64 = 5_000_000_000;
+
+/// Agents that are named in one answer, at most.
+const TOLD: usize = 16;
 
 /// The keeper.
 pub(super) struct Keeper {
@@ -187,7 +190,9 @@ impl Keeper {
                 );
             }
         }
-        let mut gate = Gate::load(&config.paths.bpffs)?;
+        let is_left = Gate::is_left(&config.paths.bpffs)?;
+        let mut gate =
+            Gate::load(&config.paths.bpffs).map_err(|error| unloaded(error.into(), is_left))?;
         let host = Listening::here(ports(&config))?;
         let last = gate.agents()?.iter().map(|(_, entry)| entry.profile).max();
         let published = Published::take_over(&mut gate)?;
@@ -317,8 +322,13 @@ impl Keeper {
         match read.and_then(|read| self.take_policy(read)) {
             Ok(()) => {
                 self.policy_error = None;
-                let text = format!("policy {} is in force", self.policy.version());
+                let mut text = format!("policy {} is in force", self.policy.version());
                 tracing::info!(version = self.policy.version(), "policy loaded");
+                if let Some(lost) = self.undeclared() {
+                    tracing::warn!("{lost}");
+                    text.push('\n');
+                    text.push_str(&lost);
+                }
                 super::direct::warn(&self.config.upstreams, &self.policy);
                 self.tell_state();
                 Ok(text)
@@ -333,6 +343,27 @@ impl Keeper {
                 Err(error)
             }
         }
+    }
+
+    /// The agents that the policy does not have and that have cgroups all the same: a sentence.
+    fn undeclared(&self) -> Option<String> {
+        let named = self.subtrees.values();
+        let names: BTreeSet<&AgentName> = named
+            .filter_map(|subtree| self.registry.name(subtree.agent))
+            .filter(|name| self.policy.agent(name).is_none())
+            .collect();
+        if names.is_empty() {
+            return None;
+        }
+        let shown: Vec<&str> = names.iter().take(TOLD).map(|name| name.as_str()).collect();
+        let more = match names.len().saturating_sub(TOLD) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "not in it, though they have cgroups, and so given nothing: {}{more}",
+            shown.join(", ")
+        ))
     }
 
     fn take_policy(&mut self, read: PolicyRead) -> anyhow::Result<()> {
@@ -628,6 +659,20 @@ pub(crate) fn compile(sources: &Documents) -> anyhow::Result<Policy> {
         })
         .collect();
     Ok(agentguard_policy::compile(&documents)?)
+}
+
+/// Why the gate is not in the kernel. Where an earlier daemon left one its pins may be damaged, which the
+/// kernel says in many ways.
+fn unloaded(error: anyhow::Error, is_left: bool) -> anyhow::Error {
+    let has_hint = error.chain().any(|it| it.to_string().contains("; hint: "));
+    if has_hint || !is_left {
+        return error;
+    }
+    error.context(
+        "the gate that an earlier daemon left cannot be taken over; hint: if `agentguard doctor` finds nothing, \
+         what is pinned may be damaged: `agentguard daemon --detach-all` opens the gate and removes that, and \
+         the next start puts it up again",
+    )
 }
 
 fn ports(config: &Config) -> Ports {

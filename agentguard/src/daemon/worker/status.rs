@@ -228,7 +228,10 @@ impl Board {
         drop(declared);
         for known in &state.agents {
             // Unknown to the policy: nothing is allowed, and that is enforced.
-            let unknown = || unseen(&known.name, Labels::new(), Mode::Enforce);
+            let unknown = || AgentStatus {
+                undeclared: true,
+                ..unseen(&known.name, Labels::new(), Mode::Enforce)
+            };
             let agent = agents.entry(known.name.clone()).or_insert_with(unknown);
             agent.id = Some(known.id);
             agent.cgroups.clone_from(&known.cgroups);
@@ -258,6 +261,7 @@ fn unseen(name: &AgentName, labels: Labels, mode: Mode) -> AgentStatus {
         id: None,
         labels,
         mode,
+        undeclared: false,
         cgroups: Vec::new(),
         runs: 0,
         quarantine: None,
@@ -346,6 +350,8 @@ mod tests {
         let named = |name: &str, id: Option<u32>, runs| (name.to_owned(), id.map(AgentId), runs);
         let (coder, helper) = (named("coder", None, 0), named("helper", Some(7), 1));
         assert_eq!(shown(), [coder, helper, named("stranger", Some(9), 1)]);
+        let undeclared: Vec<bool> = agents.borrow().iter().map(|it| it.undeclared).collect();
+        assert_eq!(undeclared, [false, false, true]);
         let degraded = guard.borrow().degraded.clone();
         assert_eq!(degraded.len(), 2, "{degraded:?}");
         assert!(degraded[1].starts_with("3 more agents are governed"));

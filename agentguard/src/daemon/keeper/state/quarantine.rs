@@ -34,7 +34,7 @@ pub(in super::super) struct Cut {
     done: String,
     /// What the kernel did not do yet.
     failures: Vec<String>,
-    /// Why a restart of the host would forget it.
+    /// Why a restart of the host would forget it, and one of the daemon who ordered it, when and why.
     unwritten: Option<anyhow::Error>,
     cgroups: Vec<PathBuf>,
     namespaces: Vec<OwnedFd>,
@@ -545,8 +545,9 @@ impl Cut {
             Some(error) => {
                 // The hint of the error is about the disk.
                 Err(error.context(format!(
-                    "{text}\na restart of the host would forget it, for it could not be written down; \
-                     that is tried again every second"
+                    "{text}\nit could not be written down, which is tried again every second: until it is, a \
+                     restart of the daemon forgets who ordered it, when and why, so that the record will not \
+                     have that either, and a restart of the host forgets the quarantine itself"
                 )))
             }
         }
