@@ -277,7 +277,6 @@ impl Published {
 
     /// # Errors
     /// The first; all others are removed.
-
     fn remove(
         &mut self,
         gate: &mut impl NameMap,
