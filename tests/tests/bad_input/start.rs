@@ -133,7 +133,7 @@ fn what_others_than_root_can_change_is_refused() {
         refused(says, 2);
     }
     fs::write(&config, good).unwrap();
-    for file in [config.clone(), guard.policy()] {
+    for file in [config, guard.policy()] {
         let before = fs::metadata(&file).unwrap().permissions();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         refused("can be written by everybody (mode 0666)", 2);
