@@ -4,11 +4,6 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <net/route.h>
-static void put(const char *path, const char *text) {
-	int file = DO(open(path, O_WRONLY));
-	DO(write(file, text, strlen(text)));
-	close(file);
-}
 int main(int argc, char **argv) {
 	begin(argc, argv);
 	if (FAMILY != AF_INET)

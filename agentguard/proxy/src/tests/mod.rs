@@ -38,7 +38,7 @@ use agentguard_model::{
 use agentguard_policy::{Document, Policy, compile};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -242,7 +242,10 @@ impl Plan {
         let upstream = TcpListener::bind((self.upstream, self.upstream_port))
             .await
             .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // With the guard's own queue: a flood that does not fit leaves clients that nobody knows of.
+        let listener = TcpSocket::new_v4().unwrap();
+        listener.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = listener.listen(1024).unwrap();
         let proxy = listener.local_addr().unwrap();
         let port = upstream.local_addr().unwrap().port();
         let destination = match self.name {
