@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentguard_tests::origin::BANNER;
-use agentguard_tests::{Guard, Origin, Output, Puppet, World, address, wait_until};
+use agentguard_tests::{Guard, Origin, Output, Puppet, World, address, leftover, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -436,7 +436,7 @@ fn another_worker_serves_in_the_place_of_one_that_was_ended() {
     assert_eq!(log.matches("starting another").count(), 4, "{log}");
 }
 
-/// Neither a process nor a thread can be had for a while: here for want of descriptors.
+/// Neither a process nor a thread can be had for a while: here since its cgroup may have no more of them.
 #[test]
 fn a_daemon_that_can_start_no_worker_goes_on_until_it_can() {
     let world = world("worker-again");
@@ -447,15 +447,13 @@ fn a_daemon_that_can_start_no_worker_goes_on_until_it_can() {
         .as_str()
         .unwrap();
     let daemon = guard.id().unwrap().to_string();
-    let limit = |files: &str| {
-        let files = format!("--nofile={files}");
-        let prlimit = world.host().command("prlimit");
-        prlimit.args(["--pid", &daemon, &files]).run().unwrap()
-    };
+    let place = processes(&world);
+    std::fs::write(place.join("cgroup.procs"), &daemon).unwrap();
+    let limit = |most: &str| std::fs::write(place.join("pids.max"), most);
     let status = guard.cli().args(["status", "-o", "json"]).run().unwrap();
     let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
     let old = i32::try_from(status["worker_pid"].as_i64().unwrap()).unwrap();
-    limit("8:").success().unwrap();
+    limit("1").unwrap();
     kill_process(Pid::from_raw(old).unwrap(), Signal::KILL).unwrap();
     let said = "no worker can be started; it is tried again";
     wait_until("a second try", LIMIT, || {
@@ -465,7 +463,7 @@ fn a_daemon_that_can_start_no_worker_goes_on_until_it_can() {
     client.fails("tcp('d', '192.0.2.66', 80)", "EPERM");
     assert_eq!(guard.id().unwrap().to_string(), daemon);
 
-    limit("1024:").success().unwrap();
+    limit("max").unwrap();
     wait_until("another worker", LIMIT, || {
         let status = guard.cli().args(["status", "-o", "json"]).run().ok()?;
         let status: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
@@ -476,4 +474,25 @@ fn a_daemon_that_can_start_no_worker_goes_on_until_it_can() {
         .as_str()
         .unwrap();
     assert!(guard.stop().unwrap().status.success());
+    wait_until("the cgroup to be empty", LIMIT, || {
+        std::fs::remove_dir(&place).ok()
+    })
+    .unwrap();
+}
+
+/// A cgroup that bounds how many processes and threads are in it, where that hierarchy is: in the first version's
+/// of its own, or in the second's.
+fn processes(world: &World) -> PathBuf {
+    let own = PathBuf::from("/sys/fs/cgroup/pids");
+    let mount = match own.join("cgroup.procs").exists() {
+        true => own,
+        false => leftover::cgroup_mount().unwrap(),
+    };
+    let control = mount.join("cgroup.subtree_control");
+    if control.exists() {
+        std::fs::write(control, "+pids").unwrap();
+    }
+    let place = mount.join(format!("{}.pids", world.tag().directory()));
+    std::fs::create_dir(&place).unwrap();
+    place
 }

@@ -1,6 +1,7 @@
 //! The guard's own process, policy and cgroup, where commands and operators could get in its way.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -151,8 +152,13 @@ fn a_policy_that_cannot_be_read_to_its_end_holds_up_nothing_else() {
     let empty = guard.policy().with_extension("fifo");
     fs::rename(guard.policy(), &empty).unwrap();
     fs::write(guard.policy(), &text).unwrap();
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
     wait_until("both to be told", SOON, || {
-        fs::write(&empty, "").unwrap();
+        // Where nobody reads it any more, this is an error.
+        let _ = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(nonblocking)
+            .open(&empty);
         (guard.log().matches("policy not taken").count() == 2).then_some(())
     })
     .unwrap();
