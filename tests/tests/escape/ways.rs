@@ -219,7 +219,7 @@ pub(crate) const WAYS: &[Way] = &[
     Way::new("namespace").root(),
     Way::new("user-namespace").only(Four).adopted(Lsm),
     // Sent by the kernel, as who may change the network tells it.
-    Way::new("forward").root().adopted(Open).part("nftables"),
+    Way::new("forward").root().adopted(Lsm).part("nftables"),
     Way::new("tunnel").root().part("VXLAN"),
     Way::new("tunnel-gre")
         .only(Four)
