@@ -244,6 +244,7 @@ impl Plan {
             .unwrap();
         // With the guard's own queue: a flood that does not fit leaves clients that nobody knows of.
         let listener = TcpSocket::new_v4().unwrap();
+        listener.set_reuseaddr(true).unwrap();
         listener.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let listener = listener.listen(1024).unwrap();
         let proxy = listener.local_addr().unwrap();
