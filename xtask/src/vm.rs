@@ -152,7 +152,7 @@ pub(crate) fn tier(workspace: &Workspace, request: &Request<'_>) -> Result<Outco
         filter: request.filter,
         limit: Duration::from_secs(request.limit.unwrap_or(LIMIT)),
     };
-    let started = started(&found);
+    let started = started(&found, request.filter);
     let machines: Vec<Result<Tested>> = thread::scope(|scope| {
         let plan = &plan;
         let start = |(kernel, boot)| scope.spawn(move || plan.test(kernel, boot));
@@ -180,11 +180,18 @@ pub(crate) fn tier(workspace: &Workspace, request: &Request<'_>) -> Result<Outco
     Ok(if failed { Outcome::Failed } else { Outcome::Ok })
 }
 
-/// The machines: the kernels, each as often as it is started.
-fn started(kernels: &[Kernel]) -> Vec<(&Kernel, &'static Boot)> {
-    let mut machines = Vec::new();
+/// The machines: the kernels, each as often as it is started. Where a person has asked for tests, one of
+/// those that are started alike runs them.
+fn started<'k>(kernels: &'k [Kernel], filter: &[String]) -> Vec<(&'k Kernel, &'static Boot)> {
+    let mut machines: Vec<(&Kernel, &Boot)> = Vec::new();
     for kernel in kernels {
-        machines.extend(Boot::of(&kernel.series).map(|boot| (kernel, boot)));
+        let mut command_lines = Vec::new();
+        for boot in Boot::of(&kernel.series) {
+            if filter.is_empty() || !command_lines.contains(&boot.command_line) {
+                command_lines.push(boot.command_line);
+                machines.push((kernel, boot));
+            }
+        }
     }
     machines
 }
@@ -265,7 +272,8 @@ impl Plan<'_> {
         show(release, &report, &lines, &problems, &log);
         let counts = instructions::read(&lines);
         // Where programs are not called, some are not loaded.
-        let wanted = boot.lsm && problems.is_empty() && selects_instructions(self.filter);
+        let loaded = boot.lsm && suites.iter().any(|(suite, _)| suite.test == GATE);
+        let wanted = loaded && problems.is_empty() && selects_instructions(self.filter);
         if wanted && counts.is_empty() {
             bail!("{INSTRUCTIONS} printed no instructions");
         }

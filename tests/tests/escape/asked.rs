@@ -3,10 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
-use agentguard_tests::{address, wait_until};
+use agentguard_tests::{Process, World, address, wait_until};
 use rustix::process::Signal;
 
 use crate::bench::{self, AGENT, Bench, Setting};
@@ -32,58 +34,84 @@ fn no_server_answers_the_network() {
         Setting::RunRoot,
         Setting::Adopted,
     ];
-    let servers = ["listen", "listen-autobind", "listen-udp"];
-    for (number, name) in servers.into_iter().enumerate() {
-        for setting in settings {
-            for host in address::HOST {
-                let six = u8::from(host.is_ipv6());
-                let mark = format!("escapelisten{number}x{six}x{}", setting.letter());
-                let mut server = bench
-                    .invocation(setting, words(&bench, name, &host.to_string(), &mark))
-                    .spawn()
-                    .unwrap();
-                let port: u16 = wait_until("the server listens", LIMIT, || {
-                    server.stdout().trim().parse().ok()
-                })
-                .unwrap_or_else(|_| panic!("{name} {setting:?}: {}", server.stderr()));
-                let to = SocketAddr::new(host, port);
-                let answered = match name {
-                    "listen-udp" => ask_datagram(&bench, to),
-                    _ => ask(&bench, to),
-                };
-                let seen = marked(&bench, &mark);
+    for setting in settings {
+        for host in address::HOST {
+            let mut servers = SERVERS.map(|name| Server::start(&bench, setting, name, host));
+            // A server that is out of reach says so by silence, and the silences need not come in turn.
+            let answered = thread::scope(|scope| {
+                let asking = servers.each_ref().map(|server| {
+                    let (world, name, to) = (&world, server.name, server.address);
+                    scope.spawn(move || ask(world, name, to))
+                });
+                asking.map(|asked| asked.join().unwrap())
+            });
+            // The next ones have the same ports. Who has answered has ended by itself.
+            for server in &mut servers {
+                let _ = server.process.signal(Signal::TERM);
+            }
+            for (server, answered) in servers.into_iter().zip(answered) {
+                server.process.wait(LIMIT).unwrap();
+                let seen = marked(&bench, &server.mark);
                 let free = setting == Setting::Free;
+                let name = server.name;
                 assert_eq!((answered, seen), (free, free), "{name} {setting:?} {host}");
-                // The next one has the same port. One that has answered has ended by itself.
-                let _ = server.signal(Signal::TERM);
-                server.wait(LIMIT).unwrap();
             }
         }
     }
 }
 
-/// Whether a connection from the internet gets a word.
-fn ask(bench: &Bench<'_>, to: SocketAddr) -> bool {
-    let asked = bench.world.internet().enter(|| {
-        let mut client = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
-        client.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let mut text = [0; 64];
-        std::io::Read::read(&mut client, &mut text)
+/// A stream's, one that has its port from the kernel, and one of datagrams.
+const SERVERS: [&str; 3] = ["listen", "listen-autobind", "listen-udp"];
+
+/// A server of an agent's, which listens.
+struct Server {
+    name: &'static str,
+    address: SocketAddr,
+    mark: String,
+    process: Process,
+}
+
+impl Server {
+    fn start(bench: &Bench<'_>, setting: Setting, name: &'static str, host: IpAddr) -> Self {
+        let six = u8::from(host.is_ipv6());
+        let mark = format!("escape{name}x{six}x{}", setting.letter()).replace('-', "");
+        let words = words(bench, name, &host.to_string(), &mark);
+        let process = bench.invocation(setting, words).spawn().unwrap();
+        let port = wait_until("the server listens", LIMIT, || {
+            process.stdout().trim().parse().ok()
+        });
+        let port = port.unwrap_or_else(|_| panic!("{name} {setting:?}: {}", process.stderr()));
+        Self {
+            name,
+            address: SocketAddr::new(host, port),
+            mark,
+            process,
+        }
+    }
+}
+
+/// Whether a server of this name answers who asks from the internet.
+fn ask(world: &World, name: &str, to: SocketAddr) -> bool {
+    let asked = world.internet().enter(|| match name {
+        "listen-udp" => ask_datagram(to),
+        _ => ask_stream(to),
     });
     matches!(asked.unwrap(), Ok(1..))
 }
 
-/// Whether a datagram from the internet gets one back.
-fn ask_datagram(bench: &Bench<'_>, to: SocketAddr) -> bool {
+fn ask_stream(to: SocketAddr) -> std::io::Result<usize> {
+    let mut client = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+    client.set_read_timeout(Some(Duration::from_secs(2)))?;
+    client.read(&mut [0; 64])
+}
+
+fn ask_datagram(to: SocketAddr) -> std::io::Result<usize> {
     let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-    let asked = bench.world.internet().enter(|| {
-        let client = UdpSocket::bind(any)?;
-        client.connect(to)?;
-        client.set_read_timeout(Some(Duration::from_secs(2)))?;
-        client.send(b"is anybody there?")?;
-        client.recv(&mut [0; 64])
-    });
-    matches!(asked.unwrap(), Ok(1..))
+    let client = UdpSocket::bind(any)?;
+    client.connect(to)?;
+    client.set_read_timeout(Some(Duration::from_secs(2)))?;
+    client.send(b"is anybody there?")?;
+    client.recv(&mut [0; 64])
 }
 
 pub(crate) fn words(bench: &Bench<'_>, name: &str, to: &str, mark: &str) -> Vec<OsString> {
