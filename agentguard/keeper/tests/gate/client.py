@@ -1,19 +1,18 @@
-"""An agent's process: enters the cgroup given as its argument before anything else, then does what
-each line of its input says. An expression is answered with its value, a statement after "do" with
-"done", and what the kernel refuses with the name of the error."""
-
-import os
-import sys
-
-with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
-    procs.write("0")
+"""Agents' processes. Its standard input is a socket: each message names the cgroup of a new process, and
+has the descriptors of its input, its output, and the network and mount namespaces that it is to be in; the
+answer is the process's number. The process does what each line of its input says. An expression is answered
+with its value, a statement after "do" with "done", and what the kernel refuses with the name of the error."""
 
 import collections
+import ctypes
 import errno
+import os
 import resource
+import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
@@ -124,12 +123,11 @@ def beginning(count):
 
 def lives(cgroup):
     """Enters a cgroup, connects and asks there, and leaves it for where it was."""
-    before = sys.argv[1]
     with open(cgroup + "/cgroup.procs", "w") as procs:
         procs.write("0")
     with tcp("192.0.2.1", 80), socket.socket(AF_INET, SOCK_DGRAM) as asks:
         asks.sendto(b"query", ("192.0.2.53", 53))
-    with open(before + "/cgroup.procs", "w") as procs:
+    with open(home + "/cgroup.procs", "w") as procs:
         procs.write("0")
 
 
@@ -153,6 +151,40 @@ def races(addresses, elsewhere, port, seconds):
     os.waitpid(child, 0)
 
 
+def enter(cgroup, given, taken, network, mounts):
+    """Becomes a process of its own, in a cgroup before anything else."""
+    for namespace in (network, mounts):
+        if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):
+            raise OSError(ctypes.get_errno(), "setns")
+    with open(cgroup + "/cgroup.procs", "w") as procs:
+        procs.write("0")
+    os.dup2(given, 0)
+    os.dup2(taken, 1)
+    os.closerange(3, taken + 10)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.stdin, sys.stdout = open(0), open(1, "w")
+
+
+def born():
+    """Makes processes until nobody asks any more. The cgroup, in each of them."""
+    # Nobody waits for them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=os.dup(0)) as asked:
+        while True:
+            cgroup, descriptors, _, _ = socket.recv_fds(asked, 4096, 4)
+            if not cgroup:
+                sys.exit()
+            child = os.fork()
+            if not child:
+                asked.detach()
+                enter(cgroup.decode(), *descriptors)
+                return cgroup.decode()
+            for descriptor in descriptors:
+                os.close(descriptor)
+            asked.send(str(child).encode())
+
+
+home = born()
 names = globals()
 for line in sys.stdin:
     try:

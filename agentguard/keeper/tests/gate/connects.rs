@@ -9,9 +9,9 @@ use agentguard_common::map::{
 };
 use agentguard_keeper::gate::view::Listener;
 
+use crate::client::Client;
 use crate::world::{
-    Agent, Client, GENERATION, PORTS, World, accept, any, direct, eventually, in_world, ports,
-    server, tcp,
+    Agent, GENERATION, PORTS, World, accept, any, direct, eventually, in_world, ports, server, tcp,
 };
 
 #[test]

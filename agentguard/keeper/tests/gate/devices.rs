@@ -4,7 +4,8 @@ use agentguard_common::device;
 use agentguard_common::event::{kind, reason};
 use agentguard_common::map::mode;
 
-use crate::world::{Client, absent, in_world};
+use crate::client::Client;
+use crate::world::{absent, in_world};
 
 /// In Python: opens a device by its numbers, from a node of its own. That is gone before, so that it does
 /// not stay whatever becomes of the test: what has no name any more is opened by its descriptor.

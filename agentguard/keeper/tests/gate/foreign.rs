@@ -6,8 +6,9 @@ use std::path::Path;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_common::map::mode;
 
+use crate::client::Client;
 use crate::lsm::in_world_with_lsm;
-use crate::world::{Client, World, accept, datagram_server, direct, server};
+use crate::world::{World, accept, datagram_server, direct, server};
 
 fn moves(client: &Client, cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), client.pid().to_string()).unwrap();

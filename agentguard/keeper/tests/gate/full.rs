@@ -13,7 +13,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Map, MapData, PerCpuHashMap, PerCpuValues};
 
-use crate::world::{Client, World, accept, any, direct, in_world_of_its_own, server};
+use crate::client::Client;
+use crate::world::{World, accept, any, direct, in_world_of_its_own, server};
 
 /// Keys that are nobody's begin here.
 const NOBODY: u32 = 1_000_000;

@@ -36,12 +36,12 @@ impl Machine {
         assert_eq!(answer, "here\n");
         let machine = Self(child);
         ip(&format!(
-            "link add near type veth peer name far netns {}",
+            "link add near type veth peer name far netns {}
+            addr add {NEAR}/24 dev near
+            addr add {NEAR6}/64 dev near nodad
+            link set near up",
             machine.0.id()
         ));
-        ip(&format!("addr add {NEAR}/24 dev near"));
-        ip(&format!("addr add {NEAR6}/64 dev near nodad"));
-        ip("link set near up");
         machine.runs("ip", &["addr", "add", &format!("{FAR}/24"), "dev", "far"]);
         let far6 = format!("{FAR6}/64");
         machine.runs("ip", &["addr", "add", &far6, "dev", "far", "nodad"]);

@@ -14,9 +14,8 @@ use agentguard_keeper::gate::{Attachment, Gate, GateError};
 use aya::programs::links::{FdLink, PinnedLink};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use crate::world::{
-    Client, accept, direct, eventually, in_world, in_world_of_its_own, ports, server, tcp,
-};
+use crate::client::Client;
+use crate::world::{accept, direct, eventually, in_world, in_world_of_its_own, ports, server, tcp};
 
 #[test]
 fn every_program_is_verified_and_attached() {

@@ -11,7 +11,8 @@ use aya::programs::{LsmAttachType, ProgramType};
 use aya::sys::is_program_supported;
 use rustix::mount::MountFlags;
 
-use crate::world::{Agent, Client, World, in_world, in_world_of_its_own};
+use crate::client::Client;
+use crate::world::{Agent, World, in_world, in_world_of_its_own};
 
 /// The programs, in the order of the status.
 const PROGRAMS: [&str; 10] = [

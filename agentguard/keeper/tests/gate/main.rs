@@ -11,6 +11,7 @@
     reason = "a test's own world fails loudly; clippy only knows functions marked as tests"
 )]
 
+mod client;
 mod connects;
 mod datagrams;
 mod devices;

@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use agentguard_common::event::{kind, reason};
 use agentguard_common::map::{Listeners, listener_flag};
 
-use crate::world::{Client, World, eventually, in_world};
+use crate::client::Client;
+use crate::world::{World, eventually, in_world};
 
 /// Refused because nobody of the agent holds the port: a port that is open to the agent and
 /// has no listener would say ECONNREFUSED.

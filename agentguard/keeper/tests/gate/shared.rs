@@ -16,9 +16,10 @@ use agentguard_keeper::gate::view::Listener;
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuHashMap};
 
+use crate::client::Client;
 use crate::world::{
-    Client, World, accept, any, datagram_server, direct, in_world, in_world_of_its_own, ports,
-    server, tcp, udp,
+    World, accept, any, datagram_server, direct, in_world, in_world_of_its_own, ports, server, tcp,
+    udp,
 };
 
 /// How many origins an agent has in a map.

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use agentguard_common::event::{kind, reason};
 use agentguard_common::map::mode;
 
-use crate::world::{Client, accept, direct, in_world, server};
+use crate::client::Client;
+use crate::world::{accept, direct, in_world, server};
 
 #[test]
 fn a_process_under_the_gate_that_belongs_to_no_agent_gets_no_socket() {

@@ -1,13 +1,12 @@
 //! What the tests stand on: a gate, agents, and their processes.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,8 @@ use rustix::mount::{
     fsopen,
 };
 use rustix::thread::UnshareFlags;
+
+use crate::client::{self, Client};
 
 /// How long a test waits for something that must happen: so many times longer as `AGENTGUARD_PATIENCE`
 /// says, on an emulated processor.
@@ -96,6 +97,7 @@ pub(crate) fn in_world_of_its_own(test: impl FnOnce(&mut World) + Send) {
 }
 
 fn on_a_thread<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    client::nursery();
     std::thread::scope(|scope| match scope.spawn(run).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
@@ -197,13 +199,12 @@ impl World {
         .unwrap();
         // Every documentation address and every virtual one is an address of this world, so that
         // what passes the gate arrives.
-        ip("link set lo up");
-        for range in ["192.0.2.0/24", "203.0.113.0/24", "198.18.0.0/15"] {
-            ip(&format!("route add local {range} dev lo"));
-        }
-        for range in ["2001:db8::/32", "fd41:6775:6172:6400::/64"] {
-            ip(&format!("-6 route add local {range} dev lo"));
-        }
+        ip("link set lo up
+            route add local 192.0.2.0/24 dev lo
+            route add local 203.0.113.0/24 dev lo
+            route add local 198.18.0.0/15 dev lo
+            route add local 2001:db8::/32 dev lo
+            route add local fd41:6775:6172:6400::/64 dev lo");
 
         let top = cgroup::mount().unwrap().join(format!(
             "agentguard-test-{}-{}",
@@ -404,91 +405,6 @@ impl Agent {
     }
 }
 
-/// A process that does what a test says.
-pub(crate) struct Client {
-    child: Child,
-    input: ChildStdin,
-    answers: Receiver<String>,
-}
-
-impl Client {
-    /// In this cgroup.
-    pub(crate) fn inside(cgroup: &Path) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gate/client.py");
-        let mut child = Command::new("python3")
-            // Without what only installed packages need: it starts in half the time.
-            .args(["-I", "-S"])
-            .arg(script)
-            .arg(cgroup)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (sender, answers) = channel();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut client = Self {
-            input: child.stdin.take().unwrap(),
-            child,
-            answers,
-        };
-        // It is where it should be from here on.
-        client.does("pass");
-        client
-    }
-
-    /// The process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// The answer to one line of `client.py`.
-    pub(crate) fn says(&mut self, line: &str) -> String {
-        writeln!(self.input, "{line}").unwrap();
-        self.answers
-            .recv_timeout(2 * deadline())
-            .unwrap_or_else(|_| panic!("no answer to: {line}"))
-    }
-
-    /// Carries out a statement that succeeds.
-    #[track_caller]
-    pub(crate) fn does(&mut self, line: &str) {
-        assert_eq!(self.says(&format!("do {line}")), "done", "{line}");
-    }
-
-    /// Carries out a line that the gate refuses.
-    #[track_caller]
-    pub(crate) fn is_refused(&mut self, line: &str) {
-        assert_eq!(self.says(&format!("do {line}")), "EPERM", "{line}");
-    }
-
-    /// The value of an expression that is a number.
-    #[track_caller]
-    pub(crate) fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self, line: &str) -> T {
-        self.says(line).parse().unwrap()
-    }
-
-    /// Ends the process and waits until it is gone.
-    pub(crate) fn ends(mut self) {
-        let _ = self.child.kill();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Every port over both transports.
 pub(crate) fn any(effect: u8, rule: u32) -> PortRules {
     ports(effect, rule, TCP | UDP, 0, u16::MAX)
@@ -582,8 +498,15 @@ fn pause() {
     let _ = rustix::event::poll(&mut [], Some(&pause));
 }
 
-/// Changes the network of this world.
-pub(crate) fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status();
-    assert!(status.unwrap().success(), "ip {arguments}");
+/// Changes the network of this world, in each line once.
+pub(crate) fn ip(lines: &str) {
+    let mut program = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = program.stdin.take().unwrap();
+    input.write_all(lines.as_bytes()).unwrap();
+    drop(input);
+    assert!(program.wait().unwrap().success(), "ip: {lines}");
 }
