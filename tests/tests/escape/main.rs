@@ -129,11 +129,14 @@ impl Seen {
 
 /// `try NAME PROGRAM ADDRESS MARK [USER]`: what it says and how it ends goes to a file of its name.
 const TRY: &str = r#"
-try() (
-    if [ -n "$5" ]; then export ESCAPE_UID="$5"; fi
-    "$2" "$3" 9 "$4" >/dev/null 2>"LOG/$1"
+try() {
+    if [ -n "$5" ]; then
+        ESCAPE_UID="$5" "$2" "$3" 9 "$4" >/dev/null 2>"LOG/$1"
+    else
+        "$2" "$3" 9 "$4" >/dev/null 2>"LOG/$1"
+    fi
     echo "exit $?" >>"LOG/$1"
-)
+}
 "#;
 
 /// Tries all of them in one setting, one after the other, in one process tree.

@@ -252,7 +252,8 @@ pub(super) fn compile(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
         for (source, program) in programs(workspace, sources)? {
             exec::run(
                 Command::new("cc")
-                    .args(["-std=gnu17", "-O1", "-o"])
+                    // An emulated processor takes as long to load libraries as for all the rest of one.
+                    .args(["-std=gnu17", "-O1", "-static", "-o"])
                     .args([&program, &source]),
             )?;
         }
