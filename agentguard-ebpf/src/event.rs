@@ -3,9 +3,7 @@
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, UnixEvent, kind, reason};
 use agentguard_common::map::{Settings, SocketEntry, UNIX_NAME};
-use aya_ebpf::bindings::{
-    BPF_RB_AVAIL_DATA, BPF_RB_CONS_POS, BPF_RB_FORCE_WAKEUP, BPF_RB_PROD_POS,
-};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_CONS_POS, BPF_RB_PROD_POS};
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_query};
 
 use crate::maps::{BUDGETS, EVENTS, EVENTS_SIZE, SEQUENCE, SETTINGS};
@@ -20,6 +18,11 @@ const UNNEEDED: u64 = EVENTS_SIZE as u64 / 4 * 3;
 /// however much of what it does is told; while the reader keeps up nobody is held back. (Processors
 /// that begin a share at once may each write one event more.)
 const SHARE: u64 = EVENTS_SIZE as u64 / 8;
+
+/// The kernel wakes the reader where it had read everything before this event, and not where it is behind:
+/// then it reads on by itself (`kernel/bpf/ringbuf.c`, `bpf_ringbuf_commit`). To wake it for each would cost a
+/// connection more than all that is decided about it.
+const WAKE_IF_IDLE: u64 = 0;
 
 const EVENT_SIZE: u32 = bytes::<Event>();
 const UNIX_EVENT_SIZE: u32 = bytes::<UnixEvent>();
@@ -143,7 +146,7 @@ unsafe extern "C" fn event_of_socket(entry: *const SocketEntry, told: *const Tol
         (&raw mut (*place)._pad).write([0; 3]);
         (&raw mut (*place).run).write(entry.run);
     }
-    record.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+    record.submit(WAKE_IF_IDLE);
     1
 }
 
@@ -156,7 +159,7 @@ pub(crate) fn emit(mut event: Event) -> bool {
         return false;
     };
     stamp.on(&mut event);
-    EVENTS.output(event, u64::from(BPF_RB_FORCE_WAKEUP)).is_ok()
+    EVENTS.output(event, WAKE_IF_IDLE).is_ok()
 }
 
 /// As [`emit`], with the name of a UNIX socket: written in place, since a program's frame has no room
@@ -177,7 +180,7 @@ pub(crate) fn emit_unix(mut event: Event, name: &[u8; UNIX_NAME], length: u32) -
         (&raw mut (*place).length).write(length);
         (&raw mut (*place).name).write(*name);
     }
-    record.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+    record.submit(WAKE_IF_IDLE);
     true
 }
 

@@ -31,6 +31,9 @@ const OVERFLOW: &str =
 const WAITING: usize = 4096;
 /// How long after it was told to look the keeper is not told again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How long the thread rests where it has found events: others come meanwhile, and the kernel need not wake it
+/// for each. No agent fills its share of the ring buffer in that time.
+const REST: Duration = Duration::from_micros(500);
 /// How often the waiting thread looks whether it is still wanted.
 const LOOK_UP: Timespec = Timespec {
     tv_sec: 1,
@@ -83,12 +86,22 @@ pub(super) fn consume(
 }
 
 /// Ends when nobody wants events any more.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it rests in order to let time pass, and waits for nothing"
+)]
 fn read(mut events: Events, sender: &mpsc::Sender<Told>) {
     loop {
+        let mut found = false;
         for event in events.by_ref() {
             if sender.blocking_send(event).is_err() {
                 return;
             }
+            found = true;
+        }
+        if found {
+            std::thread::sleep(REST);
+            continue;
         }
         let descriptor = events.descriptor();
         let mut poll = [PollFd::new(&descriptor, PollFlags::IN)];
