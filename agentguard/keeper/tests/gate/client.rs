@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, IoSlice, PipeWriter, Write as _, pipe};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -19,14 +19,20 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::world::deadline;
 
-/// The interpreter, behind the socket that it is asked over. It stands in the namespaces that the tests began
+/// The interpreter, and the socket that it is asked over.
+pub(crate) struct Nursery {
+    asked: OwnedFd,
+    _interpreter: Child,
+}
+
+/// The one that there is. It stands in the namespaces that the tests began
 /// in and not in a world's, which would not end with its thread; it ends with the tests.
-pub(crate) fn nursery() -> &'static Mutex<OwnedFd> {
-    static NURSERY: OnceLock<Mutex<OwnedFd>> = OnceLock::new();
+pub(crate) fn nursery() -> &'static Mutex<Nursery> {
+    static NURSERY: OnceLock<Mutex<Nursery>> = OnceLock::new();
     NURSERY.get_or_init(|| {
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (ours, its) = socketpair(kind.0, kind.1, SocketFlags::CLOEXEC, None).unwrap();
-        Command::new("python3")
+        let interpreter = Command::new("python3")
             // Without what only installed packages need: it starts in half the time.
             .args(["-I", "-S"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gate/client.py"))
@@ -35,7 +41,10 @@ pub(crate) fn nursery() -> &'static Mutex<OwnedFd> {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        Mutex::new(ours)
+        Mutex::new(Nursery {
+            asked: ours,
+            _interpreter: interpreter,
+        })
     })
 }
 
@@ -125,14 +134,14 @@ fn born(cgroup: &Path, given: &[std::os::fd::BorrowedFd<'_>]) -> (u32, OwnedFd) 
     assert!(beside.push(SendAncillaryMessage::ScmRights(given)));
     let name = cgroup.to_str().unwrap().as_bytes();
     sendmsg(
-        &*nursery,
+        &nursery.asked,
         &[IoSlice::new(name)],
         &mut beside,
         SendFlags::empty(),
     )
     .unwrap();
     let mut answer = [0; 16];
-    let (length, _) = recv(&*nursery, &mut answer, RecvFlags::empty()).unwrap();
+    let (length, _) = recv(&nursery.asked, &mut answer, RecvFlags::empty()).unwrap();
     let pid: i32 = std::str::from_utf8(&answer[..length])
         .unwrap()
         .parse()
