@@ -12,7 +12,7 @@ use aya::sys::is_program_supported;
 use rustix::mount::MountFlags;
 
 use crate::client::Client;
-use crate::world::{Agent, World, in_world, in_world_of_its_own};
+use crate::world::{Agent, World, absent, in_world, in_world_of_its_own};
 
 /// The programs, in the order of the status.
 const PROGRAMS: [&str; 10] = [
@@ -41,8 +41,7 @@ fn kernel_runs_lsm() -> bool {
             .is_ok_and(|supported| supported)
 }
 
-/// Runs a test where the kernel runs LSM programs. Elsewhere there is nothing that could be required of
-/// it, but to say so.
+/// Runs a test where the kernel runs LSM programs. Elsewhere the gate says so.
 pub(crate) fn in_world_with_lsm(test: impl FnOnce(&mut World) + Send) {
     in_world(|world| with_lsm(world, test));
 }
@@ -53,7 +52,7 @@ fn with_lsm(world: &mut World, test: impl FnOnce(&mut World)) {
         test(world);
     } else {
         assert_eq!(world.gate.lsm_lacks().len(), 3);
-        println!("skipped: this kernel runs no LSM programs");
+        absent("LSM programs");
     }
 }
 
