@@ -13,6 +13,7 @@ mod direct;
 mod host;
 mod link;
 mod outgoing;
+mod policy;
 mod profiles;
 mod published;
 mod registry;
@@ -25,7 +26,7 @@ mod told;
 mod trust;
 
 pub(crate) use detach::detach_all;
-pub(crate) use state::compile;
+pub(crate) use policy::compile;
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -46,7 +47,8 @@ use anyhow::{Context as _, bail, ensure};
 use crate::config::{Config, exposed};
 use claim::Claim;
 use link::Worker;
-use state::{Keeper, PolicyRead, PolicySource};
+use policy::{PolicyRead, PolicySource};
+use state::Keeper;
 use taken::Taken;
 
 /// How often the kernel gets a sign of life.

@@ -28,11 +28,12 @@ use agentguard_keeper::message::LeafSubject;
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
 use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{AgentId, AgentName, Labels, Users};
-use agentguard_policy::{Document, Policy};
+use agentguard_policy::Policy;
 use anyhow::Context as _;
 
 use super::authorities::Authorities;
 use super::outgoing::Outgoing;
+use super::policy::{PolicyRead, PolicySource};
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
@@ -40,9 +41,7 @@ use super::residents::{Hint, Looking, Residents};
 use super::returned::Waiting;
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
-use crate::accounts;
-use crate::config::text::{self, Written};
-use crate::config::{Config, exposed};
+use crate::config::Config;
 
 /// How long a worker may say nothing before direct flows do not begin any more.
 const QUIET: Duration = Duration::from_secs(4);
@@ -583,82 +582,6 @@ impl Keeper {
             LeafSubject::Ip(address) => self.policy.inspects_address(agent, *address),
         })
     }
-}
-
-/// A policy that may come into force.
-pub(super) struct PolicyRead {
-    pub(super) sources: Documents,
-    pub(super) policy: Policy,
-    /// Who may run its agents besides root.
-    pub(super) users: Users,
-}
-
-/// Where a policy comes from.
-#[derive(Clone, Debug)]
-pub(super) struct PolicySource {
-    path: PathBuf,
-    /// What its patterns of cgroups are below.
-    cgroup_root: PathBuf,
-}
-
-impl PolicySource {
-    /// That of a configuration.
-    pub(super) fn of(config: &Config) -> Self {
-        Self {
-            path: config.paths.policy.clone(),
-            cgroup_root: config.paths.cgroup_root.clone(),
-        }
-    }
-
-    /// Reads and compiles the policy, and looks its users up. One that others than root can change is refused.
-    ///
-    /// # Errors
-    /// It cannot be read, or is no policy for this host.
-    pub(super) fn read(&self) -> anyhow::Result<PolicyRead> {
-        exposed::file("policy", &self.path, 0)?;
-        let text = text::read(Written::Policy, &self.path)?;
-        let sources = vec![(self.path.display().to_string(), text)];
-        let policy = compile(&sources)?;
-        self.check_cgroups(&policy)?;
-        let users = accounts::users(&policy)?;
-        Ok(PolicyRead {
-            sources,
-            policy,
-            users,
-        })
-    }
-
-    /// Patterns are looked for below the root of all agents, which has the gate. One for what lies
-    /// elsewhere would govern nothing.
-    fn check_cgroups(&self, policy: &Policy) -> anyhow::Result<()> {
-        let root = self.cgroup_root.to_string_lossy();
-        for agent in policy.agents() {
-            let outside = agent.cgroups.iter().find(|it| !it.is_below(&root));
-            if let Some(pattern) = outside {
-                anyhow::bail!(
-                    "{}: the cgroup `{pattern}` of agent {} is not below {root} (`cgroup_root`), and would not be \
-                     governed; hint: put it there, or take it out and run `agentguard agent add {} --cgroup PATH` once",
-                    self.path.display(),
-                    agent.name,
-                    agent.name,
-                    pattern = pattern.as_str(),
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Compiles documents.
-pub(crate) fn compile(sources: &Documents) -> anyhow::Result<Policy> {
-    let documents: Vec<Document> = sources
-        .iter()
-        .map(|(path, text)| Document {
-            path: path.clone(),
-            text: text.clone(),
-        })
-        .collect();
-    Ok(agentguard_policy::compile(&documents)?)
 }
 
 /// Why the gate is not in the kernel. Where an earlier daemon left one its pins may be damaged, which the
