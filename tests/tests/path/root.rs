@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use agentguard_model::{Decision, ReasonCode};
 use agentguard_tests::{Guard, Puppet, wait_until};
+use anyhow::Context as _;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{SITE, mighty, world};
@@ -32,11 +34,16 @@ fn status(guard: &Guard<'_>) -> Value {
 }
 
 fn wait_refused(client: &mut Puppet) {
-    wait_until("the gate to be there", SOON, || {
+    let mut answers = Vec::new();
+    let waited = wait_until("the gate to be there", SOON, || {
         let told = client.ask(CANARY).unwrap();
-        (told == json!({"error": "EPERM"})).then_some(())
-    })
-    .unwrap();
+        let refused = told == json!({"error": "EPERM"});
+        if answers.last() != Some(&told) {
+            answers.push(told);
+        }
+        refused.then_some(())
+    });
+    waited.with_context(|| format!("{answers:?}")).unwrap();
 }
 
 #[test]
@@ -71,6 +78,30 @@ fn a_root_of_all_agents_that_is_made_again_has_the_gate_before_anything_runs_the
     wait_refused(&mut client);
     client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
     assert!(guard.log().contains("was removed and made again"));
+}
+
+/// Also where the daemon finds the root and an agent's cgroup below it at once.
+#[test]
+fn what_is_open_below_a_root_that_is_made_again_is_closed() {
+    let world = world("root-open");
+    let mut guard = world.guard().policy(POLICY).start().unwrap();
+    guard.signal(Signal::STOP).unwrap();
+    wait_until("the root to be empty", SOON, || {
+        fs::remove_dir(guard.cgroup()).ok()
+    })
+    .unwrap();
+    let cgroup = guard.cgroup().join("coder");
+    fs::create_dir_all(&cgroup).unwrap();
+    let mut client = Puppet::start(&world, |words| guard.within(&cgroup, words)).unwrap();
+    let [four, _] = agentguard_tests::address::origin(0x10);
+    client.gives(
+        &format!("tcp('old', '{four}', 7)"),
+        json!([four.to_string(), 7]),
+    );
+    client.fails(CANARY, REACHED);
+    guard.signal(Signal::CONT).unwrap();
+    client.fails("hear('old')", "ECONNABORTED");
+    client.fails(CANARY, "EPERM");
 }
 
 #[test]

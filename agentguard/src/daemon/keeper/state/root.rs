@@ -2,8 +2,6 @@
 //! gate's pins at any time: both are put back, and agents that are told of are not said to be governed
 //! meanwhile.
 
-use std::path::Path;
-
 use agentguard_keeper::cgroup::Cgroup;
 use agentguard_keeper::gate::{Attachment, mark};
 use anyhow::{Context as _, bail};
@@ -19,6 +17,9 @@ pub(super) struct Root {
     held: Option<u64>,
     /// Why there is none: a sentence.
     failed: Option<String>,
+    /// Whether the gate has come since cgroups were looked for: processes of those that are found next may be
+    /// older than it.
+    is_new: bool,
 }
 
 impl Root {
@@ -97,15 +98,29 @@ impl Keeper {
             ),
         }
         if attachment == Attachment::Attached {
-            self.close_older(&root.path);
+            self.root.is_new = true;
+            self.close_older(|_| true);
         }
         Ok(())
     }
 
-    /// What agents below the root have open is older than the gate on it.
-    fn close_older(&mut self, root: &Path) {
-        for subtree in self.subtrees.values() {
-            if subtree.run == 0 && subtree.path.starts_with(root) && runs::populated(&subtree.path)
+    /// As [`Self::close_older`], of cgroups that were found just now, where the gate was put up since the last
+    /// ones were.
+    pub(super) fn close_older_found(&mut self, found: &[u64]) {
+        if std::mem::take(&mut self.root.is_new) {
+            self.close_older(|id| found.contains(id));
+        }
+    }
+
+    /// What agents below the root have open is older than the gate on it. Of those cgroups that are chosen by
+    /// their ids.
+    fn close_older(&mut self, chosen: impl Fn(&u64) -> bool) {
+        let root = &self.config.paths.cgroup_root;
+        for (id, subtree) in &self.subtrees {
+            if chosen(id)
+                && subtree.run == 0
+                && subtree.path.starts_with(root)
+                && runs::populated(&subtree.path)
             {
                 self.returned.push(Returned {
                     agent: subtree.agent,

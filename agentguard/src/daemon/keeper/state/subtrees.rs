@@ -101,11 +101,12 @@ impl Keeper {
             .filter(|id| !before.contains(id))
             .copied()
             .collect();
-        for id in new {
+        for &id in &new {
             if let Some(subtree) = self.subtrees.remove(&id) {
                 followed = followed.and(self.enrol(id, subtree));
             }
         }
+        self.close_older_found(&new);
         followed
     }
 
