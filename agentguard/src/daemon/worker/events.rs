@@ -31,9 +31,11 @@ const OVERFLOW: &str =
 const WAITING: usize = 4096;
 /// How long after it was told to look the keeper is not told again.
 const AGAIN: Duration = Duration::from_millis(20);
-/// How long the thread rests where it has found events: others come meanwhile, and the kernel need not wake it
-/// for each. No agent fills its share of the ring buffer in that time.
+/// How long the thread rests where it has found some events: others come meanwhile, and the kernel need not wake
+/// it for each.
 const REST: Duration = Duration::from_micros(500);
+/// How many events are too many to rest after: an agent has room for five hundred to a thousand that nobody has read.
+const CROWD: usize = 64;
 /// How often the waiting thread looks whether it is still wanted.
 const LOOK_UP: Timespec = Timespec {
     tv_sec: 1,
@@ -92,15 +94,17 @@ pub(super) fn consume(
 )]
 fn read(mut events: Events, sender: &mpsc::Sender<Told>) {
     loop {
-        let mut found = false;
+        let mut found = 0_usize;
         for event in events.by_ref() {
             if sender.blocking_send(event).is_err() {
                 return;
             }
-            found = true;
+            found = found.saturating_add(1);
         }
-        if found {
-            std::thread::sleep(REST);
+        if found > 0 {
+            if found < CROWD {
+                std::thread::sleep(REST);
+            }
             continue;
         }
         let descriptor = events.descriptor();
