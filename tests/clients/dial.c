@@ -1,5 +1,5 @@
-/* Connects again and again, and prints how long each connect(2) took, in nanoseconds. Every connection
- * is reset, so that no port waits. `dial ADDRESS PORT COUNT` */
+/* Connects again and again to an echo server, and prints how long each connect(2) took, in nanoseconds.
+ * Every connection is reset, so that no port waits. `dial ADDRESS PORT COUNT` */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +11,16 @@ static long long now(void) {
 	struct timespec at;
 	clock_gettime(CLOCK_MONOTONIC, &at);
 	return at.tv_sec * 1000000000LL + at.tv_nsec;
+}
+
+/* How many connections may wait for the server to accept them. Where its queue is full the kernel drops
+ * the next SYN, and sends it again a second later: what is measured then is the server. */
+enum { AHEAD = 256 };
+
+/* Waits until the server has accepted all connections up to this one. */
+static int served(int client) {
+	char byte = '?';
+	return send(client, &byte, 1, 0) == 1 && recv(client, &byte, 1, 0) == 1;
 }
 
 int main(int argc, char **argv) {
@@ -29,6 +39,10 @@ int main(int argc, char **argv) {
 			return 1;
 		}
 		printf("%lld\n", now() - before);
+		if (n % AHEAD == 0 && !served(client)) {
+			perror("echo");
+			return 1;
+		}
 		close(client);
 	}
 }

@@ -11,8 +11,9 @@ use crate::{Guard, Invocation, Origin, Process, World, address, client, wait_unt
 
 /// How often each is measured.
 const ROUNDS: usize = 7;
-/// How often a direct flow is measured.
-const DOWNLOADS: usize = 40;
+/// How often it is where two subjects differ by little: which processors the two ends come to stand on
+/// makes more of a difference than anything else. Each takes its turn at being the first.
+const TURNS: usize = 40;
 /// Connections of one sample.
 const DIALS: &str = "2000";
 /// Datagrams of one sample.
@@ -81,17 +82,13 @@ pub fn gate(crowd: &Path) -> Result<()> {
     }
     let agent = guard.agent_cgroup("coder")?;
     let inside = |words: &[&str]| Ok(guard.within(&agent, words));
-    for _ in 0..ROUNDS {
-        latencies("connect", "unguarded", connects(&dial, host)?);
-        latencies("connect", "agentguard", connects(&dial, inside)?);
-    }
-    // Which processors the two ends come to stand on makes more of a difference than anything else.
-    for round in 0..DOWNLOADS {
-        for guarded in [round % 2 == 0, round % 2 == 1] {
-            let (subject, rate) = match guarded {
-                true => ("agentguard", download(inside)?),
-                false => ("unguarded", download(host)?),
+    for turn in 0..TURNS {
+        for guarded in [turn % 2 == 0, turn % 2 == 1] {
+            let (subject, figures, rate) = match guarded {
+                true => ("agentguard", connects(&dial, inside)?, download(inside)?),
+                false => ("unguarded", connects(&dial, host)?, download(host)?),
             };
+            latencies("connect", subject, figures);
             sample("direct", subject, "throughput", "mib_per_s", rate);
         }
     }
@@ -108,19 +105,18 @@ pub fn gate(crowd: &Path) -> Result<()> {
         );
         crowds.push(crowd);
     }
-    for _ in 0..ROUNDS {
-        let mut one = None;
+    for _ in 0..TURNS {
+        crowds.rotate_left(1);
         for crowd in &crowds {
-            let case = format!("agents-{}", crowd.agents);
             // The last of its agents.
             let cgroup = crowd.cgroup.join(format!("agent-{}", crowd.agents - 1));
             let figures = connects(&dial, |words| Ok(guard.within(&cgroup, words)))?;
-            latencies(&case, "agentguard", figures);
-            if let Some(one) = one {
-                latencies(&case, "one_agent", one);
-            } else {
-                one = Some(figures);
+            if crowd.agents == 1 {
+                for agents in AGENTS.into_iter().skip(1) {
+                    latencies(&format!("agents-{agents}"), "one_agent", figures);
+                }
             }
+            latencies(&format!("agents-{}", crowd.agents), "agentguard", figures);
         }
     }
     Ok(())

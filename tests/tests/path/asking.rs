@@ -110,9 +110,10 @@ fn handed(maker: &mut Puppet, cgroup: &Path, name: &str, bytes: &str) -> String 
         "echo 0 >{}/cgroup.procs; printf '{bytes}' >&0; timeout 20 cat",
         cgroup.display()
     );
+    // A socket with a timeout does not block, and `cat` would not wait for what is not there yet.
     let order = format!(
-        "__import__('subprocess').run(['sh', '-c', {shell:?}], stdin=of('{name}'), \
-         stdout=-1).stdout.decode(errors='replace')"
+        "(of('{name}').settimeout(None), __import__('subprocess').run(['sh', '-c', {shell:?}], \
+         stdin=of('{name}'), stdout=-1).stdout.decode(errors='replace'))[1]"
     );
     maker.ask(&order).unwrap().as_str().unwrap().to_owned()
 }

@@ -2,6 +2,8 @@
 //! writes is told which one it is. Origins and names are in `shared.rs`.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use agentguard_common::event::reason;
 use agentguard_common::map::{
@@ -11,7 +13,7 @@ use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::gate::{GateError, Network};
 use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Map, MapData, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 
 use crate::client::Client;
 use crate::world::{World, accept, any, direct, in_world_of_its_own, server};
@@ -26,11 +28,32 @@ fn map(world: &World, name: &str) -> Map {
     Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap()
 }
 
+/// Has `insert` write one numbered entry after the other until there is no room, and gives the number
+/// that found some.
+///
+/// Memory that is not at hand for a moment (`ENOMEM`, as of the gate's own writes) is no lack of room.
+pub(crate) fn fill_with(mut insert: impl FnMut(u32) -> Result<(), MapError>) -> u32 {
+    let begin = Instant::now();
+    let mut count = 0;
+    loop {
+        match insert(count) {
+            Ok(()) => count += 1,
+            Err(MapError::SyscallError(error)) => match error.io_error.raw_os_error() {
+                Some(libc::E2BIG) => return count,
+                Some(libc::ENOMEM) if begin.elapsed() < Duration::from_secs(30) => {
+                    thread::park_timeout(Duration::from_millis(2));
+                }
+                _ => unreachable!("entry {count}: {error}"),
+            },
+            Err(error) => unreachable!("entry {count}: {error}"),
+        }
+    }
+}
+
 /// Fills a map with what is nobody's, and gives the number of entries that found room.
 fn fill<K: Pod + From<u32>, V: Pod>(world: &World, name: &str, value: V) -> u32 {
     let mut map = world.map::<K, V>(name);
-    let room = |number: &u32| map.insert(K::from(NOBODY + number), value, 0).is_ok();
-    u32::try_from((0..).take_while(room).count()).unwrap()
+    fill_with(|number| map.insert(K::from(NOBODY + number), value, 0))
 }
 
 fn fill_counters(world: &World) -> u32 {
@@ -38,8 +61,7 @@ fn fill_counters(world: &World) -> u32 {
         PerCpuHashMap::try_from(map(world, "COUNTERS")).unwrap();
     let processors = aya::util::nr_cpus().unwrap();
     let zeroes = || PerCpuValues::try_from(vec![Counters::default(); processors]).unwrap();
-    let room = |number: &u32| map.insert(NOBODY + number, zeroes(), 0).is_ok();
-    u32::try_from((0..).take_while(room).count()).unwrap()
+    fill_with(|number| map.insert(NOBODY + number, zeroes(), 0))
 }
 
 /// Takes one entry out again.

@@ -17,6 +17,7 @@ use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuHashMap};
 
 use crate::client::Client;
+use crate::full::fill_with;
 use crate::world::{
     World, accept, any, datagram_server, direct, in_world, in_world_of_its_own, ports, server, tcp,
     udp,
@@ -186,17 +187,15 @@ fn connections_that_nobody_accepts_are_no_more_than_their_agent_may_have() {
 }
 
 /// Fills a map with what is nobody's, and gives the number of entries that found room.
-fn fill<V: Pod>(world: &World, name: &str, value: V) -> u64 {
+fn fill<V: Pod>(world: &World, name: &str, value: V) -> u32 {
     let mut map = world.map::<OriginKey, V>(name);
-    let mut count = 0;
-    let mut key = OriginKey::default();
-    loop {
-        key.netns = count;
-        if map.insert(key, value, 0).is_err() {
-            return count;
-        }
-        count += 1;
-    }
+    fill_with(|number| {
+        let key = OriginKey {
+            netns: number.into(),
+            ..OriginKey::default()
+        };
+        map.insert(key, value, 0)
+    })
 }
 
 #[test]
@@ -222,8 +221,7 @@ fn where_the_origins_are_full_nothing_goes_out_and_what_is_direct_does() {
         assert!(world.view.sweep_origins(u64::MAX).unwrap() > 262_000);
         let mut slots = world.map::<SlotKey, OriginKey>("SLOTS");
         let taken = |slot| SlotKey { agent: 99, slot };
-        let room = |slot: &u32| slots.insert(taken(*slot), OriginKey::default(), 0).is_ok();
-        let count = (0..).take_while(room).count();
+        let count = fill_with(|slot| slots.insert(taken(slot), OriginKey::default(), 0));
         assert!(count > 262_000, "{count}");
         client.does("s = tcp('192.0.2.1', 80)");
         assert_eq!(full(&world.events(), 1), 1);
