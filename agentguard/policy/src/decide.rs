@@ -98,7 +98,8 @@ impl Policy {
             return ruling;
         }
         let observes = agent.observes();
-        if !observes && !found.denials.is_empty() {
+        let may_be_overruled = facts.request == Seen::NotYet && found.may_be_overruled();
+        if !observes && !found.denials.is_empty() && !may_be_overruled {
             return Ruling {
                 mode: Mode::Enforce,
                 enforced: true,
@@ -331,7 +332,7 @@ pub(crate) fn undecided(observes: bool, found: &Found) -> bool {
         // Nothing can allow it, whatever the request.
         return false;
     }
-    found.has_unseen_denial() || found.unseen_handling > found.handling
+    found.has_unseen_denial() || found.may_be_overruled() || found.unseen_handling > found.handling
 }
 
 /// How an observed agent's flow goes on where no rule in force allows it.

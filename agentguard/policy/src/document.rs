@@ -6,6 +6,7 @@ use agentguard_model::{Handling, Mode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::strategy::Strategy;
 use crate::yaml::At;
 
 /// The JSON Schema of a policy document, version 1.
@@ -22,6 +23,9 @@ pub(crate) struct RawDocument {
     /// The version of the document's form: 1.
     #[schemars(range(min = 1, max = 1))]
     pub(crate) version: At<u64>,
+    /// Which of the rules that match decides. `deny_overrides` if absent; it may stand in one document.
+    #[serde(default)]
+    pub(crate) strategy: Option<At<Strategy>>,
     /// What holds where an agent does not say otherwise.
     #[serde(default)]
     pub(crate) defaults: Option<At<RawDefaults>>,
@@ -183,6 +187,10 @@ pub(crate) struct RawRule {
     /// What it matches. Everything, if absent.
     #[serde(default, rename = "match")]
     pub(crate) matches: Option<RawMatch>,
+    /// Where it stands with `strategy: priority_first_match`: the highest comes first. 0 if absent.
+    #[serde(default)]
+    #[schemars(with = "Option<i32>")]
+    pub(crate) priority: Option<At<i64>>,
     /// What it says.
     pub(crate) action: RuleAction,
     /// How what it allows is carried: `direct`, `splice`, or `inspect`, which terminates TLS so that

@@ -1,5 +1,7 @@
 //! Which rules were considered, and for those that did not match, why.
 
+use std::net::IpAddr;
+
 use agentguard_model::Source;
 
 use crate::agent::AgentPolicy;
@@ -8,6 +10,7 @@ use crate::document::RuleAction;
 use crate::policy::Policy;
 use crate::rule::{Rule, Seen, bit};
 use crate::special;
+use crate::strategy::{Standing, Towards};
 
 /// A condition of a rule.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -50,6 +53,8 @@ impl std::fmt::Display for Condition {
 pub enum Consideration {
     /// It matches.
     Matched,
+    /// It matches, and one of a higher rank decides.
+    Overruled,
     /// It matches if the request does, which was not seen.
     NeedsRequest,
     /// These conditions do not hold; all others do.
@@ -74,31 +79,53 @@ impl Policy {
     /// fewest conditions that failed. Not for the data path: the work is that of all rules.
     #[must_use]
     pub fn explain<'a>(&'a self, agent: &AgentPolicy, facts: &Facts<'_>) -> Vec<Considered<'a>> {
-        let mut considered: Vec<_> = self
-            .compiled()
-            .iter()
-            .filter(|rule| rule.agents.selects(&agent.name, &agent.labels))
-            .map(|rule| Considered {
+        let ip = known_address(facts);
+        let towards = Towards::of(facts.host, ip);
+        let mut standing = Standing::default();
+        let mut met: Vec<_> = (0..)
+            .zip(self.compiled())
+            .filter(|(_, rule)| rule.agents.selects(&agent.name, &agent.labels))
+            .map(|(position, rule)| {
+                let verdict = consider(rule, facts, ip);
+                let rank = self.strategy().rank(position, rule, towards);
+                if verdict == Consideration::Matched && rule.info.in_force() {
+                    standing.note(rank, !rule.allows());
+                }
+                (rule, verdict, rank)
+            })
+            .collect();
+        for (rule, verdict, rank) in &mut met {
+            if *verdict == Consideration::Matched && !standing.counts(*rank, !rule.allows(), true) {
+                *verdict = Consideration::Overruled;
+            }
+        }
+        let mut considered: Vec<_> = met
+            .into_iter()
+            .map(|(rule, verdict, _)| Considered {
                 rule: &rule.info.id,
                 source: &rule.info.source,
                 action: rule.info.action,
-                verdict: consider(rule, facts),
+                verdict,
             })
             .collect();
         considered.sort_by_key(|c| match &c.verdict {
             Consideration::Matched => 0,
-            Consideration::NeedsRequest => 1,
+            Consideration::Overruled | Consideration::NeedsRequest => 1,
             Consideration::Failed(conditions) => 1 + conditions.len(),
         });
         considered
     }
 }
 
-fn consider(rule: &Rule, facts: &Facts<'_>) -> Consideration {
-    let ip = facts
+/// The address that rules are about: a virtual one stands for another.
+fn known_address(facts: &Facts<'_>) -> Option<IpAddr> {
+    facts
         .ip
         .map(special::canonical)
-        .filter(|ip| !special::is_virtual(*ip));
+        .filter(|ip| !special::is_virtual(*ip))
+}
+
+fn consider(rule: &Rule, facts: &Facts<'_>, ip: Option<IpAddr>) -> Consideration {
     let mut failed = Vec::new();
     let mut check = |condition, holds: bool| {
         if !holds {

@@ -10,6 +10,7 @@ use crate::index::{Position, Via};
 use crate::policy::Policy;
 use crate::rule::{Fit, Rule};
 use crate::special;
+use crate::strategy::{Rank, Standing, Towards};
 
 /// How many rules of one kind a decision lists. Of more, those that stand first in the policy.
 pub(crate) const LISTED: usize = 8;
@@ -82,6 +83,8 @@ pub(crate) struct Found {
     pub(crate) handling: Option<Handling>,
     /// The most restrictive handling of [`Self::unseen_allowances`].
     pub(crate) unseen_handling: Option<Handling>,
+    /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
+    ranked: bool,
 }
 
 impl Found {
@@ -120,6 +123,11 @@ impl Found {
         kind.add(position);
     }
 
+    /// Whether a request may still show that an allowance is above the denials.
+    pub(crate) const fn may_be_overruled(&self) -> bool {
+        self.ranked && !self.unseen_allowances.is_empty()
+    }
+
     /// Whether a denial looks at a request that was not seen.
     pub(crate) const fn has_unseen_denial(&self) -> bool {
         !self.unseen_denials.is_empty() || !self.unseen_paper_denials.is_empty()
@@ -134,15 +142,51 @@ impl Found {
 impl Policy {
     /// The rules that a flow meets.
     pub(crate) fn find(&self, agent: &AgentPolicy, facts: &Facts<'_>, ip: Option<IpAddr>) -> Found {
+        let fit = |rule: &Rule| rule.fit(facts.port, facts.transport, facts.request);
         let mut found = Found::default();
-        self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
-            found.add(
-                position,
-                rule,
-                rule.fit(facts.port, facts.transport, facts.request),
-            );
-        });
+        if !self.strategy().ranks() {
+            self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
+                found.add(position, rule, fit(rule));
+            });
+            return found;
+        }
+        let towards = Towards::of(facts.host, ip);
+        let mut standing = Standing::default();
+        let mut met: Vec<(Position, &Rule, Fit, Rank)> = Vec::new();
+        for (position, rule) in self.all(agent, facts.host, ip, Some(facts.port)) {
+            let fit = fit(rule);
+            let rank = self.strategy().rank(position, rule, towards);
+            if fit == Fit::Yes && rule.info.in_force() {
+                standing.note(rank, !rule.allows());
+            }
+            met.push((position, rule, fit, rank));
+        }
+        for (position, rule, fit, rank) in met {
+            let certain = fit == Fit::Yes || !rule.info.in_force();
+            if standing.counts(rank, !rule.allows(), certain) {
+                found.add(position, rule, fit);
+            }
+        }
+        found.ranked = true;
         found
+    }
+
+    /// The rules that [`Self::each`] visits, in order, each once.
+    fn all(
+        &self,
+        agent: &AgentPolicy,
+        host: Option<&HostName>,
+        ip: Option<IpAddr>,
+        port: Option<u16>,
+    ) -> impl Iterator<Item = (Position, &Rule)> {
+        let mut positions = Vec::new();
+        self.each(agent, host, ip, port, |position, _| {
+            positions.push(position);
+        });
+        positions.sort_unstable();
+        positions.dedup();
+        let rule = |position| Some((position, self.at(position)?));
+        positions.into_iter().filter_map(rule)
     }
 
     /// Visits the rules of an agent that match a destination and may be for a port; one may be

@@ -30,7 +30,8 @@ impl Policy {
             ..*facts
         };
         let found = self.find(agent, &facts, known);
-        found.inspects() && (agent.observes() || found.denials.is_empty())
+        found.inspects()
+            && (agent.observes() || found.denials.is_empty() || found.may_be_overruled())
     }
 
     /// Whether a certificate for a name can be needed on an agent's behalf: an allowance in force

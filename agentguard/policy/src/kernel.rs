@@ -17,6 +17,7 @@ use crate::agent::AgentPolicy;
 use crate::index::Position;
 use crate::policy::Policy;
 use crate::special::{self, Hard};
+use crate::strategy::Towards;
 use crate::sweep::{Active, Candidate, TRANSPORTS, sweep};
 
 /// A range of addresses: what the destination of a line is.
@@ -38,7 +39,7 @@ impl Policy {
     #[must_use]
     pub fn name_rules(&self, agent: &AgentPolicy, name: &HostName) -> PortRules {
         let candidates = self.name_candidates(agent, name, None);
-        lines(&candidates, agent.observes(), Closed::No)
+        self.lines(&candidates, agent, Closed::No)
     }
 
     /// The kernel's lines for a name answered to an agent whose flows go to `real`: the address
@@ -47,7 +48,7 @@ impl Policy {
     pub fn name_rules_at(&self, agent: &AgentPolicy, name: &HostName, real: IpAddr) -> PortRules {
         let real = special::canonical(real);
         let candidates = self.name_candidates(agent, name, Some(real));
-        lines(&candidates, agent.observes(), closed(&IpNet::from(real)))
+        self.lines(&candidates, agent, closed(&IpNet::from(real)))
     }
 
     /// The kernel's lines for bare addresses: for every range that a rule names, all rules that
@@ -68,7 +69,7 @@ impl Policy {
         nets.into_iter()
             .map(|net| {
                 let candidates = self.net_candidates(agent, net);
-                (net, lines(&candidates, agent.observes(), closed(&net)))
+                (net, self.lines(&candidates, agent, closed(&net)))
             })
             .collect()
     }
@@ -84,7 +85,8 @@ impl Policy {
         self.each(agent, Some(name), real, None, |position, _| {
             positions.insert(position);
         });
-        let mut candidates = self.candidates(&positions, false);
+        let towards = Towards::Name(name);
+        let mut candidates = self.candidates(&positions, towards, false);
         if real.is_none() {
             let possible: BTreeSet<Position> = agent
                 .indexes
@@ -93,7 +95,7 @@ impl Policy {
                 .copied()
                 .filter(|position| !positions.contains(position))
                 .collect();
-            candidates.extend(self.candidates(&possible, true));
+            candidates.extend(self.candidates(&possible, towards, true));
         }
         candidates
     }
@@ -108,7 +110,7 @@ impl Policy {
             index.visit_anywhere(&mut add);
             index.visit_ranges(net, None, &mut add);
         }
-        let mut candidates = self.candidates(&positions, false);
+        let mut candidates = self.candidates(&positions, Towards::Addresses(net), false);
         if let Some((_, range)) = special::hard(&net) {
             candidates.retain(|candidate| {
                 let names = |n: &IpNet| n.contains(&net) && range.contains(n);
@@ -118,7 +120,42 @@ impl Policy {
         candidates
     }
 
-    fn candidates(&self, positions: &BTreeSet<Position>, possible: bool) -> Vec<Candidate<'_>> {
+    /// The lines of one destination.
+    fn lines(
+        &self,
+        candidates: &[Candidate<'_>],
+        agent: &AgentPolicy,
+        closed: Closed,
+    ) -> PortRules {
+        let (observes, ranks) = (agent.observes(), self.strategy().ranks());
+        let [mut tcp, mut udp] = TRANSPORTS.map(|transport| {
+            let mut lines: Vec<PortRule> = Vec::new();
+            sweep(candidates, transport, ranks, |first, last, active| {
+                if let Some(says) = says(active, transport, observes, closed) {
+                    lines.push(PortRule {
+                        rule: says.rule,
+                        first,
+                        last,
+                        transports: transport,
+                        effect: says.effect,
+                        flags: says.flags,
+                        _pad: 0,
+                    });
+                }
+            });
+            lines
+        });
+        join(&mut tcp, true);
+        join(&mut udp, true);
+        pack(tcp, udp, observes, closed)
+    }
+
+    fn candidates(
+        &self,
+        positions: &BTreeSet<Position>,
+        towards: Towards<'_>,
+        possible: bool,
+    ) -> Vec<Candidate<'_>> {
         positions
             .iter()
             .filter_map(|&position| {
@@ -126,6 +163,7 @@ impl Policy {
                     position,
                     rule,
                     possible,
+                    rank: self.strategy().rank(position, rule, towards),
                 })
             })
             .collect()
@@ -147,30 +185,6 @@ fn closed(net: &IpNet) -> Closed {
     }
 }
 
-/// The lines of one destination.
-fn lines(candidates: &[Candidate<'_>], observes: bool, closed: Closed) -> PortRules {
-    let [mut tcp, mut udp] = TRANSPORTS.map(|transport| {
-        let mut lines: Vec<PortRule> = Vec::new();
-        sweep(candidates, transport, |first, last, active| {
-            if let Some(says) = says(active, transport, observes, closed) {
-                lines.push(PortRule {
-                    rule: says.rule,
-                    first,
-                    last,
-                    transports: transport,
-                    effect: says.effect,
-                    flags: says.flags,
-                    _pad: 0,
-                });
-            }
-        });
-        lines
-    });
-    join(&mut tcp, true);
-    join(&mut udp, true);
-    pack(tcp, udp, observes, closed)
-}
-
 struct Says {
     effect: u8,
     flags: u8,
@@ -186,7 +200,7 @@ fn says(active: &Active, transport: u8, observes: bool, closed: Closed) -> Optio
             rule: position.map_or(0, |position| position.saturating_add(1)),
         })
     };
-    let denial = active.denials.first();
+    let denial = active.denial();
     if !active.may_be_allowed() {
         // What nothing can allow. In enforce mode the line gives the denial its rule; in the other
         // modes it tells a denial by a rule from the absence of one. A closed range has its own.

@@ -7,7 +7,8 @@
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
 //! - `request`: what rules see of a request, and what they say of it.
-//! - `index`, `found`, `decide`, `name`, `explain`: which rules a flow meets, and what follows.
+//! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
+//!   what follows.
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `recorded`: what of a request goes into the record.
@@ -39,6 +40,7 @@ mod rule;
 mod sentence;
 mod sizes;
 mod special;
+mod strategy;
 mod sweep;
 mod users;
 mod warn;
@@ -55,6 +57,7 @@ pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
 pub use request::{Query, Request};
 pub use rule::{RuleInfo, Seen};
+pub use strategy::Strategy;
 pub use users::MAX_USERS;
 
 /// A policy document.

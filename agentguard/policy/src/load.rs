@@ -14,6 +14,7 @@ use crate::diagnostic::{Diagnostic, Severity, quoted};
 use crate::document::{RawAgent, RawDefaults, RawDocument};
 use crate::pattern::CgroupPattern;
 use crate::rule::Rule;
+use crate::strategy::Strategy;
 use crate::users;
 use crate::yaml::{At, MAX_TEXT, Place, parse_lenient};
 
@@ -33,6 +34,7 @@ pub const MAX_STRING: usize = 1024;
 pub(crate) struct Loaded {
     pub(crate) agents: Vec<AgentPolicy>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) strategy: Strategy,
     /// The column of each rule's beginning, for later warnings.
     pub(crate) columns: Vec<u32>,
     /// Errors and warnings. With an error among them, the rest is not a policy.
@@ -82,6 +84,7 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
     let mut loaded = Loaded {
         agents: Vec::new(),
         rules: Vec::new(),
+        strategy: Strategy::default(),
         columns: Vec::new(),
         found: Vec::new(),
     };
@@ -109,9 +112,11 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
     }
     let partial = !report.found.is_empty();
     let defaults = defaults(&sources, &mut report);
+    loaded.strategy = strategy(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let known = Known {
         agents: &loaded.agents,
+        strategy: loaded.strategy,
         partial,
     };
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
@@ -151,6 +156,7 @@ impl Parsed {
 /// What rules are checked against.
 struct Known<'a> {
     agents: &'a [AgentPolicy],
+    strategy: Strategy,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
 }
@@ -193,6 +199,25 @@ fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
         }
     }
     resolved
+}
+
+/// Which rules decide: said once, since it is about all of them.
+fn strategy(sources: &[Parsed], report: &mut Report) -> Strategy {
+    let mut found: Option<(&str, &At<Strategy>)> = None;
+    for source in sources {
+        report.path.clone_from(&source.path);
+        let said = source.document.as_ref().and_then(|it| it.strategy.as_ref());
+        let Some(said) = said else {
+            continue;
+        };
+        if let Some((path, first)) = found {
+            let hint = format!("it stands in {path}, line {}, already", first.place.line);
+            report.error(said.place, "a second `strategy`", Some(&hint));
+            continue;
+        }
+        found = Some((&source.path, said));
+    }
+    found.map_or_else(Strategy::default, |(_, strategy)| strategy.value)
 }
 
 fn agents(sources: &mut [Parsed], defaults: &Defaults, report: &mut Report) -> Vec<AgentPolicy> {

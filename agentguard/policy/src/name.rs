@@ -68,10 +68,11 @@ impl Policy {
 
         // Whether a port is left after the denials in force, and after those on paper too.
         let (mut reachable, mut reachable_on_paper) = (false, false);
+        let ranks = self.strategy().ranks();
         if !allowances.is_empty() {
             for transport in TRANSPORTS {
-                sweep(&candidates, transport, |_, _, active| {
-                    let open = active.may_be_allowed() && active.denials.is_empty();
+                sweep(&candidates, transport, ranks, |_, _, active| {
+                    let open = active.may_be_allowed() && active.denial().is_none();
                     reachable |= open;
                     reachable_on_paper |= open && active.paper_denials.is_empty();
                 });

@@ -42,6 +42,12 @@ impl Glob {
         Ok(Self { segments })
     }
 
+    /// Whether it matches one text alone.
+    pub(crate) fn is_exact(&self) -> bool {
+        let mut segments = self.segments.iter();
+        segments.all(|segment| matches!(segment, Segment::Exact(_)))
+    }
+
     /// Whether it matches a text without its leading `/`.
     pub(crate) fn matches(&self, text: &str) -> bool {
         // Greedy, with one point of return: only the last `**` can matter.
@@ -272,6 +278,13 @@ impl Ports {
             .0
             .iter()
             .all(|(first, last)| self.0.iter().any(|(from, to)| from <= first && last <= to))
+    }
+
+    /// The fewer ports, the more exact.
+    pub(crate) fn specificity(&self) -> u32 {
+        let ports = self.0.iter();
+        let count: u32 = ports.map(|(first, last)| u32::from(last - first) + 1).sum();
+        u32::from(u16::MAX) + 1 - count
     }
 
     /// The ports one by one, if they are few.

@@ -13,6 +13,7 @@ use crate::index::{Index, Position};
 use crate::load::{self, load};
 use crate::recorded::LookedAt;
 use crate::rule::{Rule, RuleInfo};
+use crate::strategy::Strategy;
 use crate::warn;
 
 /// The most entries that the indexes of all agents have together. A policy that needs more is
@@ -23,6 +24,7 @@ const MAX_INDEXED: usize = 1_000_000;
 #[derive(Debug)]
 pub struct Policy {
     version: String,
+    strategy: Strategy,
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
@@ -45,6 +47,7 @@ pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
         &loaded.rules,
         &loaded.columns,
         &loaded.agents,
+        loaded.strategy,
     ));
     load::sort(&mut warnings, documents);
     let mut agents = loaded.agents;
@@ -67,6 +70,7 @@ pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
         .collect();
     Ok(Policy {
         version: version(documents),
+        strategy: loaded.strategy,
         looked_at: LookedAt::by(&loaded.rules),
         rules: loaded.rules,
         agents,
@@ -140,6 +144,12 @@ impl Policy {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Which of the rules that match decides.
+    #[must_use]
+    pub const fn strategy(&self) -> Strategy {
+        self.strategy
     }
 
     /// What its documents say that was probably not meant.

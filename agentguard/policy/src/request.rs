@@ -147,6 +147,18 @@ impl RequestMatch {
             && self.body_over.is_none()
     }
 
+    /// For how many parts of a request it has a condition; an exact path counts twice.
+    pub(crate) fn conditions(&self) -> u32 {
+        let paths = usize::from(!self.paths.is_empty())
+            + usize::from(!self.paths.is_empty() && self.paths.iter().all(Glob::is_exact));
+        let all = usize::from(!self.methods.is_empty())
+            + paths
+            + self.query.len()
+            + self.fields.len()
+            + usize::from(self.body_over.is_some());
+        u32::try_from(all).unwrap_or(u32::MAX)
+    }
+
     /// Whether a request matches. `allows`: what can be read in two ways has to match in both; else
     /// one suffices.
     pub(crate) fn matches(&self, request: &Request<'_>, allows: bool) -> bool {

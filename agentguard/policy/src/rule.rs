@@ -65,6 +65,11 @@ impl Selector {
         self.names.is_none() && self.labels.is_empty()
     }
 
+    /// How exactly it says for whom: by name, by labels, not at all.
+    pub(crate) fn specificity(&self) -> u32 {
+        u32::from(self.names.is_some()) * 2 + u32::from(!self.labels.is_empty())
+    }
+
     pub(crate) fn selects(&self, name: &AgentName, labels: &Labels) -> bool {
         self.names.as_ref().is_none_or(|names| names.contains(name))
             && self
@@ -101,6 +106,8 @@ pub enum Seen<'a> {
 pub(crate) struct Rule {
     pub(crate) info: RuleInfo,
     pub(crate) agents: Selector,
+    /// Of more than one that match, the highest decides, where the strategy says so.
+    pub(crate) priority: i32,
     pub(crate) hosts: Vec<HostPattern>,
     pub(crate) cidrs: Vec<IpNet>,
     pub(crate) ports: Ports,
@@ -128,6 +135,11 @@ impl Rule {
 
     pub(crate) fn needs_request(&self) -> bool {
         !self.request.is_empty()
+    }
+
+    /// How much it says of requests: for how many parts of one it has a condition.
+    pub(crate) fn specificity(&self) -> u32 {
+        self.request.conditions()
     }
 
     pub(crate) fn matches_host(&self, name: &HostName) -> bool {

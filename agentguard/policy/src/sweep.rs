@@ -1,12 +1,13 @@
 //! The ports of one destination, cut where the rules that match change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::Handling;
 
 use crate::index::Position;
 use crate::rule::Rule;
+use crate::strategy::{Rank, Standing};
 
 /// The rules that match a run of ports, by what they say, on a flow whose request is not seen.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +28,44 @@ pub(crate) struct Active {
     pub(crate) direct: BTreeSet<Position>,
     /// Allowances in force that look at the request.
     pub(crate) unseen_allowances: BTreeSet<Position>,
+    /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
+    ranked: bool,
 }
 
 impl Active {
     /// Whether a rule in force allows it, or may once the request is seen.
     pub(crate) fn may_be_allowed(&self) -> bool {
         !self.proxied.is_empty() || !self.direct.is_empty() || !self.unseen_allowances.is_empty()
+    }
+
+    /// Whether a denial in force holds, whatever the request.
+    pub(crate) fn denial(&self) -> Option<&Position> {
+        let overruled = self.ranked && !self.unseen_allowances.is_empty();
+        self.denials.first().filter(|_| !overruled)
+    }
+
+    /// Without what does not count beside rules of a higher rank.
+    fn ranked(candidates: &BTreeMap<Position, &Candidate<'_>>) -> Self {
+        let mut standing = Standing::default();
+        for candidate in candidates.values().filter(|it| it.is_certain()) {
+            if candidate.rule.info.in_force() {
+                standing.note(candidate.rank, !candidate.rule.allows());
+            }
+        }
+        let mut active = Self {
+            ranked: true,
+            ..Self::default()
+        };
+        for (position, candidate) in candidates {
+            let rule = candidate.rule;
+            let certain = candidate.is_certain() || !rule.info.in_force();
+            if standing.counts(candidate.rank, !rule.allows(), certain)
+                && let Some(kind) = active.kind(candidate)
+            {
+                kind.insert(*position);
+            }
+        }
+        active
     }
 
     fn kind(&mut self, candidate: &Candidate<'_>) -> Option<&mut BTreeSet<Position>> {
@@ -58,16 +91,26 @@ pub(crate) struct Candidate<'a> {
     pub(crate) rule: &'a Rule,
     /// Whether that depends on the address behind the name, which is not known.
     pub(crate) possible: bool,
+    /// Where it stands among the others, if that matters.
+    pub(crate) rank: Rank,
+}
+
+impl Candidate<'_> {
+    /// Whether it matches, whatever is not known yet.
+    fn is_certain(&self) -> bool {
+        !self.possible && !self.rule.needs_request()
+    }
 }
 
 /// The transports, as the kernel's bits.
 pub(crate) const TRANSPORTS: [u8; 2] = [TCP, UDP];
 
 /// Calls `visit` with each run of ports that at least one candidate matches over a transport, in
-/// order.
+/// order. `ranks`: whether those of a lower rank do not count.
 pub(crate) fn sweep(
     candidates: &[Candidate<'_>],
     transport: u8,
+    ranks: bool,
     mut visit: impl FnMut(u16, u16, &Active),
 ) {
     // (port from which it holds, whether it begins or ends, which)
@@ -84,11 +127,17 @@ pub(crate) fn sweep(
     changes.sort_by_key(|(port, begins, candidate)| (*port, *begins, candidate.position));
     let mut active = Active::default();
     let mut open = 0usize;
+    let mut here_now: BTreeMap<Position, &Candidate<'_>> = BTreeMap::new();
     let mut rest = changes.as_slice();
     while let Some((port, _, _)) = rest.first() {
         let here = rest.partition_point(|(p, _, _)| p <= port);
         let (now, later) = rest.split_at(here);
         for (_, begins, candidate) in now {
+            if *begins {
+                here_now.insert(candidate.position, candidate);
+            } else {
+                here_now.remove(&candidate.position);
+            }
             if let Some(kind) = active.kind(candidate) {
                 if *begins {
                     kind.insert(candidate.position);
@@ -103,7 +152,11 @@ pub(crate) fn sweep(
             && open > 0
             && let (Ok(first), Ok(last)) = (u16::try_from(*port), u16::try_from(next - 1))
         {
-            visit(first, last, &active);
+            if ranks {
+                visit(first, last, &Active::ranked(&here_now));
+            } else {
+                visit(first, last, &active);
+            }
         }
         rest = later;
     }

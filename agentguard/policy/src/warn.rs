@@ -8,6 +8,7 @@ use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::pattern::{HostPattern, Ports};
 use crate::rule::{Rule, Selector};
+use crate::strategy::Strategy;
 
 /// The most pairs of rules that are compared. A policy with more is compared in part: what is not
 /// compared is not warned about.
@@ -17,7 +18,12 @@ const MAX_COMPARISONS: usize = 1_000_000;
 const MAX_WARNINGS: usize = 100;
 
 /// Warnings about rules as a whole. `columns`: where each rule begins.
-pub(crate) fn warnings(rules: &[Rule], columns: &[u32], agents: &[AgentPolicy]) -> Vec<Diagnostic> {
+pub(crate) fn warnings(
+    rules: &[Rule],
+    columns: &[u32],
+    agents: &[AgentPolicy],
+    strategy: Strategy,
+) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (rule, column) in rules.iter().zip(columns) {
         if found.len() >= MAX_WARNINGS {
@@ -51,7 +57,7 @@ pub(crate) fn warnings(rules: &[Rule], columns: &[u32], agents: &[AgentPolicy]) 
             "`handling: inspect` on this rule",
         ));
     }
-    let hidden = hidden(rules);
+    let hidden = hidden(rules, strategy);
     for ((rule, column), by) in rules.iter().zip(columns).zip(hidden) {
         let Some(by) = by.and_then(|n| rules.get(n)) else {
             continue;
@@ -60,7 +66,11 @@ pub(crate) fn warnings(rules: &[Rule], columns: &[u32], agents: &[AgentPolicy]) 
             return found;
         }
         let (id, other, line) = (&rule.info.id, &by.info.id, by.info.source.line);
-        let message = if rule.info.action == by.info.action {
+        let message = if strategy == Strategy::PriorityFirstMatch {
+            format!(
+                "rule `{id}` never decides: rule `{other}` (line {line}) comes before it and matches all of it"
+            )
+        } else if rule.info.action == by.info.action {
             format!("rule `{id}` adds nothing to rule `{other}` (line {line})")
         } else {
             format!(
@@ -112,7 +122,7 @@ fn blind<'a>(rules: &'a [Rule], columns: &'a [u32]) -> impl Iterator<Item = (&'a
 }
 
 /// For each rule, another that leaves it nothing to say.
-fn hidden(rules: &[Rule]) -> Vec<Option<usize>> {
+fn hidden(rules: &[Rule], strategy: Strategy) -> Vec<Option<usize>> {
     // A rule that covers another covers its first destination, so only rules that share that one
     // need to be compared.
     let mut by_destination: HashMap<Destination<'_>, Vec<usize>> = HashMap::new();
@@ -150,9 +160,14 @@ fn hidden(rules: &[Rule]) -> Vec<Option<usize>> {
                 })
                 .find(|&by| {
                     by != n
-                        && rules
-                            .get(by)
-                            .is_some_and(|by_rule| hides(by_rule, rule, by < n))
+                        && rules.get(by).is_some_and(|by_rule| match strategy {
+                            Strategy::PriorityFirstMatch => precedes(by_rule, rule, by < n),
+                            // Of the others, the narrower one decides.
+                            Strategy::MostSpecificWins => {
+                                covers(rule, by_rule) && hides(by_rule, rule, by < n)
+                            }
+                            Strategy::DenyOverrides => hides(by_rule, rule, by < n),
+                        })
                 })
         })
         .collect()
@@ -214,6 +229,12 @@ fn hides(by: &Rule, rule: &Rule, earlier: bool) -> bool {
         return false;
     }
     covers(by, rule)
+}
+
+/// Whether `by` decides wherever `rule` matches, by its rank.
+fn precedes(by: &Rule, rule: &Rule, earlier: bool) -> bool {
+    let first = by.priority > rule.priority || by.priority == rule.priority && earlier;
+    first && by.info.in_force() && covers(by, rule)
 }
 
 /// Whether `a` matches whatever `b` matches.

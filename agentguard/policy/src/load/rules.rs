@@ -11,6 +11,7 @@ use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::pattern::Ports;
 use crate::rule::{Rule, RuleInfo, Selector};
 use crate::special;
+use crate::strategy::Strategy;
 use crate::yaml::At;
 
 /// All rules in order, and the column where each begins.
@@ -94,6 +95,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
         },
         agents: selector(raw, known, report),
+        priority: priority(raw, known, report),
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
         ports: Ports::all(),
@@ -116,6 +118,25 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
     what_only_names_have(raw, &rule, report);
     what_stays_closed(matches, &rule, report);
     rule
+}
+
+fn priority(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> i32 {
+    let Some(priority) = &raw.priority else {
+        return 0;
+    };
+    if known.strategy != Strategy::PriorityFirstMatch && !known.partial {
+        report.error(
+            priority.place,
+            "`priority` says nothing here: the order of rules does not matter",
+            Some("`strategy: priority_first_match` at the top, or leave it out"),
+        );
+    }
+    i32::try_from(priority.value).unwrap_or_else(|_| {
+        let message = format!("`priority: {}` is too large", priority.value);
+        let hint = "a whole number from -2147483648 to 2147483647";
+        report.error(priority.place, message, Some(hint));
+        0
+    })
 }
 
 fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {

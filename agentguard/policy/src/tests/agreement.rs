@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use super::{agent, host, policy};
 use crate::rule::{Fit, Rule};
 use crate::special;
+use crate::strategy::Towards;
 use crate::{AgentPolicy, Facts, Policy, Query, Request, RulingOutcome, Seen};
 
 const HOSTS: [&str; 5] = [
@@ -56,6 +57,11 @@ const ADDRESSES: [&str; 12] = [
 const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
 const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
 const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
+const STRATEGIES: [&str; 3] = [
+    "deny_overrides",
+    "priority_first_match",
+    "most_specific_wins",
+];
 
 /// A rule as text, valid whatever the numbers.
 fn any_rule() -> impl Strategy<Value = String> {
@@ -71,7 +77,11 @@ fn any_rule() -> impl Strategy<Value = String> {
         prop::sample::select(&["splice", "direct", "inspect"][..]),
         prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
         prop::option::weighted(0.2, Just(["127.0.0.0/8", "169.254.169.254/32"])),
-        (prop::bool::weighted(0.2), prop::bool::weighted(0.2)),
+        (
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.2),
+            -1i32..3,
+        ),
     )
         .prop_map(
             |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
@@ -83,8 +93,10 @@ fn any_rule() -> impl Strategy<Value = String> {
                     1 if !allow || handling == "direct" => "tcp, udp",
                     _ => "tcp",
                 };
-                let mut text =
-                    format!("    mode: {mode}\n    match:\n      transport: [{transport}]\n");
+                let mut text = format!(
+                    "    priority: {}\n    mode: {mode}\n    match:\n      transport: [{transport}]\n",
+                    more.2
+                );
                 for (key, list) in [("host", &hosts), ("cidr", &nets), ("port", &ports)] {
                     if !list.is_empty() {
                         let list: Vec<_> = list.iter().map(|entry| format!("{entry:?}")).collect();
@@ -126,13 +138,23 @@ fn any_rules() -> impl Strategy<Value = Vec<String>> {
 
 /// A policy of numbered rules. The second half of them is for the agent by name.
 fn compiled(rules: &[(usize, &String)], mode: &str) -> Policy {
-    let mut text = format!("version: 1\nagents:\n  - {{name: coder, mode: {mode}}}\nrules:\n");
+    compiled_with(rules, mode, "deny_overrides")
+}
+
+fn compiled_with(rules: &[(usize, &String)], mode: &str, strategy: &str) -> Policy {
+    let mut text = format!(
+        "version: 1\nstrategy: {strategy}\nagents:\n  - {{name: coder, mode: {mode}}}\nrules:\n"
+    );
     for (n, rule) in rules {
         writeln!(text, "  - id: r{n}").unwrap();
         if n % 2 == 1 {
             text.push_str("    agents: [coder]\n");
         }
-        text.push_str(rule);
+        for line in rule.lines() {
+            if strategy == "priority_first_match" || !line.contains("priority") {
+                writeln!(text, "{line}").unwrap();
+            }
+        }
     }
     if rules.is_empty() {
         text.push_str("  []\n");
@@ -258,10 +280,11 @@ proptest! {
     #[test]
     fn the_kernel_agrees_on_bare_addresses(
         rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        strategy in prop::sample::select(&STRATEGIES[..]),
         ip in prop::sample::select(&ADDRESSES[..]),
         port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
     ) {
-        let policy = compiled(&numbered(&rules), mode);
+        let policy = compiled_with(&numbered(&rules), mode, strategy);
         let agent = agent(&policy, "coder");
         let ip: IpAddr = ip.parse().unwrap();
         let nets = policy.network_rules(agent);
@@ -276,11 +299,12 @@ proptest! {
     #[test]
     fn the_kernel_agrees_on_names(
         rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        strategy in prop::sample::select(&STRATEGIES[..]),
         name in prop::sample::select(&NAMES[..]),
         real in prop::option::weighted(0.5, prop::sample::select(&ADDRESSES[..])),
         port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
     ) {
-        let policy = compiled(&numbered(&rules), mode);
+        let policy = compiled_with(&numbered(&rules), mode, strategy);
         let agent = agent(&policy, "coder");
         let name = host(name);
         let real: Option<IpAddr> = real.map(|ip| ip.parse().unwrap());
@@ -388,11 +412,12 @@ proptest! {
     #[test]
     fn what_is_decided_early_stays_decided(
         rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        strategy in prop::sample::select(&STRATEGIES[..]),
         name in prop::option::of(prop::sample::select(&NAMES[..])),
         ip in prop::sample::select(&ADDRESSES[..]),
         port in prop::sample::select(&TRIED_PORTS[..]),
     ) {
-        let policy = compiled(&numbered(&rules), mode);
+        let policy = compiled_with(&numbered(&rules), mode, strategy);
         let agent = agent(&policy, "coder");
         let name = name.map(host);
         let flow = Facts {
@@ -421,13 +446,44 @@ proptest! {
                 };
                 let full = with(limit.unwrap_or(u64::MAX));
                 prop_assert_eq!((full.outcome, full.verdict), (late.outcome, late.verdict));
-                if let Some(limit) = limit {
+                if let Some(limit) = limit && strategy == "deny_overrides" {
                     prop_assert_eq!(with(limit + 1).verdict, Verdict::Deny);
                 }
             }
         }
         let never = policy.decide(agent, &Facts { request: Seen::Never, ..flow });
         prop_assert_ne!(never.outcome, RulingOutcome::Undecided);
+    }
+
+    #[test]
+    fn the_highest_rank_decides(
+        rules in any_rules(), name in prop::option::of(prop::sample::select(&NAMES[..])),
+        ip in prop::sample::select(&["10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::1"][..]),
+        port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(),
+        get: bool, path in prop::sample::select(&["/a/b", "/b"][..]), body in 9u64..12,
+        strategy in prop::sample::select(&STRATEGIES[1..]),
+    ) {
+        let policy = compiled_with(&numbered(&rules), "enforce", strategy);
+        let agent = agent(&policy, "coder");
+        let name = name.map(host);
+        let ip = Some(ip.parse().unwrap());
+        let request = Request { body, ..Request::new(if get { "GET" } else { "PUT" }, path) };
+        let request = Seen::Request(request);
+        let facts = Facts { host: name.as_ref(), ip, port, transport, request };
+        let towards = Towards::of(facts.host, ip);
+        let met: Vec<_> = (0..).zip(policy.compiled()).filter(|(_, rule)| {
+            rule.info.in_force()
+                && rule.matches_destination(facts.host, ip)
+                && rule.fit(port, transport, request) == Fit::Yes
+        }).map(|(n, rule)| (policy.strategy().rank(n, rule, towards), rule)).collect();
+        let top = met.iter().map(|(rank, _)| *rank).max();
+        let allowed = top.is_some()
+            && met.iter().filter(|(rank, _)| Some(*rank) == top).all(|(_, rule)| rule.allows());
+        let ruling = policy.decide(agent, &facts);
+        prop_assert_eq!(ruling.outcome != RulingOutcome::Deny, allowed, "{:?}", ruling);
+        if let Some((_, rule)) = met.iter().find(|(rank, _)| Some(*rank) == top) {
+            prop_assert!(ruling.matched.iter().any(|it| it.rule == rule.info.id), "{:?}", ruling);
+        }
     }
 
     #[test]
@@ -492,8 +548,9 @@ proptest! {
     fn a_name_is_answered_where_a_port_of_it_can_be_reached(
         rules in any_rules(), name in prop::sample::select(&NAMES[..]), transport in transports(),
         port in prop::sample::select(&TRIED_PORTS[..]),
+        strategy in prop::sample::select(&STRATEGIES[..]),
     ) {
-        let policy = compiled(&numbered(&rules), "enforce");
+        let policy = compiled_with(&numbered(&rules), "enforce", strategy);
         let agent = agent(&policy, "coder");
         let name: HostName = host(name);
         let facts = Facts { host: Some(&name), ip: None, port, transport, request: Seen::NotYet };

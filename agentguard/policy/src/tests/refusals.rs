@@ -282,6 +282,64 @@ fn bounds_are_told() {
 }
 
 #[test]
+fn what_never_decides_is_told_by_strategy() {
+    let rules = "agents: [{name: coder}]
+rules:
+  - {id: a, match: {host: [a.example]}, action: allow}
+  - {id: b, match: {host: [a.example], port: [80], transport: [tcp]}, action: deny}
+";
+    for (strategy, told) in [
+        ("deny_overrides", &[][..]),
+        ("most_specific_wins", &[]),
+        (
+            "priority_first_match",
+            &[
+                "p.yaml:6:5: warning: rule `b` never decides: rule `a` (line 5) comes before it and matches all of it\n  hint: one of them can go",
+            ],
+        ),
+    ] {
+        let policy = super::policy(&format!("version: 1\nstrategy: {strategy}\n{rules}"));
+        let warnings: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, told, "{strategy}");
+    }
+}
+
+#[test]
+fn a_strategy_is_said_once_and_priorities_where_they_matter() {
+    let first = "version: 1\nstrategy: priority_first_match\nagents: [{name: coder}]\n";
+    let second = "version: 1\nstrategy: most_specific_wins\n";
+    let rule = "rules:\n  - {id: a, priority: 3, action: deny}\n  - {id: b, priority: 9999999999, action: deny}\n";
+    let found = compile(&[
+        Document {
+            path: "one.yaml".to_owned(),
+            text: format!("{first}{rule}"),
+        },
+        Document {
+            path: "two.yaml".to_owned(),
+            text: second.to_owned(),
+        },
+    ]);
+    let found: Vec<_> = found.unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "one.yaml:6:23: error: `priority: 9999999999` is too large\n  hint: a whole number from -2147483648 to 2147483647",
+            "two.yaml:2:11: error: a second `strategy`\n  hint: it stands in one.yaml, line 2, already",
+        ]
+    );
+    let text = format!(
+        "version: 1\nagents: [{{name: coder}}]\n{}",
+        rule.replace("9999999999", "1")
+    );
+    let found = refused(&text);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(
+        found[0],
+        "p.yaml:4:23: error: `priority` says nothing here: the order of rules does not matter\n  hint: `strategy: priority_first_match` at the top, or leave it out"
+    );
+}
+
+#[test]
 fn what_was_probably_not_meant_is_told() {
     let warnings = |rules: &str| -> Vec<String> {
         compile(&[document(&rule(rules))])
