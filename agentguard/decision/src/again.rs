@@ -10,7 +10,7 @@ use agentguard_policy::{Request, RulingOutcome, Seen};
 use tokio::sync::watch;
 
 use crate::asked::Asked;
-use crate::decider::{Decider, facts};
+use crate::decider::Decider;
 use crate::port::{Client, Decided, Recorder, Target};
 
 /// Notices that the policy changed after this was made. Make it before the decision that it is
@@ -82,7 +82,7 @@ impl<R: Recorder> Decider<R> {
             ruled();
             let since = match ruling.reason.code {
                 ReasonCode::Quarantined => " (this was under way)",
-                _ => " (the policy changed while this was under way)",
+                _ => " (the policy, or what it depends on, changed while this was under way)",
             };
             ruling.reason.message.push_str(since);
             let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);
@@ -103,7 +103,8 @@ impl<R: Recorder> Decider<R> {
         let policy = self.policies().current();
         let agent = self.agent(&policy, client.agent).ok()?;
         let seen = Seen::Request(asked.seen());
-        let limit = |target: &Target| policy.body_limit(agent, &facts(target, seen));
+        let moment = self.moment(client);
+        let limit = |target: &Target| policy.body_limit(agent, &moment.facts(target, seen));
         let behind = behind.iter().filter(|_| target.ip.is_none());
         let behind = behind.filter_map(|ip| limit(&target.at(*ip)));
         limit(target).into_iter().chain(behind).min()

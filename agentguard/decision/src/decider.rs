@@ -9,14 +9,13 @@ use agentguard_model::{
     Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
     Reason, ReasonCode, Transport, Verdict,
 };
-use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
-};
+use agentguard_policy::{Addresses, AgentPolicy, NameRuling, Policy, Ruling, RulingOutcome, Seen};
 use jiff::Timestamp;
 use ulid::Generator;
 
 use crate::asked::Asked;
 use crate::directory::Directory;
+use crate::moment::Moment;
 use crate::policies::Policies;
 use crate::port::{Client, Decided, Foreseen, Recorder, Target};
 
@@ -87,7 +86,10 @@ impl<R: Recorder> Decider<R> {
     pub fn foresee(&self, client: &Client, target: &Target) -> Foreseen {
         let policy = self.policies.current();
         let ruling = match self.agent(&policy, client.agent) {
-            Ok(agent) => policy.decide(agent, &facts(target, Seen::NotYet)),
+            Ok(agent) => {
+                let moment = self.moment(client);
+                policy.decide(agent, &moment.facts(target, Seen::NotYet))
+            }
             Err(_) => return Foreseen::Deny,
         };
         match ruling.outcome {
@@ -102,8 +104,9 @@ impl<R: Recorder> Decider<R> {
     #[must_use]
     pub fn inspects(&self, client: &Client, target: &Target) -> bool {
         let policy = self.policies.current();
+        let moment = self.moment(client);
         self.agent(&policy, client.agent)
-            .is_ok_and(|agent| policy.inspects(agent, &facts(target, Seen::NotYet)))
+            .is_ok_and(|agent| policy.inspects(agent, &moment.facts(target, Seen::NotYet)))
     }
 
     /// Decides and records a TCP connection whose bytes pass undecoded. One that is to be inspected
@@ -320,6 +323,12 @@ impl<R: Recorder> Decider<R> {
             .await
     }
 
+    /// On whose behalf a client acts, and what holds now.
+    pub(crate) fn moment(&self, client: &Client) -> Moment {
+        let run = self.directory.run_of(client.run);
+        Moment::new(run, client.run, self.policies.switches())
+    }
+
     /// What a policy says. Pure.
     pub(crate) fn rule(
         &self,
@@ -329,7 +338,7 @@ impl<R: Recorder> Decider<R> {
         seen: Seen<'_>,
     ) -> Ruling {
         match self.agent(policy, client.agent) {
-            Ok(agent) => policy.decide(agent, &facts(target, seen)),
+            Ok(agent) => policy.decide(agent, &self.moment(client).facts(target, seen)),
             Err(reason) => Ruling {
                 outcome: RulingOutcome::Deny,
                 verdict: Verdict::Deny,
@@ -501,16 +510,6 @@ impl<R: Recorder> Decider<R> {
             .name(id)
             .ok_or_else(|| unknown(&format!("with the number {}", id.0)))?;
         policy.agent(&name).ok_or_else(|| unknown(name.as_str()))
-    }
-}
-
-pub(crate) fn facts<'a>(target: &'a Target, request: Seen<'a>) -> Facts<'a> {
-    Facts {
-        host: target.host.as_ref(),
-        ip: target.ip,
-        port: target.port,
-        transport: Transport::Tcp,
-        request,
     }
 }
 

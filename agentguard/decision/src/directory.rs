@@ -1,7 +1,7 @@
 //! Who is who: the numbers that the kernel tells, and what they stand for.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use agentguard_model::{Agent, AgentId, AgentName, Context, Labels};
 use agentguard_policy::Policy;
@@ -17,7 +17,7 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct Inner {
     agents: HashMap<AgentId, AgentName>,
-    runs: HashMap<u32, Run>,
+    runs: HashMap<u32, Arc<Run>>,
     quarantined: HashSet<AgentId>,
     /// Of each agent for which something was under way since it was last released: cancelled when it
     /// is quarantined.
@@ -25,10 +25,10 @@ struct Inner {
 }
 
 /// What is known of a run.
-#[derive(Clone, Debug, Default)]
-struct Run {
-    context: Context,
-    labels: Labels,
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    pub(crate) context: Context,
+    pub(crate) labels: Labels,
 }
 
 impl Directory {
@@ -42,7 +42,8 @@ impl Directory {
     /// A run has begun.
     pub fn run(&self, number: u32, context: Context, labels: Labels) {
         self.write(|inner| {
-            inner.runs.insert(number, Run { context, labels });
+            let run = Arc::new(Run { context, labels });
+            inner.runs.insert(number, run);
         });
     }
 
@@ -51,6 +52,11 @@ impl Directory {
         self.write(|inner| {
             inner.runs.remove(&number);
         });
+    }
+
+    /// What is known of a run that is under way.
+    pub(crate) fn run_of(&self, number: u32) -> Option<Arc<Run>> {
+        self.read(|inner| inner.runs.get(&number).cloned())
     }
 
     /// An agent is quarantined, or not any more. Decisions from now on say so; what is under way hears
@@ -104,21 +110,20 @@ impl Directory {
     /// of the run over them.
     #[must_use]
     pub fn describe(&self, id: AgentId, run: u32, policy: &Policy) -> (Option<Agent>, Context) {
-        let (name, run) = self.read(|inner| {
-            (
-                inner.agents.get(&id).cloned(),
-                inner.runs.get(&run).cloned().unwrap_or_default(),
-            )
-        });
+        let name = self.name(id);
+        let run = self.run_of(run);
         let agent = name.map(|name| {
             let mut labels = policy
                 .agent(&name)
                 .map(|agent| agent.labels.clone())
                 .unwrap_or_default();
-            labels.extend(run.labels);
+            if let Some(run) = &run {
+                labels.extend(run.labels.clone());
+            }
             Agent { name, labels }
         });
-        (agent, run.context)
+        let context = run.map(|run| run.context.clone());
+        (agent, context.unwrap_or_default())
     }
 
     /// Every agent.

@@ -14,6 +14,7 @@ mod asked;
 mod decider;
 mod directory;
 mod kernel;
+mod moment;
 mod operator;
 mod policies;
 mod port;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentguard_policy::Policy;
+use agentguard_policy::{Policy, Switches};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
@@ -18,6 +18,8 @@ pub struct Policies {
     current: Arc<ArcSwap<Policy>>,
     /// By number, newest first.
     numbered: ArcSwap<Vec<(u32, Arc<Policy>)>>,
+    /// What operators have switched.
+    switches: ArcSwap<Switches>,
     /// The number of the one in force, told after it is.
     generation: watch::Sender<u32>,
 }
@@ -30,6 +32,7 @@ impl Policies {
         Self {
             current: Arc::new(ArcSwap::new(policy.clone())),
             numbered: ArcSwap::from_pointee(vec![(generation, policy)]),
+            switches: ArcSwap::default(),
             generation: watch::Sender::new(generation),
         }
     }
@@ -47,8 +50,21 @@ impl Policies {
         self.generation.send_replace(generation);
     }
 
+    /// What operators have switched from now on. What is under way is decided again.
+    pub fn switch(&self, switches: Switches) {
+        if **self.switches.load() != switches {
+            self.switches.store(Arc::new(switches));
+            self.touch();
+        }
+    }
+
+    /// What operators have switched.
+    pub(crate) fn switches(&self) -> Arc<Switches> {
+        self.switches.load_full()
+    }
+
     /// What is under way is to be decided again under the same one: something else has changed.
-    pub(crate) fn touch(&self) {
+    pub fn touch(&self) {
         self.generation.send_modify(|_| {});
     }
 

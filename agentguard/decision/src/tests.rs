@@ -7,7 +7,7 @@ use agentguard_model::{
     ActionKind, AgentId, Context, Decision, DecisionId, Handling, Labels, Layer, Mode, Outcome,
     Process, Reason, ReasonCode, Verdict,
 };
-use agentguard_policy::{Document, compile};
+use agentguard_policy::{Document, Switches, compile};
 use http::{HeaderMap, HeaderValue};
 
 use crate::{
@@ -589,4 +589,56 @@ async fn what_an_operator_did_is_recorded_with_who_and_why() {
     assert_eq!(decision.reason.code, ReasonCode::Operator);
     assert_eq!(decision.context.user.as_deref(), Some("uid 0"));
     assert_eq!(decision.agent.unwrap().labels["tenant"], "acme");
+}
+
+#[tokio::test]
+async fn what_a_rule_depends_on_decides_and_ends_what_is_under_way() {
+    let decider = decider();
+    let text = "version: 1
+switches: {freeze: false}
+agents: [{name: coder, labels: {tier: \"2\"}}]
+rules:
+  - {id: release, match: {host: [api.example.com], workflow: [\"release-*\"]}, action: allow}
+  - {id: tier, match: {host: [api.example.com], transport: [tcp]}, when: agent.labels.tier == '3', action: deny}
+  - {id: freeze, match: {host: [api.example.com], transport: [tcp]}, when: switches.freeze, action: deny}
+";
+    let document = Document {
+        path: "policy.yaml".to_owned(),
+        text: text.to_owned(),
+    };
+    let policy = compile(&[document]).unwrap();
+    decider.policies().put(5, policy);
+    let api = target("api.example.com", 443);
+    let mut coder = client(1);
+    assert!(!decider.connection(&coder, &api).await.allowed);
+    let context = Context {
+        workflow: Some("release-7".to_owned()),
+        ..Context::default()
+    };
+    decider.directory().run(9, context.clone(), Labels::new());
+    let labels = Labels::from([("tier".to_owned(), "3".to_owned())]);
+    decider.directory().run(10, context, labels);
+    coder.run = 10;
+    assert!(!decider.connection(&coder, &api).await.allowed);
+    coder.run = 9;
+    assert!(decider.connection(&coder, &api).await.allowed);
+
+    let changes = decider.changes();
+    let mut switches = Switches::default();
+    switches.set("freeze", true);
+    decider.policies().switch(switches.clone());
+    let denied = decider
+        .revoked(changes, &coder, || api.clone(), || None, None, || ())
+        .await;
+    assert!(!denied.allowed);
+    let decision = last(&decider);
+    assert_eq!(decision.matched[0].rule, "freeze");
+    assert_eq!(
+        decision.reason.message,
+        "Rule freeze forbids coder to reach api.example.com:443 over TCP. (the policy, or what it depends on, changed while this was under way)"
+    );
+    // The same switches again are no change.
+    let changes = decider.changes();
+    decider.policies().switch(switches);
+    assert!(!changes.came());
 }

@@ -18,6 +18,8 @@ pub enum ReasonCode {
     LeftOpen,
     /// A rule denies it.
     RuleDeny,
+    /// A rule that matches otherwise has an expression that cannot be evaluated.
+    EngineError,
     /// No rule allows it.
     NoRule,
     /// The destination is a loopback port that the agent did not bind.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use agentguard_model::{Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict};
 
 use crate::agent::AgentPolicy;
+use crate::circumstances::Circumstances;
 use crate::found::{Few, Found};
 use crate::policy::Policy;
 use crate::rule::Seen;
@@ -28,6 +29,8 @@ pub struct Facts<'a> {
     pub transport: Transport,
     /// The request.
     pub request: Seen<'a>,
+    /// On whose behalf, and when.
+    pub circumstances: Circumstances<'a>,
 }
 
 /// What is to be done.
@@ -104,7 +107,7 @@ impl Policy {
                 mode: Mode::Enforce,
                 enforced: true,
                 outcome: RulingOutcome::Deny,
-                ..self.rule_denies(&attempt, &found)
+                ..self.rule_denies(agent, &attempt, &found)
             };
         }
         match facts.request {
@@ -143,11 +146,14 @@ impl Policy {
             return self.nothing_allows(agent, attempt, found);
         }
         if on_paper {
-            let mut ruling = self.rule_denies(attempt, found);
+            let mut ruling = self.rule_denies(agent, attempt, found);
             ruling.outcome = outcome;
             ruling.enforced = false;
             if observes {
                 ruling.mode = agent.mode;
+            } else if ruling.mode == Mode::Enforce {
+                // It is in force for other sessions.
+                ruling.mode = Mode::Shadow;
             }
             return ruling;
         }
@@ -201,13 +207,29 @@ impl Policy {
     }
 
     /// A denial by a rule, before modes; the mode is that of the deciding rule.
-    fn rule_denies(&self, attempt: &Attempt<'_>, found: &Found) -> Ruling {
+    fn rule_denies(&self, agent: &AgentPolicy, attempt: &Attempt<'_>, found: &Found) -> Ruling {
         let seen = [&found.denials, &found.paper_denials];
         let unseen = [&found.unseen_denials, &found.unseen_paper_denials];
-        let by = seen.iter().find_map(|kind| self.first(kind));
+        // One that says so comes before one that cannot say.
+        let first = |kind: &&Few| {
+            let says = kind.without(&found.failed);
+            says.iter().next().or_else(|| kind.iter().next())
+        };
+        let position = seen.iter().find_map(first);
+        let by = position.and_then(|it| self.at(it));
+        let failed = position.filter(|it| found.failed.iter().any(|failed| failed == *it));
+        let failed = by.filter(|_| failed.is_some());
+        let failed = failed.and_then(|it| it.conditions.when(agent, attempt.facts).err());
+        let by = by.map(|rule| &rule.info);
         let by_unseen = unseen.iter().find_map(|kind| self.first(kind));
         let (code, message) = match by {
-            Some(_) => (ReasonCode::RuleDeny, sentence::denied(attempt, by)),
+            Some(rule) => match failed {
+                Some(why) => (
+                    ReasonCode::EngineError,
+                    sentence::failed(attempt, rule, &why),
+                ),
+                None => (ReasonCode::RuleDeny, sentence::denied(attempt, by)),
+            },
             None => (
                 ReasonCode::NeedsInspection,
                 sentence::needs_inspection(attempt, by_unseen, found.inspects()),
@@ -276,7 +298,7 @@ impl Policy {
     /// No allowance in force matches.
     fn nothing_allows(&self, agent: &AgentPolicy, attempt: &Attempt<'_>, found: &Found) -> Ruling {
         let mut ruling = if !found.denials.is_empty() {
-            self.rule_denies(attempt, found)
+            self.rule_denies(agent, attempt, found)
         } else if let Some(unseen) = self.first(&found.unseen_allowances) {
             denied(
                 agent.mode,
@@ -332,7 +354,10 @@ pub(crate) fn undecided(observes: bool, found: &Found) -> bool {
         // Nothing can allow it, whatever the request.
         return false;
     }
-    found.has_unseen_denial() || found.may_be_overruled() || found.unseen_handling > found.handling
+    found.has_unseen_denial()
+        || found.may_be_overruled()
+        || found.may_fail
+        || found.unseen_handling > found.handling
 }
 
 /// How an observed agent's flow goes on where no rule in force allows it.

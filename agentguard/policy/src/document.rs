@@ -26,6 +26,10 @@ pub(crate) struct RawDocument {
     /// Which of the rules that match decides. `deny_overrides` if absent; it may stand in one document.
     #[serde(default)]
     pub(crate) strategy: Option<At<Strategy>>,
+    /// Switches that operators can set while the policy is in force, each with how it is unless they do.
+    /// Expressions look at them: `switches.NAME`.
+    #[serde(default)]
+    pub(crate) switches: BTreeMap<String, At<bool>>,
     /// What holds where an agent does not say otherwise.
     #[serde(default)]
     pub(crate) defaults: Option<At<RawDefaults>>,
@@ -191,6 +195,12 @@ pub(crate) struct RawRule {
     #[serde(default)]
     #[schemars(with = "Option<i32>")]
     pub(crate) priority: Option<At<i64>>,
+    /// What must hold beside, in the Common Expression Language.
+    #[serde(default)]
+    pub(crate) when: Option<At<String>>,
+    /// For which part of the sessions it is in force; for the others it is on paper.
+    #[serde(default)]
+    pub(crate) rollout: Option<At<RawRollout>>,
     /// What it says.
     pub(crate) action: RuleAction,
     /// How what it allows is carried: `direct`, `splice`, or `inspect`, which terminates TLS so that
@@ -246,10 +256,51 @@ pub(crate) struct RawMatch {
     /// All of the fields must be there.
     #[serde(default)]
     pub(crate) header: Option<RawNamed>,
+    /// The users on whose behalf: `*` stands for any run of characters. A run without one does not match.
+    #[serde(default)]
+    pub(crate) user: Option<At<Vec<At<String>>>>,
+    /// The sessions.
+    #[serde(default)]
+    pub(crate) session: Option<At<Vec<At<String>>>>,
+    /// The workflows.
+    #[serde(default)]
+    pub(crate) workflow: Option<At<Vec<At<String>>>>,
+    /// The purposes.
+    #[serde(default)]
+    pub(crate) purpose: Option<At<Vec<At<String>>>>,
+    /// When.
+    #[serde(default)]
+    pub(crate) time: Option<At<RawTime>>,
     /// A request with more content than this, in bytes or with `KiB`, `MiB` or `GiB`. For denials.
     #[serde(default)]
     #[schemars(with = "Option<RawSize>")]
     pub(crate) body_over: Option<At<String>>,
+}
+
+/// For which part of the sessions a rule is in force.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "Rollout")]
+pub(crate) struct RawRollout {
+    /// How many in a hundred. The same session always is, or is not, among them.
+    #[schemars(range(max = 100))]
+    pub(crate) percent: At<u64>,
+}
+
+/// When a rule matches.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "Time")]
+pub(crate) struct RawTime {
+    /// Days and runs of days: `mon`, `mon-fri`. All, if absent.
+    #[serde(default)]
+    pub(crate) days: Option<At<Vec<At<String>>>>,
+    /// Windows like `08:00-18:00`; `22:00-06:00` belongs to the day on which it begins. All day, if absent.
+    #[serde(default)]
+    pub(crate) hours: Option<At<Vec<At<String>>>>,
+    /// The time zone, as IANA names it: `Europe/Berlin`. UTC, if absent.
+    #[serde(default)]
+    pub(crate) zone: Option<At<String>>,
 }
 
 /// Patterns of values, by name.

@@ -17,6 +17,12 @@ use crate::strategy::{Standing, Towards};
 pub enum Condition {
     /// Host and addresses.
     Destination,
+    /// On whose behalf.
+    Context,
+    /// The time.
+    Time,
+    /// The expression.
+    When,
     /// The transport.
     Transport,
     /// The port.
@@ -37,6 +43,9 @@ impl std::fmt::Display for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Destination => "destination",
+            Self::Context => "context",
+            Self::Time => "time",
+            Self::When => "when",
             Self::Transport => "transport",
             Self::Port => "port",
             Self::Method => "method",
@@ -55,6 +64,8 @@ pub enum Consideration {
     Matched,
     /// It matches, and one of a higher rank decides.
     Overruled,
+    /// All else matches, and its expression cannot be evaluated, so that it denies: why.
+    Error(String),
     /// It matches if the request does, which was not seen.
     NeedsRequest,
     /// These conditions do not hold; all others do.
@@ -86,10 +97,12 @@ impl Policy {
             .zip(self.compiled())
             .filter(|(_, rule)| rule.agents.selects(&agent.name, &agent.labels))
             .map(|(position, rule)| {
-                let verdict = consider(rule, facts, ip);
+                let verdict = consider(rule, agent, facts, ip);
                 let rank = self.strategy().rank(position, rule, towards);
-                if verdict == Consideration::Matched && rule.info.in_force() {
-                    standing.note(rank, !rule.allows());
+                let failed = matches!(verdict, Consideration::Error(_));
+                let in_force = rule.in_force(&agent.name, &facts.circumstances);
+                if in_force && (failed || verdict == Consideration::Matched) {
+                    standing.note(rank, failed || !rule.allows());
                 }
                 (rule, verdict, rank)
             })
@@ -109,7 +122,7 @@ impl Policy {
             })
             .collect();
         considered.sort_by_key(|c| match &c.verdict {
-            Consideration::Matched => 0,
+            Consideration::Matched | Consideration::Error(_) => 0,
             Consideration::Overruled | Consideration::NeedsRequest => 1,
             Consideration::Failed(conditions) => 1 + conditions.len(),
         });
@@ -125,7 +138,12 @@ fn known_address(facts: &Facts<'_>) -> Option<IpAddr> {
         .filter(|ip| !special::is_virtual(*ip))
 }
 
-fn consider(rule: &Rule, facts: &Facts<'_>, ip: Option<IpAddr>) -> Consideration {
+fn consider(
+    rule: &Rule,
+    agent: &AgentPolicy,
+    facts: &Facts<'_>,
+    ip: Option<IpAddr>,
+) -> Consideration {
     let mut failed = Vec::new();
     let mut check = |condition, holds: bool| {
         if !holds {
@@ -149,11 +167,22 @@ fn consider(rule: &Rule, facts: &Facts<'_>, ip: Option<IpAddr>) -> Consideration
         check(Condition::Header, says.fields(request, allows));
         check(Condition::BodyOver, says.size(request));
     }
+    let conditions = &rule.conditions;
+    check(Condition::Context, conditions.context(&facts.circumstances));
+    check(Condition::Time, conditions.times(&facts.circumstances));
     let seen = matches!(facts.request, Seen::Request(_));
+    let when = if seen || !conditions.needs_request() {
+        conditions.when(agent, facts)
+    } else {
+        Ok(true)
+    };
+    check(Condition::When, when != Ok(false));
     if !failed.is_empty() {
         Consideration::Failed(failed)
     } else if rule.needs_request() && !seen {
         Consideration::NeedsRequest
+    } else if let Err(why) = when {
+        Consideration::Error(why)
     } else {
         Consideration::Matched
     }

@@ -77,24 +77,33 @@ pub(crate) struct Found {
     pub(crate) inspecting: Few,
     /// Those of [`Self::unseen_allowances`] that say `inspect`.
     pub(crate) unseen_inspecting: Few,
+    /// Those of the denials whose expression cannot be evaluated, whatever they would say.
+    pub(crate) failed: Few,
     /// Allowances on paper: they grant nothing.
     pub(crate) paper_allowances: Few,
     /// The most restrictive handling of [`Self::allowances`].
     pub(crate) handling: Option<Handling>,
     /// The most restrictive handling of [`Self::unseen_allowances`].
     pub(crate) unseen_handling: Option<Handling>,
+    /// Whether one of [`Self::unseen_allowances`] has an expression that may fail, and deny then.
+    pub(crate) may_fail: bool,
     /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
     ranked: bool,
 }
 
 impl Found {
-    fn add(&mut self, position: Position, rule: &Rule, fit: Fit) {
+    fn add(&mut self, position: Position, rule: &Rule, fit: Fit, in_force: bool) {
         let seen = match fit {
             Fit::Yes => true,
             Fit::NeedsRequest => false,
-            Fit::No => return,
+            Fit::Failed if in_force || !rule.allows() => {
+                self.failed.add(position);
+                true
+            }
+            Fit::Failed | Fit::No => return,
         };
-        if rule.inspects() {
+        let allows = rule.allows() && fit != Fit::Failed;
+        if in_force && allows && rule.inspects() {
             let inspecting = if seen {
                 &mut self.inspecting
             } else {
@@ -102,8 +111,7 @@ impl Found {
             };
             inspecting.add(position);
         }
-        let in_force = rule.info.in_force();
-        let kind = match (rule.allows(), in_force, seen) {
+        let kind = match (allows, in_force, seen) {
             (false, true, true) => &mut self.denials,
             (false, true, false) => &mut self.unseen_denials,
             (false, false, true) => &mut self.paper_denials,
@@ -114,6 +122,7 @@ impl Found {
             }
             (true, true, false) => {
                 self.unseen_handling = self.unseen_handling.max(Some(rule.info.handling));
+                self.may_fail |= rule.conditions.needs_request();
                 &mut self.unseen_allowances
             }
             (true, false, true) => &mut self.paper_allowances,
@@ -142,29 +151,30 @@ impl Found {
 impl Policy {
     /// The rules that a flow meets.
     pub(crate) fn find(&self, agent: &AgentPolicy, facts: &Facts<'_>, ip: Option<IpAddr>) -> Found {
-        let fit = |rule: &Rule| rule.fit(facts.port, facts.transport, facts.request);
+        let fit = |rule: &Rule| rule.fit(agent, facts);
+        let in_force = |rule: &Rule| rule.in_force(&agent.name, &facts.circumstances);
         let mut found = Found::default();
         if !self.strategy().ranks() {
             self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
-                found.add(position, rule, fit(rule));
+                found.add(position, rule, fit(rule), in_force(rule));
             });
             return found;
         }
         let towards = Towards::of(facts.host, ip);
         let mut standing = Standing::default();
-        let mut met: Vec<(Position, &Rule, Fit, Rank)> = Vec::new();
+        let mut met: Vec<(Position, &Rule, Fit, bool, Rank)> = Vec::new();
         for (position, rule) in self.all(agent, facts.host, ip, Some(facts.port)) {
-            let fit = fit(rule);
+            let (fit, in_force) = (fit(rule), in_force(rule));
             let rank = self.strategy().rank(position, rule, towards);
-            if fit == Fit::Yes && rule.info.in_force() {
-                standing.note(rank, !rule.allows());
+            if in_force && matches!(fit, Fit::Yes | Fit::Failed) {
+                standing.note(rank, !rule.allows() || fit == Fit::Failed);
             }
-            met.push((position, rule, fit, rank));
+            met.push((position, rule, fit, in_force, rank));
         }
-        for (position, rule, fit, rank) in met {
-            let certain = fit == Fit::Yes || !rule.info.in_force();
+        for (position, rule, fit, in_force, rank) in met {
+            let certain = fit != Fit::NeedsRequest || !in_force;
             if standing.counts(rank, !rule.allows(), certain) {
-                found.add(position, rule, fit);
+                found.add(position, rule, fit, in_force);
             }
         }
         found.ranked = true;

@@ -142,7 +142,7 @@ impl Index {
         }
         if !rule.allows() && !rule.cidrs.is_empty() {
             self.address_denials.push(position);
-            self.address_denies_requests |= rule.needs_request();
+            self.address_denies_requests |= !rule.is_static();
         }
         self.inspects |= rule.inspects();
     }

@@ -9,6 +9,7 @@
 //! - `request`: what rules see of a request, and what they say of it.
 //! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
 //!   what follows.
+//! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `recorded`: what of a request goes into the record.
@@ -22,6 +23,8 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod circumstances;
+mod conditions;
 mod decide;
 mod diagnostic;
 mod document;
@@ -47,6 +50,7 @@ mod warn;
 pub mod yaml;
 
 pub use agent::{AgentPolicy, SandboxPolicy};
+pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use document::{Addresses, Local, OnAdoption, OnDaemonLoss, RuleAction, schema};

@@ -1,5 +1,6 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
+mod conditions;
 mod requests;
 mod rules;
 mod values;
@@ -35,6 +36,7 @@ pub(crate) struct Loaded {
     pub(crate) agents: Vec<AgentPolicy>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) strategy: Strategy,
+    pub(crate) switches: BTreeMap<String, bool>,
     /// The column of each rule's beginning, for later warnings.
     pub(crate) columns: Vec<u32>,
     /// Errors and warnings. With an error among them, the rest is not a policy.
@@ -85,6 +87,7 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
         agents: Vec::new(),
         rules: Vec::new(),
         strategy: Strategy::default(),
+        switches: BTreeMap::new(),
         columns: Vec::new(),
         found: Vec::new(),
     };
@@ -113,13 +116,16 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
     let partial = !report.found.is_empty();
     let defaults = defaults(&sources, &mut report);
     loaded.strategy = strategy(&sources, &mut report);
+    let switches = conditions::switches(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let known = Known {
         agents: &loaded.agents,
         strategy: loaded.strategy,
+        switches,
         partial,
     };
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
+    loaded.switches = known.switches;
     loaded.rules = rules;
     loaded.columns = columns;
     loaded.found = report.found;
@@ -157,6 +163,7 @@ impl Parsed {
 struct Known<'a> {
     agents: &'a [AgentPolicy],
     strategy: Strategy,
+    switches: BTreeMap<String, bool>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
 }

@@ -57,7 +57,7 @@ impl Policy {
                 }
                 (true, false) => &mut paper_allowances,
                 // A denial of some requests leaves the name to the others.
-                (false, _) if rule.needs_request() => continue,
+                (false, _) if !rule.is_static() => continue,
                 (false, true) => &mut denials,
                 (false, false) => &mut paper_denials,
             };
@@ -91,9 +91,7 @@ impl Policy {
         };
         let denied_everywhere = candidates.iter().any(|candidate| {
             let rule = candidate.rule;
-            !rule.allows()
-                && !rule.needs_request()
-                && rule.ports.covers(&crate::pattern::Ports::all())
+            !rule.allows() && rule.is_static() && rule.ports.covers(&crate::pattern::Ports::all())
         });
         let mut matched = Vec::new();
         let mut mode = agent.mode;

@@ -1,9 +1,10 @@
 //! A compiled policy.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use agentguard_model::AgentName;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::Document;
@@ -25,6 +26,7 @@ const MAX_INDEXED: usize = 1_000_000;
 pub struct Policy {
     version: String,
     strategy: Strategy,
+    switches: BTreeMap<String, bool>,
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
@@ -71,6 +73,7 @@ pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
     Ok(Policy {
         version: version(documents),
         strategy: loaded.strategy,
+        switches: loaded.switches,
         looked_at: LookedAt::by(&loaded.rules),
         rules: loaded.rules,
         agents,
@@ -150,6 +153,21 @@ impl Policy {
     #[must_use]
     pub const fn strategy(&self) -> Strategy {
         self.strategy
+    }
+
+    /// The switches that it declares, each with how it is unless an operator sets it.
+    #[must_use]
+    pub const fn switches(&self) -> &BTreeMap<String, bool> {
+        &self.switches
+    }
+
+    /// A moment after `time` up to which the clock changes no verdict. `None`: no rule looks at it.
+    #[must_use]
+    pub fn next_change(&self, time: Timestamp) -> Option<Timestamp> {
+        let rules = self.rules.iter();
+        rules
+            .filter_map(|rule| rule.conditions.next_change(time))
+            .min()
     }
 
     /// What its documents say that was probably not meant.

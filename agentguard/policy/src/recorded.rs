@@ -22,12 +22,27 @@ pub(crate) struct LookedAt {
 
 impl LookedAt {
     pub(crate) fn by(rules: &[Rule]) -> Self {
-        let query = rules.iter().flat_map(|rule| &rule.request.query);
-        let fields = rules.iter().flat_map(|rule| &rule.request.fields);
-        Self {
-            parameters: query.map(|(name, _)| name.clone()).collect(),
-            fields: fields.map(|(name, _)| name.clone()).collect(),
+        let mut looked_at = Self {
+            parameters: HashSet::new(),
+            fields: HashSet::new(),
+        };
+        for rule in rules {
+            let query = rule.request.query.iter();
+            looked_at
+                .parameters
+                .extend(query.map(|(name, _)| name.clone()));
+            let fields = rule.request.fields.iter();
+            looked_at
+                .fields
+                .extend(fields.map(|(name, _)| name.clone()));
+            if let Some(when) = &rule.conditions.when {
+                looked_at
+                    .parameters
+                    .extend(when.parameters().iter().cloned());
+                looked_at.fields.extend(when.fields().iter().cloned());
+            }
         }
+        looked_at
     }
 }
 

@@ -83,6 +83,20 @@ impl Query {
         })
     }
 
+    /// Whether a parameter has one value, or none, however it is read.
+    pub(crate) fn is_clear(&self, name: &str) -> bool {
+        let [first, others @ ..] = self.readings();
+        let value = |reading: &Parameters| reading.get(name).cloned().unwrap_or_default();
+        let of_first = value(first);
+        of_first.len() <= 1 && others.iter().all(|reading| value(reading) == of_first)
+    }
+
+    /// The first value of a parameter.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        let [reading, ..] = self.readings();
+        reading.get(name)?.first().map(String::as_str)
+    }
+
     /// With the values of all parameters but `shown` put out, for the record.
     #[must_use]
     pub fn redacted(&self, shown: impl Fn(&str) -> bool) -> String {

@@ -6,6 +6,10 @@ use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
 use ipnet::IpNet;
 
+use crate::agent::AgentPolicy;
+use crate::circumstances::Circumstances;
+use crate::conditions::Conditions;
+use crate::decide::Facts;
 use crate::document::{Addresses, RuleAction};
 use crate::pattern::{HostPattern, Ports};
 use crate::request::{Request, RequestMatch};
@@ -86,6 +90,8 @@ pub(crate) enum Fit {
     Yes,
     /// It matches if the request does.
     NeedsRequest,
+    /// All else matches, and its expression cannot be evaluated: it denies.
+    Failed,
     /// It does not match.
     No,
 }
@@ -114,6 +120,7 @@ pub(crate) struct Rule {
     /// [`TCP`] and [`UDP`].
     pub(crate) transports: u8,
     pub(crate) request: RequestMatch,
+    pub(crate) conditions: Conditions,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) ranges: Vec<IpNet>,
 }
@@ -121,6 +128,13 @@ pub(crate) struct Rule {
 impl Rule {
     pub(crate) fn allows(&self) -> bool {
         self.info.action == RuleAction::Allow
+    }
+
+    /// Whether it takes part in what happens here, and not only in what is recorded.
+    pub(crate) fn in_force(&self, agent: &AgentName, circumstances: &Circumstances<'_>) -> bool {
+        let rollout = self.conditions.rollout;
+        self.info.in_force()
+            && rollout.is_none_or(|it| it.includes(&self.info.id, agent, circumstances))
     }
 
     /// Whether it is in force and wants the requests that it allows seen, also inside TLS.
@@ -134,12 +148,19 @@ impl Rule {
     }
 
     pub(crate) fn needs_request(&self) -> bool {
-        !self.request.is_empty()
+        !self.request.is_empty() || self.conditions.needs_request()
+    }
+
+    /// Whether destination, port and transport are all that it depends on, so that the kernel can decide.
+    pub(crate) fn is_static(&self) -> bool {
+        self.request.is_empty() && self.conditions.is_empty()
     }
 
     /// How much it says of requests: for how many parts of one it has a condition.
     pub(crate) fn specificity(&self) -> u32 {
-        self.request.conditions()
+        self.request
+            .conditions()
+            .saturating_add(self.conditions.count())
     }
 
     pub(crate) fn matches_host(&self, name: &HostName) -> bool {
@@ -184,15 +205,28 @@ impl Rule {
     }
 
     /// Whether it matches the rest of a flow, given that it matches its destination.
-    pub(crate) fn fit(&self, port: u16, transport: Transport, request: Seen<'_>) -> Fit {
-        if self.transports & bit(transport) == 0 || !self.ports.contains(port) {
+    pub(crate) fn fit(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Fit {
+        if self.transports & bit(facts.transport) == 0 || !self.ports.contains(facts.port) {
             return Fit::No;
         }
-        match request {
-            _ if !self.needs_request() => Fit::Yes,
-            Seen::NotYet | Seen::Never => Fit::NeedsRequest,
-            Seen::Request(request) if self.request.matches(&request, self.allows()) => Fit::Yes,
-            Seen::Request(_) => Fit::No,
+        if self.is_static() {
+            return Fit::Yes;
+        }
+        let conditions = &self.conditions;
+        if !conditions.context(&facts.circumstances) || !conditions.times(&facts.circumstances) {
+            return Fit::No;
+        }
+        match facts.request {
+            Seen::NotYet | Seen::Never if self.needs_request() => return Fit::NeedsRequest,
+            Seen::Request(request) if !self.request.matches(&request, self.allows()) => {
+                return Fit::No;
+            }
+            _ => {}
+        }
+        match conditions.when(agent, facts) {
+            Ok(true) => Fit::Yes,
+            Ok(false) => Fit::No,
+            Err(_) => Fit::Failed,
         }
     }
 }

@@ -84,11 +84,19 @@ pub(crate) fn denied(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> St
     }
 }
 
+/// `why`: the expression of a rule cannot be evaluated.
+pub(crate) fn failed(attempt: &impl fmt::Display, rule: &RuleInfo, why: &str) -> String {
+    format!(
+        "Rule {} cannot decide whether to allow {attempt}: {why}.",
+        rule.id
+    )
+}
+
 /// `paper`: an allowance that is not in force.
 pub(crate) fn no_rule(attempt: &impl fmt::Display, paper: Option<&RuleInfo>) -> String {
     match paper {
         Some(rule) => format!(
-            "No rule in force allows {attempt}; rule {} would, and is in {} mode.",
+            "No rule in force allows {attempt}; rule {} would, and is {}.",
             rule.id,
             mode(rule)
         ),
@@ -135,8 +143,8 @@ pub(crate) fn not_answered(attempt: &impl fmt::Display) -> String {
 
 fn mode(rule: &RuleInfo) -> &'static str {
     match rule.mode {
-        agentguard_model::Mode::Observe => "observe",
-        agentguard_model::Mode::Shadow => "shadow",
-        agentguard_model::Mode::Enforce => "enforce",
+        agentguard_model::Mode::Observe => "in observe mode",
+        agentguard_model::Mode::Shadow => "in shadow mode",
+        agentguard_model::Mode::Enforce => "in force for other sessions",
     }
 }

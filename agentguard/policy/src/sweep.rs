@@ -16,7 +16,7 @@ pub(crate) struct Active {
     pub(crate) denials: BTreeSet<Position>,
     /// Denials on paper.
     pub(crate) paper_denials: BTreeSet<Position>,
-    /// Denials, in force or on paper, that look at the request.
+    /// Denials, in force or on paper, that depend on more, above all the request.
     pub(crate) unseen_denials: BTreeSet<Position>,
     /// Denials in force that may match, depending on the address behind a name.
     pub(crate) possible_denials: BTreeSet<Position>,
@@ -26,7 +26,7 @@ pub(crate) struct Active {
     pub(crate) proxied: BTreeSet<Position>,
     /// Allowances in force that do not.
     pub(crate) direct: BTreeSet<Position>,
-    /// Allowances in force that look at the request.
+    /// Allowances in force that depend on more, above all the request.
     pub(crate) unseen_allowances: BTreeSet<Position>,
     /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
     ranked: bool,
@@ -72,12 +72,12 @@ impl Active {
         let rule = candidate.rule;
         Some(match (rule.allows(), rule.info.in_force()) {
             (true, false) => return None,
-            (true, true) if rule.needs_request() => &mut self.unseen_allowances,
+            (true, true) if !rule.is_static() => &mut self.unseen_allowances,
             (true, true) if rule.info.handling == Handling::Direct => &mut self.direct,
             (true, true) => &mut self.proxied,
             (false, true) if candidate.possible => &mut self.possible_denials,
             (false, false) if candidate.possible => &mut self.possible_paper_denials,
-            (false, _) if rule.needs_request() => &mut self.unseen_denials,
+            (false, _) if !rule.is_static() => &mut self.unseen_denials,
             (false, true) => &mut self.denials,
             (false, false) => &mut self.paper_denials,
         })
@@ -98,7 +98,7 @@ pub(crate) struct Candidate<'a> {
 impl Candidate<'_> {
     /// Whether it matches, whatever is not known yet.
     fn is_certain(&self) -> bool {
-        !self.possible && !self.rule.needs_request()
+        !self.possible && self.rule.is_static()
     }
 }
 

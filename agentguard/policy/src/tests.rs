@@ -1,4 +1,5 @@
 mod agreement;
+mod conditions;
 mod docs;
 mod inspects;
 mod kernel_lines;
@@ -18,7 +19,7 @@ fn document(text: &str) -> Document {
 }
 
 #[track_caller]
-fn policy(text: &str) -> Policy {
+pub(crate) fn policy(text: &str) -> Policy {
     match compile(&[document(text)]) {
         Ok(policy) => policy,
         Err(found) => panic!("{found}\nin:\n{text}"),
@@ -26,7 +27,7 @@ fn policy(text: &str) -> Policy {
 }
 
 #[track_caller]
-fn agent<'a>(policy: &'a Policy, name: &str) -> &'a AgentPolicy {
+pub(crate) fn agent<'a>(policy: &'a Policy, name: &str) -> &'a AgentPolicy {
     let name: AgentName = name.parse().unwrap();
     policy.agent(&name).unwrap()
 }

@@ -31,7 +31,7 @@ pub(crate) fn warnings(
         }
         if rule.allows() && rule.anywhere() {
             let mut message = format!("rule `{}` allows any destination", rule.info.id);
-            if rule.ports == Ports::all() && !rule.needs_request() {
+            if rule.ports == Ports::all() && rule.is_static() {
                 message.push_str(" on any port");
             }
             found.push(warning(
@@ -239,7 +239,7 @@ fn precedes(by: &Rule, rule: &Rule, earlier: bool) -> bool {
 
 /// Whether `a` matches whatever `b` matches.
 fn covers(a: &Rule, b: &Rule) -> bool {
-    reaches(a, b) && a.request.covers(&b.request)
+    reaches(a, b) && a.request.covers(&b.request) && a.conditions.covers(&b.conditions)
 }
 
 /// Whether `a` matches every flow that `b` matches, as long as no request is looked at.

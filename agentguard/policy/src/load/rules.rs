@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
-use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, requests, values};
+use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, conditions, requests, values};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::pattern::Ports;
@@ -101,6 +101,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         ports: Ports::all(),
         transports: 0,
         request: requests::request(raw.action, matches, report),
+        conditions: conditions::conditions(raw, matches, known, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
         ranges: values::list(
             "resolved_ranges",
@@ -197,6 +198,14 @@ fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {
 fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Report) -> u8 {
     let Some(list) = &matches.transport else {
         // A denial without a word on transport means the destination, however it is reached.
+        if raw.action == RuleAction::Deny && !rule.needs_request() && !rule.is_static() {
+            // Neither is safe to assume: both cannot be had, and one is less than it seems to say.
+            report.error(
+                raw.id.place,
+                "a denial with `when`, `time`, `rollout` or a part of the context has to say `transport`",
+                Some("`transport: [tcp]`; datagrams are decided by the kernel, which knows none of these: deny them by a rule of their own"),
+            );
+        }
         return match raw.action {
             RuleAction::Deny if !rule.needs_request() => TCP | UDP,
             RuleAction::Deny | RuleAction::Allow => TCP,
@@ -216,6 +225,12 @@ fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Repor
                 entry.place,
                 "a rule over `udp` cannot look at requests",
                 Some("HTTP/3 is not decoded; leave `udp` out, and clients fall back to TCP"),
+            );
+        } else if !rule.is_static() && transports & UDP != 0 {
+            report.error(
+                entry.place,
+                "a rule over `udp` cannot have `when`, `time`, `rollout` or a part of the context",
+                Some("datagrams are decided by the kernel, which knows none of these"),
             );
         }
     }
@@ -250,6 +265,12 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
         report.error(
             entry.place,
             "`direct` cannot go with what looks at requests: nothing looks at a direct flow",
+            Some("`handling: splice`"),
+        );
+    } else if handling == Handling::Direct && !rule.is_static() {
+        report.error(
+            entry.place,
+            "`direct` cannot go with `when`, `time`, `rollout` or a part of the context: the kernel knows none of these",
             Some("`handling: splice`"),
         );
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use agentguard_model::{Handling, ReasonCode, Transport};
 
 use super::{agent, host};
-use crate::{Document, Facts, Policy, Query, Request, RulingOutcome, Seen, compile};
+use crate::{Circumstances, Document, Facts, Policy, Query, Request, RulingOutcome, Seen, compile};
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
@@ -122,6 +122,7 @@ fn the_coders_policy_does_what_its_comments_say() {
             port,
             transport: Transport::Tcp,
             request,
+            circumstances: Circumstances::NOBODY,
         };
         let ruling = policy.decide(coder, &facts);
         assert_eq!(
@@ -140,7 +141,7 @@ fn the_example_of_inspection_does_what_the_page_says() {
         .split("```yaml\n")
         .skip(1)
         .filter_map(|part| part.split("```").next())
-        .find(|text| text.contains("handling: inspect"))
+        .find(|text| text.contains("id: docs-read"))
         .unwrap();
     let policy = compiled("policy.md", text);
     let coder = agent(&policy, "coder");
@@ -180,6 +181,7 @@ fn the_example_of_inspection_does_what_the_page_says() {
             port: 443,
             transport: Transport::Tcp,
             request,
+            circumstances: Circumstances::NOBODY,
         };
         assert!(policy.inspects(coder, &facts), "{facts:?}");
         assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
@@ -242,6 +244,7 @@ fn the_example_of_queries_and_sizes_does_what_the_page_says() {
                 body,
                 ..Request::new("POST", "/")
             }),
+            circumstances: Circumstances::NOBODY,
         };
         assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
         assert_eq!(policy.body_limit(coder, &facts), limit, "{facts:?}");
@@ -294,6 +297,7 @@ fn the_example_of_repositories_does_what_the_page_says() {
                 query: Some(&query),
                 ..Request::new(method, path)
             }),
+            circumstances: Circumstances::NOBODY,
         };
         assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use agentguard_model::{Handling, HostName, Mode, ReasonCode, Transport, Verdict};
 
 use super::{agent, host, policy};
-use crate::{Facts, Policy, Request, Ruling, RulingOutcome, Seen};
+use crate::{Circumstances, Facts, Policy, Request, Ruling, RulingOutcome, Seen};
 
 const TEXT: &str = r#"
 version: 1
@@ -81,6 +81,7 @@ fn with<T>(to: To, request: Seen<'_>, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
         port: to.1,
         transport: Transport::Tcp,
         request,
+        circumstances: Circumstances::NOBODY,
     })
 }
 
@@ -144,6 +145,7 @@ fn an_address_behind_a_name_is_a_matter_of_denials() {
             port: 443,
             transport: Transport::Tcp,
             request: Seen::NotYet,
+            circumstances: Circumstances::NOBODY,
         };
         policy.inspects(agent(&policy, who), &facts)
     };
@@ -164,6 +166,7 @@ fn datagrams_are_not_inspected() {
         port: 443,
         transport: Transport::Udp,
         request: Seen::NotYet,
+        circumstances: Circumstances::NOBODY,
     };
     assert!(!policy.inspects(agent(&policy, "coder"), &facts));
 }

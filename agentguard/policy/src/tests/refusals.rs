@@ -340,6 +340,70 @@ fn a_strategy_is_said_once_and_priorities_where_they_matter() {
 }
 
 #[test]
+fn conditions_that_cannot_be_are_told() {
+    for (rule_text, told) in [
+        (
+            "{id: a, when: 'switches.x', action: allow, match: {host: [a.example]}}",
+            "6:19: error: `switches.x`: no switch is called `x`\n  hint: switches are declared at the top: `switches: {incident: false}`",
+        ),
+        (
+            "{id: a, when: '', action: allow, match: {host: [a.example]}}",
+            "6:19: error: `when` is empty\n  hint: leave it out to match always",
+        ),
+        (
+            "{id: a, when: 'true', action: deny, match: {host: [a.example]}}",
+            "6:10: error: a denial with `when`, `time`, `rollout` or a part of the context has to say `transport`\n  hint: `transport: [tcp]`; datagrams are decided by the kernel, which knows none of these: deny them by a rule of their own",
+        ),
+        (
+            "{id: a, when: 'true', action: deny, match: {host: [a.example], transport: [tcp, udp]}}",
+            "6:85: error: a rule over `udp` cannot have `when`, `time`, `rollout` or a part of the context\n  hint: datagrams are decided by the kernel, which knows none of these",
+        ),
+        (
+            "{id: a, rollout: {percent: 5}, action: allow, handling: direct, match: {host: [a.example]}}",
+            "6:61: error: `direct` cannot go with `when`, `time`, `rollout` or a part of the context: the kernel knows none of these\n  hint: `handling: splice`",
+        ),
+        (
+            "{id: a, rollout: {percent: 101}, action: allow, match: {host: [a.example]}}",
+            "6:32: error: `percent: 101` is more than all\n  hint: a whole number from 0 to 100",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], time: {zone: UTC}}}",
+            "6:61: error: `time` says neither `days` nor `hours`\n  hint: `time: {days: [mon-fri], hours: [\"08:00-18:00\"], zone: Europe/Berlin}`",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], time: {days: [monday]}}}",
+            "6:69: error: `monday` is not a day or a run of days\n  hint: like `mon`, `mon-fri` or `fri-sun`",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], time: {hours: [\"9-5\"]}}}",
+            "6:70: error: `9-5` is not a window of time\n  hint: like \"08:00-18:00\" or, over midnight, \"22:00-06:00\"; the end of the day is 24:00",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], time: {days: [mon], zone: Berlin}}}",
+            "6:81: error: `Berlin` is not a time zone\n  hint: as IANA names it: `Europe/Berlin`",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], user: []}}",
+            "6:61: error: `user` is empty, so it would match nothing\n  hint: leave `user` out to match all",
+        ),
+    ] {
+        assert_eq!(
+            refused(&rule(&format!("  - {rule_text}\n"))),
+            [format!("p.yaml:{told}")],
+            "{rule_text}"
+        );
+    }
+    let found = refused("version: 1\nswitches: {Freeze: true, ok: 1}\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|it| it.starts_with("p.yaml:2:20: error: `Freeze` is not the name of a switch")),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn what_was_probably_not_meant_is_told() {
     let warnings = |rules: &str| -> Vec<String> {
         compile(&[document(&rule(rules))])

@@ -3,7 +3,9 @@
 use agentguard_model::{Transport, Verdict};
 
 use super::{agent, host, policy};
-use crate::{Condition, Consideration, Facts, Policy, Request, Ruling, RulingOutcome, Seen};
+use crate::{
+    Circumstances, Condition, Consideration, Facts, Policy, Request, Ruling, RulingOutcome, Seen,
+};
 
 const AGENTS: &str = "agents: [{name: coder, labels: {team: web}}]";
 
@@ -21,6 +23,7 @@ fn decide(policy: &Policy, name: &str, port: u16, request: Seen<'_>) -> Ruling {
         port,
         transport: Transport::Tcp,
         request,
+        circumstances: Circumstances::NOBODY,
     };
     policy.decide(agent(policy, "coder"), &facts)
 }
@@ -196,6 +199,7 @@ fn the_explanation_names_who_is_overruled() {
         port: 80,
         transport: Transport::Tcp,
         request: Seen::NotYet,
+        circumstances: Circumstances::NOBODY,
     };
     let considered = policy.explain(agent(&policy, "coder"), &facts);
     let became = |id| considered.iter().find(|it| it.rule == id).unwrap();

@@ -4,7 +4,8 @@ use agentguard_model::{Handling, Mode, ReasonCode, Transport, Verdict};
 
 use super::{agent, host, policy};
 use crate::{
-    Addresses, Condition, Consideration, Facts, Policy, Request, RulingOutcome, Seen, schema,
+    Addresses, Circumstances, Condition, Consideration, Facts, Policy, Request, RulingOutcome,
+    Seen, schema,
 };
 
 const TEXT: &str = r#"
@@ -80,6 +81,7 @@ fn decide(policy: &Policy, who: &str, case: &Case) -> crate::Ruling {
             port: case.port,
             transport: case.transport,
             request: case.request,
+            circumstances: Circumstances::NOBODY,
         },
     )
 }
@@ -308,6 +310,7 @@ fn an_address_behind_a_name_can_only_be_denied() {
         port,
         transport: Transport::Tcp,
         request: Seen::Never,
+        circumstances: Circumstances::NOBODY,
     };
     let coder = agent(&policy, "coder");
     let decide = |ip, port| policy.decide(coder, &facts(ip, port)).reason.code;
@@ -372,6 +375,7 @@ fn a_near_miss_is_explained_by_the_condition_that_failed() {
         port: 80,
         transport: Transport::Tcp,
         request: Seen::Request(Request::new("POST", "/docs/a")),
+        circumstances: Circumstances::NOBODY,
     };
     let considered = policy.explain(agent(&policy, "coder"), &facts);
     assert_eq!(considered.len(), 8);
@@ -460,6 +464,7 @@ fn an_encoded_slash_is_allowed_in_both_readings_and_denied_in_either() {
             port: 80,
             transport: Transport::Tcp,
             request: Seen::Request(Request::new("GET", path)),
+            circumstances: Circumstances::NOBODY,
         };
         let ruling = policy.decide(agent(&policy, "coder"), &facts);
         assert_eq!(

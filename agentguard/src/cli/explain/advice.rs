@@ -32,10 +32,17 @@ pub(super) fn of(decision: &Decision) -> Advice {
         },
         ReasonCode::RuleDeny => say(&match decision.matched.first() {
             Some(matched) => format!(
-                "deny overrides allow: to let it pass, narrow or remove rule `{}` at {}:{}; an allow rule does not help",
+                "to let it pass, narrow or remove rule `{}` at {}:{}: unless the policy names another `strategy`, a denial overrides every allowance",
                 matched.rule, matched.source.file, matched.source.line
             ),
-            None => "deny overrides allow: narrow or remove the rule that denies; an allow rule does not help".into(),
+            None => "narrow or remove the rule that denies: unless the policy names another `strategy`, a denial overrides every allowance".into(),
+        }),
+        ReasonCode::EngineError => say(&match decision.matched.first() {
+            Some(matched) => format!(
+                "the expression of rule `{}` at {}:{} could not be evaluated on this: have it ask first whether what it looks at is there (`'name' in request.headers && …`)",
+                matched.rule, matched.source.file, matched.source.line
+            ),
+            None => "an expression could not be evaluated on this".into(),
         }),
         ReasonCode::LoopbackNotOwn => say(
             "the port belongs to another program of this host; start the server inside the agent, or add a rule with `cidr: [127.0.0.1/32, \"::1/128\"]` and the port",

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use agentguard_model::{Decision, HostName};
-use agentguard_policy::{Document, Facts, Policy, Request, RulingOutcome, Seen, compile};
+use agentguard_policy::{
+    Circumstances, Document, Facts, Policy, Request, RulingOutcome, Seen, compile,
+};
 
 use super::{advice, story};
 
@@ -217,6 +219,7 @@ fn the_suggested_rule_allows_what_was_denied_and_compiles() {
             port: denied.action.port.unwrap(),
             transport: denied.action.transport.unwrap(),
             request: seen,
+            circumstances: Circumstances::NOBODY,
         };
         let ruling = policy.decide(agent, &facts);
         assert!(

@@ -12,7 +12,9 @@ use agentguard_common::verdict::{Effect, Flow, flow_verdict, match_port};
 use agentguard_keeper::gate::GateError;
 use agentguard_model::{AgentId, Handling, HostName, Mode, Transport};
 use agentguard_names::guard;
-use agentguard_policy::{AgentPolicy, Document, Facts, Policy, RulingOutcome, Seen, compile};
+use agentguard_policy::{
+    AgentPolicy, Circumstances, Document, Facts, Policy, RulingOutcome, Seen, compile,
+};
 use proptest::prelude::*;
 
 use super::{LONGEST, NameMap, PER_NAME, PublishRefused, Published, Request};
@@ -293,6 +295,7 @@ fn check(map: &Map, policy: &Policy) -> Result<(), TestCaseError> {
                     port,
                     transport,
                     request: Seen::NotYet,
+                    circumstances: Circumstances::NOBODY,
                 };
                 let outcome = policy.decide(agent, &facts).outcome;
                 ruling.allowed

@@ -1,0 +1,245 @@
+//! Conditions in the Common Expression Language (CEL).
+//!
+//! An expression is parsed and checked once ([`check`]): its variables and functions are known, what it
+//! looks at in a request is named in it, its size and cost are bounded, and it has been evaluated on
+//! examples, so that what is wrong with its types is told at load. What is left can fail only on what a
+//! request has: a field that is not there, or is there twice. Such a rule denies.
+//!
+//! **Cost:** at most [`MAX_NODES`] parts, of which a comprehension's are evaluated once for each entry of a
+//! list that stands in the expression; no comprehension within another, so that the work is at most the
+//! product of two numbers below [`MAX_NODES`], times the length of what is looked at. Regular
+//! expressions are compiled at load and take time linear in the text.
+
+mod check;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use cel::parser::Expression;
+use cel::{Context, Env, ExecutionError, Value};
+use http::header::{self, HeaderName};
+use regex::Regex;
+
+use crate::agent::AgentPolicy;
+use crate::decide::Facts;
+use crate::request::Request;
+use crate::rule::Seen;
+use values::Values;
+
+/// The longest expression, in bytes. A longer one is refused.
+const MAX_TEXT: usize = 2048;
+
+/// The most parts of an expression. One with more is refused.
+const MAX_NODES: usize = 128;
+
+/// How deep an expression may be nested. A deeper one is refused.
+const MAX_DEPTH: u16 = 24;
+
+/// The function that stands for `matches` with the number of a compiled regular expression.
+const COMPILED: &str = "@matches";
+
+/// The standard functions; none of them reads a clock or anything else.
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let environment = Env::default().with_optional_support(false).with_stdlib();
+    Arc::new(environment)
+});
+
+/// A condition.
+#[derive(Debug)]
+pub(crate) struct When {
+    text: String,
+    expression: Expression,
+    regexes: Vec<Regex>,
+    looks_at: LooksAt,
+}
+
+/// What an expression looks at.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct LooksAt {
+    request: bool,
+    clock: bool,
+    /// Each with what the policy declares.
+    switches: Vec<(String, bool)>,
+    labels: Vec<String>,
+    fields: Vec<HeaderName>,
+    parameters: Vec<String>,
+}
+
+/// Why an expression is refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct WhenError {
+    /// What is wrong, as a sentence without its end.
+    pub(crate) message: String,
+    /// What to do about it.
+    pub(crate) hint: Option<String>,
+}
+
+impl WhenError {
+    fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for WhenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl PartialEq for When {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl When {
+    /// Parses and checks an expression. `switches` are those that the policy declares.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub(crate) fn new(
+        text: &str,
+        switches: &BTreeMap<String, bool>,
+    ) -> Result<Self, Vec<WhenError>> {
+        check::expression(text, switches)
+    }
+
+    /// Whether it looks at the request.
+    pub(crate) fn needs_request(&self) -> bool {
+        self.looks_at.request
+    }
+
+    /// Whether it looks at the clock, by the minute.
+    pub(crate) fn needs_clock(&self) -> bool {
+        self.looks_at.clock
+    }
+
+    /// The header fields that it looks at.
+    pub(crate) fn fields(&self) -> &[HeaderName] {
+        &self.looks_at.fields
+    }
+
+    /// The parameters of the query that it looks at.
+    pub(crate) fn parameters(&self) -> &[String] {
+        &self.looks_at.parameters
+    }
+
+    /// Whether it holds. A request that it looks at has to be there.
+    ///
+    /// # Errors
+    /// It cannot be evaluated on these facts: why, without what they contain.
+    pub(crate) fn holds(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Result<bool, String> {
+        let Seen::Request(request) = facts.request else {
+            return self.evaluate(agent, facts, None, "");
+        };
+        if !self.looks_at.request {
+            return self.evaluate(agent, facts, None, "");
+        }
+        self.is_clear(&request)?;
+        let holds = self.evaluate(agent, facts, Some(&request), request.path)?;
+        // Servers differ in whether an escaped slash separates segments.
+        if request.path.contains("%2F") {
+            let decoded = request.path.replace("%2F", "/");
+            if self.evaluate(agent, facts, Some(&request), &decoded)? != holds {
+                return Err("the path has an escaped slash and can be read in two ways".to_owned());
+            }
+        }
+        Ok(holds)
+    }
+
+    /// Servers take the first field of a name or the last, and differ in how they read a query. What
+    /// could be read in two ways is not read at all.
+    fn is_clear(&self, request: &Request<'_>) -> Result<(), String> {
+        for name in &self.looks_at.fields {
+            let values = request.fields.map(|fields| fields.get_all(name).iter());
+            let count = values.map_or(0, Iterator::count);
+            if count > 1 && *name != header::COOKIE {
+                return Err(format!("the header field `{name}` is there {count} times"));
+            }
+        }
+        for name in &self.looks_at.parameters {
+            let is_clear = request.query.is_none_or(|query| query.is_clear(name));
+            if !is_clear {
+                return Err(format!(
+                    "the parameter `{name}` can be read in more than one way"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        request: Option<&Request<'_>>,
+        path: &str,
+    ) -> Result<bool, String> {
+        let values = Values {
+            agent: agent.name.as_str(),
+            labels: &agent.labels,
+            facts,
+            request,
+            path,
+            looks_at: &self.looks_at,
+        };
+        let mut context = context(&self.regexes);
+        context.set_variable_resolver(&values);
+        match context.resolve(&self.expression) {
+            Ok(Value::Bool(holds)) => Ok(holds),
+            Ok(_) => Err("it is neither true nor false".to_owned()),
+            Err(error) => Err(told(&error)),
+        }
+    }
+}
+
+/// An error without the values that it is about: they may be secrets.
+fn told(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::NoSuchKey(key) => format!("there is no `{key}`"),
+        ExecutionError::NoSuchOverload(error) => error.to_string(),
+        ExecutionError::UndeclaredReference(name) => format!("there is no `{name}`"),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
+            "it divides by zero".to_owned()
+        }
+        ExecutionError::Overflow(..) => "a number is too large".to_owned(),
+        ExecutionError::ValuesNotComparable(..) => "it compares what cannot be compared".to_owned(),
+        ExecutionError::IndexOutOfBounds(_) => "a list has no such entry".to_owned(),
+        ExecutionError::FunctionError { function, .. } => {
+            format!("`{function}` cannot be had of this value")
+        }
+        _ => "it cannot be evaluated".to_owned(),
+    }
+}
+
+/// The standard functions and, compiled, the regular expressions of one expression.
+fn context<'v>(regexes: &[Regex]) -> Context<'static, 'v> {
+    let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+    if !regexes.is_empty() {
+        // Clones of them share what was compiled.
+        let regexes = regexes.to_vec();
+        let matches = move |text: Arc<String>, number: i64| -> Result<bool, ExecutionError> {
+            let regex = usize::try_from(number).ok().and_then(|n| regexes.get(n));
+            let unknown = || ExecutionError::function_error("matches", "not compiled");
+            Ok(regex.ok_or_else(unknown)?.is_match(&text))
+        };
+        // Its name is nobody else's: no identifier begins like that.
+        let _ = context.add_function(COMPILED, matches);
+    }
+    context
+}
+
+#[cfg(test)]
+mod tests;

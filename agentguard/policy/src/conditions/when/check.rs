@@ -1,0 +1,640 @@
+//! What an expression may say.
+
+use std::collections::BTreeMap;
+
+use agentguard_model::{Context as OnBehalf, HostName, Labels, Transport};
+use cel::ExecutionError;
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators,
+};
+use cel::parser::{Expression, PrattParser};
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use regex::{Regex, RegexBuilder};
+
+use super::values::Values;
+use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, When, WhenError, context, told};
+use crate::circumstances::Circumstances;
+use crate::decide::Facts;
+use crate::diagnostic::{nearest, quoted};
+use crate::request::{Query, Request};
+use crate::rule::Seen;
+
+/// How large a compiled regular expression may be, in bytes. A larger one is refused.
+const MAX_REGEX: usize = 256 * 1024;
+
+/// The variables, each with whether it is a map, of which an entry is named.
+const VARIABLES: [(&str, bool); 17] = [
+    ("agent.name", false),
+    ("agent.labels", true),
+    ("context.user", false),
+    ("context.session", false),
+    ("context.workflow", false),
+    ("context.purpose", false),
+    ("destination.host", false),
+    ("destination.ip", false),
+    ("destination.port", false),
+    ("destination.transport", false),
+    ("request.method", false),
+    ("request.path", false),
+    ("request.headers", true),
+    ("request.query", true),
+    ("time.hour", false),
+    ("time.minute", false),
+    ("time.weekday", false),
+];
+
+/// What later versions will have, and what it waits for.
+const LATER: [(&str, &str); 5] = [
+    (
+        "llm",
+        "this version does not decode calls of language models",
+    ),
+    ("tool", "this version does not decode tool calls"),
+    ("data", "this version has no detectors"),
+    ("risk", "this version has no risk score"),
+    ("budget", "this version has no budgets"),
+];
+
+/// The functions beside the operators.
+const FUNCTIONS: [&str; 7] = [
+    "startsWith",
+    "endsWith",
+    "contains",
+    "matches",
+    "size",
+    "int",
+    "string",
+];
+
+const OPERATORS: [&str; 17] = [
+    operators::CONDITIONAL,
+    operators::LOGICAL_AND,
+    operators::LOGICAL_OR,
+    operators::LOGICAL_NOT,
+    operators::SUBSTRACT,
+    operators::ADD,
+    operators::MULTIPLY,
+    operators::DIVIDE,
+    operators::MODULO,
+    operators::EQUALS,
+    operators::NOT_EQUALS,
+    operators::GREATER_EQUALS,
+    operators::LESS_EQUALS,
+    operators::GREATER,
+    operators::LESS,
+    operators::NEGATE,
+    operators::NOT_STRICTLY_FALSE,
+];
+
+/// Parses and checks an expression.
+///
+/// # Errors
+/// All that is wrong with it; of what has no form, that alone.
+pub(super) fn expression(
+    text: &str,
+    switches: &BTreeMap<String, bool>,
+) -> Result<When, Vec<WhenError>> {
+    if text.len() > MAX_TEXT {
+        let message = format!(
+            "an expression has at most {MAX_TEXT} bytes, and this one {}",
+            text.len()
+        );
+        return Err(vec![WhenError::new(message).hint("make two rules of it")]);
+    }
+    let mut expression = parse(text)?;
+    let mut check = Check {
+        switches,
+        looks_at: LooksAt::default(),
+        regexes: Vec::new(),
+        found: Vec::new(),
+        nodes: 0,
+        bound: Vec::new(),
+    };
+    check.visit(&mut expression);
+    if check.nodes > MAX_NODES {
+        let message = format!(
+            "an expression has at most {MAX_NODES} parts, and this one {}",
+            check.nodes
+        );
+        check
+            .found
+            .push(WhenError::new(message).hint("make two rules of it"));
+    }
+    if !check.found.is_empty() {
+        check.found.dedup();
+        return Err(check.found);
+    }
+    let when = When {
+        text: text.to_owned(),
+        expression,
+        regexes: check.regexes,
+        looks_at: check.looks_at,
+    };
+    try_out(&when)?;
+    Ok(when)
+}
+
+fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
+    PrattParser::new()
+        .max_recursion_depth(MAX_DEPTH)
+        .parse(text)
+        .map_err(|errors| {
+            let errors = errors.errors.into_iter().take(3).map(|error| {
+                let message = error.msg.lines().next().unwrap_or_default().to_owned();
+                match error.pos {
+                    (line, column) if line > 0 => {
+                        WhenError::new(format!("at {line}:{}: {}", column + 1, quoted(&message)))
+                    }
+                    _ => WhenError::new(quoted(&message)),
+                }
+            });
+            errors.collect::<Vec<_>>()
+        })
+}
+
+struct Check<'a> {
+    switches: &'a BTreeMap<String, bool>,
+    looks_at: LooksAt,
+    regexes: Vec<Regex>,
+    found: Vec<WhenError>,
+    nodes: usize,
+    /// The variables of the comprehension that this is inside of.
+    bound: Vec<String>,
+}
+
+impl Check<'_> {
+    fn error(&mut self, message: impl Into<String>, hint: &str) {
+        self.found.push(WhenError::new(message).hint(hint));
+    }
+
+    fn visit(&mut self, node: &mut IdedExpr) {
+        self.nodes += 1;
+        match &mut node.expr {
+            Expr::Literal(_) => {}
+            Expr::List(list) => list.elements.iter_mut().for_each(|it| self.visit(it)),
+            Expr::Ident(name) => {
+                if !self.bound.contains(name) {
+                    let name = name.clone();
+                    self.variable(&name);
+                }
+            }
+            Expr::Select(select) => self.select(select),
+            Expr::Call(call) => self.call(call),
+            Expr::Comprehension(comprehension) => self.comprehension(comprehension),
+            Expr::Map(_) | Expr::Struct(_) => {
+                self.error("`{…}` is not known here", "lists are: `['a', 'b']`");
+            }
+            Expr::Unspecified => self.error("a part of it says nothing", "take it out"),
+        }
+    }
+
+    fn select(&mut self, select: &mut SelectExpr) {
+        let Some(path) = path(select) else {
+            self.visit(&mut select.operand);
+            self.error(
+                format!("`.{}` is asked of what has no parts", quoted(&select.field)),
+                "variables are written as a whole, like `request.method`",
+            );
+            return;
+        };
+        // An entry of a map can be written like a part of a variable.
+        if let Some((of, name)) = path.rsplit_once('.')
+            && is_map(of)
+        {
+            self.entry(of, name);
+        } else if select.test {
+            self.error(
+                format!("`has({})` says nothing: it is always there", quoted(&path)),
+                "compare it with '' instead",
+            );
+        } else {
+            self.variable(&path);
+        }
+    }
+
+    fn variable(&mut self, path: &str) {
+        if let Some(name) = path.strip_prefix("switches.") {
+            match self.switches.get(name) {
+                Some(declared) => {
+                    let switch = (name.to_owned(), *declared);
+                    if !self.looks_at.switches.contains(&switch) {
+                        self.looks_at.switches.push(switch);
+                    }
+                }
+                None => {
+                    let known = self.switches.keys().map(String::as_str);
+                    let hint = nearest(name, known).map_or_else(
+                        || {
+                            "switches are declared at the top: `switches: {incident: false}`"
+                                .to_owned()
+                        },
+                        |near| format!("did you mean `switches.{near}`?"),
+                    );
+                    self.error(format!("no switch is called `{}`", quoted(name)), &hint);
+                }
+            }
+            return;
+        }
+        match VARIABLES.iter().find(|(name, _)| *name == path) {
+            Some((_, true)) => {
+                let message = format!("`{path}` is not looked at as a whole");
+                self.error(message, &format!("name an entry: `{path}['name']`"));
+            }
+            Some((_, false)) => {
+                self.looks_at.request |= path.starts_with("request.");
+                self.looks_at.clock |= path.starts_with("time.");
+            }
+            None => self.unknown(path),
+        }
+    }
+
+    fn unknown(&mut self, path: &str) {
+        let root = path.split('.').next().unwrap_or_default();
+        if let Some((_, why)) = LATER.iter().find(|(name, _)| *name == root) {
+            let hint = format!("{why}; leave the rule out until one does");
+            return self.error(format!("`{}` is not there yet", quoted(path)), &hint);
+        }
+        let names = VARIABLES.iter().map(|(name, _)| *name);
+        let hint = nearest(path, names.clone()).map_or_else(
+            || {
+                format!(
+                    "there are {} and switches.NAME",
+                    names.collect::<Vec<_>>().join(", ")
+                )
+            },
+            |near| format!("did you mean `{near}`?"),
+        );
+        self.error(format!("there is no `{}`", quoted(path)), &hint);
+    }
+
+    /// An entry of a map that it looks at.
+    fn entry(&mut self, of: &str, name: &str) {
+        match of {
+            "agent.labels" => note(&mut self.looks_at.labels, name.to_owned()),
+            "request.query" => {
+                self.looks_at.request = true;
+                note(&mut self.looks_at.parameters, name.to_owned());
+            }
+            _ => {
+                self.looks_at.request = true;
+                let is_lower = !name.bytes().any(|it| it.is_ascii_uppercase());
+                match HeaderName::try_from(name) {
+                    Ok(name) if is_lower => note(&mut self.looks_at.fields, name),
+                    Ok(_) => self.error(
+                        format!("`{}` is not in lower case", quoted(name)),
+                        "header fields are looked up in lower case",
+                    ),
+                    Err(_) => self.error(
+                        format!("`{}` is not the name of a header field", quoted(name)),
+                        "like 'content-type'",
+                    ),
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, call: &mut CallExpr) {
+        let name = call.func_name.as_str();
+        let is_entry = name == operators::INDEX || name == operators::IN;
+        if is_entry && call.target.is_none() && self.entry_call(call) {
+            return;
+        }
+        if name == "matches" {
+            self.regex(call);
+        } else if name == operators::INDEX {
+            self.error(
+                "`[…]` is for entries of maps",
+                "like `request.headers['content-type']`, with the name in quotes",
+            );
+        } else if name == operators::ADD && !self.bound.is_empty() {
+            self.error(
+                "`+` is not known inside of `all`, `exists` and their like",
+                "take it out of there",
+            );
+        } else if !FUNCTIONS.contains(&name) && !OPERATORS.contains(&name) && name != operators::IN
+        {
+            let hint = nearest(name, FUNCTIONS).map_or_else(
+                || {
+                    format!(
+                        "there are {}, and all, exists, exists_one for lists",
+                        FUNCTIONS.join(", ")
+                    )
+                },
+                |near| format!("did you mean `{near}`?"),
+            );
+            self.error(format!("there is no function `{}`", quoted(name)), &hint);
+        }
+        if let Some(target) = &mut call.target {
+            self.visit(target);
+        }
+        call.args.iter_mut().for_each(|it| self.visit(it));
+        self.same_kind(call);
+    }
+
+    /// What is of two kinds is never equal, which nobody means.
+    fn same_kind(&mut self, call: &CallExpr) {
+        let [first, second] = call.args.as_slice() else {
+            return;
+        };
+        let others = match (call.func_name.as_str(), &second.expr) {
+            (operators::EQUALS | operators::NOT_EQUALS, _) => std::slice::from_ref(second),
+            (operators::IN, Expr::List(list)) => list.elements.as_slice(),
+            _ => return,
+        };
+        for other in others {
+            if let (Some(one), Some(other)) = (kind(first), kind(other))
+                && one != other
+            {
+                let message = format!("{one} is never equal to {other}");
+                let hint = "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`";
+                return self.error(message, hint);
+            }
+        }
+    }
+
+    /// `map['name']` or `'name' in map`.
+    fn entry_call(&mut self, call: &CallExpr) -> bool {
+        let [first, second] = call.args.as_slice() else {
+            return false;
+        };
+        let (map, name) = if call.func_name == operators::INDEX {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        let Expr::Select(select) = &map.expr else {
+            return false;
+        };
+        let Some(of) = path(select).filter(|of| is_map(of)) else {
+            return false;
+        };
+        self.nodes += 3;
+        match text(name) {
+            Some(name) => {
+                let name = name.to_owned();
+                self.entry(&of, &name);
+            }
+            None => self.error(
+                format!("which entry of `{of}` is looked at has to stand in the rule"),
+                &format!("`{of}['name']`"),
+            ),
+        }
+        true
+    }
+
+    /// Compiles what `matches` is given, and has its number stand in its place.
+    fn regex(&mut self, call: &mut CallExpr) {
+        let mut args = std::mem::take(&mut call.args);
+        let of = call.target.take().map(|it| *it);
+        let pattern = args.pop();
+        let of = of.or_else(|| args.pop());
+        let (Some(of), Some(pattern), true) = (of, pattern, args.is_empty()) else {
+            self.error(
+                "`matches` takes a text and a pattern",
+                "`request.path.matches('^/v[0-9]+/')`",
+            );
+            return;
+        };
+        match text(&pattern).map(|it| RegexBuilder::new(it).size_limit(MAX_REGEX).build()) {
+            Some(Ok(regex)) => {
+                let number = i64::try_from(self.regexes.len()).unwrap_or(i64::MAX);
+                self.regexes.push(regex);
+                COMPILED.clone_into(&mut call.func_name);
+                let number = LiteralValue::Int(number.into());
+                let number = IdedExpr {
+                    id: pattern.id,
+                    expr: Expr::Literal(number),
+                };
+                call.args = vec![of, number];
+                // The number is what it was before: nothing to look at.
+                if let Some(of) = call.args.first_mut() {
+                    self.visit(of);
+                }
+            }
+            Some(Err(error)) => {
+                let error = error.to_string();
+                let last = error.lines().last().unwrap_or_default();
+                let last = last.trim_start_matches("error: ");
+                self.error(
+                    format!("`{}` is not a regular expression: {last}", quoted(text(&pattern).unwrap_or_default())),
+                    "without look-around and back-references; a backslash is written twice, or r'…' around it",
+                );
+            }
+            None => self.error(
+                "the pattern of `matches` has to stand in the rule",
+                "write it in quotes",
+            ),
+        }
+        call.target = None;
+    }
+
+    fn comprehension(&mut self, it: &mut ComprehensionExpr) {
+        if !self.bound.is_empty() {
+            self.error(
+                "`all`, `exists` and their like cannot stand in each other",
+                "make two rules of it",
+            );
+            return;
+        }
+        if !matches!(it.iter_range.expr, Expr::List(_)) {
+            self.error(
+                "`all`, `exists` and their like go through a list that stands in the rule",
+                "`['/a/', '/b/'].exists(p, request.path.startsWith(p))`",
+            );
+        }
+        self.visit(&mut it.iter_range);
+        self.bound
+            .extend([it.iter_var.clone(), it.accu_var.clone()]);
+        self.bound.extend(it.iter_var2.clone());
+        for part in [
+            &mut it.accu_init,
+            &mut it.loop_cond,
+            &mut it.loop_step,
+            &mut it.result,
+        ] {
+            self.visit(part);
+        }
+        self.bound.clear();
+    }
+}
+
+/// What a part is, where that is known without evaluating it.
+fn kind(node: &IdedExpr) -> Option<&'static str> {
+    const TEXT: Option<&str> = Some("a text");
+    const NUMBER: Option<&str> = Some("a number");
+    const TRUTH: Option<&str> = Some("true or false");
+    match &node.expr {
+        Expr::Literal(LiteralValue::String(_)) => TEXT,
+        Expr::Literal(LiteralValue::Boolean(_)) => TRUTH,
+        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)) => {
+            NUMBER
+        }
+        Expr::List(_) => Some("a list"),
+        Expr::Select(select) => match path(select)?.as_str() {
+            "destination.port" | "time.hour" | "time.minute" | "time.weekday" => NUMBER,
+            path if path.starts_with("switches.") => TRUTH,
+            _ => TEXT,
+        },
+        Expr::Call(call) => match call.func_name.as_str() {
+            "size"
+            | "int"
+            | operators::SUBSTRACT
+            | operators::MULTIPLY
+            | operators::DIVIDE
+            | operators::MODULO
+            | operators::NEGATE => NUMBER,
+            "string" | operators::INDEX => TEXT,
+            operators::ADD => call.args.first().and_then(kind),
+            operators::CONDITIONAL => call.args.get(1).and_then(kind),
+            _ => TRUTH,
+        },
+        _ => None,
+    }
+}
+
+fn note<T: PartialEq>(list: &mut Vec<T>, entry: T) {
+    if !list.contains(&entry) {
+        list.push(entry);
+    }
+}
+
+fn is_map(path: &str) -> bool {
+    VARIABLES.contains(&(path, true))
+}
+
+/// A text that stands in the expression.
+fn text(node: &IdedExpr) -> Option<&str> {
+    match &node.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+/// `a.b.c`, where it is nothing but names.
+fn path(select: &SelectExpr) -> Option<String> {
+    let of = match &select.operand.expr {
+        Expr::Ident(name) => name.clone(),
+        Expr::Select(select) if !select.test => path(select)?,
+        _ => return None,
+    };
+    Some(format!("{of}.{}", select.field))
+}
+
+/// Evaluates an expression, and what its operators join, on an example: what is wrong with a type is
+/// wrong with it on all.
+fn try_out(when: &When) -> Result<(), Vec<WhenError>> {
+    let example = Example::of(&when.looks_at);
+    let request = example.request();
+    let facts = example.facts(&request);
+    let values = Values {
+        agent: "agent",
+        labels: &example.labels,
+        facts: &facts,
+        request: Some(&request),
+        path: request.path,
+        looks_at: &when.looks_at,
+    };
+    let mut context = context(&when.regexes);
+    context.set_variable_resolver(&values);
+    let mut found = Vec::new();
+    let mut truths = vec![&when.expression];
+    while let Some(node) = truths.pop() {
+        if let Expr::Call(call) = &node.expr {
+            match (call.func_name.as_str(), call.args.as_slice()) {
+                (
+                    operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT,
+                    parts,
+                ) => {
+                    truths.extend(parts);
+                    continue;
+                }
+                (operators::CONDITIONAL, parts) => truths.extend(parts),
+                _ => {}
+            }
+        }
+        match context.resolve(node) {
+            Ok(cel::Value::Bool(_)) => {}
+            Ok(_) => found.push(
+                WhenError::new(
+                    "it, or a part that `&&`, `||` or `!` joins, is neither true nor false",
+                )
+                .hint("compare it with something"),
+            ),
+            // Another request may have what this one has not.
+            Err(
+                ExecutionError::NoSuchKey(_)
+                | ExecutionError::DivisionByZero(_)
+                | ExecutionError::RemainderByZero(_)
+                | ExecutionError::Overflow(..)
+                | ExecutionError::IndexOutOfBounds(_)
+                | ExecutionError::FunctionError { .. },
+            ) => {}
+            Err(error) => found.push(WhenError::new(told(&error)).hint(
+                "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`",
+            )),
+        }
+    }
+    found.dedup();
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// A request that has all that an expression looks at.
+struct Example {
+    host: Option<HostName>,
+    labels: Labels,
+    context: OnBehalf,
+    fields: HeaderMap,
+    query: Query,
+}
+
+impl Example {
+    fn of(looks_at: &LooksAt) -> Self {
+        let one = || Some("1".to_owned());
+        let fields = looks_at.fields.iter();
+        let query = looks_at.parameters.iter();
+        let mut serializer = form_urlencoded::Serializer::new(String::new());
+        serializer.extend_pairs(query.map(|name| (name, "1")));
+        Self {
+            host: "example.org".parse().ok(),
+            labels: looks_at
+                .labels
+                .iter()
+                .map(|it| (it.clone(), "1".to_owned()))
+                .collect(),
+            context: OnBehalf {
+                user: one(),
+                session: one(),
+                workflow: one(),
+                purpose: one(),
+                trace_id: one(),
+            },
+            fields: fields
+                .map(|it| (it.clone(), HeaderValue::from_static("1")))
+                .collect(),
+            query: Query::new(serializer.finish()),
+        }
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
+            query: Some(&self.query),
+            fields: Some(&self.fields),
+            ..Request::new("GET", "/")
+        }
+    }
+
+    fn facts<'a>(&'a self, request: &Request<'a>) -> Facts<'a> {
+        Facts {
+            host: self.host.as_ref(),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Request(*request),
+            circumstances: Circumstances {
+                context: &self.context,
+                ..Circumstances::NOBODY
+            },
+        }
+    }
+}

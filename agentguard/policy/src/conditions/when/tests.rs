@@ -1,0 +1,371 @@
+//! Expressions: what they say, what is refused, what fails.
+
+use std::collections::BTreeMap;
+
+use agentguard_model::{Context, HostName, Transport};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::prelude::*;
+
+use super::{MAX_NODES, MAX_TEXT, When};
+use crate::circumstances::{Circumstances, Switches};
+use crate::tests::{agent, policy};
+use crate::{Facts, Query, Request, Seen};
+
+fn switches() -> BTreeMap<String, bool> {
+    BTreeMap::from([("incident".to_owned(), false), ("open".to_owned(), true)])
+}
+
+fn when(text: &str) -> When {
+    match When::new(text, &switches()) {
+        Ok(when) => when,
+        Err(found) => panic!("{text}: {found:?}"),
+    }
+}
+
+fn refused(text: &str) -> Vec<String> {
+    match When::new(text, &switches()) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(found) => {
+            let told = |it: super::WhenError| match it.hint {
+                Some(hint) => format!("{} (hint: {hint})", it.message),
+                None => it.message,
+            };
+            found.into_iter().map(told).collect()
+        }
+    }
+}
+
+/// A request on behalf of somebody.
+struct Scene {
+    method: &'static str,
+    path: &'static str,
+    query: &'static str,
+    fields: Vec<(&'static str, &'static str)>,
+    switches: Switches,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            method: "POST",
+            path: "/v1/items",
+            query: "a=1&b=2",
+            fields: vec![("content-type", "application/json"), ("x-team", "web")],
+            switches: Switches::default(),
+        }
+    }
+
+    fn holds(&self, text: &str) -> Result<bool, String> {
+        let policy = policy(
+            "version: 1\nagents: [{name: coder, labels: {team: web, tier: \"2\"}}]\nrules: []\n",
+        );
+        let name: HostName = "api.example.org".parse().unwrap();
+        let query = Query::new(self.query);
+        let fields: HeaderMap = self
+            .fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect();
+        let request = Request {
+            query: Some(&query),
+            fields: Some(&fields),
+            ..Request::new(self.method, self.path)
+        };
+        let context = Context {
+            user: Some("alice".to_owned()),
+            workflow: Some("release-7".to_owned()),
+            ..Context::default()
+        };
+        let labels = BTreeMap::from([("tier".to_owned(), "1".to_owned())]);
+        let circumstances = Circumstances {
+            context: &context,
+            labels: &labels,
+            run: 3,
+            // A Wednesday.
+            time: "2026-06-03T07:30:00Z".parse().unwrap(),
+            switches: &self.switches,
+        };
+        let facts = Facts {
+            host: Some(&name),
+            ip: Some("192.0.2.7".parse().unwrap()),
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Request(request),
+            circumstances,
+        };
+        when(text).holds(agent(&policy, "coder"), &facts)
+    }
+}
+
+#[test]
+fn expressions_say_what_they_say() {
+    for (text, holds) in [
+        ("true", true),
+        ("agent.name == 'coder'", true),
+        (
+            "agent.labels.team == 'web' && agent.labels['team'] != 'ops'",
+            true,
+        ),
+        // The run's stand over the agent's.
+        ("agent.labels.tier == '1'", true),
+        ("has(agent.labels.owner)", false),
+        ("'owner' in agent.labels || 'team' in agent.labels", true),
+        ("context.user == 'alice' && context.session == ''", true),
+        ("context.workflow.startsWith('release-')", true),
+        (
+            "destination.host.endsWith('.example.org') && destination.port == 443",
+            true,
+        ),
+        (
+            "destination.ip == '192.0.2.7' && destination.transport == 'tcp'",
+            true,
+        ),
+        ("request.method in ['PUT', 'POST']", true),
+        ("request.path.matches('^/v[0-9]+/')", true),
+        ("matches(request.path, r'^/v\\d$')", false),
+        ("request.headers['content-type'].contains('json')", true),
+        (
+            "'x-other' in request.headers && request.headers['x-other'] == 'a'",
+            false,
+        ),
+        ("request.query['a'] == '1' && request.query.b == '2'", true),
+        ("int(request.query.a) + 1 == 2", true),
+        ("size(request.path) < 10", true),
+        (
+            "time.hour == 7 && time.minute == 30 && time.weekday == 3",
+            true,
+        ),
+        ("switches.incident", false),
+        ("!switches.incident && switches.open", true),
+        (
+            "['/v1/', '/v2/'].exists(p, request.path.startsWith(p))",
+            true,
+        ),
+        ("['a', 'b'].all(n, n in ['a', 'c'])", false),
+        ("request.method == 'POST' ? agent.name == 'x' : true", false),
+    ] {
+        assert_eq!(Scene::new().holds(text), Ok(holds), "{text}");
+    }
+}
+
+#[test]
+fn operators_set_switches() {
+    let mut scene = Scene::new();
+    scene.switches.set("incident", true);
+    scene.switches.set("unheard_of", true);
+    assert_eq!(scene.holds("switches.incident && switches.open"), Ok(true));
+    scene.switches.set("open", false);
+    assert_eq!(scene.holds("switches.open"), Ok(false));
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_not_read() {
+    let twice = |name, value| {
+        let mut scene = Scene::new();
+        scene.fields.push((name, value));
+        scene
+    };
+    let field = "request.headers['x-team'] == 'web'";
+    assert_eq!(twice("x-else", "web").holds(field), Ok(true));
+    let told = twice("x-team", "ops").holds(field);
+    assert_eq!(
+        told,
+        Err("the header field `x-team` is there 2 times".to_owned())
+    );
+    // The pieces of a cookie are one (RFC 9113 §8.2.3).
+    let mut cookies = twice("cookie", "a=1");
+    cookies.fields.push(("cookie", "b=2"));
+    assert_eq!(
+        cookies.holds("request.headers.cookie == 'a=1; b=2'"),
+        Ok(true)
+    );
+    for query in ["a=1&a=2", "a=1;a=2", "a=1+2", "a=1;b=2"] {
+        let scene = Scene {
+            query,
+            ..Scene::new()
+        };
+        let told = scene.holds("request.query.a == '1'");
+        assert_eq!(
+            told,
+            Err("the parameter `a` can be read in more than one way".to_owned()),
+            "{query}"
+        );
+    }
+    let scene = Scene {
+        path: "/public/..%2Fprivate",
+        ..Scene::new()
+    };
+    assert_eq!(scene.holds("request.path.startsWith('/public/')"), Ok(true));
+    assert_eq!(
+        scene.holds("request.path.contains('../')"),
+        Err("the path has an escaped slash and can be read in two ways".to_owned())
+    );
+}
+
+#[test]
+fn what_a_request_lacks_is_an_error_without_its_values() {
+    let scene = Scene {
+        query: "a=secret",
+        ..Scene::new()
+    };
+    for (text, told) in [
+        ("request.headers['x-none'] == 'a'", "there is no `x-none`"),
+        ("agent.labels.owner == 'a'", "there is no `owner`"),
+        ("request.query.b == '1'", "there is no `b`"),
+        (
+            "int(request.query.a) == 1",
+            "`int` cannot be had of this value",
+        ),
+        ("1 / (size(request.method) - 4) == 1", "it divides by zero"),
+    ] {
+        assert_eq!(scene.holds(text), Err(told.to_owned()), "{text}");
+    }
+    // What does not depend on it is decided.
+    assert_eq!(
+        scene.holds("request.method == 'POST' || request.query.b == '1'"),
+        Ok(true)
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_at_load() {
+    for (text, told) in [
+        ("request.verb == 'GET'", "there is no `request.verb`"),
+        ("request.methud == 'GET'", "did you mean `request.method`?"),
+        ("agent == 'coder'", "there is no `agent`"),
+        ("switches.incidant", "did you mean `switches.incident`?"),
+        ("switches.other", "no switch is called `other`"),
+        (
+            "llm.model == 'x'",
+            "`llm.model` is not there yet (hint: this version does not decode",
+        ),
+        (
+            "risk.score > 5",
+            "`risk.score` is not there yet (hint: this version has no risk score",
+        ),
+        (
+            "request.path.startswith('/a')",
+            "did you mean `startsWith`?",
+        ),
+        ("exec('x')", "there is no function `exec`"),
+        ("request.method", "neither true nor false"),
+        ("request.method && true", "neither true nor false"),
+        (
+            "destination.port == '443'",
+            "a number is never equal to a text",
+        ),
+        (
+            "!(request.method in ['GET', 1])",
+            "a text is never equal to a number",
+        ),
+        (
+            "switches.open != 1",
+            "true or false is never equal to a number",
+        ),
+        (
+            "false && destination.port < 'a'",
+            "texts are compared with texts",
+        ),
+        (
+            "request.headers == request.headers",
+            "`request.headers` is not looked at as a whole",
+        ),
+        (
+            "request.headers[request.method] == ''",
+            "which entry of `request.headers` is looked at has to stand",
+        ),
+        (
+            "request.headers['Content-Type'] == ''",
+            "header fields are looked up in lower case",
+        ),
+        (
+            "request.headers['a b'] == ''",
+            "is not the name of a header field",
+        ),
+        ("has(request.method)", "says nothing: it is always there"),
+        (
+            "request.path.matches('(')",
+            "`(` is not a regular expression",
+        ),
+        ("request.path.matches('(?=a)')", "look-around"),
+        ("request.path.matches('a{1000}{1000}')", "size limit"),
+        (
+            "request.path.matches(request.method)",
+            "has to stand in the rule",
+        ),
+        (
+            "[request.path].exists(a, ['b'].exists(b, a == b))",
+            "cannot stand in each other",
+        ),
+        (
+            "['a'].exists(a, a + 'b' == 'ab')",
+            "`+` is not known inside of",
+        ),
+        (
+            "agent.labels.exists(a, a == 'b')",
+            "go through a list that stands in the rule",
+        ),
+        ("{'a': 1}.a == 1", "`{…}` is not known here"),
+        ("['a'][0] == 'a'", "`[…]` is for entries of maps"),
+        ("request.method ==", "at 1:"),
+        ("request.method = 'GET'", "at 1:"),
+        ("'a", "at 1:"),
+    ] {
+        let found = refused(text);
+        assert!(
+            found.iter().any(|it| it.contains(told)),
+            "{text}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn bounds_are_told() {
+    let long = format!("request.path == '{}'", "a".repeat(MAX_TEXT));
+    assert!(refused(&long)[0].contains("at most 2048 bytes"));
+    let many = vec!["true"; MAX_NODES].join(" && ");
+    assert!(
+        refused(&many)
+            .iter()
+            .any(|it| it.contains("at most 128 parts")),
+        "{:?}",
+        refused(&many)
+    );
+    for deep in [
+        "(",
+        "[",
+        "!",
+        "-",
+        "a.b(",
+        "true ? ",
+        "size(",
+        "['a'].all(a,",
+    ] {
+        for times in [8, 16, 24, 64, MAX_TEXT / deep.len()] {
+            assert!(!refused(&deep.repeat(times)).is_empty(), "{deep}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Nothing that is written makes the loader fail otherwise, and what it accepts can be evaluated.
+    #[test]
+    fn whatever_is_written_is_accepted_or_refused(parts in prop::collection::vec(prop::sample::select(&[
+        "request.method", "request.headers['a']", "agent.labels.team", "switches.open", "time.hour", "'GET'", "1",
+        "==", "!=", "&&", "||", "!", "<", "+", "/", "in", "(", ")", "[", "]", ",", ".", "?", ":", "matches",
+        "['a', 'b']", ".exists(x, x == 'a')", ".startsWith('a')", "size(", "true", "{", "}", "-", "x", "'", "\\",
+        "🐚", "\u{0}", "1e999", "0x", "u", "b'a'", "\"\"\"", "@in", "has(", "int(", "`a`",
+    ][..]), 0..24)) {
+        let text = parts.join(" ");
+        if When::new(&text, &switches()).is_ok() {
+            let _ = Scene::new().holds(&text);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the variables of an expression stand for.
+//!
+//! They are looked up as the evaluation comes to them, by their whole name (`request.method`), and
+//! borrow from the facts. Maps have only what the expression names.
+
+use std::collections::HashMap;
+
+use agentguard_model::{Labels, Transport};
+use cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelString};
+use cel::common::value::{CowVal, Val};
+use cel::context::VariableResolver;
+use http::header;
+use jiff::tz::TimeZone;
+
+use super::LooksAt;
+use crate::conditions::{Part, label};
+use crate::decide::Facts;
+use crate::request::Request;
+
+pub(super) struct Values<'a> {
+    pub(super) agent: &'a str,
+    pub(super) labels: &'a Labels,
+    pub(super) facts: &'a Facts<'a>,
+    /// What the expression may look at of it.
+    pub(super) request: Option<&'a Request<'a>>,
+    pub(super) path: &'a str,
+    pub(super) looks_at: &'a LooksAt,
+}
+
+impl VariableResolver for Values<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        let circumstances = &self.facts.circumstances;
+        let part = |part: Part| Some(text(part.of(circumstances.context)));
+        match variable {
+            "agent.name" => Some(text(self.agent)),
+            "agent.labels" => Some(self.labels()),
+            "context.user" => part(Part::User),
+            "context.session" => part(Part::Session),
+            "context.workflow" => part(Part::Workflow),
+            "context.purpose" => part(Part::Purpose),
+            "destination.host" => Some(text(self.facts.host.map_or("", |name| name.as_str()))),
+            "destination.ip" => {
+                let ip = self.facts.ip.map(|ip| ip.to_canonical().to_string());
+                Some(CowVal::owned(CelString::from(ip.unwrap_or_default())))
+            }
+            "destination.port" => Some(number(i64::from(self.facts.port))),
+            "destination.transport" => Some(text(match self.facts.transport {
+                Transport::Tcp => "tcp",
+                Transport::Udp => "udp",
+            })),
+            "request.method" => self.request.map(|request| text(request.method)),
+            "request.path" => self.request.map(|_| text(self.path)),
+            "request.headers" => self.request.map(|request| self.fields(request)),
+            "request.query" => self.request.map(|request| self.parameters(request)),
+            "time.hour" | "time.minute" | "time.weekday" => Some(self.clock(variable)),
+            _ => self.switch(variable),
+        }
+    }
+}
+
+impl Values<'_> {
+    fn labels(&self) -> CowVal<'_, '_> {
+        let names = self.looks_at.labels.iter();
+        let run = self.facts.circumstances.labels;
+        map(names.filter_map(|name| Some((name.as_str(), label(self.labels, run, name)?.into()))))
+    }
+
+    /// Each with its one value; the pieces of a cookie as one (RFC 9113 §8.2.3).
+    fn fields<'b>(&'b self, request: &'b Request<'_>) -> CowVal<'b, 'b> {
+        let fields = self.looks_at.fields.iter().filter_map(|name| {
+            let values = request.fields?.get_all(name).iter();
+            let values: Vec<_> = values
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                .collect();
+            let separator = if *name == header::COOKIE { "; " } else { ", " };
+            (!values.is_empty()).then(|| (name.as_str(), values.join(separator).into()))
+        });
+        map(fields)
+    }
+
+    /// Each with its one value.
+    fn parameters<'b>(&'b self, request: &'b Request<'_>) -> CowVal<'b, 'b> {
+        let names = self.looks_at.parameters.iter();
+        map(names.filter_map(|name| Some((name.as_str(), request.query?.value(name)?.into()))))
+    }
+
+    /// In UTC; Monday is 1 (ISO 8601).
+    fn clock(&self, variable: &str) -> CowVal<'static, 'static> {
+        let now = self.facts.circumstances.time.to_zoned(TimeZone::UTC);
+        number(i64::from(match variable {
+            "time.hour" => now.hour(),
+            "time.minute" => now.minute(),
+            _ => now.weekday().to_monday_one_offset(),
+        }))
+    }
+
+    fn switch(&self, variable: &str) -> Option<CowVal<'static, 'static>> {
+        let name = variable.strip_prefix("switches.")?;
+        let (_, declared) = self.looks_at.switches.iter().find(|(it, _)| it == name)?;
+        let set = self.facts.circumstances.switches.is_on(name);
+        Some(CowVal::owned(CelBool::from(set.unwrap_or(*declared))))
+    }
+}
+
+fn text<'b>(text: &'b str) -> CowVal<'b, 'b> {
+    CowVal::owned(CelString::from(text))
+}
+
+fn number(number: i64) -> CowVal<'static, 'static> {
+    CowVal::owned(CelInt::from(number))
+}
+
+fn map<'b>(entries: impl Iterator<Item = (&'b str, CelString<'b>)>) -> CowVal<'b, 'b> {
+    let entries = entries.map(|(name, value)| -> (CelMapKey<'b>, Box<dyn Val + 'b>) {
+        (CelMapKey::from(name), Box::new(value))
+    });
+    CowVal::owned(CelMap::from(entries.collect::<HashMap<_, _>>()))
+}

@@ -1,0 +1,180 @@
+//! What a rule says beside flow and request.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::TimeZone;
+
+use super::values::{empty, list_bounds};
+use super::{Known, MAX_STRING, Parsed, Report};
+use crate::conditions::{Conditions, Days, Part, Rollout, Times, When, hours};
+use crate::diagnostic::quoted;
+use crate::document::{RawMatch, RawRule, RawTime};
+use crate::pattern::Wildcard;
+use crate::yaml::At;
+
+/// The most switches of a policy. More are refused.
+const MAX_SWITCHES: usize = 64;
+
+/// The switches of all documents, each with how it is unless an operator sets it.
+pub(super) fn switches(sources: &[Parsed], report: &mut Report) -> BTreeMap<String, bool> {
+    let mut switches = BTreeMap::new();
+    for source in sources {
+        report.path.clone_from(&source.path);
+        let Some(document) = &source.document else {
+            continue;
+        };
+        for (name, declared) in &document.switches {
+            let is_name = name.starts_with(|c: char| c.is_ascii_lowercase())
+                && name.len() <= 32
+                && name
+                    .bytes()
+                    .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_');
+            if !is_name {
+                let message = format!("`{}` is not the name of a switch", quoted(name));
+                let hint = "at most 32 characters a-z 0-9 _, the first a letter";
+                report.error(declared.place, message, Some(hint));
+            }
+            if switches.len() == MAX_SWITCHES {
+                let message = format!("more than {MAX_SWITCHES} switches");
+                report.error(declared.place, message, None);
+                return switches;
+            }
+            if switches.insert(name.clone(), declared.value).is_some() {
+                let message = format!("a second switch `{}`", quoted(name));
+                report.error(declared.place, message, Some("one document declares it"));
+            }
+        }
+    }
+    switches
+}
+
+/// What a rule says beside flow and request.
+pub(super) fn conditions(
+    raw: &RawRule,
+    matches: &RawMatch,
+    known: &Known<'_>,
+    report: &mut Report,
+) -> Conditions {
+    let mut conditions = Conditions::default();
+    for (part, list) in [
+        (Part::User, &matches.user),
+        (Part::Session, &matches.session),
+        (Part::Workflow, &matches.workflow),
+        (Part::Purpose, &matches.purpose),
+    ] {
+        if let Some(list) = list {
+            list_bounds(part.key(), list, report);
+            let patterns = list.value.iter().filter_map(|entry| pattern(entry, report));
+            conditions.context.push((part, patterns.collect()));
+        }
+    }
+    conditions.times = matches.time.as_ref().and_then(|time| times(time, report));
+    conditions.when = raw.when.as_ref().and_then(|text| when(text, known, report));
+    conditions.rollout = raw.rollout.as_ref().and_then(|raw| {
+        let percent = &raw.value.percent;
+        let rollout = Rollout::percent(percent.value);
+        if rollout.is_none() {
+            let message = format!("`percent: {}` is more than all", percent.value);
+            report.error(percent.place, message, Some("a whole number from 0 to 100"));
+        }
+        rollout
+    });
+    conditions
+}
+
+fn pattern(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
+    let text = entry.value.as_str();
+    if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
+        let message = format!("a pattern has 1 to {MAX_STRING} bytes and no control characters");
+        report.error(entry.place, message, None);
+        return None;
+    }
+    Some(Wildcard::new(text))
+}
+
+fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<When> {
+    if text.value.trim().is_empty() {
+        report.error(
+            text.place,
+            "`when` is empty",
+            Some("leave it out to match always"),
+        );
+        return None;
+    }
+    match When::new(&text.value, &known.switches) {
+        Ok(when) => Some(when),
+        Err(found) => {
+            for error in found {
+                // Switches that are missing may stand in what could not be read.
+                let message = format!("`{}`: {}", quoted(text.value.trim()), error.message);
+                report.error(text.place, message, error.hint.as_deref());
+            }
+            None
+        }
+    }
+}
+
+fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
+    let raw = &time.value;
+    if raw.days.is_none() && raw.hours.is_none() {
+        let hint = "`time: {days: [mon-fri], hours: [\"08:00-18:00\"], zone: Europe/Berlin}`";
+        report.error(
+            time.place,
+            "`time` says neither `days` nor `hours`",
+            Some(hint),
+        );
+    }
+    let mut days = if raw.days.is_some() {
+        Days::NONE
+    } else {
+        Days::ALL
+    };
+    if let Some(list) = &raw.days {
+        list_bounds("days", list, report);
+        for entry in &list.value {
+            if !days.add(&entry.value) {
+                let message = format!("`{}` is not a day or a run of days", quoted(&entry.value));
+                report.error(
+                    entry.place,
+                    message,
+                    Some("like `mon`, `mon-fri` or `fri-sun`"),
+                );
+            }
+        }
+    }
+    let mut windows = Vec::new();
+    if let Some(list) = &raw.hours {
+        if list.value.is_empty() {
+            empty("hours", list.place, report);
+        }
+        if list.value.len() > 24 {
+            report.error(list.place, "more than 24 windows", None);
+        }
+        for entry in list.value.iter().take(24) {
+            match hours(&entry.value) {
+                Some(window) => windows.push(window),
+                None => {
+                    let message = format!("`{}` is not a window of time", quoted(&entry.value));
+                    let hint = "like \"08:00-18:00\" or, over midnight, \"22:00-06:00\"; the end of the day is 24:00";
+                    report.error(entry.place, message, Some(hint));
+                }
+            }
+        }
+    }
+    let zone = match &raw.zone {
+        None => Some(TimeZone::UTC),
+        Some(zone) => {
+            let found = TimeZone::get(&zone.value).ok();
+            if found.is_none() {
+                let message = format!("`{}` is not a time zone", quoted(&zone.value));
+                report.error(
+                    zone.place,
+                    message,
+                    Some("as IANA names it: `Europe/Berlin`"),
+                );
+            }
+            found
+        }
+    };
+    Some(Times::new(days, windows, zone?))
+}
