@@ -445,8 +445,11 @@ fn rule(rule: &RuleInfo) -> PolicyRule {
         action: match rule.action {
             RuleAction::Allow => Verdict::Allow,
             RuleAction::Deny => Verdict::Deny,
+            RuleAction::Modify => Verdict::Modify,
+            RuleAction::Escalate => Verdict::Escalate,
         },
-        handling: (rule.action == RuleAction::Allow).then_some(rule.handling),
+        handling: matches!(rule.action, RuleAction::Allow | RuleAction::Modify)
+            .then_some(rule.handling),
         mode: rule.mode,
         reason: rule.reason.clone(),
     }

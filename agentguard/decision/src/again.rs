@@ -82,7 +82,7 @@ impl<R: Recorder> Decider<R> {
             ruled();
             let since = match ruling.reason.code {
                 ReasonCode::Quarantined => " (this was under way)",
-                _ => " (the policy, or what it depends on, changed while this was under way)",
+                _ => " (the policy changed while this was under way, or what it depends on did)",
             };
             ruling.reason.message.push_str(since);
             let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);

@@ -346,6 +346,7 @@ impl<R: Recorder> Decider<R> {
                 mode: Mode::Enforce,
                 reason,
                 matched: Vec::new(),
+                changes: Vec::new(),
             },
         }
     }
@@ -410,7 +411,7 @@ impl<R: Recorder> Decider<R> {
             // Everything was seen: what is undecided now was not allowed.
             RulingOutcome::Deny | RulingOutcome::Undecided => None,
         };
-        self.conclude(
+        let concluded = self.conclude(
             policy,
             Draft {
                 client: Some(client),
@@ -425,8 +426,12 @@ impl<R: Recorder> Decider<R> {
                 started,
             },
             going,
-        )
-        .await
+        );
+        let mut decided = concluded.await;
+        if decided.allowed {
+            decided.changes = ruling.changes;
+        }
+        decided
     }
 
     /// Records, and says what to do: what cannot be recorded is denied.
@@ -446,6 +451,7 @@ impl<R: Recorder> Decider<R> {
                 allowed,
                 handling,
                 reason,
+                changes: Vec::new(),
                 started,
             },
             Err(refused) => Decided {
@@ -453,6 +459,7 @@ impl<R: Recorder> Decider<R> {
                 allowed: false,
                 handling,
                 reason: refused.reason,
+                changes: Vec::new(),
                 started,
             },
         }

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use agentguard_model::{
     AgentId, Decision, DecisionId, Handling, HostName, Outcome, Process, Reason,
 };
+use agentguard_policy::Changes;
 
 /// Where decisions are recorded.
 pub trait Recorder: Send + Sync + 'static {
@@ -94,6 +96,8 @@ pub struct Decided {
     pub handling: Handling,
     /// Why.
     pub reason: Reason,
+    /// What is to be changed in the request before it is sent on, in this order.
+    pub changes: Vec<Arc<Changes>>,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
 }

@@ -635,7 +635,7 @@ rules:
     assert_eq!(decision.matched[0].rule, "freeze");
     assert_eq!(
         decision.reason.message,
-        "Rule freeze forbids coder to reach api.example.com:443 over TCP. (the policy, or what it depends on, changed while this was under way)"
+        "Rule freeze forbids coder to reach api.example.com:443 over TCP. (the policy changed while this was under way, or what it depends on did)"
     );
     // The same switches again are no change.
     let changes = decider.changes();

@@ -16,6 +16,8 @@ pub enum ReasonCode {
     Tolerated,
     /// Something that was open when its cgroup was adopted, sends past the gate and cannot be closed: it goes on.
     LeftOpen,
+    /// A rule allows it, with changes.
+    RuleModify,
     /// A rule denies it.
     RuleDeny,
     /// A rule that matches otherwise has an expression that cannot be evaluated.

@@ -4,12 +4,14 @@
 //! allowances; and last what the mode makes of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use agentguard_model::{Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict};
 
 use crate::agent::AgentPolicy;
+use crate::changes::Changes;
 use crate::circumstances::Circumstances;
-use crate::found::{Few, Found};
+use crate::found::{Few, Found, LISTED};
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::sentence::{self, Attempt};
@@ -50,7 +52,7 @@ pub enum RulingOutcome {
 pub struct Ruling {
     /// What is to be done, after modes.
     pub outcome: RulingOutcome,
-    /// What the policy says, before modes: for the record. [`Verdict::Allow`] or
+    /// What the policy says, before modes: for the record. [`Verdict::Allow`], [`Verdict::Modify`] or
     /// [`Verdict::Deny`]; for an undecided flow the latter, since nothing has allowed it yet.
     pub verdict: Verdict,
     /// Whether the verdict is what is done *because* the policy says so: false for everything in
@@ -62,6 +64,8 @@ pub struct Ruling {
     pub reason: Reason,
     /// The rules that match, the deciding one first; at most eight of each kind.
     pub matched: Vec<Matched>,
+    /// What is to be changed in the request before it is sent on, in this order.
+    pub changes: Vec<Arc<Changes>>,
 }
 
 impl Policy {
@@ -171,6 +175,9 @@ impl Policy {
                 ..self.nothing_allows(agent, attempt, found)
             };
         }
+        if !found.modifying.is_empty() {
+            return self.modifies(agent, attempt, found, outcome);
+        }
         let mut matched = Vec::new();
         self.list(&mut matched, &[&found.allowances, &found.paper_allowances]);
         let message = sentence::allowed(attempt, self.first(&found.allowances));
@@ -181,6 +188,50 @@ impl Policy {
             mode: agent.mode,
             reason: Reason::new(ReasonCode::RuleAllow, message),
             matched,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Rules allow it with changes. Where an agent is only observed, none is made.
+    fn modifies(
+        &self,
+        agent: &AgentPolicy,
+        attempt: &Attempt<'_>,
+        found: &Found,
+        outcome: RulingOutcome,
+    ) -> Ruling {
+        let mut positions = found.modifying.clone();
+        positions.sort_unstable();
+        // One may be met in more than one way.
+        positions.dedup();
+        let rules = || positions.iter().filter_map(|position| self.at(*position));
+        let changes = rules().filter_map(|rule| rule.changes.clone());
+        let changes: Vec<_> = changes.collect();
+        let told: Vec<String> = changes.iter().map(|it| it.told()).collect();
+        let mut matched: Vec<Matched> = rules()
+            .map(|rule| rule.info.matched())
+            .take(LISTED)
+            .collect();
+        let mut few = Few::default();
+        positions.iter().for_each(|position| few.add(*position));
+        self.list(
+            &mut matched,
+            &[&found.allowances.without(&few), &found.paper_allowances],
+        );
+        let first = rules().next().map(|rule| &rule.info);
+        let message = sentence::modified(attempt, first, &told.join(", "));
+        Ruling {
+            outcome,
+            verdict: Verdict::Modify,
+            enforced: !agent.observes(),
+            mode: agent.mode,
+            reason: Reason::new(ReasonCode::RuleModify, message),
+            matched,
+            changes: if agent.observes() {
+                Vec::new()
+            } else {
+                changes
+            },
         }
     }
 
@@ -203,6 +254,7 @@ impl Policy {
                 sentence::needs_inspection(attempt, first, found.inspects()),
             ),
             matched,
+            changes: Vec::new(),
         }
     }
 
@@ -248,6 +300,7 @@ impl Policy {
             mode: by.or(by_unseen).map_or(Mode::Enforce, |rule| rule.mode),
             reason: Reason::new(code, message),
             matched,
+            changes: Vec::new(),
         }
     }
 
@@ -382,5 +435,6 @@ fn denied(mode: Mode, reason: Reason) -> Ruling {
         mode,
         reason,
         matched: Vec::new(),
+        changes: Vec::new(),
     }
 }

@@ -172,6 +172,10 @@ pub enum RuleAction {
     Allow,
     /// It may not, whatever another rule says.
     Deny,
+    /// It may, with changes.
+    Modify,
+    /// A person decides.
+    Escalate,
 }
 
 /// One rule.
@@ -203,6 +207,12 @@ pub(crate) struct RawRule {
     pub(crate) rollout: Option<At<RawRollout>>,
     /// What it says.
     pub(crate) action: RuleAction,
+    /// What is changed in the requests that it allows, with `action: modify`.
+    #[serde(default)]
+    pub(crate) modify: Option<At<RawChanges>>,
+    /// What is to be done beside.
+    #[serde(default)]
+    pub(crate) obligations: Option<At<RawObligations>>,
     /// How what it allows is carried: `direct`, `splice`, or `inspect`, which terminates TLS so that
     /// every request is decided. `splice` if absent; `direct` for a rule over UDP alone.
     #[serde(default)]
@@ -271,10 +281,104 @@ pub(crate) struct RawMatch {
     /// When.
     #[serde(default)]
     pub(crate) time: Option<At<RawTime>>,
+    /// Calls of language models. Not in this version.
+    #[serde(default)]
+    pub(crate) llm: Option<At<RawLlm>>,
+    /// Calls of tools. Not in this version.
+    #[serde(default)]
+    pub(crate) tool: Option<At<RawTool>>,
+    /// Classes of data that is sent. Not in this version.
+    #[serde(default)]
+    pub(crate) data_class: Option<At<Vec<At<String>>>>,
+    /// A risk score above this. Not in this version.
+    #[serde(default)]
+    pub(crate) risk_over: Option<At<u64>>,
     /// A request with more content than this, in bytes or with `KiB`, `MiB` or `GiB`. For denials.
     #[serde(default)]
     #[schemars(with = "Option<RawSize>")]
     pub(crate) body_over: Option<At<String>>,
+}
+
+/// What is changed in a request.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "Changes")]
+pub(crate) struct RawChanges {
+    /// Its header fields.
+    #[serde(default)]
+    pub(crate) headers: Option<At<RawHeaderChanges>>,
+    /// Values of its content, by JSON Pointer, that are put out. Not in this version.
+    #[serde(default)]
+    pub(crate) redact: Option<At<Vec<At<String>>>>,
+    /// Numbers of its content, by JSON Pointer, and how large they may be. Not in this version.
+    #[serde(default)]
+    pub(crate) clamp: Option<At<BTreeMap<String, u64>>>,
+    /// A JSON Patch (RFC 6902) of its content. Not in this version.
+    #[serde(default)]
+    pub(crate) json_patch: Option<At<Vec<BTreeMap<String, String>>>>,
+}
+
+/// What is changed in the header fields of a request.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "HeaderChanges")]
+pub(crate) struct RawHeaderChanges {
+    /// Fields that are taken out.
+    #[serde(default)]
+    pub(crate) drop: Option<At<Vec<At<String>>>>,
+    /// Fields that it has then, whatever it had, each with its value.
+    #[serde(default)]
+    pub(crate) set: Option<At<BTreeMap<String, At<String>>>>,
+}
+
+/// What is to be done beside what a rule says. None of it in this version.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "Obligations")]
+pub(crate) struct RawObligations {
+    /// Whom to alert.
+    #[serde(default)]
+    pub(crate) alert: Option<At<String>>,
+    /// At which level the daemon's log tells it.
+    #[serde(default)]
+    pub(crate) log: Option<At<String>>,
+    /// Whether the content is kept.
+    #[serde(default)]
+    pub(crate) capture_body: Option<At<bool>>,
+    /// By which class its rate is limited.
+    #[serde(default)]
+    pub(crate) rate_class: Option<At<String>>,
+}
+
+/// A call of a language model.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "LlmMatch")]
+#[expect(dead_code, reason = "the loader refuses it as a whole")]
+pub(crate) struct RawLlm {
+    /// Its providers.
+    #[serde(default)]
+    provider: Option<Vec<String>>,
+    /// Its models.
+    #[serde(default)]
+    model: Option<Vec<String>>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "ToolMatch")]
+#[expect(dead_code, reason = "the loader refuses it as a whole")]
+pub(crate) struct RawTool {
+    /// The servers that have it.
+    #[serde(default)]
+    server: Option<Vec<String>>,
+    /// Its names.
+    #[serde(default)]
+    name: Option<Vec<String>>,
+    /// Its arguments, by JSON Pointer, each with the values that it may have.
+    #[serde(default)]
+    arguments: Option<BTreeMap<String, Vec<String>>>,
 }
 
 /// For which part of the sessions a rule is in force.

@@ -59,7 +59,7 @@ impl Few {
 }
 
 /// The rules that a flow meets, by what they say.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     /// Denials in force.
     pub(crate) denials: Few,
@@ -85,6 +85,8 @@ pub(crate) struct Found {
     pub(crate) handling: Option<Handling>,
     /// The most restrictive handling of [`Self::unseen_allowances`].
     pub(crate) unseen_handling: Option<Handling>,
+    /// Those of [`Self::allowances`] that change the request: all of them, in no order.
+    pub(crate) modifying: Vec<Position>,
     /// Whether one of [`Self::unseen_allowances`] has an expression that may fail, and deny then.
     pub(crate) may_fail: bool,
     /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
@@ -118,11 +120,18 @@ impl Found {
             (false, false, false) => &mut self.unseen_paper_denials,
             (true, true, true) => {
                 self.handling = self.handling.max(Some(rule.info.handling));
+                if rule.changes.is_some() {
+                    self.modifying.push(position);
+                }
                 &mut self.allowances
             }
             (true, true, false) => {
                 self.unseen_handling = self.unseen_handling.max(Some(rule.info.handling));
                 self.may_fail |= rule.conditions.needs_request();
+                if rule.changes.is_some() {
+                    // What would be changed does not pass as it is.
+                    self.unseen_denials.add(position);
+                }
                 &mut self.unseen_allowances
             }
             (true, false, true) => &mut self.paper_allowances,

@@ -12,6 +12,7 @@
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
+//! - `changes`: what a rule changes in requests that it allows.
 //! - `recorded`: what of a request goes into the record.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod changes;
 mod circumstances;
 mod conditions;
 mod decide;
@@ -50,6 +52,7 @@ mod warn;
 pub mod yaml;
 
 pub use agent::{AgentPolicy, SandboxPolicy};
+pub use changes::Changes;
 pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};

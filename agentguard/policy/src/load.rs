@@ -1,6 +1,8 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
+mod changes;
 mod conditions;
+mod later;
 mod requests;
 mod rules;
 mod values;

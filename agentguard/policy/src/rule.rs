@@ -1,12 +1,14 @@
 //! One compiled rule and what it matches.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
+use crate::changes::Changes;
 use crate::circumstances::Circumstances;
 use crate::conditions::Conditions;
 use crate::decide::Facts;
@@ -121,13 +123,15 @@ pub(crate) struct Rule {
     pub(crate) transports: u8,
     pub(crate) request: RequestMatch,
     pub(crate) conditions: Conditions,
+    /// What it changes in the requests that it allows.
+    pub(crate) changes: Option<Arc<Changes>>,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) ranges: Vec<IpNet>,
 }
 
 impl Rule {
     pub(crate) fn allows(&self) -> bool {
-        self.info.action == RuleAction::Allow
+        matches!(self.info.action, RuleAction::Allow | RuleAction::Modify)
     }
 
     /// Whether it takes part in what happens here, and not only in what is recorded.
@@ -148,12 +152,12 @@ impl Rule {
     }
 
     pub(crate) fn needs_request(&self) -> bool {
-        !self.request.is_empty() || self.conditions.needs_request()
+        !self.request.is_empty() || self.changes.is_some() || self.conditions.needs_request()
     }
 
     /// Whether destination, port and transport are all that it depends on, so that the kernel can decide.
     pub(crate) fn is_static(&self) -> bool {
-        self.request.is_empty() && self.conditions.is_empty()
+        self.request.is_empty() && self.changes.is_none() && self.conditions.is_empty()
     }
 
     /// How much it says of requests: for how many parts of one it has a condition.

@@ -72,6 +72,16 @@ pub(crate) fn allowed(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> S
     }
 }
 
+/// `changes`: what is changed in it.
+pub(crate) fn modified(
+    attempt: &impl fmt::Display,
+    rule: Option<&RuleInfo>,
+    changes: &str,
+) -> String {
+    let id = rule.map_or("", |rule| rule.id.as_str());
+    format!("Rule {id} allows {attempt}, {changes}.")
+}
+
 /// The rule's own sentence, if it has one.
 pub(crate) fn denied(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> String {
     match rule {

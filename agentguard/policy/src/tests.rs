@@ -1,4 +1,5 @@
 mod agreement;
+mod changes;
 mod conditions;
 mod docs;
 mod inspects;

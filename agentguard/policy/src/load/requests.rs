@@ -18,7 +18,7 @@ const METHODS: [&str; 9] = [
 
 /// Fields that are for one hop, frame a message or say where it goes: the destination does not get
 /// them as they came.
-const NOT_PASSED_ON: [HeaderName; 11] = [
+pub(super) const NOT_PASSED_ON: [HeaderName; 11] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
@@ -35,7 +35,7 @@ const NOT_PASSED_ON: [HeaderName; 11] = [
 /// What a rule says of requests.
 pub(super) fn request(action: RuleAction, matches: &RawMatch, report: &mut Report) -> RequestMatch {
     let body_over = matches.body_over.as_ref().and_then(|entry| {
-        if action == RuleAction::Allow {
+        if action != RuleAction::Deny {
             report.error(
                 entry.place,
                 "`body_over` is for a rule that denies",

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
-use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, conditions, requests, values};
+use super::{
+    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, requests, values,
+};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::pattern::Ports;
@@ -84,6 +86,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
 
     let nothing = RawMatch::default();
     let matches = raw.matches.as_ref().unwrap_or(&nothing);
+    later::refuse(raw, matches, report);
     let mut rule = Rule {
         info: RuleInfo {
             number,
@@ -102,6 +105,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         transports: 0,
         request: requests::request(raw.action, matches, report),
         conditions: conditions::conditions(raw, matches, known, report),
+        changes: changes::changes(raw, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
         ranges: values::list(
             "resolved_ranges",
@@ -208,7 +212,7 @@ fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Repor
         }
         return match raw.action {
             RuleAction::Deny if !rule.needs_request() => TCP | UDP,
-            RuleAction::Deny | RuleAction::Allow => TCP,
+            _ => TCP,
         };
     };
     if list.value.is_empty() {
@@ -239,7 +243,7 @@ fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Repor
 
 fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
     let Some(entry) = &raw.handling else {
-        if raw.action == RuleAction::Allow && rule.transports == TCP | UDP {
+        if rule.allows() && rule.transports == TCP | UDP {
             let place = raw
                 .matches
                 .as_ref()

@@ -96,12 +96,13 @@ fn any_rule() -> impl Strategy<Value = String> {
             prop::bool::weighted(0.2),
             -1i32..3,
             prop::option::weighted(0.3, prop::sample::select(&CONDITIONS[..])),
+            prop::bool::weighted(0.15),
         ),
     )
         .prop_map(
             |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
                 let (query, over) = (more.0, more.1 && !allow);
-                let request = method || path || query || over || more.3.is_some();
+                let request = method || path || query || over || more.3.is_some() || more.4 && allow;
                 let transport = match transport {
                     _ if request || allow && handling == "inspect" => "tcp",
                     0 => "udp",
@@ -140,7 +141,11 @@ fn any_rule() -> impl Strategy<Value = String> {
                     text.push_str("    action: deny\n");
                     return text;
                 }
-                text.push_str("    action: allow\n");
+                if more.4 {
+                    text.push_str("    action: modify\n    modify: {headers: {drop: [cookie]}}\n");
+                } else {
+                    text.push_str("    action: allow\n");
+                }
                 // What is absent means `splice`, or `direct` for datagrams.
                 if handling == "inspect" || handling == "direct" && !request {
                     writeln!(text, "    handling: {handling}").unwrap();
@@ -416,6 +421,8 @@ proptest! {
             found.allowances, found.unseen_allowances, found.paper_allowances,
         ].iter().flat_map(|few| few.iter().collect::<Vec<_>>()).collect();
         by_index.sort_unstable();
+        // What would be changed is among the denials too where it was not seen.
+        by_index.dedup();
         let by_scan: Vec<u32> = (0..).zip(policy.compiled()).filter(|(_, rule)| {
             rule.matches_destination(facts.host, ip)
                 && match rule.fit(agent, &facts) {

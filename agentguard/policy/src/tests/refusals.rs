@@ -404,6 +404,132 @@ fn conditions_that_cannot_be_are_told() {
 }
 
 #[test]
+fn what_a_later_version_will_have_is_refused_by_name() {
+    for (rule_text, told) in [
+        (
+            "{id: a, action: escalate}",
+            "`action: escalate` is not there yet\n  hint: this version has no approvals;",
+        ),
+        (
+            "{id: a, action: allow, match: {llm: {model: [x]}}}",
+            "`llm` is not there yet\n  hint: this version does not decode calls of language models;",
+        ),
+        (
+            "{id: a, action: allow, match: {tool: {name: [x], arguments: {/path: [y]}}}}",
+            "`tool` is not there yet\n  hint: this version does not decode tool calls;",
+        ),
+        (
+            "{id: a, action: deny, match: {data_class: [secret]}}",
+            "`data_class` is not there yet\n  hint: this version has no detectors;",
+        ),
+        (
+            "{id: a, action: deny, match: {risk_over: 50}}",
+            "`risk_over` is not there yet\n  hint: this version has no risk score;",
+        ),
+        (
+            "{id: a, action: modify, modify: {redact: [/a]}}",
+            "`redact` is not there yet\n  hint: this version does not decode contents;",
+        ),
+        (
+            "{id: a, action: modify, modify: {clamp: {/max_tokens: 10}}}",
+            "`clamp` is not there yet",
+        ),
+        (
+            "{id: a, action: modify, modify: {json_patch: [{op: remove, path: /a}]}}",
+            "`json_patch` is not there yet",
+        ),
+        (
+            "{id: a, action: allow, obligations: {alert: security}}",
+            "`alert` is not there yet\n  hint: this version sends no alerts;",
+        ),
+        (
+            "{id: a, action: allow, obligations: {log: warn}}",
+            "`log` is not there yet",
+        ),
+        (
+            "{id: a, action: allow, obligations: {capture_body: true}}",
+            "`capture_body` is not there yet",
+        ),
+        (
+            "{id: a, action: allow, obligations: {rate_class: bulk}}",
+            "`rate_class` is not there yet",
+        ),
+    ] {
+        let found = refused(&rule(&format!("  - {rule_text}\n")));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(told), "{found:?}");
+    }
+}
+
+#[test]
+fn changes_that_cannot_be_are_told() {
+    for (rule_text, told) in [
+        (
+            "{id: a, action: modify}",
+            "`action: modify` without `modify`",
+        ),
+        (
+            "{id: a, action: allow, modify: {headers: {drop: [cookie]}}}",
+            "`modify` is for `action: modify`",
+        ),
+        (
+            "{id: a, action: modify, modify: {}}",
+            "`modify` changes nothing",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {}}}",
+            "`modify` changes nothing",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {drop: []}}}",
+            "`drop` is empty",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {drop: ['a b']}}}",
+            "`a b` is not the name of a header field",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {drop: [Host]}}}",
+            "`host` cannot be changed",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {set: {content-length: '1'}}}}",
+            "`content-length` cannot be changed",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {set: {sec-websocket-key: x}}}}",
+            "`sec-websocket-key` cannot be changed",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {set: {x-a: \"a\\nb\"}}}}",
+            "visible ASCII characters",
+        ),
+        (
+            "{id: a, action: modify, modify: {headers: {set: {x-a: b}, drop: [x-a]}}}",
+            "`x-a` is dropped and set",
+        ),
+        (
+            "{id: a, action: modify, handling: direct, modify: {headers: {drop: [cookie]}}}",
+            "`direct` cannot go with what looks at requests",
+        ),
+        (
+            "{id: a, action: modify, match: {transport: [udp]}, modify: {headers: {drop: [cookie]}}}",
+            "a rule over `udp` cannot look at requests",
+        ),
+        (
+            "{id: a, action: modify, match: {body_over: 10}, modify: {headers: {drop: [cookie]}}}",
+            "`body_over` is for a rule that denies",
+        ),
+    ] {
+        let found = refused(&rule(&format!("  - {rule_text}\n")));
+        assert!(
+            found.iter().any(|it| it.contains(told)),
+            "{rule_text}: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn what_was_probably_not_meant_is_told() {
     let warnings = |rules: &str| -> Vec<String> {
         compile(&[document(&rule(rules))])

@@ -409,6 +409,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             switch_to_websocket(&mut parts.headers);
             offers.write(&mut parts.headers);
         }
+        for changes in &account.decided().changes {
+            changes.apply(&mut parts.headers);
+        }
         parts.version = self.leg.version;
         let uri = if self.is_http2() {
             // `:authority` stands in for `Host`, and there is no `Connection` (RFC 9113, 8.2.2).

@@ -1,6 +1,6 @@
 //! Plain HTTP, request by request.
 
-use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_model::{ActionKind, ReasonCode, Verdict};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -130,6 +130,38 @@ async fn one_hop_s_fields_stay_on_it_and_the_others_keep_their_case() {
     // The gate waited for the answer to `Upgrade` and goes on.
     write(&mut client, get("/next")).await;
     read_until(&mut upstream, "\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_request_is_sent_on_as_the_policy_changes_it() {
+    let world = by_name(Rules::Changed).build().await;
+    let mut client = world.connect().await;
+    let fields = "Cookie: a=1\r\ncookie: b=2\r\nX-Agent: me\r\nx-agent: me too\r\nX-Kept: yes\r\n";
+    let request = format!("GET /a HTTP/1.1\r\nHost: api.example\r\n{fields}\r\n");
+    write(&mut client, request).await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n")
+        .await
+        .to_ascii_lowercase();
+    assert!(
+        !head.contains("cookie") && head.contains("x-kept: yes\r\n"),
+        "{head}"
+    );
+    assert_eq!(head.matches("x-agent").count(), 1, "{head}");
+    assert!(head.contains("x-agent: tester\r\n"), "{head}");
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(decisions[0].verdict, Verdict::Modify);
+    assert_eq!(decisions[0].reason.code, ReasonCode::RuleModify);
+    let told = &decisions[0].reason.message;
+    let changes = "/a, without `cookie`, with another `x-agent`.";
+    assert!(
+        told.starts_with("Rule changed allows tester to GET api.example:"),
+        "{told}"
+    );
+    assert!(told.ends_with(changes), "{told}");
 }
 
 #[tokio::test]

@@ -76,6 +76,8 @@ enum Rules {
     SizedOnPaper,
     /// As [`Self::Inspect`], and only `/ok` itself.
     InspectLess,
+    /// Everything is allowed to the name, inspected, with other header fields.
+    Changed,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -384,6 +386,11 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: ok, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], method: [GET, POST], path: [/ok] } }]"
         }
+        Rules::Changed => {
+            "[{ id: changed, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] }, \
+                modify: { headers: { drop: [cookie], set: { x-agent: tester } } } }]"
+        }
         Rules::Requests => {
             "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], \
                              match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"
@@ -471,7 +478,7 @@ impl World {
         soon(self.served).await.unwrap();
         let decisions = self.log.decisions.lock().unwrap();
         for decision in decisions.iter() {
-            let allowed = decision.verdict == Verdict::Allow;
+            let allowed = decision.verdict != Verdict::Deny;
             assert_eq!(decision.outcome.is_some(), allowed, "{decision:#?}");
         }
         decisions.clone()

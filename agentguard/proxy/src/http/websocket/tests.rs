@@ -47,6 +47,7 @@ fn denied() -> Decided {
         allowed: false,
         handling: Handling::Inspect,
         reason: Reason::new(ReasonCode::RuleDeny, "too large"),
+        changes: Vec::new(),
         started: Instant::now(),
     }
 }

@@ -1,0 +1,81 @@
+//! What the language has a place for and this version has not: refused, with what is missing.
+
+use super::Report;
+use crate::document::{RawMatch, RawRule, RuleAction};
+use crate::yaml::{At, Place};
+
+/// Where something stands.
+fn place<T>(entry: &Option<At<T>>) -> Option<Place> {
+    entry.as_ref().map(|entry| entry.place)
+}
+
+/// Refuses a rule that needs what is not there: it would not do what it says.
+pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
+    const DECODES: &str = "this version does not decode";
+    let escalates = raw.action == RuleAction::Escalate;
+    let changes = raw.modify.as_ref().map(|it| &it.value);
+    let obliges = raw.obligations.as_ref().map(|it| &it.value);
+    let change = |of: fn(&crate::document::RawChanges) -> Option<Place>| changes.and_then(of);
+    let oblige = |of: fn(&crate::document::RawObligations) -> Option<Place>| obliges.and_then(of);
+    for (key, at, missing) in [
+        (
+            "action: escalate",
+            escalates.then_some(raw.id.place),
+            "this version has no approvals",
+        ),
+        (
+            "llm",
+            place(&matches.llm),
+            "this version does not decode calls of language models",
+        ),
+        (
+            "tool",
+            place(&matches.tool),
+            "this version does not decode tool calls",
+        ),
+        (
+            "data_class",
+            place(&matches.data_class),
+            "this version has no detectors",
+        ),
+        (
+            "risk_over",
+            place(&matches.risk_over),
+            "this version has no risk score",
+        ),
+        ("redact", change(|it| place(&it.redact)), DECODES),
+        ("clamp", change(|it| place(&it.clamp)), DECODES),
+        ("json_patch", change(|it| place(&it.json_patch)), DECODES),
+        (
+            "alert",
+            oblige(|it| place(&it.alert)),
+            "this version sends no alerts",
+        ),
+        (
+            "log",
+            oblige(|it| place(&it.log)),
+            "this version has one level for all verdicts: the record has them",
+        ),
+        (
+            "capture_body",
+            oblige(|it| place(&it.capture_body)),
+            "this version keeps no contents",
+        ),
+        (
+            "rate_class",
+            oblige(|it| place(&it.rate_class)),
+            "this version limits no rates",
+        ),
+    ] {
+        let Some(at) = at else {
+            continue;
+        };
+        let missing = if missing == DECODES {
+            "this version does not decode contents"
+        } else {
+            missing
+        };
+        let hint = format!("{missing}; leave the rule out until one does");
+        report.error(at, format!("`{key}` is not there yet"), Some(&hint));
+    }
+}
