@@ -25,6 +25,22 @@ pub(crate) struct RawDocument {
     /// What holds where an agent does not say otherwise.
     #[serde(default)]
     pub(crate) defaults: Option<At<RawDefaults>>,
+    /// Texts by name. `${name}` stands for one in the labels and cgroups of agents, in lists, groups
+    /// and rules; `$${` for the text `${`. A name is a letter a-z and up to 31 of a-z 0-9 _.
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "the loader reads it from the tree, before the document; this is its form"
+    )]
+    pub(crate) variables: BTreeMap<String, At<String>>,
+    /// Lists by name, as of variables. `"@name"` stands for one's entries in the lists of rules and groups
+    /// and in other lists; `@@` at the beginning of an entry for the text `@`.
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "the loader reads it from the tree, before the document; this is its form"
+    )]
+    pub(crate) lists: BTreeMap<String, At<Vec<At<String>>>>,
     /// The governed workloads.
     #[serde(default)]
     pub(crate) agents: Vec<At<RawAgent>>,
@@ -258,7 +274,7 @@ enum RawSize {
     /// In bytes.
     Bytes(u64),
     /// With its unit.
-    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$"))] String),
+    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$|\$\{"))] String),
 }
 
 /// A user of the host, for the schema.
@@ -285,8 +301,8 @@ enum RawUser {
 enum RawPort {
     /// A port.
     One(#[schemars(range(min = 1, max = 65535))] u16),
-    /// `first-last`.
-    Range(#[schemars(regex(pattern = r"^[0-9]{1,5}(-[0-9]{1,5})?$"))] String),
+    /// `first-last`, a named list, or what a variable makes one of these.
+    Range(#[schemars(regex(pattern = r"^[0-9]{1,5}(-[0-9]{1,5})?$|^@|\$\{"))] String),
 }
 
 /// What carries a flow, as a document writes it.

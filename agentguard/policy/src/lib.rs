@@ -1,11 +1,12 @@
 //! Policy documents, compiled rules and their evaluation.
 //!
 //! ```text
-//! text ──yaml──▶ document ──load──▶ agents, rules ──index──▶ Policy ──▶ decide, decide_name
-//!                                                              └──sweep──▶ kernel lines
+//! text ──yaml──▶ tree ──load::expand──▶ document ──load──▶ agents, rules ──index──▶ Policy ──▶ decide, decide_name
+//!                                                                                     └──sweep──▶ kernel lines
 //! ```
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
-//! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
+//! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant. Variables and
+//!   named lists are put into the tree (`load::expand`), so that nothing behind it knows of them.
 //! - `request`: what rules see of a request, and what they say of it.
 //! - `index`, `found`, `decide`, `name`, `explain`: which rules a flow meets, and what follows.
 //! - `users`: who may run what, once somebody has looked their names up.

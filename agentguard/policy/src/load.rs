@@ -1,8 +1,11 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
+mod expand;
+mod lists;
 mod requests;
 mod rules;
 mod values;
+mod variables;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +18,7 @@ use crate::document::{RawAgent, RawDefaults, RawDocument};
 use crate::pattern::CgroupPattern;
 use crate::rule::Rule;
 use crate::users;
-use crate::yaml::{At, MAX_TEXT, Place, parse_lenient};
+use crate::yaml::{self, At, MAX_TEXT, Place, Tree};
 
 /// The most rules of a policy. More are refused.
 pub const MAX_RULES: usize = 10_000;
@@ -43,6 +46,8 @@ pub(crate) struct Loaded {
 pub(crate) struct Report {
     path: String,
     found: Vec<Diagnostic>,
+    /// Where what was put in elsewhere is written; [`Place::origin`] is a number in it, from 1.
+    notes: Vec<String>,
 }
 
 impl Report {
@@ -51,7 +56,22 @@ impl Report {
         &self.path
     }
 
-    fn add(&mut self, severity: Severity, place: Place, message: String, hint: Option<&str>) {
+    /// Notes where something is written that is put in elsewhere. The number is for
+    /// [`Place::origin`].
+    fn note(&mut self, what: &str, place: Place) -> u32 {
+        self.notes.push(format!(
+            "from {what}, {}:{}:{}",
+            self.path, place.line, place.column
+        ));
+        u32::try_from(self.notes.len()).unwrap_or_default()
+    }
+
+    fn add(&mut self, severity: Severity, place: Place, mut message: String, hint: Option<&str>) {
+        let note = usize::try_from(place.origin).ok();
+        let note = note.and_then(|n| self.notes.get(n.checked_sub(1)?));
+        if let Some(note) = note {
+            message.push_str(&format!(" ({note})"));
+        }
         self.found.push(Diagnostic {
             severity,
             path: self.path.clone(),
@@ -78,6 +98,7 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
             .first()
             .map_or_else(|| "policy".to_owned(), |d| d.path.clone()),
         found: Vec::new(),
+        notes: Vec::new(),
     };
     let mut loaded = Loaded {
         agents: Vec::new(),
@@ -96,18 +117,18 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
         return loaded;
     }
 
-    let mut sources = Vec::new();
-    for document in documents {
-        let (value, found) = parse_lenient::<RawDocument>(&document.path, &document.text);
-        let broken = found.iter().map(|d| d.line).collect();
-        report.found.extend(found);
-        sources.push(Parsed {
-            path: document.path.clone(),
-            document: value,
-            broken,
-        });
-    }
-    let partial = !report.found.is_empty();
+    let mut sources: Vec<Source> = documents
+        .iter()
+        .map(|document| Source::of(document, &mut report))
+        .collect();
+    let whole = report.found.is_empty();
+    let agents_are_whole = expand::expand(&mut sources, whole, &mut report);
+    let of_names = report.found.len();
+    let mut sources: Vec<Parsed> = sources
+        .into_iter()
+        .map(|source| source.read(&mut report))
+        .collect();
+    let partial = !whole || !agents_are_whole || report.found.len() > of_names;
     let defaults = defaults(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let known = Known {
@@ -129,6 +150,41 @@ pub(crate) fn sort(found: &mut [Diagnostic], documents: &[Document]) {
         .map(|(n, d)| (d.path.as_str(), n))
         .collect();
     found.sort_by_key(|d| (order.get(d.path.as_str()).copied(), d.line, d.column));
+}
+
+/// A document before it is read as what it says.
+struct Source {
+    path: String,
+    tree: Option<Tree>,
+    /// As in [`Parsed`].
+    broken: Vec<u32>,
+}
+
+impl Source {
+    fn of(document: &Document, report: &mut Report) -> Self {
+        let (tree, found) = yaml::tree(&document.path, &document.text);
+        let broken = found.iter().map(|d| d.line).collect();
+        report.found.extend(found);
+        Self {
+            path: document.path.clone(),
+            tree,
+            broken,
+        }
+    }
+
+    fn read(mut self, report: &mut Report) -> Parsed {
+        let document = self.tree.and_then(|tree| {
+            let (document, found) = yaml::read(&self.path, &tree);
+            self.broken.extend(found.iter().map(|d| d.line));
+            report.found.extend(found);
+            document
+        });
+        Parsed {
+            path: self.path,
+            document,
+            broken: self.broken,
+        }
+    }
 }
 
 /// A document that was read as far as it could be.

@@ -2,6 +2,7 @@ mod agreement;
 mod docs;
 mod inspects;
 mod kernel_lines;
+mod named;
 mod refusals;
 mod verdicts;
 

@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 11);
+    assert_eq!(examples, 12);
 }
 
 #[test]
@@ -53,8 +53,12 @@ fn the_newcomers_policy_compiles_without_a_warning() {
 fn the_page_names_every_key() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
     let schema = crate::schema();
-    for kind in ["Defaults", "Agent", "Sandbox", "Rule", "Match"] {
-        let properties = schema["$defs"][kind]["properties"].as_object().unwrap();
+    for kind in ["Policy", "Defaults", "Agent", "Sandbox", "Rule", "Match"] {
+        let of_kind = match kind {
+            "Policy" => &schema,
+            _ => &schema["$defs"][kind],
+        };
+        let properties = of_kind["properties"].as_object().unwrap();
         assert!(!properties.is_empty());
         for key in properties.keys() {
             assert!(page.contains(&format!("`{key}`")), "{kind}: {key}");

@@ -13,22 +13,30 @@ const MAX_DEPTH: usize = 64;
 /// The most nodes, keys not counted, after aliases are expanded. A text with more is refused.
 const MAX_NODES: usize = 300_000;
 
+/// A text as a tree.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) root: Node,
+    /// The highest number of a node: what is put in later gets higher ones.
+    pub(crate) last_id: usize,
+}
+
 /// One value in the text.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Its number in this tree.
-    pub(super) id: usize,
+    pub(crate) id: usize,
     /// Where it begins.
-    pub(super) place: Place,
+    pub(crate) place: Place,
     /// The line where it ends.
-    pub(super) last_line: u32,
+    pub(crate) last_line: u32,
     /// What it is.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Text; plain if it was not quoted, and may then stand for something other than text.
     Scalar { text: String, plain: bool },
     /// A list.
@@ -39,9 +47,9 @@ pub(super) enum Value {
 
 /// The key of a mapping's entry.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
-    pub(super) text: String,
-    pub(super) place: Place,
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) place: Place,
 }
 
 /// Something wrong with the text.
@@ -53,7 +61,7 @@ pub(super) struct Fault {
 }
 
 /// The tree, if the text is YAML and within the bounds, and what is wrong with it.
-pub(super) fn build(text: &str) -> (Option<Node>, Vec<Fault>) {
+pub(super) fn build(text: &str) -> (Option<Tree>, Vec<Fault>) {
     if text.len() > MAX_TEXT {
         let fault = Fault {
             place: Place::default(),
@@ -64,7 +72,10 @@ pub(super) fn build(text: &str) -> (Option<Node>, Vec<Fault>) {
     }
     let mut builder = Builder::default();
     match builder.run(text) {
-        Ok(root) => (root, builder.faults),
+        Ok(root) => {
+            let last_id = builder.nodes;
+            (root.map(|root| Tree { root, last_id }), builder.faults)
+        }
         Err(fault) => {
             builder.faults.push(fault);
             (None, builder.faults)
@@ -99,17 +110,20 @@ struct Open {
 impl Builder {
     fn run(&mut self, text: &str) -> Result<Option<Node>, Fault> {
         for item in Parser::new_from_str(text) {
-            let (event, span) = item.map_err(|error| Fault {
-                place: place_of(error.marker()),
-                message: format!("not valid YAML: {}", error.info()),
-                hint: None,
+            let (event, span) = item.map_err(|error| {
+                let place = place_of(error.marker());
+                Fault {
+                    place,
+                    message: format!("not valid YAML: {}", error.info()),
+                    hint: begins_with_at(text, place),
+                }
             })?;
             self.event(event, span)?;
         }
         // An empty file is a document that says nothing.
         Ok(Some(self.root.take().unwrap_or_else(|| Node {
             id: 0,
-            place: Place { line: 1, column: 1 },
+            place: Place::at(1, 1),
             last_line: 1,
             value: Value::Scalar {
                 text: String::new(),
@@ -316,12 +330,25 @@ fn fault(place: Place, message: &str) -> Fault {
 }
 
 fn place_of(marker: &granit_parser::Marker) -> Place {
-    Place {
-        line: u32::try_from(marker.line()).unwrap_or(u32::MAX),
-        column: u32::try_from(marker.col())
+    Place::at(
+        u32::try_from(marker.line()).unwrap_or(u32::MAX),
+        u32::try_from(marker.col())
             .unwrap_or(u32::MAX)
             .saturating_add(1),
-    }
+    )
+}
+
+/// YAML keeps `@` at the beginning of a word for itself, so the name of a list wants quotes.
+fn begins_with_at(text: &str, place: Place) -> Option<String> {
+    let line = usize::try_from(place.line).ok()?.checked_sub(1)?;
+    let column = usize::try_from(place.column).ok()?.checked_sub(1)?;
+    let rest = text.lines().nth(line)?.chars().skip(column);
+    let word: String = rest
+        .take_while(|c| !c.is_whitespace() && !",]}\"".contains(*c))
+        .take(40)
+        .collect();
+    word.starts_with('@')
+        .then(|| format!("put it in quotes: \"{}\"", quoted(&word)))
 }
 
 /// The end of a list or mapping: that of its last part. The parser's own end is the next token.
