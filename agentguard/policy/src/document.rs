@@ -44,6 +44,9 @@ pub(crate) struct RawDocument {
     /// The governed workloads.
     #[serde(default)]
     pub(crate) agents: Vec<At<RawAgent>>,
+    /// Agents for which rules are written together.
+    #[serde(default)]
+    pub(crate) groups: Vec<At<RawGroup>>,
     /// What they may do. Without a rule that allows it, nothing.
     #[serde(default)]
     pub(crate) rules: Vec<At<RawRule>>,
@@ -115,6 +118,22 @@ pub(crate) struct RawSandbox {
     /// Paths, sockets of daemons above all, that it sees though they are masked to others.
     #[serde(default)]
     pub(crate) unmasked_paths: Option<At<Vec<At<String>>>>,
+}
+
+/// Agents for which rules are written together: those named, and those that have all the labels.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a group")]
+#[schemars(rename = "Group")]
+pub(crate) struct RawGroup {
+    /// Its name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit.
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
+    pub(crate) name: At<String>,
+    /// Agents by name; `*` stands for all of them.
+    #[serde(default)]
+    pub(crate) agents: Option<At<Vec<At<String>>>>,
+    /// And the agents that have all of these labels.
+    #[serde(default)]
+    pub(crate) labels: Option<At<BTreeMap<String, String>>>,
 }
 
 /// Whether an agent may do something.
@@ -193,7 +212,10 @@ pub(crate) struct RawRule {
     /// The agents it is for, by name; `*` stands for all of them.
     #[serde(default)]
     pub(crate) agents: Option<At<Vec<At<String>>>>,
-    /// The agents it is for, by labels: all of these. Absent, with `agents` absent: all agents.
+    /// The groups it is for, by name, beside the `agents`.
+    #[serde(default)]
+    pub(crate) groups: Option<At<Vec<At<String>>>>,
+    /// The agents it is for, by labels: all of these. With `agents` or `groups` beside it, both must hold.
     #[serde(default)]
     pub(crate) labels: Option<At<BTreeMap<String, String>>>,
     /// What it matches. Everything, if absent.

@@ -1,15 +1,19 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
 mod expand;
+mod groups;
 mod lists;
 mod requests;
 mod rules;
+mod selector;
 mod values;
 mod variables;
 
 use std::collections::{BTreeMap, HashMap};
 
 use agentguard_model::{AgentName, Handling, Mode};
+
+use groups::Groups;
 
 use crate::Document;
 use crate::agent::AgentPolicy;
@@ -131,11 +135,26 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
     let partial = !whole || !agents_are_whole || report.found.len() > of_names;
     let defaults = defaults(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
-    let known = Known {
+    let mut known = Known {
         agents: &loaded.agents,
+        by_name: loaded
+            .agents
+            .iter()
+            .map(|agent| (agent.name.as_str(), &agent.name))
+            .collect(),
+        groups: Groups::default(),
         partial,
     };
+    known.groups = groups::groups(&mut sources, &known, &mut report);
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
+    if report
+        .found
+        .iter()
+        .all(|it| it.severity == Severity::Warning)
+    {
+        let used = rules.iter().flat_map(|rule| &rule.agents.groups);
+        known.groups.unused(used, &mut report);
+    }
     loaded.rules = rules;
     loaded.columns = columns;
     loaded.found = report.found;
@@ -207,6 +226,8 @@ impl Parsed {
 /// What rules are checked against.
 struct Known<'a> {
     agents: &'a [AgentPolicy],
+    by_name: HashMap<&'a str, &'a AgentName>,
+    groups: Groups,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
 }

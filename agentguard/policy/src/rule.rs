@@ -1,11 +1,13 @@
 //! One compiled rule and what it matches.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
 use ipnet::IpNet;
 
+use crate::agent::Group;
 use crate::document::{Addresses, RuleAction};
 use crate::pattern::{HostPattern, Ports};
 use crate::request::{Request, RequestMatch};
@@ -54,8 +56,9 @@ impl RuleInfo {
 /// Which agents a rule is for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Selector {
-    /// One of these; any, if absent.
+    /// One of these, or of the groups; any, if absent.
     pub(crate) names: Option<Vec<AgentName>>,
+    pub(crate) groups: Vec<Arc<Group>>,
     /// All of these.
     pub(crate) labels: Vec<(String, String)>,
 }
@@ -66,7 +69,10 @@ impl Selector {
     }
 
     pub(crate) fn selects(&self, name: &AgentName, labels: &Labels) -> bool {
-        self.names.as_ref().is_none_or(|names| names.contains(name))
+        let named = self.names.as_ref().is_none_or(|names| {
+            names.contains(name) || self.groups.iter().any(|group| group.has(name, labels))
+        });
+        named
             && self
                 .labels
                 .iter()

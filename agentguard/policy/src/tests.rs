@@ -1,5 +1,6 @@
 mod agreement;
 mod docs;
+mod groups;
 mod inspects;
 mod kernel_lines;
 mod named;

@@ -241,7 +241,11 @@ fn selects_all(a: &Selector, b: &Selector) -> bool {
     let names = match (&a.names, &b.names) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(a), Some(b)) => b.iter().all(|name| a.contains(name)),
+        (Some(names), Some(others)) => {
+            let has =
+                |name| names.contains(name) || a.groups.iter().any(|g| g.agents.contains(name));
+            others.iter().all(has) && b.groups.iter().all(|group| a.groups.contains(group))
+        }
     };
     names && a.labels.iter().all(|label| b.labels.contains(label))
 }

@@ -160,6 +160,15 @@ impl Put<'_> {
                     }
                     *right &= self.broken.len() == before;
                 }
+                "groups" => {
+                    let before = self.broken.len();
+                    for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
+                        if key.text != "name" {
+                            self.all(node);
+                        }
+                    }
+                    *right &= self.broken.len() == before;
+                }
                 "rules" => {
                     for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
                         match key.text.as_str() {

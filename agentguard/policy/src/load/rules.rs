@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
-use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, requests, values};
-use crate::diagnostic::{nearest, quoted};
+use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, requests, selector, values};
+use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::pattern::Ports;
-use crate::rule::{Rule, RuleInfo, Selector};
+use crate::rule::{Rule, RuleInfo};
 use crate::special;
 use crate::yaml::At;
 
@@ -93,7 +93,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             mode: raw.mode.unwrap_or_default(),
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
         },
-        agents: selector(raw, known, report),
+        agents: selector::selector(raw, known, report),
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
         ports: Ports::all(),
@@ -116,61 +116,6 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
     what_only_names_have(raw, &rule, report);
     what_stays_closed(matches, &rule, report);
     rule
-}
-
-fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {
-    let mut names = None;
-    if let Some(list) = &raw.agents {
-        values::list_bounds("agents", list, report);
-        let mut chosen = Vec::new();
-        for entry in &list.value {
-            if entry.value == "*" {
-                continue;
-            }
-            match known.agents.iter().find(|a| a.name.as_str() == entry.value) {
-                Some(agent) => chosen.push(agent.name.clone()),
-                None if known.partial => {}
-                None => {
-                    let names = known.agents.iter().map(|agent| agent.name.as_str());
-                    let hint = nearest(&entry.value, names).map_or_else(
-                        || "an agent is declared under `agents`".to_owned(),
-                        |near| format!("did you mean `{near}`?"),
-                    );
-                    let message = format!("no agent is called `{}`", quoted(&entry.value));
-                    report.error(entry.place, message, Some(&hint));
-                }
-            }
-        }
-        if !list.value.iter().any(|entry| entry.value == "*") {
-            names = Some(chosen);
-        }
-    }
-    let mut selector = Selector {
-        names,
-        labels: Vec::new(),
-    };
-    if let Some(labels) = &raw.labels {
-        if labels.value.is_empty() {
-            values::empty("labels", labels.place, report);
-        }
-        selector.labels = labels
-            .value
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        let anyone = known
-            .agents
-            .iter()
-            .any(|agent| selector.selects(&agent.name, &agent.labels));
-        if !anyone && !known.partial {
-            report.warn(
-                labels.place,
-                "no agent has these labels, so the rule is for nobody",
-                None,
-            );
-        }
-    }
-    selector
 }
 
 fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Report) -> u8 {

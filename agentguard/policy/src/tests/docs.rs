@@ -33,7 +33,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         assert_eq!(policy.warnings(), [], "{text}");
         examples += 1;
     }
-    assert_eq!(examples, 12);
+    assert_eq!(examples, 13);
 }
 
 #[test]
@@ -53,7 +53,9 @@ fn the_newcomers_policy_compiles_without_a_warning() {
 fn the_page_names_every_key() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
     let schema = crate::schema();
-    for kind in ["Policy", "Defaults", "Agent", "Sandbox", "Rule", "Match"] {
+    for kind in [
+        "Policy", "Defaults", "Agent", "Group", "Sandbox", "Rule", "Match",
+    ] {
         let of_kind = match kind {
             "Policy" => &schema,
             _ => &schema["$defs"][kind],
