@@ -22,6 +22,9 @@ pub(crate) struct RawDocument {
     /// The version of the document's form: 1.
     #[schemars(range(min = 1, max = 1))]
     pub(crate) version: At<u64>,
+    /// Other documents of the same policy: paths from the directory of this one, or absolute ones.
+    #[serde(default)]
+    pub(crate) include: Option<At<Vec<At<String>>>>,
     /// What holds where an agent does not say otherwise.
     #[serde(default)]
     pub(crate) defaults: Option<At<RawDefaults>>,

@@ -4,6 +4,7 @@
 //! text ──yaml──▶ tree ──load::expand──▶ document ──load──▶ agents, rules ──index──▶ Policy ──▶ decide, decide_name
 //!                                                                                     └──sweep──▶ kernel lines
 //! ```
+//! - `sources`: which documents there are: what one includes, and who reads it.
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant. Variables and
 //!   named lists are put into the tree (`load::expand`), so that nothing behind it knows of them.
@@ -39,6 +40,7 @@ mod request;
 mod rule;
 mod sentence;
 mod sizes;
+mod sources;
 mod special;
 mod sweep;
 mod users;
@@ -56,6 +58,7 @@ pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
 pub use request::{Query, Request};
 pub use rule::{RuleInfo, Seen};
+pub use sources::{MAX_DOCUMENTS, Sources, Unreadable};
 pub use users::MAX_USERS;
 
 /// A policy document.

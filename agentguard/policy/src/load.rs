@@ -2,6 +2,7 @@
 
 mod expand;
 mod groups;
+mod includes;
 mod lists;
 mod requests;
 mod rules;
@@ -95,13 +96,13 @@ impl Report {
     }
 }
 
-/// Reads all documents.
-pub(crate) fn load(documents: &[Document]) -> Loaded {
+/// Reads all documents. `unread`: what was wrong with what they include.
+pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     let mut report = Report {
         path: documents
             .first()
             .map_or_else(|| "policy".to_owned(), |d| d.path.clone()),
-        found: Vec::new(),
+        found: unread.to_vec(),
         notes: Vec::new(),
     };
     let mut loaded = Loaded {
@@ -132,6 +133,7 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
         .into_iter()
         .map(|source| source.read(&mut report))
         .collect();
+    includes::check(&sources, !unread.is_empty(), &mut report);
     let partial = !whole || !agents_are_whole || report.found.len() > of_names;
     let defaults = defaults(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);

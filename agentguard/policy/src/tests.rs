@@ -5,6 +5,7 @@ mod inspects;
 mod kernel_lines;
 mod named;
 mod refusals;
+mod sources;
 mod verdicts;
 
 use agentguard_model::{AgentName, HostName};
