@@ -67,6 +67,29 @@ pub(crate) struct RawDefaults {
     /// `splice` if absent.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
+    /// What rules say that do not say otherwise.
+    #[serde(default)]
+    pub(crate) rule: Option<At<RawRuleDefaults>>,
+}
+
+/// What rules say that do not say otherwise. A denial never becomes narrower by it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "RuleDefaults")]
+pub(crate) struct RawRuleDefaults {
+    /// How what rules allow is carried; not for a rule over UDP, unless it is `direct`.
+    #[serde(default)]
+    pub(crate) handling: Option<Handling>,
+    /// The ports of rules that allow.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<RawPort>>")]
+    pub(crate) port: Option<At<Vec<At<String>>>>,
+    /// The transports of rules that allow a destination and look at no request.
+    #[serde(default)]
+    pub(crate) transport: Option<At<Vec<At<RawTransport>>>>,
+    /// How far rules go, denials too.
+    #[serde(default)]
+    pub(crate) mode: Option<At<Mode>>,
 }
 
 /// A governed workload.

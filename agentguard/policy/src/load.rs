@@ -1,5 +1,6 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
+mod defaults;
 mod expand;
 mod groups;
 mod includes;
@@ -12,14 +13,15 @@ mod variables;
 
 use std::collections::{BTreeMap, HashMap};
 
-use agentguard_model::{AgentName, Handling, Mode};
+use agentguard_model::AgentName;
 
+use defaults::{Defaults, RuleDefaults};
 use groups::Groups;
 
 use crate::Document;
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity, quoted};
-use crate::document::{RawAgent, RawDefaults, RawDocument};
+use crate::document::{RawAgent, RawDocument};
 use crate::pattern::CgroupPattern;
 use crate::rule::Rule;
 use crate::users;
@@ -135,7 +137,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         .collect();
     includes::check(&sources, !unread.is_empty(), &mut report);
     let partial = !whole || !agents_are_whole || report.found.len() > of_names;
-    let defaults = defaults(&sources, &mut report);
+    let defaults = defaults::defaults(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let mut known = Known {
         agents: &loaded.agents,
@@ -145,6 +147,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
             .map(|agent| (agent.name.as_str(), &agent.name))
             .collect(),
         groups: Groups::default(),
+        defaults: &defaults.rule,
         partial,
     };
     known.groups = groups::groups(&mut sources, &known, &mut report);
@@ -230,48 +233,9 @@ struct Known<'a> {
     agents: &'a [AgentPolicy],
     by_name: HashMap<&'a str, &'a AgentName>,
     groups: Groups,
+    defaults: &'a RuleDefaults,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
-}
-
-struct Defaults {
-    mode: Mode,
-    handling: Handling,
-}
-
-fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
-    let mut found: Option<(&str, &At<RawDefaults>)> = None;
-    let mut resolved = Defaults {
-        mode: Mode::Enforce,
-        handling: Handling::Splice,
-    };
-    for source in sources {
-        report.path.clone_from(&source.path);
-        let Some(document) = &source.document else {
-            continue;
-        };
-        if document.version.value != 1 && source.is_whole(&document.version) {
-            report.error(
-                document.version.place,
-                format!("version {} is not known", document.version.value),
-                Some("this version of the guard reads `version: 1`"),
-            );
-        }
-        let Some(defaults) = &document.defaults else {
-            continue;
-        };
-        if let Some((path, first)) = found {
-            let hint = format!("they stand in {path}, line {}, already", first.place.line);
-            report.error(defaults.place, "a second `defaults`", Some(&hint));
-            continue;
-        }
-        found = Some((&source.path, defaults));
-        resolved.mode = defaults.value.mode.unwrap_or_default();
-        if let Some(handling) = &defaults.value.default_handling {
-            resolved.handling = values::default_handling(handling, report);
-        }
-    }
-    resolved
 }
 
 fn agents(sources: &mut [Parsed], defaults: &Defaults, report: &mut Report) -> Vec<AgentPolicy> {

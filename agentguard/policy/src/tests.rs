@@ -1,4 +1,5 @@
 mod agreement;
+mod defaults;
 mod docs;
 mod groups;
 mod inspects;

@@ -18,6 +18,9 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// The keys of a rule in which nothing is put in.
 const WORDS_OF_A_RULE: [&str; 5] = ["id", "action", "handling", "addresses", "mode"];
 
+/// The keys of the defaults of rules in which nothing is put in.
+const WORDS_OF_DEFAULTS: [&str; 3] = ["handling", "mode", "transport"];
+
 /// The keys of `match` in which nothing is put in.
 const WORDS_OF_A_MATCH: [&str; 1] = ["transport"];
 
@@ -159,6 +162,13 @@ impl Put<'_> {
                         }
                     }
                     *right &= self.broken.len() == before;
+                }
+                "defaults" => {
+                    for (key, node) in entries_mut(node) {
+                        if key.text == "rule" {
+                            self.all_but(&WORDS_OF_DEFAULTS, node);
+                        }
+                    }
                 }
                 "groups" => {
                     let before = self.broken.len();

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
+use super::defaults::RuleDefaults;
 use super::{Known, MAX_RULES, MAX_STRING, Parsed, Report, requests, selector, values};
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
-use crate::pattern::Ports;
 use crate::rule::{Rule, RuleInfo};
 use crate::special;
-use crate::yaml::At;
+use crate::yaml::{At, Place};
 
 /// All rules in order, and the column where each begins.
 pub(super) fn rules(
@@ -22,6 +22,7 @@ pub(super) fn rules(
     let mut rules = Vec::new();
     let mut columns = Vec::new();
     let mut ids: HashMap<String, (String, u32)> = HashMap::new();
+    let (mut denials, mut first_denial) = (0, None);
     for source in sources {
         report.path.clone_from(&source.path);
         let raw = source
@@ -46,9 +47,16 @@ pub(super) fn rules(
             }
             let number = u32::try_from(rules.len()).map_or(u32::MAX, |n| n.saturating_add(1));
             columns.push(raw.place.column);
+            if raw.value.mode.is_none() && raw.value.action == RuleAction::Deny {
+                denials += 1;
+                first_denial.get_or_insert_with(|| (source.path.clone(), raw.place.line));
+            }
             rules.push(rule(&raw, number, known, report));
         }
     }
+    known
+        .defaults
+        .toothless(denials, first_denial.as_ref(), report);
     (rules, columns)
 }
 
@@ -90,13 +98,13 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             source,
             action: raw.action,
             handling: Handling::Splice,
-            mode: raw.mode.unwrap_or_default(),
+            mode: raw.mode.unwrap_or_else(|| known.defaults.mode()),
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
         },
         agents: selector::selector(raw, known, report),
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
-        ports: Ports::all(),
+        ports: known.defaults.ports(raw.action),
         transports: 0,
         request: requests::request(raw.action, matches, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
@@ -111,15 +119,24 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         values::list_bounds("port", list, report);
         rule.ports = values::ports(list, report);
     }
-    rule.transports = transports(raw, matches, &rule, report);
-    rule.info.handling = handling(raw, &rule, report);
+    rule.transports = transports(raw, matches, &rule, known.defaults, report);
+    rule.info.handling = handling(raw, &rule, known.defaults, report);
     what_only_names_have(raw, &rule, report);
     what_stays_closed(matches, &rule, report);
     rule
 }
 
-fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Report) -> u8 {
+fn transports(
+    raw: &RawRule,
+    matches: &RawMatch,
+    rule: &Rule,
+    defaults: &RuleDefaults,
+    report: &mut Report,
+) -> u8 {
     let Some(list) = &matches.transport else {
+        if let Some(transports) = defaults.transports(rule) {
+            return transports;
+        }
         // A denial without a word on transport means the destination, however it is reached.
         return match raw.action {
             RuleAction::Deny if !rule.needs_request() => TCP | UDP,
@@ -146,14 +163,20 @@ fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Repor
     transports
 }
 
-fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
+fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Report) -> Handling {
     let Some(entry) = &raw.handling else {
+        if let Some(handling) = defaults.handling(rule) {
+            if handling == Handling::Direct && rule.needs_request() {
+                direct_and_requests(defaults.place(raw), report);
+            }
+            return handling;
+        }
         if raw.action == RuleAction::Allow && rule.transports == TCP | UDP {
             let place = raw
                 .matches
                 .as_ref()
                 .and_then(|m| m.transport.as_ref())
-                .map_or(raw.id.place, |list| list.place);
+                .map_or_else(|| defaults.place(raw), |list| list.place);
             report.error(
                 place,
                 "datagrams cannot be spliced, so this rule has no handling for both transports",
@@ -171,11 +194,7 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
     }
     let handling = entry.value;
     if handling == Handling::Direct && rule.needs_request() {
-        report.error(
-            entry.place,
-            "`direct` cannot go with what looks at requests: nothing looks at a direct flow",
-            Some("`handling: splice`"),
-        );
+        direct_and_requests(entry.place, report);
     }
     let unfit = match handling {
         Handling::Direct => None,
@@ -192,6 +211,14 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
         );
     }
     handling
+}
+
+fn direct_and_requests(place: Place, report: &mut Report) {
+    report.error(
+        place,
+        "`direct` cannot go with what looks at requests: nothing looks at a direct flow",
+        Some("`handling: splice`"),
+    );
 }
 
 /// `addresses` and `resolved_ranges` speak of names that a rule allows.

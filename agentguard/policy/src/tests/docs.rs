@@ -63,7 +63,7 @@ fn the_examples_of_the_page_compile_without_a_warning() {
         let others: Vec<&str> = example[1..].iter().map(|(path, _)| *path).collect();
         assert_eq!(read, others, "{text}");
     }
-    assert_eq!(examples.len(), 14);
+    assert_eq!(examples.len(), 15);
 }
 
 #[test]
@@ -84,7 +84,14 @@ fn the_page_names_every_key() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
     let schema = crate::schema();
     for kind in [
-        "Policy", "Defaults", "Agent", "Group", "Sandbox", "Rule", "Match",
+        "Policy",
+        "Defaults",
+        "RuleDefaults",
+        "Agent",
+        "Group",
+        "Sandbox",
+        "Rule",
+        "Match",
     ] {
         let of_kind = match kind {
             "Policy" => &schema,
