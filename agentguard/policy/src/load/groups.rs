@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::selector::{agents, labels};
+use super::selector::{agents, labels, misspelt};
 use super::{Known, Parsed, Report, values};
 use crate::agent::Group;
 use crate::diagnostic::quoted;
@@ -143,7 +143,11 @@ fn group(raw: &At<RawGroup>, whole: bool, known: &Known<'_>, report: &mut Report
         report.warn(
             name.place,
             format!("the group `{}` has no agent", name.value),
-            Some("rules that are for this group alone are for nobody"),
+            Some(
+                misspelt(&group.labels, known)
+                    .as_deref()
+                    .unwrap_or("rules that are for this group alone are for nobody"),
+            ),
         );
     }
     group

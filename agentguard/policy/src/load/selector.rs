@@ -58,11 +58,37 @@ pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
             report.warn(
                 wanted.place,
                 "no agent has these labels, so the rule is for nobody",
-                None,
+                misspelt(&selector.labels, known).as_deref(),
             );
         }
     }
     selector
+}
+
+/// What may have been meant by labels that no agent has.
+pub(super) fn misspelt(wanted: &[(String, String)], known: &Known<'_>) -> Option<String> {
+    let had = || known.agents.iter().flat_map(|agent| &agent.labels);
+    wanted.iter().find_map(|(key, value)| {
+        let values: Vec<&str> = had()
+            .filter(|(other, _)| *other == key)
+            .map(|(_, value)| value.as_str())
+            .collect();
+        if values.is_empty() {
+            let near = nearest(key, had().map(|(key, _)| key.as_str()))?;
+            return Some(format!(
+                "no agent has a label `{}`; did you mean `{near}`?",
+                quoted(key)
+            ));
+        }
+        if values.contains(&value.as_str()) {
+            return None;
+        }
+        let near = nearest(value, values)?;
+        Some(format!(
+            "no agent has `{key}: {}`; did you mean `{key}: {near}`?",
+            quoted(value)
+        ))
+    })
 }
 
 /// The agents that a list names; `None`: all.
