@@ -21,6 +21,9 @@ pub(crate) struct Tree {
     pub(crate) last_id: usize,
 }
 
+/// The most bytes of text in the copies that aliases stand for. A text with more is refused.
+const MAX_COPIED: usize = 16 * 1024 * 1024;
+
 /// One value in the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -94,6 +97,8 @@ struct Builder {
     /// Nodes in the copies of [`Self::anchors`]; they count against [`MAX_NODES`] of their own,
     /// since an anchor inside an anchor is kept twice.
     kept: usize,
+    /// Bytes of text in the copies that aliases stand for.
+    copied: usize,
     faults: Vec<Fault>,
 }
 
@@ -266,6 +271,13 @@ impl Builder {
         let first = self.nodes;
         self.count(nodes, place)?;
         if let Some((node, _)) = self.anchors.get(&anchor) {
+            self.copied = self.copied.saturating_add(length(node));
+            if self.copied > MAX_COPIED {
+                return Err(fault(
+                    place,
+                    &format!("more than {MAX_COPIED} bytes in what aliases stand for"),
+                ));
+            }
             let mut copy = node.clone();
             if self.open.len() + depth(&copy) > MAX_DEPTH {
                 return Err(fault(
@@ -368,6 +380,18 @@ fn depth(node: &Node) -> usize {
         Value::Mapping(entries) => entries.iter().map(|(_, value)| depth(value)).max(),
     };
     1 + below.unwrap_or(0)
+}
+
+/// The bytes of all text in a node.
+fn length(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar { text, .. } => text.len(),
+        Value::Sequence(items) => items.iter().map(length).sum(),
+        Value::Mapping(entries) => entries
+            .iter()
+            .map(|(key, value)| key.text.len() + length(value))
+            .sum(),
+    }
 }
 
 fn renumber(node: &mut Node, next: &mut usize) {
