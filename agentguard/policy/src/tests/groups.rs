@@ -1,6 +1,8 @@
 //! Groups of agents: whom a rule is for, and what is said where a group is wrong.
 
 use agentguard_model::Transport;
+use proptest::prelude::*;
+use proptest::sample::subsequence;
 
 use super::{document, host, policy};
 use crate::{Facts, Policy, RulingOutcome, Seen, compile};
@@ -178,5 +180,58 @@ fn what_is_odd_about_a_group_is_warned_of() {
         ),
     ] {
         assert_eq!(warnings(text), expected, "{text}");
+    }
+}
+
+const AGENTS: [&str; 5] = ["coder", "tester", "deploy", "review", "other"];
+
+/// The agents that have a label of [`HEAD`].
+fn with_team(team: &str) -> &'static [&'static str] {
+    match team {
+        "web" => &["coder", "tester"],
+        "ops" => &["deploy"],
+        _ => &[],
+    }
+}
+
+proptest! {
+    /// A rule for agents and groups is one for the agents that these are.
+    #[test]
+    fn a_group_is_its_agents(
+        rules in proptest::collection::vec(
+            (
+                subsequence(AGENTS.to_vec(), 0..3),
+                subsequence(AGENTS.to_vec(), 1..4),
+                proptest::option::of(prop_oneof![Just("web"), Just("ops"), Just("none")]),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+            1..5,
+        ),
+    ) {
+        let list = |agents: &[&str]| format!("[{}]", agents.join(", "));
+        let (mut groups, mut named, mut written) = (String::new(), String::new(), String::new());
+        for (n, (own, members, team, labelled, allow)) in rules.iter().enumerate() {
+            let labels = team.map_or_else(String::new, |it| format!(", labels: {{team: {it}}}"));
+            groups.push_str(&format!("  - {{name: g{n}, agents: {}{labels}}}\n", list(members)));
+            let own_key = match own.as_slice() {
+                [] => String::new(),
+                own => format!("agents: {}, ", list(own)),
+            };
+            let mut all = own.clone();
+            all.extend(members);
+            all.extend(with_team(team.unwrap_or_default()));
+            all.sort_unstable();
+            all.dedup();
+            // `labels` of the rule restrict both.
+            let restricted = if *labelled { "labels: {team: web}, " } else { "" };
+            let action = if *allow { "allow" } else { "deny" };
+            let rest = format!("{restricted}match: {{host: [x.example]}}, action: {action}}}\n");
+            named.push_str(&format!("  - {{id: r{n}, {own_key}groups: [g{n}], {rest}"));
+            written.push_str(&format!("  - {{id: r{n}, agents: {}, {rest}", list(&all)));
+        }
+        let named = policy(&format!("{HEAD}groups:\n{groups}rules:\n{named}"));
+        let written = policy(&format!("{HEAD}rules:\n{written}"));
+        prop_assert_eq!(reached_by(&named), reached_by(&written));
     }
 }

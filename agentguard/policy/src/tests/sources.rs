@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::{Diagnostic, Document, Policy, Sources, Unreadable, compile};
+use agentguard_model::Transport;
+use proptest::prelude::*;
+
+use super::{agent, host};
+use crate::{Diagnostic, Document, Facts, Policy, Seen, Sources, Unreadable, compile};
 
 /// Files by their paths, and which were asked for.
 struct Files {
@@ -275,4 +279,72 @@ fn what_is_read_is_bounded() {
         ]
     );
     assert_eq!(files.asked, ["a.yaml", "b.yaml"]);
+}
+
+proptest! {
+    /// Cut into documents in any way, a policy says the same.
+    #[test]
+    fn a_policy_of_several_documents_is_one(
+        rules in proptest::collection::vec((0..4_usize, 0..3_usize, any::<bool>(), any::<bool>()), 1..12),
+        includes in proptest::collection::vec(0..4_usize, 3),
+    ) {
+        let hosts = ["a.example", "\"*.a.example\"", "\"@l\""];
+        let names = "variables: {v: b.example}\nlists: {l: [\"${v}\", c.example]}\nagents: [{name: coder}]\n";
+        let mut parts = vec![String::new(); 4];
+        let mut whole = String::new();
+        for (n, (part, to, allow, shadow)) in rules.iter().enumerate() {
+            let action = if *allow { "allow" } else { "deny" };
+            let mode = if *shadow { "shadow" } else { "enforce" };
+            let host = hosts[*to];
+            let rule = format!("  - {{id: r{n}, match: {{host: [{host}]}}, action: {action}, mode: {mode}}}\n");
+            parts[*part].push_str(&rule);
+            whole.push_str(&rule);
+        }
+        // Each document but the first is included by one before it, and the last one again by the first.
+        let mut included = vec![Vec::new(); 4];
+        for (n, by) in includes.iter().enumerate() {
+            included[by % (n + 1)].push(n + 1);
+        }
+        if !included[0].contains(&3) {
+            included[0].push(3);
+        }
+        let text = |n: usize| {
+            let paths: Vec<_> = included[n].iter().map(|n| format!("{n}.yaml")).collect();
+            let include = match paths.as_slice() {
+                [] => String::new(),
+                paths => format!("include: [{}]\n", paths.join(", ")),
+            };
+            let rules = match parts[n].as_str() {
+                "" => String::new(),
+                rules => format!("rules:\n{rules}"),
+            };
+            let names = if n == 3 { names } else { "" };
+            format!("version: 1\n{include}{names}{rules}")
+        };
+        let texts: Vec<(String, String)> = (0..4).map(|n| (format!("{n}.yaml"), text(n))).collect();
+        let texts: Vec<_> = texts.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        let sources = Files::new(&texts).sources("0.yaml");
+        prop_assert_eq!(sources.documents().len(), 4);
+        let cut = sources.compile().unwrap();
+        let whole = compile(&[Document {
+            path: "p.yaml".to_owned(),
+            text: format!("version: 1\n{names}rules:\n{whole}"),
+        }])
+        .unwrap();
+        for name in ["a.example", "x.a.example", "b.example", "c.example", "d.example"] {
+            let name = host(name);
+            let facts = Facts {
+                host: Some(&name),
+                ip: None,
+                port: 443,
+                transport: Transport::Tcp,
+                request: Seen::Never,
+            };
+            let said = |policy: &Policy| {
+                let ruling = policy.decide(agent(policy, "coder"), &facts);
+                (ruling.outcome, ruling.enforced, ruling.reason.code)
+            };
+            prop_assert_eq!(said(&cut), said(&whole));
+        }
+    }
 }
