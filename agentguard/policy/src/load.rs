@@ -11,7 +11,7 @@ mod selector;
 mod values;
 mod variables;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agentguard_model::AgentName;
 
@@ -54,7 +54,16 @@ pub(crate) struct Report {
     path: String,
     found: Vec<Diagnostic>,
     /// Where what was put in elsewhere is written; [`Place::origin`] is a number in it, from 1.
-    notes: Vec<String>,
+    notes: Vec<Note>,
+    /// What was told of entries of lists: an entry may stand in any number of rules.
+    told: HashSet<(u32, String)>,
+}
+
+/// Where something is written that is put in elsewhere.
+struct Note {
+    text: String,
+    /// What is wrong with it is told where it is put in first, and not each time.
+    once: bool,
 }
 
 impl Report {
@@ -65,19 +74,21 @@ impl Report {
 
     /// Notes where something is written that is put in elsewhere. The number is for
     /// [`Place::origin`].
-    fn note(&mut self, what: &str, place: Place) -> u32 {
-        self.notes.push(format!(
-            "from {what}, {}:{}:{}",
-            self.path, place.line, place.column
-        ));
+    fn note(&mut self, what: &str, place: Place, once: bool) -> u32 {
+        let Place { line, column, .. } = place;
+        let text = format!("from {what}, {}:{line}:{column}", self.path);
+        self.notes.push(Note { text, once });
         u32::try_from(self.notes.len()).unwrap_or_default()
     }
 
     fn add(&mut self, severity: Severity, place: Place, mut message: String, hint: Option<&str>) {
         let note = usize::try_from(place.origin).ok();
         let note = note.and_then(|n| self.notes.get(n.checked_sub(1)?));
-        if let Some(note) = note {
-            message.push_str(&format!(" ({note})"));
+        if let Some(Note { text, once }) = note {
+            if *once && !self.told.insert((place.origin, message.clone())) {
+                return;
+            }
+            message.push_str(&format!(" ({text})"));
         }
         self.found.push(Diagnostic {
             severity,
@@ -106,6 +117,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
             .map_or_else(|| "policy".to_owned(), |d| d.path.clone()),
         found: unread.to_vec(),
         notes: Vec::new(),
+        told: HashSet::new(),
     };
     let mut loaded = Loaded {
         agents: Vec::new(),

@@ -63,14 +63,15 @@ pub(super) fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
             resolved.handling = values::default_handling(handling, report);
         }
         if let Some(raw) = &defaults.value.rule {
-            resolved.rule = RuleDefaults::read(raw, report);
+            resolved.rule = RuleDefaults::read(raw, source.is_whole(raw), report);
         }
     }
     resolved
 }
 
 impl RuleDefaults {
-    fn read(raw: &At<RawRuleDefaults>, report: &mut Report) -> Self {
+    /// `whole`: nothing in them was told already.
+    fn read(raw: &At<RawRuleDefaults>, whole: bool, report: &mut Report) -> Self {
         let RawRuleDefaults {
             handling,
             port,
@@ -80,11 +81,13 @@ impl RuleDefaults {
         Self {
             handling: *handling,
             ports: port.as_ref().map(|list| {
-                values::list_bounds("port", list, report);
+                if whole {
+                    values::list_bounds("port", list, report);
+                }
                 values::ports(list, report)
             }),
             transports: transport.as_ref().map(|list| {
-                if list.value.is_empty() {
+                if list.value.is_empty() && whole {
                     values::empty("transport", list.place, report);
                 }
                 list.value.iter().fold(0, |all, entry| {
@@ -97,7 +100,7 @@ impl RuleDefaults {
             mode: mode
                 .as_ref()
                 .map(|mode| (mode.value, report.path().to_owned(), mode.place)),
-            origin: report.note("`defaults`", raw.place),
+            origin: report.note("`defaults`", raw.place, false),
         }
     }
 

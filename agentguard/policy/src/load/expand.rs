@@ -210,18 +210,15 @@ impl Put<'_> {
             Value::Sequence(items) => {
                 let mut put_in = Vec::with_capacity(items.len());
                 for mut item in items.drain(..) {
-                    match item.text().map(written) {
+                    let entry = item.text().filter(|text| text.starts_with('@'));
+                    match entry.map(str::to_owned).as_deref().map(written) {
                         Some(Written::List(name)) => {
-                            let name = name.to_owned();
-                            self.list(&name, &item, &mut put_in);
+                            self.list(name, &item, &mut put_in);
                             continue;
                         }
-                        Some(Written::Text(text)) => {
-                            let escaped = item.text().is_some_and(|it| it.len() != text.len());
-                            if let (true, text) = (escaped, text.to_owned())
-                                && let Value::Scalar { text: it, .. } = &mut item.value
-                            {
-                                *it = text;
+                        Some(Written::Text(escaped)) => {
+                            if let Value::Scalar { text, .. } = &mut item.value {
+                                escaped.clone_into(text);
                             }
                         }
                         None => {}

@@ -181,7 +181,7 @@ impl Lists {
                     let entry = Entry {
                         text,
                         plain,
-                        origin: report.note(&format!("list `{name}`"), at),
+                        origin: report.note(&format!("list `{name}`"), at, true),
                     };
                     size += entry.text.len();
                     entries.push(entry);

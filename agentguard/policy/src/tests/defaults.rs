@@ -118,6 +118,12 @@ fn what_is_wrong_by_a_default_tells_both_places() {
             ],
         ),
         (
+            "{port: [\"@web\"]}",
+            &[
+                "p.yaml:2:26: error: no list is called `web`\n  hint: a list is defined under `lists`; for the text itself write `@@web`",
+            ],
+        ),
+        (
             "{host: [a.example]}",
             &[
                 "p.yaml:2:19: error: unknown key `host`\n  hint: the keys here are handling, port, transport, mode",
