@@ -1,5 +1,6 @@
 //! An agent as the policy knows it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,30 @@ pub struct AgentPolicy {
     pub sandbox: SandboxPolicy,
     /// The rules that are for it: those for everyone, and those for it and its likes.
     pub(crate) indexes: Vec<Arc<Index>>,
+}
+
+/// Agents for which rules are written together.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    /// All agents.
+    pub(crate) everyone: bool,
+    /// These.
+    pub(crate) agents: BTreeSet<AgentName>,
+    /// And those that have all of these, if there are any.
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+impl Group {
+    pub(crate) fn has(&self, name: &AgentName, labels: &Labels) -> bool {
+        self.everyone
+            || self.agents.contains(name)
+            || !self.labels.is_empty()
+                && self
+                    .labels
+                    .iter()
+                    .all(|(key, value)| labels.get(key) == Some(value))
+    }
 }
 
 /// What `agentguard run` leaves open to an agent.

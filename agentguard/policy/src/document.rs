@@ -23,6 +23,9 @@ pub(crate) struct RawDocument {
     /// The version of the document's form: 1.
     #[schemars(range(min = 1, max = 1))]
     pub(crate) version: At<u64>,
+    /// Other documents of the same policy: paths from the directory of this one, or absolute ones.
+    #[serde(default)]
+    pub(crate) include: Option<At<Vec<At<String>>>>,
     /// Which of the rules that match decides. `deny_overrides` if absent; it may stand in one document.
     #[serde(default)]
     pub(crate) strategy: Option<At<Strategy>>,
@@ -33,9 +36,28 @@ pub(crate) struct RawDocument {
     /// What holds where an agent does not say otherwise.
     #[serde(default)]
     pub(crate) defaults: Option<At<RawDefaults>>,
+    /// Texts by name. `${name}` stands for one in the labels and cgroups of agents, in lists, groups
+    /// and rules; `$${` for the text `${`. A name is a letter a-z and up to 31 of a-z 0-9 _.
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "the loader reads it from the tree, before the document; this is its form"
+    )]
+    pub(crate) variables: BTreeMap<String, At<String>>,
+    /// Lists by name, as of variables. `"@name"` stands for one's entries in the lists of rules and groups
+    /// and in other lists; `@@` at the beginning of an entry for the text `@`.
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "the loader reads it from the tree, before the document; this is its form"
+    )]
+    pub(crate) lists: BTreeMap<String, At<Vec<At<String>>>>,
     /// The governed workloads.
     #[serde(default)]
     pub(crate) agents: Vec<At<RawAgent>>,
+    /// Agents for which rules are written together.
+    #[serde(default)]
+    pub(crate) groups: Vec<At<RawGroup>>,
     /// What they may do. Without a rule that allows it, nothing.
     #[serde(default)]
     pub(crate) rules: Vec<At<RawRule>>,
@@ -53,6 +75,29 @@ pub(crate) struct RawDefaults {
     /// `splice` if absent.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
+    /// What rules say that do not say otherwise.
+    #[serde(default)]
+    pub(crate) rule: Option<At<RawRuleDefaults>>,
+}
+
+/// What rules say that do not say otherwise. A denial never becomes narrower by it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "RuleDefaults")]
+pub(crate) struct RawRuleDefaults {
+    /// How what rules allow is carried; not for a rule over UDP, unless it is `direct`.
+    #[serde(default)]
+    pub(crate) handling: Option<Handling>,
+    /// The ports of rules that allow.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<RawPort>>")]
+    pub(crate) port: Option<At<Vec<At<String>>>>,
+    /// The transports of rules that allow a destination and look at no request.
+    #[serde(default)]
+    pub(crate) transport: Option<At<Vec<At<RawTransport>>>>,
+    /// How far rules go, denials too.
+    #[serde(default)]
+    pub(crate) mode: Option<At<Mode>>,
 }
 
 /// A governed workload.
@@ -107,6 +152,22 @@ pub(crate) struct RawSandbox {
     /// Paths, sockets of daemons above all, that it sees though they are masked to others.
     #[serde(default)]
     pub(crate) unmasked_paths: Option<At<Vec<At<String>>>>,
+}
+
+/// Agents for which rules are written together: those named, and those that have all the labels.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a group")]
+#[schemars(rename = "Group")]
+pub(crate) struct RawGroup {
+    /// Its name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit.
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
+    pub(crate) name: At<String>,
+    /// Agents by name; `*` stands for all of them.
+    #[serde(default)]
+    pub(crate) agents: Option<At<Vec<At<String>>>>,
+    /// And the agents that have all of these labels.
+    #[serde(default)]
+    pub(crate) labels: Option<At<BTreeMap<String, String>>>,
 }
 
 /// Whether an agent may do something.
@@ -189,7 +250,10 @@ pub(crate) struct RawRule {
     /// The agents it is for, by name; `*` stands for all of them.
     #[serde(default)]
     pub(crate) agents: Option<At<Vec<At<String>>>>,
-    /// The agents it is for, by labels: all of these. Absent, with `agents` absent: all agents.
+    /// The groups it is for, by name, beside the `agents`.
+    #[serde(default)]
+    pub(crate) groups: Option<At<Vec<At<String>>>>,
+    /// The agents it is for, by labels: all of these. With `agents` or `groups` beside it, both must hold.
     #[serde(default)]
     pub(crate) labels: Option<At<BTreeMap<String, String>>>,
     /// What it matches. Everything, if absent.
@@ -421,7 +485,7 @@ enum RawSize {
     /// In bytes.
     Bytes(u64),
     /// With its unit.
-    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$"))] String),
+    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$|\$\{"))] String),
 }
 
 /// A user of the host, for the schema.
@@ -448,8 +512,8 @@ enum RawUser {
 enum RawPort {
     /// A port.
     One(#[schemars(range(min = 1, max = 65535))] u16),
-    /// `first-last`.
-    Range(#[schemars(regex(pattern = r"^[0-9]{1,5}(-[0-9]{1,5})?$"))] String),
+    /// `first-last`, a named list, or what a variable makes one of these.
+    Range(#[schemars(regex(pattern = r"^[0-9]{1,5}(-[0-9]{1,5})?$|^@|\$\{"))] String),
 }
 
 /// What carries a flow, as a document writes it.

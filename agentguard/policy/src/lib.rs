@@ -1,11 +1,13 @@
 //! Policy documents, compiled rules and their evaluation.
 //!
 //! ```text
-//! text ──yaml──▶ document ──load──▶ agents, rules ──index──▶ Policy ──▶ decide, decide_name
-//!                                                              └──sweep──▶ kernel lines
+//! text ──yaml──▶ tree ──load::expand──▶ document ──load──▶ agents, rules ──index──▶ Policy ──▶ decide, decide_name
+//!                                                                                     └──sweep──▶ kernel lines
 //! ```
+//! - `sources`: which documents there are: what one includes, and who reads it.
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
-//! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant.
+//! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant. Variables and
+//!   named lists are put into the tree (`load::expand`), so that nothing behind it knows of them.
 //! - `request`: what rules see of a request, and what they say of it.
 //! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
 //!   what follows.
@@ -44,6 +46,7 @@ mod request;
 mod rule;
 mod sentence;
 mod sizes;
+mod sources;
 mod special;
 mod strategy;
 mod sweep;
@@ -64,6 +67,7 @@ pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
 pub use request::{Query, Request};
 pub use rule::{RuleInfo, Seen};
+pub use sources::{MAX_DOCUMENTS, Sources, Unreadable};
 pub use strategy::Strategy;
 pub use users::MAX_USERS;
 

@@ -2,24 +2,35 @@
 
 mod changes;
 mod conditions;
+mod defaults;
+mod expand;
+mod groups;
+mod includes;
 mod later;
+mod lists;
 mod requests;
 mod rules;
+mod selector;
+mod strategy;
 mod values;
+mod variables;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use agentguard_model::{AgentName, Handling, Mode};
+use agentguard_model::AgentName;
+
+use defaults::{Defaults, RuleDefaults};
+use groups::Groups;
 
 use crate::Document;
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity, quoted};
-use crate::document::{RawAgent, RawDefaults, RawDocument};
+use crate::document::{RawAgent, RawDocument};
 use crate::pattern::CgroupPattern;
 use crate::rule::Rule;
 use crate::strategy::Strategy;
 use crate::users;
-use crate::yaml::{At, MAX_TEXT, Place, parse_lenient};
+use crate::yaml::{self, At, MAX_TEXT, Place, Tree};
 
 /// The most rules of a policy. More are refused.
 pub const MAX_RULES: usize = 10_000;
@@ -49,6 +60,17 @@ pub(crate) struct Loaded {
 pub(crate) struct Report {
     path: String,
     found: Vec<Diagnostic>,
+    /// Where what was put in elsewhere is written; [`Place::origin`] is a number in it, from 1.
+    notes: Vec<Note>,
+    /// What was told of entries of lists: an entry may stand in any number of rules.
+    told: HashSet<(u32, String)>,
+}
+
+/// Where something is written that is put in elsewhere.
+struct Note {
+    text: String,
+    /// What is wrong with it is told where it is put in first, and not each time.
+    once: bool,
 }
 
 impl Report {
@@ -57,7 +79,24 @@ impl Report {
         &self.path
     }
 
-    fn add(&mut self, severity: Severity, place: Place, message: String, hint: Option<&str>) {
+    /// Notes where something is written that is put in elsewhere. The number is for
+    /// [`Place::origin`].
+    fn note(&mut self, what: &str, place: Place, once: bool) -> u32 {
+        let Place { line, column, .. } = place;
+        let text = format!("from {what}, {}:{line}:{column}", self.path);
+        self.notes.push(Note { text, once });
+        u32::try_from(self.notes.len()).unwrap_or_default()
+    }
+
+    fn add(&mut self, severity: Severity, place: Place, mut message: String, hint: Option<&str>) {
+        let note = usize::try_from(place.origin).ok();
+        let note = note.and_then(|n| self.notes.get(n.checked_sub(1)?));
+        if let Some(Note { text, once }) = note {
+            if *once && !self.told.insert((place.origin, message.clone())) {
+                return;
+            }
+            message.push_str(&format!(" ({text})"));
+        }
         self.found.push(Diagnostic {
             severity,
             path: self.path.clone(),
@@ -77,13 +116,15 @@ impl Report {
     }
 }
 
-/// Reads all documents.
-pub(crate) fn load(documents: &[Document]) -> Loaded {
+/// Reads all documents. `unread`: what was wrong with what they include.
+pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     let mut report = Report {
         path: documents
             .first()
             .map_or_else(|| "policy".to_owned(), |d| d.path.clone()),
-        found: Vec::new(),
+        found: unread.to_vec(),
+        notes: Vec::new(),
+        told: HashSet::new(),
     };
     let mut loaded = Loaded {
         agents: Vec::new(),
@@ -104,29 +145,46 @@ pub(crate) fn load(documents: &[Document]) -> Loaded {
         return loaded;
     }
 
-    let mut sources = Vec::new();
-    for document in documents {
-        let (value, found) = parse_lenient::<RawDocument>(&document.path, &document.text);
-        let broken = found.iter().map(|d| d.line).collect();
-        report.found.extend(found);
-        sources.push(Parsed {
-            path: document.path.clone(),
-            document: value,
-            broken,
-        });
-    }
-    let partial = !report.found.is_empty();
-    let defaults = defaults(&sources, &mut report);
-    loaded.strategy = strategy(&sources, &mut report);
+    let mut sources: Vec<Source> = documents
+        .iter()
+        .map(|document| Source::of(document, &mut report))
+        .collect();
+    let whole = report.found.is_empty();
+    let agents_are_whole = expand::expand(&mut sources, whole, &mut report);
+    let of_names = report.found.len();
+    let mut sources: Vec<Parsed> = sources
+        .into_iter()
+        .map(|source| source.read(&mut report))
+        .collect();
+    includes::check(&sources, !unread.is_empty(), &mut report);
+    let partial = !whole || !agents_are_whole || report.found.len() > of_names;
+    let defaults = defaults::defaults(&sources, &mut report);
+    loaded.strategy = strategy::strategy(&sources, &mut report);
     let switches = conditions::switches(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
-    let known = Known {
+    let mut known = Known {
         agents: &loaded.agents,
+        by_name: loaded
+            .agents
+            .iter()
+            .map(|agent| (agent.name.as_str(), &agent.name))
+            .collect(),
+        groups: Groups::default(),
+        defaults: &defaults.rule,
         strategy: loaded.strategy,
         switches,
         partial,
     };
+    known.groups = groups::groups(&mut sources, &known, &mut report);
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
+    if report
+        .found
+        .iter()
+        .all(|it| it.severity == Severity::Warning)
+    {
+        let used = rules.iter().flat_map(|rule| &rule.agents.groups);
+        known.groups.unused(used, &mut report);
+    }
     loaded.switches = known.switches;
     loaded.rules = rules;
     loaded.columns = columns;
@@ -142,6 +200,41 @@ pub(crate) fn sort(found: &mut [Diagnostic], documents: &[Document]) {
         .map(|(n, d)| (d.path.as_str(), n))
         .collect();
     found.sort_by_key(|d| (order.get(d.path.as_str()).copied(), d.line, d.column));
+}
+
+/// A document before it is read as what it says.
+struct Source {
+    path: String,
+    tree: Option<Tree>,
+    /// As in [`Parsed`].
+    broken: Vec<u32>,
+}
+
+impl Source {
+    fn of(document: &Document, report: &mut Report) -> Self {
+        let (tree, found) = yaml::tree(&document.path, &document.text);
+        let broken = found.iter().map(|d| d.line).collect();
+        report.found.extend(found);
+        Self {
+            path: document.path.clone(),
+            tree,
+            broken,
+        }
+    }
+
+    fn read(mut self, report: &mut Report) -> Parsed {
+        let document = self.tree.and_then(|tree| {
+            let (document, found) = yaml::read(&self.path, &tree);
+            self.broken.extend(found.iter().map(|d| d.line));
+            report.found.extend(found);
+            document
+        });
+        Parsed {
+            path: self.path,
+            document,
+            broken: self.broken,
+        }
+    }
 }
 
 /// A document that was read as far as it could be.
@@ -164,69 +257,13 @@ impl Parsed {
 /// What rules are checked against.
 struct Known<'a> {
     agents: &'a [AgentPolicy],
+    by_name: HashMap<&'a str, &'a AgentName>,
+    groups: Groups,
+    defaults: &'a RuleDefaults,
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
-}
-
-struct Defaults {
-    mode: Mode,
-    handling: Handling,
-}
-
-fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
-    let mut found: Option<(&str, &At<RawDefaults>)> = None;
-    let mut resolved = Defaults {
-        mode: Mode::Enforce,
-        handling: Handling::Splice,
-    };
-    for source in sources {
-        report.path.clone_from(&source.path);
-        let Some(document) = &source.document else {
-            continue;
-        };
-        if document.version.value != 1 && source.is_whole(&document.version) {
-            report.error(
-                document.version.place,
-                format!("version {} is not known", document.version.value),
-                Some("this version of the guard reads `version: 1`"),
-            );
-        }
-        let Some(defaults) = &document.defaults else {
-            continue;
-        };
-        if let Some((path, first)) = found {
-            let hint = format!("they stand in {path}, line {}, already", first.place.line);
-            report.error(defaults.place, "a second `defaults`", Some(&hint));
-            continue;
-        }
-        found = Some((&source.path, defaults));
-        resolved.mode = defaults.value.mode.unwrap_or_default();
-        if let Some(handling) = &defaults.value.default_handling {
-            resolved.handling = values::default_handling(handling, report);
-        }
-    }
-    resolved
-}
-
-/// Which rules decide: said once, since it is about all of them.
-fn strategy(sources: &[Parsed], report: &mut Report) -> Strategy {
-    let mut found: Option<(&str, &At<Strategy>)> = None;
-    for source in sources {
-        report.path.clone_from(&source.path);
-        let said = source.document.as_ref().and_then(|it| it.strategy.as_ref());
-        let Some(said) = said else {
-            continue;
-        };
-        if let Some((path, first)) = found {
-            let hint = format!("it stands in {path}, line {}, already", first.place.line);
-            report.error(said.place, "a second `strategy`", Some(&hint));
-            continue;
-        }
-        found = Some((&source.path, said));
-    }
-    found.map_or_else(Strategy::default, |(_, strategy)| strategy.value)
 }
 
 fn agents(sources: &mut [Parsed], defaults: &Defaults, report: &mut Report) -> Vec<AgentPolicy> {

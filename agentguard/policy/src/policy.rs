@@ -34,12 +34,20 @@ pub struct Policy {
     warnings: Vec<Diagnostic>,
 }
 
-/// Compiles documents into one policy.
+/// Compiles documents into one policy. What they include has to be among them: [`crate::Sources`] reads it.
 ///
 /// # Errors
 /// Everything that is wrong with the documents, with its place and a hint.
 pub fn compile(documents: &[Document]) -> Result<Policy, Diagnostics> {
-    let mut loaded = load(documents);
+    compile_with(documents, &[])
+}
+
+/// As [`compile`]. `unread`: what was wrong with what they include, which is not to be told again.
+pub(crate) fn compile_with(
+    documents: &[Document],
+    unread: &[Diagnostic],
+) -> Result<Policy, Diagnostics> {
+    let mut loaded = load(documents, unread);
     load::sort(&mut loaded.found, documents);
     if loaded.found.iter().any(|d| d.severity == Severity::Error) {
         return Err(Diagnostics::new(loaded.found));

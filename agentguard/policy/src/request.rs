@@ -136,7 +136,7 @@ fn parameters(text: &str) -> Parameters {
 }
 
 /// What a rule says of requests.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestMatch {
     /// Empty for any.
     pub(crate) methods: Vec<String>,
@@ -152,6 +152,13 @@ pub(crate) struct RequestMatch {
 }
 
 impl RequestMatch {
+    /// How many values it lists.
+    pub(crate) fn values(&self) -> usize {
+        let values = self.query.iter().map(|(_, values)| values.len());
+        let values = values.chain(self.fields.iter().map(|(_, values)| values.len()));
+        self.methods.len() + self.paths.len() + values.sum::<usize>()
+    }
+
     /// Whether it says nothing, so that also what is no request matches.
     pub(crate) fn is_empty(&self) -> bool {
         self.methods.is_empty()

@@ -8,6 +8,7 @@ use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Sou
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
+use crate::agent::Group;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
 use crate::conditions::Conditions;
@@ -60,8 +61,9 @@ impl RuleInfo {
 /// Which agents a rule is for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Selector {
-    /// One of these; any, if absent.
+    /// One of these, or of the groups; any, if absent.
     pub(crate) names: Option<Vec<AgentName>>,
+    pub(crate) groups: Vec<Arc<Group>>,
     /// All of these.
     pub(crate) labels: Vec<(String, String)>,
 }
@@ -77,7 +79,10 @@ impl Selector {
     }
 
     pub(crate) fn selects(&self, name: &AgentName, labels: &Labels) -> bool {
-        self.names.as_ref().is_none_or(|names| names.contains(name))
+        let named = self.names.as_ref().is_none_or(|names| {
+            names.contains(name) || self.groups.iter().any(|group| group.has(name, labels))
+        });
+        named
             && self
                 .labels
                 .iter()

@@ -1,10 +1,14 @@
 mod agreement;
 mod changes;
 mod conditions;
+mod defaults;
 mod docs;
+mod groups;
 mod inspects;
 mod kernel_lines;
+mod named;
 mod refusals;
+mod sources;
 mod strategies;
 mod verdicts;
 

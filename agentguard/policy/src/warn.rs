@@ -10,9 +10,9 @@ use crate::pattern::{HostPattern, Ports};
 use crate::rule::{Rule, Selector};
 use crate::strategy::Strategy;
 
-/// The most pairs of rules that are compared. A policy with more is compared in part: what is not
-/// compared is not warned about.
-const MAX_COMPARISONS: usize = 1_000_000;
+/// The most comparisons of two values, as two hosts of two rules. A policy that needs more is compared in part: what
+/// is not compared is not warned about.
+const MAX_COMPARISONS: usize = 10_000_000;
 
 /// The most warnings of this room; what is beyond is not told.
 const MAX_WARNINGS: usize = 100;
@@ -42,7 +42,10 @@ pub(crate) fn warnings(
             ));
         }
     }
-    for (rule, column) in blind(rules, columns) {
+    let mut comparisons = Comparisons {
+        left: MAX_COMPARISONS,
+    };
+    for (rule, column) in blind(rules, columns, &mut comparisons) {
         if found.len() >= MAX_WARNINGS {
             return found;
         }
@@ -57,27 +60,40 @@ pub(crate) fn warnings(
             "`handling: inspect` on this rule",
         ));
     }
-    let hidden = hidden(rules, strategy);
+    let hidden = hidden(rules, strategy, &mut comparisons);
     for ((rule, column), by) in rules.iter().zip(columns).zip(hidden) {
-        let Some(by) = by.and_then(|n| rules.get(n)) else {
+        let Some((by, how)) = by.and_then(|(n, how)| Some((rules.get(n)?, how))) else {
             continue;
         };
         if found.len() >= MAX_WARNINGS {
             return found;
         }
-        let (id, other, line) = (&rule.info.id, &by.info.id, by.info.source.line);
-        let message = if strategy == Strategy::PriorityFirstMatch {
-            format!(
-                "rule `{id}` never decides: rule `{other}` (line {line}) comes before it and matches all of it"
-            )
-        } else if rule.info.action == by.info.action {
-            format!("rule `{id}` adds nothing to rule `{other}` (line {line})")
-        } else {
-            format!(
-                "rule `{id}` never allows anything: rule `{other}` (line {line}) denies all of it"
-            )
+        let (id, other, place) = (&rule.info.id, &by.info.id, seen_from(rule, by));
+        let (message, hint) = match how {
+            Hidden::Preceded => (
+                format!(
+                    "rule `{id}` never decides: rule `{other}` ({place}) comes before it and matches all of it"
+                ),
+                "one of them can go",
+            ),
+            Hidden::Same => (
+                format!("rule `{id}` adds nothing to rule `{other}` ({place})"),
+                "one of them can go",
+            ),
+            Hidden::Denied => (
+                format!(
+                    "rule `{id}` never allows anything: rule `{other}` ({place}) denies all of it"
+                ),
+                "one of them can go",
+            ),
+            Hidden::Contradicted => (
+                format!(
+                    "rule `{id}` allows exactly what rule `{other}` ({place}) denies, so it is denied"
+                ),
+                "say which of the two is meant, and take the other one out",
+            ),
         };
-        found.push(warning(rule, *column, message, "one of them can go"));
+        found.push(warning(rule, *column, message, hint));
     }
     if agents.is_empty()
         && let (Some(rule), Some(column)) = (rules.first(), columns.first())
@@ -90,6 +106,16 @@ pub(crate) fn warnings(
         ));
     }
     found
+}
+
+/// Where another rule stands, for a message about `rule`.
+fn seen_from(rule: &Rule, other: &Rule) -> String {
+    let (here, there) = (&rule.info.source, &other.info.source);
+    if here.file == there.file {
+        format!("line {}", there.line)
+    } else {
+        format!("{}, line {}", there.file, there.line)
+    }
 }
 
 fn warning(rule: &Rule, column: u32, message: String, hint: &str) -> Diagnostic {
@@ -105,24 +131,47 @@ fn warning(rule: &Rule, column: u32, message: String, hint: &str) -> Diagnostic 
 
 /// Allowances for the port of HTTPS alone that have to see a request, where no rule opens TLS for
 /// all that they match. Each with the column where it begins.
-fn blind<'a>(rules: &'a [Rule], columns: &'a [u32]) -> impl Iterator<Item = (&'a Rule, &'a u32)> {
+fn blind<'a>(
+    rules: &'a [Rule],
+    columns: &'a [u32],
+    comparisons: &mut Comparisons,
+) -> Vec<(&'a Rule, &'a u32)> {
     let https = Ports::new(vec![(443, 443)]);
     let inspecting: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
     rules
         .iter()
         .zip(columns)
-        .filter(move |(rule, _)| {
+        .filter(|(rule, _)| {
             rule.allows()
                 && rule.needs_request()
                 && rule.info.handling != Handling::Inspect
                 && https.covers(&rule.ports)
+                && !inspecting.iter().any(|by| comparisons.reaches(by, rule))
+                && comparisons.left > 0
         })
-        .take(MAX_COMPARISONS / inspecting.len().max(1))
-        .filter(move |(rule, _)| !inspecting.iter().any(|by| reaches(by, rule)))
+        .collect()
 }
 
-/// For each rule, another that leaves it nothing to say.
-fn hidden(rules: &[Rule], strategy: Strategy) -> Vec<Option<usize>> {
+/// How a rule has nothing to say beside another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Hidden {
+    /// The other decides wherever it matches.
+    Preceded,
+    /// The other says it too.
+    Same,
+    /// The other denies all that it allows, and more.
+    Denied,
+    /// The other denies just what it allows.
+    Contradicted,
+}
+
+/// For each rule, another that leaves it nothing to say; one that contradicts it before one that
+/// only denies more.
+fn hidden(
+    rules: &[Rule],
+    strategy: Strategy,
+    comparisons: &mut Comparisons,
+) -> Vec<Option<(usize, Hidden)>> {
     // A rule that covers another covers its first destination, so only rules that share that one
     // need to be compared.
     let mut by_destination: HashMap<Destination<'_>, Vec<usize>> = HashMap::new();
@@ -144,31 +193,29 @@ fn hidden(rules: &[Rule], strategy: Strategy) -> Vec<Option<usize>> {
                 .push(n);
         }
     }
-    let mut left = MAX_COMPARISONS;
     rules
         .iter()
         .enumerate()
         .map(|(n, rule)| {
-            wider(rule)
+            let others = wider(rule)
                 .into_iter()
                 .filter_map(|destination| by_destination.get(&destination))
-                .flatten()
-                .copied()
-                .take_while(|_| {
-                    left = left.saturating_sub(1);
-                    left > 0
-                })
-                .find(|&by| {
-                    by != n
-                        && rules.get(by).is_some_and(|by_rule| match strategy {
-                            Strategy::PriorityFirstMatch => precedes(by_rule, rule, by < n),
-                            // Of the others, the narrower one decides.
-                            Strategy::MostSpecificWins => {
-                                covers(rule, by_rule) && hides(by_rule, rule, by < n)
-                            }
-                            Strategy::DenyOverrides => hides(by_rule, rule, by < n),
-                        })
-                })
+                .flatten();
+            let mut denied = None;
+            for &by in others.filter(|by| **by != n) {
+                if comparisons.left == 0 {
+                    break;
+                }
+                let how = rules
+                    .get(by)
+                    .and_then(|other| comparisons.hides_by(strategy, other, rule, by < n));
+                match how {
+                    None => {}
+                    Some(Hidden::Denied) => denied = denied.or(Some((by, Hidden::Denied))),
+                    Some(how) => return Some((by, how)),
+                }
+            }
+            denied
         })
         .collect()
 }
@@ -209,60 +256,128 @@ fn wider(rule: &Rule) -> Vec<Destination<'_>> {
     wider
 }
 
-/// Whether `by` leaves `rule` nothing to say. Of two that say the same, the later one is hidden.
-fn hides(by: &Rule, rule: &Rule, earlier: bool) -> bool {
-    let same_action = by.info.action == rule.info.action;
-    if by.info.mode != rule.info.mode && !by.info.in_force() {
-        return false;
-    }
-    if same_action {
-        // What `rule` adds may be its handling, its addresses, its ranges or its reason.
-        let adds = by.info.handling != rule.info.handling
-            || by.info.mode != rule.info.mode
-            || by.addresses != rule.addresses
-            || !rule.ranges.iter().all(|net| by.ranges.contains(net))
-            || rule.info.reason.is_some() && by.info.reason != rule.info.reason;
-        if adds || covers(rule, by) && !earlier {
-            return false;
+/// Compares rules, as long as there is something left to spend on it.
+struct Comparisons {
+    left: usize,
+}
+
+impl Comparisons {
+    /// As [`Self::hides`], by what the strategy makes of two rules that match.
+    fn hides_by(
+        &mut self,
+        strategy: Strategy,
+        by: &Rule,
+        rule: &Rule,
+        earlier: bool,
+    ) -> Option<Hidden> {
+        match strategy {
+            Strategy::DenyOverrides => self.hides(by, rule, earlier),
+            Strategy::PriorityFirstMatch => {
+                self.spend(1);
+                let first = by.priority > rule.priority || by.priority == rule.priority && earlier;
+                let precedes = first && by.info.in_force() && self.covers(by, rule);
+                precedes.then_some(Hidden::Preceded)
+            }
+            // Of others than those that match the same, the narrower one decides.
+            Strategy::MostSpecificWins => {
+                let hides = self.hides(by, rule, earlier);
+                hides.filter(|_| self.covers(rule, by))
+            }
         }
-    } else if by.allows() {
-        return false;
     }
-    covers(by, rule)
-}
 
-/// Whether `by` decides wherever `rule` matches, by its rank.
-fn precedes(by: &Rule, rule: &Rule, earlier: bool) -> bool {
-    let first = by.priority > rule.priority || by.priority == rule.priority && earlier;
-    first && by.info.in_force() && covers(by, rule)
-}
+    /// Whether `by` leaves `rule` nothing to say. Of two that say the same, the later one is hidden.
+    fn hides(&mut self, by: &Rule, rule: &Rule, earlier: bool) -> Option<Hidden> {
+        self.spend(1);
+        if by.info.mode != rule.info.mode && !by.info.in_force() {
+            return None;
+        }
+        if by.info.action == rule.info.action {
+            // What `rule` adds may be its handling, its addresses, its ranges or its reason.
+            let adds = by.info.handling != rule.info.handling
+                || by.info.mode != rule.info.mode
+                || by.addresses != rule.addresses
+                || by.changes != rule.changes
+                || !rule.ranges.iter().all(|net| by.ranges.contains(net))
+                || rule.info.reason.is_some() && by.info.reason != rule.info.reason;
+            let hides = !adds && self.covers(by, rule) && (earlier || !self.covers(rule, by));
+            return hides.then_some(Hidden::Same);
+        }
+        if by.allows() || !self.covers(by, rule) {
+            return None;
+        }
+        // A denial that does not name a transport is for both, and an allowance for TCP alone.
+        let contradicts = self.reaches_over(rule, by) && self.sees(rule, by);
+        Some(if contradicts {
+            Hidden::Contradicted
+        } else {
+            Hidden::Denied
+        })
+    }
 
-/// Whether `a` matches whatever `b` matches.
-fn covers(a: &Rule, b: &Rule) -> bool {
-    reaches(a, b) && a.request.covers(&b.request) && a.conditions.covers(&b.conditions)
-}
+    /// Whether `a` matches whatever `b` matches.
+    fn covers(&mut self, a: &Rule, b: &Rule) -> bool {
+        self.reaches(a, b) && self.sees(a, b)
+    }
 
-/// Whether `a` matches every flow that `b` matches, as long as no request is looked at.
-fn reaches(a: &Rule, b: &Rule) -> bool {
-    let destinations = a.anywhere()
-        || !b.anywhere()
-            && b.hosts
+    /// Whether `a` matches every flow that `b` matches, as long as no request is looked at.
+    fn reaches(&mut self, a: &Rule, b: &Rule) -> bool {
+        a.transports & b.transports == b.transports && self.reaches_over(a, b)
+    }
+
+    /// As [`Self::reaches`], whatever the transport.
+    fn reaches_over(&mut self, a: &Rule, b: &Rule) -> bool {
+        a.ports.covers(&b.ports)
+            && self.selects_all(&a.agents, &b.agents)
+            && (a.anywhere()
+                || !b.anywhere()
+                    && self.all(&b.hosts, &a.hosts, HostPattern::covers)
+                    && self.all(&b.cidrs, &a.cidrs, |wider, net| wider.contains(net)))
+    }
+
+    /// Whether `a` matches every request that `b` matches.
+    fn sees(&mut self, a: &Rule, b: &Rule) -> bool {
+        let cost = a.request.values().saturating_mul(b.request.values());
+        (a.request == b.request || self.spend(cost) && a.request.covers(&b.request))
+            && a.conditions.covers(&b.conditions)
+    }
+
+    fn selects_all(&mut self, a: &Selector, b: &Selector) -> bool {
+        let names = match (&a.names, &b.names) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(names), Some(others)) => {
+                let cost = names.len().saturating_mul(others.len());
+                let has =
+                    |name| names.contains(name) || a.groups.iter().any(|g| g.agents.contains(name));
+                names == others && a.groups == b.groups
+                    || self.spend(cost)
+                        && others.iter().all(has)
+                        && b.groups.iter().all(|group| a.groups.contains(group))
+            }
+        };
+        names && a.labels.iter().all(|label| b.labels.contains(label))
+    }
+
+    /// Whether something among `own` covers each of `others`.
+    fn all<T: PartialEq>(&mut self, others: &[T], own: &[T], covers: fn(&T, &T) -> bool) -> bool {
+        own == others
+            || others
                 .iter()
-                .all(|host| a.hosts.iter().any(|wider| wider.covers(host)))
-            && b.cidrs
-                .iter()
-                .all(|net| a.cidrs.iter().any(|wider| wider.contains(net)));
-    destinations
-        && selects_all(&a.agents, &b.agents)
-        && a.ports.covers(&b.ports)
-        && a.transports & b.transports == b.transports
-}
+                .all(|it| self.spend(own.len()) && own.iter().any(|wider| covers(wider, it)))
+    }
 
-fn selects_all(a: &Selector, b: &Selector) -> bool {
-    let names = match (&a.names, &b.names) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(a), Some(b)) => b.iter().all(|name| a.contains(name)),
-    };
-    names && a.labels.iter().all(|label| b.labels.contains(label))
+    /// Takes the cost of a comparison. `false`: there is not so much left.
+    fn spend(&mut self, cost: usize) -> bool {
+        match self.left.checked_sub(cost) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => {
+                self.left = 0;
+                false
+            }
+        }
+    }
 }

@@ -17,6 +17,8 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor}
 
 use crate::diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 
+pub(crate) use tree::{Key, Node, Tree, Value};
+
 /// The longest text that is read, in bytes. A longer one is refused.
 pub const MAX_TEXT: usize = 1024 * 1024;
 
@@ -27,6 +29,19 @@ pub struct Place {
     pub line: u32,
     /// The column, from 1, in characters.
     pub column: u32,
+    /// What stands there was put in from elsewhere: the number of the loader's note on that. 0: it
+    /// was not.
+    pub(crate) origin: u32,
+}
+
+impl Place {
+    pub(crate) const fn at(line: u32, column: u32) -> Self {
+        Self {
+            line,
+            column,
+            origin: 0,
+        }
+    }
 }
 
 /// A value and where it stands. Only this room's deserializer can make one.
@@ -55,20 +70,25 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<At<T>, A::Error> {
-                let missing = |n| serde::de::Error::invalid_length(n, &"4 parts");
+                let missing = |n| serde::de::Error::invalid_length(n, &"5 parts");
                 let line = parts.next_element()?.ok_or_else(|| missing(0))?;
                 let column = parts.next_element()?.ok_or_else(|| missing(1))?;
                 let last_line = parts.next_element()?.ok_or_else(|| missing(2))?;
-                let value = parts.next_element()?.ok_or_else(|| missing(3))?;
+                let origin = parts.next_element()?.ok_or_else(|| missing(3))?;
+                let value = parts.next_element()?.ok_or_else(|| missing(4))?;
                 Ok(At {
                     value,
-                    place: Place { line, column },
+                    place: Place {
+                        line,
+                        column,
+                        origin,
+                    },
                     last_line,
                 })
             }
         }
 
-        deserializer.deserialize_tuple_struct(AT, 4, Parts(std::marker::PhantomData))
+        deserializer.deserialize_tuple_struct(AT, 5, Parts(std::marker::PhantomData))
     }
 }
 
@@ -122,39 +142,41 @@ pub fn parse_all<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Diagn
 }
 
 /// As [`parse_all`], and beside the errors what could be read without the parts that are wrong.
-pub(crate) fn parse_lenient<T: DeserializeOwned>(
-    path: &str,
-    text: &str,
-) -> (Option<T>, Vec<Diagnostic>) {
-    let error = |place: Place, message, hint| Diagnostic {
-        severity: Severity::Error,
-        path: path.to_owned(),
-        line: place.line,
-        column: place.column,
-        message,
-        hint,
-    };
-    let (root, faults) = tree::build(text);
-    let mut found: Vec<_> = faults
+fn parse_lenient<T: DeserializeOwned>(path: &str, text: &str) -> (Option<T>, Vec<Diagnostic>) {
+    let (tree, mut found) = tree(path, text);
+    let value = tree.and_then(|tree| {
+        let (value, more) = read(path, &tree);
+        found.extend(more);
+        value
+    });
+    found.sort_by_key(|d| (d.line, d.column));
+    (value, found)
+}
+
+/// A text as a tree, if it is YAML, and what is wrong with its form.
+pub(crate) fn tree(path: &str, text: &str) -> (Option<Tree>, Vec<Diagnostic>) {
+    let (tree, faults) = tree::build(text);
+    let found = faults
         .into_iter()
-        .map(|fault| error(fault.place, fault.message, fault.hint))
+        .map(|fault| error(path, fault.place, fault.message, fault.hint))
         .collect();
-    let Some(root) = root else {
-        return (None, found);
-    };
+    (tree, found)
+}
+
+/// Reads a tree as a `T`, as far as it is one, and says what is wrong with the rest.
+pub(crate) fn read<T: DeserializeOwned>(path: &str, tree: &Tree) -> (Option<T>, Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    let root = &tree.root;
     // Each pass takes one node out, so more passes than diagnostics are needed only where a
     // missing key is the consequence of an earlier one. The bound is for both.
     let mut removed = HashSet::new();
     for _ in 0..2 * MAX_DIAGNOSTICS {
-        match T::deserialize(de::NodeDeserializer::new(&root, &removed)) {
-            Ok(value) => {
-                found.sort_by_key(|d| (d.line, d.column));
-                return (Some(value), found);
-            }
+        match T::deserialize(de::NodeDeserializer::new(root, &removed)) {
+            Ok(value) => return (Some(value), found),
             Err(fault) => {
-                let (place, culprit) = fault.place_and_culprit(&root);
+                let (place, culprit) = fault.place_and_culprit(root);
                 if !fault.is_consequence() {
-                    found.push(error(place, fault.message, fault.hint));
+                    found.push(error(path, place, fault.message, fault.hint));
                 }
                 if culprit == root.id || !removed.insert(culprit) {
                     break;
@@ -162,8 +184,18 @@ pub(crate) fn parse_lenient<T: DeserializeOwned>(
             }
         }
     }
-    found.sort_by_key(|d| (d.line, d.column));
     (None, found)
+}
+
+fn error(path: &str, place: Place, message: String, hint: Option<String>) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        path: path.to_owned(),
+        line: place.line,
+        column: place.column,
+        message,
+        hint,
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use agentguard_control::api::PolicyView;
 use agentguard_keeper::message::Command as Request;
 use agentguard_model::Handling;
-use agentguard_policy::{Diagnostic, Document, Severity, compile};
+use agentguard_policy::{Diagnostic, Severity};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -15,9 +15,7 @@ use super::failure::{Failure, chain};
 use super::output::{Output, Table, counted, printable, say};
 use super::verdicts::moment;
 use crate::accounts;
-use crate::config::ConfigError;
-use crate::config::exposed;
-use crate::config::text::{self, Written};
+use crate::config::{ConfigError, exposed, sources};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -47,6 +45,7 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
 #[derive(Serialize)]
 struct Checked {
     version: String,
+    files: Vec<String>,
     agents: usize,
     rules: usize,
     warnings: Vec<String>,
@@ -54,24 +53,21 @@ struct Checked {
 
 /// Errors are usage errors: the file is an argument, and it is wrong.
 fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
-    let path = file.display().to_string();
-    let text = text::read(Written::Policy, file).map_err(|error| match error {
+    let shown = file.display().to_string();
+    let sources = sources::read(file, |_| Ok(())).map_err(|error| match error {
         // The file is named on the command line, not in the configuration.
         ConfigError::Unreadable { .. } => {
             Failure::usage(chain(&error)).hint("docs/policy.md has an example")
         }
         ConfigError::Wrong(_) => error.into(),
     })?;
-    let policy = match compile(&[Document {
-        path: path.clone(),
-        text,
-    }]) {
+    let policy = match sources.compile() {
         Ok(policy) => policy,
         Err(diagnostics) => {
             let errors = diagnostics.iter().count() + diagnostics.more();
             say(&lines(&diagnostics.to_string()));
             return Err(Failure::usage(format!(
-                "{path} cannot be used: {}",
+                "{shown} cannot be used: {}",
                 counted(errors, "fault")
             )));
         }
@@ -90,25 +86,39 @@ fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     }
     // A person may check a file of their own.
     let owner = rustix::process::geteuid().as_raw();
-    if let Err(exposed) = exposed::file("policy", file, owner) {
-        warnings.push(format!(
-            "{path}: warning: {}\n  hint: {}",
-            exposed.sentence(),
-            exposed.hint()
-        ));
+    for document in sources.documents() {
+        let path = &document.path;
+        // The file itself by the name that the system knows; those that it includes are text in it.
+        let at = if *path == shown {
+            file
+        } else {
+            Path::new(path)
+        };
+        if let Err(exposed) = exposed::file("policy", at, owner) {
+            warnings.push(format!(
+                "{path}: warning: {}\n  hint: {}",
+                exposed.sentence(),
+                exposed.hint()
+            ));
+        }
     }
     for warning in &warnings {
         say(&lines(warning));
     }
     let checked = Checked {
         version: policy.version().to_owned(),
+        files: sources
+            .documents()
+            .iter()
+            .map(|document| document.path.clone())
+            .collect(),
         agents: policy.agents().len(),
         rules: policy.rules().len(),
         warnings,
     };
     Ok(out.value(&checked, || {
         format!(
-            "{path} is good: version {}, {}, {}",
+            "{shown} is good: version {}, {}, {}",
             checked.version,
             counted(checked.agents, "agent"),
             counted(checked.rules, "rule")

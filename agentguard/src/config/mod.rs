@@ -12,6 +12,7 @@ mod credentials;
 pub(crate) mod exposed;
 mod file;
 mod host;
+pub(crate) mod sources;
 pub(crate) mod text;
 mod upstreams;
 

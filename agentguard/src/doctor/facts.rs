@@ -6,13 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use agentguard_keeper::spawn::{landlock, mounts};
+use agentguard_policy::Sources;
 use aya::maps::MapType;
 use aya::programs::{LsmAttachType, ProgramType};
 use aya::sys::{is_map_supported, is_program_supported};
 use rustix::process::{Resource, getrlimit};
 
 use crate::cli::failure::chain;
-use crate::config::{ConfigError, Declared, Host, exposed};
+use crate::config::{ConfigError, Declared, Host, exposed, sources};
 
 /// Everything that the checks look at. A string or a list is what a file held; `None`: it could not
 /// be read.
@@ -143,6 +144,7 @@ fn probe() -> Bpf {
 }
 
 fn configured(config: &Declared) -> Configured {
+    let sources = sources::read(&config.paths.policy, |_| Ok(())).map_err(|error| chain(&error));
     Configured {
         cgroup_root: config.paths.cgroup_root.display().to_string(),
         bpffs: config.paths.bpffs.display().to_string(),
@@ -152,9 +154,9 @@ fn configured(config: &Declared) -> Configured {
             .map_err(|fault| (fault.message, fault.hint)),
         policy: (
             config.paths.policy.display().to_string(),
-            policy(&config.paths.policy),
+            policy(sources.as_ref()),
         ),
-        exposed: exposed_in(config),
+        exposed: exposed_in(config, sources.as_ref().ok()),
         ports: vec![
             Port {
                 what: "proxy",
@@ -170,15 +172,18 @@ fn configured(config: &Declared) -> Configured {
     }
 }
 
-fn exposed_in(config: &Declared) -> Vec<(String, String)> {
+fn exposed_in(config: &Declared, sources: Option<&Sources>) -> Vec<(String, String)> {
     let paths = &config.paths;
+    // The first one is the policy itself.
+    let included = sources.map_or(&[][..], Sources::documents).iter().skip(1);
     // The daemon does not start without it; there is nothing to say of one that is not there.
-    let looked = [
+    let mut looked = vec![
         exposed::file("configuration", config.file(), 0),
         exposed::file("policy", &paths.policy, 0),
-        exposed::directory("state_dir", &paths.state_dir),
-        exposed::directory("runtime_dir", &paths.runtime_dir),
     ];
+    looked.extend(included.map(|it| exposed::file("policy", Path::new(&it.path), 0)));
+    looked.push(exposed::directory("state_dir", &paths.state_dir));
+    looked.push(exposed::directory("runtime_dir", &paths.runtime_dir));
     looked
         .into_iter()
         .filter_map(Result::err)
@@ -186,15 +191,11 @@ fn exposed_in(config: &Declared) -> Vec<(String, String)> {
         .collect()
 }
 
-fn policy(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read it: {}", chain(&error)))?;
-    let document = agentguard_policy::Document {
-        path: path.display().to_string(),
-        text,
-    };
-    let policy =
-        agentguard_policy::compile(&[document]).map_err(|diagnostics| diagnostics.to_string())?;
+fn policy(sources: Result<&Sources, &String>) -> Result<String, String> {
+    let policy = sources
+        .map_err(String::clone)?
+        .compile()
+        .map_err(|diagnostics| diagnostics.to_string())?;
     crate::accounts::users(&policy).map_err(|diagnostics| diagnostics.to_string())?;
     Ok(policy.version().to_owned())
 }

@@ -164,6 +164,74 @@ fn a_policy_that_everybody_may_write_is_warned_of() {
 }
 
 #[test]
+fn what_a_policy_includes_is_checked_with_it() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("base")).unwrap();
+    bench.write(
+        "policy.yaml",
+        "version: 1\ninclude: [base/names.yaml]\nagents: [{name: coder}]\nrules:\n  - {id: a, match: {host: [\"@docs\"]}, action: allow}\n",
+    );
+    bench.write(
+        "base/names.yaml",
+        "version: 1\nlists: {docs: [docs.example]}\n",
+    );
+    let (path, names) = (bench.path("policy.yaml"), bench.path("base/names.yaml"));
+    let checked = agentguard(["policy", "check", &path, "-o", "json"]).run();
+    assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+    assert_eq!(json["files"], serde_json::json!([path, names]));
+    assert_eq!(
+        (&json["rules"], &json["warnings"]),
+        (&1.into(), &serde_json::json!([]))
+    );
+
+    // Whoever may write an included file may open the guard.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&names, mode).unwrap();
+    let told = format!("the policy {names} can be written by everybody (mode 0666)");
+    let checked = agentguard(["policy", "check", &path]).run();
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    assert!(
+        checked
+            .stderr
+            .contains(&format!("{names}: warning: {told}")),
+        "{}",
+        checked.stderr
+    );
+    let doctor = agentguard(["doctor"]).with_config(&bench.config()).run();
+    assert!(doctor.stdout.contains(&told), "{}", doctor.stdout);
+
+    bench.write(
+        "base/names.yaml",
+        "version: 1\nlists: {docs: [docs.example, \"\"]}\n",
+    );
+    agentguard(["policy", "check", &path]).says(
+        "",
+        &format!("{names}:2:30: error: an empty entry\nerror: {path} cannot be used: 1 fault\n"),
+        2,
+    );
+    std::fs::write(&names, b"version: 1\n\xff").unwrap();
+    agentguard(["policy", "check", &path]).says(
+        "",
+        &format!(
+            "{path}:2:11: error: cannot read `{names}`: line 2, column 1: the policy is not UTF-8: byte 0xff\n  hint: save the file as UTF-8\nerror: {path} cannot be used: 1 fault\n"
+        ),
+        2,
+    );
+    std::fs::remove_file(&names).unwrap();
+    let told = format!(
+        "{path}:2:11: error: cannot read `{names}`: No such file or directory\n  hint: a relative path counts from the directory of this document\n"
+    );
+    agentguard(["policy", "check", &path]).says(
+        "",
+        &format!("{told}error: {path} cannot be used: 1 fault\n"),
+        2,
+    );
+    let doctor = agentguard(["doctor"]).with_config(&bench.config()).run();
+    assert!(doctor.stdout.contains("cannot read `"), "{}", doctor.stdout);
+}
+
+#[test]
 fn schemas_are_the_published_ones() {
     for (name, published) in [
         (

@@ -1,6 +1,7 @@
 //! A policy that changes while agents run.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
@@ -276,4 +277,82 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
     reload.success().unwrap();
     client.gives(&format!("tcp('c', '{dialled}', 7)"), json!([dialled, 7]));
     client.gives("echo('c', 'again')", "again");
+}
+
+/// A policy of two files, of which the second one has the rules.
+const INCLUDING: &str = "
+version: 1
+include: [base/rules.yaml]
+variables: {site: api.example.com}
+agents: [{name: coder, labels: {team: web}}]
+groups: [{name: web, labels: {team: web}}]
+";
+
+const INCLUDED: &str = "
+version: 1
+lists: {sites: [\"${site}\", www.other.example]}
+rules:
+  - id: sites
+    groups: [web]
+    match: {host: [\"@sites\"], port: [80]}
+    action: allow
+";
+
+#[test]
+fn a_policy_of_several_files_is_read_anew_as_a_whole() {
+    let world = world("reload-include");
+    let mut guard = world.guard().policy(INCLUDING).prepare().unwrap();
+    let base = guard.policy().with_file_name("base");
+    let included = base.join("rules.yaml");
+    fs::create_dir(&base).unwrap();
+    fs::write(&included, INCLUDED).unwrap();
+    guard.start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    client.gives(&format!("get('{OTHER}')"), "HTTP/1.1 200 OK");
+    let files = json!([guard.policy(), included]);
+    assert_eq!(status(&guard)["policy"]["files"], files);
+    let before = version(&guard);
+
+    // A file that is away, or that others may write, leaves the old policy in force.
+    let refused = |words: &str| {
+        let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+        assert_eq!(reload.code(), 1, "{reload}");
+        let place = format!(
+            "{}:3:11: error: cannot read `{}`",
+            guard.policy().display(),
+            included.display()
+        );
+        assert!(reload.stderr.contains(&place), "{reload}");
+        assert!(reload.stderr.contains(words), "{reload}");
+        assert_eq!(version(&guard), before);
+    };
+    fs::set_permissions(&included, fs::Permissions::from_mode(0o666)).unwrap();
+    refused("can be written by everybody");
+    fs::remove_file(&included).unwrap();
+    refused("No such file or directory");
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+
+    // The file that the configuration names stays as it is.
+    let rule = "  - id: no-other\n    match: {host: [www.other.example]}\n    action: deny\n";
+    fs::write(&included, format!("{INCLUDED}{rule}")).unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    reload.success().unwrap();
+    assert_ne!(version(&guard), before);
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
+    client.fails(&format!("resolve('{OTHER}', 4)"), "EAI_NONAME");
+    let denied = guard
+        .wait_verdicts("the denial", |decisions| {
+            let denied = decisions.iter().find(|it| it.verdict == Verdict::Deny);
+            denied.cloned()
+        })
+        .unwrap();
+    assert_eq!(denied.matched[0].rule, "no-other");
+    assert_eq!(
+        denied.matched[0].source.file,
+        included.display().to_string()
+    );
+    let explain = guard.cli().args(["explain", &denied.id.to_string()]).run();
+    let explain = explain.unwrap().success().unwrap();
+    assert!(explain.stdout.contains("|   - id: no-other"), "{explain}");
 }

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
+use super::defaults::RuleDefaults;
 use super::{
-    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, requests, values,
+    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, requests, selector,
+    strategy, values,
 };
-use crate::diagnostic::{nearest, quoted};
+use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
-use crate::pattern::Ports;
-use crate::rule::{Rule, RuleInfo, Selector};
+use crate::rule::{Rule, RuleInfo};
 use crate::special;
-use crate::strategy::Strategy;
-use crate::yaml::At;
+use crate::yaml::{At, Place};
 
 /// All rules in order, and the column where each begins.
 pub(super) fn rules(
@@ -25,6 +25,7 @@ pub(super) fn rules(
     let mut rules = Vec::new();
     let mut columns = Vec::new();
     let mut ids: HashMap<String, (String, u32)> = HashMap::new();
+    let (mut denials, mut first_denial) = (0, None);
     for source in sources {
         report.path.clone_from(&source.path);
         let raw = source
@@ -49,9 +50,16 @@ pub(super) fn rules(
             }
             let number = u32::try_from(rules.len()).map_or(u32::MAX, |n| n.saturating_add(1));
             columns.push(raw.place.column);
+            if raw.value.mode.is_none() && raw.value.action == RuleAction::Deny {
+                denials += 1;
+                first_denial.get_or_insert_with(|| (source.path.clone(), raw.place.line));
+            }
             rules.push(rule(&raw, number, known, report));
         }
     }
+    known
+        .defaults
+        .toothless(denials, first_denial.as_ref(), report);
     (rules, columns)
 }
 
@@ -94,14 +102,14 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             source,
             action: raw.action,
             handling: Handling::Splice,
-            mode: raw.mode.unwrap_or_default(),
+            mode: raw.mode.unwrap_or_else(|| known.defaults.mode()),
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
         },
-        agents: selector(raw, known, report),
-        priority: priority(raw, known, report),
+        agents: selector::selector(raw, known, report),
+        priority: strategy::priority(raw, known, report),
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
-        ports: Ports::all(),
+        ports: known.defaults.ports(raw.action),
         transports: 0,
         request: requests::request(raw.action, matches, report),
         conditions: conditions::conditions(raw, matches, known, report),
@@ -118,89 +126,24 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         values::list_bounds("port", list, report);
         rule.ports = values::ports(list, report);
     }
-    rule.transports = transports(raw, matches, &rule, report);
-    rule.info.handling = handling(raw, &rule, report);
+    rule.transports = transports(raw, matches, &rule, known.defaults, report);
+    rule.info.handling = handling(raw, &rule, known.defaults, report);
     what_only_names_have(raw, &rule, report);
     what_stays_closed(matches, &rule, report);
     rule
 }
 
-fn priority(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> i32 {
-    let Some(priority) = &raw.priority else {
-        return 0;
-    };
-    if known.strategy != Strategy::PriorityFirstMatch && !known.partial {
-        report.error(
-            priority.place,
-            "`priority` says nothing here: the order of rules does not matter",
-            Some("`strategy: priority_first_match` at the top, or leave it out"),
-        );
-    }
-    i32::try_from(priority.value).unwrap_or_else(|_| {
-        let message = format!("`priority: {}` is too large", priority.value);
-        let hint = "a whole number from -2147483648 to 2147483647";
-        report.error(priority.place, message, Some(hint));
-        0
-    })
-}
-
-fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {
-    let mut names = None;
-    if let Some(list) = &raw.agents {
-        values::list_bounds("agents", list, report);
-        let mut chosen = Vec::new();
-        for entry in &list.value {
-            if entry.value == "*" {
-                continue;
-            }
-            match known.agents.iter().find(|a| a.name.as_str() == entry.value) {
-                Some(agent) => chosen.push(agent.name.clone()),
-                None if known.partial => {}
-                None => {
-                    let names = known.agents.iter().map(|agent| agent.name.as_str());
-                    let hint = nearest(&entry.value, names).map_or_else(
-                        || "an agent is declared under `agents`".to_owned(),
-                        |near| format!("did you mean `{near}`?"),
-                    );
-                    let message = format!("no agent is called `{}`", quoted(&entry.value));
-                    report.error(entry.place, message, Some(&hint));
-                }
-            }
-        }
-        if !list.value.iter().any(|entry| entry.value == "*") {
-            names = Some(chosen);
-        }
-    }
-    let mut selector = Selector {
-        names,
-        labels: Vec::new(),
-    };
-    if let Some(labels) = &raw.labels {
-        if labels.value.is_empty() {
-            values::empty("labels", labels.place, report);
-        }
-        selector.labels = labels
-            .value
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        let anyone = known
-            .agents
-            .iter()
-            .any(|agent| selector.selects(&agent.name, &agent.labels));
-        if !anyone && !known.partial {
-            report.warn(
-                labels.place,
-                "no agent has these labels, so the rule is for nobody",
-                None,
-            );
-        }
-    }
-    selector
-}
-
-fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Report) -> u8 {
+fn transports(
+    raw: &RawRule,
+    matches: &RawMatch,
+    rule: &Rule,
+    defaults: &RuleDefaults,
+    report: &mut Report,
+) -> u8 {
     let Some(list) = &matches.transport else {
+        if let Some(transports) = defaults.transports(rule) {
+            return transports;
+        }
         // A denial without a word on transport means the destination, however it is reached.
         if raw.action == RuleAction::Deny && !rule.needs_request() && !rule.is_static() {
             // Neither is safe to assume: both cannot be had, and one is less than it seems to say.
@@ -241,14 +184,18 @@ fn transports(raw: &RawRule, matches: &RawMatch, rule: &Rule, report: &mut Repor
     transports
 }
 
-fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
+fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Report) -> Handling {
     let Some(entry) = &raw.handling else {
+        if let Some(handling) = defaults.handling(rule) {
+            direct_and_more(handling, rule, defaults.place(raw), report);
+            return handling;
+        }
         if rule.allows() && rule.transports == TCP | UDP {
             let place = raw
                 .matches
                 .as_ref()
                 .and_then(|m| m.transport.as_ref())
-                .map_or(raw.id.place, |list| list.place);
+                .map_or_else(|| defaults.place(raw), |list| list.place);
             report.error(
                 place,
                 "datagrams cannot be spliced, so this rule has no handling for both transports",
@@ -265,19 +212,7 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
         report.error(entry.place, "a denial has no `handling`", None);
     }
     let handling = entry.value;
-    if handling == Handling::Direct && rule.needs_request() {
-        report.error(
-            entry.place,
-            "`direct` cannot go with what looks at requests: nothing looks at a direct flow",
-            Some("`handling: splice`"),
-        );
-    } else if handling == Handling::Direct && !rule.is_static() {
-        report.error(
-            entry.place,
-            "`direct` cannot go with `when`, `time`, `rollout` or a part of the context: the kernel knows none of these",
-            Some("`handling: splice`"),
-        );
-    }
+    direct_and_more(handling, rule, entry.place, report);
     let unfit = match handling {
         Handling::Direct => None,
         Handling::Splice => Some("datagrams cannot be spliced"),
@@ -293,6 +228,19 @@ fn handling(raw: &RawRule, rule: &Rule, report: &mut Report) -> Handling {
         );
     }
     handling
+}
+
+/// What the kernel alone decides can depend on nothing else.
+fn direct_and_more(handling: Handling, rule: &Rule, place: Place, report: &mut Report) {
+    if handling != Handling::Direct || rule.is_static() {
+        return;
+    }
+    let message = if rule.needs_request() {
+        "`direct` cannot go with what looks at requests: nothing looks at a direct flow"
+    } else {
+        "`direct` cannot go with `when`, `time`, `rollout` or a part of the context: the kernel knows none of these"
+    };
+    report.error(place, message, Some("`handling: splice`"));
 }
 
 /// `addresses` and `resolved_ranges` speak of names that a rule allows.

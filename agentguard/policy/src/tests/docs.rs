@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use agentguard_model::{Handling, ReasonCode, Transport};
 
 use super::{agent, host};
-use crate::{Circumstances, Document, Facts, Policy, Query, Request, RulingOutcome, Seen, compile};
+use crate::{
+    Circumstances, Document, Facts, Policy, Query, Request, RulingOutcome, Seen, Sources, compile,
+};
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
@@ -22,19 +24,50 @@ fn compiled(path: &str, text: &str) -> Policy {
     }
 }
 
+/// The examples of a page. One whose first line is `# FILE.yaml` is a file, and belongs to the one
+/// before it that includes.
+fn examples(page: &str) -> Vec<Vec<(&str, &str)>> {
+    let mut examples: Vec<Vec<(&str, &str)>> = Vec::new();
+    for part in page.split("```yaml\n").skip(1) {
+        let (text, _) = part.split_once("```").unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        let file = first.strip_prefix("# ").filter(|it| it.ends_with(".yaml"));
+        match (file, examples.last_mut()) {
+            (Some(file), Some(last)) if !text.contains("\ninclude:") => last.push((file, text)),
+            (file, _) => examples.push(vec![(file.unwrap_or("policy.md"), text)]),
+        }
+    }
+    examples
+}
+
 #[test]
 fn the_examples_of_the_page_compile_without_a_warning() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
-    let mut examples = 0;
-    for part in page.split("```yaml\n").skip(1) {
-        let (text, _) = part.split_once("```").unwrap();
-        let policy = compiled("policy.md", text);
+    let examples = examples(&page);
+    for example in &examples {
+        let (path, text) = example[0];
+        let first = Document {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let mut read = Vec::new();
+        let sources = Sources::read(first, |path| {
+            let (path, text) = example.iter().find(|(it, _)| path == *it).unwrap();
+            read.push(*path);
+            Ok((*text).to_owned())
+        });
+        let policy = match sources.compile() {
+            Ok(policy) => policy,
+            Err(found) => panic!("{found}\nin:\n{text}"),
+        };
         assert!(policy.rules().len() > 0);
         assert_eq!(policy.warnings(), [], "{text}");
-        examples += 1;
+        let others: Vec<&str> = example[1..].iter().map(|(path, _)| *path).collect();
+        assert_eq!(read, others, "{text}");
     }
     // None is missed for being fenced in another way.
-    assert_eq!(examples, page.matches("version: 1\n").count());
+    let first = |it: &&Vec<(&str, &str)>| it[0].1.contains("version: 1\n");
+    assert_eq!(examples.iter().filter(first).count(), examples.len());
 }
 
 #[test]
@@ -54,8 +87,21 @@ fn the_newcomers_policy_compiles_without_a_warning() {
 fn the_page_names_every_key() {
     let page = std::fs::read_to_string(docs().join("policy.md")).unwrap();
     let schema = crate::schema();
-    for kind in ["Defaults", "Agent", "Sandbox", "Rule", "Match"] {
-        let properties = schema["$defs"][kind]["properties"].as_object().unwrap();
+    for kind in [
+        "Policy",
+        "Defaults",
+        "RuleDefaults",
+        "Agent",
+        "Group",
+        "Sandbox",
+        "Rule",
+        "Match",
+    ] {
+        let of_kind = match kind {
+            "Policy" => &schema,
+            _ => &schema["$defs"][kind],
+        };
+        let properties = of_kind["properties"].as_object().unwrap();
         assert!(!properties.is_empty());
         for key in properties.keys() {
             assert!(page.contains(&format!("`{key}`")), "{kind}: {key}");

@@ -239,6 +239,49 @@ fn documents_are_one_policy() {
 }
 
 #[test]
+fn warnings_name_the_document_of_the_other_rule() {
+    let second = Document {
+        path: "q.yaml".to_owned(),
+        text: "version: 1\nrules:\n  - {id: b, match: {host: [a.example]}, action: deny}\n"
+            .to_owned(),
+    };
+    let first = rule("  - {id: a, match: {host: [a.example]}, action: allow}\n");
+    let policy = compile(&[document(&first), second]).unwrap();
+    assert_eq!(
+        policy
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        [
+            "p.yaml:6:5: warning: rule `a` allows exactly what rule `b` (q.yaml, line 3) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out"
+        ]
+    );
+}
+
+/// Eighty rules, each with nearly the same three thousand hosts, would be compared for minutes.
+#[test]
+fn what_is_not_compared_is_not_warned_of() {
+    let hosts: Vec<_> = (0..3000).map(|n| format!("h{n}.example")).collect();
+    let rules: String = (0..80)
+        .map(|n| {
+            format!("  - {{id: r{n}, match: {{host: [\"@l\", x{n}.example]}}, action: allow}}\n")
+        })
+        .collect();
+    let text = format!(
+        "version: 1\nlists: {{l: [{}]}}\nagents: [{{name: coder}}]\nrules:\n{rules}",
+        hosts.join(", ")
+    );
+    assert_eq!(compile(&[document(&text)]).unwrap().warnings(), []);
+    let twice = "  - {id: a, match: {host: [h0.example]}, action: allow}\n  - {id: b, match: {host: [h0.example]}, action: allow}\n";
+    let policy = compile(&[document(&format!("{text}{twice}"))]).unwrap();
+    assert_eq!(policy.warnings(), []);
+    // By themselves they are.
+    let policy = compile(&[document(&rule(twice))]).unwrap();
+    assert_eq!(policy.warnings().len(), 1);
+}
+
+#[test]
 fn bounds_are_told() {
     let many: String = (0..=MAX_RULES)
         .map(|n| format!("  - {{id: r{n}, action: deny}}\n"))
@@ -558,6 +601,25 @@ fn what_was_probably_not_meant_is_told() {
             &[
                 "p.yaml:6:5: warning: rule `a` never allows anything: rule `b` (line 9) denies all of it\n  hint: one of them can go",
                 "p.yaml:10:20: warning: `*.example` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example, b.example]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example.org\", a.example, b.example]}\n    action: deny\n  - id: c\n    match: {host: [b.example, a.example]}\n    action: deny\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` allows exactly what rule `c` (line 12) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out",
+                "p.yaml:12:5: warning: rule `c` adds nothing to rule `b` (line 9)\n  hint: one of them can go",
+            ],
+        ),
+        // On other ports or by other requests it is no contradiction, and a denial on paper is none.
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443]}\n    action: allow\n    handling: inspect\n  - id: b\n    match: {host: [a.example], port: [443], method: [DELETE]}\n    action: deny\n  - id: c\n    match: {host: [a.example], port: [443]}\n    action: deny\n    mode: shadow\n",
+            &[],
+        ),
+        (
+            "  - id: a\n    labels: {taem: web}\n    match: {host: [a.example]}\n    action: allow\n  - id: b\n    labels: {team: webb}\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody\n  hint: no agent has a label `taem`; did you mean `team`?",
+                "p.yaml:11:13: warning: no agent has these labels, so the rule is for nobody\n  hint: no agent has `team: webb`; did you mean `team: web`?",
             ],
         ),
         (

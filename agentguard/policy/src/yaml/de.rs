@@ -209,6 +209,21 @@ fn plain(text: &str) -> Plain<'_> {
     Plain::Text(text)
 }
 
+impl Node {
+    /// What is read where text is wanted: words and numbers as they are spelt.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, plain: true }
+                if matches!(plain(text), Plain::Null | Plain::Bool(_)) =>
+            {
+                None
+            }
+            Value::Scalar { text, .. } => Some(text),
+            Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    }
+}
+
 impl<'a> NodeDeserializer<'a> {
     pub(super) const fn new(node: &'a Node, removed: &'a HashSet<usize>) -> Self {
         Self { node, removed }
@@ -383,7 +398,7 @@ fn expected_one_of(variants: &[&str], found: &str) -> Fault {
     )
 }
 
-/// The four parts of an [`super::At`].
+/// The five parts of an [`super::At`].
 struct AtParts<'a> {
     node: NodeDeserializer<'a>,
     next: u8,
@@ -402,7 +417,8 @@ impl<'de> SeqAccess<'de> for AtParts<'_> {
             1 => node.place.line,
             2 => node.place.column,
             3 => node.last_line,
-            4 => return seed.deserialize(self.node).map(Some),
+            4 => node.place.origin,
+            5 => return seed.deserialize(self.node).map(Some),
             _ => return Ok(None),
         };
         seed.deserialize(number.into_deserializer()).map(Some)

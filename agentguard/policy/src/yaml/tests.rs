@@ -145,6 +145,11 @@ fn hostile_texts_cost_little() {
     }
     refused(&bomb, "more than 300000 values");
     refused("name: &a [*a]\n", "alias");
+    let long = "x".repeat(500_000);
+    refused(
+        &format!("name: &a {long}\nplaces: [{}*a]\n", "*a , ".repeat(99)),
+        "more than 16777216 bytes in what aliases stand for",
+    );
     let keys: String = (0..1100).map(|n| format!("  k{n}: v\n")).collect();
     refused(&format!("name: a\nlabels:\n{keys}"), "more than 1000 keys");
     let many: String = (0..500).map(|n| format!("k{n}: v\n")).collect();

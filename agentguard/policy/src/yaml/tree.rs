@@ -13,22 +13,33 @@ const MAX_DEPTH: usize = 64;
 /// The most nodes, keys not counted, after aliases are expanded. A text with more is refused.
 const MAX_NODES: usize = 300_000;
 
+/// A text as a tree.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) root: Node,
+    /// The highest number of a node: what is put in later gets higher ones.
+    pub(crate) last_id: usize,
+}
+
+/// The most bytes of text in the copies that aliases stand for. A text with more is refused.
+const MAX_COPIED: usize = 16 * 1024 * 1024;
+
 /// One value in the text.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Its number in this tree.
-    pub(super) id: usize,
+    pub(crate) id: usize,
     /// Where it begins.
-    pub(super) place: Place,
+    pub(crate) place: Place,
     /// The line where it ends.
-    pub(super) last_line: u32,
+    pub(crate) last_line: u32,
     /// What it is.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Text; plain if it was not quoted, and may then stand for something other than text.
     Scalar { text: String, plain: bool },
     /// A list.
@@ -39,9 +50,9 @@ pub(super) enum Value {
 
 /// The key of a mapping's entry.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
-    pub(super) text: String,
-    pub(super) place: Place,
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) place: Place,
 }
 
 /// Something wrong with the text.
@@ -53,7 +64,7 @@ pub(super) struct Fault {
 }
 
 /// The tree, if the text is YAML and within the bounds, and what is wrong with it.
-pub(super) fn build(text: &str) -> (Option<Node>, Vec<Fault>) {
+pub(super) fn build(text: &str) -> (Option<Tree>, Vec<Fault>) {
     if text.len() > MAX_TEXT {
         let fault = Fault {
             place: Place::default(),
@@ -64,7 +75,10 @@ pub(super) fn build(text: &str) -> (Option<Node>, Vec<Fault>) {
     }
     let mut builder = Builder::default();
     match builder.run(text) {
-        Ok(root) => (root, builder.faults),
+        Ok(root) => {
+            let last_id = builder.nodes;
+            (root.map(|root| Tree { root, last_id }), builder.faults)
+        }
         Err(fault) => {
             builder.faults.push(fault);
             (None, builder.faults)
@@ -83,6 +97,8 @@ struct Builder {
     /// Nodes in the copies of [`Self::anchors`]; they count against [`MAX_NODES`] of their own,
     /// since an anchor inside an anchor is kept twice.
     kept: usize,
+    /// Bytes of text in the copies that aliases stand for.
+    copied: usize,
     faults: Vec<Fault>,
 }
 
@@ -99,17 +115,20 @@ struct Open {
 impl Builder {
     fn run(&mut self, text: &str) -> Result<Option<Node>, Fault> {
         for item in Parser::new_from_str(text) {
-            let (event, span) = item.map_err(|error| Fault {
-                place: place_of(error.marker()),
-                message: format!("not valid YAML: {}", error.info()),
-                hint: None,
+            let (event, span) = item.map_err(|error| {
+                let place = place_of(error.marker());
+                Fault {
+                    place,
+                    message: format!("not valid YAML: {}", error.info()),
+                    hint: begins_with_at(text, place),
+                }
             })?;
             self.event(event, span)?;
         }
         // An empty file is a document that says nothing.
         Ok(Some(self.root.take().unwrap_or_else(|| Node {
             id: 0,
-            place: Place { line: 1, column: 1 },
+            place: Place::at(1, 1),
             last_line: 1,
             value: Value::Scalar {
                 text: String::new(),
@@ -252,6 +271,13 @@ impl Builder {
         let first = self.nodes;
         self.count(nodes, place)?;
         if let Some((node, _)) = self.anchors.get(&anchor) {
+            self.copied = self.copied.saturating_add(length(node));
+            if self.copied > MAX_COPIED {
+                return Err(fault(
+                    place,
+                    &format!("more than {MAX_COPIED} bytes in what aliases stand for"),
+                ));
+            }
             let mut copy = node.clone();
             if self.open.len() + depth(&copy) > MAX_DEPTH {
                 return Err(fault(
@@ -316,12 +342,25 @@ fn fault(place: Place, message: &str) -> Fault {
 }
 
 fn place_of(marker: &granit_parser::Marker) -> Place {
-    Place {
-        line: u32::try_from(marker.line()).unwrap_or(u32::MAX),
-        column: u32::try_from(marker.col())
+    Place::at(
+        u32::try_from(marker.line()).unwrap_or(u32::MAX),
+        u32::try_from(marker.col())
             .unwrap_or(u32::MAX)
             .saturating_add(1),
-    }
+    )
+}
+
+/// YAML keeps `@` at the beginning of a word for itself, so the name of a list wants quotes.
+fn begins_with_at(text: &str, place: Place) -> Option<String> {
+    let line = usize::try_from(place.line).ok()?.checked_sub(1)?;
+    let column = usize::try_from(place.column).ok()?.checked_sub(1)?;
+    let rest = text.lines().nth(line)?.chars().skip(column);
+    let word: String = rest
+        .take_while(|c| !c.is_whitespace() && !",]}\"".contains(*c))
+        .take(40)
+        .collect();
+    word.starts_with('@')
+        .then(|| format!("put it in quotes: \"{}\"", quoted(&word)))
 }
 
 /// The end of a list or mapping: that of its last part. The parser's own end is the next token.
@@ -341,6 +380,18 @@ fn depth(node: &Node) -> usize {
         Value::Mapping(entries) => entries.iter().map(|(_, value)| depth(value)).max(),
     };
     1 + below.unwrap_or(0)
+}
+
+/// The bytes of all text in a node.
+fn length(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar { text, .. } => text.len(),
+        Value::Sequence(items) => items.iter().map(length).sum(),
+        Value::Mapping(entries) => entries
+            .iter()
+            .map(|(key, value)| key.text.len() + length(value))
+            .sum(),
+    }
 }
 
 fn renumber(node: &mut Node, next: &mut usize) {

@@ -1,7 +1,10 @@
 //! The text of a rule, from the file that it stands in.
 
+use std::path::Path;
+
 use agentguard_model::Source;
-use agentguard_policy::{Document, compile};
+
+use crate::config::sources;
 
 /// Lines of a rule that are shown; a longer one ends in `…`.
 const MAX_LINES: usize = 24;
@@ -17,20 +20,25 @@ pub(super) enum Excerpt {
     Unreadable,
 }
 
-/// The rule at a place, if the file still is the policy of this version. A policy of several files
-/// has a version that no single one of them has, and is never shown: better nothing than another
-/// rule's text.
-pub(super) fn of(source: &Source, version: &str) -> Excerpt {
+/// The rule at a place, if its file still is part of the policy of this version. `first`: the file of
+/// the policy in force that includes the others. Better nothing than another rule's text.
+pub(super) fn of(source: &Source, version: &str, first: Option<&String>) -> Excerpt {
     let Ok(text) = std::fs::read_to_string(&source.file) else {
         return Excerpt::Unreadable;
     };
     let lines = cut(&text, source.line);
-    let document = Document {
-        path: source.file.clone(),
-        text,
+    // A policy of several files has a version that no single one of them has.
+    let is_same = |first: &str| {
+        sources::read(Path::new(first), |_| Ok(())).is_ok_and(|sources| {
+            let mut documents = sources.documents().iter();
+            documents.any(|it| it.path == source.file && it.text == text)
+                && sources.compile().is_ok_and(|it| it.version() == version)
+        })
     };
-    match (compile(&[document]), lines) {
-        (Ok(policy), Some(lines)) if policy.version() == version => Excerpt::Same(lines),
+    match lines {
+        Some(lines) if is_same(&source.file) || first.is_some_and(|first| is_same(first)) => {
+            Excerpt::Same(lines)
+        }
         _ => Excerpt::Changed,
     }
 }

@@ -7,7 +7,7 @@
 mod advice;
 mod excerpt;
 
-use agentguard_control::api::spelled;
+use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
     Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Verdict,
 };
@@ -32,13 +32,13 @@ pub(super) fn main(explain: &Explain, global: &Global, out: &mut Output) -> Resu
         let decision = client.decision(explain.id).await?;
         // The story is whole without it.
         let policy = client.policy().await.ok();
-        Ok((decision, policy.map(|policy| policy.status.version)))
+        Ok((decision, policy.map(|policy| policy.status)))
     })?;
-    Ok(out.value(&decision, || story(&decision, in_force.as_deref()))?)
+    Ok(out.value(&decision, || story(&decision, in_force.as_ref()))?)
 }
 
-/// The story. `in_force` is the version of the policy in force now, where that is known.
-fn story(decision: &Decision, in_force: Option<&str>) -> String {
+/// The story. `in_force` is the policy in force now, where that is known.
+fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
     let mut story = Story::default();
     story.paragraph(&headline(decision));
     story.entry("what", &attempted(&decision.action));
@@ -55,7 +55,7 @@ fn story(decision: &Decision, in_force: Option<&str>) -> String {
         ),
     );
     story.entry("enforced", &enforced(decision));
-    rules(&mut story, decision);
+    rules(&mut story, decision, in_force);
     for line in &decision.budget {
         let settled = line
             .settled
@@ -77,7 +77,13 @@ fn story(decision: &Decision, in_force: Option<&str>) -> String {
             ),
         );
     }
-    story.entry("policy", &policy(&decision.policy_version, in_force));
+    story.entry(
+        "policy",
+        &policy(
+            &decision.policy_version,
+            in_force.map(|it| it.version.as_str()),
+        ),
+    );
     if let Some(outcome) = &decision.outcome {
         story.entry("outcome", &became(outcome));
     }
@@ -264,7 +270,8 @@ fn enforced(decision: &Decision) -> String {
     }
 }
 
-fn rules(story: &mut Story, decision: &Decision) {
+fn rules(story: &mut Story, decision: &Decision, in_force: Option<&PolicyStatus>) {
+    let first = in_force.and_then(|policy| policy.files.first());
     if decision.matched.is_empty() {
         story.entry("rules", "none matched");
     }
@@ -276,7 +283,7 @@ fn rules(story: &mut Story, decision: &Decision) {
                 matched.rule, matched.source.file, matched.source.line, matched.engine
             ),
         );
-        match excerpt::of(&matched.source, &decision.policy_version) {
+        match excerpt::of(&matched.source, &decision.policy_version, first) {
             excerpt::Excerpt::Same(lines) => story.verbatim(&lines),
             excerpt::Excerpt::Changed => story.entry(
                 "",

@@ -1,7 +1,8 @@
 //! Stories as an operator reads them, and advice that the real compiler takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use agentguard_control::api::PolicyStatus;
 use agentguard_model::{Decision, HostName};
 use agentguard_policy::{
     Circumstances, Document, Facts, Policy, Request, RulingOutcome, Seen, compile,
@@ -56,10 +57,22 @@ fn decision(changes: &serde_json::Value) -> Decision {
     serde_json::from_value(decision).unwrap()
 }
 
+fn in_force(version: &str, files: &[&Path]) -> PolicyStatus {
+    PolicyStatus {
+        version: version.to_owned(),
+        files: files.iter().map(|it| it.display().to_string()).collect(),
+        loaded: "2026-11-22T04:00:00Z".parse().unwrap(),
+        refused: None,
+    }
+}
+
 #[test]
 fn a_denial_without_a_rule() {
     assert_eq!(
-        story(&decision(&serde_json::json!({})), Some("0123456789ab")),
+        story(
+            &decision(&serde_json::json!({})),
+            Some(&in_force("0123456789ab", &[]))
+        ),
         "coder was refused: DELETE api.example:80/v1/x\n\
          \n\
          what      the HTTP request DELETE api.example:80/v1/x (http_request)\n\
@@ -100,7 +113,7 @@ fn a_denial_by_a_rule_shows_its_text_while_the_file_is_what_decided() {
         "policy_version": version,
     }));
     let rule = format!("rule      `no-deletes` at {}:5 (native)\n", file.display());
-    let said = story(&decision, Some("another"));
+    let said = story(&decision, Some(&in_force("another", &[])));
     assert!(
         said.contains(&format!(
             "{rule}               5 |   - id: no-deletes\n               6 |     match:\n               7 |       host: [api.example]\n               8 |       method: [DELETE]\n               9 |     action: deny\n              10 |     reason: nothing is deleted here\npolicy "
@@ -120,6 +133,40 @@ fn a_denial_by_a_rule_shows_its_text_while_the_file_is_what_decided() {
     );
     std::fs::remove_file(&file).unwrap();
     assert!(story(&decision, None).contains(&format!("{rule}policy ")));
+}
+
+#[test]
+fn a_rule_of_an_included_file_is_shown_while_the_policy_in_force_is_what_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("policy.yaml");
+    let file = dir.path().join("base.yaml");
+    std::fs::write(&main, "version: 1\ninclude: [base.yaml]\n").unwrap();
+    std::fs::write(&file, POLICY).unwrap();
+    let document = |path: &Path| Document {
+        path: path.display().to_string(),
+        text: std::fs::read_to_string(path).unwrap(),
+    };
+    let policy = compile(&[document(&main), document(&file)]).unwrap();
+    let decision = decision(&serde_json::json!({
+        "matched": [{"engine": "native", "rule": "no-deletes", "source": {"file": file, "line": 5}}],
+        "policy_version": policy.version(),
+    }));
+    let text = "   5 |   - id: no-deletes\n";
+    let changed = "the file has changed since";
+    let said = story(
+        &decision,
+        Some(&in_force(policy.version(), &[&main, &file])),
+    );
+    assert!(said.contains(text) && !said.contains(changed), "{said}");
+    // By itself the file is another policy; and so is the whole when the other file has changed.
+    let said = story(&decision, None);
+    assert!(!said.contains(text) && said.contains(changed), "{said}");
+    std::fs::write(&main, "version: 1\ninclude: [base.yaml]\n# more\n").unwrap();
+    let said = story(
+        &decision,
+        Some(&in_force(policy.version(), &[&main, &file])),
+    );
+    assert!(!said.contains(text) && said.contains(changed), "{said}");
 }
 
 #[test]

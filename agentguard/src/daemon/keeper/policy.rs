@@ -1,14 +1,13 @@
-//! The policy as the keeper reads it: a document that only root can change, compiled, and possible on this host.
+//! The policy as the keeper reads it: documents that only root can change, compiled, and possible on this host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agentguard_keeper::documents::Documents;
 use agentguard_model::Users;
 use agentguard_policy::{Document, Policy};
 
 use crate::accounts;
-use crate::config::text::{self, Written};
-use crate::config::{Config, exposed};
+use crate::config::{Config, exposed, sources};
 
 /// A policy that may come into force.
 pub(super) struct PolicyRead {
@@ -35,17 +34,23 @@ impl PolicySource {
         }
     }
 
-    /// Reads and compiles the policy, and looks its users up. One that others than root can change is refused.
+    /// Reads and compiles the policy with all that it includes, and looks its users up. One that others than root can change,
+    /// in any of its files, is refused.
     ///
     /// # Errors
     /// It cannot be read, or is no policy for this host.
     pub(super) fn read(&self) -> anyhow::Result<PolicyRead> {
-        exposed::file("policy", &self.path, 0)?;
-        let text = text::read(Written::Policy, &self.path)?;
-        let sources = vec![(self.path.display().to_string(), text)];
-        let policy = compile(&sources)?;
+        let look = |path: &Path| exposed::file("policy", path, 0);
+        look(&self.path)?;
+        let read = sources::read(&self.path, look)?;
+        let policy = read.compile()?;
         self.check_cgroups(&policy)?;
         let users = accounts::users(&policy)?;
+        let sources = read
+            .documents()
+            .iter()
+            .map(|document| (document.path.clone(), document.text.clone()))
+            .collect();
         Ok(PolicyRead {
             sources,
             policy,
@@ -84,4 +89,54 @@ pub(crate) fn compile(sources: &Documents) -> anyhow::Result<Policy> {
         })
         .collect();
     Ok(agentguard_policy::compile(&documents)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::PolicySource;
+
+    #[test]
+    fn what_a_policy_includes_is_read_each_time_and_only_from_files_that_root_alone_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, included) = (dir.path().join("policy.yaml"), dir.path().join("base.yaml"));
+        fs::write(&path, "version: 1\ninclude: [base.yaml]\n").unwrap();
+        fs::write(&included, "version: 1\nagents: [{name: coder}]\n").unwrap();
+        let source = PolicySource {
+            path: path.clone(),
+            cgroup_root: "/sys/fs/cgroup/agentguard".into(),
+        };
+        let names = || {
+            let read = source.read().unwrap();
+            let files: Vec<_> = read.sources.iter().map(|(path, _)| path.clone()).collect();
+            assert_eq!(
+                files,
+                [path.to_str().unwrap(), included.to_str().unwrap()],
+                "the worker and `policy show` get all of them"
+            );
+            let agents = read.policy.agents().iter();
+            agents.map(|it| it.name.to_string()).collect::<Vec<_>>()
+        };
+        // Where a person runs the tests, the files are theirs.
+        if !rustix::process::geteuid().is_root() {
+            let refused = source.read().err().unwrap().to_string();
+            assert!(refused.contains("belongs to user"), "{refused}");
+            return;
+        }
+        assert_eq!(names(), ["coder"]);
+        fs::write(&included, "version: 1\nagents: [{name: tester}]\n").unwrap();
+        assert_eq!(names(), ["tester"]);
+
+        fs::set_permissions(&included, Permissions::from_mode(0o666)).unwrap();
+        let (first, other) = (path.display(), included.display());
+        assert_eq!(
+            source.read().err().unwrap().to_string(),
+            format!(
+                "{first}:2:11: error: cannot read `{other}`: the policy {other} can be written by everybody (mode 0666): \
+                 whoever changes it opens the guard\n  hint: chmod o-w {other}, or put the policy where only root can write"
+            )
+        );
+    }
 }

@@ -1,0 +1,187 @@
+//! What an operator's files are read by: any texts, as any documents that include each other, are one
+//! policy or refused with places, without a panic and within the bounds.
+//!
+//! Under `cargo test` each target reads its corpus (`tests/__fuzz__/NAME/corpus`) and random bytes for a
+//! moment; `cargo bolero test NAME` goes on for as long as one likes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use agentguard_policy::{
+    Diagnostic, Document, MAX_DIAGNOSTICS, MAX_DOCUMENTS, MAX_RULES, Policy, Sources, Unreadable,
+    compile,
+};
+
+/// How long each target runs under `cargo test`.
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// What begins another document: behind it, to the end of the line, is its path.
+const NEXT: &str = "\n%% ";
+
+/// Reads documents from their texts, the first of them `p.yaml`, and compiles them. Whether they
+/// are a policy.
+fn documents(input: &str) -> bool {
+    let mut parts = input.split(NEXT);
+    let first = Document {
+        path: "p.yaml".to_owned(),
+        text: parts.next().unwrap_or_default().to_owned(),
+    };
+    let files: BTreeMap<&str, &str> = parts
+        .map(|part| part.split_once('\n').unwrap_or((part, "")))
+        .collect();
+    let sources = Sources::read(first, |path: &Path| {
+        let text = path.to_str().and_then(|path| files.get(path));
+        text.map(|text| (*text).to_owned()).ok_or(Unreadable {
+            why: "it is not there".to_owned(),
+            hint: None,
+        })
+    });
+    assert!(sources.documents().len() <= MAX_DOCUMENTS.min(files.len() + 1));
+    let compiled = sources.compile();
+    let found: Vec<Diagnostic> = match &compiled {
+        Ok(policy) => {
+            assert!(policy.rules().len() <= MAX_RULES);
+            // The documents alone are the same policy: the worker has nothing else.
+            let again = compile(sources.documents()).unwrap();
+            assert_eq!(said(&again), said(policy));
+            policy.warnings().to_vec()
+        }
+        Err(refused) => {
+            let listed = refused.iter().count();
+            assert!((1..=MAX_DIAGNOSTICS).contains(&listed));
+            refused.iter().cloned().collect()
+        }
+    };
+    // What is told has a place in a document that was read.
+    for diagnostic in found {
+        let mut documents = sources.documents().iter();
+        let document = documents.find(|document| document.path == diagnostic.path);
+        let document = document.unwrap_or_else(|| panic!("{diagnostic}"));
+        // A carriage return by itself ends a line too (YAML 1.2.2 §5.4).
+        let lines = document.text.replace('\r', "\n").matches('\n').count() + 2;
+        let line = usize::try_from(diagnostic.line).unwrap();
+        assert!(line <= lines, "{diagnostic}\nin\n{input}");
+    }
+    compiled.is_ok()
+}
+
+fn said(policy: &Policy) -> (String, Vec<String>) {
+    let rules = policy.rules().map(|rule| format!("{rule:?}")).collect();
+    (policy.version().to_owned(), rules)
+}
+
+#[test]
+fn loader() {
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            documents(&String::from_utf8_lossy(input));
+        });
+}
+
+/// Pieces of documents, in an order in which they fit together more often than not.
+const PIECES: &[&str] = &[
+    "version: 1\n",
+    "include: [a.yaml]\n",
+    "include: [a.yaml, b/c.yaml]\n",
+    "include: [../p.yaml]\n",
+    "include: [c.yaml, /p.yaml]\n",
+    "variables: {x: a.example, y: web}\n",
+    "variables: {z: \"@l\", y: \"${x}\"}\n",
+    "lists:\n  l: [a.example, \"*.${x}\"]\n  m: [\"@l\", \"@@l\", \"@n\"]\n",
+    "lists:\n  l: [b.example]\n  n: [443, 1-2]\n",
+    "  o: [coder, GET, 10.0.0.0/8, \"$${x}\", \"@m\"]\n",
+    "defaults: {mode: shadow}\n",
+    "defaults: {rule: {handling: inspect, port: [\"@n\"], mode: observe}}\n",
+    "defaults: {rule: {handling: direct, transport: [tcp, udp]}}\n",
+    "agents: [{name: coder, labels: {team: \"${y}\"}}]\n",
+    "agents: [{name: coder, cgroup: [\"@l\", \"${y}\"]}, {name: tester}]\n",
+    "groups: [{name: g, agents: [\"@o\"], labels: {team: \"${y}\"}}]\n",
+    "groups: [{name: g, agents: [coder]}, {name: h, labels: {team: web}}]\n",
+    "rules:\n",
+    "  - {id: a, action: allow, match: {host: [\"@l\"]}}\n",
+    "  - {id: b, action: deny, match: {host: [\"@l\"]}}\n",
+    "  - {id: c, action: allow, match: {host: [\"@m\", \"${x}\"], port: [\"@n\"]}}\n",
+    "  - {id: d, action: allow, groups: [g], match: {cidr: [\"@l\"]}}\n",
+    "  - {id: e, action: deny, agents: [\"@o\"], groups: [g, h], reason: \"${y}\"}\n",
+    "  - {id: f, action: allow, match: {host: [\"@@l\"], method: [\"@o\"]}}\n",
+    "  - {id: g, action: deny, match: {host: [\"${x}\"], query: {q: [\"@m\"]}, body_over: \"${y}\"}}\n",
+    "  - id: h\n    action: allow\n    match:\n      host: [\"@l\"]\n      path: [\"/${y}/**\"]\n    labels: {team: \"${y}\"}\n",
+    "  - {id: i, action: \"${y}\", mode: \"@l\"}\n",
+    "  - {id: \"${x}\", action: allow, match: {transport: [\"@l\", udp]}}\n",
+    "  - &anchor {id: j, action: deny, match: {host: &hosts [\"@l\", \"@l\"]}}\n",
+    "  - {id: k, action: deny, match: {host: *hosts}}\n",
+    "  - *anchor\n",
+    "    match: {host: [\"@\", \"${\", \"${}\", \"@${x}\"]}\n",
+    "lists: {l: [], m: {}, n: [[]], o: [null]}\n",
+    "variables: {x: [], y: null, Z: 1, z: true}\n",
+    "  ",
+    "@l ${x} $${x} @@\n",
+];
+
+/// The paths of documents that are made of pieces.
+const PATHS: [&str; 4] = ["a.yaml", "b/c.yaml", "c.yaml", "/p.yaml"];
+
+/// Documents of pieces, each cut off where a byte says so. `orderly`: in the order of the pieces.
+fn of_pieces(input: &[u8], orderly: bool) -> String {
+    let mut paths = PATHS.iter();
+    let mut text = String::new();
+    for part in input.split(|byte| *byte == u8::MAX) {
+        let mut pieces: Vec<usize> = part
+            .iter()
+            .map(|byte| usize::from(*byte) % PIECES.len())
+            .collect();
+        if orderly {
+            pieces.push(0);
+            pieces.sort_unstable();
+            pieces.dedup();
+        }
+        for piece in pieces {
+            text.push_str(PIECES[piece]);
+        }
+        let Some(path) = paths.next() else {
+            break;
+        };
+        text.push_str(NEXT);
+        text.push_str(path);
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn pieces() {
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            documents(&of_pieces(input, false));
+            documents(&of_pieces(input, true));
+        });
+}
+
+/// The pieces would show nothing if none of them ever made a policy.
+#[test]
+fn some_pieces_are_a_policy() {
+    let piece = |text: &str| {
+        let piece = PIECES.iter().position(|piece| piece.starts_with(text));
+        u8::try_from(piece.unwrap()).unwrap()
+    };
+    let first = [
+        piece("include: [a.yaml]"),
+        piece("agents: [{name: coder, labels"),
+        piece("rules"),
+        piece("  - {id: a"),
+        piece("  - id: h"),
+        u8::MAX,
+        piece("variables: {x: a"),
+        piece("lists:\n  l: [b"),
+    ];
+    assert!(documents(&of_pieces(&first, true)));
+}

@@ -1,0 +1,52 @@
+//! The files of a policy: the one that the configuration names, and what documents include.
+
+use std::path::Path;
+
+use agentguard_policy::{Document, Sources, Unreadable};
+
+use super::exposed::Exposed;
+use super::text::{self, Written};
+use super::{ConfigError, Faults};
+use crate::cli::failure::chain;
+
+/// Reads a policy and all that it includes. `look` is asked about each included file before it is read.
+///
+/// # Errors
+/// The file itself cannot be read. What is wrong with included ones is told when the policy is
+/// compiled, where they are included.
+pub(crate) fn read(
+    path: &Path,
+    mut look: impl FnMut(&Path) -> Result<(), Exposed>,
+) -> Result<Sources, ConfigError> {
+    let first = Document {
+        path: path.display().to_string(),
+        text: text::read(Written::Policy, path)?,
+    };
+    Ok(Sources::read(first, |path| {
+        look(path).map_err(|exposed| Unreadable {
+            why: exposed.sentence(),
+            hint: Some(exposed.hint()),
+        })?;
+        text::read(Written::Policy, path).map_err(unreadable)
+    }))
+}
+
+/// In the words of a message that names the file already.
+fn unreadable(error: ConfigError) -> Unreadable {
+    match error {
+        ConfigError::Unreadable { source, .. } => Unreadable {
+            why: chain(&source),
+            hint: None,
+        },
+        ConfigError::Wrong(Faults(faults)) => {
+            let first = faults.into_iter().next();
+            Unreadable {
+                why: first.as_ref().map_or_else(
+                    || "it is no text".to_owned(),
+                    |it| format!("line {}, column {}: {}", it.line, it.column, it.message),
+                ),
+                hint: first.and_then(|it| it.hint),
+            }
+        }
+    }
+}
