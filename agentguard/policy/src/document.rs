@@ -43,6 +43,7 @@ pub(crate) struct RawDocument {
         dead_code,
         reason = "the loader reads it from the tree, before the document; this is its form"
     )]
+    #[schemars(with = "BTreeMap<String, RawText>")]
     pub(crate) variables: BTreeMap<String, At<String>>,
     /// Lists by name, as of variables. `"@name"` stands for one's entries in the lists of rules and groups
     /// and in other lists; `@@` at the beginning of an entry for the text `@`.
@@ -51,6 +52,7 @@ pub(crate) struct RawDocument {
         dead_code,
         reason = "the loader reads it from the tree, before the document; this is its form"
     )]
+    #[schemars(with = "BTreeMap<String, Vec<RawText>>")]
     pub(crate) lists: BTreeMap<String, At<Vec<At<String>>>>,
     /// The governed workloads.
     #[serde(default)]
@@ -473,6 +475,20 @@ pub(crate) struct RawTime {
 
 /// Patterns of values, by name.
 pub(crate) type RawNamed = At<BTreeMap<String, At<Vec<At<String>>>>>;
+
+/// A text, or a number as it is spelt, for the schema.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "Text")]
+#[expect(
+    dead_code,
+    reason = "it only describes what the loader reads from text"
+)]
+enum RawText {
+    /// A text.
+    Text(#[schemars(length(min = 1))] String),
+    /// A number.
+    Number(f64),
+}
 
 /// A number of bytes, for the schema.
 #[derive(JsonSchema)]
