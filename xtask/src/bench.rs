@@ -133,6 +133,9 @@ fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
     exec::run(cargo.args(["--example", "decisions"]))?;
     let decisions = workspace.target().join("release/examples/decisions");
     let cases = workspace.target().join("bench/policy");
+    if cases.exists() {
+        fs::remove_dir_all(&cases)?;
+    }
     exec::run(Command::new(&decisions).arg("describe").arg(&cases))?;
     let mut samples = Vec::new();
     for round in 0..POLICY_ROUNDS {

@@ -161,11 +161,12 @@ impl Case {
         text
     }
 
-    /// The calls, which turn to all services of the policy.
+    /// The calls, spread over the services of the policy.
     pub(crate) fn calls(&self) -> Result<Vec<Call>, Box<dyn Error>> {
         let services = (self.rules / KINDS).max(1);
-        // Not one service after the other: what is in the processor's cache is not what comes next.
-        let service = |n: usize| n.wrapping_mul(7_919) % services;
+        // Not one service after the other: what is in the processor's cache is not what comes next. And
+        // each kind of call comes to many of them.
+        let service = |n: usize| (n * 7_919 + n / self.mix.len()) % services;
         let kinds = self.mix.iter().cycle().take(CALLS).enumerate();
         kinds.map(|(n, kind)| call(*kind, service(n))).collect()
     }
