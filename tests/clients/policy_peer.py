@@ -70,7 +70,7 @@ def context(call):
     if host:
         fields["endpoint"] = f"{host}:{port}"
         fields["below"] = f"{host.partition('.')[2]}:{port}"
-    if call["ip"]:
+    elif call["ip"]:
         fields["endpoint"] = f"{call['ip']}:{port}"
         fields["network"] = f"{call['ip'].rpartition('.')[0]}.0/24"
     if call["method"]:

@@ -204,6 +204,8 @@ fn call(kind: Kind, service: usize) -> Result<Call, Box<dyn Error>> {
         allowed: false,
     };
     let at_service = || name(format!("svc-{service}.example"));
+    // By the time that a request is seen, the address behind its name is known.
+    let resolved = || -> Result<_, Box<dyn Error>> { Ok(Some("203.0.113.80".parse()?)) };
     Ok(match kind {
         Kind::Api => Call {
             host: name(format!("api-{service}.example.com"))?,
@@ -217,23 +219,27 @@ fn call(kind: Kind, service: usize) -> Result<Call, Box<dyn Error>> {
         },
         Kind::Read => Call {
             host: at_service()?,
+            ip: resolved()?,
             request: sent("GET", format!("/v1/things/{service}"), JSON)?,
             allowed: true,
             ..flow
         },
         Kind::Write => Call {
             host: at_service()?,
+            ip: resolved()?,
             request: sent("POST", "/v1/items/7/notes".to_owned(), JSON)?,
             allowed: true,
             ..flow
         },
         Kind::WrongType => Call {
             host: at_service()?,
+            ip: resolved()?,
             request: sent("POST", "/v1/items/7/notes".to_owned(), "text/plain")?,
             ..flow
         },
         Kind::Admin => Call {
             host: at_service()?,
+            ip: resolved()?,
             request: sent("GET", "/v1/admin/users".to_owned(), JSON)?,
             ..flow
         },
@@ -253,6 +259,7 @@ fn call(kind: Kind, service: usize) -> Result<Call, Box<dyn Error>> {
         },
         Kind::OtherMethod => Call {
             host: at_service()?,
+            ip: resolved()?,
             request: sent("DELETE", format!("/v1/things/{service}"), JSON)?,
             ..flow
         },
