@@ -1,7 +1,7 @@
 //! How many allocations a decision makes, exactly: it depends on what is told, and not on how many rules
 //! there are.
 //!
-//! To find the rules costs none, but where one looks into a query, which is read then, or at a header field. The
+//! To find the rules costs none, but where one looks into a query, which is read then, at a header field, or has an expression. The
 //! others are the decision's sentence, as it grows, and the rules that it lists, each with its engine, its id and its
 //! file. A number here that goes up is a loss of speed that nobody would feel otherwise; one that goes down is
 //! written down as well.
@@ -76,10 +76,13 @@ rules:
     action: allow
     handling: inspect
   - {id: admin, match: {host: [api.example.com], path: [/v1/admin/**]}, action: deny}
+  - {id: expressed, match: {host: [cel.example.com], port: [443]}, action: allow, handling: inspect,
+     when: \"request.method == 'GET' && request.path.startsWith('/v1/')\"}
+  - {id: weekends, match: {host: [cel.example.com], method: [GET], time: {days: [sat-sun]}}, action: deny}
   - {id: closed, match: {host: [\"*.paste.example.net\"]}, action: deny, reason: \"Paste sites are closed.\"}
 ";
 /// How many rules that text has.
-const WRITTEN: usize = 7;
+const WRITTEN: usize = 9;
 
 fn policy(rules: usize) -> Policy {
     let mut text = RULES.to_owned();
@@ -183,6 +186,21 @@ const CASES: &[Case] = &[
         request: Some(("POST", "/v1/search", "kind=web-pages&q=a")),
         outcome: Outcome::Allow,
         allocations: 46,
+        ..FLOW
+    },
+    Case {
+        name: "a request that an expression allows, and the time does not deny",
+        host: Some("cel.example.com"),
+        request: Some(("GET", "/v1/things/7", "")),
+        outcome: Outcome::Allow,
+        allocations: 22,
+        ..FLOW
+    },
+    Case {
+        name: "a request that an expression does not allow",
+        host: Some("cel.example.com"),
+        request: Some(("GET", "/v2/things/7", "")),
+        allocations: 17,
         ..FLOW
     },
     Case {

@@ -108,9 +108,7 @@ fn a_denial_by_a_rule_shows_its_text_while_the_file_is_what_decided() {
         "{said}"
     );
     assert!(said.contains("; version another is in force now, and may decide otherwise\n"));
-    assert!(said.contains(
-        "next      to let it pass, narrow or remove rule `no-deletes`"
-    ));
+    assert!(said.contains("next      to let it pass, narrow or remove rule `no-deletes`"));
 
     std::fs::write(&file, POLICY.replace("no-deletes", "changed")).unwrap();
     let said = story(&decision, None);
