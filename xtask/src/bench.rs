@@ -24,6 +24,10 @@ const GROUPS: &[Group] = &[
         measure: inspection,
     },
     Group {
+        name: "policy",
+        measure: policy,
+    },
+    Group {
         name: "run",
         measure: run_a_command,
     },
@@ -118,20 +122,68 @@ fn gate(workspace: &Workspace) -> Result<Vec<Line>> {
     Ok(summed_up(samples, &["unguarded", "one_agent"]))
 }
 
+/// How often the subjects of [`policy`] are measured, each taking its turn at being first.
+const POLICY_ROUNDS: usize = 7;
+
+/// A decision of the policy, beside another engine that decides the same calls by equivalent rules; and with
+/// many rules, beside a policy with a hundred.
+fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-policy"]);
+    exec::run(cargo.args(["--example", "decisions"]))?;
+    let decisions = workspace.target().join("release/examples/decisions");
+    let cases = workspace.target().join("bench/policy");
+    if cases.exists() {
+        fs::remove_dir_all(&cases)?;
+    }
+    exec::run(Command::new(&decisions).arg("describe").arg(&cases))?;
+    let mut samples = Vec::new();
+    for round in 0..POLICY_ROUNDS {
+        for ours in [round % 2 == 0, round % 2 == 1] {
+            let mut command = match ours {
+                true => Command::new(&decisions),
+                false => Command::new(setup::python(workspace).join("bin/python3")),
+            };
+            if ours {
+                command.arg("measure");
+            } else {
+                let peer = workspace.root().join("tests/clients/policy_peer.py");
+                // It says with each start that its package is to have another name.
+                command.args(["-W", "ignore::DeprecationWarning"]);
+                command.arg(peer).arg(&cases);
+            }
+            samples.extend(printed(&mut command)?);
+        }
+    }
+    Ok(summed_up(
+        samples,
+        &["agent-governance-toolkit", "hundred_rules"],
+    ))
+}
+
 /// What the optimised programs measure.
 fn samples(workspace: &Workspace, task: &[&str]) -> Result<Vec<Sample>> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard"]);
     exec::run(cargo.args(["--package", "agentguard-tests", "--bins"]))?;
     let release = workspace.target().join("release");
-    let output = Command::new(release.join("world"))
-        .args(task)
-        .env("AGENTGUARD_BIN", release.join("agentguard"))
+    printed(
+        Command::new(release.join("world"))
+            .args(task)
+            .env("AGENTGUARD_BIN", release.join("agentguard")),
+    )
+}
+
+/// The samples that a program prints, one a line.
+fn printed(program: &mut Command) -> Result<Vec<Sample>> {
+    let output = program
         .stderr(Stdio::inherit())
-        .output()?;
+        .output()
+        .with_context(|| format!("cannot run `{}`", exec::line(program)))?;
     ensure!(
         output.status.success(),
-        "the world ended with {}",
+        "`{}` ended with {}",
+        exec::line(program),
         output.status
     );
     let samples = String::from_utf8(output.stdout)?;

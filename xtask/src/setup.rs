@@ -66,7 +66,7 @@ pub(crate) fn bpf_toolchain() -> Result<BpfToolchain> {
 }
 
 /// The Python environment of the tests' clients. `agentguard_tests::client` knows it too.
-fn python(workspace: &Workspace) -> PathBuf {
+pub(crate) fn python(workspace: &Workspace) -> PathBuf {
     workspace.target().join("python")
 }
 

@@ -52,7 +52,7 @@ const fn six_to_four(a: u8, b: u8, c: u8, d: u8) -> IpNet {
 
 /// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as
 /// loopback.
-pub(crate) const HARD: [(Hard, IpNet); 25] = [
+pub(crate) static HARD: [(Hard, IpNet); 25] = [
     // AWS, GCP, Azure, OpenStack, DigitalOcean, …
     (Hard::Metadata, v4(169, 254, 169, 254, 32)),
     // AWS task roles (ECS) and pod identities (EKS).
@@ -90,7 +90,7 @@ pub(crate) const HARD: [(Hard, IpNet); 25] = [
 
 /// The closed range that holds all of `net`.
 pub(crate) fn hard(net: &IpNet) -> Option<(Hard, IpNet)> {
-    HARD.into_iter().find(|(_, range)| range.contains(net))
+    HARD.iter().find(|(_, range)| range.contains(net)).copied()
 }
 
 /// Whether an address is one of those that the guard makes up for names.
