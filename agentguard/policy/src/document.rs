@@ -254,7 +254,7 @@ pub(crate) type RawNamed = At<BTreeMap<String, At<Vec<At<String>>>>>;
     dead_code,
     reason = "it only describes what the loader reads from text"
 )]
-enum RawSize {
+pub(crate) enum RawSize {
     /// In bytes.
     Bytes(u64),
     /// With its unit.

@@ -11,6 +11,7 @@
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `recorded`: what of a request goes into the record.
+//! - [`table`]: tests of a policy, written beside it.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
 //! The semantics are in `docs/policy.md`, whose examples run through this compiler.
@@ -25,6 +26,7 @@ mod decide;
 mod diagnostic;
 mod document;
 mod explain;
+mod flow;
 mod found;
 mod index;
 mod inspects;
@@ -40,6 +42,7 @@ mod sentence;
 mod sizes;
 mod special;
 mod sweep;
+pub mod table;
 mod users;
 mod warn;
 pub mod yaml;

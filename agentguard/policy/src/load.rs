@@ -1,6 +1,6 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
-mod requests;
+pub(crate) mod requests;
 mod rules;
 mod values;
 

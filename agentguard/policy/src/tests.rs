@@ -3,6 +3,7 @@ mod docs;
 mod inspects;
 mod kernel_lines;
 mod refusals;
+mod table;
 mod verdicts;
 
 use agentguard_model::{AgentName, HostName};
