@@ -19,7 +19,7 @@ Commands:
   agent     List, show, add, remove, quarantine and release agents
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it
-  policy    Check a policy, show the one in force, load it anew
+  policy    Check and test a policy, show the one in force, load it anew
   ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing
   doctor    Say what this host has of what the guard needs; works without a daemon
