@@ -395,6 +395,7 @@ impl<R: Recorder> Decider<R> {
                 .map(|fields| policy.recorded_fields(fields))
                 .unwrap_or_default();
             what.body = (request.body > 0).then_some(request.body);
+            what.tls = request.tls;
         }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),

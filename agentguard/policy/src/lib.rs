@@ -11,7 +11,7 @@
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `recorded`: what of a request goes into the record.
-//! - [`table`]: tests of a policy, written beside it.
+//! - [`table`], [`replay`]: a policy on trial: tests beside it, and what was recorded.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
 //! The semantics are in `docs/policy.md`, whose examples run through this compiler.
@@ -36,6 +36,7 @@ mod name;
 mod pattern;
 mod policy;
 mod recorded;
+pub mod replay;
 mod request;
 mod rule;
 mod sentence;
@@ -56,7 +57,7 @@ pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
-pub use request::{Query, Request};
+pub use request::{Assumed, Query, Request};
 pub use rule::{RuleInfo, Seen};
 pub use users::MAX_USERS;
 

@@ -24,6 +24,7 @@ use crate::request::Query;
 
 pub use document::Expected;
 pub use load::{MAX_TESTS, WrittenTable};
+pub(crate) use run::deciding;
 pub use run::{Expectation, Got, Near, TestResult};
 
 /// The JSON Schema of a file of table tests, version 1.

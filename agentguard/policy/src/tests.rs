@@ -3,6 +3,7 @@ mod docs;
 mod inspects;
 mod kernel_lines;
 mod refusals;
+mod replay;
 mod table;
 mod verdicts;
 

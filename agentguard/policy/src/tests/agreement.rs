@@ -25,7 +25,7 @@ const HOSTS: [&str; 5] = [
     "*.a.example",
     "c.test",
 ];
-const NAMES: [&str; 4] = ["a.example", "b.a.example", "c.test", "d.test"];
+pub(super) const NAMES: [&str; 4] = ["a.example", "b.a.example", "c.test", "d.test"];
 const NETS: [&str; 11] = [
     "10.0.0.0/8",
     "10.1.0.0/16",
@@ -39,7 +39,7 @@ const NETS: [&str; 11] = [
     "64:ff9b::/96",
     "2001:db8::/32",
 ];
-const ADDRESSES: [&str; 12] = [
+pub(super) const ADDRESSES: [&str; 12] = [
     "10.1.2.3",
     "10.9.9.9",
     "192.0.2.1",
@@ -54,7 +54,7 @@ const ADDRESSES: [&str; 12] = [
     "::ffff:10.1.2.3",
 ];
 const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
-const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
+pub(super) const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
 const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
 
 /// A rule as text, valid whatever the numbers.
@@ -120,7 +120,7 @@ fn any_rule() -> impl Strategy<Value = String> {
         )
 }
 
-fn any_rules() -> impl Strategy<Value = Vec<String>> {
+pub(super) fn any_rules() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(any_rule(), 0..7)
 }
 
@@ -140,7 +140,7 @@ fn compiled(rules: &[(usize, &String)], mode: &str) -> Policy {
     policy(&text)
 }
 
-fn numbered(rules: &[String]) -> Vec<(usize, &String)> {
+pub(super) fn numbered(rules: &[String]) -> Vec<(usize, &String)> {
     rules.iter().enumerate().collect()
 }
 
@@ -248,7 +248,7 @@ fn check_agreement(
     Ok(())
 }
 
-fn transports() -> impl Strategy<Value = Transport> {
+pub(super) fn transports() -> impl Strategy<Value = Transport> {
     prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)]
 }
 
