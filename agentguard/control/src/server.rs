@@ -433,6 +433,7 @@ fn policy(sources: &Sources) -> PolicyView {
             })
             .collect(),
         rules: policy.rules().map(rule).collect(),
+        recorded_headers: policy.looked_at_fields(),
         warnings: policy.warnings().iter().map(ToString::to_string).collect(),
     }
 }
@@ -515,7 +516,7 @@ fn selection(query: &VerdictQuery, default_limit: u32) -> Query {
         verdict: query.verdict,
         kind: query.kind,
         since: query.since,
-        before: None,
+        before: query.before,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
         only: None,
     }
