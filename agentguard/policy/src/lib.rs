@@ -11,7 +11,8 @@
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `recorded`: what of a request goes into the record.
-//! - [`table`], [`replay`]: a policy on trial: tests beside it, and what was recorded.
+//! - [`table`], [`replay`], [`report`]: a policy on trial: tests beside it, what was recorded through
+//!   it, and what its modes make of it.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
 //! The semantics are in `docs/policy.md`, whose examples run through this compiler.
@@ -37,6 +38,7 @@ mod pattern;
 mod policy;
 mod recorded;
 pub mod replay;
+pub mod report;
 mod request;
 mod rule;
 mod sentence;

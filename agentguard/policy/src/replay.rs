@@ -27,6 +27,7 @@ use crate::table::deciding;
 use recorded::Unread;
 
 pub use summary::{EXAMPLES, Group, MAX_GROUPS, Summary, Totals, Untold};
+pub(crate) use summary::{destination, example, tally};
 
 /// A candidate through which decisions are replayed.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ pub struct By {
 }
 
 impl By {
-    fn new(reason: &Reason, matched: &[Matched]) -> Self {
+    pub(crate) fn new(reason: &Reason, matched: &[Matched]) -> Self {
         Self {
             rule: deciding(reason.code, matched).cloned(),
             reason: reason.code,

@@ -69,11 +69,11 @@ fn a_policy_is_checked_without_a_daemon() {
         let checked = agentguard(["policy", "check", &good, "-o", "json"]).run();
         assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
         let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
-        assert_eq!((&json["agents"], &json["rules"]), (&1.into(), &2.into()));
+        assert_eq!((&json["agents"], &json["rules"]), (&1.into(), &3.into()));
         json["version"].as_str().unwrap().to_owned()
     };
     agentguard(["policy", "check", &good]).says(
-        &format!("{good} is good: version {version}, 1 agent, 2 rules\n"),
+        &format!("{good} is good: version {version}, 1 agent, 3 rules\n"),
         "",
         0,
     );

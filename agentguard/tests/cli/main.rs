@@ -14,4 +14,5 @@
 mod daemon;
 mod files;
 mod help;
+mod trial;
 mod world;

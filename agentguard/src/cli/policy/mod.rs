@@ -1,7 +1,10 @@
 //! `agentguard policy`
 
 mod check;
+mod past;
+mod report;
 mod show;
+mod simulate;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -24,10 +27,6 @@ pub(super) enum Command {
         /// The policy
         file: PathBuf,
     },
-    /// Show the policy in force
-    Show,
-    /// Load the policy anew; one that is wrong leaves the old one in force
-    Reload,
     /// Run the tests that are written beside a policy; works without a daemon
     Test {
         /// The tests
@@ -36,6 +35,13 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
     },
+    Simulate(simulate::Simulate),
+    /// Say what the modes keep from being done: what would be denied or allowed in enforce mode
+    Report(past::Past),
+    /// Show the policy in force
+    Show,
+    /// Load the policy anew; one that is wrong leaves the old one in force
+    Reload,
 }
 
 pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
@@ -47,6 +53,8 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
         }
         Command::Reload => change(global, &Request::Reload, out),
         Command::Test { file, policy } => test::test(&file, policy.as_deref(), out),
+        Command::Simulate(simulate) => simulate::simulate(&simulate, global, out),
+        Command::Report(past) => report::report(&past, global, out),
     }
 }
 
