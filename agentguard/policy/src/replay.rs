@@ -16,9 +16,12 @@ mod summary;
 mod worlds;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
 
 use agentguard_model::{AgentName, Decision, Matched, Reason, ReasonCode, Verdict};
 use http::header::HeaderName;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::index::Position;
@@ -30,13 +33,25 @@ pub use summary::{EXAMPLES, Group, MAX_GROUPS, Summary, Totals, Untold};
 pub(crate) use summary::{destination, example, tally};
 
 /// A candidate through which decisions are replayed.
-#[derive(Debug)]
 pub struct Replay<'a> {
     policy: &'a Policy,
     /// The header fields that a policy looked at, and the record has for that, by its version.
     looked_at: HashMap<String, HashSet<HeaderName>>,
     /// The denials by address that are for an agent.
     by_address: HashMap<AgentName, Vec<Position>>,
+    closed: Closed<'a>,
+}
+
+/// Whether an address cannot be behind a name, given the ranges that its rules open and whether the
+/// agent is only observed: which ones are closed is not the policy's.
+pub type Closed<'a> = &'a dyn Fn(IpAddr, &[IpNet], bool) -> bool;
+
+impl fmt::Debug for Replay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Replay");
+        shown.field("version", &self.policy.version());
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// What was or would be said of an action.
@@ -113,6 +128,7 @@ impl<'a> Replay<'a> {
     pub fn new(
         policy: &'a Policy,
         looked_at: impl IntoIterator<Item = (String, Vec<String>)>,
+        closed: Closed<'a>,
     ) -> Self {
         let names = |names: Vec<String>| {
             let names = names.into_iter();
@@ -130,6 +146,7 @@ impl<'a> Replay<'a> {
             policy,
             looked_at,
             by_address: worlds::denials_by_address(policy),
+            closed,
         }
     }
 
@@ -169,6 +186,7 @@ impl<'a> Replay<'a> {
             policy: self.policy,
             agent,
             by_address: self.by_address.get(name).map_or(&[], Vec::as_slice),
+            closed: self.closed,
         };
         let outcomes = worlds.of(&attempted);
         let Some(first) = outcomes.said.first() else {

@@ -11,7 +11,7 @@ use agentguard_model::{AgentName, Handling, ReasonCode, Verdict};
 use ipnet::IpNet;
 
 use super::recorded::{Asked, Attempted};
-use super::{By, State};
+use super::{By, Closed, State};
 use crate::agent::AgentPolicy;
 use crate::decide::{Ruling, RulingOutcome};
 use crate::flow::Flow;
@@ -29,6 +29,7 @@ pub(super) struct Worlds<'a> {
     pub(super) policy: &'a Policy,
     pub(super) agent: &'a AgentPolicy,
     pub(super) by_address: &'a [Position],
+    pub(super) closed: Closed<'a>,
 }
 
 /// What it says in each of the worlds, the likeliest first.
@@ -36,6 +37,15 @@ pub(super) struct Outcomes {
     pub(super) said: Vec<Said>,
     /// What they differ by, if they differ.
     pub(super) why: String,
+}
+
+impl Outcomes {
+    /// Whether the first ones differ, which are of one address.
+    fn differ(&self, first: usize) -> bool {
+        let mut states = self.said.iter().take(first).map(|said| said.state);
+        let one = states.next();
+        states.any(|state| one.is_some_and(|one| !one.is(state)))
+    }
 }
 
 /// What it says in one of them.
@@ -125,9 +135,10 @@ impl Worlds<'_> {
                 ..Request::new("", "")
             })
         });
-        let mut outcomes = self.anywhere(flow, &[Seen::Never, favour, against]);
+        let worlds = [Seen::Never, favour, against];
+        let mut outcomes = self.anywhere(flow, &worlds);
         let rule = early.matched.first().map_or("", |matched| &matched.rule);
-        if outcomes.why.is_empty() {
+        if outcomes.differ(worlds.len()) {
             outcomes.why =
                 format!("what was sent was not recorded, and rule {rule} would look at it");
         }
@@ -153,7 +164,7 @@ impl Worlds<'_> {
             worlds.push(seen(false, u64::MAX));
         }
         let mut outcomes = self.anywhere(flow, &worlds);
-        if outcomes.why.is_empty() {
+        if outcomes.differ(worlds.len()) {
             let mut missing = self.missing(flow, asked);
             if let [_, then, more, ..] = outcomes.said.as_slice()
                 && !asked.whole
@@ -230,6 +241,11 @@ impl Worlds<'_> {
             // A denial more changes nothing.
             return None;
         }
+        let name = flow.host.as_ref()?;
+        if self.by_address.is_empty() {
+            return None;
+        }
+        let ranges = self.policy.decide_name(self.agent, name).ranges;
         let rules = self.by_address.iter();
         let rules = rules.filter_map(|position| self.policy.at(*position));
         for rule in rules {
@@ -240,17 +256,20 @@ impl Worlds<'_> {
                 continue;
             }
             for ip in rule.cidrs.iter().flat_map(within) {
+                // No name leads to a closed address; the resolver sees to it.
+                if (self.closed)(ip, &ranges, self.agent.observes()) {
+                    continue;
+                }
                 let there = Flow {
                     ip: Some(ip),
                     ..flow.clone()
                 };
                 let said = Said::of(&self.policy.decide(self.agent, &there.facts(seen)));
-                // No name leads to a closed address; the resolver sees to it.
-                let closed = matches!(
+                let hard = matches!(
                     said.by.reason,
                     ReasonCode::MetadataService | ReasonCode::LoopbackNotOwn
                 );
-                if !closed && !said.state.is(here) {
+                if !hard && !said.state.is(here) {
                     return Some((said, rule.info.id.clone()));
                 }
             }
@@ -271,21 +290,16 @@ impl Said {
     }
 }
 
-/// Some addresses of a range, of which one lies in no closed range, unless all do.
-fn within(net: &IpNet) -> [IpAddr; 3] {
-    let middle = match net {
-        IpNet::V4(net) => {
-            let half = u32::MAX.checked_shr(u32::from(net.prefix_len()) + 1);
-            let ip = net.network().to_bits() | (half.unwrap_or(0) + 1) & net.hostmask().to_bits();
-            IpAddr::V4(Ipv4Addr::from_bits(ip))
-        }
-        IpNet::V6(net) => {
-            let half = u128::MAX.checked_shr(u32::from(net.prefix_len()) + 1);
-            let ip = net.network().to_bits() | (half.unwrap_or(0) + 1) & net.hostmask().to_bits();
-            IpAddr::V6(Ipv6Addr::from_bits(ip))
-        }
-    };
-    [net.network(), middle, net.broadcast()]
+/// Some addresses of a range, spread so that one lies in no special range, unless all do: its first and
+/// its last, and those in the middle of it, of its first half, of the first half of that, ….
+fn within(net: &IpNet) -> impl Iterator<Item = IpAddr> + use<> {
+    let (network, prefix) = (net.network(), u32::from(net.prefix_len()));
+    let halves = (prefix + 1..=u32::from(net.max_prefix_len())).take(16);
+    let halves = halves.map(move |end| match network {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() | 1 << (32 - end)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() | 1 << (128 - end)).into(),
+    });
+    [network, net.broadcast()].into_iter().chain(halves)
 }
 
 /// The address, unless it is one that the guard made up.

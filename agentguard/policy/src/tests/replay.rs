@@ -7,6 +7,7 @@ use agentguard_model::{
     HostName, Layer, Matched, Mode, Outcome, Reason, ReasonCode, Transport, Verdict,
 };
 use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use ulid::Ulid;
@@ -15,6 +16,9 @@ use super::agreement::{ADDRESSES, NAMES, TRIED_PORTS, any_rules, transports};
 use super::{agent, host, policy};
 use crate::replay::{EXAMPLES, MAX_GROUPS, Replay, Replayed, State, Summary, Told};
 use crate::{Facts, Policy, Query, Request, RulingOutcome, Seen, special};
+
+/// No address is closed.
+const OPEN: fn(IpAddr, &[IpNet], bool) -> bool = |_, _, _| false;
 
 /// A decision on nothing in particular.
 fn decision(layer: Layer, action: Action) -> Decision {
@@ -335,11 +339,11 @@ proptest! {
         let of_old = [(before.version().to_owned(), before.looked_at_fields())];
         for decision in &decisions {
             let context = format!("{text}{decision:#?}");
-            let same = Replay::new(&before, []).replay(decision);
+            let same = Replay::new(&before, [], &OPEN).replay(decision);
             let changed = told(&same).is_none_or(Told::changed);
             prop_assert!(!changed, "{:?}\n{}", same, context);
             for known in [&of_old[..], &[]] {
-                let replayed = Replay::new(&again, known.iter().cloned()).replay(decision);
+                let replayed = Replay::new(&again, known.iter().cloned(), &OPEN).replay(decision);
                 let changed = told(&replayed).is_some_and(Told::changed);
                 prop_assert!(!changed, "{:?}\n{}", replayed, context);
             }
@@ -362,7 +366,7 @@ proptest! {
         let truth = State { verdict: truth.verdict, enforced: truth.enforced };
         let of_old = [(before.version().to_owned(), before.looked_at_fields())];
         for known in [&of_old[..], &[]] {
-            let replayed = Replay::new(&candidate, known.iter().cloned()).replay(&decision);
+            let replayed = Replay::new(&candidate, known.iter().cloned(), &OPEN).replay(&decision);
             let right = told(&replayed).is_none_or(|told| told.would_be.is(truth));
             prop_assert!(right, "{:?}\n{:?}\n{}{}{:#?}", replayed, truth, text, others, decision);
         }
@@ -445,6 +449,7 @@ fn what_would_change_is_told_and_what_cannot_be_told_says_why() {
     let replay = Replay::new(
         &candidate,
         [("of today".to_owned(), vec!["accept".to_owned()])],
+        &OPEN,
     );
     let recorded = |query: &str, headers: &[(&str, &str)], version: &str| {
         let headers = headers
@@ -712,7 +717,7 @@ fn an_agent_that_the_candidate_does_not_have_gets_nothing() {
     let candidate = policy(CANDIDATE);
     let mut was = allowed(Layer::Dns, to(ActionKind::DnsQuery, "open.example", 53));
     was.agent.as_mut().unwrap().name = "stranger".parse().unwrap();
-    let Replayed::Told(told) = Replay::new(&candidate, []).replay(&was) else {
+    let Replayed::Told(told) = Replay::new(&candidate, [], &OPEN).replay(&was) else {
         panic!("{was:?}");
     };
     assert!(told.changed());
@@ -720,7 +725,7 @@ fn an_agent_that_the_candidate_does_not_have_gets_nothing() {
     // One that is only observed is told, and goes on.
     was.agent.as_mut().unwrap().name = "newcomer".parse().unwrap();
     was.action.host = Some(host("gone.example"));
-    let Replayed::Told(told) = Replay::new(&candidate, []).replay(&was) else {
+    let Replayed::Told(told) = Replay::new(&candidate, [], &OPEN).replay(&was) else {
         panic!("{was:?}");
     };
     assert!(told.changed() && told.would_be.goes_on());
@@ -728,9 +733,29 @@ fn an_agent_that_the_candidate_does_not_have_gets_nothing() {
 }
 
 #[test]
+fn a_denial_of_closed_addresses_leaves_names_what_they_are() {
+    let text = "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: far, match: {host: [far.example]}, action: allow}\n  - {id: inside, match: {cidr: [NET]}, action: deny}\n";
+    let was = allowed(Layer::Proxy, to(ActionKind::Connect, "far.example", 443));
+    let private: IpNet = "10.0.0.0/8".parse().unwrap();
+    let closed = |ip: IpAddr, _: &[IpNet], _: bool| private.contains(&ip);
+    for (net, can_tell) in [
+        ("10.0.0.0/8", true),
+        ("10.1.0.0/16", true),
+        ("10.0.0.0/7", false),
+        ("8.0.0.0/6", false),
+        ("192.0.2.0/24", false),
+        ("0.0.0.0/0", false),
+    ] {
+        let candidate = policy(&text.replace("NET", net));
+        let replayed = Replay::new(&candidate, [], &closed).replay(&was);
+        assert_eq!(told(&replayed).is_some(), can_tell, "{net}: {replayed:?}");
+    }
+}
+
+#[test]
 fn equal_changes_are_counted_together() {
     let candidate = policy(CANDIDATE);
-    let replay = Replay::new(&candidate, []);
+    let replay = Replay::new(&candidate, [], &OPEN);
     let mut summary = Summary::default();
     let id = |n| DecisionId(Ulid::from_parts(n, 0));
     let mut add = |n: u64, name: &str, count| {

@@ -7,11 +7,15 @@ mod show;
 mod simulate;
 mod test;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use agentguard_keeper::message::Command as Request;
+use agentguard_model::{Reason, ReasonCode};
+use agentguard_names::guard;
 use agentguard_policy::{Diagnostics, Document, Policy, compile};
 use clap::Subcommand;
+use ipnet::IpNet;
 
 use super::Global;
 use super::agent::change;
@@ -73,6 +77,14 @@ fn compiled(file: &Path) -> Result<Policy, Failure> {
         text,
     };
     compile(&[document]).map_err(|found| unusable(&path, &found))
+}
+
+/// Why an address may not be behind a name, as the resolver has it.
+fn closed(ip: IpAddr, ranges: &[IpNet], observing: bool) -> Option<Reason> {
+    let examined = guard::examine([ip], ranges, observing);
+    let (ip, special) = examined.denied.first()?;
+    let message = format!("The name is at {ip}, a {special} address that no rule lets it have.");
+    Some(Reason::new(ReasonCode::Rebinding, message))
 }
 
 /// Says what is wrong with a file that the command line names.

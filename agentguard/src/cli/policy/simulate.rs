@@ -10,8 +10,8 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::compiled;
 use super::past::{Looked, Past};
+use super::{closed, compiled};
 use crate::cli::Global;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, Table, counted, printable};
@@ -71,7 +71,8 @@ async fn replayed(
 ) -> Result<(Looked, Summary), Failure> {
     let looked_at =
         in_force.map(|view| (view.status.version.clone(), view.recorded_headers.clone()));
-    let replay = Replay::new(policy, looked_at);
+    let closed = |ip, ranges: &[_], observing| closed(ip, ranges, observing).is_some();
+    let replay = Replay::new(policy, looked_at, &closed);
     let mut summary = Summary::default();
     let looked = past
         .each(client, |decision| {

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use agentguard_model::{Reason, ReasonCode, Verdict};
-use agentguard_names::guard;
+use agentguard_model::Verdict;
 use agentguard_policy::table::{Expectation, Expected, Got, Near, TestResult, WrittenTable};
 use serde::Serialize;
 
 use super::show::handling;
-use super::{compiled, unusable};
+use super::{closed, compiled, unusable};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, counted, printable};
 use crate::config::text::{self, Written};
@@ -35,13 +34,7 @@ pub(super) fn test(file: &Path, policy: Option<&Path>, out: &mut Output) -> Resu
     let table = written
         .check(&policy)
         .map_err(|found| unusable(&path, &found))?;
-    let results = table.run(&policy, |ip, ranges, observing| {
-        let examined = guard::examine([ip], ranges, observing);
-        let (ip, special) = examined.denied.first()?;
-        let message =
-            format!("The name is at {ip}, a {special} address that no rule lets it have.");
-        Some(Reason::new(ReasonCode::Rebinding, message))
-    });
+    let results = table.run(&policy, closed);
     let passed = results.iter().filter(|result| result.passed).count();
     let tested = Tested {
         file: path,
