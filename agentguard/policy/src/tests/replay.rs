@@ -133,13 +133,15 @@ impl Recorder<'_> {
             action.headers = fields.unwrap_or_default();
             action.body = (request.body > 0).then_some(request.body);
             action.tls = matches!(attempt.sent, Sent::Tls(_));
-            // An address behind the name for which a rule denies it is told.
+            // An address behind the name for which a rule denies it is told, in force before on paper.
             if let (Some(ip), Some(_), None) = (attempt.behind, facts.host, facts.ip)
-                && ruling.verdict == Verdict::Allow
+                && ruling.outcome != RulingOutcome::Deny
             {
                 let ip = Some(ip);
                 let there = self.policy.decide(agent, &Facts { ip, ..facts });
-                if there.verdict == Verdict::Deny {
+                let denied = there.outcome == RulingOutcome::Deny
+                    || there.verdict == Verdict::Deny && ruling.verdict != Verdict::Deny;
+                if denied {
                     action.ip = ip.map(special::canonical);
                     ruling = there;
                 }
