@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! | --- | --- |
-//! | `GET /v1/verdicts?agent=&verdict=&kind=&since=&limit=` | [`Verdicts`] |
+//! | `GET /v1/verdicts?agent=&verdict=&kind=&since=&before=&limit=` | [`Verdicts`] |
 //! | the same with `follow=true` | one [`Line`] per line; an empty line is a heartbeat |
 //! | `GET /v1/verdicts/{id}` | a [`Decision`] |
 //! | `GET /v1/agents` | [`Agents`] |
@@ -15,7 +15,8 @@
 use std::net::SocketAddr;
 
 use agentguard_model::{
-    ActionKind, AgentId, AgentName, Decision, Handling, InvalidName, Labels, Mode, Source, Verdict,
+    ActionKind, AgentId, AgentName, Decision, DecisionId, Handling, InvalidDecisionId, InvalidName,
+    Labels, Mode, Source, Verdict,
 };
 use agentguard_record::{Gap, Notice};
 use jiff::Timestamp;
@@ -42,6 +43,8 @@ pub struct VerdictQuery {
     pub kind: Option<ActionKind>,
     /// Taken at this time or later.
     pub since: Option<Timestamp>,
+    /// Older than this one: for going on where an earlier answer began.
+    pub before: Option<DecisionId>,
     /// The newest so many, [`DEFAULT_LIMIT`] if absent, at most [`MAX_LIMIT`]. While following: how
     /// many of the past to begin with, none if absent.
     pub limit: Option<u32>,
@@ -299,6 +302,9 @@ pub struct PolicyView {
     pub agents: Vec<PolicyAgent>,
     /// Its rules, in the order of the documents.
     pub rules: Vec<PolicyRule>,
+    /// The header fields that its rules look at, which the record has of requests. Sorted.
+    #[serde(default)]
+    pub recorded_headers: Vec<String>,
     /// What the compiler found worth saying.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -364,6 +370,11 @@ impl VerdictQuery {
                         ))
                     })?);
                 }
+                "before" => {
+                    query.before = Some(value.parse().map_err(|error: InvalidDecisionId| {
+                        Problem::bad_request(error.to_string())
+                    })?);
+                }
                 "limit" => query.limit = Some(limit(&value)?),
                 "follow" => query.follow = word(&key, &value)?,
                 _ => {
@@ -371,7 +382,7 @@ impl VerdictQuery {
                         "there is no parameter `{}`",
                         key.chars().take(40).collect::<String>()
                     ))
-                    .hint("agent, verdict, kind, since, limit and follow are there"));
+                    .hint("agent, verdict, kind, since, before, limit and follow are there"));
                 }
             }
             seen.push(key.into_owned());
@@ -394,6 +405,9 @@ impl VerdictQuery {
         }
         if let Some(since) = self.since {
             out.append_pair("since", &since.to_string());
+        }
+        if let Some(before) = self.before {
+            out.append_pair("before", &before.to_string());
         }
         if let Some(limit) = self.limit {
             out.append_pair("limit", &limit.to_string());
@@ -474,6 +488,7 @@ mod tests {
             verdict: Some(Verdict::Deny),
             kind: Some(ActionKind::HttpRequest),
             since: Some("2026-01-02T03:04:05.678Z".parse().unwrap()),
+            before: Some("01JD6Z7Q0000000000000000AB".parse().unwrap()),
             limit: Some(7),
             follow: true,
         };
@@ -491,6 +506,7 @@ mod tests {
             ),
             ("kind=dns", "`kind` cannot be read: unknown variant `dns`"),
             ("since=10m", "`since` is not a time"),
+            ("before=1", "`1` is not a decision id"),
             ("limit=0", "from 1 to 10000"),
             ("limit=10001", "from 1 to 10000"),
             ("limit=-1", "from 1 to 10000"),

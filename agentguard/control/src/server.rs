@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
 use agentguard_keeper::packet::tell_senders;
-use agentguard_model::{AgentName, InvalidDecisionId, Users, Verdict};
+use agentguard_model::{AgentName, InvalidDecisionId, Users};
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
 use agentguard_record::{Followed, Query, ReadError, Record};
 use arc_swap::ArcSwap;
@@ -433,6 +433,7 @@ fn policy(sources: &Sources) -> PolicyView {
             })
             .collect(),
         rules: policy.rules().map(rule).collect(),
+        recorded_headers: policy.looked_at_fields(),
         warnings: policy.warnings().iter().map(ToString::to_string).collect(),
     }
 }
@@ -442,12 +443,7 @@ fn rule(rule: &RuleInfo) -> PolicyRule {
         number: rule.number,
         id: rule.id.clone(),
         source: rule.source.clone(),
-        action: match rule.action {
-            RuleAction::Allow => Verdict::Allow,
-            RuleAction::Deny => Verdict::Deny,
-            RuleAction::Modify => Verdict::Modify,
-            RuleAction::Escalate => Verdict::Escalate,
-        },
+        action: rule.action.verdict(),
         handling: matches!(rule.action, RuleAction::Allow | RuleAction::Modify)
             .then_some(rule.handling),
         mode: rule.mode,
@@ -518,7 +514,7 @@ fn selection(query: &VerdictQuery, default_limit: u32) -> Query {
         verdict: query.verdict,
         kind: query.kind,
         since: query.since,
-        before: None,
+        before: query.before,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
         only: None,
     }

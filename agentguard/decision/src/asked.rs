@@ -11,6 +11,7 @@ use http::HeaderMap;
 pub struct Asked {
     head: Arc<Head>,
     body: AtomicU64,
+    tls: bool,
 }
 
 #[derive(Debug)]
@@ -41,7 +42,14 @@ impl Asked {
         Self {
             head: Arc::new(head),
             body: AtomicU64::new(body.unwrap_or(0)),
+            tls: false,
         }
+    }
+
+    /// The same inside TLS, which was opened.
+    #[must_use]
+    pub fn inside_tls(self) -> Self {
+        Self { tls: true, ..self }
     }
 
     /// A request that ends here, and opens a tunnel.
@@ -56,6 +64,7 @@ impl Asked {
         Self {
             head: Arc::new(head),
             body: AtomicU64::new(0),
+            tls: false,
         }
     }
 
@@ -65,6 +74,7 @@ impl Asked {
         Self {
             head: Arc::clone(&self.head),
             body: AtomicU64::new(0),
+            tls: self.tls,
         }
     }
 
@@ -80,6 +90,7 @@ impl Asked {
             query: self.head.query.as_ref(),
             fields: self.head.fields.as_ref(),
             body: self.body.load(Ordering::Relaxed),
+            tls: self.tls,
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

@@ -367,9 +367,11 @@ impl<R: Recorder> Decider<R> {
             return Cow::Borrowed(target);
         }
         let says = |target: &Target| self.rule(policy, client, target, seen);
-        if says(target).verdict == Verdict::Deny {
+        let here = says(target);
+        if here.outcome == RulingOutcome::Deny {
             return Cow::Borrowed(target);
         }
+        // A denial on paper that is not about the address must not hide one in force that is.
         let mut on_paper = None;
         for ip in behind {
             let there = target.at(*ip);
@@ -377,7 +379,7 @@ impl<R: Recorder> Decider<R> {
             if ruling.outcome == RulingOutcome::Deny {
                 return Cow::Owned(there);
             }
-            if ruling.verdict == Verdict::Deny {
+            if ruling.verdict == Verdict::Deny && here.verdict != Verdict::Deny {
                 on_paper.get_or_insert(there);
             }
         }
@@ -405,6 +407,7 @@ impl<R: Recorder> Decider<R> {
                 .map(|fields| policy.recorded_fields(fields))
                 .unwrap_or_default();
             what.body = (request.body > 0).then_some(request.body);
+            what.tls = request.tls;
         }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),

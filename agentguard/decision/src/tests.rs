@@ -642,3 +642,41 @@ rules:
     decider.policies().switch(switches);
     assert!(!changes.came());
 }
+
+/// A denial on paper is noted and lets the request go on; one in force that is about the address behind
+/// the name was then not asked.
+#[tokio::test]
+async fn a_denial_on_paper_hides_no_denial_in_force_by_address() {
+    let decider = decider();
+    let text = "
+version: 1
+agents: [{name: coder}]
+rules:
+  - {id: site, match: {host: [a.example], port: [80]}, action: allow}
+  - {id: soon, match: {host: [a.example], method: [POST]}, action: deny, mode: shadow}
+  - {id: never, match: {cidr: [192.0.2.0/24], path: [/x]}, action: deny}
+";
+    let path = "policy.yaml".to_owned();
+    let text = text.to_owned();
+    let policy = compile(&[Document { path, text }]).unwrap();
+    decider.policies().put(5, policy);
+    let (client, target) = (client(1), target("a.example", 80));
+    let behind: [std::net::IpAddr; 2] = ["198.51.100.1", "192.0.2.1"].map(|ip| ip.parse().unwrap());
+    for (method, path, allowed, rule, ip) in [
+        ("GET", "/", true, "site", None),
+        ("POST", "/", true, "soon", None),
+        ("GET", "/x", false, "never", Some(behind[1])),
+        ("POST", "/x", false, "never", Some(behind[1])),
+    ] {
+        let decided = decider
+            .request(&client, &target, &behind, &asked(method, path))
+            .await;
+        assert_eq!(decided.allowed, allowed, "{method} {path}");
+        let decision = last(&decider);
+        assert_eq!(decision.matched.first().unwrap().rule, rule);
+        assert_eq!(
+            (decision.enforced, decision.action.ip),
+            (rule != "soon", ip)
+        );
+    }
+}

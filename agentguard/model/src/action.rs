@@ -117,6 +117,9 @@ pub struct Action {
     /// How many bytes of content an HTTP request was known to have when it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<u64>,
+    /// Whether an HTTP request came inside TLS, which was opened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// The tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Tool>,
@@ -143,6 +146,7 @@ impl Action {
             query: None,
             headers: BTreeMap::new(),
             body: None,
+            tls: false,
             tool: None,
             llm: None,
             bytes: None,

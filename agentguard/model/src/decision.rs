@@ -142,6 +142,10 @@ pub struct Finding {
     pub place: String,
 }
 
+/// How the sentence of a denial ends that stands for all of an agent's with that reason, whatever their
+/// destination: the agent is over its share of the record.
+pub const COUNTED_TOGETHER: &str = " (counted together with others of this reason, to any destination: the agent is over its share of the record)";
+
 /// Action, context, verdict, and everything that contributed.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Decision {

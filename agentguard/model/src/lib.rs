@@ -16,8 +16,8 @@ mod users;
 pub use action::{Action, ActionKind, Bytes, Llm, Messages, Tool, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
 pub use decision::{
-    BudgetLine, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched, Outcome, Source,
-    Verdict,
+    BudgetLine, COUNTED_TOGETHER, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched,
+    Outcome, Source, Verdict,
 };
 pub use host::{HostName, InvalidHost};
 pub use reason::{Reason, ReasonCode};

@@ -18,6 +18,9 @@ pub struct Circumstances<'a> {
     pub time: Timestamp,
     /// What operators have switched.
     pub switches: &'a Switches,
+    /// That switches and the number of the run are not known, and what is assumed of conditions on those:
+    /// that all of them turn out for what is attempted, or all against it. Absent on the data path.
+    pub in_favour: Option<bool>,
 }
 
 /// The switches that an operator has set, by name. Others are as the policy declares them.
@@ -42,6 +45,7 @@ impl Circumstances<'static> {
         run: 0,
         time: Timestamp::UNIX_EPOCH,
         switches: &NO_SWITCHES,
+        in_favour: None,
     };
 }
 

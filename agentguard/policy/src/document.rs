@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentguard_model::{Handling, Mode};
+use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -239,6 +239,19 @@ pub enum RuleAction {
     Modify,
     /// A person decides.
     Escalate,
+}
+
+impl RuleAction {
+    /// The verdict that it gives.
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Allow => Verdict::Allow,
+            Self::Deny => Verdict::Deny,
+            Self::Modify => Verdict::Modify,
+            Self::Escalate => Verdict::Escalate,
+        }
+    }
 }
 
 /// One rule.
@@ -497,7 +510,7 @@ enum RawText {
     dead_code,
     reason = "it only describes what the loader reads from text"
 )]
-enum RawSize {
+pub(crate) enum RawSize {
     /// In bytes.
     Bytes(u64),
     /// With its unit.

@@ -16,6 +16,8 @@
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `changes`: what a rule changes in requests that it allows.
 //! - `recorded`: what of a request goes into the record.
+//! - [`table`], [`replay`], [`report`]: a policy on trial: tests beside it, what was recorded through
+//!   it, and what its modes make of it.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
 //!
 //! The semantics are in `docs/policy.md`, whose examples run through this compiler.
@@ -33,6 +35,7 @@ mod decide;
 mod diagnostic;
 mod document;
 mod explain;
+mod flow;
 mod found;
 mod index;
 mod inspects;
@@ -42,6 +45,8 @@ mod name;
 mod pattern;
 mod policy;
 mod recorded;
+pub mod replay;
+pub mod report;
 mod request;
 mod rule;
 mod sentence;
@@ -50,6 +55,7 @@ mod sources;
 mod special;
 mod strategy;
 mod sweep;
+pub mod table;
 mod users;
 mod warn;
 pub mod yaml;
@@ -65,7 +71,7 @@ pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};
-pub use request::{Query, Request};
+pub use request::{Assumed, Query, Request};
 pub use rule::{RuleInfo, Seen};
 pub use sources::{MAX_DOCUMENTS, Sources, Unreadable};
 pub use strategy::Strategy;

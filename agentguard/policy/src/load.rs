@@ -8,7 +8,7 @@ mod groups;
 mod includes;
 mod later;
 mod lists;
-mod requests;
+pub(crate) mod requests;
 mod rules;
 mod selector;
 mod strategy;

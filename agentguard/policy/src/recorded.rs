@@ -13,6 +13,9 @@ use crate::rule::Rule;
 /// the rest is left out, and `…` stands for it.
 const MAX_RECORDED: usize = 512;
 
+/// What stands for what is left out.
+pub(crate) const CUT: &str = "…";
+
 /// The names of everything that one of a policy's rules looks at.
 #[derive(Debug)]
 pub(crate) struct LookedAt {
@@ -21,6 +24,10 @@ pub(crate) struct LookedAt {
 }
 
 impl LookedAt {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &HeaderName> {
+        self.fields.iter()
+    }
+
     pub(crate) fn by(rules: &[Rule]) -> Self {
         let mut looked_at = Self {
             parameters: HashSet::new(),
@@ -47,6 +54,15 @@ impl LookedAt {
 }
 
 impl Policy {
+    /// The header fields that a rule looks at: those that are recorded. Sorted.
+    #[must_use]
+    pub fn looked_at_fields(&self) -> Vec<String> {
+        let fields = self.looked_at().fields();
+        let mut names: Vec<_> = fields.map(|name| name.as_str().to_owned()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// A query as it is recorded: parameters that no rule looks at without their values.
     #[must_use]
     pub fn recorded_query(&self, query: &Query) -> String {
@@ -71,7 +87,12 @@ impl Policy {
 
 fn bounded(text: &str) -> String {
     match text.char_indices().nth(MAX_RECORDED) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        Some((end, _)) => format!("{}{CUT}", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
+}
+
+/// Whether a recorded text is only the beginning of what was sent.
+pub(crate) fn is_cut(recorded: &str) -> bool {
+    recorded.ends_with(CUT) && recorded.chars().nth(MAX_RECORDED).is_some()
 }

@@ -1,6 +1,6 @@
 //! What rules see of an HTTP request, and what they say of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use http::HeaderMap;
@@ -26,6 +26,61 @@ pub struct Request<'a> {
     /// How many bytes of content it is known to have: what was announced (RFC 9110 §8.6), or came so
     /// far; where content is coded, what comes of it, if that is more.
     pub body: u64,
+    /// Whether it came inside TLS, which was opened.
+    pub tls: bool,
+    /// That parts of it are not known, and what is assumed of conditions on those. Absent on the data
+    /// path, where all of it is known.
+    pub assumed: Option<Assumed<'a>>,
+}
+
+/// What is assumed of the conditions that look at what nobody knows of a request: that all of them
+/// turn out for it, or all against it. What the policy says in both cases, it says whatever the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Assumed<'a> {
+    pub(crate) unknown: &'a Unknown,
+    /// Allowances match and denials do not, as far as that depends on what is unknown; else the reverse.
+    pub(crate) in_favour: bool,
+}
+
+/// What nobody knows of a request.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Unknown {
+    /// All of it.
+    pub(crate) everything: bool,
+    /// The whole query: there may be parameters that are not seen.
+    pub(crate) query: bool,
+    /// The values of these parameters.
+    pub(crate) parameters: HashSet<String>,
+    /// All header fields but these.
+    pub(crate) fields_but: Option<HashSet<HeaderName>>,
+    /// How much content it has.
+    pub(crate) body: bool,
+}
+
+impl Unknown {
+    pub(crate) fn parameter(&self, name: &str) -> bool {
+        self.everything || self.query || self.parameters.contains(name)
+    }
+
+    pub(crate) fn field(&self, name: &HeaderName) -> bool {
+        let but = self.fields_but.as_ref();
+        self.everything || but.is_some_and(|known| !known.contains(name))
+    }
+
+    pub(crate) fn body(&self) -> bool {
+        self.everything || self.body
+    }
+}
+
+impl Assumed<'_> {
+    /// Whether a condition of a rule holds, if it looks at what is unknown.
+    const fn holds(self, allows: bool, looks: bool) -> Option<bool> {
+        if looks {
+            Some(allows == self.in_favour)
+        } else {
+            None
+        }
+    }
 }
 
 impl<'a> Request<'a> {
@@ -38,7 +93,15 @@ impl<'a> Request<'a> {
             query: None,
             fields: None,
             body: 0,
+            tls: false,
+            assumed: None,
         }
+    }
+
+    /// What is assumed of a rule's condition that looks at a part of it, if that part is unknown.
+    fn assumed(&self, allows: bool, looks: impl FnOnce(&Unknown) -> bool) -> Option<bool> {
+        let assumed = self.assumed?;
+        assumed.holds(allows, looks(assumed.unknown))
     }
 }
 
@@ -97,6 +160,17 @@ impl Query {
         reading.get(name)?.first().map(String::as_str)
     }
 
+    /// The names of parameters with such a value, in one reading at least.
+    pub(crate) fn names_of(&self, which: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        self.readings()
+            .iter()
+            .flatten()
+            .filter_map(move |(name, values)| {
+                let found = values.iter().any(|value| which(value));
+                found.then_some(name.as_str())
+            })
+    }
+
     /// With the values of all parameters but `shown` put out, for the record.
     #[must_use]
     pub fn redacted(&self, shown: impl Fn(&str) -> bool) -> String {
@@ -111,6 +185,7 @@ impl Query {
                 // A server that takes `;` for a separator sees more names in there.
                 value if shown && !value.contains(';') => format!("{name}={value}"),
                 _ if name.contains(';') => "…".to_owned(),
+                value if value.contains(';') => format!("{name}=…;…"),
                 _ => format!("{name}=…"),
             }
         });
@@ -188,6 +263,9 @@ impl RequestMatch {
 
     /// Whether a request would match if it were large enough.
     pub(crate) fn but_for_size(&self, request: &Request<'_>, allows: bool) -> bool {
+        if let Some(holds) = request.assumed(allows, |unknown| unknown.everything) {
+            return holds;
+        }
         self.method(request)
             && self.path(request, allows)
             && self.query(request, allows)
@@ -229,6 +307,9 @@ impl RequestMatch {
         };
         let reading = |parameters: &Parameters| {
             self.query.iter().all(|(name, patterns)| {
+                if let Some(holds) = request.assumed(allows, |unknown| unknown.parameter(name)) {
+                    return holds;
+                }
                 let values = parameters.get(name).map_or(&[][..], Vec::as_slice);
                 let one = |value: &String| patterns.iter().any(|p| p.matches(value.as_bytes()));
                 if allows {
@@ -250,6 +331,9 @@ impl RequestMatch {
     /// §8.2.3).
     pub(crate) fn fields(&self, request: &Request<'_>, allows: bool) -> bool {
         self.fields.iter().all(|(name, patterns)| {
+            if let Some(holds) = request.assumed(allows, |unknown| unknown.field(name)) {
+                return holds;
+            }
             let Some(fields) = request.fields else {
                 return false;
             };
@@ -277,7 +361,11 @@ impl RequestMatch {
     }
 
     pub(crate) fn size(&self, request: &Request<'_>) -> bool {
-        self.body_over.is_none_or(|over| request.body > over)
+        // For denials alone.
+        self.body_over.is_none_or(|over| {
+            let assumed = request.assumed(false, Unknown::body);
+            assumed.unwrap_or(request.body > over)
+        })
     }
 
     /// Whether this matches whatever `other` matches. Patterns by spelling alone: one is not asked

@@ -11,7 +11,7 @@ use crate::agent::AgentPolicy;
 use crate::agent::Group;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
-use crate::conditions::Conditions;
+use crate::conditions::{Conditions, When};
 use crate::decide::Facts;
 use crate::document::{Addresses, RuleAction};
 use crate::pattern::{HostPattern, Ports};
@@ -141,9 +141,16 @@ impl Rule {
 
     /// Whether it takes part in what happens here, and not only in what is recorded.
     pub(crate) fn in_force(&self, agent: &AgentName, circumstances: &Circumstances<'_>) -> bool {
-        let rollout = self.conditions.rollout;
-        self.info.in_force()
-            && rollout.is_none_or(|it| it.includes(&self.info.id, agent, circumstances))
+        let Some(rollout) = self.conditions.rollout else {
+            return self.info.in_force();
+        };
+        let includes = match circumstances.in_favour {
+            Some(in_favour) if circumstances.context.session.is_none() => {
+                self.allows() == in_favour
+            }
+            _ => rollout.includes(&self.info.id, agent, circumstances),
+        };
+        self.info.in_force() && includes
     }
 
     /// Whether it is in force and wants the requests that it allows seen, also inside TLS.
@@ -232,10 +239,34 @@ impl Rule {
             }
             _ => {}
         }
+        if let Some(when) = conditions
+            .when
+            .as_ref()
+            .filter(|when| when.is_unknown(facts))
+        {
+            return self.assumed(when, facts);
+        }
         match conditions.when(agent, facts) {
             Ok(true) => Fit::Yes,
             Ok(false) => Fit::No,
             Err(_) => Fit::Failed,
+        }
+    }
+}
+
+impl Rule {
+    /// What is assumed of an expression that looks at what nobody knows: that it turns out for what is
+    /// attempted, or against it. An allowance that cannot be evaluated is worse than one that does not match.
+    fn assumed(&self, when: &When, facts: &Facts<'_>) -> Fit {
+        let in_favour = match facts.request {
+            Seen::Request(request) => request.assumed.map(|assumed| assumed.in_favour),
+            Seen::NotYet | Seen::Never => None,
+        };
+        let in_favour = in_favour.or(facts.circumstances.in_favour);
+        match (self.allows(), in_favour.unwrap_or_default()) {
+            (true, true) | (false, false) => Fit::Yes,
+            (true, false) if when.needs_request() => Fit::Failed,
+            _ => Fit::No,
         }
     }
 }

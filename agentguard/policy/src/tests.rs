@@ -8,8 +8,10 @@ mod inspects;
 mod kernel_lines;
 mod named;
 mod refusals;
+mod replay;
 mod sources;
 mod strategies;
+mod table;
 mod verdicts;
 
 use agentguard_model::{AgentName, HostName};

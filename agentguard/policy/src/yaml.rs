@@ -142,7 +142,10 @@ pub fn parse_all<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Diagn
 }
 
 /// As [`parse_all`], and beside the errors what could be read without the parts that are wrong.
-fn parse_lenient<T: DeserializeOwned>(path: &str, text: &str) -> (Option<T>, Vec<Diagnostic>) {
+pub(crate) fn parse_lenient<T: DeserializeOwned>(
+    path: &str,
+    text: &str,
+) -> (Option<T>, Vec<Diagnostic>) {
     let (tree, mut found) = tree(path, text);
     let value = tree.and_then(|tree| {
         let (value, more) = read(path, &tree);

@@ -114,6 +114,7 @@ impl From<ConfigError> for Failure {
             },
             ConfigError::Unreadable { what, .. } => Self::usage(chain(&error)).hint(match what {
                 Written::Policy => "docs/policy.md has an example; the configuration's `policy` names the file",
+                Written::Tests => "docs/policy.md has an example",
                 Written::Configuration => "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG",
             }),
         }

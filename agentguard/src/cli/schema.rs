@@ -21,6 +21,8 @@ enum Kind {
     Config,
     /// The policy
     Policy,
+    /// A file of tests of a policy
+    Tests,
     /// A decision, as `verdicts -o jsonl` prints them
     Decision,
 }
@@ -29,6 +31,7 @@ pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
     let schema = match schema.of {
         Kind::Config => crate::config::schema().into(),
         Kind::Policy => agentguard_policy::schema(),
+        Kind::Tests => agentguard_policy::table::schema(),
         Kind::Decision => schemars::schema_for!(Decision).into(),
     };
     Ok(out.pretty(&schema)?)

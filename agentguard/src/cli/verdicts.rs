@@ -100,6 +100,7 @@ pub(super) fn main(verdicts: Verdicts, global: &Global, out: &mut Output) -> Res
         verdict: verdicts.verdict,
         kind: verdicts.kind,
         since: verdicts.since.map(|since| since.resolve(Timestamp::now())),
+        before: None,
         limit: verdicts.limit,
         follow: verdicts.follow,
     };

@@ -17,6 +17,8 @@ const LARGEST: u64 = 64 << 20;
 pub(crate) enum Written {
     Configuration,
     Policy,
+    /// Tests of a policy.
+    Tests,
 }
 
 impl fmt::Display for Written {
@@ -24,6 +26,7 @@ impl fmt::Display for Written {
         f.write_str(match self {
             Self::Configuration => "configuration",
             Self::Policy => "policy",
+            Self::Tests => "file of tests",
         })
     }
 }
@@ -71,7 +74,10 @@ fn not_utf8(what: Written, path: &Path, bytes: &[u8], good: usize) -> Diagnostic
         path: path.display().to_string(),
         line: u32::try_from(line).unwrap_or(u32::MAX),
         column: u32::try_from(column).unwrap_or(u32::MAX),
-        message: format!("the {what} is not UTF-8: byte 0x{byte:02x}"),
+        message: format!(
+            "the {what} {} not UTF-8: byte 0x{byte:02x}",
+            if what == Written::Tests { "are" } else { "is" }
+        ),
         hint: Some("save the file as UTF-8".to_owned()),
     }
 }

@@ -188,7 +188,8 @@ fn agents_policy_and_status() {
          \n\
          RULE        ACTION  HANDLING  MODE     SOURCE\n\
          docs        allow   splice    enforce  policy.yaml:6\n\
-         no-deletes  deny    -         enforce  policy.yaml:11\n"
+         no-deletes  deny    -         enforce  policy.yaml:11\n\
+         some-day    allow   splice    shadow   policy.yaml:16\n"
     );
     let status = agentguard(["status"]).with_config(&config).run();
     assert_eq!((status.code, status.stderr.as_str()), (0, ""));

@@ -69,11 +69,11 @@ fn a_policy_is_checked_without_a_daemon() {
         let checked = agentguard(["policy", "check", &good, "-o", "json"]).run();
         assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
         let json: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
-        assert_eq!((&json["agents"], &json["rules"]), (&1.into(), &2.into()));
+        assert_eq!((&json["agents"], &json["rules"]), (&1.into(), &3.into()));
         json["version"].as_str().unwrap().to_owned()
     };
     agentguard(["policy", "check", &good]).says(
-        &format!("{good} is good: version {version}, 1 agent, 2 rules\n"),
+        &format!("{good} is good: version {version}, 1 agent, 3 rules\n"),
         "",
         0,
     );
@@ -243,6 +243,10 @@ fn schemas_are_the_published_ones() {
             include_str!("../../../docs/schema/policy.schema.json"),
         ),
         (
+            "tests",
+            include_str!("../../../docs/schema/tests.schema.json"),
+        ),
+        (
             "decision",
             include_str!("../../../docs/schema/decision.schema.json"),
         ),
@@ -294,4 +298,131 @@ fn a_production_build_has_no_hook_in_its_worker() {
     let name = b"AGENTGUARD_TEST_WORKER";
     let found = program.windows(name.len()).any(|window| window == name);
     assert_eq!(found, cfg!(debug_assertions));
+}
+
+const TESTS: &str = "\
+version: 1
+tests:
+  - name: pages can be read
+    agent: coder
+    host: docs.example
+    port: 443
+    expect: {verdict: allow, rule: docs, handling: splice}
+  - name: nothing is deleted
+    agent: coder
+    host: docs.example
+    port: 80
+    request: {method: DELETE, path: /a}
+    expect: allow
+";
+
+/// [`POLICY`] without what makes the flow depend on its requests.
+const DOCS: &str = "\
+version: 1
+agents: [{name: coder}]
+rules:
+  - {id: docs, match: {host: [docs.example], port: [443]}, action: allow}
+  - {id: no-deletes, match: {host: [docs.example], port: [80], method: [DELETE]}, action: deny}
+";
+
+#[test]
+fn tests_of_a_policy_run_without_a_daemon() {
+    let bench = Bench::new();
+    bench.write("docs.yaml", DOCS);
+    bench.write("docs.test.yaml", TESTS);
+    let (policy, tests) = (bench.path("docs.yaml"), bench.path("docs.test.yaml"));
+    agentguard(["policy", "test", &tests]).says(
+        &format!(
+            "\
+FAILED {tests}:8: nothing is deleted
+  expected  allow
+  got       deny, enforced, by rule no-deletes ({policy}:5), reason rule_deny
+            Rule no-deletes forbids coder to DELETE docs.example:80/a.
+  nearest   no-deletes ({policy}:5) denies: matches
+            docs ({policy}:4) allows: but for its port
+
+2 tests, 1 passed
+"
+        ),
+        "error: 1 of 2 tests failed\n",
+        1,
+    );
+    let said = agentguard(["policy", "test", &tests, "-o", "json"]).run();
+    assert_eq!(said.code, 1);
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (&json["tests"], &json["passed"], &json["failed"]),
+        (&2.into(), &1.into(), &1.into())
+    );
+    let failed = &json["results"][1];
+    assert_eq!(failed["expected"], serde_json::json!({"verdict": "allow"}));
+    assert_eq!(failed["got"]["rule"], "no-deletes");
+    assert_eq!(failed["near"][1]["failed"], serde_json::json!(["port"]));
+
+    // Of another policy, where a request on port 80 is allowed and none to delete is denied.
+    bench.write(
+        "other.yaml",
+        &DOCS
+            .replace("port: [443]", "port: [80, 443]")
+            .replace("DELETE", "PUT"),
+    );
+    let other = bench.path("other.yaml");
+    agentguard(["policy", "test", &tests, "--policy", &other]).says("2 tests, 2 passed\n", "", 0);
+    bench.write("named.yaml", &format!("{TESTS}policy: other.yaml\n"));
+    agentguard(["policy", "test", &bench.path("named.yaml")]).says("2 tests, 2 passed\n", "", 0);
+}
+
+#[test]
+fn tests_that_cannot_be_used_are_told_with_their_places() {
+    let bench = Bench::new();
+    bench.write("docs.yaml", DOCS);
+    bench.write(
+        "docs.test.yaml",
+        &TESTS
+            .replace("agent: coder", "agent: codr")
+            .replace("rule: docs", "rule: dogs"),
+    );
+    let tests = bench.path("docs.test.yaml");
+    let codr = "error: the policy has no agent `codr`\n  hint: did you mean `coder`?";
+    agentguard(["policy", "test", &tests]).says(
+        "",
+        &format!(
+            "{tests}:4:12: {codr}\n{tests}:7:36: error: the policy has no rule `dogs`\n  hint: did you mean `docs`?\n{tests}:9:12: {codr}\nerror: {tests} cannot be used: 3 faults\n"
+        ),
+        2,
+    );
+    // A policy that is wrong, that is not there, or that nobody names.
+    bench.write("bad.yaml", "version: 1\nrules: [{id: a, action: alow}]\n");
+    let bad = bench.path("bad.yaml");
+    agentguard(["policy", "test", &tests, "--policy", &bad]).says(
+        "",
+        &format!(
+            "{bad}:2:25: error: unknown value `alow`\n  hint: did you mean `allow`?\nerror: {bad} cannot be used: 1 fault\n"
+        ),
+        2,
+    );
+    bench.write("lone.test.yaml", TESTS);
+    let (lone, absent) = (bench.path("lone.test.yaml"), bench.path("lone.yaml"));
+    agentguard(["policy", "test", &lone]).says(
+        "",
+        &format!("error: cannot read the policy {absent}: No such file or directory\n"),
+        2,
+    );
+    bench.write("tests.yaml", TESTS);
+    let tests = bench.path("tests.yaml");
+    agentguard(["policy", "test", &tests]).says(
+        "",
+        &format!(
+            "error: {tests} does not say which policy it is about\nhint: write `policy: FILE` into it, name it NAME.test.yaml beside NAME.yaml, or give --policy\n"
+        ),
+        2,
+    );
+    let missing = bench.path("missing.test.yaml");
+    agentguard(["policy", "test", &missing]).says(
+        "",
+        &format!(
+            "error: cannot read the file of tests {missing}: No such file or directory\nhint: docs/policy.md has an example\n"
+        ),
+        2,
+    );
 }

@@ -19,7 +19,7 @@ Commands:
   agent     List, show, add, remove, quarantine and release agents
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it
-  policy    Check a policy, show the one in force, load it anew
+  policy    Check, test and try a policy, show the one in force, load it anew
   ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing
   doctor    Say what this host has of what the guard needs; works without a daemon
@@ -63,6 +63,52 @@ Options:
       --limit <N>          The newest so many, at most 10000 [default: 100; with --follow 0]
       --follow             Go on with new ones as they are recorded
   -h, --help               Print help (see more with '--help')
+",
+        "",
+        0,
+    );
+}
+
+#[test]
+fn help_of_a_command_of_commands() {
+    agentguard(["policy", "-h"]).says(
+        "\
+Check, test and try a policy, show the one in force, load it anew
+
+Usage: agentguard policy [OPTIONS] <COMMAND>
+
+Commands:
+  check     Compile a policy and say everything that is wrong with it; works without a daemon
+  test      Run the tests that are written beside a policy; works without a daemon
+  simulate  Say what would change if recorded decisions were taken by another policy
+  report    Say what the modes keep from being done: what would be denied or allowed in enforce mode
+  show      Show the policy in force
+  reload    Load the policy anew; one that is wrong leaves the old one in force
+
+Options:
+      --config <FILE>  The configuration [default: /etc/agentguard/config.yaml] [env:
+                       AGENTGUARD_CONFIG]
+  -o, --output <FORM>  The form of the output [default: table] [possible values: table, json, jsonl]
+  -h, --help           Print help (see more with '--help')
+",
+        "",
+        0,
+    );
+    agentguard(["policy", "simulate", "-h"]).says(
+        "\
+Say what would change if recorded decisions were taken by another policy
+
+Usage: agentguard policy simulate [OPTIONS] --policy <FILE>
+
+Options:
+      --config <FILE>  The configuration [default: /etc/agentguard/config.yaml] [env:
+                       AGENTGUARD_CONFIG]
+      --policy <FILE>  The other policy
+  -o, --output <FORM>  The form of the output [default: table] [possible values: table, json, jsonl]
+      --since <WHEN>   Not older than this: 90s, 10m, 3h, 2d, 1w, or a time such as
+                       2026-01-31T12:00:00Z [default: 24h]
+      --agent <NAME>   Of this agent
+  -h, --help           Print help (see more with '--help')
 ",
         "",
         0,

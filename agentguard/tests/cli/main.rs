@@ -15,4 +15,5 @@ mod daemon;
 mod files;
 mod help;
 mod policies;
+mod trial;
 mod world;

@@ -42,6 +42,12 @@ rules:
       host: [docs.example]
       method: [DELETE]
     action: deny
+  - id: some-day
+    match:
+      host: [some-day.example]
+      port: [443]
+    action: allow
+    mode: shadow
 ";
 
 /// A call of the program.

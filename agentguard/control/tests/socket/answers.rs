@@ -32,6 +32,14 @@ async fn verdicts_are_filtered_and_the_newest_are_given_newest_last() {
         ),
         (
             VerdictQuery {
+                before: Some(ids[2]),
+                limit: Some(1),
+                ..all.clone()
+            },
+            vec![1],
+        ),
+        (
+            VerdictQuery {
                 agent: Some("coder".parse().unwrap()),
                 verdict: Some(Verdict::Deny),
                 ..all.clone()

@@ -24,7 +24,7 @@ use regex::Regex;
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
-use crate::request::Request;
+use crate::request::{Request, Unknown};
 use crate::rule::Seen;
 use values::Values;
 
@@ -124,6 +124,29 @@ impl When {
     /// Whether it looks at the clock, by the minute.
     pub(crate) fn needs_clock(&self) -> bool {
         self.looks_at.clock
+    }
+
+    /// The switches that it looks at.
+    pub(crate) fn switches(&self) -> impl Iterator<Item = &str> {
+        self.looks_at.switches.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Whether it looks at what nobody knows of these facts.
+    pub(crate) fn is_unknown(&self, facts: &Facts<'_>) -> bool {
+        let switches = facts.circumstances.in_favour.is_some() && self.switches().next().is_some();
+        let unknown = match facts.request {
+            Seen::Request(request) => request.assumed.map(|assumed| assumed.unknown),
+            Seen::NotYet | Seen::Never => None,
+        };
+        switches || unknown.is_some_and(|unknown| self.is_unknown_of(unknown))
+    }
+
+    /// Whether it looks at what nobody knows of a request.
+    pub(crate) fn is_unknown_of(&self, unknown: &Unknown) -> bool {
+        self.needs_request()
+            && (unknown.everything
+                || self.fields().iter().any(|name| unknown.field(name))
+                || self.parameters().iter().any(|name| unknown.parameter(name)))
     }
 
     /// The header fields that it looks at.

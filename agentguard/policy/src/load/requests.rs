@@ -109,10 +109,16 @@ fn parameter(text: &str, place: Place, report: &mut Report) -> Option<String> {
 }
 
 fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
+    field_name(text)
+        .map_err(|(message, hint)| report.error(place, message, Some(hint)))
+        .ok()
+}
+
+/// The name of a header field that a rule can look at; else what is wrong with it, and a hint.
+pub(crate) fn field_name(text: &str) -> Result<HeaderName, (String, &'static str)> {
     let Ok(name) = HeaderName::try_from(text) else {
         let message = format!("`{}` is not the name of a header field", quoted(text));
-        report.error(place, message, Some("like `content-type`"));
-        return None;
+        return Err((message, "like `content-type`"));
     };
     if NOT_PASSED_ON.contains(&name) {
         let hint = match name {
@@ -121,38 +127,42 @@ fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
             _ => "it is for one hop or frames the message; leave it out",
         };
         let message = format!("`{name}` is not passed on as it comes, so no rule can look at it");
-        report.error(place, message, Some(hint));
-        return None;
+        return Err((message, hint));
     }
-    Some(name)
+    Ok(name)
 }
 
-/// A number of bytes.
 fn size(key: &str, entry: &At<String>, report: &mut Report) -> Option<u64> {
-    let text = entry.value.trim();
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let factor: Option<u64> = match unit.trim() {
-        "" | "B" => Some(1),
-        "KiB" => Some(1 << 10),
-        "MiB" => Some(1 << 20),
-        "GiB" => Some(1 << 30),
-        _ => None,
-    };
-    let bytes = number.parse::<u64>().ok().zip(factor);
-    let bytes = bytes.and_then(|(number, factor)| number.checked_mul(factor));
+    let bytes = bytes(&entry.value);
     if bytes.is_none() {
-        let message = format!("`{key}: {}` is not a number of bytes", quoted(text));
-        report.error(entry.place, message, Some("like 65536, `64KiB` or `10MiB`"));
+        let text = quoted(entry.value.trim());
+        let message = format!("`{key}: {text}` is not a number of bytes");
+        report.error(entry.place, message, Some(SIZES));
     }
     bytes
 }
 
-/// A method is a token (RFC 9110 §5.6.2), and case matters.
+/// How a number of bytes is written.
+pub(crate) const SIZES: &str = "like 65536, `64KiB` or `10MiB`";
+
+/// A number of bytes.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
 fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
     let text = entry.value.as_str();
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if text.is_empty() || !text.bytes().all(token) || text.contains('*') || text.len() > 64 {
+    if !is_method(text) || text.contains('*') {
         report.error(
             entry.place,
             format!("`{}` is not a method", quoted(text)),
@@ -199,37 +209,8 @@ fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
         );
         return None;
     };
-    if text.contains(['?', '#']) {
-        refuse(
-            "has a `?` or `#`",
-            Some("rules see the path without the query"),
-        );
-        return None;
-    }
-    if text.contains("//") {
-        refuse(
-            "has `//`",
-            Some("in the canonical path runs of `/` are one"),
-        );
-        return None;
-    }
-    if !text
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && !b"\\;\"<>^`{|}".contains(&b))
-    {
-        refuse(
-            "has a character that a canonical path never has",
-            Some("write it percent-encoded, in UTF-8"),
-        );
-        return None;
-    }
-    if !escapes_are_canonical(text) {
-        refuse(
-            "has an escape that a canonical path never has",
-            Some(
-                "letters, digits and `- . _ ~` are not escaped; other escapes are `%` and two upper-case hexadecimal digits",
-            ),
-        );
+    if let Err((why, hint)) = canonical(text) {
+        refuse(why, Some(hint));
         return None;
     }
     match Glob::new(below) {
@@ -239,6 +220,38 @@ fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
             None
         }
     }
+}
+
+/// A method is a token (RFC 9110 §5.6.2), and case matters.
+pub(crate) fn is_method(text: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(token)
+}
+
+/// Whether a path can be canonical; else what is wrong with it, and a hint.
+pub(crate) fn canonical(text: &str) -> Result<(), (&'static str, &'static str)> {
+    if text.contains(['?', '#']) {
+        return Err(("has a `?` or `#`", "rules see the path without the query"));
+    }
+    if text.contains("//") {
+        return Err(("has `//`", "in the canonical path runs of `/` are one"));
+    }
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"\\;\"<>^`{|}".contains(&b))
+    {
+        return Err((
+            "has a character that a canonical path never has",
+            "write it percent-encoded, in UTF-8",
+        ));
+    }
+    if !escapes_are_canonical(text) {
+        return Err((
+            "has an escape that a canonical path never has",
+            "letters, digits and `- . _ ~` are not escaped; other escapes are `%` and two upper-case hexadecimal digits",
+        ));
+    }
+    Ok(())
 }
 
 /// Whether every `%` begins an escape that is left when a path is canonical (RFC 3986 §6.2.2).

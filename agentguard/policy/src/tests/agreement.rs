@@ -30,7 +30,7 @@ const HOSTS: [&str; 5] = [
     "*.a.example",
     "c.test",
 ];
-const NAMES: [&str; 4] = ["a.example", "b.a.example", "c.test", "d.test"];
+pub(super) const NAMES: [&str; 4] = ["a.example", "b.a.example", "c.test", "d.test"];
 const NETS: [&str; 11] = [
     "10.0.0.0/8",
     "10.1.0.0/16",
@@ -44,7 +44,7 @@ const NETS: [&str; 11] = [
     "64:ff9b::/96",
     "2001:db8::/32",
 ];
-const ADDRESSES: [&str; 12] = [
+pub(super) const ADDRESSES: [&str; 12] = [
     "10.1.2.3",
     "10.9.9.9",
     "192.0.2.1",
@@ -59,7 +59,7 @@ const ADDRESSES: [&str; 12] = [
     "::ffff:10.1.2.3",
 ];
 const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
-const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
+pub(super) const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
 const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
 /// What the kernel does not know. The last one cannot be evaluated.
 const CONDITIONS: [&str; 7] = [
@@ -158,7 +158,7 @@ fn any_rule() -> impl Strategy<Value = String> {
         )
 }
 
-fn any_rules() -> impl Strategy<Value = Vec<String>> {
+pub(super) fn any_rules() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(any_rule(), 0..7)
 }
 
@@ -188,7 +188,7 @@ fn compiled_with(rules: &[(usize, &String)], mode: &str, strategy: &str) -> Poli
     policy(&text)
 }
 
-fn numbered(rules: &[String]) -> Vec<(usize, &String)> {
+pub(super) fn numbered(rules: &[String]) -> Vec<(usize, &String)> {
     rules.iter().enumerate().collect()
 }
 
@@ -299,7 +299,7 @@ fn check_agreement(
 }
 
 /// On whose behalf and when: a few that make a difference.
-fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
+pub(super) fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
     static CONTEXTS: LazyLock<[Context; 3]> = LazyLock::new(|| {
         [None, Some("alice"), Some("bob")].map(|user| Context {
             user: user.map(str::to_owned),
@@ -328,7 +328,7 @@ fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
     })
 }
 
-fn transports() -> impl Strategy<Value = Transport> {
+pub(super) fn transports() -> impl Strategy<Value = Transport> {
     prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)]
 }
 

@@ -65,6 +65,7 @@ impl Scene {
                 run: self.run,
                 time: self.time.parse().unwrap(),
                 switches: &self.switches,
+                in_favour: None,
             },
         };
         self.policy.decide(agent(&self.policy, "coder"), &facts)

@@ -205,13 +205,17 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     /// What the request is decided on: what its destination would get.
     fn asked(&self, parts: &mut Parts, body: &Received, meaning: &request::Request) -> Asked {
         strip_hop_by_hop(&mut parts.headers);
-        Asked::new(
+        let asked = Asked::new(
             parts.method.as_str(),
             meaning.path.as_str(),
             meaning.query.as_deref(),
             parts.headers.clone(),
             body.size_hint().exact(),
-        )
+        );
+        match self.leg.scheme {
+            request::Scheme::Https => asked.inside_tls(),
+            request::Scheme::Http => asked,
+        }
     }
 
     /// Decides, and says with which status it is refused, if it is.

@@ -69,7 +69,7 @@ async fn each_request_of_a_connection_is_decided() {
     assert!(
         decisions
             .iter()
-            .all(|d| d.action.kind == ActionKind::HttpRequest)
+            .all(|d| d.action.kind == ActionKind::HttpRequest && !d.action.tls)
     );
     let id = decisions[1].id.to_string();
     assert!(

@@ -184,6 +184,7 @@ async fn each_request_inside_http1_is_decided_and_the_connection_goes_on() {
             (Verdict::Allow, kind, "/ok/2"),
         ]
     );
+    assert!(decisions.iter().all(|decision| decision.action.tls));
 }
 
 #[tokio::test]

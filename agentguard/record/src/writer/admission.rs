@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use agentguard_decision::RecordRefused;
-use agentguard_model::{ActionKind, Decision, Layer, Reason, ReasonCode, Verdict};
+use agentguard_model::{
+    ActionKind, COUNTED_TOGETHER, Decision, Layer, Reason, ReasonCode, Verdict,
+};
 use jiff::Timestamp;
 
 use super::{Batch, Raised, Writer};
@@ -79,10 +81,7 @@ impl Writer {
         batch: &mut Batch,
     ) {
         if decision.verdict == Verdict::Deny {
-            decision.reason.message.push_str(
-                " (counted together with others of this reason, to any destination: \
-                 the agent is over its share of the record)",
-            );
+            decision.reason.message.push_str(COUNTED_TOGETHER);
         } else if decision.layer == Layer::Kernel {
             // It has been carried out: what is told is what was.
             decision.reason = Reason::new(

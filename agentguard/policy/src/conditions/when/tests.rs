@@ -89,6 +89,7 @@ impl Scene {
             // A Wednesday.
             time: "2026-06-03T07:30:00Z".parse().unwrap(),
             switches: &self.switches,
+            in_favour: None,
         };
         let facts = Facts {
             host: Some(&name),

@@ -1,0 +1,238 @@
+//! Recorded decisions through another policy: what would change.
+//!
+//! ```text
+//! Decision ──recorded──▶ what was attempted ──worlds──▶ Replayed ──summary──▶ Summary
+//!                           └─ what the record lacks
+//! ```
+//! - `recorded`: which of a decision is the policy's, and what the record has of what was attempted.
+//! - `worlds`: what the candidate says, in all the ways in which what is not recorded may have been.
+//! - `summary`: equal changes counted together, with examples.
+//!
+//! **Invariant:** nothing is guessed. Where what the record does not have could matter, the answer is
+//! that it cannot be told, and why.
+
+mod recorded;
+mod summary;
+mod worlds;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use agentguard_model::{AgentName, Decision, Matched, Reason, ReasonCode, Verdict};
+use http::header::HeaderName;
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::index::Position;
+use crate::policy::Policy;
+use crate::table::deciding;
+use recorded::Unread;
+
+pub use summary::{EXAMPLES, Group, MAX_GROUPS, Summary, Totals, Untold};
+pub(crate) use summary::{destination, example, tally};
+
+/// A candidate through which decisions are replayed.
+pub struct Replay<'a> {
+    policy: &'a Policy,
+    /// The header fields that a policy looked at, and the record has for that, by its version.
+    looked_at: HashMap<String, HashSet<HeaderName>>,
+    /// The denials by address that are for an agent.
+    by_address: HashMap<AgentName, Vec<Position>>,
+    closed: Closed<'a>,
+}
+
+/// Whether an address cannot be behind a name, given the ranges that its rules open and whether the
+/// agent is only observed: which ones are closed is not the policy's.
+pub type Closed<'a> = &'a dyn Fn(IpAddr, &[IpNet], bool) -> bool;
+
+impl fmt::Debug for Replay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Replay");
+        shown.field("version", &self.policy.version());
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// What was or would be said of an action.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+pub struct State {
+    /// What the policy says.
+    pub verdict: Verdict,
+    /// Whether that is carried out.
+    pub enforced: bool,
+}
+
+impl State {
+    /// Whether it goes on.
+    #[must_use]
+    pub fn goes_on(self) -> bool {
+        self.verdict != Verdict::Deny || !self.enforced
+    }
+
+    /// Whether the same is said and done. Of what is allowed it does not matter which mode lets it go on.
+    #[must_use]
+    pub fn is(self, other: Self) -> bool {
+        self.verdict == other.verdict && self.goes_on() == other.goes_on()
+    }
+}
+
+/// What decided: a rule, or for want of one the reason.
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
+pub struct By {
+    /// The rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Matched>,
+    /// The reason's code.
+    pub reason: ReasonCode,
+}
+
+impl By {
+    pub(crate) fn new(reason: &Reason, matched: &[Matched]) -> Self {
+        Self {
+            rule: deciding(reason.code, matched).cloned(),
+            reason: reason.code,
+        }
+    }
+}
+
+/// What a decision would be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Replayed {
+    /// The policy did not give it, so no policy changes it: malformed input, a quarantine, an operator's
+    /// act, a kind of action of which rules do not speak.
+    NotThePolicys,
+    /// It depends on what the record does not have.
+    CannotTell(String),
+    /// This.
+    Told(Told),
+}
+
+/// What was said, and what would be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Told {
+    /// What was said.
+    pub was: State,
+    /// What would be.
+    pub would_be: State,
+    /// What decided.
+    pub before: By,
+    /// What would.
+    pub after: By,
+}
+
+impl<'a> Replay<'a> {
+    /// A candidate. `looked_at`: versions of policies under which decisions were taken, and the header
+    /// fields that their rules look at. What the record has of a request under a version that is not
+    /// among them is known; what it lacks may have been there.
+    pub fn new(
+        policy: &'a Policy,
+        looked_at: impl IntoIterator<Item = (String, Vec<String>)>,
+        closed: Closed<'a>,
+    ) -> Self {
+        let names = |names: Vec<String>| {
+            let names = names.into_iter();
+            names
+                .filter_map(|name| HeaderName::try_from(name).ok())
+                .collect()
+        };
+        let others = looked_at.into_iter();
+        let mut looked_at: HashMap<_, _> = others.map(|(of, fields)| (of, names(fields))).collect();
+        looked_at.insert(
+            policy.version().to_owned(),
+            policy.looked_at().fields().cloned().collect(),
+        );
+        Self {
+            policy,
+            looked_at,
+            by_address: worlds::denials_by_address(policy),
+            closed,
+        }
+    }
+
+    /// What a decision would be.
+    #[must_use]
+    pub fn replay(&self, decision: &Decision) -> Replayed {
+        let was = State {
+            verdict: decision.verdict,
+            enforced: decision.enforced,
+        };
+        let before = By::new(&decision.reason, &decision.matched);
+        let of = decision.agent.as_ref().map(|agent| &agent.name);
+        let candidate = of.and_then(|name| self.policy.agent(name));
+        if decision.reason.code == ReasonCode::EngineError
+            && decision.policy_version != self.policy.version()
+        {
+            let why = "an expression could not be evaluated on it then";
+            return Replayed::CannotTell(why.to_owned());
+        }
+        let attempted = match recorded::attempted(decision, candidate, &self.looked_at) {
+            Ok(attempted) => attempted,
+            Err(Unread::NotThePolicys) => return Replayed::NotThePolicys,
+            Err(Unread::CannotTell(why)) => return Replayed::CannotTell(why),
+        };
+        let Some(name) = decision.agent.as_ref().map(|agent| &agent.name) else {
+            return Replayed::NotThePolicys;
+        };
+        let Some(agent) = self.policy.agent(name) else {
+            let would_be = State {
+                verdict: Verdict::Deny,
+                enforced: true,
+            };
+            let after = By {
+                rule: None,
+                reason: ReasonCode::NoAgent,
+            };
+            return Replayed::Told(Told {
+                was,
+                would_be,
+                before,
+                after,
+            });
+        };
+        let worlds = worlds::Worlds {
+            policy: self.policy,
+            agent,
+            by_address: self.by_address.get(name).map_or(&[], Vec::as_slice),
+            closed: self.closed,
+        };
+        let outcomes = worlds.of(&attempted);
+        let known = decision.policy_version == self.policy.version();
+        // With ranks, what turns out for it may come to be against it.
+        if self.policy.strategy().ranks()
+            && !known
+            && let Some(why) = worlds.unknown(&attempted)
+        {
+            return Replayed::CannotTell(why);
+        }
+        let Some(first) = outcomes.said.first() else {
+            return Replayed::NotThePolicys;
+        };
+        if outcomes.said.iter().all(|said| said.state.is(first.state)) {
+            return Replayed::Told(Told {
+                was,
+                would_be: first.state,
+                before,
+                after: first.by.clone(),
+            });
+        }
+        // This very policy decided it, and knew what the record does not have.
+        if known {
+            return Replayed::Told(Told {
+                was,
+                would_be: was,
+                after: before.clone(),
+                before,
+            });
+        }
+        Replayed::CannotTell(outcomes.why)
+    }
+}
+
+impl Told {
+    /// Whether another thing would be said or done.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        !self.was.is(self.would_be)
+    }
+}

@@ -1,0 +1,248 @@
+//! What the record has of what was attempted, and what it lacks.
+
+use std::collections::{HashMap, HashSet};
+
+use agentguard_model::{
+    Action, ActionKind, COUNTED_TOGETHER, Decision, HostName, Labels, Layer, ReasonCode, Transport,
+    Verdict,
+};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue};
+
+use crate::agent::AgentPolicy;
+use crate::circumstances::Switches;
+use crate::flow::{Around, Flow};
+use crate::recorded::{CUT, is_cut};
+use crate::request::{Query, Unknown};
+
+/// Names are asked of the guard's resolver there, whatever the policy says.
+const DNS: u16 = 53;
+
+/// Something attempted, as far as it is recorded.
+#[derive(Debug)]
+pub(super) enum Attempted {
+    /// A name was asked for.
+    Name(HostName),
+    /// A datagram.
+    Datagram(Flow),
+    /// A connection of which nobody saw what was sent.
+    Unseen(Flow),
+    /// A connection that showed no request, unless there is one in TLS that was not opened.
+    Unopened(Flow),
+    /// A request.
+    Request(Flow, Box<Asked>),
+}
+
+impl Attempted {
+    /// Where it goes.
+    pub(super) fn flow(&self) -> Option<&Flow> {
+        match self {
+            Self::Name(_) => None,
+            Self::Datagram(flow)
+            | Self::Unseen(flow)
+            | Self::Unopened(flow)
+            | Self::Request(flow, _) => Some(flow),
+        }
+    }
+}
+
+/// A request, as far as it is recorded.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) query: Option<Query>,
+    /// As [`crate::Request::fields`].
+    pub(super) fields: Option<HeaderMap>,
+    /// How much content it was known to have when it was decided.
+    pub(super) body: u64,
+    /// Whether it is known that it had no more in the end.
+    pub(super) whole: bool,
+    /// Whether it came inside TLS: then it would only be seen where that is opened.
+    pub(super) tls: bool,
+    pub(super) unknown: Unknown,
+}
+
+/// Why a decision cannot be replayed.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// The policy did not give it.
+    NotThePolicys,
+    /// The record does not have what it was about.
+    CannotTell(String),
+}
+
+/// What was attempted. `looked_at`: the header fields that a policy looked at, by its version.
+pub(super) fn attempted(
+    decision: &Decision,
+    agent: Option<&AgentPolicy>,
+    looked_at: &HashMap<String, HashSet<HeaderName>>,
+) -> Result<Attempted, Unread> {
+    let action = &decision.action;
+    if !is_the_policys(decision) {
+        return Err(Unread::NotThePolicys);
+    }
+    if decision.reason.message.ends_with(COUNTED_TOGETHER) {
+        let why = "it was counted together with others of its reason, whatever their destination";
+        return Err(Unread::CannotTell(why.to_owned()));
+    }
+    if action.kind == ActionKind::DnsQuery {
+        let name = action.host.clone().ok_or(Unread::NotThePolicys)?;
+        return Ok(Attempted::Name(name));
+    }
+    let flow = match (action.port, action.transport) {
+        (Some(port), Some(transport)) if action.host.is_some() || action.ip.is_some() => Flow {
+            host: action.host.clone(),
+            ip: action.ip,
+            port,
+            transport,
+            around: Around {
+                context: decision.context.clone(),
+                labels: labels(decision, agent),
+                time: decision.time,
+                switches: Switches::default(),
+            },
+        },
+        _ => {
+            let why = "where it went was not recorded";
+            return Err(Unread::CannotTell(why.to_owned()));
+        }
+    };
+    if decision.layer == Layer::Kernel && is_the_kernels(decision, &flow) {
+        return Err(Unread::NotThePolicys);
+    }
+    Ok(match action.kind {
+        ActionKind::HttpRequest => {
+            let known = looked_at.get(&decision.policy_version);
+            Attempted::Request(flow, Box::new(asked(decision, known)))
+        }
+        _ if flow.transport == Transport::Udp => Attempted::Datagram(flow),
+        _ if decision.layer == Layer::Proxy
+            && matches!(
+                decision.reason.code,
+                ReasonCode::RuleAllow | ReasonCode::NeedsInspection
+            ) =>
+        {
+            Attempted::Unopened(flow)
+        }
+        _ => Attempted::Unseen(flow),
+    })
+}
+
+/// The labels that a run had over those of its agent, as far as the record tells them apart: those that the
+/// candidate does not give it.
+fn labels(decision: &Decision, agent: Option<&AgentPolicy>) -> Labels {
+    let recorded = decision.agent.iter().flat_map(|agent| &agent.labels);
+    let own = |name: &String| agent.is_some_and(|agent| agent.labels.contains_key(name));
+    let of_run = recorded.filter(|(name, _)| !own(name));
+    of_run
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Whether rules speak of such actions, and one of them, or the want of one, gave the verdict.
+fn is_the_policys(decision: &Decision) -> bool {
+    use ActionKind as Kind;
+    use ReasonCode as Code;
+    let of_names = matches!(
+        decision.reason.code,
+        Code::RuleAllow
+            | Code::RuleModify
+            | Code::RuleDeny
+            | Code::EngineError
+            | Code::NoRule
+            | Code::NoAgent
+    );
+    let of_flows = of_names
+        || matches!(
+            decision.reason.code,
+            Code::MetadataService | Code::LoopbackNotOwn
+        );
+    let said = decision.verdict != Verdict::Escalate;
+    said && decision.agent.is_some()
+        && match (decision.layer, decision.action.kind) {
+            (Layer::Dns, Kind::DnsQuery) => of_names,
+            (Layer::Kernel, Kind::Connect | Kind::Datagram) => of_flows,
+            (Layer::Proxy, Kind::Connect | Kind::HttpRequest) => {
+                of_flows || decision.reason.code == Code::NeedsInspection
+            }
+            _ => false,
+        }
+}
+
+/// Whether the gate lets it pass whatever the rules say: to the resolver, or to a port of the agent's
+/// own.
+fn is_the_kernels(decision: &Decision, flow: &Flow) -> bool {
+    let own = flow.ip.is_some_and(|ip| ip.to_canonical().is_loopback())
+        && decision.verdict == Verdict::Allow
+        && decision.matched.is_empty();
+    flow.port == DNS || own
+}
+
+fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked {
+    let action = &decision.action;
+    let method = action.method.clone().unwrap_or_default();
+    let mut unknown = Unknown {
+        // What could not be measured counts as more than any size.
+        body: decision.reason.code == ReasonCode::NeedsInspection,
+        ..Unknown::default()
+    };
+    if let Some(text) = &action.query {
+        hidden(text, &mut unknown);
+    }
+    // The request for a tunnel ends at the guard.
+    let tunnel = method == "CONNECT";
+    let mut fields = HeaderMap::new();
+    let mut known = looked_at.cloned().unwrap_or_default();
+    for (name, value) in &action.headers {
+        let Ok(name) = HeaderName::try_from(name.as_str()) else {
+            continue;
+        };
+        match HeaderValue::from_bytes(value.as_bytes()) {
+            Ok(read) if is_as_sent(value) => {
+                fields.insert(name.clone(), read);
+                known.insert(name);
+            }
+            Ok(_) | Err(_) => {
+                known.remove(&name);
+            }
+        }
+    }
+    unknown.fields_but = (!tunnel).then_some(known);
+    Asked {
+        path: action.path.clone().unwrap_or_default(),
+        query: action.query.as_ref().map(Query::new),
+        fields: (!tunnel).then_some(fields),
+        body: action.body.unwrap_or(0),
+        tls: action.tls,
+        whole: tunnel || is_empty(action, decision),
+        unknown,
+        method,
+    }
+}
+
+/// Whether a request is known to have had no content.
+fn is_empty(action: &Action, decision: &Decision) -> bool {
+    let outcome = decision.outcome.as_ref();
+    let nothing_sent =
+        outcome.is_some_and(|outcome| outcome.bytes.sent == 0 && outcome.messages.is_none());
+    action.body.is_none() && nothing_sent
+}
+
+/// Notes what a query as it is recorded hides: see [`Query::redacted`].
+fn hidden(text: &str, unknown: &mut Unknown) {
+    for part in text.split('&') {
+        unknown.query |= part == CUT || part.contains(';') && part.contains(CUT);
+    }
+    unknown.query |= is_cut(text);
+    let query = Query::new(text);
+    unknown.parameters = query
+        .names_of(|value| value.contains(CUT))
+        .map(str::to_owned)
+        .collect();
+}
+
+/// Whether a header field is recorded as it was sent: as one line, and whole. Several are joined.
+fn is_as_sent(value: &str) -> bool {
+    !is_cut(value) && !value.contains(", ") && !value.contains(char::REPLACEMENT_CHARACTER)
+}

@@ -1,0 +1,468 @@
+//! From a written file to tests that cannot be wrong.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use agentguard_model::{AgentName, Context, HostName, Transport};
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+
+use super::document::{RawContext, RawExpect, RawRequest, RawTable, RawTest, Scheme};
+use super::run::Expectation;
+use super::{Attempt, Sent, Table, Test};
+use crate::circumstances::Switches;
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, quoted};
+use crate::document::RawTransport;
+use crate::flow::{Around, Flow};
+use crate::load::requests::{SIZES, bytes, canonical, field_name, is_method};
+use crate::policy::Policy;
+use crate::request::Query;
+use crate::special;
+use crate::yaml::{At, Place, parse_lenient};
+
+/// The most tests of a file. More are refused.
+pub const MAX_TESTS: usize = 10_000;
+
+/// The most bytes of a test's name. A longer one is refused.
+const MAX_NAME: usize = 1024;
+
+/// When a test is, that does not say so: a Wednesday at noon.
+const USUAL: Timestamp = Timestamp::constant(1_767_787_200, 0);
+
+/// The port of HTTPS, where a test does not say otherwise.
+const HTTPS: u16 = 443;
+
+/// A file of tests that was read, and not compared with its policy.
+#[derive(Debug)]
+pub struct WrittenTable {
+    path: String,
+    raw: RawTable,
+    found: Vec<Diagnostic>,
+}
+
+impl WrittenTable {
+    /// Reads a text. What is wrong with some of it is told by [`Self::check`], with all the rest.
+    ///
+    /// # Errors
+    /// What is wrong, where nothing of it can be read.
+    pub fn parse(path: &str, text: &str) -> Result<Self, Diagnostics> {
+        match parse_lenient(path, text) {
+            (Some(raw), found) => Ok(Self {
+                path: path.to_owned(),
+                raw,
+                found,
+            }),
+            (None, found) => Err(Diagnostics::new(found)),
+        }
+    }
+
+    /// The policy that the file names, as it names it.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        self.raw.policy.as_ref().map(|policy| policy.value.as_str())
+    }
+
+    /// The tests, where there is nothing wrong with them.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file: its form, its values, agents and rules that the policy
+    /// does not have.
+    pub fn check(self, policy: &Policy) -> Result<Table, Diagnostics> {
+        let broken: Vec<u32> = self.found.iter().map(|d| d.line).collect();
+        let whole = |test: &At<RawTest>| {
+            !broken
+                .iter()
+                .any(|line| (test.place.line..=test.last_line).contains(line))
+        };
+        let mut checking = Checking {
+            path: self.path,
+            policy,
+            found: self.found,
+            partial: false,
+        };
+        if self.raw.version.value != 1 {
+            let message = format!("version {} is not known", self.raw.version.value);
+            let hint = "this version of the guard reads `version: 1`";
+            checking.error(self.raw.version.place, message, Some(hint));
+        }
+        let RawTable { tests, .. } = self.raw;
+        if tests.value.is_empty() && broken.is_empty() {
+            checking.error(tests.place, "there are no tests", None);
+        }
+        if tests.value.len() > MAX_TESTS {
+            let message = format!("{} tests; the limit is {MAX_TESTS}", tests.value.len());
+            checking.error(tests.place, message, Some("split the file"));
+        }
+        let mut names: HashMap<String, u32> = HashMap::new();
+        let mut checked = Vec::new();
+        for raw in tests.value.into_iter().take(MAX_TESTS) {
+            let (name, whole) = (&raw.value.name, whole(&raw));
+            if let Some(line) = names.insert(name.value.clone(), name.place.line) {
+                let message = format!("a second test `{}`", quoted(&name.value));
+                let hint = format!("it stands in line {line} already");
+                checking.error(name.place, message, Some(&hint));
+            }
+            checking.partial = !whole;
+            checked.extend(checking.test(raw));
+        }
+        let mut found = checking.found;
+        if found.is_empty() {
+            return Ok(Table { tests: checked });
+        }
+        found.sort_by_key(|d| (d.line, d.column));
+        Err(Diagnostics::new(found))
+    }
+}
+
+/// Collects what is wrong with a file.
+struct Checking<'a> {
+    path: String,
+    policy: &'a Policy,
+    found: Vec<Diagnostic>,
+    /// A part of the test that is looked at was wrong and taken out: what seems to be missing may be
+    /// there.
+    partial: bool,
+}
+
+impl Checking<'_> {
+    fn error(&mut self, place: Place, message: impl Into<String>, hint: Option<&str>) {
+        self.found.push(Diagnostic {
+            severity: Severity::Error,
+            path: self.path.clone(),
+            line: place.line,
+            column: place.column,
+            message: message.into(),
+            hint: hint.map(str::to_owned),
+        });
+    }
+
+    /// As [`Self::error`], where something is missing.
+    fn missing(&mut self, place: Place, message: &str, hint: Option<&str>) {
+        if !self.partial {
+            self.error(place, message, hint);
+        }
+    }
+
+    /// A test, unless something is wrong with it, which is noted then. Checks all of its parts.
+    fn test(&mut self, raw: At<RawTest>) -> Option<Test> {
+        let place = raw.place;
+        let raw = raw.value;
+        if raw.name.value.trim().is_empty() || raw.name.value.len() > MAX_NAME {
+            let message = format!("a test has a name of 1 to {MAX_NAME} bytes");
+            self.error(raw.name.place, message, None);
+        }
+        let agent = self.agent(&raw.agent);
+        let expect = self.expect(&raw.expect, raw.resolve.is_some());
+        let attempt = self.attempt(&raw, place);
+        Some(Test {
+            name: raw.name.value,
+            line: place.line,
+            agent: agent?,
+            attempt: attempt?,
+            expect: expect?,
+        })
+    }
+
+    fn agent(&mut self, raw: &At<String>) -> Option<AgentName> {
+        let name = raw.value.parse::<AgentName>();
+        if let Ok(name) = &name
+            && self.policy.agent(name).is_some()
+        {
+            return Some(name.clone());
+        }
+        let agents = self.policy.agents().iter();
+        let near = nearest(&raw.value, agents.map(|agent| agent.name.as_str()));
+        let hint = near.map(|near| format!("did you mean `{near}`?"));
+        let message = format!("the policy has no agent `{}`", quoted(&raw.value));
+        self.error(raw.place, message, hint.as_deref());
+        None
+    }
+
+    fn expect(&mut self, raw: &At<RawExpect>, name: bool) -> Option<Expectation> {
+        let all = match &raw.value {
+            RawExpect::Verdict(verdict) => {
+                return Some(Expectation {
+                    verdict: Some(*verdict),
+                    ..Expectation::default()
+                });
+            }
+            RawExpect::All(all) => all,
+        };
+        let expect = Expectation {
+            verdict: all.verdict,
+            enforced: all.enforced,
+            handling: all.handling,
+            rule: all.rule.as_ref().map(|rule| rule.value.clone()),
+            reason: all.reason,
+        };
+        if expect == Expectation::default() {
+            let hint = "`expect: deny`, or one of verdict, enforced, handling, rule, reason";
+            self.missing(raw.place, "nothing is expected", Some(hint));
+            return None;
+        }
+        if name && expect.handling.is_some() {
+            let hint = "test the flow to it: `host` and `port`";
+            self.error(raw.place, "what is resolved has no `handling`", Some(hint));
+            return None;
+        }
+        if let Some(rule) = &all.rule
+            && !self.policy.rules().any(|known| known.id == rule.value)
+        {
+            let ids = self.policy.rules().map(|rule| rule.id.as_str());
+            let hint = nearest(&rule.value, ids).map(|near| format!("did you mean `{near}`?"));
+            let message = format!("the policy has no rule `{}`", quoted(&rule.value));
+            self.error(rule.place, message, hint.as_deref());
+            return None;
+        }
+        Some(expect)
+    }
+
+    fn attempt(&mut self, raw: &RawTest, place: Place) -> Option<Attempt> {
+        let hint = "`host` for a name, `ip` for an address that is dialled bare, `resolve` for a name that is only resolved";
+        let goes = [&raw.host, &raw.ip, &raw.resolve];
+        match goes.iter().filter(|it| it.is_some()).count() {
+            1 => {}
+            0 => {
+                self.missing(place, "it goes nowhere", Some(hint));
+                return None;
+            }
+            _ => {
+                self.error(place, "it goes to more than one destination", Some(hint));
+                return None;
+            }
+        }
+        let behind = match &raw.resolves_to {
+            Some(address) if raw.ip.is_some() => {
+                let hint = "it is the address behind a name";
+                self.error(address.place, "`resolves_to` beside `ip`", Some(hint));
+                return None;
+            }
+            Some(address) => Some(self.address(address)?),
+            None => None,
+        };
+        if let Some(resolved) = &raw.resolve {
+            self.only_resolved(raw)?;
+            return Some(Attempt::Name(self.host(resolved)?, behind));
+        }
+        let host = raw.host.as_ref().map(|host| self.host(host));
+        let ip = raw.ip.as_ref().map(|ip| self.address(ip));
+        let port = match &raw.port {
+            Some(At {
+                value: 0, place, ..
+            }) => {
+                self.error(*place, "0 is no port", None);
+                None
+            }
+            Some(port) => Some(port.value),
+            None => {
+                self.missing(place, "missing key `port`", None);
+                None
+            }
+        };
+        let transport = match raw.transport.as_ref().map(|it| it.value) {
+            None | Some(RawTransport::Tcp) => Transport::Tcp,
+            Some(RawTransport::Udp) => Transport::Udp,
+        };
+        let opaque = raw.opaque.as_ref().is_some_and(|opaque| opaque.value);
+        let sent = raw.request.as_ref().map(|request| {
+            if opaque {
+                let hint = "what shows no request has none";
+                self.error(request.place, "`request` beside `opaque`", Some(hint));
+            }
+            if transport == Transport::Udp {
+                let hint = "requests are seen in TCP alone";
+                self.error(request.place, "a request over UDP", Some(hint));
+            }
+            self.request(&request.value, port)
+        });
+        let around = self.around(raw);
+        let flow = Flow {
+            host: host.map_or(Some(None), |host| host.map(Some))?,
+            ip: ip.map_or(Some(behind), |ip| ip.map(Some))?,
+            port: port?,
+            transport,
+            around: around?,
+        };
+        Some(match sent {
+            Some(sent) => Attempt::Request(flow, Box::new(sent?)),
+            None if opaque => Attempt::Opaque(flow),
+            None => Attempt::Flow(flow),
+        })
+    }
+
+    /// On whose behalf, and when.
+    fn around(&mut self, raw: &RawTest) -> Option<Around> {
+        let before = self.found.len();
+        let mut time = Some(USUAL);
+        if let Some(written) = &raw.time {
+            time = written.value.parse().ok();
+            if time.is_none() {
+                let message = format!("`{}` is not a time", quoted(&written.value));
+                self.error(written.place, message, Some("like 2026-01-07T12:00:00Z"));
+            }
+        }
+        let mut switches = Switches::default();
+        for (name, on) in &raw.switches {
+            if !self.policy.switches().contains_key(name) {
+                let known = self.policy.switches().keys().map(String::as_str);
+                let hint = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+                let message = format!("the policy has no switch `{}`", quoted(name));
+                self.error(on.place, message, hint.as_deref());
+            }
+            switches.set(name.clone(), on.value);
+        }
+        let context = raw.context.as_ref().map(|context| &context.value);
+        let part = |of: fn(&RawContext) -> &Option<String>| context.and_then(|it| of(it).clone());
+        let around = Around {
+            context: Context {
+                user: part(|it| &it.user),
+                session: part(|it| &it.session),
+                workflow: part(|it| &it.workflow),
+                purpose: part(|it| &it.purpose),
+                trace_id: None,
+            },
+            labels: raw.labels.clone(),
+            time: time.unwrap_or(USUAL),
+            switches,
+        };
+        (self.found.len() == before).then_some(around)
+    }
+
+    /// A name that is resolved has nothing of a flow.
+    fn only_resolved(&mut self, raw: &RawTest) -> Option<()> {
+        let parts = [
+            ("port", raw.port.as_ref().map(|it| it.place)),
+            ("transport", raw.transport.as_ref().map(|it| it.place)),
+            ("request", raw.request.as_ref().map(|it| it.place)),
+            ("opaque", raw.opaque.as_ref().map(|it| it.place)),
+            ("context", raw.context.as_ref().map(|it| it.place)),
+            ("time", raw.time.as_ref().map(|it| it.place)),
+            ("switches", raw.switches.values().next().map(|it| it.place)),
+        ];
+        let mut fine = Some(());
+        for (key, place) in parts {
+            if let Some(place) = place {
+                let hint = "`host` is for a flow to a name, `resolve` for the name alone";
+                self.error(place, format!("`{key}` beside `resolve`"), Some(hint));
+                fine = None;
+            }
+        }
+        fine
+    }
+
+    fn host(&mut self, raw: &At<String>) -> Option<HostName> {
+        let hint = match raw.value.parse::<IpAddr>() {
+            Ok(_) => Some("an address goes under `ip`"),
+            Err(_) if raw.value.contains('*') => Some("a test is about one name"),
+            Err(_) => None,
+        };
+        raw.value
+            .parse()
+            .map_err(|error| self.error(raw.place, format!("{error}"), hint))
+            .ok()
+    }
+
+    fn address(&mut self, raw: &At<String>) -> Option<IpAddr> {
+        let Ok(ip) = raw.value.parse::<IpAddr>() else {
+            let message = format!("`{}` is not an address", quoted(&raw.value));
+            let hint = "like 192.0.2.1 or 2001:db8::1; a name goes under `host`";
+            self.error(raw.place, message, Some(hint));
+            return None;
+        };
+        Some(special::canonical(ip))
+    }
+
+    fn request(&mut self, raw: &RawRequest, port: Option<u16>) -> Option<Sent> {
+        let before = self.found.len();
+        let method = raw.method.value.as_str();
+        if !is_method(method) {
+            let message = format!("`{}` is not a method", quoted(method));
+            self.error(raw.method.place, message, Some("like `GET`"));
+        }
+        let path = raw.path.value.as_str();
+        if method == "CONNECT" {
+            if path.starts_with('/') || path.is_empty() {
+                let message = "what CONNECT asks for is no path";
+                let hint = "the destination: `api.example.com:443`";
+                self.error(raw.path.place, message, Some(hint));
+            }
+        } else if path != "*" {
+            self.path(&raw.path);
+        }
+        if let Some(query) = &raw.query
+            && (query.value.starts_with('?') || query.value.contains('#'))
+        {
+            let message = format!(
+                "query `{}` has a `?` in front or a `#`",
+                quoted(&query.value)
+            );
+            let hint = "what is between the `?` and the `#`, as `a=b&c=d`";
+            self.error(query.place, message, Some(hint));
+        }
+        let mut fields = HeaderMap::new();
+        for (text, value) in &raw.headers {
+            let name = match field_name(text) {
+                Ok(name) => name,
+                Err((message, hint)) => {
+                    self.error(value.place, message, Some(hint));
+                    continue;
+                }
+            };
+            match HeaderValue::from_str(&value.value) {
+                Ok(value) => {
+                    fields.append(name, value);
+                }
+                Err(_) => {
+                    let message = format!(
+                        "`{}` is not the value of a header field",
+                        quoted(&value.value)
+                    );
+                    self.error(value.place, message, None);
+                }
+            }
+        }
+        let body = raw.body.as_ref().map_or(Some(0), |body| {
+            let size = bytes(&body.value);
+            if size.is_none() {
+                let message = format!("`{}` is not a number of bytes", quoted(&body.value));
+                self.error(body.place, message, Some(SIZES));
+            }
+            size
+        });
+        if self.found.len() > before {
+            return None;
+        }
+        Some(Sent {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query: raw.query.as_ref().map(|query| Query::new(&query.value)),
+            fields: (method != "CONNECT").then_some(fields),
+            body: body?,
+            secure: raw
+                .scheme
+                .map_or(port == Some(HTTPS), |scheme| scheme == Scheme::Https),
+        })
+    }
+
+    fn path(&mut self, raw: &At<String>) {
+        let path = raw.value.as_str();
+        let mut refuse = |why: &str, hint: &str| {
+            self.error(
+                raw.place,
+                format!("path `{}` {why}", quoted(path)),
+                Some(hint),
+            );
+        };
+        if !path.starts_with('/') {
+            refuse("does not begin with `/`", &format!("`/{}`", quoted(path)));
+        } else if path
+            .split('/')
+            .any(|segment| segment == "." || segment == "..")
+        {
+            let hint = "rules see the path with these taken out";
+            refuse("has a `.` or `..` segment, which a path never has", hint);
+        } else if let Err((why, hint)) = canonical(path) {
+            refuse(why, hint);
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! Recorded decisions through another policy.
+
+mod properties;
+mod recorder;
+
+use std::net::IpAddr;
+
+use agentguard_model::{
+    Action, ActionKind, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Outcome, Reason,
+    ReasonCode, Transport, Verdict,
+};
+use ipnet::IpNet;
+use ulid::Ulid;
+
+use super::{host, policy};
+use crate::replay::{EXAMPLES, MAX_GROUPS, Replay, Replayed, Summary, Told};
+use recorder::decision;
+
+/// No address is closed.
+const OPEN: fn(IpAddr, &[IpNet], bool) -> bool = |_, _, _| false;
+
+fn told(replayed: &Replayed) -> Option<&Told> {
+    match replayed {
+        Replayed::Told(told) => Some(told),
+        Replayed::NotThePolicys | Replayed::CannotTell(_) => None,
+    }
+}
+
+const CANDIDATE: &str = "\
+version: 1
+agents: [{name: coder}, {name: newcomer, mode: shadow}]
+rules:
+  - id: open
+    match: {host: [open.example], port: [80, 443]}
+    action: allow
+  - id: read
+    match: {host: [read.example], port: [80, 443], method: [GET]}
+    action: allow
+    handling: inspect
+  - id: json
+    match: {host: [json.example], port: [80], header: {accept: [application/json]}, query: {a: [b]}}
+    action: allow
+  - id: small
+    match: {host: [open.example], port: [80], body_over: 1KiB}
+    action: deny
+  - id: range
+    match: {host: [far.example], port: [8443]}
+    action: allow
+  - id: not-there
+    match: {cidr: [192.0.2.0/24], port: [8443]}
+    action: deny
+  - id: soon
+    match: {host: [open.example], port: [443], method: [PUT]}
+    action: deny
+    mode: shadow
+";
+
+fn to(kind: ActionKind, name: &str, port: u16) -> Action {
+    Action {
+        host: Some(host(name)),
+        port: Some(port),
+        transport: Some(Transport::Tcp),
+        ..Action::new(kind)
+    }
+}
+
+fn asks(method: &str, name: &str) -> Action {
+    Action {
+        method: Some(method.to_owned()),
+        path: Some("/".to_owned()),
+        ..to(ActionKind::HttpRequest, name, 80)
+    }
+}
+
+fn allowed(layer: Layer, action: Action) -> Decision {
+    Decision {
+        verdict: Verdict::Allow,
+        reason: Reason::new(ReasonCode::RuleAllow, "because"),
+        ..decision(layer, action)
+    }
+}
+
+/// An action that was over after so many bytes.
+fn over(decision: Decision, sent: u64) -> Decision {
+    let outcome = Outcome {
+        bytes: Bytes { sent, received: 1 },
+        messages: None,
+        duration_ms: 1,
+        status: None,
+        error: None,
+    };
+    Decision {
+        outcome: Some(outcome),
+        ..decision
+    }
+}
+
+#[test]
+fn what_would_change_is_told_and_what_cannot_be_told_says_why() {
+    use ActionKind::{Connect, DnsQuery};
+    let candidate = policy(CANDIDATE);
+    let replay = Replay::new(
+        &candidate,
+        [("of today".to_owned(), vec!["accept".to_owned()])],
+        &OPEN,
+    );
+    let recorded = |query: &str, headers: &[(&str, &str)], version: &str| {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Decision {
+            policy_version: version.to_owned(),
+            ..over(
+                allowed(
+                    Layer::Proxy,
+                    Action {
+                        query: (!query.is_empty()).then(|| query.to_owned()),
+                        headers: headers.collect(),
+                        ..asks("GET", "json.example")
+                    },
+                ),
+                0,
+            )
+        }
+    };
+    let json = [("accept", "application/json")];
+    let opened = |decision: Decision| Decision {
+        action: Action {
+            tls: true,
+            port: Some(443),
+            ..decision.action
+        },
+        ..decision
+    };
+    for (decision, expected) in [
+        // The same, and another verdict.
+        (
+            allowed(Layer::Dns, to(DnsQuery, "open.example", 53)),
+            "allow",
+        ),
+        (
+            allowed(Layer::Dns, to(DnsQuery, "gone.example", 53)),
+            "deny no_rule",
+        ),
+        (
+            allowed(Layer::Proxy, to(Connect, "open.example", 8080)),
+            "deny no_rule",
+        ),
+        (
+            decision(Layer::Proxy, to(Connect, "open.example", 80)),
+            "what was sent was not recorded, and rule small would look at it",
+        ),
+        (
+            over(allowed(Layer::Proxy, asks("GET", "gone.example")), 0),
+            "deny no_rule",
+        ),
+        (
+            over(allowed(Layer::Proxy, asks("GET", "read.example")), 0),
+            "allow",
+        ),
+        (
+            over(allowed(Layer::Proxy, asks("PUT", "read.example")), 0),
+            "deny no_rule",
+        ),
+        // What was sent.
+        (
+            allowed(Layer::Kernel, to(Connect, "read.example", 443)),
+            "what was sent was not recorded, and rule read would look at it",
+        ),
+        (
+            allowed(Layer::Proxy, to(Connect, "read.example", 443)),
+            "what was sent was not recorded, and rule read would look at it",
+        ),
+        (
+            allowed(Layer::Proxy, to(Connect, "json.example", 80)),
+            "deny needs_inspection json",
+        ),
+        // What was in TLS is seen only where it is opened.
+        (
+            opened(over(allowed(Layer::Proxy, asks("GET", "read.example")), 0)),
+            "allow",
+        ),
+        (
+            opened(over(allowed(Layer::Proxy, asks("GET", "open.example")), 0)),
+            "(deny) needs_inspection soon",
+        ),
+        // Queries and fields.
+        (recorded("a=b", &json, "of today"), "allow"),
+        (recorded("a=c", &json, "of today"), "deny no_rule"),
+        (
+            recorded("a=…", &json, "of today"),
+            "not recorded: parameter `a` of the query",
+        ),
+        (
+            recorded("z=…;…&a=b", &json, "of today"),
+            "not recorded: parameter `a` of the query",
+        ),
+        (recorded("z=…&a=b", &json, "of today"), "allow"),
+        (recorded("z=…", &json, "of today"), "deny no_rule"),
+        (recorded("a=b", &[], "of today"), "deny no_rule"),
+        (
+            recorded("a=b", &[], "of another day"),
+            "not recorded: header `accept`",
+        ),
+        (recorded("a=c", &[], "of another day"), "deny no_rule"),
+        (
+            recorded(
+                "a=b",
+                &[("accept", "text/plain, application/json")],
+                "of today",
+            ),
+            "not recorded: header `accept`",
+        ),
+        (
+            recorded("a=…", &[], "of another day"),
+            "not recorded: header `accept`, parameter `a` of the query",
+        ),
+        // Content.
+        (
+            over(allowed(Layer::Proxy, asks("PUT", "open.example")), 0),
+            "allow",
+        ),
+        (
+            over(allowed(Layer::Proxy, asks("PUT", "open.example")), 5),
+            "not recorded: how much content it came to have",
+        ),
+        (
+            allowed(Layer::Proxy, asks("PUT", "open.example")),
+            "not recorded: how much content it came to have",
+        ),
+        (
+            allowed(Layer::Proxy, asks("PUT", "read.example")),
+            "deny no_rule",
+        ),
+        (
+            allowed(
+                Layer::Proxy,
+                Action {
+                    body: Some(2000),
+                    ..asks("PUT", "open.example")
+                },
+            ),
+            "deny rule_deny small",
+        ),
+        // Where it went.
+        (
+            allowed(Layer::Proxy, to(Connect, "far.example", 8443)),
+            "the address behind the name was not recorded, and rule not-there denies by it",
+        ),
+        (
+            allowed(
+                Layer::Proxy,
+                Action {
+                    ip: Some("192.0.2.1".parse().unwrap()),
+                    ..to(Connect, "far.example", 8443)
+                },
+            ),
+            "deny rule_deny not-there",
+        ),
+        (
+            allowed(
+                Layer::Proxy,
+                Action {
+                    ip: Some("198.51.100.1".parse().unwrap()),
+                    ..to(Connect, "far.example", 8443)
+                },
+            ),
+            "allow",
+        ),
+        (
+            allowed(
+                Layer::Proxy,
+                Action {
+                    host: None,
+                    ..to(Connect, "far.example", 8443)
+                },
+            ),
+            "where it went was not recorded",
+        ),
+        // What policies have no say in.
+        (
+            Decision {
+                reason: Reason::new(ReasonCode::Quarantined, "it is"),
+                ..decision(Layer::Proxy, asks("GET", "a.example"))
+            },
+            "not the policy's",
+        ),
+        (
+            Decision {
+                reason: Reason::new(ReasonCode::NameMismatch, "they do"),
+                ..decision(Layer::Proxy, to(Connect, "a.example", 80))
+            },
+            "not the policy's",
+        ),
+        (
+            Decision {
+                reason: Reason::new(ReasonCode::NameUnknown, "none"),
+                ..decision(Layer::Dns, to(DnsQuery, "a.example", 53))
+            },
+            "not the policy's",
+        ),
+        (
+            decision(Layer::Kernel, Action::new(ActionKind::Socket)),
+            "not the policy's",
+        ),
+        (
+            decision(Layer::Operator, Action::new(ActionKind::Administration)),
+            "not the policy's",
+        ),
+        (
+            allowed(
+                Layer::Kernel,
+                Action {
+                    host: None,
+                    ip: Some("127.0.0.1".parse().unwrap()),
+                    ..to(Connect, "a.b", 8080)
+                },
+            ),
+            "not the policy's",
+        ),
+        (
+            allowed(
+                Layer::Kernel,
+                Action {
+                    host: None,
+                    ip: Some("192.0.2.1".parse().unwrap()),
+                    ..to(Connect, "a.b", 53)
+                },
+            ),
+            "not the policy's",
+        ),
+        (
+            Decision {
+                agent: None,
+                ..decision(Layer::Kernel, to(Connect, "a.example", 80))
+            },
+            "not the policy's",
+        ),
+        (
+            Decision {
+                reason: Reason::new(ReasonCode::NoRule, format!("no{COUNTED_TOGETHER}")),
+                ..decision(Layer::Proxy, to(Connect, "a.example", 80))
+            },
+            "it was counted together with others of its reason, whatever their destination",
+        ),
+    ] {
+        let replayed = match replay.replay(&decision) {
+            Replayed::NotThePolicys => "not the policy's".to_owned(),
+            Replayed::CannotTell(why) => why,
+            Replayed::Told(told) if told.would_be.verdict == Verdict::Allow => "allow".to_owned(),
+            Replayed::Told(told) => {
+                let word = if told.would_be.enforced {
+                    "deny"
+                } else {
+                    "(deny)"
+                };
+                let rule = told
+                    .after
+                    .rule
+                    .map_or_else(String::new, |rule| format!(" {}", rule.rule));
+                format!("{word} {}{rule}", told.after.reason)
+            }
+        };
+        assert_eq!(replayed, expected, "{:#?}", decision.action);
+    }
+}
+
+#[test]
+fn an_agent_that_the_candidate_does_not_have_gets_nothing() {
+    let candidate = policy(CANDIDATE);
+    let mut was = allowed(Layer::Dns, to(ActionKind::DnsQuery, "open.example", 53));
+    was.agent.as_mut().unwrap().name = "stranger".parse().unwrap();
+    let Replayed::Told(told) = Replay::new(&candidate, [], &OPEN).replay(&was) else {
+        panic!("{was:?}");
+    };
+    assert!(told.changed());
+    assert_eq!(told.after.reason, ReasonCode::NoAgent);
+    // One that is only observed is told, and goes on.
+    was.agent.as_mut().unwrap().name = "newcomer".parse().unwrap();
+    was.action.host = Some(host("gone.example"));
+    let Replayed::Told(told) = Replay::new(&candidate, [], &OPEN).replay(&was) else {
+        panic!("{was:?}");
+    };
+    assert!(told.changed() && told.would_be.goes_on());
+    assert_eq!(told.would_be.verdict, Verdict::Deny);
+}
+
+#[test]
+fn a_denial_of_closed_addresses_leaves_names_what_they_are() {
+    let text = "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: far, match: {host: [far.example]}, action: allow}\n  - {id: inside, match: {cidr: [NET]}, action: deny}\n";
+    let was = allowed(Layer::Proxy, to(ActionKind::Connect, "far.example", 443));
+    let private: IpNet = "10.0.0.0/8".parse().unwrap();
+    let closed = |ip: IpAddr, _: &[IpNet], _: bool| private.contains(&ip);
+    for (net, can_tell) in [
+        ("10.0.0.0/8", true),
+        ("10.1.0.0/16", true),
+        ("10.0.0.0/7", false),
+        ("8.0.0.0/6", false),
+        ("192.0.2.0/24", false),
+        ("0.0.0.0/0", false),
+    ] {
+        let candidate = policy(&text.replace("NET", net));
+        let replayed = Replay::new(&candidate, [], &closed).replay(&was);
+        assert_eq!(told(&replayed).is_some(), can_tell, "{net}: {replayed:?}");
+    }
+}
+
+#[test]
+fn equal_changes_are_counted_together() {
+    let candidate = policy(CANDIDATE);
+    let replay = Replay::new(&candidate, [], &OPEN);
+    let mut summary = Summary::default();
+    let id = |n| DecisionId(Ulid::from_parts(n, 0));
+    let mut add = |n: u64, name: &str, count| {
+        let action = to(ActionKind::DnsQuery, name, 53);
+        let decision = Decision {
+            id: id(n),
+            count,
+            ..allowed(Layer::Dns, action)
+        };
+        let replayed = replay.replay(&decision);
+        summary.add(&decision, replayed);
+    };
+    for n in 0..5 {
+        add(n, "gone.example", 2);
+    }
+    add(9, "open.example", 3);
+    for n in 0..=MAX_GROUPS as u64 {
+        add(100 + n, &format!("n{n}.example"), 1);
+    }
+    let summary = summary.sorted();
+    let totals = summary.totals;
+    let changed = 10 + MAX_GROUPS as u64 + 1;
+    assert_eq!(
+        (totals.attempts, totals.unchanged, totals.changed),
+        (changed + 3, 3, changed)
+    );
+    assert_eq!(
+        (totals.said_otherwise, totals.done_otherwise),
+        (changed, changed)
+    );
+    assert_eq!((summary.groups.len(), summary.ungrouped), (MAX_GROUPS, 2));
+    let first = &summary.groups[0];
+    assert_eq!(
+        (first.destination.as_str(), first.count),
+        ("gone.example", 10)
+    );
+    assert_eq!(first.examples, [id(4), id(3), id(2)]);
+    assert_eq!(first.examples.len(), EXAMPLES);
+}

@@ -1,0 +1,178 @@
+//! Somebody who attempts something, and somebody who records what becomes of it.
+
+use std::net::IpAddr;
+
+use agentguard_model::{
+    Action, ActionKind, Agent, Context, Decision, DecisionId, Handling, HostName, Layer, Matched,
+    Mode, Reason, ReasonCode, Transport, Verdict,
+};
+use jiff::Timestamp;
+use ulid::Ulid;
+
+use crate::tests::agent;
+use crate::{Circumstances, Facts, Policy, Request, RulingOutcome, Seen, special};
+
+/// A decision on nothing in particular.
+pub(super) fn decision(layer: Layer, action: Action) -> Decision {
+    Decision {
+        id: DecisionId(Ulid::from_parts(1, 1)),
+        time: Timestamp::UNIX_EPOCH,
+        agent: Some(Agent {
+            name: "coder".parse().unwrap(),
+            labels: Default::default(),
+        }),
+        context: Context::default(),
+        process: None,
+        layer,
+        action,
+        verdict: Verdict::Deny,
+        enforced: true,
+        mode: Mode::Enforce,
+        reason: Reason::new(ReasonCode::NoRule, "because"),
+        matched: Vec::new(),
+        budget: Vec::new(),
+        findings: Vec::new(),
+        count: 1,
+        last: None,
+        latency_us: 1,
+        policy_version: "of old".to_owned(),
+        outcome: None,
+    }
+}
+
+/// Somebody who records what happens under a policy, as the guard does.
+pub(super) struct Recorder<'a> {
+    pub(super) policy: &'a Policy,
+}
+
+impl Recorder<'_> {
+    fn record(
+        &self,
+        circumstances: &Circumstances<'_>,
+        (layer, action): (Layer, Action),
+        (verdict, enforced, reason): (Verdict, bool, Reason),
+        matched: Vec<Matched>,
+    ) -> Decision {
+        Decision {
+            verdict,
+            enforced,
+            reason,
+            matched,
+            policy_version: self.policy.version().to_owned(),
+            context: circumstances.context.clone(),
+            time: circumstances.time,
+            ..decision(layer, action)
+        }
+    }
+
+    pub(super) fn name(&self, name: &HostName) -> Decision {
+        let ruling = self.policy.decide_name(agent(self.policy, "coder"), name);
+        let action = Action {
+            host: Some(name.clone()),
+            port: Some(53),
+            transport: Some(Transport::Udp),
+            ..Action::new(ActionKind::DnsQuery)
+        };
+        let said = (ruling.verdict, ruling.enforced, ruling.reason);
+        self.record(
+            &Circumstances::NOBODY,
+            (Layer::Dns, action),
+            said,
+            ruling.matched,
+        )
+    }
+
+    /// A flow, by whoever decides it.
+    pub(super) fn flow(&self, attempt: &Attempt<'_>) -> Decision {
+        let agent = agent(self.policy, "coder");
+        let facts = attempt.facts;
+        let mut action = Action {
+            host: facts.host.cloned(),
+            ip: facts.ip.map(special::canonical),
+            port: Some(facts.port),
+            transport: Some(facts.transport),
+            ..Action::new(match facts.transport {
+                Transport::Tcp => ActionKind::Connect,
+                Transport::Udp => ActionKind::Datagram,
+            })
+        };
+        // The kernel knows the address, and what the policy says whatever is sent.
+        let early = Facts {
+            ip: facts.ip.or(attempt.behind),
+            ..facts
+        };
+        let ruling = self.policy.decide(agent, &early);
+        if matches!(
+            ruling.outcome,
+            RulingOutcome::Deny | RulingOutcome::Allow(Handling::Direct)
+        ) {
+            let enforced =
+                ruling.verdict == Verdict::Allow || ruling.outcome == RulingOutcome::Deny;
+            let said = (ruling.verdict, enforced, ruling.reason);
+            let matched = ruling.matched.into_iter().take(1).collect();
+            return self.record(&facts.circumstances, (Layer::Kernel, action), said, matched);
+        }
+        let seen = match attempt.sent {
+            Sent::Clear(request) => Seen::Request(request),
+            Sent::Tls(request) if self.policy.inspects(agent, &facts) => Seen::Request(request),
+            Sent::Tls(_) | Sent::Opaque => Seen::Never,
+        };
+        let facts = Facts {
+            request: seen,
+            ..facts
+        };
+        let mut ruling = self.policy.decide(agent, &facts);
+        if let Seen::Request(request) = seen {
+            action.kind = ActionKind::HttpRequest;
+            action.method = Some(request.method.to_owned());
+            action.path = Some(request.path.to_owned());
+            action.query = request.query.map(|query| self.policy.recorded_query(query));
+            let fields = request
+                .fields
+                .map(|fields| self.policy.recorded_fields(fields));
+            action.headers = fields.unwrap_or_default();
+            action.body = (request.body > 0).then_some(request.body);
+            action.tls = matches!(attempt.sent, Sent::Tls(_));
+            // An address behind the name for which a rule denies it is told, in force before on paper.
+            if let (Some(ip), Some(_), None) = (attempt.behind, facts.host, facts.ip)
+                && ruling.outcome != RulingOutcome::Deny
+            {
+                let ip = Some(ip);
+                let there = self.policy.decide(agent, &Facts { ip, ..facts });
+                let denied = there.outcome == RulingOutcome::Deny
+                    || there.verdict == Verdict::Deny && ruling.verdict != Verdict::Deny;
+                if denied {
+                    action.ip = ip.map(special::canonical);
+                    ruling = there;
+                }
+            }
+        }
+        let said = (ruling.verdict, ruling.enforced, ruling.reason);
+        self.record(
+            &facts.circumstances,
+            (Layer::Proxy, action),
+            said,
+            ruling.matched,
+        )
+    }
+}
+
+/// What happens, whoever looks at it and whoever records it.
+pub(super) struct Attempt<'a> {
+    /// Before anything is sent.
+    pub(super) facts: Facts<'a>,
+    /// The address behind the name.
+    pub(super) behind: Option<IpAddr>,
+    pub(super) sent: Sent<'a>,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent<'a> {
+    /// A request.
+    Clear(Request<'a>),
+    /// A request inside TLS.
+    Tls(Request<'a>),
+    /// What nobody understands.
+    Opaque,
+}

@@ -1,0 +1,98 @@
+//! `agentguard policy`
+
+mod check;
+mod past;
+mod report;
+mod show;
+mod simulate;
+mod test;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use agentguard_keeper::message::Command as Request;
+use agentguard_model::{Reason, ReasonCode};
+use agentguard_names::guard;
+use agentguard_policy::{Diagnostics, Policy};
+use clap::Subcommand;
+use ipnet::IpNet;
+
+use super::Global;
+use super::agent::change;
+use super::failure::{Failure, chain};
+use super::output::{Output, counted, printable, say};
+use crate::config::{ConfigError, sources};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Compile a policy and say everything that is wrong with it; works without a daemon
+    Check {
+        /// The policy
+        file: PathBuf,
+    },
+    /// Run the tests that are written beside a policy; works without a daemon
+    Test {
+        /// The tests
+        file: PathBuf,
+        /// The policy, instead of the one that the tests are about
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
+    Simulate(simulate::Simulate),
+    /// Say what the modes keep from being done: what would be denied or allowed in enforce mode
+    Report(past::Past),
+    /// Show the policy in force
+    Show,
+    /// Load the policy anew; one that is wrong leaves the old one in force
+    Reload,
+}
+
+pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Check { file } => check::check(&file, out),
+        Command::Show => {
+            let policy = global.ask(async |mut client| Ok(client.policy().await?))?;
+            show::show(&policy, out)
+        }
+        Command::Reload => change(global, &Request::Reload, out),
+        Command::Test { file, policy } => test::test(&file, policy.as_deref(), out),
+        Command::Simulate(simulate) => simulate::simulate(&simulate, global, out),
+        Command::Report(past) => report::report(&past, global, out),
+    }
+}
+
+/// A policy that is named on the command line or by a file that is. Its warnings are for `check`.
+///
+/// # Errors
+/// A usage error: it cannot be read, or it is wrong, which has been said then.
+fn compiled(file: &Path) -> Result<Policy, Failure> {
+    let sources = sources::read(file, |_| Ok(())).map_err(|error| match error {
+        ConfigError::Unreadable { .. } => Failure::usage(chain(&error)),
+        ConfigError::Wrong(_) => error.into(),
+    })?;
+    let shown = file.display().to_string();
+    sources.compile().map_err(|found| unusable(&shown, &found))
+}
+
+/// Why an address may not be behind a name, as the resolver has it.
+fn closed(ip: IpAddr, ranges: &[IpNet], observing: bool) -> Option<Reason> {
+    let examined = guard::examine([ip], ranges, observing);
+    let (ip, special) = examined.denied.first()?;
+    let message = format!("The name is at {ip}, a {special} address that no rule lets it have.");
+    Some(Reason::new(ReasonCode::Rebinding, message))
+}
+
+/// Says what is wrong with a file that the command line names.
+fn unusable(path: &str, found: &Diagnostics) -> Failure {
+    say(&lines(&found.to_string()));
+    let errors = found.iter().count() + found.more();
+    Failure::usage(format!(
+        "{path} cannot be used: {}",
+        counted(errors, "fault")
+    ))
+}
+
+/// Several lines for a terminal.
+fn lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,218 @@
+//! A policy on trial, with what the guard itself recorded: through the policy in force nothing changes,
+//! and what a stricter one would change is named.
+
+use agentguard_model::{ActionKind, Decision, Verdict};
+use agentguard_tests::{Guard, World, address};
+use serde_json::{Value, json};
+
+use super::{OTHER, SITE, puppet, world};
+
+/// Something of each kind: by name and by address, by request, direct, denied, on paper.
+const POLICY: &str = "
+version: 1
+agents:
+  - {name: coder}
+  - {name: tried, mode: shadow}
+rules:
+  - id: pages
+    agents: [coder]
+    match: {host: [api.example.com], port: [80], method: [GET], path: [/, '/a/**'], header: {accept: ['*']}}
+    action: allow
+  - id: spliced
+    agents: [coder]
+    match: {host: [api.example.com], port: [443]}
+    action: allow
+  - id: no-queries
+    match: {host: [api.example.com], query: {secret: ['*']}}
+    action: deny
+  - id: echo
+    agents: [coder]
+    match: {cidr: [203.0.113.16/32], port: [7], transport: [tcp, udp]}
+    action: allow
+    handling: direct
+  - id: no-echo
+    match: {cidr: [203.0.113.32/32]}
+    action: deny
+  - id: other-soon
+    agents: [coder]
+    match: {host: [www.other.example]}
+    action: allow
+    mode: shadow
+";
+
+/// What agents do. What becomes of each is the policy's and not looked at here.
+fn traffic(world: &World, guard: &Guard<'_>) {
+    let [four, _] = address::origin(0x10);
+    let [other, _] = address::origin(0x20);
+    for agent in ["coder", "tried"] {
+        let mut client = puppet(world, guard, agent);
+        for order in [
+            format!("get('{SITE}')"),
+            format!("get('{OTHER}')"),
+            format!("tls('t', '{SITE}')"),
+            format!("tcp('c', '{four}', 7)"),
+            format!("udp('u', '{four}')"),
+            format!("say_to('u', 'hello', '{four}', 7)"),
+            format!("say_to('u', 'hello', '{four}', 9)"),
+            format!("tcp('d', '{other}', 7)"),
+            format!("tcp('e', '{other}', 80)"),
+            "tcp('l', '127.0.0.1', 9)".to_owned(),
+            "listen('m', '127.0.0.1', 18080)".to_owned(),
+            "tcp('n', '127.0.0.1', 18080)".to_owned(),
+            "tcp('o', '169.254.169.254', 80)".to_owned(),
+        ] {
+            // An answer, or the error that the denial is.
+            client.ask(&order).unwrap();
+        }
+        for path in ["/a/b", "/b", "/a/b?secret=1", "/a/b?other=1"] {
+            let address = format!("resolve('{SITE}', 4)[0]");
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: {SITE}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n"
+            );
+            let bytes: String = request.bytes().map(|byte| format!("{byte:02x}")).collect();
+            client
+                .ask(&format!("talk({address}, 80, '{bytes}')"))
+                .unwrap();
+        }
+    }
+}
+
+fn told(guard: &Guard<'_>, words: &[&str]) -> Value {
+    let call = guard
+        .cli()
+        .args(["policy"])
+        .args(words)
+        .args(["-o", "json"]);
+    let told = call.run().unwrap().success().unwrap();
+    serde_json::from_str(&told.stdout).unwrap()
+}
+
+/// The policy with a change, beside it.
+fn candidate(guard: &Guard<'_>, name: &str, change: (&str, &str)) -> String {
+    assert!(POLICY.contains(change.0), "{}", change.0);
+    let file = guard.policy().with_file_name(name);
+    std::fs::write(&file, POLICY.replace(change.0, change.1)).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_simulation_tells_what_another_policy_would_have_changed_and_the_same_one_changes_nothing() {
+    let world = world("trial");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    traffic(&world, &guard);
+    // The kernel's decisions come after their effect.
+    let metadata = |decisions: &[Decision]| {
+        let of = |agent: &str| {
+            decisions.iter().any(|decision| {
+                let named = decision
+                    .agent
+                    .as_ref()
+                    .is_some_and(|it| it.name.as_str() == agent);
+                named && decision.action.ip == Some("169.254.169.254".parse().unwrap())
+            })
+        };
+        (of("coder") && of("tried")).then(|| decisions.to_vec())
+    };
+    let recorded = guard.wait_verdicts("the last denials", metadata).unwrap();
+    let of = |kind, verdict| {
+        let same = |it: &&Decision| it.action.kind == kind && it.verdict == verdict;
+        recorded.iter().filter(same).count()
+    };
+    for (kind, verdict) in [
+        (ActionKind::DnsQuery, Verdict::Allow),
+        (ActionKind::DnsQuery, Verdict::Deny),
+        (ActionKind::HttpRequest, Verdict::Allow),
+        (ActionKind::HttpRequest, Verdict::Deny),
+        (ActionKind::Connect, Verdict::Allow),
+        (ActionKind::Connect, Verdict::Deny),
+        (ActionKind::Datagram, Verdict::Allow),
+        (ActionKind::Datagram, Verdict::Deny),
+    ] {
+        assert!(of(kind, verdict) > 0, "{kind:?} {verdict:?}: {recorded:#?}");
+    }
+
+    // The very policy, and one that only reads otherwise.
+    let file = guard.policy();
+    for same in [
+        file.to_str().unwrap().to_owned(),
+        candidate(
+            &guard,
+            "spelled.yaml",
+            ("version: 1", "# The same.\nversion: 1"),
+        ),
+    ] {
+        let simulated = told(&guard, &["simulate", "--policy", &same, "--since", "1h"]);
+        assert_eq!(simulated["groups"], json!([]), "{simulated:#}");
+        assert_eq!(simulated["totals"]["changed"], 0, "{simulated:#}");
+        assert_eq!(simulated["complete"], true);
+        assert!(
+            simulated["totals"]["unchanged"].as_u64() > Some(20),
+            "{simulated:#}"
+        );
+    }
+    let simulated = told(&guard, &["simulate", "--policy", file.to_str().unwrap()]);
+    assert_eq!(simulated["totals"]["cannot_tell"], 0, "{simulated:#}");
+
+    // Pages below `/a` are closed.
+    let stricter = candidate(&guard, "stricter.yaml", ("path: [/, '/a/**']", "path: [/]"));
+    let simulated = told(
+        &guard,
+        &["simulate", "--policy", &stricter, "--agent", "coder"],
+    );
+    let groups = simulated["groups"].as_array().unwrap();
+    let [group] = groups.as_slice() else {
+        panic!("{simulated:#}");
+    };
+    assert_eq!(group["agent"], "coder");
+    assert_eq!(group["kind"], "http_request");
+    assert_eq!(group["destination"], format!("{SITE}:80"));
+    assert_eq!(group["was"]["verdict"], "allow");
+    assert_eq!(
+        group["would_be"],
+        json!({"verdict": "deny", "enforced": true})
+    );
+    assert_eq!(group["before"]["rule"]["rule"], "pages");
+    assert_eq!(group["after"], json!({"reason": "no_rule"}));
+    assert_eq!(group["count"], 2, "{simulated:#}");
+    let example = group["examples"][0].as_str().unwrap();
+    let explained = guard.cli().args(["explain", example]).run().unwrap();
+    let explained = explained.success().unwrap();
+    assert!(explained.stdout.contains("/a/b"), "{explained}");
+
+    // A condition on what was not recorded.
+    let looking = candidate(&guard, "looking.yaml", ("accept: ['*']", "x-why: ['*']"));
+    let simulated = told(
+        &guard,
+        &["simulate", "--policy", &looking, "--agent", "coder"],
+    );
+    assert_eq!(simulated["totals"]["changed"], 0, "{simulated:#}");
+    let why = simulated["untold"][0]["why"].as_str().unwrap();
+    assert_eq!(why, "not recorded: header `x-why`", "{simulated:#}");
+}
+
+#[test]
+fn a_report_names_what_a_mode_let_pass_and_what_a_rule_on_paper_would_have_allowed() {
+    let world = world("trial-report");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    traffic(&world, &guard);
+    let report = told(&guard, &["report", "--agent", "tried"]);
+    let denied = report["would_be_denied"].as_array().unwrap();
+    let site = denied
+        .iter()
+        .find(|it| it["destination"] == format!("{OTHER}:80") && it["kind"] == "http_request");
+    let site = site.unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(
+        (&site["mode"], &site["by"]),
+        (&json!("shadow"), &json!({"reason": "no_rule"}))
+    );
+    assert_eq!(site["count"], 1, "{report:#}");
+    assert_eq!(report["would_be_allowed"], json!([]));
+
+    let report = told(&guard, &["report", "--agent", "coder"]);
+    assert_eq!(report["would_be_denied"], json!([]), "{report:#}");
+    let allowed = report["would_be_allowed"].as_array().unwrap();
+    let soon = allowed.iter().find(|it| it["destination"] == OTHER);
+    let soon = soon.unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!(soon["by"]["rule"]["rule"], "other-soon");
+    assert_eq!(soon["kind"], "dns_query");
+}
