@@ -55,10 +55,12 @@ fn each_example_policy_compiles_with_the_warnings_that_it_names() {
 }
 
 #[test]
-fn each_example_policy_has_tests_beside_it() {
+fn each_example_policy_has_tests_beside_it_that_pass() {
     for name in policies().keys() {
         let tests = path(name, ".test.yaml");
         assert!(Path::new(&tests).is_file(), "{name} has no {tests}");
+        let said = agentguard(["policy", "test", &tests]).run();
+        assert_eq!(said.code, 0, "{name}: {}{}", said.stdout, said.stderr);
     }
 }
 
