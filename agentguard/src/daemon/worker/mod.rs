@@ -4,6 +4,7 @@
 //! wants of the kernel it asks the keeper for.
 
 mod adopted;
+mod clock;
 mod deeds;
 mod events;
 mod gate;
@@ -31,6 +32,8 @@ use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virt
 use agentguard_proxy::{Limits, Shared, Tls};
 use agentguard_record::Record;
 use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -112,6 +115,8 @@ async fn serve(
     let mut events = Some(events);
     let mut control = Some(control);
     let mut rooms: Option<Rooms> = None;
+    // A moment before the policy in force was put there.
+    let renewed = watch::Sender::new(Timestamp::now());
     let mut places: HashMap<u64, Place> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
@@ -168,10 +173,18 @@ async fn serve(
                 let (sources, users) = documents::open(file)?;
                 let policy = super::keeper::compile(&sources)?;
                 board.policy(&policy, &sources, users);
+                let before = Timestamp::now();
                 match &rooms {
-                    Some(rooms) => rooms.policies.put(generation, policy),
+                    Some(rooms) => {
+                        rooms.policies.put(generation, policy);
+                        renewed.send_replace(before);
+                    }
                     None => {
                         let policies = Arc::new(Policies::new(generation, policy));
+                        renewed.send_replace(before);
+                        let clock = clock::follow(policies.clone(), renewed.subscribe());
+                        let over = shutdown.clone();
+                        tasks.spawn(async move { over.run_until_cancelled(clock).await });
                         rooms = Some(open_rooms(
                             &policies, &directory, &record, &gate, &names, &link, &upstreams,
                         ));
