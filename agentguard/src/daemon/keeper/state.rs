@@ -3,6 +3,7 @@
 
 mod adopted;
 mod complaints;
+mod orders;
 mod quarantine;
 mod residents;
 mod root;
