@@ -433,6 +433,7 @@ fn policy(sources: &Sources) -> PolicyView {
             })
             .collect(),
         rules: policy.rules().map(rule).collect(),
+        switches: sources.guard.borrow().switches.clone(),
         warnings: policy.warnings().iter().map(ToString::to_string).collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! `agentguard policy`
 
+pub(super) mod switch;
+
 use std::path::{Path, PathBuf};
 
 use agentguard_control::api::PolicyView;
@@ -30,6 +32,11 @@ pub(super) enum Command {
     Show,
     /// Load the policy anew; one that is wrong leaves the old one in force
     Reload,
+    /// List the switches that the policy declares, or set one
+    ///
+    /// Rules look at them. What is under way is decided again at once, and what is denied now ends. It
+    /// holds over reloads and over restarts of the daemon and of the host, until it is set to default.
+    Switch(switch::Switch),
 }
 
 pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
@@ -40,6 +47,7 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
             show(&policy, out)
         }
         Command::Reload => change(global, &Request::Reload, out),
+        Command::Switch(switch) => switch::main(switch, global, out),
     }
 }
 

@@ -14,6 +14,7 @@ mod proxy;
 mod real_names;
 mod sequences;
 mod status;
+mod switches;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -117,6 +118,7 @@ async fn serve(
     let mut rooms: Option<Rooms> = None;
     // A moment before the policy in force was put there.
     let renewed = watch::Sender::new(Timestamp::now());
+    let mut switches = switches::Set::default();
     let mut places: HashMap<u64, Place> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
@@ -173,6 +175,7 @@ async fn serve(
                 let (sources, users) = documents::open(file)?;
                 let policy = super::keeper::compile(&sources)?;
                 board.policy(&policy, &sources, users);
+                board.switches(switches.shown(policy.switches()));
                 let before = Timestamp::now();
                 match &rooms {
                     Some(rooms) => {
@@ -224,6 +227,13 @@ async fn serve(
                     }
                     link.tell(ToKeeper::Cut { number }).await;
                 });
+            }
+            ToWorker::Switch { number, name, set } => {
+                let rooms = rooms.as_ref().context("a switch before a policy")?;
+                switches.put(name, set);
+                rooms.policies.switch(switches.switches());
+                board.switches(switches.shown(rooms.policies.current().switches()));
+                link.tell(ToKeeper::Cut { number }).await;
             }
             ToWorker::Deed(deed) => {
                 let rooms = rooms.as_ref().context("a change before a policy")?;
