@@ -27,6 +27,7 @@ mod root;
 mod runtime;
 mod sandbox;
 mod sockets;
+mod switches;
 mod upgrade;
 
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};

@@ -74,7 +74,7 @@ impl Keeper {
                 format!("the switch {name}, which the policy does not declare, is forgotten")
             }
         };
-        tracing::warn!(switch = name, uid, "{text}");
+        tracing::warn!(switch = name, ?on, uid, "a switch was set");
         let worker = self.tell_switch(name, set.as_ref());
         self.tell_last_deed();
         Ok((text, worker))
