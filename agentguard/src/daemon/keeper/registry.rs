@@ -440,8 +440,8 @@ fn parse(path: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     let damaged = || {
         format!(
             "{shown} is damaged; hint: what was under the gate stays so; put a copy of it from a backup \
-             in its place, or move it away: then agents get new numbers, and what was added and \
-             quarantined is to be added and quarantined again (`agentguard agent add`, `quarantine`)"
+             in its place, or move it away: then agents get new numbers, and what was added, quarantined \
+             and switched is so to be again (`agentguard agent add`, `quarantine`, `policy switch`)"
         )
     };
     let head: Head = serde_json::from_slice(bytes).with_context(damaged)?;
