@@ -33,6 +33,7 @@ agents:
   - name: tester
     users: [64298]
   - name: hidden
+switches: {freeze: false}
 rules: []
 ";
 
@@ -289,6 +290,11 @@ fn members_of_agentguard_run_run_their_own_agents_and_learn_of_no_others() {
             &["agent", "release", "coder"],
             "only root and members of agentguard-approve may quarantine",
         ),
+        (
+            &["policy", "switch", "freeze", "on"],
+            "only root and members of agentguard-approve may set switches",
+        ),
+        (&["policy", "switch"], "the policy speaks of all agents"),
     ] {
         refused(&ask(&world, &guard, alice, words), why);
     }
@@ -327,6 +333,7 @@ fn members_of_agentguard_run_run_their_own_agents_and_learn_of_no_others() {
         &["verdicts", "--follow"],
         &["run", "--agent", "coder", "--", "true"],
         &["agent", "release", "coder"],
+        &["policy", "switch", "freeze", "on"],
     ] {
         let call: Vec<std::ffi::OsString> = ["setpriv".into()]
             .into_iter()
@@ -427,16 +434,22 @@ fn members_of_agentguard_approve_read_everything_and_quarantine_and_release() {
     assert!(told.stderr.contains("coder is quarantined"), "{told}");
     let told = ask(&world, &guard, member, &["agent", "release", "coder"]);
     assert_eq!(told.code(), 0, "{told}");
+    let words = ["policy", "switch", "freeze", "on"];
+    let told = ask(&world, &guard, member, &words);
+    assert_eq!(told.code(), 0, "{told}");
+    let told = ask(&world, &guard, member, &["policy", "switch"]);
+    let set = format!("freeze  on     off       uid {OTHER}");
+    assert!(told.stdout.contains(&set), "{told}");
     assert_eq!(guard.run("coder", ["true"]).unwrap().code(), 0);
     let told = |decisions: &[Decision]| {
         let deeds = decisions
             .iter()
             .filter(|it| it.action.kind == ActionKind::Administration);
         let by: Vec<_> = deeds.map(|it| it.context.uid()).collect();
-        (by == [Some(OTHER); 2]).then_some(())
+        (by == [Some(OTHER); 3]).then_some(())
     };
     guard
-        .wait_verdicts("both deeds, and whose they are", told)
+        .wait_verdicts("the deeds, and whose they are", told)
         .unwrap();
 
     for words in [

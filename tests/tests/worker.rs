@@ -370,6 +370,13 @@ fn whatever_a_worker_says_the_keeper_goes_on_and_grants_nothing() {
     assert!(log.contains("hostile babble=4: done"), "{log}");
     assert!(!log.contains("panicked"), "{log}");
     assert_eq!(guard.id().unwrap(), daemon);
+    // What operators order is not a worker's to say.
+    let registry = guard.state_dir().join("keeper/agents.json");
+    let registry = std::fs::read_to_string(registry).unwrap();
+    assert!(registry.contains("\"agents\":"), "{registry}");
+    for order in ["quarantined", "switches", "deeds"] {
+        assert!(!registry.contains(order), "{registry}");
+    }
 
     let names = std::fs::read_dir(guard.bpffs()).unwrap();
     let mut names = names.map(|pins| pins.unwrap().path().join("NAMES"));

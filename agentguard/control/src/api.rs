@@ -192,6 +192,59 @@ pub struct GuardStatus {
     /// Leaf certificates for inspected connections.
     #[serde(default)]
     pub leaves: LeafStatus,
+    /// The switches that the policy declares, and those that operators have set, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchStatus>,
+}
+
+/// A switch that rules may look at.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SwitchStatus {
+    /// Its name.
+    pub name: String,
+    /// How it is. Absent: the policy does not declare it, so that it counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<bool>,
+    /// How the policy declares it. Absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared: Option<bool>,
+    /// How an operator has set it. Absent: it is as declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SwitchSet>,
+}
+
+/// How an operator has set a switch.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SwitchSet {
+    /// On or off.
+    pub on: bool,
+    /// Since when.
+    pub since: Timestamp,
+    /// The user id of who set it.
+    pub uid: u32,
+    /// Why, as they said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl SwitchStatus {
+    /// One that the policy declares like this, and that somebody has set like that.
+    #[must_use]
+    pub fn new(name: impl Into<String>, declared: Option<bool>, set: Option<SwitchSet>) -> Self {
+        Self {
+            name: name.into(),
+            on: declared.map(|declared| set.as_ref().map_or(declared, |set| set.on)),
+            declared,
+            set,
+        }
+    }
+
+    /// Whether it is as the policy says: not one that an operator has set to something else, nor one that
+    /// counts for nothing.
+    #[must_use]
+    pub fn is_as_declared(&self) -> bool {
+        self.declared.is_some() && self.on == self.declared
+    }
 }
 
 /// Leaf certificates since the keeper's start.
@@ -305,6 +358,9 @@ pub struct PolicyView {
     /// The header fields that its rules look at, which the record has of requests. Sorted.
     #[serde(default)]
     pub recorded_headers: Vec<String>,
+    /// The switches that it declares, and those that operators have set, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchStatus>,
     /// What the compiler found worth saying.
     #[serde(default)]
     pub warnings: Vec<String>,

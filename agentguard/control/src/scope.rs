@@ -124,6 +124,7 @@ impl Scope {
         guard.gate.attached_more = 0;
         guard.listeners.clear();
         guard.leaves = LeafStatus::default();
+        guard.switches.clear();
         if guard.policy.refused.is_some() {
             guard.policy.refused =
                 Some("root, and whoever may read everything, is told why".to_owned());

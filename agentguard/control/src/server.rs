@@ -434,6 +434,7 @@ fn policy(sources: &Sources) -> PolicyView {
             .collect(),
         rules: policy.rules().map(rule).collect(),
         recorded_headers: policy.looked_at_fields(),
+        switches: sources.guard.borrow().switches.clone(),
         warnings: policy.warnings().iter().map(ToString::to_string).collect(),
     }
 }

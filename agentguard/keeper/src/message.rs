@@ -134,6 +134,16 @@ pub enum ToWorker {
         /// What it is, a few at most.
         past: Vec<Past>,
     },
+    /// How an operator has set a switch from now on. What is under way is decided again; answered with
+    /// [`ToKeeper::Cut`] once nothing is decided by the old state any more.
+    Switch {
+        /// A number to answer with.
+        number: u32,
+        /// The switch.
+        name: String,
+        /// `None`: it is as the policy declares it.
+        set: Option<Switch>,
+    },
 }
 
 /// Sockets in one [`ToWorker::Closed`], so that it fits a packet.
@@ -205,7 +215,7 @@ pub struct AgentState {
     pub warnings: Vec<String>,
 }
 
-/// The characters of a [`Quarantine::reason`], at most.
+/// The characters of a [`Quarantine::reason`] or a [`Switch::reason`], at most.
 pub const MAX_REASON: usize = 500;
 
 /// That nothing may leave an agent or reach it.
@@ -220,6 +230,23 @@ pub struct Quarantine {
     pub reason: Option<String>,
     /// Whether its processes are stopped.
     pub frozen: bool,
+}
+
+/// The switches that operators have set at once, at most: as many as a policy may declare. One more is
+/// refused.
+pub const MAX_SWITCHES: usize = 64;
+
+/// That a switch of the policy is as an operator has set it, whatever the policy declares.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Switch {
+    /// How it is.
+    pub on: bool,
+    /// Since when, in seconds since the epoch.
+    pub since: u64,
+    /// The user id of who set it, in the initial user namespace.
+    pub uid: u32,
+    /// Why, as they said: at most [`MAX_REASON`] characters. For operators; no agent is told.
+    pub reason: Option<String>,
 }
 
 /// A change to the guard itself, for the record.
@@ -250,6 +277,15 @@ pub enum Done {
     },
     /// An agent was released from quarantine.
     Released,
+    /// A switch of the policy was set.
+    Switched {
+        /// The switch.
+        name: String,
+        /// How. `None`: it was left to the policy again.
+        on: Option<bool>,
+        /// Why, as the operator said.
+        reason: Option<String>,
+    },
     /// The gate was taken off everything while no daemon ran.
     Detached {
         /// How many cgroups carried it.
@@ -270,7 +306,7 @@ pub enum Done {
     },
 }
 
-/// Worker to keeper.
+/// Worker to keeper. Nothing of it changes the guard: a worker can quarantine nobody and set no switch.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum ToKeeper {
     /// It serves.
@@ -285,7 +321,7 @@ pub enum ToKeeper {
         /// The policy's number.
         generation: u32,
     },
-    /// What was under way for the agent of [`ToWorker::Quarantine`] has ended.
+    /// What was under way for the agent of [`ToWorker::Quarantine`] has ended, or [`ToWorker::Switch`] counts.
     Cut {
         /// The number.
         number: u32,
@@ -402,6 +438,15 @@ pub enum Command {
     Release {
         /// The agent.
         name: AgentName,
+    },
+    /// Set a switch that the policy declares, or leave it to the policy again.
+    Switch {
+        /// The switch.
+        name: String,
+        /// How. `None`: as the policy declares it.
+        on: Option<bool>,
+        /// Why, for operators: at most [`MAX_REASON`] characters.
+        reason: Option<String>,
     },
 }
 

@@ -230,11 +230,11 @@ fn the_corpora_hold_messages() {
         let bytes = read(&format!("to_keeper/corpus/{name}"));
         received::<ToKeeper>(&bytes).unwrap().unwrap();
     }
-    for name in ["published", "signed", "policy", "state"] {
+    for name in ["published", "signed", "policy", "state", "switch"] {
         let bytes = read(&format!("to_worker/corpus/{name}"));
         received::<ToWorker>(&bytes).unwrap().unwrap();
     }
-    for name in ["run", "add", "rotate"] {
+    for name in ["run", "add", "rotate", "switch"] {
         let bytes = read(&format!("command/corpus/{name}"));
         received::<Command>(&bytes).unwrap().unwrap();
     }

@@ -100,7 +100,7 @@ pub struct Action {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The HTTP method; for a DNS query the record types asked for; for a socket its family, type
-    /// and protocol; for a change to the guard what was done: `quarantine`, `release`, `detach_all`.
+    /// and protocol; for a change to the guard what was done: `quarantine`, `release`, `switch`, `adopt`, `detach_all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The path of an HTTP request, canonical, without the query; for a UNIX socket what its owner called

@@ -182,7 +182,7 @@ pub(super) fn ask_keeper(global: &Global, request: &Request) -> Result<Answer, F
             };
             // Who may ask questions may not change anything yet.
             Failure::from(error).hint(format!(
-                "run the command as root; members of {APPROVE} quarantine and release, where the host has \
+                "run the command as root; members of {APPROVE} quarantine, release and set switches, where the host has \
                  that group, and whoever became one has to log in anew"
             ))
         }

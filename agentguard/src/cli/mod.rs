@@ -84,7 +84,7 @@ enum Command {
     Verdicts(verdicts::Verdicts),
     /// Say why a decision was taken, and what would change it
     Explain(explain::Explain),
-    /// Check, test and try a policy, show the one in force, load it anew
+    /// Check, test and try a policy, show the one in force, load it anew, set its switches
     #[command(subcommand)]
     Policy(policy::Command),
     /// Show, export and rotate the certificate authority behind inspection

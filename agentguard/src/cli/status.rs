@@ -8,6 +8,7 @@ use super::Global;
 use super::agent::{mode, quarantined};
 use super::failure::Failure;
 use super::output::{Output, counted, printable};
+use super::policy::switch;
 use super::verdicts::{gap_words, moment};
 
 pub(super) fn main(global: &Global, out: &mut Output) -> Result<(), Failure> {
@@ -50,6 +51,8 @@ fn story(status: &Status, now: Timestamp) -> String {
         ));
         lines.extend(refused.lines().map(|line| entry("", &format!("  {line}"))));
     }
+    let switches = guard.switches.iter().filter(|it| !it.is_as_declared());
+    lines.extend(switches.map(|it| entry("switch", &switch::story(it))));
     if status.partial {
         lines.extend(degraded("record", status));
     } else {
@@ -293,6 +296,25 @@ mod tests {
             said.ends_with("not everything of the daemon works as it should"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn switches_that_are_not_as_declared_are_told_and_no_others() {
+        let mut status = status();
+        let set = serde_json::json!({"on": true, "since": "2026-01-01T00:00:02Z", "uid": 0});
+        status.guard.switches = serde_json::from_value(serde_json::json!([
+            {"name": "calm", "on": false, "declared": false},
+            {"name": "freeze", "on": true, "declared": false, "set": set},
+            {"name": "pinned", "on": true, "declared": true, "set": set},
+        ]))
+        .unwrap();
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        let told: Vec<&str> = said.lines().filter(|it| it.starts_with("switch")).collect();
+        assert_eq!(
+            told,
+            ["switch     freeze is on, declared off; set on since 2026-01-01T00:00:02Z by uid 0"]
+        );
+        assert!(status.healthy());
     }
 
     #[test]

@@ -37,10 +37,10 @@ pub(crate) struct RunArgs {
     /// The unix user it runs as [default: yours]; only root may choose another
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// The workflow it is a part of, for the record
+    /// The workflow it is a part of, for rules and the record
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<String>,
-    /// A label for the record; may be repeated, once for each key
+    /// A label for rules and the record; may be repeated, once for each key
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
     /// Give it a network namespace of its own, with no way out but the guard

@@ -26,6 +26,7 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
         &["agent", "list"],
         &["agent", "show", "coder"],
         &["policy", "show"],
+        &["policy", "switch"],
         &["status"],
     ] {
         agentguard(arguments)
@@ -38,6 +39,7 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
         &["agent", "quarantine", "coder"],
         &["agent", "release", "coder"],
         &["policy", "reload"],
+        &["policy", "switch", "freeze", "on"],
         &["run", "--agent", "coder", "--", "true"],
     ] {
         agentguard(arguments)
@@ -191,8 +193,31 @@ fn agents_policy_and_status() {
          no-deletes  deny    -         enforce  policy.yaml:11\n\
          some-day    allow   splice    shadow   policy.yaml:16\n"
     );
+    let switches = ["policy", "switch"];
+    agentguard(switches).with_config(&config).says(
+        "NAME    STATE  DECLARED  SET BY  SINCE\n\
+         calm    off    off       -       -\n\
+         freeze  on     off       uid 7   1970-01-01T00:00:00Z\n",
+        "",
+        0,
+    );
+    let switches = ["policy", "switch", "-o", "jsonl"];
+    agentguard(switches).with_config(&config).says(
+        "{\"name\":\"calm\",\"on\":false,\"declared\":false}\n\
+         {\"name\":\"freeze\",\"on\":true,\"declared\":false,\"set\":{\"on\":true,\
+         \"since\":\"1970-01-01T00:00:00Z\",\"uid\":7,\"reason\":\"ticket 42\"}}\n",
+        "",
+        0,
+    );
     let status = agentguard(["status"]).with_config(&config).run();
     assert_eq!((status.code, status.stderr.as_str()), (0, ""));
+    assert!(
+        status.stdout.contains(
+            "\nswitch     freeze is on, declared off; set on since 1970-01-01T00:00:00Z by uid 7: ticket 42\n"
+        ),
+        "{}",
+        status.stdout
+    );
     assert!(
         status
             .stdout
@@ -319,6 +344,12 @@ fn changes_go_to_the_keeper_and_its_answer_is_passed_on() {
             Answer::Done {
                 text: "coder is released".into(),
             },
+            Answer::Done {
+                text: "the switch freeze is on".into(),
+            },
+            Answer::Done {
+                text: "the switch freeze is off".into(),
+            },
             Answer::Refused {
                 message: "the cgroup holds the daemon itself".into(),
                 hint: Some("name a cgroup of its own".into()),
@@ -356,6 +387,14 @@ fn changes_go_to_the_keeper_and_its_answer_is_passed_on() {
     agentguard(["agent", "release", "coder"])
         .with_config(&config)
         .says("", "coder is released\n", 0);
+    let words = ["policy", "switch", "freeze", "on", "--reason", "ticket 42"];
+    agentguard(words)
+        .with_config(&config)
+        .says("", "the switch freeze is on\n", 0);
+    let words = ["policy", "switch", "freeze", "default", "-o", "json"];
+    agentguard(words)
+        .with_config(&config)
+        .says("{\"done\":\"the switch freeze is off\"}\n", "", 0);
     let cgroup = bench.path("a/../cgroup");
     std::fs::create_dir_all(bench.path("a")).unwrap();
     std::fs::create_dir_all(bench.path("cgroup")).unwrap();
@@ -387,7 +426,22 @@ fn changes_go_to_the_keeper_and_its_answer_is_passed_on() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(&asked[3], Request::Release { name } if name.as_str() == "coder"));
-    match &asked[4] {
+    match [&asked[4], &asked[5]] {
+        [
+            Request::Switch {
+                name,
+                on: Some(true),
+                reason: Some(reason),
+            },
+            Request::Switch {
+                name: same,
+                on: None,
+                reason: None,
+            },
+        ] => assert_eq!([name, reason, same], ["freeze", "ticket 42", "freeze"]),
+        other => panic!("{other:?}"),
+    }
+    match &asked[6] {
         Request::AddAgent { name, cgroup } => {
             assert_eq!(name.as_str(), "coder");
             assert_eq!(*cgroup, bench.path("cgroup"));

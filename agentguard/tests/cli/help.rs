@@ -19,7 +19,7 @@ Commands:
   agent     List, show, add, remove, quarantine and release agents
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it
-  policy    Check, test and try a policy, show the one in force, load it anew
+  policy    Check, test and try a policy, show the one in force, load it anew, set its switches
   ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing
   doctor    Say what this host has of what the guard needs; works without a daemon
@@ -73,7 +73,7 @@ Options:
 fn help_of_a_command_of_commands() {
     agentguard(["policy", "-h"]).says(
         "\
-Check, test and try a policy, show the one in force, load it anew
+Check, test and try a policy, show the one in force, load it anew, set its switches
 
 Usage: agentguard policy [OPTIONS] <COMMAND>
 
@@ -84,6 +84,7 @@ Commands:
   report    Say what the modes keep from being done: what would be denied or allowed in enforce mode
   show      Show the policy in force
   reload    Load the policy anew; one that is wrong leaves the old one in force
+  switch    List the switches that the policy declares, or set one
 
 Options:
       --config <FILE>  The configuration [default: /etc/agentguard/config.yaml] [env:
@@ -109,6 +110,32 @@ Options:
                        2026-01-31T12:00:00Z [default: 24h]
       --agent <NAME>   Of this agent
   -h, --help           Print help (see more with '--help')
+",
+        "",
+        0,
+    );
+}
+
+#[test]
+fn help_of_what_sets_a_switch() {
+    agentguard(["policy", "switch", "-h"]).says(
+        "\
+List the switches that the policy declares, or set one
+
+Usage: agentguard policy switch [OPTIONS] [NAME] [TO]
+
+Arguments:
+  [NAME]  The switch, as the policy names it; without one, list all of them
+  [TO]    How it is from now on; default: as the policy declares it [possible values: on, off,
+          default]
+
+Options:
+      --config <FILE>    The configuration [default: /etc/agentguard/config.yaml] [env:
+                         AGENTGUARD_CONFIG]
+      --reason <REASON>  Why, for operators; no agent is told
+  -o, --output <FORM>    The form of the output [default: table] [possible values: table, json,
+                         jsonl]
+  -h, --help             Print help (see more with '--help')
 ",
         "",
         0,
@@ -149,6 +176,18 @@ fn usage_errors() {
         (
             &["agent", "add", "coder"],
             "error: the following required arguments were not provided:\n  --cgroup <PATH>\n\nUsage: agentguard agent add --cgroup <PATH> <NAME>\n\nFor more information, try '--help'.\n",
+        ),
+        (
+            &["policy", "switch", "freeze"],
+            "error: the following required arguments were not provided:\n  <TO>\n\nUsage: agentguard policy switch <NAME> <TO>\n\nFor more information, try '--help'.\n",
+        ),
+        (
+            &["policy", "switch", "freeze", "maybe"],
+            "error: invalid value 'maybe' for '[TO]'\n  [possible values: on, off, default]\n\nFor more information, try '--help'.\n",
+        ),
+        (
+            &["policy", "switch", "--reason", "ticket 42"],
+            "error: the following required arguments were not provided:\n  <NAME>\n  <TO>\n\nUsage: agentguard policy switch --reason <REASON> <NAME> <TO>\n\nFor more information, try '--help'.\n",
         ),
         (
             &["run", "--agent", "coder"],

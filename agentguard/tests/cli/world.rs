@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, LeafStatus, Phase, PolicyStatus,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, Phase, PolicyStatus, SwitchSet, SwitchStatus,
 };
 use agentguard_control::{Sources, serve};
 use agentguard_decision::Recorder as _;
@@ -195,6 +195,7 @@ impl Served {
             listeners: Vec::new(),
             degraded: Vec::new(),
             leaves: LeafStatus::default(),
+            switches: switches(),
         });
         let (users, users_seen) = watch::channel(Arc::default());
         let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
@@ -235,6 +236,20 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// One that is as declared, and one that somebody has set.
+fn switches() -> Vec<SwitchStatus> {
+    let set = SwitchSet {
+        on: true,
+        since: Timestamp::UNIX_EPOCH,
+        uid: 7,
+        reason: Some("ticket 42".into()),
+    };
+    vec![
+        SwitchStatus::new("calm", Some(false), None),
+        SwitchStatus::new("freeze", Some(false), Some(set)),
+    ]
 }
 
 /// A new id, above all earlier ones: the record orders by id.

@@ -27,6 +27,7 @@ mod root;
 mod runtime;
 mod sandbox;
 mod sockets;
+mod switches;
 mod trial;
 mod upgrade;
 

@@ -1,6 +1,6 @@
 //! What members of `agentguard-run` are told.
 
-use agentguard_control::api::{AgentStatus, Quarantine};
+use agentguard_control::api::{AgentStatus, Quarantine, SwitchSet, SwitchStatus};
 use agentguard_model::{ActionKind, Decision, Layer, Process, Verdict};
 use jiff::Timestamp;
 
@@ -34,6 +34,13 @@ async fn who_may_run_some_agents_is_told_of_these_as_if_there_were_no_others() {
             .map(|name| format!("/sys/fs/cgroup/other/{name}"))
             .to_vec();
         guard.policy.refused = Some("p.yaml:7:1: error: agent `secret`".into());
+        let set = SwitchSet {
+            on: true,
+            since: Timestamp::UNIX_EPOCH,
+            uid: 0,
+            reason: Some("for operators".into()),
+        };
+        guard.switches = vec![SwitchStatus::new("freeze", Some(false), Some(set))];
     });
     world
         .users

@@ -190,6 +190,7 @@ pub(crate) fn guard_status() -> GuardStatus {
         listeners: Vec::new(),
         degraded: Vec::new(),
         leaves: LeafStatus::default(),
+        switches: Vec::new(),
     }
 }
 

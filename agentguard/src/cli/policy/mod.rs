@@ -5,6 +5,7 @@ mod past;
 mod report;
 mod show;
 mod simulate;
+pub(super) mod switch;
 mod test;
 
 use std::net::IpAddr;
@@ -45,6 +46,11 @@ pub(super) enum Command {
     Show,
     /// Load the policy anew; one that is wrong leaves the old one in force
     Reload,
+    /// List the switches that the policy declares, or set one
+    ///
+    /// Rules look at them. What is under way is decided again at once, and what is denied now ends. It
+    /// holds over reloads and over restarts of the daemon and of the host, until it is set to default.
+    Switch(switch::Switch),
 }
 
 pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
@@ -55,6 +61,7 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
             show::show(&policy, out)
         }
         Command::Reload => change(global, &Request::Reload, out),
+        Command::Switch(switch) => switch::main(switch, global, out),
         Command::Test { file, policy } => test::test(&file, policy.as_deref(), out),
         Command::Simulate(simulate) => simulate::simulate(&simulate, global, out),
         Command::Report(past) => report::report(&past, global, out),

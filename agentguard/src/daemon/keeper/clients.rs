@@ -18,7 +18,7 @@ use agentguard_model::AgentName;
 
 use super::authorities::Authorities;
 use super::host::RunHost;
-use super::state::Keeper;
+use super::state::{Asked, Keeper};
 use super::{Shared, adoption, lock, told};
 
 /// Clients of root at once, runs among them. Further ones are closed at once.
@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the worker may take for a new policy. Then it is replaced, and the next one begins with
 /// that policy.
 const TAKE: Duration = Duration::from_secs(10);
+
+/// What [`Command::Quarantine`] and [`Command::Release`] do, in the words of a refusal.
+const QUARANTINE: &str = "quarantine and release agents";
 
 /// Lines about those who find no place: an agent can connect as often as it likes.
 static TURNED_AWAY: Sparing = Sparing::new();
@@ -198,6 +201,7 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
             freeze,
         } => quarantine(keeper, peer, accepted, &name, reason, freeze),
         Command::Release { name } => release(keeper, peer, accepted, &name),
+        Command::Switch { name, on, reason } => switch(keeper, peer, accepted, &name, on, reason),
         command => change(&mut lock(keeper), peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
@@ -251,7 +255,7 @@ fn quarantine(
 ) -> Answer {
     let cut = {
         let mut keeper = lock(keeper);
-        if let Err(why) = authorise_quarantine(&keeper, peer, accepted) {
+        if let Err(why) = authorise_approver(&keeper, peer, accepted, QUARANTINE) {
             return refused(&why.message, Some(why.hint));
         }
         keeper.quarantine(name, reason, freeze, peer.uid)
@@ -264,12 +268,36 @@ fn quarantine(
 fn release(keeper: &Shared, peer: &Peer, accepted: Accepted, name: &AgentName) -> Answer {
     let released = {
         let mut keeper = lock(keeper);
-        if let Err(why) = authorise_quarantine(&keeper, peer, accepted) {
+        if let Err(why) = authorise_approver(&keeper, peer, accepted, QUARANTINE) {
             return refused(&why.message, Some(why.hint));
         }
         keeper.release_quarantined(name, peer.uid)
     };
-    answered(released.map(|(text, asked)| {
+    heard(keeper, released)
+}
+
+/// Answers when the worker decides nothing by the old state any more.
+fn switch(
+    keeper: &Shared,
+    peer: &Peer,
+    accepted: Accepted,
+    name: &str,
+    on: Option<bool>,
+    reason: Option<String>,
+) -> Answer {
+    let switched = {
+        let mut keeper = lock(keeper);
+        if let Err(why) = authorise_approver(&keeper, peer, accepted, "set switches") {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.switch(name, on, reason, peer.uid)
+    };
+    heard(keeper, switched)
+}
+
+/// Waits for the worker, without the lock. One that does not hear is replaced, and the next one is told.
+fn heard(keeper: &Shared, done: anyhow::Result<(String, Option<Asked>)>) -> Answer {
+    answered(done.map(|(text, asked)| {
         if asked.is_some_and(|asked| !asked.wait()) {
             lock(keeper).give_up_worker();
             return format!("{text}; the worker did not hear it and is replaced");
@@ -317,7 +345,8 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         | Command::Authorities
         | Command::RotateAuthority { .. }
         | Command::Quarantine { .. }
-        | Command::Release { .. } => {
+        | Command::Release { .. }
+        | Command::Switch { .. } => {
             return refused("this is no change of what is governed", None);
         }
     };
@@ -371,17 +400,19 @@ fn authorise(keeper: &Keeper, peer: &Peer, accepted: Accepted) -> Result<(), Una
     }
 }
 
-/// Whether a peer may quarantine agents and release them.
-fn authorise_quarantine(
+/// Whether a peer may do what takes from agents, or gives back, within the policy. `what`: in the words of
+/// the refusal.
+fn authorise_approver(
     keeper: &Keeper,
     peer: &Peer,
     accepted: Accepted,
+    what: &str,
 ) -> Result<(), Unauthorised> {
     match rights(keeper, peer, accepted)? {
         Rights { approve: true, .. } => Ok(()),
         Rights { uid, .. } => Err(Unauthorised {
             message: format!(
-                "only root and members of {APPROVE} may quarantine and release agents, and this is user {uid}"
+                "only root and members of {APPROVE} may {what}, and this is user {uid}"
             ),
             hint: format!("run this as root, or become a member of {APPROVE} and log in anew"),
         }),

@@ -1,12 +1,13 @@
-//! The numbers of agents, the cgroups that were put under the gate by hand, who is quarantined, and
-//! what was done and is not in the record yet: what the keeper remembers over restarts.
+//! The numbers of agents, the cgroups that were put under the gate by hand, who is quarantined, which
+//! switches operators have set, and what was done and is not in the record yet: what the keeper remembers
+//! over restarts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use agentguard_keeper::message::{Deed, Done, Quarantine};
+use agentguard_keeper::message::{Deed, Done, MAX_SWITCHES, Quarantine, Switch};
 use agentguard_model::{AgentId, AgentName};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ const ADOPTED: usize = 4096;
 const ADOPTED_BYTES: usize = 4 * 1024 * 1024;
 
 /// The version of the file. One without a number is the first, from before there was one.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// One JSON file, replaced as a whole.
 #[derive(Debug)]
@@ -69,6 +70,9 @@ struct Contents {
     /// Who was released, and may still be cut off in the kernel.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unreleased: BTreeSet<AgentName>,
+    /// The switches that operators have set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    switches: BTreeMap<String, Switch>,
     /// What was done and is not in the record yet, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deeds: Vec<Deed>,
@@ -329,6 +333,41 @@ impl Registry {
         self.unwritten |= self.contents.unreleased.remove(name);
     }
 
+    /// The switches that operators have set, also those that no policy declares any more.
+    pub(super) fn switches(&self) -> &BTreeMap<String, Switch> {
+        &self.contents.switches
+    }
+
+    /// Sets a switch; `None` leaves it to the policy. `reason`: why now, for the record.
+    ///
+    /// # Errors
+    /// There are too many, it cannot be written, or told: then it is as before. What a switch makes the
+    /// guard do is not known here: it may allow more.
+    pub(super) fn switch(
+        &mut self,
+        name: &str,
+        set: Option<Switch>,
+        by: By,
+        reason: Option<String>,
+    ) -> anyhow::Result<()> {
+        let switches = &self.contents.switches;
+        if set.is_some() && !switches.contains_key(name) && switches.len() >= MAX_SWITCHES {
+            bail!(
+                "{MAX_SWITCHES} switches are set already, and no more can be; hint: leave some to the                  policy: `agentguard policy switch NAME default`"
+            );
+        }
+        self.has_room_for_deeds()?;
+        self.change(|contents| {
+            let on = set.as_ref().map(|set| set.on);
+            match set {
+                Some(set) => contents.switches.insert(name.to_owned(), set),
+                None => contents.switches.remove(name),
+            };
+            let name = name.to_owned();
+            contents.note(by, Done::Switched { name, on, reason });
+        })
+    }
+
     /// Notes that the gate is about to be taken off everything.
     ///
     /// # Errors
@@ -401,8 +440,8 @@ fn parse(path: &Path, bytes: &[u8]) -> anyhow::Result<Contents> {
     let damaged = || {
         format!(
             "{shown} is damaged; hint: what was under the gate stays so; put a copy of it from a backup \
-             in its place, or move it away: then agents get new numbers, and what was added and \
-             quarantined is to be added and quarantined again (`agentguard agent add`, `quarantine`)"
+             in its place, or move it away: then agents get new numbers, and what was added, quarantined \
+             and switched is so to be again (`agentguard agent add`, `quarantine`, `policy switch`)"
         )
     };
     let head: Head = serde_json::from_slice(bytes).with_context(damaged)?;
@@ -443,7 +482,7 @@ impl Contents {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{AgentName, By, DEEDS, Quarantine, Registry};
+    use super::{AgentName, By, DEEDS, MAX_SWITCHES, Quarantine, Registry, Switch};
 
     fn quarantine() -> Quarantine {
         Quarantine {
@@ -492,6 +531,77 @@ mod tests {
         let before = String::from_utf8(before).unwrap();
         let head = before.strip_suffix('}').unwrap();
         assert_eq!(text, format!("{head},\"last_deed\":{}}}", first + 1));
+    }
+
+    fn switched(on: bool) -> Option<Switch> {
+        Some(Switch {
+            on,
+            since: 7,
+            uid: 0,
+            reason: Some("ticket 42".to_owned()),
+        })
+    }
+
+    #[test]
+    fn a_switch_is_in_writing_before_it_is_set_and_until_it_is_left_to_the_policy() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("not-there-yet");
+        let path = place.join("agents.json");
+        let by = || By {
+            uid: 7,
+            time: 8,
+            agent: None,
+        };
+        let mut registry = Registry::open(path.clone()).unwrap();
+        let told = registry.switch("freeze", switched(true), by(), None);
+        assert!(told.is_err());
+        assert!(registry.switches().is_empty() && registry.deeds().is_empty());
+
+        std::fs::create_dir(&place).unwrap();
+        let why = Some("ticket 42".to_owned());
+        let told = registry.switch("freeze", switched(true), by(), why.clone());
+        told.unwrap();
+        let mut registry = Registry::open(path.clone()).unwrap();
+        assert_eq!(
+            registry.switches().get("freeze"),
+            switched(true).as_ref(),
+            "as it was written"
+        );
+        let deed = registry.deeds()[0].clone();
+        assert_eq!((deed.uid, deed.time, deed.agent), (7, 8, None));
+        let (name, on) = ("freeze".to_owned(), Some(true));
+        let reason = why;
+        assert_eq!(deed.done, super::Done::Switched { name, on, reason });
+
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(&place).unwrap();
+        assert!(registry.switch("freeze", None, by(), None).is_err());
+        assert_eq!(registry.switches().len(), 1);
+        std::fs::create_dir(&place).unwrap();
+        registry.switch("freeze", None, by(), None).unwrap();
+        assert!(Registry::open(path).unwrap().switches().is_empty());
+    }
+
+    #[test]
+    fn one_switch_too_many_is_refused_and_one_that_is_set_can_be_set_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(directory.path().join("agents.json")).unwrap();
+        for number in 0..MAX_SWITCHES {
+            let name = format!("s{number}");
+            let told = registry.switch(&name, switched(true), by("coder"), None);
+            told.unwrap();
+        }
+        let more = registry.switch("more", switched(true), by("coder"), None);
+        let more = more.unwrap_err().to_string();
+        assert!(more.contains("64 switches are set already"), "{more}");
+        for (name, set) in [
+            ("s7", switched(false)),
+            ("s8", None),
+            ("more", switched(true)),
+        ] {
+            registry.switch(name, set, by("coder"), None).unwrap();
+        }
+        assert_eq!(registry.switches().len(), MAX_SWITCHES);
     }
 
     #[test]
@@ -552,6 +662,8 @@ mod tests {
         let told = registry.release(&coder, by("coder")).unwrap_err();
         assert!(told.to_string().contains("wait for the record"), "{told}");
         assert!(registry.detached(by("coder"), 1).is_err());
+        let switched = registry.switch("freeze", switched(true), by("coder"), None);
+        assert!(switched.is_err() && registry.switches().is_empty());
         registry
             .quarantine(&coder, quarantine(), Some(by("coder")))
             .unwrap();
@@ -643,14 +755,14 @@ mod tests {
         );
         registry.number(&"helper".parse().unwrap()).unwrap();
         let written = std::fs::read_to_string(&path).unwrap();
-        assert!(written.starts_with("{\"version\":2,"), "{written}");
+        assert!(written.starts_with("{\"version\":3,"), "{written}");
         Registry::open(path.clone()).unwrap();
 
-        let newer = r#"{"version":3,"agents":{},"more":1}"#;
+        let newer = r#"{"version":4,"agents":{},"more":1}"#;
         std::fs::write(&path, newer).unwrap();
         let error = Registry::open(path.clone()).unwrap_err().to_string();
         assert!(
-            error.contains("is of version 3, and this agentguard knows versions up to 2; hint: "),
+            error.contains("is of version 4, and this agentguard knows versions up to 3; hint: "),
             "{error}"
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);

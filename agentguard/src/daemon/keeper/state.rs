@@ -3,11 +3,13 @@
 
 mod adopted;
 mod complaints;
+mod orders;
 mod quarantine;
 mod residents;
 mod root;
 mod runs;
 mod subtrees;
+mod switches;
 mod tell;
 mod versions;
 
@@ -30,6 +32,8 @@ use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{AgentId, AgentName, Labels, Users};
 use agentguard_policy::Policy;
 use anyhow::Context as _;
+
+pub(super) use orders::Asked;
 
 use super::authorities::Authorities;
 use super::outgoing::Outgoing;

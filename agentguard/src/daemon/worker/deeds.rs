@@ -41,8 +41,7 @@ fn change(deed: &Deed, now: Timestamp) -> Change {
             } else {
                 ""
             };
-            let why = reason.as_ref().map(|reason| format!(": {reason}"));
-            let why = why.unwrap_or_default();
+            let why = because(reason.as_deref());
             (
                 "quarantine",
                 format!("{name} was quarantined{stopped}, by uid {uid}{why}"),
@@ -52,6 +51,18 @@ fn change(deed: &Deed, now: Timestamp) -> Change {
             "release",
             format!("{name} was released from quarantine, by uid {uid}"),
         ),
+        Done::Switched { name, on, reason } => {
+            let how = match on {
+                Some(true) => "set on",
+                Some(false) => "set off",
+                None => "left to the policy again",
+            };
+            let why = because(reason.as_deref());
+            (
+                "switch",
+                format!("the switch {name} was {how}, by uid {uid}{why}"),
+            )
+        }
         Done::Adopted {
             cgroup,
             closed,
@@ -99,6 +110,12 @@ fn change(deed: &Deed, now: Timestamp) -> Change {
     }
 }
 
+/// What stands behind who did it, if they said why.
+fn because(reason: Option<&str>) -> String {
+    let why = reason.map(|reason| format!(": {reason}"));
+    why.unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Deed, Done, Timestamp, change};
@@ -124,6 +141,32 @@ mod tests {
             told.message,
             "coder was quarantined and its processes were stopped, by uid 1000: ticket 42"
         );
+        for (on, reason, message) in [
+            (
+                Some(true),
+                Some("ticket 42"),
+                "the switch freeze was set on, by uid 1000: ticket 42",
+            ),
+            (
+                Some(false),
+                None,
+                "the switch freeze was set off, by uid 1000",
+            ),
+            (
+                None,
+                None,
+                "the switch freeze was left to the policy again, by uid 1000",
+            ),
+        ] {
+            let name = "freeze".to_owned();
+            let reason = reason.map(str::to_owned);
+            let switched = deed(Done::Switched { name, on, reason });
+            let told = change(&switched, at(1_800_000_001));
+            assert_eq!(
+                (told.done.as_str(), told.message.as_str()),
+                ("switch", message)
+            );
+        }
         let told = change(&deed(Done::Released), at(1_800_000_060));
         assert_eq!(
             told.message,

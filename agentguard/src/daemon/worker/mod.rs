@@ -4,6 +4,7 @@
 //! wants of the kernel it asks the keeper for.
 
 mod adopted;
+mod clock;
 mod deeds;
 mod events;
 mod gate;
@@ -13,6 +14,7 @@ mod proxy;
 mod real_names;
 mod sequences;
 mod status;
+mod switches;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -31,6 +33,8 @@ use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virt
 use agentguard_proxy::{Limits, Shared, Tls};
 use agentguard_record::Record;
 use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -112,6 +116,9 @@ async fn serve(
     let mut events = Some(events);
     let mut control = Some(control);
     let mut rooms: Option<Rooms> = None;
+    // A moment before the policy in force was put there.
+    let renewed = watch::Sender::new(Timestamp::now());
+    let mut switches = switches::Set::default();
     let mut places: HashMap<u64, Place> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
@@ -168,10 +175,19 @@ async fn serve(
                 let (sources, users) = documents::open(file)?;
                 let policy = super::keeper::compile(&sources)?;
                 board.policy(&policy, &sources, users);
+                board.switches(switches.shown(policy.switches()));
+                let before = Timestamp::now();
                 match &rooms {
-                    Some(rooms) => rooms.policies.put(generation, policy),
+                    Some(rooms) => {
+                        rooms.policies.put(generation, policy);
+                        renewed.send_replace(before);
+                    }
                     None => {
                         let policies = Arc::new(Policies::new(generation, policy));
+                        renewed.send_replace(before);
+                        let clock = clock::follow(policies.clone(), renewed.subscribe());
+                        let over = shutdown.clone();
+                        tasks.spawn(async move { over.run_until_cancelled(clock).await });
                         rooms = Some(open_rooms(
                             &policies, &directory, &record, &gate, &names, &link, &upstreams,
                         ));
@@ -211,6 +227,13 @@ async fn serve(
                     }
                     link.tell(ToKeeper::Cut { number }).await;
                 });
+            }
+            ToWorker::Switch { number, name, set } => {
+                let rooms = rooms.as_ref().context("a switch before a policy")?;
+                switches.put(name, set);
+                rooms.policies.switch(switches.switches());
+                board.switches(switches.shown(rooms.policies.current().switches()));
+                link.tell(ToKeeper::Cut { number }).await;
             }
             ToWorker::Deed(deed) => {
                 let rooms = rooms.as_ref().context("a change before a policy")?;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, ProgramStatus,
-    Quarantine,
+    Quarantine, SwitchStatus,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
@@ -64,6 +64,7 @@ impl Board {
             listeners: Vec::new(),
             degraded: start.degraded.clone(),
             leaves: LeafStatus::default(),
+            switches: Vec::new(),
         };
         Self {
             guard: watch::Sender::new(guard),
@@ -134,6 +135,11 @@ impl Board {
             .map(|agent| (agent.name.clone(), agent.labels.clone(), agent.mode))
             .collect();
         self.declared.send_replace(declared);
+    }
+
+    /// The switches of the policy in force, and what operators have set.
+    pub(super) fn switches(&self, switches: Vec<SwitchStatus>) {
+        self.guard.send_modify(|guard| guard.switches = switches);
     }
 
     /// The keeper does not say any more how it is. Holds until it does: [`Self::state`].
@@ -249,7 +255,7 @@ fn silent(keeper: u32) -> String {
         "the keeper, process {keeper}, has said nothing for seconds: what is below is how it was before. \
          The gate goes on refusing; direct flows that begin now are refused too (daemon_lost), unless \
          their agent has `on_daemon_loss: keep`, and so are names that have to be put into the gate. \
-         Nothing is run, quarantined, released or reloaded. Let it go on if somebody stopped it (kill -CONT \
+         Nothing is run, quarantined, released, switched or reloaded. Let it go on if somebody stopped it (kill -CONT \
          {keeper}), or restart the daemon (systemctl restart agentguard)"
     )
 }
@@ -271,14 +277,19 @@ fn unseen(name: &AgentName, labels: Labels, mode: Mode) -> AgentStatus {
 
 fn quarantine(told: &message::Quarantine) -> Quarantine {
     Quarantine {
-        since: i64::try_from(told.since)
-            .ok()
-            .and_then(|seconds| Timestamp::from_second(seconds).ok())
-            .unwrap_or(Timestamp::UNIX_EPOCH),
+        since: moment(told.since),
         uid: told.uid,
         reason: told.reason.clone(),
         frozen: told.frozen,
     }
+}
+
+/// A time that the keeper tells in seconds since the epoch.
+pub(super) fn moment(seconds: u64) -> Timestamp {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 fn address(socket: &std::os::fd::OwnedFd) -> std::io::Result<SocketAddr> {

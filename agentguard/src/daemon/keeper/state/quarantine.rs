@@ -9,23 +9,18 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use agentguard_common::map::agent_flag;
 use agentguard_keeper::gate::OtherVersion;
-use agentguard_keeper::message::{Deed, Done, MAX_REASON, Quarantine, ToWorker};
+use agentguard_keeper::message::{Quarantine, ToWorker};
 use agentguard_keeper::{cgroup, sockets};
 use agentguard_model::{AgentId, AgentName};
 use anyhow::{anyhow, bail};
-use jiff::Timestamp;
 
 use super::super::registry::By;
-use super::super::taken::Cuts;
+use super::orders::{self, Asked, moment};
 use super::{Keeper, epoch_seconds};
-
-/// How long the worker may take to end what is under way for an agent. Then it is replaced.
-const CUT: Duration = Duration::from_secs(5);
 
 /// A quarantine that holds in the kernel, and what is still to be done without the lock.
 pub(in super::super) struct Cut {
@@ -42,19 +37,6 @@ pub(in super::super) struct Cut {
     worker: Option<Asked>,
 }
 
-/// A question to the worker.
-pub(in super::super) struct Asked {
-    number: u32,
-    cuts: Arc<Cuts>,
-}
-
-impl Asked {
-    /// Waits until the worker has done it. `false`: not in time.
-    pub(in super::super) fn wait(&self) -> bool {
-        self.cuts.wait(self.number, CUT)
-    }
-}
-
 impl Keeper {
     /// Quarantines an agent; again, with what is new about it. `uid`: who orders it.
     ///
@@ -68,12 +50,7 @@ impl Keeper {
         uid: u32,
     ) -> anyhow::Result<Cut> {
         self.known(name)?;
-        if reason
-            .as_ref()
-            .is_some_and(|reason| reason.chars().count() > MAX_REASON)
-        {
-            bail!("a reason has at most {MAX_REASON} characters; hint: name a ticket");
-        }
+        orders::bounded(reason.as_deref())?;
         let now = epoch_seconds(SystemTime::now());
         let before = self.registry.quarantined().get(name).cloned();
         let quarantine = match &before {
@@ -453,54 +430,15 @@ impl Keeper {
     pub(super) fn tell_quarantine(&self, name: &AgentName, quarantined: bool) -> Option<Asked> {
         // One that has no number never ran.
         let agent = self.registry.known_number(name)?;
-        self.worker.as_ref()?;
-        let cuts = self.cuts.clone();
-        let number = cuts.next();
         self.tell(&ToWorker::Agent {
             id: agent,
             name: name.clone(),
         });
-        self.tell(&ToWorker::Quarantine {
+        self.ask_worker(|number| ToWorker::Quarantine {
             number,
             agent,
             quarantined,
-        });
-        Some(Asked { number, cuts })
-    }
-
-    /// The worker has done what [`Self::tell_quarantine`] told it.
-    pub(in super::super) fn cuts(&self) -> Arc<Cuts> {
-        self.cuts.clone()
-    }
-
-    /// Tells the worker what was done and is not in the record yet.
-    pub(super) fn tell_deeds(&self) {
-        for deed in self.registry.deeds() {
-            self.tell_deed(deed);
-        }
-    }
-
-    fn tell_last_deed(&self) {
-        if let Some(deed) = self.registry.deeds().last() {
-            self.tell_deed(deed);
-        }
-    }
-
-    /// Notes what was done for the record. Where it cannot be written down it is told all the same.
-    pub(in super::super) fn note_deed(&mut self, by: By, done: Done) {
-        if let Err(error) = self.registry.note(by, done) {
-            tracing::error!(error = format!("{error:#}"), "a change is not in writing");
-        }
-        self.tell_last_deed();
-    }
-
-    fn tell_deed(&self, deed: &Deed) {
-        self.tell(&ToWorker::Deed(Box::new(deed.clone())));
-    }
-
-    /// What was done is in the record.
-    pub(in super::super) fn recorded(&mut self, number: u64) -> anyhow::Result<()> {
-        self.registry.recorded(number)
+        })
     }
 }
 
@@ -579,23 +517,13 @@ fn not_everywhere(name: &AgentName, failures: &[String]) -> anyhow::Error {
 
 /// Since when, by whom and why.
 fn told(quarantine: &Quarantine) -> String {
-    let mut words = format!("since {}", moment(quarantine.since));
-    if let Some(uid) = quarantine.uid {
-        words.push_str(&format!(", by uid {uid}"));
-    }
-    if let Some(reason) = &quarantine.reason {
-        words.push_str(&format!(": {reason}"));
-    }
-    words
+    orders::told(
+        quarantine.since,
+        quarantine.uid,
+        quarantine.reason.as_deref(),
+    )
 }
 
 fn was(quarantine: &Quarantine) -> String {
     format!("after a quarantine since {}", moment(quarantine.since))
-}
-
-fn moment(seconds: u64) -> String {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| Timestamp::from_second(seconds).ok())
-        .map_or_else(|| "?".to_owned(), |time| time.to_string())
 }

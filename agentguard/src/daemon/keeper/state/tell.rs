@@ -57,6 +57,7 @@ impl Keeper {
             self.tell_governed(cgroup, true);
         }
         self.tell_policy();
+        self.tell_switches();
         for name in self.registry.quarantined().keys() {
             self.tell_quarantine(name, true);
         }
