@@ -177,6 +177,34 @@ COUNT CANNOT BE TOLD BECAUSE EXAMPLES
     );
 }
 
+/// More than one answer of the daemon's holds.
+#[test]
+fn all_of_a_long_record_is_looked_at_once() {
+    let bench = Bench::new();
+    let served = Served::new(&bench);
+    let config = bench.config();
+    let one = recorded(ActionKind::DnsQuery, "docs.example", Verdict::Allow);
+    for _ in 0..4001 {
+        served.write(one.clone());
+    }
+    bench.write("same.yaml", POLICY);
+    let same = bench.path("same.yaml");
+    let arguments = ["policy", "simulate", "--policy", &same, "-o", "json"];
+    let said = agentguard(arguments.iter().chain(&["--since", "2026-01-01T00:00:00Z"]))
+        .with_config(&config)
+        .run();
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (
+            &json["decisions"],
+            &json["totals"]["unchanged"],
+            &json["complete"]
+        ),
+        (&json!(4001), &json!(4001), &json!(true))
+    );
+}
+
 #[test]
 fn a_report_says_what_the_modes_keep_from_being_done() {
     let bench = Bench::new();
