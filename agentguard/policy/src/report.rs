@@ -27,9 +27,11 @@ pub struct Report {
     pub newest: Option<Timestamp>,
     /// What went on and would be denied if the mode were `enforce`, the most frequent first.
     pub would_be_denied: Vec<Difference>,
+    /// What went on as it was and would be changed if the mode were `enforce`, the most frequent first.
+    pub would_be_modified: Vec<Difference>,
     /// What was denied and would be allowed if a rule on paper were in force, the most frequent first.
     pub would_be_allowed: Vec<Difference>,
-    /// Attempts that would be denied or allowed and stand in none of the groups, of which there are too
+    /// Attempts that would be denied, changed or allowed and stand in none of the groups, of which there are too
     /// many.
     pub ungrouped: u64,
     /// Denied attempts that met rules of an earlier policy which may have allowed them on paper: the
@@ -39,10 +41,18 @@ pub struct Report {
     places: HashMap<Same, usize>,
 }
 
+/// What would become of it.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Would {
+    Deny,
+    Modify,
+    Allow,
+}
+
 /// What equal differences have in common.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Same {
-    allowed: bool,
+    would: Would,
     agent: Option<AgentName>,
     mode: Mode,
     kind: ActionKind,
@@ -95,12 +105,14 @@ impl Report {
             self.newest
                 .map_or(decision.time, |it| it.max(decision.time)),
         );
-        if decision.verdict == Verdict::Allow {
-            return;
-        }
+        let would = match decision.verdict {
+            Verdict::Allow | Verdict::Escalate => return,
+            Verdict::Modify => Would::Modify,
+            Verdict::Deny => Would::Deny,
+        };
         if !decision.enforced {
             let by = By::new(&decision.reason, &decision.matched);
-            self.count(decision, false, decision.mode, by);
+            self.count(decision, would, decision.mode, by);
         } else if decision.reason.code == ReasonCode::NoRule
             && !decision.matched.is_empty()
             && let Some(on_paper) = on_paper
@@ -112,7 +124,7 @@ impl Report {
                     rule: Some(rule.clone()),
                     reason: ReasonCode::RuleAllow,
                 };
-                self.count(decision, true, mode, by);
+                self.count(decision, Would::Allow, mode, by);
             }
         }
     }
@@ -120,26 +132,30 @@ impl Report {
     /// Puts what is most frequent first.
     #[must_use]
     pub fn sorted(mut self) -> Self {
-        for differences in [&mut self.would_be_denied, &mut self.would_be_allowed] {
+        for differences in [
+            &mut self.would_be_denied,
+            &mut self.would_be_modified,
+            &mut self.would_be_allowed,
+        ] {
             differences.sort_by(|a, b| (b.count, &a.destination).cmp(&(a.count, &b.destination)));
         }
         self.places.clear();
         self
     }
 
-    fn count(&mut self, decision: &Decision, allowed: bool, mode: Mode, by: By) {
+    fn count(&mut self, decision: &Decision, would: Would, mode: Mode, by: By) {
         let same = Same {
-            allowed,
+            would,
             agent: decision.agent.as_ref().map(|agent| agent.name.clone()),
             mode,
             kind: decision.action.kind,
             destination: destination(&decision.action),
             by,
         };
-        let differences = if allowed {
-            &mut self.would_be_allowed
-        } else {
-            &mut self.would_be_denied
+        let differences = match would {
+            Would::Deny => &mut self.would_be_denied,
+            Would::Modify => &mut self.would_be_modified,
+            Would::Allow => &mut self.would_be_allowed,
         };
         let last = decision.last.unwrap_or(decision.time);
         if let Some(place) = self.places.get(&same) {

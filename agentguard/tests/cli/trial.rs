@@ -177,6 +177,34 @@ COUNT CANNOT BE TOLD BECAUSE EXAMPLES
     );
 }
 
+/// More than one answer of the daemon's holds.
+#[test]
+fn all_of_a_long_record_is_looked_at_once() {
+    let bench = Bench::new();
+    let served = Served::new(&bench);
+    let config = bench.config();
+    let one = recorded(ActionKind::DnsQuery, "docs.example", Verdict::Allow);
+    for _ in 0..4001 {
+        served.write(one.clone());
+    }
+    bench.write("same.yaml", POLICY);
+    let same = bench.path("same.yaml");
+    let arguments = ["policy", "simulate", "--policy", &same, "-o", "json"];
+    let said = agentguard(arguments.iter().chain(&["--since", "2026-01-01T00:00:00Z"]))
+        .with_config(&config)
+        .run();
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (
+            &json["decisions"],
+            &json["totals"]["unchanged"],
+            &json["complete"]
+        ),
+        (&json!(4001), &json!(4001), &json!(true))
+    );
+}
+
 #[test]
 fn a_report_says_what_the_modes_keep_from_being_done() {
     let bench = Bench::new();
@@ -220,6 +248,10 @@ fn a_report_says_what_the_modes_keep_from_being_done() {
         assert_eq!((said.code, said.stderr.as_str()), (0, ""));
         said.stdout
     };
+    let changed = noted(Decision {
+        reason: Reason::new(ReasonCode::RuleModify, "because"),
+        ..recorded(Connect, "docs.example", Verdict::Modify)
+    });
     assert_eq!(
         squeezed(&report(&[])),
         format!(
@@ -231,6 +263,8 @@ AGENT MODE BY KIND DESTINATION COUNT FIRST LAST EXAMPLES
 coder shadow no_rule dns_query elsewhere.example 14 2026-11-23T00:00:00Z 2026-11-24T00:00:00Z {} {}
 coder shadow no-deletes (policy.yaml:11) connect docs.example:443 1 2026-11-22T04:08:03Z 2026-11-22T04:08:03Z {}
 
+0 went on as it was, and would be changed in enforce mode
+
 1 was denied, and would be allowed by a rule in enforce mode
 AGENT MODE BY KIND DESTINATION COUNT FIRST LAST EXAMPLES
 coder shadow some-day (policy.yaml:16) connect some-day.example:443 1 2026-11-22T04:08:03Z 2026-11-22T04:08:03Z {}
@@ -240,14 +274,17 @@ not told: 1 that were denied under earlier policies, on paper perhaps not
             ids[1], ids[0], ids[2], ids[3]
         )
     );
+    served.write(changed);
     let json: serde_json::Value = serde_json::from_str(&report(&["-o", "json"])).unwrap();
+    assert_eq!(json["would_be_modified"][0]["by"]["reason"], "rule_modify");
+    assert_eq!(json["would_be_denied"].as_array().map(Vec::len), Some(2));
     assert_eq!(
         (
             &json["attempts"],
             &json["of_earlier_policies"],
             &json["complete"]
         ),
-        (&json!(61), &json!(1), &json!(true))
+        (&json!(62), &json!(1), &json!(true))
     );
     assert_eq!(
         json["would_be_denied"][0]["by"],

@@ -76,6 +76,9 @@ pub struct Near {
     /// Whether it matches, but for a request that was not seen.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub needs_request: bool,
+    /// Whether it matches, and one of a higher rank decides.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub overruled: bool,
     /// Its conditions that do not hold; none if it matches.
     pub failed: Vec<String>,
 }
@@ -290,10 +293,12 @@ fn near(policy: &Policy, agent: &AgentPolicy, flow: &Flow, seen: Seen<'_>) -> Ve
             source: it.source.clone(),
             action: it.action.verdict(),
             needs_request: it.verdict == Consideration::NeedsRequest,
+            overruled: it.verdict == Consideration::Overruled,
             failed: match it.verdict {
-                Consideration::Matched | Consideration::NeedsRequest => Vec::new(),
-                Consideration::Overruled => vec!["a rule of a higher rank decides".to_owned()],
-                Consideration::Error(why) => vec![format!("when: {why}")],
+                Consideration::Matched | Consideration::Overruled | Consideration::NeedsRequest => {
+                    Vec::new()
+                }
+                Consideration::Error(why) => vec![format!("when, which fails: {why}")],
                 Consideration::Failed(conditions) => {
                     conditions.iter().map(Condition::to_string).collect()
                 }

@@ -56,7 +56,7 @@ pub(super) fn report(past: &Past, global: &Global, out: &mut Output) -> Result<(
 fn on_paper(view: &PolicyView) -> OnPaper {
     let rules = view.rules.iter();
     let allowances = rules
-        .filter(|rule| rule.action == Verdict::Allow && rule.mode != Mode::Enforce)
+        .filter(|rule| rule.action != Verdict::Deny && rule.mode != Mode::Enforce)
         .map(|rule| (rule.id.clone(), rule.mode));
     OnPaper {
         version: view.status.version.clone(),
@@ -78,6 +78,10 @@ fn show(reported: &Reported, out: &mut Output) -> Result<(), Failure> {
         (
             "went on, and would be denied in enforce mode",
             &report.would_be_denied,
+        ),
+        (
+            "went on as it was, and would be changed in enforce mode",
+            &report.would_be_modified,
         ),
         (
             "was denied, and would be allowed by a rule in enforce mode",

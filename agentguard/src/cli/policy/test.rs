@@ -160,10 +160,12 @@ fn got(got: &Got) -> String {
 fn nearest(near: &Near) -> String {
     let action = match near.action {
         Verdict::Allow => "allows",
+        Verdict::Modify => "modifies",
         _ => "denies",
     };
     let why = match near.failed.as_slice() {
         [] if near.needs_request => "matches if the request does, which is not seen".to_owned(),
+        [] if near.overruled => "matches, and one of a higher rank decides".to_owned(),
         [] => "matches".to_owned(),
         failed => format!("but for its {}", failed.join(", ")),
     };
