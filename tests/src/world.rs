@@ -139,6 +139,9 @@ impl WorldBuilder {
 fn connect(host: &Namespace, internet: &Namespace, origins: &[Origin]) -> Result<()> {
     let [host4, host6] = address::HOST;
     let [gateway4, gateway6] = address::GATEWAY;
+    for namespace in [host, internet] {
+        without_detection(namespace)?;
+    }
     host.ip(&format!(
         "link add uplink type veth peer name host netns {}\n\
          link set uplink up\n\
@@ -170,6 +173,17 @@ fn connect(host: &Namespace, internet: &Namespace, origins: &[Origin]) -> Result
         "route add default via {gateway4}\n\
          route add default via {gateway6}\n"
     ))
+}
+
+/// The links' own addresses are there at once, and not a second later, when duplicates would have been
+/// noticed (RFC 4862 §5.4): a browser that sees an address come breaks off what it loads.
+fn without_detection(namespace: &Namespace) -> Result<()> {
+    for of in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{of}/accept_dad");
+        let written = namespace.enter(|| fs::write(&path, "0"))?;
+        written.with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
 }
 
 /// The world's directory, readable for everybody, since agents and the worker are not root. It is
