@@ -19,9 +19,19 @@ struct Inner {
     agents: HashMap<AgentId, AgentName>,
     runs: HashMap<u32, Arc<Run>>,
     quarantined: HashSet<AgentId>,
-    /// Of each agent for which something was under way since it was last released: cancelled when it
-    /// is quarantined.
-    cuts: HashMap<AgentId, CancellationToken>,
+    /// Of each agent for which something was under way since it was last released.
+    cuts: HashMap<AgentId, Cut>,
+}
+
+/// The end of what is under way for an agent.
+#[derive(Clone, Debug, Default)]
+pub struct Cut {
+    /// Cancelled when it is quarantined. What is closed from then on is reset: an orderly close would
+    /// still send what waits in the kernel.
+    pub quarantined: CancellationToken,
+    /// Cancelled behind that, when those that can say why they end have been told: whatever is still
+    /// there ends.
+    pub now: CancellationToken,
 }
 
 /// What is known of a run.
@@ -65,6 +75,9 @@ impl Directory {
         self.write(|inner| {
             if quarantined {
                 inner.quarantined.insert(id);
+                if let Some(cut) = inner.cuts.get(&id) {
+                    cut.quarantined.cancel();
+                }
             } else {
                 inner.quarantined.remove(&id);
                 inner.cuts.remove(&id);
@@ -74,8 +87,8 @@ impl Directory {
 
     /// Ends what is under way for an agent.
     pub(crate) fn cut(&self, id: AgentId) {
-        if let Some(token) = self.read(|inner| inner.cuts.get(&id).cloned()) {
-            token.cancel();
+        if let Some(cut) = self.read(|inner| inner.cuts.get(&id).cloned()) {
+            cut.now.cancel();
         }
     }
 
@@ -85,18 +98,19 @@ impl Directory {
         self.read(|inner| inner.quarantined.contains(&id))
     }
 
-    /// Cancelled when an agent is quarantined; already, if it is.
+    /// How what is under way for an agent ends when it is quarantined; already, if it is.
     #[must_use]
-    pub fn cut_of(&self, id: AgentId) -> CancellationToken {
-        if let Some(token) = self.read(|inner| inner.cuts.get(&id).cloned()) {
-            return token;
+    pub fn cut_of(&self, id: AgentId) -> Cut {
+        if let Some(cut) = self.read(|inner| inner.cuts.get(&id).cloned()) {
+            return cut;
         }
         self.write(|inner| {
-            let token = inner.cuts.entry(id).or_default();
+            let cut = inner.cuts.entry(id).or_default();
             if inner.quarantined.contains(&id) {
-                token.cancel();
+                cut.quarantined.cancel();
+                cut.now.cancel();
             }
-            token.clone()
+            cut.clone()
         })
     }
 

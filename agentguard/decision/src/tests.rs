@@ -544,8 +544,8 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
     let (mine, others) = (client(1), client(2));
     let api = target("api.example.com", 443);
     let changes = decider.changes();
-    let cut = decider.directory().cut_of(mine.agent);
-    let other = decider.directory().cut_of(others.agent);
+    let cut = decider.directory().cut_of(mine.agent).now;
+    let other = decider.directory().cut_of(others.agent).now;
     let going = decider.revoked(changes, &mine, || api.clone(), || None, None, || {});
     decider.quarantine(mine.agent, true);
     let denied = going.await;
@@ -555,7 +555,7 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
         "The agent is quarantined. (this was under way)"
     );
     assert!(cut.is_cancelled() && !other.is_cancelled());
-    assert!(decider.directory().cut_of(mine.agent).is_cancelled());
+    assert!(decider.directory().cut_of(mine.agent).now.is_cancelled());
     assert_eq!(decider.foresee(&mine, &api), Foreseen::Deny);
     assert!(!decider.connection(&mine, &api).await.allowed);
     let name = decider.name(mine.agent, &"api.example.com".parse().unwrap());
@@ -566,7 +566,7 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
 
     decider.quarantine(mine.agent, false);
     assert!(decider.connection(&mine, &api).await.allowed);
-    assert!(!decider.directory().cut_of(mine.agent).is_cancelled());
+    assert!(!decider.directory().cut_of(mine.agent).now.is_cancelled());
 }
 
 #[tokio::test]

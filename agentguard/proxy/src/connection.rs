@@ -76,7 +76,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     }
     let agent = origin.client.agent;
     let _carried = guard.carried.one(agent);
-    let cut = guard.decider.directory().cut_of(agent);
+    let cut = guard.decider.directory().cut_of(agent).now;
     let patience = guard.limits.cut;
     tokio::select! {
         () = carry(guard, stream, origin) => {}

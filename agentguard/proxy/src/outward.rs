@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use agentguard_decision::Cut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -17,19 +18,20 @@ use crate::relay;
 #[derive(Debug)]
 pub(crate) struct Outward {
     stream: TcpStream,
-    cut: CancellationToken,
+    /// Cancelled before it ends: from then on a close is a reset.
+    quarantined: CancellationToken,
     waits: Pin<Box<WaitForCancellationFutureOwned>>,
     // Dropped when the stream is closed.
     _one: One,
 }
 
 impl Outward {
-    /// `cut`: cancelled when the agent is quarantined.
-    pub(crate) fn new(stream: TcpStream, cut: CancellationToken, one: One) -> Self {
+    /// `cut`: the agent's.
+    pub(crate) fn new(stream: TcpStream, cut: Cut, one: One) -> Self {
         Self {
             stream,
-            waits: Box::pin(cut.clone().cancelled_owned()),
-            cut,
+            waits: Box::pin(cut.now.cancelled_owned()),
+            quarantined: cut.quarantined,
             _one: one,
         }
     }
@@ -62,8 +64,9 @@ impl Outward {
 
 impl Drop for Outward {
     fn drop(&mut self) {
-        // An orderly close would send what waits in the kernel.
-        if self.cut.is_cancelled() {
+        // An orderly close would send what waits in the kernel. Who ends because the decision says so does
+        // not wait for the rest to end.
+        if self.quarantined.is_cancelled() {
             relay::abort(&self.stream);
         }
     }
@@ -110,5 +113,43 @@ impl AsyncWrite for Outward {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.is_cut(cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::sync::Arc;
+
+    use agentguard_decision::Cut;
+    use agentguard_model::AgentId;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::Outward;
+    use crate::carried::Carried;
+
+    /// Also before it is told to end: a decision may end it first.
+    #[tokio::test]
+    async fn what_is_closed_once_its_agent_is_quarantined_is_reset() {
+        for quarantined in [false, true] {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap());
+            let (stream, accepted) = tokio::join!(stream, listener.accept());
+            let (mut peer, _) = accepted.unwrap();
+            let cut = Cut::default();
+            let one = Arc::new(Carried::default()).one(AgentId(1));
+            let outward = Outward::new(stream.unwrap(), cut.clone(), one);
+            if quarantined {
+                cut.quarantined.cancel();
+            }
+            drop(outward);
+            let end = peer.read(&mut [0]).await.map_err(|error| error.kind());
+            let expected = match quarantined {
+                true => Err(ErrorKind::ConnectionReset),
+                false => Ok(0),
+            };
+            assert_eq!(end, expected);
+        }
     }
 }
