@@ -15,6 +15,7 @@ use ulid::Generator;
 
 use crate::asked::Asked;
 use crate::directory::Directory;
+use crate::log::Log;
 use crate::moment::Moment;
 use crate::policies::Policies;
 use crate::port::{Client, Decided, Foreseen, Recorder, Target};
@@ -26,6 +27,7 @@ pub struct Decider<R> {
     directory: Arc<Directory>,
     recorder: Arc<R>,
     ids: Arc<Ids>,
+    log: Arc<Log>,
 }
 
 /// Ids in the order in which they were given: within one millisecond each is the one before plus
@@ -51,6 +53,7 @@ impl<R> Clone for Decider<R> {
             directory: self.directory.clone(),
             recorder: self.recorder.clone(),
             ids: self.ids.clone(),
+            log: self.log.clone(),
         }
     }
 }
@@ -78,6 +81,7 @@ impl<R: Recorder> Decider<R> {
             directory,
             recorder,
             ids: Arc::new(Ids(Mutex::new(Generator::new()))),
+            log: Arc::default(),
         }
     }
 
@@ -476,7 +480,7 @@ impl<R: Recorder> Decider<R> {
             Some(client) => self.directory.describe(client.agent, client.run, policy),
             None => (None, agentguard_model::Context::default()),
         };
-        Decision {
+        let decision = Decision {
             id,
             time,
             agent,
@@ -496,7 +500,11 @@ impl<R: Recorder> Decider<R> {
             latency_us: micros(draft.started.elapsed()),
             policy_version: policy.version().to_owned(),
             outcome: None,
+        };
+        if let Some(level) = policy.log_level(&decision.matched) {
+            self.log.tell(level, &decision);
         }
+        decision
     }
 
     pub(crate) fn agent<'a>(

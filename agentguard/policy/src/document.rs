@@ -410,23 +410,35 @@ pub(crate) struct RawHeaderChanges {
     pub(crate) set: Option<At<BTreeMap<String, At<String>>>>,
 }
 
-/// What is to be done beside what a rule says. None of it in this version.
+/// What is to be done beside what a rule says.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "keys and values")]
 #[schemars(rename = "Obligations")]
 pub(crate) struct RawObligations {
-    /// Whom to alert.
+    /// Whom to alert. Not in this version.
     #[serde(default)]
     pub(crate) alert: Option<At<String>>,
-    /// At which level the daemon's log tells it.
+    /// At which level the daemon's log tells of what the rule decides.
     #[serde(default)]
-    pub(crate) log: Option<At<String>>,
-    /// Whether the content is kept.
+    pub(crate) log: Option<LogLevel>,
+    /// Whether the content is kept. Not in this version.
     #[serde(default)]
     pub(crate) capture_body: Option<At<bool>>,
-    /// By which class its rate is limited.
+    /// By which class its rate is limited. Not in this version.
     #[serde(default)]
     pub(crate) rate_class: Option<At<String>>,
+}
+
+/// A level of the daemon's log.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// For those who look.
+    Info,
+    /// For those who are on call by day.
+    Warn,
+    /// For those who are woken.
+    Error,
 }
 
 /// A call of a language model.

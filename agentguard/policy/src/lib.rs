@@ -65,7 +65,7 @@ pub use changes::Changes;
 pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
-pub use document::{Addresses, Local, OnAdoption, OnDaemonLoss, RuleAction, schema};
+pub use document::{Addresses, Local, LogLevel, OnAdoption, OnDaemonLoss, RuleAction, schema};
 pub use explain::{Condition, Consideration, Considered};
 pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
 pub use name::NameRuling;

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use agentguard_model::AgentName;
+use agentguard_model::{AgentName, Matched};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::Document;
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::document::LogLevel;
 use crate::index::{Index, Position};
 use crate::load::{self, load};
 use crate::recorded::LookedAt;
@@ -30,6 +31,8 @@ pub struct Policy {
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
+    /// The rules of whose decisions the log tells, by id.
+    logged: HashMap<String, LogLevel>,
     looked_at: LookedAt,
     warnings: Vec<Diagnostic>,
 }
@@ -83,6 +86,11 @@ pub(crate) fn compile_with(
         strategy: loaded.strategy,
         switches: loaded.switches,
         looked_at: LookedAt::by(&loaded.rules),
+        logged: loaded
+            .rules
+            .iter()
+            .filter_map(|rule| Some((rule.info.id.clone(), rule.info.log?)))
+            .collect(),
         rules: loaded.rules,
         agents,
         by_name,
@@ -200,6 +208,15 @@ impl Policy {
     #[must_use]
     pub fn rule(&self, number: u32) -> Option<&RuleInfo> {
         self.at(number.checked_sub(1)?).map(|rule| &rule.info)
+    }
+
+    /// At which level the log tells of a decision, by the rule that decided it.
+    #[must_use]
+    pub fn log_level(&self, matched: &[Matched]) -> Option<LogLevel> {
+        if self.logged.is_empty() {
+            return None;
+        }
+        self.logged.get(&matched.first()?.rule).copied()
     }
 
     /// Its rules, in the order of the documents.

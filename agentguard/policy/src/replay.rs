@@ -24,10 +24,12 @@ use http::header::HeaderName;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::explain::{Condition, Consideration};
 use crate::index::Position;
 use crate::policy::Policy;
-use crate::table::deciding;
-use recorded::Unread;
+use crate::rule::Seen;
+use crate::table::{Near, deciding};
+use recorded::{Attempted, Unread};
 
 pub use summary::{EXAMPLES, Group, MAX_GROUPS, Summary, Totals, Untold};
 pub(crate) use summary::{destination, example, tally};
@@ -226,6 +228,34 @@ impl<'a> Replay<'a> {
             });
         }
         Replayed::CannotTell(outcomes.why)
+    }
+}
+
+impl Policy {
+    /// The rules for where a decision was to that nearly match it, nearest first, each with the conditions
+    /// that do not hold: two at most. None where the record does not have what it was about, nor for a name
+    /// that was only asked for.
+    #[must_use]
+    pub fn near_misses(&self, decision: &Decision) -> Vec<Near> {
+        let agent = decision.agent.as_ref();
+        let Some(agent) = agent.and_then(|agent| self.agent(&agent.name)) else {
+            return Vec::new();
+        };
+        let Ok(attempted) = recorded::attempted(decision, Some(agent), &HashMap::new()) else {
+            return Vec::new();
+        };
+        let (flow, seen) = match &attempted {
+            Attempted::Name(_) => return Vec::new(),
+            Attempted::Datagram(flow) | Attempted::Unseen(flow) => (flow, Seen::NotYet),
+            Attempted::Unopened(flow) => (flow, Seen::Never),
+            Attempted::Request(flow, asked) => (flow, Seen::Request(asked.request())),
+        };
+        let considered = self.explain(agent, &flow.facts(seen)).into_iter();
+        let near = considered.filter(|it| match &it.verdict {
+            Consideration::Failed(by) => by.len() <= 2 && !by.contains(&Condition::Destination),
+            _ => false,
+        });
+        near.map(Near::from).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::changes::Changes;
 use crate::circumstances::Circumstances;
 use crate::conditions::{Conditions, When};
 use crate::decide::Facts;
-use crate::document::{Addresses, RuleAction};
+use crate::document::{Addresses, LogLevel, RuleAction};
 use crate::pattern::{HostPattern, Ports};
 use crate::request::{Request, RequestMatch};
 use crate::special;
@@ -39,6 +39,8 @@ pub struct RuleInfo {
     pub mode: Mode,
     /// Its own sentence for the person who meets a denial.
     pub reason: Option<String>,
+    /// At which level the daemon's log tells of what it decides; not at all, if absent.
+    pub log: Option<LogLevel>,
 }
 
 impl RuleInfo {

@@ -14,10 +14,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use agentguard_model::Transport;
 use agentguard_policy::{
-    Diagnostic, Document, MAX_DIAGNOSTICS, MAX_DOCUMENTS, MAX_RULES, Policy, Sources, Unreadable,
-    compile,
+    Circumstances, Diagnostic, Document, Facts, MAX_DIAGNOSTICS, MAX_DOCUMENTS, MAX_RULES, Policy,
+    Query, Request, RulingOutcome, Seen, Sources, Unreadable, compile,
 };
+use http::{HeaderMap, HeaderValue};
 
 /// How long each target runs under `cargo test`.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -164,6 +166,132 @@ fn pieces() {
             documents(&of_pieces(input, false));
             documents(&of_pieces(input, true));
         });
+}
+
+/// Compiles a policy whose only rule has an expression, and decides by it on a request and without one.
+/// Whether it is accepted.
+fn expression(text: &str) -> bool {
+    let when = serde_json::Value::from(text);
+    let text = format!(
+        "version: 1\nswitches: {{on: true}}\nagents: [{{name: coder, labels: {{team: web}}}}]\nrules:\n  - {{id: a, action: allow, match: {{host: [a.example]}}, when: {when}}}\n"
+    );
+    let path = "p.yaml".to_owned();
+    let Ok(policy) = compile(&[Document { path, text }]) else {
+        return false;
+    };
+    let agent = policy.agent(&"coder".parse().unwrap()).unwrap();
+    let name = "a.example".parse().unwrap();
+    let query = Query::new("a=1&b=2&b=3");
+    let mut fields = HeaderMap::new();
+    for (name, value) in [("x-a", "1"), ("x-b", "\u{e9}"), ("x-b", "2")] {
+        fields.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    let request = Request {
+        query: Some(&query),
+        fields: Some(&fields),
+        ..Request::new("GET", "/a%2Fb/c")
+    };
+    for request in [Seen::NotYet, Seen::Never, Seen::Request(request)] {
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request,
+            circumstances: Circumstances::NOBODY,
+        };
+        let ruling = policy.decide(agent, &facts);
+        let seen = matches!(request, Seen::Request(_));
+        assert!(!seen || ruling.outcome != RulingOutcome::Undecided);
+    }
+    true
+}
+
+/// Pieces of expressions.
+const WORDS: &[&str] = &[
+    "request.method",
+    "request.path",
+    "request.headers['x-a']",
+    "request.headers.x-b",
+    "request.query.b",
+    "agent.labels.team",
+    "agent.name",
+    "context.user",
+    "destination.port",
+    "time.hour",
+    "switches.on",
+    "'GET'",
+    "'a'",
+    "1",
+    "9223372036854775807",
+    "1.5",
+    "true",
+    "null",
+    "b'a'",
+    "r'\\d'",
+    "==",
+    "!=",
+    "<",
+    ">=",
+    "&&",
+    "||",
+    "!",
+    "?",
+    ":",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "in",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ".",
+    ".matches('(a+)+$')",
+    ".matches('[0-9]{1,50}')",
+    ".startsWith('/')",
+    ".exists(x, x == 'a')",
+    ".all(x, x in ['a'])",
+    "['a', 'b']",
+    "size(",
+    "int(",
+    "string(",
+    "has(",
+    "type(",
+    "duration('1s')",
+    "x",
+    "@in",
+    "_",
+    "\"\"\"",
+    "'",
+    "`",
+    "\\u0000",
+    "🐚",
+];
+
+#[test]
+fn expressions() {
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            expression(&String::from_utf8_lossy(input));
+            let words = input
+                .iter()
+                .map(|byte| WORDS[usize::from(*byte) % WORDS.len()]);
+            expression(&words.collect::<Vec<_>>().join(" "));
+        });
+}
+
+#[test]
+fn some_words_are_an_expression() {
+    assert!(expression("request.method == 'GET' && !switches.on"));
+    assert!(expression("['a', 'b'] .exists(x, x == 'a')"));
+    assert!(!expression("request.method =="));
 }
 
 /// The pieces would show nothing if none of them ever made a policy.

@@ -52,11 +52,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             "this version sends no alerts",
         ),
         (
-            "log",
-            oblige(|it| place(&it.log)),
-            "this version has one level for all verdicts: the record has them",
-        ),
-        (
             "capture_body",
             oblige(|it| place(&it.capture_body)),
             "this version keeps no contents",

@@ -104,6 +104,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             handling: Handling::Splice,
             mode: raw.mode.unwrap_or_else(|| known.defaults.mode()),
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
+            log: raw.obligations.as_ref().and_then(|it| it.value.log),
         },
         agents: selector::selector(raw, known, report),
         priority: strategy::priority(raw, known, report),

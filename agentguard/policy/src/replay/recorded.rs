@@ -13,7 +13,7 @@ use crate::agent::AgentPolicy;
 use crate::circumstances::Switches;
 use crate::flow::{Around, Flow};
 use crate::recorded::{CUT, is_cut};
-use crate::request::{Query, Unknown};
+use crate::request::{Query, Request, Unknown};
 
 /// Names are asked of the guard's resolver there, whatever the policy says.
 const DNS: u16 = 53;
@@ -61,6 +61,19 @@ pub(super) struct Asked {
     /// Whether it came inside TLS: then it would only be seen where that is opened.
     pub(super) tls: bool,
     pub(super) unknown: Unknown,
+}
+
+impl Asked {
+    /// As rules see it, without what the record does not have.
+    pub(super) fn request(&self) -> Request<'_> {
+        Request {
+            query: self.query.as_ref(),
+            fields: self.fields.as_ref(),
+            body: self.body,
+            tls: self.tls,
+            ..Request::new(&self.method, &self.path)
+        }
+    }
 }
 
 /// Why a decision cannot be replayed.

@@ -10,7 +10,7 @@ use super::document::Expected;
 use super::{Attempt, Sent, Table, Test};
 use crate::agent::AgentPolicy;
 use crate::decide::{Ruling, RulingOutcome};
-use crate::explain::{Condition, Consideration};
+use crate::explain::{Condition, Consideration, Considered};
 use crate::flow::Flow;
 use crate::policy::Policy;
 use crate::request::Request;
@@ -288,7 +288,13 @@ fn near(policy: &Policy, agent: &AgentPolicy, flow: &Flow, seen: Seen<'_>) -> Ve
     considered
         .into_iter()
         .take(LISTED)
-        .map(|it| Near {
+        .map(Near::from)
+        .collect()
+}
+
+impl From<Considered<'_>> for Near {
+    fn from(it: Considered<'_>) -> Self {
+        Self {
             rule: it.rule.to_owned(),
             source: it.source.clone(),
             action: it.action.verdict(),
@@ -303,6 +309,6 @@ fn near(policy: &Policy, agent: &AgentPolicy, flow: &Flow, seen: Seen<'_>) -> Ve
                     conditions.iter().map(Condition::to_string).collect()
                 }
             },
-        })
-        .collect()
+        }
+    }
 }

@@ -448,3 +448,32 @@ fn equal_changes_are_counted_together() {
     assert_eq!(first.examples, [id(4), id(3), id(2)]);
     assert_eq!(first.examples.len(), EXAMPLES);
 }
+
+#[test]
+fn near_misses_say_by_which_conditions() {
+    let candidate = policy(CANDIDATE);
+    let near = |decision: &Decision| -> Vec<(String, Vec<String>)> {
+        let near = candidate.near_misses(decision).into_iter();
+        near.map(|it| (it.rule, it.failed)).collect()
+    };
+    let missed = |rule: &str, by: &[&str]| {
+        let by = by.iter().map(|it| (*it).to_owned());
+        (rule.to_owned(), by.collect::<Vec<_>>())
+    };
+    let put = near(&decision(Layer::Proxy, asks("PUT", "read.example")));
+    assert_eq!(put[0], missed("read", &["method"]));
+    let there = near(&decision(
+        Layer::Kernel,
+        to(ActionKind::Connect, "far.example", 443),
+    ));
+    assert_eq!(there[0], missed("range", &["port"]));
+    // Not what is further away, nor what matches.
+    assert!(there.iter().all(|(_, by)| by.len() <= 2), "{there:?}");
+    let open = near(&decision(
+        Layer::Kernel,
+        to(ActionKind::Connect, "open.example", 80),
+    ));
+    assert!(open.iter().all(|(rule, _)| rule != "open"), "{open:?}");
+    let asked = to(ActionKind::DnsQuery, "read.example", 53);
+    assert_eq!(near(&decision(Layer::Dns, asked)), []);
+}

@@ -7,6 +7,8 @@
 mod advice;
 mod excerpt;
 
+use std::path::Path;
+
 use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
     Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Verdict,
@@ -18,6 +20,10 @@ use super::agent::mode;
 use super::failure::Failure;
 use super::output::{Output, printable};
 use super::verdicts::destination;
+use crate::config::sources;
+
+/// Rules that nearly allowed what was denied, at most.
+const NEAR: usize = 3;
 
 /// Say why a decision was taken, and what would change it
 #[derive(Args, Debug)]
@@ -56,6 +62,7 @@ fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
     );
     story.entry("enforced", &enforced(decision));
     rules(&mut story, decision, in_force);
+    near(&mut story, decision, in_force);
     for line in &decision.budget {
         let settled = line
             .settled
@@ -291,6 +298,37 @@ fn rules(story: &mut Story, decision: &Decision, in_force: Option<&PolicyStatus>
             ),
             excerpt::Excerpt::Unreadable => {}
         }
+    }
+}
+
+/// For a denial: which rules nearly allowed it, if the policy can be read that gave it.
+fn near(story: &mut Story, decision: &Decision, in_force: Option<&PolicyStatus>) {
+    let first = in_force.and_then(|policy| policy.files.first());
+    if decision.verdict != Verdict::Deny {
+        return;
+    }
+    let policy = first.and_then(|first| {
+        let sources = sources::read(Path::new(first), |_| Ok(())).ok()?;
+        let policy = sources.compile().ok()?;
+        (policy.version() == decision.policy_version).then_some(policy)
+    });
+    let near = policy.map(|policy| policy.near_misses(decision));
+    let allowing = near.into_iter().flatten();
+    for rule in allowing
+        .filter(|rule| rule.action != Verdict::Deny)
+        .take(NEAR)
+    {
+        story.entry(
+            "near",
+            &format!(
+                "`{}` at {}:{} would {}, but does not match: {}",
+                rule.rule,
+                rule.source.file,
+                rule.source.line,
+                rule.action,
+                rule.failed.join(", ")
+            ),
+        );
     }
 }
 

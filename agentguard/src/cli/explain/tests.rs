@@ -96,6 +96,34 @@ fn a_denial_without_a_rule() {
 }
 
 #[test]
+fn a_denial_names_the_rules_that_nearly_allowed_it_while_the_file_is_what_decided() {
+    const TEXT: &str = "version: 1
+agents: [{name: coder}]
+rules:
+  - {id: reads, match: {host: [api.example], port: [80], method: [GET]}, action: allow}
+  - {id: no-api, match: {host: [api.example], port: [443], transport: [tcp]}, action: deny}
+";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.yaml");
+    std::fs::write(&file, TEXT).unwrap();
+    let path = file.display().to_string();
+    let text = TEXT.to_owned();
+    let policy = compile(&[Document { path, text }]).unwrap();
+    let version = policy.version();
+    let denied = decision(&serde_json::json!({ "policy_version": version }));
+    let said = story(&denied, Some(&in_force(version, &[&file])));
+    let near = format!(
+        "near      `reads` at {}:4 would allow, but does not match: method\n",
+        file.display()
+    );
+    assert!(said.contains(&near) && !said.contains("no-api"), "{said}");
+    // Another policy would say something else of another rule.
+    std::fs::write(&file, TEXT.replace("GET", "HEAD")).unwrap();
+    let said = story(&denied, Some(&in_force(version, &[&file])));
+    assert!(!said.contains("near"), "{said}");
+}
+
+#[test]
 fn a_denial_by_a_rule_shows_its_text_while_the_file_is_what_decided() {
     let dir = tempfile::tempdir().unwrap();
     let file: PathBuf = dir.path().join("policy.yaml");
