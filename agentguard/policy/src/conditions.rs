@@ -73,14 +73,6 @@ impl Conditions {
             && self.rollout.is_none()
     }
 
-    /// For how many things it has a condition.
-    pub(crate) fn count(&self) -> u32 {
-        let all = self.context.len()
-            + usize::from(self.times.is_some())
-            + usize::from(self.when.is_some());
-        u32::try_from(all).unwrap_or(u32::MAX)
-    }
-
     /// Whether the context is one it names.
     pub(crate) fn context(&self, circumstances: &Circumstances<'_>) -> bool {
         self.context.iter().all(|(part, patterns)| {

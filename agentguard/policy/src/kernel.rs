@@ -85,7 +85,7 @@ impl Policy {
         self.each(agent, Some(name), real, None, |position, _| {
             positions.insert(position);
         });
-        let towards = Towards::Name(name);
+        let towards = Towards::Name(name, real);
         let mut candidates = self.candidates(&positions, towards, false);
         if real.is_none() {
             let possible: BTreeSet<Position> = agent
@@ -95,7 +95,7 @@ impl Policy {
                 .copied()
                 .filter(|position| !positions.contains(position))
                 .collect();
-            candidates.extend(self.candidates(&possible, towards, true));
+            candidates.extend(self.candidates(&possible, Towards::Anything, true));
         }
         candidates
     }

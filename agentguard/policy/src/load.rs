@@ -15,6 +15,7 @@ mod strategy;
 mod values;
 mod variables;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agentguard_model::AgentName;
@@ -173,6 +174,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         defaults: &defaults.rule,
         strategy: loaded.strategy,
         switches,
+        regexes: Cell::new(0),
         partial,
     };
     known.groups = groups::groups(&mut sources, &known, &mut report);
@@ -262,6 +264,8 @@ struct Known<'a> {
     defaults: &'a RuleDefaults,
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
+    /// How many regular expressions the rules have so far.
+    regexes: Cell<usize>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
 }

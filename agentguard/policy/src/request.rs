@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
+use percent_encoding::percent_decode_str;
+
 use crate::pattern::{Glob, Wildcard};
 
 /// A longer part of a query that has no `=` is put out as if it were a value.
@@ -210,6 +212,23 @@ fn parameters(text: &str) -> Parameters {
     parameters
 }
 
+/// A path without empty segments but the last.
+pub(crate) fn merged(path: &str) -> String {
+    let mut merged = String::with_capacity(path.len());
+    for character in path.chars() {
+        if character != '/' || !merged.ends_with('/') {
+            merged.push(character);
+        }
+    }
+    merged
+}
+
+/// A path without escapes, but for `%25`: what that stands for is no escape of its own.
+pub(crate) fn unescaped(path: &str) -> String {
+    let path = path.replace("%25", "%2525");
+    percent_decode_str(&path).decode_utf8_lossy().into_owned()
+}
+
 /// What a rule says of requests.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestMatch {
@@ -286,15 +305,18 @@ impl RequestMatch {
             return true;
         }
         let path = request.path;
-        if !path.contains("%2F") {
+        if !path.contains('%') {
             return one(path);
         }
-        let decoded = path.replace("%2F", "/");
+        let with_slashes = path.replace("%2F", "/");
+        let merged = merged(&with_slashes);
         if allows {
-            one(path) && one(&decoded)
-        } else {
-            one(path) || one(&decoded)
+            return one(path) && one(&with_slashes) && one(&merged);
         }
+        // A denial is not passed by writing a character in another way (RFC 3986 §6.2.2).
+        let kept = unescaped(&path.replace("%2F", "%252F"));
+        let readings = [&with_slashes, &merged, &kept, &unescaped(&merged)];
+        one(path) || readings.into_iter().any(|path| one(path))
     }
 
     /// A parameter that is there more than once: servers differ in which one they take.

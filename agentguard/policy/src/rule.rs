@@ -75,9 +75,14 @@ impl Selector {
         self.names.is_none() && self.labels.is_empty()
     }
 
-    /// How exactly it says for whom: by name, by labels, not at all.
+    /// How exactly it says for whom: by name and labels, by name, by groups or labels, not at all.
     pub(crate) fn specificity(&self) -> u32 {
-        u32::from(self.names.is_some()) * 2 + u32::from(!self.labels.is_empty())
+        let named = self.names.as_ref().is_some_and(|names| !names.is_empty());
+        if named && self.groups.is_empty() {
+            2 + u32::from(!self.labels.is_empty())
+        } else {
+            u32::from(!self.is_everyone())
+        }
     }
 
     pub(crate) fn selects(&self, name: &AgentName, labels: &Labels) -> bool {
@@ -176,9 +181,7 @@ impl Rule {
 
     /// How much it says of requests: for how many parts of one it has a condition.
     pub(crate) fn specificity(&self) -> u32 {
-        self.request
-            .conditions()
-            .saturating_add(self.conditions.count())
+        self.request.conditions()
     }
 
     pub(crate) fn matches_host(&self, name: &HostName) -> bool {

@@ -52,7 +52,7 @@ const fn six_to_four(a: u8, b: u8, c: u8, d: u8) -> IpNet {
 
 /// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as
 /// loopback.
-pub(crate) static HARD: [(Hard, IpNet); 25] = [
+pub(crate) static HARD: [(Hard, IpNet); 34] = [
     // AWS, GCP, Azure, OpenStack, DigitalOcean, …
     (Hard::Metadata, v4(169, 254, 169, 254, 32)),
     // AWS task roles (ECS) and pod identities (EKS).
@@ -64,6 +64,17 @@ pub(crate) static HARD: [(Hard, IpNet); 25] = [
     (Hard::Metadata, v4(168, 63, 129, 16, 32)),
     // Oracle Cloud.
     (Hard::Metadata, v4(192, 0, 0, 192, 32)),
+    // Tencent Cloud, Scaleway.
+    (Hard::Metadata, v4(169, 254, 0, 23, 32)),
+    (Hard::Metadata, v4(169, 254, 42, 42, 32)),
+    (Hard::Metadata, v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42])),
+    // OpenStack.
+    (Hard::Metadata, v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe])),
+    // The first of IPv4 behind the translators' local prefix (RFC 8215).
+    (
+        Hard::Metadata,
+        v6([0x64, 0xff9b, 1, 0, 0, 0, 0xa9fe, 0xa9fe]),
+    ),
     // AWS: metadata and pod identities.
     (Hard::Metadata, v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254])),
     (Hard::Metadata, v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23])),
@@ -86,6 +97,10 @@ pub(crate) static HARD: [(Hard, IpNet); 25] = [
     (Hard::Metadata, six_to_four(100, 100, 100, 200)),
     (Hard::Metadata, six_to_four(168, 63, 129, 16)),
     (Hard::Metadata, six_to_four(192, 0, 0, 192)),
+    (Hard::Metadata, nat64(169, 254, 0, 23)),
+    (Hard::Metadata, nat64(169, 254, 42, 42)),
+    (Hard::Metadata, six_to_four(169, 254, 0, 23)),
+    (Hard::Metadata, six_to_four(169, 254, 42, 42)),
 ];
 
 /// The closed range that holds all of `net`.

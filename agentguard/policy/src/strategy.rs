@@ -39,7 +39,7 @@ pub(crate) struct Rank([u32; 4]);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Towards<'a> {
     /// A name, and with it the address behind it where one is known.
-    Name(&'a HostName),
+    Name(&'a HostName, Option<IpAddr>),
     /// A bare address, or a range of them.
     Addresses(IpNet),
     /// Nobody knows.
@@ -49,7 +49,7 @@ pub(crate) enum Towards<'a> {
 impl<'a> Towards<'a> {
     pub(crate) fn of(host: Option<&'a HostName>, ip: Option<IpAddr>) -> Self {
         match (host, ip) {
-            (Some(name), _) => Self::Name(name),
+            (Some(name), ip) => Self::Name(name, ip),
             (None, Some(ip)) => Self::Addresses(ip.into()),
             (None, None) => Self::Anything,
         }
@@ -58,6 +58,9 @@ impl<'a> Towards<'a> {
 
 /// Higher than that of any pattern of names or addresses.
 const EXACT: u32 = 1_000;
+
+/// That of the address behind a name.
+const BEHIND: u32 = 1_001;
 
 impl Strategy {
     /// Whether ranks matter.
@@ -88,20 +91,21 @@ impl Strategy {
 fn destination(rule: &Rule, towards: Towards<'_>) -> u32 {
     match towards {
         _ if rule.anywhere() => 0,
-        Towards::Name(name) => {
+        // What a name leads to is more exact than any name, and only a denial is there by it.
+        Towards::Name(_, Some(ip)) if !rule.allows() && rule.matches_address(ip) => BEHIND,
+        Towards::Name(name, _) => {
             let of = |pattern: &HostPattern| match pattern {
                 HostPattern::Exact(_) => EXACT,
                 HostPattern::Below(suffix) => labels(suffix),
             };
             let hosts = rule.hosts.iter().filter(|pattern| pattern.matches(name));
-            // Only a denial is there without one, by the address behind the name: nothing is more exact.
-            hosts.map(of).max().unwrap_or(EXACT)
+            hosts.map(of).max().unwrap_or(BEHIND)
         }
         Towards::Addresses(net) => {
             let ranges = rule.cidrs.iter().filter(|range| range.contains(&net));
             ranges.map(length).max().unwrap_or(EXACT)
         }
-        Towards::Anything => EXACT,
+        Towards::Anything => BEHIND,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use agentguard_policy::{Diagnostic, Severity};
@@ -42,7 +43,18 @@ pub(crate) fn read(what: Written, path: &Path) -> Result<String, ConfigError> {
         source,
     };
     let mut bytes = Vec::new();
-    File::open(path)
+    // A pipe would not be opened until somebody writes.
+    let open = || {
+        let file = File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)?;
+        if file.metadata()?.file_type().is_fifo() {
+            return Err(io::Error::other("it is a pipe"));
+        }
+        Ok(file)
+    };
+    open()
         .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
         .map_err(unreadable)?;
     if bytes.len() as u64 > LARGEST {
@@ -97,6 +109,20 @@ mod tests {
             path.display()
         );
         assert_eq!(error.to_string(), told);
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        let error = read(Written::Policy, &path).unwrap_err();
+        let ConfigError::Unreadable { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.to_string(), "it is a pipe");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use regex::Regex;
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
-use crate::request::{Request, Unknown};
+use crate::request::{Request, Unknown, merged, unescaped};
 use crate::rule::Seen;
 use values::Values;
 
@@ -105,15 +105,22 @@ impl PartialEq for When {
 }
 
 impl When {
-    /// Parses and checks an expression. `switches` are those that the policy declares.
+    /// How many regular expressions it has.
+    pub(crate) fn regexes(&self) -> usize {
+        self.regexes.len()
+    }
+
+    /// Parses and checks an expression. `switches` are those that the policy declares, and `room` is how
+    /// many regular expressions it may have.
     ///
     /// # Errors
     /// All that is wrong with it.
     pub(crate) fn new(
         text: &str,
         switches: &BTreeMap<String, bool>,
+        room: usize,
     ) -> Result<Self, Vec<WhenError>> {
-        check::expression(text, switches)
+        check::expression(text, switches, room)
     }
 
     /// Whether it looks at the request.
@@ -172,11 +179,17 @@ impl When {
         }
         self.is_clear(&request)?;
         let holds = self.evaluate(agent, facts, Some(&request), request.path)?;
-        // Servers differ in whether an escaped slash separates segments.
-        if request.path.contains("%2F") {
-            let decoded = request.path.replace("%2F", "/");
-            if self.evaluate(agent, facts, Some(&request), &decoded)? != holds {
-                return Err("the path has an escaped slash and can be read in two ways".to_owned());
+        if !request.path.contains('%') {
+            return Ok(holds);
+        }
+        // Servers differ in whether an escaped slash separates segments, and what is escaped without need
+        // is the same to most of them.
+        let with_slashes = request.path.replace("%2F", "/");
+        let kept = unescaped(&request.path.replace("%2F", "%252F"));
+        let merged = merged(&with_slashes);
+        for path in [&with_slashes, &merged, &kept, &unescaped(&merged)] {
+            if self.evaluate(agent, facts, Some(&request), path)? != holds {
+                return Err("the path has escapes and can be read in two ways".to_owned());
             }
         }
         Ok(holds)

@@ -55,13 +55,25 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
         }
         for (name, value) in &set.value {
             let name = field(name, value.place, report);
-            let text = HeaderValue::from_str(&value.value).ok();
-            let text = text.filter(|text| text.len() <= MAX_STRING);
+            let written = value.value.as_str();
+            let visible = written.trim() == written && written.is_ascii();
+            let text = HeaderValue::from_str(written).ok();
+            let text = text.filter(|text| visible && text.len() <= MAX_STRING);
             if text.is_none() {
                 let message = format!("a field has at most {MAX_STRING} visible ASCII characters");
                 report.error(value.place, message, None);
             }
-            read.set.extend(name.zip(text));
+            if let Some((name, text)) = name.zip(text) {
+                if read.set.iter().any(|(other, _)| *other == name) {
+                    let message = format!("`{name}` is set twice");
+                    report.error(
+                        value.place,
+                        message,
+                        Some("upper and lower case are the same"),
+                    );
+                }
+                read.set.push((name, text));
+            }
         }
     }
     if read.dropped.len() + read.set.len() > MAX_FIELDS {
@@ -95,6 +107,11 @@ fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
         report.error(place, message, Some("like `cookie`"));
         return None;
     };
+    if text.contains('*') {
+        let message = format!("`{}` is one field of that name", quoted(text));
+        report.error(place, message, Some("fields are named one by one here"));
+        return None;
+    }
     let fixed = NOT_PASSED_ON.contains(&name)
         || FIXED.contains(&name)
         || name.as_str().starts_with("sec-websocket-");

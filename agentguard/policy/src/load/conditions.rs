@@ -12,6 +12,9 @@ use crate::document::{RawMatch, RawRule, RawTime};
 use crate::pattern::Wildcard;
 use crate::yaml::At;
 
+/// The most regular expressions of a policy, each of at most 64 KiB. More are refused.
+const MAX_REGEXES: usize = 500;
+
 /// The most switches of a policy. More are refused.
 const MAX_SWITCHES: usize = 64;
 
@@ -101,8 +104,12 @@ fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<Whe
         );
         return None;
     }
-    match When::new(&text.value, &known.switches) {
-        Ok(when) => Some(when),
+    let room = MAX_REGEXES.saturating_sub(known.regexes.get());
+    match When::new(&text.value, &known.switches, room) {
+        Ok(when) => {
+            known.regexes.set(known.regexes.get() + when.regexes());
+            Some(when)
+        }
         Err(found) => {
             for error in found {
                 // Switches that are missing may stand in what could not be read.

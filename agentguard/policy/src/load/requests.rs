@@ -18,7 +18,7 @@ const METHODS: [&str; 9] = [
 
 /// Fields that are for one hop, frame a message or say where it goes: the destination does not get
 /// them as they came.
-pub(super) const NOT_PASSED_ON: [HeaderName; 11] = [
+pub(crate) const NOT_PASSED_ON: [HeaderName; 11] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,

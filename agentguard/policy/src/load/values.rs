@@ -14,13 +14,15 @@ use crate::special;
 use crate::yaml::{At, Place};
 
 /// Suffixes below which anyone can get a name.
-const SHARED_SUFFIXES: [&str; 18] = [
+const SHARED_SUFFIXES: [&str; 22] = [
     "amazonaws.com",
     "appspot.com",
+    "blogspot.com",
     "azurewebsites.net",
     "blob.core.windows.net",
     "cloudfront.net",
     "firebaseapp.com",
+    "firebaseio.com",
     "github.io",
     "gitlab.io",
     "herokuapp.com",
@@ -28,7 +30,9 @@ const SHARED_SUFFIXES: [&str; 18] = [
     "ngrok.io",
     "onrender.com",
     "pages.dev",
+    "r2.dev",
     "run.app",
+    "s3.amazonaws.com",
     "trycloudflare.com",
     "vercel.app",
     "web.app",

@@ -568,6 +568,42 @@ fn changes_that_cannot_be_are_told() {
     }
 }
 
+/// It is what is left of a list whose entries are comments, and could be read as "all" or as "none".
+#[test]
+fn a_key_without_a_value_is_refused() {
+    for rule_text in [
+        "agents:",
+        "labels:",
+        "priority:",
+        "match:",
+        "when:",
+        "rollout:",
+        "modify:",
+        "obligations:",
+        "handling:",
+        "addresses:",
+        "resolved_ranges: ~",
+        "mode: null",
+        "reason:",
+        "match: {host: ~}",
+        "match: {port: }",
+        "match: {method: null}",
+        "match: {time: }",
+        "match: {user: }",
+        "match: {header: }",
+        "match: {body_over: }",
+        "match: {transport: }",
+    ] {
+        let text = rule(&format!("  - id: a\n    action: deny\n    {rule_text}\n"));
+        let found = refused(&text);
+        let told = "error: nothing stands here\n  hint: leave the key out, or say what it is to be";
+        assert!(
+            found.iter().any(|it| it.contains(told)),
+            "{rule_text}: {found:?}"
+        );
+    }
+}
+
 #[test]
 fn what_was_probably_not_meant_is_told() {
     let warnings = |rules: &str| -> Vec<String> {

@@ -170,6 +170,50 @@ fn the_most_specific_decides() {
 }
 
 #[test]
+fn what_is_behind_a_name_is_more_exact_than_the_name() {
+    for allowance in [
+        "match: {host: [x.example], port: [443]}",
+        "agents: [coder], match: {host: [x.example], method: [GET], path: [/a]}",
+    ] {
+        for range in ["198.51.100.7/32", "198.51.0.0/16", "0.0.0.0/0"] {
+            let policy = with(
+                "most_specific_wins",
+                &format!(
+                    "  - {{id: d, match: {{cidr: [\"{range}\"]}}, action: deny}}\n  - {{id: a, {allowance}, action: allow}}\n"
+                ),
+            );
+            let name = host("x.example");
+            let facts = Facts {
+                host: Some(&name),
+                ip: Some("198.51.100.7".parse().unwrap()),
+                port: 443,
+                transport: Transport::Tcp,
+                request: Seen::Request(Request::new("GET", "/a")),
+                circumstances: Circumstances::NOBODY,
+            };
+            let ruling = policy.decide(agent(&policy, "coder"), &facts);
+            assert_eq!(ruling.outcome, RulingOutcome::Deny, "{allowance} {range}");
+        }
+    }
+}
+
+#[test]
+fn what_always_holds_makes_nothing_more_specific() {
+    let text = |conditions: &str| {
+        format!(
+            "  - {{id: al, match: {{host: [x.example], transport: [tcp]{conditions}}}, action: allow}}\n  - {{id: de, match: {{host: [x.example], transport: [tcp]}}, action: deny}}\n"
+        )
+    };
+    for conditions in ["", ", time: {days: [mon-sun]}", ", user: [\"*\"]"] {
+        let policy = with("most_specific_wins", &text(conditions));
+        is(&policy, "x.example", 80, "GET", "/", "de", false);
+    }
+    let when = text("").replace("action: allow", "when: 'true', action: allow");
+    let policy = with("most_specific_wins", &when);
+    is(&policy, "x.example", 80, "GET", "/", "de", false);
+}
+
+#[test]
 fn a_request_that_may_still_come_is_waited_for() {
     let policy = with(
         "priority_first_match",

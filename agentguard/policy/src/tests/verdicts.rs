@@ -474,3 +474,60 @@ fn an_encoded_slash_is_allowed_in_both_readings_and_denied_in_either() {
         );
     }
 }
+
+#[test]
+fn escapes_and_slashes_are_no_way_past_a_denial() {
+    let policy = policy(
+        "version: 1
+agents: [{name: coder}]
+rules:
+  - {id: ok, match: {host: [x.example]}, action: allow}
+  - {id: no, match: {host: [x.example], path: [\"/v1/users:delete\", \"/@admin/**\", \"/secret/**\", \"/api/v1/**/exec\", \"/a[0-9]*\"]}, action: deny}
+  - {id: few, match: {host: [y.example], path: [\"/public/**\"]}, action: allow}
+",
+    );
+    let name = |host: &str| host.parse().unwrap();
+    let allowed = |host: &str, path: &str| {
+        let host = name(host);
+        let facts = Facts {
+            host: Some(&host),
+            ip: None,
+            port: 80,
+            transport: Transport::Tcp,
+            request: Seen::Request(Request::new("GET", path)),
+            circumstances: Circumstances::NOBODY,
+        };
+        policy.decide(agent(&policy, "coder"), &facts).verdict == Verdict::Allow
+    };
+    for path in [
+        "/v1/users:delete",
+        "/v1/users%3Adelete",
+        "/%40admin/x",
+        "/secret/a",
+        "/%2Fsecret",
+        "/%2Fsecret%2Fa",
+        "/api%2F%2Fv1/p/exec",
+        "/api/%2Fv1/p/exec",
+        "/a%5B0-9]x",
+    ] {
+        assert!(!allowed("x.example", path), "{path}");
+    }
+    // An escaped escape is none.
+    for path in [
+        "/v1/users%253Adelete",
+        "/%2540admin/x",
+        "/b%20c",
+        "/secrets",
+    ] {
+        assert!(allowed("x.example", path), "{path}");
+    }
+    // And no way to an allowance.
+    for (path, expected) in [
+        ("/public/a%20b", true),
+        ("/%70ublic/a", false),
+        ("/public%2Fa", false),
+        ("/x%2F%2Fpublic/a", false),
+    ] {
+        assert_eq!(allowed("y.example", path), expected, "{path}");
+    }
+}

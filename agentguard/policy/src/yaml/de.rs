@@ -313,8 +313,13 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
+            // It could be read as "all" or as "none", and is what is left of a list whose entries are comments.
             Value::Scalar { text, plain: true } if matches!(plain(text), Plain::Null) => {
-                self.placed(visitor.visit_none())
+                let hint = "leave the key out, or say what it is to be".to_owned();
+                self.placed(Err(Fault::new(
+                    "nothing stands here".to_owned(),
+                    Some(hint),
+                )))
             }
             _ => self.placed(visitor.visit_some(self)),
         }

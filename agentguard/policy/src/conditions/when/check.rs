@@ -17,11 +17,12 @@ use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, When, WhenError, 
 use crate::circumstances::Circumstances;
 use crate::decide::Facts;
 use crate::diagnostic::{nearest, quoted};
+use crate::load::requests::NOT_PASSED_ON;
 use crate::request::{Query, Request};
 use crate::rule::Seen;
 
 /// How large a compiled regular expression may be, in bytes. A larger one is refused.
-const MAX_REGEX: usize = 256 * 1024;
+const MAX_REGEX: usize = 64 * 1024;
 
 /// The variables, each with whether it is a map, of which an entry is named.
 const VARIABLES: [(&str, bool); 17] = [
@@ -94,6 +95,7 @@ const OPERATORS: [&str; 17] = [
 pub(super) fn expression(
     text: &str,
     switches: &BTreeMap<String, bool>,
+    room: usize,
 ) -> Result<When, Vec<WhenError>> {
     if text.len() > MAX_TEXT {
         let message = format!(
@@ -107,6 +109,7 @@ pub(super) fn expression(
         switches,
         looks_at: LooksAt::default(),
         regexes: Vec::new(),
+        room,
         found: Vec::new(),
         nodes: 0,
         bound: Vec::new(),
@@ -157,6 +160,8 @@ struct Check<'a> {
     switches: &'a BTreeMap<String, bool>,
     looks_at: LooksAt,
     regexes: Vec<Regex>,
+    /// How many of them there may be.
+    room: usize,
     found: Vec<WhenError>,
     nodes: usize,
     /// The variables of the comprehension that this is inside of.
@@ -278,6 +283,14 @@ impl Check<'_> {
             }
             _ => {
                 self.looks_at.request = true;
+                if HeaderName::try_from(name).is_ok_and(|name| NOT_PASSED_ON.contains(&name)) {
+                    let message =
+                        format!("`{name}` is not passed on as it comes, so no rule can look at it");
+                    return self.error(
+                        message,
+                        "a name is `destination.host`, and a size is for `body_over`",
+                    );
+                }
                 let is_lower = !name.bytes().any(|it| it.is_ascii_uppercase());
                 match HeaderName::try_from(name) {
                     Ok(name) if is_lower => note(&mut self.looks_at.fields, name),
@@ -343,6 +356,7 @@ impl Check<'_> {
             _ => return,
         };
         for other in others {
+            self.in_range(first, other);
             if let (Some(one), Some(other)) = (kind(first), kind(other))
                 && one != other
             {
@@ -351,6 +365,57 @@ impl Check<'_> {
                 return self.error(message, hint);
             }
         }
+    }
+
+    /// What a variable is never, compared with it.
+    fn in_range(&mut self, of: &IdedExpr, other: &IdedExpr) {
+        for (of, other) in [(of, other), (other, of)] {
+            let Expr::Select(select) = &of.expr else {
+                continue;
+            };
+            let path = path(select).unwrap_or_default();
+            let range = match path.as_str() {
+                "time.weekday" => 1..=7,
+                "time.hour" => 0..=23,
+                "time.minute" => 0..=59,
+                "destination.port" => 1..=65_535,
+                _ => {
+                    self.word(&path, other);
+                    continue;
+                }
+            };
+            if let Expr::Literal(LiteralValue::Int(number)) = &other.expr
+                && !range.contains(number.inner())
+            {
+                let (first, last) = (range.start(), range.end());
+                let message = format!("`{path}` is never {}", number.inner());
+                return self.error(
+                    message,
+                    &format!("it is {first} to {last}; Monday is 1 and Sunday 7"),
+                );
+            }
+        }
+    }
+
+    fn word(&mut self, path: &str, other: &IdedExpr) {
+        let Some(word) = text(other) else {
+            return;
+        };
+        let hint = match path {
+            "destination.transport" if word != "tcp" => "such a rule is over `tcp` alone",
+            "request.method" if word.bytes().any(|it| it.is_ascii_lowercase()) => {
+                "methods are in upper case as clients send them"
+            }
+            "request.path" if !word.starts_with('/') || word.contains(['?', '#']) => {
+                "a path begins with `/` and has no query"
+            }
+            "destination.ip" if word.parse::<std::net::IpAddr>().is_err() && !word.is_empty() => {
+                "one address; ranges go under `match: {cidr: […]}`"
+            }
+            _ => return,
+        };
+        let message = format!("`{path}` is never `{}`", quoted(word));
+        self.error(message, hint);
     }
 
     /// `map['name']` or `'name' in map`.
@@ -396,6 +461,13 @@ impl Check<'_> {
             );
             return;
         };
+        if self.regexes.len() >= self.room {
+            let message = "a policy has at most 500 regular expressions";
+            return self.error(
+                message,
+                "`startsWith`, `endsWith` and `contains` say most of them",
+            );
+        }
         match text(&pattern).map(|it| RegexBuilder::new(it).size_limit(MAX_REGEX).build()) {
             Some(Ok(regex)) => {
                 let number = i64::try_from(self.regexes.len()).unwrap_or(i64::MAX);

@@ -16,14 +16,14 @@ fn switches() -> BTreeMap<String, bool> {
 }
 
 fn when(text: &str) -> When {
-    match When::new(text, &switches()) {
+    match When::new(text, &switches(), 9) {
         Ok(when) => when,
         Err(found) => panic!("{text}: {found:?}"),
     }
 }
 
 fn refused(text: &str) -> Vec<String> {
-    match When::new(text, &switches()) {
+    match When::new(text, &switches(), 9) {
         Ok(_) => panic!("accepted: {text}"),
         Err(found) => {
             let told = |it: super::WhenError| match it.hint {
@@ -204,7 +204,7 @@ fn what_could_be_read_in_two_ways_is_not_read() {
     assert_eq!(scene.holds("request.path.startsWith('/public/')"), Ok(true));
     assert_eq!(
         scene.holds("request.path.contains('../')"),
-        Err("the path has an escaped slash and can be read in two ways".to_owned())
+        Err("the path has escapes and can be read in two ways".to_owned())
     );
 }
 
@@ -313,6 +313,26 @@ fn what_is_wrong_is_told_at_load() {
         ),
         ("{'a': 1}.a == 1", "`{…}` is not known here"),
         ("['a'][0] == 'a'", "`[…]` is for entries of maps"),
+        ("'host' in request.headers", "no rule can look at it"),
+        (
+            "request.headers['content-length'] == '1'",
+            "no rule can look at it",
+        ),
+        ("time.weekday == 0", "`time.weekday` is never 0"),
+        ("time.hour in [23, 24]", "`time.hour` is never 24"),
+        (
+            "destination.transport == 'udp'",
+            "`destination.transport` is never `udp`",
+        ),
+        ("request.method != 'get'", "`request.method` is never `get`"),
+        (
+            "request.path == '/a?b=c'",
+            "`request.path` is never `/a?b=c`",
+        ),
+        (
+            "destination.ip == '10.0.0.0/8'",
+            "`destination.ip` is never `10.0.0.0/8`",
+        ),
         ("request.method ==", "at 1:"),
         ("request.method = 'GET'", "at 1:"),
         ("'a", "at 1:"),
@@ -323,6 +343,34 @@ fn what_is_wrong_is_told_at_load() {
             "{text}: {found:#?}"
         );
     }
+}
+
+#[test]
+fn an_escape_is_no_way_past_an_expression() {
+    for (path, expression) in [
+        ("/%24batch", "request.path.startsWith('/$batch')"),
+        ("/%2Fsecret", "request.path.startsWith('/secret')"),
+        ("/api%2F%2Fv1", "request.path == '/api/v1'"),
+    ] {
+        let scene = Scene {
+            path,
+            ..Scene::new()
+        };
+        assert!(scene.holds(expression).is_err(), "{path}");
+        assert_eq!(scene.holds("request.path.startsWith('/')"), Ok(true));
+    }
+}
+
+#[test]
+fn regular_expressions_are_counted() {
+    let three =
+        "request.path.matches('a') || request.path.matches('b') || request.path.matches('c')";
+    assert_eq!(When::new(three, &switches(), 3).unwrap().regexes(), 3);
+    let found = When::new(three, &switches(), 2).unwrap_err();
+    assert!(
+        found[0].message.contains("at most 500 regular expressions"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -365,7 +413,7 @@ proptest! {
         "🐚", "\u{0}", "1e999", "0x", "u", "b'a'", "\"\"\"", "@in", "has(", "int(", "`a`",
     ][..]), 0..24)) {
         let text = parts.join(" ");
-        if When::new(&text, &switches()).is_ok() {
+        if When::new(&text, &switches(), 9).is_ok() {
             let _ = Scene::new().holds(&text);
         }
     }
