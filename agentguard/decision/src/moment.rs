@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use agentguard_model::Transport;
 use agentguard_policy::{Circumstances, Facts, Seen, Switches};
 use jiff::Timestamp;
-
-use agentguard_model::Transport;
 
 use crate::directory::Run;
 use crate::port::Target;

@@ -233,7 +233,7 @@ pub enum Addresses {
 pub enum RuleAction {
     /// It may.
     Allow,
-    /// It may not, whatever another rule says.
+    /// It may not.
     Deny,
     /// It may, with changes.
     Modify,

@@ -36,7 +36,7 @@ pub(crate) struct Index {
     anywhere: Bucket,
     /// Denials that a name's resolved address can meet.
     address_denials: Vec<Position>,
-    /// Whether one of them looks at requests.
+    /// Whether one of them depends on more than where a connection goes, above all on the request.
     address_denies_requests: bool,
     /// Whether one of the rules wants TLS terminated.
     inspects: bool,
@@ -214,7 +214,7 @@ impl Index {
         &self.address_denials
     }
 
-    /// Whether one of those looks at requests.
+    /// Whether one of those depends on more than where a connection goes, above all on the request.
     pub(crate) const fn address_denies_requests(&self) -> bool {
         self.address_denies_requests
     }

@@ -56,7 +56,8 @@ impl Policy {
         agent.indexes.iter().any(|index| index.inspects())
     }
 
-    /// Whether a denial for an agent looks at requests and at the address behind a name.
+    /// Whether a denial for an agent looks at the address behind a name and depends on more than where a
+    /// connection goes, above all on the request.
     #[must_use]
     pub fn denies_requests_by_address(&self, agent: &AgentPolicy) -> bool {
         let mut indexes = agent.indexes.iter();

@@ -11,7 +11,7 @@ fn place<T>(entry: &Option<At<T>>) -> Option<Place> {
 
 /// Refuses a rule that needs what is not there: it would not do what it says.
 pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
-    const DECODES: &str = "this version does not decode";
+    const DECODES: &str = "this version does not decode contents";
     let escalates = raw.action == RuleAction::Escalate;
     let changes = raw.modify.as_ref().map(|it| &it.value);
     let obliges = raw.obligations.as_ref().map(|it| &it.value);
@@ -64,11 +64,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
     ] {
         let Some(at) = at else {
             continue;
-        };
-        let missing = if missing == DECODES {
-            "this version does not decode contents"
-        } else {
-            missing
         };
         let hint = format!("{missing}; leave the rule out until one does");
         report.error(at, format!("`{key}` is not there yet"), Some(&hint));
