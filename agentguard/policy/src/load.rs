@@ -174,7 +174,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         defaults: &defaults.rule,
         strategy: loaded.strategy,
         switches,
-        regexes: Cell::new(0),
+        regexes: Cell::new(conditions::MAX_REGEXES),
         partial,
     };
     known.groups = groups::groups(&mut sources, &known, &mut report);
@@ -264,7 +264,7 @@ struct Known<'a> {
     defaults: &'a RuleDefaults,
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
-    /// How many regular expressions the rules have so far.
+    /// How many regular expressions may still be compiled.
     regexes: Cell<usize>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,

@@ -13,6 +13,7 @@
 mod check;
 mod values;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -105,20 +106,15 @@ impl PartialEq for When {
 }
 
 impl When {
-    /// How many regular expressions it has.
-    pub(crate) fn regexes(&self) -> usize {
-        self.regexes.len()
-    }
-
     /// Parses and checks an expression. `switches` are those that the policy declares, and `room` is how
-    /// many regular expressions it may have.
+    /// many regular expressions may still be compiled; those that do not compile count too.
     ///
     /// # Errors
     /// All that is wrong with it.
     pub(crate) fn new(
         text: &str,
         switches: &BTreeMap<String, bool>,
-        room: usize,
+        room: &Cell<usize>,
     ) -> Result<Self, Vec<WhenError>> {
         check::expression(text, switches, room)
     }

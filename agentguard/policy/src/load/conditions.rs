@@ -13,7 +13,7 @@ use crate::pattern::Wildcard;
 use crate::yaml::At;
 
 /// The most regular expressions of a policy, each of at most 64 KiB. More are refused.
-const MAX_REGEXES: usize = 500;
+pub(super) const MAX_REGEXES: usize = 500;
 
 /// The most switches of a policy. More are refused.
 const MAX_SWITCHES: usize = 64;
@@ -104,12 +104,8 @@ fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<Whe
         );
         return None;
     }
-    let room = MAX_REGEXES.saturating_sub(known.regexes.get());
-    match When::new(&text.value, &known.switches, room) {
-        Ok(when) => {
-            known.regexes.set(known.regexes.get() + when.regexes());
-            Some(when)
-        }
+    match When::new(&text.value, &known.switches, &known.regexes) {
+        Ok(when) => Some(when),
         Err(found) => {
             for error in found {
                 // Switches that are missing may stand in what could not be read.

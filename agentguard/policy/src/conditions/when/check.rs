@@ -1,5 +1,6 @@
 //! What an expression may say.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use agentguard_model::{Context as OnBehalf, HostName, Labels, Transport};
@@ -95,7 +96,7 @@ const OPERATORS: [&str; 17] = [
 pub(super) fn expression(
     text: &str,
     switches: &BTreeMap<String, bool>,
-    room: usize,
+    room: &Cell<usize>,
 ) -> Result<When, Vec<WhenError>> {
     if text.len() > MAX_TEXT {
         let message = format!(
@@ -160,8 +161,8 @@ struct Check<'a> {
     switches: &'a BTreeMap<String, bool>,
     looks_at: LooksAt,
     regexes: Vec<Regex>,
-    /// How many of them there may be.
-    room: usize,
+    /// How many may still be compiled, over the whole policy.
+    room: &'a Cell<usize>,
     found: Vec<WhenError>,
     nodes: usize,
     /// The variables of the comprehension that this is inside of.
@@ -461,13 +462,13 @@ impl Check<'_> {
             );
             return;
         };
-        if self.regexes.len() >= self.room {
-            let message = "a policy has at most 500 regular expressions";
+        let Some(room) = self.room.get().checked_sub(1) else {
             return self.error(
-                message,
+                "a policy has at most 500 regular expressions",
                 "`startsWith`, `endsWith` and `contains` say most of them",
             );
-        }
+        };
+        self.room.set(room);
         match text(&pattern).map(|it| RegexBuilder::new(it).size_limit(MAX_REGEX).build()) {
             Some(Ok(regex)) => {
                 let number = i64::try_from(self.regexes.len()).unwrap_or(i64::MAX);
