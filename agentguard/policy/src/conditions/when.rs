@@ -11,6 +11,7 @@
 //! expressions are compiled at load and take time linear in the text.
 
 mod check;
+mod trial;
 mod values;
 
 use std::cell::Cell;
@@ -116,7 +117,9 @@ impl When {
         switches: &BTreeMap<String, bool>,
         room: &Cell<usize>,
     ) -> Result<Self, Vec<WhenError>> {
-        check::expression(text, switches, room)
+        let when = check::expression(text, switches, room)?;
+        trial::run(&when)?;
+        Ok(when)
     }
 
     /// Whether it looks at the request.

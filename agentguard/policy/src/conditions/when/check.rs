@@ -3,24 +3,16 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use agentguard_model::{Context as OnBehalf, HostName, Labels, Transport};
-use cel::ExecutionError;
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators,
 };
 use cel::parser::{Expression, PrattParser};
-use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use regex::{Regex, RegexBuilder};
 
-use super::values::Values;
-use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, When, WhenError, context, told};
-use crate::circumstances::Circumstances;
-use crate::decide::Facts;
+use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, When, WhenError};
 use crate::diagnostic::{nearest, quoted};
 use crate::load::requests::NOT_PASSED_ON;
-use crate::request::{Query, Request};
-use crate::rule::Seen;
 
 /// How large a compiled regular expression may be, in bytes. A larger one is refused.
 const MAX_REGEX: usize = 64 * 1024;
@@ -129,14 +121,12 @@ pub(super) fn expression(
         check.found.dedup();
         return Err(check.found);
     }
-    let when = When {
+    Ok(When {
         text: text.to_owned(),
         expression,
         regexes: check.regexes,
         looks_at: check.looks_at,
-    };
-    try_out(&when)?;
-    Ok(when)
+    })
 }
 
 fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
@@ -592,122 +582,4 @@ fn path(select: &SelectExpr) -> Option<String> {
         _ => return None,
     };
     Some(format!("{of}.{}", select.field))
-}
-
-/// Evaluates an expression, and what its operators join, on an example: what is wrong with a type is
-/// wrong with it on all.
-fn try_out(when: &When) -> Result<(), Vec<WhenError>> {
-    let example = Example::of(&when.looks_at);
-    let request = example.request();
-    let facts = example.facts(&request);
-    let values = Values {
-        agent: "agent",
-        labels: &example.labels,
-        facts: &facts,
-        request: Some(&request),
-        path: request.path,
-        looks_at: &when.looks_at,
-    };
-    let mut context = context(&when.regexes);
-    context.set_variable_resolver(&values);
-    let mut found = Vec::new();
-    let mut truths = vec![&when.expression];
-    while let Some(node) = truths.pop() {
-        if let Expr::Call(call) = &node.expr {
-            match (call.func_name.as_str(), call.args.as_slice()) {
-                (
-                    operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT,
-                    parts,
-                ) => {
-                    truths.extend(parts);
-                    continue;
-                }
-                (operators::CONDITIONAL, parts) => truths.extend(parts),
-                _ => {}
-            }
-        }
-        match context.resolve(node) {
-            Ok(cel::Value::Bool(_)) => {}
-            Ok(_) => found.push(
-                WhenError::new(
-                    "it, or a part that `&&`, `||` or `!` joins, is neither true nor false",
-                )
-                .hint("compare it with something"),
-            ),
-            // Another request may have what this one has not.
-            Err(
-                ExecutionError::NoSuchKey(_)
-                | ExecutionError::DivisionByZero(_)
-                | ExecutionError::RemainderByZero(_)
-                | ExecutionError::Overflow(..)
-                | ExecutionError::IndexOutOfBounds(_)
-                | ExecutionError::FunctionError { .. },
-            ) => {}
-            Err(error) => found.push(WhenError::new(told(&error)).hint(
-                "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`",
-            )),
-        }
-    }
-    found.dedup();
-    if found.is_empty() { Ok(()) } else { Err(found) }
-}
-
-/// A request that has all that an expression looks at.
-struct Example {
-    host: Option<HostName>,
-    labels: Labels,
-    context: OnBehalf,
-    fields: HeaderMap,
-    query: Query,
-}
-
-impl Example {
-    fn of(looks_at: &LooksAt) -> Self {
-        let one = || Some("1".to_owned());
-        let fields = looks_at.fields.iter();
-        let query = looks_at.parameters.iter();
-        let mut serializer = form_urlencoded::Serializer::new(String::new());
-        serializer.extend_pairs(query.map(|name| (name, "1")));
-        Self {
-            host: "example.org".parse().ok(),
-            labels: looks_at
-                .labels
-                .iter()
-                .map(|it| (it.clone(), "1".to_owned()))
-                .collect(),
-            context: OnBehalf {
-                user: one(),
-                session: one(),
-                workflow: one(),
-                purpose: one(),
-                trace_id: one(),
-            },
-            fields: fields
-                .map(|it| (it.clone(), HeaderValue::from_static("1")))
-                .collect(),
-            query: Query::new(serializer.finish()),
-        }
-    }
-
-    fn request(&self) -> Request<'_> {
-        Request {
-            query: Some(&self.query),
-            fields: Some(&self.fields),
-            ..Request::new("GET", "/")
-        }
-    }
-
-    fn facts<'a>(&'a self, request: &Request<'a>) -> Facts<'a> {
-        Facts {
-            host: self.host.as_ref(),
-            ip: None,
-            port: 443,
-            transport: Transport::Tcp,
-            request: Seen::Request(*request),
-            circumstances: Circumstances {
-                context: &self.context,
-                ..Circumstances::NOBODY
-            },
-        }
-    }
 }
