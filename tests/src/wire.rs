@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::AddressFamily;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::process::setpriority_process;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::namespace::Namespace;
@@ -20,8 +22,12 @@ use crate::namespace::Namespace;
 /// `ETH_P_ALL` of `linux/if_ether.h`.
 const EVERY_PROTOCOL: u16 = 3;
 
-/// Holds what arrives while our thread is kept from reading.
-const BUFFER: usize = 16 << 20;
+/// Holds what arrives while our thread is kept from reading: a flood fills a few megabytes before a busy
+/// machine comes back to us, and what does not fit is lost to the count.
+const BUFFER: usize = 64 << 20;
+
+/// The nice value of our thread: before everything that a test or its machine has to do.
+const FIRST: i32 = -20;
 
 /// How many different destinations are told apart. When there are more, [`Wire::arrived`] fails:
 /// a count that may be too low must not pass for an answer.
@@ -127,14 +133,19 @@ fn open() -> Result<Socket> {
         Some(Protocol::from(i32::from(EVERY_PROTOCOL.to_be()))),
     )
     .context("cannot open a packet socket")?;
-    socket
-        .set_recv_buffer_size(BUFFER)
+    // Beyond `net.core.rmem_max`.
+    set_socket_recv_buffer_size_force(&socket, BUFFER)
+        .map_err(Into::into)
         .and_then(|()| socket.set_read_timeout(Some(PAUSE)))
         .context("cannot set up a packet socket")?;
     Ok(socket)
 }
 
 fn read(socket: &Socket, counts: &Mutex<Counts>, stop: &AtomicBool) {
+    // Of this thread alone: Linux has a nice value for each (setpriority(2), "C library/kernel differences").
+    if let Err(error) = setpriority_process(None, FIRST) {
+        eprintln!("the wire is read in its turn: {error}");
+    }
     let mut socket = socket;
     let mut packet = [0; HEAD];
     while !stop.load(Ordering::Relaxed) {
