@@ -17,7 +17,7 @@ use crate::agent::AgentPolicy;
 use crate::index::Position;
 use crate::policy::Policy;
 use crate::special::{self, Hard};
-use crate::strategy::Towards;
+use crate::strategy::{Strategy, Towards};
 use crate::sweep::{Active, Candidate, TRANSPORTS, sweep};
 
 /// A range of addresses: what the destination of a line is.
@@ -88,12 +88,14 @@ impl Policy {
         let towards = Towards::Name(name, real);
         let mut candidates = self.candidates(&positions, towards, false);
         if real.is_none() {
+            // By its address a denial may be more specific than by the name.
+            let again = self.strategy() == Strategy::MostSpecificWins;
             let possible: BTreeSet<Position> = agent
                 .indexes
                 .iter()
                 .flat_map(|index| index.address_denials())
                 .copied()
-                .filter(|position| !positions.contains(position))
+                .filter(|position| again || !positions.contains(position))
                 .collect();
             candidates.extend(self.candidates(&possible, Towards::Anything, true));
         }

@@ -45,7 +45,7 @@ impl Active {
     }
 
     /// Without what does not count beside rules of a higher rank.
-    fn ranked(candidates: &BTreeMap<Position, &Candidate<'_>>) -> Self {
+    fn ranked(candidates: &BTreeMap<(Position, bool), &Candidate<'_>>) -> Self {
         let mut standing = Standing::default();
         for candidate in candidates.values().filter(|it| it.is_certain()) {
             if candidate.rule.info.in_force() {
@@ -56,13 +56,13 @@ impl Active {
             ranked: true,
             ..Self::default()
         };
-        for (position, candidate) in candidates {
+        for candidate in candidates.values() {
             let rule = candidate.rule;
             let certain = candidate.is_certain() || !rule.info.in_force();
             if standing.counts(candidate.rank, !rule.allows(), certain)
                 && let Some(kind) = active.kind(candidate)
             {
-                kind.insert(*position);
+                kind.insert(candidate.position);
             }
         }
         active
@@ -127,16 +127,18 @@ pub(crate) fn sweep(
     changes.sort_by_key(|(port, begins, candidate)| (*port, *begins, candidate.position));
     let mut active = Active::default();
     let mut open = 0usize;
-    let mut here_now: BTreeMap<Position, &Candidate<'_>> = BTreeMap::new();
+    // A denial can be there by the name and, perhaps, by the address.
+    let mut here_now: BTreeMap<(Position, bool), &Candidate<'_>> = BTreeMap::new();
     let mut rest = changes.as_slice();
     while let Some((port, _, _)) = rest.first() {
         let here = rest.partition_point(|(p, _, _)| p <= port);
         let (now, later) = rest.split_at(here);
         for (_, begins, candidate) in now {
+            let key = (candidate.position, candidate.possible);
             if *begins {
-                here_now.insert(candidate.position, candidate);
+                here_now.insert(key, candidate);
             } else {
-                here_now.remove(&candidate.position);
+                here_now.remove(&key);
             }
             if let Some(kind) = active.kind(candidate) {
                 if *begins {
