@@ -37,7 +37,7 @@ pub struct Diagnostic {
     /// What is wrong, with the offending text.
     pub message: String,
     /// What to do about it.
-    pub hint: Option<String>,
+    pub hint: String,
 }
 
 impl fmt::Display for Diagnostic {
@@ -48,10 +48,7 @@ impl fmt::Display for Diagnostic {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         write!(f, ": {}: {}", self.severity, self.message)?;
-        if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
-        }
-        Ok(())
+        write!(f, "\n  hint: {}", self.hint)
     }
 }
 

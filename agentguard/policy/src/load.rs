@@ -25,7 +25,7 @@ use groups::Groups;
 
 use crate::Document;
 use crate::agent::AgentPolicy;
-use crate::diagnostic::{Diagnostic, Severity, quoted};
+use crate::diagnostic::{Diagnostic, Severity, nearest, quoted};
 use crate::document::{RawAgent, RawDocument};
 use crate::pattern::CgroupPattern;
 use crate::rule::Rule;
@@ -89,7 +89,7 @@ impl Report {
         u32::try_from(self.notes.len()).unwrap_or_default()
     }
 
-    fn add(&mut self, severity: Severity, place: Place, mut message: String, hint: Option<&str>) {
+    fn add(&mut self, severity: Severity, place: Place, mut message: String, hint: &str) {
         let note = usize::try_from(place.origin).ok();
         let note = note.and_then(|n| self.notes.get(n.checked_sub(1)?));
         if let Some(Note { text, once }) = note {
@@ -104,15 +104,15 @@ impl Report {
             line: place.line,
             column: place.column,
             message,
-            hint: hint.map(str::to_owned),
+            hint: hint.to_owned(),
         });
     }
 
-    pub(crate) fn error(&mut self, place: Place, message: impl Into<String>, hint: Option<&str>) {
+    pub(crate) fn error(&mut self, place: Place, message: impl Into<String>, hint: &str) {
         self.add(Severity::Error, place, message.into(), hint);
     }
 
-    fn warn(&mut self, place: Place, message: impl Into<String>, hint: Option<&str>) {
+    fn warn(&mut self, place: Place, message: impl Into<String>, hint: &str) {
         self.add(Severity::Warning, place, message.into(), hint);
     }
 }
@@ -140,7 +140,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         report.error(
             Place::default(),
             format!("the policy has {total} bytes; the limit is {MAX_TEXT}"),
-            None,
+            "name long lists once, under `lists`; what it no longer needs can go",
         );
         loaded.found = report.found;
         return loaded;
@@ -174,6 +174,10 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         defaults: &defaults.rule,
         strategy: loaded.strategy,
         switches,
+        texts: documents
+            .iter()
+            .map(|it| (it.path.as_str(), it.text.as_str()))
+            .collect(),
         regexes: Cell::new(conditions::MAX_REGEXES),
         partial,
     };
@@ -264,10 +268,23 @@ struct Known<'a> {
     defaults: &'a RuleDefaults,
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
+    /// The documents as they are written, by path.
+    texts: HashMap<&'a str, &'a str>,
     /// How many regular expressions may still be compiled.
     regexes: Cell<usize>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
+}
+
+impl Known<'_> {
+    /// What to do about an agent that is not there.
+    fn hint_on_agent(&self, name: &str) -> String {
+        let names = self.agents.iter().map(|agent| agent.name.as_str());
+        nearest(name, names).map_or_else(
+            || "an agent is declared under `agents`".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        )
+    }
 }
 
 fn agents(sources: &mut [Parsed], defaults: &Defaults, report: &mut Report) -> Vec<AgentPolicy> {
@@ -282,7 +299,7 @@ fn agents(sources: &mut [Parsed], defaults: &Defaults, report: &mut Report) -> V
             .unwrap_or_default();
         for raw in raw {
             if agents.len() == MAX_AGENTS {
-                report.error(raw.place, format!("more than {MAX_AGENTS} agents"), None);
+                report.error(raw.place, format!("more than {MAX_AGENTS} agents"), "give agents that have the same rules one name: a run each is told apart all the same");
                 return agents;
             }
             let whole = source.is_whole(&raw);
@@ -294,11 +311,7 @@ fn agents(sources: &mut [Parsed], defaults: &Defaults, report: &mut Report) -> V
                 names.insert(agent.name.clone(), (source.path.clone(), place.line))
             {
                 let hint = format!("it stands in {path}, line {line}, already");
-                report.error(
-                    place,
-                    format!("a second agent `{}`", agent.name),
-                    Some(&hint),
-                );
+                report.error(place, format!("a second agent `{}`", agent.name), &hint);
                 continue;
             }
             agents.push(agent);
@@ -317,7 +330,7 @@ fn agent(
     let name: AgentName = match raw.name.value.parse() {
         Ok(name) => name,
         Err(error) => {
-            report.error(place, format!("{error}"), None);
+            report.error(place, format!("{error}"), "like `coder` or `support-2`");
             return None;
         }
     };
@@ -333,7 +346,7 @@ fn agent(
                     report.error(
                         entry.place,
                         format!("`{}` {why}", quoted(&entry.value)),
-                        None,
+                        "a path below `cgroup_root`, as `coders/*`, or from the root of the file system: `/sys/fs/cgroup/app.slice/**`",
                     );
                 }
             }
@@ -342,7 +355,11 @@ fn agent(
     for (key, value) in &raw.labels {
         if key.len() + value.len() > MAX_STRING {
             let message = format!("label `{}` is longer than {MAX_STRING} bytes", quoted(key));
-            report.error(place, message, None);
+            report.error(
+                place,
+                message,
+                "labels are words to choose agents by: `team: payments`",
+            );
         }
     }
     let default_handling = match raw.default_handling {

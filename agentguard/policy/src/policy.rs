@@ -73,7 +73,9 @@ pub(crate) fn compile_with(
             line: 0,
             column: 0,
             message,
-            hint: None,
+            hint:
+                "name fewer agents one by one: rules that are for all agents take no room in each"
+                    .to_owned(),
         })
     })?;
     let by_name = agents

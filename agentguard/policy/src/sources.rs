@@ -32,7 +32,7 @@ pub struct Unreadable {
     /// What is wrong, without the document's name.
     pub why: String,
     /// What to do about it.
-    pub hint: Option<String>,
+    pub hint: String,
 }
 
 impl Sources {
@@ -108,7 +108,7 @@ impl<R: FnMut(&Path) -> Result<String, Unreadable>> Reading<R> {
                     line: place.line,
                     column: place.column,
                     message,
-                    hint: Some(hint.to_owned()),
+                    hint: hint.to_owned(),
                 });
             };
             let shown = quoted(&text);
@@ -165,11 +165,9 @@ impl<R: FnMut(&Path) -> Result<String, Unreadable>> Reading<R> {
                     let path = included.clone();
                     self.document(Document { path, text }, depth + 1);
                 }
-                Err(Unreadable { why, hint }) => wrong(
-                    format!("cannot read `{}`: {why}", quoted(&included)),
-                    hint.as_deref()
-                        .unwrap_or("a relative path counts from the directory of this document"),
-                ),
+                Err(Unreadable { why, hint }) => {
+                    wrong(format!("cannot read `{}`: {why}", quoted(&included)), &hint);
+                }
             }
             self.known.insert(included, State::Done);
         }

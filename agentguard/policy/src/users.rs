@@ -36,14 +36,14 @@ enum Who {
 pub(crate) fn users(list: &At<Vec<At<String>>>, whole: bool, report: &mut Report) -> Vec<User> {
     if list.value.is_empty() && whole {
         let hint = "leave `users` out where only root is to run the agent";
-        report.error(list.place, "`users` is empty", Some(hint));
+        report.error(list.place, "`users` is empty", hint);
     }
     if list.value.len() > MAX_USERS {
         let message = format!(
             "`users` has {} entries; the limit is {MAX_USERS}",
             list.value.len()
         );
-        report.error(list.place, message, None);
+        report.error(list.place, message, "run it by a service as one user");
         return Vec::new();
     }
     list.value
@@ -69,7 +69,7 @@ fn user(entry: &At<String>, report: &mut Report) -> Option<User> {
         report.error(
             entry.place,
             format!("`{}` is not a user", quoted(text)),
-            Some("name a user of this host, or give its number: 0 to 4294967294"),
+            "name a user of this host, or give its number: 0 to 4294967294",
         );
         return None;
     };
@@ -146,7 +146,7 @@ impl User {
             line: self.place.line,
             column: self.place.column,
             message,
-            hint: Some(hint.to_owned()),
+            hint: hint.to_owned(),
         }
     }
 }

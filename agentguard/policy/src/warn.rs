@@ -125,7 +125,7 @@ fn warning(rule: &Rule, column: u32, message: String, hint: &str) -> Diagnostic 
         line: rule.info.source.line,
         column,
         message,
-        hint: Some(hint.to_owned()),
+        hint: hint.to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod de;
 mod tree;
+mod within;
 
 use std::collections::HashSet;
 
@@ -18,6 +19,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor}
 use crate::diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 
 pub(crate) use tree::{Key, Node, Tree, Value};
+pub(crate) use within::within;
 
 /// The longest text that is read, in bytes. A longer one is refused.
 pub const MAX_TEXT: usize = 1024 * 1024;
@@ -54,6 +56,9 @@ pub struct At<T> {
     /// The line where it ends.
     pub last_line: u32,
 }
+
+/// What to do where nothing better can be said.
+const READ_THE_SCHEMA: &str = "`agentguard schema` prints the form of each document";
 
 /// The name under which [`At`] asks for a place.
 const AT: &str = "agentguard_policy::yaml::At";
@@ -123,7 +128,7 @@ pub fn parse<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Diagnosti
             line: 0,
             column: 0,
             message: "cannot be read".to_owned(),
-            hint: None,
+            hint: READ_THE_SCHEMA.to_owned(),
         })
     })
 }
@@ -190,7 +195,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &str, tree: &Tree) -> (Option<T>, 
     (None, found)
 }
 
-fn error(path: &str, place: Place, message: String, hint: Option<String>) -> Diagnostic {
+fn error(path: &str, place: Place, message: String, hint: String) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         path: path.to_owned(),

@@ -204,7 +204,7 @@ impl<T> Located<T> {
             line: self.place.line,
             column: self.place.column,
             message,
-            hint: Some(hint.into()),
+            hint: hint.into(),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn read(
     Ok(Sources::read(first, |path| {
         look(path).map_err(|exposed| Unreadable {
             why: exposed.sentence(),
-            hint: Some(exposed.hint()),
+            hint: exposed.hint(),
         })?;
         text::read(Written::Policy, path).map_err(unreadable)
     }))
@@ -36,17 +36,18 @@ fn unreadable(error: ConfigError) -> Unreadable {
     match error {
         ConfigError::Unreadable { source, .. } => Unreadable {
             why: chain(&source),
-            hint: None,
+            hint: "a relative path counts from the directory of this document".to_owned(),
         },
         ConfigError::Wrong(Faults(faults)) => {
             let first = faults.into_iter().next();
-            Unreadable {
-                why: first.as_ref().map_or_else(
-                    || "it is no text".to_owned(),
-                    |it| format!("line {}, column {}: {}", it.line, it.column, it.message),
-                ),
-                hint: first.and_then(|it| it.hint),
-            }
+            let (why, hint) = first.map_or_else(
+                || ("it is no text".to_owned(), "name a YAML file".to_owned()),
+                |it| {
+                    let why = format!("line {}, column {}: {}", it.line, it.column, it.message);
+                    (why, it.hint)
+                },
+            );
+            Unreadable { why, hint }
         }
     }
 }

@@ -90,7 +90,7 @@ fn not_utf8(what: Written, path: &Path, bytes: &[u8], good: usize) -> Diagnostic
             "the {what} {} not UTF-8: byte 0x{byte:02x}",
             if what == Written::Tests { "are" } else { "is" }
         ),
-        hint: Some("save the file as UTF-8".to_owned()),
+        hint: "save the file as UTF-8".to_owned(),
     }
 }
 

@@ -291,10 +291,7 @@ fn worker(config: &Configured) -> Check {
         Err((message, hint)) => {
             let check = missing("worker_user", message.clone())
                 .means("the half of the daemon that reads hostile bytes has no user to run as");
-            match hint {
-                Some(hint) => check.how(hint.clone()),
-                None => check,
-            }
+            check.how(hint.clone())
         }
     }
 }

@@ -73,7 +73,7 @@ pub(super) struct Configured {
     pub(super) cgroup_root: String,
     pub(super) bpffs: String,
     /// The worker's user as `name (uid)`, or what is wrong with it and how to mend it.
-    pub(super) worker: Result<String, (String, Option<String>)>,
+    pub(super) worker: Result<String, (String, String)>,
     /// The policy file's name, and its version or everything that is wrong with it.
     pub(super) policy: (String, Result<String, String>),
     /// What of it others than root can change, with what to do, each a sentence.

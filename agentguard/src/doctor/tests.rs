@@ -190,7 +190,7 @@ fn each_fault_spoils_one_check() {
             },
         ),
         ("worker_user", Missing, "does not exist", "useradd", |f| {
-            of(f).worker = Err(("user `x` does not exist".into(), Some("useradd x".into())));
+            of(f).worker = Err(("user `x` does not exist".into(), "useradd x".into()));
         }),
         (
             "policy",

@@ -207,7 +207,7 @@ fn what_a_policy_includes_is_checked_with_it() {
     );
     agentguard(["policy", "check", &path]).says(
         "",
-        &format!("{names}:2:30: error: an empty entry\nerror: {path} cannot be used: 1 fault\n"),
+        &format!("{names}:2:30: error: an empty entry\n  hint: take it out, or write what is meant\nerror: {path} cannot be used: 1 fault\n"),
         2,
     );
     std::fs::write(&names, b"version: 1\n\xff").unwrap();

@@ -65,6 +65,10 @@ struct LooksAt {
     /// Each with what the policy declares.
     switches: Vec<(String, bool)>,
     labels: Vec<String>,
+    /// Labels, each with a value that it is compared with.
+    label_values: Vec<(String, String)>,
+    /// What the agent's name is compared with.
+    agents: Vec<String>,
     fields: Vec<HeaderName>,
     parameters: Vec<String>,
 }
@@ -75,21 +79,18 @@ pub(crate) struct WhenError {
     /// What is wrong, as a sentence without its end.
     pub(crate) message: String,
     /// What to do about it.
-    pub(crate) hint: Option<String>,
+    pub(crate) hint: String,
+    /// Where it is in the expression, in bytes.
+    pub(crate) at: usize,
 }
 
 impl WhenError {
-    fn new(message: impl Into<String>) -> Self {
+    /// Of the expression as a whole.
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             message: message.into(),
-            hint: None,
-        }
-    }
-
-    fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
+            hint: hint.into(),
+            at: 0,
         }
     }
 }
@@ -153,6 +154,21 @@ impl When {
             && (unknown.everything
                 || self.fields().iter().any(|name| unknown.field(name))
                 || self.parameters().iter().any(|name| unknown.parameter(name)))
+    }
+
+    /// The agents that it names.
+    pub(crate) fn agents(&self) -> &[String] {
+        &self.looks_at.agents
+    }
+
+    /// The labels that it looks at.
+    pub(crate) fn labels(&self) -> &[String] {
+        &self.looks_at.labels
+    }
+
+    /// The labels that it compares with a value.
+    pub(crate) fn label_values(&self) -> &[(String, String)] {
+        &self.looks_at.label_values
     }
 
     /// The header fields that it looks at.

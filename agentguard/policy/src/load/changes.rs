@@ -26,16 +26,16 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
     let Some(changes) = &raw.modify else {
         if raw.action == RuleAction::Modify {
             let hint = "`modify: {headers: {drop: [cookie]}}`";
-            report.error(
-                raw.id.place,
-                "`action: modify` without `modify`",
-                Some(hint),
-            );
+            report.error(raw.id.place, "`action: modify` without `modify`", hint);
         }
         return None;
     };
     if raw.action != RuleAction::Modify {
-        report.error(changes.place, "`modify` is for `action: modify`", None);
+        report.error(
+            changes.place,
+            "`modify` is for `action: modify`",
+            "`action: modify`, or leave `modify` out",
+        );
         return None;
     }
     let mut read = Changes::default();
@@ -61,16 +61,13 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
             let text = text.filter(|text| visible && text.len() <= MAX_STRING);
             if text.is_none() {
                 let message = format!("a field has at most {MAX_STRING} visible ASCII characters");
-                report.error(value.place, message, None);
+                let hint = "write it as it goes over the wire, without a space at its ends; what is not ASCII percent-encoded";
+                report.error(value.place, message, hint);
             }
             if let Some((name, text)) = name.zip(text) {
                 if read.set.iter().any(|(other, _)| *other == name) {
                     let message = format!("`{name}` is set twice");
-                    report.error(
-                        value.place,
-                        message,
-                        Some("upper and lower case are the same"),
-                    );
+                    report.error(value.place, message, "upper and lower case are the same");
                 }
                 read.set.push((name, text));
             }
@@ -78,7 +75,7 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
     }
     if read.dropped.len() + read.set.len() > MAX_FIELDS {
         let message = format!("a rule changes at most {MAX_FIELDS} fields");
-        report.error(changes.place, message, None);
+        report.error(changes.place, message, "make two rules of it");
     }
     let both = read
         .set
@@ -89,14 +86,14 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
         report.error(
             changes.place,
             message,
-            Some("`set` alone replaces what was there"),
+            "`set` alone replaces what was there",
         );
     }
     let content = &changes.value;
     let other = content.redact.is_some() || content.clamp.is_some() || content.json_patch.is_some();
     if read == Changes::default() && !other {
         let hint = "`modify: {headers: {drop: [cookie], set: {x-agent: coder}}}`";
-        report.error(changes.place, "`modify` changes nothing", Some(hint));
+        report.error(changes.place, "`modify` changes nothing", hint);
     }
     Some(Arc::new(read))
 }
@@ -104,12 +101,12 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
 fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
     let Ok(name) = HeaderName::try_from(text) else {
         let message = format!("`{}` is not the name of a header field", quoted(text));
-        report.error(place, message, Some("like `cookie`"));
+        report.error(place, message, "like `cookie`");
         return None;
     };
     if text.contains('*') {
         let message = format!("`{}` is one field of that name", quoted(text));
-        report.error(place, message, Some("fields are named one by one here"));
+        report.error(place, message, "fields are named one by one here");
         return None;
     }
     let fixed = NOT_PASSED_ON.contains(&name)
@@ -118,7 +115,7 @@ fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
     if fixed {
         let message = format!("`{name}` cannot be changed");
         let hint = "it frames the message or says where it goes, and is the guard's own to write";
-        report.error(place, message, Some(hint));
+        report.error(place, message, hint);
         return None;
     }
     Some(name)

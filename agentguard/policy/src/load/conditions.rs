@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
+use super::selector::misspelt;
 use super::values::{empty, list_bounds};
 use super::{Known, MAX_STRING, Parsed, Report};
 use crate::conditions::{Conditions, Days, Part, Rollout, Times, When, hours};
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTime};
 use crate::pattern::Wildcard;
-use crate::yaml::At;
+use crate::yaml::{At, Place, within};
 
 /// The most regular expressions of a policy, each of at most 64 KiB. More are refused.
 pub(super) const MAX_REGEXES: usize = 500;
@@ -35,16 +36,20 @@ pub(super) fn switches(sources: &[Parsed], report: &mut Report) -> BTreeMap<Stri
             if !is_name {
                 let message = format!("`{}` is not the name of a switch", quoted(name));
                 let hint = "at most 32 characters a-z 0-9 _, the first a letter";
-                report.error(declared.place, message, Some(hint));
+                report.error(declared.place, message, hint);
             }
             if switches.len() == MAX_SWITCHES {
                 let message = format!("more than {MAX_SWITCHES} switches");
-                report.error(declared.place, message, None);
+                report.error(
+                    declared.place,
+                    message,
+                    "one switch can stand in any number of rules",
+                );
                 return switches;
             }
             if switches.insert(name.clone(), declared.value).is_some() {
                 let message = format!("a second switch `{}`", quoted(name));
-                report.error(declared.place, message, Some("one document declares it"));
+                report.error(declared.place, message, "one document declares it");
             }
         }
     }
@@ -78,7 +83,7 @@ pub(super) fn conditions(
         let rollout = Rollout::percent(percent.value);
         if rollout.is_none() {
             let message = format!("`percent: {}` is more than all", percent.value);
-            report.error(percent.place, message, Some("a whole number from 0 to 100"));
+            report.error(percent.place, message, "a whole number from 0 to 100");
         }
         rollout
     });
@@ -89,7 +94,8 @@ fn pattern(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
     let text = entry.value.as_str();
     if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
         let message = format!("a pattern has 1 to {MAX_STRING} bytes and no control characters");
-        report.error(entry.place, message, None);
+        let hint = "like `ada` or `nightly-*`";
+        report.error(entry.place, message, hint);
         return None;
     }
     Some(Wildcard::new(text))
@@ -100,19 +106,60 @@ fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<Whe
         report.error(
             text.place,
             "`when` is empty",
-            Some("leave it out to match always"),
+            "leave it out to match always",
         );
         return None;
     }
     match When::new(&text.value, &known.switches, &known.regexes) {
-        Ok(when) => Some(when),
+        Ok(when) => {
+            who_is_meant(&when, text, known, report);
+            Some(when)
+        }
         Err(found) => {
             for error in found {
-                // Switches that are missing may stand in what could not be read.
+                let place = place(text, error.at, known, report);
                 let message = format!("`{}`: {}", quoted(text.value.trim()), error.message);
-                report.error(text.place, message, error.hint.as_deref());
+                report.error(place, message, &error.hint);
             }
             None
+        }
+    }
+}
+
+/// Where a part of an expression stands in the document.
+fn place(text: &At<String>, at: usize, known: &Known<'_>, report: &Report) -> Place {
+    let document = known.texts.get(report.path()).copied().unwrap_or_default();
+    within(document, text.place, &text.value, at)
+}
+
+/// Agents that an expression names and that are not there, and labels that are probably misspelt.
+fn who_is_meant(when: &When, text: &At<String>, known: &Known<'_>, report: &mut Report) {
+    // What seems to be missing may stand in what could not be read.
+    if known.partial {
+        return;
+    }
+    let place = |about: &str, report: &Report| {
+        let at = text.value.find(about).unwrap_or(0);
+        place(text, at, known, report)
+    };
+    for name in when.agents() {
+        if !known.by_name.contains_key(name.as_str()) {
+            let message = format!("no agent is called `{}`", quoted(name));
+            report.error(place(name, report), message, &known.hint_on_agent(name));
+        }
+    }
+    // A run may have labels of its own: only what is like one that the policy knows is told.
+    let values = when.label_values().iter().cloned();
+    let keys = when.labels().iter().map(|key| (key.clone(), String::new()));
+    for (key, value) in keys.chain(values) {
+        let is_key = known.agents.iter().any(|it| it.labels.contains_key(&key));
+        if is_key == value.is_empty() {
+            continue;
+        }
+        let about = if is_key { value.clone() } else { key.clone() };
+        if let Some(hint) = misspelt(&[(key, value)], known) {
+            let message = format!("`{}` is probably misspelt", quoted(&about));
+            report.warn(place(&about, report), message, &hint);
         }
     }
 }
@@ -121,11 +168,7 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
     let raw = &time.value;
     if raw.days.is_none() && raw.hours.is_none() {
         let hint = "`time: {days: [mon-fri], hours: [\"08:00-18:00\"], zone: Europe/Berlin}`";
-        report.error(
-            time.place,
-            "`time` says neither `days` nor `hours`",
-            Some(hint),
-        );
+        report.error(time.place, "`time` says neither `days` nor `hours`", hint);
     }
     let mut days = if raw.days.is_some() {
         Days::NONE
@@ -137,11 +180,7 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
         for entry in &list.value {
             if !days.add(&entry.value) {
                 let message = format!("`{}` is not a day or a run of days", quoted(&entry.value));
-                report.error(
-                    entry.place,
-                    message,
-                    Some("like `mon`, `mon-fri` or `fri-sun`"),
-                );
+                report.error(entry.place, message, "like `mon`, `mon-fri` or `fri-sun`");
             }
         }
     }
@@ -151,7 +190,11 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
             empty("hours", list.place, report);
         }
         if list.value.len() > 24 {
-            report.error(list.place, "more than 24 windows", None);
+            report.error(
+                list.place,
+                "more than 24 windows",
+                "windows that touch are one: \"08:00-18:00\"",
+            );
         }
         for entry in list.value.iter().take(24) {
             match hours(&entry.value) {
@@ -159,7 +202,7 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
                 None => {
                     let message = format!("`{}` is not a window of time", quoted(&entry.value));
                     let hint = "like \"08:00-18:00\" or, over midnight, \"22:00-06:00\"; the end of the day is 24:00";
-                    report.error(entry.place, message, Some(hint));
+                    report.error(entry.place, message, hint);
                 }
             }
         }
@@ -170,11 +213,7 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
             let found = TimeZone::get(&zone.value).ok();
             if found.is_none() {
                 let message = format!("`{}` is not a time zone", quoted(&zone.value));
-                report.error(
-                    zone.place,
-                    message,
-                    Some("as IANA names it: `Europe/Berlin`"),
-                );
+                report.error(zone.place, message, "as IANA names it: `Europe/Berlin`");
             }
             found
         }

@@ -46,7 +46,7 @@ pub(super) fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
             report.error(
                 document.version.place,
                 format!("version {} is not known", document.version.value),
-                Some("this version of the guard reads `version: 1`"),
+                "this version of the guard reads `version: 1`",
             );
         }
         let Some(defaults) = &document.defaults else {
@@ -54,7 +54,7 @@ pub(super) fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
         };
         if let Some((path, first)) = found {
             let hint = format!("they stand in {path}, line {}, already", first.place.line);
-            report.error(defaults.place, "a second `defaults`", Some(&hint));
+            report.error(defaults.place, "a second `defaults`", &hint);
             continue;
         }
         found = Some((&source.path, defaults));
@@ -163,10 +163,6 @@ impl RuleDefaults {
                 "by this mode {denials} denials deny on paper only, the first of them in {file}, line {line}"
             ),
         };
-        report.warn(
-            *place,
-            message,
-            Some("`mode: enforce` on those that are to deny"),
-        );
+        report.warn(*place, message, "`mode: enforce` on those that are to deny");
     }
 }

@@ -53,7 +53,7 @@ impl Budget {
                     let message = format!(
                         "more than {MAX_VALUES} values or {MAX_BYTES} bytes are put in for lists and variables, in all documents together"
                     );
-                    report.error(place, message, Some("name long lists in fewer rules"));
+                    report.error(place, message, "name long lists in fewer rules");
                 }
                 self.told = true;
                 false

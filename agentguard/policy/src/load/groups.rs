@@ -45,7 +45,7 @@ impl Groups {
                 report.warn(
                     declared.place,
                     format!("no rule is for the group `{name}`"),
-                    Some("it can go, or stand under `groups` of a rule"),
+                    "it can go, or stand under `groups` of a rule",
                 );
             }
         }
@@ -64,7 +64,11 @@ pub(super) fn groups(sources: &mut [Parsed], known: &Known<'_>, report: &mut Rep
             .unwrap_or_default();
         for raw in raw {
             if groups.0.len() == MAX_GROUPS {
-                report.error(raw.place, format!("more than {MAX_GROUPS} groups"), None);
+                report.error(
+                    raw.place,
+                    format!("more than {MAX_GROUPS} groups"),
+                    "rules can also choose agents by their labels: `labels: {team: payments}`",
+                );
                 return groups;
             }
             let name = &raw.value.name;
@@ -72,7 +76,7 @@ pub(super) fn groups(sources: &mut [Parsed], known: &Known<'_>, report: &mut Rep
                 let line = first.place.line;
                 let hint = format!("it stands in {}, line {line}, already", first.path);
                 let message = format!("a second group `{}`", quoted(&name.value));
-                report.error(name.place, message, Some(&hint));
+                report.error(name.place, message, &hint);
                 continue;
             }
             let group = group(&raw, source.is_whole(&raw), known, report);
@@ -106,7 +110,7 @@ fn group(raw: &At<RawGroup>, whole: bool, known: &Known<'_>, report: &mut Report
             "`{}` is not a group's name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit",
             quoted(&name.value)
         );
-        report.error(name.place, message, None);
+        report.error(name.place, message, "like `coders` or `team-payments`");
     }
     if names.is_none() && wanted.is_none() && whole {
         let message = format!(
@@ -114,7 +118,7 @@ fn group(raw: &At<RawGroup>, whole: bool, known: &Known<'_>, report: &mut Report
             quoted(&name.value)
         );
         let hint = "`agents`: names; `labels`: all agents that have these";
-        report.error(raw.place, message, Some(hint));
+        report.error(raw.place, message, hint);
     }
     let mut group = Group {
         name: name.value.clone(),
@@ -143,11 +147,9 @@ fn group(raw: &At<RawGroup>, whole: bool, known: &Known<'_>, report: &mut Report
         report.warn(
             name.place,
             format!("the group `{}` has no agent", name.value),
-            Some(
-                misspelt(&group.labels, known)
-                    .as_deref()
-                    .unwrap_or("rules that are for this group alone are for nobody"),
-            ),
+            misspelt(&group.labels, known)
+                .as_deref()
+                .unwrap_or("rules that are for this group alone are for nobody"),
         );
     }
     group

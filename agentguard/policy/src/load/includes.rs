@@ -21,7 +21,7 @@ pub(super) fn check(sources: &[Parsed], told: bool, report: &mut Report) {
         report.path.clone_from(&source.path);
         if list.value.is_empty() && source.is_whole(list) {
             let hint = "leave `include` out where nothing is included";
-            report.error(list.place, "`include` is empty", Some(hint));
+            report.error(list.place, "`include` is empty", hint);
         }
         for entry in &list.value {
             if told || there.contains(&included(&source.path, &entry.value)) {
@@ -30,7 +30,7 @@ pub(super) fn check(sources: &[Parsed], told: bool, report: &mut Report) {
             report.error(
                 entry.place,
                 format!("`{}` is included and was not read", quoted(&entry.value)),
-                Some("read the policy from the document that includes the others"),
+                "read the policy from the document that includes the others",
             );
         }
     }

@@ -66,6 +66,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             continue;
         };
         let hint = format!("{missing}; leave the rule out until one does");
-        report.error(at, format!("`{key}` is not there yet"), Some(&hint));
+        report.error(at, format!("`{key}` is not there yet"), &hint);
     }
 }

@@ -79,7 +79,7 @@ impl Lists {
         let name = key.text.as_str();
         if !is_name(name) {
             let message = format!("`{}` is not a list's name: {NAME}", quoted(name));
-            report.error(key.place, message, None);
+            report.error(key.place, message, "like `package_hosts`");
             return;
         }
         if let Some(first) = self.by_name.get(name) {
@@ -87,20 +87,20 @@ impl Lists {
                 "it stands in {}, line {}, already",
                 first.path, first.place.line
             );
-            report.error(key.place, format!("a second list `{name}`"), Some(&hint));
+            report.error(key.place, format!("a second list `{name}`"), &hint);
             return;
         }
         let mut state = State::Wrong;
         if let Value::Sequence(items) = &node.value {
             if items.is_empty() {
                 let hint = "give it an entry, or take it out";
-                report.error(
-                    node.place,
-                    format!("the list `{name}` is empty"),
-                    Some(hint),
-                );
+                report.error(node.place, format!("the list `{name}` is empty"), hint);
             } else if let Some(empty) = items.iter().find(|it| it.text() == Some("")) {
-                report.error(empty.place, "an empty entry", None);
+                report.error(
+                    empty.place,
+                    "an empty entry",
+                    "take it out, or write what is meant",
+                );
             } else {
                 state = State::Written(items.iter().filter_map(entry).collect());
             }
@@ -194,7 +194,11 @@ impl Lists {
             let message = format!(
                 "the list `{name}` has more than {MAX_LIST} bytes, with the lists that it names"
             );
-            report.error(place, message, None);
+            report.error(
+                place,
+                message,
+                "make two lists of it; a pattern such as `*.example.org` stands for many names",
+            );
             right = false;
         }
         let entries: Option<Arc<[Entry]>> = right.then(|| entries.into());
@@ -226,12 +230,12 @@ impl Lists {
             } else {
                 format!("the list `{name}` names `@{other}`, which names it in turn")
             };
-            report.error(at, message, Some("take one of the names out"));
+            report.error(at, message, "take one of the names out");
             return Err(());
         }
         if depth >= MAX_DEPTH {
             let message = format!("more than {MAX_DEPTH} lists, each of which names the next");
-            report.error(at, message, Some("write the entries here"));
+            report.error(at, message, "write the entries here");
             return Err(());
         }
         Ok(Some(other.to_owned()))
@@ -243,7 +247,7 @@ impl Lists {
             report.error(
                 at,
                 format!("`@{shown}` is not a list: its name is {NAME}"),
-                Some(&format!("for the text itself write `@@{shown}`")),
+                &format!("for the text itself write `@@{shown}`"),
             );
             return None;
         }
@@ -256,7 +260,7 @@ impl Lists {
                 },
                 |near| format!("did you mean `@{near}`?"),
             );
-            report.error(at, format!("no list is called `{shown}`"), Some(&hint));
+            report.error(at, format!("no list is called `{shown}`"), &hint);
         }
         self.by_name.get_mut(name)
     }
@@ -284,7 +288,7 @@ impl Lists {
             report.warn(
                 list.place,
                 format!("the list `{name}` is never used"),
-                Some(&format!("it can go, or stand in a list as \"@{name}\"")),
+                &format!("it can go, or stand in a list as \"@{name}\""),
             );
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn request(action: RuleAction, matches: &RawMatch, report: &mut Repor
             report.error(
                 entry.place,
                 "`body_over` is for a rule that denies",
-                Some("an `allow` for the requests, and a `deny` with `body_over` beside it"),
+                "an `allow` for the requests, and a `deny` with `body_over` beside it",
             );
         }
         size("body_over", entry, report)
@@ -85,7 +85,11 @@ fn pattern(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
     let text = entry.value.as_str();
     if text.len() > MAX_STRING || text.chars().any(char::is_control) {
         let message = format!("a pattern has at most {MAX_STRING} bytes and no control characters");
-        report.error(entry.place, message, None);
+        report.error(
+            entry.place,
+            message,
+            "like `2026-*`; what is longer is matched by its beginning and a `*`",
+        );
         return None;
     }
     Some(Wildcard::new(text))
@@ -95,14 +99,14 @@ fn pattern(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
 fn parameter(text: &str, place: Place, report: &mut Report) -> Option<String> {
     if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
         let message = format!("`{}` is not a parameter of a query", quoted(text));
-        report.error(place, message, Some("its name as it is when decoded"));
+        report.error(place, message, "its name as it is when decoded");
         return None;
     }
     if text.contains('*') {
         report.warn(
             place,
             format!("`*` in `{}` stands for itself", quoted(text)),
-            Some("only values are patterns"),
+            "only values are patterns",
         );
     }
     Some(text.to_owned())
@@ -110,7 +114,7 @@ fn parameter(text: &str, place: Place, report: &mut Report) -> Option<String> {
 
 fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
     field_name(text)
-        .map_err(|(message, hint)| report.error(place, message, Some(hint)))
+        .map_err(|(message, hint)| report.error(place, message, hint))
         .ok()
 }
 
@@ -137,7 +141,7 @@ fn size(key: &str, entry: &At<String>, report: &mut Report) -> Option<u64> {
     if bytes.is_none() {
         let text = quoted(entry.value.trim());
         let message = format!("`{key}: {text}` is not a number of bytes");
-        report.error(entry.place, message, Some(SIZES));
+        report.error(entry.place, message, SIZES);
     }
     bytes
 }
@@ -166,7 +170,7 @@ fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
         report.error(
             entry.place,
             format!("`{}` is not a method", quoted(text)),
-            Some("leave `method` out to match any"),
+            "leave `method` out to match any",
         );
         return None;
     }
@@ -177,46 +181,41 @@ fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
         let message =
             format!("`{text}` is not a method that clients use; methods are case-sensitive");
         if upper == near {
-            report.error(
-                entry.place,
-                message,
-                Some(&format!("did you mean `{near}`?")),
-            );
+            report.error(entry.place, message, &format!("did you mean `{near}`?"));
             return None;
         }
-        report.warn(
-            entry.place,
-            message,
-            Some(&format!("did you mean `{near}`?")),
-        );
+        report.warn(entry.place, message, &format!("did you mean `{near}`?"));
     }
     Some(text.to_owned())
 }
 
 fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
     let text = entry.value.as_str();
-    let mut refuse = |why: &str, hint: Option<&str>| {
+    let mut refuse = |why: &str, hint: &str| {
         report.error(entry.place, format!("path `{}` {why}", quoted(text)), hint);
     };
     if text.len() > MAX_STRING {
-        refuse(&format!("is longer than {MAX_STRING} bytes"), None);
+        refuse(
+            &format!("is longer than {MAX_STRING} bytes"),
+            "`**` stands for any number of segments: `/v1/**`",
+        );
         return None;
     }
     let Some(below) = text.strip_prefix('/') else {
-        refuse(
-            "does not begin with `/`",
-            Some(&format!("`/{}`", quoted(text))),
-        );
+        refuse("does not begin with `/`", &format!("`/{}`", quoted(text)));
         return None;
     };
     if let Err((why, hint)) = canonical(text) {
-        refuse(why, Some(hint));
+        refuse(why, hint);
         return None;
     }
     match Glob::new(below) {
         Ok(glob) => Some(glob),
         Err(why) => {
-            refuse(why, None);
+            refuse(
+                why,
+                "`*` stands for a part of one segment, `**` alone for any number of them: `/v1/**`",
+            );
             None
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn rules(
             .unwrap_or_default();
         for raw in raw {
             if rules.len() == MAX_RULES {
-                report.error(raw.place, format!("more than {MAX_RULES} rules"), None);
+                report.error(raw.place, format!("more than {MAX_RULES} rules"), "a rule takes any number of hosts, ports and agents: `lists` and `groups` name them once");
                 return (rules, columns);
             }
             let id = &raw.value.id;
@@ -43,7 +43,7 @@ pub(super) fn rules(
             if let Some((path, line)) = ids.insert(id.value.clone(), position) {
                 let hint = format!("it stands in {path}, line {line}, already");
                 let message = format!("a second rule `{}`", quoted(&id.value));
-                report.error(id.place, message, Some(&hint));
+                report.error(id.place, message, &hint);
             }
             if !source.is_whole(&raw) {
                 continue;
@@ -82,14 +82,18 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
                 "`{}` is not a rule's id: 1 to 64 characters a-z 0-9 . _ -",
                 quoted(&raw.id.value)
             ),
-            None,
+            "like `deny-metadata`",
         );
     }
     if let Some(reason) = &raw.reason
         && (reason.value.len() > MAX_STRING || reason.value.trim().is_empty())
     {
         let message = format!("a reason has 1 to {MAX_STRING} bytes");
-        report.error(reason.place, message, None);
+        report.error(
+            reason.place,
+            message,
+            "a sentence for the person who meets it, or leave it out",
+        );
     }
 
     let nothing = RawMatch::default();
@@ -151,7 +155,7 @@ fn transports(
             report.error(
                 raw.id.place,
                 "a denial with `when`, `time`, `rollout` or a part of the context has to say `transport`",
-                Some("`transport: [tcp]`; datagrams are decided by the kernel, which knows none of these: deny them by a rule of their own"),
+                "`transport: [tcp]`; datagrams are decided by the kernel, which knows none of these: deny them by a rule of their own",
             );
         }
         return match raw.action {
@@ -172,13 +176,13 @@ fn transports(
             report.error(
                 entry.place,
                 "a rule over `udp` cannot look at requests",
-                Some("HTTP/3 is not decoded; leave `udp` out, and clients fall back to TCP"),
+                "HTTP/3 is not decoded; leave `udp` out, and clients fall back to TCP",
             );
         } else if !rule.is_static() && transports & UDP != 0 {
             report.error(
                 entry.place,
                 "a rule over `udp` cannot have `when`, `time`, `rollout` or a part of the context",
-                Some("datagrams are decided by the kernel, which knows none of these"),
+                "datagrams are decided by the kernel, which knows none of these",
             );
         }
     }
@@ -200,7 +204,7 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
             report.error(
                 place,
                 "datagrams cannot be spliced, so this rule has no handling for both transports",
-                Some("`handling: direct`, or one rule for each transport"),
+                "`handling: direct`, or one rule for each transport",
             );
         }
         return if rule.transports == UDP {
@@ -210,7 +214,11 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
         };
     };
     if raw.action == RuleAction::Deny {
-        report.error(entry.place, "a denial has no `handling`", None);
+        report.error(
+            entry.place,
+            "a denial has no `handling`",
+            "leave `handling` out: nothing is passed on",
+        );
     }
     let handling = entry.value;
     direct_and_more(handling, rule, entry.place, report);
@@ -225,7 +233,7 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
         report.error(
             entry.place,
             message,
-            Some("`handling: direct`, or leave `udp` out"),
+            "`handling: direct`, or leave `udp` out",
         );
     }
     handling
@@ -241,7 +249,7 @@ fn direct_and_more(handling: Handling, rule: &Rule, place: Place, report: &mut R
     } else {
         "`direct` cannot go with `when`, `time`, `rollout` or a part of the context: the kernel knows none of these"
     };
-    report.error(place, message, Some("`handling: splice`"));
+    report.error(place, message, "`handling: splice`");
 }
 
 /// `addresses` and `resolved_ranges` speak of names that a rule allows.
@@ -255,7 +263,7 @@ fn what_only_names_have(raw: &RawRule, rule: &Rule, report: &mut Report) {
                     report.warn(
                         entry.place,
                         format!("`{net}` is wider than any special range, so it permits none"),
-                        Some("name the range that is meant, like `10.0.0.0/8`"),
+                        "name the range that is meant, like `10.0.0.0/8`",
                     );
                 }
             }
@@ -273,7 +281,7 @@ fn what_only_names_have(raw: &RawRule, rule: &Rule, report: &mut Report) {
             report.error(
                 place,
                 format!("`{key}` is for a rule that allows names"),
-                None,
+                "leave it out: addresses of a rule itself go under `cidr`",
             );
         }
     }
@@ -301,7 +309,7 @@ fn what_stays_closed(matches: &RawMatch, rule: &Rule, report: &mut Report) {
             report.warn(
                 entry.place,
                 format!("`{net}` does not open `{closed}`, which it holds"),
-                Some(&format!("a rule that means it names it: `{closed}`")),
+                &format!("a rule that means it names it: `{closed}`"),
             );
         }
     }

@@ -38,7 +38,7 @@ pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
                         |near| format!("did you mean `{near}`?"),
                     );
                     let message = format!("no group is called `{}`", quoted(&entry.value));
-                    report.error(entry.place, message, Some(&hint));
+                    report.error(entry.place, message, &hint);
                 }
             }
         }
@@ -58,7 +58,9 @@ pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
             report.warn(
                 wanted.place,
                 "no agent has these labels, so the rule is for nobody",
-                misspelt(&selector.labels, known).as_deref(),
+                misspelt(&selector.labels, known)
+                    .as_deref()
+                    .unwrap_or("agents have labels under `agents`; one with all of these is meant"),
             );
         }
     }
@@ -108,13 +110,9 @@ pub(super) fn agents(
             Some(name) => chosen.push((*name).clone()),
             None if known.partial => {}
             None => {
-                let names = known.agents.iter().map(|agent| agent.name.as_str());
-                let hint = nearest(&entry.value, names).map_or_else(
-                    || "an agent is declared under `agents`".to_owned(),
-                    |near| format!("did you mean `{near}`?"),
-                );
+                let hint = known.hint_on_agent(&entry.value);
                 let message = format!("no agent is called `{}`", quoted(&entry.value));
-                report.error(entry.place, message, Some(&hint));
+                report.error(entry.place, message, &hint);
             }
         }
     }

@@ -16,7 +16,7 @@ pub(super) fn strategy(sources: &[Parsed], report: &mut Report) -> Strategy {
         };
         if let Some((path, first)) = found {
             let hint = format!("it stands in {path}, line {}, already", first.place.line);
-            report.error(said.place, "a second `strategy`", Some(&hint));
+            report.error(said.place, "a second `strategy`", &hint);
             continue;
         }
         found = Some((&source.path, said));
@@ -33,13 +33,13 @@ pub(super) fn priority(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
         report.error(
             priority.place,
             "`priority` says nothing here: the order of rules does not matter",
-            Some("`strategy: priority_first_match` at the top, or leave it out"),
+            "`strategy: priority_first_match` at the top, or leave it out",
         );
     }
     i32::try_from(priority.value).unwrap_or_else(|_| {
         let message = format!("`priority: {}` is too large", priority.value);
         let hint = "a whole number from -2147483648 to 2147483647";
-        report.error(priority.place, message, Some(hint));
+        report.error(priority.place, message, hint);
         0
     })
 }

@@ -46,7 +46,7 @@ pub(super) fn default_handling(raw: &At<Handling>, report: &mut Report) -> Handl
         report.error(
             raw.place,
             "`default_handling` cannot be `inspect` in this version",
-            Some("`splice` here, and `handling: inspect` on a rule that allows the names to look into"),
+            "`splice` here, and `handling: inspect` on a rule that allows the names to look into",
         );
         return Handling::Splice;
     }
@@ -59,7 +59,7 @@ pub(super) fn sandbox(raw: RawSandbox, whole: bool, report: &mut Report) -> Sand
     if let Some(list) = raw.unmasked_paths {
         if list.value.is_empty() && whole {
             let hint = "leave `unmasked_paths` out to mask all that is masked to others";
-            report.error(list.place, "`unmasked_paths` is empty", Some(hint));
+            report.error(list.place, "`unmasked_paths` is empty", hint);
         } else if whole {
             list_bounds("unmasked_paths", &list, report);
         }
@@ -72,7 +72,7 @@ pub(super) fn sandbox(raw: RawSandbox, whole: bool, report: &mut Report) -> Sand
                     quoted(&entry.value)
                 );
                 let hint = "begin it with `/` and write it without `..`, as in /run/docker.sock";
-                report.error(entry.place, message, Some(hint));
+                report.error(entry.place, message, hint);
                 continue;
             }
             unmasked_paths.push(path);
@@ -109,7 +109,11 @@ pub(super) fn list_bounds(key: &str, list: &At<Vec<At<String>>>, report: &mut Re
     let size: usize = list.value.iter().map(|entry| entry.value.len()).sum();
     if size > MAX_LIST {
         let message = format!("`{key}` has {size} bytes; the limit is {MAX_LIST}");
-        report.error(list.place, message, None);
+        report.error(
+            list.place,
+            message,
+            "make two rules of it; a pattern such as `*.example.org` stands for many names",
+        );
     }
 }
 
@@ -117,7 +121,7 @@ pub(super) fn empty(key: &str, place: Place, report: &mut Report) {
     report.error(
         place,
         format!("`{key}` is empty, so it would match nothing"),
-        Some(&format!("leave `{key}` out to match all")),
+        &format!("leave `{key}` out to match all"),
     );
 }
 
@@ -127,7 +131,7 @@ pub(super) fn host(entry: &At<String>, report: &mut Report) -> Option<HostPatter
         report.error(
             entry.place,
             "`*` is not a host",
-            Some("leave `host` out to match any destination"),
+            "leave `host` out to match any destination",
         );
         return None;
     }
@@ -140,15 +144,15 @@ pub(super) fn host(entry: &At<String>, report: &mut Report) -> Option<HostPatter
         Err(error) => {
             let hint =
                 if suffix.parse::<std::net::IpAddr>().is_ok() || suffix.parse::<IpNet>().is_ok() {
-                    Some("an address goes under `cidr`")
+                    "an address goes under `cidr`"
                 } else if text.contains("://") || text.contains('/') {
-                    Some("only the name goes here; a path goes under `path`, a port under `port`")
+                    "only the name goes here; a path goes under `path`, a port under `port`"
                 } else if text.contains(':') {
-                    Some("a port goes under `port`")
+                    "a port goes under `port`"
                 } else if text.contains('*') {
-                    Some("`*` can only stand for whole labels at the front: `*.example.org`")
+                    "`*` can only stand for whole labels at the front: `*.example.org`"
                 } else {
-                    None
+                    "the name as DNS has it, like `api.example.org`"
                 };
             report.error(entry.place, format!("{error}"), hint);
             return None;
@@ -158,13 +162,13 @@ pub(super) fn host(entry: &At<String>, report: &mut Report) -> Option<HostPatter
         report.warn(
             entry.place,
             format!("`*.{name}` matches every name below a top-level domain"),
-            Some("name the domain that is meant: `*.example.org`"),
+            "name the domain that is meant: `*.example.org`",
         );
     } else if below && SHARED_SUFFIXES.contains(&name.as_str()) {
         report.warn(
             entry.place,
             format!("anyone can get a name below `{name}`, also to take data out"),
-            Some("name the hosts that are meant"),
+            "name the hosts that are meant",
         );
     }
     Some(if below {
@@ -181,12 +185,12 @@ pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
             Ok(ip) => report.error(
                 entry.place,
                 format!("`{text}` has no prefix length"),
-                Some(&format!("for this one address write `{}`", IpNet::from(ip))),
+                &format!("for this one address write `{}`", IpNet::from(ip)),
             ),
             Err(_) => report.error(
                 entry.place,
                 format!("`{}` is not a range of addresses", quoted(text)),
-                Some("like `192.0.2.0/24` or `2001:db8::/32`; a name goes under `host`"),
+                "like `192.0.2.0/24` or `2001:db8::/32`; a name goes under `host`",
             ),
         }
         return None;
@@ -195,11 +199,11 @@ pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
         report.error(
             entry.place,
             format!("`{text}` has bits beyond its prefix length"),
-            Some(&format!(
+            &format!(
                 "`{}`, or one address: `{}`",
                 net.trunc(),
                 IpNet::from(net.addr())
-            )),
+            ),
         );
         return None;
     }
@@ -210,7 +214,7 @@ pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
         report.error(
             entry.place,
             format!("`{text}` is a range of IPv4 addresses"),
-            Some(&format!("write `{v4}/{}`", v6.prefix_len() - 96)),
+            &format!("write `{v4}/{}`", v6.prefix_len() - 96),
         );
         return None;
     }
@@ -218,7 +222,7 @@ pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
         report.warn(
             entry.place,
             format!("`{text}` is the guard's own range; a rule cannot open it"),
-            Some("write the rule for the name: `host`"),
+            "write the rule for the name: `host`",
         );
     }
     Some(net)
@@ -232,19 +236,23 @@ fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
         report.error(
             entry.place,
             format!("`{}` is not a port", quoted(text)),
-            Some("like 443 or \"8000-8100\""),
+            "like 443 or \"8000-8100\"",
         );
         return None;
     };
     if first == 0 {
-        report.error(entry.place, format!("`{text}`: there is no port 0"), None);
+        report.error(
+            entry.place,
+            format!("`{text}`: there is no port 0"),
+            "leave `port` out to match any; the first one is 1",
+        );
         return None;
     }
     let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(last)) else {
         report.error(
             entry.place,
             format!("`{text}`: the last port is 65535"),
-            None,
+            "like 443 or \"8000-8100\"",
         );
         return None;
     };
@@ -252,7 +260,7 @@ fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
         report.error(
             entry.place,
             format!("`{text}` ends before it begins"),
-            Some(&format!("\"{last}-{first}\"")),
+            &format!("\"{last}-{first}\""),
         );
         return None;
     }
@@ -260,7 +268,7 @@ fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
         report.warn(
             entry.place,
             "port 53 always leads to the guard's own resolver",
-            Some("this port can be left out"),
+            "this port can be left out",
         );
     }
     Some((first, last))

@@ -59,19 +59,23 @@ impl Variables {
         let name = key.text.as_str();
         if !is_name(name) {
             let message = format!("`{}` is not a variable's name: {NAME}", quoted(name));
-            report.error(key.place, message, None);
+            report.error(key.place, message, "like `artifact_host`");
             return;
         }
         let text = node.text().unwrap_or_default();
         let is_text = node.text().is_some();
         if is_text && !(1..=MAX_STRING).contains(&text.len()) {
             let message = format!("a variable's text has 1 to {MAX_STRING} bytes");
-            report.error(node.place, message, None);
+            report.error(
+                node.place,
+                message,
+                "write what it stands for; a long list of texts goes under `lists`",
+            );
         } else if text.contains("${") {
             report.error(
                 node.place,
                 format!("the variable `{name}` holds `${{`: a variable's text is taken as it is, and no variable is put into it"),
-                Some("write the text out, or name both variables where this one is used"),
+                "write the text out, or name both variables where this one is used",
             );
         }
         if let Some(first) = self.by_name.get(name) {
@@ -79,11 +83,7 @@ impl Variables {
                 "it stands in {}, line {}, already",
                 first.path, first.place.line
             );
-            report.error(
-                key.place,
-                format!("a second variable `{name}`"),
-                Some(&hint),
-            );
+            report.error(key.place, format!("a second variable `{name}`"), &hint);
             return;
         }
         let variable = Variable {
@@ -115,7 +115,7 @@ impl Variables {
                 report.error(
                     place,
                     format!("`{}` has a `${{` without its `}}`", quoted(text)),
-                    Some("a variable is `${name}`; for the text itself write `$${`"),
+                    "a variable is `${name}`; for the text itself write `$${`",
                 );
                 return Filled::Wrong;
             };
@@ -129,7 +129,11 @@ impl Variables {
                     "`{}` is longer than {MAX_STRING} bytes with its variables put in",
                     quoted(text)
                 );
-                report.error(place, message, None);
+                report.error(
+                    place,
+                    message,
+                    "use shorter variables, or write two entries",
+                );
                 return Filled::Wrong;
             }
         }
@@ -147,7 +151,7 @@ impl Variables {
                 "`${{{}}}` is not a variable: its name is {NAME}",
                 quoted(name)
             );
-            report.error(place, message, Some("for the text itself write `$${`"));
+            report.error(place, message, "for the text itself write `$${`");
             return None;
         }
         if !self.by_name.contains_key(name) {
@@ -157,7 +161,7 @@ impl Variables {
                     |near| format!("did you mean `${{{near}}}`?"),
                 );
                 let message = format!("no variable is called `{name}`");
-                report.error(place, message, Some(&hint));
+                report.error(place, message, &hint);
             }
             return None;
         }
@@ -174,7 +178,7 @@ impl Variables {
             report.warn(
                 variable.place,
                 format!("the variable `{name}` is never used"),
-                Some(&format!("it can go, or stand somewhere as `${{{name}}}`")),
+                &format!("it can go, or stand somewhere as `${{{name}}}`"),
             );
         }
     }

@@ -83,15 +83,19 @@ impl WrittenTable {
         if self.raw.version.value != 1 {
             let message = format!("version {} is not known", self.raw.version.value);
             let hint = "this version of the guard reads `version: 1`";
-            checking.error(self.raw.version.place, message, Some(hint));
+            checking.error(self.raw.version.place, message, hint);
         }
         let RawTable { tests, .. } = self.raw;
         if tests.value.is_empty() && broken.is_empty() {
-            checking.error(tests.place, "there are no tests", None);
+            checking.error(
+                tests.place,
+                "there are no tests",
+                "`tests: [{name: …, agent: …, host: …, port: 443, expect: allow}]`",
+            );
         }
         if tests.value.len() > MAX_TESTS {
             let message = format!("{} tests; the limit is {MAX_TESTS}", tests.value.len());
-            checking.error(tests.place, message, Some("split the file"));
+            checking.error(tests.place, message, "split the file");
         }
         let mut names: HashMap<String, u32> = HashMap::new();
         let mut checked = Vec::new();
@@ -100,7 +104,7 @@ impl WrittenTable {
             if let Some(line) = names.insert(name.value.clone(), name.place.line) {
                 let message = format!("a second test `{}`", quoted(&name.value));
                 let hint = format!("it stands in line {line} already");
-                checking.error(name.place, message, Some(&hint));
+                checking.error(name.place, message, &hint);
             }
             checking.partial = !whole;
             checked.extend(checking.test(raw));
@@ -125,19 +129,19 @@ struct Checking<'a> {
 }
 
 impl Checking<'_> {
-    fn error(&mut self, place: Place, message: impl Into<String>, hint: Option<&str>) {
+    fn error(&mut self, place: Place, message: impl Into<String>, hint: &str) {
         self.found.push(Diagnostic {
             severity: Severity::Error,
             path: self.path.clone(),
             line: place.line,
             column: place.column,
             message: message.into(),
-            hint: hint.map(str::to_owned),
+            hint: hint.to_owned(),
         });
     }
 
     /// As [`Self::error`], where something is missing.
-    fn missing(&mut self, place: Place, message: &str, hint: Option<&str>) {
+    fn missing(&mut self, place: Place, message: &str, hint: &str) {
         if !self.partial {
             self.error(place, message, hint);
         }
@@ -149,7 +153,11 @@ impl Checking<'_> {
         let raw = raw.value;
         if raw.name.value.trim().is_empty() || raw.name.value.len() > MAX_NAME {
             let message = format!("a test has a name of 1 to {MAX_NAME} bytes");
-            self.error(raw.name.place, message, None);
+            self.error(
+                raw.name.place,
+                message,
+                "a sentence that says what is tested",
+            );
         }
         let agent = self.agent(&raw.agent);
         let expect = self.expect(&raw.expect, raw.resolve.is_some());
@@ -172,9 +180,12 @@ impl Checking<'_> {
         }
         let agents = self.policy.agents().iter();
         let near = nearest(&raw.value, agents.map(|agent| agent.name.as_str()));
-        let hint = near.map(|near| format!("did you mean `{near}`?"));
+        let hint = near.map_or_else(
+            || "agents stand under `agents` of the policy".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
         let message = format!("the policy has no agent `{}`", quoted(&raw.value));
-        self.error(raw.place, message, hint.as_deref());
+        self.error(raw.place, message, &hint);
         None
     }
 
@@ -197,21 +208,24 @@ impl Checking<'_> {
         };
         if expect == Expectation::default() {
             let hint = "`expect: deny`, or one of verdict, enforced, handling, rule, reason";
-            self.missing(raw.place, "nothing is expected", Some(hint));
+            self.missing(raw.place, "nothing is expected", hint);
             return None;
         }
         if name && expect.handling.is_some() {
             let hint = "test the flow to it: `host` and `port`";
-            self.error(raw.place, "what is resolved has no `handling`", Some(hint));
+            self.error(raw.place, "what is resolved has no `handling`", hint);
             return None;
         }
         if let Some(rule) = &all.rule
             && !self.policy.rules().any(|known| known.id == rule.value)
         {
             let ids = self.policy.rules().map(|rule| rule.id.as_str());
-            let hint = nearest(&rule.value, ids).map(|near| format!("did you mean `{near}`?"));
+            let hint = nearest(&rule.value, ids).map_or_else(
+                || "an `id` of a rule of the policy".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
             let message = format!("the policy has no rule `{}`", quoted(&rule.value));
-            self.error(rule.place, message, hint.as_deref());
+            self.error(rule.place, message, &hint);
             return None;
         }
         Some(expect)
@@ -223,18 +237,18 @@ impl Checking<'_> {
         match goes.iter().filter(|it| it.is_some()).count() {
             1 => {}
             0 => {
-                self.missing(place, "it goes nowhere", Some(hint));
+                self.missing(place, "it goes nowhere", hint);
                 return None;
             }
             _ => {
-                self.error(place, "it goes to more than one destination", Some(hint));
+                self.error(place, "it goes to more than one destination", hint);
                 return None;
             }
         }
         let behind = match &raw.resolves_to {
             Some(address) if raw.ip.is_some() => {
                 let hint = "it is the address behind a name";
-                self.error(address.place, "`resolves_to` beside `ip`", Some(hint));
+                self.error(address.place, "`resolves_to` beside `ip`", hint);
                 return None;
             }
             Some(address) => Some(self.address(address)?),
@@ -250,12 +264,16 @@ impl Checking<'_> {
             Some(At {
                 value: 0, place, ..
             }) => {
-                self.error(*place, "0 is no port", None);
+                self.error(*place, "0 is no port", "like 443");
                 None
             }
             Some(port) => Some(port.value),
             None => {
-                self.missing(place, "missing key `port`", None);
+                self.missing(
+                    place,
+                    "missing key `port`",
+                    "where the flow goes, like `port: 443`",
+                );
                 None
             }
         };
@@ -267,11 +285,11 @@ impl Checking<'_> {
         let sent = raw.request.as_ref().map(|request| {
             if opaque {
                 let hint = "what shows no request has none";
-                self.error(request.place, "`request` beside `opaque`", Some(hint));
+                self.error(request.place, "`request` beside `opaque`", hint);
             }
             if transport == Transport::Udp {
                 let hint = "requests are seen in TCP alone";
-                self.error(request.place, "a request over UDP", Some(hint));
+                self.error(request.place, "a request over UDP", hint);
             }
             self.request(&request.value, port)
         });
@@ -298,16 +316,19 @@ impl Checking<'_> {
             time = written.value.parse().ok();
             if time.is_none() {
                 let message = format!("`{}` is not a time", quoted(&written.value));
-                self.error(written.place, message, Some("like 2026-01-07T12:00:00Z"));
+                self.error(written.place, message, "like 2026-01-07T12:00:00Z");
             }
         }
         let mut switches = Switches::default();
         for (name, on) in &raw.switches {
             if !self.policy.switches().contains_key(name) {
                 let known = self.policy.switches().keys().map(String::as_str);
-                let hint = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
+                let hint = nearest(name, known).map_or_else(
+                    || "switches stand under `switches` of the policy".to_owned(),
+                    |near| format!("did you mean `{near}`?"),
+                );
                 let message = format!("the policy has no switch `{}`", quoted(name));
-                self.error(on.place, message, hint.as_deref());
+                self.error(on.place, message, &hint);
             }
             switches.set(name.clone(), on.value);
         }
@@ -343,7 +364,7 @@ impl Checking<'_> {
         for (key, place) in parts {
             if let Some(place) = place {
                 let hint = "`host` is for a flow to a name, `resolve` for the name alone";
-                self.error(place, format!("`{key}` beside `resolve`"), Some(hint));
+                self.error(place, format!("`{key}` beside `resolve`"), hint);
                 fine = None;
             }
         }
@@ -352,9 +373,9 @@ impl Checking<'_> {
 
     fn host(&mut self, raw: &At<String>) -> Option<HostName> {
         let hint = match raw.value.parse::<IpAddr>() {
-            Ok(_) => Some("an address goes under `ip`"),
-            Err(_) if raw.value.contains('*') => Some("a test is about one name"),
-            Err(_) => None,
+            Ok(_) => "an address goes under `ip`",
+            Err(_) if raw.value.contains('*') => "a test is about one name",
+            Err(_) => "the name as DNS has it, like `api.example.org`",
         };
         raw.value
             .parse()
@@ -366,7 +387,7 @@ impl Checking<'_> {
         let Ok(ip) = raw.value.parse::<IpAddr>() else {
             let message = format!("`{}` is not an address", quoted(&raw.value));
             let hint = "like 192.0.2.1 or 2001:db8::1; a name goes under `host`";
-            self.error(raw.place, message, Some(hint));
+            self.error(raw.place, message, hint);
             return None;
         };
         Some(special::canonical(ip))
@@ -377,14 +398,14 @@ impl Checking<'_> {
         let method = raw.method.value.as_str();
         if !is_method(method) {
             let message = format!("`{}` is not a method", quoted(method));
-            self.error(raw.method.place, message, Some("like `GET`"));
+            self.error(raw.method.place, message, "like `GET`");
         }
         let path = raw.path.value.as_str();
         if method == "CONNECT" {
             if path.starts_with('/') || path.is_empty() {
                 let message = "what CONNECT asks for is no path";
                 let hint = "the destination: `api.example.com:443`";
-                self.error(raw.path.place, message, Some(hint));
+                self.error(raw.path.place, message, hint);
             }
         } else if path != "*" {
             self.path(&raw.path);
@@ -397,14 +418,14 @@ impl Checking<'_> {
                 quoted(&query.value)
             );
             let hint = "what is between the `?` and the `#`, as `a=b&c=d`";
-            self.error(query.place, message, Some(hint));
+            self.error(query.place, message, hint);
         }
         let mut fields = HeaderMap::new();
         for (text, value) in &raw.headers {
             let name = match field_name(text) {
                 Ok(name) => name,
                 Err((message, hint)) => {
-                    self.error(value.place, message, Some(hint));
+                    self.error(value.place, message, hint);
                     continue;
                 }
             };
@@ -417,7 +438,11 @@ impl Checking<'_> {
                         "`{}` is not the value of a header field",
                         quoted(&value.value)
                     );
-                    self.error(value.place, message, None);
+                    self.error(
+                        value.place,
+                        message,
+                        "visible ASCII characters, and spaces between them",
+                    );
                 }
             }
         }
@@ -425,7 +450,7 @@ impl Checking<'_> {
             let size = bytes(&body.value);
             if size.is_none() {
                 let message = format!("`{}` is not a number of bytes", quoted(&body.value));
-                self.error(body.place, message, Some(SIZES));
+                self.error(body.place, message, SIZES);
             }
             size
         });
@@ -447,11 +472,7 @@ impl Checking<'_> {
     fn path(&mut self, raw: &At<String>) {
         let path = raw.value.as_str();
         let mut refuse = |why: &str, hint: &str| {
-            self.error(
-                raw.place,
-                format!("path `{}` {why}", quoted(path)),
-                Some(hint),
-            );
+            self.error(raw.place, format!("path `{}` {why}", quoted(path)), hint);
         };
         if !path.starts_with('/') {
             refuse("does not begin with `/`", &format!("`/{}`", quoted(path)));

@@ -113,7 +113,7 @@ fn what_is_wrong_by_a_default_tells_both_places() {
         (
             "{port: [0, http], transport: []}",
             &[
-                "p.yaml:2:26: error: `0`: there is no port 0",
+                "p.yaml:2:26: error: `0`: there is no port 0\n  hint: leave `port` out to match any; the first one is 1",
                 "p.yaml:2:29: error: `http` is not a port\n  hint: like 443 or \"8000-8100\"",
                 "p.yaml:2:47: error: `transport` is empty, so it would match nothing\n  hint: leave `transport` out to match all",
             ],

@@ -124,7 +124,7 @@ fn what_is_wrong_with_a_group_is_told_in_its_place() {
             "groups:\n  - {name: A, agents: [coder]}\n  - {name: a, agents: [codr]}\n  - {name: a, labels: {}}\n  - {name: b, agents: []}\n  - {name: c, labels: {}}\n"
                 .to_owned(),
             &[
-                "p.yaml:4:12: error: `A` is not a group's name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit",
+                "p.yaml:4:12: error: `A` is not a group's name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit\n  hint: like `coders` or `team-payments`",
                 "p.yaml:5:24: error: no agent is called `codr`\n  hint: did you mean `coder`?",
                 "p.yaml:6:12: error: a second group `a`\n  hint: it stands in p.yaml, line 5, already",
                 "p.yaml:7:23: error: `agents` is empty, so it would match nothing\n  hint: leave `agents` out to match all",
@@ -149,7 +149,7 @@ fn what_is_wrong_with_a_group_is_told_in_its_place() {
     let found = compile(&[document(&format!("{head}groups:\n{many}"))]).unwrap_err();
     assert_eq!(
         found.to_string(),
-        "p.yaml:1004:5: error: more than 1000 groups"
+        "p.yaml:1004:5: error: more than 1000 groups\n  hint: rules can also choose agents by their labels: `labels: {team: payments}`"
     );
 }
 

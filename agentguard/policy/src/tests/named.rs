@@ -198,8 +198,8 @@ fn what_is_wrong_with_a_name_is_told_in_its_place() {
             ),
             &[
                 "p.yaml:2:16: error: the variable `a` holds `${`: a variable's text is taken as it is, and no variable is put into it\n  hint: write the text out, or name both variables where this one is used",
-                "p.yaml:2:30: error: `B` is not a variable's name: a letter a-z, then up to 31 of a-z 0-9 _",
-                "p.yaml:7:20: error: `${b}` is not a host name: a label has a character other than a-z 0-9 - _",
+                "p.yaml:2:30: error: `B` is not a variable's name: a letter a-z, then up to 31 of a-z 0-9 _\n  hint: like `artifact_host`",
+                "p.yaml:7:20: error: `${b}` is not a host name: a label has a character other than a-z 0-9 - _\n  hint: the name as DNS has it, like `api.example.org`",
             ],
         ),
         // Of a list that is wrong where it is used, both places are told.
@@ -229,8 +229,8 @@ fn what_is_wrong_with_a_name_is_told_in_its_place() {
             ),
             &[
                 "p.yaml:2:12: error: the list `a` is empty\n  hint: give it an entry, or take it out",
-                "p.yaml:2:20: error: an empty entry",
-                "p.yaml:2:25: error: `C` is not a list's name: a letter a-z, then up to 31 of a-z 0-9 _",
+                "p.yaml:2:20: error: an empty entry\n  hint: take it out, or write what is meant",
+                "p.yaml:2:25: error: `C` is not a list's name: a letter a-z, then up to 31 of a-z 0-9 _\n  hint: like `package_hosts`",
             ],
         ),
         (
@@ -240,7 +240,7 @@ fn what_is_wrong_with_a_name_is_told_in_its_place() {
             ),
             &[
                 "p.yaml:2:12: error: expected a list, found the text `x.example`\n  hint: write a list: [x.example]",
-                "p.yaml:2:27: error: expected text, found keys and values",
+                "p.yaml:2:27: error: expected text, found keys and values\n  hint: write one text, without `-`, `[]` and keys",
             ],
         ),
         // What a rule says is written out.
@@ -318,8 +318,8 @@ fn what_is_put_in_is_bounded() {
     assert_eq!(
         refused(&[document(&half)]),
         [
-            "p.yaml:4:3: error: the list `both` has more than 65536 bytes, with the lists that it names",
-            "p.yaml:8:27: error: `host` has 78000 bytes; the limit is 65536",
+            "p.yaml:4:3: error: the list `both` has more than 65536 bytes, with the lists that it names\n  hint: make two lists of it; a pattern such as `*.example.org` stands for many names",
+            "p.yaml:8:27: error: `host` has 78000 bytes; the limit is 65536\n  hint: make two rules of it; a pattern such as `*.example.org` stands for many names",
         ]
     );
     // Many rules that each name a long list: told once.
@@ -352,7 +352,9 @@ fn what_is_put_in_is_bounded() {
     );
     assert_eq!(
         refused(&[document(&text)]),
-        ["p.yaml:5:35: error: `y${x}` is longer than 1024 bytes with its variables put in"]
+        [
+            "p.yaml:5:35: error: `y${x}` is longer than 1024 bytes with its variables put in\n  hint: use shorter variables, or write two entries"
+        ]
     );
 }
 

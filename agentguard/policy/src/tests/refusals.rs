@@ -38,7 +38,7 @@ fn every_refusal_has_its_place_and_hint() {
         ),
         (
             "agents: []\n".to_owned(),
-            &["p.yaml:1:1: error: missing key `version`"],
+            &["p.yaml:1:1: error: missing key `version`\n  hint: add `version: …` beside the keys that are there"],
         ),
         (
             rule("  - id: a\n    action: allow\n    handeling: direct\n"),
@@ -50,7 +50,7 @@ fn every_refusal_has_its_place_and_hint() {
         ),
         (
             rule("  - id: A b\n    action: allow\n"),
-            &["p.yaml:6:9: error: `A b` is not a rule's id: 1 to 64 characters a-z 0-9 . _ -"],
+            &["p.yaml:6:9: error: `A b` is not a rule's id: 1 to 64 characters a-z 0-9 . _ -\n  hint: like `deny-metadata`"],
         ),
         (
             rule("  - id: a\n    agents: [codr]\n    action: deny\n"),
@@ -95,10 +95,10 @@ fn every_refusal_has_its_place_and_hint() {
         (
             rule("  - id: a\n    match:\n      port: [0, 9000-8000, http, 70000]\n    action: deny\n"),
             &[
-                "p.yaml:8:14: error: `0`: there is no port 0",
+                "p.yaml:8:14: error: `0`: there is no port 0\n  hint: leave `port` out to match any; the first one is 1",
                 "p.yaml:8:17: error: `9000-8000` ends before it begins\n  hint: \"8000-9000\"",
                 "p.yaml:8:28: error: `http` is not a port\n  hint: like 443 or \"8000-8100\"",
-                "p.yaml:8:34: error: `70000`: the last port is 65535",
+                "p.yaml:8:34: error: `70000`: the last port is 65535\n  hint: like 443 or \"8000-8100\"",
             ],
         ),
         (
@@ -166,7 +166,7 @@ fn every_refusal_has_its_place_and_hint() {
         ),
         (
             rule("  - id: a\n    match: {host: [a.example], transport: [tcp]}\n    handling: inspect\n    action: deny\n"),
-            &["p.yaml:8:15: error: a denial has no `handling`"],
+            &["p.yaml:8:15: error: a denial has no `handling`\n  hint: leave `handling` out: nothing is passed on"],
         ),
         (
             rule("  - id: a\n    match: {host: [a.example], transport: [udp]}\n    handling: splice\n    action: allow\n"),
@@ -178,13 +178,13 @@ fn every_refusal_has_its_place_and_hint() {
         ),
         (
             rule("  - id: a\n    match: {cidr: [192.0.2.0/24]}\n    resolved_ranges: [10.0.0.0/8]\n    action: allow\n"),
-            &["p.yaml:8:22: error: `resolved_ranges` is for a rule that allows names"],
+            &["p.yaml:8:22: error: `resolved_ranges` is for a rule that allows names\n  hint: leave it out: addresses of a rule itself go under `cidr`"],
         ),
         (
             "version: 1\nagents:\n  - name: Coder\n  - name: a\n    cgroup: [a/../b]\n  - name: a\n".to_owned(),
             &[
-                "p.yaml:3:11: error: `Coder` is not an agent name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit",
-                "p.yaml:5:14: error: `a/../b` has a `.` or `..` segment, which a path never has",
+                "p.yaml:3:11: error: `Coder` is not an agent name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit\n  hint: like `coder` or `support-2`",
+                "p.yaml:5:14: error: `a/../b` has a `.` or `..` segment, which a path never has\n  hint: a path below `cgroup_root`, as `coders/*`, or from the root of the file system: `/sys/fs/cgroup/app.slice/**`",
                 "p.yaml:6:11: error: a second agent `a`\n  hint: it stands in p.yaml, line 4, already",
             ],
         ),
@@ -208,7 +208,7 @@ fn errors_of_form_and_of_meaning_come_together() {
         refused(&text),
         [
             "p.yaml:7:5: error: unknown key `acton`\n  hint: did you mean `action`?",
-            "p.yaml:11:20: error: `99999`: the last port is 65535",
+            "p.yaml:11:20: error: `99999`: the last port is 65535\n  hint: like 443 or \"8000-8100\"",
         ]
     );
 }
@@ -287,12 +287,19 @@ fn bounds_are_told() {
         .map(|n| format!("  - {{id: r{n}, action: deny}}\n"))
         .collect();
     let found = refused(&rule(&many));
-    assert_eq!(found, ["p.yaml:10006:5: error: more than 10000 rules"]);
+    assert_eq!(
+        found,
+        [
+            "p.yaml:10006:5: error: more than 10000 rules\n  hint: a rule takes any number of hosts, ports and agents: `lists` and `groups` name them once"
+        ]
+    );
 
     let agents: String = (0..=10_000).map(|n| format!("  - name: a{n}\n")).collect();
     assert_eq!(
         refused(&format!("version: 1\nagents:\n{agents}")),
-        ["p.yaml:10003:5: error: more than 10000 agents"]
+        [
+            "p.yaml:10003:5: error: more than 10000 agents\n  hint: give agents that have the same rules one name: a run each is told apart all the same"
+        ]
     );
 
     let hosts: Vec<_> = (0..4000)
@@ -304,14 +311,21 @@ fn bounds_are_told() {
     )));
     assert_eq!(
         found,
-        ["p.yaml:7:19: error: `host` has 94890 bytes; the limit is 65536"]
+        [
+            "p.yaml:7:19: error: `host` has 94890 bytes; the limit is 65536\n  hint: make two rules of it; a pattern such as `*.example.org` stands for many names"
+        ]
     );
 
     let long = "x".repeat(1025);
     let found = refused(&rule(&format!(
         "  - {{id: a, action: deny, reason: {long}}}\n"
     )));
-    assert_eq!(found, ["p.yaml:6:35: error: a reason has 1 to 1024 bytes"]);
+    assert_eq!(
+        found,
+        [
+            "p.yaml:6:35: error: a reason has 1 to 1024 bytes\n  hint: a sentence for the person who meets it, or leave it out"
+        ]
+    );
 
     let big = Document {
         path: "big.yaml".to_owned(),
@@ -320,7 +334,7 @@ fn bounds_are_told() {
     let found = compile(&[big.clone(), big]).unwrap_err().to_string();
     assert_eq!(
         found,
-        "big.yaml: error: the policy has 1400000 bytes; the limit is 1048576"
+        "big.yaml: error: the policy has 1400000 bytes; the limit is 1048576\n  hint: name long lists once, under `lists`; what it no longer needs can go"
     );
 }
 
@@ -383,23 +397,53 @@ fn a_strategy_is_said_once_and_priorities_where_they_matter() {
 }
 
 #[test]
+fn an_error_of_an_expression_stands_where_it_is() {
+    let refused = |when: &str| {
+        let found = refused(&rule(&format!(
+            "  - id: a\n    match: {{host: [a.example]}}\n    action: allow\n    when: {when}\n"
+        )));
+        found[0].clone()
+    };
+    for (when, told) in [
+        ("reqest.method == 'GET'", "p.yaml:9:11: error: `reqest"),
+        (
+            "\"time.hour > 9 && request.pat == '/'\"",
+            "p.yaml:9:29: error: `time",
+        ),
+        (
+            ">-\n      time.hour > 9\n      && agent.name == 'codr'",
+            "p.yaml:11:25: error: no agent is called `codr`\n  hint: did you mean `coder`?",
+        ),
+        (
+            "|\n      time.hour > 9\n      && == 9",
+            "p.yaml:11:10: error: `time",
+        ),
+        ("request.method == 'get'", "p.yaml:9:30: error: `request"),
+        ("time.hour >", "p.yaml:9:22: error: `time"),
+    ] {
+        let found = refused(when);
+        assert!(found.starts_with(told), "{when}: {found}");
+    }
+}
+
+#[test]
 fn conditions_that_cannot_be_are_told() {
     for (rule_text, told) in [
         (
             "{id: a, when: 'switches.x', action: allow, match: {host: [a.example]}}",
-            "6:19: error: `switches.x`: no switch is called `x`\n  hint: switches are declared at the top: `switches: {incident: false}`",
+            "6:20: error: `switches.x`: no switch is called `x`\n  hint: switches are declared at the top: `switches: {incident: false}`",
         ),
         (
             "{id: a, when: '', action: allow, match: {host: [a.example]}}",
             "6:19: error: `when` is empty\n  hint: leave it out to match always",
         ),
         (
-            "{id: a, when: 'true', action: deny, match: {host: [a.example]}}",
+            "{id: a, when: 'time.hour > 9', action: deny, match: {host: [a.example]}}",
             "6:10: error: a denial with `when`, `time`, `rollout` or a part of the context has to say `transport`\n  hint: `transport: [tcp]`; datagrams are decided by the kernel, which knows none of these: deny them by a rule of their own",
         ),
         (
-            "{id: a, when: 'true', action: deny, match: {host: [a.example], transport: [tcp, udp]}}",
-            "6:85: error: a rule over `udp` cannot have `when`, `time`, `rollout` or a part of the context\n  hint: datagrams are decided by the kernel, which knows none of these",
+            "{id: a, when: 'time.hour > 9', action: deny, match: {host: [a.example], transport: [tcp, udp]}}",
+            "6:94: error: a rule over `udp` cannot have `when`, `time`, `rollout` or a part of the context\n  hint: datagrams are decided by the kernel, which knows none of these",
         ),
         (
             "{id: a, rollout: {percent: 5}, action: allow, handling: direct, match: {host: [a.example]}}",
@@ -686,8 +730,17 @@ fn what_was_probably_not_meant_is_told() {
             &[],
         ),
         (
+            "  - id: a\n    when: agent.labels['taem'] == 'x' || agent.labels.own == '1' || agent.labels.team in ['webb', 'web']\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:7:25: warning: `taem` is probably misspelt\n  hint: no agent has a label `taem`; did you mean `team`?",
+                "p.yaml:7:92: warning: `webb` is probably misspelt\n  hint: no agent has `team: webb`; did you mean `team: web`?",
+            ],
+        ),
+        (
             "  - id: a\n    labels: {team: nobody}\n    match: {host: [a.example]}\n    action: allow\n",
-            &["p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody"],
+            &[
+                "p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody\n  hint: agents have labels under `agents`; one with all of these is meant",
+            ],
         ),
         (
             "  - id: a\n    match: {cidr: [169.254.0.0/16]}\n    action: allow\n",

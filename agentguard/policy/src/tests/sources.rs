@@ -37,7 +37,7 @@ impl Files {
             self.asked.push(path);
             text.ok_or_else(|| Unreadable {
                 why: "it is not there".to_owned(),
-                hint: None,
+                hint: "a relative path counts from the directory of this document".to_owned(),
             })
         })
     }
@@ -193,7 +193,7 @@ fn what_cannot_be_included_is_told_where_it_is_included() {
             "[no.yaml, wrong.yaml]",
             &[
                 "p.yaml:2:11: error: cannot read `no.yaml`: it is not there\n  hint: a relative path counts from the directory of this document",
-                "wrong.yaml:4:41: error: `0`: there is no port 0",
+                "wrong.yaml:4:41: error: `0`: there is no port 0\n  hint: leave `port` out to match any; the first one is 1",
             ],
         ),
     ] {

@@ -208,7 +208,10 @@ fn what_always_holds_makes_nothing_more_specific() {
         let policy = with("most_specific_wins", &text(conditions));
         is(&policy, "x.example", 80, "GET", "/", "de", false);
     }
-    let when = text("").replace("action: allow", "when: 'true', action: allow");
+    let when = text("").replace(
+        "action: allow",
+        "when: agent.name == 'coder', action: allow",
+    );
     let policy = with("most_specific_wins", &when);
     is(&policy, "x.example", 80, "GET", "/", "de", false);
 }

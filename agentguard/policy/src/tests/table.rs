@@ -235,7 +235,7 @@ tests:
             "t.yaml:1:10: error: version 2 is not known\n  hint: this version of the guard reads `version: 1`",
             "t.yaml:4:12: error: the policy has no agent `codr`\n  hint: did you mean `coder`?",
             "t.yaml:5:11: error: `*.example.com` is not a host name: a label has a character other than a-z 0-9 - _\n  hint: a test is about one name",
-            "t.yaml:6:11: error: 0 is no port",
+            "t.yaml:6:11: error: 0 is no port\n  hint: like 443",
             "t.yaml:7:23: error: `G T` is not a method\n  hint: like `GET`",
             "t.yaml:7:34: error: path `a/../b` does not begin with `/`\n  hint: `/a/../b`",
             "t.yaml:7:49: error: query `?a` has a `?` in front or a `#`\n  hint: what is between the `?` and the `#`, as `a=b&c=d`",
@@ -245,7 +245,7 @@ tests:
             "t.yaml:9:5: error: unknown key `typo`\n  hint: the keys here are name, agent, host, ip, resolve, resolves_to, port, context, labels, time, switches, transport, request, opaque, expect",
             "t.yaml:10:12: error: a second test `a`\n  hint: it stands in line 3 already",
             "t.yaml:10:35: error: `10.0.0.1` is not a host name: it is an address, or could be read as one\n  hint: an address goes under `ip`",
-            "t.yaml:10:51: error: expected a whole number from 0 to 65535, found `99999`",
+            "t.yaml:10:51: error: expected a whole number from 0 to 65535, found `99999`\n  hint: choose one that is in this range",
             "t.yaml:11:5: error: it goes to more than one destination\n  hint: `host` for a name, `ip` for an address that is dialled bare, `resolve` for a name that is only resolved",
             "t.yaml:12:55: error: `port` beside `resolve`\n  hint: `host` is for a flow to a name, `resolve` for the name alone",
             "t.yaml:12:66: error: what is resolved has no `handling`\n  hint: test the flow to it: `host` and `port`",
@@ -254,12 +254,12 @@ tests:
             "t.yaml:15:52: error: unknown value `alow`\n  hint: did you mean `allow`?",
             "t.yaml:16:57: error: `resolves_to` beside `ip`\n  hint: it is the address behind a name",
             "t.yaml:16:76: error: nothing is expected\n  hint: `expect: deny`, or one of verdict, enforced, handling, rule, reason",
-            "t.yaml:17:5: error: missing key `port`",
+            "t.yaml:17:5: error: missing key `port`\n  hint: where the flow goes, like `port: 443`",
             "t.yaml:17:33: error: `x.example` is not an address\n  hint: like 192.0.2.1 or 2001:db8::1; a name goes under `host`",
             "t.yaml:19:15: error: `request` beside `opaque`\n  hint: what shows no request has none",
             "t.yaml:19:15: error: a request over UDP\n  hint: requests are seen in TCP alone",
             "t.yaml:19:39: error: what CONNECT asks for is no path\n  hint: the destination: `api.example.com:443`",
-            "t.yaml:19:60: error: `a\\nb` is not the value of a header field",
+            "t.yaml:19:60: error: `a\\nb` is not the value of a header field\n  hint: visible ASCII characters, and spaces between them",
         ]
     );
 }
@@ -268,11 +268,15 @@ tests:
 fn a_file_has_its_bounds() {
     assert_eq!(
         refused("version: 1\ntests: []\n"),
-        ["t.yaml:2:8: error: there are no tests"]
+        [
+            "t.yaml:2:8: error: there are no tests\n  hint: `tests: [{name: …, agent: …, host: …, port: 443, expect: allow}]`"
+        ]
     );
     assert_eq!(
         refused("version: 1\n"),
-        ["t.yaml:1:1: error: missing key `tests`"]
+        [
+            "t.yaml:1:1: error: missing key `tests`\n  hint: add `tests: …` beside the keys that are there"
+        ]
     );
     let mut many = "version: 1\ntests:\n".to_owned();
     for n in 0..=10_000 {
@@ -287,7 +291,9 @@ fn a_file_has_its_bounds() {
     let long = format!("version: 1\ntests: # {}\n", "x".repeat(1 << 20));
     assert_eq!(
         refused(&long),
-        ["t.yaml: error: the file has 1048597 bytes; the limit is 1048576"]
+        [
+            "t.yaml: error: the file has 1048597 bytes; the limit is 1048576\n  hint: put a part of it into a file of its own"
+        ]
     );
 }
 

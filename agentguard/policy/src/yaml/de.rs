@@ -11,14 +11,14 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::tree::{Node, Value};
-use super::{AT, Place};
+use super::{AT, Place, READ_THE_SCHEMA};
 use crate::diagnostic::{nearest, quoted};
 
 /// What does not fit, and where.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) message: String,
-    pub(super) hint: Option<String>,
+    pub(super) hint: String,
     /// Where, once it has passed a node; and the node to take out so that the rest can be read.
     at: Option<(Place, usize)>,
     /// The key that is missing, if that is what is wrong.
@@ -28,10 +28,10 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    fn new(message: String, hint: Option<String>) -> Self {
+    fn new(message: String, hint: impl Into<String>) -> Self {
         Self {
             message,
-            hint,
+            hint: hint.into(),
             at: None,
             missing: None,
             consequence: false,
@@ -66,55 +66,48 @@ impl std::error::Error for Fault {}
 
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string(), None)
+        Self::new(message.to_string(), READ_THE_SCHEMA)
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let expected = describe(expected);
-        let hint = match found {
-            Unexpected::Str(text) if expected.starts_with("a list") => {
-                Some(format!("write a list: [{}]", quoted(text)))
-            }
-            Unexpected::Bool(_) | Unexpected::Float(_) if expected.starts_with("text") => {
-                Some("put it in quotes if text is meant".to_owned())
-            }
-            _ => None,
-        };
+        let hint = how_to_write(&expected, found);
         Self::new(format!("expected {expected}, found {}", Found(found)), hint)
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(
-            format!("expected {}, found {}", describe(expected), Found(found)),
-            None,
-        )
+        Self::invalid_type(found, expected)
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
+        let expected = describe(expected);
         Self::new(
-            format!("expected {}, found {length}", describe(expected)),
-            None,
+            format!("expected {expected}, found {length}"),
+            READ_THE_SCHEMA,
         )
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         Self::new(
             format!("unknown key `{}`", quoted(field)),
-            Some(did_you_mean(field, expected, "the keys here are")),
+            did_you_mean(field, expected, "the keys here are"),
         )
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Self::new(
             format!("unknown value `{}`", quoted(variant)),
-            Some(did_you_mean(variant, expected, "it can be")),
+            did_you_mean(variant, expected, "it can be"),
         )
     }
 
     fn missing_field(field: &'static str) -> Self {
         Self {
             missing: Some(field),
-            ..Self::new(format!("missing key `{field}`"), None)
+            ..Self::new(
+                format!("missing key `{field}`"),
+                format!("add `{field}: …` beside the keys that are there"),
+            )
         }
     }
 }
@@ -127,6 +120,31 @@ fn did_you_mean(text: &str, candidates: &[&'static str], else_say: &str) -> Stri
         },
         |near| format!("did you mean `{near}`?"),
     )
+}
+
+/// How what is expected is written, where something else was found.
+fn how_to_write(expected: &str, found: Unexpected<'_>) -> String {
+    let expects = |what: &str| expected.starts_with(what);
+    let hint = match found {
+        Unexpected::Str(text) if expects("a list") => {
+            return format!("write a list: [{}]", quoted(text));
+        }
+        Unexpected::Unit => "say what it is to be, or leave it out",
+        _ if expects("a list") => "write a list: `[a, b]`, or one `- a` in each line",
+        Unexpected::Bool(_) | Unexpected::Float(_) if expects("text") => {
+            "put it in quotes if text is meant"
+        }
+        _ if expects("text") => "write one text, without `-`, `[]` and keys",
+        Unexpected::Unsigned(_) | Unexpected::Signed(_) if expects("a whole number from") => {
+            "choose one that is in this range"
+        }
+        _ if expects("a whole number") => "write its digits, without quotes and point",
+        _ if expects("true or false") => "write `true` or `false`, without quotes",
+        Unexpected::Map | Unexpected::Enum => READ_THE_SCHEMA,
+        Unexpected::Seq => "write its keys, each in a line of its own, without `-` and `[]`",
+        _ => "write its keys below it, each in a line of its own: `key: value`",
+    };
+    hint.to_owned()
 }
 
 /// What serde expects, in an operator's words.
@@ -315,11 +333,8 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
         match &self.node.value {
             // It could be read as "all" or as "none", and is what is left of a list whose entries are comments.
             Value::Scalar { text, plain: true } if matches!(plain(text), Plain::Null) => {
-                let hint = "leave the key out, or say what it is to be".to_owned();
-                self.placed(Err(Fault::new(
-                    "nothing stands here".to_owned(),
-                    Some(hint),
-                )))
+                let hint = "leave the key out, or say what it is to be";
+                self.placed(Err(Fault::new("nothing stands here".to_owned(), hint)))
             }
             _ => self.placed(visitor.visit_some(self)),
         }
@@ -399,7 +414,7 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
 fn expected_one_of(variants: &[&str], found: &str) -> Fault {
     Fault::new(
         format!("expected one of {}, found {found}", variants.join(", ")),
-        None,
+        "write one of these words alone",
     )
 }
 
@@ -505,7 +520,7 @@ impl Variant<'_> {
                 "`{}` stands alone here; it needs a value",
                 quoted(self.text)
             ),
-            Some(format!("write `{}: …`", quoted(self.text))),
+            format!("write `{}: …`", quoted(self.text)),
         )
     }
 }
@@ -518,7 +533,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
             None => Ok(()),
             Some(content) => Err(Fault::new(
                 format!("`{}` takes no value", quoted(self.text)),
-                None,
+                format!("write `{}` alone, without a colon", quoted(self.text)),
             )
             .at(content.node.place, content.node.id)),
         }

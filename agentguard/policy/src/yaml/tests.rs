@@ -56,9 +56,16 @@ fn every_error_says_where_and_what_to_do() {
         ),
         (
             "",
-            &["c.yaml:1:1: error: expected a configuration, found nothing"],
+            &[
+                "c.yaml:1:1: error: expected a configuration, found nothing\n  hint: say what it is to be, or leave it out",
+            ],
         ),
-        ("{}", &["c.yaml:1:1: error: missing key `name`"]),
+        (
+            "{}",
+            &[
+                "c.yaml:1:1: error: missing key `name`\n  hint: add `name: …` beside the keys that are there",
+            ],
+        ),
         (
             "name: a\nzzz: 1\n",
             &[
@@ -73,11 +80,15 @@ fn every_error_says_where_and_what_to_do() {
         ),
         (
             "name: [a]\n",
-            &["c.yaml:1:7: error: expected text, found a list"],
+            &[
+                "c.yaml:1:7: error: expected text, found a list\n  hint: write one text, without `-`, `[]` and keys",
+            ],
         ),
         (
             "name: a\nport: 70000\n",
-            &["c.yaml:2:7: error: expected a whole number from 0 to 65535, found `70000`"],
+            &[
+                "c.yaml:2:7: error: expected a whole number from 0 to 65535, found `70000`\n  hint: choose one that is in this range",
+            ],
         ),
         (
             "name: a\nplaces: one\n",
@@ -96,19 +107,28 @@ fn every_error_says_where_and_what_to_do() {
         (
             "name: a\nlive: yes\nport: x\n",
             &[
-                "c.yaml:2:7: error: expected true or false, found the text `yes`",
-                "c.yaml:3:7: error: expected a whole number from 0 to 65535, found the text `x`",
+                "c.yaml:2:7: error: expected true or false, found the text `yes`\n  hint: write `true` or `false`, without quotes",
+                "c.yaml:3:7: error: expected a whole number from 0 to 65535, found the text `x`\n  hint: write its digits, without quotes and point",
             ],
         ),
         (
             "name: a\n---\nname: b\n",
-            &["c.yaml:2:1: error: a second document in one file; only one is read"],
+            &[
+                "c.yaml:2:1: error: a second document in one file; only one is read\n  hint: take the `---` out, or put what follows into a file of its own",
+            ],
         ),
         (
             "name: !x a\n",
-            &["c.yaml:1:10: error: tags (`!…`) are not used here"],
+            &[
+                "c.yaml:1:10: error: tags (`!…`) are not used here\n  hint: leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
+            ],
         ),
-        ("? [a]\n: b\n", &["c.yaml:1:3: error: a key must be text"]),
+        (
+            "? [a]\n: b\n",
+            &[
+                "c.yaml:1:3: error: a key must be text\n  hint: write one word before the colon: `key: value`",
+            ],
+        ),
     ] {
         let found: Vec<_> = parse_all::<Config>("c.yaml", text)
             .unwrap_err()

@@ -60,7 +60,7 @@ pub(crate) struct Key {
 pub(super) struct Fault {
     pub(super) place: Place,
     pub(super) message: String,
-    pub(super) hint: Option<String>,
+    pub(super) hint: String,
 }
 
 /// The tree, if the text is YAML and within the bounds, and what is wrong with it.
@@ -69,7 +69,7 @@ pub(super) fn build(text: &str) -> (Option<Tree>, Vec<Fault>) {
         let fault = Fault {
             place: Place::default(),
             message: format!("the file has {} bytes; the limit is {MAX_TEXT}", text.len()),
-            hint: None,
+            hint: "put a part of it into a file of its own".to_owned(),
         };
         return (None, vec![fault]);
     }
@@ -120,7 +120,7 @@ impl Builder {
                 Fault {
                     place,
                     message: format!("not valid YAML: {}", error.info()),
-                    hint: begins_with_at(text, place),
+                    hint: hint_on_syntax(text, place),
                 }
             })?;
             self.event(event, span)?;
@@ -145,7 +145,11 @@ impl Builder {
             _ => false,
         };
         if tagged {
-            return Err(fault(place, "tags (`!…`) are not used here"));
+            return Err(fault(
+                place,
+                "tags (`!…`) are not used here",
+                "leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
+            ));
         }
         match event {
             Event::DocumentStart(..) => {
@@ -154,6 +158,7 @@ impl Builder {
                     return Err(fault(
                         place,
                         "a second document in one file; only one is read",
+                        "take the `---` out, or put what follows into a file of its own",
                     ));
                 }
             }
@@ -206,7 +211,7 @@ impl Builder {
             return Err(Fault {
                 place,
                 message: "merge keys (`<<`) are not used here".to_owned(),
-                hint: Some("an alias (`*name`) can stand for a whole value".to_owned()),
+                hint: "an alias (`*name`) can stand for a whole value".to_owned(),
             });
         }
         if let Some(open) = self.open.last_mut() {
@@ -231,6 +236,7 @@ impl Builder {
             return Err(fault(
                 place,
                 &format!("more than {MAX_NODES} values, with aliases expanded"),
+                "use fewer aliases",
             ));
         }
         Ok(())
@@ -238,12 +244,13 @@ impl Builder {
 
     fn begin(&mut self, place: Place, anchor: usize, value: Value) -> Result<(), Fault> {
         if self.key_is_due() {
-            return Err(fault(place, "a key must be text"));
+            return Err(fault(place, "a key must be text", KEYS));
         }
         if self.open.len() >= MAX_DEPTH {
             return Err(fault(
                 place,
                 &format!("nested deeper than {MAX_DEPTH} levels"),
+                "see whether a bracket or an indent is left over: no document is as deep",
             ));
         }
         let nodes_before = self.nodes;
@@ -259,12 +266,13 @@ impl Builder {
 
     fn alias(&mut self, anchor: usize, place: Place) -> Result<(), Fault> {
         if self.key_is_due() {
-            return Err(fault(place, "a key must be text"));
+            return Err(fault(place, "a key must be text", KEYS));
         }
         let Some(nodes) = self.anchors.get(&anchor).map(|(_, nodes)| *nodes) else {
             return Err(fault(
                 place,
                 "an alias to a value that holds the alias itself",
+                "write the value out",
             ));
         };
         // The copy has as many levels as the original, which were counted where it stood.
@@ -276,6 +284,7 @@ impl Builder {
                 return Err(fault(
                     place,
                     &format!("more than {MAX_COPIED} bytes in what aliases stand for"),
+                    "use fewer aliases",
                 ));
             }
             let mut copy = node.clone();
@@ -283,6 +292,7 @@ impl Builder {
                 return Err(fault(
                     place,
                     &format!("nested deeper than {MAX_DEPTH} levels, with aliases expanded"),
+                    "use aliases for values without aliases in them",
                 ));
             }
             let mut next = first;
@@ -300,6 +310,7 @@ impl Builder {
                 return Err(fault(
                     node.place,
                     &format!("more than {MAX_NODES} values under anchors"),
+                    "take anchors out that no alias names",
                 ));
             }
             self.anchors.insert(anchor, (node.clone(), nodes));
@@ -312,17 +323,21 @@ impl Builder {
             Value::Sequence(items) => items.push(node),
             Value::Mapping(entries) => {
                 let Some(key) = open.key.take() else {
-                    return Err(fault(node.place, "a key must be text"));
+                    return Err(fault(node.place, "a key must be text", KEYS));
                 };
                 // Linear: no mapping in these files is meant to have many keys.
                 if entries.len() > 1000 {
-                    return Err(fault(key.place, "more than 1000 keys in one mapping"));
+                    return Err(fault(
+                        key.place,
+                        "more than 1000 keys in one mapping",
+                        "spread them over documents that `include` puts together",
+                    ));
                 }
                 match entries.iter().find(|(other, _)| other.text == key.text) {
                     Some((first, _)) => self.faults.push(Fault {
                         place: key.place,
                         message: format!("duplicate key `{}`", quoted(&key.text)),
-                        hint: Some(format!("it stands in line {} already", first.place.line)),
+                        hint: format!("it stands in line {} already", first.place.line),
                     }),
                     None => entries.push((key, node)),
                 }
@@ -333,11 +348,14 @@ impl Builder {
     }
 }
 
-fn fault(place: Place, message: &str) -> Fault {
+/// What a key is.
+const KEYS: &str = "write one word before the colon: `key: value`";
+
+fn fault(place: Place, message: &str, hint: &str) -> Fault {
     Fault {
         place,
         message: message.to_owned(),
-        hint: None,
+        hint: hint.to_owned(),
     }
 }
 
@@ -348,6 +366,15 @@ fn place_of(marker: &granit_parser::Marker) -> Place {
             .unwrap_or(u32::MAX)
             .saturating_add(1),
     )
+}
+
+/// What to do about a text that is no YAML.
+fn hint_on_syntax(text: &str, place: Place) -> String {
+    begins_with_at(text, place).unwrap_or_else(|| {
+        "see the indent (spaces, never tabs), brackets and quotes here and in the line before; a \
+         text with `: `, ` #` or one of `[]{}&*!|>%@` at its front goes into quotes"
+            .to_owned()
+    })
 }
 
 /// YAML keeps `@` at the beginning of a word for itself, so the name of a list wants quotes.

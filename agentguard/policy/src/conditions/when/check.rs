@@ -81,6 +81,9 @@ const OPERATORS: [&str; 17] = [
     operators::NOT_STRICTLY_FALSE,
 ];
 
+/// What an expression looks like.
+const EXAMPLE: &str = "like `request.method == 'GET' && !request.path.startsWith('/admin/')`, with brackets and quotes in pairs";
+
 /// Parses and checks an expression.
 ///
 /// # Errors
@@ -95,10 +98,11 @@ pub(super) fn expression(
             "an expression has at most {MAX_TEXT} bytes, and this one {}",
             text.len()
         );
-        return Err(vec![WhenError::new(message).hint("make two rules of it")]);
+        return Err(vec![WhenError::new(message, "make two rules of it")]);
     }
     let mut expression = parse(text)?;
     let mut check = Check {
+        text,
         switches,
         looks_at: LooksAt::default(),
         regexes: Vec::new(),
@@ -108,6 +112,13 @@ pub(super) fn expression(
         bound: Vec::new(),
     };
     check.visit(&mut expression);
+    if check.found.is_empty() && is_constant(&expression) {
+        check.error(
+            "",
+            "it, or a part that `&&`, `||` or `!` joins, is the same always: it looks at nothing",
+            "take the part out; a rule without `when` matches always",
+        );
+    }
     if check.nodes > MAX_NODES {
         let message = format!(
             "an expression has at most {MAX_NODES} parts, and this one {}",
@@ -115,7 +126,7 @@ pub(super) fn expression(
         );
         check
             .found
-            .push(WhenError::new(message).hint("make two rules of it"));
+            .push(WhenError::new(message, "make two rules of it"));
     }
     if !check.found.is_empty() {
         check.found.dedup();
@@ -135,12 +146,10 @@ fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
         .parse(text)
         .map_err(|errors| {
             let errors = errors.errors.into_iter().take(3).map(|error| {
-                let message = error.msg.lines().next().unwrap_or_default().to_owned();
-                match error.pos {
-                    (line, column) if line > 0 => {
-                        WhenError::new(format!("at {line}:{}: {}", column + 1, quoted(&message)))
-                    }
-                    _ => WhenError::new(quoted(&message)),
+                let message = error.msg.lines().next().unwrap_or_default();
+                WhenError {
+                    at: offset(text, error.pos),
+                    ..WhenError::new(quoted(message), EXAMPLE)
                 }
             });
             errors.collect::<Vec<_>>()
@@ -148,6 +157,8 @@ fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
 }
 
 struct Check<'a> {
+    /// The expression as it is written.
+    text: &'a str,
     switches: &'a BTreeMap<String, bool>,
     looks_at: LooksAt,
     regexes: Vec<Regex>,
@@ -160,8 +171,12 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn error(&mut self, message: impl Into<String>, hint: &str) {
-        self.found.push(WhenError::new(message).hint(hint));
+    /// `about`: what is wrong, as it is written. Where it stands first is where the error is.
+    fn error(&mut self, about: &str, message: impl Into<String>, hint: &str) {
+        self.found.push(WhenError {
+            at: self.text.find(about).unwrap_or(0),
+            ..WhenError::new(message, hint)
+        });
     }
 
     fn visit(&mut self, node: &mut IdedExpr) {
@@ -179,16 +194,18 @@ impl Check<'_> {
             Expr::Call(call) => self.call(call),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
             Expr::Map(_) | Expr::Struct(_) => {
-                self.error("`{…}` is not known here", "lists are: `['a', 'b']`");
+                self.error("{", "`{…}` is not known here", "lists are: `['a', 'b']`");
             }
-            Expr::Unspecified => self.error("a part of it says nothing", "take it out"),
+            Expr::Unspecified => self.error("", "a part of it says nothing", "take it out"),
         }
     }
 
     fn select(&mut self, select: &mut SelectExpr) {
         let Some(path) = path(select) else {
             self.visit(&mut select.operand);
+            let about = format!(".{}", select.field);
             self.error(
+                &about,
                 format!("`.{}` is asked of what has no parts", quoted(&select.field)),
                 "variables are written as a whole, like `request.method`",
             );
@@ -201,6 +218,7 @@ impl Check<'_> {
             self.entry(of, name);
         } else if select.test {
             self.error(
+                "has(",
                 format!("`has({})` says nothing: it is always there", quoted(&path)),
                 "compare it with '' instead",
             );
@@ -227,7 +245,11 @@ impl Check<'_> {
                         },
                         |near| format!("did you mean `switches.{near}`?"),
                     );
-                    self.error(format!("no switch is called `{}`", quoted(name)), &hint);
+                    self.error(
+                        path,
+                        format!("no switch is called `{}`", quoted(name)),
+                        &hint,
+                    );
                 }
             }
             return;
@@ -235,7 +257,7 @@ impl Check<'_> {
         match VARIABLES.iter().find(|(name, _)| *name == path) {
             Some((_, true)) => {
                 let message = format!("`{path}` is not looked at as a whole");
-                self.error(message, &format!("name an entry: `{path}['name']`"));
+                self.error(path, message, &format!("name an entry: `{path}['name']`"));
             }
             Some((_, false)) => {
                 self.looks_at.request |= path.starts_with("request.");
@@ -249,7 +271,7 @@ impl Check<'_> {
         let root = path.split('.').next().unwrap_or_default();
         if let Some((_, why)) = LATER.iter().find(|(name, _)| *name == root) {
             let hint = format!("{why}; leave the rule out until one does");
-            return self.error(format!("`{}` is not there yet", quoted(path)), &hint);
+            return self.error(path, format!("`{}` is not there yet", quoted(path)), &hint);
         }
         let names = VARIABLES.iter().map(|(name, _)| *name);
         let hint = nearest(path, names.clone()).map_or_else(
@@ -261,7 +283,7 @@ impl Check<'_> {
             },
             |near| format!("did you mean `{near}`?"),
         );
-        self.error(format!("there is no `{}`", quoted(path)), &hint);
+        self.error(path, format!("there is no `{}`", quoted(path)), &hint);
     }
 
     /// An entry of a map that it looks at.
@@ -278,6 +300,7 @@ impl Check<'_> {
                     let message =
                         format!("`{name}` is not passed on as it comes, so no rule can look at it");
                     return self.error(
+                        name,
                         message,
                         "a name is `destination.host`, and a size is for `body_over`",
                     );
@@ -286,10 +309,12 @@ impl Check<'_> {
                 match HeaderName::try_from(name) {
                     Ok(name) if is_lower => note(&mut self.looks_at.fields, name),
                     Ok(_) => self.error(
+                        name,
                         format!("`{}` is not in lower case", quoted(name)),
                         "header fields are looked up in lower case",
                     ),
                     Err(_) => self.error(
+                        name,
                         format!("`{}` is not the name of a header field", quoted(name)),
                         "like 'content-type'",
                     ),
@@ -308,11 +333,13 @@ impl Check<'_> {
             self.regex(call);
         } else if name == operators::INDEX {
             self.error(
+                "[",
                 "`[…]` is for entries of maps",
                 "like `request.headers['content-type']`, with the name in quotes",
             );
         } else if name == operators::ADD && !self.bound.is_empty() {
             self.error(
+                "+",
                 "`+` is not known inside of `all`, `exists` and their like",
                 "take it out of there",
             );
@@ -327,7 +354,11 @@ impl Check<'_> {
                 },
                 |near| format!("did you mean `{near}`?"),
             );
-            self.error(format!("there is no function `{}`", quoted(name)), &hint);
+            self.error(
+                name,
+                format!("there is no function `{}`", quoted(name)),
+                &hint,
+            );
         }
         if let Some(target) = &mut call.target {
             self.visit(target);
@@ -348,13 +379,39 @@ impl Check<'_> {
         };
         for other in others {
             self.in_range(first, other);
+            self.label(first, other);
+            self.label(other, first);
+            let written = text(first).or_else(|| text(other)).unwrap_or_default();
             if let (Some(one), Some(other)) = (kind(first), kind(other))
                 && one != other
             {
                 let message = format!("{one} is never equal to {other}");
                 let hint = "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`";
-                return self.error(message, hint);
+                return self.error(written, message, hint);
             }
+        }
+    }
+
+    /// An entry of the labels, compared with a text.
+    fn label(&mut self, of: &IdedExpr, other: &IdedExpr) {
+        let name = match &of.expr {
+            Expr::Select(select) => {
+                path(select).and_then(|it| it.strip_prefix("agent.labels.").map(str::to_owned))
+            }
+            Expr::Call(call) if call.func_name == operators::INDEX => {
+                let [map, name] = call.args.as_slice() else {
+                    return;
+                };
+                let Expr::Select(map) = &map.expr else {
+                    return;
+                };
+                let is_label = path(map).as_deref() == Some("agent.labels");
+                text(name).filter(|_| is_label).map(str::to_owned)
+            }
+            _ => None,
+        };
+        if let (Some(name), Some(value)) = (name, text(other)) {
+            note(&mut self.looks_at.label_values, (name, value.to_owned()));
         }
     }
 
@@ -381,6 +438,7 @@ impl Check<'_> {
                 let (first, last) = (range.start(), range.end());
                 let message = format!("`{path}` is never {}", number.inner());
                 return self.error(
+                    &path,
                     message,
                     &format!("it is {first} to {last}; Monday is 1 and Sunday 7"),
                 );
@@ -392,6 +450,9 @@ impl Check<'_> {
         let Some(word) = text(other) else {
             return;
         };
+        if path == "agent.name" {
+            return note(&mut self.looks_at.agents, word.to_owned());
+        }
         let hint = match path {
             "destination.transport" if word != "tcp" => "such a rule is over `tcp` alone",
             "request.method" if word.bytes().any(|it| it.is_ascii_lowercase()) => {
@@ -406,7 +467,7 @@ impl Check<'_> {
             _ => return,
         };
         let message = format!("`{path}` is never `{}`", quoted(word));
-        self.error(message, hint);
+        self.error(word, message, hint);
     }
 
     /// `map['name']` or `'name' in map`.
@@ -432,6 +493,7 @@ impl Check<'_> {
                 self.entry(&of, &name);
             }
             None => self.error(
+                &of,
                 format!("which entry of `{of}` is looked at has to stand in the rule"),
                 &format!("`{of}['name']`"),
             ),
@@ -447,6 +509,7 @@ impl Check<'_> {
         let of = of.or_else(|| args.pop());
         let (Some(of), Some(pattern), true) = (of, pattern, args.is_empty()) else {
             self.error(
+                "matches",
                 "`matches` takes a text and a pattern",
                 "`request.path.matches('^/v[0-9]+/')`",
             );
@@ -454,6 +517,7 @@ impl Check<'_> {
         };
         let Some(room) = self.room.get().checked_sub(1) else {
             return self.error(
+                "matches",
                 "a policy has at most 500 regular expressions",
                 "`startsWith`, `endsWith` and `contains` say most of them",
             );
@@ -480,11 +544,13 @@ impl Check<'_> {
                 let last = error.lines().last().unwrap_or_default();
                 let last = last.trim_start_matches("error: ");
                 self.error(
+                    "matches",
                     format!("`{}` is not a regular expression: {last}", quoted(text(&pattern).unwrap_or_default())),
                     "without look-around and back-references; a backslash is written twice, or r'…' around it",
                 );
             }
             None => self.error(
+                "matches",
                 "the pattern of `matches` has to stand in the rule",
                 "write it in quotes",
             ),
@@ -495,6 +561,7 @@ impl Check<'_> {
     fn comprehension(&mut self, it: &mut ComprehensionExpr) {
         if !self.bound.is_empty() {
             self.error(
+                "",
                 "`all`, `exists` and their like cannot stand in each other",
                 "make two rules of it",
             );
@@ -502,6 +569,7 @@ impl Check<'_> {
         }
         if !matches!(it.iter_range.expr, Expr::List(_)) {
             self.error(
+                "",
                 "`all`, `exists` and their like go through a list that stands in the rule",
                 "`['/a/', '/b/'].exists(p, request.path.startsWith(p))`",
             );
@@ -519,6 +587,59 @@ impl Check<'_> {
             self.visit(part);
         }
         self.bound.clear();
+    }
+}
+
+/// Where a line and a column, both from 1 and the column in bytes, are in a text. A place that is none is
+/// the beginning.
+fn offset(text: &str, (line, column): (isize, isize)) -> usize {
+    let before = |count: isize| usize::try_from(count.saturating_sub(1)).unwrap_or(0);
+    let lines = text.split_inclusive('\n').take(before(line));
+    (lines.map(str::len).sum::<usize>() + before(column)).min(text.len())
+}
+
+/// Whether all of it, or a part whose truth it goes by, looks at nothing.
+fn is_constant(node: &IdedExpr) -> bool {
+    if let Expr::Call(call) = &node.expr {
+        match call.func_name.as_str() {
+            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
+                return call.args.iter().any(is_constant);
+            }
+            operators::CONDITIONAL => {
+                return call.args.first().is_some_and(is_constant)
+                    || call.args.iter().all(|it| !looks(it, &[]));
+            }
+            _ => {}
+        }
+    }
+    !looks(node, &[])
+}
+
+/// Whether a variable stands in it, other than those that a comprehension binds.
+fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
+    match &node.expr {
+        Expr::Ident(name) => !bound.contains(&name.as_str()),
+        Expr::Select(select) => path(select).is_some() || looks(&select.operand, bound),
+        Expr::Call(call) => {
+            let mut parts = call.target.as_deref().into_iter().chain(&call.args);
+            parts.any(|it| looks(it, bound))
+        }
+        Expr::List(list) => list.elements.iter().any(|it| looks(it, bound)),
+        Expr::Comprehension(it) => {
+            let bound: Vec<&str> = [
+                Some(&it.iter_var),
+                Some(&it.accu_var),
+                it.iter_var2.as_ref(),
+            ]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+            [&it.iter_range, &it.loop_cond, &it.loop_step]
+                .into_iter()
+                .any(|part| looks(part, &bound))
+        }
+        _ => false,
     }
 }
 

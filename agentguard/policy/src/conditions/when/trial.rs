@@ -47,12 +47,10 @@ pub(super) fn run(when: &When) -> Result<(), Vec<WhenError>> {
         }
         match context.resolve(node) {
             Ok(cel::Value::Bool(_)) => {}
-            Ok(_) => found.push(
-                WhenError::new(
-                    "it, or a part that `&&`, `||` or `!` joins, is neither true nor false",
-                )
-                .hint("compare it with something"),
-            ),
+            Ok(_) => found.push(WhenError::new(
+                "it, or a part that `&&`, `||` or `!` joins, is neither true nor false",
+                "compare it with something",
+            )),
             // Another request may have what this one has not.
             Err(
                 ExecutionError::NoSuchKey(_)
@@ -62,7 +60,8 @@ pub(super) fn run(when: &When) -> Result<(), Vec<WhenError>> {
                 | ExecutionError::IndexOutOfBounds(_)
                 | ExecutionError::FunctionError { .. },
             ) => {}
-            Err(error) => found.push(WhenError::new(told(&error)).hint(
+            Err(error) => found.push(WhenError::new(
+                told(&error),
                 "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`",
             )),
         }
