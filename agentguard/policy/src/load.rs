@@ -14,6 +14,7 @@ mod selector;
 mod strategy;
 mod values;
 mod variables;
+mod wide;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};

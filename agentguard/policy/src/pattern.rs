@@ -1,6 +1,8 @@
 //! Patterns of hosts, paths, texts, control groups and ports.
 
-use agentguard_model::HostName;
+use std::str::FromStr;
+
+use agentguard_model::{HostName, InvalidHost};
 
 /// A pattern of segments that `/` separates. `*` stands for any run of characters within a
 /// segment, also none; `**`, alone in a segment, for any number of segments, also none.
@@ -236,6 +238,18 @@ impl HostPattern {
             (_, Self::Exact(name)) => self.matches(name),
             (Self::Below(a), Self::Below(b)) => a == b || b.is_below(a),
             (Self::Exact(_), Self::Below(_)) => false,
+        }
+    }
+}
+
+/// `name`, or `*.name` for what is below it.
+impl FromStr for HostPattern {
+    type Err = InvalidHost;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHost> {
+        match text.strip_prefix("*.") {
+            Some(suffix) => suffix.parse().map(Self::Below),
+            None => text.parse().map(Self::Exact),
         }
     }
 }

@@ -13,6 +13,7 @@ mod sources;
 mod strategies;
 mod table;
 mod verdicts;
+mod warnings;
 
 use agentguard_model::{AgentName, HostName};
 

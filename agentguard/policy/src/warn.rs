@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use agentguard_common::map::TCP;
 use agentguard_model::Handling;
 
 use crate::agent::AgentPolicy;
@@ -75,6 +76,12 @@ pub(crate) fn warnings(
                     "rule `{id}` never decides: rule `{other}` ({place}) comes before it and matches all of it"
                 ),
                 "one of them can go",
+            ),
+            Hidden::PrecededOverTcp => (
+                format!(
+                    "rule `{id}` decides nothing over TCP: rule `{other}` ({place}) comes before it and matches all of that"
+                ),
+                "take it out, or let it stand before the other; `transport: [udp]` if datagrams alone are meant",
             ),
             Hidden::Same => (
                 format!("rule `{id}` adds nothing to rule `{other}` ({place})"),
@@ -157,6 +164,8 @@ fn blind<'a>(
 enum Hidden {
     /// The other decides wherever it matches.
     Preceded,
+    /// The other decides wherever it matches over TCP, and this one is for both transports.
+    PrecededOverTcp,
     /// The other says it too.
     Same,
     /// The other denies all that it allows, and more.
@@ -201,7 +210,7 @@ fn hidden(
                 .into_iter()
                 .filter_map(|destination| by_destination.get(&destination))
                 .flatten();
-            let mut denied = None;
+            let mut in_part = None;
             for &by in others.filter(|by| **by != n) {
                 if comparisons.left == 0 {
                     break;
@@ -211,11 +220,13 @@ fn hidden(
                     .and_then(|other| comparisons.hides_by(strategy, other, rule, by < n));
                 match how {
                     None => {}
-                    Some(Hidden::Denied) => denied = denied.or(Some((by, Hidden::Denied))),
+                    Some(part @ (Hidden::Denied | Hidden::PrecededOverTcp)) => {
+                        in_part = in_part.or(Some((by, part)));
+                    }
                     Some(how) => return Some((by, how)),
                 }
             }
-            denied
+            in_part
         })
         .collect()
 }
@@ -275,13 +286,24 @@ impl Comparisons {
             Strategy::PriorityFirstMatch => {
                 self.spend(1);
                 let first = by.priority > rule.priority || by.priority == rule.priority && earlier;
-                let precedes = first && by.info.in_force() && self.covers(by, rule);
-                precedes.then_some(Hidden::Preceded)
+                let precedes = first
+                    && by.info.in_force()
+                    && self.reaches_over(by, rule)
+                    && self.sees(by, rule);
+                if !precedes {
+                    None
+                } else if by.transports & rule.transports == rule.transports {
+                    Some(Hidden::Preceded)
+                } else {
+                    // A denial is for both transports by itself, and an allowance for TCP alone.
+                    let tcp = by.transports & rule.transports & TCP != 0;
+                    tcp.then_some(Hidden::PrecededOverTcp)
+                }
             }
             // Of others than those that match the same, the narrower one decides.
             Strategy::MostSpecificWins => {
                 let hides = self.hides(by, rule, earlier);
-                hides.filter(|_| self.covers(rule, by))
+                hides.filter(|_| self.reaches_over(rule, by) && self.sees(rule, by))
             }
         }
     }

@@ -8,12 +8,11 @@ use agentguard_model::{Handling, Source};
 use super::defaults::RuleDefaults;
 use super::{
     Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, requests, selector,
-    strategy, values,
+    strategy, values, wide,
 };
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::rule::{Rule, RuleInfo};
-use crate::special;
 use crate::yaml::{At, Place};
 
 /// All rules in order, and the column where each begins.
@@ -134,7 +133,9 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
     rule.transports = transports(raw, matches, &rule, known.defaults, report);
     rule.info.handling = handling(raw, &rule, known.defaults, report);
     what_only_names_have(raw, &rule, report);
-    what_stays_closed(matches, &rule, report);
+    if rule.allows() {
+        wide::warn(matches, report);
+    }
     rule
 }
 
@@ -282,34 +283,6 @@ fn what_only_names_have(raw: &RawRule, rule: &Rule, report: &mut Report) {
                 place,
                 format!("`{key}` is for a rule that allows names"),
                 "leave it out: addresses of a rule itself go under `cidr`",
-            );
-        }
-    }
-}
-
-/// A wide range does not open what stays closed; say so where it looks as if it did.
-fn what_stays_closed(matches: &RawMatch, rule: &Rule, report: &mut Report) {
-    let Some(list) = &matches.cidr else {
-        return;
-    };
-    if !rule.allows() {
-        return;
-    }
-    for entry in &list.value {
-        let Ok(net) = entry.value.parse::<ipnet::IpNet>() else {
-            continue;
-        };
-        // `0.0.0.0/0` and the like mean "the internet"; nobody expects loopback there.
-        let meant = net.prefix_len() >= 8;
-        if meant
-            && let Some((_, closed)) = special::HARD
-                .iter()
-                .find(|(_, closed)| net != *closed && net.contains(closed))
-        {
-            report.warn(
-                entry.place,
-                format!("`{net}` does not open `{closed}`, which it holds"),
-                &format!("a rule that means it names it: `{closed}`"),
             );
         }
     }

@@ -1,8 +1,9 @@
 //! The values of a rule's lists: where things go; and what an agent's sandbox leaves open.
 
+use std::net::IpAddr;
 use std::path::{Component, PathBuf};
 
-use agentguard_model::{Handling, HostName};
+use agentguard_model::{Handling, InvalidHost};
 use ipnet::IpNet;
 
 use super::{MAX_LIST, Report};
@@ -12,32 +13,6 @@ use crate::document::{Permission, RawSandbox};
 use crate::pattern::{HostPattern, Ports};
 use crate::special;
 use crate::yaml::{At, Place};
-
-/// Suffixes below which anyone can get a name.
-const SHARED_SUFFIXES: [&str; 22] = [
-    "amazonaws.com",
-    "appspot.com",
-    "blogspot.com",
-    "azurewebsites.net",
-    "blob.core.windows.net",
-    "cloudfront.net",
-    "firebaseapp.com",
-    "firebaseio.com",
-    "github.io",
-    "gitlab.io",
-    "herokuapp.com",
-    "netlify.app",
-    "ngrok.io",
-    "onrender.com",
-    "pages.dev",
-    "r2.dev",
-    "run.app",
-    "s3.amazonaws.com",
-    "trycloudflare.com",
-    "vercel.app",
-    "web.app",
-    "workers.dev",
-];
 
 /// A handling for names that no rule matches. Certificates are made for names that a rule speaks
 /// of, so these cannot be inspected.
@@ -135,53 +110,30 @@ pub(super) fn host(entry: &At<String>, report: &mut Report) -> Option<HostPatter
         );
         return None;
     }
-    let (suffix, below) = match text.strip_prefix("*.") {
-        Some(suffix) => (suffix, true),
-        None => (text, false),
-    };
-    let name: HostName = match suffix.parse() {
-        Ok(name) => name,
-        Err(error) => {
-            let hint =
-                if suffix.parse::<std::net::IpAddr>().is_ok() || suffix.parse::<IpNet>().is_ok() {
-                    "an address goes under `cidr`"
-                } else if text.contains("://") || text.contains('/') {
-                    "only the name goes here; a path goes under `path`, a port under `port`"
-                } else if text.contains(':') {
-                    "a port goes under `port`"
-                } else if text.contains('*') {
-                    "`*` can only stand for whole labels at the front: `*.example.org`"
-                } else {
-                    "the name as DNS has it, like `api.example.org`"
-                };
+    text.parse()
+        .map_err(|error: InvalidHost| {
+            let bare = text.strip_prefix("*.").unwrap_or(text);
+            let is_address = bare.parse::<IpAddr>().is_ok() || bare.parse::<IpNet>().is_ok();
+            let hint = if is_address {
+                "an address goes under `cidr`"
+            } else if text.contains('/') {
+                "only the name goes here; a path goes under `path`, a port under `port`"
+            } else if text.contains(':') {
+                "a port goes under `port`"
+            } else if text.contains('*') {
+                "`*` can only stand for whole labels at the front: `*.example.org`"
+            } else {
+                "the name as DNS has it, like `api.example.org`"
+            };
             report.error(entry.place, format!("{error}"), hint);
-            return None;
-        }
-    };
-    if below && !name.as_str().contains('.') {
-        report.warn(
-            entry.place,
-            format!("`*.{name}` matches every name below a top-level domain"),
-            "name the domain that is meant: `*.example.org`",
-        );
-    } else if below && SHARED_SUFFIXES.contains(&name.as_str()) {
-        report.warn(
-            entry.place,
-            format!("anyone can get a name below `{name}`, also to take data out"),
-            "name the hosts that are meant",
-        );
-    }
-    Some(if below {
-        HostPattern::Below(name)
-    } else {
-        HostPattern::Exact(name)
-    })
+        })
+        .ok()
 }
 
 pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
     let text = entry.value.as_str();
     let Ok(net) = text.parse::<IpNet>() else {
-        match text.parse::<std::net::IpAddr>() {
+        match text.parse::<IpAddr>() {
             Ok(ip) => report.error(
                 entry.place,
                 format!("`{text}` has no prefix length"),

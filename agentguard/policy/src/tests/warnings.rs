@@ -1,0 +1,238 @@
+//! What is warned of, with its place.
+
+use super::document;
+use super::refusals::rule;
+use crate::{Document, compile};
+
+#[test]
+fn warnings_name_the_document_of_the_other_rule() {
+    let second = Document {
+        path: "q.yaml".to_owned(),
+        text: "version: 1\nrules:\n  - {id: b, match: {host: [a.example]}, action: deny}\n"
+            .to_owned(),
+    };
+    let first = rule("  - {id: a, match: {host: [a.example]}, action: allow}\n");
+    let policy = compile(&[document(&first), second]).unwrap();
+    assert_eq!(
+        policy
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        [
+            "p.yaml:6:5: warning: rule `a` allows exactly what rule `b` (q.yaml, line 3) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out"
+        ]
+    );
+}
+
+/// Eighty rules, each with nearly the same three thousand hosts, would be compared for minutes.
+#[test]
+fn what_is_not_compared_is_not_warned_of() {
+    let hosts: Vec<_> = (0..3000).map(|n| format!("h{n}.example")).collect();
+    let rules: String = (0..80)
+        .map(|n| {
+            format!("  - {{id: r{n}, match: {{host: [\"@l\", x{n}.example]}}, action: allow}}\n")
+        })
+        .collect();
+    let text = format!(
+        "version: 1\nlists: {{l: [{}]}}\nagents: [{{name: coder}}]\nrules:\n{rules}",
+        hosts.join(", ")
+    );
+    assert_eq!(compile(&[document(&text)]).unwrap().warnings(), []);
+    let twice = "  - {id: a, match: {host: [h0.example]}, action: allow}\n  - {id: b, match: {host: [h0.example]}, action: allow}\n";
+    let policy = compile(&[document(&format!("{text}{twice}"))]).unwrap();
+    assert_eq!(policy.warnings(), []);
+    // By themselves they are.
+    let policy = compile(&[document(&rule(twice))]).unwrap();
+    assert_eq!(policy.warnings().len(), 1);
+}
+
+#[test]
+fn what_never_decides_is_told_by_strategy() {
+    let rules = "agents: [{name: coder}]
+rules:
+  - {id: a, match: {host: [a.example]}, action: allow}
+  - {id: b, match: {host: [a.example], port: [80], transport: [tcp]}, action: deny}
+";
+    for (strategy, told) in [
+        ("deny_overrides", &[][..]),
+        ("most_specific_wins", &[]),
+        (
+            "priority_first_match",
+            &[
+                "p.yaml:6:5: warning: rule `b` never decides: rule `a` (line 5) comes before it and matches all of it\n  hint: one of them can go",
+            ],
+        ),
+    ] {
+        assert_eq!(by_strategy(strategy, rules), told, "{strategy}");
+    }
+}
+
+fn by_strategy(strategy: &str, rules: &str) -> Vec<String> {
+    let policy = super::policy(&format!("version: 1\nstrategy: {strategy}\n{rules}"));
+    policy.warnings().iter().map(ToString::to_string).collect()
+}
+
+/// An allowance that names no transport is for TCP, and a denial for both.
+#[test]
+fn what_never_decides_is_told_whatever_the_usual_transports() {
+    let rules = "agents: [{name: coder}]
+rules:
+  - {id: a, match: {host: [a.example], port: [443]}, action: allow}
+  - {id: b, match: {host: [a.example], port: [443]}, action: deny}
+";
+    for (strategy, told) in [
+        (
+            "deny_overrides",
+            "p.yaml:5:5: warning: rule `a` allows exactly what rule `b` (line 6) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out",
+        ),
+        (
+            "most_specific_wins",
+            "p.yaml:5:5: warning: rule `a` allows exactly what rule `b` (line 6) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out",
+        ),
+        (
+            "priority_first_match",
+            "p.yaml:6:5: warning: rule `b` decides nothing over TCP: rule `a` (line 5) comes before it and matches all of that\n  hint: take it out, or let it stand before the other; `transport: [udp]` if datagrams alone are meant",
+        ),
+    ] {
+        assert_eq!(by_strategy(strategy, rules), [told], "{strategy}");
+    }
+    // What is for datagrams alone is not hidden by what is for TCP.
+    let datagrams = rules.replace(
+        "port: [443]}, action: deny",
+        "transport: [udp]}, action: deny",
+    );
+    assert_eq!(by_strategy("priority_first_match", &datagrams), [""; 0]);
+}
+
+/// Below a suffix where anyone gets a name, and of the internet, much is denied on purpose.
+#[test]
+fn what_is_wide_is_told_of_allowances_alone() {
+    let rules = rule(
+        "  - id: a\n    match: {host: [\"*.github.io\", \"*.org\"], cidr: [\"0.0.0.0/1\", \"2000::/3\", 10.0.0.0/8]}\n    action: allow\n",
+    );
+    let of = |rules: &str| -> Vec<String> {
+        let policy = super::policy(rules);
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        of(&rules),
+        [
+            "p.yaml:7:20: warning: anyone can get a name below `github.io`, also to take data out\n  hint: name the hosts that are meant",
+            "p.yaml:7:35: warning: `*.org` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+            "p.yaml:7:52: warning: `0.0.0.0/1` is a large part of the internet, which no rule about names covers then\n  hint: name the ranges that are meant, or the hosts",
+            "p.yaml:7:65: warning: `2000::/3` is a large part of the internet, which no rule about names covers then\n  hint: name the ranges that are meant, or the hosts",
+        ]
+    );
+    assert_eq!(of(&rules.replace("action: allow", "action: deny")), [""; 0]);
+}
+
+#[test]
+fn what_was_probably_not_meant_is_told() {
+    let warnings = |rules: &str| -> Vec<String> {
+        compile(&[document(&rule(rules))])
+            .unwrap()
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    for (rules, expected) in [
+        (
+            "  - id: a\n    match: {port: [443]}\n    action: allow\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` allows any destination\n  hint: every name can be resolved then, which is a way out for data; give `host` or `cidr`",
+            ][..],
+        ),
+        (
+            "  - id: a\n    match: {host: [\"*.com\", \"*.github.io\", \"*.example.org\"]}\n    action: allow\n",
+            &[
+                "p.yaml:7:20: warning: `*.com` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+                "p.yaml:7:29: warning: anyone can get a name below `github.io`, also to take data out\n  hint: name the hosts that are meant",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example\", \"a.example\"]}\n    action: deny\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` never allows anything: rule `b` (line 9) denies all of it\n  hint: one of them can go",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example, b.example]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example.org\", a.example, b.example]}\n    action: deny\n  - id: c\n    match: {host: [b.example, a.example]}\n    action: deny\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` allows exactly what rule `c` (line 12) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out",
+                "p.yaml:12:5: warning: rule `c` adds nothing to rule `b` (line 9)\n  hint: one of them can go",
+            ],
+        ),
+        // On other ports or by other requests it is no contradiction, and a denial on paper is none.
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443]}\n    action: allow\n    handling: inspect\n  - id: b\n    match: {host: [a.example], port: [443], method: [DELETE]}\n    action: deny\n  - id: c\n    match: {host: [a.example], port: [443]}\n    action: deny\n    mode: shadow\n",
+            &[],
+        ),
+        (
+            "  - id: a\n    labels: {taem: web}\n    match: {host: [a.example]}\n    action: allow\n  - id: b\n    labels: {team: webb}\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody\n  hint: no agent has a label `taem`; did you mean `team`?",
+                "p.yaml:11:13: warning: no agent has these labels, so the rule is for nobody\n  hint: no agent has `team: webb`; did you mean `team: web`?",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example]}\n    action: allow\n  - id: b\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
+            ],
+        ),
+        // A narrower query adds nothing to a wider one; a wider one does.
+        (
+            "  - id: a\n    match: {host: [a.example], query: {x: [a, b]}}\n    action: allow\n  - id: b\n    match: {host: [a.example], query: {x: [a], y: [c]}}\n    action: allow\n  - id: c\n    match: {host: [a.example], body_over: 10}\n    action: deny\n  - id: d\n    match: {host: [a.example], body_over: 9}\n    action: deny\n",
+            &[
+                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
+                "p.yaml:12:5: warning: rule `c` adds nothing to rule `d` (line 15)\n  hint: one of them can go",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443], method: [GET]}\n    action: allow\n",
+            &[
+                "p.yaml:6:5: warning: rule `a` looks at requests on port 443, and sees none in TLS\n  hint: `handling: inspect` on this rule",
+            ],
+        ),
+        // Another rule inspects, or only some of the ports are those of TLS.
+        (
+            "  - id: a\n    match: {host: [a.example], port: [443], method: [GET]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example\", a.example], path: [/b]}\n    action: allow\n    handling: inspect\n",
+            &[
+                "p.yaml:10:20: warning: `*.example` matches every name below a top-level domain\n  hint: name the domain that is meant: `*.example.org`",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {host: [a.example], port: [80, 443], method: [GET]}\n    action: allow\n",
+            &[],
+        ),
+        (
+            "  - id: a\n    when: agent.labels['taem'] == 'x' || agent.labels.own == '1' || agent.labels.team in ['webb', 'web']\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:7:25: warning: `taem` is probably misspelt\n  hint: no agent has a label `taem`; did you mean `team`?",
+                "p.yaml:7:92: warning: `webb` is probably misspelt\n  hint: no agent has `team: webb`; did you mean `team: web`?",
+            ],
+        ),
+        (
+            "  - id: a\n    labels: {team: nobody}\n    match: {host: [a.example]}\n    action: allow\n",
+            &[
+                "p.yaml:7:13: warning: no agent has these labels, so the rule is for nobody\n  hint: agents have labels under `agents`; one with all of these is meant",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {cidr: [169.254.0.0/16]}\n    action: allow\n",
+            &[
+                "p.yaml:7:20: warning: `169.254.0.0/16` does not open `169.254.169.254/32`, which it holds\n  hint: a rule that means it names it: `169.254.169.254/32`",
+            ],
+        ),
+        (
+            "  - id: a\n    match: {cidr: [192.0.2.0/24], port: [53]}\n    action: allow\n",
+            &[
+                "p.yaml:7:42: warning: port 53 always leads to the guard's own resolver\n  hint: this port can be left out",
+            ],
+        ),
+    ] {
+        assert_eq!(warnings(rules), expected, "{rules}");
+    }
+}
