@@ -9,6 +9,7 @@ mod action;
 mod agent;
 mod decision;
 mod host;
+mod path;
 mod reason;
 mod upstream;
 mod users;
@@ -20,6 +21,7 @@ pub use decision::{
     Outcome, Source, Verdict,
 };
 pub use host::{HostName, InvalidHost};
+pub use path::{AmbiguousPath, CanonicalPath};
 pub use reason::{Reason, ReasonCode};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
 pub use users::Users;

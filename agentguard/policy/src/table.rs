@@ -17,7 +17,7 @@ mod run;
 
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, HostName};
+use agentguard_model::{AgentName, AmbiguousPath, HostName};
 
 use crate::flow::Flow;
 use crate::request::Query;
@@ -66,7 +66,8 @@ enum Attempt {
 #[derive(Debug)]
 struct Sent {
     method: String,
-    path: String,
+    /// As the proxy reads it, or why it refuses it.
+    path: Result<String, AmbiguousPath>,
     query: Option<Query>,
     /// Absent where there are none that the destination gets: a tunnel's request ends at the guard.
     fields: Option<http::HeaderMap>,

@@ -5,7 +5,7 @@
 //!   record that refuses one.
 //! - [`http1`] stands before an HTTP/1 parser and lets nothing through that two parsers could read
 //!   differently.
-//! - [`request`], [`authority`], [`path`] and [`fields`] say what an HTTP request means, whatever
+//! - [`request`], [`authority`] and [`fields`] say what an HTTP request means, whatever
 //!   version carries it: the name, the one spelling of the path, what belongs to one hop.
 //! - [`response`] refuses what an upstream frames in two ways; [`persistence`] says for how long and for whom its
 //!   connection may be used again.
@@ -29,7 +29,6 @@ pub mod fields;
 pub mod first_bytes;
 pub mod http1;
 mod malformed;
-pub mod path;
 pub mod persistence;
 pub mod proxy_answer;
 pub mod refusal;

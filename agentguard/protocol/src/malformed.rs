@@ -72,7 +72,7 @@ pub enum HttpMalformed {
     AuthorityMismatch,
     /// The path has more than one reading.
     #[error("the path is ambiguous: {0}")]
-    Path(#[from] crate::path::AmbiguousPath),
+    Path(#[from] agentguard_model::AmbiguousPath),
     /// `Expect` asks for something other than `100-continue` (RFC 9110, 10.1.1).
     #[error("Expect asks for something other than 100-continue (RFC 9110, 10.1.1)")]
     Expectation,

@@ -4,10 +4,11 @@ use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Method, Version};
 
+use agentguard_model::CanonicalPath;
+
 use crate::HttpMalformed;
 use crate::authority::Authority;
 use crate::fields;
-use crate::path::CanonicalPath;
 use crate::websocket::extensions::Offers;
 
 /// A longer method is refused.

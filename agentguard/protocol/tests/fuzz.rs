@@ -7,12 +7,12 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use agentguard_model::CanonicalPath;
 use agentguard_protocol::authority::Authority;
 use agentguard_protocol::client_hello::{HelloReader, Progress};
 use agentguard_protocol::content::{Coding, Codings, Decoder, PIECE, Undecodable};
 use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use agentguard_protocol::http1::Gate;
-use agentguard_protocol::path::CanonicalPath;
 use agentguard_protocol::proxy_answer::{MAX_ANSWER, read_answer};
 use agentguard_protocol::sse;
 use agentguard_protocol::tunnel::{self, read_connect, read_socks_greeting, read_socks_request};

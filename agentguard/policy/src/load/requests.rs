@@ -228,7 +228,7 @@ pub(crate) fn is_method(text: &str) -> bool {
 }
 
 /// Whether a path can be canonical; else what is wrong with it, and a hint.
-pub(crate) fn canonical(text: &str) -> Result<(), (&'static str, &'static str)> {
+fn canonical(text: &str) -> Result<(), (&'static str, &'static str)> {
     if text.contains(['?', '#']) {
         return Err(("has a `?` or `#`", "rules see the path without the query"));
     }

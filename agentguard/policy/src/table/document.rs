@@ -104,7 +104,8 @@ pub(crate) struct RawContext {
 pub(crate) struct RawRequest {
     /// Its method.
     pub(crate) method: At<String>,
-    /// Its path in the canonical form, without the query; for `CONNECT` the destination.
+    /// Its path as the client sends it, without the query: rules see it as the proxy reads it. For
+    /// `CONNECT` the destination.
     pub(crate) path: At<String>,
     /// Its query, without the `?`.
     #[serde(default)]

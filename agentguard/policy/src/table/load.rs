@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, Context, HostName, Transport};
+use agentguard_model::{AgentName, AmbiguousPath, CanonicalPath, Context, HostName, Transport};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
@@ -14,7 +14,7 @@ use crate::circumstances::Switches;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, quoted};
 use crate::document::RawTransport;
 use crate::flow::{Around, Flow};
-use crate::load::requests::{SIZES, bytes, canonical, field_name, is_method};
+use crate::load::requests::{SIZES, bytes, field_name, is_method};
 use crate::policy::Policy;
 use crate::request::Query;
 use crate::special;
@@ -28,6 +28,9 @@ const MAX_NAME: usize = 1024;
 
 /// When a test is, that does not say so: a Wednesday at noon.
 const USUAL: Timestamp = Timestamp::constant(1_767_787_200, 0);
+
+/// The port at which names are looked up.
+const RESOLVER: u16 = 53;
 
 /// The port of HTTPS, where a test does not say otherwise.
 const HTTPS: u16 = 443;
@@ -267,7 +270,14 @@ impl Checking<'_> {
                 self.error(*place, "0 is no port", "like 443");
                 None
             }
-            Some(port) => Some(port.value),
+            Some(port) => {
+                if port.value == RESOLVER {
+                    let message = "port 53 always leads to the guard's own resolver";
+                    let hint = "`resolve` is for a name that an agent looks up";
+                    self.error(port.place, message, hint);
+                }
+                Some(port.value)
+            }
             None => {
                 self.missing(
                     place,
@@ -400,16 +410,18 @@ impl Checking<'_> {
             let message = format!("`{}` is not a method", quoted(method));
             self.error(raw.method.place, message, "like `GET`");
         }
-        let path = raw.path.value.as_str();
-        if method == "CONNECT" {
-            if path.starts_with('/') || path.is_empty() {
-                let message = "what CONNECT asks for is no path";
-                let hint = "the destination: `api.example.com:443`";
-                self.error(raw.path.place, message, hint);
+        let path = match (method, raw.path.value.as_str()) {
+            ("CONNECT", path) => {
+                if path.starts_with('/') || path.is_empty() {
+                    let message = "what CONNECT asks for is no path";
+                    let hint = "the destination: `api.example.com:443`";
+                    self.error(raw.path.place, message, hint);
+                }
+                Ok(path.to_owned())
             }
-        } else if path != "*" {
-            self.path(&raw.path);
-        }
+            (_, "*") => Ok("*".to_owned()),
+            _ => self.path(&raw.path),
+        };
         if let Some(query) = &raw.query
             && (query.value.starts_with('?') || query.value.contains('#'))
         {
@@ -459,7 +471,7 @@ impl Checking<'_> {
         }
         Some(Sent {
             method: method.to_owned(),
-            path: path.to_owned(),
+            path,
             query: raw.query.as_ref().map(|query| Query::new(&query.value)),
             fields: (method != "CONNECT").then_some(fields),
             body: body?,
@@ -469,21 +481,20 @@ impl Checking<'_> {
         })
     }
 
-    fn path(&mut self, raw: &At<String>) {
+    /// The path as the proxy reads it, or why it refuses it.
+    fn path(&mut self, raw: &At<String>) -> Result<String, AmbiguousPath> {
         let path = raw.value.as_str();
-        let mut refuse = |why: &str, hint: &str| {
-            self.error(raw.place, format!("path `{}` {why}", quoted(path)), hint);
+        let wrong = if !path.starts_with('/') {
+            Some(("does not begin with `/`", format!("`/{}`", quoted(path))))
+        } else if path.contains(['?', '#']) {
+            let hint = "what is behind the `?` goes under `query`; a `#` is never sent";
+            Some(("has a `?` or `#`", hint.to_owned()))
+        } else {
+            None
         };
-        if !path.starts_with('/') {
-            refuse("does not begin with `/`", &format!("`/{}`", quoted(path)));
-        } else if path
-            .split('/')
-            .any(|segment| segment == "." || segment == "..")
-        {
-            let hint = "rules see the path with these taken out";
-            refuse("has a `.` or `..` segment, which a path never has", hint);
-        } else if let Err((why, hint)) = canonical(path) {
-            refuse(why, hint);
+        if let Some((why, hint)) = wrong {
+            self.error(raw.place, format!("path `{}` {why}", quoted(path)), &hint);
         }
+        CanonicalPath::parse(path).map(|path| path.as_str().to_owned())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agentguard_model::{Handling, Mode, Reason, ReasonCode, Source, Verdict};
+use agentguard_model::{AmbiguousPath, Handling, Mode, Reason, ReasonCode, Source, Verdict};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -138,7 +138,8 @@ impl Test {
             Attempt::Flow(flow) => near(policy, agent, flow, Seen::NotYet),
             Attempt::Opaque(flow) => near(policy, agent, flow, Seen::Never),
             Attempt::Request(flow, sent) => {
-                near(policy, agent, flow, sent.seen(policy, agent, flow))
+                let seen = sent.seen(policy, agent, flow).unwrap_or(Seen::NotYet);
+                near(policy, agent, flow, seen)
             }
         };
         TestResult {
@@ -169,16 +170,7 @@ impl Test {
             return None;
         }
         let reason = closed(ip, &ruling.ranges, agent.observes())?;
-        Some(Got {
-            verdict: Expected::Deny,
-            enforced: true,
-            mode: agent.mode,
-            handling: None,
-            rule: None,
-            source: None,
-            reason,
-            unopened: false,
-        })
+        Some(Got::refused(agent, reason))
     }
 }
 
@@ -201,7 +193,18 @@ impl Attempt {
             }
             Self::Flow(flow) => (flow, Seen::NotYet),
             Self::Opaque(flow) => (flow, Seen::Never),
-            Self::Request(flow, sent) => (flow, sent.seen(policy, agent, flow)),
+            Self::Request(flow, sent) => match sent.seen(policy, agent, flow) {
+                Ok(seen) => (flow, seen),
+                Err(why) => {
+                    let early = policy.decide(agent, &flow.facts(Seen::NotYet));
+                    return match early.outcome {
+                        RulingOutcome::Deny => Got::of(early, false),
+                        RulingOutcome::Allow(_) | RulingOutcome::Undecided => {
+                            Got::refused(agent, malformed(why))
+                        }
+                    };
+                }
+            },
         };
         let unopened = matches!(self, Self::Request(..)) && seen == Seen::Never;
         Got::of(policy.decide(agent, &flow.facts(seen)), unopened)
@@ -210,20 +213,49 @@ impl Attempt {
 
 impl Sent {
     /// What rules see of it.
-    fn seen<'a>(&'a self, policy: &Policy, agent: &AgentPolicy, flow: &Flow) -> Seen<'a> {
+    ///
+    /// # Errors
+    /// The proxy sees its path, and refuses that.
+    fn seen<'a>(
+        &'a self,
+        policy: &Policy,
+        agent: &AgentPolicy,
+        flow: &Flow,
+    ) -> Result<Seen<'a>, AmbiguousPath> {
         if self.secure && !policy.inspects(agent, &flow.facts(Seen::NotYet)) {
-            return Seen::Never;
+            return Ok(Seen::Never);
         }
-        Seen::Request(Request {
+        let path = self.path.as_deref().map_err(|why| *why)?;
+        Ok(Seen::Request(Request {
             query: self.query.as_ref(),
             fields: self.fields.as_ref(),
             body: self.body,
-            ..Request::new(&self.method, &self.path)
-        })
+            ..Request::new(&self.method, path)
+        }))
     }
 }
 
+/// What the proxy says of a path that it refuses.
+fn malformed(why: AmbiguousPath) -> Reason {
+    let message = format!("the path is ambiguous: {why}");
+    Reason::new(ReasonCode::HttpMalformed, message)
+}
+
 impl Got {
+    /// Of what no rule is asked about.
+    fn refused(agent: &AgentPolicy, reason: Reason) -> Self {
+        Self {
+            verdict: Expected::Deny,
+            enforced: true,
+            mode: agent.mode,
+            handling: None,
+            rule: None,
+            source: None,
+            reason,
+            unopened: false,
+        }
+    }
+
     fn of(ruling: Ruling, unopened: bool) -> Self {
         let by = deciding(ruling.reason.code, &ruling.matched);
         let (rule, source) = (by.map(|by| by.rule.clone()), by.map(|by| by.source.clone()));

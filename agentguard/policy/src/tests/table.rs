@@ -91,6 +91,23 @@ fn a_test_gets_what_the_guard_would_do() {
             format!("{git}, request: {{method: POST, path: /a.git/git-receive-pack}}"),
             Deny, true, None, Some("no-push"), Code::RuleDeny,
         ),
+        // A path is read as the proxy reads it, which refuses some.
+        (
+            format!("{git}, request: {{method: POST, path: \"/x/..//a.git/%67it-receive-pack\"}}"),
+            Deny, true, None, Some("no-push"), Code::RuleDeny,
+        ),
+        (
+            format!("{git}, request: {{method: POST, path: \"/a.git/x%2f..%2fgit-receive-pack\"}}"),
+            Deny, true, None, None, Code::HttpMalformed,
+        ),
+        (
+            "agent: newcomer, host: x.example.org, port: 80, request: {method: GET, path: \"/a;b\"}".to_owned(),
+            Deny, true, None, None, Code::HttpMalformed,
+        ),
+        (
+            "agent: coder, host: x.example.org, port: 80, request: {method: GET, path: \"/a;b\"}".to_owned(),
+            Deny, true, None, None, Code::NoRule,
+        ),
         (format!("{git}, opaque: true"), Deny, true, None, Some("no-push"), Code::NeedsInspection),
         (format!("{api}, {asks}"), Allow, true, Some(inspect), Some("api"), Code::RuleAllow),
         (
@@ -228,6 +245,7 @@ tests:
   - {name: h, agent: coder, ip: x.example, expect: deny}
   - {name: i, agent: coder, ip: 192.0.2.1, port: 1, transport: udp, opaque: true, expect: deny,
      request: {method: CONNECT, path: /, headers: {accept: \"a\\nb\"}}}
+  - {name: j, agent: coder, host: x.example, port: 53, request: {method: GET, path: /a?b=c}, expect: deny}
 ";
     assert_eq!(
         refused(text),
@@ -260,6 +278,8 @@ tests:
             "t.yaml:19:15: error: a request over UDP\n  hint: requests are seen in TCP alone",
             "t.yaml:19:39: error: what CONNECT asks for is no path\n  hint: the destination: `api.example.com:443`",
             "t.yaml:19:60: error: `a\\nb` is not the value of a header field\n  hint: visible ASCII characters, and spaces between them",
+            "t.yaml:20:52: error: port 53 always leads to the guard's own resolver\n  hint: `resolve` is for a name that an agent looks up",
+            "t.yaml:20:85: error: path `/a?b=c` has a `?` or `#`\n  hint: what is behind the `?` goes under `query`; a `#` is never sent",
         ]
     );
 }
