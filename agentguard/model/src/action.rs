@@ -107,11 +107,12 @@ pub struct Action {
     /// it, an abstract name behind an `@`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The query of an HTTP request. Values of parameters that no rule of the policy looks at are
-    /// left out: `…` stands for them.
+    /// The query of an HTTP request. Values of parameters that no rule of the policy looks at, or that
+    /// are secrets by their names, are left out: `…` stands for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
-    /// The header fields of an HTTP request that a rule of the policy looks at.
+    /// The header fields of an HTTP request that a rule of the policy looks at; `…` stands for the value
+    /// of one that is a secret by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// How many bytes of content an HTTP request was known to have when it was decided.

@@ -15,7 +15,7 @@
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `changes`: what a rule changes in requests that it allows.
-//! - `recorded`: what of a request goes into the record.
+//! - `recorded`, `secrets`: what of a request goes into the record, and what never does.
 //! - [`table`], [`replay`], [`report`]: a policy on trial: tests beside it, what was recorded through
 //!   it, and what its modes make of it.
 //! - `sweep`, `kernel`: what the kernel can decide alone, as lines of its maps.
@@ -49,6 +49,7 @@ pub mod replay;
 pub mod report;
 mod request;
 mod rule;
+mod secrets;
 mod sentence;
 mod sizes;
 mod sources;

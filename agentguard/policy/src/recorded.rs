@@ -1,4 +1,5 @@
-//! What of a request goes into the record: what a rule looks at. Anything else may be a secret.
+//! What of a request goes into the record: what a rule looks at, unless it is a secret by its name
+//! ([`is_secret`]). Anything else may be a secret too.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,6 +9,7 @@ use http::header::HeaderName;
 use crate::policy::Policy;
 use crate::request::Query;
 use crate::rule::Rule;
+use crate::secrets::is_secret;
 
 /// The most characters of a query, and of one header field, that are recorded. Of what is longer,
 /// the rest is left out, and `…` stands for it.
@@ -63,19 +65,24 @@ impl Policy {
         names
     }
 
-    /// A query as it is recorded: parameters that no rule looks at without their values.
+    /// A query as it is recorded: secrets, and parameters that no rule looks at, without their values.
     #[must_use]
     pub fn recorded_query(&self, query: &Query) -> String {
-        bounded(&query.redacted(|name| self.looked_at().parameters.contains(name)))
+        let shown = |name: &str| self.looked_at().parameters.contains(name) && !is_secret(name);
+        bounded(&query.redacted(shown))
     }
 
-    /// The header fields that a rule looks at, each with all its values.
+    /// The header fields that a rule looks at, each with all its values. Of a secret the record has that
+    /// it was there: `…`.
     #[must_use]
     pub fn recorded_fields(&self, fields: &HeaderMap) -> BTreeMap<String, String> {
         let names = self.looked_at().fields.iter();
         names
             .filter(|name| fields.contains_key(*name))
             .map(|name| {
+                if is_secret(name.as_str()) {
+                    return (name.as_str().to_owned(), CUT.to_owned());
+                }
                 let values = fields.get_all(name).iter();
                 let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
                 let joined = values.collect::<Vec<_>>().join(", ");

@@ -255,7 +255,11 @@ fn hidden(text: &str, unknown: &mut Unknown) {
         .collect();
 }
 
-/// Whether a header field is recorded as it was sent: as one line, and whole. Several are joined.
+/// Whether a header field is recorded as it was sent: as one line, and whole. Several are joined, and
+/// secrets are left out.
 fn is_as_sent(value: &str) -> bool {
-    !is_cut(value) && !value.contains(", ") && !value.contains(char::REPLACEMENT_CHARACTER)
+    value != CUT
+        && !is_cut(value)
+        && !value.contains(", ")
+        && !value.contains(char::REPLACEMENT_CHARACTER)
 }

@@ -477,3 +477,31 @@ fn near_misses_say_by_which_conditions() {
     let asked = to(ActionKind::DnsQuery, "read.example", 53);
     assert_eq!(near(&decision(Layer::Dns, asked)), []);
 }
+
+/// A policy may look at a key; the record says that it was there, and a candidate is not told what it was.
+#[test]
+fn a_secret_is_recorded_without_what_it_is() {
+    let looks = policy(
+        "version: 1
+agents: [{name: coder}]
+rules:
+  - id: own
+    match: {host: [api.example], port: [80], header: {x-api-key: [\"own-*\"]}, query: {token: [abc]}}
+    action: allow
+",
+    );
+    let mut fields = http::HeaderMap::new();
+    fields.insert("x-api-key", http::HeaderValue::from_static("own-1234"));
+    let headers = looks.recorded_fields(&fields);
+    assert_eq!(headers["x-api-key"], "…");
+    let query = looks.recorded_query(&crate::Query::new("token=abc&a=b"));
+    assert_eq!(query, "token=…&a=…");
+    let action = Action {
+        headers,
+        query: Some(query),
+        ..asks("GET", "api.example")
+    };
+    let replay = Replay::new(&looks, [], &OPEN);
+    let replayed = replay.replay(&allowed(Layer::Proxy, action));
+    assert!(matches!(replayed, Replayed::CannotTell(_)), "{replayed:?}");
+}
