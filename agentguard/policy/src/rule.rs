@@ -129,7 +129,10 @@ pub(crate) struct Rule {
     /// Of more than one that match, the highest decides, where the strategy says so.
     pub(crate) priority: i32,
     pub(crate) hosts: Vec<HostPattern>,
+    /// As they are written; then, of a denial, those of IPv6 that lead to them ([`special::ways_to`]).
     pub(crate) cidrs: Vec<IpNet>,
+    /// How many of [`Self::cidrs`] are written.
+    pub(crate) written: usize,
     pub(crate) ports: Ports,
     /// [`TCP`] and [`UDP`].
     pub(crate) transports: u8,
@@ -163,6 +166,11 @@ impl Rule {
     /// Whether it is in force and wants the requests that it allows seen, also inside TLS.
     pub(crate) fn inspects(&self) -> bool {
         self.allows() && self.info.in_force() && self.info.handling == Handling::Inspect
+    }
+
+    /// The ranges that the document names.
+    pub(crate) fn written_ranges(&self) -> &[IpNet] {
+        self.cidrs.get(..self.written).unwrap_or_default()
     }
 
     /// Whether it matches any destination.

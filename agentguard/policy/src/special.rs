@@ -38,16 +38,34 @@ const fn v6(ip: [u16; 8]) -> IpNet {
 
 /// IPv4 behind NAT64's well-known prefix (RFC 6052, 2.1): a translator hands it on as IPv4.
 const fn nat64(a: u8, b: u8, c: u8, d: u8) -> IpNet {
-    let ip = u32::from_be_bytes([a, b, c, d]) as u128;
-    let ip = Ipv6Addr::from_bits(0x0064_ff9b << 96 | ip);
-    IpNet::V6(Ipv6Net::new_assert(ip, 128))
+    translated(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), 32))
 }
 
 /// All that 6to4 (RFC 3056, 2) carries to an IPv4 address.
 const fn six_to_four(a: u8, b: u8, c: u8, d: u8) -> IpNet {
-    let ip = u32::from_be_bytes([a, b, c, d]) as u128;
+    carried(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), 32))
+}
+
+/// A range of IPv4 behind NAT64's well-known prefix.
+const fn translated(net: Ipv4Net) -> IpNet {
+    let ip = net.addr().to_bits() as u128;
+    let ip = Ipv6Addr::from_bits(0x0064_ff9b << 96 | ip);
+    IpNet::V6(Ipv6Net::new_assert(ip, net.prefix_len() + 96))
+}
+
+/// All that 6to4 carries to a range of IPv4.
+const fn carried(net: Ipv4Net) -> IpNet {
+    let ip = net.addr().to_bits() as u128;
     let ip = Ipv6Addr::from_bits(0x2002 << 112 | ip << 80);
-    IpNet::V6(Ipv6Net::new_assert(ip, 48))
+    IpNet::V6(Ipv6Net::new_assert(ip, net.prefix_len() + 16))
+}
+
+/// The ranges of IPv6 by which a range of IPv4 is reached too, where something translates or carries.
+pub(crate) const fn ways_to(net: &IpNet) -> [Option<IpNet>; 2] {
+    match net {
+        IpNet::V4(net) => [Some(translated(*net)), Some(carried(*net))],
+        IpNet::V6(_) => [None, None],
+    }
 }
 
 /// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as
@@ -120,7 +138,22 @@ pub(crate) const fn canonical(ip: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hard, hard};
+    use super::{Hard, hard, ways_to};
+
+    #[test]
+    fn ipv6_leads_to_ipv4_in_two_ways() {
+        let ways = |net: &str| -> Vec<String> {
+            let ways = ways_to(&net.parse().unwrap());
+            ways.iter().flatten().map(ToString::to_string).collect()
+        };
+        assert_eq!(ways("10.0.0.0/8"), ["64:ff9b::a00:0/104", "2002:a00::/24"]);
+        assert_eq!(
+            ways("192.0.2.1/32"),
+            ["64:ff9b::c000:201/128", "2002:c000:201::/48"]
+        );
+        assert_eq!(ways("0.0.0.0/0"), ["64:ff9b::/96", "2002::/16"]);
+        assert_eq!(ways("2001:db8::/32"), [""; 0]);
+    }
 
     #[test]
     fn only_what_lies_inside_is_closed() {

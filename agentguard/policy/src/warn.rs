@@ -195,7 +195,7 @@ fn hidden(
             };
             by_destination.entry(destination).or_default().push(n);
         }
-        for net in &rule.cidrs {
+        for net in rule.written_ranges() {
             by_destination
                 .entry(Destination::Net(*net))
                 .or_default()
@@ -242,7 +242,7 @@ enum Destination<'a> {
 /// The destinations of which a rule that covers `rule` has one.
 fn wider(rule: &Rule) -> Vec<Destination<'_>> {
     let mut wider = vec![Destination::Any];
-    match (rule.hosts.first(), rule.cidrs.first()) {
+    match (rule.hosts.first(), rule.written_ranges().first()) {
         (Some(host), _) => {
             let (HostPattern::Exact(name) | HostPattern::Below(name)) = host;
             wider.push(match host {
@@ -354,7 +354,9 @@ impl Comparisons {
             && (a.anywhere()
                 || !b.anywhere()
                     && self.all(&b.hosts, &a.hosts, HostPattern::covers)
-                    && self.all(&b.cidrs, &a.cidrs, |wider, net| wider.contains(net)))
+                    && self.all(b.written_ranges(), a.written_ranges(), |wider, net| {
+                        wider.contains(net)
+                    }))
     }
 
     /// Whether `a` matches every request that `b` matches.

@@ -13,6 +13,7 @@ use super::{
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::rule::{Rule, RuleInfo};
+use crate::special;
 use crate::yaml::{At, Place};
 
 /// All rules in order, and the column where each begins.
@@ -113,6 +114,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         priority: strategy::priority(raw, known, report),
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
+        written: 0,
         ports: known.defaults.ports(raw.action),
         transports: 0,
         request: requests::request(raw.action, matches, report),
@@ -126,6 +128,11 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             values::net,
         ),
     };
+    rule.written = rule.cidrs.len();
+    if !rule.allows() {
+        let ways: Vec<_> = rule.cidrs.iter().flat_map(special::ways_to).collect();
+        rule.cidrs.extend(ways.into_iter().flatten());
+    }
     if let Some(list) = &matches.port {
         values::list_bounds("port", list, report);
         rule.ports = values::ports(list, report);

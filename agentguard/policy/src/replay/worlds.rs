@@ -243,16 +243,23 @@ impl Worlds<'_> {
         outcomes
     }
 
-    /// The rules that may be for a flow.
+    /// The rules that may be for a flow, some of them twice: those by an address that is not known too.
     fn each(&self, flow: &Flow, mut visit: impl FnMut(&Rule)) {
         let (host, ip) = (flow.host.as_ref(), known(flow));
+        let mut visit = |rule: &Rule| {
+            let port = rule.ports.contains(flow.port);
+            if port && rule.transports & bit(flow.transport) != 0 {
+                visit(rule);
+            }
+        };
         self.policy
-            .each(self.agent, host, ip, Some(flow.port), |_, rule| {
-                let port = rule.ports.contains(flow.port);
-                if port && rule.transports & bit(flow.transport) != 0 {
-                    visit(rule);
-                }
-            });
+            .each(self.agent, host, ip, Some(flow.port), |_, rule| visit(rule));
+        if host.is_some() && ip.is_none() {
+            let rules = self.by_address.iter();
+            rules
+                .filter_map(|position| self.policy.at(*position))
+                .for_each(visit);
+        }
     }
 
     /// What the rules for a flow look at beside it and its request, and the record does not have.

@@ -44,7 +44,9 @@ const NETS: [&str; 11] = [
     "64:ff9b::/96",
     "2001:db8::/32",
 ];
-pub(super) const ADDRESSES: [&str; 12] = [
+pub(super) const ADDRESSES: [&str; 14] = [
+    "64:ff9b::10.1.2.3",
+    "2002:a01:203::1",
     "10.1.2.3",
     "10.9.9.9",
     "192.0.2.1",

@@ -390,7 +390,11 @@ fn a_denial_of_closed_addresses_leaves_names_what_they_are() {
     let text = "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: far, match: {host: [far.example]}, action: allow}\n  - {id: inside, match: {cidr: [NET]}, action: deny}\n";
     let was = allowed(Layer::Proxy, to(ActionKind::Connect, "far.example", 443));
     let private: IpNet = "10.0.0.0/8".parse().unwrap();
-    let closed = |ip: IpAddr, _: &[IpNet], _: bool| private.contains(&ip);
+    // As the resolver sees it: also inside of IPv6.
+    let ways = crate::special::ways_to(&private).into_iter().flatten();
+    let closed_ranges: Vec<IpNet> = ways.chain([private]).collect();
+    let closed =
+        |ip: IpAddr, _: &[IpNet], _: bool| closed_ranges.iter().any(|net| net.contains(&ip));
     for (net, can_tell) in [
         ("10.0.0.0/8", true),
         ("10.1.0.0/16", true),
@@ -476,6 +480,23 @@ fn near_misses_say_by_which_conditions() {
     assert!(open.iter().all(|(rule, _)| rule != "open"), "{open:?}");
     let asked = to(ActionKind::DnsQuery, "read.example", 53);
     assert_eq!(near(&decision(Layer::Dns, asked)), []);
+}
+
+/// A denial by the address behind a name may depend on a switch too, and neither is recorded.
+#[test]
+fn what_depends_on_an_address_and_a_switch_cannot_be_told() {
+    let candidate = policy(
+        "version: 1
+switches: {freeze: false}
+agents: [{name: coder}]
+rules:
+  - {id: all, match: {host: [far.example]}, action: allow}
+  - {id: frozen, when: switches.freeze, match: {cidr: [192.0.2.0/24], transport: [tcp]}, action: deny}
+",
+    );
+    let was = allowed(Layer::Kernel, to(ActionKind::Connect, "far.example", 443));
+    let replayed = Replay::new(&candidate, [], &OPEN).replay(&was);
+    assert!(matches!(replayed, Replayed::CannotTell(_)), "{replayed:?}");
 }
 
 /// A policy may look at a key; the record says that it was there, and a candidate is not told what it was.

@@ -316,8 +316,35 @@ fn an_address_behind_a_name_can_only_be_denied() {
     let decide = |ip, port| policy.decide(coder, &facts(ip, port)).reason.code;
     assert_eq!(decide("203.0.113.1", 443), ReasonCode::RuleAllow);
     assert_eq!(decide("192.0.2.66", 443), ReasonCode::RuleDeny);
+    // Where only IPv6 is spoken, that is what a name leads to.
+    assert_eq!(decide("64:ff9b::192.0.2.66", 443), ReasonCode::RuleDeny);
+    assert_eq!(decide("2002:c000:242::1", 443), ReasonCode::RuleDeny);
+    assert_eq!(decide("64:ff9b::192.0.2.67", 443), ReasonCode::RuleAllow);
     assert_eq!(decide("192.0.2.1", 22), ReasonCode::NoRule);
     assert_eq!(decide("169.254.169.254", 443), ReasonCode::MetadataService);
+}
+
+#[test]
+fn a_bare_address_inside_of_ipv6_is_denied_and_not_allowed_by_ipv4() {
+    let policy = policy(
+        "version: 1
+agents: [{name: coder}]
+rules:
+  - {id: all, match: {cidr: [\"::/0\"]}, action: allow, handling: direct}
+  - {id: lab, match: {cidr: [192.0.2.0/24]}, action: allow, handling: direct}
+  - {id: private, match: {cidr: [10.0.0.0/8]}, action: deny}
+",
+    );
+    for (to, by) in [
+        ("64:ff9b::10.1.2.3", "private"),
+        ("2002:a01:203::7", "private"),
+        ("64:ff9b::192.0.2.1", "all"),
+        ("2001:db8::a01:203", "all"),
+        ("192.0.2.1", "lab"),
+    ] {
+        let ruling = decide(&policy, "coder", &tcp(to, 443));
+        assert_eq!(ruling.matched[0].rule, by, "{to}");
+    }
 }
 
 #[test]
