@@ -8,11 +8,11 @@ use agentguard_model::{
     Action, ActionKind, AgentId, Bytes, DecisionId, HostName, Layer, Mode, Outcome, Process,
     Reason, ReasonCode, Transport, Verdict,
 };
-
+use agentguard_policy::{Facts, Policy, Ruling, Seen};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decider::{Decider, Draft};
-use crate::port::{Client, RecordRefused, Recorder};
+use crate::port::{Client, RecordRefused, Recorder, Target};
 
 impl<R: Recorder> Decider<R> {
     /// Records a verdict of the gate. `host`: the name behind the address, where it is a virtual
@@ -52,11 +52,15 @@ impl<R: Recorder> Decider<R> {
             .unwrap_or(Mode::Enforce);
         let denies = event.reason >= reason::FIRST_DENIAL;
         let action = action(event, host, unix);
-        let message = match &rule {
-            Some(rule) if denies && rule.reason.is_some() => {
-                rule.reason.clone().unwrap_or_default()
+        let on_paper = self.on_paper(event, &client, &action, &current);
+        let (message, matched) = match (rule, on_paper) {
+            (Some(rule), _) => {
+                let own = rule.reason.as_ref().filter(|_| denies).cloned();
+                let message = own.unwrap_or_else(|| sentence(event, &action));
+                (message, vec![rule.matched()])
             }
-            _ => sentence(event, &action),
+            (None, Some(ruling)) => (ruling.reason.message, ruling.matched),
+            (None, None) => (sentence(event, &action), Vec::new()),
         };
         let draft = Draft {
             client: (event.agent != 0 || event.pid != 0).then_some(&client),
@@ -70,13 +74,42 @@ impl<R: Recorder> Decider<R> {
             enforced: !denies || event.denied != 0,
             mode,
             reason: Reason::new(code(event.reason), message),
-            matched: rule.map(|rule| vec![rule.matched()]).unwrap_or_default(),
+            matched,
             count: 1,
             started,
         };
         let mut decision = self.decision(&current, draft);
         decision.time = happened(event, decision.time);
         self.recorder().write(decision).await
+    }
+
+    /// What the policy says of a flow that no rule in force allows, where one on paper would: the gate
+    /// knows nothing of those. Only of the policy under which the verdict fell, while that is in force.
+    fn on_paper(
+        &self,
+        event: &Event,
+        client: &Client,
+        action: &Action,
+        current: &Policy,
+    ) -> Option<Ruling> {
+        if event.reason != reason::NO_RULE || action.host.is_none() && action.ip.is_none() {
+            return None;
+        }
+        let policy = self.policies().generation(event.generation)?;
+        let agent = self.agent(&policy, client.agent).ok()?;
+        let target = Target {
+            host: action.host.clone(),
+            ip: action.ip,
+            port: action.port?,
+        };
+        let moment = self.moment(client);
+        let facts = Facts {
+            transport: action.transport?,
+            ..moment.facts(&target, Seen::NotYet)
+        };
+        let ruling = policy.decide(agent, &facts);
+        let grants = ruling.reason.code == ReasonCode::NoRule && !ruling.matched.is_empty();
+        (grants && policy.version() == current.version()).then_some(ruling)
     }
 
     /// Records what an agent has open that sends past the gate and cannot be closed. `what` it is, and a

@@ -1,8 +1,8 @@
+mod kernel;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use agentguard_common::address::Address;
-use agentguard_common::event::{Event, kind, reason};
 use agentguard_model::{
     ActionKind, AgentId, Context, Decision, DecisionId, Handling, Labels, Layer, Mode, Outcome,
     Process, Reason, ReasonCode, Verdict,
@@ -25,6 +25,7 @@ rules:
   - { id: never, match: { host: [bad.example.com] }, action: deny, reason: Not this one. }
   - { id: seen, match: { host: [seen.example.com], port: [443] }, action: allow, handling: inspect }
   - { id: net, match: { cidr: [192.0.2.0/24], port: [22] }, action: allow, handling: direct }
+  - { id: soon, match: { cidr: [192.0.2.0/24], port: [2222] }, action: allow, mode: shadow }
   - { id: small, match: { host: [sized.example.com] }, action: allow }
   - { id: maybe, match: { host: [sized.example.com], body_over: 10 }, action: deny, mode: shadow }
   - { id: large, match: { host: [sized.example.com], query: { a: [b] }, header: { x-a: ["*"] }, body_over: 20 }, action: deny }
@@ -279,111 +280,6 @@ async fn ids_are_in_order_also_within_a_millisecond() {
     assert!(decisions.windows(2).all(|pair| pair[0].id < pair[1].id));
 }
 
-fn event(why: u8, rule: u32, generation: u32, denied: bool) -> Event {
-    let mut comm = [0; 16];
-    comm[..4].copy_from_slice(b"nc\0x");
-    Event {
-        kind: kind::FLOW,
-        reason: why,
-        denied: u8::from(denied),
-        rule,
-        generation,
-        agent: 1,
-        pid: 7,
-        uid: 1000,
-        comm,
-        remote: Address::from("192.0.2.9".parse::<std::net::IpAddr>().unwrap()),
-        remote_port: 22,
-        protocol: 6,
-        ..Event::default()
-    }
-}
-
-#[tokio::test]
-async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
-    let decider = decider();
-    let event = event(reason::RULE_ALLOW, 5, 4, false);
-    decider
-        .kernel(&event, None, None, Some("/bin/nc".to_owned()))
-        .await
-        .unwrap();
-    let decision = last(&decider);
-    assert_eq!(decision.layer, Layer::Kernel);
-    assert_eq!(decision.verdict, Verdict::Allow);
-    assert_eq!(decision.matched.first().unwrap().rule, "net");
-    assert_eq!(decision.action.ip, Some("192.0.2.9".parse().unwrap()));
-    let process = decision.process.unwrap();
-    assert_eq!(
-        (process.comm.as_str(), process.exe.as_deref()),
-        ("nc", Some("/bin/nc"))
-    );
-    // A number of a policy that is not kept names nothing.
-    let old = Event {
-        generation: 3,
-        ..event
-    };
-    decider.kernel(&old, None, None, None).await.unwrap();
-    assert_eq!(last(&decider).matched, []);
-}
-
-#[tokio::test]
-async fn every_reason_of_the_gate_has_a_code_and_a_sentence() {
-    let decider = decider();
-    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::DEVICE_FILE) {
-        decider
-            .kernel(&event(why, 0, 4, why >= 16), None, None, None)
-            .await
-            .unwrap();
-        let decision = last(&decider);
-        assert_ne!(decision.reason.code, ReasonCode::Internal, "{why}");
-        assert!(decision.reason.message.ends_with('.'), "{why}");
-        assert_eq!(decision.verdict == Verdict::Deny, why >= 16, "{why}");
-    }
-}
-
-#[tokio::test]
-async fn a_unix_socket_is_told_by_its_name() {
-    let decider = decider();
-    let event = Event {
-        kind: kind::SOCKET,
-        family: 1,
-        socket_type: 1,
-        protocol: 0,
-        ..event(reason::UNIX_SOCKET, 0, 4, true)
-    };
-    for (name, begins) in [
-        ("/run/docker.sock", "/run/docker.sock is a UNIX socket"),
-        ("", "This is a UNIX socket"),
-    ] {
-        decider
-            .kernel(&event, None, Some(name.to_owned()), None)
-            .await
-            .unwrap();
-        let decision = last(&decider);
-        assert_eq!(decision.reason.code, ReasonCode::UnixSocketNotAllowed);
-        assert!(decision.reason.message.starts_with(begins));
-        assert_eq!(decision.action.path.as_deref(), Some(name));
-        assert_eq!(
-            decision.action.method.as_deref(),
-            Some("family 1 type 1 protocol 0")
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_denial_that_passed_is_told_as_not_enforced() {
-    let decider = decider();
-    decider
-        .kernel(&event(reason::NO_RULE, 0, 4, false), None, None, None)
-        .await
-        .unwrap();
-    let decision = last(&decider);
-    assert_eq!(
-        (decision.verdict, decision.enforced),
-        (Verdict::Deny, false)
-    );
-}
-
 #[tokio::test]
 async fn an_observed_agent_goes_on_with_names_that_disagree() {
     let decider = decider();
@@ -401,21 +297,6 @@ async fn an_observed_agent_goes_on_with_names_that_disagree() {
             .await;
         assert!(!decided.allowed);
     }
-}
-
-#[tokio::test]
-async fn a_verdict_of_the_kernel_has_the_time_at_which_it_fell() {
-    let decider = decider();
-    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let ago = 5_000_000_000;
-    let now = u64::try_from(clock.tv_sec).unwrap() * 1_000_000_000;
-    let old = Event {
-        time_ns: now - ago,
-        ..event(reason::NO_RULE, 0, 4, true)
-    };
-    decider.kernel(&old, None, None, None).await.unwrap();
-    let age = jiff::Timestamp::now().duration_since(last(&decider).time);
-    assert!((5..=7).contains(&age.as_secs()), "{age:?}");
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! A policy on trial, with what the guard itself recorded: through the policy in force nothing changes,
 //! and what a stricter one would change is named.
 
+use std::time::Duration;
+
 use agentguard_model::{ActionKind, Decision, Verdict};
-use agentguard_tests::{Guard, World, address};
+use agentguard_tests::{Guard, World, address, wait_until};
 use serde_json::{Value, json};
 
 use super::{OTHER, SITE, puppet, world};
@@ -37,6 +39,12 @@ rules:
     agents: [coder]
     match: {host: [www.other.example]}
     action: allow
+    mode: shadow
+  - id: discard-soon
+    agents: [coder]
+    match: {cidr: [203.0.113.16/32], port: [9], transport: [udp]}
+    action: allow
+    handling: direct
     mode: shadow
 ";
 
@@ -215,4 +223,15 @@ fn a_report_names_what_a_mode_let_pass_and_what_a_rule_on_paper_would_have_allow
     let soon = soon.unwrap_or_else(|| panic!("{report:#}"));
     assert_eq!(soon["by"]["rule"]["rule"], "other-soon");
     assert_eq!(soon["kind"], "dns_query");
+    // What the kernel denied alone, which knows no rules on paper, is recorded after its effect.
+    let discarded = wait_until("the report", Duration::from_secs(10), || {
+        let report = told(&guard, &["report", "--agent", "coder"]);
+        let mut allowed = report["would_be_allowed"].as_array().unwrap().iter();
+        allowed
+            .find(|it| it["destination"] == "203.0.113.16:9/udp")
+            .cloned()
+    });
+    let discarded = discarded.unwrap();
+    assert_eq!(discarded["by"]["rule"]["rule"], "discard-soon");
+    assert_eq!(discarded["kind"], "datagram");
 }
