@@ -6,10 +6,12 @@
 mod gate;
 mod inspection;
 mod run;
+mod simulate;
 
 pub use gate::gate;
 pub use inspection::inspection;
 pub use run::run;
+pub use simulate::simulate;
 
 use serde_json::json;
 

@@ -35,6 +35,11 @@ enum Task {
         /// The program that makes a gate with many agents
         crowd: PathBuf,
     },
+    /// Print samples of what a simulation of another policy takes
+    BenchSimulate {
+        /// The program that makes a record of many decisions
+        fill: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         Task::BenchInspection => bench::inspection(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
+        Task::BenchSimulate { fill } => bench::simulate(&fill),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

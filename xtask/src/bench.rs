@@ -31,6 +31,10 @@ const GROUPS: &[Group] = &[
         name: "run",
         measure: run_a_command,
     },
+    Group {
+        name: "simulate",
+        measure: simulate,
+    },
 ];
 
 struct Group {
@@ -120,6 +124,16 @@ fn gate(workspace: &Workspace) -> Result<Vec<Line>> {
     let crowd = workspace.target().join("release/examples/crowd");
     let samples = samples(workspace, &["bench-gate", &crowd.display().to_string()])?;
     Ok(summed_up(samples, &["unguarded", "one_agent"]))
+}
+
+/// Recorded decisions through a policy of many rules, beside one of few.
+fn simulate(workspace: &Workspace) -> Result<Vec<Line>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-record"]);
+    exec::run(cargo.args(["--example", "fill"]))?;
+    let fill = workspace.target().join("release/examples/fill");
+    let samples = samples(workspace, &["bench-simulate", &fill.display().to_string()])?;
+    Ok(summed_up(samples, &["ten_rules"]))
 }
 
 /// How often the subjects of [`policy`] are measured, each taking its turn at being first.
