@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentguard_model::Transport;
+use agentguard_policy::table::{MAX_TESTS, WrittenTable};
 use agentguard_policy::{
     Circumstances, Diagnostic, Document, Facts, MAX_DIAGNOSTICS, MAX_DOCUMENTS, MAX_RULES, Policy,
     Query, Request, RulingOutcome, Seen, Sources, Unreadable, compile,
@@ -42,7 +43,7 @@ fn documents(input: &str) -> bool {
         let text = path.to_str().and_then(|path| files.get(path));
         text.map(|text| (*text).to_owned()).ok_or(Unreadable {
             why: "it is not there".to_owned(),
-            hint: String::new(),
+            hint: "look where it is".to_owned(),
         })
     });
     assert!(sources.documents().len() <= MAX_DOCUMENTS.min(files.len() + 1));
@@ -70,6 +71,7 @@ fn documents(input: &str) -> bool {
         let lines = document.text.replace('\r', "\n").matches('\n').count() + 2;
         let line = usize::try_from(diagnostic.line).unwrap();
         assert!(line <= lines, "{diagnostic}\nin\n{input}");
+        assert!(!diagnostic.hint.is_empty(), "{diagnostic}");
     }
     compiled.is_ok()
 }
@@ -312,4 +314,119 @@ fn some_pieces_are_a_policy() {
         piece("lists:\n  l: [b"),
     ];
     assert!(documents(&of_pieces(&first, true)));
+}
+
+/// What [`tables`] tests.
+const TESTED: &str = "
+version: 1
+switches: {freeze: false}
+agents: [{name: coder, labels: {team: web}}, {name: newcomer, mode: shadow}]
+rules:
+  - {id: api, match: {host: [api.example], port: [80, 443], query: {a: ['*']}}, action: allow, handling: inspect}
+  - {id: net, match: {cidr: [192.0.2.0/24], port: [22, 80], transport: [tcp, udp]}, action: allow, handling: direct}
+  - {id: inside, match: {cidr: [10.0.0.0/8]}, action: deny}
+  - {id: late, when: switches.freeze || time.hour > 20, match: {host: [api.example], transport: [tcp]}, action: deny}
+  - {id: large, match: {host: [api.example], body_over: 1KiB}, action: deny}
+";
+
+/// Pieces of table tests.
+const PARTS: &[&str] = &[
+    "version: 1\n",
+    "policy: p.yaml\n",
+    "tests:\n",
+    "  - name: a\n",
+    "  - {name: b, agent: coder, host: api.example, port: 443, expect: deny}\n",
+    "    agent: coder\n",
+    "    agent: newcomer\n",
+    "    agent: nobody\n",
+    "    host: api.example\n",
+    "    host: '*.example'\n",
+    "    ip: 192.0.2.1\n",
+    "    ip: '::ffff:10.0.0.1'\n",
+    "    resolve: api.example\n",
+    "    resolves_to: 10.0.0.1\n",
+    "    port: 80\n",
+    "    port: 53\n",
+    "    transport: udp\n",
+    "    opaque: true\n",
+    "    context: {user: ada, session: s1}\n",
+    "    labels: {team: night}\n",
+    "    time: 2026-01-07T21:00:00Z\n",
+    "    time: late\n",
+    "    switches: {freeze: true}\n",
+    "    switches: {freeze: true, other: true}\n",
+    "    request: {method: GET, path: /a/../b, query: 'a=b'}\n",
+    "    request: {method: POST, path: '/%2e%2e%2f', body: 2KiB, headers: {accept: a}}\n",
+    "    request: {method: CONNECT, path: 'a.example:443', scheme: https}\n",
+    "    request: {method: OPTIONS, path: '*'}\n",
+    "    expect: allow\n",
+    "    expect: needs_request\n",
+    "    expect: {verdict: deny, rule: late, enforced: true}\n",
+    "    expect: {reason: http_malformed, handling: splice}\n",
+    "    expect: {}\n",
+];
+
+/// Reads, checks and runs table tests. Whether they could be run.
+fn table(policy: &Policy, text: &str) -> bool {
+    let written = match WrittenTable::parse("t.yaml", text) {
+        Ok(written) => written,
+        Err(refused) => {
+            assert!(refused.iter().all(|it| !it.hint.is_empty()), "{refused}");
+            return false;
+        }
+    };
+    match written.check(policy) {
+        Ok(table) => {
+            let results = table.run(policy, |_, _, _| None);
+            assert!((1..=MAX_TESTS).contains(&results.len()), "{text}");
+            true
+        }
+        Err(refused) => {
+            let listed = refused.iter().count();
+            assert!((1..=MAX_DIAGNOSTICS).contains(&listed), "{refused}");
+            assert!(refused.iter().all(|it| !it.hint.is_empty()), "{refused}");
+            false
+        }
+    }
+}
+
+fn tested() -> Policy {
+    let path = "p.yaml".to_owned();
+    let text = TESTED.to_owned();
+    compile(&[Document { path, text }]).unwrap()
+}
+
+#[test]
+fn tables() {
+    let policy = tested();
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            table(&policy, &String::from_utf8_lossy(input));
+            let parts = input
+                .iter()
+                .map(|byte| PARTS[usize::from(*byte) % PARTS.len()]);
+            let parts: String = parts.collect();
+            table(&policy, &parts);
+            table(
+                &policy,
+                &format!(
+                    "version: 1\ntests:\n  - name: a\n    agent: coder\n    port: 80\n{parts}"
+                ),
+            );
+        });
+}
+
+#[test]
+fn some_parts_are_table_tests() {
+    let policy = tested();
+    for (parts, right) in [
+        (&[0, 2, 3, 5, 8, 14, 24, 28][..], true),
+        (&[0, 2, 3, 5, 8, 14, 25, 31], true),
+        (&[0, 2, 4], true),
+        (&[0, 2, 3, 7, 8, 14, 28], false),
+    ] {
+        let text: String = parts.iter().map(|part| PARTS[*part]).collect();
+        assert_eq!(table(&policy, &text), right, "{text}");
+    }
 }
