@@ -7,6 +7,7 @@ mod groups;
 mod inspects;
 mod kernel_lines;
 mod named;
+mod random;
 mod refusals;
 mod replay;
 mod sources;

@@ -60,7 +60,7 @@ async fn write(
 ) -> Result<(), Box<dyn Error>> {
     let time = first.checked_add(SPAN.mul_f64(f64::from(n) / f64::from(count)))?;
     let decision = decision(time, n)?;
-    let outcome = (decision.verdict == Verdict::Allow).then(|| Outcome {
+    let outcome = (decision.verdict == Verdict::Allow).then_some(Outcome {
         bytes: Bytes {
             sent: 800,
             received: 12_000,

@@ -11,6 +11,8 @@
 //! expressions are compiled at load and take time linear in the text.
 
 mod check;
+mod compare;
+mod shape;
 mod trial;
 mod values;
 

@@ -1,8 +1,6 @@
 //! Kernel and user space, index and plain scan, one order of rules and another: they agree.
 
-use std::fmt::Write;
 use std::net::IpAddr;
-use std::sync::LazyLock;
 
 use agentguard_common::address::Address;
 use agentguard_common::event::reason;
@@ -10,189 +8,19 @@ use agentguard_common::map::{
     AgentEntry, Listeners, NameEntry, PortRules, TCP, UDP, effect, listener_flag, mode,
 };
 use agentguard_common::verdict::{Effect, Flow, FlowVerdict, flow_verdict, match_port};
-use agentguard_model::{Context, Handling, HostName, Mode, ReasonCode, Transport, Verdict};
+use agentguard_model::{Handling, HostName, Mode, ReasonCode, Transport, Verdict};
 use ipnet::IpNet;
-use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::{agent, host, policy};
+use super::random::{
+    ADDRESSES, CONDITIONS, MODES, NAMES, STRATEGIES, TRIED_PORTS, any_rules, circumstances,
+    compiled, compiled_with, numbered, transports,
+};
+use super::{agent, host};
 use crate::rule::{Fit, Rule};
 use crate::special;
 use crate::strategy::Towards;
-use crate::{
-    AgentPolicy, Circumstances, Facts, Policy, Query, Request, RulingOutcome, Seen, Switches,
-};
-
-const HOSTS: [&str; 5] = [
-    "a.example",
-    "*.example",
-    "b.a.example",
-    "*.a.example",
-    "c.test",
-];
-pub(super) const NAMES: [&str; 4] = ["a.example", "b.a.example", "c.test", "d.test"];
-const NETS: [&str; 11] = [
-    "10.0.0.0/8",
-    "10.1.0.0/16",
-    "10.1.2.3/32",
-    "0.0.0.0/0",
-    "::/0",
-    "127.0.0.1/32",
-    "127.0.0.0/8",
-    "169.254.169.254/32",
-    "169.254.0.0/16",
-    "64:ff9b::/96",
-    "2001:db8::/32",
-];
-pub(super) const ADDRESSES: [&str; 14] = [
-    "64:ff9b::10.1.2.3",
-    "2002:a01:203::1",
-    "10.1.2.3",
-    "10.9.9.9",
-    "192.0.2.1",
-    "127.0.0.1",
-    "127.0.0.2",
-    "0.0.0.0",
-    "169.254.169.254",
-    "64:ff9b::169.254.169.254",
-    "2002:a9fe:a9fe::1",
-    "::1",
-    "2001:db8::1",
-    "::ffff:10.1.2.3",
-];
-const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
-pub(super) const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
-const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
-/// What the kernel does not know. The last one cannot be evaluated.
-const CONDITIONS: [&str; 7] = [
-    "    when: request.method == 'GET'\n",
-    "    when: switches.lever && agent.name == 'coder'\n",
-    "    when: context.user == 'alice' || request.path == '/a/b'\n",
-    "    rollout: {percent: 50}\n",
-    "      user: [al*]\n",
-    "      time: {hours: [\"08:00-18:00\"]}\n",
-    "    when: agent.labels.none == 'a' || request.headers.none == 'a'\n",
-];
-const STRATEGIES: [&str; 3] = [
-    "deny_overrides",
-    "priority_first_match",
-    "most_specific_wins",
-];
-
-/// A rule as text, valid whatever the numbers.
-fn any_rule() -> impl Strategy<Value = String> {
-    let pick = |from: &'static [&'static str], most| prop::sample::subsequence(from, 0..=most);
-    (
-        pick(&HOSTS, 2),
-        pick(&NETS, 3),
-        pick(&PORTS, 2),
-        0u8..3,
-        prop::bool::weighted(0.2),
-        prop::bool::weighted(0.2),
-        prop::bool::weighted(0.6),
-        prop::sample::select(&["splice", "direct", "inspect"][..]),
-        prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
-        prop::option::weighted(0.2, Just(["127.0.0.0/8", "169.254.169.254/32"])),
-        (
-            prop::bool::weighted(0.2),
-            prop::bool::weighted(0.2),
-            -1i32..3,
-            prop::option::weighted(0.3, prop::sample::select(&CONDITIONS[..])),
-            prop::bool::weighted(0.15),
-        ),
-    )
-        .prop_map(
-            |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
-                let (query, over) = (more.0, more.1 && !allow);
-                let request = method || path || query || over || more.3.is_some() || more.4 && allow;
-                let transport = match transport {
-                    _ if request || allow && handling == "inspect" => "tcp",
-                    0 => "udp",
-                    1 if !allow || handling == "direct" => "tcp, udp",
-                    _ => "tcp",
-                };
-                let mut text = format!(
-                    "    priority: {}\n    mode: {mode}\n    match:\n      transport: [{transport}]\n",
-                    more.2
-                );
-                for (key, list) in [("host", &hosts), ("cidr", &nets), ("port", &ports)] {
-                    if !list.is_empty() {
-                        let list: Vec<_> = list.iter().map(|entry| format!("{entry:?}")).collect();
-                        writeln!(text, "      {key}: [{}]", list.join(", ")).unwrap();
-                    }
-                }
-                if let Some(time) = more.3.filter(|it| it.starts_with("      ")) {
-                    text.push_str(time);
-                }
-                if method {
-                    text.push_str("      method: [GET]\n");
-                }
-                if path {
-                    text.push_str("      path: [\"/a/**\"]\n");
-                }
-                if query {
-                    text.push_str("      query: {a: [b, \"c*\"]}\n");
-                }
-                if over {
-                    text.push_str("      body_over: 10\n");
-                }
-                if let Some(condition) = more.3.filter(|it| !it.starts_with("      ")) {
-                    text.push_str(condition);
-                }
-                if !allow {
-                    text.push_str("    action: deny\n");
-                    return text;
-                }
-                if more.4 {
-                    text.push_str("    action: modify\n    modify: {headers: {drop: [cookie]}}\n");
-                } else {
-                    text.push_str("    action: allow\n");
-                }
-                // What is absent means `splice`, or `direct` for datagrams.
-                if handling == "inspect" || handling == "direct" && !request {
-                    writeln!(text, "    handling: {handling}").unwrap();
-                }
-                if let (Some(ranges), true) = (ranges, nets.is_empty() || !hosts.is_empty()) {
-                    writeln!(text, "    resolved_ranges: [{}]", ranges.join(", ")).unwrap();
-                }
-                text
-            },
-        )
-}
-
-pub(super) fn any_rules() -> impl Strategy<Value = Vec<String>> {
-    prop::collection::vec(any_rule(), 0..7)
-}
-
-/// A policy of numbered rules. The second half of them is for the agent by name.
-fn compiled(rules: &[(usize, &String)], mode: &str) -> Policy {
-    compiled_with(rules, mode, "deny_overrides")
-}
-
-fn compiled_with(rules: &[(usize, &String)], mode: &str, strategy: &str) -> Policy {
-    let mut text = format!(
-        "version: 1\nstrategy: {strategy}\nswitches: {{lever: false}}\nagents:\n  - {{name: coder, mode: {mode}}}\nrules:\n"
-    );
-    for (n, rule) in rules {
-        writeln!(text, "  - id: r{n}").unwrap();
-        if n % 2 == 1 {
-            text.push_str("    agents: [coder]\n");
-        }
-        for line in rule.lines() {
-            if strategy == "priority_first_match" || !line.contains("priority") {
-                writeln!(text, "{line}").unwrap();
-            }
-        }
-    }
-    if rules.is_empty() {
-        text.push_str("  []\n");
-    }
-    policy(&text)
-}
-
-pub(super) fn numbered(rules: &[String]) -> Vec<(usize, &String)> {
-    rules.iter().enumerate().collect()
-}
+use crate::{AgentPolicy, Facts, Policy, Query, Request, RulingOutcome, Seen};
 
 fn kernel(
     agent: &AgentPolicy,
@@ -298,40 +126,6 @@ fn check_agreement(
         );
     }
     Ok(())
-}
-
-/// On whose behalf and when: a few that make a difference.
-pub(super) fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
-    static CONTEXTS: LazyLock<[Context; 3]> = LazyLock::new(|| {
-        [None, Some("alice"), Some("bob")].map(|user| Context {
-            user: user.map(str::to_owned),
-            ..Context::default()
-        })
-    });
-    static SWITCHES: LazyLock<Switches> = LazyLock::new(|| {
-        let mut switches = Switches::default();
-        switches.set("lever", true);
-        switches
-    });
-    (0usize..3, any::<bool>(), 0i64..24, 0u32..4).prop_map(|(user, lever, hour, run)| {
-        let circumstances = Circumstances {
-            context: &CONTEXTS[user],
-            run,
-            time: Timestamp::from_second(hour * 3600).unwrap(),
-            ..Circumstances::NOBODY
-        };
-        match lever {
-            true => Circumstances {
-                switches: &SWITCHES,
-                ..circumstances
-            },
-            false => circumstances,
-        }
-    })
-}
-
-pub(super) fn transports() -> impl Strategy<Value = Transport> {
-    prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)]
 }
 
 proptest! {

@@ -10,6 +10,7 @@ use cel::parser::{Expression, PrattParser};
 use http::header::HeaderName;
 use regex::{Regex, RegexBuilder};
 
+use super::shape::{is_constant, path, text};
 use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, When, WhenError};
 use crate::diagnostic::{nearest, quoted};
 use crate::load::requests::NOT_PASSED_ON;
@@ -156,11 +157,11 @@ fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
         })
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     /// The expression as it is written.
     text: &'a str,
     switches: &'a BTreeMap<String, bool>,
-    looks_at: LooksAt,
+    pub(super) looks_at: LooksAt,
     regexes: Vec<Regex>,
     /// How many may still be compiled, over the whole policy.
     room: &'a Cell<usize>,
@@ -172,7 +173,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// `about`: what is wrong, as it is written. Where it stands first is where the error is.
-    fn error(&mut self, about: &str, message: impl Into<String>, hint: &str) {
+    pub(super) fn error(&mut self, about: &str, message: impl Into<String>, hint: &str) {
         self.found.push(WhenError {
             at: self.text.find(about).unwrap_or(0),
             ..WhenError::new(message, hint)
@@ -367,109 +368,6 @@ impl Check<'_> {
         self.same_kind(call);
     }
 
-    /// What is of two kinds is never equal, which nobody means.
-    fn same_kind(&mut self, call: &CallExpr) {
-        let [first, second] = call.args.as_slice() else {
-            return;
-        };
-        let others = match (call.func_name.as_str(), &second.expr) {
-            (operators::EQUALS | operators::NOT_EQUALS, _) => std::slice::from_ref(second),
-            (operators::IN, Expr::List(list)) => list.elements.as_slice(),
-            _ => return,
-        };
-        for other in others {
-            self.in_range(first, other);
-            self.label(first, other);
-            self.label(other, first);
-            let written = text(first).or_else(|| text(other)).unwrap_or_default();
-            if let (Some(one), Some(other)) = (kind(first), kind(other))
-                && one != other
-            {
-                let message = format!("{one} is never equal to {other}");
-                let hint = "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`";
-                return self.error(written, message, hint);
-            }
-        }
-    }
-
-    /// An entry of the labels, compared with a text.
-    fn label(&mut self, of: &IdedExpr, other: &IdedExpr) {
-        let name = match &of.expr {
-            Expr::Select(select) => {
-                path(select).and_then(|it| it.strip_prefix("agent.labels.").map(str::to_owned))
-            }
-            Expr::Call(call) if call.func_name == operators::INDEX => {
-                let [map, name] = call.args.as_slice() else {
-                    return;
-                };
-                let Expr::Select(map) = &map.expr else {
-                    return;
-                };
-                let is_label = path(map).as_deref() == Some("agent.labels");
-                text(name).filter(|_| is_label).map(str::to_owned)
-            }
-            _ => None,
-        };
-        if let (Some(name), Some(value)) = (name, text(other)) {
-            note(&mut self.looks_at.label_values, (name, value.to_owned()));
-        }
-    }
-
-    /// What a variable is never, compared with it.
-    fn in_range(&mut self, of: &IdedExpr, other: &IdedExpr) {
-        for (of, other) in [(of, other), (other, of)] {
-            let Expr::Select(select) = &of.expr else {
-                continue;
-            };
-            let path = path(select).unwrap_or_default();
-            let range = match path.as_str() {
-                "time.weekday" => 1..=7,
-                "time.hour" => 0..=23,
-                "time.minute" => 0..=59,
-                "destination.port" => 1..=65_535,
-                _ => {
-                    self.word(&path, other);
-                    continue;
-                }
-            };
-            if let Expr::Literal(LiteralValue::Int(number)) = &other.expr
-                && !range.contains(number.inner())
-            {
-                let (first, last) = (range.start(), range.end());
-                let message = format!("`{path}` is never {}", number.inner());
-                return self.error(
-                    &path,
-                    message,
-                    &format!("it is {first} to {last}; Monday is 1 and Sunday 7"),
-                );
-            }
-        }
-    }
-
-    fn word(&mut self, path: &str, other: &IdedExpr) {
-        let Some(word) = text(other) else {
-            return;
-        };
-        if path == "agent.name" {
-            return note(&mut self.looks_at.agents, word.to_owned());
-        }
-        let hint = match path {
-            "destination.transport" if word != "tcp" => "such a rule is over `tcp` alone",
-            "request.method" if word.bytes().any(|it| it.is_ascii_lowercase()) => {
-                "methods are in upper case as clients send them"
-            }
-            "request.path" if !word.starts_with('/') || word.contains(['?', '#']) => {
-                "a path begins with `/` and has no query"
-            }
-            "destination.ip" if word.parse::<std::net::IpAddr>().is_err() && !word.is_empty() => {
-                "one address; ranges go under `match: {cidr: […]}`"
-            }
-            _ => return,
-        };
-        let message = format!("`{path}` is never `{}`", quoted(word));
-        self.error(word, message, hint);
-    }
-
     /// `map['name']` or `'name' in map`.
     fn entry_call(&mut self, call: &CallExpr) -> bool {
         let [first, second] = call.args.as_slice() else {
@@ -598,86 +496,7 @@ fn offset(text: &str, (line, column): (isize, isize)) -> usize {
     (lines.map(str::len).sum::<usize>() + before(column)).min(text.len())
 }
 
-/// Whether all of it, or a part whose truth it goes by, looks at nothing.
-fn is_constant(node: &IdedExpr) -> bool {
-    if let Expr::Call(call) = &node.expr {
-        match call.func_name.as_str() {
-            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
-                return call.args.iter().any(is_constant);
-            }
-            operators::CONDITIONAL => {
-                return call.args.first().is_some_and(is_constant)
-                    || call.args.iter().all(|it| !looks(it, &[]));
-            }
-            _ => {}
-        }
-    }
-    !looks(node, &[])
-}
-
-/// Whether a variable stands in it, other than those that a comprehension binds.
-fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
-    match &node.expr {
-        Expr::Ident(name) => !bound.contains(&name.as_str()),
-        Expr::Select(select) => path(select).is_some() || looks(&select.operand, bound),
-        Expr::Call(call) => {
-            let mut parts = call.target.as_deref().into_iter().chain(&call.args);
-            parts.any(|it| looks(it, bound))
-        }
-        Expr::List(list) => list.elements.iter().any(|it| looks(it, bound)),
-        Expr::Comprehension(it) => {
-            let bound: Vec<&str> = [
-                Some(&it.iter_var),
-                Some(&it.accu_var),
-                it.iter_var2.as_ref(),
-            ]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
-            [&it.iter_range, &it.loop_cond, &it.loop_step]
-                .into_iter()
-                .any(|part| looks(part, &bound))
-        }
-        _ => false,
-    }
-}
-
-/// What a part is, where that is known without evaluating it.
-fn kind(node: &IdedExpr) -> Option<&'static str> {
-    const TEXT: Option<&str> = Some("a text");
-    const NUMBER: Option<&str> = Some("a number");
-    const TRUTH: Option<&str> = Some("true or false");
-    match &node.expr {
-        Expr::Literal(LiteralValue::String(_)) => TEXT,
-        Expr::Literal(LiteralValue::Boolean(_)) => TRUTH,
-        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)) => {
-            NUMBER
-        }
-        Expr::List(_) => Some("a list"),
-        Expr::Select(select) => match path(select)?.as_str() {
-            "destination.port" | "time.hour" | "time.minute" | "time.weekday" => NUMBER,
-            path if path.starts_with("switches.") => TRUTH,
-            _ => TEXT,
-        },
-        Expr::Call(call) => match call.func_name.as_str() {
-            "size"
-            | "int"
-            | operators::SUBSTRACT
-            | operators::MULTIPLY
-            | operators::DIVIDE
-            | operators::MODULO
-            | operators::NEGATE => NUMBER,
-            "string" | operators::INDEX => TEXT,
-            operators::ADD => call.args.first().and_then(kind),
-            operators::CONDITIONAL => call.args.get(1).and_then(kind),
-            _ => TRUTH,
-        },
-        _ => None,
-    }
-}
-
-fn note<T: PartialEq>(list: &mut Vec<T>, entry: T) {
+pub(super) fn note<T: PartialEq>(list: &mut Vec<T>, entry: T) {
     if !list.contains(&entry) {
         list.push(entry);
     }
@@ -685,22 +504,4 @@ fn note<T: PartialEq>(list: &mut Vec<T>, entry: T) {
 
 fn is_map(path: &str) -> bool {
     VARIABLES.contains(&(path, true))
-}
-
-/// A text that stands in the expression.
-fn text(node: &IdedExpr) -> Option<&str> {
-    match &node.expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
-        _ => None,
-    }
-}
-
-/// `a.b.c`, where it is nothing but names.
-fn path(select: &SelectExpr) -> Option<String> {
-    let of = match &select.operand.expr {
-        Expr::Ident(name) => name.clone(),
-        Expr::Select(select) if !select.test => path(select)?,
-        _ => return None,
-    };
-    Some(format!("{of}.{}", select.field))
 }

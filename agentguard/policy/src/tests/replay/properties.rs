@@ -9,9 +9,7 @@ use proptest::prelude::*;
 use super::recorder::{Attempt, Recorder, Sent};
 use super::{OPEN, told};
 use crate::replay::{Replay, State, Told};
-use crate::tests::agreement::{
-    ADDRESSES, NAMES, TRIED_PORTS, any_rules, circumstances, transports,
-};
+use crate::tests::random::{ADDRESSES, NAMES, TRIED_PORTS, any_rules, circumstances, transports};
 use crate::tests::{host, policy};
 use crate::{Circumstances, Facts, Query, Request, Seen, special};
 

@@ -1,0 +1,100 @@
+//! What a part of an expression is, as far as that is known without evaluating it.
+
+use cel::common::ast::{Expr, IdedExpr, LiteralValue, SelectExpr, operators};
+
+/// Whether all of it, or a part whose truth it goes by, looks at nothing.
+pub(super) fn is_constant(node: &IdedExpr) -> bool {
+    if let Expr::Call(call) = &node.expr {
+        match call.func_name.as_str() {
+            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
+                return call.args.iter().any(is_constant);
+            }
+            operators::CONDITIONAL => {
+                return call.args.first().is_some_and(is_constant)
+                    || call.args.iter().all(|it| !looks(it, &[]));
+            }
+            _ => {}
+        }
+    }
+    !looks(node, &[])
+}
+
+/// Whether a variable stands in it, other than those that a comprehension binds.
+fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
+    match &node.expr {
+        Expr::Ident(name) => !bound.contains(&name.as_str()),
+        Expr::Select(select) => path(select).is_some() || looks(&select.operand, bound),
+        Expr::Call(call) => {
+            let mut parts = call.target.as_deref().into_iter().chain(&call.args);
+            parts.any(|it| looks(it, bound))
+        }
+        Expr::List(list) => list.elements.iter().any(|it| looks(it, bound)),
+        Expr::Comprehension(it) => {
+            let bound: Vec<&str> = [
+                Some(&it.iter_var),
+                Some(&it.accu_var),
+                it.iter_var2.as_ref(),
+            ]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+            [&it.iter_range, &it.loop_cond, &it.loop_step]
+                .into_iter()
+                .any(|part| looks(part, &bound))
+        }
+        _ => false,
+    }
+}
+
+/// What a part is, where that is known without evaluating it.
+pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
+    const TEXT: Option<&str> = Some("a text");
+    const NUMBER: Option<&str> = Some("a number");
+    const TRUTH: Option<&str> = Some("true or false");
+    match &node.expr {
+        Expr::Literal(LiteralValue::String(_)) => TEXT,
+        Expr::Literal(LiteralValue::Boolean(_)) => TRUTH,
+        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)) => {
+            NUMBER
+        }
+        Expr::List(_) => Some("a list"),
+        Expr::Select(select) => match path(select)?.as_str() {
+            "destination.port" | "time.hour" | "time.minute" | "time.weekday" => NUMBER,
+            path if path.starts_with("switches.") => TRUTH,
+            _ => TEXT,
+        },
+        Expr::Call(call) => match call.func_name.as_str() {
+            "size"
+            | "int"
+            | operators::SUBSTRACT
+            | operators::MULTIPLY
+            | operators::DIVIDE
+            | operators::MODULO
+            | operators::NEGATE => NUMBER,
+            "string" | operators::INDEX => TEXT,
+            operators::ADD => call.args.first().and_then(kind),
+            operators::CONDITIONAL => call.args.get(1).and_then(kind),
+            _ => TRUTH,
+        },
+        _ => None,
+    }
+}
+
+/// A text that stands in the expression.
+pub(super) fn text(node: &IdedExpr) -> Option<&str> {
+    match &node.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+/// `a.b.c`, where it is nothing but names.
+pub(super) fn path(select: &SelectExpr) -> Option<String> {
+    let of = match &select.operand.expr {
+        Expr::Ident(name) => name.clone(),
+        Expr::Select(select) if !select.test => path(select)?,
+        _ => return None,
+    };
+    Some(format!("{of}.{}", select.field))
+}
