@@ -9,7 +9,7 @@ use agentguard_model::{Reason, ReasonCode, Verdict};
 use agentguard_policy::{Request, RulingOutcome, Seen};
 use tokio::sync::watch;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Spoken};
 use crate::decider::Decider;
 use crate::port::{Client, Decided, Recorder, Target};
 
@@ -59,12 +59,12 @@ impl<R: Recorder> Decider<R> {
         client: &Client,
         target: impl Fn() -> Target,
         closed: impl Fn() -> Option<Reason>,
-        request: Option<&Asked>,
+        spoken: Spoken<'_>,
         ruled: impl Fn(),
     ) -> Decided {
         loop {
             changes.next().await;
-            let seen = request.map_or(Seen::Never, |asked| Seen::Request(asked.seen()));
+            let seen = spoken.seen();
             let started = Instant::now();
             let policy = self.policies().current();
             let target = target();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_policy::{Query, Request};
+use agentguard_policy::{Query, Request, Seen};
 use http::HeaderMap;
 
 /// A request that is decided, and decided again while it is under way.
@@ -12,6 +12,29 @@ pub struct Asked {
     head: Arc<Head>,
     body: AtomicU64,
     tls: bool,
+    websocket: bool,
+}
+
+/// What a connection carries, as far as it is read.
+#[derive(Clone, Copy, Debug)]
+pub enum Spoken<'a> {
+    /// A request.
+    Request(&'a Asked),
+    /// TLS that is not opened.
+    Tls,
+    /// What is neither HTTP nor TLS, or nothing yet.
+    Other,
+}
+
+impl Spoken<'_> {
+    /// As rules see it now.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        match self {
+            Self::Request(asked) => Seen::Request(asked.seen()),
+            Self::Tls => Seen::Tls,
+            Self::Other => Seen::Never,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,6 +66,7 @@ impl Asked {
             head: Arc::new(head),
             body: AtomicU64::new(body.unwrap_or(0)),
             tls: false,
+            websocket: false,
         }
     }
 
@@ -50,6 +74,15 @@ impl Asked {
     #[must_use]
     pub fn inside_tls(self) -> Self {
         Self { tls: true, ..self }
+    }
+
+    /// The same, where it opens a WebSocket.
+    #[must_use]
+    pub fn opening_websocket(self) -> Self {
+        Self {
+            websocket: true,
+            ..self
+        }
     }
 
     /// A request that ends here, and opens a tunnel.
@@ -65,6 +98,7 @@ impl Asked {
             head: Arc::new(head),
             body: AtomicU64::new(0),
             tls: false,
+            websocket: false,
         }
     }
 
@@ -75,6 +109,7 @@ impl Asked {
             head: Arc::clone(&self.head),
             body: AtomicU64::new(0),
             tls: self.tls,
+            websocket: self.websocket,
         }
     }
 
@@ -91,6 +126,7 @@ impl Asked {
             fields: self.head.fields.as_ref(),
             body: self.body.load(Ordering::Relaxed),
             tls: self.tls,
+            websocket: self.websocket,
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

@@ -13,7 +13,7 @@ use agentguard_policy::{Addresses, AgentPolicy, NameRuling, Policy, Ruling, Ruli
 use jiff::Timestamp;
 use ulid::Generator;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Spoken};
 use crate::directory::Directory;
 use crate::log::Log;
 use crate::moment::Moment;
@@ -114,9 +114,10 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Decides and records a TCP connection whose bytes pass undecoded. One that is to be inspected
-    /// is denied; an agent that is only observed goes on with it, spliced.
-    pub async fn connection(&self, client: &Client, target: &Target) -> Decided {
-        self.decide(client, target, Seen::Never).await
+    /// is denied; an agent that is only observed goes on with it, spliced. `tls`: they are TLS.
+    pub async fn connection(&self, client: &Client, target: &Target, tls: bool) -> Decided {
+        let spoken = if tls { Spoken::Tls } else { Spoken::Other };
+        self.decide(client, target, spoken.seen()).await
     }
 
     /// Decides and records one HTTP request. `behind` are the addresses that a name may lead to: one
@@ -412,6 +413,9 @@ impl<R: Recorder> Decider<R> {
                 .unwrap_or_default();
             what.body = (request.body > 0).then_some(request.body);
             what.tls = request.tls;
+            what.websocket = request.websocket;
+        } else {
+            what.tls = seen == Seen::Tls;
         }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),

@@ -21,7 +21,7 @@ mod policies;
 mod port;
 
 pub use again::Changes;
-pub use asked::Asked;
+pub use asked::{Asked, Spoken};
 pub use decider::Decider;
 pub use directory::{Cut, Directory};
 pub use operator::Change;

@@ -11,7 +11,7 @@ use agentguard_policy::{Document, Switches, compile};
 use http::{HeaderMap, HeaderValue};
 
 use crate::{
-    Asked, Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Target,
+    Asked, Client, Decider, Directory, Foreseen, Policies, RecordRefused, Recorder, Spoken, Target,
 };
 
 const POLICY: &str = r#"
@@ -117,7 +117,7 @@ async fn an_allowed_connection_says_by_which_rule() {
         decider.foresee(&client(1), &target),
         Foreseen::Allow(Handling::Splice)
     );
-    let decided = decider.connection(&client(1), &target).await;
+    let decided = decider.connection(&client(1), &target, false).await;
     assert!(decided.allowed);
     let decision = last(&decider);
     assert_eq!(Some(decision.id), decided.id);
@@ -152,7 +152,7 @@ async fn a_request_is_decided_by_what_it_is() {
     assert_eq!(decision.action.kind, ActionKind::HttpRequest);
     assert_eq!(decision.action.method.as_deref(), Some("POST"));
     // What cannot be looked into is not allowed by a rule that has to look.
-    let opaque = decider.connection(&client(1), &target).await;
+    let opaque = decider.connection(&client(1), &target, false).await;
     assert!(!opaque.allowed);
     assert_eq!(opaque.reason.code, ReasonCode::NeedsInspection);
 }
@@ -170,11 +170,11 @@ async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
         .await;
     assert!(request.allowed);
     assert_eq!(request.handling, Handling::Inspect);
-    let opaque = decider.connection(&client(1), &target).await;
+    let opaque = decider.connection(&client(1), &target, false).await;
     assert!(!opaque.allowed);
     assert_eq!(opaque.reason.code, ReasonCode::NeedsInspection);
     assert!(last(&decider).enforced);
-    let watched = decider.connection(&client(2), &target).await;
+    let watched = decider.connection(&client(2), &target, false).await;
     assert!(watched.allowed);
     assert_eq!(watched.handling, Handling::Splice);
     let decision = last(&decider);
@@ -205,7 +205,7 @@ async fn what_cannot_be_recorded_is_denied() {
     let decider = decider();
     decider.recorder().full.store(true, Ordering::Relaxed);
     let decided = decider
-        .connection(&client(1), &target("api.example.com", 443))
+        .connection(&client(1), &target("api.example.com", 443), false)
         .await;
     assert!(!decided.allowed);
     assert_eq!(decided.id, None);
@@ -216,7 +216,7 @@ async fn what_cannot_be_recorded_is_denied() {
 async fn observing_passes_on_what_it_denies_on_paper() {
     let decider = decider();
     let decided = decider
-        .connection(&client(2), &target("bad.example.com", 443))
+        .connection(&client(2), &target("bad.example.com", 443), false)
         .await;
     assert!(decided.allowed);
     let decision = last(&decider);
@@ -231,7 +231,7 @@ async fn an_agent_without_a_policy_gets_nothing() {
     let decider = decider();
     for unknown in [3, 99] {
         let decided = decider
-            .connection(&client(unknown), &target("api.example.com", 443))
+            .connection(&client(unknown), &target("api.example.com", 443), false)
             .await;
         assert!(!decided.allowed);
         assert_eq!(decided.reason.code, ReasonCode::NoAgent);
@@ -254,7 +254,7 @@ async fn a_run_has_its_context_and_its_labels_over_the_agents() {
         ..client(1)
     };
     decider
-        .connection(&runs, &target("api.example.com", 443))
+        .connection(&runs, &target("api.example.com", 443), false)
         .await;
     let decision = last(&decider);
     assert_eq!(decision.context.workflow.as_deref(), Some("release"));
@@ -263,7 +263,7 @@ async fn a_run_has_its_context_and_its_labels_over_the_agents() {
     assert_eq!(agent.labels.get("tenant").unwrap(), "acme");
     decider.directory().run_ended(5);
     decider
-        .connection(&runs, &target("api.example.com", 443))
+        .connection(&runs, &target("api.example.com", 443), false)
         .await;
     assert_eq!(last(&decider).context, Context::default());
 }
@@ -273,7 +273,7 @@ async fn ids_are_in_order_also_within_a_millisecond() {
     let decider = decider();
     for _ in 0..1000 {
         decider
-            .connection(&client(1), &target("api.example.com", 443))
+            .connection(&client(1), &target("api.example.com", 443), false)
             .await;
     }
     let decisions = decider.recorder().decisions.lock().unwrap();
@@ -318,7 +318,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
         &watched,
         || api.clone(),
         || None,
-        None,
+        Spoken::Other,
         || (),
     );
     let ruled = std::cell::Cell::new(false);
@@ -327,7 +327,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
         &coder,
         || api.clone(),
         || None,
-        None,
+        Spoken::Other,
         || ruled.set(true),
     );
     let denied = tokio::select! {
@@ -346,7 +346,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let changes = decider.changes();
     tokio::select! {
         biased;
-        _ = decider.revoked(changes, &coder, || api.clone(), || None, None, || ()) => panic!("nothing changed"),
+        _ = decider.revoked(changes, &coder, || api.clone(), || None, Spoken::Other, || ()) => panic!("nothing changed"),
         () = tokio::task::yield_now() => {}
     }
 }
@@ -427,7 +427,14 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
     let changes = decider.changes();
     let cut = decider.directory().cut_of(mine.agent).now;
     let other = decider.directory().cut_of(others.agent).now;
-    let going = decider.revoked(changes, &mine, || api.clone(), || None, None, || {});
+    let going = decider.revoked(
+        changes,
+        &mine,
+        || api.clone(),
+        || None,
+        Spoken::Other,
+        || {},
+    );
     decider.quarantine(mine.agent, true);
     let denied = going.await;
     assert_eq!(denied.reason.code, ReasonCode::Quarantined);
@@ -438,15 +445,15 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
     assert!(cut.is_cancelled() && !other.is_cancelled());
     assert!(decider.directory().cut_of(mine.agent).now.is_cancelled());
     assert_eq!(decider.foresee(&mine, &api), Foreseen::Deny);
-    assert!(!decider.connection(&mine, &api).await.allowed);
+    assert!(!decider.connection(&mine, &api, false).await.allowed);
     let name = decider.name(mine.agent, &"api.example.com".parse().unwrap());
     assert_eq!(name.reason.code, ReasonCode::Quarantined);
     // Also one that is only observed.
     decider.quarantine(others.agent, true);
-    assert!(!decider.connection(&others, &api).await.allowed);
+    assert!(!decider.connection(&others, &api, false).await.allowed);
 
     decider.quarantine(mine.agent, false);
-    assert!(decider.connection(&mine, &api).await.allowed);
+    assert!(decider.connection(&mine, &api, false).await.allowed);
     assert!(!decider.directory().cut_of(mine.agent).now.is_cancelled());
 }
 
@@ -491,7 +498,7 @@ rules:
     decider.policies().put(5, policy);
     let api = target("api.example.com", 443);
     let mut coder = client(1);
-    assert!(!decider.connection(&coder, &api).await.allowed);
+    assert!(!decider.connection(&coder, &api, false).await.allowed);
     let context = Context {
         workflow: Some("release-7".to_owned()),
         ..Context::default()
@@ -500,16 +507,23 @@ rules:
     let labels = Labels::from([("tier".to_owned(), "3".to_owned())]);
     decider.directory().run(10, context, labels);
     coder.run = 10;
-    assert!(!decider.connection(&coder, &api).await.allowed);
+    assert!(!decider.connection(&coder, &api, false).await.allowed);
     coder.run = 9;
-    assert!(decider.connection(&coder, &api).await.allowed);
+    assert!(decider.connection(&coder, &api, false).await.allowed);
 
     let changes = decider.changes();
     let mut switches = Switches::default();
     switches.set("freeze", true);
     decider.policies().switch(switches.clone());
     let denied = decider
-        .revoked(changes, &coder, || api.clone(), || None, None, || ())
+        .revoked(
+            changes,
+            &coder,
+            || api.clone(),
+            || None,
+            Spoken::Other,
+            || (),
+        )
         .await;
     assert!(!denied.allowed);
     let decision = last(&decider);

@@ -118,9 +118,13 @@ pub struct Action {
     /// How many bytes of content an HTTP request was known to have when it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<u64>,
-    /// Whether an HTTP request came inside TLS, which was opened.
+    /// Whether an HTTP request came inside TLS, which was opened; of a connection, whether it was TLS that
+    /// was not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tls: bool,
+    /// Whether an HTTP request opened a WebSocket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub websocket: bool,
     /// The tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Tool>,
@@ -148,6 +152,7 @@ impl Action {
             headers: BTreeMap::new(),
             body: None,
             tls: false,
+            websocket: false,
             tool: None,
             llm: None,
             bytes: None,

@@ -95,7 +95,7 @@ impl Policy {
         let closed = ip.and_then(|ip| special::hard(&ip.into()));
         if let Some((kind, _)) = closed
             && found.allowances.is_empty()
-            && (found.unseen_allowances.is_empty() || facts.request == Seen::Never)
+            && (found.unseen_allowances.is_empty() || facts.request.is_none())
         {
             let mut ruling = denied(
                 agent.mode,
@@ -116,10 +116,10 @@ impl Policy {
         }
         match facts.request {
             Seen::NotYet if undecided(observes, &found) => self.undecided(agent, &attempt, &found),
-            Seen::Never if !observes && !found.unseen_denials.is_empty() => {
+            Seen::Never | Seen::Tls if !observes && !found.unseen_denials.is_empty() => {
                 self.needs_inspection(&attempt, &found)
             }
-            Seen::Never if !observes && found.inspects() => {
+            Seen::Never | Seen::Tls if !observes && found.inspects() => {
                 self.not_understood(agent, &attempt, &found)
             }
             _ => self.after_modes(agent, &attempt, &found, closed.is_some()),
@@ -137,9 +137,9 @@ impl Policy {
         let observes = agent.observes();
         let on_paper = !found.denials.is_empty()
             || !found.paper_denials.is_empty()
-            || attempt.facts.request == Seen::Never && found.has_unseen_denial();
+            || attempt.facts.request.is_none() && found.has_unseen_denial();
         // Only an observed agent comes here with what is to be inspected and cannot be.
-        let not_understood = attempt.facts.request == Seen::Never && found.inspects();
+        let not_understood = attempt.facts.request.is_none() && found.inspects();
         let outcome = match found.handling {
             _ if not_understood => RulingOutcome::Allow(Handling::Splice),
             Some(handling) => RulingOutcome::Allow(handling),

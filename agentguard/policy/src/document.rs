@@ -6,6 +6,7 @@ use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::protocols::Protocol;
 use crate::strategy::Strategy;
 use crate::yaml::At;
 
@@ -330,6 +331,9 @@ pub(crate) struct RawMatch {
     /// Transports. If absent, `tcp` for a rule that allows or that looks at a request, else both.
     #[serde(default)]
     pub(crate) transport: Option<At<Vec<At<RawTransport>>>>,
+    /// What is spoken. Over TCP alone.
+    #[serde(default)]
+    pub(crate) protocol: Option<At<Vec<At<Protocol>>>>,
     /// HTTP methods.
     #[serde(default)]
     pub(crate) method: Option<At<Vec<At<String>>>>,

@@ -8,7 +8,7 @@ use crate::agent::AgentPolicy;
 use crate::decide::Facts;
 use crate::document::RuleAction;
 use crate::policy::Policy;
-use crate::rule::{Rule, Seen, bit};
+use crate::rule::{Fit, Rule, Seen, bit};
 use crate::special;
 use crate::strategy::{Standing, Towards};
 
@@ -27,6 +27,8 @@ pub enum Condition {
     Transport,
     /// The port.
     Port,
+    /// What is spoken.
+    Protocol,
     /// The HTTP method.
     Method,
     /// The HTTP path.
@@ -48,6 +50,7 @@ impl std::fmt::Display for Condition {
             Self::When => "when",
             Self::Transport => "transport",
             Self::Port => "port",
+            Self::Protocol => "protocol",
             Self::Method => "method",
             Self::Path => "path",
             Self::Query => "query",
@@ -161,12 +164,16 @@ fn consider(
     check(Condition::Port, rule.ports.contains(facts.port));
     if let Seen::Request(request) = &facts.request {
         let (says, allows) = (&rule.request, rule.allows());
+        check(Condition::Protocol, says.protocols.request(request));
         check(Condition::Method, says.method(request));
         check(Condition::Path, says.path(request, allows));
         check(Condition::Query, says.query(request, allows));
         check(Condition::Header, says.fields(request, allows));
         check(Condition::BodyOver, says.size(request));
     }
+    let unread = rule.needs_request() && facts.request.is_none();
+    let unread = unread.then(|| rule.unread(&facts.request));
+    check(Condition::Protocol, unread != Some(Fit::No));
     let conditions = &rule.conditions;
     check(Condition::Context, conditions.context(&facts.circumstances));
     check(Condition::Time, conditions.times(&facts.circumstances));
@@ -179,7 +186,7 @@ fn consider(
     check(Condition::When, when != Ok(false));
     if !failed.is_empty() {
         Consideration::Failed(failed)
-    } else if rule.needs_request() && !seen {
+    } else if rule.needs_request() && !seen && unread != Some(Fit::Yes) {
         Consideration::NeedsRequest
     } else if let Err(why) = when {
         Consideration::Error(why)

@@ -8,7 +8,7 @@
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant. Variables and
 //!   named lists are put into the tree (`load::expand`), so that nothing behind it knows of them.
-//! - `request`: what rules see of a request, and what they say of it.
+//! - `request`, `protocols`: what rules see of a request, and what they say of it and of what shows none.
 //! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
 //!   what follows.
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
@@ -44,6 +44,7 @@ mod load;
 mod name;
 mod pattern;
 mod policy;
+mod protocols;
 mod recorded;
 pub mod replay;
 pub mod report;

@@ -247,7 +247,7 @@ impl Policy {
         let (flow, seen) = match &attempted {
             Attempted::Name(_) => return Vec::new(),
             Attempted::Datagram(flow) | Attempted::Unseen(flow) => (flow, Seen::NotYet),
-            Attempted::Unopened(flow) => (flow, Seen::Never),
+            Attempted::Unopened(flow, tls) => (flow, worlds::unread(*tls)),
             Attempted::Request(flow, asked) => (flow, Seen::Request(asked.request())),
         };
         let considered = self.explain(agent, &flow.facts(seen)).into_iter();

@@ -9,6 +9,8 @@ use http::header::{self, HeaderName};
 use percent_encoding::percent_decode_str;
 
 use crate::pattern::{Glob, Wildcard};
+use crate::protocols::Protocols;
+use crate::rule::{Fit, Seen};
 
 /// A longer part of a query that has no `=` is put out as if it were a value.
 const MAX_NAME: usize = 16;
@@ -30,6 +32,8 @@ pub struct Request<'a> {
     pub body: u64,
     /// Whether it came inside TLS, which was opened.
     pub tls: bool,
+    /// Whether it opens a WebSocket (RFC 6455).
+    pub websocket: bool,
     /// That parts of it are not known, and what is assumed of conditions on those. Absent on the data
     /// path, where all of it is known.
     pub assumed: Option<Assumed<'a>>,
@@ -96,6 +100,7 @@ impl<'a> Request<'a> {
             fields: None,
             body: 0,
             tls: false,
+            websocket: false,
             assumed: None,
         }
     }
@@ -229,9 +234,11 @@ pub(crate) fn unescaped(path: &str) -> String {
     percent_decode_str(&path).decode_utf8_lossy().into_owned()
 }
 
-/// What a rule says of requests.
+/// What a rule says of requests, and of what else may be spoken.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestMatch {
+    /// Empty for any.
+    pub(crate) protocols: Protocols,
     /// Empty for any.
     pub(crate) methods: Vec<String>,
     /// Empty for any.
@@ -255,6 +262,11 @@ impl RequestMatch {
 
     /// Whether it says nothing, so that also what is no request matches.
     pub(crate) fn is_empty(&self) -> bool {
+        self.protocols.is_empty() && self.has_no_parts()
+    }
+
+    /// Whether it says nothing of the parts of a request.
+    fn has_no_parts(&self) -> bool {
         self.methods.is_empty()
             && self.paths.is_empty()
             && self.query.is_empty()
@@ -266,12 +278,21 @@ impl RequestMatch {
     pub(crate) fn conditions(&self) -> u32 {
         let paths = usize::from(!self.paths.is_empty())
             + usize::from(!self.paths.is_empty() && self.paths.iter().all(Glob::is_exact));
-        let all = usize::from(!self.methods.is_empty())
+        let all = usize::from(!self.protocols.is_empty())
+            + usize::from(!self.methods.is_empty())
             + paths
             + self.query.len()
             + self.fields.len()
             + usize::from(self.body_over.is_some());
         u32::try_from(all).unwrap_or(u32::MAX)
+    }
+
+    /// Whether what shows no request matches, or could where one is.
+    pub(crate) fn unread(&self, seen: &Seen<'_>) -> Fit {
+        if self.protocols.is_empty() || !self.has_no_parts() {
+            return Fit::NeedsRequest;
+        }
+        self.protocols.unread(seen)
     }
 
     /// Whether a request matches. `allows`: what can be read in two ways has to match in both; else
@@ -285,7 +306,8 @@ impl RequestMatch {
         if let Some(holds) = request.assumed(allows, |unknown| unknown.everything) {
             return holds;
         }
-        self.method(request)
+        self.protocols.request(request)
+            && self.method(request)
             && self.path(request, allows)
             && self.query(request, allows)
             && self.fields(request, allows)
@@ -393,7 +415,8 @@ impl RequestMatch {
     /// Whether this matches whatever `other` matches. Patterns by spelling alone: one is not asked
     /// whether it covers a different one.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        all_or_among(&self.methods, &other.methods)
+        self.protocols.covers(other.protocols)
+            && all_or_among(&self.methods, &other.methods)
             && all_or_among(&self.paths, &other.paths)
             && self.query.iter().all(|entry| has(&other.query, entry))
             && self.fields.iter().all(|entry| has(&other.fields, entry))

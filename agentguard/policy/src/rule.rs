@@ -115,10 +115,19 @@ pub(crate) enum Fit {
 pub enum Seen<'a> {
     /// Nothing yet; the bytes may still show one.
     NotYet,
-    /// Nothing, and nothing will be: the flow is spliced TLS, or no HTTP.
+    /// Nothing, and nothing will be: it is neither HTTP nor TLS.
     Never,
+    /// Nothing of what is inside of TLS, and nothing will be: it is not opened.
+    Tls,
     /// A request.
     Request(Request<'a>),
+}
+
+impl Seen<'_> {
+    /// Whether no request is seen, and none will be.
+    pub(crate) const fn is_none(&self) -> bool {
+        matches!(self, Self::Never | Self::Tls)
+    }
 }
 
 /// One compiled rule.
@@ -176,6 +185,14 @@ impl Rule {
     /// Whether it matches any destination.
     pub(crate) fn anywhere(&self) -> bool {
         self.hosts.is_empty() && self.cidrs.is_empty()
+    }
+
+    /// Whether it matches what shows no request, as far as that is about the request, or could where one is.
+    pub(crate) fn unread(&self, seen: &Seen<'_>) -> Fit {
+        if self.changes.is_some() || self.conditions.needs_request() {
+            return Fit::NeedsRequest;
+        }
+        self.request.unread(seen)
     }
 
     pub(crate) fn needs_request(&self) -> bool {
@@ -246,7 +263,11 @@ impl Rule {
             return Fit::No;
         }
         match facts.request {
-            Seen::NotYet | Seen::Never if self.needs_request() => return Fit::NeedsRequest,
+            Seen::NotYet if self.needs_request() => return Fit::NeedsRequest,
+            Seen::Never | Seen::Tls if self.needs_request() => match self.unread(&facts.request) {
+                Fit::Yes => {}
+                fit => return fit,
+            },
             Seen::Request(request) if !self.request.matches(&request, self.allows()) => {
                 return Fit::No;
             }
@@ -273,7 +294,7 @@ impl Rule {
     fn assumed(&self, when: &When, facts: &Facts<'_>) -> Fit {
         let in_favour = match facts.request {
             Seen::Request(request) => request.assumed.map(|assumed| assumed.in_favour),
-            Seen::NotYet | Seen::Never => None,
+            Seen::NotYet | Seen::Never | Seen::Tls => None,
         };
         let in_favour = in_favour.or(facts.circumstances.in_favour);
         match (self.allows(), in_favour.unwrap_or_default()) {

@@ -30,7 +30,7 @@ impl fmt::Display for Attempt<'_> {
                 }
                 f.write_str(&quoted(path))
             }
-            Seen::NotYet | Seen::Never => {
+            Seen::NotYet | Seen::Never | Seen::Tls => {
                 f.write_str("reach ")?;
                 self.destination(f)?;
                 f.write_str(match facts.transport {

@@ -72,6 +72,7 @@ struct Sent {
     /// Absent where there are none that the destination gets: a tunnel's request ends at the guard.
     fields: Option<http::HeaderMap>,
     body: u64,
+    websocket: bool,
     /// Inside TLS.
     secure: bool,
 }

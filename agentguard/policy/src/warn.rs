@@ -8,7 +8,7 @@ use agentguard_model::Handling;
 use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::pattern::{HostPattern, Ports};
-use crate::rule::{Rule, Selector};
+use crate::rule::{Fit, Rule, Seen, Selector};
 use crate::strategy::Strategy;
 
 /// The most comparisons of two values, as two hosts of two rules. A policy that needs more is compared in part: what
@@ -151,6 +151,7 @@ fn blind<'a>(
         .filter(|(rule, _)| {
             rule.allows()
                 && rule.needs_request()
+                && rule.unread(&Seen::Tls) == Fit::NeedsRequest
                 && rule.info.handling != Handling::Inspect
                 && https.covers(&rule.ports)
                 && !inspecting.iter().any(|by| comparisons.reaches(by, rule))

@@ -7,9 +7,10 @@ mod way;
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Recorder, Target};
+use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Recorder, Spoken, Target};
 use agentguard_model::{ActionKind, Reason, ReasonCode};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -58,6 +59,8 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     dialled: Mutex<Option<IpAddr>>,
     /// Whether it runs through a tunnel that the client asked for.
     inside: bool,
+    /// Whether it was decided as TLS that is not opened.
+    tls: AtomicBool,
     /// Of the policy, since it was looked up where the connection may go.
     changes: Changes,
     /// Where it may go.
@@ -155,6 +158,7 @@ impl<R: Recorder, P: Port> Guard<R, P> {
             origin,
             dialled: Mutex::new(None),
             inside: false,
+            tls: AtomicBool::new(false),
             changes,
             route,
         }
@@ -187,10 +191,17 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         reset(stream);
     }
 
-    /// Decides the connection as a whole.
+    /// Decides the connection as a whole, which is not TLS.
     pub(crate) async fn connection(&self) -> Decided {
         let decider = &self.guard.decider;
-        decider.connection(&self.client, &self.target).await
+        decider.connection(&self.client, &self.target, false).await
+    }
+
+    /// Decides the connection as a whole, which is TLS that is not opened.
+    pub(crate) async fn tls(&self) -> Decided {
+        self.tls.store(true, Ordering::Relaxed);
+        let decider = &self.guard.decider;
+        decider.connection(&self.client, &self.target, true).await
     }
 
     /// Goes on with the connection, which the policy allowed, until it is over or denied. A denial is
@@ -202,7 +213,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         let (changes, ruled) = (self.changes.clone(), Ruled::default());
         let decider = &self.guard.decider;
         let (reached, closed) = (|| self.reached(), || self.closed());
-        let denied = decider.revoked(changes, &self.client, reached, closed, None, || ruled.set());
+        let spoken = if self.tls.load(Ordering::Relaxed) {
+            Spoken::Tls
+        } else {
+            Spoken::Other
+        };
+        let denied = decider.revoked(changes, &self.client, reached, closed, spoken, || {
+            ruled.set()
+        });
         let over = unless(&ruled, pin!(denied), going).await;
         over.map_err(|denied| Over::revoked(&denied))
     }
@@ -225,7 +243,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         Revoked::new(|ruled| async move {
             let decider = &flow.guard.decider;
             let (reached, closed) = (|| flow.reached(), || flow.closed());
-            let (client, asked) = (&flow.client, Some(&*asked));
+            let (client, asked) = (&flow.client, Spoken::Request(&asked));
             decider
                 .revoked(changes, client, reached, closed, asked, || ruled.set())
                 .await

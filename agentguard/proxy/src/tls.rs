@@ -148,7 +148,7 @@ async fn decide<R: Recorder, P: Port>(
         let refused = flow.refuse(connect, ReasonCode::NameMismatch, message);
         return (refused.await, Some(Alert::UnrecognizedName));
     }
-    (flow.connection().await, Some(Alert::AccessDenied))
+    (flow.tls().await, Some(Alert::AccessDenied))
 }
 
 async fn read_hello(

@@ -19,6 +19,7 @@ mod itself;
 mod loopback;
 mod membership;
 mod modes;
+mod protocol;
 mod quarantine;
 mod reload;
 mod removed;

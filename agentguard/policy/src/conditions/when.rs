@@ -145,7 +145,7 @@ impl When {
         let switches = facts.circumstances.in_favour.is_some() && self.switches().next().is_some();
         let unknown = match facts.request {
             Seen::Request(request) => request.assumed.map(|assumed| assumed.unknown),
-            Seen::NotYet | Seen::Never => None,
+            Seen::NotYet | Seen::Never | Seen::Tls => None,
         };
         switches || unknown.is_some_and(|unknown| self.is_unknown_of(unknown))
     }

@@ -22,7 +22,7 @@ const WORDS_OF_A_RULE: [&str; 5] = ["id", "action", "handling", "addresses", "mo
 const WORDS_OF_DEFAULTS: [&str; 3] = ["handling", "mode", "transport"];
 
 /// The keys of `match` in which nothing is put in.
-const WORDS_OF_A_MATCH: [&str; 1] = ["transport"];
+const WORDS_OF_A_MATCH: [&str; 2] = ["protocol", "transport"];
 
 /// What may still be put in.
 pub(super) struct Budget {

@@ -7,6 +7,7 @@ use super::{MAX_STRING, Report};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawNamed, RuleAction};
 use crate::pattern::{Glob, Wildcard};
+use crate::protocols::{Protocol, Protocols};
 use crate::request::RequestMatch;
 use crate::yaml::{At, Place};
 
@@ -45,12 +46,43 @@ pub(super) fn request(action: RuleAction, matches: &RawMatch, report: &mut Repor
         size("body_over", entry, report)
     });
     RequestMatch {
+        protocols: protocols(matches, report),
         methods: list("method", matches.method.as_ref(), report, method),
         paths: list("path", matches.path.as_ref(), report, path),
         query: named("query", matches.query.as_ref(), report, parameter),
         fields: named("header", matches.header.as_ref(), report, field),
         body_over,
     }
+}
+
+/// What is spoken, where a rule says it.
+fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
+    let Some(list) = &matches.protocol else {
+        return Protocols::default();
+    };
+    if list.value.is_empty() {
+        empty("protocol", list.place, report);
+    }
+    let parts = [
+        ("method", matches.method.is_some()),
+        ("path", matches.path.is_some()),
+        ("query", matches.query.is_some()),
+        ("header", matches.header.is_some()),
+        ("body_over", matches.body_over.is_some()),
+    ];
+    let looks = parts.iter().find(|(_, is_there)| *is_there);
+    for entry in &list.value {
+        let shows = matches!(entry.value, Protocol::Http | Protocol::Websocket);
+        if let (false, Some((key, _))) = (shows, looks) {
+            report.error(
+                entry.place,
+                format!("what is neither `http` nor `websocket` shows no `{key}`"),
+                "make two rules of it",
+            );
+        }
+    }
+    let list = list.value.iter();
+    list.fold(Protocols::default(), |all, entry| all.with(entry.value))
 }
 
 fn named<N>(

@@ -140,6 +140,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
     rule.transports = transports(raw, matches, &rule, known.defaults, report);
     rule.info.handling = handling(raw, &rule, known.defaults, report);
     what_only_names_have(raw, &rule, report);
+    what_shows_no_request(matches, &rule, report);
     if rule.allows() {
         wide::warn(matches, report);
     }
@@ -229,6 +230,14 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
         );
     }
     let handling = entry.value;
+    let protocols = rule.request.protocols;
+    if handling == Handling::Inspect && !protocols.is_empty() && !protocols.names_requests() {
+        report.error(
+            entry.place,
+            "`inspect` opens TLS, and this `protocol` is about nothing that is inside",
+            "add `http` to `protocol`, or `handling: splice`",
+        );
+    }
     direct_and_more(handling, rule, entry.place, report);
     let unfit = match handling {
         Handling::Direct => None,
@@ -258,6 +267,23 @@ fn direct_and_more(handling: Handling, rule: &Rule, place: Place, report: &mut R
         "`direct` cannot go with `when`, `time`, `rollout` or a part of the context: the kernel knows none of these"
     };
     report.error(place, message, "`handling: splice`");
+}
+
+/// A rule that needs a request and is for what shows none would never match.
+fn what_shows_no_request(matches: &RawMatch, rule: &Rule, report: &mut Report) {
+    let protocols = rule.request.protocols;
+    let needs = rule.changes.is_some() || rule.conditions.needs_request();
+    if let Some(list) = &matches.protocol
+        && needs
+        && !protocols.is_empty()
+        && !protocols.names_requests()
+    {
+        report.error(
+            list.place,
+            "the rest of this rule looks at requests, and this `protocol` shows none",
+            "add `http` to `protocol`, or make two rules of it",
+        );
+    }
 }
 
 /// `addresses` and `resolved_ranges` speak of names that a rule allows.

@@ -27,8 +27,9 @@ pub(super) enum Attempted {
     Datagram(Flow),
     /// A connection of which nobody saw what was sent.
     Unseen(Flow),
-    /// A connection that showed no request, unless there is one in TLS that was not opened.
-    Unopened(Flow),
+    /// A connection that showed no request, unless there is one in TLS that was not opened; whether it was
+    /// TLS.
+    Unopened(Flow, bool),
     /// A request.
     Request(Flow, Box<Asked>),
 }
@@ -40,7 +41,7 @@ impl Attempted {
             Self::Name(_) => None,
             Self::Datagram(flow)
             | Self::Unseen(flow)
-            | Self::Unopened(flow)
+            | Self::Unopened(flow, _)
             | Self::Request(flow, _) => Some(flow),
         }
     }
@@ -60,6 +61,8 @@ pub(super) struct Asked {
     pub(super) whole: bool,
     /// Whether it came inside TLS: then it would only be seen where that is opened.
     pub(super) tls: bool,
+    /// Whether it opens a WebSocket.
+    pub(super) websocket: bool,
     pub(super) unknown: Unknown,
 }
 
@@ -71,6 +74,7 @@ impl Asked {
             fields: self.fields.as_ref(),
             body: self.body,
             tls: self.tls,
+            websocket: self.websocket,
             ..Request::new(&self.method, &self.path)
         }
     }
@@ -136,7 +140,7 @@ pub(super) fn attempted(
                 ReasonCode::RuleAllow | ReasonCode::NeedsInspection
             ) =>
         {
-            Attempted::Unopened(flow)
+            Attempted::Unopened(flow, action.tls)
         }
         _ => Attempted::Unseen(flow),
     })
@@ -228,6 +232,7 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
         fields: (!tunnel).then_some(fields),
         body: action.body.unwrap_or(0),
         tls: action.tls,
+        websocket: action.websocket,
         whole: tunnel || is_empty(action, decision),
         unknown,
         method,

@@ -69,6 +69,11 @@ pub(super) struct Said {
     pub(super) by: By,
 }
 
+/// What was seen of a connection that showed no request.
+pub(super) const fn unread(tls: bool) -> Seen<'static> {
+    if tls { Seen::Tls } else { Seen::Never }
+}
+
 /// The denials by address of each agent, which may concern what is behind a name.
 pub(super) fn denials_by_address(policy: &Policy) -> HashMap<AgentName, Vec<Position>> {
     let rules: Vec<(Position, &Rule)> = (0..)
@@ -107,19 +112,35 @@ impl Worlds<'_> {
                 }
             }
             Attempted::Datagram(flow) => self.anywhere(flow, &self.both(flow, Seen::NotYet)),
-            Attempted::Unopened(flow) if !self.inspects(flow) => {
-                self.anywhere(flow, &self.both(flow, Seen::Never))
+            Attempted::Unopened(flow, tls) if !self.inspects(flow) => {
+                self.anywhere(flow, &self.both(flow, unread(*tls)))
             }
-            Attempted::Unopened(flow) | Attempted::Unseen(flow) => self.whatever_is_sent(flow),
-            Attempted::Request(flow, asked) if asked.tls && !self.inspects(flow) => {
-                // A connection, and the address that is recorded is one for which the request was denied.
-                let flow = Flow {
-                    ip: flow.ip.filter(|_| flow.host.is_none()),
-                    ..flow.clone()
-                };
-                self.anywhere(&flow, &self.both(&flow, Seen::Never))
-            }
+            Attempted::Unopened(flow, _) | Attempted::Unseen(flow) => self.whatever_is_sent(flow),
+            Attempted::Request(flow, asked) if asked.tls => self.request_in_tls(flow, asked),
             Attempted::Request(flow, asked) => self.request(flow, asked),
+        }
+    }
+
+    /// A request that came inside TLS, which is not opened by every policy, nor whatever a switch says.
+    fn request_in_tls(&self, flow: &Flow, asked: &Asked) -> Outcomes {
+        // A connection, and the address that is recorded is one for which the request was denied.
+        let connection = Flow {
+            ip: flow.ip.filter(|_| flow.host.is_none()),
+            ..flow.clone()
+        };
+        let unopened = || self.anywhere(&connection, &self.both(&connection, Seen::Tls));
+        let inspects = [true, false].map(|in_favour| self.inspects_where(flow, in_favour));
+        match inspects {
+            [true, true] => self.request(flow, asked),
+            [false, false] => unopened(),
+            _ => {
+                let mut outcomes = self.request(flow, asked);
+                outcomes.said.extend(unopened().said);
+                if outcomes.why.is_empty() {
+                    outcomes.why = listed(self.switches_and_sessions(flow));
+                }
+                outcomes
+            }
         }
     }
 
@@ -128,7 +149,7 @@ impl Worlds<'_> {
         let mut missing = match attempted {
             Attempted::Name(_) => return None,
             Attempted::Datagram(flow) => self.missing(flow, None, false),
-            Attempted::Unopened(flow) => self.missing(flow, None, self.inspects(flow)),
+            Attempted::Unopened(flow, _) => self.missing(flow, None, self.inspects(flow)),
             Attempted::Unseen(flow) => self.missing(flow, None, true),
             Attempted::Request(flow, asked) => {
                 let mut missing = self.missing(flow, Some(asked), false);
@@ -147,8 +168,14 @@ impl Worlds<'_> {
         (!missing.is_empty()).then(|| listed(missing))
     }
 
+    /// Whether TLS may be opened.
     fn inspects(&self, flow: &Flow) -> bool {
-        let facts = flow.facts_with(Seen::NotYet, Some(true));
+        self.inspects_where(flow, true) || self.inspects_where(flow, false)
+    }
+
+    /// Whether TLS is opened, where switches and sessions turn out for it or against it.
+    fn inspects_where(&self, flow: &Flow, in_favour: bool) -> bool {
+        let facts = flow.facts_with(Seen::NotYet, Some(in_favour));
         self.policy.inspects(self.agent, &facts)
     }
 
@@ -193,6 +220,7 @@ impl Worlds<'_> {
             in_favour: Some(in_favour),
         });
         let mut worlds = self.both(flow, Seen::Never);
+        worlds.extend(self.both(flow, Seen::Tls));
         worlds.extend(requests);
         let mut outcomes = self.anywhere(flow, &worlds);
         if outcomes.differ(worlds.len()) {
@@ -216,6 +244,7 @@ impl Worlds<'_> {
                 query: asked.query.as_ref(),
                 fields: asked.fields.as_ref(),
                 body,
+                websocket: asked.websocket,
                 assumed: Some(Assumed {
                     unknown: &asked.unknown,
                     in_favour,

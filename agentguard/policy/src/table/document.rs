@@ -117,6 +117,9 @@ pub(crate) struct RawRequest {
     #[serde(default)]
     #[schemars(with = "Option<crate::document::RawSize>")]
     pub(crate) body: Option<At<String>>,
+    /// Whether it opens a WebSocket.
+    #[serde(default)]
+    pub(crate) websocket: Option<At<bool>>,
     /// Whether it is sent inside TLS: then rules see it only where one that allows it says
     /// `handling: inspect`. If absent, `https` to port 443 and `http` to others.
     #[serde(default)]

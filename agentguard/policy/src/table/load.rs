@@ -475,6 +475,7 @@ impl Checking<'_> {
             query: raw.query.as_ref().map(|query| Query::new(&query.value)),
             fields: (method != "CONNECT").then_some(fields),
             body: body?,
+            websocket: raw.websocket.as_ref().is_some_and(|it| it.value),
             secure: raw
                 .scheme
                 .map_or(port == Some(HTTPS), |scheme| scheme == Scheme::Https),

@@ -206,7 +206,7 @@ impl Attempt {
                 }
             },
         };
-        let unopened = matches!(self, Self::Request(..)) && seen == Seen::Never;
+        let unopened = matches!(self, Self::Request(..)) && seen == Seen::Tls;
         Got::of(policy.decide(agent, &flow.facts(seen)), unopened)
     }
 }
@@ -223,13 +223,14 @@ impl Sent {
         flow: &Flow,
     ) -> Result<Seen<'a>, AmbiguousPath> {
         if self.secure && !policy.inspects(agent, &flow.facts(Seen::NotYet)) {
-            return Ok(Seen::Never);
+            return Ok(Seen::Tls);
         }
         let path = self.path.as_deref().map_err(|why| *why)?;
         Ok(Seen::Request(Request {
             query: self.query.as_ref(),
             fields: self.fields.as_ref(),
             body: self.body,
+            websocket: self.websocket,
             ..Request::new(&self.method, path)
         }))
     }

@@ -250,7 +250,7 @@ proptest! {
         let other = compiled(&order, mode);
         let name = name.map(host);
         let ip = Some(ip.parse().unwrap());
-        for request in [Seen::NotYet, Seen::Never, Seen::Request(Request::new("GET", "/a/b"))] {
+        for request in [Seen::NotYet, Seen::Never, Seen::Tls, Seen::Request(Request::new("GET", "/a/b"))] {
             let facts = Facts { host: name.as_ref(), ip, port, transport, request, circumstances };
             let [a, b] = [&one, &other].map(|policy| {
                 let ruling = policy.decide(agent(policy, "coder"), &facts);
@@ -285,9 +285,9 @@ proptest! {
             transport: Transport::Tcp,
             request: Seen::NotYet, circumstances };
         let early = policy.decide(agent, &flow);
-        for method in ["GET", "PUT"] {
+        for (method, websocket) in [("GET", false), ("GET", true), ("PUT", false)] {
             for path in ["/a/b", "/b"] {
-                let small = Request::new(method, path);
+                let small = Request { websocket, ..Request::new(method, path) };
                 let seen = Facts { request: Seen::Request(small), ..flow };
                 let late = policy.decide(agent, &seen);
                 prop_assert_ne!(late.outcome, RulingOutcome::Undecided);
@@ -313,8 +313,14 @@ proptest! {
                 }
             }
         }
-        let never = policy.decide(agent, &Facts { request: Seen::Never, ..flow });
-        prop_assert_ne!(never.outcome, RulingOutcome::Undecided);
+        for request in [Seen::Never, Seen::Tls] {
+            let unread = policy.decide(agent, &Facts { request, ..flow });
+            prop_assert_ne!(unread.outcome, RulingOutcome::Undecided);
+            // What goes on early, looked at by nobody, goes on whatever comes.
+            if early.outcome == RulingOutcome::Allow(Handling::Splice) {
+                prop_assert_eq!(unread.outcome, early.outcome);
+            }
+        }
     }
 
     #[test]
@@ -394,7 +400,8 @@ proptest! {
             matches!(early.outcome, RulingOutcome::Undecided | RulingOutcome::Allow(Handling::Inspect)),
             "{:?}", early
         );
-        let unseen = policy.decide(agent, &Facts { request: Seen::Never, ..flow });
+        // In TLS that is not opened there may be what the rule is about.
+        let unseen = policy.decide(agent, &Facts { request: Seen::Tls, ..flow });
         prop_assert_eq!(unseen.verdict, Verdict::Deny);
         prop_assert_eq!(unseen.enforced, unseen.outcome == RulingOutcome::Deny);
         let closed = unseen.reason.code == ReasonCode::MetadataService

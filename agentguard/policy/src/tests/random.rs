@@ -60,6 +60,14 @@ pub(super) const CONDITIONS: [&str; 7] = [
     "      time: {hours: [\"08:00-18:00\"]}\n",
     "    when: agent.labels.none == 'a' || request.headers.none == 'a'\n",
 ];
+const PROTOCOLS: [&str; 6] = [
+    "[http]",
+    "[websocket]",
+    "[http, websocket]",
+    "[tls]",
+    "[tls, other]",
+    "[other]",
+];
 pub(super) const STRATEGIES: [&str; 3] = [
     "deny_overrides",
     "priority_first_match",
@@ -86,12 +94,18 @@ fn any_rule() -> impl Strategy<Value = String> {
             -1i32..3,
             prop::option::weighted(0.3, prop::sample::select(&CONDITIONS[..])),
             prop::bool::weighted(0.15),
+            prop::option::weighted(0.2, prop::sample::select(&PROTOCOLS[..])),
         ),
     )
         .prop_map(
             |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
                 let (query, over) = (more.0, more.1 && !allow);
-                let request = method || path || query || over || more.3.is_some() || more.4 && allow;
+                let parts = method || path || query || over;
+                let changes = more.4 && allow;
+                let looks = parts || changes || more.3.is_some() || allow && handling == "inspect";
+                // What shows no request is for rules that look at none.
+                let protocol = more.5.filter(|it| !looks || !it.contains("tls") && !it.contains("other"));
+                let request = parts || changes || more.3.is_some() || protocol.is_some();
                 let transport = match transport {
                     _ if request || allow && handling == "inspect" => "tcp",
                     0 => "udp",
@@ -107,6 +121,9 @@ fn any_rule() -> impl Strategy<Value = String> {
                         let list: Vec<_> = list.iter().map(|entry| format!("{entry:?}")).collect();
                         writeln!(text, "      {key}: [{}]", list.join(", ")).unwrap();
                     }
+                }
+                if let Some(protocol) = protocol {
+                    writeln!(text, "      protocol: {protocol}").unwrap();
                 }
                 if let Some(time) = more.3.filter(|it| it.starts_with("      ")) {
                     text.push_str(time);

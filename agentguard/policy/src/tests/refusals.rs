@@ -368,6 +368,34 @@ fn conditions_that_cannot_be_are_told() {
             "6:20: error: `switches.x`: no switch is called `x`\n  hint: switches are declared at the top: `switches: {incident: false}`",
         ),
         (
+            "{id: a, action: allow, match: {host: [a.example], protocol: [tls, http], path: [/]}}",
+            "6:66: error: what is neither `http` nor `websocket` shows no `path`\n  hint: make two rules of it",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], protocol: [https]}}",
+            "6:66: error: unknown value `https`\n  hint: did you mean `http`?",
+        ),
+        (
+            "{id: a, action: allow, match: {host: [a.example], protocol: []}}",
+            "6:65: error: `protocol` is empty, so it would match nothing\n  hint: leave `protocol` out to match all",
+        ),
+        (
+            "{id: a, action: allow, when: request.method == 'GET', match: {host: [a.example], protocol: [other]}}",
+            "6:96: error: the rest of this rule looks at requests, and this `protocol` shows none\n  hint: add `http` to `protocol`, or make two rules of it",
+        ),
+        (
+            "{id: a, action: allow, handling: inspect, match: {host: [a.example], protocol: [tls]}}",
+            "6:38: error: `inspect` opens TLS, and this `protocol` is about nothing that is inside\n  hint: add `http` to `protocol`, or `handling: splice`",
+        ),
+        (
+            "{id: a, action: allow, handling: direct, match: {host: [a.example], protocol: [tls]}}",
+            "6:38: error: `direct` cannot go with what looks at requests: nothing looks at a direct flow\n  hint: `handling: splice`",
+        ),
+        (
+            "{id: a, action: deny, match: {host: [a.example], transport: [udp], protocol: [tls]}}",
+            "6:66: error: a rule over `udp` cannot look at requests\n  hint: HTTP/3 is not decoded; leave `udp` out, and clients fall back to TCP",
+        ),
+        (
             "{id: a, when: '', action: allow, match: {host: [a.example]}}",
             "6:19: error: `when` is empty\n  hint: leave it out to match always",
         ),

@@ -37,6 +37,12 @@ rules:
   - id: proxy
     match: {host: [proxy.example.com], port: [3128], method: [CONNECT]}
     action: allow
+  - id: chat
+    match: {host: [chat.example.com], port: [80, 443], protocol: [tls, http, websocket]}
+    action: allow
+  - id: no-sockets
+    match: {host: [chat.example.com], port: [80], protocol: [websocket]}
+    action: deny
   - id: net
     match: {cidr: [192.0.2.0/24], port: [22], transport: [tcp, udp]}
     action: allow
@@ -106,6 +112,18 @@ fn a_test_gets_what_the_guard_would_do() {
         ),
         (
             "agent: coder, host: x.example.org, port: 80, request: {method: GET, path: \"/a;b\"}".to_owned(),
+            Deny, true, None, None, Code::NoRule,
+        ),
+        (
+            "agent: coder, host: chat.example.com, port: 80, request: {method: GET, path: /, websocket: true}".to_owned(),
+            Deny, true, None, Some("no-sockets"), Code::RuleDeny,
+        ),
+        (
+            "agent: coder, host: chat.example.com, port: 443, request: {method: GET, path: /}".to_owned(),
+            Allow, true, Some(splice), Some("chat"), Code::RuleAllow,
+        ),
+        (
+            "agent: coder, host: chat.example.com, port: 443, opaque: true".to_owned(),
             Deny, true, None, None, Code::NoRule,
         ),
         (format!("{git}, opaque: true"), Deny, true, None, Some("no-push"), Code::NeedsInspection),

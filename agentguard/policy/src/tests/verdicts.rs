@@ -325,6 +325,66 @@ fn an_address_behind_a_name_can_only_be_denied() {
 }
 
 #[test]
+fn a_rule_can_be_about_what_is_spoken() {
+    use ReasonCode::{NeedsInspection, NoRule, RuleAllow, RuleDeny};
+    let policy = policy(
+        "version: 1
+agents: [{name: coder}]
+rules:
+  - {id: tls, match: {host: [tls.example], protocol: [tls]}, action: allow}
+  - {id: ssh, match: {host: [ssh.example], protocol: [other]}, action: allow}
+  - {id: web, match: {host: [web.example], port: [443]}, action: allow, handling: inspect}
+  - {id: no-sockets, match: {host: [web.example], protocol: [websocket]}, action: deny}
+  - {id: any, match: {host: [any.example]}, action: allow}
+  - {id: readable, match: {host: [any.example], protocol: [tls, other]}, action: deny}
+",
+    );
+    let plain = Seen::Request(Request::new("GET", "/"));
+    let socket = Seen::Request(Request {
+        websocket: true,
+        ..Request::new("GET", "/")
+    });
+    for (to, seen, code) in [
+        ("tls.example", Seen::NotYet, NeedsInspection),
+        ("tls.example", Seen::Tls, RuleAllow),
+        ("tls.example", Seen::Never, NoRule),
+        ("tls.example", plain, NoRule),
+        ("ssh.example", Seen::Never, RuleAllow),
+        ("ssh.example", Seen::Tls, NoRule),
+        ("ssh.example", plain, NoRule),
+        ("web.example", plain, RuleAllow),
+        ("web.example", socket, RuleDeny),
+        // There may be one in it.
+        ("web.example", Seen::Tls, NeedsInspection),
+        ("any.example", plain, RuleAllow),
+        ("any.example", socket, RuleAllow),
+        ("any.example", Seen::Tls, RuleDeny),
+        ("any.example", Seen::Never, RuleDeny),
+    ] {
+        let case = Case {
+            request: seen,
+            ..tcp(to, 443)
+        };
+        let ruling = decide(&policy, "coder", &case);
+        assert_eq!(ruling.reason.code, code, "{to} {seen:?}: {ruling:?}");
+    }
+    let coder = agent(&policy, "coder");
+    let name = host("tls.example");
+    let facts = Facts {
+        host: Some(&name),
+        ip: None,
+        port: 443,
+        transport: Transport::Tcp,
+        request: Seen::Never,
+        circumstances: Circumstances::NOBODY,
+    };
+    let considered = policy.explain(coder, &facts);
+    let near = considered.iter().find(|it| it.rule == "tls").unwrap();
+    let failed = Consideration::Failed(vec![Condition::Protocol]);
+    assert_eq!(near.verdict, failed);
+}
+
+#[test]
 fn a_bare_address_inside_of_ipv6_is_denied_and_not_allowed_by_ipv4() {
     let policy = policy(
         "version: 1

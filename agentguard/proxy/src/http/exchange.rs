@@ -212,6 +212,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             parts.headers.clone(),
             body.size_hint().exact(),
         );
+        let asked = match meaning.websocket {
+            Some(_) => asked.opening_websocket(),
+            None => asked,
+        };
         match self.leg.scheme {
             request::Scheme::Https => asked.inside_tls(),
             request::Scheme::Http => asked,

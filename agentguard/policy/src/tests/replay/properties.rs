@@ -98,6 +98,7 @@ struct Tried {
     port: u16,
     transport: Transport,
     sent: u8,
+    websocket: bool,
     method: &'static str,
     path: &'static str,
     query: Option<Query>,
@@ -124,7 +125,7 @@ prop_compose! {
         name in prop::option::of(prop::sample::select(&NAMES[..])),
         ip in prop::sample::select(&ADDRESSES[..]),
         (port, transport) in (prop::sample::select(&TRIED_PORTS[..]), transports()),
-        sent in 0u8..5,
+        (sent, websocket) in (0u8..5, prop::bool::weighted(0.2)),
         method in prop::sample::select(&["GET", "PUT"][..]),
         path in prop::sample::select(&["/a", "/a/b", "/a%2Fb"][..]),
         query in prop::option::of(prop::sample::select(&QUERIES[..])),
@@ -135,7 +136,7 @@ prop_compose! {
         Tried {
             name: name.map(host),
             ip: ip.parse().unwrap(),
-            port, transport, sent, method, path,
+            port, transport, sent, websocket, method, path,
             query: query.map(Query::new),
             fields: Some(fields),
             body,
@@ -151,6 +152,7 @@ impl Tried {
             query: self.query.as_ref(),
             fields: self.fields.as_ref(),
             body,
+            websocket: self.websocket,
             ..Request::new(self.method, self.path)
         };
         // Names lead to no closed address.

@@ -115,13 +115,15 @@ impl Recorder<'_> {
         let seen = match attempt.sent {
             Sent::Clear(request) => Seen::Request(request),
             Sent::Tls(request) if self.policy.inspects(agent, &facts) => Seen::Request(request),
-            Sent::Tls(_) | Sent::Opaque => Seen::Never,
+            Sent::Tls(_) => Seen::Tls,
+            Sent::Opaque => Seen::Never,
         };
         let facts = Facts {
             request: seen,
             ..facts
         };
         let mut ruling = self.policy.decide(agent, &facts);
+        action.tls = seen == Seen::Tls;
         if let Seen::Request(request) = seen {
             action.kind = ActionKind::HttpRequest;
             action.method = Some(request.method.to_owned());
@@ -133,6 +135,7 @@ impl Recorder<'_> {
             action.headers = fields.unwrap_or_default();
             action.body = (request.body > 0).then_some(request.body);
             action.tls = matches!(attempt.sent, Sent::Tls(_));
+            action.websocket = request.websocket;
             // An address behind the name for which a rule denies it is told, in force before on paper.
             if let (Some(ip), Some(_), None) = (attempt.behind, facts.host, facts.ip)
                 && ruling.outcome != RulingOutcome::Deny
