@@ -115,9 +115,16 @@ impl<R: Recorder> Decider<R> {
 
     /// Decides and records a TCP connection whose bytes pass undecoded. One that is to be inspected
     /// is denied; an agent that is only observed goes on with it, spliced. `tls`: they are TLS.
-    pub async fn connection(&self, client: &Client, target: &Target, tls: bool) -> Decided {
+    /// `behind` as for [`Self::request`].
+    pub async fn connection(
+        &self,
+        client: &Client,
+        target: &Target,
+        behind: &[IpAddr],
+        tls: bool,
+    ) -> Decided {
         let spoken = if tls { Spoken::Tls } else { Spoken::Other };
-        self.decide(client, target, spoken.seen()).await
+        self.decide(client, target, behind, spoken.seen()).await
     }
 
     /// Decides and records one HTTP request. `behind` are the addresses that a name may lead to: one
@@ -129,12 +136,7 @@ impl<R: Recorder> Decider<R> {
         behind: &[IpAddr],
         asked: &Asked,
     ) -> Decided {
-        let started = Instant::now();
-        let policy = self.policies.current();
-        let seen = Seen::Request(asked.seen());
-        let target = self.behind(&policy, client, target, behind, seen);
-        let ruling = self.rule(&policy, client, &target, seen);
-        self.conclude_ruling(&policy, client, &target, seen, ruling, started)
+        self.decide(client, target, behind, Seen::Request(asked.seen()))
             .await
     }
 
@@ -320,11 +322,18 @@ impl<R: Recorder> Decider<R> {
         &self.recorder
     }
 
-    async fn decide(&self, client: &Client, target: &Target, seen: Seen<'_>) -> Decided {
+    async fn decide(
+        &self,
+        client: &Client,
+        target: &Target,
+        behind: &[IpAddr],
+        seen: Seen<'_>,
+    ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
-        let ruling = self.rule(&policy, client, target, seen);
-        self.conclude_ruling(&policy, client, target, seen, ruling, started)
+        let target = self.behind(&policy, client, target, behind, seen);
+        let ruling = self.rule(&policy, client, &target, seen);
+        self.conclude_ruling(&policy, client, &target, seen, ruling, started)
             .await
     }
 
@@ -356,7 +365,7 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
-    /// The target with the one of the addresses behind its name that a rule denies a request for, in
+    /// The target with the one of the addresses behind its name that a rule denies it for, in
     /// force before on paper; without, if there is none. Pure.
     pub(crate) fn behind<'a>(
         &self,
@@ -367,7 +376,7 @@ impl<R: Recorder> Decider<R> {
         seen: Seen<'_>,
     ) -> Cow<'a, Target> {
         let agent = self.agent(policy, client.agent);
-        let matters = agent.is_ok_and(|agent| policy.denies_requests_by_address(agent));
+        let matters = agent.is_ok_and(|agent| policy.denies_later_by_address(agent));
         if target.host.is_none() || target.ip.is_some() || !matters {
             return Cow::Borrowed(target);
         }

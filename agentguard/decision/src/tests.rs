@@ -26,6 +26,7 @@ rules:
   - { id: seen, match: { host: [seen.example.com], port: [443] }, action: allow, handling: inspect }
   - { id: net, match: { cidr: [192.0.2.0/24], port: [22] }, action: allow, handling: direct }
   - { id: soon, match: { cidr: [192.0.2.0/24], port: [2222] }, action: allow, mode: shadow }
+  - { id: bad-net, match: { cidr: [198.51.100.0/24] }, action: deny, mode: shadow }
   - { id: small, match: { host: [sized.example.com] }, action: allow }
   - { id: maybe, match: { host: [sized.example.com], body_over: 10 }, action: deny, mode: shadow }
   - { id: large, match: { host: [sized.example.com], query: { a: [b] }, header: { x-a: ["*"] }, body_over: 20 }, action: deny }
@@ -117,7 +118,7 @@ async fn an_allowed_connection_says_by_which_rule() {
         decider.foresee(&client(1), &target),
         Foreseen::Allow(Handling::Splice)
     );
-    let decided = decider.connection(&client(1), &target, false).await;
+    let decided = decider.connection(&client(1), &target, &[], false).await;
     assert!(decided.allowed);
     let decision = last(&decider);
     assert_eq!(Some(decision.id), decided.id);
@@ -152,7 +153,7 @@ async fn a_request_is_decided_by_what_it_is() {
     assert_eq!(decision.action.kind, ActionKind::HttpRequest);
     assert_eq!(decision.action.method.as_deref(), Some("POST"));
     // What cannot be looked into is not allowed by a rule that has to look.
-    let opaque = decider.connection(&client(1), &target, false).await;
+    let opaque = decider.connection(&client(1), &target, &[], false).await;
     assert!(!opaque.allowed);
     assert_eq!(opaque.reason.code, ReasonCode::NeedsInspection);
 }
@@ -170,11 +171,11 @@ async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
         .await;
     assert!(request.allowed);
     assert_eq!(request.handling, Handling::Inspect);
-    let opaque = decider.connection(&client(1), &target, false).await;
+    let opaque = decider.connection(&client(1), &target, &[], false).await;
     assert!(!opaque.allowed);
     assert_eq!(opaque.reason.code, ReasonCode::NeedsInspection);
     assert!(last(&decider).enforced);
-    let watched = decider.connection(&client(2), &target, false).await;
+    let watched = decider.connection(&client(2), &target, &[], false).await;
     assert!(watched.allowed);
     assert_eq!(watched.handling, Handling::Splice);
     let decision = last(&decider);
@@ -205,7 +206,7 @@ async fn what_cannot_be_recorded_is_denied() {
     let decider = decider();
     decider.recorder().full.store(true, Ordering::Relaxed);
     let decided = decider
-        .connection(&client(1), &target("api.example.com", 443), false)
+        .connection(&client(1), &target("api.example.com", 443), &[], false)
         .await;
     assert!(!decided.allowed);
     assert_eq!(decided.id, None);
@@ -216,7 +217,7 @@ async fn what_cannot_be_recorded_is_denied() {
 async fn observing_passes_on_what_it_denies_on_paper() {
     let decider = decider();
     let decided = decider
-        .connection(&client(2), &target("bad.example.com", 443), false)
+        .connection(&client(2), &target("bad.example.com", 443), &[], false)
         .await;
     assert!(decided.allowed);
     let decision = last(&decider);
@@ -231,7 +232,12 @@ async fn an_agent_without_a_policy_gets_nothing() {
     let decider = decider();
     for unknown in [3, 99] {
         let decided = decider
-            .connection(&client(unknown), &target("api.example.com", 443), false)
+            .connection(
+                &client(unknown),
+                &target("api.example.com", 443),
+                &[],
+                false,
+            )
             .await;
         assert!(!decided.allowed);
         assert_eq!(decided.reason.code, ReasonCode::NoAgent);
@@ -254,7 +260,7 @@ async fn a_run_has_its_context_and_its_labels_over_the_agents() {
         ..client(1)
     };
     decider
-        .connection(&runs, &target("api.example.com", 443), false)
+        .connection(&runs, &target("api.example.com", 443), &[], false)
         .await;
     let decision = last(&decider);
     assert_eq!(decision.context.workflow.as_deref(), Some("release"));
@@ -263,7 +269,7 @@ async fn a_run_has_its_context_and_its_labels_over_the_agents() {
     assert_eq!(agent.labels.get("tenant").unwrap(), "acme");
     decider.directory().run_ended(5);
     decider
-        .connection(&runs, &target("api.example.com", 443), false)
+        .connection(&runs, &target("api.example.com", 443), &[], false)
         .await;
     assert_eq!(last(&decider).context, Context::default());
 }
@@ -273,7 +279,7 @@ async fn ids_are_in_order_also_within_a_millisecond() {
     let decider = decider();
     for _ in 0..1000 {
         decider
-            .connection(&client(1), &target("api.example.com", 443), false)
+            .connection(&client(1), &target("api.example.com", 443), &[], false)
             .await;
     }
     let decisions = decider.recorder().decisions.lock().unwrap();
@@ -445,15 +451,15 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
     assert!(cut.is_cancelled() && !other.is_cancelled());
     assert!(decider.directory().cut_of(mine.agent).now.is_cancelled());
     assert_eq!(decider.foresee(&mine, &api), Foreseen::Deny);
-    assert!(!decider.connection(&mine, &api, false).await.allowed);
+    assert!(!decider.connection(&mine, &api, &[], false).await.allowed);
     let name = decider.name(mine.agent, &"api.example.com".parse().unwrap());
     assert_eq!(name.reason.code, ReasonCode::Quarantined);
     // Also one that is only observed.
     decider.quarantine(others.agent, true);
-    assert!(!decider.connection(&others, &api, false).await.allowed);
+    assert!(!decider.connection(&others, &api, &[], false).await.allowed);
 
     decider.quarantine(mine.agent, false);
-    assert!(decider.connection(&mine, &api, false).await.allowed);
+    assert!(decider.connection(&mine, &api, &[], false).await.allowed);
     assert!(!decider.directory().cut_of(mine.agent).now.is_cancelled());
 }
 
@@ -498,7 +504,7 @@ rules:
     decider.policies().put(5, policy);
     let api = target("api.example.com", 443);
     let mut coder = client(1);
-    assert!(!decider.connection(&coder, &api, false).await.allowed);
+    assert!(!decider.connection(&coder, &api, &[], false).await.allowed);
     let context = Context {
         workflow: Some("release-7".to_owned()),
         ..Context::default()
@@ -507,9 +513,9 @@ rules:
     let labels = Labels::from([("tier".to_owned(), "3".to_owned())]);
     decider.directory().run(10, context, labels);
     coder.run = 10;
-    assert!(!decider.connection(&coder, &api, false).await.allowed);
+    assert!(!decider.connection(&coder, &api, &[], false).await.allowed);
     coder.run = 9;
-    assert!(decider.connection(&coder, &api, false).await.allowed);
+    assert!(decider.connection(&coder, &api, &[], false).await.allowed);
 
     let changes = decider.changes();
     let mut switches = Switches::default();
@@ -572,6 +578,32 @@ rules:
         assert_eq!(
             (decision.enforced, decision.action.ip),
             (rule != "soon", ip)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_denied_on_paper_by_the_address_behind_its_name_says_so() {
+    let decider = decider();
+    let target = target("api.example.com", 443);
+    let behind = ["203.0.113.1", "198.51.100.7"].map(|ip| ip.parse().unwrap());
+    for tls in [true, false] {
+        let decided = decider.connection(&client(1), &target, &behind, tls).await;
+        assert!(decided.allowed);
+        let decision = last(&decider);
+        assert_eq!(decision.verdict, Verdict::Deny);
+        assert!(!decision.enforced);
+        assert_eq!(decision.mode, Mode::Shadow);
+        assert_eq!(decision.matched.first().unwrap().rule, "bad-net");
+        assert_eq!(decision.action.ip, Some(behind[1]));
+        // What it does not deny goes on as before.
+        decider
+            .connection(&client(1), &target, &behind[..1], tls)
+            .await;
+        let decision = last(&decider);
+        assert_eq!(
+            (decision.verdict, decision.action.ip),
+            (Verdict::Allow, None)
         );
     }
 }

@@ -36,8 +36,9 @@ pub(crate) struct Index {
     anywhere: Bucket,
     /// Denials that a name's resolved address can meet.
     address_denials: Vec<Position>,
-    /// Whether one of them depends on more than where a connection goes, above all on the request.
-    address_denies_requests: bool,
+    /// Whether one of them depends on more than where a connection goes, above all on the request, or is on
+    /// paper.
+    address_denies_later: bool,
     /// Whether one of the rules wants TLS terminated.
     inspects: bool,
 }
@@ -142,7 +143,7 @@ impl Index {
         }
         if !rule.allows() && !rule.cidrs.is_empty() {
             self.address_denials.push(position);
-            self.address_denies_requests |= !rule.is_static();
+            self.address_denies_later |= !rule.is_static() || !rule.info.in_force();
         }
         self.inspects |= rule.inspects();
     }
@@ -215,8 +216,8 @@ impl Index {
     }
 
     /// Whether one of those depends on more than where a connection goes, above all on the request.
-    pub(crate) const fn address_denies_requests(&self) -> bool {
-        self.address_denies_requests
+    pub(crate) const fn address_denies_later(&self) -> bool {
+        self.address_denies_later
     }
 
     /// Whether one of the rules wants TLS terminated.

@@ -56,12 +56,14 @@ impl Policy {
         agent.indexes.iter().any(|index| index.inspects())
     }
 
-    /// Whether a denial for an agent looks at the address behind a name and depends on more than where a
-    /// connection goes, above all on the request.
+    /// Whether a denial for an agent looks at the address behind a name and is no reason not to go there: it
+    /// depends on more than where a connection goes, above all on the request, or it is on paper.
     #[must_use]
-    pub fn denies_requests_by_address(&self, agent: &AgentPolicy) -> bool {
+    pub fn denies_later_by_address(&self, agent: &AgentPolicy) -> bool {
         let mut indexes = agent.indexes.iter();
-        indexes.any(|index| index.address_denies_requests())
+        indexes.any(|index| {
+            index.address_denies_later() || agent.observes() && !index.address_denials().is_empty()
+        })
     }
 
     fn inspects_destination(

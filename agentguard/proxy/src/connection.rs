@@ -194,14 +194,18 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// Decides the connection as a whole, which is not TLS.
     pub(crate) async fn connection(&self) -> Decided {
         let decider = &self.guard.decider;
-        decider.connection(&self.client, &self.target, false).await
+        let behind = self.behind();
+        let decided = decider.connection(&self.client, &self.target, &behind, false);
+        decided.await
     }
 
     /// Decides the connection as a whole, which is TLS that is not opened.
     pub(crate) async fn tls(&self) -> Decided {
         self.tls.store(true, Ordering::Relaxed);
         let decider = &self.guard.decider;
-        decider.connection(&self.client, &self.target, true).await
+        let behind = self.behind();
+        let decided = decider.connection(&self.client, &self.target, &behind, true);
+        decided.await
     }
 
     /// Goes on with the connection, which the policy allowed, until it is over or denied. A denial is
@@ -219,7 +223,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             Spoken::Other
         };
         let denied = decider.revoked(changes, &self.client, reached, closed, spoken, || {
-            ruled.set()
+            ruled.set();
         });
         let over = unless(&ruled, pin!(denied), going).await;
         over.map_err(|denied| Over::revoked(&denied))

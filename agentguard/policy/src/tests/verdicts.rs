@@ -324,6 +324,36 @@ fn an_address_behind_a_name_can_only_be_denied() {
     assert_eq!(decide("169.254.169.254", 443), ReasonCode::MetadataService);
 }
 
+/// Whatever the address behind a name, and whether it is known yet: an expression sees none.
+#[test]
+fn an_expression_sees_bare_addresses_alone() {
+    let policy = policy(
+        "version: 1
+agents: [{name: coder}]
+rules:
+  - {id: all, match: {host: [api.example], cidr: [192.0.2.0/24]}, action: allow}
+  - {id: no-bare, match: {transport: [tcp]}, when: \"destination.ip != ''\", action: deny}
+",
+    );
+    let name = host("api.example");
+    for (host, ip, code) in [
+        (Some(&name), None, ReasonCode::RuleAllow),
+        (Some(&name), Some("192.0.2.1"), ReasonCode::RuleAllow),
+        (None, Some("192.0.2.1"), ReasonCode::RuleDeny),
+    ] {
+        let facts = Facts {
+            host,
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Never,
+            circumstances: Circumstances::NOBODY,
+        };
+        let ruling = policy.decide(agent(&policy, "coder"), &facts);
+        assert_eq!(ruling.reason.code, code, "{facts:?}");
+    }
+}
+
 #[test]
 fn a_rule_can_be_about_what_is_spoken() {
     use ReasonCode::{NeedsInspection, NoRule, RuleAllow, RuleDeny};

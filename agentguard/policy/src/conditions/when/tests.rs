@@ -120,7 +120,7 @@ fn expressions_say_what_they_say() {
             true,
         ),
         (
-            "destination.ip == '192.0.2.7' && destination.transport == 'tcp'",
+            "destination.ip == '' && destination.transport == 'tcp'",
             true,
         ),
         ("request.method in ['PUT', 'POST']", true),

@@ -40,7 +40,10 @@ impl VariableResolver for Values<'_> {
             "context.purpose" => part(Part::Purpose),
             "destination.host" => Some(text(self.facts.host.map_or("", |name| name.as_str()))),
             "destination.ip" => {
-                let ip = self.facts.ip.map(|ip| ip.to_canonical().to_string());
+                // What a name leads to is the server's to say, and not looked at here: the same expression would
+                // be one thing before it is resolved and another behind it.
+                let ip = self.facts.ip.filter(|_| self.facts.host.is_none());
+                let ip = ip.map(|ip| ip.to_canonical().to_string());
                 Some(CowVal::owned(CelString::from(ip.unwrap_or_default())))
             }
             "destination.port" => Some(number(i64::from(self.facts.port))),

@@ -136,18 +136,18 @@ impl Recorder<'_> {
             action.body = (request.body > 0).then_some(request.body);
             action.tls = matches!(attempt.sent, Sent::Tls(_));
             action.websocket = request.websocket;
-            // An address behind the name for which a rule denies it is told, in force before on paper.
-            if let (Some(ip), Some(_), None) = (attempt.behind, facts.host, facts.ip)
-                && ruling.outcome != RulingOutcome::Deny
-            {
-                let ip = Some(ip);
-                let there = self.policy.decide(agent, &Facts { ip, ..facts });
-                let denied = there.outcome == RulingOutcome::Deny
-                    || there.verdict == Verdict::Deny && ruling.verdict != Verdict::Deny;
-                if denied {
-                    action.ip = ip.map(special::canonical);
-                    ruling = there;
-                }
+        }
+        // An address behind the name for which a rule denies it is told, in force before on paper.
+        if let (Some(ip), Some(_), None) = (attempt.behind, facts.host, facts.ip)
+            && ruling.outcome != RulingOutcome::Deny
+        {
+            let ip = Some(ip);
+            let there = self.policy.decide(agent, &Facts { ip, ..facts });
+            let denied = there.outcome == RulingOutcome::Deny
+                || there.verdict == Verdict::Deny && ruling.verdict != Verdict::Deny;
+            if denied {
+                action.ip = ip.map(special::canonical);
+                ruling = there;
             }
         }
         let said = (ruling.verdict, ruling.enforced, ruling.reason);
