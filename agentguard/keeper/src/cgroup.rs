@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::XattrFlags;
+
 use crate::gate::{self, GateError};
 
 /// Magic number of the version 2 hierarchy, `statfs(2)`.
@@ -89,6 +91,32 @@ impl Cgroup {
             |text| text.contains("populated 1"),
         )
     }
+}
+
+/// The extended attribute in which [`note_run`] keeps its text.
+const NOTE: &str = "trusted.agentguard.run";
+
+/// The longest text of a note, in bytes: what an extended attribute holds (`XATTR_SIZE_MAX` of
+/// `linux/limits.h`).
+const LONGEST_NOTE: usize = 65_536;
+
+/// Notes a text on a cgroup. It is there until the cgroup is removed, whoever ends meanwhile.
+///
+/// # Errors
+/// The cgroup is gone, the text is too long, or there is no memory for it.
+pub fn note_run(path: &Path, text: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::setxattr(path, NOTE, text, XattrFlags::empty())?)
+}
+
+/// The text that was noted on a cgroup.
+///
+/// # Errors
+/// There is none (`ENODATA`), or the cgroup is gone.
+pub fn noted_run(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; LONGEST_NOTE];
+    let length = rustix::fs::getxattr(path, NOTE, &mut text)?;
+    text.truncate(length);
+    Ok(text)
 }
 
 /// Bounds how deep and how many the cgroups below one may be (`cgroup.max.depth`,

@@ -40,6 +40,13 @@ pub(crate) struct RunArgs {
     /// The workflow it is a part of, for rules and the record
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<String>,
+    /// The session it belongs to, for rules and the record; its share of a rollout goes by it [default: each
+    /// run is one]
+    #[arg(long, value_name = "SESSION")]
+    session: Option<String>,
+    /// What it is for, for rules and the record
+    #[arg(long, value_name = "PURPOSE")]
+    purpose: Option<String>,
     /// A label for rules and the record; may be repeated, once for each key
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,

@@ -49,7 +49,9 @@ pub(super) fn gather(args: RunArgs) -> anyhow::Result<Gathered> {
         agent: args.agent,
         user: args.user,
         context: RunContext {
+            session: args.session,
             workflow: args.workflow,
+            purpose: args.purpose,
             ..RunContext::default()
         },
         labels: args.labels.into_iter().collect(),

@@ -16,6 +16,7 @@ mod datagrams;
 mod direct;
 mod frozen;
 mod itself;
+mod left;
 mod loopback;
 mod membership;
 mod modes;

@@ -3,6 +3,7 @@
 
 mod adopted;
 mod complaints;
+mod left;
 mod orders;
 mod policy;
 mod quarantine;
@@ -266,6 +267,7 @@ impl Keeper {
                     .insert(cgroup.id, Subtree::new(path.clone(), id, 0));
             }
         }
+        self.find_left_runs();
         // What lives there already may hold addresses from long before this daemon.
         for subtree in self.subtrees.values_mut() {
             if runs::populated(&subtree.path) {

@@ -11,7 +11,7 @@ use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{AgentId, AgentName, Labels};
 use anyhow::{Context as _, ensure};
 
-use super::{Keeper, Prepared, Run, Subtree, listeners, ports};
+use super::{Keeper, Prepared, Run, Subtree, left, listeners, ports};
 
 /// How deep the cgroups of a run may lie below its agent's. A run of root makes cgroups in its own; they
 /// are looked at, and removed when it is over.
@@ -21,7 +21,7 @@ const MAX_DESCENDANTS: u32 = 16_384;
 
 /// How many runs of an agent may be there at once, what they left in the background among them: a new
 /// worker is told of all.
-const MAX_RUNS: usize = 1024;
+pub(super) const MAX_RUNS: usize = 1024;
 /// How many of those may have a network namespace of their own.
 const MAX_ISOLATED: usize = 256;
 
@@ -64,6 +64,7 @@ impl Keeper {
             self.enrol(own.id, Subtree::new(own.path, agent, 0))?;
         }
         let cgroup = Cgroup::create(&path)?;
+        left::note(&path, &context, &labels)?;
         // With this one in it the root stays, and may be another than a second ago.
         self.hold_root()?;
         let isolated = isolate
@@ -152,11 +153,7 @@ impl Keeper {
         let own: HashSet<&Path> = self.runs.values().map(|run| &*run.cgroup).collect();
         for agent in cgroup::children(root) {
             for path in cgroup::children(&agent) {
-                let name = path.file_name().and_then(|name| name.to_str());
-                let left = name
-                    .and_then(|name| name.strip_prefix("run-"))
-                    .is_some_and(|number| number.parse::<u32>().is_ok());
-                if left && !own.contains(&*path) && !populated(&path) {
+                if left::number(&path).is_some() && !own.contains(&*path) && !populated(&path) {
                     // What is not empty after all stays.
                     let _ = cgroup::remove(&path);
                 }
