@@ -460,6 +460,12 @@ pub enum Answer {
         /// What was done, for a person.
         text: String,
     },
+    /// Not done, and nothing changed: a file that it rests on is wrong.
+    Faulty {
+        /// Everything that is wrong with it: `FILE:LINE:COLUMN: error: …` and hints, and in a last line what
+        /// that means.
+        text: String,
+    },
     /// Not done, and nothing changed, unless the message says what did.
     Refused {
         /// Why.

@@ -73,6 +73,26 @@ impl Diagnostics {
         self.found.iter()
     }
 
+    /// How many of them are errors and how many warnings, in words: `2 errors, 1 warning`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let errors = self.iter().filter(|it| it.severity == Severity::Error);
+        let errors = errors.count();
+        let warnings = self.found.len() - errors;
+        let mut parts = Vec::new();
+        for (count, noun) in [(errors, "error"), (warnings, "warning")] {
+            match count {
+                0 => {}
+                1 => parts.push(format!("1 {noun}")),
+                _ => parts.push(format!("{count} {noun}s")),
+            }
+        }
+        if self.more > 0 {
+            parts.push(format!("{} more", self.more));
+        }
+        parts.join(", ")
+    }
+
     /// How many were found beyond those listed.
     #[must_use]
     pub const fn more(&self) -> usize {

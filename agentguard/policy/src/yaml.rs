@@ -178,7 +178,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &str, tree: &Tree) -> (Option<T>, 
     // Each pass takes one node out, so more passes than diagnostics are needed only where a
     // missing key is the consequence of an earlier one. The bound is for both.
     let mut removed = HashSet::new();
-    for _ in 0..2 * MAX_DIAGNOSTICS {
+    for left in (0..2 * MAX_DIAGNOSTICS).rev() {
         match T::deserialize(de::NodeDeserializer::new(root, &removed)) {
             Ok(value) => return (Some(value), found),
             Err(fault) => {
@@ -188,6 +188,12 @@ pub(crate) fn read<T: DeserializeOwned>(path: &str, tree: &Tree) -> (Option<T>, 
                 }
                 if culprit == root.id || !removed.insert(culprit) {
                     break;
+                }
+                if left == 0 {
+                    let message = "more is wrong than is told at once";
+                    let hint = "mend what is told first";
+                    let place = Place::default();
+                    found.push(error(path, place, message.to_owned(), hint.to_owned()));
                 }
             }
         }

@@ -193,6 +193,10 @@ pub(super) fn ask_keeper(global: &Global, request: &Request) -> Result<Answer, F
         .map_err(|error| lost(&error))?;
     keeper.send(request, &[]).map_err(|error| lost(&error))?;
     match keeper.recv::<Answer>().map_err(|error| lost(&error))? {
+        Some((Answer::Faulty { text }, _)) => Err(Failure::Said {
+            text: lines(&text),
+            code: 2,
+        }),
         Some((Answer::Refused { message, hint }, _)) => {
             let failure = Failure::refused(lines(&message));
             Err(match hint {

@@ -86,10 +86,22 @@ fn a_policy_is_checked_without_a_daemon() {
     agentguard(["policy", "check", &bad]).says(
         "",
         &format!(
-            "{bad}:6:13: error: unknown value `alow`\n  hint: did you mean `allow`?\n{bad}:8:5: error: unknown key `mathc`\n  hint: did you mean `match`?\nerror: {bad} cannot be used: 2 faults\n"
+            "{bad}:6:13: error: unknown value `alow`\n  hint: did you mean `allow`?\n{bad}:8:5: error: unknown key `mathc`\n  hint: did you mean `match`?\nerror: {bad} cannot be used: 2 errors\n"
         ),
         2,
     );
+
+    let told = agentguard(["policy", "check", &bad, "-o", "json"]).run();
+    assert_eq!(told.code, 2);
+    let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(
+        json["faults"][0],
+        serde_json::json!({
+            "severity": "error", "path": bad, "line": 6, "column": 13,
+            "message": "unknown value `alow`", "hint": "did you mean `allow`?",
+        })
+    );
+    assert_eq!(json["faults"].as_array().unwrap().len(), 2);
 
     let missing = bench.path("missing.yaml");
     agentguard(["policy", "check", &missing]).says(
@@ -207,14 +219,14 @@ fn what_a_policy_includes_is_checked_with_it() {
     );
     agentguard(["policy", "check", &path]).says(
         "",
-        &format!("{names}:2:30: error: an empty entry\n  hint: take it out, or write what is meant\nerror: {path} cannot be used: 1 fault\n"),
+        &format!("{names}:2:30: error: an empty entry\n  hint: take it out, or write what is meant\nerror: {path} cannot be used: 1 error\n"),
         2,
     );
     std::fs::write(&names, b"version: 1\n\xff").unwrap();
     agentguard(["policy", "check", &path]).says(
         "",
         &format!(
-            "{path}:2:11: error: cannot read `{names}`: line 2, column 1: the policy is not UTF-8: byte 0xff\n  hint: save the file as UTF-8\nerror: {path} cannot be used: 1 fault\n"
+            "{path}:2:11: error: cannot read `{names}`: line 2, column 1: the policy is not UTF-8: byte 0xff\n  hint: save the file as UTF-8\nerror: {path} cannot be used: 1 error\n"
         ),
         2,
     );
@@ -224,7 +236,7 @@ fn what_a_policy_includes_is_checked_with_it() {
     );
     agentguard(["policy", "check", &path]).says(
         "",
-        &format!("{told}error: {path} cannot be used: 1 fault\n"),
+        &format!("{told}error: {path} cannot be used: 1 error\n"),
         2,
     );
     let doctor = agentguard(["doctor"]).with_config(&bench.config()).run();
@@ -387,7 +399,7 @@ fn tests_that_cannot_be_used_are_told_with_their_places() {
     agentguard(["policy", "test", &tests]).says(
         "",
         &format!(
-            "{tests}:4:12: {codr}\n{tests}:7:36: error: the policy has no rule `dogs`\n  hint: did you mean `docs`?\n{tests}:9:12: {codr}\nerror: {tests} cannot be used: 3 faults\n"
+            "{tests}:4:12: {codr}\n{tests}:7:36: error: the policy has no rule `dogs`\n  hint: did you mean `docs`?\n{tests}:9:12: {codr}\nerror: {tests} cannot be used: 3 errors\n"
         ),
         2,
     );
@@ -397,7 +409,7 @@ fn tests_that_cannot_be_used_are_told_with_their_places() {
     agentguard(["policy", "test", &tests, "--policy", &bad]).says(
         "",
         &format!(
-            "{bad}:2:25: error: unknown value `alow`\n  hint: did you mean `allow`?\nerror: {bad} cannot be used: 1 fault\n"
+            "{bad}:2:25: error: unknown value `alow`\n  hint: did you mean `allow`?\nerror: {bad} cannot be used: 1 error\n"
         ),
         2,
     );

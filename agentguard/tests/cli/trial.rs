@@ -171,7 +171,7 @@ COUNT CANNOT BE TOLD BECAUSE EXAMPLES
     simulate(&bad, &[]).says(
         "",
         &format!(
-            "{bad}:2:25: error: unknown value `alow`\n  hint: did you mean `allow`?\nerror: {bad} cannot be used: 1 fault\n"
+            "{bad}:2:25: error: unknown value `alow`\n  hint: did you mean `allow`?\nerror: {bad} cannot be used: 1 error\n"
         ),
         2,
     );

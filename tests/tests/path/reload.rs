@@ -113,7 +113,7 @@ fn a_bad_policy_leaves_the_old_one_in_force_and_status_says_why() {
 
     fs::write(guard.policy(), BAD).unwrap();
     let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
-    assert_eq!(reload.code(), 1, "{reload}");
+    assert_eq!(reload.code(), 2, "{reload}");
     let place = format!(
         "{}:6:13: error: unknown key `hosts`",
         guard.policy().display()
@@ -317,7 +317,7 @@ fn a_policy_of_several_files_is_read_anew_as_a_whole() {
     // A file that is away, or that others may write, leaves the old policy in force.
     let refused = |words: &str| {
         let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
-        assert_eq!(reload.code(), 1, "{reload}");
+        assert_eq!(reload.code(), 2, "{reload}");
         let place = format!(
             "{}:3:11: error: cannot read `{}`",
             guard.policy().display(),
@@ -355,4 +355,29 @@ fn a_policy_of_several_files_is_read_anew_as_a_whole() {
     let explain = guard.cli().args(["explain", &denied.id.to_string()]).run();
     let explain = explain.unwrap().success().unwrap();
     assert!(explain.stdout.contains("|   - id: no-other"), "{explain}");
+}
+
+/// As `policy check` tells of it: everything at once, each in its place, and with the same exit code.
+#[test]
+fn a_policy_that_is_wrong_is_told_as_a_whole_and_the_old_one_stays() {
+    let world = world("wrong");
+    let guard = world.guard().policy(FIRST).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let wrong = "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: a, action: deny, port: 1}\n  - {id: b, action: allow, match: {host: [a..b]}}\n";
+    fs::write(guard.policy(), wrong).unwrap();
+    let told = guard.cli().args(["policy", "reload"]).run().unwrap();
+    let path = guard.policy().display().to_string();
+    assert_eq!(told.code(), 2, "{told}");
+    let lines: Vec<&str> = told.stderr.lines().collect();
+    assert!(
+        lines[0].starts_with(&format!("{path}:4:27: error: unknown key `port`")),
+        "{told}"
+    );
+    assert!(
+        lines[2].starts_with(&format!("{path}:5:43: error: `a..b` is not a host name")),
+        "{told}"
+    );
+    let stays = "error: the policy was not taken, and the one in force stays";
+    assert_eq!(lines.last(), Some(&stays), "{told}");
+    client.gives(&format!("get('{SITE}')"), "HTTP/1.1 200 OK");
 }

@@ -21,6 +21,36 @@ struct Checked {
     warnings: Vec<String>,
 }
 
+/// What is wrong with one that cannot be used.
+#[derive(Serialize)]
+struct Unusable<'a> {
+    faults: Vec<Fault<'a>>,
+}
+
+/// One thing that is wrong. Lines and columns are from 1; 0 where the file as a whole is meant.
+#[derive(Serialize)]
+struct Fault<'a> {
+    severity: String,
+    path: &'a str,
+    line: u32,
+    column: u32,
+    message: &'a str,
+    hint: &'a str,
+}
+
+impl<'a> From<&'a Diagnostic> for Fault<'a> {
+    fn from(told: &'a Diagnostic) -> Self {
+        Self {
+            severity: told.severity.to_string(),
+            path: &told.path,
+            line: told.line,
+            column: told.column,
+            message: &told.message,
+            hint: &told.hint,
+        }
+    }
+}
+
 /// Errors are usage errors: the file is an argument, and it is wrong.
 pub(super) fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     let shown = file.display().to_string();
@@ -34,12 +64,13 @@ pub(super) fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     let policy = match sources.compile() {
         Ok(policy) => policy,
         Err(diagnostics) => {
-            let errors = diagnostics.iter().count() + diagnostics.more();
             say(&lines(&diagnostics.to_string()));
-            return Err(Failure::usage(format!(
-                "{shown} cannot be used: {}",
-                counted(errors, "fault")
-            )));
+            if !out.is_table() {
+                let faults = diagnostics.iter().map(Fault::from).collect();
+                out.value(&Unusable { faults }, String::new)?;
+            }
+            let summary = diagnostics.summary();
+            return Err(Failure::usage(format!("{shown} cannot be used: {summary}")));
         }
     };
     // It may be meant for another host: what is wrong with it on this one is no fault of its own.

@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use super::Global;
 use super::agent::change;
 use super::failure::{Failure, chain};
-use super::output::{Output, counted, printable, say};
+use super::output::{Output, printable, say};
 use crate::config::{ConfigError, sources};
 
 #[derive(Debug, Subcommand)]
@@ -92,11 +92,7 @@ fn closed(ip: IpAddr, ranges: &[IpNet], observing: bool) -> Option<Reason> {
 /// Says what is wrong with a file that the command line names.
 fn unusable(path: &str, found: &Diagnostics) -> Failure {
     say(&lines(&found.to_string()));
-    let errors = found.iter().count() + found.more();
-    Failure::usage(format!(
-        "{path} cannot be used: {}",
-        counted(errors, "fault")
-    ))
+    Failure::usage(format!("{path} cannot be used: {}", found.summary()))
 }
 
 /// Several lines for a terminal.

@@ -15,11 +15,13 @@ use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::spawn;
 use agentguard_keeper::spawn::message::{Refusal, ToClient};
 use agentguard_model::AgentName;
+use agentguard_policy::Diagnostics;
 
 use super::authorities::Authorities;
 use super::host::RunHost;
 use super::state::{Asked, Keeper};
 use super::{Shared, adoption, lock, told};
+use crate::config::ConfigError;
 
 /// Clients of root at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -35,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the worker may take for a new policy. Then it is replaced, and the next one begins with
 /// that policy.
 const TAKE: Duration = Duration::from_secs(10);
+
+/// Bytes of what is wrong with a policy in one answer, so that it fits a packet. What is beyond is not told.
+const FAULTS: usize = 48 * 1024;
 
 /// What [`Command::Quarantine`] and [`Command::Release`] do, in the words of a refusal.
 const QUARANTINE: &str = "quarantine and release agents";
@@ -222,7 +227,9 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
     let read = source.read();
     let (answer, generation, taken) = {
         let mut keeper = lock(keeper);
-        let answer = answered(keeper.reload(read));
+        let answer = keeper
+            .reload(read)
+            .map_or_else(not_taken, |text| Answer::Done { text });
         (answer, keeper.generation(), keeper.taken())
     };
     match answer {
@@ -351,6 +358,24 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         }
     };
     answered(result)
+}
+
+/// Why a policy was not taken: what is wrong with its files, or another reason.
+fn not_taken(error: anyhow::Error) -> Answer {
+    let faults = match error.downcast_ref::<ConfigError>() {
+        Some(ConfigError::Wrong(faults)) => Some(faults.to_string()),
+        _ => None,
+    };
+    let faults = faults.or_else(|| Some(error.downcast_ref::<Diagnostics>()?.to_string()));
+    let Some(mut text) = faults else {
+        return answered(Err(error));
+    };
+    if text.len() > FAULTS {
+        text.truncate(text.floor_char_boundary(FAULTS));
+        text.push('…');
+    }
+    text.push_str("\nerror: the policy was not taken, and the one in force stays");
+    Answer::Faulty { text }
 }
 
 fn answered(result: anyhow::Result<String>) -> Answer {
