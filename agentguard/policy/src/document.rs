@@ -286,7 +286,9 @@ pub(crate) struct RawRule {
     #[serde(default)]
     pub(crate) rollout: Option<At<RawRollout>>,
     /// What it says.
-    pub(crate) action: RuleAction,
+    // Required: one that is wrong leaves the rest of the rule to be judged, so that the loader misses it.
+    #[schemars(with = "RuleAction", required)]
+    pub(crate) action: Option<RuleAction>,
     /// What is changed in the requests that it allows, with `action: modify`.
     #[serde(default)]
     pub(crate) modify: Option<At<RawChanges>>,

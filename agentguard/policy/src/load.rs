@@ -64,6 +64,8 @@ pub(crate) struct Report {
     found: Vec<Diagnostic>,
     /// Where what was put in elsewhere is written; [`Place::origin`] is a number in it, from 1.
     notes: Vec<Note>,
+    /// Something in what is judged was told and taken out: what seems to be missing may be there.
+    in_part: bool,
     /// What was told of entries of lists: an entry may stand in any number of rules.
     told: HashSet<(u32, String)>,
 }
@@ -126,6 +128,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
             .map_or_else(|| "policy".to_owned(), |d| d.path.clone()),
         found: unread.to_vec(),
         notes: Vec::new(),
+        in_part: false,
         told: HashSet::new(),
     };
     let mut loaded = Loaded {
@@ -159,7 +162,8 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         .map(|source| source.read(&mut report))
         .collect();
     includes::check(&sources, !unread.is_empty(), &mut report);
-    let partial = !whole || !agents_are_whole || report.found.len() > of_names;
+    let names_are_whole = report.found.len() == of_names || !sources.iter().any(Parsed::lacks);
+    let partial = !whole || !agents_are_whole || !names_are_whole;
     let defaults = defaults::defaults(&sources, &mut report);
     loaded.strategy = strategy::strategy(&sources, &mut report);
     let switches = conditions::switches(&sources, &mut report);
@@ -230,8 +234,10 @@ impl Source {
     }
 
     fn read(mut self, report: &mut Report) -> Parsed {
+        let mut written = [0; 3];
         let document = self.tree.and_then(|tree| {
-            let (document, found) = yaml::read(&self.path, &tree);
+            written = ["agents", "groups", "rules"].map(|key| tree.root.entries_of(key));
+            let (document, found): (Option<RawDocument>, _) = yaml::read(&self.path, &tree);
             self.broken.extend(found.iter().map(|d| d.line));
             report.found.extend(found);
             document
@@ -240,6 +246,7 @@ impl Source {
             path: self.path,
             document,
             broken: self.broken,
+            written,
         }
     }
 }
@@ -250,14 +257,32 @@ struct Parsed {
     document: Option<RawDocument>,
     /// The lines with errors. What spans one of them was reported, and is not judged further.
     broken: Vec<u32>,
+    /// How many agents, groups and rules it has.
+    written: [usize; 3],
 }
 
 impl Parsed {
+    /// Whether there may be names in it that are not known: something was told that is not inside of an
+    /// agent, a group or a rule that is there.
+    fn lacks(&self) -> bool {
+        let Some(document) = &self.document else {
+            return true;
+        };
+        let RawDocument {
+            agents,
+            groups,
+            rules,
+            ..
+        } = document;
+        let spans = agents.iter().map(At::lines);
+        let spans = spans.chain(groups.iter().map(At::lines));
+        let spans: Vec<_> = spans.chain(rules.iter().map(At::lines)).collect();
+        let inside = |line: &u32| spans.iter().any(|span| span.contains(line));
+        [agents.len(), groups.len(), rules.len()] != self.written || !self.broken.iter().all(inside)
+    }
+
     fn is_whole<T>(&self, item: &At<T>) -> bool {
-        !self
-            .broken
-            .iter()
-            .any(|line| (item.place.line..=item.last_line).contains(line))
+        !self.broken.iter().any(|line| item.lines().contains(line))
     }
 }
 

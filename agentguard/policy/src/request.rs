@@ -79,6 +79,14 @@ impl Unknown {
 }
 
 impl Assumed<'_> {
+    /// The same, in favour of what is attempted.
+    pub(crate) const fn turned_out(self) -> Self {
+        Self {
+            in_favour: true,
+            ..self
+        }
+    }
+
     /// Whether a condition of a rule holds, if it looks at what is unknown.
     const fn holds(self, allows: bool, looks: bool) -> Option<bool> {
         if looks {

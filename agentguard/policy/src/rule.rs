@@ -269,7 +269,7 @@ impl Rule {
                 fit => return fit,
             },
             Seen::Request(request) if !self.request.matches(&request, self.allows()) => {
-                return Fit::No;
+                return self.at_worst(&request, facts);
             }
             _ => {}
         }
@@ -289,6 +289,25 @@ impl Rule {
 }
 
 impl Rule {
+    /// What is assumed of a rule whose conditions on a request do not hold: not to match. Where they may hold
+    /// after all, its expression may fail, which is worse than an allowance that does not match.
+    fn at_worst(&self, request: &Request<'_>, facts: &Facts<'_>) -> Fit {
+        let when = self.conditions.when.as_ref();
+        let fails = when.is_some_and(|when| when.needs_request() && when.is_unknown(facts));
+        let Some(assumed) = request.assumed.filter(|it| !it.in_favour) else {
+            return Fit::No;
+        };
+        let otherwise = Request {
+            assumed: Some(assumed.turned_out()),
+            ..*request
+        };
+        if self.allows() && fails && self.request.matches(&otherwise, true) {
+            Fit::Failed
+        } else {
+            Fit::No
+        }
+    }
+
     /// What is assumed of an expression that looks at what nobody knows: that it turns out for what is
     /// attempted, or against it. An allowance that cannot be evaluated is worse than one that does not match.
     fn assumed(&self, when: &When, facts: &Facts<'_>) -> Fit {

@@ -60,6 +60,13 @@ pub struct At<T> {
 /// What to do where nothing better can be said.
 const READ_THE_SCHEMA: &str = "`agentguard schema` prints the form of each document";
 
+impl<T> At<T> {
+    /// The lines that it takes.
+    pub(crate) const fn lines(&self) -> std::ops::RangeInclusive<u32> {
+        self.place.line..=self.last_line
+    }
+}
+
 /// The name under which [`At`] asks for a place.
 const AT: &str = "agentguard_policy::yaml::At";
 

@@ -24,13 +24,16 @@ const FIXED: [HeaderName; 2] = [
 /// What a rule changes; nothing, if it only allows or denies.
 pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>> {
     let Some(changes) = &raw.modify else {
-        if raw.action == RuleAction::Modify {
+        if raw.action == Some(RuleAction::Modify) && !report.in_part {
             let hint = "`modify: {headers: {drop: [cookie]}}`";
             report.error(raw.id.place, "`action: modify` without `modify`", hint);
         }
         return None;
     };
-    if raw.action != RuleAction::Modify {
+    if raw
+        .action
+        .is_some_and(|action| action != RuleAction::Modify)
+    {
         report.error(
             changes.place,
             "`modify` is for `action: modify`",

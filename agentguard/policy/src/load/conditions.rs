@@ -166,7 +166,7 @@ fn who_is_meant(when: &When, text: &At<String>, known: &Known<'_>, report: &mut 
 
 fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
     let raw = &time.value;
-    if raw.days.is_none() && raw.hours.is_none() {
+    if raw.days.is_none() && raw.hours.is_none() && !report.in_part {
         let hint = "`time: {days: [mon-fri], hours: [\"08:00-18:00\"], zone: Europe/Berlin}`";
         report.error(time.place, "`time` says neither `days` nor `hours`", hint);
     }

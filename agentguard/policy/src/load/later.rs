@@ -12,7 +12,7 @@ fn place<T>(entry: &Option<At<T>>) -> Option<Place> {
 /// Refuses a rule that needs what is not there: it would not do what it says.
 pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
     const DECODES: &str = "this version does not decode contents";
-    let escalates = raw.action == RuleAction::Escalate;
+    let escalates = raw.action == Some(RuleAction::Escalate);
     let changes = raw.modify.as_ref().map(|it| &it.value);
     let obliges = raw.obligations.as_ref().map(|it| &it.value);
     let change = |of: fn(&crate::document::RawChanges) -> Option<Place>| changes.and_then(of);
@@ -65,7 +65,12 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
         let Some(at) = at else {
             continue;
         };
-        let hint = format!("{missing}; leave the rule out until one does");
+        let leave = if matches!(key, "alert" | "capture_body" | "rate_class") {
+            "it"
+        } else {
+            "the rule"
+        };
+        let hint = format!("{missing}; leave {leave} out until one does");
         report.error(at, format!("`{key}` is not there yet"), &hint);
     }
 }

@@ -34,9 +34,13 @@ pub(crate) const NOT_PASSED_ON: [HeaderName; 11] = [
 ];
 
 /// What a rule says of requests.
-pub(super) fn request(action: RuleAction, matches: &RawMatch, report: &mut Report) -> RequestMatch {
+pub(super) fn request(
+    action: Option<RuleAction>,
+    matches: &RawMatch,
+    report: &mut Report,
+) -> RequestMatch {
     let body_over = matches.body_over.as_ref().and_then(|entry| {
-        if action != RuleAction::Deny {
+        if action.is_some_and(|action| action != RuleAction::Deny) {
             report.error(
                 entry.place,
                 "`body_over` is for a rule that denies",

@@ -46,15 +46,23 @@ pub(super) fn rules(
                 report.error(id.place, message, &hint);
             }
             if !source.is_whole(&raw) {
+                report.in_part = true;
+                said(&raw, 0, RuleAction::Allow, known, report);
+                report.in_part = false;
                 continue;
             }
+            let Some(action) = raw.value.action else {
+                let hint = "`action: allow`, `action: deny` or `action: modify`";
+                report.error(raw.place, "missing key `action`", hint);
+                continue;
+            };
             let number = u32::try_from(rules.len()).map_or(u32::MAX, |n| n.saturating_add(1));
             columns.push(raw.place.column);
-            if raw.value.mode.is_none() && raw.value.action == RuleAction::Deny {
+            if raw.value.mode.is_none() && action == RuleAction::Deny {
                 denials += 1;
                 first_denial.get_or_insert_with(|| (source.path.clone(), raw.place.line));
             }
-            rules.push(rule(&raw, number, known, report));
+            rules.push(rule(&raw, number, action, known, report));
         }
     }
     known
@@ -63,7 +71,36 @@ pub(super) fn rules(
     (rules, columns)
 }
 
-fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) -> Rule {
+/// What a rule says with all that it says together.
+fn rule(
+    raw: &At<RawRule>,
+    number: u32,
+    action: RuleAction,
+    known: &Known<'_>,
+    report: &mut Report,
+) -> Rule {
+    let mut rule = said(raw, number, action, known, report);
+    let raw = &raw.value;
+    let nothing = RawMatch::default();
+    let matches = raw.matches.as_ref().unwrap_or(&nothing);
+    rule.transports = transports(raw, matches, &rule, known.defaults, report);
+    rule.info.handling = handling(raw, &rule, known.defaults, report);
+    what_only_names_have(raw, &rule, report);
+    what_shows_no_request(matches, &rule, report);
+    if rule.allows() {
+        wide::warn(matches, report);
+    }
+    rule
+}
+
+/// What a rule says, part by part.
+fn said(
+    raw: &At<RawRule>,
+    number: u32,
+    action: RuleAction,
+    known: &Known<'_>,
+    report: &mut Report,
+) -> Rule {
     let source = Source {
         file: report.path.clone(),
         line: raw.place.line,
@@ -104,7 +141,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
             number,
             id: raw.id.value.clone(),
             source,
-            action: raw.action,
+            action,
             handling: Handling::Splice,
             mode: raw.mode.unwrap_or_else(|| known.defaults.mode()),
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
@@ -115,7 +152,7 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),
         written: 0,
-        ports: known.defaults.ports(raw.action),
+        ports: known.defaults.ports(action),
         transports: 0,
         request: requests::request(raw.action, matches, report),
         conditions: conditions::conditions(raw, matches, known, report),
@@ -137,13 +174,6 @@ fn rule(raw: &At<RawRule>, number: u32, known: &Known<'_>, report: &mut Report) 
         values::list_bounds("port", list, report);
         rule.ports = values::ports(list, report);
     }
-    rule.transports = transports(raw, matches, &rule, known.defaults, report);
-    rule.info.handling = handling(raw, &rule, known.defaults, report);
-    what_only_names_have(raw, &rule, report);
-    what_shows_no_request(matches, &rule, report);
-    if rule.allows() {
-        wide::warn(matches, report);
-    }
     rule
 }
 
@@ -159,7 +189,7 @@ fn transports(
             return transports;
         }
         // A denial without a word on transport means the destination, however it is reached.
-        if raw.action == RuleAction::Deny && !rule.needs_request() && !rule.is_static() {
+        if !rule.allows() && !rule.needs_request() && !rule.is_static() {
             // Neither is safe to assume: both cannot be had, and one is less than it seems to say.
             report.error(
                 raw.id.place,
@@ -167,9 +197,10 @@ fn transports(
                 "`transport: [tcp]`; datagrams are decided by the kernel, which knows none of these: deny them by a rule of their own",
             );
         }
-        return match raw.action {
-            RuleAction::Deny if !rule.needs_request() => TCP | UDP,
-            _ => TCP,
+        return if rule.allows() || rule.needs_request() {
+            TCP
+        } else {
+            TCP | UDP
         };
     };
     if list.value.is_empty() {
@@ -222,7 +253,7 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
             Handling::Splice
         };
     };
-    if raw.action == RuleAction::Deny {
+    if !rule.allows() {
         report.error(
             entry.place,
             "a denial has no `handling`",

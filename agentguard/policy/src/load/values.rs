@@ -70,10 +70,20 @@ pub(super) fn list<T>(
         return Vec::new();
     };
     list_bounds(key, list, report);
-    list.value
-        .iter()
-        .filter_map(|entry| read(entry, report))
+    let entries = list.value.iter();
+    entries
+        .filter_map(|entry| {
+            if is_unfilled(entry, report) {
+                return None;
+            }
+            read(entry, report)
+        })
         .collect()
+}
+
+/// Whether an entry still names a variable or a list that could not be put in, which was told.
+pub(super) fn is_unfilled(entry: &At<String>, report: &Report) -> bool {
+    report.in_part && (entry.value.contains("${") || entry.value.starts_with('@'))
 }
 
 /// Refuses an empty list, which could be read as "all" or as "none", and one that is too long.
@@ -93,6 +103,10 @@ pub(super) fn list_bounds(key: &str, list: &At<Vec<At<String>>>, report: &mut Re
 }
 
 pub(super) fn empty(key: &str, place: Place, report: &mut Report) {
+    // What was in it may have been told.
+    if report.in_part {
+        return;
+    }
     report.error(
         place,
         format!("`{key}` is empty, so it would match nothing"),
@@ -227,5 +241,11 @@ fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
 }
 
 pub(super) fn ports(list: &At<Vec<At<String>>>, report: &mut Report) -> Ports {
-    Ports::new(list.value.iter().filter_map(|p| port(p, report)).collect())
+    let mut ports = Vec::new();
+    for entry in &list.value {
+        if !is_unfilled(entry, report) {
+            ports.extend(port(entry, report));
+        }
+    }
+    Ports::new(ports)
 }

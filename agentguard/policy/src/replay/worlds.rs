@@ -202,7 +202,10 @@ impl Worlds<'_> {
             early.outcome,
             RulingOutcome::Undecided | RulingOutcome::Allow(Handling::Inspect)
         );
-        if decided && ways.len() == 1 {
+        // Who is only observed goes on early whatever comes, which may be denied on paper.
+        let mut looks = false;
+        self.each(flow, |rule| looks |= rule.needs_request());
+        if decided && ways.len() == 1 && !(looks && self.agent.observes()) {
             return self.anywhere(flow, &ways);
         }
         let unknown = Unknown {

@@ -75,7 +75,8 @@ pub(crate) struct RawTest {
     #[serde(default)]
     pub(crate) opaque: Option<At<bool>>,
     /// What should become of it.
-    pub(crate) expect: At<RawExpect>,
+    #[schemars(with = "RawExpect", required)]
+    pub(crate) expect: Option<At<RawExpect>>,
 }
 
 /// On whose behalf an agent acts.

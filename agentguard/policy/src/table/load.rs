@@ -163,7 +163,13 @@ impl Checking<'_> {
             );
         }
         let agent = self.agent(&raw.agent);
-        let expect = self.expect(&raw.expect, raw.resolve.is_some());
+        let expect = match &raw.expect {
+            Some(expect) => self.expect(expect, raw.resolve.is_some()),
+            None => {
+                self.missing(place, "missing key `expect`", "like `expect: deny`");
+                None
+            }
+        };
         let attempt = self.attempt(&raw, place);
         Some(Test {
             name: raw.name.value,

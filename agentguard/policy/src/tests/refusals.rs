@@ -203,12 +203,50 @@ fn errors_of_form_and_of_meaning_come_together() {
     let text = rule(
         "  - id: a\n    acton: allow\n    match: {port: [0]}\n  - id: b\n    agents: [nobody]\n    match: {port: [99999]}\n    action: deny\n",
     );
-    // The rule with the misspelt key is not judged further, and neither is who exists.
+    // What the rule with the misspelt key says otherwise is judged too.
     assert_eq!(
         refused(&text),
         [
             "p.yaml:7:5: error: unknown key `acton`\n  hint: did you mean `action`?",
+            "p.yaml:8:20: error: `0`: there is no port 0\n  hint: leave `port` out to match any; the first one is 1",
+            "p.yaml:10:14: error: no agent is called `nobody`\n  hint: an agent is declared under `agents`",
             "p.yaml:11:20: error: `99999`: the last port is 65535\n  hint: like 443 or \"8000-8100\"",
+        ]
+    );
+}
+
+/// One mistake hides no other.
+#[test]
+fn everything_wrong_with_a_rule_is_told_at_once() {
+    let of = |text: &str| -> Vec<String> {
+        let found = refused(text).into_iter();
+        let told = found.map(|it| it.split("\n").next().unwrap_or_default().to_owned());
+        told.collect()
+    };
+    assert_eq!(
+        of(
+            "version: 1\nagents: [{name: coder, mod: enforce}]\nrules:\n  - {id: x, agents: [nobody], match: {host: [a..b], port: [99999], path: [a]}, action: alow, obligations: {alert: x}}\n  - {id: x, match: {host: [c.example]}, action: deny, handling: Splice}\n"
+        ),
+        [
+            "p.yaml:2:24: error: unknown key `mod`",
+            "p.yaml:4:22: error: no agent is called `nobody`",
+            "p.yaml:4:46: error: `a..b` is not a host name: it has an empty label",
+            "p.yaml:4:60: error: `99999`: the last port is 65535",
+            "p.yaml:4:75: error: path `a` does not begin with `/`",
+            "p.yaml:4:88: error: unknown value `alow`",
+            "p.yaml:4:115: error: `alert` is not there yet",
+            "p.yaml:5:10: error: a second rule `x`",
+            "p.yaml:5:65: error: unknown value `Splice`",
+        ]
+    );
+    // What is missing because it was told is not told again.
+    assert_eq!(
+        of(
+            "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: x, match: {host: [[]]}, action: allow}\n  - {id: y, match: {port: [443]}}\n"
+        ),
+        [
+            "p.yaml:4:28: error: expected text, found a list",
+            "p.yaml:5:5: error: missing key `action`",
         ]
     );
 }

@@ -37,6 +37,25 @@ pub(crate) struct Node {
     pub(crate) value: Value,
 }
 
+impl Node {
+    /// How many entries the list has that stands under a key; none, where there is no list.
+    pub(crate) fn entries_of(&self, key: &str) -> usize {
+        let Value::Mapping(entries) = &self.value else {
+            return 0;
+        };
+        match entries.iter().find(|(it, _)| it.text == key) {
+            Some((
+                _,
+                Node {
+                    value: Value::Sequence(items),
+                    ..
+                },
+            )) => items.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What a node is.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
