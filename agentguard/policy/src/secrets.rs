@@ -5,29 +5,36 @@
 //! name too few: what is left out costs a simulation, and a key in the record costs the key.
 
 /// What the name of a secret has anywhere in it.
-const PARTS: [&str; 12] = [
-    "apikey",
+const PARTS: [&str; 17] = [
     "accesskey",
+    "apikey",
+    "authentic",
     "authoriz",
     "bearer",
     "cookie",
     "credential",
+    "csrf",
+    "hmac",
     "jwt",
+    "keyfile",
     "passw",
     "secret",
     "sessid",
     "signature",
     "token",
+    "xsrf",
 ];
 
 /// What the name of a secret has as one of its words.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 14] = [
     "assertion",
     "auth",
     "code",
     "key",
     "otp",
     "pass",
+    "passcode",
+    "passphrase",
     "pin",
     "pwd",
     "session",
@@ -39,11 +46,35 @@ const WORDS: [&str; 12] = [
 /// Whether a header field or a parameter of this name holds a secret.
 pub(crate) fn is_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    if PARTS.iter().any(|part| lower.contains(part)) {
-        return true;
-    }
-    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric());
-    words.any(|word| WORDS.contains(&word))
+    lower.ends_with("key")
+        || PARTS.iter().any(|part| lower.contains(part))
+        || words(name).any(|word| WORDS.contains(&word.to_ascii_lowercase().as_str()))
+}
+
+/// The words of a name: apart by whatever is no letter and no digit, or by an upper-case letter behind a
+/// lower-case one.
+fn words(name: &str) -> impl Iterator<Item = &str> {
+    let mut before = ' ';
+    let apart = move |c: char| {
+        let begins = before.is_ascii_lowercase() && c.is_ascii_uppercase();
+        before = c;
+        begins
+    };
+    let parts = name.split(|c: char| !c.is_ascii_alphanumeric());
+    parts.flat_map(move |part| {
+        let mut apart = apart;
+        let begins = part
+            .char_indices()
+            .filter(|(_, c)| apart(*c))
+            .map(|(at, _)| at);
+        let ends: Vec<usize> = begins.chain([part.len()]).collect();
+        let mut from = 0;
+        ends.into_iter().filter_map(move |to| {
+            let word = part.get(from..to);
+            from = to;
+            word
+        })
+    })
 }
 
 #[cfg(test)]
@@ -72,6 +103,17 @@ mod tests {
             "PHPSESSID",
             "mcp-session-id",
             "password",
+            "authKey",
+            "sessionKey",
+            "userSession",
+            "x-privatekey",
+            "x-keyfile",
+            "x-csrf",
+            "x-hmac",
+            "authentication",
+            "passcode",
+            "x-passphrase",
+            "signInPin",
         ] {
             assert!(is_secret(name), "{name}");
         }
@@ -81,7 +123,9 @@ mod tests {
             "x-team",
             "action",
             "author",
-            "monkey",
+            "keyword",
+            "passenger",
+            "signing",
             "user-agent",
             "encoded",
             "page",
