@@ -23,6 +23,13 @@ impl Changes {
         }
     }
 
+    /// Whether it changes a field.
+    #[must_use]
+    pub fn touches(&self, name: &HeaderName) -> bool {
+        let mut set = self.set.iter().map(|(name, _)| name);
+        self.dropped.contains(name) || set.any(|it| it == name)
+    }
+
     /// What is changed, without values: they may be secrets.
     pub(crate) fn told(&self) -> String {
         let dropped = self.dropped.iter().map(|name| format!("without `{name}`"));

@@ -65,6 +65,12 @@ impl Policy {
         names
     }
 
+    /// Whether a rule looks at a header field of this name.
+    #[must_use]
+    pub fn looks_at_field(&self, name: &HeaderName) -> bool {
+        self.looked_at().fields.contains(name)
+    }
+
     /// A query as it is recorded: secrets, and parameters that no rule looks at, without their values.
     #[must_use]
     pub fn recorded_query(&self, query: &Query) -> String {

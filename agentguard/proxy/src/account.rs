@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agentguard_decision::{Decided, Decider, Recorder};
 use agentguard_model::{Bytes, Messages, Outcome};
+use http::header::{HeaderMap, HeaderName};
 
 use crate::relay::Counts;
 
@@ -69,6 +70,24 @@ impl<R: Recorder> Account<R> {
 
     pub(crate) fn is_answered(&self) -> bool {
         self.status.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes out of a request's trailers what the policy speaks of: nobody looks at a field there, or changes
+    /// it, and many servers take one from there as if it stood in the head (RFC 9110 §6.5.1 lets it be
+    /// discarded).
+    pub(crate) fn strip_trailers(&self, trailers: &mut HeaderMap) {
+        let policy = self.decider.policies().current();
+        let named: Vec<HeaderName> = trailers
+            .keys()
+            .filter(|name| {
+                let mut changes = self.decided.changes.iter();
+                policy.looks_at_field(name) || changes.any(|changes| changes.touches(name))
+            })
+            .cloned()
+            .collect();
+        for name in named {
+            trailers.remove(name);
+        }
     }
 
     /// What went wrong. The first thing that did is what counts.

@@ -291,7 +291,7 @@ impl<R: Recorder> Body for RequestBody<R> {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        let frame = match this.held.take() {
+        let mut frame = match this.held.take() {
             Some(frame) => frame,
             None => match ready!(Pin::new(&mut *inner).poll_frame(cx)) {
                 Some(frame) => frame?,
@@ -302,6 +302,9 @@ impl<R: Recorder> Body for RequestBody<R> {
             },
         };
         let last = inner.is_end_stream() || frame.is_trailers();
+        if let Some(trailers) = frame.trailers_mut() {
+            this.account.strip_trailers(trailers);
+        }
         match this.poll_pass(cx, &frame, last) {
             Poll::Pending => {
                 this.held = Some(frame);

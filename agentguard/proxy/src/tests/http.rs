@@ -234,6 +234,31 @@ async fn bodies_stream_both_ways_with_their_trailers() {
 }
 
 #[tokio::test]
+async fn a_field_that_is_changed_does_not_come_in_a_trailer() {
+    let world = by_name(Rules::Changed).build().await;
+    let mut client = world.connect().await;
+    write(
+        &mut client,
+        "POST /x HTTP/1.1\r\nHost: api.example\r\nTE: trailers\r\nConnection: TE\r\n\
+         Trailer: cookie, x-agent, x-sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n",
+    )
+    .await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "one\r\n").await;
+    write(
+        &mut client,
+        "0\r\nCookie: a=b\r\nX-Agent: other\r\nX-Sum: 6\r\n\r\n",
+    )
+    .await;
+    let rest = read_until(&mut upstream, "\r\n\r\n").await;
+    assert_eq!(rest.to_ascii_lowercase(), "0\r\nx-sum: 6\r\n\r\n");
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+    drop((client, upstream));
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_body_broken_in_the_middle_ends_the_request_and_is_told_once() {
     let world = by_name(Rules::Allow).build().await;
     let mut client = world.connect().await;
