@@ -397,6 +397,9 @@ pub struct PolicyRule {
     pub handling: Option<Handling>,
     /// How far it goes.
     pub mode: Mode,
+    /// For how many of a hundred sessions it is in force; for all, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<u8>,
     /// Its own sentence for the person who meets a denial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

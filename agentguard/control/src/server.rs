@@ -448,6 +448,7 @@ fn rule(rule: &RuleInfo) -> PolicyRule {
         handling: matches!(rule.action, RuleAction::Allow | RuleAction::Modify)
             .then_some(rule.handling),
         mode: rule.mode,
+        rollout: rule.rollout,
         reason: rule.reason.clone(),
     }
 }

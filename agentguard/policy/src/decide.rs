@@ -12,6 +12,7 @@ use crate::agent::AgentPolicy;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
 use crate::found::{Few, Found, LISTED};
+use crate::index::Position;
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::sentence::{self, Attempt};
@@ -176,7 +177,24 @@ impl Policy {
             };
         }
         if !found.modifying.is_empty() {
-            return self.modifies(agent, attempt, found, outcome);
+            return self.modifies(agent, attempt, found, &found.modifying, outcome);
+        }
+        if !found.paper_modifying.is_empty() {
+            let on_paper = self.modifies(agent, attempt, found, &found.paper_modifying, outcome);
+            let first = found.paper_modifying.iter().min();
+            let rule = first.and_then(|position| self.at(*position));
+            let mode = rule.map_or(agent.mode, |rule| rule.info.mode);
+            return Ruling {
+                enforced: false,
+                mode: match mode {
+                    _ if observes => agent.mode,
+                    // It is in force for other sessions.
+                    Mode::Enforce => Mode::Shadow,
+                    mode => mode,
+                },
+                changes: Vec::new(),
+                ..on_paper
+            };
         }
         let mut matched = Vec::new();
         self.list(&mut matched, &[&found.allowances, &found.paper_allowances]);
@@ -192,15 +210,16 @@ impl Policy {
         }
     }
 
-    /// Rules allow it with changes. Where an agent is only observed, none is made.
+    /// Rules allow it with changes: those that are `modifying`. Where an agent is only observed, none is made.
     fn modifies(
         &self,
         agent: &AgentPolicy,
         attempt: &Attempt<'_>,
         found: &Found,
+        modifying: &[Position],
         outcome: RulingOutcome,
     ) -> Ruling {
-        let mut positions = found.modifying.clone();
+        let mut positions = modifying.to_vec();
         positions.sort_unstable();
         // One may be met in more than one way.
         positions.dedup();
@@ -216,7 +235,10 @@ impl Policy {
         positions.iter().for_each(|position| few.add(*position));
         self.list(
             &mut matched,
-            &[&found.allowances.without(&few), &found.paper_allowances],
+            &[
+                &found.allowances.without(&few),
+                &found.paper_allowances.without(&few),
+            ],
         );
         let first = rules().next().map(|rule| &rule.info);
         let message = sentence::modified(attempt, first, &told.join(", "));

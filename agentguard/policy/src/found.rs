@@ -87,6 +87,8 @@ pub(crate) struct Found {
     pub(crate) unseen_handling: Option<Handling>,
     /// Those of [`Self::allowances`] that change the request: all of them, in no order.
     pub(crate) modifying: Vec<Position>,
+    /// Those of [`Self::paper_allowances`] that would change it.
+    pub(crate) paper_modifying: Vec<Position>,
     /// Whether one of [`Self::unseen_allowances`] has an expression that may fail, and deny then.
     pub(crate) may_fail: bool,
     /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
@@ -134,7 +136,14 @@ impl Found {
                 }
                 &mut self.unseen_allowances
             }
-            (true, false, true) => &mut self.paper_allowances,
+            (true, false, true) => {
+                if rule.changes.is_some() {
+                    self.paper_modifying.push(position);
+                }
+                &mut self.paper_allowances
+            }
+            // What would be changed on paper would not pass as it is there.
+            (true, false, false) if rule.changes.is_some() => &mut self.unseen_paper_denials,
             // Neither seen nor in force: nothing can come of it.
             (true, false, false) => return,
         };

@@ -37,6 +37,8 @@ pub struct RuleInfo {
     pub handling: Handling,
     /// How far it goes.
     pub mode: Mode,
+    /// For how many of a hundred sessions it is in force; for all, if absent.
+    pub rollout: Option<u8>,
     /// Its own sentence for the person who meets a denial.
     pub reason: Option<String>,
     /// At which level the daemon's log tells of what it decides; not at all, if absent.

@@ -71,6 +71,8 @@ impl Active {
     fn kind(&mut self, candidate: &Candidate<'_>) -> Option<&mut BTreeSet<Position>> {
         let rule = candidate.rule;
         Some(match (rule.allows(), rule.info.in_force()) {
+            // What would be changed on paper has to be seen, as what is denied there.
+            (true, false) if rule.changes.is_some() => &mut self.unseen_denials,
             (true, false) => return None,
             (true, true) if !rule.is_static() => &mut self.unseen_allowances,
             (true, true) if rule.info.handling == Handling::Direct => &mut self.direct,

@@ -19,6 +19,11 @@ impl Rollout {
         Some(Self { percent })
     }
 
+    /// The share in percent.
+    pub(crate) const fn share(self) -> u8 {
+        self.percent
+    }
+
     /// Whether a session is among those for which `rule` is in force.
     ///
     /// The same one always is: neither a reload nor a restart changes it, and more percent only add to

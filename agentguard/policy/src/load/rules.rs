@@ -10,6 +10,7 @@ use super::{
     Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, requests, selector,
     strategy, values, wide,
 };
+use crate::conditions::Rollout;
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
 use crate::rule::{Rule, RuleInfo};
@@ -144,6 +145,7 @@ fn said(
             action,
             handling: Handling::Splice,
             mode: raw.mode.unwrap_or_else(|| known.defaults.mode()),
+            rollout: None,
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
             log: raw.obligations.as_ref().and_then(|it| it.value.log),
         },
@@ -165,6 +167,7 @@ fn said(
             values::net,
         ),
     };
+    rule.info.rollout = rule.conditions.rollout.map(Rollout::share);
     rule.written = rule.cidrs.len();
     if !rule.allows() {
         let ways: Vec<_> = rule.cidrs.iter().flat_map(special::ways_to).collect();

@@ -223,9 +223,12 @@ proptest! {
             rule.matches_destination(facts.host, ip)
                 && match rule.fit(agent, &facts) {
                     Fit::Yes => true,
-                    Fit::NeedsRequest | Fit::Failed => {
-                        !rule.allows() || rule.in_force(&agent.name, &circumstances)
+                    Fit::NeedsRequest => {
+                        !rule.allows()
+                            || rule.changes.is_some()
+                            || rule.in_force(&agent.name, &circumstances)
                     }
+                    Fit::Failed => !rule.allows() || rule.in_force(&agent.name, &circumstances),
                     Fit::No => false,
                 }
         }).map(|(n, _)| n).collect();

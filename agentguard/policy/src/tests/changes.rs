@@ -96,3 +96,27 @@ fn what_would_be_changed_does_not_pass_unseen() {
         assert_eq!(never.reason.code, ReasonCode::NeedsInspection, "{name}");
     }
 }
+
+/// On paper it says what would be changed, and changes nothing.
+#[test]
+fn on_paper_it_is_told_and_not_made() {
+    let modify = "action: modify\n    modify: {headers: {drop: [cookie]}}\n    handling: inspect";
+    let text = |more: &str| {
+        format!(
+            "version: 1\nagents: [{{name: coder}}]\nrules:\n  - {{id: open, match: {{host: [a.example]}}, action: allow, handling: inspect}}\n  - id: soon\n    match: {{host: [a.example, b.example]}}\n    {modify}\n    {more}\n"
+        )
+    };
+    let get = Seen::Request(Request::new("GET", "/"));
+    for more in ["mode: shadow", "rollout: {percent: 0}"] {
+        let policy = policy(&text(more));
+        let ruling = decide(&policy, "coder", "a.example", get);
+        assert_eq!(ruling.outcome, RulingOutcome::Allow(Handling::Inspect));
+        assert_eq!((ruling.verdict, ruling.enforced), (Verdict::Modify, false));
+        assert_eq!(ruling.mode, agentguard_model::Mode::Shadow, "{more}");
+        assert_eq!(ruling.matched[0].rule, "soon", "{more}");
+        assert_eq!(changed(&ruling).len(), 3, "{more}");
+        // It grants nothing.
+        let alone = decide(&policy, "coder", "b.example", get);
+        assert_eq!(alone.reason.code, ReasonCode::NoRule, "{more}");
+    }
+}

@@ -52,12 +52,17 @@ pub(super) fn report(past: &Past, global: &Global, out: &mut Output) -> Result<(
     show(&reported, out)
 }
 
-/// The rules that allow something and are not in force.
+/// The rules that allow something and are not in force, or not for all sessions.
 fn on_paper(view: &PolicyView) -> OnPaper {
-    let rules = view.rules.iter();
-    let allowances = rules
-        .filter(|rule| rule.action != Verdict::Deny && rule.mode != Mode::Enforce)
-        .map(|rule| (rule.id.clone(), rule.mode));
+    let rules = view.rules.iter().filter(|rule| {
+        let in_part = rule.rollout.is_some_and(|share| share < 100);
+        rule.action != Verdict::Deny && (rule.mode != Mode::Enforce || in_part)
+    });
+    let allowances = rules.map(|rule| match rule.mode {
+        // It is in force for other sessions.
+        Mode::Enforce => (rule.id.clone(), Mode::Shadow),
+        mode => (rule.id.clone(), mode),
+    });
     OnPaper {
         version: view.status.version.clone(),
         allowances: allowances.collect(),
