@@ -25,6 +25,14 @@ pub struct InvalidHost {
     why: &'static str,
 }
 
+impl InvalidHost {
+    /// What is wrong with it.
+    #[must_use]
+    pub const fn why(&self) -> &'static str {
+        self.why
+    }
+}
+
 impl HostName {
     /// The name.
     #[must_use]

@@ -363,7 +363,12 @@ fn agent(
     let mut cgroups = Vec::new();
     if let Some(list) = raw.cgroup {
         if whole {
-            values::list_bounds("cgroup", &list, report);
+            if list.value.is_empty() {
+                let hint = "leave `cgroup` out: `run` and `agent add` say then which ones are its";
+                report.error(list.place, "`cgroup` is empty", hint);
+            } else {
+                values::list_bounds("cgroup", &list, report);
+            }
         }
         for entry in list.value {
             match CgroupPattern::new(&entry.value) {

@@ -44,6 +44,14 @@ impl Glob {
         Ok(Self { segments })
     }
 
+    /// Whether it matches everything.
+    pub(crate) fn is_anything(&self) -> bool {
+        self.segments
+            .iter()
+            .all(|segment| matches!(segment, Segment::Any))
+            && !self.segments.is_empty()
+    }
+
     /// Whether it matches one text alone.
     pub(crate) fn is_exact(&self) -> bool {
         let mut segments = self.segments.iter();

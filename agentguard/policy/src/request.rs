@@ -425,7 +425,8 @@ impl RequestMatch {
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.protocols.covers(other.protocols)
             && all_or_among(&self.methods, &other.methods)
-            && all_or_among(&self.paths, &other.paths)
+            && (self.paths.iter().any(Glob::is_anything) && !other.paths.is_empty()
+                || all_or_among(&self.paths, &other.paths))
             && self.query.iter().all(|entry| has(&other.query, entry))
             && self.fields.iter().all(|entry| has(&other.fields, entry))
             && match (self.body_over, other.body_over) {
@@ -434,6 +435,11 @@ impl RequestMatch {
                 (Some(_), None) => false,
             }
     }
+}
+
+/// Whether one of these patterns is for everything.
+fn any_value(patterns: &[Wildcard]) -> bool {
+    patterns.contains(&Wildcard::new("*"))
 }
 
 fn all_or_among<T: PartialEq>(a: &[T], b: &[T]) -> bool {
@@ -445,9 +451,9 @@ fn has<N: PartialEq>(
     conditions: &[(N, Vec<Wildcard>)],
     (name, patterns): &(N, Vec<Wildcard>),
 ) -> bool {
-    conditions
-        .iter()
-        .any(|(other, others)| other == name && others.iter().all(|p| patterns.contains(p)))
+    conditions.iter().any(|(other, others)| {
+        other == name && (any_value(patterns) || others.iter().all(|p| patterns.contains(p)))
+    })
 }
 
 #[cfg(test)]

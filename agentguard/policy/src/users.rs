@@ -62,7 +62,10 @@ fn user(entry: &At<String>, report: &mut Report) -> Option<User> {
             .filter(|uid| *uid != u32::MAX)
             .map(Who::Uid)
     } else {
-        let is_name = (1..=MAX_NAME).contains(&text.len()) && !text.contains(['\0', ':', '\n']);
+        let is_name = text.parse::<f64>().is_err()
+            && !text.starts_with("0x")
+            && (1..=MAX_NAME).contains(&text.len())
+            && !text.contains(['\0', ':', '\n']);
         is_name.then(|| Who::Name(text.to_owned()))
     };
     let Some(who) = who else {
@@ -206,13 +209,14 @@ mod tests {
             ("[\"\"]", "4:13: error: `` is not a user"),
             ("[4294967295]", "`4294967295` is not a user"),
             ("[99999999999]", "`99999999999` is not a user"),
+            ("[-1]", "`-1` is not a user"),
+            ("[1.5]", "`1.5` is not a user"),
+            ("[0x10]", "`0x10` is not a user"),
             ("[\"a:b\"]", "`a:b` is not a user"),
             (&many, "`users` has 65 entries; the limit is 64"),
         ] {
             let told = read(users).unwrap_err().to_string();
             assert!(told.contains(says), "{users}: {told}");
         }
-        // What looks like an option or a negative number is a name that nobody has.
-        assert_eq!(read("[-1]").unwrap().user_names(), ["-1"]);
     }
 }

@@ -61,6 +61,32 @@ pub(crate) fn warnings(
             "`handling: inspect` on this rule",
         ));
     }
+    for (rule, column, allowing) in blinding(rules, columns, &mut comparisons) {
+        if found.len() >= MAX_WARNINGS {
+            return found;
+        }
+        let (id, other, place) = (&rule.info.id, &allowing.info.id, seen_from(rule, allowing));
+        let message = format!(
+            "rule `{id}` has to see the requests that rule `{other}` ({place}) allows on port 443 without opening TLS: all of that TLS is denied"
+        );
+        let hint = format!("`handling: inspect` on rule `{other}`");
+        found.push(warning(rule, *column, message, &hint));
+    }
+    for (rule, column) in rules.iter().zip(columns) {
+        if found.len() >= MAX_WARNINGS {
+            return found;
+        }
+        let everything = |net: &ipnet::IpNet| net.prefix_len() == 0;
+        let denies = !rule.allows() && rule.written_ranges().iter().any(everything);
+        if denies && strategy != Strategy::PriorityFirstMatch {
+            found.push(warning(
+                rule,
+                *column,
+                format!("rule `{}` denies every address, and with it every name that leads to one", rule.info.id),
+                "take it out: a bare address that no rule allows is denied; for bare addresses alone, `when: destination.ip != ''`",
+            ));
+        }
+    }
     let hidden = hidden(rules, strategy, &mut comparisons);
     for ((rule, column), by) in rules.iter().zip(columns).zip(hidden) {
         let Some((by, how)) = by.and_then(|(n, how)| Some((rules.get(n)?, how))) else {
@@ -75,7 +101,7 @@ pub(crate) fn warnings(
                 format!(
                     "rule `{id}` never decides: rule `{other}` ({place}) comes before it and matches all of it"
                 ),
-                "one of them can go",
+                "take it out, or let it stand before the other",
             ),
             Hidden::PrecededOverTcp => (
                 format!(
@@ -85,13 +111,13 @@ pub(crate) fn warnings(
             ),
             Hidden::Same => (
                 format!("rule `{id}` adds nothing to rule `{other}` ({place})"),
-                "one of them can go",
+                "take it out",
             ),
             Hidden::Denied => (
                 format!(
                     "rule `{id}` never allows anything: rule `{other}` ({place}) denies all of it"
                 ),
-                "one of them can go",
+                "take it out, or have the other one deny less",
             ),
             Hidden::Contradicted => (
                 format!(
@@ -158,6 +184,41 @@ fn blind<'a>(
                 && comparisons.left > 0
         })
         .collect()
+}
+
+/// Denials in force that have to see requests, each with an allowance for the port of HTTPS that does not open
+/// TLS to a destination of theirs, and the column where the denial begins.
+fn blinding<'a>(
+    rules: &'a [Rule],
+    columns: &'a [u32],
+    comparisons: &mut Comparisons,
+) -> Vec<(&'a Rule, &'a u32, &'a Rule)> {
+    let mut found = Vec::new();
+    let inspecting: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
+    for (rule, column) in rules.iter().zip(columns) {
+        let blind = !rule.allows()
+            && rule.info.in_force()
+            && rule.needs_request()
+            && rule.ports.contains(443)
+            && rule.unread(&Seen::Tls) == Fit::NeedsRequest;
+        if !blind {
+            continue;
+        }
+        let allowing = rules.iter().find(|by| {
+            by.allows()
+                && by.info.in_force()
+                && by.info.handling == Handling::Splice
+                && by.ports.contains(443)
+                && !by.needs_request()
+                && !by.anywhere()
+                && comparisons.shares(rule, by)
+                && !inspecting.iter().any(|it| comparisons.reaches(it, by))
+        });
+        if let Some(allowing) = allowing {
+            found.push((rule, column, allowing));
+        }
+    }
+    found
 }
 
 /// How a rule has nothing to say beside another.
@@ -322,7 +383,8 @@ impl Comparisons {
                 || by.addresses != rule.addresses
                 || by.changes != rule.changes
                 || !rule.ranges.iter().all(|net| by.ranges.contains(net))
-                || rule.info.reason.is_some() && by.info.reason != rule.info.reason;
+                || rule.info.reason.is_some() && by.info.reason != rule.info.reason
+                || rule.info.log.is_some() && by.info.log != rule.info.log;
             let hides = !adds && self.covers(by, rule) && (earlier || !self.covers(rule, by));
             return hides.then_some(Hidden::Same);
         }
@@ -358,6 +420,14 @@ impl Comparisons {
                     && self.all(b.written_ranges(), a.written_ranges(), |wider, net| {
                         wider.contains(net)
                     }))
+    }
+
+    /// Whether a denial is for all that an allowance is for, whatever ports and requests.
+    fn shares(&mut self, denial: &Rule, allowance: &Rule) -> bool {
+        self.selects_all(&denial.agents, &allowance.agents)
+            && (denial.anywhere()
+                || !allowance.hosts.is_empty()
+                    && self.all(&allowance.hosts, &denial.hosts, HostPattern::covers))
     }
 
     /// Whether `a` matches every request that `b` matches.

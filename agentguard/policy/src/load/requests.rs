@@ -202,24 +202,23 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
 
 fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
     let text = entry.value.as_str();
-    if !is_method(text) || text.contains('*') {
-        report.error(
-            entry.place,
-            format!("`{}` is not a method", quoted(text)),
-            "leave `method` out to match any",
+    let near = nearest(&text.to_ascii_uppercase(), METHODS);
+    if !is_method(text) {
+        let message = format!(
+            "`{}` is not a method that passes: at most {MAX_METHOD} characters A-Z -",
+            quoted(text)
         );
+        let hint = near.map_or_else(
+            || "leave `method` out to match any".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        report.error(entry.place, message, &hint);
         return None;
     }
     if !METHODS.contains(&text)
-        && let Some(near) = nearest(&text.to_ascii_uppercase(), METHODS)
+        && let Some(near) = near
     {
-        let upper = text.to_ascii_uppercase();
-        let message =
-            format!("`{text}` is not a method that clients use; methods are case-sensitive");
-        if upper == near {
-            report.error(entry.place, message, &format!("did you mean `{near}`?"));
-            return None;
-        }
+        let message = format!("`{text}` is not a method that clients use");
         report.warn(entry.place, message, &format!("did you mean `{near}`?"));
     }
     Some(text.to_owned())
@@ -257,10 +256,14 @@ fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
     }
 }
 
-/// A method is a token (RFC 9110 §5.6.2), and case matters.
+/// The longest method that the proxy passes.
+const MAX_METHOD: usize = 24;
+
+/// Whether the proxy passes such a method: case matters (RFC 9110 §9.1), and what is not like one of those
+/// that are registered is refused as malformed.
 pub(crate) fn is_method(text: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !text.is_empty() && text.len() <= 64 && text.bytes().all(token)
+    (1..=MAX_METHOD).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
 }
 
 /// Whether a path can be canonical; else what is wrong with it, and a hint.

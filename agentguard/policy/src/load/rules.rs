@@ -238,7 +238,7 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
             direct_and_more(handling, rule, defaults.place(raw), report);
             return handling;
         }
-        if rule.allows() && rule.transports == TCP | UDP {
+        if rule.allows() && rule.transports == TCP | UDP && rule.is_static() {
             let place = raw
                 .matches
                 .as_ref()
@@ -262,6 +262,7 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
             "a denial has no `handling`",
             "leave `handling` out: nothing is passed on",
         );
+        return Handling::Splice;
     }
     let handling = entry.value;
     let protocols = rule.request.protocols;
@@ -278,8 +279,10 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
         Handling::Splice => Some("datagrams cannot be spliced"),
         Handling::Inspect => Some("datagrams cannot be inspected"),
     };
+    // Of one that looks at requests that was told.
     if let Some(message) = unfit
         && rule.transports & UDP != 0
+        && rule.is_static()
     {
         report.error(
             entry.place,

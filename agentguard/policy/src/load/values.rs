@@ -139,7 +139,8 @@ pub(super) fn host(entry: &At<String>, report: &mut Report) -> Option<HostPatter
             } else {
                 "the name as DNS has it, like `api.example.org`"
             };
-            report.error(entry.place, format!("{error}"), hint);
+            let message = format!("`{}` is not a host name: {}", quoted(text), error.why());
+            report.error(entry.place, message, hint);
         })
         .ok()
 }

@@ -9,30 +9,48 @@ use crate::special;
 use crate::yaml::At;
 
 /// Suffixes below which anyone can get a name.
-const SHARED_SUFFIXES: [&str; 22] = [
+const SHARED_SUFFIXES: [&str; 27] = [
     "amazonaws.com",
     "appspot.com",
     "blogspot.com",
     "azurewebsites.net",
     "blob.core.windows.net",
     "cloudfront.net",
+    "duckdns.org",
     "firebaseapp.com",
     "firebaseio.com",
     "github.io",
     "gitlab.io",
     "herokuapp.com",
     "netlify.app",
+    "ngrok-free.app",
     "ngrok.io",
+    "nip.io",
     "onrender.com",
     "pages.dev",
     "r2.dev",
     "run.app",
     "s3.amazonaws.com",
+    "sslip.io",
     "trycloudflare.com",
+    "uk.com",
     "vercel.app",
     "web.app",
     "workers.dev",
 ];
+
+/// Labels below which a country's registry gives names away, as `co.uk`.
+const REGISTRY_LABELS: [&str; 12] = [
+    "ac", "co", "com", "edu", "go", "gov", "gob", "ne", "net", "nom", "or", "org",
+];
+
+/// Whether it is a country's domain, or one of those in which its registry gives names away.
+fn is_registry(name: &str) -> bool {
+    match name.rsplit_once('.') {
+        None => true,
+        Some((label, country)) => country.len() == 2 && REGISTRY_LABELS.contains(&label),
+    }
+}
 
 /// Warns of hosts and ranges of an allowance. What is wrong with them was told.
 pub(super) fn warn(matches: &RawMatch, report: &mut Report) {
@@ -50,7 +68,7 @@ fn host(entry: &At<String>, report: &mut Report) {
     let Ok(HostPattern::Below(name)) = entry.value.parse() else {
         return;
     };
-    if !name.as_str().contains('.') {
+    if is_registry(name.as_str()) {
         report.warn(
             entry.place,
             format!("`*.{name}` matches every name below a top-level domain"),

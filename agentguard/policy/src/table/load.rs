@@ -429,10 +429,14 @@ impl Checking<'_> {
             _ => self.path(&raw.path),
         };
         if let Some(query) = &raw.query
-            && (query.value.starts_with('?') || query.value.contains('#'))
+            && (query.value.starts_with('?')
+                || !query
+                    .value
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && b != b'#'))
         {
             let message = format!(
-                "query `{}` has a `?` in front or a `#`",
+                "query `{}` has a `?` in front, a `#`, a space or what is no ASCII",
                 quoted(&query.value)
             );
             let hint = "what is between the `?` and the `#`, as `a=b&c=d`";
@@ -447,11 +451,12 @@ impl Checking<'_> {
                     continue;
                 }
             };
+            let trimmed = value.value.trim() == value.value;
             match HeaderValue::from_str(&value.value) {
-                Ok(value) => {
+                Ok(value) if trimmed => {
                     fields.append(name, value);
                 }
-                Err(_) => {
+                Ok(_) | Err(_) => {
                     let message = format!(
                         "`{}` is not the value of a header field",
                         quoted(&value.value)
@@ -459,7 +464,7 @@ impl Checking<'_> {
                     self.error(
                         value.place,
                         message,
-                        "visible ASCII characters, and spaces between them",
+                        "visible ASCII characters, and spaces between them alone",
                     );
                 }
             }

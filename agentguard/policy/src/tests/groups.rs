@@ -175,8 +175,8 @@ fn what_is_odd_about_a_group_is_warned_of() {
         (
             "groups:\n  - {name: a, agents: [coder], labels: {team: ops}}\nrules:\n  - {id: r, groups: [a], match: {host: [x.example]}, action: allow}\n  - {id: s, groups: [a], match: {host: [x.example], port: [1]}, action: allow}\n  - {id: t, agents: [coder], match: {host: [x.example], port: [1]}, action: allow}\n  - {id: u, agents: [tester], match: {host: [x.example], port: [1]}, action: allow}\n",
             &[
-                "p.yaml:14:5: warning: rule `s` adds nothing to rule `r` (line 13)\n  hint: one of them can go",
-                "p.yaml:15:5: warning: rule `t` adds nothing to rule `r` (line 13)\n  hint: one of them can go",
+                "p.yaml:14:5: warning: rule `s` adds nothing to rule `r` (line 13)\n  hint: take it out",
+                "p.yaml:15:5: warning: rule `t` adds nothing to rule `r` (line 13)\n  hint: take it out",
             ],
         ),
     ] {

@@ -103,7 +103,7 @@ fn every_refusal_has_its_place_and_hint() {
         ),
         (
             rule("  - id: a\n    match: {host: [a.example], method: [get]}\n    action: allow\n"),
-            &["p.yaml:7:41: error: `get` is not a method that clients use; methods are case-sensitive\n  hint: did you mean `GET`?"],
+            &["p.yaml:7:41: error: `get` is not a method that passes: at most 24 characters A-Z -\n  hint: did you mean `GET`?"],
         ),
         (
             rule("  - id: a\n    match: {host: [a.example], path: [a, \"/b?c\", \"/d//e\", \"/%41\"]}\n    action: allow\n"),
@@ -391,6 +391,22 @@ fn an_error_of_an_expression_stands_where_it_is() {
             "p.yaml:11:10: error: `time",
         ),
         ("request.method == 'get'", "p.yaml:9:30: error: `request"),
+        (
+            "destination.host == 'A.example'",
+            "p.yaml:9:32: error: `destination",
+        ),
+        (
+            "destination.ip == '::ffff:192.0.2.1'",
+            "p.yaml:9:30: error: `destination",
+        ),
+        (
+            "request.path.startsWith('/') && request.path == '/a//b'",
+            "p.yaml:9:60: error: `request",
+        ),
+        (
+            "threat.level > 2",
+            "p.yaml:9:11: error: `threat.level > 2`: `threat.level` is not there yet",
+        ),
         ("time.hour >", "p.yaml:9:22: error: `time"),
     ] {
         let found = refused(when);

@@ -274,7 +274,7 @@ tests:
             "t.yaml:6:11: error: 0 is no port\n  hint: like 443",
             "t.yaml:7:23: error: `G T` is not a method\n  hint: like `GET`",
             "t.yaml:7:34: error: path `a/../b` does not begin with `/`\n  hint: `/a/../b`",
-            "t.yaml:7:49: error: query `?a` has a `?` in front or a `#`\n  hint: what is between the `?` and the `#`, as `a=b&c=d`",
+            "t.yaml:7:49: error: query `?a` has a `?` in front, a `#`, a space or what is no ASCII\n  hint: what is between the `?` and the `#`, as `a=b&c=d`",
             "t.yaml:7:71: error: `host` is not passed on as it comes, so no rule can look at it\n  hint: a name goes under `host`",
             "t.yaml:7:81: error: `many` is not a number of bytes\n  hint: like 65536, `64KiB` or `10MiB`",
             "t.yaml:8:20: error: the policy has no rule `no-posh`\n  hint: did you mean `no-push`?",
@@ -295,7 +295,7 @@ tests:
             "t.yaml:19:15: error: `request` beside `opaque`\n  hint: what shows no request has none",
             "t.yaml:19:15: error: a request over UDP\n  hint: requests are seen in TCP alone",
             "t.yaml:19:39: error: what CONNECT asks for is no path\n  hint: the destination: `api.example.com:443`",
-            "t.yaml:19:60: error: `a\\nb` is not the value of a header field\n  hint: visible ASCII characters, and spaces between them",
+            "t.yaml:19:60: error: `a\\nb` is not the value of a header field\n  hint: visible ASCII characters, and spaces between them alone",
             "t.yaml:20:52: error: port 53 always leads to the guard's own resolver\n  hint: `resolve` is for a name that an agent looks up",
             "t.yaml:20:85: error: path `/a?b=c` has a `?` or `#`\n  hint: what is behind the `?` goes under `query`; a `#` is never sent",
         ]

@@ -60,7 +60,7 @@ rules:
         (
             "priority_first_match",
             &[
-                "p.yaml:6:5: warning: rule `b` never decides: rule `a` (line 5) comes before it and matches all of it\n  hint: one of them can go",
+                "p.yaml:6:5: warning: rule `b` never decides: rule `a` (line 5) comes before it and matches all of it\n  hint: take it out, or let it stand before the other",
             ],
         ),
     ] {
@@ -154,14 +154,14 @@ fn what_was_probably_not_meant_is_told() {
         (
             "  - id: a\n    match: {host: [a.example], port: [443]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example\", \"a.example\"]}\n    action: deny\n",
             &[
-                "p.yaml:6:5: warning: rule `a` never allows anything: rule `b` (line 9) denies all of it\n  hint: one of them can go",
+                "p.yaml:6:5: warning: rule `a` never allows anything: rule `b` (line 9) denies all of it\n  hint: take it out, or have the other one deny less",
             ],
         ),
         (
             "  - id: a\n    match: {host: [a.example, b.example]}\n    action: allow\n  - id: b\n    match: {host: [\"*.example.org\", a.example, b.example]}\n    action: deny\n  - id: c\n    match: {host: [b.example, a.example]}\n    action: deny\n",
             &[
                 "p.yaml:6:5: warning: rule `a` allows exactly what rule `c` (line 12) denies, so it is denied\n  hint: say which of the two is meant, and take the other one out",
-                "p.yaml:12:5: warning: rule `c` adds nothing to rule `b` (line 9)\n  hint: one of them can go",
+                "p.yaml:12:5: warning: rule `c` adds nothing to rule `b` (line 9)\n  hint: take it out",
             ],
         ),
         // On other ports or by other requests it is no contradiction, and a denial on paper is none.
@@ -179,15 +179,15 @@ fn what_was_probably_not_meant_is_told() {
         (
             "  - id: a\n    match: {host: [a.example]}\n    action: allow\n  - id: b\n    match: {host: [a.example]}\n    action: allow\n",
             &[
-                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
+                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: take it out",
             ],
         ),
         // A narrower query adds nothing to a wider one; a wider one does.
         (
             "  - id: a\n    match: {host: [a.example], query: {x: [a, b]}}\n    action: allow\n  - id: b\n    match: {host: [a.example], query: {x: [a], y: [c]}}\n    action: allow\n  - id: c\n    match: {host: [a.example], body_over: 10}\n    action: deny\n  - id: d\n    match: {host: [a.example], body_over: 9}\n    action: deny\n",
             &[
-                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: one of them can go",
-                "p.yaml:12:5: warning: rule `c` adds nothing to rule `d` (line 15)\n  hint: one of them can go",
+                "p.yaml:9:5: warning: rule `b` adds nothing to rule `a` (line 6)\n  hint: take it out",
+                "p.yaml:12:5: warning: rule `c` adds nothing to rule `d` (line 15)\n  hint: take it out",
             ],
         ),
         (
@@ -235,4 +235,52 @@ fn what_was_probably_not_meant_is_told() {
     ] {
         assert_eq!(warnings(rules), expected, "{rules}");
     }
+}
+
+/// What closes more than its author may have thought.
+#[test]
+fn what_closes_everything_is_told() {
+    let of = |rules: &str| -> Vec<String> {
+        let policy = super::policy(&rule(rules));
+        let found = policy.warnings().iter().map(ToString::to_string);
+        found
+            .map(|it| it.split("\n").next().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let open = "  - {id: open, match: {host: [a.example], port: [443]}, action: allow}\n";
+    let opened = open.replace("action: allow", "action: allow, handling: inspect");
+    let admin =
+        "  - {id: no-admin, match: {host: [a.example], path: ['/admin/**']}, action: deny}\n";
+    assert_eq!(
+        of(&format!("{open}{admin}")),
+        [
+            "p.yaml:7:5: warning: rule `no-admin` has to see the requests that rule `open` (line 6) allows on port 443 without opening TLS: all of that TLS is denied"
+        ]
+    );
+    assert_eq!(of(&format!("{opened}{admin}")), [""; 0]);
+    assert_eq!(
+        of(&format!(
+            "{open}  - {{id: bare, match: {{cidr: [0.0.0.0/0, '::/0']}}, action: deny}}\n"
+        )),
+        [
+            "p.yaml:7:5: warning: rule `bare` denies every address, and with it every name that leads to one"
+        ]
+    );
+    // Registries of countries are wide too.
+    assert_eq!(
+        of("  - {id: uk, match: {host: ['*.co.uk', '*.example.co.uk']}, action: allow}\n"),
+        ["p.yaml:6:29: warning: `*.co.uk` matches every name below a top-level domain"]
+    );
+    // Everything covers what is narrower.
+    assert_eq!(
+        of(
+            "  - {id: narrow, match: {host: [a.example], port: [443], path: [/b], query: {a: [b]}}, action: allow, handling: inspect}\n  - {id: wide, match: {host: [a.example], path: ['/**'], query: {a: ['*']}}, action: deny}\n"
+        ),
+        [
+            "p.yaml:6:5: warning: rule `narrow` never allows anything: rule `wide` (line 7) denies all of it"
+        ]
+    );
+    // What is said in the log is more than what another says.
+    let logs = open.replace("id: open", "id: logs, obligations: {log: warn}");
+    assert_eq!(of(&format!("{open}{logs}")), [""; 0]);
 }

@@ -127,7 +127,13 @@ fn how_to_write(expected: &str, found: Unexpected<'_>) -> String {
     let expects = |what: &str| expected.starts_with(what);
     let hint = match found {
         Unexpected::Str(text) if expects("a list") => {
-            return format!("write a list: [{}]", quoted(text));
+            let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && !text.contains([':', '#', ',', ']']);
+            return if plain {
+                format!("write a list: [{}]", quoted(text))
+            } else {
+                format!("write a list: [\"{}\"]", quoted(text))
+            };
         }
         Unexpected::Unit => "say what it is to be, or leave it out",
         _ if expects("a list") => "write a list: `[a, b]`, or one `- a` in each line",

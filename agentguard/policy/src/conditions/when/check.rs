@@ -40,7 +40,7 @@ const VARIABLES: [(&str, bool); 17] = [
 ];
 
 /// What later versions will have, and what it waits for.
-const LATER: [(&str, &str); 5] = [
+const LATER: [(&str, &str); 6] = [
     (
         "llm",
         "this version does not decode calls of language models",
@@ -49,6 +49,7 @@ const LATER: [(&str, &str); 5] = [
     ("data", "this version has no detectors"),
     ("risk", "this version has no risk score"),
     ("budget", "this version has no budgets"),
+    ("threat", "this version has no threat level"),
 ];
 
 /// The functions beside the operators.

@@ -1,5 +1,8 @@
 //! Comparisons that nobody means: what is compared can never be the other.
 
+use std::net::IpAddr;
+
+use agentguard_model::{CanonicalPath, HostName};
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
 use super::check::{Check, note};
@@ -101,9 +104,23 @@ impl Check<'_> {
             "request.path" if !word.starts_with('/') || word.contains(['?', '#']) => {
                 "a path begins with `/` and has no query"
             }
-            "destination.ip" if word.parse::<std::net::IpAddr>().is_err() && !word.is_empty() => {
-                "one address; ranges go under `match: {cidr: […]}`"
+            "request.path"
+                if CanonicalPath::parse(word).is_ok_and(|path| path.as_str() != word) =>
+            {
+                "the path is the canonical one: without `//`, `.` and `..`, and without escapes that need not be"
             }
+            "destination.ip" => match word.parse::<IpAddr>() {
+                _ if word.is_empty() => return,
+                Ok(ip) if ip.to_canonical().to_string() == word => return,
+                Ok(_) => "an address is compared in its shortest form, and IPv4 as such",
+                Err(_) => "one address; ranges go under `match: {cidr: […]}`",
+            },
+            "destination.host" => match word.parse::<HostName>() {
+                Ok(name) if name.as_str() == word => return,
+                _ if word.is_empty() => return,
+                Ok(_) => "a name is in lower case, without a dot at its end, and in A-labels",
+                Err(_) => "one name; patterns go under `match: {host: […]}`",
+            },
             _ => return,
         };
         let message = format!("`{path}` is never `{}`", quoted(word));
