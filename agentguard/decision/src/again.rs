@@ -5,12 +5,14 @@ use std::future::pending;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use agentguard_model::{Reason, ReasonCode, Verdict};
-use agentguard_policy::{Request, RulingOutcome, Seen};
+use agentguard_model::{
+    Action, ActionKind, Handling, Layer, Reason, ReasonCode, Transport, Verdict,
+};
+use agentguard_policy::{Facts, Request, RulingOutcome, Seen};
 use tokio::sync::watch;
 
 use crate::asked::{Asked, Spoken};
-use crate::decider::Decider;
+use crate::decider::{Decider, Draft, action};
 use crate::port::{Client, Decided, Recorder, Target};
 
 /// Notices that the policy changed after this was made. Make it before the decision that it is
@@ -87,6 +89,61 @@ impl<R: Recorder> Decider<R> {
             ruling.reason.message.push_str(since);
             let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);
             return concluded.await;
+        }
+    }
+
+    /// Records a direct flow that the policy has come to deny, and that was ended. `udp`: over UDP, else over
+    /// TCP. Where the policy allows it again by now, there is nothing to say.
+    pub async fn ended(&self, client: &Client, target: &Target, udp: bool) {
+        let started = Instant::now();
+        let policy = self.policies().current();
+        let Ok(agent) = self.agent(&policy, client.agent) else {
+            return;
+        };
+        let transport = if udp { Transport::Udp } else { Transport::Tcp };
+        let moment = self.moment(client);
+        let facts = Facts {
+            transport,
+            ..moment.facts(target, Seen::NotYet)
+        };
+        let mut ruling = policy.decide(agent, &facts);
+        match ruling.outcome {
+            RulingOutcome::Allow(Handling::Direct | Handling::Splice) => return,
+            RulingOutcome::Allow(Handling::Inspect) => {
+                ruling.reason = Reason::new(
+                    ReasonCode::PolicyChanged,
+                    "The policy has what goes here looked into by now. This went directly, and was ended: a new \
+                     connection is decided anew.",
+                );
+            }
+            RulingOutcome::Deny | RulingOutcome::Undecided => {
+                let since = " (the policy changed while this was under way)";
+                ruling.reason.message.push_str(since);
+            }
+        }
+        let kind = if udp {
+            ActionKind::Datagram
+        } else {
+            ActionKind::Connect
+        };
+        let draft = Draft {
+            client: Some(client),
+            layer: Layer::Kernel,
+            action: Action {
+                transport: Some(transport),
+                ..action(kind, target)
+            },
+            verdict: Verdict::Deny,
+            enforced: true,
+            mode: ruling.mode,
+            reason: ruling.reason,
+            matched: ruling.matched,
+            count: 1,
+            started,
+        };
+        let decision = self.decision(&policy, draft);
+        if let Err(refused) = self.recorder().write(decision).await {
+            tracing::warn!(%refused, "a flow that was ended is not recorded");
         }
     }
 

@@ -544,7 +544,7 @@ impl<R: Recorder> Decider<R> {
     }
 }
 
-fn action(kind: ActionKind, target: &Target) -> Action {
+pub(crate) fn action(kind: ActionKind, target: &Target) -> Action {
     Action {
         transport: Some(Transport::Tcp),
         host: target.host.clone(),

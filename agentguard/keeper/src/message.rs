@@ -112,6 +112,8 @@ pub enum ToWorker {
         /// The sockets, at most [`CLOSED_AT_ONCE`].
         sockets: Vec<OldSocket>,
     },
+    /// A direct flow that the policy has come to deny, and that was ended: to be recorded.
+    Ended(Box<Ended>),
     /// Connections that were there when their cgroup was adopted, and go on: to be recorded.
     Tolerated {
         /// The agent.
@@ -448,6 +450,29 @@ pub enum Command {
         /// Why, for operators: at most [`MAX_REASON`] characters.
         reason: Option<String>,
     },
+}
+
+/// A direct flow that was ended.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Ended {
+    /// Whose.
+    pub agent: AgentId,
+    /// Of which run; 0: of none.
+    pub run: u32,
+    /// The process that dialled.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its name.
+    pub comm: String,
+    /// The name behind the address that was dialled.
+    pub host: Option<HostName>,
+    /// Where it went.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// Whether over UDP; else over TCP.
+    pub udp: bool,
 }
 
 /// The keeper's answer to everything but [`Command::Run`].

@@ -131,6 +131,18 @@ pub fn destroy_connections(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed 
     destroy_of(Home::with_held(), cgroups, Vec::new(), &Which::Only(which))
 }
 
+/// Ends those connections and connected UDP sockets that were made in these cgroups and are open in a process
+/// there, of which `which` is true.
+#[must_use]
+pub fn destroy_connected(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed {
+    destroy_of(
+        Home::with_held(),
+        cgroups,
+        Vec::new(),
+        &Which::Connected(which),
+    )
+}
+
 /// Decides on a connection.
 pub type Choice<'a> = &'a (dyn Fn(&Connection) -> bool + Sync);
 
@@ -139,6 +151,8 @@ enum Which<'a> {
     All,
     Except(Choice<'a>),
     Only(Choice<'a>),
+    /// Connected UDP sockets too.
+    Connected(Choice<'a>),
 }
 
 /// What [`destroy_held`] would leave out of what a cgroup's processes have open, a reason each.
@@ -258,12 +272,12 @@ impl Home {
         protocol: u8,
         choice: Choice<'_>,
     ) -> Option<OldSocket> {
-        if !kept::is_connection(socket, protocol) || !self.cgroups.contains(&socket.cgroup) {
+        if !self.cgroups.contains(&socket.cgroup) {
             return None;
         }
         let holder = self.held.as_ref()?.holder(socket.inode)?;
         // What cannot be taken is not offered.
-        let connection = kept::take(socket, holder, family).ok()?;
+        let connection = kept::take(socket, holder, family, protocol).ok()?;
         choice(&connection).then_some(connection.told)
     }
 
@@ -299,7 +313,10 @@ fn end_here(home: &Home, which: &Which<'_>) -> Destroyed {
                 match which {
                     Which::All => {}
                     Which::Except(keep) => {
-                        if let Some(kept) = home.chosen(&it, family, protocol, *keep) {
+                        if kept::is_connection(&it, protocol)
+                            && let Some(kept) = home
+                                .chosen(&it, family, protocol, &|it| it.is_as_listed() && keep(it))
+                        {
                             destroyed.kept += 1;
                             if destroyed.told_kept.len() < TOLD {
                                 destroyed.told_kept.push(kept);
@@ -308,7 +325,18 @@ fn end_here(home: &Home, which: &Which<'_>) -> Destroyed {
                         }
                     }
                     Which::Only(which) => {
-                        if home.chosen(&it, family, protocol, *which).is_none() {
+                        if !kept::is_connection(&it, protocol)
+                            || home
+                                .chosen(&it, family, protocol, &|it| it.is_as_listed() && which(it))
+                                .is_none()
+                        {
+                            continue;
+                        }
+                    }
+                    Which::Connected(which) => {
+                        if !kept::is_connected(&it, protocol)
+                            || home.chosen(&it, family, protocol, *which).is_none()
+                        {
                             continue;
                         }
                     }

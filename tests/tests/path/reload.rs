@@ -19,7 +19,7 @@ rules:
     match: {host: [api.example.com, www.other.example], port: [22, 80]}
     action: allow
   - id: direct
-    match: {host: [api.example.com], cidr: [203.0.113.48/32], port: [7]}
+    match: {host: [api.example.com], cidr: [203.0.113.48/32], port: [7], transport: [tcp, udp]}
     action: allow
     handling: direct
 ";
@@ -33,11 +33,11 @@ rules:
     match: {host: [api.example.com, www.other.example], port: [22, 80]}
     action: allow
   - id: direct
-    match: {host: [api.example.com], cidr: [203.0.113.48/32], port: [7]}
+    match: {host: [api.example.com], cidr: [203.0.113.48/32], port: [7], transport: [tcp, udp]}
     action: allow
     handling: direct
   - id: not-any-more
-    match: {host: [api.example.com], cidr: [203.0.113.48/32]}
+    match: {host: [api.example.com], cidr: [203.0.113.48/32], transport: [tcp, udp]}
     action: deny
     reason: The contract has ended.
 ";
@@ -217,6 +217,9 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
         &format!("tcp('a', '{four}', 7)"),
         json!([four.to_string(), 7]),
     );
+    client.gives(&format!("udp('u', '{dialled}')"), "made");
+    client.gives(&format!("connect('u', '{dialled}', 7)"), "connected");
+    client.gives("echo('u', 'hello')", "hello");
     client.gives(&format!("tcp('s', '{dialled}', 22)"), json!([dialled, 22]));
     client.gives(
         "of('s').recv(27).decode()",
@@ -240,22 +243,29 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
     client.fails(&format!("tcp('c', '{four}', 7)"), "EPERM");
     client.fails(&format!("resolve('{SITE}', 4)"), "EAI_NONAME");
     client.gives(&format!("get('{OTHER}')"), "HTTP/1.1 200 OK");
-    // What goes through the proxy ends; what goes directly was asked about when it began.
+    // What goes through the proxy ends, and what goes directly.
     client.fails("hear_all('s')", "ECONNRESET");
-    for name in ["n", "a"] {
-        client.gives(&format!("echo('{name}', 'still')"), "still");
+    assert!(
+        reload
+            .stderr
+            .contains("; 3 direct flows that it denies are ended"),
+        "{reload}"
+    );
+    for name in ["n", "a", "u"] {
+        let echoed = client.ask(&format!("echo('{name}', 'still')")).unwrap();
+        assert!(echoed["error"].is_string(), "{name}: {echoed}");
     }
     let decisions = guard
-        .wait_verdicts("five denials", |decisions| {
+        .wait_verdicts("eight denials", |decisions| {
             let denied: Vec<_> = decisions
                 .iter()
                 .filter(|decision| decision.verdict == Verdict::Deny)
                 .cloned()
                 .collect();
-            (denied.len() >= 5).then_some(denied)
+            (denied.len() >= 8).then_some(denied)
         })
         .unwrap();
-    assert_eq!(decisions.len(), 5, "{decisions:#?}");
+    assert_eq!(decisions.len(), 8, "{decisions:#?}");
     let after = version(&guard);
     for decision in &decisions {
         assert_eq!(decision.reason.code, ReasonCode::RuleDeny, "{decision:?}");

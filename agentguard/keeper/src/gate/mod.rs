@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use agentguard_common::event::reason;
 use agentguard_common::map::{
     AgentEntry, Budget, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
-    OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey,
+    OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey, socket_state,
 };
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap, SkStorage};
@@ -284,6 +284,25 @@ impl Gate {
         match self.sockets.get(&connection.socket, 0) {
             Ok(known) => Ok(known.reason == reason::TOLERATED),
             Err(MapError::KeyNotFound) => Ok(false),
+            Err(source) => Err(map_error("read", "SOCKETS")(source)),
+        }
+    }
+
+    /// What the gate knows of a socket that it let go directly by a verdict of its own; of no other.
+    ///
+    /// # Errors
+    /// [`GateError::Map`].
+    pub fn passed(&self, connection: &Connection) -> Result<Option<SocketEntry>, GateError> {
+        match self.sockets.get(&connection.socket, 0) {
+            // One that was accepted has the entry of the socket that listened.
+            Ok(known) => Ok((known.state == socket_state::PASS
+                && known.socket == connection.cookie
+                && !matches!(
+                    known.reason,
+                    reason::TOLERATED | reason::LOCAL | reason::RESOLVER | reason::PROXY
+                ))
+            .then_some(known)),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(source) => Err(map_error("read", "SOCKETS")(source)),
         }
     }

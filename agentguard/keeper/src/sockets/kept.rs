@@ -28,6 +28,7 @@ const CLOSE_WAIT: u8 = 8;
 
 const AF_INET: u8 = 2;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 
 /// An established TCP connection, taken from a process that has it open.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ pub struct Connection {
     /// The cookie of its network namespace.
     netns: u64,
     /// Its own.
-    cookie: u64,
+    pub(crate) cookie: u64,
+    is_as_listed: bool,
     /// Who has it open: process, user, name.
     pid: u32,
     uid: u32,
@@ -47,6 +49,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether its peer is told as the kernel lists it. That of one which dialled a virtual address under the gate
+    /// is not.
+    pub(super) fn is_as_listed(&self) -> bool {
+        self.is_as_listed
+    }
+
     /// What the gate is to know of it, for an agent whose key in `AGENTS` is `cgroup`: that it is a TCP
     /// socket which has dialled nothing under the gate, and why it is there.
     #[must_use]
@@ -77,13 +85,23 @@ pub(super) fn is_connection(found: &Found, protocol: u8) -> bool {
     protocol == IPPROTO_TCP && matches!(found.state, ESTABLISHED | CLOSE_WAIT)
 }
 
+/// Whether the kernel listed a connection, or a UDP socket that is connected.
+pub(super) fn is_connected(found: &Found, protocol: u8) -> bool {
+    is_connection(found, protocol) || protocol == IPPROTO_UDP && found.state == ESTABLISHED
+}
+
 /// Takes a connection from a process that has it open.
 ///
 /// # Errors
 /// The process or its descriptor is gone, or is another socket by now, or is not what it was listed as.
-pub(super) fn take(found: &Found, holder: Holder, family: u8) -> io::Result<Connection> {
+pub(super) fn take(
+    found: &Found,
+    holder: Holder,
+    family: u8,
+    protocol: u8,
+) -> io::Result<Connection> {
     let other = || io::Error::from(io::ErrorKind::NotFound);
-    let told = described(&found.id, family, IPPROTO_TCP).ok_or_else(other)?;
+    let told = described(&found.id, family, protocol).ok_or_else(other)?;
     let pid = thread_group(holder.thread)?;
     let socket = fetch_of(pid, holder.descriptor)?;
     let (Some(remote), true) = (told.remote, same(&socket, found)?) else {
@@ -97,12 +115,14 @@ pub(super) fn take(found: &Found, holder: Holder, family: u8) -> io::Result<Conn
     let is = |option, value| integer(socket.as_fd(), option).map(|found| found == value);
     let peer = rustix::net::getpeername(&socket)?;
     let peer = peer.and_then(|it| SocketAddr::try_from(it).ok());
-    let goes_there = peer.is_some_and(|peer| {
+    let is_as_listed = peer.is_some_and(|peer| {
         peer.ip().to_canonical() == remote.ip() && peer.port() == remote.port()
     });
     // Multipath TCP has sockets of its own beneath, which nobody has open.
-    let plain = is(libc::SO_PROTOCOL, libc::IPPROTO_TCP)? && is(libc::SO_DOMAIN, expected)?;
-    if !goes_there || !plain || !matches!(state(socket.as_fd())?, ESTABLISHED | CLOSE_WAIT) {
+    let plain = is(libc::SO_PROTOCOL, protocol.into())? && is(libc::SO_DOMAIN, expected)?;
+    let stands =
+        protocol != IPPROTO_TCP || matches!(state(socket.as_fd())?, ESTABLISHED | CLOSE_WAIT);
+    if !plain || !stands {
         return Err(other());
     }
     let owner = fs::metadata(format!("/proc/{pid}"))?;
@@ -116,6 +136,7 @@ pub(super) fn take(found: &Found, holder: Holder, family: u8) -> io::Result<Conn
         cookie: rustix::net::sockopt::socket_cookie(&socket)?,
         socket,
         told,
+        is_as_listed,
         pid,
         uid: owner.uid(),
         comm,
@@ -230,7 +251,7 @@ mod tests {
         let thread = std::process::id();
         let holder = |descriptor| Holder { thread, descriptor };
         let found = listed(&client, from, at);
-        let taken = take(&found, holder(client.as_raw_fd()), AF_INET).unwrap();
+        let taken = take(&found, holder(client.as_raw_fd()), AF_INET, IPPROTO_TCP).unwrap();
         let entry = taken.entry(7, 3);
         assert_eq!((entry.cgroup, entry.agent, entry.transport), (7, 3, TCP));
         assert_eq!((entry.dialled_port, entry.pid), (at.port(), thread));
@@ -241,26 +262,37 @@ mod tests {
         // Another socket in its place, what is no socket, a number that is free, a process that is gone.
         let null = fs::File::open("/dev/null").unwrap();
         for descriptor in [server.as_raw_fd(), null.as_raw_fd(), 1 << 20] {
-            assert!(take(&found, holder(descriptor), AF_INET).is_err());
+            assert!(take(&found, holder(descriptor), AF_INET, IPPROTO_TCP).is_err());
         }
         let gone = Holder {
             thread: 1 << 23,
             descriptor: 0,
         };
-        assert!(take(&found, gone, AF_INET).is_err());
-        // The very socket, but another family, a listener, a datagram socket, and other ends than listed.
-        assert!(take(&found, holder(client.as_raw_fd()), 10).is_err());
+        assert!(take(&found, gone, AF_INET, IPPROTO_TCP).is_err());
+        // The very socket, but another family, a listener, and a datagram socket.
+        assert!(take(&found, holder(client.as_raw_fd()), 10, IPPROTO_TCP).is_err());
         let listening = listed(&listener, at, from);
-        assert!(take(&listening, holder(listener.as_raw_fd()), AF_INET).is_err());
+        assert!(
+            take(
+                &listening,
+                holder(listener.as_raw_fd()),
+                AF_INET,
+                IPPROTO_TCP
+            )
+            .is_err()
+        );
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         udp.connect(at).unwrap();
         let datagrams = listed(&udp, from, at);
-        assert!(take(&datagrams, holder(udp.as_raw_fd()), AF_INET).is_err());
+        assert!(take(&datagrams, holder(udp.as_raw_fd()), AF_INET, IPPROTO_TCP).is_err());
+        // A datagram socket as one.
+        take(&datagrams, holder(udp.as_raw_fd()), AF_INET, IPPROTO_UDP).unwrap();
         let elsewhere = listed(&client, from, from);
-        assert!(take(&elsewhere, holder(client.as_raw_fd()), AF_INET).is_err());
+        let elsewhere = take(&elsewhere, holder(client.as_raw_fd()), AF_INET, IPPROTO_TCP).unwrap();
+        assert!(taken.is_as_listed() && !elsewhere.is_as_listed());
         // It has ended meanwhile.
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(take(&found, holder(client.as_raw_fd()), AF_INET).is_err());
+        assert!(take(&found, holder(client.as_raw_fd()), AF_INET, IPPROTO_TCP).is_err());
     }
 
     #[test]

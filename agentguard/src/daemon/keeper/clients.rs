@@ -1,8 +1,8 @@
 //! Clients of the keeper's own socket: those who change the guard.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agentguard_control::peer::{self, Accepted, Rights};
@@ -12,6 +12,7 @@ use agentguard_keeper::ca::CaError;
 use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
+use agentguard_keeper::sockets;
 use agentguard_keeper::spawn;
 use agentguard_keeper::spawn::message::{Refusal, ToClient};
 use agentguard_model::AgentName;
@@ -235,12 +236,48 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
     match answer {
         Answer::Done { text } if !taken.wait(generation, TAKE) => {
             lock(keeper).give_up_worker();
+            let ended = end_what_is_denied(keeper);
             Answer::Done {
-                text: format!("{text} in the kernel; the worker did not take it and is replaced"),
+                text: format!(
+                    "{text} in the kernel; the worker did not take it and is replaced{ended}"
+                ),
+            }
+        }
+        Answer::Done { text } => {
+            let ended = end_what_is_denied(keeper);
+            Answer::Done {
+                text: format!("{text}{ended}"),
             }
         }
         answer => answer,
     }
+}
+
+/// Ends direct flows that a new policy does not let go directly any more; what goes through the proxy the worker
+/// ends. With what was done, for a person. The lock is held for one socket at a time.
+fn end_what_is_denied(keeper: &Shared) -> String {
+    let cgroups = lock(keeper).agents_cgroups();
+    let denied = Mutex::new(Vec::new());
+    let ended = sockets::destroy_connected(&cgroups, &|connection| {
+        let ends = lock(keeper).ends(connection);
+        let is_denied = ends.is_some();
+        denied
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(ends);
+        is_denied
+    });
+    let denied = denied.into_inner().unwrap_or_else(PoisonError::into_inner);
+    lock(keeper).note_ended(denied);
+    let mut text = match ended.sockets {
+        0 => String::new(),
+        1 => "; 1 direct flow that it denies is ended".to_owned(),
+        more => format!("; {more} direct flows that it denies are ended"),
+    };
+    for failure in &ended.failures {
+        text.push_str(&format!("\n{failure}"));
+    }
+    text
 }
 
 /// Answers when the guard listens where the cgroup's processes live, and nothing older is open.

@@ -154,6 +154,15 @@ impl Published {
         Ok(Self::default())
     }
 
+    /// The name that an address stands for to an agent.
+    pub(super) fn name_of(&self, agent: AgentId, address: Address) -> Option<HostName> {
+        let key = NameKey {
+            agent: agent.0,
+            address,
+        };
+        self.entries.get(&key).map(|entry| entry.name.clone())
+    }
+
     /// Checks and publishes.
     pub(super) fn publish(
         &mut self,

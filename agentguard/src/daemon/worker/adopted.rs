@@ -1,10 +1,11 @@
 //! What was open when its cgroup was adopted, and was closed or goes on: one decision each.
 
 use agentguard_common::event::{Event, kind, reason};
-use agentguard_decision::Decider;
+use agentguard_decision::{Client, Decider, Target};
 use agentguard_keeper::home::Past;
+use agentguard_keeper::message::Ended;
 use agentguard_keeper::sockets::OldSocket;
-use agentguard_model::{ActionKind, AgentId};
+use agentguard_model::{ActionKind, AgentId, Process};
 use agentguard_record::Record;
 
 /// `linux/socket.h`, `linux/net.h`.
@@ -59,6 +60,26 @@ pub(super) async fn note_past(agent: AgentId, past: Vec<Past>, decider: Decider<
             tracing::warn!(%refused, "what goes on past the gate is not in the record");
         }
     }
+}
+
+/// Records a direct flow that was ended by a new policy.
+pub(super) async fn note_ended(ended: Ended, decider: Decider<Record>) {
+    let client = Client {
+        agent: ended.agent,
+        run: ended.run,
+        process: Process {
+            pid: ended.pid,
+            uid: ended.uid,
+            comm: ended.comm,
+            exe: None,
+        },
+    };
+    let target = Target {
+        host: ended.host,
+        ip: Some(ended.ip),
+        port: ended.port,
+    };
+    decider.ended(&client, &target, ended.udp).await;
 }
 
 /// As the gate would tell of it.

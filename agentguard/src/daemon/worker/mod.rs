@@ -247,6 +247,12 @@ async fn serve(
                 let over = shutdown.clone();
                 tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }
+            ToWorker::Ended(ended) => {
+                let rooms = rooms.as_ref().context("an ended flow before a policy")?;
+                let noted = adopted::note_ended(*ended, rooms.decider.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
             ToWorker::Tolerated { agent, sockets } => {
                 let rooms = rooms
                     .as_ref()

@@ -1,10 +1,16 @@
 //! The policy: taken as a whole, or the old one stays.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agentguard_model::AgentName;
+use agentguard_common::map::UDP;
+use agentguard_keeper::message::{Ended, ToWorker};
+use agentguard_keeper::sockets::Connection;
+use agentguard_model::{AgentId, AgentName, Handling, Mode, Transport};
+use agentguard_policy::{Circumstances, Facts, RulingOutcome, Seen};
 use anyhow::Context as _;
 
 use super::super::direct;
@@ -108,4 +114,63 @@ impl Keeper {
         // Last: once it is done the rules of the policy before are not in the kernel any more.
         self.write_agents()
     }
+
+    /// The cgroups of all agents.
+    pub(in super::super) fn agents_cgroups(&self) -> Vec<PathBuf> {
+        let own = self.subtrees.values().filter(|subtree| subtree.run == 0);
+        own.map(|subtree| subtree.path.clone()).collect()
+    }
+
+    /// What the gate let go directly and may go so no more. What it does not know is left alone.
+    pub(in super::super) fn ends(&self, connection: &Connection) -> Option<Ended> {
+        let known = self.gate.passed(connection).ok()??;
+        let id = AgentId(known.agent);
+        let agent = self.policy.agent(self.registry.name(id)?)?;
+        let host = self.published.name_of(id, known.dialled);
+        if host.is_none() && known.dialled.is_virtual() {
+            return None;
+        }
+        let ip = IpAddr::from(known.effective);
+        let udp = known.transport == UDP;
+        let facts = Facts {
+            host: host.as_ref(),
+            ip: Some(ip),
+            port: known.dialled_port,
+            transport: if udp { Transport::Udp } else { Transport::Tcp },
+            request: Seen::NotYet,
+            circumstances: Circumstances::NOBODY,
+        };
+        let goes_on = match self.policy.decide(agent, &facts).outcome {
+            RulingOutcome::Allow(Handling::Direct | Handling::Splice) => true,
+            // What it asks or says is to be seen from now on. Where nothing is enforced nothing is broken for it.
+            RulingOutcome::Allow(Handling::Inspect) | RulingOutcome::Undecided => {
+                agent.mode != Mode::Enforce
+            }
+            RulingOutcome::Deny => false,
+        };
+        (!goes_on).then(|| Ended {
+            agent: id,
+            run: known.run,
+            pid: known.pid,
+            uid: known.uid,
+            comm: text(&known.comm),
+            host,
+            ip,
+            port: known.dialled_port,
+            udp,
+        })
+    }
+
+    /// Has direct flows recorded that were ended.
+    pub(in super::super) fn note_ended(&self, ended: Vec<Ended>) {
+        for flow in ended {
+            self.tell(&ToWorker::Ended(Box::new(flow)));
+        }
+    }
+}
+
+/// A process's name: up to the first NUL.
+fn text(comm: &[u8]) -> String {
+    let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
