@@ -93,8 +93,9 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Records a direct flow that the policy has come to deny, and that was ended. `udp`: over UDP, else over
-    /// TCP. Where the policy allows it again by now, there is nothing to say.
-    pub async fn ended(&self, client: &Client, target: &Target, udp: bool) {
+    /// TCP. `closed`: why its address may not be used, whatever the rules say. Where the policy allows it again by
+    /// now, there is nothing to say.
+    pub async fn ended(&self, client: &Client, target: &Target, udp: bool, closed: Option<Reason>) {
         let started = Instant::now();
         let policy = self.policies().current();
         let Ok(agent) = self.agent(&policy, client.agent) else {
@@ -107,19 +108,24 @@ impl<R: Recorder> Decider<R> {
             ..moment.facts(target, Seen::NotYet)
         };
         let mut ruling = policy.decide(agent, &facts);
-        match ruling.outcome {
-            RulingOutcome::Allow(Handling::Direct | Handling::Splice) => return,
-            RulingOutcome::Allow(Handling::Inspect) => {
+        match (ruling.outcome, closed) {
+            (RulingOutcome::Allow(_), Some(reason)) => {
+                ruling.reason = reason;
+                ruling.matched.clear();
+            }
+            (RulingOutcome::Allow(Handling::Direct | Handling::Splice), None) => return,
+            (RulingOutcome::Allow(Handling::Inspect), None) => {
                 ruling.reason = Reason::new(
                     ReasonCode::PolicyChanged,
                     "The policy has what goes here looked into by now. This went directly, and was ended: a new \
                      connection is decided anew.",
                 );
             }
-            RulingOutcome::Deny | RulingOutcome::Undecided => {
-                let since = " (the policy changed while this was under way)";
-                ruling.reason.message.push_str(since);
-            }
+            (RulingOutcome::Deny | RulingOutcome::Undecided, _) => {}
+        }
+        if ruling.reason.code != ReasonCode::PolicyChanged {
+            let since = " (the policy changed while this was under way)";
+            ruling.reason.message.push_str(since);
         }
         let kind = if udp {
             ActionKind::Datagram

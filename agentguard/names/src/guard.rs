@@ -16,6 +16,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use agentguard_model::{HostName, Reason, ReasonCode};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Why an address is special.
@@ -232,6 +233,17 @@ pub fn examine(
         examined.fine.push(ip);
     }
     examined
+}
+
+/// Why an address may not be used behind a name, if it may not; as for [`examine`].
+#[must_use]
+pub fn closed(name: &HostName, ip: IpAddr, permitted: &[IpNet], observing: bool) -> Option<Reason> {
+    let examined = examine([ip], permitted, observing);
+    let (ip, special) = examined.denied.first()?;
+    Some(Reason::new(
+        ReasonCode::Rebinding,
+        format!("{name} is at {ip}, a {special} address that no rule lets it have."),
+    ))
 }
 
 /// The sentence for a name whose addresses are denied.

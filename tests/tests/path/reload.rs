@@ -1,10 +1,11 @@
 //! A policy that changes while agents run.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use agentguard_model::{ActionKind, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use agentguard_tests::{Guard, address, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -71,15 +72,31 @@ fn a_range_that_is_permitted_no_longer_is_closed_at_once_behind_an_address_answe
     let dialled = found[0].as_str().unwrap().to_owned();
     // Nobody listens there, but it was reached.
     client.fails(&format!("tcp('c', '{dialled}', 7)"), "ECONNREFUSED");
-    let arrived = world.arrivals(inside).unwrap();
-    assert!(arrived > 0);
-
+    assert!(world.arrivals(inside).unwrap() > 0);
+    let bound = world.internet().enter(|| TcpListener::bind((inside, 7)));
+    let _listens = bound.unwrap().unwrap();
+    client.gives(&format!("tcp('d', '{dialled}', 7)"), json!([dialled, 7]));
+    client.gives("say('d', 'hello')", 5);
     let (narrower, _) = INSIDE.split_once("    resolved_ranges").unwrap();
     fs::write(guard.policy(), narrower).unwrap();
     let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
-    reload.success().unwrap();
+    let reload = reload.success().unwrap();
+    assert!(
+        reload.stderr.contains("; it ends 1 direct flow"),
+        "{reload}"
+    );
+    let arrived = world.arrivals(inside).unwrap();
+    client.fails("say('d', 'still')", "ECONNABORTED");
     client.fails(&format!("tcp('c', '{dialled}', 7)"), "EPERM");
     assert_eq!(world.arrivals(inside).unwrap(), arrived);
+    let ended = guard
+        .wait_verdicts("the end", |decisions| {
+            let is_ended = |it: &&Decision| it.reason.message.contains("while this was under way");
+            decisions.iter().find(is_ended).cloned()
+        })
+        .unwrap();
+    assert_eq!(ended.reason.code, ReasonCode::Rebinding, "{ended:?}");
+    assert_eq!(ended.action.ip, Some(inside));
 }
 
 const BAD: &str = "
@@ -246,9 +263,7 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
     // What goes through the proxy ends, and what goes directly.
     client.fails("hear_all('s')", "ECONNRESET");
     assert!(
-        reload
-            .stderr
-            .contains("; 3 direct flows that it denies are ended"),
+        reload.stderr.contains("; it ends 3 direct flows"),
         "{reload}"
     );
     for name in ["n", "a", "u"] {
@@ -287,6 +302,33 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
     reload.success().unwrap();
     client.gives(&format!("tcp('c', '{dialled}', 7)"), json!([dialled, 7]));
     client.gives("echo('c', 'again')", "again");
+
+    // What is to be looked into goes directly no more, and what it never asked about goes on.
+    client.gives(&format!("udp('v', '{dialled}')"), "made");
+    client.gives(&format!("connect('v', '{dialled}', 7)"), "connected");
+    client.gives("echo('v', 'hello')", "hello");
+    let looks = "
+  - id: looked-into
+    match: {host: [api.example.com], port: [7]}
+    action: allow
+    handling: inspect
+  - id: direct";
+    fs::write(guard.policy(), FIRST.replace("\n  - id: direct", looks)).unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    let reload = reload.success().unwrap();
+    assert!(
+        reload.stderr.contains("; it ends 1 direct flow"),
+        "{reload}"
+    );
+    client.fails("say('c', 'still')", "ECONNABORTED");
+    client.gives("echo('v', 'still')", "still");
+    let ended = guard
+        .wait_verdicts("its end", |decisions| {
+            let of = |it: &&Decision| it.reason.code == ReasonCode::PolicyChanged;
+            decisions.iter().find(of).cloned()
+        })
+        .unwrap();
+    assert_eq!(ended.verdict, Verdict::Deny);
 }
 
 /// A policy of two files, of which the second one has the rules.

@@ -271,8 +271,8 @@ fn end_what_is_denied(keeper: &Shared) -> String {
     lock(keeper).note_ended(denied);
     let mut text = match ended.sockets {
         0 => String::new(),
-        1 => "; 1 direct flow that it denies is ended".to_owned(),
-        more => format!("; {more} direct flows that it denies are ended"),
+        1 => "; it ends 1 direct flow".to_owned(),
+        more => format!("; it ends {more} direct flows"),
     };
     for failure in &ended.failures {
         text.push_str(&format!("\n{failure}"));

@@ -6,6 +6,7 @@ use agentguard_keeper::home::Past;
 use agentguard_keeper::message::Ended;
 use agentguard_keeper::sockets::OldSocket;
 use agentguard_model::{ActionKind, AgentId, Process};
+use agentguard_names::guard;
 use agentguard_record::Record;
 
 /// `linux/socket.h`, `linux/net.h`.
@@ -79,7 +80,11 @@ pub(super) async fn note_ended(ended: Ended, decider: Decider<Record>) {
         ip: Some(ended.ip),
         port: ended.port,
     };
-    decider.ended(&client, &target, ended.udp).await;
+    let closed = target.host.as_ref().and_then(|name| {
+        let ranges = decider.name(client.agent, name).ranges;
+        guard::closed(name, ended.ip, &ranges, decider.observes(client.agent))
+    });
+    decider.ended(&client, &target, ended.udp, closed).await;
 }
 
 /// As the gate would tell of it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agentguard_decision::{Client, Decider};
 use agentguard_keeper::gate::view::Listener;
-use agentguard_model::{AgentId, HostName, Reason, ReasonCode, Transport};
+use agentguard_model::{AgentId, HostName, Reason, Transport};
 use agentguard_names::{Names, guard};
 use agentguard_proxy::{Leaf, Origin, Port, Subject};
 use agentguard_record::Record;
@@ -71,12 +71,7 @@ impl Port for ProxyPort {
 
     fn closed(&self, agent: AgentId, name: &HostName, ip: IpAddr) -> Option<Reason> {
         let ranges = self.decider.name(agent, name).ranges;
-        let examined = guard::examine([ip], &ranges, self.decider.observes(agent));
-        let (ip, special) = examined.denied.first()?;
-        Some(Reason::new(
-            ReasonCode::Rebinding,
-            format!("{name} is at {ip}, a {special} address that no rule lets it have."),
-        ))
+        guard::closed(name, ip, &ranges, self.decider.observes(agent))
     }
 
     async fn resolve(&self, agent: AgentId, name: &HostName) -> Result<Vec<IpAddr>, Reason> {

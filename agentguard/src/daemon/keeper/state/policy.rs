@@ -10,6 +10,7 @@ use agentguard_common::map::UDP;
 use agentguard_keeper::message::{Ended, ToWorker};
 use agentguard_keeper::sockets::Connection;
 use agentguard_model::{AgentId, AgentName, Handling, Mode, Transport};
+use agentguard_names::guard;
 use agentguard_policy::{Circumstances, Facts, RulingOutcome, Seen};
 use anyhow::Context as _;
 
@@ -140,15 +141,18 @@ impl Keeper {
             request: Seen::NotYet,
             circumstances: Circumstances::NOBODY,
         };
+        let observing = agent.mode != Mode::Enforce;
+        let is_closed = host.as_ref().is_some_and(|name| {
+            let ranges = self.policy.decide_name(agent, name).ranges;
+            guard::closed(name, ip, &ranges, observing).is_some()
+        });
         let goes_on = match self.policy.decide(agent, &facts).outcome {
             RulingOutcome::Allow(Handling::Direct | Handling::Splice) => true,
             // What it asks or says is to be seen from now on. Where nothing is enforced nothing is broken for it.
-            RulingOutcome::Allow(Handling::Inspect) | RulingOutcome::Undecided => {
-                agent.mode != Mode::Enforce
-            }
+            RulingOutcome::Allow(Handling::Inspect) | RulingOutcome::Undecided => observing,
             RulingOutcome::Deny => false,
         };
-        (!goes_on).then(|| Ended {
+        (!goes_on || is_closed).then(|| Ended {
             agent: id,
             run: known.run,
             pid: known.pid,
