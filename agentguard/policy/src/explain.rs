@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agentguard_model::Source;
+use agentguard_model::{Source, Transport};
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
@@ -86,6 +86,57 @@ pub struct Considered<'a> {
     pub action: RuleAction,
     /// What became of it.
     pub verdict: Consideration,
+    compiled: &'a Rule,
+}
+
+/// What a rule asks for in one condition, so many values at most.
+const VALUES: usize = 4;
+
+impl Considered<'_> {
+    /// A condition with what the rule asks for there, where that is short.
+    pub(crate) fn written(&self, condition: Condition) -> String {
+        let rule = self.compiled;
+        let ports = || {
+            let ranges = rule.ports.ranges().iter();
+            let ranges = ranges.map(|(first, last)| match first == last {
+                true => first.to_string(),
+                false => format!("{first}-{last}"),
+            });
+            ranges.collect()
+        };
+        let transports = || {
+            let known = [(Transport::Tcp, "tcp"), (Transport::Udp, "udp")].into_iter();
+            let has = known.filter(|(transport, _)| rule.transports & bit(*transport) != 0);
+            has.map(|(_, name)| name.to_owned()).collect()
+        };
+        let request = &rule.request;
+        let values: Vec<String> = match condition {
+            Condition::Port => ports(),
+            Condition::Transport => transports(),
+            Condition::Protocol => request.protocols.names_of().collect(),
+            Condition::Method => request.methods.clone(),
+            Condition::Path => request
+                .paths
+                .iter()
+                .map(|it| format!("/{}", it.written()))
+                .collect(),
+            Condition::Query => request.query.iter().map(|(name, _)| name.clone()).collect(),
+            Condition::Header => request
+                .fields
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect(),
+            Condition::BodyOver => request.body_over.iter().map(u64::to_string).collect(),
+            Condition::Destination | Condition::Context | Condition::Time | Condition::When => {
+                Vec::new()
+            }
+        };
+        let more = if values.len() > VALUES { ", …" } else { "" };
+        match values.get(..VALUES.min(values.len())) {
+            None | Some([]) => condition.to_string(),
+            Some(some) => format!("{condition} [{}{more}]", some.join(", ")),
+        }
+    }
 }
 
 impl Policy {
@@ -122,6 +173,7 @@ impl Policy {
                 source: &rule.info.source,
                 action: rule.info.action,
                 verdict,
+                compiled: rule,
             })
             .collect();
         considered.sort_by_key(|c| match &c.verdict {

@@ -44,6 +44,15 @@ impl Glob {
         Ok(Self { segments })
     }
 
+    /// As it is written, without its leading `/`.
+    pub(crate) fn written(&self) -> String {
+        let segments = self.segments.iter().map(|segment| match segment {
+            Segment::Any => "**",
+            Segment::Pattern(text) | Segment::Exact(text) => text,
+        });
+        segments.collect::<Vec<_>>().join("/")
+    }
+
     /// Whether it matches everything.
     pub(crate) fn is_anything(&self) -> bool {
         self.segments

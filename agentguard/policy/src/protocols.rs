@@ -43,6 +43,18 @@ impl Protocols {
         self.0 & 1 << protocol as u8 != 0
     }
 
+    /// Those that it names, as they are written.
+    pub(crate) fn names_of(self) -> impl Iterator<Item = String> {
+        let all = [
+            (Protocol::Http, "http"),
+            (Protocol::Websocket, "websocket"),
+            (Protocol::Tls, "tls"),
+            (Protocol::Other, "other"),
+        ];
+        let named = all.into_iter().filter(move |(one, _)| self.names(*one));
+        named.map(|(_, name)| name.to_owned())
+    }
+
     /// Whether it names what shows requests.
     pub(crate) const fn names_requests(self) -> bool {
         self.names(Protocol::Http) || self.names(Protocol::Websocket)

@@ -232,31 +232,36 @@ impl<'a> Replay<'a> {
 }
 
 impl Policy {
-    /// The rules for where a decision was to that nearly match it, nearest first, each with the conditions
-    /// that do not hold: two at most. None where the record does not have what it was about, nor for a name
-    /// that was only asked for.
+    /// What was considered for a decision, nearest first. None where the record does not have what it was about,
+    /// nor for a name that was only asked for.
     #[must_use]
-    pub fn near_misses(&self, decision: &Decision) -> Vec<Near> {
-        let agent = decision.agent.as_ref();
-        let Some(agent) = agent.and_then(|agent| self.agent(&agent.name)) else {
-            return Vec::new();
-        };
-        let Ok(attempted) = recorded::attempted(decision, Some(agent), &HashMap::new()) else {
-            return Vec::new();
-        };
+    pub fn considered(&self, decision: &Decision) -> Option<Considerations> {
+        let agent = self.agent(&decision.agent.as_ref()?.name)?;
+        let attempted = recorded::attempted(decision, Some(agent), &HashMap::new()).ok()?;
         let (flow, seen) = match &attempted {
-            Attempted::Name(_) => return Vec::new(),
+            Attempted::Name(_) => return None,
             Attempted::Datagram(flow) | Attempted::Unseen(flow) => (flow, Seen::NotYet),
             Attempted::Unopened(flow, tls) => (flow, worlds::unread(*tls)),
             Attempted::Request(flow, asked) => (flow, Seen::Request(asked.request())),
         };
-        let considered = self.explain(agent, &flow.facts(seen)).into_iter();
-        let near = considered.filter(|it| match &it.verdict {
-            Consideration::Failed(by) => by.len() <= 2 && !by.contains(&Condition::Destination),
-            _ => false,
+        let considered = self.explain(agent, &flow.facts(seen));
+        let rules = considered.len();
+        let here = considered.into_iter().filter(|it| match &it.verdict {
+            Consideration::Failed(by) => !by.contains(&Condition::Destination),
+            _ => true,
         });
-        near.map(Near::from).collect()
+        let here = here.map(Near::from).collect();
+        Some(Considerations { rules, here })
     }
+}
+
+/// The rules that were considered for a decision.
+#[derive(Clone, Debug)]
+pub struct Considerations {
+    /// How many rules there are for the agent.
+    pub rules: usize,
+    /// Those of them for where the decision was to, nearest first.
+    pub here: Vec<Near>,
 }
 
 impl Told {

@@ -359,7 +359,7 @@ FAILED {tests}:8: nothing is deleted
   got       deny, enforced, by rule no-deletes ({policy}:5), reason rule_deny
             Rule no-deletes forbids coder to DELETE docs.example:80/a.
   nearest   no-deletes ({policy}:5) denies: matches
-            docs ({policy}:4) allows: but for its port
+            docs ({policy}:4) allows: but for its port [443]
 
 2 tests, 1 passed
 "
@@ -377,7 +377,10 @@ FAILED {tests}:8: nothing is deleted
     let failed = &json["results"][1];
     assert_eq!(failed["expected"], serde_json::json!({"verdict": "allow"}));
     assert_eq!(failed["got"]["rule"], "no-deletes");
-    assert_eq!(failed["near"][1]["failed"], serde_json::json!(["port"]));
+    assert_eq!(
+        failed["near"][1]["failed"],
+        serde_json::json!(["port [443]"])
+    );
 
     // Of another policy, where a request on port 80 is allowed and none to delete is denied.
     bench.write(

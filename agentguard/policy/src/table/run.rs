@@ -10,7 +10,7 @@ use super::document::Expected;
 use super::{Attempt, Sent, Table, Test};
 use crate::agent::AgentPolicy;
 use crate::decide::{Ruling, RulingOutcome};
-use crate::explain::{Condition, Consideration, Considered};
+use crate::explain::{Consideration, Considered};
 use crate::flow::Flow;
 use crate::policy::Policy;
 use crate::request::Request;
@@ -79,7 +79,7 @@ pub struct Near {
     /// Whether it matches, and one of a higher rank decides.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub overruled: bool,
-    /// Its conditions that do not hold; none if it matches.
+    /// Its conditions that do not hold, with what it asks for; none if it matches.
     pub failed: Vec<String>,
 }
 
@@ -333,14 +333,15 @@ impl From<Considered<'_>> for Near {
             action: it.action.verdict(),
             needs_request: it.verdict == Consideration::NeedsRequest,
             overruled: it.verdict == Consideration::Overruled,
-            failed: match it.verdict {
+            failed: match &it.verdict {
                 Consideration::Matched | Consideration::Overruled | Consideration::NeedsRequest => {
                     Vec::new()
                 }
                 Consideration::Error(why) => vec![format!("when, which fails: {why}")],
-                Consideration::Failed(conditions) => {
-                    conditions.iter().map(Condition::to_string).collect()
-                }
+                Consideration::Failed(conditions) => conditions
+                    .iter()
+                    .map(|failed| it.written(*failed))
+                    .collect(),
             },
         }
     }

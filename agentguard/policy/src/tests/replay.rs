@@ -457,7 +457,9 @@ fn equal_changes_are_counted_together() {
 fn near_misses_say_by_which_conditions() {
     let candidate = policy(CANDIDATE);
     let near = |decision: &Decision| -> Vec<(String, Vec<String>)> {
-        let near = candidate.near_misses(decision).into_iter();
+        let considered = candidate.considered(decision).into_iter();
+        let near = considered.flat_map(|it| it.here);
+        let near = near.filter(|it| !it.failed.is_empty());
         near.map(|it| (it.rule, it.failed)).collect()
     };
     let missed = |rule: &str, by: &[&str]| {
@@ -465,14 +467,19 @@ fn near_misses_say_by_which_conditions() {
         (rule.to_owned(), by.collect::<Vec<_>>())
     };
     let put = near(&decision(Layer::Proxy, asks("PUT", "read.example")));
-    assert_eq!(put[0], missed("read", &["method"]));
+    assert_eq!(put[0], missed("read", &["method [GET]"]));
     let there = near(&decision(
         Layer::Kernel,
         to(ActionKind::Connect, "far.example", 443),
     ));
-    assert_eq!(there[0], missed("range", &["port"]));
-    // Not what is further away, nor what matches.
-    assert!(there.iter().all(|(_, by)| by.len() <= 2), "{there:?}");
+    assert_eq!(there[0], missed("range", &["port [8443]"]));
+    // Not what is for elsewhere, nor what matches.
+    assert!(
+        there
+            .iter()
+            .all(|(_, by)| !by.contains(&"destination".to_owned())),
+        "{there:?}"
+    );
     let open = near(&decision(
         Layer::Kernel,
         to(ActionKind::Connect, "open.example", 80),

@@ -13,6 +13,8 @@ use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
     Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Verdict,
 };
+use agentguard_policy::replay::Considerations;
+use agentguard_policy::table::Near;
 use clap::Args;
 
 use super::Global;
@@ -22,7 +24,7 @@ use super::output::{Output, printable};
 use super::verdicts::destination;
 use crate::config::sources;
 
-/// Rules that nearly allowed what was denied, at most.
+/// Rules that did not decide, at most.
 const NEAR: usize = 3;
 
 /// Say why a decision was taken, and what would change it
@@ -61,8 +63,9 @@ fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
         ),
     );
     story.entry("enforced", &enforced(decision));
-    rules(&mut story, decision, in_force);
-    near(&mut story, decision, in_force);
+    let considered = considered(decision, in_force);
+    rules(&mut story, decision, in_force, considered.as_ref());
+    near(&mut story, decision, considered);
     for line in &decision.budget {
         let settled = line
             .settled
@@ -277,10 +280,36 @@ fn enforced(decision: &Decision) -> String {
     }
 }
 
-fn rules(story: &mut Story, decision: &Decision, in_force: Option<&PolicyStatus>) {
+/// Which rules were considered, if the policy can be read that decided.
+fn considered(decision: &Decision, in_force: Option<&PolicyStatus>) -> Option<Considerations> {
+    let first = in_force?.files.first()?;
+    let sources = sources::read(Path::new(first), |_| Ok(())).ok()?;
+    let policy = sources.compile().ok()?;
+    let decided = policy.version() == decision.policy_version;
+    decided.then(|| policy.considered(decision)).flatten()
+}
+
+fn rules(
+    story: &mut Story,
+    decision: &Decision,
+    in_force: Option<&PolicyStatus>,
+    considered: Option<&Considerations>,
+) {
     let first = in_force.and_then(|policy| policy.files.first());
-    if decision.matched.is_empty() {
-        story.entry("rules", "none matched");
+    let matched = match decision.matched.len() {
+        0 => "none matched".to_owned(),
+        count => format!("{count} matched"),
+    };
+    match considered {
+        Some(Considerations { rules, here }) => story.entry(
+            "rules",
+            &format!(
+                "{rules} for this agent, {} of them for this destination; {matched}",
+                here.len()
+            ),
+        ),
+        None if decision.matched.is_empty() => story.entry("rules", &matched),
+        None => {}
     }
     for matched in &decision.matched {
         story.entry(
@@ -301,34 +330,47 @@ fn rules(story: &mut Story, decision: &Decision, in_force: Option<&PolicyStatus>
     }
 }
 
-/// For a denial: which rules nearly allowed it, if the policy can be read that gave it.
-fn near(story: &mut Story, decision: &Decision, in_force: Option<&PolicyStatus>) {
-    let first = in_force.and_then(|policy| policy.files.first());
-    if decision.verdict != Verdict::Deny {
-        return;
-    }
-    let policy = first.and_then(|first| {
-        let sources = sources::read(Path::new(first), |_| Ok(())).ok()?;
-        let policy = sources.compile().ok()?;
-        (policy.version() == decision.policy_version).then_some(policy)
+/// Which of the rules for this destination did not decide, and why: those first that say otherwise.
+fn near(story: &mut Story, decision: &Decision, considered: Option<Considerations>) {
+    let denied = decision.verdict == Verdict::Deny;
+    let mut near = considered.map_or_else(Vec::new, |it| it.here);
+    near.retain(|rule| {
+        decision
+            .matched
+            .iter()
+            .all(|matched| matched.rule != rule.rule)
     });
-    let near = policy.map(|policy| policy.near_misses(decision));
-    let allowing = near.into_iter().flatten();
-    for rule in allowing
-        .filter(|rule| rule.action != Verdict::Deny)
-        .take(NEAR)
-    {
+    near.sort_by_key(|rule| (rule.action == Verdict::Deny) == denied);
+    for rule in near.iter().take(NEAR) {
         story.entry(
             "near",
             &format!(
-                "`{}` at {}:{} would {}, but does not match: {}",
+                "`{}` at {}:{} would {}, but {}",
                 rule.rule,
                 rule.source.file,
                 rule.source.line,
                 rule.action,
-                rule.failed.join(", ")
+                but(rule)
             ),
         );
+    }
+    if near.len() > NEAR {
+        story.entry(
+            "",
+            &format!("and {} more for this destination", near.len() - NEAR),
+        );
+    }
+}
+
+fn but(rule: &Near) -> String {
+    if !rule.failed.is_empty() {
+        format!("does not match: {}", rule.failed.join(", "))
+    } else if rule.needs_request {
+        "looks at the request, which was not seen".to_owned()
+    } else if rule.overruled {
+        "one of a higher rank decided".to_owned()
+    } else {
+        "other rules decided".to_owned()
     }
 }
 
