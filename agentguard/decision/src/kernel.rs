@@ -51,6 +51,11 @@ impl<R: Recorder> Decider<R> {
             .and_then(|name| current.agent(&name).map(|agent| agent.mode))
             .unwrap_or(Mode::Enforce);
         let denies = event.reason >= reason::FIRST_DENIAL;
+        let mode = match &rule {
+            // A rule on paper, which lets pass whatever the agent's mode is.
+            Some(rule) if denies && event.denied == 0 && mode == Mode::Enforce => rule.mode,
+            _ => mode,
+        };
         let action = action(event, host, unix);
         let on_paper = self.on_paper(event, &client, &action, &current);
         let (message, matched) = match (rule, on_paper) {

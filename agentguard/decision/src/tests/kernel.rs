@@ -2,7 +2,7 @@
 
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
-use agentguard_model::{Layer, ReasonCode, Verdict};
+use agentguard_model::{Layer, Mode, ReasonCode, Verdict};
 
 use super::{decider, last};
 
@@ -152,5 +152,21 @@ async fn a_denial_of_the_kernel_names_the_rule_on_paper_that_would_allow_it() {
         assert_eq!(matched, rule, "{event:?}");
         let told = decision.reason.message.contains("rule soon would, and is");
         assert_eq!(told, rule.is_some(), "{}", decision.reason.message);
+    }
+}
+
+/// It passed for the rule's sake, in an agent whose mode is `enforce`.
+#[tokio::test]
+async fn what_a_rule_on_paper_denies_is_in_that_rules_mode() {
+    let decider = decider();
+    for (rule, denied, mode) in [
+        (7, false, Mode::Shadow),
+        (3, true, Mode::Enforce),
+        (0, true, Mode::Enforce),
+    ] {
+        let event = event(reason::RULE_DENY, rule, 4, denied);
+        decider.kernel(&event, None, None, None).await.unwrap();
+        let decision = last(&decider);
+        assert_eq!((decision.mode, decision.enforced), (mode, denied), "{rule}");
     }
 }
