@@ -203,6 +203,15 @@ fn a_report_names_what_a_mode_let_pass_and_what_a_rule_on_paper_would_have_allow
     let world = world("trial-report");
     let guard = world.guard().policy(POLICY).start().unwrap();
     traffic(&world, &guard);
+    for (agent, known) in [("tired", false), ("tried", true)] {
+        let said = guard
+            .cli()
+            .args(["policy", "report", "--agent", agent])
+            .run();
+        let said = said.unwrap().success().unwrap();
+        let why = format!("has no agent {agent}, and the record nothing of one");
+        assert_eq!(said.stderr.contains(&why), !known, "{said}");
+    }
     let report = told(&guard, &["report", "--agent", "tried"]);
     let denied = report["would_be_denied"].as_array().unwrap();
     let site = denied

@@ -1,7 +1,7 @@
 //! Reading back through the record, for what is asked of all decisions since some time.
 
 use agentguard_control::Client;
-use agentguard_control::api::VerdictQuery;
+use agentguard_control::api::{PolicyView, VerdictQuery};
 use agentguard_model::{AgentName, Decision, DecisionId};
 use clap::Args;
 use jiff::Timestamp;
@@ -35,6 +35,8 @@ pub(super) struct Looked {
     pub(super) since: Timestamp,
     /// Whether that was all.
     pub(super) complete: bool,
+    /// Whether there was anything.
+    any: bool,
 }
 
 impl Past {
@@ -66,9 +68,22 @@ impl Past {
                 return Ok(Looked {
                     since,
                     complete: last,
+                    any: looked > 0,
                 });
             }
             before = oldest;
+        }
+    }
+
+    /// Says that nothing was found since nobody knows the agent: its name may be misspelt.
+    pub(super) fn say_unknown(&self, looked: Looked, in_force: Option<&PolicyView>) {
+        let (Some(agent), Some(policy), false) = (&self.agent, in_force, looked.any) else {
+            return;
+        };
+        if policy.agents.iter().all(|known| known.name != *agent) {
+            say(&format!(
+                "the policy in force has no agent {agent}, and the record nothing of one; `agentguard policy show` lists the agents"
+            ));
         }
     }
 }

@@ -26,13 +26,15 @@ struct Reported {
 
 pub(super) fn report(past: &Past, global: &Global, out: &mut Output) -> Result<(), Failure> {
     let (looked, report, known) = global.ask(async |mut client| {
-        let on_paper = in_force(&mut client).await?.as_ref().map(on_paper);
+        let in_force = in_force(&mut client).await?;
+        let on_paper = in_force.as_ref().map(on_paper);
         let mut report = Report::default();
         let looked = past
             .each(&mut client, |decision| {
                 report.add(decision, on_paper.as_ref());
             })
             .await?;
+        past.say_unknown(looked, in_force.as_ref());
         Ok((looked, report.sorted(), on_paper.is_some()))
     })?;
     looked.say(report.oldest);

@@ -47,7 +47,10 @@ pub(super) fn simulate(
     let policy = compiled(&simulate.policy)?;
     let (looked, summary) = global.ask(async |mut client| {
         let in_force = in_force(&mut client).await?;
-        replayed(&policy, in_force.as_ref(), &simulate.past, &mut client).await
+        let (looked, summary) =
+            replayed(&policy, in_force.as_ref(), &simulate.past, &mut client).await?;
+        simulate.past.say_unknown(looked, in_force.as_ref());
+        Ok((looked, summary))
     })?;
     let simulated = Simulated {
         policy: simulate.policy.display().to_string(),
