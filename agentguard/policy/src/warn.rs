@@ -11,11 +11,11 @@ use crate::pattern::{HostPattern, Ports};
 use crate::rule::{Fit, Rule, Seen, Selector};
 use crate::strategy::Strategy;
 
-/// The most comparisons of two values, as two hosts of two rules. A policy that needs more is compared in part: what
-/// is not compared is not warned about.
+/// The most comparisons of two values, as two hosts of two rules. A policy that needs more is compared in part, and
+/// that is said.
 const MAX_COMPARISONS: usize = 10_000_000;
 
-/// The most warnings of this room; what is beyond is not told.
+/// The most warnings of this room; of those beyond the number is told.
 const MAX_WARNINGS: usize = 100;
 
 /// Warnings about rules as a whole. `columns`: where each rule begins.
@@ -25,11 +25,45 @@ pub(crate) fn warnings(
     agents: &[AgentPolicy],
     strategy: Strategy,
 ) -> Vec<Diagnostic> {
+    let mut comparisons = Comparisons {
+        left: MAX_COMPARISONS,
+    };
+    let mut found = all(rules, columns, agents, strategy, &mut comparisons);
+    let (Some(last), Some(column)) = (rules.last(), columns.last()) else {
+        return found;
+    };
+    let more = found.len().saturating_sub(MAX_WARNINGS);
+    found.truncate(MAX_WARNINGS);
+    if more > 0 {
+        found.push(warning(
+            last,
+            *column,
+            format!("{more} more warnings about rules are not told"),
+            "mend those that are told first",
+        ));
+    }
+    if comparisons.left == 0 {
+        found.push(warning(
+            last,
+            *column,
+            "the rules are too many to compare each with all others, so warnings of some may be missing"
+                .to_owned(),
+            "check the policy in parts, as by one file that is included at a time",
+        ));
+    }
+    found
+}
+
+/// All of them.
+fn all(
+    rules: &[Rule],
+    columns: &[u32],
+    agents: &[AgentPolicy],
+    strategy: Strategy,
+    comparisons: &mut Comparisons,
+) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (rule, column) in rules.iter().zip(columns) {
-        if found.len() >= MAX_WARNINGS {
-            return found;
-        }
         if rule.allows() && rule.anywhere() {
             let mut message = format!("rule `{}` allows any destination", rule.info.id);
             if rule.ports == Ports::all() && rule.is_static() {
@@ -43,13 +77,7 @@ pub(crate) fn warnings(
             ));
         }
     }
-    let mut comparisons = Comparisons {
-        left: MAX_COMPARISONS,
-    };
-    for (rule, column) in blind(rules, columns, &mut comparisons) {
-        if found.len() >= MAX_WARNINGS {
-            return found;
-        }
+    for (rule, column) in blind(rules, columns, comparisons) {
         let message = format!(
             "rule `{}` looks at requests on port 443, and sees none in TLS",
             rule.info.id
@@ -61,10 +89,7 @@ pub(crate) fn warnings(
             "`handling: inspect` on this rule",
         ));
     }
-    for (rule, column, allowing) in blinding(rules, columns, &mut comparisons) {
-        if found.len() >= MAX_WARNINGS {
-            return found;
-        }
+    for (rule, column, allowing) in blinding(rules, columns, comparisons) {
         let (id, other, place) = (&rule.info.id, &allowing.info.id, seen_from(rule, allowing));
         let message = format!(
             "rule `{id}` has to see the requests that rule `{other}` ({place}) allows on port 443 without opening TLS: all of that TLS is denied"
@@ -73,9 +98,6 @@ pub(crate) fn warnings(
         found.push(warning(rule, *column, message, &hint));
     }
     for (rule, column) in rules.iter().zip(columns) {
-        if found.len() >= MAX_WARNINGS {
-            return found;
-        }
         let everything = |net: &ipnet::IpNet| net.prefix_len() == 0;
         let denies = !rule.allows() && rule.written_ranges().iter().any(everything);
         if denies && strategy != Strategy::PriorityFirstMatch {
@@ -87,14 +109,11 @@ pub(crate) fn warnings(
             ));
         }
     }
-    let hidden = hidden(rules, strategy, &mut comparisons);
+    let hidden = hidden(rules, strategy, comparisons);
     for ((rule, column), by) in rules.iter().zip(columns).zip(hidden) {
         let Some((by, how)) = by.and_then(|(n, how)| Some((rules.get(n)?, how))) else {
             continue;
         };
-        if found.len() >= MAX_WARNINGS {
-            return found;
-        }
         let (id, other, place) = (&rule.info.id, &by.info.id, seen_from(rule, by));
         let (message, hint) = match how {
             Hidden::Preceded => (
