@@ -112,8 +112,6 @@ pub enum ToWorker {
         /// The sockets, at most [`CLOSED_AT_ONCE`].
         sockets: Vec<OldSocket>,
     },
-    /// A direct flow that the policy has come to deny, and that was ended: to be recorded.
-    Ended(Box<Ended>),
     /// Connections that were there when their cgroup was adopted, and go on: to be recorded.
     Tolerated {
         /// The agent.
@@ -146,6 +144,8 @@ pub enum ToWorker {
         /// `None`: it is as the policy declares it.
         set: Option<Switch>,
     },
+    /// A direct flow that the policy has come to deny, and that was ended: to be recorded.
+    Ended(Box<Ended>),
 }
 
 /// Sockets in one [`ToWorker::Closed`], so that it fits a packet.

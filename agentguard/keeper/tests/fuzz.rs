@@ -228,18 +228,18 @@ fn the_corpora_hold_messages() {
     let read = |name: &str| std::fs::read(format!("{corpus}/{name}")).unwrap();
     for name in ["publish", "sign", "retire", "taken", "recording"] {
         let bytes = read(&format!("to_keeper/corpus/{name}"));
-        received::<ToKeeper>(&bytes).unwrap().unwrap();
+        received::<ToKeeper>(&bytes).expect(name).expect(name);
     }
-    for name in ["published", "signed", "policy", "state", "switch"] {
+    for name in ["published", "signed", "policy", "state", "switch", "ended"] {
         let bytes = read(&format!("to_worker/corpus/{name}"));
-        received::<ToWorker>(&bytes).unwrap().unwrap();
+        received::<ToWorker>(&bytes).expect(name).expect(name);
     }
     for name in ["run", "add", "rotate", "switch"] {
         let bytes = read(&format!("command/corpus/{name}"));
-        received::<Command>(&bytes).unwrap().unwrap();
+        received::<Command>(&bytes).expect(name).expect(name);
     }
     for name in ["signal", "resume"] {
         let bytes = read(&format!("from_client/corpus/{name}"));
-        received::<FromClient>(&bytes).unwrap().unwrap();
+        received::<FromClient>(&bytes).expect(name).expect(name);
     }
 }
