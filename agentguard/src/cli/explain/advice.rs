@@ -20,7 +20,18 @@ pub(super) fn of(decision: &Decision) -> Advice {
         words: Some(words.to_owned()),
         rule: None,
     };
+    let first = || {
+        let matched = decision.matched.first()?;
+        let source = &matched.source;
+        Some(format!(
+            "rule `{}` at {}:{}",
+            matched.rule, source.file, source.line
+        ))
+    };
     match decision.reason.code {
+        ReasonCode::NoRule if let Some(rule) = first() => say(&format!(
+            "{rule} would allow it, and is on paper only: `mode: enforce` there, or more of its `rollout`, puts it in force",
+        )),
         ReasonCode::NoRule => match rule(decision) {
             Some(rule) => Advice {
                 words: Some(
@@ -30,17 +41,19 @@ pub(super) fn of(decision: &Decision) -> Advice {
             },
             None => say("no rule can be suggested, because the destination is not known"),
         },
-        ReasonCode::RuleDeny => say(&match decision.matched.first() {
-            Some(matched) => format!(
-                "to let it pass, narrow or remove rule `{}` at {}:{}: unless the policy names another `strategy`, a denial overrides every allowance",
-                matched.rule, matched.source.file, matched.source.line
+        ReasonCode::RuleDeny if !decision.enforced => say(&match first() {
+            Some(rule) => format!("it passed: once {rule} is enforced it is refused; narrow the rule if that is not meant"),
+            None => "it passed, and is refused once the rule that denies it is enforced".into(),
+        }),
+        ReasonCode::RuleDeny => say(&match first() {
+            Some(rule) => format!(
+                "to let it pass, narrow or remove {rule}: unless the policy names another `strategy`, a denial overrides every allowance",
             ),
             None => "narrow or remove the rule that denies: unless the policy names another `strategy`, a denial overrides every allowance".into(),
         }),
-        ReasonCode::EngineError => say(&match decision.matched.first() {
-            Some(matched) => format!(
-                "the expression of rule `{}` at {}:{} could not be evaluated on this: have it ask first whether what it looks at is there (`'name' in request.headers && …`)",
-                matched.rule, matched.source.file, matched.source.line
+        ReasonCode::EngineError => say(&match first() {
+            Some(rule) => format!(
+                "the expression of {rule} could not be evaluated on this: have it ask first whether what it looks at is there (`'name' in request.headers && …`)",
             ),
             None => "an expression could not be evaluated on this".into(),
         }),
@@ -161,6 +174,10 @@ fn rule(decision: &Decision) -> Option<String> {
         }
     }
     rule.push_str("  action: allow\n");
+    // Else it would see no request, there.
+    if action.kind == ActionKind::HttpRequest && action.tls {
+        rule.push_str("  handling: inspect\n");
+    }
     Some(rule)
 }
 

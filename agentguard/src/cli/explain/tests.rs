@@ -347,3 +347,34 @@ fn what_nobody_looked_into_is_told_how_to_be_inspected() {
     assert!(words.contains("`handling: inspect`"), "{words}");
     assert_eq!(advice.rule, None);
 }
+
+#[test]
+fn what_rules_on_paper_did_or_would_do_is_told_as_that() {
+    let matched = serde_json::json!([{"engine": "native", "rule": "soon", "source": {"file": "p.yaml", "line": 4}}]);
+    let would = advice::of(&decision(&serde_json::json!({ "matched": matched })));
+    let words = would.words.unwrap();
+    assert!(
+        words.starts_with("rule `soon` at p.yaml:4 would allow it, and is on paper"),
+        "{words}"
+    );
+    assert_eq!(would.rule, None);
+    let passed = advice::of(&decision(&serde_json::json!({
+        "matched": matched, "enforced": false, "mode": "shadow",
+        "reason": {"code": "rule_deny", "message": "no"},
+    })));
+    let words = passed.words.unwrap();
+    assert!(
+        words.starts_with("it passed: once rule `soon` at p.yaml:4 is enforced"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_request_that_was_seen_in_tls_needs_a_rule_that_sees_it() {
+    let denied = decision(&serde_json::json!({
+        "action": {"kind": "http_request", "transport": "tcp", "host": "api.example",
+            "port": 443, "method": "GET", "path": "/a", "tls": true},
+    }));
+    let rule = advice::of(&denied).rule.unwrap();
+    assert!(rule.ends_with("  handling: inspect\n"), "{rule}");
+}
