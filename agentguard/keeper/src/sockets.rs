@@ -97,6 +97,8 @@ pub struct Destroyed {
     pub kept: usize,
     /// The first of them, at most [`TOLD`].
     pub told_kept: Vec<OldSocket>,
+    /// Those that were to be chosen from, and could not be taken from a process: they go on.
+    pub unseen: usize,
     /// What could not be done, a sentence each, without repetition.
     pub failures: Vec<String>,
 }
@@ -131,8 +133,8 @@ pub fn destroy_connections(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed 
     destroy_of(Home::with_held(), cgroups, Vec::new(), &Which::Only(which))
 }
 
-/// Ends those connections and connected UDP sockets that were made in these cgroups and are open in a process
-/// there, of which `which` is true.
+/// Ends those connections and connected UDP sockets that were made in these cgroups and can be taken from a process
+/// there, of which `which` is true; the others are counted.
 #[must_use]
 pub fn destroy_connected(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed {
     destroy_of(
@@ -188,6 +190,7 @@ fn destroy_of(
                 let room = TOLD.saturating_sub(destroyed.told.len());
                 destroyed.told.extend(ended.told.into_iter().take(room));
                 destroyed.kept += ended.kept;
+                destroyed.unseen += ended.unseen;
                 let room = TOLD.saturating_sub(destroyed.told_kept.len());
                 let kept = ended.told_kept.into_iter().take(room);
                 destroyed.told_kept.extend(kept);
@@ -264,7 +267,13 @@ impl Home {
                 .is_some_and(|held| held.has(socket.inode))
     }
 
-    /// Whether a socket is a connection that is chosen.
+    /// Takes a connection that was made here from a process that has it open.
+    fn take(&self, socket: &Found, family: u8, protocol: u8) -> Option<Connection> {
+        let holder = self.held.as_ref()?.holder(socket.inode)?;
+        kept::take(socket, holder, family, protocol).ok()
+    }
+
+    /// Whether a socket is a connection that is chosen. What cannot be taken is not offered.
     fn chosen(
         &self,
         socket: &Found,
@@ -272,13 +281,11 @@ impl Home {
         protocol: u8,
         choice: Choice<'_>,
     ) -> Option<OldSocket> {
-        if !self.cgroups.contains(&socket.cgroup) {
+        if !kept::is_connection(socket, protocol) || !self.cgroups.contains(&socket.cgroup) {
             return None;
         }
-        let holder = self.held.as_ref()?.holder(socket.inode)?;
-        // What cannot be taken is not offered.
-        let connection = kept::take(socket, holder, family, protocol).ok()?;
-        choice(&connection).then_some(connection.told)
+        let connection = self.take(socket, family, protocol)?;
+        (connection.is_as_listed() && choice(&connection)).then_some(connection.told)
     }
 
     /// One that has ended has no namespace any more. A stranger who got its number has one without
@@ -313,10 +320,7 @@ fn end_here(home: &Home, which: &Which<'_>) -> Destroyed {
                 match which {
                     Which::All => {}
                     Which::Except(keep) => {
-                        if kept::is_connection(&it, protocol)
-                            && let Some(kept) = home
-                                .chosen(&it, family, protocol, &|it| it.is_as_listed() && keep(it))
-                        {
+                        if let Some(kept) = home.chosen(&it, family, protocol, *keep) {
                             destroyed.kept += 1;
                             if destroyed.told_kept.len() < TOLD {
                                 destroyed.told_kept.push(kept);
@@ -325,19 +329,22 @@ fn end_here(home: &Home, which: &Which<'_>) -> Destroyed {
                         }
                     }
                     Which::Only(which) => {
-                        if !kept::is_connection(&it, protocol)
-                            || home
-                                .chosen(&it, family, protocol, &|it| it.is_as_listed() && which(it))
-                                .is_none()
-                        {
+                        if home.chosen(&it, family, protocol, *which).is_none() {
                             continue;
                         }
                     }
                     Which::Connected(which) => {
-                        if !kept::is_connected(&it, protocol)
-                            || home.chosen(&it, family, protocol, *which).is_none()
-                        {
+                        let made_here = home.cgroups.contains(&it.cgroup);
+                        if !made_here || !kept::is_connected(&it, protocol) {
                             continue;
+                        }
+                        match home.take(&it, family, protocol) {
+                            None => {
+                                destroyed.unseen += 1;
+                                continue;
+                            }
+                            Some(connection) if !which(&connection) => continue,
+                            Some(_) => {}
                         }
                     }
                 }

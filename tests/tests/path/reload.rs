@@ -307,6 +307,10 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
     client.gives(&format!("udp('v', '{dialled}')"), "made");
     client.gives(&format!("connect('v', '{dialled}', 7)"), "connected");
     client.gives("echo('v', 'hello')", "hello");
+    // One that no process but only a thread has open cannot be looked at, and that is told.
+    client.gives("alone('thread')", 0);
+    let dial = format!("on('thread', lambda: tcp('t', '{dialled}', 7))");
+    client.gives(&dial, json!([dialled, 7]));
     let looks = "
   - id: looked-into
     match: {host: [api.example.com], port: [7]}
@@ -317,10 +321,13 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
     let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
     let reload = reload.success().unwrap();
     assert!(
-        reload.stderr.contains("; it ends 1 direct flow"),
+        reload
+            .stderr
+            .contains("; it ends 1 direct flow; 1 connection could not be looked at, and goes on"),
         "{reload}"
     );
     client.fails("say('c', 'still')", "ECONNABORTED");
+    client.gives("on('thread', lambda: echo('t', 'still'))", "still");
     client.gives("echo('v', 'still')", "still");
     let ended = guard
         .wait_verdicts("its end", |decisions| {

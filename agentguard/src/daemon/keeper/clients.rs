@@ -1,6 +1,6 @@
 //! Clients of the keeper's own socket: those who change the guard.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -256,17 +256,31 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
 /// Ends direct flows that a new policy does not let go directly any more; what goes through the proxy the worker
 /// ends. With what was done, for a person. The lock is held for one socket at a time.
 fn end_what_is_denied(keeper: &Shared) -> String {
-    let cgroups = lock(keeper).agents_cgroups();
+    let agents = lock(keeper).agents_cgroups();
     let denied = Mutex::new(Vec::new());
-    let ended = sockets::destroy_connected(&cgroups, &|connection| {
-        let ends = lock(keeper).ends(connection);
-        let is_denied = ends.is_some();
-        denied
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(ends);
-        is_denied
-    });
+    let end = |cgroups: &[PathBuf]| {
+        sockets::destroy_connected(cgroups, &|connection| {
+            let ends = lock(keeper).ends(connection);
+            let is_denied = ends.is_some();
+            denied
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(ends);
+            is_denied
+        })
+    };
+    let mut ended = end(&agents.concat());
+    // A bound that one agent reached is not to hide what the others have open.
+    if !ended.failures.is_empty() && agents.len() > 1 {
+        ended.failures.clear();
+        ended.unseen = 0;
+        for cgroups in &agents {
+            let one = end(cgroups);
+            ended.sockets += one.sockets;
+            ended.unseen += one.unseen;
+            ended.failures.extend(one.failures);
+        }
+    }
     let denied = denied.into_inner().unwrap_or_else(PoisonError::into_inner);
     lock(keeper).note_ended(denied);
     let mut text = match ended.sockets {
@@ -274,7 +288,14 @@ fn end_what_is_denied(keeper: &Shared) -> String {
         1 => "; it ends 1 direct flow".to_owned(),
         more => format!("; it ends {more} direct flows"),
     };
-    for failure in &ended.failures {
+    match ended.unseen {
+        0 => {}
+        1 => text.push_str("; 1 connection could not be looked at, and goes on"),
+        more => text.push_str(&format!(
+            "; {more} connections could not be looked at, and go on"
+        )),
+    }
+    for failure in ended.failures {
         text.push_str(&format!("\n{failure}"));
     }
     text

@@ -1,6 +1,6 @@
 //! The policy: taken as a whole, or the old one stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -116,10 +116,15 @@ impl Keeper {
         self.write_agents()
     }
 
-    /// The cgroups of all agents.
-    pub(in super::super) fn agents_cgroups(&self) -> Vec<PathBuf> {
-        let own = self.subtrees.values().filter(|subtree| subtree.run == 0);
-        own.map(|subtree| subtree.path.clone()).collect()
+    /// The cgroups of each agent.
+    pub(in super::super) fn agents_cgroups(&self) -> Vec<Vec<PathBuf>> {
+        let mut of: BTreeMap<AgentId, Vec<PathBuf>> = BTreeMap::new();
+        for subtree in self.subtrees.values().filter(|subtree| subtree.run == 0) {
+            of.entry(subtree.agent)
+                .or_default()
+                .push(subtree.path.clone());
+        }
+        of.into_values().collect()
     }
 
     /// What the gate let go directly and may go so no more. What it does not know is left alone.
