@@ -97,7 +97,7 @@ pub struct Destroyed {
     pub kept: usize,
     /// The first of them, at most [`TOLD`].
     pub told_kept: Vec<OldSocket>,
-    /// Those that were to be chosen from, and could not be taken from a process: they go on.
+    /// Those that were to be chosen from, and could not be taken from a process.
     pub unseen: usize,
     /// What could not be done, a sentence each, without repetition.
     pub failures: Vec<String>,
@@ -133,15 +133,19 @@ pub fn destroy_connections(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed 
     destroy_of(Home::with_held(), cgroups, Vec::new(), &Which::Only(which))
 }
 
-/// Ends those connections and connected UDP sockets that were made in these cgroups and can be taken from a process
-/// there, of which `which` is true; the others are counted.
+/// Ends those connections and connected UDP sockets that were made in these cgroups of which `which` is true. Those
+/// that cannot be taken from a process are counted, and ended if `unseen` is true of what the kernel lists.
 #[must_use]
-pub fn destroy_connected(cgroups: &[PathBuf], which: Choice<'_>) -> Destroyed {
+pub fn destroy_connected(
+    cgroups: &[PathBuf],
+    which: Choice<'_>,
+    unseen: &(dyn Fn(&OldSocket) -> bool + Sync),
+) -> Destroyed {
     destroy_of(
         Home::with_held(),
         cgroups,
         Vec::new(),
-        &Which::Connected(which),
+        &Which::Connected { which, unseen },
     )
 }
 
@@ -153,8 +157,11 @@ enum Which<'a> {
     All,
     Except(Choice<'a>),
     Only(Choice<'a>),
-    /// Connected UDP sockets too.
-    Connected(Choice<'a>),
+    /// Connected UDP sockets too, and what cannot be taken by what is listed.
+    Connected {
+        which: Choice<'a>,
+        unseen: &'a (dyn Fn(&OldSocket) -> bool + Sync),
+    },
 }
 
 /// What [`destroy_held`] would leave out of what a cgroup's processes have open, a reason each.
@@ -333,18 +340,19 @@ fn end_here(home: &Home, which: &Which<'_>) -> Destroyed {
                             continue;
                         }
                     }
-                    Which::Connected(which) => {
+                    Which::Connected { which, unseen } => {
                         let made_here = home.cgroups.contains(&it.cgroup);
                         if !made_here || !kept::is_connected(&it, protocol) {
                             continue;
                         }
-                        match home.take(&it, family, protocol) {
-                            None => {
-                                destroyed.unseen += 1;
-                                continue;
-                            }
-                            Some(connection) if !which(&connection) => continue,
-                            Some(_) => {}
+                        let ends = if let Some(connection) = home.take(&it, family, protocol) {
+                            which(&connection)
+                        } else {
+                            destroyed.unseen += 1;
+                            described(&it.id, family, protocol).is_some_and(|told| unseen(&told))
+                        };
+                        if !ends {
+                            continue;
                         }
                     }
                 }

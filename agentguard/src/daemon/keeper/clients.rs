@@ -10,12 +10,12 @@ use agentguard_control::seats::{Seat, Seats};
 use agentguard_control::sparing::Sparing;
 use agentguard_keeper::ca::CaError;
 use agentguard_keeper::groups::APPROVE;
-use agentguard_keeper::message::{Answer, Command};
+use agentguard_keeper::message::{Answer, Command, Ended};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::sockets;
 use agentguard_keeper::spawn;
 use agentguard_keeper::spawn::message::{Refusal, ToClient};
-use agentguard_model::AgentName;
+use agentguard_model::{AgentId, AgentName};
 use agentguard_policy::Diagnostics;
 
 use super::authorities::Authorities;
@@ -258,26 +258,30 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
 fn end_what_is_denied(keeper: &Shared) -> String {
     let agents = lock(keeper).agents_cgroups();
     let denied = Mutex::new(Vec::new());
-    let end = |cgroups: &[PathBuf]| {
-        sockets::destroy_connected(cgroups, &|connection| {
-            let ends = lock(keeper).ends(connection);
-            let is_denied = ends.is_some();
-            denied
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend(ends);
-            is_denied
-        })
+    let note = |ends: Option<Ended>| {
+        let is_denied = ends.is_some();
+        denied
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(ends);
+        is_denied
     };
-    let mut ended = end(&agents.concat());
-    // A bound that one agent reached is not to hide what the others have open.
-    if !ended.failures.is_empty() && agents.len() > 1 {
+    let end = |agent: Option<AgentId>, cgroups: &[PathBuf]| {
+        sockets::destroy_connected(
+            cgroups,
+            &|connection| note(lock(keeper).ends(connection)),
+            &|told| note(agent.and_then(|agent| lock(keeper).ends_unseen(agent, told))),
+        )
+    };
+    let all: Vec<PathBuf> = agents.iter().flat_map(|(_, own)| own).cloned().collect();
+    let mut ended = end(None, &all);
+    // Agent by agent: whose a socket is that cannot be taken is known then, and no bound that one of them reached
+    // hides what others have open.
+    if !ended.failures.is_empty() || ended.unseen > 0 {
         ended.failures.clear();
-        ended.unseen = 0;
-        for cgroups in &agents {
-            let one = end(cgroups);
+        for (agent, cgroups) in &agents {
+            let one = end(Some(*agent), cgroups);
             ended.sockets += one.sockets;
-            ended.unseen += one.unseen;
             ended.failures.extend(one.failures);
         }
     }
@@ -288,13 +292,6 @@ fn end_what_is_denied(keeper: &Shared) -> String {
         1 => "; it ends 1 direct flow".to_owned(),
         more => format!("; it ends {more} direct flows"),
     };
-    match ended.unseen {
-        0 => {}
-        1 => text.push_str("; 1 connection could not be looked at, and goes on"),
-        more => text.push_str(&format!(
-            "; {more} connections could not be looked at, and go on"
-        )),
-    }
     for failure in ended.failures {
         text.push_str(&format!("\n{failure}"));
     }

@@ -5,7 +5,7 @@
 //! that the rebinding guard keeps closed. Which public address a name has is the worker's word: it
 //! has asked, and it could as well go there itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,10 @@ const PER_AGENT: usize = 65_536;
 
 /// Addresses of one name, at most: as many as an agent is answered of one family.
 const PER_NAME: usize = 256;
+
+/// Real addresses whose time is over, of one agent, that are still known by name: what was dialled there goes on. Of
+/// more, the oldest are forgotten.
+const PAST: usize = 256;
 
 /// How long a real address stands for a name, at most.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -92,6 +96,8 @@ impl NameMap for Gate {
 pub(super) struct Published {
     entries: HashMap<NameKey, Entry>,
     per_agent: HashMap<u32, usize>,
+    /// Real addresses whose time is over, by agent, the oldest first.
+    past: HashMap<u32, VecDeque<(Address, HostName)>>,
 }
 
 /// Why the keeper does not publish.
@@ -154,13 +160,34 @@ impl Published {
         Ok(Self::default())
     }
 
-    /// The name that an address stands for to an agent.
+    /// The name that an address stands for to an agent, or stood for.
     pub(super) fn name_of(&self, agent: AgentId, address: Address) -> Option<HostName> {
         let key = NameKey {
             agent: agent.0,
             address,
         };
-        self.entries.get(&key).map(|entry| entry.name.clone())
+        let past = || self.past_of(agent).rev().find(|(at, _)| *at == address);
+        match self.entries.get(&key) {
+            Some(entry) => Some(entry.name.clone()),
+            None => past().map(|(_, name)| name.clone()),
+        }
+    }
+
+    fn past_of(&self, agent: AgentId) -> impl DoubleEndedIterator<Item = &(Address, HostName)> {
+        self.past.get(&agent.0).into_iter().flatten()
+    }
+
+    /// The names that were answered to an agent and are at a real address, or were.
+    pub(super) fn names_at(&self, agent: AgentId, real: IpAddr) -> HashSet<HostName> {
+        let of = self.entries.iter().filter(|(key, _)| key.agent == agent.0);
+        let there = of.filter(|(_, entry)| entry.real.contains(&real));
+        let past = self
+            .past_of(agent)
+            .filter(|(at, _)| IpAddr::from(*at) == real);
+        there
+            .map(|(_, entry)| entry.name.clone())
+            .chain(past.map(|(_, name)| name.clone()))
+            .collect()
     }
 
     /// Checks and publishes.
@@ -243,7 +270,16 @@ impl Published {
         gate: &mut impl NameMap,
         now: Instant,
     ) -> Result<(), GateError> {
-        self.remove(gate, |_, entry| entry.expires.is_some_and(|at| at <= now))
+        let over = |entry: &Entry| entry.expires.is_some_and(|at| at <= now);
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| over(entry)) {
+            let past = self.past.entry(key.agent).or_default();
+            past.retain(|(address, _)| *address != key.address);
+            if past.len() >= PAST {
+                past.pop_front();
+            }
+            past.push_back((key.address, entry.name.clone()));
+        }
+        self.remove(gate, |_, entry| over(entry))
     }
 
     /// Writes every entry as a new policy has it. What it denies by name stays with lines that deny,
@@ -280,6 +316,7 @@ impl Published {
                 gone.insert(*key);
             }
         }
+        self.past.retain(|id, _| agent(AgentId(*id)).is_some());
         let removed = self.remove(gate, |key, _| gone.contains(key));
         written.and(removed)
     }

@@ -348,7 +348,14 @@ proptest! {
                 }
                 Step::Expire => {
                     let later = Instant::now() + LONGEST + Duration::from_secs(1);
+                    let known: Vec<_> = published.entries.keys().copied().collect();
                     published.expire(&mut map, later).unwrap();
+                    // What was dialled there is still known by its name.
+                    for key in known {
+                        let name = published.name_of(AgentId(key.agent), key.address);
+                        let there = published.names_at(AgentId(key.agent), key.address.into());
+                        prop_assert!(name.is_some_and(|it| key.address.is_virtual() || there.contains(&it)));
+                    }
                     let stays = map.0.keys().any(|key| !key.address.is_virtual());
                     prop_assert!(!stays);
                 }

@@ -8,10 +8,10 @@ use std::time::SystemTime;
 
 use agentguard_common::map::UDP;
 use agentguard_keeper::message::{Ended, ToWorker};
-use agentguard_keeper::sockets::Connection;
-use agentguard_model::{AgentId, AgentName, Handling, Mode, Transport};
+use agentguard_keeper::sockets::{Connection, OldSocket};
+use agentguard_model::{AgentId, AgentName, Handling, HostName, Mode, Transport};
 use agentguard_names::guard;
-use agentguard_policy::{Circumstances, Facts, RulingOutcome, Seen};
+use agentguard_policy::{AgentPolicy, Circumstances, Facts, RulingOutcome, Seen};
 use anyhow::Context as _;
 
 use super::super::direct;
@@ -117,14 +117,14 @@ impl Keeper {
     }
 
     /// The cgroups of each agent.
-    pub(in super::super) fn agents_cgroups(&self) -> Vec<Vec<PathBuf>> {
+    pub(in super::super) fn agents_cgroups(&self) -> Vec<(AgentId, Vec<PathBuf>)> {
         let mut of: BTreeMap<AgentId, Vec<PathBuf>> = BTreeMap::new();
         for subtree in self.subtrees.values().filter(|subtree| subtree.run == 0) {
             of.entry(subtree.agent)
                 .or_default()
                 .push(subtree.path.clone());
         }
-        of.into_values().collect()
+        of.into_iter().collect()
     }
 
     /// What the gate let go directly and may go so no more. What it does not know is left alone.
@@ -133,47 +133,112 @@ impl Keeper {
         let id = AgentId(known.agent);
         let agent = self.policy.agent(self.registry.name(id)?)?;
         let host = self.published.name_of(id, known.dialled);
-        if host.is_none() && known.dialled.is_virtual() {
-            return None;
-        }
-        let ip = IpAddr::from(known.effective);
-        let udp = known.transport == UDP;
-        let facts = Facts {
-            host: host.as_ref(),
-            ip: Some(ip),
+        let flow = Flow {
+            ip: IpAddr::from(known.effective),
             port: known.dialled_port,
-            transport: if udp { Transport::Udp } else { Transport::Tcp },
-            request: Seen::NotYet,
-            circumstances: Circumstances::NOBODY,
+            udp: known.transport == UDP,
         };
-        let observing = agent.mode != Mode::Enforce;
-        let is_closed = host.as_ref().is_some_and(|name| {
-            let ranges = self.policy.decide_name(agent, name).ranges;
-            guard::closed(name, ip, &ranges, observing).is_some()
-        });
-        let goes_on = match self.policy.decide(agent, &facts).outcome {
-            RulingOutcome::Allow(Handling::Direct | Handling::Splice) => true,
-            // What it asks or says is to be seen from now on. Where nothing is enforced nothing is broken for it.
-            RulingOutcome::Allow(Handling::Inspect) | RulingOutcome::Undecided => observing,
-            RulingOutcome::Deny => false,
+        let goes_on = match &host {
+            // Nobody knows any more what it stood for: it is from before a restart.
+            None if known.dialled.is_virtual() => true,
+            host => self.goes_directly(agent, host.as_ref(), flow),
         };
-        (!goes_on || is_closed).then(|| Ended {
-            agent: id,
+        (!goes_on).then(|| Ended {
             run: known.run,
             pid: known.pid,
             uid: known.uid,
             comm: text(&known.comm),
             host,
-            ip,
-            port: known.dialled_port,
-            udp,
+            ..flow.ended(id)
         })
+    }
+
+    /// As [`Self::ends`], of a socket of which the kernel lists alone where it leads. What stays within the host is
+    /// left alone: the guard's own listeners are there.
+    pub(in super::super) fn ends_unseen(&self, id: AgentId, told: &OldSocket) -> Option<Ended> {
+        let agent = self.policy.agent(self.registry.name(id)?)?;
+        let remote = told.remote?;
+        let ip = remote.ip();
+        if ip.is_loopback() || ip.is_unspecified() || ip == told.local.ip() {
+            return None;
+        }
+        let flow = Flow {
+            ip,
+            port: remote.port(),
+            udp: told.protocol == IPPROTO_UDP,
+        };
+        (!self.could_be_opened(id, agent, flow)).then(|| flow.ended(id))
+    }
+
+    /// Whether an agent that goes somewhere under no name that is known could go there anew, by the address or by
+    /// a name that it was answered.
+    fn could_be_opened(&self, id: AgentId, agent: &AgentPolicy, flow: Flow) -> bool {
+        let names = self.published.names_at(id, flow.ip);
+        self.goes_directly(agent, None, flow)
+            || names
+                .iter()
+                .any(|name| self.goes_directly(agent, Some(name), flow))
+    }
+
+    fn goes_directly(&self, agent: &AgentPolicy, host: Option<&HostName>, flow: Flow) -> bool {
+        let facts = Facts {
+            host,
+            ip: Some(flow.ip),
+            port: flow.port,
+            transport: if flow.udp {
+                Transport::Udp
+            } else {
+                Transport::Tcp
+            },
+            request: Seen::NotYet,
+            circumstances: Circumstances::NOBODY,
+        };
+        let observing = agent.mode != Mode::Enforce;
+        let is_closed = host.is_some_and(|name| {
+            let ranges = self.policy.decide_name(agent, name).ranges;
+            guard::closed(name, flow.ip, &ranges, observing).is_some()
+        });
+        match self.policy.decide(agent, &facts).outcome {
+            _ if is_closed => false,
+            RulingOutcome::Allow(Handling::Direct | Handling::Splice) => true,
+            // What it asks or says is to be seen from now on. Where nothing is enforced nothing is broken for it.
+            RulingOutcome::Allow(Handling::Inspect) | RulingOutcome::Undecided => observing,
+            RulingOutcome::Deny => false,
+        }
     }
 
     /// Has direct flows recorded that were ended.
     pub(in super::super) fn note_ended(&self, ended: Vec<Ended>) {
         for flow in ended {
             self.tell(&ToWorker::Ended(Box::new(flow)));
+        }
+    }
+}
+
+/// `netinet/in.h`.
+const IPPROTO_UDP: u8 = 17;
+
+/// Where a flow goes.
+#[derive(Clone, Copy)]
+struct Flow {
+    ip: IpAddr,
+    port: u16,
+    udp: bool,
+}
+
+impl Flow {
+    /// Of nobody that is known.
+    fn ended(self, agent: AgentId) -> Ended {
+        Ended {
+            agent,
+            run: 0,
+            pid: 0,
+            uid: 0,
+            comm: String::new(),
+            host: None,
+            ip: self.ip,
+            port: self.port,
+            udp: self.udp,
         }
     }
 }
