@@ -5,10 +5,8 @@ use std::future::pending;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use agentguard_model::{
-    Action, ActionKind, Handling, Layer, Reason, ReasonCode, Transport, Verdict,
-};
-use agentguard_policy::{Facts, Request, RulingOutcome, Seen};
+use agentguard_model::{Action, ActionKind, Layer, Reason, ReasonCode, Transport, Verdict};
+use agentguard_policy::{Request, RulingOutcome, Seen};
 use tokio::sync::watch;
 
 use crate::asked::{Asked, Spoken};
@@ -93,32 +91,22 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Records a direct flow that the policy has come to deny, and that was ended. `udp`: over UDP, else over
-    /// TCP. `closed`: why its address may not be used, whatever the rules say. Where the policy allows it again by
-    /// now, there is nothing to say.
+    /// TCP. `closed`: why its address may not be used, whatever the rules say.
     pub async fn ended(&self, client: &Client, target: &Target, udp: bool, closed: Option<Reason>) {
         let started = Instant::now();
         let policy = self.policies().current();
-        let Ok(agent) = self.agent(&policy, client.agent) else {
-            return;
-        };
         let transport = if udp { Transport::Udp } else { Transport::Tcp };
-        let moment = self.moment(client);
-        let facts = Facts {
-            transport,
-            ..moment.facts(target, Seen::NotYet)
-        };
-        let mut ruling = policy.decide(agent, &facts);
+        let mut ruling = self.rule_over(transport, &policy, client, target, Seen::NotYet);
         match (ruling.outcome, closed) {
             (RulingOutcome::Allow(_), Some(reason)) => {
                 ruling.reason = reason;
                 ruling.matched.clear();
             }
-            (RulingOutcome::Allow(Handling::Direct | Handling::Splice), None) => return,
-            (RulingOutcome::Allow(Handling::Inspect), None) => {
+            // It is to be looked into now, or the policy has changed once more.
+            (RulingOutcome::Allow(_), None) => {
                 ruling.reason = Reason::new(
                     ReasonCode::PolicyChanged,
-                    "The policy has what goes here looked into by now. This went directly, and was ended: a new \
-                     connection is decided anew.",
+                    "The policy changed, and this direct flow was ended: a new one is decided anew.",
                 );
             }
             (RulingOutcome::Deny | RulingOutcome::Undecided, _) => {}

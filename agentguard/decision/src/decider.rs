@@ -9,7 +9,9 @@ use agentguard_model::{
     Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
     Reason, ReasonCode, Transport, Verdict,
 };
-use agentguard_policy::{Addresses, AgentPolicy, NameRuling, Policy, Ruling, RulingOutcome, Seen};
+use agentguard_policy::{
+    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
+};
 use jiff::Timestamp;
 use ulid::Generator;
 
@@ -351,8 +353,26 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         seen: Seen<'_>,
     ) -> Ruling {
+        self.rule_over(Transport::Tcp, policy, client, target, seen)
+    }
+
+    /// The same, over any transport.
+    pub(crate) fn rule_over(
+        &self,
+        transport: Transport,
+        policy: &Policy,
+        client: &Client,
+        target: &Target,
+        seen: Seen<'_>,
+    ) -> Ruling {
         match self.agent(policy, client.agent) {
-            Ok(agent) => policy.decide(agent, &self.moment(client).facts(target, seen)),
+            Ok(agent) => policy.decide(
+                agent,
+                &Facts {
+                    transport,
+                    ..self.moment(client).facts(target, seen)
+                },
+            ),
             Err(reason) => Ruling {
                 outcome: RulingOutcome::Deny,
                 verdict: Verdict::Deny,

@@ -340,6 +340,18 @@ fn a_denial_added_by_a_reload_holds_for_the_next_connect_and_the_next_name() {
         })
         .unwrap();
     assert_eq!(ended.verdict, Verdict::Deny);
+
+    // Nor does an agent keep anything that the policy has no more.
+    fs::write(
+        guard.policy(),
+        FIRST.replace("{name: coder}", "{name: other}"),
+    )
+    .unwrap();
+    let reload = guard.cli().args(["policy", "reload"]).run().unwrap();
+    let reload = reload.success().unwrap();
+    assert!(reload.stderr.contains("it ends 1 direct flow"), "{reload}");
+    let echoed = client.ask("echo('v', 'still')").unwrap();
+    assert!(echoed["error"].is_string(), "{echoed}");
 }
 
 /// A policy of two files, of which the second one has the rules.

@@ -131,7 +131,10 @@ impl Keeper {
     pub(in super::super) fn ends(&self, connection: &Connection) -> Option<Ended> {
         let known = self.gate.passed(connection).ok()??;
         let id = AgentId(known.agent);
-        let agent = self.policy.agent(self.registry.name(id)?)?;
+        let agent = self
+            .registry
+            .name(id)
+            .and_then(|name| self.policy.agent(name));
         let host = self.published.name_of(id, known.dialled);
         let flow = Flow {
             ip: IpAddr::from(known.effective),
@@ -140,7 +143,7 @@ impl Keeper {
         };
         let goes_on = match &host {
             // Nobody knows any more what it stood for: it is from before a restart.
-            None if known.dialled.is_virtual() => true,
+            None if known.dialled.is_virtual() => agent.is_some(),
             host => self.goes_directly(agent, host.as_ref(), flow),
         };
         (!goes_on).then(|| Ended {
@@ -156,7 +159,10 @@ impl Keeper {
     /// As [`Self::ends`], of a socket of which the kernel lists alone where it leads. What stays within the host is
     /// left alone: the guard's own listeners are there.
     pub(in super::super) fn ends_unseen(&self, id: AgentId, told: &OldSocket) -> Option<Ended> {
-        let agent = self.policy.agent(self.registry.name(id)?)?;
+        let agent = self
+            .registry
+            .name(id)
+            .and_then(|name| self.policy.agent(name));
         let remote = told.remote?;
         let ip = remote.ip();
         if ip.is_loopback() || ip.is_unspecified() || ip == told.local.ip() {
@@ -172,7 +178,7 @@ impl Keeper {
 
     /// Whether an agent that goes somewhere under no name that is known could go there anew, by the address or by
     /// a name that it was answered.
-    fn could_be_opened(&self, id: AgentId, agent: &AgentPolicy, flow: Flow) -> bool {
+    fn could_be_opened(&self, id: AgentId, agent: Option<&AgentPolicy>, flow: Flow) -> bool {
         let names = self.published.names_at(id, flow.ip);
         self.goes_directly(agent, None, flow)
             || names
@@ -180,7 +186,16 @@ impl Keeper {
                 .any(|name| self.goes_directly(agent, Some(name), flow))
     }
 
-    fn goes_directly(&self, agent: &AgentPolicy, host: Option<&HostName>, flow: Flow) -> bool {
+    /// An agent that the policy does not have goes nowhere.
+    fn goes_directly(
+        &self,
+        agent: Option<&AgentPolicy>,
+        host: Option<&HostName>,
+        flow: Flow,
+    ) -> bool {
+        let Some(agent) = agent else {
+            return false;
+        };
         let facts = Facts {
             host,
             ip: Some(flow.ip),
