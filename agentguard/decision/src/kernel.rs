@@ -175,6 +175,7 @@ impl<R: Recorder> Decider<R> {
             messages: None,
             duration_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             status: None,
+            llm: None,
             error: None,
         };
         self.recorder().outcome(id, outcome);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::HostName;
+use crate::{HostName, Llm};
 
 /// The kind of an action.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
@@ -53,15 +53,6 @@ pub struct Tool {
     pub server: String,
     /// Its name.
     pub name: String,
-}
-
-/// A model of a provider.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-pub struct Llm {
-    /// The provider.
-    pub provider: String,
-    /// The model asked for.
-    pub model: String,
 }
 
 /// Bytes in both directions, payload only.
@@ -128,7 +119,7 @@ pub struct Action {
     /// The tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Tool>,
-    /// The model.
+    /// The call of a language model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub llm: Option<Llm>,
     /// How much was moved, once that is known.

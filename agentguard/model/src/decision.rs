@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use crate::{Action, Agent, Bytes, Context, Messages, Mode, Process, Reason};
+use crate::{Action, Agent, Bytes, Context, LlmAnswer, Messages, Mode, Process, Reason};
 
 /// The id of a decision: a ULID, so that ids sort by time. 26 characters of Crockford's base 32.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -212,6 +212,9 @@ pub struct Outcome {
     /// The HTTP status that the agent got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What came of a call of a language model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub llm: Option<LlmAnswer>,
     /// What went wrong, where something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

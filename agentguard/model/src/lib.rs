@@ -9,18 +9,20 @@ mod action;
 mod agent;
 mod decision;
 mod host;
+mod llm;
 mod path;
 mod reason;
 mod upstream;
 mod users;
 
-pub use action::{Action, ActionKind, Bytes, Llm, Messages, Tool, Transport};
+pub use action::{Action, ActionKind, Bytes, Messages, Tool, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
 pub use decision::{
     BudgetLine, COUNTED_TOGETHER, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched,
     Outcome, Source, Verdict,
 };
 pub use host::{HostName, InvalidHost};
+pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use reason::{Reason, ReasonCode};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};

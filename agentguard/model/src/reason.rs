@@ -99,6 +99,8 @@ pub enum ReasonCode {
     UpstreamUntrusted,
     /// The HTTP message cannot be read or is ambiguous.
     HttpMalformed,
+    /// A call that has to be understood before it is decided, and cannot be.
+    NotUnderstood,
     /// A rule looks at something that cannot be seen at the handling the policy asks for.
     NeedsInspection,
     /// The client did not send what is needed to decide in time.

@@ -123,6 +123,7 @@ impl<R: Recorder> Drop for Account<R> {
             }),
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             status: (status != 0).then_some(status),
+            llm: None,
             error: self
                 .error
                 .get_mut()

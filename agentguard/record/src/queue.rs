@@ -71,6 +71,7 @@ pub(crate) fn not_carried_out(id: DecisionId, why: &str) -> Entry {
             messages: None,
             duration_ms: 0,
             status: None,
+            llm: None,
             error: Some(format!("not carried out: {why}")),
         },
     }

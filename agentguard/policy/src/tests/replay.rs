@@ -87,6 +87,7 @@ fn over(decision: Decision, sent: u64) -> Decision {
         messages: None,
         duration_ms: 1,
         status: None,
+        llm: None,
         error: None,
     };
     Decision {

@@ -192,7 +192,8 @@ fn attempted(action: &Action) -> String {
         words.push_str(&format!(", tool {} of {}", tool.name, tool.server));
     }
     if let Some(llm) = &action.llm {
-        words.push_str(&format!(", model {} of {}", llm.model, llm.provider));
+        let model = llm.model.as_deref().unwrap_or("that could not be read");
+        words.push_str(&format!(", model {model} of {}", llm.provider));
     }
     format!("{words} ({})", spelled(action.kind))
 }

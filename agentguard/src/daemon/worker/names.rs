@@ -143,6 +143,7 @@ impl Port for NamesPort {
                 messages: None,
                 duration_ms: 0,
                 status: None,
+                llm: None,
                 error: Some(reason.message.clone()),
             },
         );
