@@ -28,6 +28,8 @@ pub mod content;
 pub mod fields;
 pub mod first_bytes;
 pub mod http1;
+pub mod json;
+pub mod llm;
 mod malformed;
 pub mod persistence;
 pub mod proxy_answer;

@@ -1,4 +1,4 @@
-//! Event streams (WHATWG HTML, 9.2), event by event.
+//! Event streams (WHATWG HTML, 9.2): event by event, or in pieces as they come.
 
 /// An event as it is dispatched.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -11,55 +11,155 @@ pub struct Event<'a> {
     pub id: &'a [u8],
 }
 
+/// A piece of an event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Piece<'a> {
+    /// Some of its data; between two lines of it there is `\n`.
+    Data(&'a [u8]),
+    /// It is dispatched.
+    End {
+        /// Its type. Empty for `message`.
+        kind: &'a [u8],
+        /// The id that was given last, with this event or one before it.
+        id: &'a [u8],
+    },
+}
+
 /// Reads a stream in pieces of any size. Of an event it keeps as many bytes as its bound says, twice at
 /// the most: of its data, and of the line it is in. An event that is longer is still one, without its
 /// data; a longer line that is no data is ignored.
 #[derive(Clone, Debug)]
 pub struct Parser {
+    pieces: Pieces,
     bound: usize,
-    /// Whether a byte-order mark may still come.
-    first_line: bool,
-    /// Whether the byte before was a CR, of which an LF may be the second half.
-    after_cr: bool,
-    line: Vec<u8>,
-    line_too_long: bool,
-    kind: Vec<u8>,
-    id: Vec<u8>,
     data: Vec<u8>,
-    data_too_long: bool,
-    /// How long to wait before connecting again, in ms.
-    retry: Option<u64>,
+    too_long: bool,
 }
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Parser {
     /// For events of which up to `bound` bytes are kept.
     #[must_use]
     pub const fn new(bound: usize) -> Self {
         Self {
+            pieces: Pieces::new(bound),
             bound,
-            first_line: true,
-            after_cr: false,
-            line: Vec::new(),
-            line_too_long: false,
-            kind: Vec::new(),
-            id: Vec::new(),
             data: Vec::new(),
-            data_too_long: false,
-            retry: None,
+            too_long: false,
         }
     }
 
     /// How long the server would have a client wait before it connects again, in ms.
     #[must_use]
     pub const fn retry(&self) -> Option<u64> {
-        self.retry
+        self.pieces.retry
     }
 
     /// Reads on, and gives each event to `take` with the byte that ends it. An event that the end of the
     /// stream finds unfinished is none.
-    pub fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(Event<'_>)) {
+    pub fn push(&mut self, bytes: &[u8], take: &mut dyn FnMut(Event<'_>)) {
+        let Self {
+            pieces,
+            bound,
+            data,
+            too_long,
+        } = self;
+        pieces.push(bytes, &mut |piece| match piece {
+            Piece::Data(piece) => {
+                // One byte less than the bound, as it was when a line break was kept behind it.
+                *too_long |= data.len() + piece.len() >= *bound;
+                if *too_long {
+                    data.clear();
+                } else {
+                    data.extend_from_slice(piece);
+                }
+            }
+            Piece::End { kind, id } => {
+                take(Event {
+                    kind,
+                    data: (!*too_long).then_some(data.as_slice()),
+                    id,
+                });
+                data.clear();
+                *too_long = false;
+            }
+        });
+    }
+}
+
+/// Reads a stream and keeps no data of it: it is told as it comes.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    /// The most bytes of a line that are kept, where it is no data.
+    bound: usize,
+    /// Whether a byte-order mark may still come.
+    first_line: bool,
+    /// Whether the byte before was a CR, of which an LF may be the second half.
+    after_cr: bool,
+    line: Line,
+    /// The name of the line's field as far as it came, then its value, where that is kept.
+    kept: Vec<u8>,
+    kind: Vec<u8>,
+    id: Vec<u8>,
+    /// Whether the event has a line of data.
+    has_data: bool,
+    /// How long to wait before connecting again, in ms.
+    retry: Option<u64>,
+}
+
+/// Where in a line, and of which field.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Line {
+    Name,
+    /// `space`: one that comes next is not part of the value.
+    Value { field: Field, space: bool },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Field {
+    Data,
+    Event,
+    Id,
+    Retry,
+    /// Comments among them: they have no name.
+    Ignored,
+}
+
+impl Field {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"data" => Self::Data,
+            b"event" => Self::Event,
+            b"id" => Self::Id,
+            b"retry" => Self::Retry,
+            _ => Self::Ignored,
+        }
+    }
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A name that is longer, a mark before it counted, is none of those that mean something.
+const MAX_NAME: usize = 8;
+
+impl Pieces {
+    /// For lines of which up to `bound` bytes are kept, where they are no data.
+    #[must_use]
+    pub const fn new(bound: usize) -> Self {
+        Self {
+            bound,
+            first_line: true,
+            after_cr: false,
+            line: Line::Name,
+            kept: Vec::new(),
+            kind: Vec::new(),
+            id: Vec::new(),
+            has_data: false,
+            retry: None,
+        }
+    }
+
+    /// Reads on. An event that the end of the stream finds unfinished has no end.
+    pub fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(Piece<'_>)) {
         if self.after_cr
             && let Some(rest) = bytes.strip_prefix(b"\n")
         {
@@ -68,7 +168,7 @@ impl Parser {
         }
         while let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
             let (line, rest) = bytes.split_at(end);
-            self.keep(line);
+            self.within(line, take);
             self.line_ends(take);
             bytes = match rest {
                 [b'\r', b'\n', rest @ ..] => rest,
@@ -82,76 +182,101 @@ impl Parser {
         }
         if !bytes.is_empty() {
             self.after_cr = false;
-            self.keep(bytes);
+            self.within(bytes, take);
         }
     }
 
-    fn keep(&mut self, part: &[u8]) {
-        let room = self.bound.saturating_sub(self.line.len());
-        self.line_too_long |= part.len() > room;
-        let part = part.get(..room).unwrap_or(part);
-        self.line.extend_from_slice(part);
-    }
-
-    fn line_ends(&mut self, take: &mut dyn FnMut(Event<'_>)) {
-        let mut whole = std::mem::take(&mut self.line);
-        let too_long = std::mem::take(&mut self.line_too_long);
-        let first = std::mem::take(&mut self.first_line);
-        let mut line = whole.as_slice();
-        if first {
-            line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+    /// A part of a line.
+    fn within(&mut self, mut part: &[u8], take: &mut dyn FnMut(Piece<'_>)) {
+        if self.line == Line::Name {
+            let colon = part.iter().position(|byte| *byte == b':');
+            let (name, value) = part.split_at(colon.unwrap_or(part.len()));
+            let room = MAX_NAME.saturating_sub(self.kept.len());
+            // One byte more than fits is enough to know that it is too long.
+            let name = name.get(..=room).unwrap_or(name);
+            self.kept.extend_from_slice(name);
+            let Some(value) = value.strip_prefix(b":") else {
+                return;
+            };
+            self.name_ends(take);
+            part = value;
         }
-        if line.is_empty() {
-            self.dispatch(take);
-        } else {
-            self.field(line, too_long);
+        let Line::Value { field, space } = self.line else {
+            return;
+        };
+        if space && !part.is_empty() {
+            part = part.strip_prefix(b" ").unwrap_or(part);
+            self.line = Line::Value { field, space: false };
         }
-        // The room is used again.
-        whole.clear();
-        self.line = whole;
-    }
-
-    fn field(&mut self, line: &[u8], too_long: bool) {
-        let colon = line.iter().position(|byte| *byte == b':');
-        let (name, value) = line.split_at(colon.unwrap_or(line.len()));
-        let value = value.strip_prefix(b":").unwrap_or(value);
-        let value = value.strip_prefix(b" ").unwrap_or(value);
-        match name {
-            b"data" => {
-                let room = self.bound.saturating_sub(self.data.len());
-                if too_long || value.len() >= room {
-                    self.data_too_long = true;
-                    self.data.clear();
-                } else if !self.data_too_long {
-                    self.data.extend_from_slice(value);
-                    self.data.push(b'\n');
+        match field {
+            Field::Data if part.is_empty() => {}
+            Field::Data => take(Piece::Data(part)),
+            Field::Ignored => {}
+            Field::Event | Field::Id | Field::Retry => {
+                if part.len() >= self.bound.saturating_sub(self.kept.len()) {
+                    self.line = Line::Value {
+                        field: Field::Ignored,
+                        space: false,
+                    };
+                } else {
+                    self.kept.extend_from_slice(part);
                 }
             }
-            _ if too_long => {}
-            b"event" => value.clone_into(&mut self.kind),
-            b"id" if !value.contains(&0) => value.clone_into(&mut self.id),
-            b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+        }
+    }
+
+    /// The name of a line's field is over.
+    fn name_ends(&mut self, take: &mut dyn FnMut(Piece<'_>)) {
+        let mut name = self.kept.as_slice();
+        if std::mem::take(&mut self.first_line) {
+            name = name.strip_prefix(BYTE_ORDER_MARK).unwrap_or(name);
+        }
+        let field = Field::of(name);
+        self.kept.clear();
+        self.line = Line::Value { field, space: true };
+        if field == Field::Data && std::mem::replace(&mut self.has_data, true) {
+            take(Piece::Data(b"\n"));
+        }
+    }
+
+    fn line_ends(&mut self, take: &mut dyn FnMut(Piece<'_>)) {
+        if self.line == Line::Name {
+            let mark = self.first_line && self.kept == BYTE_ORDER_MARK;
+            if self.kept.is_empty() || mark {
+                self.first_line = false;
+                self.kept.clear();
+                self.dispatch(take);
+                return;
+            }
+            self.name_ends(take);
+        }
+        let value = &self.kept;
+        match self.line {
+            Line::Value { field: Field::Event, .. } => value.clone_into(&mut self.kind),
+            Line::Value { field: Field::Id, .. } if !value.contains(&0) => {
+                value.clone_into(&mut self.id);
+            }
+            Line::Value { field: Field::Retry, .. }
+                if !value.is_empty() && value.iter().all(u8::is_ascii_digit) =>
+            {
                 let number = std::str::from_utf8(value).ok();
                 self.retry = number.and_then(|number| number.parse().ok());
             }
-            // Comments among them: they have no name.
             _ => {}
         }
+        self.kept.clear();
+        self.line = Line::Name;
     }
 
-    fn dispatch(&mut self, take: &mut dyn FnMut(Event<'_>)) {
+    fn dispatch(&mut self, take: &mut dyn FnMut(Piece<'_>)) {
         // One without a line of data is none.
-        if self.data_too_long || !self.data.is_empty() {
-            let data = self.data.split_last().map(|(_, data)| data);
-            take(Event {
+        if std::mem::take(&mut self.has_data) {
+            take(Piece::End {
                 kind: &self.kind,
-                data: data.filter(|_| !self.data_too_long),
                 id: &self.id,
             });
         }
         self.kind.clear();
-        self.data.clear();
-        self.data_too_long = false;
     }
 }
 

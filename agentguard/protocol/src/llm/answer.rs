@@ -1,0 +1,199 @@
+//! What is answered.
+
+use agentguard_model::LlmAnswer;
+
+use super::chat::Chat;
+use super::responses::Responses;
+use super::{Endpoint, NotUnderstood, Word, anthropic::Messages, tools::Tools};
+use crate::json::{Event, Scanner, Sink};
+
+/// Reads an answer: [`Self::whole`] where it is one document, [`Self::data`] and [`Self::event_ends`] where it is a
+/// stream of events. What is not understood passes; it is told in what [`Self::finish`] gives, and nothing
+/// behind it is read.
+#[derive(Debug)]
+pub struct AnswerReader {
+    scanner: Scanner,
+    form: Form,
+    start: Start,
+    fault: Option<NotUnderstood>,
+    /// Whether the document that was begun is a stream's event.
+    events: bool,
+}
+
+/// What some streams end with in place of a document.
+const DONE: &[u8] = b"[DONE]";
+
+/// How an event's data begins.
+#[derive(Debug)]
+enum Start {
+    /// With this, which may come to be [`DONE`].
+    Held(Vec<u8>),
+    /// As a document does.
+    Document,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self::Held(Vec::new())
+    }
+}
+
+#[derive(Debug)]
+enum Form {
+    Chat(Chat),
+    Responses(Responses),
+    Messages(Messages),
+}
+
+/// What a form makes of a document.
+pub(super) trait Documents: Sink {
+    /// A document is over. `event`: it is one of a stream's.
+    fn over(&mut self, event: bool) -> Result<(), NotUnderstood>;
+}
+
+impl Form {
+    fn documents(&mut self) -> &mut dyn Documents {
+        match self {
+            Self::Chat(chat) => chat,
+            Self::Responses(responses) => responses,
+            Self::Messages(messages) => messages,
+        }
+    }
+}
+
+impl AnswerReader {
+    /// For the answer of this endpoint.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        let form = match endpoint {
+            Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Embeddings => {
+                Form::Chat(Chat::default())
+            }
+            Endpoint::Responses | Endpoint::ResponsesTokens => {
+                Form::Responses(Responses::default())
+            }
+            Endpoint::Messages | Endpoint::MessagesTokens => Form::Messages(Messages::default()),
+        };
+        Self {
+            scanner: Scanner::default(),
+            form,
+            start: Start::default(),
+            fault: None,
+            events: false,
+        }
+    }
+
+    /// A piece of the one document that the answer is.
+    pub fn whole(&mut self, bytes: &[u8]) {
+        if self.fault.is_none()
+            && let Err(fault) = self.scanner.push(bytes, self.form.documents())
+        {
+            self.fault = Some(fault.into());
+        }
+    }
+
+    /// A piece of an event's data.
+    pub fn data(&mut self, bytes: &[u8]) {
+        self.events = true;
+        let Start::Held(held) = &mut self.start else {
+            self.whole(bytes);
+            return;
+        };
+        held.extend_from_slice(bytes);
+        if !DONE.starts_with(held) {
+            let held = std::mem::take(held);
+            self.start = Start::Document;
+            self.whole(&held);
+        }
+    }
+
+    /// An event is over.
+    pub fn event_ends(&mut self) {
+        self.events = true;
+        match std::mem::take(&mut self.start) {
+            Start::Held(held) if held.is_empty() || held == DONE => return,
+            Start::Held(held) => self.whole(&held),
+            Start::Document => {}
+        }
+        self.document_ends(true);
+        self.scanner.begin_again();
+    }
+
+    /// What came of the call.
+    #[must_use]
+    pub fn finish(mut self) -> LlmAnswer {
+        if !self.events && self.fault.is_none() {
+            self.document_ends(false);
+        }
+        let mut answer = match self.form {
+            Form::Chat(chat) => chat.answer.finish(),
+            Form::Responses(responses) => responses.answer.finish(),
+            Form::Messages(messages) => messages.finish(),
+        };
+        answer.not_understood = self.fault.map(|fault| fault.to_string());
+        answer
+    }
+
+    fn document_ends(&mut self, event: bool) {
+        if self.fault.is_some() {
+            return;
+        }
+        let documents = self.form.documents();
+        let over = self.scanner.finish(documents).map_err(NotUnderstood::from);
+        self.fault = over.and_then(|()| documents.over(event)).err();
+    }
+}
+
+/// What is told of an answer, as far as it came.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) told: LlmAnswer,
+    pub(super) tools: Tools,
+    /// An error's type, code and message.
+    pub(super) error: [Option<String>; 3],
+}
+
+impl Answer {
+    pub(super) fn finish(self) -> LlmAnswer {
+        let [kind, code, message] = self.error;
+        let mut told = self.told;
+        told.tool_calls = self.tools.into_asked();
+        told.error = code.or(kind).or(message);
+        told
+    }
+
+    pub(super) fn usage(&mut self) -> &mut agentguard_model::Usage {
+        self.told.usage.get_or_insert_default()
+    }
+}
+
+/// A number of tokens; `null` and fractions are none.
+pub(super) fn tokens(event: Event<'_>) -> Option<u64> {
+    match event {
+        Event::Number(number) => number.parse().ok(),
+        _ => None,
+    }
+}
+
+/// A word that is being read, and what for.
+#[derive(Debug)]
+pub(super) struct Reading<F> {
+    pub(super) field: Option<F>,
+    pub(super) word: Word,
+}
+
+impl<F> Default for Reading<F> {
+    fn default() -> Self {
+        Self {
+            field: None,
+            word: Word::default(),
+        }
+    }
+}
+
+impl<F> Reading<F> {
+    pub(super) fn begin(&mut self, field: Option<F>) {
+        self.field = field;
+        self.word = Word::default();
+    }
+}

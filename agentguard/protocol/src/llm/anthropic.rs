@@ -1,0 +1,251 @@
+//! Answers of Anthropic's Messages: the message, or events that lead to one.
+
+use agentguard_model::{AskedTool, LlmAnswer};
+use sha2::{Digest as _, Sha256};
+
+use super::answer::{Answer, Documents, Reading, tokens};
+use super::tools::digest;
+use super::{MAX_PENDING, NotUnderstood};
+use crate::json::{Event, Kind, Part, Path, Sink};
+
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    answer: Answer,
+    counts: Counts,
+    reading: Reading<Field>,
+    document: Document,
+    fault: Option<NotUnderstood>,
+}
+
+/// Tokens as Anthropic counts them: what was cached is no input. The last number of each that was told counts,
+/// since those of a stream's end stand for all of it.
+#[derive(Debug, Default)]
+struct Counts {
+    input: Option<u64>,
+    output: Option<u64>,
+    cache_read: Option<u64>,
+    cache_write: Option<u64>,
+}
+
+/// What one document says, kept until all of it is there: members have no order.
+#[derive(Debug, Default)]
+struct Document {
+    kind: Option<String>,
+    index: Option<u64>,
+    /// The block of an event.
+    block: Block,
+    /// More of the arguments of the block with that index.
+    pending: Vec<u8>,
+}
+
+/// A block of content.
+#[derive(Debug, Default)]
+struct Block {
+    kind: Option<String>,
+    name: Option<String>,
+    id: Option<String>,
+    input: Sha256,
+}
+
+impl Block {
+    /// Whether it is a tool call: of a tool of the client, of the provider, or of a server (MCP).
+    fn is_call(&self) -> bool {
+        self.kind.as_deref().is_some_and(|kind| kind.ends_with("tool_use"))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    Kind,
+    Model,
+    Stop,
+    BlockKind,
+    BlockName,
+    BlockId,
+    Arguments,
+    /// 0 type, 2 message.
+    Error(usize),
+}
+
+impl Messages {
+    pub(super) fn finish(mut self) -> LlmAnswer {
+        let Counts {
+            input,
+            output,
+            cache_read,
+            cache_write,
+        } = self.counts;
+        if input.or(output).is_some() {
+            let usage = self.answer.usage();
+            let cached = [cache_read, cache_write].into_iter().flatten();
+            usage.input_tokens = input.map(|input| cached.fold(input, u64::saturating_add));
+            usage.output_tokens = output;
+            usage.cache_read_tokens = cache_read;
+            usage.cache_write_tokens = cache_write;
+        }
+        self.answer.finish()
+    }
+
+    fn field(steps: &[Part<'_>]) -> Option<Field> {
+        use Part::{Item, Key};
+        Some(match steps {
+            [Key("type")] => Field::Kind,
+            [Key("model")] | [Key("message"), Key("model")] => Field::Model,
+            [Key("stop_reason")] | [Key("delta"), Key("stop_reason")] => Field::Stop,
+            [Key("content"), Item(_), rest @ ..] | [Key("content_block"), rest @ ..] => match rest {
+                [Key("type")] => Field::BlockKind,
+                [Key("name")] => Field::BlockName,
+                [Key("id")] => Field::BlockId,
+                _ => return None,
+            },
+            [Key("delta"), Key("partial_json")] => Field::Arguments,
+            [Key("error"), Key("type")] => Field::Error(0),
+            [Key("error"), Key("message")] => Field::Error(2),
+            _ => return None,
+        })
+    }
+
+    fn text(&mut self, piece: &str) {
+        match self.reading.field {
+            None => {}
+            Some(Field::Arguments) => {
+                if self.document.pending.len() + piece.len() > MAX_PENDING {
+                    self.fault.get_or_insert(NotUnderstood::Order(
+                        "one event has too much of a tool call's arguments",
+                    ));
+                } else {
+                    self.document.pending.extend_from_slice(piece.as_bytes());
+                }
+            }
+            Some(_) => self.reading.word.push(piece),
+        }
+    }
+
+    fn text_ends(&mut self) {
+        let Some(field) = self.reading.field.take() else {
+            return;
+        };
+        let word = self.reading.word.take();
+        let document = &mut self.document;
+        let told = &mut self.answer.told;
+        match field {
+            Field::Kind => document.kind = word,
+            Field::Model => told.model = word,
+            Field::Stop => told.finish_reason = word,
+            Field::BlockKind => document.block.kind = word,
+            Field::BlockName => document.block.name = word,
+            Field::BlockId => document.block.id = word,
+            Field::Arguments => {}
+            Field::Error(which) => {
+                if let Some(place) = self.answer.error.get_mut(which) {
+                    *place = word;
+                }
+            }
+        }
+    }
+
+    fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        use Part::Key;
+        let Some(number) = tokens(event) else {
+            return;
+        };
+        let name = match steps {
+            [Key("index")] => {
+                self.document.index = Some(number);
+                return;
+            }
+            // Of a count, which has nothing else.
+            [Key(name @ "input_tokens")]
+            | [Key("usage"), Key(name)]
+            | [Key("message"), Key("usage"), Key(name)] => *name,
+            _ => return,
+        };
+        let place = match name {
+            "input_tokens" => &mut self.counts.input,
+            "output_tokens" => &mut self.counts.output,
+            "cache_read_input_tokens" => &mut self.counts.cache_read,
+            "cache_creation_input_tokens" => &mut self.counts.cache_write,
+            _ => return,
+        };
+        *place = Some(number);
+    }
+
+    /// A block of a message that is whole.
+    fn block_ends(&mut self, index: usize) -> Result<(), NotUnderstood> {
+        let block = std::mem::take(&mut self.document.block);
+        if !block.is_call() {
+            return Ok(());
+        }
+        let asked = AskedTool {
+            name: block.name.unwrap_or_default(),
+            id: block.id,
+            arguments: Some(digest(true, block.input)),
+        };
+        self.answer.tools.put((0, index as u64), asked)
+    }
+
+    fn event_ends(&mut self, document: Document) -> Result<(), NotUnderstood> {
+        let slot = (0, document.index.unwrap_or_default());
+        let tools = &mut self.answer.tools;
+        match document.kind.as_deref() {
+            Some("content_block_start") if document.block.is_call() => {
+                tools.named(slot, document.block.name, document.block.id)?;
+            }
+            Some("content_block_delta") if !document.pending.is_empty() => {
+                tools.arguments(slot, &document.pending)?;
+            }
+            Some("content_block_stop") => tools.whole(slot),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Messages {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        use Part::{Item, Key};
+        match event {
+            Event::Text(piece) => return self.text(piece),
+            Event::End(Kind::Text) => return self.text_ends(),
+            _ => {}
+        }
+        let parts = path.parts();
+        let Some(steps) = parts.steps() else {
+            return;
+        };
+        match (event, steps) {
+            (Event::Begin(Kind::Text), steps) => self.reading.begin(Self::field(steps)),
+            (Event::Number(_), steps) => self.number(steps, event),
+            (Event::Begin(Kind::Object), [Key("content"), Item(_)]) => {
+                self.document.block = Block::default();
+            }
+            (Event::End(Kind::Object), [Key("content"), Item(index)]) => {
+                if let Err(fault) = self.block_ends(*index) {
+                    self.fault.get_or_insert(fault);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn wants_raw(&mut self, path: &Path) -> bool {
+        use Part::{Item, Key};
+        let parts = path.parts();
+        matches!(parts.steps(), Some([Key("content"), Item(_), Key("input")]))
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.document.block.input.update(bytes);
+    }
+}
+
+impl Documents for Messages {
+    fn over(&mut self, event: bool) -> Result<(), NotUnderstood> {
+        let document = std::mem::take(&mut self.document);
+        match self.fault.take() {
+            Some(fault) => Err(fault),
+            None if event => self.event_ends(document),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What a request asks for.
+
+use std::mem;
+
+use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
+use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
+
+/// What a call asks for, in any of the forms.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Call {
+    /// The model.
+    pub model: Option<String>,
+    /// Whether the answer is to come as a stream.
+    pub stream: bool,
+    /// The most tokens of the answer.
+    pub max_output_tokens: Option<u64>,
+    /// The names of the tools that are offered; of those that the provider has itself, their types too.
+    pub tools: Vec<String>,
+}
+
+/// Reads the content of a request.
+#[derive(Debug)]
+pub struct CallReader {
+    scanner: Scanner,
+    sink: CallSink,
+}
+
+impl CallReader {
+    /// For a request to this endpoint.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            scanner: Scanner::default(),
+            sink: CallSink {
+                endpoint,
+                call: Call::default(),
+                word: Word::default(),
+                tool: Tool::default(),
+                nested: Tool::default(),
+                object: false,
+                fault: None,
+            },
+        }
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// Why the call is not understood. Nothing more is to be read then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
+        self.scanner.push(bytes, &mut self.sink)?;
+        self.sink.fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// What it asks for, once it is whole.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn finish(mut self) -> Result<Call, NotUnderstood> {
+        self.scanner.finish(&mut self.sink)?;
+        match self.sink.fault {
+            Some(fault) => Err(fault),
+            None if !self.sink.object => Err(NotUnderstood::NoObject),
+            None => Ok(self.sink.call),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CallSink {
+    endpoint: Endpoint,
+    call: Call,
+    word: Word,
+    /// The tool that is being read; and the one that is being read inside of it.
+    tool: Tool,
+    nested: Tool,
+    object: bool,
+    fault: Option<NotUnderstood>,
+}
+
+/// What names a tool.
+#[derive(Debug, Default)]
+struct Tool {
+    name: Option<String>,
+    kind: Option<String>,
+}
+
+/// The members at the top that are looked at.
+const KNOWN: [&str; 7] = [
+    "model",
+    "stream",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "tools",
+    "functions",
+];
+
+impl CallSink {
+    fn fail(&mut self, fault: NotUnderstood) {
+        self.fault.get_or_insert(fault);
+    }
+
+    /// The limit that is asked for under this name, as far as the endpoint has it.
+    fn is_limit(&self, name: &str) -> bool {
+        match self.endpoint {
+            Endpoint::ChatCompletions => matches!(name, "max_tokens" | "max_completion_tokens"),
+            Endpoint::Completions | Endpoint::Messages => name == "max_tokens",
+            Endpoint::Responses => name == "max_output_tokens",
+            Endpoint::Embeddings | Endpoint::ResponsesTokens | Endpoint::MessagesTokens => false,
+        }
+    }
+
+    /// A member of the top, whose value is met or begins.
+    fn member(&mut self, name: &str, event: Event<'_>) {
+        if !KNOWN.contains(&name) {
+            let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name));
+            if let Some(known) = known {
+                self.fail(NotUnderstood::Case(known));
+            }
+            return;
+        }
+        match (name, event) {
+            ("model", Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ("model", Event::Text(piece)) => self.word.push(piece),
+            ("model", Event::End(Kind::Text)) => {
+                if self.word.long {
+                    self.fail(NotUnderstood::Long("model"));
+                }
+                self.call.model = self.word.take();
+            }
+            ("model", Event::Null) => {}
+            ("model", _) => self.fail(NotUnderstood::Wrong("model")),
+            ("stream", Event::Bool(stream)) => self.call.stream = stream,
+            ("stream", Event::Null) => {}
+            ("stream", _) => self.fail(NotUnderstood::Wrong("stream")),
+            ("tools" | "functions", Event::Begin(Kind::Array) | Event::End(_) | Event::Null) => {}
+            ("tools" | "functions", _) => self.fail(NotUnderstood::Wrong("tools")),
+            (_, Event::Null) => {}
+            (name, event) if self.is_limit(name) => self.limit(event),
+            _ => {}
+        }
+    }
+
+    fn limit(&mut self, event: Event<'_>) {
+        let Event::Number(number) = event else {
+            self.fail(NotUnderstood::Wrong("max_tokens"));
+            return;
+        };
+        let Ok(number) = number.parse::<u64>() else {
+            self.fail(NotUnderstood::Wrong("max_tokens"));
+            return;
+        };
+        // Where there are two, what the server takes is at most the larger.
+        let limit = &mut self.call.max_output_tokens;
+        *limit = Some(limit.map_or(number, |other| other.max(number)));
+    }
+
+    /// A part of a tool that is offered: `steps` lead from the tool to it.
+    fn tool(&mut self, nested: bool, steps: &[Part<'_>], event: Event<'_>) {
+        let name = match steps {
+            [Part::Key("name")]
+            | [Part::Key("function" | "custom"), Part::Key("name")]
+            // A server's tools (MCP), by the name that they have here.
+            | [Part::Key("server_label")] => true,
+            [Part::Key("type")] => false,
+            [] => {
+                match event {
+                    Event::Begin(Kind::Object) => *self.tool_at(nested) = Tool::default(),
+                    Event::End(Kind::Object) => self.offered(nested),
+                    _ => self.fail(NotUnderstood::Wrong("tools")),
+                }
+                return;
+            }
+            _ => return,
+        };
+        match event {
+            Event::Begin(Kind::Text) => self.word = Word::default(),
+            Event::Text(piece) => self.word.push(piece),
+            Event::End(Kind::Text) => {
+                if self.word.long {
+                    self.fail(NotUnderstood::Long("tools"));
+                }
+                let word = self.word.take();
+                let tool = self.tool_at(nested);
+                let place = if name { &mut tool.name } else { &mut tool.kind };
+                let word = word.unwrap_or_default();
+                // Which of two names is called is the server's to say.
+                if place.replace(word.clone()).is_some_and(|other| other != word) {
+                    self.fail(NotUnderstood::Wrong("tools"));
+                }
+            }
+            Event::Null => {}
+            _ => self.fail(NotUnderstood::Wrong("tools")),
+        }
+    }
+
+    fn tool_at(&mut self, nested: bool) -> &mut Tool {
+        if nested { &mut self.nested } else { &mut self.tool }
+    }
+
+    fn offered(&mut self, nested: bool) {
+        let Tool { name, kind } = mem::take(self.tool_at(nested));
+        // One that the provider has itself is called by its type, whatever name is given to it.
+        let kind = kind.filter(|kind| !matches!(kind.as_str(), "function" | "custom" | "namespace"));
+        if name.is_none() && kind.is_none() {
+            self.fail(NotUnderstood::Wrong("tools"));
+        }
+        for word in [name, kind].into_iter().flatten() {
+            if self.call.tools.len() >= MAX_OFFERED {
+                self.fail(NotUnderstood::Offered);
+                return;
+            }
+            self.call.tools.push(word);
+        }
+    }
+}
+
+impl Sink for CallSink {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        if self.fault.is_some() {
+            return;
+        }
+        let parts = path.parts();
+        match parts.steps() {
+            Some([]) => self.object |= event == Event::Begin(Kind::Object),
+            Some([Part::Key(name)]) => self.member(name, event),
+            Some([Part::Key("tools" | "functions"), Part::Item(_), rest @ ..]) => match rest {
+                // What is offered under a name of its own.
+                [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
+                rest => self.tool(false, rest, event),
+            },
+            _ => {}
+        }
+    }
+}

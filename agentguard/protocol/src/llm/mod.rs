@@ -1,0 +1,150 @@
+//! Calls of language models over HTTP: which requests are some, what they ask for, and what comes of them.
+//!
+//! - [`Endpoint`] knows a call by its method and path, in the form of the provider that a host belongs to.
+//! - [`CallReader`] reads what a request asks for; [`AnswerReader`] what is answered, whole or event by event.
+//!
+//! Both read as it comes and keep only what they tell of. Names of members are those of the providers' API
+//! references; a name that differs in case alone is not understood, since some servers take it for the same.
+
+mod answer;
+mod anthropic;
+mod call;
+mod chat;
+mod responses;
+#[cfg(test)]
+mod tests;
+mod tools;
+
+use agentguard_model::{LlmApi, LlmOperation};
+
+pub use answer::AnswerReader;
+pub use call::CallReader;
+
+use crate::json;
+
+/// The most bytes that the name of a model or a tool, or an id, may have.
+pub const MAX_WORD: usize = 256;
+
+/// The most tools that a call may offer.
+pub const MAX_OFFERED: usize = 1024;
+
+/// The most tool calls of an answer that are told of.
+pub const MAX_TOOL_CALLS: usize = 128;
+
+/// The most bytes of one event that are kept until it is known to which tool call they belong.
+pub const MAX_PENDING: usize = 48 * 1024;
+
+/// Why a call, or its answer, is not understood.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotUnderstood {
+    /// It is not JSON that can be read in one way only.
+    #[error(transparent)]
+    Json(#[from] json::Fault),
+    /// Its top is no object.
+    #[error("it is no JSON object")]
+    NoObject,
+    /// A member has not the type that the API gives it.
+    #[error("`{0}` is not what the API takes there")]
+    Wrong(&'static str),
+    /// A member's name differs in case from one that the API has.
+    #[error("`{0}` is written in another case than the API has it")]
+    Case(&'static str),
+    /// A word is longer than [`MAX_WORD`].
+    #[error("`{0}` is longer than {MAX_WORD} bytes")]
+    Long(&'static str),
+    /// [`MAX_OFFERED`].
+    #[error("it offers more than {MAX_OFFERED} tools")]
+    Offered,
+    /// [`MAX_TOOL_CALLS`].
+    #[error("it asks for more than {MAX_TOOL_CALLS} tool calls")]
+    ToolCalls,
+    /// Events that do not belong together.
+    #[error("its events do not belong together: {0}")]
+    Order(&'static str),
+}
+
+/// Where calls go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Endpoint {
+    /// `OpenAI`'s Chat Completions.
+    ChatCompletions,
+    /// `OpenAI`'s Completions.
+    Completions,
+    /// `OpenAI`'s Embeddings.
+    Embeddings,
+    /// `OpenAI`'s Responses.
+    Responses,
+    /// The number of tokens that one of those would read.
+    ResponsesTokens,
+    /// Anthropic's Messages.
+    Messages,
+    /// The number of tokens that one of those would read.
+    MessagesTokens,
+}
+
+impl Endpoint {
+    /// The endpoint of a request, by its canonical path. None where it is for something else.
+    ///
+    /// Hosts have their APIs below paths of their own, so the end of a path is what counts; and it counts in any
+    /// spelling that some server takes for it.
+    #[must_use]
+    pub fn of(api: LlmApi, path: &str) -> Option<Self> {
+        let path = path.to_ascii_lowercase().replace("%2f", "/");
+        let mut segments = path.rsplit('/').filter(|segment| !segment.is_empty());
+        let last = segments.next()?;
+        let before = segments.next().unwrap_or_default();
+        match (api, before, last) {
+            (LlmApi::Openai, "chat", "completions") => Some(Self::ChatCompletions),
+            (LlmApi::Openai, _, "completions") => Some(Self::Completions),
+            (LlmApi::Openai, _, "embeddings") => Some(Self::Embeddings),
+            (LlmApi::Openai, _, "responses") | (LlmApi::Openai, "responses", "compact") => {
+                Some(Self::Responses)
+            }
+            (LlmApi::Openai, "responses", "input_tokens") => Some(Self::ResponsesTokens),
+            (LlmApi::Anthropic, _, "messages") => Some(Self::Messages),
+            (LlmApi::Anthropic, "messages", "count_tokens") => Some(Self::MessagesTokens),
+            _ => None,
+        }
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub const fn operation(self) -> LlmOperation {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages => LlmOperation::Chat,
+            Self::Completions => LlmOperation::TextCompletion,
+            Self::Embeddings => LlmOperation::Embeddings,
+            Self::ResponsesTokens | Self::MessagesTokens => LlmOperation::CountTokens,
+        }
+    }
+}
+
+/// The model that a path names: Azure's deployments.
+#[must_use]
+pub fn model_in(path: &str) -> Option<&str> {
+    let (_, behind) = path.split_once("/deployments/")?;
+    let (name, _) = behind.split_once('/')?;
+    (!name.is_empty() && name.len() <= MAX_WORD).then_some(name)
+}
+
+/// A text that is kept as a whole, up to [`MAX_WORD`].
+#[derive(Debug, Default)]
+struct Word {
+    text: String,
+    long: bool,
+}
+
+impl Word {
+    fn push(&mut self, piece: &str) {
+        self.long |= self.text.len() + piece.len() > MAX_WORD;
+        if !self.long {
+            self.text.push_str(piece);
+        }
+    }
+
+    fn take(&mut self) -> Option<String> {
+        let long = std::mem::take(&mut self.long);
+        let text = std::mem::take(&mut self.text);
+        (!long && !text.is_empty()).then_some(text)
+    }
+}

@@ -1,0 +1,246 @@
+//! Answers of `OpenAI`'s Responses: the response object, or events that lead to one.
+
+use agentguard_model::{AskedTool, Usage};
+use sha2::{Digest as _, Sha256};
+
+use super::NotUnderstood;
+use super::answer::{Answer, Documents, Reading, tokens};
+use super::tools::{Tools, digest};
+use crate::json::{Event, Kind, Part, Path, Sink};
+
+#[derive(Debug, Default)]
+pub(super) struct Responses {
+    pub(super) answer: Answer,
+    reading: Reading<Field>,
+    document: Document,
+    fault: Option<NotUnderstood>,
+}
+
+/// What one document says, kept until all of it is there: members have no order.
+#[derive(Debug, Default)]
+struct Document {
+    kind: Option<String>,
+    model: Option<String>,
+    status: Option<String>,
+    incomplete: Option<String>,
+    /// Type, code, message.
+    error: [Option<String>; 3],
+    usage: Option<Usage>,
+    output_index: Option<u64>,
+    item: Item,
+    /// What a whole response has put out.
+    output: Tools,
+}
+
+/// An item of the output.
+#[derive(Debug, Default)]
+struct Item {
+    kind: Option<String>,
+    name: Option<String>,
+    call_id: Option<String>,
+    id: Option<String>,
+    any: bool,
+    arguments: Sha256,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    Kind,
+    Model,
+    Status,
+    Incomplete,
+    Error(usize),
+    ItemKind,
+    ItemName,
+    ItemCallId,
+    ItemId,
+    Arguments,
+}
+
+impl Item {
+    /// The tool call that it is, if it is one. `whole`: with all its arguments.
+    fn asked(self, whole: bool) -> Option<AskedTool> {
+        let kind = self.kind?;
+        let own = kind.strip_suffix("_call")?;
+        let told = matches!(own, "function" | "custom_tool" | "mcp");
+        Some(AskedTool {
+            // Tools that the provider has itself are called by their type.
+            name: self.name.unwrap_or_else(|| own.to_owned()),
+            id: self.call_id.or(self.id),
+            arguments: (whole && told).then(|| digest(self.any, self.arguments)),
+        })
+    }
+}
+
+/// The steps below the response, which an event has as a member.
+fn in_response<'a, 'b>(steps: &'b [Part<'a>]) -> &'b [Part<'a>] {
+    match steps {
+        [Part::Key("response"), rest @ ..] => rest,
+        steps => steps,
+    }
+}
+
+impl Responses {
+    fn field(steps: &[Part<'_>]) -> Option<Field> {
+        use Part::{Item, Key};
+        let within = in_response(steps);
+        Some(match within {
+            [Key("type")] if within.len() == steps.len() => Field::Kind,
+            [Key("model")] => Field::Model,
+            [Key("status")] => Field::Status,
+            [Key("incomplete_details"), Key("reason")] => Field::Incomplete,
+            [Key("error"), Key("type")] => Field::Error(0),
+            [Key("error"), Key("code")] | [Key("code")] => Field::Error(1),
+            [Key("error"), Key("message")] | [Key("message")] => Field::Error(2),
+            [Key("item"), rest @ ..] | [Key("output"), Item(_), rest @ ..] => match rest {
+                [Key("type")] => Field::ItemKind,
+                [Key("name")] => Field::ItemName,
+                [Key("call_id")] => Field::ItemCallId,
+                [Key("id")] => Field::ItemId,
+                [Key("arguments" | "input")] => Field::Arguments,
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    fn text_ends(&mut self) {
+        let Some(field) = self.reading.field.take() else {
+            return;
+        };
+        let word = self.reading.word.take();
+        let document = &mut self.document;
+        let place = match field {
+            Field::Kind => &mut document.kind,
+            Field::Model => &mut document.model,
+            Field::Status => &mut document.status,
+            Field::Incomplete => &mut document.incomplete,
+            Field::Error(which) => match document.error.get_mut(which) {
+                Some(place) => place,
+                None => return,
+            },
+            Field::ItemKind => &mut document.item.kind,
+            Field::ItemName => &mut document.item.name,
+            Field::ItemCallId => &mut document.item.call_id,
+            Field::ItemId => &mut document.item.id,
+            Field::Arguments => return,
+        };
+        *place = word;
+    }
+
+    fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        use Part::Key;
+        let Some(number) = tokens(event) else {
+            return;
+        };
+        let usage = &mut self.document.usage;
+        let place = match in_response(steps) {
+            [Key("output_index")] => {
+                self.document.output_index = Some(number);
+                return;
+            }
+            // Of a count, which has nothing else.
+            [Key("input_tokens")] | [Key("usage"), Key("input_tokens")] => {
+                &mut usage.get_or_insert_default().input_tokens
+            }
+            [Key("usage"), Key("output_tokens")] => &mut usage.get_or_insert_default().output_tokens,
+            [Key("usage"), Key("input_tokens_details"), Key("cached_tokens")] => {
+                &mut usage.get_or_insert_default().cache_read_tokens
+            }
+            [Key("usage"), Key("output_tokens_details"), Key("reasoning_tokens")] => {
+                &mut usage.get_or_insert_default().reasoning_tokens
+            }
+            _ => return,
+        };
+        *place = Some(number);
+    }
+
+    /// What of a document counts, now that it is known which one it is.
+    fn take(&mut self, document: Document, event: bool) -> Result<(), NotUnderstood> {
+        let kind = document.kind.as_deref().unwrap_or_default();
+        let slot = (0, document.output_index.unwrap_or_default());
+        match kind {
+            "response.output_item.added" if event => {
+                if let Some(asked) = document.item.asked(false) {
+                    self.answer.tools.named(slot, Some(asked.name), asked.id)?;
+                }
+            }
+            "response.output_item.done" if event => {
+                if let Some(asked) = document.item.asked(true) {
+                    self.answer.tools.put(slot, asked)?;
+                }
+            }
+            // Of an item that nobody told of, the response does.
+            _ if self.answer.tools.is_empty() => self.answer.tools = document.output,
+            _ => {}
+        }
+        let told = &mut self.answer.told;
+        told.model = document.model.or(told.model.take());
+        told.usage = document.usage.or(told.usage);
+        let finish = document.incomplete.or(document.status);
+        told.finish_reason = finish.or(told.finish_reason.take());
+        let failed = !event || matches!(kind, "error" | "response.failed");
+        if failed && document.error.iter().any(Option::is_some) {
+            self.answer.error = document.error;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Responses {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        use Part::{Item as At, Key};
+        match event {
+            Event::Text(piece) => {
+                match self.reading.field {
+                    None => {}
+                    Some(Field::Arguments) => {
+                        self.document.item.any = true;
+                        self.document.item.arguments.update(piece.as_bytes());
+                    }
+                    Some(_) => self.reading.word.push(piece),
+                }
+                return;
+            }
+            Event::End(Kind::Text) => {
+                self.text_ends();
+                return;
+            }
+            _ => {}
+        }
+        let parts = path.parts();
+        let Some(steps) = parts.steps() else {
+            return;
+        };
+        match event {
+            Event::Begin(Kind::Text) => self.reading.begin(Self::field(steps)),
+            Event::Number(_) => self.number(steps, event),
+            Event::Begin(Kind::Object) => {
+                if let [Key("output"), At(_)] = in_response(steps) {
+                    self.document.item = Item::default();
+                }
+            }
+            Event::End(Kind::Object) => {
+                if let [Key("output"), At(index)] = in_response(steps)
+                    && let Some(asked) = std::mem::take(&mut self.document.item).asked(true)
+                {
+                    let put = self.document.output.put((0, *index as u64), asked);
+                    if let Err(fault) = put {
+                        self.fault.get_or_insert(fault);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Documents for Responses {
+    fn over(&mut self, event: bool) -> Result<(), NotUnderstood> {
+        let document = std::mem::take(&mut self.document);
+        match self.fault.take() {
+            Some(fault) => Err(fault),
+            None => Self::take(self, document, event),
+        }
+    }
+}

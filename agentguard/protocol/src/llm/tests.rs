@@ -1,0 +1,360 @@
+use agentguard_model::{AskedTool, LlmAnswer, LlmApi, LlmOperation, Usage};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::call::Call;
+use super::{AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, model_in};
+use crate::sse::{Piece, Pieces};
+
+fn call(endpoint: Endpoint, body: &str) -> Result<Call, NotUnderstood> {
+    let in_pieces = |size: usize| {
+        let mut reader = CallReader::new(endpoint);
+        for piece in body.as_bytes().chunks(size) {
+            reader.push(piece)?;
+        }
+        reader.finish()
+    };
+    let whole = in_pieces(usize::MAX);
+    for size in [1, 2, 7] {
+        let split = in_pieces(size);
+        assert_eq!(split.is_ok(), whole.is_ok());
+        if whole.is_ok() {
+            assert_eq!(split, whole);
+        }
+    }
+    whole
+}
+
+fn whole(endpoint: Endpoint, body: &Value) -> LlmAnswer {
+    let body = body.to_string();
+    let in_pieces = |size: usize| {
+        let mut reader = AnswerReader::new(endpoint);
+        for piece in body.as_bytes().chunks(size) {
+            reader.whole(piece);
+        }
+        reader.finish()
+    };
+    let whole = in_pieces(usize::MAX);
+    assert_eq!(in_pieces(1), whole);
+    whole
+}
+
+fn stream_of(endpoint: Endpoint, stream: &[u8], size: usize) -> LlmAnswer {
+    let mut pieces = Pieces::new(1024);
+    let mut reader = AnswerReader::new(endpoint);
+    for piece in stream.chunks(size) {
+        pieces.push(piece, &mut |piece| match piece {
+            Piece::Data(data) => reader.data(data),
+            Piece::End { .. } => reader.event_ends(),
+        });
+    }
+    reader.finish()
+}
+
+/// Of events, in pieces of many sizes.
+fn stream(endpoint: Endpoint, events: &[Value]) -> LlmAnswer {
+    let events = events.iter().map(|event| match event {
+        Value::String(text) => format!("data: {text}\n\n"),
+        event => format!("event: x\ndata: {event}\n\n"),
+    });
+    let stream = events.collect::<String>();
+    let whole = stream_of(endpoint, stream.as_bytes(), usize::MAX);
+    for size in [1, 2, 3, 5, 64] {
+        assert_eq!(stream_of(endpoint, stream.as_bytes(), size), whole);
+    }
+    whole
+}
+
+fn digest(text: &str) -> String {
+    let hex = Sha256::digest(text).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    format!("sha256:{hex}")
+}
+
+fn asked(name: &str, id: Option<&str>, arguments: &str) -> AskedTool {
+    AskedTool {
+        name: name.to_owned(),
+        id: id.map(str::to_owned),
+        arguments: Some(digest(arguments)),
+    }
+}
+
+fn usage(input: u64, read: Option<u64>, write: Option<u64>, output: u64, reasoning: Option<u64>) -> Option<Usage> {
+    Some(Usage {
+        input_tokens: Some(input),
+        cache_read_tokens: read,
+        cache_write_tokens: write,
+        output_tokens: Some(output),
+        reasoning_tokens: reasoning,
+    })
+}
+
+#[test]
+fn calls_are_known_by_the_end_of_their_path() {
+    use Endpoint::*;
+    for (api, path, endpoint) in [
+        (LlmApi::Openai, "/v1/chat/completions", Some(ChatCompletions)),
+        (LlmApi::Openai, "/v1/chat/completions/", Some(ChatCompletions)),
+        (LlmApi::Openai, "/V1/Chat%2FCompletions", Some(ChatCompletions)),
+        (LlmApi::Openai, "/openai/deployments/d/chat/completions", Some(ChatCompletions)),
+        (LlmApi::Openai, "/v1/completions", Some(Completions)),
+        (LlmApi::Openai, "/v1/responses", Some(Responses)),
+        (LlmApi::Openai, "/backend-api/codex/responses", Some(Responses)),
+        (LlmApi::Openai, "/v1/responses/compact", Some(Responses)),
+        (LlmApi::Openai, "/v1/responses/input_tokens", Some(ResponsesTokens)),
+        (LlmApi::Openai, "/v1/responses/resp_1", None),
+        (LlmApi::Openai, "/v1/embeddings", Some(Embeddings)),
+        (LlmApi::Openai, "/v1/models", None),
+        (LlmApi::Openai, "/v1/messages", None),
+        (LlmApi::Openai, "/", None),
+        (LlmApi::Anthropic, "/v1/messages", Some(Messages)),
+        (LlmApi::Anthropic, "/v1/messages/count_tokens", Some(MessagesTokens)),
+        (LlmApi::Anthropic, "/v1/messages/batches", None),
+        (LlmApi::Anthropic, "/v1/chat/completions", None),
+    ] {
+        assert_eq!(Endpoint::of(api, path), endpoint, "{path}");
+    }
+    assert_eq!(ResponsesTokens.operation(), LlmOperation::CountTokens);
+    assert_eq!(model_in("/openai/deployments/gpt-x/chat/completions"), Some("gpt-x"));
+    assert_eq!(model_in("/v1/chat/completions"), None);
+}
+
+#[test]
+fn what_a_call_asks_for() {
+    let chat = r#"{"model":"gpt-5","stream":true,"max_tokens":5,"max_completion_tokens":7,"tools":[
+        {"type":"function","function":{"name":"get_weather","parameters":{"properties":{"name":{"type":"string"}}}}},
+        {"type":"custom","custom":{"name":"shell"}}],"functions":[{"name":"old"}],"messages":[{"model":"no"}]}"#;
+    let read = Call {
+        model: Some("gpt-5".to_owned()),
+        stream: true,
+        max_output_tokens: Some(7),
+        tools: ["get_weather", "shell", "old"].map(str::to_owned).into(),
+    };
+    assert_eq!(call(Endpoint::ChatCompletions, chat), Ok(read));
+    let responses = r#"{"model":"gpt-5","max_tokens":1,"max_output_tokens":9,"stream":null,"tools":[
+        {"type":"function","name":"read"},{"type":"web_search","name":"harmless"},
+        {"type":"mcp","server_label":"wiki"},
+        {"type":"namespace","name":"fs","tools":[{"type":"function","name":"write"}]}]}"#;
+    let read = Call {
+        model: Some("gpt-5".to_owned()),
+        stream: false,
+        max_output_tokens: Some(9),
+        tools: ["read", "harmless", "web_search", "wiki", "mcp", "write", "fs"].map(str::to_owned).into(),
+    };
+    assert_eq!(call(Endpoint::Responses, responses), Ok(read));
+    let messages = r#"{"tools":[{"name":"Bash","input_schema":{"type":"object"}},
+        {"type":"web_search_20250305","name":"web_search"}],"max_tokens":64000,"model":"claude-x"}"#;
+    let read = Call {
+        model: Some("claude-x".to_owned()),
+        stream: false,
+        max_output_tokens: Some(64000),
+        tools: ["Bash", "web_search", "web_search_20250305"].map(str::to_owned).into(),
+    };
+    assert_eq!(call(Endpoint::Messages, messages), Ok(read));
+    assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));
+}
+
+#[test]
+fn what_servers_may_take_for_something_else_is_not_understood() {
+    let chat = |body: &str| call(Endpoint::ChatCompletions, body).unwrap_err();
+    for (body, fault) in [
+        ("[]", NotUnderstood::NoObject),
+        ("\"x\"", NotUnderstood::NoObject),
+        (r#"{"model":["gpt-5"]}"#, NotUnderstood::Wrong("model")),
+        (r#"{"model":5}"#, NotUnderstood::Wrong("model")),
+        (r#"{"Model":"gpt-5"}"#, NotUnderstood::Case("model")),
+        (r#"{"model":"a","MODEL":"b"}"#, NotUnderstood::Case("model")),
+        (r#"{"stream":"yes"}"#, NotUnderstood::Wrong("stream")),
+        (r#"{"max_tokens":-1}"#, NotUnderstood::Wrong("max_tokens")),
+        (r#"{"max_tokens":"9"}"#, NotUnderstood::Wrong("max_tokens")),
+        (r#"{"tools":{}}"#, NotUnderstood::Wrong("tools")),
+        (r#"{"tools":["x"]}"#, NotUnderstood::Wrong("tools")),
+        (r#"{"tools":[{}]}"#, NotUnderstood::Wrong("tools")),
+        // Which of the two the server takes is not known.
+        (
+            r#"{"tools":[{"type":"function","name":"a","function":{"name":"b"}}]}"#,
+            NotUnderstood::Wrong("tools"),
+        ),
+    ] {
+        assert_eq!(chat(body), fault, "{body}");
+    }
+    for body in ["", "{", r#"{"model":"a","model":"b"}"#, "{} {}", "model=gpt-5", "\u{feff}{}"] {
+        assert!(matches!(chat(body), NotUnderstood::Json(_)), "{body}");
+    }
+    assert_eq!(chat(&format!("{{\"model\":\"{}\"}}", "x".repeat(257))), NotUnderstood::Long("model"));
+    let many = vec![r#"{"name":"x"}"#; MAX_OFFERED + 1].join(",");
+    assert_eq!(chat(&format!("{{\"tools\":[{many}]}}")), NotUnderstood::Offered);
+}
+
+#[test]
+fn chat_completions() {
+    let counted = json!({ "prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30,
+        "prompt_tokens_details": { "cached_tokens": 4 }, "completion_tokens_details": { "reasoning_tokens": 8 } });
+    let told = LlmAnswer {
+        model: Some("gpt-5-2026".to_owned()),
+        usage: usage(10, Some(4), None, 20, Some(8)),
+        tool_calls: vec![asked("get_weather", Some("call_1"), r#"{"city":"Ulm"}"#), asked("now", Some("call_2"), "{}")],
+        finish_reason: Some("tool_calls".to_owned()),
+        ..LlmAnswer::default()
+    };
+    let tool = |id: &str, name: &str, arguments: &str| {
+        json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
+    };
+    let message = json!({ "content": null, "tool_calls": [
+        tool("call_1", "get_weather", r#"{"city":"Ulm"}"#), tool("call_2", "now", ""),
+    ] });
+    let answer = json!({ "model": "gpt-5-2026", "usage": counted,
+        "choices": [{ "index": 0, "message": message, "finish_reason": "tool_calls" }] });
+    assert_eq!(whole(Endpoint::ChatCompletions, &answer), told);
+
+    // serde_json writes members in the order of the alphabet: indexes come behind what they are for.
+    let chunk = |delta: Value, finish: Value| {
+        json!({ "model": "gpt-5-2026", "usage": null,
+            "choices": [{ "delta": delta, "index": 0, "finish_reason": finish }] })
+    };
+    let delta = |index: u64, tool: Value| {
+        let mut tool = tool;
+        tool["index"] = index.into();
+        chunk(json!({ "tool_calls": [tool] }), Value::Null)
+    };
+    let more = |arguments: &str| json!({ "function": { "arguments": arguments } });
+    let events = [
+        chunk(json!({ "role": "assistant", "content": "" }), Value::Null),
+        delta(0, tool("call_1", "get_weather", "")),
+        delta(1, tool("call_2", "now", "")),
+        delta(0, more("{\"city\":")),
+        delta(0, more("\"Ulm\"}")),
+        chunk(json!({}), json!("tool_calls")),
+        json!({ "model": "gpt-5-2026", "choices": [], "usage": counted }),
+        json!("[DONE]"),
+    ];
+    assert_eq!(stream(Endpoint::ChatCompletions, &events), told);
+
+    // Cut in the middle: the arguments did not come to their end.
+    let cut = stream(Endpoint::ChatCompletions, &events[..4]);
+    assert_eq!(cut.tool_calls[0].name, "get_weather");
+    assert_eq!(cut.tool_calls[0].arguments, None);
+    assert_eq!((cut.usage, cut.finish_reason), (None, None));
+}
+
+#[test]
+fn errors_in_the_providers_words() {
+    let error = json!({ "error": { "message": "You exceeded", "type": "insufficient_quota", "param": null, "code": "rate" } });
+    assert_eq!(whole(Endpoint::ChatCompletions, &error).error.unwrap(), "rate");
+    assert_eq!(whole(Endpoint::Responses, &error).error.unwrap(), "rate");
+    let error = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
+    assert_eq!(whole(Endpoint::Messages, &error).error.unwrap(), "overloaded_error");
+    assert_eq!(stream(Endpoint::Messages, &[error]).error.unwrap(), "overloaded_error");
+    let failed = json!({ "type": "response.failed", "response": { "status": "failed", "error": { "code": "server_error", "message": "x" } } });
+    assert_eq!(stream(Endpoint::Responses, &[failed]).error.unwrap(), "server_error");
+}
+
+#[test]
+fn responses() {
+    let counted = json!({ "input_tokens": 10, "output_tokens": 20, "total_tokens": 30,
+        "input_tokens_details": { "cached_tokens": 0 }, "output_tokens_details": { "reasoning_tokens": 5 } });
+    let told = LlmAnswer {
+        model: Some("gpt-5".to_owned()),
+        usage: usage(10, Some(0), None, 20, Some(5)),
+        tool_calls: vec![
+            AskedTool { name: "web_search".to_owned(), id: Some("ws_1".to_owned()), arguments: None },
+            asked("shell", Some("call_1"), r#"{"command":["ls"]}"#),
+        ],
+        finish_reason: Some("completed".to_owned()),
+        ..LlmAnswer::default()
+    };
+    let output = json!([
+        { "type": "reasoning", "id": "rs_1", "summary": [] },
+        { "type": "web_search_call", "id": "ws_1", "status": "completed" },
+        { "type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "shell", "arguments": r#"{"command":["ls"]}"# },
+        { "type": "message", "id": "msg_1", "content": [{ "type": "output_text", "text": "{\"type\":\"function_call\"}" }] },
+    ]);
+    let response = json!({ "id": "resp_1", "object": "response", "model": "gpt-5", "status": "completed",
+        "error": null, "incomplete_details": null, "output": output, "usage": counted,
+        "tools": [{ "type": "function", "name": "never_called" }] });
+    assert_eq!(whole(Endpoint::Responses, &response), told);
+    // The response at the end alone.
+    let completed = json!({ "type": "response.completed", "response": response });
+    assert_eq!(stream(Endpoint::Responses, &[completed.clone()]), told);
+
+    let item = |kind: &str, index: usize| json!({ "type": kind, "output_index": index, "item": output[index] });
+    let mut begun = item("response.output_item.added", 2);
+    begun["item"]["arguments"] = "".into();
+    let mut events = vec![
+        json!({ "type": "response.created", "response": { "status": "in_progress", "model": "gpt-5", "usage": null } }),
+        item("response.output_item.added", 1),
+        item("response.output_item.done", 1),
+        begun,
+        json!({ "type": "response.function_call_arguments.delta", "output_index": 2, "delta": "{\"comm" }),
+    ];
+    let cut = stream(Endpoint::Responses, &events);
+    assert_eq!(cut.tool_calls[1].arguments, None);
+    assert_eq!(cut.finish_reason.as_deref(), Some("in_progress"));
+    events.extend([item("response.output_item.done", 2), completed]);
+    assert_eq!(stream(Endpoint::Responses, &events), told);
+
+    let incomplete = json!({ "type": "response.incomplete", "response": { "status": "incomplete", "incomplete_details": { "reason": "max_output_tokens" } } });
+    assert_eq!(stream(Endpoint::Responses, &[incomplete]).finish_reason.unwrap(), "max_output_tokens");
+    let counted = whole(Endpoint::ResponsesTokens, &json!({ "object": "response.input_tokens", "input_tokens": 11 }));
+    assert_eq!(counted.usage.unwrap().input_tokens, Some(11));
+}
+
+#[test]
+fn messages() {
+    let told = LlmAnswer {
+        model: Some("claude-x".to_owned()),
+        // What was cached is input, too.
+        usage: usage(10 + 100 + 1000, Some(1000), Some(100), 20, None),
+        tool_calls: vec![asked("Bash", Some("toolu_1"), r#"{"command":"ls"}"#), asked("now", Some("toolu_2"), "{}")],
+        finish_reason: Some("tool_use".to_owned()),
+        ..LlmAnswer::default()
+    };
+    let counts = |output: u64| json!({ "input_tokens": 10, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 1000,
+        "cache_creation": { "ephemeral_5m_input_tokens": 100 }, "output_tokens": output });
+    let tool = |id: &str, name: &str, input: Value| json!({ "type": "tool_use", "id": id, "name": name, "input": input });
+    let message = json!({ "type": "message", "model": "claude-x", "stop_reason": "tool_use", "usage": counts(20), "content": [
+        { "type": "text", "text": "I look." },
+        tool("toolu_1", "Bash", json!({ "command": "ls" })),
+        tool("toolu_2", "now", json!({})),
+    ] });
+    assert_eq!(whole(Endpoint::Messages, &message), told);
+
+    let delta = |index: u64, text: &str| json!({ "type": "content_block_delta", "index": index, "delta": { "type": "input_json_delta", "partial_json": text } });
+    let events = [
+        json!({ "type": "message_start", "message": { "type": "message", "model": "claude-x", "content": [], "stop_reason": null, "usage": counts(1) } }),
+        json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }),
+        json!({ "type": "ping" }),
+        json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": "I look." } }),
+        json!({ "type": "content_block_stop", "index": 0 }),
+        json!({ "type": "content_block_start", "index": 1, "content_block": tool("toolu_1", "Bash", json!({})) }),
+        delta(1, ""),
+        delta(1, "{\"command\":"),
+        delta(1, "\"ls\"}"),
+        json!({ "type": "content_block_stop", "index": 1 }),
+        json!({ "type": "content_block_start", "index": 2, "content_block": tool("toolu_2", "now", json!({})) }),
+        json!({ "type": "content_block_stop", "index": 2 }),
+        json!({ "type": "message_delta", "delta": { "stop_reason": "tool_use" }, "usage": { "output_tokens": 20 } }),
+        json!({ "type": "message_stop" }),
+    ];
+    assert_eq!(stream(Endpoint::Messages, &events), told);
+    let cut = stream(Endpoint::Messages, &events[..8]);
+    assert_eq!(cut.tool_calls[0].arguments, None);
+    assert_eq!(cut.usage.unwrap().output_tokens, Some(1));
+    let counted = whole(Endpoint::MessagesTokens, &json!({ "input_tokens": 2095 }));
+    assert_eq!(counted.usage.unwrap().input_tokens, Some(2095));
+}
+
+#[test]
+fn what_is_not_understood_of_an_answer_is_told_and_what_came_before_counts() {
+    let started = json!({ "type": "message_start", "message": { "model": "claude-x" } });
+    let told = stream(Endpoint::Messages, &[started, json!("{\"type\":"), json!({ "type": "message_delta", "delta": { "stop_reason": "x" } })]);
+    assert_eq!(told.model.as_deref(), Some("claude-x"));
+    assert_eq!(told.finish_reason, None);
+    assert_eq!(told.not_understood.as_deref(), Some("the JSON ends in the middle"));
+    let tools = vec![json!({ "function": { "name": "x" } }); MAX_TOOL_CALLS + 1];
+    let many = whole(Endpoint::ChatCompletions, &json!({ "choices": [{ "message": { "tool_calls": tools } }] }));
+    assert_eq!(many.tool_calls.len(), MAX_TOOL_CALLS);
+    assert!(many.not_understood.unwrap().contains("128"));
+    // Neither says anything.
+    assert_eq!(stream(Endpoint::ChatCompletions, &[json!(""), json!("[DONE]")]), LlmAnswer::default());
+    assert_eq!(whole(Endpoint::Embeddings, &json!({ "data": [{ "embedding": [0.5, -1e-3] }], "model": "e", "usage": { "prompt_tokens": 8, "total_tokens": 8 } })).usage.unwrap().input_tokens, Some(8));
+}

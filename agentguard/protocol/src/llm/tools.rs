@@ -1,0 +1,125 @@
+//! The tool calls of an answer, put together.
+
+use std::collections::BTreeMap;
+
+use agentguard_model::AskedTool;
+use sha2::{Digest as _, Sha256};
+
+use super::{MAX_TOOL_CALLS, NotUnderstood};
+
+/// Which tool call of an answer: that of which choice, and of those which.
+pub(super) type Slot = (u64, u64);
+
+/// Tool calls as they come, in any number of pieces.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    slots: BTreeMap<Slot, Tool>,
+}
+
+#[derive(Debug, Default)]
+struct Tool {
+    name: String,
+    id: Option<String>,
+    arguments: Sha256,
+    /// Whether any of its arguments came.
+    any: bool,
+    /// Whether all of them did.
+    whole: bool,
+    /// Their digest, where they came in one piece.
+    digest: Option<String>,
+}
+
+impl Tools {
+    /// Notes name and id, as far as they are told.
+    pub(super) fn named(
+        &mut self,
+        slot: Slot,
+        name: Option<String>,
+        id: Option<String>,
+    ) -> Result<(), NotUnderstood> {
+        let tool = self.slot(slot)?;
+        if let Some(name) = name {
+            // Some servers tell it again with each piece.
+            if tool.name.is_empty() {
+                tool.name = name;
+            } else if tool.name != name {
+                return Err(NotUnderstood::Order("a tool call has two names"));
+            }
+        }
+        if let Some(id) = id {
+            tool.id.get_or_insert(id);
+        }
+        Ok(())
+    }
+
+    /// More of its arguments.
+    pub(super) fn arguments(&mut self, slot: Slot, piece: &[u8]) -> Result<(), NotUnderstood> {
+        let tool = self.slot(slot)?;
+        tool.any |= !piece.is_empty();
+        tool.arguments.update(piece);
+        Ok(())
+    }
+
+    /// A tool call that came in one piece.
+    pub(super) fn put(&mut self, slot: Slot, asked: AskedTool) -> Result<(), NotUnderstood> {
+        let tool = self.slot(slot)?;
+        tool.name = asked.name;
+        tool.id = asked.id;
+        tool.digest = asked.arguments;
+        Ok(())
+    }
+
+    /// Its arguments are whole.
+    pub(super) fn whole(&mut self, slot: Slot) {
+        if let Some(tool) = self.slots.get_mut(&slot) {
+            tool.whole = true;
+        }
+    }
+
+    /// So are those of a choice.
+    pub(super) fn all_whole(&mut self, choice: u64) {
+        for (_, tool) in self.slots.range_mut((choice, 0)..=(choice, u64::MAX)) {
+            tool.whole = true;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// In the order of their places.
+    pub(super) fn into_asked(self) -> Vec<AskedTool> {
+        let tools = self.slots.into_values();
+        tools
+            .map(|tool| AskedTool {
+                name: tool.name,
+                id: tool.id,
+                arguments: tool
+                    .digest
+                    .or_else(|| tool.whole.then(|| digest(tool.any, tool.arguments))),
+            })
+            .collect()
+    }
+
+    fn slot(&mut self, slot: Slot) -> Result<&mut Tool, NotUnderstood> {
+        if self.slots.len() >= MAX_TOOL_CALLS && !self.slots.contains_key(&slot) {
+            return Err(NotUnderstood::ToolCalls);
+        }
+        Ok(self.slots.entry(slot).or_default())
+    }
+}
+
+/// No arguments are an object without members, in whichever way they are written.
+pub(super) fn digest(any: bool, arguments: Sha256) -> String {
+    use std::fmt::Write as _;
+    let digest = if any {
+        arguments.finalize()
+    } else {
+        Sha256::digest(b"{}")
+    };
+    digest.iter().fold("sha256:".to_owned(), |mut text, byte| {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

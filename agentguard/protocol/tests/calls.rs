@@ -1,0 +1,134 @@
+//! Targets of what reads calls of language models: any split of the same bytes gives the same.
+
+use std::time::Duration;
+
+use agentguard_protocol::json;
+use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint};
+use agentguard_protocol::sse::{Piece, Pieces};
+
+/// How long each target runs under `cargo test`.
+const MOMENT: Duration = Duration::from_secs(2);
+
+const ENDPOINTS: [Endpoint; 7] = [
+    Endpoint::ChatCompletions,
+    Endpoint::Completions,
+    Endpoint::Embeddings,
+    Endpoint::Responses,
+    Endpoint::ResponsesTokens,
+    Endpoint::Messages,
+    Endpoint::MessagesTokens,
+];
+
+type Input<'a> = (Endpoint, &'a [u8], [&'a [u8]; 2]);
+
+/// An endpoint by the first byte of an input; the rest, and where its second byte cuts that in two.
+fn input(input: &[u8]) -> Option<Input<'_>> {
+    let [which, at, bytes @ ..] = input else {
+        return None;
+    };
+    let endpoint = ENDPOINTS.get(usize::from(*which) % ENDPOINTS.len())?;
+    let (one, two) = bytes.split_at(usize::from(*at) * bytes.len() / 256);
+    Some((*endpoint, bytes, [one, two]))
+}
+
+/// What a document is, written down again.
+#[derive(Default)]
+struct Seen(Vec<String>);
+
+impl json::Sink for Seen {
+    fn take(&mut self, path: &json::Path, event: json::Event<'_>) {
+        // Pieces of one string are one.
+        if let (json::Event::Text(text), Some(last)) = (event, self.0.last_mut())
+            && last.starts_with('"')
+        {
+            last.push_str(text);
+            return;
+        }
+        self.0.push(match event {
+            json::Event::Text(text) => format!("\"{text}"),
+            event => format!("{:?} {event:?}", path.parts().steps()),
+        });
+    }
+}
+
+fn document(pieces: &[&[u8]]) -> Option<Vec<String>> {
+    let mut scanner = json::Scanner::default();
+    let mut seen = Seen::default();
+    let pushed = pieces.iter().try_for_each(|piece| scanner.push(piece, &mut seen));
+    pushed.and_then(|()| scanner.finish(&mut seen)).ok()?;
+    Some(seen.0)
+}
+
+#[test]
+fn json_document() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((_, bytes, split)) = self::input(input) else {
+            return;
+        };
+        let whole = document(&[bytes]);
+        assert_eq!(whole, document(&split));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, document(&pieces));
+        // What is read, others read too.
+        if whole.is_some() {
+            serde_json::from_slice::<serde::de::IgnoredAny>(bytes).unwrap();
+        }
+    });
+}
+
+/// What a call asks for, or that it is not understood: which fault is seen first may depend on the pieces.
+fn call(endpoint: Endpoint, pieces: &[&[u8]]) -> Option<String> {
+    let mut reader = CallReader::new(endpoint);
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    reader.finish().ok().map(|call| format!("{call:?}"))
+}
+
+#[test]
+fn llm_call() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((endpoint, bytes, split)) = self::input(input) else {
+            return;
+        };
+        let whole = call(endpoint, &[bytes]);
+        assert_eq!(whole, call(endpoint, &split));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, call(endpoint, &pieces));
+    });
+}
+
+/// What comes of it, but for where a fault is.
+fn answer(endpoint: Endpoint, events: bool, pieces: &[&[u8]]) -> String {
+    let mut reader = AnswerReader::new(endpoint);
+    let mut stream = Pieces::new(64);
+    for piece in pieces {
+        if events {
+            stream.push(piece, &mut |piece| match piece {
+                Piece::Data(data) => reader.data(data),
+                Piece::End { .. } => reader.event_ends(),
+            });
+        } else {
+            reader.whole(piece);
+        }
+    }
+    let mut told = reader.finish();
+    assert!(told.tool_calls.len() <= agentguard_protocol::llm::MAX_TOOL_CALLS);
+    told.not_understood = told.not_understood.map(|_| String::new());
+    format!("{told:?}")
+}
+
+#[test]
+fn llm_answer() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((endpoint, bytes, split)) = self::input(input) else {
+            return;
+        };
+        for events in [false, true] {
+            let whole = answer(endpoint, events, &[bytes]);
+            assert_eq!(whole, answer(endpoint, events, &split));
+            let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(whole, answer(endpoint, events, &pieces));
+        }
+    });
+}
