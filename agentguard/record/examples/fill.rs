@@ -68,6 +68,7 @@ async fn write(
         messages: None,
         duration_ms: 90,
         status: None,
+        llm: None,
         error: None,
     });
     let id = record.write(decision).await?;

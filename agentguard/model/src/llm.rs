@@ -1,0 +1,122 @@
+//! Calls of language models: what is asked for, and what comes of it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The form in which a provider's API is spoken.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LlmApi {
+    /// `OpenAI`'s: Chat Completions, Completions, Responses, Embeddings. Most other providers and servers speak it too.
+    Openai,
+    /// Anthropic's: Messages.
+    Anthropic,
+}
+
+/// Who answers at a host, and in which form.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Provider {
+    /// The provider's name, as the record has it: `openai`, `anthropic`, …
+    pub name: String,
+    /// The form.
+    pub api: LlmApi,
+}
+
+/// What a call is for. The words are those of OpenTelemetry's `gen_ai.operation.name`, where it has one.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LlmOperation {
+    /// A turn of a conversation.
+    Chat,
+    /// A text that is carried on.
+    TextCompletion,
+    /// Vectors of texts.
+    Embeddings,
+    /// The number of tokens that a call would have.
+    CountTokens,
+}
+
+/// A call of a language model, as it is asked for.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Llm {
+    /// The provider.
+    pub provider: String,
+    /// What it is for.
+    pub operation: LlmOperation,
+    /// The model asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Whether the answer is to come as a stream.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+    /// The most tokens that the answer may have, where the call says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+    /// The tools that are offered to the model, by name; those that the provider has itself, by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// Why the call could not be read, where it went on all the same: then nothing else is known of it but
+    /// provider and operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_understood: Option<String>,
+}
+
+/// Tokens, as a provider reports them.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Usage {
+    /// All that the model read, also what was cached: some providers report the two apart, and here they are
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// What of it came from a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_read_tokens: Option<u64>,
+    /// What of it was put into a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<u64>,
+    /// All that it wrote, also what is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// What of it is reasoning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
+}
+
+/// A tool call that a model asked for.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct AskedTool {
+    /// The tool's name.
+    pub name: String,
+    /// The call's id, by which its result is given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `sha256:` and the hexadecimal digest of its arguments, as the model wrote them. Absent where they did
+    /// not come to their end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct LlmAnswer {
+    /// The model that answered, as it calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What was used, as the provider reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// The tool calls that the model asked for, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<AskedTool>,
+    /// Why the model stopped, in the provider's word; of several answers, that of the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    /// The provider's error: its type or code, where it gives one, else its message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Why the answer could not be read to its end, where it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_understood: Option<String>,
+}
