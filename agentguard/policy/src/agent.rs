@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use agentguard_model::{AgentName, Handling, Labels, Mode};
 
-use crate::document::{Local, OnAdoption, OnDaemonLoss};
+use crate::document::{Local, NotUnderstood, OnAdoption, OnDaemonLoss};
 use crate::index::Index;
 use crate::pattern::CgroupPattern;
 use crate::users::User;
@@ -32,6 +32,8 @@ pub struct AgentPolicy {
     pub local: Local,
     /// How names that no rule matches are carried in `observe` and `shadow`.
     pub default_handling: Handling,
+    /// What becomes of its calls of language models that cannot be read.
+    pub not_understood: NotUnderstood,
     /// What `agentguard run` leaves open to it.
     pub sandbox: SandboxPolicy,
     /// The rules that are for it: those for everyone, and those for it and its likes.

@@ -1,10 +1,15 @@
 //! A policy document as it is written. Raw: [`crate::load`] turns it into rules that cannot be wrong.
 
+mod llm;
+
 use std::collections::BTreeMap;
 
 use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub use llm::NotUnderstood;
+pub(crate) use llm::{RawLlm, RawProvider};
 
 use crate::protocols::Protocol;
 use crate::strategy::Strategy;
@@ -55,6 +60,9 @@ pub(crate) struct RawDocument {
     )]
     #[schemars(with = "BTreeMap<String, Vec<RawText>>")]
     pub(crate) lists: BTreeMap<String, At<Vec<At<String>>>>,
+    /// Providers of language models, beside those that are built in: who answers where.
+    #[serde(default)]
+    pub(crate) providers: Vec<At<RawProvider>>,
     /// The governed workloads.
     #[serde(default)]
     pub(crate) agents: Vec<At<RawAgent>>,
@@ -78,6 +86,9 @@ pub(crate) struct RawDefaults {
     /// `splice` if absent.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
+    /// What becomes of calls of language models that cannot be read. `deny` if absent.
+    #[serde(default)]
+    pub(crate) not_understood: Option<NotUnderstood>,
     /// What rules say that do not say otherwise.
     #[serde(default)]
     pub(crate) rule: Option<At<RawRuleDefaults>>,
@@ -138,6 +149,9 @@ pub(crate) struct RawAgent {
     /// How names that no rule matches are carried in `observe` and `shadow`: `direct` or `splice`.
     #[serde(default)]
     pub(crate) default_handling: Option<At<Handling>>,
+    /// What becomes of its calls of language models that cannot be read.
+    #[serde(default)]
+    pub(crate) not_understood: Option<NotUnderstood>,
     /// What `agentguard run` leaves open to this agent that it closes to others.
     #[serde(default)]
     pub(crate) sandbox: Option<RawSandbox>,
@@ -366,7 +380,7 @@ pub(crate) struct RawMatch {
     /// When.
     #[serde(default)]
     pub(crate) time: Option<At<RawTime>>,
-    /// Calls of language models. Not in this version.
+    /// Calls of language models.
     #[serde(default)]
     pub(crate) llm: Option<At<RawLlm>>,
     /// Calls of tools. Not in this version.
@@ -445,20 +459,6 @@ pub enum LogLevel {
     Warn,
     /// For those who are woken.
     Error,
-}
-
-/// A call of a language model.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "keys and values")]
-#[schemars(rename = "LlmMatch")]
-#[expect(dead_code, reason = "the loader refuses it as a whole")]
-pub(crate) struct RawLlm {
-    /// Its providers.
-    #[serde(default)]
-    provider: Option<Vec<String>>,
-    /// Its models.
-    #[serde(default)]
-    model: Option<Vec<String>>,
 }
 
 /// A call of a tool.

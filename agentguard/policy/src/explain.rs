@@ -7,6 +7,8 @@ use agentguard_model::{Source, Transport};
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
 use crate::document::RuleAction;
+use crate::llm::{LlmMatch, OPERATIONS};
+use crate::pattern::Wildcard;
 use crate::policy::Policy;
 use crate::rule::{Fit, Rule, Seen, bit};
 use crate::special;
@@ -39,6 +41,18 @@ pub enum Condition {
     Header,
     /// The size of an HTTP request's content.
     BodyOver,
+    /// That it is a call of a language model.
+    Llm,
+    /// Its provider.
+    Provider,
+    /// What it is for.
+    Operation,
+    /// The model.
+    Model,
+    /// The tools that it offers.
+    Tools,
+    /// How many tokens it asks for.
+    MaxOutputOver,
 }
 
 impl std::fmt::Display for Condition {
@@ -56,6 +70,12 @@ impl std::fmt::Display for Condition {
             Self::Query => "query",
             Self::Header => "header",
             Self::BodyOver => "body_over",
+            Self::Llm => "llm",
+            Self::Provider => "provider",
+            Self::Operation => "operation",
+            Self::Model => "model",
+            Self::Tools => "tools",
+            Self::MaxOutputOver => "max_output_over",
         })
     }
 }
@@ -127,15 +147,41 @@ impl Considered<'_> {
                 .map(|(name, _)| name.to_string())
                 .collect(),
             Condition::BodyOver => request.body_over.iter().map(u64::to_string).collect(),
-            Condition::Destination | Condition::Context | Condition::Time | Condition::When => {
-                Vec::new()
+            Condition::Provider
+            | Condition::Operation
+            | Condition::Model
+            | Condition::Tools
+            | Condition::MaxOutputOver => {
+                let llm = request.llm.as_ref();
+                llm.map(|llm| asked(llm, condition)).unwrap_or_default()
             }
+            Condition::Destination
+            | Condition::Context
+            | Condition::Time
+            | Condition::When
+            | Condition::Llm => Vec::new(),
         };
         let more = if values.len() > VALUES { ", …" } else { "" };
         match values.get(..VALUES.min(values.len())) {
             None | Some([]) => condition.to_string(),
             Some(some) => format!("{condition} [{}{more}]", some.join(", ")),
         }
+    }
+}
+
+/// What a rule asks for in one condition on a call of a language model.
+fn asked(llm: &LlmMatch, condition: Condition) -> Vec<String> {
+    let patterns = |of: &[Wildcard]| of.iter().map(|it| it.written().to_owned()).collect();
+    match condition {
+        Condition::Provider => patterns(&llm.providers),
+        Condition::Operation => {
+            let known = OPERATIONS.iter();
+            let named = known.filter(|(_, operation)| llm.operations.contains(operation));
+            named.map(|(name, _)| (*name).to_owned()).collect()
+        }
+        Condition::Model => patterns(&llm.models),
+        Condition::Tools => patterns(&llm.tools),
+        _ => llm.max_output_over.iter().map(u64::to_string).collect(),
     }
 }
 
@@ -222,6 +268,17 @@ fn consider(
         check(Condition::Query, says.query(request, allows));
         check(Condition::Header, says.fields(request, allows));
         check(Condition::BodyOver, says.size(request));
+        match (&says.llm, request.llm) {
+            (None, _) => {}
+            (Some(_), None) => check(Condition::Llm, false),
+            (Some(says), Some(llm)) => {
+                check(Condition::Provider, says.provider(llm));
+                check(Condition::Operation, says.operation(llm));
+                check(Condition::Model, says.model(llm, allows));
+                check(Condition::Tools, says.tools(llm, allows));
+                check(Condition::MaxOutputOver, says.max_output(llm));
+            }
+        }
     }
     let unread = rule.needs_request() && facts.request.is_none();
     let unread = unread.then(|| rule.unread(&facts.request));

@@ -8,7 +8,8 @@
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant. Variables and
 //!   named lists are put into the tree (`load::expand`), so that nothing behind it knows of them.
-//! - `request`, `protocols`: what rules see of a request, and what they say of it and of what shows none.
+//! - `request`, `protocols`, `llm`: what rules see of a request, and what they say of it, of what shows none and
+//!   of calls of language models; `providers`: where those go.
 //! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
 //!   what follows.
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
@@ -40,11 +41,13 @@ mod found;
 mod index;
 mod inspects;
 mod kernel;
+mod llm;
 mod load;
 mod name;
 mod pattern;
 mod policy;
 mod protocols;
+mod providers;
 mod recorded;
 pub mod replay;
 pub mod report;
@@ -67,7 +70,9 @@ pub use changes::Changes;
 pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
-pub use document::{Addresses, Local, LogLevel, OnAdoption, OnDaemonLoss, RuleAction, schema};
+pub use document::{
+    Addresses, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, RuleAction, schema,
+};
 pub use explain::{Condition, Consideration, Considered};
 pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
 pub use name::NameRuling;

@@ -8,6 +8,8 @@ mod groups;
 mod includes;
 mod later;
 mod lists;
+mod llm;
+mod providers;
 pub(crate) mod requests;
 mod rules;
 mod selector;
@@ -29,6 +31,7 @@ use crate::agent::AgentPolicy;
 use crate::diagnostic::{Diagnostic, Severity, nearest, quoted};
 use crate::document::{RawAgent, RawDocument};
 use crate::pattern::CgroupPattern;
+use crate::providers::Providers;
 use crate::rule::Rule;
 use crate::strategy::Strategy;
 use crate::users;
@@ -52,6 +55,7 @@ pub(crate) struct Loaded {
     pub(crate) rules: Vec<Rule>,
     pub(crate) strategy: Strategy,
     pub(crate) switches: BTreeMap<String, bool>,
+    pub(crate) providers: Providers,
     /// The column of each rule's beginning, for later warnings.
     pub(crate) columns: Vec<u32>,
     /// Errors and warnings. With an error among them, the rest is not a policy.
@@ -136,6 +140,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         rules: Vec::new(),
         strategy: Strategy::default(),
         switches: BTreeMap::new(),
+        providers: Providers::default(),
         columns: Vec::new(),
         found: Vec::new(),
     };
@@ -167,6 +172,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     let defaults = defaults::defaults(&sources, &mut report);
     loaded.strategy = strategy::strategy(&sources, &mut report);
     let switches = conditions::switches(&sources, &mut report);
+    let providers = providers::providers(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let mut known = Known {
         agents: &loaded.agents,
@@ -179,6 +185,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         defaults: &defaults.rule,
         strategy: loaded.strategy,
         switches,
+        providers,
         texts: documents
             .iter()
             .map(|it| (it.path.as_str(), it.text.as_str()))
@@ -197,6 +204,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         known.groups.unused(used, &mut report);
     }
     loaded.switches = known.switches;
+    loaded.providers = known.providers;
     loaded.rules = rules;
     loaded.columns = columns;
     loaded.found = report.found;
@@ -234,9 +242,10 @@ impl Source {
     }
 
     fn read(mut self, report: &mut Report) -> Parsed {
-        let mut written = [0; 3];
+        let mut written = [0; 4];
         let document = self.tree.and_then(|tree| {
-            written = ["agents", "groups", "rules"].map(|key| tree.root.entries_of(key));
+            written =
+                ["providers", "agents", "groups", "rules"].map(|key| tree.root.entries_of(key));
             let (document, found): (Option<RawDocument>, _) = yaml::read(&self.path, &tree);
             self.broken.extend(found.iter().map(|d| d.line));
             report.found.extend(found);
@@ -257,28 +266,31 @@ struct Parsed {
     document: Option<RawDocument>,
     /// The lines with errors. What spans one of them was reported, and is not judged further.
     broken: Vec<u32>,
-    /// How many agents, groups and rules it has.
-    written: [usize; 3],
+    /// How many providers, agents, groups and rules it has.
+    written: [usize; 4],
 }
 
 impl Parsed {
-    /// Whether there may be names in it that are not known: something was told that is not inside of an
-    /// agent, a group or a rule that is there.
+    /// Whether there may be names in it that are not known: something was told that is not inside of a
+    /// provider, an agent, a group or a rule that is there.
     fn lacks(&self) -> bool {
         let Some(document) = &self.document else {
             return true;
         };
         let RawDocument {
+            providers,
             agents,
             groups,
             rules,
             ..
         } = document;
-        let spans = agents.iter().map(At::lines);
+        let spans = providers.iter().map(At::lines);
+        let spans = spans.chain(agents.iter().map(At::lines));
         let spans = spans.chain(groups.iter().map(At::lines));
         let spans: Vec<_> = spans.chain(rules.iter().map(At::lines)).collect();
         let inside = |line: &u32| spans.iter().any(|span| span.contains(line));
-        [agents.len(), groups.len(), rules.len()] != self.written || !self.broken.iter().all(inside)
+        let read = [providers.len(), agents.len(), groups.len(), rules.len()];
+        read != self.written || !self.broken.iter().all(inside)
     }
 
     fn is_whole<T>(&self, item: &At<T>) -> bool {
@@ -294,6 +306,7 @@ struct Known<'a> {
     defaults: &'a RuleDefaults,
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
+    providers: Providers,
     /// The documents as they are written, by path.
     texts: HashMap<&'a str, &'a str>,
     /// How many regular expressions may still be compiled.
@@ -415,6 +428,7 @@ fn agent(
         on_adoption: raw.on_adoption.unwrap_or_default(),
         local: raw.local.unwrap_or_default(),
         default_handling,
+        not_understood: raw.not_understood.unwrap_or(defaults.not_understood),
         sandbox,
         indexes: Vec::new(),
     };

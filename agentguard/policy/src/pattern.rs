@@ -130,6 +130,11 @@ impl Wildcard {
         Self(text.to_owned())
     }
 
+    /// As it is written.
+    pub(crate) fn written(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
         wildcard(self.0.as_bytes(), text)
     }

@@ -13,6 +13,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::document::LogLevel;
 use crate::index::{Index, Position};
 use crate::load::{self, load};
+use crate::providers::Providers;
 use crate::recorded::LookedAt;
 use crate::rule::{Rule, RuleInfo};
 use crate::strategy::Strategy;
@@ -28,6 +29,7 @@ pub struct Policy {
     version: String,
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
+    providers: Providers,
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
@@ -87,6 +89,7 @@ pub(crate) fn compile_with(
         version: version(documents),
         strategy: loaded.strategy,
         switches: loaded.switches,
+        providers: loaded.providers,
         looked_at: LookedAt::by(&loaded.rules),
         logged: loaded
             .rules
@@ -228,6 +231,10 @@ impl Policy {
 
     pub(crate) fn at(&self, position: Position) -> Option<&Rule> {
         self.rules.get(usize::try_from(position).ok()?)
+    }
+
+    pub(crate) const fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     pub(crate) const fn looked_at(&self) -> &LookedAt {

@@ -168,7 +168,8 @@ impl<'a> Replay<'a> {
             let why = "an expression could not be evaluated on it then";
             return Replayed::CannotTell(why.to_owned());
         }
-        let attempted = match recorded::attempted(decision, candidate, &self.looked_at) {
+        let attempted = match recorded::attempted(decision, self.policy, candidate, &self.looked_at)
+        {
             Ok(attempted) => attempted,
             Err(Unread::NotThePolicys) => return Replayed::NotThePolicys,
             Err(Unread::CannotTell(why)) => return Replayed::CannotTell(why),
@@ -237,7 +238,7 @@ impl Policy {
     #[must_use]
     pub fn considered(&self, decision: &Decision) -> Option<Considerations> {
         let agent = self.agent(&decision.agent.as_ref()?.name)?;
-        let attempted = recorded::attempted(decision, Some(agent), &HashMap::new()).ok()?;
+        let attempted = recorded::attempted(decision, self, Some(agent), &HashMap::new()).ok()?;
         let (flow, seen) = match &attempted {
             Attempted::Name(_) => return None,
             Attempted::Datagram(flow) | Attempted::Unseen(flow) => (flow, Seen::NotYet),

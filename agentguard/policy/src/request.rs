@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
+use agentguard_model::Llm;
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
 use percent_encoding::percent_decode_str;
 
+use crate::llm::LlmMatch;
 use crate::pattern::{Glob, Wildcard};
 use crate::protocols::Protocols;
 use crate::rule::{Fit, Seen};
@@ -34,6 +36,8 @@ pub struct Request<'a> {
     pub tls: bool,
     /// Whether it opens a WebSocket (RFC 6455).
     pub websocket: bool,
+    /// The call of a language model that it is. Absent where it is none.
+    pub llm: Option<&'a Llm>,
     /// That parts of it are not known, and what is assumed of conditions on those. Absent on the data
     /// path, where all of it is known.
     pub assumed: Option<Assumed<'a>>,
@@ -61,6 +65,8 @@ pub(crate) struct Unknown {
     pub(crate) fields_but: Option<HashSet<HeaderName>>,
     /// How much content it has.
     pub(crate) body: bool,
+    /// Whether it is a call of a language model, and which.
+    pub(crate) llm: bool,
 }
 
 impl Unknown {
@@ -75,6 +81,10 @@ impl Unknown {
 
     pub(crate) fn body(&self) -> bool {
         self.everything || self.body
+    }
+
+    pub(crate) fn llm(&self) -> bool {
+        self.everything || self.llm
     }
 }
 
@@ -109,12 +119,17 @@ impl<'a> Request<'a> {
             body: 0,
             tls: false,
             websocket: false,
+            llm: None,
             assumed: None,
         }
     }
 
     /// What is assumed of a rule's condition that looks at a part of it, if that part is unknown.
-    fn assumed(&self, allows: bool, looks: impl FnOnce(&Unknown) -> bool) -> Option<bool> {
+    pub(crate) fn assumed(
+        &self,
+        allows: bool,
+        looks: impl FnOnce(&Unknown) -> bool,
+    ) -> Option<bool> {
         let assumed = self.assumed?;
         assumed.holds(allows, looks(assumed.unknown))
     }
@@ -258,6 +273,8 @@ pub(crate) struct RequestMatch {
     /// It must have more bytes of content. For denials alone, so that what was denied stays so
     /// however much comes.
     pub(crate) body_over: Option<u64>,
+    /// It must be a call of a language model, and such a one.
+    pub(crate) llm: Option<LlmMatch>,
 }
 
 impl RequestMatch {
@@ -265,7 +282,8 @@ impl RequestMatch {
     pub(crate) fn values(&self) -> usize {
         let values = self.query.iter().map(|(_, values)| values.len());
         let values = values.chain(self.fields.iter().map(|(_, values)| values.len()));
-        self.methods.len() + self.paths.len() + values.sum::<usize>()
+        let llm = self.llm.as_ref().map_or(0, LlmMatch::values);
+        self.methods.len() + self.paths.len() + values.sum::<usize>() + llm
     }
 
     /// Whether it says nothing, so that also what is no request matches.
@@ -280,6 +298,7 @@ impl RequestMatch {
             && self.query.is_empty()
             && self.fields.is_empty()
             && self.body_over.is_none()
+            && self.llm.is_none()
     }
 
     /// For how many parts of a request it has a condition; an exact path counts twice.
@@ -291,7 +310,8 @@ impl RequestMatch {
             + paths
             + self.query.len()
             + self.fields.len()
-            + usize::from(self.body_over.is_some());
+            + usize::from(self.body_over.is_some())
+            + self.llm.as_ref().map_or(0, LlmMatch::conditions);
         u32::try_from(all).unwrap_or(u32::MAX)
     }
 
@@ -319,6 +339,7 @@ impl RequestMatch {
             && self.path(request, allows)
             && self.query(request, allows)
             && self.fields(request, allows)
+            && self.llm(request, allows)
     }
 
     pub(crate) fn method(&self, request: &Request<'_>) -> bool {
@@ -412,6 +433,11 @@ impl RequestMatch {
         })
     }
 
+    fn llm(&self, request: &Request<'_>, allows: bool) -> bool {
+        let llm = self.llm.as_ref();
+        llm.is_none_or(|llm| llm.matches(request, allows))
+    }
+
     pub(crate) fn size(&self, request: &Request<'_>) -> bool {
         // For denials alone.
         self.body_over.is_none_or(|over| {
@@ -432,6 +458,11 @@ impl RequestMatch {
             && match (self.body_over, other.body_over) {
                 (None, _) => true,
                 (Some(over), Some(others)) => over <= others,
+                (Some(_), None) => false,
+            }
+            && match (&self.llm, &other.llm) {
+                (None, _) => true,
+                (Some(llm), Some(others)) => llm.covers(others),
                 (Some(_), None) => false,
             }
     }

@@ -17,7 +17,7 @@ mod run;
 
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, AmbiguousPath, HostName};
+use agentguard_model::{AgentName, AmbiguousPath, HostName, Llm};
 
 use crate::flow::Flow;
 use crate::request::Query;
@@ -73,6 +73,8 @@ struct Sent {
     fields: Option<http::HeaderMap>,
     body: u64,
     websocket: bool,
+    /// The call of a language model that it is.
+    llm: Option<Llm>,
     /// Inside TLS.
     secure: bool,
 }

@@ -6,6 +6,7 @@ mod docs;
 mod groups;
 mod inspects;
 mod kernel_lines;
+mod llm;
 mod named;
 mod random;
 mod refusals;

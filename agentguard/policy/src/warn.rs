@@ -451,6 +451,10 @@ impl Comparisons {
 
     /// Whether `a` matches every request that `b` matches.
     fn sees(&mut self, a: &Rule, b: &Rule) -> bool {
+        let llm = a.request.llm.as_ref();
+        if a.allows() != b.allows() && llm.is_some_and(|llm| llm.depends_on_action(a.allows())) {
+            return false;
+        }
         let cost = a.request.values().saturating_mul(b.request.values());
         (a.request == b.request || self.spend(cost) && a.request.covers(&b.request))
             && a.conditions.covers(&b.conditions)

@@ -6,8 +6,8 @@
 //! request has: a field that is not there, or is there twice. Such a rule denies.
 //!
 //! **Cost:** at most [`MAX_NODES`] parts, of which a comprehension's are evaluated once for each entry of a
-//! list that stands in the expression; no comprehension within another, so that the work is at most the
-//! product of two numbers below [`MAX_NODES`], times the length of what is looked at. Regular
+//! list that stands in the expression, or for each of at most [`MAX_TOOLS`] tools; no comprehension within
+//! another, so that the work is at most the product of the two, times the length of what is looked at. Regular
 //! expressions are compiled at load and take time linear in the text.
 
 mod check;
@@ -41,6 +41,9 @@ const MAX_NODES: usize = 128;
 /// How deep an expression may be nested. A deeper one is refused.
 const MAX_DEPTH: u16 = 24;
 
+/// The most tools of a call that an expression goes through. One with more cannot be evaluated.
+const MAX_TOOLS: usize = 1024;
+
 /// The function that stands for `matches` with the number of a compiled regular expression.
 const COMPILED: &str = "@matches";
 
@@ -63,6 +66,10 @@ pub(crate) struct When {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct LooksAt {
     request: bool,
+    /// Whether it is a call of a language model, and what is known of each.
+    llm: bool,
+    /// What is known only of a call that could be read.
+    call: bool,
     clock: bool,
     /// Each with what the policy declares.
     switches: Vec<(String, bool)>,
@@ -130,6 +137,11 @@ impl When {
         self.looks_at.request
     }
 
+    /// Whether it looks at calls of language models.
+    pub(crate) fn needs_llm(&self) -> bool {
+        self.looks_at.llm
+    }
+
     /// Whether it looks at the clock, by the minute.
     pub(crate) fn needs_clock(&self) -> bool {
         self.looks_at.clock
@@ -154,6 +166,7 @@ impl When {
     pub(crate) fn is_unknown_of(&self, unknown: &Unknown) -> bool {
         self.needs_request()
             && (unknown.everything
+                || self.needs_llm() && unknown.llm()
                 || self.fields().iter().any(|name| unknown.field(name))
                 || self.parameters().iter().any(|name| unknown.parameter(name)))
     }
@@ -215,6 +228,14 @@ impl When {
     /// Servers take the first field of a name or the last, and differ in how they read a query. What
     /// could be read in two ways is not read at all.
     fn is_clear(&self, request: &Request<'_>) -> Result<(), String> {
+        if let (true, Some(llm)) = (self.looks_at.call, request.llm) {
+            if llm.not_understood.is_some() {
+                return Err("the call of a language model cannot be read".to_owned());
+            }
+            if llm.tools.len() > MAX_TOOLS {
+                return Err(format!("the call offers more than {MAX_TOOLS} tools"));
+            }
+        }
         for name in &self.looks_at.fields {
             let values = request.fields.map(|fields| fields.get_all(name).iter());
             let count = values.map_or(0, Iterator::count);

@@ -4,7 +4,9 @@ use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Mode};
 
 use super::{Parsed, Report, values};
-use crate::document::{RawDefaults, RawRule, RawRuleDefaults, RawTransport, RuleAction};
+use crate::document::{
+    NotUnderstood, RawDefaults, RawRule, RawRuleDefaults, RawTransport, RuleAction,
+};
 use crate::pattern::Ports;
 use crate::rule::Rule;
 use crate::yaml::{At, Place};
@@ -13,6 +15,7 @@ use crate::yaml::{At, Place};
 pub(super) struct Defaults {
     pub(super) mode: Mode,
     pub(super) handling: Handling,
+    pub(super) not_understood: NotUnderstood,
     pub(super) rule: RuleDefaults,
 }
 
@@ -35,6 +38,7 @@ pub(super) fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
     let mut resolved = Defaults {
         mode: Mode::Enforce,
         handling: Handling::Splice,
+        not_understood: NotUnderstood::default(),
         rule: RuleDefaults::default(),
     };
     for source in sources {
@@ -59,6 +63,7 @@ pub(super) fn defaults(sources: &[Parsed], report: &mut Report) -> Defaults {
         }
         found = Some((&source.path, defaults));
         resolved.mode = defaults.value.mode.unwrap_or_default();
+        resolved.not_understood = defaults.value.not_understood.unwrap_or_default();
         if let Some(handling) = &defaults.value.default_handling {
             resolved.handling = values::default_handling(handling, report);
         }

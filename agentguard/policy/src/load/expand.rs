@@ -163,6 +163,13 @@ impl Put<'_> {
                     }
                     *right &= self.broken.len() == before;
                 }
+                "providers" => {
+                    for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
+                        if key.text == "hosts" {
+                            self.all(node);
+                        }
+                    }
+                }
                 "defaults" => {
                     for (key, node) in entries_mut(node) {
                         if key.text == "rule" {

@@ -24,11 +24,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             "this version has no approvals",
         ),
         (
-            "llm",
-            place(&matches.llm),
-            "this version does not decode calls of language models",
-        ),
-        (
             "tool",
             place(&matches.tool),
             "this version does not decode tool calls",

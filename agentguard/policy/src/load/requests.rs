@@ -3,7 +3,7 @@
 use http::header::{self, HeaderName};
 
 use super::values::{empty, list, list_bounds};
-use super::{MAX_STRING, Report};
+use super::{Known, MAX_STRING, Report, llm};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawNamed, RuleAction};
 use crate::pattern::{Glob, Wildcard};
@@ -37,6 +37,7 @@ pub(crate) const NOT_PASSED_ON: [HeaderName; 11] = [
 pub(super) fn request(
     action: Option<RuleAction>,
     matches: &RawMatch,
+    known: &Known<'_>,
     report: &mut Report,
 ) -> RequestMatch {
     let body_over = matches.body_over.as_ref().and_then(|entry| {
@@ -56,6 +57,10 @@ pub(super) fn request(
         query: named("query", matches.query.as_ref(), report, parameter),
         fields: named("header", matches.header.as_ref(), report, field),
         body_over,
+        llm: matches
+            .llm
+            .as_ref()
+            .map(|raw| llm::llm(action, &raw.value, known, report)),
     }
 }
 
@@ -73,6 +78,7 @@ fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
         ("query", matches.query.is_some()),
         ("header", matches.header.is_some()),
         ("body_over", matches.body_over.is_some()),
+        ("llm", matches.llm.is_some()),
     ];
     let looks = parts.iter().find(|(_, is_there)| *is_there);
     for entry in &list.value {
@@ -82,6 +88,12 @@ fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
                 entry.place,
                 format!("what is neither `http` nor `websocket` shows no `{key}`"),
                 "make two rules of it",
+            );
+        } else if matches.llm.is_some() && entry.value == Protocol::Websocket {
+            report.error(
+                entry.place,
+                "a call of a language model opens no `websocket`",
+                "leave it out, or make two rules of it",
             );
         }
     }

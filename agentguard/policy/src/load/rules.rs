@@ -7,8 +7,8 @@ use agentguard_model::{Handling, Source};
 
 use super::defaults::RuleDefaults;
 use super::{
-    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, requests, selector,
-    strategy, values, wide,
+    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, requests,
+    selector, strategy, values, wide,
 };
 use crate::conditions::Rollout;
 use crate::diagnostic::quoted;
@@ -88,6 +88,7 @@ fn rule(
     rule.info.handling = handling(raw, &rule, known.defaults, report);
     what_only_names_have(raw, &rule, report);
     what_shows_no_request(matches, &rule, report);
+    llm::where_is_none(matches, &rule, known, report);
     if rule.allows() {
         wide::warn(matches, report);
     }
@@ -156,7 +157,7 @@ fn said(
         written: 0,
         ports: known.defaults.ports(action),
         transports: 0,
-        request: requests::request(raw.action, matches, report),
+        request: requests::request(raw.action, matches, known, report),
         conditions: conditions::conditions(raw, matches, known, report),
         changes: changes::changes(raw, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),

@@ -3,15 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use agentguard_model::{
-    Action, ActionKind, COUNTED_TOGETHER, Decision, HostName, Labels, Layer, ReasonCode, Transport,
-    Verdict,
+    Action, ActionKind, COUNTED_TOGETHER, Decision, HostName, Labels, Layer, Llm, ReasonCode,
+    Transport, Verdict,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use crate::agent::AgentPolicy;
 use crate::circumstances::Switches;
+use crate::document::NotUnderstood;
 use crate::flow::{Around, Flow};
+use crate::policy::Policy;
 use crate::recorded::{CUT, is_cut};
 use crate::request::{Query, Request, Unknown};
 
@@ -63,6 +65,8 @@ pub(super) struct Asked {
     pub(super) tls: bool,
     /// Whether it opens a WebSocket.
     pub(super) websocket: bool,
+    /// The call of a language model that it is for the candidate.
+    pub(super) llm: Option<Llm>,
     pub(super) unknown: Unknown,
 }
 
@@ -75,6 +79,7 @@ impl Asked {
             body: self.body,
             tls: self.tls,
             websocket: self.websocket,
+            llm: self.llm.as_ref(),
             ..Request::new(&self.method, &self.path)
         }
     }
@@ -92,6 +97,7 @@ pub(super) enum Unread {
 /// What was attempted. `looked_at`: the header fields that a policy looked at, by its version.
 pub(super) fn attempted(
     decision: &Decision,
+    policy: &Policy,
     agent: Option<&AgentPolicy>,
     looked_at: &HashMap<String, HashSet<HeaderName>>,
 ) -> Result<Attempted, Unread> {
@@ -129,9 +135,11 @@ pub(super) fn attempted(
         return Err(Unread::NotThePolicys);
     }
     Ok(match action.kind {
-        ActionKind::HttpRequest => {
+        ActionKind::HttpRequest | ActionKind::LlmCall => {
             let known = looked_at.get(&decision.policy_version);
-            Attempted::Request(flow, Box::new(asked(decision, known)))
+            let mut asked = asked(decision, known);
+            (asked.llm, asked.unknown.llm) = call(decision, policy, agent)?;
+            Attempted::Request(flow, Box::new(asked))
         }
         _ if flow.transport == Transport::Udp => Attempted::Datagram(flow),
         _ if decision.layer == Layer::Proxy
@@ -180,7 +188,7 @@ fn is_the_policys(decision: &Decision) -> bool {
         && match (decision.layer, decision.action.kind) {
             (Layer::Dns, Kind::DnsQuery) => of_names,
             (Layer::Kernel, Kind::Connect | Kind::Datagram) => of_flows,
-            (Layer::Proxy, Kind::Connect | Kind::HttpRequest) => {
+            (Layer::Proxy, Kind::Connect | Kind::HttpRequest | Kind::LlmCall) => {
                 of_flows || decision.reason.code == Code::NeedsInspection
             }
             _ => false,
@@ -234,9 +242,38 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
         tls: action.tls,
         websocket: action.websocket,
         whole: tunnel || is_empty(action, decision),
+        llm: None,
         unknown,
         method,
     }
+}
+
+/// The call of a language model that a request is where a policy's providers are, and whether that is not known.
+fn call(
+    decision: &Decision,
+    policy: &Policy,
+    agent: Option<&AgentPolicy>,
+) -> Result<(Option<Llm>, bool), Unread> {
+    let action = &decision.action;
+    let provider = action.host.as_ref().and_then(|host| policy.provider(host));
+    let tunnel = action.method.as_deref() == Some("CONNECT");
+    let Some(provider) = provider.filter(|_| !tunnel) else {
+        return Ok((None, false));
+    };
+    // Another provider may have another form, in which it is another call or none.
+    let Some(llm) = action
+        .llm
+        .as_ref()
+        .filter(|it| it.provider == provider.name)
+    else {
+        return Ok((None, true));
+    };
+    let denies = agent.is_some_and(|agent| agent.not_understood == NotUnderstood::Deny);
+    if denies && llm.not_understood.is_some() && decision.policy_version != policy.version() {
+        let why = "the call could not be read, and `not_understood` of the candidate denies those";
+        return Err(Unread::CannotTell(why.to_owned()));
+    }
+    Ok((Some(llm.clone()), false))
 }
 
 /// Whether a request is known to have had no content.

@@ -248,6 +248,7 @@ impl Worlds<'_> {
                 fields: asked.fields.as_ref(),
                 body,
                 websocket: asked.websocket,
+                llm: asked.llm.as_ref(),
                 assumed: Some(Assumed {
                     unknown: &asked.unknown,
                     in_favour,
@@ -331,6 +332,10 @@ impl Worlds<'_> {
             let fields = fields.chain(when.iter().flat_map(|when| when.fields()));
             for name in fields.filter(|name| asked.unknown.field(name)) {
                 missing.insert(format!("header `{name}`"));
+            }
+            let call = looks.llm.is_some() || when.is_some_and(When::needs_llm);
+            if call && asked.unknown.llm() {
+                missing.insert("whether it is a call of a language model, and which".to_owned());
             }
             if looks.body_over.is_some() && asked.unknown.body() {
                 missing.insert("how much content it had".to_owned());

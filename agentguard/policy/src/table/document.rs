@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use agentguard_model::{Handling, ReasonCode};
+use agentguard_model::{Handling, LlmOperation, ReasonCode};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
@@ -125,6 +125,36 @@ pub(crate) struct RawRequest {
     /// `handling: inspect`. If absent, `https` to port 443 and `http` to others.
     #[serde(default)]
     pub(crate) scheme: Option<Scheme>,
+    /// The call of a language model that it is. None, if absent.
+    #[serde(default)]
+    pub(crate) llm: Option<At<RawCall>>,
+}
+
+/// A call of a language model, as the guard reads it.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a call of a language model")]
+#[schemars(rename = "Call")]
+pub(crate) struct RawCall {
+    /// The provider. If absent, the one that answers at the host.
+    #[serde(default)]
+    pub(crate) provider: Option<At<String>>,
+    /// What it is for.
+    pub(crate) operation: LlmOperation,
+    /// The model asked for.
+    #[serde(default)]
+    pub(crate) model: Option<String>,
+    /// Whether the answer is to come as a stream.
+    #[serde(default)]
+    pub(crate) stream: bool,
+    /// The most tokens that the answer may have. It does not say, if absent.
+    #[serde(default)]
+    pub(crate) max_output_tokens: Option<u64>,
+    /// The tools that are offered to the model, by name.
+    #[serde(default)]
+    pub(crate) tools: Vec<String>,
+    /// Whether it cannot be read, so that nothing is known of it but provider and operation.
+    #[serde(default)]
+    pub(crate) not_understood: Option<At<bool>>,
 }
 
 /// Whether a request is sent inside TLS.

@@ -1,9 +1,13 @@
 //! From a written file to tests that cannot be wrong.
 
+mod llm;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, AmbiguousPath, CanonicalPath, Context, HostName, Transport};
+use agentguard_model::{
+    AgentName, AmbiguousPath, CanonicalPath, Context, HostName, Llm, Transport,
+};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
@@ -307,7 +311,10 @@ impl Checking<'_> {
                 let hint = "requests are seen in TCP alone";
                 self.error(request.place, "a request over UDP", hint);
             }
-            self.request(&request.value, port)
+            let name = host.as_ref().and_then(Option::as_ref);
+            let call = request.value.llm.as_ref();
+            let call = call.map(|call| self.llm(call, name, host == Some(None)));
+            self.request(&request.value, port, call)
         });
         let around = self.around(raw);
         let flow = Flow {
@@ -409,7 +416,13 @@ impl Checking<'_> {
         Some(special::canonical(ip))
     }
 
-    fn request(&mut self, raw: &RawRequest, port: Option<u16>) -> Option<Sent> {
+    /// `call`: the call of a language model that it is, unless something is wrong with that.
+    fn request(
+        &mut self,
+        raw: &RawRequest,
+        port: Option<u16>,
+        call: Option<Option<Llm>>,
+    ) -> Option<Sent> {
         let before = self.found.len();
         let method = raw.method.value.as_str();
         if !is_method(method) {
@@ -487,6 +500,7 @@ impl Checking<'_> {
             fields: (method != "CONNECT").then_some(fields),
             body: body?,
             websocket: raw.websocket.as_ref().is_some_and(|it| it.value),
+            llm: call.map_or(Some(None), |call| call.map(Some))?,
             secure: raw
                 .scheme
                 .map_or(port == Some(HTTPS), |scheme| scheme == Scheme::Https),

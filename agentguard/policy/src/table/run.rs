@@ -10,6 +10,7 @@ use super::document::Expected;
 use super::{Attempt, Sent, Table, Test};
 use crate::agent::AgentPolicy;
 use crate::decide::{Ruling, RulingOutcome};
+use crate::document::NotUnderstood;
 use crate::explain::{Consideration, Considered};
 use crate::flow::Flow;
 use crate::policy::Policy;
@@ -207,7 +208,14 @@ impl Attempt {
             },
         };
         let unopened = matches!(self, Self::Request(..)) && seen == Seen::Tls;
-        Got::of(policy.decide(agent, &flow.facts(seen)), unopened)
+        let ruling = policy.decide(agent, &flow.facts(seen));
+        let got = Got::of(ruling, unopened);
+        match seen {
+            Seen::Request(request) if got.verdict != Expected::Deny => {
+                got.unless_unread(agent, &request)
+            }
+            _ => got,
+        }
     }
 }
 
@@ -231,6 +239,7 @@ impl Sent {
             fields: self.fields.as_ref(),
             body: self.body,
             websocket: self.websocket,
+            llm: self.llm.as_ref(),
             ..Request::new(&self.method, path)
         }))
     }
@@ -254,6 +263,25 @@ impl Got {
             source: None,
             reason,
             unopened: false,
+        }
+    }
+
+    /// As the proxy has it of a call of a language model that cannot be read.
+    fn unless_unread(self, agent: &AgentPolicy, request: &Request<'_>) -> Self {
+        let unread = request.llm.is_some_and(|llm| llm.not_understood.is_some());
+        if !unread || agent.not_understood == NotUnderstood::Allow {
+            return self;
+        }
+        let message = "the call of a language model cannot be read";
+        Self {
+            verdict: Expected::Deny,
+            enforced: !agent.observes(),
+            mode: agent.mode,
+            handling: self.handling.filter(|_| agent.observes()),
+            rule: None,
+            source: None,
+            reason: Reason::new(ReasonCode::NotUnderstood, message),
+            unopened: self.unopened,
         }
     }
 

@@ -96,6 +96,8 @@ fn the_page_names_every_key() {
         "Sandbox",
         "Rule",
         "Match",
+        "LlmMatch",
+        "Provider",
     ] {
         let of_kind = match kind {
             "Policy" => &schema,

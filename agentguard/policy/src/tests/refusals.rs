@@ -514,10 +514,6 @@ fn what_a_later_version_will_have_is_refused_by_name() {
             "`action: escalate` is not there yet\n  hint: this version has no approvals;",
         ),
         (
-            "{id: a, action: allow, match: {llm: {model: [x]}}}",
-            "`llm` is not there yet\n  hint: this version does not decode calls of language models;",
-        ),
-        (
             "{id: a, action: allow, match: {tool: {name: [x], arguments: {/path: [y]}}}}",
             "`tool` is not there yet\n  hint: this version does not decode tool calls;",
         ),

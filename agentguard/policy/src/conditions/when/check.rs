@@ -19,7 +19,7 @@ use crate::load::requests::NOT_PASSED_ON;
 const MAX_REGEX: usize = 64 * 1024;
 
 /// The variables, each with whether it is a map, of which an entry is named.
-const VARIABLES: [(&str, bool); 17] = [
+const VARIABLES: [(&str, bool); 23] = [
     ("agent.name", false),
     ("agent.labels", true),
     ("context.user", false),
@@ -34,17 +34,22 @@ const VARIABLES: [(&str, bool); 17] = [
     ("request.path", false),
     ("request.headers", true),
     ("request.query", true),
+    ("llm.provider", false),
+    ("llm.operation", false),
+    ("llm.model", false),
+    ("llm.stream", false),
+    ("llm.max_output_tokens", false),
+    (TOOLS, false),
     ("time.hour", false),
     ("time.minute", false),
     ("time.weekday", false),
 ];
 
+/// The one variable that is a list.
+const TOOLS: &str = "llm.tools";
+
 /// What later versions will have, and what it waits for.
-const LATER: [(&str, &str); 6] = [
-    (
-        "llm",
-        "this version does not decode calls of language models",
-    ),
+const LATER: [(&str, &str); 5] = [
     ("tool", "this version does not decode tool calls"),
     ("data", "this version has no detectors"),
     ("risk", "this version has no risk score"),
@@ -262,7 +267,11 @@ impl Check<'_> {
                 self.error(path, message, &format!("name an entry: `{path}['name']`"));
             }
             Some((_, false)) => {
-                self.looks_at.request |= path.starts_with("request.");
+                let call = path.strip_prefix("llm.");
+                self.looks_at.request |= path.starts_with("request.") || call.is_some();
+                self.looks_at.llm |= call.is_some();
+                self.looks_at.call |=
+                    call.is_some_and(|it| !matches!(it, "provider" | "operation"));
                 self.looks_at.clock |= path.starts_with("time.");
             }
             None => self.unknown(path),
@@ -466,10 +475,14 @@ impl Check<'_> {
             );
             return;
         }
-        if !matches!(it.iter_range.expr, Expr::List(_)) {
+        let tools = match &it.iter_range.expr {
+            Expr::Select(select) => path(select).is_some_and(|path| path == TOOLS),
+            _ => false,
+        };
+        if !tools && !matches!(it.iter_range.expr, Expr::List(_)) {
             self.error(
                 "",
-                "`all`, `exists` and their like go through a list that stands in the rule",
+                "`all`, `exists` and their like go through a list that stands in the rule, or `llm.tools`",
                 "`['/a/', '/b/'].exists(p, request.path.startsWith(p))`",
             );
         }

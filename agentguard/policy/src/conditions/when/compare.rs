@@ -8,6 +8,7 @@ use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 use super::check::{Check, note};
 use super::shape::{kind, path, text};
 use crate::diagnostic::quoted;
+use crate::llm::OPERATIONS;
 
 impl Check<'_> {
     /// What is of two kinds is never equal, which nobody means.
@@ -108,6 +109,15 @@ impl Check<'_> {
                 if CanonicalPath::parse(word).is_ok_and(|path| path.as_str() != word) =>
             {
                 "the path is the canonical one: without `//`, `.` and `..`, and without escapes that need not be"
+            }
+            "llm.operation" if !OPERATIONS.iter().any(|(name, _)| *name == word) => match word {
+                "" => return,
+                _ => {
+                    "it is chat, text_completion, embeddings or count_tokens, and '' for what is no call"
+                }
+            },
+            "llm.provider" if word.bytes().any(|it| it.is_ascii_uppercase()) => {
+                "providers have names in lower case"
             }
             "destination.ip" => match word.parse::<IpAddr>() {
                 _ if word.is_empty() => return,

@@ -52,15 +52,22 @@ pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
     const TEXT: Option<&str> = Some("a text");
     const NUMBER: Option<&str> = Some("a number");
     const TRUTH: Option<&str> = Some("true or false");
+    const LIST: Option<&str> = Some("a list");
     match &node.expr {
         Expr::Literal(LiteralValue::String(_)) => TEXT,
         Expr::Literal(LiteralValue::Boolean(_)) => TRUTH,
         Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)) => {
             NUMBER
         }
-        Expr::List(_) => Some("a list"),
+        Expr::List(_) => LIST,
         Expr::Select(select) => match path(select)?.as_str() {
-            "destination.port" | "time.hour" | "time.minute" | "time.weekday" => NUMBER,
+            "destination.port"
+            | "time.hour"
+            | "time.minute"
+            | "time.weekday"
+            | "llm.max_output_tokens" => NUMBER,
+            "llm.stream" => TRUTH,
+            "llm.tools" => LIST,
             path if path.starts_with("switches.") => TRUTH,
             _ => TEXT,
         },

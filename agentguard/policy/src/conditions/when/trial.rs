@@ -1,6 +1,6 @@
 //! A trial of an expression at load: what is wrong with its types is found before a request meets it.
 
-use agentguard_model::{Context as OnBehalf, HostName, Labels, Transport};
+use agentguard_model::{Context as OnBehalf, HostName, Labels, Llm, LlmOperation, Transport};
 use cel::ExecutionError;
 use cel::common::ast::{Expr, operators};
 use http::HeaderMap;
@@ -77,6 +77,7 @@ struct Example {
     context: OnBehalf,
     fields: HeaderMap,
     query: Query,
+    llm: Llm,
 }
 
 impl Example {
@@ -104,6 +105,15 @@ impl Example {
                 .map(|it| (it.clone(), HeaderValue::from_static("1")))
                 .collect(),
             query: Query::new(serializer.finish()),
+            llm: Llm {
+                provider: "openai".to_owned(),
+                operation: LlmOperation::Chat,
+                model: one(),
+                stream: true,
+                max_output_tokens: Some(1),
+                tools: vec!["1".to_owned()],
+                not_understood: None,
+            },
         }
     }
 
@@ -111,6 +121,7 @@ impl Example {
         Request {
             query: Some(&self.query),
             fields: Some(&self.fields),
+            llm: Some(&self.llm),
             ..Request::new("GET", "/")
         }
     }

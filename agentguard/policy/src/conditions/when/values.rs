@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use agentguard_model::{Labels, Transport};
-use cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelString};
+use agentguard_model::{Labels, Llm, Transport};
+use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use http::header;
@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use super::LooksAt;
 use crate::conditions::{Part, label};
 use crate::decide::Facts;
+use crate::llm::operation;
 use crate::request::Request;
 
 pub(super) struct Values<'a> {
@@ -55,6 +56,12 @@ impl VariableResolver for Values<'_> {
             "request.path" => self.request.map(|_| text(self.path)),
             "request.headers" => self.request.map(|request| self.fields(request)),
             "request.query" => self.request.map(|request| self.parameters(request)),
+            "llm.provider"
+            | "llm.operation"
+            | "llm.model"
+            | "llm.stream"
+            | "llm.max_output_tokens"
+            | "llm.tools" => self.request.map(|request| call(request.llm, variable)),
             "time.hour" | "time.minute" | "time.weekday" => Some(self.clock(variable)),
             _ => self.switch(variable),
         }
@@ -102,6 +109,27 @@ impl Values<'_> {
         let (_, declared) = self.looks_at.switches.iter().find(|(it, _)| it == name)?;
         let set = self.facts.circumstances.switches.is_on(name);
         Some(CowVal::owned(CelBool::from(set.unwrap_or(*declared))))
+    }
+}
+
+/// Of what is no call, and of what a call does not say: nothing, 0, false.
+fn call<'b>(llm: Option<&'b Llm>, variable: &str) -> CowVal<'b, 'b> {
+    let of = |part: fn(&'b Llm) -> &'b str| text(llm.map_or("", part));
+    match variable {
+        "llm.provider" => of(|llm| &llm.provider),
+        "llm.operation" => of(|llm| operation(llm.operation)),
+        "llm.model" => of(|llm| llm.model.as_deref().unwrap_or_default()),
+        "llm.stream" => CowVal::owned(CelBool::from(llm.is_some_and(|llm| llm.stream))),
+        "llm.max_output_tokens" => {
+            let most = llm.and_then(|llm| llm.max_output_tokens).unwrap_or(0);
+            number(i64::try_from(most).unwrap_or(i64::MAX))
+        }
+        _ => {
+            let tools = llm.map_or(&[][..], |llm| &llm.tools).iter();
+            let tools =
+                tools.map(|it| -> Box<dyn Val + 'b> { Box::new(CelString::from(it.as_str())) });
+            CowVal::owned(CelList::from(tools.collect::<Vec<_>>()))
+        }
     }
 }
 

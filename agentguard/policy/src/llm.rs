@@ -1,0 +1,157 @@
+//! What a rule says of calls of language models.
+//!
+//! Of a call that could not be read provider and operation are known, and nothing else: an allowance that asks
+//! for more does not match it, and a denial does.
+
+use agentguard_model::{Llm, LlmOperation};
+
+use crate::pattern::Wildcard;
+use crate::request::{Request, Unknown};
+
+/// The operations, as documents write them.
+pub(crate) const OPERATIONS: [(&str, LlmOperation); 4] = [
+    ("chat", LlmOperation::Chat),
+    ("text_completion", LlmOperation::TextCompletion),
+    ("embeddings", LlmOperation::Embeddings),
+    ("count_tokens", LlmOperation::CountTokens),
+];
+
+/// An operation, as documents write it.
+pub(crate) fn operation(of: LlmOperation) -> &'static str {
+    let mut known = OPERATIONS.iter();
+    known.find(|(_, it)| *it == of).map_or("", |(name, _)| name)
+}
+
+/// What a rule says of calls of language models. What is no call does not match.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct LlmMatch {
+    /// Empty for any.
+    pub(crate) providers: Vec<Wildcard>,
+    /// Empty for any.
+    pub(crate) operations: Vec<LlmOperation>,
+    /// Empty for any.
+    pub(crate) models: Vec<Wildcard>,
+    /// Names of tools that are offered. Empty for any.
+    pub(crate) tools: Vec<Wildcard>,
+    /// It must ask for more tokens than this, or for as many as there are. For denials alone.
+    pub(crate) max_output_over: Option<u64>,
+}
+
+impl LlmMatch {
+    /// How many values it lists.
+    pub(crate) fn values(&self) -> usize {
+        self.providers.len() + self.operations.len() + self.models.len() + self.tools.len()
+    }
+
+    /// For how many parts of a call it has a condition; that it is one counts as well.
+    pub(crate) fn conditions(&self) -> usize {
+        1 + usize::from(!self.providers.is_empty())
+            + usize::from(!self.operations.is_empty())
+            + usize::from(!self.models.is_empty())
+            + usize::from(!self.tools.is_empty())
+            + usize::from(self.max_output_over.is_some())
+    }
+
+    /// Whether a request is a call that matches. `allows` as of [`crate::request::RequestMatch::matches`].
+    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool) -> bool {
+        if let Some(holds) = request.assumed(allows, Unknown::llm) {
+            return holds;
+        }
+        request.llm.is_some_and(|llm| {
+            self.provider(llm)
+                && self.operation(llm)
+                && self.model(llm, allows)
+                && self.tools(llm, allows)
+                && self.max_output(llm)
+        })
+    }
+
+    pub(crate) fn provider(&self, llm: &Llm) -> bool {
+        let name = llm.provider.as_bytes();
+        self.providers.is_empty() || self.providers.iter().any(|it| it.matches(name))
+    }
+
+    pub(crate) fn operation(&self, llm: &Llm) -> bool {
+        self.operations.is_empty() || self.operations.contains(&llm.operation)
+    }
+
+    /// Servers differ in whether they look at the case of a model's name, and one that is not named is the
+    /// server's to choose.
+    pub(crate) fn model(&self, llm: &Llm, allows: bool) -> bool {
+        if self.models.is_empty() {
+            return true;
+        }
+        let Some(model) = &llm.model else {
+            return !allows;
+        };
+        one_of(&self.models, model, allows)
+    }
+
+    /// An allowance has to match every tool that is offered, and a denial one.
+    pub(crate) fn tools(&self, llm: &Llm, allows: bool) -> bool {
+        if self.tools.is_empty() {
+            return true;
+        }
+        if llm.not_understood.is_some() {
+            return !allows;
+        }
+        let mut tools = llm.tools.iter();
+        if allows {
+            tools.all(|tool| one_of(&self.tools, tool, allows))
+        } else {
+            tools.any(|tool| one_of(&self.tools, tool, allows))
+        }
+    }
+
+    /// Vectors and numbers of tokens have no length to ask for.
+    pub(crate) fn max_output(&self, llm: &Llm) -> bool {
+        let writes = match llm.operation {
+            LlmOperation::Chat | LlmOperation::TextCompletion => true,
+            LlmOperation::Embeddings | LlmOperation::CountTokens => false,
+        };
+        // Of a call that could not be read no limit is known either.
+        self.max_output_over
+            .is_none_or(|over| writes && llm.max_output_tokens.is_none_or(|tokens| tokens > over))
+    }
+
+    /// Whether this matches whatever `other` matches, in rules that say the same: see
+    /// [`Self::depends_on_action`]. Patterns by spelling alone.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        all_or_among(&self.providers, &other.providers)
+            && (self.operations.is_empty()
+                || !other.operations.is_empty()
+                    && other
+                        .operations
+                        .iter()
+                        .all(|it| self.operations.contains(it)))
+            && all_or_among(&self.models, &other.models)
+            && all_or_among(&self.tools, &other.tools)
+            && match (self.max_output_over, other.max_output_over) {
+                (None, _) => true,
+                (Some(over), Some(others)) => over <= others,
+                (Some(_), None) => false,
+            }
+    }
+
+    /// Whether a rule that says this matches less than one of another action that says it too.
+    pub(crate) fn depends_on_action(&self, allows: bool) -> bool {
+        !self.tools.is_empty() || allows && !self.models.is_empty()
+    }
+}
+
+/// Whether one of these patterns matches. A denial is not passed by writing a name in another case.
+fn one_of(patterns: &[Wildcard], name: &str, allows: bool) -> bool {
+    let name = name.as_bytes();
+    patterns.iter().any(|pattern| {
+        if allows {
+            pattern.matches(name)
+        } else {
+            pattern.matches_any_case(name)
+        }
+    })
+}
+
+fn all_or_among(patterns: &[Wildcard], others: &[Wildcard]) -> bool {
+    patterns.is_empty()
+        || !others.is_empty() && others.iter().all(|pattern| patterns.contains(pattern))
+}

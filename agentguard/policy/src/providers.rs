@@ -1,0 +1,137 @@
+//! Where providers of language models answer, and in which form.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use agentguard_model::{HostName, LlmApi, Provider};
+
+use crate::pattern::HostPattern;
+use crate::policy::Policy;
+
+/// The providers that need no document: name, form and hosts.
+const BUILT_IN: [(&str, LlmApi, &[&str]); 9] = [
+    ("openai", LlmApi::Openai, &["api.openai.com", "chatgpt.com"]),
+    (
+        "azure_openai",
+        LlmApi::Openai,
+        &[
+            "*.openai.azure.com",
+            "*.services.ai.azure.com",
+            "*.cognitiveservices.azure.com",
+        ],
+    ),
+    ("anthropic", LlmApi::Anthropic, &["api.anthropic.com"]),
+    ("mistral", LlmApi::Openai, &["api.mistral.ai"]),
+    ("xai", LlmApi::Openai, &["api.x.ai"]),
+    ("groq", LlmApi::Openai, &["api.groq.com"]),
+    ("deepseek", LlmApi::Openai, &["api.deepseek.com"]),
+    ("openrouter", LlmApi::Openai, &["openrouter.ai"]),
+    ("together", LlmApi::Openai, &["api.together.xyz"]),
+];
+
+static TABLE: LazyLock<Hosts> = LazyLock::new(|| {
+    let mut table = Hosts::default();
+    for (name, api, hosts) in BUILT_IN {
+        let provider = Provider {
+            name: name.to_owned(),
+            api,
+        };
+        for pattern in hosts.iter().filter_map(|host| host.parse().ok()) {
+            table.add(pattern, &provider);
+        }
+    }
+    table
+});
+
+/// Providers by host.
+#[derive(Debug, Default)]
+struct Hosts {
+    /// By exact name.
+    exact: HashMap<Box<str>, Provider>,
+    /// By the name below which they answer.
+    below: HashMap<Box<str>, Provider>,
+    all: Vec<HostPattern>,
+}
+
+impl Hosts {
+    /// Adds a host of a provider; the one that has it already, if there is one.
+    fn add(&mut self, pattern: HostPattern, provider: &Provider) -> Option<Provider> {
+        let (map, name) = match &pattern {
+            HostPattern::Exact(name) => (&mut self.exact, name),
+            HostPattern::Below(name) => (&mut self.below, name),
+        };
+        let before = map.insert(name.as_str().into(), provider.clone());
+        self.all.push(pattern);
+        before
+    }
+
+    /// Who answers at a host: by its name, then by the longest name that it is below.
+    fn of(&self, host: &HostName) -> Option<&Provider> {
+        if let Some(exact) = self.exact.get(host.as_str()) {
+            return Some(exact);
+        }
+        if self.below.is_empty() {
+            return None;
+        }
+        let mut rest = host.as_str();
+        while let Some((_, suffix)) = rest.split_once('.') {
+            if let Some(below) = self.below.get(suffix) {
+                return Some(below);
+            }
+            rest = suffix;
+        }
+        None
+    }
+
+    /// Whether there is a provider at one of the names that a pattern matches.
+    fn meets(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.of(name).is_some(),
+            HostPattern::Below(_) => {
+                let mut all = self.all.iter();
+                all.any(|own| own.covers(pattern) || pattern.covers(own))
+            }
+        }
+    }
+}
+
+/// The providers of a policy: those of its documents, which come first, and those that are built in.
+#[derive(Debug, Default)]
+pub(crate) struct Providers {
+    hosts: Hosts,
+    names: Vec<String>,
+}
+
+impl Providers {
+    /// Adds a host of a provider of a document; the one that has it already, if there is one.
+    pub(crate) fn add(&mut self, pattern: HostPattern, provider: &Provider) -> Option<Provider> {
+        if !self.names.contains(&provider.name) {
+            self.names.push(provider.name.clone());
+        }
+        self.hosts.add(pattern, provider)
+    }
+
+    fn of(&self, host: &HostName) -> Option<&Provider> {
+        self.hosts.of(host).or_else(|| TABLE.of(host))
+    }
+
+    /// Whether there is a provider at one of the names that a pattern matches.
+    pub(crate) fn meet(&self, pattern: &HostPattern) -> bool {
+        self.hosts.meets(pattern) || TABLE.meets(pattern)
+    }
+
+    /// All names of providers.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let built_in = BUILT_IN.iter().map(|(name, ..)| *name);
+        self.names.iter().map(String::as_str).chain(built_in)
+    }
+}
+
+impl Policy {
+    /// The provider of language models that answers at a host, if one does: of a document's, then of those
+    /// that are built in; by the name itself, then by the longest name that it is below.
+    #[must_use]
+    pub fn provider(&self, host: &HostName) -> Option<&Provider> {
+        self.providers().of(host)
+    }
+}

@@ -1,0 +1,616 @@
+//! Calls of language models: what rules say of them, what is refused, where providers are.
+
+use agentguard_model::{Llm, LlmApi, LlmOperation, ReasonCode, Transport};
+
+use super::{agent, document, host, policy};
+use crate::table::{Expected, TestResult, WrittenTable};
+use crate::{
+    Circumstances, Condition, Consideration, Document, Facts, NotUnderstood, Policy, Request, Seen,
+    compile,
+};
+
+fn chat(model: &str, tools: &[&str]) -> Llm {
+    Llm {
+        provider: "openai".to_owned(),
+        operation: LlmOperation::Chat,
+        model: Some(model.to_owned()),
+        stream: false,
+        max_output_tokens: Some(100),
+        tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
+        not_understood: None,
+    }
+}
+
+fn unread() -> Llm {
+    Llm {
+        model: None,
+        max_output_tokens: None,
+        not_understood: Some("no JSON".to_owned()),
+        ..chat("", &[])
+    }
+}
+
+/// Rules for an agent on one host of a provider.
+fn rules(text: &str) -> Policy {
+    policy(&format!(
+        "version: 1\nagents: [{{name: coder}}]\nrules:\n{text}"
+    ))
+}
+
+fn code(policy: &Policy, llm: Option<&Llm>) -> ReasonCode {
+    let name = host("api.openai.com");
+    let facts = facts(&name, llm);
+    policy.decide(agent(policy, "coder"), &facts).reason.code
+}
+
+fn facts<'a>(name: &'a agentguard_model::HostName, llm: Option<&'a Llm>) -> Facts<'a> {
+    Facts {
+        host: Some(name),
+        ip: None,
+        port: 443,
+        transport: Transport::Tcp,
+        request: Seen::Request(Request {
+            llm,
+            ..Request::new("POST", "/v1/chat/completions")
+        }),
+        circumstances: Circumstances::NOBODY,
+    }
+}
+
+const ALLOW: ReasonCode = ReasonCode::RuleAllow;
+const DENY: ReasonCode = ReasonCode::RuleDeny;
+const NONE: ReasonCode = ReasonCode::NoRule;
+const ERROR: ReasonCode = ReasonCode::EngineError;
+
+#[test]
+fn an_allowance_is_for_calls_that_are_all_it_asks_for() {
+    let embeddings = Llm {
+        operation: LlmOperation::Embeddings,
+        ..chat("gpt-4o", &[])
+    };
+    let unnamed = Llm {
+        model: None,
+        ..chat("", &[])
+    };
+    for (says, calls) in [
+        (
+            "{}",
+            &[
+                (Some(chat("x", &[])), ALLOW),
+                (Some(unread()), ALLOW),
+                (None, NONE),
+            ][..],
+        ),
+        (
+            "{model: [\"gpt-4*\", o3]}",
+            &[
+                (Some(chat("gpt-4o", &["bash"])), ALLOW),
+                (Some(chat("o3", &[])), ALLOW),
+                (Some(chat("o3-mini", &[])), NONE),
+                // Some servers would take it for another.
+                (Some(chat("GPT-4o", &[])), NONE),
+                (Some(unnamed.clone()), NONE),
+                (Some(unread()), NONE),
+                (None, NONE),
+            ],
+        ),
+        (
+            "{provider: [open*], operation: [chat]}",
+            &[
+                (Some(chat("x", &[])), ALLOW),
+                (Some(unread()), ALLOW),
+                (Some(embeddings.clone()), NONE),
+            ],
+        ),
+        ("{provider: [mistral]}", &[(Some(chat("x", &[])), NONE)]),
+        (
+            "{tools: [\"read_*\", search]}",
+            &[
+                (Some(chat("x", &[])), ALLOW),
+                (Some(chat("x", &["read_file", "search"])), ALLOW),
+                (Some(chat("x", &["read_file", "bash"])), NONE),
+                (Some(chat("x", &["Read_file"])), NONE),
+                (Some(unread()), NONE),
+            ],
+        ),
+    ] {
+        let policy = rules(&format!(
+            "  - {{id: a, match: {{host: [api.openai.com], llm: {says}}}, action: allow, handling: inspect}}\n"
+        ));
+        for (llm, expected) in calls {
+            assert_eq!(code(&policy, llm.as_ref()), *expected, "{says} {llm:?}");
+        }
+    }
+}
+
+#[test]
+fn a_denial_is_for_calls_that_may_be_what_it_names() {
+    let unlimited = Llm {
+        max_output_tokens: None,
+        ..chat("x", &[])
+    };
+    let embeddings = Llm {
+        operation: LlmOperation::Embeddings,
+        ..unlimited.clone()
+    };
+    let unnamed = Llm {
+        model: None,
+        ..chat("", &[])
+    };
+    for (says, calls) in [
+        (
+            "{model: [\"gpt-5*\"]}",
+            &[
+                (Some(chat("gpt-5", &[])), DENY),
+                (Some(chat("GPT-5", &[])), DENY),
+                (Some(chat("gpt-4", &[])), ALLOW),
+                // The server chooses.
+                (Some(unnamed.clone()), DENY),
+                (Some(unread()), DENY),
+                (None, ALLOW),
+            ][..],
+        ),
+        (
+            "{tools: [bash, \"write_*\"]}",
+            &[
+                (Some(chat("x", &["search", "Bash"])), DENY),
+                (Some(chat("x", &["search"])), ALLOW),
+                (Some(chat("x", &[])), ALLOW),
+                (Some(unread()), DENY),
+                (None, ALLOW),
+            ],
+        ),
+        (
+            "{max_output_over: 100}",
+            &[
+                (Some(chat("x", &[])), ALLOW),
+                (
+                    Some(Llm {
+                        max_output_tokens: Some(101),
+                        ..chat("x", &[])
+                    }),
+                    DENY,
+                ),
+                (Some(unlimited), DENY),
+                (Some(embeddings), ALLOW),
+                (Some(unread()), DENY),
+                (None, ALLOW),
+            ],
+        ),
+        // What it is for is known of one that could not be read.
+        (
+            "{operation: [embeddings], model: [x]}",
+            &[(Some(unread()), ALLOW)],
+        ),
+        ("{}", &[(Some(unread()), DENY), (None, ALLOW)]),
+    ] {
+        let policy = rules(&format!(
+            "  - {{id: a, match: {{host: [api.openai.com]}}, action: allow, handling: inspect}}\n  - {{id: d, match: {{host: [api.openai.com], llm: {says}}}, action: deny}}\n"
+        ));
+        for (llm, expected) in calls {
+            assert_eq!(code(&policy, llm.as_ref()), *expected, "{says} {llm:?}");
+        }
+    }
+}
+
+#[test]
+fn expressions_look_at_calls() {
+    for (says, calls) in [
+        (
+            "llm.provider == 'openai' && llm.model.startsWith('gpt-4') && llm.max_output_tokens <= 100",
+            &[
+                (Some(chat("gpt-4o", &[])), ALLOW),
+                (Some(chat("o3", &[])), NONE),
+                (Some(unread()), ERROR),
+                (None, NONE),
+            ][..],
+        ),
+        (
+            "llm.provider == '' && llm.operation == '' && llm.model == '' && !llm.stream && llm.max_output_tokens == 0 && size(llm.tools) == 0",
+            &[(None, ALLOW), (Some(chat("x", &[])), NONE)],
+        ),
+        (
+            "!('bash' in llm.tools) && llm.tools.all(t, t.startsWith('read'))",
+            &[
+                (Some(chat("x", &["read"])), ALLOW),
+                (Some(chat("x", &["read", "write"])), NONE),
+                (Some(chat("x", &["bash"])), NONE),
+                (Some(chat("x", &["read"; 1025])), ERROR),
+                (None, ALLOW),
+            ],
+        ),
+        // What is known of every call.
+        (
+            "llm.operation == 'chat' && llm.provider == 'openai'",
+            &[(Some(unread()), ALLOW)],
+        ),
+    ] {
+        let policy = rules(&format!(
+            "  - id: a\n    match: {{host: [api.openai.com]}}\n    action: allow\n    handling: inspect\n    when: \"{says}\"\n"
+        ));
+        for (llm, expected) in calls {
+            assert_eq!(code(&policy, llm.as_ref()), *expected, "{says} {llm:?}");
+        }
+    }
+}
+
+#[test]
+fn what_no_request_was_seen_of_may_be_a_call() {
+    let policy = rules(
+        "  - {id: a, match: {host: [api.openai.com], llm: {model: [x]}}, action: allow, handling: inspect}\n",
+    );
+    let name = host("api.openai.com");
+    for (request, expected) in [
+        (Seen::NotYet, ReasonCode::NeedsInspection),
+        (Seen::Tls, ReasonCode::NeedsInspection),
+        (Seen::Never, ReasonCode::NeedsInspection),
+    ] {
+        let facts = Facts {
+            request,
+            ..facts(&name, None)
+        };
+        let coder = agent(&policy, "coder");
+        assert!(policy.inspects(coder, &facts));
+        assert_eq!(policy.decide(coder, &facts).reason.code, expected);
+    }
+}
+
+#[test]
+fn a_near_miss_says_what_the_rule_asks_of_a_call() {
+    let policy = rules(
+        "  - {id: a, match: {host: [api.openai.com], llm: {operation: [chat, embeddings], model: [\"gpt-4*\"], tools: [search]}}, action: allow, handling: inspect}\n",
+    );
+    let name = host("api.openai.com");
+    let llm = chat("o3", &["bash"]);
+    for (llm, conditions, written) in [
+        (None, vec![Condition::Llm], "llm"),
+        (
+            Some(&llm),
+            vec![Condition::Model, Condition::Tools],
+            "model [gpt-4*]",
+        ),
+    ] {
+        let facts = facts(&name, llm);
+        let considered = policy.explain(agent(&policy, "coder"), &facts);
+        assert_eq!(
+            considered[0].verdict,
+            Consideration::Failed(conditions.clone())
+        );
+        assert_eq!(considered[0].written(conditions[0]), written);
+        assert_eq!(
+            considered[0].written(Condition::Operation),
+            "operation [chat, embeddings]"
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_calls_and_providers_is_told() {
+    let head = "version: 1\nagents: [{name: coder}]\n";
+    for (text, told) in [
+        (
+            "rules: [{id: a, action: allow, match: {llm: {max_output_over: 5}}}]",
+            "`max_output_over` is for a rule that denies",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {llm: {operation: [chats]}}}]",
+            "`chats` is no operation of a language model\n  hint: did you mean `chat`?",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {llm: {operation: [\"*\"]}}}]",
+            "hint: one of chat, text_completion, embeddings, count_tokens",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {llm: {modell: [x]}}}]",
+            "unknown key `modell`\n  hint: did you mean `model`?",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {llm: {model: []}}}]",
+            "`model` is empty",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {llm: {model: [\"\"]}}}]",
+            "a pattern has 1 to 1024 bytes",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {llm: {provider: [api.openai.com/v1]}}}]",
+            "its hosts stand under `providers`",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {protocol: [tls], llm: {}}}]",
+            "shows no `llm`",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {protocol: [websocket], llm: {}}}]",
+            "opens no `websocket`",
+        ),
+        (
+            "rules: [{id: a, action: deny, match: {transport: [udp], llm: {}}}]",
+            "a rule over `udp` cannot look at requests",
+        ),
+        (
+            "rules: [{id: a, action: allow, match: {llm: {}}, handling: direct}]",
+            "`direct` cannot go with what looks at requests",
+        ),
+        (
+            "providers: [{name: Mine, api: openai, hosts: [a.example]}]",
+            "`Mine` is not a provider's name",
+        ),
+        (
+            "providers: [{name: mine, api: gemini, hosts: [a.example]}]",
+            "gemini",
+        ),
+        (
+            "providers: [{name: mine, api: openai, hosts: []}]",
+            "`hosts` is empty",
+        ),
+        (
+            "providers: [{name: mine, api: openai, hosts: [\"a.*\"]}]",
+            "is not a host name",
+        ),
+        (
+            "providers: [{name: a, api: openai, hosts: [a.example]}, {name: b, api: openai, hosts: [a.example]}]",
+            "`a.example` has a provider already\n  hint: it is one of `a`",
+        ),
+        (
+            "providers: [{name: a, api: openai, hosts: [a.example]}, {name: a, api: openai, hosts: [b.example]}]",
+            "a second provider `a`",
+        ),
+        (
+            "defaults: {not_understood: maybe}",
+            "not_understood: unknown value",
+        ),
+    ] {
+        let text = format!("{head}{text}\n");
+        let found = compile(&[document(&text)]).expect_err(&text).to_string();
+        if told.starts_with("not_understood") {
+            assert!(found.contains("maybe"), "{found}");
+        } else {
+            assert!(found.contains(told), "{text}{found}");
+        }
+    }
+}
+
+#[test]
+fn too_many_providers_and_hosts_are_refused() {
+    let providers = |count, hosts: usize| {
+        let one = |n| {
+            let hosts: Vec<_> = (0..hosts).map(|h| format!("h{h}.p{n}.example")).collect();
+            format!(
+                "  - {{name: p{n}, api: openai, hosts: [{}]}}\n",
+                hosts.join(", ")
+            )
+        };
+        let all: String = (0..count).map(one).collect();
+        document(&format!("version: 1\nproviders:\n{all}"))
+    };
+    assert!(compile(&[providers(64, 4)]).is_ok());
+    let found = compile(&[providers(65, 1)]).unwrap_err().to_string();
+    assert!(found.contains("more than 64 providers"), "{found}");
+    let found = compile(&[providers(64, 5)]).unwrap_err().to_string();
+    assert!(found.contains("more than 256 hosts"), "{found}");
+}
+
+#[test]
+fn what_was_probably_not_meant_is_warned_of() {
+    for (rule, told) in [
+        (
+            "{id: a, action: deny, match: {llm: {provider: [opennai]}}}",
+            "no provider is called `opennai`\n  hint: did you mean `openai`?",
+        ),
+        (
+            "{id: a, action: deny, match: {llm: {provider: [min]}}}",
+            "no provider is called `min`\n  hint: did you mean `mine`?",
+        ),
+        (
+            "{id: a, action: deny, match: {host: [other.example], llm: {}}}",
+            "no provider answers where this rule is for",
+        ),
+        (
+            "{id: a, action: allow, match: {cidr: [192.0.2.1/32], llm: {}}}",
+            "no provider answers where this rule is for",
+        ),
+    ] {
+        let text = format!(
+            "version: 1\nagents: [{{name: coder}}]\nproviders: [{{name: mine, api: openai, hosts: [a.mine.example]}}]\nrules: [{rule}]\n"
+        );
+        let policy = compile(&[document(&text)]).unwrap();
+        let warnings: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        assert!(
+            warnings.iter().any(|it| it.contains(told)),
+            "{rule} {warnings:?}"
+        );
+    }
+    for host in [
+        "a.mine.example",
+        "\"*.mine.example\"",
+        "api.openai.com",
+        "\"*.openai.azure.com\"",
+    ] {
+        let text = format!(
+            "version: 1\nagents: [{{name: coder}}]\nproviders: [{{name: mine, api: openai, hosts: [a.mine.example]}}]\nrules: [{{id: a, action: deny, match: {{host: [{host}], llm: {{}}}}}}]\n"
+        );
+        let policy = compile(&[document(&text)]).unwrap();
+        assert_eq!(policy.warnings(), [], "{host}");
+    }
+    // Two that say the same of tools do not match the same: one that offers none is denied by neither.
+    let policy = rules(
+        "  - {id: a, match: {host: [api.openai.com], llm: {tools: [x]}}, action: allow, handling: inspect}\n  - {id: d, match: {host: [api.openai.com], llm: {tools: [x]}}, action: deny}\n",
+    );
+    assert_eq!(policy.warnings(), []);
+    let policy = rules(
+        "  - {id: a, match: {host: [api.openai.com], llm: {model: [x]}}, action: allow, handling: inspect}\n  - {id: d, match: {host: [api.openai.com], llm: {}}, action: deny}\n",
+    );
+    assert_eq!(policy.warnings().len(), 1);
+}
+
+#[test]
+fn providers_are_found_by_host() {
+    let second = Document {
+        path: "q.yaml".to_owned(),
+        text: "version: 1\nlists: {ours: [models.corp.example, \"*.gpu.corp.example\"]}\nproviders: [{name: ours, api: openai, hosts: [\"@ours\"]}]\n".to_owned(),
+    };
+    let first = "version: 1\nproviders:\n  - {name: gateway, api: anthropic, hosts: [\"*.corp.example\", \"*.openai.com\"]}\n";
+    let policy = compile(&[document(first), second]).unwrap();
+    for (name, expected) in [
+        ("api.anthropic.com", Some(("anthropic", LlmApi::Anthropic))),
+        ("x.api.anthropic.com", None),
+        (
+            "us.openai.azure.com",
+            Some(("azure_openai", LlmApi::Openai)),
+        ),
+        ("openai.azure.com", None),
+        ("openrouter.ai", Some(("openrouter", LlmApi::Openai))),
+        // The document's come first.
+        ("api.openai.com", Some(("gateway", LlmApi::Anthropic))),
+        ("x.corp.example", Some(("gateway", LlmApi::Anthropic))),
+        ("corp.example", None),
+        ("models.corp.example", Some(("ours", LlmApi::Openai))),
+        ("a.b.gpu.corp.example", Some(("ours", LlmApi::Openai))),
+        ("example.org", None),
+    ] {
+        let found = policy.provider(&host(name));
+        let found = found.map(|it| (it.name.as_str(), it.api));
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn what_becomes_of_calls_that_cannot_be_read_is_loaded() {
+    let policy = policy(
+        "version: 1\ndefaults: {not_understood: allow}\nagents: [{name: coder}, {name: strict, not_understood: deny}]\n",
+    );
+    let of = |name| agent(&policy, name).not_understood;
+    assert_eq!(of("coder"), NotUnderstood::Allow);
+    assert_eq!(of("strict"), NotUnderstood::Deny);
+    let silent = super::policy("version: 1\nagents: [{name: coder}]\n");
+    assert_eq!(agent(&silent, "coder").not_understood, NotUnderstood::Deny);
+}
+
+const TABLE: &str = "\
+version: 1
+providers: [{name: ours, api: openai, hosts: [models.corp.example]}]
+agents: [{name: coder}, {name: lax, not_understood: allow}, {name: newcomer, mode: shadow}]
+rules:
+  - id: ask
+    match: {host: [models.corp.example], port: [443], llm: {provider: [ours], operation: [chat]}}
+    action: allow
+    handling: inspect
+  - id: no-shell
+    match: {host: [models.corp.example], llm: {operation: [chat, embeddings], tools: [bash]}}
+    action: deny
+";
+
+fn tried(agent: &str, request: &str) -> Result<TestResult, String> {
+    let text = format!(
+        "version: 1\npolicy: p.yaml\ntests:\n  - {{name: a, agent: {agent}, host: models.corp.example, port: 443, request: {{method: POST, path: /v1/chat/completions, {request}}}, expect: allow}}\n"
+    );
+    let table = WrittenTable::parse("p.test.yaml", &text).map_err(|it| it.to_string())?;
+    let policy = policy(TABLE);
+    let table = table.check(&policy).map_err(|it| it.to_string())?;
+    Ok(table.run(&policy, |_, _, _| None).remove(0))
+}
+
+#[test]
+fn tests_make_calls() {
+    for (agent, request, verdict, enforced, code) in [
+        (
+            "coder",
+            "llm: {operation: chat, model: m}",
+            Expected::Allow,
+            true,
+            ALLOW,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, tools: [ls, bash], stream: true}",
+            Expected::Deny,
+            true,
+            DENY,
+        ),
+        (
+            "coder",
+            "llm: {operation: embeddings}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, provider: openai, max_output_tokens: 5}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
+        ("coder", "body: 1KiB", Expected::Deny, true, NONE),
+        // A denial by what is not known comes first.
+        (
+            "lax",
+            "llm: {operation: chat, not_understood: true}",
+            Expected::Deny,
+            true,
+            DENY,
+        ),
+    ] {
+        let result = tried(agent, request).unwrap();
+        let got = result.got;
+        assert_eq!(
+            (got.verdict, got.enforced, got.reason.code),
+            (verdict, enforced, code),
+            "{request}"
+        );
+    }
+    for (request, told) in [
+        ("llm: {operation: chats}", "chats"),
+        (
+            "llm: {operation: chat, provider: opennai}",
+            "the policy has no provider `opennai`\n  hint: did you mean `openai`?",
+        ),
+        (
+            "llm: {operation: chat, model: m, not_understood: true}",
+            "nothing is known but provider and operation",
+        ),
+        ("llm: {model: m}", "operation"),
+    ] {
+        let found = tried("coder", request).unwrap_err();
+        assert!(found.contains(told), "{request} {found}");
+    }
+    let text = "version: 1\npolicy: p.yaml\ntests:\n  - {name: a, agent: coder, host: other.example, port: 443, request: {method: POST, path: /, llm: {operation: chat}}, expect: allow}\n";
+    let policy = policy(TABLE);
+    let table = WrittenTable::parse("p.test.yaml", text).unwrap();
+    let found = table.check(&policy).unwrap_err().to_string();
+    assert!(
+        found.contains("no provider of language models answers there"),
+        "{found}"
+    );
+    assert!(
+        found.contains("hint: providers stand under `providers`"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_call_that_cannot_be_read_is_denied_by_default() {
+    let text = TABLE.replace(
+        ", tools: [bash]",
+        ", tools: [bash], model: [x], provider: [openai]",
+    );
+    let policy = policy(&text);
+    for (agent, verdict, enforced, code) in [
+        ("coder", Expected::Deny, true, ReasonCode::NotUnderstood),
+        ("lax", Expected::Allow, true, ALLOW),
+        ("newcomer", Expected::Deny, false, ReasonCode::NotUnderstood),
+    ] {
+        let tests = format!(
+            "version: 1\npolicy: p.yaml\ntests:\n  - {{name: a, agent: {agent}, host: models.corp.example, port: 443, request: {{method: POST, path: /, llm: {{operation: chat, not_understood: true}}}}, expect: allow}}\n"
+        );
+        let table = WrittenTable::parse("p.test.yaml", &tests).unwrap();
+        let table = table.check(&policy).unwrap();
+        let got = table.run(&policy, |_, _, _| None).remove(0).got;
+        assert_eq!(
+            (got.verdict, got.enforced, got.reason.code),
+            (verdict, enforced, code),
+            "{agent}"
+        );
+    }
+}
