@@ -256,8 +256,9 @@ fn call(
 ) -> Result<(Option<Llm>, bool), Unread> {
     let action = &decision.action;
     let provider = action.host.as_ref().and_then(|host| policy.provider(host));
-    let tunnel = action.method.as_deref() == Some("CONNECT");
-    let Some(provider) = provider.filter(|_| !tunnel) else {
+    // A call has content, and the request for a tunnel ends at the guard.
+    let none = matches!(action.method.as_deref(), Some("GET" | "HEAD" | "CONNECT"));
+    let Some(provider) = provider.filter(|_| !none) else {
         return Ok((None, false));
     };
     // Another provider may have another form, in which it is another call or none.

@@ -15,6 +15,7 @@ use super::{By, Closed, State};
 use crate::agent::AgentPolicy;
 use crate::conditions::When;
 use crate::decide::{Facts, Ruling, RulingOutcome};
+use crate::document::NotUnderstood;
 use crate::flow::Flow;
 use crate::index::Position;
 use crate::policy::Policy;
@@ -115,10 +116,51 @@ impl Worlds<'_> {
             Attempted::Unopened(flow, tls) if !self.inspects(flow) => {
                 self.anywhere(flow, &self.both(flow, unread(*tls)))
             }
-            Attempted::Unopened(flow, _) | Attempted::Unseen(flow) => self.whatever_is_sent(flow),
-            Attempted::Request(flow, asked) if asked.tls => self.request_in_tls(flow, asked),
-            Attempted::Request(flow, asked) => self.request(flow, asked),
+            Attempted::Unopened(flow, _) | Attempted::Unseen(flow) => {
+                self.or_unread(flow, self.whatever_is_sent(flow))
+            }
+            Attempted::Request(flow, asked) => {
+                let outcomes = if asked.tls {
+                    self.request_in_tls(flow, asked)
+                } else {
+                    self.request(flow, asked)
+                };
+                if asked.unknown.llm {
+                    self.or_unread(flow, outcomes)
+                } else {
+                    outcomes
+                }
+            }
         }
+    }
+
+    /// What is sent may be a call of a language model that cannot be read, which the proxy denies whatever the
+    /// rules say.
+    fn or_unread(&self, flow: &Flow, mut outcomes: Outcomes) -> Outcomes {
+        let host = flow.host.as_ref();
+        let provider = host.and_then(|host| self.policy.provider(host));
+        let early = self.policy.decide(self.agent, &flow.facts(Seen::NotYet));
+        let looks = early.outcome != RulingOutcome::Allow(Handling::Direct);
+        let denies = self.agent.not_understood == NotUnderstood::Deny;
+        let mut said = outcomes.said.iter();
+        if provider.is_none() || !looks || !denies || !said.any(|said| said.state.goes_on()) {
+            return outcomes;
+        }
+        outcomes.said.push(Said {
+            state: State {
+                verdict: Verdict::Deny,
+                enforced: !self.agent.observes(),
+            },
+            by: By {
+                rule: None,
+                reason: ReasonCode::NotUnderstood,
+            },
+        });
+        if outcomes.why.is_empty() {
+            let what = "whether it is a call of a language model that can be read";
+            outcomes.why = listed(BTreeSet::from([what.to_owned()]));
+        }
+        outcomes
     }
 
     /// A request that came inside TLS, which is not opened by every policy, nor whatever a switch says.

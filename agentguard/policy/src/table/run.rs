@@ -211,7 +211,7 @@ impl Attempt {
         let ruling = policy.decide(agent, &flow.facts(seen));
         let got = Got::of(ruling, unopened);
         match seen {
-            Seen::Request(request) if got.verdict != Expected::Deny => {
+            Seen::Request(request) if got.verdict != Expected::Deny || !got.enforced => {
                 got.unless_unread(agent, &request)
             }
             _ => got,
@@ -269,7 +269,8 @@ impl Got {
     /// As the proxy has it of a call of a language model that cannot be read.
     fn unless_unread(self, agent: &AgentPolicy, request: &Request<'_>) -> Self {
         let unread = request.llm.is_some_and(|llm| llm.not_understood.is_some());
-        if !unread || agent.not_understood == NotUnderstood::Allow {
+        let denied = self.verdict == Expected::Deny && agent.observes();
+        if !unread || denied || agent.not_understood == NotUnderstood::Allow {
             return self;
         }
         let message = "the call of a language model cannot be read";

@@ -89,7 +89,7 @@ fn an_allowance_is_for_calls_that_are_all_it_asks_for() {
                 (Some(chat("o3-mini", &[])), NONE),
                 // Some servers would take it for another.
                 (Some(chat("GPT-4o", &[])), NONE),
-                (Some(unnamed.clone()), NONE),
+                (Some(unnamed), NONE),
                 (Some(unread()), NONE),
                 (None, NONE),
             ],
@@ -99,7 +99,7 @@ fn an_allowance_is_for_calls_that_are_all_it_asks_for() {
             &[
                 (Some(chat("x", &[])), ALLOW),
                 (Some(unread()), ALLOW),
-                (Some(embeddings.clone()), NONE),
+                (Some(embeddings), NONE),
             ],
         ),
         ("{provider: [mistral]}", &[(Some(chat("x", &[])), NONE)]),
@@ -145,7 +145,7 @@ fn a_denial_is_for_calls_that_may_be_what_it_names() {
                 (Some(chat("GPT-5", &[])), DENY),
                 (Some(chat("gpt-4", &[])), ALLOW),
                 // The server chooses.
-                (Some(unnamed.clone()), DENY),
+                (Some(unnamed), DENY),
                 (Some(unread()), DENY),
                 (None, ALLOW),
             ][..],

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use agentguard_model::{Context, Transport};
+use agentguard_model::{Context, Llm, LlmOperation, Transport};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -51,13 +51,15 @@ const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
 pub(super) const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
 pub(super) const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
 /// What the kernel does not know. The last one cannot be evaluated.
-pub(super) const CONDITIONS: [&str; 7] = [
+pub(super) const CONDITIONS: [&str; 9] = [
     "    when: request.method == 'GET'\n",
     "    when: switches.lever && agent.name == 'coder'\n",
     "    when: context.user == 'alice' || request.path == '/a/b'\n",
     "    rollout: {percent: 50}\n",
     "      user: [al*]\n",
     "      time: {hours: [\"08:00-18:00\"]}\n",
+    "    when: llm.provider != '' && (llm.model == 'm1' || 'a' in llm.tools)\n",
+    "    when: llm.operation == 'chat' || request.method == 'GET'\n",
     "    when: agent.labels.none == 'a' || request.headers.none == 'a'\n",
 ];
 const PROTOCOLS: [&str; 6] = [
@@ -67,6 +69,15 @@ const PROTOCOLS: [&str; 6] = [
     "[tls]",
     "[tls, other]",
     "[other]",
+];
+/// What rules say of calls; the last one is for denials.
+const CALLS: [&str; 6] = [
+    "{}",
+    "{provider: [ours]}",
+    "{operation: [chat]}",
+    "{model: [\"m*\"]}",
+    "{tools: [a, b]}",
+    "{max_output_over: 10}",
 ];
 pub(super) const STRATEGIES: [&str; 3] = [
     "deny_overrides",
@@ -95,16 +106,19 @@ fn any_rule() -> impl Strategy<Value = String> {
             prop::option::weighted(0.3, prop::sample::select(&CONDITIONS[..])),
             prop::bool::weighted(0.15),
             prop::option::weighted(0.2, prop::sample::select(&PROTOCOLS[..])),
+            prop::option::weighted(0.2, prop::sample::select(&CALLS[..])),
         ),
     )
         .prop_map(
             |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
                 let (query, over) = (more.0, more.1 && !allow);
-                let parts = method || path || query || over;
+                let call = more.6.filter(|it| !allow || !it.contains("over"));
+                let parts = method || path || query || over || call.is_some();
                 let changes = more.4 && allow;
                 let looks = parts || changes || more.3.is_some() || allow && handling == "inspect";
                 // What shows no request is for rules that look at none.
-                let protocol = more.5.filter(|it| !looks || !it.contains("tls") && !it.contains("other"));
+                let protocol = more.5.filter(|it| call.is_none() || !it.contains("websocket"));
+                let protocol = protocol.filter(|it| !looks || !it.contains("tls") && !it.contains("other"));
                 let request = parts || changes || more.3.is_some() || protocol.is_some();
                 let transport = match transport {
                     _ if request || allow && handling == "inspect" => "tcp",
@@ -136,6 +150,9 @@ fn any_rule() -> impl Strategy<Value = String> {
                 }
                 if query {
                     text.push_str("      query: {a: [b, \"c*\"]}\n");
+                }
+                if let Some(call) = call {
+                    writeln!(text, "      llm: {call}").unwrap();
                 }
                 if over {
                     text.push_str("      body_over: 10\n");
@@ -226,6 +243,39 @@ pub(super) fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
             false => circumstances,
         }
     })
+}
+
+/// A call of a language model, or none.
+pub(super) fn call() -> impl Strategy<Value = Option<&'static Llm>> {
+    static CALLS: LazyLock<[Llm; 6]> = LazyLock::new(|| {
+        let chat = |model: &str, most, tools: &[&str]| Llm {
+            provider: "ours".to_owned(),
+            operation: LlmOperation::Chat,
+            model: Some(model.to_owned()),
+            stream: false,
+            max_output_tokens: most,
+            tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
+            not_understood: None,
+        };
+        let unread = |operation| Llm {
+            operation,
+            model: None,
+            not_understood: Some("cut".to_owned()),
+            ..chat("", None, &[])
+        };
+        [
+            chat("m1", Some(5), &["a"]),
+            chat("M2", Some(20), &["a", "c"]),
+            chat("x", None, &[]),
+            Llm {
+                operation: LlmOperation::Embeddings,
+                ..chat("m1", None, &[])
+            },
+            unread(LlmOperation::Chat),
+            unread(LlmOperation::Embeddings),
+        ]
+    });
+    prop::option::weighted(0.7, 0usize..6).prop_map(|n| n.map(|n| &CALLS[n]))
 }
 
 pub(super) fn transports() -> impl Strategy<Value = Transport> {

@@ -6,8 +6,8 @@ mod recorder;
 use std::net::IpAddr;
 
 use agentguard_model::{
-    Action, ActionKind, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Outcome, Reason,
-    ReasonCode, Transport, Verdict,
+    Action, ActionKind, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Llm, LlmOperation,
+    Outcome, Reason, ReasonCode, Transport, Verdict,
 };
 use ipnet::IpNet;
 use ulid::Ulid;
@@ -533,4 +533,62 @@ rules:
     let replay = Replay::new(&looks, [], &OPEN);
     let replayed = replay.replay(&allowed(Layer::Proxy, action));
     assert!(matches!(replayed, Replayed::CannotTell(_)), "{replayed:?}");
+}
+
+/// A call of a language model, as it is recorded.
+fn call(provider: &str, model: &str) -> Action {
+    Action {
+        llm: Some(Llm {
+            provider: provider.to_owned(),
+            operation: LlmOperation::Chat,
+            model: Some(model.to_owned()),
+            stream: false,
+            max_output_tokens: None,
+            tools: Vec::new(),
+            not_understood: None,
+        }),
+        kind: ActionKind::LlmCall,
+        ..asks("POST", "m.example")
+    }
+}
+
+#[test]
+fn what_is_known_of_calls_is_told() {
+    let text = "version: 1\nproviders: [{name: ours, api: openai, hosts: [m.example]}]\nagents: [{name: coder}]\nrules:\n  - {id: small, match: {host: [m.example], llm: {model: [\"small*\"]}}, action: allow}\n  - {id: list, match: {host: [m.example], method: [GET]}, action: allow}\n";
+    let candidate = policy(text);
+    let unread = |action: Action| Action {
+        llm: action.llm.map(|llm| Llm {
+            model: None,
+            not_understood: Some("cut".to_owned()),
+            ..llm
+        }),
+        ..action
+    };
+    for (action, expected) in [
+        (call("ours", "small-1"), Ok(Verdict::Allow)),
+        (call("ours", "large"), Ok(Verdict::Deny)),
+        // Another form may make another call of it.
+        (
+            call("theirs", "small-1"),
+            Err("whether it is a call of a language model"),
+        ),
+        // Nobody read it as one, for which there may have been no reason then.
+        (
+            asks("POST", "m.example"),
+            Err("whether it is a call of a language model"),
+        ),
+        (asks("GET", "m.example"), Ok(Verdict::Allow)),
+        (
+            unread(call("ours", "")),
+            Err("`not_understood` of the candidate denies those"),
+        ),
+    ] {
+        let replayed =
+            Replay::new(&candidate, [], &OPEN).replay(&allowed(Layer::Proxy, action.clone()));
+        match (expected, &replayed) {
+            (Ok(verdict), Replayed::Told(told)) => assert_eq!(told.would_be.verdict, verdict),
+            (Err(why), Replayed::CannotTell(told)) => assert!(told.contains(why), "{told}"),
+            _ => panic!("{action:?} {replayed:?}"),
+        }
+    }
 }

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use agentguard_model::{
-    Action, ActionKind, Agent, Context, Decision, DecisionId, Handling, HostName, Layer, Matched,
-    Mode, Reason, ReasonCode, Transport, Verdict,
+    Action, ActionKind, Agent, Context, Decision, DecisionId, Handling, HostName, Layer, Llm,
+    Matched, Mode, Reason, ReasonCode, Transport, Verdict,
 };
 use jiff::Timestamp;
 use ulid::Ulid;
 
 use crate::tests::agent;
-use crate::{Circumstances, Facts, Policy, Request, RulingOutcome, Seen, special};
+use crate::{Circumstances, Facts, NotUnderstood, Policy, Request, RulingOutcome, Seen, special};
 
 /// A decision on nothing in particular.
 pub(super) fn decision(layer: Layer, action: Action) -> Decision {
@@ -112,9 +112,25 @@ impl Recorder<'_> {
             let matched = ruling.matched.into_iter().take(1).collect();
             return self.record(&facts.circumstances, (Layer::Kernel, action), said, matched);
         }
+        let unseen = Request::new("", "");
+        let asked = match &attempt.sent {
+            Sent::Clear(request) | Sent::Tls(request) => request,
+            Sent::Opaque => &unseen,
+        };
+        // A call is one at a provider's.
+        let provider = facts.host.and_then(|host| self.policy.provider(host));
+        let call = asked.llm.filter(|_| asked.method != "GET");
+        let call = call.zip(provider).map(|(llm, provider)| Llm {
+            provider: provider.name.clone(),
+            ..llm.clone()
+        });
+        let as_read = |request| {
+            let llm = call.as_ref();
+            Seen::Request(Request { llm, ..request })
+        };
         let seen = match attempt.sent {
-            Sent::Clear(request) => Seen::Request(request),
-            Sent::Tls(request) if self.policy.inspects(agent, &facts) => Seen::Request(request),
+            Sent::Clear(request) => as_read(request),
+            Sent::Tls(request) if self.policy.inspects(agent, &facts) => as_read(request),
             Sent::Tls(_) => Seen::Tls,
             Sent::Opaque => Seen::Never,
         };
@@ -136,6 +152,19 @@ impl Recorder<'_> {
             action.body = (request.body > 0).then_some(request.body);
             action.tls = matches!(attempt.sent, Sent::Tls(_));
             action.websocket = request.websocket;
+            action.llm = request.llm.cloned();
+            if action.llm.is_some() {
+                action.kind = ActionKind::LlmCall;
+            }
+            // What cannot be read is the proxy's to deny.
+            let unread = request.llm.is_some_and(|llm| llm.not_understood.is_some());
+            let denied = ruling.verdict == Verdict::Deny && (ruling.enforced || agent.observes());
+            if unread && !denied && agent.not_understood == NotUnderstood::Deny {
+                let reason = Reason::new(ReasonCode::NotUnderstood, "cut");
+                let said = (Verdict::Deny, !agent.observes(), reason);
+                let layer = (Layer::Proxy, action);
+                return self.record(&facts.circumstances, layer, said, Vec::new());
+            }
         }
         // An address behind the name for which a rule denies it is told, in force before on paper.
         if let (Some(ip), Some(_), None) = (attempt.behind, facts.host, facts.ip)
