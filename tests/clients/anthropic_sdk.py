@@ -47,6 +47,10 @@ def unknown():
     attempt(lambda: client.messages.create(**{**CHAT, "model": "no-such-model"}))
 
 
+def forbidden():
+    attempt(lambda: client.messages.create(**{**CHAT, "model": "claude-forbidden"}))
+
+
 def models():
     attempt(lambda: client.models.list())
 

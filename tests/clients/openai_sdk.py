@@ -60,6 +60,10 @@ def unknown():
     attempt(lambda: client.chat.completions.create(**{**CHAT, "model": "no-such-model"}))
 
 
+def forbidden():
+    attempt(lambda: client.chat.completions.create(**{**CHAT, "model": "gpt-4-forbidden"}))
+
+
 def models():
     attempt(lambda: client.models.list())
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agentguard_model::Llm;
 use agentguard_policy::{Query, Request, Seen};
 use http::HeaderMap;
 
@@ -13,6 +14,7 @@ pub struct Asked {
     body: AtomicU64,
     tls: bool,
     websocket: bool,
+    llm: Option<Llm>,
 }
 
 /// What a connection carries, as far as it is read.
@@ -67,6 +69,7 @@ impl Asked {
             body: AtomicU64::new(body.unwrap_or(0)),
             tls: false,
             websocket: false,
+            llm: None,
         }
     }
 
@@ -85,6 +88,15 @@ impl Asked {
         }
     }
 
+    /// The same, which is a call of a language model.
+    #[must_use]
+    pub fn calling(self, llm: Llm) -> Self {
+        Self {
+            llm: Some(llm),
+            ..self
+        }
+    }
+
     /// A request that ends here, and opens a tunnel.
     #[must_use]
     pub fn tunnel(method: &str, to: &str) -> Self {
@@ -99,6 +111,7 @@ impl Asked {
             body: AtomicU64::new(0),
             tls: false,
             websocket: false,
+            llm: None,
         }
     }
 
@@ -110,6 +123,7 @@ impl Asked {
             body: AtomicU64::new(0),
             tls: self.tls,
             websocket: self.websocket,
+            llm: self.llm.clone(),
         }
     }
 
@@ -127,6 +141,7 @@ impl Asked {
             body: self.body.load(Ordering::Relaxed),
             tls: self.tls,
             websocket: self.websocket,
+            llm: self.llm.as_ref(),
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

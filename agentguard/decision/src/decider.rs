@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::{
     Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
-    Reason, ReasonCode, Transport, Verdict,
+    Provider, Reason, ReasonCode, Transport, Verdict,
 };
 use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
+    Addresses, AgentPolicy, Facts, NameRuling, NotUnderstood, Policy, Ruling, RulingOutcome, Seen,
 };
 use jiff::Timestamp;
 use ulid::Generator;
@@ -231,6 +231,12 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
+    /// Which provider of language models answers at a host, if one does. Pure; records nothing.
+    #[must_use]
+    pub fn provider(&self, host: &HostName) -> Option<Provider> {
+        self.policies.current().provider(host).cloned()
+    }
+
     /// Whether an agent's denials are recorded only.
     #[must_use]
     pub fn observes(&self, agent: AgentId) -> bool {
@@ -366,13 +372,14 @@ impl<R: Recorder> Decider<R> {
         seen: Seen<'_>,
     ) -> Ruling {
         match self.agent(policy, client.agent) {
-            Ok(agent) => policy.decide(
-                agent,
-                &Facts {
+            Ok(agent) => {
+                let moment = self.moment(client);
+                let facts = Facts {
                     transport,
-                    ..self.moment(client).facts(target, seen)
-                },
-            ),
+                    ..moment.facts(target, seen)
+                };
+                unless_unread(agent, seen, policy.decide(agent, &facts))
+            }
             Err(reason) => Ruling {
                 outcome: RulingOutcome::Deny,
                 verdict: Verdict::Deny,
@@ -443,6 +450,10 @@ impl<R: Recorder> Decider<R> {
             what.body = (request.body > 0).then_some(request.body);
             what.tls = request.tls;
             what.websocket = request.websocket;
+            if let Some(llm) = request.llm {
+                what.kind = ActionKind::LlmCall;
+                what.llm = Some(llm.clone());
+            }
         } else {
             what.tls = seen == Seen::Tls;
         }
@@ -561,6 +572,40 @@ impl<R: Recorder> Decider<R> {
             .name(id)
             .ok_or_else(|| unknown(&format!("with the number {}", id.0)))?;
         policy.agent(&name).ok_or_else(|| unknown(name.as_str()))
+    }
+}
+
+/// What becomes of a call of a language model that goes on by the rules and cannot be read: the agent's
+/// `not_understood` says. One that is only observed keeps a denial on paper by its rule.
+fn unless_unread(agent: &AgentPolicy, seen: Seen<'_>, ruling: Ruling) -> Ruling {
+    let Seen::Request(request) = seen else {
+        return ruling;
+    };
+    let why = request.llm.and_then(|llm| llm.not_understood.as_ref());
+    let (Some(why), RulingOutcome::Allow(_)) = (why, ruling.outcome) else {
+        return ruling;
+    };
+    let observes = agent.mode != Mode::Enforce;
+    let denied = ruling.verdict == Verdict::Deny && observes;
+    if denied || agent.not_understood == NotUnderstood::Allow {
+        return ruling;
+    }
+    Ruling {
+        outcome: if observes {
+            ruling.outcome
+        } else {
+            RulingOutcome::Deny
+        },
+        verdict: Verdict::Deny,
+        enforced: !observes,
+        mode: agent.mode,
+        reason: Reason::new(
+            ReasonCode::NotUnderstood,
+            format!("The call of a language model cannot be read: {why}."),
+        ),
+        // No rule says so.
+        matched: Vec::new(),
+        changes: Vec::new(),
     }
 }
 

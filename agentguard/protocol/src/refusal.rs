@@ -1,6 +1,7 @@
-//! What an HTTP client is told when it is refused: a problem document (RFC 9457).
+//! What an HTTP client is told when it is refused: a problem document (RFC 9457), or what its protocol has
+//! in place of one.
 
-use agentguard_model::{DecisionId, Reason, ReasonCode};
+use agentguard_model::{DecisionId, LlmApi, Reason, ReasonCode};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
@@ -52,7 +53,61 @@ struct Problem<'a> {
     message: &'a str,
 }
 
+/// An error as clients of `OpenAI`'s API read it (openai-python 2, `_make_status_error`).
+#[derive(Serialize)]
+struct OpenaiError<'a> {
+    error: OpenaiFault<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenaiFault<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: ReasonCode,
+}
+
+/// An error as clients of Anthropic's API read it (its reference, "Errors").
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    r#type: &'a str,
+    error: AnthropicFault<'a>,
+    request_id: Option<DecisionId>,
+}
+
+#[derive(Serialize)]
+struct AnthropicFault<'a> {
+    r#type: &'a str,
+    message: &'a str,
+}
+
 impl Refusal<'_> {
+    /// The refusal of a call of a language model, as the provider would put it.
+    #[must_use]
+    pub fn llm_response(&self, api: LlmApi) -> Response<Bytes> {
+        let message = self.message();
+        // Plain strings and numbers always serialise.
+        let body = match api {
+            LlmApi::Openai => serde_json::to_vec(&OpenaiError {
+                error: OpenaiFault {
+                    message: &message,
+                    r#type: openai_type(self.status),
+                    param: None,
+                    code: self.reason.code,
+                },
+            }),
+            LlmApi::Anthropic => serde_json::to_vec(&AnthropicError {
+                r#type: "error",
+                error: AnthropicFault {
+                    r#type: anthropic_type(self.status),
+                    message: &message,
+                },
+                request_id: self.decision,
+            }),
+        };
+        self.with("application/json", body.unwrap_or_default())
+    }
+
     /// The refusal as a response, with its length.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
@@ -148,6 +203,26 @@ impl Refusal<'_> {
     }
 }
 
+/// What `OpenAI` calls an error of this status.
+const fn openai_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        429 => "rate_limit_error",
+        500..=599 => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+/// What Anthropic calls an error of this status.
+const fn anthropic_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        403 => "permission_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        500..=599 => "api_error",
+        _ => "invalid_request_error",
+    }
+}
+
 /// Whether a request is a call of gRPC, whose clients read no body of an answer that is none.
 #[must_use]
 pub fn is_grpc(fields: &HeaderMap) -> bool {
@@ -194,7 +269,7 @@ fn grpc_message(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use agentguard_model::{Reason, ReasonCode};
+    use agentguard_model::{LlmApi, Reason, ReasonCode};
     use http::StatusCode;
 
     use super::{Refusal, is_git, is_grpc};
@@ -218,6 +293,38 @@ mod tests {
                 "100 %25 nein, f%C3%BCr%0Aalle (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"
             );
             assert!(response.body().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_call_of_a_language_model_is_refused_as_its_provider_would() {
+        let reason = Reason::new(ReasonCode::RuleDeny, "not \"that\" model");
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &reason,
+            decision: Some("01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap()),
+        };
+        let told = r#"not \"that\" model (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"#;
+        for (api, body) in [
+            (
+                LlmApi::Openai,
+                format!(
+                    r#"{{"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
+                ),
+            ),
+            (
+                LlmApi::Anthropic,
+                format!(
+                    r#"{{"type":"error","error":{{"type":"permission_error","message":"{told}"}},"request_id":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}}"#
+                ),
+            ),
+        ] {
+            let response = refusal.llm_response(api);
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+            assert_eq!(response.body(), &body);
+            assert_eq!(response.headers()["content-type"], "application/json");
+            assert_eq!(response.headers()["x-should-retry"], "false");
+            assert!(response.headers().contains_key("x-agentguard-decision"));
         }
     }
 

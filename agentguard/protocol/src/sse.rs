@@ -111,7 +111,10 @@ pub struct Pieces {
 enum Line {
     Name,
     /// `space`: one that comes next is not part of the value.
-    Value { field: Field, space: bool },
+    Value {
+        field: Field,
+        space: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -206,7 +209,10 @@ impl Pieces {
         };
         if space && !part.is_empty() {
             part = part.strip_prefix(b" ").unwrap_or(part);
-            self.line = Line::Value { field, space: false };
+            self.line = Line::Value {
+                field,
+                space: false,
+            };
         }
         match field {
             Field::Data if part.is_empty() => {}
@@ -252,13 +258,19 @@ impl Pieces {
         }
         let value = &self.kept;
         match self.line {
-            Line::Value { field: Field::Event, .. } => value.clone_into(&mut self.kind),
-            Line::Value { field: Field::Id, .. } if !value.contains(&0) => {
+            Line::Value {
+                field: Field::Event,
+                ..
+            } => value.clone_into(&mut self.kind),
+            Line::Value {
+                field: Field::Id, ..
+            } if !value.contains(&0) => {
                 value.clone_into(&mut self.id);
             }
-            Line::Value { field: Field::Retry, .. }
-                if !value.is_empty() && value.iter().all(u8::is_ascii_digit) =>
-            {
+            Line::Value {
+                field: Field::Retry,
+                ..
+            } if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
                 let number = std::str::from_utf8(value).ok();
                 self.retry = number.and_then(|number| number.parse().ok());
             }

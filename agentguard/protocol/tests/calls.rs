@@ -54,7 +54,9 @@ impl json::Sink for Seen {
 fn document(pieces: &[&[u8]]) -> Option<Vec<String>> {
     let mut scanner = json::Scanner::default();
     let mut seen = Seen::default();
-    let pushed = pieces.iter().try_for_each(|piece| scanner.push(piece, &mut seen));
+    let pushed = pieces
+        .iter()
+        .try_for_each(|piece| scanner.push(piece, &mut seen));
     pushed.and_then(|()| scanner.finish(&mut seen)).ok()?;
     Some(seen.0)
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agentguard_decision::{Decided, Decider, Recorder};
-use agentguard_model::{Bytes, Messages, Outcome};
+use agentguard_model::{Bytes, LlmAnswer, Messages, Outcome};
 use http::header::{HeaderMap, HeaderName};
 
 use crate::relay::Counts;
@@ -21,6 +21,8 @@ pub(crate) struct Account<R: Recorder> {
     /// None where nobody reads messages.
     messages: OnceLock<Counted>,
     status: AtomicU16,
+    /// What came of a call of a language model, as far as it was read.
+    llm: OnceLock<LlmAnswer>,
     error: Mutex<Option<String>>,
 }
 
@@ -42,6 +44,7 @@ impl<R: Recorder> Account<R> {
             received: AtomicU64::new(0),
             messages: OnceLock::new(),
             status: AtomicU16::new(0),
+            llm: OnceLock::new(),
             error: Mutex::new(None),
         }
     }
@@ -90,6 +93,11 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// What came of a call of a language model. The first to say it is who read the answer.
+    pub(crate) fn said(&self, answer: LlmAnswer) {
+        let _ = self.llm.set(answer);
+    }
+
     /// What went wrong. The first thing that did is what counts.
     pub(crate) fn fail(&self, what: impl Into<String>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +131,7 @@ impl<R: Recorder> Drop for Account<R> {
             }),
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             status: (status != 0).then_some(status),
-            llm: None,
+            llm: self.llm.take(),
             error: self
                 .error
                 .get_mut()

@@ -18,6 +18,9 @@ pub struct Limits {
     /// How long a client may take for a ClientHello or a request's head, and, where the first bytes
     /// are needed, for the first of them. Then it is refused with `client_timeout`.
     pub head: Duration,
+    /// How long a client may take for the content of a call of a language model, which is read before it is
+    /// decided on. Then it is refused with `client_timeout`.
+    pub call: Duration,
     /// How long an HTTP connection may idle between requests. Then it is closed.
     pub keep_alive: Duration,
     /// How long an upstream's HTTP connection may wait for the agent's next client connection. Then it
@@ -62,6 +65,7 @@ impl Default for Limits {
             connections_per_agent: 4_096,
             client_first: Duration::from_millis(300),
             head: Duration::from_secs(10),
+            call: Duration::from_secs(60),
             keep_alive: Duration::from_secs(90),
             upstream_idle: Duration::from_secs(30),
             upstreams_idle_alike: 8,

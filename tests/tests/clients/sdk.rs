@@ -7,12 +7,12 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use agentguard_model::Verdict;
-use agentguard_tests::{Origin, World, address, client};
+use agentguard_tests::{Origin, World, address, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::inspected::inspected;
-use crate::room::{Room, ungoverned};
+use crate::room::{LATE, Room, ungoverned};
 use crate::unchanged::arrived;
 
 const OPENAI: &str = "api.openai.com";
@@ -26,6 +26,8 @@ fn world(name: &str) -> Result<World> {
         .origin(origin.site(OPENAI).site(ANTHROPIC))
         .start()
 }
+
+const MODELS: &str = "This model is not for agents.";
 
 /// A guard with or without the means to trust the providers.
 fn open(world: &World, trusting: bool) -> Result<Room<'_>> {
@@ -43,6 +45,10 @@ rules:
     match: {{ host: [{OPENAI}, {ANTHROPIC}], method: [POST], path: [/v1/files, /v1/messages/batches] }}
     action: deny
     reason: {REASON}
+  - id: no-such-models
+    match: {{ host: [{OPENAI}, {ANTHROPIC}], llm: {{ model: [gpt-4*, claude-forbidden] }} }}
+    action: deny
+    reason: {MODELS}
 "
     );
     let mut guard = world.guard().policy(&policy);
@@ -64,10 +70,22 @@ fn words(python: &Path, script: &str, call: &str) -> [OsString; 3] {
 /// A script's calls, and what each does: `query` asks for the name, the others are requests.
 type Calls<'a> = &'a [(&'a str, &'a [&'a str])];
 
+/// Of a request to a provider: what is posted is a call of a model.
+fn kind(request: &str) -> &'static str {
+    if request.starts_with("POST") {
+        "llm_call"
+    } else {
+        "http_request"
+    }
+}
+
 fn rows(host: &str, requests: &[&str]) -> Vec<String> {
     let row = |request: &&str| match *request {
         "query" => format!("allow dns dns_query {host}:53 rule_allow"),
-        request => format!("allow proxy http_request {host}:443 {request} rule_allow"),
+        request => format!(
+            "allow proxy {} {host}:443 {request} rule_allow",
+            kind(request)
+        ),
     };
     requests.iter().map(row).collect()
 }
@@ -121,6 +139,66 @@ fn denied(room: &Room<'_>, python: &Path, script: &str, host: &str, path: &str) 
     Ok(())
 }
 
+/// Makes the call of a model that is denied, which its user understands and the SDK does not repeat; nothing
+/// of it leaves.
+fn forbidden(room: &Room<'_>, python: &Path, script: &str, host: &str, path: &str) -> Result<()> {
+    let words = words(python, script, "forbidden");
+    // Without the guard it is the provider that answers, and knows no such model or serves it.
+    ensure!(
+        !ungoverned(room.world, &words)?
+            .success()?
+            .stdout
+            .contains(MODELS)
+    );
+    let arrived = || anyhow::Ok(room.world.origin(host)?.log().requests()?.len());
+    let before = arrived()?;
+    let rows = [
+        format!("allow dns dns_query {host}:53 rule_allow"),
+        format!("deny proxy llm_call {host}:443 POST {path} rule_deny"),
+    ];
+    let ran = room.call(inspected(room, &words), &rows)?;
+    let output = ran.output.success()?;
+    ensure!(
+        output.stdout.starts_with("PermissionDeniedError") && output.stdout.contains(MODELS),
+        "{output}"
+    );
+    ensure!(arrived()? == before, "it left");
+    Ok(())
+}
+
+/// What the record has of the calls so far, each with what came of it: model asked for, whether as a stream,
+/// tokens in and out, and why the model stopped.
+fn called(room: &Room<'_>, count: usize) -> Result<Vec<String>> {
+    let told = || {
+        let decisions = room.guard.verdicts().ok()?;
+        let calls = decisions.iter().filter(|it| it.verdict == Verdict::Allow);
+        let calls = calls
+            .filter_map(|it| Some((it.action.llm.as_ref()?, it.outcome.as_ref()?.llm.as_ref()?)));
+        let told: Vec<_> = calls
+            .map(|(llm, answer)| {
+                assert_eq!(
+                    (&llm.not_understood, &answer.not_understood),
+                    (&None, &None)
+                );
+                let usage = answer.usage.unwrap_or_default();
+                let (input, output) = (usage.input_tokens, usage.output_tokens);
+                let told = answer.finish_reason.as_ref().or(answer.error.as_ref());
+                let number = |it: Option<u64>| it.map_or("-".to_owned(), |it| it.to_string());
+                format!(
+                    "{} {} {} {} {}",
+                    llm.model.as_deref().unwrap_or("-"),
+                    if llm.stream { "stream" } else { "whole" },
+                    number(input),
+                    number(output),
+                    told.map_or("-", String::as_str),
+                )
+            })
+            .collect();
+        (told.len() == count).then_some(told)
+    };
+    wait_until("the outcomes", LATE, told)
+}
+
 #[test]
 fn openai_s_sdk_is_served_and_streams_as_without_the_guard() {
     let Some(python) = client::python().unwrap() else {
@@ -142,6 +220,23 @@ fn openai_s_sdk_is_served_and_streams_as_without_the_guard() {
         ("unknown", &["query", chat]),
     ];
     same(&room, &python, "openai_sdk.py", OPENAI, calls).unwrap();
+    let mut told = called(&room, 7).unwrap();
+    told.sort();
+    // Tokens as the provider has them: its words.
+    assert_eq!(
+        told,
+        [
+            "gpt-5-mini stream 6 6 completed",
+            "gpt-5-mini stream 6 6 stop",
+            "gpt-5-mini stream 6 6 stop",
+            "gpt-5-mini whole 6 6 completed",
+            "gpt-5-mini whole 6 6 stop",
+            "no-such-model whole - - model_not_found",
+            "text-embedding-3-small whole 3 - -",
+        ]
+    );
+    let chat = "/v1/chat/completions";
+    forbidden(&room, &python, "openai_sdk.py", OPENAI, chat).unwrap();
     denied(&room, &python, "openai_sdk.py", OPENAI, "/v1/files").unwrap();
     room.close().unwrap();
 }
@@ -161,6 +256,27 @@ fn anthropic_s_sdk_is_served_and_streams_as_without_the_guard() {
         ("unknown", &["query", messages]),
     ];
     same(&room, &python, "anthropic_sdk.py", ANTHROPIC, calls).unwrap();
+    let mut told = called(&room, 6).unwrap();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "claude-haiku-4-5 stream 6 6 end_turn",
+            "claude-haiku-4-5 stream 6 6 end_turn",
+            "claude-haiku-4-5 whole 6 6 end_turn",
+            "claude-haiku-4-5 whole 6 6 end_turn",
+            "claude-haiku-4-5 whole 6 6 end_turn",
+            "no-such-model whole - - not_found_error",
+        ]
+    );
+    forbidden(
+        &room,
+        &python,
+        "anthropic_sdk.py",
+        ANTHROPIC,
+        "/v1/messages",
+    )
+    .unwrap();
     denied(
         &room,
         &python,

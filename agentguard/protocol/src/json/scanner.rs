@@ -72,9 +72,13 @@ pub struct Scanner {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     /// A value comes, or the array ends that has just begun.
-    Value { or_end: bool },
+    Value {
+        or_end: bool,
+    },
     /// A name comes, or the object ends that has just begun.
-    Name { or_end: bool },
+    Name {
+        or_end: bool,
+    },
     Colon,
     /// `,` or the end of what is open; at the top, nothing.
     After,
@@ -440,7 +444,8 @@ impl Scanner {
                         (half, unit) => {
                             let units = half.into_iter().chain([unit]);
                             let character = char::decode_utf16(units).next();
-                            let character = character.and_then(Result::ok).ok_or(Fault::Text(at))?;
+                            let character =
+                                character.and_then(Result::ok).ok_or(Fault::Text(at))?;
                             self.character(within, character, at, sink)?;
                         }
                     }
@@ -472,7 +477,9 @@ impl Scanner {
         let (whole, cut) = match std::str::from_utf8(run) {
             Ok(text) => (text, &[][..]),
             Err(error) if error.error_len().is_none() && end.is_none() => {
-                let (whole, cut) = run.split_at_checked(error.valid_up_to()).unwrap_or((run, &[]));
+                let (whole, cut) = run
+                    .split_at_checked(error.valid_up_to())
+                    .unwrap_or((run, &[]));
                 (std::str::from_utf8(whole).unwrap_or_default(), cut)
             }
             Err(_) => return Err(Fault::Text(at)),
@@ -504,7 +511,11 @@ impl Scanner {
         self.part.extend(rest.first());
         let mut room = [0; 4];
         let text = match std::str::from_utf8(&self.part) {
-            Ok(text) => text.chars().next().unwrap_or_default().encode_utf8(&mut room),
+            Ok(text) => text
+                .chars()
+                .next()
+                .unwrap_or_default()
+                .encode_utf8(&mut room),
             Err(error) if error.error_len().is_none() && self.part.len() < 4 => return Ok(1),
             Err(_) => return Err(Fault::Text(at)),
         };
@@ -570,7 +581,8 @@ const fn kind(object: bool) -> Kind {
 
 /// RFC 8259, 6.
 fn is_number(text: &str) -> bool {
-    let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let digits =
+        |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let mut rest = text.strip_prefix('-').unwrap_or(text);
     let whole = digits(rest);
     if whole == 0 || whole > 1 && rest.starts_with('0') {

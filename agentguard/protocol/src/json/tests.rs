@@ -81,7 +81,12 @@ fn read(text: &[u8]) -> Result<String, Fault> {
     let whole = read_in(usize::MAX, text);
     for pieces in 1..8 {
         let split = read_in(pieces, text);
-        assert_eq!(split.is_ok(), whole.is_ok(), "{:?}", String::from_utf8_lossy(text));
+        assert_eq!(
+            split.is_ok(),
+            whole.is_ok(),
+            "{:?}",
+            String::from_utf8_lossy(text)
+        );
         if whole.is_ok() {
             assert_eq!(split, whole);
         }
@@ -108,17 +113,57 @@ fn what_json_is_rfc_8259() {
     ] {
         let value: Value = serde_json::from_str(text).unwrap();
         let read = read(text.as_bytes()).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&read).unwrap(), value, "{text}");
+        assert_eq!(
+            serde_json::from_str::<Value>(&read).unwrap(),
+            value,
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn what_json_is_not() {
     for text in [
-        "", " ", "nul", "truee", "True", "NaN", "Infinity", "01", "-", "1.", ".5", "1e", "+1", "0x1",
-        "[", "]", "[1", "[1,]", "[,1]", "[1 2]", "{", "{}}", "{\"a\"}", "{\"a\":}", "{\"a\":1,}",
-        "{a:1}", "{'a':1}", "{1:1}", "\"", "\"\\", "\"\\x\"", "\"\\u00g0\"", "\"\n\"", "\"\u{0}\"",
-        "1 1", "{\"a\":1]", "[1}", "\u{feff}1", "// x\n1", "1//",
+        "",
+        " ",
+        "nul",
+        "truee",
+        "True",
+        "NaN",
+        "Infinity",
+        "01",
+        "-",
+        "1.",
+        ".5",
+        "1e",
+        "+1",
+        "0x1",
+        "[",
+        "]",
+        "[1",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "{",
+        "{}}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{'a':1}",
+        "{1:1}",
+        "\"",
+        "\"\\",
+        "\"\\x\"",
+        "\"\\u00g0\"",
+        "\"\n\"",
+        "\"\u{0}\"",
+        "1 1",
+        "{\"a\":1]",
+        "[1}",
+        "\u{feff}1",
+        "// x\n1",
+        "1//",
     ] {
         assert!(serde_json::from_str::<Value>(text).is_err(), "{text:?}");
         assert!(read(text.as_bytes()).is_err(), "{text:?}");
@@ -129,14 +174,35 @@ fn what_json_is_not() {
 fn what_parsers_read_in_two_ways_is_not_read() {
     assert_eq!(read(br#"{"a":1,"a":2}"#), Err(Fault::Twice(8)));
     // However it is written.
-    assert!(matches!(read(br#"{"a":1,"\u0061":2}"#), Err(Fault::Twice(_))));
-    assert!(matches!(read(br#"[{"x":{"b":1,"c":{},"b":1}}]"#), Err(Fault::Twice(_))));
+    assert!(matches!(
+        read(br#"{"a":1,"\u0061":2}"#),
+        Err(Fault::Twice(_))
+    ));
+    assert!(matches!(
+        read(br#"[{"x":{"b":1,"c":{},"b":1}}]"#),
+        Err(Fault::Twice(_))
+    ));
     // In two objects it is no member twice.
     assert!(read(br#"[{"a":{"a":1}},{"a":2}]"#).is_ok());
-    for lone in [r#""\ud800""#, r#""\udc00""#, r#""\ud800x""#, r#""\ud800\u0041""#, r#""\ud800\n""#] {
-        assert!(matches!(read(lone.as_bytes()), Err(Fault::Text(_))), "{lone}");
+    for lone in [
+        r#""\ud800""#,
+        r#""\udc00""#,
+        r#""\ud800x""#,
+        r#""\ud800\u0041""#,
+        r#""\ud800\n""#,
+    ] {
+        assert!(
+            matches!(read(lone.as_bytes()), Err(Fault::Text(_))),
+            "{lone}"
+        );
     }
-    for bytes in [&b"\"\xff\""[..], b"\"\xc3\"", b"\"\xc3\\n\"", b"\"\xed\xa0\x80\"", b"\"\xc0\xaf\""] {
+    for bytes in [
+        &b"\"\xff\""[..],
+        b"\"\xc3\"",
+        b"\"\xc3\\n\"",
+        b"\"\xed\xa0\x80\"",
+        b"\"\xc0\xaf\"",
+    ] {
         assert!(matches!(read(bytes), Err(Fault::Text(_))), "{bytes:?}");
     }
 }
@@ -148,9 +214,18 @@ fn what_is_read_is_bounded() {
     assert_eq!(read(nested(MAX_DEPTH + 1).as_bytes()), Err(Fault::Depth));
     let named = |length: usize| format!("{{\"{}\":1}}", "x".repeat(length));
     assert!(read(named(MAX_NAME).as_bytes()).is_ok());
-    assert!(matches!(read(named(MAX_NAME + 1).as_bytes()), Err(Fault::Bound(_))));
-    assert!(matches!(read("1".repeat(513).as_bytes()), Err(Fault::Bound(_))));
-    let names = (0..=MAX_NAMES).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(",");
+    assert!(matches!(
+        read(named(MAX_NAME + 1).as_bytes()),
+        Err(Fault::Bound(_))
+    ));
+    assert!(matches!(
+        read("1".repeat(513).as_bytes()),
+        Err(Fault::Bound(_))
+    ));
+    let names = (0..=MAX_NAMES)
+        .map(|n| format!("\"{n}\":0"))
+        .collect::<Vec<_>>()
+        .join(",");
     let read = read_in(usize::MAX, format!("{{{names}}}").as_bytes());
     assert!(matches!(read, Err(Fault::Bound(_))));
 }
@@ -158,7 +233,12 @@ fn what_is_read_is_bounded() {
 #[test]
 fn a_scanner_is_used_again() {
     let mut scanner = Scanner::default();
-    for (text, whole) in [(r#"{"a":[{"a":"#, false), (r#"{"a":1}"#, true), ("{\"b", false), (r#"{"b":2}"#, true)] {
+    for (text, whole) in [
+        (r#"{"a":[{"a":"#, false),
+        (r#"{"a":1}"#, true),
+        ("{\"b", false),
+        (r#"{"b":2}"#, true),
+    ] {
         let mut written = Written::default();
         scanner.push(text.as_bytes(), &mut written).unwrap();
         assert_eq!(scanner.finish(&mut written).is_ok(), whole);
@@ -182,8 +262,14 @@ fn the_bytes_of_a_value_as_they_are_written() {
             scanner.push(piece, &mut written).unwrap();
         }
         scanner.finish(&mut written).unwrap();
-        assert_eq!(String::from_utf8(written.raw).unwrap(), r#"{"a": [1, "\u0041}"] }[ ]"#);
-        assert_eq!(written.text, r#"{"x":1,"input":{"a":[1,"A}"]},"y":{"input":[]}}"#);
+        assert_eq!(
+            String::from_utf8(written.raw).unwrap(),
+            r#"{"a": [1, "\u0041}"] }[ ]"#
+        );
+        assert_eq!(
+            written.text,
+            r#"{"x":1,"input":{"a":[1,"A}"]},"y":{"input":[]}}"#
+        );
     }
 }
 

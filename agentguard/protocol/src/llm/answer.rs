@@ -92,6 +92,11 @@ impl AnswerReader {
         }
     }
 
+    /// The rest cannot be read.
+    pub fn give_up(&mut self, why: NotUnderstood) {
+        self.fault.get_or_insert(why);
+    }
+
     /// A piece of an event's data.
     pub fn data(&mut self, bytes: &[u8]) {
         self.events = true;

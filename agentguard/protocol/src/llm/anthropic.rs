@@ -50,7 +50,9 @@ struct Block {
 impl Block {
     /// Whether it is a tool call: of a tool of the client, of the provider, or of a server (MCP).
     fn is_call(&self) -> bool {
-        self.kind.as_deref().is_some_and(|kind| kind.ends_with("tool_use"))
+        self.kind
+            .as_deref()
+            .is_some_and(|kind| kind.ends_with("tool_use"))
     }
 }
 
@@ -92,12 +94,14 @@ impl Messages {
             [Key("type")] => Field::Kind,
             [Key("model")] | [Key("message"), Key("model")] => Field::Model,
             [Key("stop_reason")] | [Key("delta"), Key("stop_reason")] => Field::Stop,
-            [Key("content"), Item(_), rest @ ..] | [Key("content_block"), rest @ ..] => match rest {
-                [Key("type")] => Field::BlockKind,
-                [Key("name")] => Field::BlockName,
-                [Key("id")] => Field::BlockId,
-                _ => return None,
-            },
+            [Key("content"), Item(_), rest @ ..] | [Key("content_block"), rest @ ..] => {
+                match rest {
+                    [Key("type")] => Field::BlockKind,
+                    [Key("name")] => Field::BlockName,
+                    [Key("id")] => Field::BlockId,
+                    _ => return None,
+                }
+            }
             [Key("delta"), Key("partial_json")] => Field::Arguments,
             [Key("error"), Key("type")] => Field::Error(0),
             [Key("error"), Key("message")] => Field::Error(2),

@@ -186,7 +186,10 @@ impl CallSink {
                 let place = if name { &mut tool.name } else { &mut tool.kind };
                 let word = word.unwrap_or_default();
                 // Which of two names is called is the server's to say.
-                if place.replace(word.clone()).is_some_and(|other| other != word) {
+                if place
+                    .replace(word.clone())
+                    .is_some_and(|other| other != word)
+                {
                     self.fail(NotUnderstood::Wrong("tools"));
                 }
             }
@@ -196,13 +199,18 @@ impl CallSink {
     }
 
     fn tool_at(&mut self, nested: bool) -> &mut Tool {
-        if nested { &mut self.nested } else { &mut self.tool }
+        if nested {
+            &mut self.nested
+        } else {
+            &mut self.tool
+        }
     }
 
     fn offered(&mut self, nested: bool) {
         let Tool { name, kind } = mem::take(self.tool_at(nested));
         // One that the provider has itself is called by its type, whatever name is given to it.
-        let kind = kind.filter(|kind| !matches!(kind.as_str(), "function" | "custom" | "namespace"));
+        let kind =
+            kind.filter(|kind| !matches!(kind.as_str(), "function" | "custom" | "namespace"));
         if name.is_none() && kind.is_none() {
             self.fail(NotUnderstood::Wrong("tools"));
         }

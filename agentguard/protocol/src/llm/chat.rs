@@ -52,7 +52,9 @@ enum Field {
     ToolName,
     ToolId,
     /// `whole`: of a message, not of a delta.
-    Arguments { whole: bool },
+    Arguments {
+        whole: bool,
+    },
     /// 0 type, 1 code, 2 message.
     Error(usize),
 }
@@ -81,7 +83,13 @@ impl Chat {
                 _ => return None,
             },
             // As it was before there could be more than one.
-            [Key("choices"), Item(_), Key(part @ ("delta" | "message")), Key("function_call"), rest @ ..] => {
+            [
+                Key("choices"),
+                Item(_),
+                Key(part @ ("delta" | "message")),
+                Key("function_call"),
+                rest @ ..,
+            ] => {
                 if self.choice.tools.is_empty() {
                     self.choice.tools.push(Tool::default());
                 }
@@ -237,7 +245,13 @@ impl Sink for Chat {
             }
             (
                 Event::Begin(Kind::Object),
-                [Key("choices"), Item(_), Key("delta" | "message"), Key("tool_calls"), Item(_)],
+                [
+                    Key("choices"),
+                    Item(_),
+                    Key("delta" | "message"),
+                    Key("tool_calls"),
+                    Item(_),
+                ],
             ) => {
                 if self.choice.tools.len() > super::MAX_TOOL_CALLS {
                     self.fault.get_or_insert(NotUnderstood::ToolCalls);

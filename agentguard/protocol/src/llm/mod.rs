@@ -18,8 +18,9 @@ mod tools;
 use agentguard_model::{LlmApi, LlmOperation};
 
 pub use answer::AnswerReader;
-pub use call::CallReader;
+pub use call::{Call, CallReader};
 
+use crate::content::Undecodable;
 use crate::json;
 
 /// The most bytes that the name of a model or a tool, or an id, may have.
@@ -40,6 +41,9 @@ pub enum NotUnderstood {
     /// It is not JSON that can be read in one way only.
     #[error(transparent)]
     Json(#[from] json::Fault),
+    /// Its content coding cannot be taken off.
+    #[error(transparent)]
+    Undecodable(#[from] Undecodable),
     /// Its top is no object.
     #[error("it is no JSON object")]
     NoObject,

@@ -143,13 +143,19 @@ impl Responses {
             [Key("input_tokens")] | [Key("usage"), Key("input_tokens")] => {
                 &mut usage.get_or_insert_default().input_tokens
             }
-            [Key("usage"), Key("output_tokens")] => &mut usage.get_or_insert_default().output_tokens,
-            [Key("usage"), Key("input_tokens_details"), Key("cached_tokens")] => {
-                &mut usage.get_or_insert_default().cache_read_tokens
+            [Key("usage"), Key("output_tokens")] => {
+                &mut usage.get_or_insert_default().output_tokens
             }
-            [Key("usage"), Key("output_tokens_details"), Key("reasoning_tokens")] => {
-                &mut usage.get_or_insert_default().reasoning_tokens
-            }
+            [
+                Key("usage"),
+                Key("input_tokens_details"),
+                Key("cached_tokens"),
+            ] => &mut usage.get_or_insert_default().cache_read_tokens,
+            [
+                Key("usage"),
+                Key("output_tokens_details"),
+                Key("reasoning_tokens"),
+            ] => &mut usage.get_or_insert_default().reasoning_tokens,
             _ => return,
         };
         *place = Some(number);

@@ -3,7 +3,9 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::call::Call;
-use super::{AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, model_in};
+use super::{
+    AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, model_in,
+};
 use crate::sse::{Piece, Pieces};
 
 fn call(endpoint: Endpoint, body: &str) -> Result<Call, NotUnderstood> {
@@ -66,7 +68,9 @@ fn stream(endpoint: Endpoint, events: &[Value]) -> LlmAnswer {
 }
 
 fn digest(text: &str) -> String {
-    let hex = Sha256::digest(text).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let hex = Sha256::digest(text)
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     format!("sha256:{hex}")
 }
 
@@ -78,7 +82,13 @@ fn asked(name: &str, id: Option<&str>, arguments: &str) -> AskedTool {
     }
 }
 
-fn usage(input: u64, read: Option<u64>, write: Option<u64>, output: u64, reasoning: Option<u64>) -> Option<Usage> {
+fn usage(
+    input: u64,
+    read: Option<u64>,
+    write: Option<u64>,
+    output: u64,
+    reasoning: Option<u64>,
+) -> Option<Usage> {
     Some(Usage {
         input_tokens: Some(input),
         cache_read_tokens: read,
@@ -92,29 +102,60 @@ fn usage(input: u64, read: Option<u64>, write: Option<u64>, output: u64, reasoni
 fn calls_are_known_by_the_end_of_their_path() {
     use Endpoint::*;
     for (api, path, endpoint) in [
-        (LlmApi::Openai, "/v1/chat/completions", Some(ChatCompletions)),
-        (LlmApi::Openai, "/v1/chat/completions/", Some(ChatCompletions)),
-        (LlmApi::Openai, "/V1/Chat%2FCompletions", Some(ChatCompletions)),
-        (LlmApi::Openai, "/openai/deployments/d/chat/completions", Some(ChatCompletions)),
+        (
+            LlmApi::Openai,
+            "/v1/chat/completions",
+            Some(ChatCompletions),
+        ),
+        (
+            LlmApi::Openai,
+            "/v1/chat/completions/",
+            Some(ChatCompletions),
+        ),
+        (
+            LlmApi::Openai,
+            "/V1/Chat%2FCompletions",
+            Some(ChatCompletions),
+        ),
+        (
+            LlmApi::Openai,
+            "/openai/deployments/d/chat/completions",
+            Some(ChatCompletions),
+        ),
         (LlmApi::Openai, "/v1/completions", Some(Completions)),
         (LlmApi::Openai, "/v1/responses", Some(Responses)),
-        (LlmApi::Openai, "/backend-api/codex/responses", Some(Responses)),
+        (
+            LlmApi::Openai,
+            "/backend-api/codex/responses",
+            Some(Responses),
+        ),
         (LlmApi::Openai, "/v1/responses/compact", Some(Responses)),
-        (LlmApi::Openai, "/v1/responses/input_tokens", Some(ResponsesTokens)),
+        (
+            LlmApi::Openai,
+            "/v1/responses/input_tokens",
+            Some(ResponsesTokens),
+        ),
         (LlmApi::Openai, "/v1/responses/resp_1", None),
         (LlmApi::Openai, "/v1/embeddings", Some(Embeddings)),
         (LlmApi::Openai, "/v1/models", None),
         (LlmApi::Openai, "/v1/messages", None),
         (LlmApi::Openai, "/", None),
         (LlmApi::Anthropic, "/v1/messages", Some(Messages)),
-        (LlmApi::Anthropic, "/v1/messages/count_tokens", Some(MessagesTokens)),
+        (
+            LlmApi::Anthropic,
+            "/v1/messages/count_tokens",
+            Some(MessagesTokens),
+        ),
         (LlmApi::Anthropic, "/v1/messages/batches", None),
         (LlmApi::Anthropic, "/v1/chat/completions", None),
     ] {
         assert_eq!(Endpoint::of(api, path), endpoint, "{path}");
     }
     assert_eq!(ResponsesTokens.operation(), LlmOperation::CountTokens);
-    assert_eq!(model_in("/openai/deployments/gpt-x/chat/completions"), Some("gpt-x"));
+    assert_eq!(
+        model_in("/openai/deployments/gpt-x/chat/completions"),
+        Some("gpt-x")
+    );
     assert_eq!(model_in("/v1/chat/completions"), None);
 }
 
@@ -138,7 +179,17 @@ fn what_a_call_asks_for() {
         model: Some("gpt-5".to_owned()),
         stream: false,
         max_output_tokens: Some(9),
-        tools: ["read", "harmless", "web_search", "wiki", "mcp", "write", "fs"].map(str::to_owned).into(),
+        tools: [
+            "read",
+            "harmless",
+            "web_search",
+            "wiki",
+            "mcp",
+            "write",
+            "fs",
+        ]
+        .map(str::to_owned)
+        .into(),
     };
     assert_eq!(call(Endpoint::Responses, responses), Ok(read));
     let messages = r#"{"tools":[{"name":"Bash","input_schema":{"type":"object"}},
@@ -147,7 +198,9 @@ fn what_a_call_asks_for() {
         model: Some("claude-x".to_owned()),
         stream: false,
         max_output_tokens: Some(64000),
-        tools: ["Bash", "web_search", "web_search_20250305"].map(str::to_owned).into(),
+        tools: ["Bash", "web_search", "web_search_20250305"]
+            .map(str::to_owned)
+            .into(),
     };
     assert_eq!(call(Endpoint::Messages, messages), Ok(read));
     assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));
@@ -177,12 +230,25 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
     ] {
         assert_eq!(chat(body), fault, "{body}");
     }
-    for body in ["", "{", r#"{"model":"a","model":"b"}"#, "{} {}", "model=gpt-5", "\u{feff}{}"] {
+    for body in [
+        "",
+        "{",
+        r#"{"model":"a","model":"b"}"#,
+        "{} {}",
+        "model=gpt-5",
+        "\u{feff}{}",
+    ] {
         assert!(matches!(chat(body), NotUnderstood::Json(_)), "{body}");
     }
-    assert_eq!(chat(&format!("{{\"model\":\"{}\"}}", "x".repeat(257))), NotUnderstood::Long("model"));
+    assert_eq!(
+        chat(&format!("{{\"model\":\"{}\"}}", "x".repeat(257))),
+        NotUnderstood::Long("model")
+    );
     let many = vec![r#"{"name":"x"}"#; MAX_OFFERED + 1].join(",");
-    assert_eq!(chat(&format!("{{\"tools\":[{many}]}}")), NotUnderstood::Offered);
+    assert_eq!(
+        chat(&format!("{{\"tools\":[{many}]}}")),
+        NotUnderstood::Offered
+    );
 }
 
 #[test]
@@ -192,13 +258,14 @@ fn chat_completions() {
     let told = LlmAnswer {
         model: Some("gpt-5-2026".to_owned()),
         usage: usage(10, Some(4), None, 20, Some(8)),
-        tool_calls: vec![asked("get_weather", Some("call_1"), r#"{"city":"Ulm"}"#), asked("now", Some("call_2"), "{}")],
+        tool_calls: vec![
+            asked("get_weather", Some("call_1"), r#"{"city":"Ulm"}"#),
+            asked("now", Some("call_2"), "{}"),
+        ],
         finish_reason: Some("tool_calls".to_owned()),
         ..LlmAnswer::default()
     };
-    let tool = |id: &str, name: &str, arguments: &str| {
-        json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
-    };
+    let tool = |id: &str, name: &str, arguments: &str| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } });
     let message = json!({ "content": null, "tool_calls": [
         tool("call_1", "get_weather", r#"{"city":"Ulm"}"#), tool("call_2", "now", ""),
     ] });
@@ -239,13 +306,25 @@ fn chat_completions() {
 #[test]
 fn errors_in_the_providers_words() {
     let error = json!({ "error": { "message": "You exceeded", "type": "insufficient_quota", "param": null, "code": "rate" } });
-    assert_eq!(whole(Endpoint::ChatCompletions, &error).error.unwrap(), "rate");
+    assert_eq!(
+        whole(Endpoint::ChatCompletions, &error).error.unwrap(),
+        "rate"
+    );
     assert_eq!(whole(Endpoint::Responses, &error).error.unwrap(), "rate");
     let error = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
-    assert_eq!(whole(Endpoint::Messages, &error).error.unwrap(), "overloaded_error");
-    assert_eq!(stream(Endpoint::Messages, &[error]).error.unwrap(), "overloaded_error");
+    assert_eq!(
+        whole(Endpoint::Messages, &error).error.unwrap(),
+        "overloaded_error"
+    );
+    assert_eq!(
+        stream(Endpoint::Messages, &[error]).error.unwrap(),
+        "overloaded_error"
+    );
     let failed = json!({ "type": "response.failed", "response": { "status": "failed", "error": { "code": "server_error", "message": "x" } } });
-    assert_eq!(stream(Endpoint::Responses, &[failed]).error.unwrap(), "server_error");
+    assert_eq!(
+        stream(Endpoint::Responses, &[failed]).error.unwrap(),
+        "server_error"
+    );
 }
 
 #[test]
@@ -256,7 +335,11 @@ fn responses() {
         model: Some("gpt-5".to_owned()),
         usage: usage(10, Some(0), None, 20, Some(5)),
         tool_calls: vec![
-            AskedTool { name: "web_search".to_owned(), id: Some("ws_1".to_owned()), arguments: None },
+            AskedTool {
+                name: "web_search".to_owned(),
+                id: Some("ws_1".to_owned()),
+                arguments: None,
+            },
             asked("shell", Some("call_1"), r#"{"command":["ls"]}"#),
         ],
         finish_reason: Some("completed".to_owned()),
@@ -274,7 +357,10 @@ fn responses() {
     assert_eq!(whole(Endpoint::Responses, &response), told);
     // The response at the end alone.
     let completed = json!({ "type": "response.completed", "response": response });
-    assert_eq!(stream(Endpoint::Responses, &[completed.clone()]), told);
+    assert_eq!(
+        stream(Endpoint::Responses, std::slice::from_ref(&completed)),
+        told
+    );
 
     let item = |kind: &str, index: usize| json!({ "type": kind, "output_index": index, "item": output[index] });
     let mut begun = item("response.output_item.added", 2);
@@ -293,8 +379,16 @@ fn responses() {
     assert_eq!(stream(Endpoint::Responses, &events), told);
 
     let incomplete = json!({ "type": "response.incomplete", "response": { "status": "incomplete", "incomplete_details": { "reason": "max_output_tokens" } } });
-    assert_eq!(stream(Endpoint::Responses, &[incomplete]).finish_reason.unwrap(), "max_output_tokens");
-    let counted = whole(Endpoint::ResponsesTokens, &json!({ "object": "response.input_tokens", "input_tokens": 11 }));
+    assert_eq!(
+        stream(Endpoint::Responses, &[incomplete])
+            .finish_reason
+            .unwrap(),
+        "max_output_tokens"
+    );
+    let counted = whole(
+        Endpoint::ResponsesTokens,
+        &json!({ "object": "response.input_tokens", "input_tokens": 11 }),
+    );
     assert_eq!(counted.usage.unwrap().input_tokens, Some(11));
 }
 
@@ -304,12 +398,17 @@ fn messages() {
         model: Some("claude-x".to_owned()),
         // What was cached is input, too.
         usage: usage(10 + 100 + 1000, Some(1000), Some(100), 20, None),
-        tool_calls: vec![asked("Bash", Some("toolu_1"), r#"{"command":"ls"}"#), asked("now", Some("toolu_2"), "{}")],
+        tool_calls: vec![
+            asked("Bash", Some("toolu_1"), r#"{"command":"ls"}"#),
+            asked("now", Some("toolu_2"), "{}"),
+        ],
         finish_reason: Some("tool_use".to_owned()),
         ..LlmAnswer::default()
     };
-    let counts = |output: u64| json!({ "input_tokens": 10, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 1000,
-        "cache_creation": { "ephemeral_5m_input_tokens": 100 }, "output_tokens": output });
+    let counts = |output: u64| {
+        json!({ "input_tokens": 10, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 1000,
+        "cache_creation": { "ephemeral_5m_input_tokens": 100 }, "output_tokens": output })
+    };
     let tool = |id: &str, name: &str, input: Value| json!({ "type": "tool_use", "id": id, "name": name, "input": input });
     let message = json!({ "type": "message", "model": "claude-x", "stop_reason": "tool_use", "usage": counts(20), "content": [
         { "type": "text", "text": "I look." },
@@ -346,15 +445,31 @@ fn messages() {
 #[test]
 fn what_is_not_understood_of_an_answer_is_told_and_what_came_before_counts() {
     let started = json!({ "type": "message_start", "message": { "model": "claude-x" } });
-    let told = stream(Endpoint::Messages, &[started, json!("{\"type\":"), json!({ "type": "message_delta", "delta": { "stop_reason": "x" } })]);
+    let told = stream(
+        Endpoint::Messages,
+        &[
+            started,
+            json!("{\"type\":"),
+            json!({ "type": "message_delta", "delta": { "stop_reason": "x" } }),
+        ],
+    );
     assert_eq!(told.model.as_deref(), Some("claude-x"));
     assert_eq!(told.finish_reason, None);
-    assert_eq!(told.not_understood.as_deref(), Some("the JSON ends in the middle"));
+    assert_eq!(
+        told.not_understood.as_deref(),
+        Some("the JSON ends in the middle")
+    );
     let tools = vec![json!({ "function": { "name": "x" } }); MAX_TOOL_CALLS + 1];
-    let many = whole(Endpoint::ChatCompletions, &json!({ "choices": [{ "message": { "tool_calls": tools } }] }));
+    let many = whole(
+        Endpoint::ChatCompletions,
+        &json!({ "choices": [{ "message": { "tool_calls": tools } }] }),
+    );
     assert_eq!(many.tool_calls.len(), MAX_TOOL_CALLS);
     assert!(many.not_understood.unwrap().contains("128"));
     // Neither says anything.
-    assert_eq!(stream(Endpoint::ChatCompletions, &[json!(""), json!("[DONE]")]), LlmAnswer::default());
+    assert_eq!(
+        stream(Endpoint::ChatCompletions, &[json!(""), json!("[DONE]")]),
+        LlmAnswer::default()
+    );
     assert_eq!(whole(Endpoint::Embeddings, &json!({ "data": [{ "embedding": [0.5, -1e-3] }], "model": "e", "usage": { "prompt_tokens": 8, "total_tokens": 8 } })).usage.unwrap().input_tokens, Some(8));
 }

@@ -15,9 +15,10 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
-use crate::http::events::Events;
 use crate::http::growth::Growth;
+use crate::http::held::Held;
 use crate::http::http2::Streamed;
+use crate::http::reading::Reading;
 use crate::relay::{MAX_LINGER, revoked};
 use crate::revoked::Revoked;
 
@@ -28,6 +29,8 @@ pub(crate) type Answer<R> = Either<ResponseBody<R>, Full<Bytes>>;
 pub(crate) enum Received {
     Http1(Incoming),
     Http2(Streamed),
+    /// What was read before it was decided on, and what comes behind.
+    Held(Held),
 }
 
 impl Body for Received {
@@ -41,6 +44,7 @@ impl Body for Received {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http1),
             Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http2),
+            Self::Held(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -48,6 +52,7 @@ impl Body for Received {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Held(body) => body.is_end_stream(),
         }
     }
 
@@ -55,6 +60,7 @@ impl Body for Received {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Held(body) => body.size_hint(),
         }
     }
 }
@@ -330,7 +336,7 @@ impl<R: Recorder> Body for RequestBody<R> {
 }
 
 /// Counts bytes that are held beside a body.
-fn add(hint: &mut SizeHint, held: usize) {
+pub(super) fn add(hint: &mut SizeHint, held: usize) {
     let held = held as u64;
     if let Some(upper) = hint.upper() {
         hint.set_upper(upper.saturating_add(held));
@@ -359,10 +365,10 @@ pub(crate) struct ResponseBody<R: Recorder> {
     inner: Received,
     account: Arc<Account<R>>,
     revoked: Revoked,
-    /// Reads it, where it is an event stream.
-    events: Option<Events>,
+    /// Reads it, where somebody wants to know what is in it.
+    reading: Option<Reading>,
     /// What has come and is being read, and how much of it was.
-    reading: Option<(Bytes, usize)>,
+    in_hand: Option<(Bytes, usize)>,
     ended: bool,
 }
 
@@ -371,10 +377,10 @@ impl<R: Recorder> ResponseBody<R> {
         inner: Received,
         account: Arc<Account<R>>,
         revoked: Revoked,
-        events: Option<Events>,
+        reading: Option<Reading>,
     ) -> Self {
         let ended = inner.is_end_stream();
-        if events.is_some() {
+        if reading.as_ref().is_some_and(Reading::counts) {
             // None have come yet, and the outcome says so.
             account.messages();
         }
@@ -382,8 +388,8 @@ impl<R: Recorder> ResponseBody<R> {
             inner,
             account,
             revoked,
-            events,
-            reading: None,
+            reading,
+            in_hand: None,
             ended,
         }
     }
@@ -401,11 +407,13 @@ impl<R: Recorder> ResponseBody<R> {
     fn count(&mut self, data: &[u8], at: usize) -> Result<usize, BodyFailed> {
         let rest = data.get(at..).unwrap_or_default();
         let mut read = rest;
-        if let Some(events) = &mut self.events {
-            read = rest.get(..events.at_once(rest.len())).unwrap_or(rest);
-            let count = events.push(read).map_err(BodyFailed::Undecodable)?;
-            let messages = self.account.messages();
-            messages.received.fetch_add(count, Ordering::Relaxed);
+        if let Some(reading) = &mut self.reading {
+            read = rest.get(..reading.at_once(rest.len())).unwrap_or(rest);
+            let count = reading.push(read).map_err(BodyFailed::Undecodable)?;
+            if reading.counts() {
+                let messages = self.account.messages();
+                messages.received.fetch_add(count, Ordering::Relaxed);
+            }
         }
         let length = read.len() as u64;
         self.account.received.fetch_add(length, Ordering::Relaxed);
@@ -415,9 +423,17 @@ impl<R: Recorder> ResponseBody<R> {
     /// Notes that the upstream has ended its answer.
     fn end(&mut self) {
         self.ended = true;
-        let ended = self.events.take().map_or(Ok(()), |events| events.finish());
+        let ended = self.reading.as_mut().map_or(Ok(()), Reading::finish);
         if let Err(error) = ended {
             self.account.fail(format!("the event stream: {error}"));
+        }
+        self.said();
+    }
+
+    /// Notes what a language model has said, up to here.
+    fn said(&mut self) {
+        if let Some(answer) = self.reading.take().and_then(Reading::answer) {
+            self.account.said(answer);
         }
     }
 }
@@ -438,7 +454,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
             this.account.fail(revoked(&denied));
             return Poll::Ready(Some(Err(BodyFailed::Revoked)));
         }
-        let (frame, at) = match this.reading.take() {
+        let (frame, at) = match this.in_hand.take() {
             Some((data, at)) => (Some(Ok(Frame::data(data))), at),
             None => (ready!(Pin::new(&mut this.inner).poll_frame(cx)), 0),
         };
@@ -447,7 +463,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
                 if let Some(data) = frame.data_ref() {
                     match this.count(data, at) {
                         Ok(at) if at < data.len() => {
-                            this.reading = Some((data.clone(), at));
+                            this.in_hand = Some((data.clone(), at));
                             cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
@@ -476,13 +492,13 @@ impl<R: Recorder> Body for ResponseBody<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.reading.is_none() && self.inner.is_end_stream()
+        self.in_hand.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.inner.size_hint();
-        let reading = self.reading.as_ref();
-        add(&mut hint, reading.map_or(0, |(data, _)| data.len()));
+        let in_hand = self.in_hand.as_ref();
+        add(&mut hint, in_hand.map_or(0, |(data, _)| data.len()));
         hint
     }
 }
@@ -493,5 +509,6 @@ impl<R: Recorder> Drop for ResponseBody<R> {
             self.account
                 .fail("the client went away before the end of the answer");
         }
+        self.said();
     }
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_model::{ActionKind, LlmAnswer, LlmApi, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
+use agentguard_protocol::llm::Endpoint;
 use agentguard_protocol::refusal::{self, Refusal};
 use agentguard_protocol::websocket::extensions::Agreed;
 use agentguard_protocol::{HttpMalformed, request, response};
@@ -27,11 +28,12 @@ use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
-use crate::http::events::Events;
+use crate::http::call::{Calling, Unread};
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
+use crate::http::reading::Reading;
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
 use crate::revoked::Revoked;
@@ -140,7 +142,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         request: Request<Received>,
         interims: &Arc<Interims>,
     ) -> Response<Answer<R>> {
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         let tongue = Tongue::of(&parts);
         let answer = parts
             .headers
@@ -154,10 +156,23 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if self.flow.is_stale() {
             return self.refuse_stale(tongue).await;
         }
-        let asked = Arc::new(self.asked(&mut parts, &body, &meaning));
+        let calling = Calling::of(&self.flow, &parts.method, &meaning);
+        let tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
+        let mut asked = self.asked(&mut parts, &body, &meaning);
+        if let Some(calling) = &calling {
+            (asked, body) = match self.call(calling, &parts, &meaning, asked, body).await {
+                Ok(read) => read,
+                Err(unread) => return self.refuse_unread(unread, tongue).await,
+            };
+        }
+        let asked = Arc::new(asked);
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
-        let (decided, status) = self.decide(&meaning, &asked, growth.as_mut()).await;
+        let (decided, mut status) = self.decide(&meaning, &asked, growth.as_mut()).await;
+        if decided.reason.code == ReasonCode::NotUnderstood && meaning.websocket.is_some() {
+            // What makes a client of Responses go on over HTTPS.
+            status = StatusCode::UPGRADE_REQUIRED;
+        }
         if !decided.allowed {
             if self.is_http2() && !body.is_end_stream() {
                 tokio::spawn(discard(body, self.flow.guard.limits.linger));
@@ -183,7 +198,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         let response = match carried {
-            Ok(carried) => self.answer(carried, &account, asked, revoked, answer),
+            Ok(carried) => {
+                let endpoint = calling.as_ref().map(Calling::endpoint);
+                self.answer(carried, &account, asked, revoked, answer, endpoint)
+            }
             Err(_) if let Some(denied) = grown.get().or(revoked.peek()) => {
                 refuse(denied, StatusCode::FORBIDDEN, tongue)
             }
@@ -220,6 +238,46 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             request::Scheme::Https => asked.inside_tls(),
             request::Scheme::Http => asked,
         }
+    }
+
+    /// A call of a language model as it is decided on: with what it asks for.
+    async fn call(
+        &self,
+        calling: &Calling,
+        parts: &Parts,
+        meaning: &request::Request,
+        asked: Asked,
+        body: Received,
+    ) -> Result<(Asked, Received), Unread> {
+        if meaning.websocket.is_some() {
+            let llm = calling.not_understood("calls over WebSocket are not read");
+            return Ok((asked.calling(llm), body));
+        }
+        let (fields, path) = (&parts.headers, meaning.path.as_str());
+        let read = calling.read(&self.flow, fields, path, body).await?;
+        asked.grew(read.size);
+        Ok((asked.calling(read.llm), read.body))
+    }
+
+    async fn refuse_unread(&self, unread: Unread, tongue: Tongue) -> Response<Answer<R>> {
+        let (code, status, message) = match unread {
+            Unread::Late => (
+                ReasonCode::ClientTimeout,
+                StatusCode::REQUEST_TIMEOUT,
+                "the client did not send the content of its call in time".to_owned(),
+            ),
+            Unread::Broken(error) => (
+                ReasonCode::HttpMalformed,
+                StatusCode::BAD_REQUEST,
+                format!("the content of the call broke off: {}", chain(&error)),
+            ),
+        };
+        let decided = self.flow.refuse(ActionKind::LlmCall, code, message).await;
+        let mut response = refuse(&decided, status, tongue);
+        if !self.is_http2() {
+            close(&mut response);
+        }
+        response
     }
 
     /// Decides, and says with which status it is refused, if it is.
@@ -349,6 +407,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         asked: Arc<Asked>,
         revoked: Revoked,
         answer: Option<PendingAnswer>,
+        endpoint: Option<Endpoint>,
     ) -> Response<Answer<R>> {
         let Carried {
             mut parts,
@@ -381,8 +440,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             None => {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
-                let events = Events::of(&parts.headers, |memory| self.flow.room(memory));
-                let body = ResponseBody::new(body, Arc::clone(account), revoked, events);
+                let room = |memory| self.flow.room(memory);
+                let reading = Reading::of(&parts.headers, endpoint, room).unwrap_or_else(|why| {
+                    tracing::debug!(%why, "an answer is not read");
+                    if endpoint.is_some() {
+                        account.said(LlmAnswer {
+                            not_understood: Some(why),
+                            ..LlmAnswer::default()
+                        });
+                    }
+                    None
+                });
+                let body = ResponseBody::new(body, Arc::clone(account), revoked, reading);
                 if !self.is_http2() {
                     let denial = Some(body.denial().downgrade());
                     *self
@@ -437,7 +506,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         })?;
         let wanted = Arc::new(Notify::new());
         // In HTTP/2 the upstream's 100 is passed on as it is, and the client sends what it sends.
-        let asks = meaning.expects_continue && !body.is_end_stream();
+        let held = matches!(body, Received::Held(_));
+        let asks = meaning.expects_continue && !body.is_end_stream() && !held;
         let waits = asks && !self.is_http2();
         let go_ahead = waits.then(|| {
             let patience = sleep(self.flow.guard.limits.expect_continue);
@@ -543,6 +613,8 @@ enum Tongue {
     Http,
     Grpc,
     Git,
+    /// A provider's errors.
+    Llm(LlmApi),
 }
 
 impl Tongue {
@@ -562,6 +634,7 @@ impl Tongue {
             Self::Http => refusal.response(),
             Self::Grpc => refusal.grpc_response(),
             Self::Git => refusal.text_response(),
+            Self::Llm(api) => refusal.llm_response(api),
         };
         response.map(|body| Either::Right(Full::new(body)))
     }

@@ -20,14 +20,16 @@
 //! connections belong to one agent, and to one client connection at a time.
 
 mod body;
-mod events;
+mod call;
 mod exchange;
 mod gated;
 mod growth;
+mod held;
 mod http2;
 mod interims;
 mod leg;
 mod pool;
+mod reading;
 mod upstream;
 mod websocket;
 

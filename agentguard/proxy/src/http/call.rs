@@ -1,0 +1,199 @@
+//! Calls of language models: the content of one is read before it is decided on.
+
+use std::ops::ControlFlow;
+
+use agentguard_decision::Recorder;
+use agentguard_model::{Llm, LlmApi, Provider};
+use agentguard_protocol::content::{Codings, Decoder};
+use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, model_in};
+use agentguard_protocol::request;
+use http::{HeaderMap, Method};
+use tokio::time::timeout;
+
+use crate::Port;
+use crate::connection::Flow;
+use crate::decoders::Decoding;
+use crate::http::body::{BodyFailed, Received};
+use crate::http::growth::Judge as _;
+use crate::http::held::{Held, Holding, MAX_HELD};
+
+/// How much a coded call may decode to. Text in JSON comes to a tenth of what is held.
+const MAX_DECODED: u64 = 4 * MAX_HELD as u64;
+
+/// A request that is a call, by its head.
+pub(crate) struct Calling {
+    provider: Provider,
+    endpoint: Endpoint,
+}
+
+/// A call as it is decided on.
+pub(crate) struct Read {
+    pub(crate) llm: Llm,
+    /// How much content it has, as far as that is known: what came, or what it decodes to, if that is more.
+    pub(crate) size: u64,
+    /// Sent on, as it came.
+    pub(crate) body: Received,
+}
+
+/// Why a call was not read to its end.
+pub(crate) enum Unread {
+    /// Its client broke off.
+    Broken(BodyFailed),
+    /// Its client took too long.
+    Late,
+}
+
+impl Calling {
+    /// Whether a request is one, by where it goes.
+    pub(crate) fn of<R: Recorder, P: Port>(
+        flow: &Flow<R, P>,
+        method: &Method,
+        meaning: &request::Request,
+    ) -> Option<Self> {
+        let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if quiet && meaning.websocket.is_none() {
+            return None;
+        }
+        let host = flow.target.host.as_ref()?;
+        let provider = flow.guard.decider.provider(host)?;
+        let endpoint = Endpoint::of(provider.api, meaning.path.as_str())?;
+        Some(Self { provider, endpoint })
+    }
+
+    /// In which form its client reads an error.
+    pub(crate) const fn api(&self) -> LlmApi {
+        self.provider.api
+    }
+
+    /// Where it goes.
+    pub(crate) const fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// What is known of it before its content: nothing, for this reason.
+    pub(crate) fn not_understood(&self, why: impl Into<String>) -> Llm {
+        Llm {
+            provider: self.provider.name.clone(),
+            operation: self.endpoint.operation(),
+            model: None,
+            stream: false,
+            max_output_tokens: None,
+            tools: Vec::new(),
+            not_understood: Some(why.into()),
+        }
+    }
+
+    /// Reads its content.
+    pub(crate) async fn read<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        fields: &HeaderMap,
+        path: &str,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        let mut content = Content::new(self.endpoint, fields, |memory| flow.room(memory));
+        let held = Held::read(
+            body,
+            |memory| flow.room(memory),
+            |piece| content.push(piece),
+        );
+        let (held, holding) = match timeout(flow.guard.limits.call, held).await {
+            Ok(held) => held.map_err(Unread::Broken)?,
+            Err(_) => return Err(Unread::Late),
+        };
+        let size = content.decoded.max(held.size() as u64);
+        let call = match holding {
+            Holding::Whole => content.finish(),
+            Holding::Beyond(why) => Err(why.to_owned()),
+        };
+        let llm = match call {
+            Ok(call) => Llm {
+                // A deployment is what is called, whatever the content says.
+                model: model_in(path).map(str::to_owned).or(call.model),
+                stream: call.stream,
+                max_output_tokens: call.max_output_tokens,
+                tools: call.tools,
+                not_understood: None,
+                ..self.not_understood(String::new())
+            },
+            Err(why) => self.not_understood(why),
+        };
+        Ok(Read {
+            llm,
+            size,
+            body: Received::Held(held),
+        })
+    }
+}
+
+/// Content as it is decoded and read.
+struct Content {
+    decoder: Option<(Box<Decoder>, Decoding)>,
+    reader: Option<CallReader>,
+    decoded: u64,
+    fault: Option<String>,
+}
+
+impl Content {
+    fn new(
+        endpoint: Endpoint,
+        fields: &HeaderMap,
+        room: impl FnOnce(usize) -> Option<Decoding>,
+    ) -> Self {
+        let (mut decoder, mut fault) = (None, None);
+        match Codings::read(fields) {
+            Ok(codings) if codings.is_identity() => {}
+            Ok(codings) => match room(codings.memory()) {
+                Some(room) => {
+                    decoder = Some((Box::new(Decoder::new(&codings, MAX_DECODED)), room));
+                }
+                None => fault = Some("too much content is being unpacked at once".to_owned()),
+            },
+            Err(why) => fault = Some(why.to_string()),
+        }
+        Self {
+            decoder,
+            reader: Some(CallReader::new(endpoint)),
+            decoded: 0,
+            fault,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.fault.is_some() {
+            return;
+        }
+        let (reader, decoded) = (&mut self.reader, &mut self.decoded);
+        let mut fault: Option<NotUnderstood> = None;
+        let mut read = |bytes: &[u8]| {
+            *decoded += bytes.len() as u64;
+            fault = reader.as_mut().and_then(|reader| reader.push(bytes).err());
+            match fault {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        };
+        let pushed = match &mut self.decoder {
+            None => {
+                let _ = read(bytes);
+                Ok(())
+            }
+            Some((decoder, _)) => decoder.push(bytes, &mut read).map(|_| ()),
+        };
+        let fault = pushed.err().map(NotUnderstood::from).or(fault);
+        self.fault = fault.map(|fault| fault.to_string());
+    }
+
+    fn finish(mut self) -> Result<agentguard_protocol::llm::Call, String> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if let Some((decoder, _)) = &self.decoder {
+            decoder.finish().map_err(|why| why.to_string())?;
+        }
+        let reader = self.reader.take();
+        let read = reader.map(CallReader::finish);
+        let read = read.ok_or("it was not read")?;
+        read.map_err(|why| why.to_string())
+    }
+}

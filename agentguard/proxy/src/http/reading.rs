@@ -1,0 +1,186 @@
+//! An answer that is read beside its way: an event stream, or what a language model says.
+
+use std::ops::ControlFlow;
+
+use agentguard_model::LlmAnswer;
+use agentguard_protocol::content::{Codings, Decoder, Undecodable};
+use agentguard_protocol::llm::{AnswerReader, Endpoint};
+use agentguard_protocol::sse::{Piece, Pieces};
+use http::header::{self, HeaderMap};
+
+use crate::decoders::Decoding;
+
+/// The most bytes that are kept of a line that is no data.
+const MAX_LINE: usize = 4 * 1024;
+
+/// How much a coded answer may decode to: this, and for each byte of it [`RATIO`] more. Beyond it an event
+/// stream is cut, and another answer is not read. Text in JSON comes to a tenth of that.
+const MARGIN: u64 = 1024 * 1024;
+
+/// See [`MARGIN`].
+const RATIO: u64 = 256;
+
+/// See [`Reading::at_once`].
+const SLICE: usize = 4 * 1024;
+
+/// Reads an answer. What passes is what came.
+pub(crate) struct Reading {
+    /// With the room that it takes; none where the answer is not coded.
+    decoder: Option<(Box<Decoder>, Decoding)>,
+    /// None where the answer is one document.
+    events: Option<Pieces>,
+    llm: Option<AnswerReader>,
+    /// Whether the rest passes unread.
+    gave_up: bool,
+}
+
+impl Reading {
+    /// For an answer with these fields, if somebody wants to know what is in it: it is an event stream, or the
+    /// answer of `endpoint`.
+    ///
+    /// # Errors
+    /// It is, and nobody can say: of another coding, of a type that is no text, or `room` has none for the
+    /// decoder. It passes unread.
+    pub(crate) fn of(
+        fields: &HeaderMap,
+        endpoint: Option<Endpoint>,
+        room: impl FnOnce(usize) -> Option<Decoding>,
+    ) -> Result<Option<Self>, String> {
+        let kind = kind(fields);
+        let events = kind.eq_ignore_ascii_case("text/event-stream");
+        if !events {
+            if endpoint.is_none() {
+                return Ok(None);
+            }
+            if !is_json(kind) {
+                return Err(format!("its type is `{}`", kind.escape_debug()));
+            }
+        }
+        let codings = Codings::read(fields).map_err(|why| why.to_string())?;
+        let decoder = if codings.is_identity() {
+            None
+        } else {
+            let room = room(codings.memory());
+            let room = room.ok_or("too much content is being unpacked at once")?;
+            Some((Box::new(Decoder::new(&codings, MARGIN)), room))
+        };
+        Ok(Some(Self {
+            decoder,
+            events: events.then(|| Pieces::new(MAX_LINE)),
+            llm: endpoint.map(AnswerReader::new),
+            gave_up: false,
+        }))
+    }
+
+    /// Whether events are counted.
+    pub(crate) const fn counts(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// Reads the next bytes, and says how many events end with them.
+    ///
+    /// # Errors
+    /// It is an event stream that cannot be decoded.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<u64, Undecodable> {
+        if self.gave_up {
+            return Ok(0);
+        }
+        let mut count = 0;
+        let (events, llm) = (&mut self.events, &mut self.llm);
+        let mut read = |bytes: &[u8]| {
+            count += read(events.as_mut(), llm.as_mut(), bytes);
+            ControlFlow::Continue(())
+        };
+        let pushed = match &mut self.decoder {
+            None => Ok(read(bytes)),
+            Some((decoder, _)) => {
+                decoder.allow_more(RATIO.saturating_mul(bytes.len() as u64));
+                decoder.push(bytes, &mut read)
+            }
+        };
+        debug_assert!(
+            pushed.is_err() || pushed.is_ok_and(|flow| flow.is_continue()),
+            "nothing stops it"
+        );
+        match pushed {
+            Ok(_) => Ok(count),
+            Err(why) => self.give_up(why).map(|()| count),
+        }
+    }
+
+    /// Of so many bytes, how many are read at once: few may take long, and others come first.
+    pub(crate) fn at_once(&self, bytes: usize) -> usize {
+        match self.decoder {
+            Some(_) if !self.gave_up => bytes.min(SLICE),
+            _ => bytes,
+        }
+    }
+
+    /// Says whether an event stream ended where its coding does.
+    ///
+    /// # Errors
+    /// It did not.
+    pub(crate) fn finish(&mut self) -> Result<(), Undecodable> {
+        match &self.decoder {
+            Some((decoder, _)) if !self.gave_up => match decoder.finish() {
+                Ok(()) => Ok(()),
+                Err(why) => self.give_up(why),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// What a language model has said, up to here.
+    pub(crate) fn answer(self) -> Option<LlmAnswer> {
+        self.llm.map(AnswerReader::finish)
+    }
+
+    /// The rest cannot be decoded. What nobody counts on passes all the same.
+    fn give_up(&mut self, why: Undecodable) -> Result<(), Undecodable> {
+        self.gave_up = true;
+        if let Some(llm) = &mut self.llm {
+            llm.give_up(why.into());
+        }
+        if self.events.is_some() {
+            Err(why)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Reads what an answer says, and says how many events end with that.
+fn read(events: Option<&mut Pieces>, mut llm: Option<&mut AnswerReader>, bytes: &[u8]) -> u64 {
+    let mut count = 0;
+    match events {
+        Some(events) => events.push(bytes, &mut |piece| match (piece, &mut llm) {
+            (Piece::Data(data), Some(llm)) => llm.data(data),
+            (Piece::Data(_), None) => {}
+            (Piece::End { .. }, llm) => {
+                count += 1;
+                if let Some(llm) = llm {
+                    llm.event_ends();
+                }
+            }
+        }),
+        None => {
+            if let Some(llm) = llm {
+                llm.whole(bytes);
+            }
+        }
+    }
+    count
+}
+
+/// The type (RFC 9110, 8.3.1), without its parameters.
+fn kind(fields: &HeaderMap) -> &str {
+    let kind = fields.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a type is JSON, or may be.
+fn is_json(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    kind.is_empty() || kind == "application/json" || kind.ends_with("+json")
+}
