@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
@@ -15,12 +15,18 @@ use crate::http::body::{BodyFailed, Received, add};
 /// The most bytes of content that are held, as they are sent. What has more is not understood.
 pub(crate) const MAX_HELD: usize = 32 * 1024 * 1024;
 
-/// What is held takes room in pieces of this size; the first is free, as it is for a message of WebSocket.
+/// What more than this is held in counts against the agent's memory (`decoders`), in pieces of [`ROOM`].
+const FREE: usize = 16 * 1024;
+
+/// See [`FREE`].
 const ROOM: usize = 256 * 1024;
+
+/// What comes in small pieces is put together to some of this size: each piece costs something, too.
+const PIECE: usize = 64 * 1024;
 
 /// Content, of which the beginning is here.
 pub(crate) struct Held {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<BytesMut>,
     /// How many bytes those have.
     size: usize,
     trailers: Option<HeaderMap>,
@@ -59,8 +65,7 @@ impl Held {
             match frame?.into_data() {
                 Ok(data) => {
                     read(&data);
-                    held.size += data.len();
-                    held.pieces.push_back(data);
+                    held.keep(&data);
                 }
                 Err(frame) => held.trailers = frame.into_trailers().ok(),
             }
@@ -77,8 +82,25 @@ impl Held {
         Ok((held, Holding::Whole))
     }
 
+    fn keep(&mut self, mut data: &[u8]) {
+        self.size += data.len();
+        while !data.is_empty() {
+            let filled = self.pieces.back().map_or(PIECE, BytesMut::len);
+            if filled >= PIECE {
+                self.pieces.push_back(BytesMut::new());
+            }
+            let Some(last) = self.pieces.back_mut() else {
+                return;
+            };
+            let room = PIECE.saturating_sub(last.len());
+            let (part, rest) = data.split_at(room.min(data.len()));
+            last.extend_from_slice(part);
+            data = rest;
+        }
+    }
+
     fn has_room(&mut self, room: &impl Fn(usize) -> Option<Decoding>) -> bool {
-        while self.size > (self.rooms.len() + 1) * ROOM {
+        while self.size > FREE && self.rooms.len() < self.size.div_ceil(ROOM) {
             let Some(more) = room(ROOM) else {
                 return false;
             };
@@ -104,10 +126,8 @@ impl Body for Held {
         let this = self.get_mut();
         if let Some(piece) = this.pieces.pop_front() {
             this.size -= piece.len();
-            while this.rooms.len() * ROOM > this.size {
-                this.rooms.pop();
-            }
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            this.rooms.truncate(this.size.div_ceil(ROOM));
+            return Poll::Ready(Some(Ok(Frame::data(piece.freeze()))));
         }
         match &mut this.rest {
             Some(rest) => Pin::new(rest.as_mut()).poll_frame(cx),

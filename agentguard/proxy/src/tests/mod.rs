@@ -1,6 +1,7 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
 mod authority;
+mod calls;
 mod clear_http2;
 mod disguise;
 mod events;
@@ -78,6 +79,10 @@ enum Rules {
     InspectLess,
     /// Everything is allowed to the name, inspected, with other header fields.
     Changed,
+    /// The name is a provider's; calls of `small` are allowed, but with the tool `shell`.
+    Calls,
+    /// The name is a provider's, and everything is allowed.
+    CallsUnread,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -342,6 +347,10 @@ pub(crate) fn no_changes() -> Changes {
 }
 
 fn policy(rules: Rules) -> Policy {
+    let providers = match rules {
+        Rules::Calls | Rules::CallsUnread => "[{ name: ours, api: openai, hosts: [api.example] }]",
+        _ => "[]",
+    };
     let rules = match rules {
         Rules::Allow => {
             "[{ id: all, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
@@ -391,13 +400,24 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] }, \
                 modify: { headers: { drop: [cookie], set: { x-agent: tester } } } }]"
         }
+        Rules::CallsUnread => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }]"
+        }
+        Rules::Calls => {
+            "[{ id: small, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: { model: [small] } } }, \
+              { id: shell, action: deny, reason: No shell., \
+                match: { host: [api.example], llm: { tools: [shell] } } }]"
+        }
         Rules::Requests => {
             "[{ id: ok, action: allow, resolved_ranges: [127.0.0.0/8], \
                              match: { host: [api.example], method: [GET, HEAD], path: ['/ok/**', /ok] } }]"
         }
     };
-    let text =
-        format!("version: 1\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n");
+    let text = format!(
+        "version: 1\nproviders: {providers}\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+    );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {
         Ok(policy) => policy,

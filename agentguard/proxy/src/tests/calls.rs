@@ -1,0 +1,148 @@
+//! Calls of language models, which are read before they are decided.
+
+use std::io::Write as _;
+
+use agentguard_model::{ActionKind, ReasonCode, Verdict};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::http::read_response;
+use super::{Rules, by_name, codes, read_some, read_until, write};
+
+fn call(fields: &str) -> String {
+    format!("POST /v1/chat/completions HTTP/1.1\r\nHost: api.example\r\n{fields}\r\n")
+}
+
+fn sized(body: &[u8], more: &str) -> Vec<u8> {
+    let length = format!("Content-Length: {}\r\n{more}", body.len());
+    let mut message = call(&length).into_bytes();
+    message.extend_from_slice(body);
+    message
+}
+
+fn packed(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A call of more than one piece that is held.
+fn long(model: &str, tool: &str) -> String {
+    let said = "word ".repeat(60_000);
+    format!(
+        r#"{{"messages":[{{"role":"user","content":"{said}"}}],"tools":[{{"type":"function","function":{{"name":"{tool}"}}}}],"model":"{model}"}}"#
+    )
+}
+
+const ANSWER: &str = r#"{"model":"small-1","choices":[{"index":0,"finish_reason":"stop","message":{"content":"x"}}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
+
+#[tokio::test]
+async fn a_call_is_sent_as_it_came_once_it_was_read() {
+    let plain = long("small", "look").into_bytes();
+    for (body, coding) in [
+        (plain.clone(), ""),
+        (packed(&plain), "Content-Encoding: gzip\r\n"),
+    ] {
+        let world = by_name(Rules::Calls).build().await;
+        let mut client = world.connect().await;
+        write(&mut client, sized(&body, coding)).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "\r\n\r\n").await;
+        assert!(read_some(&mut upstream, body.len()).await == body);
+        let fields = "Content-Type: application/json\r\nContent-Length:";
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields} {}\r\n\r\n{ANSWER}", ANSWER.len());
+        write(&mut upstream, answer).await;
+        assert_eq!(read_response(&mut client).await.1, ANSWER);
+        drop(client);
+        let decisions = world.end().await;
+        assert_eq!(codes(&decisions), [(Verdict::Allow, ReasonCode::RuleAllow)]);
+        let action = &decisions[0].action;
+        assert_eq!(action.kind, ActionKind::LlmCall);
+        let llm = action.llm.as_ref().unwrap();
+        assert_eq!(llm.provider, "ours");
+        assert_eq!(llm.model.as_deref(), Some("small"));
+        assert_eq!(llm.tools, ["look"]);
+        // Packed content counts as what is in it.
+        assert_eq!(action.body, Some(plain.len() as u64));
+        let told = decisions[0].outcome.as_ref().unwrap().llm.as_ref().unwrap();
+        assert_eq!(told.model.as_deref(), Some("small-1"));
+        assert_eq!(told.usage.unwrap().input_tokens, Some(7));
+        assert_eq!(told.finish_reason.as_deref(), Some("stop"));
+    }
+}
+
+/// Also where nothing says how long it is, and where all of it comes in single bytes.
+#[tokio::test]
+async fn what_is_denied_is_told_in_the_providers_form_and_nothing_of_it_leaves() {
+    let other = long("large", "look");
+    let shell = long("small", "shell");
+    let twice = r#"{"model":"small","model":"large"}"#;
+    for (body, code, told) in [
+        (other.as_str(), ReasonCode::NoRule, "No rule allows"),
+        (&shell, ReasonCode::RuleDeny, "No shell."),
+        // What cannot be read in one way only may offer it.
+        (twice, ReasonCode::RuleDeny, "No shell."),
+        ("{}", ReasonCode::NoRule, "No rule allows"),
+    ] {
+        let world = by_name(Rules::Calls).build().await;
+        let mut client = world.connect().await;
+        if body.len() < 100 {
+            write(&mut client, call("Transfer-Encoding: chunked\r\n")).await;
+            for byte in body.chars() {
+                write(&mut client, format!("1\r\n{byte}\r\n")).await;
+            }
+            write(&mut client, "0\r\n\r\n").await;
+        } else {
+            write(&mut client, sized(body.as_bytes(), "")).await;
+        }
+        let (head, answer) = read_response(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+        assert!(answer.starts_with(r#"{"error":{"message":""#), "{answer}");
+        assert!(answer.contains(told), "{answer}");
+        drop(client);
+        let decisions = world.end().await;
+        assert_eq!(codes(&decisions), [(Verdict::Deny, code)]);
+        assert_eq!(decisions[0].action.kind, ActionKind::LlmCall);
+        assert!(answer.contains(&decisions[0].id.to_string()), "{answer}");
+    }
+}
+
+/// Nothing was decided: nothing of it has left.
+#[tokio::test]
+async fn a_client_that_breaks_off_its_call_has_sent_nothing() {
+    let world = by_name(Rules::Calls).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, call("Content-Length: 100\r\n")).await;
+    write(&mut client, r#"{"model":"small""#).await;
+    drop(client);
+    assert!(world.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_framed_in_two_ways_is_refused() {
+    let world = by_name(Rules::Calls).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, call("Transfer-Encoding: chunked\r\n")).await;
+    write(&mut client, "2\r\n{}\r\nx\r\n").await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    drop(client);
+    let decisions = world.end().await;
+    assert_eq!(codes(&decisions), [(Verdict::Deny, ReasonCode::HttpMalformed)]);
+    assert_eq!(decisions[0].action.kind, ActionKind::LlmCall);
+}
+
+#[tokio::test]
+async fn a_handshake_of_websocket_to_where_calls_go_is_told_to_use_https() {
+    let world = by_name(Rules::CallsUnread).build().await;
+    let mut client = world.connect().await;
+    let handshake = "GET /v1/responses HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    write(&mut client, handshake).await;
+    let (head, answer) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+    assert!(answer.contains("WebSocket"), "{answer}");
+    drop(client);
+    let decisions = world.end().await;
+    assert_eq!(codes(&decisions), [(Verdict::Deny, ReasonCode::NotUnderstood)]);
+}
