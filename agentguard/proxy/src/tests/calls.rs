@@ -50,7 +50,10 @@ async fn a_call_is_sent_as_it_came_once_it_was_read() {
         read_until(&mut upstream, "\r\n\r\n").await;
         assert!(read_some(&mut upstream, body.len()).await == body);
         let fields = "Content-Type: application/json\r\nContent-Length:";
-        let answer = format!("HTTP/1.1 200 OK\r\n{fields} {}\r\n\r\n{ANSWER}", ANSWER.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\n{fields} {}\r\n\r\n{ANSWER}",
+            ANSWER.len()
+        );
         write(&mut upstream, answer).await;
         assert_eq!(read_response(&mut client).await.1, ANSWER);
         drop(client);
@@ -128,7 +131,10 @@ async fn a_call_that_is_framed_in_two_ways_is_refused() {
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
     drop(client);
     let decisions = world.end().await;
-    assert_eq!(codes(&decisions), [(Verdict::Deny, ReasonCode::HttpMalformed)]);
+    assert_eq!(
+        codes(&decisions),
+        [(Verdict::Deny, ReasonCode::HttpMalformed)]
+    );
     assert_eq!(decisions[0].action.kind, ActionKind::LlmCall);
 }
 
@@ -144,5 +150,8 @@ async fn a_handshake_of_websocket_to_where_calls_go_is_told_to_use_https() {
     assert!(answer.contains("WebSocket"), "{answer}");
     drop(client);
     let decisions = world.end().await;
-    assert_eq!(codes(&decisions), [(Verdict::Deny, ReasonCode::NotUnderstood)]);
+    assert_eq!(
+        codes(&decisions),
+        [(Verdict::Deny, ReasonCode::NotUnderstood)]
+    );
 }
