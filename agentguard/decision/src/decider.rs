@@ -10,7 +10,7 @@ use agentguard_model::{
     Provider, Reason, ReasonCode, Transport, Verdict,
 };
 use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, NameRuling, NotUnderstood, Policy, Ruling, RulingOutcome, Seen,
+    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
 };
 use jiff::Timestamp;
 use ulid::Generator;
@@ -372,14 +372,13 @@ impl<R: Recorder> Decider<R> {
         seen: Seen<'_>,
     ) -> Ruling {
         match self.agent(policy, client.agent) {
-            Ok(agent) => {
-                let moment = self.moment(client);
-                let facts = Facts {
+            Ok(agent) => policy.decide(
+                agent,
+                &Facts {
                     transport,
-                    ..moment.facts(target, seen)
-                };
-                unless_unread(agent, seen, policy.decide(agent, &facts))
-            }
+                    ..self.moment(client).facts(target, seen)
+                },
+            ),
             Err(reason) => Ruling {
                 outcome: RulingOutcome::Deny,
                 verdict: Verdict::Deny,
@@ -572,40 +571,6 @@ impl<R: Recorder> Decider<R> {
             .name(id)
             .ok_or_else(|| unknown(&format!("with the number {}", id.0)))?;
         policy.agent(&name).ok_or_else(|| unknown(name.as_str()))
-    }
-}
-
-/// What becomes of a call of a language model that goes on by the rules and cannot be read: the agent's
-/// `not_understood` says. One that is only observed keeps a denial on paper by its rule.
-fn unless_unread(agent: &AgentPolicy, seen: Seen<'_>, ruling: Ruling) -> Ruling {
-    let Seen::Request(request) = seen else {
-        return ruling;
-    };
-    let why = request.llm.and_then(|llm| llm.not_understood.as_ref());
-    let (Some(why), RulingOutcome::Allow(_)) = (why, ruling.outcome) else {
-        return ruling;
-    };
-    let observes = agent.mode != Mode::Enforce;
-    let denied = ruling.verdict == Verdict::Deny && observes;
-    if denied || agent.not_understood == NotUnderstood::Allow {
-        return ruling;
-    }
-    Ruling {
-        outcome: if observes {
-            ruling.outcome
-        } else {
-            RulingOutcome::Deny
-        },
-        verdict: Verdict::Deny,
-        enforced: !observes,
-        mode: agent.mode,
-        reason: Reason::new(
-            ReasonCode::NotUnderstood,
-            format!("The call of a language model cannot be read: {why}."),
-        ),
-        // No rule says so.
-        matched: Vec::new(),
-        changes: Vec::new(),
     }
 }
 

@@ -11,6 +11,7 @@ use agentguard_model::{Handling, HostName, Matched, Mode, Reason, ReasonCode, Tr
 use crate::agent::AgentPolicy;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
+use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
 use crate::policy::Policy;
@@ -73,6 +74,11 @@ impl Policy {
     /// Decides a flow or a request. No I/O; the work depends on the rules that can match alone.
     #[must_use]
     pub fn decide(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Ruling {
+        unless_unread(agent, facts, self.by_rules(agent, facts))
+    }
+
+    /// What the rules say.
+    fn by_rules(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Ruling {
         let ip = facts.ip.map(special::canonical);
         let attempt = Attempt {
             agent: &agent.name,
@@ -433,6 +439,40 @@ pub(crate) fn undecided(observes: bool, found: &Found) -> bool {
         || found.may_be_overruled()
         || found.may_fail
         || found.unseen_handling > found.handling
+}
+
+/// What becomes of a call of a language model that goes on by the rules and cannot be read: [`NotUnderstood`]
+/// says. An observed agent keeps a denial on paper by its rule.
+fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruling {
+    let Seen::Request(request) = facts.request else {
+        return ruling;
+    };
+    let why = request.llm.and_then(|llm| llm.not_understood.as_ref());
+    let (Some(why), RulingOutcome::Allow(_)) = (why, ruling.outcome) else {
+        return ruling;
+    };
+    let observes = agent.observes();
+    let denied = ruling.verdict == Verdict::Deny && observes;
+    if denied || agent.not_understood == NotUnderstood::Allow {
+        return ruling;
+    }
+    Ruling {
+        outcome: if observes {
+            ruling.outcome
+        } else {
+            RulingOutcome::Deny
+        },
+        verdict: Verdict::Deny,
+        enforced: !observes,
+        mode: agent.mode,
+        reason: Reason::new(
+            ReasonCode::NotUnderstood,
+            format!("The call of a language model cannot be read: {why}."),
+        ),
+        // No rule says so.
+        matched: Vec::new(),
+        changes: Vec::new(),
+    }
 }
 
 /// How an observed agent's flow goes on where no rule in force allows it.

@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::agent::AgentPolicy;
 use crate::circumstances::Switches;
-use crate::document::NotUnderstood;
 use crate::flow::{Around, Flow};
 use crate::policy::Policy;
 use crate::recorded::{CUT, is_cut};
@@ -138,7 +137,7 @@ pub(super) fn attempted(
         ActionKind::HttpRequest | ActionKind::LlmCall => {
             let known = looked_at.get(&decision.policy_version);
             let mut asked = asked(decision, known);
-            (asked.llm, asked.unknown.llm) = call(decision, policy, agent)?;
+            (asked.llm, asked.unknown.llm) = call(decision, policy);
             Attempted::Request(flow, Box::new(asked))
         }
         _ if flow.transport == Transport::Udp => Attempted::Datagram(flow),
@@ -252,14 +251,13 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
 fn call(
     decision: &Decision,
     policy: &Policy,
-    agent: Option<&AgentPolicy>,
-) -> Result<(Option<Llm>, bool), Unread> {
+) -> (Option<Llm>, bool) {
     let action = &decision.action;
     let provider = action.host.as_ref().and_then(|host| policy.provider(host));
     // A call has content, and the request for a tunnel ends at the guard.
     let none = matches!(action.method.as_deref(), Some("GET" | "HEAD" | "CONNECT"));
     let Some(provider) = provider.filter(|_| !none) else {
-        return Ok((None, false));
+        return (None, false);
     };
     // Another provider may have another form, in which it is another call or none.
     let Some(llm) = action
@@ -267,14 +265,9 @@ fn call(
         .as_ref()
         .filter(|it| it.provider == provider.name)
     else {
-        return Ok((None, true));
+        return (None, true);
     };
-    let denies = agent.is_some_and(|agent| agent.not_understood == NotUnderstood::Deny);
-    if denies && llm.not_understood.is_some() && decision.policy_version != policy.version() {
-        let why = "the call could not be read, and `not_understood` of the candidate denies those";
-        return Err(Unread::CannotTell(why.to_owned()));
-    }
-    Ok((Some(llm.clone()), false))
+    (Some(llm.clone()), false)
 }
 
 /// Whether a request is known to have had no content.

@@ -10,7 +10,6 @@ use super::document::Expected;
 use super::{Attempt, Sent, Table, Test};
 use crate::agent::AgentPolicy;
 use crate::decide::{Ruling, RulingOutcome};
-use crate::document::NotUnderstood;
 use crate::explain::{Consideration, Considered};
 use crate::flow::Flow;
 use crate::policy::Policy;
@@ -209,13 +208,7 @@ impl Attempt {
         };
         let unopened = matches!(self, Self::Request(..)) && seen == Seen::Tls;
         let ruling = policy.decide(agent, &flow.facts(seen));
-        let got = Got::of(ruling, unopened);
-        match seen {
-            Seen::Request(request) if got.verdict != Expected::Deny || !got.enforced => {
-                got.unless_unread(agent, &request)
-            }
-            _ => got,
-        }
+        Got::of(ruling, unopened)
     }
 }
 
@@ -263,26 +256,6 @@ impl Got {
             source: None,
             reason,
             unopened: false,
-        }
-    }
-
-    /// As the proxy has it of a call of a language model that cannot be read.
-    fn unless_unread(self, agent: &AgentPolicy, request: &Request<'_>) -> Self {
-        let unread = request.llm.is_some_and(|llm| llm.not_understood.is_some());
-        let denied = self.verdict == Expected::Deny && agent.observes();
-        if !unread || denied || agent.not_understood == NotUnderstood::Allow {
-            return self;
-        }
-        let message = "the call of a language model cannot be read";
-        Self {
-            verdict: Expected::Deny,
-            enforced: !agent.observes(),
-            mode: agent.mode,
-            handling: self.handling.filter(|_| agent.observes()),
-            rule: None,
-            source: None,
-            reason: Reason::new(ReasonCode::NotUnderstood, message),
-            unopened: self.unopened,
         }
     }
 

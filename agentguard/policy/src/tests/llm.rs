@@ -33,7 +33,7 @@ fn unread() -> Llm {
 /// Rules for an agent on one host of a provider.
 fn rules(text: &str) -> Policy {
     policy(&format!(
-        "version: 1\nagents: [{{name: coder}}]\nrules:\n{text}"
+        "version: 1\nagents: [{{name: coder, not_understood: allow}}]\nrules:\n{text}"
     ))
 }
 

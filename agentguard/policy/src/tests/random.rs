@@ -192,7 +192,7 @@ pub(super) fn compiled(rules: &[(usize, &String)], mode: &str) -> Policy {
 
 pub(super) fn compiled_with(rules: &[(usize, &String)], mode: &str, strategy: &str) -> Policy {
     let mut text = format!(
-        "version: 1\nstrategy: {strategy}\nswitches: {{lever: false}}\nagents:\n  - {{name: coder, mode: {mode}}}\nrules:\n"
+        "version: 1\nstrategy: {strategy}\nswitches: {{lever: false}}\nagents:\n  - {{name: coder, mode: {mode}, not_understood: allow}}\nrules:\n"
     );
     for (n, rule) in rules {
         writeln!(text, "  - id: r{n}").unwrap();

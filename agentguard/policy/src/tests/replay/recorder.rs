@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use crate::tests::agent;
-use crate::{Circumstances, Facts, NotUnderstood, Policy, Request, RulingOutcome, Seen, special};
+use crate::{Circumstances, Facts, Policy, Request, RulingOutcome, Seen, special};
 
 /// A decision on nothing in particular.
 pub(super) fn decision(layer: Layer, action: Action) -> Decision {
@@ -155,15 +155,6 @@ impl Recorder<'_> {
             action.llm = request.llm.cloned();
             if action.llm.is_some() {
                 action.kind = ActionKind::LlmCall;
-            }
-            // What cannot be read is the proxy's to deny.
-            let unread = request.llm.is_some_and(|llm| llm.not_understood.is_some());
-            let denied = ruling.verdict == Verdict::Deny && (ruling.enforced || agent.observes());
-            if unread && !denied && agent.not_understood == NotUnderstood::Deny {
-                let reason = Reason::new(ReasonCode::NotUnderstood, "cut");
-                let said = (Verdict::Deny, !agent.observes(), reason);
-                let layer = (Layer::Proxy, action);
-                return self.record(&facts.circumstances, layer, said, Vec::new());
             }
         }
         // An address behind the name for which a rule denies it is told, in force before on paper.
