@@ -114,9 +114,7 @@ impl Messages {
             None => {}
             Some(Field::Arguments) => {
                 if self.document.pending.len() + piece.len() > MAX_PENDING {
-                    self.fault.get_or_insert(NotUnderstood::Order(
-                        "one event has too much of a tool call's arguments",
-                    ));
+                    self.fault.get_or_insert(NotUnderstood::Pending);
                 } else {
                     self.document.pending.extend_from_slice(piece.as_bytes());
                 }

@@ -14,7 +14,8 @@ pub struct Call {
     pub stream: bool,
     /// The most tokens of the answer.
     pub max_output_tokens: Option<u64>,
-    /// The names of the tools that are offered; of those that the provider has itself, their types too.
+    /// The names of the tools that are offered, and of servers (MCP) whose tools are; of those that the provider
+    /// has itself, their types too.
     pub tools: Vec<String>,
 }
 
@@ -86,15 +87,36 @@ struct Tool {
 }
 
 /// The members at the top that are looked at.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 10] = [
     "model",
+    "models",
     "stream",
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
     "tools",
     "functions",
+    "mcp_servers",
+    "web_search_options",
 ];
+
+/// The members of a tool that are.
+const TOOL: [&str; 6] = [
+    "name",
+    "type",
+    "function",
+    "custom",
+    "server_label",
+    "tools",
+];
+
+/// The one of `known` that a name may be taken for, where case is not looked at.
+fn in_another_case(known: &[&'static str], name: &str) -> Option<&'static str> {
+    let mut known = known.iter().filter(|known| **known != name);
+    known
+        .find(|known| known.eq_ignore_ascii_case(name))
+        .copied()
+}
 
 impl CallSink {
     fn fail(&mut self, fault: NotUnderstood) {
@@ -113,14 +135,13 @@ impl CallSink {
 
     /// A member of the top, whose value is met or begins.
     fn member(&mut self, name: &str, event: Event<'_>) {
-        if !KNOWN.contains(&name) {
-            let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name));
-            if let Some(known) = known {
-                self.fail(NotUnderstood::Case(known));
-            }
-            return;
+        if let Some(known) = in_another_case(&KNOWN, name) {
+            self.fail(NotUnderstood::Case(known));
         }
         match (name, event) {
+            // Routers take one of several, of their own choice.
+            ("models", Event::Null) => {}
+            ("models", _) => self.fail(NotUnderstood::Wrong("models")),
             ("model", Event::Begin(Kind::Text)) => self.word = Word::default(),
             ("model", Event::Text(piece)) => self.word.push(piece),
             ("model", Event::End(Kind::Text)) => {
@@ -134,8 +155,14 @@ impl CallSink {
             ("stream", Event::Bool(stream)) => self.call.stream = stream,
             ("stream", Event::Null) => {}
             ("stream", _) => self.fail(NotUnderstood::Wrong("stream")),
-            ("tools" | "functions", Event::Begin(Kind::Array) | Event::End(_) | Event::Null) => {}
-            ("tools" | "functions", _) => self.fail(NotUnderstood::Wrong("tools")),
+            // The search that Chat Completions have is offered by its options.
+            ("web_search_options", Event::Begin(Kind::Object)) => {
+                self.offer("web_search".to_owned());
+            }
+            ("tools" | "functions" | "mcp_servers", event) => match event {
+                Event::Begin(Kind::Array) | Event::End(_) | Event::Null => {}
+                _ => self.fail(NotUnderstood::Wrong("tools")),
+            },
             (_, Event::Null) => {}
             (name, event) if self.is_limit(name) => self.limit(event),
             _ => {}
@@ -164,6 +191,16 @@ impl CallSink {
             // A server's tools (MCP), by the name that they have here.
             | [Part::Key("server_label")] => true,
             [Part::Key("type")] => false,
+            [Part::Key("tools"), ..] if nested => {
+                self.fail(NotUnderstood::Wrong("tools"));
+                return;
+            }
+            [Part::Key(name)] | [Part::Key("function" | "custom"), Part::Key(name)] => {
+                if let Some(known) = in_another_case(&TOOL, name) {
+                    self.fail(NotUnderstood::Case(known));
+                }
+                return;
+            }
             [] => {
                 match event {
                     Event::Begin(Kind::Object) => *self.tool_at(nested) = Tool::default(),
@@ -215,11 +252,17 @@ impl CallSink {
             self.fail(NotUnderstood::Wrong("tools"));
         }
         for word in [name, kind].into_iter().flatten() {
-            if self.call.tools.len() >= MAX_OFFERED {
-                self.fail(NotUnderstood::Offered);
-                return;
-            }
-            self.call.tools.push(word);
+            self.offer(word);
+        }
+    }
+
+    fn offer(&mut self, tool: String) {
+        if tool.is_empty() {
+            self.fail(NotUnderstood::Wrong("tools"));
+        } else if self.call.tools.len() >= MAX_OFFERED {
+            self.fail(NotUnderstood::Offered);
+        } else {
+            self.call.tools.push(tool);
         }
     }
 }
@@ -233,7 +276,13 @@ impl Sink for CallSink {
         match parts.steps() {
             Some([]) => self.object |= event == Event::Begin(Kind::Object),
             Some([Part::Key(name)]) => self.member(name, event),
-            Some([Part::Key("tools" | "functions"), Part::Item(_), rest @ ..]) => match rest {
+            Some(
+                [
+                    Part::Key("tools" | "functions" | "mcp_servers"),
+                    Part::Item(_),
+                    rest @ ..,
+                ],
+            ) => match rest {
                 // What is offered under a name of its own.
                 [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
                 rest => self.tool(false, rest, event),

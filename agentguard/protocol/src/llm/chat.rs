@@ -120,9 +120,7 @@ impl Chat {
             Some(Field::Arguments { whole: false }) => {
                 self.choice.pending += piece.len();
                 if self.choice.pending > MAX_PENDING {
-                    self.fault.get_or_insert(NotUnderstood::Order(
-                        "one event has too much of a tool call's arguments",
-                    ));
+                    self.fault.get_or_insert(NotUnderstood::Pending);
                 } else if let Some(tool) = self.choice.tools.last_mut() {
                     tool.pending.extend_from_slice(piece.as_bytes());
                 }

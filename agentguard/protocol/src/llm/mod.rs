@@ -62,9 +62,12 @@ pub enum NotUnderstood {
     /// [`MAX_TOOL_CALLS`].
     #[error("it asks for more than {MAX_TOOL_CALLS} tool calls")]
     ToolCalls,
-    /// Events that do not belong together.
-    #[error("its events do not belong together: {0}")]
-    Order(&'static str),
+    /// A tool call that has two names.
+    #[error("a tool call of it has two names")]
+    Names,
+    /// [`MAX_PENDING`].
+    #[error("one event of it has more than {MAX_PENDING} bytes of a tool call's arguments")]
+    Pending,
 }
 
 /// Where calls go.
@@ -94,7 +97,12 @@ impl Endpoint {
     #[must_use]
     pub fn of(api: LlmApi, path: &str) -> Option<Self> {
         let path = path.to_ascii_lowercase().replace("%2f", "/");
-        let mut segments = path.rsplit('/').filter(|segment| !segment.is_empty());
+        // What stands behind a `;` is a parameter of the segment for some (RFC 3986, 3.3).
+        let segments = path.rsplit('/');
+        let segments = segments.map(|it| it.split("%3b").next().unwrap_or_default());
+        let mut segments = segments
+            .map(|it| it.split(';').next().unwrap_or_default())
+            .filter(|segment| !segment.is_empty());
         let last = segments.next()?;
         let before = segments.next().unwrap_or_default();
         match (api, before, last) {

@@ -136,6 +136,7 @@ fn calls_are_known_by_the_end_of_their_path() {
             Some(ResponsesTokens),
         ),
         (LlmApi::Openai, "/v1/responses/resp_1", None),
+        (LlmApi::Openai, "/v1/responses%3Bx=1", Some(Responses)),
         (LlmApi::Openai, "/v1/embeddings", Some(Embeddings)),
         (LlmApi::Openai, "/v1/models", None),
         (LlmApi::Openai, "/v1/messages", None),
@@ -204,6 +205,14 @@ fn what_a_call_asks_for() {
     };
     assert_eq!(call(Endpoint::Messages, messages), Ok(read));
     assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));
+    // What is offered beside the list of tools.
+    let search = call(Endpoint::ChatCompletions, r#"{"web_search_options":{}}"#);
+    assert_eq!(search.unwrap().tools, ["web_search"]);
+    let server = r#"{"mcp_servers":[{"type":"url","url":"https://x","name":"wiki"}]}"#;
+    assert_eq!(
+        call(Endpoint::Messages, server).unwrap().tools,
+        ["wiki", "url"]
+    );
 }
 
 #[test]
@@ -222,6 +231,25 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
         (r#"{"tools":{}}"#, NotUnderstood::Wrong("tools")),
         (r#"{"tools":["x"]}"#, NotUnderstood::Wrong("tools")),
         (r#"{"tools":[{}]}"#, NotUnderstood::Wrong("tools")),
+        // Some servers take what is written in another case, and the last of the two.
+        (
+            r#"{"tools":[{"function":{"name":"look","Name":"shell"}}]}"#,
+            NotUnderstood::Case("name"),
+        ),
+        (
+            r#"{"tools":[{"name":"look","Function":{"name":"shell"}}]}"#,
+            NotUnderstood::Case("function"),
+        ),
+        (r#"{"tools":[{"name":""}]}"#, NotUnderstood::Wrong("tools")),
+        (
+            r#"{"tools":[{"name":"a","tools":[{"name":"b","tools":[{"name":"c"}]}]}]}"#,
+            NotUnderstood::Wrong("tools"),
+        ),
+        // A router would choose.
+        (
+            r#"{"model":"a","models":["b"]}"#,
+            NotUnderstood::Wrong("models"),
+        ),
         // Which of the two the server takes is not known.
         (
             r#"{"tools":[{"type":"function","name":"a","function":{"name":"b"}}]}"#,

@@ -43,7 +43,7 @@ impl Tools {
             if tool.name.is_empty() {
                 tool.name = name;
             } else if tool.name != name {
-                return Err(NotUnderstood::Order("a tool call has two names"));
+                return Err(NotUnderstood::Names);
             }
         }
         if let Some(id) = id {
