@@ -4,6 +4,7 @@
 //! object, no lone surrogates, UTF-8 alone. What is understood is bounded: how deep it is nested, how long a
 //! name or a number, how many names are open.
 
+mod number;
 mod path;
 mod scanner;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 
+use super::number::is_number;
 use super::{Fault, MAX_DEPTH, MAX_NAME, MAX_NAMES, MAX_NUMBER, Path};
 
 /// What has more than one part.
@@ -577,32 +578,4 @@ impl Scanner {
 
 const fn kind(object: bool) -> Kind {
     if object { Kind::Object } else { Kind::Array }
-}
-
-/// RFC 8259, 6.
-fn is_number(text: &str) -> bool {
-    let digits =
-        |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let mut rest = text.strip_prefix('-').unwrap_or(text);
-    let whole = digits(rest);
-    if whole == 0 || whole > 1 && rest.starts_with('0') {
-        return false;
-    }
-    rest = rest.get(whole..).unwrap_or_default();
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let length = digits(fraction);
-        if length == 0 {
-            return false;
-        }
-        rest = fraction.get(length..).unwrap_or_default();
-    }
-    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
-        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        let length = digits(exponent);
-        if length == 0 {
-            return false;
-        }
-        rest = exponent.get(length..).unwrap_or_default();
-    }
-    rest.is_empty()
 }

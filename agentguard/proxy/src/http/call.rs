@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use agentguard_decision::Recorder;
 use agentguard_model::{Llm, LlmApi, Provider};
 use agentguard_protocol::content::{Codings, Decoder};
-use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, model_in};
+use agentguard_protocol::llm::{Call, CallReader, Endpoint, NotUnderstood, model_in};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
 use tokio::time::timeout;
@@ -70,8 +70,8 @@ impl Calling {
         self.endpoint
     }
 
-    /// What is known of it before its content: nothing, for this reason.
-    pub(crate) fn not_understood(&self, why: impl Into<String>) -> Llm {
+    /// Of which nothing but where it goes is known, for this reason.
+    fn not_understood(&self, why: impl Into<String>) -> Llm {
         Llm {
             provider: self.provider.name.clone(),
             operation: self.endpoint.operation(),
@@ -83,14 +83,24 @@ impl Calling {
         }
     }
 
-    /// Reads its content.
+    /// Reads its content. What opens a WebSocket has none, and what comes behind is not read.
+    ///
+    /// # Errors
+    /// It did not come to its end.
     pub(crate) async fn read<R: Recorder, P: Port>(
         &self,
         flow: &Flow<R, P>,
         fields: &HeaderMap,
-        path: &str,
+        meaning: &request::Request,
         body: Received,
     ) -> Result<Read, Unread> {
+        if meaning.websocket.is_some() {
+            return Ok(Read {
+                llm: self.not_understood("calls over WebSocket are not read"),
+                size: 0,
+                body,
+            });
+        }
         let mut content = Content::new(self.endpoint, fields, |memory| flow.room(memory));
         let held = Held::read(
             body,
@@ -109,12 +119,15 @@ impl Calling {
         let llm = match call {
             Ok(call) => Llm {
                 // A deployment is what is called, whatever the content says.
-                model: model_in(path).map(str::to_owned).or(call.model),
+                model: model_in(meaning.path.as_str())
+                    .map(str::to_owned)
+                    .or(call.model),
                 stream: call.stream,
                 max_output_tokens: call.max_output_tokens,
                 tools: call.tools,
+                provider: self.provider.name.clone(),
+                operation: self.endpoint.operation(),
                 not_understood: None,
-                ..self.not_understood(String::new())
             },
             Err(why) => self.not_understood(why),
         };
@@ -129,7 +142,7 @@ impl Calling {
 /// Content as it is decoded and read.
 struct Content {
     decoder: Option<(Box<Decoder>, Decoding)>,
-    reader: Option<CallReader>,
+    reader: CallReader,
     decoded: u64,
     fault: Option<String>,
 }
@@ -153,7 +166,7 @@ impl Content {
         }
         Self {
             decoder,
-            reader: Some(CallReader::new(endpoint)),
+            reader: CallReader::new(endpoint),
             decoded: 0,
             fault,
         }
@@ -167,7 +180,7 @@ impl Content {
         let mut fault: Option<NotUnderstood> = None;
         let mut read = |bytes: &[u8]| {
             *decoded += bytes.len() as u64;
-            fault = reader.as_mut().and_then(|reader| reader.push(bytes).err());
+            fault = reader.push(bytes).err();
             match fault {
                 Some(_) => ControlFlow::Break(()),
                 None => ControlFlow::Continue(()),
@@ -184,16 +197,13 @@ impl Content {
         self.fault = fault.map(|fault| fault.to_string());
     }
 
-    fn finish(mut self) -> Result<agentguard_protocol::llm::Call, String> {
+    fn finish(self) -> Result<Call, String> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
         if let Some((decoder, _)) = &self.decoder {
             decoder.finish().map_err(|why| why.to_string())?;
         }
-        let reader = self.reader.take();
-        let read = reader.map(CallReader::finish);
-        let read = read.ok_or("it was not read")?;
-        read.map_err(|why| why.to_string())
+        self.reader.finish().map_err(|why| why.to_string())
     }
 }

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, LlmAnswer, LlmApi, ReasonCode};
+use agentguard_model::{ActionKind, LlmAnswer, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
 use agentguard_protocol::llm::Endpoint;
-use agentguard_protocol::refusal::{self, Refusal};
+use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::extensions::Agreed;
 use agentguard_protocol::{HttpMalformed, request, response};
 use http::header::{self, HeaderValue};
@@ -34,6 +34,7 @@ use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
 use crate::http::reading::Reading;
+use crate::http::tongue::{Tongue, refuse};
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
 use crate::revoked::Revoked;
@@ -160,10 +161,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
         let mut asked = self.asked(&mut parts, &body, &meaning);
         if let Some(calling) = &calling {
-            (asked, body) = match self.call(calling, &parts, &meaning, asked, body).await {
+            let read = calling.read(&self.flow, &parts.headers, &meaning, body);
+            let read = match read.await {
                 Ok(read) => read,
                 Err(unread) => return self.refuse_unread(unread, tongue).await,
             };
+            asked.grew(read.size);
+            (asked, body) = (asked.calling(read.llm), read.body);
         }
         let asked = Arc::new(asked);
         let mut growth = (!body.is_end_stream())
@@ -177,7 +181,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             if self.is_http2() && !body.is_end_stream() {
                 tokio::spawn(discard(body, self.flow.guard.limits.linger));
             }
-            return refuse(&decided, status, tongue);
+            let mut response = refuse(&decided, status, tongue);
+            if status == StatusCode::UPGRADE_REQUIRED {
+                // What it may go on in (RFC 9110, 15.5.22).
+                let fields = response.headers_mut();
+                fields.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+                fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            }
+            return response;
         }
         let account = Arc::new(self.flow.account(decided));
         let _awaited = Awaited(Arc::clone(&account));
@@ -238,25 +249,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             request::Scheme::Https => asked.inside_tls(),
             request::Scheme::Http => asked,
         }
-    }
-
-    /// A call of a language model as it is decided on: with what it asks for.
-    async fn call(
-        &self,
-        calling: &Calling,
-        parts: &Parts,
-        meaning: &request::Request,
-        asked: Asked,
-        body: Received,
-    ) -> Result<(Asked, Received), Unread> {
-        if meaning.websocket.is_some() {
-            let llm = calling.not_understood("calls over WebSocket are not read");
-            return Ok((asked.calling(llm), body));
-        }
-        let (fields, path) = (&parts.headers, meaning.path.as_str());
-        let read = calling.read(&self.flow, fields, path, body).await?;
-        asked.grew(read.size);
-        Ok((asked.calling(read.llm), read.body))
     }
 
     async fn refuse_unread(&self, unread: Unread, tongue: Tongue) -> Response<Answer<R>> {
@@ -605,51 +597,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     plain(text)
-}
-
-/// What the client understands a refusal in.
-#[derive(Clone, Copy)]
-enum Tongue {
-    Http,
-    Grpc,
-    Git,
-    /// A provider's errors.
-    Llm(LlmApi),
-}
-
-impl Tongue {
-    fn of(parts: &Parts) -> Self {
-        // gRPC runs over HTTP/2 alone.
-        if parts.version == Version::HTTP_2 && refusal::is_grpc(&parts.headers) {
-            Self::Grpc
-        } else if refusal::is_git(&parts.uri) {
-            Self::Git
-        } else {
-            Self::Http
-        }
-    }
-
-    fn tell<R: Recorder>(self, refusal: &Refusal<'_>) -> Response<Answer<R>> {
-        let response = match self {
-            Self::Http => refusal.response(),
-            Self::Grpc => refusal.grpc_response(),
-            Self::Git => refusal.text_response(),
-            Self::Llm(api) => refusal.llm_response(api),
-        };
-        response.map(|body| Either::Right(Full::new(body)))
-    }
-}
-
-fn refuse<R: Recorder>(
-    decided: &Decided,
-    status: StatusCode,
-    tongue: Tongue,
-) -> Response<Answer<R>> {
-    tongue.tell(&Refusal {
-        status,
-        reason: &decided.reason,
-        decision: decided.id,
-    })
 }
 
 fn close<R: Recorder>(response: &mut Response<Answer<R>>) {

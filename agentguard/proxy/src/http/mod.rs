@@ -30,6 +30,7 @@ mod interims;
 mod leg;
 mod pool;
 mod reading;
+mod tongue;
 mod upstream;
 mod websocket;
 

@@ -5,9 +5,11 @@ use std::io::Write as _;
 use agentguard_model::{ActionKind, ReasonCode, Verdict};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures_util::FutureExt as _;
+use tokio::io::AsyncWriteExt as _;
 
 use super::http::read_response;
-use super::{Rules, by_name, codes, read_some, read_until, write};
+use super::{Rules, by_name, codes, read_all, read_some, read_until, write};
 
 fn call(fields: &str) -> String {
     format!("POST /v1/chat/completions HTTP/1.1\r\nHost: api.example\r\n{fields}\r\n")
@@ -102,6 +104,7 @@ async fn what_is_denied_is_told_in_the_providers_form_and_nothing_of_it_leaves()
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
         assert!(answer.starts_with(r#"{"error":{"message":""#), "{answer}");
         assert!(answer.contains(told), "{answer}");
+        assert!(world.upstream.accept().now_or_never().is_none(), "dialled");
         drop(client);
         let decisions = world.end().await;
         assert_eq!(codes(&decisions), [(Verdict::Deny, code)]);
@@ -117,8 +120,13 @@ async fn a_client_that_breaks_off_its_call_has_sent_nothing() {
     let mut client = world.connect().await;
     write(&mut client, call("Content-Length: 100\r\n")).await;
     write(&mut client, r#"{"model":"small""#).await;
+    client.shutdown().await.unwrap();
+    // The proxy has ended the connection.
+    let _ = read_all(&mut client).await;
+    assert!(world.upstream.accept().now_or_never().is_none(), "dialled");
     drop(client);
-    assert!(world.end().await.is_empty());
+    let decisions = world.end().await;
+    assert!(decisions.iter().all(|it| it.verdict == Verdict::Deny));
 }
 
 #[tokio::test]
@@ -147,6 +155,8 @@ async fn a_handshake_of_websocket_to_where_calls_go_is_told_to_use_https() {
     write(&mut client, handshake).await;
     let (head, answer) = read_response(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+    let fields = head.to_ascii_lowercase();
+    assert!(fields.contains("\r\nupgrade: http/1.1\r\n"), "{head}");
     assert!(answer.contains("WebSocket"), "{answer}");
     drop(client);
     let decisions = world.end().await;

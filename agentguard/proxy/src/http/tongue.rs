@@ -1,0 +1,56 @@
+//! In which form a client is refused.
+
+use agentguard_decision::{Decided, Recorder};
+use agentguard_model::LlmApi;
+use agentguard_protocol::refusal::{self, Refusal};
+use http::request::Parts;
+use http::{Response, StatusCode, Version};
+use http_body_util::{Either, Full};
+
+use crate::http::body::Answer;
+
+/// What the client understands a refusal in.
+#[derive(Clone, Copy)]
+pub(super) enum Tongue {
+    Http,
+    Grpc,
+    Git,
+    /// A provider's errors.
+    Llm(LlmApi),
+}
+
+impl Tongue {
+    pub(super) fn of(parts: &Parts) -> Self {
+        // gRPC runs over HTTP/2 alone.
+        if parts.version == Version::HTTP_2 && refusal::is_grpc(&parts.headers) {
+            Self::Grpc
+        } else if refusal::is_git(&parts.uri) {
+            Self::Git
+        } else {
+            Self::Http
+        }
+    }
+
+    pub(super) fn tell<R: Recorder>(self, refusal: &Refusal<'_>) -> Response<Answer<R>> {
+        let response = match self {
+            Self::Http => refusal.response(),
+            Self::Grpc => refusal.grpc_response(),
+            Self::Git => refusal.text_response(),
+            Self::Llm(api) => refusal.llm_response(api),
+        };
+        response.map(|body| Either::Right(Full::new(body)))
+    }
+}
+
+/// A denial as its client understands it.
+pub(super) fn refuse<R: Recorder>(
+    decided: &Decided,
+    status: StatusCode,
+    tongue: Tongue,
+) -> Response<Answer<R>> {
+    tongue.tell(&Refusal {
+        status,
+        reason: &decided.reason,
+        decision: decided.id,
+    })
+}
