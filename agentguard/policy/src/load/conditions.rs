@@ -13,7 +13,7 @@ use crate::document::{RawMatch, RawRule, RawTime};
 use crate::pattern::Wildcard;
 use crate::yaml::{At, Place, within};
 
-/// The most regular expressions of a policy, each of at most 64 KiB. More are refused.
+/// The most regular expressions of a policy. More are refused.
 pub(super) const MAX_REGEXES: usize = 500;
 
 /// The most switches of a policy. More are refused.

@@ -20,7 +20,7 @@ pub(super) fn is_constant(node: &IdedExpr) -> bool {
 }
 
 /// Whether a variable stands in it, other than those that a comprehension binds.
-fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
+pub(super) fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
     match &node.expr {
         Expr::Ident(name) => !bound.contains(&name.as_str()),
         Expr::Select(select) => path(select).is_some() || looks(&select.operand, bound),
@@ -44,6 +44,21 @@ fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
                 .any(|part| looks(part, &bound))
         }
         _ => false,
+    }
+}
+
+/// How often a name stands in it.
+pub(super) fn mentions(node: &IdedExpr, name: &str) -> usize {
+    let of = |it: &IdedExpr| mentions(it, name);
+    match &node.expr {
+        Expr::Ident(it) => usize::from(it == name),
+        Expr::Select(select) => of(&select.operand),
+        Expr::Call(call) => {
+            let parts = call.target.as_deref().into_iter().chain(&call.args);
+            parts.map(of).sum()
+        }
+        Expr::List(list) => list.elements.iter().map(of).sum(),
+        _ => 0,
     }
 }
 

@@ -7,7 +7,7 @@ use agentguard_model::{Context, HostName, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::{MAX_NODES, MAX_TEXT, When};
+use super::{MAX_NODES, MAX_TEXT, Steps, When};
 use crate::circumstances::{Circumstances, Switches};
 use crate::tests::{agent, policy};
 use crate::{Facts, Query, Request, Seen};
@@ -97,7 +97,7 @@ impl Scene {
             request: Seen::Request(request),
             circumstances,
         };
-        when(text).holds(agent(&policy, "coder"), &facts)
+        when(text).holds(agent(&policy, "coder"), &facts, &Steps::new())
     }
 }
 
@@ -302,7 +302,7 @@ fn what_is_wrong_is_told_at_load() {
             "`(` is not a regular expression",
         ),
         ("request.path.matches('(?=a)')", "look-around"),
-        ("request.path.matches('a{1000}{1000}')", "size limit"),
+        ("request.path.matches('a{1000}{1000}')", "is too large"),
         (
             "request.path.matches(request.method)",
             "has to stand in the rule",
