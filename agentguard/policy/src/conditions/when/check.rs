@@ -151,14 +151,18 @@ fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
         .max_recursion_depth(MAX_DEPTH)
         .parse(text)
         .map_err(|errors| {
-            let errors = errors.errors.into_iter().take(3).map(|error| {
+            let errors = errors.errors.into_iter().map(|error| {
                 let message = error.msg.lines().next().unwrap_or_default();
                 WhenError {
-                    at: offset(text, error.pos),
+                    at: text.floor_char_boundary(offset(text, error.pos)),
                     ..WhenError::new(quoted(message), EXAMPLE)
                 }
             });
-            errors.collect::<Vec<_>>()
+            let mut errors: Vec<_> = errors.collect();
+            // To the parser each byte of a character that is none of the language's is an error of its own.
+            errors.dedup();
+            errors.truncate(3);
+            errors
         })
 }
 

@@ -354,6 +354,14 @@ fn what_is_wrong_is_told_at_load() {
 }
 
 #[test]
+fn a_character_of_no_expression_is_one_error() {
+    for text in ["😀 == 1", "request.method == 😀"] {
+        let found = refused(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+}
+
+#[test]
 fn an_escape_is_no_way_past_an_expression() {
     for (path, expression) in [
         ("/%24batch", "request.path.startsWith('/$batch')"),
