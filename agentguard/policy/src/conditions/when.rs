@@ -13,6 +13,7 @@
 
 mod check;
 mod compare;
+mod doubts;
 mod pattern;
 mod shape;
 mod trial;
@@ -32,6 +33,7 @@ use crate::agent::AgentPolicy;
 use crate::decide::Facts;
 use crate::request::{Request, Unknown, merged, unescaped};
 use crate::rule::Seen;
+use doubts::Possible;
 use pattern::Pattern;
 use values::Values;
 
@@ -64,6 +66,7 @@ pub(crate) struct When {
     patterns: Arc<[Pattern]>,
     parts: Parts,
     looks_at: LooksAt,
+    doubts: Vec<WhenError>,
 }
 
 /// How much of an expression there is to evaluate.
@@ -156,6 +159,16 @@ impl When {
         let when = check::expression(text, switches, room)?;
         trial::run(&when)?;
         Ok(when)
+    }
+
+    /// What it says that was probably not meant.
+    pub(crate) fn doubts(&self) -> &[WhenError] {
+        &self.doubts
+    }
+
+    /// What a variable can be where it holds, as far as that is known.
+    pub(crate) fn possible(&self, variable: &str) -> Possible<'_> {
+        Possible::of(&self.expression, variable)
     }
 
     /// Whether it looks at the request.

@@ -9,6 +9,7 @@ use cel::common::ast::{
 use cel::parser::{Expression, PrattParser};
 use http::header::HeaderName;
 
+use super::doubts::doubts;
 use super::pattern::Pattern;
 use super::shape::{is_constant, looks, mentions, path, text};
 use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, Parts, When, WhenError};
@@ -116,6 +117,8 @@ pub(super) fn expression(
         repeated: Parts::default(),
         bound: Vec::new(),
     };
+    // As it is written: numbers stand for patterns behind it.
+    let doubts = doubts(text, &expression);
     check.visit(&mut expression);
     if check.found.is_empty() && is_constant(&expression) {
         check.error(
@@ -143,6 +146,7 @@ pub(super) fn expression(
         parts: check.parts(),
         patterns: check.patterns.into(),
         looks_at: check.looks_at,
+        doubts,
     })
 }
 
@@ -396,6 +400,7 @@ impl Check<'_> {
         }
         call.args.iter_mut().for_each(|it| self.visit(it));
         self.same_kind(call);
+        self.division(call);
     }
 
     /// `map['name']` or `'name' in map`.

@@ -114,6 +114,14 @@ fn automaton(text: &str) -> Option<dense::DFA<Vec<u32>>> {
     dense::Builder::new().configure(config).build(text).ok()
 }
 
+/// Whether a pattern is found in every text.
+pub(super) fn is_everywhere(text: &str) -> bool {
+    regex_syntax::parse(text).is_ok_and(|hir| {
+        let properties = hir.properties();
+        properties.minimum_len() == Some(0) && properties.look_set().is_empty()
+    })
+}
+
 fn no_pattern(text: &str, error: &str) -> WhenError {
     let last = error.lines().last().unwrap_or_default();
     let last = last.trim_start_matches("error: ");

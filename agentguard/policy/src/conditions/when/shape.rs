@@ -62,6 +62,33 @@ pub(super) fn mentions(node: &IdedExpr, name: &str) -> usize {
     }
 }
 
+/// Whether two parts say the same, as they are written.
+pub(super) fn is_same(one: &IdedExpr, other: &IdedExpr) -> bool {
+    let all = |ones: &[IdedExpr], others: &[IdedExpr]| {
+        let mut pairs = ones.iter().zip(others);
+        ones.len() == others.len() && pairs.all(|(one, other)| is_same(one, other))
+    };
+    match (&one.expr, &other.expr) {
+        (Expr::Literal(one), Expr::Literal(other)) => one == other,
+        (Expr::Ident(one), Expr::Ident(other)) => one == other,
+        (Expr::Select(one), Expr::Select(other)) => {
+            one.field == other.field
+                && one.test == other.test
+                && is_same(&one.operand, &other.operand)
+        }
+        (Expr::Call(one), Expr::Call(other)) => {
+            let targets = match (&one.target, &other.target) {
+                (None, None) => true,
+                (Some(one), Some(other)) => is_same(one, other),
+                _ => false,
+            };
+            one.func_name == other.func_name && targets && all(&one.args, &other.args)
+        }
+        (Expr::List(one), Expr::List(other)) => all(&one.elements, &other.elements),
+        _ => false,
+    }
+}
+
 /// What a part is, where that is known without evaluating it.
 pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
     const TEXT: Option<&str> = Some("a text");
@@ -74,6 +101,8 @@ pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
         Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)) => {
             NUMBER
         }
+        Expr::Literal(LiteralValue::Null) => Some("null"),
+        Expr::Literal(LiteralValue::Bytes(_)) => Some("a run of bytes"),
         Expr::List(_) => LIST,
         Expr::Select(select) => match path(select)?.as_str() {
             "destination.port"
