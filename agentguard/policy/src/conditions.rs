@@ -5,6 +5,7 @@
 //! kernel's lines and the resolver take the rule as one that may match: see [`Conditions::is_empty`].
 
 mod rollout;
+mod steps;
 mod times;
 mod when;
 
@@ -12,6 +13,7 @@ use agentguard_model::{Context, Labels};
 use jiff::Timestamp;
 
 pub(crate) use rollout::Rollout;
+pub(crate) use steps::Steps;
 pub(crate) use times::{Days, Times, hours};
 pub(crate) use when::When;
 
@@ -107,10 +109,15 @@ impl Conditions {
     /// Whether the expression holds.
     ///
     /// # Errors
-    /// It cannot be evaluated on these facts: why.
-    pub(crate) fn when(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Result<bool, String> {
+    /// It cannot be evaluated on these facts, or takes more than these steps: why.
+    pub(crate) fn when(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        steps: &Steps,
+    ) -> Result<bool, String> {
         let when = self.when.as_ref();
-        when.map_or(Ok(true), |when| when.holds(agent, facts))
+        when.map_or(Ok(true), |when| when.holds(agent, facts, steps))
     }
 
     /// Whether this holds wherever `other` does. Expressions and times by their spelling alone.

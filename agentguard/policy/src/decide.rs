@@ -11,6 +11,7 @@ use agentguard_model::{Handling, HostName, Matched, Mode, Reason, ReasonCode, Tr
 use crate::agent::AgentPolicy;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
+use crate::conditions::Steps;
 use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
@@ -299,7 +300,10 @@ impl Policy {
         let by = position.and_then(|it| self.at(it));
         let failed = position.filter(|it| found.failed.iter().any(|failed| failed == *it));
         let failed = by.filter(|_| failed.is_some());
-        let failed = failed.and_then(|it| it.conditions.when(agent, attempt.facts).err());
+        let failed = failed.and_then(|it| {
+            let alone = it.conditions.when(agent, attempt.facts, &Steps::new());
+            alone.err().or_else(|| found.exceeded.clone())
+        });
         let by = by.map(|rule| &rule.info);
         let by_unseen = unseen.iter().find_map(|kind| self.first(kind));
         let (code, message) = match by {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use agentguard_model::{Source, Transport};
 
 use crate::agent::AgentPolicy;
+use crate::conditions::Steps;
 use crate::decide::Facts;
 use crate::document::RuleAction;
 use crate::llm::{LlmMatch, OPERATIONS};
@@ -288,7 +289,7 @@ fn consider(
     check(Condition::Time, conditions.times(&facts.circumstances));
     let seen = matches!(facts.request, Seen::Request(_));
     let when = if seen || !conditions.needs_request() {
-        conditions.when(agent, facts)
+        conditions.when(agent, facts, &Steps::new())
     } else {
         Ok(true)
     };

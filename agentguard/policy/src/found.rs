@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use agentguard_model::{Handling, HostName};
 
 use crate::agent::AgentPolicy;
+use crate::conditions::Steps;
 use crate::decide::Facts;
 use crate::index::{Position, Via};
 use crate::policy::Policy;
@@ -91,6 +92,8 @@ pub(crate) struct Found {
     pub(crate) paper_modifying: Vec<Position>,
     /// Whether one of [`Self::unseen_allowances`] has an expression that may fail, and deny then.
     pub(crate) may_fail: bool,
+    /// Why expressions could not be evaluated that could be if they were alone.
+    pub(crate) exceeded: Option<String>,
     /// Whether ranks decide, so that those of [`Self::unseen_allowances`] beside a denial are above it.
     ranked: bool,
 }
@@ -169,20 +172,28 @@ impl Found {
 impl Policy {
     /// The rules that a flow meets.
     pub(crate) fn find(&self, agent: &AgentPolicy, facts: &Facts<'_>, ip: Option<IpAddr>) -> Found {
-        let fit = |rule: &Rule| rule.fit(agent, facts);
+        // What is on paper takes no steps from what is in force: it would be denied for it.
+        let (steps, paper_steps) = (Steps::new(), Steps::new());
+        let fit = |rule: &Rule, in_force: bool| {
+            let steps = if in_force { &steps } else { &paper_steps };
+            rule.fit_within(agent, facts, steps)
+        };
         let in_force = |rule: &Rule| rule.in_force(&agent.name, &facts.circumstances);
         let mut found = Found::default();
         if !self.strategy().ranks() {
             self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
-                found.add(position, rule, fit(rule), in_force(rule));
+                let in_force = in_force(rule);
+                found.add(position, rule, fit(rule, in_force), in_force);
             });
+            found.exceeded = exceeded(&steps, &paper_steps);
             return found;
         }
         let towards = Towards::of(facts.host, ip);
         let mut standing = Standing::default();
         let mut met: Vec<(Position, &Rule, Fit, bool, Rank)> = Vec::new();
         for (position, rule) in self.all(agent, facts.host, ip, Some(facts.port)) {
-            let (fit, in_force) = (fit(rule), in_force(rule));
+            let in_force = in_force(rule);
+            let fit = fit(rule, in_force);
             let rank = self.strategy().rank(position, rule, towards);
             if in_force && matches!(fit, Fit::Yes | Fit::Failed) {
                 standing.note(rank, !rule.allows() || fit == Fit::Failed);
@@ -196,6 +207,7 @@ impl Policy {
             }
         }
         found.ranked = true;
+        found.exceeded = exceeded(&steps, &paper_steps);
         found
     }
 
@@ -252,6 +264,12 @@ impl Policy {
             index.visit(host, ip, port, &mut check);
         }
     }
+}
+
+/// What was too much of the steps of a decision.
+fn exceeded(in_force: &Steps, on_paper: &Steps) -> Option<String> {
+    let exceeded = in_force.exceeded().or_else(|| on_paper.exceeded());
+    exceeded.map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -179,9 +179,10 @@ impl Query {
     /// Whether a parameter has one value, or none, however it is read.
     pub(crate) fn is_clear(&self, name: &str) -> bool {
         let [first, others @ ..] = self.readings();
-        let value = |reading: &Parameters| reading.get(name).cloned().unwrap_or_default();
-        let of_first = value(first);
-        of_first.len() <= 1 && others.iter().all(|reading| value(reading) == of_first)
+        let of_first = first.get(name);
+        // One that is there many times is not looked at further.
+        of_first.is_none_or(|values| values.len() <= 1)
+            && others.iter().all(|reading| reading.get(name) == of_first)
     }
 
     /// The first value of a parameter.

@@ -11,7 +11,7 @@ use crate::agent::AgentPolicy;
 use crate::agent::Group;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
-use crate::conditions::{Conditions, When};
+use crate::conditions::{Conditions, Steps, When};
 use crate::decide::Facts;
 use crate::document::{Addresses, LogLevel, RuleAction};
 use crate::pattern::{HostPattern, Ports};
@@ -252,8 +252,13 @@ impl Rule {
             })
     }
 
-    /// Whether it matches the rest of a flow, given that it matches its destination.
+    /// Whether it matches the rest of a flow, given that it matches its destination, if it is the only one.
     pub(crate) fn fit(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Fit {
+        self.fit_within(agent, facts, &Steps::new())
+    }
+
+    /// The same, if its expression takes no more than these steps.
+    pub(crate) fn fit_within(&self, agent: &AgentPolicy, facts: &Facts<'_>, steps: &Steps) -> Fit {
         if self.transports & bit(facts.transport) == 0 || !self.ports.contains(facts.port) {
             return Fit::No;
         }
@@ -282,7 +287,7 @@ impl Rule {
         {
             return self.assumed(when, facts);
         }
-        match conditions.when(agent, facts) {
+        match conditions.when(agent, facts, steps) {
             Ok(true) => Fit::Yes,
             Ok(false) => Fit::No,
             Err(_) => Fit::Failed,

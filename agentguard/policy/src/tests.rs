@@ -12,6 +12,7 @@ mod random;
 mod refusals;
 mod replay;
 mod sources;
+mod steps;
 mod strategies;
 mod table;
 mod verdicts;

@@ -7,11 +7,14 @@
 //!
 //! **Cost:** at most [`MAX_NODES`] parts, of which a comprehension's are evaluated once for each entry of a
 //! list that stands in the expression, or for each of at most [`MAX_TOOLS`] tools; no comprehension within
-//! another, so that the work is at most the product of the two, times the length of what is looked at. Regular
-//! expressions are compiled at load and take time linear in the text.
+//! another. Each counts, and so do the texts that they look at and the places of regular expressions, which are
+//! compiled at load, over those texts: a decision has so many [`Steps`] for all of its expressions, and one that
+//! takes more cannot be evaluated.
 
 mod check;
 mod compare;
+mod doubts;
+mod pattern;
 mod shape;
 mod trial;
 mod values;
@@ -24,12 +27,14 @@ use std::sync::{Arc, LazyLock};
 use cel::parser::Expression;
 use cel::{Context, Env, ExecutionError, Value};
 use http::header::{self, HeaderName};
-use regex::Regex;
 
+use super::steps::{Meter, Steps};
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
 use crate::request::{Request, Unknown, merged, unescaped};
 use crate::rule::Seen;
+use doubts::Possible;
+use pattern::Pattern;
 use values::Values;
 
 /// The longest expression, in bytes. A longer one is refused.
@@ -58,14 +63,38 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
 pub(crate) struct When {
     text: String,
     expression: Expression,
-    regexes: Vec<Regex>,
+    patterns: Arc<[Pattern]>,
+    parts: Parts,
     looks_at: LooksAt,
+    doubts: Vec<WhenError>,
+}
+
+/// How much of an expression there is to evaluate.
+#[derive(Clone, Copy, Debug, Default)]
+struct Parts {
+    /// How many parts, each as often as it is evaluated at most.
+    fixed: u64,
+    /// As many more for each tool of a call.
+    per_tool: u64,
+    /// How often a text that a variable stands for is looked at where that stands: more than once where it is
+    /// an entry of a list that is gone through.
+    looks: u64,
+}
+
+impl Parts {
+    /// How many there are for a call with so many tools.
+    fn count(self, tools: usize) -> u64 {
+        let tools = u64::try_from(tools).unwrap_or(u64::MAX);
+        self.fixed
+            .saturating_add(self.per_tool.saturating_mul(tools))
+    }
 }
 
 /// What an expression looks at.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct LooksAt {
     request: bool,
+    path: bool,
     /// Whether it is a call of a language model, and what is known of each.
     llm: bool,
     /// What is known only of a call that could be read.
@@ -130,6 +159,16 @@ impl When {
         let when = check::expression(text, switches, room)?;
         trial::run(&when)?;
         Ok(when)
+    }
+
+    /// What it says that was probably not meant.
+    pub(crate) fn doubts(&self) -> &[WhenError] {
+        &self.doubts
+    }
+
+    /// What a variable can be where it holds, as far as that is known.
+    pub(crate) fn possible(&self, variable: &str) -> Possible<'_> {
+        Possible::of(&self.expression, variable)
     }
 
     /// Whether it looks at the request.
@@ -199,26 +238,39 @@ impl When {
     /// Whether it holds. A request that it looks at has to be there.
     ///
     /// # Errors
-    /// It cannot be evaluated on these facts: why, without what they contain.
-    pub(crate) fn holds(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Result<bool, String> {
+    /// It cannot be evaluated on these facts, or takes more than these steps: why, without what they contain.
+    pub(crate) fn holds(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        steps: &Steps,
+    ) -> Result<bool, String> {
+        // Whatever else there is in the decision, it is denied, and what is looked at once more is time lost.
+        if let Some(why) = steps.exceeded() {
+            return Err(why.to_owned());
+        }
+        let evaluate = |request, path| self.evaluate(agent, facts, request, path, steps);
         let Seen::Request(request) = facts.request else {
-            return self.evaluate(agent, facts, None, "");
+            return evaluate(None, "");
         };
         if !self.looks_at.request {
-            return self.evaluate(agent, facts, None, "");
+            return evaluate(None, "");
         }
         self.is_clear(&request)?;
-        let holds = self.evaluate(agent, facts, Some(&request), request.path)?;
-        if !request.path.contains('%') {
+        let holds = evaluate(Some(&request), request.path)?;
+        if !self.looks_at.path || !request.path.contains('%') {
             return Ok(holds);
         }
+        let meter = steps.meter();
+        meter.readings(request.path.len());
+        steps.settle(&meter)?;
         // Servers differ in whether an escaped slash separates segments, and what is escaped without need
         // is the same to most of them.
         let with_slashes = request.path.replace("%2F", "/");
         let kept = unescaped(&request.path.replace("%2F", "%252F"));
         let merged = merged(&with_slashes);
         for path in [&with_slashes, &merged, &kept, &unescaped(&merged)] {
-            if self.evaluate(agent, facts, Some(&request), path)? != holds {
+            if path != request.path && evaluate(Some(&request), path)? != holds {
                 return Err("the path has escapes and can be read in two ways".to_owned());
             }
         }
@@ -260,7 +312,15 @@ impl When {
         facts: &Facts<'_>,
         request: Option<&Request<'_>>,
         path: &str,
+        steps: &Steps,
     ) -> Result<bool, String> {
+        // What calls patterns has to own what it uses.
+        let shared = (!self.patterns.is_empty()).then(|| Arc::new(steps.meter()));
+        let own = steps.meter();
+        let meter = shared.as_deref().unwrap_or(&own);
+        let llm = request.and_then(|request| request.llm);
+        meter.parts(self.parts.count(llm.map_or(0, |llm| llm.tools.len())));
+        steps.settle(meter)?;
         let values = Values {
             agent: agent.name.as_str(),
             labels: &agent.labels,
@@ -268,10 +328,14 @@ impl When {
             request,
             path,
             looks_at: &self.looks_at,
+            looks: self.parts.looks,
+            meter,
         };
-        let mut context = context(&self.regexes);
+        let mut context = context(&self.patterns, shared.as_ref());
         context.set_variable_resolver(&values);
-        match context.resolve(&self.expression) {
+        let resolved = context.resolve(&self.expression);
+        steps.settle(meter)?;
+        match resolved {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(_) => Err("it is neither true nor false".to_owned()),
             Err(error) => Err(told(&error)),
@@ -299,15 +363,18 @@ fn told(error: &ExecutionError) -> String {
 }
 
 /// The standard functions and, compiled, the regular expressions of one expression.
-fn context<'v>(regexes: &[Regex]) -> Context<'static, 'v> {
+fn context<'v>(patterns: &Arc<[Pattern]>, meter: Option<&Arc<Meter>>) -> Context<'static, 'v> {
     let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-    if !regexes.is_empty() {
-        // Clones of them share what was compiled.
-        let regexes = regexes.to_vec();
+    if let Some(meter) = meter {
+        let (patterns, meter) = (Arc::clone(patterns), Arc::clone(meter));
         let matches = move |text: Arc<String>, number: i64| -> Result<bool, ExecutionError> {
-            let regex = usize::try_from(number).ok().and_then(|n| regexes.get(n));
-            let unknown = || ExecutionError::function_error("matches", "not compiled");
-            Ok(regex.ok_or_else(unknown)?.is_match(&text))
+            let failed = |why| ExecutionError::function_error("matches", why);
+            let pattern = usize::try_from(number).ok().and_then(|n| patterns.get(n));
+            let pattern = pattern.ok_or_else(|| failed("not compiled"))?;
+            if !meter.pattern(pattern.text(), pattern.places(), text.len()) {
+                return Err(failed("too much"));
+            }
+            pattern.is_match(&text).ok_or_else(|| failed("unreadable"))
         };
         // Its name is nobody else's: no identifier begins like that.
         let _ = context.add_function(COMPILED, matches);

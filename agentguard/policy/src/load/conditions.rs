@@ -10,10 +10,11 @@ use super::{Known, MAX_STRING, Parsed, Report};
 use crate::conditions::{Conditions, Days, Part, Rollout, Times, When, hours};
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTime};
-use crate::pattern::Wildcard;
+use crate::pattern::{HostPattern, Wildcard};
+use crate::rule::Rule;
 use crate::yaml::{At, Place, within};
 
-/// The most regular expressions of a policy, each of at most 64 KiB. More are refused.
+/// The most regular expressions of a policy. More are refused.
 pub(super) const MAX_REGEXES: usize = 500;
 
 /// The most switches of a policy. More are refused.
@@ -113,6 +114,11 @@ fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<Whe
     match When::new(&text.value, &known.switches, &known.regexes) {
         Ok(when) => {
             who_is_meant(&when, text, known, report);
+            for doubt in when.doubts() {
+                let place = place(text, doubt.at, known, report);
+                let message = format!("`{}`: {}", quoted(text.value.trim()), doubt.message);
+                report.warn(place, message, &doubt.hint);
+            }
             Some(when)
         }
         Err(found) => {
@@ -160,6 +166,54 @@ fn who_is_meant(when: &When, text: &At<String>, known: &Known<'_>, report: &mut 
         if let Some(hint) = misspelt(&[(key, value)], known) {
             let message = format!("`{}` is probably misspelt", quoted(&about));
             report.warn(place(&about, report), message, &hint);
+        }
+    }
+}
+
+/// An expression that cannot hold where the rule's own `match` does.
+pub(super) fn beside_match(raw: &RawRule, rule: &Rule, known: &Known<'_>, report: &mut Report) {
+    let (Some(text), Some(when)) = (&raw.when, &rule.conditions.when) else {
+        return;
+    };
+    let port = when.possible("destination.port");
+    let host = when.possible("destination.host");
+    let method = when.possible("request.method");
+    let is_host = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(name) => host.has_text(name.as_str()),
+        HostPattern::Below(_) => host.texts().is_none_or(|mut texts| {
+            texts.any(|text| text.parse().is_ok_and(|name| pattern.matches(&name)))
+        }),
+    };
+    let (ports, hosts, methods) = (rule.ports.ranges(), &rule.hosts, &rule.request.methods);
+    for (variable, key, holds) in [
+        (
+            "destination.port",
+            "port",
+            ports
+                .iter()
+                .any(|(first, last)| port.has_number_in(*first, *last)),
+        ),
+        (
+            "destination.host",
+            "host",
+            // A range is about what is dialled bare too, which has no name.
+            hosts.is_empty() || !rule.cidrs.is_empty() || hosts.iter().any(is_host),
+        ),
+        (
+            "request.method",
+            "method",
+            methods.is_empty() || methods.iter().any(|it| method.has_text(it)),
+        ),
+    ] {
+        if !holds {
+            let at = text.value.find(variable).unwrap_or(0);
+            let message = format!(
+                "`{}`: it never holds where `{key}` of the rule's `match` does",
+                quoted(text.value.trim())
+            );
+            let hint =
+                format!("have `{variable}` and `{key}` say the same, or take one of the two out");
+            report.warn(place(text, at, known, report), message, &hint);
         }
     }
 }

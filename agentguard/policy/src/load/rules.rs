@@ -87,6 +87,7 @@ fn rule(
     rule.transports = transports(raw, matches, &rule, known.defaults, report);
     rule.info.handling = handling(raw, &rule, known.defaults, report);
     what_only_names_have(raw, &rule, report);
+    conditions::beside_match(raw, &rule, known, report);
     what_shows_no_request(matches, &rule, report);
     llm::where_is_none(matches, &rule, known, report);
     if rule.allows() {

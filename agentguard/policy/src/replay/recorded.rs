@@ -248,10 +248,7 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
 }
 
 /// The call of a language model that a request is where a policy's providers are, and whether that is not known.
-fn call(
-    decision: &Decision,
-    policy: &Policy,
-) -> (Option<Llm>, bool) {
+fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
     let action = &decision.action;
     let provider = action.host.as_ref().and_then(|host| policy.provider(host));
     // A call has content, and the request for a tunnel ends at the guard.

@@ -303,3 +303,104 @@ fn what_closes_everything_is_told() {
     let logs = open.replace("id: open", "id: logs, obligations: {log: warn}");
     assert_eq!(of(&format!("{open}{logs}")), [""; 0]);
 }
+
+#[test]
+fn an_expression_that_cannot_hold_beside_its_match_is_told() {
+    let never = |key: &str| format!("it never holds where `{key}` of the rule's `match` does");
+    for (matches, when, told) in [
+        ("port: [443]", "destination.port == 80", Some("port")),
+        (
+            "port: [443, 8443]",
+            "destination.port in [80, 8080] && time.hour > 5",
+            Some("port"),
+        ),
+        (
+            "port: [\"400-500\"]",
+            "destination.port > 500",
+            Some("port"),
+        ),
+        ("port: [443]", "destination.port != 443", Some("port")),
+        ("port: [443]", "!(443 == destination.port)", Some("port")),
+        ("port: [443]", "destination.port == 443", None),
+        (
+            "port: [\"400-500\"]",
+            "destination.port >= 500 && destination.port != 400",
+            None,
+        ),
+        (
+            "port: [443]",
+            "destination.port == 80 || time.hour > 5",
+            None,
+        ),
+        (
+            "host: [a.example]",
+            "destination.host == 'b.example'",
+            Some("host"),
+        ),
+        (
+            "host: [a.example]",
+            "destination.host != 'a.example'",
+            Some("host"),
+        ),
+        (
+            "host: [\"*.a.example\"]",
+            "destination.host in ['a.example', 'b.example']",
+            Some("host"),
+        ),
+        (
+            "host: [\"*.a.example\", c.example]",
+            "destination.host in ['b.a.example', 'b.example']",
+            None,
+        ),
+        (
+            "host: [a.example, b.example]",
+            "destination.host != 'a.example'",
+            None,
+        ),
+        (
+            "host: [a.example]",
+            "destination.host.endsWith('.example')",
+            None,
+        ),
+        (
+            "host: [a.example], cidr: [192.0.2.0/24]",
+            "destination.host == ''",
+            None,
+        ),
+        ("method: [GET]", "request.method == 'PUT'", Some("method")),
+        ("method: [GET, PUT]", "request.method == 'PUT'", None),
+    ] {
+        let host = if matches.contains("host") {
+            ""
+        } else {
+            ", host: [a.example]"
+        };
+        let text = rule(&format!(
+            "  - id: a\n    match: {{{matches}{host}, transport: [tcp]}}\n    action: deny\n    when: \"{when}\"\n"
+        ));
+        let policy = compile(&[document(&text)]).unwrap();
+        let found: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        match told {
+            None => assert!(found.is_empty(), "{matches} {when}: {found:?}"),
+            Some(key) => {
+                assert_eq!(found.len(), 1, "{matches} {when}: {found:?}");
+                assert!(found[0].contains(&never(key)), "{found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_an_expression_hardly_means_is_told_in_its_place() {
+    let text = rule(
+        "  - id: a\n    match: {host: [a.example]}\n    action: allow\n    when: agent.name == 'coder' && time.hour > 25\n",
+    );
+    let policy = compile(&[document(&text)]).unwrap();
+    let found: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "p.yaml:9:36: warning: `agent.name == 'coder' && time.hour > 25`: this comparison of `time.hour` never holds\n  hint: it is 0 to 23"
+        ]
+    );
+}

@@ -8,15 +8,13 @@ use cel::common::ast::{
 };
 use cel::parser::{Expression, PrattParser};
 use http::header::HeaderName;
-use regex::{Regex, RegexBuilder};
 
-use super::shape::{is_constant, path, text};
-use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, When, WhenError};
+use super::doubts::doubts;
+use super::pattern::Pattern;
+use super::shape::{is_constant, looks, mentions, path, text};
+use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, Parts, When, WhenError};
 use crate::diagnostic::{nearest, quoted};
 use crate::load::requests::NOT_PASSED_ON;
-
-/// How large a compiled regular expression may be, in bytes. A larger one is refused.
-const MAX_REGEX: usize = 64 * 1024;
 
 /// The variables, each with whether it is a map, of which an entry is named.
 const VARIABLES: [(&str, bool); 23] = [
@@ -112,12 +110,15 @@ pub(super) fn expression(
         text,
         switches,
         looks_at: LooksAt::default(),
-        regexes: Vec::new(),
+        patterns: Vec::new(),
         room,
         found: Vec::new(),
         nodes: 0,
+        repeated: Parts::default(),
         bound: Vec::new(),
     };
+    // As it is written: numbers stand for patterns behind it.
+    let doubts = doubts(text, &expression);
     check.visit(&mut expression);
     if check.found.is_empty() && is_constant(&expression) {
         check.error(
@@ -142,8 +143,10 @@ pub(super) fn expression(
     Ok(When {
         text: text.to_owned(),
         expression,
-        regexes: check.regexes,
+        parts: check.parts(),
+        patterns: check.patterns.into(),
         looks_at: check.looks_at,
+        doubts,
     })
 }
 
@@ -152,14 +155,18 @@ fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
         .max_recursion_depth(MAX_DEPTH)
         .parse(text)
         .map_err(|errors| {
-            let errors = errors.errors.into_iter().take(3).map(|error| {
+            let errors = errors.errors.into_iter().map(|error| {
                 let message = error.msg.lines().next().unwrap_or_default();
                 WhenError {
-                    at: offset(text, error.pos),
+                    at: text.floor_char_boundary(offset(text, error.pos)),
                     ..WhenError::new(quoted(message), EXAMPLE)
                 }
             });
-            errors.collect::<Vec<_>>()
+            let mut errors: Vec<_> = errors.collect();
+            // To the parser each byte of a character that is none of the language's is an error of its own.
+            errors.dedup();
+            errors.truncate(3);
+            errors
         })
 }
 
@@ -168,11 +175,13 @@ pub(super) struct Check<'a> {
     text: &'a str,
     switches: &'a BTreeMap<String, bool>,
     pub(super) looks_at: LooksAt,
-    regexes: Vec<Regex>,
+    patterns: Vec<Pattern>,
     /// How many may still be compiled, over the whole policy.
     room: &'a Cell<usize>,
     found: Vec<WhenError>,
     nodes: usize,
+    /// What comprehensions evaluate more often than once.
+    repeated: Parts,
     /// The variables of the comprehension that this is inside of.
     bound: Vec<String>,
 }
@@ -184,6 +193,20 @@ impl Check<'_> {
             at: self.text.find(about).unwrap_or(0),
             ..WhenError::new(message, hint)
         });
+    }
+
+    /// How much there is to evaluate.
+    fn parts(&self) -> Parts {
+        let Parts {
+            fixed,
+            per_tool,
+            looks,
+        } = self.repeated;
+        Parts {
+            fixed: fixed.saturating_add(wide(self.nodes)),
+            per_tool,
+            looks: looks.saturating_add(1),
+        }
     }
 
     fn visit(&mut self, node: &mut IdedExpr) {
@@ -269,6 +292,7 @@ impl Check<'_> {
             Some((_, false)) => {
                 let call = path.strip_prefix("llm.");
                 self.looks_at.request |= path.starts_with("request.") || call.is_some();
+                self.looks_at.path |= path == "request.path";
                 self.looks_at.llm |= call.is_some();
                 self.looks_at.call |=
                     call.is_some_and(|it| !matches!(it, "provider" | "operation"));
@@ -376,6 +400,7 @@ impl Check<'_> {
         }
         call.args.iter_mut().for_each(|it| self.visit(it));
         self.same_kind(call);
+        self.division(call);
     }
 
     /// `map['name']` or `'name' in map`.
@@ -431,10 +456,10 @@ impl Check<'_> {
             );
         };
         self.room.set(room);
-        match text(&pattern).map(|it| RegexBuilder::new(it).size_limit(MAX_REGEX).build()) {
-            Some(Ok(regex)) => {
-                let number = i64::try_from(self.regexes.len()).unwrap_or(i64::MAX);
-                self.regexes.push(regex);
+        match text(&pattern).map(Pattern::new) {
+            Some(Ok(compiled)) => {
+                let number = i64::try_from(self.patterns.len()).unwrap_or(i64::MAX);
+                self.patterns.push(compiled);
                 COMPILED.clone_into(&mut call.func_name);
                 let number = LiteralValue::Int(number.into());
                 let number = IdedExpr {
@@ -447,16 +472,7 @@ impl Check<'_> {
                     self.visit(of);
                 }
             }
-            Some(Err(error)) => {
-                let error = error.to_string();
-                let last = error.lines().last().unwrap_or_default();
-                let last = last.trim_start_matches("error: ");
-                self.error(
-                    "matches",
-                    format!("`{}` is not a regular expression: {last}", quoted(text(&pattern).unwrap_or_default())),
-                    "without look-around and back-references; a backslash is written twice, or r'…' around it",
-                );
-            }
+            Some(Err(error)) => self.error("matches", error.message, &error.hint),
             None => self.error(
                 "matches",
                 "the pattern of `matches` has to stand in the rule",
@@ -490,6 +506,7 @@ impl Check<'_> {
         self.bound
             .extend([it.iter_var.clone(), it.accu_var.clone()]);
         self.bound.extend(it.iter_var2.clone());
+        let before = self.nodes;
         for part in [
             &mut it.accu_init,
             &mut it.loop_cond,
@@ -497,6 +514,22 @@ impl Check<'_> {
             &mut it.result,
         ] {
             self.visit(part);
+        }
+        // A literal in there is looked at each time.
+        let each = wide(self.nodes - before).saturating_add(wide(self.text.len()) / 8);
+        let parts = &mut self.repeated;
+        match &it.iter_range.expr {
+            Expr::List(list) => {
+                parts.fixed = parts
+                    .fixed
+                    .saturating_add(each.saturating_mul(wide(list.elements.len())));
+            }
+            _ => parts.per_tool = parts.per_tool.saturating_add(each),
+        }
+        if looks(&it.iter_range, &[]) {
+            let mentions =
+                mentions(&it.loop_step, &it.iter_var) + mentions(&it.loop_cond, &it.iter_var);
+            parts.looks = parts.looks.max(wide(mentions));
         }
         self.bound.clear();
     }
@@ -508,6 +541,10 @@ fn offset(text: &str, (line, column): (isize, isize)) -> usize {
     let before = |count: isize| usize::try_from(count.saturating_sub(1)).unwrap_or(0);
     let lines = text.split_inclusive('\n').take(before(line));
     (lines.map(str::len).sum::<usize>() + before(column)).min(text.len())
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 pub(super) fn note<T: PartialEq>(list: &mut Vec<T>, entry: T) {

@@ -6,6 +6,7 @@ use agentguard_model::{CanonicalPath, HostName};
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
 use super::check::{Check, note};
+use super::doubts::{range, range_in_words};
 use super::shape::{kind, path, text};
 use crate::diagnostic::quoted;
 use crate::llm::OPERATIONS;
@@ -22,17 +23,59 @@ impl Check<'_> {
             _ => return,
         };
         for other in others {
-            self.in_range(first, other);
-            self.label(first, other);
-            self.label(other, first);
-            let written = text(first).or_else(|| text(other)).unwrap_or_default();
-            if let (Some(one), Some(other)) = (kind(first), kind(other))
-                && one != other
-            {
-                let message = format!("{one} is never equal to {other}");
-                let hint = "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`";
-                return self.error(written, message, hint);
+            if !self.may_be_equal(first, other) {
+                return;
             }
+        }
+    }
+
+    /// Whether they can be equal, as far as that is known by their kinds.
+    fn may_be_equal(&mut self, first: &IdedExpr, other: &IdedExpr) -> bool {
+        self.in_range(first, other);
+        self.label(first, other);
+        self.label(other, first);
+        if let (Expr::List(one), Expr::List(other)) = (&first.expr, &other.expr) {
+            let (ones, others) = (&one.elements, &other.elements);
+            if ones.len() != others.len() {
+                let message = format!(
+                    "a list of {} is never equal to a list of {}",
+                    ones.len(),
+                    others.len()
+                );
+                self.error("[", message, "`in` asks whether something is in a list");
+                return false;
+            }
+            let mut pairs = ones.iter().zip(others);
+            return pairs.all(|(one, other)| self.may_be_equal(one, other));
+        }
+        let written = text(first).or_else(|| text(other)).unwrap_or_default();
+        if let (Some(one), Some(other)) = (kind(first), kind(other))
+            && one != other
+        {
+            let message = format!("{one} is never equal to {other}");
+            let hint =
+                "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`";
+            self.error(written, message, hint);
+            return false;
+        }
+        true
+    }
+
+    /// What is divided by a zero that stands in the expression always fails.
+    pub(super) fn division(&mut self, call: &CallExpr) {
+        let (operator, written) = match call.func_name.as_str() {
+            operators::DIVIDE => ("/", "divides by zero"),
+            operators::MODULO => ("%", "asks for what is left of a division by zero"),
+            _ => return,
+        };
+        let is_zero = match call.args.get(1).map(|it| &it.expr) {
+            Some(Expr::Literal(LiteralValue::Int(number))) => *number.inner() == 0,
+            Some(Expr::Literal(LiteralValue::UInt(number))) => *number.inner() == 0,
+            _ => false,
+        };
+        if is_zero {
+            let message = format!("it {written}, so it can never be evaluated");
+            self.error(operator, message, "say another number, or take it out");
         }
     }
 
@@ -66,26 +109,24 @@ impl Check<'_> {
                 continue;
             };
             let path = path(select).unwrap_or_default();
-            let range = match path.as_str() {
-                "time.weekday" => 1..=7,
-                "time.hour" => 0..=23,
-                "time.minute" => 0..=59,
-                "destination.port" => 1..=65_535,
-                _ => {
-                    self.word(&path, other);
-                    continue;
-                }
+            let Some(range) = range(&path) else {
+                self.word(&path, other);
+                continue;
             };
-            if let Expr::Literal(LiteralValue::Int(number)) = &other.expr
-                && !range.contains(number.inner())
-            {
-                let (first, last) = (range.start(), range.end());
-                let message = format!("`{path}` is never {}", number.inner());
-                return self.error(
-                    &path,
-                    message,
-                    &format!("it is {first} to {last}; Monday is 1 and Sunday 7"),
-                );
+            let never = match &other.expr {
+                Expr::Literal(LiteralValue::Int(number)) => {
+                    let number = *number.inner();
+                    (!(range.0..=range.1).contains(&number)).then(|| number.to_string())
+                }
+                Expr::Literal(LiteralValue::Double(number)) => {
+                    let number = *number.inner();
+                    (number.fract() != 0.0).then(|| number.to_string())
+                }
+                _ => None,
+            };
+            if let Some(number) = never {
+                let message = format!("`{path}` is never {number}");
+                return self.error(&path, message, &range_in_words(&path, range));
             }
         }
     }

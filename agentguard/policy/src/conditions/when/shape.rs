@@ -20,7 +20,7 @@ pub(super) fn is_constant(node: &IdedExpr) -> bool {
 }
 
 /// Whether a variable stands in it, other than those that a comprehension binds.
-fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
+pub(super) fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
     match &node.expr {
         Expr::Ident(name) => !bound.contains(&name.as_str()),
         Expr::Select(select) => path(select).is_some() || looks(&select.operand, bound),
@@ -47,6 +47,48 @@ fn looks(node: &IdedExpr, bound: &[&str]) -> bool {
     }
 }
 
+/// How often a name stands in it.
+pub(super) fn mentions(node: &IdedExpr, name: &str) -> usize {
+    let of = |it: &IdedExpr| mentions(it, name);
+    match &node.expr {
+        Expr::Ident(it) => usize::from(it == name),
+        Expr::Select(select) => of(&select.operand),
+        Expr::Call(call) => {
+            let parts = call.target.as_deref().into_iter().chain(&call.args);
+            parts.map(of).sum()
+        }
+        Expr::List(list) => list.elements.iter().map(of).sum(),
+        _ => 0,
+    }
+}
+
+/// Whether two parts say the same, as they are written.
+pub(super) fn is_same(one: &IdedExpr, other: &IdedExpr) -> bool {
+    let all = |ones: &[IdedExpr], others: &[IdedExpr]| {
+        let mut pairs = ones.iter().zip(others);
+        ones.len() == others.len() && pairs.all(|(one, other)| is_same(one, other))
+    };
+    match (&one.expr, &other.expr) {
+        (Expr::Literal(one), Expr::Literal(other)) => one == other,
+        (Expr::Ident(one), Expr::Ident(other)) => one == other,
+        (Expr::Select(one), Expr::Select(other)) => {
+            one.field == other.field
+                && one.test == other.test
+                && is_same(&one.operand, &other.operand)
+        }
+        (Expr::Call(one), Expr::Call(other)) => {
+            let targets = match (&one.target, &other.target) {
+                (None, None) => true,
+                (Some(one), Some(other)) => is_same(one, other),
+                _ => false,
+            };
+            one.func_name == other.func_name && targets && all(&one.args, &other.args)
+        }
+        (Expr::List(one), Expr::List(other)) => all(&one.elements, &other.elements),
+        _ => false,
+    }
+}
+
 /// What a part is, where that is known without evaluating it.
 pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
     const TEXT: Option<&str> = Some("a text");
@@ -59,6 +101,8 @@ pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
         Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)) => {
             NUMBER
         }
+        Expr::Literal(LiteralValue::Null) => Some("null"),
+        Expr::Literal(LiteralValue::Bytes(_)) => Some("a run of bytes"),
         Expr::List(_) => LIST,
         Expr::Select(select) => match path(select)?.as_str() {
             "destination.port"

@@ -7,7 +7,7 @@ use agentguard_model::{Context, HostName, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::{MAX_NODES, MAX_TEXT, When};
+use super::{MAX_NODES, MAX_TEXT, Steps, When};
 use crate::circumstances::{Circumstances, Switches};
 use crate::tests::{agent, policy};
 use crate::{Facts, Query, Request, Seen};
@@ -97,7 +97,7 @@ impl Scene {
             request: Seen::Request(request),
             circumstances,
         };
-        when(text).holds(agent(&policy, "coder"), &facts)
+        when(text).holds(agent(&policy, "coder"), &facts, &Steps::new())
     }
 }
 
@@ -260,7 +260,31 @@ fn what_is_wrong_is_told_at_load() {
         ("exec('x')", "there is no function `exec`"),
         ("request.method", "neither true nor false"),
         ("true", "looks at nothing (hint: take the part out"),
-        ("1 / 0 == 0", "looks at nothing"),
+        ("1 / 2 == 0", "looks at nothing"),
+        ("time.hour / 0 == 1", "it divides by zero, so it can never"),
+        ("time.hour % 0 == 1", "left of a division by zero"),
+        ("request.method == null", "a text is never equal to null"),
+        ("null != request.path", "null is never equal to a text"),
+        (
+            "b'a' == request.path",
+            "a run of bytes is never equal to a text",
+        ),
+        ("request.method in ['GET', null]", "never equal to null"),
+        ("time.hour == 1.5", "`time.hour` is never 1.5"),
+        ("[request.path] == ['a']", "`request.path` is never `a`"),
+        (
+            "[request.path] == ['/a', '/b']",
+            "a list of 1 is never equal to a list of 2",
+        ),
+        ("[time.hour] == ['a']", "a number is never equal to a text"),
+        (
+            "time.minute == 60",
+            "`time.minute` is never 60 (hint: it is 0 to 59)",
+        ),
+        (
+            "time.weekday == 8",
+            "(hint: it is 1 to 7; Monday is 1 and Sunday 7)",
+        ),
         ("!(1 == 2) || switches.open", "looks at nothing"),
         ("['a'].exists(x, x == 'a')", "looks at nothing"),
         ("request.method && switches.open", "neither true nor false"),
@@ -302,7 +326,7 @@ fn what_is_wrong_is_told_at_load() {
             "`(` is not a regular expression",
         ),
         ("request.path.matches('(?=a)')", "look-around"),
-        ("request.path.matches('a{1000}{1000}')", "size limit"),
+        ("request.path.matches('a{1000}{1000}')", "is too large"),
         (
             "request.path.matches(request.method)",
             "has to stand in the rule",
@@ -350,6 +374,160 @@ fn what_is_wrong_is_told_at_load() {
             found.iter().any(|it| it.contains(told)),
             "{text}: {found:#?}"
         );
+    }
+}
+
+#[test]
+fn what_was_probably_not_meant_is_told() {
+    for (text, told) in [
+        (
+            "time.hour > 25",
+            "this comparison of `time.hour` never holds",
+        ),
+        (
+            "time.hour < 0",
+            "this comparison of `time.hour` never holds",
+        ),
+        (
+            "time.hour >= 0",
+            "this comparison of `time.hour` always holds",
+        ),
+        (
+            "24 > time.hour",
+            "this comparison of `time.hour` always holds",
+        ),
+        ("time.weekday <= 7", "Monday is 1"),
+        (
+            "time.minute > 59.5",
+            "this comparison of `time.minute` never holds",
+        ),
+        (
+            "!(destination.port > 70000)",
+            "this comparison of `destination.port` never holds",
+        ),
+        (
+            "size(request.path) < 0",
+            "this comparison of `size` never holds",
+        ),
+        (
+            "request.path.size() >= 0 || switches.open",
+            "this comparison of `size` always holds",
+        ),
+        (
+            "size(request.path) == -1",
+            "this comparison of `size` never holds",
+        ),
+        (
+            "llm.max_output_tokens < 0",
+            "`llm.max_output_tokens` never holds",
+        ),
+        ("request.method in []", "`in []` never holds"),
+        (
+            "switches.open && !switches.open",
+            "what `&&` joins never holds together",
+        ),
+        (
+            "!switches.open || switches.open",
+            "what `||` joins always holds",
+        ),
+        (
+            "!(switches.open || switches.incident) && switches.open",
+            "what `&&` joins never",
+        ),
+        (
+            "request.method == 'GET' && request.method == 'POST'",
+            "what `&&` joins never",
+        ),
+        (
+            "request.method != 'GET' || request.method != 'POST'",
+            "what `||` joins always",
+        ),
+        (
+            "request.method in ['GET', 'PUT'] && 'POST' == request.method",
+            "what `&&` joins never",
+        ),
+        (
+            "request.method == 'GET' && request.method != 'GET'",
+            "what `&&` joins never",
+        ),
+        (
+            "request.method == 'GET' && !(request.method in ['GET', 'PUT'])",
+            "what `&&` joins never",
+        ),
+        ("time.hour > 20 && time.hour < 6", "what `&&` joins never"),
+        ("time.hour < 20 || time.hour > 6", "what `||` joins always"),
+        (
+            "time.hour == 3 && switches.open && time.hour > 6",
+            "what `&&` joins never",
+        ),
+        ("time.hour > 5 && time.hour < 6", "what `&&` joins never"),
+        (
+            "request.path == request.path",
+            "what is compared with itself always holds",
+        ),
+        (
+            "request.path != request.path || switches.open",
+            "with itself never holds",
+        ),
+        (
+            "request.headers['a'] < request.headers['a']",
+            "with itself never holds",
+        ),
+        (
+            "request.path.matches('')",
+            "the pattern `` is found in every text",
+        ),
+        (
+            "request.path.matches('.*') && switches.open",
+            "the pattern `.*` is found in every text",
+        ),
+        (
+            "request.path.startsWith('')",
+            "`startsWith('')` always holds",
+        ),
+        (
+            "['/a'].exists(p, request.path.startsWith(p) && time.hour > 25)",
+            "never holds",
+        ),
+    ] {
+        let when = when(text);
+        let doubts = when.doubts();
+        assert_eq!(doubts.len(), 1, "{text}: {doubts:?}");
+        let doubt = format!("{} (hint: {})", doubts[0].message, doubts[0].hint);
+        assert!(doubt.contains(told), "{text}: {doubt}");
+    }
+}
+
+#[test]
+fn nothing_is_said_of_what_can_be_so_and_otherwise() {
+    for text in [
+        "time.hour >= 1 && time.hour < 23",
+        "time.hour < 6 || time.hour > 20",
+        "time.hour == 23 || time.hour == 0",
+        "destination.port > 1023 && destination.port != 8080",
+        "size(request.path) > 0",
+        "request.method == 'GET' || request.method == 'HEAD'",
+        "request.method != 'GET' && request.method != 'HEAD'",
+        "request.method in ['GET', 'PUT'] && request.method != 'GET'",
+        "switches.open && !switches.incident",
+        "switches.open || switches.open",
+        "request.path.startsWith('/a') && !request.path.startsWith('/a/b')",
+        "request.path.matches('^$') || request.path.matches('a+')",
+        "request.headers['a'] == request.headers['b']",
+        "agent.labels.team == 'a' && agent.labels.tier == 'b'",
+        "int(request.query.a) > 5 && int(request.query.a) < 7",
+        "(request.method == 'GET' && time.hour > 5) || (request.method == 'PUT' && time.hour < 5)",
+        "llm.tools.exists(t, t == 'a' || t == 'b') && request.method == 'POST'",
+    ] {
+        assert_eq!(when(text).doubts(), [], "{text}");
+    }
+}
+
+#[test]
+fn a_character_of_no_expression_is_one_error() {
+    for text in ["😀 == 1", "request.method == 😀"] {
+        let found = refused(text);
+        assert_eq!(found.len(), 1, "{found:?}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! A trial of an expression at load: what is wrong with its types is found before a request meets it.
 
+use std::sync::Arc;
+
 use agentguard_model::{Context as OnBehalf, HostName, Labels, Llm, LlmOperation, Transport};
 use cel::ExecutionError;
 use cel::common::ast::{Expr, operators};
@@ -9,6 +11,7 @@ use http::header::HeaderValue;
 use super::values::Values;
 use super::{LooksAt, When, WhenError, context, told};
 use crate::circumstances::Circumstances;
+use crate::conditions::steps::Meter;
 use crate::decide::Facts;
 use crate::request::{Query, Request};
 use crate::rule::Seen;
@@ -17,6 +20,7 @@ use crate::rule::Seen;
 /// wrong with it on all.
 pub(super) fn run(when: &When) -> Result<(), Vec<WhenError>> {
     let example = Example::of(&when.looks_at);
+    let meter = Arc::new(Meter::endless());
     let request = example.request();
     let facts = example.facts(&request);
     let values = Values {
@@ -26,8 +30,10 @@ pub(super) fn run(when: &When) -> Result<(), Vec<WhenError>> {
         request: Some(&request),
         path: request.path,
         looks_at: &when.looks_at,
+        looks: when.parts.looks,
+        meter: &meter,
     };
-    let mut context = context(&when.regexes);
+    let mut context = context(&when.patterns, Some(&meter));
     context.set_variable_resolver(&values);
     let mut found = Vec::new();
     let mut truths = vec![&when.expression];

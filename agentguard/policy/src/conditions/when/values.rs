@@ -13,6 +13,7 @@ use http::header;
 use jiff::tz::TimeZone;
 
 use super::LooksAt;
+use crate::conditions::steps::Meter;
 use crate::conditions::{Part, label};
 use crate::decide::Facts;
 use crate::llm::operation;
@@ -26,20 +27,23 @@ pub(super) struct Values<'a> {
     pub(super) request: Option<&'a Request<'a>>,
     pub(super) path: &'a str,
     pub(super) looks_at: &'a LooksAt,
+    /// How often a text is looked at where its variable stands.
+    pub(super) looks: u64,
+    pub(super) meter: &'a Meter,
 }
 
 impl VariableResolver for Values<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         let circumstances = &self.facts.circumstances;
-        let part = |part: Part| Some(text(part.of(circumstances.context)));
+        let part = |part: Part| self.text(part.of(circumstances.context));
         match variable {
-            "agent.name" => Some(text(self.agent)),
-            "agent.labels" => Some(self.labels()),
+            "agent.name" => self.text(self.agent),
+            "agent.labels" => self.labels(),
             "context.user" => part(Part::User),
             "context.session" => part(Part::Session),
             "context.workflow" => part(Part::Workflow),
             "context.purpose" => part(Part::Purpose),
-            "destination.host" => Some(text(self.facts.host.map_or("", |name| name.as_str()))),
+            "destination.host" => self.text(self.facts.host.map_or("", |name| name.as_str())),
             "destination.ip" => {
                 // What a name leads to is the server's to say, and not looked at here: the same expression would
                 // be one thing before it is resolved and another behind it.
@@ -48,20 +52,20 @@ impl VariableResolver for Values<'_> {
                 Some(CowVal::owned(CelString::from(ip.unwrap_or_default())))
             }
             "destination.port" => Some(number(i64::from(self.facts.port))),
-            "destination.transport" => Some(text(match self.facts.transport {
+            "destination.transport" => self.text(match self.facts.transport {
                 Transport::Tcp => "tcp",
                 Transport::Udp => "udp",
-            })),
-            "request.method" => self.request.map(|request| text(request.method)),
-            "request.path" => self.request.map(|_| text(self.path)),
-            "request.headers" => self.request.map(|request| self.fields(request)),
-            "request.query" => self.request.map(|request| self.parameters(request)),
+            }),
+            "request.method" => self.text(self.request?.method),
+            "request.path" => self.request.and_then(|_| self.text(self.path)),
+            "request.headers" => self.fields(self.request?),
+            "request.query" => self.parameters(self.request?),
             "llm.provider"
             | "llm.operation"
             | "llm.model"
             | "llm.stream"
             | "llm.max_output_tokens"
-            | "llm.tools" => self.request.map(|request| call(request.llm, variable)),
+            | "llm.tools" => self.call(self.request?.llm, variable),
             "time.hour" | "time.minute" | "time.weekday" => Some(self.clock(variable)),
             _ => self.switch(variable),
         }
@@ -69,15 +73,40 @@ impl VariableResolver for Values<'_> {
 }
 
 impl Values<'_> {
-    fn labels(&self) -> CowVal<'_, '_> {
-        let names = self.looks_at.labels.iter();
+    /// A text, if the steps that are left suffice for whatever is done with it.
+    fn text<'b>(&self, text: &'b str) -> Option<CowVal<'b, 'b>> {
+        self.looks_at_texts(1, text.len())
+            .then(|| CowVal::owned(CelString::from(text)))
+    }
+
+    fn looks_at_texts(&self, count: usize, bytes: usize) -> bool {
+        self.meter.texts(count, bytes, self.looks)
+    }
+
+    fn labels(&self) -> Option<CowVal<'_, '_>> {
         let run = self.facts.circumstances.labels;
-        map(names.filter_map(|name| Some((name.as_str(), label(self.labels, run, name)?.into()))))
+        let entries = || {
+            let names = self.looks_at.labels.iter();
+            names.filter_map(|name| Some((name.as_str(), label(self.labels, run, name)?)))
+        };
+        let bytes = entries().map(|(_, value)| value.len()).sum();
+        let few = self.looks_at_texts(self.looks_at.labels.len(), bytes);
+        few.then(|| map(entries().map(|(name, value)| (name, value.into()))))
     }
 
     /// Each with its one value; the pieces of a cookie as one (RFC 9113 §8.2.3).
-    fn fields<'b>(&'b self, request: &'b Request<'_>) -> CowVal<'b, 'b> {
-        let fields = self.looks_at.fields.iter().filter_map(|name| {
+    fn fields<'b>(&'b self, request: &'b Request<'_>) -> Option<CowVal<'b, 'b>> {
+        let names = &self.looks_at.fields;
+        let values = names.iter().filter_map(|name| {
+            let values = request.fields?.get_all(name).iter();
+            Some(values.fold((0, 0), |(n, bytes), it| (n + 1, bytes + it.len())))
+        });
+        let (count, bytes) =
+            values.fold((names.len(), 0), |(n, bytes), it| (n + it.0, bytes + it.1));
+        if !self.looks_at_texts(count, bytes) {
+            return None;
+        }
+        let fields = names.iter().filter_map(|name| {
             let values = request.fields?.get_all(name).iter();
             let values: Vec<_> = values
                 .map(|value| String::from_utf8_lossy(value.as_bytes()))
@@ -85,13 +114,47 @@ impl Values<'_> {
             let separator = if *name == header::COOKIE { "; " } else { ", " };
             (!values.is_empty()).then(|| (name.as_str(), values.join(separator).into()))
         });
-        map(fields)
+        Some(map(fields))
     }
 
     /// Each with its one value.
-    fn parameters<'b>(&'b self, request: &'b Request<'_>) -> CowVal<'b, 'b> {
-        let names = self.looks_at.parameters.iter();
-        map(names.filter_map(|name| Some((name.as_str(), request.query?.value(name)?.into()))))
+    fn parameters<'b>(&'b self, request: &'b Request<'_>) -> Option<CowVal<'b, 'b>> {
+        let entries = || {
+            let names = self.looks_at.parameters.iter();
+            names.filter_map(|name| Some((name.as_str(), request.query?.value(name)?)))
+        };
+        let bytes = entries().map(|(_, value)| value.len()).sum();
+        let few = self.looks_at_texts(self.looks_at.parameters.len(), bytes);
+        few.then(|| map(entries().map(|(name, value)| (name, value.into()))))
+    }
+
+    /// Of what is no call, and of what a call does not say: nothing, 0, false.
+    fn call<'b>(&self, llm: Option<&'b Llm>, variable: &str) -> Option<CowVal<'b, 'b>> {
+        let of = |part: fn(&'b Llm) -> &'b str| self.text(llm.map_or("", part));
+        match variable {
+            "llm.provider" => of(|llm| &llm.provider),
+            "llm.operation" => of(|llm| operation(llm.operation)),
+            "llm.model" => of(|llm| llm.model.as_deref().unwrap_or_default()),
+            "llm.stream" => {
+                let streams = llm.is_some_and(|llm| llm.stream);
+                Some(CowVal::owned(CelBool::from(streams)))
+            }
+            "llm.max_output_tokens" => {
+                let most = llm.and_then(|llm| llm.max_output_tokens).unwrap_or(0);
+                Some(number(i64::try_from(most).unwrap_or(i64::MAX)))
+            }
+            _ => {
+                let tools = llm.map_or(&[][..], |llm| &llm.tools);
+                let bytes = tools.iter().map(String::len).sum();
+                if !self.looks_at_texts(tools.len(), bytes) {
+                    return None;
+                }
+                let tools = tools
+                    .iter()
+                    .map(|it| -> Box<dyn Val + 'b> { Box::new(CelString::from(it.as_str())) });
+                Some(CowVal::owned(CelList::from(tools.collect::<Vec<_>>())))
+            }
+        }
     }
 
     /// In UTC; Monday is 1 (ISO 8601).
@@ -110,31 +173,6 @@ impl Values<'_> {
         let set = self.facts.circumstances.switches.is_on(name);
         Some(CowVal::owned(CelBool::from(set.unwrap_or(*declared))))
     }
-}
-
-/// Of what is no call, and of what a call does not say: nothing, 0, false.
-fn call<'b>(llm: Option<&'b Llm>, variable: &str) -> CowVal<'b, 'b> {
-    let of = |part: fn(&'b Llm) -> &'b str| text(llm.map_or("", part));
-    match variable {
-        "llm.provider" => of(|llm| &llm.provider),
-        "llm.operation" => of(|llm| operation(llm.operation)),
-        "llm.model" => of(|llm| llm.model.as_deref().unwrap_or_default()),
-        "llm.stream" => CowVal::owned(CelBool::from(llm.is_some_and(|llm| llm.stream))),
-        "llm.max_output_tokens" => {
-            let most = llm.and_then(|llm| llm.max_output_tokens).unwrap_or(0);
-            number(i64::try_from(most).unwrap_or(i64::MAX))
-        }
-        _ => {
-            let tools = llm.map_or(&[][..], |llm| &llm.tools).iter();
-            let tools =
-                tools.map(|it| -> Box<dyn Val + 'b> { Box::new(CelString::from(it.as_str())) });
-            CowVal::owned(CelList::from(tools.collect::<Vec<_>>()))
-        }
-    }
-}
-
-fn text<'b>(text: &'b str) -> CowVal<'b, 'b> {
-    CowVal::owned(CelString::from(text))
 }
 
 fn number(number: i64) -> CowVal<'static, 'static> {

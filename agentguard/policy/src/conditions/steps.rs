@@ -1,0 +1,136 @@
+//! What the expressions of one decision may cost.
+//!
+//! An agent says how long the texts are that they look at, and how many rules look. So what they take is
+//! counted, and not measured: a simulation says what was said on the day, whatever the machine.
+
+use std::cell::{Cell, OnceCell};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::diagnostic::quoted;
+
+/// The steps of a decision: of its rules in force together, and as many of those on paper. One is what it takes
+/// to follow one place of a pattern over one byte, some nanoseconds.
+pub(crate) const MAX_STEPS: u64 = 1_000_000;
+
+/// How many steps a part of an expression takes, each time it is evaluated.
+const PART: u64 = 4;
+
+/// How many bytes of a text are one step to whatever looks at it without a pattern.
+const BYTES: u64 = 8;
+
+/// What is left of the steps of a decision.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    left: Cell<u64>,
+    /// What was too much, of that the first.
+    exceeded: OnceCell<String>,
+}
+
+impl Steps {
+    /// Those of a decision.
+    pub(crate) const fn new() -> Self {
+        Self {
+            left: Cell::new(MAX_STEPS),
+            exceeded: OnceCell::new(),
+        }
+    }
+
+    /// What was too much, if anything was.
+    pub(crate) fn exceeded(&self) -> Option<&str> {
+        self.exceeded.get().map(String::as_str)
+    }
+
+    /// What an evaluation takes is counted in a meter, and comes back by [`Self::settle`].
+    pub(super) const fn meter(&self) -> Meter {
+        Meter {
+            left: AtomicU64::new(self.left.get()),
+            exceeded: OnceLock::new(),
+        }
+    }
+
+    /// Takes over what a meter has counted.
+    ///
+    /// # Errors
+    /// It was too much: what, in words.
+    pub(super) fn settle(&self, meter: &Meter) -> Result<(), String> {
+        self.left.set(meter.left.load(Ordering::Relaxed));
+        match meter.exceeded.get() {
+            None => Ok(()),
+            Some(what) => {
+                let why = format!(
+                    "{what} takes more than is left of the {MAX_STEPS} steps that the expressions of a decision have"
+                );
+                self.exceeded.get_or_init(|| why.clone());
+                Err(why)
+            }
+        }
+    }
+}
+
+/// Counts down the steps of one evaluation. The library wants what it calls to be shareable between threads, though
+/// one alone has it.
+#[derive(Debug)]
+pub(super) struct Meter {
+    left: AtomicU64,
+    exceeded: OnceLock<String>,
+}
+
+impl Meter {
+    /// One that always has enough, for what is not an agent's.
+    pub(super) const fn endless() -> Self {
+        Self {
+            left: AtomicU64::new(u64::MAX),
+            exceeded: OnceLock::new(),
+        }
+    }
+
+    /// Takes steps, if so many are left. `what` they are for.
+    fn take(&self, steps: u64, what: impl FnOnce() -> String) -> bool {
+        let left = self.left.load(Ordering::Relaxed).checked_sub(steps);
+        match left {
+            Some(left) => self.left.store(left, Ordering::Relaxed),
+            None => {
+                self.exceeded.get_or_init(what);
+            }
+        }
+        left.is_some()
+    }
+
+    /// For parts of an expression, as often as each is evaluated.
+    pub(super) fn parts(&self, count: u64) -> bool {
+        self.take(count.saturating_mul(PART), || {
+            format!("an expression of {count} parts, each as often as it is evaluated,")
+        })
+    }
+
+    /// For `count` texts of together so many bytes that are looked at so many times.
+    pub(super) fn texts(&self, count: usize, bytes: usize, times: u64) -> bool {
+        let steps = (wide(bytes) / BYTES).saturating_add(wide(count).saturating_mul(PART));
+        self.take(steps.saturating_mul(times), || {
+            format!("to look at {bytes} bytes")
+        })
+    }
+
+    /// For reading a path in the other ways that its escapes leave open.
+    pub(super) fn readings(&self, bytes: usize) -> bool {
+        self.take(wide(bytes), || {
+            format!("to read a path of {bytes} bytes in the ways that its escapes leave open")
+        })
+    }
+
+    /// For a pattern of so many places on a text of so many bytes.
+    pub(super) fn pattern(&self, pattern: &str, places: u64, bytes: usize) -> bool {
+        let steps = wide(bytes).saturating_mul(places).saturating_add(places);
+        self.take(steps, || {
+            format!(
+                "to try the pattern `{}` on a text of {bytes} bytes",
+                quoted(pattern)
+            )
+        })
+    }
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
