@@ -303,3 +303,57 @@ fn what_closes_everything_is_told() {
     let logs = open.replace("id: open", "id: logs, obligations: {log: warn}");
     assert_eq!(of(&format!("{open}{logs}")), [""; 0]);
 }
+
+/// What is no HTTP, as a database, shows no request on any port.
+#[test]
+fn what_has_to_be_seen_closes_what_shows_nothing_on_any_port() {
+    let of = |strategy: &str, first: &str, second: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nstrategy: {strategy}\nagents: [{{name: coder}}]\nrules:\n{first}{second}"
+        ));
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    let usual = |first: &str, second: &str| of("deny_overrides", first, second);
+    let no = "  - {id: no, match: {host: [c.example.com], path: ['/no/**']}, action: deny}\n";
+    let db = "  - {id: db, match: {host: [c.example.com], port: [5432]}, action: allow, handling: direct}\n";
+    let direct = "p.yaml:6:5: warning: rule `no` has to see the requests that rule `db` (line 5) allows on port 5432 as `direct`: all of that TLS, and all that is no HTTP, is denied\n  hint: `handling: inspect` on rule `db` if HTTP is spoken there; else name in rule `no` the ports that it means, as `port: [80, 443]`";
+    assert_eq!(usual(db, no), [direct]);
+    let spliced = db.replace("5432", "8443").replace(", handling: direct", "");
+    let told = direct
+        .replace("5432", "8443")
+        .replace("as `direct`", "without opening TLS");
+    assert_eq!(usual(&spliced, no), [told]);
+    // Where HTTP is spoken in the clear, requests are seen.
+    let clear = spliced.replace("8443", "80, 8080");
+    assert_eq!(usual(&clear, no), [""; 0]);
+    let named = no.replace("path:", "port: [443], path:");
+    assert_eq!(usual(db, &named), [""; 0]);
+    // Bare addresses, as names.
+    let bare = |rules: &str| rules.replace("host: [c.example.com]", "cidr: [192.0.2.0/24]");
+    assert_eq!(usual(&bare(db), &bare(no)), [direct]);
+    // An allowance that comes first is not closed.
+    assert_eq!(of("priority_first_match", db, no), [""; 0]);
+    let after = of("priority_first_match", no, db);
+    assert!(after.concat().contains("rule `no` has to see"), "{after:?}");
+    let narrower = of("most_specific_wins", db, no);
+    assert_eq!(narrower, [direct]);
+    let wider = no.replace("c.example.com", "'*.example.com'");
+    assert_eq!(of("most_specific_wins", db, &wider), [""; 0]);
+}
+
+#[test]
+fn a_denial_of_every_address_is_told_where_names_are_allowed_behind_it() {
+    let bare = "  - {id: b, match: {cidr: [0.0.0.0/0, '::/0']}, action: deny}\n";
+    let name = "  - {id: a, match: {host: [a.example.com], port: [443]}, action: allow}\n";
+    let of = |first: &str, second: &str| {
+        let rules = format!("agents: [{{name: coder}}]\nrules:\n{first}{second}");
+        by_strategy("priority_first_match", &rules)
+    };
+    assert_eq!(
+        of(bare, name),
+        [
+            "p.yaml:5:5: warning: rule `b` denies every address, and with it every name that rule `a` (line 6) allows, since it comes before it\n  hint: let it stand behind the rules that allow names, or take it out: what no rule allows is denied"
+        ]
+    );
+    assert_eq!(of(name, bare), [""; 0]);
+}
