@@ -69,7 +69,7 @@ pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use document::{Addresses, Local, LogLevel, OnAdoption, OnDaemonLoss, RuleAction, schema};
 pub use explain::{Condition, Consideration, Considered};
-pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
+pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING, is_exact_path};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};

@@ -256,6 +256,17 @@ fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
     }
 }
 
+/// Whether an allowance that has this path is for it and for no other one.
+#[must_use]
+pub fn is_exact_path(text: &str) -> bool {
+    let Some(below) = text.strip_prefix('/') else {
+        return false;
+    };
+    // What servers may take for a slash has to be allowed in both readings.
+    let in_one_way = text.len() <= MAX_STRING && !text.contains("%2F") && canonical(text).is_ok();
+    in_one_way && Glob::new(below).is_ok_and(|glob| glob.is_exact())
+}
+
 /// The longest method that the proxy passes.
 const MAX_METHOD: usize = 24;
 
