@@ -352,7 +352,7 @@ fn a_strategy_is_said_once_and_priorities_where_they_matter() {
     assert_eq!(
         found,
         [
-            "one.yaml:6:23: error: `priority: 9999999999` is too large\n  hint: a whole number from -2147483648 to 2147483647",
+            "one.yaml:6:23: error: expected a whole number from -2147483648 to 2147483647, found `9999999999`\n  hint: choose one that is in this range",
             "two.yaml:2:11: error: a second `strategy`\n  hint: it stands in one.yaml, line 2, already",
         ]
     );
