@@ -208,10 +208,14 @@ fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
             "`{}` is not a method that passes: at most {MAX_METHOD} characters A-Z -",
             quoted(text)
         );
-        let hint = near.map_or_else(
-            || "leave `method` out to match any".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if text.len() > MAX_METHOD => {
+                let length = text.chars().count();
+                format!("it has {length} characters; leave `method` out to match any that passes")
+            }
+            None => "leave `method` out to match any".to_owned(),
+        };
         report.error(entry.place, message, &hint);
         return None;
     }

@@ -106,6 +106,10 @@ fn every_refusal_has_its_place_and_hint() {
             &["p.yaml:7:41: error: `get` is not a method that passes: at most 24 characters A-Z -\n  hint: did you mean `GET`?"],
         ),
         (
+            rule("  - id: a\n    match: {host: [a.example], method: [ABCDEFGHIJKLMNOPQRSTUVWXYZ]}\n    action: deny\n"),
+            &["p.yaml:7:41: error: `ABCDEFGHIJKLMNOPQRSTUVWXYZ` is not a method that passes: at most 24 characters A-Z -\n  hint: it has 26 characters; leave `method` out to match any that passes"],
+        ),
+        (
             rule("  - id: a\n    match: {host: [a.example], path: [a, \"/b?c\", \"/d//e\", \"/%41\"]}\n    action: allow\n"),
             &[
                 "p.yaml:7:39: error: path `a` does not begin with `/`\n  hint: `/a`",

@@ -357,3 +357,59 @@ fn a_denial_of_every_address_is_told_where_names_are_allowed_behind_it() {
     );
     assert_eq!(of(name, bare), [""; 0]);
 }
+
+/// What says less than it seems to, or the same twice.
+#[test]
+fn what_says_nothing_is_told() {
+    let of = |says: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nlists: {{web: [80, 443]}}\nagents: [{{name: coder}}]\nrules:\n  - {{id: a, match: {{host: [a.example.com], {says}, action: allow}}\n"
+        ));
+        let warnings = policy.warnings().iter().map(ToString::to_string);
+        warnings
+            .filter(|it| !it.contains("the list `web`"))
+            .collect()
+    };
+    let time = |says: &str| of(&format!("port: [443], time: {says}}}"));
+    let always = "p.yaml:5:63: warning: `time` holds always: on every day, at every hour\n  hint: leave `time` out, or say when the rule is to hold";
+    for says in [
+        "{days: [mon-sun], hours: ['00:00-24:00']}",
+        "{days: [mon-sun]}",
+        "{hours: ['08:00-18:00', '18:00-08:00']}",
+    ] {
+        assert_eq!(time(says), [always], "{says}");
+    }
+    assert_eq!(
+        time("{days: [mon], hours: ['00:00-12:00', '11:00-24:00']}"),
+        [
+            "p.yaml:5:84: warning: `hours` are the whole day\n  hint: leave `hours` out, or say from when to when"
+        ]
+    );
+    for says in [
+        "{days: [mon-fri]}",
+        "{hours: ['00:00-12:00', '12:01-24:00']}",
+        "{days: [mon], hours: ['08:00-18:00', '18:00-08:00']}",
+    ] {
+        assert_eq!(time(says), [""; 0], "{says}");
+    }
+    assert_eq!(
+        of("port: [443]}, rollout: {percent: 0}"),
+        [
+            "p.yaml:5:77: warning: `percent: 0`: the rule is in force for no session\n  hint: raise it to put the rule in force for some; `mode: shadow` says that it is on paper alone"
+        ]
+    );
+    for (ports, told) in [
+        ("443, 443", Some("56: warning: `443` stands here twice")),
+        (
+            "443, 443, '400-500'",
+            Some("51: warning: `443` is among `400-500`, which stands here too"),
+        ),
+        ("80, 443, '444-500'", None),
+        // Lists may share some of what they stand for.
+        ("'@web', 443", None),
+    ] {
+        let found = of(&format!("port: [{ports}]}}"));
+        let first = found.first().and_then(|it| it.lines().next());
+        assert_eq!(first, told.map(|it| format!("p.yaml:5:{it}")).as_deref());
+    }
+}
