@@ -291,8 +291,7 @@ pub(crate) struct RawRule {
     pub(crate) matches: Option<RawMatch>,
     /// Where it stands with `strategy: priority_first_match`: the highest comes first. 0 if absent.
     #[serde(default)]
-    #[schemars(with = "Option<i32>")]
-    pub(crate) priority: Option<At<i64>>,
+    pub(crate) priority: Option<At<i32>>,
     /// What must hold beside, in the Common Expression Language.
     #[serde(default)]
     pub(crate) when: Option<At<String>>,

@@ -74,7 +74,7 @@ pub use document::{
     Addresses, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, RuleAction, schema,
 };
 pub use explain::{Condition, Consideration, Considered};
-pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING};
+pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING, is_exact_path};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};

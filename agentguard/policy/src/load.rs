@@ -18,6 +18,8 @@ mod values;
 mod variables;
 mod wide;
 
+pub use requests::is_exact_path;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -46,19 +46,8 @@ impl Glob {
 
     /// As it is written, without its leading `/`.
     pub(crate) fn written(&self) -> String {
-        let segments = self.segments.iter().map(|segment| match segment {
-            Segment::Any => "**",
-            Segment::Pattern(text) | Segment::Exact(text) => text,
-        });
+        let segments = self.segments.iter().map(Segment::written);
         segments.collect::<Vec<_>>().join("/")
-    }
-
-    /// Whether it matches everything.
-    pub(crate) fn is_anything(&self) -> bool {
-        self.segments
-            .iter()
-            .all(|segment| matches!(segment, Segment::Any))
-            && !self.segments.is_empty()
     }
 
     /// Whether it matches one text alone.
@@ -67,47 +56,68 @@ impl Glob {
         segments.all(|segment| matches!(segment, Segment::Exact(_)))
     }
 
+    /// How much text has to be gone through to compare it: none where it is one text alone.
+    pub(crate) fn work(&self) -> usize {
+        if self.is_exact() { 0 } else { self.len() }
+    }
+
+    /// How much text it has.
+    pub(crate) fn len(&self) -> usize {
+        let segments = self.segments.iter();
+        segments.map(|segment| segment.written().len() + 1).sum()
+    }
+
     /// Whether it matches a text without its leading `/`.
     pub(crate) fn matches(&self, text: &str) -> bool {
-        // Greedy, with one point of return: only the last `**` can matter.
-        let mut patterns = self.segments.as_slice();
-        let mut rest = Some(text);
-        let mut retry: Option<(&[Segment], Option<&str>)> = None;
-        loop {
-            match (patterns.split_first(), rest) {
-                (Some((Segment::Any, after)), _) => {
-                    patterns = after;
-                    retry = Some((after, rest));
-                    continue;
-                }
-                (Some((pattern, after)), Some(text)) => {
-                    let (segment, following) = split(text);
-                    if pattern.matches(segment) {
-                        patterns = after;
-                        rest = following;
-                        continue;
-                    }
-                }
-                (None, None) => return true,
-                (None, Some(_)) | (Some(_), None) => {}
-            }
-            match retry {
-                Some((after, Some(text))) => {
-                    let (_, following) = split(text);
-                    patterns = after;
-                    rest = following;
-                    retry = Some((after, following));
-                }
-                Some((_, None)) | None => return false,
-            }
-        }
+        match_segments(&self.segments, text.split('/'), |pattern, segment| {
+            pattern.matches(segment)
+        })
+    }
+
+    /// Whether it certainly matches every text that `other` matches. Where only both together cover something, as
+    /// `**` and `*` cover `**`, it is not looked for.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match_segments(&self.segments, other.segments.iter(), |wider, segment| {
+            wider.covers(segment)
+        })
     }
 }
 
-fn split(text: &str) -> (&str, Option<&str>) {
-    match text.split_once('/') {
-        Some((segment, rest)) => (segment, Some(rest)),
-        None => (text, None),
+/// Whether segments, one by one, are those of a pattern. Greedy, with one point of return: only the last `**`
+/// can matter.
+fn match_segments<T>(
+    pattern: &[Segment],
+    segments: impl Iterator<Item = T> + Clone,
+    is_one: impl Fn(&Segment, T) -> bool,
+) -> bool {
+    let (mut patterns, mut rest) = (pattern, segments);
+    let mut retry = None;
+    loop {
+        match patterns.split_first() {
+            Some((Segment::Any, after)) => {
+                patterns = after;
+                retry = Some((after, rest.clone()));
+                continue;
+            }
+            Some((pattern, after)) => {
+                let mut following = rest.clone();
+                if following.next().is_some_and(|it| is_one(pattern, it)) {
+                    patterns = after;
+                    rest = following;
+                    continue;
+                }
+            }
+            None if rest.clone().next().is_none() => return true,
+            None => {}
+        }
+        let Some((after, from)) = &mut retry else {
+            return false;
+        };
+        if from.next().is_none() {
+            return false;
+        }
+        patterns = after;
+        rest = from.clone();
     }
 }
 
@@ -117,6 +127,22 @@ impl Segment {
             Self::Any => true,
             Self::Exact(exact) => exact == text,
             Self::Pattern(pattern) => wildcard(pattern.as_bytes(), text.as_bytes()),
+        }
+    }
+
+    /// Whether whatever `other` stands for in a text, this stands for too.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (_, Self::Any) => false,
+            (_, Self::Pattern(text) | Self::Exact(text)) => self.matches(text),
+        }
+    }
+
+    fn written(&self) -> &str {
+        match self {
+            Self::Any => "**",
+            Self::Pattern(text) | Self::Exact(text) => text,
         }
     }
 }
@@ -144,9 +170,25 @@ impl Wildcard {
         let pattern = self.0.to_ascii_lowercase();
         wildcard(pattern.as_bytes(), &text.to_ascii_lowercase())
     }
+
+    /// As [`Glob::work`].
+    pub(crate) fn work(&self) -> usize {
+        if self.0.contains('*') { self.len() } else { 0 }
+    }
+
+    /// How much text it has.
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it matches every text that `other` matches.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.matches(other.0.as_bytes())
+    }
 }
 
-/// `*` against any run of octets.
+/// `*` against any run of octets. Of another pattern in the place of the text its `*` is an octet too, that
+/// only a `*` stands for: so this says as well whether one pattern covers another.
 fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
@@ -309,11 +351,26 @@ impl Ports {
             .is_some_and(|(_, last)| port <= *last)
     }
 
+    /// There is no port 0, though [`Self::all`] has it.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        other
-            .0
-            .iter()
-            .all(|(first, last)| self.0.iter().any(|(from, to)| from <= first && last <= to))
+        other.0.iter().all(|(first, last)| {
+            let mut own = self.0.iter();
+            own.any(|(from, to)| from <= first.max(&1) && last <= to)
+        })
+    }
+
+    /// Those that are in both.
+    pub(crate) fn shared(&self, other: &Self) -> Self {
+        let both = self.0.iter().flat_map(|(first, last)| {
+            let others = other.0.iter();
+            let shared = others.map(move |(from, to)| (*first.max(from), *last.min(to)));
+            shared.filter(|(first, last)| first <= last)
+        });
+        Self(both.collect())
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The fewer ports, the more exact.
@@ -371,6 +428,51 @@ mod tests {
     }
 
     #[test]
+    fn one_glob_covers_another_where_that_is_certain() {
+        for (wider, narrower, covers) in [
+            ("x/**", "x/y", true),
+            ("x/**", "x", true),
+            ("x/**", "x/*/z/**", true),
+            ("x/*", "x/y", true),
+            ("x/*", "x/y*z", true),
+            ("x/*", "x/", true),
+            ("x/*", "x", false),
+            ("x/*", "x/y/z", false),
+            ("x/*", "x/**", false),
+            ("x/a*", "x/*a", false),
+            ("x/a*", "x/a*b", true),
+            ("x/y", "x/*", false),
+            ("**/z", "x/*/z", true),
+            ("**/z", "**/y/z", true),
+            ("**/y/z", "**/z", false),
+            ("a/**/b/**", "a/b/**/c", true),
+            ("**", "x/**/y", true),
+            ("**/**", "**", true),
+            ("*/**", "x/y", true),
+            ("*", "**", false),
+        ] {
+            let glob = |text| Glob::new(text).unwrap();
+            let found = glob(wider).covers(&glob(narrower));
+            assert_eq!(found, covers, "{wider} over {narrower}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever one matches that is covered, the other matches.
+        #[test]
+        fn what_is_covered_is_matched(
+            wider in "(a|b|\\*|\\*\\*|a\\*|\\*b)(/(a|b|\\*|\\*\\*|a\\*|\\*b)){0,3}",
+            narrower in "(a|b|\\*|\\*\\*|a\\*|\\*b)(/(a|b|\\*|\\*\\*|a\\*|\\*b)){0,3}",
+            text in "[ab]{0,2}(/[ab]{0,2}){0,3}",
+        ) {
+            let (wider, narrower) = (Glob::new(&wider).unwrap(), Glob::new(&narrower).unwrap());
+            if wider.covers(&narrower) && narrower.matches(&text) {
+                proptest::prop_assert!(wider.matches(&text));
+            }
+        }
+    }
+
+    #[test]
     fn a_hostile_text_does_not_make_a_glob_slow() {
         let glob = Glob::new(&"**/*a*a*a*a/".repeat(20)).unwrap();
         assert!(!glob.matches(&"aaaaaaaaaaaaaaaaaaaab/".repeat(500)));
@@ -413,6 +515,9 @@ mod tests {
         }
         assert!(Ports::all().covers(&ports));
         assert!(!ports.covers(&Ports::all()));
+        assert!(Ports::new(vec![(1, u16::MAX)]).covers(&Ports::all()));
+        let shared = ports.shared(&Ports::new(vec![(1, 85), (100, 500)]));
+        assert_eq!(shared.ranges(), [(80, 85), (100, 110), (443, 443)]);
         assert_eq!(Ports::new(vec![(443, 443)]).singles().unwrap().count(), 1);
         assert!(ports.singles().is_none());
     }

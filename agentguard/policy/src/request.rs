@@ -17,6 +17,9 @@ use crate::rule::{Fit, Seen};
 /// A longer part of a query that has no `=` is put out as if it were a value.
 const MAX_NAME: usize = 16;
 
+/// How many pairs of octets of two patterns are compared in the time of two values.
+const WORK: usize = 256;
+
 /// An HTTP request as rules see it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Request<'a> {
@@ -279,12 +282,34 @@ pub(crate) struct RequestMatch {
 }
 
 impl RequestMatch {
+    /// What it costs to see whether this covers `other`: comparisons of two values. One of long patterns counts
+    /// for as many as take their time.
+    pub(crate) fn cost_of_covering(&self, other: &Self) -> usize {
+        let values = self.values().saturating_mul(other.values());
+        values.saturating_add(self.work().saturating_mul(other.length()) / WORK)
+    }
+
     /// How many values it lists.
-    pub(crate) fn values(&self) -> usize {
-        let values = self.query.iter().map(|(_, values)| values.len());
-        let values = values.chain(self.fields.iter().map(|(_, values)| values.len()));
+    fn values(&self) -> usize {
         let llm = self.llm.as_ref().map_or(0, LlmMatch::values);
-        self.methods.len() + self.paths.len() + values.sum::<usize>() + llm
+        self.methods.len() + self.paths.len() + self.patterns().count() + llm
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = &Wildcard> {
+        let query = self.query.iter().flat_map(|(_, values)| values);
+        query.chain(self.fields.iter().flat_map(|(_, values)| values))
+    }
+
+    /// How much text of patterns may be gone through again and again.
+    fn work(&self) -> usize {
+        let paths: usize = self.paths.iter().map(Glob::work).sum();
+        paths + self.patterns().map(Wildcard::work).sum::<usize>()
+    }
+
+    /// How much text its patterns have.
+    fn length(&self) -> usize {
+        let paths: usize = self.paths.iter().map(Glob::len).sum();
+        paths + self.patterns().map(Wildcard::len).sum::<usize>()
     }
 
     /// Whether it says nothing, so that also what is no request matches.
@@ -447,13 +472,11 @@ impl RequestMatch {
         })
     }
 
-    /// Whether this matches whatever `other` matches. Patterns by spelling alone: one is not asked
-    /// whether it covers a different one.
+    /// Whether this certainly matches whatever `other` matches, of paths as they are written in it.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.protocols.covers(other.protocols)
-            && all_or_among(&self.methods, &other.methods)
-            && (self.paths.iter().any(Glob::is_anything) && !other.paths.is_empty()
-                || all_or_among(&self.paths, &other.paths))
+            && all_or_covered(&self.methods, &other.methods, PartialEq::eq)
+            && all_or_covered(&self.paths, &other.paths, Glob::covers)
             && self.query.iter().all(|entry| has(&other.query, entry))
             && self.fields.iter().all(|entry| has(&other.fields, entry))
             && match (self.body_over, other.body_over) {
@@ -469,13 +492,10 @@ impl RequestMatch {
     }
 }
 
-/// Whether one of these patterns is for everything.
-fn any_value(patterns: &[Wildcard]) -> bool {
-    patterns.contains(&Wildcard::new("*"))
-}
-
-fn all_or_among<T: PartialEq>(a: &[T], b: &[T]) -> bool {
-    a.is_empty() || !b.is_empty() && b.iter().all(|entry| a.contains(entry))
+/// Whether there are none, which is all, or one of them covers each of the others.
+fn all_or_covered<T>(own: &[T], others: &[T], covers: fn(&T, &T) -> bool) -> bool {
+    let is_covered = |other: &T| own.iter().any(|wider| covers(wider, other));
+    own.is_empty() || !others.is_empty() && others.iter().all(is_covered)
 }
 
 /// Whether conditions ask at least as much as `(name, patterns)`.
@@ -484,7 +504,8 @@ fn has<N: PartialEq>(
     (name, patterns): &(N, Vec<Wildcard>),
 ) -> bool {
     conditions.iter().any(|(other, others)| {
-        other == name && (any_value(patterns) || others.iter().all(|p| patterns.contains(p)))
+        let is_covered = |it: &Wildcard| patterns.iter().any(|wider| wider.covers(it));
+        other == name && others.iter().all(is_covered)
     })
 }
 

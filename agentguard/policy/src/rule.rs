@@ -88,14 +88,19 @@ impl Selector {
     }
 
     pub(crate) fn selects(&self, name: &AgentName, labels: &Labels) -> bool {
-        let named = self.names.as_ref().is_none_or(|names| {
-            names.contains(name) || self.groups.iter().any(|group| group.has(name, labels))
-        });
-        named
-            && self
-                .labels
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
+        let named = |names: &Vec<_>| names.contains(name);
+        (self.names.as_ref().is_none_or(named) || self.in_groups(name, labels))
+            && self.wants(labels)
+    }
+
+    pub(crate) fn in_groups(&self, name: &AgentName, labels: &Labels) -> bool {
+        self.groups.iter().any(|group| group.has(name, labels))
+    }
+
+    /// Whether an agent has the labels that it must have.
+    pub(crate) fn wants(&self, labels: &Labels) -> bool {
+        let mut wanted = self.labels.iter();
+        wanted.all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 

@@ -4,6 +4,7 @@ mod conditions;
 mod defaults;
 mod docs;
 mod groups;
+mod hidden;
 mod inspects;
 mod kernel_lines;
 mod llm;

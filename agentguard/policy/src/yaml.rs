@@ -8,6 +8,8 @@
 //! after the expansion of aliases, [`MAX_DIAGNOSTICS`](crate::MAX_DIAGNOSTICS) passes.
 
 mod de;
+mod plain;
+mod syntax;
 mod tree;
 mod within;
 

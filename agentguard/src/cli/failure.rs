@@ -10,7 +10,6 @@ use agentguard_policy::Diagnostics;
 
 use crate::config::ConfigError;
 use crate::config::exposed::Exposed;
-use crate::config::text::Written;
 
 /// What the operator is told, and the exit code. It is printed once, in `main`.
 #[derive(Debug)]
@@ -106,17 +105,26 @@ impl From<ClientError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
+        Self::of_file(&error, false)
+    }
+}
+
+impl Failure {
+    /// What is wrong with a file. `named`: as for [`ConfigError::hint`].
+    pub(crate) fn of_file(error: &ConfigError, named: bool) -> Self {
         match error {
             // Each fault has its own place, severity and hint.
             ConfigError::Wrong(faults) => Self::Said {
                 text: faults.to_string(),
                 code: 2,
             },
-            ConfigError::Unreadable { what, .. } => Self::usage(chain(&error)).hint(match what {
-                Written::Policy => "docs/policy.md has an example; the configuration's `policy` names the file",
-                Written::Tests => "docs/policy.md has an example",
-                Written::Configuration => "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG",
-            }),
+            ConfigError::Unreadable { .. } => {
+                let failure = Self::usage(chain(error));
+                match error.hint(named) {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+            }
         }
     }
 }
@@ -182,7 +190,8 @@ fn in_words(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, Written, chain};
+    use super::{Failure, chain};
+    use crate::config::text::Written;
 
     #[test]
     fn causes_are_told_once_and_in_words() {

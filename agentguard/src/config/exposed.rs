@@ -7,6 +7,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use agentguard_policy::{Diagnostic, Severity};
+
 /// Write permission of everybody.
 const EVERYBODY: u32 = 0o002;
 /// Write permission of a group.
@@ -109,6 +111,18 @@ fn open(found: &Metadata, rule: Rule, is_itself: bool) -> Option<How> {
 }
 
 impl Exposed {
+    /// The same as a fault of the file, without a place in it.
+    pub(crate) fn fault(&self) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            path: self.path.display().to_string(),
+            line: 0,
+            column: 0,
+            message: self.sentence(),
+            hint: self.hint(),
+        }
+    }
+
     /// What to do about it.
     pub(crate) fn hint(&self) -> String {
         let open = self.open.display();

@@ -24,8 +24,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use agentguard_model::UpstreamEntry;
-use agentguard_policy::{Diagnostic, Diagnostics};
+use agentguard_policy::{Diagnostic, Diagnostics, Severity};
 
+use crate::cli::failure::chain;
 use text::Written;
 
 /// Where the configuration is looked for when nothing else is said.
@@ -114,6 +115,41 @@ pub(crate) enum ConfigError {
     /// The file is wrong.
     #[error("{0}")]
     Wrong(Faults),
+}
+
+impl ConfigError {
+    /// What to do about a file that cannot be read. `named`: it was named where the command was given, and not in
+    /// the configuration.
+    pub(crate) fn hint(&self, named: bool) -> Option<&'static str> {
+        let Self::Unreadable { what, source, .. } = self else {
+            return None;
+        };
+        let example = match what {
+            Written::Policy if !named => {
+                "docs/policy.md has an example; the configuration's `policy` names the file"
+            }
+            Written::Policy | Written::Tests => "docs/policy.md has an example",
+            Written::Configuration => {
+                "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG"
+            }
+        };
+        Some(text::hint(source).unwrap_or(example))
+    }
+
+    /// The same, one fault of a file after the other. One of a file that cannot be read is without a place in it.
+    pub(crate) fn faults(&self, named: bool) -> Vec<Diagnostic> {
+        match self {
+            Self::Wrong(Faults(faults)) => faults.clone(),
+            Self::Unreadable { what, path, source } => vec![Diagnostic {
+                severity: Severity::Error,
+                path: path.clone(),
+                line: 0,
+                column: 0,
+                message: format!("cannot read the {what}: {}", chain(source)),
+                hint: self.hint(named).unwrap_or_default().to_owned(),
+            }],
+        }
+    }
 }
 
 /// Everything that is wrong with a file, in the words and the form of the policy's compiler.

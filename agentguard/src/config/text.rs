@@ -32,6 +32,21 @@ impl fmt::Display for Written {
     }
 }
 
+/// What to do about a file that cannot be read, as far as the error says it.
+pub(crate) fn hint(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        io::ErrorKind::IsADirectory => "it is a directory; name a file in it",
+        io::ErrorKind::PermissionDenied => {
+            "run the command as somebody who may read it; `namei -l` tells who may, at each directory above it"
+        }
+        io::ErrorKind::InvalidInput => {
+            "name a regular file: it is read again and again, and a pipe has its text once"
+        }
+        io::ErrorKind::FileTooLarge => "name another file: none that is meant here is as large",
+        _ => return None,
+    })
+}
+
 /// Reads a file of text.
 ///
 /// # Errors
@@ -50,7 +65,7 @@ pub(crate) fn read(what: Written, path: &Path) -> Result<String, ConfigError> {
             .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
             .open(path)?;
         if file.metadata()?.file_type().is_fifo() {
-            return Err(io::Error::other("it is a pipe"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe"));
         }
         Ok(file)
     };
@@ -58,9 +73,10 @@ pub(crate) fn read(what: Written, path: &Path) -> Result<String, ConfigError> {
         .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
         .map_err(unreadable)?;
     if bytes.len() as u64 > LARGEST {
-        return Err(unreadable(io::Error::other(format!(
-            "it has more than {LARGEST} bytes"
-        ))));
+        return Err(unreadable(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {LARGEST} bytes"),
+        )));
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();

@@ -121,6 +121,64 @@ fn a_policy_is_checked_without_a_daemon() {
     );
 }
 
+/// Programs get what is wrong as data whatever it is, and no place where there is none.
+#[test]
+fn a_policy_that_cannot_be_read_has_its_fault_as_data_and_a_hint_that_fits() {
+    let bench = Bench::new();
+    let faults = |path: &str| {
+        let told = agentguard(["policy", "check", path, "-o", "json"]).run();
+        assert_eq!(told.code, 2, "{}", told.stderr);
+        let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+        (json["faults"].clone(), told.stderr)
+    };
+    std::fs::create_dir(bench.path("directory")).unwrap();
+    let pipe = bench.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for (name, why, hint) in [
+        (
+            "directory",
+            "Is a directory",
+            "it is a directory; name a file in it",
+        ),
+        (
+            "pipe",
+            "it is a pipe",
+            "name a regular file: it is read again and again, and a pipe has its text once",
+        ),
+        (
+            "missing",
+            "No such file or directory",
+            "docs/policy.md has an example",
+        ),
+    ] {
+        let path = bench.path(name);
+        let (told, words) = faults(&path);
+        assert_eq!(
+            told,
+            serde_json::json!([{
+                "severity": "error", "path": path,
+                "message": format!("cannot read the policy: {why}"), "hint": hint,
+            }])
+        );
+        assert_eq!(
+            words,
+            format!("error: cannot read the policy {path}: {why}\nhint: {hint}\n")
+        );
+    }
+    let path = bench.path("latin.yaml");
+    std::fs::write(&path, b"version: 1\n# \xe9\n").unwrap();
+    let (told, words) = faults(&path);
+    assert_eq!(
+        (&told[0]["line"], &told[0]["column"]),
+        (&2.into(), &3.into())
+    );
+    assert!(words.contains(&format!("{path}:2:3: error: ")), "{words}");
+    std::fs::write(&path, " ".repeat(2 << 20)).unwrap();
+    let (told, _) = faults(&path);
+    assert!(told[0].get("line").is_none(), "{told}");
+}
+
 #[test]
 fn warnings_do_not_make_a_policy_bad() {
     let bench = Bench::new();
@@ -428,7 +486,7 @@ fn tests_that_cannot_be_used_are_told_with_their_places() {
     let (lone, absent) = (bench.path("lone.test.yaml"), bench.path("lone.yaml"));
     agentguard(["policy", "test", &lone]).says(
         "",
-        &format!("error: cannot read the policy {absent}: No such file or directory\n"),
+        &format!("error: cannot read the policy {absent}: No such file or directory\nhint: docs/policy.md has an example\n"),
         2,
     );
     bench.write("tests.yaml", TESTS);

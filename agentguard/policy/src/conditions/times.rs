@@ -77,6 +77,32 @@ impl Times {
         Self { days, hours, zone }
     }
 
+    /// Whether there is no moment at which they do not hold.
+    pub(crate) fn are_always(&self) -> bool {
+        self.days == Days::ALL && self.are_all_day()
+    }
+
+    /// Whether they hold on a day of theirs from its beginning to its end.
+    pub(crate) fn are_all_day(&self) -> bool {
+        let mut windows = Vec::new();
+        for (first, last) in &self.hours {
+            if first < last {
+                windows.push((*first, *last));
+            } else {
+                // What is behind midnight is the next day's, of which it is a day only where all are.
+                windows.push((*first, DAY));
+                if self.days == Days::ALL {
+                    windows.push((0, *last));
+                }
+            }
+        }
+        windows.sort_unstable();
+        let ends = windows.into_iter().try_fold(0, |end, (first, last)| {
+            (first <= end).then(|| last.max(end))
+        });
+        self.hours.is_empty() || ends == Some(DAY)
+    }
+
     pub(crate) fn contain(&self, time: Timestamp) -> bool {
         let here = time.to_zoned(self.zone.clone());
         let minute =

@@ -86,6 +86,13 @@ pub(super) fn conditions(
             let message = format!("`percent: {}` is more than all", percent.value);
             report.error(percent.place, message, "a whole number from 0 to 100");
         }
+        if percent.value == 0 {
+            report.warn(
+                percent.place,
+                "`percent: 0`: the rule is in force for no session",
+                "raise it to put the rule in force for some; `mode: shadow` says that it is on paper alone",
+            );
+        }
         rollout
     });
     conditions
@@ -261,6 +268,7 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
             }
         }
     }
+    let whole = windows.len() == raw.hours.as_ref().map_or(0, |list| list.value.len());
     let zone = match &raw.zone {
         None => Some(TimeZone::UTC),
         Some(zone) => {
@@ -272,5 +280,23 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
             found
         }
     };
-    Some(Times::new(days, windows, zone?))
+    let times = Times::new(days, windows, zone?);
+    if whole && (raw.days.is_some() || raw.hours.is_some()) {
+        when_it_holds(&times, time, report);
+    }
+    Some(times)
+}
+
+/// Warns of a window that closes nothing.
+fn when_it_holds(times: &Times, time: &At<RawTime>, report: &mut Report) {
+    if times.are_always() {
+        let hint = "leave `time` out, or say when the rule is to hold";
+        let message = "`time` holds always: on every day, at every hour";
+        report.warn(time.place, message, hint);
+    } else if let Some(hours) = &time.value.hours
+        && times.are_all_day()
+    {
+        let hint = "leave `hours` out, or say from when to when";
+        report.warn(hours.place, "`hours` are the whole day", hint);
+    }
 }

@@ -220,10 +220,14 @@ fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
             "`{}` is not a method that passes: at most {MAX_METHOD} characters A-Z -",
             quoted(text)
         );
-        let hint = near.map_or_else(
-            || "leave `method` out to match any".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if text.len() > MAX_METHOD => {
+                let length = text.chars().count();
+                format!("it has {length} characters; leave `method` out to match any that passes")
+            }
+            None => "leave `method` out to match any".to_owned(),
+        };
         report.error(entry.place, message, &hint);
         return None;
     }
@@ -266,6 +270,17 @@ fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
             None
         }
     }
+}
+
+/// Whether an allowance that has this path is for it and for no other one.
+#[must_use]
+pub fn is_exact_path(text: &str) -> bool {
+    let Some(below) = text.strip_prefix('/') else {
+        return false;
+    };
+    // What servers may take for a slash has to be allowed in both readings.
+    let in_one_way = text.len() <= MAX_STRING && !text.contains("%2F") && canonical(text).is_ok();
+    in_one_way && Glob::new(below).is_ok_and(|glob| glob.is_exact())
 }
 
 /// The longest method that the proxy passes.

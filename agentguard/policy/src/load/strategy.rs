@@ -36,10 +36,5 @@ pub(super) fn priority(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
             "`strategy: priority_first_match` at the top, or leave it out",
         );
     }
-    i32::try_from(priority.value).unwrap_or_else(|_| {
-        let message = format!("`priority: {}` is too large", priority.value);
-        let hint = "a whole number from -2147483648 to 2147483647";
-        report.error(priority.place, message, hint);
-        0
-    })
+    priority.value
 }

@@ -243,10 +243,47 @@ fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
 
 pub(super) fn ports(list: &At<Vec<At<String>>>, report: &mut Report) -> Ports {
     let mut ports = Vec::new();
+    // Lists that are put together may share some.
+    let mut written = Vec::new();
     for entry in &list.value {
-        if !is_unfilled(entry, report) {
-            ports.extend(port(entry, report));
+        if !is_unfilled(entry, report)
+            && let Some(range) = port(entry, report)
+        {
+            ports.push(range);
+            if entry.place.origin == 0 {
+                written.push((range, entry));
+            }
         }
     }
+    said_twice(written, report);
     Ports::new(ports)
+}
+
+/// Warns of the first of a list's ports that another entry has too.
+fn said_twice(mut written: Vec<((u16, u16), &At<String>)>, report: &mut Report) {
+    // The widest of those that begin at the same port first.
+    written.sort_by_key(|((first, last), _)| (*first, std::cmp::Reverse(*last)));
+    let mut widest: Option<((u16, u16), &At<String>)> = None;
+    for (range, entry) in written {
+        let Some((wider, other)) = widest else {
+            widest = Some((range, entry));
+            continue;
+        };
+        if range.1 > wider.1 {
+            widest = Some((range, entry));
+            continue;
+        }
+        let (own, others) = (entry.value.trim(), other.value.trim());
+        let message = if range == wider {
+            format!("`{own}` stands here twice")
+        } else {
+            format!("`{own}` is among `{others}`, which stands here too")
+        };
+        report.warn(
+            entry.place,
+            message,
+            "take it out, or write what is meant instead",
+        );
+        return;
+    }
 }

@@ -44,7 +44,8 @@ pub(crate) struct RawTest {
     /// A name that is only resolved: is it answered? Instead of `host` and `ip`.
     #[serde(default)]
     pub(crate) resolve: Option<At<String>>,
-    /// The address behind the name. If absent, one that no rule speaks of.
+    /// The address behind the name. If absent, one that no rule speaks of. Required where denials speak of every
+    /// address of IPv4, and the verdict depends on it.
     #[serde(default)]
     pub(crate) resolves_to: Option<At<String>>,
     /// The port. With `host` or `ip`.

@@ -11,6 +11,7 @@ use agentguard_model::{
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
+use super::behind;
 use super::document::{RawContext, RawExpect, RawRequest, RawTable, RawTest, Scheme};
 use super::run::Expectation;
 use super::{Attempt, Sent, Table, Test};
@@ -175,6 +176,16 @@ impl Checking<'_> {
             }
         };
         let attempt = self.attempt(&raw, place);
+        if let (Some(agent), Some(attempt)) = (&agent, &attempt)
+            && let Some(agent) = self.policy.agent(agent)
+            && behind::matters(self.policy, agent, attempt)
+        {
+            self.missing(
+                raw.host.as_ref().map_or(place, |host| host.place),
+                "denials by `cidr` speak of every address that may be behind this name, and it matters which one is",
+                "say which one is, like `resolves_to: 203.0.113.7`",
+            );
+        }
         Some(Test {
             name: raw.name.value,
             line: place.line,

@@ -159,11 +159,9 @@ impl Test {
         agent: &AgentPolicy,
         closed: impl Fn(IpAddr, &[IpNet], bool) -> Option<Reason>,
     ) -> Option<Got> {
-        let (name, ip) = match &self.attempt {
-            Attempt::Name(name, ip) => (name, (*ip)?),
-            Attempt::Flow(flow) | Attempt::Opaque(flow) | Attempt::Request(flow, _) => {
-                (flow.host.as_ref()?, flow.ip?)
-            }
+        let (name, ip) = match (&self.attempt, self.attempt.flow()) {
+            (Attempt::Name(name, ip), _) => (name, (*ip)?),
+            (_, flow) => (flow?.host.as_ref()?, flow?.ip?),
         };
         let ruling = policy.decide_name(agent, name);
         if !ruling.allowed {
@@ -175,12 +173,20 @@ impl Test {
 }
 
 impl Attempt {
+    /// The flow, unless a name is only resolved.
+    pub(super) const fn flow(&self) -> Option<&Flow> {
+        match self {
+            Self::Name(..) => None,
+            Self::Flow(flow) | Self::Opaque(flow) | Self::Request(flow, _) => Some(flow),
+        }
+    }
+
     fn decided(&self, policy: &Policy, agent: &AgentPolicy) -> Got {
-        let (flow, seen) = match self {
+        match self {
             Self::Name(name, _) => {
                 let ruling = policy.decide_name(agent, name);
                 let by = deciding(ruling.reason.code, &ruling.matched);
-                return Got {
+                Got {
                     verdict: said(ruling.verdict),
                     enforced: ruling.enforced,
                     mode: ruling.mode,
@@ -189,12 +195,21 @@ impl Attempt {
                     source: by.map(|by| by.source.clone()),
                     reason: ruling.reason,
                     unopened: false,
-                };
+                }
             }
-            Self::Flow(flow) => (flow, Seen::NotYet),
-            Self::Opaque(flow) => (flow, Seen::Never),
-            Self::Request(flow, sent) => match sent.seen(policy, agent, flow) {
-                Ok(seen) => (flow, seen),
+            Self::Flow(flow) | Self::Opaque(flow) | Self::Request(flow, _) => {
+                self.decided_on(flow, policy, agent)
+            }
+        }
+    }
+
+    /// As if this were the flow.
+    pub(super) fn decided_on(&self, flow: &Flow, policy: &Policy, agent: &AgentPolicy) -> Got {
+        let seen = match self {
+            Self::Name(..) | Self::Flow(_) => Seen::NotYet,
+            Self::Opaque(_) => Seen::Never,
+            Self::Request(_, sent) => match sent.seen(policy, agent, flow) {
+                Ok(seen) => seen,
                 Err(why) => {
                     let early = policy.decide(agent, &flow.facts(Seen::NotYet));
                     return match early.outcome {
@@ -303,6 +318,14 @@ pub(crate) fn deciding(
             | ReasonCode::NeedsInspection
     );
     matched.first().filter(|_| by_rule)
+}
+
+impl Got {
+    /// Whether no expectation tells it from another.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let seen = |it: &Self| (it.verdict, it.enforced, it.handling, it.reason.code);
+        seen(self) == seen(other) && self.rule == other.rule
+    }
 }
 
 impl Expectation {

@@ -106,6 +106,10 @@ fn every_refusal_has_its_place_and_hint() {
             &["p.yaml:7:41: error: `get` is not a method that passes: at most 24 characters A-Z -\n  hint: did you mean `GET`?"],
         ),
         (
+            rule("  - id: a\n    match: {host: [a.example], method: [ABCDEFGHIJKLMNOPQRSTUVWXYZ]}\n    action: deny\n"),
+            &["p.yaml:7:41: error: `ABCDEFGHIJKLMNOPQRSTUVWXYZ` is not a method that passes: at most 24 characters A-Z -\n  hint: it has 26 characters; leave `method` out to match any that passes"],
+        ),
+        (
             rule("  - id: a\n    match: {host: [a.example], path: [a, \"/b?c\", \"/d//e\", \"/%41\"]}\n    action: allow\n"),
             &[
                 "p.yaml:7:39: error: path `a` does not begin with `/`\n  hint: `/a`",
@@ -352,7 +356,7 @@ fn a_strategy_is_said_once_and_priorities_where_they_matter() {
     assert_eq!(
         found,
         [
-            "one.yaml:6:23: error: `priority: 9999999999` is too large\n  hint: a whole number from -2147483648 to 2147483647",
+            "one.yaml:6:23: error: expected a whole number from -2147483648 to 2147483647, found `9999999999`\n  hint: choose one that is in this range",
             "two.yaml:2:11: error: a second `strategy`\n  hint: it stands in one.yaml, line 2, already",
         ]
     );

@@ -302,6 +302,46 @@ tests:
     );
 }
 
+/// The usual address behind a name is one that no rule speaks of; here there is none.
+#[test]
+fn where_every_address_is_denied_a_test_says_which_one_is_meant() {
+    let bare = "  - {id: b, match: {cidr: [0.0.0.0/1, 128.0.0.0/1, '::/0']}, action: deny}\n";
+    let name = "  - {id: a, match: {host: [a.example.com], port: [443]}, action: allow}\n";
+    let tests = |strategy: &str, rules: &str, test: &str| {
+        let policy = policy(&format!(
+            "version: 1\nstrategy: {strategy}\nagents: [{{name: coder}}]\nrules:\n{rules}"
+        ));
+        let test = of(&format!("agent: coder, {test}"));
+        let written = WrittenTable::parse("t.yaml", &test).unwrap();
+        match written.check(&policy) {
+            Ok(table) => table.run(&policy, closed).remove(0).passed.to_string(),
+            Err(found) => found.to_string(),
+        }
+    };
+    let asks = "t.yaml:3:35: error: denials by `cidr` speak of every address that may be behind this name, and it matters which one is\n  hint: say which one is, like `resolves_to: 203.0.113.7`";
+    let allowed = "host: a.example.com, port: 443, expect: allow";
+    let denied = "host: a.example.com, port: 443, resolves_to: 203.0.113.7, expect: {rule: b}";
+    let first = format!("{bare}{name}");
+    for strategy in [
+        "priority_first_match",
+        "deny_overrides",
+        "most_specific_wins",
+    ] {
+        assert_eq!(tests(strategy, &first, allowed), asks, "{strategy}");
+        assert_eq!(tests(strategy, &first, denied), "true", "{strategy}");
+    }
+    // Where a rule before it decides, and where nothing is allowed, it does not matter.
+    let last = format!("{name}{bare}");
+    assert_eq!(tests("priority_first_match", &last, allowed), "true");
+    let half = first.replace("128.0.0.0/1, ", "");
+    assert_eq!(tests("deny_overrides", &half, allowed), "true");
+    let other = bare.replace("match: {", "match: {port: [22], ");
+    assert_eq!(
+        tests("deny_overrides", &format!("{other}{name}"), allowed),
+        "true"
+    );
+}
+
 #[test]
 fn a_file_has_its_bounds() {
     assert_eq!(

@@ -404,3 +404,113 @@ fn what_an_expression_hardly_means_is_told_in_its_place() {
         ]
     );
 }
+
+/// What is no HTTP, as a database, shows no request on any port.
+#[test]
+fn what_has_to_be_seen_closes_what_shows_nothing_on_any_port() {
+    let of = |strategy: &str, first: &str, second: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nstrategy: {strategy}\nagents: [{{name: coder}}]\nrules:\n{first}{second}"
+        ));
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    let usual = |first: &str, second: &str| of("deny_overrides", first, second);
+    let no = "  - {id: no, match: {host: [c.example.com], path: ['/no/**']}, action: deny}\n";
+    let db = "  - {id: db, match: {host: [c.example.com], port: [5432]}, action: allow, handling: direct}\n";
+    let direct = "p.yaml:6:5: warning: rule `no` has to see the requests that rule `db` (line 5) allows on port 5432 as `direct`: all of that TLS, and all that is no HTTP, is denied\n  hint: `handling: inspect` on rule `db` if HTTP is spoken there; else name in rule `no` the ports that it means, as `port: [80, 443]`";
+    assert_eq!(usual(db, no), [direct]);
+    let spliced = db.replace("5432", "8443").replace(", handling: direct", "");
+    let told = direct
+        .replace("5432", "8443")
+        .replace("as `direct`", "without opening TLS");
+    assert_eq!(usual(&spliced, no), [told]);
+    // Where HTTP is spoken in the clear, requests are seen.
+    let clear = spliced.replace("8443", "80, 8080");
+    assert_eq!(usual(&clear, no), [""; 0]);
+    let named = no.replace("path:", "port: [443], path:");
+    assert_eq!(usual(db, &named), [""; 0]);
+    // Bare addresses, as names.
+    let bare = |rules: &str| rules.replace("host: [c.example.com]", "cidr: [192.0.2.0/24]");
+    assert_eq!(usual(&bare(db), &bare(no)), [direct]);
+    // An allowance that comes first is not closed.
+    assert_eq!(of("priority_first_match", db, no), [""; 0]);
+    let after = of("priority_first_match", no, db);
+    assert!(after.concat().contains("rule `no` has to see"), "{after:?}");
+    let narrower = of("most_specific_wins", db, no);
+    assert_eq!(narrower, [direct]);
+    let wider = no.replace("c.example.com", "'*.example.com'");
+    assert_eq!(of("most_specific_wins", db, &wider), [""; 0]);
+}
+
+#[test]
+fn a_denial_of_every_address_is_told_where_names_are_allowed_behind_it() {
+    let bare = "  - {id: b, match: {cidr: [0.0.0.0/0, '::/0']}, action: deny}\n";
+    let name = "  - {id: a, match: {host: [a.example.com], port: [443]}, action: allow}\n";
+    let of = |first: &str, second: &str| {
+        let rules = format!("agents: [{{name: coder}}]\nrules:\n{first}{second}");
+        by_strategy("priority_first_match", &rules)
+    };
+    assert_eq!(
+        of(bare, name),
+        [
+            "p.yaml:5:5: warning: rule `b` denies every address, and with it every name that rule `a` (line 6) allows, since it comes before it\n  hint: let it stand behind the rules that allow names, or take it out: what no rule allows is denied"
+        ]
+    );
+    assert_eq!(of(name, bare), [""; 0]);
+}
+
+/// What says less than it seems to, or the same twice.
+#[test]
+fn what_says_nothing_is_told() {
+    let of = |says: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nlists: {{web: [80, 443]}}\nagents: [{{name: coder}}]\nrules:\n  - {{id: a, match: {{host: [a.example.com], {says}, action: allow}}\n"
+        ));
+        let warnings = policy.warnings().iter().map(ToString::to_string);
+        warnings
+            .filter(|it| !it.contains("the list `web`"))
+            .collect()
+    };
+    let time = |says: &str| of(&format!("port: [443], time: {says}}}"));
+    let always = "p.yaml:5:63: warning: `time` holds always: on every day, at every hour\n  hint: leave `time` out, or say when the rule is to hold";
+    for says in [
+        "{days: [mon-sun], hours: ['00:00-24:00']}",
+        "{days: [mon-sun]}",
+        "{hours: ['08:00-18:00', '18:00-08:00']}",
+    ] {
+        assert_eq!(time(says), [always], "{says}");
+    }
+    assert_eq!(
+        time("{days: [mon], hours: ['00:00-12:00', '11:00-24:00']}"),
+        [
+            "p.yaml:5:84: warning: `hours` are the whole day\n  hint: leave `hours` out, or say from when to when"
+        ]
+    );
+    for says in [
+        "{days: [mon-fri]}",
+        "{hours: ['00:00-12:00', '12:01-24:00']}",
+        "{days: [mon], hours: ['08:00-18:00', '18:00-08:00']}",
+    ] {
+        assert_eq!(time(says), [""; 0], "{says}");
+    }
+    assert_eq!(
+        of("port: [443]}, rollout: {percent: 0}"),
+        [
+            "p.yaml:5:77: warning: `percent: 0`: the rule is in force for no session\n  hint: raise it to put the rule in force for some; `mode: shadow` says that it is on paper alone"
+        ]
+    );
+    for (ports, told) in [
+        ("443, 443", Some("56: warning: `443` stands here twice")),
+        (
+            "443, 443, '400-500'",
+            Some("51: warning: `443` is among `400-500`, which stands here too"),
+        ),
+        ("80, 443, '444-500'", None),
+        // Lists may share some of what they stand for.
+        ("'@web', 443", None),
+    ] {
+        let found = of(&format!("port: [{ports}]}}"));
+        let first = found.first().and_then(|it| it.lines().next());
+        assert_eq!(first, told.map(|it| format!("p.yaml:5:{it}")).as_deref());
+    }
+}

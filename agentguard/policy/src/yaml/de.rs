@@ -10,6 +10,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use super::plain::{Plain, is_whole_number, plain};
 use super::tree::{Node, Value};
 use super::{AT, Place, READ_THE_SCHEMA};
 use crate::diagnostic::{nearest, quoted};
@@ -21,6 +22,8 @@ pub(super) struct Fault {
     pub(super) hint: String,
     /// Where, once it has passed a node; and the node to take out so that the rest can be read.
     at: Option<(Place, usize)>,
+    /// What would fit, if a value of another kind or size stands there.
+    expected: Option<Box<str>>,
     /// The key that is missing, if that is what is wrong.
     missing: Option<&'static str>,
     /// The missing key was there and was taken out for what was wrong with it.
@@ -33,6 +36,7 @@ impl Fault {
             message,
             hint: hint.into(),
             at: None,
+            expected: None,
             missing: None,
             consequence: false,
         }
@@ -41,6 +45,26 @@ impl Fault {
     fn at(self, place: Place, culprit: usize) -> Self {
         Self {
             at: self.at.or(Some((place, culprit))),
+            ..self
+        }
+    }
+
+    /// The same of a number, which is named as it is written: what it was read as may look otherwise.
+    fn of_number(self, text: &str) -> Self {
+        let (None, Some(expected)) = (self.at, self.expected.as_deref()) else {
+            return self;
+        };
+        let is_range = expected.starts_with("a whole number from");
+        let hint = match is_whole_number(text) {
+            true if is_range => "choose one that is in this range",
+            true if expected != "a whole number" => self.hint.as_str(),
+            true if text.starts_with('-') => "choose one that is 0 or more",
+            true => "choose a smaller one",
+            false => self.hint.as_str(),
+        };
+        Self {
+            message: format!("expected {expected}, found `{}`", quoted(text)),
+            hint: hint.to_owned(),
             ..self
         }
     }
@@ -72,7 +96,11 @@ impl de::Error for Fault {
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let expected = describe(expected);
         let hint = how_to_write(&expected, found);
-        Self::new(format!("expected {expected}, found {}", Found(found)), hint)
+        let message = format!("expected {expected}, found {}", Found(found));
+        Self {
+            expected: Some(expected.into()),
+            ..Self::new(message, hint)
+        }
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -141,9 +169,6 @@ fn how_to_write(expected: &str, found: Unexpected<'_>) -> String {
             "put it in quotes if text is meant"
         }
         _ if expects("text") => "write one text, without `-`, `[]` and keys",
-        Unexpected::Unsigned(_) | Unexpected::Signed(_) if expects("a whole number from") => {
-            "choose one that is in this range"
-        }
         _ if expects("a whole number") => "write its digits, without quotes and point",
         _ if expects("true or false") => "write `true` or `false`, without quotes",
         Unexpected::Map | Unexpected::Enum => READ_THE_SCHEMA,
@@ -160,6 +185,7 @@ fn describe(expected: &dyn Expected) -> String {
         "u8" => "a whole number from 0 to 255".to_owned(),
         "u16" => "a whole number from 0 to 65535".to_owned(),
         "u32" => "a whole number from 0 to 4294967295".to_owned(),
+        "i32" => "a whole number from -2147483648 to 2147483647".to_owned(),
         "u64" | "usize" => "a whole number".to_owned(),
         "a string" => "text".to_owned(),
         "a sequence" => "a list".to_owned(),
@@ -192,45 +218,6 @@ impl fmt::Display for Found<'_> {
 pub(super) struct NodeDeserializer<'a> {
     node: &'a Node,
     removed: &'a HashSet<usize>,
-}
-
-/// What a plain scalar stands for (YAML 1.2.2, core schema).
-enum Plain<'a> {
-    Null,
-    Bool(bool),
-    Unsigned(u64),
-    Signed(i64),
-    Float(f64),
-    Text(&'a str),
-}
-
-fn plain(text: &str) -> Plain<'_> {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Plain::Null,
-        "true" | "True" | "TRUE" => return Plain::Bool(true),
-        "false" | "False" | "FALSE" => return Plain::Bool(false),
-        _ => {}
-    }
-    let digits = text.strip_prefix('+').unwrap_or(text);
-    let unsigned = match digits.get(..2) {
-        Some("0x") => u64::from_str_radix(digits.get(2..).unwrap_or_default(), 16),
-        Some("0o") => u64::from_str_radix(digits.get(2..).unwrap_or_default(), 8),
-        _ => digits.parse(),
-    };
-    if let Ok(number) = unsigned {
-        return Plain::Unsigned(number);
-    }
-    if let Ok(number) = text.parse() {
-        return Plain::Signed(number);
-    }
-    // Only what looks like a number: Rust reads `inf` and `nan` too.
-    if text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
-        && let Ok(number) = text.parse::<f64>()
-        && number.is_finite()
-    {
-        return Plain::Float(number);
-    }
-    Plain::Text(text)
 }
 
 impl Node {
@@ -267,9 +254,9 @@ impl<'a> NodeDeserializer<'a> {
             Value::Scalar { text, plain: true } => match plain(text) {
                 Plain::Null => visitor.visit_unit(),
                 Plain::Bool(value) => visitor.visit_bool(value),
-                Plain::Unsigned(value) => visitor.visit_u64(value),
-                Plain::Signed(value) => visitor.visit_i64(value),
-                Plain::Float(value) => visitor.visit_f64(value),
+                Plain::Unsigned(value) => number(text, visitor.visit_u64(value)),
+                Plain::Signed(value) => number(text, visitor.visit_i64(value)),
+                Plain::Float(value) => number(text, visitor.visit_f64(value)),
                 Plain::Text(value) => visitor.visit_str(value),
             },
             Value::Scalar { text, plain: false } => visitor.visit_str(text),
@@ -415,6 +402,10 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct
         seq tuple map identifier
     }
+}
+
+fn number<T>(text: &str, read: Result<T, Fault>) -> Result<T, Fault> {
+    read.map_err(|fault| fault.of_number(text))
 }
 
 fn expected_one_of(variants: &[&str], found: &str) -> Fault {

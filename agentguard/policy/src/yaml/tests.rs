@@ -90,6 +90,25 @@ fn every_error_says_where_and_what_to_do() {
                 "c.yaml:2:7: error: expected a whole number from 0 to 65535, found `70000`\n  hint: choose one that is in this range",
             ],
         ),
+        // A number is named as it is written.
+        (
+            "name: a\nport: 99999999999999999999\n",
+            &[
+                "c.yaml:2:7: error: expected a whole number from 0 to 65535, found `99999999999999999999`\n  hint: choose one that is in this range",
+            ],
+        ),
+        (
+            "name: a\nport: 1.0\n",
+            &[
+                "c.yaml:2:7: error: expected a whole number from 0 to 65535, found `1.0`\n  hint: write its digits, without quotes and point",
+            ],
+        ),
+        (
+            "name: a\nlive: 0x1f\n",
+            &[
+                "c.yaml:2:7: error: expected true or false, found `0x1f`\n  hint: write `true` or `false`, without quotes",
+            ],
+        ),
         (
             "name: a\nplaces: one\n",
             &[
@@ -120,7 +139,7 @@ fn every_error_says_where_and_what_to_do() {
         (
             "name: !x a\n",
             &[
-                "c.yaml:1:10: error: tags (`!…`) are not used here\n  hint: leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
+                "c.yaml:1:7: error: tags (`!…`) are not used here\n  hint: leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
             ],
         ),
         (
@@ -144,6 +163,42 @@ fn text_that_is_no_yaml_is_refused_with_its_place() {
     let found = parse::<Config>("c.yaml", "name: a\nport: [1\n").unwrap_err();
     assert!(found.message.starts_with("not valid YAML: "), "{found}");
     assert!(found.line >= 2, "{found}");
+}
+
+#[test]
+fn a_tag_is_told_where_it_stands() {
+    for (text, line, column) in [
+        ("name: !!str a\n", 1, 7),
+        ("name: &x !foo a\n", 1, 10),
+        ("name: !foo &x a\n", 1, 7),
+        ("name: !foo\n", 1, 7),
+        ("labels: !foo\n\n  a: b\n", 1, 9),
+        ("places: [a, !x b]\n", 1, 13),
+        ("places: !<tag:x> [a]\n", 1, 9),
+        ("é: !x\n  - a\n", 1, 4),
+    ] {
+        let found = parse::<Config>("c.yaml", text).unwrap_err();
+        assert!(found.message.starts_with("tags "), "{found}\nin {text}");
+        assert_eq!((found.line, found.column), (line, column), "{text}");
+    }
+}
+
+#[test]
+fn what_is_too_long_or_too_deep_for_yaml_is_told_as_that() {
+    let long = "k".repeat(200_000);
+    for (text, told) in [
+        (
+            format!("name: a\nlabels:\n  {long}: b\n"),
+            "c.yaml:3:3: error: a key is longer than 1024 characters\n  hint: no key is as long: see whether this is a value, or a quote is left over",
+        ),
+        (
+            format!("name: a\nplaces: {}", "[".repeat(100_000)),
+            "c.yaml:2:264: error: nested deeper than 64 levels\n  hint: see whether a bracket or an indent is left over: no document is as deep",
+        ),
+    ] {
+        let found = parse::<Config>("c.yaml", &text).unwrap_err();
+        assert_eq!(found.to_string(), told);
+    }
 }
 
 #[test]

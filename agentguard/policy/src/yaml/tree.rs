@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
+use super::syntax::{syntax, tag_before};
 use super::{MAX_TEXT, Place};
 use crate::diagnostic::quoted;
 
@@ -134,14 +135,15 @@ struct Open {
 impl Builder {
     fn run(&mut self, text: &str) -> Result<Option<Node>, Fault> {
         for item in Parser::new_from_str(text) {
-            let (event, span) = item.map_err(|error| {
-                let place = place_of(error.marker());
-                Fault {
-                    place,
-                    message: format!("not valid YAML: {}", error.info()),
-                    hint: hint_on_syntax(text, place),
-                }
-            })?;
+            let (event, span) = item.map_err(|error| syntax(text, &error))?;
+            if is_tagged(&event) {
+                let place = place_of(&span.start);
+                return Err(fault(
+                    tag_before(text, place).unwrap_or(place),
+                    "tags (`!…`) are not used here",
+                    "leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
+                ));
+            }
             self.event(event, span)?;
         }
         // An empty file is a document that says nothing.
@@ -158,18 +160,6 @@ impl Builder {
 
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
         let place = place_of(&span.start);
-        let tagged = match &event {
-            Event::Scalar(_, _, _, tag) => tag.is_some(),
-            Event::SequenceStart(_, _, tag) | Event::MappingStart(_, _, tag) => tag.is_some(),
-            _ => false,
-        };
-        if tagged {
-            return Err(fault(
-                place,
-                "tags (`!…`) are not used here",
-                "leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
-            ));
-        }
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -266,11 +256,7 @@ impl Builder {
             return Err(fault(place, "a key must be text", KEYS));
         }
         if self.open.len() >= MAX_DEPTH {
-            return Err(fault(
-                place,
-                &format!("nested deeper than {MAX_DEPTH} levels"),
-                "see whether a bracket or an indent is left over: no document is as deep",
-            ));
+            return Err(too_deep(place));
         }
         let nodes_before = self.nodes;
         let node = self.node(place, value)?;
@@ -370,7 +356,7 @@ impl Builder {
 /// What a key is.
 const KEYS: &str = "write one word before the colon: `key: value`";
 
-fn fault(place: Place, message: &str, hint: &str) -> Fault {
+pub(super) fn fault(place: Place, message: &str, hint: &str) -> Fault {
     Fault {
         place,
         message: message.to_owned(),
@@ -378,7 +364,7 @@ fn fault(place: Place, message: &str, hint: &str) -> Fault {
     }
 }
 
-fn place_of(marker: &granit_parser::Marker) -> Place {
+pub(super) fn place_of(marker: &granit_parser::Marker) -> Place {
     Place::at(
         u32::try_from(marker.line()).unwrap_or(u32::MAX),
         u32::try_from(marker.col())
@@ -387,26 +373,22 @@ fn place_of(marker: &granit_parser::Marker) -> Place {
     )
 }
 
-/// What to do about a text that is no YAML.
-fn hint_on_syntax(text: &str, place: Place) -> String {
-    begins_with_at(text, place).unwrap_or_else(|| {
-        "see the indent (spaces, never tabs), brackets and quotes here and in the line before; a \
-         text with `: `, ` #` or one of `[]{}&*!|>%@` at its front goes into quotes"
-            .to_owned()
-    })
+/// Brackets are read ahead, so that the parser's own bound may come first.
+pub(super) fn too_deep(place: Place) -> Fault {
+    fault(
+        place,
+        &format!("nested deeper than {MAX_DEPTH} levels"),
+        "see whether a bracket or an indent is left over: no document is as deep",
+    )
 }
 
-/// YAML keeps `@` at the beginning of a word for itself, so the name of a list wants quotes.
-fn begins_with_at(text: &str, place: Place) -> Option<String> {
-    let line = usize::try_from(place.line).ok()?.checked_sub(1)?;
-    let column = usize::try_from(place.column).ok()?.checked_sub(1)?;
-    let rest = text.lines().nth(line)?.chars().skip(column);
-    let word: String = rest
-        .take_while(|c| !c.is_whitespace() && !",]}\"".contains(*c))
-        .take(40)
-        .collect();
-    word.starts_with('@')
-        .then(|| format!("put it in quotes: \"{}\"", quoted(&word)))
+fn is_tagged(event: &Event<'_>) -> bool {
+    match event {
+        Event::Scalar(_, _, _, tag)
+        | Event::SequenceStart(_, _, tag)
+        | Event::MappingStart(_, _, tag) => tag.is_some(),
+        _ => false,
+    }
 }
 
 /// The end of a list or mapping: that of its last part. The parser's own end is the next token.

@@ -1,6 +1,11 @@
 //! What to do about a decision.
 
+use std::net::IpAddr;
+
 use agentguard_model::{Action, ActionKind, Decision, ReasonCode, Transport, Verdict};
+use agentguard_names::guard;
+use agentguard_policy::is_exact_path;
+use ipnet::IpNet;
 
 /// What to do.
 #[derive(Debug, Default)]
@@ -137,20 +142,14 @@ pub(super) fn of(decision: &Decision) -> Advice {
 /// The narrowest rule that allows what was denied, where the destination is known.
 fn rule(decision: &Decision) -> Option<String> {
     let action = &decision.action;
-    let (place, value) = match (&action.host, action.ip) {
-        (Some(host), _) => ("host", host.to_string()),
-        (None, Some(ip)) => (
-            "cidr",
-            format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }),
-        ),
+    let (place, subject, value) = match (&action.host, action.ip) {
+        (Some(host), _) => ("host", host.to_string(), host.to_string()),
+        (None, Some(ip)) => ("cidr", ip.to_string(), IpNet::from(ip).to_string()),
         (None, None) => return None,
     };
     let agent = decision.agent.as_ref()?.name.as_str();
-    let subject: String = value
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || *c == '.' || *c == '-')
-        .collect();
-    let mut id = format!("{agent}-{subject}");
+    // An id has no colons.
+    let mut id = format!("{agent}-{}", subject.replace(':', "-"));
     id.truncate(64);
     let mut rule =
         format!("- id: {id}\n  agents: [\"{agent}\"]\n  match:\n    {place}: [\"{value}\"]\n");
@@ -174,6 +173,9 @@ fn rule(decision: &Decision) -> Option<String> {
         }
     }
     rule.push_str("  action: allow\n");
+    if action.host.is_some() {
+        rule.push_str(&resolved_ranges(action.ip));
+    }
     // Else it would see no request, there.
     if action.kind == ActionKind::HttpRequest && action.tls {
         rule.push_str("  handling: inspect\n");
@@ -190,13 +192,26 @@ fn plain_method(action: &Action) -> Option<&str> {
 }
 
 /// The path, if it means in a rule what it meant in the request. The agent wrote it: a `*` of its own
-/// must not become a wildcard of ours.
+/// must not become a wildcard of ours. What stands in a canonical path ends no text in quotes.
 fn plain_path(action: &Action) -> Option<&str> {
-    let plain = |path: &&str| {
-        path.starts_with('/')
-            && path
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"/._~-".contains(&b))
+    action.path.as_deref().filter(|path| is_exact_path(path))
+}
+
+/// What a rule for a name says of the address behind it, which has to be public or named.
+fn resolved_ranges(ip: Option<IpAddr>) -> String {
+    let Some(ip) = ip.map(|ip| ip.to_canonical()) else {
+        return "  # resolved_ranges: [\"10.0.0.0/8\"] or the like is needed if the name leads to no public address; the record does not say where it leads\n"
+            .to_owned();
     };
-    action.path.as_deref().filter(plain)
+    match guard::special(ip) {
+        None => String::new(),
+        Some((_, special)) if special.never_permitted() => {
+            format!("  # the name leads to {ip}, a {special} address that no rule lets it have\n")
+        }
+        // What leads to IPv4 from IPv6 is named as IPv4.
+        Some((IpNet::V4(range), _)) if ip.is_ipv6() => {
+            format!("  resolved_ranges: [\"{range}\"]\n")
+        }
+        Some(_) => format!("  resolved_ranges: [\"{}\"]\n", IpNet::from(ip)),
+    }
 }

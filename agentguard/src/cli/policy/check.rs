@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::lines;
 use crate::accounts;
-use crate::cli::failure::{Failure, chain};
+use crate::cli::failure::Failure;
 use crate::cli::output::{Output, counted, say};
-use crate::config::{ConfigError, exposed, sources};
+use crate::config::{exposed, sources};
 
 /// What a good policy amounts to.
 #[derive(Serialize)]
@@ -27,13 +27,16 @@ struct Unusable<'a> {
     faults: Vec<Fault<'a>>,
 }
 
-/// One thing that is wrong. Lines and columns are from 1; 0 where the file as a whole is meant.
+/// One thing that is wrong.
 #[derive(Serialize)]
 struct Fault<'a> {
     severity: String,
     path: &'a str,
-    line: u32,
-    column: u32,
+    /// From 1, as the column. Absent where the file as a whole is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u32>,
     message: &'a str,
     hint: &'a str,
 }
@@ -43,32 +46,41 @@ impl<'a> From<&'a Diagnostic> for Fault<'a> {
         Self {
             severity: told.severity.to_string(),
             path: &told.path,
-            line: told.line,
-            column: told.column,
+            line: (told.line > 0).then_some(told.line),
+            column: (told.line > 0).then_some(told.column),
             message: &told.message,
             hint: &told.hint,
         }
     }
 }
 
+/// Says as data what is wrong, where data was asked for.
+fn faults<'a>(
+    found: impl IntoIterator<Item = &'a Diagnostic>,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    if out.is_table() {
+        return Ok(());
+    }
+    let faults = found.into_iter().map(Fault::from).collect();
+    Ok(out.value(&Unusable { faults }, String::new)?)
+}
+
 /// Errors are usage errors: the file is an argument, and it is wrong.
 pub(super) fn check(file: &Path, out: &mut Output) -> Result<(), Failure> {
     let shown = file.display().to_string();
-    let sources = sources::read(file, |_| Ok(())).map_err(|error| match error {
-        // The file is named on the command line, not in the configuration.
-        ConfigError::Unreadable { .. } => {
-            Failure::usage(chain(&error)).hint("docs/policy.md has an example")
+    let sources = match sources::read(file, |_| Ok(())) {
+        Ok(sources) => sources,
+        Err(error) => {
+            faults(&error.faults(true), out)?;
+            return Err(Failure::of_file(&error, true));
         }
-        ConfigError::Wrong(_) => error.into(),
-    })?;
+    };
     let policy = match sources.compile() {
         Ok(policy) => policy,
         Err(diagnostics) => {
             say(&lines(&diagnostics.to_string()));
-            if !out.is_table() {
-                let faults = diagnostics.iter().map(Fault::from).collect();
-                out.value(&Unusable { faults }, String::new)?;
-            }
+            faults(&diagnostics, out)?;
             let summary = diagnostics.summary();
             return Err(Failure::usage(format!("{shown} cannot be used: {summary}")));
         }

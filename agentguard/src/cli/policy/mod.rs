@@ -20,9 +20,9 @@ use ipnet::IpNet;
 
 use super::Global;
 use super::agent::change;
-use super::failure::{Failure, chain};
+use super::failure::Failure;
 use super::output::{Output, printable, say};
-use crate::config::{ConfigError, sources};
+use crate::config::sources;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -73,10 +73,8 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
 /// # Errors
 /// A usage error: it cannot be read, or it is wrong, which has been said then.
 fn compiled(file: &Path) -> Result<Policy, Failure> {
-    let sources = sources::read(file, |_| Ok(())).map_err(|error| match error {
-        ConfigError::Unreadable { .. } => Failure::usage(chain(&error)),
-        ConfigError::Wrong(_) => error.into(),
-    })?;
+    let sources =
+        sources::read(file, |_| Ok(())).map_err(|error| Failure::of_file(&error, true))?;
     let shown = file.display().to_string();
     sources.compile().map_err(|found| unusable(&shown, &found))
 }

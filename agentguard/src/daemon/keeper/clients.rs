@@ -16,13 +16,11 @@ use agentguard_keeper::sockets;
 use agentguard_keeper::spawn;
 use agentguard_keeper::spawn::message::{Refusal, ToClient};
 use agentguard_model::{AgentId, AgentName};
-use agentguard_policy::Diagnostics;
 
 use super::authorities::Authorities;
 use super::host::RunHost;
 use super::state::{Asked, Keeper};
 use super::{Shared, adoption, lock, told};
-use crate::config::ConfigError;
 
 /// Clients of root at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -417,12 +415,7 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
 
 /// Why a policy was not taken: what is wrong with its files, or another reason.
 fn not_taken(error: anyhow::Error) -> Answer {
-    let faults = match error.downcast_ref::<ConfigError>() {
-        Some(ConfigError::Wrong(faults)) => Some(faults.to_string()),
-        _ => None,
-    };
-    let faults = faults.or_else(|| Some(error.downcast_ref::<Diagnostics>()?.to_string()));
-    let Some(mut text) = faults else {
+    let Some(mut text) = told::faults(&error) else {
         return answered(Err(error));
     };
     if text.len() > FAULTS {

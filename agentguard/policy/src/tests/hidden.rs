@@ -1,0 +1,137 @@
+//! Rules that others leave nothing to say, where that takes more than to compare two of them word by word.
+
+use super::policy;
+
+/// The first lines of the warnings, without where the rule begins.
+fn told(head: &str, rules: &str) -> Vec<String> {
+    let policy = policy(&format!("version: 1\n{head}rules:\n{rules}"));
+    let warnings = policy.warnings().iter();
+    warnings.map(|it| it.message.clone()).collect()
+}
+
+const CODER: &str = "agents: [{name: coder}]\n";
+
+const TWO: &str = "agents: [{name: coder, labels: {team: web}}, {name: tester}]\n";
+
+const FIRST: &str = "strategy: priority_first_match\nagents: [{name: coder}]\n";
+
+#[test]
+fn a_path_within_another_pattern_is_covered() {
+    let rules = |allowed: &str, denied: &str| {
+        format!(
+            "  - {{id: a, match: {{host: [a.example], port: [443], path: ['{allowed}']}}, action: allow, handling: inspect}}\n  - {{id: b, match: {{host: [a.example], port: [443], path: ['{denied}']}}, action: deny}}\n"
+        )
+    };
+    let never = "rule `a` never allows anything: rule `b` (line 5) denies all of it";
+    for (allowed, denied, hidden) in [
+        ("/x/y", "/x/**", true),
+        ("/x/y", "/x/*", true),
+        ("/x/y/*", "/x/**", true),
+        ("/x/*", "/x/y", false),
+        ("/x/**", "/x/*", false),
+        ("/z", "/x/**", false),
+    ] {
+        let expected: &[&str] = if hidden { &[never] } else { &[] };
+        assert_eq!(
+            told(CODER, &rules(allowed, denied)),
+            expected,
+            "{allowed} {denied}"
+        );
+    }
+    let both = rules("/x/**", "/x/y").replace("deny", "allow, handling: inspect");
+    assert_eq!(
+        told(CODER, &both),
+        ["rule `b` adds nothing to rule `a` (line 4)"]
+    );
+    assert_eq!(
+        told(FIRST, &rules("/x/**", "/x/admin")),
+        ["rule `b` never decides: rule `a` (line 5) comes before it and matches all of it"]
+    );
+    // Values too.
+    let values = "  - {id: a, match: {host: [a.example], port: [80], query: {x: ['a-1']}}, action: allow}\n  - {id: b, match: {host: [a.example], query: {x: ['a-*']}}, action: deny}\n";
+    assert_eq!(told(CODER, values), [never]);
+}
+
+#[test]
+fn several_denials_together_leave_an_allowance_nothing() {
+    let wide = "  - {id: a, match: {host: [a.example.com], port: ['400-500']}, action: allow}\n";
+    let denials = |first: &str, second: &str| {
+        format!(
+            "{wide}  - {{id: b, match: {{host: ['*.example.com'], port: ['{first}']}}, action: deny}}\n  - {{id: c, match: {{host: ['*.example.com'], port: ['{second}']}}, action: deny}}\n  - {{id: d, match: {{host: [a.example.com], port: ['440-460']}}, action: deny}}\n"
+        )
+    };
+    // The one that is not needed for it is not named.
+    assert_eq!(
+        told(CODER, &denials("400-450", "451-500")),
+        [
+            "rule `a` never allows anything: rules `b` (line 5) and `c` (line 6) together deny all of it"
+        ]
+    );
+    assert_eq!(told(CODER, &denials("400-450", "480-500")), [""; 0]);
+    let hosts = "match: {host: [a.example], port: [443]}";
+    let all = format!("  - {{id: a, {hosts}, action: allow}}\n");
+    let denied =
+        |id: &str, whom: &str| format!("  - {{id: {id}, {whom}, {hosts}, action: deny}}\n");
+    let coder = denied("b", "agents: [coder]");
+    let tester = denied("c", "agents: [tester]");
+    assert_eq!(
+        told(TWO, &format!("{all}{coder}{tester}")),
+        [
+            "rule `a` never allows anything: rules `b` (line 5) and `c` (line 6) together deny all of it"
+        ]
+    );
+    assert_eq!(told(TWO, &format!("{all}{coder}")), [""; 0]);
+}
+
+#[test]
+fn the_first_ones_together_leave_the_last_one_nothing() {
+    let rules = |second: &str| {
+        format!(
+            "  - {{id: a, match: {{host: [a.example], port: ['1-100']}}, action: allow}}\n  - {{id: b, match: {{host: [a.example], port: ['{second}']}}, action: allow}}\n  - {{id: c, match: {{host: [a.example]}}, action: deny}}\n"
+        )
+    };
+    assert_eq!(
+        told(FIRST, &rules("101-65535")),
+        [
+            "rule `c` decides nothing over TCP: rules `a` (line 5) and `b` (line 6) come before it and together match all of that"
+        ]
+    );
+    assert_eq!(told(FIRST, &rules("101-65534")), [""; 0]);
+}
+
+#[test]
+fn whom_labels_and_groups_select_is_known() {
+    let rules = |allowed: &str, denied: &str| {
+        format!(
+            "  - {{id: a, {allowed}, match: {{host: [a.example]}}, action: allow}}\n  - {{id: b, {denied}, match: {{host: [a.example]}}, action: deny}}\n"
+        )
+    };
+    let grouped = format!("{TWO}groups: [{{name: web, agents: [coder]}}]\n");
+    let contradicted = |line: u32| {
+        format!("rule `a` allows exactly what rule `b` (line {line}) denies, so it is denied")
+    };
+    assert_eq!(
+        told(TWO, &rules("labels: {team: web}", "agents: [coder]")),
+        [contradicted(5)]
+    );
+    assert_eq!(
+        told(&grouped, &rules("groups: [web]", "agents: [coder]")),
+        [contradicted(6)]
+    );
+    assert_eq!(
+        told(
+            TWO,
+            &rules("agents: [coder, tester]", "labels: {team: web}")
+        ),
+        [""; 0]
+    );
+    // Two that allow the same may be meant for agents that are not there yet.
+    let both = rules("labels: {team: web}", "agents: [coder]").replace("deny", "allow");
+    assert_eq!(told(TWO, &both), [""; 0]);
+    // Where the narrower one decides, the one by name is that.
+    let narrow = format!("strategy: most_specific_wins\n{TWO}");
+    assert_eq!(
+        told(&narrow, &rules("agents: [coder]", "labels: {team: web}")),
+        [""; 0]
+    );
+}

@@ -1,0 +1,197 @@
+//! Whether one rule is for all that another is for, as far as there is something left to spend on it.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use ipnet::IpNet;
+
+use crate::agent::AgentPolicy;
+use crate::pattern::HostPattern;
+use crate::rule::{Rule, Selector};
+
+/// By what it is told whether a rule is for all agents that another is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Who {
+    /// By what the two say, so that it holds for agents that come later too.
+    Written,
+    /// By the agents that there are, with their labels and groups.
+    Now,
+}
+
+/// Compares rules, as long as there is something left to spend on it.
+pub(super) struct Comparisons<'a> {
+    pub(super) left: usize,
+    agents: &'a [AgentPolicy],
+    selected: HashMap<&'a Selector, Rc<Selected>>,
+}
+
+/// Some of a policy's agents: a bit for each.
+pub(super) struct Selected(Vec<u64>);
+
+impl Selected {
+    fn of(chosen: impl ExactSizeIterator<Item = bool>) -> Self {
+        let mut words = vec![0; chosen.len().div_ceil(64)];
+        for (n, chosen) in chosen.enumerate() {
+            if let Some(word) = words.get_mut(n / 64) {
+                *word |= u64::from(chosen) << (n % 64);
+            }
+        }
+        Self(words)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    fn has_all(&self, others: &Self) -> bool {
+        let mut words = self.0.iter().zip(&others.0);
+        words.all(|(own, others)| own & others == *others)
+    }
+
+    pub(super) fn has(&self, agent: usize) -> bool {
+        let word = self.0.get(agent / 64);
+        word.is_some_and(|word| word >> (agent % 64) & 1 == 1)
+    }
+
+    /// Their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.0.len() * 64).filter(|agent| self.has(*agent))
+    }
+}
+
+impl<'a> Comparisons<'a> {
+    /// `left`: how many comparisons of two values there may be.
+    pub(super) fn new(agents: &'a [AgentPolicy], left: usize) -> Self {
+        Self {
+            left,
+            agents,
+            selected: HashMap::new(),
+        }
+    }
+
+    /// Whether `a` matches whatever `b` matches.
+    pub(super) fn covers(&mut self, a: &'a Rule, b: &'a Rule, who: Who) -> bool {
+        self.reaches(a, b, who) && self.sees(a, b)
+    }
+
+    /// Whether `a` matches every flow that `b` matches, as long as no request is looked at.
+    pub(super) fn reaches(&mut self, a: &'a Rule, b: &'a Rule, who: Who) -> bool {
+        a.transports & b.transports == b.transports && self.reaches_over(a, b, who)
+    }
+
+    /// As [`Self::reaches`], whatever the transport.
+    pub(super) fn reaches_over(&mut self, a: &'a Rule, b: &'a Rule, who: Who) -> bool {
+        a.ports.covers(&b.ports)
+            && self.selects_all(&a.agents, &b.agents, who)
+            && self.leads_to_all(a, b)
+    }
+
+    /// Whether `a` is for all destinations that `b` is for.
+    pub(super) fn leads_to_all(&mut self, a: &Rule, b: &Rule) -> bool {
+        a.anywhere()
+            || !b.anywhere()
+                && self.all(&b.hosts, &a.hosts, HostPattern::covers)
+                && self.all(b.written_ranges(), a.written_ranges(), holds)
+    }
+
+    /// Whether a denial is for all names, or for all bare addresses, that an allowance is for, whatever ports and
+    /// requests.
+    pub(super) fn shares(&mut self, denial: &'a Rule, allowance: &'a Rule) -> bool {
+        let (names, ranges) = (&allowance.hosts, allowance.written_ranges());
+        self.selects_all(&denial.agents, &allowance.agents, Who::Now)
+            && (denial.anywhere()
+                || !names.is_empty() && self.all(names, &denial.hosts, HostPattern::covers)
+                || !ranges.is_empty() && self.all(ranges, denial.written_ranges(), holds))
+    }
+
+    /// Whether `a` matches every request that `b` matches.
+    pub(super) fn sees(&mut self, a: &Rule, b: &Rule) -> bool {
+        let llm = a.request.llm.as_ref();
+        if a.allows() != b.allows() && llm.is_some_and(|llm| llm.depends_on_action(a.allows())) {
+            return false;
+        }
+        let cost = a.request.cost_of_covering(&b.request);
+        (a.request == b.request || self.spend(cost) && a.request.covers(&b.request))
+            && a.conditions.covers(&b.conditions)
+    }
+
+    /// Whether whoever `b` is for, `a` is for.
+    pub(super) fn selects_all(&mut self, a: &'a Selector, b: &'a Selector, who: Who) -> bool {
+        if self.says_all(a, b) {
+            return true;
+        }
+        if who == Who::Written {
+            return false;
+        }
+        let (Some(a), Some(b)) = (self.selected(a), self.selected(b)) else {
+            return false;
+        };
+        !b.is_empty() && self.spend(b.0.len()) && a.has_all(&b)
+    }
+
+    /// The agents that a selector selects, unless there is not so much left to spend.
+    pub(super) fn selected(&mut self, selector: &'a Selector) -> Option<Rc<Selected>> {
+        if let Some(known) = self.selected.get(selector) {
+            return Some(Rc::clone(known));
+        }
+        let names = selector.names.as_ref();
+        let each = self.agents.len().saturating_mul(1 + selector.groups.len());
+        if !self.spend(each.saturating_add(names.map_or(0, Vec::len))) {
+            return None;
+        }
+        // As `Selector::selects`, where each of many agents is looked for among many names.
+        let names: Option<HashSet<_>> = names.map(|names| names.iter().collect());
+        let chosen = |agent: &AgentPolicy| {
+            let named = |names: &HashSet<_>| names.contains(&agent.name);
+            (names.as_ref().is_none_or(named) || selector.in_groups(&agent.name, &agent.labels))
+                && selector.wants(&agent.labels)
+        };
+        let selected = Rc::new(Selected::of(self.agents.iter().map(chosen)));
+        self.selected.insert(selector, Rc::clone(&selected));
+        Some(selected)
+    }
+
+    /// By what they say.
+    fn says_all(&mut self, a: &Selector, b: &Selector) -> bool {
+        let names = match (&a.names, &b.names) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(names), Some(others)) => {
+                let cost = names.len().saturating_mul(others.len());
+                let has =
+                    |name| names.contains(name) || a.groups.iter().any(|g| g.agents.contains(name));
+                names == others && a.groups == b.groups
+                    || self.spend(cost)
+                        && others.iter().all(has)
+                        && b.groups.iter().all(|group| a.groups.contains(group))
+            }
+        };
+        names && a.labels.iter().all(|label| b.labels.contains(label))
+    }
+
+    /// Whether something among `own` covers each of `others`.
+    fn all<T: PartialEq>(&mut self, others: &[T], own: &[T], covers: fn(&T, &T) -> bool) -> bool {
+        own == others
+            || others
+                .iter()
+                .all(|it| self.spend(own.len()) && own.iter().any(|wider| covers(wider, it)))
+    }
+
+    /// Takes the cost of a comparison. `false`: there is not so much left.
+    pub(super) fn spend(&mut self, cost: usize) -> bool {
+        match self.left.checked_sub(cost) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => {
+                self.left = 0;
+                false
+            }
+        }
+    }
+}
+
+fn holds(wider: &IpNet, net: &IpNet) -> bool {
+    wider.contains(net)
+}

@@ -1,0 +1,185 @@
+//! Rules that have to see requests where none are seen.
+
+use agentguard_common::map::TCP;
+use agentguard_model::{Handling, HostName};
+
+use super::compare::{Comparisons, Who};
+use super::{seen_from, warning};
+use crate::diagnostic::Diagnostic;
+use crate::index::Position;
+use crate::pattern::{HostPattern, Ports};
+use crate::rule::{Fit, Rule, Seen};
+use crate::strategy::{Strategy, Towards};
+
+/// The port of HTTPS.
+const HTTPS: u16 = 443;
+
+/// The ports that are registered for HTTP in the clear, where requests are seen without more.
+const HTTP: [u16; 3] = [80, 8008, 8080];
+
+/// Warns of allowances for the port of HTTPS alone that have to see a request, where no rule opens TLS for all that
+/// they match.
+pub(super) fn blind<'a>(
+    rules: &'a [Rule],
+    columns: &[u32],
+    comparisons: &mut Comparisons<'a>,
+) -> Vec<Diagnostic> {
+    let https = Ports::new(vec![(HTTPS, HTTPS)]);
+    let inspecting: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
+    let rules = rules.iter().zip(columns).filter(|(rule, _)| {
+        rule.allows()
+            && rule.needs_request()
+            && rule.unread(&Seen::Tls) == Fit::NeedsRequest
+            && rule.info.handling != Handling::Inspect
+            && https.covers(&rule.ports)
+            && !inspecting
+                .iter()
+                .any(|by| comparisons.reaches(by, rule, Who::Now))
+            && comparisons.left > 0
+    });
+    let told = rules.map(|(rule, column)| {
+        let message = format!(
+            "rule `{}` looks at requests on port {HTTPS}, and sees none in TLS",
+            rule.info.id
+        );
+        warning(rule, *column, message, "`handling: inspect` on this rule")
+    });
+    told.collect()
+}
+
+/// Warns of denials in force that have to see requests, each with an allowance to a destination of theirs that shows
+/// none: what is allowed there is denied.
+pub(super) fn blinding<'a>(
+    rules: &'a [Rule],
+    columns: &[u32],
+    strategy: Strategy,
+    comparisons: &mut Comparisons<'a>,
+) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let inspecting: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
+    for ((position, rule), column) in (0..).zip(rules).zip(columns) {
+        let is_blind = !rule.allows()
+            && rule.info.in_force()
+            && rule.needs_request()
+            && rule.unread(&Seen::Tls) == Fit::NeedsRequest;
+        if !is_blind {
+            continue;
+        }
+        let mut allowances = (0..).zip(rules);
+        let told = allowances.find_map(|(at, by)| {
+            let closed = Closed::of(rule, by)?;
+            let is_closed = comparisons.shares(rule, by)
+                && outranks(strategy, (position, rule), (at, by))
+                && !inspecting
+                    .iter()
+                    .any(|it| comparisons.reaches(it, by, Who::Now));
+            is_closed.then(|| closed.told(rule, by))
+        });
+        if let Some((message, hint)) = told {
+            found.push(warning(rule, *column, message, &hint));
+        }
+    }
+    found
+}
+
+/// What of an allowance a denial closes that has to see requests.
+struct Closed {
+    /// The port of HTTPS, if it is one of them; else the first ones.
+    ports: (u16, u16),
+    /// Whether nothing looks at it, by its handling.
+    direct: bool,
+    /// Whether all that is no HTTP is denied, and not TLS alone.
+    other: bool,
+}
+
+impl Closed {
+    /// As far as ports, transports and handling say.
+    fn of(denial: &Rule, allowance: &Rule) -> Option<Self> {
+        let direct = allowance.info.handling == Handling::Direct;
+        let shows_none = allowance.allows()
+            && allowance.info.in_force()
+            && allowance.transports & denial.transports & TCP != 0
+            && allowance.info.handling != Handling::Inspect
+            && !allowance.needs_request()
+            && !allowance.anywhere();
+        if !shows_none {
+            return None;
+        }
+        let shared = denial.ports.shared(&allowance.ports);
+        let is_http = |(first, last): &(u16, u16)| first == last && HTTP.contains(first);
+        let mut ranges = shared.ranges().iter().copied();
+        let ports = if shared.contains(HTTPS) {
+            (HTTPS, HTTPS)
+        } else {
+            ranges.find(|ports| direct || !is_http(ports))?
+        };
+        let other = denial.unread(&Seen::Never) == Fit::NeedsRequest;
+        Some(Self {
+            ports,
+            direct,
+            other,
+        })
+    }
+
+    /// The message and the hint.
+    fn told(&self, denial: &Rule, allowance: &Rule) -> (String, String) {
+        let (id, other) = (&denial.info.id, &allowance.info.id);
+        let place = seen_from(denial, allowance);
+        let ports = match self.ports {
+            (first, last) if first == last => format!("port {first}"),
+            (first, last) => format!("ports {first} to {last}"),
+        };
+        let how = if self.direct {
+            "as `direct`"
+        } else {
+            "without opening TLS"
+        };
+        let what = if self.other && (self.direct || self.ports.0 != HTTPS) {
+            "all of that TLS, and all that is no HTTP, is denied"
+        } else {
+            "all of that TLS is denied"
+        };
+        let inspect = format!("`handling: inspect` on rule `{other}`");
+        let hint = if self.ports.0 == HTTPS {
+            inspect
+        } else {
+            format!(
+                "{inspect} if HTTP is spoken there; else name in rule `{id}` the ports that it means, as `port: [80, {HTTPS}]`"
+            )
+        };
+        let message = format!(
+            "rule `{id}` has to see the requests that rule `{other}` ({place}) allows on {ports} {how}: {what}"
+        );
+        (message, hint)
+    }
+}
+
+/// Whether a denial counts beside an allowance, to all names that this is for, or to all of its ranges.
+fn outranks(strategy: Strategy, denial: (Position, &Rule), allowance: (Position, &Rule)) -> bool {
+    if !strategy.ranks() {
+        return true;
+    }
+    let (_, allows) = allowance;
+    let mut hosts = allows.hosts.iter();
+    if allows.hosts.is_empty() {
+        let mut ranges = allows.written_ranges().iter();
+        return ranges.all(|net| counts(strategy, denial, allowance, Towards::Addresses(*net)));
+    }
+    hosts.all(|host| match host {
+        HostPattern::Exact(name) => counts(strategy, denial, allowance, Towards::Name(name, None)),
+        // One of those that are meant.
+        HostPattern::Below(suffix) => {
+            let name = format!("a.{suffix}").parse::<HostName>();
+            name.is_ok_and(|name| counts(strategy, denial, allowance, Towards::Name(&name, None)))
+        }
+    })
+}
+
+fn counts(
+    strategy: Strategy,
+    (position, denial): (Position, &Rule),
+    (at, allowance): (Position, &Rule),
+    towards: Towards<'_>,
+) -> bool {
+    strategy.rank(position, denial, towards) >= strategy.rank(at, allowance, towards)
+}
