@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use agentguard_model::{ActionKind, Decision, Verdict};
+use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use agentguard_tests::{Guard, World, address, wait_until};
 use serde_json::{Value, json};
 
@@ -196,6 +196,105 @@ fn a_simulation_tells_what_another_policy_would_have_changed_and_the_same_one_ch
     assert_eq!(simulated["totals"]["changed"], 0, "{simulated:#}");
     let why = simulated["untold"][0]["why"].as_str().unwrap();
     assert_eq!(why, "not recorded: header `x-why`", "{simulated:#}");
+}
+
+/// A name that is answered with its own addresses: the gate decides by those, and the record has the name.
+#[test]
+fn what_goes_directly_by_the_real_address_of_a_name_is_recorded_with_the_name() {
+    let world = world("trial-real");
+    let policy = format!(
+        "
+version: 1
+agents: [{{name: coder}}]
+rules:
+  - id: real
+    match: {{host: [{SITE}], port: [7], transport: [tcp, udp]}}
+    action: allow
+    handling: direct
+    addresses: real
+"
+    );
+    let guard = world.guard().policy(&policy).start().unwrap();
+    let mut client = puppet(&world, &guard, "coder");
+    let address = format!("resolve('{SITE}', 4)[0]");
+    for order in [
+        format!("tcp('t', {address}, 7)"),
+        format!("tcp('d', {address}, 9)"),
+        format!("udp('u', {address})"),
+        format!("say_to('u', 'hello', {address}, 7)"),
+    ] {
+        client.ask(&order).unwrap();
+    }
+    let settled = guard.wait_verdicts("the flows", |decisions| {
+        let flows = decisions
+            .iter()
+            .filter(|it| it.action.kind != ActionKind::DnsQuery);
+        let flows: Vec<_> = flows.cloned().collect();
+        (flows.len() >= 3).then_some(flows)
+    });
+    let [four, _] = address::origin(0x10);
+    for flow in settled.unwrap() {
+        let host = flow.action.host.as_ref().map(ToString::to_string);
+        assert_eq!(host.as_deref(), Some(SITE), "{flow:#?}");
+        assert_eq!(flow.action.ip.unwrap().to_string(), four.to_string());
+        let allowed = flow.action.port == Some(7);
+        assert_eq!(flow.verdict == Verdict::Allow, allowed, "{flow:#?}");
+        let id = flow.id.to_string();
+        let explained = guard.cli().args(["explain", &id]).run().unwrap();
+        let explained = explained.success().unwrap().stdout;
+        assert!(!explained.contains("0 of them"), "{explained}");
+    }
+    let file = guard.policy();
+    let simulated = told(&guard, &["simulate", "--policy", file.to_str().unwrap()]);
+    assert_eq!(simulated["totals"]["changed"], 0, "{simulated:#}");
+    assert_eq!(simulated["totals"]["cannot_tell"], 0, "{simulated:#}");
+}
+
+#[test]
+fn an_observed_lookup_of_what_is_not_there_is_recorded_as_it_would_be_decided() {
+    let world = world("trial-nowhere");
+    let policy = format!(
+        "
+version: 1
+agents: [{{name: tried, mode: shadow}}]
+rules:
+  - {{id: site, match: {{host: ['*.{SITE}'], port: [443]}}, action: allow}}
+"
+    );
+    let guard = world.guard().policy(&policy).start().unwrap();
+    let mut client = puppet(&world, &guard, "tried");
+    // A rule allows the one, and none the other.
+    for (name, verdict, code) in [
+        (
+            format!("nowhere.{SITE}"),
+            Verdict::Allow,
+            ReasonCode::NameUnknown,
+        ),
+        (
+            "nowhere.other.example".to_owned(),
+            Verdict::Deny,
+            ReasonCode::NoRule,
+        ),
+    ] {
+        // It fails, as without the guard.
+        client.ask(&format!("resolve('{name}', 4)")).unwrap();
+        let asked = guard.wait_verdicts("the lookup", |decisions| {
+            let host = |it: &&Decision| {
+                it.action
+                    .host
+                    .as_ref()
+                    .is_some_and(|it| it.as_str() == name)
+            };
+            decisions.iter().find(host).cloned()
+        });
+        let asked = asked.unwrap();
+        assert_eq!(
+            (asked.verdict, asked.reason.code),
+            (verdict, code),
+            "{name}"
+        );
+        assert_eq!(asked.enforced, verdict == Verdict::Allow, "{name}");
+    }
 }
 
 #[test]

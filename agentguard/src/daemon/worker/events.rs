@@ -9,8 +9,7 @@ use agentguard_common::event::{Event, kind, reason};
 use agentguard_decision::Decider;
 use agentguard_keeper::gate::view::{Events, Told};
 use agentguard_keeper::message::ToKeeper;
-use agentguard_model::{DecisionId, ReasonCode};
-use agentguard_names::Names;
+use agentguard_model::{AgentId, DecisionId, ReasonCode};
 use agentguard_record::{Gap, Record};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
 use super::link::Link;
+use super::real_names::NamesBehind;
 use super::sequences::{Missing, Sequences};
 
 /// Direct flows whose end is awaited. Beyond it the oldest ends without its byte counts in the
@@ -48,7 +48,7 @@ const LOOK_UP: Timespec = Timespec {
 pub(super) fn consume(
     events: Events,
     decider: Decider<Record>,
-    names: Names,
+    behind: NamesBehind,
     gate: Arc<Gate>,
     link: Link,
     shutdown: CancellationToken,
@@ -59,7 +59,7 @@ pub(super) fn consume(
         .spawn(move || read(events, &sender))?;
     let mut consumer = Consumer {
         decider,
-        names,
+        behind,
         gate,
         link,
         looked: None,
@@ -119,7 +119,7 @@ fn read(mut events: Events, sender: &mpsc::Sender<Told>) {
 
 struct Consumer {
     decider: Decider<Record>,
-    names: Names,
+    behind: NamesBehind,
     gate: Arc<Gate>,
     link: Link,
     /// When the keeper was last told to look.
@@ -179,10 +179,9 @@ impl Consumer {
             }
             return;
         }
-        let host = event
-            .remote
-            .is_virtual()
-            .then(|| self.names.name_behind(event.remote.into()))
+        // Who comes from outside has not asked for a name.
+        let host = (event.kind != kind::INBOUND)
+            .then(|| self.behind.of(AgentId(event.agent), event.remote.into()))
             .flatten();
         let exe = self.gate.executable(event.pid);
         match self.decider.kernel(event, host, unix, exe).await {

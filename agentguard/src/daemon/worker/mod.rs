@@ -43,7 +43,7 @@ use gate::Gate;
 use link::Link;
 use names::NamesPort;
 use proxy::ProxyPort;
-use real_names::RealNames;
+use real_names::{NamesBehind, RealNames};
 use status::Board;
 
 /// How often the worker looks whether it can record.
@@ -83,6 +83,7 @@ struct Rooms {
     policies: Arc<Policies>,
     resolver: Server<NamesPort>,
     proxy: Arc<ProxyPort>,
+    behind: NamesBehind,
     upstreams: Arc<Shared<Record>>,
 }
 
@@ -283,7 +284,7 @@ async fn serve(
                     let task = events::consume(
                         events,
                         rooms.decider.clone(),
-                        names.clone(),
+                        rooms.behind.clone(),
                         gate.clone(),
                         link.clone(),
                         shutdown.clone(),
@@ -380,6 +381,7 @@ fn open_rooms(
         real_names.clone(),
         upstreams.clone(),
     );
+    let behind = NamesBehind::new(names.clone(), real_names);
     Rooms {
         resolver: Server::new(
             names.clone(),
@@ -390,9 +392,10 @@ fn open_rooms(
             decider.clone(),
             gate.clone(),
             names.clone(),
-            real_names,
+            behind.clone(),
             link.clone(),
         )),
+        behind,
         upstreams: upstreams.clone(),
         decider,
         policies: policies.clone(),

@@ -75,10 +75,14 @@ impl Port for NamesPort {
     }
 
     async fn record(&self, answered: Answered<NameRuling>) -> Result<DecisionId, Reason> {
+        let ruling = answered.ruling.as_ref().map(|ruling| &ruling.token);
+        let denied_on_paper = ruling.is_some_and(|ruling| ruling.verdict == Verdict::Deny);
         let later = match (&answered.answer, &answered.unenforced) {
             (Answer::Refused, _) => None,
             (Answer::Denied(reason), _) => Some((Verdict::Deny, true, reason.clone())),
             (_, Some(reason)) => Some((Verdict::Deny, false, reason.clone())),
+            // What is said of the name on paper is said whether there is one or not.
+            (Answer::Unknown(_) | Answer::Failed(_), None) if denied_on_paper => None,
             (Answer::Unknown(reason) | Answer::Failed(reason), None) => {
                 Some((Verdict::Allow, true, reason.clone()))
             }
@@ -92,7 +96,6 @@ impl Port for NamesPort {
                 run: client.run,
                 process: client.process.clone(),
             });
-        let ruling = answered.ruling.as_ref().map(|ruling| &ruling.token);
         self.decider
             .name_answered(
                 client.as_ref(),

@@ -12,14 +12,14 @@ use agentguard_record::Record;
 
 use super::gate::Gate;
 use super::link::Link;
-use super::real_names::RealNames;
+use super::real_names::NamesBehind;
 
 /// The gate's origins and the resolver's names.
 pub(super) struct ProxyPort {
     decider: Decider<Record>,
     gate: Arc<Gate>,
     names: Names,
-    real_names: Arc<RealNames>,
+    behind: NamesBehind,
     link: Link,
 }
 
@@ -28,14 +28,14 @@ impl ProxyPort {
         decider: Decider<Record>,
         gate: Arc<Gate>,
         names: Names,
-        real_names: Arc<RealNames>,
+        behind: NamesBehind,
         link: Link,
     ) -> Self {
         Self {
             decider,
             gate,
             names,
-            real_names,
+            behind,
             link,
         }
     }
@@ -60,9 +60,7 @@ impl Port for ProxyPort {
     }
 
     fn name_behind(&self, agent: AgentId, ip: IpAddr) -> Option<HostName> {
-        self.names
-            .name_behind(ip)
-            .or_else(|| self.real_names.name_behind(agent, ip))
+        self.behind.of(agent, ip)
     }
 
     fn is_own(&self, ip: IpAddr) -> bool {

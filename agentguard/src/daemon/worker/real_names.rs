@@ -6,14 +6,37 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_model::{AgentId, HostName};
+use agentguard_names::Names;
 
 /// Addresses held. Beyond it, first those whose time is over go, then all: their next connection is
 /// decided as one to a bare address.
 const HELD: usize = 65_536;
+
+/// The names behind addresses of both kinds. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct NamesBehind {
+    virtual_names: Names,
+    real_names: Arc<RealNames>,
+}
+
+impl NamesBehind {
+    pub(super) const fn new(virtual_names: Names, real_names: Arc<RealNames>) -> Self {
+        Self {
+            virtual_names,
+            real_names,
+        }
+    }
+
+    /// The name that an address stands for to an agent, or was answered for.
+    pub(super) fn of(&self, agent: AgentId, address: IpAddr) -> Option<HostName> {
+        let name = self.virtual_names.name_behind(address);
+        name.or_else(|| self.real_names.name_behind(agent, address))
+    }
+}
 
 /// Looked at once per connection to a real address; a plain lock.
 #[derive(Default)]
