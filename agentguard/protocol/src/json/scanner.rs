@@ -63,6 +63,7 @@ pub struct Scanner {
     name: String,
     /// How many names the open objects have.
     names: usize,
+    /// Keyed by chance, so that nobody can choose names that are taken for one.
     hashes: RandomState,
     /// How many bytes were read before this piece.
     before: u64,
