@@ -148,7 +148,7 @@ fn a_policy_that_others_than_root_can_change_is_not_taken() {
     let guard = world.guard().policy(POLICY).start().unwrap();
     std::os::unix::fs::chown(guard.policy(), Some(12345), None).unwrap();
     let told = guard.cli().args(["policy", "reload"]).run().unwrap();
-    assert_eq!(told.code(), 1, "{told}");
+    assert_eq!(told.code(), 2, "{told}");
     assert!(told.stderr.contains("belongs to user 12345"), "{told}");
     assert!(told.stderr.contains("\nhint: chown root"), "{told}");
     guard.run("coder", ["true"]).unwrap().success().unwrap();
