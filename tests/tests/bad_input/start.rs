@@ -150,7 +150,7 @@ fn a_policy_that_others_than_root_can_change_is_not_taken() {
     let told = guard.cli().args(["policy", "reload"]).run().unwrap();
     assert_eq!(told.code(), 2, "{told}");
     assert!(told.stderr.contains("belongs to user 12345"), "{told}");
-    assert!(told.stderr.contains("\nhint: chown root"), "{told}");
+    assert!(told.stderr.contains("\n  hint: chown root"), "{told}");
     guard.run("coder", ["true"]).unwrap().success().unwrap();
 }
 
