@@ -15,6 +15,7 @@ pub struct Asked {
     tls: bool,
     websocket: bool,
     llm: Option<Llm>,
+    opens_calls: bool,
 }
 
 /// What a connection carries, as far as it is read.
@@ -70,6 +71,7 @@ impl Asked {
             tls: false,
             websocket: false,
             llm: None,
+            opens_calls: false,
         }
     }
 
@@ -97,6 +99,33 @@ impl Asked {
         }
     }
 
+    /// The same, which opens a connection for calls, of each of which no more than this is known.
+    #[must_use]
+    pub fn opening_calls(self, llm: Llm) -> Self {
+        Self {
+            llm: Some(llm),
+            opens_calls: true,
+            ..self
+        }
+    }
+
+    /// A call on the connection that this request opened, in a message of so many bytes.
+    #[must_use]
+    pub fn turn(&self, llm: Llm, size: u64) -> Self {
+        Self {
+            body: AtomicU64::new(size),
+            llm: Some(llm),
+            opens_calls: false,
+            ..self.message()
+        }
+    }
+
+    /// Whether it opens a connection for calls.
+    #[must_use]
+    pub const fn opens_calls(&self) -> bool {
+        self.opens_calls
+    }
+
     /// A request that ends here, and opens a tunnel.
     #[must_use]
     pub fn tunnel(method: &str, to: &str) -> Self {
@@ -112,6 +141,7 @@ impl Asked {
             tls: false,
             websocket: false,
             llm: None,
+            opens_calls: false,
         }
     }
 
@@ -124,6 +154,7 @@ impl Asked {
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.clone(),
+            opens_calls: self.opens_calls,
         }
     }
 
@@ -142,6 +173,7 @@ impl Asked {
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.as_ref(),
+            opens_calls: self.opens_calls,
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

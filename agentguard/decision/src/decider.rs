@@ -450,7 +450,9 @@ impl<R: Recorder> Decider<R> {
             what.tls = request.tls;
             what.websocket = request.websocket;
             if let Some(llm) = request.llm {
-                what.kind = ActionKind::LlmCall;
+                if !request.opens_calls {
+                    what.kind = ActionKind::LlmCall;
+                }
                 what.llm = Some(llm.clone());
             }
         } else {

@@ -57,6 +57,10 @@ impl LlmMatch {
         if let Some(holds) = request.assumed(allows, Unknown::llm) {
             return holds;
         }
+        if request.opens_calls {
+            let known = |llm| self.provider(llm) && self.operation(llm);
+            return (allows || !self.needs_content()) && request.llm.is_some_and(known);
+        }
         request.llm.is_some_and(|llm| {
             self.provider(llm)
                 && self.operation(llm)
@@ -112,6 +116,11 @@ impl LlmMatch {
         // Of a call that could not be read no limit is known either.
         self.max_output_over
             .is_none_or(|over| writes && llm.max_output_tokens.is_none_or(|tokens| tokens > over))
+    }
+
+    /// Whether it has conditions on what a call says itself.
+    fn needs_content(&self) -> bool {
+        !self.models.is_empty() || !self.tools.is_empty() || self.max_output_over.is_some()
     }
 
     /// Whether this matches whatever `other` matches, in rules that say the same: see

@@ -41,6 +41,9 @@ pub struct Request<'a> {
     pub websocket: bool,
     /// The call of a language model that it is. Absent where it is none.
     pub llm: Option<&'a Llm>,
+    /// Whether it opens a connection for calls, each of which is decided by itself: of [`Self::llm`] provider and
+    /// operation are known, and conditions on the rest turn out for it.
+    pub opens_calls: bool,
     /// That parts of it are not known, and what is assumed of conditions on those. Absent on the data
     /// path, where all of it is known.
     pub assumed: Option<Assumed<'a>>,
@@ -123,6 +126,7 @@ impl<'a> Request<'a> {
             tls: false,
             websocket: false,
             llm: None,
+            opens_calls: false,
             assumed: None,
         }
     }

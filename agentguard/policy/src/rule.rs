@@ -292,6 +292,9 @@ impl Rule {
         {
             return self.assumed(when, facts);
         }
+        if self.is_for_calls_to_come(&facts.request) {
+            return if self.allows() { Fit::Yes } else { Fit::No };
+        }
         match conditions.when(agent, facts, steps) {
             Ok(true) => Fit::Yes,
             Ok(false) => Fit::No,
@@ -318,6 +321,12 @@ impl Rule {
         } else {
             Fit::No
         }
+    }
+
+    /// Whether its expression looks at calls where a request only opens the connection for some.
+    fn is_for_calls_to_come(&self, seen: &Seen<'_>) -> bool {
+        let opens = matches!(seen, Seen::Request(request) if request.opens_calls);
+        opens && self.conditions.when.as_ref().is_some_and(When::needs_llm)
     }
 
     /// What is assumed of an expression that looks at what nobody knows: that it turns out for what is

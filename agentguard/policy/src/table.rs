@@ -77,6 +77,8 @@ struct Sent {
     websocket: bool,
     /// The call of a language model that it is.
     llm: Option<Llm>,
+    /// As [`crate::Request::opens_calls`].
+    opens_calls: bool,
     /// Inside TLS.
     secure: bool,
 }

@@ -53,6 +53,14 @@ struct Problem<'a> {
     message: &'a str,
 }
 
+/// An error in band (`OpenAI`'s guide to Responses over WebSocket).
+#[derive(Serialize)]
+struct TurnError<'a> {
+    r#type: &'static str,
+    status: u16,
+    error: OpenaiFault<'a>,
+}
+
 /// An error as clients of `OpenAI`'s API read it (openai-python 2, `_make_status_error`).
 #[derive(Serialize)]
 struct OpenaiError<'a> {
@@ -106,6 +114,23 @@ impl Refusal<'_> {
             }),
         };
         self.with("application/json", body.unwrap_or_default())
+    }
+
+    /// The refusal of a call on a WebSocket of `OpenAI`'s Responses, as the event that is its answer.
+    #[must_use]
+    pub fn turn_event(&self) -> Vec<u8> {
+        let event = TurnError {
+            r#type: "error",
+            status: self.status.as_u16(),
+            error: OpenaiFault {
+                message: &self.message(),
+                r#type: openai_type(self.status),
+                param: None,
+                code: self.reason.code,
+            },
+        };
+        // Plain strings and numbers always serialise.
+        serde_json::to_vec(&event).unwrap_or_default()
     }
 
     /// The refusal as a response, with its length.
@@ -326,6 +351,10 @@ mod tests {
             assert_eq!(response.headers()["x-should-retry"], "false");
             assert!(response.headers().contains_key("x-agentguard-decision"));
         }
+        let event = format!(
+            r#"{{"type":"error","status":403,"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
+        );
+        assert_eq!(refusal.turn_event(), event.as_bytes());
     }
 
     #[test]

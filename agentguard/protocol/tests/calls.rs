@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agentguard_protocol::json;
-use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint};
+use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint, TurnReader};
 use agentguard_protocol::sse::{Piece, Pieces};
 
 /// How long each target runs under `cargo test`.
@@ -97,6 +97,28 @@ fn llm_call() {
         assert_eq!(whole, call(endpoint, &split));
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(whole, call(endpoint, &pieces));
+    });
+}
+
+/// What a message on a WebSocket is, or that it is not understood.
+fn turn(pieces: &[&[u8]]) -> Option<String> {
+    let mut reader = TurnReader::default();
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    reader.finish().ok().map(|turn| format!("{turn:?}"))
+}
+
+#[test]
+fn llm_turn() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((_, bytes, split)) = self::input(input) else {
+            return;
+        };
+        let whole = turn(&[bytes]);
+        assert_eq!(whole, turn(&split));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, turn(&pieces));
     });
 }
 

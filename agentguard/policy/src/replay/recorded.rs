@@ -66,6 +66,8 @@ pub(super) struct Asked {
     pub(super) websocket: bool,
     /// The call of a language model that it is for the candidate.
     pub(super) llm: Option<Llm>,
+    /// As [`Request::opens_calls`].
+    pub(super) opens_calls: bool,
     pub(super) unknown: Unknown,
 }
 
@@ -79,6 +81,7 @@ impl Asked {
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.as_ref(),
+            opens_calls: self.opens_calls,
             ..Request::new(&self.method, &self.path)
         }
     }
@@ -242,6 +245,7 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
         websocket: action.websocket,
         whole: tunnel || is_empty(action, decision),
         llm: None,
+        opens_calls: action.kind == ActionKind::HttpRequest && action.llm.is_some(),
         unknown,
         method,
     }
@@ -251,8 +255,9 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
 fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
     let action = &decision.action;
     let provider = action.host.as_ref().and_then(|host| policy.provider(host));
-    // A call has content, and the request for a tunnel ends at the guard.
-    let none = matches!(action.method.as_deref(), Some("GET" | "HEAD" | "CONNECT"));
+    // A call has content or stands on a WebSocket, and the request for a tunnel ends at the guard.
+    let quiet = matches!(action.method.as_deref(), Some("GET" | "HEAD" | "CONNECT"));
+    let none = quiet && !action.websocket;
     let Some(provider) = provider.filter(|_| !none) else {
         return (None, false);
     };

@@ -291,6 +291,7 @@ impl Worlds<'_> {
                 body,
                 websocket: asked.websocket,
                 llm: asked.llm.as_ref(),
+                opens_calls: asked.opens_calls,
                 assumed: Some(Assumed {
                     unknown: &asked.unknown,
                     in_favour,

@@ -156,6 +156,16 @@ pub(crate) struct RawCall {
     /// Whether it cannot be read, so that nothing is known of it but provider and operation.
     #[serde(default)]
     pub(crate) not_understood: Option<At<bool>>,
+    /// Whether it is none yet, but the opening of a WebSocket for calls, each of which is decided by itself.
+    #[serde(default)]
+    pub(crate) opens: Option<At<bool>>,
+}
+
+impl RawCall {
+    /// Whether it opens a connection for calls.
+    pub(crate) fn opens(&self) -> bool {
+        self.opens.as_ref().is_some_and(|it| it.value)
+    }
 }
 
 /// Whether a request is sent inside TLS.

@@ -504,13 +504,15 @@ impl Checking<'_> {
         if self.found.len() > before {
             return None;
         }
+        let opens_calls = raw.llm.as_ref().is_some_and(|it| it.value.opens());
         Some(Sent {
             method: method.to_owned(),
             path,
             query: raw.query.as_ref().map(|query| Query::new(&query.value)),
             fields: (method != "CONNECT").then_some(fields),
             body: body?,
-            websocket: raw.websocket.as_ref().is_some_and(|it| it.value),
+            websocket: opens_calls || raw.websocket.as_ref().is_some_and(|it| it.value),
+            opens_calls,
             llm: call.map_or(Some(None), |call| call.map(Some))?,
             secure: raw
                 .scheme

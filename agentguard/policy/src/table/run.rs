@@ -248,6 +248,7 @@ impl Sent {
             body: self.body,
             websocket: self.websocket,
             llm: self.llm.as_ref(),
+            opens_calls: self.opens_calls,
             ..Request::new(&self.method, path)
         }))
     }

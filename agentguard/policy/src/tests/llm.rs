@@ -235,6 +235,69 @@ fn expressions_look_at_calls() {
 }
 
 #[test]
+fn a_connection_for_calls_is_opened_where_one_may_be_allowed() {
+    let opening = Llm {
+        max_output_tokens: None,
+        model: None,
+        ..chat("", &[])
+    };
+    let name = host("api.openai.com");
+    for (says, expected) in [
+        // What only a call shows turns out for it.
+        (
+            "{id: a, action: allow, match: {llm: {model: [x], tools: [ls]}}}",
+            ALLOW,
+        ),
+        ("{id: a, action: allow, when: \"llm.model == 'x'\"}", ALLOW),
+        (
+            "{id: a, action: allow}\n  - {id: d, action: deny, match: {llm: {max_output_over: 5}}}",
+            ALLOW,
+        ),
+        (
+            "{id: a, action: allow}\n  - {id: d, action: deny, match: {llm: {}}}",
+            DENY,
+        ),
+        (
+            "{id: a, action: allow}\n  - {id: d, action: deny, when: \"llm.model != 'x'\", match: {transport: [tcp]}}",
+            ALLOW,
+        ),
+        // What else it shows does not.
+        (
+            "{id: a, action: allow, match: {llm: {provider: [anthropic]}}}",
+            NONE,
+        ),
+        (
+            "{id: a, action: allow, match: {llm: {operation: [embeddings]}}}",
+            NONE,
+        ),
+        (
+            "{id: a, action: allow, match: {method: [POST], llm: {}}}",
+            NONE,
+        ),
+        (
+            "{id: a, action: allow}\n  - {id: d, action: deny, match: {protocol: [websocket]}}",
+            DENY,
+        ),
+    ] {
+        let says = says.replacen("match: {", "match: {host: [api.openai.com], ", 1);
+        let says = match says.contains("match") {
+            true => says,
+            false => says.replacen("allow", "allow, match: {host: [api.openai.com]}", 1),
+        };
+        let policy = rules(&format!("  - {says}"));
+        let mut facts = facts(&name, Some(&opening));
+        facts.request = Seen::Request(Request {
+            llm: Some(&opening),
+            opens_calls: true,
+            websocket: true,
+            ..Request::new("GET", "/v1/responses")
+        });
+        let ruling = policy.decide(agent(&policy, "coder"), &facts);
+        assert_eq!(ruling.reason.code, expected, "{says}");
+    }
+}
+
+#[test]
 fn what_no_request_was_seen_of_may_be_a_call() {
     let policy = rules(
         "  - {id: a, match: {host: [api.openai.com], llm: {model: [x]}}, action: allow, handling: inspect}\n",
@@ -543,6 +606,21 @@ fn tests_make_calls() {
             NONE,
         ),
         ("coder", "body: 1KiB", Expected::Deny, true, NONE),
+        // Of the calls that follow some may be allowed.
+        (
+            "coder",
+            "llm: {operation: chat, opens: true}",
+            Expected::Allow,
+            true,
+            ALLOW,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, provider: openai, opens: true}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
         // A denial by what is not known comes first.
         (
             "lax",
@@ -569,6 +647,10 @@ fn tests_make_calls() {
         (
             "llm: {operation: chat, model: m, not_understood: true}",
             "nothing is known but provider and operation",
+        ),
+        (
+            "llm: {operation: chat, model: m, opens: true}",
+            "says nothing of one of them",
         ),
         ("llm: {model: m}", "operation"),
     ] {

@@ -20,6 +20,18 @@ pub struct AnswerReader {
     events: bool,
 }
 
+/// How far the answers on a WebSocket have come, by its last event.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Progress {
+    /// Nothing begins or ends with it.
+    #[default]
+    Within,
+    /// An answer begins.
+    Begun,
+    /// The answer is over.
+    Over,
+}
+
 /// What some streams end with in place of a document.
 const DONE: &[u8] = b"[DONE]";
 
@@ -122,6 +134,15 @@ impl AnswerReader {
         }
         self.document_ends(true);
         self.scanner.begin_again();
+    }
+
+    /// What the last event was for the answer, where several come one after the other: those of Responses.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        match &self.form {
+            Form::Responses(responses) => responses.progress,
+            Form::Chat(_) | Form::Messages(_) => Progress::Within,
+        }
     }
 
     /// What came of the call.

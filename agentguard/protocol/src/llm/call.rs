@@ -35,6 +35,7 @@ impl CallReader {
             sink: CallSink {
                 endpoint,
                 call: Call::default(),
+                message: None,
                 word: Word::default(),
                 tool: Tool::default(),
                 nested: Tool::default(),
@@ -42,6 +43,13 @@ impl CallReader {
                 fault: None,
             },
         }
+    }
+
+    /// For a message that says itself what it is, and may be a call to this endpoint: see [`super::TurnReader`].
+    pub(super) fn message(endpoint: Endpoint) -> Self {
+        let mut reader = Self::new(endpoint);
+        reader.sink.message = Some(None);
+        reader
     }
 
     /// Reads on.
@@ -57,12 +65,17 @@ impl CallReader {
     ///
     /// # Errors
     /// As [`Self::push`].
-    pub fn finish(mut self) -> Result<Call, NotUnderstood> {
+    pub fn finish(self) -> Result<Call, NotUnderstood> {
+        self.finish_message().map(|(call, _)| call)
+    }
+
+    /// The same, and the type that a message gives itself.
+    pub(super) fn finish_message(mut self) -> Result<(Call, Option<String>), NotUnderstood> {
         self.scanner.finish(&mut self.sink)?;
         match self.sink.fault {
             Some(fault) => Err(fault),
             None if !self.sink.object => Err(NotUnderstood::NoObject),
-            None => Ok(self.sink.call),
+            None => Ok((self.sink.call, self.sink.message.flatten())),
         }
     }
 }
@@ -71,6 +84,8 @@ impl CallReader {
 struct CallSink {
     endpoint: Endpoint,
     call: Call,
+    /// The type of a message that has one; none where the document has no such thing.
+    message: Option<Option<String>>,
     word: Word,
     /// The tool that is being read; and the one that is being read inside of it.
     tool: Tool,
@@ -87,7 +102,8 @@ struct Tool {
 }
 
 /// The members at the top that are looked at.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
+    "input",
     "model",
     "models",
     "stream",
@@ -99,6 +115,9 @@ const KNOWN: [&str; 10] = [
     "mcp_servers",
     "web_search_options",
 ];
+
+/// Those that a message has beside.
+const MESSAGE: [&str; 2] = ["type", "response"];
 
 /// The members of a tool that are.
 const TOOL: [&str; 6] = [
@@ -138,6 +157,9 @@ impl CallSink {
         if let Some(known) = in_another_case(&KNOWN, name) {
             self.fail(NotUnderstood::Case(known));
         }
+        if self.message.is_some() {
+            self.message_member(name, event);
+        }
         match (name, event) {
             // Routers take one of several, of their own choice.
             ("models", Event::Null) => {}
@@ -166,6 +188,42 @@ impl CallSink {
             (_, Event::Null) => {}
             (name, event) if self.is_limit(name) => self.limit(event),
             _ => {}
+        }
+    }
+
+    /// A member that messages alone have.
+    fn message_member(&mut self, name: &str, event: Event<'_>) {
+        if let Some(known) = in_another_case(&MESSAGE, name) {
+            self.fail(NotUnderstood::Case(known));
+        }
+        match (name, event) {
+            ("type", Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ("type", Event::Text(piece)) => self.word.push(piece),
+            ("type", Event::End(Kind::Text)) => self.message = Some(self.word.take()),
+            ("type", _) => self.fail(NotUnderstood::Wrong("type")),
+            // Where another API over WebSocket has the call.
+            ("response", Event::Null) => {}
+            ("response", _) => self.fail(NotUnderstood::Wrong("response")),
+            _ => {}
+        }
+    }
+
+    /// A part of an item of the input: some bring tools with them (`additional_tools`, `tool_search_output`).
+    fn input(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match steps {
+            [Part::Key("tools"), Part::Item(_), rest @ ..] => self.either_tool(rest, event),
+            [Part::Key(name)] if in_another_case(&["tools"], name).is_some() => {
+                self.fail(NotUnderstood::Case("tools"));
+            }
+            _ => {}
+        }
+    }
+
+    /// A part of a tool, or of one that is offered inside of it under a name of its own.
+    fn either_tool(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match steps {
+            [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
+            rest => self.tool(false, rest, event),
         }
     }
 
@@ -282,11 +340,15 @@ impl Sink for CallSink {
                     Part::Item(_),
                     rest @ ..,
                 ],
-            ) => match rest {
-                // What is offered under a name of its own.
-                [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
-                rest => self.tool(false, rest, event),
-            },
+            ) => self.either_tool(rest, event),
+            Some([Part::Key("input"), Part::Item(_), rest @ ..])
+                if matches!(
+                    self.endpoint,
+                    Endpoint::Responses | Endpoint::ResponsesTokens
+                ) =>
+            {
+                self.input(rest, event);
+            }
             _ => {}
         }
     }

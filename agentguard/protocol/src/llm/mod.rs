@@ -2,6 +2,7 @@
 //!
 //! - [`Endpoint`] knows a call by its method and path, in the form of the provider that a host belongs to.
 //! - [`CallReader`] reads what a request asks for; [`AnswerReader`] what is answered, whole or event by event.
+//! - [`TurnReader`] reads what a message on a WebSocket asks for, where each is a call of its own.
 //!
 //! Both read as it comes and keep only what they tell of. Names of members are those of the providers' API
 //! references; a name that differs in case alone is not understood, since some servers take it for the same.
@@ -14,11 +15,13 @@ mod responses;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod turn;
 
 use agentguard_model::{LlmApi, LlmOperation};
 
-pub use answer::AnswerReader;
+pub use answer::{AnswerReader, Progress};
 pub use call::{Call, CallReader};
+pub use turn::{Turn, TurnReader};
 
 use crate::content::Undecodable;
 use crate::json;
@@ -65,6 +68,11 @@ pub enum NotUnderstood {
     /// A tool call that has two names.
     #[error("a tool call of it has two names")]
     Names,
+    /// A message that is neither a call nor about one.
+    #[error(
+        "a message on a WebSocket of Responses is of no type that is known, or has what its type has not"
+    )]
+    Message,
     /// [`MAX_PENDING`].
     #[error("one event of it has more than {MAX_PENDING} bytes of a tool call's arguments")]
     Pending,

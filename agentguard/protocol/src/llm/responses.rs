@@ -4,7 +4,7 @@ use agentguard_model::{AskedTool, Usage};
 use sha2::{Digest as _, Sha256};
 
 use super::NotUnderstood;
-use super::answer::{Answer, Documents, Reading, tokens};
+use super::answer::{Answer, Documents, Progress, Reading, tokens};
 use super::tools::{Tools, digest};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
@@ -14,6 +14,7 @@ pub(super) struct Responses {
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
+    pub(super) progress: Progress,
 }
 
 /// What one document says, kept until all of it is there: members have no order.
@@ -165,6 +166,13 @@ impl Responses {
     fn take(&mut self, document: Document, event: bool) -> Result<(), NotUnderstood> {
         let kind = document.kind.as_deref().unwrap_or_default();
         let slot = (0, document.output_index.unwrap_or_default());
+        self.progress = match kind {
+            "response.created" => Progress::Begun,
+            "response.completed" | "response.failed" | "response.incomplete" | "error" => {
+                Progress::Over
+            }
+            _ => Progress::Within,
+        };
         match kind {
             "response.output_item.added" if event => {
                 if let Some(asked) = document.item.asked(false) {

@@ -111,6 +111,25 @@ impl Head {
     }
 }
 
+/// A server's text, in one frame.
+#[must_use]
+pub fn text_frame(text: &[u8]) -> Vec<u8> {
+    let mut frame = vec![FIN | 1];
+    match (u8::try_from(text.len()), u16::try_from(text.len())) {
+        (Ok(short @ ..=125), _) => frame.push(short),
+        (_, Ok(length)) => {
+            frame.push(126);
+            frame.extend(length.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((text.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(text);
+    frame
+}
+
 /// The length behind the first two bytes, which must be the shortest way to say it.
 fn length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violation> {
     let (length, rest, least) = match short {

@@ -70,8 +70,14 @@ impl Calling {
         self.endpoint
     }
 
-    /// Of which nothing but where it goes is known, for this reason.
-    fn not_understood(&self, why: impl Into<String>) -> Llm {
+    /// What is known of the calls on the connection that it opens, if it opens one for calls that are read.
+    pub(crate) fn opens(&self, meaning: &request::Request) -> Option<Llm> {
+        let read = meaning.websocket.is_some() && self.endpoint == Endpoint::Responses;
+        read.then(|| self.unread())
+    }
+
+    /// Of which nothing but where it goes is known.
+    fn unread(&self) -> Llm {
         Llm {
             provider: self.provider.name.clone(),
             operation: self.endpoint.operation(),
@@ -79,11 +85,19 @@ impl Calling {
             stream: false,
             max_output_tokens: None,
             tools: Vec::new(),
-            not_understood: Some(why.into()),
+            not_understood: None,
         }
     }
 
-    /// Reads its content. What opens a WebSocket has none, and what comes behind is not read.
+    /// The same, for this reason.
+    fn not_understood(&self, why: impl Into<String>) -> Llm {
+        Llm {
+            not_understood: Some(why.into()),
+            ..self.unread()
+        }
+    }
+
+    /// Reads its content. What opens a WebSocket has none, and what comes behind is not read: see [`Self::opens`].
     ///
     /// # Errors
     /// It did not come to its end.
@@ -96,7 +110,7 @@ impl Calling {
     ) -> Result<Read, Unread> {
         if meaning.websocket.is_some() {
             return Ok(Read {
-                llm: self.not_understood("calls over WebSocket are not read"),
+                llm: self.not_understood("calls of this kind over WebSocket are not read"),
                 size: 0,
                 body,
             });
@@ -125,9 +139,7 @@ impl Calling {
                 stream: call.stream,
                 max_output_tokens: call.max_output_tokens,
                 tools: call.tools,
-                provider: self.provider.name.clone(),
-                operation: self.endpoint.operation(),
-                not_understood: None,
+                ..self.unread()
             },
             Err(why) => self.not_understood(why),
         };

@@ -11,7 +11,7 @@ use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
 use agentguard_protocol::llm::Endpoint;
 use agentguard_protocol::refusal::Refusal;
-use agentguard_protocol::websocket::extensions::Agreed;
+use agentguard_protocol::websocket::extensions::{Agreed, Offers};
 use agentguard_protocol::{HttpMalformed, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -149,7 +149,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .headers
             .contains_key(header::UPGRADE)
             .then(|| PendingAnswer::new(&self.signals));
-        let meaning = match request::Request::read(&parts, self.leg.scheme) {
+        let mut meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
             Err(why) => return self.refuse_malformed(&why, tongue).await,
         };
@@ -160,7 +160,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let calling = Calling::of(&self.flow, &parts.method, &meaning);
         let tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
         let mut asked = self.asked(&mut parts, &body, &meaning);
-        if let Some(calling) = &calling {
+        if let Some(llm) = calling.as_ref().and_then(|it| it.opens(&meaning)) {
+            asked = asked.opening_calls(llm);
+            // A message that is not sent on would be missed by those that refer to it.
+            meaning.websocket = Some(Offers::default());
+        } else if let Some(calling) = &calling {
             let read = calling.read(&self.flow, &parts.headers, &meaning, body);
             let read = match read.await {
                 Ok(read) => read,
@@ -173,8 +177,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
         let (decided, mut status) = self.decide(&meaning, &asked, growth.as_mut()).await;
-        if decided.reason.code == ReasonCode::NotUnderstood && meaning.websocket.is_some() {
-            // What makes a client of Responses go on over HTTPS.
+        if status == StatusCode::FORBIDDEN && calling.is_some() && meaning.websocket.is_some() {
+            // What makes a client of Responses go on over HTTPS, where it says why it is refused.
             status = StatusCode::UPGRADE_REQUIRED;
         }
         if !decided.allowed {

@@ -1,4 +1,4 @@
-//! Content that was read before it was decided on, and is sent as it came.
+//! Content that is read before it is decided on, and is sent as it came.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -24,16 +24,78 @@ const ROOM: usize = 256 * 1024;
 /// What comes in small pieces is put together to some of this size: each piece costs something, too.
 const PIECE: usize = 64 * 1024;
 
-/// Content, of which the beginning is here.
-pub(crate) struct Held {
+/// Bytes that are held, in pieces that are counted.
+#[derive(Default)]
+pub(crate) struct Kept {
     pieces: VecDeque<BytesMut>,
     /// How many bytes those have.
     size: usize,
+    /// The memory that it takes.
+    rooms: Vec<Decoding>,
+}
+
+impl Kept {
+    /// Keeps more.
+    ///
+    /// # Errors
+    /// It is kept, and nothing more is to be: why.
+    pub(crate) fn push(
+        &mut self,
+        data: &[u8],
+        room: impl Fn(usize) -> Option<Decoding>,
+    ) -> Result<(), &'static str> {
+        self.append(data);
+        if self.size > MAX_HELD {
+            return Err("its content is larger than 32 MiB");
+        }
+        while self.size > FREE && self.rooms.len() < self.size.div_ceil(ROOM) {
+            let more = room(ROOM).ok_or("too much content is being held at once")?;
+            self.rooms.push(more);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, mut data: &[u8]) {
+        self.size += data.len();
+        while !data.is_empty() {
+            let filled = self.pieces.back().map_or(PIECE, BytesMut::len);
+            if filled >= PIECE {
+                self.pieces.push_back(BytesMut::new());
+            }
+            let Some(last) = self.pieces.back_mut() else {
+                return;
+            };
+            let room = PIECE.saturating_sub(last.len());
+            let (part, rest) = data.split_at(room.min(data.len()));
+            last.extend_from_slice(part);
+            data = rest;
+        }
+    }
+
+    /// The next piece, which is held no more.
+    pub(crate) fn pop(&mut self) -> Option<BytesMut> {
+        let piece = self.pieces.pop_front()?;
+        self.size -= piece.len();
+        self.rooms.truncate(self.size.div_ceil(ROOM));
+        Some(piece)
+    }
+
+    /// How many bytes are here.
+    pub(crate) const fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+}
+
+/// Content, of which the beginning is here.
+pub(crate) struct Held {
+    kept: Kept,
     trailers: Option<HeaderMap>,
     /// What has not come yet; none where all of it is here.
     rest: Option<Box<Received>>,
-    /// The memory that it takes.
-    rooms: Vec<Decoding>,
 }
 
 /// How holding ended.
@@ -55,63 +117,32 @@ impl Held {
         mut read: impl FnMut(&[u8]),
     ) -> Result<(Self, Holding), BodyFailed> {
         let mut held = Self {
-            pieces: VecDeque::new(),
-            size: 0,
+            kept: Kept::default(),
             trailers: None,
             rest: None,
-            rooms: Vec::new(),
         };
         while let Some(frame) = body.frame().await {
-            match frame?.into_data() {
+            let kept = match frame?.into_data() {
                 Ok(data) => {
                     read(&data);
-                    held.keep(&data);
+                    held.kept.push(&data, &room)
                 }
-                Err(frame) => held.trailers = frame.into_trailers().ok(),
-            }
-            let beyond = if held.size > MAX_HELD {
-                "its content is larger than 32 MiB"
-            } else if !held.has_room(&room) {
-                "too much content is being held at once"
-            } else {
-                continue;
+                Err(frame) => {
+                    held.trailers = frame.into_trailers().ok();
+                    Ok(())
+                }
             };
-            held.rest = Some(Box::new(body));
-            return Ok((held, Holding::Beyond(beyond)));
+            if let Err(beyond) = kept {
+                held.rest = Some(Box::new(body));
+                return Ok((held, Holding::Beyond(beyond)));
+            }
         }
         Ok((held, Holding::Whole))
     }
 
-    fn keep(&mut self, mut data: &[u8]) {
-        self.size += data.len();
-        while !data.is_empty() {
-            let filled = self.pieces.back().map_or(PIECE, BytesMut::len);
-            if filled >= PIECE {
-                self.pieces.push_back(BytesMut::new());
-            }
-            let Some(last) = self.pieces.back_mut() else {
-                return;
-            };
-            let room = PIECE.saturating_sub(last.len());
-            let (part, rest) = data.split_at(room.min(data.len()));
-            last.extend_from_slice(part);
-            data = rest;
-        }
-    }
-
-    fn has_room(&mut self, room: &impl Fn(usize) -> Option<Decoding>) -> bool {
-        while self.size > FREE && self.rooms.len() < self.size.div_ceil(ROOM) {
-            let Some(more) = room(ROOM) else {
-                return false;
-            };
-            self.rooms.push(more);
-        }
-        true
-    }
-
     /// How many bytes are here.
     pub(crate) const fn size(&self) -> usize {
-        self.size
+        self.kept.size()
     }
 }
 
@@ -124,9 +155,7 @@ impl Body for Held {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        if let Some(piece) = this.pieces.pop_front() {
-            this.size -= piece.len();
-            this.rooms.truncate(this.size.div_ceil(ROOM));
+        if let Some(piece) = this.kept.pop() {
             return Poll::Ready(Some(Ok(Frame::data(piece.freeze()))));
         }
         match &mut this.rest {
@@ -140,7 +169,7 @@ impl Body for Held {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        self.kept.is_empty()
             && self.trailers.is_none()
             && self.rest.as_ref().is_none_or(|rest| rest.is_end_stream())
     }
@@ -148,7 +177,7 @@ impl Body for Held {
     fn size_hint(&self) -> SizeHint {
         let rest = self.rest.as_ref();
         let mut hint = rest.map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
-        add(&mut hint, self.size);
+        add(&mut hint, self.kept.size());
         hint
     }
 }

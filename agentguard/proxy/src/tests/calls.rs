@@ -146,22 +146,31 @@ async fn a_call_that_is_framed_in_two_ways_is_refused() {
     assert_eq!(decisions[0].action.kind, ActionKind::LlmCall);
 }
 
+/// One for calls that nobody reads there, and one that no rule allows.
 #[tokio::test]
 async fn a_handshake_of_websocket_to_where_calls_go_is_told_to_use_https() {
-    let world = by_name(Rules::CallsUnread).build().await;
-    let mut client = world.connect().await;
-    let handshake = "GET /v1/responses HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    write(&mut client, handshake).await;
-    let (head, answer) = read_response(&mut client).await;
-    assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
-    let fields = head.to_ascii_lowercase();
-    assert!(fields.contains("\r\nupgrade: http/1.1\r\n"), "{head}");
-    assert!(answer.contains("WebSocket"), "{answer}");
-    drop(client);
-    let decisions = world.end().await;
-    assert_eq!(
-        codes(&decisions),
-        [(Verdict::Deny, ReasonCode::NotUnderstood)]
-    );
+    for (rules, path, code) in [
+        (
+            Rules::CallsUnread,
+            "/v1/chat/completions",
+            ReasonCode::NotUnderstood,
+        ),
+        (Rules::CallsByPost, "/v1/responses", ReasonCode::NoRule),
+    ] {
+        let world = by_name(rules).build().await;
+        let mut client = world.connect().await;
+        let handshake = format!(
+            "GET {path} HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        write(&mut client, handshake).await;
+        let (head, answer) = read_response(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
+        let fields = head.to_ascii_lowercase();
+        assert!(fields.contains("\r\nupgrade: http/1.1\r\n"), "{head}");
+        assert!(answer.contains("agentguard explain"), "{answer}");
+        drop(client);
+        let decisions = world.end().await;
+        assert_eq!(codes(&decisions), [(Verdict::Deny, code)]);
+    }
 }

@@ -21,6 +21,7 @@ mod resumption;
 mod revoked;
 mod tls;
 mod tunnel;
+mod turns;
 mod upstreams;
 mod via;
 mod websocket;
@@ -83,6 +84,8 @@ enum Rules {
     Calls,
     /// The name is a provider's, and everything is allowed.
     CallsUnread,
+    /// The same, where calls are allowed in requests alone.
+    CallsByPost,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -348,7 +351,9 @@ pub(crate) fn no_changes() -> Changes {
 
 fn policy(rules: Rules) -> Policy {
     let providers = match rules {
-        Rules::Calls | Rules::CallsUnread => "[{ name: ours, api: openai, hosts: [api.example] }]",
+        Rules::Calls | Rules::CallsUnread | Rules::CallsByPost => {
+            "[{ name: ours, api: openai, hosts: [api.example] }]"
+        }
         _ => "[]",
     };
     let rules = match rules {
@@ -403,6 +408,10 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
+        }
+        Rules::CallsByPost => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], method: [POST], llm: {} } }]"
         }
         Rules::Calls => {
             "[{ id: small, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

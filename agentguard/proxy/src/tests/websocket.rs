@@ -42,11 +42,13 @@ pub(super) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
-/// A client's frame, of less than 126 bytes.
+/// A client's frame.
 pub(super) fn masked(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     const MASK: [u8; 4] = [9, 8, 7, 6];
     let payload = payload.as_ref();
-    let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap()];
+    let mut bytes = frame(first, payload);
+    bytes.truncate(bytes.len() - payload.len());
+    bytes[1] |= 0x80;
     bytes.extend_from_slice(&MASK);
     bytes.extend(
         payload

@@ -192,8 +192,14 @@ fn attempted(action: &Action) -> String {
         words.push_str(&format!(", tool {} of {}", tool.name, tool.server));
     }
     if let Some(llm) = &action.llm {
-        let model = llm.model.as_deref().unwrap_or("that could not be read");
-        words.push_str(&format!(", model {model} of {}", llm.provider));
+        words.push_str(&match (&llm.model, &llm.not_understood) {
+            _ if action.kind == ActionKind::HttpRequest => {
+                format!(", for calls of {}, each decided by itself", llm.provider)
+            }
+            (Some(model), _) => format!(", model {model} of {}", llm.provider),
+            (None, Some(_)) => format!(", a call of {} that could not be read", llm.provider),
+            (None, None) => format!(", a call of {} that names no model", llm.provider),
+        });
     }
     format!("{words} ({})", spelled(action.kind))
 }

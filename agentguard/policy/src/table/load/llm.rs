@@ -32,6 +32,15 @@ impl Checking<'_> {
             || call.stream
             || call.max_output_tokens.is_some()
             || !call.tools.is_empty();
+        if let (Some(opens), true) = (
+            call.opens.as_ref().filter(|it| it.value),
+            says || not_understood.is_some(),
+        ) {
+            let message = "what opens a connection for calls says nothing of one of them";
+            let hint = "leave all but `operation` and `provider` out, or make it a test of a call";
+            self.error(opens.place, message, hint);
+            return None;
+        }
         if let (Some(not_understood), true) = (not_understood, says) {
             let message =
                 "of a call that cannot be read nothing is known but provider and operation";

@@ -23,6 +23,45 @@ const FREE: usize = 16 * 1024;
 /// thousand times that at the most.
 const SLICE: usize = 1024;
 
+/// What a direction's messages have to pass.
+pub(super) trait Hold: Send {
+    /// A message begins.
+    fn begin(&mut self, head: &Head) -> impl Future<Output = Result<(), Stopped>> + Send;
+
+    /// Whether a rule may have to be asked about the message in progress.
+    fn is_ruled(&self) -> bool;
+
+    /// Looks at the next piece of the message, and asks the rules where they have to be. True: the message
+    /// may go as far as it is there.
+    fn push(
+        &mut self,
+        plain: &[u8],
+        ends: Ends,
+    ) -> impl Future<Output = Result<bool, Stopped>> + Send;
+
+    /// Waits until the message in progress is to be asked about anew, or there is something of one's own to say.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    fn change(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Asks the rules about the message in progress, if it is time for that.
+    fn ask_anew(&mut self) -> impl Future<Output = Result<(), Stopped>> + Send;
+
+    /// Takes what has come of the message, and gives on what may go at once.
+    fn take(&mut self, frame: &mut BytesMut, passes: bool, give: impl FnOnce(&[u8]));
+
+    /// The next piece of what was held and may go, and whether there is more of it.
+    fn release(&mut self) -> Option<(BytesMut, bool)> {
+        None
+    }
+
+    /// A message of one's own, if one is to be said and nothing is in progress.
+    fn own(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+}
+
 /// What decides on the sizes of one message.
 pub(crate) trait MessageSizes {
     /// The size, in bytes of what the message says, from which on it has to be asked again. None:
@@ -152,7 +191,7 @@ impl MessageSizes for Unruled {
 
 /// Holds a message back until it is whole, as far as its rule has a limit, and asks the rule when it
 /// reaches that.
-pub(super) struct Hold<F, M> {
+pub(super) struct SizeHold<F, M> {
     rule: F,
     /// The rule's, on the message in progress.
     sizes: Option<M>,
@@ -177,7 +216,7 @@ pub(super) struct Hold<F, M> {
     overflown: bool,
 }
 
-impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
+impl<F: Fn() -> M, M: MessageSizes> SizeHold<F, M> {
     /// `rule` begins to decide on a message.
     pub(super) fn new(rule: F, assembler: Assembler, takeover: bool) -> Self {
         Self {
@@ -195,99 +234,6 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
             room: None,
             overflown: false,
         }
-    }
-
-    /// A message begins.
-    pub(super) async fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
-        let sizes = (self.rule)();
-        let ruled = sizes.next_limit().is_some();
-        self.deflated = head.deflated;
-        self.overflown = false;
-        self.size = 0;
-        self.in_message = true;
-        let unreadable = ruled && head.deflated && self.missed;
-        self.sizes = Some(sizes);
-        if let Some(sizes) = self.sizes.as_mut().filter(|_| unreadable) {
-            sizes.unread().await.map_err(Stopped::Denied)?;
-        }
-        self.reads = ruled && !unreadable;
-        self.assembles = self.reads;
-        if self.assembles {
-            self.assembler.begin(head);
-        } else if head.deflated && self.takeover {
-            self.missed = true;
-        }
-        Ok(())
-    }
-
-    /// Whether a rule may have to be asked about the message in progress.
-    pub(super) const fn is_ruled(&self) -> bool {
-        self.reads
-    }
-
-    /// Looks at the next piece of the message, and asks the rule where it has to be. True: the message
-    /// may go as far as it is there.
-    pub(super) async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
-        self.ask_anew().await?;
-        self.size = self.size.saturating_add(plain.len() as u64);
-        self.in_message = ends != Ends::Message;
-        if !self.reads {
-            return Ok(true);
-        }
-        if !self.assembles {
-            self.ask().await?;
-            return Ok(!self.in_message || !self.is_limited());
-        }
-        let malformed = |violation| Stopped::Malformed(Side::Client, violation);
-        let slice = if self.deflated {
-            SLICE
-        } else {
-            plain.len().max(1)
-        };
-        for (nth, slice) in plain.chunks(slice).enumerate() {
-            if nth > 0 {
-                tokio::task::yield_now().await;
-            }
-            self.assembler.push(slice).map_err(malformed)?;
-            self.ask().await?;
-        }
-        if ends == Ends::Message {
-            self.assembler.end().map_err(malformed)?;
-            self.ask().await?;
-            return Ok(true);
-        }
-        Ok(!self.is_limited())
-    }
-
-    /// Waits until the rules have changed while a message is in progress: then they are to be asked anew.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost.
-    pub(super) async fn change(&mut self) {
-        match self.sizes.as_mut().filter(|_| self.in_message) {
-            Some(sizes) => sizes.change().await,
-            None => pending().await,
-        }
-    }
-
-    /// Asks the rules about the message in progress, if they have changed.
-    pub(super) async fn ask_anew(&mut self) -> Result<(), Stopped> {
-        let size = self.message_size();
-        let Some(sizes) = self.sizes.as_mut().filter(|_| self.in_message) else {
-            return Ok(());
-        };
-        if !sizes.changed() {
-            return Ok(());
-        }
-        if self.reads || !self.deflated {
-            // Limits that it has passed are not asked about again by themselves.
-            sizes.passes(size).await.map_err(Stopped::Denied)?;
-            self.reads = true;
-        } else {
-            // Of what has passed nobody knows how much it says.
-            sizes.unread().await.map_err(Stopped::Denied)?;
-        }
-        Ok(())
     }
 
     /// How much the message in progress says so far.
@@ -321,9 +267,94 @@ impl<F: Fn() -> M, M: MessageSizes> Hold<F, M> {
         }
         Ok(())
     }
+}
 
-    /// Takes what has come of the message, and gives on what may go.
-    pub(super) fn take(&mut self, frame: &mut BytesMut, passes: bool, give: impl FnOnce(&[u8])) {
+impl<F: Fn() -> M + Send, M: MessageSizes + Send> Hold for SizeHold<F, M> {
+    async fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
+        let sizes = (self.rule)();
+        let ruled = sizes.next_limit().is_some();
+        self.deflated = head.deflated;
+        self.overflown = false;
+        self.size = 0;
+        self.in_message = true;
+        let unreadable = ruled && head.deflated && self.missed;
+        self.sizes = Some(sizes);
+        if let Some(sizes) = self.sizes.as_mut().filter(|_| unreadable) {
+            sizes.unread().await.map_err(Stopped::Denied)?;
+        }
+        self.reads = ruled && !unreadable;
+        self.assembles = self.reads;
+        if self.assembles {
+            self.assembler.begin(head);
+        } else if head.deflated && self.takeover {
+            self.missed = true;
+        }
+        Ok(())
+    }
+
+    fn is_ruled(&self) -> bool {
+        self.reads
+    }
+
+    async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
+        self.ask_anew().await?;
+        self.size = self.size.saturating_add(plain.len() as u64);
+        self.in_message = ends != Ends::Message;
+        if !self.reads {
+            return Ok(true);
+        }
+        if !self.assembles {
+            self.ask().await?;
+            return Ok(!self.in_message || !self.is_limited());
+        }
+        let malformed = |violation| Stopped::Malformed(Side::Client, violation);
+        let slice = if self.deflated {
+            SLICE
+        } else {
+            plain.len().max(1)
+        };
+        for (nth, slice) in plain.chunks(slice).enumerate() {
+            if nth > 0 {
+                tokio::task::yield_now().await;
+            }
+            self.assembler.push(slice).map_err(malformed)?;
+            self.ask().await?;
+        }
+        if ends == Ends::Message {
+            self.assembler.end().map_err(malformed)?;
+            self.ask().await?;
+            return Ok(true);
+        }
+        Ok(!self.is_limited())
+    }
+
+    async fn change(&mut self) {
+        match self.sizes.as_mut().filter(|_| self.in_message) {
+            Some(sizes) => sizes.change().await,
+            None => pending().await,
+        }
+    }
+
+    async fn ask_anew(&mut self) -> Result<(), Stopped> {
+        let size = self.message_size();
+        let Some(sizes) = self.sizes.as_mut().filter(|_| self.in_message) else {
+            return Ok(());
+        };
+        if !sizes.changed() {
+            return Ok(());
+        }
+        if self.reads || !self.deflated {
+            // Limits that it has passed are not asked about again by themselves.
+            sizes.passes(size).await.map_err(Stopped::Denied)?;
+            self.reads = true;
+        } else {
+            // Of what has passed nobody knows how much it says.
+            sizes.unread().await.map_err(Stopped::Denied)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, frame: &mut BytesMut, passes: bool, give: impl FnOnce(&[u8])) {
         if passes || self.overflown {
             if self.held.is_empty() {
                 give(frame);

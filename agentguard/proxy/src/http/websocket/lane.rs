@@ -7,7 +7,7 @@ use agentguard_protocol::websocket::{Ends, Opcode, Part, Reader, Side};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::hold::{Hold, MessageSizes};
+use super::hold::Hold;
 use super::{Closes, Stopped};
 use crate::relay::Ended;
 
@@ -77,6 +77,8 @@ pub(super) struct Lane {
     frame: BytesMut,
     /// Whether that is passed on piece by piece.
     large: bool,
+    /// Whether more of the frame in hand is to come.
+    in_frame: bool,
     /// Whether the side's Close frame has been passed on.
     closed: bool,
 }
@@ -91,21 +93,28 @@ impl Lane {
             input: replay.into(),
             frame: BytesMut::new(),
             large: false,
+            in_frame: false,
             closed: false,
         }
     }
 
     /// Passes on what comes, and counts the messages. It reads no further while it cannot write.
-    pub(super) async fn run<M: MessageSizes>(
+    pub(super) async fn run(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         out: &mut Out<'_, impl AsyncWrite + Unpin>,
-        hold: &mut Hold<impl Fn() -> M, M>,
+        hold: &mut impl Hold,
         messages: &AtomicU64,
         closes: &Closes,
     ) -> Result<Ended, Stopped> {
         loop {
             while self.next(out, hold, messages).await? {
+                while let Some((piece, more)) = hold.release() {
+                    out.take(&piece, more || self.in_frame);
+                    if let Err(error) = out.flush().await {
+                        return Ok(Ended::WriteFailed(error));
+                    }
+                }
                 // What may go does not wait for what a rule thinks of the rest.
                 if (out.pending.len() >= self.buffer || hold.is_ruled())
                     && let Err(error) = out.flush().await
@@ -144,12 +153,17 @@ impl Lane {
     }
 
     /// Takes the next part of what has been read. False if there is none.
-    async fn next<M: MessageSizes>(
+    async fn next(
         &mut self,
         out: &mut Out<'_, impl AsyncWrite + Unpin>,
-        hold: &mut Hold<impl Fn() -> M, M>,
+        hold: &mut impl Hold,
         messages: &AtomicU64,
     ) -> Result<bool, Stopped> {
+        while !out.closed
+            && let Some(own) = hold.own()
+        {
+            out.take(&own, false);
+        }
         let part = self.frames.next(&self.input);
         let part = part.map_err(|violation| Stopped::Malformed(self.side, violation))?;
         match part {
@@ -171,12 +185,13 @@ impl Lane {
                 let passes = hold.push(plain, ends).await?;
                 self.frame.extend_from_slice(&self.input.split_to(used));
                 let frame_ended = ends != Ends::Nothing;
+                self.in_frame = !frame_ended;
                 if frame_ended || self.large {
                     hold.take(&mut self.frame, passes, |bytes| {
                         out.take(bytes, !frame_ended);
                     });
                 }
-                if ends == Ends::Message {
+                if ends == Ends::Message && passes {
                     messages.fetch_add(1, Ordering::Relaxed);
                 }
             }

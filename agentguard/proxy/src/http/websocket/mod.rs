@@ -6,14 +6,16 @@
 //! reason and the decision's id. In the middle of a large frame a Close frame would be taken for its
 //! payload: there the client sees a reset.
 //!
-//! [`hold`] is where a client's message can be decided on before it leaves.
+//! [`hold`] is where a client's message can be decided on before it leaves. [`turns`] reads connections on which
+//! each message is a call of a language model.
 
 mod hold;
 mod lane;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -30,9 +32,11 @@ use crate::connection::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::gated::Gated;
 use crate::http::growth::Judge;
-use crate::http::websocket::hold::{Hold, Sizes, Unruled};
+use crate::http::websocket::hold::{SizeHold, Sizes, Unruled};
 use crate::http::websocket::lane::{Lane, Out};
+use crate::http::websocket::turns::{Answers, Calls, Turns};
 use crate::relay::{self, ClientStream, MAX_LINGER, Over, both, part};
+use crate::revoked::Revoked;
 
 /// Why a connection is over before its sides have ended it.
 #[derive(Debug)]
@@ -85,37 +89,63 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
     let closes = Closes::default();
     let mut client = Ends::new(gated, &account.received);
     let mut server = Ends::new(upgraded, &account.sent);
+    let turns = asked.opens_calls().then(|| {
+        let (handshake, opened) = (Arc::clone(&asked), Arc::clone(&account));
+        Turns::new(Arc::clone(&flow), handshake, opened)
+    });
+    // Whether something may be said to the client between two messages.
+    let mut between = true;
     let over = {
-        let judge: Arc<dyn Judge> = flow.clone();
-        let rule = || Sizes::new(Arc::clone(&judge), &asked);
-        // Nobody reads what a message says: it is held as it came.
-        let assembler = Assembler::new(0, agreed.client_takeover);
-        let mut hold = Hold::new(rule, assembler, agreed.client_takeover);
         let mut up = Lane::new(Side::Client, agreed.deflate, buffer, replay);
         let mut down = Lane::new(Side::Server, agreed.deflate, buffer, &[]);
-        let mut unheld = Hold::new(|| Unruled, Assembler::new(0, false), false);
-        let up = up.run(
-            &mut client.reader,
-            &mut server.out,
-            &mut hold,
-            &messages.sent,
-            &closes,
-        );
-        let down = down.run(
-            &mut server.reader,
-            &mut client.out,
-            &mut unheld,
-            &messages.received,
-            &closes,
-        );
-        let going = pin!(both(up, down));
-        tokio::select! {
-            biased;
-            () = closes.both.notified() => Ok(None),
-            over = revoked.unless(going) => match over {
-                Ok(over) => over.map(Some),
-                Err(denied) => Err(Stopped::Denied(denied)),
-            },
+        let (client, server) = (&mut client, &mut server);
+        if let Some(turns) = &turns {
+            let (mut calls, mut answers) = (Calls::new(turns), Answers::new(turns));
+            let over = {
+                let up = up.run(
+                    &mut client.reader,
+                    &mut server.out,
+                    &mut calls,
+                    &messages.sent,
+                    &closes,
+                );
+                let down = down.run(
+                    &mut server.reader,
+                    &mut client.out,
+                    &mut answers,
+                    &messages.received,
+                    &closes,
+                );
+                let going = pin!(both(up, down));
+                let going = pin!(turns.unless_denied(going));
+                let going =
+                    pin!(async { going.await.unwrap_or_else(|it| Err(Stopped::Denied(it))) });
+                until_over(&closes, &mut revoked, going).await
+            };
+            between = answers.is_between();
+            over
+        } else {
+            let judge: Arc<dyn Judge> = flow.clone();
+            let rule = || Sizes::new(Arc::clone(&judge), &asked);
+            // Nobody reads what a message says: it is held as it came.
+            let assembler = Assembler::new(0, agreed.client_takeover);
+            let mut hold = SizeHold::new(rule, assembler, agreed.client_takeover);
+            let mut unheld = SizeHold::new(|| Unruled, Assembler::new(0, false), false);
+            let up = up.run(
+                &mut client.reader,
+                &mut server.out,
+                &mut hold,
+                &messages.sent,
+                &closes,
+            );
+            let down = down.run(
+                &mut server.reader,
+                &mut client.out,
+                &mut unheld,
+                &messages.received,
+                &closes,
+            );
+            until_over(&closes, &mut revoked, pin!(both(up, down))).await
         }
     };
     let linger = flow.guard.limits.linger;
@@ -147,7 +177,8 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
             tokio::join!(client, say(server.into_inner(), &[], linger));
         }
         Err(stopped) => {
-            let goodbyes = explain(&flow, &account, stopped).await;
+            let turns = turns.as_ref().filter(|_| between);
+            let goodbyes = explain(&flow, &account, stopped, turns).await;
             let client = async {
                 match client.goodbye(&goodbyes.client) {
                     Ok((stream, bytes)) => say(stream, &bytes, linger).await,
@@ -162,7 +193,26 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
             tokio::join!(client, server);
         }
     }
+    if let Some(turns) = turns {
+        turns.end("the connection was over before the answer was");
+    }
     drop(upstream);
+}
+
+/// Waits until both sides have ended it, or it is stopped. None: both have sent their Close frames.
+async fn until_over(
+    closes: &Closes,
+    revoked: &mut Revoked,
+    going: Pin<&mut impl Future<Output = Result<Over, Stopped>>>,
+) -> Result<Option<Over>, Stopped> {
+    tokio::select! {
+        biased;
+        () = closes.both.notified() => Ok(None),
+        over = revoked.unless(going) => match over {
+            Ok(over) => over.map(Some),
+            Err(denied) => Err(Stopped::Denied(denied)),
+        },
+    }
 }
 
 /// What each side is told.
@@ -171,11 +221,12 @@ struct Goodbyes {
     server: Vec<u8>,
 }
 
-/// Records why a connection is over, and says it to both sides.
+/// Records why a connection is over, and says it to both sides. `turns`: to whose calls an error may be said.
 async fn explain<R: Recorder, P: Port>(
     flow: &Flow<R, P>,
     account: &crate::account::Account<R>,
     stopped: Stopped,
+    turns: Option<&Turns<R, P>>,
 ) -> Goodbyes {
     let refuse =
         async |code, message: String| flow.refuse(ActionKind::HttpRequest, code, message).await;
@@ -195,9 +246,15 @@ async fn explain<R: Recorder, P: Port>(
         }
         Stopped::Denied(denied) => (close::POLICY_VIOLATION, denied, close::GOING_AWAY),
     };
-    account.fail(relay::revoked(&denied));
+    let error = relay::revoked(&denied);
+    let mut client = Vec::new();
+    if turns.is_some_and(|turns| turns.end(&error)) {
+        client = turns::refusal(&denied);
+    }
+    client.extend(told(code, &denied.reason.message, denied.id));
+    account.fail(error);
     Goodbyes {
-        client: told(code, &denied.reason.message, denied.id),
+        client,
         server: close::frame(Side::Client, server, "", ""),
     }
 }

@@ -11,7 +11,7 @@ use agentguard_protocol::websocket::{Assembler, Side};
 use flate2::{Compress, Compression, FlushCompress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::hold::{Hold, MAX_HELD, MessageSizes};
+use super::hold::{MAX_HELD, MessageSizes, SizeHold};
 use super::lane::{Lane, Out};
 use super::{Closes, Stopped};
 use crate::decoders::{Decoders, Decoding};
@@ -121,7 +121,7 @@ async fn pass(bytes: &[u8], rule: Rule) -> Passed {
     let (written, messages, closes) = (AtomicU64::new(0), AtomicU64::new(0), Closes::default());
     let mut out = Out::new(Vec::new(), &written);
     let begin = || rule.clone();
-    let mut hold = Hold::new(begin, Assembler::new(MAX_HELD, true), true);
+    let mut hold = SizeHold::new(begin, Assembler::new(MAX_HELD, true), true);
     let mut lane = Lane::new(Side::Client, true, 16 * 1024, &[]);
     let mut reader = bytes;
     let ended = lane
@@ -272,7 +272,7 @@ fn lane(
     let running = tokio::spawn(async move {
         let (written, messages, closes) = (AtomicU64::new(0), AtomicU64::new(0), Closes::default());
         let mut out = Out::new(writer, &written);
-        let mut hold = Hold::new(|| rule.clone(), Assembler::new(MAX_HELD, true), true);
+        let mut hold = SizeHold::new(|| rule.clone(), Assembler::new(MAX_HELD, true), true);
         let mut lane = Lane::new(Side::Client, true, 16 * 1024, &[]);
         lane.run(&mut reader, &mut out, &mut hold, &messages, &closes)
             .await
@@ -323,14 +323,18 @@ async fn without_a_limit_nothing_is_held() {
 #[tokio::test]
 async fn a_message_that_refers_to_what_nobody_read_does_not_pass_a_rule() {
     for takeover in [true, false] {
-        let ruled = std::cell::Cell::new(false);
+        let ruled = std::sync::atomic::AtomicBool::new(false);
         let begin = || {
-            let limits: &[u64] = if ruled.replace(true) { &[1000] } else { &[] };
+            let limits: &[u64] = if ruled.swap(true, Ordering::Relaxed) {
+                &[1000]
+            } else {
+                &[]
+            };
             Rule::at(limits, true)
         };
         let (written, messages, closes) = (AtomicU64::new(0), AtomicU64::new(0), Closes::default());
         let mut out = Out::new(Vec::new(), &written);
-        let mut hold = Hold::new(begin, Assembler::new(MAX_HELD, takeover), takeover);
+        let mut hold = SizeHold::new(begin, Assembler::new(MAX_HELD, takeover), takeover);
         let mut lane = Lane::new(Side::Client, true, 16 * 1024, &[]);
         let message = frame(0xc1, &Deflater::new().message(b"text"));
         let bytes = message.repeat(2);

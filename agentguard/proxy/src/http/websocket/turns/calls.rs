@@ -1,0 +1,181 @@
+//! The client's messages, each of which may be a call.
+
+use std::future::pending;
+
+use agentguard_decision::Recorder;
+use agentguard_model::{ActionKind, Llm, ReasonCode};
+use agentguard_protocol::llm::{Turn, TurnReader};
+use agentguard_protocol::websocket::{Ends, Head, Opcode};
+use bytes::BytesMut;
+use tokio::time::{Instant, sleep_until};
+
+use super::Turns;
+use crate::Port;
+use crate::http::growth::Judge as _;
+use crate::http::held::Kept;
+use crate::http::websocket::Stopped;
+use crate::http::websocket::hold::Hold;
+
+/// Holds each message until it was read and decided.
+pub(in crate::http::websocket) struct Calls<'a, R: Recorder, P: Port> {
+    turns: &'a Turns<R, P>,
+    message: Message,
+    /// What is held of it.
+    kept: Kept,
+}
+
+/// The message in hand.
+enum Message {
+    /// It is being read.
+    Reading(Box<Reading>),
+    /// It goes on; what is held of it first.
+    Goes,
+    /// It is refused, or there is none.
+    Dropped,
+}
+
+struct Reading {
+    reader: TurnReader,
+    size: u64,
+    /// Why it is not understood.
+    fault: Option<String>,
+    /// Whether no more of it is held.
+    beyond: bool,
+    /// When it has to be whole.
+    until: Instant,
+}
+
+impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
+    pub(in crate::http::websocket) fn new(turns: &'a Turns<R, P>) -> Self {
+        Self {
+            turns,
+            message: Message::Dropped,
+            kept: Kept::default(),
+        }
+    }
+
+    /// Decides the message in hand, of which nothing more is waited for.
+    async fn decide(&mut self) -> Result<bool, Stopped> {
+        let Message::Reading(reading) = std::mem::replace(&mut self.message, Message::Dropped)
+        else {
+            return Ok(false);
+        };
+        let Reading {
+            reader,
+            size,
+            fault,
+            ..
+        } = *reading;
+        let read = match fault {
+            Some(fault) => Err(fault),
+            None => reader.finish().map_err(|why| why.to_string()),
+        };
+        let unread = self.turns.unread();
+        let llm = match read {
+            Ok(Turn::About) => {
+                self.message = Message::Goes;
+                return Ok(true);
+            }
+            Ok(Turn::Call(call)) => Llm {
+                model: call.model,
+                stream: call.stream,
+                max_output_tokens: call.max_output_tokens,
+                tools: call.tools,
+                ..unread
+            },
+            Err(why) => Llm {
+                not_understood: Some(why),
+                ..unread
+            },
+        };
+        let goes = self.turns.decide(llm, size).await?;
+        if goes {
+            self.message = Message::Goes;
+        } else {
+            self.kept = Kept::default();
+        }
+        Ok(goes)
+    }
+}
+
+impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
+    async fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
+        let binary = head.opcode == Opcode::Binary;
+        self.message = Message::Reading(Box::new(Reading {
+            reader: TurnReader::default(),
+            size: 0,
+            fault: binary.then(|| "it is no text".to_owned()),
+            beyond: false,
+            until: Instant::now() + self.turns.flow.guard.limits.call,
+        }));
+        Ok(())
+    }
+
+    fn is_ruled(&self) -> bool {
+        true
+    }
+
+    async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
+        let Message::Reading(reading) = &mut self.message else {
+            return Ok(matches!(self.message, Message::Goes));
+        };
+        reading.size += plain.len() as u64;
+        if reading.fault.is_none() {
+            reading.fault = reading.reader.push(plain).err().map(|why| why.to_string());
+        }
+        if ends == Ends::Message || reading.beyond {
+            return self.decide().await;
+        }
+        Ok(false)
+    }
+
+    async fn change(&mut self) {
+        match &self.message {
+            Message::Reading(reading) => sleep_until(reading.until).await,
+            Message::Goes | Message::Dropped => pending().await,
+        }
+    }
+
+    async fn ask_anew(&mut self) -> Result<(), Stopped> {
+        let late = match &self.message {
+            Message::Reading(reading) => reading.until <= Instant::now(),
+            Message::Goes | Message::Dropped => false,
+        };
+        if !late {
+            return Ok(());
+        }
+        let message = "the client did not send its call in time";
+        let refused =
+            self.turns
+                .flow
+                .refuse(ActionKind::LlmCall, ReasonCode::ClientTimeout, message);
+        Err(Stopped::Denied(refused.await))
+    }
+
+    fn take(&mut self, frame: &mut BytesMut, _: bool, give: impl FnOnce(&[u8])) {
+        match &mut self.message {
+            Message::Goes if self.kept.is_empty() => give(frame),
+            Message::Goes => {
+                // It is given on at once: see `release`.
+                let _ = self.kept.push(frame, |_| None);
+            }
+            Message::Reading(reading) => {
+                let flow = &self.turns.flow;
+                if let Err(why) = self.kept.push(frame, |memory| flow.room(memory)) {
+                    reading.fault.get_or_insert(why.to_owned());
+                    reading.beyond = true;
+                }
+            }
+            Message::Dropped => {}
+        }
+        frame.clear();
+    }
+
+    fn release(&mut self) -> Option<(BytesMut, bool)> {
+        if !matches!(self.message, Message::Goes) {
+            return None;
+        }
+        let piece = self.kept.pop()?;
+        Some((piece, !self.kept.is_empty()))
+    }
+}

@@ -1,0 +1,253 @@
+//! A WebSocket of `OpenAI`'s Responses: each message of the client that is a call is decided by itself.
+//!
+//! [`Calls`] holds the client's message until it was read, and lets it go or answers it with an error in its
+//! place; the connection stays as it is. [`Answers`] reads the events that come back, for the call that is under
+//! way: answers come one after the other, in the order of the calls. A call that the policy comes to deny ends the
+//! connection, behind an error that its client understands.
+
+mod answers;
+mod calls;
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use agentguard_decision::{Asked, Decided, Recorder};
+use agentguard_model::{ActionKind, Llm, ReasonCode};
+use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
+use agentguard_protocol::refusal::Refusal;
+use agentguard_protocol::websocket::text_frame;
+use http::StatusCode;
+use tokio::sync::Notify;
+
+use crate::Port;
+use crate::account::Account;
+use crate::connection::Flow;
+use crate::http::websocket::Stopped;
+use crate::revoked::Revoked;
+
+pub(super) use answers::Answers;
+pub(super) use calls::Calls;
+
+/// The most calls that are under way on one connection, and refusals that wait to be said. Servers take one at
+/// a time; a client that goes beyond is cut off.
+const MOST: usize = 16;
+
+/// The calls on one connection.
+pub(super) struct Turns<R: Recorder, P: Port> {
+    flow: Arc<Flow<R, P>>,
+    /// The request that opened the connection, and what was decided on it.
+    handshake: Arc<Asked>,
+    opened: Arc<Account<R>>,
+    open: Mutex<VecDeque<Turn<R>>>,
+    /// How many calls there were.
+    count: AtomicU64,
+    /// Frames for the client, to be said between the server's messages.
+    refusals: Mutex<VecDeque<Vec<u8>>>,
+    refused: Notify,
+}
+
+/// A call that is under way.
+struct Turn<R: Recorder> {
+    account: Arc<Account<R>>,
+    revoked: Revoked,
+    answer: AnswerReader,
+    /// Whether its answer has begun.
+    begun: bool,
+}
+
+impl<R: Recorder> Turn<R> {
+    /// Nothing more comes of it.
+    fn end(self, error: Option<&str>) {
+        self.account.said(self.answer.finish());
+        if let Some(error) = error {
+            self.account.fail(error);
+        }
+    }
+}
+
+impl<R: Recorder, P: Port> Turns<R, P> {
+    pub(super) fn new(
+        flow: Arc<Flow<R, P>>,
+        handshake: Arc<Asked>,
+        opened: Arc<Account<R>>,
+    ) -> Self {
+        Self {
+            flow,
+            handshake,
+            opened,
+            open: Mutex::default(),
+            count: AtomicU64::new(0),
+            refusals: Mutex::default(),
+            refused: Notify::new(),
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, VecDeque<Turn<R>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of which nothing but where it goes is known.
+    fn unread(&self) -> Llm {
+        // It was known when the connection was opened.
+        let known = self.handshake.seen().llm.cloned();
+        known.unwrap_or_else(|| Llm {
+            provider: String::new(),
+            operation: Endpoint::Responses.operation(),
+            model: None,
+            stream: true,
+            max_output_tokens: None,
+            tools: Vec::new(),
+            not_understood: None,
+        })
+    }
+
+    /// Decides a call, which is in a message of so many bytes. True: it may go.
+    async fn decide(&self, llm: Llm, size: u64) -> Result<bool, Stopped> {
+        let changes = self.flow.guard.decider.changes();
+        let asked = Arc::new(self.handshake.turn(llm, size));
+        let decided = self.flow.request(&asked).await;
+        if !decided.allowed {
+            return self.refuse(decided).map(|()| false);
+        }
+        let unmade = self.unmade(&decided);
+        let account = Arc::new(self.flow.account(decided));
+        if unmade {
+            let message = "what a rule changes in this call was not changed when its connection was opened: connect again";
+            account.fail(message);
+            let code = ReasonCode::NeedsInspection;
+            let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
+            return self.refuse(refused).map(|()| false);
+        }
+        if self.open().len() >= MOST {
+            let message = "too many calls are under way on one connection";
+            account.fail(message);
+            let code = ReasonCode::LimitReached;
+            let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
+            return Err(Stopped::Denied(refused));
+        }
+        account.sent.fetch_add(size, Ordering::Relaxed);
+        let revoked = self.flow.request_revoked(changes, asked);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.open().push_back(Turn {
+            account,
+            revoked,
+            answer: AnswerReader::new(Endpoint::Responses),
+            begun: false,
+        });
+        Ok(true)
+    }
+
+    /// Whether a call is to be changed as its connection was not. Header fields are sent once, with that.
+    fn unmade(&self, decided: &Decided) -> bool {
+        let made = &self.opened.decided().changes;
+        !decided.changes.iter().all(|it| made.contains(it))
+    }
+
+    /// Says to the client that a call of its is refused.
+    fn refuse(&self, decided: Decided) -> Result<(), Stopped> {
+        let frame = refusal(&decided);
+        let mut refusals = self.refusals();
+        if refusals.len() >= MOST {
+            return Err(Stopped::Denied(decided));
+        }
+        refusals.push_back(frame);
+        self.refused.notify_one();
+        Ok(())
+    }
+
+    /// A piece of an event.
+    fn hear(&self, bytes: &[u8]) {
+        if let Some(turn) = self.open().front_mut() {
+            turn.answer.data(bytes);
+            let received = &turn.account.received;
+            received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// An event is over.
+    fn heard(&self) {
+        let mut open = self.open();
+        let others = open.len() > 1;
+        let Some(turn) = open.front_mut() else {
+            return;
+        };
+        turn.answer.event_ends();
+        let ended = match turn.answer.progress() {
+            Progress::Within => None,
+            Progress::Over => Some(None),
+            // The server has begun with the next one.
+            Progress::Begun if turn.begun && others => Some(Some("its answer was not ended")),
+            Progress::Begun => {
+                turn.begun = true;
+                None
+            }
+        };
+        if let Some(error) = ended
+            && let Some(turn) = open.pop_front()
+        {
+            turn.end(error);
+            if let (Some(_), Some(next)) = (error, open.front_mut()) {
+                next.begun = true;
+            }
+        }
+    }
+
+    /// Goes on until it ends, or a call that is under way is denied.
+    pub(super) async fn unless_denied<T>(
+        &self,
+        mut going: Pin<&mut (impl Future<Output = T> + Send)>,
+    ) -> Result<T, Decided> {
+        poll_fn(|cx| {
+            loop {
+                let count = self.count.load(Ordering::Relaxed);
+                if let Err(denied) = ready!(self.poll_denied(cx)) {
+                    return Poll::Ready(Err(denied));
+                }
+                if let Poll::Ready(over) = going.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(over));
+                }
+                // Those that came meanwhile wake nobody until they are asked.
+                if self.count.load(Ordering::Relaxed) == count {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether all that is under way may go on; pending while a denial is recorded.
+    fn poll_denied(&self, cx: &mut Context<'_>) -> Poll<Result<(), Decided>> {
+        for turn in &mut *self.open() {
+            ready!(turn.revoked.poll(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The connection is over. True: calls were under way.
+    pub(super) fn end(&self, error: &str) -> bool {
+        let open = std::mem::take(&mut *self.open());
+        let any = !open.is_empty();
+        for turn in open {
+            turn.end(Some(error));
+        }
+        any
+    }
+}
+
+/// A refusal as the client reads it.
+pub(super) fn refusal(decided: &Decided) -> Vec<u8> {
+    let refusal = Refusal {
+        status: StatusCode::FORBIDDEN,
+        reason: &decided.reason,
+        decision: decided.id,
+    };
+    text_frame(&refusal.turn_event())
+}
