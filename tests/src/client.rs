@@ -47,6 +47,20 @@ pub fn python() -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
+/// A program of the Node packages that `cargo xtask setup --tests` installs, by its path below `node_modules`.
+///
+/// # Errors
+/// As [`find`].
+pub fn node_package(path: &str) -> Result<Option<PathBuf>> {
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/node/node_modules");
+    let program = packages.join(path);
+    if !program.is_file() {
+        skip(&format!("no {path} among the clients' Node packages"))?;
+        return Ok(None);
+    }
+    Ok(Some(program.canonicalize()?))
+}
+
 /// Says that something of a test is not run.
 ///
 /// # Errors

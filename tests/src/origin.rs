@@ -32,6 +32,7 @@ pub struct Origin {
     addresses: Vec<IpAddr>,
     sites: Vec<Site>,
     files: Option<PathBuf>,
+    left: Vec<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +48,15 @@ impl Origin {
             addresses: addresses.to_vec(),
             sites: Vec::new(),
             files: None,
+            left: Vec::new(),
         }
+    }
+
+    /// Leaves a port to a server of the test's own.
+    #[must_use]
+    pub fn leave(mut self, port: u16) -> Self {
+        self.left.push(port);
+        self
     }
 
     /// A site on it: its name gets a certificate, and the machine's addresses in the DNS. The first
@@ -97,7 +106,7 @@ impl Origin {
             files: self.files,
         });
         for &address in &self.addresses {
-            for (port, service) in services() {
+            for (port, service) in services().filter(|(port, _)| !self.left.contains(port)) {
                 let bound = runtime.run(TcpListener::bind((address, port)))?;
                 let listener = bound.with_context(|| format!("no server on {address}:{port}"))?;
                 runtime.spawn(accept(listener, service, Arc::clone(&shared)));

@@ -4,6 +4,8 @@
 #[path = "clients/room.rs"]
 mod room;
 
+#[path = "clients/agents.rs"]
+mod agents;
 #[path = "clients/browser.rs"]
 mod browser;
 #[path = "clients/curl.rs"]

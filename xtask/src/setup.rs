@@ -31,7 +31,8 @@ use plan::{Plan, Step};
 /// Something is missing and cannot be installed here: the error names it.
 pub(crate) fn run(workspace: &Workspace, tests: bool) -> Result<()> {
     let python = tests.then(|| python(workspace));
-    let facts = || Facts::gather(python.as_deref());
+    let node = tests.then(|| node(workspace));
+    let facts = || Facts::gather(python.as_deref(), node.as_deref());
     let plan = Plan::new(&facts(), tests)?;
     if let Some(remark) = plan.remark {
         eprintln!("setup: {remark}");
@@ -58,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, tests: bool) -> Result<()> {
 /// # Errors
 /// What is missing, and the command that installs it.
 pub(crate) fn bpf_toolchain() -> Result<BpfToolchain> {
-    let plan = Plan::new(&Facts::gather(None), false)?;
+    let plan = Plan::new(&Facts::gather(None, None), false)?;
     if let Some(step) = plan.steps.first() {
         bail!("cannot compile for the kernel: {step}\nhint: run `cargo xtask setup`");
     }
@@ -68,6 +69,11 @@ pub(crate) fn bpf_toolchain() -> Result<BpfToolchain> {
 /// The Python environment of the tests' clients. `agentguard_tests::client` knows it too.
 pub(crate) fn python(workspace: &Workspace) -> PathBuf {
     workspace.target().join("python")
+}
+
+/// Where the Node packages of the tests' clients are. `agentguard_tests::client` knows it too.
+fn node(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("node")
 }
 
 impl Step {
@@ -108,6 +114,20 @@ impl Step {
                 rustup.args(["toolchain", "install", NIGHTLY, "--profile", "minimal"]);
                 rustup.args(["--component", "rust-src"]);
                 vec![rustup]
+            }
+            Self::NodePackages => {
+                let directory = node(workspace);
+                let mut clear = Command::new("rm");
+                clear.arg("-rf").arg(&directory);
+                let mut copy = Command::new("cp");
+                copy.arg("-r")
+                    .arg(workspace.root().join("tests/clients/node"))
+                    .arg(&directory);
+                let mut npm = Command::new("npm");
+                npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+                    .current_dir(workspace.target());
+                npm.arg("--prefix").arg(&directory);
+                vec![clear, copy, npm]
             }
             Self::PythonEnvironment => {
                 let environment = python(workspace);

@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) python_venv: bool,
     /// What is in the Python environment of the tests' clients, as `pip freeze` prints it.
     pub(crate) python_packages: Vec<String>,
+    /// What Node packages of the tests' clients there are, as npm's lock file says it.
+    pub(crate) node_packages: String,
 }
 
 /// A compiler.
@@ -56,8 +58,8 @@ pub(crate) struct Linker {
 }
 
 impl Facts {
-    /// With the Python environment of the tests' clients, if it matters.
-    pub(crate) fn gather(python: Option<&Path>) -> Self {
+    /// With the Python environment and the Node packages of the tests' clients, if they matter.
+    pub(crate) fn gather(python: Option<&Path>, node: Option<&Path>) -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let nightly = env::var_os("HOME").and_then(|_| {
             let sysroot = exec::ask(
@@ -94,8 +96,16 @@ impl Facts {
                 .lines()
                 .map(str::to_owned)
                 .collect(),
+            node_packages: node.and_then(node_packages).unwrap_or_default(),
         }
     }
+}
+
+/// The lock file of a directory, where npm has installed all that it says: it writes another one then.
+fn node_packages(directory: &Path) -> Option<String> {
+    let installed = directory.join("node_modules/.package-lock.json");
+    installed.is_file().then_some(())?;
+    fs::read_to_string(directory.join("package-lock.json")).ok()
 }
 
 impl Rustc {

@@ -69,6 +69,10 @@ const DEBIAN_TEST_PROGRAMS: [(&str, &str); 1] = [("chromium", "chromium")];
 /// `pip freeze` prints them.
 const PYTHON_PACKAGES: &str = include_str!("../../../tests/clients/requirements.txt");
 
+/// The Node packages that the tests' clients need, with all that those need.
+pub(super) const NODE_PACKAGES: &str =
+    include_str!("../../../tests/clients/node/package-lock.json");
+
 /// Without this module, which Debian has in [`VENV_PACKAGE`], Python makes no environments.
 pub(super) const VENV_MODULE: &str = "ensurepip";
 const VENV_PACKAGE: &str = "python3-venv";
@@ -116,6 +120,8 @@ pub(crate) enum Step {
     Nightly,
     /// The Python environment of the tests' clients, made anew.
     PythonEnvironment,
+    /// The Node packages of the tests' clients, installed anew.
+    NodePackages,
 }
 
 impl fmt::Display for Step {
@@ -126,6 +132,7 @@ impl fmt::Display for Step {
                 write!(f, "{name} {version} (cargo install)")
             }
             Self::Nightly => write!(f, "{NIGHTLY} with rust-src (rustup)"),
+            Self::NodePackages => write!(f, "Node packages of the tests' clients (npm)"),
             Self::PythonEnvironment => {
                 let packages = python_packages().count();
                 write!(
@@ -249,6 +256,9 @@ impl Plan {
         if tests && !python_packages().eq(facts.python_packages.iter().map(String::as_str)) {
             steps.push(Step::PythonEnvironment);
         }
+        if tests && facts.node_packages != NODE_PACKAGES {
+            steps.push(Step::NodePackages);
+        }
         if !apt.is_empty() {
             if !matches!(facts.os.as_str(), "debian" | "ubuntu") {
                 bail!(
@@ -315,6 +325,7 @@ mod tests {
             programs: programs().map(str::to_owned).collect(),
             python_venv: true,
             python_packages: python_packages().map(str::to_owned).collect(),
+            node_packages: NODE_PACKAGES.to_owned(),
         }
     }
 
@@ -439,6 +450,16 @@ mod tests {
                 [Step::PythonEnvironment]
             );
         }
+    }
+
+    #[test]
+    fn node_gets_its_packages_where_it_has_not_exactly_what_is_pinned() {
+        let facts = Facts {
+            node_packages: String::new(),
+            ..complete()
+        };
+        assert!(names(&facts, false).is_empty());
+        assert_eq!(Plan::new(&facts, true).unwrap().steps, [Step::NodePackages]);
     }
 
     #[test]

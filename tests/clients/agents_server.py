@@ -1,0 +1,160 @@
+"""The providers of Claude Code and Codex CLI: Anthropic's Messages, and OpenAI's Responses over SSE and WebSocket.
+
+agents_server.py PORT CERTIFICATE KEY. Prints `serving`, and then a line of JSON for each call of a model: what was asked
+for, and what was answered. The model asks for one call of the agent's shell, and is done once it has the result. A
+prompt with `hold on` gets the beginning of an answer and no end. Whatever else is asked for is not there.
+"""
+
+import asyncio
+import json
+import ssl
+import sys
+
+from aiohttp import WSMsgType, web
+
+COMMAND = "echo from-the-tool"
+calls = 0
+
+
+def offered(tools):
+    """The names of tools, also of those inside others; of what has no name its type."""
+    for tool in tools or []:
+        yield tool.get("name") or tool["type"]
+        yield from offered(tool.get("tools"))
+
+
+def tell(call, **more):
+    print(json.dumps({**call, **more}), flush=True)
+
+
+def responses(body, transport):
+    """The events of an answer, and whether it has an end."""
+    global calls
+    calls += 1
+    items = body.get("input") or []
+    tools = list(offered(body.get("tools")))
+    for item in items:
+        tools += offered(item.get("tools"))
+    call = {"api": "responses", "transport": transport, "model": body["model"], "tools": sorted(tools)}
+    response = {"id": f"resp_{calls}", "object": "response", "model": body["model"], "output": []}
+    yield {"type": "response.created", "response": {**response, "status": "in_progress"}}
+    if "hold on" in json.dumps(items):
+        tell(call, asked=[], usage=None)
+        yield None
+        return
+    usage, output = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, []
+    if body.get("generate") is not False:
+        done = any(item.get("type", "").endswith("_call_output") for item in items)
+        if done or "exec_command" not in tools:
+            text = {"type": "output_text", "text": "All done.", "annotations": []}
+            output = [{"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [text]}]
+        else:
+            arguments = json.dumps({"cmd": COMMAND})
+            output = [{"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "exec_command", "arguments": arguments}]
+        details = {"input_tokens_details": {"cached_tokens": 3}, "output_tokens_details": {"reasoning_tokens": 1}}
+        usage = {"input_tokens": 11 + calls, "output_tokens": 5, "total_tokens": 16 + calls, **details}
+    for index, item in enumerate(output):
+        begun = {key: value for key, value in item.items() if key not in ("arguments", "content")}
+        empty = {"arguments": ""} if "arguments" in item else {"content": []}
+        yield {"type": "response.output_item.added", "output_index": index, "item": {**begun, **empty}}
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+    yield {"type": "response.completed", "response": {**response, "status": "completed", "output": output, "usage": usage}}
+    tell(call, asked=[item["name"] for item in output if "name" in item], usage=[usage["input_tokens"], usage["output_tokens"]])
+
+
+def messages(body):
+    """As `responses`."""
+    global calls
+    calls += 1
+    tools = list(offered(body.get("tools")))
+    call = {"api": "messages", "transport": "sse", "model": body["model"], "tools": sorted(tools)}
+    usage = {"input_tokens": 10 + calls, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "output_tokens": 1}
+    message = {"id": f"msg_{calls}", "type": "message", "role": "assistant", "model": body["model"], "content": []}
+    yield {"type": "message_start", "message": {**message, "stop_reason": None, "stop_sequence": None, "usage": usage}}
+    said = json.dumps(body["messages"])
+    if "hold on" in said and tools:
+        tell(call, asked=[], usage=None)
+        yield None
+        return
+    asked = []
+    if "Bash" in tools and '"tool_result"' not in said:
+        asked, whole = ["Bash"], json.dumps({"command": COMMAND})
+        block = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}
+        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in (whole[:9], whole[9:])]
+    else:
+        block = {"type": "text", "text": ""}
+        deltas = [{"type": "text_delta", "text": piece} for piece in ("All ", "done.")]
+    yield {"type": "content_block_start", "index": 0, "content_block": block}
+    for delta in deltas:
+        yield {"type": "content_block_delta", "index": 0, "delta": delta}
+    yield {"type": "content_block_stop", "index": 0}
+    stop = {"stop_reason": "tool_use" if asked else "end_turn", "stop_sequence": None}
+    yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 9}}
+    yield {"type": "message_stop"}
+    tell(call, asked=asked, usage=[16 + calls, 9])
+
+
+async def forever(gone):
+    """Until whoever asked goes away."""
+    while not gone():
+        await asyncio.sleep(0.05)
+
+
+async def socket(request):
+    opened = web.WebSocketResponse(max_msg_size=0)
+    await opened.prepare(request)
+
+    async def answer():
+        async for message in opened:
+            body = json.loads(message.data) if message.type == WSMsgType.TEXT else {}
+            if body.get("type") == "response.create":
+                for event in responses(body, "websocket"):
+                    if event is None:
+                        break
+                    await opened.send_str(json.dumps(event))
+
+    await answer()
+    return opened
+
+
+async def stream(request, events):
+    answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await answer.prepare(request)
+    for event in events:
+        if event is None:
+            await forever(lambda: request.transport is None or request.transport.is_closing())
+            return answer
+        await answer.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+    return answer
+
+
+async def serve(request):
+    if request.path == "/v1/responses" and request.headers.get("upgrade", "").lower() == "websocket":
+        return await socket(request)
+    if request.method == "POST" and request.path == "/v1/responses":
+        return await stream(request, responses(await request.json(), "sse"))
+    if request.method == "POST" and request.path == "/v1/messages":
+        body = await request.json()
+        if body.get("stream"):
+            return await stream(request, messages(body))
+        *_, message = [event for event in messages({**body, "tools": []}) if event]
+        return web.json_response({"type": "message", "id": "msg", "role": "assistant", "model": body["model"], "stop_reason": "end_turn",
+            "stop_sequence": None, "content": [{"type": "text", "text": "{\"title\": \"A test\"}"}],
+            "usage": {"input_tokens": 10 + calls, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "output_tokens": 9}})
+    return web.json_response({"type": "error", "error": {"type": "not_found_error", "message": "not here"}}, status=404)
+
+
+async def main():
+    port, *certificate = sys.argv[1:]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    application = web.Application(client_max_size=1 << 30)
+    application.router.add_route("*", "/{path:.*}", serve)
+    runner = web.AppRunner(application, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, None, int(port), ssl_context=context).start()
+    print("serving", flush=True)
+    await asyncio.Future()
+
+
+asyncio.run(main())

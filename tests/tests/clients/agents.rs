@@ -1,0 +1,353 @@
+//! Real agents: Claude Code and Codex CLI run whole turns, with a call of a tool, against their providers.
+//!
+//! They know nothing of the guard but the variables that `run` sets, and get an API key that says nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentguard_model::{ActionKind, Decision, Verdict};
+use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::inspected::inspected;
+use crate::room::{LATE, Room, all};
+use crate::serving::serving;
+
+const NAMES: [&str; 3] = ["api.openai.com", "chatgpt.com", "api.anthropic.com"];
+
+/// How long an agent may take for a turn. Codex tries five times, longer and longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const POLICY: &str = "
+version: 1
+agents:
+  - name: coder
+rules:
+  - id: providers
+    match: { host: [api.openai.com, chatgpt.com, api.anthropic.com], port: [443] }
+    action: allow
+    handling: inspect
+";
+
+/// One more rule: over HTTPS alone.
+const HTTPS: &str = "
+  - id: no-websocket
+    match: { host: [api.openai.com], protocol: [websocket] }
+    action: deny
+    reason: Calls go over HTTPS here.
+";
+
+const REASON: &str = "No shell for this model, says the security team.";
+
+/// One more rule: no call that offers a shell.
+const NO_SHELL: &str = "
+  - id: no-shell
+    match: { host: [api.openai.com, api.anthropic.com], llm: { tools: [exec_command, Bash] } }
+    action: deny
+    reason: No shell for this model, says the security team.
+";
+
+/// An agent, and where it keeps things.
+struct Agent {
+    program: PathBuf,
+    /// Its own choice, if absent.
+    model: Option<&'static str>,
+    home: PathBuf,
+}
+
+/// A world with the providers in it.
+struct Stage {
+    world: World,
+    server: Process,
+}
+
+impl Stage {
+    fn new(name: &str, python: &Path) -> Result<Self> {
+        let origin = Origin::at(&address::origin(0x10)).leave(443);
+        let origin = NAMES.into_iter().fold(origin, Origin::site);
+        let world = World::new(name).origin(origin).start()?;
+        let (certificate, key) = world.ca().certify_pem(&NAMES.map(str::to_owned))?;
+        let files = ["server.pem", "server-key.pem"].map(|name| world.directory().join(name));
+        fs::write(&files[0], certificate)?;
+        fs::write(&files[1], key)?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/agents_server.py");
+        let server = world.internet().command(python);
+        let server = serving(server.arg(script).arg("443").args(files))?;
+        Ok(Self { world, server })
+    }
+
+    fn room(&self, more: &str) -> Result<Room<'_>> {
+        let upstreams = json!([{ "host": NAMES, "ca": self.world.ca_file() }]);
+        let guard = self.world.guard().policy(&format!("{POLICY}{more}"));
+        let guard = guard.setting("upstreams", upstreams).start()?;
+        Ok(Room::of(&self.world, guard))
+    }
+
+    /// What the provider says of the calls that arrived.
+    fn calls(&self) -> Vec<Told> {
+        let stdout = self.server.stdout();
+        let lines = stdout.lines().filter(|line| line.starts_with('{'));
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
+/// What a provider knows of a call.
+#[derive(Debug, Deserialize)]
+struct Told {
+    transport: String,
+    model: String,
+    tools: Vec<String>,
+    asked: Vec<String>,
+    usage: Option<[u64; 2]>,
+}
+
+/// The words of one turn.
+fn words(agent: &Agent, prompt: &str) -> Vec<String> {
+    let program = agent.program.display().to_string();
+    let mut words = vec![program.as_str()];
+    if program.ends_with("claude") {
+        words.extend(["-p", prompt, "--allowedTools", "Bash"]);
+    } else {
+        words.extend(["exec", "--skip-git-repo-check"]);
+        words.push("--dangerously-bypass-approvals-and-sandbox");
+        words.extend(agent.model.iter().flat_map(|model| ["-m", model]));
+        words.push(prompt);
+    }
+    words.into_iter().map(str::to_owned).collect()
+}
+
+fn agent(world: &World, program: &str) -> Result<Option<Agent>> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        _ => "arm64",
+    };
+    let path = match program {
+        "codex" => ".bin/codex".to_owned(),
+        _ => format!("@anthropic-ai/claude-code-linux-{arch}/claude"),
+    };
+    let Some(program) = client::node_package(&path)? else {
+        return Ok(None);
+    };
+    let home = world.directory().join("home");
+    fs::create_dir_all(&home)?;
+    // Which has its tools as functions; newer models get one that runs scripts.
+    let model = Some("gpt-5-mini");
+    Ok(Some(Agent {
+        program,
+        model,
+        home,
+    }))
+}
+
+/// A turn as the agent, begun.
+fn begin(room: &Room<'_>, agent: &Agent, prompt: &str) -> Result<Process> {
+    let call = inspected(room, &words(agent, prompt))
+        .env("HOME", &agent.home)
+        .env("OPENAI_API_KEY", "any")
+        .env("ANTHROPIC_API_KEY", "any")
+        .current_dir(&agent.home);
+    call.spawn()
+}
+
+fn turn(room: &Room<'_>, agent: &Agent, prompt: &str) -> Result<Output> {
+    begin(room, agent, prompt)?.wait(PATIENCE)
+}
+
+/// The calls of language models in the record, by when they were decided.
+fn recorded(room: &Room<'_>) -> Result<Vec<Decision>> {
+    let mut decisions = all(&room.guard)?;
+    decisions.retain(|it| it.action.kind == ActionKind::LlmCall);
+    Ok(decisions)
+}
+
+/// As the provider tells it.
+type Row = (String, Vec<String>, Vec<String>, Option<[u64; 2]>);
+
+fn row(decision: &Decision) -> Option<Row> {
+    let llm = decision.action.llm.as_ref()?;
+    let said = decision.outcome.as_ref()?.llm.as_ref()?;
+    let mut tools = llm.tools.clone();
+    tools.sort();
+    let usage = said
+        .usage
+        .and_then(|usage| Some([usage.input_tokens?, usage.output_tokens?]));
+    let asked = said.tool_calls.iter();
+    Some((
+        llm.model.clone()?,
+        tools,
+        asked.map(|it| it.name.clone()).collect(),
+        usage,
+    ))
+}
+
+/// Waits until the record has all that the provider was asked for and has said, and nothing else.
+fn same(stage: &Stage, room: &Room<'_>) -> Result<()> {
+    let told = |row: &Told| {
+        (
+            row.model.clone(),
+            row.tools.clone(),
+            row.asked.clone(),
+            row.usage,
+        )
+    };
+    let sides = || -> Result<[Vec<Row>; 2]> {
+        let mut there: Vec<Row> = stage.calls().iter().map(told).collect();
+        let decisions = recorded(room)?;
+        let mut here: Vec<Row> = decisions.iter().filter_map(row).collect();
+        ensure!(decisions.len() >= here.len());
+        there.sort();
+        here.sort();
+        Ok([there, here])
+    };
+    let agree = wait_until("the record", LATE, || {
+        sides().is_ok_and(|[a, b]| a == b).then_some(())
+    });
+    agree.with_context(|| format!("{:#?}", sides()))
+}
+
+/// A turn with a call of the shell: it works, and the record has it.
+fn whole(stage: &Stage, more: &str, agent: &Agent, transport: &str) -> Result<()> {
+    let room = stage.room(more)?;
+    let output = turn(&room, agent, "run the tool")?;
+    ensure!(
+        output.code() == 0 && output.stdout.contains("All done."),
+        "{output}"
+    );
+    let calls = stage.calls();
+    let of = |name: &str| calls.iter().filter(|it| it.transport == name).count();
+    ensure!(
+        of(transport) >= 2 && of(transport) == calls.len(),
+        "{calls:#?}"
+    );
+    let asked = calls.iter().flat_map(|it| &it.asked).count();
+    ensure!(asked == 1, "{calls:#?}");
+    same(stage, &room)?;
+    let decisions = recorded(&room)?;
+    ensure!(decisions.iter().all(|it| it.verdict == Verdict::Allow));
+    Ok(())
+}
+
+#[test]
+fn codex_runs_a_turn_over_websocket() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let stage = Stage::new("codex-ws", &python).unwrap();
+    let Some(codex) = agent(&stage.world, "codex").unwrap() else {
+        return;
+    };
+    whole(&stage, "", &codex, "websocket").unwrap();
+}
+
+/// In an item of the input, and in namespaces.
+#[test]
+fn the_tools_that_codex_offers_beside_the_others_are_in_the_record() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let stage = Stage::new("codex-tools", &python).unwrap();
+    let Some(codex) = agent(&stage.world, "codex").unwrap() else {
+        return;
+    };
+    let codex = Agent {
+        model: None,
+        ..codex
+    };
+    let room = stage.room("").unwrap();
+    let output = turn(&room, &codex, "say hi").unwrap();
+    assert!(output.stdout.contains("All done."), "{output}");
+    same(&stage, &room).unwrap();
+    let decisions = recorded(&room).unwrap();
+    let mut offered = decisions.iter().filter_map(|it| it.action.llm.as_ref());
+    assert!(offered.any(|llm| llm.tools.iter().any(|tool| tool == "exec")));
+}
+
+#[test]
+fn codex_runs_a_turn_over_https_where_it_has_to() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let stage = Stage::new("codex-sse", &python).unwrap();
+    let Some(codex) = agent(&stage.world, "codex").unwrap() else {
+        return;
+    };
+    whole(&stage, HTTPS, &codex, "sse").unwrap();
+}
+
+#[test]
+fn claude_code_runs_a_turn() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let stage = Stage::new("claude", &python).unwrap();
+    let Some(claude) = agent(&stage.world, "claude").unwrap() else {
+        return;
+    };
+    whole(&stage, "", &claude, "sse").unwrap();
+}
+
+/// Their users read why.
+#[test]
+fn a_refused_call_is_an_error_that_agents_show() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for (program, more) in [("codex", ""), ("codex", HTTPS), ("claude", "")] {
+        let stage = Stage::new("agents-denied", &python).unwrap();
+        let Some(agent) = agent(&stage.world, program).unwrap() else {
+            return;
+        };
+        let room = stage.room(&format!("{more}{NO_SHELL}")).unwrap();
+        let output = turn(&room, &agent, "run the tool").unwrap();
+        let shown = format!("{}{}", output.stdout, output.stderr);
+        assert!(shown.contains(REASON), "{output}");
+        assert!(!shown.contains("All done."), "{output}");
+        let mut by: BTreeMap<bool, usize> = BTreeMap::new();
+        for decision in recorded(&room).unwrap() {
+            *by.entry(decision.verdict == Verdict::Deny).or_default() += 1;
+        }
+        assert!(by[&true] >= 1, "{by:?}");
+        assert!(
+            stage
+                .calls()
+                .iter()
+                .all(|it| !it.tools.contains(&"Bash".to_owned()))
+        );
+    }
+}
+
+/// In the middle of an answer.
+#[test]
+fn a_turn_that_the_policy_comes_to_deny_ends_in_an_error_that_agents_show() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for (program, more) in [("codex", ""), ("codex", HTTPS), ("claude", "")] {
+        let stage = Stage::new("agents-changed", &python).unwrap();
+        let Some(agent) = agent(&stage.world, program).unwrap() else {
+            return;
+        };
+        let room = stage.room(more).unwrap();
+        let agent = begin(&room, &agent, "hold on").unwrap();
+        let held = || {
+            stage
+                .calls()
+                .iter()
+                .any(|it| it.usage.is_none())
+                .then_some(())
+        };
+        wait_until("the answer to begin", PATIENCE, held).unwrap();
+        fs::write(room.guard.policy(), format!("{POLICY}{more}{NO_SHELL}")).unwrap();
+        let reload = room.guard.cli().args(["policy", "reload"]);
+        reload.run().unwrap().success().unwrap();
+        let output = agent.wait(PATIENCE).unwrap();
+        let shown = format!("{}{}", output.stdout, output.stderr);
+        assert!(shown.contains(REASON), "{program} {more}: {output}");
+    }
+}
