@@ -7,6 +7,8 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
 use serde::Serialize;
 
+use crate::llm::Endpoint;
+
 /// Carries the decision's id in every refusal, for clients that do not read bodies.
 pub const DECISION_FIELD: HeaderName = HeaderName::from_static("x-agentguard-decision");
 
@@ -114,6 +116,22 @@ impl Refusal<'_> {
             }),
         };
         self.with("application/json", body.unwrap_or_default())
+    }
+
+    /// The end of a stream of answers that must not go on: an event that clients of this endpoint take for an error.
+    #[must_use]
+    pub fn stream_event(&self, endpoint: Endpoint) -> Vec<u8> {
+        let (event, data) = match endpoint.api() {
+            LlmApi::Anthropic => ("event: error\n", self.llm_response(LlmApi::Anthropic)),
+            LlmApi::Openai => ("", self.llm_response(LlmApi::Openai)),
+        };
+        let mut data = data.into_body().to_vec();
+        let mut event = event;
+        if endpoint == Endpoint::Responses {
+            // Its clients look at the type, those of OpenAI's SDKs at `error` (openai-python 3, `_streaming.py`).
+            (event, data) = ("event: error\n", self.turn_event());
+        }
+        [event.as_bytes(), b"data: ", &data, b"\n\n"].concat()
     }
 
     /// The refusal of a call on a WebSocket of `OpenAI`'s Responses, as the event that is its answer.
@@ -298,6 +316,7 @@ mod tests {
     use http::StatusCode;
 
     use super::{Refusal, is_git, is_grpc};
+    use crate::llm::Endpoint;
 
     #[test]
     fn a_call_of_grpc_is_refused_in_its_status() {
@@ -355,6 +374,33 @@ mod tests {
             r#"{{"type":"error","status":403,"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
         );
         assert_eq!(refusal.turn_event(), event.as_bytes());
+    }
+
+    #[test]
+    fn a_stream_ends_with_an_event_that_its_client_takes_for_an_error() {
+        let reason = Reason::new(ReasonCode::RuleDeny, "no more");
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &reason,
+            decision: None,
+        };
+        for (endpoint, event) in [
+            (
+                Endpoint::ChatCompletions,
+                "data: {\"error\":{\"message\":\"no more\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"rule_deny\"}}\n\n",
+            ),
+            (
+                Endpoint::Responses,
+                "event: error\ndata: {\"type\":\"error\",\"status\":403,\"error\":{\"message\":\"no more\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"rule_deny\"}}\n\n",
+            ),
+            (
+                Endpoint::Messages,
+                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"}}\n\n",
+            ),
+        ] {
+            let said = refusal.stream_event(endpoint);
+            assert_eq!(String::from_utf8(said).unwrap(), event);
+        }
     }
 
     #[test]

@@ -161,6 +161,12 @@ impl Pieces {
         }
     }
 
+    /// Whether nothing of another event has come since the last one ended.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.line == Line::Name && self.kept.is_empty() && self.kind.is_empty() && !self.has_data
+    }
+
     /// Reads on. An event that the end of the stream finds unfinished has no end.
     pub fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(Piece<'_>)) {
         if self.after_cr

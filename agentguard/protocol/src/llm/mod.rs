@@ -127,6 +127,19 @@ impl Endpoint {
         }
     }
 
+    /// In which form it is spoken.
+    #[must_use]
+    pub const fn api(self) -> LlmApi {
+        match self {
+            Self::ChatCompletions
+            | Self::Completions
+            | Self::Embeddings
+            | Self::Responses
+            | Self::ResponsesTokens => LlmApi::Openai,
+            Self::Messages | Self::MessagesTokens => LlmApi::Anthropic,
+        }
+    }
+
     /// What it is for.
     #[must_use]
     pub const fn operation(self) -> LlmOperation {

@@ -370,6 +370,8 @@ pub(crate) struct ResponseBody<R: Recorder> {
     /// What has come and is being read, and how much of it was.
     in_hand: Option<(Bytes, usize)>,
     ended: bool,
+    /// Whether the client was told in place of the rest why there is none.
+    over: bool,
 }
 
 impl<R: Recorder> ResponseBody<R> {
@@ -391,6 +393,7 @@ impl<R: Recorder> ResponseBody<R> {
             reading,
             in_hand: None,
             ended,
+            over: false,
         }
     }
 
@@ -418,6 +421,11 @@ impl<R: Recorder> ResponseBody<R> {
         let length = read.len() as u64;
         self.account.received.fetch_add(length, Ordering::Relaxed);
         Ok(at + read.len())
+    }
+
+    /// Whether it may have another length than its server gives it, and nothing of it waits to be read.
+    fn may_be_longer(&self) -> bool {
+        self.in_hand.is_none() && self.inner.size_hint().exact().is_none()
     }
 
     /// Notes that the upstream has ended its answer.
@@ -452,7 +460,13 @@ impl<R: Recorder> Body for ResponseBody<R> {
         {
             this.ended = true;
             this.account.fail(revoked(&denied));
-            return Poll::Ready(Some(Err(BodyFailed::Revoked)));
+            let reading = this.reading.as_ref().filter(|_| this.may_be_longer());
+            let words = reading.and_then(|reading| reading.last_words(&denied));
+            this.over = words.is_some();
+            return Poll::Ready(Some(words.map(Frame::data).ok_or(BodyFailed::Revoked)));
+        }
+        if this.over {
+            return Poll::Ready(None);
         }
         let (frame, at) = match this.in_hand.take() {
             Some((data, at)) => (Some(Ok(Frame::data(data))), at),
@@ -492,7 +506,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.in_hand.is_none() && self.inner.is_end_stream()
+        self.over || self.in_hand.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -70,6 +70,8 @@ struct Outgoing<'a, R: Recorder> {
     sending: Option<(Growth, Revoked)>,
     /// Where what the upstream says before its answer goes.
     interims: &'a Arc<Interims>,
+    /// Whether the answer is to come without a content coding, so that it can be read, and ended in words.
+    plain: bool,
 }
 
 /// A request whose answer its client waits for. Dropped without one, it says that the client did not.
@@ -202,6 +204,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             account: &account,
             sending: growth.map(|growth| (growth, revoked.clone())),
             interims,
+            plain: calling.is_some(),
         };
         let carrying = pin!(self.carry(parts, body, &meaning, outgoing));
         let carried = match revoked.unless(carrying).await {
@@ -473,6 +476,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             account,
             sending,
             interims,
+            plain,
         } = outgoing;
         let interims = Arc::clone(interims);
         // RFC 9110, 15.2.
@@ -484,6 +488,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         for changes in &account.decided().changes {
             changes.apply(&mut parts.headers);
+        }
+        if plain {
+            let identity = HeaderValue::from_static("identity");
+            parts.headers.insert(header::ACCEPT_ENCODING, identity);
         }
         parts.version = self.leg.version;
         let uri = if self.is_http2() {

@@ -2,10 +2,14 @@
 
 use std::ops::ControlFlow;
 
+use agentguard_decision::Decided;
 use agentguard_model::LlmAnswer;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
 use agentguard_protocol::llm::{AnswerReader, Endpoint};
+use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::sse::{Piece, Pieces};
+use bytes::Bytes;
+use http::StatusCode;
 use http::header::{self, HeaderMap};
 
 use crate::decoders::Decoding;
@@ -29,7 +33,8 @@ pub(crate) struct Reading {
     decoder: Option<(Box<Decoder>, Decoding)>,
     /// None where the answer is one document.
     events: Option<Pieces>,
-    llm: Option<AnswerReader>,
+    /// What a language model says, and where.
+    llm: Option<(AnswerReader, Endpoint)>,
     /// Whether the rest passes unread.
     gave_up: bool,
 }
@@ -67,7 +72,7 @@ impl Reading {
         Ok(Some(Self {
             decoder,
             events: events.then(|| Pieces::new(MAX_LINE)),
-            llm: endpoint.map(AnswerReader::new),
+            llm: endpoint.map(|endpoint| (AnswerReader::new(endpoint), endpoint)),
             gave_up: false,
         }))
     }
@@ -88,7 +93,7 @@ impl Reading {
         let mut count = 0;
         let (events, llm) = (&mut self.events, &mut self.llm);
         let mut read = |bytes: &[u8]| {
-            count += read(events.as_mut(), llm.as_mut(), bytes);
+            count += read(events.as_mut(), llm.as_mut().map(|(llm, _)| llm), bytes);
             ControlFlow::Continue(())
         };
         let pushed = match &mut self.decoder {
@@ -132,13 +137,29 @@ impl Reading {
 
     /// What a language model has said, up to here.
     pub(crate) fn answer(self) -> Option<LlmAnswer> {
-        self.llm.map(AnswerReader::finish)
+        self.llm.map(|(llm, _)| llm.finish())
+    }
+
+    /// What a client is told last where it may have no more of a stream of a language model's: an error, in its
+    /// provider's words. None where it would not be read as one: in the middle of an event, or of a coding.
+    pub(crate) fn last_words(&self, denied: &Decided) -> Option<Bytes> {
+        let (Some(events), Some((_, endpoint)), None) = (&self.events, &self.llm, &self.decoder)
+        else {
+            return None;
+        };
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &denied.reason,
+            decision: denied.id,
+        };
+        let event = || refusal.stream_event(*endpoint).into();
+        events.is_between().then(event)
     }
 
     /// The rest cannot be decoded. What nobody counts on passes all the same.
     fn give_up(&mut self, why: Undecodable) -> Result<(), Undecodable> {
         self.gave_up = true;
-        if let Some(llm) = &mut self.llm {
+        if let Some((llm, _)) = &mut self.llm {
             llm.give_up(why.into());
         }
         if self.events.is_some() {

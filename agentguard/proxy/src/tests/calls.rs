@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::FutureExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::http::read_response;
 use super::{Rules, by_name, codes, read_all, read_some, read_until, write};
@@ -172,5 +173,69 @@ async fn a_handshake_of_websocket_to_where_calls_go_is_told_to_use_https() {
         drop(client);
         let decisions = world.end().await;
         assert_eq!(codes(&decisions), [(Verdict::Deny, code)]);
+    }
+}
+
+/// A streamed call, with what its server has said of the answer.
+async fn streamed(world: &super::World, fields: &str, said: &str) -> (TcpStream, TcpStream) {
+    let mut client = world.connect().await;
+    let body = br#"{"model":"small","stream":true}"#;
+    write(&mut client, sized(body, "Accept-Encoding: br, gzip\r\n")).await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n").await;
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains("\r\naccept-encoding: identity\r\n"), "{head}");
+    read_some(&mut upstream, body.len()).await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{fields}\r\n\r\n");
+    write(&mut upstream, format!("{head}{said}")).await;
+    read_until(&mut client, "\r\n\r\n").await;
+    (client, upstream)
+}
+
+#[tokio::test]
+async fn a_stream_that_is_denied_now_ends_with_an_error_of_its_provider_s() {
+    let world = by_name(Rules::Calls).build().await;
+    let event = "data: {\"choices\":[]}\n\n";
+    let said = format!("{:x}\r\n{event}\r\n", event.len());
+    let (mut client, upstream) = streamed(&world, "Transfer-Encoding: chunked", &said).await;
+    read_until(&mut client, "\n\n\r\n").await;
+    world.change(Rules::Deny);
+    let rest = read_all(&mut client).await.unwrap();
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(
+        rest.contains("data: {\"error\":{\"message\":\"No rule"),
+        "{rest}"
+    );
+    // Which is the end of the answer, and not of the connection.
+    assert!(rest.ends_with("\n\n\r\n0\r\n\r\n"), "{rest}");
+    drop((client, upstream));
+    let decisions = world.end().await;
+    let error = decisions[0].outcome.as_ref().unwrap().error.as_deref();
+    assert!(
+        error.unwrap().starts_with("ended by decision "),
+        "{error:?}"
+    );
+}
+
+/// Nobody would take it for an error there.
+#[tokio::test]
+async fn in_the_middle_of_an_event_or_of_a_counted_answer_no_error_can_be_said() {
+    let event = "data: {\"choices\":[]}\n\n";
+    for (fields, said) in [
+        (
+            "Transfer-Encoding: chunked",
+            "8\r\ndata: {\"\r\n".to_owned(),
+        ),
+        ("Content-Length: 1000", event.to_owned()),
+    ] {
+        let world = by_name(Rules::Calls).build().await;
+        let (mut client, upstream) = streamed(&world, fields, &said).await;
+        read_some(&mut client, said.len()).await;
+        world.change(Rules::Deny);
+        let rest = read_all(&mut client).await;
+        let rest = rest.unwrap_or_default();
+        assert!(!String::from_utf8(rest).unwrap().contains("error"));
+        drop((client, upstream));
+        world.end().await;
     }
 }
