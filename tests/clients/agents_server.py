@@ -94,6 +94,25 @@ def messages(body):
     tell(call, asked=asked, usage=[16 + calls, 9])
 
 
+def whole(events):
+    """The message that the events of a stream come to."""
+    message, text, arguments = {}, "", ""
+    for event in events:
+        match event["type"]:
+            case "message_start":
+                message = event["message"]
+            case "content_block_start":
+                message["content"].append(event["content_block"])
+            case "content_block_delta":
+                text += event["delta"].get("text", "")
+                arguments += event["delta"].get("partial_json", "")
+            case "message_delta":
+                message = {**message, **event["delta"], "usage": {**message["usage"], **event["usage"]}}
+    [block] = message["content"]
+    block.update({"text": text} if block["type"] == "text" else {"input": json.loads(arguments)})
+    return message
+
+
 async def forever(gone):
     """Until whoever asked goes away."""
     while not gone():
@@ -137,10 +156,7 @@ async def serve(request):
         body = await request.json()
         if body.get("stream"):
             return await stream(request, messages(body))
-        *_, message = [event for event in messages({**body, "tools": []}) if event]
-        return web.json_response({"type": "message", "id": "msg", "role": "assistant", "model": body["model"], "stop_reason": "end_turn",
-            "stop_sequence": None, "content": [{"type": "text", "text": "{\"title\": \"A test\"}"}],
-            "usage": {"input_tokens": 10 + calls, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "output_tokens": 9}})
+        return web.json_response(whole(messages(body)))
     return web.json_response({"type": "error", "error": {"type": "not_found_error", "message": "not here"}}, status=404)
 
 

@@ -120,6 +120,21 @@ impl Asked {
         }
     }
 
+    /// The same call, whose model asks to call these tools, or nobody knows which; none where it is no call.
+    #[must_use]
+    pub fn answered(&self, asks: Option<Vec<String>>) -> Option<Self> {
+        let llm = Llm {
+            asks_unread: asks.is_none(),
+            asks: asks.unwrap_or_default(),
+            ..self.llm.clone()?
+        };
+        Some(Self {
+            body: AtomicU64::new(self.body.load(Ordering::Relaxed)),
+            llm: Some(llm),
+            ..self.message()
+        })
+    }
+
     /// Whether it opens a connection for calls.
     #[must_use]
     pub const fn opens_calls(&self) -> bool {

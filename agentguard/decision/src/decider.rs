@@ -237,6 +237,12 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().provider(host).cloned()
     }
 
+    /// Whether a rule looks at the tools that a model asks to call. Pure; records nothing.
+    #[must_use]
+    pub fn looks_at_tool_calls(&self) -> bool {
+        self.policies.current().looks_at_tool_calls()
+    }
+
     /// Whether an agent's denials are recorded only.
     #[must_use]
     pub fn observes(&self, agent: AgentId) -> bool {

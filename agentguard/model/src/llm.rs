@@ -57,6 +57,12 @@ pub struct Llm {
     /// The tools that are offered to the model, by name; those that the provider has itself, by type too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<String>,
+    /// The tools that the model asks to call, where that is what is decided: then the answer is not passed on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<String>,
+    /// Whether the answer could not be read that is decided, so that it may ask for any tool.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks_unread: bool,
     /// Why the call could not be read, where it went on all the same: then nothing else is known of it but
     /// provider and operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]

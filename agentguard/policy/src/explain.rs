@@ -52,6 +52,8 @@ pub enum Condition {
     Model,
     /// The tools that it offers.
     Tools,
+    /// The tools that the model asks to call.
+    ToolCalls,
     /// How many tokens it asks for.
     MaxOutputOver,
 }
@@ -76,6 +78,7 @@ impl std::fmt::Display for Condition {
             Self::Operation => "operation",
             Self::Model => "model",
             Self::Tools => "tools",
+            Self::ToolCalls => "tool_calls",
             Self::MaxOutputOver => "max_output_over",
         })
     }
@@ -152,6 +155,7 @@ impl Considered<'_> {
             | Condition::Operation
             | Condition::Model
             | Condition::Tools
+            | Condition::ToolCalls
             | Condition::MaxOutputOver => {
                 let llm = request.llm.as_ref();
                 llm.map(|llm| asked(llm, condition)).unwrap_or_default()
@@ -182,6 +186,7 @@ fn asked(llm: &LlmMatch, condition: Condition) -> Vec<String> {
         }
         Condition::Model => patterns(&llm.models),
         Condition::Tools => patterns(&llm.tools),
+        Condition::ToolCalls => patterns(&llm.tool_calls),
         _ => llm.max_output_over.iter().map(u64::to_string).collect(),
     }
 }
@@ -277,6 +282,7 @@ fn consider(
                 check(Condition::Operation, says.operation(llm));
                 check(Condition::Model, says.model(llm, allows));
                 check(Condition::Tools, says.tools(llm, allows));
+                check(Condition::ToolCalls, says.tool_calls(llm));
                 check(Condition::MaxOutputOver, says.max_output(llm));
             }
         }

@@ -33,6 +33,8 @@ pub(crate) struct LlmMatch {
     pub(crate) models: Vec<Wildcard>,
     /// Names of tools that are offered. Empty for any.
     pub(crate) tools: Vec<Wildcard>,
+    /// Names of tools, one of which the model must ask to call. Empty for whatever it answers. For denials alone.
+    pub(crate) tool_calls: Vec<Wildcard>,
     /// It must ask for more tokens than this, or for as many as there are. For denials alone.
     pub(crate) max_output_over: Option<u64>,
 }
@@ -40,7 +42,8 @@ pub(crate) struct LlmMatch {
 impl LlmMatch {
     /// How many values it lists.
     pub(crate) fn values(&self) -> usize {
-        self.providers.len() + self.operations.len() + self.models.len() + self.tools.len()
+        let names = self.tools.len() + self.tool_calls.len();
+        self.providers.len() + self.operations.len() + self.models.len() + names
     }
 
     /// For how many parts of a call it has a condition; that it is one counts as well.
@@ -49,6 +52,7 @@ impl LlmMatch {
             + usize::from(!self.operations.is_empty())
             + usize::from(!self.models.is_empty())
             + usize::from(!self.tools.is_empty())
+            + usize::from(!self.tool_calls.is_empty())
             + usize::from(self.max_output_over.is_some())
     }
 
@@ -66,6 +70,7 @@ impl LlmMatch {
                 && self.operation(llm)
                 && self.model(llm, allows)
                 && self.tools(llm, allows)
+                && self.tool_calls(llm)
                 && self.max_output(llm)
         })
     }
@@ -107,6 +112,14 @@ impl LlmMatch {
         }
     }
 
+    /// What is asked for is known with the answer, which is decided by itself.
+    pub(crate) fn tool_calls(&self, llm: &Llm) -> bool {
+        let mut asks = llm.asks.iter();
+        self.tool_calls.is_empty()
+            || llm.asks_unread
+            || asks.any(|tool| one_of(&self.tool_calls, tool, false))
+    }
+
     /// Vectors and numbers of tokens have no length to ask for.
     pub(crate) fn max_output(&self, llm: &Llm) -> bool {
         let writes = match llm.operation {
@@ -120,7 +133,10 @@ impl LlmMatch {
 
     /// Whether it has conditions on what a call says itself.
     fn needs_content(&self) -> bool {
-        !self.models.is_empty() || !self.tools.is_empty() || self.max_output_over.is_some()
+        !self.models.is_empty()
+            || !self.tools.is_empty()
+            || !self.tool_calls.is_empty()
+            || self.max_output_over.is_some()
     }
 
     /// Whether this matches whatever `other` matches, in rules that say the same: see
@@ -135,6 +151,7 @@ impl LlmMatch {
                         .all(|it| self.operations.contains(it)))
             && all_or_among(&self.models, &other.models)
             && all_or_among(&self.tools, &other.tools)
+            && all_or_among(&self.tool_calls, &other.tool_calls)
             && match (self.max_output_over, other.max_output_over) {
                 (None, _) => true,
                 (Some(over), Some(others)) => over <= others,

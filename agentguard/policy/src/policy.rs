@@ -36,6 +36,8 @@ pub struct Policy {
     /// The rules of whose decisions the log tells, by id.
     logged: HashMap<String, LogLevel>,
     looked_at: LookedAt,
+    /// Whether a rule looks at the tools that a model asks to call.
+    looks_at_tool_calls: bool,
     warnings: Vec<Diagnostic>,
 }
 
@@ -91,6 +93,7 @@ pub(crate) fn compile_with(
         switches: loaded.switches,
         providers: loaded.providers,
         looked_at: LookedAt::by(&loaded.rules),
+        looks_at_tool_calls: loaded.rules.iter().any(Rule::looks_at_tool_calls),
         logged: loaded
             .rules
             .iter()
@@ -164,6 +167,13 @@ fn version(documents: &[Document]) -> String {
 }
 
 impl Policy {
+    /// Whether a rule looks at the tools that a model asks to call, so that answers have to be read before they
+    /// are passed on.
+    #[must_use]
+    pub const fn looks_at_tool_calls(&self) -> bool {
+        self.looks_at_tool_calls
+    }
+
     /// The first 12 hexadecimal digits of the SHA-256 of its documents.
     #[must_use]
     pub fn version(&self) -> &str {

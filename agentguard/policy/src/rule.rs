@@ -189,6 +189,12 @@ impl Rule {
         self.cidrs.get(..self.written).unwrap_or_default()
     }
 
+    /// Whether it looks at the tools that a model asks to call.
+    pub(crate) fn looks_at_tool_calls(&self) -> bool {
+        let llm = self.request.llm.as_ref();
+        llm.is_some_and(|llm| !llm.tool_calls.is_empty())
+    }
+
     /// Whether it matches any destination.
     pub(crate) fn anywhere(&self) -> bool {
         self.hosts.is_empty() && self.cidrs.is_empty()

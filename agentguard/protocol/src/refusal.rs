@@ -55,6 +55,28 @@ struct Problem<'a> {
     message: &'a str,
 }
 
+/// The end of a stream of Responses that has failed.
+#[derive(Serialize)]
+struct FailedEvent<'a> {
+    r#type: &'static str,
+    response: FailedResponse<'a>,
+    error: OpenaiFault<'a>,
+}
+
+#[derive(Serialize)]
+struct FailedResponse<'a> {
+    object: &'static str,
+    status: &'static str,
+    error: FailedError<'a>,
+    output: [(); 0],
+}
+
+#[derive(Serialize)]
+struct FailedError<'a> {
+    code: &'static str,
+    message: &'a str,
+}
+
 /// An error in band (`OpenAI`'s guide to Responses over WebSocket).
 #[derive(Serialize)]
 struct TurnError<'a> {
@@ -99,12 +121,7 @@ impl Refusal<'_> {
         // Plain strings and numbers always serialise.
         let body = match api {
             LlmApi::Openai => serde_json::to_vec(&OpenaiError {
-                error: OpenaiFault {
-                    message: &message,
-                    r#type: openai_type(self.status),
-                    param: None,
-                    code: self.reason.code,
-                },
+                error: self.openai_fault(&message),
             }),
             LlmApi::Anthropic => serde_json::to_vec(&AnthropicError {
                 r#type: "error",
@@ -121,31 +138,55 @@ impl Refusal<'_> {
     /// The end of a stream of answers that must not go on: an event that clients of this endpoint take for an error.
     #[must_use]
     pub fn stream_event(&self, endpoint: Endpoint) -> Vec<u8> {
+        let body = |api| self.llm_response(api).into_body();
         let (event, data) = match endpoint.api() {
-            LlmApi::Anthropic => ("event: error\n", self.llm_response(LlmApi::Anthropic)),
-            LlmApi::Openai => ("", self.llm_response(LlmApi::Openai)),
+            LlmApi::Anthropic => ("event: error\n", body(LlmApi::Anthropic)),
+            LlmApi::Openai if endpoint == Endpoint::Responses => {
+                ("event: response.failed\n", self.failed_response().into())
+            }
+            LlmApi::Openai => ("", body(LlmApi::Openai)),
         };
-        let mut data = data.into_body().to_vec();
-        let mut event = event;
-        if endpoint == Endpoint::Responses {
-            // Its clients look at the type, those of OpenAI's SDKs at `error` (openai-python 3, `_streaming.py`).
-            (event, data) = ("event: error\n", self.turn_event());
-        }
         [event.as_bytes(), b"data: ", &data, b"\n\n"].concat()
+    }
+
+    /// Codex looks at the response's error and tries again but for a prompt that is invalid; `OpenAI`'s SDKs look at
+    /// `error` (openai-python 3, `_streaming.py`).
+    fn failed_response(&self) -> Vec<u8> {
+        let message = &self.message();
+        let event = FailedEvent {
+            r#type: "response.failed",
+            response: FailedResponse {
+                object: "response",
+                status: "failed",
+                error: FailedError {
+                    code: "invalid_prompt",
+                    message,
+                },
+                output: [],
+            },
+            error: self.openai_fault(message),
+        };
+        // Plain strings and numbers always serialise.
+        serde_json::to_vec(&event).unwrap_or_default()
+    }
+
+    fn openai_fault<'m>(&self, message: &'m str) -> OpenaiFault<'m> {
+        OpenaiFault {
+            message,
+            r#type: openai_type(self.status),
+            param: None,
+            code: self.reason.code,
+        }
     }
 
     /// The refusal of a call on a WebSocket of `OpenAI`'s Responses, as the event that is its answer.
     #[must_use]
     pub fn turn_event(&self) -> Vec<u8> {
+        let message = self.message();
         let event = TurnError {
             r#type: "error",
             status: self.status.as_u16(),
-            error: OpenaiFault {
-                message: &self.message(),
-                r#type: openai_type(self.status),
-                param: None,
-                code: self.reason.code,
-            },
+            error: self.openai_fault(&message),
         };
         // Plain strings and numbers always serialise.
         serde_json::to_vec(&event).unwrap_or_default()
@@ -391,11 +432,11 @@ mod tests {
             ),
             (
                 Endpoint::Responses,
-                "event: error\ndata: {\"type\":\"error\",\"status\":403,\"error\":{\"message\":\"no more\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"rule_deny\"}}\n\n",
+                "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"object\":\"response\",\"status\":\"failed\",\"error\":{\"code\":\"invalid_prompt\",\"message\":\"no more\"},\"output\":[]},\"error\":{\"message\":\"no more\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"rule_deny\"}}\n\n",
             ),
             (
                 Endpoint::Messages,
-                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"}}\n\n",
+                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"},\"request_id\":null}\n\n",
             ),
         ] {
             let said = refusal.stream_event(endpoint);

@@ -51,6 +51,14 @@ const NO_SHELL: &str = "
     reason: No shell for this model, says the security team.
 ";
 
+/// One more rule: no answer that asks for one.
+const NO_CALLS: &str = "
+  - id: no-calls
+    match: { host: [api.openai.com, api.anthropic.com], llm: { tool_calls: [exec_command, Bash] } }
+    action: deny
+    reason: No shell for this model, says the security team.
+";
+
 /// An agent, and where it keeps things.
 struct Agent {
     program: PathBuf,
@@ -349,5 +357,28 @@ fn a_turn_that_the_policy_comes_to_deny_ends_in_an_error_that_agents_show() {
         let output = agent.wait(PATIENCE).unwrap();
         let shown = format!("{}{}", output.stdout, output.stderr);
         assert!(shown.contains(REASON), "{program} {more}: {output}");
+    }
+}
+
+/// The model asks for a tool that it may not call: nothing of that reaches the agent.
+#[test]
+fn a_refused_tool_call_is_an_error_that_agents_show() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for (program, more) in [("codex", ""), ("codex", HTTPS), ("claude", "")] {
+        let stage = Stage::new("agents-asked", &python).unwrap();
+        let Some(agent) = agent(&stage.world, program).unwrap() else {
+            return;
+        };
+        let room = stage.room(&format!("{more}{NO_CALLS}")).unwrap();
+        let output = turn(&room, &agent, "run the tool").unwrap();
+        let shown = format!("{}{}", output.stdout, output.stderr);
+        assert!(shown.contains(REASON), "{program} {more}: {output}");
+        assert!(!shown.contains("from-the-tool"), "{output}");
+        let decisions = recorded(&room).unwrap();
+        let mut denials = decisions.iter().filter(|it| it.verdict == Verdict::Deny);
+        let denied = denials.next().unwrap();
+        assert_eq!(denied.action.llm.as_ref().unwrap().asks.len(), 1);
     }
 }

@@ -39,6 +39,9 @@ pub(crate) struct RawLlm {
     /// one.
     #[serde(default)]
     pub(crate) tools: Option<At<Vec<At<String>>>>,
+    /// Tools that the model asks to call: then its answer ends with an error. For denials.
+    #[serde(default)]
+    pub(crate) tool_calls: Option<At<Vec<At<String>>>>,
     /// A call that asks for more tokens than this, or does not say how many it asks for. For denials.
     #[serde(default)]
     pub(crate) max_output_over: Option<At<u64>>,

@@ -28,6 +28,15 @@ pub(super) fn llm(
             "an `allow` for the calls, and a `deny` with `max_output_over` beside it",
         );
     }
+    if let Some(list) = &raw.tool_calls
+        && action.is_some_and(|action| action != RuleAction::Deny)
+    {
+        report.error(
+            list.place,
+            "`tool_calls` is for a rule that denies",
+            "an `allow` for the calls, and a `deny` with `tool_calls` beside it; which tools may be offered at all is `tools`",
+        );
+    }
     let providers = list("provider", raw.provider.as_ref(), report, provider);
     if let Some(list) = &raw.provider {
         who_is_meant(list, known, report);
@@ -37,6 +46,7 @@ pub(super) fn llm(
         operations: list("operation", raw.operation.as_ref(), report, operation),
         models: list("model", raw.model.as_ref(), report, named),
         tools: list("tools", raw.tools.as_ref(), report, named),
+        tool_calls: list("tool_calls", raw.tool_calls.as_ref(), report, named),
         max_output_over: max_output_over.map(|entry| entry.value),
     }
 }

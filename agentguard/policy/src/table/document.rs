@@ -153,6 +153,9 @@ pub(crate) struct RawCall {
     /// The tools that are offered to the model, by name.
     #[serde(default)]
     pub(crate) tools: Vec<String>,
+    /// The tools that the model asks to call, by name, where it is the answer that is decided.
+    #[serde(default)]
+    pub(crate) asks: Vec<String>,
     /// Whether it cannot be read, so that nothing is known of it but provider and operation.
     #[serde(default)]
     pub(crate) not_understood: Option<At<bool>>,

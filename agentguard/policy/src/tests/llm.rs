@@ -17,6 +17,8 @@ fn chat(model: &str, tools: &[&str]) -> Llm {
         stream: false,
         max_output_tokens: Some(100),
         tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
+        asks: Vec::new(),
+        asks_unread: false,
         not_understood: None,
     }
 }
@@ -232,6 +234,38 @@ fn expressions_look_at_calls() {
             assert_eq!(code(&policy, llm.as_ref()), *expected, "{says} {llm:?}");
         }
     }
+}
+
+#[test]
+fn a_denial_is_for_answers_that_ask_for_what_it_names() {
+    let policy = rules(
+        "  - {id: a, match: {host: [api.openai.com], llm: {}}, action: allow}\n  - {id: d, match: {llm: {tool_calls: [bash, \"computer*\"]}}, action: deny}",
+    );
+    let asks = |asks: &[&str]| Llm {
+        asks: asks.iter().map(|&it| it.to_owned()).collect(),
+        ..chat("x", &["bash"])
+    };
+    for (llm, expected) in [
+        // It is not known yet what the model asks for.
+        (asks(&[]), ALLOW),
+        (unread(), ALLOW),
+        (asks(&["ls"]), ALLOW),
+        (asks(&["ls", "bash"]), DENY),
+        (asks(&["Bash"]), DENY),
+        (asks(&["computer_use"]), DENY),
+        (
+            Llm {
+                asks_unread: true,
+                ..asks(&[])
+            },
+            DENY,
+        ),
+    ] {
+        assert_eq!(code(&policy, Some(&llm)), expected, "{llm:?}");
+    }
+    assert!(policy.looks_at_tool_calls());
+    let without = rules("  - {id: a, match: {host: [api.openai.com], llm: {}}, action: allow}");
+    assert!(!without.looks_at_tool_calls());
 }
 
 #[test]
@@ -606,6 +640,13 @@ fn tests_make_calls() {
             NONE,
         ),
         ("coder", "body: 1KiB", Expected::Deny, true, NONE),
+        (
+            "coder",
+            "llm: {operation: chat, asks: [ls]}",
+            Expected::Allow,
+            true,
+            ALLOW,
+        ),
         // Of the calls that follow some may be allowed.
         (
             "coder",

@@ -255,6 +255,8 @@ pub(super) fn call() -> impl Strategy<Value = Option<&'static Llm>> {
             stream: false,
             max_output_tokens: most,
             tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
+            asks: Vec::new(),
+            asks_unread: false,
             not_understood: None,
         };
         let unread = |operation| Llm {

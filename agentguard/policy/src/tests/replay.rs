@@ -545,6 +545,8 @@ fn call(provider: &str, model: &str) -> Action {
             stream: false,
             max_output_tokens: None,
             tools: Vec::new(),
+            asks: Vec::new(),
+            asks_unread: false,
             not_understood: None,
         }),
         kind: ActionKind::LlmCall,

@@ -107,6 +107,8 @@ fn texts_lists_and_maps_count_too() {
         stream: false,
         max_output_tokens: None,
         tools: (0..1024).map(|n| format!("tool-{n}")).collect(),
+        asks: Vec::new(),
+        asks_unread: false,
         not_understood: None,
     };
     let call = Request {

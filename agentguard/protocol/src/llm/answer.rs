@@ -145,6 +145,29 @@ impl AnswerReader {
         }
     }
 
+    /// The tools that the model has asked to call so far, in whole events.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn asks(&self) -> Result<Vec<String>, NotUnderstood> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let answer = match &self.form {
+            Form::Chat(chat) => &chat.answer,
+            Form::Responses(responses) => &responses.answer,
+            Form::Messages(messages) => &messages.answer,
+        };
+        Ok(answer.tools.names().map(str::to_owned).collect())
+    }
+
+    /// The one document is over, where it is one.
+    pub fn whole_ends(&mut self) {
+        if !std::mem::replace(&mut self.events, true) {
+            self.document_ends(false);
+        }
+    }
+
     /// What came of the call.
     #[must_use]
     pub fn finish(mut self) -> LlmAnswer {

@@ -10,7 +10,7 @@ use crate::json::{Event, Kind, Part, Path, Sink};
 
 #[derive(Debug, Default)]
 pub(super) struct Messages {
-    answer: Answer,
+    pub(super) answer: Answer,
     counts: Counts,
     reading: Reading<Field>,
     document: Document,

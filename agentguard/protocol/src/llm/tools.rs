@@ -83,6 +83,12 @@ impl Tools {
         }
     }
 
+    /// Their names, as far as they are known.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.slots.values().map(|tool| tool.name.as_str());
+        names.filter(|name| !name.is_empty())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }

@@ -6,15 +6,17 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use agentguard_decision::Recorder;
+use agentguard_decision::{Decided, Recorder};
 use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
+use crate::http::checked::{Checked, Checks};
 use crate::http::growth::Growth;
 use crate::http::held::Held;
 use crate::http::http2::Streamed;
@@ -369,6 +371,12 @@ pub(crate) struct ResponseBody<R: Recorder> {
     reading: Option<Reading>,
     /// What has come and is being read, and how much of it was.
     in_hand: Option<(Bytes, usize)>,
+    /// Where it is passed on event by event.
+    checked: Option<Checked>,
+    /// What stands behind an event that is asked about.
+    trailers: Option<HeaderMap>,
+    /// Whether its length was told before it.
+    counted: bool,
     ended: bool,
     /// Whether the client was told in place of the rest why there is none.
     over: bool,
@@ -382,6 +390,7 @@ impl<R: Recorder> ResponseBody<R> {
         reading: Option<Reading>,
     ) -> Self {
         let ended = inner.is_end_stream();
+        let counted = inner.size_hint().exact().is_some();
         if reading.as_ref().is_some_and(Reading::counts) {
             // None have come yet, and the outcome says so.
             account.messages();
@@ -392,9 +401,18 @@ impl<R: Recorder> ResponseBody<R> {
             revoked,
             reading,
             in_hand: None,
+            checked: None,
+            trailers: None,
+            counted,
             ended,
             over: false,
         }
+    }
+
+    /// The same, each event of which is passed on once its tools were asked about.
+    pub(crate) fn checked(mut self, checks: Checks) -> Self {
+        self.checked = Some(Checked::new(checks));
+        self
     }
 
     /// What may end it before its end.
@@ -423,9 +441,79 @@ impl<R: Recorder> ResponseBody<R> {
         Ok(at + read.len())
     }
 
-    /// Whether it may have another length than its server gives it, and nothing of it waits to be read.
-    fn may_be_longer(&self) -> bool {
-        self.in_hand.is_none() && self.inner.size_hint().exact().is_none()
+    /// What the client is told in place of the rest; where that cannot be said, that it breaks off.
+    fn last_words(&mut self, denied: &Decided) -> Result<Frame<Bytes>, BodyFailed> {
+        // Nothing that its server does not count, and nothing behind half an event.
+        let counted = self.counted;
+        let between = match (&self.checked, &self.reading) {
+            // What has gone are whole events.
+            (Some(_), Some(_)) => true,
+            (None, Some(reading)) => self.in_hand.is_none() && reading.is_between(),
+            (_, None) => false,
+        };
+        let reading = self.reading.as_ref().filter(|_| between && !counted);
+        let words = reading.and_then(|reading| reading.last_words(denied));
+        self.over = words.is_some();
+        words.map(Frame::data).ok_or(BodyFailed::Revoked)
+    }
+
+    /// As [`Self::poll_frame`], event by event.
+    fn poll_checked(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        loop {
+            let (Some(checked), Some(reading)) = (&mut self.checked, &mut self.reading) else {
+                return Poll::Ready(None);
+            };
+            let mut count = 0;
+            let polled = checked.poll(cx, reading, &mut count);
+            let messages = &self.account.messages().received;
+            messages.fetch_add(count, Ordering::Relaxed);
+            match ready!(polled) {
+                Ok(None) => {}
+                Ok(Some(data)) => {
+                    let length = data.len() as u64;
+                    self.account.received.fetch_add(length, Ordering::Relaxed);
+                    if checked.size() == 0 && self.inner.is_end_stream() {
+                        self.end();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Err(denied) => {
+                    self.ended = true;
+                    self.account.fail(revoked(&denied));
+                    return Poll::Ready(Some(self.last_words(&denied)));
+                }
+            }
+            let frame = match self.trailers.take() {
+                Some(trailers) => Some(Ok(Frame::trailers(trailers))),
+                None => ready!(Pin::new(&mut self.inner).poll_frame(cx)),
+            };
+            let trailers = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        checked.take(data);
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().ok(),
+                },
+                Some(Err(error)) => {
+                    self.ended = true;
+                    let message = format!("the upstream broke off its answer: {error}");
+                    self.account.fail(message);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => None,
+            };
+            if checked.size() > 0 {
+                checked.end(reading);
+                self.trailers = trailers;
+                continue;
+            }
+            self.end();
+            return Poll::Ready(trailers.map(|it| Ok(Frame::trailers(it))));
+        }
     }
 
     /// Notes that the upstream has ended its answer.
@@ -460,13 +548,13 @@ impl<R: Recorder> Body for ResponseBody<R> {
         {
             this.ended = true;
             this.account.fail(revoked(&denied));
-            let reading = this.reading.as_ref().filter(|_| this.may_be_longer());
-            let words = reading.and_then(|reading| reading.last_words(&denied));
-            this.over = words.is_some();
-            return Poll::Ready(Some(words.map(Frame::data).ok_or(BodyFailed::Revoked)));
+            return Poll::Ready(Some(this.last_words(&denied)));
         }
         if this.over {
             return Poll::Ready(None);
+        }
+        if this.checked.is_some() && !this.ended {
+            return this.poll_checked(cx);
         }
         let (frame, at) = match this.in_hand.take() {
             Some((data, at)) => (Some(Ok(Frame::data(data))), at),
@@ -506,13 +594,15 @@ impl<R: Recorder> Body for ResponseBody<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.in_hand.is_none() && self.inner.is_end_stream()
+        let here = self.checked.as_ref().map_or(0, Checked::size);
+        self.over || self.in_hand.is_none() && here == 0 && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.inner.size_hint();
         let in_hand = self.in_hand.as_ref();
         add(&mut hint, in_hand.map_or(0, |(data, _)| data.len()));
+        add(&mut hint, self.checked.as_ref().map_or(0, Checked::size));
         hint
     }
 }

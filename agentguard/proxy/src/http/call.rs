@@ -85,6 +85,8 @@ impl Calling {
             stream: false,
             max_output_tokens: None,
             tools: Vec::new(),
+            asks: Vec::new(),
+            asks_unread: false,
             not_understood: None,
         }
     }

@@ -29,8 +29,10 @@ use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
 use crate::http::call::{Calling, Unread};
+use crate::http::checked::Checks;
 use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::{Growth, Judge as _};
+use crate::http::held::{Held, Holding};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
 use crate::http::reading::Reading;
@@ -215,11 +217,25 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 return refuse(&denied, StatusCode::FORBIDDEN, tongue);
             }
         };
-        let response = match carried {
-            Ok(carried) => {
-                let endpoint = calling.as_ref().map(Calling::endpoint);
-                self.answer(carried, &account, asked, revoked, answer, endpoint)
+        let endpoint = calling.as_ref().map(Calling::endpoint);
+        let checked = match (carried, endpoint) {
+            (Ok(carried), Some(endpoint)) => {
+                let examining = pin!(self.examine(carried, &account, &asked, endpoint));
+                let examined = revoked.unless(examining).await;
+                examined.and_then(|examined| examined)
             }
+            (carried, _) => Ok(carried),
+        };
+        let carried = match checked {
+            Ok(carried) => carried,
+            Err(denied) => {
+                account.fail(relay::revoked(&denied));
+                account.answered(StatusCode::FORBIDDEN);
+                return refuse(&denied, StatusCode::FORBIDDEN, tongue);
+            }
+        };
+        let response = match carried {
+            Ok(carried) => self.answer(carried, &account, asked, revoked, answer, endpoint),
             Err(_) if let Some(denied) = grown.get().or(revoked.peek()) => {
                 refuse(denied, StatusCode::FORBIDDEN, tongue)
             }
@@ -398,6 +414,59 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         })
     }
 
+    /// Reads the answer to a call that is one document before it is passed on, where a rule looks at the tools that it
+    /// asks for. Event streams are read on their way.
+    ///
+    /// # Errors
+    /// It is denied.
+    async fn examine(
+        &self,
+        carried: Carried<R>,
+        account: &Account<R>,
+        asked: &Arc<Asked>,
+        endpoint: Endpoint,
+    ) -> Result<Result<Carried<R>, Failed>, Decided> {
+        let looks = self.flow.guard.decider.looks_at_tool_calls();
+        if !looks || carried.upgrade.is_some() || !carried.parts.status.is_success() {
+            return Ok(Ok(carried));
+        }
+        let room = |memory| self.flow.room(memory);
+        let reading = Reading::of(&carried.parts.headers, Some(endpoint), room);
+        let mut reading = reading.ok().flatten();
+        if reading.as_ref().is_some_and(Reading::is_plain_events) {
+            return Ok(Ok(carried));
+        }
+        let mut checks = Checks::new(self.flow.clone(), Arc::clone(asked));
+        // The events of a coded stream are not held one by one.
+        reading = reading.filter(|it| !it.counts());
+        let Some(mut reading) = reading else {
+            return checks.check(None).await.map(|()| Ok(carried));
+        };
+        let held = Held::read(carried.body, room, |piece| {
+            // What cannot be decoded is told by what it says.
+            let _ = reading.push(piece);
+        });
+        let (body, asks) = match held.await {
+            Ok((held, Holding::Whole)) => {
+                reading.whole_ends();
+                (Received::Held(held), reading.asks())
+            }
+            Ok((held, Holding::Beyond(_))) => (Received::Held(held), None),
+            Err(error) => {
+                let message = format!("the upstream broke off its answer: {error}");
+                let code = ReasonCode::UpstreamUnreachable;
+                return Ok(Err(Failed::bad_gateway(code, message)));
+            }
+        };
+        if let Err(denied) = checks.check(asks).await {
+            if let Some(said) = reading.answer() {
+                account.said(said);
+            }
+            return Err(denied);
+        }
+        Ok(Ok(Carried { body, ..carried }))
+    }
+
     /// The upstream's answer as the client gets it.
     fn answer(
         &self,
@@ -450,7 +519,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                     None
                 });
-                let body = ResponseBody::new(body, Arc::clone(account), revoked, reading);
+                let checks = reading.as_ref().is_some_and(Reading::is_plain_events)
+                    && endpoint.is_some()
+                    && parts.status.is_success()
+                    && self.flow.guard.decider.looks_at_tool_calls();
+                let mut body = ResponseBody::new(body, Arc::clone(account), revoked, reading);
+                if checks {
+                    body = body.checked(Checks::new(self.flow.clone(), asked));
+                }
                 if !self.is_http2() {
                     let denial = Some(body.denial().downgrade());
                     *self

@@ -31,7 +31,8 @@ pub(crate) trait Judge: Send + Sync {
     fn room(&self, memory: usize) -> Option<Decoding>;
 }
 
-type Asking = Pin<Box<dyn Future<Output = Option<Decided>> + Send>>;
+/// The answer of a [`Judge`], once it is there.
+pub(crate) type Asking = Pin<Box<dyn Future<Output = Option<Decided>> + Send>>;
 
 impl<R: Recorder, P: Port> Judge for Flow<R, P> {
     fn limit(&self, asked: &Asked) -> Option<u64> {

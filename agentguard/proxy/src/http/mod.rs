@@ -21,6 +21,7 @@
 
 mod body;
 mod call;
+mod checked;
 mod exchange;
 mod gated;
 mod growth;

@@ -140,11 +140,41 @@ impl Reading {
         self.llm.map(|(llm, _)| llm.finish())
     }
 
+    /// Whether nothing of another event has come since the last one ended.
+    pub(crate) fn is_between(&self) -> bool {
+        let events = self.events.as_ref();
+        events.is_some_and(Pieces::is_between)
+    }
+
+    /// Whether it is read event by event, as it comes.
+    pub(crate) const fn is_plain_events(&self) -> bool {
+        self.events.is_some() && self.decoder.is_none()
+    }
+
+    /// The event in hand is over, with the stream.
+    pub(crate) fn event_ends(&mut self) {
+        if let Some((llm, _)) = &mut self.llm {
+            llm.event_ends();
+        }
+    }
+
+    /// The document is over that it is.
+    pub(crate) fn whole_ends(&mut self) {
+        if let Some((llm, _)) = &mut self.llm {
+            llm.whole_ends();
+        }
+    }
+
+    /// The tools that a language model has asked to call so far. None where that is not known.
+    pub(crate) fn asks(&self) -> Option<Vec<String>> {
+        let (llm, _) = self.llm.as_ref()?;
+        llm.asks().ok()
+    }
+
     /// What a client is told last where it may have no more of a stream of a language model's: an error, in its
-    /// provider's words. None where it would not be read as one: in the middle of an event, or of a coding.
+    /// provider's words. None where it would not be read as one: in a coding.
     pub(crate) fn last_words(&self, denied: &Decided) -> Option<Bytes> {
-        let (Some(events), Some((_, endpoint)), None) = (&self.events, &self.llm, &self.decoder)
-        else {
+        let (Some(_), Some((_, endpoint)), None) = (&self.events, &self.llm, &self.decoder) else {
             return None;
         };
         let refusal = Refusal {
@@ -152,8 +182,7 @@ impl Reading {
             reason: &denied.reason,
             decision: denied.id,
         };
-        let event = || refusal.stream_event(*endpoint).into();
-        events.is_between().then(event)
+        Some(refusal.stream_event(*endpoint).into())
     }
 
     /// The rest cannot be decoded. What nobody counts on passes all the same.

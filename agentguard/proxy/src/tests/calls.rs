@@ -16,7 +16,7 @@ fn call(fields: &str) -> String {
     format!("POST /v1/chat/completions HTTP/1.1\r\nHost: api.example\r\n{fields}\r\n")
 }
 
-fn sized(body: &[u8], more: &str) -> Vec<u8> {
+pub(super) fn sized(body: &[u8], more: &str) -> Vec<u8> {
     let length = format!("Content-Length: {}\r\n{more}", body.len());
     let mut message = call(&length).into_bytes();
     message.extend_from_slice(body);

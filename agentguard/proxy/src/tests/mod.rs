@@ -1,5 +1,6 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
+mod asked_tools;
 mod authority;
 mod calls;
 mod clear_http2;
@@ -84,6 +85,8 @@ enum Rules {
     Calls,
     /// The name is a provider's, and everything is allowed.
     CallsUnread,
+    /// The same, but for answers that ask for `shell`.
+    CallsAsked,
     /// The same, where calls are allowed in requests alone.
     CallsByPost,
 }
@@ -351,7 +354,7 @@ pub(crate) fn no_changes() -> Changes {
 
 fn policy(rules: Rules) -> Policy {
     let providers = match rules {
-        Rules::Calls | Rules::CallsUnread | Rules::CallsByPost => {
+        Rules::Calls | Rules::CallsUnread | Rules::CallsAsked | Rules::CallsByPost => {
             "[{ name: ours, api: openai, hosts: [api.example] }]"
         }
         _ => "[]",
@@ -408,6 +411,12 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
+        }
+        Rules::CallsAsked => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }, \
+              { id: shell, action: deny, reason: No shell., \
+                match: { host: [api.example], llm: { tool_calls: [shell] } } }]"
         }
         Rules::CallsByPost => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

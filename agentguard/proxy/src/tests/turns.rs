@@ -13,7 +13,7 @@ use super::{Rules, World, by_name, codes, read_some, read_until, soon, write};
 const HANDSHAKE: &str = "GET /v1/responses HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
-async fn open(world: &World) -> (TcpStream, TcpStream) {
+pub(super) async fn open(world: &World) -> (TcpStream, TcpStream) {
     let mut client = world.connect().await;
     write(&mut client, HANDSHAKE).await;
     let mut upstream = world.accept().await;
@@ -26,19 +26,19 @@ async fn open(world: &World) -> (TcpStream, TcpStream) {
     (client, upstream)
 }
 
-fn create(model: &str, tool: &str) -> Vec<u8> {
+pub(super) fn create(model: &str, tool: &str) -> Vec<u8> {
     let call = json!({ "type": "response.create", "model": model, "input": "hi",
         "tools": [{ "type": "function", "name": tool }] });
     masked(0x81, call.to_string())
 }
 
 /// What the upstream gets of it.
-async fn passes(upstream: &mut TcpStream, message: &[u8]) {
+pub(super) async fn passes(upstream: &mut TcpStream, message: &[u8]) {
     let got = read_some(upstream, message.len()).await;
     assert_eq!(got, message);
 }
 
-fn event(event: &Value) -> Vec<u8> {
+pub(super) fn event(event: &Value) -> Vec<u8> {
     frame(0x81, event.to_string())
 }
 
@@ -56,7 +56,7 @@ fn answer(model: &str, input: u64) -> [Vec<u8>; 3] {
 }
 
 /// Reads a short text of a server's, and gives it as JSON.
-async fn read_event(client: &mut TcpStream) -> Value {
+pub(super) async fn read_event(client: &mut TcpStream) -> Value {
     let head = read_some(client, 2).await;
     assert_eq!(head[0], 0x81);
     let length = match head[1] {

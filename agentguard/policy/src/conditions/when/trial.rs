@@ -118,6 +118,8 @@ impl Example {
                 stream: true,
                 max_output_tokens: Some(1),
                 tools: vec!["1".to_owned()],
+                asks: Vec::new(),
+                asks_unread: false,
                 not_understood: None,
             },
         }

@@ -31,7 +31,8 @@ impl Checking<'_> {
         let says = call.model.is_some()
             || call.stream
             || call.max_output_tokens.is_some()
-            || !call.tools.is_empty();
+            || !call.tools.is_empty()
+            || !call.asks.is_empty();
         if let (Some(opens), true) = (
             call.opens.as_ref().filter(|it| it.value),
             says || not_understood.is_some(),
@@ -44,7 +45,7 @@ impl Checking<'_> {
         if let (Some(not_understood), true) = (not_understood, says) {
             let message =
                 "of a call that cannot be read nothing is known but provider and operation";
-            let hint = "leave `model`, `stream`, `max_output_tokens` and `tools` out";
+            let hint = "leave `model`, `stream`, `max_output_tokens`, `tools` and `asks` out";
             self.error(not_understood.place, message, hint);
             return None;
         }
@@ -55,6 +56,8 @@ impl Checking<'_> {
             stream: call.stream,
             max_output_tokens: call.max_output_tokens,
             tools: call.tools.clone(),
+            asks: call.asks.clone(),
+            asks_unread: false,
             not_understood: not_understood.map(|_| "the test says so".to_owned()),
         })
     }

@@ -15,39 +15,57 @@ use crate::http::websocket::hold::Hold;
 pub(in crate::http::websocket) struct Answers<'a, R: Recorder, P: Port> {
     turns: &'a Turns<R, P>,
     in_message: bool,
+    /// Whether the message in hand waits until it was read.
+    holds: bool,
+    held: BytesMut,
 }
+
+/// The most bytes of a message that are held. A longer one is not read.
+const MAX_HELD: usize = 1024 * 1024;
 
 impl<'a, R: Recorder, P: Port> Answers<'a, R, P> {
     pub(in crate::http::websocket) fn new(turns: &'a Turns<R, P>) -> Self {
         Self {
             turns,
             in_message: false,
+            holds: false,
+            held: BytesMut::new(),
         }
     }
 
     /// Whether something may be said to the client now.
     pub(in crate::http::websocket) const fn is_between(&self) -> bool {
-        !self.in_message
+        // What is held has not been begun for the client.
+        !self.in_message || self.holds
     }
 }
 
 impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     async fn begin(&mut self, _: &Head) -> Result<(), Stopped> {
         self.in_message = true;
+        self.holds = self.turns.holds_events();
         Ok(())
     }
 
     fn is_ruled(&self) -> bool {
-        false
+        self.holds
     }
 
     async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
         self.turns.hear(plain);
+        let too_long = self.holds && self.held.len() > MAX_HELD;
+        if ends == Ends::Message {
+            self.turns.event_ends();
+        }
+        if self.holds && (ends == Ends::Message || too_long) {
+            self.turns.check(too_long).await?;
+            self.holds = false;
+        }
         if ends == Ends::Message {
             self.in_message = false;
             self.turns.heard();
         }
-        Ok(true)
+        Ok(!self.holds)
     }
 
     async fn change(&mut self) {
@@ -63,8 +81,17 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     }
 
     fn take(&mut self, frame: &mut BytesMut, _: bool, give: impl FnOnce(&[u8])) {
-        give(frame);
+        if self.holds || !self.held.is_empty() {
+            self.held.extend_from_slice(frame);
+        } else {
+            give(frame);
+        }
         frame.clear();
+    }
+
+    fn release(&mut self) -> Option<(BytesMut, bool)> {
+        let any = !self.holds && !self.held.is_empty();
+        any.then(|| (self.held.split(), false))
     }
 
     fn own(&mut self) -> Option<Vec<u8>> {

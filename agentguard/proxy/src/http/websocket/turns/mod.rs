@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use crate::Port;
 use crate::account::Account;
 use crate::connection::Flow;
+use crate::http::checked::Checks;
 use crate::http::websocket::Stopped;
 use crate::revoked::Revoked;
 
@@ -55,6 +56,7 @@ struct Turn<R: Recorder> {
     account: Arc<Account<R>>,
     revoked: Revoked,
     answer: AnswerReader,
+    checks: Arc<tokio::sync::Mutex<Checks>>,
     /// Whether its answer has begun.
     begun: bool,
 }
@@ -105,6 +107,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             stream: true,
             max_output_tokens: None,
             tools: Vec::new(),
+            asks: Vec::new(),
+            asks_unread: false,
             not_understood: None,
         })
     }
@@ -134,12 +138,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             return Err(Stopped::Denied(refused));
         }
         account.sent.fetch_add(size, Ordering::Relaxed);
+        let checks = Checks::new(self.flow.clone(), Arc::clone(&asked));
         let revoked = self.flow.request_revoked(changes, asked);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.open().push_back(Turn {
             account,
             revoked,
             answer: AnswerReader::new(Endpoint::Responses),
+            checks: Arc::new(tokio::sync::Mutex::new(checks)),
             begun: false,
         });
         Ok(true)
@@ -172,14 +178,39 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
     }
 
+    /// Whether events are to be passed on once they were read.
+    fn holds_events(&self) -> bool {
+        let any = !self.open().is_empty();
+        any && self.flow.guard.decider.looks_at_tool_calls()
+    }
+
+    /// Asks about the tools that the answer asks for, an event of which is over. `unread`: it was too long.
+    async fn check(&self, unread: bool) -> Result<(), Stopped> {
+        let asked = self.open().front().map(|turn| {
+            let asks = turn.answer.asks().ok().filter(|_| !unread);
+            (Arc::clone(&turn.checks), asks)
+        });
+        let Some((checks, asks)) = asked else {
+            return Ok(());
+        };
+        let mut checks = checks.lock().await;
+        checks.check(asks).await.map_err(Stopped::Denied)
+    }
+
     /// An event is over.
+    fn event_ends(&self) {
+        if let Some(turn) = self.open().front_mut() {
+            turn.answer.event_ends();
+        }
+    }
+
+    /// It was passed on.
     fn heard(&self) {
         let mut open = self.open();
         let others = open.len() > 1;
         let Some(turn) = open.front_mut() else {
             return;
         };
-        turn.answer.event_ends();
         let ended = match turn.answer.progress() {
             Progress::Within => None,
             Progress::Over => Some(None),
