@@ -28,6 +28,10 @@ const GROUPS: &[Group] = &[
         measure: policy,
     },
     Group {
+        name: "protocol",
+        measure: protocol,
+    },
+    Group {
         name: "run",
         measure: run_a_command,
     },
@@ -173,6 +177,22 @@ fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
         samples,
         &["agent-governance-toolkit", "hundred_rules"],
     ))
+}
+
+/// How often the decoders are measured.
+const PROTOCOL_ROUNDS: usize = 7;
+
+/// What decoding costs, beside a common parser of the same documents.
+fn protocol(workspace: &Workspace) -> Result<Vec<Line>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-protocol"]);
+    exec::run(cargo.args(["--example", "decoders"]))?;
+    let decoders = workspace.target().join("release/examples/decoders");
+    let mut samples = Vec::new();
+    for _ in 0..PROTOCOL_ROUNDS {
+        samples.extend(printed(&mut Command::new(&decoders))?);
+    }
+    Ok(summed_up(samples, &["serde_json"]))
 }
 
 /// What the optimised programs measure.
