@@ -81,6 +81,19 @@ struct AnthropicFault<'a> {
     message: &'a str,
 }
 
+/// An error as clients of Google's APIs read it (its "Errors", and google-genai 3, `APIError`).
+#[derive(Serialize)]
+struct GoogleError<'a> {
+    error: GoogleFault<'a>,
+}
+
+#[derive(Serialize)]
+struct GoogleFault<'a> {
+    code: u16,
+    message: &'a str,
+    status: &'a str,
+}
+
 impl Refusal<'_> {
     /// The refusal of a call of a language model, as the provider would put it.
     #[must_use]
@@ -103,6 +116,13 @@ impl Refusal<'_> {
                     message: &message,
                 },
                 request_id: self.decision,
+            }),
+            LlmApi::Gemini => serde_json::to_vec(&GoogleError {
+                error: GoogleFault {
+                    code: self.status.as_u16(),
+                    message: &message,
+                    status: google_status(self.status),
+                },
             }),
         };
         self.with("application/json", body.unwrap_or_default())
@@ -223,6 +243,19 @@ const fn anthropic_type(status: StatusCode) -> &'static str {
     }
 }
 
+/// What Google's APIs call an error of this status (`google.rpc.Code`).
+const fn google_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        403 | 421 => "PERMISSION_DENIED",
+        408 | 504 => "DEADLINE_EXCEEDED",
+        426 => "FAILED_PRECONDITION",
+        429 => "RESOURCE_EXHAUSTED",
+        502 | 503 => "UNAVAILABLE",
+        500..=599 => "INTERNAL",
+        _ => "INVALID_ARGUMENT",
+    }
+}
+
 /// Whether a request is a call of gRPC, whose clients read no body of an answer that is none.
 #[must_use]
 pub fn is_grpc(fields: &HeaderMap) -> bool {
@@ -316,6 +349,12 @@ mod tests {
                 LlmApi::Anthropic,
                 format!(
                     r#"{{"type":"error","error":{{"type":"permission_error","message":"{told}"}},"request_id":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}}"#
+                ),
+            ),
+            (
+                LlmApi::Gemini,
+                format!(
+                    r#"{{"error":{{"code":403,"message":"{told}","status":"PERMISSION_DENIED"}}}}"#
                 ),
             ),
         ] {

@@ -9,7 +9,8 @@ use agentguard_protocol::sse::{Piece, Pieces};
 /// How long each target runs under `cargo test`.
 const MOMENT: Duration = Duration::from_secs(2);
 
-const ENDPOINTS: [Endpoint; 7] = [
+/// New ones come last: inputs name them by number.
+const ENDPOINTS: [Endpoint; 11] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Embeddings,
@@ -17,6 +18,10 @@ const ENDPOINTS: [Endpoint; 7] = [
     Endpoint::ResponsesTokens,
     Endpoint::Messages,
     Endpoint::MessagesTokens,
+    Endpoint::GenerateContent { stream: true },
+    Endpoint::ContentTokens,
+    Endpoint::EmbedContent,
+    Endpoint::PredictMessages { stream: true },
 ];
 
 type Input<'a> = (Endpoint, &'a [u8], [&'a [u8]; 2]);

@@ -3,6 +3,7 @@
 use agentguard_model::LlmAnswer;
 
 use super::chat::Chat;
+use super::gemini::Gemini;
 use super::responses::Responses;
 use super::{Endpoint, NotUnderstood, Word, anthropic::Messages, tools::Tools};
 use crate::json::{Event, Scanner, Sink};
@@ -43,6 +44,7 @@ enum Form {
     Chat(Chat),
     Responses(Responses),
     Messages(Messages),
+    Gemini(Gemini),
 }
 
 /// What a form makes of a document.
@@ -57,6 +59,7 @@ impl Form {
             Self::Chat(chat) => chat,
             Self::Responses(responses) => responses,
             Self::Messages(messages) => messages,
+            Self::Gemini(gemini) => gemini,
         }
     }
 }
@@ -72,13 +75,21 @@ impl AnswerReader {
             Endpoint::Responses | Endpoint::ResponsesTokens => {
                 Form::Responses(Responses::default())
             }
-            Endpoint::Messages | Endpoint::MessagesTokens => Form::Messages(Messages::default()),
+            Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {
+                Form::Messages(Messages::default())
+            }
+            Endpoint::GenerateContent { .. }
+            | Endpoint::ContentTokens
+            | Endpoint::EmbedContent
+            | Endpoint::Interactions
+            | Endpoint::Predict { .. } => Form::Gemini(Gemini::default()),
         };
+        let read = !matches!(endpoint, Endpoint::Interactions | Endpoint::Predict { .. });
         Self {
             scanner: Scanner::default(),
             form,
             start: Start::default(),
-            fault: None,
+            fault: (!read).then_some(NotUnderstood::Form),
             events: false,
         }
     }
@@ -134,6 +145,7 @@ impl AnswerReader {
             Form::Chat(chat) => chat.answer.finish(),
             Form::Responses(responses) => responses.answer.finish(),
             Form::Messages(messages) => messages.finish(),
+            Form::Gemini(gemini) => gemini.finish(),
         };
         answer.not_understood = self.fault.map(|fault| fault.to_string());
         answer

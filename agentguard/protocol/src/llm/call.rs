@@ -1,7 +1,9 @@
 //! What a request asks for.
 
-use std::mem;
+use std::{fmt, mem};
 
+use super::gemini_call::GeminiCall;
+use super::names::in_another_case;
 use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
 
@@ -23,24 +25,50 @@ pub struct Call {
 #[derive(Debug)]
 pub struct CallReader {
     scanner: Scanner,
-    sink: CallSink,
+    form: Box<dyn Asks>,
+}
+
+/// What a form makes of a request's content.
+pub(super) trait Asks: Sink + fmt::Debug + Send {
+    /// Why it is not understood, as far as it came.
+    fn fault(&self) -> Option<&NotUnderstood>;
+
+    /// What it asks for, once it is whole.
+    fn finish(self: Box<Self>) -> Result<Call, NotUnderstood>;
+}
+
+/// Content of which nobody knows what it says.
+#[derive(Debug)]
+struct Unread;
+
+impl Sink for Unread {
+    fn take(&mut self, _: &Path, _: Event<'_>) {}
+}
+
+impl Asks for Unread {
+    fn fault(&self) -> Option<&NotUnderstood> {
+        Some(&NotUnderstood::Form)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Call, NotUnderstood> {
+        Err(NotUnderstood::Form)
+    }
 }
 
 impl CallReader {
     /// For a request to this endpoint.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
+        let form: Box<dyn Asks> = match endpoint {
+            Endpoint::GenerateContent { .. } | Endpoint::ContentTokens | Endpoint::EmbedContent => {
+                Box::new(GeminiCall::default())
+            }
+            Endpoint::Interactions | Endpoint::Predict { .. } => Box::new(Unread),
+            endpoint => Box::new(CallSink::new(endpoint)),
+        };
         Self {
             scanner: Scanner::default(),
-            sink: CallSink {
-                endpoint,
-                call: Call::default(),
-                word: Word::default(),
-                tool: Tool::default(),
-                nested: Tool::default(),
-                object: false,
-                fault: None,
-            },
+            form,
         }
     }
 
@@ -49,8 +77,8 @@ impl CallReader {
     /// # Errors
     /// Why the call is not understood. Nothing more is to be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
-        self.scanner.push(bytes, &mut self.sink)?;
-        self.sink.fault.clone().map_or(Ok(()), Err)
+        self.scanner.push(bytes, &mut *self.form)?;
+        self.form.fault().cloned().map_or(Ok(()), Err)
     }
 
     /// What it asks for, once it is whole.
@@ -58,12 +86,8 @@ impl CallReader {
     /// # Errors
     /// As [`Self::push`].
     pub fn finish(mut self) -> Result<Call, NotUnderstood> {
-        self.scanner.finish(&mut self.sink)?;
-        match self.sink.fault {
-            Some(fault) => Err(fault),
-            None if !self.sink.object => Err(NotUnderstood::NoObject),
-            None => Ok(self.sink.call),
-        }
+        self.scanner.finish(&mut *self.form)?;
+        self.form.finish()
     }
 }
 
@@ -110,15 +134,19 @@ const TOOL: [&str; 6] = [
     "tools",
 ];
 
-/// The one of `known` that a name may be taken for, where case is not looked at.
-fn in_another_case(known: &[&'static str], name: &str) -> Option<&'static str> {
-    let mut known = known.iter().filter(|known| **known != name);
-    known
-        .find(|known| known.eq_ignore_ascii_case(name))
-        .copied()
-}
-
 impl CallSink {
+    fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            call: Call::default(),
+            word: Word::default(),
+            tool: Tool::default(),
+            nested: Tool::default(),
+            object: false,
+            fault: None,
+        }
+    }
+
     fn fail(&mut self, fault: NotUnderstood) {
         self.fault.get_or_insert(fault);
     }
@@ -127,9 +155,11 @@ impl CallSink {
     fn is_limit(&self, name: &str) -> bool {
         match self.endpoint {
             Endpoint::ChatCompletions => matches!(name, "max_tokens" | "max_completion_tokens"),
-            Endpoint::Completions | Endpoint::Messages => name == "max_tokens",
+            Endpoint::Completions | Endpoint::Messages | Endpoint::PredictMessages { .. } => {
+                name == "max_tokens"
+            }
             Endpoint::Responses => name == "max_output_tokens",
-            Endpoint::Embeddings | Endpoint::ResponsesTokens | Endpoint::MessagesTokens => false,
+            _ => false,
         }
     }
 
@@ -288,6 +318,20 @@ impl Sink for CallSink {
                 rest => self.tool(false, rest, event),
             },
             _ => {}
+        }
+    }
+}
+
+impl Asks for CallSink {
+    fn fault(&self) -> Option<&NotUnderstood> {
+        self.fault.as_ref()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Call, NotUnderstood> {
+        match self.fault {
+            Some(fault) => Err(fault),
+            None if !self.object => Err(NotUnderstood::NoObject),
+            None => Ok(self.call),
         }
     }
 }

@@ -158,7 +158,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return self.refuse_stale(tongue).await;
         }
         let calling = Calling::of(&self.flow, &parts.method, &meaning);
-        let tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
+        let tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
         let mut asked = self.asked(&mut parts, &body, &meaning);
         if let Some(calling) = &calling {
             let read = calling.read(&self.flow, &parts.headers, &meaning, body);
