@@ -94,6 +94,12 @@ struct GoogleFault<'a> {
     status: &'a str,
 }
 
+/// An error as clients of Ollama's API read it (ollama-python, `ResponseError`).
+#[derive(Serialize)]
+struct OllamaError<'a> {
+    error: &'a str,
+}
+
 impl Refusal<'_> {
     /// The refusal of a call of a language model, as the provider would put it.
     #[must_use]
@@ -124,6 +130,7 @@ impl Refusal<'_> {
                     status: google_status(self.status),
                 },
             }),
+            LlmApi::Ollama => serde_json::to_vec(&OllamaError { error: &message }),
         };
         self.with("application/json", body.unwrap_or_default())
     }
@@ -357,6 +364,7 @@ mod tests {
                     r#"{{"error":{{"code":403,"message":"{told}","status":"PERMISSION_DENIED"}}}}"#
                 ),
             ),
+            (LlmApi::Ollama, format!(r#"{{"error":"{told}"}}"#)),
         ] {
             let response = refusal.llm_response(api);
             assert_eq!(response.status(), StatusCode::FORBIDDEN);

@@ -530,7 +530,9 @@ fn what_becomes_of_calls_that_cannot_be_read_is_loaded() {
 
 const TABLE: &str = "\
 version: 1
-providers: [{name: ours, api: openai, hosts: [models.corp.example]}]
+providers:
+  - {name: ours, api: openai, hosts: [models.corp.example]}
+  - {name: cellar, api: ollama, hosts: [ollama.corp.example]}
 agents: [{name: coder}, {name: lax, not_understood: allow}, {name: newcomer, mode: shadow}]
 rules:
   - id: ask
@@ -586,6 +588,13 @@ fn tests_make_calls() {
         (
             "coder",
             "llm: {operation: chat, provider: vertex, tools: [googleSearch]}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
+        (
+            "coder",
+            "llm: {operation: text_completion, provider: cellar, stream: true}",
             Expected::Deny,
             true,
             NONE,

@@ -4,13 +4,14 @@ use agentguard_model::LlmAnswer;
 
 use super::chat::Chat;
 use super::gemini::Gemini;
+use super::ollama::Ollama;
 use super::responses::Responses;
 use super::{Endpoint, NotUnderstood, Word, anthropic::Messages, tools::Tools};
 use crate::json::{Event, Scanner, Sink};
 
 /// Reads an answer: [`Self::whole`] where it is one document, [`Self::data`] and [`Self::event_ends`] where it is a
-/// stream of events. What is not understood passes; it is told in what [`Self::finish`] gives, and nothing
-/// behind it is read.
+/// stream of events, [`Self::lines`] where each of its lines is a document. What is not understood passes; it is
+/// told in what [`Self::finish`] gives, and nothing behind it is read.
 #[derive(Debug)]
 pub struct AnswerReader {
     scanner: Scanner,
@@ -19,6 +20,8 @@ pub struct AnswerReader {
     fault: Option<NotUnderstood>,
     /// Whether the document that was begun is a stream's event.
     events: bool,
+    /// Whether events are lines.
+    lines: bool,
 }
 
 /// What some streams end with in place of a document.
@@ -45,6 +48,7 @@ enum Form {
     Responses(Responses),
     Messages(Messages),
     Gemini(Gemini),
+    Ollama(Ollama),
 }
 
 /// What a form makes of a document.
@@ -60,6 +64,7 @@ impl Form {
             Self::Responses(responses) => responses,
             Self::Messages(messages) => messages,
             Self::Gemini(gemini) => gemini,
+            Self::Ollama(ollama) => ollama,
         }
     }
 }
@@ -83,6 +88,9 @@ impl AnswerReader {
             | Endpoint::EmbedContent
             | Endpoint::Interactions
             | Endpoint::Predict { .. } => Form::Gemini(Gemini::default()),
+            Endpoint::OllamaChat | Endpoint::OllamaGenerate | Endpoint::OllamaEmbed => {
+                Form::Ollama(Ollama::default())
+            }
         };
         let read = !matches!(endpoint, Endpoint::Interactions | Endpoint::Predict { .. });
         Self {
@@ -91,6 +99,7 @@ impl AnswerReader {
             start: Start::default(),
             fault: (!read).then_some(NotUnderstood::Form),
             events: false,
+            lines: false,
         }
     }
 
@@ -115,6 +124,11 @@ impl AnswerReader {
             self.whole(bytes);
             return;
         };
+        // What stands before a document is no part of it; nor is the line end of an empty line.
+        let bytes = match held.is_empty() {
+            true => bytes.trim_ascii_start(),
+            false => bytes,
+        };
         held.extend_from_slice(bytes);
         if !DONE.starts_with(held) {
             let held = std::mem::take(held);
@@ -135,9 +149,33 @@ impl AnswerReader {
         self.scanner.begin_again();
     }
 
+    /// A piece of a stream of which each line is a document (NDJSON).
+    pub fn lines(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.lines = true;
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        if let Some(first) = lines.next() {
+            self.data(first);
+        }
+        for line in lines {
+            self.event_ends();
+            self.data(line);
+        }
+    }
+
     /// What came of the call.
     #[must_use]
     pub fn finish(mut self) -> LlmAnswer {
+        // The last line may have no end; one that is cut is none.
+        if self.lines
+            && self.fault.is_none()
+            && matches!(self.start, Start::Document)
+            && self.scanner.finish(self.form.documents()).is_ok()
+        {
+            self.fault = self.form.documents().over(true).err();
+        }
         if !self.events && self.fault.is_none() {
             self.document_ends(false);
         }
@@ -146,6 +184,7 @@ impl AnswerReader {
             Form::Responses(responses) => responses.answer.finish(),
             Form::Messages(messages) => messages.finish(),
             Form::Gemini(gemini) => gemini.finish(),
+            Form::Ollama(ollama) => ollama.answer.finish(),
         };
         answer.not_understood = self.fault.map(|fault| fault.to_string());
         answer

@@ -138,7 +138,11 @@ impl CallSink {
     fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
-            call: Call::default(),
+            call: Call {
+                // Ollama's streams are what is not said otherwise.
+                stream: matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate),
+                ..Call::default()
+            },
             word: Word::default(),
             tool: Tool::default(),
             nested: Tool::default(),
@@ -168,7 +172,14 @@ impl CallSink {
         if let Some(known) = in_another_case(&KNOWN, name) {
             self.fail(NotUnderstood::Case(known));
         }
+        if self.is_ollama() && in_another_case(&["options"], name).is_some() {
+            self.fail(NotUnderstood::Case("options"));
+        }
         match (name, event) {
+            ("options", event) if self.is_ollama() => match event {
+                Event::Begin(Kind::Object) | Event::End(_) | Event::Null => {}
+                _ => self.fail(NotUnderstood::Wrong("options")),
+            },
             // Routers take one of several, of their own choice.
             ("models", Event::Null) => {}
             ("models", _) => self.fail(NotUnderstood::Wrong("models")),
@@ -197,6 +208,28 @@ impl CallSink {
             (name, event) if self.is_limit(name) => self.limit(event),
             _ => {}
         }
+    }
+
+    /// A member of Ollama's `options`.
+    fn option(&mut self, name: &str, event: Event<'_>) {
+        if in_another_case(&["num_predict"], name).is_some() {
+            self.fail(NotUnderstood::Case("num_predict"));
+        }
+        match (name, event) {
+            ("num_predict", Event::Null) => {}
+            // As many as there are.
+            ("num_predict", Event::Number(number))
+                if number.parse::<i64>().is_ok_and(|number| number < 0) => {}
+            ("num_predict", event) => self.limit(event),
+            _ => {}
+        }
+    }
+
+    fn is_ollama(&self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::OllamaChat | Endpoint::OllamaGenerate | Endpoint::OllamaEmbed
+        )
     }
 
     fn limit(&mut self, event: Event<'_>) {
@@ -306,6 +339,9 @@ impl Sink for CallSink {
         match parts.steps() {
             Some([]) => self.object |= event == Event::Begin(Kind::Object),
             Some([Part::Key(name)]) => self.member(name, event),
+            Some([Part::Key("options"), Part::Key(name)]) if self.is_ollama() => {
+                self.option(name, event);
+            }
             Some(
                 [
                     Part::Key("tools" | "functions" | "mcp_servers"),

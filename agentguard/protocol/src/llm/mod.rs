@@ -14,6 +14,7 @@ mod chat;
 mod gemini;
 mod gemini_call;
 mod names;
+mod ollama;
 mod paths;
 mod responses;
 #[cfg(test)]
@@ -120,6 +121,12 @@ pub enum Endpoint {
         /// Whether it is the one that streams.
         stream: bool,
     },
+    /// Ollama's own chat.
+    OllamaChat,
+    /// Ollama's own completions.
+    OllamaGenerate,
+    /// Ollama's own embeddings.
+    OllamaEmbed,
 }
 
 impl Endpoint {
@@ -163,9 +170,10 @@ impl Endpoint {
             | Self::GenerateContent { .. }
             | Self::Interactions
             | Self::PredictMessages { .. }
-            | Self::Predict { .. } => LlmOperation::Chat,
-            Self::Completions => LlmOperation::TextCompletion,
-            Self::Embeddings | Self::EmbedContent => LlmOperation::Embeddings,
+            | Self::Predict { .. }
+            | Self::OllamaChat => LlmOperation::Chat,
+            Self::Completions | Self::OllamaGenerate => LlmOperation::TextCompletion,
+            Self::Embeddings | Self::EmbedContent | Self::OllamaEmbed => LlmOperation::Embeddings,
             Self::ResponsesTokens | Self::MessagesTokens | Self::ContentTokens => {
                 LlmOperation::CountTokens
             }
@@ -188,6 +196,7 @@ impl Endpoint {
             | Self::Interactions
             | Self::PredictMessages { .. }
             | Self::Predict { .. } => LlmApi::Gemini,
+            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => LlmApi::Ollama,
         }
     }
 

@@ -25,16 +25,18 @@ impl Route {
         let own = match api {
             LlmApi::Openai | LlmApi::Anthropic => None,
             LlmApi::Gemini => google(&segments),
+            LlmApi::Ollama => ollama(&segments),
         };
         if own.is_some() {
             return own;
         }
-        // Who has a form of their own speaks OpenAI's too, below another path.
-        let spoken = match api {
-            LlmApi::Gemini => LlmApi::Openai,
-            api => api,
+        // Who has a form of their own speaks others too, below other paths.
+        let spoken: &[LlmApi] = match api {
+            LlmApi::Openai | LlmApi::Gemini => &[LlmApi::Openai],
+            LlmApi::Anthropic => &[LlmApi::Anthropic],
+            LlmApi::Ollama => &[LlmApi::Openai, LlmApi::Anthropic],
         };
-        let endpoint = Endpoint::of(spoken, path)?;
+        let endpoint = spoken.iter().find_map(|api| Endpoint::of(*api, path))?;
         Some(Self {
             endpoint,
             model: deployment(&segments),
@@ -195,4 +197,22 @@ impl GoogleModel<'_> {
             (id, kind) => Some(format!("{kind}/{id}")),
         }
     }
+}
+
+/// Ollama's own: `…/api/chat` and its like.
+fn ollama(segments: &[String]) -> Option<Route> {
+    let (last, before) = segments.split_last()?;
+    if !before.last()?.eq_ignore_ascii_case("api") {
+        return None;
+    }
+    let endpoint = match last.to_ascii_lowercase().as_str() {
+        "chat" => Endpoint::OllamaChat,
+        "generate" => Endpoint::OllamaGenerate,
+        "embed" | "embeddings" => Endpoint::OllamaEmbed,
+        _ => return None,
+    };
+    Some(Route {
+        endpoint,
+        model: None,
+    })
 }

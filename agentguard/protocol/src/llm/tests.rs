@@ -9,6 +9,7 @@ use super::{
 use crate::sse::{Piece, Pieces};
 
 mod gemini;
+mod ollama;
 
 fn call(endpoint: Endpoint, body: &str) -> Result<Call, NotUnderstood> {
     let in_pieces = |size: usize| {

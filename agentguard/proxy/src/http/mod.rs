@@ -22,6 +22,7 @@
 mod body;
 mod call;
 mod exchange;
+mod framing;
 mod gated;
 mod growth;
 mod held;

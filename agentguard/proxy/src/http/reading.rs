@@ -5,13 +5,10 @@ use std::ops::ControlFlow;
 use agentguard_model::LlmAnswer;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
 use agentguard_protocol::llm::{AnswerReader, Endpoint};
-use agentguard_protocol::sse::{Piece, Pieces};
 use http::header::{self, HeaderMap};
 
 use crate::decoders::Decoding;
-
-/// The most bytes that are kept of a line that is no data.
-const MAX_LINE: usize = 4 * 1024;
+use crate::http::framing::Framing;
 
 /// How much a coded answer may decode to: this, and for each byte of it [`RATIO`] more. Beyond it an event
 /// stream is cut, and another answer is not read. Text in JSON comes to a tenth of that.
@@ -27,8 +24,7 @@ const SLICE: usize = 4 * 1024;
 pub(crate) struct Reading {
     /// With the room that it takes; none where the answer is not coded.
     decoder: Option<(Box<Decoder>, Decoding)>,
-    /// None where the answer is one document.
-    events: Option<Pieces>,
+    framing: Framing,
     llm: Option<AnswerReader>,
     /// Whether the rest passes unread.
     gave_up: bool,
@@ -47,15 +43,13 @@ impl Reading {
         room: impl FnOnce(usize) -> Option<Decoding>,
     ) -> Result<Option<Self>, String> {
         let kind = kind(fields);
-        let events = kind.eq_ignore_ascii_case("text/event-stream");
-        if !events {
-            if endpoint.is_none() {
-                return Ok(None);
-            }
-            if !is_json(kind) {
+        let framing = match Framing::of(kind) {
+            Some(framing) if framing.counts() || endpoint.is_some() => framing,
+            None if endpoint.is_some() => {
                 return Err(format!("its type is `{}`", kind.escape_debug()));
             }
-        }
+            _ => return Ok(None),
+        };
         let codings = Codings::read(fields).map_err(|why| why.to_string())?;
         let decoder = if codings.is_identity() {
             None
@@ -66,7 +60,7 @@ impl Reading {
         };
         Ok(Some(Self {
             decoder,
-            events: events.then(|| Pieces::new(MAX_LINE)),
+            framing,
             llm: endpoint.map(AnswerReader::new),
             gave_up: false,
         }))
@@ -74,7 +68,7 @@ impl Reading {
 
     /// Whether events are counted.
     pub(crate) const fn counts(&self) -> bool {
-        self.events.is_some()
+        self.framing.counts()
     }
 
     /// Reads the next bytes, and says how many events end with them.
@@ -86,9 +80,9 @@ impl Reading {
             return Ok(0);
         }
         let mut count = 0;
-        let (events, llm) = (&mut self.events, &mut self.llm);
+        let (framing, llm) = (&mut self.framing, &mut self.llm);
         let mut read = |bytes: &[u8]| {
-            count += read(events.as_mut(), llm.as_mut(), bytes);
+            count += framing.read(llm.as_mut(), bytes);
             ControlFlow::Continue(())
         };
         let pushed = match &mut self.decoder {
@@ -141,35 +135,8 @@ impl Reading {
         if let Some(llm) = &mut self.llm {
             llm.give_up(why.into());
         }
-        if self.events.is_some() {
-            Err(why)
-        } else {
-            Ok(())
-        }
+        if self.counts() { Err(why) } else { Ok(()) }
     }
-}
-
-/// Reads what an answer says, and says how many events end with that.
-fn read(events: Option<&mut Pieces>, mut llm: Option<&mut AnswerReader>, bytes: &[u8]) -> u64 {
-    let mut count = 0;
-    match events {
-        Some(events) => events.push(bytes, &mut |piece| match (piece, &mut llm) {
-            (Piece::Data(data), Some(llm)) => llm.data(data),
-            (Piece::Data(_), None) => {}
-            (Piece::End { .. }, llm) => {
-                count += 1;
-                if let Some(llm) = llm {
-                    llm.event_ends();
-                }
-            }
-        }),
-        None => {
-            if let Some(llm) = llm {
-                llm.whole(bytes);
-            }
-        }
-    }
-    count
 }
 
 /// The type (RFC 9110, 8.3.1), without its parameters.
@@ -177,10 +144,4 @@ fn kind(fields: &HeaderMap) -> &str {
     let kind = fields.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim()
-}
-
-/// Whether a type is JSON, or may be.
-fn is_json(kind: &str) -> bool {
-    let kind = kind.to_ascii_lowercase();
-    kind.is_empty() || kind == "application/json" || kind.ends_with("+json")
 }
