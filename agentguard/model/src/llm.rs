@@ -11,6 +11,11 @@ pub enum LlmApi {
     Openai,
     /// Anthropic's: Messages.
     Anthropic,
+    /// Google's: `generateContent` and its like, in the Gemini API and in Vertex AI. `OpenAI`'s is spoken there too,
+    /// and in Vertex AI Anthropic's.
+    Gemini,
+    /// Ollama's own: `/api/chat` and its like. `OpenAI`'s and Anthropic's are spoken there too.
+    Ollama,
 }
 
 /// Who answers at a host, and in which form.

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 
 use agentguard_model::{HostName, LlmApi, Provider};
 
-use crate::pattern::HostPattern;
+use crate::pattern::{HostPattern, Wildcard};
 use crate::policy::Policy;
 
 /// The providers that need no document: name, form and hosts.
-const BUILT_IN: [(&str, LlmApi, &[&str]); 9] = [
+const BUILT_IN: [(&str, LlmApi, &[&str]); 11] = [
     ("openai", LlmApi::Openai, &["api.openai.com", "chatgpt.com"]),
     (
         "azure_openai",
@@ -27,7 +27,65 @@ const BUILT_IN: [(&str, LlmApi, &[&str]); 9] = [
     ("deepseek", LlmApi::Openai, &["api.deepseek.com"]),
     ("openrouter", LlmApi::Openai, &["openrouter.ai"]),
     ("together", LlmApi::Openai, &["api.together.xyz"]),
+    (
+        "gemini",
+        LlmApi::Gemini,
+        &["generativelanguage.googleapis.com"],
+    ),
+    ("vertex", LlmApi::Gemini, &["aiplatform.googleapis.com"]),
 ];
+
+/// Hosts of those, of which there is one for each region: in a label, `*` stands for any run of characters.
+const REGIONAL: [(&str, &str); 2] = [
+    ("vertex", "*-aiplatform.googleapis.com"),
+    ("vertex", "aiplatform.*.rep.googleapis.com"),
+];
+
+static BY_REGION: LazyLock<Vec<Regional>> = LazyLock::new(|| {
+    let regional = REGIONAL.iter().filter_map(|(name, hosts)| {
+        let (_, api, _) = BUILT_IN.iter().find(|(built_in, ..)| built_in == name)?;
+        Some(Regional {
+            labels: hosts.split('.').map(Wildcard::new).collect(),
+            provider: Provider {
+                name: (*name).to_owned(),
+                api: *api,
+            },
+        })
+    });
+    regional.collect()
+});
+
+/// Hosts of a provider that has one for each region.
+#[derive(Debug)]
+struct Regional {
+    labels: Vec<Wildcard>,
+    provider: Provider,
+}
+
+impl Regional {
+    fn has(&self, host: &HostName) -> bool {
+        let labels = host.as_str().split('.');
+        labels.clone().count() == self.labels.len() && self.ends_with(host)
+    }
+
+    /// Whether there is one at one of the names that a pattern matches.
+    fn meets(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.has(name),
+            HostPattern::Below(name) => {
+                name.as_str().split('.').count() < self.labels.len() && self.ends_with(name)
+            }
+        }
+    }
+
+    /// Whether labels of a name, from the last one, are labels of these hosts.
+    fn ends_with(&self, name: &HostName) -> bool {
+        let labels = name.as_str().rsplit('.').zip(self.labels.iter().rev());
+        labels
+            .into_iter()
+            .all(|(label, own)| own.matches(label.as_bytes()))
+    }
+}
 
 static TABLE: LazyLock<Hosts> = LazyLock::new(|| {
     let mut table = Hosts::default();
@@ -112,12 +170,18 @@ impl Providers {
     }
 
     fn of(&self, host: &HostName) -> Option<&Provider> {
-        self.hosts.of(host).or_else(|| TABLE.of(host))
+        let built_in = || {
+            let regional = || BY_REGION.iter().find(|it| it.has(host));
+            TABLE.of(host).or_else(|| regional().map(|it| &it.provider))
+        };
+        self.hosts.of(host).or_else(built_in)
     }
 
     /// Whether there is a provider at one of the names that a pattern matches.
     pub(crate) fn meet(&self, pattern: &HostPattern) -> bool {
-        self.hosts.meets(pattern) || TABLE.meets(pattern)
+        self.hosts.meets(pattern)
+            || TABLE.meets(pattern)
+            || BY_REGION.iter().any(|it| it.meets(pattern))
     }
 
     /// All names of providers.

@@ -113,6 +113,25 @@ struct AnthropicFault<'a> {
     message: &'a str,
 }
 
+/// An error as clients of Google's APIs read it (its "Errors", and google-genai 3, `APIError`).
+#[derive(Serialize)]
+struct GoogleError<'a> {
+    error: GoogleFault<'a>,
+}
+
+#[derive(Serialize)]
+struct GoogleFault<'a> {
+    code: u16,
+    message: &'a str,
+    status: &'a str,
+}
+
+/// An error as clients of Ollama's API read it (ollama-python, `ResponseError`).
+#[derive(Serialize)]
+struct OllamaError<'a> {
+    error: &'a str,
+}
+
 impl Refusal<'_> {
     /// The refusal of a call of a language model, as the provider would put it.
     #[must_use]
@@ -131,20 +150,32 @@ impl Refusal<'_> {
                 },
                 request_id: self.decision,
             }),
+            LlmApi::Gemini => serde_json::to_vec(&GoogleError {
+                error: GoogleFault {
+                    code: self.status.as_u16(),
+                    message: &message,
+                    status: google_status(self.status),
+                },
+            }),
+            LlmApi::Ollama => serde_json::to_vec(&OllamaError { error: &message }),
         };
         self.with("application/json", body.unwrap_or_default())
     }
 
-    /// The end of a stream of answers that must not go on: an event that clients of this endpoint take for an error.
+    /// The end of a stream of answers that must not go on: an event, or a line, that clients of this endpoint take
+    /// for an error.
     #[must_use]
-    pub fn stream_event(&self, endpoint: Endpoint) -> Vec<u8> {
+    pub fn stream_event(&self, endpoint: Endpoint, lines: bool) -> Vec<u8> {
         let body = |api| self.llm_response(api).into_body();
-        let (event, data) = match endpoint.api() {
-            LlmApi::Anthropic => ("event: error\n", body(LlmApi::Anthropic)),
-            LlmApi::Openai if endpoint == Endpoint::Responses => {
-                ("event: response.failed\n", self.failed_response().into())
+        if lines {
+            return [&body(endpoint.api())[..], b"\n"].concat();
+        }
+        let (event, data) = match endpoint {
+            Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {
+                ("event: error\n", body(LlmApi::Anthropic))
             }
-            LlmApi::Openai => ("", body(LlmApi::Openai)),
+            Endpoint::Responses => ("event: response.failed\n", self.failed_response().into()),
+            endpoint => ("", body(endpoint.api())),
         };
         [event.as_bytes(), b"data: ", &data, b"\n\n"].concat()
     }
@@ -307,6 +338,19 @@ const fn anthropic_type(status: StatusCode) -> &'static str {
     }
 }
 
+/// What Google's APIs call an error of this status (`google.rpc.Code`).
+const fn google_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        403 | 421 => "PERMISSION_DENIED",
+        408 | 504 => "DEADLINE_EXCEEDED",
+        426 => "FAILED_PRECONDITION",
+        429 => "RESOURCE_EXHAUSTED",
+        502 | 503 => "UNAVAILABLE",
+        500..=599 => "INTERNAL",
+        _ => "INVALID_ARGUMENT",
+    }
+}
+
 /// Whether a request is a call of gRPC, whose clients read no body of an answer that is none.
 #[must_use]
 pub fn is_grpc(fields: &HeaderMap) -> bool {
@@ -403,6 +447,13 @@ mod tests {
                     r#"{{"type":"error","error":{{"type":"permission_error","message":"{told}"}},"request_id":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}}"#
                 ),
             ),
+            (
+                LlmApi::Gemini,
+                format!(
+                    r#"{{"error":{{"code":403,"message":"{told}","status":"PERMISSION_DENIED"}}}}"#
+                ),
+            ),
+            (LlmApi::Ollama, format!(r#"{{"error":"{told}"}}"#)),
         ] {
             let response = refusal.llm_response(api);
             assert_eq!(response.status(), StatusCode::FORBIDDEN);
@@ -439,9 +490,11 @@ mod tests {
                 "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"},\"request_id\":null}\n\n",
             ),
         ] {
-            let said = refusal.stream_event(endpoint);
+            let said = refusal.stream_event(endpoint, false);
             assert_eq!(String::from_utf8(said).unwrap(), event);
         }
+        let line = refusal.stream_event(Endpoint::OllamaChat, true);
+        assert_eq!(line, b"{\"error\":\"no more\"}\n");
     }
 
     #[test]

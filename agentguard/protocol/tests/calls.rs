@@ -9,7 +9,8 @@ use agentguard_protocol::sse::{Piece, Pieces};
 /// How long each target runs under `cargo test`.
 const MOMENT: Duration = Duration::from_secs(2);
 
-const ENDPOINTS: [Endpoint; 7] = [
+/// New ones come last: inputs name them by number.
+const ENDPOINTS: [Endpoint; 14] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Embeddings,
@@ -17,6 +18,13 @@ const ENDPOINTS: [Endpoint; 7] = [
     Endpoint::ResponsesTokens,
     Endpoint::Messages,
     Endpoint::MessagesTokens,
+    Endpoint::GenerateContent { stream: true },
+    Endpoint::ContentTokens,
+    Endpoint::EmbedContent,
+    Endpoint::PredictMessages { stream: true },
+    Endpoint::OllamaChat,
+    Endpoint::OllamaGenerate,
+    Endpoint::OllamaEmbed,
 ];
 
 type Input<'a> = (Endpoint, &'a [u8], [&'a [u8]; 2]);
@@ -122,18 +130,26 @@ fn llm_turn() {
     });
 }
 
+/// In what an answer comes.
+#[derive(Clone, Copy, Debug)]
+enum Framing {
+    Document,
+    Events,
+    Lines,
+}
+
 /// What comes of it, but for where a fault is.
-fn answer(endpoint: Endpoint, events: bool, pieces: &[&[u8]]) -> String {
+fn answer(endpoint: Endpoint, framing: Framing, pieces: &[&[u8]]) -> String {
     let mut reader = AnswerReader::new(endpoint);
     let mut stream = Pieces::new(64);
     for piece in pieces {
-        if events {
-            stream.push(piece, &mut |piece| match piece {
+        match framing {
+            Framing::Document => reader.whole(piece),
+            Framing::Events => stream.push(piece, &mut |piece| match piece {
                 Piece::Data(data) => reader.data(data),
                 Piece::End { .. } => reader.event_ends(),
-            });
-        } else {
-            reader.whole(piece);
+            }),
+            Framing::Lines => reader.lines(piece),
         }
     }
     let mut told = reader.finish();
@@ -148,11 +164,11 @@ fn llm_answer() {
         let Some((endpoint, bytes, split)) = self::input(input) else {
             return;
         };
-        for events in [false, true] {
-            let whole = answer(endpoint, events, &[bytes]);
-            assert_eq!(whole, answer(endpoint, events, &split));
+        for framing in [Framing::Document, Framing::Events, Framing::Lines] {
+            let whole = answer(endpoint, framing, &[bytes]);
+            assert_eq!(whole, answer(endpoint, framing, &split));
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
-            assert_eq!(whole, answer(endpoint, events, &pieces));
+            assert_eq!(whole, answer(endpoint, framing, &pieces));
         }
     });
 }

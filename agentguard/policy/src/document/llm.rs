@@ -14,7 +14,7 @@ pub(crate) struct RawProvider {
     /// Its name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
     pub(crate) name: At<String>,
-    /// The form in which its API is spoken: `openai` or `anthropic`.
+    /// The form in which its API is spoken.
     pub(crate) api: LlmApi,
     /// Where it answers: names, exact, or `*.example.org` for all names below `example.org`.
     pub(crate) hosts: At<Vec<At<String>>>,

@@ -434,8 +434,8 @@ fn what_is_wrong_with_calls_and_providers_is_told() {
             "`Mine` is not a provider's name",
         ),
         (
-            "providers: [{name: mine, api: gemini, hosts: [a.example]}]",
-            "gemini",
+            "providers: [{name: mine, api: palm, hosts: [a.example]}]",
+            "palm",
         ),
         (
             "providers: [{name: mine, api: openai, hosts: []}]",
@@ -565,10 +565,51 @@ fn providers_are_found_by_host() {
         ("models.corp.example", Some(("ours", LlmApi::Openai))),
         ("a.b.gpu.corp.example", Some(("ours", LlmApi::Openai))),
         ("example.org", None),
+        (
+            "generativelanguage.googleapis.com",
+            Some(("gemini", LlmApi::Gemini)),
+        ),
+        (
+            "aiplatform.googleapis.com",
+            Some(("vertex", LlmApi::Gemini)),
+        ),
+        (
+            "us-central1-aiplatform.googleapis.com",
+            Some(("vertex", LlmApi::Gemini)),
+        ),
+        (
+            "aiplatform.eu.rep.googleapis.com",
+            Some(("vertex", LlmApi::Gemini)),
+        ),
+        ("x.us-central1-aiplatform.googleapis.com", None),
+        ("us-central1-aiplatform.googleapis.com.example.org", None),
+        ("storage.googleapis.com", None),
     ] {
         let found = policy.provider(&host(name));
         let found = found.map(|it| (it.name.as_str(), it.api));
         assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// A rule for calls where no provider can be is warned of: there may be one below a name of which there is one for
+/// each region.
+#[test]
+fn providers_of_a_region_are_met_by_patterns() {
+    for (hosts, met) in [
+        ("us-central1-aiplatform.googleapis.com", true),
+        ("*.googleapis.com", true),
+        ("*.rep.googleapis.com", true),
+        ("*.us-central1-aiplatform.googleapis.com", false),
+        ("storage.googleapis.com", false),
+    ] {
+        let policy = rules(&format!(
+            "  - {{id: a, match: {{host: [\"{hosts}\"], llm: {{}}}}, action: allow, handling: inspect}}\n"
+        ));
+        let warned = policy
+            .warnings()
+            .iter()
+            .any(|it| it.to_string().contains("no provider answers"));
+        assert_eq!(warned, !met, "{hosts}");
     }
 }
 
@@ -586,7 +627,9 @@ fn what_becomes_of_calls_that_cannot_be_read_is_loaded() {
 
 const TABLE: &str = "\
 version: 1
-providers: [{name: ours, api: openai, hosts: [models.corp.example]}]
+providers:
+  - {name: ours, api: openai, hosts: [models.corp.example]}
+  - {name: cellar, api: ollama, hosts: [ollama.corp.example]}
 agents: [{name: coder}, {name: lax, not_understood: allow}, {name: newcomer, mode: shadow}]
 rules:
   - id: ask
@@ -635,6 +678,20 @@ fn tests_make_calls() {
         (
             "coder",
             "llm: {operation: chat, provider: openai, max_output_tokens: 5}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, provider: vertex, tools: [googleSearch]}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
+        (
+            "coder",
+            "llm: {operation: text_completion, provider: cellar, stream: true}",
             Expected::Deny,
             true,
             NONE,

@@ -3,13 +3,15 @@
 use agentguard_model::LlmAnswer;
 
 use super::chat::Chat;
+use super::gemini::Gemini;
+use super::ollama::Ollama;
 use super::responses::Responses;
 use super::{Endpoint, NotUnderstood, Word, anthropic::Messages, tools::Tools};
 use crate::json::{Event, Scanner, Sink};
 
 /// Reads an answer: [`Self::whole`] where it is one document, [`Self::data`] and [`Self::event_ends`] where it is a
-/// stream of events. What is not understood passes; it is told in what [`Self::finish`] gives, and nothing
-/// behind it is read.
+/// stream of events, [`Self::lines`] where each of its lines is a document. What is not understood passes; it is
+/// told in what [`Self::finish`] gives, and nothing behind it is read.
 #[derive(Debug)]
 pub struct AnswerReader {
     scanner: Scanner,
@@ -18,6 +20,8 @@ pub struct AnswerReader {
     fault: Option<NotUnderstood>,
     /// Whether the document that was begun is a stream's event.
     events: bool,
+    /// Whether events are lines.
+    lines: bool,
 }
 
 /// How far the answers on a WebSocket have come, by its last event.
@@ -55,6 +59,8 @@ enum Form {
     Chat(Chat),
     Responses(Responses),
     Messages(Messages),
+    Gemini(Gemini),
+    Ollama(Ollama),
 }
 
 /// What a form makes of a document.
@@ -69,6 +75,19 @@ impl Form {
             Self::Chat(chat) => chat,
             Self::Responses(responses) => responses,
             Self::Messages(messages) => messages,
+            Self::Gemini(gemini) => gemini,
+            Self::Ollama(ollama) => ollama,
+        }
+    }
+
+    /// What it has come to so far.
+    fn answer(&self) -> &Answer {
+        match self {
+            Self::Chat(chat) => &chat.answer,
+            Self::Responses(responses) => &responses.answer,
+            Self::Messages(messages) => &messages.answer,
+            Self::Gemini(gemini) => &gemini.answer,
+            Self::Ollama(ollama) => &ollama.answer,
         }
     }
 }
@@ -84,14 +103,26 @@ impl AnswerReader {
             Endpoint::Responses | Endpoint::ResponsesTokens => {
                 Form::Responses(Responses::default())
             }
-            Endpoint::Messages | Endpoint::MessagesTokens => Form::Messages(Messages::default()),
+            Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {
+                Form::Messages(Messages::default())
+            }
+            Endpoint::GenerateContent { .. }
+            | Endpoint::ContentTokens
+            | Endpoint::EmbedContent
+            | Endpoint::Interactions
+            | Endpoint::Predict { .. } => Form::Gemini(Gemini::default()),
+            Endpoint::OllamaChat | Endpoint::OllamaGenerate | Endpoint::OllamaEmbed => {
+                Form::Ollama(Ollama::default())
+            }
         };
+        let read = !matches!(endpoint, Endpoint::Interactions | Endpoint::Predict { .. });
         Self {
             scanner: Scanner::default(),
             form,
             start: Start::default(),
-            fault: None,
+            fault: (!read).then_some(NotUnderstood::Form),
             events: false,
+            lines: false,
         }
     }
 
@@ -115,6 +146,11 @@ impl AnswerReader {
         let Start::Held(held) = &mut self.start else {
             self.whole(bytes);
             return;
+        };
+        // What stands before a document is no part of it; nor is the line end of an empty line.
+        let bytes = match held.is_empty() {
+            true => bytes.trim_ascii_start(),
+            false => bytes,
         };
         held.extend_from_slice(bytes);
         if !DONE.starts_with(held) {
@@ -141,7 +177,7 @@ impl AnswerReader {
     pub fn progress(&self) -> Progress {
         match &self.form {
             Form::Responses(responses) => responses.progress,
-            Form::Chat(_) | Form::Messages(_) => Progress::Within,
+            _ => Progress::Within,
         }
     }
 
@@ -153,12 +189,8 @@ impl AnswerReader {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        let answer = match &self.form {
-            Form::Chat(chat) => &chat.answer,
-            Form::Responses(responses) => &responses.answer,
-            Form::Messages(messages) => &messages.answer,
-        };
-        Ok(answer.tools.names().map(str::to_owned).collect())
+        let tools = &self.form.answer().tools;
+        Ok(tools.names().map(str::to_owned).collect())
     }
 
     /// The one document is over, where it is one.
@@ -168,9 +200,33 @@ impl AnswerReader {
         }
     }
 
+    /// A piece of a stream of which each line is a document (NDJSON).
+    pub fn lines(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.lines = true;
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        if let Some(first) = lines.next() {
+            self.data(first);
+        }
+        for line in lines {
+            self.event_ends();
+            self.data(line);
+        }
+    }
+
     /// What came of the call.
     #[must_use]
     pub fn finish(mut self) -> LlmAnswer {
+        // The last line may have no end; one that is cut is none.
+        if self.lines
+            && self.fault.is_none()
+            && matches!(self.start, Start::Document)
+            && self.scanner.finish(self.form.documents()).is_ok()
+        {
+            self.fault = self.form.documents().over(true).err();
+        }
         if !self.events && self.fault.is_none() {
             self.document_ends(false);
         }
@@ -178,6 +234,8 @@ impl AnswerReader {
             Form::Chat(chat) => chat.answer.finish(),
             Form::Responses(responses) => responses.answer.finish(),
             Form::Messages(messages) => messages.finish(),
+            Form::Gemini(gemini) => gemini.finish(),
+            Form::Ollama(ollama) => ollama.answer.finish(),
         };
         answer.not_understood = self.fault.map(|fault| fault.to_string());
         answer

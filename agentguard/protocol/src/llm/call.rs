@@ -1,7 +1,9 @@
 //! What a request asks for.
 
-use std::mem;
+use std::{fmt, mem};
 
+use super::gemini_call::GeminiCall;
+use super::names::in_another_case;
 use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
 
@@ -23,33 +25,51 @@ pub struct Call {
 #[derive(Debug)]
 pub struct CallReader {
     scanner: Scanner,
-    sink: CallSink,
+    form: Box<dyn Asks>,
+}
+
+/// What a form makes of a request's content.
+pub(super) trait Asks: Sink + fmt::Debug + Send {
+    /// Why it is not understood, as far as it came.
+    fn fault(&self) -> Option<&NotUnderstood>;
+
+    /// What it asks for, once it is whole.
+    fn finish(self: Box<Self>) -> Result<Call, NotUnderstood>;
+}
+
+/// Content of which nobody knows what it says.
+#[derive(Debug)]
+struct Unread;
+
+impl Sink for Unread {
+    fn take(&mut self, _: &Path, _: Event<'_>) {}
+}
+
+impl Asks for Unread {
+    fn fault(&self) -> Option<&NotUnderstood> {
+        Some(&NotUnderstood::Form)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Call, NotUnderstood> {
+        Err(NotUnderstood::Form)
+    }
 }
 
 impl CallReader {
     /// For a request to this endpoint.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
+        let form: Box<dyn Asks> = match endpoint {
+            Endpoint::GenerateContent { .. } | Endpoint::ContentTokens | Endpoint::EmbedContent => {
+                Box::new(GeminiCall::default())
+            }
+            Endpoint::Interactions | Endpoint::Predict { .. } => Box::new(Unread),
+            endpoint => Box::new(CallSink::new(endpoint)),
+        };
         Self {
             scanner: Scanner::default(),
-            sink: CallSink {
-                endpoint,
-                call: Call::default(),
-                message: None,
-                word: Word::default(),
-                tool: Tool::default(),
-                nested: Tool::default(),
-                object: false,
-                fault: None,
-            },
+            form,
         }
-    }
-
-    /// For a message that says itself what it is, and may be a call to this endpoint: see [`super::TurnReader`].
-    pub(super) fn message(endpoint: Endpoint) -> Self {
-        let mut reader = Self::new(endpoint);
-        reader.sink.message = Some(None);
-        reader
     }
 
     /// Reads on.
@@ -57,31 +77,22 @@ impl CallReader {
     /// # Errors
     /// Why the call is not understood. Nothing more is to be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
-        self.scanner.push(bytes, &mut self.sink)?;
-        self.sink.fault.clone().map_or(Ok(()), Err)
+        self.scanner.push(bytes, &mut *self.form)?;
+        self.form.fault().cloned().map_or(Ok(()), Err)
     }
 
     /// What it asks for, once it is whole.
     ///
     /// # Errors
     /// As [`Self::push`].
-    pub fn finish(self) -> Result<Call, NotUnderstood> {
-        self.finish_message().map(|(call, _)| call)
-    }
-
-    /// The same, and the type that a message gives itself.
-    pub(super) fn finish_message(mut self) -> Result<(Call, Option<String>), NotUnderstood> {
-        self.scanner.finish(&mut self.sink)?;
-        match self.sink.fault {
-            Some(fault) => Err(fault),
-            None if !self.sink.object => Err(NotUnderstood::NoObject),
-            None => Ok((self.sink.call, self.sink.message.flatten())),
-        }
+    pub fn finish(mut self) -> Result<Call, NotUnderstood> {
+        self.scanner.finish(&mut *self.form)?;
+        self.form.finish()
     }
 }
 
 #[derive(Debug)]
-struct CallSink {
+pub(super) struct CallSink {
     endpoint: Endpoint,
     call: Call,
     /// The type of a message that has one; none where the document has no such thing.
@@ -129,15 +140,37 @@ const TOOL: [&str; 6] = [
     "tools",
 ];
 
-/// The one of `known` that a name may be taken for, where case is not looked at.
-fn in_another_case(known: &[&'static str], name: &str) -> Option<&'static str> {
-    let mut known = known.iter().filter(|known| **known != name);
-    known
-        .find(|known| known.eq_ignore_ascii_case(name))
-        .copied()
-}
-
 impl CallSink {
+    /// For a message that says itself what it is, and may be a call to this endpoint: see [`super::TurnReader`].
+    pub(super) fn message(endpoint: Endpoint) -> Self {
+        Self {
+            message: Some(None),
+            ..Self::new(endpoint)
+        }
+    }
+
+    /// The type that a message gives itself, once it is whole.
+    pub(super) fn message_type(&mut self) -> Option<String> {
+        self.message.take().flatten()
+    }
+
+    fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            call: Call {
+                // Ollama's streams are what is not said otherwise.
+                stream: matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate),
+                ..Call::default()
+            },
+            message: None,
+            word: Word::default(),
+            tool: Tool::default(),
+            nested: Tool::default(),
+            object: false,
+            fault: None,
+        }
+    }
+
     fn fail(&mut self, fault: NotUnderstood) {
         self.fault.get_or_insert(fault);
     }
@@ -146,9 +179,11 @@ impl CallSink {
     fn is_limit(&self, name: &str) -> bool {
         match self.endpoint {
             Endpoint::ChatCompletions => matches!(name, "max_tokens" | "max_completion_tokens"),
-            Endpoint::Completions | Endpoint::Messages => name == "max_tokens",
+            Endpoint::Completions | Endpoint::Messages | Endpoint::PredictMessages { .. } => {
+                name == "max_tokens"
+            }
             Endpoint::Responses => name == "max_output_tokens",
-            Endpoint::Embeddings | Endpoint::ResponsesTokens | Endpoint::MessagesTokens => false,
+            _ => false,
         }
     }
 
@@ -160,7 +195,14 @@ impl CallSink {
         if self.message.is_some() {
             self.message_member(name, event);
         }
+        if self.is_ollama() && in_another_case(&["options"], name).is_some() {
+            self.fail(NotUnderstood::Case("options"));
+        }
         match (name, event) {
+            ("options", event) if self.is_ollama() => match event {
+                Event::Begin(Kind::Object) | Event::End(_) | Event::Null => {}
+                _ => self.fail(NotUnderstood::Wrong("options")),
+            },
             // Routers take one of several, of their own choice.
             ("models", Event::Null) => {}
             ("models", _) => self.fail(NotUnderstood::Wrong("models")),
@@ -208,6 +250,21 @@ impl CallSink {
         }
     }
 
+    /// A member of Ollama's `options`.
+    fn option(&mut self, name: &str, event: Event<'_>) {
+        if in_another_case(&["num_predict"], name).is_some() {
+            self.fail(NotUnderstood::Case("num_predict"));
+        }
+        match (name, event) {
+            ("num_predict", Event::Null) => {}
+            // As many as there are.
+            ("num_predict", Event::Number(number))
+                if number.parse::<i64>().is_ok_and(|number| number < 0) => {}
+            ("num_predict", event) => self.limit(event),
+            _ => {}
+        }
+    }
+
     /// A part of an item of the input: some bring tools with them (`additional_tools`, `tool_search_output`).
     fn input(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         match steps {
@@ -225,6 +282,13 @@ impl CallSink {
             [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
             rest => self.tool(false, rest, event),
         }
+    }
+
+    fn is_ollama(&self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::OllamaChat | Endpoint::OllamaGenerate | Endpoint::OllamaEmbed
+        )
     }
 
     fn limit(&mut self, event: Event<'_>) {
@@ -334,6 +398,9 @@ impl Sink for CallSink {
         match parts.steps() {
             Some([]) => self.object |= event == Event::Begin(Kind::Object),
             Some([Part::Key(name)]) => self.member(name, event),
+            Some([Part::Key("options"), Part::Key(name)]) if self.is_ollama() => {
+                self.option(name, event);
+            }
             Some(
                 [
                     Part::Key("tools" | "functions" | "mcp_servers"),
@@ -350,6 +417,20 @@ impl Sink for CallSink {
                 self.input(rest, event);
             }
             _ => {}
+        }
+    }
+}
+
+impl Asks for CallSink {
+    fn fault(&self) -> Option<&NotUnderstood> {
+        self.fault.as_ref()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Call, NotUnderstood> {
+        match self.fault {
+            Some(fault) => Err(fault),
+            None if !self.object => Err(NotUnderstood::NoObject),
+            None => Ok(self.call),
         }
     }
 }

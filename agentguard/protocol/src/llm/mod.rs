@@ -1,6 +1,7 @@
 //! Calls of language models over HTTP: which requests are some, what they ask for, and what comes of them.
 //!
-//! - [`Endpoint`] knows a call by its method and path, in the form of the provider that a host belongs to.
+//! - [`Route`] knows a call by its path, in the form of the provider that a host belongs to: its [`Endpoint`], and
+//!   the model where the path names it.
 //! - [`CallReader`] reads what a request asks for; [`AnswerReader`] what is answered, whole or event by event.
 //! - [`TurnReader`] reads what a message on a WebSocket asks for, where each is a call of its own.
 //!
@@ -11,6 +12,11 @@ mod answer;
 mod anthropic;
 mod call;
 mod chat;
+mod gemini;
+mod gemini_call;
+mod names;
+mod ollama;
+mod paths;
 mod responses;
 #[cfg(test)]
 mod tests;
@@ -21,6 +27,7 @@ use agentguard_model::{LlmApi, LlmOperation};
 
 pub use answer::{AnswerReader, Progress};
 pub use call::{Call, CallReader};
+pub use paths::Route;
 pub use turn::{Turn, TurnReader};
 
 use crate::content::Undecodable;
@@ -56,6 +63,12 @@ pub enum NotUnderstood {
     /// A member's name differs in case from one that the API has.
     #[error("`{0}` is written in another case than the API has it")]
     Case(&'static str),
+    /// A member is there under both of the names that the JSON of protocol buffers has for it.
+    #[error("`{0}` is there in two spellings")]
+    Spellings(&'static str),
+    /// Nothing is known of the form.
+    #[error("content of this form is not read")]
+    Form,
     /// A word is longer than [`MAX_WORD`].
     #[error("`{0}` is longer than {MAX_WORD} bytes")]
     Long(&'static str),
@@ -95,15 +108,43 @@ pub enum Endpoint {
     Messages,
     /// The number of tokens that one of those would read.
     MessagesTokens,
+    /// Gemini's, in the Gemini API and in Vertex AI.
+    GenerateContent {
+        /// Whether it is the one that streams.
+        stream: bool,
+    },
+    /// The number of tokens that one of those would read.
+    ContentTokens,
+    /// Gemini's embeddings, of one text or of many.
+    EmbedContent,
+    /// Gemini's Interactions, which are not read.
+    Interactions,
+    /// Anthropic's Messages in Vertex AI.
+    PredictMessages {
+        /// Whether it is the one that streams.
+        stream: bool,
+    },
+    /// What other publishers have in Vertex AI: the form is that of each model, and is not read.
+    Predict {
+        /// Whether it is the one that streams.
+        stream: bool,
+    },
+    /// Ollama's own chat.
+    OllamaChat,
+    /// Ollama's own completions.
+    OllamaGenerate,
+    /// Ollama's own embeddings.
+    OllamaEmbed,
 }
 
 impl Endpoint {
-    /// The endpoint of a request, by its canonical path. None where it is for something else.
+    /// The endpoint of a request in `OpenAI`'s or Anthropic's form, by its canonical path. None where it is for
+    /// something else.
     ///
     /// Hosts have their APIs below paths of their own, so the end of a path is what counts; and it counts in any
     /// spelling that some server takes for it.
     #[must_use]
-    pub fn of(api: LlmApi, path: &str) -> Option<Self> {
+    fn of(api: LlmApi, path: &str) -> Option<Self> {
         let path = path.to_ascii_lowercase().replace("%2f", "/");
         // What stands behind a `;` is a parameter of the segment for some (RFC 3986, 3.3).
         let segments = path.rsplit('/');
@@ -127,7 +168,27 @@ impl Endpoint {
         }
     }
 
-    /// In which form it is spoken.
+    /// What it is for.
+    #[must_use]
+    pub const fn operation(self) -> LlmOperation {
+        match self {
+            Self::ChatCompletions
+            | Self::Responses
+            | Self::Messages
+            | Self::GenerateContent { .. }
+            | Self::Interactions
+            | Self::PredictMessages { .. }
+            | Self::Predict { .. }
+            | Self::OllamaChat => LlmOperation::Chat,
+            Self::Completions | Self::OllamaGenerate => LlmOperation::TextCompletion,
+            Self::Embeddings | Self::EmbedContent | Self::OllamaEmbed => LlmOperation::Embeddings,
+            Self::ResponsesTokens | Self::MessagesTokens | Self::ContentTokens => {
+                LlmOperation::CountTokens
+            }
+        }
+    }
+
+    /// In which form its clients read errors. A provider may speak more than one.
     #[must_use]
     pub const fn api(self) -> LlmApi {
         match self {
@@ -137,27 +198,38 @@ impl Endpoint {
             | Self::Responses
             | Self::ResponsesTokens => LlmApi::Openai,
             Self::Messages | Self::MessagesTokens => LlmApi::Anthropic,
+            Self::GenerateContent { .. }
+            | Self::ContentTokens
+            | Self::EmbedContent
+            | Self::Interactions
+            | Self::PredictMessages { .. }
+            | Self::Predict { .. } => LlmApi::Gemini,
+            Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => LlmApi::Ollama,
         }
     }
 
-    /// What it is for.
+    /// Whether the answer comes as a stream, where it is not the content that says so.
     #[must_use]
-    pub const fn operation(self) -> LlmOperation {
+    pub const fn streams(self) -> Option<bool> {
         match self {
-            Self::ChatCompletions | Self::Responses | Self::Messages => LlmOperation::Chat,
-            Self::Completions => LlmOperation::TextCompletion,
-            Self::Embeddings => LlmOperation::Embeddings,
-            Self::ResponsesTokens | Self::MessagesTokens => LlmOperation::CountTokens,
+            Self::GenerateContent { stream }
+            | Self::PredictMessages { stream }
+            | Self::Predict { stream } => Some(stream),
+            _ => None,
         }
     }
-}
 
-/// The model that a path names: Azure's deployments.
-#[must_use]
-pub fn model_in(path: &str) -> Option<&str> {
-    let (_, behind) = path.split_once("/deployments/")?;
-    let (name, _) = behind.split_once('/')?;
-    (!name.is_empty() && name.len() <= MAX_WORD).then_some(name)
+    /// Whether a request is for it whatever its method is: nothing else is there, and Google's servers take
+    /// another method from a field (`X-HTTP-Method-Override`).
+    #[must_use]
+    pub const fn by_path_alone(self) -> bool {
+        matches!(self.api(), LlmApi::Gemini) && !matches!(self, Self::Interactions)
+    }
+
+    /// Whether it is one of `OpenAI`'s.
+    const fn is_openai(self) -> bool {
+        matches!(self.api(), LlmApi::Openai)
+    }
 }
 
 /// A text that is kept as a whole, up to [`MAX_WORD`].

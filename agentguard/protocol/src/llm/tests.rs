@@ -4,10 +4,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::call::Call;
 use super::{
-    AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, Progress,
-    model_in,
+    AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, Progress, Route,
 };
 use crate::sse::{Piece, Pieces};
+
+mod gemini;
+mod ollama;
 
 fn call(endpoint: Endpoint, body: &str) -> Result<Call, NotUnderstood> {
     let in_pieces = |size: usize| {
@@ -151,14 +153,19 @@ fn calls_are_known_by_the_end_of_their_path() {
         (LlmApi::Anthropic, "/v1/messages/batches", None),
         (LlmApi::Anthropic, "/v1/chat/completions", None),
     ] {
-        assert_eq!(Endpoint::of(api, path), endpoint, "{path}");
+        let route = Route::of(api, path);
+        assert_eq!(route.map(|route| route.endpoint), endpoint, "{path}");
     }
     assert_eq!(ResponsesTokens.operation(), LlmOperation::CountTokens);
-    assert_eq!(
-        model_in("/openai/deployments/gpt-x/chat/completions"),
-        Some("gpt-x")
-    );
-    assert_eq!(model_in("/v1/chat/completions"), None);
+    let model = |path: &str, named: Option<&str>| {
+        let route = Route::of(LlmApi::Openai, path).unwrap();
+        route.model(named.map(str::to_owned)).unwrap()
+    };
+    let azure = "/openai/deployments/gpt-x/chat/completions";
+    assert_eq!(model(azure, Some("gpt-y")).as_deref(), Some("gpt-x"));
+    let plain = "/v1/chat/completions";
+    assert_eq!(model(plain, Some("gpt-y")).as_deref(), Some("gpt-y"));
+    assert_eq!(model(plain, None), None);
 }
 
 #[test]

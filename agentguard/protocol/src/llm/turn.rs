@@ -1,6 +1,8 @@
 //! Messages of a client on a WebSocket of `OpenAI`'s Responses: a call in each, one after the other.
 
-use super::{Call, CallReader, Endpoint, NotUnderstood};
+use super::call::{Asks as _, CallSink};
+use super::{Call, Endpoint, NotUnderstood};
+use crate::json::Scanner;
 
 /// What is said of a call that is under way, and is none itself.
 const ABOUT: [&str; 4] = [
@@ -21,11 +23,17 @@ pub enum Turn {
 
 /// Reads a message.
 #[derive(Debug)]
-pub struct TurnReader(CallReader);
+pub struct TurnReader {
+    scanner: Scanner,
+    sink: Box<CallSink>,
+}
 
 impl Default for TurnReader {
     fn default() -> Self {
-        Self(CallReader::message(Endpoint::Responses))
+        Self {
+            scanner: Scanner::default(),
+            sink: Box::new(CallSink::message(Endpoint::Responses)),
+        }
     }
 }
 
@@ -35,15 +43,18 @@ impl TurnReader {
     /// # Errors
     /// Why the message is not understood. Nothing more is to be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
-        self.0.push(bytes)
+        self.scanner.push(bytes, &mut *self.sink)?;
+        self.sink.fault().cloned().map_or(Ok(()), Err)
     }
 
     /// What it is, once it is whole.
     ///
     /// # Errors
     /// As [`Self::push`].
-    pub fn finish(self) -> Result<Turn, NotUnderstood> {
-        let (call, message) = self.0.finish_message()?;
+    pub fn finish(mut self) -> Result<Turn, NotUnderstood> {
+        self.scanner.finish(&mut *self.sink)?;
+        let message = self.sink.message_type();
+        let call = self.sink.finish()?;
         match message.as_deref() {
             Some("response.create") => Ok(Turn::Call(Call {
                 stream: true,

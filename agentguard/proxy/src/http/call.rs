@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use agentguard_decision::Recorder;
 use agentguard_model::{Llm, LlmApi, Provider};
 use agentguard_protocol::content::{Codings, Decoder};
-use agentguard_protocol::llm::{Call, CallReader, Endpoint, NotUnderstood, model_in};
+use agentguard_protocol::llm::{Call, CallReader, Endpoint, NotUnderstood, Route};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ const MAX_DECODED: u64 = 4 * MAX_HELD as u64;
 /// A request that is a call, by its head.
 pub(crate) struct Calling {
     provider: Provider,
-    endpoint: Endpoint,
+    route: Route,
 }
 
 /// A call as it is decided on.
@@ -51,28 +51,27 @@ impl Calling {
         meaning: &request::Request,
     ) -> Option<Self> {
         let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        if quiet && meaning.websocket.is_none() {
-            return None;
-        }
+        let quiet = quiet && meaning.websocket.is_none();
         let host = flow.target.host.as_ref()?;
         let provider = flow.guard.decider.provider(host)?;
-        let endpoint = Endpoint::of(provider.api, meaning.path.as_str())?;
-        Some(Self { provider, endpoint })
+        let route = Route::of(provider.api, meaning.path.as_str())?;
+        let by_path_alone = route.endpoint.by_path_alone() && *method != Method::OPTIONS;
+        (!quiet || by_path_alone).then_some(Self { provider, route })
     }
 
     /// In which form its client reads an error.
     pub(crate) const fn api(&self) -> LlmApi {
-        self.provider.api
+        self.route.endpoint.api()
     }
 
     /// Where it goes.
     pub(crate) const fn endpoint(&self) -> Endpoint {
-        self.endpoint
+        self.route.endpoint
     }
 
     /// What is known of the calls on the connection that it opens, if it opens one for calls that are read.
     pub(crate) fn opens(&self, meaning: &request::Request) -> Option<Llm> {
-        let read = meaning.websocket.is_some() && self.endpoint == Endpoint::Responses;
+        let read = meaning.websocket.is_some() && self.endpoint() == Endpoint::Responses;
         read.then(|| self.unread())
     }
 
@@ -80,7 +79,7 @@ impl Calling {
     fn unread(&self) -> Llm {
         Llm {
             provider: self.provider.name.clone(),
-            operation: self.endpoint.operation(),
+            operation: self.endpoint().operation(),
             model: None,
             stream: false,
             max_output_tokens: None,
@@ -117,7 +116,7 @@ impl Calling {
                 body,
             });
         }
-        let mut content = Content::new(self.endpoint, fields, |memory| flow.room(memory));
+        let mut content = Content::new(self.endpoint(), fields, |memory| flow.room(memory));
         let held = Held::read(
             body,
             |memory| flow.room(memory),
@@ -132,15 +131,21 @@ impl Calling {
             Holding::Whole => content.finish(),
             Holding::Beyond(why) => Err(why.to_owned()),
         };
+        let call = call.and_then(|call| {
+            let model = self.route.model(call.model);
+            Ok((
+                model.map_err(|why| why.to_string())?,
+                call.stream,
+                call.max_output_tokens,
+                call.tools,
+            ))
+        });
         let llm = match call {
-            Ok(call) => Llm {
-                // A deployment is what is called, whatever the content says.
-                model: model_in(meaning.path.as_str())
-                    .map(str::to_owned)
-                    .or(call.model),
-                stream: call.stream,
-                max_output_tokens: call.max_output_tokens,
-                tools: call.tools,
+            Ok((model, stream, max_output_tokens, tools)) => Llm {
+                model,
+                stream: self.endpoint().streams().unwrap_or(stream),
+                max_output_tokens,
+                tools,
                 ..self.unread()
             },
             Err(why) => self.not_understood(why),

@@ -103,7 +103,7 @@ impl Checked {
 
     /// The stream is over, and with it the event in hand.
     pub(crate) fn end(&mut self, reading: &mut Reading) {
-        reading.event_ends();
+        reading.ends();
         self.event_ends(reading);
     }
 

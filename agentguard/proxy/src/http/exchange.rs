@@ -162,7 +162,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return self.refuse_stale(tongue).await;
         }
         let calling = Calling::of(&self.flow, &parts.method, &meaning);
-        let tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
+        let tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
         let mut asked = self.asked(&mut parts, &body, &meaning);
         if let Some(llm) = calling.as_ref().and_then(|it| it.opens(&meaning)) {
             asked = asked.opening_calls(llm);
@@ -433,7 +433,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let room = |memory| self.flow.room(memory);
         let reading = Reading::of(&carried.parts.headers, Some(endpoint), room);
         let mut reading = reading.ok().flatten();
-        if reading.as_ref().is_some_and(Reading::is_plain_events) {
+        if reading.as_ref().is_some_and(Reading::is_plain_stream) {
             return Ok(Ok(carried));
         }
         let mut checks = Checks::new(self.flow.clone(), Arc::clone(asked));
@@ -448,7 +448,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         });
         let (body, asks) = match held.await {
             Ok((held, Holding::Whole)) => {
-                reading.whole_ends();
+                reading.ends();
                 (Received::Held(held), reading.asks())
             }
             Ok((held, Holding::Beyond(_))) => (Received::Held(held), None),
@@ -519,7 +519,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                     None
                 });
-                let checks = reading.as_ref().is_some_and(Reading::is_plain_events)
+                let checks = reading.as_ref().is_some_and(Reading::is_plain_stream)
                     && endpoint.is_some()
                     && parts.status.is_success()
                     && self.flow.guard.decider.looks_at_tool_calls();

@@ -23,6 +23,7 @@ mod body;
 mod call;
 mod checked;
 mod exchange;
+mod framing;
 mod gated;
 mod growth;
 mod held;

@@ -7,15 +7,12 @@ use agentguard_model::LlmAnswer;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
 use agentguard_protocol::llm::{AnswerReader, Endpoint};
 use agentguard_protocol::refusal::Refusal;
-use agentguard_protocol::sse::{Piece, Pieces};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap};
 
 use crate::decoders::Decoding;
-
-/// The most bytes that are kept of a line that is no data.
-const MAX_LINE: usize = 4 * 1024;
+use crate::http::framing::Framing;
 
 /// How much a coded answer may decode to: this, and for each byte of it [`RATIO`] more. Beyond it an event
 /// stream is cut, and another answer is not read. Text in JSON comes to a tenth of that.
@@ -31,8 +28,7 @@ const SLICE: usize = 4 * 1024;
 pub(crate) struct Reading {
     /// With the room that it takes; none where the answer is not coded.
     decoder: Option<(Box<Decoder>, Decoding)>,
-    /// None where the answer is one document.
-    events: Option<Pieces>,
+    framing: Framing,
     /// What a language model says, and where.
     llm: Option<(AnswerReader, Endpoint)>,
     /// Whether the rest passes unread.
@@ -52,15 +48,13 @@ impl Reading {
         room: impl FnOnce(usize) -> Option<Decoding>,
     ) -> Result<Option<Self>, String> {
         let kind = kind(fields);
-        let events = kind.eq_ignore_ascii_case("text/event-stream");
-        if !events {
-            if endpoint.is_none() {
-                return Ok(None);
-            }
-            if !is_json(kind) {
+        let framing = match Framing::of(kind) {
+            Some(framing) if framing.counts() || endpoint.is_some() => framing,
+            None if endpoint.is_some() => {
                 return Err(format!("its type is `{}`", kind.escape_debug()));
             }
-        }
+            _ => return Ok(None),
+        };
         let codings = Codings::read(fields).map_err(|why| why.to_string())?;
         let decoder = if codings.is_identity() {
             None
@@ -71,7 +65,7 @@ impl Reading {
         };
         Ok(Some(Self {
             decoder,
-            events: events.then(|| Pieces::new(MAX_LINE)),
+            framing,
             llm: endpoint.map(|endpoint| (AnswerReader::new(endpoint), endpoint)),
             gave_up: false,
         }))
@@ -79,7 +73,7 @@ impl Reading {
 
     /// Whether events are counted.
     pub(crate) const fn counts(&self) -> bool {
-        self.events.is_some()
+        self.framing.counts()
     }
 
     /// Reads the next bytes, and says how many events end with them.
@@ -91,9 +85,9 @@ impl Reading {
             return Ok(0);
         }
         let mut count = 0;
-        let (events, llm) = (&mut self.events, &mut self.llm);
+        let (framing, llm) = (&mut self.framing, &mut self.llm);
         let mut read = |bytes: &[u8]| {
-            count += read(events.as_mut(), llm.as_mut().map(|(llm, _)| llm), bytes);
+            count += framing.read(llm.as_mut().map(|(llm, _)| llm), bytes);
             ControlFlow::Continue(())
         };
         let pushed = match &mut self.decoder {
@@ -142,25 +136,22 @@ impl Reading {
 
     /// Whether nothing of another event has come since the last one ended.
     pub(crate) fn is_between(&self) -> bool {
-        let events = self.events.as_ref();
-        events.is_some_and(Pieces::is_between)
+        self.framing.is_between()
     }
 
-    /// Whether it is read event by event, as it comes.
-    pub(crate) const fn is_plain_events(&self) -> bool {
-        self.events.is_some() && self.decoder.is_none()
+    /// Whether it is read event by event, or line by line, as it comes.
+    pub(crate) const fn is_plain_stream(&self) -> bool {
+        self.framing.is_stream() && self.decoder.is_none()
     }
 
-    /// The event in hand is over, with the stream.
-    pub(crate) fn event_ends(&mut self) {
-        if let Some((llm, _)) = &mut self.llm {
+    /// What is in hand is over, with the answer.
+    pub(crate) fn ends(&mut self) {
+        let Some((llm, _)) = &mut self.llm else {
+            return;
+        };
+        if self.framing.is_stream() {
             llm.event_ends();
-        }
-    }
-
-    /// The document is over that it is.
-    pub(crate) fn whole_ends(&mut self) {
-        if let Some((llm, _)) = &mut self.llm {
+        } else {
             llm.whole_ends();
         }
     }
@@ -174,7 +165,7 @@ impl Reading {
     /// What a client is told last where it may have no more of a stream of a language model's: an error, in its
     /// provider's words. None where it would not be read as one: in a coding.
     pub(crate) fn last_words(&self, denied: &Decided) -> Option<Bytes> {
-        let (Some(_), Some((_, endpoint)), None) = (&self.events, &self.llm, &self.decoder) else {
+        let (true, Some((_, endpoint))) = (self.is_plain_stream(), &self.llm) else {
             return None;
         };
         let refusal = Refusal {
@@ -182,7 +173,8 @@ impl Reading {
             reason: &denied.reason,
             decision: denied.id,
         };
-        Some(refusal.stream_event(*endpoint).into())
+        let lines = !self.framing.counts();
+        Some(refusal.stream_event(*endpoint, lines).into())
     }
 
     /// The rest cannot be decoded. What nobody counts on passes all the same.
@@ -191,35 +183,8 @@ impl Reading {
         if let Some((llm, _)) = &mut self.llm {
             llm.give_up(why.into());
         }
-        if self.events.is_some() {
-            Err(why)
-        } else {
-            Ok(())
-        }
+        if self.counts() { Err(why) } else { Ok(()) }
     }
-}
-
-/// Reads what an answer says, and says how many events end with that.
-fn read(events: Option<&mut Pieces>, mut llm: Option<&mut AnswerReader>, bytes: &[u8]) -> u64 {
-    let mut count = 0;
-    match events {
-        Some(events) => events.push(bytes, &mut |piece| match (piece, &mut llm) {
-            (Piece::Data(data), Some(llm)) => llm.data(data),
-            (Piece::Data(_), None) => {}
-            (Piece::End { .. }, llm) => {
-                count += 1;
-                if let Some(llm) = llm {
-                    llm.event_ends();
-                }
-            }
-        }),
-        None => {
-            if let Some(llm) = llm {
-                llm.whole(bytes);
-            }
-        }
-    }
-    count
 }
 
 /// The type (RFC 9110, 8.3.1), without its parameters.
@@ -227,10 +192,4 @@ fn kind(fields: &HeaderMap) -> &str {
     let kind = fields.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim()
-}
-
-/// Whether a type is JSON, or may be.
-fn is_json(kind: &str) -> bool {
-    let kind = kind.to_ascii_lowercase();
-    kind.is_empty() || kind == "application/json" || kind.ends_with("+json")
 }

@@ -31,6 +31,14 @@ impl Tongue {
         }
     }
 
+    /// As it is for a call of a language model. Clients of gRPC read no body.
+    pub(super) const fn or_llm(self, api: Option<LlmApi>) -> Self {
+        match (self, api) {
+            (Self::Grpc, _) | (_, None) => self,
+            (_, Some(api)) => Self::Llm(api),
+        }
+    }
+
     pub(super) fn tell<R: Recorder>(self, refusal: &Refusal<'_>) -> Response<Answer<R>> {
         let response = match self {
             Self::Http => refusal.response(),

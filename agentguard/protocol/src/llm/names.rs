@@ -1,0 +1,105 @@
+//! Names of members, and what servers may take for one of them.
+
+/// A name as the most lenient of servers compare it: without case, and without what tells the two spellings of a
+/// protocol buffer's JSON apart. Go's `encoding/json` takes two letters outside of ASCII for `s` and `k`, too.
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    name.chars().map(|character| match character {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    })
+}
+
+/// The one of `known` that a name may be taken for, where case is not looked at.
+pub(super) fn in_another_case(known: &[&'static str], name: &str) -> Option<&'static str> {
+    let mut known = known.iter().filter(|known| **known != name);
+    known.find(|known| folded(known).eq(folded(name))).copied()
+}
+
+/// The spelling of a name that the JSON of protocol buffers prefers: `maxOutputTokens` of `max_output_tokens`,
+/// which servers take as well.
+pub(super) fn camel(name: &str) -> String {
+    let mut camel = String::with_capacity(name.len());
+    let mut upper = false;
+    for character in name.chars() {
+        match character {
+            '_' => upper = true,
+            character if upper => {
+                camel.push(character.to_ascii_uppercase());
+                upper = false;
+            }
+            character => camel.push(character),
+        }
+    }
+    camel
+}
+
+/// What a name is to one who takes both spellings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Spelt {
+    /// One of those that are known, by its place among them.
+    Known(usize),
+    /// None of them, but some server may take it for this one.
+    MayBe(&'static str),
+    /// None of them.
+    Other,
+}
+
+/// Finds a name in either spelling. `known`: as [`camel`] has them, not more than 32.
+pub(super) fn either_spelling(known: &[&'static str], name: &str) -> Spelt {
+    let bare = |name: &str| folded(name).filter(|it| *it != '_').collect::<String>();
+    let folded = bare(name);
+    let Some(at) = known.iter().position(|known| bare(known) == folded) else {
+        return Spelt::Other;
+    };
+    let Some(&is) = known.get(at) else {
+        return Spelt::Other;
+    };
+    if name == is || snake(is) == name {
+        Spelt::Known(at)
+    } else {
+        Spelt::MayBe(is)
+    }
+}
+
+/// `max_output_tokens` of `maxOutputTokens`.
+fn snake(camel: &str) -> String {
+    let mut snake = String::with_capacity(camel.len() + 4);
+    for character in camel.chars() {
+        if character.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(character.to_ascii_lowercase());
+    }
+    snake
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Spelt, camel, either_spelling, in_another_case};
+
+    #[test]
+    fn what_some_server_takes_for_a_name_is_found() {
+        const KNOWN: [&str; 3] = ["tools", "maxOutputTokens", "name"];
+        for (name, expected) in [
+            ("tools", Spelt::Known(0)),
+            ("Tools", Spelt::MayBe("tools")),
+            ("tool\u{17f}", Spelt::MayBe("tools")),
+            ("to_ols", Spelt::MayBe("tools")),
+            ("maxOutputTokens", Spelt::Known(1)),
+            ("max_output_tokens", Spelt::Known(1)),
+            ("max_outputTokens", Spelt::MayBe("maxOutputTokens")),
+            ("MaxOutputTo\u{212a}ens", Spelt::MayBe("maxOutputTokens")),
+            ("maxoutputtokens", Spelt::MayBe("maxOutputTokens")),
+            ("_name", Spelt::MayBe("name")),
+            ("names", Spelt::Other),
+        ] {
+            assert_eq!(either_spelling(&KNOWN, name), expected, "{name}");
+        }
+        assert_eq!(in_another_case(&KNOWN, "tools"), None);
+        assert_eq!(in_another_case(&KNOWN, "tool\u{17f}"), Some("tools"));
+        assert_eq!(in_another_case(&KNOWN, "max_output_tokens"), None);
+        assert_eq!(camel("google_search_retrieval"), "googleSearchRetrieval");
+        assert_eq!(camel("urlContext"), "urlContext");
+    }
+}

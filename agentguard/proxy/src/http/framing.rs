@@ -1,0 +1,84 @@
+//! Of what an answer consists: one document, or many in one of the forms in which streams come.
+
+use agentguard_protocol::llm::AnswerReader;
+use agentguard_protocol::sse::{Piece, Pieces};
+
+/// The most bytes that are kept of a line that is no data.
+const MAX_LINE: usize = 4 * 1024;
+
+/// The form.
+pub(super) enum Framing {
+    /// One document of JSON.
+    Document,
+    /// An event stream, whose events are counted.
+    Events(Pieces),
+    /// A document in each line.
+    Lines {
+        /// Whether the last line has ended.
+        between: bool,
+    },
+}
+
+impl Framing {
+    /// The form of an answer of this type. None where nobody can say.
+    pub(super) fn of(kind: &str) -> Option<Self> {
+        let kind = kind.to_ascii_lowercase();
+        Some(match kind.as_str() {
+            "text/event-stream" => Self::Events(Pieces::new(MAX_LINE)),
+            "application/x-ndjson" | "application/ndjson" | "application/stream+json" => {
+                Self::Lines { between: true }
+            }
+            "" | "application/json" => Self::Document,
+            kind if kind.ends_with("+json") => Self::Document,
+            _ => return None,
+        })
+    }
+
+    /// Whether it consists of events that are counted.
+    pub(super) const fn counts(&self) -> bool {
+        matches!(self, Self::Events(_))
+    }
+
+    /// Whether it consists of documents that come one after the other.
+    pub(super) const fn is_stream(&self) -> bool {
+        matches!(self, Self::Events(_) | Self::Lines { .. })
+    }
+
+    /// Whether nothing of another one has come since the last one ended.
+    pub(super) fn is_between(&self) -> bool {
+        match self {
+            Self::Events(events) => events.is_between(),
+            Self::Lines { between } => *between,
+            Self::Document => false,
+        }
+    }
+
+    /// Reads what an answer says, and says how many events that are counted end with that.
+    pub(super) fn read(&mut self, mut llm: Option<&mut AnswerReader>, bytes: &[u8]) -> u64 {
+        let mut count = 0;
+        match self {
+            Self::Events(events) => events.push(bytes, &mut |piece| match (piece, &mut llm) {
+                (Piece::Data(data), Some(llm)) => llm.data(data),
+                (Piece::Data(_), None) => {}
+                (Piece::End { .. }, llm) => {
+                    count += 1;
+                    if let Some(llm) = llm {
+                        llm.event_ends();
+                    }
+                }
+            }),
+            Self::Lines { between } => {
+                *between = bytes.last().map_or(*between, |last| *last == b'\n');
+                if let Some(llm) = llm {
+                    llm.lines(bytes);
+                }
+            }
+            Self::Document => {
+                if let Some(llm) = llm {
+                    llm.whole(bytes);
+                }
+            }
+        }
+        count
+    }
+}
