@@ -10,7 +10,7 @@ use agentguard_protocol::sse::{Piece, Pieces};
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// New ones come last: inputs name them by number.
-const ENDPOINTS: [Endpoint; 14] = [
+const ENDPOINTS: [Endpoint; 15] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Embeddings,
@@ -25,6 +25,7 @@ const ENDPOINTS: [Endpoint; 14] = [
     Endpoint::OllamaChat,
     Endpoint::OllamaGenerate,
     Endpoint::OllamaEmbed,
+    Endpoint::MessageBatches,
 ];
 
 type Input<'a> = (Endpoint, &'a [u8], [&'a [u8]; 2]);

@@ -127,9 +127,13 @@ fn denied(room: &Room<'_>, python: &Path, script: &str, host: &str, path: &str) 
     ensure!(!free.stdout.contains("Error"), "{free}");
     let arrived = || anyhow::Ok(room.world.origin(host)?.log().requests()?.len());
     let before = arrived()?;
+    let kind = match path.ends_with("/batches") {
+        true => "llm_call",
+        false => "http_request",
+    };
     let rows = [
         format!("allow dns dns_query {host}:53 rule_allow"),
-        format!("deny proxy http_request {host}:443 POST {path} rule_deny"),
+        format!("deny proxy {kind} {host}:443 POST {path} rule_deny"),
     ];
     let ran = room.call(inspected(room, &words), &rows)?;
     let output = ran.output.success()?;

@@ -103,9 +103,11 @@ impl AnswerReader {
             Endpoint::Responses | Endpoint::ResponsesTokens => {
                 Form::Responses(Responses::default())
             }
-            Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {
-                Form::Messages(Messages::default())
-            }
+            Endpoint::Messages
+            | Endpoint::MessagesTokens
+            | Endpoint::MessageBatches
+            | Endpoint::PredictMessages { .. } => Form::Messages(Messages::default()),
+            Endpoint::Batches | Endpoint::Realtime => Form::Responses(Responses::default()),
             Endpoint::GenerateContent { .. }
             | Endpoint::ContentTokens
             | Endpoint::EmbedContent
@@ -115,7 +117,13 @@ impl AnswerReader {
                 Form::Ollama(Ollama::default())
             }
         };
-        let read = !matches!(endpoint, Endpoint::Interactions | Endpoint::Predict { .. });
+        let read = !matches!(
+            endpoint,
+            Endpoint::Interactions
+                | Endpoint::Predict { .. }
+                | Endpoint::Batches
+                | Endpoint::Realtime
+        );
         Self {
             scanner: Scanner::default(),
             form,

@@ -63,7 +63,10 @@ impl CallReader {
             Endpoint::GenerateContent { .. } | Endpoint::ContentTokens | Endpoint::EmbedContent => {
                 Box::new(GeminiCall::default())
             }
-            Endpoint::Interactions | Endpoint::Predict { .. } => Box::new(Unread),
+            Endpoint::Interactions
+            | Endpoint::Predict { .. }
+            | Endpoint::Batches
+            | Endpoint::Realtime => Box::new(Unread),
             endpoint => Box::new(CallSink::new(endpoint)),
         };
         Self {
@@ -97,6 +100,8 @@ pub(super) struct CallSink {
     call: Call,
     /// The type of a message that has one; none where the document has no such thing.
     message: Option<Option<String>>,
+    /// Whether the call of a batch that is being read has named its model.
+    named: bool,
     word: Word,
     /// The tool that is being read; and the one that is being read inside of it.
     tool: Tool,
@@ -163,6 +168,7 @@ impl CallSink {
                 ..Call::default()
             },
             message: None,
+            named: false,
             word: Word::default(),
             tool: Tool::default(),
             nested: Tool::default(),
@@ -179,9 +185,10 @@ impl CallSink {
     fn is_limit(&self, name: &str) -> bool {
         match self.endpoint {
             Endpoint::ChatCompletions => matches!(name, "max_tokens" | "max_completion_tokens"),
-            Endpoint::Completions | Endpoint::Messages | Endpoint::PredictMessages { .. } => {
-                name == "max_tokens"
-            }
+            Endpoint::Completions
+            | Endpoint::Messages
+            | Endpoint::MessageBatches
+            | Endpoint::PredictMessages { .. } => name == "max_tokens",
             Endpoint::Responses => name == "max_output_tokens",
             _ => false,
         }
@@ -212,7 +219,13 @@ impl CallSink {
                 if self.word.long {
                     self.fail(NotUnderstood::Long("model"));
                 }
-                self.call.model = self.word.take();
+                self.named = true;
+                let model = self.word.take();
+                // Those of a batch are decided as one.
+                if self.call.model.is_some() && self.call.model != model {
+                    self.fail(NotUnderstood::Wrong("model"));
+                }
+                self.call.model = model;
             }
             ("model", Event::Null) => {}
             ("model", _) => self.fail(NotUnderstood::Wrong("model")),
@@ -261,6 +274,26 @@ impl CallSink {
             ("num_predict", Event::Number(number))
                 if number.parse::<i64>().is_ok_and(|number| number < 0) => {}
             ("num_predict", event) => self.limit(event),
+            _ => {}
+        }
+    }
+
+    /// What is around the calls of a batch.
+    fn batch(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match (steps, event) {
+            ([Part::Key(name)], _) if in_another_case(&["requests"], name).is_some() => {
+                self.fail(NotUnderstood::Case("requests"));
+            }
+            ([Part::Key("requests"), Part::Item(_), Part::Key(name)], _)
+                if in_another_case(&["params"], name).is_some() =>
+            {
+                self.fail(NotUnderstood::Case("params"));
+            }
+            ([Part::Key("requests"), Part::Item(_), Part::Key("params")], event) => match event {
+                Event::Begin(Kind::Object) => self.named = false,
+                Event::End(Kind::Object) if self.named => {}
+                _ => self.fail(NotUnderstood::Wrong("model")),
+            },
             _ => {}
         }
     }
@@ -395,7 +428,25 @@ impl Sink for CallSink {
             return;
         }
         let parts = path.parts();
-        match parts.steps() {
+        let mut steps = parts.steps();
+        if self.endpoint == Endpoint::MessageBatches {
+            steps = match steps {
+                Some([]) => Some(&[][..]),
+                Some(
+                    [
+                        Part::Key("requests"),
+                        Part::Item(_),
+                        Part::Key("params"),
+                        rest @ ..,
+                    ],
+                ) if !rest.is_empty() => Some(rest),
+                steps => {
+                    self.batch(steps.unwrap_or_default(), event);
+                    None
+                }
+            };
+        }
+        match steps {
             Some([]) => self.object |= event == Event::Begin(Kind::Object),
             Some([Part::Key(name)]) => self.member(name, event),
             Some([Part::Key("options"), Part::Key(name)]) if self.is_ollama() => {

@@ -108,6 +108,12 @@ pub enum Endpoint {
     Messages,
     /// The number of tokens that one of those would read.
     MessagesTokens,
+    /// Many of Anthropic's Messages at once, answered later.
+    MessageBatches,
+    /// `OpenAI`'s batches: the calls stand in a file that was sent before, and are not read.
+    Batches,
+    /// `OpenAI`'s Realtime, and what prepares a session of it. It is not read.
+    Realtime,
     /// Gemini's, in the Gemini API and in Vertex AI.
     GenerateContent {
         /// Whether it is the one that streams.
@@ -162,6 +168,11 @@ impl Endpoint {
                 Some(Self::Responses)
             }
             (LlmApi::Openai, "responses", "input_tokens") => Some(Self::ResponsesTokens),
+            (LlmApi::Openai, _, "batches") => Some(Self::Batches),
+            (LlmApi::Openai, _, "realtime") | (LlmApi::Openai, "realtime", _) => {
+                Some(Self::Realtime)
+            }
+            (LlmApi::Anthropic, "messages", "batches") => Some(Self::MessageBatches),
             (LlmApi::Anthropic, _, "messages") => Some(Self::Messages),
             (LlmApi::Anthropic, "messages", "count_tokens") => Some(Self::MessagesTokens),
             _ => None,
@@ -175,6 +186,9 @@ impl Endpoint {
             Self::ChatCompletions
             | Self::Responses
             | Self::Messages
+            | Self::MessageBatches
+            | Self::Batches
+            | Self::Realtime
             | Self::GenerateContent { .. }
             | Self::Interactions
             | Self::PredictMessages { .. }
@@ -196,8 +210,10 @@ impl Endpoint {
             | Self::Completions
             | Self::Embeddings
             | Self::Responses
-            | Self::ResponsesTokens => LlmApi::Openai,
-            Self::Messages | Self::MessagesTokens => LlmApi::Anthropic,
+            | Self::ResponsesTokens
+            | Self::Batches
+            | Self::Realtime => LlmApi::Openai,
+            Self::Messages | Self::MessagesTokens | Self::MessageBatches => LlmApi::Anthropic,
             Self::GenerateContent { .. }
             | Self::ContentTokens
             | Self::EmbedContent

@@ -139,6 +139,20 @@ fn calls_are_known_by_the_end_of_their_path() {
             Some(ResponsesTokens),
         ),
         (LlmApi::Openai, "/v1/responses/resp_1", None),
+        (LlmApi::Openai, "/v1/batches", Some(Batches)),
+        (LlmApi::Openai, "/v1/batches/batch_1/cancel", None),
+        (LlmApi::Openai, "/v1/realtime", Some(Realtime)),
+        (
+            LlmApi::Openai,
+            "/v1/realtime/client_secrets",
+            Some(Realtime),
+        ),
+        (
+            LlmApi::Anthropic,
+            "/v1/messages/batches",
+            Some(MessageBatches),
+        ),
+        (LlmApi::Anthropic, "/v1/messages/batches/b/cancel", None),
         (LlmApi::Openai, "/v1/responses%3Bx=1", Some(Responses)),
         (LlmApi::Openai, "/v1/embeddings", Some(Embeddings)),
         (LlmApi::Openai, "/v1/models", None),
@@ -150,7 +164,6 @@ fn calls_are_known_by_the_end_of_their_path() {
             "/v1/messages/count_tokens",
             Some(MessagesTokens),
         ),
-        (LlmApi::Anthropic, "/v1/messages/batches", None),
         (LlmApi::Anthropic, "/v1/chat/completions", None),
     ] {
         let route = Route::of(api, path);
@@ -536,4 +549,43 @@ fn what_is_not_understood_of_an_answer_is_told_and_what_came_before_counts() {
         LlmAnswer::default()
     );
     assert_eq!(whole(Endpoint::Embeddings, &json!({ "data": [{ "embedding": [0.5, -1e-3] }], "model": "e", "usage": { "prompt_tokens": 8, "total_tokens": 8 } })).usage.unwrap().input_tokens, Some(8));
+}
+
+#[test]
+fn the_calls_of_a_batch_are_one() {
+    let batch = |model: &str, more: &str| {
+        format!(
+            r#"{{"requests":[{{"custom_id":"a","params":{{"model":"m","max_tokens":5,"tools":[{{"name":"ls"}}]}}}},
+                {{"params":{{"max_tokens":7,"tools":[{{"name":"bash"}}],"model":"{model}"}}}}{more}]}}"#
+        )
+    };
+    let read = call(Endpoint::MessageBatches, &batch("m", ""));
+    let read = read.unwrap();
+    assert_eq!(read.model.as_deref(), Some("m"));
+    assert_eq!(read.max_output_tokens, Some(7));
+    assert_eq!(read.tools, ["ls", "bash"]);
+    for (text, why) in [
+        (batch("other", ""), NotUnderstood::Wrong("model")),
+        (
+            batch("m", r#",{"params":{}}"#),
+            NotUnderstood::Wrong("model"),
+        ),
+        (
+            batch("m", r#",{"params":[]}"#),
+            NotUnderstood::Wrong("model"),
+        ),
+        (
+            batch("m", r#",{"Params":{}}"#),
+            NotUnderstood::Case("params"),
+        ),
+        (
+            r#"{"Requests":[]}"#.to_owned(),
+            NotUnderstood::Case("requests"),
+        ),
+    ] {
+        assert_eq!(call(Endpoint::MessageBatches, &text), Err(why), "{text}");
+    }
+    for unread in [Endpoint::Batches, Endpoint::Realtime] {
+        assert_eq!(call(unread, "{}"), Err(NotUnderstood::Form));
+    }
 }
