@@ -5,6 +5,7 @@
 //! record.
 
 mod advice;
+mod call;
 mod excerpt;
 
 use std::path::Path;
@@ -50,6 +51,9 @@ fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
     let mut story = Story::default();
     story.paragraph(&headline(decision));
     story.entry("what", &attempted(&decision.action));
+    if let (ActionKind::LlmCall, Some(llm)) = (decision.action.kind, &decision.action.llm) {
+        story.entry("", &call::asked(llm));
+    }
     story.entry("who", &who(decision));
     for line in on_behalf(decision) {
         story.entry("", &line);
@@ -96,6 +100,9 @@ fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
     );
     if let Some(outcome) = &decision.outcome {
         story.entry("outcome", &became(outcome));
+        if let Some(answer) = &outcome.llm {
+            story.entry("answered", &call::answered(answer));
+        }
     }
     let advice = advice::of(decision);
     if let Some(words) = advice.words {
