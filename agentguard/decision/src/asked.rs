@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_model::Llm;
+use agentguard_model::{Claim, ClaimSource, Context, Llm};
 use agentguard_policy::{Query, Request, Seen};
 use http::HeaderMap;
 
@@ -16,6 +16,7 @@ pub struct Asked {
     websocket: bool,
     llm: Option<Llm>,
     opens_calls: bool,
+    claims: Vec<Claim>,
 }
 
 /// What a connection carries, as far as it is read.
@@ -72,6 +73,7 @@ impl Asked {
             websocket: false,
             llm: None,
             opens_calls: false,
+            claims: Vec::new(),
         }
     }
 
@@ -141,6 +143,19 @@ impl Asked {
         self.opens_calls
     }
 
+    /// The same, which says this of whom it is for, too.
+    #[must_use]
+    pub fn claiming(mut self, source: ClaimSource, context: Context) -> Self {
+        if !context.is_empty() {
+            self.claims.push(Claim {
+                source,
+                context,
+                trusted: false,
+            });
+        }
+        self
+    }
+
     /// A request that ends here, and opens a tunnel.
     #[must_use]
     pub fn tunnel(method: &str, to: &str) -> Self {
@@ -157,6 +172,7 @@ impl Asked {
             websocket: false,
             llm: None,
             opens_calls: false,
+            claims: Vec::new(),
         }
     }
 
@@ -170,6 +186,7 @@ impl Asked {
             websocket: self.websocket,
             llm: self.llm.clone(),
             opens_calls: self.opens_calls,
+            claims: self.claims.clone(),
         }
     }
 
@@ -189,6 +206,7 @@ impl Asked {
             websocket: self.websocket,
             llm: self.llm.as_ref(),
             opens_calls: self.opens_calls,
+            claims: &self.claims,
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

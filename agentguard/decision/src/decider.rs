@@ -455,6 +455,12 @@ impl<R: Recorder> Decider<R> {
             what.body = (request.body > 0).then_some(request.body);
             what.tls = request.tls;
             what.websocket = request.websocket;
+            what.claims = request.claims.to_vec();
+            let agent = self.agent(policy, client.agent);
+            for claim in &mut what.claims {
+                let trusts = |agent: &&AgentPolicy| agent.trusts.contains(&claim.source);
+                claim.trusted = agent.as_ref().is_ok_and(trusts);
+            }
             if let Some(llm) = request.llm {
                 if !request.opens_calls {
                     what.kind = ActionKind::LlmCall;
@@ -527,10 +533,14 @@ impl<R: Recorder> Decider<R> {
         // The time first: an id is never older than the time of its decision.
         let time = Timestamp::now();
         let id = self.ids.next();
-        let (agent, context) = match draft.client {
+        let (agent, mut context) = match draft.client {
             Some(client) => self.directory.describe(client.agent, client.run, policy),
             None => (None, agentguard_model::Context::default()),
         };
+        let own = agent.as_ref().and_then(|agent| policy.agent(&agent.name));
+        for claim in own.iter().flat_map(|own| own.trusted(&draft.action.claims)) {
+            context.fill(&claim.context);
+        }
         let decision = Decision {
             id,
             time,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{HostName, Llm};
+use crate::{Claim, HostName, Llm};
 
 /// The kind of an action.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
@@ -74,7 +74,7 @@ pub struct Messages {
 }
 
 /// One attempted thing, decoded as far as we can.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct Action {
     /// What kind of thing.
     pub kind: ActionKind,
@@ -122,6 +122,9 @@ pub struct Action {
     /// The call of a language model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub llm: Option<Llm>,
+    /// What a request says itself of whom it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
     /// How much was moved, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Bytes>,
@@ -146,6 +149,7 @@ impl Action {
             websocket: false,
             tool: None,
             llm: None,
+            claims: Vec::new(),
             bytes: None,
         }
     }

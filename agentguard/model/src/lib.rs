@@ -7,6 +7,7 @@
 
 mod action;
 mod agent;
+mod claims;
 mod decision;
 mod host;
 mod llm;
@@ -17,6 +18,7 @@ mod users;
 
 pub use action::{Action, ActionKind, Bytes, Messages, Tool, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
+pub use claims::{Claim, ClaimSource};
 pub use decision::{
     BudgetLine, COUNTED_TOGETHER, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched,
     Outcome, Source, Verdict,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentguard_model::{AgentName, Handling, Labels, Mode};
+use agentguard_model::{AgentName, Claim, ClaimSource, Handling, Labels, Mode};
 
 use crate::document::{Local, NotUnderstood, OnAdoption, OnDaemonLoss};
 use crate::index::Index;
@@ -34,6 +34,8 @@ pub struct AgentPolicy {
     pub default_handling: Handling,
     /// What becomes of its calls of language models that cannot be read.
     pub not_understood: NotUnderstood,
+    /// Where its requests may say whom they are for, the most trusted first.
+    pub trusts: Vec<ClaimSource>,
     /// What `agentguard run` leaves open to it.
     pub sandbox: SandboxPolicy,
     /// The rules that are for it: those for everyone, and those for it and its likes.
@@ -74,6 +76,13 @@ pub struct SandboxPolicy {
 }
 
 impl AgentPolicy {
+    /// Those claims of a request that are taken for true, the most trusted first.
+    pub fn trusted<'c>(&self, claims: &'c [Claim]) -> impl Iterator<Item = &'c Claim> {
+        self.trusts
+            .iter()
+            .flat_map(move |source| claims.iter().filter(move |claim| claim.source == *source))
+    }
+
     /// Whether the policy refuses this agent only what it refuses in every mode.
     #[must_use]
     pub fn observes(&self) -> bool {

@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agentguard_model::{Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict};
+use agentguard_model::{
+    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
+};
 
 use crate::agent::AgentPolicy;
 use crate::changes::Changes;
@@ -75,6 +77,17 @@ impl Policy {
     /// Decides a flow or a request. No I/O; the work depends on the rules that can match alone.
     #[must_use]
     pub fn decide(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Ruling {
+        let believed = believed(agent, facts);
+        let facts = &match &believed {
+            Some(context) => Facts {
+                circumstances: Circumstances {
+                    context,
+                    ..facts.circumstances
+                },
+                ..*facts
+            },
+            None => *facts,
+        };
         unless_unread(agent, facts, self.by_rules(agent, facts))
     }
 
@@ -443,6 +456,21 @@ pub(crate) fn undecided(observes: bool, found: &Found) -> bool {
         || found.may_be_overruled()
         || found.may_fail
         || found.unseen_handling > found.handling
+}
+
+/// Whom a request is for, as far as its agent's requests are believed, where that is more than its run says.
+fn believed(agent: &AgentPolicy, facts: &Facts<'_>) -> Option<Context> {
+    let Seen::Request(request) = facts.request else {
+        return None;
+    };
+    if request.claims.is_empty() || agent.trusts.is_empty() {
+        return None;
+    }
+    let mut context = facts.circumstances.context.clone();
+    for claim in agent.trusted(request.claims) {
+        context.fill(&claim.context);
+    }
+    Some(context)
 }
 
 /// What becomes of a call of a language model that goes on by the rules and cannot be read: [`NotUnderstood`]

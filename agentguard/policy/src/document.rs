@@ -152,6 +152,10 @@ pub(crate) struct RawAgent {
     /// What becomes of its calls of language models that cannot be read.
     #[serde(default)]
     pub(crate) not_understood: Option<NotUnderstood>,
+    /// Where requests may say whom they are for, so that it is taken for true where the run does not say: the first
+    /// of these comes first. None, if absent.
+    #[serde(default)]
+    pub(crate) trusts: Vec<agentguard_model::ClaimSource>,
     /// What `agentguard run` leaves open to this agent that it closes to others.
     #[serde(default)]
     pub(crate) sandbox: Option<RawSandbox>,

@@ -431,6 +431,7 @@ fn agent(
         local: raw.local.unwrap_or_default(),
         default_handling,
         not_understood: raw.not_understood.unwrap_or(defaults.not_understood),
+        trusts: raw.trusts,
         sandbox,
         indexes: Vec::new(),
     };

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
-use agentguard_model::Llm;
+use agentguard_model::{Claim, Llm};
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
@@ -44,6 +44,8 @@ pub struct Request<'a> {
     /// Whether it opens a connection for calls, each of which is decided by itself: of [`Self::llm`] provider and
     /// operation are known, and conditions on the rest turn out for it.
     pub opens_calls: bool,
+    /// What it says itself of whom it is for.
+    pub claims: &'a [Claim],
     /// That parts of it are not known, and what is assumed of conditions on those. Absent on the data
     /// path, where all of it is known.
     pub assumed: Option<Assumed<'a>>,
@@ -127,6 +129,7 @@ impl<'a> Request<'a> {
             websocket: false,
             llm: None,
             opens_calls: false,
+            claims: &[],
             assumed: None,
         }
     }

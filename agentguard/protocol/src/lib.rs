@@ -23,6 +23,7 @@
 
 pub mod alert;
 pub mod authority;
+pub mod baggage;
 pub mod client_hello;
 pub mod content;
 pub mod fields;

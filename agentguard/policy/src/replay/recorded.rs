@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use agentguard_model::{
-    Action, ActionKind, COUNTED_TOGETHER, Decision, HostName, Labels, Layer, Llm, ReasonCode,
-    Transport, Verdict,
+    Action, ActionKind, COUNTED_TOGETHER, Claim, Decision, HostName, Labels, Layer, Llm,
+    ReasonCode, Transport, Verdict,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -68,6 +68,7 @@ pub(super) struct Asked {
     pub(super) llm: Option<Llm>,
     /// As [`Request::opens_calls`].
     pub(super) opens_calls: bool,
+    pub(super) claims: Vec<Claim>,
     pub(super) unknown: Unknown,
 }
 
@@ -82,6 +83,7 @@ impl Asked {
             websocket: self.websocket,
             llm: self.llm.as_ref(),
             opens_calls: self.opens_calls,
+            claims: &self.claims,
             ..Request::new(&self.method, &self.path)
         }
     }
@@ -246,6 +248,7 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
         whole: tunnel || is_empty(action, decision),
         llm: None,
         opens_calls: action.kind == ActionKind::HttpRequest && action.llm.is_some(),
+        claims: action.claims.clone(),
         unknown,
         method,
     }

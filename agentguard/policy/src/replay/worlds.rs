@@ -292,6 +292,7 @@ impl Worlds<'_> {
                 websocket: asked.websocket,
                 llm: asked.llm.as_ref(),
                 opens_calls: asked.opens_calls,
+                claims: &asked.claims,
                 assumed: Some(Assumed {
                     unknown: &asked.unknown,
                     in_favour,

@@ -794,3 +794,60 @@ fn a_call_that_cannot_be_read_is_denied_by_default() {
         );
     }
 }
+
+#[test]
+fn whom_a_request_says_that_it_is_for_counts_where_the_agent_is_trusted_with_that() {
+    use agentguard_model::{Claim, ClaimSource, Context};
+    let claim = |source, user: &str, session: Option<&str>| Claim {
+        source,
+        context: Context {
+            user: Some(user.to_owned()),
+            session: session.map(str::to_owned),
+            ..Context::default()
+        },
+        trusted: false,
+    };
+    let claims = [
+        claim(ClaimSource::Baggage, "bob", Some("s-1")),
+        claim(ClaimSource::Llm, "ann", None),
+    ];
+    let name = host("api.openai.com");
+    let llm = chat("x", &[]);
+    for (trusts, run, rule, expected) in [
+        // Nobody is believed who need not be.
+        ("", None, "user: [ann]", NONE),
+        ("", None, "user: [bob]", NONE),
+        ("trusts: [llm], ", None, "user: [ann]", ALLOW),
+        ("trusts: [llm], ", None, "session: [s-1]", NONE),
+        // The first that says so.
+        (
+            "trusts: [llm, baggage], ",
+            None,
+            "user: [ann], session: [s-1]",
+            ALLOW,
+        ),
+        ("trusts: [baggage, llm], ", None, "user: [bob]", ALLOW),
+        // What the run says stands.
+        ("trusts: [llm], ", Some("eve"), "user: [ann]", NONE),
+        ("trusts: [llm], ", Some("eve"), "user: [eve]", ALLOW),
+    ] {
+        let policy = policy(&format!(
+            "version: 1\nagents: [{{{trusts}name: coder}}]\nrules:\n  - {{id: a, match: {{host: [api.openai.com], {rule}}}, action: allow}}"
+        ));
+        let context = Context {
+            user: run.map(str::to_owned),
+            ..Context::default()
+        };
+        let mut facts = facts(&name, Some(&llm));
+        facts.circumstances.context = &context;
+        let Seen::Request(request) = facts.request else {
+            panic!("a request");
+        };
+        facts.request = Seen::Request(Request {
+            claims: &claims,
+            ..request
+        });
+        let ruling = policy.decide(agent(&policy, "coder"), &facts);
+        assert_eq!(ruling.reason.code, expected, "{trusts} {rule}");
+    }
+}

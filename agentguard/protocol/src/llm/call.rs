@@ -19,6 +19,8 @@ pub struct Call {
     /// The names of the tools that are offered, and of servers (MCP) whose tools are; of those that the provider
     /// has itself, their types too.
     pub tools: Vec<String>,
+    /// Whom it says that it is for. None where it says so in two ways, or in more than [`super::MAX_WORD`] bytes.
+    pub user: Option<String>,
 }
 
 /// Reads the content of a request.
@@ -102,6 +104,8 @@ pub(super) struct CallSink {
     message: Option<Option<String>>,
     /// Whether the call of a batch that is being read has named its model.
     named: bool,
+    /// Whether it says in two ways whom it is for.
+    two_users: bool,
     word: Word,
     /// The tool that is being read; and the one that is being read inside of it.
     tool: Tool,
@@ -169,6 +173,7 @@ impl CallSink {
             },
             message: None,
             named: false,
+            two_users: false,
             word: Word::default(),
             tool: Tool::default(),
             nested: Tool::default(),
@@ -274,6 +279,20 @@ impl CallSink {
             ("num_predict", Event::Number(number))
                 if number.parse::<i64>().is_ok_and(|number| number < 0) => {}
             ("num_predict", event) => self.limit(event),
+            _ => {}
+        }
+    }
+
+    /// Whom it says that it is for.
+    fn user(&mut self, event: Event<'_>) {
+        match event {
+            Event::Begin(Kind::Text) => self.word = Word::default(),
+            Event::Text(piece) => self.word.push(piece),
+            Event::End(Kind::Text) => {
+                let user = self.word.take();
+                self.two_users |= self.call.user.is_some() && self.call.user != user;
+                self.call.user = user.filter(|_| !self.two_users);
+            }
             _ => {}
         }
     }
@@ -448,6 +467,12 @@ impl Sink for CallSink {
         }
         match steps {
             Some([]) => self.object |= event == Event::Begin(Kind::Object),
+            Some([Part::Key("user" | "safety_identifier")]) if self.endpoint.is_openai() => {
+                self.user(event);
+            }
+            Some([Part::Key("metadata"), Part::Key("user_id")]) if !self.endpoint.is_openai() => {
+                self.user(event);
+            }
             Some([Part::Key(name)]) => self.member(name, event),
             Some([Part::Key("options"), Part::Key(name)]) if self.is_ollama() => {
                 self.option(name, event);

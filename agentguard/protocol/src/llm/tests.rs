@@ -191,6 +191,7 @@ fn what_a_call_asks_for() {
         stream: true,
         max_output_tokens: Some(7),
         tools: ["get_weather", "shell", "old"].map(str::to_owned).into(),
+        user: None,
     };
     assert_eq!(call(Endpoint::ChatCompletions, chat), Ok(read));
     let responses = r#"{"model":"gpt-5","max_tokens":1,"max_output_tokens":9,"stream":null,"tools":[
@@ -212,6 +213,7 @@ fn what_a_call_asks_for() {
         ]
         .map(str::to_owned)
         .into(),
+        user: None,
     };
     assert_eq!(call(Endpoint::Responses, responses), Ok(read));
     let messages = r#"{"tools":[{"name":"Bash","input_schema":{"type":"object"}},
@@ -223,6 +225,7 @@ fn what_a_call_asks_for() {
         tools: ["Bash", "web_search", "web_search_20250305"]
             .map(str::to_owned)
             .into(),
+        user: None,
     };
     assert_eq!(call(Endpoint::Messages, messages), Ok(read));
     assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));
@@ -588,4 +591,42 @@ fn the_calls_of_a_batch_are_one() {
     for unread in [Endpoint::Batches, Endpoint::Realtime] {
         assert_eq!(call(unread, "{}"), Err(NotUnderstood::Form));
     }
+}
+
+#[test]
+fn whom_a_call_is_for_is_read_where_it_says_so_once() {
+    let user = |endpoint, body: &str| call(endpoint, body).unwrap().user;
+    for (endpoint, body, expected) in [
+        (Endpoint::ChatCompletions, r#"{"user":"ann"}"#, Some("ann")),
+        (
+            Endpoint::Responses,
+            r#"{"safety_identifier":"ann"}"#,
+            Some("ann"),
+        ),
+        (
+            Endpoint::Responses,
+            r#"{"user":"ann","safety_identifier":"ann"}"#,
+            Some("ann"),
+        ),
+        (
+            Endpoint::Responses,
+            r#"{"user":"ann","safety_identifier":"bob"}"#,
+            None,
+        ),
+        (
+            Endpoint::Messages,
+            r#"{"metadata":{"user_id":"ann"},"user":"bob"}"#,
+            Some("ann"),
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#"{"metadata":{"user_id":"ann"}}"#,
+            None,
+        ),
+        (Endpoint::ChatCompletions, r#"{"user":7}"#, None),
+    ] {
+        assert_eq!(user(endpoint, body).as_deref(), expected, "{body}");
+    }
+    let long = format!(r#"{{"user":"{}"}}"#, "x".repeat(257));
+    assert_eq!(user(Endpoint::ChatCompletions, &long), None);
 }

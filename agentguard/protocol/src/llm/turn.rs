@@ -103,6 +103,7 @@ mod tests {
             stream: true,
             max_output_tokens: Some(7),
             tools: tools.into(),
+            user: None,
         };
         assert_eq!(said, Ok(Turn::Call(call)));
     }

@@ -31,6 +31,8 @@ pub(crate) struct Read {
     pub(crate) llm: Llm,
     /// How much content it has, as far as that is known: what came, or what it decodes to, if that is more.
     pub(crate) size: u64,
+    /// Whom it says that it is for.
+    pub(crate) user: Option<String>,
     /// Sent on, as it came.
     pub(crate) body: Received,
 }
@@ -113,6 +115,7 @@ impl Calling {
             return Ok(Read {
                 llm: self.not_understood("calls of this kind over WebSocket are not read"),
                 size: 0,
+                user: None,
                 body,
             });
         }
@@ -138,21 +141,27 @@ impl Calling {
                 call.stream,
                 call.max_output_tokens,
                 call.tools,
+                call.user,
             ))
         });
+        let mut user = None;
         let llm = match call {
-            Ok((model, stream, max_output_tokens, tools)) => Llm {
-                model,
-                stream: self.endpoint().streams().unwrap_or(stream),
-                max_output_tokens,
-                tools,
-                ..self.unread()
-            },
+            Ok((model, stream, max_output_tokens, tools, says)) => {
+                user = says;
+                Llm {
+                    model,
+                    stream: self.endpoint().streams().unwrap_or(stream),
+                    max_output_tokens,
+                    tools,
+                    ..self.unread()
+                }
+            }
             Err(why) => self.not_understood(why),
         };
         Ok(Read {
             llm,
             size,
+            user,
             body: Received::Held(held),
         })
     }

@@ -1,18 +1,18 @@
 //! One request after the other: decide, carry, answer.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, LlmAnswer, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, Context, LlmAnswer, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
 use agentguard_protocol::llm::Endpoint;
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::extensions::{Agreed, Offers};
-use agentguard_protocol::{HttpMalformed, request, response};
+use agentguard_protocol::{HttpMalformed, baggage, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -20,7 +20,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::Port;
 use crate::account::{Account, plain};
@@ -175,7 +175,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 Err(unread) => return self.refuse_unread(unread, tongue).await,
             };
             asked.grew(read.size);
-            (asked, body) = (asked.calling(read.llm), read.body);
+            let user = Context {
+                user: read.user,
+                ..Context::default()
+            };
+            asked = asked.calling(read.llm).claiming(ClaimSource::Llm, user);
+            body = read.body;
         }
         let asked = Arc::new(asked);
         let mut growth = (!body.is_end_stream())
@@ -218,6 +223,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         let endpoint = calling.as_ref().map(Calling::endpoint);
+        if carried.is_err()
+            && let Some(denied) = self.cut(&mut revoked).await
+        {
+            account.fail(relay::revoked(&denied));
+            account.answered(StatusCode::FORBIDDEN);
+            return refuse(&denied, StatusCode::FORBIDDEN, tongue);
+        }
         let checked = match (carried, endpoint) {
             (Ok(carried), Some(endpoint)) => {
                 let examining = pin!(self.examine(carried, &account, &asked, endpoint));
@@ -264,6 +276,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             parts.headers.clone(),
             body.size_hint().exact(),
         );
+        let asked = asked.claiming(ClaimSource::Baggage, baggage::context(&parts.headers));
         let asked = match meaning.websocket {
             Some(_) => asked.opening_websocket(),
             None => asked,
@@ -412,6 +425,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             upgrade,
             upstream,
         })
+    }
+
+    /// The denial of a request whose upstream broke off because its agent was quarantined: it is ruled in a moment.
+    async fn cut(&self, revoked: &mut Revoked) -> Option<Decided> {
+        let directory = self.flow.guard.decider.directory();
+        if !directory.is_quarantined(self.flow.client.agent) {
+            return None;
+        }
+        let ruled = pin!(pending::<()>());
+        let patience = self.flow.guard.limits.cut;
+        let ruled = timeout(patience, revoked.unless(ruled)).await;
+        ruled.ok()?.err()
     }
 
     /// Reads the answer to a call that is one document before it is passed on, where a rule looks at the tools that it

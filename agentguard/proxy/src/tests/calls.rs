@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use agentguard_model::{ActionKind, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, ClaimSource, ReasonCode, Verdict};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::FutureExt as _;
@@ -238,4 +238,35 @@ async fn in_the_middle_of_an_event_or_of_a_counted_answer_no_error_can_be_said()
         drop((client, upstream));
         world.end().await;
     }
+}
+
+/// What is claimed is recorded, and counts for nothing unless the policy says so.
+#[tokio::test]
+async fn whom_a_call_says_that_it_is_for_is_in_the_record() {
+    let world = by_name(Rules::Calls).build().await;
+    let mut client = world.connect().await;
+    let body = br#"{"model":"large","user":"ann"}"#;
+    write(
+        &mut client,
+        sized(body, "Baggage: user.id=bob,session.id=s-1\r\n"),
+    )
+    .await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop(client);
+    let decisions = world.end().await;
+    let claims = &decisions[0].action.claims;
+    let said: Vec<_> = claims
+        .iter()
+        .map(|it| (it.source, it.context.user.as_deref(), it.trusted))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (ClaimSource::Baggage, Some("bob"), false),
+            (ClaimSource::Llm, Some("ann"), false)
+        ]
+    );
+    assert_eq!(claims[0].context.session.as_deref(), Some("s-1"));
+    assert!(decisions[0].context.is_empty());
 }

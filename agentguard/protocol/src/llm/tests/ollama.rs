@@ -34,6 +34,7 @@ fn what_a_call_asks_for() {
         stream: true,
         max_output_tokens: Some(128),
         tools: vec!["look".to_owned()],
+        user: None,
     };
     assert_eq!(call(Endpoint::OllamaChat, chat), Ok(read));
     for (body, stream, most) in [

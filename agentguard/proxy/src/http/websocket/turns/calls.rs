@@ -71,24 +71,28 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
             None => reader.finish().map_err(|why| why.to_string()),
         };
         let unread = self.turns.unread();
+        let mut user = None;
         let llm = match read {
             Ok(Turn::About) => {
                 self.message = Message::Goes;
                 return Ok(true);
             }
-            Ok(Turn::Call(call)) => Llm {
-                model: call.model,
-                stream: call.stream,
-                max_output_tokens: call.max_output_tokens,
-                tools: call.tools,
-                ..unread
-            },
+            Ok(Turn::Call(call)) => {
+                user = call.user;
+                Llm {
+                    model: call.model,
+                    stream: call.stream,
+                    max_output_tokens: call.max_output_tokens,
+                    tools: call.tools,
+                    ..unread
+                }
+            }
             Err(why) => Llm {
                 not_understood: Some(why),
                 ..unread
             },
         };
-        let goes = self.turns.decide(llm, size).await?;
+        let goes = self.turns.decide(llm, user, size).await?;
         if goes {
             self.message = Message::Goes;
         } else {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, Llm, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, Llm, ReasonCode};
 use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::text_frame;
@@ -114,9 +114,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     }
 
     /// Decides a call, which is in a message of so many bytes. True: it may go.
-    async fn decide(&self, llm: Llm, size: u64) -> Result<bool, Stopped> {
+    async fn decide(&self, llm: Llm, user: Option<String>, size: u64) -> Result<bool, Stopped> {
         let changes = self.flow.guard.decider.changes();
-        let asked = Arc::new(self.handshake.turn(llm, size));
+        let user = agentguard_model::Context {
+            user,
+            ..agentguard_model::Context::default()
+        };
+        let asked = self.handshake.turn(llm, size);
+        let asked = Arc::new(asked.claiming(ClaimSource::Llm, user));
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
             return self.refuse(decided).map(|()| false);
