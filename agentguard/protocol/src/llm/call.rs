@@ -2,9 +2,10 @@
 
 use std::{fmt, mem};
 
+use super::converse_call::ConverseCall;
 use super::gemini_call::GeminiCall;
 use super::names::in_another_case;
-use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
+use super::{Endpoint, InvokeForm, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
 
 /// What a call asks for, in any of the forms.
@@ -63,7 +64,10 @@ impl CallReader {
             Endpoint::GenerateContent { .. } | Endpoint::ContentTokens | Endpoint::EmbedContent => {
                 Box::new(GeminiCall::default())
             }
-            Endpoint::Interactions | Endpoint::Predict { .. } => Box::new(Unread),
+            Endpoint::Converse { .. } | Endpoint::BedrockTokens => {
+                Box::new(ConverseCall::default())
+            }
+            endpoint if endpoint.is_unread() => Box::new(Unread),
             endpoint => Box::new(CallSink::new(endpoint)),
         };
         Self {
@@ -92,7 +96,7 @@ impl CallReader {
 }
 
 #[derive(Debug)]
-struct CallSink {
+pub(super) struct CallSink {
     endpoint: Endpoint,
     call: Call,
     word: Word,
@@ -135,7 +139,7 @@ const TOOL: [&str; 6] = [
 ];
 
 impl CallSink {
-    fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
             call: Call {
@@ -158,7 +162,15 @@ impl CallSink {
     /// The limit that is asked for under this name, as far as the endpoint has it.
     fn is_limit(&self, name: &str) -> bool {
         match self.endpoint {
-            Endpoint::ChatCompletions => matches!(name, "max_tokens" | "max_completion_tokens"),
+            Endpoint::ChatCompletions
+            | Endpoint::Invoke {
+                form: InvokeForm::Chat,
+                ..
+            } => matches!(name, "max_tokens" | "max_completion_tokens"),
+            Endpoint::Invoke {
+                form: InvokeForm::Messages,
+                ..
+            } => name == "max_tokens",
             Endpoint::Completions | Endpoint::Messages | Endpoint::PredictMessages { .. } => {
                 name == "max_tokens"
             }
@@ -330,30 +342,41 @@ impl CallSink {
     }
 }
 
-impl Sink for CallSink {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
+impl CallSink {
+    /// What is met, at these steps within a request.
+    pub(super) fn met(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         if self.fault.is_some() {
             return;
         }
-        let parts = path.parts();
-        match parts.steps() {
-            Some([]) => self.object |= event == Event::Begin(Kind::Object),
-            Some([Part::Key(name)]) => self.member(name, event),
-            Some([Part::Key("options"), Part::Key(name)]) if self.is_ollama() => {
+        match steps {
+            [] => self.object |= event == Event::Begin(Kind::Object),
+            [Part::Key(name)] => self.member(name, event),
+            [Part::Key("options"), Part::Key(name)] if self.is_ollama() => {
                 self.option(name, event);
             }
-            Some(
-                [
-                    Part::Key("tools" | "functions" | "mcp_servers"),
-                    Part::Item(_),
-                    rest @ ..,
-                ],
-            ) => match rest {
+            [
+                Part::Key("tools" | "functions" | "mcp_servers"),
+                Part::Item(_),
+                rest @ ..,
+            ] => match rest {
                 // What is offered under a name of its own.
                 [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
                 rest => self.tool(false, rest, event),
             },
             _ => {}
+        }
+    }
+
+    pub(super) fn into_call(self) -> Call {
+        self.call
+    }
+}
+
+impl Sink for CallSink {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        let parts = path.parts();
+        if let Some(steps) = parts.steps() {
+            self.met(steps, event);
         }
     }
 }

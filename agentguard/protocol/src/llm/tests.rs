@@ -8,6 +8,7 @@ use super::{
 };
 use crate::sse::{Piece, Pieces};
 
+mod bedrock;
 mod gemini;
 mod ollama;
 

@@ -69,12 +69,16 @@ impl Calling {
         self.route.endpoint
     }
 
-    /// Of which nothing but where it goes is known, for this reason.
+    /// Of which nothing but where it goes is known, for this reason: the model too, where nothing of a form is read and
+    /// the path names it.
     fn not_understood(&self, why: impl Into<String>) -> Llm {
         Llm {
             provider: self.provider.name.clone(),
             operation: self.endpoint().operation(),
-            model: None,
+            model: match self.endpoint().is_unread() {
+                true => self.route.model(None).unwrap_or_default(),
+                false => None,
+            },
             stream: false,
             max_output_tokens: None,
             tools: Vec::new(),

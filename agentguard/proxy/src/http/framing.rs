@@ -1,5 +1,6 @@
 //! Of what an answer consists: one document, or many in one of the forms in which streams come.
 
+use agentguard_protocol::eventstream;
 use agentguard_protocol::llm::AnswerReader;
 use agentguard_protocol::sse::{Piece, Pieces};
 
@@ -14,6 +15,8 @@ pub(super) enum Framing {
     Events(Pieces),
     /// A document in each line.
     Lines,
+    /// AWS's event stream.
+    Messages(eventstream::Reader),
 }
 
 impl Framing {
@@ -25,6 +28,7 @@ impl Framing {
             "application/x-ndjson" | "application/ndjson" | "application/stream+json" => {
                 Self::Lines
             }
+            "application/vnd.amazon.eventstream" => Self::Messages(eventstream::Reader::default()),
             "" | "application/json" => Self::Document,
             kind if kind.ends_with("+json") => Self::Document,
             _ => return None,
@@ -53,6 +57,18 @@ impl Framing {
             Self::Lines => {
                 if let Some(llm) = llm {
                     llm.lines(bytes);
+                }
+            }
+            Self::Messages(messages) => {
+                if let Some(llm) = llm {
+                    let read = messages.push(bytes, &mut |piece| match piece {
+                        eventstream::Piece::Head(head) => llm.event_begins(&head),
+                        eventstream::Piece::Payload(payload) => llm.data(payload),
+                        eventstream::Piece::End => llm.event_ends(),
+                    });
+                    if let Err(fault) = read {
+                        llm.give_up(fault.into());
+                    }
                 }
             }
             Self::Document => {

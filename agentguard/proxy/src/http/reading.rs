@@ -61,7 +61,11 @@ impl Reading {
         Ok(Some(Self {
             decoder,
             framing,
-            llm: endpoint.map(AnswerReader::new),
+            llm: endpoint.map(|endpoint| {
+                let mut llm = AnswerReader::new(endpoint);
+                llm.fields(fields);
+                llm
+            }),
             gave_up: false,
         }))
     }
