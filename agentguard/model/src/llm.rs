@@ -18,6 +18,8 @@ pub enum LlmApi {
     Ollama,
     /// Amazon Bedrock's: Converse and Invoke. `OpenAI`'s and Anthropic's are spoken there too.
     Bedrock,
+    /// Cohere's: Chat and Embed. `OpenAI`'s is spoken there too.
+    Cohere,
 }
 
 /// Who answers at a host, and in which form.

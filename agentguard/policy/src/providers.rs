@@ -9,7 +9,7 @@ use crate::pattern::{HostPattern, Wildcard};
 use crate::policy::Policy;
 
 /// The providers that need no document: name, form and hosts.
-const BUILT_IN: [(&str, LlmApi, &[&str]); 12] = [
+const BUILT_IN: [(&str, LlmApi, &[&str]); 13] = [
     ("openai", LlmApi::Openai, &["api.openai.com", "chatgpt.com"]),
     (
         "azure_openai",
@@ -34,6 +34,11 @@ const BUILT_IN: [(&str, LlmApi, &[&str]); 12] = [
     ),
     ("vertex", LlmApi::Gemini, &["aiplatform.googleapis.com"]),
     ("bedrock", LlmApi::Bedrock, &[]),
+    (
+        "cohere",
+        LlmApi::Cohere,
+        &["api.cohere.com", "api.cohere.ai"],
+    ),
 ];
 
 /// Hosts of those, of which there is one for each region: in a label, `*` stands for any run of characters.

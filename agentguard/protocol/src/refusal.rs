@@ -94,13 +94,14 @@ struct GoogleFault<'a> {
     status: &'a str,
 }
 
-/// An error as clients of AWS's APIs read it (Smithy, "AWS `restJson1` protocol"): its type is in a field.
+/// An error as clients of AWS's APIs read it (Smithy, "AWS `restJson1` protocol"), where its type is in a field; and
+/// as those of Cohere's do (its reference, "Errors"), who go by the status.
 #[derive(Serialize)]
-struct AwsError<'a> {
+struct MessageAlone<'a> {
     message: &'a str,
 }
 
-/// See [`AwsError`].
+/// See [`MessageAlone`].
 const AWS_ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// An error as clients of Ollama's API read it (ollama-python, `ResponseError`).
@@ -140,7 +141,9 @@ impl Refusal<'_> {
                 },
             }),
             LlmApi::Ollama => serde_json::to_vec(&OllamaError { error: &message }),
-            LlmApi::Bedrock => serde_json::to_vec(&AwsError { message: &message }),
+            LlmApi::Bedrock | LlmApi::Cohere => {
+                serde_json::to_vec(&MessageAlone { message: &message })
+            }
         };
         let mut response = self.with("application/json", body.unwrap_or_default());
         if api == LlmApi::Bedrock {
@@ -393,6 +396,7 @@ mod tests {
             ),
             (LlmApi::Ollama, format!(r#"{{"error":"{told}"}}"#)),
             (LlmApi::Bedrock, format!(r#"{{"message":"{told}"}}"#)),
+            (LlmApi::Cohere, format!(r#"{{"message":"{told}"}}"#)),
         ] {
             let response = refusal.llm_response(api);
             assert_eq!(response.status(), StatusCode::FORBIDDEN);

@@ -10,7 +10,7 @@ use agentguard_protocol::{eventstream, json};
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// New ones come last: inputs name them by number.
-const ENDPOINTS: [Endpoint; 18] = [
+const ENDPOINTS: [Endpoint; 20] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Embeddings,
@@ -35,6 +35,8 @@ const ENDPOINTS: [Endpoint; 18] = [
         stream: false,
         form: InvokeForm::Chat,
     },
+    Endpoint::CohereChat,
+    Endpoint::CohereEmbed,
 ];
 
 type Input<'a> = (Endpoint, &'a [u8], [&'a [u8]; 2]);

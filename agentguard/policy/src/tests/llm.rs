@@ -522,6 +522,7 @@ fn providers_are_found_by_host() {
             "bedrock-mantle.eu-west-1.api.aws",
             Some(("bedrock", LlmApi::Bedrock)),
         ),
+        ("api.cohere.com", Some(("cohere", LlmApi::Cohere))),
         ("bedrock-runtime.amazonaws.com", None),
         ("bedrock.us-east-1.amazonaws.com", None),
         ("x.us-central1-aiplatform.googleapis.com", None),
@@ -641,6 +642,13 @@ fn tests_make_calls() {
             Expected::Deny,
             true,
             NONE,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, provider: cohere, model: command-a, tools: [look, bash]}",
+            Expected::Deny,
+            true,
+            DENY,
         ),
         (
             "coder",

@@ -4,6 +4,7 @@ use agentguard_model::{LlmAnswer, LlmApi};
 use http::HeaderMap;
 
 use super::chat::Chat;
+use super::cohere::Cohere;
 use super::converse::Converse;
 use super::counts::Counts;
 use super::gemini::Gemini;
@@ -58,6 +59,7 @@ pub(super) enum Form {
     Gemini(Gemini),
     Ollama(Ollama),
     Converse(Converse),
+    Cohere(Cohere),
     Invoke(Box<Invoke>),
     Metered(Box<Metered>),
 }
@@ -80,6 +82,7 @@ impl Form {
             Self::Gemini(gemini) => gemini,
             Self::Ollama(ollama) => ollama,
             Self::Converse(converse) => converse,
+            Self::Cohere(cohere) => cohere,
             Self::Invoke(invoke) => &mut **invoke,
             Self::Metered(metered) => &mut **metered,
         }
@@ -93,6 +96,7 @@ impl Form {
             Self::Gemini(gemini) => gemini.finish(),
             Self::Ollama(ollama) => ollama.answer.finish(),
             Self::Converse(converse) => converse.finish(),
+            Self::Cohere(cohere) => cohere.finish(),
             Self::Invoke(invoke) => invoke.finish(),
             Self::Metered(metered) => metered.finish(),
         }
@@ -129,6 +133,9 @@ impl AnswerReader {
             | Endpoint::Predict { .. } => Form::Gemini(Gemini::default()),
             Endpoint::OllamaChat | Endpoint::OllamaGenerate | Endpoint::OllamaEmbed => {
                 Form::Ollama(Ollama::default())
+            }
+            Endpoint::CohereChat | Endpoint::CohereGenerate | Endpoint::CohereEmbed => {
+                Form::Cohere(Cohere::default())
             }
             Endpoint::Converse { .. } | Endpoint::BedrockTokens => {
                 Form::Converse(Converse::default())

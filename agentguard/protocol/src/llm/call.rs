@@ -171,9 +171,11 @@ impl CallSink {
                 form: InvokeForm::Messages,
                 ..
             } => name == "max_tokens",
-            Endpoint::Completions | Endpoint::Messages | Endpoint::PredictMessages { .. } => {
-                name == "max_tokens"
-            }
+            Endpoint::Completions
+            | Endpoint::Messages
+            | Endpoint::PredictMessages { .. }
+            | Endpoint::CohereChat
+            | Endpoint::CohereGenerate => name == "max_tokens",
             Endpoint::Responses => name == "max_output_tokens",
             _ => false,
         }
@@ -187,7 +189,14 @@ impl CallSink {
         if self.is_ollama() && in_another_case(&["options"], name).is_some() {
             self.fail(NotUnderstood::Case("options"));
         }
+        if self.is_cohere() && in_another_case(&["connectors"], name).is_some() {
+            self.fail(NotUnderstood::Case("connectors"));
+        }
         match (name, event) {
+            ("connectors", event) if self.is_cohere() => match event {
+                Event::Begin(Kind::Array) | Event::End(_) | Event::Null => {}
+                _ => self.fail(NotUnderstood::Wrong("connectors")),
+            },
             ("options", event) if self.is_ollama() => match event {
                 Event::Begin(Kind::Object) | Event::End(_) | Event::Null => {}
                 _ => self.fail(NotUnderstood::Wrong("options")),
@@ -235,6 +244,37 @@ impl CallSink {
             ("num_predict", event) => self.limit(event),
             _ => {}
         }
+    }
+
+    /// A part of a connector, which is a tool that the provider calls.
+    fn connector(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match (steps, event) {
+            ([], Event::Begin(Kind::Object)) => self.tool = Tool::default(),
+            ([], Event::End(Kind::Object)) => match mem::take(&mut self.tool).name {
+                Some(id) => self.offer(id),
+                None => self.fail(NotUnderstood::Wrong("connectors")),
+            },
+            ([Part::Key("id")], Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ([Part::Key("id")], Event::Text(piece)) => self.word.push(piece),
+            ([Part::Key("id")], Event::End(Kind::Text)) => {
+                if self.word.long {
+                    self.fail(NotUnderstood::Long("connectors"));
+                }
+                self.tool.name = self.word.take();
+            }
+            ([] | [Part::Key("id")], _) => self.fail(NotUnderstood::Wrong("connectors")),
+            ([Part::Key(name)], _) if in_another_case(&["id"], name).is_some() => {
+                self.fail(NotUnderstood::Case("id"));
+            }
+            _ => {}
+        }
+    }
+
+    fn is_cohere(&self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::CohereChat | Endpoint::CohereGenerate
+        )
     }
 
     fn is_ollama(&self) -> bool {
@@ -353,6 +393,9 @@ impl CallSink {
             [Part::Key(name)] => self.member(name, event),
             [Part::Key("options"), Part::Key(name)] if self.is_ollama() => {
                 self.option(name, event);
+            }
+            [Part::Key("connectors"), Part::Item(_), rest @ ..] if self.is_cohere() => {
+                self.connector(rest, event);
             }
             [
                 Part::Key("tools" | "functions" | "mcp_servers"),

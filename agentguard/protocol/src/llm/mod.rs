@@ -11,6 +11,7 @@ mod answer;
 mod anthropic;
 mod call;
 mod chat;
+mod cohere;
 mod converse;
 mod converse_call;
 mod counts;
@@ -137,6 +138,12 @@ pub enum Endpoint {
     OllamaGenerate,
     /// Ollama's own embeddings.
     OllamaEmbed,
+    /// Cohere's Chat.
+    CohereChat,
+    /// Cohere's Generate, which came before.
+    CohereGenerate,
+    /// Cohere's Embed.
+    CohereEmbed,
     /// Bedrock's Converse.
     Converse {
         /// Whether it is the one that streams.
@@ -209,9 +216,14 @@ impl Endpoint {
             | Self::PredictMessages { .. }
             | Self::Predict { .. }
             | Self::OllamaChat
-            | Self::Converse { .. } => LlmOperation::Chat,
-            Self::Completions | Self::OllamaGenerate => LlmOperation::TextCompletion,
-            Self::Embeddings | Self::EmbedContent | Self::OllamaEmbed => LlmOperation::Embeddings,
+            | Self::Converse { .. }
+            | Self::CohereChat => LlmOperation::Chat,
+            Self::Completions | Self::OllamaGenerate | Self::CohereGenerate => {
+                LlmOperation::TextCompletion
+            }
+            Self::Embeddings | Self::EmbedContent | Self::OllamaEmbed | Self::CohereEmbed => {
+                LlmOperation::Embeddings
+            }
             Self::Invoke { form, .. } => match form {
                 InvokeForm::Embeddings => LlmOperation::Embeddings,
                 InvokeForm::Messages | InvokeForm::Chat | InvokeForm::Other => LlmOperation::Chat,
@@ -240,6 +252,7 @@ impl Endpoint {
             | Self::PredictMessages { .. }
             | Self::Predict { .. } => LlmApi::Gemini,
             Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => LlmApi::Ollama,
+            Self::CohereChat | Self::CohereGenerate | Self::CohereEmbed => LlmApi::Cohere,
             Self::Converse { .. } | Self::BedrockTokens | Self::Invoke { .. } => LlmApi::Bedrock,
         }
     }

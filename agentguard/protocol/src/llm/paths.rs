@@ -27,13 +27,14 @@ impl Route {
             LlmApi::Gemini => google(&segments),
             LlmApi::Ollama => ollama(&segments),
             LlmApi::Bedrock => bedrock(&segments),
+            LlmApi::Cohere => cohere(&segments),
         };
         if own.is_some() {
             return own;
         }
         // Who has a form of their own speaks others too, below other paths.
         let spoken: &[LlmApi] = match api {
-            LlmApi::Openai | LlmApi::Gemini => &[LlmApi::Openai],
+            LlmApi::Openai | LlmApi::Gemini | LlmApi::Cohere => &[LlmApi::Openai],
             LlmApi::Anthropic => &[LlmApi::Anthropic],
             LlmApi::Ollama | LlmApi::Bedrock => &[LlmApi::Openai, LlmApi::Anthropic],
         };
@@ -283,4 +284,22 @@ fn invoke_form(model: &str) -> InvokeForm {
         }
         _ => InvokeForm::Other,
     }
+}
+
+/// Cohere's: `…/v2/chat` and its like.
+fn cohere(segments: &[String]) -> Option<Route> {
+    let (last, before) = segments.split_last()?;
+    if !["v1", "v2"].contains(&before.last()?.to_ascii_lowercase().as_str()) {
+        return None;
+    }
+    let endpoint = match last.to_ascii_lowercase().as_str() {
+        "chat" => Endpoint::CohereChat,
+        "generate" => Endpoint::CohereGenerate,
+        "embed" => Endpoint::CohereEmbed,
+        _ => return None,
+    };
+    Some(Route {
+        endpoint,
+        model: None,
+    })
 }

@@ -9,6 +9,7 @@ use super::{
 use crate::sse::{Piece, Pieces};
 
 mod bedrock;
+mod cohere;
 mod gemini;
 mod ollama;
 
