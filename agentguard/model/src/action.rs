@@ -74,7 +74,7 @@ pub struct Messages {
 }
 
 /// One attempted thing, decoded as far as we can.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Action {
     /// What kind of thing.
     pub kind: ActionKind,

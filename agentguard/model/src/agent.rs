@@ -97,7 +97,7 @@ pub enum Mode {
 }
 
 /// Who is behind an action, as far as it is known.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Context {
     /// The person the agent works for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

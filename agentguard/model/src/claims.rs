@@ -18,7 +18,7 @@ pub enum ClaimSource {
 }
 
 /// What a request says itself, as the agent wrote it: it may be anything.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Claim {
     /// Where.
     pub source: ClaimSource,

@@ -16,6 +16,10 @@ pub enum LlmApi {
     Gemini,
     /// Ollama's own: `/api/chat` and its like. `OpenAI`'s and Anthropic's are spoken there too.
     Ollama,
+    /// Amazon Bedrock's: Converse and Invoke. `OpenAI`'s and Anthropic's are spoken there too.
+    Bedrock,
+    /// Cohere's: Chat and Embed. `OpenAI`'s is spoken there too.
+    Cohere,
 }
 
 /// Who answers at a host, and in which form.
@@ -69,7 +73,7 @@ pub struct Llm {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks_unread: bool,
     /// Why the call could not be read, where it went on all the same: then nothing else is known of it but
-    /// provider and operation.
+    /// provider and operation, and of a form that is not read the model, where the path names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_understood: Option<String>,
 }

@@ -9,7 +9,7 @@ use crate::pattern::{HostPattern, Wildcard};
 use crate::policy::Policy;
 
 /// The providers that need no document: name, form and hosts.
-const BUILT_IN: [(&str, LlmApi, &[&str]); 11] = [
+const BUILT_IN: [(&str, LlmApi, &[&str]); 13] = [
     ("openai", LlmApi::Openai, &["api.openai.com", "chatgpt.com"]),
     (
         "azure_openai",
@@ -33,12 +33,23 @@ const BUILT_IN: [(&str, LlmApi, &[&str]); 11] = [
         &["generativelanguage.googleapis.com"],
     ),
     ("vertex", LlmApi::Gemini, &["aiplatform.googleapis.com"]),
+    ("bedrock", LlmApi::Bedrock, &[]),
+    (
+        "cohere",
+        LlmApi::Cohere,
+        &["api.cohere.com", "api.cohere.ai"],
+    ),
 ];
 
 /// Hosts of those, of which there is one for each region: in a label, `*` stands for any run of characters.
-const REGIONAL: [(&str, &str); 2] = [
+const REGIONAL: [(&str, &str); 7] = [
     ("vertex", "*-aiplatform.googleapis.com"),
     ("vertex", "aiplatform.*.rep.googleapis.com"),
+    ("bedrock", "bedrock-runtime.*.amazonaws.com"),
+    ("bedrock", "bedrock-runtime-fips.*.amazonaws.com"),
+    ("bedrock", "bedrock-runtime.*.api.aws"),
+    ("bedrock", "bedrock-runtime-fips.*.api.aws"),
+    ("bedrock", "bedrock-mantle.*.api.aws"),
 ];
 
 static BY_REGION: LazyLock<Vec<Regional>> = LazyLock::new(|| {

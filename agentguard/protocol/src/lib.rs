@@ -10,7 +10,7 @@
 //! - [`response`] refuses what an upstream frames in two ways; [`persistence`] says for how long and for whom its
 //!   connection may be used again.
 //! - [`content`] takes content codings off.
-//! - [`sse`] reads event streams, event by event.
+//! - [`sse`] reads event streams, event by event, and [`eventstream`] those of AWS.
 //! - [`websocket`] reads the frames that follow a handshake, and says what may be agreed on in one.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to; [`proxy_answer`] what a proxy
 //!   answers the guard.
@@ -26,6 +26,7 @@ pub mod authority;
 pub mod baggage;
 pub mod client_hello;
 pub mod content;
+pub mod eventstream;
 pub mod fields;
 pub mod first_bytes;
 pub mod http1;

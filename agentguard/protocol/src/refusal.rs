@@ -126,6 +126,16 @@ struct GoogleFault<'a> {
     status: &'a str,
 }
 
+/// An error as clients of AWS's APIs read it (Smithy, "AWS `restJson1` protocol"), where its type is in a field; and
+/// as those of Cohere's do (its reference, "Errors"), who go by the status.
+#[derive(Serialize)]
+struct MessageAlone<'a> {
+    message: &'a str,
+}
+
+/// See [`MessageAlone`].
+const AWS_ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
 /// An error as clients of Ollama's API read it (ollama-python, `ResponseError`).
 #[derive(Serialize)]
 struct OllamaError<'a> {
@@ -158,8 +168,16 @@ impl Refusal<'_> {
                 },
             }),
             LlmApi::Ollama => serde_json::to_vec(&OllamaError { error: &message }),
+            LlmApi::Bedrock | LlmApi::Cohere => {
+                serde_json::to_vec(&MessageAlone { message: &message })
+            }
         };
-        self.with("application/json", body.unwrap_or_default())
+        let mut response = self.with("application/json", body.unwrap_or_default());
+        if api == LlmApi::Bedrock {
+            let kind = HeaderValue::from_static(aws_type(self.status));
+            response.headers_mut().insert(AWS_ERROR_TYPE, kind);
+        }
+        response
     }
 
     /// The end of a stream of answers that must not go on: an event, or a line, that clients of this endpoint take
@@ -351,6 +369,18 @@ const fn google_status(status: StatusCode) -> &'static str {
     }
 }
 
+/// What Bedrock calls an error of this status (its API reference, "Errors").
+const fn aws_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        403 | 421 => "AccessDeniedException",
+        408 | 504 => "ModelTimeoutException",
+        429 => "ThrottlingException",
+        502 | 503 => "ServiceUnavailableException",
+        500..=599 => "InternalServerException",
+        _ => "ValidationException",
+    }
+}
+
 /// Whether a request is a call of gRPC, whose clients read no body of an answer that is none.
 #[must_use]
 pub fn is_grpc(fields: &HeaderMap) -> bool {
@@ -454,6 +484,8 @@ mod tests {
                 ),
             ),
             (LlmApi::Ollama, format!(r#"{{"error":"{told}"}}"#)),
+            (LlmApi::Bedrock, format!(r#"{{"message":"{told}"}}"#)),
+            (LlmApi::Cohere, format!(r#"{{"message":"{told}"}}"#)),
         ] {
             let response = refusal.llm_response(api);
             assert_eq!(response.status(), StatusCode::FORBIDDEN);
@@ -461,6 +493,11 @@ mod tests {
             assert_eq!(response.headers()["content-type"], "application/json");
             assert_eq!(response.headers()["x-should-retry"], "false");
             assert!(response.headers().contains_key("x-agentguard-decision"));
+            let kind = response.headers().get("x-amzn-errortype");
+            assert_eq!(
+                kind.is_some_and(|kind| kind == "AccessDeniedException"),
+                api == LlmApi::Bedrock
+            );
         }
         let event = format!(
             r#"{{"type":"error","status":403,"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#

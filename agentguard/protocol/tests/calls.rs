@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use agentguard_protocol::json;
-use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint, TurnReader};
+use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint, InvokeForm, TurnReader};
 use agentguard_protocol::sse::{Piece, Pieces};
+use agentguard_protocol::{eventstream, json};
 
 /// How long each target runs under `cargo test`.
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// New ones come last: inputs name them by number.
-const ENDPOINTS: [Endpoint; 15] = [
+const ENDPOINTS: [Endpoint; 21] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Embeddings,
@@ -25,6 +25,18 @@ const ENDPOINTS: [Endpoint; 15] = [
     Endpoint::OllamaChat,
     Endpoint::OllamaGenerate,
     Endpoint::OllamaEmbed,
+    Endpoint::Converse { stream: true },
+    Endpoint::BedrockTokens,
+    Endpoint::Invoke {
+        stream: true,
+        form: InvokeForm::Messages,
+    },
+    Endpoint::Invoke {
+        stream: false,
+        form: InvokeForm::Chat,
+    },
+    Endpoint::CohereChat,
+    Endpoint::CohereEmbed,
     Endpoint::MessageBatches,
 ];
 
@@ -137,12 +149,14 @@ enum Framing {
     Document,
     Events,
     Lines,
+    Messages,
 }
 
 /// What comes of it, but for where a fault is.
 fn answer(endpoint: Endpoint, framing: Framing, pieces: &[&[u8]]) -> String {
     let mut reader = AnswerReader::new(endpoint);
     let mut stream = Pieces::new(64);
+    let mut messages = eventstream::Reader::default();
     for piece in pieces {
         match framing {
             Framing::Document => reader.whole(piece),
@@ -151,6 +165,16 @@ fn answer(endpoint: Endpoint, framing: Framing, pieces: &[&[u8]]) -> String {
                 Piece::End { .. } => reader.event_ends(),
             }),
             Framing::Lines => reader.lines(piece),
+            Framing::Messages => {
+                let read = messages.push(piece, &mut |piece| match piece {
+                    eventstream::Piece::Head(head) => reader.event_begins(&head),
+                    eventstream::Piece::Payload(payload) => reader.data(payload),
+                    eventstream::Piece::End => reader.event_ends(),
+                });
+                if let Err(fault) = read {
+                    reader.give_up(fault.into());
+                }
+            }
         }
     }
     let mut told = reader.finish();
@@ -165,11 +189,66 @@ fn llm_answer() {
         let Some((endpoint, bytes, split)) = self::input(input) else {
             return;
         };
-        for framing in [Framing::Document, Framing::Events, Framing::Lines] {
+        for framing in [
+            Framing::Document,
+            Framing::Events,
+            Framing::Lines,
+            Framing::Messages,
+        ] {
             let whole = answer(endpoint, framing, &[bytes]);
             assert_eq!(whole, answer(endpoint, framing, &split));
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
             assert_eq!(whole, answer(endpoint, framing, &pieces));
         }
     });
+}
+
+/// What a stream of AWS's says, and how it ends. Payloads in one piece.
+fn messages(pieces: &[&[u8]]) -> (Vec<String>, Result<(), eventstream::Fault>) {
+    let mut reader = eventstream::Reader::default();
+    let mut told: Vec<String> = Vec::new();
+    for piece in pieces {
+        let read = reader.push(piece, &mut |piece| match (piece, told.last_mut()) {
+            (eventstream::Piece::Payload(payload), Some(last)) => {
+                payload.iter().for_each(|byte| last.push(char::from(*byte)));
+            }
+            (piece, _) => told.push(format!("{piece:?}")),
+        });
+        if read.is_err() {
+            return (told, read);
+        }
+    }
+    (told, reader.finish())
+}
+
+/// With the checksums that its lengths ask for: no fuzzer finds those.
+fn with_checksums(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = bytes.to_vec();
+    let checksum = crc32fast::hash(bytes.get(..8)?);
+    bytes
+        .get_mut(8..12)?
+        .copy_from_slice(&checksum.to_be_bytes());
+    let total = u32::from_be_bytes(*bytes.first_chunk()?);
+    let end = usize::try_from(total).ok()?.checked_sub(4)?;
+    let checksum = crc32fast::hash(bytes.get(..end)?);
+    bytes
+        .get_mut(end..end + 4)?
+        .copy_from_slice(&checksum.to_be_bytes());
+    Some(bytes)
+}
+
+#[test]
+fn aws_event_stream() {
+    bolero::check!()
+        .with_test_time(MOMENT)
+        .for_each(|input: &[u8]| {
+            let right = with_checksums(input);
+            for bytes in [Some(input), right.as_deref()].into_iter().flatten() {
+                let whole = messages(&[bytes]);
+                let (one, two) = bytes.split_at(bytes.len() / 3);
+                assert_eq!(whole, messages(&[one, two]));
+                let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+                assert_eq!(whole, messages(&pieces));
+            }
+        });
 }

@@ -541,6 +541,32 @@ fn what_was_probably_not_meant_is_warned_of() {
     assert_eq!(policy.warnings().len(), 1);
 }
 
+/// Of a form that is not read the path may name the model: rules for models have that, and all others nothing.
+#[test]
+fn a_call_of_which_the_model_alone_is_known() {
+    let known = Llm {
+        model: Some("meta.llama-x".to_owned()),
+        ..unread()
+    };
+    for (says, allowed, denied) in [
+        ("{model: [\"meta.*\"]}", Some(ALLOW), DENY),
+        ("{model: [\"anthropic.*\"]}", Some(NONE), ALLOW),
+        ("{tools: [look]}", Some(NONE), DENY),
+        ("{max_output_over: 5}", None, DENY),
+    ] {
+        if let Some(allowed) = allowed {
+            let policy = rules(&format!(
+                "  - {{id: a, match: {{host: [api.openai.com], llm: {says}}}, action: allow, handling: inspect}}\n"
+            ));
+            assert_eq!(code(&policy, Some(&known)), allowed, "{says}");
+        }
+        let policy = rules(&format!(
+            "  - {{id: a, match: {{host: [api.openai.com]}}, action: allow, handling: inspect}}\n  - {{id: d, match: {{host: [api.openai.com], llm: {says}}}, action: deny}}\n"
+        ));
+        assert_eq!(code(&policy, Some(&known)), denied, "{says}");
+    }
+}
+
 #[test]
 fn providers_are_found_by_host() {
     let second = Document {
@@ -581,6 +607,21 @@ fn providers_are_found_by_host() {
             "aiplatform.eu.rep.googleapis.com",
             Some(("vertex", LlmApi::Gemini)),
         ),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            Some(("bedrock", LlmApi::Bedrock)),
+        ),
+        (
+            "bedrock-runtime-fips.us-gov-west-1.amazonaws.com",
+            Some(("bedrock", LlmApi::Bedrock)),
+        ),
+        (
+            "bedrock-mantle.eu-west-1.api.aws",
+            Some(("bedrock", LlmApi::Bedrock)),
+        ),
+        ("api.cohere.com", Some(("cohere", LlmApi::Cohere))),
+        ("bedrock-runtime.amazonaws.com", None),
+        ("bedrock.us-east-1.amazonaws.com", None),
         ("x.us-central1-aiplatform.googleapis.com", None),
         ("us-central1-aiplatform.googleapis.com.example.org", None),
         ("storage.googleapis.com", None),
@@ -600,6 +641,9 @@ fn providers_of_a_region_are_met_by_patterns() {
         ("*.googleapis.com", true),
         ("*.rep.googleapis.com", true),
         ("*.us-central1-aiplatform.googleapis.com", false),
+        ("*.eu-west-1.amazonaws.com", true),
+        ("*.amazonaws.com", true),
+        ("s3.eu-west-1.amazonaws.com", false),
         ("storage.googleapis.com", false),
     ] {
         let policy = rules(&format!(
@@ -695,6 +739,20 @@ fn tests_make_calls() {
             Expected::Deny,
             true,
             NONE,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, provider: cohere, model: command-a, tools: [look, bash]}",
+            Expected::Deny,
+            true,
+            DENY,
+        ),
+        (
+            "coder",
+            "llm: {operation: chat, provider: bedrock, model: anthropic.claude-x, tools: [bash]}",
+            Expected::Deny,
+            true,
+            DENY,
         ),
         ("coder", "body: 1KiB", Expected::Deny, true, NONE),
         (

@@ -1,12 +1,18 @@
 //! What is answered.
 
-use agentguard_model::LlmAnswer;
+use agentguard_model::{LlmAnswer, LlmApi};
+use http::HeaderMap;
 
 use super::chat::Chat;
+use super::cohere::Cohere;
+use super::converse::Converse;
+use super::counts::Counts;
 use super::gemini::Gemini;
+use super::invoke::{Invoke, Metered};
 use super::ollama::Ollama;
 use super::responses::Responses;
-use super::{Endpoint, NotUnderstood, Word, anthropic::Messages, tools::Tools};
+use super::{Endpoint, InvokeForm, NotUnderstood, Word, anthropic::Messages, tools::Tools};
+use crate::eventstream;
 use crate::json::{Event, Scanner, Sink};
 
 /// Reads an answer: [`Self::whole`] where it is one document, [`Self::data`] and [`Self::event_ends`] where it is a
@@ -22,6 +28,9 @@ pub struct AnswerReader {
     events: bool,
     /// Whether events are lines.
     lines: bool,
+    /// What fields say was counted, and that there is an error. Bedrock's alone are read.
+    fields: Option<(Counts, Option<String>)>,
+    bedrock: bool,
 }
 
 /// How far the answers on a WebSocket have come, by its last event.
@@ -55,40 +64,82 @@ impl Default for Start {
 }
 
 #[derive(Debug)]
-enum Form {
+pub(super) enum Form {
     Chat(Chat),
     Responses(Responses),
     Messages(Messages),
     Gemini(Gemini),
     Ollama(Ollama),
+    Converse(Converse),
+    Cohere(Cohere),
+    Invoke(Box<Invoke>),
+    Metered(Box<Metered>),
 }
 
 /// What a form makes of a document.
 pub(super) trait Documents: Sink {
+    /// An event of this type begins. `failed`: it is an error.
+    fn begins(&mut self, _kind: &str, _failed: bool) {}
+
     /// A document is over. `event`: it is one of a stream's.
     fn over(&mut self, event: bool) -> Result<(), NotUnderstood>;
 }
 
 impl Form {
-    fn documents(&mut self) -> &mut dyn Documents {
+    pub(super) fn documents(&mut self) -> &mut dyn Documents {
         match self {
             Self::Chat(chat) => chat,
             Self::Responses(responses) => responses,
             Self::Messages(messages) => messages,
             Self::Gemini(gemini) => gemini,
             Self::Ollama(ollama) => ollama,
+            Self::Converse(converse) => converse,
+            Self::Cohere(cohere) => cohere,
+            Self::Invoke(invoke) => &mut **invoke,
+            Self::Metered(metered) => &mut **metered,
         }
     }
 
-    /// What it has come to so far.
-    fn answer(&self) -> &Answer {
+    pub(super) fn finish(self) -> LlmAnswer {
         match self {
+            Self::Chat(chat) => chat.answer.finish(),
+            Self::Responses(responses) => responses.answer.finish(),
+            Self::Messages(messages) => messages.finish(),
+            Self::Gemini(gemini) => gemini.finish(),
+            Self::Ollama(ollama) => ollama.answer.finish(),
+            Self::Converse(converse) => converse.finish(),
+            Self::Cohere(cohere) => cohere.finish(),
+            Self::Invoke(invoke) => invoke.finish(),
+            Self::Metered(metered) => metered.finish(),
+        }
+    }
+
+    /// That of a model of Bedrock; none where it is not read.
+    fn of_model(form: InvokeForm) -> Option<Self> {
+        match form {
+            InvokeForm::Messages => Some(Self::Messages(Messages::default())),
+            InvokeForm::Chat | InvokeForm::Embeddings => Some(Self::Chat(Chat::default())),
+            InvokeForm::Other => None,
+        }
+    }
+
+    /// The tools that it has asked to call so far.
+    fn asks(&self) -> Result<Vec<String>, NotUnderstood> {
+        let answer = match self {
             Self::Chat(chat) => &chat.answer,
             Self::Responses(responses) => &responses.answer,
             Self::Messages(messages) => &messages.answer,
             Self::Gemini(gemini) => &gemini.answer,
             Self::Ollama(ollama) => &ollama.answer,
-        }
+            Self::Converse(converse) => &converse.answer,
+            Self::Cohere(cohere) => &cohere.answer,
+            Self::Invoke(invoke) => return invoke.inner.asks(),
+            Self::Metered(metered) => {
+                let form = metered.form.as_ref();
+                return form.map_or(Err(NotUnderstood::Form), Self::asks);
+            }
+        };
+        Ok(answer.tools.names().map(str::to_owned).collect())
     }
 }
 
@@ -116,22 +167,67 @@ impl AnswerReader {
             Endpoint::OllamaChat | Endpoint::OllamaGenerate | Endpoint::OllamaEmbed => {
                 Form::Ollama(Ollama::default())
             }
+            Endpoint::CohereChat | Endpoint::CohereGenerate | Endpoint::CohereEmbed => {
+                Form::Cohere(Cohere::default())
+            }
+            Endpoint::Converse { .. } | Endpoint::BedrockTokens => {
+                Form::Converse(Converse::default())
+            }
+            Endpoint::Invoke { stream: true, form } => {
+                Form::Invoke(Box::new(Invoke::new(Form::of_model(form))))
+            }
+            Endpoint::Invoke {
+                stream: false,
+                form,
+            } => Form::of_model(form).unwrap_or_else(|| Form::Chat(Chat::default())),
         };
-        let read = !matches!(
-            endpoint,
-            Endpoint::Interactions
-                | Endpoint::Predict { .. }
-                | Endpoint::Batches
-                | Endpoint::Realtime
-        );
+        let mut reader = Self::of(form);
+        // In streams of Bedrock something is read of every model: what was counted.
+        let blind = endpoint.is_unread() && !matches!(reader.form, Form::Invoke(_));
+        reader.fault = blind.then_some(NotUnderstood::Form);
+        reader.bedrock = endpoint.api() == LlmApi::Bedrock;
+        reader
+    }
+
+    pub(super) fn of(form: Form) -> Self {
         Self {
             scanner: Scanner::default(),
             form,
             start: Start::default(),
-            fault: (!read).then_some(NotUnderstood::Form),
+            fault: None,
             events: false,
             lines: false,
+            fields: None,
+            bedrock: false,
         }
+    }
+
+    /// The answer's fields, before all of it. Bedrock tells there what it counted, and which error an error is.
+    pub fn fields(&mut self, fields: &HeaderMap) {
+        if !self.bedrock {
+            return;
+        }
+        let error = fields.get("x-amzn-errortype");
+        let error = error.and_then(|error| error.to_str().ok()).map(|error| {
+            let mut word = Word::default();
+            // What stands behind the type is where it is defined.
+            word.push(error.split(':').next().unwrap_or_default());
+            word.take()
+        });
+        self.fields = Some((Counts::of_fields(fields), error.flatten()));
+    }
+
+    /// An event of AWS's event stream begins: [`Self::data`] and [`Self::event_ends`] follow.
+    pub fn event_begins(&mut self, head: &eventstream::Head<'_>) {
+        self.events = true;
+        let failed = matches!(head.message, Some("exception" | "error"));
+        let kind = if failed {
+            head.exception.or(head.error)
+        } else {
+            head.event
+        };
+        let documents = self.form.documents();
+        documents.begins(kind.unwrap_or_default(), failed);
     }
 
     /// A piece of the one document that the answer is.
@@ -197,8 +293,7 @@ impl AnswerReader {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        let tools = &self.form.answer().tools;
-        Ok(tools.names().map(str::to_owned).collect())
+        self.form.asks()
     }
 
     /// The one document is over, where it is one.
@@ -238,14 +333,13 @@ impl AnswerReader {
         if !self.events && self.fault.is_none() {
             self.document_ends(false);
         }
-        let mut answer = match self.form {
-            Form::Chat(chat) => chat.answer.finish(),
-            Form::Responses(responses) => responses.answer.finish(),
-            Form::Messages(messages) => messages.finish(),
-            Form::Gemini(gemini) => gemini.finish(),
-            Form::Ollama(ollama) => ollama.answer.finish(),
-        };
-        answer.not_understood = self.fault.map(|fault| fault.to_string());
+        let mut answer = self.form.finish();
+        if let Some((counts, error)) = self.fields {
+            answer.usage = answer.usage.or(counts.usage());
+            answer.error = error.or(answer.error);
+        }
+        let fault = self.fault.map(|fault| fault.to_string());
+        answer.not_understood = fault.or(answer.not_understood);
         answer
     }
 

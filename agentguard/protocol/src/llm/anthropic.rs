@@ -4,6 +4,7 @@ use agentguard_model::{AskedTool, LlmAnswer};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{Answer, Documents, Reading, tokens};
+use super::counts::Counts;
 use super::tools::digest;
 use super::{MAX_PENDING, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
@@ -15,16 +16,6 @@ pub(super) struct Messages {
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
-}
-
-/// Tokens as Anthropic counts them: what was cached is no input. The last number of each that was told counts,
-/// since those of a stream's end stand for all of it.
-#[derive(Debug, Default)]
-struct Counts {
-    input: Option<u64>,
-    output: Option<u64>,
-    cache_read: Option<u64>,
-    cache_write: Option<u64>,
 }
 
 /// What one document says, kept until all of it is there: members have no order.
@@ -71,20 +62,7 @@ enum Field {
 
 impl Messages {
     pub(super) fn finish(mut self) -> LlmAnswer {
-        let Counts {
-            input,
-            output,
-            cache_read,
-            cache_write,
-        } = self.counts;
-        if input.or(output).is_some() {
-            let usage = self.answer.usage();
-            let cached = [cache_read, cache_write].into_iter().flatten();
-            usage.input_tokens = input.map(|input| cached.fold(input, u64::saturating_add));
-            usage.output_tokens = output;
-            usage.cache_read_tokens = cache_read;
-            usage.cache_write_tokens = cache_write;
-        }
+        self.answer.told.usage = self.counts.usage();
         self.answer.finish()
     }
 
@@ -104,7 +82,8 @@ impl Messages {
             }
             [Key("delta"), Key("partial_json")] => Field::Arguments,
             [Key("error"), Key("type")] => Field::Error(0),
-            [Key("error"), Key("message")] => Field::Error(2),
+            // The second is how Bedrock tells of one.
+            [Key("error"), Key("message")] | [Key("message")] => Field::Error(2),
             _ => return None,
         })
     }

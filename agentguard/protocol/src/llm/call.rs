@@ -2,9 +2,10 @@
 
 use std::{fmt, mem};
 
+use super::converse_call::ConverseCall;
 use super::gemini_call::GeminiCall;
 use super::names::in_another_case;
-use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
+use super::{Endpoint, InvokeForm, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
 
 /// What a call asks for, in any of the forms.
@@ -65,10 +66,10 @@ impl CallReader {
             Endpoint::GenerateContent { .. } | Endpoint::ContentTokens | Endpoint::EmbedContent => {
                 Box::new(GeminiCall::default())
             }
-            Endpoint::Interactions
-            | Endpoint::Predict { .. }
-            | Endpoint::Batches
-            | Endpoint::Realtime => Box::new(Unread),
+            Endpoint::Converse { .. } | Endpoint::BedrockTokens => {
+                Box::new(ConverseCall::default())
+            }
+            endpoint if endpoint.is_unread() => Box::new(Unread),
             endpoint => Box::new(CallSink::new(endpoint)),
         };
         Self {
@@ -163,7 +164,7 @@ impl CallSink {
         self.message.take().flatten()
     }
 
-    fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
             call: Call {
@@ -189,11 +190,21 @@ impl CallSink {
     /// The limit that is asked for under this name, as far as the endpoint has it.
     fn is_limit(&self, name: &str) -> bool {
         match self.endpoint {
-            Endpoint::ChatCompletions => matches!(name, "max_tokens" | "max_completion_tokens"),
+            Endpoint::ChatCompletions
+            | Endpoint::Invoke {
+                form: InvokeForm::Chat,
+                ..
+            } => matches!(name, "max_tokens" | "max_completion_tokens"),
+            Endpoint::Invoke {
+                form: InvokeForm::Messages,
+                ..
+            } => name == "max_tokens",
             Endpoint::Completions
             | Endpoint::Messages
             | Endpoint::MessageBatches
-            | Endpoint::PredictMessages { .. } => name == "max_tokens",
+            | Endpoint::PredictMessages { .. }
+            | Endpoint::CohereChat
+            | Endpoint::CohereGenerate => name == "max_tokens",
             Endpoint::Responses => name == "max_output_tokens",
             _ => false,
         }
@@ -210,7 +221,14 @@ impl CallSink {
         if self.is_ollama() && in_another_case(&["options"], name).is_some() {
             self.fail(NotUnderstood::Case("options"));
         }
+        if self.is_cohere() && in_another_case(&["connectors"], name).is_some() {
+            self.fail(NotUnderstood::Case("connectors"));
+        }
         match (name, event) {
+            ("connectors", event) if self.is_cohere() => match event {
+                Event::Begin(Kind::Array) | Event::End(_) | Event::Null => {}
+                _ => self.fail(NotUnderstood::Wrong("connectors")),
+            },
             ("options", event) if self.is_ollama() => match event {
                 Event::Begin(Kind::Object) | Event::End(_) | Event::Null => {}
                 _ => self.fail(NotUnderstood::Wrong("options")),
@@ -328,12 +346,43 @@ impl CallSink {
         }
     }
 
+    /// A part of a connector, which is a tool that the provider calls.
+    fn connector(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match (steps, event) {
+            ([], Event::Begin(Kind::Object)) => self.tool = Tool::default(),
+            ([], Event::End(Kind::Object)) => match mem::take(&mut self.tool).name {
+                Some(id) => self.offer(id),
+                None => self.fail(NotUnderstood::Wrong("connectors")),
+            },
+            ([Part::Key("id")], Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ([Part::Key("id")], Event::Text(piece)) => self.word.push(piece),
+            ([Part::Key("id")], Event::End(Kind::Text)) => {
+                if self.word.long {
+                    self.fail(NotUnderstood::Long("connectors"));
+                }
+                self.tool.name = self.word.take();
+            }
+            ([] | [Part::Key("id")], _) => self.fail(NotUnderstood::Wrong("connectors")),
+            ([Part::Key(name)], _) if in_another_case(&["id"], name).is_some() => {
+                self.fail(NotUnderstood::Case("id"));
+            }
+            _ => {}
+        }
+    }
+
     /// A part of a tool, or of one that is offered inside of it under a name of its own.
     fn either_tool(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         match steps {
             [Part::Key("tools"), Part::Item(_), rest @ ..] => self.tool(true, rest, event),
             rest => self.tool(false, rest, event),
         }
+    }
+
+    fn is_cohere(&self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::CohereChat | Endpoint::CohereGenerate
+        )
     }
 
     fn is_ollama(&self) -> bool {
@@ -441,50 +490,33 @@ impl CallSink {
     }
 }
 
-impl Sink for CallSink {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
+impl CallSink {
+    /// What is met, at these steps within a request.
+    pub(super) fn met(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         if self.fault.is_some() {
             return;
         }
-        let parts = path.parts();
-        let mut steps = parts.steps();
-        if self.endpoint == Endpoint::MessageBatches {
-            steps = match steps {
-                Some([]) => Some(&[][..]),
-                Some(
-                    [
-                        Part::Key("requests"),
-                        Part::Item(_),
-                        Part::Key("params"),
-                        rest @ ..,
-                    ],
-                ) if !rest.is_empty() => Some(rest),
-                steps => {
-                    self.batch(steps.unwrap_or_default(), event);
-                    None
-                }
-            };
-        }
         match steps {
-            Some([]) => self.object |= event == Event::Begin(Kind::Object),
-            Some([Part::Key("user" | "safety_identifier")]) if self.endpoint.is_openai() => {
+            [] => self.object |= event == Event::Begin(Kind::Object),
+            [Part::Key("user" | "safety_identifier")] if self.endpoint.is_openai() => {
                 self.user(event);
             }
-            Some([Part::Key("metadata"), Part::Key("user_id")]) if !self.endpoint.is_openai() => {
+            [Part::Key("metadata"), Part::Key("user_id")] if !self.endpoint.is_openai() => {
                 self.user(event);
             }
-            Some([Part::Key(name)]) => self.member(name, event),
-            Some([Part::Key("options"), Part::Key(name)]) if self.is_ollama() => {
+            [Part::Key(name)] => self.member(name, event),
+            [Part::Key("options"), Part::Key(name)] if self.is_ollama() => {
                 self.option(name, event);
             }
-            Some(
-                [
-                    Part::Key("tools" | "functions" | "mcp_servers"),
-                    Part::Item(_),
-                    rest @ ..,
-                ],
-            ) => self.either_tool(rest, event),
-            Some([Part::Key("input"), Part::Item(_), rest @ ..])
+            [Part::Key("connectors"), Part::Item(_), rest @ ..] if self.is_cohere() => {
+                self.connector(rest, event);
+            }
+            [
+                Part::Key("tools" | "functions" | "mcp_servers"),
+                Part::Item(_),
+                rest @ ..,
+            ] => self.either_tool(rest, event),
+            [Part::Key("input"), Part::Item(_), rest @ ..]
                 if matches!(
                     self.endpoint,
                     Endpoint::Responses | Endpoint::ResponsesTokens
@@ -492,6 +524,31 @@ impl Sink for CallSink {
             {
                 self.input(rest, event);
             }
+            _ => {}
+        }
+    }
+
+    pub(super) fn into_call(self) -> Call {
+        self.call
+    }
+}
+
+impl Sink for CallSink {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        let parts = path.parts();
+        let Some(steps) = parts.steps() else {
+            return;
+        };
+        match steps {
+            steps if self.endpoint != Endpoint::MessageBatches => self.met(steps, event),
+            [] => self.met(&[], event),
+            [
+                Part::Key("requests"),
+                Part::Item(_),
+                Part::Key("params"),
+                rest @ ..,
+            ] if !rest.is_empty() => self.met(rest, event),
+            steps if self.fault.is_none() => self.batch(steps, event),
             _ => {}
         }
     }

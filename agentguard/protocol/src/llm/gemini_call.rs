@@ -204,6 +204,9 @@ impl Sink for GeminiCall {
         let Some(written) = parts.steps() else {
             return;
         };
+        if written.len() > DEEP {
+            return;
+        }
         let (steps, length) = spelt(written);
         let steps = steps.get(..length).unwrap_or_default();
         match (event, steps) {

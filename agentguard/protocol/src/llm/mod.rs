@@ -12,8 +12,13 @@ mod answer;
 mod anthropic;
 mod call;
 mod chat;
+mod cohere;
+mod converse;
+mod converse_call;
+mod counts;
 mod gemini;
 mod gemini_call;
+mod invoke;
 mod names;
 mod ollama;
 mod paths;
@@ -31,7 +36,7 @@ pub use paths::Route;
 pub use turn::{Turn, TurnReader};
 
 use crate::content::Undecodable;
-use crate::json;
+use crate::{eventstream, json};
 
 /// The most bytes that the name of a model or a tool, or an id, may have.
 pub const MAX_WORD: usize = 256;
@@ -54,6 +59,12 @@ pub enum NotUnderstood {
     /// Its content coding cannot be taken off.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
+    /// It is no event stream of AWS's, or none that is read.
+    #[error(transparent)]
+    EventStream(#[from] eventstream::Fault),
+    /// Bytes in an event of one are no base64.
+    #[error("an event of it has bytes that are no base64")]
+    Base64,
     /// Its top is no object.
     #[error("it is no JSON object")]
     NoObject,
@@ -141,6 +152,39 @@ pub enum Endpoint {
     OllamaGenerate,
     /// Ollama's own embeddings.
     OllamaEmbed,
+    /// Cohere's Chat.
+    CohereChat,
+    /// Cohere's Generate, which came before.
+    CohereGenerate,
+    /// Cohere's Embed.
+    CohereEmbed,
+    /// Bedrock's Converse.
+    Converse {
+        /// Whether it is the one that streams.
+        stream: bool,
+    },
+    /// The number of tokens that a call of Bedrock would read.
+    BedrockTokens,
+    /// Bedrock's Invoke.
+    Invoke {
+        /// Whether it is the one that streams.
+        stream: bool,
+        /// The form of its content.
+        form: InvokeForm,
+    },
+}
+
+/// The form in which a model of Bedrock is spoken to by Invoke: that of its vendor.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InvokeForm {
+    /// Anthropic's Messages.
+    Messages,
+    /// `OpenAI`'s Chat Completions.
+    Chat,
+    /// Of a model that makes vectors: it has no tools and no length.
+    Embeddings,
+    /// Another one, which is not read.
+    Other,
 }
 
 impl Endpoint {
@@ -193,12 +237,23 @@ impl Endpoint {
             | Self::Interactions
             | Self::PredictMessages { .. }
             | Self::Predict { .. }
-            | Self::OllamaChat => LlmOperation::Chat,
-            Self::Completions | Self::OllamaGenerate => LlmOperation::TextCompletion,
-            Self::Embeddings | Self::EmbedContent | Self::OllamaEmbed => LlmOperation::Embeddings,
-            Self::ResponsesTokens | Self::MessagesTokens | Self::ContentTokens => {
-                LlmOperation::CountTokens
+            | Self::OllamaChat
+            | Self::Converse { .. }
+            | Self::CohereChat => LlmOperation::Chat,
+            Self::Completions | Self::OllamaGenerate | Self::CohereGenerate => {
+                LlmOperation::TextCompletion
             }
+            Self::Embeddings | Self::EmbedContent | Self::OllamaEmbed | Self::CohereEmbed => {
+                LlmOperation::Embeddings
+            }
+            Self::Invoke { form, .. } => match form {
+                InvokeForm::Embeddings => LlmOperation::Embeddings,
+                InvokeForm::Messages | InvokeForm::Chat | InvokeForm::Other => LlmOperation::Chat,
+            },
+            Self::ResponsesTokens
+            | Self::MessagesTokens
+            | Self::ContentTokens
+            | Self::BedrockTokens => LlmOperation::CountTokens,
         }
     }
 
@@ -221,6 +276,8 @@ impl Endpoint {
             | Self::PredictMessages { .. }
             | Self::Predict { .. } => LlmApi::Gemini,
             Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => LlmApi::Ollama,
+            Self::CohereChat | Self::CohereGenerate | Self::CohereEmbed => LlmApi::Cohere,
+            Self::Converse { .. } | Self::BedrockTokens | Self::Invoke { .. } => LlmApi::Bedrock,
         }
     }
 
@@ -230,7 +287,9 @@ impl Endpoint {
         match self {
             Self::GenerateContent { stream }
             | Self::PredictMessages { stream }
-            | Self::Predict { stream } => Some(stream),
+            | Self::Predict { stream }
+            | Self::Converse { stream }
+            | Self::Invoke { stream, .. } => Some(stream),
             _ => None,
         }
     }
@@ -239,7 +298,24 @@ impl Endpoint {
     /// another method from a field (`X-HTTP-Method-Override`).
     #[must_use]
     pub const fn by_path_alone(self) -> bool {
-        matches!(self.api(), LlmApi::Gemini) && !matches!(self, Self::Interactions)
+        matches!(self.api(), LlmApi::Gemini | LlmApi::Bedrock)
+            && !matches!(self, Self::Interactions)
+    }
+
+    /// Whether the form of what is sent there is not known. Then nothing is but the model, where the path names it.
+    #[must_use]
+    pub const fn is_unread(self) -> bool {
+        matches!(
+            self,
+            Self::Interactions
+                | Self::Predict { .. }
+                | Self::Batches
+                | Self::Realtime
+                | Self::Invoke {
+                    form: InvokeForm::Other,
+                    ..
+                }
+        )
     }
 
     /// Whether it is one of `OpenAI`'s.

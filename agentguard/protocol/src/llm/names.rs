@@ -34,6 +34,11 @@ pub(super) fn camel(name: &str) -> String {
     camel
 }
 
+/// A name without all that lenient servers do not look at.
+pub(super) fn bare(name: &str) -> String {
+    folded(name).filter(|it| !matches!(it, '_' | '-')).collect()
+}
+
 /// What a name is to one who takes both spellings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Spelt {
@@ -47,9 +52,8 @@ pub(super) enum Spelt {
 
 /// Finds a name in either spelling. `known`: as [`camel`] has them, not more than 32.
 pub(super) fn either_spelling(known: &[&'static str], name: &str) -> Spelt {
-    let bare = |name: &str| folded(name).filter(|it| *it != '_').collect::<String>();
-    let folded = bare(name);
-    let Some(at) = known.iter().position(|known| bare(known) == folded) else {
+    let name_bare = bare(name);
+    let Some(at) = known.iter().position(|known| bare(known) == name_bare) else {
         return Spelt::Other;
     };
     let Some(&is) = known.get(at) else {

@@ -5,7 +5,7 @@
 
 use agentguard_model::LlmApi;
 
-use super::{Endpoint, MAX_WORD, NotUnderstood};
+use super::{Endpoint, InvokeForm, MAX_WORD, NotUnderstood};
 
 /// Where a request goes, by its canonical path.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,15 +26,17 @@ impl Route {
             LlmApi::Openai | LlmApi::Anthropic => None,
             LlmApi::Gemini => google(&segments),
             LlmApi::Ollama => ollama(&segments),
+            LlmApi::Bedrock => bedrock(&segments),
+            LlmApi::Cohere => cohere(&segments),
         };
         if own.is_some() {
             return own;
         }
         // Who has a form of their own speaks others too, below other paths.
         let spoken: &[LlmApi] = match api {
-            LlmApi::Openai | LlmApi::Gemini => &[LlmApi::Openai],
+            LlmApi::Openai | LlmApi::Gemini | LlmApi::Cohere => &[LlmApi::Openai],
             LlmApi::Anthropic => &[LlmApi::Anthropic],
-            LlmApi::Ollama => &[LlmApi::Openai, LlmApi::Anthropic],
+            LlmApi::Ollama | LlmApi::Bedrock => &[LlmApi::Openai, LlmApi::Anthropic],
         };
         let endpoint = spoken.iter().find_map(|api| Endpoint::of(*api, path))?;
         Some(Self {
@@ -209,6 +211,91 @@ fn ollama(segments: &[String]) -> Option<Route> {
         "chat" => Endpoint::OllamaChat,
         "generate" => Endpoint::OllamaGenerate,
         "embed" | "embeddings" => Endpoint::OllamaEmbed,
+        _ => return None,
+    };
+    Some(Route {
+        endpoint,
+        model: None,
+    })
+}
+
+/// Bedrock's: `…/model/MODEL/converse` and its like. The name of a model may have slashes.
+fn bedrock(segments: &[String]) -> Option<Route> {
+    let begin = segments
+        .iter()
+        .position(|segment| segment.eq_ignore_ascii_case("model"))?;
+    let (last, name) = segments.get(begin + 1..)?.split_last()?;
+    let model = name.join("/");
+    if model.is_empty() {
+        return None;
+    }
+    let invoke = |stream| Endpoint::Invoke {
+        stream,
+        form: invoke_form(&model),
+    };
+    let endpoint = match last.to_ascii_lowercase().as_str() {
+        "converse" => Endpoint::Converse { stream: false },
+        "converse-stream" => Endpoint::Converse { stream: true },
+        "count-tokens" => Endpoint::BedrockTokens,
+        "invoke" => invoke(false),
+        "invoke-with-response-stream" => invoke(true),
+        // Speech in both directions at once.
+        "invoke-with-bidirectional-stream" => Endpoint::Invoke {
+            stream: true,
+            form: InvokeForm::Other,
+        },
+        _ => return None,
+    };
+    Some(Route {
+        endpoint,
+        model: Some(model),
+    })
+}
+
+/// Where models of Bedrock may be called from, before the vendor's name (inference profiles).
+const REGIONS: [&str; 10] = [
+    "us", "us-gov", "eu", "apac", "ap", "jp", "au", "ca", "sa", "global",
+];
+
+/// The form of a model, by its name: `VENDOR.NAME`, or that of an inference profile or of a resource that ends
+/// with it. What a resource with another name is, its account knows.
+fn invoke_form(model: &str) -> InvokeForm {
+    let name = match model.split_once('/') {
+        None if model.starts_with("arn:") => return InvokeForm::Other,
+        None => model,
+        Some((resource, name))
+            if resource.starts_with("arn:aws")
+                && (resource.ends_with(":foundation-model")
+                    || resource.ends_with(":inference-profile")) =>
+        {
+            name
+        }
+        Some(_) => return InvokeForm::Other,
+    };
+    let name = match name.split_once('.') {
+        Some((region, rest)) if REGIONS.contains(&region) => rest,
+        _ => name,
+    };
+    match name.split_once('.') {
+        Some(("anthropic", _)) => InvokeForm::Messages,
+        Some(("openai", _)) => InvokeForm::Chat,
+        Some(("amazon" | "cohere" | "twelvelabs", name)) if name.contains("embed") => {
+            InvokeForm::Embeddings
+        }
+        _ => InvokeForm::Other,
+    }
+}
+
+/// Cohere's: `…/v2/chat` and its like.
+fn cohere(segments: &[String]) -> Option<Route> {
+    let (last, before) = segments.split_last()?;
+    if !["v1", "v2"].contains(&before.last()?.to_ascii_lowercase().as_str()) {
+        return None;
+    }
+    let endpoint = match last.to_ascii_lowercase().as_str() {
+        "chat" => Endpoint::CohereChat,
+        "generate" => Endpoint::CohereGenerate,
+        "embed" => Endpoint::CohereEmbed,
         _ => return None,
     };
     Some(Route {

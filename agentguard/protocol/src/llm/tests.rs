@@ -8,6 +8,8 @@ use super::{
 };
 use crate::sse::{Piece, Pieces};
 
+mod bedrock;
+mod cohere;
 mod gemini;
 mod ollama;
 

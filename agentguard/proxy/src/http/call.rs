@@ -77,12 +77,16 @@ impl Calling {
         read.then(|| self.unread())
     }
 
-    /// Of which nothing but where it goes is known.
+    /// Of which nothing but where it goes is known: the model too, where nothing of a form is read and the path
+    /// names it.
     fn unread(&self) -> Llm {
         Llm {
             provider: self.provider.name.clone(),
             operation: self.endpoint().operation(),
-            model: None,
+            model: match self.endpoint().is_unread() {
+                true => self.route.model(None).unwrap_or_default(),
+                false => None,
+            },
             stream: false,
             max_output_tokens: None,
             tools: Vec::new(),

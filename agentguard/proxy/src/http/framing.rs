@@ -1,5 +1,6 @@
 //! Of what an answer consists: one document, or many in one of the forms in which streams come.
 
+use agentguard_protocol::eventstream;
 use agentguard_protocol::llm::AnswerReader;
 use agentguard_protocol::sse::{Piece, Pieces};
 
@@ -17,6 +18,8 @@ pub(super) enum Framing {
         /// Whether the last line has ended.
         between: bool,
     },
+    /// AWS's event stream.
+    Messages(eventstream::Reader),
 }
 
 impl Framing {
@@ -28,6 +31,7 @@ impl Framing {
             "application/x-ndjson" | "application/ndjson" | "application/stream+json" => {
                 Self::Lines { between: true }
             }
+            "application/vnd.amazon.eventstream" => Self::Messages(eventstream::Reader::default()),
             "" | "application/json" => Self::Document,
             kind if kind.ends_with("+json") => Self::Document,
             _ => return None,
@@ -49,7 +53,7 @@ impl Framing {
         match self {
             Self::Events(events) => events.is_between(),
             Self::Lines { between } => *between,
-            Self::Document => false,
+            Self::Document | Self::Messages(_) => false,
         }
     }
 
@@ -71,6 +75,18 @@ impl Framing {
                 *between = bytes.last().map_or(*between, |last| *last == b'\n');
                 if let Some(llm) = llm {
                     llm.lines(bytes);
+                }
+            }
+            Self::Messages(messages) => {
+                if let Some(llm) = llm {
+                    let read = messages.push(bytes, &mut |piece| match piece {
+                        eventstream::Piece::Head(head) => llm.event_begins(&head),
+                        eventstream::Piece::Payload(payload) => llm.data(payload),
+                        eventstream::Piece::End => llm.event_ends(),
+                    });
+                    if let Err(fault) = read {
+                        llm.give_up(fault.into());
+                    }
                 }
             }
             Self::Document => {

@@ -66,7 +66,11 @@ impl Reading {
         Ok(Some(Self {
             decoder,
             framing,
-            llm: endpoint.map(|endpoint| (AnswerReader::new(endpoint), endpoint)),
+            llm: endpoint.map(|endpoint| {
+                let mut llm = AnswerReader::new(endpoint);
+                llm.fields(fields);
+                (llm, endpoint)
+            }),
             gave_up: false,
         }))
     }

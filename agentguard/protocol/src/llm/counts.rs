@@ -1,0 +1,49 @@
+//! Numbers of tokens of which what was cached is apart.
+
+use agentguard_model::Usage;
+use http::HeaderMap;
+
+/// Tokens as Anthropic and Bedrock count them: what was cached is no input. The last number of each that was told
+/// counts, since those of a stream's end stand for all of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) input: Option<u64>,
+    pub(super) output: Option<u64>,
+    pub(super) cache_read: Option<u64>,
+    pub(super) cache_write: Option<u64>,
+}
+
+impl Counts {
+    /// Of Bedrock's fields (`X-Amzn-Bedrock-Input-Token-Count` and its like).
+    pub(super) fn of_fields(fields: &HeaderMap) -> Self {
+        let count = |name: &str| {
+            let count = fields.get(format!("x-amzn-bedrock-{name}-token-count"));
+            count?.to_str().ok()?.parse().ok()
+        };
+        Self {
+            input: count("input"),
+            output: count("output"),
+            cache_read: count("cache-read-input"),
+            cache_write: count("cache-write-input"),
+        }
+    }
+
+    /// With what was cached as a part of what was read.
+    pub(super) fn usage(self) -> Option<Usage> {
+        let Self {
+            input,
+            output,
+            cache_read,
+            cache_write,
+        } = self;
+        input.or(output)?;
+        let cached = [cache_read, cache_write].into_iter().flatten();
+        Some(Usage {
+            input_tokens: input.map(|input| cached.fold(input, u64::saturating_add)),
+            output_tokens: output,
+            cache_read_tokens: cache_read,
+            cache_write_tokens: cache_write,
+            reasoning_tokens: None,
+        })
+    }
+}
