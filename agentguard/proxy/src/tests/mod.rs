@@ -2,6 +2,7 @@
 
 mod authority;
 mod calls;
+mod calls_by_path;
 mod clear_http2;
 mod disguise;
 mod events;
@@ -83,6 +84,8 @@ enum Rules {
     Calls,
     /// The name is a provider's, and everything is allowed.
     CallsUnread,
+    /// The name is Google's, and all calls are allowed but those of a model.
+    CallsByPath,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -349,6 +352,7 @@ pub(crate) fn no_changes() -> Changes {
 fn policy(rules: Rules) -> Policy {
     let providers = match rules {
         Rules::Calls | Rules::CallsUnread => "[{ name: ours, api: openai, hosts: [api.example] }]",
+        Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
         _ => "[]",
     };
     let rules = match rules {
@@ -403,6 +407,12 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
+        }
+        Rules::CallsByPath => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }, \
+              { id: large, action: deny, reason: Not this., \
+                match: { host: [api.example], llm: { model: [large] } } }]"
         }
         Rules::Calls => {
             "[{ id: small, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
