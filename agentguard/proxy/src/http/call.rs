@@ -119,21 +119,17 @@ impl Calling {
             Holding::Whole => content.finish(),
             Holding::Beyond(why) => Err(why.to_owned()),
         };
-        let call = call.and_then(|call| {
-            let model = self.route.model(call.model);
-            Ok((
-                model.map_err(|why| why.to_string())?,
-                call.stream,
-                call.max_output_tokens,
-                call.tools,
-            ))
+        let call = call.and_then(|mut call| {
+            let model = self.route.model(call.model.take());
+            call.model = model.map_err(|why| why.to_string())?;
+            Ok(call)
         });
         let llm = match call {
-            Ok((model, stream, max_output_tokens, tools)) => Llm {
-                model,
-                stream: self.endpoint().streams().unwrap_or(stream),
-                max_output_tokens,
-                tools,
+            Ok(call) => Llm {
+                model: call.model,
+                stream: self.endpoint().streams().unwrap_or(call.stream),
+                max_output_tokens: call.max_output_tokens,
+                tools: call.tools,
                 provider: self.provider.name.clone(),
                 operation: self.endpoint().operation(),
                 not_understood: None,
