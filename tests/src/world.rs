@@ -281,13 +281,14 @@ impl World {
     }
 
     /// Variables that make the usual clients trust the origins.
-    pub fn trust(&self) -> [(&'static str, &Path); 7] {
+    pub fn trust(&self) -> [(&'static str, &Path); 8] {
         [
             "SSL_CERT_FILE",
             "CURL_CA_BUNDLE",
             "GIT_SSL_CAINFO",
             "NODE_EXTRA_CA_CERTS",
             "REQUESTS_CA_BUNDLE",
+            "AWS_CA_BUNDLE",
             "PIP_CERT",
             "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
         ]

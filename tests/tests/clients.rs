@@ -34,6 +34,8 @@ mod java;
 mod node;
 #[path = "clients/packages.rs"]
 mod packages;
+#[path = "clients/providers.rs"]
+mod providers;
 #[path = "clients/python.rs"]
 mod python;
 #[path = "clients/raw.rs"]

@@ -197,7 +197,7 @@ async fn answer(
     }
     if let Some(api) = api {
         let asked = read(body, &arrived, llm::LONGEST).await?;
-        return speak(api.answer(&head.headers, &asked), hold);
+        return speak(api.answer(&path, &head.headers, &asked), hold);
     }
     let told = read(body, &arrived, TOLD).await?;
     match kind {
@@ -251,19 +251,25 @@ fn speak(answer: llm::Answer, hold: Option<Hold>) -> Result<Response<Body>, Erro
     let (kind, body) = match answer.content {
         llm::Content::Json(value) => ("application/json", text(value.to_string())),
         llm::Content::Events(events) => {
-            let count = events.len();
-            let event = move |number: usize| events.get(number).cloned().unwrap_or_default();
-            (
-                "text/event-stream; charset=utf-8",
-                streamed(paced(count, hold, event)),
-            )
+            ("text/event-stream; charset=utf-8", in_pieces(events, hold))
         }
+        llm::Content::Stream(kind, pieces) => (kind, in_pieces(pieces, hold)),
     };
     let mut response = respond(answer.status, body)?;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     fields.insert(answer.number, header::HeaderValue::from_static("req_1"));
+    for (name, value) in answer.fields {
+        let value = header::HeaderValue::from_str(&value).map_err(Error::other)?;
+        fields.insert(name, value);
+    }
     Ok(response)
+}
+
+fn in_pieces(pieces: Vec<Bytes>, hold: Option<Hold>) -> Body {
+    let count = pieces.len();
+    let piece = move |number: usize| pieces.get(number).cloned().unwrap_or_default();
+    streamed(paced(count, hold, piece))
 }
 
 fn seen(request: &hyper::Request<Incoming>, client: &Client) -> Request {

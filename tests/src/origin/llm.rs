@@ -7,10 +7,15 @@
 //! | `POST /v1/embeddings` | OpenAI's, as floats or in base64 |
 //! | `GET /v1/models` | OpenAI's list |
 //! | `POST /v1/messages` | Anthropic's Messages, plain or streaming |
+//! | `POST /v1/models/MODEL:METHOD`, `/v1beta/…` | Gemini's `generateContent` and its like |
+//! | `POST /api/chat`, `/api/embed` | Ollama's own, plain or streaming |
+//! | `POST /model/MODEL/METHOD` | Bedrock's Converse, and Invoke of Anthropic's models, plain or streaming |
+//! | `POST /v2/chat`, `/v2/embed` | Cohere's, plain or streaming |
 //!
 //! The model says what the user said last, a word at a time: a word is a token and a delta. Any key
 //! will do, but there must be one. Models are known by the beginnings of their names: `gpt-` and
-//! `text-embedding-` are OpenAI's, `claude-` is Anthropic's.
+//! `text-embedding-` are OpenAI's, `claude-` is Anthropic's. Where the last four are offered a tool, they call it with
+//! what the model would have said, as one token a word.
 
 #![allow(
     clippy::indexing_slicing,
@@ -18,6 +23,10 @@
 )]
 
 mod anthropic;
+mod bedrock;
+mod cohere;
+mod gemini;
+mod ollama;
 mod openai;
 #[cfg(test)]
 mod tests;
@@ -37,6 +46,10 @@ pub(super) enum Api {
     Embeddings,
     Models,
     Messages,
+    Gemini,
+    Ollama,
+    Bedrock,
+    Cohere,
 }
 
 /// What an endpoint answers.
@@ -45,6 +58,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// The field in which the provider numbers its answers.
     pub(super) number: &'static str,
+    /// Further fields.
+    pub(super) fields: Vec<(&'static str, String)>,
     pub(super) content: Content,
 }
 
@@ -53,6 +68,8 @@ pub(super) enum Content {
     Json(Value),
     /// Server-sent events, each with the empty line that ends it.
     Events(Vec<Bytes>),
+    /// A stream of another type, in its pieces.
+    Stream(&'static str, Vec<Bytes>),
 }
 
 impl Api {
@@ -64,15 +81,28 @@ impl Api {
             ("POST", "/v1/embeddings") => Some(Self::Embeddings),
             ("GET", "/v1/models") => Some(Self::Models),
             ("POST", "/v1/messages") => Some(Self::Messages),
+            ("POST", "/api/chat" | "/api/embed") => Some(Self::Ollama),
+            ("POST", "/v2/chat" | "/v2/embed") => Some(Self::Cohere),
+            ("POST", path)
+                if path.starts_with("/v1/models/") || path.starts_with("/v1beta/models/") =>
+            {
+                Some(Self::Gemini)
+            }
+            ("POST", path) if path.starts_with("/model/") => Some(Self::Bedrock),
             _ => None,
         }
     }
 
-    pub(super) fn answer(self, fields: &HeaderMap, body: &[u8]) -> Answer {
-        let (number, said) = if self == Self::Messages {
-            ("request-id", anthropic::answer(fields, body))
-        } else {
-            ("x-request-id", openai::answer(self, fields, body))
+    pub(super) fn answer(self, path: &str, fields: &HeaderMap, body: &[u8]) -> Answer {
+        let (number, said) = match self {
+            Self::Messages => ("request-id", anthropic::answer(fields, body)),
+            Self::Gemini => ("x-request-id", gemini::answer(path, fields, body)),
+            Self::Ollama => ("x-request-id", ollama::answer(path, body)),
+            Self::Cohere => ("x-request-id", cohere::answer(path, fields, body)),
+            Self::Bedrock => return bedrock::answer(path, fields, body),
+            Self::ChatCompletions | Self::Responses | Self::Embeddings | Self::Models => {
+                ("x-request-id", openai::answer(self, fields, body))
+            }
         };
         let (status, content) = match said {
             Ok(content) => (StatusCode::OK, content),
@@ -81,6 +111,7 @@ impl Api {
         Answer {
             status,
             number,
+            fields: Vec::new(),
             content,
         }
     }
@@ -91,6 +122,17 @@ impl Api {
 struct Fault {
     status: StatusCode,
     told: Value,
+}
+
+impl Fault {
+    const fn new(status: StatusCode, told: Value) -> Self {
+        Self { status, told }
+    }
+}
+
+/// The tool that is called, if one is offered: by its name.
+fn called(offered: &Value) -> Option<&str> {
+    offered["name"].as_str()
 }
 
 /// What the model makes of a conversation.

@@ -4,7 +4,7 @@ use std::{fmt, mem};
 
 use super::converse_call::ConverseCall;
 use super::gemini_call::GeminiCall;
-use super::names::in_another_case;
+use super::names::{asks_for_more, in_another_case};
 use super::{Endpoint, InvokeForm, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
 
@@ -510,6 +510,12 @@ impl CallSink {
             }
             [Part::Key("connectors"), Part::Item(_), rest @ ..] if self.is_cohere() => {
                 self.connector(rest, event);
+            }
+            // What Google takes beside OpenAI's form, in the form of its own.
+            [Part::Key("extra_body" | "google"), .., Part::Key(name)]
+                if asks_for_more(name) && !matches!(event, Event::Text(_) | Event::End(_)) =>
+            {
+                self.fail(NotUnderstood::Wrong("extra_body"));
             }
             [
                 Part::Key("tools" | "functions" | "mcp_servers"),

@@ -1,7 +1,7 @@
 //! What a request to Bedrock's Converse asks for.
 
 use super::call::{Asks, Call, CallSink};
-use super::names::{bare, in_another_case};
+use super::names::{asks_for_more, in_another_case};
 use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
@@ -25,34 +25,8 @@ const LIMITS: [&str; 1] = ["maxTokens"];
 /// Those of a tool.
 const TOOL: [&str; 3] = ["toolSpec", "systemTool", "cachePoint"];
 
-/// What would offer tools or ask for more in the form of some model, by [`bare`] name. `additionalModelRequestFields`
-/// are passed on to the model as they are.
-const OF_MODELS: [&str; 22] = [
-    "tool",
-    "tools",
-    "toolconfig",
-    "functions",
-    "functiondeclarations",
-    "connectors",
-    "mcpservers",
-    "websearchoptions",
-    "model",
-    "models",
-    "modelid",
-    "maxtokens",
-    "maxnewtokens",
-    "maxgenlen",
-    "maxlength",
-    "maxtokencount",
-    "maxtokenstosample",
-    "maxoutputtokens",
-    "maxcompletiontokens",
-    "maxtokenstogenerate",
-    "numpredict",
-    "numtokens",
-];
-
-/// Those of them that are read, as Anthropic's API has them.
+/// What is read of `additionalModelRequestFields`, as Anthropic's API has it. They are passed on to the model as they
+/// are.
 const READ: [&str; 5] = ["tools", "functions", "mcp_servers", "max_tokens", "model"];
 
 #[derive(Debug)]
@@ -221,7 +195,7 @@ impl ConverseCall {
             _ => true,
         };
         if let (true, false, Some(Part::Key(name))) = (met, read, steps.last())
-            && OF_MODELS.contains(&bare(name).as_str())
+            && asks_for_more(name)
         {
             self.fail(NotUnderstood::Wrong("additionalModelRequestFields"));
         }

@@ -39,6 +39,37 @@ pub(super) fn bare(name: &str) -> String {
     folded(name).filter(|it| !matches!(it, '_' | '-')).collect()
 }
 
+/// Whether a member with this name would offer tools, name a model or ask for more in the form of some model.
+pub(super) fn asks_for_more(name: &str) -> bool {
+    OF_MODELS.contains(&bare(name).as_str())
+}
+
+/// What offers tools, names a model or asks for more in the form of some model, by [`bare`] name.
+const OF_MODELS: [&str; 22] = [
+    "tool",
+    "tools",
+    "toolconfig",
+    "functions",
+    "functiondeclarations",
+    "connectors",
+    "mcpservers",
+    "websearchoptions",
+    "model",
+    "models",
+    "modelid",
+    "maxtokens",
+    "maxnewtokens",
+    "maxgenlen",
+    "maxlength",
+    "maxtokencount",
+    "maxtokenstosample",
+    "maxoutputtokens",
+    "maxcompletiontokens",
+    "maxtokenstogenerate",
+    "numpredict",
+    "numtokens",
+];
+
 /// What a name is to one who takes both spellings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Spelt {
@@ -80,7 +111,7 @@ fn snake(camel: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Spelt, camel, either_spelling, in_another_case};
+    use super::{Spelt, asks_for_more, camel, either_spelling, in_another_case};
 
     #[test]
     fn what_some_server_takes_for_a_name_is_found() {
@@ -105,5 +136,6 @@ mod tests {
         assert_eq!(in_another_case(&KNOWN, "max_output_tokens"), None);
         assert_eq!(camel("google_search_retrieval"), "googleSearchRetrieval");
         assert_eq!(camel("urlContext"), "urlContext");
+        assert!(asks_for_more("Max-New_Tokens") && !asks_for_more("budget_tokens"));
     }
 }

@@ -138,25 +138,20 @@ impl Calling {
             Holding::Whole => content.finish(),
             Holding::Beyond(why) => Err(why.to_owned()),
         };
-        let call = call.and_then(|call| {
-            let model = self.route.model(call.model);
-            Ok((
-                model.map_err(|why| why.to_string())?,
-                call.stream,
-                call.max_output_tokens,
-                call.tools,
-                call.user,
-            ))
+        let call = call.and_then(|mut call| {
+            let model = self.route.model(call.model.take());
+            call.model = model.map_err(|why| why.to_string())?;
+            Ok(call)
         });
         let mut user = None;
         let llm = match call {
-            Ok((model, stream, max_output_tokens, tools, says)) => {
-                user = says;
+            Ok(call) => {
+                user = call.user;
                 Llm {
-                    model,
-                    stream: self.endpoint().streams().unwrap_or(stream),
-                    max_output_tokens,
-                    tools,
+                    model: call.model,
+                    stream: self.endpoint().streams().unwrap_or(call.stream),
+                    max_output_tokens: call.max_output_tokens,
+                    tools: call.tools,
                     ..self.unread()
                 }
             }

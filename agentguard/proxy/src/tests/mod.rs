@@ -3,6 +3,7 @@
 mod asked_tools;
 mod authority;
 mod calls;
+mod calls_by_path;
 mod clear_http2;
 mod disguise;
 mod events;
@@ -89,6 +90,8 @@ enum Rules {
     CallsAsked,
     /// The same, where calls are allowed in requests alone.
     CallsByPost,
+    /// The name is Google's, and all calls are allowed but those of a model.
+    CallsByPath,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -357,6 +360,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::Calls | Rules::CallsUnread | Rules::CallsAsked | Rules::CallsByPost => {
             "[{ name: ours, api: openai, hosts: [api.example] }]"
         }
+        Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
         _ => "[]",
     };
     let rules = match rules {
@@ -421,6 +425,12 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsByPost => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], method: [POST], llm: {} } }]"
+        }
+        Rules::CallsByPath => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }, \
+              { id: large, action: deny, reason: Not this., \
+                match: { host: [api.example], llm: { model: [large] } } }]"
         }
         Rules::Calls => {
             "[{ id: small, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

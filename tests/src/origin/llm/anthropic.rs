@@ -87,7 +87,7 @@ fn message_object(
     })
 }
 
-fn message(asked: &Value) -> Value {
+pub(super) fn message(asked: &Value) -> Value {
     let said = said_in_message(asked);
     let content = json!({ "type": "text", "text": said.text() });
     message_object(
@@ -100,6 +100,10 @@ fn message(asked: &Value) -> Value {
 }
 
 fn message_events(asked: &Value) -> Vec<Bytes> {
+    message_values(asked).iter().map(named).collect()
+}
+
+pub(super) fn message_values(asked: &Value) -> Vec<Value> {
     let said = said_in_message(asked);
     let begin = message_object(asked, &[], None, &said, 1);
     let block = json!({ "type": "text", "text": "" });
@@ -124,5 +128,5 @@ fn message_events(asked: &Value) -> Vec<Bytes> {
         json!({ "type": "message_delta", "delta": end, "usage": usage }),
         json!({ "type": "message_stop" }),
     ]);
-    events.iter().map(named).collect()
+    events
 }

@@ -7,7 +7,7 @@ fn ask(api: Api, fields: &[(&'static str, &str)], body: &Value) -> Answer {
     let fields = fields
         .iter()
         .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-    api.answer(&fields.collect(), body.to_string().as_bytes())
+    api.answer("", &fields.collect(), body.to_string().as_bytes())
 }
 
 const OPENAI: &[(&str, &str)] = &[("authorization", "Bearer key")];

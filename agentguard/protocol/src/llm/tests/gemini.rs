@@ -272,6 +272,24 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
     // In different objects it is not twice.
     let twice = r#"{"tools":[{"functionDeclarations":[{"name":"a"}]},{"function_declarations":[{"name":"b"}]}]}"#;
     assert_eq!(call(WHOLE, twice).unwrap().tools, ["a", "b"]);
+    // Beside OpenAI's form its own is taken.
+    for (body, fits) in [
+        (
+            r#"{"extra_body":{"google":{"thinking_config":{"thinking_budget":5}}}}"#,
+            true,
+        ),
+        (
+            r#"{"extra_body":{"google":{"tools":[{"google_search":{}}]}}}"#,
+            false,
+        ),
+        (
+            r#"{"google":{"generationConfig":{"maxOutputTokens":5}}}"#,
+            false,
+        ),
+    ] {
+        let read = call(Endpoint::ChatCompletions, body);
+        assert_eq!(read.is_ok(), fits, "{body}");
+    }
     // No text that JSON is: a frame of gRPC.
     let framed = "\u{0}\u{0}\u{0}\u{0}\u{5}\n\u{3}abc";
     assert!(matches!(call(WHOLE, framed), Err(NotUnderstood::Json(_))));

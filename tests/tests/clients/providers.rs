@@ -1,0 +1,287 @@
+//! The clients of other providers of language models, unmodified: Google's, Ollama's, AWS's and Cohere's, each with its
+//! own form of calls and of streams. What the record has of each call is what the provider has sent.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use agentguard_model::{ActionKind, Decision, LlmOperation, Verdict};
+use agentguard_tests::{Origin, World, address, client, wait_until};
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::inspected::inspected;
+use crate::room::{LATE, Room, ungoverned};
+
+const GEMINI: &str = "generativelanguage.googleapis.com";
+const OLLAMA: &str = "ollama.corp.example";
+const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
+const COHERE: &str = "api.cohere.com";
+
+const MODELS: &str = "This model is not for agents.";
+
+fn world(name: &str) -> Result<World> {
+    let origin = Origin::at(&address::origin(0x10));
+    let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE];
+    let origin = hosts.iter().fold(origin, |origin, host| origin.site(host));
+    World::new(name).origin(origin).start()
+}
+
+fn open(world: &World) -> Result<Room<'_>> {
+    let hosts = format!("[{GEMINI}, {OLLAMA}, {BEDROCK}, {COHERE}]");
+    let policy = format!(
+        "
+version: 1
+providers:
+  - {{ name: cellar, api: ollama, hosts: [{OLLAMA}] }}
+agents:
+  - name: coder
+rules:
+  - id: models
+    match: {{ host: {hosts}, port: [443], llm: {{}} }}
+    action: allow
+    handling: inspect
+  - id: no-such-models
+    match: {{ host: {hosts}, llm: {{ model: ['*forbidden'] }} }}
+    action: deny
+    reason: {MODELS}
+"
+    );
+    let upstreams = json!([{ "host": [GEMINI, OLLAMA, BEDROCK, COHERE], "ca": world.ca_file() }]);
+    let guard = world.guard().policy(&policy);
+    let guard = guard.setting("upstreams", upstreams);
+    Ok(Room::of(world, guard.start()?))
+}
+
+/// What the record has of a call: what it is for, the model asked for, whether as a stream; tokens in, of these cached,
+/// and out, of these reasoning; why the model stopped, or the error; and the tools that it calls.
+fn row(decision: &Decision) -> Option<String> {
+    let llm = decision.action.llm.as_ref()?;
+    let operation = match llm.operation {
+        LlmOperation::Chat => "chat",
+        LlmOperation::TextCompletion => "text",
+        LlmOperation::Embeddings => "embeddings",
+        LlmOperation::CountTokens => "count",
+    };
+    let model = llm.model.as_deref().unwrap_or("-");
+    let form = if llm.stream { "stream" } else { "whole" };
+    let asked = format!("{operation} {model} {form}");
+    if decision.verdict == Verdict::Deny {
+        return Some(format!("deny {asked}"));
+    }
+    let answer = decision.outcome.as_ref()?.llm.as_ref()?;
+    assert_eq!(
+        (&llm.not_understood, &answer.not_understood),
+        (&None, &None)
+    );
+    let usage = answer.usage.unwrap_or_default();
+    let number = |it: Option<u64>| it.map_or("-".to_owned(), |it| it.to_string());
+    let told = answer.finish_reason.as_ref().or(answer.error.as_ref());
+    let tools = answer.tool_calls.iter().map(|call| {
+        format!(
+            " {} {}",
+            call.name,
+            call.arguments.as_deref().unwrap_or("-")
+        )
+    });
+    Some(format!(
+        "{asked} {}+{} {}+{} {}{}",
+        number(usage.input_tokens),
+        number(usage.cache_read_tokens),
+        number(usage.output_tokens),
+        number(usage.reasoning_tokens),
+        told.map_or("-", String::as_str),
+        tools.collect::<String>(),
+    ))
+}
+
+/// Of `{"said":"one two three four five six"}`, as each provider of these writes it.
+const SAID: &str = "look sha256:e2141cf0050bbe4b5863ab7e0a3c70ff8686efbae990e80654bb360f39eddfa6";
+
+/// A script's calls, and what the record gets of each.
+type Calls<'a> = &'a [(&'a str, &'a [&'a str])];
+
+/// Makes each call without and with the guard, which makes no difference but for what is forbidden; that is told in
+/// the client's own words, `refused`, and does not leave.
+fn same(room: &Room<'_>, script: &str, host: &str, calls: Calls<'_>, refused: &str) -> Result<()> {
+    let Some(python) = client::python()? else {
+        return Ok(());
+    };
+    for (call, rows) in calls {
+        let words = words(&python, script, call);
+        let free = ungoverned(room.world, &words)?.success()?;
+        ensure!(!free.stdout.is_empty(), "{free}");
+        let arrived = || anyhow::Ok(room.world.origin(host)?.log().requests()?.len());
+        let before = arrived()?;
+        let output = inspected(room, &words).run()?.success()?;
+        let wanted: Vec<String> = rows.iter().map(|row| row.replace("SAID", SAID)).collect();
+        let mut found = Vec::new();
+        let waited = wait_until("the calls", LATE, || {
+            let new = match room.new_decisions() {
+                Ok(new) => new,
+                Err(error) => return Some(Err(error)),
+            };
+            found = new
+                .iter()
+                .filter(|it| it.action.kind == ActionKind::LlmCall)
+                .filter_map(row)
+                .collect();
+            (found == wanted).then_some(Ok(new.len()))
+        });
+        let settled = waited.and_then(|waited| waited);
+        let settled = settled
+            .map_err(|error| error.context(format!("{call}: {wanted:#?}\n{found:#?}\n{output}")))?;
+        room.settled(settled)?;
+        if *call == "forbidden" || *call == "unread" {
+            let told = output.stdout.starts_with(refused);
+            ensure!(
+                told && output.stdout.contains("agentguard explain"),
+                "{output}"
+            );
+            ensure!(
+                *call != "forbidden" || output.stdout.contains(MODELS),
+                "{output}"
+            );
+            ensure!(arrived()? == before, "it left");
+        } else {
+            ensure!(output.stdout == free.stdout, "{call}: {free}\n{output}");
+        }
+    }
+    Ok(())
+}
+
+/// The words that make a script make one call.
+fn words(python: &Path, script: &str, call: &str) -> [OsString; 3] {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("clients")
+        .join(script);
+    [python.into(), script.into(), call.into()]
+}
+
+#[test]
+fn google_s_sdk_is_served_and_refused_in_its_words() {
+    let world = world("genai").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "plain",
+            &[
+                "chat gemini-x whole 6+1 8+2 STOP",
+                "count gemini-x whole 6+- -+- -",
+            ],
+        ),
+        ("stream", &["chat gemini-x stream 6+1 8+2 STOP"]),
+        ("asynchronous", &["chat gemini-x stream 6+1 8+2 STOP"]),
+        (
+            "tool",
+            &[
+                "chat gemini-x whole 6+1 8+2 STOP SAID",
+                "chat gemini-x stream 6+1 8+2 STOP SAID",
+            ],
+        ),
+        ("unknown", &["chat no-such-model whole -+- -+- NOT_FOUND"]),
+        ("forbidden", &["deny chat gemini-forbidden whole"]),
+    ];
+    let refused = "ClientError 403 PERMISSION_DENIED";
+    same(&room, "genai_sdk.py", GEMINI, calls, refused).unwrap();
+}
+
+#[test]
+fn ollama_s_client_is_served_and_refused_in_its_words() {
+    let world = world("ollama").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "plain",
+            &[
+                "chat qwen3:8b whole 6+- 6+- stop",
+                "embeddings qwen3-embedding whole 3+- -+- -",
+            ],
+        ),
+        ("stream", &["chat qwen3:8b stream 6+- 6+- stop"]),
+        ("asynchronous", &["chat qwen3:8b stream 6+- 6+- stop"]),
+        (
+            "tool",
+            &[
+                "chat qwen3:8b whole 6+- 6+- stop SAID",
+                "chat qwen3:8b stream 6+- 6+- stop SAID",
+            ],
+        ),
+        (
+            "unknown",
+            &["chat no-such-model whole -+- -+- model 'no-such-model' not found"],
+        ),
+        ("forbidden", &["deny chat qwen3:forbidden whole"]),
+    ];
+    same(&room, "ollama_sdk.py", OLLAMA, calls, "ResponseError 403").unwrap();
+}
+
+#[test]
+fn aws_s_sdk_is_served_and_refused_in_its_words() {
+    let world = world("bedrock").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "plain",
+            &["chat anthropic.claude-x-v1:0 whole 6+1 6+- end_turn"],
+        ),
+        (
+            "stream",
+            &["chat anthropic.claude-x-v1:0 stream 6+1 6+- end_turn"],
+        ),
+        (
+            "tool",
+            &[
+                "chat anthropic.claude-x-v1:0 whole 6+1 6+- tool_use SAID",
+                "chat anthropic.claude-x-v1:0 stream 6+1 6+- tool_use SAID",
+            ],
+        ),
+        (
+            "invoke",
+            &[
+                "chat us.anthropic.claude-x-v1:0 whole 6+0 6+- end_turn",
+                "chat us.anthropic.claude-x-v1:0 stream 6+0 6+- end_turn",
+            ],
+        ),
+        (
+            "unknown",
+            &["chat no.such-model whole -+- -+- ValidationException"],
+        ),
+        ("forbidden", &["deny chat anthropic.claude-forbidden whole"]),
+        // Of what is not read the model is known, and no more.
+        ("unread", &["deny chat meta.llama-x whole"]),
+    ];
+    let refused = "AccessDeniedException An error occurred (AccessDeniedException)";
+    same(&room, "bedrock_sdk.py", BEDROCK, calls, refused).unwrap();
+}
+
+#[test]
+fn cohere_s_sdk_is_served_and_refused_in_its_words() {
+    let world = world("cohere").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "plain",
+            &[
+                "chat command-x whole 76+- 8+- COMPLETE",
+                "embeddings embed-x whole 3+- -+- -",
+            ],
+        ),
+        ("stream", &["chat command-x stream 76+- 8+- COMPLETE"]),
+        ("asynchronous", &["chat command-x stream 76+- 8+- COMPLETE"]),
+        (
+            "tool",
+            &[
+                "chat command-x whole 76+- 8+- TOOL_CALL SAID",
+                "chat command-x stream 76+- 8+- TOOL_CALL SAID",
+            ],
+        ),
+        (
+            "unknown",
+            &[
+                "chat no-such-model whole -+- -+- model 'no-such-model' not found, make sure the correct model ID was used",
+            ],
+        ),
+        ("forbidden", &["deny chat command-forbidden whole"]),
+    ];
+    same(&room, "cohere_sdk.py", COHERE, calls, "ForbiddenError 403").unwrap();
+}
