@@ -355,7 +355,7 @@ mod tests {
         );
         let all = names(&facts, true);
         assert!(
-            all[0].ends_with("npm python3 default-jdk-headless chromium python3-venv"),
+            all[0].ends_with("npm python3 default-jdk-headless prometheus chromium python3-venv"),
             "{all:?}"
         );
         assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");
