@@ -48,6 +48,8 @@ mod resumed;
 mod sdk;
 #[path = "clients/serving.rs"]
 mod serving;
+#[path = "clients/telemetry.rs"]
+mod telemetry;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
 #[path = "clients/unchanged.rs"]

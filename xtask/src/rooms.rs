@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "agentguard-common",
     "agentguard/model",
     "agentguard/keeper",
@@ -12,6 +12,7 @@ const ORDER: [&str; 11] = [
     "agentguard/decision",
     "agentguard/proxy",
     "agentguard/record",
+    "agentguard/telemetry",
     "agentguard/control",
     "agentguard",
 ];

@@ -195,6 +195,31 @@ pub struct GuardStatus {
     /// The switches that the policy declares, and those that operators have set, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub switches: Vec<SwitchStatus>,
+    /// What is told to outside, in figures and traces. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<TelemetryStatus>,
+}
+
+/// How telemetry is doing, since the worker's start.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TelemetryStatus {
+    /// Where Prometheus finds figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<String>,
+    /// Where figures and spans are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<String>,
+    /// Requests that the collector took.
+    pub sent: u64,
+    /// Requests that it did not take.
+    pub failed: u64,
+    /// Why the last one failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Decisions and outcomes that are missing in the figures: there was no room for them.
+    pub lost_notes: u64,
+    /// Calls that are told in no span.
+    pub lost_spans: u64,
 }
 
 /// A switch that rules may look at.

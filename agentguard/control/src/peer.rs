@@ -234,6 +234,18 @@ pub fn judge(
     Ok(rights)
 }
 
+/// Decides what the process at the other end of a local stream may do, as [`judge`].
+///
+/// # Errors
+/// [`Refusal`].
+pub fn judge_stream(
+    stream: OwnedFd,
+    governed: &[String],
+    groups: &Groups,
+) -> Result<Rights, Refusal> {
+    Asker::of(stream, Accepted::now())?.judge(governed, groups)
+}
+
 fn rights(peer: &Peer, groups: &Groups) -> Result<Rights, Refusal> {
     Rights::of(peer, groups).ok_or_else(|| Refusal::NoMember {
         uid: peer.uid,

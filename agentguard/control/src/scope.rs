@@ -124,6 +124,7 @@ impl Scope {
         guard.gate.attached_more = 0;
         guard.listeners.clear();
         guard.leaves = LeafStatus::default();
+        guard.telemetry = None;
         guard.switches.clear();
         if guard.policy.refused.is_some() {
             guard.policy.refused =
@@ -138,6 +139,7 @@ impl Scope {
             refused: 0,
             refused_by_quota: 0,
             gaps: 0,
+            lost: 0,
             damage: Vec::new(),
             index_lag: 0,
         };

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::{
     Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
-    Provider, Reason, ReasonCode, Transport, Verdict,
+    Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
     Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
 };
+use http::HeaderMap;
 use jiff::Timestamp;
 use ulid::Generator;
 
@@ -475,7 +476,11 @@ impl<R: Recorder> Decider<R> {
             // Everything was seen: what is undecided now was not allowed.
             RulingOutcome::Deny | RulingOutcome::Undecided => None,
         };
-        let concluded = self.conclude(
+        let trace = match seen {
+            Seen::Request(request) => request.fields.and_then(trace_parent),
+            _ => None,
+        };
+        let concluded = self.conclude_traced(
             policy,
             Draft {
                 client: Some(client),
@@ -490,6 +495,7 @@ impl<R: Recorder> Decider<R> {
                 started,
             },
             going,
+            trace,
         );
         let mut decided = concluded.await;
         if decided.allowed {
@@ -505,11 +511,26 @@ impl<R: Recorder> Decider<R> {
         draft: Draft<'_>,
         going: Option<Handling>,
     ) -> Decided {
+        self.conclude_traced(policy, draft, going, None).await
+    }
+
+    /// The same, with the trace that a request says it belongs to.
+    async fn conclude_traced(
+        &self,
+        policy: &Policy,
+        draft: Draft<'_>,
+        going: Option<Handling>,
+        trace: Option<TraceParent>,
+    ) -> Decided {
         let started = draft.started;
         let allowed = going.is_some();
         let handling = going.unwrap_or(Handling::Splice);
         let reason = draft.reason.clone();
-        match self.recorder.write(self.decision(policy, draft)).await {
+        let decision = Decision {
+            trace_parent: trace,
+            ..self.decision(policy, draft)
+        };
+        match self.recorder.write(decision).await {
             Ok(id) => Decided {
                 id: Some(id),
                 allowed,
@@ -559,6 +580,7 @@ impl<R: Recorder> Decider<R> {
             count: draft.count,
             last: None,
             latency_us: micros(draft.started.elapsed()),
+            trace_parent: None,
             policy_version: policy.version().to_owned(),
             outcome: None,
         };
@@ -600,6 +622,15 @@ pub(crate) fn action(kind: ActionKind, target: &Target) -> Action {
         port: Some(target.port),
         ..Action::new(kind)
     }
+}
+
+/// The trace that a request says it belongs to. Of several fields none counts, nor one that is malformed
+/// (W3C Trace Context, 3.2 and 4.3).
+fn trace_parent(fields: &HeaderMap) -> Option<TraceParent> {
+    let mut values = fields.get_all("traceparent").iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(())?;
+    value.to_str().ok()?.parse().ok()
 }
 
 fn micros(elapsed: Duration) -> u64 {

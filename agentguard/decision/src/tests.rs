@@ -159,6 +159,29 @@ async fn a_request_is_decided_by_what_it_is() {
 }
 
 #[tokio::test]
+async fn the_trace_that_a_request_names_is_recorded_where_it_is_one() {
+    let decider = decider();
+    let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (values, expected) in [
+        (vec![good], Some(good)),
+        (vec![], None),
+        (vec![good, good], None),
+        (vec!["00-mine"], None),
+    ] {
+        let mut fields = HeaderMap::new();
+        for value in values {
+            fields.append("traceparent", HeaderValue::from_static(value));
+        }
+        let asked = Asked::new("GET", "/", None, fields, None);
+        let target = target("api.example.com", 80);
+        let decided = decider.request(&client(1), &target, &[], &asked).await;
+        assert!(decided.allowed);
+        let named = last(&decider).trace_parent.map(|it| it.to_string());
+        assert_eq!(named.as_deref(), expected);
+    }
+}
+
+#[tokio::test]
 async fn what_is_inspected_is_allowed_by_request_and_not_unseen() {
     let decider = decider();
     let target = target("seen.example.com", 443);

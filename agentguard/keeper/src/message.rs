@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agentguard_model::{AgentId, AgentName, HostName, Labels, UpstreamEntry};
+use agentguard_model::{AgentId, AgentName, HostName, Labels, Telemetry, UpstreamEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::groups::Groups;
@@ -19,7 +19,8 @@ use crate::spawn::{RunContext, RunRequest};
 /// Keeper to worker.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum ToWorker {
-    /// The first message. Descriptors: those of the gate's view, then the control socket.
+    /// The first message. Descriptors: those of the gate's view, where figures are asked for if `telemetry` has that,
+    /// then the control socket.
     Start(Box<Start>),
     /// Listeners in a network namespace. Descriptors: as [`crate::namespace::Listening`] orders them.
     Listeners {
@@ -166,6 +167,8 @@ pub struct Start {
     pub degraded: Vec<String>,
     /// The keeper's process id.
     pub keeper: u32,
+    /// What is told to outside.
+    pub telemetry: Telemetry,
 }
 
 /// What the keeper knows of the gate.
@@ -189,6 +192,19 @@ pub struct State {
     pub oldest: Option<u64>,
     /// Leaf certificates since the keeper's start.
     pub leaves: LeafCounts,
+    /// Workers that were started, this one among them, since the keeper's start.
+    pub workers: u64,
+    /// Policies that were read anew since the keeper's start.
+    pub reloads: Reloads,
+}
+
+/// What became of policies that were read anew.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloads {
+    /// Put in force.
+    pub taken: u64,
+    /// Refused: the one before stayed in force.
+    pub refused: u64,
 }
 
 /// How many leaf certificates were asked for, and what became of that.

@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use crate::{Action, Agent, Bytes, Context, LlmAnswer, Messages, Mode, Process, Reason};
+use crate::{
+    Action, Agent, Bytes, Context, LlmAnswer, Messages, Mode, Process, Reason, TraceParent,
+};
 
 /// The id of a decision: a ULID, so that ids sort by time. 26 characters of Crockford's base 32.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -191,6 +193,10 @@ pub struct Decision {
     pub last: Option<Timestamp>,
     /// How long the decision took, in µs.
     pub latency_us: u64,
+    /// The trace that the request itself says it belongs to (W3C `traceparent`), as the agent wrote it: it may be
+    /// anybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_parent: Option<TraceParent>,
     /// Under which policy: the first 12 hexadecimal digits of its documents' SHA-256.
     pub policy_version: String,
     /// What became of it, once that is known.

@@ -13,6 +13,8 @@ mod host;
 mod llm;
 mod path;
 mod reason;
+mod telemetry;
+mod trace;
 mod upstream;
 mod users;
 
@@ -27,6 +29,8 @@ pub use host::{HostName, InvalidHost};
 pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use reason::{Reason, ReasonCode};
+pub use telemetry::{Endpoint, Header, Otlp, Telemetry};
+pub use trace::{InvalidTraceParent, TraceParent};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
 pub use users::Users;
 

@@ -58,6 +58,12 @@ impl Names {
         }
     }
 
+    /// How many names have virtual addresses.
+    #[must_use]
+    pub fn addressed(&self) -> usize {
+        self.virtual_addresses.len()
+    }
+
     /// The name that a virtual address stands for. A look-up in memory.
     #[must_use]
     pub fn name_behind(&self, ip: IpAddr) -> Option<HostName> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentguard_model::AgentId;
@@ -13,6 +14,8 @@ pub(crate) struct Carried {
     counts: Mutex<HashMap<AgentId, usize>>,
     /// Told when an agent's last one has ended.
     ended: Notify,
+    /// Of all agents, those of clients.
+    clients: AtomicUsize,
 }
 
 /// One of them, until it is dropped.
@@ -20,15 +23,30 @@ pub(crate) struct Carried {
 pub(crate) struct One {
     carried: Arc<Carried>,
     agent: AgentId,
+    is_client: bool,
 }
 
 impl Carried {
+    /// One more of a client.
+    pub(crate) fn client(self: &Arc<Self>, agent: AgentId) -> One {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        let mut one = self.one(agent);
+        one.is_client = true;
+        one
+    }
+
+    /// How many clients there are.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
     /// One more.
     pub(crate) fn one(self: &Arc<Self>, agent: AgentId) -> One {
         *self.counts().entry(agent).or_default() += 1;
         One {
             carried: Arc::clone(self),
             agent,
+            is_client: false,
         }
     }
 
@@ -52,6 +70,9 @@ impl Carried {
 
 impl Drop for One {
     fn drop(&mut self) {
+        if self.is_client {
+            self.carried.clients.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut counts = self.carried.counts();
         if let Some(count) = counts.get_mut(&self.agent) {
             *count -= 1;
@@ -77,7 +98,8 @@ mod tests {
     async fn the_last_one_of_an_agent_is_waited_for_and_no_other() {
         let carried = Arc::new(Carried::default());
         let (first, second) = (carried.one(AgentId(1)), carried.one(AgentId(1)));
-        let _other = carried.one(AgentId(2));
+        let other = carried.client(AgentId(2));
+        assert_eq!(carried.clients(), 1);
         let mut none = pin!(carried.none(AgentId(1)));
         assert!(none.as_mut().now_or_never().is_none());
         drop(first);
@@ -85,5 +107,7 @@ mod tests {
         drop(second);
         none.await;
         carried.none(AgentId(3)).await;
+        drop(other);
+        assert_eq!(carried.clients(), 0);
     }
 }

@@ -78,7 +78,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         tracing::debug!(%error, "a connection cannot be tuned");
     }
     let agent = origin.client.agent;
-    let _carried = guard.carried.one(agent);
+    let _carried = guard.carried.client(agent);
     let cut = guard.decider.directory().cut_of(agent).now;
     let patience = guard.limits.cut;
     tokio::select! {

@@ -52,6 +52,12 @@ impl<R: Recorder> Shared<R> {
         self.carried.none(agent).await;
     }
 
+    /// How many connections of clients are carried.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.carried.clients()
+    }
+
     /// Whether a name is reached through an HTTP proxy, which resolves it.
     #[must_use]
     pub fn is_behind_proxy(&self, name: &HostName) -> bool {

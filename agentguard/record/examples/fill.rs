@@ -147,6 +147,7 @@ fn decision(time: Timestamp, n: u32) -> Result<Decision, Box<dyn Error>> {
         count: 1,
         last: None,
         latency_us: 9,
+        trace_parent: None,
         policy_version: "0123456789ab".to_owned(),
         outcome: None,
     })

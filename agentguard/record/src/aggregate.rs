@@ -101,6 +101,7 @@ fn said(decision: &Decision) -> impl Hash {
         count: _,
         last: _,
         latency_us: _,
+        trace_parent: _,
         policy_version,
         outcome: _,
     } = decision;

@@ -152,6 +152,12 @@ impl Record {
         self.keep(Entry::Gap(gap));
     }
 
+    /// How many decisions wait for it.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        QUEUE.saturating_sub(self.queue.available_permits())
+    }
+
     /// How the record is doing.
     #[must_use]
     pub fn status(&self) -> Status {

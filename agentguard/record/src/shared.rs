@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     /// Outcomes and gaps that found no room and are not told as a gap yet.
     pub(crate) crowded_out: AtomicU64,
     pub(crate) gaps: AtomicU64,
+    /// What gaps say is lost.
+    pub(crate) lost: AtomicU64,
     pub(crate) synced: Mutex<Option<Instant>>,
     pub(crate) write_failing: Mutex<Option<Degraded>>,
     pub(crate) sync_failing: Mutex<Option<Degraded>>,
@@ -86,6 +88,7 @@ impl Shared {
             unrecorded: AtomicU64::new(0),
             crowded_out: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             synced: Mutex::default(),
             write_failing: Mutex::default(),
             sync_failing: Mutex::default(),
@@ -250,6 +253,7 @@ impl Shared {
             refused: self.refused.load(Ordering::Relaxed),
             refused_by_quota: self.refused_by_quota.load(Ordering::Relaxed),
             gaps: self.gaps.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
             damage: lock(&self.damage).values().cloned().collect(),
             index_lag: next.saturating_sub(self.indexed.load(Ordering::Relaxed).max(oldest)),
         }

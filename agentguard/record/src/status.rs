@@ -22,6 +22,9 @@ pub struct Status {
     pub refused_by_quota: u64,
     /// How many gaps were recorded since the start.
     pub gaps: u64,
+    /// How many entries and events these say are lost, as far as that is known.
+    #[serde(default)]
+    pub lost: u64,
     /// Stretches of the log that cannot be read. What lies around them is read.
     pub damage: Vec<Damage>,
     /// How many entries the index does not have yet; queries read these from the log.

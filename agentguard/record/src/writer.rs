@@ -53,6 +53,8 @@ struct Batch {
     bytes: Vec<u8>,
     entries: u64,
     gaps: u64,
+    /// What those say is lost.
+    lost: u64,
     answers: Vec<Answer>,
     /// Answers that wait for the disk.
     waiting: Vec<Answer>,
@@ -258,7 +260,10 @@ impl Writer {
         match serde_json::to_vec(&kept.entry) {
             Ok(payload) if payload.len() <= frame::MAX_PAYLOAD => {
                 batch.push(&payload, self.at.number);
-                batch.gaps += u64::from(matches!(kept.entry, Entry::Gap(_)));
+                if let Entry::Gap(gap) = &kept.entry {
+                    batch.gaps += 1;
+                    batch.lost = batch.lost.saturating_add(gap.lost);
+                }
                 batch.kept.push(kept);
             }
             // It can never be written; what is left to do is to say so.
@@ -370,6 +375,7 @@ impl Writer {
             }
         }
         self.shared.gaps.fetch_add(batch.gaps, Ordering::Relaxed);
+        self.shared.lost.fetch_add(batch.lost, Ordering::Relaxed);
         self.shared.publish(self.at);
         for update in batch.updates.drain(..) {
             self.aggregator.written(&update, now);

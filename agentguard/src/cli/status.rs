@@ -1,6 +1,6 @@
 //! `agentguard status`
 
-use agentguard_control::api::{LeafStatus, Listener, Phase, Status};
+use agentguard_control::api::{LeafStatus, Listener, Phase, Status, TelemetryStatus};
 use agentguard_record::Notice;
 use jiff::{Timestamp, Unit};
 
@@ -60,6 +60,9 @@ fn story(status: &Status, now: Timestamp) -> String {
     }
     if guard.leaves != LeafStatus::default() {
         lines.push(entry("leaves", &leaves(guard.leaves)));
+    }
+    if let Some(telemetry) = &guard.telemetry {
+        lines.extend(self::telemetry(telemetry));
     }
     lines.extend(
         guard
@@ -133,6 +136,34 @@ fn leaves(leaves: LeafStatus) -> String {
         counted(leaves.signed, "certificate"),
         leaves.refused
     )
+}
+
+fn telemetry(telemetry: &TelemetryStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(place) = &telemetry.prometheus {
+        lines.push(format!("figures for Prometheus at {place}"));
+    }
+    if let Some(collector) = &telemetry.otlp {
+        let requests = counted(telemetry.sent, "request");
+        let failed = telemetry.failed;
+        lines.push(format!(
+            "figures and spans to {collector}: {requests} taken, {failed} not"
+        ));
+    }
+    if let Some(error) = &telemetry.error {
+        lines.push(format!("the last request failed: {error}"));
+    }
+    if telemetry.lost_notes > 0 || telemetry.lost_spans > 0 {
+        lines.push(format!(
+            "no room for {} decisions and outcomes in the figures, and for {} calls among the spans",
+            telemetry.lost_notes, telemetry.lost_spans
+        ));
+    }
+    let labels = std::iter::once("telemetry").chain(std::iter::repeat(""));
+    labels
+        .zip(&lines)
+        .map(|(label, line)| entry(label, line))
+        .collect()
 }
 
 fn record(status: &Status) -> Vec<String> {
@@ -314,6 +345,23 @@ mod tests {
             told,
             ["switch     freeze is on, declared off; set on since 2026-01-01T00:00:02Z by uid 0"]
         );
+        assert!(status.healthy());
+    }
+
+    #[test]
+    fn where_figures_go_and_what_is_lost_of_them_is_told() {
+        let mut status = status();
+        let telemetry = serde_json::json!({
+            "prometheus": "127.0.0.1:9464", "otlp": "https://collector.example:4318", "sent": 1, "failed": 2,
+            "error": "it hangs", "lost_notes": 3, "lost_spans": 4,
+        });
+        status.guard.telemetry = serde_json::from_value(telemetry).unwrap();
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        let told = "telemetry  figures for Prometheus at 127.0.0.1:9464\n           \
+             figures and spans to https://collector.example:4318: 1 request taken, 2 not\n           \
+             the last request failed: it hangs\n           \
+             no room for 3 decisions and outcomes in the figures, and for 4 calls among the spans\n";
+        assert!(said.contains(told), "{said}");
         assert!(status.healthy());
     }
 

@@ -1,4 +1,4 @@
-//! What a proxy is shown, from a file that only its owner can read.
+//! What a proxy or a collector is shown, from a file that only its owner can read.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,6 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Bytes of the file, at most.
 const MAX_BYTES: usize = 1024;
+/// Bytes of one with header fields, at most: tokens can be long.
+const MAX_TEXT: usize = 8 * 1024;
 
 /// What to do where a file is not as it should be.
 pub(super) const HINT: &str =
@@ -21,6 +23,28 @@ pub(super) const HINT: &str =
 /// # Errors
 /// Why not, without what is in it.
 pub(super) fn read(path: &Path) -> Result<ProxyCredentials, String> {
+    let text = secret(path, MAX_BYTES)?;
+    let line = text.strip_suffix(b"\n").unwrap_or(&text);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.iter().any(u8::is_ascii_control) {
+        return Err("it has more than one line, or control characters".to_owned());
+    }
+    match line.iter().position(|byte| *byte == b':') {
+        None | Some(0) => Err("it is not `user:password`".to_owned()),
+        Some(_) => Ok(ProxyCredentials(format!("Basic {}", STANDARD.encode(line)))),
+    }
+}
+
+/// Reads a secret of a few lines.
+///
+/// # Errors
+/// Why not, without what is in it.
+pub(super) fn text(path: &Path) -> Result<String, String> {
+    String::from_utf8(secret(path, MAX_TEXT)?).map_err(|_| "it is not text".to_owned())
+}
+
+/// What is in a file of this user's that nobody else can read.
+fn secret(path: &Path, most: usize) -> Result<Vec<u8>, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     if !metadata.is_file() {
@@ -37,21 +61,13 @@ pub(super) fn read(path: &Path) -> Result<ProxyCredentials, String> {
         ));
     }
     let mut text = Vec::new();
-    let mut bounded = file.take(MAX_BYTES as u64 + 1);
+    let mut bounded = file.take(most as u64 + 1);
     let read = bounded.read_to_end(&mut text);
     read.map_err(|error| error.to_string())?;
-    if text.len() > MAX_BYTES {
-        return Err(format!("it has more than {MAX_BYTES} bytes"));
+    if text.len() > most {
+        return Err(format!("it has more than {most} bytes"));
     }
-    let line = text.strip_suffix(b"\n").unwrap_or(&text);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.iter().any(u8::is_ascii_control) {
-        return Err("it has more than one line, or control characters".to_owned());
-    }
-    match line.iter().position(|byte| *byte == b':') {
-        None | Some(0) => Err("it is not `user:password`".to_owned()),
-        Some(_) => Ok(ProxyCredentials(format!("Basic {}", STANDARD.encode(line)))),
-    }
+    Ok(text)
 }
 
 #[cfg(test)]

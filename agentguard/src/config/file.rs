@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
+use super::telemetry::{self, RawTelemetry};
 use super::upstreams::{self, RawUpstream};
 use super::{Declared, Faults, Paths, Run};
 
@@ -65,6 +66,8 @@ pub(super) struct File {
     resolver_port: Option<At<u16>>,
     /// The sandbox of `agentguard run`. Default: it is not strict, and masks what it masks anyway.
     run: Option<RawRun>,
+    /// What is told to outside, in figures and traces. Default: nothing.
+    telemetry: Option<RawTelemetry>,
 }
 
 /// The sandbox of `agentguard run`.
@@ -243,6 +246,8 @@ impl Declared {
         let resolvers = check.resolvers(file.resolvers, resolver_port.value);
         let run = check.run(file.run.unwrap_or_default());
         let upstreams = upstreams::check(path, file.upstreams, &mut check.faults);
+        let telemetry = file.telemetry.unwrap_or_default();
+        let telemetry = telemetry::check(path, telemetry, &mut check.faults);
         if check.faults.is_empty() {
             Ok(Self {
                 file: path.to_owned(),
@@ -253,6 +258,7 @@ impl Declared {
                 resolvers,
                 upstreams,
                 run,
+                telemetry,
             })
         } else {
             Err(Faults::from(check.faults))

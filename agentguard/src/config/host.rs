@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use agentguard_policy::Diagnostic;
 
 use super::file::User;
-use agentguard_model::UpstreamEntry;
+use agentguard_model::{Telemetry, UpstreamEntry};
 
-use super::{Declared, Worker, upstreams};
+use super::{Declared, Worker, telemetry, upstreams};
 
 /// Where this host keeps its users and its resolvers.
 #[derive(Clone, Debug)]
@@ -18,6 +18,9 @@ pub(crate) struct Host {
     /// resolv.conf(5).
     pub(crate) resolv_conf: PathBuf,
 }
+
+/// See [`Host::look_up`].
+pub(super) type LookedUp = (Worker, Vec<SocketAddr>, Vec<UpstreamEntry>, Telemetry);
 
 impl Default for Host {
     fn default() -> Self {
@@ -29,16 +32,16 @@ impl Default for Host {
 }
 
 impl Host {
-    /// The worker's user, the resolvers and the upstreams' authorities, or everything that is wrong
-    /// with them.
-    pub(super) fn look_up(
-        &self,
-        declared: &Declared,
-    ) -> Result<(Worker, Vec<SocketAddr>, Vec<UpstreamEntry>), Vec<Diagnostic>> {
+    /// The worker's user, the resolvers, the upstreams' authorities and what telemetry needs, or everything
+    /// that is wrong with them.
+    pub(super) fn look_up(&self, declared: &Declared) -> Result<LookedUp, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let upstreams = upstreams::look_up(&declared.file, &declared.upstreams, &mut faults);
+        let telemetry = telemetry::look_up(&declared.file, &declared.telemetry, &mut faults);
         match (self.worker(declared), self.resolvers(declared)) {
-            (Ok(worker), Ok(resolvers)) if faults.is_empty() => Ok((worker, resolvers, upstreams)),
+            (Ok(worker), Ok(resolvers)) if faults.is_empty() => {
+                Ok((worker, resolvers, upstreams, telemetry))
+            }
             (worker, resolvers) => {
                 faults.extend(worker.err().into_iter().chain(resolvers.err()));
                 Err(faults)

@@ -13,6 +13,7 @@ pub(crate) mod exposed;
 mod file;
 mod host;
 pub(crate) mod sources;
+mod telemetry;
 pub(crate) mod text;
 mod upstreams;
 
@@ -23,7 +24,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use agentguard_model::UpstreamEntry;
+use agentguard_model::{Telemetry, UpstreamEntry};
 use agentguard_policy::{Diagnostic, Diagnostics, Severity};
 
 use crate::cli::failure::chain;
@@ -51,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) upstreams: Vec<UpstreamEntry>,
     /// The sandbox of `agentguard run`.
     pub(crate) run: Run,
+    /// What is told to outside.
+    pub(crate) telemetry: Telemetry,
 }
 
 /// The sandbox of `agentguard run`.
@@ -99,6 +102,7 @@ pub(crate) struct Declared {
     resolvers: file::Located<Option<Vec<SocketAddr>>>,
     upstreams: Vec<upstreams::Declared>,
     run: Run,
+    pub(crate) telemetry: telemetry::Declared,
 }
 
 /// Why there is no configuration.
@@ -227,7 +231,7 @@ impl Declared {
     /// # Errors
     /// [`ConfigError::Wrong`]: no such user, a user that is root, no resolver.
     pub(crate) fn resolve(self, host: &Host) -> Result<Config, ConfigError> {
-        let (worker, resolvers, upstreams) = host
+        let (worker, resolvers, upstreams, telemetry) = host
             .look_up(&self)
             .map_err(|faults| ConfigError::Wrong(Faults::from(faults)))?;
         Ok(Config {
@@ -239,6 +243,7 @@ impl Declared {
             resolvers,
             upstreams,
             run: self.run,
+            telemetry,
         })
     }
 }

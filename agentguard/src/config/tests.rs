@@ -213,6 +213,65 @@ fn bad_files() {
 }
 
 #[test]
+fn what_is_wrong_with_telemetry_is_told_in_its_place() {
+    for (text, expected) in [
+        (
+            "telemetry: {prometheus: {listen: here}}",
+            ":1:34: error: nothing can listen at `here`",
+        ),
+        (
+            "telemetry: {prometheus: {listen: 127.0.0.1:0}}",
+            ":1:34: error: nothing can listen",
+        ),
+        (
+            "telemetry: {prometheus: {listen: /run/../x}}",
+            ":1:34: error: `listen` is not the path",
+        ),
+        (
+            "telemetry: {prometheus: {listen: '[::1]:1', port: 1}}",
+            ":1:45: error: unknown key `port`",
+        ),
+        (
+            "telemetry: {prometeus: {}}",
+            ":1:13: error: unknown key `prometeus`",
+        ),
+        (
+            "telemetry: {otlp: {endpoint: 'c:4317'}}",
+            ":1:30: error: `c:4317` is not the address",
+        ),
+        (
+            "telemetry: {otlp: {endpoint: 'http://c', ca: x.pem}}",
+            ":1:46: error: `ca` is for TLS",
+        ),
+        (
+            "telemetry: {otlp: {endpoint: 'http://c', interval: 0}}",
+            ":1:52: error: `interval` is 0 seconds",
+        ),
+        (
+            "telemetry: {otlp: {endpoint: 'http://c', headers_file: /nowhere}}",
+            ":1:56: error: cannot take headers from /nowhere",
+        ),
+    ] {
+        let told = resolve(text).unwrap_err();
+        assert!(
+            told.starts_with(&format!("{FILE}{expected}")),
+            "{text}: {told}"
+        );
+        assert!(told.contains("\n  hint: "), "{told}");
+    }
+    let config =
+        resolve("telemetry: {prometheus: {listen: '[::1]:1'}, otlp: {endpoint: 'http://c'}}");
+    let telemetry = config.unwrap().telemetry;
+    assert_eq!(telemetry.prometheus.as_deref(), Some("[::1]:1"));
+    let otlp = telemetry.otlp.unwrap();
+    assert_eq!((otlp.endpoint.port, otlp.interval.as_secs()), (4318, 30));
+    assert_eq!(
+        resolve("{}").unwrap().telemetry,
+        agentguard_model::Telemetry::default()
+    );
+}
+
+#[test]
 fn all_faults_of_one_file_are_told_at_once_and_in_order() {
     let told = resolve("resolver_port: 0\nbpffs: x\nresolvers: [a, b]\n").unwrap_err();
     let places: Vec<&str> = told
@@ -242,7 +301,7 @@ fn the_documentation_is_true() {
     let sample = include_str!("../../../dist/config.yaml");
     let schema = serde_json::Value::from(schema());
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(keys.len(), 11);
+    assert_eq!(keys.len(), 12);
     for key in keys {
         assert!(
             page.contains(&format!("| `{key}` |")),
@@ -261,6 +320,9 @@ fn the_documentation_is_true() {
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
     assert!(!examples.is_empty());
+    let telemetry = include_str!("../../../docs/telemetry.md");
+    let telemetry = telemetry.split("```yaml\n").nth(1).unwrap();
+    examples.extend(telemetry.split("```").next());
     let readme = include_str!("../../../README.md");
     let newcomers = readme
         .split("```yaml\n")
@@ -273,6 +335,8 @@ fn the_documentation_is_true() {
     let credentials = credentials_file(&directory, "credentials", 0o600);
     for example in examples {
         let example = example.replace("corp-ca.pem", &ca);
+        // A line `user:password` is one of a header field, too.
+        let example = example.replace("otlp-headers", &credentials);
         resolve(&example.replace("proxy-credentials", &credentials)).unwrap();
     }
     drop(directory);

@@ -421,7 +421,7 @@ fn size(identity: &Identity) -> usize {
     identity.key.len() + identity.chain.iter().map(Vec::len).sum::<usize>()
 }
 
-fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&text) {

@@ -1,5 +1,7 @@
 //! What the facts mean.
 
+use std::net::SocketAddr;
+
 use super::facts::{Bpf, Configured, Facts, Probe};
 use super::{Check, Level};
 
@@ -44,6 +46,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
             checks.push(worker(config));
             checks.push(policy(config));
             checks.push(ports(config, facts.daemon_runs));
+            checks.extend(telemetry(config));
         }
     }
     checks
@@ -332,6 +335,43 @@ fn ports(config: &Configured, daemon_runs: bool) -> Check {
             .means("the proxy or the resolver could not listen")
             .how("set `proxy_port` and `resolver_port` to free ports, or find who has them: ss -tulpn")
     }
+}
+
+/// What is told to outside, if something is. Whoever reaches an address can read what is there.
+fn telemetry(config: &Configured) -> Option<Check> {
+    let (listens, sends) = &config.telemetry;
+    let listens_at = listens
+        .as_ref()
+        .map(|place| format!("figures for Prometheus at {place}"));
+    let sends_to = sends
+        .as_ref()
+        .map(|place| format!("figures and spans to {place}"));
+    let told: Vec<String> = listens_at.into_iter().chain(sends_to).collect();
+    if told.is_empty() {
+        return None;
+    }
+    let told = told.join("; ");
+    let address = listens
+        .as_ref()
+        .and_then(|place| place.parse::<SocketAddr>().ok());
+    if address.is_some_and(|address| !address.ip().is_loopback()) {
+        let check = degraded("telemetry", told)
+            .means("everybody who reaches this host can read how many decisions there are, agents' names and models")
+            .how("listen on 127.0.0.1 or at a socket's path, or let the host's firewall choose who asks");
+        return Some(check);
+    }
+    let own = ["127.", "[::1]", "localhost:"];
+    let leaves = |place: &String| {
+        let place = place.strip_prefix("http://");
+        place.is_some_and(|place| !own.iter().any(|own| place.starts_with(own)))
+    };
+    if sends.as_ref().is_some_and(leaves) {
+        let check = degraded("telemetry", told)
+            .means("figures and spans go in the clear, and so do the header fields with them")
+            .how("name a collector by `https://`, unless it is on this host");
+        return Some(check);
+    }
+    Some(ok("telemetry", told))
 }
 
 fn ok(name: &'static str, found: impl Into<String>) -> Check {

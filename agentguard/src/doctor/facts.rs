@@ -78,6 +78,8 @@ pub(super) struct Configured {
     pub(super) policy: (String, Result<String, String>),
     /// What of it others than root can change, with what to do, each a sentence.
     pub(super) exposed: Vec<(String, String)>,
+    /// Where figures are found, and where they are sent.
+    pub(super) telemetry: (Option<String>, Option<String>),
     /// Each port with who wants it, and why it cannot be had, if it cannot.
     pub(super) ports: Vec<Port>,
 }
@@ -157,6 +159,10 @@ fn configured(config: &Declared) -> Configured {
             policy(sources.as_ref()),
         ),
         exposed: exposed_in(config, sources.as_ref().ok()),
+        telemetry: (
+            config.telemetry.prometheus.clone(),
+            config.telemetry.endpoint().map(ToString::to_string),
+        ),
         ports: vec![
             Port {
                 what: "proxy",

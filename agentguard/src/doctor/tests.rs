@@ -45,6 +45,7 @@ fn configured() -> Configured {
             Ok("0123456789ab".into()),
         ),
         exposed: Vec::new(),
+        telemetry: (None, None),
         ports: vec![
             Port {
                 what: "proxy",
@@ -70,6 +71,17 @@ fn a_host_in_good_order_is_all_ok() {
     assert!(checks.iter().all(|c| c.level == Level::Ok), "{checks:?}");
     assert_eq!(checks.len(), 18);
     assert_eq!(explanations(&checks), "");
+}
+
+#[test]
+fn where_figures_go_is_told_where_they_go_somewhere() {
+    let mut facts = good();
+    let places = ("127.0.0.1:9464", "http://[::1]:4318");
+    of(&mut facts).telemetry = (Some(places.0.to_owned()), Some(places.1.to_owned()));
+    let checks = all(&facts);
+    let told = find(&checks, "telemetry");
+    assert_eq!(told.level, Level::Ok);
+    assert!(told.found.contains(places.0) && told.found.contains(places.1));
 }
 
 /// The check that a fault spoils, to which level, a part of what it found, a part of what to do
@@ -100,6 +112,12 @@ fn each_fault_spoils_one_check() {
         ("ownership", Missing, "by everybody", "chmod", |f| {
             let what = "the policy /p can be written by everybody".to_owned();
             of(f).exposed.push((what, "chmod o-w /p".to_owned()));
+        }),
+        ("telemetry", Degraded, "at 0.0.0.0:9464", "127.0.0.1", |f| {
+            of(f).telemetry.0 = Some("0.0.0.0:9464".to_owned());
+        }),
+        ("telemetry", Degraded, "to http://c", "https", |f| {
+            of(f).telemetry.1 = Some("http://c.example:4318".to_owned());
         }),
         ("kernel", Degraded, "odd", "", |f| f.kernel = "odd".into()),
         ("bpf", Missing, "ring buffers", "CONFIG_CGROUP_BPF", |f| {

@@ -196,6 +196,7 @@ impl Served {
             degraded: Vec::new(),
             leaves: LeafStatus::default(),
             switches: switches(),
+            telemetry: None,
         });
         let (users, users_seen) = watch::channel(Arc::default());
         let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
@@ -286,6 +287,7 @@ pub(crate) fn decision(verdict: Verdict, kind: ActionKind, host: &str) -> Decisi
         count: 1,
         last: None,
         latency_us: 1,
+        trace_parent: None,
         policy_version: "0123456789ab".into(),
         outcome: None,
     }

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 20] = [
+const TEST_PROGRAMS: [(&str, &str); 21] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -59,6 +59,7 @@ const TEST_PROGRAMS: [(&str, &str); 20] = [
     ("npm", "npm"),
     ("python3", "python3"),
     ("javac", "default-jdk-headless"),
+    ("promtool", "prometheus"),
 ];
 
 /// As [`TEST_PROGRAMS`], where the package has the program: Ubuntu's would install a snap, which sees
@@ -365,7 +366,7 @@ mod tests {
         );
         let all = names(&facts, true);
         assert!(
-            all[0].ends_with("npm python3 default-jdk-headless chromium python3-venv"),
+            all[0].ends_with("npm python3 default-jdk-headless prometheus chromium python3-venv"),
             "{all:?}"
         );
         assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");

@@ -191,6 +191,7 @@ pub(crate) fn guard_status() -> GuardStatus {
         degraded: Vec::new(),
         leaves: LeafStatus::default(),
         switches: Vec::new(),
+        telemetry: None,
     }
 }
 
@@ -220,6 +221,7 @@ pub(crate) fn decision(agent: &str, verdict: Verdict, kind: ActionKind, host: &s
         count: 1,
         last: None,
         latency_us: 1,
+        trace_parent: None,
         policy_version: "0123456789ab".into(),
         outcome: None,
     }

@@ -203,6 +203,8 @@ fn what_is_each_attempts_own_makes_no_difference() {
     other.time = Timestamp::UNIX_EPOCH;
     other.process = serde_json::from_str(r#"{"pid":7,"uid":8,"comm":"curl"}"#).unwrap();
     other.context.trace_id = Some("0af7651916cd43dd8448eb211c80319c".to_owned());
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    other.trace_parent = Some(parent.parse().unwrap());
     other.latency_us = 99;
     assert_eq!(
         aggregator.identical(&denial()),

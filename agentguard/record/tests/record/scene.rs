@@ -53,6 +53,7 @@ pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Decision {
         count: 1,
         last: None,
         latency_us: 1,
+        trace_parent: None,
         policy_version: "0123456789ab".to_owned(),
         outcome: None,
     }

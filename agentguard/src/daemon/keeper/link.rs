@@ -1,6 +1,5 @@
 //! A worker's process and what it asks for.
 
-use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use anyhow::Context as _;
 
 use super::outgoing::Outgoing;
 use super::published::Request;
-use super::{Shared, authorities, lock};
+use super::{Shared, Sockets, authorities, lock};
 
 /// A worker.
 pub(super) struct Worker {
@@ -28,10 +27,10 @@ impl Worker {
         keeper: &Shared,
         user: WorkerUser,
         mounts: &Mounts,
-        control: &OwnedFd,
+        sockets: &Sockets,
     ) -> anyhow::Result<Self> {
         let (mut child, packet) = worker::start(user, mounts).context("cannot start the worker")?;
-        match attend(keeper, Arc::new(packet), control) {
+        match attend(keeper, Arc::new(packet), sockets) {
             Ok(outgoing) => Ok(Self {
                 child,
                 outgoing,
@@ -98,11 +97,11 @@ impl Worker {
 fn attend(
     keeper: &Shared,
     packet: Arc<Packet>,
-    control: &OwnedFd,
+    sockets: &Sockets,
 ) -> anyhow::Result<Arc<Outgoing>> {
     let outgoing = Outgoing::start(packet.clone())?;
     let told = listen(keeper.clone(), packet, outgoing.clone())
-        .and_then(|()| lock(keeper).welcome(outgoing.clone(), control));
+        .and_then(|()| lock(keeper).welcome(outgoing.clone(), sockets));
     if told.is_err() {
         // Its thread ends with it.
         outgoing.close();

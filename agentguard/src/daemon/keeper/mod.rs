@@ -12,6 +12,7 @@ mod detach;
 mod direct;
 mod host;
 mod link;
+mod metrics;
 mod outgoing;
 mod policy;
 mod profiles;
@@ -78,6 +79,14 @@ const WORKER_ROOMS: [&str; 2] = ["record", "names"];
 const WRITABLE: &str = "hint: its file system has to be writable (findmnt, df); or set `state_dir` and \
      `runtime_dir` to where it is";
 
+/// What workers inherit beside the gate.
+struct Sockets {
+    /// Where questions are asked.
+    control: OwnedFd,
+    /// Where figures are asked for, if they are.
+    metrics: Option<OwnedFd>,
+}
+
 /// The keeper's state, shared between its threads.
 type Shared = Arc<Mutex<Keeper>>;
 
@@ -125,7 +134,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         open_to(&config.paths.control_socket(), &asked)?,
         open_to(&keeper_socket, &changed)?,
     ];
-    let unopened = unopened.into_iter().flatten().collect();
+    let mut unopened: Vec<String> = unopened.into_iter().flatten().collect();
+    let (metrics, lack) = metrics::listen(&config, groups.read);
+    unopened.extend(lack);
     let user = WorkerUser {
         uid: config.worker.uid,
         gid: config.worker.gid,
@@ -135,7 +146,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     // At once, but beside what follows: agents decide how long the first look takes.
     residents::follow(&keeper)?;
     clients::serve(clients, &keeper)?;
-    supervise(&signals, &keeper, user, &mounts, &control)?;
+    let inherited = Sockets { control, metrics };
+    supervise(&signals, &keeper, user, &mounts, &inherited)?;
     for socket in &sockets {
         if let Err(error) = claim.clear(socket) {
             tracing::warn!(error = format!("{error:#}"), "a socket stays");
@@ -173,9 +185,9 @@ fn supervise(
     keeper: &Shared,
     user: WorkerUser,
     mounts: &Mounts,
-    control: &OwnedFd,
+    sockets: &Sockets,
 ) -> anyhow::Result<()> {
-    let mut worker = Some(Worker::start(keeper, user, mounts, control)?);
+    let mut worker = Some(Worker::start(keeper, user, mounts, sockets)?);
     let mut announced = false;
     let mut reading: Option<mpsc::Receiver<anyhow::Result<PolicyRead>>> = None;
     let mut reloading: Option<Reloading> = None;
@@ -237,7 +249,7 @@ fn supervise(
             again.after(age);
         }
         if worker.is_none() && again.due_in().is_zero() {
-            match Worker::start(keeper, user, mounts, control) {
+            match Worker::start(keeper, user, mounts, sockets) {
                 Ok(started) => worker = Some(started),
                 Err(error) => {
                     not_serving(keeper);

@@ -28,7 +28,7 @@ use agentguard_keeper::documents::Documents;
 use agentguard_keeper::gate::Gate;
 use agentguard_keeper::groups::Groups;
 use agentguard_keeper::home::NamespaceId;
-use agentguard_keeper::message::LeafSubject;
+use agentguard_keeper::message::{LeafSubject, Reloads};
 use agentguard_keeper::namespace::{Isolated, Listening, Ports};
 use agentguard_keeper::spawn::RunContext;
 use agentguard_model::{AgentId, AgentName, Labels, Users};
@@ -76,6 +76,10 @@ pub(super) struct Keeper {
     generation: u32,
     policy_loaded: SystemTime,
     policy_error: Option<String>,
+    /// What became of policies that were read anew.
+    reloads: Reloads,
+    /// Workers that were started.
+    workers: u64,
     registry: Registry,
     profiles: Profiles,
     published: Published,
@@ -211,6 +215,8 @@ impl Keeper {
             generation: 0,
             policy_loaded: SystemTime::now(),
             policy_error: None,
+            reloads: Reloads::default(),
+            workers: 0,
             registry,
             profiles: Profiles::above(last.unwrap_or(NOTHING)),
             published,

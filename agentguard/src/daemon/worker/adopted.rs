@@ -1,5 +1,6 @@
 //! What was open when its cgroup was adopted, and was closed or goes on: one decision each.
 
+use super::Recorded;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_decision::{Client, Decider, Target};
 use agentguard_keeper::home::Past;
@@ -7,7 +8,6 @@ use agentguard_keeper::message::Ended;
 use agentguard_keeper::sockets::OldSocket;
 use agentguard_model::{ActionKind, AgentId, Process};
 use agentguard_names::guard;
-use agentguard_record::Record;
 
 /// `linux/socket.h`, `linux/net.h`.
 const AF_UNIX: u16 = 1;
@@ -19,7 +19,7 @@ pub(super) async fn note(
     agent: AgentId,
     sockets: Vec<OldSocket>,
     tolerated: bool,
-    decider: Decider<Record>,
+    decider: Decider<Recorded>,
 ) {
     for socket in sockets {
         if let Err(refused) = decider
@@ -32,7 +32,7 @@ pub(super) async fn note(
 }
 
 /// Records connections to UNIX sockets of others that were closed, by the peers' names.
-pub(super) async fn note_shut(agent: AgentId, peers: Vec<String>, decider: Decider<Record>) {
+pub(super) async fn note_shut(agent: AgentId, peers: Vec<String>, decider: Decider<Recorded>) {
     let event = Event {
         kind: kind::SOCKET,
         reason: reason::UNIX_SOCKET,
@@ -50,7 +50,7 @@ pub(super) async fn note_shut(agent: AgentId, peers: Vec<String>, decider: Decid
 }
 
 /// Records what goes on past the gate, since nobody can close it.
-pub(super) async fn note_past(agent: AgentId, past: Vec<Past>, decider: Decider<Record>) {
+pub(super) async fn note_past(agent: AgentId, past: Vec<Past>, decider: Decider<Recorded>) {
     for past in past {
         let kind = match past {
             Past::Device(_) => ActionKind::Device,
@@ -64,7 +64,7 @@ pub(super) async fn note_past(agent: AgentId, past: Vec<Past>, decider: Decider<
 }
 
 /// Records a direct flow that was ended by a new policy.
-pub(super) async fn note_ended(ended: Ended, decider: Decider<Record>) {
+pub(super) async fn note_ended(ended: Ended, decider: Decider<Recorded>) {
     let client = Client {
         agent: ended.agent,
         run: ended.run,

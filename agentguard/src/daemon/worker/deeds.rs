@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::Recorded;
 use agentguard_decision::{Change, Decider};
 use agentguard_keeper::message::{Deed, Done, ToKeeper};
-use agentguard_record::Record;
 use jiff::Timestamp;
 
 use super::link::Link;
@@ -16,7 +16,7 @@ const LATE: i64 = 5;
 
 /// Records one, as soon as that is possible, and tells the keeper. A worker that ends in between leaves
 /// it to the next one, which may record it once more.
-pub(super) async fn note(deed: Deed, decider: Decider<Record>, link: Link) {
+pub(super) async fn note(deed: Deed, decider: Decider<Recorded>, link: Link) {
     loop {
         match decider.changed(change(&deed, Timestamp::now())).await {
             Ok(_) => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agentguard_common::event::{Event, kind, reason};
@@ -10,12 +11,13 @@ use agentguard_decision::Decider;
 use agentguard_keeper::gate::view::{Events, Told};
 use agentguard_keeper::message::ToKeeper;
 use agentguard_model::{AgentId, DecisionId, ReasonCode};
-use agentguard_record::{Gap, Record};
+use agentguard_record::Gap;
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Recorded;
 use super::gate::Gate;
 use super::link::Link;
 use super::real_names::NamesBehind;
@@ -47,10 +49,11 @@ const LOOK_UP: Timespec = Timespec {
 /// and the kernel's numbers show what was lost.
 pub(super) fn consume(
     events: Events,
-    decider: Decider<Record>,
+    decider: Decider<Recorded>,
     behind: NamesBehind,
     gate: Arc<Gate>,
     link: Link,
+    direct: Arc<AtomicUsize>,
     shutdown: CancellationToken,
 ) -> std::io::Result<impl Future<Output = ()> + Send> {
     let (sender, mut received) = mpsc::channel(WAITING);
@@ -64,7 +67,10 @@ pub(super) fn consume(
         link,
         looked: None,
         sequences: Sequences::default(),
-        open: OpenFlows::default(),
+        open: OpenFlows {
+            count: direct,
+            ..OpenFlows::default()
+        },
         gaps: Gaps::default(),
     };
     Ok(async move {
@@ -118,7 +124,7 @@ fn read(mut events: Events, sender: &mpsc::Sender<Told>) {
 }
 
 struct Consumer {
-    decider: Decider<Record>,
+    decider: Decider<Recorded>,
     behind: NamesBehind,
     gate: Arc<Gate>,
     link: Link,
@@ -234,7 +240,7 @@ impl Consumer {
                 why = gap.message,
                 "verdicts of the kernel are missing in the record"
             );
-            self.decider.recorder().gap(gap);
+            self.decider.recorder().record().gap(gap);
         }
     }
 }
@@ -244,6 +250,8 @@ impl Consumer {
 struct OpenFlows {
     flows: HashMap<u64, (DecisionId, Instant)>,
     order: std::collections::VecDeque<u64>,
+    /// How many there are, for others to see.
+    count: Arc<AtomicUsize>,
 }
 
 impl OpenFlows {
@@ -256,10 +264,13 @@ impl OpenFlows {
                 self.flows.remove(&oldest);
             }
         }
+        self.count.store(self.flows.len(), Ordering::Relaxed);
     }
 
     fn close(&mut self, socket: u64) -> Option<(DecisionId, Instant)> {
-        self.flows.remove(&socket)
+        let closed = self.flows.remove(&socket);
+        self.count.store(self.flows.len(), Ordering::Relaxed);
+        closed
     }
 }
 

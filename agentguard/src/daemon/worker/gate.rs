@@ -74,6 +74,16 @@ impl Gate {
         self.view().executable(pid)
     }
 
+    /// What an agent has sent and received, and the packets of its that were refused; `None`: nobody can say.
+    pub(super) fn traffic(&self, agent: AgentId) -> Option<(u64, u64, u64)> {
+        let counters = self.view().counters(agent.0).ok()?;
+        Some((
+            counters.sent_bytes,
+            counters.received_bytes,
+            counters.denied,
+        ))
+    }
+
     /// The agent of an origin, and its run.
     pub(super) fn owner(origin: &Origin) -> (AgentId, u32) {
         (AgentId(origin.agent), origin.run)

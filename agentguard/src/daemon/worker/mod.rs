@@ -15,11 +15,13 @@ mod real_names;
 mod sequences;
 mod status;
 mod switches;
+mod telemetry;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use agentguard_control::Sources;
@@ -32,6 +34,7 @@ use agentguard_keeper::{documents, worker};
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
 use agentguard_proxy::{Limits, Shared, Tls};
 use agentguard_record::Record;
+use agentguard_telemetry::Watched;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -45,6 +48,10 @@ use names::NamesPort;
 use proxy::ProxyPort;
 use real_names::{NamesBehind, RealNames};
 use status::Board;
+use telemetry::Telling;
+
+/// The record, and figures of what goes into it.
+type Recorded = Watched<Record>;
 
 /// How often the worker looks whether it can record.
 const LOOK: Duration = Duration::from_millis(250);
@@ -79,12 +86,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 /// The rooms, once the first policy is there.
 struct Rooms {
-    decider: Decider<Record>,
+    decider: Decider<Recorded>,
     policies: Arc<Policies>,
     resolver: Server<NamesPort>,
     proxy: Arc<ProxyPort>,
     behind: NamesBehind,
-    upstreams: Arc<Shared<Record>>,
+    upstreams: Arc<Shared<Recorded>>,
 }
 
 /// What is served in one network namespace.
@@ -100,6 +107,15 @@ async fn serve(
     let control = descriptors
         .pop()
         .context("the keeper passed no control socket")?;
+    let metrics = match start.telemetry.prometheus {
+        Some(_) => Some(
+            descriptors
+                .pop()
+                .context("the keeper passed no socket for figures")?,
+        ),
+        None => None,
+    };
+    let (mut telling, feed) = Telling::new(&start.telemetry, metrics);
     let (view, events) = View::new(descriptors)?;
     let gate = Arc::new(Gate::new(view));
     let directory = Arc::new(Directory::default());
@@ -108,6 +124,8 @@ async fn serve(
         &start.state_dir.join("record"),
         agentguard_record::Options::default(),
     )?;
+    let recorded = Recorded::new(record.clone(), feed);
+    let direct = Arc::<AtomicUsize>::default();
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
     let tls = Tls::new(start.upstreams.clone());
@@ -153,6 +171,9 @@ async fn serve(
                     recording = possible;
                     link.tell(ToKeeper::Recording { possible }).await;
                 }
+                if let Some(telling) = &telling {
+                    board.telemetry(telling.status());
+                }
                 link.tell(ToKeeper::Alive).await;
                 continue;
             }
@@ -190,7 +211,7 @@ async fn serve(
                         let over = shutdown.clone();
                         tasks.spawn(async move { over.run_until_cancelled(clock).await });
                         rooms = Some(open_rooms(
-                            &policies, &directory, &record, &gate, &names, &link, &upstreams,
+                            &policies, &directory, &recorded, &gate, &names, &link, &upstreams,
                         ));
                     }
                 }
@@ -287,9 +308,23 @@ async fn serve(
                         rooms.behind.clone(),
                         gate.clone(),
                         link.clone(),
+                        direct.clone(),
                         shutdown.clone(),
                     )?;
                     tasks.spawn(task);
+                }
+                if let Some(telling) = &mut telling {
+                    let asked = telemetry::Asked {
+                        record: record.clone(),
+                        guard: board.guard(),
+                        agents: board.agents(),
+                        keeper: board.keeper(),
+                        gate: gate.clone(),
+                        upstreams: upstreams.clone(),
+                        names: names.clone(),
+                        direct: direct.clone(),
+                    };
+                    telling.start(asked, board.governed(), start.groups)?;
                 }
                 if let Some(control) = control.take() {
                     let sources = sources(rooms, &record, &board, start.groups);
@@ -320,6 +355,9 @@ async fn serve(
         tracing::warn!("flows were cut: they did not end in time");
     }
     record.close().await;
+    if let Some(telling) = telling {
+        telling.end().await;
+    }
     Ok(())
 }
 
@@ -342,7 +380,7 @@ fn open_names(start: &Start, link: &Link, board: &Arc<Board>) -> anyhow::Result<
 }
 
 /// Whom upstreams have to be certified by: the system's authorities, and for some names the operator's.
-fn trust(upstreams: &Shared<Record>) -> anyhow::Result<()> {
+fn trust(upstreams: &Shared<Recorded>) -> anyhow::Result<()> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(%error, "some of the system's authorities cannot be read");
@@ -362,16 +400,16 @@ fn trust(upstreams: &Shared<Record>) -> anyhow::Result<()> {
 fn open_rooms(
     policies: &Arc<Policies>,
     directory: &Arc<Directory>,
-    record: &Record,
+    recorded: &Recorded,
     gate: &Arc<Gate>,
     names: &Names,
     link: &Link,
-    upstreams: &Arc<Shared<Record>>,
+    upstreams: &Arc<Shared<Recorded>>,
 ) -> Rooms {
     let decider = Decider::new(
         policies.clone(),
         directory.clone(),
-        Arc::new(record.clone()),
+        Arc::new(recorded.clone()),
     );
     let real_names = Arc::new(RealNames::default());
     let port = NamesPort::new(

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Recorded;
 use agentguard_decision::{Decider, Recorder as _};
 use agentguard_keeper::gate::view::Listener;
 use agentguard_model::{AgentId, Bytes, DecisionId, HostName, Outcome, Reason, Transport, Verdict};
 use agentguard_names::{Addresses, Answer, Answered, Client, Port, Published, Ruling};
 use agentguard_policy::NameRuling;
 use agentguard_proxy::Shared;
-use agentguard_record::Record;
 
 use super::gate::Gate;
 use super::link::Link;
@@ -17,20 +17,20 @@ use super::real_names::RealNames;
 
 /// The gate's clients, the policy, the record, the keeper, and who is reached through a proxy.
 pub(super) struct NamesPort {
-    decider: Decider<Record>,
+    decider: Decider<Recorded>,
     gate: Arc<Gate>,
     link: Link,
     real_names: Arc<RealNames>,
-    upstreams: Arc<Shared<Record>>,
+    upstreams: Arc<Shared<Recorded>>,
 }
 
 impl NamesPort {
     pub(super) fn new(
-        decider: Decider<Record>,
+        decider: Decider<Recorded>,
         gate: Arc<Gate>,
         link: Link,
         real_names: Arc<RealNames>,
-        upstreams: Arc<Shared<Record>>,
+        upstreams: Arc<Shared<Recorded>>,
     ) -> Self {
         Self {
             decider,

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Recorded;
 use agentguard_decision::{Client, Decider};
 use agentguard_keeper::gate::view::Listener;
 use agentguard_model::{AgentId, HostName, Reason, Transport};
 use agentguard_names::{Names, guard};
 use agentguard_proxy::{Leaf, Origin, Port, Subject};
-use agentguard_record::Record;
 
 use super::gate::Gate;
 use super::link::Link;
@@ -16,7 +16,7 @@ use super::real_names::NamesBehind;
 
 /// The gate's origins and the resolver's names.
 pub(super) struct ProxyPort {
-    decider: Decider<Record>,
+    decider: Decider<Recorded>,
     gate: Arc<Gate>,
     names: Names,
     behind: NamesBehind,
@@ -25,7 +25,7 @@ pub(super) struct ProxyPort {
 
 impl ProxyPort {
     pub(super) fn new(
-        decider: Decider<Record>,
+        decider: Decider<Recorded>,
         gate: Arc<Gate>,
         names: Names,
         behind: NamesBehind,

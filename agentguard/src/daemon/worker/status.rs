@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, ProgramStatus,
-    Quarantine, SwitchStatus,
+    Quarantine, SwitchStatus, TelemetryStatus,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
@@ -19,6 +19,8 @@ use agentguard_model::{AgentId, AgentName, Context, Labels, Mode, Users};
 use agentguard_policy::Policy;
 use jiff::Timestamp;
 use tokio::sync::watch;
+
+use super::telemetry::KeeperFigures;
 
 /// How long an address keeps its meaning after its last answer; a process older than that may hold
 /// it still.
@@ -35,6 +37,8 @@ pub(super) struct Board {
     declared: watch::Sender<Vec<(AgentName, Labels, Mode)>>,
     /// What the host lacks.
     degraded: Vec<String>,
+    /// What of the keeper is told in figures.
+    keeper: watch::Sender<KeeperFigures>,
     /// When the oldest process that an agent can have was let in, seconds since the epoch.
     oldest: watch::Sender<Option<u64>>,
 }
@@ -65,6 +69,7 @@ impl Board {
             degraded: start.degraded.clone(),
             leaves: LeafStatus::default(),
             switches: Vec::new(),
+            telemetry: None,
         };
         Self {
             guard: watch::Sender::new(guard),
@@ -73,6 +78,7 @@ impl Board {
             governed: watch::Sender::new(Vec::new()),
             users: watch::Sender::new(Arc::default()),
             declared: watch::Sender::new(Vec::new()),
+            keeper: watch::Sender::new(KeeperFigures::default()),
             oldest: watch::Sender::new(None),
         }
     }
@@ -83,6 +89,20 @@ impl Board {
 
     pub(super) fn agents(&self) -> watch::Receiver<Vec<AgentStatus>> {
         self.agents.subscribe()
+    }
+
+    pub(super) fn keeper(&self) -> watch::Receiver<KeeperFigures> {
+        self.keeper.subscribe()
+    }
+
+    /// How telemetry is doing.
+    pub(super) fn telemetry(&self, telemetry: TelemetryStatus) {
+        self.guard.send_if_modified(|guard| {
+            let telemetry = Some(telemetry);
+            let is_new = guard.telemetry != telemetry;
+            guard.telemetry = telemetry;
+            is_new
+        });
     }
 
     pub(super) fn governed(&self) -> watch::Receiver<Vec<String>> {
@@ -184,6 +204,10 @@ impl Board {
             directory.agent(agent.id, agent.name.clone());
         }
         self.oldest.send_replace(state.oldest);
+        self.keeper.send_replace(KeeperFigures {
+            workers: state.workers,
+            reloads: state.reloads,
+        });
         self.guard.send_modify(|guard| {
             guard.gate.attached.clone_from(&state.attached);
             guard.gate.attached_more = state.attached_more;
@@ -313,7 +337,7 @@ mod tests {
     use agentguard_decision::Directory;
     use agentguard_keeper::groups::Groups;
     use agentguard_keeper::message::{AgentState, Start, State};
-    use agentguard_model::{AgentId, Users};
+    use agentguard_model::{AgentId, Telemetry, Users};
     use agentguard_policy::compile;
 
     use super::Board;
@@ -338,6 +362,7 @@ mod tests {
             groups: Groups::default(),
             degraded: vec!["no IPv6".to_owned()],
             keeper: 1,
+            telemetry: Telemetry::default(),
         });
         let path = "policy.yaml".to_owned();
         let text = "version: 1\nagents: [{name: coder}, {name: helper}]\n".to_owned();
@@ -384,6 +409,7 @@ mod tests {
             groups: Groups::default(),
             degraded: vec!["no IPv6".to_owned()],
             keeper: 4711,
+            telemetry: Telemetry::default(),
         });
         let guard = board.guard();
         board.keeper_is_silent();

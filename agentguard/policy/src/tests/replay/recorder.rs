@@ -35,6 +35,7 @@ pub(super) fn decision(layer: Layer, action: Action) -> Decision {
         count: 1,
         last: None,
         latency_us: 1,
+        trace_parent: None,
         policy_version: "of old".to_owned(),
         outcome: None,
     }

@@ -32,6 +32,7 @@ impl Keeper {
         match read.and_then(|read| self.take_policy(read)) {
             Ok(()) => {
                 self.policy_error = None;
+                self.reloads.taken += 1;
                 let mut text = format!("policy {} is in force", self.policy.version());
                 tracing::info!(version = self.policy.version(), "policy loaded");
                 if let Some(lost) = self.undeclared() {
@@ -45,6 +46,7 @@ impl Keeper {
             }
             Err(error) => {
                 self.policy_error = Some(format!("{error:#}"));
+                self.reloads.refused += 1;
                 tracing::error!(
                     error = format!("{error:#}"),
                     "policy not taken; the old one stays"

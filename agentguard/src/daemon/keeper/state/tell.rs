@@ -9,6 +9,7 @@ use agentguard_keeper::message::{AgentState, Start, State, ToWorker};
 use agentguard_keeper::namespace::Listening;
 use agentguard_model::{AgentId, AgentName};
 
+use super::super::Sockets;
 use super::super::outgoing::Outgoing;
 use super::runs::populated;
 use super::{Keeper, Run, epoch_seconds};
@@ -26,11 +27,15 @@ impl Keeper {
     pub(in super::super) fn welcome(
         &mut self,
         worker: Arc<Outgoing>,
-        control: &impl AsFd,
+        sockets: &Sockets,
     ) -> anyhow::Result<()> {
         let view = self.gate.view_descriptors()?;
         let mut descriptors: Vec<_> = view.iter().map(|fd| fd.as_fd()).collect();
-        descriptors.push(control.as_fd());
+        descriptors.extend(sockets.metrics.as_ref().map(|fd| fd.as_fd()));
+        descriptors.push(sockets.control.as_fd());
+        let mut telemetry = self.config.telemetry.clone();
+        // Where nobody listens nobody is served; `degraded` says so.
+        telemetry.prometheus = telemetry.prometheus.filter(|_| sockets.metrics.is_some());
         let start = Start {
             state_dir: self.config.paths.state_dir.clone(),
             resolvers: self.config.resolvers.clone(),
@@ -38,9 +43,11 @@ impl Keeper {
             groups: self.groups,
             degraded: self.degraded(),
             keeper: std::process::id(),
+            telemetry,
         };
         worker.tell(&ToWorker::Start(Box::new(start)), &descriptors)?;
         self.worker = Some(worker);
+        self.workers += 1;
         self.stuck.set(false);
         let policy = self.policy.clone();
         let names: Vec<AgentName> = policy
@@ -209,6 +216,8 @@ impl Keeper {
                 .as_ref()
                 .map(|error| error.chars().take(4096).collect()),
             leaves: self.ca.counts(),
+            workers: self.workers,
+            reloads: self.reloads,
         };
         self.mention(&ToWorker::State(Box::new(state)));
     }

@@ -1,0 +1,245 @@
+use std::sync::Arc;
+
+use agentguard_decision::{RecordRefused, Recorder};
+use agentguard_model::{Decision, DecisionId, Outcome, Reason, ReasonCode};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Value;
+use crate::{Figures, NOTES, Watched, parts, prometheus};
+
+/// A record that takes all but what is for `full`.
+#[derive(Clone)]
+struct Memory;
+
+impl Recorder for Memory {
+    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+        match decision
+            .action
+            .host
+            .as_ref()
+            .is_some_and(|host| host.as_str() == "full.example")
+        {
+            true => Err(RecordRefused {
+                reason: Reason::new(ReasonCode::RecordFailed, "full"),
+            }),
+            false => Ok(decision.id),
+        }
+    }
+
+    fn outcome(&self, _: DecisionId, _: Outcome) {}
+}
+
+pub(crate) fn decision(number: u128, changes: &serde_json::Value) -> Decision {
+    let mut decision = json!({
+        "id": DecisionId(ulid::Ulid(number)), "time": "2026-11-22T04:08:03Z", "context": {},
+        "agent": {"name": "coder"}, "layer": "proxy", "action": {"kind": "connect", "host": "a.example"},
+        "verdict": "allow", "enforced": true, "mode": "enforce",
+        "reason": {"code": "rule_allow", "message": "m"}, "count": 1, "latency_us": 40, "policy_version": "0",
+    });
+    let (decision_map, changes) = (
+        decision.as_object_mut().unwrap(),
+        changes.as_object().unwrap(),
+    );
+    decision_map.extend(changes.clone());
+    serde_json::from_value(decision).unwrap()
+}
+
+pub(crate) fn outcome(changes: &serde_json::Value) -> Outcome {
+    let mut outcome = json!({"bytes": {"sent": 10, "received": 20}, "duration_ms": 1500});
+    outcome
+        .as_object_mut()
+        .unwrap()
+        .extend(changes.as_object().unwrap().clone());
+    serde_json::from_value(outcome).unwrap()
+}
+
+pub(crate) fn call(model: &str) -> serde_json::Value {
+    json!({"action": {
+        "kind": "llm_call", "host": "api.openai.com", "port": 443,
+        "llm": {"provider": "azure_openai", "operation": "chat", "model": model, "max_output_tokens": 99},
+    }})
+}
+
+fn lines(figures: &Figures, start: &str) -> Vec<String> {
+    let text = prometheus::encode(figures, false).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with(start))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Has everything that was noted counted.
+async fn counted(counting: crate::Counting) {
+    let crate::Counting {
+        mut notes,
+        mut tally,
+    } = counting;
+    while let Ok(note) = notes.try_recv() {
+        tally.take(note);
+    }
+}
+
+#[tokio::test]
+async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them() {
+    let (feed, figures, counting, mut spans) = parts(true);
+    let watched = Watched::new(Memory, Some(feed));
+    watched.write(decision(1, &json!({}))).await.unwrap();
+    let denial =
+        json!({"verdict": "deny", "reason": {"code": "no_rule", "message": "m"}, "count": 5});
+    watched.write(decision(2, &denial)).await.unwrap();
+    let full = json!({"action": {"kind": "connect", "host": "full.example"}});
+    watched.write(decision(3, &full)).await.unwrap_err();
+    // What the kernel did is done, whether or not that can be recorded.
+    let kernel = json!({"action": {"kind": "connect", "host": "full.example"}, "layer": "kernel"});
+    watched.write(decision(4, &kernel)).await.unwrap_err();
+    let id = watched.write(decision(5, &call("gpt-5"))).await.unwrap();
+    let usage = json!({"input_tokens": 100, "output_tokens": 7});
+    let answer = json!({"status": 200, "llm": {"model": "gpt-5-2026", "usage": usage}});
+    watched.outcome(id, outcome(&answer));
+    let id = watched.write(decision(6, &call("gpt-5"))).await.unwrap();
+    watched.outcome(id, outcome(&json!({"status": 429})));
+    let mut denied = call("gpt-5");
+    denied
+        .as_object_mut()
+        .unwrap()
+        .extend(denial.as_object().unwrap().clone());
+    watched.write(decision(7, &denied)).await.unwrap();
+    counted(counting).await;
+
+    let decided = |kind, layer, verdict, reason| {
+        format!(
+            "agentguard_decisions_total{{layer=\"{layer}\",kind=\"{kind}\",verdict=\"{verdict}\",enforced=\"true\",reason=\"{reason}\"}}"
+        )
+    };
+    assert_eq!(
+        lines(&figures, "agentguard_decisions_total"),
+        [
+            decided("connect", "kernel", "allow", "rule_allow") + " 1",
+            decided("connect", "proxy", "allow", "rule_allow") + " 1",
+            decided("connect", "proxy", "deny", "no_rule") + " 5",
+            decided("connect", "proxy", "deny", "record_failed") + " 1",
+            decided("llm_call", "proxy", "allow", "rule_allow") + " 2",
+            decided("llm_call", "proxy", "deny", "no_rule") + " 5",
+        ]
+    );
+    let agent = "agentguard_agent_decisions_total{agent=\"coder\",verdict=";
+    assert_eq!(
+        lines(&figures, agent),
+        [
+            format!("{agent}\"allow\",enforced=\"true\"}} 4"),
+            format!("{agent}\"deny\",enforced=\"true\"}} 11"),
+        ]
+    );
+    assert_eq!(
+        lines(&figures, "agentguard_payload_bytes_total"),
+        [
+            "agentguard_payload_bytes_total{direction=\"received\"} 40",
+            "agentguard_payload_bytes_total{direction=\"sent\"} 20",
+        ]
+    );
+    let labels = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"azure.ai.openai\",gen_ai_request_model=\"gpt-5\"";
+    let answered = format!("{labels},gen_ai_response_model=\"gpt-5-2026\"");
+    assert_eq!(
+        lines(&figures, "gen_ai_client_token_usage_sum"),
+        [
+            format!(
+                "gen_ai_client_token_usage_sum{{gen_ai_token_type=\"input\",{answered}}} 100.0"
+            ),
+            format!("gen_ai_client_token_usage_sum{{gen_ai_token_type=\"output\",{answered}}} 7.0"),
+        ]
+    );
+    assert_eq!(
+        lines(&figures, "gen_ai_client_operation_duration_seconds_count"),
+        [
+            format!(
+                "gen_ai_client_operation_duration_seconds_count{{{labels},error_type=\"429\"}} 1"
+            ),
+            format!("gen_ai_client_operation_duration_seconds_count{{{answered}}} 1"),
+        ]
+    );
+    let bucket = "gen_ai_client_operation_duration_seconds_bucket{le=\"1.28\"";
+    assert!(
+        lines(&figures, bucket)
+            .iter()
+            .all(|line| line.ends_with(" 0"))
+    );
+    let bucket = "gen_ai_client_operation_duration_seconds_bucket{le=\"2.56\"";
+    assert!(
+        lines(&figures, bucket)
+            .iter()
+            .all(|line| line.ends_with(" 1"))
+    );
+    let told = std::iter::from_fn(|| spans.0.try_recv().ok());
+    assert_eq!(told.count(), 3);
+}
+
+#[tokio::test]
+async fn what_has_no_room_is_lost_to_the_figures_and_counted_and_nobody_waits() {
+    let (feed, figures, counting, _spans) = parts(true);
+    let watched = Watched::new(Memory, Some(feed));
+    for number in 0..NOTES as u128 + 10 {
+        watched.write(decision(number, &json!({}))).await.unwrap();
+    }
+    assert_eq!(figures.health().lost_notes, 10);
+    counted(counting).await;
+    let told = lines(&figures, "agentguard_telemetry_lost_total{what=\"notes\"");
+    assert_eq!(told, ["agentguard_telemetry_lost_total{what=\"notes\"} 10"]);
+    let told = lines(&figures, "agentguard_decisions_total");
+    assert!(told[0].ends_with(&format!(" {NOTES}")), "{told:?}");
+}
+
+#[tokio::test]
+async fn calls_that_never_end_and_spans_that_nobody_takes_have_a_bound() {
+    let (spans, mut taken) = mpsc::channel(2);
+    let (_, figures, ..) = parts(true);
+    let mut tally = super::Tally::new(figures.clone(), Some(spans));
+    let note = |number| {
+        let mut decided = super::Decided::of(&decision(number, &call("m")));
+        decided.recorded = Some(decided.id);
+        super::Note::Decided(Box::new(decided))
+    };
+    let many = super::CALLS as u128 + 3;
+    for number in 1..=many {
+        tally.take(note(number));
+    }
+    let ended = |number| {
+        super::Note::Ended(
+            DecisionId(ulid::Ulid(number)),
+            Box::new(outcome(&json!({}))),
+        )
+    };
+    // The three oldest were forgotten; of the others only two spans find room.
+    for number in 1..=8 {
+        tally.take(ended(number));
+    }
+    assert_eq!(figures.health().lost_spans, 3 + 3);
+    assert_eq!(std::iter::from_fn(|| taken.try_recv().ok()).count(), 2);
+    assert_eq!(tally.calls.open.len(), tally.calls.order.len());
+    assert_eq!(tally.calls.open.len(), super::CALLS - 5);
+    // Without anybody who takes spans there are none, and none is lost.
+    let (_, figures, ..) = parts(false);
+    let mut tally = super::Tally::new(figures.clone(), None);
+    tally.take(note(1));
+    tally.take(ended(1));
+    assert_eq!(figures.health().lost_spans, 0);
+    let store = figures.now();
+    let durations = store
+        .families()
+        .nth(crate::catalogue::Id::OperationDuration as usize)
+        .unwrap();
+    assert!(
+        matches!(durations.series.values().next(), Some(Value::Spread(spread)) if spread.count == 1)
+    );
+}
+
+#[tokio::test]
+async fn counting_ends_when_it_is_told() {
+    let (feed, _, counting, _) = parts(false);
+    let over = CancellationToken::new();
+    let running = tokio::spawn(counting.run(over.clone()));
+    over.cancel();
+    running.await.unwrap();
+    drop(Arc::new(feed));
+}

@@ -1,0 +1,123 @@
+//! What the daemon knows beside decisions, as it is when somebody looks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::catalogue::Id;
+use crate::store::Store;
+use crate::{Inner, Sent};
+
+/// What the daemon knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vitals {
+    /// The program's version.
+    pub version: String,
+    /// The policy in force.
+    pub policy: String,
+    /// Since when it is, in seconds since the epoch.
+    pub policy_loaded: u64,
+    /// Policies that were taken and refused, since the keeper's start.
+    pub reloads: (u64, u64),
+    /// Workers that the keeper has started.
+    pub worker_starts: u64,
+    /// Leaves that were signed and refused, since the keeper's start.
+    pub leaves: (u64, u64),
+    /// The agents.
+    pub agents: Vec<AgentVitals>,
+    /// Client connections in the proxy.
+    pub proxied: u64,
+    /// Direct flows.
+    pub direct: u64,
+    /// Names with a virtual address.
+    pub virtual_addresses: u64,
+    /// Decisions that wait for the record.
+    pub record_waiting: u64,
+    /// Its entries.
+    pub record_entries: u64,
+    /// Its bytes.
+    pub record_bytes: u64,
+    /// What its index lacks.
+    pub record_index_lag: u64,
+    /// Whether it cannot be written.
+    pub record_degraded: bool,
+    /// Its gaps, and how much they say is lost.
+    pub record_gaps: (u64, u64),
+    /// Refused since they could not be recorded, and since an agent was over its share.
+    pub record_refused: (u64, u64),
+}
+
+/// What the daemon knows of an agent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentVitals {
+    /// Its name.
+    pub name: String,
+    /// Whether it is quarantined.
+    pub quarantined: bool,
+    /// Its runs.
+    pub runs: u64,
+    /// Bytes that left and arrived, and packets that were refused, as the kernel counts.
+    pub traffic: Option<(u64, u64, u64)>,
+}
+
+/// Puts what the daemon knows into a copy of the figures.
+pub(crate) fn put(store: &mut Store, vitals: &Vitals) {
+    let agents = &vitals.agents;
+    let many = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    store.level(Id::BuildInfo, &[&vitals.version], 1);
+    store.level(Id::PolicyInfo, &[&vitals.policy], 1);
+    store.level(Id::PolicyLoaded, &[], vitals.policy_loaded);
+    for (id, (good, bad), [first, second]) in [
+        (Id::Reloads, vitals.reloads, ["taken", "refused"]),
+        (Id::Leaves, vitals.leaves, ["signed", "refused"]),
+        (
+            Id::RecordRefused,
+            vitals.record_refused,
+            ["failed", "quota"],
+        ),
+    ] {
+        store.add(id, &[first], good);
+        store.add(id, &[second], bad);
+    }
+    store.add(Id::WorkerStarts, &[], vitals.worker_starts);
+    store.level(Id::FlowsOpen, &["proxied"], vitals.proxied);
+    store.level(Id::FlowsOpen, &["direct"], vitals.direct);
+    store.level(Id::Agents, &[], many(agents.len()));
+    store.level(
+        Id::Quarantined,
+        &[],
+        many(agents.iter().filter(|agent| agent.quarantined).count()),
+    );
+    store.level(Id::Runs, &[], agents.iter().map(|agent| agent.runs).sum());
+    for agent in agents {
+        if let Some((sent, received, denied)) = agent.traffic {
+            store.add(Id::AgentBytes, &[&agent.name, "sent"], sent);
+            store.add(Id::AgentBytes, &[&agent.name, "received"], received);
+            store.add(Id::AgentPacketsDenied, &[&agent.name], denied);
+        }
+    }
+    store.level(Id::VirtualAddresses, &[], vitals.virtual_addresses);
+    store.level(Id::RecordWaiting, &[], vitals.record_waiting);
+    store.level(Id::RecordEntries, &[], vitals.record_entries);
+    store.level(Id::RecordSize, &[], vitals.record_bytes);
+    store.level(Id::RecordIndexLag, &[], vitals.record_index_lag);
+    store.level(Id::RecordDegraded, &[], u64::from(vitals.record_degraded));
+    let (gaps, lost) = vitals.record_gaps;
+    store.add(Id::RecordGaps, &[], gaps);
+    store.add(Id::RecordLost, &[], lost);
+}
+
+/// Puts what telemetry knows of itself there.
+pub(crate) fn put_own(store: &mut Store, inner: &Inner) {
+    let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    for (what, lost) in [
+        ("notes", &inner.lost.notes),
+        ("calls", &inner.lost.calls),
+        ("spans", &inner.lost.spans),
+    ] {
+        store.add(Id::Lost, &[what], told(lost));
+    }
+    for (signal, Sent { taken, failed }) in [("metrics", &inner.metrics), ("traces", &inner.spans)]
+    {
+        store.add(Id::Exports, &[signal, "taken"], told(taken));
+        store.add(Id::Exports, &[signal, "failed"], told(failed));
+    }
+}
