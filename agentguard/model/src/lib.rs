@@ -12,10 +12,11 @@ mod host;
 mod llm;
 mod path;
 mod reason;
+mod tool;
 mod upstream;
 mod users;
 
-pub use action::{Action, ActionKind, Bytes, Messages, Tool, Transport};
+pub use action::{Action, ActionKind, Bytes, Messages, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
 pub use decision::{
     BudgetLine, COUNTED_TOGETHER, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched,
@@ -25,6 +26,7 @@ pub use host::{HostName, InvalidHost};
 pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use reason::{Reason, ReasonCode};
+pub use tool::{Argument, Tool, ToolAnswer, ToolApi, ToolResult};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
 pub use users::Users;
 

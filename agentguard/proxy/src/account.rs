@@ -132,6 +132,7 @@ impl<R: Recorder> Drop for Account<R> {
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             status: (status != 0).then_some(status),
             llm: self.llm.take(),
+            tool: None,
             error: self
                 .error
                 .get_mut()

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
-    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Verdict,
+    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Tool, Verdict,
 };
 use agentguard_policy::replay::Considerations;
 use agentguard_policy::table::Near;
@@ -189,13 +189,44 @@ fn attempted(action: &Action) -> String {
         words.push_str(&format!(", {body} bytes of content"));
     }
     if let Some(tool) = &action.tool {
-        words.push_str(&format!(", tool {} of {}", tool.name, tool.server));
+        words.push_str(&message(tool));
     }
     if let Some(llm) = &action.llm {
         let model = llm.model.as_deref().unwrap_or("that could not be read");
         words.push_str(&format!(", model {model} of {}", llm.provider));
     }
     format!("{words} ({})", spelled(action.kind))
+}
+
+/// A message to a server of tools, behind where it goes.
+fn message(tool: &Tool) -> String {
+    let mut words = match (&tool.name, &tool.method) {
+        (Some(name), _) => format!(", tool {name} of {}", tool.server),
+        (None, Some(method)) => format!(", {method} to {}", tool.server),
+        (None, None) if tool.answers.is_empty() => format!(", to {}", tool.server),
+        (None, None) => format!(
+            ", to {}, an answer to {}",
+            tool.server,
+            tool.answers.join(" or ")
+        ),
+    };
+    if tool.name.is_some() && !tool.answers.is_empty() {
+        words.push_str(&format!(
+            ", with an answer to {}",
+            tool.answers.join(" or ")
+        ));
+    }
+    for argument in &tool.values {
+        words.push_str(&format!(
+            ", {}: {}",
+            argument.pointer,
+            argument.values.join(", ")
+        ));
+    }
+    if let Some(why) = &tool.not_understood {
+        words.push_str(&format!(", which could not be read: {why}"));
+    }
+    words
 }
 
 fn who(decision: &Decision) -> String {
