@@ -1,9 +1,10 @@
 //! A request from its head to its end: what its decisions are taken on.
 
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_model::Llm;
+use agentguard_model::{Llm, Tool};
 use agentguard_policy::{Query, Request, Seen};
 use http::HeaderMap;
 
@@ -15,6 +16,8 @@ pub struct Asked {
     tls: bool,
     websocket: bool,
     llm: Option<Llm>,
+    /// The messages to a server of tools that it has: one, or those of a batch.
+    tools: Arc<[Tool]>,
 }
 
 /// What a connection carries, as far as it is read.
@@ -29,6 +32,14 @@ pub enum Spoken<'a> {
 }
 
 impl Spoken<'_> {
+    /// As rules see it now: once, or with each of its messages.
+    pub(crate) fn each(&self) -> Vec<Seen<'_>> {
+        match self {
+            Self::Request(asked) => asked.each().map(Seen::Request).collect(),
+            Self::Tls | Self::Other => vec![self.seen()],
+        }
+    }
+
     /// As rules see it now.
     pub(crate) fn seen(&self) -> Seen<'_> {
         match self {
@@ -70,6 +81,7 @@ impl Asked {
             tls: false,
             websocket: false,
             llm: None,
+            tools: Arc::default(),
         }
     }
 
@@ -97,6 +109,26 @@ impl Asked {
         }
     }
 
+    /// The same, which has these messages to a server of tools. It is decided on the first of them; see
+    /// [`Self::beside`].
+    #[must_use]
+    pub fn telling(self, tools: Vec<Tool>) -> Self {
+        Self {
+            tools: tools.into(),
+            ..self
+        }
+    }
+
+    /// What it has beside the first message: for each, the request as if it had that alone.
+    pub fn beside(&self) -> impl Iterator<Item = Self> {
+        let others = self.tools.iter().skip(1);
+        others.map(|tool| Self {
+            body: AtomicU64::new(self.body.load(Ordering::Relaxed)),
+            tools: [tool.clone()].into(),
+            ..self.message()
+        })
+    }
+
     /// A request that ends here, and opens a tunnel.
     #[must_use]
     pub fn tunnel(method: &str, to: &str) -> Self {
@@ -112,6 +144,7 @@ impl Asked {
             tls: false,
             websocket: false,
             llm: None,
+            tools: Arc::default(),
         }
     }
 
@@ -124,12 +157,23 @@ impl Asked {
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.clone(),
+            tools: Arc::clone(&self.tools),
         }
     }
 
     /// Notes that it has at least so much content.
     pub fn grew(&self, body: u64) {
         self.body.fetch_max(body, Ordering::Relaxed);
+    }
+
+    /// As rules see it now, with each of its messages.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Request<'_>> {
+        let others = self.tools.iter().skip(1);
+        let others = others.map(|tool| Request {
+            tool: Some(tool),
+            ..self.seen()
+        });
+        iter::once(self.seen()).chain(others)
     }
 
     /// As rules see it now.
@@ -142,6 +186,7 @@ impl Asked {
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.as_ref(),
+            tool: self.tools.first(),
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

@@ -14,6 +14,7 @@ use crate::policy::Policy;
 use crate::rule::{Fit, Rule, Seen, bit};
 use crate::special;
 use crate::strategy::{Standing, Towards};
+use crate::tool::ToolMatch;
 
 /// A condition of a rule.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -54,6 +55,16 @@ pub enum Condition {
     Tools,
     /// How many tokens it asks for.
     MaxOutputOver,
+    /// That it is a message to a server of tools.
+    Tool,
+    /// The server.
+    ToolServer,
+    /// What is asked of it.
+    ToolMethod,
+    /// The tool that is called.
+    ToolName,
+    /// The arguments.
+    ToolArguments,
 }
 
 impl std::fmt::Display for Condition {
@@ -77,6 +88,11 @@ impl std::fmt::Display for Condition {
             Self::Model => "model",
             Self::Tools => "tools",
             Self::MaxOutputOver => "max_output_over",
+            Self::Tool => "tool",
+            Self::ToolServer => "tool server",
+            Self::ToolMethod => "tool method",
+            Self::ToolName => "tool name",
+            Self::ToolArguments => "tool arguments",
         })
     }
 }
@@ -156,11 +172,19 @@ impl Considered<'_> {
                 let llm = request.llm.as_ref();
                 llm.map(|llm| asked(llm, condition)).unwrap_or_default()
             }
+            Condition::ToolServer
+            | Condition::ToolMethod
+            | Condition::ToolName
+            | Condition::ToolArguments => {
+                let tool = request.tool.as_ref();
+                tool.map(|tool| sent(tool, condition)).unwrap_or_default()
+            }
             Condition::Destination
             | Condition::Context
             | Condition::Time
             | Condition::When
-            | Condition::Llm => Vec::new(),
+            | Condition::Llm
+            | Condition::Tool => Vec::new(),
         };
         let more = if values.len() > VALUES { ", …" } else { "" };
         match values.get(..VALUES.min(values.len())) {
@@ -183,6 +207,20 @@ fn asked(llm: &LlmMatch, condition: Condition) -> Vec<String> {
         Condition::Model => patterns(&llm.models),
         Condition::Tools => patterns(&llm.tools),
         _ => llm.max_output_over.iter().map(u64::to_string).collect(),
+    }
+}
+
+/// What a rule asks for in one condition on a message to a server of tools.
+fn sent(tool: &ToolMatch, condition: Condition) -> Vec<String> {
+    let patterns = |of: &[Wildcard]| of.iter().map(|it| it.written().to_owned()).collect();
+    match condition {
+        Condition::ToolServer => patterns(&tool.servers),
+        Condition::ToolMethod => patterns(&tool.methods),
+        Condition::ToolName => patterns(&tool.names),
+        _ => {
+            let arguments = tool.arguments.iter();
+            arguments.map(|(pointer, _)| pointer.clone()).collect()
+        }
     }
 }
 
@@ -278,6 +316,20 @@ fn consider(
                 check(Condition::Model, says.model(llm, allows));
                 check(Condition::Tools, says.tools(llm, allows));
                 check(Condition::MaxOutputOver, says.max_output(llm));
+            }
+        }
+        match (&says.tool, request.tool) {
+            (None, _) => {}
+            (Some(_), None) => check(Condition::Tool, false),
+            // Of what every session needs only the server counts.
+            (Some(says), Some(tool)) if says.matches(request, allows) => {
+                check(Condition::ToolServer, says.server(tool));
+            }
+            (Some(says), Some(tool)) => {
+                check(Condition::ToolServer, says.server(tool));
+                check(Condition::ToolMethod, says.method(tool, allows));
+                check(Condition::ToolName, says.name(tool, allows));
+                check(Condition::ToolArguments, says.arguments(tool, allows));
             }
         }
     }

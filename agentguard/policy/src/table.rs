@@ -19,7 +19,7 @@ mod run;
 
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, AmbiguousPath, HostName, Llm};
+use agentguard_model::{AgentName, AmbiguousPath, HostName, Llm, Tool};
 
 use crate::flow::Flow;
 use crate::request::Query;
@@ -77,6 +77,7 @@ struct Sent {
     websocket: bool,
     /// The call of a language model that it is.
     llm: Option<Llm>,
+    tool: Option<Tool>,
     /// Inside TLS.
     secure: bool,
 }

@@ -248,6 +248,7 @@ impl Sent {
             body: self.body,
             websocket: self.websocket,
             llm: self.llm.as_ref(),
+            tool: self.tool.as_ref(),
             ..Request::new(&self.method, path)
         }))
     }

@@ -5,6 +5,8 @@
 
 mod answer;
 mod claims;
+mod list;
+mod refusal;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -14,6 +16,8 @@ use crate::{json, jsonrpc};
 
 pub use answer::AnswerReader;
 pub use claims::Claims;
+pub use list::{ListFilter, MAX_LIST};
+pub use refusal::{Questions, REFUSED};
 pub use request::{MessageReader, Sent};
 
 /// The versions that are understood, the oldest first.
@@ -67,7 +71,7 @@ const METHODS: [&str; 25] = [
 ];
 
 /// The most bytes that arguments may have which rules look at, as they are compared.
-pub const MAX_VALUES: usize = 1024 * 1024;
+pub const MAX_VALUES: usize = 64 * 1024;
 
 /// The most answers of one stream that are told of, and the most kinds of requests.
 pub const MAX_TOLD: usize = 128;
@@ -106,7 +110,7 @@ pub enum NotUnderstood {
     #[error("MCP {STATELESS} has no {0}")]
     Gone(&'static str),
     /// [`MAX_VALUES`].
-    #[error("arguments that rules look at have more than 1 MiB")]
+    #[error("arguments that rules look at have more than 64 KiB")]
     Values,
     /// An answer is longer than is read.
     #[error("more answers came than are told of")]

@@ -1,8 +1,9 @@
-use agentguard_model::{Tool, ToolAnswer, ToolResult};
+use agentguard_model::{Reason, ReasonCode, Tool, ToolAnswer, ToolResult};
 use http::HeaderMap;
 use proptest::prelude::*;
 
-use super::{AnswerReader, Claims, MessageReader, NotUnderstood, Sent};
+use super::{AnswerReader, Claims, MessageReader, NotUnderstood, Questions, Sent};
+use crate::refusal::Refusal;
 use crate::{json, jsonrpc};
 
 const LIMIT: usize = 1 << 20;
@@ -102,7 +103,7 @@ fn the_arguments_that_rules_look_at() {
     }
     let long = call(&format!(
         r#"{{"name":"t","arguments":{{"path":"{}"}}}}"#,
-        "x".repeat(600 * 1024)
+        "x".repeat(40 * 1024)
     ));
     assert!(one(&long, &[], &["/path"]).is_ok());
     // The whole of them, and what is in them.
@@ -484,4 +485,85 @@ proptest! {
         let other = serde_json::to_string(&other).unwrap();
         prop_assert_ne!(&whole.messages[0].arguments, &read(&other, pieces).messages[0].arguments);
     }
+}
+
+#[test]
+fn a_refusal_answers_what_was_asked() {
+    let reason = Reason::new(ReasonCode::RuleDeny, "not \"that\"\n");
+    let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let refusal = Refusal {
+        status: http::StatusCode::FORBIDDEN,
+        reason: &reason,
+        decision: Some(id.parse().unwrap()),
+    };
+    let told = format!(r#""not \"that\"\n (agentguard explain {id})""#);
+    let error = |of: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{of},"error":{{"code":403,"message":{told},"data":{{"reason":"rule_deny","decision":"{id}"}}}}}}"#
+        )
+    };
+    let result = |of: &str, complete: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{of},"result":{{{complete}"content":[{{"type":"text","text":{told}}}],"isError":true,"_meta":{{"agentguard/reason":"rule_deny","agentguard/decision":"{id}"}}}}}}"#
+        )
+    };
+    let asks = |id: &str, method: &str, version: &str| Tool {
+        id: Some(id.to_owned()),
+        method: Some(method.to_owned()),
+        version: Some(version.to_owned()),
+        ..Tool::default()
+    };
+    let call = asks("7", "tools/call", "2025-06-18");
+    let stateless = asks("\"x\"", "tools/call", "2026-07-28");
+    let read = asks("8", "resources/read", "2025-06-18");
+    let says = Tool {
+        method: Some("notifications/cancelled".to_owned()),
+        ..Tool::default()
+    };
+    let answers = Tool {
+        id: Some("3".to_owned()),
+        ..Tool::default()
+    };
+    for (messages, batch, here, status, body) in [
+        (vec![call.clone()], false, true, 200, result("7", "")),
+        (
+            vec![stateless],
+            false,
+            true,
+            200,
+            result("\"x\"", r#""resultType":"complete","#),
+        ),
+        (vec![read.clone()], false, true, 200, error("8")),
+        (vec![call.clone()], false, false, 403, error("7")),
+        (vec![says.clone()], false, true, 403, error("null")),
+        (vec![answers], false, true, 403, error("null")),
+        (vec![], false, true, 403, error("null")),
+        (
+            vec![call.clone(), says, read],
+            true,
+            true,
+            200,
+            format!("[{},{}]", result("7", ""), error("8")),
+        ),
+        (
+            vec![call.clone()],
+            true,
+            true,
+            200,
+            format!("[{}]", result("7", "")),
+        ),
+    ] {
+        let response = Questions::of(&messages, batch, here).refused(&refusal);
+        assert_eq!(response.status(), status, "{body}");
+        assert_eq!(response.body(), &body);
+        assert_eq!(response.headers()["x-agentguard-decision"], id);
+        serde_json::from_slice::<serde_json::Value>(response.body()).unwrap();
+    }
+    let unreachable = Refusal {
+        status: http::StatusCode::BAD_GATEWAY,
+        ..refusal
+    };
+    let response = Questions::of(&[call], false, true).refused(&unreachable);
+    assert_eq!(response.status(), http::StatusCode::BAD_GATEWAY);
+    assert_eq!(response.body(), &error("7"));
 }

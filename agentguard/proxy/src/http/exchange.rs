@@ -1,21 +1,21 @@
 //! One request after the other: decide, carry, answer.
 
 use std::future::poll_fn;
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, LlmAnswer, ReasonCode};
+use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
-use agentguard_protocol::llm::Endpoint;
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::extensions::Agreed;
 use agentguard_protocol::{HttpMalformed, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
@@ -33,7 +33,9 @@ use crate::http::gated::{PendingAnswer, Signals, Stop};
 use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
-use crate::http::reading::Reading;
+use crate::http::listed;
+use crate::http::message::Messaging;
+use crate::http::reading::{Answering, Reading};
 use crate::http::tongue::{Tongue, refuse};
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
@@ -62,6 +64,9 @@ pub(crate) struct Tunnel<R: Recorder> {
     pub(crate) asked: Arc<Asked>,
     pub(crate) revoked: Revoked,
 }
+
+/// Another message of a batch, with its id: where it is accounted for.
+type Beside<R> = (Option<String>, Account<R>);
 
 /// What goes with a request on its way.
 struct Outgoing<'a, R: Recorder> {
@@ -151,25 +156,56 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .then(|| PendingAnswer::new(&self.signals));
         let meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
-            Err(why) => return self.refuse_malformed(&why, tongue).await,
+            Err(why) => return self.refuse_malformed(&why, &tongue).await,
         };
         let changes = self.flow.guard.decider.changes();
         if self.flow.is_stale() {
-            return self.refuse_stale(tongue).await;
+            return self.refuse_stale(&tongue).await;
         }
-        let calling = Calling::of(&self.flow, &parts.method, &meaning);
-        let tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
+        let messaging = Messaging::of(&self.flow, &meaning);
+        let calling = match messaging {
+            None => Calling::of(&self.flow, &parts.method, &meaning),
+            Some(_) => None,
+        };
+        let mut tongue = calling.as_ref().map_or(tongue, |it| Tongue::Llm(it.api()));
         let mut asked = self.asked(&mut parts, &body, &meaning);
+        let mut filtered = false;
+        if let Some(messaging) = &messaging {
+            let read = messaging.read(&self.flow, &parts, &meaning, body).await;
+            let read = match read {
+                Ok(read) => read,
+                Err(unread) => {
+                    return self
+                        .refuse_unread(ActionKind::HttpRequest, unread, &tongue)
+                        .await;
+                }
+            };
+            if parts.method == Method::POST {
+                tongue = Tongue::Mcp(read.questions);
+            }
+            asked.grew(read.size);
+            filtered = read.filtered;
+            (asked, body) = (asked.telling(read.messages), read.body);
+        }
         if let Some(calling) = &calling {
             let read = calling.read(&self.flow, &parts.headers, &meaning, body);
             let read = match read.await {
                 Ok(read) => read,
-                Err(unread) => return self.refuse_unread(unread, tongue).await,
+                Err(unread) => {
+                    return self
+                        .refuse_unread(ActionKind::LlmCall, unread, &tongue)
+                        .await;
+                }
             };
             asked.grew(read.size);
             (asked, body) = (asked.calling(read.llm), read.body);
         }
         let asked = Arc::new(asked);
+        if filtered {
+            // What is written anew has to be read first.
+            let plain = HeaderValue::from_static("identity");
+            parts.headers.insert(header::ACCEPT_ENCODING, plain);
+        }
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
         let (decided, mut status) = self.decide(&meaning, &asked, growth.as_mut()).await;
@@ -177,11 +213,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             // What makes a client of Responses go on over HTTPS.
             status = StatusCode::UPGRADE_REQUIRED;
         }
+        let (decided, beside) = self.decide_beside(&asked, decided).await;
         if !decided.allowed {
             if self.is_http2() && !body.is_end_stream() {
                 tokio::spawn(discard(body, self.flow.guard.limits.linger));
             }
-            let mut response = refuse(&decided, status, tongue);
+            let mut response = refuse(&decided, status, &tongue);
             if status == StatusCode::UPGRADE_REQUIRED {
                 // What it may go on in (RFC 9110, 15.5.22).
                 let fields = response.headers_mut();
@@ -191,6 +228,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return response;
         }
         let account = Arc::new(self.flow.account(decided));
+        account.stands_for(beside);
         let _awaited = Awaited(Arc::clone(&account));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
@@ -205,27 +243,44 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Err(denied) => {
                 account.fail(relay::revoked(&denied));
                 account.answered(StatusCode::FORBIDDEN);
-                return refuse(&denied, StatusCode::FORBIDDEN, tongue);
+                return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
             }
         };
         let response = match carried {
             Ok(carried) => {
-                let endpoint = calling.as_ref().map(Calling::endpoint);
-                self.answer(carried, &account, asked, revoked, answer, endpoint)
+                let carried = if filtered {
+                    let server = messaging.as_ref().map(Messaging::server);
+                    let showing = self.shown(server.unwrap_or_default(), carried, &asked, &account);
+                    let showing = pin!(showing);
+                    match revoked.unless(showing).await {
+                        Ok(shown) => shown,
+                        Err(denied) => {
+                            account.fail(relay::revoked(&denied));
+                            account.answered(StatusCode::FORBIDDEN);
+                            return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
+                        }
+                    }
+                } else {
+                    Ok(carried)
+                };
+                let carried = match carried {
+                    Ok(carried) => carried,
+                    Err(failed) => {
+                        let response = self.failed(&account, failed, &tongue);
+                        account.answered(response.status());
+                        return response;
+                    }
+                };
+                let answering = match &messaging {
+                    Some(_) => Some(Answering::Tools),
+                    None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
+                };
+                self.answer(carried, &account, asked, revoked, answer, answering)
             }
             Err(_) if let Some(denied) = grown.get().or(revoked.peek()) => {
-                refuse(denied, StatusCode::FORBIDDEN, tongue)
+                refuse(denied, StatusCode::FORBIDDEN, &tongue)
             }
-            Err(failed) => {
-                account.fail(failed.message.clone());
-                let reason = agentguard_model::Reason::new(failed.code, failed.message);
-                let refusal = Refusal {
-                    status: failed.status,
-                    reason: &reason,
-                    decision: account.decided().id,
-                };
-                tongue.tell(&refusal)
-            }
+            Err(failed) => self.failed(&account, failed, &tongue),
         };
         account.answered(response.status());
         response
@@ -251,7 +306,65 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
     }
 
-    async fn refuse_unread(&self, unread: Unread, tongue: Tongue) -> Response<Answer<R>> {
+    /// The answer with the tools alone that the agent is shown.
+    async fn shown(
+        &self,
+        server: &str,
+        mut carried: Carried<R>,
+        asked: &Asked,
+        account: &Account<R>,
+    ) -> Result<Carried<R>, Failed> {
+        let (parts, body) = (&mut carried.parts, carried.body);
+        let shown = listed::shown(&self.flow, asked, server, parts, body).await;
+        let (body, left_out) = shown.map_err(|why| {
+            let message = format!("the list of tools cannot be filtered: {why}");
+            Failed::bad_gateway(ReasonCode::NotUnderstood, message)
+        })?;
+        account.leaves_out(left_out);
+        Ok(Carried { body, ..carried })
+    }
+
+    /// Tells the client of an allowed request why it is not answered by its upstream.
+    fn failed(&self, account: &Account<R>, failed: Failed, tongue: &Tongue) -> Response<Answer<R>> {
+        account.fail(failed.message.clone());
+        let reason = agentguard_model::Reason::new(failed.code, failed.message);
+        tongue.tell(&Refusal {
+            status: failed.status,
+            reason: &reason,
+            decision: account.decided().id,
+        })
+    }
+
+    /// Decides what a request has beside its first message, each with a decision of its own: one that is denied denies
+    /// all. The decision that counts, and where those that are allowed are accounted for.
+    async fn decide_beside(&self, asked: &Asked, first: Decided) -> (Decided, Vec<Beside<R>>) {
+        let (mut counts, mut beside) = (first, Vec::new());
+        for other in asked.beside() {
+            let id = other.seen().tool.and_then(|tool| tool.id.clone());
+            let decided = self.flow.request(&other).await;
+            if decided.allowed {
+                beside.push((id, self.flow.account(decided)));
+            } else if counts.allowed {
+                let allowed = mem::replace(&mut counts, decided);
+                beside.push((None, self.flow.account(allowed)));
+            }
+        }
+        if !counts.allowed {
+            for (_, account) in &beside {
+                account.fail("another message of its batch was denied, so that none was sent");
+                account.answered(StatusCode::FORBIDDEN);
+            }
+            beside.clear();
+        }
+        (counts, beside)
+    }
+
+    async fn refuse_unread(
+        &self,
+        kind: ActionKind,
+        unread: Unread,
+        tongue: &Tongue,
+    ) -> Response<Answer<R>> {
         let (code, status, message) = match unread {
             Unread::Late => (
                 ReasonCode::ClientTimeout,
@@ -264,7 +377,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 format!("the content of the call broke off: {}", chain(&error)),
             ),
         };
-        let decided = self.flow.refuse(ActionKind::LlmCall, code, message).await;
+        let decided = self.flow.refuse(kind, code, message).await;
         let mut response = refuse(&decided, status, tongue);
         if !self.is_http2() {
             close(&mut response);
@@ -325,7 +438,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
 
     /// Where this connection may go was looked up under another policy. It is being closed; this
     /// request was faster, and a client may send it again on another connection (RFC 9110, 15.5.20).
-    async fn refuse_stale(&self, tongue: Tongue) -> Response<Answer<R>> {
+    async fn refuse_stale(&self, tongue: &Tongue) -> Response<Answer<R>> {
         let message = "the policy changed after the connection was opened: connect again";
         let code = ReasonCode::PolicyChanged;
         let decided = self.flow.refuse(ActionKind::HttpRequest, code, message);
@@ -336,7 +449,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         response
     }
 
-    async fn refuse_malformed(&self, why: &HttpMalformed, tongue: Tongue) -> Response<Answer<R>> {
+    async fn refuse_malformed(&self, why: &HttpMalformed, tongue: &Tongue) -> Response<Answer<R>> {
         let code = match why {
             HttpMalformed::Connect => ReasonCode::ProtocolNotSupported,
             _ => ReasonCode::HttpMalformed,
@@ -399,7 +512,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         asked: Arc<Asked>,
         revoked: Revoked,
         answer: Option<PendingAnswer>,
-        endpoint: Option<Endpoint>,
+        answering: Option<Answering>,
     ) -> Response<Answer<R>> {
         let Carried {
             mut parts,
@@ -433,13 +546,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
                 let room = |memory| self.flow.room(memory);
-                let reading = Reading::of(&parts.headers, endpoint, room).unwrap_or_else(|why| {
+                let reading = Reading::of(&parts.headers, answering, room).unwrap_or_else(|why| {
                     tracing::debug!(%why, "an answer is not read");
-                    if endpoint.is_some() {
-                        account.said(LlmAnswer {
-                            not_understood: Some(why),
-                            ..LlmAnswer::default()
-                        });
+                    if let Some(answering) = answering {
+                        account.heard(answering.unread(why));
                     }
                     None
                 });

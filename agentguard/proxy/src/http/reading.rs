@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use agentguard_model::LlmAnswer;
+use agentguard_model::{LlmAnswer, ToolAnswer};
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
-use agentguard_protocol::llm::{AnswerReader, Endpoint};
+use agentguard_protocol::llm::{self, Endpoint};
+use agentguard_protocol::mcp;
 use agentguard_protocol::sse::{Piece, Pieces};
 use http::header::{self, HeaderMap};
 
@@ -23,33 +24,115 @@ const RATIO: u64 = 256;
 /// See [`Reading::at_once`].
 const SLICE: usize = 4 * 1024;
 
+/// Of whom an answer is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Answering {
+    /// A language model.
+    Llm(Endpoint),
+    /// A server of tools.
+    Tools,
+}
+
+/// What an answer has said.
+pub(crate) enum Said {
+    Llm(LlmAnswer),
+    Tools(ToolAnswer),
+}
+
+impl Answering {
+    /// An answer of which nothing is known, for this reason.
+    pub(crate) fn unread(self, why: String) -> Said {
+        let why = Some(why);
+        match self {
+            Self::Llm(_) => Said::Llm(LlmAnswer {
+                not_understood: why,
+                ..LlmAnswer::default()
+            }),
+            Self::Tools => Said::Tools(ToolAnswer {
+                not_understood: why,
+                ..ToolAnswer::default()
+            }),
+        }
+    }
+}
+
+/// Who reads what is said.
+enum Says {
+    Llm(Box<llm::AnswerReader>),
+    Tools(Box<mcp::AnswerReader>),
+}
+
+impl Says {
+    fn of(answering: Answering) -> Self {
+        match answering {
+            Answering::Llm(endpoint) => Self::Llm(Box::new(llm::AnswerReader::new(endpoint))),
+            Answering::Tools => Self::Tools(Box::default()),
+        }
+    }
+
+    fn whole(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Llm(reader) => reader.whole(bytes),
+            Self::Tools(reader) => reader.whole(bytes),
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Llm(reader) => reader.data(bytes),
+            Self::Tools(reader) => reader.data(bytes),
+        }
+    }
+
+    fn event_ends(&mut self, kind: &[u8]) {
+        match self {
+            Self::Llm(reader) => reader.event_ends(),
+            Self::Tools(reader) => reader.event_ends(kind),
+        }
+    }
+
+    fn give_up(&mut self, why: Undecodable) {
+        match self {
+            Self::Llm(reader) => reader.give_up(why.into()),
+            Self::Tools(reader) => reader.give_up(why.into()),
+        }
+    }
+
+    fn finish(self) -> Said {
+        match self {
+            Self::Llm(reader) => Said::Llm(reader.finish()),
+            Self::Tools(reader) => Said::Tools(reader.finish()),
+        }
+    }
+}
+
 /// Reads an answer. What passes is what came.
 pub(crate) struct Reading {
     /// With the room that it takes; none where the answer is not coded.
     decoder: Option<(Box<Decoder>, Decoding)>,
     /// None where the answer is one document.
     events: Option<Pieces>,
-    llm: Option<AnswerReader>,
+    says: Option<Says>,
     /// Whether the rest passes unread.
     gave_up: bool,
 }
 
 impl Reading {
     /// For an answer with these fields, if somebody wants to know what is in it: it is an event stream, or the
-    /// answer of `endpoint`.
+    /// answer of `answering`.
     ///
     /// # Errors
     /// It is, and nobody can say: of another coding, of a type that is no text, or `room` has none for the
     /// decoder. It passes unread.
     pub(crate) fn of(
         fields: &HeaderMap,
-        endpoint: Option<Endpoint>,
+        answering: Option<Answering>,
         room: impl FnOnce(usize) -> Option<Decoding>,
     ) -> Result<Option<Self>, String> {
         let kind = kind(fields);
         let events = kind.eq_ignore_ascii_case("text/event-stream");
         if !events {
-            if endpoint.is_none() {
+            if answering.is_none() {
                 return Ok(None);
             }
             if !is_json(kind) {
@@ -67,7 +150,7 @@ impl Reading {
         Ok(Some(Self {
             decoder,
             events: events.then(|| Pieces::new(MAX_LINE)),
-            llm: endpoint.map(AnswerReader::new),
+            says: answering.map(Says::of),
             gave_up: false,
         }))
     }
@@ -86,9 +169,9 @@ impl Reading {
             return Ok(0);
         }
         let mut count = 0;
-        let (events, llm) = (&mut self.events, &mut self.llm);
+        let (events, says) = (&mut self.events, &mut self.says);
         let mut read = |bytes: &[u8]| {
-            count += read(events.as_mut(), llm.as_mut(), bytes);
+            count += read(events.as_mut(), says.as_mut(), bytes);
             ControlFlow::Continue(())
         };
         let pushed = match &mut self.decoder {
@@ -130,16 +213,16 @@ impl Reading {
         }
     }
 
-    /// What a language model has said, up to here.
-    pub(crate) fn answer(self) -> Option<LlmAnswer> {
-        self.llm.map(AnswerReader::finish)
+    /// What was said, up to here.
+    pub(crate) fn answer(self) -> Option<Said> {
+        self.says.map(Says::finish)
     }
 
     /// The rest cannot be decoded. What nobody counts on passes all the same.
     fn give_up(&mut self, why: Undecodable) -> Result<(), Undecodable> {
         self.gave_up = true;
-        if let Some(llm) = &mut self.llm {
-            llm.give_up(why.into());
+        if let Some(says) = &mut self.says {
+            says.give_up(why);
         }
         if self.events.is_some() {
             Err(why)
@@ -150,22 +233,22 @@ impl Reading {
 }
 
 /// Reads what an answer says, and says how many events end with that.
-fn read(events: Option<&mut Pieces>, mut llm: Option<&mut AnswerReader>, bytes: &[u8]) -> u64 {
+fn read(events: Option<&mut Pieces>, mut says: Option<&mut Says>, bytes: &[u8]) -> u64 {
     let mut count = 0;
     match events {
-        Some(events) => events.push(bytes, &mut |piece| match (piece, &mut llm) {
-            (Piece::Data(data), Some(llm)) => llm.data(data),
+        Some(events) => events.push(bytes, &mut |piece| match (piece, &mut says) {
+            (Piece::Data(data), Some(says)) => says.data(data),
             (Piece::Data(_), None) => {}
-            (Piece::End { .. }, llm) => {
+            (Piece::End { kind, .. }, says) => {
                 count += 1;
-                if let Some(llm) = llm {
-                    llm.event_ends();
+                if let Some(says) = says {
+                    says.event_ends(kind);
                 }
             }
         }),
         None => {
-            if let Some(llm) = llm {
-                llm.whole(bytes);
+            if let Some(says) = says {
+                says.whole(bytes);
             }
         }
     }
@@ -173,14 +256,14 @@ fn read(events: Option<&mut Pieces>, mut llm: Option<&mut AnswerReader>, bytes: 
 }
 
 /// The type (RFC 9110, 8.3.1), without its parameters.
-fn kind(fields: &HeaderMap) -> &str {
+pub(super) fn kind(fields: &HeaderMap) -> &str {
     let kind = fields.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim()
 }
 
 /// Whether a type is JSON, or may be.
-fn is_json(kind: &str) -> bool {
+pub(super) fn is_json(kind: &str) -> bool {
     let kind = kind.to_ascii_lowercase();
     kind.is_empty() || kind == "application/json" || kind.ends_with("+json")
 }
