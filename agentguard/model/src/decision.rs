@@ -219,7 +219,7 @@ pub struct Outcome {
     pub llm: Option<LlmAnswer>,
     /// What came of a message to a server of tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<ToolAnswer>,
+    pub tool: Option<Box<ToolAnswer>>,
     /// What went wrong, where something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

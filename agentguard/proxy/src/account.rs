@@ -195,7 +195,7 @@ impl<R: Recorder> Drop for Account<R> {
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             status: (status != 0).then_some(status),
             llm: self.llm.take(),
-            tool: self.tool.take(),
+            tool: self.tool.take().map(Box::new),
             error: self
                 .error
                 .get_mut()

@@ -12,6 +12,7 @@ mod http;
 mod http2;
 mod inspect;
 mod interims;
+mod messages;
 mod pool;
 mod quarantined;
 mod raw;
@@ -83,6 +84,8 @@ enum Rules {
     Calls,
     /// The name is a provider's, and everything is allowed.
     CallsUnread,
+    /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
+    Tools,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -400,6 +403,10 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] }, \
                 modify: { headers: { drop: [cookie], set: { x-agent: tester } } } }]"
         }
+        Rules::Tools => {
+            "[{ id: read, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: [read], arguments: { /path: ['/data/*'] } } } }]"
+        }
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
@@ -416,7 +423,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\nproviders: {providers}\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {
