@@ -272,6 +272,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                 };
                 let answering = match &messaging {
+                    // The answer comes elsewhere, or there is none.
+                    Some(_) if carried.parts.status == StatusCode::ACCEPTED => None,
                     Some(_) => Some(Answering::Tools),
                     None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
                 };

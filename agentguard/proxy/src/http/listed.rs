@@ -4,8 +4,8 @@ use agentguard_decision::{Asked, Recorder};
 use agentguard_protocol::content::Codings;
 use agentguard_protocol::mcp::ListFilter;
 use bytes::BytesMut;
-use http::header;
 use http::response::Parts;
+use http::{StatusCode, header};
 use tokio::time::timeout;
 
 use crate::Port;
@@ -27,7 +27,8 @@ pub(super) async fn shown<R: Recorder, P: Port>(
     parts: &mut Parts,
     body: Received,
 ) -> Result<(Received, Vec<String>), String> {
-    if !parts.status.is_success() {
+    // With 202 the list comes by another stream, if it does.
+    if !parts.status.is_success() || parts.status == StatusCode::ACCEPTED {
         return Ok((body, Vec::new()));
     }
     let kind = kind(&parts.headers);
