@@ -64,11 +64,24 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         loop {
             changes.next().await;
-            let seen = spoken.seen();
             let started = Instant::now();
             let policy = self.policies().current();
             let target = target();
-            let mut ruling = self.rule(&policy, client, &target, seen);
+            // Of several messages one that is denied denies all.
+            let mut decided = None;
+            for seen in spoken.each() {
+                let ruling = self.rule(&policy, client, &target, seen);
+                let denies = !matches!(ruling.outcome, RulingOutcome::Allow(_));
+                if denies || decided.is_none() {
+                    decided = Some((seen, ruling));
+                }
+                if denies {
+                    break;
+                }
+            }
+            let Some((seen, mut ruling)) = decided else {
+                continue;
+            };
             if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
                 let Some(reason) = closed() else {
                     continue;

@@ -1,9 +1,10 @@
 //! A request from its head to its end: what its decisions are taken on.
 
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_model::{Claim, ClaimSource, Context, Llm};
+use agentguard_model::{Claim, ClaimSource, Context, Llm, Tool};
 use agentguard_policy::{Query, Request, Seen};
 use http::HeaderMap;
 
@@ -17,6 +18,8 @@ pub struct Asked {
     llm: Option<Llm>,
     opens_calls: bool,
     claims: Vec<Claim>,
+    /// The messages to a server of tools that it has: one, or those of a batch.
+    tools: Arc<[Tool]>,
 }
 
 /// What a connection carries, as far as it is read.
@@ -31,6 +34,14 @@ pub enum Spoken<'a> {
 }
 
 impl Spoken<'_> {
+    /// As rules see it now: once, or with each of its messages.
+    pub(crate) fn each(&self) -> Vec<Seen<'_>> {
+        match self {
+            Self::Request(asked) => asked.each().map(Seen::Request).collect(),
+            Self::Tls | Self::Other => vec![self.seen()],
+        }
+    }
+
     /// As rules see it now.
     pub(crate) fn seen(&self) -> Seen<'_> {
         match self {
@@ -74,6 +85,7 @@ impl Asked {
             llm: None,
             opens_calls: false,
             claims: Vec::new(),
+            tools: Arc::default(),
         }
     }
 
@@ -111,6 +123,16 @@ impl Asked {
         }
     }
 
+    /// The same, which has these messages to a server of tools. It is decided on the first of them; see
+    /// [`Self::beside`].
+    #[must_use]
+    pub fn telling(self, tools: Vec<Tool>) -> Self {
+        Self {
+            tools: tools.into(),
+            ..self
+        }
+    }
+
     /// A call on the connection that this request opened, in a message of so many bytes.
     #[must_use]
     pub fn turn(&self, llm: Llm, size: u64) -> Self {
@@ -133,6 +155,16 @@ impl Asked {
         Some(Self {
             body: AtomicU64::new(self.body.load(Ordering::Relaxed)),
             llm: Some(llm),
+            ..self.message()
+        })
+    }
+
+    /// What it has beside the first message: for each, the request as if it had that alone.
+    pub fn beside(&self) -> impl Iterator<Item = Self> {
+        let others = self.tools.iter().skip(1);
+        others.map(|tool| Self {
+            body: AtomicU64::new(self.body.load(Ordering::Relaxed)),
+            tools: [tool.clone()].into(),
             ..self.message()
         })
     }
@@ -173,6 +205,7 @@ impl Asked {
             llm: None,
             opens_calls: false,
             claims: Vec::new(),
+            tools: Arc::default(),
         }
     }
 
@@ -187,12 +220,23 @@ impl Asked {
             llm: self.llm.clone(),
             opens_calls: self.opens_calls,
             claims: self.claims.clone(),
+            tools: Arc::clone(&self.tools),
         }
     }
 
     /// Notes that it has at least so much content.
     pub fn grew(&self, body: u64) {
         self.body.fetch_max(body, Ordering::Relaxed);
+    }
+
+    /// As rules see it now, with each of its messages.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Request<'_>> {
+        let others = self.tools.iter().skip(1);
+        let others = others.map(|tool| Request {
+            tool: Some(tool),
+            ..self.seen()
+        });
+        iter::once(self.seen()).chain(others)
     }
 
     /// As rules see it now.
@@ -207,6 +251,7 @@ impl Asked {
             llm: self.llm.as_ref(),
             opens_calls: self.opens_calls,
             claims: &self.claims,
+            tool: self.tools.first(),
             ..Request::new(&self.head.method, &self.head.path)
         }
     }

@@ -10,7 +10,7 @@ use agentguard_model::{
     Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen,
+    Addresses, AgentPolicy, Facts, Listing, NameRuling, Policy, Ruling, RulingOutcome, Seen,
 };
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -244,6 +244,43 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
+    /// Which server of tools answers at a path of a host, if one does: its name, and whether agents are shown those of
+    /// its tools alone that they may call. Pure; records nothing.
+    #[must_use]
+    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<(String, bool)> {
+        let policy = self.policies.current();
+        let server = policy.tool_server(host, path)?;
+        Some((server.name.clone(), server.list == Listing::Allowed))
+    }
+
+    /// The arguments of calls of tools that rules look at, by JSON Pointer. Pure; records nothing.
+    #[must_use]
+    pub fn looked_at_arguments(&self) -> Vec<String> {
+        let policy = self.policies.current();
+        policy.looked_at_arguments().map(str::to_owned).collect()
+    }
+
+    /// Of the tools of a server those of which some call would go on, sent as this request. Pure; records nothing.
+    #[must_use]
+    pub fn may_call(
+        &self,
+        client: &Client,
+        target: &Target,
+        asked: &Asked,
+        server: &str,
+        names: &[String],
+    ) -> Vec<bool> {
+        let policy = self.policies.current();
+        let moment = self.moment(client);
+        let facts = moment.facts(target, Seen::Request(asked.seen()));
+        let agent = self.agent(&policy, client.agent);
+        let may = |name: &String| {
+            let agent = agent.as_ref();
+            agent.is_ok_and(|agent| policy.may_call(agent, &facts, server, name))
+        };
+        names.iter().map(may).collect()
+    }
+
     /// Whether an agent's denials are recorded only.
     #[must_use]
     pub fn observes(&self, agent: AgentId) -> bool {
@@ -467,6 +504,12 @@ impl<R: Recorder> Decider<R> {
                     what.kind = ActionKind::LlmCall;
                 }
                 what.llm = Some(llm.clone());
+            }
+            if let Some(tool) = request.tool {
+                if tool.name.is_some() {
+                    what.kind = ActionKind::ToolCall;
+                }
+                what.tool = Some(policy.recorded_tool(tool));
             }
         } else {
             what.tls = seen == Seen::Tls;

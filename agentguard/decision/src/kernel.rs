@@ -176,6 +176,7 @@ impl<R: Recorder> Decider<R> {
             duration_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             status: None,
             llm: None,
+            tool: None,
             error: None,
         };
         self.recorder().outcome(id, outcome);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Claim, HostName, Llm};
+use crate::{Claim, HostName, Llm, Tool};
 
 /// The kind of an action.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
@@ -44,15 +44,6 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
-}
-
-/// A tool of a server.
-#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-pub struct Tool {
-    /// The server that offers it.
-    pub server: String,
-    /// Its name.
-    pub name: String,
 }
 
 /// Bytes in both directions, payload only.
@@ -116,7 +107,7 @@ pub struct Action {
     /// Whether an HTTP request opened a WebSocket.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub websocket: bool,
-    /// The tool.
+    /// The call of a tool, or what else is sent to a server of tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Tool>,
     /// The call of a language model.

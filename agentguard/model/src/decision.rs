@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::{
-    Action, Agent, Bytes, Context, LlmAnswer, Messages, Mode, Process, Reason, TraceParent,
+    Action, Agent, Bytes, Context, LlmAnswer, Messages, Mode, Process, Reason, ToolAnswer,
+    TraceParent,
 };
 
 /// The id of a decision: a ULID, so that ids sort by time. 26 characters of Crockford's base 32.
@@ -221,6 +222,9 @@ pub struct Outcome {
     /// What came of a call of a language model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub llm: Option<LlmAnswer>,
+    /// What came of a message to a server of tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Box<ToolAnswer>>,
     /// What went wrong, where something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

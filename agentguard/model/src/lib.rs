@@ -14,11 +14,12 @@ mod llm;
 mod path;
 mod reason;
 mod telemetry;
+mod tool;
 mod trace;
 mod upstream;
 mod users;
 
-pub use action::{Action, ActionKind, Bytes, Messages, Tool, Transport};
+pub use action::{Action, ActionKind, Bytes, Messages, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
 pub use claims::{Claim, ClaimSource};
 pub use decision::{
@@ -30,6 +31,7 @@ pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use reason::{Reason, ReasonCode};
 pub use telemetry::{Endpoint, Header, Otlp, Telemetry};
+pub use tool::{Argument, Tool, ToolAnswer, ToolApi, ToolResult};
 pub use trace::{InvalidTraceParent, TraceParent};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
 pub use users::Users;

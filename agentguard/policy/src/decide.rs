@@ -479,7 +479,9 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
     let Seen::Request(request) = facts.request else {
         return ruling;
     };
-    let why = request.llm.and_then(|llm| llm.not_understood.as_ref());
+    let llm = request.llm.and_then(|llm| llm.not_understood.as_ref());
+    let tool = request.tool.and_then(|tool| tool.not_understood.as_ref());
+    let why = llm.or(tool);
     let (Some(why), RulingOutcome::Allow(_)) = (why, ruling.outcome) else {
         return ruling;
     };

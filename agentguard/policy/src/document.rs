@@ -1,6 +1,7 @@
 //! A policy document as it is written. Raw: [`crate::load`] turns it into rules that cannot be wrong.
 
 mod llm;
+mod tool;
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ use serde::Deserialize;
 
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
+pub use tool::Listing;
+pub(crate) use tool::{RawTool, RawToolServer};
 
 use crate::protocols::Protocol;
 use crate::strategy::Strategy;
@@ -63,6 +66,9 @@ pub(crate) struct RawDocument {
     /// Providers of language models, beside those that are built in: who answers where.
     #[serde(default)]
     pub(crate) providers: Vec<At<RawProvider>>,
+    /// Servers of tools: who answers where.
+    #[serde(default)]
+    pub(crate) tool_servers: Vec<At<RawToolServer>>,
     /// The governed workloads.
     #[serde(default)]
     pub(crate) agents: Vec<At<RawAgent>>,
@@ -386,7 +392,7 @@ pub(crate) struct RawMatch {
     /// Calls of language models.
     #[serde(default)]
     pub(crate) llm: Option<At<RawLlm>>,
-    /// Calls of tools. Not in this version.
+    /// Messages to servers of tools: calls, and what goes with them.
     #[serde(default)]
     pub(crate) tool: Option<At<RawTool>>,
     /// Classes of data that is sent. Not in this version.
@@ -462,23 +468,6 @@ pub enum LogLevel {
     Warn,
     /// For those who are woken.
     Error,
-}
-
-/// A call of a tool.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "keys and values")]
-#[schemars(rename = "ToolMatch")]
-#[expect(dead_code, reason = "the loader refuses it as a whole")]
-pub(crate) struct RawTool {
-    /// The servers that have it.
-    #[serde(default)]
-    server: Option<Vec<String>>,
-    /// Its names.
-    #[serde(default)]
-    name: Option<Vec<String>>,
-    /// Its arguments, by JSON Pointer, each with the values that it may have.
-    #[serde(default)]
-    arguments: Option<BTreeMap<String, Vec<String>>>,
 }
 
 /// For which part of the sessions a rule is in force.

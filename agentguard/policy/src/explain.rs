@@ -14,6 +14,7 @@ use crate::policy::Policy;
 use crate::rule::{Fit, Rule, Seen, bit};
 use crate::special;
 use crate::strategy::{Standing, Towards};
+use crate::tool::ToolMatch;
 
 /// A condition of a rule.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -56,6 +57,16 @@ pub enum Condition {
     ToolCalls,
     /// How many tokens it asks for.
     MaxOutputOver,
+    /// That it is a message to a server of tools.
+    Tool,
+    /// The server.
+    ToolServer,
+    /// What is asked of it.
+    ToolMethod,
+    /// The tool that is called.
+    ToolName,
+    /// The arguments.
+    ToolArguments,
 }
 
 impl std::fmt::Display for Condition {
@@ -80,6 +91,11 @@ impl std::fmt::Display for Condition {
             Self::Tools => "tools",
             Self::ToolCalls => "tool_calls",
             Self::MaxOutputOver => "max_output_over",
+            Self::Tool => "tool",
+            Self::ToolServer => "tool server",
+            Self::ToolMethod => "tool method",
+            Self::ToolName => "tool name",
+            Self::ToolArguments => "tool arguments",
         })
     }
 }
@@ -160,11 +176,19 @@ impl Considered<'_> {
                 let llm = request.llm.as_ref();
                 llm.map(|llm| asked(llm, condition)).unwrap_or_default()
             }
+            Condition::ToolServer
+            | Condition::ToolMethod
+            | Condition::ToolName
+            | Condition::ToolArguments => {
+                let tool = request.tool.as_ref();
+                tool.map(|tool| sent(tool, condition)).unwrap_or_default()
+            }
             Condition::Destination
             | Condition::Context
             | Condition::Time
             | Condition::When
-            | Condition::Llm => Vec::new(),
+            | Condition::Llm
+            | Condition::Tool => Vec::new(),
         };
         let more = if values.len() > VALUES { ", …" } else { "" };
         match values.get(..VALUES.min(values.len())) {
@@ -188,6 +212,20 @@ fn asked(llm: &LlmMatch, condition: Condition) -> Vec<String> {
         Condition::Tools => patterns(&llm.tools),
         Condition::ToolCalls => patterns(&llm.tool_calls),
         _ => llm.max_output_over.iter().map(u64::to_string).collect(),
+    }
+}
+
+/// What a rule asks for in one condition on a message to a server of tools.
+fn sent(tool: &ToolMatch, condition: Condition) -> Vec<String> {
+    let patterns = |of: &[Wildcard]| of.iter().map(|it| it.written().to_owned()).collect();
+    match condition {
+        Condition::ToolServer => patterns(&tool.servers),
+        Condition::ToolMethod => patterns(&tool.methods),
+        Condition::ToolName => patterns(&tool.names),
+        _ => {
+            let arguments = tool.arguments.iter();
+            arguments.map(|(pointer, _)| pointer.clone()).collect()
+        }
     }
 }
 
@@ -284,6 +322,20 @@ fn consider(
                 check(Condition::Tools, says.tools(llm, allows));
                 check(Condition::ToolCalls, says.tool_calls(llm));
                 check(Condition::MaxOutputOver, says.max_output(llm));
+            }
+        }
+        match (&says.tool, request.tool) {
+            (None, _) => {}
+            (Some(_), None) => check(Condition::Tool, false),
+            // Of what every session needs only the server counts.
+            (Some(says), Some(tool)) if says.matches(request, allows) => {
+                check(Condition::ToolServer, says.server(tool));
+            }
+            (Some(says), Some(tool)) => {
+                check(Condition::ToolServer, says.server(tool));
+                check(Condition::ToolMethod, says.method(tool, allows));
+                check(Condition::ToolName, says.name(tool, allows));
+                check(Condition::ToolArguments, says.arguments(tool, allows));
             }
         }
     }

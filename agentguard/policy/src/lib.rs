@@ -8,8 +8,8 @@
 //! - [`yaml`]: an operator's files, every error in its place; the daemon's configuration too.
 //! - `document`, `load`, `warn`: what is written → what cannot be wrong, and what was not meant. Variables and
 //!   named lists are put into the tree (`load::expand`), so that nothing behind it knows of them.
-//! - `request`, `protocols`, `llm`: what rules see of a request, and what they say of it, of what shows none and
-//!   of calls of language models; `providers`: where those go.
+//! - `request`, `protocols`, `llm`, `tool`: what rules see of a request, and what they say of it, of what shows none,
+//!   of calls of language models and of messages to servers of tools; `providers`, `tool_servers`: where those go.
 //! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
 //!   what follows.
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
@@ -61,6 +61,8 @@ mod special;
 mod strategy;
 mod sweep;
 pub mod table;
+mod tool;
+mod tool_servers;
 mod users;
 mod warn;
 pub mod yaml;
@@ -71,7 +73,8 @@ pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use document::{
-    Addresses, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, RuleAction, schema,
+    Addresses, Listing, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, RuleAction,
+    schema,
 };
 pub use explain::{Condition, Consideration, Considered};
 pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING, is_exact_path};
@@ -82,6 +85,7 @@ pub use request::{Assumed, Query, Request};
 pub use rule::{RuleInfo, Seen};
 pub use sources::{MAX_DOCUMENTS, Sources, Unreadable};
 pub use strategy::Strategy;
+pub use tool_servers::ToolServer;
 pub use users::MAX_USERS;
 
 /// A policy document.

@@ -14,6 +14,8 @@ pub(crate) mod requests;
 mod rules;
 mod selector;
 mod strategy;
+pub(crate) mod tool;
+mod tool_servers;
 mod values;
 mod variables;
 mod wide;
@@ -36,6 +38,7 @@ use crate::pattern::CgroupPattern;
 use crate::providers::Providers;
 use crate::rule::Rule;
 use crate::strategy::Strategy;
+use crate::tool_servers::ToolServer;
 use crate::users;
 use crate::yaml::{self, At, MAX_TEXT, Place, Tree};
 
@@ -58,6 +61,7 @@ pub(crate) struct Loaded {
     pub(crate) strategy: Strategy,
     pub(crate) switches: BTreeMap<String, bool>,
     pub(crate) providers: Providers,
+    pub(crate) tool_servers: Vec<ToolServer>,
     /// The column of each rule's beginning, for later warnings.
     pub(crate) columns: Vec<u32>,
     /// Errors and warnings. With an error among them, the rest is not a policy.
@@ -143,6 +147,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         strategy: Strategy::default(),
         switches: BTreeMap::new(),
         providers: Providers::default(),
+        tool_servers: Vec::new(),
         columns: Vec::new(),
         found: Vec::new(),
     };
@@ -175,6 +180,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     loaded.strategy = strategy::strategy(&sources, &mut report);
     let switches = conditions::switches(&sources, &mut report);
     let providers = providers::providers(&sources, &mut report);
+    let tool_servers = tool_servers::tool_servers(&sources, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let mut known = Known {
         agents: &loaded.agents,
@@ -188,6 +194,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         strategy: loaded.strategy,
         switches,
         providers,
+        tool_servers,
         texts: documents
             .iter()
             .map(|it| (it.path.as_str(), it.text.as_str()))
@@ -207,6 +214,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     }
     loaded.switches = known.switches;
     loaded.providers = known.providers;
+    loaded.tool_servers = known.tool_servers;
     loaded.rules = rules;
     loaded.columns = columns;
     loaded.found = report.found;
@@ -222,6 +230,9 @@ pub(crate) fn sort(found: &mut [Diagnostic], documents: &[Document]) {
         .collect();
     found.sort_by_key(|d| (order.get(d.path.as_str()).copied(), d.line, d.column));
 }
+
+/// The lists of a document whose entries are read one by one.
+const WHOLE: [&str; 5] = ["providers", "tool_servers", "agents", "groups", "rules"];
 
 /// A document before it is read as what it says.
 struct Source {
@@ -244,10 +255,9 @@ impl Source {
     }
 
     fn read(mut self, report: &mut Report) -> Parsed {
-        let mut written = [0; 4];
+        let mut written = [0; 5];
         let document = self.tree.and_then(|tree| {
-            written =
-                ["providers", "agents", "groups", "rules"].map(|key| tree.root.entries_of(key));
+            written = WHOLE.map(|key| tree.root.entries_of(key));
             let (document, found): (Option<RawDocument>, _) = yaml::read(&self.path, &tree);
             self.broken.extend(found.iter().map(|d| d.line));
             report.found.extend(found);
@@ -268,30 +278,38 @@ struct Parsed {
     document: Option<RawDocument>,
     /// The lines with errors. What spans one of them was reported, and is not judged further.
     broken: Vec<u32>,
-    /// How many providers, agents, groups and rules it has.
-    written: [usize; 4],
+    /// How many it has of each of [`WHOLE`].
+    written: [usize; 5],
 }
 
 impl Parsed {
     /// Whether there may be names in it that are not known: something was told that is not inside of a
-    /// provider, an agent, a group or a rule that is there.
+    /// provider, a server of tools, an agent, a group or a rule that is there.
     fn lacks(&self) -> bool {
         let Some(document) = &self.document else {
             return true;
         };
         let RawDocument {
             providers,
+            tool_servers,
             agents,
             groups,
             rules,
             ..
         } = document;
         let spans = providers.iter().map(At::lines);
+        let spans = spans.chain(tool_servers.iter().map(At::lines));
         let spans = spans.chain(agents.iter().map(At::lines));
         let spans = spans.chain(groups.iter().map(At::lines));
         let spans: Vec<_> = spans.chain(rules.iter().map(At::lines)).collect();
         let inside = |line: &u32| spans.iter().any(|span| span.contains(line));
-        let read = [providers.len(), agents.len(), groups.len(), rules.len()];
+        let read = [
+            providers.len(),
+            tool_servers.len(),
+            agents.len(),
+            groups.len(),
+            rules.len(),
+        ];
         read != self.written || !self.broken.iter().all(inside)
     }
 
@@ -309,6 +327,7 @@ struct Known<'a> {
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
     providers: Providers,
+    tool_servers: Vec<ToolServer>,
     /// The documents as they are written, by path.
     texts: HashMap<&'a str, &'a str>,
     /// How many regular expressions may still be compiled.

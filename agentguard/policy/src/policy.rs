@@ -17,6 +17,7 @@ use crate::providers::Providers;
 use crate::recorded::LookedAt;
 use crate::rule::{Rule, RuleInfo};
 use crate::strategy::Strategy;
+use crate::tool_servers::ToolServer;
 use crate::warn;
 
 /// The most entries that the indexes of all agents have together. A policy that needs more is
@@ -30,6 +31,7 @@ pub struct Policy {
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
     providers: Providers,
+    tool_servers: Vec<ToolServer>,
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
@@ -92,6 +94,7 @@ pub(crate) fn compile_with(
         strategy: loaded.strategy,
         switches: loaded.switches,
         providers: loaded.providers,
+        tool_servers: loaded.tool_servers,
         looked_at: LookedAt::by(&loaded.rules),
         looks_at_tool_calls: loaded.rules.iter().any(Rule::looks_at_tool_calls),
         logged: loaded
@@ -245,6 +248,10 @@ impl Policy {
 
     pub(crate) const fn providers(&self) -> &Providers {
         &self.providers
+    }
+
+    pub(crate) fn tool_servers(&self) -> &[ToolServer] {
+        &self.tool_servers
     }
 
     pub(crate) const fn looked_at(&self) -> &LookedAt {

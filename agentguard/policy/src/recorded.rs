@@ -1,8 +1,9 @@
 //! What of a request goes into the record: what a rule looks at, unless it is a secret by its name
 //! ([`is_secret`]). Anything else may be a secret too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use agentguard_model::{Argument, Tool};
 use http::HeaderMap;
 use http::header::HeaderName;
 
@@ -15,6 +16,9 @@ use crate::secrets::is_secret;
 /// the rest is left out, and `…` stands for it.
 const MAX_RECORDED: usize = 512;
 
+/// The most entries of an argument that is a list that are recorded.
+const MAX_ENTRIES: usize = 16;
+
 /// What stands for what is left out.
 pub(crate) const CUT: &str = "…";
 
@@ -23,6 +27,8 @@ pub(crate) const CUT: &str = "…";
 pub(crate) struct LookedAt {
     parameters: HashSet<String>,
     fields: HashSet<HeaderName>,
+    /// Arguments of calls of tools, by JSON Pointer. Sorted.
+    arguments: BTreeSet<String>,
 }
 
 impl LookedAt {
@@ -34,6 +40,7 @@ impl LookedAt {
         let mut looked_at = Self {
             parameters: HashSet::new(),
             fields: HashSet::new(),
+            arguments: BTreeSet::new(),
         };
         for rule in rules {
             let query = rule.request.query.iter();
@@ -44,7 +51,13 @@ impl LookedAt {
             looked_at
                 .fields
                 .extend(fields.map(|(name, _)| name.clone()));
+            let tool = rule.request.tool.iter();
+            let arguments = tool.flat_map(|tool| &tool.arguments);
+            looked_at
+                .arguments
+                .extend(arguments.map(|(pointer, _)| pointer.clone()));
             if let Some(when) = &rule.conditions.when {
+                looked_at.arguments.extend(when.arguments().iter().cloned());
                 looked_at
                     .parameters
                     .extend(when.parameters().iter().cloned());
@@ -69,6 +82,43 @@ impl Policy {
     #[must_use]
     pub fn looks_at_field(&self, name: &HeaderName) -> bool {
         self.looked_at().fields.contains(name)
+    }
+
+    /// The arguments of calls of tools that a rule looks at, by JSON Pointer.
+    pub fn looked_at_arguments(&self) -> impl Iterator<Item = &str> {
+        self.looked_at().arguments.iter().map(String::as_str)
+    }
+
+    /// A message to a server of tools as it is recorded: of its arguments those that a rule looks at. Of a secret the
+    /// record has that it was there: `…`.
+    #[must_use]
+    pub fn recorded_tool(&self, tool: &Tool) -> Tool {
+        let known = |it: &&Argument| {
+            let mut looked_at = self.looked_at().arguments.iter();
+            looked_at.any(|pointer| pointer.eq_ignore_ascii_case(&it.pointer))
+        };
+        let told = |argument: &Argument| {
+            let mut names = argument.pointer.split('/');
+            if names.any(is_secret) {
+                return vec![CUT.to_owned()];
+            }
+            let values = argument.values.iter();
+            let mut told: Vec<_> = values.take(MAX_ENTRIES).map(|it| bounded(it)).collect();
+            if argument.values.len() > MAX_ENTRIES {
+                told.push(CUT.to_owned());
+            }
+            told
+        };
+        let values = tool.values.iter().filter(known);
+        Tool {
+            values: values
+                .map(|it| Argument {
+                    values: told(it),
+                    pointer: bounded(&it.pointer),
+                })
+                .collect(),
+            ..tool.clone()
+        }
     }
 
     /// A query as it is recorded: secrets, and parameters that no rule looks at, without their values.

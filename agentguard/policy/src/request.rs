@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
-use agentguard_model::{Claim, Llm};
+use agentguard_model::{Claim, Llm, Tool};
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
@@ -13,6 +13,7 @@ use crate::llm::LlmMatch;
 use crate::pattern::{Glob, Wildcard};
 use crate::protocols::Protocols;
 use crate::rule::{Fit, Seen};
+use crate::tool::ToolMatch;
 
 /// A longer part of a query that has no `=` is put out as if it were a value.
 const MAX_NAME: usize = 16;
@@ -46,6 +47,8 @@ pub struct Request<'a> {
     pub opens_calls: bool,
     /// What it says itself of whom it is for.
     pub claims: &'a [Claim],
+    /// The message to a server of tools that it is. Absent where it is none.
+    pub tool: Option<&'a Tool>,
     /// That parts of it are not known, and what is assumed of conditions on those. Absent on the data
     /// path, where all of it is known.
     pub assumed: Option<Assumed<'a>>,
@@ -75,6 +78,10 @@ pub(crate) struct Unknown {
     pub(crate) body: bool,
     /// Whether it is a call of a language model, and which.
     pub(crate) llm: bool,
+    /// Whether it is a message to a server of tools, and which.
+    pub(crate) tool: bool,
+    /// All arguments of a call but these.
+    pub(crate) arguments_but: Option<HashSet<String>>,
 }
 
 impl Unknown {
@@ -93,6 +100,15 @@ impl Unknown {
 
     pub(crate) fn llm(&self) -> bool {
         self.everything || self.llm
+    }
+
+    pub(crate) fn tool(&self) -> bool {
+        self.everything || self.tool
+    }
+
+    pub(crate) fn argument(&self, pointer: &str) -> bool {
+        let but = self.arguments_but.as_ref();
+        self.tool() || but.is_some_and(|known| !known.contains(pointer))
     }
 }
 
@@ -130,6 +146,7 @@ impl<'a> Request<'a> {
             llm: None,
             opens_calls: false,
             claims: &[],
+            tool: None,
             assumed: None,
         }
     }
@@ -286,6 +303,8 @@ pub(crate) struct RequestMatch {
     pub(crate) body_over: Option<u64>,
     /// It must be a call of a language model, and such a one.
     pub(crate) llm: Option<LlmMatch>,
+    /// It must be a message to a server of tools, and such a one.
+    pub(crate) tool: Option<ToolMatch>,
 }
 
 impl RequestMatch {
@@ -299,7 +318,8 @@ impl RequestMatch {
     /// How many values it lists.
     fn values(&self) -> usize {
         let llm = self.llm.as_ref().map_or(0, LlmMatch::values);
-        self.methods.len() + self.paths.len() + self.patterns().count() + llm
+        let tool = self.tool.as_ref().map_or(0, ToolMatch::values);
+        self.methods.len() + self.paths.len() + self.patterns().count() + llm + tool
     }
 
     fn patterns(&self) -> impl Iterator<Item = &Wildcard> {
@@ -332,6 +352,7 @@ impl RequestMatch {
             && self.fields.is_empty()
             && self.body_over.is_none()
             && self.llm.is_none()
+            && self.tool.is_none()
     }
 
     /// For how many parts of a request it has a condition; an exact path counts twice.
@@ -344,7 +365,8 @@ impl RequestMatch {
             + self.query.len()
             + self.fields.len()
             + usize::from(self.body_over.is_some())
-            + self.llm.as_ref().map_or(0, LlmMatch::conditions);
+            + self.llm.as_ref().map_or(0, LlmMatch::conditions)
+            + self.tool.as_ref().map_or(0, ToolMatch::conditions);
         u32::try_from(all).unwrap_or(u32::MAX)
     }
 
@@ -373,6 +395,7 @@ impl RequestMatch {
             && self.query(request, allows)
             && self.fields(request, allows)
             && self.llm(request, allows)
+            && self.tool(request, allows)
     }
 
     pub(crate) fn method(&self, request: &Request<'_>) -> bool {
@@ -471,6 +494,11 @@ impl RequestMatch {
         llm.is_none_or(|llm| llm.matches(request, allows))
     }
 
+    fn tool(&self, request: &Request<'_>, allows: bool) -> bool {
+        let tool = self.tool.as_ref();
+        tool.is_none_or(|tool| tool.matches(request, allows))
+    }
+
     pub(crate) fn size(&self, request: &Request<'_>) -> bool {
         // For denials alone.
         self.body_over.is_none_or(|over| {
@@ -494,6 +522,11 @@ impl RequestMatch {
             && match (&self.llm, &other.llm) {
                 (None, _) => true,
                 (Some(llm), Some(others)) => llm.covers(others),
+                (Some(_), None) => false,
+            }
+            && match (&self.tool, &other.tool) {
+                (None, _) => true,
+                (Some(tool), Some(others)) => tool.covers(others),
                 (Some(_), None) => false,
             }
     }

@@ -19,7 +19,7 @@ mod run;
 
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, AmbiguousPath, HostName, Llm};
+use agentguard_model::{AgentName, AmbiguousPath, HostName, Llm, Tool};
 
 use crate::flow::Flow;
 use crate::request::Query;
@@ -79,6 +79,7 @@ struct Sent {
     llm: Option<Llm>,
     /// As [`crate::Request::opens_calls`].
     opens_calls: bool,
+    tool: Option<Tool>,
     /// Inside TLS.
     secure: bool,
 }

@@ -16,6 +16,7 @@ mod sources;
 mod steps;
 mod strategies;
 mod table;
+mod tool;
 mod verdicts;
 mod warnings;
 

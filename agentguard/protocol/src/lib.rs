@@ -11,6 +11,8 @@
 //!   connection may be used again.
 //! - [`content`] takes content codings off.
 //! - [`sse`] reads event streams, event by event, and [`eventstream`] those of AWS.
+//! - [`json`] reads JSON in pieces; [`llm`] calls of language models and what they answer, [`jsonrpc`] and [`mcp`] messages to
+//!   servers of tools.
 //! - [`websocket`] reads the frames that follow a handshake, and says what may be agreed on in one.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to; [`proxy_answer`] what a proxy
 //!   answers the guard.
@@ -31,8 +33,10 @@ pub mod fields;
 pub mod first_bytes;
 pub mod http1;
 pub mod json;
+pub mod jsonrpc;
 pub mod llm;
 mod malformed;
+pub mod mcp;
 pub mod persistence;
 pub mod proxy_answer;
 pub mod refusal;

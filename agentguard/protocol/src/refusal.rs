@@ -268,7 +268,7 @@ impl Refusal<'_> {
     }
 
     /// Why, and where to read on.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let detail = &self.reason.message;
         match self.decision {
             Some(id) => format!("{detail} (agentguard explain {id})"),
@@ -276,7 +276,7 @@ impl Refusal<'_> {
         }
     }
 
-    fn with(&self, kind: &'static str, body: Vec<u8>) -> Response<Bytes> {
+    pub(crate) fn with(&self, kind: &'static str, body: Vec<u8>) -> Response<Bytes> {
         let length = HeaderValue::from(body.len());
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status;

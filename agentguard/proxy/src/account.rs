@@ -1,12 +1,14 @@
 //! What became of an allowed action.
 
+use std::mem;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agentguard_decision::{Decided, Decider, Recorder};
-use agentguard_model::{Bytes, LlmAnswer, Messages, Outcome};
+use agentguard_model::{Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
 use http::header::{HeaderMap, HeaderName};
 
+use crate::http::Said;
 use crate::relay::Counts;
 
 /// Counts what is moved under one decision and tells the outcome when it is dropped: however a
@@ -23,6 +25,12 @@ pub(crate) struct Account<R: Recorder> {
     status: AtomicU16,
     /// What came of a call of a language model, as far as it was read.
     llm: OnceLock<LlmAnswer>,
+    /// What came of messages to a server of tools, as far as it was read.
+    tool: OnceLock<ToolAnswer>,
+    /// The tools that were left out of an answer.
+    left_out: OnceLock<Vec<String>>,
+    /// Of the other messages of a batch, each with its id: what comes of them is told here.
+    beside: OnceLock<Vec<(Option<String>, Account<R>)>>,
     error: Mutex<Option<String>>,
 }
 
@@ -45,6 +53,9 @@ impl<R: Recorder> Account<R> {
             messages: OnceLock::new(),
             status: AtomicU16::new(0),
             llm: OnceLock::new(),
+            tool: OnceLock::new(),
+            left_out: OnceLock::new(),
+            beside: OnceLock::new(),
             error: Mutex::new(None),
         }
     }
@@ -98,6 +109,52 @@ impl<R: Recorder> Account<R> {
         let _ = self.llm.set(answer);
     }
 
+    /// What was read of an answer.
+    pub(crate) fn heard(&self, said: Said) {
+        match said {
+            Said::Llm(answer) => self.said(answer),
+            Said::Tools(answer) => self.told(answer),
+        }
+    }
+
+    /// What came of messages to a server of tools. The first to say it is who read the answer.
+    pub(crate) fn told(&self, answer: ToolAnswer) {
+        let _ = self.tool.set(answer);
+    }
+
+    /// The tools that were left out of an answer.
+    pub(crate) fn leaves_out(&self, tools: Vec<String>) {
+        let _ = self.left_out.set(tools);
+    }
+
+    /// The other messages of its batch, each with its id. They end as this one does.
+    pub(crate) fn stands_for(&self, others: Vec<(Option<String>, Self)>) {
+        let _ = self.beside.set(others);
+    }
+
+    /// Has the other messages of its batch end as this one does: with the answer to each.
+    fn end_beside(&mut self) {
+        let others = self.beside.take().unwrap_or_default();
+        let status = self.status.load(Ordering::Relaxed);
+        let error = self.error.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (id, other) in others {
+            other.status.store(status, Ordering::Relaxed);
+            if let Some(error) = error {
+                other.fail(error.clone());
+            }
+            if let Some(told) = self.tool.get_mut() {
+                let is_its = |result: &ToolResult| id.is_some() && result.id == id;
+                let (its, rest) = mem::take(&mut told.results).into_iter().partition(is_its);
+                told.results = rest;
+                other.told(ToolAnswer {
+                    results: its,
+                    not_understood: told.not_understood.clone(),
+                    ..ToolAnswer::default()
+                });
+            }
+        }
+    }
+
     /// What went wrong. The first thing that did is what counts.
     pub(crate) fn fail(&self, what: impl Into<String>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +175,12 @@ pub(crate) fn plain(mut error: String) -> String {
 
 impl<R: Recorder> Drop for Account<R> {
     fn drop(&mut self) {
+        self.end_beside();
+        if let Some(left_out) = self.left_out.take().filter(|it| !it.is_empty()) {
+            let mut told = self.tool.take().unwrap_or_default();
+            told.left_out = left_out;
+            let _ = self.tool.set(told);
+        }
         let elapsed = self.decided.started.elapsed().as_millis();
         let status = self.status.load(Ordering::Relaxed);
         let outcome = Outcome {
@@ -132,6 +195,7 @@ impl<R: Recorder> Drop for Account<R> {
             duration_ms: u64::try_from(elapsed).unwrap_or(u64::MAX),
             status: (status != 0).then_some(status),
             llm: self.llm.take(),
+            tool: self.tool.take().map(Box::new),
             error: self
                 .error
                 .get_mut()

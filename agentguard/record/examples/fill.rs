@@ -69,6 +69,7 @@ async fn write(
         duration_ms: 90,
         status: None,
         llm: None,
+        tool: None,
         error: None,
     });
     let id = record.write(decision).await?;

@@ -23,6 +23,7 @@
 //! Plain state: no I/O, and time comes from outside. The writer says what it managed to write, and
 //! takes back ([`Aggregator::discard`], [`Aggregator::restore`]) what it did not.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
@@ -105,6 +106,13 @@ fn said(decision: &Decision) -> impl Hash {
         policy_version,
         outcome: _,
     } = decision;
+    // So is the id of a message to a server of tools.
+    let mut action = Cow::Borrowed(action);
+    if action.tool.as_ref().is_some_and(|tool| tool.id.is_some())
+        && let Some(tool) = &mut action.to_mut().tool
+    {
+        tool.id = None;
+    }
     (
         (agent, user, session, workflow, purpose),
         (layer, action, verdict, enforced, mode, reason),

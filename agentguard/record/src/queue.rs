@@ -72,6 +72,7 @@ pub(crate) fn not_carried_out(id: DecisionId, why: &str) -> Entry {
             duration_ms: 0,
             status: None,
             llm: None,
+            tool: None,
             error: Some(format!("not carried out: {why}")),
         },
     }

@@ -33,6 +33,7 @@ use crate::agent::AgentPolicy;
 use crate::decide::Facts;
 use crate::request::{Request, Unknown, merged, unescaped};
 use crate::rule::Seen;
+use crate::tool::spellings;
 use doubts::Possible;
 use pattern::Pattern;
 use values::Values;
@@ -99,6 +100,12 @@ struct LooksAt {
     llm: bool,
     /// What is known only of a call that could be read.
     call: bool,
+    /// Whether it is a message to a server of tools, and what is known of each.
+    tool: bool,
+    /// What is known only of a message that could be read.
+    message: bool,
+    /// Arguments of calls, by JSON Pointer.
+    arguments: Vec<String>,
     clock: bool,
     /// Each with what the policy declares.
     switches: Vec<(String, bool)>,
@@ -181,6 +188,16 @@ impl When {
         self.looks_at.llm
     }
 
+    /// Whether it looks at messages to servers of tools.
+    pub(crate) fn needs_tool(&self) -> bool {
+        self.looks_at.tool
+    }
+
+    /// The arguments of calls that it looks at.
+    pub(crate) fn arguments(&self) -> &[String] {
+        &self.looks_at.arguments
+    }
+
     /// Whether it looks at the clock, by the minute.
     pub(crate) fn needs_clock(&self) -> bool {
         self.looks_at.clock
@@ -206,6 +223,8 @@ impl When {
         self.needs_request()
             && (unknown.everything
                 || self.needs_llm() && unknown.llm()
+                || self.needs_tool() && unknown.tool()
+                || self.arguments().iter().any(|it| unknown.argument(it))
                 || self.fields().iter().any(|name| unknown.field(name))
                 || self.parameters().iter().any(|name| unknown.parameter(name)))
     }
@@ -286,6 +305,22 @@ impl When {
             }
             if llm.tools.len() > MAX_TOOLS {
                 return Err(format!("the call offers more than {MAX_TOOLS} tools"));
+            }
+        }
+        if let (true, Some(tool)) = (self.looks_at.message, request.tool) {
+            if tool.not_understood.is_some() {
+                return Err("the message to a server of tools cannot be read".to_owned());
+            }
+            for pointer in &self.looks_at.arguments {
+                let mut found = spellings(tool, pointer);
+                let one = match (found.next(), found.next()) {
+                    (None, _) => true,
+                    (Some(one), None) => one.pointer == *pointer && one.values.len() == 1,
+                    (Some(_), Some(_)) => false,
+                };
+                if !one {
+                    return Err(format!("the argument `{pointer}` is not one value"));
+                }
             }
         }
         for name in &self.looks_at.fields {

@@ -163,9 +163,9 @@ impl Put<'_> {
                     }
                     *right &= self.broken.len() == before;
                 }
-                "providers" => {
+                "providers" | "tool_servers" => {
                     for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
-                        if key.text == "hosts" {
+                        if matches!(key.text.as_str(), "hosts" | "paths") {
                             self.all(node);
                         }
                     }

@@ -24,11 +24,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             "this version has no approvals",
         ),
         (
-            "tool",
-            place(&matches.tool),
-            "this version does not decode tool calls",
-        ),
-        (
             "data_class",
             place(&matches.data_class),
             "this version has no detectors",

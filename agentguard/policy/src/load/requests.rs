@@ -3,7 +3,7 @@
 use http::header::{self, HeaderName};
 
 use super::values::{empty, list, list_bounds};
-use super::{Known, MAX_STRING, Report, llm};
+use super::{Known, MAX_STRING, Report, llm, tool};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawNamed, RuleAction};
 use crate::pattern::{Glob, Wildcard};
@@ -61,6 +61,10 @@ pub(super) fn request(
             .llm
             .as_ref()
             .map(|raw| llm::llm(action, &raw.value, known, report)),
+        tool: matches
+            .tool
+            .as_ref()
+            .map(|raw| tool::tool(&raw.value, known, report)),
     }
 }
 
@@ -79,6 +83,7 @@ fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
         ("header", matches.header.is_some()),
         ("body_over", matches.body_over.is_some()),
         ("llm", matches.llm.is_some()),
+        ("tool", matches.tool.is_some()),
     ];
     let looks = parts.iter().find(|(_, is_there)| *is_there);
     for entry in &list.value {
@@ -93,6 +98,12 @@ fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
             report.error(
                 entry.place,
                 "a call of a language model opens no `websocket`",
+                "leave it out, or make two rules of it",
+            );
+        } else if matches.tool.is_some() && entry.value == Protocol::Websocket {
+            report.error(
+                entry.place,
+                "a message to a server of tools opens no `websocket`",
                 "leave it out, or make two rules of it",
             );
         }
@@ -240,7 +251,7 @@ fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
+pub(super) fn path(entry: &At<String>, report: &mut Report) -> Option<Glob> {
     let text = entry.value.as_str();
     let mut refuse = |why: &str, hint: &str| {
         report.error(entry.place, format!("path `{}` {why}", quoted(text)), hint);

@@ -8,7 +8,7 @@ use agentguard_model::{Handling, Source};
 use super::defaults::RuleDefaults;
 use super::{
     Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, requests,
-    selector, strategy, values, wide,
+    selector, strategy, tool, values, wide,
 };
 use crate::conditions::Rollout;
 use crate::diagnostic::quoted;
@@ -90,6 +90,7 @@ fn rule(
     conditions::beside_match(raw, &rule, known, report);
     what_shows_no_request(matches, &rule, report);
     llm::where_is_none(matches, &rule, known, report);
+    tool::where_is_none(matches, &rule, known, report);
     if rule.allows() {
         wide::warn(matches, report);
     }

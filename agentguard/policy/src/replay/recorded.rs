@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use agentguard_model::{
     Action, ActionKind, COUNTED_TOGETHER, Claim, Decision, HostName, Labels, Layer, Llm,
-    ReasonCode, Transport, Verdict,
+    ReasonCode, Tool, Transport, Verdict,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -69,6 +69,7 @@ pub(super) struct Asked {
     /// As [`Request::opens_calls`].
     pub(super) opens_calls: bool,
     pub(super) claims: Vec<Claim>,
+    pub(super) tool: Option<Tool>,
     pub(super) unknown: Unknown,
 }
 
@@ -84,6 +85,7 @@ impl Asked {
             llm: self.llm.as_ref(),
             opens_calls: self.opens_calls,
             claims: &self.claims,
+            tool: self.tool.as_ref(),
             ..Request::new(&self.method, &self.path)
         }
     }
@@ -139,10 +141,11 @@ pub(super) fn attempted(
         return Err(Unread::NotThePolicys);
     }
     Ok(match action.kind {
-        ActionKind::HttpRequest | ActionKind::LlmCall => {
+        ActionKind::HttpRequest | ActionKind::LlmCall | ActionKind::ToolCall => {
             let known = looked_at.get(&decision.policy_version);
             let mut asked = asked(decision, known);
             (asked.llm, asked.unknown.llm) = call(decision, policy);
+            message(decision, policy, &mut asked);
             Attempted::Request(flow, Box::new(asked))
         }
         _ if flow.transport == Transport::Udp => Attempted::Datagram(flow),
@@ -192,7 +195,7 @@ fn is_the_policys(decision: &Decision) -> bool {
         && match (decision.layer, decision.action.kind) {
             (Layer::Dns, Kind::DnsQuery) => of_names,
             (Layer::Kernel, Kind::Connect | Kind::Datagram) => of_flows,
-            (Layer::Proxy, Kind::Connect | Kind::HttpRequest | Kind::LlmCall) => {
+            (Layer::Proxy, Kind::Connect | Kind::HttpRequest | Kind::LlmCall | Kind::ToolCall) => {
                 of_flows || decision.reason.code == Code::NeedsInspection
             }
             _ => false,
@@ -249,6 +252,7 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
         llm: None,
         opens_calls: action.kind == ActionKind::HttpRequest && action.llm.is_some(),
         claims: action.claims.clone(),
+        tool: None,
         unknown,
         method,
     }
@@ -273,6 +277,37 @@ fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
         return (None, true);
     };
     (Some(llm.clone()), false)
+}
+
+/// Notes the message to a server of tools that a request is where a policy has those, and what is not known of it.
+fn message(decision: &Decision, policy: &Policy, asked: &mut Asked) {
+    let action = &decision.action;
+    let host = action.host.as_ref();
+    let server = host.and_then(|host| policy.tool_server(host, &asked.path));
+    // The request for a tunnel ends at the guard.
+    let Some(server) = server.filter(|_| asked.method != "CONNECT") else {
+        return;
+    };
+    let recorded = action.tool.as_ref();
+    let recorded = recorded.filter(|tool| tool.server == server.name);
+    asked.tool = match (recorded, asked.method.as_str()) {
+        (Some(tool), _) => Some(tool.clone()),
+        (None, "GET" | "HEAD" | "OPTIONS" | "DELETE") => Some(Tool {
+            server: server.name.clone(),
+            ..Tool::default()
+        }),
+        (None, _) => None,
+    };
+    asked.unknown.tool = asked.tool.is_none();
+    // An argument that is not recorded was not looked at, or not there.
+    let Some(tool) = asked.tool.as_ref().filter(|tool| tool.name.is_some()) else {
+        return;
+    };
+    let known = tool.values.iter().filter(|it| {
+        let mut values = it.values.iter();
+        !is_cut(&it.pointer) && values.all(|value| value != CUT && !is_cut(value))
+    });
+    asked.unknown.arguments_but = Some(known.map(|it| it.pointer.clone()).collect());
 }
 
 /// Whether a request is known to have had no content.

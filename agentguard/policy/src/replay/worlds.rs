@@ -125,7 +125,7 @@ impl Worlds<'_> {
                 } else {
                     self.request(flow, asked)
                 };
-                if asked.unknown.llm {
+                if asked.unknown.llm || asked.unknown.tool {
                     self.or_unread(flow, outcomes)
                 } else {
                     outcomes
@@ -139,11 +139,19 @@ impl Worlds<'_> {
     fn or_unread(&self, flow: &Flow, mut outcomes: Outcomes) -> Outcomes {
         let host = flow.host.as_ref();
         let provider = host.and_then(|host| self.policy.provider(host));
+        let mut servers = self.policy.tool_servers().iter();
+        let server = host.is_some_and(|host| {
+            servers.any(|server| server.hosts.iter().any(|it| it.matches(host)))
+        });
         let early = self.policy.decide(self.agent, &flow.facts(Seen::NotYet));
         let looks = early.outcome != RulingOutcome::Allow(Handling::Direct);
         let denies = self.agent.not_understood == NotUnderstood::Deny;
         let mut said = outcomes.said.iter();
-        if provider.is_none() || !looks || !denies || !said.any(|said| said.state.goes_on()) {
+        if provider.is_none() && !server
+            || !looks
+            || !denies
+            || !said.any(|said| said.state.goes_on())
+        {
             return outcomes;
         }
         outcomes.said.push(Said {
@@ -157,7 +165,7 @@ impl Worlds<'_> {
             },
         });
         if outcomes.why.is_empty() {
-            let what = "whether it is a call of a language model that can be read";
+            let what = "whether it is a call of a language model, or a message to a server of tools, that can be read";
             outcomes.why = listed(BTreeSet::from([what.to_owned()]));
         }
         outcomes
@@ -293,6 +301,7 @@ impl Worlds<'_> {
                 llm: asked.llm.as_ref(),
                 opens_calls: asked.opens_calls,
                 claims: &asked.claims,
+                tool: asked.tool.as_ref(),
                 assumed: Some(Assumed {
                     unknown: &asked.unknown,
                     in_favour,
@@ -380,6 +389,18 @@ impl Worlds<'_> {
             let call = looks.llm.is_some() || when.is_some_and(When::needs_llm);
             if call && asked.unknown.llm() {
                 missing.insert("whether it is a call of a language model, and which".to_owned());
+            }
+            let message = looks.tool.is_some() || when.is_some_and(When::needs_tool);
+            if message && asked.unknown.tool() {
+                missing
+                    .insert("whether it is a message to a server of tools, and which".to_owned());
+            }
+            let arguments = looks.tool.iter().flat_map(|tool| &tool.arguments);
+            let arguments = arguments.map(|(pointer, _)| pointer);
+            let arguments = arguments.chain(when.iter().flat_map(|when| when.arguments()));
+            let unknown = |it: &&String| asked.tool.is_some() && asked.unknown.argument(it);
+            for pointer in arguments.filter(unknown) {
+                missing.insert(format!("argument `{pointer}`"));
             }
             if looks.body_over.is_some() && asked.unknown.body() {
                 missing.insert("how much content it had".to_owned());

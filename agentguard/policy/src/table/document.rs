@@ -129,6 +129,34 @@ pub(crate) struct RawRequest {
     /// The call of a language model that it is. None, if absent.
     #[serde(default)]
     pub(crate) llm: Option<At<RawCall>>,
+    /// The message to a server of tools that it is. None, if absent.
+    #[serde(default)]
+    pub(crate) tool: Option<At<RawMessage>>,
+}
+
+/// A message to a server of tools, as the guard reads it. `{}` is what opens a stream or ends a session.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a message to a server of tools")]
+#[schemars(rename = "Message")]
+pub(crate) struct RawMessage {
+    /// The server. If absent, the one that answers at the host and path.
+    #[serde(default)]
+    pub(crate) server: Option<At<String>>,
+    /// The tool that is called.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// Its arguments, by JSON Pointer.
+    #[serde(default)]
+    pub(crate) arguments: BTreeMap<String, At<String>>,
+    /// What else is asked for: the method, like `resources/read`.
+    #[serde(default)]
+    pub(crate) method: Option<At<String>>,
+    /// Which requests of the server it answers: methods, like `sampling/createMessage`.
+    #[serde(default)]
+    pub(crate) answers: Vec<String>,
+    /// Whether it cannot be read, so that nothing is known of it but the server.
+    #[serde(default)]
+    pub(crate) not_understood: Option<At<bool>>,
 }
 
 /// A call of a language model, as the guard reads it.

@@ -1,12 +1,13 @@
 //! From a written file to tests that cannot be wrong.
 
 mod llm;
+mod tool;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use agentguard_model::{
-    AgentName, AmbiguousPath, CanonicalPath, Context, HostName, Llm, Transport,
+    AgentName, AmbiguousPath, CanonicalPath, Context, HostName, Llm, Tool, Transport,
 };
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
@@ -325,7 +326,14 @@ impl Checking<'_> {
             let name = host.as_ref().and_then(Option::as_ref);
             let call = request.value.llm.as_ref();
             let call = call.map(|call| self.llm(call, name, host == Some(None)));
-            self.request(&request.value, port, call)
+            let message = request.value.tool.as_ref();
+            let path = request.value.path.value.as_str();
+            let message = message.map(|it| self.tool(it, name, path, host == Some(None)));
+            if let (Some(message), Some(_)) = (&request.value.tool, call.as_ref()) {
+                let hint = "leave one of them out";
+                self.error(message.place, "`tool` beside `llm`", hint);
+            }
+            self.request(&request.value, port, call, message)
         });
         let around = self.around(raw);
         let flow = Flow {
@@ -427,12 +435,14 @@ impl Checking<'_> {
         Some(special::canonical(ip))
     }
 
-    /// `call`: the call of a language model that it is, unless something is wrong with that.
+    /// `call`: the call of a language model that it is, unless something is wrong with that; `message`: the message to a
+    /// server of tools.
     fn request(
         &mut self,
         raw: &RawRequest,
         port: Option<u16>,
         call: Option<Option<Llm>>,
+        message: Option<Option<Tool>>,
     ) -> Option<Sent> {
         let before = self.found.len();
         let method = raw.method.value.as_str();
@@ -514,6 +524,7 @@ impl Checking<'_> {
             websocket: opens_calls || raw.websocket.as_ref().is_some_and(|it| it.value),
             opens_calls,
             llm: call.map_or(Some(None), |call| call.map(Some))?,
+            tool: message.map_or(Some(None), |message| message.map(Some))?,
             secure: raw
                 .scheme
                 .map_or(port == Some(HTTPS), |scheme| scheme == Scheme::Https),

@@ -249,6 +249,7 @@ impl Sent {
             websocket: self.websocket,
             llm: self.llm.as_ref(),
             opens_calls: self.opens_calls,
+            tool: self.tool.as_ref(),
             ..Request::new(&self.method, path)
         }))
     }

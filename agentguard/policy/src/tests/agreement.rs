@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::random::{
     ADDRESSES, CONDITIONS, MODES, NAMES, STRATEGIES, TRIED_PORTS, any_rules, call, circumstances,
-    compiled, compiled_with, numbered, transports,
+    compiled, compiled_with, message, numbered, transports,
 };
 use super::{agent, host};
 use crate::rule::{Fit, Rule};
@@ -197,7 +197,7 @@ proptest! {
         ip in prop::option::of(prop::sample::select(&ADDRESSES[..])),
         port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(), circumstances in circumstances(),
         request: bool, get: bool, path in prop::sample::select(&["/a", "/a/b", "/b", "*"][..]),
-        query in prop::sample::select(&["", "a=b", "a=x", "a=c1;a=x"][..]), body in 9u64..12, llm in call(),
+        query in prop::sample::select(&["", "a=b", "a=x", "a=c1;a=x"][..]), body in 9u64..12, (llm, tool) in (call(), message()),
     ) {
         let policy = compiled(&numbered(&rules), "enforce");
         let agent = agent(&policy, "coder");
@@ -206,7 +206,7 @@ proptest! {
         let query = Query::new(query);
         let request = if request {
             let request = Request::new(if get { "GET" } else { "PUT" }, path);
-            Seen::Request(Request { query: Some(&query), body, llm, ..request })
+            Seen::Request(Request { query: Some(&query), body, llm, tool, ..request })
         } else {
             Seen::NotYet
         };
@@ -276,7 +276,7 @@ proptest! {
         strategy in prop::sample::select(&STRATEGIES[..]),
         name in prop::option::of(prop::sample::select(&NAMES[..])),
         ip in prop::sample::select(&ADDRESSES[..]),
-        port in prop::sample::select(&TRIED_PORTS[..]), circumstances in circumstances(), llm in call(),
+        port in prop::sample::select(&TRIED_PORTS[..]), circumstances in circumstances(), (llm, tool) in (call(), message()),
     ) {
         let policy = compiled_with(&numbered(&rules), mode, strategy);
         let agent = agent(&policy, "coder");
@@ -290,7 +290,7 @@ proptest! {
         let early = policy.decide(agent, &flow);
         for (method, websocket) in [("GET", false), ("GET", true), ("PUT", false)] {
             for path in ["/a/b", "/b"] {
-                let small = Request { websocket, llm, ..Request::new(method, path) };
+                let small = Request { websocket, llm, tool, ..Request::new(method, path) };
                 let seen = Facts { request: Seen::Request(small), ..flow };
                 let late = policy.decide(agent, &seen);
                 prop_assert_ne!(late.outcome, RulingOutcome::Undecided);
@@ -331,14 +331,14 @@ proptest! {
         rules in any_rules(), name in prop::option::of(prop::sample::select(&NAMES[..])),
         ip in prop::sample::select(&["10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::1"][..]),
         port in prop::sample::select(&TRIED_PORTS[..]), transport in transports(), circumstances in circumstances(),
-        get: bool, path in prop::sample::select(&["/a/b", "/b"][..]), body in 9u64..12, llm in call(),
+        get: bool, path in prop::sample::select(&["/a/b", "/b"][..]), body in 9u64..12, (llm, tool) in (call(), message()),
         strategy in prop::sample::select(&STRATEGIES[1..]),
     ) {
         let policy = compiled_with(&numbered(&rules), "enforce", strategy);
         let agent = agent(&policy, "coder");
         let name = name.map(host);
         let ip = Some(ip.parse().unwrap());
-        let request = Request { body, llm, ..Request::new(if get { "GET" } else { "PUT" }, path) };
+        let request = Request { body, llm, tool, ..Request::new(if get { "GET" } else { "PUT" }, path) };
         let request = Seen::Request(request);
         let facts = Facts { host: name.as_ref(), ip, port, transport, request, circumstances };
         let towards = Towards::of(facts.host, ip);

@@ -98,6 +98,8 @@ fn the_page_names_every_key() {
         "Match",
         "LlmMatch",
         "Provider",
+        "ToolMatch",
+        "ToolServer",
     ] {
         let of_kind = match kind {
             "Policy" => &schema,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use agentguard_model::{Context, Llm, LlmOperation, Transport};
+use agentguard_model::{Argument, Context, Llm, LlmOperation, Tool, Transport};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ const PORTS: [&str; 6] = ["80", "443", "80-443", "8000-8100", "1-65535", "444"];
 pub(super) const TRIED_PORTS: [u16; 8] = [1, 79, 80, 443, 444, 445, 8050, 65535];
 pub(super) const MODES: [&str; 3] = ["observe", "shadow", "enforce"];
 /// What the kernel does not know. The last one cannot be evaluated.
-pub(super) const CONDITIONS: [&str; 9] = [
+pub(super) const CONDITIONS: [&str; 11] = [
     "    when: request.method == 'GET'\n",
     "    when: switches.lever && agent.name == 'coder'\n",
     "    when: context.user == 'alice' || request.path == '/a/b'\n",
@@ -60,6 +60,8 @@ pub(super) const CONDITIONS: [&str; 9] = [
     "      time: {hours: [\"08:00-18:00\"]}\n",
     "    when: llm.provider != '' && (llm.model == 'm1' || 'a' in llm.tools)\n",
     "    when: llm.operation == 'chat' || request.method == 'GET'\n",
+    "    when: tool.name == 't1' || tool.method == 'resources/read'\n",
+    "    when: tool.method == 'tools/call' && '/p' in tool.arguments && tool.arguments['/p'] == 'x'\n",
     "    when: agent.labels.none == 'a' || request.headers.none == 'a'\n",
 ];
 const PROTOCOLS: [&str; 6] = [
@@ -78,6 +80,16 @@ const CALLS: [&str; 6] = [
     "{model: [\"m*\"]}",
     "{tools: [a, b]}",
     "{max_output_over: 10}",
+];
+/// What rules say of messages to servers of tools.
+const MESSAGES: [&str; 7] = [
+    "{}",
+    "{server: [files]}",
+    "{name: [\"t*\"]}",
+    "{name: [t1], arguments: {/p: [\"x*\"]}}",
+    "{arguments: {/q: [y]}}",
+    "{method: [\"resources/*\"]}",
+    "{method: [\"tools/*\", \"sampling/*\"], name: [t1]}",
 ];
 pub(super) const STRATEGIES: [&str; 3] = [
     "deny_overrides",
@@ -107,17 +119,19 @@ fn any_rule() -> impl Strategy<Value = String> {
             prop::bool::weighted(0.15),
             prop::option::weighted(0.2, prop::sample::select(&PROTOCOLS[..])),
             prop::option::weighted(0.2, prop::sample::select(&CALLS[..])),
+            prop::option::weighted(0.2, prop::sample::select(&MESSAGES[..])),
         ),
     )
         .prop_map(
             |(hosts, nets, ports, transport, method, path, allow, handling, mode, ranges, more)| {
                 let (query, over) = (more.0, more.1 && !allow);
                 let call = more.6.filter(|it| !allow || !it.contains("over"));
-                let parts = method || path || query || over || call.is_some();
+                let parts = method || path || query || over || call.is_some() || more.7.is_some();
                 let changes = more.4 && allow;
                 let looks = parts || changes || more.3.is_some() || allow && handling == "inspect";
                 // What shows no request is for rules that look at none.
-                let protocol = more.5.filter(|it| call.is_none() || !it.contains("websocket"));
+                let plain = call.is_none() && more.7.is_none();
+                let protocol = more.5.filter(|it| plain || !it.contains("websocket"));
                 let protocol = protocol.filter(|it| !looks || !it.contains("tls") && !it.contains("other"));
                 let request = parts || changes || more.3.is_some() || protocol.is_some();
                 let transport = match transport {
@@ -153,6 +167,9 @@ fn any_rule() -> impl Strategy<Value = String> {
                 }
                 if let Some(call) = call {
                     writeln!(text, "      llm: {call}").unwrap();
+                }
+                if let Some(message) = more.7 {
+                    writeln!(text, "      tool: {message}").unwrap();
                 }
                 if over {
                     text.push_str("      body_over: 10\n");
@@ -278,6 +295,46 @@ pub(super) fn call() -> impl Strategy<Value = Option<&'static Llm>> {
         ]
     });
     prop::option::weighted(0.7, 0usize..6).prop_map(|n| n.map(|n| &CALLS[n]))
+}
+
+/// A message to a server of tools, or none.
+pub(super) fn message() -> impl Strategy<Value = Option<&'static Tool>> {
+    static MESSAGES: LazyLock<[Tool; 7]> = LazyLock::new(|| {
+        let asks = |method: &str| Tool {
+            server: "files".to_owned(),
+            method: Some(method.to_owned()),
+            ..Tool::default()
+        };
+        let call = |name: &str, values: &[(&str, &str)]| Tool {
+            name: Some(name.to_owned()),
+            values: values
+                .iter()
+                .map(|(pointer, value)| Argument {
+                    pointer: (*pointer).to_owned(),
+                    values: vec![(*value).to_owned()],
+                })
+                .collect(),
+            ..asks("tools/call")
+        };
+        [
+            call("t1", &[("/p", "x1"), ("/q", "y")]),
+            call("T1", &[("/P", "X")]),
+            call("t2", &[("/p", "x"), ("/P", "z")]),
+            asks("initialize"),
+            asks("resources/read"),
+            Tool {
+                method: None,
+                answers: vec!["sampling/createMessage".to_owned()],
+                ..asks("")
+            },
+            Tool {
+                method: None,
+                not_understood: Some("cut".to_owned()),
+                ..asks("")
+            },
+        ]
+    });
+    prop::option::weighted(0.7, 0usize..7).prop_map(|n| n.map(|n| &MESSAGES[n]))
 }
 
 pub(super) fn transports() -> impl Strategy<Value = Transport> {

@@ -518,10 +518,6 @@ fn what_a_later_version_will_have_is_refused_by_name() {
             "`action: escalate` is not there yet\n  hint: this version has no approvals;",
         ),
         (
-            "{id: a, action: allow, match: {tool: {name: [x], arguments: {/path: [y]}}}}",
-            "`tool` is not there yet\n  hint: this version does not decode tool calls;",
-        ),
-        (
             "{id: a, action: deny, match: {data_class: [secret]}}",
             "`data_class` is not there yet\n  hint: this version has no detectors;",
         ),

@@ -88,6 +88,7 @@ fn over(decision: Decision, sent: u64) -> Decision {
         duration_ms: 1,
         status: None,
         llm: None,
+        tool: None,
         error: None,
     };
     Decision {

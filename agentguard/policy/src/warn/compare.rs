@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::agent::AgentPolicy;
 use crate::pattern::HostPattern;
 use crate::rule::{Rule, Selector};
+use crate::tool::ToolMatch;
 
 /// By what it is told whether a rule is for all agents that another is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,6 +109,10 @@ impl<'a> Comparisons<'a> {
     pub(super) fn sees(&mut self, a: &Rule, b: &Rule) -> bool {
         let llm = a.request.llm.as_ref();
         if a.allows() != b.allows() && llm.is_some_and(|llm| llm.depends_on_action(a.allows())) {
+            return false;
+        }
+        let tool = a.request.tool.as_ref();
+        if a.allows() != b.allows() && tool.is_some_and(ToolMatch::depends_on_action) {
             return false;
         }
         let cost = a.request.cost_of_covering(&b.request);

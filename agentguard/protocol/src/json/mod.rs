@@ -1,4 +1,5 @@
-//! JSON (RFC 8259) as it comes, in pieces of any size, without keeping it.
+//! JSON (RFC 8259) as it comes, in pieces of any size, without keeping it; or kept as a tree ([`Builder`]), within a
+//! bound.
 //!
 //! Stricter than the grammar where two parsers could read two things (RFC 7493, I-JSON): no name twice in an
 //! object, no lone surrogates, UTF-8 alone. What is understood is bounded: how deep it is nested, how long a
@@ -9,9 +10,11 @@ mod path;
 mod scanner;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use path::{Part, Path};
 pub use scanner::{Event, Kind, Scanner, Sink};
+pub use tree::{Builder, NODE, Value};
 
 /// How deep objects and arrays may be nested, as in most parsers of servers.
 pub const MAX_DEPTH: usize = 128;
@@ -46,4 +49,7 @@ pub enum Fault {
     /// [`MAX_NAME`], [`MAX_NUMBER`], [`MAX_NAMES`].
     #[error("the JSON has a name or a number that is too long, or too many names, at byte {0}")]
     Bound(u64),
+    /// A [`Builder`]'s limit.
+    #[error("the JSON takes more memory than there is for it")]
+    Large,
 }

@@ -54,6 +54,15 @@ impl Path {
         parts
     }
 
+    /// The last step, however deep it is; none at the top.
+    #[must_use]
+    pub fn last(&self) -> Option<Part<'_>> {
+        Some(match *self.steps.last()? {
+            Step::Key(begin) => Part::Key(self.names.get(begin..).unwrap_or_default()),
+            Step::Item(index) => Part::Item(index),
+        })
+    }
+
     /// How many steps there are.
     #[must_use]
     pub fn depth(&self) -> usize {

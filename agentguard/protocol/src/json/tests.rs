@@ -313,3 +313,62 @@ proptest! {
         }
     }
 }
+
+/// Keeps a document.
+struct Kept(super::Builder);
+
+impl Sink for Kept {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        self.0.take(path, event);
+    }
+}
+
+fn kept(text: &str, limit: usize, pieces: usize) -> Result<super::Value, Fault> {
+    let mut scanner = Scanner::default();
+    let mut kept = Kept(super::Builder::new(limit));
+    for piece in text.as_bytes().chunks(pieces) {
+        scanner.push(piece, &mut kept)?;
+    }
+    scanner.finish(&mut kept)?;
+    kept.0.finish()
+}
+
+#[test]
+fn what_is_kept_is_written_in_one_way() {
+    for (text, canonical) in [
+        ("{}", "{}"),
+        (" [ 1.0 , -0, 1e2, null ] ", "[1.0,-0,1e2,null]"),
+        (
+            r#"{"b":{"d":1,"c":[{}]},"a":"x"}"#,
+            r#"{"a":"x","b":{"c":[{}],"d":1}}"#,
+        ),
+        (
+            r#"{"\u20ac":1,"\r":2,"\ufb33":3,"1":4,"\ud83d\ude00":5,"\u0080":6,"\u00f6":7}"#,
+            "{\"\\r\":2,\"1\":4,\"\u{80}\":6,\"\u{f6}\":7,\"\u{20ac}\":1,\"\u{1f600}\":5,\"\u{fb33}\":3}",
+        ),
+        (
+            r#""\u001f\u0008\t\n\f\r\"\\\/\u007f""#,
+            "\"\\u001f\\b\\t\\n\\f\\r\\\"\\\\/\u{7f}\"",
+        ),
+        (r#""""#, r#""""#),
+    ] {
+        for pieces in [1, 3, 1000] {
+            assert_eq!(kept(text, 4096, pieces).unwrap().canonical(), canonical);
+        }
+    }
+    // Deeper than a path is told.
+    let deep = "{\"a\":".repeat(20) + "1" + &"}".repeat(20);
+    assert_eq!(kept(&deep, 8192, 7).unwrap().canonical(), deep);
+}
+
+#[test]
+fn no_more_is_kept_than_there_is_room_for() {
+    let many = format!("[{}0]", "0,".repeat(1000));
+    assert_eq!(kept(&many, 50_000, 64), Err(Fault::Large));
+    assert!(kept(&many, 200_000, 64).is_ok());
+    let long = format!("\"{}\"", "x".repeat(1000));
+    assert_eq!(kept(&long, 1000, 64), Err(Fault::Large));
+    assert!(kept(&long, 1100, 64).is_ok());
+    let named = format!("{{\"{}\":{{}}}}", "x".repeat(1000));
+    assert_eq!(kept(&named, 1000, 64), Err(Fault::Large));
+}

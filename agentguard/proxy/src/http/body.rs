@@ -526,10 +526,10 @@ impl<R: Recorder> ResponseBody<R> {
         self.said();
     }
 
-    /// Notes what a language model has said, up to here.
+    /// Notes what was said, up to here.
     fn said(&mut self) {
         if let Some(answer) = self.reading.take().and_then(Reading::answer) {
-            self.account.said(answer);
+            self.account.heard(answer);
         }
     }
 }

@@ -1,24 +1,18 @@
 //! Calls of language models: the content of one is read before it is decided on.
 
-use std::ops::ControlFlow;
-
 use agentguard_decision::Recorder;
 use agentguard_model::{Llm, LlmApi, Provider};
-use agentguard_protocol::content::{Codings, Decoder};
-use agentguard_protocol::llm::{Call, CallReader, Endpoint, NotUnderstood, Route};
+use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Route};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
 use tokio::time::timeout;
 
 use crate::Port;
 use crate::connection::Flow;
-use crate::decoders::Decoding;
 use crate::http::body::{BodyFailed, Received};
 use crate::http::growth::Judge as _;
-use crate::http::held::{Held, Holding, MAX_HELD};
-
-/// How much a coded call may decode to. Text in JSON comes to a tenth of what is held.
-const MAX_DECODED: u64 = 4 * MAX_HELD as u64;
+use crate::http::held::{Held, Holding};
+use crate::http::unpacked::{Reads, Unpacked};
 
 /// A request that is a call, by its head.
 pub(crate) struct Calling {
@@ -43,6 +37,14 @@ pub(crate) enum Unread {
     Broken(BodyFailed),
     /// Its client took too long.
     Late,
+}
+
+impl Reads for CallReader {
+    type Fault = NotUnderstood;
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
+        Self::push(self, bytes)
+    }
 }
 
 impl Calling {
@@ -123,7 +125,8 @@ impl Calling {
                 body,
             });
         }
-        let mut content = Content::new(self.endpoint(), fields, |memory| flow.room(memory));
+        let reader = CallReader::new(self.endpoint());
+        let mut content = Unpacked::new(reader, fields, |memory| flow.room(memory));
         let held = Held::read(
             body,
             |memory| flow.room(memory),
@@ -135,7 +138,9 @@ impl Calling {
         };
         let size = content.decoded.max(held.size() as u64);
         let call = match holding {
-            Holding::Whole => content.finish(),
+            Holding::Whole => content
+                .finish()
+                .and_then(|reader| reader.finish().map_err(|why| why.to_string())),
             Holding::Beyond(why) => Err(why.to_owned()),
         };
         let call = call.and_then(|mut call| {
@@ -163,74 +168,5 @@ impl Calling {
             user,
             body: Received::Held(held),
         })
-    }
-}
-
-/// Content as it is decoded and read.
-struct Content {
-    decoder: Option<(Box<Decoder>, Decoding)>,
-    reader: CallReader,
-    decoded: u64,
-    fault: Option<String>,
-}
-
-impl Content {
-    fn new(
-        endpoint: Endpoint,
-        fields: &HeaderMap,
-        room: impl FnOnce(usize) -> Option<Decoding>,
-    ) -> Self {
-        let (mut decoder, mut fault) = (None, None);
-        match Codings::read(fields) {
-            Ok(codings) if codings.is_identity() => {}
-            Ok(codings) => match room(codings.memory()) {
-                Some(room) => {
-                    decoder = Some((Box::new(Decoder::new(&codings, MAX_DECODED)), room));
-                }
-                None => fault = Some("too much content is being unpacked at once".to_owned()),
-            },
-            Err(why) => fault = Some(why.to_string()),
-        }
-        Self {
-            decoder,
-            reader: CallReader::new(endpoint),
-            decoded: 0,
-            fault,
-        }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if self.fault.is_some() {
-            return;
-        }
-        let (reader, decoded) = (&mut self.reader, &mut self.decoded);
-        let mut fault: Option<NotUnderstood> = None;
-        let mut read = |bytes: &[u8]| {
-            *decoded += bytes.len() as u64;
-            fault = reader.push(bytes).err();
-            match fault {
-                Some(_) => ControlFlow::Break(()),
-                None => ControlFlow::Continue(()),
-            }
-        };
-        let pushed = match &mut self.decoder {
-            None => {
-                let _ = read(bytes);
-                Ok(())
-            }
-            Some((decoder, _)) => decoder.push(bytes, &mut read).map(|_| ()),
-        };
-        let fault = pushed.err().map(NotUnderstood::from).or(fault);
-        self.fault = fault.map(|fault| fault.to_string());
-    }
-
-    fn finish(self) -> Result<Call, String> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
-        }
-        if let Some((decoder, _)) = &self.decoder {
-            decoder.finish().map_err(|why| why.to_string())?;
-        }
-        self.reader.finish().map_err(|why| why.to_string())
     }
 }

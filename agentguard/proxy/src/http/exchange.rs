@@ -1,21 +1,21 @@
 //! One request after the other: decide, carry, answer.
 
 use std::future::{pending, poll_fn};
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ClaimSource, Context, LlmAnswer, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, Context, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
-use agentguard_protocol::llm::Endpoint;
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::extensions::{Agreed, Offers};
 use agentguard_protocol::{HttpMalformed, baggage, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
@@ -35,7 +35,10 @@ use crate::http::growth::{Growth, Judge as _};
 use crate::http::held::{Held, Holding};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
+use crate::http::listed;
+use crate::http::message::Messaging;
 use crate::http::reading::Reading;
+use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
 use crate::http::upstream::{SendFailed, Upstream};
 use crate::relay;
@@ -64,6 +67,9 @@ pub(crate) struct Tunnel<R: Recorder> {
     pub(crate) asked: Arc<Asked>,
     pub(crate) revoked: Revoked,
 }
+
+/// Another message of a batch, with its id: where it is accounted for.
+type Beside<R> = (Option<String>, Account<R>);
 
 /// What goes with a request on its way.
 struct Outgoing<'a, R: Recorder> {
@@ -155,15 +161,37 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .then(|| PendingAnswer::new(&self.signals));
         let mut meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
-            Err(why) => return self.refuse_malformed(&why, tongue).await,
+            Err(why) => return self.refuse_malformed(&why, &tongue).await,
         };
         let changes = self.flow.guard.decider.changes();
         if self.flow.is_stale() {
-            return self.refuse_stale(tongue).await;
+            return self.refuse_stale(&tongue).await;
         }
-        let calling = Calling::of(&self.flow, &parts.method, &meaning);
-        let tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
+        let messaging = Messaging::of(&self.flow, &meaning);
+        let calling = match messaging {
+            None => Calling::of(&self.flow, &parts.method, &meaning),
+            Some(_) => None,
+        };
+        let mut tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
         let mut asked = self.asked(&mut parts, &body, &meaning);
+        let mut filtered = false;
+        if let Some(messaging) = &messaging {
+            let read = messaging.read(&self.flow, &parts, &meaning, body).await;
+            let read = match read {
+                Ok(read) => read,
+                Err(unread) => {
+                    return self
+                        .refuse_unread(ActionKind::HttpRequest, unread, &tongue)
+                        .await;
+                }
+            };
+            if parts.method == Method::POST {
+                tongue = Tongue::Mcp(read.questions);
+            }
+            asked.grew(read.size);
+            filtered = read.filtered;
+            (asked, body) = (asked.telling(read.messages), read.body);
+        }
         if let Some(llm) = calling.as_ref().and_then(|it| it.opens(&meaning)) {
             asked = asked.opening_calls(llm);
             // A message that is not sent on would be missed by those that refer to it.
@@ -172,7 +200,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             let read = calling.read(&self.flow, &parts.headers, &meaning, body);
             let read = match read.await {
                 Ok(read) => read,
-                Err(unread) => return self.refuse_unread(unread, tongue).await,
+                Err(unread) => {
+                    return self
+                        .refuse_unread(ActionKind::LlmCall, unread, &tongue)
+                        .await;
+                }
             };
             asked.grew(read.size);
             let user = Context {
@@ -183,6 +215,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             body = read.body;
         }
         let asked = Arc::new(asked);
+        if filtered {
+            // What is written anew has to be read first.
+            let plain = HeaderValue::from_static("identity");
+            parts.headers.insert(header::ACCEPT_ENCODING, plain);
+        }
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
         let (decided, mut status) = self.decide(&meaning, &asked, growth.as_mut()).await;
@@ -190,11 +227,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             // What makes a client of Responses go on over HTTPS, where it says why it is refused.
             status = StatusCode::UPGRADE_REQUIRED;
         }
+        let (decided, beside) = self.decide_beside(&asked, decided).await;
         if !decided.allowed {
             if self.is_http2() && !body.is_end_stream() {
                 tokio::spawn(discard(body, self.flow.guard.limits.linger));
             }
-            let mut response = refuse(&decided, status, tongue);
+            let mut response = refuse(&decided, status, &tongue);
             if status == StatusCode::UPGRADE_REQUIRED {
                 // What it may go on in (RFC 9110, 15.5.22).
                 let fields = response.headers_mut();
@@ -204,6 +242,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return response;
         }
         let account = Arc::new(self.flow.account(decided));
+        account.stands_for(beside);
         let _awaited = Awaited(Arc::clone(&account));
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
@@ -219,48 +258,45 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Err(denied) => {
                 account.fail(relay::revoked(&denied));
                 account.answered(StatusCode::FORBIDDEN);
-                return refuse(&denied, StatusCode::FORBIDDEN, tongue);
+                return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
             }
         };
-        let endpoint = calling.as_ref().map(Calling::endpoint);
         if carried.is_err()
             && let Some(denied) = self.cut(&mut revoked).await
         {
             account.fail(relay::revoked(&denied));
             account.answered(StatusCode::FORBIDDEN);
-            return refuse(&denied, StatusCode::FORBIDDEN, tongue);
+            return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
         }
-        let checked = match (carried, endpoint) {
-            (Ok(carried), Some(endpoint)) => {
-                let examining = pin!(self.examine(carried, &account, &asked, endpoint));
+        let answering = match &messaging {
+            Some(_) => Some(Answering::Tools),
+            None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
+        };
+        let lists = messaging.as_ref().filter(|_| filtered);
+        let lists = lists.map(Messaging::server);
+        let examined = match carried {
+            Ok(carried) => {
+                let examining = self.examine(carried, &account, &asked, answering, lists);
+                let examining = pin!(examining);
                 let examined = revoked.unless(examining).await;
                 examined.and_then(|examined| examined)
             }
-            (carried, _) => Ok(carried),
+            Err(failed) => Ok(Err(failed)),
         };
-        let carried = match checked {
+        let carried = match examined {
             Ok(carried) => carried,
             Err(denied) => {
                 account.fail(relay::revoked(&denied));
                 account.answered(StatusCode::FORBIDDEN);
-                return refuse(&denied, StatusCode::FORBIDDEN, tongue);
+                return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
             }
         };
         let response = match carried {
-            Ok(carried) => self.answer(carried, &account, asked, revoked, answer, endpoint),
+            Ok(carried) => self.answer(carried, &account, asked, revoked, answer, answering),
             Err(_) if let Some(denied) = grown.get().or(revoked.peek()) => {
-                refuse(denied, StatusCode::FORBIDDEN, tongue)
+                refuse(denied, StatusCode::FORBIDDEN, &tongue)
             }
-            Err(failed) => {
-                account.fail(failed.message.clone());
-                let reason = agentguard_model::Reason::new(failed.code, failed.message);
-                let refusal = Refusal {
-                    status: failed.status,
-                    reason: &reason,
-                    decision: account.decided().id,
-                };
-                tongue.tell(&refusal)
-            }
+            Err(failed) => self.failed(&account, failed, &tongue),
         };
         account.answered(response.status());
         response
@@ -287,7 +323,65 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
     }
 
-    async fn refuse_unread(&self, unread: Unread, tongue: Tongue) -> Response<Answer<R>> {
+    /// The answer with the tools alone that the agent is shown.
+    async fn shown(
+        &self,
+        server: &str,
+        mut carried: Carried<R>,
+        asked: &Asked,
+        account: &Account<R>,
+    ) -> Result<Carried<R>, Failed> {
+        let (parts, body) = (&mut carried.parts, carried.body);
+        let shown = listed::shown(&self.flow, asked, server, parts, body).await;
+        let (body, left_out) = shown.map_err(|why| {
+            let message = format!("the list of tools cannot be filtered: {why}");
+            Failed::bad_gateway(ReasonCode::NotUnderstood, message)
+        })?;
+        account.leaves_out(left_out);
+        Ok(Carried { body, ..carried })
+    }
+
+    /// Tells the client of an allowed request why it is not answered by its upstream.
+    fn failed(&self, account: &Account<R>, failed: Failed, tongue: &Tongue) -> Response<Answer<R>> {
+        account.fail(failed.message.clone());
+        let reason = agentguard_model::Reason::new(failed.code, failed.message);
+        tongue.tell(&Refusal {
+            status: failed.status,
+            reason: &reason,
+            decision: account.decided().id,
+        })
+    }
+
+    /// Decides what a request has beside its first message, each with a decision of its own: one that is denied denies
+    /// all. The decision that counts, and where those that are allowed are accounted for.
+    async fn decide_beside(&self, asked: &Asked, first: Decided) -> (Decided, Vec<Beside<R>>) {
+        let (mut counts, mut beside) = (first, Vec::new());
+        for other in asked.beside() {
+            let id = other.seen().tool.and_then(|tool| tool.id.clone());
+            let decided = self.flow.request(&other).await;
+            if decided.allowed {
+                beside.push((id, self.flow.account(decided)));
+            } else if counts.allowed {
+                let allowed = mem::replace(&mut counts, decided);
+                beside.push((None, self.flow.account(allowed)));
+            }
+        }
+        if !counts.allowed {
+            for (_, account) in &beside {
+                account.fail("another message of its batch was denied, so that none was sent");
+                account.answered(StatusCode::FORBIDDEN);
+            }
+            beside.clear();
+        }
+        (counts, beside)
+    }
+
+    async fn refuse_unread(
+        &self,
+        kind: ActionKind,
+        unread: Unread,
+        tongue: &Tongue,
+    ) -> Response<Answer<R>> {
         let (code, status, message) = match unread {
             Unread::Late => (
                 ReasonCode::ClientTimeout,
@@ -300,7 +394,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 format!("the content of the call broke off: {}", chain(&error)),
             ),
         };
-        let decided = self.flow.refuse(ActionKind::LlmCall, code, message).await;
+        let decided = self.flow.refuse(kind, code, message).await;
         let mut response = refuse(&decided, status, tongue);
         if !self.is_http2() {
             close(&mut response);
@@ -361,7 +455,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
 
     /// Where this connection may go was looked up under another policy. It is being closed; this
     /// request was faster, and a client may send it again on another connection (RFC 9110, 15.5.20).
-    async fn refuse_stale(&self, tongue: Tongue) -> Response<Answer<R>> {
+    async fn refuse_stale(&self, tongue: &Tongue) -> Response<Answer<R>> {
         let message = "the policy changed after the connection was opened: connect again";
         let code = ReasonCode::PolicyChanged;
         let decided = self.flow.refuse(ActionKind::HttpRequest, code, message);
@@ -372,7 +466,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         response
     }
 
-    async fn refuse_malformed(&self, why: &HttpMalformed, tongue: Tongue) -> Response<Answer<R>> {
+    async fn refuse_malformed(&self, why: &HttpMalformed, tongue: &Tongue) -> Response<Answer<R>> {
         let code = match why {
             HttpMalformed::Connect => ReasonCode::ProtocolNotSupported,
             _ => ReasonCode::HttpMalformed,
@@ -439,8 +533,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         ruled.ok()?.err()
     }
 
-    /// Reads the answer to a call that is one document before it is passed on, where a rule looks at the tools that it
-    /// asks for. Event streams are read on their way.
+    /// Reads what has to be read before it is passed on: a list of tools that is filtered, that of the server `lists`; and
+    /// the answer to a call that is one document, where a rule looks at the tools that it asks for. Event streams are
+    /// read on their way.
     ///
     /// # Errors
     /// It is denied.
@@ -449,14 +544,21 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         carried: Carried<R>,
         account: &Account<R>,
         asked: &Arc<Asked>,
-        endpoint: Endpoint,
+        answering: Option<Answering>,
+        lists: Option<&str>,
     ) -> Result<Result<Carried<R>, Failed>, Decided> {
+        if let Some(server) = lists {
+            return Ok(self.shown(server, carried, asked, account).await);
+        }
+        let Some(Answering::Llm(_)) = answering else {
+            return Ok(Ok(carried));
+        };
         let looks = self.flow.guard.decider.looks_at_tool_calls();
         if !looks || carried.upgrade.is_some() || !carried.parts.status.is_success() {
             return Ok(Ok(carried));
         }
         let room = |memory| self.flow.room(memory);
-        let reading = Reading::of(&carried.parts.headers, Some(endpoint), room);
+        let reading = Reading::of(&carried.parts.headers, answering, room);
         let mut reading = reading.ok().flatten();
         if reading.as_ref().is_some_and(Reading::is_plain_stream) {
             return Ok(Ok(carried));
@@ -485,7 +587,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         };
         if let Err(denied) = checks.check(asks).await {
             if let Some(said) = reading.answer() {
-                account.said(said);
+                account.heard(said);
             }
             return Err(denied);
         }
@@ -500,7 +602,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         asked: Arc<Asked>,
         revoked: Revoked,
         answer: Option<PendingAnswer>,
-        endpoint: Option<Endpoint>,
+        answering: Option<Answering>,
     ) -> Response<Answer<R>> {
         let Carried {
             mut parts,
@@ -534,18 +636,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
                 let room = |memory| self.flow.room(memory);
-                let reading = Reading::of(&parts.headers, endpoint, room).unwrap_or_else(|why| {
+                // What a server of tools only accepts is answered elsewhere, or not at all.
+                let accepted = parts.status == StatusCode::ACCEPTED;
+                let answering = answering.filter(|it| *it != Answering::Tools || !accepted);
+                let reading = Reading::of(&parts.headers, answering, room).unwrap_or_else(|why| {
                     tracing::debug!(%why, "an answer is not read");
-                    if endpoint.is_some() {
-                        account.said(LlmAnswer {
-                            not_understood: Some(why),
-                            ..LlmAnswer::default()
-                        });
+                    if let Some(answering) = answering {
+                        account.heard(answering.unread(why));
                     }
                     None
                 });
                 let checks = reading.as_ref().is_some_and(Reading::is_plain_stream)
-                    && endpoint.is_some()
+                    && matches!(answering, Some(Answering::Llm(_)))
                     && parts.status.is_success()
                     && self.flow.guard.decider.looks_at_tool_calls();
                 let mut body = ResponseBody::new(body, Arc::clone(account), revoked, reading);

@@ -1,8 +1,9 @@
 //! Of what an answer consists: one document, or many in one of the forms in which streams come.
 
 use agentguard_protocol::eventstream;
-use agentguard_protocol::llm::AnswerReader;
 use agentguard_protocol::sse::{Piece, Pieces};
+
+use crate::http::says::Says;
 
 /// The most bytes that are kept of a line that is no data.
 const MAX_LINE: usize = 4 * 1024;
@@ -58,40 +59,40 @@ impl Framing {
     }
 
     /// Reads what an answer says, and says how many events that are counted end with that.
-    pub(super) fn read(&mut self, mut llm: Option<&mut AnswerReader>, bytes: &[u8]) -> u64 {
+    pub(super) fn read(&mut self, mut says: Option<&mut Says>, bytes: &[u8]) -> u64 {
         let mut count = 0;
         match self {
-            Self::Events(events) => events.push(bytes, &mut |piece| match (piece, &mut llm) {
-                (Piece::Data(data), Some(llm)) => llm.data(data),
+            Self::Events(events) => events.push(bytes, &mut |piece| match (piece, &mut says) {
+                (Piece::Data(data), Some(says)) => says.data(data),
                 (Piece::Data(_), None) => {}
-                (Piece::End { .. }, llm) => {
+                (Piece::End { kind, .. }, says) => {
                     count += 1;
-                    if let Some(llm) = llm {
-                        llm.event_ends();
+                    if let Some(says) = says {
+                        says.event_ends(kind);
                     }
                 }
             }),
             Self::Lines { between } => {
                 *between = bytes.last().map_or(*between, |last| *last == b'\n');
-                if let Some(llm) = llm {
-                    llm.lines(bytes);
+                if let Some(says) = says {
+                    says.lines(bytes);
                 }
             }
             Self::Messages(messages) => {
-                if let Some(llm) = llm {
+                if let Some(says) = says {
                     let read = messages.push(bytes, &mut |piece| match piece {
-                        eventstream::Piece::Head(head) => llm.event_begins(&head),
-                        eventstream::Piece::Payload(payload) => llm.data(payload),
-                        eventstream::Piece::End => llm.event_ends(),
+                        eventstream::Piece::Head(head) => says.event_begins(&head),
+                        eventstream::Piece::Payload(payload) => says.data(payload),
+                        eventstream::Piece::End => says.event_ends(&[]),
                     });
                     if let Err(fault) = read {
-                        llm.give_up(fault.into());
+                        says.malformed(fault.into());
                     }
                 }
             }
             Self::Document => {
-                if let Some(llm) = llm {
-                    llm.whole(bytes);
+                if let Some(says) = says {
+                    says.whole(bytes);
                 }
             }
         }

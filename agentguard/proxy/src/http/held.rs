@@ -19,7 +19,7 @@ pub(crate) const MAX_HELD: usize = 32 * 1024 * 1024;
 const FREE: usize = 16 * 1024;
 
 /// See [`FREE`].
-const ROOM: usize = 256 * 1024;
+pub(crate) const ROOM: usize = 256 * 1024;
 
 /// What comes in small pieces is put together to some of this size: each piece costs something, too.
 const PIECE: usize = 64 * 1024;
@@ -138,6 +138,19 @@ impl Held {
             }
         }
         Ok((held, Holding::Whole))
+    }
+
+    /// Other content in its place, in the memory that this one has.
+    pub(crate) fn instead(self, content: BytesMut) -> Self {
+        Self {
+            kept: Kept {
+                size: content.len(),
+                pieces: VecDeque::from([content]),
+                rooms: self.kept.rooms,
+            },
+            trailers: None,
+            rest: None,
+        }
     }
 
     /// How many bytes are here.

@@ -30,9 +30,13 @@ mod held;
 mod http2;
 mod interims;
 mod leg;
+mod listed;
+mod message;
 mod pool;
 mod reading;
+mod says;
 mod tongue;
+mod unpacked;
 mod upstream;
 mod websocket;
 
@@ -63,6 +67,7 @@ use crate::relay::{ClientStream, part};
 pub(crate) use http2::run as run_http2;
 pub(crate) use leg::Leg;
 pub(crate) use pool::{Key, Pool, Spoken, Wanted};
+pub(crate) use says::Said;
 pub(crate) use upstream::Upstream;
 
 /// Carries a connection that begins with an HTTP/1 request line.

@@ -3,9 +3,7 @@
 use std::ops::ControlFlow;
 
 use agentguard_decision::Decided;
-use agentguard_model::LlmAnswer;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
-use agentguard_protocol::llm::{AnswerReader, Endpoint};
 use agentguard_protocol::refusal::Refusal;
 use bytes::Bytes;
 use http::StatusCode;
@@ -13,6 +11,7 @@ use http::header::{self, HeaderMap};
 
 use crate::decoders::Decoding;
 use crate::http::framing::Framing;
+use crate::http::says::{Answering, Said, Says};
 
 /// How much a coded answer may decode to: this, and for each byte of it [`RATIO`] more. Beyond it an event
 /// stream is cut, and another answer is not read. Text in JSON comes to a tenth of that.
@@ -29,28 +28,27 @@ pub(crate) struct Reading {
     /// With the room that it takes; none where the answer is not coded.
     decoder: Option<(Box<Decoder>, Decoding)>,
     framing: Framing,
-    /// What a language model says, and where.
-    llm: Option<(AnswerReader, Endpoint)>,
+    says: Option<Says>,
     /// Whether the rest passes unread.
     gave_up: bool,
 }
 
 impl Reading {
     /// For an answer with these fields, if somebody wants to know what is in it: it is an event stream, or the
-    /// answer of `endpoint`.
+    /// answer of `answering`.
     ///
     /// # Errors
     /// It is, and nobody can say: of another coding, of a type that is no text, or `room` has none for the
     /// decoder. It passes unread.
     pub(crate) fn of(
         fields: &HeaderMap,
-        endpoint: Option<Endpoint>,
+        answering: Option<Answering>,
         room: impl FnOnce(usize) -> Option<Decoding>,
     ) -> Result<Option<Self>, String> {
         let kind = kind(fields);
         let framing = match Framing::of(kind) {
-            Some(framing) if framing.counts() || endpoint.is_some() => framing,
-            None if endpoint.is_some() => {
+            Some(framing) if framing.counts() || answering.is_some() => framing,
+            None if answering.is_some() => {
                 return Err(format!("its type is `{}`", kind.escape_debug()));
             }
             _ => return Ok(None),
@@ -66,11 +64,7 @@ impl Reading {
         Ok(Some(Self {
             decoder,
             framing,
-            llm: endpoint.map(|endpoint| {
-                let mut llm = AnswerReader::new(endpoint);
-                llm.fields(fields);
-                (llm, endpoint)
-            }),
+            says: answering.map(|it| Says::of(it, fields)),
             gave_up: false,
         }))
     }
@@ -89,9 +83,9 @@ impl Reading {
             return Ok(0);
         }
         let mut count = 0;
-        let (framing, llm) = (&mut self.framing, &mut self.llm);
+        let (framing, says) = (&mut self.framing, &mut self.says);
         let mut read = |bytes: &[u8]| {
-            count += framing.read(llm.as_mut().map(|(llm, _)| llm), bytes);
+            count += framing.read(says.as_mut(), bytes);
             ControlFlow::Continue(())
         };
         let pushed = match &mut self.decoder {
@@ -133,9 +127,9 @@ impl Reading {
         }
     }
 
-    /// What a language model has said, up to here.
-    pub(crate) fn answer(self) -> Option<LlmAnswer> {
-        self.llm.map(|(llm, _)| llm.finish())
+    /// What was said, up to here.
+    pub(crate) fn answer(self) -> Option<Said> {
+        self.says.map(Says::finish)
     }
 
     /// Whether nothing of another event has come since the last one ended.
@@ -150,26 +144,21 @@ impl Reading {
 
     /// What is in hand is over, with the answer.
     pub(crate) fn ends(&mut self) {
-        let Some((llm, _)) = &mut self.llm else {
-            return;
-        };
-        if self.framing.is_stream() {
-            llm.event_ends();
-        } else {
-            llm.whole_ends();
+        let stream = self.framing.is_stream();
+        if let Some(says) = &mut self.says {
+            says.ends(stream);
         }
     }
 
     /// The tools that a language model has asked to call so far. None where that is not known.
     pub(crate) fn asks(&self) -> Option<Vec<String>> {
-        let (llm, _) = self.llm.as_ref()?;
-        llm.asks().ok()
+        self.says.as_ref()?.asks()
     }
 
     /// What a client is told last where it may have no more of a stream of a language model's: an error, in its
     /// provider's words. None where it would not be read as one: in a coding.
     pub(crate) fn last_words(&self, denied: &Decided) -> Option<Bytes> {
-        let (true, Some((_, endpoint))) = (self.is_plain_stream(), &self.llm) else {
+        let (true, Some(Says::Llm(_, endpoint))) = (self.is_plain_stream(), &self.says) else {
             return None;
         };
         let refusal = Refusal {
@@ -184,16 +173,22 @@ impl Reading {
     /// The rest cannot be decoded. What nobody counts on passes all the same.
     fn give_up(&mut self, why: Undecodable) -> Result<(), Undecodable> {
         self.gave_up = true;
-        if let Some((llm, _)) = &mut self.llm {
-            llm.give_up(why.into());
+        if let Some(says) = &mut self.says {
+            says.give_up(why);
         }
         if self.counts() { Err(why) } else { Ok(()) }
     }
 }
 
 /// The type (RFC 9110, 8.3.1), without its parameters.
-fn kind(fields: &HeaderMap) -> &str {
+pub(super) fn kind(fields: &HeaderMap) -> &str {
     let kind = fields.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a type is JSON, or may be.
+pub(super) fn is_json(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    kind.is_empty() || kind == "application/json" || kind.ends_with("+json")
 }

@@ -2,6 +2,7 @@
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::LlmApi;
+use agentguard_protocol::mcp::Questions;
 use agentguard_protocol::refusal::{self, Refusal};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
@@ -10,13 +11,15 @@ use http_body_util::{Either, Full};
 use crate::http::body::Answer;
 
 /// What the client understands a refusal in.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Tongue {
     Http,
     Grpc,
     Git,
     /// A provider's errors.
     Llm(LlmApi),
+    /// Answers to what was asked of a server of tools.
+    Mcp(Questions),
 }
 
 impl Tongue {
@@ -32,19 +35,21 @@ impl Tongue {
     }
 
     /// As it is for a call of a language model. Clients of gRPC read no body.
-    pub(super) const fn or_llm(self, api: Option<LlmApi>) -> Self {
+    pub(super) fn or_llm(self, api: Option<LlmApi>) -> Self {
         match (self, api) {
-            (Self::Grpc, _) | (_, None) => self,
+            (Self::Grpc, _) => Self::Grpc,
+            (tongue, None) => tongue,
             (_, Some(api)) => Self::Llm(api),
         }
     }
 
-    pub(super) fn tell<R: Recorder>(self, refusal: &Refusal<'_>) -> Response<Answer<R>> {
+    pub(super) fn tell<R: Recorder>(&self, refusal: &Refusal<'_>) -> Response<Answer<R>> {
         let response = match self {
             Self::Http => refusal.response(),
             Self::Grpc => refusal.grpc_response(),
             Self::Git => refusal.text_response(),
-            Self::Llm(api) => refusal.llm_response(api),
+            Self::Llm(api) => refusal.llm_response(*api),
+            Self::Mcp(questions) => questions.refused(refusal),
         };
         response.map(|body| Either::Right(Full::new(body)))
     }
@@ -54,7 +59,7 @@ impl Tongue {
 pub(super) fn refuse<R: Recorder>(
     decided: &Decided,
     status: StatusCode,
-    tongue: Tongue,
+    tongue: &Tongue,
 ) -> Response<Answer<R>> {
     tongue.tell(&Refusal {
         status,

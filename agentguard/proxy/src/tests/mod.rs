@@ -14,6 +14,7 @@ mod http;
 mod http2;
 mod inspect;
 mod interims;
+mod messages;
 mod pool;
 mod quarantined;
 mod raw;
@@ -92,6 +93,8 @@ enum Rules {
     CallsByPost,
     /// The name is Google's, and all calls are allowed but those of a model.
     CallsByPath,
+    /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
+    Tools,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -412,6 +415,10 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] }, \
                 modify: { headers: { drop: [cookie], set: { x-agent: tester } } } }]"
         }
+        Rules::Tools => {
+            "[{ id: read, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: [read], arguments: { /path: ['/data/*'] } } } }]"
+        }
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
@@ -444,7 +451,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\nproviders: {providers}\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {

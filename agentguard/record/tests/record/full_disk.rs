@@ -103,6 +103,7 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
         duration_ms: 3,
         status: None,
         llm: None,
+        tool: None,
         error: None,
     };
     record.outcome(acked[0], done.clone());

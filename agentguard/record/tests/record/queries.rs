@@ -102,6 +102,7 @@ async fn a_decision_is_found_with_its_outcome_at_once_and_later() {
         duration_ms: 5,
         status: Some(200),
         llm: None,
+        tool: None,
         error: None,
     };
     record.outcome(id, outcome.clone());

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agentguard_model::{Action, ActionKind, Decision, ReasonCode, Transport, Verdict};
+use agentguard_model::{Action, ActionKind, Decision, ReasonCode, Tool, Transport, Verdict};
 use agentguard_names::guard;
 use agentguard_policy::is_exact_path;
 use ipnet::IpNet;
@@ -44,6 +44,9 @@ pub(super) fn of(decision: &Decision) -> Advice {
                 ),
                 rule: Some(rule),
             },
+            None if decision.action.tool.is_some() => say(
+                "no rule can be suggested, because what was sent cannot stand in one: write one with `tool` for what is meant",
+            ),
             None => say("no rule can be suggested, because the destination is not known"),
         },
         ReasonCode::RuleDeny if !decision.enforced => say(&match first() {
@@ -125,6 +128,9 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::TlsMalformed | ReasonCode::HttpMalformed | ReasonCode::DnsMalformed | ReasonCode::PacketUnparsable => {
             say("what was sent cannot be read, and what cannot be read is not passed on: look at the client")
         }
+        ReasonCode::NotUnderstood => say(
+            "what goes to a language model or a server of tools has to be readable in one way: look at the client, or let the rules decide with `not_understood: allow` for the agent",
+        ),
         ReasonCode::ClientDistrusts => say(
             "the program broke off TLS with the guard: start it with `agentguard run`, or give it the guard's CA (`agentguard ca export`); a program that accepts no CA but its own needs `handling: splice` in the rule",
         ),
@@ -161,7 +167,9 @@ fn rule(decision: &Decision) -> Option<String> {
     if action.kind != ActionKind::DnsQuery && action.transport == Some(Transport::Udp) {
         rule.push_str("    transport: [udp]\n");
     }
-    if action.kind == ActionKind::HttpRequest
+    if let Some(tool) = &action.tool {
+        rule.push_str(&format!("    tool: {}\n", plain_tool(tool)?));
+    } else if action.kind == ActionKind::HttpRequest
         && let Some(method) = plain_method(action)
     {
         rule.push_str(&format!("    method: [\"{method}\"]\n"));
@@ -177,10 +185,41 @@ fn rule(decision: &Decision) -> Option<String> {
         rule.push_str(&resolved_ranges(action.ip));
     }
     // Else it would see no request, there.
-    if action.kind == ActionKind::HttpRequest && action.tls {
+    if (action.kind == ActionKind::HttpRequest || action.tool.is_some()) && action.tls {
         rule.push_str("  handling: inspect\n");
     }
     Some(rule)
+}
+
+/// What a rule says of a message to a server of tools, if that can stand in one. The agent wrote it: a `*` of its own
+/// must not become a wildcard of ours.
+fn plain_tool(tool: &Tool) -> Option<String> {
+    let plain = |word: &str| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
+        !word.is_empty() && word.bytes().all(known)
+    };
+    let asked = tool.method.iter().chain(&tool.answers);
+    let methods: Vec<_> = asked.map(|method| format!("\"{method}\"")).collect();
+    let all_plain = tool.method.iter().chain(&tool.answers).all(|it| plain(it));
+    if tool.not_understood.is_some() || !all_plain || !plain(&tool.server) {
+        return None;
+    }
+    let server = &tool.server;
+    Some(match &tool.name {
+        Some(name) if !plain(name) => return None,
+        Some(name) if tool.answers.is_empty() => {
+            format!("{{ server: [\"{server}\"], name: [\"{name}\"] }}")
+        }
+        Some(name) => format!(
+            "{{ server: [\"{server}\"], name: [\"{name}\"], method: [{}] }}",
+            methods.join(", ")
+        ),
+        None if methods.is_empty() => format!("{{ server: [\"{server}\"], method: [\"ping\"] }}"),
+        None => format!(
+            "{{ server: [\"{server}\"], method: [{}] }}",
+            methods.join(", ")
+        ),
+    })
 }
 
 /// The method, if it can stand in a rule. The agent wrote it.

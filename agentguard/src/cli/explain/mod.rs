@@ -12,7 +12,8 @@ use std::path::Path;
 
 use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
-    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Verdict,
+    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Tool,
+    ToolAnswer, Verdict,
 };
 use agentguard_policy::replay::Considerations;
 use agentguard_policy::table::Near;
@@ -196,7 +197,7 @@ fn attempted(action: &Action) -> String {
         words.push_str(&format!(", {body} bytes of content"));
     }
     if let Some(tool) = &action.tool {
-        words.push_str(&format!(", tool {} of {}", tool.name, tool.server));
+        words.push_str(&message(tool));
     }
     if let Some(llm) = &action.llm {
         words.push_str(&match (&llm.model, &llm.not_understood) {
@@ -209,6 +210,37 @@ fn attempted(action: &Action) -> String {
         });
     }
     format!("{words} ({})", spelled(action.kind))
+}
+
+/// A message to a server of tools, behind where it goes.
+fn message(tool: &Tool) -> String {
+    let mut words = match (&tool.name, &tool.method) {
+        (Some(name), _) => format!(", tool {name} of {}", tool.server),
+        (None, Some(method)) => format!(", {method} to {}", tool.server),
+        (None, None) if tool.answers.is_empty() => format!(", to {}", tool.server),
+        (None, None) => format!(
+            ", to {}, an answer to {}",
+            tool.server,
+            tool.answers.join(" or ")
+        ),
+    };
+    if tool.name.is_some() && !tool.answers.is_empty() {
+        words.push_str(&format!(
+            ", with an answer to {}",
+            tool.answers.join(" or ")
+        ));
+    }
+    for argument in &tool.values {
+        words.push_str(&format!(
+            ", {}: {}",
+            argument.pointer,
+            argument.values.join(", ")
+        ));
+    }
+    if let Some(why) = &tool.not_understood {
+        words.push_str(&format!(", which could not be read: {why}"));
+    }
+    words
 }
 
 fn who(decision: &Decision) -> String {
@@ -398,6 +430,37 @@ fn policy(version: &str, in_force: Option<&str>) -> String {
     }
 }
 
+/// What a server of tools said.
+fn answers(tool: &ToolAnswer) -> String {
+    let mut words = String::new();
+    for result in &tool.results {
+        let id = result
+            .id
+            .as_deref()
+            .map_or_else(String::new, |id| format!(" to {id}"));
+        let what = match (result.error, result.is_error, result.incomplete) {
+            (Some(code), ..) => format!("error {code}"),
+            (None, true, _) => "a result that says that it failed".to_owned(),
+            (None, false, true) => "a result that asks for more".to_owned(),
+            (None, false, false) => "a result".to_owned(),
+        };
+        words.push_str(&format!(", {what}{id}"));
+    }
+    if !tool.asked.is_empty() {
+        words.push_str(&format!(", the server asks for {}", tool.asked.join(", ")));
+    }
+    if let Some(listed) = tool.listed {
+        words.push_str(&format!(", {listed} tools listed"));
+    }
+    if !tool.left_out.is_empty() {
+        words.push_str(&format!(", left out: {}", tool.left_out.join(", ")));
+    }
+    if let Some(why) = &tool.not_understood {
+        words.push_str(&format!(", not all of it could be read: {why}"));
+    }
+    words
+}
+
 fn became(outcome: &Outcome) -> String {
     let Bytes { sent, received } = outcome.bytes;
     let mut words = format!("{sent} bytes sent, {received} received");
@@ -407,6 +470,9 @@ fn became(outcome: &Outcome) -> String {
     words.push_str(&format!(", over after {} ms", outcome.duration_ms));
     if let Some(status) = outcome.status {
         words.push_str(&format!(", HTTP status {status}"));
+    }
+    if let Some(tool) = &outcome.tool {
+        words.push_str(&answers(tool));
     }
     if let Some(error) = &outcome.error {
         words.push_str(&format!("; {error}"));

@@ -426,6 +426,57 @@ fn an_agent_cannot_widen_the_rule_that_is_suggested() {
     }
 }
 
+/// What is denied of a server of tools is suggested by what it asks for, not by its path.
+#[test]
+fn a_denied_message_is_allowed_by_what_it_asks_for() {
+    for (tool, kind, says) in [
+        (
+            serde_json::json!({"server": "files", "name": "read_file", "method": "tools/call"}),
+            "tool_call",
+            Some(r#"tool: { server: ["files"], name: ["read_file"] }"#),
+        ),
+        (
+            serde_json::json!({"server": "files", "method": "resources/read"}),
+            "http_request",
+            Some(r#"tool: { server: ["files"], method: ["resources/read"] }"#),
+        ),
+        (
+            serde_json::json!({"server": "files", "answers": ["roots/list"]}),
+            "http_request",
+            Some(r#"tool: { server: ["files"], method: ["roots/list"] }"#),
+        ),
+        (
+            serde_json::json!({"server": "files", "name": "*", "method": "tools/call"}),
+            "tool_call",
+            None,
+        ),
+        (
+            serde_json::json!({"server": "files", "name": "a\"]", "method": "tools/call"}),
+            "tool_call",
+            None,
+        ),
+        (
+            serde_json::json!({"server": "files", "not_understood": "no JSON"}),
+            "http_request",
+            None,
+        ),
+    ] {
+        let denied = decision(&serde_json::json!({
+            "action": {"kind": kind, "transport": "tcp", "host": "mcp.example", "port": 443,
+                "method": "POST", "path": "/mcp", "tls": true, "tool": tool},
+        }));
+        let rule = advice::of(&denied).rule;
+        assert_eq!(rule.is_some(), says.is_some(), "{tool} {rule:?}");
+        if let (Some(rule), Some(says)) = (rule, says) {
+            assert!(
+                rule.contains(says) && rule.contains("handling: inspect"),
+                "{rule}"
+            );
+            assert!(!rule.contains("path:"), "{rule}");
+        }
+    }
+}
+
 #[test]
 fn what_nobody_looked_into_is_told_how_to_be_inspected() {
     let denied = decision(&serde_json::json!({

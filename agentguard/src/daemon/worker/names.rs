@@ -147,6 +147,7 @@ impl Port for NamesPort {
                 duration_ms: 0,
                 status: None,
                 llm: None,
+                tool: None,
                 error: Some(reason.message.clone()),
             },
         );

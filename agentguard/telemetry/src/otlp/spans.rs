@@ -30,7 +30,7 @@ pub(crate) fn span(decided: &Decided, outcome: Option<&Outcome>) -> Option<Span>
     let (name, mut attributes) = match (&call.llm, &call.tool) {
         (Some(_), _) => model(call, outcome)?,
         (None, Some(tool)) => {
-            let name = cut(&tool.name, MAX_TEXT);
+            let name = cut(tool.name.as_deref().unwrap_or_default(), MAX_TEXT);
             let attributes = vec![
                 text("gen_ai.operation.name", "execute_tool"),
                 text("gen_ai.tool.name", name),

@@ -15,9 +15,10 @@ use super::shape::{is_constant, looks, mentions, path, text};
 use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, Parts, When, WhenError};
 use crate::diagnostic::{nearest, quoted};
 use crate::load::requests::NOT_PASSED_ON;
+use crate::load::tool::not_a_pointer;
 
 /// The variables, each with whether it is a map, of which an entry is named.
-const VARIABLES: [(&str, bool); 23] = [
+const VARIABLES: [(&str, bool); 27] = [
     ("agent.name", false),
     ("agent.labels", true),
     ("context.user", false),
@@ -38,6 +39,10 @@ const VARIABLES: [(&str, bool); 23] = [
     ("llm.stream", false),
     ("llm.max_output_tokens", false),
     (TOOLS, false),
+    ("tool.server", false),
+    ("tool.name", false),
+    ("tool.method", false),
+    (ARGUMENTS, true),
     ("time.hour", false),
     ("time.minute", false),
     ("time.weekday", false),
@@ -46,9 +51,11 @@ const VARIABLES: [(&str, bool); 23] = [
 /// The one variable that is a list.
 const TOOLS: &str = "llm.tools";
 
+/// The arguments of a call, by JSON Pointer.
+const ARGUMENTS: &str = "tool.arguments";
+
 /// What later versions will have, and what it waits for.
-const LATER: [(&str, &str); 5] = [
-    ("tool", "this version does not decode tool calls"),
+const LATER: [(&str, &str); 4] = [
     ("data", "this version has no detectors"),
     ("risk", "this version has no risk score"),
     ("budget", "this version has no budgets"),
@@ -291,7 +298,11 @@ impl Check<'_> {
             }
             Some((_, false)) => {
                 let call = path.strip_prefix("llm.");
-                self.looks_at.request |= path.starts_with("request.") || call.is_some();
+                let message = path.strip_prefix("tool.");
+                self.looks_at.request |=
+                    path.starts_with("request.") || call.is_some() || message.is_some();
+                self.looks_at.tool |= message.is_some();
+                self.looks_at.message |= message.is_some_and(|it| it != "server");
                 self.looks_at.path |= path == "request.path";
                 self.looks_at.llm |= call.is_some();
                 self.looks_at.call |=
@@ -328,6 +339,15 @@ impl Check<'_> {
             "request.query" => {
                 self.looks_at.request = true;
                 note(&mut self.looks_at.parameters, name.to_owned());
+            }
+            ARGUMENTS => {
+                self.looks_at.request = true;
+                self.looks_at.tool = true;
+                self.looks_at.message = true;
+                if let Some((message, hint)) = not_a_pointer(name) {
+                    return self.error(name, message, hint);
+                }
+                note(&mut self.looks_at.arguments, name.to_owned());
             }
             _ => {
                 self.looks_at.request = true;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use agentguard_model::{Context as OnBehalf, HostName, Labels, Llm, LlmOperation, Transport};
+use agentguard_model::{
+    Argument, Context as OnBehalf, HostName, Labels, Llm, LlmOperation, Tool, Transport,
+};
 use cel::ExecutionError;
 use cel::common::ast::{Expr, operators};
 use http::HeaderMap;
@@ -84,6 +86,7 @@ struct Example {
     fields: HeaderMap,
     query: Query,
     llm: Llm,
+    tool: Tool,
 }
 
 impl Example {
@@ -122,6 +125,20 @@ impl Example {
                 asks_unread: false,
                 not_understood: None,
             },
+            tool: Tool {
+                server: "1".to_owned(),
+                name: one(),
+                method: Some("tools/call".to_owned()),
+                values: looks_at
+                    .arguments
+                    .iter()
+                    .map(|it| Argument {
+                        pointer: it.clone(),
+                        values: vec!["1".to_owned()],
+                    })
+                    .collect(),
+                ..Tool::default()
+            },
         }
     }
 
@@ -130,6 +147,7 @@ impl Example {
             query: Some(&self.query),
             fields: Some(&self.fields),
             llm: Some(&self.llm),
+            tool: Some(&self.tool),
             ..Request::new("GET", "/")
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use agentguard_model::{Labels, Llm, Transport};
+use agentguard_model::{Labels, Llm, Tool, Transport};
 use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
@@ -66,6 +66,16 @@ impl VariableResolver for Values<'_> {
             | "llm.stream"
             | "llm.max_output_tokens"
             | "llm.tools" => self.call(self.request?.llm, variable),
+            "tool.server" | "tool.name" | "tool.method" => {
+                let tool = self.request?.tool;
+                let method = |tool: &'b Tool| tool.method.as_deref();
+                self.text(match variable {
+                    "tool.server" => tool.map_or("", |tool| &tool.server),
+                    "tool.name" => tool.and_then(|it| it.name.as_deref()).unwrap_or_default(),
+                    _ => tool.and_then(method).unwrap_or_default(),
+                })
+            }
+            "tool.arguments" => self.arguments(self.request?.tool),
             "time.hour" | "time.minute" | "time.weekday" => Some(self.clock(variable)),
             _ => self.switch(variable),
         }
@@ -126,6 +136,21 @@ impl Values<'_> {
         let bytes = entries().map(|(_, value)| value.len()).sum();
         let few = self.looks_at_texts(self.looks_at.parameters.len(), bytes);
         few.then(|| map(entries().map(|(name, value)| (name, value.into()))))
+    }
+
+    /// Each with its one value.
+    fn arguments<'b>(&self, tool: Option<&'b Tool>) -> Option<CowVal<'b, 'b>>
+    where
+        Self: 'b,
+    {
+        let entries = || {
+            let found = tool.map_or(&[][..], |tool| &tool.values).iter();
+            let looked_at = found.filter(|it| self.looks_at.arguments.contains(&it.pointer));
+            looked_at.filter_map(|it| Some((it.pointer.as_str(), it.values.first()?.as_str())))
+        };
+        let bytes = entries().map(|(_, value)| value.len()).sum();
+        let few = self.looks_at_texts(self.looks_at.arguments.len(), bytes);
+        few.then(|| map(entries().map(|(pointer, value)| (pointer, value.into()))))
     }
 
     /// Of what is no call, and of what a call does not say: nothing, 0, false.

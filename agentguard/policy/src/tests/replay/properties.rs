@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agentguard_model::{HostName, Llm, ReasonCode, Transport};
+use agentguard_model::{HostName, Llm, ReasonCode, Tool, Transport};
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ use super::recorder::{Attempt, Recorder, Sent};
 use super::{OPEN, told};
 use crate::replay::{Replay, State, Told};
 use crate::tests::random::{
-    ADDRESSES, NAMES, TRIED_PORTS, any_rules, call, circumstances, transports,
+    ADDRESSES, NAMES, TRIED_PORTS, any_rules, call, circumstances, message, transports,
 };
 use crate::tests::{host, policy};
 use crate::{Circumstances, Facts, Query, Request, Seen, special};
@@ -43,11 +43,14 @@ fn looking_rule() -> impl Strategy<Value = String> {
 /// Mode, strategy, and what else stands before the agents.
 type Head = (&'static str, &'static str, &'static str);
 
-/// Where calls of language models go, and what becomes of those that cannot be read.
-const PROVIDERS: [&str; 4] = [
+/// Where calls of language models and messages to servers of tools go, and what becomes of those that cannot be read.
+const PROVIDERS: [&str; 7] = [
     "",
     "providers: [{name: ours, api: openai, hosts: [a.example, \"*.a.example\", d.test]}]\n",
     "providers: [{name: ours, api: openai, hosts: [\"*.example\"]}]\ndefaults: {not_understood: allow}\n",
+    "tool_servers: [{name: files, api: mcp, hosts: [a.example, \"*.a.example\"], paths: [\"/a/**\"]}]\n",
+    "tool_servers: [{name: files, api: mcp, hosts: [\"*.example\", d.test]}]\ndefaults: {not_understood: allow}\n",
+    "tool_servers: [{name: other, api: mcp, hosts: [a.example, c.test]}]\ndefaults: {not_understood: allow}\n",
     "providers: [{name: theirs, api: openai, hosts: [a.example]}]\ndefaults: {not_understood: allow}\n",
 ];
 
@@ -121,6 +124,7 @@ struct Tried {
     fields: Option<HeaderMap>,
     body: u64,
     llm: Option<&'static Llm>,
+    tool: Option<&'static Tool>,
     circumstances: Circumstances<'static>,
 }
 
@@ -143,7 +147,7 @@ prop_compose! {
         ip in prop::sample::select(&ADDRESSES[..]),
         (port, transport) in (prop::sample::select(&TRIED_PORTS[..]), transports()),
         (sent, websocket) in (0u8..5, prop::bool::weighted(0.2)),
-        (method, llm) in (prop::sample::select(&["GET", "PUT"][..]), call()),
+        (method, llm, tool) in (prop::sample::select(&["GET", "PUT"][..]), call(), message()),
         path in prop::sample::select(&["/a", "/a/b", "/a%2Fb"][..]),
         query in prop::option::of(prop::sample::select(&QUERIES[..])),
         fields in fields(),
@@ -158,6 +162,7 @@ prop_compose! {
             fields: Some(fields),
             body,
             llm,
+            tool,
             circumstances,
         }
     }
@@ -172,6 +177,7 @@ impl Tried {
             body,
             websocket: self.websocket,
             llm: self.llm,
+            tool: self.tool,
             ..Request::new(self.method, self.path)
         };
         // Names lead to no closed address.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use agentguard_model::{
     Action, ActionKind, Agent, Context, Decision, DecisionId, Handling, HostName, Layer, Llm,
-    Matched, Mode, Reason, ReasonCode, Transport, Verdict,
+    Matched, Mode, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 use jiff::Timestamp;
 use ulid::Ulid;
@@ -125,9 +125,24 @@ impl Recorder<'_> {
             provider: provider.name.clone(),
             ..llm.clone()
         });
+        let server = facts.host;
+        let server = server.and_then(|host| self.policy.tool_server(host, asked.path));
+        let opens = Tool::default();
+        let message = match asked.method {
+            "GET" => Some(&opens),
+            _ => asked.tool,
+        };
+        let message = message.zip(server).map(|(tool, server)| Tool {
+            server: server.name.clone(),
+            ..tool.clone()
+        });
         let as_read = |request| {
-            let llm = call.as_ref();
-            Seen::Request(Request { llm, ..request })
+            let (llm, tool) = (call.as_ref(), message.as_ref());
+            Seen::Request(Request {
+                llm,
+                tool,
+                ..request
+            })
         };
         let seen = match attempt.sent {
             Sent::Clear(request) => as_read(request),
@@ -156,6 +171,10 @@ impl Recorder<'_> {
             action.llm = request.llm.cloned();
             if action.llm.is_some() {
                 action.kind = ActionKind::LlmCall;
+            }
+            action.tool = request.tool.map(|tool| self.policy.recorded_tool(tool));
+            if request.tool.is_some_and(|tool| tool.name.is_some()) {
+                action.kind = ActionKind::ToolCall;
             }
         }
         // An address behind the name for which a rule denies it is told, in force before on paper.

@@ -1,0 +1,94 @@
+//! Messages to servers of tools: calls, and what goes with them; and what comes of them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The form in which a server of tools is spoken to.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolApi {
+    /// The Model Context Protocol, over HTTP.
+    Mcp,
+}
+
+/// A message to a server of tools: a call of a tool, or what goes with calls.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Tool {
+    /// The server, as the policy calls it.
+    pub server: String,
+    /// The tool that is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What is asked for: the method of JSON-RPC. Absent of what asks for nothing: an answer, and the requests of
+    /// HTTP that open a stream or end a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Which requests of the server it answers, or could: the methods of those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<String>,
+    /// Its id, as it is written in JSON. Absent of what wants no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The version of the protocol, where the message says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `sha256:` and the hexadecimal digest of the arguments in their canonical form (RFC 8785, but that numbers
+    /// stay as they are written).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+    /// The arguments that a rule of the policy looks at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<Argument>,
+    /// Why the message could not be read, where it went on all the same: then nothing else is known of it but the
+    /// server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_understood: Option<String>,
+}
+
+/// An argument of a call.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Argument {
+    /// Where it stands in the arguments: a JSON Pointer (RFC 6901).
+    pub pointer: String,
+    /// What it is: a string as itself, anything else in the canonical form. Of a list, each of its entries; `…`
+    /// stands for what is not recorded.
+    pub values: Vec<String>,
+}
+
+/// What came of a message to a server of tools.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct ToolAnswer {
+    /// The answers that came, in their order. Where one stream has the answers of many requests, they are with
+    /// the stream.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<ToolResult>,
+    /// What the server asks of the client: the methods, in their order, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<String>,
+    /// How many tools it lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<u64>,
+    /// The tools that were taken out of a list, since the policy allows no call of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// Why the answer could not be read to its end, where it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_understood: Option<String>,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct ToolResult {
+    /// The id of the request, as it is written in JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The code of an error of JSON-RPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<i64>,
+    /// Whether the tool says that it failed (`isError`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_error: bool,
+    /// Whether the server wants to know more before it answers (`input_required`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
+}

@@ -1,0 +1,59 @@
+//! What a document says of servers of tools, as it is written.
+
+use agentguard_model::ToolApi;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::yaml::At;
+
+/// A server of tools.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a server of tools")]
+#[schemars(rename = "ToolServer")]
+pub(crate) struct RawToolServer {
+    /// Its name: 1 to 63 characters a-z 0-9 . _ -.
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
+    pub(crate) name: At<String>,
+    /// The form in which it is spoken to: `mcp`.
+    pub(crate) api: ToolApi,
+    /// Where it answers: names, exact, or `*.example.org` for all names below `example.org`.
+    pub(crate) hosts: At<Vec<At<String>>>,
+    /// At which paths of those. `*` stands for any run of characters within a segment, `**` for any number of
+    /// segments. All, if absent.
+    #[serde(default)]
+    pub(crate) paths: Option<At<Vec<At<String>>>>,
+    /// Which of its tools agents are shown. All, if absent.
+    #[serde(default)]
+    pub(crate) list: Listing,
+}
+
+/// Which tools of a server agents are shown.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Listing {
+    /// All that it lists.
+    #[default]
+    All,
+    /// Those of which the policy allows calls.
+    Allowed,
+}
+
+/// A message to a server of tools. `{}` for any.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "ToolMatch")]
+pub(crate) struct RawTool {
+    /// Servers, by name; `*` stands for any run of characters.
+    #[serde(default)]
+    pub(crate) server: Option<At<Vec<At<String>>>>,
+    /// Tools that are called, by name; `*` stands for any run of characters.
+    #[serde(default)]
+    pub(crate) name: Option<At<Vec<At<String>>>>,
+    /// Arguments of calls, by JSON Pointer, each with the values that it may have; `*` stands for any run of
+    /// characters. All of them must be there.
+    #[serde(default)]
+    pub(crate) arguments: Option<super::RawNamed>,
+    /// What is asked for, and what is answered: methods, as `resources/read`; `*` stands for any run of characters.
+    #[serde(default)]
+    pub(crate) method: Option<At<Vec<At<String>>>>,
+}

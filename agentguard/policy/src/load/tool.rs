@@ -1,0 +1,182 @@
+//! What a rule says of messages to servers of tools.
+
+use super::values::list;
+use super::{Known, MAX_STRING, Report};
+use crate::diagnostic::{nearest, quoted};
+use crate::document::{RawMatch, RawNamed, RawTool};
+use crate::pattern::Wildcard;
+use crate::rule::Rule;
+use crate::tool::{CALL, ToolMatch};
+use crate::yaml::At;
+
+/// The most arguments that one rule looks at. More are refused.
+const MAX_ARGUMENTS: usize = 16;
+
+/// The longest JSON Pointer, in bytes. A longer one is refused.
+const MAX_POINTER: usize = 256;
+
+/// What a rule says of messages to servers of tools.
+pub(super) fn tool(raw: &RawTool, known: &Known<'_>, report: &mut Report) -> ToolMatch {
+    let servers = list("server", raw.server.as_ref(), report, server);
+    if let Some(list) = &raw.server {
+        who_is_meant(list, known, report);
+    }
+    let names = list("name", raw.name.as_ref(), report, named);
+    let arguments = raw.arguments.as_ref();
+    let arguments = arguments.map(|it| self::arguments(it, report));
+    let methods = list("method", raw.method.as_ref(), report, named);
+    if let Some(written) = raw.method.as_ref().filter(|it| !it.value.is_empty())
+        && (raw.name.is_some() || raw.arguments.is_some())
+        && !methods.iter().any(|it| it.matches(CALL.as_bytes()))
+    {
+        let message = "`name` and `arguments` are about calls, and `method` has no `tools/call`";
+        let hint = "add `tools/call`, or leave them out";
+        report.error(written.place, message, hint);
+    }
+    ToolMatch {
+        servers,
+        names,
+        arguments: arguments.unwrap_or_default(),
+        methods,
+    }
+}
+
+/// Arguments, each with its values.
+fn arguments(raw: &RawNamed, report: &mut Report) -> Vec<(String, Vec<Wildcard>)> {
+    if raw.value.is_empty() {
+        let hint = "leave it out for any, or name one: `arguments: {/path: [\"/data/*\"]}`";
+        report.error(raw.place, "`arguments` is empty", hint);
+    }
+    if raw.value.len() > MAX_ARGUMENTS {
+        let message = format!("a rule looks at most at {MAX_ARGUMENTS} arguments");
+        report.error(raw.place, message, "make two rules of it");
+    }
+    let mut read = Vec::new();
+    for (pointer, values) in &raw.value {
+        if let Some((message, hint)) = not_a_pointer(pointer) {
+            report.error(values.place, message, hint);
+            continue;
+        }
+        let key = format!("arguments: {}", quoted(pointer));
+        let patterns = list(&key, Some(values), report, value);
+        read.push((pointer.clone(), patterns));
+    }
+    read
+}
+
+/// What is wrong with a JSON Pointer to an argument, and what to do about it.
+pub(crate) fn not_a_pointer(text: &str) -> Option<(String, &'static str)> {
+    const LIKE: &str =
+        "like `/path` or `/options/0/name`; `~1` stands for a slash, and `~0` for `~`";
+    let told = quoted(text);
+    let mut tildes = text.split('~').skip(1);
+    if text.len() > MAX_POINTER {
+        let message = format!("a JSON Pointer has at most {MAX_POINTER} bytes");
+        Some((message, LIKE))
+    } else if !text.starts_with('/') {
+        Some((
+            format!("`{told}` is no JSON Pointer: it does not begin with `/`"),
+            LIKE,
+        ))
+    } else if !tildes.all(|rest| rest.starts_with(['0', '1'])) {
+        Some((
+            format!("`{told}` is no JSON Pointer: `~` stands alone in it"),
+            LIKE,
+        ))
+    } else if text.chars().any(char::is_control) {
+        Some((format!("`{told}` has control characters"), LIKE))
+    } else {
+        None
+    }
+}
+
+/// Warns of a rule for messages where no server of tools answers: what goes there is none, whatever it says.
+pub(super) fn where_is_none(
+    matches: &RawMatch,
+    rule: &Rule,
+    known: &Known<'_>,
+    report: &mut Report,
+) {
+    let Some(raw) = matches.tool.as_ref().filter(|_| !known.partial) else {
+        return;
+    };
+    // Behind an address that is denied there may be any name.
+    let by_address = !rule.cidrs.is_empty() && !rule.allows();
+    let mut servers = known.tool_servers.iter();
+    let hint = "a server of tools is declared under `tool_servers`, with its hosts; a bare address has none";
+    if known.tool_servers.is_empty() {
+        let message = "no server of tools is declared, so that nothing is a message to one";
+        report.warn(raw.place, message, hint);
+        return;
+    }
+    let meets = servers.any(|server| {
+        let mut hosts = server.hosts.iter();
+        hosts.any(|own| rule.hosts.iter().any(|it| own.covers(it) || it.covers(own)))
+    });
+    if rule.anywhere() || by_address || meets {
+        return;
+    }
+    let message = "no server of tools answers where this rule is for, so that nothing there is a message to one";
+    report.warn(raw.place, message, hint);
+}
+
+/// A name of a tool, or a method.
+fn named(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
+    let text = entry.value.as_str();
+    if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
+        let message = format!("a pattern has 1 to {MAX_STRING} bytes and no control characters");
+        report.error(entry.place, message, "like `read_file` or `read_*`");
+        return None;
+    }
+    Some(Wildcard::new(text))
+}
+
+/// What an argument may be.
+fn value(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
+    if entry.value.len() > MAX_STRING {
+        let message = format!("a pattern has at most {MAX_STRING} bytes");
+        report.error(entry.place, message, "`*` stands for any run of characters");
+        return None;
+    }
+    Some(Wildcard::new(&entry.value))
+}
+
+/// A name of a server.
+fn server(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
+    let text = entry.value.as_str();
+    let is_name = (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-*".contains(&b));
+    if !is_name {
+        let message = format!(
+            "`{}` is no name of a server of tools: a-z 0-9 . _ -, and `*` for any run of them",
+            quoted(text)
+        );
+        let hint = "a server goes by its name; its hosts stand under `tool_servers`";
+        report.error(entry.place, message, hint);
+        return None;
+    }
+    Some(Wildcard::new(text))
+}
+
+/// Servers that are not there.
+fn who_is_meant(list: &At<Vec<At<String>>>, known: &Known<'_>, report: &mut Report) {
+    // What seems to be missing may stand in what could not be read.
+    if known.partial || report.in_part {
+        return;
+    }
+    let names = || known.tool_servers.iter().map(|server| server.name.as_str());
+    for entry in &list.value {
+        let pattern = Wildcard::new(&entry.value);
+        if names().any(|name| pattern.matches(name.as_bytes())) {
+            continue;
+        }
+        let hint = nearest(&entry.value, names()).map_or_else(
+            || "a server of tools is declared under `tool_servers`, with its hosts".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        let message = format!("no server of tools is called `{}`", quoted(&entry.value));
+        report.warn(entry.place, message, &hint);
+    }
+}

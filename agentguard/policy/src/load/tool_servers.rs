@@ -1,0 +1,90 @@
+//! Servers of tools: who answers where.
+
+use std::collections::HashMap;
+
+use super::requests::path;
+use super::values::{host, list};
+use super::{Parsed, Report};
+use crate::diagnostic::quoted;
+use crate::pattern::Glob;
+use crate::request::RequestMatch;
+use crate::tool_servers::ToolServer;
+
+/// The most servers of tools of a policy. More are refused.
+const MAX_SERVERS: usize = 256;
+
+/// The most hosts, and the most paths, that they have together. More are refused.
+const MAX_PLACES: usize = 1024;
+
+/// The servers of tools of all documents.
+pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolServer> {
+    let mut servers = Vec::new();
+    let mut names: HashMap<&str, (&str, u32)> = HashMap::new();
+    let mut places = 0;
+    for source in sources {
+        report.path.clone_from(&source.path);
+        let document = source.document.as_ref();
+        for raw in document.map_or(&[][..], |it| &it.tool_servers) {
+            if names.len() == MAX_SERVERS {
+                let message = format!("more than {MAX_SERVERS} servers of tools");
+                let hint = "hosts with the same tools can be one server";
+                report.error(raw.place, message, hint);
+                return servers;
+            }
+            let whole = source.is_whole(raw);
+            let raw = &raw.value;
+            let name = raw.name.value.as_str();
+            let place = raw.name.place;
+            if !is_name(name) {
+                let message = format!(
+                    "`{}` is not a name of a server of tools: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit",
+                    quoted(name)
+                );
+                report.error(place, message, "like `files` or `issue-tracker`");
+            }
+            if let Some((path, line)) = names.insert(name, (&source.path, place.line)) {
+                let message = format!("a second server of tools `{}`", quoted(name));
+                let hint = format!("it stands in {path}, line {line}, already");
+                report.error(place, message, &hint);
+            }
+            // What is wrong with one that is not whole was told.
+            if !whole {
+                continue;
+            }
+            let paths = raw.paths.as_ref();
+            places += raw.hosts.value.len() + paths.map_or(0, |paths| paths.value.len());
+            if places > MAX_PLACES {
+                let message =
+                    format!("servers of tools have more than {MAX_PLACES} hosts and paths");
+                let hint = "a pattern such as `*.example.org` stands for many names";
+                report.error(raw.hosts.place, message, hint);
+                return servers;
+            }
+            // In lower case: some servers do not look at it.
+            let paths = list("paths", paths, report, |entry, report| {
+                path(entry, report)?;
+                let lower = entry.value.to_ascii_lowercase().replace("%2f", "%2F");
+                Glob::new(lower.strip_prefix('/')?).ok()
+            });
+            servers.push(ToolServer {
+                name: name.to_owned(),
+                api: raw.api,
+                list: raw.list,
+                hosts: list("hosts", Some(&raw.hosts), report, host),
+                paths: RequestMatch {
+                    paths,
+                    ..RequestMatch::default()
+                },
+            });
+        }
+    }
+    servers
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+}

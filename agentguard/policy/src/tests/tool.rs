@@ -1,0 +1,630 @@
+//! Messages to servers of tools: what rules say of them, what is refused, where servers are.
+
+use agentguard_model::{Argument, HostName, ReasonCode, Tool, Transport};
+
+use super::{agent, document, host, policy};
+use crate::table::{Expected, WrittenTable};
+use crate::{
+    Circumstances, Condition, Consideration, Facts, Listing, Policy, Request, Seen, compile,
+};
+
+fn asks(method: &str) -> Tool {
+    Tool {
+        server: "files".to_owned(),
+        method: Some(method.to_owned()),
+        id: Some("1".to_owned()),
+        ..Tool::default()
+    }
+}
+
+fn call(name: &str, arguments: &[(&str, &[&str])]) -> Tool {
+    Tool {
+        name: Some(name.to_owned()),
+        values: arguments
+            .iter()
+            .map(|(pointer, values)| Argument {
+                pointer: (*pointer).to_owned(),
+                values: values.iter().map(|&it| it.to_owned()).collect(),
+            })
+            .collect(),
+        ..asks("tools/call")
+    }
+}
+
+fn answers(methods: &[&str]) -> Tool {
+    Tool {
+        method: None,
+        answers: methods.iter().map(|&it| it.to_owned()).collect(),
+        ..asks("")
+    }
+}
+
+fn unread() -> Tool {
+    Tool {
+        method: None,
+        not_understood: Some("no JSON".to_owned()),
+        ..asks("")
+    }
+}
+
+/// Rules for an agent on one host of a server.
+fn rules(text: &str) -> Policy {
+    policy(&format!(
+        "version: 1\ntool_servers: [{{name: files, api: mcp, hosts: [mcp.example]}}]\nagents: [{{name: coder, not_understood: allow}}]\nrules:\n{text}"
+    ))
+}
+
+fn facts<'a>(name: &'a HostName, tool: Option<&'a Tool>) -> Facts<'a> {
+    Facts {
+        host: Some(name),
+        ip: None,
+        port: 443,
+        transport: Transport::Tcp,
+        request: Seen::Request(Request {
+            tool,
+            ..Request::new("POST", "/mcp")
+        }),
+        circumstances: Circumstances::NOBODY,
+    }
+}
+
+fn code(policy: &Policy, tool: Option<&Tool>) -> ReasonCode {
+    let name = host("mcp.example");
+    let facts = facts(&name, tool);
+    policy.decide(agent(policy, "coder"), &facts).reason.code
+}
+
+/// Messages, each with whether a rule matches it.
+type Cases = Vec<(Option<Tool>, bool)>;
+
+const ALLOW: ReasonCode = ReasonCode::RuleAllow;
+const DENY: ReasonCode = ReasonCode::RuleDeny;
+const NONE: ReasonCode = ReasonCode::NoRule;
+const ERROR: ReasonCode = ReasonCode::EngineError;
+
+fn check(action: &str, before: &str, other: ReasonCode, met: ReasonCode, cases: &[(&str, Cases)]) {
+    for (says, messages) in cases {
+        let policy = rules(&format!(
+            "{before}  - {{id: x, match: {{host: [mcp.example], tool: {says}}}, action: {action}}}\n"
+        ));
+        for (tool, matches) in messages {
+            let expected = if *matches { met } else { other };
+            assert_eq!(code(&policy, tool.as_ref()), expected, "{says} {tool:?}");
+        }
+    }
+}
+
+#[test]
+fn an_allowance_is_for_messages_that_are_all_it_asks_for() {
+    let stream = answers(&[]);
+    check(
+        "allow",
+        "",
+        NONE,
+        ALLOW,
+        &[
+            (
+                "{}",
+                vec![
+                    (Some(call("x", &[])), true),
+                    (Some(asks("resources/read")), true),
+                    (Some(answers(&["sampling/createMessage"])), true),
+                    (Some(unread()), true),
+                    (None, false),
+                ],
+            ),
+            (
+                "{server: [other]}",
+                vec![(Some(call("x", &[])), false), (Some(asks("ping")), false)],
+            ),
+            (
+                "{name: [\"read_*\", search]}",
+                vec![
+                    (Some(call("read_file", &[])), true),
+                    (Some(call("search", &[])), true),
+                    (Some(call("Search", &[])), false),
+                    (Some(call("write", &[])), false),
+                    // What every session needs passes with it, and nothing else does.
+                    (Some(asks("initialize")), true),
+                    (Some(asks("notifications/initialized")), true),
+                    (Some(asks("server/discover")), true),
+                    (Some(asks("ping")), true),
+                    (Some(asks("tools/list")), true),
+                    (Some(stream), true),
+                    (Some(asks("resources/read")), false),
+                    (Some(asks("prompts/get")), false),
+                    (Some(asks("tasks/result")), false),
+                    (Some(asks("logging/setLevel")), false),
+                    (Some(answers(&["sampling/createMessage"])), false),
+                    (Some(answers(&["roots/list"])), false),
+                    (Some(unread()), false),
+                    (None, false),
+                    (
+                        Some(Tool {
+                            answers: vec!["elicitation/create".to_owned()],
+                            ..call("search", &[])
+                        }),
+                        false,
+                    ),
+                ],
+            ),
+            (
+                "{name: [read], arguments: {/path: [\"/data/*\"], /n: [\"1\", \"2\"]}}",
+                vec![
+                    (
+                        Some(call("read", &[("/path", &["/data/x"]), ("/n", &["2"])])),
+                        true,
+                    ),
+                    (
+                        Some(call(
+                            "read",
+                            &[("/path", &["/data/x", "/data/y"]), ("/n", &["2"])],
+                        )),
+                        true,
+                    ),
+                    (
+                        Some(call(
+                            "read",
+                            &[("/path", &["/data/x", "/etc"]), ("/n", &["2"])],
+                        )),
+                        false,
+                    ),
+                    (Some(call("read", &[("/path", &[]), ("/n", &["2"])])), false),
+                    (
+                        Some(call("read", &[("/path", &["/DATA/x"]), ("/n", &["2"])])),
+                        false,
+                    ),
+                    (Some(call("read", &[("/path", &["/data/x"])])), false),
+                    (
+                        Some(call("read", &[("/Path", &["/data/x"]), ("/n", &["2"])])),
+                        false,
+                    ),
+                    // Which of the two a server takes is its own matter.
+                    (
+                        Some(call(
+                            "read",
+                            &[
+                                ("/path", &["/data/x"]),
+                                ("/Path", &["/data/y"]),
+                                ("/n", &["2"]),
+                            ],
+                        )),
+                        false,
+                    ),
+                    (Some(asks("tools/list")), true),
+                    (Some(unread()), false),
+                ],
+            ),
+            (
+                "{method: [\"resources/*\", \"sampling/*\"]}",
+                vec![
+                    (Some(asks("resources/read")), true),
+                    (Some(asks("tools/list")), true),
+                    (Some(answers(&["sampling/createMessage"])), true),
+                    (
+                        Some(answers(&["sampling/createMessage", "roots/list"])),
+                        false,
+                    ),
+                    (Some(call("read", &[])), false),
+                    (Some(unread()), false),
+                ],
+            ),
+            (
+                "{method: [\"tools/call\", \"elicitation/create\"], name: [a]}",
+                vec![
+                    (Some(call("a", &[])), true),
+                    (Some(call("b", &[])), false),
+                    (Some(answers(&["elicitation/create"])), true),
+                    (Some(asks("resources/read")), false),
+                    (
+                        Some(Tool {
+                            answers: vec!["elicitation/create".to_owned()],
+                            ..call("a", &[])
+                        }),
+                        true,
+                    ),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_denial_is_for_messages_that_could_be_what_it_asks_for() {
+    check(
+        "deny",
+        "  - {id: all, match: {host: [mcp.example]}, action: allow}\n",
+        ALLOW,
+        DENY,
+        &[
+            (
+                "{}",
+                vec![
+                    (Some(asks("ping")), true),
+                    (Some(unread()), true),
+                    (None, false),
+                ],
+            ),
+            (
+                "{name: [write]}",
+                vec![
+                    (Some(call("write", &[])), true),
+                    (Some(call("WRITE", &[])), true),
+                    (Some(call("read", &[])), false),
+                    (Some(asks("tools/list")), false),
+                    (Some(asks("resources/read")), false),
+                    (Some(answers(&["roots/list"])), false),
+                    (Some(unread()), true),
+                ],
+            ),
+            (
+                "{arguments: {/path: [\"*..*\"]}}",
+                vec![
+                    (Some(call("read", &[("/path", &["/a/../b"])])), true),
+                    (Some(call("read", &[("/PATH", &["/a/../b"])])), true),
+                    (
+                        Some(call("read", &[("/path", &["/a"]), ("/Path", &["..", "x"])])),
+                        true,
+                    ),
+                    (Some(call("read", &[("/path", &["/a"])])), false),
+                    (Some(call("read", &[])), false),
+                    (Some(asks("tools/list")), false),
+                    (Some(unread()), true),
+                ],
+            ),
+            (
+                "{method: [\"sampling/*\", \"Resources/Read\"]}",
+                vec![
+                    (
+                        Some(answers(&["sampling/createMessage", "roots/list"])),
+                        true,
+                    ),
+                    (
+                        Some(Tool {
+                            answers: vec!["sampling/createMessage".to_owned()],
+                            ..call("a", &[])
+                        }),
+                        true,
+                    ),
+                    (Some(asks("resources/read")), true),
+                    (Some(answers(&["roots/list"])), false),
+                    (Some(call("a", &[])), false),
+                    (Some(unread()), true),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn expressions_look_at_messages() {
+    for (expression, tool, expected) in [
+        (
+            "tool.server == 'files' && tool.name == 'a'",
+            Some(call("a", &[])),
+            ALLOW,
+        ),
+        (
+            "tool.name == '' && tool.method == '' && tool.server == ''",
+            None,
+            ALLOW,
+        ),
+        (
+            "tool.method == 'resources/read'",
+            Some(asks("resources/read")),
+            ALLOW,
+        ),
+        (
+            "tool.method == 'resources/read'",
+            Some(call("a", &[])),
+            NONE,
+        ),
+        (
+            "tool.arguments['/a'].startsWith('x')",
+            Some(call("a", &[("/a", &["xy"])])),
+            ALLOW,
+        ),
+        ("!('/a' in tool.arguments)", Some(call("a", &[])), ALLOW),
+        // What is not there, or there in two ways, cannot be looked at.
+        ("tool.arguments['/a'] == 'x'", Some(call("a", &[])), ERROR),
+        (
+            "tool.arguments['/a'] == 'x'",
+            Some(call("a", &[("/A", &["x"])])),
+            ERROR,
+        ),
+        (
+            "tool.arguments['/a'] == 'x'",
+            Some(call("a", &[("/a", &["x", "y"])])),
+            ERROR,
+        ),
+        ("tool.name == ''", Some(unread()), ERROR),
+        ("tool.server == 'files'", Some(unread()), ALLOW),
+    ] {
+        let policy = rules(&format!(
+            "  - {{id: x, match: {{host: [mcp.example]}}, when: \"{expression}\", action: allow}}\n"
+        ));
+        assert_eq!(
+            code(&policy, tool.as_ref()),
+            expected,
+            "{expression} {tool:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_in_its_place() {
+    for (text, told) in [
+        ("match: {tool: {name: []}}", "`name` is empty"),
+        ("match: {tool: {names: [a]}}", "did you mean `name`?"),
+        (
+            "match: {tool: {server: [Files]}}",
+            "`Files` is no name of a server of tools",
+        ),
+        ("match: {tool: {arguments: {}}}", "`arguments` is empty"),
+        (
+            "match: {tool: {arguments: {path: [a]}}}",
+            "`path` is no JSON Pointer: it does not begin with `/`",
+        ),
+        (
+            "match: {tool: {arguments: {/a~2: [a]}}}",
+            "`~` stands alone in it",
+        ),
+        ("match: {tool: {arguments: {/a: []}}}", "is empty"),
+        (
+            "match: {tool: {name: [a], method: [\"resources/*\"]}}",
+            "`method` has no `tools/call`",
+        ),
+        (
+            "match: {protocol: [websocket], tool: {}}",
+            "opens no `websocket`",
+        ),
+        ("match: {protocol: [tls], tool: {}}", "shows no `tool`"),
+        ("when: \"tool.nam == 'x'\"", "did you mean `tool.name`?"),
+        (
+            "when: \"tool.arguments['x'] == 'x'\"",
+            "`x` is no JSON Pointer",
+        ),
+        (
+            "when: \"tool.arguments == 'x'\"",
+            "is not looked at as a whole",
+        ),
+    ] {
+        let text = format!(
+            "version: 1\ntool_servers: [{{name: files, api: mcp, hosts: [mcp.example]}}]\nagents: [{{name: coder}}]\nrules: [{{id: a, action: deny, {text}}}]\n"
+        );
+        let found = compile(&[document(&text)]).unwrap_err().to_string();
+        assert!(found.contains(told), "{text}\n{found}");
+    }
+    for (servers, told) in [
+        (
+            "{name: Files, api: mcp, hosts: [a.example]}",
+            "`Files` is not a name of a server of tools",
+        ),
+        ("{name: a, api: rest, hosts: [a.example]}", "rest"),
+        ("{name: a, api: mcp, hosts: []}", "`hosts` is empty"),
+        (
+            "{name: a, api: mcp, hosts: [a.example], paths: []}",
+            "`paths` is empty",
+        ),
+        (
+            "{name: a, api: mcp, hosts: [a.example], paths: [mcp]}",
+            "does not begin with `/`",
+        ),
+        (
+            "{name: a, api: mcp, hosts: [a.example], list: some}",
+            "some",
+        ),
+        (
+            "{name: a, api: mcp, hosts: [a.example]}, {name: a, api: mcp, hosts: [b.example]}",
+            "a second server of tools `a`",
+        ),
+    ] {
+        let text = format!(
+            "version: 1\ntool_servers: [{servers}]\nagents: [{{name: coder}}]\nrules: []\n"
+        );
+        let found = compile(&[document(&text)]).unwrap_err().to_string();
+        assert!(found.contains(told), "{servers}\n{found}");
+    }
+}
+
+#[test]
+fn what_was_not_meant_is_warned_of() {
+    for (servers, rule, told) in [
+        (
+            "",
+            "{id: a, action: deny, match: {tool: {}}}",
+            "no server of tools is declared",
+        ),
+        (
+            "tool_servers: [{name: files, api: mcp, hosts: [mcp.example]}]\n",
+            "{id: a, action: allow, match: {host: [other.example], tool: {}}}",
+            "no server of tools answers where this rule is for",
+        ),
+        (
+            "tool_servers: [{name: files, api: mcp, hosts: [mcp.example]}]\n",
+            "{id: a, action: allow, match: {host: [mcp.example], tool: {server: [fiels]}}}",
+            "did you mean `files`?",
+        ),
+    ] {
+        let text = format!("version: 1\n{servers}agents: [{{name: coder}}]\nrules: [{rule}]\n");
+        let policy = compile(&[document(&text)]).unwrap();
+        let found: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        assert!(found.iter().any(|it| it.contains(told)), "{rule} {found:?}");
+    }
+}
+
+#[test]
+fn a_server_answers_at_its_paths_however_they_are_written() {
+    let policy = policy(
+        "version: 1\ntool_servers:\n  - {name: files, api: mcp, hosts: [mcp.example], paths: [\"/Files/mcp\", \"/files/sse/**\"], list: allowed}\n  - {name: all, api: mcp, hosts: [mcp.example, \"*.mcp.example\"], paths: [\"/all/**\"]}\n  - {name: any, api: mcp, hosts: [any.example]}\nagents: [{name: coder}]\nrules: []\n",
+    );
+    for (name, path, expected) in [
+        ("mcp.example", "/Files/mcp", Some("files")),
+        ("mcp.example", "/files/MCP", Some("files")),
+        ("mcp.example", "/files/mcp/", Some("files")),
+        ("mcp.example", "/files/mcp;a=b", Some("files")),
+        ("mcp.example", "/files;x/mcp/", Some("files")),
+        ("mcp.example", "/files%2Fmcp", Some("files")),
+        ("mcp.example", "/files/sse/a/b", Some("files")),
+        ("mcp.example", "/files/mcpx", None),
+        ("mcp.example", "/all", Some("all")),
+        ("x.mcp.example", "/all/y", Some("all")),
+        ("x.mcp.example", "/Files/mcp", None),
+        ("any.example", "/", Some("any")),
+        ("any.example", "/token", Some("any")),
+        ("other.example", "/mcp", None),
+    ] {
+        let server = policy.tool_server(&host(name), path);
+        assert_eq!(server.map(|it| it.name.as_str()), expected, "{name} {path}");
+    }
+    let files = policy
+        .tool_server(&host("mcp.example"), "/files/mcp")
+        .unwrap();
+    assert_eq!(files.list, Listing::Allowed);
+}
+
+#[test]
+fn a_tool_is_shown_if_some_call_of_it_would_go_on() {
+    let policy = rules(
+        "  - {id: read, match: {host: [mcp.example], tool: {name: [\"read*\"], arguments: {/path: [\"/data/*\"]}}}, action: allow}\n  - {id: no-up, match: {tool: {arguments: {/path: [\"*..*\"]}}}, action: deny}\n  - {id: no-secret, match: {tool: {name: [read_secret]}}, action: deny}\n",
+    );
+    let name = host("mcp.example");
+    let list = asks("tools/list");
+    let facts = facts(&name, Some(&list));
+    for (tool, expected) in [
+        ("read", true),
+        ("read_all", true),
+        ("read_secret", false),
+        ("write", false),
+    ] {
+        let shown = policy.may_call(agent(&policy, "coder"), &facts, "files", tool);
+        assert_eq!(shown, expected, "{tool}");
+    }
+}
+
+#[test]
+fn explain_says_which_part_failed() {
+    let policy = rules(
+        "  - {id: a, match: {host: [mcp.example], tool: {name: [read], arguments: {/path: [\"/data/*\"]}}}, action: allow}\n",
+    );
+    let name = host("mcp.example");
+    for (tool, failed) in [
+        (
+            Some(call("write", &[("/path", &["/data/x"])])),
+            vec![Condition::ToolName],
+        ),
+        (
+            Some(call("read", &[("/path", &["/etc"])])),
+            vec![Condition::ToolArguments],
+        ),
+        (Some(asks("resources/read")), vec![Condition::ToolMethod]),
+        (None, vec![Condition::Tool]),
+    ] {
+        let facts = facts(&name, tool.as_ref());
+        let considered = policy.explain(agent(&policy, "coder"), &facts);
+        assert_eq!(
+            considered[0].verdict,
+            Consideration::Failed(failed),
+            "{tool:?}"
+        );
+    }
+    let list = asks("tools/list");
+    let considered = policy.explain(agent(&policy, "coder"), &facts(&name, Some(&list)));
+    assert_eq!(considered[0].verdict, Consideration::Matched);
+}
+
+#[test]
+fn what_is_recorded_of_arguments() {
+    let policy = rules(
+        "  - {id: a, match: {host: [mcp.example], tool: {arguments: {/path: [\"*\"], /api_key: [\"k*\"]}}}, action: allow}\n",
+    );
+    let long = "x".repeat(600);
+    let tool = call(
+        "t",
+        &[
+            ("/Path", &[long.as_str()]),
+            ("/api_key", &["k1"]),
+            ("/other", &["o"]),
+        ],
+    );
+    let recorded = policy.recorded_tool(&tool);
+    let told: Vec<_> = recorded
+        .values
+        .iter()
+        .map(|it| (it.pointer.as_str(), it.values[0].chars().count()))
+        .collect();
+    assert_eq!(told, [("/Path", 513), ("/api_key", 1)]);
+    assert_eq!(recorded.values[1].values, ["…"]);
+}
+
+#[test]
+fn tests_send_messages() {
+    let policy = policy(
+        "version: 1\ntool_servers: [{name: files, api: mcp, hosts: [mcp.example], paths: [/mcp]}]\nagents: [{name: coder}]\nrules:\n  - {id: read, match: {host: [mcp.example], port: [443], tool: {name: [read], arguments: {/path: [\"/data/*\"]}}}, action: allow, handling: inspect}\n",
+    );
+    let run = |path: &str, request: &str| {
+        let text = format!(
+            "version: 1\npolicy: p.yaml\ntests:\n  - {{name: a, agent: coder, host: mcp.example, port: 443, request: {{method: POST, path: {path}, {request}}}, expect: allow}}\n"
+        );
+        let table = WrittenTable::parse("p.test.yaml", &text).map_err(|it| it.to_string())?;
+        let table = table.check(&policy).map_err(|it| it.to_string())?;
+        Ok::<_, String>(table.run(&policy, |_, _, _| None).remove(0).got)
+    };
+    for (request, verdict, code) in [
+        (
+            "tool: {name: read, arguments: {/path: /data/x}}",
+            Expected::Allow,
+            ALLOW,
+        ),
+        (
+            "tool: {name: read, arguments: {/path: /etc}}",
+            Expected::Deny,
+            NONE,
+        ),
+        ("tool: {method: tools/list}", Expected::Allow, ALLOW),
+        ("tool: {}", Expected::Allow, ALLOW),
+        ("tool: {method: resources/read}", Expected::Deny, NONE),
+        (
+            "tool: {answers: [sampling/createMessage]}",
+            Expected::Deny,
+            NONE,
+        ),
+        ("tool: {not_understood: true}", Expected::Deny, NONE),
+        ("body: 1KiB", Expected::Deny, NONE),
+    ] {
+        let got = run("/mcp", request).unwrap();
+        assert_eq!((got.verdict, got.reason.code), (verdict, code), "{request}");
+    }
+    for (path, request, told) in [
+        ("/other", "tool: {}", "no server of tools answers there"),
+        ("/mcp", "tool: {server: fils}", "did you mean `files`?"),
+        (
+            "/mcp",
+            "tool: {name: a, not_understood: true}",
+            "nothing is known but the server",
+        ),
+        (
+            "/mcp",
+            "tool: {arguments: {/a: b}}",
+            "`arguments` without the `name`",
+        ),
+        (
+            "/mcp",
+            "tool: {name: a, method: tools/list}",
+            "a call is `tools/call`",
+        ),
+        (
+            "/mcp",
+            "tool: {name: a, arguments: {a: b}}",
+            "is no JSON Pointer",
+        ),
+        (
+            "/mcp",
+            "tool: {}, llm: {operation: chat, provider: openai}",
+            "`tool` beside `llm`",
+        ),
+    ] {
+        let found = run(path, request).unwrap_err();
+        assert!(found.contains(told), "{request}\n{found}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Where servers of tools answer.
+
+use std::collections::HashSet;
+
+use agentguard_model::{HostName, Tool, ToolApi};
+
+use crate::agent::AgentPolicy;
+use crate::decide::{Facts, RulingOutcome};
+use crate::document::Listing;
+use crate::pattern::HostPattern;
+use crate::policy::Policy;
+use crate::request::{Assumed, Request, RequestMatch, Unknown};
+use crate::rule::Seen;
+use crate::tool::CALL;
+
+/// A server of tools.
+#[derive(Debug)]
+pub struct ToolServer {
+    /// Its name.
+    pub name: String,
+    /// The form in which it is spoken to.
+    pub api: ToolApi,
+    /// Which of its tools agents are shown.
+    pub list: Listing,
+    pub(crate) hosts: Vec<HostPattern>,
+    /// In lower case. Empty for all.
+    pub(crate) paths: RequestMatch,
+}
+
+impl ToolServer {
+    /// Whether it answers at a path, as some server may read that.
+    fn at(&self, path: &str) -> bool {
+        let path = path.to_ascii_lowercase().replace("%2f", "%2F");
+        let matches = |path: &str| self.paths.path(&Request::new("", path), false);
+        // What stands behind a `;` is a parameter of the segment for some (RFC 3986, 3.3), and a slash at the end
+        // nothing.
+        let plain = |path: &str| path.strip_suffix('/').is_some_and(matches);
+        let bare: Vec<&str> = path.split('/').map(before_parameters).collect();
+        let bare = bare.join("/");
+        matches(&path) || plain(&path) || bare != path && (matches(&bare) || plain(&bare))
+    }
+}
+
+fn before_parameters(segment: &str) -> &str {
+    let segment = segment.split(';').next().unwrap_or_default();
+    segment.split("%3b").next().unwrap_or_default()
+}
+
+impl Policy {
+    /// The server of tools that answers at a path of a host, if one does: of several the one that the documents have
+    /// first.
+    #[must_use]
+    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<&ToolServer> {
+        let at_host = |server: &&ToolServer| server.hosts.iter().any(|it| it.matches(host));
+        let mut servers = self.tool_servers().iter().filter(at_host);
+        servers.find(|server| server.at(path))
+    }
+
+    /// Whether some call of a tool goes on, sent as the request of these facts: with the arguments that the rules
+    /// want. Pure.
+    #[must_use]
+    pub fn may_call(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        server: &str,
+        name: &str,
+    ) -> bool {
+        let Seen::Request(request) = facts.request else {
+            return false;
+        };
+        let tool = Tool {
+            server: server.to_owned(),
+            method: Some(CALL.to_owned()),
+            name: Some(name.to_owned()),
+            ..Tool::default()
+        };
+        let unknown = Unknown {
+            arguments_but: Some(HashSet::new()),
+            body: true,
+            ..Unknown::default()
+        };
+        let request = Request {
+            tool: Some(&tool),
+            assumed: Some(Assumed {
+                unknown: &unknown,
+                in_favour: true,
+            }),
+            ..request
+        };
+        let facts = Facts {
+            request: Seen::Request(request),
+            ..*facts
+        };
+        matches!(self.decide(agent, &facts).outcome, RulingOutcome::Allow(_))
+    }
+}

@@ -1,0 +1,117 @@
+//! What a client of MCP is told when it is refused.
+
+use agentguard_model::Tool;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use super::{CALL, STATELESS};
+use crate::json::Value;
+use crate::refusal::Refusal;
+
+/// The code of the errors of JSON-RPC in which requests are refused. It is none of those that JSON-RPC keeps for
+/// itself and MCP (-32768 to -32000).
+pub const REFUSED: i64 = 403;
+
+/// What waits for an answer.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Questions {
+    asked: Vec<Question>,
+    /// Whether they came as a batch, and are answered as one.
+    batch: bool,
+    /// Whether clients read the content of the response: those of HTTP+SSE (2024-11-05) wait for an event.
+    here: bool,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Question {
+    /// As it is written in JSON.
+    id: String,
+    call: bool,
+    stateless: bool,
+}
+
+impl Questions {
+    /// Those of a request with these messages. `here`: clients read the content of its response.
+    #[must_use]
+    pub fn of(messages: &[Tool], batch: bool, here: bool) -> Self {
+        let asked = messages.iter().filter(|tool| tool.method.is_some());
+        let asked = asked.filter_map(|tool| {
+            Some(Question {
+                id: tool.id.clone()?,
+                call: tool.method.as_deref() == Some(CALL),
+                stateless: tool.version.as_deref() == Some(STATELESS),
+            })
+        });
+        Self {
+            asked: asked.collect(),
+            batch,
+            here,
+        }
+    }
+
+    /// A refusal as an answer to all of them.
+    ///
+    /// What a rule refuses is an answer like others, with the status 200: clients give their model the result of a
+    /// call that failed, and an error of any other request to who asked for it. Of what has no id, and where the
+    /// client looks at nothing else, the status says it (2025-06-18, "Sending Messages to the Server"); and whether it
+    /// is worth to try again.
+    #[must_use]
+    pub fn refused(&self, refusal: &Refusal<'_>) -> Response<Bytes> {
+        let answers =
+            self.here && !self.asked.is_empty() && refusal.status == StatusCode::FORBIDDEN;
+        let told: Vec<String> = self
+            .asked
+            .iter()
+            .map(|it| it.refused(refusal, answers))
+            .collect();
+        let body = match told.as_slice() {
+            [] => error("null", refusal),
+            [one] if !self.batch => one.clone(),
+            all => format!("[{}]", all.join(",")),
+        };
+        let mut response = refusal.with("application/json", body.into_bytes());
+        if answers {
+            *response.status_mut() = StatusCode::OK;
+        }
+        response
+    }
+}
+
+impl Question {
+    fn refused(&self, refusal: &Refusal<'_>, answers: bool) -> String {
+        if !self.call || !answers {
+            return error(&self.id, refusal);
+        }
+        let complete = if self.stateless {
+            r#""resultType":"complete","#
+        } else {
+            ""
+        };
+        let text = quoted(&refusal.message());
+        let (reason, decision) = why(refusal);
+        let id = &self.id;
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"result":{{{complete}"content":[{{"type":"text","text":{text}}}],"isError":true,"_meta":{{"agentguard/reason":{reason},"agentguard/decision":{decision}}}}}}}"#
+        )
+    }
+}
+
+fn error(id: &str, refusal: &Refusal<'_>) -> String {
+    let text = quoted(&refusal.message());
+    let (reason, decision) = why(refusal);
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{REFUSED},"message":{text},"data":{{"reason":{reason},"decision":{decision}}}}}}}"#
+    )
+}
+
+/// Reason and decision as JSON.
+fn why(refusal: &Refusal<'_>) -> (String, String) {
+    // Plain strings always serialise.
+    let reason = serde_json::to_string(&refusal.reason.code).unwrap_or_default();
+    let decision = refusal.decision.map(|id| quoted(&id.to_string()));
+    (reason, decision.unwrap_or_else(|| "null".to_owned()))
+}
+
+fn quoted(text: &str) -> String {
+    Value::Text(text.into()).canonical()
+}

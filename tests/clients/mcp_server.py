@@ -1,0 +1,74 @@
+"""A server of tools by the MCP SDK, on the port, with the certificate and its key, that are its arguments: streamable
+HTTP at `/mcp`, and HTTP+SSE at `/sse` and `/messages/`. It prints each call that
+reaches it."""
+import contextlib
+import socket
+import sys
+
+import uvicorn
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from starlette.applications import Starlette
+
+server = MCPServer("files")
+
+
+@server.tool()
+def read(path: str) -> str:
+    """Reads a file."""
+    print("called read", path, flush=True)
+    return f"what is in {path}"
+
+
+@server.tool()
+async def slowly(path: str, ctx: Context) -> str:
+    """Reads a file, and says how far it is."""
+    print("called slowly", path, flush=True)
+    await ctx.report_progress(1, 2)
+    return f"slowly {path}"
+
+
+@server.tool()
+def write(path: str) -> str:
+    """Writes a file."""
+    print("called write", path, flush=True)
+    return "written"
+
+
+@server.tool()
+def fail(path: str) -> str:
+    """Fails."""
+    print("called fail", path, flush=True)
+    raise ToolError(f"no {path}")
+
+
+@server.resource("file:///secret")
+def secret() -> str:
+    """A secret."""
+    print("called secret", flush=True)
+    return "secret"
+
+
+def main():
+    port, certificate, key = sys.argv[1:4]
+    host = "0.0.0.0"
+    apps = [
+        server.streamable_http_app(streamable_http_path="/mcp", host=host),
+        server.sse_app(host=host),
+    ]
+    routes = [route for app in apps for route in app.routes]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app):
+        async with apps[0].router.lifespan_context(apps[0]):
+            print("serving", flush=True)
+            yield
+
+    app = Starlette(routes=routes, lifespan=lifespan)
+    config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, log_level="warning")
+    # Both families, and open before it says that it serves.
+    listener = socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+main()
