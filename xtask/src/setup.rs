@@ -31,7 +31,8 @@ use plan::{Plan, Step};
 /// Something is missing and cannot be installed here: the error names it.
 pub(crate) fn run(workspace: &Workspace, tests: bool) -> Result<()> {
     let python = tests.then(|| python(workspace));
-    let facts = || Facts::gather(python.as_deref());
+    let node = tests.then(|| node(workspace));
+    let facts = || Facts::gather(python.as_deref(), node.as_deref());
     let plan = Plan::new(&facts(), tests)?;
     if let Some(remark) = plan.remark {
         eprintln!("setup: {remark}");
@@ -58,11 +59,16 @@ pub(crate) fn run(workspace: &Workspace, tests: bool) -> Result<()> {
 /// # Errors
 /// What is missing, and the command that installs it.
 pub(crate) fn bpf_toolchain() -> Result<BpfToolchain> {
-    let plan = Plan::new(&Facts::gather(None), false)?;
+    let plan = Plan::new(&Facts::gather(None, None), false)?;
     if let Some(step) = plan.steps.first() {
         bail!("cannot compile for the kernel: {step}\nhint: run `cargo xtask setup`");
     }
     Ok(plan.toolchain)
+}
+
+/// Where the Node packages of the tests' clients are.
+pub(crate) fn node(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("node")
 }
 
 /// The Python environment of the tests' clients. `agentguard_tests::client` knows it too.
@@ -124,6 +130,26 @@ impl Step {
                 ])
                 .arg(workspace.root().join("tests/clients/requirements.txt"));
                 vec![venv, pip]
+            }
+            Self::NodePackages => {
+                let (packages, listed) =
+                    (node(workspace), workspace.root().join("tests/clients/node"));
+                let mut make = Command::new("mkdir");
+                make.arg("-p").arg(&packages);
+                let mut copy = Command::new("cp");
+                copy.args(["package.json", "package-lock.json"].map(|file| listed.join(file)));
+                copy.arg(&packages);
+                let mut npm = Command::new("npm");
+                npm.args([
+                    "ci",
+                    "--silent",
+                    "--ignore-scripts",
+                    "--no-audit",
+                    "--no-fund",
+                    "--prefix",
+                ]);
+                npm.arg(&packages);
+                vec![make, copy, npm]
             }
         }
     }

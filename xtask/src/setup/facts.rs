@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) python_venv: bool,
     /// What is in the Python environment of the tests' clients, as `pip freeze` prints it.
     pub(crate) python_packages: Vec<String>,
+    /// By which lock file the Node packages of the tests' clients were installed.
+    pub(crate) node_packages: Option<String>,
 }
 
 /// A compiler.
@@ -56,8 +58,8 @@ pub(crate) struct Linker {
 }
 
 impl Facts {
-    /// With the Python environment of the tests' clients, if it matters.
-    pub(crate) fn gather(python: Option<&Path>) -> Self {
+    /// With the Python environment and the Node packages of the tests' clients, if they matter.
+    pub(crate) fn gather(python: Option<&Path>, node: Option<&Path>) -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let nightly = env::var_os("HOME").and_then(|_| {
             let sysroot = exec::ask(
@@ -94,6 +96,10 @@ impl Facts {
                 .lines()
                 .map(str::to_owned)
                 .collect(),
+            // npm writes the hidden one last.
+            node_packages: node
+                .filter(|node| node.join("node_modules/.package-lock.json").is_file())
+                .and_then(|node| fs::read_to_string(node.join("package-lock.json")).ok()),
         }
     }
 }

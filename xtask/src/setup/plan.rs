@@ -67,6 +67,10 @@ const DEBIAN_TEST_PROGRAMS: [(&str, &str); 1] = [("chromium", "chromium")];
 
 /// The Python packages that the tests' clients need: all of them, those that others need included, as
 /// `pip freeze` prints them.
+/// The lock file of the Node packages of the tests' clients.
+pub(crate) const NODE_PACKAGES: &str =
+    include_str!("../../../tests/clients/node/package-lock.json");
+
 const PYTHON_PACKAGES: &str = include_str!("../../../tests/clients/requirements.txt");
 
 /// Without this module, which Debian has in [`VENV_PACKAGE`], Python makes no environments.
@@ -116,6 +120,8 @@ pub(crate) enum Step {
     Nightly,
     /// The Python environment of the tests' clients, made anew.
     PythonEnvironment,
+    /// The Node packages of the tests' clients.
+    NodePackages,
 }
 
 impl fmt::Display for Step {
@@ -133,6 +139,7 @@ impl fmt::Display for Step {
                     "{packages} Python packages of the tests' clients (venv, pip)"
                 )
             }
+            Self::NodePackages => f.write_str("Node packages of the tests' clients (npm)"),
         }
     }
 }
@@ -249,6 +256,9 @@ impl Plan {
         if tests && !python_packages().eq(facts.python_packages.iter().map(String::as_str)) {
             steps.push(Step::PythonEnvironment);
         }
+        if tests && facts.node_packages.as_deref() != Some(NODE_PACKAGES) {
+            steps.push(Step::NodePackages);
+        }
         if !apt.is_empty() {
             if !matches!(facts.os.as_str(), "debian" | "ubuntu") {
                 bail!(
@@ -315,6 +325,7 @@ mod tests {
             programs: programs().map(str::to_owned).collect(),
             python_venv: true,
             python_packages: python_packages().map(str::to_owned).collect(),
+            node_packages: Some(NODE_PACKAGES.to_owned()),
         }
     }
 
@@ -438,6 +449,19 @@ mod tests {
                 Plan::new(&facts, true).unwrap().steps,
                 [Step::PythonEnvironment]
             );
+        }
+    }
+
+    #[test]
+    fn node_s_packages_are_those_of_the_lock_file() {
+        for node_packages in [None, Some("{}".to_owned())] {
+            let facts = Facts {
+                node_packages,
+                ..complete()
+            };
+            assert!(names(&facts, false).is_empty());
+            let steps = Plan::new(&facts, true).unwrap().steps;
+            assert_eq!(steps, [Step::NodePackages]);
         }
     }
 
