@@ -61,6 +61,22 @@ pub fn node_package(path: &str) -> Result<Option<PathBuf>> {
     Ok(Some(program.canonicalize()?))
 }
 
+/// The Node packages of the clients, if they are there: where they are, and Node.
+///
+/// # Errors
+/// As [`find`].
+pub fn node_packages() -> Result<Option<(PathBuf, PathBuf)>> {
+    let Some(node) = find("node")? else {
+        return Ok(None);
+    };
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/node/node_modules");
+    if !packages.is_dir() {
+        skip("no Node packages of the clients")?;
+        return Ok(None);
+    }
+    Ok(Some((node, packages.canonicalize()?)))
+}
+
 /// Says that something of a test is not run.
 ///
 /// # Errors
