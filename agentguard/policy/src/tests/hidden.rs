@@ -43,6 +43,19 @@ fn a_path_within_another_pattern_is_covered() {
         told(CODER, &both),
         ["rule `b` adds nothing to rule `a` (line 4)"]
     );
+    // What fails denies: to take it out may allow more.
+    let fails = "  - {id: a, match: {host: [a.example], port: [80]}, action: allow}\n  - {id: b, match: {host: [a.example], port: [80]}, when: \"request.headers['x'] == 'y'\", action: allow}\n";
+    assert_eq!(
+        told(CODER, fails),
+        [
+            "rule `b` allows nothing that rule `a` (line 4) does not, and denies what its expression cannot be evaluated on"
+        ]
+    );
+    let denials = fails.replace("allow", "deny");
+    assert_eq!(
+        told(CODER, &denials),
+        ["rule `b` adds nothing to rule `a` (line 4)"]
+    );
     assert_eq!(
         told(FIRST, &rules("/x/**", "/x/admin")),
         ["rule `b` never decides: rule `a` (line 5) comes before it and matches all of it"]

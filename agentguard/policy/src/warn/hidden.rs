@@ -26,6 +26,8 @@ enum Hidden {
     PrecededOverTcp,
     /// Another says it too.
     Same,
+    /// Another allows it too, and this one denies where its expression cannot be evaluated.
+    OnlyFails,
     /// They deny all that it allows, and more.
     Denied,
     /// Another denies just what it allows.
@@ -114,6 +116,12 @@ fn told(rule: &Rule, by: &[&Rule], how: Hidden) -> (String, &'static str) {
         Hidden::Same => (
             format!("rule `{id}` adds nothing to {others}"),
             "take it out",
+        ),
+        Hidden::OnlyFails => (
+            format!(
+                "rule `{id}` allows nothing that {others} does not, and denies what its expression cannot be evaluated on"
+            ),
+            "take it out only if that is not to be denied; what is to be denied says a rule with `action: deny`",
         ),
         Hidden::Denied => (
             format!("rule `{id}` never allows anything: {others} {denies} all of it"),
@@ -357,7 +365,15 @@ impl<'a> Comparisons<'a> {
             let hides = !adds
                 && self.covers(by, rule, Who::Written)
                 && (earlier || !self.covers(rule, by, Who::Written));
-            return hides.then_some(Hidden::Same);
+            // One that fails denies, whatever the rule says.
+            let fails = rule.allows()
+                && rule.conditions.when.is_some()
+                && rule.conditions.when != by.conditions.when;
+            let how = match fails {
+                true => Hidden::OnlyFails,
+                false => Hidden::Same,
+            };
+            return hides.then_some(how);
         }
         if by.allows() || !self.covers(by, rule, who) {
             return None;
