@@ -169,10 +169,10 @@ impl Asked {
         })
     }
 
-    /// Whether it opens a connection for calls.
+    /// What is known of the calls on the connection that it opens, if it opens one for calls.
     #[must_use]
-    pub const fn opens_calls(&self) -> bool {
-        self.opens_calls
+    pub fn calls_to_come(&self) -> Option<&Llm> {
+        self.llm.as_ref().filter(|_| self.opens_calls)
     }
 
     /// The same, which says this of whom it is for, too.

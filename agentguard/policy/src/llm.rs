@@ -5,7 +5,7 @@
 
 use agentguard_model::{Llm, LlmOperation};
 
-use crate::pattern::Wildcard;
+use crate::pattern::{Wildcard, all_or_among, one_of};
 use crate::request::{Request, Unknown};
 
 /// The operations, as documents write them.
@@ -163,21 +163,4 @@ impl LlmMatch {
     pub(crate) fn depends_on_action(&self, allows: bool) -> bool {
         !self.tools.is_empty() || allows && !self.models.is_empty()
     }
-}
-
-/// Whether one of these patterns matches. A denial is not passed by writing a name in another case.
-fn one_of(patterns: &[Wildcard], name: &str, allows: bool) -> bool {
-    let name = name.as_bytes();
-    patterns.iter().any(|pattern| {
-        if allows {
-            pattern.matches(name)
-        } else {
-            pattern.matches_any_case(name)
-        }
-    })
-}
-
-fn all_or_among(patterns: &[Wildcard], others: &[Wildcard]) -> bool {
-    patterns.is_empty()
-        || !others.is_empty() && others.iter().all(|pattern| patterns.contains(pattern))
 }

@@ -391,6 +391,24 @@ impl Ports {
     }
 }
 
+/// Whether one of these patterns matches a name. A denial is not passed by writing it in another case.
+pub(crate) fn one_of(patterns: &[Wildcard], name: &str, allows: bool) -> bool {
+    let name = name.as_bytes();
+    patterns.iter().any(|pattern| {
+        if allows {
+            pattern.matches(name)
+        } else {
+            pattern.matches_any_case(name)
+        }
+    })
+}
+
+/// Whether patterns, of which none means any, are all of `others` and perhaps more. By spelling alone.
+pub(crate) fn all_or_among(patterns: &[Wildcard], others: &[Wildcard]) -> bool {
+    patterns.is_empty()
+        || !others.is_empty() && others.iter().all(|pattern| patterns.contains(pattern))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{CgroupPattern, Glob, HostPattern, Ports};

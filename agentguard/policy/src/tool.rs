@@ -5,7 +5,7 @@
 
 use agentguard_model::{Argument, Tool};
 
-use crate::pattern::Wildcard;
+use crate::pattern::{Wildcard, all_or_among, one_of};
 use crate::request::{Request, Unknown};
 
 /// The method of a call.
@@ -184,21 +184,4 @@ fn argument(tool: &Tool, pointer: &str, patterns: &[Wildcard], allows: bool) -> 
 pub(crate) fn spellings<'a>(tool: &'a Tool, pointer: &str) -> impl Iterator<Item = &'a Argument> {
     let values = tool.values.iter();
     values.filter(move |it| it.pointer.eq_ignore_ascii_case(pointer))
-}
-
-/// Whether one of these patterns matches. A denial is not passed by writing a name in another case.
-fn one_of(patterns: &[Wildcard], name: &str, allows: bool) -> bool {
-    let name = name.as_bytes();
-    patterns.iter().any(|pattern| {
-        if allows {
-            pattern.matches(name)
-        } else {
-            pattern.matches_any_case(name)
-        }
-    })
-}
-
-fn all_or_among(patterns: &[Wildcard], others: &[Wildcard]) -> bool {
-    patterns.is_empty()
-        || !others.is_empty() && others.iter().all(|pattern| patterns.contains(pattern))
 }

@@ -2,8 +2,8 @@
 
 use agentguard_model::LlmOperation;
 
-use super::values::list;
-use super::{Known, MAX_STRING, Report};
+use super::values::{list, pattern};
+use super::{Known, Report};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawLlm, RawMatch, RuleAction};
 use crate::llm::{LlmMatch, OPERATIONS};
@@ -75,13 +75,7 @@ pub(super) fn where_is_none(
 
 /// A name of a model or of a tool.
 fn named(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
-    let text = entry.value.as_str();
-    if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
-        let message = format!("a pattern has 1 to {MAX_STRING} bytes and no control characters");
-        report.error(entry.place, message, "like `small-model` or `small-*`");
-        return None;
-    }
-    Some(Wildcard::new(text))
+    pattern(entry, report, "like `small-model` or `small-*`")
 }
 
 /// A name of a provider.

@@ -1,6 +1,6 @@
 //! What a rule says of messages to servers of tools.
 
-use super::values::list;
+use super::values::{list, pattern};
 use super::{Known, MAX_STRING, Report};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawNamed, RawTool};
@@ -122,13 +122,7 @@ pub(super) fn where_is_none(
 
 /// A name of a tool, or a method.
 fn named(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
-    let text = entry.value.as_str();
-    if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
-        let message = format!("a pattern has 1 to {MAX_STRING} bytes and no control characters");
-        report.error(entry.place, message, "like `read_file` or `read_*`");
-        return None;
-    }
-    Some(Wildcard::new(text))
+    pattern(entry, report, "like `read_file` or `read_*`")
 }
 
 /// What an argument may be.

@@ -6,11 +6,11 @@ use std::path::{Component, PathBuf};
 use agentguard_model::{Handling, InvalidHost};
 use ipnet::IpNet;
 
-use super::{MAX_LIST, Report};
+use super::{MAX_LIST, MAX_STRING, Report};
 use crate::agent::SandboxPolicy;
 use crate::diagnostic::quoted;
 use crate::document::{Permission, RawSandbox};
-use crate::pattern::{HostPattern, Ports};
+use crate::pattern::{HostPattern, Ports, Wildcard};
 use crate::special;
 use crate::yaml::{At, Place};
 
@@ -79,6 +79,17 @@ pub(super) fn list<T>(
             read(entry, report)
         })
         .collect()
+}
+
+/// A pattern of names that others give.
+pub(super) fn pattern(entry: &At<String>, report: &mut Report, hint: &str) -> Option<Wildcard> {
+    let text = entry.value.as_str();
+    if text.is_empty() || text.len() > MAX_STRING || text.chars().any(char::is_control) {
+        let message = format!("a pattern has 1 to {MAX_STRING} bytes and no control characters");
+        report.error(entry.place, message, hint);
+        return None;
+    }
+    Some(Wildcard::new(text))
 }
 
 /// Whether an entry still names a variable or a list that could not be put in, which was told.

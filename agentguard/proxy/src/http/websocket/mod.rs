@@ -89,9 +89,9 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
     let closes = Closes::default();
     let mut client = Ends::new(gated, &account.received);
     let mut server = Ends::new(upgraded, &account.sent);
-    let turns = asked.opens_calls().then(|| {
+    let turns = asked.calls_to_come().map(|unread| {
         let (handshake, opened) = (Arc::clone(&asked), Arc::clone(&account));
-        Turns::new(Arc::clone(&flow), handshake, opened)
+        Turns::new(Arc::clone(&flow), handshake, opened, unread.clone())
     });
     // Whether something may be said to the client between two messages.
     let mut between = true;

@@ -70,7 +70,7 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
             Some(fault) => Err(fault),
             None => reader.finish().map_err(|why| why.to_string()),
         };
-        let unread = self.turns.unread();
+        let unread = self.turns.unread.clone();
         let mut user = None;
         let llm = match read {
             Ok(Turn::About) => {

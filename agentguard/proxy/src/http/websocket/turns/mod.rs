@@ -43,6 +43,8 @@ pub(super) struct Turns<R: Recorder, P: Port> {
     /// The request that opened the connection, and what was decided on it.
     handshake: Arc<Asked>,
     opened: Arc<Account<R>>,
+    /// A call of which nothing but where it goes is known.
+    unread: Llm,
     open: Mutex<VecDeque<Turn<R>>>,
     /// How many calls there were.
     count: AtomicU64,
@@ -76,11 +78,13 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         flow: Arc<Flow<R, P>>,
         handshake: Arc<Asked>,
         opened: Arc<Account<R>>,
+        unread: Llm,
     ) -> Self {
         Self {
             flow,
             handshake,
             opened,
+            unread,
             open: Mutex::default(),
             count: AtomicU64::new(0),
             refusals: Mutex::default(),
@@ -94,23 +98,6 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     fn refusals(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A call of which nothing but where it goes is known.
-    fn unread(&self) -> Llm {
-        // It was known when the connection was opened.
-        let known = self.handshake.seen().llm.cloned();
-        known.unwrap_or_else(|| Llm {
-            provider: String::new(),
-            operation: Endpoint::Responses.operation(),
-            model: None,
-            stream: true,
-            max_output_tokens: None,
-            tools: Vec::new(),
-            asks: Vec::new(),
-            asks_unread: false,
-            not_understood: None,
-        })
     }
 
     /// Decides a call, which is in a message of so many bytes. True: it may go.
