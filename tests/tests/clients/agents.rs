@@ -208,7 +208,7 @@ fn same(stage: &Stage, room: &Room<'_>) -> Result<()> {
         let mut there: Vec<Row> = stage.calls().iter().map(told).collect();
         let decisions = recorded(room)?;
         let mut here: Vec<Row> = decisions.iter().filter_map(row).collect();
-        ensure!(decisions.len() >= here.len());
+        ensure!(decisions.len() == here.len(), "a call without its answer");
         there.sort();
         here.sort();
         Ok([there, here])
