@@ -1,6 +1,6 @@
 //! One request after the other: decide, carry, answer.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +10,8 @@ use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::{ActionKind, ClaimSource, Context, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
-use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::extensions::{Agreed, Offers};
-use agentguard_protocol::{HttpMalformed, baggage, request, response};
+use agentguard_protocol::{baggage, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -20,7 +19,10 @@ use http_body_util::{Either, Full};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+mod examined;
+mod refused;
 
 use crate::Port;
 use crate::account::{Account, plain};
@@ -28,19 +30,17 @@ use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
-use crate::http::call::{Calling, Unread};
+use crate::http::call::Calling;
 use crate::http::checked::Checks;
-use crate::http::gated::{PendingAnswer, Signals, Stop};
+use crate::http::gated::{PendingAnswer, Signals};
 use crate::http::growth::{Growth, Judge as _};
-use crate::http::held::{Held, Holding};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
-use crate::http::listed;
 use crate::http::message::Messaging;
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
-use crate::http::upstream::{SendFailed, Upstream};
+use crate::http::upstream::Upstream;
 use crate::relay;
 use crate::revoked::Revoked;
 
@@ -323,35 +323,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
     }
 
-    /// The answer with the tools alone that the agent is shown.
-    async fn shown(
-        &self,
-        server: &str,
-        mut carried: Carried<R>,
-        asked: &Asked,
-        account: &Account<R>,
-    ) -> Result<Carried<R>, Failed> {
-        let (parts, body) = (&mut carried.parts, carried.body);
-        let shown = listed::shown(&self.flow, asked, server, parts, body).await;
-        let (body, left_out) = shown.map_err(|why| {
-            let message = format!("the list of tools cannot be filtered: {why}");
-            Failed::bad_gateway(ReasonCode::NotUnderstood, message)
-        })?;
-        account.leaves_out(left_out);
-        Ok(Carried { body, ..carried })
-    }
-
-    /// Tells the client of an allowed request why it is not answered by its upstream.
-    fn failed(&self, account: &Account<R>, failed: Failed, tongue: &Tongue) -> Response<Answer<R>> {
-        account.fail(failed.message.clone());
-        let reason = agentguard_model::Reason::new(failed.code, failed.message);
-        tongue.tell(&Refusal {
-            status: failed.status,
-            reason: &reason,
-            decision: account.decided().id,
-        })
-    }
-
     /// Decides what a request has beside its first message, each with a decision of its own: one that is denied denies
     /// all. The decision that counts, and where those that are allowed are accounted for.
     async fn decide_beside(&self, asked: &Asked, first: Decided) -> (Decided, Vec<Beside<R>>) {
@@ -374,32 +345,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             beside.clear();
         }
         (counts, beside)
-    }
-
-    async fn refuse_unread(
-        &self,
-        kind: ActionKind,
-        unread: Unread,
-        tongue: &Tongue,
-    ) -> Response<Answer<R>> {
-        let (code, status, message) = match unread {
-            Unread::Late => (
-                ReasonCode::ClientTimeout,
-                StatusCode::REQUEST_TIMEOUT,
-                "the client did not send the content of its call in time".to_owned(),
-            ),
-            Unread::Broken(error) => (
-                ReasonCode::HttpMalformed,
-                StatusCode::BAD_REQUEST,
-                format!("the content of the call broke off: {}", chain(&error)),
-            ),
-        };
-        let decided = self.flow.refuse(kind, code, message).await;
-        let mut response = refuse(&decided, status, tongue);
-        if !self.is_http2() {
-            close(&mut response);
-        }
-        response
     }
 
     /// Decides, and says with which status it is refused, if it is.
@@ -453,33 +398,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         ))
     }
 
-    /// Where this connection may go was looked up under another policy. It is being closed; this
-    /// request was faster, and a client may send it again on another connection (RFC 9110, 15.5.20).
-    async fn refuse_stale(&self, tongue: &Tongue) -> Response<Answer<R>> {
-        let message = "the policy changed after the connection was opened: connect again";
-        let code = ReasonCode::PolicyChanged;
-        let decided = self.flow.refuse(ActionKind::HttpRequest, code, message);
-        let mut response = refuse(&decided.await, StatusCode::MISDIRECTED_REQUEST, tongue);
-        if !self.is_http2() {
-            close(&mut response);
-        }
-        response
-    }
-
-    async fn refuse_malformed(&self, why: &HttpMalformed, tongue: &Tongue) -> Response<Answer<R>> {
-        let code = match why {
-            HttpMalformed::Connect => ReasonCode::ProtocolNotSupported,
-            _ => ReasonCode::HttpMalformed,
-        };
-        let kind = ActionKind::HttpRequest;
-        let decided = self.flow.refuse(kind, code, why.to_string()).await;
-        let mut response = refuse(&decided, why.status(), tongue);
-        if !self.is_http2() {
-            close(&mut response);
-        }
-        response
-    }
-
     /// Sends a request and waits for the head of the upstream's answer.
     async fn carry(
         &self,
@@ -519,79 +437,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             upgrade,
             upstream,
         })
-    }
-
-    /// The denial of a request whose upstream broke off because its agent was quarantined: it is ruled in a moment.
-    async fn cut(&self, revoked: &mut Revoked) -> Option<Decided> {
-        let directory = self.flow.guard.decider.directory();
-        if !directory.is_quarantined(self.flow.client.agent) {
-            return None;
-        }
-        let ruled = pin!(pending::<()>());
-        let patience = self.flow.guard.limits.cut;
-        let ruled = timeout(patience, revoked.unless(ruled)).await;
-        ruled.ok()?.err()
-    }
-
-    /// Reads what has to be read before it is passed on: a list of tools that is filtered, that of the server `lists`; and
-    /// the answer to a call that is one document, where a rule looks at the tools that it asks for. Event streams are
-    /// read on their way.
-    ///
-    /// # Errors
-    /// It is denied.
-    async fn examine(
-        &self,
-        carried: Carried<R>,
-        account: &Account<R>,
-        asked: &Arc<Asked>,
-        answering: Option<Answering>,
-        lists: Option<&str>,
-    ) -> Result<Result<Carried<R>, Failed>, Decided> {
-        if let Some(server) = lists {
-            return Ok(self.shown(server, carried, asked, account).await);
-        }
-        let Some(Answering::Llm(_)) = answering else {
-            return Ok(Ok(carried));
-        };
-        let looks = self.flow.guard.decider.looks_at_tool_calls();
-        if !looks || carried.upgrade.is_some() || !carried.parts.status.is_success() {
-            return Ok(Ok(carried));
-        }
-        let room = |memory| self.flow.room(memory);
-        let reading = Reading::of(&carried.parts.headers, answering, room);
-        let mut reading = reading.ok().flatten();
-        if reading.as_ref().is_some_and(Reading::is_plain_stream) {
-            return Ok(Ok(carried));
-        }
-        let mut checks = Checks::new(self.flow.clone(), Arc::clone(asked));
-        // The events of a coded stream are not held one by one.
-        reading = reading.filter(|it| !it.counts());
-        let Some(mut reading) = reading else {
-            return checks.check(None).await.map(|()| Ok(carried));
-        };
-        let held = Held::read(carried.body, room, |piece| {
-            // What cannot be decoded is told by what it says.
-            let _ = reading.push(piece);
-        });
-        let (body, asks) = match held.await {
-            Ok((held, Holding::Whole)) => {
-                reading.ends();
-                (Received::Held(held), reading.asks())
-            }
-            Ok((held, Holding::Beyond(_))) => (Received::Held(held), None),
-            Err(error) => {
-                let message = format!("the upstream broke off its answer: {error}");
-                let code = ReasonCode::UpstreamUnreachable;
-                return Ok(Err(Failed::bad_gateway(code, message)));
-            }
-        };
-        if let Err(denied) = checks.check(asks).await {
-            if let Some(said) = reading.answer() {
-                account.heard(said);
-            }
-            return Err(denied);
-        }
-        Ok(Ok(Carried { body, ..carried }))
     }
 
     /// The upstream's answer as the client gets it.
@@ -765,23 +610,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 HeaderValue::try_from(authority.normal(self.leg.scheme.default_port())).ok()
             })
             .ok_or_else(|| Failed::bad_gateway(ReasonCode::Internal, "a request names no host"))
-    }
-
-    fn explain(&self, failed: SendFailed) -> Failed {
-        if let Some(Stop::Refused(refused)) = self.signals.stop() {
-            return Failed {
-                status: refused.why.status(),
-                code: ReasonCode::HttpMalformed,
-                message: refused.why.to_string(),
-            };
-        }
-        match failed {
-            SendFailed::Unreachable(reason) => Failed::bad_gateway(reason.code, reason.message),
-            SendFailed::Broken(error) => {
-                let message = format!("the upstream broke off: {}", chain(error.as_ref()));
-                Failed::bad_gateway(ReasonCode::UpstreamUnreachable, message)
-            }
-        }
     }
 }
 

@@ -1,0 +1,114 @@
+//! What becomes of an answer before it is passed on.
+
+use std::future::pending;
+use std::pin::pin;
+use std::sync::Arc;
+
+use agentguard_decision::{Asked, Decided, Recorder};
+use agentguard_model::ReasonCode;
+use tokio::time::timeout;
+
+use super::{Carried, Exchange, Failed};
+use crate::Port;
+use crate::account::Account;
+use crate::http::body::Received;
+use crate::http::checked::Checks;
+use crate::http::growth::Judge as _;
+use crate::http::held::{Held, Holding};
+use crate::http::listed;
+use crate::http::reading::Reading;
+use crate::http::says::Answering;
+use crate::revoked::Revoked;
+
+impl<R: Recorder, P: Port> Exchange<R, P> {
+    /// Reads what has to be read before it is passed on: a list of tools that is filtered, that of the server `lists`; and
+    /// the answer to a call that is one document, where a rule looks at the tools that it asks for. Event streams are
+    /// read on their way.
+    ///
+    /// # Errors
+    /// It is denied.
+    pub(super) async fn examine(
+        &self,
+        carried: Carried<R>,
+        account: &Account<R>,
+        asked: &Arc<Asked>,
+        answering: Option<Answering>,
+        lists: Option<&str>,
+    ) -> Result<Result<Carried<R>, Failed>, Decided> {
+        if let Some(server) = lists {
+            return Ok(self.shown(server, carried, asked, account).await);
+        }
+        let Some(Answering::Llm(_)) = answering else {
+            return Ok(Ok(carried));
+        };
+        let looks = self.flow.guard.decider.looks_at_tool_calls();
+        if !looks || carried.upgrade.is_some() || !carried.parts.status.is_success() {
+            return Ok(Ok(carried));
+        }
+        let room = |memory| self.flow.room(memory);
+        let reading = Reading::of(&carried.parts.headers, answering, room);
+        let mut reading = reading.ok().flatten();
+        if reading.as_ref().is_some_and(Reading::is_plain_stream) {
+            return Ok(Ok(carried));
+        }
+        let mut checks = Checks::new(self.flow.clone(), Arc::clone(asked));
+        // The events of a coded stream are not held one by one.
+        reading = reading.filter(|it| !it.counts());
+        let Some(mut reading) = reading else {
+            return checks.check(None).await.map(|()| Ok(carried));
+        };
+        let held = Held::read(carried.body, room, |piece| {
+            // What cannot be decoded is told by what it says.
+            let _ = reading.push(piece);
+        });
+        let (body, asks) = match held.await {
+            Ok((held, Holding::Whole)) => {
+                reading.ends();
+                (Received::Held(held), reading.asks())
+            }
+            Ok((held, Holding::Beyond(_))) => (Received::Held(held), None),
+            Err(error) => {
+                let message = format!("the upstream broke off its answer: {error}");
+                let code = ReasonCode::UpstreamUnreachable;
+                return Ok(Err(Failed::bad_gateway(code, message)));
+            }
+        };
+        if let Err(denied) = checks.check(asks).await {
+            if let Some(said) = reading.answer() {
+                account.heard(said);
+            }
+            return Err(denied);
+        }
+        Ok(Ok(Carried { body, ..carried }))
+    }
+
+    /// The answer with the tools alone that the agent is shown.
+    async fn shown(
+        &self,
+        server: &str,
+        mut carried: Carried<R>,
+        asked: &Asked,
+        account: &Account<R>,
+    ) -> Result<Carried<R>, Failed> {
+        let (parts, body) = (&mut carried.parts, carried.body);
+        let shown = listed::shown(&self.flow, asked, server, parts, body).await;
+        let (body, left_out) = shown.map_err(|why| {
+            let message = format!("the list of tools cannot be filtered: {why}");
+            Failed::bad_gateway(ReasonCode::NotUnderstood, message)
+        })?;
+        account.leaves_out(left_out);
+        Ok(Carried { body, ..carried })
+    }
+
+    /// The denial of a request whose upstream broke off because its agent was quarantined: it is ruled in a moment.
+    pub(super) async fn cut(&self, revoked: &mut Revoked) -> Option<Decided> {
+        let directory = self.flow.guard.decider.directory();
+        if !directory.is_quarantined(self.flow.client.agent) {
+            return None;
+        }
+        let ruled = pin!(pending::<()>());
+        let patience = self.flow.guard.limits.cut;
+        let ruled = timeout(patience, revoked.unless(ruled)).await;
+        ruled.ok()?.err()
+    }
+}
