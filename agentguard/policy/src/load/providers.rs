@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use agentguard_model::Provider;
 
-use super::values::{host, list};
+use super::values::{host, is_name, list};
 use super::{Parsed, Report};
 use crate::diagnostic::quoted;
 use crate::providers::Providers;
@@ -82,12 +82,4 @@ pub(super) fn providers(sources: &[Parsed], report: &mut Report) -> Providers {
         }
     }
     providers
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::requests::path;
-use super::values::{host, list};
+use super::values::{host, is_name, list};
 use super::{Parsed, Report};
 use crate::diagnostic::quoted;
 use crate::pattern::Glob;
@@ -79,12 +79,4 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
         }
     }
     servers
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
 }

@@ -81,6 +81,15 @@ pub(super) fn list<T>(
         .collect()
 }
 
+/// Whether a text is a name that a policy gives to whom it knows by their hosts.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+}
+
 /// A pattern of names that others give.
 pub(super) fn pattern(entry: &At<String>, report: &mut Report, hint: &str) -> Option<Wildcard> {
     let text = entry.value.as_str();

@@ -11,7 +11,9 @@ use super::gemini::Gemini;
 use super::invoke::{Invoke, Metered};
 use super::ollama::Ollama;
 use super::responses::Responses;
-use super::{Endpoint, InvokeForm, NotUnderstood, Word, anthropic::Messages, tools::Tools};
+use super::{
+    Endpoint, InvokeForm, MAX_PENDING, NotUnderstood, Word, anthropic::Messages, tools::Tools,
+};
 use crate::eventstream;
 use crate::json::{Event, Scanner, Sink};
 
@@ -381,6 +383,15 @@ pub(super) fn tokens(event: Event<'_>) -> Option<u64> {
     match event {
         Event::Number(number) => number.parse().ok(),
         _ => None,
+    }
+}
+
+/// Keeps a piece of arguments until it is known to which tool call they belong, up to [`MAX_PENDING`].
+pub(super) fn pend(pending: &mut Vec<u8>, piece: &str, fault: &mut Option<NotUnderstood>) {
+    if pending.len() + piece.len() > MAX_PENDING {
+        fault.get_or_insert(NotUnderstood::Pending);
+    } else {
+        pending.extend_from_slice(piece.as_bytes());
     }
 }
 

@@ -3,9 +3,9 @@
 use agentguard_model::{AskedTool, LlmAnswer, Usage};
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{Answer, Documents, Reading};
+use super::NotUnderstood;
+use super::answer::{Answer, Documents, Reading, pend};
 use super::tools::digest;
-use super::{MAX_PENDING, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
 #[derive(Debug, Default)]
@@ -119,11 +119,7 @@ impl Cohere {
                 document.call.arguments.update(piece.as_bytes());
             }
             Some(Field::Arguments { whole: false }) => {
-                if document.pending.len() + piece.len() > MAX_PENDING {
-                    self.fault.get_or_insert(NotUnderstood::Pending);
-                } else {
-                    document.pending.extend_from_slice(piece.as_bytes());
-                }
+                pend(&mut document.pending, piece, &mut self.fault);
             }
             Some(_) => self.reading.word.push(piece),
         }

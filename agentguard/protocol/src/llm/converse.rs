@@ -3,10 +3,10 @@
 use agentguard_model::{AskedTool, LlmAnswer};
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{Answer, Documents, Reading, tokens};
+use super::NotUnderstood;
+use super::answer::{Answer, Documents, Reading, pend, tokens};
 use super::counts::Counts;
 use super::tools::digest;
-use super::{MAX_PENDING, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
 #[derive(Debug, Default)]
@@ -92,11 +92,7 @@ impl Converse {
         match self.reading.field {
             None => {}
             Some(Field::Arguments) => {
-                if self.document.pending.len() + piece.len() > MAX_PENDING {
-                    self.fault.get_or_insert(NotUnderstood::Pending);
-                } else {
-                    self.document.pending.extend_from_slice(piece.as_bytes());
-                }
+                pend(&mut self.document.pending, piece, &mut self.fault);
             }
             Some(_) => self.reading.word.push(piece),
         }

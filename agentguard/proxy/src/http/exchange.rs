@@ -256,17 +256,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let carried = match revoked.unless(carrying).await {
             Ok(carried) => carried,
             Err(denied) => {
-                account.fail(relay::revoked(&denied));
-                account.answered(StatusCode::FORBIDDEN);
-                return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
+                return ended(&account, &denied, &tongue);
             }
         };
         if carried.is_err()
             && let Some(denied) = self.cut(&mut revoked).await
         {
-            account.fail(relay::revoked(&denied));
-            account.answered(StatusCode::FORBIDDEN);
-            return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
+            return ended(&account, &denied, &tongue);
         }
         let answering = match &messaging {
             Some(_) => Some(Answering::Tools),
@@ -286,9 +282,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let carried = match examined {
             Ok(carried) => carried,
             Err(denied) => {
-                account.fail(relay::revoked(&denied));
-                account.answered(StatusCode::FORBIDDEN);
-                return refuse(&denied, StatusCode::FORBIDDEN, &tongue);
+                return ended(&account, &denied, &tongue);
             }
         };
         let response = match carried {
@@ -611,6 +605,17 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             })
             .ok_or_else(|| Failed::bad_gateway(ReasonCode::Internal, "a request names no host"))
     }
+}
+
+/// Tells the client of a request that was allowed, and is denied before its answer has begun.
+fn ended<R: Recorder>(
+    account: &Account<R>,
+    denied: &Decided,
+    tongue: &Tongue,
+) -> Response<Answer<R>> {
+    account.fail(relay::revoked(denied));
+    account.answered(StatusCode::FORBIDDEN);
+    refuse(denied, StatusCode::FORBIDDEN, tongue)
 }
 
 /// Why an allowed request is not answered by its upstream.
