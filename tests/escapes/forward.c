@@ -182,7 +182,7 @@ int main(int argc, char **argv) {
 	int client = DO(socket(FAMILY, SOCK_DGRAM, 0));
 	/* The kernel looks at most once a second which devices have come up. */
 	for (int n = 0; n < 15; n++) {
-		DO(sendto(client, marker, strlen(marker), 0, TARGET, target_length));
+		send_allowed(client);
 		usleep(100000);
 	}
 }
