@@ -446,7 +446,7 @@ impl<R: Recorder> Decider<R> {
         seen: Seen<'_>,
     ) -> Cow<'a, Target> {
         let agent = self.agent(policy, client.agent);
-        let matters = agent.is_ok_and(|agent| policy.denies_later_by_address(agent));
+        let matters = agent.is_ok_and(|agent| policy.address_matters_later(agent));
         if target.host.is_none() || target.ip.is_some() || !matters {
             return Cow::Borrowed(target);
         }

@@ -13,6 +13,7 @@ mod host;
 mod llm;
 mod path;
 mod reason;
+pub mod special;
 mod telemetry;
 mod tool;
 mod trace;

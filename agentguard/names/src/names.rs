@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use agentguard_model::special::Special;
 use agentguard_model::{HostName, Reason, ReasonCode};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::guard::{self, Special};
+use crate::guard;
 use crate::port::Answer;
 use crate::upstream::{Failure, Known, Upstream, Wanted};
 use crate::virtual_addresses::VirtualAddresses;

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use agentguard_model::special::special as special_range;
 use agentguard_model::{
     Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
 };
@@ -143,8 +144,43 @@ impl Policy {
             Seen::Never | Seen::Tls if !observes && found.inspects() => {
                 self.not_understood(agent, &attempt, &found)
             }
-            _ => self.after_modes(agent, &attempt, &found, closed.is_some()),
+            _ => {
+                let is_closed = closed.is_some();
+                let ruling = self.after_modes(agent, &attempt, &found, is_closed);
+                self.unless_elsewhere(agent, &attempt, &found, ip, ruling)
+            }
         }
+    }
+
+    /// Gives what nothing allows at the address behind its name, and something would at a public one, its reason.
+    fn unless_elsewhere(
+        &self,
+        agent: &AgentPolicy,
+        attempt: &Attempt<'_>,
+        found: &Found,
+        ip: Option<IpAddr>,
+        mut ruling: Ruling,
+    ) -> Ruling {
+        let nothing_says = [
+            &found.denials,
+            &found.paper_denials,
+            &found.allowances,
+            &found.unseen_allowances,
+        ];
+        let behind = ip.filter(|_| {
+            attempt.facts.host.is_some() && nothing_says.iter().all(|kind| kind.is_empty())
+        });
+        let Some((ip, (_, special))) = behind.and_then(|ip| Some((ip, special_range(ip)?))) else {
+            return ruling;
+        };
+        let found = self.find(agent, attempt.facts, None);
+        let seen = self.first(&found.allowances);
+        if let Some(rule) = seen.or_else(|| self.first(&found.unseen_allowances)) {
+            let message = sentence::not_there(attempt, ip, special, rule);
+            ruling.reason = Reason::new(ReasonCode::Rebinding, message);
+            ruling.matched.clear();
+        }
+        ruling
     }
 
     /// What the allowances and the mode make of a flow that no denial in force stops.

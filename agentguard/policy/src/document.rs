@@ -325,8 +325,8 @@ pub(crate) struct RawRule {
     /// Which addresses its hosts are answered with. `virtual` if absent.
     #[serde(default)]
     pub(crate) addresses: Option<At<Addresses>>,
-    /// Private, loopback, link-local and metadata ranges into which the names it allows may
-    /// resolve.
+    /// Private, loopback, link-local and metadata ranges to which the names it allows may lead, for what
+    /// this rule allows.
     #[serde(default)]
     pub(crate) resolved_ranges: Option<At<Vec<At<String>>>>,
     /// How far this rule goes. `enforce` if absent.

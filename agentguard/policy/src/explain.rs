@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use agentguard_model::{Source, Transport};
+use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
 use crate::conditions::Steps;
@@ -21,6 +22,8 @@ use crate::tool::ToolMatch;
 pub enum Condition {
     /// Host and addresses.
     Destination,
+    /// The ranges that a name may lead into.
+    ResolvedRanges,
     /// On whose behalf.
     Context,
     /// The time.
@@ -73,6 +76,7 @@ impl std::fmt::Display for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Destination => "destination",
+            Self::ResolvedRanges => "resolved_ranges",
             Self::Context => "context",
             Self::Time => "time",
             Self::When => "when",
@@ -152,6 +156,7 @@ impl Considered<'_> {
         let request = &rule.request;
         let values: Vec<String> = match condition {
             Condition::Port => ports(),
+            Condition::ResolvedRanges => rule.ranges.iter().map(IpNet::to_string).collect(),
             Condition::Transport => transports(),
             Condition::Protocol => request.protocols.names_of().collect(),
             Condition::Method => request.methods.clone(),
@@ -295,10 +300,10 @@ fn consider(
             failed.push(condition);
         }
     };
-    check(
-        Condition::Destination,
-        rule.matches_destination(facts.host, ip),
-    );
+    let (there, opens) = (rule.is_for(facts.host, ip), rule.opens(facts.host, ip));
+    let by_name = facts.host.is_some();
+    check(Condition::Destination, there && (by_name || opens));
+    check(Condition::ResolvedRanges, opens || !by_name);
     check(
         Condition::Transport,
         rule.transports & bit(facts.transport) != 0,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use agentguard_model::special::is_opened;
 use agentguard_model::{Handling, HostName};
 
 use crate::agent::AgentPolicy;
@@ -230,7 +231,8 @@ impl Policy {
     }
 
     /// Visits the rules of an agent that match a destination and may be for a port; one may be
-    /// visited more than once. Agrees with [`Rule::matches_destination`].
+    /// visited more than once. Agrees with [`Rule::is_for`] and
+    /// [`Rule::opens`].
     pub(crate) fn each(
         &self,
         agent: &AgentPolicy,
@@ -239,7 +241,10 @@ impl Policy {
         port: Option<u16>,
         mut visit: impl FnMut(Position, &Rule),
     ) {
-        let closed = ip.is_some_and(|ip| special::hard(&ip.into()).is_some());
+        let closed = ip.is_some_and(|ip| match host {
+            Some(_) => !is_opened(ip, &[]),
+            None => special::hard(&ip.into()).is_some(),
+        });
         let mut check = |position: Position, via: Via| {
             let Some(rule) = self.at(position) else {
                 return;
@@ -248,14 +253,7 @@ impl Policy {
                 (Via::Range, Some(_)) => !rule.allows(),
                 _ => true,
             };
-            let opened = !closed || {
-                let named = if host.is_some() {
-                    &rule.ranges
-                } else {
-                    &rule.cidrs
-                };
-                rule.may_open(ip, named)
-            };
+            let opened = !closed || rule.opens(host, ip);
             if meant && opened {
                 visit(position, rule);
             }

@@ -36,9 +36,11 @@ pub(crate) struct Index {
     anywhere: Bucket,
     /// Denials that a name's resolved address can meet.
     address_denials: Vec<Position>,
-    /// Whether one of them depends on more than where a connection goes, above all on the request, or is on
-    /// paper.
-    address_denies_later: bool,
+    /// Whether an allowance opens addresses that are not public to a name.
+    opens_addresses: bool,
+    /// Whether one of these or of those depends on more than where a connection goes, above all on the request, or
+    /// is on paper.
+    address_matters_later: bool,
     /// Whether one of the rules wants TLS terminated.
     inspects: bool,
 }
@@ -141,9 +143,14 @@ impl Index {
             };
             map.entry(net.network()).or_default().add(position, rule);
         }
+        let later = !rule.is_static() || !rule.info.in_force();
         if !rule.allows() && !rule.cidrs.is_empty() {
             self.address_denials.push(position);
-            self.address_denies_later |= !rule.is_static() || !rule.info.in_force();
+            self.address_matters_later |= later;
+        }
+        if rule.allows() && !rule.ranges.is_empty() {
+            self.opens_addresses = true;
+            self.address_matters_later |= later;
         }
         self.inspects |= rule.inspects();
     }
@@ -215,9 +222,14 @@ impl Index {
         &self.address_denials
     }
 
-    /// Whether one of those depends on more than where a connection goes, above all on the request.
-    pub(crate) const fn address_denies_later(&self) -> bool {
-        self.address_denies_later
+    /// Whether what the rules say depends on the address behind a name.
+    pub(crate) const fn looks_at_addresses(&self) -> bool {
+        self.opens_addresses || !self.address_denials.is_empty()
+    }
+
+    /// Whether it does once it is known where a connection goes, above all with the request.
+    pub(crate) const fn address_matters_later(&self) -> bool {
+        self.address_matters_later
     }
 
     /// Whether one of the rules wants TLS terminated.

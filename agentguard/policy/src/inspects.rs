@@ -56,13 +56,14 @@ impl Policy {
         agent.indexes.iter().any(|index| index.inspects())
     }
 
-    /// Whether a denial for an agent looks at the address behind a name and is no reason not to go there: it
-    /// depends on more than where a connection goes, above all on the request, or it is on paper.
+    /// Whether the address behind a name matters to what the rules for an agent say once it is known where a
+    /// connection goes: one that denies an address, or opens one that is not public, depends on more than that,
+    /// above all on the request, or is on paper.
     #[must_use]
-    pub fn denies_later_by_address(&self, agent: &AgentPolicy) -> bool {
+    pub fn address_matters_later(&self, agent: &AgentPolicy) -> bool {
         let mut indexes = agent.indexes.iter();
         indexes.any(|index| {
-            index.address_denies_later() || agent.observes() && !index.address_denials().is_empty()
+            index.address_matters_later() || agent.observes() && index.looks_at_addresses()
         })
     }
 

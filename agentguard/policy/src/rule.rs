@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agentguard_common::map::{TCP, UDP};
+use agentguard_model::special::is_opened;
 use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
 use ipnet::IpNet;
 
@@ -230,37 +231,37 @@ impl Rule {
         self.cidrs.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether it matches a destination: a name by its hosts, a bare address by its ranges; a
-    /// denial matches a name's resolved address by its ranges too.
-    ///
-    /// A closed range (metadata, loopback) is opened only by a range that lies inside of it.
-    pub(crate) fn matches_destination(&self, host: Option<&HostName>, ip: Option<IpAddr>) -> bool {
+    /// Whether it is for a destination, whatever it opens: a name by its hosts, a bare address by its ranges; a
+    /// denial is for a name's resolved address by its ranges too.
+    pub(crate) fn is_for(&self, host: Option<&HostName>, ip: Option<IpAddr>) -> bool {
         match (host, ip) {
             (Some(name), _) => {
-                (self.anywhere()
+                self.anywhere()
                     || self.matches_host(name)
-                    || !self.allows() && ip.is_some_and(|ip| self.matches_address(ip)))
-                    && self.may_open(ip, &self.ranges)
+                    || !self.allows() && ip.is_some_and(|ip| self.matches_address(ip))
             }
-            (None, Some(ip)) => {
-                (self.anywhere() || self.matches_address(ip))
-                    && self.may_open(Some(ip), &self.cidrs)
-            }
+            (None, Some(ip)) => self.anywhere() || self.matches_address(ip),
             (None, None) => self.anywhere(),
         }
     }
 
-    /// Whether an allowance may reach `ip`, where `named` are the ranges it names.
-    pub(crate) fn may_open(&self, ip: Option<IpAddr>, named: &[IpNet]) -> bool {
-        let Some((_, closed)) = ip.and_then(|ip| special::hard(&IpNet::from(ip))) else {
+    /// Whether it may lead to an address, as far as that is not public: an allowance does where it names a range for
+    /// it. Behind a name everything that is not public is closed, and of what is dialled bare what is closed to all
+    /// (metadata, loopback). Only a range that lies inside of a closed one opens it.
+    pub(crate) fn opens(&self, host: Option<&HostName>, ip: Option<IpAddr>) -> bool {
+        let Some(ip) = ip.filter(|_| self.allows()) else {
             return true;
         };
-        !self.allows()
-            || ip.is_some_and(|ip| {
-                named
-                    .iter()
-                    .any(|net| net.contains(&ip) && closed.contains(net))
-            })
+        if host.is_some() {
+            return is_opened(ip, &self.ranges);
+        }
+        let Some((_, closed)) = special::hard(&IpNet::from(ip)) else {
+            return true;
+        };
+        let named = self.cidrs.iter();
+        named
+            .filter(|net| closed.contains(*net))
+            .any(|net| net.contains(&ip))
     }
 
     /// Whether it matches the rest of a flow, given that it matches its destination, if it is the only one.

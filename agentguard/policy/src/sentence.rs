@@ -1,7 +1,9 @@
 //! The sentences that go with verdicts: for an operator, and for whoever meets a denial.
 
 use std::fmt;
+use std::net::IpAddr;
 
+use agentguard_model::special::Special;
 use agentguard_model::{AgentName, HostName, Transport};
 
 use crate::decide::Facts;
@@ -143,6 +145,19 @@ pub(crate) fn closed(attempt: &impl fmt::Display, kind: Hard) -> String {
         Hard::Loopback => "a service of the host itself",
     };
     format!("No rule that names it allows {attempt}, which is {what}.")
+}
+
+/// `rule` allows it where the name leads to a public address.
+pub(crate) fn not_there(
+    attempt: &impl fmt::Display,
+    ip: IpAddr,
+    special: Special,
+    rule: &RuleInfo,
+) -> String {
+    let id = &rule.id;
+    format!(
+        "No rule allows {attempt} at {ip}, a {special} address: rule {id} does not list it in `resolved_ranges`."
+    )
 }
 
 pub(crate) fn not_answered(attempt: &impl fmt::Display) -> String {

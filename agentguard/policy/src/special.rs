@@ -1,9 +1,10 @@
 //! Ranges that are not like other addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use agentguard_common::address::Address;
-use agentguard_model::ReasonCode;
+use agentguard_model::{ReasonCode, special};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A range that stays closed in every mode, unless a rule names it.
@@ -24,36 +25,18 @@ impl Hard {
     }
 }
 
-const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> IpNet {
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
-}
-
-const fn v6(ip: [u16; 8]) -> IpNet {
-    let [a, b, c, d, e, f, g, h] = ip;
-    IpNet::V6(Ipv6Net::new_assert(
-        Ipv6Addr::new(a, b, c, d, e, f, g, h),
-        128,
-    ))
-}
-
-/// IPv4 behind NAT64's well-known prefix (RFC 6052, 2.1): a translator hands it on as IPv4.
-const fn nat64(a: u8, b: u8, c: u8, d: u8) -> IpNet {
-    translated(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), 32))
-}
-
-/// All that 6to4 (RFC 3056, 2) carries to an IPv4 address.
-const fn six_to_four(a: u8, b: u8, c: u8, d: u8) -> IpNet {
-    carried(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), 32))
-}
-
-/// A range of IPv4 behind NAT64's well-known prefix.
-const fn translated(net: Ipv4Net) -> IpNet {
-    let ip = net.addr().to_bits() as u128;
-    let ip = Ipv6Addr::from_bits(0x0064_ff9b << 96 | ip);
+/// A range of IPv4 behind a prefix of IPv6.
+const fn behind(prefix: u128, net: Ipv4Net) -> IpNet {
+    let ip = Ipv6Addr::from_bits(prefix | net.addr().to_bits() as u128);
     IpNet::V6(Ipv6Net::new_assert(ip, net.prefix_len() + 96))
 }
 
-/// All that 6to4 carries to a range of IPv4.
+/// A range of IPv4 behind NAT64's well-known prefix (RFC 6052, 2.1): a translator hands it on as IPv4.
+const fn translated(net: Ipv4Net) -> IpNet {
+    behind(0x0064_ff9b << 96, net)
+}
+
+/// All that 6to4 (RFC 3056, 2) carries to a range of IPv4.
 const fn carried(net: Ipv4Net) -> IpNet {
     let ip = net.addr().to_bits() as u128;
     let ip = Ipv6Addr::from_bits(0x2002 << 112 | ip << 80);
@@ -68,57 +51,28 @@ pub(crate) const fn ways_to(net: &IpNet) -> [Option<IpNet>; 2] {
     }
 }
 
-/// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as
-/// loopback.
-pub(crate) static HARD: [(Hard, IpNet); 34] = [
-    // AWS, GCP, Azure, OpenStack, DigitalOcean, …
-    (Hard::Metadata, v4(169, 254, 169, 254, 32)),
-    // AWS task roles (ECS) and pod identities (EKS).
-    (Hard::Metadata, v4(169, 254, 170, 2, 32)),
-    (Hard::Metadata, v4(169, 254, 170, 23, 32)),
-    // Alibaba Cloud.
-    (Hard::Metadata, v4(100, 100, 100, 200, 32)),
-    // Azure's platform services.
-    (Hard::Metadata, v4(168, 63, 129, 16, 32)),
-    // Oracle Cloud.
-    (Hard::Metadata, v4(192, 0, 0, 192, 32)),
-    // Tencent Cloud, Scaleway.
-    (Hard::Metadata, v4(169, 254, 0, 23, 32)),
-    (Hard::Metadata, v4(169, 254, 42, 42, 32)),
-    (Hard::Metadata, v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42])),
-    // OpenStack.
-    (Hard::Metadata, v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe])),
-    // The first of IPv4 behind the translators' local prefix (RFC 8215).
-    (
-        Hard::Metadata,
-        v6([0x64, 0xff9b, 1, 0, 0, 0, 0xa9fe, 0xa9fe]),
-    ),
-    // AWS: metadata and pod identities.
-    (Hard::Metadata, v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254])),
-    (Hard::Metadata, v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23])),
-    // GCP.
-    (Hard::Metadata, v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])),
-    (Hard::Loopback, v4(127, 0, 0, 0, 8)),
-    (Hard::Loopback, v6([0, 0, 0, 0, 0, 0, 0, 1])),
-    (Hard::Loopback, v4(0, 0, 0, 0, 32)),
-    (Hard::Loopback, v6([0; 8])),
-    // Those of IPv4 by ways that lead there from IPv6. Loopback is not: it is the translator's own.
-    (Hard::Metadata, nat64(169, 254, 169, 254)),
-    (Hard::Metadata, nat64(169, 254, 170, 2)),
-    (Hard::Metadata, nat64(169, 254, 170, 23)),
-    (Hard::Metadata, nat64(100, 100, 100, 200)),
-    (Hard::Metadata, nat64(168, 63, 129, 16)),
-    (Hard::Metadata, nat64(192, 0, 0, 192)),
-    (Hard::Metadata, six_to_four(169, 254, 169, 254)),
-    (Hard::Metadata, six_to_four(169, 254, 170, 2)),
-    (Hard::Metadata, six_to_four(169, 254, 170, 23)),
-    (Hard::Metadata, six_to_four(100, 100, 100, 200)),
-    (Hard::Metadata, six_to_four(168, 63, 129, 16)),
-    (Hard::Metadata, six_to_four(192, 0, 0, 192)),
-    (Hard::Metadata, nat64(169, 254, 0, 23)),
-    (Hard::Metadata, nat64(169, 254, 42, 42)),
-    (Hard::Metadata, six_to_four(169, 254, 0, 23)),
-    (Hard::Metadata, six_to_four(169, 254, 42, 42)),
+/// The ranges that stay closed; none holds another. The kernel takes the unspecified addresses as loopback.
+pub(crate) static HARD: LazyLock<Vec<(Hard, IpNet)>> = LazyLock::new(|| {
+    let mut hard: Vec<_> = LOOPBACK.map(|net| (Hard::Loopback, net)).into();
+    for net in special::metadata() {
+        hard.push((Hard::Metadata, net));
+        // By ways that lead there from IPv6. Loopback is not: it is the translator's own.
+        let ways = ways_to(&net).into_iter().flatten();
+        hard.extend(ways.map(|way| (Hard::Metadata, way)));
+        if let IpNet::V4(net) = net {
+            // IPv4-compatible (RFC 4291, 2.5.5.1) and IPv4-translated (RFC 2765, 2.1).
+            let old = [0, 0xffff << 48].map(|prefix| (Hard::Metadata, behind(prefix, net)));
+            hard.extend(old);
+        }
+    }
+    hard
+});
+
+const LOOPBACK: [IpNet; 4] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
 ];
 
 /// The closed range that holds all of `net`.
@@ -171,6 +125,10 @@ mod tests {
             ("10.0.0.0/8", None),
             ("64:ff9b::169.254.169.254/128", Some(Hard::Metadata)),
             ("64:ff9b::203.0.113.1/128", None),
+            ("::169.254.169.254/128", Some(Hard::Metadata)),
+            ("::ffff:0:169.254.169.254/128", Some(Hard::Metadata)),
+            ("::ffff:0:203.0.113.1/128", None),
+            ("64:ff9b::169.254.42.42/128", Some(Hard::Metadata)),
             ("64:ff9b::/96", None),
             ("2002:a9fe:a9fe::1/128", Some(Hard::Metadata)),
             ("2002::/16", None),

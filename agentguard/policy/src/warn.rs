@@ -29,7 +29,7 @@ pub(crate) fn warnings(
     agents: &[AgentPolicy],
     strategy: Strategy,
 ) -> Vec<Diagnostic> {
-    let mut comparisons = Comparisons::new(agents, MAX_COMPARISONS);
+    let mut comparisons = Comparisons::new(rules, agents, MAX_COMPARISONS);
     let mut found = all(rules, columns, agents, strategy, &mut comparisons);
     let (Some(last), Some(column)) = (rules.last(), columns.last()) else {
         return found;

@@ -22,6 +22,7 @@ mod membership;
 mod modes;
 mod protocol;
 mod quarantine;
+mod ranges;
 mod reload;
 mod removed;
 mod returned;

@@ -474,7 +474,9 @@ impl Worlds<'_> {
                 let said = Said::of(&self.policy.decide(self.agent, &world.facts(&there)));
                 let hard = matches!(
                     said.by.reason,
-                    ReasonCode::MetadataService | ReasonCode::LoopbackNotOwn
+                    ReasonCode::MetadataService
+                        | ReasonCode::LoopbackNotOwn
+                        | ReasonCode::Rebinding
                 );
                 if !hard && !said.state.is(here) {
                     return Some((said, rule.info.id.clone()));

@@ -184,7 +184,10 @@ proptest! {
                 let ruling = policy.decide(agent, &Facts { ip: Some(ip), ..facts });
                 let closed = matches!(
                     ruling.reason.code,
-                    ReasonCode::MetadataService | ReasonCode::LoopbackNotOwn
+                    ReasonCode::MetadataService
+                        | ReasonCode::LoopbackNotOwn
+                        // Where it is published, its address is known.
+                        | ReasonCode::Rebinding
                 );
                 prop_assert!(closed || ruling.outcome != RulingOutcome::Deny, "{ip} {ruling:?}");
             }
@@ -220,7 +223,7 @@ proptest! {
         // What would be changed is among the denials too where it was not seen.
         by_index.dedup();
         let by_scan: Vec<u32> = (0..).zip(policy.compiled()).filter(|(_, rule)| {
-            rule.matches_destination(facts.host, ip)
+            rule.is_for(facts.host, ip) && rule.opens(facts.host, ip)
                 && match rule.fit(agent, &facts) {
                     Fit::Yes => true,
                     Fit::NeedsRequest => {
@@ -344,7 +347,7 @@ proptest! {
         let towards = Towards::of(facts.host, ip);
         let met: Vec<_> = (0..).zip(policy.compiled()).filter(|(_, rule)| {
             rule.in_force(&agent.name, &circumstances)
-                && rule.matches_destination(facts.host, ip)
+                && rule.is_for(facts.host, ip) && rule.opens(facts.host, ip)
                 && matches!(rule.fit(agent, &facts), Fit::Yes | Fit::Failed)
         }).map(|(n, rule)| (policy.strategy().rank(n, rule, towards), rule)).collect();
         let top = met.iter().map(|(rank, _)| *rank).max();
@@ -378,7 +381,7 @@ proptest! {
         let inspects = policy.inspects(agent, &flow);
         let matching = |rule: &&Rule, fits: fn(Fit) -> bool| {
             rule.in_force(&agent.name, &circumstances)
-                && rule.matches_destination(flow.host, canonical)
+                && rule.is_for(flow.host, canonical) && rule.opens(flow.host, canonical)
                 && fits(rule.fit(agent, &flow))
         };
         let wanted = policy.compiled().iter().any(|rule| {

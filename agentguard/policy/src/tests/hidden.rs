@@ -65,6 +65,37 @@ fn a_path_within_another_pattern_is_covered() {
     assert_eq!(told(CODER, values), [never]);
 }
 
+/// What comes first does not match where a name leads to what it does not open.
+#[test]
+fn what_opens_an_address_is_not_preceded_by_what_does_not() {
+    let web = "  - {id: web, match: {host: [a.example], port: [443]}, action: allow}\n";
+    let opens = "  - {id: opens, match: {host: [a.example], port: [443]}, action: allow, resolved_ranges: [10.1.0.0/16]}\n";
+    let denies = "  - {id: denies, match: {host: [a.example], port: [443], transport: [tcp]}, action: deny}\n";
+    let wide = opens
+        .replace("id: opens", "id: wide")
+        .replace("10.1.0.0/16", "10.0.0.0/8");
+    let more = &opens.replace("[443]", "[443, 8443]");
+    let never = |id: &str, by: &str, line: u32| {
+        format!(
+            "rule `{id}` never decides: rule `{by}` (line {line}) comes before it and matches all of it"
+        )
+    };
+    for (rules, expected) in [
+        ([web, opens].concat(), vec![]),
+        ([opens, web].concat(), vec![never("web", "opens", 5)]),
+        ([&wide, opens].concat(), vec![never("opens", "wide", 5)]),
+        ([opens, &wide].concat(), vec![]),
+        ([web, denies].concat(), vec![never("denies", "web", 5)]),
+        // At 10.1.2.3 the denial comes before the last.
+        ([web, denies, more].concat(), vec![]),
+    ] {
+        assert_eq!(told(FIRST, &rules), expected, "{rules}");
+    }
+    // A denial by address is for names too.
+    let bare = "  - {id: bare, match: {cidr: [192.0.2.0/24], port: [443]}, action: allow}\n  - {id: denies, match: {cidr: [192.0.2.0/24], port: [443], transport: [tcp]}, action: deny}\n";
+    assert_eq!(told(FIRST, bare), [""; 0]);
+}
+
 #[test]
 fn several_denials_together_leave_an_allowance_nothing() {
     let wide = "  - {id: a, match: {host: [a.example.com], port: ['400-500']}, action: allow}\n";

@@ -184,7 +184,7 @@ fn a_test_gets_what_the_guard_would_do() {
         ),
         (
             "agent: newcomer, host: git.example.com, port: 443, resolves_to: 10.1.2.3, request: {method: GET, path: /}".to_owned(),
-            Allow, false, Some(inspect), Some("repositories"), Code::RuleAllow,
+            Deny, false, Some(splice), None, Code::Rebinding,
         ),
         ("agent: coder, resolve: in.example.com".to_owned(), Allow, true, None, Some("intranet"), Code::RuleAllow),
         (

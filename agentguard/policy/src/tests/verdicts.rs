@@ -5,7 +5,7 @@ use agentguard_model::{Handling, Mode, ReasonCode, Transport, Verdict};
 use super::{agent, host, policy};
 use crate::{
     Addresses, Circumstances, Condition, Consideration, Facts, Policy, Request, RulingOutcome,
-    Seen, schema,
+    Seen, Switches, schema,
 };
 
 const TEXT: &str = r#"
@@ -647,4 +647,181 @@ rules:
     ] {
         assert_eq!(allowed("y.example", path), expected, "{path}");
     }
+}
+
+/// What is closed opens the rule that names it, not every rule for the name.
+#[test]
+fn a_range_is_opened_by_the_rule_that_names_it() {
+    let rules = r#"
+version: 1
+agents: [{name: coder}, {name: learner, mode: observe}]
+switches: {maintenance: false}
+rules:
+  - id: web
+    match: {host: ["*.x.example"], port: [443, 8443]}
+    action: allow
+  - id: internal
+    match: {host: [a.x.example], port: [8443]}
+    when: switches.maintenance
+    action: allow
+    resolved_ranges: [10.0.0.0/8]
+  - id: page
+    match: {host: [p.x.example], port: [443], path: [/in]}
+    action: allow
+    resolved_ranges: [10.0.0.0/8]
+"#;
+    let policy = policy(rules);
+    let mut on = Switches::default();
+    on.set("maintenance", true);
+    let told = |name: &str, ip: &str, port, request, on: Option<&_>, by: &str| {
+        let name = host(name);
+        let circumstances = Circumstances::NOBODY;
+        let circumstances = match on {
+            Some(switches) => Circumstances {
+                switches,
+                ..circumstances
+            },
+            None => circumstances,
+        };
+        let facts = Facts {
+            host: Some(&name),
+            ip: Some(ip.parse().unwrap()),
+            port,
+            transport: Transport::Tcp,
+            request,
+            circumstances,
+        };
+        let ruling = policy.decide(agent(&policy, by), &facts);
+        (ruling.outcome, ruling.reason.code, ruling.reason.message)
+    };
+    let deny = RulingOutcome::Deny;
+    let (not_yet, public, private) = (Seen::NotYet, "192.0.2.1", "10.1.2.3");
+    let splice = RulingOutcome::Allow(Handling::Splice);
+    for (name, ip, port, request, switch, by, outcome, code) in [
+        (
+            "a.x.example",
+            public,
+            443,
+            not_yet,
+            false,
+            "coder",
+            splice,
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "a.x.example",
+            private,
+            443,
+            not_yet,
+            true,
+            "coder",
+            deny,
+            ReasonCode::Rebinding,
+        ),
+        (
+            "a.x.example",
+            private,
+            8443,
+            not_yet,
+            false,
+            "coder",
+            deny,
+            ReasonCode::Rebinding,
+        ),
+        (
+            "a.x.example",
+            private,
+            8443,
+            not_yet,
+            true,
+            "coder",
+            splice,
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "b.x.example",
+            private,
+            8443,
+            not_yet,
+            true,
+            "coder",
+            deny,
+            ReasonCode::Rebinding,
+        ),
+        (
+            "a.x.example",
+            "64:ff9b::a01:203",
+            8443,
+            not_yet,
+            true,
+            "coder",
+            splice,
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "a.x.example",
+            "169.254.42.42",
+            8443,
+            not_yet,
+            true,
+            "coder",
+            deny,
+            ReasonCode::MetadataService,
+        ),
+        (
+            "y.example",
+            private,
+            443,
+            not_yet,
+            true,
+            "coder",
+            deny,
+            ReasonCode::NoRule,
+        ),
+        (
+            "p.x.example",
+            private,
+            443,
+            Seen::Request(Request::new("GET", "/in")),
+            false,
+            "coder",
+            splice,
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "p.x.example",
+            private,
+            443,
+            Seen::Request(Request::new("GET", "/out")),
+            false,
+            "coder",
+            deny,
+            ReasonCode::Rebinding,
+        ),
+        (
+            "a.x.example",
+            private,
+            443,
+            not_yet,
+            false,
+            "learner",
+            splice,
+            ReasonCode::Rebinding,
+        ),
+    ] {
+        let on = switch.then_some(&on);
+        let got = told(name, ip, port, request, on, by);
+        assert_eq!(
+            (got.0, got.1),
+            (outcome, code),
+            "{name} {ip} {port} {switch} {by}: {}",
+            got.2
+        );
+    }
+    let (_, _, message) = told("a.x.example", private, 443, not_yet, None, "coder");
+    assert_eq!(
+        message,
+        "No rule allows coder to reach a.x.example:443 over TCP at 10.1.2.3, a private address: rule web does not list it in `resolved_ranges`."
+    );
+    assert!(policy.address_matters_later(agent(&policy, "coder")));
 }

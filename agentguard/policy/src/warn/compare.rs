@@ -23,6 +23,8 @@ pub(super) enum Who {
 pub(super) struct Comparisons<'a> {
     pub(super) left: usize,
     agents: &'a [AgentPolicy],
+    /// Whether a rule lets a name lead to an address that is not public.
+    opens: bool,
     selected: HashMap<&'a Selector, Rc<Selected>>,
 }
 
@@ -62,10 +64,11 @@ impl Selected {
 
 impl<'a> Comparisons<'a> {
     /// `left`: how many comparisons of two values there may be.
-    pub(super) fn new(agents: &'a [AgentPolicy], left: usize) -> Self {
+    pub(super) fn new(rules: &[Rule], agents: &'a [AgentPolicy], left: usize) -> Self {
         Self {
             left,
             agents,
+            opens: rules.iter().any(|rule| !rule.ranges.is_empty()),
             selected: HashMap::new(),
         }
     }
@@ -93,6 +96,18 @@ impl<'a> Comparisons<'a> {
             || !b.anywhere()
                 && self.all(&b.hosts, &a.hosts, HostPattern::covers)
                 && self.all(b.written_ranges(), a.written_ranges(), holds)
+    }
+
+    /// Whether `a` goes wherever the names of `b` may lead, given that it is for all of them: what is not public it
+    /// has to open, and a denial by address is for names too.
+    pub(super) fn opens_all(&mut self, a: &Rule, b: &Rule) -> bool {
+        if !a.allows() {
+            return true;
+        }
+        if b.allows() {
+            return self.all(&b.ranges, &a.ranges, holds);
+        }
+        !self.opens && (a.anywhere() || b.written_ranges().is_empty())
     }
 
     /// Whether a denial is for all names, or for all bare addresses, that an allowance is for, whatever ports and

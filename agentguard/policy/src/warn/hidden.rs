@@ -242,7 +242,9 @@ impl<'a> Comparisons<'a> {
                     let counts = by.rule.info.in_force() || by.rule.info.mode == rule.info.mode;
                     rule.allows() && !by.rule.allows() && counts
                 }
-                Strategy::PriorityFirstMatch => precedes(by.rule, rule, by.earlier),
+                Strategy::PriorityFirstMatch => {
+                    precedes(by.rule, rule, by.earlier) && self.opens_all(by.rule, rule)
+                }
                 // The narrower one decides.
                 Strategy::MostSpecificWins => false,
             };
@@ -326,6 +328,7 @@ impl<'a> Comparisons<'a> {
             Strategy::PriorityFirstMatch => {
                 self.spend(1);
                 let matches = precedes(by, rule, earlier)
+                    && self.opens_all(by, rule)
                     && self.reaches_over(by, rule, Who::Now)
                     && self.sees(by, rule);
                 if !matches {

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use agentguard_model::special::special;
 use agentguard_model::{Action, ActionKind, Decision, ReasonCode, Tool, Transport, Verdict};
-use agentguard_names::guard;
 use agentguard_policy::is_exact_path;
 use ipnet::IpNet;
 
@@ -242,7 +242,7 @@ fn resolved_ranges(ip: Option<IpAddr>) -> String {
         return "  # resolved_ranges: [\"10.0.0.0/8\"] or the like is needed if the name leads to no public address; the record does not say where it leads\n"
             .to_owned();
     };
-    match guard::special(ip) {
+    match special(ip) {
         None => String::new(),
         Some((_, special)) if special.never_permitted() => {
             format!("  # the name leads to {ip}, a {special} address that no rule lets it have\n")

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use agentguard_model::special::is_opened;
 use agentguard_model::{HostName, Llm, ReasonCode, Tool, Transport};
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
@@ -180,8 +181,8 @@ impl Tried {
             tool: self.tool,
             ..Request::new(self.method, self.path)
         };
-        // Names lead to no closed address.
-        let closed = special::hard(&special::canonical(self.ip).into()).is_some();
+        // Where names lead is not recorded; here to public addresses alone.
+        let closed = !is_opened(special::canonical(self.ip), &[]);
         Attempt {
             facts: Facts {
                 host: self.name.as_ref(),
