@@ -5,7 +5,6 @@
 //! kernel's lines and the resolver take the rule as one that may match: see [`Conditions::is_empty`].
 
 mod rollout;
-mod steps;
 mod times;
 mod when;
 
@@ -13,7 +12,6 @@ use agentguard_model::{Context, Labels};
 use jiff::Timestamp;
 
 pub(crate) use rollout::Rollout;
-pub(crate) use steps::Steps;
 pub(crate) use times::{Days, Times, hours};
 pub(crate) use when::When;
 
@@ -21,6 +19,7 @@ use crate::agent::AgentPolicy;
 use crate::circumstances::Circumstances;
 use crate::decide::Facts;
 use crate::pattern::Wildcard;
+use crate::steps::Steps;
 
 /// What a rule says beside flow and request.
 #[derive(Debug, Default)]

@@ -14,7 +14,6 @@ use agentguard_model::{
 use crate::agent::AgentPolicy;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
-use crate::conditions::Steps;
 use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
@@ -22,6 +21,7 @@ use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::sentence::{self, Attempt};
 use crate::special;
+use crate::steps::Steps;
 
 /// A flow, or a request on it, as far as it is known.
 #[derive(Clone, Copy, Debug)]

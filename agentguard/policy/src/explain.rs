@@ -6,7 +6,6 @@ use agentguard_model::{Source, Transport};
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
-use crate::conditions::Steps;
 use crate::decide::Facts;
 use crate::document::RuleAction;
 use crate::llm::{LlmMatch, OPERATIONS};
@@ -14,6 +13,7 @@ use crate::pattern::Wildcard;
 use crate::policy::Policy;
 use crate::rule::{Fit, Rule, Seen, bit};
 use crate::special;
+use crate::steps::Steps;
 use crate::strategy::{Standing, Towards};
 use crate::tool::ToolMatch;
 
@@ -313,9 +313,10 @@ fn consider(
         let (says, allows) = (&rule.request, rule.allows());
         check(Condition::Protocol, says.protocols.request(request));
         check(Condition::Method, says.method(request));
-        check(Condition::Path, says.path(request, allows));
-        check(Condition::Query, says.query(request, allows));
-        check(Condition::Header, says.fields(request, allows));
+        let steps = &Steps::endless();
+        check(Condition::Path, says.path(request, allows, steps));
+        check(Condition::Query, says.query(request, allows, steps));
+        check(Condition::Header, says.fields(request, allows, steps));
         check(Condition::BodyOver, says.size(request));
         match (&says.llm, request.llm) {
             (None, _) => {}
@@ -323,9 +324,9 @@ fn consider(
             (Some(says), Some(llm)) => {
                 check(Condition::Provider, says.provider(llm));
                 check(Condition::Operation, says.operation(llm));
-                check(Condition::Model, says.model(llm, allows));
-                check(Condition::Tools, says.tools(llm, allows));
-                check(Condition::ToolCalls, says.tool_calls(llm));
+                check(Condition::Model, says.model(llm, allows, steps));
+                check(Condition::Tools, says.tools(llm, allows, steps));
+                check(Condition::ToolCalls, says.tool_calls(llm, steps));
                 check(Condition::MaxOutputOver, says.max_output(llm));
             }
         }
@@ -333,14 +334,17 @@ fn consider(
             (None, _) => {}
             (Some(_), None) => check(Condition::Tool, false),
             // Of what every session needs only the server counts.
-            (Some(says), Some(tool)) if says.matches(request, allows) => {
+            (Some(says), Some(tool)) if says.matches(request, allows, steps) => {
                 check(Condition::ToolServer, says.server(tool));
             }
             (Some(says), Some(tool)) => {
                 check(Condition::ToolServer, says.server(tool));
-                check(Condition::ToolMethod, says.method(tool, allows));
-                check(Condition::ToolName, says.name(tool, allows));
-                check(Condition::ToolArguments, says.arguments(tool, allows));
+                check(Condition::ToolMethod, says.method(tool, allows, steps));
+                check(Condition::ToolName, says.name(tool, allows, steps));
+                check(
+                    Condition::ToolArguments,
+                    says.arguments(tool, allows, steps),
+                );
             }
         }
     }

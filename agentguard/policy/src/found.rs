@@ -6,12 +6,12 @@ use agentguard_model::special::is_opened;
 use agentguard_model::{Handling, HostName};
 
 use crate::agent::AgentPolicy;
-use crate::conditions::Steps;
 use crate::decide::Facts;
 use crate::index::{Position, Via};
 use crate::policy::Policy;
 use crate::rule::{Fit, Rule};
 use crate::special;
+use crate::steps::Steps;
 use crate::strategy::{Rank, Standing, Towards};
 
 /// How many rules of one kind a decision lists. Of more, those that stand first in the policy.

@@ -7,6 +7,7 @@ use agentguard_model::{Llm, LlmOperation};
 
 use crate::pattern::{Wildcard, all_or_among, one_of};
 use crate::request::{Request, Unknown};
+use crate::steps::Steps;
 
 /// The operations, as documents write them.
 pub(crate) const OPERATIONS: [(&str, LlmOperation); 4] = [
@@ -57,7 +58,7 @@ impl LlmMatch {
     }
 
     /// Whether a request is a call that matches. `allows` as of [`crate::request::RequestMatch::matches`].
-    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool) -> bool {
+    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         if let Some(holds) = request.assumed(allows, Unknown::llm) {
             return holds;
         }
@@ -68,9 +69,9 @@ impl LlmMatch {
         request.llm.is_some_and(|llm| {
             self.provider(llm)
                 && self.operation(llm)
-                && self.model(llm, allows)
-                && self.tools(llm, allows)
-                && self.tool_calls(llm)
+                && self.model(llm, allows, steps)
+                && self.tools(llm, allows, steps)
+                && self.tool_calls(llm, steps)
                 && self.max_output(llm)
         })
     }
@@ -86,18 +87,18 @@ impl LlmMatch {
 
     /// Servers differ in whether they look at the case of a model's name, and one that is not named is the
     /// server's to choose.
-    pub(crate) fn model(&self, llm: &Llm, allows: bool) -> bool {
+    pub(crate) fn model(&self, llm: &Llm, allows: bool, steps: &Steps) -> bool {
         if self.models.is_empty() {
             return true;
         }
         let Some(model) = &llm.model else {
             return !allows;
         };
-        one_of(&self.models, model, allows)
+        one_of(&self.models, model, allows, steps)
     }
 
     /// An allowance has to match every tool that is offered, and a denial one.
-    pub(crate) fn tools(&self, llm: &Llm, allows: bool) -> bool {
+    pub(crate) fn tools(&self, llm: &Llm, allows: bool, steps: &Steps) -> bool {
         if self.tools.is_empty() {
             return true;
         }
@@ -106,18 +107,18 @@ impl LlmMatch {
         }
         let mut tools = llm.tools.iter();
         if allows {
-            tools.all(|tool| one_of(&self.tools, tool, allows))
+            tools.all(|tool| one_of(&self.tools, tool, allows, steps))
         } else {
-            tools.any(|tool| one_of(&self.tools, tool, allows))
+            tools.any(|tool| one_of(&self.tools, tool, allows, steps))
         }
     }
 
     /// What is asked for is known with the answer, which is decided by itself.
-    pub(crate) fn tool_calls(&self, llm: &Llm) -> bool {
+    pub(crate) fn tool_calls(&self, llm: &Llm, steps: &Steps) -> bool {
         let mut asks = llm.asks.iter();
         self.tool_calls.is_empty()
             || llm.asks_unread
-            || asks.any(|tool| one_of(&self.tool_calls, tool, false))
+            || asks.any(|tool| one_of(&self.tool_calls, tool, false, steps))
     }
 
     /// Vectors and numbers of tokens have no length to ask for.

@@ -3,6 +3,18 @@
 use std::str::FromStr;
 
 use agentguard_model::{HostName, InvalidHost};
+use memchr::{memchr, memrchr};
+
+use crate::steps::Steps;
+
+/// Steps of which there are enough for whatever is no agent's.
+const ENDLESS: u64 = u64::MAX;
+
+/// In so many bytes the end of a segment is found in one step.
+const FOUND: usize = 64;
+
+/// How many bytes a short segment has.
+const SHORT: usize = 16;
 
 /// A pattern of segments that `/` separates. `*` stands for any run of characters within a
 /// segment, also none; `**`, alone in a segment, for any number of segments, also none.
@@ -69,8 +81,34 @@ impl Glob {
 
     /// Whether it matches a text without its leading `/`.
     pub(crate) fn matches(&self, text: &str) -> bool {
-        match_segments(&self.segments, text.split('/'), |pattern, segment| {
-            pattern.matches(segment)
+        self.matches_while(text, &mut { ENDLESS })
+    }
+
+    /// The same, as far as the steps of a decision suffice; where they do not, they say so.
+    pub(crate) fn matches_within(&self, text: &str, steps: &Steps) -> bool {
+        let written = || format!("/{}", self.written());
+        steps.pattern(written, text.len(), |left| self.matches_while(text, left))
+    }
+
+    /// `left` as of [`wildcard`].
+    fn matches_while(&self, text: &str, left: &mut u64) -> bool {
+        let is_any = |segment: &Segment| *segment == Segment::Any;
+        let from_the_end = self.segments.iter().rposition(is_any);
+        let Some((head, tail)) = from_the_end.and_then(|n| self.segments.split_at_checked(n + 1))
+        else {
+            return match_segments(&self.segments, Segments::of(text), |pattern, segment| {
+                pattern.matches(segment, left)
+            });
+        };
+        // What follows the last `**` is at the end or nowhere.
+        let mut rest = Segments::of(text);
+        for segment in tail.iter().rev() {
+            if !rest.next_back().is_some_and(|it| segment.matches(it, left)) {
+                return false;
+            }
+        }
+        match_segments(head, rest, |pattern, segment| {
+            pattern.matches(segment, left)
         })
     }
 
@@ -83,20 +121,63 @@ impl Glob {
     }
 }
 
+/// The segments of a text that are left. As the library's, and cheap to take up again.
+#[derive(Clone, Copy)]
+struct Segments<'a>(Option<&'a [u8]>);
+
+impl<'a> Segments<'a> {
+    const fn of(text: &'a str) -> Self {
+        Self(Some(text.as_bytes()))
+    }
+
+    fn next_back(&mut self) -> Option<&'a [u8]> {
+        let text = self.0?;
+        let at = memrchr(b'/', text);
+        self.0 = at.and_then(|at| text.get(..at));
+        text.get(at.map_or(0, |at| at + 1)..)
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let text = self.0?;
+        // Most are short, where to call the library takes longer than to look.
+        let mut short = text.iter().take(SHORT);
+        let at = short.position(|byte| *byte == b'/').or_else(|| {
+            let rest = text.get(SHORT..)?;
+            Some(SHORT + memchr(b'/', rest)?)
+        });
+        self.0 = at.and_then(|at| text.get(at + 1..));
+        text.get(..at.unwrap_or(text.len()))
+    }
+}
+
 /// Whether segments, one by one, are those of a pattern. Greedy, with one point of return: only the last `**`
 /// can matter.
-fn match_segments<T>(
+fn match_segments<T: Copy>(
     pattern: &[Segment],
     segments: impl Iterator<Item = T> + Clone,
-    is_one: impl Fn(&Segment, T) -> bool,
+    mut is_one: impl FnMut(&Segment, T) -> bool,
 ) -> bool {
     let (mut patterns, mut rest) = (pattern, segments);
     let mut retry = None;
     loop {
         match patterns.split_first() {
+            Some((Segment::Any, [])) => return true,
             Some((Segment::Any, after)) => {
+                // It goes on where the next one is found.
+                while let Some(next) = after.first().filter(|it| **it != Segment::Any) {
+                    let mut following = rest.clone();
+                    match following.next() {
+                        None => return false,
+                        Some(it) if is_one(next, it) => break,
+                        Some(_) => rest = following,
+                    }
+                }
+                retry = Some((patterns, rest.clone()));
                 patterns = after;
-                retry = Some((after, rest.clone()));
                 continue;
             }
             Some((pattern, after)) => {
@@ -110,23 +191,27 @@ fn match_segments<T>(
             None if rest.clone().next().is_none() => return true,
             None => {}
         }
-        let Some((after, from)) = &mut retry else {
+        let Some((any, from)) = &mut retry else {
             return false;
         };
         if from.next().is_none() {
             return false;
         }
-        patterns = after;
+        patterns = any;
         rest = from.clone();
     }
 }
 
 impl Segment {
-    fn matches(&self, text: &str) -> bool {
+    /// `left` as of [`wildcard`].
+    fn matches(&self, text: &[u8], left: &mut u64) -> bool {
+        let found = u64::try_from(text.len() / FOUND).unwrap_or(u64::MAX);
+        *left = left.saturating_sub(1 + found);
         match self {
+            _ if *left == 0 => false,
             Self::Any => true,
-            Self::Exact(exact) => exact == text,
-            Self::Pattern(pattern) => wildcard(pattern.as_bytes(), text.as_bytes()),
+            Self::Exact(exact) => exact.as_bytes() == text,
+            Self::Pattern(pattern) => wildcard(pattern.as_bytes(), text, same, left),
         }
     }
 
@@ -135,7 +220,9 @@ impl Segment {
         match (self, other) {
             (Self::Any, _) => true,
             (_, Self::Any) => false,
-            (_, Self::Pattern(text) | Self::Exact(text)) => self.matches(text),
+            (_, Self::Pattern(text) | Self::Exact(text)) => {
+                self.matches(text.as_bytes(), &mut { ENDLESS })
+            }
         }
     }
 
@@ -162,13 +249,22 @@ impl Wildcard {
     }
 
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
-        wildcard(self.0.as_bytes(), text)
+        wildcard(self.0.as_bytes(), text, same, &mut { ENDLESS })
     }
 
-    /// Without regard to the case of ASCII letters.
-    pub(crate) fn matches_any_case(&self, text: &[u8]) -> bool {
-        let pattern = self.0.to_ascii_lowercase();
-        wildcard(pattern.as_bytes(), &text.to_ascii_lowercase())
+    /// The same, as far as the steps of a decision suffice; where they do not, they say so. A denial has no regard
+    /// to the case of ASCII letters.
+    pub(crate) fn matches_within(&self, text: &[u8], exact: bool, steps: &Steps) -> bool {
+        let is_same = if exact {
+            same
+        } else {
+            u8::eq_ignore_ascii_case
+        };
+        steps.pattern(
+            || self.0.clone(),
+            text.len(),
+            |left| wildcard(self.0.as_bytes(), text, is_same, left),
+        )
     }
 
     /// As [`Glob::work`].
@@ -187,19 +283,27 @@ impl Wildcard {
     }
 }
 
-/// `*` against any run of octets. Of another pattern in the place of the text its `*` is an octet too, that
+fn same(a: &u8, b: &u8) -> bool {
+    a == b
+}
+
+/// `*` against any run of octets. Counts down what is `left`, and does not match once there is none. Of another pattern in the place of the text its `*` is an octet too, that
 /// only a `*` stands for: so this says as well whether one pattern covers another.
-fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
+fn wildcard(pattern: &[u8], text: &[u8], is_same: fn(&u8, &u8) -> bool, left: &mut u64) -> bool {
     let (mut p, mut t) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            return false;
+        }
         match (p.split_first(), t.split_first()) {
             (Some((b'*', after)), _) => {
                 retry = Some((after, t));
                 p = after;
                 continue;
             }
-            (Some((a, p_after)), Some((b, t_after))) if a == b => {
+            (Some((a, p_after)), Some((b, t_after))) if is_same(a, b) => {
                 p = p_after;
                 t = t_after;
                 continue;
@@ -392,15 +496,10 @@ impl Ports {
 }
 
 /// Whether one of these patterns matches a name. A denial is not passed by writing it in another case.
-pub(crate) fn one_of(patterns: &[Wildcard], name: &str, allows: bool) -> bool {
+pub(crate) fn one_of(patterns: &[Wildcard], name: &str, allows: bool, steps: &Steps) -> bool {
     let name = name.as_bytes();
-    patterns.iter().any(|pattern| {
-        if allows {
-            pattern.matches(name)
-        } else {
-            pattern.matches_any_case(name)
-        }
-    })
+    let mut patterns = patterns.iter();
+    patterns.any(|pattern| pattern.matches_within(name, allows, steps))
 }
 
 /// Whether patterns, of which none means any, are all of `others` and perhaps more. By spelling alone.
@@ -475,7 +574,38 @@ mod tests {
         }
     }
 
+    /// By the definition, one segment after the other.
+    fn defined(pattern: &[&str], text: &[&str]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, rest) => rest.is_none(),
+            (Some((&"**", after)), rest) => {
+                defined(after, text) || rest.is_some_and(|(_, rest)| defined(pattern, rest))
+            }
+            (Some(_), None) => false,
+            (Some((pattern, after)), Some((segment, rest))) => {
+                let is_one = match pattern.split_once('*') {
+                    None => pattern == segment,
+                    Some((begins, ends)) => {
+                        segment.len() >= begins.len() + ends.len()
+                            && segment.starts_with(begins)
+                            && segment.ends_with(ends)
+                    }
+                };
+                is_one && defined(after, rest)
+            }
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_glob_matches_what_it_is_defined_to(
+            pattern in proptest::collection::vec(proptest::sample::select(&["**", "*", "a", "b", "a*", "a*b", ""][..]), 1..7),
+            text in proptest::collection::vec(proptest::sample::select(&["a", "b", "ab", "", "a-long-segment-of-thirty-letters"][..]), 1..9),
+        ) {
+            let glob = Glob::new(&pattern.join("/")).unwrap();
+            proptest::prop_assert_eq!(glob.matches(&text.join("/")), defined(&pattern, &text));
+        }
+
         /// Whatever one matches that is covered, the other matches.
         #[test]
         fn what_is_covered_is_matched(

@@ -7,12 +7,11 @@ use agentguard_model::{Claim, Llm, Tool};
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
-use percent_encoding::percent_decode_str;
-
 use crate::llm::LlmMatch;
 use crate::pattern::{Glob, Wildcard};
 use crate::protocols::Protocols;
 use crate::rule::{Fit, Seen};
+use crate::steps::Steps;
 use crate::tool::ToolMatch;
 
 /// A longer part of a query that has no `=` is put out as if it were a value.
@@ -268,23 +267,6 @@ fn parameters(text: &str) -> Parameters {
     parameters
 }
 
-/// A path without empty segments but the last.
-pub(crate) fn merged(path: &str) -> String {
-    let mut merged = String::with_capacity(path.len());
-    for character in path.chars() {
-        if character != '/' || !merged.ends_with('/') {
-            merged.push(character);
-        }
-    }
-    merged
-}
-
-/// A path without escapes, but for `%25`: what that stands for is no escape of its own.
-pub(crate) fn unescaped(path: &str) -> String {
-    let path = path.replace("%25", "%2525");
-    percent_decode_str(&path).decode_utf8_lossy().into_owned()
-}
-
 /// What a rule says of requests, and of what else may be spoken.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestMatch {
@@ -379,55 +361,68 @@ impl RequestMatch {
     }
 
     /// Whether a request matches. `allows`: what can be read in two ways has to match in both; else
-    /// one suffices.
-    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool) -> bool {
-        self.but_for_size(request, allows) && self.size(request)
+    /// one suffices. Nothing where the steps do not suffice to tell.
+    pub(crate) fn matches(
+        &self,
+        request: &Request<'_>,
+        allows: bool,
+        steps: &Steps,
+    ) -> Option<bool> {
+        Some(self.but_for_size(request, allows, steps)? && self.size(request))
     }
 
-    /// Whether a request would match if it were large enough.
-    pub(crate) fn but_for_size(&self, request: &Request<'_>, allows: bool) -> bool {
+    /// Whether a request would match if it were large enough. Nothing where the steps do not suffice to tell.
+    pub(crate) fn but_for_size(
+        &self,
+        request: &Request<'_>,
+        allows: bool,
+        steps: &Steps,
+    ) -> Option<bool> {
+        let refused = steps.refused();
+        let matches = self.parts(request, allows, steps);
+        (steps.refused() == refused).then_some(matches)
+    }
+
+    fn parts(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         if let Some(holds) = request.assumed(allows, |unknown| unknown.everything) {
             return holds;
         }
         self.protocols.request(request)
             && self.method(request)
-            && self.path(request, allows)
-            && self.query(request, allows)
-            && self.fields(request, allows)
-            && self.llm(request, allows)
-            && self.tool(request, allows)
+            && self.path(request, allows, steps)
+            && self.query(request, allows, steps)
+            && self.fields(request, allows, steps)
+            && self.llm(request, allows, steps)
+            && self.tool(request, allows, steps)
     }
 
     pub(crate) fn method(&self, request: &Request<'_>) -> bool {
         self.methods.is_empty() || self.methods.iter().any(|m| m == request.method)
     }
 
-    /// A canonical path keeps an encoded slash, which some servers take for a slash.
-    pub(crate) fn path(&self, request: &Request<'_>, allows: bool) -> bool {
-        let one = |path: &str| {
-            path.strip_prefix('/')
-                .is_some_and(|path| self.paths.iter().any(|glob| glob.matches(path)))
-        };
+    /// What is allowed is so however an encoded slash is read, and a denial is not passed by writing a character in
+    /// another way.
+    pub(crate) fn path(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         if self.paths.is_empty() {
             return true;
         }
-        let path = request.path;
-        if !path.contains('%') {
-            return one(path);
-        }
-        let with_slashes = path.replace("%2F", "/");
-        let merged = merged(&with_slashes);
+        let one = |path: &str| {
+            let path = path.strip_prefix('/');
+            path.is_some_and(|path| {
+                let mut globs = self.paths.iter();
+                globs.any(|glob| glob.matches_within(path, steps))
+            })
+        };
+        let readings = || steps.readings(request.path);
         if allows {
-            return one(path) && one(&with_slashes) && one(&merged);
+            one(request.path) && readings().slashes().all(one)
+        } else {
+            one(request.path) || readings().all().any(one)
         }
-        // A denial is not passed by writing a character in another way (RFC 3986 §6.2.2).
-        let kept = unescaped(&path.replace("%2F", "%252F"));
-        let readings = [&with_slashes, &merged, &kept, &unescaped(&merged)];
-        one(path) || readings.into_iter().any(|path| one(path))
     }
 
     /// A parameter that is there more than once: servers differ in which one they take.
-    pub(crate) fn query(&self, request: &Request<'_>, allows: bool) -> bool {
+    pub(crate) fn query(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         if self.query.is_empty() {
             return true;
         }
@@ -440,7 +435,10 @@ impl RequestMatch {
                     return holds;
                 }
                 let values = parameters.get(name).map_or(&[][..], Vec::as_slice);
-                let one = |value: &String| patterns.iter().any(|p| p.matches(value.as_bytes()));
+                let one = |value: &String| {
+                    let mut patterns = patterns.iter();
+                    patterns.any(|p| p.matches_within(value.as_bytes(), true, steps))
+                };
                 if allows {
                     !values.is_empty() && values.iter().all(one)
                 } else {
@@ -458,7 +456,7 @@ impl RequestMatch {
     /// Servers take the first field of a name, or the last, or all of them joined; and many look at
     /// values without regard to case. Only a cookie that came in pieces is always one (RFC 9113
     /// §8.2.3).
-    pub(crate) fn fields(&self, request: &Request<'_>, allows: bool) -> bool {
+    pub(crate) fn fields(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         self.fields.iter().all(|(name, patterns)| {
             if let Some(holds) = request.assumed(allows, |unknown| unknown.field(name)) {
                 return holds;
@@ -471,32 +469,34 @@ impl RequestMatch {
                 .iter()
                 .map(http::HeaderValue::as_bytes)
                 .collect();
+            let one = |value: &[u8]| {
+                let mut patterns = patterns.iter();
+                patterns.any(|p| p.matches_within(value, allows, steps))
+            };
             let is_cookie = name == header::COOKIE;
-            let joined = || values.join(if is_cookie { &b"; "[..] } else { b", " });
-            if values.is_empty() {
-                false
-            } else if allows {
-                let one = |value: &[u8]| patterns.iter().any(|p| p.matches(value));
-                if is_cookie {
-                    one(&joined())
-                } else {
-                    values.iter().all(|value| one(value))
-                }
-            } else {
-                let one = |value: &[u8]| patterns.iter().any(|p| p.matches_any_case(value));
-                values.iter().any(|value| one(value)) || one(&joined())
+            let one_of_joined = || {
+                let joined = values.join(if is_cookie { &b"; "[..] } else { b", " });
+                steps.text(joined.len());
+                one(&joined)
+            };
+            match values.as_slice() {
+                [] => false,
+                [value] => one(value),
+                _ if allows && is_cookie => one_of_joined(),
+                several if allows => several.iter().all(|value| one(value)),
+                several => several.iter().any(|value| one(value)) || one_of_joined(),
             }
         })
     }
 
-    fn llm(&self, request: &Request<'_>, allows: bool) -> bool {
+    fn llm(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         let llm = self.llm.as_ref();
-        llm.is_none_or(|llm| llm.matches(request, allows))
+        llm.is_none_or(|llm| llm.matches(request, allows, steps))
     }
 
-    fn tool(&self, request: &Request<'_>, allows: bool) -> bool {
+    fn tool(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         let tool = self.tool.as_ref();
-        tool.is_none_or(|tool| tool.matches(request, allows))
+        tool.is_none_or(|tool| tool.matches(request, allows, steps))
     }
 
     pub(crate) fn size(&self, request: &Request<'_>) -> bool {

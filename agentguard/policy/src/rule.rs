@@ -12,12 +12,13 @@ use crate::agent::AgentPolicy;
 use crate::agent::Group;
 use crate::changes::Changes;
 use crate::circumstances::Circumstances;
-use crate::conditions::{Conditions, Steps, When};
+use crate::conditions::{Conditions, When};
 use crate::decide::Facts;
 use crate::document::{Addresses, LogLevel, RuleAction};
 use crate::pattern::{HostPattern, Ports};
 use crate::request::{Request, RequestMatch};
 use crate::special;
+use crate::steps::Steps;
 
 /// The engine's name in [`Matched`].
 const ENGINE: &str = "native";
@@ -269,7 +270,7 @@ impl Rule {
         self.fit_within(agent, facts, &Steps::new())
     }
 
-    /// The same, if its expression takes no more than these steps.
+    /// The same, if its patterns and its expression take no more than these steps.
     pub(crate) fn fit_within(&self, agent: &AgentPolicy, facts: &Facts<'_>, steps: &Steps) -> Fit {
         if self.transports & bit(facts.transport) == 0 || !self.ports.contains(facts.port) {
             return Fit::No;
@@ -287,9 +288,11 @@ impl Rule {
                 Fit::Yes => {}
                 fit => return fit,
             },
-            Seen::Request(request) if !self.request.matches(&request, self.allows()) => {
-                return self.at_worst(&request, facts);
-            }
+            Seen::Request(request) => match self.request.matches(&request, self.allows(), steps) {
+                Some(true) => {}
+                Some(false) => return self.at_worst(&request, facts, steps),
+                None => return Fit::Failed,
+            },
             _ => {}
         }
         if let Some(when) = conditions
@@ -313,7 +316,7 @@ impl Rule {
 impl Rule {
     /// What is assumed of a rule whose conditions on a request do not hold: not to match. Where they may hold
     /// after all, its expression may fail, which is worse than an allowance that does not match.
-    fn at_worst(&self, request: &Request<'_>, facts: &Facts<'_>) -> Fit {
+    fn at_worst(&self, request: &Request<'_>, facts: &Facts<'_>, steps: &Steps) -> Fit {
         let when = self.conditions.when.as_ref();
         let fails = when.is_some_and(|when| when.needs_request() && when.is_unknown(facts));
         let Some(assumed) = request.assumed.filter(|it| !it.in_favour) else {
@@ -323,7 +326,12 @@ impl Rule {
             assumed: Some(assumed.turned_out()),
             ..*request
         };
-        if self.allows() && fails && self.request.matches(&otherwise, true) {
+        let matches = || {
+            self.request
+                .matches(&otherwise, true, steps)
+                .unwrap_or(true)
+        };
+        if self.allows() && fails && matches() {
             Fit::Failed
         } else {
             Fit::No

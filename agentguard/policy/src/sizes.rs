@@ -5,6 +5,7 @@ use crate::decide::Facts;
 use crate::policy::Policy;
 use crate::rule::{Seen, bit};
 use crate::special;
+use crate::steps::Steps;
 
 impl Policy {
     /// How much content a request may have until it has to be decided again: the least `body_over`,
@@ -18,12 +19,17 @@ impl Policy {
         let ip = facts.ip.map(special::canonical);
         let ip = ip.filter(|ip| !special::is_virtual(*ip));
         let mut limit: Option<u64> = None;
+        // Where they do not suffice it is decided again, and denied for that.
+        let steps = Steps::new();
         self.each(agent, facts.host, ip, Some(facts.port), |_, rule| {
             if let Some(over) = rule.request.body_over
                 && over >= request.body
                 && rule.transports & bit(facts.transport) != 0
                 && rule.ports.contains(facts.port)
-                && rule.request.but_for_size(request, rule.allows())
+                && rule
+                    .request
+                    .but_for_size(request, rule.allows(), &steps)
+                    .unwrap_or(true)
             {
                 limit = Some(limit.map_or(over, |limit| limit.min(over)));
             }

@@ -7,6 +7,7 @@ use agentguard_model::{Argument, Tool};
 
 use crate::pattern::{Wildcard, all_or_among, one_of};
 use crate::request::{Request, Unknown};
+use crate::steps::Steps;
 
 /// The method of a call.
 pub(crate) const CALL: &str = "tools/call";
@@ -54,16 +55,16 @@ impl ToolMatch {
     }
 
     /// Whether a request is a message that matches. `allows` as of [`crate::request::RequestMatch::matches`].
-    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool) -> bool {
+    pub(crate) fn matches(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         if let Some(holds) = request.assumed(allows, Unknown::tool) {
             return holds;
         }
         request.tool.is_some_and(|tool| {
             self.server(tool)
                 && (allows && is_of_session(tool)
-                    || self.method(tool, allows)
-                        && self.name(tool, allows)
-                        && self.all_arguments(request, tool, allows))
+                    || self.method(tool, allows, steps)
+                        && self.name(tool, allows, steps)
+                        && self.all_arguments(request, tool, allows, steps))
         })
     }
 
@@ -78,7 +79,7 @@ impl ToolMatch {
     }
 
     /// An allowance has to match what is asked for and all that is answered; a denial one of them.
-    pub(crate) fn method(&self, tool: &Tool, allows: bool) -> bool {
+    pub(crate) fn method(&self, tool: &Tool, allows: bool, steps: &Steps) -> bool {
         if self.methods.is_empty() && !self.calls_alone() {
             return true;
         }
@@ -89,7 +90,7 @@ impl ToolMatch {
             if self.calls_alone() {
                 method == CALL
             } else {
-                one_of(&self.methods, method, allows)
+                one_of(&self.methods, method, allows, steps)
             }
         };
         let mut methods = tool.method.iter().chain(&tool.answers);
@@ -100,29 +101,35 @@ impl ToolMatch {
         }
     }
 
-    pub(crate) fn name(&self, tool: &Tool, allows: bool) -> bool {
+    pub(crate) fn name(&self, tool: &Tool, allows: bool, steps: &Steps) -> bool {
         if self.names.is_empty() || is_none(tool) {
             return true;
         }
         let Some(name) = &tool.name else {
             return !allows;
         };
-        one_of(&self.names, name, allows)
+        one_of(&self.names, name, allows, steps)
     }
 
-    fn all_arguments(&self, request: &Request<'_>, tool: &Tool, allows: bool) -> bool {
+    fn all_arguments(
+        &self,
+        request: &Request<'_>,
+        tool: &Tool,
+        allows: bool,
+        steps: &Steps,
+    ) -> bool {
         self.arguments.iter().all(|(pointer, patterns)| {
             let assumed = request.assumed(allows, |unknown| {
                 tool.name.is_some() && unknown.argument(pointer)
             });
-            assumed.unwrap_or_else(|| argument(tool, pointer, patterns, allows))
+            assumed.unwrap_or_else(|| argument(tool, pointer, patterns, allows, steps))
         })
     }
 
     /// The arguments, where all are known.
-    pub(crate) fn arguments(&self, tool: &Tool, allows: bool) -> bool {
+    pub(crate) fn arguments(&self, tool: &Tool, allows: bool, steps: &Steps) -> bool {
         let mut arguments = self.arguments.iter();
-        arguments.all(|(pointer, patterns)| argument(tool, pointer, patterns, allows))
+        arguments.all(|(pointer, patterns)| argument(tool, pointer, patterns, allows, steps))
     }
 
     /// Whether this matches whatever `other` matches, in rules that say the same: see
@@ -159,7 +166,13 @@ fn is_of_session(tool: &Tool) -> bool {
 
 /// An argument that an allowance looks at has to be there in one spelling, and each entry of a list has to match; for a
 /// denial one value suffices, in any spelling.
-fn argument(tool: &Tool, pointer: &str, patterns: &[Wildcard], allows: bool) -> bool {
+fn argument(
+    tool: &Tool,
+    pointer: &str,
+    patterns: &[Wildcard],
+    allows: bool,
+    steps: &Steps,
+) -> bool {
     if is_none(tool) {
         return true;
     }
@@ -168,13 +181,20 @@ fn argument(tool: &Tool, pointer: &str, patterns: &[Wildcard], allows: bool) -> 
     }
     let mut found = spellings(tool, pointer);
     if !allows {
-        return found.any(|it| it.values.iter().any(|value| one_of(patterns, value, false)));
+        return found.any(|it| {
+            it.values
+                .iter()
+                .any(|value| one_of(patterns, value, false, steps))
+        });
     }
     match (found.next(), found.next()) {
         (Some(one), None) => {
             one.pointer == pointer
                 && !one.values.is_empty()
-                && one.values.iter().all(|value| one_of(patterns, value, true))
+                && one
+                    .values
+                    .iter()
+                    .all(|value| one_of(patterns, value, true, steps))
         }
         _ => false,
     }

@@ -11,6 +11,7 @@ use crate::pattern::HostPattern;
 use crate::policy::Policy;
 use crate::request::{Assumed, Request, RequestMatch, Unknown};
 use crate::rule::Seen;
+use crate::steps::Steps;
 use crate::tool::CALL;
 
 /// A server of tools.
@@ -31,7 +32,11 @@ impl ToolServer {
     /// Whether it answers at a path, as some server may read that.
     fn at(&self, path: &str) -> bool {
         let path = path.to_ascii_lowercase().replace("%2f", "%2F");
-        let matches = |path: &str| self.paths.path(&Request::new("", path), false);
+        // That there were too few would be a way past the rules.
+        let matches = |path: &str| {
+            let request = Request::new("", path);
+            self.paths.path(&request, false, &Steps::endless())
+        };
         // What stands behind a `;` is a parameter of the segment for some (RFC 3986, 3.3), and a slash at the end
         // nothing.
         let plain = |path: &str| path.strip_suffix('/').is_some_and(matches);

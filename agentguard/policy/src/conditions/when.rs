@@ -28,11 +28,11 @@ use cel::parser::Expression;
 use cel::{Context, Env, ExecutionError, Value};
 use http::header::{self, HeaderName};
 
-use super::steps::{Meter, Steps};
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
-use crate::request::{Request, Unknown, merged, unescaped};
+use crate::request::{Request, Unknown};
 use crate::rule::Seen;
+use crate::steps::{Meter, Steps};
 use crate::tool::spellings;
 use doubts::Possible;
 use pattern::Pattern;
@@ -280,16 +280,8 @@ impl When {
         if !self.looks_at.path || !request.path.contains('%') {
             return Ok(holds);
         }
-        let meter = steps.meter();
-        meter.readings(request.path.len());
-        steps.settle(&meter)?;
-        // Servers differ in whether an escaped slash separates segments, and what is escaped without need
-        // is the same to most of them.
-        let with_slashes = request.path.replace("%2F", "/");
-        let kept = unescaped(&request.path.replace("%2F", "%252F"));
-        let merged = merged(&with_slashes);
-        for path in [&with_slashes, &merged, &kept, &unescaped(&merged)] {
-            if path != request.path && evaluate(Some(&request), path)? != holds {
+        for path in steps.readings(request.path).all() {
+            if evaluate(Some(&request), path)? != holds {
                 return Err("the path has escapes and can be read in two ways".to_owned());
             }
         }

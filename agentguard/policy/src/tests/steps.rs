@@ -42,8 +42,7 @@ fn too_much(policy: &Policy, request: Request<'_>, words: &[&str]) {
     let message = &ruling.reason.message;
     assert_eq!(ruling.reason.code, ReasonCode::EngineError, "{message}");
     assert_eq!(ruling.verdict, Verdict::Deny);
-    let steps =
-        "takes more than is left of the 1000000 steps that the expressions of a decision have";
+    let steps = "takes more than is left of the 1000000 steps that the patterns and expressions of a decision have";
     for words in words.iter().chain([&steps]) {
         assert!(message.contains(words), "{message}");
     }
@@ -196,5 +195,104 @@ fn ordinary_expressions_take_few_steps() {
                 ruling.reason.message
             );
         }
+    }
+}
+
+/// A site that is open, and as many denials of such requests.
+fn denied_requests(count: usize, says: impl Fn(usize) -> String) -> Policy {
+    let mut text = "version: 1\nagents: [{name: coder}]\nrules:\n- {id: site, match: {host: [a.example]}, action: allow}\n"
+        .to_owned();
+    for n in 0..count {
+        let says = says(n);
+        writeln!(
+            text,
+            "- {{id: r{n}, match: {{host: [a.example], {says}}}, action: deny}}"
+        )
+        .unwrap();
+    }
+    policy(&text)
+}
+
+#[test]
+fn the_patterns_of_requests_count_too() {
+    let segments = "/a".repeat(15_000);
+    let stars = letters(10_000);
+    let query = Query::new(format!("q={}", "ab".repeat(10_000)));
+    let with_query = Request {
+        query: Some(&query),
+        ..Request::new("GET", "/")
+    };
+    let value = http::HeaderValue::from_str(&"ab".repeat(10_000)).unwrap();
+    let fields = http::HeaderMap::from_iter([(http::header::ACCEPT, value)]);
+    let with_fields = Request {
+        fields: Some(&fields),
+        ..Request::new("GET", "/")
+    };
+    let (path, star) = ("path: ['/**/zN/**']", "path: ['/*a*b*c*zN*']");
+    let (parameter, field) = ("query: {q: ['*zN*']}", "header: {accept: ['*zN*']}");
+    for (says, request, words) in [
+        (path, Request::new("GET", &segments), "`/**/z"),
+        (star, Request::new("GET", &stars), "`/*a*b*c*z"),
+        (parameter, with_query, "on a text of 20000 bytes"),
+        (field, with_fields, "on a text of 20000 bytes"),
+    ] {
+        let rules = |count| denied_requests(count, |n| says.replace('N', &n.to_string()));
+        let few = decide(&rules(3), request);
+        assert_eq!(
+            few.verdict,
+            Verdict::Allow,
+            "{says}: {}",
+            few.reason.message
+        );
+        too_much(&rules(1_000), request, &[words]);
+    }
+    // What is at the end of a path or nowhere takes next to nothing.
+    let ends = denied_requests(1_000, |n| format!("path: ['/**/z{n}']"));
+    let escaped = format!("/{}", "%3A/".repeat(15_000));
+    for path in [&segments, &escaped] {
+        let ruling = decide(&ends, Request::new("GET", path));
+        assert_eq!(ruling.verdict, Verdict::Allow, "{}", ruling.reason.message);
+    }
+}
+
+/// Where it is not known whether an allowance matches, it does not.
+#[test]
+fn an_allowance_whose_patterns_are_too_much_allows_nothing() {
+    let nearly = format!("/*{}e/**", "abcd".repeat(30));
+    let policy = policy(&format!(
+        "version: 1\nagents: [{{name: coder}}]\nrules:\n- {{id: site, match: {{host: [a.example], path: ['{nearly}']}}, action: allow}}\n",
+    ));
+    let long = letters(60_000);
+    too_much(
+        &policy,
+        Request::new("GET", &long),
+        &["Rule site", "on a text of 60000 bytes"],
+    );
+    let ruling = decide(&policy, Request::new("GET", &letters(400)));
+    assert_eq!(ruling.reason.code, ReasonCode::NoRule);
+}
+
+#[test]
+fn ordinary_patterns_take_few_steps() {
+    let path = "/v1/projects/agentguard/issues/4711/comments";
+    let query = Query::new("state=open&labels=bug&page=2");
+    let request = Request {
+        query: Some(&query),
+        ..Request::new("GET", path)
+    };
+    for says in [
+        "path: ['/v1/projects/*/secrets/N']",
+        "path: ['/**/secrets/**', '/**/N-secret/**']",
+        "path: ['/v1/*-N/**/comments']",
+        "query: {labels: ['*security-N*']}",
+    ] {
+        let policy = denied_requests(1_000, |n| says.replace('N', &n.to_string()));
+        let ruling = decide(&policy, request);
+        assert_eq!(
+            ruling.verdict,
+            Verdict::Allow,
+            "{says}: {}",
+            ruling.reason.message
+        );
     }
 }

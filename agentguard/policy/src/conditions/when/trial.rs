@@ -13,10 +13,10 @@ use http::header::HeaderValue;
 use super::values::Values;
 use super::{LooksAt, When, WhenError, context, told};
 use crate::circumstances::Circumstances;
-use crate::conditions::steps::Meter;
 use crate::decide::Facts;
 use crate::request::{Query, Request};
 use crate::rule::Seen;
+use crate::steps::Meter;
 
 /// Evaluates an expression, and what its operators join, on an example: what is wrong with a type is
 /// wrong with it on all.

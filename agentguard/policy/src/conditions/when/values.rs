@@ -13,11 +13,11 @@ use http::header;
 use jiff::tz::TimeZone;
 
 use super::LooksAt;
-use crate::conditions::steps::Meter;
 use crate::conditions::{Part, label};
 use crate::decide::Facts;
 use crate::llm::operation;
 use crate::request::Request;
+use crate::steps::Meter;
 
 pub(super) struct Values<'a> {
     pub(super) agent: &'a str,

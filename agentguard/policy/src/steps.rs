@@ -1,4 +1,4 @@
-//! What the expressions of one decision may cost.
+//! What the patterns and expressions of one decision may cost.
 //!
 //! An agent says how long the texts are that they look at, and how many rules look. So what they take is
 //! counted, and not measured: a simulation says what was said on the day, whatever the machine.
@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::diagnostic::quoted;
+use crate::readings::Readings;
 
 /// The steps of a decision: of its rules in force together, and as many of those on paper. One is what it takes
 /// to follow one place of a pattern over one byte, some nanoseconds.
@@ -19,20 +20,35 @@ const PART: u64 = 4;
 /// How many bytes of a text are one step to whatever looks at it without a pattern.
 const BYTES: u64 = 8;
 
-/// What is left of the steps of a decision.
+/// What is left of the steps of a decision, and what its rules share so that it takes none again.
 #[derive(Debug)]
 pub(crate) struct Steps {
     left: Cell<u64>,
+    /// How often what is left did not suffice.
+    refused: Cell<u64>,
     /// What was too much, of that the first.
     exceeded: OnceCell<String>,
+    /// Of the path of the decision's request.
+    readings: OnceCell<Readings>,
 }
 
 impl Steps {
     /// Those of a decision.
     pub(crate) const fn new() -> Self {
+        Self::of(MAX_STEPS)
+    }
+
+    /// Enough for whatever nobody waits for.
+    pub(crate) const fn endless() -> Self {
+        Self::of(u64::MAX)
+    }
+
+    const fn of(left: u64) -> Self {
         Self {
-            left: Cell::new(MAX_STEPS),
+            left: Cell::new(left),
+            refused: Cell::new(0),
             exceeded: OnceCell::new(),
+            readings: OnceCell::new(),
         }
     }
 
@@ -41,8 +57,51 @@ impl Steps {
         self.exceeded.get().map(String::as_str)
     }
 
+    /// How often what is left did not suffice. Where it has grown, what was found meanwhile is not so.
+    pub(crate) const fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+
+    /// The ways in which the escapes of the request's path can be read, worked out once.
+    pub(crate) fn readings(&self, path: &str) -> &Readings {
+        self.readings.get_or_init(|| Readings::of(path))
+    }
+
+    /// For a text of so many bytes that is put together or looked through.
+    pub(crate) fn text(&self, bytes: usize) {
+        let meter = self.meter();
+        meter.texts(1, bytes, 1);
+        // What is found to be too much is noted.
+        let _: Result<(), String> = self.settle(&meter);
+    }
+
+    /// Tries a pattern on a text. `of` counts down what is left, and is not to go on with none.
+    pub(crate) fn pattern(
+        &self,
+        pattern: impl FnOnce() -> String,
+        bytes: usize,
+        of: impl FnOnce(&mut u64) -> bool,
+    ) -> bool {
+        let mut left = self.left.get();
+        let matches = of(&mut left);
+        self.left.set(left);
+        if left == 0 {
+            self.refuse(&too_long(&pattern(), bytes));
+        }
+        matches && left > 0
+    }
+
+    fn refuse(&self, what: &str) -> String {
+        self.refused.set(self.refused.get().saturating_add(1));
+        let why = format!(
+            "{what} takes more than is left of the {MAX_STEPS} steps that the patterns and expressions of a decision have"
+        );
+        self.exceeded.get_or_init(|| why.clone());
+        why
+    }
+
     /// What an evaluation takes is counted in a meter, and comes back by [`Self::settle`].
-    pub(super) const fn meter(&self) -> Meter {
+    pub(crate) const fn meter(&self) -> Meter {
         Meter {
             left: AtomicU64::new(self.left.get()),
             exceeded: OnceLock::new(),
@@ -53,17 +112,11 @@ impl Steps {
     ///
     /// # Errors
     /// It was too much: what, in words.
-    pub(super) fn settle(&self, meter: &Meter) -> Result<(), String> {
+    pub(crate) fn settle(&self, meter: &Meter) -> Result<(), String> {
         self.left.set(meter.left.load(Ordering::Relaxed));
         match meter.exceeded.get() {
             None => Ok(()),
-            Some(what) => {
-                let why = format!(
-                    "{what} takes more than is left of the {MAX_STEPS} steps that the expressions of a decision have"
-                );
-                self.exceeded.get_or_init(|| why.clone());
-                Err(why)
-            }
+            Some(what) => Err(self.refuse(what)),
         }
     }
 }
@@ -71,14 +124,14 @@ impl Steps {
 /// Counts down the steps of one evaluation. The library wants what it calls to be shareable between threads, though
 /// one alone has it.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     left: AtomicU64,
     exceeded: OnceLock<String>,
 }
 
 impl Meter {
     /// One that always has enough, for what is not an agent's.
-    pub(super) const fn endless() -> Self {
+    pub(crate) const fn endless() -> Self {
         Self {
             left: AtomicU64::new(u64::MAX),
             exceeded: OnceLock::new(),
@@ -98,37 +151,32 @@ impl Meter {
     }
 
     /// For parts of an expression, as often as each is evaluated.
-    pub(super) fn parts(&self, count: u64) -> bool {
+    pub(crate) fn parts(&self, count: u64) -> bool {
         self.take(count.saturating_mul(PART), || {
             format!("an expression of {count} parts, each as often as it is evaluated,")
         })
     }
 
     /// For `count` texts of together so many bytes that are looked at so many times.
-    pub(super) fn texts(&self, count: usize, bytes: usize, times: u64) -> bool {
+    pub(crate) fn texts(&self, count: usize, bytes: usize, times: u64) -> bool {
         let steps = (wide(bytes) / BYTES).saturating_add(wide(count).saturating_mul(PART));
         self.take(steps.saturating_mul(times), || {
             format!("to look at {bytes} bytes")
         })
     }
 
-    /// For reading a path in the other ways that its escapes leave open.
-    pub(super) fn readings(&self, bytes: usize) -> bool {
-        self.take(wide(bytes), || {
-            format!("to read a path of {bytes} bytes in the ways that its escapes leave open")
-        })
-    }
-
     /// For a pattern of so many places on a text of so many bytes.
-    pub(super) fn pattern(&self, pattern: &str, places: u64, bytes: usize) -> bool {
+    pub(crate) fn pattern(&self, pattern: &str, places: u64, bytes: usize) -> bool {
         let steps = wide(bytes).saturating_mul(places).saturating_add(places);
-        self.take(steps, || {
-            format!(
-                "to try the pattern `{}` on a text of {bytes} bytes",
-                quoted(pattern)
-            )
-        })
+        self.take(steps, || too_long(pattern, bytes))
     }
+}
+
+fn too_long(pattern: &str, bytes: usize) -> String {
+    format!(
+        "to try the pattern `{}` on a text of {bytes} bytes",
+        quoted(pattern)
+    )
 }
 
 fn wide(count: usize) -> u64 {
