@@ -1,6 +1,7 @@
 //! What an allowance opens, or seems to open, that was probably not meant.
 
 use ipnet::IpNet;
+use psl::Type;
 
 use super::Report;
 use crate::document::RawMatch;
@@ -8,48 +9,73 @@ use crate::pattern::HostPattern;
 use crate::special;
 use crate::yaml::At;
 
-/// Suffixes below which anyone can get a name.
-const SHARED_SUFFIXES: [&str; 27] = [
+/// Names below which anyone can get one, where the public suffix list does not have them: with what it has below
+/// them, or what does not ask to be in it.
+const SHARED: [&str; 36] = [
     "amazonaws.com",
-    "appspot.com",
-    "blogspot.com",
-    "azurewebsites.net",
-    "blob.core.windows.net",
-    "cloudfront.net",
-    "duckdns.org",
-    "firebaseapp.com",
+    "amazonaws.com.cn",
+    "app.github.dev",
+    "backblazeb2.com",
+    "burpcollaborator.net",
+    "cloudapp.azure.com",
+    "compute.amazonaws.com",
+    "core.windows.net",
+    "devtunnels.ms",
+    "digitaloceanspaces.com",
+    "elb.amazonaws.com",
     "firebaseio.com",
-    "github.io",
-    "gitlab.io",
-    "herokuapp.com",
-    "netlify.app",
-    "ngrok-free.app",
-    "ngrok.io",
+    "github.dev",
+    "glitch.me",
+    "googleusercontent.com",
+    "interact.sh",
+    "lhr.life",
+    "loca.lt",
+    "localtunnel.me",
+    "m.pipedream.net",
+    "modal.run",
     "nip.io",
-    "onrender.com",
-    "pages.dev",
-    "r2.dev",
+    "oast.fun",
+    "oast.live",
+    "oast.pro",
+    "oastify.com",
+    "on.aws",
+    "pipedream.net",
+    "r2.cloudflarestorage.com",
+    "railway.app",
+    "replit.dev",
     "run.app",
-    "s3.amazonaws.com",
+    "serveo.net",
     "sslip.io",
-    "trycloudflare.com",
-    "uk.com",
-    "vercel.app",
-    "web.app",
-    "workers.dev",
+    "storage.googleapis.com",
+    "windows.net",
 ];
 
-/// Labels below which a country's registry gives names away, as `co.uk`.
-const REGISTRY_LABELS: [&str; 12] = [
-    "ac", "co", "com", "edu", "go", "gov", "gob", "ne", "net", "nom", "or", "org",
+/// Such names that have one label of a region below them first.
+const REGIONAL: [&str; 3] = [
+    "backblazeb2.com",
+    "cloudapp.azure.com",
+    "digitaloceanspaces.com",
 ];
 
-/// Whether it is a country's domain, or one of those in which its registry gives names away.
+/// Whether anyone can get a name below this one.
+fn is_shared(name: &str) -> bool {
+    let below = |suffix: &str| REGIONAL.contains(&suffix);
+    is_suffix(name, Type::Private)
+        || SHARED.contains(&name)
+        || name
+            .split_once('.')
+            .is_some_and(|(_, suffix)| below(suffix))
+}
+
+/// Whether it is a top-level domain, or one below which a registry gives names away, as `co.uk`.
 fn is_registry(name: &str) -> bool {
-    match name.rsplit_once('.') {
-        None => true,
-        Some((label, country)) => country.len() == 2 && REGISTRY_LABELS.contains(&label),
-    }
+    !name.contains('.') || is_suffix(name, Type::Icann)
+}
+
+/// Whether the public suffix list has it (publicsuffix.org), in that of its parts.
+fn is_suffix(name: &str, part: Type) -> bool {
+    let suffix = psl::suffix(name.as_bytes());
+    suffix.is_some_and(|it| it.typ() == Some(part) && it.as_bytes() == name.as_bytes())
 }
 
 /// Warns of hosts and ranges of an allowance. What is wrong with them was told.
@@ -74,7 +100,7 @@ fn host(entry: &At<String>, report: &mut Report) {
             format!("`*.{name}` matches every name below a top-level domain"),
             "name the domain that is meant: `*.example.org`",
         );
-    } else if SHARED_SUFFIXES.contains(&name.as_str()) {
+    } else if is_shared(name.as_str()) {
         report.warn(
             entry.place,
             format!("anyone can get a name below `{name}`, also to take data out"),

@@ -147,6 +147,59 @@ fn what_is_wide_is_told_of_allowances_alone() {
 }
 
 #[test]
+fn anyone_can_get_a_name_below_more_than_one_thinks() {
+    let told = |name: &str| -> Vec<String> {
+        let rules = format!(
+            "  - id: a\n    match: {{host: [\"*.{name}\"], port: [443]}}\n    action: allow\n"
+        );
+        let policy = super::policy(&rule(&rules));
+        policy
+            .warnings()
+            .iter()
+            .map(|it| it.message.clone())
+            .collect()
+    };
+    for name in [
+        "github.io",
+        "workers.dev",
+        "fly.dev",
+        "ngrok.app",
+        "ts.net",
+        "supabase.co",
+        "amazonaws.com",
+        "us-east-1.amazonaws.com",
+        "s3.eu-west-1.amazonaws.com",
+        "execute-api.eu-west-1.amazonaws.com",
+        "compute.amazonaws.com",
+        "lambda-url.eu-west-1.on.aws",
+        "storage.googleapis.com",
+        "googleapis.com",
+        "blob.core.windows.net",
+        "westeurope.cloudapp.azure.com",
+        "ams3.digitaloceanspaces.com",
+        "nip.io",
+    ] {
+        let anyone = format!("anyone can get a name below `{name}`, also to take data out");
+        assert_eq!(told(name), [anyone]);
+    }
+    for name in ["org", "co.uk", "com.au", "internal"] {
+        let all = format!("`*.{name}` matches every name below a top-level domain");
+        assert_eq!(told(name), [all]);
+    }
+    for name in [
+        "example.com",
+        "example.co.uk",
+        "sts.amazonaws.com",
+        "bucket.s3.eu-west-1.amazonaws.com",
+        "someone.github.io",
+        "corp.internal",
+        "vm.westeurope.cloudapp.azure.com",
+    ] {
+        assert_eq!(told(name), [""; 0], "{name}");
+    }
+}
+
+#[test]
 fn what_was_probably_not_meant_is_told() {
     let warnings = |rules: &str| -> Vec<String> {
         compile(&[document(&rule(rules))])

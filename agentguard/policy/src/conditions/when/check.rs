@@ -421,6 +421,7 @@ impl Check<'_> {
         call.args.iter_mut().for_each(|it| self.visit(it));
         self.same_kind(call);
         self.division(call);
+        self.never_found(call);
     }
 
     /// `map['name']` or `'name' in map`.

@@ -79,6 +79,60 @@ impl Check<'_> {
         }
     }
 
+    /// A text that a variable never has in it, or never at that end.
+    pub(super) fn never_found(&mut self, call: &CallExpr) {
+        let (Some(target), [part]) = (call.target.as_deref(), call.args.as_slice()) else {
+            return;
+        };
+        let (Expr::Select(select), Some(part)) = (&target.expr, text(part)) else {
+            return;
+        };
+        let path = path(select).unwrap_or_default();
+        let (verb, at): (_, fn(&str, &str) -> bool) = match call.func_name.as_str() {
+            "contains" => ("contains", |word, part| word.contains(part)),
+            "startsWith" => ("begins with", |word, part| word.starts_with(part)),
+            "endsWith" => ("ends with", |word, part| word.ends_with(part)),
+            _ => return,
+        };
+        let (begins, ends) = (verb == "begins with", verb == "ends with");
+        let has = |of: fn(&u8) -> bool| part.as_bytes().iter().any(of);
+        let in_a_name = |it: &u8| it.is_ascii_alphanumeric() || b"-._".contains(it);
+        let hint = match path.as_str() {
+            "destination.transport" if !at("tcp", part) => "such a rule is over `tcp` alone",
+            "request.method" if has(u8::is_ascii_lowercase) => {
+                "methods are in upper case as clients send them"
+            }
+            "request.path" if part.contains(['?', '#']) => {
+                "the query is no part of the path: `request.query`"
+            }
+            "request.path" if begins && !part.is_empty() && !part.starts_with('/') => {
+                "a path begins with `/`"
+            }
+            "request.path" if part.contains("//") => "in the canonical path runs of `/` are one",
+            "llm.operation" if !OPERATIONS.iter().any(|(name, _)| at(name, part)) => {
+                "it is chat, text_completion, embeddings or count_tokens"
+            }
+            "llm.provider" if has(u8::is_ascii_uppercase) => "providers have names in lower case",
+            "destination.ip" if has(|it| !b"0123456789abcdef.:".contains(it)) => {
+                "an address is compared in its shortest form; ranges go under `match: {cidr: […]}`"
+            }
+            "destination.host" if has(u8::is_ascii_uppercase) => "a name is in lower case",
+            "destination.host" if !part.bytes().all(|it| in_a_name(&it)) => {
+                "a name has letters, digits, `-`, `_` and dots; other scripts are in A-labels"
+            }
+            "destination.host"
+                if part.contains("..")
+                    || begins && part.starts_with('.')
+                    || ends && part.ends_with('.') =>
+            {
+                "a name has one dot between two labels, and none at its ends"
+            }
+            _ => return,
+        };
+        let message = format!("`{path}` never {verb} `{}`", quoted(part));
+        self.error(part, message, hint);
+    }
+
     /// An entry of the labels, compared with a text.
     fn label(&mut self, of: &IdedExpr, other: &IdedExpr) {
         let name = match &of.expr {
