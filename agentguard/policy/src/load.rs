@@ -211,6 +211,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     {
         let used = rules.iter().flat_map(|rule| &rule.agents.groups);
         known.groups.unused(used, &mut report);
+        conditions::unused_switches(&sources, &rules, &mut report);
     }
     loaded.switches = known.switches;
     loaded.providers = known.providers;

@@ -1,6 +1,6 @@
 //! What a rule says beside flow and request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::tz::TimeZone;
 
@@ -55,6 +55,28 @@ pub(super) fn switches(sources: &[Parsed], report: &mut Report) -> BTreeMap<Stri
         }
     }
     switches
+}
+
+/// Warns of those that no rule looks at.
+pub(super) fn unused_switches(sources: &[Parsed], rules: &[Rule], report: &mut Report) {
+    let expressions = rules
+        .iter()
+        .filter_map(|rule| rule.conditions.when.as_ref());
+    let used: HashSet<&str> = expressions.flat_map(When::switches).collect();
+    for source in sources {
+        report.path.clone_from(&source.path);
+        let declared = source.document.iter().flat_map(|it| &it.switches);
+        for (name, declared) in declared.filter(|(name, _)| !used.contains(name.as_str())) {
+            let hint = format!(
+                "to set it changes nothing; `switches.{name}` in the `when` of a rule looks at it"
+            );
+            report.warn(
+                declared.place,
+                format!("no rule looks at the switch `{name}`"),
+                &hint,
+            );
+        }
+    }
 }
 
 /// What a rule says beside flow and request.

@@ -219,7 +219,14 @@ pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
 fn port(entry: &At<String>, report: &mut Report) -> Option<(u16, u16)> {
     let text = entry.value.trim();
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse::<u32>()) else {
+    // As nobody else would read it, `0443` is octal to some, and `+443` a sum.
+    let number = |text: &str| {
+        let text = text.trim();
+        let plain =
+            text.bytes().all(|it| it.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        text.parse::<u32>().ok().filter(|_| plain)
+    };
+    let (Some(first), Some(last)) = (number(first), number(last)) else {
         report.error(
             entry.place,
             format!("`{}` is not a port", quoted(text)),

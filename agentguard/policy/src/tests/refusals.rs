@@ -93,12 +93,14 @@ fn every_refusal_has_its_place_and_hint() {
             &["p.yaml:7:20: error: `::ffff:10.0.0.0/104` is a range of IPv4 addresses\n  hint: write `10.0.0.0/8`"],
         ),
         (
-            rule("  - id: a\n    match:\n      port: [0, 9000-8000, http, 70000]\n    action: deny\n"),
+            rule("  - id: a\n    match:\n      port: [0, 9000-8000, http, 70000, 0443, \"+80\"]\n    action: deny\n"),
             &[
                 "p.yaml:8:14: error: `0`: there is no port 0\n  hint: leave `port` out to match any; the first one is 1",
                 "p.yaml:8:17: error: `9000-8000` ends before it begins\n  hint: \"8000-9000\"",
                 "p.yaml:8:28: error: `http` is not a port\n  hint: like 443 or \"8000-8100\"",
                 "p.yaml:8:34: error: `70000`: the last port is 65535\n  hint: like 443 or \"8000-8100\"",
+                "p.yaml:8:41: error: `0443` is not a port\n  hint: like 443 or \"8000-8100\"",
+                "p.yaml:8:47: error: `+80` is not a port\n  hint: like 443 or \"8000-8100\"",
             ],
         ),
         (

@@ -200,6 +200,23 @@ fn anyone_can_get_a_name_below_more_than_one_thinks() {
 }
 
 #[test]
+fn a_switch_that_no_rule_looks_at_is_told() {
+    let of = |when: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nswitches: {{freeze: false, calm: true}}\nagents: [{{name: coder}}]\nrules:\n  - id: a\n    match: {{host: [a.example], port: [443]}}\n    action: allow\n    when: {when}\n"
+        ));
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(of("\"!switches.freeze && switches.calm\""), [""; 0]);
+    assert_eq!(
+        of("switches.calm"),
+        [
+            "p.yaml:2:20: warning: no rule looks at the switch `freeze`\n  hint: to set it changes nothing; `switches.freeze` in the `when` of a rule looks at it"
+        ]
+    );
+}
+
+#[test]
 fn what_was_probably_not_meant_is_told() {
     let warnings = |rules: &str| -> Vec<String> {
         compile(&[document(&rule(rules))])
