@@ -7,11 +7,13 @@ mod gate;
 mod inspection;
 mod run;
 mod simulate;
+mod sse;
 
 pub use gate::gate;
 pub use inspection::inspection;
 pub use run::run;
 pub use simulate::simulate;
+pub use sse::sse;
 
 use serde_json::json;
 

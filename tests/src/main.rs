@@ -28,6 +28,8 @@ enum Task {
     Demo,
     /// Print samples of what inspection costs
     BenchInspection,
+    /// Print samples of what the events of a stream take through inspection, and through HAProxy
+    BenchSse,
     /// Print samples of what starts cost: of commands, and of another worker
     BenchRun,
     /// Print samples of what the gate costs
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Task::Leftovers => leftovers(),
         Task::Demo => demo::run(),
         Task::BenchInspection => bench::inspection(),
+        Task::BenchSse => bench::sse(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
         Task::BenchSimulate { fill } => bench::simulate(&fill),

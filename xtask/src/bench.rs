@@ -182,7 +182,8 @@ fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
 /// How often the decoders are measured.
 const PROTOCOL_ROUNDS: usize = 7;
 
-/// What decoding costs, beside a common parser of the same documents.
+/// What decoding costs, beside a common parser of the same documents; and what it adds to the events of a stream
+/// on their whole way, beside what a proxy adds that ends TLS too and reads nothing.
 fn protocol(workspace: &Workspace) -> Result<Vec<Line>> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-protocol"]);
@@ -192,7 +193,8 @@ fn protocol(workspace: &Workspace) -> Result<Vec<Line>> {
     for _ in 0..PROTOCOL_ROUNDS {
         samples.extend(printed(&mut Command::new(&decoders))?);
     }
-    Ok(summed_up(samples, &["serde_json"]))
+    samples.extend(self::samples(workspace, &["bench-sse"])?);
+    Ok(summed_up(samples, &["serde_json", "haproxy"]))
 }
 
 /// What the optimised programs measure.

@@ -20,6 +20,8 @@
 //! The endpoints of LLM APIs have paths of their own below `/v1/`, and stream at the pace of `/sse`.
 //! With the field `x-hold`, the second half of a stream's events waits until another request has
 //! arrived: a client that sends one when it has read the first event shows that events come singly.
+//! With the field `x-stamp`, a comment before each event says when it was sent: nanoseconds of the
+//! monotonic clock, which the processes of one machine have in common.
 
 use std::io::{Error, Write as _};
 use std::net::SocketAddr;
@@ -188,7 +190,7 @@ async fn answer(
     let kind = words.next().unwrap_or_default();
     let rest = words.next().unwrap_or_default();
     let number = rest.parse::<usize>().unwrap_or(0);
-    let hold = Hold::of(&seen, &shared);
+    let pace = Pace::of(&seen, &shared);
     let api = llm::Api::of(request.method(), &path);
     let (head, body) = request.into_parts();
 
@@ -197,7 +199,7 @@ async fn answer(
     }
     if let Some(api) = api {
         let asked = read(body, &arrived, llm::LONGEST).await?;
-        return speak(api.answer(&path, &head.headers, &asked), hold);
+        return speak(api.answer(&path, &head.headers, &asked), pace);
     }
     let told = read(body, &arrived, TOLD).await?;
     match kind {
@@ -207,7 +209,7 @@ async fn answer(
         "sse" => {
             let accepted = seen.header("accept-encoding").unwrap_or_default();
             let gzip = accepted.contains("gzip");
-            let events = events(number, hold);
+            let events = events(number, pace);
             let events = if gzip { gzipped(events) } else { events };
             let mut response = respond(StatusCode::OK, streamed(events))?;
             let fields = response.headers_mut();
@@ -221,7 +223,7 @@ async fn answer(
         }
         "trickle" => respond(
             StatusCode::OK,
-            streamed(paced(number, None, |_| "x".into())),
+            streamed(paced(number, Pace::default(), |_| "x".into())),
         ),
         "reset" | "truncate" => {
             let reset = (kind == "reset").then_some(abort);
@@ -247,13 +249,13 @@ async fn answer(
 }
 
 /// What an LLM API answers.
-fn speak(answer: llm::Answer, hold: Option<Hold>) -> Result<Response<Body>, Error> {
+fn speak(answer: llm::Answer, pace: Pace) -> Result<Response<Body>, Error> {
     let (kind, body) = match answer.content {
         llm::Content::Json(value) => ("application/json", text(value.to_string())),
         llm::Content::Events(events) => {
-            ("text/event-stream; charset=utf-8", in_pieces(events, hold))
+            ("text/event-stream; charset=utf-8", in_pieces(events, pace))
         }
-        llm::Content::Stream(kind, pieces) => (kind, in_pieces(pieces, hold)),
+        llm::Content::Stream(kind, pieces) => (kind, in_pieces(pieces, pace)),
     };
     let mut response = respond(answer.status, body)?;
     let fields = response.headers_mut();
@@ -266,10 +268,10 @@ fn speak(answer: llm::Answer, hold: Option<Hold>) -> Result<Response<Body>, Erro
     Ok(response)
 }
 
-fn in_pieces(pieces: Vec<Bytes>, hold: Option<Hold>) -> Body {
+fn in_pieces(pieces: Vec<Bytes>, pace: Pace) -> Body {
     let count = pieces.len();
     let piece = move |number: usize| pieces.get(number).cloned().unwrap_or_default();
-    streamed(paced(count, hold, piece))
+    streamed(paced(count, pace, piece))
 }
 
 fn seen(request: &hyper::Request<Incoming>, client: &Client) -> Request {
@@ -404,12 +406,25 @@ impl Hold {
     }
 }
 
-fn paced(
-    count: usize,
+/// How the pieces of a stream follow each other.
+#[derive(Default)]
+struct Pace {
     hold: Option<Hold>,
-    piece: impl Fn(usize) -> Bytes + Send + 'static,
-) -> Pieces {
-    let begin = (0, hold, piece);
+    stamped: bool,
+}
+
+impl Pace {
+    fn of(seen: &Request, shared: &Shared) -> Self {
+        Self {
+            hold: Hold::of(seen, shared),
+            stamped: seen.header("x-stamp").is_some(),
+        }
+    }
+}
+
+fn paced(count: usize, pace: Pace, piece: impl Fn(usize) -> Bytes + Send + 'static) -> Pieces {
+    let stamped = pace.stamped;
+    let begin = (0, pace.hold, piece);
     Box::pin(stream::try_unfold(
         begin,
         move |(done, mut hold, piece)| async move {
@@ -420,13 +435,23 @@ fn paced(
             if let Some(hold) = hold.take_if(|_| done >= count / 2) {
                 hold.end().await?;
             }
-            Ok(Some((piece(done), (done + 1, hold, piece))))
+            let mut next = piece(done);
+            if stamped {
+                next = [stamp().as_bytes(), &next].concat().into();
+            }
+            Ok(Some((next, (done + 1, hold, piece))))
         },
     ))
 }
 
-fn events(count: usize, hold: Option<Hold>) -> Pieces {
-    paced(count, hold, |number| {
+/// When it is, as a comment of server-sent events.
+fn stamp() -> String {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    format!(": {}\n", now.tv_sec * 1_000_000_000 + now.tv_nsec)
+}
+
+fn events(count: usize, pace: Pace) -> Pieces {
+    paced(count, pace, |number| {
         Bytes::from(format!("id: {number}\ndata: event {number}\n\n"))
     })
 }

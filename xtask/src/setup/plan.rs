@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 21] = [
+const TEST_PROGRAMS: [(&str, &str); 22] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -60,6 +60,7 @@ const TEST_PROGRAMS: [(&str, &str); 21] = [
     ("python3", "python3"),
     ("javac", "default-jdk-headless"),
     ("promtool", "prometheus"),
+    ("haproxy", "haproxy"),
 ];
 
 /// As [`TEST_PROGRAMS`], where the package has the program: Ubuntu's would install a snap, which sees
@@ -366,7 +367,9 @@ mod tests {
         );
         let all = names(&facts, true);
         assert!(
-            all[0].ends_with("npm python3 default-jdk-headless prometheus chromium python3-venv"),
+            all[0].ends_with(
+                "npm python3 default-jdk-headless prometheus haproxy chromium python3-venv"
+            ),
             "{all:?}"
         );
         assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");

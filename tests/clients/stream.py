@@ -1,0 +1,45 @@
+"""Asks a model for streams of events, each on a connection of its own: NAME ADDRESS PORT COUNT. Prints the medians, in
+microseconds, of how long it took until the first event was there, and of how old events were when they came."""
+
+import json
+import socket
+import ssl
+import statistics
+import sys
+import time
+
+name, address, port, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+CONTENT = json.dumps({
+    "model": "gpt-5",
+    "stream": True,
+    "messages": [{"role": "user", "content": "Say something."}],
+}).encode()
+REQUEST = (
+    f"POST /v1/chat/completions HTTP/1.1\r\nHost: {name}\r\nX-Stamp: 1\r\nConnection: close\r\n"
+    f"Authorization: Bearer sk-test\r\nContent-Type: application/json\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+).encode() + CONTENT
+
+context = ssl.create_default_context()
+first, ages = [], []
+for _ in range(count):
+    begun = time.monotonic_ns()
+    with socket.create_connection((address, port)) as plain:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with context.wrap_socket(plain, server_hostname=name) as stream:
+            stream.sendall(REQUEST)
+            rest, began = b"", False
+            while came := stream.recv(65536):
+                now = time.monotonic_ns()
+                *lines, rest = (rest + came).split(b"\n")
+                for line in lines:
+                    if not line.startswith(b": "):
+                        continue
+                    if not began:
+                        began = True
+                        first.append((now - begun) / 1000)
+                    ages.append((now - int(line[2:])) / 1000)
+if not ages:
+    sys.exit(f"no events came, but {rest!r}")
+print(json.dumps({
+    "first": statistics.median(first), "event": statistics.median(ages), "events": len(ages),
+}))
