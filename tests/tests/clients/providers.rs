@@ -1,5 +1,5 @@
 //! The clients of other providers of language models, unmodified: Google's, Ollama's, AWS's and Cohere's, each with its
-//! own form of calls and of streams. What the record has of each call is what the provider has sent.
+//! own form of calls and of streams; and an agent that LangChain runs. What the record has of each call is what the provider has sent.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -16,18 +16,19 @@ const GEMINI: &str = "generativelanguage.googleapis.com";
 const OLLAMA: &str = "ollama.corp.example";
 const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 const COHERE: &str = "api.cohere.com";
+const OPENAI: &str = "api.openai.com";
 
 const MODELS: &str = "This model is not for agents.";
 
 fn world(name: &str) -> Result<World> {
     let origin = Origin::at(&address::origin(0x10));
-    let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE];
+    let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI];
     let origin = hosts.iter().fold(origin, |origin, host| origin.site(host));
     World::new(name).origin(origin).start()
 }
 
 fn open(world: &World) -> Result<Room<'_>> {
-    let hosts = format!("[{GEMINI}, {OLLAMA}, {BEDROCK}, {COHERE}]");
+    let hosts = format!("[{GEMINI}, {OLLAMA}, {BEDROCK}, {COHERE}, {OPENAI}]");
     let policy = format!(
         "
 version: 1
@@ -46,7 +47,8 @@ rules:
     reason: {MODELS}
 "
     );
-    let upstreams = json!([{ "host": [GEMINI, OLLAMA, BEDROCK, COHERE], "ca": world.ca_file() }]);
+    let names = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI];
+    let upstreams = json!([{ "host": names, "ca": world.ca_file() }]);
     let guard = world.guard().policy(&policy);
     let guard = guard.setting("upstreams", upstreams);
     Ok(Room::of(world, guard.start()?))
@@ -284,4 +286,31 @@ fn cohere_s_sdk_is_served_and_refused_in_its_words() {
         ("forbidden", &["deny chat command-forbidden whole"]),
     ];
     same(&room, "cohere_sdk.py", COHERE, calls, "ForbiddenError 403").unwrap();
+}
+
+/// Each turn of the agent is two calls: the model asks for its tool, and is told what that said.
+#[test]
+fn a_langchain_agent_works_and_is_refused_in_its_words() {
+    let world = world("langchain").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "whole",
+            &[
+                "chat gpt-5-mini whole 6+0 6+0 tool_calls SAID",
+                "chat gpt-5-mini whole 13+0 6+0 stop",
+            ],
+        ),
+        (
+            "stream",
+            &[
+                "chat gpt-5-mini stream 6+0 6+0 tool_calls SAID",
+                "chat gpt-5-mini stream 13+0 6+0 stop",
+            ],
+        ),
+        ("forbidden", &["deny chat gpt-forbidden whole"]),
+    ];
+    let refused = "OpenAIPermissionDeniedError Error code: 403";
+    same(&room, "langchain_agent.py", OPENAI, calls, refused).unwrap();
+    room.close().unwrap();
 }

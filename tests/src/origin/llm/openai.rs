@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Api, Content, Fault, Said, named, words};
+use super::{Api, Content, Fault, Said, called, named, words};
 
 /// The clock of the models, in seconds since 1970.
 const CREATED: u64 = 1_767_225_600;
@@ -96,12 +96,41 @@ fn chat_usage(said: &Said) -> Value {
     })
 }
 
-fn chat_finish(said: &Said) -> &'static str {
-    if said.cut { "length" } else { "stop" }
+/// The tool that is called: one that is offered, as long as none has answered.
+fn chat_tool(asked: &Value) -> Option<&str> {
+    let mut messages = asked["messages"].as_array().into_iter().flatten();
+    let answered = messages.any(|message| message["role"] == "tool");
+    called(&asked["tools"][0]["function"]).filter(|_| !answered)
+}
+
+fn chat_finish(asked: &Value, said: &Said) -> &'static str {
+    match chat_tool(asked) {
+        Some(_) => "tool_calls",
+        None if said.cut => "length",
+        None => "stop",
+    }
+}
+
+fn chat_call(name: &str, arguments: &str) -> Value {
+    json!({ "id": "call_1", "type": "function", "function": { "name": name, "arguments": arguments } })
 }
 
 fn chat(asked: &Value) -> Value {
     let said = said_in_chat(asked);
+    let mut message = json!({
+        "role": "assistant",
+        "content": said.text(),
+        "refusal": null,
+        "annotations": [],
+    });
+    if let (Some(name), Some(message)) = (chat_tool(asked), message.as_object_mut()) {
+        let arguments = json!({ "said": said.text() }).to_string();
+        message.insert("content".to_owned(), Value::Null);
+        message.insert(
+            "tool_calls".to_owned(),
+            json!([chat_call(name, &arguments)]),
+        );
+    }
     json!({
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -109,14 +138,9 @@ fn chat(asked: &Value) -> Value {
         "model": asked["model"],
         "choices": [{
             "index": 0,
-            "message": {
-                "role": "assistant",
-                "content": said.text(),
-                "refusal": null,
-                "annotations": [],
-            },
+            "message": message,
             "logprobs": null,
-            "finish_reason": chat_finish(&said),
+            "finish_reason": chat_finish(asked, &said),
         }],
         "usage": chat_usage(&said),
         "service_tier": "default",
@@ -149,12 +173,23 @@ fn chat_events(asked: &Value) -> Vec<Bytes> {
     };
     let role = json!({ "role": "assistant", "content": "", "refusal": null });
     let mut events = vec![choice(role, None)];
-    events.extend(
-        said.words
-            .iter()
-            .map(|word| choice(json!({ "content": word }), None)),
-    );
-    events.push(choice(json!({}), Some(chat_finish(&said))));
+    match chat_tool(asked) {
+        Some(name) => {
+            let mut call = chat_call(name, "");
+            call["index"] = json!(0);
+            events.push(choice(json!({ "tool_calls": [call] }), None));
+            let arguments = json!({ "said": said.text() }).to_string();
+            events.extend(words(&arguments).into_iter().map(|piece| {
+                let more = json!({ "index": 0, "function": { "arguments": piece } });
+                choice(json!({ "tool_calls": [more] }), None)
+            }));
+        }
+        None => {
+            let words = said.words.iter();
+            events.extend(words.map(|word| choice(json!({ "content": word }), None)));
+        }
+    }
+    events.push(choice(json!({}), Some(chat_finish(asked, &said))));
     if with_usage {
         events.push(chunk(json!([]), chat_usage(&said)));
     }
