@@ -25,6 +25,9 @@ async def main():
             try:
                 if what == "list":
                     print([tool.name for tool in (await client.list_tools()).tools])
+                elif what == "describe":
+                    for tool in (await client.list_tools()).tools:
+                        print(tool.name, tool.description)
                 elif what == "secret":
                     print((await client.read_resource("file:///secret")).contents[0].text)
                 else:

@@ -36,6 +36,8 @@ mod mcp;
 mod node;
 #[path = "clients/packages.rs"]
 mod packages;
+#[path = "clients/pinned.rs"]
+mod pinned;
 #[path = "clients/providers.rs"]
 mod providers;
 #[path = "clients/python.rs"]

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "agentguard-common",
     "agentguard/model",
     "agentguard/keeper",
     "agentguard/names",
     "agentguard/protocol",
     "agentguard/policy",
+    "agentguard/pins",
     "agentguard/decision",
     "agentguard/proxy",
     "agentguard/record",

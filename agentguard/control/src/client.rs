@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_keeper::groups::{APPROVE, READ, RUN};
-use agentguard_model::{AgentName, Decision, DecisionId};
+use agentguard_model::{AgentName, Decision, DecisionId, ToolPin, ToolPinned};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::api::{AgentStatus, Agents, Line, PolicyView, Problem, Status, VerdictQuery, Verdicts};
+use crate::tools::{ToolPins, ToolQuery};
 
 /// How long one answer may take, in all. Following is exempt; there a heartbeat must arrive in time.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -208,6 +209,26 @@ impl Client {
     /// [`ClientError`].
     pub async fn policy(&mut self) -> Result<PolicyView, ClientError> {
         self.ask("/v1/policy").await
+    }
+
+    /// What tools are pinned to, by server and tool.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tools(&mut self, query: &ToolQuery) -> Result<Vec<ToolPin>, ClientError> {
+        let answer: ToolPins = self
+            .ask(&format!("/v1/tools?{}", query.to_query_string()))
+            .await?;
+        Ok(answer.pins)
+    }
+
+    /// What one tool is pinned to, with its definitions.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with [`crate::api::ProblemCode::NotFound`] if it is not.
+    pub async fn tool(&mut self, query: &ToolQuery) -> Result<ToolPinned, ClientError> {
+        let query = query.to_query_string();
+        self.ask(&format!("/v1/tools/definition?{query}")).await
     }
 
     /// The guard's health.

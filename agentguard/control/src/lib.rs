@@ -21,6 +21,7 @@ mod scope;
 pub mod seats;
 mod server;
 pub mod sparing;
+pub mod tools;
 
 pub use client::{Client, ClientError, Follow, how_to_start};
 pub use server::{Sources, serve};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{AgentName, InvalidDecisionId, Users};
+use agentguard_pins::Pins;
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
 use agentguard_record::{Followed, Query, ReadError, Record};
 use arc_swap::ArcSwap;
@@ -37,6 +38,7 @@ use crate::peer::{Accepted, Asker, Refusal, Rights};
 use crate::scope::{Own, Scope};
 use crate::seats::Seats;
 use crate::sparing::Sparing;
+use crate::tools::{self, ToolQuery};
 
 /// How often a followed answer shows that it is alive, with an empty line.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -81,6 +83,8 @@ static FOLLOWS_NO_LONGER: Sparing = Sparing::new();
 pub struct Sources {
     /// The record.
     pub record: Record,
+    /// What the tools of servers were first seen as.
+    pub pins: Arc<Pins>,
     /// The policy in force.
     pub policy: Arc<ArcSwap<Policy>>,
     /// The agents, sorted by name.
@@ -335,10 +339,22 @@ async fn answer(
                 "ask root, or a member of {READ} or {APPROVE}; `agentguard explain ID` has the rules behind a decision"
             ))),
         },
+        ["v1", "tools", ..] if !matches!(scope, Scope::All) => Err(Problem::new(
+            ProblemCode::Forbidden,
+            "the tools of servers are those of all agents",
+        )
+        .hint(format!("ask root, or a member of {READ} or {APPROVE}"))),
+        ["v1", "tools"] => {
+            ToolQuery::parse(query).map(|query| json(&tools::list(&sources.pins, &query)))
+        }
+        ["v1", "tools", "definition"] => match ToolQuery::parse(query) {
+            Ok(query) => tools::show(&sources.pins, query).await.map(|it| json(&it)),
+            Err(problem) => Err(problem),
+        },
         ["v1", "status"] => status(scope, sources).await,
         _ => Err(
             Problem::new(ProblemCode::NotFound, "there is no such route")
-                .hint("verdicts, agents, policy and status are there, under /v1"),
+                .hint("verdicts, agents, policy, tools and status are there, under /v1"),
         ),
     };
     result.unwrap_or_else(|problem| refuse(&problem))

@@ -10,7 +10,8 @@ use agentguard_model::{
     Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, Listing, NameRuling, Policy, Ruling, RulingOutcome, Seen,
+    Addresses, AgentPolicy, Facts, Listing, NameRuling, Pinning, Policy, Ruling, RulingOutcome,
+    Seen,
 };
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ use crate::asked::{Asked, Spoken};
 use crate::directory::Directory;
 use crate::log::Log;
 use crate::moment::Moment;
+use crate::pins::{Pins, Unpinned};
 use crate::policies::Policies;
 use crate::port::{Client, Decided, Foreseen, Recorder, Target};
 
@@ -29,6 +31,7 @@ pub struct Decider<R> {
     policies: Arc<Policies>,
     directory: Arc<Directory>,
     recorder: Arc<R>,
+    pins: Arc<dyn Pins>,
     ids: Arc<Ids>,
     log: Arc<Log>,
 }
@@ -55,6 +58,7 @@ impl<R> Clone for Decider<R> {
             policies: self.policies.clone(),
             directory: self.directory.clone(),
             recorder: self.recorder.clone(),
+            pins: self.pins.clone(),
             ids: self.ids.clone(),
             log: self.log.clone(),
         }
@@ -83,9 +87,20 @@ impl<R: Recorder> Decider<R> {
             policies,
             directory,
             recorder,
+            pins: Arc::new(Unpinned),
             ids: Arc::new(Ids(Mutex::new(Generator::new()))),
             log: Arc::default(),
         }
+    }
+
+    /// The same, which knows what servers' tools were first seen as. Without, nothing is known of them.
+    #[must_use]
+    pub fn pinning(self, pins: Arc<dyn Pins>) -> Self {
+        Self { pins, ..self }
+    }
+
+    pub(crate) fn pins(&self) -> &Arc<dyn Pins> {
+        &self.pins
     }
 
     /// What the bytes of a connection must show before it can be decided. Pure; records nothing.
@@ -244,13 +259,14 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
-    /// Which server of tools answers at a path of a host, if one does: its name, and whether agents are shown those of
-    /// its tools alone that they may call. Pure; records nothing.
+    /// Which server of tools answers at a path of a host, if one does: its name, and whether its lists are looked at before
+    /// agents are shown them. Pure; records nothing.
     #[must_use]
     pub fn tool_server(&self, host: &HostName, path: &str) -> Option<(String, bool)> {
         let policy = self.policies.current();
         let server = policy.tool_server(host, path)?;
-        Some((server.name.clone(), server.list == Listing::Allowed))
+        let looks = server.list == Listing::Allowed || server.pin != Pinning::Off;
+        Some((server.name.clone(), looks))
     }
 
     /// The arguments of calls of tools that rules look at, by JSON Pointer. Pure; records nothing.
@@ -416,13 +432,15 @@ impl<R: Recorder> Decider<R> {
         seen: Seen<'_>,
     ) -> Ruling {
         match self.agent(policy, client.agent) {
-            Ok(agent) => policy.decide(
-                agent,
-                &Facts {
+            Ok(agent) => {
+                let moment = self.moment(client);
+                let facts = Facts {
                     transport,
-                    ..self.moment(client).facts(target, seen)
-                },
-            ),
+                    ..moment.facts(target, seen)
+                };
+                let ruling = policy.decide(agent, &facts);
+                self.unless_held(policy, agent, seen, ruling)
+            }
             Err(reason) => Ruling {
                 outcome: RulingOutcome::Deny,
                 verdict: Verdict::Deny,
@@ -548,7 +566,7 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Records, and says what to do: what cannot be recorded is denied.
-    async fn conclude(
+    pub(crate) async fn conclude(
         &self,
         policy: &Policy,
         draft: Draft<'_>,

@@ -17,6 +17,7 @@ mod kernel;
 mod log;
 mod moment;
 mod operator;
+mod pins;
 mod policies;
 mod port;
 
@@ -25,6 +26,7 @@ pub use asked::{Asked, Spoken};
 pub use decider::Decider;
 pub use directory::{Cut, Directory};
 pub use operator::Change;
+pub use pins::{Compared, Pins, Unpinned};
 pub use policies::Policies;
 pub use port::{Client, Decided, Foreseen, RecordRefused, Recorder, Target};
 

@@ -147,6 +147,16 @@ pub enum ToWorker {
     },
     /// A direct flow that the policy has come to deny, and that was ended: to be recorded.
     Ended(Box<Ended>),
+    /// What an operator wants done with what tools were first seen as. To be recorded, done and answered with
+    /// [`ToKeeper::Answered`].
+    Tools {
+        /// A number to answer with.
+        number: u32,
+        /// What is wanted.
+        order: Box<ToolsOrder>,
+        /// The user id of who orders it, in the initial user namespace.
+        uid: u32,
+    },
 }
 
 /// Sockets in one [`ToWorker::Closed`], so that it fits a packet.
@@ -386,6 +396,13 @@ pub enum ToKeeper {
     /// The gate refused something in a network namespace or a cgroup that it does not know: the keeper
     /// may know it if it looks now.
     Look,
+    /// What became of [`ToWorker::Tools`].
+    Answered {
+        /// The number.
+        number: u32,
+        /// What was done, or why nothing was.
+        answer: Result<String, String>,
+    },
 }
 
 /// What a leaf certificate is for.
@@ -466,6 +483,33 @@ pub enum Command {
         /// Why, for operators: at most [`MAX_REASON`] characters.
         reason: Option<String>,
     },
+    /// Accept definitions of tools that changed, or forget what tools were first seen as.
+    Tools(Box<ToolsOrder>),
+}
+
+/// What is wanted of the definitions of tools.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ToolsOrder {
+    /// The server, as the policy calls it.
+    pub server: String,
+    /// The tool. `None`: all of the server.
+    pub tool: Option<String>,
+    /// What is to be done.
+    pub what: ToolsDeed,
+    /// Why, for operators: at most [`MAX_REASON`] characters.
+    pub reason: Option<String>,
+}
+
+/// What is to be done with the definitions of tools.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ToolsDeed {
+    /// What was listed last is what the tools are compared with from now on.
+    Accept {
+        /// The digest of the definition that is meant. `None`: whichever it is.
+        digest: Option<String>,
+    },
+    /// They are pinned anew to what is listed next.
+    Forget,
 }
 
 /// A direct flow that was ended.

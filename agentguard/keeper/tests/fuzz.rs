@@ -226,15 +226,30 @@ fn public_key() {
 fn the_corpora_hold_messages() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/__fuzz__");
     let read = |name: &str| std::fs::read(format!("{corpus}/{name}")).unwrap();
-    for name in ["publish", "sign", "retire", "taken", "recording"] {
+    for name in [
+        "publish",
+        "sign",
+        "retire",
+        "taken",
+        "recording",
+        "answered",
+    ] {
         let bytes = read(&format!("to_keeper/corpus/{name}"));
         received::<ToKeeper>(&bytes).expect(name).expect(name);
     }
-    for name in ["published", "signed", "policy", "state", "switch", "ended"] {
+    for name in [
+        "published",
+        "signed",
+        "policy",
+        "state",
+        "switch",
+        "ended",
+        "tools",
+    ] {
         let bytes = read(&format!("to_worker/corpus/{name}"));
         received::<ToWorker>(&bytes).expect(name).expect(name);
     }
-    for name in ["run", "add", "rotate", "switch"] {
+    for name in ["run", "add", "rotate", "switch", "tools"] {
         let bytes = read(&format!("command/corpus/{name}"));
         received::<Command>(&bytes).expect(name).expect(name);
     }

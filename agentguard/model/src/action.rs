@@ -32,6 +32,8 @@ pub enum ActionKind {
     LlmCall,
     /// A call to a tool.
     ToolCall,
+    /// A tool as its server lists it: another definition than it was first seen with, or one that cannot be compared.
+    ToolDefinition,
     /// A change to the guard itself: an agent quarantined or released, the gate taken off.
     Administration,
 }
@@ -82,7 +84,8 @@ pub struct Action {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The HTTP method; for a DNS query the record types asked for; for a socket its family, type
-    /// and protocol; for a change to the guard what was done: `quarantine`, `release`, `switch`, `adopt`, `detach_all`.
+    /// and protocol; for a change to the guard what was done: `quarantine`, `release`, `switch`, `tools_accept`,
+    /// `tools_forget`, `adopt`, `detach_all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The path of an HTTP request, canonical, without the query; for a UNIX socket what its owner called

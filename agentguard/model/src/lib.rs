@@ -12,6 +12,7 @@ mod decision;
 mod host;
 mod llm;
 mod path;
+mod pin;
 mod reason;
 pub mod special;
 mod telemetry;
@@ -30,6 +31,10 @@ pub use decision::{
 pub use host::{HostName, InvalidHost};
 pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
 pub use path::{AmbiguousPath, CanonicalPath};
+pub use pin::{
+    ChangedPart, MAX_PINNED, MAX_PINNED_NAME, PinAccepted, PinOther, Sight, ToolChange,
+    ToolDefinition, ToolPin, ToolPinned,
+};
 pub use reason::{Reason, ReasonCode};
 pub use telemetry::{Endpoint, Header, Otlp, Telemetry};
 pub use tool::{Argument, Tool, ToolAnswer, ToolApi, ToolResult};

@@ -101,6 +101,10 @@ pub enum ReasonCode {
     HttpMalformed,
     /// A call that has to be understood before it is decided, and cannot be.
     NotUnderstood,
+    /// The definition of a tool is not the one that it was first seen with.
+    ToolDefinitionChanged,
+    /// The definition of a tool, which cannot be compared with the one that it was first seen with, or not be kept.
+    ToolNotPinned,
     /// A rule looks at something that cannot be seen at the handling the policy asks for.
     NeedsInspection,
     /// The client did not send what is needed to decide in time.

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ToolChange;
+
 /// The form in which a server of tools is spoken to.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,6 +45,9 @@ pub struct Tool {
     /// server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_understood: Option<String>,
+    /// How its definition differs from the one that the tool was first seen with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Box<ToolChange>>,
 }
 
 /// An argument of a call.
@@ -68,7 +73,8 @@ pub struct ToolAnswer {
     /// How many tools it lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listed: Option<u64>,
-    /// The tools that were taken out of a list, since the policy allows no call of them.
+    /// The tools that were taken out of a list, since the policy allows no call of them, or since they
+    /// are not what they were pinned to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
     /// Why the answer could not be read to its end, where it could not.

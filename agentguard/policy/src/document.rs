@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
-pub use tool::Listing;
+pub use tool::{Listing, Pinning};
 pub(crate) use tool::{RawTool, RawToolServer};
 
 use crate::protocols::Protocol;

@@ -75,8 +75,8 @@ pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use document::{
-    Addresses, Listing, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, RuleAction,
-    schema,
+    Addresses, Listing, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, Pinning,
+    RuleAction, schema,
 };
 pub use explain::{Condition, Consideration, Considered};
 pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING, is_exact_path};

@@ -6,7 +6,7 @@ use agentguard_model::{HostName, Tool, ToolApi};
 
 use crate::agent::AgentPolicy;
 use crate::decide::{Facts, RulingOutcome};
-use crate::document::Listing;
+use crate::document::{Listing, Pinning};
 use crate::pattern::HostPattern;
 use crate::policy::Policy;
 use crate::request::{Assumed, Request, RequestMatch, Unknown};
@@ -23,6 +23,8 @@ pub struct ToolServer {
     pub api: ToolApi,
     /// Which of its tools agents are shown.
     pub list: Listing,
+    /// What happens where it lists a tool with another definition than it first did.
+    pub pin: Pinning,
     pub(crate) hosts: Vec<HostPattern>,
     /// In lower case. Empty for all.
     pub(crate) paths: RequestMatch,
@@ -59,6 +61,12 @@ impl Policy {
         let at_host = |server: &&ToolServer| server.hosts.iter().any(|it| it.matches(host));
         let mut servers = self.tool_servers().iter().filter(at_host);
         servers.find(|server| server.at(path))
+    }
+
+    /// The server of tools of this name.
+    #[must_use]
+    pub fn tool_server_named(&self, name: &str) -> Option<&ToolServer> {
+        self.tool_servers().iter().find(|it| it.name == name)
     }
 
     /// Whether some call of a tool goes on, sent as the request of these facts: with the arguments that the rules

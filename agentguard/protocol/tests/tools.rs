@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use agentguard_protocol::mcp::{AnswerReader, Claims, MessageReader};
+use agentguard_protocol::mcp::{
+    AnswerReader, Claims, ListFilter, MAX_PARTS, MessageReader, may_list, parts,
+};
 use agentguard_protocol::sse::{Piece, Pieces};
 
 /// How long each target runs under `cargo test`.
@@ -71,6 +73,53 @@ fn mcp_answer() {
             assert_eq!(whole, answer(events, &split));
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
             assert_eq!(whole, answer(events, &pieces));
+        }
+    });
+}
+
+/// An answer with a list that was held, written anew with its first tool left out; or that it cannot be read.
+fn list(events: bool, pieces: &[&[u8]]) -> Option<String> {
+    let mut held = ListFilter::new(events);
+    for piece in pieces {
+        held.push(piece);
+    }
+    let mut list = held.finish().ok()?;
+    let definitions = list.definitions();
+    assert!(definitions.is_empty() || may_list(&pieces.concat()));
+    let mut before = "";
+    for one in &definitions {
+        let (told, _) = parts(&one.text, &one.text);
+        assert!(told.is_empty());
+        assert!(parts(before, &one.text).0.len() <= MAX_PARTS);
+        before = &one.text;
+    }
+    let shown: Vec<bool> = (0..definitions.len()).map(|n| n > 0).collect();
+    let left_out = list.leave_out(&shown);
+    let left = list.definitions();
+    assert!(left.iter().all(|it| !it.name.is_empty()));
+    assert!(left.len() < definitions.len().max(1));
+    let written = list.written();
+    let again = {
+        let mut held = ListFilter::new(events);
+        held.push(&written);
+        held.finish().map(|mut list| list.definitions())
+    };
+    // What is written is read as what it says.
+    assert_eq!(again.ok(), Some(left));
+    Some(format!("{definitions:?} {left_out:?} {written:?}"))
+}
+
+#[test]
+fn mcp_list() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((bytes, split)) = cut(input) else {
+            return;
+        };
+        for events in [false, true] {
+            let whole = list(events, &[bytes]);
+            assert_eq!(whole, list(events, &split));
+            let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(whole, list(events, &pieces));
         }
     });
 }

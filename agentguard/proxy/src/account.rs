@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agentguard_decision::{Decided, Decider, Recorder};
 use agentguard_model::{Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
+use agentguard_protocol::mcp::MAX_TOLD;
 use http::header::{HeaderMap, HeaderName};
 
 use crate::http::Said;
@@ -28,7 +29,7 @@ pub(crate) struct Account<R: Recorder> {
     /// What came of messages to a server of tools, as far as it was read.
     tool: OnceLock<ToolAnswer>,
     /// The tools that were left out of an answer.
-    left_out: OnceLock<Vec<String>>,
+    left_out: Mutex<Vec<String>>,
     /// Of the other messages of a batch, each with its id: what comes of them is told here.
     beside: OnceLock<Vec<(Option<String>, Account<R>)>>,
     error: Mutex<Option<String>>,
@@ -54,7 +55,7 @@ impl<R: Recorder> Account<R> {
             status: AtomicU16::new(0),
             llm: OnceLock::new(),
             tool: OnceLock::new(),
-            left_out: OnceLock::new(),
+            left_out: Mutex::default(),
             beside: OnceLock::new(),
             error: Mutex::new(None),
         }
@@ -122,9 +123,11 @@ impl<R: Recorder> Account<R> {
         let _ = self.tool.set(answer);
     }
 
-    /// The tools that were left out of an answer.
+    /// The tools that were left out of an answer: the first [`MAX_TOLD`] of all that it says.
     pub(crate) fn leaves_out(&self, tools: Vec<String>) {
-        let _ = self.left_out.set(tools);
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_TOLD.saturating_sub(left_out.len());
+        left_out.extend(tools.into_iter().take(room));
     }
 
     /// The other messages of its batch, each with its id. They end as this one does.
@@ -176,7 +179,12 @@ pub(crate) fn plain(mut error: String) -> String {
 impl<R: Recorder> Drop for Account<R> {
     fn drop(&mut self) {
         self.end_beside();
-        if let Some(left_out) = self.left_out.take().filter(|it| !it.is_empty()) {
+        let left_out = self
+            .left_out
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let left_out = mem::take(left_out);
+        if !left_out.is_empty() {
             let mut told = self.tool.take().unwrap_or_default();
             told.left_out = left_out;
             let _ = self.tool.set(told);

@@ -16,6 +16,7 @@ mod policy;
 mod schema;
 mod since;
 mod status;
+mod tools;
 mod verdicts;
 
 use std::io::IsTerminal as _;
@@ -87,6 +88,9 @@ enum Command {
     /// Check, test and try a policy, show the one in force, load it anew, set its switches
     #[command(subcommand)]
     Policy(policy::Command),
+    /// List what tools of servers were first seen as, show what changed, accept it
+    #[command(subcommand)]
+    Tools(tools::Command),
     /// Show, export and rotate the certificate authority behind inspection
     #[command(subcommand)]
     Ca(ca::Command),
@@ -133,6 +137,7 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,
         Command::Explain(explain) => explain::main(&explain, &global, &mut out)?,
         Command::Policy(command) => policy::main(command, &global, &mut out)?,
+        Command::Tools(command) => tools::main(command, &global, &mut out)?,
         Command::Ca(command) => ca::main(command, &global, &mut out)?,
         Command::Status => status::main(&global, &mut out)?,
         Command::Doctor => doctor::main(global.declared(), &mut out)?,

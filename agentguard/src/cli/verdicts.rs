@@ -31,7 +31,7 @@ const FLEXIBLE: usize = 4;
 const WIDTHS: &[usize] = &[20, 12, 10, 12, 40, 16, 26];
 
 /// The words for an action's kind, as JSON has them.
-const KINDS: [(&str, ActionKind); 11] = [
+const KINDS: [(&str, ActionKind); 12] = [
     ("connect", ActionKind::Connect),
     ("datagram", ActionKind::Datagram),
     ("inbound", ActionKind::Inbound),
@@ -42,6 +42,7 @@ const KINDS: [(&str, ActionKind); 11] = [
     ("http_request", ActionKind::HttpRequest),
     ("llm_call", ActionKind::LlmCall),
     ("tool_call", ActionKind::ToolCall),
+    ("tool_definition", ActionKind::ToolDefinition),
     ("administration", ActionKind::Administration),
 ];
 
@@ -375,6 +376,7 @@ mod tests {
                 | ActionKind::HttpRequest
                 | ActionKind::LlmCall
                 | ActionKind::ToolCall
+                | ActionKind::ToolDefinition
                 | ActionKind::Administration => {}
             }
         }

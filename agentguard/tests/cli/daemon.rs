@@ -27,6 +27,8 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
         &["agent", "show", "coder"],
         &["policy", "show"],
         &["policy", "switch"],
+        &["tools", "list"],
+        &["tools", "diff", "files", "read"],
         &["status"],
     ] {
         agentguard(arguments)
@@ -40,6 +42,8 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
         &["agent", "release", "coder"],
         &["policy", "reload"],
         &["policy", "switch", "freeze", "on"],
+        &["tools", "accept", "files"],
+        &["tools", "forget", "files", "read"],
         &["run", "--agent", "coder", "--", "true"],
     ] {
         agentguard(arguments)

@@ -20,6 +20,7 @@ Commands:
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it
   policy    Check, test and try a policy, show the one in force, load it anew, set its switches
+  tools     List what tools of servers were first seen as, show what changed, accept it
   ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing
   doctor    Say what this host has of what the guard needs; works without a daemon
@@ -57,7 +58,7 @@ Options:
       --verdict <VERDICT>  With this verdict [possible values: allow, deny, modify, escalate]
       --kind <KIND>        On this kind of action [possible values: connect, datagram, inbound,
                            socket, device, process, dns_query, http_request, llm_call, tool_call,
-                           administration]
+                           tool_definition, administration]
       --since <WHEN>       Not older than this: 90s, 10m, 3h, 2d, 1w, or a time such as
                            2026-01-31T12:00:00Z
       --limit <N>          The newest so many, at most 10000 [default: 100; with --follow 0]
@@ -151,7 +152,7 @@ fn usage_errors() {
         ),
         (
             &["verdicts", "--kind", "dns"],
-            "error: invalid value 'dns' for '--kind <KIND>'\n  [possible values: connect, datagram, inbound, socket, device, process, dns_query, http_request, llm_call, tool_call, administration]\n\n  tip: a similar value exists: 'dns_query'\n\nFor more information, try '--help'.\n",
+            "error: invalid value 'dns' for '--kind <KIND>'\n  [possible values: connect, datagram, inbound, socket, device, process, dns_query, http_request, llm_call, tool_call, tool_definition, administration]\n\n  tip: a similar value exists: 'dns_query'\n\nFor more information, try '--help'.\n",
         ),
         (
             &["verdicts", "--limit", "0"],

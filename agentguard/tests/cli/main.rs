@@ -15,5 +15,6 @@ mod daemon;
 mod files;
 mod help;
 mod policies;
+mod tools;
 mod trial;
 mod world;

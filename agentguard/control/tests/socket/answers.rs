@@ -162,6 +162,16 @@ async fn what_makes_no_sense_is_refused_and_the_server_goes_on() {
             "405",
             "changes are made through the keeper",
         ),
+        (
+            "GET /v1/tools?name=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "400",
+            "there is no parameter `name`",
+        ),
+        (
+            "GET /v1/tools/definition?server=a&tool=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "404",
+            "nothing is pinned of a tool `b` of a server `a`",
+        ),
         ("\u{0}\u{1}\r\n\r\n", "400", ""),
         (long, "4", ""),
     ] {

@@ -12,4 +12,5 @@ mod answers;
 mod asking;
 mod following;
 mod members;
+mod pins;
 mod world;

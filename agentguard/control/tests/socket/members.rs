@@ -85,8 +85,18 @@ async fn who_may_run_some_agents_is_told_of_these_as_if_there_were_no_others() {
         serde_json::json!(["/sys/fs/cgroup/other/coder"])
     );
     assert_eq!(answer["record"]["entries"], 0);
-    let (status, answer) = ask("/v1/policy").await;
-    assert_eq!((status, &answer["code"]), (403, &"forbidden".into()));
+    for path in [
+        "/v1/policy",
+        "/v1/tools",
+        "/v1/tools/definition?server=a&tool=b",
+    ] {
+        let (status, answer) = ask(path).await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (403, &"forbidden".into()),
+            "{path}"
+        );
+    }
 
     // What is another's, what is an operator's and what is nobody's is not there.
     for (n, id) in ids.iter().enumerate() {

@@ -18,6 +18,7 @@ use agentguard_model::{
     Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Reason,
     ReasonCode, Users, Verdict,
 };
+use agentguard_pins::Pins;
 use agentguard_policy::{Document, compile};
 use agentguard_record::{Options, Record};
 use arc_swap::ArcSwap;
@@ -65,6 +66,7 @@ pub(crate) const NOBODY: u32 = 65_534;
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) record: Record,
+    pub(crate) pins: Arc<Pins>,
     pub(crate) governed: watch::Sender<Vec<String>>,
     pub(crate) agents: watch::Sender<Vec<AgentStatus>>,
     pub(crate) users: watch::Sender<Arc<Users>>,
@@ -94,8 +96,10 @@ impl World {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
         }
+        let pins = Arc::new(Pins::open(&dir.path().join("tools.redb")).unwrap());
         let sources = Sources {
             record: record.clone(),
+            pins: pins.clone(),
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             agents: agents_seen,
             guard: guard_seen,
@@ -107,6 +111,7 @@ impl World {
         Self {
             dir,
             record,
+            pins,
             governed,
             agents,
             users,

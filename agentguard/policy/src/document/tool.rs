@@ -25,6 +25,9 @@ pub(crate) struct RawToolServer {
     /// Which of its tools agents are shown. All, if absent.
     #[serde(default)]
     pub(crate) list: Listing,
+    /// What happens where it lists a tool with another definition than it first did. `alert`, if absent.
+    #[serde(default)]
+    pub(crate) pin: Pinning,
 }
 
 /// Which tools of a server agents are shown.
@@ -36,6 +39,20 @@ pub enum Listing {
     All,
     /// Those of which the policy allows calls.
     Allowed,
+}
+
+/// What happens where a server lists a tool with another definition than it first did.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Pinning {
+    /// Nothing: definitions are not looked at.
+    Off,
+    /// It is recorded, with what differs, and the list goes on as it is.
+    #[default]
+    Alert,
+    /// It is recorded, with what differs; agents are not shown the tool, and calls of it are denied, until an operator
+    /// accepts the definition.
+    Deny,
 }
 
 /// A message to a server of tools. `{}` for any.

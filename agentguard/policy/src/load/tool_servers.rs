@@ -70,6 +70,7 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
                 name: name.to_owned(),
                 api: raw.api,
                 list: raw.list,
+                pin: raw.pin,
                 hosts: list("hosts", Some(&raw.hosts), report, host),
                 paths: RequestMatch {
                     paths,

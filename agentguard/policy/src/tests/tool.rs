@@ -5,7 +5,8 @@ use agentguard_model::{Argument, HostName, ReasonCode, Tool, Transport};
 use super::{agent, document, host, policy};
 use crate::table::{Expected, WrittenTable};
 use crate::{
-    Circumstances, Condition, Consideration, Facts, Listing, Policy, Request, Seen, compile,
+    Circumstances, Condition, Consideration, Facts, Listing, Pinning, Policy, Request, Seen,
+    compile,
 };
 
 fn asks(method: &str) -> Tool {
@@ -414,6 +415,7 @@ fn what_is_wrong_is_told_in_its_place() {
             "{name: a, api: mcp, hosts: [a.example], list: some}",
             "some",
         ),
+        ("{name: a, api: mcp, hosts: [a.example], pin: some}", "some"),
         (
             "{name: a, api: mcp, hosts: [a.example]}, {name: a, api: mcp, hosts: [b.example]}",
             "a second server of tools `a`",
@@ -456,7 +458,7 @@ fn what_was_not_meant_is_warned_of() {
 #[test]
 fn a_server_answers_at_its_paths_however_they_are_written() {
     let policy = policy(
-        "version: 1\ntool_servers:\n  - {name: files, api: mcp, hosts: [mcp.example], paths: [\"/Files/mcp\", \"/files/sse/**\"], list: allowed}\n  - {name: all, api: mcp, hosts: [mcp.example, \"*.mcp.example\"], paths: [\"/all/**\"]}\n  - {name: any, api: mcp, hosts: [any.example]}\nagents: [{name: coder}]\nrules: []\n",
+        "version: 1\ntool_servers:\n  - {name: files, api: mcp, hosts: [mcp.example], paths: [\"/Files/mcp\", \"/files/sse/**\"], list: allowed, pin: deny}\n  - {name: all, api: mcp, hosts: [mcp.example, \"*.mcp.example\"], paths: [\"/all/**\"]}\n  - {name: any, api: mcp, hosts: [any.example]}\nagents: [{name: coder}]\nrules: []\n",
     );
     for (name, path, expected) in [
         ("mcp.example", "/Files/mcp", Some("files")),
@@ -480,7 +482,9 @@ fn a_server_answers_at_its_paths_however_they_are_written() {
     let files = policy
         .tool_server(&host("mcp.example"), "/files/mcp")
         .unwrap();
-    assert_eq!(files.list, Listing::Allowed);
+    assert_eq!((files.list, files.pin), (Listing::Allowed, Pinning::Deny));
+    let any = policy.tool_server_named("any").unwrap();
+    assert_eq!((any.list, any.pin), (Listing::All, Pinning::Alert));
 }
 
 #[test]

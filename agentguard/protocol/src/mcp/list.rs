@@ -1,4 +1,6 @@
-//! Lists of tools of which a client is shown a part.
+//! Lists of tools that are looked at before a client is shown them, or of which it is shown a part.
+
+use agentguard_model::ToolDefinition;
 
 use super::NotUnderstood;
 use crate::json::{Builder, Event, Fault, Path, Scanner, Sink, Value};
@@ -7,7 +9,15 @@ use crate::sse;
 /// The most that an answer with a list may take while it is held ([`Builder::new`]), and the most bytes of it.
 pub const MAX_LIST: usize = 8 * 1024 * 1024;
 
-/// Holds an answer, and leaves tools out of it.
+/// Whether bytes may list tools: a document that is JSON, or events whose data is. Where this says no there is no member of
+/// that name in any case, also none that is written with escapes.
+#[must_use]
+pub fn may_list(bytes: &[u8]) -> bool {
+    let named = |window: &[u8]| window.eq_ignore_ascii_case(b"tools");
+    bytes.windows(5).any(named) || bytes.windows(4).any(|window| window == b"\\u00")
+}
+
+/// Holds an answer until all of it is there.
 #[derive(Debug)]
 pub struct ListFilter {
     form: Form,
@@ -27,6 +37,28 @@ struct Held {
     kind: Vec<u8>,
     data: Vec<u8>,
     id: Vec<u8>,
+}
+
+/// An answer that was read, with what it lists.
+#[derive(Debug)]
+pub struct List(Vec<Entry>);
+
+/// What an answer is made of, in its order.
+#[derive(Debug)]
+enum Entry {
+    /// The one document that the answer is.
+    Document(Value),
+    /// An event, with the message that it has.
+    Event(Held, Option<Value>),
+}
+
+impl Entry {
+    fn message(&mut self) -> Option<&mut Value> {
+        match self {
+            Self::Document(value) => Some(value),
+            Self::Event(_, message) => message.as_mut(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -82,58 +114,103 @@ impl ListFilter {
         }
     }
 
-    /// The answer with those tools alone that are `shown`, which is asked for all names of a list at once; and the names of
-    /// the others. What has no name is left out.
+    /// What was held, once all of it came.
     ///
     /// # Errors
     /// It cannot be read, so that nobody knows what it lists.
-    pub fn finish(
-        self,
-        shown: &mut dyn FnMut(&[String]) -> Vec<bool>,
-    ) -> Result<(Vec<u8>, Vec<String>), NotUnderstood> {
+    pub fn finish(self) -> Result<List, NotUnderstood> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let mut left_out = Vec::new();
-        let answer = match self.form {
+        let mut entries = Vec::new();
+        match self.form {
             // An answer without content lists nothing.
-            Form::Document(..) if self.size == 0 => Vec::new(),
+            Form::Document(..) if self.size == 0 => {}
             Form::Document(mut scanner, mut kept) => {
                 scanner.finish(&mut kept)?;
-                let mut value = kept.0.finish()?;
-                filter(&mut value, shown, &mut left_out);
-                value.canonical().into_bytes()
+                entries.push(Entry::Document(kept.0.finish()?));
             }
             Form::Events(_, events) => {
-                let mut answer = Vec::new();
+                // What all of them take is bounded, as one document is.
+                let mut left = MAX_LIST;
                 for event in events {
-                    write(event, shown, &mut left_out, &mut answer)?;
+                    let message = message(&event, &mut left)?;
+                    entries.push(Entry::Event(event, message));
                 }
-                answer
             }
-        };
-        Ok((answer, left_out))
+        }
+        Ok(List(entries))
     }
 }
 
-/// Writes an event down again.
-fn write(
-    event: Held,
-    shown: &mut dyn FnMut(&[String]) -> Vec<bool>,
-    left_out: &mut Vec<String>,
-    answer: &mut Vec<u8>,
-) -> Result<(), NotUnderstood> {
+impl List {
+    /// The definitions of all tools that it lists, in their order. One that has no name has an empty one.
+    #[must_use]
+    pub fn definitions(&mut self) -> Vec<ToolDefinition> {
+        let mut all = Vec::new();
+        self.each(&mut |tools| {
+            all.extend(tools.iter().map(|tool| ToolDefinition {
+                name: name(tool),
+                text: tool.canonical(),
+            }));
+        });
+        all
+    }
+
+    /// Leaves out the tools for which `shown` is not true, tools that have no name, and those behind the end of
+    /// `shown`. With the names of what is left out, at most [`super::MAX_TOLD`] of them.
+    pub fn leave_out(&mut self, shown: &[bool]) -> Vec<String> {
+        let mut left_out = Vec::new();
+        let mut shown = shown.iter();
+        self.each(&mut |tools| {
+            tools.retain(|tool| {
+                let name = name(tool);
+                let stays = shown.next().is_some_and(|shown| *shown) && !name.is_empty();
+                if !stays && left_out.len() < super::MAX_TOLD {
+                    left_out.push(name.chars().take(crate::jsonrpc::MAX_WORD).collect());
+                }
+                stays
+            });
+        });
+        left_out
+    }
+
+    /// The answer, written anew.
+    #[must_use]
+    pub fn written(self) -> Vec<u8> {
+        let mut answer = Vec::new();
+        for entry in self.0 {
+            match entry {
+                Entry::Document(value) => answer.extend_from_slice(value.canonical().as_bytes()),
+                Entry::Event(event, message) => write(&event, message.as_ref(), &mut answer),
+            }
+        }
+        answer
+    }
+
+    /// Each array of tools, in its order.
+    fn each(&mut self, look: &mut dyn FnMut(&mut Vec<Value>)) {
+        for message in self.0.iter_mut().filter_map(Entry::message) {
+            each(message, look);
+        }
+    }
+}
+
+/// The message that an event has, if it has one. `left`: how much it may take, of which it takes its part.
+fn message(event: &Held, left: &mut usize) -> Result<Option<Value>, NotUnderstood> {
     let message = matches!(event.kind.as_slice(), b"" | b"message");
-    let data = if message && !event.data.is_empty() {
-        let (mut scanner, mut kept) = (Scanner::default(), Kept(Builder::new(MAX_LIST)));
-        scanner.push(&event.data, &mut kept)?;
-        scanner.finish(&mut kept)?;
-        let mut value = kept.0.finish()?;
-        filter(&mut value, shown, left_out);
-        value.canonical().into_bytes()
-    } else {
-        event.data
-    };
+    if !message || event.data.is_empty() {
+        return Ok(None);
+    }
+    let (mut scanner, mut kept) = (Scanner::default(), Kept(Builder::new(*left)));
+    scanner.push(&event.data, &mut kept)?;
+    scanner.finish(&mut kept)?;
+    *left = left.saturating_sub(kept.0.used());
+    Ok(Some(kept.0.finish()?))
+}
+
+/// Writes an event down again.
+fn write(event: &Held, message: Option<&Value>, answer: &mut Vec<u8>) {
     let mut line = |name: &str, value: &[u8]| {
         answer.extend_from_slice(name.as_bytes());
         answer.extend_from_slice(b": ");
@@ -146,24 +223,24 @@ fn write(
     if !event.id.is_empty() {
         line("id", &event.id);
     }
-    for part in data.split(|byte| *byte == b'\n') {
-        line("data", part);
+    match message {
+        Some(message) => line("data", message.canonical().as_bytes()),
+        None => {
+            for part in event.data.split(|byte| *byte == b'\n') {
+                line("data", part);
+            }
+        }
     }
     answer.push(b'\n');
-    Ok(())
 }
 
-/// Leaves tools out of the lists of a document.
-fn filter(
-    document: &mut Value,
-    shown: &mut dyn FnMut(&[String]) -> Vec<bool>,
-    left_out: &mut Vec<String>,
-) {
+/// Each array of tools in a document: a message, or a batch of them.
+fn each(document: &mut Value, look: &mut dyn FnMut(&mut Vec<Value>)) {
     match document {
         Value::Array(messages) => {
             for message in messages {
                 if matches!(message, Value::Object(_)) {
-                    filter(message, shown, left_out);
+                    each(message, look);
                 }
             }
         }
@@ -177,7 +254,7 @@ fn filter(
                     // Some parsers look at no case.
                     if let (true, Value::Array(tools)) = (name.eq_ignore_ascii_case("tools"), tools)
                     {
-                        pick(tools, shown, left_out);
+                        look(tools);
                     }
                 }
             }
@@ -186,26 +263,10 @@ fn filter(
     }
 }
 
-fn pick(
-    tools: &mut Vec<Value>,
-    shown: &mut dyn FnMut(&[String]) -> Vec<bool>,
-    left_out: &mut Vec<String>,
-) {
-    let name = |tool: &Value| {
-        let name = tool.get("name").and_then(Value::text);
-        name.unwrap_or_default().to_owned()
-    };
-    let names: Vec<String> = tools.iter().map(name).collect();
-    let which = shown(&names);
-    let mut which = names.into_iter().zip(which);
-    tools.retain(|_| match which.next() {
-        Some((name, true)) if !name.is_empty() => true,
-        Some((name, _)) => {
-            if left_out.len() < super::MAX_TOLD {
-                left_out.push(name.chars().take(crate::jsonrpc::MAX_WORD).collect());
-            }
-            false
-        }
-        None => false,
-    });
+fn name(tool: &Value) -> String {
+    let name = tool.get("name").and_then(Value::text);
+    name.unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 
 mod answer;
 mod claims;
+mod definition;
 mod list;
 mod refusal;
 mod request;
@@ -16,7 +17,8 @@ use crate::{json, jsonrpc};
 
 pub use answer::AnswerReader;
 pub use claims::Claims;
-pub use list::{ListFilter, MAX_LIST};
+pub use definition::{MAX_PARTS, MAX_SHOWN, digest, parts};
+pub use list::{List, ListFilter, MAX_LIST, may_list};
 pub use refusal::{Questions, REFUSED};
 pub use request::{MessageReader, Sent};
 

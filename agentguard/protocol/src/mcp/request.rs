@@ -1,10 +1,8 @@
 //! What a client sends.
 
-use std::fmt::Write as _;
-
 use agentguard_model::{Argument, Tool};
-use sha2::{Digest as _, Sha256};
 
+use super::definition::digest;
 use super::{CALL, Claims, MAX_VALUES, METHODS, NotUnderstood, OF_CLIENTS, STATELESS, VERSIONS};
 use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
 use crate::jsonrpc::{self, Kind, Message, in_another_case, is_word};
@@ -304,14 +302,4 @@ fn find(
         _ => {}
     }
     Ok(())
-}
-
-/// `sha256:` and the digest of a text.
-fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().fold("sha256:".to_owned(), |mut text, byte| {
-        // A string takes everything.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -10,6 +10,7 @@ use agentguard_decision::{Decided, Recorder};
 use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
 use http::HeaderMap;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
@@ -33,6 +34,8 @@ pub(crate) enum Received {
     Http2(Streamed),
     /// What was read before it was decided on, and what comes behind.
     Held(Held),
+    /// What is looked at on its way, in pieces as they may go.
+    Looked(UnsyncBoxBody<Bytes, BodyFailed>),
 }
 
 impl Body for Received {
@@ -47,6 +50,7 @@ impl Body for Received {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http1),
             Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http2),
             Self::Held(body) => Pin::new(body).poll_frame(cx),
+            Self::Looked(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -55,6 +59,7 @@ impl Body for Received {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
             Self::Held(body) => body.is_end_stream(),
+            Self::Looked(body) => body.is_end_stream(),
         }
     }
 
@@ -63,6 +68,7 @@ impl Body for Received {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
             Self::Held(body) => body.size_hint(),
+            Self::Looked(body) => body.size_hint(),
         }
     }
 }
@@ -360,6 +366,9 @@ pub(crate) enum BodyFailed {
     /// It has to be understood, and cannot be.
     #[error(transparent)]
     Undecodable(Undecodable),
+    /// It may list tools that are not what they were.
+    #[error("{0}")]
+    NotCompared(String),
 }
 
 /// A response's body. It breaks off where the policy comes to deny the request.
@@ -581,6 +590,10 @@ impl<R: Recorder> Body for ResponseBody<R> {
                 if this.inner.is_end_stream() || frame.is_trailers() {
                     this.end();
                 }
+            }
+            Some(Err(BodyFailed::NotCompared(why))) => {
+                this.ended = true;
+                this.account.fail(why.clone());
             }
             Some(Err(error)) => {
                 this.ended = true;

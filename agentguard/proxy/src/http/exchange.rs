@@ -36,6 +36,7 @@ use crate::http::gated::{PendingAnswer, Signals};
 use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
+use crate::http::listed::Looks;
 use crate::http::message::Messaging;
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
@@ -215,8 +216,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             body = read.body;
         }
         let asked = Arc::new(asked);
-        if filtered {
-            // What is written anew has to be read first.
+        if messaging.as_ref().is_some_and(Messaging::looks) {
+            // What is looked at has to be read first.
             let plain = HeaderValue::from_static("identity");
             parts.headers.insert(header::ACCEPT_ENCODING, plain);
         }
@@ -268,8 +269,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Some(_) => Some(Answering::Tools),
             None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
         };
-        let lists = messaging.as_ref().filter(|_| filtered);
-        let lists = lists.map(Messaging::server);
+        let looks = messaging.as_ref().filter(|it| it.looks());
+        let lists = looks.map(|it| Looks {
+            server: it.server(),
+            list: filtered,
+        });
         let examined = match carried {
             Ok(carried) => {
                 let examining = self.examine(carried, &account, &asked, answering, lists);

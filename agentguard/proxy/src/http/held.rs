@@ -1,7 +1,8 @@
 //! Content that is read before it is decided on, and is sent as it came.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -112,7 +113,20 @@ impl Held {
     /// # Errors
     /// Who sends it broke off.
     pub(crate) async fn read(
+        body: Received,
+        room: impl Fn(usize) -> Option<Decoding>,
+        read: impl FnMut(&[u8]),
+    ) -> Result<(Self, Holding), BodyFailed> {
+        Self::read_until(body, pending(), room, read).await
+    }
+
+    /// The same, for no longer than `late` says.
+    ///
+    /// # Errors
+    /// Who sends it broke off.
+    pub(crate) async fn read_until(
         mut body: Received,
+        late: impl Future<Output = ()>,
         room: impl Fn(usize) -> Option<Decoding>,
         mut read: impl FnMut(&[u8]),
     ) -> Result<(Self, Holding), BodyFailed> {
@@ -121,7 +135,19 @@ impl Held {
             trailers: None,
             rest: None,
         };
-        while let Some(frame) = body.frame().await {
+        let mut late = pin!(late);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = &mut late => {
+                    held.rest = Some(Box::new(body));
+                    return Ok((held, Holding::Beyond("it did not come to its end in time")));
+                }
+            };
+            let Some(frame) = frame else {
+                break;
+            };
             let kept = match frame?.into_data() {
                 Ok(data) => {
                     read(&data);

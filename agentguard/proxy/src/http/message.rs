@@ -24,8 +24,8 @@ const MAX_KEPT: usize = 8 * 1024 * 1024;
 /// A request to a server of tools, by its head.
 pub(crate) struct Messaging {
     server: String,
-    /// Whether agents are shown a part of its tools.
-    in_part: bool,
+    /// Whether its lists of tools are looked at before agents are shown them.
+    looks: bool,
 }
 
 /// Messages as they are decided on.
@@ -38,7 +38,7 @@ pub(crate) struct Read {
     pub(crate) body: Received,
     /// What waits for an answer.
     pub(crate) questions: Questions,
-    /// Whether a list of tools is asked for of which agents are shown a part.
+    /// Whether a list of tools is asked for that is looked at before the agent is shown it.
     pub(crate) filtered: bool,
 }
 
@@ -57,11 +57,16 @@ impl Messaging {
         meaning: &request::Request,
     ) -> Option<Self> {
         let host = flow.target.host.as_ref()?;
-        let (server, in_part) = flow
+        let (server, looks) = flow
             .guard
             .decider
             .tool_server(host, meaning.path.as_str())?;
-        Some(Self { server, in_part })
+        Some(Self { server, looks })
+    }
+
+    /// Whether what it answers is looked at before the agent is shown it.
+    pub(crate) const fn looks(&self) -> bool {
+        self.looks
     }
 
     /// The server's name.
@@ -145,7 +150,7 @@ impl Messaging {
         Ok(Read {
             size,
             questions: Questions::of(&sent.messages, sent.batch, reads_here(parts)),
-            filtered: self.in_part && sent.messages.iter().any(lists),
+            filtered: self.looks && sent.messages.iter().any(lists),
             ..self.told(sent.messages.clone(), body)
         })
     }

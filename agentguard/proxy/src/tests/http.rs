@@ -19,6 +19,21 @@ pub(super) fn get(path: &str) -> String {
 /// A response's head and its body, by its length.
 pub(super) async fn read_response(stream: &mut TcpStream) -> (String, String) {
     let head = read_until(stream, "\r\n\r\n").await;
+    if head
+        .to_ascii_lowercase()
+        .contains("\r\ntransfer-encoding: chunked\r\n")
+    {
+        let mut body = Vec::new();
+        loop {
+            let size = read_until(stream, "\r\n").await;
+            let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+            let chunk = read_some(stream, size + 2).await;
+            body.extend_from_slice(&chunk[..size]);
+            if size == 0 {
+                return (head, String::from_utf8(body).unwrap());
+            }
+        }
+    }
     let length = head
         .lines()
         .find_map(|line| {

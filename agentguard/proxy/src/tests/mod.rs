@@ -15,6 +15,7 @@ mod http2;
 mod inspect;
 mod interims;
 mod messages;
+mod pinned;
 mod pool;
 mod quarantined;
 mod raw;
@@ -37,8 +38,8 @@ use std::time::Duration;
 
 use agentguard_decision::{Changes, Client, Decider, Directory, Policies, RecordRefused, Recorder};
 use agentguard_model::{
-    AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode, UpstreamEntry,
-    Verdict,
+    ActionKind, AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode,
+    UpstreamEntry, Verdict,
 };
 use agentguard_policy::{Document, Policy, compile};
 use socket2::{Domain, Socket, Type};
@@ -350,7 +351,8 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     let directory = Arc::new(Directory::default());
     directory.agent(AgentId(1), "tester".parse().unwrap());
     directory.agent(AgentId(2), "another".parse().unwrap());
-    Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log)
+    let decider = Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log);
+    decider.pinning(Arc::new(pinned::Seen))
 }
 
 /// Changes of a policy that never come.
@@ -451,7 +453,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {
@@ -533,7 +535,9 @@ impl World {
         soon(self.served).await.unwrap();
         let decisions = self.log.decisions.lock().unwrap();
         for decision in decisions.iter() {
-            let allowed = decision.verdict != Verdict::Deny;
+            // What is said of a list goes nowhere itself.
+            let allowed = decision.verdict != Verdict::Deny
+                && decision.action.kind != ActionKind::ToolDefinition;
             assert_eq!(decision.outcome.is_some(), allowed, "{decision:#?}");
         }
         decisions.clone()

@@ -18,7 +18,11 @@ pub(super) struct Advice {
 
 /// What to do about a decision; nothing for what was allowed.
 pub(super) fn of(decision: &Decision) -> Advice {
-    if decision.verdict != Verdict::Deny {
+    let changes = matches!(
+        decision.reason.code,
+        ReasonCode::ToolDefinitionChanged | ReasonCode::ToolNotPinned
+    );
+    if decision.verdict != Verdict::Deny && !changes {
         return Advice::default();
     }
     let say = |words: &str| Advice {
@@ -59,6 +63,21 @@ pub(super) fn of(decision: &Decision) -> Advice {
             ),
             None => "narrow or remove the rule that denies: unless the policy names another `strategy`, a denial overrides every allowance".into(),
         }),
+        ReasonCode::ToolDefinitionChanged => {
+            let tool = decision.action.tool.as_ref();
+            let server = tool.map_or("SERVER", |tool| &tool.server);
+            let name = tool.and_then(|tool| tool.name.as_deref()).unwrap_or("TOOL");
+            say(&format!(
+                "`agentguard tools diff {server} {name}` shows what it is now, and `agentguard tools accept {server} {name}` has it go on so"
+            ))
+        }
+        ReasonCode::ToolNotPinned => {
+            let tool = decision.action.tool.as_ref();
+            let server = tool.map_or("SERVER", |tool| &tool.server);
+            say(&format!(
+                "look at what the server lists; where too many tools are pinned, `agentguard tools forget {server}` begins anew, and `pin: off` of that server in the policy asks for no comparison"
+            ))
+        }
         ReasonCode::EngineError => say(&match first() {
             Some(rule) => format!(
                 "the expression of {rule} could not be evaluated on this: have it ask first whether what it looks at is there (`'name' in request.headers && …`)",

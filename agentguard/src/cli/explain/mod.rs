@@ -6,6 +6,7 @@
 
 mod advice;
 mod call;
+pub(super) mod changed;
 mod excerpt;
 
 use std::path::Path;
@@ -68,6 +69,14 @@ fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
         ),
     );
     story.entry("enforced", &enforced(decision));
+    let tool = decision.action.tool.as_ref();
+    for line in tool
+        .and_then(|tool| tool.change.as_deref())
+        .into_iter()
+        .flat_map(changed::lines)
+    {
+        story.line(&line);
+    }
     let considered = considered(decision, in_force);
     rules(&mut story, decision, in_force, considered.as_ref());
     near(&mut story, decision, considered);
@@ -132,6 +141,11 @@ impl Story {
             .push_str(&format!("{label:<9} {}\n", printable(words)));
     }
 
+    /// A line that has its label.
+    fn line(&mut self, line: &str) {
+        self.text.push_str(&format!("{}\n", printable(line)));
+    }
+
     /// Lines that keep their form, indented.
     fn verbatim(&mut self, lines: &str) {
         for line in lines.lines() {
@@ -181,6 +195,7 @@ fn attempted(action: &Action) -> String {
         ActionKind::HttpRequest => "the HTTP request",
         ActionKind::LlmCall => "a call to a language model at",
         ActionKind::ToolCall => "a call to a tool at",
+        ActionKind::ToolDefinition => "a list of tools from",
         ActionKind::Administration => "a change to the guard itself",
     };
     let mut words = format!("{noun} {}", destination(action));

@@ -10,12 +10,13 @@ use agentguard_control::seats::{Seat, Seats};
 use agentguard_control::sparing::Sparing;
 use agentguard_keeper::ca::CaError;
 use agentguard_keeper::groups::APPROVE;
-use agentguard_keeper::message::{Answer, Command, Ended};
+use agentguard_keeper::message::{Answer, Command, Ended, ToolsOrder};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::sockets;
 use agentguard_keeper::spawn;
 use agentguard_keeper::spawn::message::{Refusal, ToClient};
 use agentguard_model::{AgentId, AgentName};
+use anyhow::bail;
 
 use super::authorities::Authorities;
 use super::host::RunHost;
@@ -206,6 +207,7 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
         } => quarantine(keeper, peer, accepted, &name, reason, freeze),
         Command::Release { name } => release(keeper, peer, accepted, &name),
         Command::Switch { name, on, reason } => switch(keeper, peer, accepted, &name, on, reason),
+        Command::Tools(order) => tools(keeper, peer, accepted, &order),
         command => change(&mut lock(keeper), peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
@@ -355,6 +357,25 @@ fn switch(
     heard(keeper, switched)
 }
 
+/// Answers when the worker has done it, which keeps what tools were first seen as.
+fn tools(keeper: &Shared, peer: &Peer, accepted: Accepted, order: &ToolsOrder) -> Answer {
+    let asked = {
+        let keeper = lock(keeper);
+        let what = "accept or forget definitions of tools";
+        if let Err(why) = authorise_approver(&keeper, peer, accepted, what) {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.order_tools(order, peer.uid)
+    };
+    answered(asked.and_then(|asked| match asked.answer() {
+        Some(Ok(text)) => Ok(text),
+        Some(Err(why)) => bail!(why),
+        None => bail!(
+            "the worker did not say what became of it; hint: `agentguard tools list` shows how things are"
+        ),
+    }))
+}
+
 /// Waits for the worker, without the lock. One that does not hear is replaced, and the next one is told.
 fn heard(keeper: &Shared, done: anyhow::Result<(String, Option<Asked>)>) -> Answer {
     answered(done.map(|(text, asked)| {
@@ -406,7 +427,8 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         | Command::RotateAuthority { .. }
         | Command::Quarantine { .. }
         | Command::Release { .. }
-        | Command::Switch { .. } => {
+        | Command::Switch { .. }
+        | Command::Tools(_) => {
             return refused("this is no change of what is governed", None);
         }
     };

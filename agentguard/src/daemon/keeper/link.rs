@@ -176,6 +176,7 @@ fn answer(keeper: &Shared, outgoing: &Outgoing, message: ToKeeper) {
             wake_supervisor();
         }
         ToKeeper::Cut { number } => lock(keeper).cuts().note(number),
+        ToKeeper::Answered { number, answer } => lock(keeper).cuts().answer(number, answer),
         ToKeeper::Recorded { number } => {
             // It is recorded once more then.
             if let Err(error) = lock(keeper).recorded(number) {

@@ -13,6 +13,7 @@ mod runs;
 mod subtrees;
 mod switches;
 mod tell;
+mod tools;
 mod versions;
 
 use std::cell::Cell;

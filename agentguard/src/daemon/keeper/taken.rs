@@ -4,7 +4,7 @@
 //! itself. Who changes the policy is answered when both have it, so that nothing that begins after
 //! the answer is decided by the old one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub(super) struct Cuts {
 struct Numbers {
     last: u32,
     open: BTreeSet<u32>,
+    /// What was said to those for which somebody waits.
+    answers: BTreeMap<u32, Result<String, String>>,
 }
 
 impl Cuts {
@@ -65,6 +67,25 @@ impl Cuts {
     pub(super) fn note(&self, number: u32) {
         self.numbers().open.remove(&number);
         self.changed.notify_all();
+    }
+
+    /// The worker has answered, with what it did or why it did not.
+    pub(super) fn answer(&self, number: u32, answer: Result<String, String>) {
+        let mut numbers = self.numbers();
+        // What nobody asked, or waits for no longer, is not kept.
+        if numbers.open.remove(&number) {
+            numbers.answers.insert(number, answer);
+        }
+        drop(numbers);
+        self.changed.notify_all();
+    }
+
+    /// Waits for what the worker says to this number. `None`: nothing, in time.
+    pub(super) fn answered(&self, number: u32, limit: Duration) -> Option<Result<String, String>> {
+        self.wait(number, limit);
+        let mut numbers = self.numbers();
+        numbers.open.remove(&number);
+        numbers.answers.remove(&number)
     }
 
     /// The worker is gone, and with it what was under way.
@@ -117,5 +138,20 @@ mod tests {
         let waiting = std::thread::spawn(move || other.wait(first, Duration::from_secs(60)));
         cuts.none_left();
         assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn what_is_answered_in_words_is_heard_once_and_kept_for_nobody_who_waits_no_longer() {
+        let cuts = Cuts::default();
+        let (first, second) = (cuts.next(), cuts.next());
+        cuts.answer(first, Ok("done".to_owned()));
+        assert_eq!(
+            cuts.answered(first, Duration::ZERO),
+            Some(Ok("done".to_owned()))
+        );
+        assert_eq!(cuts.answered(first, Duration::ZERO), None);
+        assert_eq!(cuts.answered(second, Duration::ZERO), None);
+        cuts.answer(second, Err("late".to_owned()));
+        assert!(cuts.numbers().answers.is_empty());
     }
 }

@@ -10,6 +10,7 @@ mod events;
 mod gate;
 mod link;
 mod names;
+mod pins;
 mod proxy;
 mod real_names;
 mod sequences;
@@ -32,6 +33,7 @@ use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
 use agentguard_keeper::namespace::{Listening, Trio};
 use agentguard_keeper::{documents, worker};
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
+use agentguard_pins::Pins;
 use agentguard_proxy::{Limits, Shared, Tls};
 use agentguard_record::Record;
 use agentguard_telemetry::Watched;
@@ -125,6 +127,7 @@ async fn serve(
         agentguard_record::Options::default(),
     )?;
     let recorded = Recorded::new(record.clone(), feed);
+    let pins = Arc::new(Pins::open(&start.state_dir.join("names/tools.redb"))?);
     let direct = Arc::<AtomicUsize>::default();
     let board = Arc::new(Board::new(&start));
     let names = open_names(&start, &link, &board)?;
@@ -210,8 +213,14 @@ async fn serve(
                         let clock = clock::follow(policies.clone(), renewed.subscribe());
                         let over = shutdown.clone();
                         tasks.spawn(async move { over.run_until_cancelled(clock).await });
+                        let decider = Decider::new(
+                            policies.clone(),
+                            directory.clone(),
+                            Arc::new(recorded.clone()),
+                        );
+                        let decider = decider.pinning(Arc::new(pins::Kept(pins.clone())));
                         rooms = Some(open_rooms(
-                            &policies, &directory, &recorded, &gate, &names, &link, &upstreams,
+                            &policies, decider, &gate, &names, &link, &upstreams,
                         ));
                     }
                 }
@@ -256,6 +265,15 @@ async fn serve(
                 rooms.policies.switch(switches.switches());
                 board.switches(switches.shown(rooms.policies.current().switches()));
                 link.tell(ToKeeper::Cut { number }).await;
+            }
+            ToWorker::Tools { number, order, uid } => {
+                let rooms = rooms.as_ref().context("an order before a policy")?;
+                let (pins, decider) = (pins.clone(), rooms.decider.clone());
+                let link = link.clone();
+                tasks.spawn(async move {
+                    let answer = pins::obey(*order, uid, &pins, &decider).await;
+                    link.tell(ToKeeper::Answered { number, answer }).await;
+                });
             }
             ToWorker::Deed(deed) => {
                 let rooms = rooms.as_ref().context("a change before a policy")?;
@@ -327,7 +345,7 @@ async fn serve(
                     telling.start(asked, board.governed(), start.groups)?;
                 }
                 if let Some(control) = control.take() {
-                    let sources = sources(rooms, &record, &board, start.groups);
+                    let sources = sources(rooms, &record, &board, start.groups, &pins);
                     let listener = std::os::unix::net::UnixListener::from(control);
                     listener.set_nonblocking(true)?;
                     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -399,18 +417,12 @@ fn trust(upstreams: &Shared<Recorded>) -> anyhow::Result<()> {
 
 fn open_rooms(
     policies: &Arc<Policies>,
-    directory: &Arc<Directory>,
-    recorded: &Recorded,
+    decider: Decider<Recorded>,
     gate: &Arc<Gate>,
     names: &Names,
     link: &Link,
     upstreams: &Arc<Shared<Recorded>>,
 ) -> Rooms {
-    let decider = Decider::new(
-        policies.clone(),
-        directory.clone(),
-        Arc::new(recorded.clone()),
-    );
     let real_names = Arc::new(RealNames::default());
     let port = NamesPort::new(
         decider.clone(),
@@ -469,8 +481,15 @@ fn listen(
     Ok(())
 }
 
-fn sources(rooms: &Rooms, record: &Record, board: &Board, groups: Groups) -> Sources {
+fn sources(
+    rooms: &Rooms,
+    record: &Record,
+    board: &Board,
+    groups: Groups,
+    pins: &Arc<Pins>,
+) -> Sources {
     Sources {
+        pins: pins.clone(),
         record: record.clone(),
         policy: rooms.policies.watch(),
         agents: board.agents(),

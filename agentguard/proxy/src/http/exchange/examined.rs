@@ -15,13 +15,13 @@ use crate::http::body::Received;
 use crate::http::checked::Checks;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding};
-use crate::http::listed;
+use crate::http::listed::{self, Looks, NotShown};
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
 use crate::revoked::Revoked;
 
 impl<R: Recorder, P: Port> Exchange<R, P> {
-    /// Reads what has to be read before it is passed on: a list of tools that is filtered, that of the server `lists`; and
+    /// Reads what has to be read before it is passed on: what may list tools of a server whose lists are looked at; and
     /// the answer to a call that is one document, where a rule looks at the tools that it asks for. Event streams are
     /// read on their way.
     ///
@@ -30,13 +30,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     pub(super) async fn examine(
         &self,
         carried: Carried<R>,
-        account: &Account<R>,
+        account: &Arc<Account<R>>,
         asked: &Arc<Asked>,
         answering: Option<Answering>,
-        lists: Option<&str>,
+        lists: Option<Looks<'_>>,
     ) -> Result<Result<Carried<R>, Failed>, Decided> {
-        if let Some(server) = lists {
-            return Ok(self.shown(server, carried, asked, account).await);
+        if let Some(looks) = lists {
+            return self.shown(looks, carried, asked, account).await;
         }
         let Some(Answering::Llm(_)) = answering else {
             return Ok(Ok(carried));
@@ -83,21 +83,34 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     }
 
     /// The answer with the tools alone that the agent is shown.
+    ///
+    /// # Errors
+    /// It is denied.
     async fn shown(
         &self,
-        server: &str,
+        looks: Looks<'_>,
         mut carried: Carried<R>,
-        asked: &Asked,
-        account: &Account<R>,
-    ) -> Result<Carried<R>, Failed> {
+        asked: &Arc<Asked>,
+        account: &Arc<Account<R>>,
+    ) -> Result<Result<Carried<R>, Failed>, Decided> {
+        if carried.upgrade.is_some() {
+            return Ok(Ok(carried));
+        }
         let (parts, body) = (&mut carried.parts, carried.body);
-        let shown = listed::shown(&self.flow, asked, server, parts, body).await;
-        let (body, left_out) = shown.map_err(|why| {
-            let message = format!("the list of tools cannot be filtered: {why}");
-            Failed::bad_gateway(ReasonCode::NotUnderstood, message)
-        })?;
-        account.leaves_out(left_out);
-        Ok(Carried { body, ..carried })
+        let list = looks.list;
+        match listed::shown(&self.flow, asked, looks, parts, body, account).await {
+            Ok(body) => Ok(Ok(Carried { body, ..carried })),
+            Err(NotShown::Denied(decided)) => Err(decided),
+            Err(not_shown) => {
+                let why = not_shown.message();
+                let message = match list {
+                    true => format!("the list of tools cannot be filtered: {why}"),
+                    false => format!("the answer cannot be looked at: {why}"),
+                };
+                let code = ReasonCode::NotUnderstood;
+                Ok(Err(Failed::bad_gateway(code, message)))
+            }
+        }
     }
 
     /// The denial of a request whose upstream broke off because its agent was quarantined: it is ruled in a moment.

@@ -26,6 +26,11 @@ impl Asked {
     pub(in super::super) fn wait(&self) -> bool {
         self.cuts.wait(self.number, CUT)
     }
+
+    /// Waits for what it says. `None`: nothing, in time.
+    pub(in super::super) fn answer(&self) -> Option<Result<String, String>> {
+        self.cuts.answered(self.number, CUT)
+    }
 }
 
 impl Keeper {
