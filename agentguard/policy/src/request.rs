@@ -406,6 +406,9 @@ impl RequestMatch {
         if self.paths.is_empty() {
             return true;
         }
+        if steps.are_spent() {
+            return false;
+        }
         let one = |path: &str| {
             let path = path.strip_prefix('/');
             path.is_some_and(|path| {
@@ -426,7 +429,7 @@ impl RequestMatch {
         if self.query.is_empty() {
             return true;
         }
-        let Some(query) = request.query else {
+        let Some(query) = request.query.filter(|_| !steps.are_spent()) else {
             return false;
         };
         let reading = |parameters: &Parameters| {
@@ -435,9 +438,11 @@ impl RequestMatch {
                     return holds;
                 }
                 let values = parameters.get(name).map_or(&[][..], Vec::as_slice);
+                // What cannot be told ends it, as if a denial matched and an allowance did not.
                 let one = |value: &String| {
                     let mut patterns = patterns.iter();
                     patterns.any(|p| p.matches_within(value.as_bytes(), true, steps))
+                        || !allows && steps.are_spent()
                 };
                 if allows {
                     !values.is_empty() && values.iter().all(one)
@@ -461,7 +466,7 @@ impl RequestMatch {
             if let Some(holds) = request.assumed(allows, |unknown| unknown.field(name)) {
                 return holds;
             }
-            let Some(fields) = request.fields else {
+            let Some(fields) = request.fields.filter(|_| !steps.are_spent()) else {
                 return false;
             };
             let values: Vec<&[u8]> = fields
@@ -491,12 +496,12 @@ impl RequestMatch {
 
     fn llm(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         let llm = self.llm.as_ref();
-        llm.is_none_or(|llm| llm.matches(request, allows, steps))
+        llm.is_none_or(|llm| !steps.are_spent() && llm.matches(request, allows, steps))
     }
 
     fn tool(&self, request: &Request<'_>, allows: bool, steps: &Steps) -> bool {
         let tool = self.tool.as_ref();
-        tool.is_none_or(|tool| tool.matches(request, allows, steps))
+        tool.is_none_or(|tool| !steps.are_spent() && tool.matches(request, allows, steps))
     }
 
     pub(crate) fn size(&self, request: &Request<'_>) -> bool {

@@ -75,6 +75,15 @@ impl Steps {
         let _: Result<(), String> = self.settle(&meter);
     }
 
+    /// Whether there are none left, so that what would take some cannot be told.
+    pub(crate) fn are_spent(&self) -> bool {
+        let spent = self.left.get() == 0;
+        if spent {
+            self.refuse_again();
+        }
+        spent
+    }
+
     /// Tries a pattern on a text. `of` counts down what is left, and is not to go on with none.
     pub(crate) fn pattern(
         &self,
@@ -82,6 +91,9 @@ impl Steps {
         bytes: usize,
         of: impl FnOnce(&mut u64) -> bool,
     ) -> bool {
+        if self.are_spent() {
+            return false;
+        }
         let mut left = self.left.get();
         let matches = of(&mut left);
         self.left.set(left);
@@ -91,8 +103,14 @@ impl Steps {
         matches && left > 0
     }
 
-    fn refuse(&self, what: &str) -> String {
+    fn refuse_again(&self) {
         self.refused.set(self.refused.get().saturating_add(1));
+    }
+
+    /// What is left does not suffice for this, and is left for nothing smaller.
+    fn refuse(&self, what: &str) -> String {
+        self.left.set(0);
+        self.refuse_again();
         let why = format!(
             "{what} takes more than is left of the {MAX_STEPS} steps that the patterns and expressions of a decision have"
         );

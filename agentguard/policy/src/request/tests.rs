@@ -201,3 +201,40 @@ fn an_encoded_slash_stays_one_where_another_character_is_escaped() {
         assert!(!matches(&says, &Request::new("GET", path), false), "{path}");
     }
 }
+
+/// An agent says how many values there are: once the steps are spent, none is tried any more.
+#[test]
+fn what_cannot_be_told_any_more_is_not_tried() {
+    let query = Query::new("b=a&".repeat(7_000));
+    let mut fields = HeaderMap::new();
+    for _ in 0..7_000 {
+        fields.append(http::header::ACCEPT, HeaderValue::from_static("a"));
+    }
+    let request = Request {
+        fields: Some(&fields),
+        ..with_query(&query)
+    };
+    let by_query = RequestMatch {
+        query: vec![("b".to_owned(), patterns(&["x*y*z"]))],
+        ..RequestMatch::default()
+    };
+    let by_field = RequestMatch {
+        fields: vec![(http::header::ACCEPT, patterns(&["x*y*z"]))],
+        ..RequestMatch::default()
+    };
+    for says in [by_query, by_field] {
+        let steps = Steps::new();
+        while says.matches(&request, false, &steps).is_some() {}
+        let before = steps.refused();
+        for _ in 0..10 {
+            assert_eq!(says.matches(&request, false, &steps), None);
+        }
+        assert_eq!(steps.refused(), before + 10);
+        // What is decided by something else still is.
+        let put = RequestMatch {
+            methods: vec!["PUT".to_owned()],
+            ..says
+        };
+        assert_eq!(put.matches(&request, false, &steps), Some(false));
+    }
+}
