@@ -548,7 +548,7 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Records, and says what to do: what cannot be recorded is denied.
-    async fn conclude(
+    pub(crate) async fn conclude(
         &self,
         policy: &Policy,
         draft: Draft<'_>,

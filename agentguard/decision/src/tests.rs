@@ -1,4 +1,5 @@
 mod kernel;
+mod local;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
