@@ -20,7 +20,7 @@ use crate::spawn::{RunContext, RunRequest};
 #[derive(Debug, Deserialize, Serialize)]
 pub enum ToWorker {
     /// The first message. Descriptors: those of the gate's view, where figures are asked for if `telemetry` has that,
-    /// then the control socket.
+    /// then the control socket, then the one where agents ask.
     Start(Box<Start>),
     /// Listeners in a network namespace. Descriptors: as [`crate::namespace::Listening`] orders them.
     Listeners {
@@ -147,6 +147,13 @@ pub enum ToWorker {
     },
     /// A direct flow that the policy has come to deny, and that was ended: to be recorded.
     Ended(Box<Ended>),
+    /// What became of [`ToKeeper::Whose`].
+    Belongs {
+        /// The number of the request.
+        request: u64,
+        /// The agent, and the number of the run, or 0. `None`: it is no agent's.
+        whose: Option<(AgentId, u32)>,
+    },
 }
 
 /// Sockets in one [`ToWorker::Closed`], so that it fits a packet.
@@ -382,6 +389,13 @@ pub enum ToKeeper {
         subject: LeafSubject,
         /// The worker's public key: a `SubjectPublicKeyInfo` in DER (RFC 5480), on P-256.
         public_key: Vec<u8>,
+    },
+    /// Whose is a cgroup? Asked of a process that connected to the socket where agents ask.
+    Whose {
+        /// A number to answer with.
+        request: u64,
+        /// The cgroup, as `/proc/PID/cgroup` shows it.
+        cgroup: String,
     },
     /// The gate refused something in a network namespace or a cgroup that it does not know: the keeper
     /// may know it if it looks now.

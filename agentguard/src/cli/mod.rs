@@ -29,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, ConfigError, Declared, Host};
-use crate::{daemon, doctor, run};
+use crate::{daemon, doctor, run, wrap};
 use failure::Failure;
 use output::{Format, Output};
 
@@ -77,6 +77,9 @@ enum Command {
     },
     /// Run a command as an agent
     Run(run::RunArgs),
+    /// Put the guard before a server of tools that an agent starts
+    #[command(subcommand)]
+    Mcp(wrap::Command),
     /// List, show, add, remove, quarantine and release agents
     #[command(subcommand)]
     Agent(agent::Command),
@@ -128,6 +131,10 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         Command::Run(args) => {
             let socket = global.declared()?.paths.keeper_socket();
             return Ok(run::main(args, &socket, &global.how_to_start())?);
+        }
+        Command::Mcp(wrap::Command::Wrap(args)) => {
+            let socket = global.declared()?.paths.agents_socket();
+            return wrap::main(&args, &socket);
         }
         Command::Agent(command) => agent::main(command, &global, &mut out)?,
         Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,

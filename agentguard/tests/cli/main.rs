@@ -17,3 +17,4 @@ mod help;
 mod policies;
 mod trial;
 mod world;
+mod wrap;

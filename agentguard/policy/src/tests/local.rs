@@ -83,6 +83,7 @@ fn calls_are_decided_by_server_name_and_arguments() {
     ] {
         assert_eq!(locally(&policy, &tool), (code, sentence.to_owned()));
     }
+    assert!(policy.warnings().is_empty());
     let list = Tool {
         server: "files".to_owned(),
         method: Some("tools/list".to_owned()),
