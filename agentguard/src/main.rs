@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod daemon;
 mod doctor;
+mod hook;
 mod run;
 mod wrap;
 

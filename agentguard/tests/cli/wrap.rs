@@ -107,6 +107,47 @@ fn signals_go_on_to_the_server() {
 }
 
 #[test]
+fn a_hook_denies_without_a_daemon_and_what_it_cannot_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.yaml");
+    std::fs::write(
+        &config,
+        format!("runtime_dir: {}\n", directory.path().display()),
+    )
+    .unwrap();
+    let answered = |config: &std::path::Path, event: &str| {
+        let child = Command::new(env!("CARGO_BIN_EXE_agentguard"))
+            .arg("--config")
+            .arg(config)
+            .args(["hook", "claude-code"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = given(child, event);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), output.stdout.len(), stderr)
+    };
+    let event =
+        r#"{"hook_event_name":"PreToolUse","tool_name":"Bash","tool_input":{"command":"ls"}}"#;
+    for (event, words) in [
+        (event, "cannot be asked"),
+        ("no", "can be read"),
+        ("", "can be read"),
+    ] {
+        let (code, said, stderr) = answered(&config, event);
+        assert_eq!((code, said), (Some(2), 0), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    // Without what it is to ask by, too.
+    let (code, _, stderr) = answered(&directory.path().join("none"), "");
+    assert_eq!(code, Some(2), "{stderr}");
+    let other = r#"{"hook_event_name":"PostToolUse","tool_name":"Bash"}"#;
+    assert_eq!(answered(&config, other), (Some(0), 0, String::new()));
+}
+
+#[test]
 fn a_server_that_cannot_be_started_is_told() {
     for (arguments, code, words) in [
         (
