@@ -32,8 +32,10 @@ use crate::api::{CAME, LONG, MAX_LINE, MAX_NAME, Problem, SENT};
 use crate::room::{Rooms, room};
 use crate::session::Session;
 
-/// Connections at once before it is known whose they are. Further ones are closed.
-const UNPLACED: usize = 64;
+/// Connections at once of which it is not known yet whose they are, or that are refused, and of one user's. Further ones
+/// are closed.
+const UNPLACED: usize = 128;
+const UNPLACED_OF_ONE: usize = 32;
 
 /// Connections of all agents that are open at once, and of one of them. Further ones are refused.
 const CONNECTIONS: usize = 256;
@@ -97,7 +99,7 @@ pub async fn serve<R: Recorder, P: Port>(
         rooms: Rooms::default(),
         seats: Seats::new(CONNECTIONS, CONNECTIONS_OF_ONE),
     });
-    let unplaced = Seats::new(UNPLACED, UNPLACED);
+    let unplaced = Seats::new(UNPLACED, UNPLACED_OF_ONE);
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -106,7 +108,8 @@ pub async fn serve<R: Recorder, P: Port>(
         };
         match accepted {
             Ok((stream, _)) => {
-                let Some(seat) = unplaced.take(0) else {
+                let peer = stream.peer_cred().ok();
+                let Some(seat) = peer.and_then(|peer| unplaced.take(peer.uid())) else {
                     continue;
                 };
                 let (serving, shutdown) = (Arc::clone(&serving), shutdown.clone());

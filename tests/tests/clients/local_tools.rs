@@ -162,7 +162,10 @@ fn a_client_calls_what_is_allowed_as_without_the_guard_and_is_told_of_the_rest()
     );
     let explain = room.guard.cli().arg("explain").arg(calls[1].id.to_string());
     let explained = explain.run().unwrap().success().unwrap().stdout;
-    assert!(explained.contains("tool read of files"), "{explained}");
+    assert!(
+        explained.contains("a message on the agent's own host, tool read of files"),
+        "{explained}"
+    );
     assert!(explained.contains("data"), "{explained}");
 }
 
