@@ -1,8 +1,8 @@
 //! The guard: daemon and command line.
 //!
 //! This crate only wires. [`cli`] reads the command line and prints; [`config`] reads the
-//! configuration; [`accounts`] looks up users; [`doctor`] looks at the host; [`daemon`] joins the rooms in two processes; [`run`]
-//! is the client that stands in a governed command's place. What the guard does is in the rooms
+//! configuration; [`accounts`] looks up users; [`doctor`] looks at the host; [`daemon`] joins the rooms in two processes; [`wrap`]
+//! relays between an agent and a server of tools that it starts; [`run`] is the client that stands in a governed command's place. What the guard does is in the rooms
 //! beside `src`.
 //!
 //! **Invariant:** what an operator is told is printed once, here at the edge, and ends with an exit
@@ -15,7 +15,9 @@ mod cli;
 mod config;
 mod daemon;
 mod doctor;
+mod hook;
 mod run;
+mod wrap;
 
 use std::process::ExitCode;
 

@@ -30,6 +30,8 @@ mod inspected;
 mod isolated;
 #[path = "clients/java.rs"]
 mod java;
+#[path = "clients/local_tools.rs"]
+mod local_tools;
 #[path = "clients/mcp.rs"]
 mod mcp;
 #[path = "clients/node.rs"]

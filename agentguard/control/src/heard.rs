@@ -13,13 +13,16 @@ use tokio::net::UnixStream;
 use crate::peer::Asker;
 
 /// A connection, and who made it; nobody who is worth it, if it is only refused.
-pub(crate) struct Heard {
+#[derive(Debug)]
+pub struct Heard {
     stream: UnixStream,
     asker: Option<Arc<Asker>>,
 }
 
 impl Heard {
-    pub(crate) const fn new(stream: UnixStream, asker: Option<Arc<Asker>>) -> Self {
+    /// Notes for this process who sends.
+    #[must_use]
+    pub const fn new(stream: UnixStream, asker: Option<Arc<Asker>>) -> Self {
         Self { stream, asker }
     }
 }

@@ -15,7 +15,7 @@
 
 pub mod api;
 mod client;
-mod heard;
+pub mod heard;
 pub mod peer;
 mod scope;
 pub mod seats;

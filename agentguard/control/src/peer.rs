@@ -156,7 +156,7 @@ impl Accepted {
 
 /// The process at the other end of a connection, to be judged as often as it asks.
 #[derive(Debug)]
-pub(crate) struct Asker {
+pub struct Asker {
     peer: Peer,
     process: OwnedFd,
     /// Who else sent something on its connection.
@@ -168,7 +168,7 @@ impl Asker {
     ///
     /// # Errors
     /// [`Refusal::Gone`], [`Refusal::Unknown`].
-    pub(crate) fn of(socket: OwnedFd, accepted: Accepted) -> Result<Self, Refusal> {
+    pub fn of(socket: OwnedFd, accepted: Accepted) -> Result<Self, Refusal> {
         let mut peer = Packet::from(socket).peer().map_err(Refusal::Unknown)?;
         let process = hold(peer.pid, peer.pidfd.take(), accepted)?;
         Ok(Self {
@@ -183,6 +183,25 @@ impl Asker {
         if sent_by(&self.peer, sender).is_err() {
             // The first is as good as any.
             let _ = self.other.set(sender);
+        }
+    }
+
+    /// Its process id and its user.
+    #[must_use]
+    pub const fn process(&self) -> (u32, u32) {
+        (self.peer.pid, self.peer.uid)
+    }
+
+    /// The cgroup that it is in now, as `/proc/PID/cgroup` shows it. For whom agents ask: whether it is governed is
+    /// for the caller to say.
+    ///
+    /// # Errors
+    /// [`Refusal`] but [`Refusal::NoMember`] and [`Refusal::Governed`].
+    pub fn cgroup(&self) -> Result<String, Refusal> {
+        let cgroup = cgroup(self.peer.pid, &self.process)?;
+        match self.other.get() {
+            Some(other) => sent_by(&self.peer, *other).map(|()| cgroup),
+            None => Ok(cgroup),
         }
     }
 
@@ -261,6 +280,15 @@ fn ungoverned(pid: u32, process: &OwnedFd, governed: &[String]) -> Result<(), Re
             "which cgroups are governed is not known yet",
         )));
     }
+    let cgroup = cgroup(pid, process)?;
+    match governed.iter().any(|top| is_within(&cgroup, top)) {
+        true => Err(Refusal::Governed { cgroup }),
+        false => Ok(()),
+    }
+}
+
+/// The cgroup v2 that a process is in.
+fn cgroup(pid: u32, process: &OwnedFd) -> Result<String, Refusal> {
     let text =
         std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|error| {
             match error.kind() {
@@ -271,17 +299,8 @@ fn ungoverned(pid: u32, process: &OwnedFd, governed: &[String]) -> Result<(), Re
     if !alive(process.as_fd()).map_err(Refusal::Unknown)? {
         return Err(Refusal::Gone);
     }
-    match unified(&text) {
-        None => Err(Refusal::Unknown(io::Error::other(
-            "it has no cgroup v2 membership",
-        ))),
-        Some(cgroup) => match governed.iter().find(|top| is_within(cgroup, top)) {
-            Some(_) => Err(Refusal::Governed {
-                cgroup: cgroup.to_owned(),
-            }),
-            None => Ok(()),
-        },
-    }
+    let none = || Refusal::Unknown(io::Error::other("it has no cgroup v2 membership"));
+    unified(&text).map(str::to_owned).ok_or_else(none)
 }
 
 /// A descriptor of the very process that connected.

@@ -89,6 +89,12 @@ impl Asked {
         }
     }
 
+    /// What is asked of tools on the agent's own host: there is no request around it.
+    #[must_use]
+    pub(crate) fn local() -> Self {
+        Self::tunnel("", "")
+    }
+
     /// The same inside TLS, which was opened.
     #[must_use]
     pub fn inside_tls(self) -> Self {

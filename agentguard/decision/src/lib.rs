@@ -14,6 +14,7 @@ mod asked;
 mod decider;
 mod directory;
 mod kernel;
+mod local;
 mod log;
 mod moment;
 mod operator;

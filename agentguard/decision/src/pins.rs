@@ -6,13 +6,14 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use agentguard_model::{
-    ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Sight, Tool, ToolChange, ToolDefinition,
-    Verdict,
+    Action, ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Sight, Tool, ToolChange,
+    ToolDefinition, Verdict,
 };
 use agentguard_policy::{AgentPolicy, Listing, Pinning, Policy, Ruling, RulingOutcome, Seen};
 
 use crate::asked::Asked;
 use crate::decider::{Decider, Draft, action};
+use crate::local::is_place;
 use crate::port::{Client, Decided, Recorder, Target};
 
 /// The method that lists tools.
@@ -244,7 +245,11 @@ impl<R: Recorder> Decider<R> {
         (tool, reason, count): (Tool, Reason, u64),
         pinned: Pinned,
     ) -> Decided {
-        let mut what = action(ActionKind::ToolDefinition, target);
+        let kind = ActionKind::ToolDefinition;
+        let (layer, mut what) = match is_place(target) {
+            true => (Layer::Hook, Action::new(kind)),
+            false => (Layer::Proxy, action(kind, target)),
+        };
         what.tool = Some(tool);
         let (verdict, enforced) = match pinned.pin {
             Pinning::Deny => (Verdict::Deny, pinned.denies()),
@@ -252,7 +257,7 @@ impl<R: Recorder> Decider<R> {
         };
         let draft = Draft {
             client: Some(client),
-            layer: Layer::Proxy,
+            layer,
             action: what,
             verdict,
             enforced,

@@ -1,4 +1,5 @@
 mod kernel;
+mod local;
 mod pins;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -20,7 +20,7 @@ use crate::spawn::{RunContext, RunRequest};
 #[derive(Debug, Deserialize, Serialize)]
 pub enum ToWorker {
     /// The first message. Descriptors: those of the gate's view, where figures are asked for if `telemetry` has that,
-    /// then the control socket.
+    /// then the control socket, then the one where agents ask.
     Start(Box<Start>),
     /// Listeners in a network namespace. Descriptors: as [`crate::namespace::Listening`] orders them.
     Listeners {
@@ -156,6 +156,13 @@ pub enum ToWorker {
         order: Box<ToolsOrder>,
         /// The user id of who orders it, in the initial user namespace.
         uid: u32,
+    },
+    /// What became of [`ToKeeper::Whose`].
+    Belongs {
+        /// The number of the request.
+        request: u64,
+        /// The agent, and the number of the run, or 0. `None`: it is no agent's.
+        whose: Option<(AgentId, u32)>,
     },
 }
 
@@ -392,6 +399,13 @@ pub enum ToKeeper {
         subject: LeafSubject,
         /// The worker's public key: a `SubjectPublicKeyInfo` in DER (RFC 5480), on P-256.
         public_key: Vec<u8>,
+    },
+    /// Whose is a cgroup? Asked of a process that connected to the socket where agents ask.
+    Whose {
+        /// A number to answer with.
+        request: u64,
+        /// The cgroup, as `/proc/PID/cgroup` shows it.
+        cgroup: String,
     },
     /// The gate refused something in a network namespace or a cgroup that it does not know: the keeper
     /// may know it if it looks now.

@@ -11,6 +11,18 @@ use crate::ToolChange;
 pub enum ToolApi {
     /// The Model Context Protocol, over HTTP.
     Mcp,
+    /// The Model Context Protocol with a program that the agent starts, over its standard input and output.
+    McpStdio,
+    /// Hooks of the agent's own program, which asks before it uses a tool of its own.
+    Hook,
+}
+
+impl ToolApi {
+    /// Whether such a server has no place in the network, so that the agent's host asks the guard itself.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        !matches!(self, Self::Mcp)
+    }
 }
 
 /// A message to a server of tools: a call of a tool, or what goes with calls.

@@ -43,6 +43,7 @@ mod inspects;
 mod kernel;
 mod llm;
 mod load;
+pub mod local;
 mod name;
 mod pattern;
 mod policy;

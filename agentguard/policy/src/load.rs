@@ -9,6 +9,7 @@ mod includes;
 mod later;
 mod lists;
 mod llm;
+mod local;
 mod providers;
 pub(crate) mod requests;
 mod rules;

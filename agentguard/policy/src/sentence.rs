@@ -4,10 +4,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use agentguard_model::special::Special;
-use agentguard_model::{AgentName, HostName, Transport};
+use agentguard_model::{AgentName, HostName, Tool, Transport};
 
 use crate::decide::Facts;
 use crate::diagnostic::quoted;
+use crate::local;
 use crate::request::Request;
 use crate::rule::{RuleInfo, Seen};
 use crate::special::Hard;
@@ -23,6 +24,9 @@ impl fmt::Display for Attempt<'_> {
         write!(f, "{} to ", self.agent)?;
         let facts = self.facts;
         match facts.request {
+            Seen::Request(Request {
+                tool: Some(tool), ..
+            }) if facts.host == Some(local::place()) => message(f, tool),
             Seen::Request(Request { method, path, .. }) => {
                 write!(f, "{} ", quoted(method))?;
                 self.destination(f)?;
@@ -52,6 +56,19 @@ impl Attempt<'_> {
             (None, Some(ip)) => write!(f, "{}", std::net::SocketAddr::new(ip, port)),
             (None, None) => write!(f, "port {port}"),
         }
+    }
+}
+
+/// What is attempted with a message to a server of tools on the agent's own host, as "call read of files".
+fn message(f: &mut fmt::Formatter<'_>, tool: &Tool) -> fmt::Result {
+    let server = quoted(&tool.server);
+    match (&tool.name, &tool.method) {
+        (Some(name), _) => write!(f, "call {} of {server}", quoted(name)),
+        (None, Some(method)) => write!(f, "send {} to {server}", quoted(method)),
+        (None, None) if tool.not_understood.is_some() => {
+            write!(f, "send what cannot be read to {server}")
+        }
+        (None, None) => write!(f, "answer {server}"),
     }
 }
 

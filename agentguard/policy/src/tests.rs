@@ -8,6 +8,7 @@ mod hidden;
 mod inspects;
 mod kernel_lines;
 mod llm;
+mod local;
 mod named;
 mod random;
 mod refusals;

@@ -30,7 +30,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, ConfigError, Declared, Host};
-use crate::{daemon, doctor, run};
+use crate::{daemon, doctor, hook, run, wrap};
 use failure::Failure;
 use output::{Format, Output};
 
@@ -78,6 +78,12 @@ enum Command {
     },
     /// Run a command as an agent
     Run(run::RunArgs),
+    /// Put the guard before a server of tools that an agent starts
+    #[command(subcommand)]
+    Mcp(wrap::Command),
+    /// Answer an agent's own hook: decide on a tool before it is used
+    #[command(subcommand)]
+    Hook(hook::Command),
     /// List, show, add, remove, quarantine and release agents
     #[command(subcommand)]
     Agent(agent::Command),
@@ -132,6 +138,16 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         Command::Run(args) => {
             let socket = global.declared()?.paths.keeper_socket();
             return Ok(run::main(args, &socket, &global.how_to_start())?);
+        }
+        Command::Mcp(wrap::Command::Wrap(args)) => {
+            let socket = global.declared()?.paths.agents_socket();
+            return wrap::main(&args, &socket);
+        }
+        Command::Hook(hook::Command::ClaudeCode(args)) => {
+            // A hook that ends with another code than 2 denies nothing.
+            let declared = global.declared();
+            let declared = declared.map_err(|error| hook::denied(&Failure::from(error).text()))?;
+            return hook::main(&args, &declared.paths.agents_socket());
         }
         Command::Agent(command) => agent::main(command, &global, &mut out)?,
         Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,

@@ -250,6 +250,14 @@ pub(super) fn destination(action: &Action) -> String {
         (None, Some(ip)) => Some(ip.to_string()),
         (None, None) => None,
     };
+    if let (None, None, Some(tool)) = (&host, action.port, &action.tool) {
+        // On the agent's own host.
+        let what = tool.name.as_ref().or(tool.method.as_ref());
+        return match what {
+            Some(what) => format!("{} {what}", tool.server),
+            None => tool.server.clone(),
+        };
+    }
     let mut place = host.unwrap_or_default();
     // The port of a query is that of a resolver, and says nothing.
     if let Some(port) = action.port.filter(|_| action.kind != ActionKind::DnsQuery) {

@@ -191,6 +191,11 @@ impl Paths {
         self.runtime_dir.join("control.sock")
     }
 
+    /// The socket that agents ask on about tools on their own host.
+    pub(crate) fn agents_socket(&self) -> PathBuf {
+        self.runtime_dir.join("agents.sock")
+    }
+
     /// The socket that changes are asked on.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.runtime_dir.join("keeper.sock")

@@ -16,6 +16,8 @@ Usage: agentguard [OPTIONS] <COMMAND>
 Commands:
   daemon    Run the guard, in the foreground
   run       Run a command as an agent
+  mcp       Put the guard before a server of tools that an agent starts
+  hook      Answer an agent's own hook: decide on a tool before it is used
   agent     List, show, add, remove, quarantine and release agents
   verdicts  List decisions, newest last
   explain   Say why a decision was taken, and what would change it

@@ -18,3 +18,4 @@ mod policies;
 mod tools;
 mod trial;
 mod world;
+mod wrap;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentguard_model::{ActionKind, Decision, Verdict};
+use agentguard_model::{ActionKind, Decision, Layer, Verdict};
 use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -380,5 +380,89 @@ fn a_refused_tool_call_is_an_error_that_agents_show() {
         let mut denials = decisions.iter().filter(|it| it.verdict == Verdict::Deny);
         let denied = denials.next().unwrap();
         assert_eq!(denied.action.llm.as_ref().unwrap().asks.len(), 1);
+    }
+}
+
+/// One more rule, and who asks: the shell alone, for one command.
+const HOOK: &str = "
+  - id: one-command
+    match: { tool: { server: [claude-code], name: [Bash], arguments: { /command: ['echo *'] } } }
+    action: allow
+tool_servers:
+  - { name: claude-code, api: hook }
+";
+
+/// Another: not the shell.
+const HOOK_DENIES: &str = "
+  - id: no-shell-here
+    match: { tool: { server: [claude-code], name: [Bash] } }
+    action: deny
+    reason: No shell for this model, says the security team.
+tool_servers:
+  - { name: claude-code, api: hook }
+";
+
+/// What Claude Code has written down of its sessions.
+fn transcripts(agent: &Agent) -> String {
+    let mut text = String::new();
+    let mut waiting = vec![agent.home.join(".claude/projects")];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                text.push_str(&fs::read_to_string(path).unwrap_or_default());
+            }
+        }
+    }
+    text
+}
+
+/// Before it uses a tool it asks by its hook.
+#[test]
+fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for (name, more, allowed) in [
+        ("claude-hook", HOOK, true),
+        ("claude-no", HOOK_DENIES, false),
+    ] {
+        let stage = Stage::new(name, &python).unwrap();
+        let Some(claude) = agent(&stage.world, "claude").unwrap() else {
+            return;
+        };
+        let room = stage.room(more).unwrap();
+        let config = room.guard.config();
+        let hook = format!(
+            "{} --config {} hook claude-code",
+            room.guard.program().display(),
+            config.display()
+        );
+        let hooks = json!([{ "matcher": "*", "hooks": [{ "type": "command", "command": hook }] }]);
+        let settings = json!({ "hooks": { "PreToolUse": hooks } });
+        fs::create_dir_all(claude.home.join(".claude")).unwrap();
+        let file = claude.home.join(".claude/settings.json");
+        fs::write(file, settings.to_string()).unwrap();
+        let output = turn(&room, &claude, "run the tool").unwrap();
+        assert!(output.stdout.contains("All done."), "{output}");
+        let mut decisions = all(&room.guard).unwrap();
+        decisions.retain(|it| it.layer == Layer::Hook);
+        let [decision] = decisions.as_slice() else {
+            panic!("{decisions:?}\n{output}\n{}", room.guard.log());
+        };
+        let tool = decision.action.tool.as_ref().unwrap();
+        assert_eq!(tool.name.as_deref(), Some("Bash"));
+        assert_eq!(decision.verdict == Verdict::Allow, allowed);
+        let told = transcripts(&claude);
+        assert_eq!(told.contains(REASON), !allowed, "{told}");
+        assert_eq!(told.contains(&decision.id.to_string()), !allowed, "{told}");
+        // What the shell printed.
+        assert_eq!(
+            told.contains("\"stdout\":\"from-the-tool"),
+            allowed,
+            "{told}"
+        );
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentguard_model::{
-    ActionKind, AgentId, ChangedPart, Decision, ReasonCode, Sight, Tool, ToolChange,
+    ActionKind, AgentId, ChangedPart, Decision, Layer, ReasonCode, Sight, Tool, ToolChange,
     ToolDefinition, Verdict,
 };
 use agentguard_policy::{Document, compile};
@@ -16,11 +16,13 @@ tool_servers:
   - { name: held, api: mcp, hosts: [held.example], pin: deny }
   - { name: told, api: mcp, hosts: [told.example] }
   - { name: unseen, api: mcp, hosts: [unseen.example], pin: off }
+  - { name: near, api: mcp_stdio, pin: deny }
 agents:
   - { name: coder }
   - { name: watched, mode: observe }
 rules:
   - { id: all, match: { host: ["*.example"], tool: {} }, action: allow, handling: inspect }
+  - { id: near, match: { tool: { server: [near] } }, action: allow }
 "#;
 
 /// Every tool changes when it is compared.
@@ -116,13 +118,7 @@ async fn what_becomes_of_a_tool_that_changed_is_for_its_server_and_the_agents_mo
         let before = recorded.len();
         let told = decider.recorder().decisions.lock().unwrap().len();
         assert_eq!(told > before, server == "held", "{server}");
-        let call = Tool {
-            server: server.to_owned(),
-            method: Some("tools/call".to_owned()),
-            name: Some("t0".to_owned()),
-            ..Tool::default()
-        };
-        let call = asked("POST", "/").telling(vec![call]);
+        let call = asked("POST", "/").telling(vec![of(server)]);
         let decided = decider.request(&by, &to, &[], &call).await;
         assert_eq!(decided.allowed, shown, "{server}");
         let last = super::last(&decider);
@@ -171,4 +167,26 @@ async fn what_cannot_be_recorded_is_not_shown() {
             .await
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn a_tool_on_the_agent_s_own_host_is_held_as_any_other() {
+    let (decider, by) = (decider(), client(1));
+    assert!(decider.local(&by, of("near")).await.allowed);
+    assert_eq!(decider.listed_locally(&by, "near", tools(1)).await, [false]);
+    let told = super::last(&decider);
+    assert_eq!(told.action.kind, ActionKind::ToolDefinition);
+    assert_eq!((told.layer, &told.action.host), (Layer::Hook, &None));
+    let decided = decider.local(&by, of("near")).await;
+    assert!(!decided.allowed);
+    assert_eq!(decided.reason.code, ReasonCode::ToolDefinitionChanged);
+}
+
+fn of(server: &str) -> Tool {
+    Tool {
+        server: server.to_owned(),
+        method: Some("tools/call".to_owned()),
+        name: Some("t0".to_owned()),
+        ..Tool::default()
+    }
 }

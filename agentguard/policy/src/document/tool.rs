@@ -14,10 +14,12 @@ pub(crate) struct RawToolServer {
     /// Its name: 1 to 63 characters a-z 0-9 . _ -.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
     pub(crate) name: At<String>,
-    /// The form in which it is spoken to: `mcp`.
-    pub(crate) api: ToolApi,
-    /// Where it answers: names, exact, or `*.example.org` for all names below `example.org`.
-    pub(crate) hosts: At<Vec<At<String>>>,
+    /// The form in which it is spoken to: `mcp` over HTTP, `mcp_stdio` for a program that `agentguard mcp wrap` starts,
+    /// `hook` for tools of the agent's own that it asks about by `agentguard hook`.
+    pub(crate) api: At<ToolApi>,
+    /// Where it answers, for `mcp` alone: names, exact, or `*.example.org` for all names below `example.org`.
+    #[serde(default)]
+    pub(crate) hosts: Option<At<Vec<At<String>>>>,
     /// At which paths of those. `*` stands for any run of characters within a segment, `**` for any number of
     /// segments. All, if absent.
     #[serde(default)]

@@ -7,12 +7,13 @@ use agentguard_model::{Handling, Source};
 
 use super::defaults::RuleDefaults;
 use super::{
-    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, requests,
+    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, local, requests,
     selector, strategy, tool, values, wide,
 };
 use crate::conditions::Rollout;
 use crate::diagnostic::quoted;
 use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
+use crate::pattern::Ports;
 use crate::rule::{Rule, RuleInfo};
 use crate::special;
 use crate::yaml::{At, Place};
@@ -179,6 +180,9 @@ fn said(
     if let Some(list) = &matches.port {
         values::list_bounds("port", list, report);
         rule.ports = values::ports(list, report);
+    }
+    if local::narrow(&mut rule, &known.tool_servers) && matches.port.is_none() {
+        rule.ports = Ports::all();
     }
     rule
 }

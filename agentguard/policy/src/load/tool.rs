@@ -4,6 +4,7 @@ use super::values::{list, pattern};
 use super::{Known, MAX_STRING, Report};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawNamed, RawTool};
+use crate::local;
 use crate::pattern::Wildcard;
 use crate::rule::Rule;
 use crate::tool::{CALL, ToolMatch};
@@ -113,7 +114,7 @@ pub(super) fn where_is_none(
         let mut hosts = server.hosts.iter();
         hosts.any(|own| rule.hosts.iter().any(|it| own.covers(it) || it.covers(own)))
     });
-    if rule.anywhere() || by_address || meets {
+    if rule.anywhere() || by_address || meets || rule.matches_host(local::place()) {
         return;
     }
     let message = "no server of tools answers where this rule is for, so that nothing there is a message to one";

@@ -6,6 +6,7 @@ use super::requests::path;
 use super::values::{host, is_name, list};
 use super::{Parsed, Report};
 use crate::diagnostic::quoted;
+use crate::document::RawToolServer;
 use crate::pattern::Glob;
 use crate::request::RequestMatch;
 use crate::tool_servers::ToolServer;
@@ -51,13 +52,15 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
             if !whole {
                 continue;
             }
-            let paths = raw.paths.as_ref();
-            places += raw.hosts.value.len() + paths.map_or(0, |paths| paths.value.len());
+            placed(raw, name, report);
+            let (hosts, paths) = (raw.hosts.as_ref(), raw.paths.as_ref());
+            let written = [hosts, paths].into_iter().flatten();
+            places += written.map(|list| list.value.len()).sum::<usize>();
             if places > MAX_PLACES {
                 let message =
                     format!("servers of tools have more than {MAX_PLACES} hosts and paths");
                 let hint = "a pattern such as `*.example.org` stands for many names";
-                report.error(raw.hosts.place, message, hint);
+                report.error(hosts.map_or(place, |list| list.place), message, hint);
                 return servers;
             }
             // In lower case: some servers do not look at it.
@@ -68,10 +71,10 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
             });
             servers.push(ToolServer {
                 name: name.to_owned(),
-                api: raw.api,
+                api: raw.api.value,
                 list: raw.list,
                 pin: raw.pin,
-                hosts: list("hosts", Some(&raw.hosts), report, host),
+                hosts: list("hosts", hosts, report, host),
                 paths: RequestMatch {
                     paths,
                     ..RequestMatch::default()
@@ -80,4 +83,24 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
         }
     }
     servers
+}
+
+/// A server in the network has hosts; one that is asked about on the agent's own host has no place there.
+fn placed(raw: &RawToolServer, name: &str, report: &mut Report) {
+    if raw.api.value.is_local() {
+        for (key, list) in [("hosts", &raw.hosts), ("paths", &raw.paths)] {
+            if let Some(list) = list {
+                let message = format!(
+                    "`{}` has no place in the network, and no `{key}`",
+                    quoted(name)
+                );
+                let hint = "leave it out, or say `api: mcp` for a server that answers over HTTP";
+                report.error(list.place, message, hint);
+            }
+        }
+    } else if raw.hosts.is_none() {
+        let message = format!("`{}` has no `hosts`, and answers nowhere", quoted(name));
+        let hint = "`hosts: [mcp.example.com]`, or `api: mcp_stdio` for a program that `agentguard mcp wrap` starts";
+        report.error(raw.api.place, message, hint);
+    }
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::agent::AgentPolicy;
 use crate::circumstances::Switches;
 use crate::flow::{Around, Flow};
+use crate::local;
 use crate::policy::Policy;
 use crate::recorded::{CUT, is_cut};
 use crate::request::{Query, Request, Unknown};
@@ -119,18 +120,26 @@ pub(super) fn attempted(
         let name = action.host.clone().ok_or(Unread::NotThePolicys)?;
         return Ok(Attempted::Name(name));
     }
+    let around = Around {
+        context: decision.context.clone(),
+        labels: labels(decision, agent),
+        time: decision.time,
+        switches: Switches::default(),
+    };
     let flow = match (action.port, action.transport) {
+        _ if decision.layer == Layer::Hook => Flow {
+            host: Some(local::place().clone()),
+            ip: None,
+            port: local::PORT,
+            transport: Transport::Tcp,
+            around,
+        },
         (Some(port), Some(transport)) if action.host.is_some() || action.ip.is_some() => Flow {
             host: action.host.clone(),
             ip: action.ip,
             port,
             transport,
-            around: Around {
-                context: decision.context.clone(),
-                labels: labels(decision, agent),
-                time: decision.time,
-                switches: Switches::default(),
-            },
+            around,
         },
         _ => {
             let why = "where it went was not recorded";
@@ -198,6 +207,7 @@ fn is_the_policys(decision: &Decision) -> bool {
             (Layer::Proxy, Kind::Connect | Kind::HttpRequest | Kind::LlmCall | Kind::ToolCall) => {
                 of_flows || decision.reason.code == Code::NeedsInspection
             }
+            (Layer::Hook, Kind::ToolCall) => of_names,
             _ => false,
         }
 }
@@ -283,7 +293,10 @@ fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
 fn message(decision: &Decision, policy: &Policy, asked: &mut Asked) {
     let action = &decision.action;
     let host = action.host.as_ref();
-    let server = host.and_then(|host| policy.tool_server(host, &asked.path));
+    let server = match (decision.layer, &action.tool) {
+        (Layer::Hook, Some(tool)) => policy.local_server(&tool.server),
+        _ => host.and_then(|host| policy.tool_server(host, &asked.path)),
+    };
     // The request for a tunnel ends at the guard.
     let Some(server) = server.filter(|_| asked.method != "CONNECT") else {
         return;

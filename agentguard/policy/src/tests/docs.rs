@@ -352,3 +352,14 @@ fn the_example_of_repositories_does_what_the_page_says() {
         assert_eq!(policy.decide(coder, &facts).reason.code, code, "{facts:?}");
     }
 }
+
+#[test]
+fn the_page_on_local_tools_compiles_without_a_warning() {
+    let page = std::fs::read_to_string(docs().join("local-tools.md")).unwrap();
+    let examples = examples(&page);
+    assert!(!examples.is_empty());
+    for (name, text) in examples.into_iter().flatten() {
+        let policy = compiled(name, text);
+        assert!(policy.warnings().is_empty(), "{:?}", policy.warnings());
+    }
+}

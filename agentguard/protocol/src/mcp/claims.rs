@@ -15,9 +15,20 @@ pub struct Claims {
     pub method: Option<String>,
     /// `Mcp-Name`, decoded.
     pub name: Option<String>,
+    /// There are no fields, so that none is missing: standard input and output have none.
+    pub none: bool,
 }
 
 impl Claims {
+    /// Of a message that comes without fields, over standard input or output.
+    #[must_use]
+    pub fn without_fields() -> Self {
+        Self {
+            none: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads them.
     ///
     /// # Errors
@@ -39,6 +50,7 @@ impl Claims {
             version: version.map(str::to_owned),
             method: one(fields, "mcp-method")?.map(str::to_owned),
             name,
+            none: false,
         })
     }
 

@@ -49,6 +49,12 @@ impl Questions {
         }
     }
 
+    /// Whether nothing waits for an answer.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// A refusal as an answer to all of them.
     ///
     /// What a rule refuses is an answer like others, with the status 200: clients give their model the result of a

@@ -184,7 +184,7 @@ fn version(tool: &mut Tool, meta: Option<&Value>, claims: &Claims) -> Result<(),
         (Some(field), Some(said)) if field != said => {
             return Err(NotUnderstood::Disagree("mcp-protocol-version"));
         }
-        (None, Some(said)) if said == STATELESS => {
+        (None, Some(said)) if said == STATELESS && !claims.none => {
             return Err(NotUnderstood::Missing("mcp-protocol-version"));
         }
         (None, Some(said)) if !VERSIONS.contains(&said) => return Err(NotUnderstood::Version),

@@ -343,6 +343,19 @@ fn fields_and_content_say_the_same() {
     );
 }
 
+#[test]
+fn over_standard_input_no_field_is_missing() {
+    let text =
+        call(r#"{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}"#);
+    let mut reader = MessageReader::new(LIMIT);
+    reader.push(text.as_bytes()).unwrap();
+    let sent = reader
+        .finish("files", &Claims::without_fields(), &[])
+        .unwrap();
+    assert_eq!(sent.messages[0].version.as_deref(), Some("2026-07-28"));
+    assert_eq!(sent.messages[0].name.as_deref(), Some("a"));
+}
+
 fn answered_in(pieces: usize, text: &str) -> ToolAnswer {
     let mut reader = AnswerReader::default();
     for piece in text.as_bytes().chunks(pieces) {

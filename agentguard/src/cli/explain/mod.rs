@@ -198,7 +198,11 @@ fn attempted(action: &Action) -> String {
         ActionKind::ToolDefinition => "a list of tools from",
         ActionKind::Administration => "a change to the guard itself",
     };
-    let mut words = format!("{noun} {}", destination(action));
+    let local = action.tool.is_some() && action.host.is_none() && action.ip.is_none();
+    let mut words = match local {
+        true => "a message on the agent's own host".to_owned(),
+        false => format!("{noun} {}", destination(action)),
+    };
     if let (Some(_), Some(ip)) = (&action.host, action.ip) {
         words.push_str(&format!(" (dialled as {ip})"));
     }

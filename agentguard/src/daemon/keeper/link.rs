@@ -224,6 +224,12 @@ fn answer(keeper: &Shared, outgoing: &Outgoing, message: ToKeeper) {
                 tracing::warn!(%error, "the worker does not listen");
             }
         }
+        ToKeeper::Whose { request, cgroup } => {
+            let whose = lock(keeper).whose(&cgroup);
+            if let Err(error) = outgoing.answer(&ToWorker::Belongs { request, whose }) {
+                tracing::warn!(%error, "the worker does not listen");
+            }
+        }
         ToKeeper::Retire { address } => {
             if let Err(error) = lock(keeper).retire(address) {
                 tracing::warn!(error = format!("{error:#}"), "cannot retire an address");

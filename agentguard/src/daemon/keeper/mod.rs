@@ -83,6 +83,8 @@ const WRITABLE: &str = "hint: its file system has to be writable (findmnt, df); 
 struct Sockets {
     /// Where questions are asked.
     control: OwnedFd,
+    /// Where agents ask about tools on their own host.
+    agents: OwnedFd,
     /// Where figures are asked for, if they are.
     metrics: Option<OwnedFd>,
 }
@@ -114,13 +116,20 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     direct::warn(&config.upstreams, &policy.policy);
     prepare_directories(&config)?;
     let claim = Claim::take(&config.paths)?;
-    let sockets = [config.paths.control_socket(), config.paths.keeper_socket()];
+    let paths = &config.paths;
+    let sockets = [
+        paths.control_socket(),
+        paths.keeper_socket(),
+        paths.agents_socket(),
+    ];
     for socket in &sockets {
         claim.clear(socket)?;
     }
     // Looked up once: one that is made later counts from the next start on.
     let groups = Groups::look_up().context("cannot look for the guard's groups")?;
-    let control = listen_control(&config)?;
+    let control = listen_stream(&config.paths.control_socket(), 0o600)?;
+    // Everybody may connect, and who is no agent's hears nothing.
+    let agents = listen_stream(&config.paths.agents_socket(), 0o666)?;
     let keeper_socket = config.paths.keeper_socket();
     let clients = agentguard_keeper::packet::listen(&keeper_socket, 0o600)
         .with_context(|| format!("cannot listen on {}", keeper_socket.display()))?;
@@ -146,7 +155,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     // At once, but beside what follows: agents decide how long the first look takes.
     residents::follow(&keeper)?;
     clients::serve(clients, &keeper)?;
-    let inherited = Sockets { control, metrics };
+    let inherited = Sockets {
+        control,
+        agents,
+        metrics,
+    };
     supervise(&signals, &keeper, user, &mounts, &inherited)?;
     for socket in &sockets {
         if let Err(error) = claim.clear(socket) {
@@ -412,12 +425,11 @@ fn own(path: &Path, uid: u32, gid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn listen_control(config: &Config) -> anyhow::Result<OwnedFd> {
-    let path = config.paths.control_socket();
+fn listen_stream(path: &Path, mode: u32) -> anyhow::Result<OwnedFd> {
     let failed = || format!("cannot listen on {}", path.display());
-    let listener = UnixListener::bind(&path).with_context(failed)?;
+    let listener = UnixListener::bind(path).with_context(failed)?;
     tell_senders(listener.as_fd()).with_context(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(failed)?;
     listener.set_nonblocking(true).with_context(failed)?;
     Ok(listener.into())
 }

@@ -31,7 +31,15 @@ pub(super) struct Link {
 }
 
 /// What became of a request: done, with what was asked for, or why it was refused.
-type Answer = Result<Option<SignedLeaf>, String>;
+type Answer = Result<Given, String>;
+
+/// What was asked for.
+enum Given {
+    Nothing,
+    Leaf(SignedLeaf),
+    /// Whose a cgroup is, and of which run.
+    Whose(Option<(AgentId, u32)>),
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -150,11 +158,11 @@ impl Link {
             public_key: public_key.to_vec(),
         });
         match asked.await {
-            Some(Ok(Some(leaf))) => Ok(Leaf {
+            Some(Ok(Given::Leaf(leaf))) => Ok(Leaf {
                 certificate: leaf.certificate,
                 not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(leaf.not_after),
             }),
-            Some(Ok(None)) => Err(internal(format!(
+            Some(Ok(_)) => Err(internal(format!(
                 "The keeper answered without a certificate for {what}."
             ))),
             Some(Err(why)) => Err(internal(format!(
@@ -164,6 +172,22 @@ impl Link {
                 "The keeper did not sign a certificate for {what} in time."
             ))),
         }
+    }
+
+    /// Whose a cgroup is, as `/proc/PID/cgroup` shows it: the agent, and the number of the run, or 0. `None`: nobody's,
+    /// or the keeper did not say in time.
+    pub(super) async fn whose(&self, cgroup: &str) -> Option<(AgentId, u32)> {
+        let cgroup = cgroup.to_owned();
+        let asked = self.ask(|request| ToKeeper::Whose { request, cgroup });
+        match asked.await {
+            Some(Ok(Given::Whose(whose))) => whose,
+            _ => None,
+        }
+    }
+
+    /// The keeper's answer to [`Self::whose`].
+    pub(super) fn belongs(&self, request: u64, whose: Option<(AgentId, u32)>) {
+        self.answered(request, Ok(Given::Whose(whose)));
     }
 
     /// Asks, and waits for the answer. `None`: there was none in time.
@@ -179,12 +203,12 @@ impl Link {
 
     /// The keeper's answer to [`Self::publish`].
     pub(super) fn published(&self, request: u64, refused: Option<String>) {
-        self.answered(request, refused.map_or(Ok(None), Err));
+        self.answered(request, refused.map_or(Ok(Given::Nothing), Err));
     }
 
     /// The keeper's answer to [`Self::sign`].
     pub(super) fn signed(&self, request: u64, leaf: Result<SignedLeaf, String>) {
-        self.answered(request, leaf.map(Some));
+        self.answered(request, leaf.map(Given::Leaf));
     }
 
     fn answered(&self, request: u64, result: Answer) {

@@ -9,6 +9,7 @@ mod deeds;
 mod events;
 mod gate;
 mod link;
+mod local;
 mod names;
 mod pins;
 mod proxy;
@@ -106,6 +107,9 @@ async fn serve(
     mut descriptors: Vec<OwnedFd>,
     keeper: agentguard_keeper::packet::Packet,
 ) -> anyhow::Result<()> {
+    let agents = descriptors
+        .pop()
+        .context("the keeper passed no socket for agents")?;
     let control = descriptors
         .pop()
         .context("the keeper passed no control socket")?;
@@ -137,6 +141,7 @@ async fn serve(
     let tasks = TaskTracker::new();
     let mut events = Some(events);
     let mut control = Some(control);
+    let mut agents = Some(agents);
     let mut rooms: Option<Rooms> = None;
     // A moment before the policy in force was put there.
     let renewed = watch::Sender::new(Timestamp::now());
@@ -313,6 +318,7 @@ async fn serve(
                 let over = shutdown.clone();
                 tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }
+            ToWorker::Belongs { request, whose } => link.belongs(request, whose),
             ToWorker::Published { request, refused } => link.published(request, refused),
             ToWorker::Signed { request, leaf } => link.signed(request, leaf),
             ToWorker::Governed { cgroup, governed } => board.govern(cgroup, governed),
@@ -343,6 +349,9 @@ async fn serve(
                         direct: direct.clone(),
                     };
                     telling.start(asked, board.governed(), start.groups)?;
+                }
+                if let Some(listener) = agents.take() {
+                    local::serve(listener, &rooms.decider, &gate, &link, &tasks, &shutdown)?;
                 }
                 if let Some(control) = control.take() {
                     let sources = sources(rooms, &record, &board, start.groups, &pins);

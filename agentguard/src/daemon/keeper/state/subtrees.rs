@@ -414,6 +414,17 @@ impl Keeper {
             .map(PathBuf::as_path)
     }
 
+    /// Whose a cgroup is, as `/proc/PID/cgroup` shows it: the agent, and the number of the run, or 0.
+    pub(in crate::daemon::keeper) fn whose(&self, cgroup: &str) -> Option<(AgentId, u32)> {
+        let path = self.mount.join(cgroup.strip_prefix('/')?);
+        let around = self
+            .subtrees
+            .values()
+            .filter(|it| path.starts_with(&it.path));
+        let nearest = around.max_by_key(|it| it.path.components().count())?;
+        Some((nearest.agent, nearest.run))
+    }
+
     /// A cgroup's path as `/proc/PID/cgroup` shows it. Those that are adopted were checked to be below the
     /// mount.
     pub(super) fn shown(&self, path: &Path) -> Option<String> {

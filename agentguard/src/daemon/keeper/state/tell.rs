@@ -33,6 +33,7 @@ impl Keeper {
         let mut descriptors: Vec<_> = view.iter().map(|fd| fd.as_fd()).collect();
         descriptors.extend(sockets.metrics.as_ref().map(|fd| fd.as_fd()));
         descriptors.push(sockets.control.as_fd());
+        descriptors.push(sockets.agents.as_fd());
         let mut telemetry = self.config.telemetry.clone();
         // Where nobody listens nobody is served; `degraded` says so.
         telemetry.prometheus = telemetry.prometheus.filter(|_| sockets.metrics.is_some());

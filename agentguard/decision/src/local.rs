@@ -1,0 +1,135 @@
+//! Messages to tools on the agent's own host, which the agent's host asks about itself.
+
+use std::time::Instant;
+
+use agentguard_model::{
+    Action, ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Tool, ToolDefinition, Verdict,
+};
+use agentguard_policy::{Listing, Request, Ruling, RulingOutcome, Seen, local};
+
+use crate::asked::Asked;
+use crate::decider::{Decider, Draft};
+use crate::port::{Client, Decided, Recorder, Target};
+
+/// Whether that is where something goes.
+pub(crate) fn is_place(target: &Target) -> bool {
+    target.host.as_ref() == Some(local::place())
+}
+
+/// Where tools on the agent's own host are, for rules.
+fn place() -> Target {
+    Target {
+        host: Some(local::place().clone()),
+        ip: None,
+        port: local::PORT,
+    }
+}
+
+impl<R: Recorder> Decider<R> {
+    /// Decides and records a message to tools on the agent's own host. Denied where the policy declares no such server.
+    pub async fn local(&self, client: &Client, tool: Tool) -> Decided {
+        let started = Instant::now();
+        let policy = self.policies().current();
+        let ruling = if policy.local_server(&tool.server).is_some() {
+            let request = Request {
+                tool: Some(&tool),
+                ..Request::new("", "")
+            };
+            self.rule(&policy, client, &place(), Seen::Request(request))
+        } else {
+            let agent = self.agent(&policy, client.agent);
+            let mode = agent.map_or(Mode::Enforce, |agent| agent.mode);
+            undeclared(&tool.server, mode)
+        };
+        let going = match ruling.outcome {
+            RulingOutcome::Allow(handling) => Some(handling),
+            RulingOutcome::Deny | RulingOutcome::Undecided => None,
+        };
+        let draft = Draft {
+            client: Some(client),
+            layer: Layer::Hook,
+            action: Action {
+                tool: Some(policy.recorded_tool(&tool)),
+                ..Action::new(ActionKind::ToolCall)
+            },
+            verdict: ruling.verdict,
+            enforced: ruling.enforced,
+            mode: ruling.mode,
+            reason: ruling.reason,
+            matched: ruling.matched,
+            count: 1,
+            started,
+        };
+        self.conclude(&policy, draft, going).await
+    }
+
+    /// Records the denial of a message to tools on the agent's own host that no rule gave, whatever the agent's mode: it
+    /// is not whole, so that nothing can go on.
+    pub async fn refuse_local(&self, client: &Client, tool: Tool, reason: Reason) -> Decided {
+        let policy = self.policies().current();
+        let draft = Draft {
+            client: Some(client),
+            layer: Layer::Hook,
+            action: Action {
+                tool: Some(policy.recorded_tool(&tool)),
+                ..Action::new(ActionKind::ToolCall)
+            },
+            verdict: Verdict::Deny,
+            enforced: true,
+            mode: Mode::Enforce,
+            reason,
+            matched: Vec::new(),
+            count: 1,
+            started: Instant::now(),
+        };
+        self.conclude(&policy, draft, None).await
+    }
+
+    /// Whether agents are shown those tools of a server alone that they may call. Pure; records nothing.
+    #[must_use]
+    pub fn lists_in_part(&self, server: &str) -> bool {
+        let policy = self.policies().current();
+        let server = policy.local_server(server);
+        server.is_some_and(|it| it.list == Listing::Allowed)
+    }
+
+    /// As [`Self::listed`], of a server on the agent's own host.
+    pub async fn listed_locally(
+        &self,
+        client: &Client,
+        server: &str,
+        listed: Vec<ToolDefinition>,
+    ) -> Vec<bool> {
+        let (place, asked) = (place(), Asked::local());
+        self.listed(client, &place, &asked, server, listed).await
+    }
+
+    /// As [`Self::list_unread`], of a server on the agent's own host.
+    pub async fn list_unread_locally(
+        &self,
+        client: &Client,
+        server: &str,
+        why: &str,
+    ) -> Option<Decided> {
+        self.list_unread(client, &place(), server, why).await
+    }
+}
+
+fn undeclared(server: &str, mode: Mode) -> Ruling {
+    let message = format!(
+        "The policy has no server of tools {} with `api: mcp_stdio` or `api: hook`, so nothing of it is allowed.",
+        server.escape_debug()
+    );
+    Ruling {
+        outcome: match mode {
+            Mode::Enforce => RulingOutcome::Deny,
+            Mode::Observe | Mode::Shadow => RulingOutcome::Allow(Handling::Splice),
+        },
+        verdict: Verdict::Deny,
+        enforced: mode == Mode::Enforce,
+        mode,
+        reason: Reason::new(ReasonCode::NoRule, message),
+        matched: Vec::new(),
+        changes: Vec::new(),
+    }
+}

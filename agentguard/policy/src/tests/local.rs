@@ -1,0 +1,153 @@
+//! Tools on the agent's own host.
+
+use agentguard_model::{Argument, HostName, ReasonCode, Tool, Transport};
+
+use super::{agent, document, host, policy};
+use crate::{Circumstances, Facts, Policy, Request, Seen, compile, local};
+
+const SERVERS: &str = "version: 1
+tool_servers:
+  - {name: files, api: mcp_stdio, list: allowed}
+  - {name: claude-code, api: hook}
+  - {name: remote, api: mcp, hosts: [mcp.example]}
+agents: [{name: coder}]
+rules:
+";
+
+fn rules(text: &str) -> Policy {
+    policy(&format!("{SERVERS}{text}"))
+}
+
+fn call(server: &str, name: &str, path: &str) -> Tool {
+    Tool {
+        server: server.to_owned(),
+        method: Some("tools/call".to_owned()),
+        name: Some(name.to_owned()),
+        values: vec![Argument {
+            pointer: "/path".to_owned(),
+            values: vec![path.to_owned()],
+        }],
+        ..Tool::default()
+    }
+}
+
+fn decide(policy: &Policy, at: &HostName, port: u16, request: Seen<'_>) -> (ReasonCode, String) {
+    let facts = Facts {
+        host: Some(at),
+        ip: None,
+        port,
+        transport: Transport::Tcp,
+        request,
+        circumstances: Circumstances::NOBODY,
+    };
+    let reason = policy.decide(agent(policy, "coder"), &facts).reason;
+    (reason.code, reason.message)
+}
+
+fn locally(policy: &Policy, tool: &Tool) -> (ReasonCode, String) {
+    let request = Request {
+        tool: Some(tool),
+        ..Request::new("", "")
+    };
+    decide(policy, local::place(), local::PORT, Seen::Request(request))
+}
+
+#[test]
+fn calls_are_decided_by_server_name_and_arguments() {
+    let policy = rules(
+        "  - {id: data, match: {tool: {server: [files], name: [read], arguments: {/path: ['/data/*']}}}, action: allow}
+  - {id: no-way-up, match: {tool: {arguments: {/path: ['*..*']}}}, action: deny}",
+    );
+    for (tool, code, sentence) in [
+        (
+            call("files", "read", "/data/a"),
+            ReasonCode::RuleAllow,
+            "Rule data allows coder to call read of files.",
+        ),
+        (
+            call("files", "read", "/etc/shadow"),
+            ReasonCode::NoRule,
+            "No rule allows coder to call read of files.",
+        ),
+        // A denial for any destination is for this one too.
+        (
+            call("files", "read", "/data/../a"),
+            ReasonCode::RuleDeny,
+            "Rule no-way-up forbids coder to call read of files.",
+        ),
+        (
+            call("claude-code", "Bash", "/data/a"),
+            ReasonCode::NoRule,
+            "No rule allows coder to call Bash of claude-code.",
+        ),
+    ] {
+        assert_eq!(locally(&policy, &tool), (code, sentence.to_owned()));
+    }
+    assert!(policy.warnings().is_empty());
+    let list = Tool {
+        server: "files".to_owned(),
+        method: Some("tools/list".to_owned()),
+        ..Tool::default()
+    };
+    assert_eq!(locally(&policy, &list).0, ReasonCode::RuleAllow);
+}
+
+#[test]
+fn a_rule_for_local_tools_opens_nothing_in_the_network_and_closes_nothing_there() {
+    let policy = rules(
+        "  - {id: tools, match: {tool: {server: [files, claude-code]}}, action: allow}
+  - {id: no-shell, match: {tool: {server: [claude-*], name: [Bash]}}, action: deny}
+  - {id: web, match: {host: [web.example], port: [443]}, action: allow}",
+    );
+    let (web, other) = (host("web.example"), host("other.example"));
+    let coder = agent(&policy, "coder");
+    assert!(policy.decide_name(coder, &web).allowed);
+    assert!(!policy.decide_name(coder, &other).allowed);
+    // No part of the connection has to be seen, though a denial looks at calls.
+    let code = |at, seen| decide(&policy, at, 443, seen).0;
+    assert_eq!(code(&web, Seen::Tls), ReasonCode::RuleAllow);
+    assert_eq!(code(&other, Seen::Tls), ReasonCode::NoRule);
+    let bash = call("claude-code", "Bash", "");
+    assert_eq!(locally(&policy, &bash).0, ReasonCode::RuleDeny);
+    let write = call("claude-code", "Write", "");
+    assert_eq!(locally(&policy, &write).0, ReasonCode::RuleAllow);
+}
+
+#[test]
+fn a_port_by_default_is_none_that_local_tools_lack() {
+    let policy = policy(
+        "version: 1
+tool_servers: [{name: files, api: mcp_stdio}]
+defaults: {rule: {port: [443]}}
+agents: [{name: coder}]
+rules:
+  - {id: tools, match: {tool: {server: [files]}}, action: allow}",
+    );
+    let tool = call("files", "read", "/");
+    assert_eq!(locally(&policy, &tool).0, ReasonCode::RuleAllow);
+}
+
+#[test]
+fn a_server_has_hosts_or_is_local() {
+    for (server, told) in [
+        (
+            "{name: a, api: mcp}",
+            "p.yaml:2:31: error: `a` has no `hosts`, and answers nowhere",
+        ),
+        (
+            "{name: a, api: mcp_stdio, hosts: [a.example]}",
+            "p.yaml:2:49: error: `a` has no place in the network, and no `hosts`",
+        ),
+        (
+            "{name: a, api: hook, paths: [/mcp]}",
+            "p.yaml:2:44: error: `a` has no place in the network, and no `paths`",
+        ),
+    ] {
+        let text = format!("version: 1\ntool_servers: [{server}]\nagents: [{{name: coder}}]\n");
+        let found = compile(&[document(&text)]).unwrap_err().to_string();
+        assert!(found.starts_with(told), "{found}");
+    }
+    let policy = rules("  - {id: all, action: allow}");
+    assert!(policy.local_server("files").is_some());
+    assert!(policy.local_server("remote").is_none());
+}
