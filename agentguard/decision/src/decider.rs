@@ -10,7 +10,7 @@ use agentguard_model::{
     Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, Listing, NameRuling, Policy, Ruling, RulingOutcome, Seen,
+    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen, ToolServer,
 };
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -244,13 +244,11 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
-    /// Which server of tools answers at a path of a host, if one does: its name, and whether agents are shown those of
-    /// its tools alone that they may call. Pure; records nothing.
+    /// Which server of tools answers at a path of a host, if one does. Pure; records nothing.
     #[must_use]
-    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<(String, bool)> {
+    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<Arc<ToolServer>> {
         let policy = self.policies.current();
-        let server = policy.tool_server(host, path)?;
-        Some((server.name.clone(), server.list == Listing::Allowed))
+        policy.tool_server(host, path).map(Arc::clone)
     }
 
     /// The arguments of calls of tools that rules look at, by JSON Pointer. Pure; records nothing.

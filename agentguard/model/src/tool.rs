@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub enum ToolApi {
     /// The Model Context Protocol, over HTTP.
     Mcp,
+    /// Requests of HTTP, each of which is a call of a tool by its method and its path.
+    Http,
+    /// gRPC: each request calls a method of a service.
+    Grpc,
+    /// JSON-RPC 2.0, over HTTP.
+    JsonRpc,
 }
 
 /// A message to a server of tools: a call of a tool, or what goes with calls.
@@ -19,7 +25,7 @@ pub struct Tool {
     /// The tool that is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What is asked for: the method of JSON-RPC. Absent of what asks for nothing: an answer, and the requests of
+    /// What is asked for: the method of MCP; of a call in any form it is `tools/call`. Absent of what asks for nothing: an answer, and the requests of
     /// HTTP that open a stream or end a session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,

@@ -11,6 +11,7 @@ mod lists;
 mod llm;
 mod providers;
 pub(crate) mod requests;
+mod routes;
 mod rules;
 mod selector;
 mod strategy;

@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 
+use agentguard_model::ToolApi;
+
 use super::requests::path;
+use super::routes::routes;
 use super::values::{host, is_name, list};
 use super::{Parsed, Report};
 use crate::diagnostic::quoted;
+use crate::document::Listing;
 use crate::pattern::Glob;
 use crate::request::RequestMatch;
 use crate::tool_servers::ToolServer;
@@ -20,7 +24,7 @@ const MAX_PLACES: usize = 1024;
 pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolServer> {
     let mut servers = Vec::new();
     let mut names: HashMap<&str, (&str, u32)> = HashMap::new();
-    let mut places = 0;
+    let (mut places, mut tools) = (0, 0);
     for source in sources {
         report.path.clone_from(&source.path);
         let document = source.document.as_ref();
@@ -66,10 +70,15 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
                 let lower = entry.value.to_ascii_lowercase().replace("%2f", "%2F");
                 Glob::new(lower.strip_prefix('/')?).ok()
             });
+            if raw.api != ToolApi::Mcp && raw.list == Listing::Allowed {
+                let hint = "leave `list` out: calls that are not allowed are refused all the same";
+                report.error(place, "`list: allowed` is for `api: mcp`", hint);
+            }
             servers.push(ToolServer {
                 name: name.to_owned(),
                 api: raw.api,
                 list: raw.list,
+                routes: routes(raw, &mut tools, report),
                 hosts: list("hosts", Some(&raw.hosts), report, host),
                 paths: RequestMatch {
                     paths,

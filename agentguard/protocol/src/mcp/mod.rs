@@ -12,7 +12,7 @@ mod request;
 mod tests;
 
 use crate::content::Undecodable;
-use crate::{json, jsonrpc};
+use crate::{arguments, json, jsonrpc};
 
 pub use answer::AnswerReader;
 pub use claims::Claims;
@@ -70,9 +70,6 @@ const METHODS: [&str; 25] = [
     "notifications/tasks/status",
 ];
 
-/// The most bytes that arguments may have which rules look at, as they are compared.
-pub const MAX_VALUES: usize = 64 * 1024;
-
 /// The most answers of one stream that are told of, and the most kinds of requests.
 pub const MAX_TOLD: usize = 128;
 
@@ -109,9 +106,9 @@ pub enum NotUnderstood {
     /// What the version does not have.
     #[error("MCP {STATELESS} has no {0}")]
     Gone(&'static str),
-    /// [`MAX_VALUES`].
-    #[error("arguments that rules look at have more than 64 KiB")]
-    Values,
+    /// Arguments that rules look at.
+    #[error(transparent)]
+    Values(#[from] arguments::TooLong),
     /// An answer is longer than is read.
     #[error("more answers came than are told of")]
     Told,

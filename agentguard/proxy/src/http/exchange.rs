@@ -14,7 +14,7 @@ use agentguard_protocol::websocket::extensions::{Agreed, Offers};
 use agentguard_protocol::{baggage, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
@@ -185,8 +185,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                         .await;
                 }
             };
-            if parts.method == Method::POST {
-                tongue = Tongue::Mcp(read.questions);
+            if let Some(questions) = read.questions {
+                tongue = Tongue::Mcp(questions);
             }
             asked.grew(read.size);
             filtered = read.filtered;
@@ -265,7 +265,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return ended(&account, &denied, &tongue);
         }
         let answering = match &messaging {
-            Some(_) => Some(Answering::Tools),
+            Some(messaging) => messaging.answers().then_some(Answering::Tools),
             None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
         };
         let lists = messaging.as_ref().filter(|_| filtered);
