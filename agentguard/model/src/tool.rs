@@ -15,6 +15,8 @@ pub enum ToolApi {
     Grpc,
     /// JSON-RPC 2.0, over HTTP.
     JsonRpc,
+    /// GraphQL, over HTTP: each field at the top of an operation is a call.
+    Graphql,
 }
 
 /// A message to a server of tools: a call of a tool, or what goes with calls.

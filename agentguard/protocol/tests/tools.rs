@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agentguard_model::Tool;
+use agentguard_protocol::api::graphql;
 use agentguard_protocol::api::http::{ContentReader, Place};
 use agentguard_protocol::api::json_rpc::CallReader;
 use agentguard_protocol::mcp::{AnswerReader, Claims, MessageReader};
@@ -149,5 +150,34 @@ fn json_rpc_call() {
         assert_eq!(whole, calls(&split));
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(whole, calls(&pieces));
+    });
+}
+
+/// What calls of GraphQL are, or that they are not understood.
+fn operations(pieces: &[&[u8]]) -> Option<String> {
+    let kind = HeaderValue::from_static(TYPES[0]);
+    let fields = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+    let mut reader = graphql::CallReader::new(&fields, 64 * 1024);
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    let sent = reader.finish("server", &["/a", "/b/0"]).ok();
+    sent.map(|sent| format!("{sent:?}"))
+}
+
+#[test]
+fn graphql_call() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((bytes, split)) = cut(input) else {
+            return;
+        };
+        let whole = operations(&[bytes]);
+        assert_eq!(whole, operations(&split));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, operations(&pieces));
+        // A document that is not inside of anything: chance makes few that are.
+        let text = String::from_utf8_lossy(bytes);
+        let request = serde_json::json!({ "query": text, "variables": {"a": 1} });
+        let _ = operations(&[request.to_string().as_bytes()]);
     });
 }

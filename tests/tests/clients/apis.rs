@@ -1,4 +1,4 @@
-//! Calls of tools that are requests of HTTP, of gRPC and of JSON-RPC, inside inspected TLS: by curl, and by Python's
+//! Calls of tools that are requests of HTTP, of gRPC, of GraphQL and of JSON-RPC, inside inspected TLS: by curl, and by Python's
 //! `grpcio`.
 
 use std::path::Path;
@@ -308,6 +308,83 @@ fn calls_of_json_rpc_are_decided_each_and_refused_as_such() {
     let arrived = world.origin(SITE).unwrap().log().requests().unwrap();
     // Each once without the guard, and what is allowed.
     assert_eq!(arrived.len(), contents.len() + 1);
+}
+
+#[test]
+fn fields_of_graphql_are_decided_each_and_refused_as_errors() {
+    let Some(curl) = Program::find("curl").unwrap() else {
+        return;
+    };
+    let world = world("apis-graphql").start().unwrap();
+    let policy = format!(
+        "
+version: 1
+tool_servers:
+  - {{ name: code, api: graphql, hosts: [{SITE}], paths: [/echo/graphql] }}
+agents:
+  - name: coder
+rules:
+  - id: reads
+    match:
+      host: [{SITE}]
+      port: [443]
+      tool: {{ server: [code], name: ['query.*', mutation.addComment] }}
+    action: allow
+    handling: inspect
+  - id: closed
+    match: {{ host: [{SITE}], tool: {{ name: ['query.*', 'mutation.*'], arguments: {{ /id: ['13'] }} }} }}
+    action: deny
+    reason: {REASON}
+"
+    );
+    let room = trusting(&world, SITE, &policy).unwrap();
+    let url = "https://api.example.com/echo/graphql";
+    let json = "Content-Type: application/json";
+    let contents = [
+        r#"{"query":"query($n: ID!) { x: issue(id: $n) { title } viewer { login } }","variables":{"n":7}}"#,
+        r#"{"query":"query($n: ID!) { x: issue(id: $n) { title } }","variables":{"n":13}}"#,
+        r#"{"query":"mutation { ...F } fragment F on Mutation { query: deleteRepository(id: 7) { ok } }"}"#,
+        r#"[{"query":"{ issue(id: \"13\") { title } }"}]"#,
+        r#"{"extensions":{"persistedQuery":{"version":1,"sha256Hash":"ab"}}}"#,
+    ];
+    let statuses = "Accept: application/graphql-response+json, application/json";
+    let mut words: Vec<Vec<&str>> = contents
+        .iter()
+        .map(|content| vec!["-H", json, "-d", content, url])
+        .collect();
+    words.push(vec!["-H", statuses, "-H", json, "-d", contents[1], url]);
+    let words: Vec<&[&str]> = words.iter().map(Vec::as_slice).collect();
+    let outputs = send(&world, &room, &curl, &words);
+    let decisions = calls(&room, 7).unwrap();
+    let told: Vec<_> = decisions.iter().map(told).collect();
+    assert_eq!(
+        told,
+        [
+            "allow rule_allow query.issue /id=7",
+            "allow rule_allow query.viewer",
+            "deny rule_deny query.issue /id=13",
+            "deny no_rule mutation.deleteRepository /id=7",
+            "deny rule_deny query.issue /id=13",
+            "not understood",
+            "deny rule_deny query.issue /id=13",
+        ]
+    );
+    let id = decisions[2].id.to_string();
+    for (n, parts) in [
+        (0, ["", "", "\n200"]),
+        (1, [r#"{"errors":[{"#, id.as_str(), "\n200"]),
+        (2, [r#"{"errors":[{"#, r#""code":"no_rule""#, "\n200"]),
+        (3, [r#"[{"errors":[{"#, REASON, "\n200"]),
+        (4, [r#"{"errors":[{"#, r#""decision":""#, "\n200"]),
+        (5, [r#"{"errors":[{"#, REASON, "\n403"]),
+    ] {
+        for part in parts {
+            assert!(outputs[n].stdout.contains(part), "{part}\n{}", outputs[n]);
+        }
+    }
+    let arrived = world.origin(SITE).unwrap().log().requests().unwrap();
+    // Each once without the guard, and what is allowed.
+    assert_eq!(arrived.len(), words.len() + 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(crate) struct RawToolServer {
     /// Its name: 1 to 63 characters a-z 0-9 . _ -.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
     pub(crate) name: At<String>,
-    /// The form in which it is spoken to: `mcp`, `http`, `grpc` or `json_rpc`.
+    /// The form in which it is spoken to: `mcp`, `http`, `grpc`, `json_rpc` or `graphql`.
     pub(crate) api: ToolApi,
     /// Where it answers: names, exact, or `*.example.org` for all names below `example.org`.
     pub(crate) hosts: At<Vec<At<String>>>,

@@ -108,6 +108,20 @@ impl ContentReader {
         }
     }
 
+    /// The JSON that it is, once all was read.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; it is something else.
+    pub(super) fn json(self) -> Result<Value, NotUnderstood> {
+        match self.form? {
+            Form::Json(mut scanner, mut whole) => {
+                scanner.finish(&mut whole)?;
+                Ok(whole.0.finish()?)
+            }
+            Form::Fields { .. } | Form::Parts(_) => Err(NotUnderstood::Type),
+        }
+    }
+
     /// The call, once all was read. Those arguments are told that `pointers` point to (RFC 6901), in whatever case.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
-//! Calls of tools in other forms than MCP: requests of HTTP ([`http`]), gRPC ([`grpc`]), JSON-RPC ([`json_rpc`]).
+//! Calls of tools in other forms than MCP: requests of HTTP ([`http`]), gRPC ([`grpc`]), GraphQL ([`graphql`]), JSON-RPC ([`json_rpc`]).
 //!
 //! Each becomes a call with a name and arguments, as rules look at them. What two servers could read in two ways is
 //! not understood: nothing is chosen.
 
+pub mod graphql;
 pub mod grpc;
 pub mod http;
 pub mod json_rpc;
@@ -31,6 +32,9 @@ pub enum NotUnderstood {
     /// It is no message of JSON-RPC.
     #[error(transparent)]
     JsonRpc(#[from] jsonrpc::Fault),
+    /// Its document of GraphQL.
+    #[error(transparent)]
+    GraphQl(#[from] graphql::Fault),
     /// Arguments that rules look at.
     #[error(transparent)]
     Values(#[from] TooLong),

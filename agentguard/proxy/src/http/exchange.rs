@@ -185,9 +185,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                         .await;
                 }
             };
-            if let Some(questions) = read.questions {
-                tongue = Tongue::Mcp(questions);
-            }
+            tongue = read.tongue.unwrap_or(tongue);
             asked.grew(read.size);
             filtered = read.filtered;
             (asked, body) = (asked.telling(read.messages), read.body);

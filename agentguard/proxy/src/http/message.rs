@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentguard_decision::{Listing, Recorder, ToolServer};
 use agentguard_model::{Tool, ToolApi};
+use agentguard_protocol::api::graphql::{self, Asker};
 use agentguard_protocol::api::http::{ContentReader, Place};
 use agentguard_protocol::api::json_rpc::CallReader;
 use agentguard_protocol::api::{self, grpc};
@@ -20,6 +21,7 @@ use crate::http::body::Received;
 use crate::http::call::Unread;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding, ROOM};
+use crate::http::tongue::Tongue;
 use crate::http::unpacked::{Reads, Unpacked};
 
 /// The most that a message may take while it is read: see [`agentguard_protocol::json::Builder`]. What takes more is
@@ -37,8 +39,8 @@ pub(crate) struct Read {
     pub(crate) size: u64,
     /// Sent on, as it came.
     pub(crate) body: Received,
-    /// What waits for an answer, where that is one of JSON-RPC.
-    pub(crate) questions: Option<Questions>,
+    /// In which form its client reads a refusal, where it has one of its own.
+    pub(crate) tongue: Option<Tongue>,
     /// Whether a list of tools is asked for of which agents are shown a part.
     pub(crate) filtered: bool,
 }
@@ -70,6 +72,7 @@ macro_rules! keeps {
 keeps!(MessageReader, mcp::NotUnderstood);
 keeps!(ContentReader, api::NotUnderstood);
 keeps!(CallReader, api::NotUnderstood);
+keeps!(graphql::CallReader, api::NotUnderstood);
 
 /// Content that was read.
 struct Content<T> {
@@ -168,6 +171,7 @@ impl Messaging {
                 Ok(self.told(vec![call], body))
             }
             ToolApi::JsonRpc => self.read_json_rpc(flow, parts, body).await,
+            ToolApi::Graphql => self.read_graphql(flow, parts, meaning, body).await,
         }
     }
 
@@ -226,7 +230,50 @@ impl Messaging {
         });
         Ok(Read {
             size: content.size,
-            questions: Some(Questions::of_json_rpc(&sent.messages, sent.batch)),
+            tongue: Some(Tongue::Mcp(Questions::of_json_rpc(
+                &sent.messages,
+                sent.batch,
+            ))),
+            ..self.told(sent.messages, Received::Held(content.held))
+        })
+    }
+
+    /// Calls of GraphQL. Some servers take a request from the query as well, rather than from the content.
+    async fn read_graphql<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        meaning: &request::Request,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        let unread = if parts.method != Method::POST {
+            Some("GraphQL is read in requests by POST alone")
+        } else if meaning.query.as_ref().is_some_and(|it| !it.is_empty()) {
+            Some("GraphQL is not read where there is a query in the target")
+        } else {
+            None
+        };
+        if let Some(why) = unread {
+            return Ok(Read {
+                tongue: Some(Tongue::Graphql(Asker::new(&parts.headers, false))),
+                ..self.told(vec![self.not_understood(why)], body)
+            });
+        }
+        let reader = graphql::CallReader::new(&parts.headers, MAX_KEPT);
+        let content = content(flow, &parts.headers, reader, body).await?;
+        let read = content.reader.and_then(|reader| {
+            let server = &self.0.name;
+            let read = with_pointers(flow, |pointers| reader.finish(server, pointers));
+            read.map_err(|why| why.to_string())
+        });
+        let sent = read.unwrap_or_else(|why| Sent {
+            messages: vec![self.not_understood(&why)],
+            batch: false,
+        });
+        let asker = Asker::new(&parts.headers, sent.batch);
+        Ok(Read {
+            size: content.size,
+            tongue: Some(Tongue::Graphql(asker)),
             ..self.told(sent.messages, Received::Held(content.held))
         })
     }
@@ -259,7 +306,7 @@ impl Messaging {
         if let Some(why) = unread {
             let posted = parts.method == Method::POST;
             return Ok(Read {
-                questions: posted.then(Questions::default),
+                tongue: posted.then(|| Tongue::Mcp(Questions::default())),
                 ..self.told(vec![self.not_understood(why)], body)
             });
         }
@@ -279,7 +326,7 @@ impl Messaging {
             Err(why) => {
                 return Ok(Read {
                     size,
-                    questions: Some(Questions::default()),
+                    tongue: Some(Tongue::Mcp(Questions::default())),
                     ..self.told(vec![self.not_understood(&why)], body)
                 });
             }
@@ -288,7 +335,11 @@ impl Messaging {
         let lists = |tool: &Tool| tool.method.as_deref() == Some(LIST);
         Ok(Read {
             size,
-            questions: Some(Questions::of(&sent.messages, sent.batch, reads_here(parts))),
+            tongue: Some(Tongue::Mcp(Questions::of(
+                &sent.messages,
+                sent.batch,
+                reads_here(parts),
+            ))),
             filtered: in_part && sent.messages.iter().any(lists),
             ..self.told(sent.messages, body)
         })
@@ -299,7 +350,7 @@ impl Messaging {
             messages,
             size: 0,
             body,
-            questions: None,
+            tongue: None,
             filtered: false,
         }
     }
