@@ -6,6 +6,8 @@ mod room;
 
 #[path = "clients/agents.rs"]
 mod agents;
+#[path = "clients/apis.rs"]
+mod apis;
 #[path = "clients/browser.rs"]
 mod browser;
 #[path = "clients/curl.rs"]

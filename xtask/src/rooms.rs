@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "agentguard-common",
     "agentguard/model",
     "agentguard/keeper",
@@ -15,6 +15,7 @@ const ORDER: [&str; 13] = [
     "agentguard/record",
     "agentguard/telemetry",
     "agentguard/control",
+    "agentguard/local",
     "agentguard",
 ];
 

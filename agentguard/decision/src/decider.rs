@@ -10,8 +10,7 @@ use agentguard_model::{
     Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
-    Addresses, AgentPolicy, Facts, Listing, NameRuling, Pinning, Policy, Ruling, RulingOutcome,
-    Seen,
+    Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen, ToolServer,
 };
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -259,14 +258,11 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
-    /// Which server of tools answers at a path of a host, if one does: its name, and whether its lists are looked at before
-    /// agents are shown them. Pure; records nothing.
+    /// Which server of tools answers at a path of a host, if one does. Pure; records nothing.
     #[must_use]
-    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<(String, bool)> {
+    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<Arc<ToolServer>> {
         let policy = self.policies.current();
-        let server = policy.tool_server(host, path)?;
-        let looks = server.list == Listing::Allowed || server.pin != Pinning::Off;
-        Some((server.name.clone(), looks))
+        policy.tool_server(host, path).map(Arc::clone)
     }
 
     /// The arguments of calls of tools that rules look at, by JSON Pointer. Pure; records nothing.

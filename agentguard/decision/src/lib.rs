@@ -23,6 +23,7 @@ mod policies;
 mod port;
 
 pub use again::Changes;
+pub use agentguard_policy::{Listing, Pinning, ToolServer};
 pub use asked::{Asked, Spoken};
 pub use decider::Decider;
 pub use directory::{Cut, Directory};

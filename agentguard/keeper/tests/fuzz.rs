@@ -233,6 +233,7 @@ fn the_corpora_hold_messages() {
         "taken",
         "recording",
         "answered",
+        "whose",
     ] {
         let bytes = read(&format!("to_keeper/corpus/{name}"));
         received::<ToKeeper>(&bytes).expect(name).expect(name);
@@ -245,6 +246,7 @@ fn the_corpora_hold_messages() {
         "switch",
         "ended",
         "tools",
+        "belongs",
     ] {
         let bytes = read(&format!("to_worker/corpus/{name}"));
         received::<ToWorker>(&bytes).expect(name).expect(name);

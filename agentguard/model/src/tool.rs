@@ -15,13 +15,27 @@ pub enum ToolApi {
     McpStdio,
     /// Hooks of the agent's own program, which asks before it uses a tool of its own.
     Hook,
+    /// Requests of HTTP, each of which is a call of a tool by its method and its path.
+    Http,
+    /// gRPC: each request calls a method of a service.
+    Grpc,
+    /// JSON-RPC 2.0, over HTTP.
+    JsonRpc,
+    /// GraphQL, over HTTP: each field at the top of an operation is a call.
+    Graphql,
 }
 
 impl ToolApi {
     /// Whether such a server has no place in the network, so that the agent's host asks the guard itself.
     #[must_use]
     pub const fn is_local(self) -> bool {
-        !matches!(self, Self::Mcp)
+        matches!(self, Self::McpStdio | Self::Hook)
+    }
+
+    /// Whether it is spoken to in the Model Context Protocol, so that it lists its tools.
+    #[must_use]
+    pub const fn is_mcp(self) -> bool {
+        matches!(self, Self::Mcp | Self::McpStdio)
     }
 }
 
@@ -33,7 +47,7 @@ pub struct Tool {
     /// The tool that is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What is asked for: the method of JSON-RPC. Absent of what asks for nothing: an answer, and the requests of
+    /// What is asked for: the method of MCP; of a call in any form it is `tools/call`. Absent of what asks for nothing: an answer, and the requests of
     /// HTTP that open a stream or end a session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,

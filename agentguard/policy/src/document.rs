@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
 pub use tool::{Listing, Pinning};
-pub(crate) use tool::{RawTool, RawToolServer};
+pub(crate) use tool::{RawRoute, RawTool, RawToolServer};
 
 use crate::protocols::Protocol;
 use crate::strategy::Strategy;

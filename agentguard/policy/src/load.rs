@@ -12,6 +12,7 @@ mod llm;
 mod local;
 mod providers;
 pub(crate) mod requests;
+mod routes;
 mod rules;
 mod selector;
 mod strategy;

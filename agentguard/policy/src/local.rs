@@ -6,7 +6,7 @@
 //! too.
 
 use std::str::FromStr as _;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use agentguard_model::HostName;
 
@@ -33,7 +33,7 @@ pub fn place() -> &'static HostName {
 impl Policy {
     /// The server of tools of this name, if it is one on the agent's own host.
     #[must_use]
-    pub fn local_server(&self, name: &str) -> Option<&ToolServer> {
+    pub fn local_server(&self, name: &str) -> Option<&Arc<ToolServer>> {
         let mut servers = self.tool_servers().iter();
         servers.find(|it| it.api.is_local() && it.name == name)
     }

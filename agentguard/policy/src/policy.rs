@@ -31,7 +31,7 @@ pub struct Policy {
     strategy: Strategy,
     switches: BTreeMap<String, bool>,
     providers: Providers,
-    tool_servers: Vec<ToolServer>,
+    tool_servers: Vec<Arc<ToolServer>>,
     rules: Vec<Rule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
@@ -94,7 +94,7 @@ pub(crate) fn compile_with(
         strategy: loaded.strategy,
         switches: loaded.switches,
         providers: loaded.providers,
-        tool_servers: loaded.tool_servers,
+        tool_servers: loaded.tool_servers.into_iter().map(Arc::new).collect(),
         looked_at: LookedAt::by(&loaded.rules),
         looks_at_tool_calls: loaded.rules.iter().any(Rule::looks_at_tool_calls),
         logged: loaded
@@ -250,7 +250,7 @@ impl Policy {
         &self.providers
     }
 
-    pub(crate) fn tool_servers(&self) -> &[ToolServer] {
+    pub(crate) fn tool_servers(&self) -> &[Arc<ToolServer>] {
         &self.tool_servers
     }
 

@@ -1,6 +1,7 @@
 //! Where servers of tools answer.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use agentguard_model::{HostName, Tool, ToolApi};
 
@@ -10,6 +11,7 @@ use crate::document::{Listing, Pinning};
 use crate::pattern::HostPattern;
 use crate::policy::Policy;
 use crate::request::{Assumed, Request, RequestMatch, Unknown};
+use crate::routes::{Routed, Routes, Unrouted};
 use crate::rule::Seen;
 use crate::steps::Steps;
 use crate::tool::CALL;
@@ -28,9 +30,19 @@ pub struct ToolServer {
     pub(crate) hosts: Vec<HostPattern>,
     /// In lower case. Empty for all.
     pub(crate) paths: RequestMatch,
+    /// Of an HTTP API alone.
+    pub(crate) routes: Routes,
 }
 
 impl ToolServer {
+    /// The tool that a request to it is, by its method and its canonical path. Of an HTTP API alone: others have none.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn route(&self, method: &str, path: &str) -> Result<Routed, Unrouted> {
+        self.routes.route(method, path)
+    }
+
     /// Whether it answers at a path, as some server may read that.
     fn at(&self, path: &str) -> bool {
         let path = path.to_ascii_lowercase().replace("%2f", "%2F");
@@ -57,15 +69,15 @@ impl Policy {
     /// The server of tools that answers at a path of a host, if one does: of several the one that the documents have
     /// first.
     #[must_use]
-    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<&ToolServer> {
-        let at_host = |server: &&ToolServer| server.hosts.iter().any(|it| it.matches(host));
+    pub fn tool_server(&self, host: &HostName, path: &str) -> Option<&Arc<ToolServer>> {
+        let at_host = |server: &&Arc<ToolServer>| server.hosts.iter().any(|it| it.matches(host));
         let mut servers = self.tool_servers().iter().filter(at_host);
         servers.find(|server| server.at(path))
     }
 
     /// The server of tools of this name.
     #[must_use]
-    pub fn tool_server_named(&self, name: &str) -> Option<&ToolServer> {
+    pub fn tool_server_named(&self, name: &str) -> Option<&Arc<ToolServer>> {
         self.tool_servers().iter().find(|it| it.name == name)
     }
 

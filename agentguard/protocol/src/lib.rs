@@ -12,7 +12,7 @@
 //! - [`content`] takes content codings off.
 //! - [`sse`] reads event streams, event by event, and [`eventstream`] those of AWS.
 //! - [`json`] reads JSON in pieces; [`llm`] calls of language models and what they answer, [`jsonrpc`] and [`mcp`] messages to
-//!   servers of tools.
+//!   servers of tools, and [`api`] calls of tools in other forms.
 //! - [`websocket`] reads the frames that follow a handshake, and says what may be agreed on in one.
 //! - [`tunnel`] reads what a client asks of a proxy that it believes to speak to; [`proxy_answer`] what a proxy
 //!   answers the guard.
@@ -24,6 +24,8 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod api;
+pub mod arguments;
 pub mod authority;
 pub mod baggage;
 pub mod client_hello;

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use agentguard_model::Tool;
+use agentguard_protocol::api::graphql;
+use agentguard_protocol::api::http::{ContentReader, Place};
+use agentguard_protocol::api::json_rpc::CallReader;
 use agentguard_protocol::mcp::{
     AnswerReader, Claims, ListFilter, MAX_PARTS, MessageReader, may_list, parts,
 };
 use agentguard_protocol::sse::{Piece, Pieces};
+use http::{HeaderMap, HeaderValue, header};
 
 /// How long each target runs under `cargo test`.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -74,6 +79,108 @@ fn mcp_answer() {
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
             assert_eq!(whole, answer(events, &pieces));
         }
+    });
+}
+
+const TYPES: [&str; 3] = [
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=b",
+];
+
+/// What a request of HTTP is, with the query by the first line of an input, or that it is not understood.
+fn request(kind: &str, query: &str, pieces: &[&[u8]]) -> Option<String> {
+    const LIMIT: usize = 64 * 1024;
+    let kind = HeaderValue::from_str(kind).ok()?;
+    let fields = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+    let mut reader = ContentReader::new(&fields, LIMIT);
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    assert!(reader.used() <= LIMIT);
+    let place = Place {
+        server: "server",
+        name: "tool",
+        parameters: &[("id".to_owned(), "7".to_owned())],
+        query: Some(query),
+    };
+    let tool = reader.finish(place, &["/a", "/b/0", "/id", "/a/name"]).ok();
+    // What is in the path is there once, whatever is sent.
+    let of_path = |tool: &Tool| tool.values.iter().filter(|it| it.pointer == "/id").count();
+    assert!(tool.as_ref().is_none_or(|tool| of_path(tool) == 1));
+    tool.map(|tool| format!("{tool:?}"))
+}
+
+#[test]
+fn http_call() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((which, rest)) = input.split_first() else {
+            return;
+        };
+        let Some((bytes, split)) = cut(rest) else {
+            return;
+        };
+        let kind = TYPES[usize::from(*which) % TYPES.len()];
+        let query = String::from_utf8_lossy(bytes);
+        let query = query.lines().next().unwrap_or_default();
+        for query in ["", query] {
+            let whole = request(kind, query, &[bytes]);
+            assert_eq!(whole, request(kind, query, &split));
+            let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(whole, request(kind, query, &pieces));
+        }
+    });
+}
+
+/// What calls of JSON-RPC are, or that they are not understood.
+fn calls(pieces: &[&[u8]]) -> Option<String> {
+    let mut reader = CallReader::new(&HeaderMap::new(), 64 * 1024);
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    let sent = reader.finish("server", &["/0", "/a"]).ok();
+    sent.map(|sent| format!("{sent:?}"))
+}
+
+#[test]
+fn json_rpc_call() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((bytes, split)) = cut(input) else {
+            return;
+        };
+        let whole = calls(&[bytes]);
+        assert_eq!(whole, calls(&split));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, calls(&pieces));
+    });
+}
+
+/// What calls of GraphQL are, or that they are not understood.
+fn operations(pieces: &[&[u8]]) -> Option<String> {
+    let kind = HeaderValue::from_static(TYPES[0]);
+    let fields = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+    let mut reader = graphql::CallReader::new(&fields, 64 * 1024);
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    let sent = reader.finish("server", &["/a", "/b/0"]).ok();
+    sent.map(|sent| format!("{sent:?}"))
+}
+
+#[test]
+fn graphql_call() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((bytes, split)) = cut(input) else {
+            return;
+        };
+        let whole = operations(&[bytes]);
+        assert_eq!(whole, operations(&split));
+        let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(whole, operations(&pieces));
+        // A document that is not inside of anything: chance makes few that are.
+        let text = String::from_utf8_lossy(bytes);
+        let request = serde_json::json!({ "query": text, "variables": {"a": 1} });
+        let _ = operations(&[request.to_string().as_bytes()]);
     });
 }
 

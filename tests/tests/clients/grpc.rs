@@ -11,10 +11,10 @@ use crate::inspected::inspected;
 use crate::room::{LATE, Ran, Room, row, ungoverned};
 use crate::serving::{certified, serving, trusting};
 
-const HOST: &str = "grpc.example.com";
+pub(crate) const HOST: &str = "grpc.example.com";
 
 /// Where the server listens.
-const PORT: u16 = 50_051;
+pub(crate) const PORT: u16 = 50_051;
 
 /// Where nobody does.
 const ABSENT: u16 = 50_052;
@@ -22,7 +22,7 @@ const ABSENT: u16 = 50_052;
 const REASON: &str = "Secrets stay where they are.";
 
 /// A world with a gRPC server, which lives as long as its process.
-fn world(name: &str, python: &Path) -> Result<(World, Process)> {
+pub(crate) fn world(name: &str, python: &Path) -> Result<(World, Process)> {
     let origin = Origin::at(&address::origin(0x10)).site(HOST);
     let world = World::new(name).origin(origin).start()?;
     let words = words(python, "serve", &format!("[::]:{PORT}"));
@@ -31,7 +31,7 @@ fn world(name: &str, python: &Path) -> Result<(World, Process)> {
     Ok((world, server))
 }
 
-fn words(python: &Path, what: &str, target: &str) -> [OsString; 4] {
+pub(crate) fn words(python: &Path, what: &str, target: &str) -> [OsString; 4] {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/grpc_calls.py");
     [python.into(), script.into(), what.into(), target.into()]
 }
@@ -56,7 +56,7 @@ rules:
     trusting(world, HOST, &policy)
 }
 
-fn free(world: &World, python: &Path, what: &str, port: u16) -> Result<Output> {
+pub(crate) fn free(world: &World, python: &Path, what: &str, port: u16) -> Result<Output> {
     ungoverned(world, words(python, what, &format!("{HOST}:{port}")))?.success()
 }
 

@@ -14,22 +14,39 @@ pub(crate) struct RawToolServer {
     /// Its name: 1 to 63 characters a-z 0-9 . _ -.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
     pub(crate) name: At<String>,
-    /// The form in which it is spoken to: `mcp` over HTTP, `mcp_stdio` for a program that `agentguard mcp wrap` starts,
-    /// `hook` for tools of the agent's own that it asks about by `agentguard hook`.
+    /// The form in which it is spoken to: `mcp`, `http`, `grpc`, `json_rpc` or `graphql`; `mcp_stdio` for a program that
+    /// `agentguard mcp wrap` starts, `hook` for tools of the agent's own that it asks about by `agentguard hook`.
     pub(crate) api: At<ToolApi>,
-    /// Where it answers, for `mcp` alone: names, exact, or `*.example.org` for all names below `example.org`.
+    /// Where it answers, but for `mcp_stdio` and `hook`: names, exact, or `*.example.org` for all names below
+    /// `example.org`.
     #[serde(default)]
     pub(crate) hosts: Option<At<Vec<At<String>>>>,
     /// At which paths of those. `*` stands for any run of characters within a segment, `**` for any number of
     /// segments. All, if absent.
     #[serde(default)]
     pub(crate) paths: Option<At<Vec<At<String>>>>,
-    /// Which of its tools agents are shown. All, if absent.
+    /// Which of its tools agents are shown. All, if absent. Of MCP alone.
     #[serde(default)]
     pub(crate) list: Listing,
     /// What happens where it lists a tool with another definition than it first did. `alert`, if absent.
     #[serde(default)]
     pub(crate) pin: Pinning,
+    /// Which requests are which tools. Of `http` alone, which has to have some.
+    #[serde(default)]
+    pub(crate) tools: Option<At<Vec<At<RawRoute>>>>,
+}
+
+/// A tool of an HTTP API.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a tool")]
+#[schemars(rename = "HttpTool")]
+pub(crate) struct RawRoute {
+    /// Its name: 1 to 256 bytes without spaces and control characters.
+    pub(crate) name: At<String>,
+    /// Methods of HTTP, in upper case.
+    pub(crate) method: At<Vec<At<String>>>,
+    /// A template of paths, such as `/repos/{owner}/issues`: a parameter is a whole segment.
+    pub(crate) path: At<String>,
 }
 
 /// Which tools of a server agents are shown.

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use super::requests::path;
+use super::routes::routes;
 use super::values::{host, is_name, list};
 use super::{Parsed, Report};
 use crate::diagnostic::quoted;
-use crate::document::RawToolServer;
+use crate::document::{Listing, Pinning, RawToolServer};
 use crate::pattern::Glob;
 use crate::request::RequestMatch;
 use crate::tool_servers::ToolServer;
@@ -21,7 +22,7 @@ const MAX_PLACES: usize = 1024;
 pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolServer> {
     let mut servers = Vec::new();
     let mut names: HashMap<&str, (&str, u32)> = HashMap::new();
-    let mut places = 0;
+    let (mut places, mut tools) = (0, 0);
     for source in sources {
         report.path.clone_from(&source.path);
         let document = source.document.as_ref();
@@ -69,11 +70,24 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
                 let lower = entry.value.to_ascii_lowercase().replace("%2f", "%2F");
                 Glob::new(lower.strip_prefix('/')?).ok()
             });
+            if !raw.api.value.is_mcp() && raw.list == Listing::Allowed {
+                let hint = "leave `list` out: calls that are not allowed are refused all the same";
+                report.error(
+                    place,
+                    "`list: allowed` is for `api: mcp` and `mcp_stdio`",
+                    hint,
+                );
+            }
+            if !raw.api.value.is_mcp() && raw.pin != Pinning::default() {
+                let hint = "leave `pin` out: only these list their tools";
+                report.error(place, "`pin` is for `api: mcp` and `mcp_stdio`", hint);
+            }
             servers.push(ToolServer {
                 name: name.to_owned(),
                 api: raw.api.value,
                 list: raw.list,
                 pin: raw.pin,
+                routes: routes(raw, &mut tools, report),
                 hosts: list("hosts", hosts, report, host),
                 paths: RequestMatch {
                     paths,

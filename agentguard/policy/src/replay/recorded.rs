@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use agentguard_model::{
     Action, ActionKind, COUNTED_TOGETHER, Claim, Decision, HostName, Labels, Layer, Llm,
-    ReasonCode, Tool, Transport, Verdict,
+    ReasonCode, Tool, ToolApi, Transport, Verdict,
 };
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -16,6 +16,7 @@ use crate::local;
 use crate::policy::Policy;
 use crate::recorded::{CUT, is_cut};
 use crate::request::{Query, Request, Unknown};
+use crate::tool_servers::ToolServer;
 
 /// Names are asked of the guard's resolver there, whatever the policy says.
 const DNS: u16 = 53;
@@ -303,9 +304,11 @@ fn message(decision: &Decision, policy: &Policy, asked: &mut Asked) {
     };
     let recorded = action.tool.as_ref();
     let recorded = recorded.filter(|tool| tool.server == server.name);
+    let recorded = recorded.filter(|tool| is_still(tool, server, asked));
+    let mcp = server.api == ToolApi::Mcp;
     asked.tool = match (recorded, asked.method.as_str()) {
         (Some(tool), _) => Some(tool.clone()),
-        (None, "GET" | "HEAD" | "OPTIONS" | "DELETE") => Some(Tool {
+        (None, "GET" | "HEAD" | "OPTIONS" | "DELETE") if mcp => Some(Tool {
             server: server.name.clone(),
             ..Tool::default()
         }),
@@ -321,6 +324,15 @@ fn message(decision: &Decision, policy: &Policy, asked: &mut Asked) {
         !is_cut(&it.pointer) && values.all(|value| value != CUT && !is_cut(value))
     });
     asked.unknown.arguments_but = Some(known.map(|it| it.pointer.clone()).collect());
+}
+
+/// Whether a request that was recorded as a message to a server would be the same by what a policy says of that.
+fn is_still(tool: &Tool, server: &ToolServer, asked: &Asked) -> bool {
+    if server.api != ToolApi::Http {
+        return true;
+    }
+    let routed = server.route(&asked.method, &asked.path).ok();
+    routed.is_some_and(|routed| tool.name.as_ref() == Some(&routed.name))
 }
 
 /// Whether a request is known to have had no content.

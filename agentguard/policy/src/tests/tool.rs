@@ -404,6 +404,46 @@ fn what_is_wrong_is_told_in_its_place() {
         ("{name: a, api: rest, hosts: [a.example]}", "rest"),
         ("{name: a, api: mcp, hosts: []}", "`hosts` is empty"),
         (
+            "{name: a, api: http, hosts: [a.example]}",
+            "without `tools`",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: []}",
+            "`tools` is empty",
+        ),
+        (
+            "{name: a, api: grpc, hosts: [a.example], tools: [{name: x, method: [GET], path: /}]}",
+            "`tools` is for `api: http`",
+        ),
+        (
+            "{name: a, api: json_rpc, hosts: [a.example], list: allowed}",
+            "`list: allowed` is for `api: mcp`",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/{a}/b'}, {name: y, method: [PUT, GET], path: '/A/{b}'}]}",
+            "some requests are `y` as well as `x`",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /}, {name: x, method: [PUT], path: /}]}",
+            "a second tool `x`",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [get], path: /}]}",
+            "`get` is not a method of HTTP in upper case",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x y, method: [GET], path: /}]}",
+            "`x y` is not a name of a tool",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a{b}'}]}",
+            "has a brace that is not around a whole segment",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a//{b}'}]}",
+            "write `/a/{b}`",
+        ),
+        (
             "{name: a, api: mcp, hosts: [a.example], paths: []}",
             "`paths` is empty",
         ),

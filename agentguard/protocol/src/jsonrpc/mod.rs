@@ -117,7 +117,7 @@ fn message(value: &Value) -> Result<Message<'_>, Fault> {
                 .filter(|method| is_word(method))
                 .ok_or(Fault::Wrong("method"))?,
             params: match says("params") {
-                Some(params @ Value::Object(_)) => Some(params),
+                Some(params @ (Value::Object(_) | Value::Array(_))) => Some(params),
                 None => None,
                 Some(_) => return Err(Fault::Wrong("params")),
             },

@@ -81,7 +81,7 @@ fn what_is_no_message() {
             Fault::Wrong("method"),
         ),
         (
-            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[]}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":"x"}"#,
             Fault::Wrong("params"),
         ),
         (

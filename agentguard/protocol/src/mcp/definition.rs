@@ -1,10 +1,8 @@
 //! Definitions of tools, compared: where one differs from another.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use agentguard_model::ChangedPart;
-use sha2::{Digest as _, Sha256};
 
 use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
 
@@ -19,17 +17,6 @@ const MAX_COMPARED: usize = 8 * 1024 * 1024;
 
 /// The most characters on each side of where two long parts begin to differ, before that place.
 const AROUND: usize = 100;
-
-/// `sha256:` and the hexadecimal digest of a canonical form.
-#[must_use]
-pub fn digest(text: &str) -> String {
-    let mut told = String::from("sha256:");
-    for byte in Sha256::digest(text.as_bytes()) {
-        // A string takes everything.
-        let _ = write!(told, "{byte:02x}");
-    }
-    told
-}
 
 /// The parts in which a definition differs from what it was, both in canonical form: at most [`MAX_PARTS`], in the
 /// order of their pointers, and how many more there are. Objects are compared member by member and lists of one length

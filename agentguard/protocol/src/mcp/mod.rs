@@ -13,11 +13,12 @@ mod request;
 mod tests;
 
 use crate::content::Undecodable;
-use crate::{json, jsonrpc};
+use crate::{arguments, json, jsonrpc};
 
+pub use crate::arguments::digest;
 pub use answer::AnswerReader;
 pub use claims::Claims;
-pub use definition::{MAX_PARTS, MAX_SHOWN, digest, parts};
+pub use definition::{MAX_PARTS, MAX_SHOWN, parts};
 pub use list::{List, ListFilter, MAX_LIST, may_list};
 pub use refusal::{Questions, REFUSED};
 pub use request::{MessageReader, Sent};
@@ -72,9 +73,6 @@ const METHODS: [&str; 25] = [
     "notifications/tasks/status",
 ];
 
-/// The most bytes that arguments may have which rules look at, as they are compared.
-pub const MAX_VALUES: usize = 64 * 1024;
-
 /// The most answers of one stream that are told of, and the most kinds of requests.
 pub const MAX_TOLD: usize = 128;
 
@@ -111,9 +109,9 @@ pub enum NotUnderstood {
     /// What the version does not have.
     #[error("MCP {STATELESS} has no {0}")]
     Gone(&'static str),
-    /// [`MAX_VALUES`].
-    #[error("arguments that rules look at have more than 64 KiB")]
-    Values,
+    /// Arguments that rules look at.
+    #[error(transparent)]
+    Values(#[from] arguments::TooLong),
     /// An answer is longer than is read.
     #[error("more answers came than are told of")]
     Told,

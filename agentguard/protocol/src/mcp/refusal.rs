@@ -55,6 +55,16 @@ impl Questions {
         self.asked.is_empty()
     }
 
+    /// Those of a request of JSON-RPC that is none of MCP: each is answered with an error.
+    #[must_use]
+    pub fn of_json_rpc(calls: &[Tool], batch: bool) -> Self {
+        let mut questions = Self::of(calls, batch, true);
+        for question in &mut questions.asked {
+            question.call = false;
+        }
+        questions
+    }
+
     /// A refusal as an answer to all of them.
     ///
     /// What a rule refuses is an answer like others, with the status 200: clients give their model the result of a

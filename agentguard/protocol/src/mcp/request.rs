@@ -1,9 +1,9 @@
 //! What a client sends.
 
-use agentguard_model::{Argument, Tool};
+use agentguard_model::Tool;
 
-use super::definition::digest;
-use super::{CALL, Claims, MAX_VALUES, METHODS, NotUnderstood, OF_CLIENTS, STATELESS, VERSIONS};
+use super::{CALL, Claims, METHODS, NotUnderstood, OF_CLIENTS, STATELESS, VERSIONS};
+use crate::arguments::{digest, values};
 use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
 use crate::jsonrpc::{self, Kind, Message, in_another_case, is_word};
 
@@ -116,6 +116,9 @@ fn tool(
             return Ok(tool);
         }
     };
+    if let Some(Value::Array(_)) = params {
+        return Err(jsonrpc::Fault::Wrong("params").into());
+    }
     let mut known = METHODS.iter().filter(|known| **known != method);
     if let Some(known) = known.find(|known| known.eq_ignore_ascii_case(method)) {
         return Err(NotUnderstood::Case(known));
@@ -231,75 +234,4 @@ fn answered(result: &Value) -> impl Iterator<Item = &'static str> {
     methods
         .filter(move |(_, has)| *has || any && !(empty && object))
         .map(|(method, _)| method)
-}
-
-/// The arguments that `pointers` point to.
-fn values(arguments: &Value, pointers: &[&str]) -> Result<Vec<Argument>, NotUnderstood> {
-    let mut found = Vec::new();
-    let mut room = MAX_VALUES;
-    for pointer in pointers {
-        let tokens: Vec<String> = pointer
-            .split('/')
-            .skip(1)
-            .map(|token| token.replace("~1", "/").replace("~0", "~"))
-            .collect();
-        find(arguments, &tokens, String::new(), &mut found, &mut room)?;
-    }
-    Ok(found)
-}
-
-fn find(
-    value: &Value,
-    tokens: &[String],
-    at: String,
-    found: &mut Vec<Argument>,
-    room: &mut usize,
-) -> Result<(), NotUnderstood> {
-    let mut use_up = |bytes: usize| {
-        *room = room.checked_sub(bytes)?;
-        Some(())
-    };
-    let Some((token, rest)) = tokens.split_first() else {
-        if found.iter().any(|other| other.pointer == at) {
-            return Ok(());
-        }
-        let mut values = Vec::new();
-        let entries = match value {
-            Value::Array(entries) => entries.as_slice(),
-            other => std::slice::from_ref(other),
-        };
-        for entry in entries {
-            let text = match entry {
-                Value::Text(text) => text.to_string(),
-                other => other.canonical(),
-            };
-            use_up(text.len() + size_of::<String>()).ok_or(NotUnderstood::Values)?;
-            values.push(text);
-        }
-        use_up(at.len()).ok_or(NotUnderstood::Values)?;
-        found.push(Argument {
-            pointer: at,
-            values,
-        });
-        return Ok(());
-    };
-    let step = |name: &str| format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
-    match value {
-        Value::Object(members) => {
-            for (name, value) in members {
-                if name.eq_ignore_ascii_case(token) {
-                    find(value, rest, step(name), found, room)?;
-                }
-            }
-        }
-        // RFC 6901, 4: no leading zeros.
-        Value::Array(items) if token == "0" || !token.starts_with(['0', '+']) => {
-            let item = token.parse().ok().and_then(|n: usize| items.get(n));
-            if let Some(item) = item {
-                find(item, rest, step(token), found, room)?;
-            }
-        }
-        _ => {}
-    }
-    Ok(())
 }

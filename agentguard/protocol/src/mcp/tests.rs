@@ -107,7 +107,10 @@ fn the_arguments_that_rules_look_at() {
     ));
     assert!(one(&long, &[], &["/path"]).is_ok());
     // The whole of them, and what is in them.
-    assert_eq!(one(&long, &[], &["/path", ""]), Err(NotUnderstood::Values));
+    assert_eq!(
+        one(&long, &[], &["/path", ""]),
+        Err(NotUnderstood::Values(crate::arguments::TooLong))
+    );
 }
 
 #[test]

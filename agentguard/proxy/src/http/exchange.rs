@@ -14,7 +14,7 @@ use agentguard_protocol::websocket::extensions::{Agreed, Offers};
 use agentguard_protocol::{baggage, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
@@ -186,9 +186,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                         .await;
                 }
             };
-            if parts.method == Method::POST {
-                tongue = Tongue::Mcp(read.questions);
-            }
+            tongue = read.tongue.unwrap_or(tongue);
             asked.grew(read.size);
             filtered = read.filtered;
             (asked, body) = (asked.telling(read.messages), read.body);
@@ -266,7 +264,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return ended(&account, &denied, &tongue);
         }
         let answering = match &messaging {
-            Some(_) => Some(Answering::Tools),
+            Some(messaging) => messaging.answers().then_some(Answering::Tools),
             None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
         };
         let looks = messaging.as_ref().filter(|it| it.looks());

@@ -1,11 +1,17 @@
 //! Messages to servers of tools: the content of one is read before it is decided on.
 
-use agentguard_decision::Recorder;
-use agentguard_model::Tool;
-use agentguard_protocol::mcp::{Claims, LIST, MessageReader, NotUnderstood, Questions};
+use std::sync::Arc;
+
+use agentguard_decision::{Listing, Pinning, Recorder, ToolServer};
+use agentguard_model::{Tool, ToolApi};
+use agentguard_protocol::api::graphql::{self, Asker};
+use agentguard_protocol::api::http::{ContentReader, Place};
+use agentguard_protocol::api::json_rpc::CallReader;
+use agentguard_protocol::api::{self, grpc};
+use agentguard_protocol::mcp::{self, Claims, LIST, MessageReader, Questions, Sent};
 use agentguard_protocol::request;
 use http::request::Parts;
-use http::{Method, header};
+use http::{HeaderMap, Method, header};
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
@@ -15,6 +21,7 @@ use crate::http::body::Received;
 use crate::http::call::Unread;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding, ROOM};
+use crate::http::tongue::Tongue;
 use crate::http::unpacked::{Reads, Unpacked};
 
 /// The most that a message may take while it is read: see [`agentguard_protocol::json::Builder`]. What takes more is
@@ -22,11 +29,7 @@ use crate::http::unpacked::{Reads, Unpacked};
 const MAX_KEPT: usize = 8 * 1024 * 1024;
 
 /// A request to a server of tools, by its head.
-pub(crate) struct Messaging {
-    server: String,
-    /// Whether its lists of tools are looked at before agents are shown them.
-    looks: bool,
-}
+pub(crate) struct Messaging(Arc<ToolServer>);
 
 /// Messages as they are decided on.
 pub(crate) struct Read {
@@ -36,18 +39,90 @@ pub(crate) struct Read {
     pub(crate) size: u64,
     /// Sent on, as it came.
     pub(crate) body: Received,
-    /// What waits for an answer.
-    pub(crate) questions: Questions,
-    /// Whether a list of tools is asked for that is looked at before the agent is shown it.
+    /// In which form its client reads a refusal, where it has one of its own.
+    pub(crate) tongue: Option<Tongue>,
+    /// Whether a list of tools is asked for of which agents are shown a part.
     pub(crate) filtered: bool,
 }
 
-impl Reads for MessageReader {
-    type Fault = NotUnderstood;
+/// What keeps what it reads.
+trait Keeps: Reads {
+    /// How much memory what was read takes.
+    fn used(&self) -> usize;
+}
 
-    fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
-        Self::push(self, bytes)
-    }
+macro_rules! keeps {
+    ($reader:ty, $fault:ty) => {
+        impl Reads for $reader {
+            type Fault = $fault;
+
+            fn push(&mut self, bytes: &[u8]) -> Result<(), $fault> {
+                Self::push(self, bytes)
+            }
+        }
+
+        impl Keeps for $reader {
+            fn used(&self) -> usize {
+                Self::used(self)
+            }
+        }
+    };
+}
+
+keeps!(MessageReader, mcp::NotUnderstood);
+keeps!(ContentReader, api::NotUnderstood);
+keeps!(CallReader, api::NotUnderstood);
+keeps!(graphql::CallReader, api::NotUnderstood);
+
+/// Content that was read.
+struct Content<T> {
+    held: Held,
+    /// How much it is, as far as that is known.
+    size: u64,
+    /// Who has read all of it, or why it is not understood.
+    reader: Result<T, String>,
+}
+
+/// Reads content to its end, and holds it.
+async fn content<T: Keeps, R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    fields: &HeaderMap,
+    reader: T,
+    body: Received,
+) -> Result<Content<T>, Unread> {
+    let room = |memory| flow.room(memory);
+    let mut content = Unpacked::new(reader, fields, room);
+    // For what is kept of it while it is read.
+    let mut rooms = Vec::new();
+    let held = Held::read(body, room, |piece| {
+        content.push(piece);
+        while content.fault.is_none() && rooms.len() < content.reader.used().div_ceil(ROOM) {
+            match room(ROOM) {
+                Some(more) => rooms.push(more),
+                None => {
+                    let why = "too much content is being held at once";
+                    content.fault = Some(why.to_owned());
+                }
+            }
+        }
+    });
+    let (held, holding) = match timeout(flow.guard.limits.call, held).await {
+        Ok(held) => held.map_err(Unread::Broken)?,
+        Err(_) => return Err(Unread::Late),
+    };
+    let size = content.decoded.max(held.size() as u64);
+    let reader = match holding {
+        Holding::Whole => content.finish(),
+        Holding::Beyond(why) => Err(why.to_owned()),
+    };
+    Ok(Content { held, size, reader })
+}
+
+/// With the arguments that rules look at.
+fn with_pointers<T, R: Recorder, P: Port>(flow: &Flow<R, P>, read: impl FnOnce(&[&str]) -> T) -> T {
+    let pointers = flow.guard.decider.looked_at_arguments();
+    let pointers: Vec<&str> = pointers.iter().map(String::as_str).collect();
+    read(&pointers)
 }
 
 impl Messaging {
@@ -57,21 +132,23 @@ impl Messaging {
         meaning: &request::Request,
     ) -> Option<Self> {
         let host = flow.target.host.as_ref()?;
-        let (server, looks) = flow
-            .guard
-            .decider
-            .tool_server(host, meaning.path.as_str())?;
-        Some(Self { server, looks })
+        let decider = &flow.guard.decider;
+        decider.tool_server(host, meaning.path.as_str()).map(Self)
     }
 
     /// Whether what it answers is looked at before the agent is shown it.
-    pub(crate) const fn looks(&self) -> bool {
-        self.looks
+    pub(crate) fn looks(&self) -> bool {
+        self.0.api.is_mcp() && (self.0.list == Listing::Allowed || self.0.pin != Pinning::Off)
     }
 
     /// The server's name.
     pub(crate) fn server(&self) -> &str {
-        &self.server
+        &self.0.name
+    }
+
+    /// Whether its answers are read: those of MCP are.
+    pub(crate) fn answers(&self) -> bool {
+        self.0.api == ToolApi::Mcp
     }
 
     /// Reads what is asked of it.
@@ -79,6 +156,138 @@ impl Messaging {
     /// # Errors
     /// It did not come to its end.
     pub(crate) async fn read<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        meaning: &request::Request,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        match self.0.api {
+            // None of those on the agent's own host answers anywhere in the network.
+            ToolApi::Mcp | ToolApi::McpStdio | ToolApi::Hook => {
+                self.read_mcp(flow, parts, meaning, body).await
+            }
+            _ if meaning.websocket.is_some() => {
+                let why = "calls over WebSocket are not read";
+                Ok(self.told(vec![self.not_understood(why)], body))
+            }
+            ToolApi::Http => self.read_http(flow, parts, meaning, body).await,
+            ToolApi::Grpc => {
+                let path = meaning.path.as_str();
+                let call = grpc::call(&self.0.name, &parts.method, path, &parts.headers);
+                let call = call.unwrap_or_else(|why| self.not_understood(&why.to_string()));
+                Ok(self.told(vec![call], body))
+            }
+            ToolApi::JsonRpc => self.read_json_rpc(flow, parts, body).await,
+            ToolApi::Graphql => self.read_graphql(flow, parts, meaning, body).await,
+        }
+    }
+
+    /// A call of an HTTP API.
+    async fn read_http<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        meaning: &request::Request,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        let routed = match self.0.route(parts.method.as_str(), meaning.path.as_str()) {
+            Ok(routed) => routed,
+            Err(why) => return Ok(self.told(vec![self.not_understood(&why.to_string())], body)),
+        };
+        let reader = ContentReader::new(&parts.headers, MAX_KEPT);
+        let content = content(flow, &parts.headers, reader, body).await?;
+        let place = Place {
+            server: &self.0.name,
+            name: &routed.name,
+            parameters: &routed.parameters,
+            query: meaning.query.as_deref(),
+        };
+        let call = content.reader.and_then(|reader| {
+            let read = with_pointers(flow, |pointers| reader.finish(place, pointers));
+            read.map_err(|why| why.to_string())
+        });
+        let call = call.unwrap_or_else(|why| self.not_understood(&why));
+        Ok(Read {
+            size: content.size,
+            ..self.told(vec![call], Received::Held(content.held))
+        })
+    }
+
+    /// Calls of JSON-RPC.
+    async fn read_json_rpc<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        if parts.method != Method::POST {
+            let why = "JSON-RPC has no requests of this method";
+            return Ok(self.told(vec![self.not_understood(why)], body));
+        }
+        let reader = CallReader::new(&parts.headers, MAX_KEPT);
+        let content = content(flow, &parts.headers, reader, body).await?;
+        let read = content.reader.and_then(|reader| {
+            let server = &self.0.name;
+            let read = with_pointers(flow, |pointers| reader.finish(server, pointers));
+            read.map_err(|why| why.to_string())
+        });
+        let sent = read.unwrap_or_else(|why| Sent {
+            messages: vec![self.not_understood(&why)],
+            batch: false,
+        });
+        Ok(Read {
+            size: content.size,
+            tongue: Some(Tongue::Mcp(Questions::of_json_rpc(
+                &sent.messages,
+                sent.batch,
+            ))),
+            ..self.told(sent.messages, Received::Held(content.held))
+        })
+    }
+
+    /// Calls of GraphQL. Some servers take a request from the query as well, rather than from the content.
+    async fn read_graphql<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        meaning: &request::Request,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        let unread = if parts.method != Method::POST {
+            Some("GraphQL is read in requests by POST alone")
+        } else if meaning.query.as_ref().is_some_and(|it| !it.is_empty()) {
+            Some("GraphQL is not read where there is a query in the target")
+        } else {
+            None
+        };
+        if let Some(why) = unread {
+            return Ok(Read {
+                tongue: Some(Tongue::Graphql(Asker::new(&parts.headers, false))),
+                ..self.told(vec![self.not_understood(why)], body)
+            });
+        }
+        let reader = graphql::CallReader::new(&parts.headers, MAX_KEPT);
+        let content = content(flow, &parts.headers, reader, body).await?;
+        let read = content.reader.and_then(|reader| {
+            let server = &self.0.name;
+            let read = with_pointers(flow, |pointers| reader.finish(server, pointers));
+            read.map_err(|why| why.to_string())
+        });
+        let sent = read.unwrap_or_else(|why| Sent {
+            messages: vec![self.not_understood(&why)],
+            batch: false,
+        });
+        let asker = Asker::new(&parts.headers, sent.batch);
+        Ok(Read {
+            size: content.size,
+            tongue: Some(Tongue::Graphql(asker)),
+            ..self.told(sent.messages, Received::Held(content.held))
+        })
+    }
+
+    /// Messages of MCP.
+    async fn read_mcp<R: Recorder, P: Port>(
         &self,
         flow: &Flow<R, P>,
         parts: &Parts,
@@ -97,61 +306,49 @@ impl Messaging {
         } else {
             // It opens a stream, or ends a session.
             let tool = Tool {
-                server: self.server.clone(),
+                server: self.0.name.clone(),
                 ..Tool::default()
             };
             return Ok(self.told(vec![tool], body));
         };
         if let Some(why) = unread {
-            return Ok(self.told(vec![self.not_understood(why)], body));
+            let posted = parts.method == Method::POST;
+            return Ok(Read {
+                tongue: posted.then(|| Tongue::Mcp(Questions::default())),
+                ..self.told(vec![self.not_understood(why)], body)
+            });
         }
-        let room = |memory| flow.room(memory);
         let reader = MessageReader::new(MAX_KEPT);
-        let mut content = Unpacked::new(reader, &parts.headers, room);
-        // For what is kept of it while it is read.
-        let mut rooms = Vec::new();
-        let held = Held::read(body, room, |piece| {
-            content.push(piece);
-            while content.fault.is_none() && rooms.len() < content.reader.used().div_ceil(ROOM) {
-                match room(ROOM) {
-                    Some(more) => rooms.push(more),
-                    None => {
-                        let why = "too much content is being held at once";
-                        content.fault = Some(why.to_owned());
-                    }
-                }
-            }
-        });
-        let (held, holding) = match timeout(flow.guard.limits.call, held).await {
-            Ok(held) => held.map_err(Unread::Broken)?,
-            Err(_) => return Err(Unread::Late),
-        };
-        let size = content.decoded.max(held.size() as u64);
-        let read = match holding {
-            Holding::Whole => content.finish(),
-            Holding::Beyond(why) => Err(why.to_owned()),
-        };
-        let pointers = flow.guard.decider.looked_at_arguments();
-        let pointers: Vec<&str> = pointers.iter().map(String::as_str).collect();
-        let read = read.and_then(|reader| {
+        let content = content(flow, &parts.headers, reader, body).await?;
+        let (size, body) = (content.size, Received::Held(content.held));
+        let read = content.reader.and_then(|reader| {
             let claims = Claims::read(&parts.headers);
-            let read = claims.and_then(|claims| reader.finish(&self.server, &claims, &pointers));
+            let server = &self.0.name;
+            let read = claims.and_then(|claims| {
+                with_pointers(flow, |pointers| reader.finish(server, &claims, pointers))
+            });
             read.map_err(|why| why.to_string())
         });
-        let body = Received::Held(held);
-        let Ok(sent) = read.as_ref() else {
-            let why = read.err().unwrap_or_default();
-            return Ok(Read {
-                size,
-                ..self.told(vec![self.not_understood(&why)], body)
-            });
+        let sent = match read {
+            Ok(sent) => sent,
+            Err(why) => {
+                return Ok(Read {
+                    size,
+                    tongue: Some(Tongue::Mcp(Questions::default())),
+                    ..self.told(vec![self.not_understood(&why)], body)
+                });
+            }
         };
         let lists = |tool: &Tool| tool.method.as_deref() == Some(LIST);
         Ok(Read {
             size,
-            questions: Questions::of(&sent.messages, sent.batch, reads_here(parts)),
-            filtered: self.looks && sent.messages.iter().any(lists),
-            ..self.told(sent.messages.clone(), body)
+            tongue: Some(Tongue::Mcp(Questions::of(
+                &sent.messages,
+                sent.batch,
+                reads_here(parts),
+            ))),
+            filtered: self.looks() && sent.messages.iter().any(lists),
+            ..self.told(sent.messages, body)
         })
     }
 
@@ -160,7 +357,7 @@ impl Messaging {
             messages,
             size: 0,
             body,
-            questions: Questions::default(),
+            tongue: None,
             filtered: false,
         }
     }
@@ -168,7 +365,7 @@ impl Messaging {
     /// Of which nothing but where it goes is known, for this reason.
     fn not_understood(&self, why: &str) -> Tool {
         Tool {
-            server: self.server.clone(),
+            server: self.0.name.clone(),
             not_understood: Some(why.to_owned()),
             ..Tool::default()
         }

@@ -2,6 +2,7 @@
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::LlmApi;
+use agentguard_protocol::api::graphql::Asker;
 use agentguard_protocol::mcp::Questions;
 use agentguard_protocol::refusal::{self, Refusal};
 use http::request::Parts;
@@ -12,7 +13,7 @@ use crate::http::body::Answer;
 
 /// What the client understands a refusal in.
 #[derive(Clone)]
-pub(super) enum Tongue {
+pub(crate) enum Tongue {
     Http,
     Grpc,
     Git,
@@ -20,6 +21,8 @@ pub(super) enum Tongue {
     Llm(LlmApi),
     /// Answers to what was asked of a server of tools.
     Mcp(Questions),
+    /// Errors of GraphQL.
+    Graphql(Asker),
 }
 
 impl Tongue {
@@ -50,6 +53,7 @@ impl Tongue {
             Self::Git => refusal.text_response(),
             Self::Llm(api) => refusal.llm_response(*api),
             Self::Mcp(questions) => questions.refused(refusal),
+            Self::Graphql(asker) => asker.refused(refusal),
         };
         response.map(|body| Either::Right(Full::new(body)))
     }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use super::{MAX_PARTS, MAX_SHOWN, digest, parts};
+use super::{MAX_PARTS, MAX_SHOWN, parts};
+use crate::arguments::digest;
 
 /// What is told of two definitions, a line each.
 fn told(before: &str, after: &str) -> Vec<String> {

@@ -1,0 +1,169 @@
+//! Requests of HTTP as calls: the arguments are the parameters of the path, the fields of the query, and those of the
+//! content.
+
+use std::collections::HashSet;
+
+use ::http::HeaderMap;
+use agentguard_model::Tool;
+
+use super::json_rpc::Whole;
+use super::media::Media;
+use super::urlencoded::{self, Field};
+use super::{NotUnderstood, call, multipart};
+use crate::json::{Builder, Scanner, Value};
+
+/// Fields that have some servers go by another method, or another path, than that of the request.
+const OVERRIDES: [&str; 5] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// An argument that has some servers go by another method.
+const METHOD: &str = "_method";
+
+/// Reads the content of a request: none, JSON, a form.
+#[derive(Debug)]
+pub struct ContentReader {
+    form: Result<Form, NotUnderstood>,
+    /// Whether anything was read.
+    begun: bool,
+}
+
+#[derive(Debug)]
+enum Form {
+    Json(Box<Scanner>, Whole),
+    Fields { text: Vec<u8>, limit: usize },
+    Parts(multipart::Reader),
+}
+
+/// Where a call goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The server's name.
+    pub server: &'a str,
+    /// The tool.
+    pub name: &'a str,
+    /// The parameters that its path has, decoded.
+    pub parameters: &'a [(String, String)],
+    /// The query, as it is sent.
+    pub query: Option<&'a str>,
+}
+
+impl ContentReader {
+    /// For content with these fields that takes no more than `limit` bytes when it is kept.
+    #[must_use]
+    pub fn new(fields: &HeaderMap, limit: usize) -> Self {
+        let named = |name: &&&str| fields.contains_key(**name);
+        let form = match OVERRIDES.iter().find(named) {
+            Some(name) => Err(NotUnderstood::Override(name)),
+            None => Media::read(fields).map(|media| match media {
+                Media::Json => Form::Json(Box::default(), Whole(Builder::new(limit))),
+                Media::Fields => Form::Fields {
+                    text: Vec::new(),
+                    limit,
+                },
+                Media::Parts(boundary) => Form::Parts(multipart::Reader::new(&boundary, limit)),
+            }),
+        };
+        Self { form, begun: false }
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// Why it is not understood. Nothing more is to be read then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.begun = true;
+        match &mut self.form {
+            Err(why) => Err(why.clone()),
+            Ok(Form::Json(scanner, whole)) => {
+                scanner.push(bytes, whole)?;
+                whole.0.fault().map_or(Ok(()), |it| Err(it.into()))
+            }
+            Ok(Form::Fields { text, limit }) => {
+                if text.len() + bytes.len() > *limit {
+                    return Err(NotUnderstood::Large);
+                }
+                text.extend_from_slice(bytes);
+                Ok(())
+            }
+            Ok(Form::Parts(parts)) => parts.push(bytes),
+        }
+    }
+
+    /// How much memory what was read takes.
+    #[must_use]
+    pub const fn used(&self) -> usize {
+        match &self.form {
+            Err(_) => 0,
+            Ok(Form::Json(_, whole)) => whole.0.used(),
+            Ok(Form::Fields { text, .. }) => text.len(),
+            Ok(Form::Parts(parts)) => parts.used(),
+        }
+    }
+
+    /// The JSON that it is, once all was read.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; it is something else.
+    pub(super) fn json(self) -> Result<Value, NotUnderstood> {
+        match self.form? {
+            Form::Json(mut scanner, mut whole) => {
+                scanner.finish(&mut whole)?;
+                Ok(whole.0.finish()?)
+            }
+            Form::Fields { .. } | Form::Parts(_) => Err(NotUnderstood::Type),
+        }
+    }
+
+    /// The call, once all was read. Those arguments are told that `pointers` point to (RFC 6901), in whatever case.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn finish(self, place: Place<'_>, pointers: &[&str]) -> Result<Tool, NotUnderstood> {
+        let content = match self.form {
+            Err(why @ NotUnderstood::Override(_)) => return Err(why),
+            _ if !self.begun => Vec::new(),
+            Err(why) => return Err(why),
+            Ok(Form::Json(mut scanner, mut whole)) => {
+                scanner.finish(&mut whole)?;
+                match whole.0.finish()? {
+                    Value::Object(members) => members,
+                    _ => return Err(NotUnderstood::NoObject),
+                }
+            }
+            Ok(Form::Fields { text, .. }) => urlencoded::fields(&text, "the form")?,
+            Ok(Form::Parts(parts)) => parts.finish()?,
+        };
+        let query = place.query.unwrap_or_default();
+        let query = urlencoded::fields(query.as_bytes(), "the query")?;
+        let path = place.parameters.iter();
+        let path = path.map(|(name, value)| {
+            let value = Value::Text(value.as_str().into());
+            (name.as_str().into(), value)
+        });
+        let arguments = together(path.chain(query).chain(content))?;
+        call(place.server, place.name, &arguments, pointers)
+    }
+}
+
+/// Arguments of which none is there twice.
+fn together(fields: impl Iterator<Item = Field>) -> Result<Value, NotUnderstood> {
+    let fields: Vec<Field> = fields.collect();
+    let mut names = HashSet::new();
+    for (name, _) in &fields {
+        if name.eq_ignore_ascii_case(METHOD) {
+            return Err(NotUnderstood::Override(METHOD));
+        }
+        if !names.insert(name) {
+            return Err(NotUnderstood::Twice);
+        }
+    }
+    Ok(Value::Object(fields))
+}

@@ -1,0 +1,99 @@
+//! JSON-RPC 2.0: each request is a call of the tool that its method names, with its parameters as arguments.
+
+use ::http::{HeaderMap, header};
+
+use super::media::{is_utf8, parameters};
+use super::{NotUnderstood, call};
+use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
+use crate::jsonrpc::{self, Kind};
+use crate::mcp::Sent;
+
+/// Reads the content of a request.
+#[derive(Debug)]
+pub struct CallReader {
+    scanner: Scanner,
+    whole: Whole,
+    fault: Option<NotUnderstood>,
+}
+
+/// A document that is kept.
+#[derive(Debug)]
+pub(super) struct Whole(pub(super) Builder);
+
+impl Sink for Whole {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        self.0.take(path, event);
+    }
+}
+
+impl CallReader {
+    /// For content with these fields that takes no more than `limit` bytes when it is kept ([`Builder::new`]).
+    #[must_use]
+    pub fn new(fields: &HeaderMap, limit: usize) -> Self {
+        Self {
+            scanner: Scanner::default(),
+            whole: Whole(Builder::new(limit)),
+            fault: (!is_text(fields)).then_some(NotUnderstood::Charset),
+        }
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// Why it is not understood. Nothing more is to be read then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        self.scanner.push(bytes, &mut self.whole)?;
+        self.whole.0.fault().map_or(Ok(()), |it| Err(it.into()))
+    }
+
+    /// How much memory what was read takes.
+    #[must_use]
+    pub const fn used(&self) -> usize {
+        self.whole.0.used()
+    }
+
+    /// The calls, once all was read: sent to the server of this name. Those arguments are told that `pointers` point
+    /// to (RFC 6901), in whatever case; of a list of parameters `/0` is the first.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn finish(mut self, server: &str, pointers: &[&str]) -> Result<Sent, NotUnderstood> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        self.scanner.finish(&mut self.whole)?;
+        let document = self.whole.0.finish()?;
+        let (read, batch) = jsonrpc::messages(&document)?;
+        let none = Value::Object(Vec::new());
+        let mut messages = Vec::new();
+        for message in read {
+            let Kind::Call { method, params } = message.kind else {
+                return Err(NotUnderstood::Answer);
+            };
+            let mut tool = call(server, method, params.unwrap_or(&none), pointers)?;
+            tool.id = message.id;
+            messages.push(tool);
+        }
+        Ok(Sent { messages, batch })
+    }
+}
+
+/// Whether content is not said to be something else than UTF-8. Many clients call JSON a form, so that its type says nothing.
+fn is_text(fields: &HeaderMap) -> bool {
+    fields.get_all(header::CONTENT_TYPE).iter().all(|it| {
+        let Ok(text) = it.to_str() else {
+            return false;
+        };
+        let Some((_, rest)) = text.split_once(';') else {
+            return true;
+        };
+        let read = parameters(rest);
+        read.is_some_and(|read| {
+            let mut charsets = read.iter().filter(|(name, _)| name == "charset");
+            charsets.all(|(_, charset)| is_utf8(charset))
+        })
+    })
+}

@@ -1,0 +1,239 @@
+//! Calls over HTTP, gRPC and JSON-RPC, and what is none.
+
+use ::http::{HeaderMap, HeaderValue, Method, header};
+use agentguard_model::Tool;
+
+use super::http::{ContentReader, Place};
+use super::{MAX_FIELDS, NotUnderstood, grpc, json_rpc};
+use crate::{json, jsonrpc};
+
+const POINTERS: [&str; 6] = ["/id", "/q", "/a", "/b", "/file/name", "/file/size"];
+
+fn fields(kind: &str) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    if !kind.is_empty() {
+        let kind = HeaderValue::from_str(kind).unwrap();
+        fields.insert(header::CONTENT_TYPE, kind);
+    }
+    fields
+}
+
+fn read(
+    fields: &HeaderMap,
+    query: &str,
+    pieces: &[&[u8]],
+    limit: usize,
+) -> Result<Tool, NotUnderstood> {
+    let mut reader = ContentReader::new(fields, limit);
+    for piece in pieces {
+        reader.push(piece)?;
+    }
+    assert!(reader.used() <= limit);
+    let place = Place {
+        server: "files",
+        name: "read",
+        parameters: &[("id".to_owned(), "7".to_owned())],
+        query: Some(query),
+    };
+    reader.finish(place, &POINTERS)
+}
+
+/// The same in one piece, in two, and byte by byte.
+fn one(kind: &str, query: &str, content: &[u8]) -> Result<String, NotUnderstood> {
+    let fields = fields(kind);
+    let told = |pieces: &[&[u8]]| {
+        read(&fields, query, pieces, 64 * 1024).map(|tool| {
+            assert_eq!(tool.method.as_deref(), Some("tools/call"));
+            let values = tool.values.iter();
+            let values: Vec<_> = values
+                .map(|it| format!("{}={}", it.pointer, it.values.join(",")))
+                .collect();
+            values.join(" ")
+        })
+    };
+    let whole = told(&[content]);
+    for at in 0..content.len() {
+        let (one, two) = content.split_at(at);
+        assert_eq!(told(&[one, two]).ok(), whole.clone().ok(), "at {at}");
+    }
+    let bytes: Vec<&[u8]> = content.chunks(1).collect();
+    assert_eq!(told(&bytes).ok(), whole.clone().ok());
+    whole
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+const PARTS: &str = "multipart/form-data; boundary=xx";
+
+#[test]
+fn path_query_and_content_are_the_arguments() {
+    let cases: [(&str, &str, &str, &str); 8] = [
+        ("", "", "", "/id=7"),
+        ("", "q=a+b%26&&flag", "", "/id=7 /q=a b&"),
+        (
+            "application/json",
+            "q=1",
+            r#"{"a":[1,"x"],"b":{"c":null}}"#,
+            "/id=7 /q=1 /a=1,x /b={\"c\":null}",
+        ),
+        ("application/ld+json; charset=\"utf-8\"", "", "{}", "/id=7"),
+        (FORM, "", "a=%C3%A9&b=", "/id=7 /a=é /b="),
+        (
+            PARTS,
+            "",
+            "--xx\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\n\r\n--x\r\n--xx\r\ncontent-disposition: form-data; name=b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\r\n--xx--\r\n",
+            "/id=7 /a=one\r\n\r\n--x /b=",
+        ),
+        (
+            PARTS,
+            "",
+            "--xx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\n12345\r\n--xx--",
+            "/id=7 /file/name=a.txt /file/size=5",
+        ),
+        (PARTS, "", "--xx--\r\n", "/id=7"),
+    ];
+    for (kind, query, content, expected) in cases {
+        let read = one(kind, query, content.as_bytes());
+        assert_eq!(read.as_deref(), Ok(expected), "{kind} {content}");
+    }
+}
+
+#[test]
+fn what_can_be_read_in_two_ways_is_not_understood() {
+    use NotUnderstood as N;
+    let cases: [(&str, &str, &[u8], NotUnderstood); 25] = [
+        ("", "q=1&q=2", b"", N::Twice),
+        ("", "id=8", b"", N::Twice),
+        (FORM, "a=1", b"a=1", N::Twice),
+        (FORM, "", b"id=8", N::Twice),
+        ("application/json", "", br#"{"id":"8"}"#, N::Twice),
+        ("application/json", "", br#"{"a":1,"a":1}"#, N::Json(json::Fault::Twice(8))),
+        ("application/json", "", b"[1]", N::NoObject),
+        ("application/json; charset=utf-16", "", b"{}", N::Charset),
+        ("", "q[]=1", b"", N::Name("the query")),
+        ("", "=1", b"", N::Name("the query")),
+        ("", "q%20=1", b"", N::Name("the query")),
+        ("", "q=%ff", b"", N::NotUtf8("the query")),
+        ("", "q=%f", b"", N::Escape("the query")),
+        ("", "q=1;id=8", b"", N::Semicolon("the query")),
+        ("", "_Method=DELETE", b"", N::Override("_method")),
+        ("", "", b"a=1", N::Type),
+        ("text/plain", "", b"{}", N::Type),
+        (PARTS, "", b"x\r\n--xx--", N::Parts("it does not begin with its boundary")),
+        (PARTS, "", b"--xx--\r\nmore", N::Parts("something stands behind its last part")),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Disposition: form-data; name=a\r\n\r\n1\n--xx\r\n",
+            N::Parts("its boundary stands where no part begins or ends"),
+        ),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--xxy\r\n",
+            N::Parts("its boundary stands where no part begins or ends"),
+        ),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Disposition: form-data; name=a; filename*=utf-8''a\r\n\r\n1\r\n--xx--",
+            N::Parts("a part's name can be read in two ways"),
+        ),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Disposition: form-data; name=\"a\\\"b\"\r\n\r\n1\r\n--xx--",
+            N::Parts("a part's name can be read in two ways"),
+        ),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Transfer-Encoding: base64\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--xx--",
+            N::Parts("a part has a field that is not read"),
+        ),
+        (PARTS, "", b"--xx\r\nContent-Disposition: form-data; name=a\r\n\r\n1", N::Parts("it ends in the middle")),
+    ];
+    for (kind, query, content, expected) in cases {
+        let told = String::from_utf8_lossy(content);
+        assert_eq!(
+            one(kind, query, content),
+            Err(expected),
+            "{kind} {query} {told}"
+        );
+    }
+}
+
+#[test]
+fn what_overrides_a_method_and_what_is_too_large_is_not_understood() {
+    let mut fields = fields(FORM);
+    let large = "a=".to_owned() + &"x".repeat(100);
+    let pieces: &[&[u8]] = &[large.as_bytes()];
+    assert!(read(&fields, "", pieces, 102).is_ok());
+    assert_eq!(read(&fields, "", pieces, 101), Err(NotUnderstood::Large));
+    let many = (0..=MAX_FIELDS).fold(String::new(), |all, n| format!("{all}{n}&"));
+    assert_eq!(read(&fields, &many, &[], 0), Err(NotUnderstood::Fields));
+    fields.append(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+    assert_eq!(read(&fields, "", pieces, 1024), Err(NotUnderstood::Type));
+    fields.insert("x-http-method-override", HeaderValue::from_static("DELETE"));
+    let read = read(&fields, "", &[], 1024);
+    assert_eq!(read, Err(NotUnderstood::Override("x-http-method-override")));
+}
+
+#[test]
+fn a_call_of_grpc_is_its_service_and_method() {
+    let grpc_fields = fields("application/grpc+proto");
+    let name = |method: Method, path: &str, fields: &HeaderMap| {
+        let tool = grpc::call("echo", &method, path, fields).ok()?;
+        assert_eq!(tool.arguments, None);
+        tool.name
+    };
+    let called = name(Method::POST, "/test.Echo/Unary", &grpc_fields);
+    assert_eq!(called.as_deref(), Some("test.Echo/Unary"));
+    for path in ["/", "/a", "/a/", "//b", "/a/b/c", "/a%2Fb/c", "*"] {
+        assert_eq!(name(Method::POST, path, &grpc_fields), None, "{path}");
+    }
+    assert_eq!(name(Method::GET, "/a/b", &grpc_fields), None);
+    assert_eq!(
+        name(Method::POST, "/a/b", &fields("application/json")),
+        None
+    );
+}
+
+fn rpc(kind: &str, content: &str) -> Result<(Vec<String>, bool), NotUnderstood> {
+    let mut reader = json_rpc::CallReader::new(&fields(kind), 64 * 1024);
+    reader.push(content.as_bytes())?;
+    let sent = reader.finish("node", &["/0", "/to"])?;
+    let told = sent.messages.iter().map(|tool| {
+        let values = tool.values.iter();
+        let values: Vec<_> = values.map(|it| it.values.join(",")).collect();
+        let name = tool.name.clone().unwrap_or_default();
+        let id = tool.id.clone().unwrap_or_default();
+        format!("{id} {name} {}", values.join(" "))
+    });
+    Ok((told.collect(), sent.batch))
+}
+
+#[test]
+fn requests_of_json_rpc_are_calls_with_their_parameters() {
+    let one = r#"{"jsonrpc":"2.0","id":1,"method":"send","params":["0xab",{"x":1}]}"#;
+    let told = (vec!["1 send 0xab".to_owned()], false);
+    assert_eq!(rpc("application/json", one), Ok(told));
+    let batch = format!(r#"[{one},{{"jsonrpc":"2.0","method":"ping","params":{{"to":"b"}}}}]"#);
+    let told = (vec!["1 send 0xab".to_owned(), " ping b".to_owned()], true);
+    assert_eq!(rpc("", &batch), Ok(told));
+    let wrong = |content| rpc(FORM, content).unwrap_err();
+    assert_eq!(
+        wrong(r#"{"jsonrpc":"2.0","id":1,"result":1}"#),
+        NotUnderstood::Answer
+    );
+    assert_eq!(
+        wrong(r#"{"id":1,"method":"send"}"#),
+        NotUnderstood::JsonRpc(jsonrpc::Fault::Version)
+    );
+    assert_eq!(
+        wrong(r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#),
+        NotUnderstood::Json(json::Fault::Twice(38))
+    );
+    let utf7 = rpc("application/json; charset=utf-7", one);
+    assert_eq!(utf7, Err(NotUnderstood::Charset));
+}
