@@ -5,7 +5,7 @@ use std::path::Path;
 
 use agentguard_model::{ActionKind, Decision, Verdict};
 use agentguard_tests::{Output, World, wait_until};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::grpc;
 use crate::inspected::inspected;
@@ -96,18 +96,17 @@ fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
 }
 
 /// Sends one request after the other. Each goes through without the guard.
-fn send(world: &World, room: &Room<'_>, curl: &Program, cases: &[&[&str]]) -> Vec<Output> {
+fn send(world: &World, room: &Room<'_>, curl: &Program, cases: &[&[&str]]) -> Result<Vec<Output>> {
     let options = ["-sS", "--max-time", "20", "-w", "\n%{http_code}"];
     let mut outputs = Vec::new();
     for case in cases {
         let words = [&options, *case].concat();
-        let free = ungoverned(world, curl.words(&words)).unwrap();
-        let free = free.success().unwrap();
-        assert!(free.stdout.ends_with("\n200"), "{free}");
-        let output = inspected(room, &curl.words(&words)).run().unwrap();
-        outputs.push(output.success().unwrap());
+        let free = ungoverned(world, curl.words(&words))?.success()?;
+        ensure!(free.stdout.ends_with("\n200"), "{free}");
+        let output = inspected(room, &curl.words(&words)).run()?;
+        outputs.push(output.success()?);
     }
-    outputs
+    Ok(outputs)
 }
 
 fn status(output: &Output) -> &str {
@@ -220,7 +219,7 @@ fn requests_are_decided_by_the_tool_and_the_arguments_that_they_are() {
         ),
     ];
     let words: Vec<_> = cases.iter().map(|(words, _)| *words).collect();
-    let outputs = send(&world, &room, &curl, &words);
+    let outputs = send(&world, &room, &curl, &words).unwrap();
     let decisions = calls(&room, cases.len()).unwrap();
     for ((decision, output), (_, expected)) in decisions.iter().zip(&outputs).zip(&cases) {
         let mut decided = told(decision);
@@ -271,7 +270,7 @@ fn calls_of_json_rpc_are_decided_each_and_refused_as_such() {
         .map(|content| ["-H", json, "-d", content, url])
         .collect();
     let words: Vec<&[&str]> = words.iter().map(<[&str; 5]>::as_slice).collect();
-    let outputs = send(&world, &room, &curl, &words);
+    let outputs = send(&world, &room, &curl, &words).unwrap();
     let decisions = calls(&room, 6).unwrap();
     let told: Vec<_> = decisions.iter().map(told).collect();
     assert_eq!(
@@ -354,7 +353,7 @@ rules:
         .collect();
     words.push(vec!["-H", statuses, "-H", json, "-d", contents[1], url]);
     let words: Vec<&[&str]> = words.iter().map(Vec::as_slice).collect();
-    let outputs = send(&world, &room, &curl, &words);
+    let outputs = send(&world, &room, &curl, &words).unwrap();
     let decisions = calls(&room, 7).unwrap();
     let told: Vec<_> = decisions.iter().map(told).collect();
     assert_eq!(
