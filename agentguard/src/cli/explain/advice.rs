@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use agentguard_model::special::special;
-use agentguard_model::{Action, ActionKind, Decision, ReasonCode, Tool, Transport, Verdict};
+use agentguard_model::{Action, ActionKind, Decision, Llm, ReasonCode, Tool, Transport, Verdict};
 use agentguard_policy::is_exact_path;
 use ipnet::IpNet;
 
@@ -188,6 +188,8 @@ fn rule(decision: &Decision) -> Option<String> {
     }
     if let Some(tool) = &action.tool {
         rule.push_str(&format!("    tool: {}\n", plain_tool(tool)?));
+    } else if let Some(llm) = &action.llm {
+        rule.push_str(&format!("    llm: {}\n", plain_llm(llm)?));
     } else if action.kind == ActionKind::HttpRequest
         && let Some(method) = plain_method(action)
     {
@@ -204,28 +206,50 @@ fn rule(decision: &Decision) -> Option<String> {
         rule.push_str(&resolved_ranges(action.ip));
     }
     // Else it would see no request, there.
-    if (action.kind == ActionKind::HttpRequest || action.tool.is_some()) && action.tls {
+    let is_seen = action.tool.is_some() || action.llm.is_some();
+    if (is_seen || action.kind == ActionKind::HttpRequest) && action.tls {
         rule.push_str("  handling: inspect\n");
     }
     Some(rule)
 }
 
+/// Whether a word that an agent wrote means itself in a rule.
+fn is_plain(word: &str) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"_-./:".contains(&b);
+    !word.is_empty() && word.bytes().all(known)
+}
+
+/// What a rule says of a call of a language model, if that can stand in one: nothing lets pass alone what could not be
+/// read.
+fn plain_llm(llm: &Llm) -> Option<String> {
+    let model = llm.model.as_deref().filter(|model| is_plain(model))?;
+    if llm.not_understood.is_some() || !is_plain(&llm.provider) {
+        return None;
+    }
+    let operation = serde_json::to_value(llm.operation).ok()?;
+    let operation = operation.as_str()?;
+    Some(format!(
+        "{{ provider: [\"{}\"], operation: [{operation}], model: [\"{model}\"] }}",
+        llm.provider
+    ))
+}
+
 /// What a rule says of a message to a server of tools, if that can stand in one. The agent wrote it: a `*` of its own
 /// must not become a wildcard of ours.
 fn plain_tool(tool: &Tool) -> Option<String> {
-    let plain = |word: &str| {
-        let known = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
-        !word.is_empty() && word.bytes().all(known)
-    };
     let asked = tool.method.iter().chain(&tool.answers);
     let methods: Vec<_> = asked.map(|method| format!("\"{method}\"")).collect();
-    let all_plain = tool.method.iter().chain(&tool.answers).all(|it| plain(it));
-    if tool.not_understood.is_some() || !all_plain || !plain(&tool.server) {
+    let all_plain = tool
+        .method
+        .iter()
+        .chain(&tool.answers)
+        .all(|it| is_plain(it));
+    if tool.not_understood.is_some() || !all_plain || !is_plain(&tool.server) {
         return None;
     }
     let server = &tool.server;
     Some(match &tool.name {
-        Some(name) if !plain(name) => return None,
+        Some(name) if !is_plain(name) => return None,
         Some(name) if tool.answers.is_empty() => {
             format!("{{ server: [\"{server}\"], name: [\"{name}\"] }}")
         }

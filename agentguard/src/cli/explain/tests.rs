@@ -477,6 +477,32 @@ fn a_denied_message_is_allowed_by_what_it_asks_for() {
     }
 }
 
+/// A call of a language model by its provider and model, so that the rule lets pass no other.
+#[test]
+fn a_denied_call_is_allowed_by_its_model() {
+    let call = |model: serde_json::Value, unread: Option<&str>| {
+        let denied = decision(&serde_json::json!({
+            "action": {"kind": "llm_call", "transport": "tcp", "host": "api.example", "port": 443, "method": "POST",
+                "path": "/v1/chat/completions", "tls": true, "llm": {"provider": "openai", "operation": "chat",
+                "model": model, "not_understood": unread}},
+        }));
+        advice::of(&denied).rule
+    };
+    let rule = call("gpt-5:latest".into(), None).unwrap();
+    let says = r#"    llm: { provider: ["openai"], operation: [chat], model: ["gpt-5:latest"] }"#;
+    assert!(
+        rule.contains(says) && rule.contains("handling: inspect"),
+        "{rule}"
+    );
+    assert!(
+        !rule.contains("path:") && !rule.contains("method:"),
+        "{rule}"
+    );
+    assert_eq!(call("gpt-*".into(), None), None);
+    assert_eq!(call(serde_json::Value::Null, None), None);
+    assert_eq!(call("gpt-5".into(), Some("no JSON")), None);
+}
+
 #[test]
 fn what_nobody_looked_into_is_told_how_to_be_inspected() {
     let denied = decision(&serde_json::json!({
