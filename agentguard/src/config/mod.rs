@@ -132,7 +132,7 @@ impl ConfigError {
             Written::Policy if !named => {
                 "docs/policy.md has an example; the configuration's `policy` names the file"
             }
-            Written::Policy | Written::Tests => "docs/policy.md has an example",
+            Written::Policy | Written::Tests | Written::OpenApi => "docs/policy.md has an example",
             Written::Configuration => {
                 "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG"
             }

@@ -20,6 +20,8 @@ pub(crate) enum Written {
     Policy,
     /// Tests of a policy.
     Tests,
+    /// What an API says of itself.
+    OpenApi,
 }
 
 impl fmt::Display for Written {
@@ -28,6 +30,7 @@ impl fmt::Display for Written {
             Self::Configuration => "configuration",
             Self::Policy => "policy",
             Self::Tests => "file of tests",
+            Self::OpenApi => "API's document",
         })
     }
 }

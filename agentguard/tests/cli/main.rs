@@ -14,6 +14,7 @@
 mod daemon;
 mod files;
 mod help;
+mod openapi;
 mod policies;
 mod tools;
 mod trial;

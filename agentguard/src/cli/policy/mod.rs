@@ -1,6 +1,7 @@
 //! `agentguard policy`
 
 mod check;
+mod openapi;
 mod past;
 mod report;
 mod show;
@@ -40,6 +41,8 @@ pub(super) enum Command {
         policy: Option<PathBuf>,
     },
     Simulate(simulate::Simulate),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     /// Say what the modes keep from being done: what would be denied or allowed in enforce mode
     Report(past::Past),
     /// Show the policy in force
@@ -63,6 +66,7 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
         Command::Reload => change(global, &Request::Reload, out),
         Command::Switch(switch) => switch::main(switch, global, out),
         Command::Test { file, policy } => test::test(&file, policy.as_deref(), out),
+        Command::OpenApi(asked) => openapi::openapi(&asked, out),
         Command::Simulate(simulate) => simulate::simulate(&simulate, global, out),
         Command::Report(past) => report::report(&past, global, out),
     }

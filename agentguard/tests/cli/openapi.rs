@@ -1,0 +1,108 @@
+//! `agentguard policy openapi`
+
+use serde_json::Value;
+
+use crate::world::agentguard;
+
+const API: &str = r#"
+openapi: 3.0.3
+info: {title: Tracker, version: "1"}
+servers: [{url: "https://Tracker.example.com/api/v2"}]
+paths:
+  /issues:
+    get: {operationId: listIssues, responses: {"200": {description: OK}}}
+    post: {operationId: createIssue, responses: {"201": {description: made}}}
+  /issues/{number}:
+    get: {operationId: readIssue, responses: {"200": {description: OK}}}
+    delete: {responses: {"204": {description: gone}}}
+  /issues/{id}:
+    get: {operationId: findIssue, responses: {"200": {description: OK}}}
+    patch: {operationId: listIssues, responses: {"200": {description: OK}}}
+  /files/{name}.{format}:
+    get: {operationId: readFile, responses: {"200": {description: OK}}}
+  /elsewhere: {$ref: "other.yaml"}
+"#;
+
+const TOOLS: &str = r#"version: 1
+tool_servers:
+  - name: "tracker"
+    api: http
+    hosts: ["tracker.example.com"]
+    tools:
+      - {name: "listIssues", method: [GET], path: "/api/v2/issues"}
+      - {name: "createIssue", method: [POST], path: "/api/v2/issues"}
+      - {name: "findIssue", method: [GET], path: "/api/v2/issues/{id}"}
+      - {name: "delete_api_v2_issues_number", method: [DELETE], path: "/api/v2/issues/{number}"}
+"#;
+
+/// In YAML and in JSON; and the policy that includes what was made decides by it.
+#[test]
+fn the_operations_of_an_api_become_tools_of_a_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let json: Value = agentguard_policy::yaml::parse("api.yaml", API).unwrap();
+    for (name, text) in [("api.yaml", API.to_owned()), ("api.json", json.to_string())] {
+        std::fs::write(at(name), text).unwrap();
+        let said = agentguard(["policy", "openapi", &at(name), "--name", "tracker"]).run();
+        assert_eq!(
+            (said.code, said.stdout.as_str()),
+            (0, TOOLS),
+            "{}",
+            said.stderr
+        );
+        for told in [
+            "PATCH /api/v2/issues/{id}: another operation is named `listIssues` too",
+            "GET /api/v2/issues/{number}: some requests are `readIssue` as well as `findIssue`",
+            "GET /api/v2/files/{name}.{format}: the path",
+            "* /api/v2/elsewhere: its operations stand elsewhere (`$ref`)",
+            "4 tools, 4 left out",
+        ] {
+            assert!(said.stderr.contains(told), "{told}: {}", said.stderr);
+        }
+    }
+    std::fs::write(at("tracker.yaml"), TOOLS).unwrap();
+    let policy = "version: 1
+include: [tracker.yaml]
+agents: [{name: coder}]
+rules:
+  - {id: reads, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [find*, list*]}}, action: allow, handling: inspect}
+";
+    std::fs::write(at("policy.yaml"), policy).unwrap();
+    let tests = "version: 1
+tests:
+  - {name: read, agent: coder, host: tracker.example.com, port: 443, request: {method: GET, path: /api/v2/issues/7, tool: {name: findIssue}}, expect: allow}
+  - {name: delete, agent: coder, host: tracker.example.com, port: 443, request: {method: DELETE, path: /api/v2/issues/7, tool: {name: delete_api_v2_issues_number}}, expect: deny}
+";
+    std::fs::write(at("policy.test.yaml"), tests).unwrap();
+    let said = agentguard(["policy", "test", &at("policy.test.yaml")]).run();
+    assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+}
+
+#[test]
+fn what_makes_no_tools_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("api");
+    let path = file.to_str().unwrap();
+    for (text, options, told) in [
+        ("swagger: '2.0'\n", &[][..], "no document of OpenAPI 3"),
+        ("{\"openapi\":", &[], ":1:11: it is no JSON"),
+        ("openapi: [\n", &[], "cannot be used"),
+        ("openapi: 3.1.0\npaths: {}\n", &[], "--host api.example.com"),
+        (
+            "openapi: 3.1.0\npaths: {}\n",
+            &["--host", "a.example"],
+            "no operation that can be a tool",
+        ),
+        (
+            "openapi: 3.1.0\npaths: {/a: {get: {}}}\n",
+            &["--host", "not a host"],
+            "makes no server of tools: 1 error",
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let words = ["policy", "openapi", path, "--name", "t"].into_iter();
+        let said = agentguard(words.chain(options.iter().copied())).run();
+        assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{text}");
+        assert!(said.stderr.contains(told), "{text}: {}", said.stderr);
+    }
+}
