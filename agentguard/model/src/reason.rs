@@ -105,6 +105,8 @@ pub enum ReasonCode {
     ToolDefinitionChanged,
     /// The definition of a tool, which cannot be compared with the one that it was first seen with, or not be kept.
     ToolNotPinned,
+    /// A session of a server of tools that another agent has begun.
+    SessionNotOwn,
     /// A rule looks at something that cannot be seen at the handling the policy asks for.
     NeedsInspection,
     /// The client did not send what is needed to decide in time.

@@ -21,7 +21,7 @@ use crate::carried::Carried;
 use crate::decoders::Decoders;
 use crate::dial::tune;
 use crate::health::Health;
-use crate::http::Pool;
+use crate::http::{Pool, Sessions};
 use crate::relay::{Over, reset};
 use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
@@ -44,6 +44,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) health: Arc<Health>,
     pub(crate) decoders: Arc<Decoders>,
     pub(crate) carried: Arc<Carried>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) shutdown: CancellationToken,
 }
 

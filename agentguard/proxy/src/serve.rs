@@ -46,6 +46,7 @@ pub async fn serve<R: Recorder, P: Port>(
         health: Arc::clone(&shared.health),
         decoders: Arc::clone(&shared.decoders),
         carried: Arc::clone(&shared.carried),
+        sessions: Arc::clone(&shared.sessions),
         limits,
         seats,
         shutdown: shutdown.clone(),

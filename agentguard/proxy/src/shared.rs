@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use crate::carried::Carried;
 use crate::decoders::Decoders;
 use crate::health::Health;
-use crate::http::Pool;
+use crate::http::{Pool, Sessions};
 use crate::{Limits, Tls};
 
 /// TLS, bounds, the upstream connections that wait (an agent can come in at several listeners), and
@@ -21,6 +21,7 @@ pub struct Shared<R: Recorder> {
     pub(crate) health: Arc<Health>,
     pub(crate) decoders: Arc<Decoders>,
     pub(crate) carried: Arc<Carried>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl<R: Recorder> Shared<R> {
@@ -33,6 +34,7 @@ impl<R: Recorder> Shared<R> {
             health: Arc::new(Health::new(limits.ill)),
             decoders: Arc::default(),
             carried: Arc::default(),
+            sessions: Arc::default(),
             limits,
         }
     }

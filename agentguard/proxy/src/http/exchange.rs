@@ -221,7 +221,17 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
-        let (decided, mut status) = self.decide(&meaning, &asked, growth.as_mut()).await;
+        let foreign = messaging
+            .as_ref()
+            .and_then(|it| it.foreign(&self.flow, &parts.headers));
+        let (decided, mut status) = match foreign {
+            Some(message) => {
+                let kind = ActionKind::HttpRequest;
+                let decided = self.flow.refuse(kind, ReasonCode::SessionNotOwn, message);
+                (decided.await, StatusCode::FORBIDDEN)
+            }
+            None => self.decide(&meaning, &asked, growth.as_mut()).await,
+        };
         if status == StatusCode::FORBIDDEN && calling.is_some() && meaning.websocket.is_some() {
             // What makes a client of Responses go on over HTTPS, where it says why it is refused.
             status = StatusCode::UPGRADE_REQUIRED;
@@ -262,6 +272,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             && let Some(denied) = self.cut(&mut revoked).await
         {
             return ended(&account, &denied, &tongue);
+        }
+        if let (Some(messaging), Ok(carried)) = (&messaging, &carried) {
+            messaging.begun(&self.flow, &carried.parts.headers);
         }
         let answering = match &messaging {
             Some(messaging) => messaging.answers().then_some(Answering::Tools),

@@ -146,6 +146,27 @@ impl Messaging {
         &self.0.name
     }
 
+    /// Notes whose session an answer begins, if it does.
+    pub(crate) fn begun<R: Recorder, P: Port>(&self, flow: &Flow<R, P>, fields: &HeaderMap) {
+        if self.answers() {
+            flow.guard
+                .sessions
+                .begun(self.server(), fields, flow.client.agent);
+        }
+    }
+
+    /// That a request names another agent's session, in words.
+    pub(crate) fn foreign<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        fields: &HeaderMap,
+    ) -> Option<String> {
+        let (server, agent) = (self.server(), flow.client.agent);
+        let sessions = &flow.guard.sessions;
+        let is_foreign = self.answers() && sessions.is_of_another(server, fields, agent);
+        is_foreign.then(|| format!("The session of {server} is another agent's."))
+    }
+
     /// Whether its answers are read: those of MCP are.
     pub(crate) fn answers(&self) -> bool {
         self.0.api == ToolApi::Mcp

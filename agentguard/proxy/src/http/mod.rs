@@ -35,6 +35,7 @@ mod message;
 mod pool;
 mod reading;
 mod says;
+mod sessions;
 mod tongue;
 mod unpacked;
 mod upstream;
@@ -68,6 +69,7 @@ pub(crate) use http2::run as run_http2;
 pub(crate) use leg::Leg;
 pub(crate) use pool::{Key, Pool, Spoken, Wanted};
 pub(crate) use says::Said;
+pub(crate) use sessions::Sessions;
 pub(crate) use upstream::Upstream;
 
 /// Carries a connection that begins with an HTTP/1 request line.

@@ -23,6 +23,7 @@ mod readings;
 mod resets;
 mod resumption;
 mod revoked;
+mod sessions;
 mod tls;
 mod tunnel;
 mod turns;
