@@ -11,7 +11,7 @@ fn place<T>(entry: &Option<At<T>>) -> Option<Place> {
 
 /// Refuses a rule that needs what is not there: it would not do what it says.
 pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
-    const DECODES: &str = "this version does not decode contents";
+    const CHANGES: &str = "this version changes no contents";
     let escalates = raw.action == Some(RuleAction::Escalate);
     let changes = raw.modify.as_ref().map(|it| &it.value);
     let obliges = raw.obligations.as_ref().map(|it| &it.value);
@@ -33,9 +33,9 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             place(&matches.risk_over),
             "this version has no risk score",
         ),
-        ("redact", change(|it| place(&it.redact)), DECODES),
-        ("clamp", change(|it| place(&it.clamp)), DECODES),
-        ("json_patch", change(|it| place(&it.json_patch)), DECODES),
+        ("redact", change(|it| place(&it.redact)), CHANGES),
+        ("clamp", change(|it| place(&it.clamp)), CHANGES),
+        ("json_patch", change(|it| place(&it.json_patch)), CHANGES),
         (
             "alert",
             oblige(|it| place(&it.alert)),

@@ -529,7 +529,7 @@ fn what_a_later_version_will_have_is_refused_by_name() {
         ),
         (
             "{id: a, action: modify, modify: {redact: [/a]}}",
-            "`redact` is not there yet\n  hint: this version does not decode contents;",
+            "`redact` is not there yet\n  hint: this version changes no contents;",
         ),
         (
             "{id: a, action: modify, modify: {clamp: {/max_tokens: 10}}}",
