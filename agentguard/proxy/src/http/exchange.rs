@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ClaimSource, Context, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
-use agentguard_protocol::websocket::extensions::{Agreed, Offers};
+use agentguard_protocol::websocket::extensions::Agreed;
 use agentguard_protocol::{baggage, request, response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -23,6 +23,9 @@ use tokio::time::sleep;
 
 mod examined;
 mod refused;
+mod understood;
+
+use understood::Understood;
 
 use crate::Port;
 use crate::account::{Account, plain};
@@ -30,14 +33,12 @@ use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
-use crate::http::call::Calling;
 use crate::http::checked::Checks;
 use crate::http::gated::{PendingAnswer, Signals};
 use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
 use crate::http::listed::Looks;
-use crate::http::message::Messaging;
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
@@ -154,7 +155,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         request: Request<Received>,
         interims: &Arc<Interims>,
     ) -> Response<Answer<R>> {
-        let (mut parts, mut body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let tongue = Tongue::of(&parts);
         let answer = parts
             .headers
@@ -168,57 +169,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if self.flow.is_stale() {
             return self.refuse_stale(&tongue).await;
         }
-        let messaging = Messaging::of(&self.flow, &meaning);
-        let calling = match messaging {
-            None => Calling::of(&self.flow, &parts.method, &meaning),
-            Some(_) => None,
+        let understood = self.understand(&mut parts, &mut meaning, body, tongue);
+        let Understood {
+            messaging,
+            calling,
+            asked,
+            body,
+            tongue,
+            filtered,
+        } = match understood.await {
+            Ok(understood) => understood,
+            Err(refusal) => return refusal,
         };
-        let mut tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
-        let mut asked = self.asked(&mut parts, &body, &meaning);
-        let mut filtered = false;
-        if let Some(messaging) = &messaging {
-            let read = messaging.read(&self.flow, &parts, &meaning, body).await;
-            let read = match read {
-                Ok(read) => read,
-                Err(unread) => {
-                    return self
-                        .refuse_unread(ActionKind::HttpRequest, unread, &tongue)
-                        .await;
-                }
-            };
-            tongue = read.tongue.unwrap_or(tongue);
-            asked.grew(read.size);
-            filtered = read.filtered;
-            (asked, body) = (asked.telling(read.messages), read.body);
-        }
-        if let Some(llm) = calling.as_ref().and_then(|it| it.opens(&meaning)) {
-            asked = asked.opening_calls(llm);
-            // A message that is not sent on would be missed by those that refer to it.
-            meaning.websocket = Some(Offers::default());
-        } else if let Some(calling) = &calling {
-            let read = calling.read(&self.flow, &parts.headers, &meaning, body);
-            let read = match read.await {
-                Ok(read) => read,
-                Err(unread) => {
-                    return self
-                        .refuse_unread(ActionKind::LlmCall, unread, &tongue)
-                        .await;
-                }
-            };
-            asked.grew(read.size);
-            let user = Context {
-                user: read.user,
-                ..Context::default()
-            };
-            asked = asked.calling(read.llm).claiming(ClaimSource::Llm, user);
-            body = read.body;
-        }
-        let asked = Arc::new(asked);
-        if messaging.as_ref().is_some_and(Messaging::looks) {
-            // What is looked at has to be read first.
-            let plain = HeaderValue::from_static("identity");
-            parts.headers.insert(header::ACCEPT_ENCODING, plain);
-        }
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
         let foreign = messaging
