@@ -25,8 +25,7 @@ mod examined;
 mod refused;
 mod understood;
 
-use understood::Understood;
-
+use self::understood::Understood;
 use crate::Port;
 use crate::account::{Account, plain};
 use crate::connection::Flow;
