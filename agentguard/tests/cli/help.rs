@@ -84,6 +84,7 @@ Commands:
   check     Compile a policy and say everything that is wrong with it; works without a daemon
   test      Run the tests that are written beside a policy; works without a daemon
   simulate  Say what would change if recorded decisions were taken by another policy
+  openapi   Write the operations of an OpenAPI document as tools of a policy; works without a daemon
   report    Say what the modes keep from being done: what would be denied or allowed in enforce mode
   show      Show the policy in force
   reload    Load the policy anew; one that is wrong leaves the old one in force
