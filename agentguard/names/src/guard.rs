@@ -3,15 +3,13 @@
 //! A name that the policy allows is a name that somebody else's server gives addresses to. Where
 //! such an address lies in a special range (private, loopback, metadata, …), the name is a handle
 //! on the host's own surroundings, and the address is denied unless a rule for the name names the
-//! range. Documentation ranges (RFC 5737, RFC 3849) are not special: nothing is there to protect.
+//! range.
 //!
-//! - A permitted range counts only if it lies *inside* the special range the address is in: who
-//!   writes `0.0.0.0/0` has not named the metadata service.
-//! - IPv4 inside IPv6 (mapped, compatible, NAT64, 6to4) is judged as the IPv4 address.
-//! - Our own virtual ranges, multicast and the unspecified address are denied whatever is
-//!   permitted: nothing real can be there.
+//! Which ranges these are, and what a range that is permitted opens, is for all rooms to know alike
+//! ([`agentguard_model::special`]). This decides for a name as a whole, by what any of its rules permits; what
+//! goes there is decided by the rule that allows it.
 //!
-//! **Invariant:** pure; an address that no line of the tables names is public.
+//! **Invariant:** pure; what is never permitted is denied whatever is permitted, in every mode.
 
 use std::net::IpAddr;
 
