@@ -5,7 +5,7 @@ use std::time::Instant;
 use agentguard_model::{
     Action, ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Tool, ToolDefinition, Verdict,
 };
-use agentguard_policy::{Listing, Request, Ruling, RulingOutcome, Seen, local};
+use agentguard_policy::{Request, Ruling, RulingOutcome, Seen, local};
 
 use crate::asked::Asked;
 use crate::decider::{Decider, Draft};
@@ -83,14 +83,6 @@ impl<R: Recorder> Decider<R> {
             started: Instant::now(),
         };
         self.conclude(&policy, draft, None).await
-    }
-
-    /// Whether agents are shown those tools of a server alone that they may call. Pure; records nothing.
-    #[must_use]
-    pub fn lists_in_part(&self, server: &str) -> bool {
-        let policy = self.policies().current();
-        let server = policy.local_server(server);
-        server.is_some_and(|it| it.list == Listing::Allowed)
     }
 
     /// As [`Self::listed`], of a server on the agent's own host.

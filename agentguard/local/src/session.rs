@@ -98,7 +98,7 @@ impl Session {
         reader.whole(line);
         let mut told = reader.finish();
         let mut instead = None;
-        if decider.lists_in_part(server) || may_list(line) {
+        if decider.shows_a_part(server) || may_list(line) {
             let mut filter = ListFilter::new(false);
             filter.push(line);
             match filter.finish() {
@@ -195,7 +195,7 @@ async fn unread_list<R: Recorder>(
     let told = decider.list_unread_locally(client, server, &told);
     match told.await {
         Some(decided) if !decided.allowed => Some(error(&decided.reason)),
-        _ if decider.lists_in_part(server) => {
+        _ if decider.shows_a_part(server) => {
             let message =
                 format!("A message of the server cannot be read, and may list any tool: {why}.");
             Some(error(&Reason::new(ReasonCode::NotUnderstood, message)))

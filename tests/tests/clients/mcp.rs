@@ -13,7 +13,8 @@ use crate::inspected::inspected;
 use crate::room::{LATE, Room, ungoverned};
 use crate::serving::{certified, serving, trusting};
 
-const HOST: &str = "mcp.example.com";
+/// Where the servers are.
+pub(crate) const HOST: &str = "mcp.example.com";
 
 /// A stream whose client is gone ends with what the server sends next: its comments, which come every 15 s.
 const PING: Duration = Duration::from_secs(40);
@@ -55,7 +56,8 @@ rules:
     trusting(world, HOST, &policy)
 }
 
-fn words(python: &Path, how: &str, what: &[&str]) -> Vec<OsString> {
+/// The words that have the SDK's client speak to the server, in one of its ways.
+pub(crate) fn words(python: &Path, how: &str, what: &[&str]) -> Vec<OsString> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_sdk.py");
     let path = if how == "sse" { "sse" } else { "mcp" };
     let url = format!("https://{HOST}:8443/{path}");
@@ -64,7 +66,7 @@ fn words(python: &Path, how: &str, what: &[&str]) -> Vec<OsString> {
     words.into_iter().chain(what).collect()
 }
 
-fn governed(room: &Room<'_>, python: &Path, how: &str, what: &[&str]) -> Result<Output> {
+pub(crate) fn governed(room: &Room<'_>, python: &Path, how: &str, what: &[&str]) -> Result<Output> {
     inspected(room, &words(python, how, what)).run()?.success()
 }
 

@@ -87,8 +87,8 @@ async fn a_server_that_the_policy_does_not_have_is_denied() {
 #[tokio::test]
 async fn a_list_shows_what_may_be_called() {
     let decider = decider();
-    assert!(decider.lists_in_part("files"));
-    assert!(!decider.lists_in_part("own"));
+    assert!(decider.shows_a_part("files"));
+    assert!(!decider.shows_a_part("own"));
     let listed = ["read", "write"].map(|name| ToolDefinition {
         name: name.to_owned(),
         text: "{}".to_owned(),

@@ -248,14 +248,8 @@ impl Messaging {
         }
         let reader = CallReader::new(&parts.headers, MAX_KEPT);
         let content = content(flow, &parts.headers, reader, body).await?;
-        let read = content.reader.and_then(|reader| {
-            let server = &self.0.name;
-            let read = with_pointers(flow, |pointers| reader.finish(server, pointers));
-            read.map_err(|why| why.to_string())
-        });
-        let sent = read.unwrap_or_else(|why| Sent {
-            messages: vec![self.not_understood(&why)],
-            batch: false,
+        let sent = self.sent(content.reader, |reader: CallReader, server| {
+            with_pointers(flow, |pointers| reader.finish(server, pointers))
         });
         Ok(Read {
             size: content.size,
@@ -290,14 +284,8 @@ impl Messaging {
         }
         let reader = graphql::CallReader::new(&parts.headers, MAX_KEPT);
         let content = content(flow, &parts.headers, reader, body).await?;
-        let read = content.reader.and_then(|reader| {
-            let server = &self.0.name;
-            let read = with_pointers(flow, |pointers| reader.finish(server, pointers));
-            read.map_err(|why| why.to_string())
-        });
-        let sent = read.unwrap_or_else(|why| Sent {
-            messages: vec![self.not_understood(&why)],
-            batch: false,
+        let sent = self.sent(content.reader, |reader: graphql::CallReader, server| {
+            with_pointers(flow, |pointers| reader.finish(server, pointers))
         });
         let asker = Asker::new(&parts.headers, sent.batch);
         Ok(Read {
@@ -370,6 +358,22 @@ impl Messaging {
             ))),
             filtered: self.looks() && sent.messages.iter().any(lists),
             ..self.told(sent.messages, body)
+        })
+    }
+
+    /// The calls that content is, or the one that is not understood.
+    fn sent<T>(
+        &self,
+        reader: Result<T, String>,
+        finish: impl FnOnce(T, &str) -> Result<Sent, api::NotUnderstood>,
+    ) -> Sent {
+        let read = reader.and_then(|reader| {
+            let read = finish(reader, &self.0.name);
+            read.map_err(|why| why.to_string())
+        });
+        read.unwrap_or_else(|why| Sent {
+            messages: vec![self.not_understood(&why)],
+            batch: false,
         })
     }
 
