@@ -6,11 +6,10 @@ use std::collections::HashSet;
 use ::http::HeaderMap;
 use agentguard_model::Tool;
 
-use super::json_rpc::Whole;
 use super::media::Media;
 use super::urlencoded::{self, Field};
 use super::{NotUnderstood, call, multipart};
-use crate::json::{Builder, Scanner, Value};
+use crate::json::{Reader, Value};
 
 /// Fields that have some servers go by another method, or another path, than that of the request.
 const OVERRIDES: [&str; 5] = [
@@ -34,7 +33,7 @@ pub struct ContentReader {
 
 #[derive(Debug)]
 enum Form {
-    Json(Box<Scanner>, Whole),
+    Json(Box<Reader>),
     Fields { text: Vec<u8>, limit: usize },
     Parts(multipart::Reader),
 }
@@ -60,7 +59,7 @@ impl ContentReader {
         let form = match OVERRIDES.iter().find(named) {
             Some(name) => Err(NotUnderstood::Override(name)),
             None => Media::read(fields).map(|media| match media {
-                Media::Json => Form::Json(Box::default(), Whole(Builder::new(limit))),
+                Media::Json => Form::Json(Box::new(Reader::new(limit))),
                 Media::Fields => Form::Fields {
                     text: Vec::new(),
                     limit,
@@ -82,10 +81,7 @@ impl ContentReader {
         self.begun = true;
         match &mut self.form {
             Err(why) => Err(why.clone()),
-            Ok(Form::Json(scanner, whole)) => {
-                scanner.push(bytes, whole)?;
-                whole.0.fault().map_or(Ok(()), |it| Err(it.into()))
-            }
+            Ok(Form::Json(reader)) => Ok(reader.push(bytes)?),
             Ok(Form::Fields { text, limit }) => {
                 if text.len() + bytes.len() > *limit {
                     return Err(NotUnderstood::Large);
@@ -102,7 +98,7 @@ impl ContentReader {
     pub const fn used(&self) -> usize {
         match &self.form {
             Err(_) => 0,
-            Ok(Form::Json(_, whole)) => whole.0.used(),
+            Ok(Form::Json(reader)) => reader.used(),
             Ok(Form::Fields { text, .. }) => text.len(),
             Ok(Form::Parts(parts)) => parts.used(),
         }
@@ -114,10 +110,7 @@ impl ContentReader {
     /// As [`Self::push`]; it is something else.
     pub(super) fn json(self) -> Result<Value, NotUnderstood> {
         match self.form? {
-            Form::Json(mut scanner, mut whole) => {
-                scanner.finish(&mut whole)?;
-                Ok(whole.0.finish()?)
-            }
+            Form::Json(reader) => Ok(reader.finish()?),
             Form::Fields { .. } | Form::Parts(_) => Err(NotUnderstood::Type),
         }
     }
@@ -131,13 +124,10 @@ impl ContentReader {
             Err(why @ NotUnderstood::Override(_)) => return Err(why),
             _ if !self.begun => Vec::new(),
             Err(why) => return Err(why),
-            Ok(Form::Json(mut scanner, mut whole)) => {
-                scanner.finish(&mut whole)?;
-                match whole.0.finish()? {
-                    Value::Object(members) => members,
-                    _ => return Err(NotUnderstood::NoObject),
-                }
-            }
+            Ok(Form::Json(reader)) => match reader.finish()? {
+                Value::Object(members) => members,
+                _ => return Err(NotUnderstood::NoObject),
+            },
             Ok(Form::Fields { text, .. }) => urlencoded::fields(&text, "the form")?,
             Ok(Form::Parts(parts)) => parts.finish()?,
         };

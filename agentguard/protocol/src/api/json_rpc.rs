@@ -4,35 +4,23 @@ use ::http::{HeaderMap, header};
 
 use super::media::{is_utf8, parameters};
 use super::{NotUnderstood, call};
-use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
+use crate::json::{Reader, Value};
 use crate::jsonrpc::{self, Kind};
 use crate::mcp::Sent;
 
 /// Reads the content of a request.
 #[derive(Debug)]
 pub struct CallReader {
-    scanner: Scanner,
-    whole: Whole,
+    reader: Reader,
     fault: Option<NotUnderstood>,
 }
 
-/// A document that is kept.
-#[derive(Debug)]
-pub(super) struct Whole(pub(super) Builder);
-
-impl Sink for Whole {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
-        self.0.take(path, event);
-    }
-}
-
 impl CallReader {
-    /// For content with these fields that takes no more than `limit` bytes when it is kept ([`Builder::new`]).
+    /// For content with these fields that takes no more than `limit` bytes when it is kept ([`Reader::new`]).
     #[must_use]
     pub fn new(fields: &HeaderMap, limit: usize) -> Self {
         Self {
-            scanner: Scanner::default(),
-            whole: Whole(Builder::new(limit)),
+            reader: Reader::new(limit),
             fault: (!is_text(fields)).then_some(NotUnderstood::Charset),
         }
     }
@@ -45,14 +33,13 @@ impl CallReader {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        self.scanner.push(bytes, &mut self.whole)?;
-        self.whole.0.fault().map_or(Ok(()), |it| Err(it.into()))
+        Ok(self.reader.push(bytes)?)
     }
 
     /// How much memory what was read takes.
     #[must_use]
     pub const fn used(&self) -> usize {
-        self.whole.0.used()
+        self.reader.used()
     }
 
     /// The calls, once all was read: sent to the server of this name. Those arguments are told that `pointers` point
@@ -60,12 +47,11 @@ impl CallReader {
     ///
     /// # Errors
     /// As [`Self::push`].
-    pub fn finish(mut self, server: &str, pointers: &[&str]) -> Result<Sent, NotUnderstood> {
+    pub fn finish(self, server: &str, pointers: &[&str]) -> Result<Sent, NotUnderstood> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        self.scanner.finish(&mut self.whole)?;
-        let document = self.whole.0.finish()?;
+        let document = self.reader.finish()?;
         let (read, batch) = jsonrpc::messages(&document)?;
         let none = Value::Object(Vec::new());
         let mut messages = Vec::new();

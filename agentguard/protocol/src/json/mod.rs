@@ -5,16 +5,19 @@
 //! object, no lone surrogates, UTF-8 alone. What is understood is bounded: how deep it is nested, how long a
 //! name or a number, how many names are open.
 
+pub mod edit;
 mod number;
 mod path;
+mod pointer;
 mod scanner;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 pub use path::{Part, Path};
+pub use pointer::{NoPointer, Pointer};
 pub use scanner::{Event, Kind, Scanner, Sink};
-pub use tree::{Builder, NODE, Value};
+pub use tree::{Builder, NODE, Reader, Value};
 
 /// How deep objects and arrays may be nested, as in most parsers of servers.
 pub const MAX_DEPTH: usize = 128;

@@ -314,23 +314,12 @@ proptest! {
     }
 }
 
-/// Keeps a document.
-struct Kept(super::Builder);
-
-impl Sink for Kept {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
-        self.0.take(path, event);
-    }
-}
-
 fn kept(text: &str, limit: usize, pieces: usize) -> Result<super::Value, Fault> {
-    let mut scanner = Scanner::default();
-    let mut kept = Kept(super::Builder::new(limit));
+    let mut reader = super::Reader::new(limit);
     for piece in text.as_bytes().chunks(pieces) {
-        scanner.push(piece, &mut kept)?;
+        reader.push(piece)?;
     }
-    scanner.finish(&mut kept)?;
-    kept.0.finish()
+    reader.finish()
 }
 
 #[test]

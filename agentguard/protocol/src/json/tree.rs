@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Event, Fault, Kind, Part, Path};
+use super::{Event, Fault, Kind, Part, Path, Scanner, Sink};
 
 /// What a value counts for beside its text, in bytes: what it takes in a vector that grows.
 pub const NODE: usize = 96;
@@ -24,7 +24,25 @@ pub enum Value {
     Object(Vec<(Box<str>, Value)>),
 }
 
+/// In which order the members of an object are written.
+#[derive(Clone, Copy)]
+enum Members {
+    AsTheyAre,
+    /// By UTF-16 code units (RFC 8785, 3.2.3).
+    Sorted,
+}
+
 impl Value {
+    /// Reads a document that takes no more than `limit` bytes ([`Builder::new`]).
+    ///
+    /// # Errors
+    /// It is none, or takes more.
+    pub fn read(text: &[u8], limit: usize) -> Result<Self, Fault> {
+        let mut reader = Reader::new(limit);
+        reader.push(text)?;
+        reader.finish()
+    }
+
     /// The member of an object. None where it is no object, too.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Self> {
@@ -32,6 +50,16 @@ impl Value {
             .iter()
             .find(|(own, _)| **own == *name)
             .map(|(_, value)| value)
+    }
+
+    /// The same, to be changed.
+    #[must_use]
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Self> {
+        let Self::Object(members) = self else {
+            return None;
+        };
+        let member = members.iter_mut().find(|(own, _)| **own == *name);
+        member.map(|(_, value)| value)
     }
 
     /// The members of an object; of anything else, none.
@@ -57,11 +85,19 @@ impl Value {
     #[must_use]
     pub fn canonical(&self) -> String {
         let mut text = String::new();
-        self.write(&mut text);
+        self.write(&mut text, Members::Sorted);
         text
     }
 
-    fn write(&self, out: &mut String) {
+    /// As a text without spaces, its members in their order.
+    #[must_use]
+    pub fn written(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text, Members::AsTheyAre);
+        text
+    }
+
+    fn write(&self, out: &mut String, order: Members) {
         match self {
             Self::Null => out.push_str("null"),
             Self::Bool(true) => out.push_str("true"),
@@ -74,22 +110,23 @@ impl Value {
                     if n > 0 {
                         out.push(',');
                     }
-                    item.write(out);
+                    item.write(out, order);
                 }
                 out.push(']');
             }
             Self::Object(members) => {
-                // By UTF-16 code units (3.2.3).
-                let mut sorted: Vec<_> = members.iter().collect();
-                sorted.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+                let mut members: Vec<_> = members.iter().collect();
+                if let Members::Sorted = order {
+                    members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+                }
                 out.push('{');
-                for (n, (name, value)) in sorted.into_iter().enumerate() {
+                for (n, (name, value)) in members.into_iter().enumerate() {
                     if n > 0 {
                         out.push(',');
                     }
                     quoted(name, out);
                     out.push(':');
-                    value.write(out);
+                    value.write(out, order);
                 }
                 out.push('}');
             }
@@ -117,6 +154,48 @@ fn quoted(text: &str, out: &mut String) {
         }
     }
     out.push('"');
+}
+
+/// Reads a document that comes in pieces, and keeps it.
+#[derive(Debug)]
+pub struct Reader {
+    scanner: Scanner,
+    whole: Builder,
+}
+
+impl Reader {
+    /// For a document that takes no more than `limit` bytes ([`Builder::new`]).
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            scanner: Scanner::default(),
+            whole: Builder::new(limit),
+        }
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// It is none, or takes more. Nothing more is to be read then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.scanner.push(bytes, &mut self.whole)?;
+        self.whole.fault().map_or(Ok(()), Err)
+    }
+
+    /// How much memory what was read takes.
+    #[must_use]
+    pub const fn used(&self) -> usize {
+        self.whole.used()
+    }
+
+    /// The document, once all was read.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn finish(mut self) -> Result<Value, Fault> {
+        self.scanner.finish(&mut self.whole)?;
+        self.whole.finish()
+    }
 }
 
 /// Builds a value out of what a [`super::Scanner`] tells of it and its parts.
@@ -171,8 +250,49 @@ impl Builder {
         }
     }
 
+    fn plain(&mut self, path: &Path, value: Value) {
+        let name = self.name(path);
+        self.put(name, value);
+    }
+
+    /// The name of a member of what is open.
+    fn name(&mut self, path: &Path) -> Option<Box<str>> {
+        let inside = matches!(self.open.last(), Some((_, Value::Object(_))));
+        match path.last() {
+            Some(Part::Key(name)) if inside => {
+                // Once as it begins, and once as a string ends.
+                self.count(name.len());
+                Some(name.into())
+            }
+            _ => None,
+        }
+    }
+
+    fn put(&mut self, name: Option<Box<str>>, value: Value) {
+        if self.fault.is_some() {
+            return;
+        }
+        match (self.open.last_mut(), name) {
+            (Some((_, Value::Object(members))), Some(name)) => members.push((name, value)),
+            (Some((_, Value::Array(items))), _) => items.push(value),
+            _ => self.done = Some(value),
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.used = self.used.saturating_add(bytes);
+        if self.used > self.limit {
+            self.fault = Some(Fault::Large);
+            // Nothing of it is of use any more.
+            self.open = Vec::new();
+            self.text = String::new();
+        }
+    }
+}
+
+impl Sink for Builder {
     /// What is met. Everything behind the value that it began with is ignored.
-    pub fn take(&mut self, path: &Path, event: Event<'_>) {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
         if self.fault.is_some() || self.done.is_some() {
             return;
         }
@@ -214,45 +334,6 @@ impl Builder {
                 self.count(NODE);
                 self.plain(path, Value::Null);
             }
-        }
-    }
-
-    fn plain(&mut self, path: &Path, value: Value) {
-        let name = self.name(path);
-        self.put(name, value);
-    }
-
-    /// The name of a member of what is open.
-    fn name(&mut self, path: &Path) -> Option<Box<str>> {
-        let inside = matches!(self.open.last(), Some((_, Value::Object(_))));
-        match path.last() {
-            Some(Part::Key(name)) if inside => {
-                // Once as it begins, and once as a string ends.
-                self.count(name.len());
-                Some(name.into())
-            }
-            _ => None,
-        }
-    }
-
-    fn put(&mut self, name: Option<Box<str>>, value: Value) {
-        if self.fault.is_some() {
-            return;
-        }
-        match (self.open.last_mut(), name) {
-            (Some((_, Value::Object(members))), Some(name)) => members.push((name, value)),
-            (Some((_, Value::Array(items))), _) => items.push(value),
-            _ => self.done = Some(value),
-        }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.used = self.used.saturating_add(bytes);
-        if self.used > self.limit {
-            self.fault = Some(Fault::Large);
-            // Nothing of it is of use any more.
-            self.open = Vec::new();
-            self.text = String::new();
         }
     }
 }

@@ -5,8 +5,12 @@
 
 use crate::json::Value;
 
+mod edit;
+
 #[cfg(test)]
 mod tests;
+
+pub use edit::edit;
 
 /// The most messages of a batch.
 pub const MAX_BATCH: usize = 64;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use agentguard_model::ChangedPart;
 
-use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
+use crate::json::Value;
 
 /// The most parts that are told of two definitions. Those behind are counted.
 pub const MAX_PARTS: usize = 16;
@@ -12,7 +12,7 @@ pub const MAX_PARTS: usize = 16;
 /// The most characters that are shown of a part, and of its pointer.
 pub const MAX_SHOWN: usize = 2000;
 
-/// The most that a definition may take while it is compared ([`Builder::new`]). One that takes more is shown as a whole.
+/// The most that a definition may take while it is compared ([`Value::read`]). One that takes more is shown as a whole.
 const MAX_COMPARED: usize = 8 * 1024 * 1024;
 
 /// The most characters on each side of where two long parts begin to differ, before that place.
@@ -35,18 +35,7 @@ pub fn parts(before: &str, after: &str) -> (Vec<ChangedPart>, u64) {
 }
 
 fn read(text: &str) -> Option<Value> {
-    let (mut scanner, mut kept) = (Scanner::default(), Kept(Builder::new(MAX_COMPARED)));
-    scanner.push(text.as_bytes(), &mut kept).ok()?;
-    scanner.finish(&mut kept).ok()?;
-    kept.0.finish().ok()
-}
-
-struct Kept(Builder);
-
-impl Sink for Kept {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
-        self.0.take(path, event);
-    }
+    Value::read(text.as_bytes(), MAX_COMPARED).ok()
 }
 
 #[derive(Default)]

@@ -3,10 +3,10 @@
 use agentguard_model::ToolDefinition;
 
 use super::NotUnderstood;
-use crate::json::{Builder, Event, Fault, Path, Scanner, Sink, Value};
+use crate::json::{Fault, Reader, Value};
 use crate::sse;
 
-/// The most that an answer with a list may take while it is held ([`Builder::new`]), and the most bytes of it.
+/// The most that an answer with a list may take while it is held ([`Reader::new`]), and the most bytes of it.
 pub const MAX_LIST: usize = 8 * 1024 * 1024;
 
 /// Whether bytes may list tools: a document that is JSON, or events whose data is. Where this says no there is no member of
@@ -27,7 +27,7 @@ pub struct ListFilter {
 
 #[derive(Debug)]
 enum Form {
-    Document(Scanner, Kept),
+    Document(Reader),
     Events(sse::Parser, Vec<Held>),
 }
 
@@ -61,15 +61,6 @@ impl Entry {
     }
 }
 
-#[derive(Debug)]
-struct Kept(Builder);
-
-impl Sink for Kept {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
-        self.0.take(path, event);
-    }
-}
-
 impl ListFilter {
     /// For an answer that is one document, or a stream of `events`.
     #[must_use]
@@ -77,7 +68,7 @@ impl ListFilter {
         let form = if events {
             Form::Events(sse::Parser::new(MAX_LIST), Vec::new())
         } else {
-            Form::Document(Scanner::default(), Kept(Builder::new(MAX_LIST)))
+            Form::Document(Reader::new(MAX_LIST))
         };
         Self {
             form,
@@ -97,8 +88,8 @@ impl ListFilter {
             return;
         }
         match &mut self.form {
-            Form::Document(scanner, kept) => {
-                self.fault = scanner.push(bytes, kept).err().map(NotUnderstood::from);
+            Form::Document(reader) => {
+                self.fault = reader.push(bytes).err().map(NotUnderstood::from);
             }
             Form::Events(parser, events) => {
                 let fault = &mut self.fault;
@@ -126,10 +117,7 @@ impl ListFilter {
         match self.form {
             // An answer without content lists nothing.
             Form::Document(..) if self.size == 0 => {}
-            Form::Document(mut scanner, mut kept) => {
-                scanner.finish(&mut kept)?;
-                entries.push(Entry::Document(kept.0.finish()?));
-            }
+            Form::Document(reader) => entries.push(Entry::Document(reader.finish()?)),
             Form::Events(_, events) => {
                 // What all of them take is bounded, as one document is.
                 let mut left = MAX_LIST;
@@ -202,11 +190,10 @@ fn message(event: &Held, left: &mut usize) -> Result<Option<Value>, NotUnderstoo
     if !message || event.data.is_empty() {
         return Ok(None);
     }
-    let (mut scanner, mut kept) = (Scanner::default(), Kept(Builder::new(*left)));
-    scanner.push(&event.data, &mut kept)?;
-    scanner.finish(&mut kept)?;
-    *left = left.saturating_sub(kept.0.used());
-    Ok(Some(kept.0.finish()?))
+    let mut reader = Reader::new(*left);
+    reader.push(&event.data)?;
+    *left = left.saturating_sub(reader.used());
+    Ok(Some(reader.finish()?))
 }
 
 /// Writes an event down again.

@@ -4,7 +4,7 @@ use agentguard_model::Tool;
 
 use super::{CALL, Claims, METHODS, NotUnderstood, OF_CLIENTS, STATELESS, VERSIONS};
 use crate::arguments::{digest, values};
-use crate::json::{Builder, Event, Path, Scanner, Sink, Value};
+use crate::json::{Reader, Value};
 use crate::jsonrpc::{self, Kind, Message, in_another_case, is_word};
 
 /// What was sent.
@@ -18,28 +18,13 @@ pub struct Sent {
 
 /// Reads the content of a request.
 #[derive(Debug)]
-pub struct MessageReader {
-    scanner: Scanner,
-    whole: Whole,
-}
-
-#[derive(Debug)]
-struct Whole(Builder);
-
-impl Sink for Whole {
-    fn take(&mut self, path: &Path, event: Event<'_>) {
-        self.0.take(path, event);
-    }
-}
+pub struct MessageReader(Reader);
 
 impl MessageReader {
-    /// For content that takes no more than `limit` bytes when it is kept ([`Builder::new`]).
+    /// For content that takes no more than `limit` bytes when it is kept ([`Reader::new`]).
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self {
-            scanner: Scanner::default(),
-            whole: Whole(Builder::new(limit)),
-        }
+        Self(Reader::new(limit))
     }
 
     /// Reads on.
@@ -47,14 +32,13 @@ impl MessageReader {
     /// # Errors
     /// Why it is not understood. Nothing more is to be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
-        self.scanner.push(bytes, &mut self.whole)?;
-        self.whole.0.fault().map_or(Ok(()), |it| Err(it.into()))
+        Ok(self.0.push(bytes)?)
     }
 
     /// How much memory what was read takes.
     #[must_use]
     pub const fn used(&self) -> usize {
-        self.whole.0.used()
+        self.0.used()
     }
 
     /// The messages, once all was read: sent to the server of this name, with these fields. Of calls the arguments
@@ -63,13 +47,12 @@ impl MessageReader {
     /// # Errors
     /// As [`Self::push`].
     pub fn finish(
-        mut self,
+        self,
         server: &str,
         claims: &Claims,
         pointers: &[&str],
     ) -> Result<Sent, NotUnderstood> {
-        self.scanner.finish(&mut self.whole)?;
-        let document = self.whole.0.finish()?;
+        let document = self.0.finish()?;
         let (messages, batch) = jsonrpc::messages(&document)?;
         if batch && claims.is_stateless() {
             return Err(NotUnderstood::Gone("batches"));

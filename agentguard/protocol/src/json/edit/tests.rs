@@ -1,0 +1,267 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(text: &str) -> Value {
+    Value::read(text.as_bytes(), 1 << 20).unwrap()
+}
+
+fn at(text: &str) -> Pointer {
+    Pointer::parse(text).unwrap()
+}
+
+fn apply(edits: &Edits, document: &str) -> Result<String, Impossible> {
+    let mut document = read(document);
+    edits.apply(&mut document).map(|()| document.written())
+}
+
+fn redact(places: &[&str], document: &str) -> String {
+    let edits = Edits {
+        redact: places.iter().map(|place| at(place)).collect(),
+        ..Edits::default()
+    };
+    apply(&edits, document).unwrap()
+}
+
+fn clamp(place: &str, bounds: (&str, &str), document: &str) -> Result<String, Impossible> {
+    let bound = |text: &str| (!text.is_empty()).then(|| text.into());
+    let bounds = Bounds {
+        least: bound(bounds.0),
+        most: bound(bounds.1),
+    };
+    let edits = Edits {
+        clamp: vec![(at(place), bounds)],
+        ..Edits::default()
+    };
+    apply(&edits, document)
+}
+
+fn patch(operations: &[Operation], document: &str) -> Result<String, Impossible> {
+    let edits = Edits {
+        patch: operations.to_vec(),
+        ..Edits::default()
+    };
+    apply(&edits, document)
+}
+
+#[test]
+fn what_is_put_out_is_so_in_any_case_and_nothing_else_changes() {
+    let document =
+        r#"{"b":1.0,"User":"me","a":[{"user":{"id":7}},{"other":12345678901234567890123}]}"#;
+    assert_eq!(
+        redact(&["/user", "/a/0/user"], document),
+        r#"{"b":1.0,"User":"[redacted]","a":[{"user":"[redacted]"},{"other":12345678901234567890123}]}"#
+    );
+    assert_eq!(
+        redact(&["/a/*/user", "/a/*/*"], document),
+        r#"{"b":1.0,"User":"me","a":[{"user":"[redacted]"},{"other":"[redacted]"}]}"#
+    );
+    for nowhere in ["/x", "/a/7", "/a/-", "/b/x", "/a/00/user"] {
+        let same = redact(&[nowhere], document);
+        assert_eq!(same, document, "{nowhere}");
+    }
+    // Both are there: whichever a server takes is put out.
+    assert_eq!(
+        redact(&["/user"], r#"{"user":1,"USER":2}"#),
+        r#"{"user":"[redacted]","USER":"[redacted]"}"#
+    );
+}
+
+#[test]
+fn numbers_are_kept_within_their_bounds() {
+    for (bounds, before, after) in [
+        (("", "4096"), "4097", "4096"),
+        (("", "4096"), "4096", "4096"),
+        (("", "4096"), "1e400", "4096"),
+        (("", "4096"), "4096.5", "4096"),
+        (("", "4096"), "-1", "-1"),
+        (("0", "4096"), "-1", "0"),
+        (
+            ("", "9007199254740992"),
+            "9007199254740993",
+            "9007199254740992",
+        ),
+        (
+            ("", "4096"),
+            "99999999999999999999999999999999999999999999",
+            "4096",
+        ),
+        (("0.2", "0.8"), "0.5", "0.5"),
+        (("0.2", "0.8"), "0.1", "0.2"),
+        (("0.2", "0.8"), "2", "0.8"),
+        (("", "4096"), "null", "null"),
+    ] {
+        let (before, after) = (format!("{{\"N\":{before}}}"), format!("{{\"N\":{after}}}"));
+        assert_eq!(
+            clamp("/n", bounds, &before).as_ref(),
+            Ok(&after),
+            "{before}"
+        );
+    }
+    assert_eq!(clamp("/n", ("", "1"), "{}").as_deref(), Ok("{}"));
+    for none in ["\"9\"", "[9]", "{}", "true"] {
+        let document = format!("{{\"n\":{none}}}");
+        let refused = clamp("/n", ("", "1"), &document);
+        assert_eq!(refused, Err(Impossible::NoNumber(at("/n"))), "{none}");
+    }
+}
+
+/// RFC 6902, appendix A.
+#[test]
+fn a_patch_is_what_the_rfc_says() {
+    use Operation::{Add, Copy, Move, Remove, Replace, Test};
+    let qux = || read("\"qux\"");
+    let done: [(&str, &[Operation], &str); 13] = [
+        (
+            r#"{"foo":"bar"}"#,
+            &[Add(at("/baz"), qux())],
+            r#"{"foo":"bar","baz":"qux"}"#,
+        ),
+        (
+            r#"{"foo":["bar","baz"]}"#,
+            &[Add(at("/foo/1"), qux())],
+            r#"{"foo":["bar","qux","baz"]}"#,
+        ),
+        (
+            r#"{"baz":"qux","foo":"bar"}"#,
+            &[Remove(at("/baz"))],
+            r#"{"foo":"bar"}"#,
+        ),
+        (
+            r#"{"foo":["bar","qux","baz"]}"#,
+            &[Remove(at("/foo/1"))],
+            r#"{"foo":["bar","baz"]}"#,
+        ),
+        (
+            r#"{"baz":"qux","foo":"bar"}"#,
+            &[Replace(at("/baz"), read("\"boo\""))],
+            r#"{"baz":"boo","foo":"bar"}"#,
+        ),
+        (
+            r#"{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}"#,
+            &[Move(at("/foo/waldo"), at("/qux/thud"))],
+            r#"{"foo":{"bar":"baz"},"qux":{"corge":"grault","thud":"fred"}}"#,
+        ),
+        (
+            r#"{"foo":["all","grass","cows","eat"]}"#,
+            &[Move(at("/foo/1"), at("/foo/3"))],
+            r#"{"foo":["all","cows","eat","grass"]}"#,
+        ),
+        (
+            r#"{"baz":"qux","foo":["a",2,"c"]}"#,
+            &[Test(at("/baz"), qux()), Test(at("/foo/1"), read("2.0"))],
+            r#"{"baz":"qux","foo":["a",2,"c"]}"#,
+        ),
+        (
+            r#"{"foo":"bar"}"#,
+            &[Add(at("/child"), read(r#"{"grandchild":{}}"#))],
+            r#"{"foo":"bar","child":{"grandchild":{}}}"#,
+        ),
+        (
+            r#"{"/":9,"~1":10}"#,
+            &[Test(at("/~01"), read("10"))],
+            r#"{"/":9,"~1":10}"#,
+        ),
+        (
+            r#"{"foo":["bar"]}"#,
+            &[Add(at("/foo/-"), read(r#"["abc","def"]"#))],
+            r#"{"foo":["bar",["abc","def"]]}"#,
+        ),
+        (
+            r#"{"a":{"b":[1]}}"#,
+            &[Copy(at("/a/b"), at("/c")), Add(at("/a/b/0"), read("null"))],
+            r#"{"a":{"b":[null,1]},"c":[1]}"#,
+        ),
+        (
+            r#"{"a":{"x":1,"y":[1,{"z":2}]}}"#,
+            &[Test(at("/a"), read(r#"{"y":[1,{"z":2}],"x":1}"#))],
+            r#"{"a":{"x":1,"y":[1,{"z":2}]}}"#,
+        ),
+    ];
+    for (document, operations, after) in done {
+        assert_eq!(patch(operations, document).as_deref(), Ok(after));
+    }
+    let impossible: [(&str, Operation, Impossible); 9] = [
+        (
+            r#"{"baz":"qux"}"#,
+            Test(at("/baz"), read("\"bar\"")),
+            Impossible::Differs(at("/baz")),
+        ),
+        (
+            r#"{"foo":"bar"}"#,
+            Add(at("/baz/bat"), qux()),
+            Impossible::NoPlace(at("/baz/bat")),
+        ),
+        (
+            r#"{"/":9,"~1":10}"#,
+            Test(at("/~01"), read("\"10\"")),
+            Impossible::Differs(at("/~01")),
+        ),
+        (
+            r#"{"a":[1]}"#,
+            Add(at("/a/2"), qux()),
+            Impossible::NoPlace(at("/a/2")),
+        ),
+        (
+            r#"{"a":[1]}"#,
+            Add(at("/a/b"), qux()),
+            Impossible::NoPlace(at("/a/b")),
+        ),
+        ("{}", Remove(at("/a")), Impossible::Nothing(at("/a"))),
+        (
+            r#"{"a":[1]}"#,
+            Remove(at("/a/-")),
+            Impossible::Nothing(at("/a/-")),
+        ),
+        (
+            r#"{"A":1}"#,
+            Replace(at("/a"), qux()),
+            Impossible::Nothing(at("/a")),
+        ),
+        (
+            r#"{"a":{"b":1}}"#,
+            Move(at("/a"), at("/a/b")),
+            Impossible::NoPlace(at("/a/b")),
+        ),
+    ];
+    for (document, operation, why) in impossible {
+        assert_eq!(patch(&[operation], document), Err(why));
+    }
+}
+
+/// A patch that copies what it copied makes no more than it may.
+#[test]
+fn what_is_added_is_bounded() {
+    let twice = Operation::Copy(at("/a"), at("/a/-"));
+    let refused = patch(&vec![twice; 64], r#"{"a":["0123456789"]}"#);
+    assert_eq!(refused, Err(Impossible::Large));
+    let deeper = [
+        Operation::Copy(at("/a"), at("/b")),
+        Operation::Move(at("/b"), at("/a/a")),
+    ];
+    let mut nested = String::from(r#"{"a":{}}"#);
+    for _ in 2..MAX_DEPTH {
+        nested = patch(&deeper, &nested).unwrap();
+    }
+    assert_eq!(depth(&read(&nested)), MAX_DEPTH);
+    assert_eq!(patch(&deeper, &nested), Err(Impossible::Deep));
+}
+
+proptest! {
+    /// What is put out is nowhere in what is sent, wherever it stood below the place.
+    #[test]
+    fn nothing_of_a_secret_is_left(names in prop::collection::vec("[a-z]{1,3}", 1..6), upper in prop::bool::ANY) {
+        let mut document = "\"secret\"".to_owned();
+        for name in names.iter().rev() {
+            let name = if upper { name.to_uppercase() } else { name.clone() };
+            document = format!("{{\"{name}\":[{document},1]}}");
+        }
+        let place: String = names.iter().enumerate().map(|(n, name)| match n {
+            0 => format!("/{name}"),
+            _ => format!("/0/{name}"),
+        }).collect();
+        prop_assert!(!redact(&[&place], &document).contains("secret"));
+        let each: String = names.iter().map(|_| "/*/*".to_owned()).collect();
+        prop_assert!(!redact(&[&each], &document).contains("secret"));
+    }
+}

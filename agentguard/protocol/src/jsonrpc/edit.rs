@@ -1,0 +1,77 @@
+//! Changes to what goes with a message.
+
+use crate::json::Value;
+use crate::json::edit::{Edits, Impossible};
+
+/// Changes what a message has at `within`, by the names of members from the outside in. Where nothing is, a patch begins
+/// with an empty object.
+///
+/// # Errors
+/// Not all of it can be changed.
+pub fn edit(message: &mut Value, within: &[&str], edits: &Edits) -> Result<(), Impossible> {
+    let Some((name, rest)) = within.split_first() else {
+        return edits.apply(message);
+    };
+    let Value::Object(members) = message else {
+        return Ok(());
+    };
+    let there = members.iter().any(|(own, _)| **own == **name);
+    if !there && !edits.patch.is_empty() {
+        members.push(((*name).into(), Value::Null));
+    }
+    let Some(inner) = message.get_mut(name) else {
+        return Ok(());
+    };
+    if *inner == Value::Null && !edits.patch.is_empty() {
+        *inner = Value::Object(Vec::new());
+    }
+    edit(inner, rest, edits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::edit;
+    use crate::json::edit::{Edits, Operation};
+    use crate::json::{Pointer, Value};
+
+    #[test]
+    fn what_a_message_has_is_changed_and_nothing_around_it() {
+        let read = |text: &str| Value::read(text.as_bytes(), 1 << 16).unwrap();
+        let at = |text| Pointer::parse(text).unwrap();
+        let redacts = Edits {
+            redact: vec![at("/id")],
+            ..Edits::default()
+        };
+        let adds = Edits {
+            patch: vec![Operation::Add(at("/id"), read("2"))],
+            ..Edits::default()
+        };
+        for (edits, before, after) in [
+            (
+                &redacts,
+                r#"{"id":1,"params":{"id":0,"arguments":{"id":1}}}"#,
+                r#"{"id":1,"params":{"id":0,"arguments":{"id":"[redacted]"}}}"#,
+            ),
+            (&redacts, r#"{"id":1}"#, r#"{"id":1}"#),
+            (
+                &redacts,
+                r#"{"params":{"arguments":null}}"#,
+                r#"{"params":{"arguments":null}}"#,
+            ),
+            (
+                &adds,
+                r#"{"params":{"name":"x"}}"#,
+                r#"{"params":{"name":"x","arguments":{"id":2}}}"#,
+            ),
+            (
+                &adds,
+                r#"{"params":{"arguments":null}}"#,
+                r#"{"params":{"arguments":{"id":2}}}"#,
+            ),
+        ] {
+            let mut message = read(before);
+            edit(&mut message, &["params", "arguments"], edits).unwrap();
+            assert_eq!(message.written(), after);
+        }
+    }
+}
