@@ -258,6 +258,12 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
+    /// Whether a rule changes contents. Pure; records nothing.
+    #[must_use]
+    pub fn changes_contents(&self) -> bool {
+        self.policies.current().changes_contents()
+    }
+
     /// Which server of tools answers at a path of a host, if one does. Pure; records nothing.
     #[must_use]
     pub fn tool_server(&self, host: &HostName, path: &str) -> Option<Arc<ToolServer>> {

@@ -9,6 +9,7 @@ use agentguard_model::{
     AgentId, Decision, DecisionId, Handling, HostName, Outcome, Process, Reason,
 };
 use agentguard_policy::Changes;
+use agentguard_protocol::json::edit::Edits;
 
 /// Where decisions are recorded.
 pub trait Recorder: Send + Sync + 'static {
@@ -100,4 +101,11 @@ pub struct Decided {
     pub changes: Vec<Arc<Changes>>,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
+}
+
+impl Decided {
+    /// What rules change in its content, in this order.
+    pub fn edits(&self) -> impl Iterator<Item = &Edits> {
+        self.changes.iter().filter_map(|changes| changes.edits())
+    }
 }

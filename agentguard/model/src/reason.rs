@@ -107,6 +107,8 @@ pub enum ReasonCode {
     ToolNotPinned,
     /// A session of a server of tools that another agent has begun.
     SessionNotOwn,
+    /// What rules change in it cannot be changed.
+    NotChanged,
     /// A rule looks at something that cannot be seen at the handling the policy asks for.
     NeedsInspection,
     /// The client did not send what is needed to decide in time.

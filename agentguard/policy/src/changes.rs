@@ -1,5 +1,6 @@
 //! What a rule changes in the requests that it allows.
 
+use agentguard_protocol::json::edit::{Bounds, Edits, Operation};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
@@ -10,6 +11,8 @@ pub struct Changes {
     pub(crate) dropped: Vec<HeaderName>,
     /// Fields that it has then, each once, whatever it had.
     pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    /// What its content has then: a call's of a language model, or the arguments of a tool's.
+    pub(crate) edits: Edits,
 }
 
 impl Changes {
@@ -30,13 +33,58 @@ impl Changes {
         self.dropped.contains(name) || set.any(|it| it == name)
     }
 
-    /// What is changed, without values: they may be secrets.
-    pub(crate) fn told(&self) -> String {
+    /// What is changed in its content, if anything is.
+    #[must_use]
+    pub fn edits(&self) -> Option<&Edits> {
+        (!self.edits.is_empty()).then_some(&self.edits)
+    }
+
+    /// Whether it changes fields.
+    #[must_use]
+    pub fn changes_fields(&self) -> bool {
+        !self.dropped.is_empty() || !self.set.is_empty()
+    }
+
+    /// Whether it changes fields as `other` does.
+    #[must_use]
+    pub fn has_fields_of(&self, other: &Self) -> bool {
+        self.dropped == other.dropped && self.set == other.set
+    }
+
+    /// What is changed, one by one, without values: they may be secrets.
+    pub(crate) fn told(&self) -> impl Iterator<Item = String> {
         let dropped = self.dropped.iter().map(|name| format!("without `{name}`"));
-        let set = self
-            .set
-            .iter()
-            .map(|(name, _)| format!("with another `{name}`"));
-        dropped.chain(set).collect::<Vec<_>>().join(", ")
+        let set = self.set.iter();
+        let set = set.map(|(name, _)| format!("with another `{name}`"));
+        let redacted = self.edits.redact.iter();
+        let redacted = redacted.map(|place| format!("with `{place}` redacted"));
+        let clamped = self.edits.clamp.iter();
+        let clamped = clamped.map(|(place, bounds)| format!("with `{place}` {}", within(bounds)));
+        let patched = self.edits.patch.iter().map(patched);
+        dropped
+            .chain(set)
+            .chain(redacted)
+            .chain(clamped)
+            .chain(patched)
+    }
+}
+
+fn within(bounds: &Bounds) -> String {
+    match (&bounds.least, &bounds.most) {
+        (Some(least), Some(most)) => format!("from {least} to {most}"),
+        (Some(least), None) => format!("at least {least}"),
+        (None, Some(most)) => format!("at most {most}"),
+        (None, None) => "as it is".to_owned(),
+    }
+}
+
+fn patched(operation: &Operation) -> String {
+    match operation {
+        Operation::Add(at, _) => format!("with `{at}` added"),
+        Operation::Remove(at) => format!("without `{at}`"),
+        Operation::Replace(at, _) => format!("with another `{at}`"),
+        Operation::Move(from, to) => format!("with `{from}` moved to `{to}`"),
+        Operation::Copy(from, to) => format!("with `{from}` copied to `{to}`"),
+        Operation::Test(at, _) => format!("with `{at}` tested"),
     }
 }

@@ -74,6 +74,9 @@ pub struct Ruling {
     pub changes: Vec<Arc<Changes>>,
 }
 
+/// How many changes a sentence tells of, at most.
+const TOLD: usize = 16;
+
 impl Policy {
     /// Decides a flow or a request. No I/O; the work depends on the rules that can match alone.
     #[must_use]
@@ -282,7 +285,12 @@ impl Policy {
         let rules = || positions.iter().filter_map(|position| self.at(*position));
         let changes = rules().filter_map(|rule| rule.changes.clone());
         let changes: Vec<_> = changes.collect();
-        let told: Vec<String> = changes.iter().map(|it| it.told()).collect();
+        let mut told: Vec<String> = changes.iter().flat_map(|it| it.told()).collect();
+        let more = told.len().saturating_sub(TOLD);
+        if more > 0 {
+            told.truncate(TOLD);
+            told.push(format!("and {more} more"));
+        }
         let mut matched: Vec<Matched> = rules()
             .map(|rule| rule.info.matched())
             .take(LISTED)

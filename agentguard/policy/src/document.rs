@@ -1,5 +1,6 @@
 //! A policy document as it is written. Raw: [`crate::load`] turns it into rules that cannot be wrong.
 
+mod changes;
 mod llm;
 mod tool;
 
@@ -9,6 +10,7 @@ use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use changes::{RawBounds, RawChanges, RawNumber, RawOp, RawOperation};
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
 pub use tool::{Listing, Pinning};
@@ -405,38 +407,6 @@ pub(crate) struct RawMatch {
     #[serde(default)]
     #[schemars(with = "Option<RawSize>")]
     pub(crate) body_over: Option<At<String>>,
-}
-
-/// What is changed in a request.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "keys and values")]
-#[schemars(rename = "Changes")]
-pub(crate) struct RawChanges {
-    /// Its header fields.
-    #[serde(default)]
-    pub(crate) headers: Option<At<RawHeaderChanges>>,
-    /// Values of its content, by JSON Pointer, that are put out. Not in this version.
-    #[serde(default)]
-    pub(crate) redact: Option<At<Vec<At<String>>>>,
-    /// Numbers of its content, by JSON Pointer, and how large they may be. Not in this version.
-    #[serde(default)]
-    pub(crate) clamp: Option<At<BTreeMap<String, u64>>>,
-    /// A JSON Patch (RFC 6902) of its content. Not in this version.
-    #[serde(default)]
-    pub(crate) json_patch: Option<At<Vec<BTreeMap<String, String>>>>,
-}
-
-/// What is changed in the header fields of a request.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "keys and values")]
-#[schemars(rename = "HeaderChanges")]
-pub(crate) struct RawHeaderChanges {
-    /// Fields that are taken out.
-    #[serde(default)]
-    pub(crate) drop: Option<At<Vec<At<String>>>>,
-    /// Fields that it has then, whatever it had, each with its value.
-    #[serde(default)]
-    pub(crate) set: Option<At<BTreeMap<String, At<String>>>>,
 }
 
 /// What is to be done beside what a rule says.

@@ -3,6 +3,7 @@
 mod changes;
 mod conditions;
 mod defaults;
+mod edits;
 mod expand;
 mod groups;
 mod includes;

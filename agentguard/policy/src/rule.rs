@@ -197,6 +197,12 @@ impl Rule {
         llm.is_some_and(|llm| !llm.tool_calls.is_empty())
     }
 
+    /// Whether it changes contents.
+    pub(crate) fn changes_contents(&self) -> bool {
+        let changes = self.changes.as_ref();
+        changes.is_some_and(|changes| changes.edits().is_some())
+    }
+
     /// Whether it matches any destination.
     pub(crate) fn anywhere(&self) -> bool {
         self.hosts.is_empty() && self.cidrs.is_empty()

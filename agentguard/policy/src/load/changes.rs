@@ -1,4 +1,4 @@
-//! What a rule changes in requests.
+//! What a rule changes in what it allows.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use http::header::{self, HeaderName, HeaderValue};
 
 use super::requests::NOT_PASSED_ON;
 use super::values::empty;
-use super::{MAX_STRING, Report};
+use super::{Known, MAX_STRING, Report, edits};
 use crate::changes::Changes;
 use crate::diagnostic::quoted;
-use crate::document::{RawRule, RuleAction};
+use crate::document::{RawMatch, RawRule, RuleAction};
 use crate::yaml::Place;
 
 /// The most fields that one rule changes. More are refused.
@@ -22,7 +22,12 @@ const FIXED: [HeaderName; 2] = [
 ];
 
 /// What a rule changes; nothing, if it only allows or denies.
-pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>> {
+pub(super) fn changes(
+    raw: &RawRule,
+    matches: &RawMatch,
+    known: &Known<'_>,
+    report: &mut Report,
+) -> Option<Arc<Changes>> {
     let Some(changes) = &raw.modify else {
         if raw.action == Some(RuleAction::Modify) && !report.in_part {
             let hint = "`modify: {headers: {drop: [cookie]}}`";
@@ -93,9 +98,11 @@ pub(super) fn changes(raw: &RawRule, report: &mut Report) -> Option<Arc<Changes>
         );
     }
     let content = &changes.value;
+    read.edits = edits::edits(content, report);
+    edits::where_contents_are_read(content, matches, known, report);
     let other = content.redact.is_some() || content.clamp.is_some() || content.json_patch.is_some();
     if read == Changes::default() && !other {
-        let hint = "`modify: {headers: {drop: [cookie], set: {x-agent: coder}}}`";
+        let hint = "`modify: {headers: {drop: [cookie], set: {x-agent: coder}}}`, or `modify: {clamp: {/max_tokens: 4096}}`";
         report.error(changes.place, "`modify` changes nothing", hint);
     }
     Some(Arc::new(read))

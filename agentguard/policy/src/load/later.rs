@@ -11,11 +11,8 @@ fn place<T>(entry: &Option<At<T>>) -> Option<Place> {
 
 /// Refuses a rule that needs what is not there: it would not do what it says.
 pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
-    const CHANGES: &str = "this version changes no contents";
     let escalates = raw.action == Some(RuleAction::Escalate);
-    let changes = raw.modify.as_ref().map(|it| &it.value);
     let obliges = raw.obligations.as_ref().map(|it| &it.value);
-    let change = |of: fn(&crate::document::RawChanges) -> Option<Place>| changes.and_then(of);
     let oblige = |of: fn(&crate::document::RawObligations) -> Option<Place>| obliges.and_then(of);
     for (key, at, missing) in [
         (
@@ -33,9 +30,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             place(&matches.risk_over),
             "this version has no risk score",
         ),
-        ("redact", change(|it| place(&it.redact)), CHANGES),
-        ("clamp", change(|it| place(&it.clamp)), CHANGES),
-        ("json_patch", change(|it| place(&it.json_patch)), CHANGES),
         (
             "alert",
             oblige(|it| place(&it.alert)),

@@ -162,7 +162,7 @@ fn said(
         transports: 0,
         request: requests::request(raw.action, matches, known, report),
         conditions: conditions::conditions(raw, matches, known, report),
-        changes: changes::changes(raw, report),
+        changes: changes::changes(raw, matches, known, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
         ranges: values::list(
             "resolved_ranges",

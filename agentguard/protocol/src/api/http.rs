@@ -143,6 +143,13 @@ impl ContentReader {
     }
 }
 
+/// The names of the arguments that a query has; none where it cannot be read.
+#[must_use]
+pub fn names(query: &str) -> Vec<String> {
+    let fields = urlencoded::fields(query.as_bytes(), "the query").unwrap_or_default();
+    fields.into_iter().map(|(name, _)| name.into()).collect()
+}
+
 /// Arguments of which none is there twice.
 fn together(fields: impl Iterator<Item = Field>) -> Result<Value, NotUnderstood> {
     let fields: Vec<Field> = fields.collect();

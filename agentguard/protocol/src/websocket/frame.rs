@@ -114,20 +114,39 @@ impl Head {
 /// A server's text, in one frame.
 #[must_use]
 pub fn text_frame(text: &[u8]) -> Vec<u8> {
-    let mut frame = vec![FIN | 1];
-    match (u8::try_from(text.len()), u16::try_from(text.len())) {
-        (Ok(short @ ..=125), _) => frame.push(short),
-        (_, Ok(length)) => {
-            frame.push(126);
-            frame.extend(length.to_be_bytes());
-        }
-        _ => {
-            frame.push(127);
-            frame.extend((text.len() as u64).to_be_bytes());
-        }
-    }
+    let mut frame = text_head(text.len(), 0);
     frame.extend_from_slice(text);
     frame
+}
+
+/// A client's text, in one frame.
+#[must_use]
+pub fn masked_text_frame(text: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let mut frame = text_head(text.len(), MASKED);
+    frame.extend_from_slice(&key);
+    let payload = frame.len();
+    frame.extend_from_slice(text);
+    if let Some(payload) = frame.get_mut(payload..) {
+        mask(key, 0, payload);
+    }
+    frame
+}
+
+/// A head but for its mask.
+fn text_head(length: usize, masked: u8) -> Vec<u8> {
+    let mut head = vec![FIN | 1];
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short @ ..=125), _) => head.push(masked | short),
+        (_, Ok(length)) => {
+            head.push(masked | 126);
+            head.extend(length.to_be_bytes());
+        }
+        _ => {
+            head.push(masked | 127);
+            head.extend((length as u64).to_be_bytes());
+        }
+    }
+    head
 }
 
 /// The length behind the first two bytes, which must be the shortest way to say it.

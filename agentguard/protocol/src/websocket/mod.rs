@@ -15,7 +15,7 @@ mod tests;
 mod utf8;
 
 pub use assembler::{Assembler, Message};
-pub use frame::{Head, Opcode, text_frame};
+pub use frame::{Head, Opcode, masked_text_frame, text_frame};
 pub use reader::{Ends, Part, Reader};
 
 /// Whose frames they are.

@@ -21,6 +21,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+mod changes;
 mod examined;
 mod refused;
 mod understood;
@@ -212,8 +213,24 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return response;
         }
         let account = Arc::new(self.flow.account(decided));
+        let both = (&account, beside.as_slice());
+        let changed = self.changed(&mut parts, &meaning, messaging.as_ref(), &asked, both, body);
+        let changed = changed.await;
         account.stands_for(beside);
         let _awaited = Awaited(Arc::clone(&account));
+        let body = match changed {
+            Ok((body, false)) => body,
+            Ok((body, true)) => {
+                let measured =
+                    |_| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers);
+                growth = growth.map(measured);
+                body
+            }
+            Err(refused) => {
+                account.answered(StatusCode::FORBIDDEN);
+                return refuse(&refused, StatusCode::FORBIDDEN, &tongue);
+            }
+        };
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
         let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
         let outgoing = Outgoing {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use agentguard_decision::{Listing, Pinning, Recorder, ToolServer};
 use agentguard_model::{Tool, ToolApi};
 use agentguard_protocol::api::graphql::{self, Asker};
-use agentguard_protocol::api::http::{ContentReader, Place};
+use agentguard_protocol::api::http::{ContentReader, Place, names};
 use agentguard_protocol::api::json_rpc::CallReader;
 use agentguard_protocol::api::{self, grpc};
 use agentguard_protocol::mcp::{self, Claims, LIST, MessageReader, Questions, Sent};
@@ -19,6 +19,7 @@ use crate::Port;
 use crate::connection::Flow;
 use crate::http::body::Received;
 use crate::http::call::Unread;
+use crate::http::changed::Content;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding, ROOM};
 use crate::http::tongue::Tongue;
@@ -46,7 +47,7 @@ pub(crate) struct Read {
 }
 
 /// What keeps what it reads.
-trait Keeps: Reads {
+pub(super) trait Keeps: Reads {
     /// How much memory what was read takes.
     fn used(&self) -> usize;
 }
@@ -75,21 +76,21 @@ keeps!(CallReader, api::NotUnderstood);
 keeps!(graphql::CallReader, api::NotUnderstood);
 
 /// Content that was read.
-struct Content<T> {
-    held: Held,
+pub(super) struct WasRead<T> {
+    pub(super) held: Held,
     /// How much it is, as far as that is known.
     size: u64,
     /// Who has read all of it, or why it is not understood.
-    reader: Result<T, String>,
+    pub(super) reader: Result<T, String>,
 }
 
 /// Reads content to its end, and holds it.
-async fn content<T: Keeps, R: Recorder, P: Port>(
+pub(super) async fn content<T: Keeps, R: Recorder, P: Port>(
     flow: &Flow<R, P>,
     fields: &HeaderMap,
     reader: T,
     body: Received,
-) -> Result<Content<T>, Unread> {
+) -> Result<WasRead<T>, Unread> {
     let room = |memory| flow.room(memory);
     let mut content = Unpacked::new(reader, fields, room);
     // For what is kept of it while it is read.
@@ -115,7 +116,7 @@ async fn content<T: Keeps, R: Recorder, P: Port>(
         Holding::Whole => content.finish(),
         Holding::Beyond(why) => Err(why.to_owned()),
     };
-    Ok(Content { held, size, reader })
+    Ok(WasRead { held, size, reader })
 }
 
 /// With the arguments that rules look at.
@@ -165,6 +166,21 @@ impl Messaging {
         let sessions = &flow.guard.sessions;
         let is_foreign = self.answers() && sessions.is_of_another(server, fields, agent);
         is_foreign.then(|| format!("The session of {server} is another agent's."))
+    }
+
+    /// What a request to it has, where that is to be changed.
+    pub(crate) fn content(&self, parts: &Parts, meaning: &request::Request) -> Content {
+        let mut elsewhere = Vec::new();
+        if self.0.api == ToolApi::Http {
+            let routed = self.0.route(parts.method.as_str(), meaning.path.as_str());
+            let parameters = routed.map(|it| it.parameters).unwrap_or_default();
+            elsewhere.extend(parameters.into_iter().map(|(name, _)| name));
+            elsewhere.extend(names(meaning.query.as_deref().unwrap_or_default()));
+        }
+        Content::Messages {
+            api: self.0.api,
+            elsewhere,
+        }
     }
 
     /// Whether its answers are read: those of MCP are.

@@ -21,6 +21,7 @@
 
 mod body;
 mod call;
+mod changed;
 mod checked;
 mod exchange;
 mod framing;

@@ -23,7 +23,7 @@ pub(super) fn sized(body: &[u8], more: &str) -> Vec<u8> {
     message
 }
 
-fn packed(content: &[u8]) -> Vec<u8> {
+pub(super) fn packed(content: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(content).unwrap();
     encoder.finish().unwrap()

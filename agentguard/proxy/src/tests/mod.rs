@@ -4,6 +4,7 @@ mod asked_tools;
 mod authority;
 mod calls;
 mod calls_by_path;
+mod changed;
 mod clear_http2;
 mod disguise;
 mod events;
@@ -95,6 +96,8 @@ enum Rules {
     CallsByPost,
     /// The name is Google's, and all calls are allowed but those of a model.
     CallsByPath,
+    /// The name is a provider's with servers of tools, and calls of each are allowed with other contents.
+    Edited,
     /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
     Tools,
 }
@@ -363,9 +366,11 @@ pub(crate) fn no_changes() -> Changes {
 
 fn policy(rules: Rules) -> Policy {
     let providers = match rules {
-        Rules::Calls | Rules::CallsUnread | Rules::CallsAsked | Rules::CallsByPost => {
-            "[{ name: ours, api: openai, hosts: [api.example] }]"
-        }
+        Rules::Calls
+        | Rules::CallsUnread
+        | Rules::CallsAsked
+        | Rules::CallsByPost
+        | Rules::Edited => "[{ name: ours, api: openai, hosts: [api.example] }]",
         Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
         _ => "[]",
     };
@@ -422,6 +427,15 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: read, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], tool: { name: [read], arguments: { /path: ['/data/*'] } } } }]"
         }
+        Rules::Edited => {
+            "[{ id: calls, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: {} }, \
+                modify: { redact: [/metadata, '/messages/*/name'], clamp: { /max_tokens: 100, /n: 3 }, \
+                    json_patch: [{ op: add, path: /store, value: false }] } }, \
+              { id: tools, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: ['*'] } }, \
+                modify: { redact: [/token], clamp: { /limit: { min: 1, max: 9 } } } }]"
+        }
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
@@ -454,7 +468,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {

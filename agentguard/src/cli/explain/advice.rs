@@ -137,6 +137,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
             "the client named one host and went to another; if one server may answer for both, write a rule for the name that is asked for",
         ),
         ReasonCode::SessionNotOwn => say("the server gave this session to another agent: let the client begin one of its own (`initialize`)"),
+        ReasonCode::NotChanged => say("let the client send what the rule changes as JSON, unsigned and in the form that its API has; or make the rule a `deny`, or leave out what it changes"),
         ReasonCode::PolicyChanged => say("nothing: a client that tries again opens a connection under the new policy"),
         // A request that was seen has nothing to be inspected but how much content it has.
         ReasonCode::NeedsInspection if decision.action.kind == ActionKind::HttpRequest => say(

@@ -5,11 +5,11 @@ use std::future::pending;
 use agentguard_decision::Recorder;
 use agentguard_model::{ActionKind, Llm, ReasonCode};
 use agentguard_protocol::llm::{Turn, TurnReader};
-use agentguard_protocol::websocket::{Ends, Head, Opcode};
+use agentguard_protocol::websocket::{Ends, Head, Opcode, masked_text_frame};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep_until};
 
-use super::Turns;
+use super::{Fate, Turns};
 use crate::Port;
 use crate::http::growth::Judge as _;
 use crate::http::held::Kept;
@@ -22,6 +22,8 @@ pub(in crate::http::websocket) struct Calls<'a, R: Recorder, P: Port> {
     message: Message,
     /// What is held of it.
     kept: Kept,
+    /// What goes in the place of the last one, which is dropped.
+    instead: Option<Vec<u8>>,
 }
 
 /// The message in hand.
@@ -37,6 +39,10 @@ enum Message {
 struct Reading {
     reader: TurnReader,
     size: u64,
+    /// What it says; none where no rule changes contents.
+    text: Option<Kept>,
+    /// What its client masks it with.
+    mask: [u8; 4],
     /// Why it is not understood.
     fault: Option<String>,
     /// Whether no more of it is held.
@@ -51,6 +57,7 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
             turns,
             message: Message::Dropped,
             kept: Kept::default(),
+            instead: None,
         }
     }
 
@@ -63,6 +70,8 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
         let Reading {
             reader,
             size,
+            text,
+            mask,
             fault,
             ..
         } = *reading;
@@ -92,13 +101,22 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
                 ..unread
             },
         };
-        let goes = self.turns.decide(llm, user, size).await?;
-        if goes {
-            self.message = Message::Goes;
-        } else {
-            self.kept = Kept::default();
+        match self.turns.decide(llm, user, size, text).await? {
+            Fate::Goes => {
+                self.message = Message::Goes;
+                Ok(true)
+            }
+            Fate::Instead(text) => {
+                self.kept = Kept::default();
+                // Masked as its client chose: it would choose how its own message looks, too.
+                self.instead = Some(masked_text_frame(text.as_bytes(), mask));
+                Ok(true)
+            }
+            Fate::Refused => {
+                self.kept = Kept::default();
+                Ok(false)
+            }
         }
-        Ok(goes)
     }
 }
 
@@ -108,6 +126,14 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
         self.message = Message::Reading(Box::new(Reading {
             reader: TurnReader::default(),
             size: 0,
+            text: self
+                .turns
+                .flow
+                .guard
+                .decider
+                .changes_contents()
+                .then(Kept::default),
+            mask: head.mask.unwrap_or_default(),
             fault: binary.then(|| "it is no text".to_owned()),
             beyond: false,
             until: Instant::now() + self.turns.flow.guard.limits.call,
@@ -126,6 +152,11 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
         reading.size += plain.len() as u64;
         if reading.fault.is_none() {
             reading.fault = reading.reader.push(plain).err().map(|why| why.to_string());
+        }
+        if let (Some(text), None) = (&mut reading.text, &reading.fault) {
+            let flow = &self.turns.flow;
+            let kept = text.push(plain, |memory| flow.room(memory));
+            reading.fault = kept.err().map(str::to_owned);
         }
         if ends == Ends::Message || reading.beyond {
             return self.decide().await;
@@ -176,6 +207,9 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
     }
 
     fn release(&mut self) -> Option<(BytesMut, bool)> {
+        if let Some(frame) = self.instead.take() {
+            return Some((BytesMut::from(frame.as_slice()), false));
+        }
         if !matches!(self.message, Message::Goes) {
             return None;
         }

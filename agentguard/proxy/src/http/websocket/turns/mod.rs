@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::{ActionKind, ClaimSource, Llm, ReasonCode};
+use agentguard_protocol::json::Reader;
 use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::text_frame;
@@ -26,7 +27,9 @@ use tokio::sync::Notify;
 use crate::Port;
 use crate::account::Account;
 use crate::connection::Flow;
+use crate::http::changed::{Content, MAX_KEPT, Made, edited, not_changed};
 use crate::http::checked::Checks;
+use crate::http::held::Kept;
 use crate::http::websocket::Stopped;
 use crate::revoked::Revoked;
 
@@ -51,6 +54,16 @@ pub(super) struct Turns<R: Recorder, P: Port> {
     /// Frames for the client, to be said between the server's messages.
     refusals: Mutex<VecDeque<Vec<u8>>>,
     refused: Notify,
+}
+
+/// What becomes of a call.
+enum Fate {
+    /// It goes on, as it came.
+    Goes,
+    /// This goes in its place.
+    Instead(String),
+    /// It does not, which its client is told.
+    Refused,
 }
 
 /// A call that is under way.
@@ -100,8 +113,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides a call, which is in a message of so many bytes. True: it may go.
-    async fn decide(&self, llm: Llm, user: Option<String>, size: u64) -> Result<bool, Stopped> {
+    /// Decides a call, which is in a message of so many bytes. `text`: what it says, as far as that was kept.
+    async fn decide(
+        &self,
+        llm: Llm,
+        user: Option<String>,
+        size: u64,
+        text: Option<Kept>,
+    ) -> Result<Fate, Stopped> {
         let changes = self.flow.guard.decider.changes();
         let user = agentguard_model::Context {
             user,
@@ -111,17 +130,28 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let asked = Arc::new(asked.claiming(ClaimSource::Llm, user));
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
-            return self.refuse(decided).map(|()| false);
+            return self.refuse(decided).map(|()| Fate::Refused);
         }
         let unmade = self.unmade(&decided);
+        let changed = changed_text(&Made::of([&decided].into_iter()), text);
         let account = Arc::new(self.flow.account(decided));
         if unmade {
             let message = "what a rule changes in this call was not changed when its connection was opened: connect again";
             account.fail(message);
             let code = ReasonCode::NeedsInspection;
             let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
-            return self.refuse(refused).map(|()| false);
+            return self.refuse(refused).map(|()| Fate::Refused);
         }
+        let fate = match changed {
+            Ok(changed) => changed.map_or(Fate::Goes, Fate::Instead),
+            Err(why) => {
+                let message = not_changed(&why);
+                account.fail(message.clone());
+                let code = ReasonCode::NotChanged;
+                let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
+                return self.refuse(refused).map(|()| Fate::Refused);
+            }
+        };
         if self.open().len() >= MOST {
             let message = "too many calls are under way on one connection";
             account.fail(message);
@@ -129,7 +159,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
             return Err(Stopped::Denied(refused));
         }
-        account.sent.fetch_add(size, Ordering::Relaxed);
+        let sent = match &fate {
+            Fate::Instead(text) => text.len() as u64,
+            Fate::Goes | Fate::Refused => size,
+        };
+        account.sent.fetch_add(sent, Ordering::Relaxed);
         let checks = Checks::new(self.flow.clone(), Arc::clone(&asked));
         let revoked = self.flow.request_revoked(changes, asked);
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -140,13 +174,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             checks: Arc::new(tokio::sync::Mutex::new(checks)),
             begun: false,
         });
-        Ok(true)
+        Ok(fate)
     }
 
-    /// Whether a call is to be changed as its connection was not. Header fields are sent once, with that.
+    /// Whether fields are to be changed for a call as they were not for its connection: they are sent once, with that.
     fn unmade(&self, decided: &Decided) -> bool {
         let made = &self.opened.decided().changes;
-        !decided.changes.iter().all(|it| made.contains(it))
+        let mut changes = decided.changes.iter().filter(|it| it.changes_fields());
+        changes.any(|it| !made.iter().any(|made| made.has_fields_of(it)))
     }
 
     /// Says to the client that a call of its is refused.
@@ -263,6 +298,20 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
         any
     }
+}
+
+/// What a message says as rules change it; none where they do not.
+fn changed_text(made: &Made<'_>, text: Option<Kept>) -> Result<Option<String>, String> {
+    if !made.any() {
+        return Ok(None);
+    }
+    let mut text = text.ok_or("the rule came while it was being read")?;
+    let mut reader = Reader::new(MAX_KEPT);
+    while let Some(piece) = text.pop() {
+        reader.push(&piece).map_err(|why| why.to_string())?;
+    }
+    let document = reader.finish().map_err(|why| why.to_string())?;
+    edited(Some(document), &Content::Call, made)
 }
 
 /// A refusal as the client reads it.

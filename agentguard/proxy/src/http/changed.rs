@@ -1,0 +1,209 @@
+//! Contents that are sent on as rules change them: read as JSON, changed, and written anew.
+
+use agentguard_decision::{Decided, Recorder};
+use agentguard_model::ToolApi;
+use agentguard_protocol::json::edit::{EACH, Edits, Impossible};
+use agentguard_protocol::json::{Fault, Reader, Value};
+use agentguard_protocol::jsonrpc;
+use bytes::BytesMut;
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Uri};
+
+use crate::Port;
+use crate::connection::Flow;
+use crate::http::body::Received;
+use crate::http::held::MAX_HELD;
+use crate::http::message::{Keeps, content};
+use crate::http::unpacked::Reads;
+
+/// The most that content may take while it is changed: see [`agentguard_protocol::json::Builder`]. What takes more is
+/// refused.
+pub(crate) const MAX_KEPT: usize = 2 * MAX_HELD;
+
+/// Fields that speak of content as it came. Those of integrity (RFC 9530, RFC 3230, RFC 1864) would have a server refuse it.
+const OF_CONTENT: [HeaderName; 6] = [
+    header::CONTENT_ENCODING,
+    header::TRAILER,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+];
+
+/// What begins fields of MCP that have arguments of a call in them (2026-07-28).
+const PARAMETER: &str = "mcp-param-";
+
+/// What content is.
+pub(crate) enum Content {
+    /// A call of a language model.
+    Call,
+    /// Messages to a server of tools, of this form.
+    Messages {
+        api: ToolApi,
+        /// The names of arguments that stand in the target of the request.
+        elsewhere: Vec<String>,
+    },
+}
+
+impl Reads for Reader {
+    type Fault = Fault;
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        Self::push(self, bytes)
+    }
+}
+
+impl Keeps for Reader {
+    fn used(&self) -> usize {
+        Self::used(self)
+    }
+}
+
+/// What rules change in each of the messages of a request.
+pub(crate) struct Made<'a>(Vec<Vec<&'a Edits>>);
+
+impl<'a> Made<'a> {
+    /// Out of what was decided on each, in their order.
+    pub(crate) fn of(decided: impl Iterator<Item = &'a Decided>) -> Self {
+        Self(decided.map(|it| it.edits().collect()).collect())
+    }
+
+    /// Whether anything is changed.
+    pub(crate) fn any(&self) -> bool {
+        self.0.iter().any(|edits| !edits.is_empty())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a Edits> {
+        self.0.iter().flatten().copied()
+    }
+}
+
+/// The content as rules change it. The fields of the request then speak of that.
+///
+/// # Errors
+/// It cannot be changed: why.
+pub(crate) async fn changed<R: Recorder, P: Port>(
+    flow: &Flow<R, P>,
+    parts: &mut Parts,
+    what: &Content,
+    made: &Made<'_>,
+    body: Received,
+) -> Result<Received, String> {
+    if is_signed(&parts.headers, &parts.uri) {
+        return Err("it is signed, so that it would not be taken with changes".to_owned());
+    }
+    if let Content::Messages { api, .. } = what
+        && api.is_mcp()
+        && parts
+            .headers
+            .keys()
+            .any(|it| it.as_str().starts_with(PARAMETER))
+    {
+        return Err(format!(
+            "fields `{PARAMETER}…` have its arguments in them, too"
+        ));
+    }
+    let read = content(flow, &parts.headers, Reader::new(MAX_KEPT), body).await;
+    let Ok(read) = read else {
+        return Err("it did not come to its end".to_owned());
+    };
+    let document = match read.reader {
+        // Without content there are the arguments of the target alone.
+        _ if read.held.size() == 0 => None,
+        reader => Some(reader.and_then(|it| it.finish().map_err(|why| why.to_string()))?),
+    };
+    let written = edited(document, what, made)?;
+    let Some(written) = written else {
+        return Ok(Received::Held(read.held));
+    };
+    let length = HeaderValue::from(written.len());
+    for name in &OF_CONTENT {
+        parts.headers.remove(name);
+    }
+    parts.headers.insert(header::CONTENT_LENGTH, length);
+    let written = BytesMut::from(written.as_bytes());
+    Ok(Received::Held(read.held.instead(written)))
+}
+
+/// That something was not changed, for who is refused.
+pub(crate) fn not_changed(why: &str) -> String {
+    format!("What the policy changes in this cannot be changed: {why}.")
+}
+
+/// A document as it is written with changes. None where there is none, and none was to be changed.
+pub(crate) fn edited(
+    document: Option<Value>,
+    what: &Content,
+    made: &Made<'_>,
+) -> Result<Option<String>, String> {
+    let impossible = |why: Impossible| why.to_string();
+    let (api, elsewhere) = match what {
+        Content::Call => {
+            let mut document = document.ok_or("it has no content")?;
+            let mut edits = made.all();
+            edits
+                .try_for_each(|edits| edits.apply(&mut document))
+                .map_err(impossible)?;
+            return Ok(Some(document.written()));
+        }
+        Content::Messages { api, elsewhere } => (api, elsewhere),
+    };
+    let within: &[&str] = match api {
+        ToolApi::Mcp | ToolApi::McpStdio | ToolApi::Hook => &["params", "arguments"],
+        ToolApi::JsonRpc => &["params"],
+        ToolApi::Http => &[],
+        ToolApi::Grpc | ToolApi::Graphql => {
+            return Err("arguments of GraphQL and gRPC cannot be changed".to_owned());
+        }
+    };
+    let mut places = made.all().flat_map(Edits::places);
+    let in_target = places.find(|place| {
+        let first = place.tokens().first();
+        let meant =
+            |name: &String| first.is_some_and(|it| **it == *EACH || it.eq_ignore_ascii_case(name));
+        elsewhere.iter().any(meant)
+    });
+    if let Some(place) = in_target {
+        return Err(format!("`{place}` stands in the target of the request"));
+    }
+    let Some(mut document) = document else {
+        let adds = made.all().any(|edits| !edits.patch.is_empty());
+        return match adds {
+            true => Err("it has no content".to_owned()),
+            false => Ok(None),
+        };
+    };
+    match &mut document {
+        Value::Array(messages) if !within.is_empty() => {
+            if messages.len() != made.0.len() {
+                return Err("it has not one message for each that was decided on".to_owned());
+            }
+            for (message, edits) in messages.iter_mut().zip(&made.0) {
+                let mut edits = edits.iter();
+                let each = |edits: &&Edits| jsonrpc::edit(message, within, edits);
+                edits.try_for_each(each).map_err(impossible)?;
+            }
+        }
+        message => {
+            let mut edits = made.all();
+            let each = |edits: &Edits| jsonrpc::edit(message, within, edits);
+            edits.try_for_each(each).map_err(impossible)?;
+        }
+    }
+    Ok(Some(document.written()))
+}
+
+/// Whether content is signed together with its request: AWS Signature Version 4, in a field or in the target, and HTTP
+/// Message Signatures (RFC 9421).
+fn is_signed(fields: &HeaderMap, uri: &Uri) -> bool {
+    let aws = |value: &HeaderValue| {
+        let start = value.as_bytes().get(..5);
+        start.is_some_and(|start| start.eq_ignore_ascii_case(b"AWS4-"))
+    };
+    fields.get_all(header::AUTHORIZATION).iter().any(aws)
+        || fields.contains_key("signature-input")
+        || uri
+            .query()
+            .is_some_and(|query| query.to_ascii_lowercase().contains("x-amz-signature="))
+}

@@ -1,0 +1,67 @@
+//! Requests whose content rules change.
+
+use std::iter;
+use std::sync::Arc;
+
+use agentguard_decision::{Asked, Decided, Recorder};
+use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_protocol::request;
+use http::request::Parts;
+
+use super::{Beside, Exchange};
+use crate::Port;
+use crate::account::Account;
+use crate::http::body::Received;
+use crate::http::changed::{Content, Made, changed, not_changed};
+use crate::http::message::Messaging;
+
+impl<R: Recorder, P: Port> Exchange<R, P> {
+    /// The content as what was decided on each of its messages changes it, and whether that is so.
+    ///
+    /// # Errors
+    /// It cannot be changed, so that it is not sent: that is recorded.
+    pub(super) async fn changed(
+        &self,
+        parts: &mut Parts,
+        meaning: &request::Request,
+        messaging: Option<&Messaging>,
+        asked: &Asked,
+        (account, beside): (&Arc<Account<R>>, &[Beside<R>]),
+        body: Received,
+    ) -> Result<(Received, bool), Decided> {
+        let others = beside.iter().map(|(_, account)| account.decided());
+        let made = Made::of(iter::once(account.decided()).chain(others));
+        // What opens a connection for calls has none in it: each of them is changed by itself.
+        if !made.any() || asked.calls_to_come().is_some() {
+            return Ok((body, false));
+        }
+        let seen = asked.seen();
+        let unread = match (seen.llm, seen.tool) {
+            (Some(llm), _) => llm.not_understood.as_ref(),
+            (None, Some(tool)) => tool.not_understood.as_ref(),
+            (None, None) => None,
+        };
+        let what = match messaging {
+            None => Content::Call,
+            Some(messaging) => messaging.content(parts, meaning),
+        };
+        let made = match unread {
+            Some(why) => Err(why.clone()),
+            None => changed(&self.flow, parts, &what, &made, body).await,
+        };
+        match made {
+            Ok(body) => Ok((body, true)),
+            Err(why) => {
+                let message = not_changed(&why);
+                account.fail(message.clone());
+                let kind = match (seen.llm, seen.tool) {
+                    (Some(_), _) => ActionKind::LlmCall,
+                    (None, Some(tool)) if tool.name.is_some() => ActionKind::ToolCall,
+                    _ => ActionKind::HttpRequest,
+                };
+                let refused = self.flow.refuse(kind, ReasonCode::NotChanged, message);
+                Err(refused.await)
+            }
+        }
+    }
+}
