@@ -60,7 +60,11 @@ impl<R: Recorder> Decider<R> {
             count: 1,
             started,
         };
-        self.conclude(&policy, draft, going).await
+        let mut decided = self.conclude(&policy, draft, going).await;
+        if decided.allowed {
+            decided.changes = ruling.changes;
+        }
+        decided
     }
 
     /// Records the denial of a message to tools on the agent's own host that no rule gave, whatever the agent's mode: it

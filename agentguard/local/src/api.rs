@@ -30,6 +30,9 @@ pub struct Answer {
     pub decision: Option<DecisionId>,
     /// Why.
     pub reason: Reason,
+    /// What goes on in its place, if not itself: what rules change in it is changed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<String>,
     /// What its sender is told in the place of the server's answer, where it waits for one: a message of JSON-RPC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead: Option<String>,

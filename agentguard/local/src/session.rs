@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use agentguard_decision::{Client, Decided, Decider, Recorder};
 use agentguard_model::{Bytes, Outcome, Reason, ReasonCode, Tool, ToolAnswer, ToolResult};
+use agentguard_protocol::json::Value;
+use agentguard_protocol::jsonrpc::edit_each;
 use agentguard_protocol::mcp::{
     AnswerReader, Claims, ListFilter, MessageReader, NotUnderstood, Questions, Sent, may_list,
 };
@@ -59,12 +61,29 @@ impl Session {
                 denied.get_or_insert(decided);
             }
         }
-        let Some(denied) = denied else {
-            return self.goes_on(decider, allowed, line.len());
+        let (denied, why) = match denied {
+            Some(denied) => {
+                let why = "another message of its batch was denied, so that none was sent";
+                (denied, why.to_owned())
+            }
+            None => match changed(allowed.iter().map(|(_, decided)| decided), line) {
+                Ok(changed) => {
+                    let answer = self.goes_on(decider, allowed, line.len());
+                    return Answer { changed, ..answer };
+                }
+                Err(why) => {
+                    let why = format!("What the policy changes in this cannot be changed: {why}.");
+                    let reason = Reason::new(ReasonCode::NotChanged, why.clone());
+                    let tool = Tool {
+                        server: server.to_owned(),
+                        ..Tool::default()
+                    };
+                    (decider.refuse_local(client, tool, reason).await, why)
+                }
+            },
         };
         for (_, decided) in allowed {
-            let why = "another message of its batch was denied, so that none was sent";
-            decider.finished(&decided, failed(&decided, why));
+            decider.finished(&decided, failed(&decided, &why));
         }
         refused(&denied, &questions, unread)
     }
@@ -155,6 +174,7 @@ impl Session {
             allowed: true,
             decision,
             reason,
+            changed: None,
             instead: None,
         }
     }
@@ -183,7 +203,6 @@ impl Session {
     }
 }
 
-/// What a line says. One that cannot be read is a message of which the server alone is known.
 /// What a client gets in the place of a message that may list any tool and cannot be read, if it is not passed on.
 async fn unread_list<R: Recorder>(
     decider: &Decider<R>,
@@ -204,6 +223,23 @@ async fn unread_list<R: Recorder>(
     }
 }
 
+/// A line as what was decided on each of its messages changes it; none where nothing is changed.
+fn changed<'a>(
+    decided: impl Iterator<Item = &'a Decided>,
+    line: &[u8],
+) -> Result<Option<String>, String> {
+    let made: Vec<Vec<_>> = decided.map(|it| it.edits().collect()).collect();
+    if made.iter().all(Vec::is_empty) {
+        return Ok(None);
+    }
+    let document = Value::read(line, MAX_KEPT).map_err(|why| why.to_string());
+    let mut document = document?;
+    let changed = edit_each(&mut document, &["params", "arguments"], &made);
+    changed.map_err(|why| why.to_string())?;
+    Ok(Some(document.written()))
+}
+
+/// What a line says. One that cannot be read is a message of which the server alone is known.
 fn read<R: Recorder>(decider: &Decider<R>, server: &str, line: &[u8]) -> Sent {
     let pointers = decider.looked_at_arguments();
     let pointers: Vec<&str> = pointers.iter().map(String::as_str).collect();
@@ -241,6 +277,7 @@ fn refused(denied: &Decided, questions: &Questions, unread: bool) -> Answer {
         allowed: false,
         decision: denied.id,
         reason: denied.reason.clone(),
+        changed: None,
         instead,
     }
 }

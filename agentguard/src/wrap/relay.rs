@@ -68,6 +68,7 @@ async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, O: AsyncWrite + Unpin
         drop(asking);
         let instead = match (answered, line) {
             (Ok(answer), Line::Message(line)) if answer.allowed => {
+                let line = answer.changed.map_or(line, Into::into);
                 match write(&mut server, &line).await {
                     // Its end is waited for by who started it.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),

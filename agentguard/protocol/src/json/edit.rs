@@ -76,6 +76,9 @@ pub enum Impossible {
     /// [`MAX_DEPTH`].
     #[error("it would be nested deeper than {MAX_DEPTH}")]
     Deep,
+    /// Of a batch.
+    #[error("it has not one message for each that was decided on")]
+    Messages,
 }
 
 impl Edits {

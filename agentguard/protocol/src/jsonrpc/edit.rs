@@ -3,12 +3,35 @@
 use crate::json::Value;
 use crate::json::edit::{Edits, Impossible};
 
+/// Changes each of the messages of a document, alone or in a batch, as `made` says of it.
+///
+/// # Errors
+/// Not all of it can be changed, or they are not as many.
+pub fn edit_each(
+    document: &mut Value,
+    within: &[&str],
+    made: &[Vec<&Edits>],
+) -> Result<(), Impossible> {
+    let messages = match document {
+        Value::Array(messages) => messages.as_mut_slice(),
+        message => std::slice::from_mut(message),
+    };
+    if messages.len() != made.len() {
+        return Err(Impossible::Messages);
+    }
+    let mut each = messages.iter_mut().zip(made);
+    each.try_for_each(|(message, edits)| {
+        let mut edits = edits.iter();
+        edits.try_for_each(|edits| edit(message, within, edits))
+    })
+}
+
 /// Changes what a message has at `within`, by the names of members from the outside in. Where nothing is, a patch begins
 /// with an empty object.
 ///
 /// # Errors
 /// Not all of it can be changed.
-pub fn edit(message: &mut Value, within: &[&str], edits: &Edits) -> Result<(), Impossible> {
+fn edit(message: &mut Value, within: &[&str], edits: &Edits) -> Result<(), Impossible> {
     let Some((name, rest)) = within.split_first() else {
         return edits.apply(message);
     };

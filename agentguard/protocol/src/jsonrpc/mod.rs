@@ -10,7 +10,7 @@ mod edit;
 #[cfg(test)]
 mod tests;
 
-pub use edit::edit;
+pub use edit::edit_each;
 
 /// The most messages of a batch.
 pub const MAX_BATCH: usize = 64;

@@ -74,6 +74,11 @@ impl<'a> Made<'a> {
         self.0.iter().any(|edits| !edits.is_empty())
     }
 
+    fn apply(&self, document: &mut Value) -> Result<(), Impossible> {
+        let mut edits = self.all();
+        edits.try_for_each(|edits| edits.apply(document))
+    }
+
     fn all(&self) -> impl Iterator<Item = &'a Edits> {
         self.0.iter().flatten().copied()
     }
@@ -141,10 +146,7 @@ pub(crate) fn edited(
     let (api, elsewhere) = match what {
         Content::Call => {
             let mut document = document.ok_or("it has no content")?;
-            let mut edits = made.all();
-            edits
-                .try_for_each(|edits| edits.apply(&mut document))
-                .map_err(impossible)?;
+            made.apply(&mut document).map_err(impossible)?;
             return Ok(Some(document.written()));
         }
         Content::Messages { api, elsewhere } => (api, elsewhere),
@@ -174,23 +176,11 @@ pub(crate) fn edited(
             false => Ok(None),
         };
     };
-    match &mut document {
-        Value::Array(messages) if !within.is_empty() => {
-            if messages.len() != made.0.len() {
-                return Err("it has not one message for each that was decided on".to_owned());
-            }
-            for (message, edits) in messages.iter_mut().zip(&made.0) {
-                let mut edits = edits.iter();
-                let each = |edits: &&Edits| jsonrpc::edit(message, within, edits);
-                edits.try_for_each(each).map_err(impossible)?;
-            }
-        }
-        message => {
-            let mut edits = made.all();
-            let each = |edits: &Edits| jsonrpc::edit(message, within, edits);
-            edits.try_for_each(each).map_err(impossible)?;
-        }
+    match within {
+        [] => made.apply(&mut document),
+        _ => jsonrpc::edit_each(&mut document, within, &made.0),
     }
+    .map_err(impossible)?;
     Ok(Some(document.written()))
 }
 
