@@ -59,20 +59,45 @@ struct Event {
 /// What it denies cannot be said in any other way.
 pub(crate) fn main(args: &HookArgs, socket: &Path) -> Result<ExitCode, Failure> {
     match decide(args, socket) {
-        Ok(None) => Ok(ExitCode::SUCCESS),
-        Ok(Some(why)) => {
+        Ok(Verdict::Passes) => Ok(ExitCode::SUCCESS),
+        Ok(Verdict::Changed(input)) => {
+            // Nothing is said of permission, so that Claude Code's own rules go on.
+            let answer = json!({"hookSpecificOutput": {
+                "hookEventName": BEFORE_USE,
+                "updatedInput": input,
+            }});
+            say(
+                &answer,
+                "what the policy changes in its input cannot be said",
+            )
+        }
+        Ok(Verdict::Denied(why)) => {
             let answer = json!({"hookSpecificOutput": {
                 "hookEventName": BEFORE_USE,
                 "permissionDecision": "deny",
                 "permissionDecisionReason": why,
             }});
-            // Unsaid it would deny nothing.
-            let said = writeln!(std::io::stdout(), "{answer}");
-            said.map_err(|_| denied(&why))?;
-            Ok(ExitCode::SUCCESS)
+            say(&answer, &why)
         }
         Err(why) => Err(denied(&why)),
     }
+}
+
+/// Says an answer. `why` it is denied where it cannot be said: unsaid it would deny nothing.
+fn say(answer: &Value, why: &str) -> Result<ExitCode, Failure> {
+    let said = writeln!(std::io::stdout(), "{answer}");
+    said.map_err(|_| denied(why))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was decided on a tool.
+enum Verdict {
+    /// It may be used, or it is no use of a tool.
+    Passes,
+    /// It may be used with this input.
+    Changed(Value),
+    /// It may not: why.
+    Denied(String),
 }
 
 /// What denies whatever else is said: Claude Code shows the words to its model.
@@ -83,13 +108,13 @@ pub(crate) fn denied(why: &str) -> Failure {
     }
 }
 
-/// Why the tool is denied, if it is.
+/// What is decided on the tool.
 ///
 /// # Errors
 /// Nobody decided.
-fn decide(args: &HookArgs, socket: &Path) -> Result<Option<String>, String> {
+fn decide(args: &HookArgs, socket: &Path) -> Result<Verdict, String> {
     let Some(message) = message(&read()?)? else {
-        return Ok(None);
+        return Ok(Verdict::Passes);
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -99,13 +124,26 @@ fn decide(args: &HookArgs, socket: &Path) -> Result<Option<String>, String> {
     let answer = runtime.block_on(client.sent(message.into()));
     let answer = answer.map_err(|error| error.to_string())?;
     if answer.allowed {
-        return Ok(None);
+        return match &answer.changed {
+            Some(changed) => input(changed).map(Verdict::Changed),
+            None => Ok(Verdict::Passes),
+        };
     }
     let mut why = answer.reason.message;
     if let Some(id) = answer.decision {
         why.push_str(&format!(" (agentguard explain {id})"));
     }
-    Ok(Some(why))
+    Ok(Verdict::Denied(why))
+}
+
+/// The input of a tool, out of the call that stands for its use.
+fn input(call: &str) -> Result<Value, String> {
+    let call: Value = serde_json::from_str(call)
+        .map_err(|error| format!("what the policy changes cannot be read: {error}"))?;
+    let input = call.pointer("/params/arguments");
+    input
+        .cloned()
+        .ok_or_else(|| "what the policy changes has no input".to_owned())
 }
 
 /// The event. One that is longer than a message may be is none.

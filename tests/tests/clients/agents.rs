@@ -419,15 +419,31 @@ fn transcripts(agent: &Agent) -> String {
     text
 }
 
+/// Another: the shell, but not what the model has it do.
+const HOOK_CHANGES: &str = "
+  - id: another-command
+    match: { tool: { server: [claude-code], name: [Bash] } }
+    action: modify
+    modify: { json_patch: [{ op: replace, path: /command, value: 'echo changed-by-the-rule' }] }
+tool_servers:
+  - { name: claude-code, api: hook }
+";
+
 /// Before it uses a tool it asks by its hook.
 #[test]
 fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
     let Some(python) = client::python().unwrap() else {
         return;
     };
-    for (name, more, allowed) in [
-        ("claude-hook", HOOK, true),
-        ("claude-no", HOOK_DENIES, false),
+    for (name, more, verdict, printed) in [
+        ("claude-hook", HOOK, Verdict::Allow, Some("from-the-tool")),
+        ("claude-no", HOOK_DENIES, Verdict::Deny, None),
+        (
+            "claude-other",
+            HOOK_CHANGES,
+            Verdict::Modify,
+            Some("changed-by-the-rule"),
+        ),
     ] {
         let stage = Stage::new(name, &python).unwrap();
         let Some(claude) = agent(&stage.world, "claude").unwrap() else {
@@ -454,15 +470,15 @@ fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
         };
         let tool = decision.action.tool.as_ref().unwrap();
         assert_eq!(tool.name.as_deref(), Some("Bash"));
-        assert_eq!(decision.verdict == Verdict::Allow, allowed);
+        assert_eq!(decision.verdict, verdict);
         let told = transcripts(&claude);
-        assert_eq!(told.contains(REASON), !allowed, "{told}");
-        assert_eq!(told.contains(&decision.id.to_string()), !allowed, "{told}");
+        let denied = verdict == Verdict::Deny;
+        assert_eq!(told.contains(REASON), denied, "{told}");
+        assert_eq!(told.contains(&decision.id.to_string()), denied, "{told}");
         // What the shell printed.
-        assert_eq!(
-            told.contains("\"stdout\":\"from-the-tool"),
-            allowed,
-            "{told}"
-        );
+        for text in ["from-the-tool", "changed-by-the-rule"] {
+            let found = told.contains(&format!("\"stdout\":\"{text}"));
+            assert_eq!(found, printed == Some(text), "{text}: {told}");
+        }
     }
 }
