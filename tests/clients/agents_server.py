@@ -23,6 +23,12 @@ def offered(tools):
         yield from offered(tool.get("tools"))
 
 
+def told(body, api, transport, tools):
+    """What was asked for."""
+    said = {key: body.get(key) for key in ("metadata", "max_tokens")}
+    return {"api": api, "transport": transport, "model": body["model"], "tools": sorted(tools), **said}
+
+
 def tell(call, **more):
     print(json.dumps({**call, **more}), flush=True)
 
@@ -35,7 +41,7 @@ def responses(body, transport):
     tools = list(offered(body.get("tools")))
     for item in items:
         tools += offered(item.get("tools"))
-    call = {"api": "responses", "transport": transport, "model": body["model"], "tools": sorted(tools)}
+    call = told(body, "responses", transport, tools)
     response = {"id": f"resp_{calls}", "object": "response", "model": body["model"], "output": []}
     yield {"type": "response.created", "response": {**response, "status": "in_progress"}}
     if "hold on" in json.dumps(items):
@@ -67,7 +73,7 @@ def messages(body):
     global calls
     calls += 1
     tools = list(offered(body.get("tools")))
-    call = {"api": "messages", "transport": "sse", "model": body["model"], "tools": sorted(tools)}
+    call = told(body, "messages", "sse", tools)
     usage = {"input_tokens": 10 + calls, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "output_tokens": 1}
     message = {"id": f"msg_{calls}", "type": "message", "role": "assistant", "model": body["model"], "content": []}
     yield {"type": "message_start", "message": {**message, "stop_reason": None, "stop_sequence": None, "usage": usage}}

@@ -11,7 +11,7 @@ use agentguard_model::{ActionKind, Decision, Layer, Verdict};
 use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::inspected::inspected;
 use crate::room::{LATE, Room, all};
@@ -113,6 +113,8 @@ struct Told {
     tools: Vec<String>,
     asked: Vec<String>,
     usage: Option<[u64; 2]>,
+    metadata: Option<Value>,
+    max_tokens: Option<u64>,
 }
 
 /// The words of one turn.
@@ -219,8 +221,14 @@ fn same(stage: &Stage, room: &Room<'_>) -> Result<()> {
     agree.with_context(|| format!("{:#?}", sides()))
 }
 
-/// A turn with a call of the shell: it works, and the record has it.
-fn whole(stage: &Stage, more: &str, agent: &Agent, transport: &str) -> Result<()> {
+/// A turn with a call of the shell: it works, and the record has it, with this verdict on each call.
+fn whole(
+    stage: &Stage,
+    more: &str,
+    agent: &Agent,
+    transport: &str,
+    verdict: Verdict,
+) -> Result<()> {
     let room = stage.room(more)?;
     let output = turn(&room, agent, "run the tool")?;
     ensure!(
@@ -237,7 +245,7 @@ fn whole(stage: &Stage, more: &str, agent: &Agent, transport: &str) -> Result<()
     ensure!(asked == 1, "{calls:#?}");
     same(stage, &room)?;
     let decisions = recorded(&room)?;
-    ensure!(decisions.iter().all(|it| it.verdict == Verdict::Allow));
+    ensure!(decisions.iter().all(|it| it.verdict == verdict));
     Ok(())
 }
 
@@ -250,7 +258,7 @@ fn codex_runs_a_turn_over_websocket() {
     let Some(codex) = agent(&stage.world, "codex").unwrap() else {
         return;
     };
-    whole(&stage, "", &codex, "websocket").unwrap();
+    whole(&stage, "", &codex, "websocket", Verdict::Allow).unwrap();
 }
 
 /// In an item of the input, and in namespaces.
@@ -285,7 +293,7 @@ fn codex_runs_a_turn_over_https_where_it_has_to() {
     let Some(codex) = agent(&stage.world, "codex").unwrap() else {
         return;
     };
-    whole(&stage, HTTPS, &codex, "sse").unwrap();
+    whole(&stage, HTTPS, &codex, "sse", Verdict::Allow).unwrap();
 }
 
 #[test]
@@ -297,7 +305,50 @@ fn claude_code_runs_a_turn() {
     let Some(claude) = agent(&stage.world, "claude").unwrap() else {
         return;
     };
-    whole(&stage, "", &claude, "sse").unwrap();
+    whole(&stage, "", &claude, "sse", Verdict::Allow).unwrap();
+}
+
+/// One more rule: what the provider is told of the user goes, and what is asked for is bounded.
+const CHANGES: &str = "
+  - id: not-who
+    match: { host: [api.anthropic.com], llm: {} }
+    action: modify
+    modify: { redact: [/metadata/user_id], clamp: { /max_tokens: 1000 } }
+    handling: inspect
+  - id: whose
+    match: { host: [api.openai.com], llm: {} }
+    action: modify
+    modify: { json_patch: [{ op: add, path: /metadata, value: { team: ours } }] }
+    handling: inspect
+";
+
+#[test]
+fn agents_run_turns_of_which_rules_change_each_call() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for (program, more, transport) in [
+        ("codex", "", "websocket"),
+        ("codex", HTTPS, "sse"),
+        ("claude", "", "sse"),
+    ] {
+        let stage = Stage::new("agents-other", &python).unwrap();
+        let Some(agent) = agent(&stage.world, program).unwrap() else {
+            return;
+        };
+        let more = format!("{more}{CHANGES}");
+        whole(&stage, &more, &agent, transport, Verdict::Modify).unwrap();
+        for call in stage.calls() {
+            let metadata = call.metadata.as_ref();
+            if program == "claude" {
+                assert!(call.max_tokens.is_some_and(|most| most <= 1000), "{call:?}");
+                let user = metadata.and_then(|it| it.get("user_id"));
+                assert_eq!(user, Some(&json!("[redacted]")), "{call:?}");
+            } else {
+                assert_eq!(metadata, Some(&json!({ "team": "ours" })), "{call:?}");
+            }
+        }
+    }
 }
 
 /// Their users read why.

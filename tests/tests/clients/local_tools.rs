@@ -169,6 +169,40 @@ fn a_client_calls_what_is_allowed_as_without_the_guard_and_is_told_of_the_rest()
     assert!(explained.contains("data"), "{explained}");
 }
 
+/// What a rule changes in a call the server gets changed; what cannot be changed it does not get.
+#[test]
+fn a_call_goes_on_as_its_rule_changes_it() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("local-changed").start().unwrap();
+    let changes = "
+  - id: elsewhere
+    match: { tool: { server: [files], name: [read], arguments: { /path: ['/data/a*'] } } }
+    action: modify
+    modify:
+      json_patch:
+        - { op: test, path: /path, value: /data/a }
+        - { op: replace, path: /path, value: /data/other }
+";
+    let policy = format!("{POLICY}{changes}");
+    let room = Room::of(&world, world.guard().policy(&policy).start().unwrap());
+    let what = ["read=/data/a", "read=/data/ab", "read=/data/c"];
+    let wrapped = words(&room, &python, &what, Some("files"), &files(&python));
+    let output = governed(&room, &wrapped).unwrap();
+    let lines: Vec<_> = output.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{output}\n{}", room.guard.log());
+    assert_eq!(lines[0], "read False what is in /data/other", "{output}");
+    assert!(
+        lines[1].starts_with("read True What the policy changes in this cannot be changed"),
+        "{output}"
+    );
+    assert_eq!(lines[2], "read False what is in /data/c", "{output}");
+    let called = output.stderr.lines().filter(|it| it.starts_with("called"));
+    let called: Vec<_> = called.collect();
+    assert_eq!(called, ["called read /data/other", "called read /data/c"]);
+}
+
 /// The TypeScript SDK's server that has everything.
 #[test]
 fn the_typescript_sdks_server_works_behind_it() {

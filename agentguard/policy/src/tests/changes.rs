@@ -120,3 +120,138 @@ fn on_paper_it_is_told_and_not_made() {
         assert_eq!(alone.reason.code, ReasonCode::NoRule, "{more}");
     }
 }
+
+fn contents(matches: &str, modify: &str) -> String {
+    format!(
+        "version: 1\nproviders: [{{name: ours, api: openai, hosts: [a.example]}}]\ntool_servers: [{{name: files, api: mcp, hosts: [b.example]}}, {{name: code, api: graphql, hosts: [c.example]}}]\nagents: [{{name: coder}}]\nrules:\n  - id: changed\n    match: {{host: [a.example, b.example, c.example], port: [443], {matches}}}\n    action: modify\n    modify: {modify}\n    handling: inspect\n"
+    )
+}
+
+#[test]
+fn what_is_changed_in_contents_is_told_without_values() {
+    let modify = "{redact: [/user, \"/messages/*/name\"], clamp: {/max_tokens: 4096, /temperature: {min: 0, max: 0.5}, /n: {min: 1}}, json_patch: [{op: test, path: /a, value: null}, {op: add, path: /b, value: {c: [1, secret]}}, {op: remove, path: /d}, {op: replace, path: /e, value: 1}, {op: move, from: /f, path: /g}, {op: copy, from: /g, path: /h/-}]}";
+    let policy = policy(&contents("llm: {}", modify));
+    let llm = agentguard_model::Llm {
+        provider: "ours".to_owned(),
+        operation: agentguard_model::LlmOperation::Chat,
+        model: Some("m".to_owned()),
+        stream: false,
+        max_output_tokens: None,
+        tools: Vec::new(),
+        asks: Vec::new(),
+        asks_unread: false,
+        not_understood: None,
+    };
+    let request = Request {
+        llm: Some(&llm),
+        ..Request::new("POST", "/v1/chat/completions")
+    };
+    let ruling = decide(&policy, "coder", "a.example", Seen::Request(request));
+    assert_eq!(ruling.verdict, Verdict::Modify);
+    let told = ruling.reason.message.split_once(", ").unwrap().1;
+    assert_eq!(
+        told,
+        "with `/user` redacted, with `/messages/*/name` redacted, with `/max_tokens` at most 4096, with `/n` at least 1, with `/temperature` from 0 to 0.5, with `/a` tested, with `/b` added, without `/d`, with another `/e`, with `/f` moved to `/g`, with `/g` copied to `/h/-`."
+    );
+    let edits = ruling.changes[0].edits().unwrap();
+    let document = r#"{"user":"me","messages":[{"name":"x"}],"max_tokens":5000,"temperature":0.7,"a":null,"d":1,"e":2,"f":[3],"h":[]}"#;
+    let mut document =
+        agentguard_protocol::json::Value::read(document.as_bytes(), 1 << 16).unwrap();
+    edits.apply(&mut document).unwrap();
+    assert_eq!(
+        document.written(),
+        r#"{"user":"[redacted]","messages":[{"name":"[redacted]"}],"max_tokens":4096,"temperature":0.5,"a":null,"e":1,"h":[[3]],"b":{"c":[1,"secret"]},"g":[3]}"#
+    );
+    // What is no call is not for it.
+    let get = Seen::Request(Request::new("GET", "/"));
+    let other = decide(&policy, "coder", "a.example", get);
+    assert_eq!(other.reason.code, ReasonCode::NoRule);
+}
+
+#[test]
+fn what_cannot_be_changed_in_contents_is_refused() {
+    for (matches, modify, told) in [
+        (
+            "method: [POST]",
+            "{redact: [/a]}",
+            "contents are changed where they are read: in calls of language models and of tools",
+        ),
+        (
+            "tool: {}",
+            "{redact: [/a]}",
+            "what is changed in calls of tools are their arguments",
+        ),
+        (
+            "tool: {server: [code], name: [x]}",
+            "{redact: [/a]}",
+            "of calls to `code` no arguments can be changed",
+        ),
+        ("llm: {}", "{redact: [a]}", "`a` is no JSON Pointer"),
+        ("llm: {}", "{redact: [/a~2]}", "`~` stands alone in it"),
+        ("llm: {}", "{redact: [\"\"]}", "is no JSON Pointer"),
+        ("llm: {}", "{redact: []}", "`redact` is empty"),
+        ("llm: {}", "{clamp: {}}", "`clamp` is empty"),
+        ("llm: {}", "{json_patch: []}", "`json_patch` is empty"),
+        (
+            "llm: {}",
+            "{clamp: {/a: x}}",
+            "expected a number, or `min` and `max`, found the text `x`",
+        ),
+        (
+            "llm: {}",
+            "{clamp: {/a: \"9\"}}",
+            "expected a number, or `min` and `max`, found the text `9`",
+        ),
+        (
+            "llm: {}",
+            "{clamp: {/a: .inf}}",
+            "expected a number, or `min` and `max`",
+        ),
+        ("llm: {}", "{clamp: {/a: {}}}", "neither `min` nor `max`"),
+        (
+            "llm: {}",
+            "{clamp: {/a: {min: 2, max: 1}}}",
+            "`min` is larger than `max`",
+        ),
+        ("llm: {}", "{clamp: {/a: {most: 1}}}", "unknown key `most`"),
+        (
+            "llm: {}",
+            "{json_patch: [{op: put, path: /a}]}",
+            "unknown value `put`",
+        ),
+        (
+            "llm: {}",
+            "{json_patch: [{op: add, path: /a}]}",
+            "this operation needs `value`",
+        ),
+        (
+            "llm: {}",
+            "{json_patch: [{op: remove, path: /a, value: 1}]}",
+            "this operation has no `value`",
+        ),
+        (
+            "llm: {}",
+            "{json_patch: [{op: copy, path: /a}]}",
+            "this operation needs `from`",
+        ),
+        (
+            "llm: {}",
+            "{json_patch: [{op: move, from: /a, path: /a/b}]}",
+            "nothing is moved into itself",
+        ),
+    ] {
+        let found = super::refusals::refused(&contents(matches, modify));
+        assert!(
+            found.iter().any(|it| it.contains(told)),
+            "{modify}: {found:?}"
+        );
+    }
+    let many: Vec<String> = (0..65).map(|n| format!("/a{n}")).collect();
+    let many = contents("llm: {}", &format!("{{redact: [{}]}}", many.join(", ")));
+    let found = super::refusals::refused(&many);
+    assert!(found[0].contains("at most 64 changes"), "{found:?}");
+    let large = "x".repeat(70_000);
+    let large = format!("{{json_patch: [{{op: add, path: /a, value: {large}}}]}}");
+    let found = super::refusals::refused(&contents("llm: {}", &large));
+    assert!(found[0].contains("a value of a patch takes"), "{found:?}");
+}
