@@ -5,6 +5,7 @@
 //! | `GET /v1/verdicts?agent=&verdict=&kind=&since=&before=&limit=` | [`Verdicts`] |
 //! | the same with `follow=true` | one [`Line`] per line; an empty line is a heartbeat |
 //! | `GET /v1/verdicts/{id}` | a [`Decision`] |
+//! | `GET /v1/verdicts/{id}/contents` | [`agentguard_model::contents::Contents`] |
 //! | `GET /v1/agents` | [`Agents`] |
 //! | `GET /v1/agents/{name}` | an [`AgentStatus`] |
 //! | `GET /v1/policy` | a [`PolicyView`] |

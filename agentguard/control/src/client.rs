@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_keeper::groups::{APPROVE, READ, RUN};
+use agentguard_model::contents::Contents;
 use agentguard_model::{AgentName, Decision, DecisionId, ToolPin, ToolPinned};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -184,6 +185,14 @@ impl Client {
     /// [`ClientError::Refused`] with [`crate::api::ProblemCode::NotFound`] if there is none of this id.
     pub async fn decision(&mut self, id: DecisionId) -> Result<Decision, ClientError> {
         self.ask(&format!("/v1/verdicts/{id}")).await
+    }
+
+    /// What was kept of what passed under a decision.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with [`crate::api::ProblemCode::NotFound`] if nothing was.
+    pub async fn contents(&mut self, id: DecisionId) -> Result<Contents, ClientError> {
+        self.ask(&format!("/v1/verdicts/{id}/contents")).await
     }
 
     /// All agents.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
 use agentguard_keeper::packet::tell_senders;
-use agentguard_model::{AgentName, InvalidDecisionId, Users};
+use agentguard_model::{AgentName, Decision, InvalidDecisionId, Users};
 use agentguard_pins::Pins;
 use agentguard_policy::{Policy, RuleAction, RuleInfo};
 use agentguard_record::{Followed, Query, ReadError, Record};
@@ -322,6 +322,7 @@ async fn answer(
             Err(problem) => Err(problem),
         },
         ["v1", "verdicts", id] => decision(id, scope, sources).await,
+        ["v1", "verdicts", id, "contents"] => contents(id, scope, sources).await,
         ["v1", "agents"] => Ok(json(&Agents {
             agents: scope.agents(&sources.agents.borrow()),
         })),
@@ -374,11 +375,41 @@ async fn verdicts(
 }
 
 async fn decision(id: &str, scope: &Scope, sources: &Sources) -> Result<Response<Body>, Problem> {
+    Ok(json(&found(id, scope, sources).await?))
+}
+
+/// What was kept of what passed under a decision. It has what agents and their users said, whoever they are.
+async fn contents(id: &str, scope: &Scope, sources: &Sources) -> Result<Response<Body>, Problem> {
+    let decision = found(id, scope, sources).await?;
+    if !matches!(scope, Scope::All) {
+        return Err(Problem::new(
+            ProblemCode::Forbidden,
+            "contents are for those who may read everything",
+        )
+        .hint(format!("ask root, or a member of {READ} or {APPROVE}")));
+    }
+    let agent = decision.agent.as_ref().map(|agent| &agent.name);
+    let kept = match agent {
+        Some(agent) => sources.record.contents(decision.id, agent).await,
+        None => Ok(None),
+    };
+    match kept.map_err(|error| unreadable(&error))? {
+        Some(contents) => Ok(json(&contents)),
+        None => Err(Problem::new(
+            ProblemCode::NotFound,
+            format!("no contents are kept of {}", decision.id),
+        )
+        .hint("they are kept where a rule with `capture_body` has allowed it, once it is over, and until newer ones need the room")),
+    }
+}
+
+/// The decision of this id, if it is one that may be told.
+async fn found(id: &str, scope: &Scope, sources: &Sources) -> Result<Decision, Problem> {
     let id = id
         .parse()
         .map_err(|error: InvalidDecisionId| Problem::bad_request(error.to_string()))?;
     match sources.record.find(id).await.map_err(|error| unreadable(&error))? {
-        Some(decision) if scope.has(&decision) => Ok(json(&decision)),
+        Some(decision) if scope.has(&decision) => Ok(decision),
         _ => Err(
             Problem::new(ProblemCode::NotFound, format!("there is no decision {id}")).hint(
                 "old decisions are deleted when the record reaches its bound; `agentguard verdicts` lists those that are there",

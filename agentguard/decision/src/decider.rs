@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use agentguard_model::contents::Contents;
 use agentguard_model::{
     Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
     Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
@@ -258,10 +259,10 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
-    /// Whether a rule changes contents. Pure; records nothing.
+    /// Whether a rule changes contents, or keeps them. Pure; records nothing.
     #[must_use]
-    pub fn changes_contents(&self) -> bool {
-        self.policies.current().changes_contents()
+    pub fn needs_contents(&self) -> bool {
+        self.policies.current().needs_contents()
     }
 
     /// Which server of tools answers at a path of a host, if one does. Pure; records nothing.
@@ -374,6 +375,15 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
+    /// Keeps contents of an allowed action, if they are to be kept.
+    pub fn keep(&self, decided: &Decided, contents: Contents) {
+        if let (Some(id), Some(agent)) = (decided.id, &decided.keeps)
+            && !contents.is_empty()
+        {
+            self.recorder.contents(id, agent, contents);
+        }
+    }
+
     /// The policies.
     #[must_use]
     pub fn policies(&self) -> &Arc<Policies> {
@@ -451,6 +461,7 @@ impl<R: Recorder> Decider<R> {
                 reason,
                 matched: Vec::new(),
                 changes: Vec::new(),
+                captures: false,
             },
         }
     }
@@ -562,7 +573,9 @@ impl<R: Recorder> Decider<R> {
         );
         let mut decided = concluded.await;
         if decided.allowed {
-            decided.changes = ruling.changes;
+            decided.changes = ruling.changes.into();
+            let keeps = ruling.captures.then(|| self.directory.name(client.agent));
+            decided.keeps = keeps.flatten().map(Box::new);
         }
         decided
     }
@@ -599,7 +612,8 @@ impl<R: Recorder> Decider<R> {
                 allowed,
                 handling,
                 reason,
-                changes: Vec::new(),
+                changes: Box::default(),
+                keeps: None,
                 started,
             },
             Err(refused) => Decided {
@@ -607,7 +621,8 @@ impl<R: Recorder> Decider<R> {
                 allowed: false,
                 handling,
                 reason: refused.reason,
-                changes: Vec::new(),
+                changes: Box::default(),
+                keeps: None,
                 started,
             },
         }

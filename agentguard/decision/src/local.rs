@@ -62,7 +62,9 @@ impl<R: Recorder> Decider<R> {
         };
         let mut decided = self.conclude(&policy, draft, going).await;
         if decided.allowed {
-            decided.changes = ruling.changes;
+            decided.changes = ruling.changes.into();
+            let keeps = ruling.captures.then(|| self.directory().name(client.agent));
+            decided.keeps = keeps.flatten().map(Box::new);
         }
         decided
     }
@@ -127,5 +129,6 @@ fn undeclared(server: &str, mode: Mode) -> Ruling {
         reason: Reason::new(ReasonCode::NoRule, message),
         matched: Vec::new(),
         changes: Vec::new(),
+        captures: false,
     }
 }

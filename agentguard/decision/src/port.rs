@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use agentguard_model::contents::Contents;
 use agentguard_model::{
-    AgentId, Decision, DecisionId, Handling, HostName, Outcome, Process, Reason,
+    AgentId, AgentName, Decision, DecisionId, Handling, HostName, Outcome, Process, Reason,
 };
 use agentguard_policy::Changes;
 use agentguard_protocol::json::edit::Edits;
@@ -29,6 +30,9 @@ pub trait Recorder: Send + Sync + 'static {
 
     /// Notes what became of an allowed action. Never blocks; what cannot be kept is told as a gap.
     fn outcome(&self, id: DecisionId, outcome: Outcome);
+
+    /// Keeps contents of what an agent was allowed, beside the record. Never blocks; what cannot be kept is counted.
+    fn contents(&self, id: DecisionId, agent: &AgentName, contents: Contents);
 }
 
 /// A decision could not be recorded.
@@ -98,7 +102,9 @@ pub struct Decided {
     /// Why.
     pub reason: Reason,
     /// What is to be changed in the request before it is sent on, in this order.
-    pub changes: Vec<Arc<Changes>>,
+    pub changes: Box<[Arc<Changes>]>,
+    /// Whose contents are to be kept, if they are.
+    pub keeps: Option<Box<AgentName>>,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
 }

@@ -5,9 +5,10 @@ mod pins;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use agentguard_model::contents::Contents;
 use agentguard_model::{
-    ActionKind, AgentId, Context, Decision, DecisionId, Handling, Labels, Layer, Mode, Outcome,
-    Process, Reason, ReasonCode, Verdict,
+    ActionKind, AgentId, AgentName, Context, Decision, DecisionId, Handling, Labels, Layer, Mode,
+    Outcome, Process, Reason, ReasonCode, Verdict,
 };
 use agentguard_policy::{Document, Switches, compile};
 use http::{HeaderMap, HeaderValue};
@@ -57,6 +58,8 @@ impl Recorder for Memory {
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
         self.outcomes.lock().unwrap().push((id, outcome));
     }
+
+    fn contents(&self, _: DecisionId, _: &AgentName, _: Contents) {}
 }
 
 fn decider() -> Decider<Memory> {

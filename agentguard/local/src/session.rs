@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 
 use agentguard_decision::{Client, Decided, Decider, Recorder};
+use agentguard_model::contents::Contents;
 use agentguard_model::{Bytes, Outcome, Reason, ReasonCode, Tool, ToolAnswer, ToolResult};
+use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Value;
 use agentguard_protocol::jsonrpc::edit_each;
 use agentguard_protocol::mcp::{
@@ -68,6 +70,10 @@ impl Session {
             }
             None => match changed(allowed.iter().map(|(_, decided)| decided), line) {
                 Ok(changed) => {
+                    let said = changed.as_ref().map_or(line, |it| it.as_bytes());
+                    for (_, decided) in &allowed {
+                        keep(decider, decided, said);
+                    }
                     let answer = self.goes_on(decider, allowed, line.len());
                     return Answer { changed, ..answer };
                 }
@@ -220,6 +226,19 @@ async fn unread_list<R: Recorder>(
             Some(error(&Reason::new(ReasonCode::NotUnderstood, message)))
         }
         _ => None,
+    }
+}
+
+/// Keeps what is sent, where that is to be kept.
+fn keep<R: Recorder>(decider: &Decider<R>, decided: &Decided, said: &[u8]) {
+    if decided.keeps.is_some() {
+        let mut request = Beginning::default();
+        request.push(said);
+        let contents = Contents {
+            request: request.kept(),
+            response: None,
+        };
+        decider.keep(decided, contents);
     }
 }
 

@@ -15,7 +15,10 @@ use agentguard_decision::{Decider, Directory, Policies, RecordRefused, Recorder}
 use agentguard_keeper::packet::tell_senders;
 use agentguard_local::api::{Answer, MAX_LINE};
 use agentguard_local::{Client, Port, Unanswered, serve};
-use agentguard_model::{AgentId, Decision, DecisionId, Layer, Outcome, ReasonCode, Verdict};
+use agentguard_model::contents::{Contents, Kept};
+use agentguard_model::{
+    AgentId, AgentName, Decision, DecisionId, Layer, Outcome, ReasonCode, Verdict,
+};
 use agentguard_policy::{Document, compile};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,12 +32,18 @@ agents: [{name: coder}]
 rules:
   - {id: read, match: {tool: {server: [files], name: [read], arguments: {/path: ['/data/*']}}}, action: allow}
   - {id: resources, match: {tool: {server: [files], method: ['resources/*', elicitation/create]}}, action: allow}
+  - id: post
+    match: {tool: {server: [files], name: [post]}}
+    action: modify
+    modify: {redact: [/token], clamp: {/size: 10}}
+    obligations: {capture_body: true}
 ";
 
 #[derive(Default)]
 struct Memory {
     decisions: Mutex<Vec<Decision>>,
     outcomes: Mutex<Vec<(DecisionId, Outcome)>>,
+    contents: Mutex<Vec<(DecisionId, AgentName, Contents)>>,
 }
 
 impl Recorder for Memory {
@@ -46,6 +55,11 @@ impl Recorder for Memory {
 
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
         self.outcomes.lock().unwrap().push((id, outcome));
+    }
+
+    fn contents(&self, id: DecisionId, agent: &AgentName, contents: Contents) {
+        let mut kept = self.contents.lock().unwrap();
+        kept.push((id, agent.clone(), contents));
     }
 }
 
@@ -109,6 +123,41 @@ fn call(id: u32, path: &str) -> String {
 
 fn instead(answer: &Answer) -> Value {
     serde_json::from_str(answer.instead.as_deref().unwrap()).unwrap()
+}
+
+/// What rules change is given back, and that is what is kept; what cannot be changed does not go on.
+#[tokio::test]
+async fn a_call_is_changed_as_its_rule_says() {
+    let world = World::new(Some(AgentId(1)));
+    let mut client = world.client();
+    let call = |arguments: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"post","arguments":{arguments}}}}}"#
+        )
+    };
+    let answer = client.sent(call(r#"{"Token":"t","size":11}"#).into());
+    let answer = answer.await.unwrap();
+    let changed = call(r#"{"Token":"[redacted]","size":10}"#);
+    assert!(answer.allowed);
+    assert_eq!(answer.changed.as_ref(), Some(&changed));
+    let kept = world.memory.contents.lock().unwrap().clone();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(Some(kept[0].0), answer.decision);
+    let request = kept[0].2.request.as_ref().unwrap();
+    assert_eq!(request.kept, Kept::Text(changed));
+    let refused = client.sent(call(r#"{"size":"11"}"#).into()).await.unwrap();
+    assert!(!refused.allowed && refused.changed.is_none());
+    assert_eq!(refused.reason.code, ReasonCode::NotChanged);
+    let said = instead(&refused).to_string();
+    assert!(said.contains("`/size` is not a number"), "{said}");
+    let decisions = world.decisions();
+    let verdicts: Vec<_> = decisions.iter().map(|it| it.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Modify, Verdict::Modify, Verdict::Deny]);
+    assert_eq!(Some(decisions[2].id), refused.decision);
+    let (id, outcome) = &world.outcomes()[0];
+    assert_eq!(*id, decisions[1].id);
+    assert!(outcome.error.as_ref().unwrap().contains("is not a number"));
+    assert_eq!(world.memory.contents.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 mod action;
 mod agent;
 mod claims;
+pub mod contents;
 mod decision;
 mod host;
 mod llm;

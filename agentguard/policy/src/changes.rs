@@ -1,5 +1,7 @@
 //! What a rule changes in the requests that it allows.
 
+use std::sync::Arc;
+
 use agentguard_protocol::json::edit::{Bounds, Edits, Operation};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -43,6 +45,17 @@ impl Changes {
     #[must_use]
     pub fn changes_fields(&self) -> bool {
         !self.dropped.is_empty() || !self.set.is_empty()
+    }
+
+    /// What it changes in fields alone.
+    pub(crate) fn of_fields(self: &Arc<Self>) -> Arc<Self> {
+        match self.edits() {
+            None => Arc::clone(self),
+            Some(_) => Arc::new(Self {
+                edits: Edits::default(),
+                ..Self::clone(self)
+            }),
+        }
     }
 
     /// Whether it changes fields as `other` does.

@@ -72,6 +72,8 @@ pub struct Ruling {
     pub matched: Vec<Matched>,
     /// What is to be changed in the request before it is sent on, in this order.
     pub changes: Vec<Arc<Changes>>,
+    /// Whether contents are to be kept.
+    pub captures: bool,
 }
 
 /// How many changes a sentence tells of, at most.
@@ -213,6 +215,7 @@ impl Policy {
             let mut ruling = self.rule_denies(agent, attempt, found);
             ruling.outcome = outcome;
             ruling.enforced = false;
+            ruling.captures = found.captures;
             if observes {
                 ruling.mode = agent.mode;
             } else if ruling.mode == Mode::Enforce {
@@ -235,13 +238,15 @@ impl Policy {
                 ..self.nothing_allows(agent, attempt, found)
             };
         }
-        if !found.modifying.is_empty() {
-            return self.modifies(agent, attempt, found, &found.modifying, outcome);
+        let modifying = self.what_modifies(&found.modifying, attempt.facts);
+        if !modifying.is_empty() {
+            return self.modifies(agent, attempt, found, modifying, outcome);
         }
-        if !found.paper_modifying.is_empty() {
-            let on_paper = self.modifies(agent, attempt, found, &found.paper_modifying, outcome);
-            let first = found.paper_modifying.iter().min();
-            let rule = first.and_then(|position| self.at(*position));
+        let modifying = self.what_modifies(&found.paper_modifying, attempt.facts);
+        if !modifying.is_empty() {
+            let first = modifying.iter().min().copied();
+            let on_paper = self.modifies(agent, attempt, found, modifying, outcome);
+            let rule = first.and_then(|position| self.at(position));
             let mode = rule.map_or(agent.mode, |rule| rule.info.mode);
             return Ruling {
                 enforced: false,
@@ -266,7 +271,18 @@ impl Policy {
             reason: Reason::new(ReasonCode::RuleAllow, message),
             matched,
             changes: Vec::new(),
+            captures: found.captures,
         }
+    }
+
+    /// Those of the rules that change something in what this is: contents are changed in calls alone.
+    fn what_modifies(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Position> {
+        let is_call = is_call(facts.request);
+        let changes = |position: &Position| {
+            let changes = self.at(*position).and_then(|rule| rule.changes.as_ref());
+            changes.is_some_and(|it| is_call || it.changes_fields())
+        };
+        positions.iter().copied().filter(changes).collect()
     }
 
     /// Rules allow it with changes: those that are `modifying`. Where an agent is only observed, none is made.
@@ -275,15 +291,19 @@ impl Policy {
         agent: &AgentPolicy,
         attempt: &Attempt<'_>,
         found: &Found,
-        modifying: &[Position],
+        mut positions: Vec<Position>,
         outcome: RulingOutcome,
     ) -> Ruling {
-        let mut positions = modifying.to_vec();
         positions.sort_unstable();
         // One may be met in more than one way.
         positions.dedup();
         let rules = || positions.iter().filter_map(|position| self.at(*position));
-        let changes = rules().filter_map(|rule| rule.changes.clone());
+        let is_call = is_call(attempt.facts.request);
+        let changes = rules().filter_map(|rule| rule.changes.as_ref());
+        let changes = changes.map(|it| match is_call {
+            true => Arc::clone(it),
+            false => it.of_fields(),
+        });
         let changes: Vec<_> = changes.collect();
         let mut told: Vec<String> = changes.iter().flat_map(|it| it.told()).collect();
         let more = told.len().saturating_sub(TOLD);
@@ -318,6 +338,7 @@ impl Policy {
             } else {
                 changes
             },
+            captures: found.captures,
         }
     }
 
@@ -341,6 +362,7 @@ impl Policy {
             ),
             matched,
             changes: Vec::new(),
+            captures: false,
         }
     }
 
@@ -390,6 +412,7 @@ impl Policy {
             reason: Reason::new(code, message),
             matched,
             changes: Vec::new(),
+            captures: false,
         }
     }
 
@@ -550,6 +573,19 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         // No rule says so.
         matched: Vec::new(),
         changes: Vec::new(),
+        captures: false,
+    }
+}
+
+/// Whether a request is a call of a language model or of a tool, and not what goes before or beside calls.
+fn is_call(request: Seen<'_>) -> bool {
+    let Seen::Request(request) = request else {
+        return false;
+    };
+    match (request.llm, request.tool) {
+        (Some(_), _) => !request.opens_calls,
+        (None, Some(tool)) => tool.name.is_some() || tool.not_understood.is_some(),
+        (None, None) => false,
     }
 }
 
@@ -576,5 +612,6 @@ fn denied(mode: Mode, reason: Reason) -> Ruling {
         reason,
         matched: Vec::new(),
         changes: Vec::new(),
+        captures: false,
     }
 }

@@ -420,7 +420,7 @@ pub(crate) struct RawObligations {
     /// At which level the daemon's log tells of what the rule decides.
     #[serde(default)]
     pub(crate) log: Option<LogLevel>,
-    /// Whether the content is kept. Not in this version.
+    /// Whether the contents of what it allows are kept: the beginning of the request's and of the answer's.
     #[serde(default)]
     pub(crate) capture_body: Option<At<bool>>,
     /// By which class its rate is limited. Not in this version.

@@ -91,6 +91,8 @@ pub(crate) struct Found {
     pub(crate) modifying: Vec<Position>,
     /// Those of [`Self::paper_allowances`] that would change it.
     pub(crate) paper_modifying: Vec<Position>,
+    /// Whether one of [`Self::allowances`] has contents kept.
+    pub(crate) captures: bool,
     /// Whether one of [`Self::unseen_allowances`] has an expression that may fail, and deny then.
     pub(crate) may_fail: bool,
     /// Why expressions could not be evaluated that could be if they were alone.
@@ -126,6 +128,7 @@ impl Found {
             (false, false, false) => &mut self.unseen_paper_denials,
             (true, true, true) => {
                 self.handling = self.handling.max(Some(rule.info.handling));
+                self.captures |= rule.captures;
                 if rule.changes.is_some() {
                     self.modifying.push(position);
                 }

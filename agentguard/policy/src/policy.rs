@@ -40,7 +40,7 @@ pub struct Policy {
     looked_at: LookedAt,
     /// Whether a rule looks at the tools that a model asks to call.
     looks_at_tool_calls: bool,
-    changes_contents: bool,
+    needs_contents: bool,
     warnings: Vec<Diagnostic>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn compile_with(
         tool_servers: loaded.tool_servers.into_iter().map(Arc::new).collect(),
         looked_at: LookedAt::by(&loaded.rules),
         looks_at_tool_calls: loaded.rules.iter().any(Rule::looks_at_tool_calls),
-        changes_contents: loaded.rules.iter().any(Rule::changes_contents),
+        needs_contents: loaded.rules.iter().any(Rule::needs_contents),
         logged: loaded
             .rules
             .iter()
@@ -179,10 +179,10 @@ impl Policy {
         self.looks_at_tool_calls
     }
 
-    /// Whether a rule changes contents, so that they are kept where they are read.
+    /// Whether a rule changes contents, or keeps them, so that they are held where they are read.
     #[must_use]
-    pub const fn changes_contents(&self) -> bool {
-        self.changes_contents
+    pub const fn needs_contents(&self) -> bool {
+        self.needs_contents
     }
 
     /// The first 12 hexadecimal digits of the SHA-256 of its documents.

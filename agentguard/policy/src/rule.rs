@@ -158,6 +158,8 @@ pub(crate) struct Rule {
     pub(crate) conditions: Conditions,
     /// What it changes in the requests that it allows.
     pub(crate) changes: Option<Arc<Changes>>,
+    /// Whether contents of what it allows are kept.
+    pub(crate) captures: bool,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) ranges: Vec<IpNet>,
 }
@@ -197,10 +199,10 @@ impl Rule {
         llm.is_some_and(|llm| !llm.tool_calls.is_empty())
     }
 
-    /// Whether it changes contents.
-    pub(crate) fn changes_contents(&self) -> bool {
+    /// Whether it changes contents, or keeps them.
+    pub(crate) fn needs_contents(&self) -> bool {
         let changes = self.changes.as_ref();
-        changes.is_some_and(|changes| changes.edits().is_some())
+        self.captures || changes.is_some_and(|changes| changes.edits().is_some())
     }
 
     /// Whether it matches any destination.
@@ -210,19 +212,25 @@ impl Rule {
 
     /// Whether it matches what shows no request, as far as that is about the request, or could where one is.
     pub(crate) fn unread(&self, seen: &Seen<'_>) -> Fit {
-        if self.changes.is_some() || self.conditions.needs_request() {
+        if self.has_to_see() {
             return Fit::NeedsRequest;
         }
         self.request.unread(seen)
     }
 
     pub(crate) fn needs_request(&self) -> bool {
-        !self.request.is_empty() || self.changes.is_some() || self.conditions.needs_request()
+        !self.request.is_empty() || self.has_to_see()
+    }
+
+    /// Whether it needs a request for anything but what it matches in one.
+    pub(crate) fn has_to_see(&self) -> bool {
+        self.changes.is_some() || self.captures || self.conditions.needs_request()
     }
 
     /// Whether destination, port and transport are all that it depends on, so that the kernel can decide.
     pub(crate) fn is_static(&self) -> bool {
-        self.request.is_empty() && self.changes.is_none() && self.conditions.is_empty()
+        let nothing_else = self.changes.is_none() && !self.captures;
+        self.request.is_empty() && nothing_else && self.conditions.is_empty()
     }
 
     /// How much it says of requests: for how many parts of one it has a condition.

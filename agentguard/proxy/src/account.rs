@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use agentguard_decision::{Decided, Decider, Recorder};
+use agentguard_model::contents::{Contents, MAX_KEPT};
 use agentguard_model::{Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
+use agentguard_protocol::content::Beginning;
 use agentguard_protocol::mcp::MAX_TOLD;
 use http::header::{HeaderMap, HeaderName};
 
+use crate::decoders::Decoding;
 use crate::http::Said;
 use crate::relay::Counts;
 
@@ -30,9 +33,29 @@ pub(crate) struct Account<R: Recorder> {
     tool: OnceLock<ToolAnswer>,
     /// The tools that were left out of an answer.
     left_out: Mutex<Vec<String>>,
+    /// What is kept of what passes; none where nothing is.
+    keeping: OnceLock<Mutex<Keeping>>,
     /// Of the other messages of a batch, each with its id: what comes of them is told here.
     beside: OnceLock<Vec<(Option<String>, Account<R>)>>,
     error: Mutex<Option<String>>,
+}
+
+/// The beginnings of what passes.
+pub(crate) struct Keeping {
+    pub(crate) sent: Beginning,
+    pub(crate) received: Beginning,
+    /// What they take.
+    _room: Decoding,
+}
+
+impl Keeping {
+    fn new(room: Decoding) -> Self {
+        Self {
+            sent: Beginning::default(),
+            received: Beginning::default(),
+            _room: room,
+        }
+    }
 }
 
 /// Messages in both directions.
@@ -56,8 +79,31 @@ impl<R: Recorder> Account<R> {
             llm: OnceLock::new(),
             tool: OnceLock::new(),
             left_out: Mutex::default(),
+            keeping: OnceLock::new(),
             beside: OnceLock::new(),
             error: Mutex::new(None),
+        }
+    }
+
+    /// Keeps contents from now on, where those of this decision, or of one that it stands for, are to be kept, and there
+    /// is room for them.
+    pub(crate) fn keep_in(&self, room: impl FnOnce(usize) -> Option<Decoding>) {
+        let beside = self.beside.get().into_iter().flatten();
+        let mut decided = beside
+            .map(|(_, other)| &other.decided)
+            .chain([&self.decided]);
+        if !decided.any(|it| it.keeps.is_some()) {
+            return;
+        }
+        if let Some(room) = room(2 * MAX_KEPT) {
+            let _ = self.keeping.set(Mutex::new(Keeping::new(room)));
+        }
+    }
+
+    /// Notes what passes, where it is kept.
+    pub(crate) fn passes(&self, note: impl FnOnce(&mut Keeping)) {
+        if let Some(keeping) = self.keeping.get() {
+            note(&mut keeping.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -135,6 +181,25 @@ impl<R: Recorder> Account<R> {
         let _ = self.beside.set(others);
     }
 
+    /// Keeps what has passed, for each decision that it passed under.
+    fn keep(&mut self) {
+        let Some(keeping) = self.keeping.take() else {
+            return;
+        };
+        let keeping = keeping.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let contents = Contents {
+            request: keeping.sent.kept(),
+            response: keeping.received.kept(),
+        };
+        let beside = self.beside.get().into_iter().flatten();
+        for decided in beside
+            .map(|(_, other)| &other.decided)
+            .chain([&self.decided])
+        {
+            self.decider.keep(decided, contents.clone());
+        }
+    }
+
     /// Has the other messages of its batch end as this one does: with the answer to each.
     fn end_beside(&mut self) {
         let others = self.beside.take().unwrap_or_default();
@@ -178,6 +243,7 @@ pub(crate) fn plain(mut error: String) -> String {
 
 impl<R: Recorder> Drop for Account<R> {
     fn drop(&mut self) {
+        self.keep();
         self.end_beside();
         let left_out = self
             .left_out

@@ -6,6 +6,8 @@
 //! second thread calls `fdatasync`, a third brings the index up to date by reading the segments
 //! back. Readers open the segments themselves and never wait for the writer.
 //!
+//! Beside it lie contents that rules have kept ([`contents`]), which are no part of it.
+//!
 //! **Invariants:** the segments are the truth: the index, and everything a query says, can be
 //! rebuilt from them and from nothing else. What was acknowledged is never rewritten, and never
 //! removed but by retention, whole segments at a time, with a note. What could not be recorded was
@@ -14,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
+mod contents;
 mod counts;
 mod entry;
 mod follow;

@@ -7,10 +7,12 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use agentguard_decision::{RecordRefused, Recorder};
-use agentguard_model::{Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict};
+use agentguard_model::contents::Contents;
+use agentguard_model::{AgentName, Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict};
 use futures_util::Stream;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::contents::Shelf;
 use crate::entry::{Entry, Gap, Notice};
 use crate::follow::{self, Followed};
 use crate::open;
@@ -48,6 +50,8 @@ pub struct Options {
     pub identical_per_second: u32,
     /// The share of one agent.
     pub quota: Quota,
+    /// How large the contents may become that rules have kept, in bytes. Default 1 GiB.
+    pub contents_bytes: u64,
     /// How long a write that was acknowledged may be unsafe from a power failure. Default 10 ms.
     pub sync_interval: Duration,
 }
@@ -59,6 +63,7 @@ impl Default for Options {
             max_bytes: Some(10 << 30),
             identical_per_second: 10,
             quota: Quota::default(),
+            contents_bytes: 1 << 30,
             sync_interval: Duration::from_millis(10),
         }
     }
@@ -94,6 +99,7 @@ pub struct Record {
     commands: mpsc::Sender<Command>,
     queue: Arc<Semaphore>,
     kept: Arc<Semaphore>,
+    contents: Arc<Shelf>,
 }
 
 impl Record {
@@ -105,8 +111,16 @@ impl Record {
     /// # Errors
     /// [`OpenError`]: the directory is in use or cannot be written to.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let bytes = options.contents_bytes;
         let (shared, commands) = open::open(dir, options)?;
+        let contents = Shelf::open(dir.join("contents"), bytes);
+        let contents = contents.map_err(|source| OpenError::Io {
+            operation: "open the contents",
+            dir: dir.display().to_string(),
+            source,
+        })?;
         Ok(Self {
+            contents: Arc::new(contents),
             shared,
             commands,
             queue: Arc::new(Semaphore::new(QUEUE)),
@@ -131,6 +145,29 @@ impl Record {
     /// As [`Record::query`].
     pub async fn find(&self, id: DecisionId) -> Result<Option<Decision>, ReadError> {
         self.read(move |shared| read::find(shared, id)).await
+    }
+
+    /// What was kept of the contents of an agent's decision, if anything was.
+    ///
+    /// # Errors
+    /// [`ReadError`] if what was kept cannot be read.
+    pub async fn contents(
+        &self,
+        id: DecisionId,
+        agent: &AgentName,
+    ) -> Result<Option<Contents>, ReadError> {
+        let (shelf, agent) = (Arc::clone(&self.contents), agent.clone());
+        let read = tokio::task::spawn_blocking(move || shelf.find(id, &agent));
+        match read.await {
+            Ok(found) => found.map_err(|source| ReadError::segments(&self.shared, source)),
+            Err(_) => Err(ReadError::Died),
+        }
+    }
+
+    /// How many contents were not kept, since there were too many at once.
+    #[must_use]
+    pub fn contents_left_out(&self) -> u64 {
+        self.contents.left_out()
     }
 
     /// The newest gaps and notes, the newest last.
@@ -167,6 +204,7 @@ impl Record {
     /// Flushes everything, makes it safe from a power failure and closes the files. What is written
     /// afterwards is refused.
     pub async fn close(&self) {
+        self.contents.flush().await;
         let (sender, closed) = oneshot::channel();
         if self.commands.send(Command::Close(sender)).is_ok() {
             // An error means that it was closed by someone else.
@@ -277,6 +315,10 @@ impl Recorder for Record {
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
         self.keep(Entry::Outcome { id, outcome });
     }
+
+    fn contents(&self, id: DecisionId, agent: &AgentName, contents: Contents) {
+        self.contents.keep(id, agent, contents);
+    }
 }
 
 #[cfg(test)]
@@ -290,6 +332,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::{DISK, Record, WAIT};
+    use crate::contents::Shelf;
     use crate::queue::Command;
     use crate::segment::Position;
     use crate::shared::Shared;
@@ -312,7 +355,10 @@ mod tests {
             segment: 1,
             offset: 8,
         };
+        let dir = tempfile::tempdir().unwrap();
+        let contents = Shelf::open(dir.path().join("contents"), 1).unwrap();
         let record = Record {
+            contents: Arc::new(contents),
             shared: Arc::new(Shared::new("/record".into(), BTreeMap::new(), at)),
             commands,
             queue: Arc::new(Semaphore::new(1)),

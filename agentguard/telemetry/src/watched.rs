@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agentguard_decision::{RecordRefused, Recorder};
+use agentguard_model::contents::Contents;
 use agentguard_model::{
     ActionKind, AgentName, Decision, DecisionId, HostName, Layer, Llm, Outcome, ReasonCode, Tool,
     TraceParent, Verdict,
@@ -55,6 +56,10 @@ impl<R: Recorder> Recorder for Watched<R> {
             feed.tell(Note::Ended(id, Box::new(outcome.clone())));
         }
         self.record.outcome(id, outcome);
+    }
+
+    fn contents(&self, id: DecisionId, agent: &AgentName, contents: Contents) {
+        self.record.contents(id, agent, contents);
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentguard_model::contents::{Content, Contents, Kept};
 use agentguard_model::{ActionKind, Decision, Layer, Verdict};
 use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
@@ -224,13 +225,12 @@ fn same(stage: &Stage, room: &Room<'_>) -> Result<()> {
 /// A turn with a call of the shell: it works, and the record has it, with this verdict on each call.
 fn whole(
     stage: &Stage,
-    more: &str,
+    room: &Room<'_>,
     agent: &Agent,
     transport: &str,
     verdict: Verdict,
 ) -> Result<()> {
-    let room = stage.room(more)?;
-    let output = turn(&room, agent, "run the tool")?;
+    let output = turn(room, agent, "run the tool")?;
     ensure!(
         output.code() == 0 && output.stdout.contains("All done."),
         "{output}"
@@ -243,8 +243,8 @@ fn whole(
     );
     let asked = calls.iter().flat_map(|it| &it.asked).count();
     ensure!(asked == 1, "{calls:#?}");
-    same(stage, &room)?;
-    let decisions = recorded(&room)?;
+    same(stage, room)?;
+    let decisions = recorded(room)?;
     ensure!(decisions.iter().all(|it| it.verdict == verdict));
     Ok(())
 }
@@ -258,7 +258,8 @@ fn codex_runs_a_turn_over_websocket() {
     let Some(codex) = agent(&stage.world, "codex").unwrap() else {
         return;
     };
-    whole(&stage, "", &codex, "websocket", Verdict::Allow).unwrap();
+    let room = stage.room("").unwrap();
+    whole(&stage, &room, &codex, "websocket", Verdict::Allow).unwrap();
 }
 
 /// In an item of the input, and in namespaces.
@@ -293,7 +294,8 @@ fn codex_runs_a_turn_over_https_where_it_has_to() {
     let Some(codex) = agent(&stage.world, "codex").unwrap() else {
         return;
     };
-    whole(&stage, HTTPS, &codex, "sse", Verdict::Allow).unwrap();
+    let room = stage.room(HTTPS).unwrap();
+    whole(&stage, &room, &codex, "sse", Verdict::Allow).unwrap();
 }
 
 #[test]
@@ -305,7 +307,8 @@ fn claude_code_runs_a_turn() {
     let Some(claude) = agent(&stage.world, "claude").unwrap() else {
         return;
     };
-    whole(&stage, "", &claude, "sse", Verdict::Allow).unwrap();
+    let room = stage.room("").unwrap();
+    whole(&stage, &room, &claude, "sse", Verdict::Allow).unwrap();
 }
 
 /// One more rule: what the provider is told of the user goes, and what is asked for is bounded.
@@ -314,11 +317,13 @@ const CHANGES: &str = "
     match: { host: [api.anthropic.com], llm: {} }
     action: modify
     modify: { redact: [/metadata/user_id], clamp: { /max_tokens: 1000 } }
+    obligations: { capture_body: true }
     handling: inspect
   - id: whose
     match: { host: [api.openai.com], llm: {} }
     action: modify
     modify: { json_patch: [{ op: add, path: /metadata, value: { team: ours } }] }
+    obligations: { capture_body: true }
     handling: inspect
 ";
 
@@ -337,7 +342,33 @@ fn agents_run_turns_of_which_rules_change_each_call() {
             return;
         };
         let more = format!("{more}{CHANGES}");
-        whole(&stage, &more, &agent, transport, Verdict::Modify).unwrap();
+        let room = stage.room(&more).unwrap();
+        whole(&stage, &room, &agent, transport, Verdict::Modify).unwrap();
+        // What was sent is kept as it was sent, and what came back.
+        let changed = match program {
+            "claude" => r#""user_id":"[redacted]""#,
+            _ => r#""metadata":{"team":"ours"}"#,
+        };
+        let mut said = String::new();
+        for decision in recorded(&room).unwrap() {
+            let id = decision.id.to_string();
+            let explain = ["explain", &id, "--contents", "-o", "json"];
+            let output = room.guard.cli().args(explain).run().unwrap();
+            let kept: Contents = serde_json::from_str(&output.success().unwrap().stdout).unwrap();
+            let text = |content: Option<Content>| match content.map(|it| it.kept) {
+                Some(Kept::Text(text)) => text,
+                other => panic!("{other:?}"),
+            };
+            let request = text(kept.request);
+            // Where it is long, it ends before its end.
+            let has = request.contains(changed) || request.len() > 60_000;
+            assert!(has && !request.contains("user_0"), "{request}");
+            said.push_str(&text(kept.response));
+        }
+        assert!(
+            said.contains("completed") || said.contains("message_stop"),
+            "{said}"
+        );
         for call in stage.calls() {
             let metadata = call.metadata.as_ref();
             if program == "claude" {

@@ -2,6 +2,8 @@
 
 use agentguard_control::api::{ProblemCode, VerdictQuery};
 use agentguard_control::{Client, ClientError};
+use agentguard_decision::Recorder;
+use agentguard_model::contents::{Content, Contents, Kept};
 use agentguard_model::{ActionKind, DecisionId, Mode, Verdict};
 use ulid::Ulid;
 
@@ -70,6 +72,35 @@ async fn verdicts_are_filtered_and_the_newest_are_given_newest_last() {
             .collect();
         let expected: Vec<DecisionId> = expected.into_iter().map(|n: usize| ids[n]).collect();
         assert_eq!(got, expected, "{query:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_of_contents_is_told_to_those_who_may_read() {
+    let world = World::new().await;
+    let of = |agent| decision(agent, Verdict::Allow, ActionKind::LlmCall, "a.example");
+    let id = world.write(of("coder")).await;
+    let other = world.write(of("coder")).await;
+    let contents = Contents {
+        request: Some(Content {
+            kept: Kept::Text("hello".to_owned()),
+            size: 5,
+            cut: false,
+        }),
+        response: None,
+    };
+    let coder = "coder".parse().unwrap();
+    Recorder::contents(&world.record, id, &coder, contents.clone());
+    world.record.close().await;
+    let mut client = world.client().await;
+    assert_eq!(client.contents(id).await.unwrap(), contents);
+    for nothing in [other, DecisionId(Ulid(1))] {
+        match client.contents(nothing).await {
+            Err(ClientError::Refused(problem)) => {
+                assert_eq!(problem.code, ProblemCode::NotFound);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

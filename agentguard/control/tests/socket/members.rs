@@ -98,6 +98,11 @@ async fn who_may_run_some_agents_is_told_of_these_as_if_there_were_no_others() {
         );
     }
 
+    // What passed is for those who may read everything, and what is another's is not even there.
+    let contents = |n: usize| format!("/v1/verdicts/{}/contents", ids[n]);
+    assert_eq!(ask(&contents(0)).await.1["code"], "forbidden");
+    assert_eq!(ask(&contents(1)).await.1["code"], "not_found");
+
     // What is another's, what is an operator's and what is nobody's is not there.
     for (n, id) in ids.iter().enumerate() {
         let (status, answer) = ask(&format!("/v1/verdicts/{id}")).await;

@@ -36,11 +36,6 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
             "this version sends no alerts",
         ),
         (
-            "capture_body",
-            oblige(|it| place(&it.capture_body)),
-            "this version keeps no contents",
-        ),
-        (
             "rate_class",
             oblige(|it| place(&it.rate_class)),
             "this version limits no rates",
@@ -49,7 +44,7 @@ pub(super) fn refuse(raw: &RawRule, matches: &RawMatch, report: &mut Report) {
         let Some(at) = at else {
             continue;
         };
-        let leave = if matches!(key, "alert" | "capture_body" | "rate_class") {
+        let leave = if matches!(key, "alert" | "rate_class") {
             "it"
         } else {
             "the rule"

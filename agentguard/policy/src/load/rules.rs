@@ -163,6 +163,7 @@ fn said(
         request: requests::request(raw.action, matches, known, report),
         conditions: conditions::conditions(raw, matches, known, report),
         changes: changes::changes(raw, matches, known, report),
+        captures: captures(raw, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
         ranges: values::list(
             "resolved_ranges",
@@ -300,6 +301,22 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
     handling
 }
 
+/// Whether contents of what a rule allows are kept. Of what is denied none have left, or come.
+fn captures(raw: &RawRule, report: &mut Report) -> bool {
+    let obliges = raw.obligations.as_ref();
+    let Some(capture) = obliges.and_then(|it| it.value.capture_body.as_ref()) else {
+        return false;
+    };
+    if raw.action == Some(RuleAction::Deny) {
+        report.error(
+            capture.place,
+            "`capture_body` is for rules that allow: of what is denied nothing is sent",
+            "leave it out; the record has what was attempted",
+        );
+    }
+    capture.value
+}
+
 /// What the kernel alone decides can depend on nothing else.
 fn direct_and_more(handling: Handling, rule: &Rule, place: Place, report: &mut Report) {
     if handling != Handling::Direct || rule.is_static() {
@@ -316,7 +333,7 @@ fn direct_and_more(handling: Handling, rule: &Rule, place: Place, report: &mut R
 /// A rule that needs a request and is for what shows none would never match.
 fn what_shows_no_request(matches: &RawMatch, rule: &Rule, report: &mut Report) {
     let protocols = rule.request.protocols;
-    let needs = rule.changes.is_some() || rule.conditions.needs_request();
+    let needs = rule.has_to_see();
     if let Some(list) = &matches.protocol
         && needs
         && !protocols.is_empty()

@@ -255,3 +255,48 @@ fn what_cannot_be_changed_in_contents_is_refused() {
     let found = super::refusals::refused(&contents("llm: {}", &large));
     assert!(found[0].contains("a value of a patch takes"), "{found:?}");
 }
+
+#[test]
+fn contents_are_kept_of_what_a_rule_allows_that_sees_them() {
+    let text = |rest: &str| {
+        format!(
+            "version: 1\nagents: [{{name: coder}}, {{name: learner, mode: observe}}]\nrules:\n  - {{id: kept, match: {{host: [a.example], port: [443]}}, action: allow, handling: inspect, obligations: {{capture_body: true}}}}\n  - {{id: open, match: {{host: [a.example, b.example], port: [443]}}, action: allow, handling: inspect{rest}}}\n"
+        )
+    };
+    let policy = policy(&text(""));
+    let get = Seen::Request(Request::new("GET", "/"));
+    for (agent, name, captures) in [
+        ("coder", "a.example", true),
+        ("learner", "a.example", true),
+        ("coder", "b.example", false),
+    ] {
+        let ruling = decide(&policy, agent, name, get);
+        assert_eq!(ruling.captures, captures, "{agent} {name}");
+        assert_eq!(ruling.verdict, Verdict::Allow);
+    }
+    let early = decide(&policy, "coder", "a.example", Seen::NotYet);
+    assert_eq!(early.outcome, RulingOutcome::Allow(Handling::Inspect));
+    // It is looked into for that alone, and what shows nothing does not pass.
+    let spliced = text("").replace(
+        "{host: [a.example, b.example], port: [443]}, action: allow, handling: inspect",
+        "{host: [a.example, b.example], port: [443]}, action: allow, handling: splice",
+    );
+    let spliced = super::policy(&spliced);
+    let early = decide(&spliced, "coder", "a.example", Seen::NotYet);
+    assert_eq!(early.outcome, RulingOutcome::Undecided);
+    let never = decide(&spliced, "coder", "a.example", Seen::Tls);
+    assert_eq!(never.outcome, RulingOutcome::Deny);
+    for (rest, told) in [
+        (
+            ", mode: shadow}\n  - {id: not, match: {host: [c.example]}, action: deny, obligations: {capture_body: true}",
+            "`capture_body` is for rules that allow",
+        ),
+        (
+            "}\n  - {id: direct, match: {host: [c.example]}, action: allow, handling: direct, obligations: {capture_body: true}",
+            "`direct` cannot go with what looks at requests",
+        ),
+    ] {
+        let found = super::refusals::refused(&text(rest));
+        assert!(found.iter().any(|it| it.contains(told)), "{found:?}");
+    }
+}

@@ -532,10 +532,6 @@ fn what_a_later_version_will_have_is_refused_by_name() {
             "`alert` is not there yet\n  hint: this version sends no alerts;",
         ),
         (
-            "{id: a, action: allow, obligations: {capture_body: true}}",
-            "`capture_body` is not there yet",
-        ),
-        (
             "{id: a, action: allow, obligations: {rate_class: bulk}}",
             "`rate_class` is not there yet",
         ),

@@ -362,6 +362,7 @@ impl<'a> Comparisons<'a> {
                 || by.info.mode != rule.info.mode
                 || by.addresses != rule.addresses
                 || by.changes != rule.changes
+                || by.captures != rule.captures
                 || !rule.ranges.iter().all(|net| by.ranges.contains(net))
                 || rule.info.reason.is_some() && by.info.reason != rule.info.reason
                 || rule.info.log.is_some() && by.info.log != rule.info.log;

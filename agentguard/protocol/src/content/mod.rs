@@ -8,6 +8,7 @@
 mod brotli;
 mod deflate;
 mod gzip;
+mod kept;
 mod meter;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod zstd;
 use std::fmt;
 use std::ops::ControlFlow;
 
+pub use kept::Beginning;
 pub use meter::{Meter, Pushed, WORK};
 
 use deflate::Doubt;

@@ -246,14 +246,14 @@ fn add(
     };
     match around {
         Value::Object(members) => {
-            match members.iter_mut().find(|(name, _)| name == last) {
+            match members.iter_mut().find(|(name, _)| **name == *last) {
                 Some((_, there)) => *there = value,
-                None => members.push((last.clone(), value)),
+                None => members.push((last.into(), value)),
             }
             Ok(())
         }
         Value::Array(items) => {
-            let place = match &**last {
+            let place = match last {
                 "-" => Some(items.len()),
                 token => index(token).filter(|place| *place <= items.len()),
             };
@@ -269,7 +269,7 @@ fn remove(document: &mut Value, at: &Pointer) -> Result<Value, Impossible> {
     let (last, around) = around(document, at).ok_or_else(nothing)?;
     match around {
         Value::Object(members) => {
-            let place = members.iter().position(|(name, _)| name == last);
+            let place = members.iter().position(|(name, _)| **name == *last);
             Ok(members.remove(place.ok_or_else(nothing)?).1)
         }
         Value::Array(items) => {
@@ -281,10 +281,7 @@ fn remove(document: &mut Value, at: &Pointer) -> Result<Value, Impossible> {
 }
 
 /// What a place is in, and under which name.
-fn around<'a, 'b>(
-    document: &'a mut Value,
-    at: &'b Pointer,
-) -> Option<(&'b Box<str>, &'a mut Value)> {
+fn around<'a, 'b>(document: &'a mut Value, at: &'b Pointer) -> Option<(&'b str, &'a mut Value)> {
     let (last, around) = at.tokens().split_last()?;
     Some((last, find_mut(around, document)?))
 }

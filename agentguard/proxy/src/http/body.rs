@@ -326,8 +326,11 @@ impl<R: Recorder> Body for RequestBody<R> {
             }
             Poll::Ready(passed) => passed?,
         }
-        let data = frame.data_ref().map_or(0, Bytes::len);
-        this.account.sent.fetch_add(data as u64, Ordering::Relaxed);
+        if let Some(data) = frame.data_ref() {
+            let length = data.len() as u64;
+            this.account.sent.fetch_add(length, Ordering::Relaxed);
+            this.account.passes(|it| it.sent.push(data));
+        }
         Poll::Ready(Some(Ok(frame)))
     }
 
@@ -447,6 +450,7 @@ impl<R: Recorder> ResponseBody<R> {
         }
         let length = read.len() as u64;
         self.account.received.fetch_add(length, Ordering::Relaxed);
+        self.account.passes(|it| it.received.push(read));
         Ok(at + read.len())
     }
 
@@ -484,6 +488,7 @@ impl<R: Recorder> ResponseBody<R> {
                 Ok(Some(data)) => {
                     let length = data.len() as u64;
                     self.account.received.fetch_add(length, Ordering::Relaxed);
+                    self.account.passes(|it| it.received.push(&data));
                     if checked.size() == 0 && self.inner.is_end_stream() {
                         self.end();
                     }

@@ -217,6 +217,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let changed = self.changed(&mut parts, &meaning, messaging.as_ref(), &asked, both, body);
         let changed = changed.await;
         account.stands_for(beside);
+        account.keep_in(|memory| self.flow.room(memory));
+        account.passes(|it| it.sent.is_of(&parts.headers));
         let _awaited = Awaited(Arc::clone(&account));
         let body = match changed {
             Ok((body, false)) => body,
@@ -465,6 +467,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 Response::from_parts(parts, Either::Right(Full::default()))
             }
             None => {
+                account.passes(|it| it.received.is_of(&parts.headers));
                 // Used again once hyper finds it ready, which is once this response is read.
                 *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
                 let room = |memory| self.flow.room(memory);

@@ -73,6 +73,11 @@ impl Kept {
         }
     }
 
+    /// What is held, in pieces.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(|piece| &piece[..])
+    }
+
     /// The next piece, which is held no more.
     pub(crate) fn pop(&mut self) -> Option<BytesMut> {
         let piece = self.pieces.pop_front()?;

@@ -12,6 +12,7 @@ use super::websocket::masked;
 use super::{Rules, by_name, codes, read_some, read_until, soon, write};
 
 const ALLOWED: (Verdict, ReasonCode) = (Verdict::Modify, ReasonCode::RuleModify);
+const OPENED: (Verdict, ReasonCode) = (Verdict::Allow, ReasonCode::RuleAllow);
 const REFUSED: (Verdict, ReasonCode) = (Verdict::Deny, ReasonCode::NotChanged);
 
 fn request(path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
@@ -231,6 +232,6 @@ async fn calls_of_a_connection_are_changed_one_by_one() {
     let decisions = world.end().await;
     assert_eq!(
         codes(&decisions),
-        [ALLOWED, ALLOWED, ALLOWED, ALLOWED, REFUSED, ALLOWED]
+        [OPENED, ALLOWED, ALLOWED, ALLOWED, REFUSED, ALLOWED]
     );
 }

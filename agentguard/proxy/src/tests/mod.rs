@@ -15,6 +15,7 @@ mod http;
 mod http2;
 mod inspect;
 mod interims;
+mod kept;
 mod messages;
 mod pinned;
 mod pool;
@@ -39,9 +40,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentguard_decision::{Changes, Client, Decider, Directory, Policies, RecordRefused, Recorder};
+use agentguard_model::contents::Contents;
 use agentguard_model::{
-    ActionKind, AgentId, Decision, DecisionId, HostName, Outcome, Process, Reason, ReasonCode,
-    UpstreamEntry, Verdict,
+    ActionKind, AgentId, AgentName, Decision, DecisionId, HostName, Outcome, Process, Reason,
+    ReasonCode, UpstreamEntry, Verdict,
 };
 use agentguard_policy::{Document, Policy, compile};
 use socket2::{Domain, Socket, Type};
@@ -98,6 +100,8 @@ enum Rules {
     CallsByPath,
     /// The name is a provider's with servers of tools, and calls of each are allowed with other contents.
     Edited,
+    /// The same, but that their contents are kept.
+    Kept,
     /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
     Tools,
 }
@@ -108,6 +112,8 @@ const DENIED: &str = "127.0.0.66";
 #[derive(Default)]
 struct Log {
     decisions: Mutex<Vec<Decision>>,
+    /// What was kept of contents.
+    contents: Mutex<Vec<(DecisionId, Contents)>>,
     changed: Notify,
     /// While a test has it to itself, nothing is written.
     disk: RwLock<()>,
@@ -123,6 +129,11 @@ impl Recorder for Log {
         self.decisions.lock().unwrap().push(decision);
         self.changed.notify_waiters();
         Ok(id)
+    }
+
+    fn contents(&self, id: DecisionId, agent: &AgentName, contents: Contents) {
+        assert_eq!(agent.as_str(), "tester");
+        self.contents.lock().unwrap().push((id, contents));
     }
 
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
@@ -370,7 +381,8 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsUnread
         | Rules::CallsAsked
         | Rules::CallsByPost
-        | Rules::Edited => "[{ name: ours, api: openai, hosts: [api.example] }]",
+        | Rules::Edited
+        | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
         Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
         _ => "[]",
     };
@@ -435,6 +447,12 @@ fn policy(rules: Rules) -> Policy {
               { id: tools, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], tool: { name: ['*'] } }, \
                 modify: { redact: [/token], clamp: { /limit: { min: 1, max: 9 } } } }]"
+        }
+        Rules::Kept => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] }, obligations: { capture_body: true } }, \
+              { id: calls, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: {} }, modify: { redact: [/user] } }]"
         }
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agentguard_decision::Recorder;
+use agentguard_model::contents::{Content, Contents, Kept};
 use agentguard_record::{NoteKind, Notice, Options, Record};
 
 use crate::scene::{allow, everything, generous, newest, open, until, until_indexed, write_allows};
@@ -196,16 +197,36 @@ async fn only_the_owner_may_read_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("state/record");
     let record = open(&dir);
-    record.write(allow("a")).await.unwrap();
+    let id = record.write(allow("a")).await.unwrap();
     until_indexed(&record).await;
+    let content = Content {
+        kept: Kept::Text("hello".to_owned()),
+        size: 5,
+        cut: false,
+    };
+    let contents = Contents {
+        request: Some(content),
+        response: None,
+    };
+    let coder = "coder".parse().unwrap();
+    Recorder::contents(&record, id, &coder, contents.clone());
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&dir), 0o700);
-    let mut files = 0;
-    for entry in dir.read_dir().unwrap() {
-        let path = entry.unwrap().path();
-        assert_eq!(mode(&path), 0o600, "{}", path.display());
-        files += 1;
-    }
-    assert_eq!(files, 4);
     assert_eq!(record.query(newest(5)).await.unwrap().len(), 1);
+    record.close().await;
+    let kept = record.contents(id, &coder).await.unwrap();
+    assert_eq!(kept, Some(contents));
+    let beside = dir.join("contents");
+    assert_eq!(mode(&beside), 0o700);
+    let mut files = 0;
+    for dir in [&dir, &beside] {
+        for entry in dir.read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            if path != beside {
+                assert_eq!(mode(&path), 0o600, "{}", path.display());
+                files += 1;
+            }
+        }
+    }
+    assert_eq!(files, 5);
 }

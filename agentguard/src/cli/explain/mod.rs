@@ -7,6 +7,7 @@
 mod advice;
 mod call;
 pub(super) mod changed;
+mod contents;
 mod excerpt;
 
 use std::path::Path;
@@ -36,9 +37,16 @@ pub(super) struct Explain {
     /// The decision, as `verdicts` prints it and refusals carry it
     #[arg(value_name = "DECISION_ID")]
     id: DecisionId,
+    /// Print what was kept of the contents that passed under it, by a rule with `capture_body`, instead
+    #[arg(long)]
+    contents: bool,
 }
 
 pub(super) fn main(explain: &Explain, global: &Global, out: &mut Output) -> Result<(), Failure> {
+    if explain.contents {
+        let contents = global.ask(async |mut client| Ok(client.contents(explain.id).await?))?;
+        return Ok(out.value(&contents, || lines(&contents::told(&contents)))?);
+    }
     let (decision, in_force) = global.ask(async |mut client| {
         let decision = client.decision(explain.id).await?;
         // The story is whole without it.
@@ -46,6 +54,12 @@ pub(super) fn main(explain: &Explain, global: &Global, out: &mut Output) -> Resu
         Ok((decision, policy.map(|policy| policy.status)))
     })?;
     Ok(out.value(&decision, || story(&decision, in_force.as_ref()))?)
+}
+
+/// Text that keeps its lines, made harmless for a terminal.
+fn lines(text: &str) -> String {
+    let lines = text.lines().map(|line| printable(line) + "\n");
+    lines.collect()
 }
 
 /// The story. `in_force` is the policy in force now, where that is known.

@@ -3,7 +3,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentguard_decision::{RecordRefused, Recorder};
-use agentguard_model::{Decision, DecisionId, Endpoint, Header, Otlp, Outcome};
+use agentguard_model::contents::Contents;
+use agentguard_model::{AgentName, Decision, DecisionId, Endpoint, Header, Otlp, Outcome};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -38,6 +39,8 @@ impl Recorder for Nothing {
     }
 
     fn outcome(&self, _: DecisionId, _: Outcome) {}
+
+    fn contents(&self, _: DecisionId, _: &AgentName, _: Contents) {}
 }
 
 /// What came to a collector: path, a header field, and content.

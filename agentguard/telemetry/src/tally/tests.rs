@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use agentguard_decision::{RecordRefused, Recorder};
-use agentguard_model::{Decision, DecisionId, Outcome, Reason, ReasonCode};
+use agentguard_model::contents::Contents;
+use agentguard_model::{AgentName, Decision, DecisionId, Outcome, Reason, ReasonCode};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ impl Recorder for Memory {
     }
 
     fn outcome(&self, _: DecisionId, _: Outcome) {}
+
+    fn contents(&self, _: DecisionId, _: &AgentName, _: Contents) {}
 }
 
 pub(crate) fn decision(number: u128, changes: &serde_json::Value) -> Decision {

@@ -31,8 +31,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     ) -> Result<(Received, bool), Decided> {
         let others = beside.iter().map(|(_, account)| account.decided());
         let made = Made::of(iter::once(account.decided()).chain(others));
-        // What opens a connection for calls has none in it: each of them is changed by itself.
-        if !made.any() || asked.calls_to_come().is_some() {
+        if !made.any() {
             return Ok((body, false));
         }
         let seen = asked.seen();

@@ -47,7 +47,8 @@ fn denied() -> Decided {
         allowed: false,
         handling: Handling::Inspect,
         reason: Reason::new(ReasonCode::RuleDeny, "too large"),
-        changes: Vec::new(),
+        changes: Box::default(),
+        keeps: None,
         started: Instant::now(),
     }
 }

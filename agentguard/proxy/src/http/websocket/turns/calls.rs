@@ -39,7 +39,7 @@ enum Message {
 struct Reading {
     reader: TurnReader,
     size: u64,
-    /// What it says; none where no rule changes contents.
+    /// What it says; none where no rule changes contents, or keeps them.
     text: Option<Kept>,
     /// What its client masks it with.
     mask: [u8; 4],
@@ -131,7 +131,7 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
                 .flow
                 .guard
                 .decider
-                .changes_contents()
+                .needs_contents()
                 .then(Kept::default),
             mask: head.mask.unwrap_or_default(),
             fault: binary.then(|| "it is no text".to_owned()),

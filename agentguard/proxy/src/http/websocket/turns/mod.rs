@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::{ActionKind, ClaimSource, Llm, ReasonCode};
+use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Reader;
 use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
 use agentguard_protocol::refusal::Refusal;
@@ -29,6 +30,7 @@ use crate::account::Account;
 use crate::connection::Flow;
 use crate::http::changed::{Content, MAX_KEPT, Made, edited, not_changed};
 use crate::http::checked::Checks;
+use crate::http::growth::Judge as _;
 use crate::http::held::Kept;
 use crate::http::websocket::Stopped;
 use crate::revoked::Revoked;
@@ -133,6 +135,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             return self.refuse(decided).map(|()| Fate::Refused);
         }
         let unmade = self.unmade(&decided);
+        let mut said = Beginning::default();
+        if decided.keeps.is_some() {
+            let pieces = text.iter().flat_map(Kept::pieces);
+            pieces.for_each(|piece| said.push(piece));
+        }
         let changed = changed_text(&Made::of([&decided].into_iter()), text);
         let account = Arc::new(self.flow.account(decided));
         if unmade {
@@ -159,6 +166,12 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
             return Err(Stopped::Denied(refused));
         }
+        account.keep_in(|memory| self.flow.room(memory));
+        if let Fate::Instead(text) = &fate {
+            said = Beginning::default();
+            said.push(text.as_bytes());
+        }
+        account.passes(|it| it.sent = said);
         let sent = match &fate {
             Fate::Instead(text) => text.len() as u64,
             Fate::Goes | Fate::Refused => size,
@@ -202,6 +215,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             turn.answer.data(bytes);
             let received = &turn.account.received;
             received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            turn.account.passes(|it| it.received.push(bytes));
         }
     }
 
