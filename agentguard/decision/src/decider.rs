@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::contents::Contents;
 use agentguard_model::{
-    Action, ActionKind, AgentId, Decision, DecisionId, Handling, HostName, Layer, Mode, Outcome,
-    Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
+    Action, ActionKind, AgentId, ClaimSource, Decision, DecisionId, Handling, HostName, Layer,
+    Mode, Outcome, Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
     Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen, ToolServer,
@@ -602,10 +602,21 @@ impl<R: Recorder> Decider<R> {
         let allowed = going.is_some();
         let handling = going.unwrap_or(Handling::Splice);
         let reason = draft.reason.clone();
-        let decision = Decision {
-            trace_parent: trace,
-            ..self.decision(policy, draft)
-        };
+        let mut decision = self.decision(policy, draft);
+        decision.trace_parent = trace;
+        let agent = decision.agent.as_ref().map(|agent| &agent.name);
+        let trusts = |own: &AgentPolicy| own.trusts.contains(&ClaimSource::Traceparent);
+        if let Some(trace) = trace
+            && agent
+                .and_then(|name| policy.agent(name))
+                .is_some_and(trusts)
+        {
+            // Each request may have another one: among the claims it would keep equal denials from being counted together.
+            decision
+                .context
+                .trace_id
+                .get_or_insert_with(|| trace.trace_id());
+        }
         match self.recorder.write(decision).await {
             Ok(id) => Decided {
                 id: Some(id),

@@ -181,9 +181,29 @@ async fn the_trace_that_a_request_names_is_recorded_where_it_is_one() {
         let target = target("api.example.com", 80);
         let decided = decider.request(&client(1), &target, &[], &asked).await;
         assert!(decided.allowed);
-        let named = last(&decider).trace_parent.map(|it| it.to_string());
+        let decision = last(&decider);
+        let named = decision.trace_parent.map(|it| it.to_string());
         assert_eq!(named.as_deref(), expected);
+        // It is the run's to say, unless the policy trusts the request.
+        assert_eq!(decision.context.trace_id, None);
+        let trusting = Decider::new(
+            Arc::new(Policies::new(5, trusting())),
+            Arc::clone(decider.directory()),
+            Arc::new(Memory::default()),
+        );
+        trusting.request(&client(1), &target, &[], &asked).await;
+        let trace = last(&trusting).context.trace_id;
+        let expected = expected.and_then(|it| it.split('-').nth(1));
+        assert_eq!(trace.as_deref(), expected);
     }
+}
+
+/// The same policy, where requests say to which trace they belong.
+fn trusting() -> agentguard_policy::Policy {
+    let text = POLICY.replacen("name: coder", "name: coder, trusts: [traceparent]", 1);
+    assert_ne!(text, POLICY);
+    let path = "policy.yaml".to_owned();
+    compile(&[Document { path, text }]).unwrap()
 }
 
 #[tokio::test]

@@ -15,6 +15,10 @@ pub enum ClaimSource {
     Baggage,
     /// In a call of a language model: `user` or `safety_identifier` (`OpenAI`), `metadata.user_id` (Anthropic).
     Llm,
+    /// In a session that a server of tools has begun (`Mcp-Session-Id`): its id is the session.
+    Mcp,
+    /// In the header field `traceparent` (W3C Trace Context): the trace.
+    Traceparent,
 }
 
 /// What a request says itself, as the agent wrote it: it may be anything.
@@ -37,6 +41,7 @@ impl Context {
             (&mut self.session, &other.session),
             (&mut self.workflow, &other.workflow),
             (&mut self.purpose, &other.purpose),
+            (&mut self.trace_id, &other.trace_id),
         ];
         for (own, other) in pairs {
             if own.is_none() {

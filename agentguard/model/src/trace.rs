@@ -24,6 +24,14 @@ pub struct TraceParent {
 #[error("it is not a traceparent: `00-`, 32 hexadecimal digits in lower case, `-`, 16, `-` and 2")]
 pub struct InvalidTraceParent;
 
+impl TraceParent {
+    /// The trace, in 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.trace))
+    }
+}
+
 impl FromStr for TraceParent {
     type Err = InvalidTraceParent;
 
@@ -59,9 +67,8 @@ fn hex<const N: usize>(text: &str) -> Result<[u8; N], InvalidTraceParent> {
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let trace = u128::from_be_bytes(self.trace);
         let span = u64::from_be_bytes(self.span);
-        write!(f, "00-{trace:032x}-{span:016x}-{:02x}", self.flags)
+        write!(f, "00-{}-{span:016x}-{:02x}", self.trace_id(), self.flags)
     }
 }
 

@@ -22,6 +22,7 @@ use crate::http::call::Unread;
 use crate::http::changed::Content;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding, ROOM};
+use crate::http::sessions;
 use crate::http::tongue::Tongue;
 use crate::http::unpacked::{Reads, Unpacked};
 
@@ -154,6 +155,11 @@ impl Messaging {
                 .sessions
                 .begun(self.server(), fields, flow.client.agent);
         }
+    }
+
+    /// The session that a request says it belongs to.
+    pub(crate) fn session(&self, fields: &HeaderMap) -> Option<String> {
+        self.answers().then(|| sessions::named(fields)).flatten()
     }
 
     /// That a request names another agent's session, in words.

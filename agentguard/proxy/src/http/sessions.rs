@@ -46,6 +46,14 @@ impl Sessions {
     }
 }
 
+/// The one session that a request names, where it can be told.
+pub(crate) fn named(fields: &HeaderMap) -> Option<String> {
+    let mut values = fields.get_all(FIELD).iter();
+    let id = values.next()?.to_str().ok()?;
+    let fits = (1..=MAX_ID).contains(&id.len()) && values.next().is_none();
+    fits.then(|| id.to_owned())
+}
+
 fn ids(fields: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let values = fields.get_all(FIELD).iter().map(|value| value.as_bytes());
     values.filter(|id| id.len() <= MAX_ID)
@@ -55,6 +63,20 @@ fn ids(fields: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
     use http::{HeaderName, HeaderValue};
+
+    #[test]
+    fn the_one_session_that_is_named_is_told() {
+        let mut fields = HeaderMap::new();
+        assert_eq!(named(&fields), None);
+        fields.append(FIELD, HeaderValue::from_static("s-1"));
+        assert_eq!(named(&fields).as_deref(), Some("s-1"));
+        fields.append(FIELD, HeaderValue::from_static("s-2"));
+        assert_eq!(named(&fields), None);
+        for none in ["", &"x".repeat(MAX_ID + 1)] {
+            fields.insert(FIELD, HeaderValue::from_str(none).unwrap());
+            assert_eq!(named(&fields), None);
+        }
+    }
 
     #[test]
     fn a_session_is_whose_it_was_given_to_alone() {

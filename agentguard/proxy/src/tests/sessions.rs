@@ -1,6 +1,6 @@
 //! Sessions of servers of tools.
 
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{ClaimSource, ReasonCode, Verdict};
 
 use super::http::read_response;
 use super::{Rules, by_name, read_some, read_until, write};
@@ -58,6 +58,14 @@ async fn a_session_is_no_other_agent_s() {
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     drop(first);
     let decisions = world.end().await;
+    // Whose a request is by its session, it says itself.
+    let sessions = decisions.iter().map(|it| {
+        let mut claims = it.action.claims.iter();
+        let claim = claims.find(|it| it.source == ClaimSource::Mcp);
+        claim.and_then(|it| it.context.session.clone())
+    });
+    let said: Vec<_> = sessions.flatten().collect();
+    assert_eq!(said, ["s1"]);
     let denied: Vec<_> = decisions
         .iter()
         .filter(|it| it.verdict == Verdict::Deny)

@@ -96,6 +96,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         asked.grew(read.size);
+        let session = Context {
+            session: messaging.session(&parts.headers),
+            ..Context::default()
+        };
+        let asked = asked.claiming(ClaimSource::Mcp, session);
         if messaging.looks() {
             // What is looked at has to be read first.
             let plain = HeaderValue::from_static("identity");
