@@ -265,3 +265,89 @@ proptest! {
         prop_assert!(!redact(&[&each], &document).contains("secret"));
     }
 }
+
+/// Any document, not deep.
+fn document() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![Just("a"), Just("A"), Just("b/c"), Just("~"), Just("")];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i32>().prop_map(|it| Value::Number(it.to_string().into())),
+        any::<f64>()
+            .prop_filter("JSON has no others", |it| it.is_finite())
+            .prop_map(|it| Value::Number(serde_json::json!(it).to_string().into())),
+        ".{0,6}".prop_map(|it: String| Value::Text(it.into())),
+    ];
+    leaf.prop_recursive(3, 24, 4, move |inner| {
+        let member = (name.clone(), inner.clone());
+        let members = prop::collection::vec(member, 0..4).prop_map(|members| {
+            let mut once: Vec<(Box<str>, Value)> = Vec::new();
+            for (name, value) in members {
+                if once.iter().all(|(other, _)| **other != *name) {
+                    once.push((name.into(), value));
+                }
+            }
+            Value::Object(once)
+        });
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::Array),
+            members
+        ]
+    })
+}
+
+fn place() -> impl Strategy<Value = Pointer> {
+    let token = prop_oneof![
+        Just("/a"),
+        Just("/A"),
+        Just("/b~1c"),
+        Just("/~0"),
+        Just("/"),
+        Just("/0"),
+        Just("/1"),
+        Just("/-"),
+        Just("/*"),
+    ];
+    prop::collection::vec(token, 0..4).prop_map(|tokens| at(&tokens.concat()))
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        (place(), document()).prop_map(|(at, value)| Operation::Add(at, value)),
+        place().prop_map(Operation::Remove),
+        (place(), document()).prop_map(|(at, value)| Operation::Replace(at, value)),
+        (place(), place()).prop_map(|(from, to)| Operation::Move(from, to)),
+        (place(), place()).prop_map(|(from, to)| Operation::Copy(from, to)),
+        (place(), document()).prop_map(|(at, value)| Operation::Test(at, value)),
+    ]
+}
+
+proptest! {
+    /// Whatever is changed, what is written has one reading, which is what it is.
+    #[test]
+    fn what_is_written_is_read_as_it_is(
+        document in document(),
+        redact in prop::collection::vec(place(), 0..3),
+        clamp in prop::collection::vec(place(), 0..2),
+        patch in prop::collection::vec(operation(), 0..5),
+    ) {
+        let bounds = Bounds { least: Some("-5".into()), most: Some("5".into()) };
+        let edits = Edits {
+            redact,
+            clamp: clamp.into_iter().map(|place| (place, bounds.clone())).collect(),
+            patch,
+        };
+        let mut changed = document.clone();
+        if edits.apply(&mut changed).is_ok() {
+            prop_assert_eq!(&read(&changed.written()), &changed);
+            prop_assert!(depth(&changed) <= MAX_DEPTH);
+        }
+        // What only puts out can always be done, and a second time changes nothing.
+        let puts_out = Edits { clamp: Vec::new(), patch: Vec::new(), ..edits };
+        let mut once = document;
+        puts_out.apply(&mut once).unwrap();
+        let mut twice = once.clone();
+        puts_out.apply(&mut twice).unwrap();
+        prop_assert_eq!(once, twice);
+    }
+}
