@@ -4,12 +4,11 @@ use agentguard_model::ToolApi;
 use agentguard_protocol::json::edit::{Bounds, Edits, Operation};
 use agentguard_protocol::json::{NODE, Pointer, Value};
 
-use super::tool::not_a_pointer;
+use super::tool::{all_are, not_a_pointer};
 use super::values::{empty, list};
 use super::{Known, Report};
 use crate::diagnostic::quoted;
 use crate::document::{RawBounds, RawChanges, RawMatch, RawNumber, RawOp, RawOperation};
-use crate::pattern::Wildcard;
 use crate::yaml::{At, Place};
 
 /// The most changes to contents in one rule. More are refused.
@@ -91,19 +90,9 @@ pub(super) fn where_contents_are_read(
             "add `name` to `tool`: `name: [\"*\"]` is any call",
         );
     }
-    let meant = tool.value.server.as_ref().map(|it| &it.value);
-    let mut servers = known.tool_servers.iter().filter(|server| {
-        meant.is_none_or(|meant| {
-            let mut meant = meant.iter();
-            meant.any(|it| Wildcard::new(&it.value).matches(server.name.as_bytes()))
-        })
-    });
     let unchangeable = |api| matches!(api, ToolApi::Grpc | ToolApi::Graphql);
-    if let Some(first) = servers.next()
-        && unchangeable(first.api)
-        && servers.all(|server| unchangeable(server.api))
-    {
-        let message = format!("of calls to `{}` no arguments can be changed", first.name);
+    if let Some(first) = all_are(&tool.value, known, unchangeable) {
+        let message = format!("of calls to `{first}` no arguments can be changed");
         let hint = "those of GraphQL stand in a document, and those of gRPC are not read: deny what must not be sent";
         report.error(place, message, hint);
     }

@@ -1,5 +1,7 @@
 //! What a rule says of messages to servers of tools.
 
+use agentguard_model::ToolApi;
+
 use super::values::{list, pattern};
 use super::{Known, MAX_STRING, Report};
 use crate::diagnostic::{nearest, quoted};
@@ -25,6 +27,14 @@ pub(super) fn tool(raw: &RawTool, known: &Known<'_>, report: &mut Report) -> Too
     let names = list("name", raw.name.as_ref(), report, named);
     let arguments = raw.arguments.as_ref();
     let arguments = arguments.map(|it| self::arguments(it, report));
+    if let Some(written) = &raw.arguments
+        && let Some(first) = all_are(raw, known, |api| api == ToolApi::Grpc)
+        && !report.in_part
+    {
+        let message = format!("arguments of calls to `{first}` are not read, so that none matches");
+        let hint = "what messages of gRPC mean stands in definitions that the guard does not have; leave `arguments` out";
+        report.warn(written.place, message, hint);
+    }
     let methods = list("method", raw.method.as_ref(), report, named);
     if let Some(written) = raw.method.as_ref().filter(|it| !it.value.is_empty())
         && (raw.name.is_some() || raw.arguments.is_some())
@@ -40,6 +50,25 @@ pub(super) fn tool(raw: &RawTool, known: &Known<'_>, report: &mut Report) -> Too
         arguments: arguments.unwrap_or_default(),
         methods,
     }
+}
+
+/// The first of the servers that are meant, where all of them are of such a form.
+pub(super) fn all_are<'a>(
+    raw: &RawTool,
+    known: &'a Known<'_>,
+    which: fn(ToolApi) -> bool,
+) -> Option<&'a str> {
+    let named = raw.server.as_ref().map(|it| &it.value);
+    let is_meant = |name: &str| {
+        let is = |it: &At<String>| Wildcard::new(&it.value).matches(name.as_bytes());
+        named.is_none_or(|named| named.iter().any(is))
+    };
+    let servers = known.tool_servers.iter();
+    let mut meant = servers.filter(|server| is_meant(&server.name));
+    let first = meant.next().filter(|first| which(first.api))?;
+    meant
+        .all(|server| which(server.api))
+        .then_some(first.name.as_str())
 }
 
 /// Arguments, each with its values.

@@ -44,6 +44,10 @@ pub(crate) struct RawTest {
     /// A name that is only resolved: is it answered? Instead of `host` and `ip`.
     #[serde(default)]
     pub(crate) resolve: Option<At<String>>,
+    /// A message to a server of tools on the agent's own host, which goes over no network. Instead of `host`, `ip` and
+    /// `resolve`.
+    #[serde(default)]
+    pub(crate) local_tool: Option<At<RawMessage>>,
     /// The address behind the name. If absent, one that no rule speaks of. Required where denials speak of every
     /// address of IPv4, and the verdict depends on it.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! From a written file to tests that cannot be wrong.
 
 mod llm;
+mod local;
 mod tool;
 
 use std::collections::HashMap;
@@ -257,9 +258,10 @@ impl Checking<'_> {
     }
 
     fn attempt(&mut self, raw: &RawTest, place: Place) -> Option<Attempt> {
-        let hint = "`host` for a name, `ip` for an address that is dialled bare, `resolve` for a name that is only resolved";
+        let hint = "`host` for a name, `ip` for an address that is dialled bare, `resolve` for a name that is only resolved, `local_tool` for a message to a tool on the agent's own host";
         let goes = [&raw.host, &raw.ip, &raw.resolve];
-        match goes.iter().filter(|it| it.is_some()).count() {
+        let goes = goes.iter().filter(|it| it.is_some()).count();
+        match goes + usize::from(raw.local_tool.is_some()) {
             1 => {}
             0 => {
                 self.missing(place, "it goes nowhere", hint);
@@ -269,6 +271,9 @@ impl Checking<'_> {
                 self.error(place, "it goes to more than one destination", hint);
                 return None;
             }
+        }
+        if let Some(message) = &raw.local_tool {
+            return self.local(raw, message);
         }
         let behind = match &raw.resolves_to {
             Some(address) if raw.ip.is_some() => {

@@ -151,3 +151,51 @@ fn a_server_has_hosts_or_is_local() {
     assert!(policy.local_server("files").is_some());
     assert!(policy.local_server("remote").is_none());
 }
+
+#[test]
+fn table_tests_ask_as_the_daemon_does() {
+    use crate::table::{Expected, WrittenTable};
+    let policy = rules(
+        "  - {id: data, match: {tool: {server: [files], name: [read], arguments: {/path: ['/data/*']}}}, action: allow}
+  - {id: quiet, match: {tool: {server: [claude-code], name: [Bash]}}, action: modify, modify: {redact: [/description]}}
+  - {id: no-way-up, match: {tool: {arguments: {/path: ['*..*']}}}, action: deny}",
+    );
+    let table = |tests: &str| {
+        let text = format!("version: 1\ntests:\n{tests}");
+        WrittenTable::parse("p.test.yaml", &text).unwrap()
+    };
+    let tests = "  - {name: a, agent: coder, local_tool: {server: files, name: read, arguments: {/path: /data/a}}, expect: {verdict: allow, rule: data}}
+  - {name: b, agent: coder, local_tool: {server: files, name: read, arguments: {/path: /data/../a}}, expect: {verdict: deny, rule: no-way-up}}
+  - {name: c, agent: coder, local_tool: {server: files, name: write}, expect: {verdict: deny, reason: no_rule}}
+  - {name: d, agent: coder, local_tool: {server: files, method: tools/list}, expect: allow}
+  - {name: e, agent: coder, local_tool: {server: claude-code, name: Bash}, expect: {verdict: modify, rule: quiet}}
+";
+    let results = table(tests).check(&policy).unwrap();
+    for result in results.run(&policy, |_, _, _| None) {
+        assert!(result.passed, "{result:?}");
+        assert_ne!(result.got.verdict, Expected::NeedsRequest);
+    }
+    for (test, told) in [
+        ("local_tool: {name: read}", "missing key `server`"),
+        (
+            "local_tool: {server: remote, name: read}",
+            "`remote` is no server on the agent's own host",
+        ),
+        (
+            "local_tool: {server: flies, name: read}",
+            "did you mean `files`?",
+        ),
+        (
+            "local_tool: {server: files, name: read}, port: 443",
+            "`port` beside `local_tool`",
+        ),
+        (
+            "local_tool: {server: files, name: read}, host: a.example",
+            "it goes to more than one destination",
+        ),
+    ] {
+        let text = format!("  - {{name: t, agent: coder, {test}, expect: deny}}\n");
+        let found = table(&text).check(&policy).unwrap_err();
+        assert!(found.to_string().contains(told), "{test}: {found}");
+    }
+}

@@ -584,3 +584,24 @@ fn what_says_nothing_is_told() {
         assert_eq!(first, told.map(|it| format!("p.yaml:5:{it}")).as_deref());
     }
 }
+
+#[test]
+fn arguments_that_nobody_reads_are_warned_of() {
+    let text = |servers: &str| {
+        format!(
+            "version: 1\ntool_servers: [{{name: stock, api: grpc, hosts: [a.example]}}, {{name: files, api: mcp, hosts: [a.example], paths: [/mcp]}}]\nagents: [{{name: coder}}]\nrules:\n  - {{id: a, match: {{host: [a.example], port: [443], tool: {{{servers}arguments: {{/id: [x]}}}}}}, action: deny}}\n"
+        )
+    };
+    for (servers, warned) in [
+        ("server: [stock], ", true),
+        ("server: [\"st*\"], ", true),
+        ("server: [stock, files], ", false),
+        ("server: [files], ", false),
+        ("", false),
+    ] {
+        let policy = super::policy(&text(servers));
+        let mut warnings = policy.warnings().iter().map(ToString::to_string);
+        let found = warnings.any(|it| it.contains("arguments of calls to `stock` are not read"));
+        assert_eq!(found, warned, "{servers}");
+    }
+}
