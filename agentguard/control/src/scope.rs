@@ -140,6 +140,7 @@ impl Scope {
             refused_by_quota: 0,
             gaps: 0,
             lost: 0,
+            contents_left_out: 0,
             damage: Vec::new(),
             index_lag: 0,
         };

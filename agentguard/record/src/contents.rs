@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
@@ -38,7 +39,7 @@ enum Command {
 pub(crate) struct Shelf {
     dir: PathBuf,
     sender: SyncSender<Command>,
-    left_out: AtomicU64,
+    left_out: Arc<AtomicU64>,
 }
 
 impl Shelf {
@@ -52,13 +53,15 @@ impl Shelf {
         let mut held = Held::read(&dir, bytes)?;
         held.make_room();
         let (sender, commands) = sync_channel(QUEUE);
+        let left_out = Arc::<AtomicU64>::default();
+        let counts = Arc::clone(&left_out);
         thread::Builder::new()
             .name("record-contents".to_owned())
-            .spawn(move || run(held, &commands))?;
+            .spawn(move || run(held, &commands, &counts))?;
         Ok(Self {
             dir,
             sender,
-            left_out: AtomicU64::new(0),
+            left_out,
         })
     }
 
@@ -72,7 +75,7 @@ impl Shelf {
         }
     }
 
-    /// How many were not kept, since there were too many at once.
+    /// How many were not kept: there were too many at once, or the disk refused them.
     pub(crate) fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)
     }
@@ -105,11 +108,12 @@ impl Shelf {
     }
 }
 
-fn run(mut held: Held, commands: &Receiver<Command>) {
+fn run(mut held: Held, commands: &Receiver<Command>, left_out: &AtomicU64) {
     while let Ok(command) = commands.recv() {
         match command {
             Command::Keep(id, agent, contents) => {
                 if let Err(error) = held.keep(id, &agent, &contents) {
+                    left_out.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(%error, decision = %id, "contents that a rule has kept cannot be written");
                 }
             }
@@ -277,6 +281,37 @@ mod tests {
         )
         .unwrap();
         assert!(shelf.find(id(3), &agent("coder")).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(dir.path().join("contents"), 1 << 20).unwrap();
+        // Nothing can be put where it is to be.
+        std::fs::create_dir(
+            dir.path()
+                .join("contents")
+                .join(name(id(1), &agent("coder"))),
+        )
+        .unwrap();
+        shelf.keep(id(1), &agent("coder"), said("hello"));
+        shelf.keep(id(2), &agent("coder"), said("hello"));
+        shelf.flush().await;
+        assert_eq!(shelf.left_out(), 1);
+        assert_eq!(
+            shelf.find(id(2), &agent("coder")).unwrap(),
+            Some(said("hello"))
+        );
+        let parts = dir.path().join("contents").read_dir().unwrap();
+        let parts = parts.filter(|it| {
+            it.as_ref()
+                .unwrap()
+                .file_name()
+                .to_str()
+                .unwrap()
+                .ends_with(PART)
+        });
+        assert_eq!(parts.count(), 0);
     }
 
     /// Who keeps much pushes out its own.

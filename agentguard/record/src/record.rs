@@ -164,12 +164,6 @@ impl Record {
         }
     }
 
-    /// How many contents were not kept, since there were too many at once.
-    #[must_use]
-    pub fn contents_left_out(&self) -> u64 {
-        self.contents.left_out()
-    }
-
     /// The newest gaps and notes, the newest last.
     ///
     /// # Errors
@@ -198,7 +192,10 @@ impl Record {
     /// How the record is doing.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.status()
+        Status {
+            contents_left_out: self.contents.left_out(),
+            ..self.shared.status()
+        }
     }
 
     /// Flushes everything, makes it safe from a power failure and closes the files. What is written

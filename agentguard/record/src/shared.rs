@@ -254,6 +254,7 @@ impl Shared {
             refused_by_quota: self.refused_by_quota.load(Ordering::Relaxed),
             gaps: self.gaps.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
+            contents_left_out: 0,
             damage: lock(&self.damage).values().cloned().collect(),
             index_lag: next.saturating_sub(self.indexed.load(Ordering::Relaxed).max(oldest)),
         }

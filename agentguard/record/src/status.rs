@@ -25,6 +25,10 @@ pub struct Status {
     /// How many entries and events these say are lost, as far as that is known.
     #[serde(default)]
     pub lost: u64,
+    /// How many contents were not kept that were to be, since the start: there were too many at once, or the disk refused
+    /// them.
+    #[serde(default)]
+    pub contents_left_out: u64,
     /// Stretches of the log that cannot be read. What lies around them is read.
     pub damage: Vec<Damage>,
     /// How many entries the index does not have yet; queries read these from the log.

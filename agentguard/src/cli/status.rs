@@ -190,6 +190,13 @@ fn record(status: &Status) -> Vec<String> {
             ),
         ));
     }
+    if record.contents_left_out > 0 {
+        let left_out = counted(record.contents_left_out, "content");
+        let line = format!(
+            "since the start {left_out} that rules with `capture_body` keep were not kept: there were too many at once, or the disk refused them, which the log tells"
+        );
+        lines.push(entry("", &line));
+    }
     for notice in &status.notices {
         lines.push(entry(
             "",
