@@ -6,8 +6,8 @@ mod recorder;
 use std::net::IpAddr;
 
 use agentguard_model::{
-    Action, ActionKind, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Llm, LlmOperation,
-    Outcome, Reason, ReasonCode, Transport, Verdict,
+    Action, ActionKind, Argument, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Llm,
+    LlmOperation, Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 use ipnet::IpNet;
 use ulid::Ulid;
@@ -590,5 +590,47 @@ fn what_is_known_of_calls_is_told() {
             (Err(why), Replayed::CannotTell(told)) => assert!(told.contains(why), "{told}"),
             _ => panic!("{action:?} {replayed:?}"),
         }
+    }
+}
+
+/// Tools on the agent's own host are asked about as they were.
+#[test]
+fn what_was_asked_of_local_tools_goes_through_the_candidate() {
+    let candidate = policy(
+        "version: 1\ntool_servers: [{name: files, api: mcp_stdio}, {name: remote, api: mcp, hosts: [a.example]}]\nagents: [{name: coder}]\nrules:\n  - {id: data, match: {tool: {server: [files], name: [read], arguments: {/path: ['/data/*']}}}, action: allow}\n  - {id: notes, match: {tool: {server: [files], name: [note]}}, action: modify, modify: {redact: [/user]}}\n",
+    );
+    let replay = Replay::new(&candidate, [], &OPEN);
+    let call = |server: &str, name: &str, path: Option<&str>| {
+        let values = path.map(|path| Argument {
+            pointer: "/path".to_owned(),
+            values: vec![path.to_owned()],
+        });
+        let tool = Tool {
+            server: server.to_owned(),
+            method: Some("tools/call".to_owned()),
+            name: Some(name.to_owned()),
+            arguments: Some("sha256:00".to_owned()),
+            values: values.into_iter().collect(),
+            ..Tool::default()
+        };
+        let action = Action {
+            tool: Some(tool),
+            ..Action::new(ActionKind::ToolCall)
+        };
+        over(allowed(Layer::Hook, action), 10)
+    };
+    for (decision, expected) in [
+        (call("files", "read", Some("/data/a")), Some(Verdict::Allow)),
+        (call("files", "read", Some("/etc/a")), Some(Verdict::Deny)),
+        (call("files", "write", None), Some(Verdict::Deny)),
+        (call("files", "note", None), Some(Verdict::Modify)),
+        // Which argument it had is not known.
+        (call("files", "read", None), None),
+        // That one is not on the agent's own host.
+        (call("remote", "read", None), Some(Verdict::Deny)),
+    ] {
+        let replayed = replay.replay(&decision);
+        let would_be = told(&replayed).map(|told| told.would_be.verdict);
+        assert_eq!(would_be, expected, "{replayed:?}");
     }
 }
