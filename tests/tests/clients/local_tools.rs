@@ -234,6 +234,75 @@ fn the_typescript_sdks_server_works_behind_it() {
     );
 }
 
+/// A server in a few words: it says which request it got.
+const SERVER: &str = r#"while read -r line; do
+  id=$(printf %s "$line" | sed 's/.*"id":\([0-9]*\).*/\1/')
+  printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"did %s"}]}}\n' "$id" "$id"
+done"#;
+
+/// While the daemon is gone nothing goes on, and what was begun before it went goes on with the next one.
+#[test]
+fn a_daemon_that_goes_and_comes_is_asked_again() {
+    let world = world("local-restart").start().unwrap();
+    let mut room = open(&world).unwrap();
+    let cgroup = room.guard.agent_cgroup(AGENT).unwrap();
+    let flags = world.directory().join("flags");
+    std::fs::create_dir(&flags).unwrap();
+    let said = |id: u32| {
+        format!(
+            r#"echo '{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"read","arguments":{{"path":"/data/a"}}}}}}'"#
+        )
+    };
+    let once = |name: &str| {
+        format!(
+            "until [ -e {}/{name} ]; do sleep 0.05; done",
+            flags.display()
+        )
+    };
+    let client = [
+        said(1),
+        once("gone"),
+        said(2),
+        once("back"),
+        said(3),
+        once("done"),
+    ]
+    .join("; ");
+    let wrap = format!(
+        "{} --config {} mcp wrap --server files -- sh -c \"$SERVER\"",
+        room.guard.program().display(),
+        room.guard.config().display()
+    );
+    let script = format!("({client}) | {wrap}");
+    let words = ["sh", "-c", script.as_str()];
+    let agent = room.guard.within(&cgroup, words).env("SERVER", SERVER);
+    let agent = agent.spawn().unwrap();
+    let answers = |count: usize| {
+        wait_until("the answer", LATE, || {
+            let stdout = agent.stdout();
+            let lines: Vec<String> = stdout.lines().map(str::to_owned).collect();
+            (lines.len() == count).then_some(lines)
+        })
+        .with_context(|| format!("{}\n{}", agent.stdout(), agent.stderr()))
+        .unwrap()
+    };
+    assert!(answers(1)[0].contains("did 1"), "{}", agent.stdout());
+    room.guard.stop().unwrap();
+    std::fs::write(flags.join("gone"), "").unwrap();
+    let refused = answers(2).remove(1);
+    assert!(refused.contains(r#""isError":true"#), "{refused}");
+    assert!(refused.contains("daemon_lost"), "{refused}");
+    room.guard.start().unwrap();
+    std::fs::write(flags.join("back"), "").unwrap();
+    assert!(answers(3)[2].contains("did 3"), "{}", agent.stdout());
+    std::fs::write(flags.join("done"), "").unwrap();
+    let output = agent.wait(LATE).unwrap();
+    assert_eq!(output.code(), 0, "{output}");
+    // The second one was never asked about.
+    let verdicts = calls(&room, 2).unwrap();
+    assert!(verdicts.iter().all(|it| it.verdict == Verdict::Allow));
+}
+
 /// Nobody but agents is answered, so that nothing goes on.
 #[test]
 fn outside_of_an_agent_nothing_is_decided_and_nothing_goes_on() {
