@@ -352,9 +352,22 @@ rules:
         .map(|content| vec!["-H", json, "-d", content, url])
         .collect();
     words.push(vec!["-H", statuses, "-H", json, "-d", contents[1], url]);
+    // By GET, with the request in the target.
+    let get = |id: &str| {
+        format!("query=query($n: ID!) {{ issue(id: $n) {{ title }} }}&variables={{\"n\":{id}}}")
+    };
+    let escapes = [(" ", "+"), ("{", "%7B"), ("}", "%7D"), ("\"", "%22")];
+    let targets = [get("7"), get("13")].map(|query| {
+        let escaped = escapes.iter();
+        let query = escaped.fold(query, |query, (raw, escape)| query.replace(raw, escape));
+        format!("{url}?{query}")
+    });
+    for target in &targets {
+        words.push(vec!["-g", target]);
+    }
     let words: Vec<&[&str]> = words.iter().map(Vec::as_slice).collect();
     let outputs = send(&world, &room, &curl, &words).unwrap();
-    let decisions = calls(&room, 7).unwrap();
+    let decisions = calls(&room, 9).unwrap();
     let told: Vec<_> = decisions.iter().map(told).collect();
     assert_eq!(
         told,
@@ -366,6 +379,8 @@ rules:
             "deny rule_deny query.issue /id=13",
             "not understood",
             "deny rule_deny query.issue /id=13",
+            "allow rule_allow query.issue /id=7",
+            "deny rule_deny query.issue /id=13",
         ]
     );
     let id = decisions[2].id.to_string();
@@ -376,6 +391,8 @@ rules:
         (3, [r#"[{"errors":[{"#, REASON, "\n200"]),
         (4, [r#"{"errors":[{"#, r#""decision":""#, "\n200"]),
         (5, [r#"{"errors":[{"#, REASON, "\n403"]),
+        (6, ["", "", "\n200"]),
+        (7, [r#"{"errors":[{"#, REASON, "\n200"]),
     ] {
         for part in parts {
             assert!(outputs[n].stdout.contains(part), "{part}\n{}", outputs[n]);
@@ -383,7 +400,7 @@ rules:
     }
     let arrived = world.origin(SITE).unwrap().log().requests().unwrap();
     // Each once without the guard, and what is allowed.
-    assert_eq!(arrived.len(), words.len() + 1);
+    assert_eq!(arrived.len(), words.len() + 2);
 }
 
 #[test]

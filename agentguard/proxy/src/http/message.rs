@@ -283,7 +283,7 @@ impl Messaging {
         })
     }
 
-    /// Calls of GraphQL. Some servers take a request from the query as well, rather than from the content.
+    /// Calls of GraphQL. Some servers take a request from the query by POST as well, rather than from the content.
     async fn read_graphql<R: Recorder, P: Port>(
         &self,
         flow: &Flow<R, P>,
@@ -291,8 +291,20 @@ impl Messaging {
         meaning: &request::Request,
         body: Received,
     ) -> Result<Read, Unread> {
+        let query = meaning.query.as_deref().unwrap_or_default();
+        if parts.method == Method::GET && body.is_end_stream() {
+            let read = with_pointers(flow, |pointers| {
+                graphql::of_query(query, MAX_KEPT, &self.0.name, pointers)
+            });
+            let calls = read.map(|sent| sent.messages);
+            let calls = calls.unwrap_or_else(|why| vec![self.not_understood(&why.to_string())]);
+            return Ok(Read {
+                tongue: Some(Tongue::Graphql(Asker::new(&parts.headers, false))),
+                ..self.told(calls, body)
+            });
+        }
         let unread = if parts.method != Method::POST {
-            Some("GraphQL is read in requests by POST alone")
+            Some("GraphQL is read in requests by POST, and by GET without content")
         } else if meaning.query.as_ref().is_some_and(|it| !it.is_empty()) {
             Some("GraphQL is not read where there is a query in the target")
         } else {

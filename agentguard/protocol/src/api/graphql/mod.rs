@@ -1,4 +1,4 @@
-//! GraphQL over HTTP: each field at the top of the operation is a call, such as `mutation.deleteRepository`.
+//! GraphQL over HTTP, by POST with JSON and by GET with the request in the target: each field at the top of the operation is a call, such as `mutation.deleteRepository`.
 //!
 //! Documents are bounded in words and depth before anything is made of them. Fields in fragments count, whatever type
 //! those are for, and fields that directives may leave out. Queries that are known by a hash are not understood.
@@ -16,7 +16,7 @@ use agentguard_model::Tool;
 
 use self::document::{Document, Literal, Operation, Selection};
 use super::http::ContentReader;
-use super::{NotUnderstood, call};
+use super::{NotUnderstood, call, urlencoded};
 use crate::json::{NODE, Value};
 use crate::jsonrpc::MAX_BATCH;
 use crate::mcp::Sent;
@@ -83,21 +83,50 @@ impl CallReader {
     /// # Errors
     /// As [`Self::push`].
     pub fn finish(self, server: &str, pointers: &[&str]) -> Result<Sent, NotUnderstood> {
-        let document = self.0.json()?;
-        let (requests, batch) = match &document {
-            Value::Array(requests) => (requests.as_slice(), true),
-            one => (std::slice::from_ref(one), false),
-        };
-        let mut room = MAX_ARGUMENTS;
-        let mut messages = Vec::new();
-        for request in requests {
-            request_of(request, server, pointers, &mut room, &mut messages)?;
-        }
-        if messages.is_empty() {
-            return Err(Fault::Request.into());
-        }
-        Ok(Sent { messages, batch })
+        calls(&self.0.json()?, server, pointers)
     }
+}
+
+/// The calls of a request by GET, which stands in the query of its target (GraphQL over HTTP, "GET"). `limit`: as of
+/// [`CallReader::new`].
+///
+/// # Errors
+/// It is none, or stands there in more than one way.
+pub fn of_query(
+    query: &str,
+    limit: usize,
+    server: &str,
+    pointers: &[&str],
+) -> Result<Sent, NotUnderstood> {
+    let mut members: Vec<(Box<str>, Value)> = Vec::new();
+    for (name, value) in urlencoded::fields(query.as_bytes(), "the query")? {
+        if members.iter().any(|(other, _)| *other == name) {
+            return Err(NotUnderstood::Twice);
+        }
+        let value = match (&*name, value) {
+            ("variables" | "extensions", Value::Text(text)) => Value::read(text.as_bytes(), limit)?,
+            (_, value) => value,
+        };
+        members.push((name, value));
+    }
+    calls(&Value::Object(members), server, pointers)
+}
+
+/// The calls of a request, or of a list of them.
+fn calls(document: &Value, server: &str, pointers: &[&str]) -> Result<Sent, NotUnderstood> {
+    let (requests, batch) = match document {
+        Value::Array(requests) => (requests.as_slice(), true),
+        one => (std::slice::from_ref(one), false),
+    };
+    let mut room = MAX_ARGUMENTS;
+    let mut messages = Vec::new();
+    for request in requests {
+        request_of(request, server, pointers, &mut room, &mut messages)?;
+    }
+    if messages.is_empty() {
+        return Err(Fault::Request.into());
+    }
+    Ok(Sent { messages, batch })
 }
 
 /// Adds the calls of one request.

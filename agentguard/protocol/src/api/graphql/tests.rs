@@ -4,7 +4,7 @@ use ::http::{HeaderMap, HeaderValue, header};
 use serde_json::json;
 
 use super::super::NotUnderstood;
-use super::{CallReader, Fault};
+use super::{CallReader, Fault, of_query};
 
 fn read(content: &str) -> Result<Vec<String>, NotUnderstood> {
     let kind = HeaderValue::from_static("application/json");
@@ -74,6 +74,50 @@ fn fields_at_the_top_are_calls_whatever_they_are_called_and_wherever_they_stand(
         { "query": "{c}", "operationName": null, "extensions": {} },
     ]);
     assert_eq!(read(&named.to_string()).unwrap(), ["mutation.b", "query.c"]);
+}
+
+#[test]
+fn a_request_by_get_stands_in_the_target() {
+    let read = |query: &str| {
+        let sent = of_query(query, 1 << 20, "api", &["/id"])?;
+        assert!(!sent.batch);
+        let calls = sent.messages.iter().map(|tool| {
+            let values = tool.values.iter().flat_map(|it| it.values.clone());
+            let values: String = values.collect();
+            format!("{}({values})", tool.name.clone().unwrap_or_default())
+        });
+        Ok(calls.collect::<Vec<_>>())
+    };
+    for (query, calls) in [
+        ("query=%7Ba%7D", &["query.a()"][..]),
+        ("query={a(id:7)+b}&operationName=", &[]),
+        ("query={a(id:7)+b}", &["query.a(7)", "query.b()"]),
+        (
+            "operationName=B&query=query+A{a}+mutation+B($i:ID){b(id:$i)}&variables=%7B%22i%22:5%7D",
+            &["mutation.b(5)"],
+        ),
+        ("query={a}&extensions={}", &["query.a()"]),
+    ] {
+        match calls {
+            [] => assert_eq!(read(query), Err(Fault::Operation.into()), "{query}"),
+            calls => assert_eq!(read(query).unwrap(), calls, "{query}"),
+        }
+    }
+    for (query, why) in [
+        ("", Fault::Request.into()),
+        ("query={a}&id=1", Fault::Request.into()),
+        ("query={a}&variables=[]", Fault::Request.into()),
+        ("query={a}&query={b}", NotUnderstood::Twice),
+        ("query={a};query={b}", NotUnderstood::Semicolon("the query")),
+        (
+            "query={a}&extensions={\"persistedQuery\":1}",
+            Fault::Request.into(),
+        ),
+    ] {
+        assert_eq!(read(query), Err(why), "{query}");
+    }
+    assert!(read("query={a}&variables={").is_err());
+    assert!(read("query={a}&variables={\"a\":1,\"a\":2}").is_err());
 }
 
 #[test]
