@@ -8,6 +8,7 @@ use agentguard_model::contents::Contents;
 use agentguard_model::{Bytes, Outcome, Reason, ReasonCode, Tool, ToolAnswer, ToolResult};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Value;
+use agentguard_protocol::json::edit::MAX_ADDED;
 use agentguard_protocol::jsonrpc::edit_each;
 use agentguard_protocol::mcp::{
     AnswerReader, Claims, ListFilter, MessageReader, NotUnderstood, Questions, Sent, may_list,
@@ -253,7 +254,8 @@ fn changed<'a>(
     }
     let document = Value::read(line, MAX_KEPT).map_err(|why| why.to_string());
     let mut document = document?;
-    let changed = edit_each(&mut document, &["params", "arguments"], &made);
+    let within = ["params", "arguments"];
+    let changed = edit_each(&mut document, &within, &made, &mut MAX_ADDED.clone());
     changed.map_err(|why| why.to_string())?;
     Ok(Some(document.written()))
 }

@@ -129,7 +129,8 @@ impl Conditions {
         context
             && (self.times.is_none() || self.times == other.times)
             && (self.when.is_none() || self.when == other.when)
-            && (self.rollout.is_none() || self.rollout == other.rollout)
+            // Each rule has a sample of its own.
+            && self.rollout.is_none()
     }
 }
 

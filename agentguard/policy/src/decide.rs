@@ -216,6 +216,11 @@ impl Policy {
             ruling.outcome = outcome;
             ruling.enforced = false;
             ruling.captures = found.captures;
+            if !observes {
+                // What the other rules say is done, with what they change.
+                let modifying = self.what_modifies(&found.modifying, attempt.facts);
+                ruling.changes = self.changes(&modifying, attempt.facts);
+            }
             if observes {
                 ruling.mode = agent.mode;
             } else if ruling.mode == Mode::Enforce {
@@ -240,12 +245,12 @@ impl Policy {
         }
         let modifying = self.what_modifies(&found.modifying, attempt.facts);
         if !modifying.is_empty() {
-            return self.modifies(agent, attempt, found, modifying, outcome);
+            return self.modifies(agent, attempt, found, &modifying, outcome);
         }
         let modifying = self.what_modifies(&found.paper_modifying, attempt.facts);
         if !modifying.is_empty() {
-            let first = modifying.iter().min().copied();
-            let on_paper = self.modifies(agent, attempt, found, modifying, outcome);
+            let on_paper = self.modifies(agent, attempt, found, &modifying, outcome);
+            let first = modifying.first().copied();
             let rule = first.and_then(|position| self.at(position));
             let mode = rule.map_or(agent.mode, |rule| rule.info.mode);
             return Ruling {
@@ -275,14 +280,31 @@ impl Policy {
         }
     }
 
-    /// Those of the rules that change something in what this is: contents are changed in calls alone.
+    /// Those of the rules that change something in what this is, in the order of the documents: contents are changed in
+    /// calls alone.
     fn what_modifies(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Position> {
         let is_call = is_call(facts.request);
         let changes = |position: &Position| {
             let changes = self.at(*position).and_then(|rule| rule.changes.as_ref());
             changes.is_some_and(|it| is_call || it.changes_fields())
         };
-        positions.iter().copied().filter(changes).collect()
+        let mut positions: Vec<_> = positions.iter().copied().filter(changes).collect();
+        positions.sort_unstable();
+        // One may be met in more than one way.
+        positions.dedup();
+        positions
+    }
+
+    /// What these rules change in what this is, in the order of the documents.
+    fn changes(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Arc<Changes>> {
+        let is_call = is_call(facts.request);
+        let rules = positions.iter().filter_map(|position| self.at(*position));
+        let changes = rules.filter_map(|rule| rule.changes.as_ref());
+        let changes = changes.map(|it| match is_call {
+            true => Arc::clone(it),
+            false => it.of_fields(),
+        });
+        changes.collect()
     }
 
     /// Rules allow it with changes: those that are `modifying`. Where an agent is only observed, none is made.
@@ -291,20 +313,11 @@ impl Policy {
         agent: &AgentPolicy,
         attempt: &Attempt<'_>,
         found: &Found,
-        mut positions: Vec<Position>,
+        positions: &[Position],
         outcome: RulingOutcome,
     ) -> Ruling {
-        positions.sort_unstable();
-        // One may be met in more than one way.
-        positions.dedup();
         let rules = || positions.iter().filter_map(|position| self.at(*position));
-        let is_call = is_call(attempt.facts.request);
-        let changes = rules().filter_map(|rule| rule.changes.as_ref());
-        let changes = changes.map(|it| match is_call {
-            true => Arc::clone(it),
-            false => it.of_fields(),
-        });
-        let changes: Vec<_> = changes.collect();
+        let changes = self.changes(positions, attempt.facts);
         let mut told: Vec<String> = changes.iter().flat_map(|it| it.told()).collect();
         let more = told.len().saturating_sub(TOLD);
         if more > 0 {

@@ -87,9 +87,10 @@ pub(crate) struct Found {
     pub(crate) handling: Option<Handling>,
     /// The most restrictive handling of [`Self::unseen_allowances`].
     pub(crate) unseen_handling: Option<Handling>,
-    /// Those of [`Self::allowances`] that change the request: all of them, in no order.
+    /// Those of [`Self::allowances`] that change the request, and those that would allow it in another reading: all of
+    /// them, in no order.
     pub(crate) modifying: Vec<Position>,
-    /// Those of [`Self::paper_allowances`] that would change it.
+    /// Those on paper.
     pub(crate) paper_modifying: Vec<Position>,
     /// Whether one of [`Self::allowances`] has contents kept.
     pub(crate) captures: bool,
@@ -157,6 +158,15 @@ impl Found {
         kind.add(position);
     }
 
+    /// Adds a rule that changes the request, and does not allow it.
+    fn add_changing(&mut self, position: Position, in_force: bool) {
+        let modifying = match in_force {
+            true => &mut self.modifying,
+            false => &mut self.paper_modifying,
+        };
+        modifying.push(position);
+    }
+
     /// Whether a request may still show that an allowance is above the denials.
     pub(crate) const fn may_be_overruled(&self) -> bool {
         self.ranked && !self.unseen_allowances.is_empty()
@@ -182,12 +192,20 @@ impl Policy {
             let steps = if in_force { &steps } else { &paper_steps };
             rule.fit_within(agent, facts, steps)
         };
+        let changes = |rule: &Rule, in_force: bool| {
+            let steps = if in_force { &steps } else { &paper_steps };
+            rule.changes_a_reading(agent, facts, steps)
+        };
         let in_force = |rule: &Rule| rule.in_force(&agent.name, &facts.circumstances);
         let mut found = Found::default();
         if !self.strategy().ranks() {
             self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
                 let in_force = in_force(rule);
-                found.add(position, rule, fit(rule, in_force), in_force);
+                let fit = fit(rule, in_force);
+                found.add(position, rule, fit, in_force);
+                if fit == Fit::No && changes(rule, in_force) {
+                    found.add_changing(position, in_force);
+                }
             });
             found.exceeded = exceeded(&steps, &paper_steps);
             return found;
@@ -208,6 +226,9 @@ impl Policy {
             let certain = fit != Fit::NeedsRequest || !in_force;
             if standing.counts(rank, !rule.allows(), certain) {
                 found.add(position, rule, fit, in_force);
+                if fit == Fit::No && changes(rule, in_force) {
+                    found.add_changing(position, in_force);
+                }
             }
         }
         found.ranked = true;

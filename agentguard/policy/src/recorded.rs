@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agentguard_model::{Argument, Tool};
+use agentguard_protocol::json::same_name;
 use http::HeaderMap;
 use http::header::HeaderName;
 
@@ -95,7 +96,7 @@ impl Policy {
     pub fn recorded_tool(&self, tool: &Tool) -> Tool {
         let known = |it: &&Argument| {
             let mut looked_at = self.looked_at().arguments.iter();
-            looked_at.any(|pointer| pointer.eq_ignore_ascii_case(&it.pointer))
+            looked_at.any(|pointer| same_name(pointer, &it.pointer))
         };
         let told = |argument: &Argument| {
             let mut names = argument.pointer.split('/');

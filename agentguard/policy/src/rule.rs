@@ -352,6 +352,27 @@ impl Rule {
         }
     }
 
+    /// Whether a rule that changes what it allows is about a request that it does not allow, in some reading: it is for
+    /// changes as a denial is. What another rule allows does not pass without them for being written in another way.
+    pub(crate) fn changes_a_reading(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        steps: &Steps,
+    ) -> bool {
+        let (Some(_), Seen::Request(request)) = (&self.changes, facts.request) else {
+            return false;
+        };
+        let conditions = &self.conditions;
+        self.transports & bit(facts.transport) != 0
+            && self.ports.contains(facts.port)
+            && conditions.context(&facts.circumstances)
+            && conditions.times(&facts.circumstances)
+            // What cannot be told ends it.
+            && self.request.matches(&request, false, steps).unwrap_or(true)
+            && conditions.when(agent, facts, steps).unwrap_or(true)
+    }
+
     /// Whether its expression looks at calls where a request only opens the connection for some.
     fn is_for_calls_to_come(&self, seen: &Seen<'_>) -> bool {
         let opens = matches!(seen, Seen::Request(request) if request.opens_calls);

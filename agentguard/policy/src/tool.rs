@@ -4,6 +4,7 @@
 //! not match it, and a denial does.
 
 use agentguard_model::{Argument, Tool};
+use agentguard_protocol::json::same_name;
 
 use crate::pattern::{Wildcard, all_or_among, one_of};
 use crate::request::{Request, Unknown};
@@ -203,5 +204,5 @@ fn argument(
 /// The arguments that a pointer points to, in any case: servers differ in whether they look at it.
 pub(crate) fn spellings<'a>(tool: &'a Tool, pointer: &str) -> impl Iterator<Item = &'a Argument> {
     let values = tool.values.iter();
-    values.filter(move |it| it.pointer.eq_ignore_ascii_case(pointer))
+    values.filter(move |it| same_name(&it.pointer, pointer))
 }

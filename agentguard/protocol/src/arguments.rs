@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use agentguard_model::Argument;
 use sha2::{Digest as _, Sha256};
 
-use crate::json::Value;
+use crate::json::{Value, same_name};
 
 /// The most bytes that arguments may have which rules look at, as they are compared.
 pub const MAX_VALUES: usize = 64 * 1024;
@@ -72,7 +72,7 @@ fn find(
     match value {
         Value::Object(members) => {
             for (name, value) in members {
-                if name.eq_ignore_ascii_case(token) {
+                if same_name(name, token) {
                     find(value, rest, step(name), found, room)?;
                 }
             }

@@ -1,8 +1,8 @@
 //! What became of an allowed action.
 
-use std::mem;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{iter, mem};
 
 use agentguard_decision::{Decided, Decider, Recorder};
 use agentguard_model::contents::{Contents, MAX_KEPT};
@@ -85,14 +85,22 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// What was decided on it, and on each of the messages that it stands for.
+    fn all_decided(&self) -> impl Iterator<Item = &Decided> {
+        let beside = self.beside.get().into_iter().flatten();
+        iter::once(&self.decided).chain(beside.map(|(_, other)| &other.decided))
+    }
+
+    /// Changes the fields of the request, as was decided on each of its messages.
+    pub(crate) fn change(&self, fields: &mut HeaderMap) {
+        let changes = self.all_decided().flat_map(|it| &it.changes);
+        changes.for_each(|changes| changes.apply(fields));
+    }
+
     /// Keeps contents from now on, where those of this decision, or of one that it stands for, are to be kept, and there
     /// is room for them.
     pub(crate) fn keep_in(&self, room: impl FnOnce(usize) -> Option<Decoding>) {
-        let beside = self.beside.get().into_iter().flatten();
-        let mut decided = beside
-            .map(|(_, other)| &other.decided)
-            .chain([&self.decided]);
-        if !decided.any(|it| it.keeps.is_some()) {
+        if !self.all_decided().any(|it| it.keeps.is_some()) {
             return;
         }
         if let Some(room) = room(2 * MAX_KEPT) {
@@ -141,7 +149,7 @@ impl<R: Recorder> Account<R> {
         let named: Vec<HeaderName> = trailers
             .keys()
             .filter(|name| {
-                let mut changes = self.decided.changes.iter();
+                let mut changes = self.all_decided().flat_map(|it| &it.changes);
                 policy.looks_at_field(name) || changes.any(|changes| changes.touches(name))
             })
             .cloned()
@@ -191,11 +199,7 @@ impl<R: Recorder> Account<R> {
             request: keeping.sent.kept(),
             response: keeping.received.kept(),
         };
-        let beside = self.beside.get().into_iter().flatten();
-        for decided in beside
-            .map(|(_, other)| &other.decided)
-            .chain([&self.decided])
-        {
+        for decided in self.all_decided() {
             self.decider.keep(decided, contents.clone());
         }
     }

@@ -135,6 +135,7 @@ struct Held {
     dir: PathBuf,
     most: u64,
     files: usize,
+    most_files: usize,
     bytes: u64,
     agents: HashMap<AgentName, Own>,
 }
@@ -153,6 +154,7 @@ impl Held {
             dir: dir.to_owned(),
             most,
             files: 0,
+            most_files: FILES,
             bytes: 0,
             agents: HashMap::new(),
         };
@@ -199,8 +201,13 @@ impl Held {
 
     /// Removes the oldest of who has most, until there is no more than there may be.
     fn make_room(&mut self) {
-        while self.bytes > self.most || self.files > FILES {
-            let most = self.agents.iter_mut().max_by_key(|(_, own)| own.bytes);
+        while self.bytes > self.most || self.files > self.most_files {
+            // Who has most of what there is too much of.
+            let crowded = self.files > self.most_files;
+            let most = self.agents.iter_mut().max_by_key(|(_, own)| match crowded {
+                true => own.files.len() as u64,
+                false => own.bytes,
+            });
             let Some((agent, own)) = most else { return };
             let Some((id, bytes)) = own.files.pop_first() else {
                 return;
@@ -343,5 +350,22 @@ mod tests {
         next.make_room();
         assert!(next.bytes <= 300);
         assert!(names().len() < left.len());
+    }
+
+    /// Who has many small ones pushes out no large ones of others.
+    #[test]
+    fn the_oldest_of_who_has_most_files_go_where_those_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut held = Held::read(dir.path(), 1 << 20).unwrap();
+        held.most_files = 10;
+        let long = "x".repeat(5000);
+        for n in 1..4 {
+            held.keep(id(n), &agent("quiet"), &said(&long)).unwrap();
+        }
+        for n in 4..30 {
+            held.keep(id(n), &agent("loud"), &said("x")).unwrap();
+        }
+        assert_eq!(held.files, 10);
+        assert_eq!(held.agents[&agent("quiet")].files.len(), 3);
     }
 }

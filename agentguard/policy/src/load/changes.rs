@@ -101,7 +101,7 @@ pub(super) fn changes(
     read.edits = edits::edits(content, report);
     edits::where_contents_are_read(content, matches, known, report);
     let other = content.redact.is_some() || content.clamp.is_some() || content.json_patch.is_some();
-    if read == Changes::default() && !other {
+    if read == Changes::default() && !other && !report.in_part {
         let hint = "`modify: {headers: {drop: [cookie], set: {x-agent: coder}}}`, or `modify: {clamp: {/max_tokens: 4096}}`";
         report.error(changes.place, "`modify` changes nothing", hint);
     }

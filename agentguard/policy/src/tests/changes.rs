@@ -300,3 +300,90 @@ fn contents_are_kept_of_what_a_rule_allows_that_sees_them() {
         assert!(found.iter().any(|it| it.contains(told)), "{found:?}");
     }
 }
+
+/// What a denial on paper says is recorded, and what the other rules change is changed.
+#[test]
+fn a_denial_on_paper_takes_no_change_back() {
+    for on_paper in ["mode: shadow", "rollout: {percent: 0}"] {
+        let policy = policy(&format!(
+            "version: 1\nagents: [{{name: coder}}]\nrules:\n  - {{id: m, match: {{host: [a.example]}}, action: modify, modify: {{headers: {{drop: [cookie]}}}}, handling: inspect}}\n  - {{id: soon, match: {{host: [a.example], method: [GET]}}, action: deny, {on_paper}}}\n"
+        ));
+        let get = Seen::Request(Request::new("GET", "/"));
+        let ruling = decide(&policy, "coder", "a.example", get);
+        assert_eq!(ruling.outcome, RulingOutcome::Allow(Handling::Inspect));
+        assert_eq!((ruling.verdict, ruling.enforced), (Verdict::Deny, false));
+        assert!(changed(&ruling).iter().all(|(name, _)| name != "cookie"));
+    }
+}
+
+/// What a rule would change does not pass another rule by being written in another way.
+#[test]
+fn what_has_another_reading_is_changed_too() {
+    let policy = policy(
+        "version: 1\nproviders: [{name: ours, api: openai, hosts: [b.example]}]\nagents: [{name: coder}]\nrules:\n  - {id: open, match: {host: [a.example, b.example]}, action: allow, handling: inspect}\n  - {id: private, match: {host: [a.example], path: [\"/private/*\"]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n  - {id: small, match: {host: [b.example], llm: {model: [small]}}, action: modify, modify: {redact: [/user]}, handling: inspect}\n  - {id: never, match: {host: [c.example], path: [\"/private/*\"]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n",
+    );
+    for (path, modifies) in [
+        ("/private/x", true),
+        ("/private%2Fx", true),
+        ("/public/x", false),
+    ] {
+        let get = Seen::Request(Request::new("GET", path));
+        let ruling = decide(&policy, "coder", "a.example", get);
+        let expected = match modifies {
+            true => Verdict::Modify,
+            false => Verdict::Allow,
+        };
+        assert_eq!(ruling.verdict, expected, "{path}");
+        assert_eq!(ruling.changes.len(), usize::from(modifies), "{path}");
+        // It allows nothing in another reading.
+        let alone = decide(&policy, "coder", "c.example", get);
+        let expected = match path {
+            "/private/x" => ReasonCode::RuleModify,
+            _ => ReasonCode::NoRule,
+        };
+        assert_eq!(alone.reason.code, expected, "{path}");
+    }
+    for (model, modifies) in [
+        (Some("small"), true),
+        (Some("SMALL"), true),
+        (Some("large"), false),
+    ] {
+        let llm = agentguard_model::Llm {
+            provider: "ours".to_owned(),
+            operation: agentguard_model::LlmOperation::Chat,
+            model: model.map(str::to_owned),
+            stream: false,
+            max_output_tokens: None,
+            tools: Vec::new(),
+            asks: Vec::new(),
+            asks_unread: false,
+            not_understood: None,
+        };
+        let request = Request {
+            llm: Some(&llm),
+            ..Request::new("POST", "/v1/chat/completions")
+        };
+        let ruling = decide(&policy, "coder", "b.example", Seen::Request(request));
+        assert_eq!(ruling.changes.len(), usize::from(modifies), "{model:?}");
+    }
+}
+
+/// Each has a sample of its own, and what one changes another may change back.
+#[test]
+fn rules_that_only_seem_to_add_nothing_are_not_called_so() {
+    let text = |rules: &str| format!("version: 1\nagents: [{{name: coder}}]\nrules:\n{rules}");
+    let twice = "  - {id: ID, match: {host: [a.example], port: [443]}, action: ACTION, handling: inspect, rollout: {percent: 20}}\n";
+    let sets = "  - {id: ID, match: {host: [a.example], port: [443]}, action: modify, modify: {headers: {set: {x-tier: TIER}}}, handling: inspect}\n";
+    let of = |rule: &str, id: &str, other: &str| {
+        let rule = rule.replace("ID", id);
+        rule.replace("ACTION", other).replace("TIER", other)
+    };
+    for rules in [
+        of(twice, "a", "allow") + &of(twice, "b", "allow"),
+        of(sets, "a", "low") + &of(sets, "b", "high") + &of(sets, "c", "low"),
+    ] {
+        let policy = policy(&text(&rules));
+        let warnings: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+}

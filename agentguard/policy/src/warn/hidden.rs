@@ -361,7 +361,8 @@ impl<'a> Comparisons<'a> {
             let adds = by.info.handling != rule.info.handling
                 || by.info.mode != rule.info.mode
                 || by.addresses != rule.addresses
-                || by.changes != rule.changes
+                // Those between the two may change the same.
+                || rule.changes.is_some()
                 || by.captures != rule.captures
                 || !rule.ranges.iter().all(|net| by.ranges.contains(net))
                 || rule.info.reason.is_some() && by.info.reason != rule.info.reason

@@ -143,6 +143,12 @@ impl ContentReader {
     }
 }
 
+/// Whether content with these fields is read as JSON, and not as a form.
+#[must_use]
+pub fn is_json(fields: &HeaderMap) -> bool {
+    matches!(Media::read(fields), Ok(Media::Json))
+}
+
 /// The names of the arguments that a query has; none where it cannot be read.
 #[must_use]
 pub fn names(query: &str) -> Vec<String> {

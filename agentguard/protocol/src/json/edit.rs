@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use super::pointer::{find_mut, index};
-use super::{MAX_DEPTH, NODE, Pointer, Value};
+use super::{MAX_DEPTH, NODE, Pointer, Value, same_name};
 
 /// What stands in the place of what was put out.
 pub const REDACTED: &str = "[redacted]";
@@ -95,11 +95,50 @@ impl Edits {
         self.redact.iter().chain(clamp).chain(patch)
     }
 
-    /// Changes a document.
+    /// Changes a document, to which [`MAX_ADDED`] may be added.
+    ///
+    /// # Errors
+    /// As [`Self::apply_in`].
+    pub fn apply(&self, document: &mut Value) -> Result<(), Impossible> {
+        let mut room = MAX_ADDED;
+        self.apply_in(document, &mut room)
+    }
+
+    /// Changes what stands at these places of a document, where anything does; and around that what is put out and bounded
+    /// alone. Else the document.
+    ///
+    /// # Errors
+    /// As [`Self::apply_in`].
+    pub fn apply_inside(
+        &self,
+        document: &mut Value,
+        inside: &[Pointer],
+        room: &mut usize,
+    ) -> Result<(), Impossible> {
+        let (mut any, mut done) = (false, Ok(()));
+        for place in inside {
+            each(document, place.tokens(), &mut |value| {
+                any = true;
+                done = self.apply_in(value, room);
+                done.is_ok()
+            });
+            done.clone()?;
+        }
+        if !any {
+            return self.apply_in(document, room);
+        }
+        let around = Self {
+            patch: Vec::new(),
+            ..self.clone()
+        };
+        around.apply_in(document, room)
+    }
+
+    /// Changes a document, to which so much may be added, as a [`super::Builder`] counts it.
     ///
     /// # Errors
     /// Not all of it can be changed; the document is of no use any more.
-    pub fn apply(&self, document: &mut Value) -> Result<(), Impossible> {
+    pub fn apply_in(&self, document: &mut Value, room: &mut usize) -> Result<(), Impossible> {
         for place in &self.redact {
             each(document, place.tokens(), &mut |value| {
                 *value = Value::Text(REDACTED.into());
@@ -112,9 +151,8 @@ impl Edits {
                 return Err(Impossible::NoNumber(place.clone()));
             }
         }
-        let mut room = MAX_ADDED;
         let mut operations = self.patch.iter();
-        operations.try_for_each(|operation| operation.apply(document, &mut room))
+        operations.try_for_each(|operation| operation.apply(document, room))
     }
 }
 
@@ -132,7 +170,7 @@ fn each(
         Value::Object(members) => {
             let mut members = members.iter_mut();
             members.all(|(name, value)| {
-                let meant = all || name.eq_ignore_ascii_case(token);
+                let meant = all || same_name(name, token);
                 !meant || each(value, rest, change)
             })
         }

@@ -6,6 +6,7 @@
 //! name or a number, how many names are open.
 
 pub mod edit;
+mod names;
 mod number;
 mod path;
 mod pointer;
@@ -14,6 +15,7 @@ mod scanner;
 mod tests;
 mod tree;
 
+pub use names::same_name;
 pub use path::{Part, Path};
 pub use pointer::{NoPointer, Pointer};
 pub use scanner::{Event, Kind, Scanner, Sink};

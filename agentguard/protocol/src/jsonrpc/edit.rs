@@ -3,7 +3,8 @@
 use crate::json::Value;
 use crate::json::edit::{Edits, Impossible};
 
-/// Changes each of the messages of a document, alone or in a batch, as `made` says of it.
+/// Changes each of the messages of a document, alone or in a batch, as `made` says of it. `room`: how much may be added to
+/// all of them ([`Edits::apply_in`]).
 ///
 /// # Errors
 /// Not all of it can be changed, or they are not as many.
@@ -11,6 +12,7 @@ pub fn edit_each(
     document: &mut Value,
     within: &[&str],
     made: &[Vec<&Edits>],
+    room: &mut usize,
 ) -> Result<(), Impossible> {
     let messages = match document {
         Value::Array(messages) => messages.as_mut_slice(),
@@ -22,7 +24,7 @@ pub fn edit_each(
     let mut each = messages.iter_mut().zip(made);
     each.try_for_each(|(message, edits)| {
         let mut edits = edits.iter();
-        edits.try_for_each(|edits| edit(message, within, edits))
+        edits.try_for_each(|edits| edit(message, within, edits, room))
     })
 }
 
@@ -31,9 +33,14 @@ pub fn edit_each(
 ///
 /// # Errors
 /// Not all of it can be changed.
-fn edit(message: &mut Value, within: &[&str], edits: &Edits) -> Result<(), Impossible> {
+fn edit(
+    message: &mut Value,
+    within: &[&str],
+    edits: &Edits,
+    room: &mut usize,
+) -> Result<(), Impossible> {
     let Some((name, rest)) = within.split_first() else {
-        return edits.apply(message);
+        return edits.apply_in(message, room);
     };
     let Value::Object(members) = message else {
         return Ok(());
@@ -48,7 +55,7 @@ fn edit(message: &mut Value, within: &[&str], edits: &Edits) -> Result<(), Impos
     if *inner == Value::Null && !edits.patch.is_empty() {
         *inner = Value::Object(Vec::new());
     }
-    edit(inner, rest, edits)
+    edit(inner, rest, edits, room)
 }
 
 #[cfg(test)]
@@ -93,7 +100,7 @@ mod tests {
             ),
         ] {
             let mut message = read(before);
-            edit(&mut message, &["params", "arguments"], edits).unwrap();
+            edit(&mut message, &["params", "arguments"], edits, &mut 1000).unwrap();
             assert_eq!(message.written(), after);
         }
     }

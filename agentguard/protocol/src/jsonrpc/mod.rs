@@ -3,7 +3,7 @@
 //! Stricter than most servers: a message that says two things at once, or leaves out what it has to say, is none;
 //! nor is one with a member in another case, which some parsers take for the member.
 
-use crate::json::Value;
+use crate::json::{Value, same_name};
 
 mod edit;
 
@@ -146,8 +146,6 @@ pub fn is_word(text: &str) -> bool {
 pub fn in_another_case(known: &[&'static str], object: &Value) -> Option<&'static str> {
     object.members().iter().find_map(|(name, _)| {
         let mut known = known.iter().filter(|known| **known != &**name);
-        known
-            .find(|known| known.eq_ignore_ascii_case(name))
-            .copied()
+        known.find(|known| same_name(known, name)).copied()
     })
 }

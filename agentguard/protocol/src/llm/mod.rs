@@ -36,6 +36,7 @@ pub use paths::Route;
 pub use turn::{Turn, TurnReader};
 
 use crate::content::Undecodable;
+use crate::json::Pointer;
 use crate::{eventstream, json};
 
 /// The most bytes that the name of a model or a tool, or an id, may have.
@@ -188,6 +189,24 @@ pub enum InvokeForm {
 }
 
 impl Endpoint {
+    /// Where the calls stand in content that has them inside of it: many at once, or one that is to be counted. Where
+    /// nothing is there, the content is the call.
+    #[must_use]
+    pub fn inside(self) -> Vec<Pointer> {
+        let places: &[&str] = match self {
+            Self::MessageBatches => &["/requests/*/params"],
+            Self::ContentTokens | Self::EmbedContent => &[
+                "/generateContentRequest",
+                "/generate_content_request",
+                "/requests/*",
+            ],
+            Self::BedrockTokens => &["/input/converse"],
+            _ => &[],
+        };
+        let pointers = places.iter().map(|place| Pointer::parse(place));
+        pointers.filter_map(Result::ok).collect()
+    }
+
     /// The endpoint of a request in `OpenAI`'s or Anthropic's form, by its canonical path. None where it is for
     /// something else.
     ///

@@ -632,3 +632,42 @@ fn whom_a_call_is_for_is_read_where_it_says_so_once() {
     let long = format!(r#"{{"user":"{}"}}"#, "x".repeat(257));
     assert_eq!(user(Endpoint::ChatCompletions, &long), None);
 }
+
+#[test]
+fn calls_stand_inside_of_what_has_many_or_is_counted() {
+    let found = |endpoint: Endpoint, document: &str| {
+        let document = crate::json::Value::read(document.as_bytes(), 1 << 16).unwrap();
+        let edits = crate::json::edit::Edits {
+            redact: vec![crate::json::Pointer::parse("/user").unwrap()],
+            ..Default::default()
+        };
+        let mut changed = document.clone();
+        let mut room = 1000;
+        edits
+            .apply_inside(&mut changed, &endpoint.inside(), &mut room)
+            .unwrap();
+        changed.written().matches("[redacted]").count()
+    };
+    for (endpoint, document, count) in [
+        (Endpoint::Messages, r#"{"user":1}"#, 1),
+        (
+            Endpoint::MessageBatches,
+            r#"{"requests":[{"params":{"user":1}},{"params":{"user":2}}]}"#,
+            2,
+        ),
+        (
+            Endpoint::ContentTokens,
+            r#"{"generateContentRequest":{"user":1}}"#,
+            1,
+        ),
+        (Endpoint::ContentTokens, r#"{"user":1}"#, 1),
+        (Endpoint::EmbedContent, r#"{"requests":[{"user":1}]}"#, 1),
+        (
+            Endpoint::BedrockTokens,
+            r#"{"input":{"converse":{"user":1}}}"#,
+            1,
+        ),
+    ] {
+        assert_eq!(found(endpoint, document), count, "{document}");
+    }
+}

@@ -2,9 +2,11 @@
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::ToolApi;
-use agentguard_protocol::json::edit::{EACH, Edits, Impossible};
-use agentguard_protocol::json::{Fault, Reader, Value};
+use agentguard_protocol::api::http::is_json;
+use agentguard_protocol::json::edit::{EACH, Edits, Impossible, MAX_ADDED};
+use agentguard_protocol::json::{Fault, Reader, Value, same_name};
 use agentguard_protocol::jsonrpc;
+use agentguard_protocol::llm::Endpoint;
 use bytes::BytesMut;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -36,8 +38,8 @@ const PARAMETER: &str = "mcp-param-";
 
 /// What content is.
 pub(crate) enum Content {
-    /// A call of a language model.
-    Call,
+    /// A call of a language model, by where it goes.
+    Call(Endpoint),
     /// Messages to a server of tools, of this form.
     Messages {
         api: ToolApi,
@@ -74,11 +76,6 @@ impl<'a> Made<'a> {
         self.0.iter().any(|edits| !edits.is_empty())
     }
 
-    fn apply(&self, document: &mut Value) -> Result<(), Impossible> {
-        let mut edits = self.all();
-        edits.try_for_each(|edits| edits.apply(document))
-    }
-
     fn all(&self) -> impl Iterator<Item = &'a Edits> {
         self.0.iter().flatten().copied()
     }
@@ -113,6 +110,17 @@ pub(crate) async fn changed<R: Recorder, P: Port>(
     let Ok(read) = read else {
         return Err("it did not come to its end".to_owned());
     };
+    let is_form = matches!(
+        what,
+        Content::Messages {
+            api: ToolApi::Http,
+            ..
+        }
+    ) && read.held.size() > 0
+        && !is_json(&parts.headers);
+    if is_form {
+        return Err("it is a form".to_owned());
+    }
     let document = match read.reader {
         // Without content there are the arguments of the target alone.
         _ if read.held.size() == 0 => None,
@@ -144,9 +152,13 @@ pub(crate) fn edited(
 ) -> Result<Option<String>, String> {
     let impossible = |why: Impossible| why.to_string();
     let (api, elsewhere) = match what {
-        Content::Call => {
+        Content::Call(endpoint) => {
             let mut document = document.ok_or("it has no content")?;
-            made.apply(&mut document).map_err(impossible)?;
+            let (inside, mut room) = (endpoint.inside(), MAX_ADDED);
+            let mut edits = made.all();
+            edits
+                .try_for_each(|edits| edits.apply_inside(&mut document, &inside, &mut room))
+                .map_err(impossible)?;
             return Ok(Some(document.written()));
         }
         Content::Messages { api, elsewhere } => (api, elsewhere),
@@ -162,8 +174,7 @@ pub(crate) fn edited(
     let mut places = made.all().flat_map(Edits::places);
     let in_target = places.find(|place| {
         let first = place.tokens().first();
-        let meant =
-            |name: &String| first.is_some_and(|it| **it == *EACH || it.eq_ignore_ascii_case(name));
+        let meant = |name: &String| first.is_some_and(|it| **it == *EACH || same_name(it, name));
         elsewhere.iter().any(meant)
     });
     if let Some(place) = in_target {
@@ -176,11 +187,15 @@ pub(crate) fn edited(
             false => Ok(None),
         };
     };
-    match within {
-        [] => made.apply(&mut document),
-        _ => jsonrpc::edit_each(&mut document, within, &made.0),
-    }
-    .map_err(impossible)?;
+    let mut room = MAX_ADDED;
+    let changed = match within {
+        [] => {
+            let mut edits = made.all();
+            edits.try_for_each(|edits| edits.apply_in(&mut document, &mut room))
+        }
+        _ => jsonrpc::edit_each(&mut document, within, &made.0, &mut room),
+    };
+    changed.map_err(impossible)?;
     Ok(Some(document.written()))
 }
 

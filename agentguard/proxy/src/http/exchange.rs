@@ -214,7 +214,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         let account = Arc::new(self.flow.account(decided));
         let both = (&account, beside.as_slice());
-        let changed = self.changed(&mut parts, &meaning, messaging.as_ref(), &asked, both, body);
+        let read = (messaging.as_ref(), calling.as_ref());
+        let changed = self.changed(&mut parts, &meaning, read, &asked, both, body);
         let changed = changed.await;
         account.stands_for(beside);
         account.keep_in(|memory| self.flow.room(memory));
@@ -524,9 +525,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             switch_to_websocket(&mut parts.headers);
             offers.write(&mut parts.headers);
         }
-        for changes in &account.decided().changes {
-            changes.apply(&mut parts.headers);
-        }
+        account.change(&mut parts.headers);
         if plain {
             let identity = HeaderValue::from_static("identity");
             parts.headers.insert(header::ACCEPT_ENCODING, identity);

@@ -177,14 +177,62 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
         assert_eq!(codes(&decisions), [ALLOWED, REFUSED], "{path}");
         assert_eq!(decisions[1].action.kind, ActionKind::ToolCall);
     }
-    // A form is no JSON.
-    let world = by_name(Rules::Edited).build().await;
-    let mut client = world.connect().await;
-    write(&mut client, "POST /tracker/x/issues HTTP/1.1\r\nHost: api.example\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\n\r\ntoken=t").await;
-    let (_, answer) = read_response(&mut client).await;
-    assert!(answer.contains("not JSON"), "{answer}");
-    drop(client);
-    assert_eq!(codes(&world.end().await), [ALLOWED, REFUSED]);
+    // A form is read as one, also where it is JSON as well.
+    for form in ["token=t", "\"&token=t&x=\"", "{\"a\":\"=1&token=t&x=\"}"] {
+        let world = by_name(Rules::Edited).build().await;
+        let mut client = world.connect().await;
+        let head = format!(
+            "POST /tracker/x/issues HTTP/1.1\r\nHost: api.example\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        write(&mut client, head).await;
+        let (_, answer) = read_response(&mut client).await;
+        assert!(answer.contains("it is a form"), "{answer}");
+        drop(client);
+        assert_eq!(codes(&world.end().await), [ALLOWED, REFUSED]);
+    }
+}
+
+/// What some servers take for a name is put out, too; and what is called in another case is not understood.
+#[tokio::test]
+async fn names_are_those_that_some_server_takes_for_them() {
+    let call = message(1, "{\"to\u{212a}en\":\"t\"}");
+    let (_, got, _) = sent("/mcp", "", call.as_bytes()).await;
+    assert!(got.contains("\u{212a}en\":\"[redacted]\""), "{got}");
+    let call = message(1, "{}").replace("arguments", "argument\u{17f}");
+    let (_, decisions) = refused("/mcp", "", call.as_bytes()).await;
+    assert_eq!(decisions[0].verdict, Verdict::Deny);
+    let tool = decisions[0].action.tool.as_ref().unwrap();
+    let why = tool.not_understood.as_ref().unwrap();
+    assert!(why.contains("another case"), "{why}");
+}
+
+/// What is changed in the fields for one message is so for the request that it came in.
+#[tokio::test]
+async fn fields_are_changed_for_whichever_message_of_a_batch_asks_for_it() {
+    let other = message(1, "{}").replace("read", "other");
+    let send = message(2, "{}").replace("read", "send");
+    for batch in [format!("[{send},{other}]"), format!("[{other},{send}]")] {
+        let world = by_name(Rules::Fields).build().await;
+        let mut client = world.connect().await;
+        write(
+            &mut client,
+            request("/mcp", "Cookie: a=1\r\n", batch.as_bytes()),
+        )
+        .await;
+        let mut upstream = world.accept().await;
+        let head = read_until(&mut upstream, "\r\n\r\n").await;
+        assert!(!head.to_ascii_lowercase().contains("cookie"), "{head}");
+        read_some(&mut upstream, batch.len()).await;
+        write(
+            &mut upstream,
+            "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        read_response(&mut client).await;
+        drop(client);
+        world.end().await;
+    }
 }
 
 /// Reads a masked text of up to 125 bytes, or one of up to 64 KiB.

@@ -102,6 +102,8 @@ enum Rules {
     Edited,
     /// The same, but that their contents are kept.
     Kept,
+    /// Of the tools there one is called without the header field `cookie`, and another with it.
+    Fields,
     /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
     Tools,
 }
@@ -447,6 +449,13 @@ fn policy(rules: Rules) -> Policy {
               { id: tools, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], tool: { name: ['*'] } }, \
                 modify: { redact: [/token], clamp: { /limit: { min: 1, max: 9 } } } }]"
+        }
+        Rules::Fields => {
+            "[{ id: other, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: [other] } } }, \
+              { id: send, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: [send] } }, \
+                modify: { headers: { drop: [cookie] } } }]"
         }
         Rules::Kept => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

@@ -60,6 +60,14 @@ fn what_is_put_out_is_so_in_any_case_and_nothing_else_changes() {
         let same = redact(&[nowhere], document);
         assert_eq!(same, document, "{nowhere}");
     }
+    // As servers see it that fold more than ASCII.
+    assert_eq!(
+        redact(
+            &["/user", "/token"],
+            "{\"u\u{17f}er\":1,\"to\u{212a}en\":2}"
+        ),
+        "{\"u\u{17f}er\":\"[redacted]\",\"to\u{212a}en\":\"[redacted]\"}"
+    );
     // Both are there: whichever a server takes is put out.
     assert_eq!(
         redact(&["/user"], r#"{"user":1,"USER":2}"#),
@@ -264,6 +272,44 @@ proptest! {
         let each: String = names.iter().map(|_| "/*/*".to_owned()).collect();
         prop_assert!(!redact(&[&each], &document).contains("secret"));
     }
+}
+
+/// Many calls in one are changed each, and share what may be added.
+#[test]
+fn what_stands_inside_is_changed_and_what_is_around_it_bounded() {
+    let edits = Edits {
+        redact: vec![at("/user")],
+        clamp: vec![],
+        patch: vec![Operation::Add(at("/store"), read("false"))],
+    };
+    let inside = [at("/requests/*/params"), at("/input/converse")];
+    let apply = |document: &str| {
+        let mut document = read(document);
+        edits
+            .apply_inside(&mut document, &inside, &mut MAX_ADDED.clone())
+            .unwrap();
+        document.written()
+    };
+    assert_eq!(
+        apply(r#"{"user":1,"requests":[{"params":{"user":2}},{"id":3},{"params":{}}]}"#),
+        r#"{"user":"[redacted]","requests":[{"params":{"user":"[redacted]","store":false}},{"id":3},{"params":{"store":false}}]}"#
+    );
+    assert_eq!(
+        apply(r#"{"user":1}"#),
+        r#"{"user":"[redacted]","store":false}"#
+    );
+    let large = Edits {
+        patch: vec![Operation::Add(
+            at("/x"),
+            Value::Text("x".repeat(MAX_ADDED / 2).into()),
+        )],
+        ..Edits::default()
+    };
+    let mut many = read(r#"{"requests":[{"params":{}},{"params":{}},{"params":{}}]}"#);
+    assert_eq!(
+        large.apply_inside(&mut many, &inside, &mut MAX_ADDED.clone()),
+        Err(Impossible::Large)
+    );
 }
 
 /// Any document, not deep.

@@ -12,6 +12,7 @@ use super::{Beside, Exchange};
 use crate::Port;
 use crate::account::Account;
 use crate::http::body::Received;
+use crate::http::call::Calling;
 use crate::http::changed::{Content, Made, changed, not_changed};
 use crate::http::message::Messaging;
 
@@ -24,7 +25,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         &self,
         parts: &mut Parts,
         meaning: &request::Request,
-        messaging: Option<&Messaging>,
+        read: (Option<&Messaging>, Option<&Calling>),
         asked: &Asked,
         (account, beside): (&Arc<Account<R>>, &[Beside<R>]),
         body: Received,
@@ -40,13 +41,15 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             (None, Some(tool)) => tool.not_understood.as_ref(),
             (None, None) => None,
         };
-        let what = match messaging {
-            None => Content::Call,
-            Some(messaging) => messaging.content(parts, meaning),
+        let what = match read {
+            (Some(messaging), _) => Some(messaging.content(parts, meaning)),
+            (None, Some(calling)) => Some(Content::Call(calling.endpoint())),
+            (None, None) => None,
         };
-        let made = match unread {
-            Some(why) => Err(why.clone()),
-            None => changed(&self.flow, parts, &what, &made, body).await,
+        let made = match (unread, &what) {
+            (None, Some(what)) => changed(&self.flow, parts, what, &made, body).await,
+            (Some(why), _) => Err(why.clone()),
+            (None, None) => Err("it is not read".to_owned()),
         };
         match made {
             Ok(body) => Ok((body, true)),

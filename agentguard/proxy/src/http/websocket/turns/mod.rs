@@ -325,7 +325,7 @@ fn changed_text(made: &Made<'_>, text: Option<Kept>) -> Result<Option<String>, S
         reader.push(&piece).map_err(|why| why.to_string())?;
     }
     let document = reader.finish().map_err(|why| why.to_string())?;
-    edited(Some(document), &Content::Call, made)
+    edited(Some(document), &Content::Call(Endpoint::Responses), made)
 }
 
 /// A refusal as the client reads it.
