@@ -1,0 +1,389 @@
+//! Calls of agents in each version and binding, and what is none.
+
+use ::http::{HeaderMap, HeaderValue, Method, header};
+
+use super::{CallReader, CardReader, Operation, Place, Route, is_of_before};
+use crate::api::NotUnderstood as No;
+use crate::json::Value;
+use crate::jsonrpc;
+
+const POINTERS: [&str; 7] = [
+    "/message/parts/0/text",
+    "/message/taskId",
+    "/id",
+    "/taskId",
+    "/url",
+    "/historyLength",
+    "/message/metadata/task_id",
+];
+
+fn fields(more: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    let json = HeaderValue::from_static("application/json");
+    fields.insert(header::CONTENT_TYPE, json);
+    for (name, value) in more {
+        fields.insert(*name, HeaderValue::from_static(value));
+    }
+    fields
+}
+
+fn read(method: &Method, target: &str, pieces: &[&[u8]]) -> Result<String, No> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let route = Route::read(method, path)?;
+    let mut reader = CallReader::new(&fields(&[]), 64 * 1024);
+    for piece in pieces {
+        reader.push(piece)?;
+    }
+    let place = Place {
+        server: "planner",
+        method,
+        route: &route,
+        query: Some(query),
+    };
+    let tool = reader.finish(place, &POINTERS)?;
+    assert_eq!(tool.server, "planner");
+    let id = tool.id.map(|id| format!("{id} ")).unwrap_or_default();
+    let what = tool.name.or(tool.method).unwrap();
+    let values = tool.values.iter();
+    let values = values.map(|it| format!(" {}={}", it.pointer, it.values.join(",")));
+    Ok(format!("{id}{what}{}", values.collect::<String>()))
+}
+
+/// The same in one piece, in two, and byte by byte: which fault is seen first may depend on the pieces.
+fn one(method: &str, target: &str, content: &str) -> Result<String, No> {
+    let method: Method = method.parse().unwrap();
+    let content = content.as_bytes();
+    let whole = read(&method, target, &[content]);
+    for at in 0..content.len() {
+        let (one, two) = content.split_at(at);
+        let told = read(&method, target, &[one, two]);
+        assert_eq!(told.ok(), whole.clone().ok(), "at {at}");
+    }
+    let bytes: Vec<&[u8]> = content.chunks(1).collect();
+    assert_eq!(read(&method, target, &bytes).ok(), whole.clone().ok());
+    whole
+}
+
+fn rpc(method: &str, params: &str) -> Result<String, No> {
+    let content = format!(r#"{{"jsonrpc":"2.0","id":"a","method":"{method}","params":{params}}}"#);
+    one("POST", "/agents/planner", &content)
+}
+
+#[test]
+fn methods_of_each_version_are_the_same_operations() {
+    let cases = [
+        ("SendMessage", ["message/send", "tasks/send"].as_slice()),
+        (
+            "SendStreamingMessage",
+            &["message/stream", "tasks/sendSubscribe"],
+        ),
+        ("GetTask", &["tasks/get"]),
+        ("ListTasks", &["tasks/list"]),
+        ("CancelTask", &["tasks/cancel"]),
+        ("SubscribeToTask", &["tasks/resubscribe"]),
+        (
+            "CreateTaskPushNotificationConfig",
+            &[
+                "tasks/pushNotificationConfig/set",
+                "tasks/pushNotification/set",
+            ],
+        ),
+        (
+            "GetTaskPushNotificationConfig",
+            &[
+                "tasks/pushNotificationConfig/get",
+                "tasks/pushNotification/get",
+            ],
+        ),
+        (
+            "ListTaskPushNotificationConfigs",
+            &["tasks/pushNotificationConfig/list"],
+        ),
+        (
+            "DeleteTaskPushNotificationConfig",
+            &["tasks/pushNotificationConfig/delete"],
+        ),
+        (
+            "GetExtendedAgentCard",
+            &[
+                "agent/getAuthenticatedExtendedCard",
+                "agent/authenticatedExtendedCard",
+            ],
+        ),
+    ];
+    for (name, older) in cases {
+        for method in older.iter().chain([&name]) {
+            let told = rpc(method, r#"{"id":"t1"}"#);
+            assert_eq!(told, Ok(format!("\"a\" {name} /id=t1")), "{method}");
+        }
+        assert_eq!(Operation::of_method(name).unwrap().name(), name);
+    }
+    for method in [
+        "sendMessage",
+        "message/Send",
+        "tools/call",
+        "a2a.SendMessage",
+    ] {
+        assert_eq!(rpc(method, "{}"), Err(No::Operation), "{method}");
+    }
+}
+
+#[test]
+fn a_message_has_its_arguments_at_the_same_place_in_each_version_and_binding() {
+    let today = r#"{"message":{"messageId":"m","role":"ROLE_USER","parts":[{"text":"hello"}]}}"#;
+    let before = r#"{"message":{"messageId":"m","role":"user","kind":"message","parts":[{"kind":"text","text":"hello"}]}}"#;
+    let rest_before =
+        r#"{"message":{"messageId":"m","role":"ROLE_USER","content":[{"text":"hello"}]}}"#;
+    let told = |text: &str| Ok(format!("{text} /message/parts/0/text=hello"));
+    assert_eq!(rpc("SendMessage", today), told("\"a\" SendMessage"));
+    assert_eq!(rpc("message/send", before), told("\"a\" SendMessage"));
+    for path in [
+        "/message:send",
+        "/v1/message:send",
+        "/agents/a/v1/message:send",
+    ] {
+        for content in [today, before, rest_before] {
+            assert_eq!(one("POST", path, content), told("SendMessage"), "{path}");
+        }
+    }
+    let streamed = one("POST", "/tenant/message:stream", today);
+    assert_eq!(streamed, told("SendStreamingMessage"));
+    for (content, of_before) in [(today, false), (rest_before, true)] {
+        let content = Value::read(content.as_bytes(), 4096).unwrap();
+        assert_eq!(is_of_before(&content), of_before);
+    }
+}
+
+#[test]
+fn requests_of_http_are_operations_by_method_and_path() {
+    let cases = [
+        ("GET", "/tasks", "ListTasks"),
+        ("GET", "/v1/tasks?contextId=c", "ListTasks"),
+        (
+            "GET",
+            "/tasks/t1?historyLength=2",
+            "GetTask /id=t1 /historyLength=2",
+        ),
+        ("GET", "/x/v1/tasks/t1", "GetTask /id=t1"),
+        ("POST", "/tasks/t1:cancel", "CancelTask /id=t1"),
+        ("POST", "/v1/tasks/t1:subscribe", "SubscribeToTask /id=t1"),
+        ("GET", "/tasks/t1:subscribe", "SubscribeToTask /id=t1"),
+        (
+            "GET",
+            "/tasks/t1/pushNotificationConfigs",
+            "ListTaskPushNotificationConfigs /taskId=t1",
+        ),
+        (
+            "POST",
+            "/tasks/t1/pushNotificationConfigs",
+            "CreateTaskPushNotificationConfig /taskId=t1",
+        ),
+        (
+            "GET",
+            "/tasks/t1/pushNotificationConfigs/p1",
+            "GetTaskPushNotificationConfig /id=p1 /taskId=t1",
+        ),
+        (
+            "DELETE",
+            "/v1/tasks/t1/pushNotificationConfigs/p1",
+            "DeleteTaskPushNotificationConfig /id=p1 /taskId=t1",
+        ),
+        ("GET", "/extendedAgentCard", "GetExtendedAgentCard"),
+        ("GET", "/v1/card", "GetExtendedAgentCard"),
+        (
+            "GET",
+            "/agent/authenticatedExtendedCard",
+            "GetExtendedAgentCard",
+        ),
+        ("GET", "/.well-known/agent-card.json", "tools/list"),
+        ("HEAD", "/agents/a/.well-known/agent.json", "tools/list"),
+    ];
+    for (method, target, told) in cases {
+        assert_eq!(one(method, target, "").as_deref(), Ok(told), "{target}");
+    }
+    // Clients repeat in the content what stands in the path.
+    let repeated = one("POST", "/tasks/t1:cancel", r#"{"id":"t1","metadata":{}}"#);
+    assert_eq!(repeated.as_deref(), Ok("CancelTask /id=t1"));
+    let more = one(
+        "POST",
+        "/tasks/t1/pushNotificationConfigs",
+        r#"{"taskId":"t1","url":"https://h"}"#,
+    );
+    assert_eq!(
+        more.as_deref(),
+        Ok("CreateTaskPushNotificationConfig /taskId=t1 /url=https://h")
+    );
+}
+
+#[test]
+fn what_some_servers_take_for_another_operation_is_not_understood() {
+    let rpc = r#"{"jsonrpc":"2.0","id":1,"method":"GetTask","params":{}}"#;
+    let cases = [
+        // Not as it is, but as some read it.
+        ("POST", "/message%3Asend", rpc, No::Operations),
+        ("POST", "/Message:send", rpc, No::Operations),
+        ("POST", "/message:send/", rpc, No::Operations),
+        ("POST", "/x%2Fmessage:send", rpc, No::Operations),
+        ("POST", "/message:send%3Bx", rpc, No::Operations),
+        ("GET", "/tasks/", "", No::Operations),
+        ("GET", "/TASKS/t1", "", No::Operations),
+        ("GET", "/tasks/t1%3Asubscribe", "", No::Operations),
+        // Two as it is.
+        ("GET", "/tasks/tasks", "", No::Operations),
+        (
+            "GET",
+            "/tasks/tasks/pushNotificationConfigs",
+            "",
+            No::Operations,
+        ),
+        ("GET", "/tasks/extendedAgentCard", "", No::Operations),
+        // None.
+        ("GET", "/", "", No::Operation),
+        ("GET", "/tasks/a:b", "", No::Operation),
+        ("GET", "/tasks/a:b:subscribe", "", No::Operation),
+        ("GET", "/message:send", "", No::Operation),
+        ("PUT", "/tasks/t1:cancel", "", No::Operation),
+        ("HEAD", "/tasks/t1", "", No::Operation),
+        ("DELETE", "/tasks/t1", "", No::Operation),
+        ("GET", "/.well-known/agent-card.json", rpc, No::Content),
+        ("GET", "/tasks/t1", "{}", No::Content),
+        // Content that is a request by itself.
+        ("POST", "/message:send", rpc, No::Operations),
+        (
+            "POST",
+            "/tasks/t1:cancel",
+            r#"{"Method":"SendMessage"}"#,
+            No::Operations,
+        ),
+        // Two arguments.
+        ("POST", "/tasks/t1:cancel", r#"{"id":"t2"}"#, No::Twice),
+        ("POST", "/tasks/t1:cancel", r#"{"ID":"t1"}"#, No::Twice),
+        ("POST", "/tasks/t1:cancel?id=t1", "", No::Twice),
+        ("GET", "/tasks?_method=POST", "", No::Override("_method")),
+        ("POST", "/message:send", "[]", No::NoObject),
+    ];
+    for (method, target, content, why) in cases {
+        assert_eq!(
+            one(method, target, content),
+            Err(why),
+            "{method} {target} {content}"
+        );
+    }
+    let long = format!("/tasks/{}", "t".repeat(257));
+    assert_eq!(one("GET", &long, ""), Err(No::Operation));
+    let overridden = fields(&[("x-http-method-override", "DELETE")]);
+    let mut reader = CallReader::new(&overridden, 1024);
+    let why = No::Override("x-http-method-override");
+    assert_eq!(reader.push(b"{}"), Err(why));
+}
+
+#[test]
+fn a_request_of_json_rpc_is_one_with_an_id_and_nothing_beside() {
+    let cases = [
+        (
+            r#"[{"jsonrpc":"2.0","id":1,"method":"GetTask"}]"#,
+            No::Batch,
+        ),
+        (
+            r#"[{"jsonrpc":"2.0","id":1,"method":"GetTask"},{"jsonrpc":"2.0","id":2,"method":"GetTask"}]"#,
+            No::Batch,
+        ),
+        (r#"{"jsonrpc":"2.0","method":"GetTask"}"#, No::Envelope),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"GetTask","message":{"parts":[]}}"#,
+            No::Envelope,
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, No::Answer),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"GetTask","params":["t1"]}"#,
+            No::NoObject,
+        ),
+        (
+            r#"{"id":1,"method":"GetTask"}"#,
+            No::JsonRpc(jsonrpc::Fault::Version),
+        ),
+        ("", No::NoObject),
+    ];
+    for (content, why) in cases {
+        assert_eq!(one("POST", "/", content), Err(why), "{content}");
+    }
+    let bare = one(
+        "POST",
+        "/",
+        r#"{"jsonrpc":"2.0","id":1,"method":"ListTasks"}"#,
+    );
+    assert_eq!(bare.as_deref(), Ok("1 ListTasks"));
+}
+
+#[test]
+fn members_have_one_spelling_but_in_what_applications_say() {
+    let wrong = [
+        (r#"{"message":{"task_id":"t"}}"#, "taskId"),
+        (r#"{"message":{"Task_Id":"t"}}"#, "taskId"),
+        (r#"{"history_length":1}"#, "historyLength"),
+        (
+            r#"{"configuration":{"task_push_notification_config":{}}}"#,
+            "taskPushNotificationConfig",
+        ),
+        (
+            r#"{"message":{"parts":[{"media_type":"text/plain"}]}}"#,
+            "mediaType",
+        ),
+    ];
+    for (params, known) in wrong {
+        assert_eq!(
+            rpc("SendMessage", params),
+            Err(No::Spelling(known)),
+            "{params}"
+        );
+        let rest = one("POST", "/message:send", params);
+        assert_eq!(rest, Err(No::Spelling(known)), "{params}");
+    }
+    let free =
+        r#"{"message":{"taskId":"t","metadata":{"task_id":"x"},"parts":[{"data":{"task_id":1}}]}}"#;
+    let told = "\"a\" SendMessage /message/taskId=t /message/metadata/task_id=x";
+    assert_eq!(rpc("SendMessage", free).as_deref(), Ok(told));
+    let rest = |content| one("POST", "/message:send", content);
+    let both = r#"{"message":{"content":[],"parts":[]}}"#;
+    assert_eq!(rest(both), Err(No::Spelling("parts")));
+    let older = r#"{"request":{"content":[]}}"#;
+    assert_eq!(rest(older), Err(No::Spelling("message")));
+}
+
+fn card(in_result: bool, answer: &str) -> Result<Option<String>, No> {
+    let told = |pieces: &[&[u8]]| {
+        let mut reader = CardReader::new(in_result);
+        pieces.iter().for_each(|piece| reader.push(piece));
+        reader.finish()
+    };
+    let whole = told(&[answer.as_bytes()]);
+    let bytes: Vec<&[u8]> = answer.as_bytes().chunks(1).collect();
+    assert_eq!(told(&bytes).ok(), whole.clone().ok());
+    whole
+}
+
+#[test]
+fn a_card_is_the_document_or_the_result_of_an_answer() {
+    let bare = r#"{"version":"1", "name":"planner"}"#;
+    let canonical = Some(r#"{"name":"planner","version":"1"}"#.to_owned());
+    assert_eq!(card(false, bare), Ok(canonical.clone()));
+    let answer = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{bare}}}"#);
+    assert_eq!(card(true, &answer), Ok(canonical));
+    // All of a document is compared, whatever it looks like.
+    let all = card(false, &answer).unwrap().unwrap();
+    assert!(all.contains(r#""jsonrpc":"2.0""#), "{all}");
+    let error = r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32007,"message":"none"}}"#;
+    assert_eq!(card(true, error), Ok(None));
+    assert_eq!(card(true, ""), Ok(None));
+    let wrong = [
+        (false, r#"{"name":"a","name":"b"}"#),
+        (false, "data: {}"),
+        (true, bare),
+        (true, r#"{"jsonrpc":"2.0","id":1,"result":{},"Result":{}}"#),
+        (true, r#"[{"jsonrpc":"2.0","id":1,"result":{}}]"#),
+        (true, r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#),
+    ];
+    for (in_result, answer) in wrong {
+        assert!(card(in_result, answer).is_err(), "{answer}");
+    }
+}
