@@ -1,7 +1,7 @@
 //! The card of an agent, as it is compared.
 
 use crate::api::NotUnderstood;
-use crate::json::Reader;
+use crate::json::{Reader, Value};
 use crate::jsonrpc::{self, Kind};
 
 /// The most that a card may take while it is read ([`Reader::new`]). One that takes more is not understood.
@@ -36,7 +36,8 @@ impl CardReader {
         }
     }
 
-    /// The card in its canonical form, once all was read. None: there is none, in an answer without content, or an error of
+    /// The card in its canonical form, once all was read, but for its signatures: they are of what else it has, and some
+    /// servers sign anew for each request. None: there is none, in an answer without content, or an error of
     /// JSON-RPC.
     ///
     /// # Errors
@@ -50,16 +51,23 @@ impl CardReader {
         }
         let document = self.reader.finish()?;
         if !self.in_result {
-            return Ok(Some(document.canonical()));
+            return Ok(Some(unsigned(document).canonical()));
         }
         let (messages, batch) = jsonrpc::messages(&document)?;
         match messages.as_slice() {
             [message] if !batch => match message.kind {
-                Kind::Result(card) => Ok(Some(card.canonical())),
+                Kind::Result(card) => Ok(Some(unsigned(card.clone()).canonical())),
                 Kind::Error => Ok(None),
                 Kind::Call { .. } => Err(NotUnderstood::Form("A2A in an answer")),
             },
             _ => Err(NotUnderstood::Batch),
         }
     }
+}
+
+fn unsigned(mut card: Value) -> Value {
+    if let Value::Object(members) = &mut card {
+        members.retain(|(name, _)| **name != *"signatures");
+    }
+    card
 }

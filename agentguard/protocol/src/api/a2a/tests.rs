@@ -367,6 +367,10 @@ fn a_card_is_the_document_or_the_result_of_an_answer() {
     let bare = r#"{"version":"1", "name":"planner"}"#;
     let canonical = Some(r#"{"name":"planner","version":"1"}"#.to_owned());
     assert_eq!(card(false, bare), Ok(canonical.clone()));
+    let signed = r#"{"name":"planner","signatures":[{"signature":"x"}],"version":"1"}"#;
+    assert_eq!(card(false, signed), Ok(canonical.clone()));
+    let answer = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{signed}}}"#);
+    assert_eq!(card(true, &answer), Ok(canonical.clone()));
     let answer = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{bare}}}"#);
     assert_eq!(card(true, &answer), Ok(canonical));
     // All of a document is compared, whatever it looks like.
