@@ -91,21 +91,16 @@ impl<R: Recorder> Decider<R> {
         if pinned.pin == Pinning::Off {
             return shown;
         }
+        let is_card = declared.is_some_and(|it| it.api == ToolApi::A2a);
+        let noun = if is_card { "card" } else { "tool" };
         let is_held = |name: &String| self.pins().is_held(server, name);
         let held: Vec<bool> = names.iter().map(is_held).collect();
         let sights = self.pins().compare(server, listed).await;
-        if names
-            .iter()
-            .zip(held)
-            .any(|(name, was)| !was && is_held(name))
-        {
+        let newly = |(name, was): (&String, bool)| !was && is_held(name);
+        if !is_card && names.iter().zip(held).any(newly) {
             // What is under way was allowed when the tool was another one.
             self.policies().touch();
         }
-        let noun = match declared.is_some_and(|it| it.api == ToolApi::A2a) {
-            true => "card",
-            false => "tool",
-        };
         let mut told = 0;
         let mut more = 0;
         let each = names.iter().zip(sights).zip(&mut shown);

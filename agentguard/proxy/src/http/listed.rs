@@ -43,6 +43,8 @@ pub(crate) enum Form {
     Lists,
     /// The card of an agent.
     Card {
+        /// Its name among what is pinned.
+        name: &'static str,
         /// Whether it is the result of an answer of JSON-RPC, rather than the document itself.
         in_result: bool,
     },
@@ -94,8 +96,8 @@ pub(super) async fn shown<R: Recorder, P: Port>(
         account: Arc::clone(account),
         server: looks.server.to_owned(),
     };
-    if let Form::Card { in_result } = looks.form {
-        return looked.card(in_result, parts, body).await;
+    if let Form::Card { name, in_result } = looks.form {
+        return looked.card(name, in_result, parts, body).await;
     }
     let events = match form(parts) {
         Ok(Some(events)) => events,

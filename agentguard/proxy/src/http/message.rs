@@ -153,9 +153,13 @@ impl Messaging {
     /// In which form that is.
     pub(crate) fn looked_at(&self, asked: &Asked) -> Form {
         match self.0.api {
-            ToolApi::A2a => Form::Card {
-                in_result: asked.seen().tool.is_some_and(|tool| tool.id.is_some()),
-            },
+            ToolApi::A2a => {
+                let call = asked.seen().tool;
+                Form::Card {
+                    name: call.map_or("", a2a::card_name),
+                    in_result: call.is_some_and(|call| call.id.is_some()),
+                }
+            }
             _ => Form::Lists,
         }
     }

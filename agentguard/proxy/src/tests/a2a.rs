@@ -12,7 +12,7 @@ fn request(method: &str, path: &str, body: &str) -> String {
     let content = match body {
         "" => String::new(),
         body => format!(
-            "Content-Type: application/json\r\nContent-Length: {}\r\n",
+            "A2A-Version: 1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
             body.len()
         ),
     };
@@ -227,7 +227,7 @@ async fn a_card_passes_with_any_allowance_and_not_once_it_changed() {
             "GET",
             "/v1/card",
             "",
-            "GetExtendedAgentCard",
+            "extended_agent_card_0.x",
             CARD.to_owned(),
             // Nothing but the whole document is the card here.
             format!(r#"{{"jsonrpc":"2.0","id":"q","result":{CARD},"description":"evil"}}"#),
@@ -236,7 +236,7 @@ async fn a_card_passes_with_any_allowance_and_not_once_it_changed() {
             "POST",
             "/",
             &extended,
-            "GetExtendedAgentCard",
+            "extended_agent_card",
             result(CARD),
             result(EVIL),
         ),

@@ -6,7 +6,7 @@
 //!
 //! Stricter than most servers where they differ in what they take a request for: a batch, a request without an id, a member
 //! of JSON-RPC's envelope that is none, and a member in the spelling that Protocol Buffers have beside that of JSON are not
-//! understood.
+//! understood. In that spelling 0.3 has its HTTP+JSON, where it is known by what else is there.
 
 mod card;
 mod route;
@@ -27,8 +27,20 @@ use crate::mcp::LIST;
 pub use card::{CardReader, MAX_CARD};
 pub use route::Route;
 
-/// The name of an agent's card among what is pinned of its server.
-pub const CARD: &str = "agent_card";
+/// The field of HTTP that says which version a request is of. Without it is 0.3 (1.0, section 3.6).
+pub const VERSION: &str = "a2a-version";
+
+/// The name that the card has among what is pinned of an agent's server which comes of this call. The one for those who may
+/// see more is another one for clients of 0.x, where its members are other ones.
+#[must_use]
+pub fn card_name(call: &Tool) -> &'static str {
+    let older = call.version.as_ref().is_none_or(|it| it.starts_with("0."));
+    match (&call.name, older) {
+        (None, _) => "agent_card",
+        (Some(_), false) => "extended_agent_card",
+        (Some(_), true) => "extended_agent_card_0.x",
+    }
+}
 
 /// What agents are asked for. Named as in 1.0.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -132,9 +144,12 @@ impl Operation {
             .map(|(operation, ..)| *operation)
     }
 
-    /// Whether it sends a message.
-    const fn sends(self) -> bool {
-        matches!(self, Self::SendMessage | Self::SendStreamingMessage)
+    /// Whether its arguments stand in the content, where it is one of HTTP+JSON.
+    const fn has_content(self) -> bool {
+        matches!(
+            self,
+            Self::SendMessage | Self::SendStreamingMessage | Self::CreateTaskPushNotificationConfig
+        )
     }
 }
 
@@ -178,6 +193,8 @@ pub struct CallReader {
     reader: Reader,
     /// Whether anything was read.
     begun: bool,
+    /// The version that it says it is of.
+    version: Option<String>,
     fault: Option<NotUnderstood>,
 }
 
@@ -206,6 +223,7 @@ impl CallReader {
         Self {
             reader: Reader::new(limit),
             begun: false,
+            version: version(fields),
             fault,
         }
     }
@@ -237,11 +255,12 @@ impl CallReader {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        let version = self.version;
         let content = match self.begun {
             true => Some(self.reader.finish()?),
             false => None,
         };
-        match place.route {
+        let call = match place.route {
             Route::JsonRpc => {
                 let document = content.ok_or(NotUnderstood::NoObject)?;
                 of_json_rpc(place.server, &document, pointers)
@@ -266,14 +285,25 @@ impl CallReader {
                     (name.as_str().into(), value)
                 });
                 let mut arguments = together(path.chain(query), content)?;
-                if operation.sends() {
+                if operation.has_content() {
                     as_of_today(&mut arguments)?;
                 }
                 spelled(&arguments)?;
                 call(place.server, operation.name(), &arguments, pointers)
             }
-        }
+        };
+        call.map(|call| Tool { version, ..call })
     }
+}
+
+/// The version that a request says it is of, where it says one.
+fn version(fields: &HeaderMap) -> Option<String> {
+    let mut said = fields.get_all(VERSION).iter();
+    let (Some(one), None) = (said.next(), said.next()) else {
+        return None;
+    };
+    let text = one.to_str().ok()?.trim();
+    jsonrpc::is_word(text).then(|| text.to_owned())
 }
 
 fn of_json_rpc(server: &str, document: &Value, pointers: &[&str]) -> Result<Tool, NotUnderstood> {
@@ -339,39 +369,81 @@ fn together(
     Ok(Value::Object(all))
 }
 
-/// Whether content of HTTP+JSON has a message as 0.3 writes it there: with its parts as `content`.
+/// Whether content of HTTP+JSON is written as 0.3 has it there, which nobody but servers of Protocol Buffers reads: a message
+/// as `request`, its parts as `content`, a place to tell as `config`.
 #[must_use]
 pub fn is_of_before(content: &Value) -> bool {
     let message = content.get("message");
-    message.is_some_and(|message| message.get("content").is_some())
+    content.get("request").is_some()
+        || content.get("config").is_some()
+        || message.is_some_and(|message| message.get("content").is_some())
 }
 
-/// Has the parts of a message where JSON-RPC and 1.0 have them: 0.3 calls them `content` in HTTP+JSON.
+/// Has the arguments where JSON-RPC and 1.0 have them.
 fn as_of_today(arguments: &mut Value) -> Result<(), NotUnderstood> {
-    // The name that Protocol Buffers have for `message` there.
-    if arguments.get("request").is_some() {
-        return Err(NotUnderstood::Spelling("message"));
+    if !is_of_before(arguments) {
+        return Ok(());
     }
-    let Some(Value::Object(members)) = arguments.get_mut("message") else {
+    rename(arguments, "request", "message")?;
+    if let Some(message) = arguments.get_mut("message") {
+        rename(message, "content", "parts")?;
+    }
+    respell(arguments)
+}
+
+/// Gives a member another name, unless there is one of that name, or two.
+fn rename(object: &mut Value, from: &str, to: &'static str) -> Result<(), NotUnderstood> {
+    let Value::Object(members) = object else {
         return Ok(());
     };
-    let named = |name: &str| {
-        members
-            .iter()
-            .any(|(own, _)| own.eq_ignore_ascii_case(name))
+    let named = |names: &[&str]| {
+        let any = |own: &str| names.iter().any(|name| own.eq_ignore_ascii_case(name));
+        members.iter().filter(|(own, _)| any(own)).count()
     };
-    match (named("content"), named("parts")) {
-        (true, true) => Err(NotUnderstood::Spelling("parts")),
-        (true, false) => {
-            for (name, _) in members {
-                if **name == *"content" {
-                    *name = "parts".into();
-                }
-            }
-            Ok(())
-        }
-        (false, _) => Ok(()),
+    if named(&[from]) > 0 && named(&[from, to]) > 1 {
+        return Err(NotUnderstood::Spelling(to));
     }
+    for (name, _) in members {
+        if **name == *from {
+            *name = to.into();
+        }
+    }
+    Ok(())
+}
+
+/// Has members in the spelling of JSON, where they are in that of Protocol Buffers.
+fn respell(value: &mut Value) -> Result<(), NotUnderstood> {
+    if let Value::Object(members) = value {
+        let names: Vec<Box<str>> = members.iter().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            if let Some(known) = in_another_spelling(&name) {
+                rename(value, &name, known)?;
+            }
+        }
+    }
+    match value {
+        Value::Array(items) => items.iter_mut().try_for_each(respell),
+        Value::Object(members) => {
+            let mut members = members.iter_mut();
+            members.try_for_each(|(name, value)| match FREE.contains(&&**name) {
+                true => Ok(()),
+                false => respell(value),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The member that a name is in the spelling of Protocol Buffers, if it is one.
+fn in_another_spelling(name: &str) -> Option<&'static str> {
+    if !name.contains('_') {
+        return None;
+    }
+    let plain = name.replace('_', "");
+    let mut known = SPELLINGS.iter();
+    known
+        .find(|known| known.eq_ignore_ascii_case(&plain))
+        .copied()
 }
 
 /// Refuses members in the spelling of Protocol Buffers, but in what applications say to one another.
@@ -379,12 +451,8 @@ fn spelled(value: &Value) -> Result<(), NotUnderstood> {
     match value {
         Value::Array(items) => items.iter().try_for_each(spelled),
         Value::Object(members) => members.iter().try_for_each(|(name, value)| {
-            if name.contains('_') {
-                let plain = name.replace('_', "");
-                let mut known = SPELLINGS.iter();
-                if let Some(known) = known.find(|known| known.eq_ignore_ascii_case(&plain)) {
-                    return Err(NotUnderstood::Spelling(known));
-                }
+            if let Some(known) = in_another_spelling(name) {
+                return Err(NotUnderstood::Spelling(known));
             }
             match FREE.contains(&&**name) {
                 true => Ok(()),

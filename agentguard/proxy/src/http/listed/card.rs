@@ -15,12 +15,13 @@ use crate::http::held::{Held, Holding};
 
 impl<R: Recorder, P: Port> Looked<R, P> {
     /// An answer that is a card, as it came, if the agent is shown it. Whatever its type is: clients look at its content
-    /// alone. `in_result`: it is an answer of JSON-RPC, of which an error has no card.
+    /// alone. `name`: what it is pinned as. `in_result`: it is an answer of JSON-RPC, of which an error has no card.
     ///
     /// # Errors
     /// Why there is none.
     pub(super) async fn card(
         &self,
+        name: &str,
         in_result: bool,
         parts: &Parts,
         body: Received,
@@ -48,15 +49,13 @@ impl<R: Recorder, P: Port> Looked<R, P> {
             Ok(None) => return Ok(body),
             Err(why) => return self.unread(true, body, why).await,
         };
-        let tool = self.asked.seen().tool;
-        let name = tool.and_then(|tool| tool.name.clone());
-        let name = name.unwrap_or_else(|| a2a::CARD.to_owned());
         let message = format!(
             "The card {name} of {} is not what it was first seen as: it changed, and an operator has to accept that.",
             self.server
         );
         let (client, target) = (&self.flow.client, &self.flow.target);
         let decider = &self.flow.guard.decider;
+        let name = name.to_owned();
         let card = vec![ToolDefinition { name, text }];
         let shown = decider.listed(client, target, &self.asked, &self.server, card);
         match shown.await.as_slice() {
