@@ -322,7 +322,12 @@ impl Messaging {
     ) -> Result<Read, Unread> {
         let route = match a2a::Route::read(&parts.method, meaning.path.as_str()) {
             Ok(route) => route,
-            Err(why) => return Ok(self.told(vec![self.not_understood(&why.to_string())], body)),
+            Err(why) => {
+                return Ok(Read {
+                    tongue: Some(Tongue::A2a),
+                    ..self.told(vec![self.not_understood(&why.to_string())], body)
+                });
+            }
         };
         let reader = a2a::CallReader::new(&parts.headers, MAX_KEPT);
         let content = content(flow, &parts.headers, reader, body).await?;
@@ -342,7 +347,10 @@ impl Messaging {
         let card = |tool: &Tool| tool.name.as_ref().is_none_or(|name| name == extended);
         Ok(Read {
             size: content.size,
-            tongue: (route == a2a::Route::JsonRpc).then_some(Tongue::Mcp(asks)),
+            tongue: Some(match route {
+                a2a::Route::JsonRpc => Tongue::Mcp(asks),
+                a2a::Route::Card | a2a::Route::Rest { .. } => Tongue::A2a,
+            }),
             filtered: self.looks(true) && messages.iter().all(card),
             ..self.told(messages, Received::Held(content.held))
         })

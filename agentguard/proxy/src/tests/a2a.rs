@@ -149,7 +149,7 @@ async fn what_is_denied_is_refused_in_the_form_that_was_asked_in() {
             SECRET.to_owned(),
             403,
             denied,
-            r#""detail":"#,
+            r#""error":{"code":403,"status":"PERMISSION_DENIED","message":"Not this. (agentguard"#,
         ),
         (
             "POST",

@@ -9,6 +9,7 @@
 //! understood. In that spelling 0.3 has its HTTP+JSON, where it is known by what else is there.
 
 mod card;
+mod refusal;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::jsonrpc::{self, Kind, Message};
 use crate::mcp::LIST;
 
 pub use card::{CardReader, MAX_CARD};
+pub use refusal::refused;
 pub use route::Route;
 
 /// The field of HTTP that says which version a request is of. Without it is 0.3 (1.0, section 3.6).
