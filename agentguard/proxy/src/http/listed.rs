@@ -86,8 +86,7 @@ pub(super) async fn shown<R: Recorder, P: Port>(
     body: Received,
     account: &Arc<Account<R>>,
 ) -> Result<Received, NotShown> {
-    // With 202 the answer comes by another stream, if it does.
-    if !parts.status.is_success() || parts.status == StatusCode::ACCEPTED {
+    if !parts.status.is_success() {
         return Ok(body);
     }
     let looked = Looked {
@@ -98,6 +97,10 @@ pub(super) async fn shown<R: Recorder, P: Port>(
     };
     if let Form::Card { name, in_result } = looks.form {
         return looked.card(name, in_result, parts, body).await;
+    }
+    // With 202 the answer comes by another stream, if it does.
+    if parts.status == StatusCode::ACCEPTED {
+        return Ok(body);
     }
     let events = match form(parts) {
         Ok(Some(events)) => events,

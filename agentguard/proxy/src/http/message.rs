@@ -344,7 +344,10 @@ impl Messaging {
         let messages = vec![call.unwrap_or_else(|why| self.not_understood(&why))];
         let asks = Questions::of_json_rpc(&messages, false);
         let extended = a2a::Operation::GetExtendedAgentCard.name();
-        let card = |tool: &Tool| tool.name.as_ref().is_none_or(|name| name == extended);
+        let card = |tool: &Tool| {
+            let name = tool.name.as_ref();
+            tool.not_understood.is_none() && name.is_none_or(|name| name == extended)
+        };
         Ok(Read {
             size: content.size,
             tongue: Some(match route {

@@ -21,6 +21,15 @@ fn request(method: &str, path: &str, body: &str) -> String {
 
 /// Sends a request, has the agent answer it so, and gives what the client gets and what was decided.
 async fn answered(
+    sent: (&str, &str, &str),
+    kind: &str,
+    answer: &str,
+) -> (String, String, Vec<Decision>) {
+    answered_with("200 OK", sent, kind, answer).await
+}
+
+async fn answered_with(
+    status: &str,
     (method, path, body): (&str, &str, &str),
     kind: &str,
     answer: &str,
@@ -32,7 +41,7 @@ async fn answered(
     read_until(&mut upstream, "\r\n\r\n").await;
     assert_eq!(read_some(&mut upstream, body.len()).await, body.as_bytes());
     let length = answer.len();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}");
     write(&mut upstream, format!("{head}\r\n\r\n{answer}")).await;
     let (head, body) = read_response(&mut client).await;
     drop(client);
@@ -284,5 +293,31 @@ async fn a_card_that_cannot_be_read_is_refused_or_told_of() {
         let (_, got, decisions) = answered(("GET", &told, ""), "application/json", answer).await;
         assert_eq!(got, answer);
         assert_eq!(said(&decisions), [(Verdict::Allow, unread, None)]);
+    }
+}
+
+#[tokio::test]
+async fn a_card_is_one_with_any_status_that_clients_take_for_success() {
+    let sent = ("GET", "/planner/.well-known/agent-card.json", "");
+    let json = "application/json";
+    for (status, shown) in [
+        ("202 Accepted", false),
+        ("203 Non-Authoritative Information", false),
+        ("206 Partial Content", false),
+        ("404 Not Found", true),
+    ] {
+        let (_, got, decisions) = answered_with(status, sent, json, EVIL).await;
+        assert_eq!(got == EVIL, shown, "{status} {got}");
+        assert_eq!(said(&decisions).is_empty(), shown, "{status}");
+    }
+    // Nothing that is asked for besides is taken for a card.
+    let call = rpc("SendMessage", HELLO);
+    for sent in [
+        ("POST", "/planner/", call.as_str()),
+        ("GET", "/planner/tasks/t", ""),
+    ] {
+        let (_, got, decisions) = answered(sent, json, EVIL).await;
+        assert_eq!(got, EVIL);
+        assert!(said(&decisions).is_empty(), "{decisions:?}");
     }
 }

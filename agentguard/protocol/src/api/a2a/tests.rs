@@ -1,8 +1,10 @@
 //! Calls of agents in each version and binding, and what is none.
 
 use ::http::{HeaderMap, HeaderValue, Method, header};
+use agentguard_model::Tool;
+use proptest::prelude::*;
 
-use super::{CallReader, CardReader, Operation, Place, Route, is_of_before};
+use super::{CallReader, CardReader, Operation, Place, Route, VERSION, card_name, is_of_before};
 use crate::api::NotUnderstood as No;
 use crate::json::Value;
 use crate::jsonrpc;
@@ -365,5 +367,139 @@ fn members_have_one_spelling_but_in_what_applications_say() {
     ] {
         assert_eq!(rest(content), Err(No::Spelling(known)), "{content}");
         assert!(rpc("SendMessage", content).is_ok() || content.contains('_'));
+    }
+}
+
+fn card(in_result: bool, answer: &str) -> Result<Option<String>, No> {
+    let told = |pieces: &[&[u8]]| {
+        let mut reader = CardReader::new(in_result);
+        pieces.iter().for_each(|piece| reader.push(piece));
+        reader.finish()
+    };
+    let whole = told(&[answer.as_bytes()]);
+    let bytes: Vec<&[u8]> = answer.as_bytes().chunks(1).collect();
+    assert_eq!(told(&bytes).ok(), whole.clone().ok());
+    whole
+}
+
+#[test]
+fn a_card_is_the_document_or_the_result_of_an_answer() {
+    let bare = r#"{"version":"1", "name":"planner"}"#;
+    let canonical = Some(r#"{"name":"planner","version":"1"}"#.to_owned());
+    assert_eq!(card(false, bare), Ok(canonical.clone()));
+    let signed = r#"{"name":"planner","signatures":[{"signature":"x"}],"version":"1"}"#;
+    assert_eq!(card(false, signed), Ok(canonical.clone()));
+    for it in [bare, signed] {
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{it}}}"#);
+        assert_eq!(card(true, &answer), Ok(canonical.clone()));
+    }
+    // All of a document is compared, whatever it looks like.
+    let answer = format!(r#"{{"jsonrpc":"2.0","id":"x","result":{bare}}}"#);
+    let all = card(false, &answer).unwrap().unwrap();
+    assert!(all.contains(r#""jsonrpc":"2.0""#), "{all}");
+    let error = r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32007,"message":"none"}}"#;
+    assert_eq!(card(true, error), Ok(None));
+    assert_eq!(card(true, ""), Ok(None));
+    let wrong = [
+        (false, r#"{"name":"a","name":"b"}"#),
+        (false, "data: {}"),
+        (true, bare),
+        (true, r#"{"jsonrpc":"2.0","id":1,"result":{},"Result":{}}"#),
+        (true, r#"[{"jsonrpc":"2.0","id":1,"result":{}}]"#),
+        (true, r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#),
+    ];
+    for (in_result, answer) in wrong {
+        assert!(card(in_result, answer).is_err(), "{answer}");
+    }
+}
+
+#[test]
+fn a_card_is_pinned_by_what_was_asked_for() {
+    let call = |name: Option<&str>, version: Option<&str>| Tool {
+        name: name.map(str::to_owned),
+        version: version.map(str::to_owned),
+        ..Tool::default()
+    };
+    let extended = Some("GetExtendedAgentCard");
+    for (name, version, expected) in [
+        (None, None, "agent_card"),
+        (None, Some("1.0"), "agent_card"),
+        (extended, Some("1.0"), "extended_agent_card"),
+        (extended, Some("1.2"), "extended_agent_card"),
+        (extended, Some("0.3"), "extended_agent_card_0.x"),
+        (extended, None, "extended_agent_card_0.x"),
+    ] {
+        assert_eq!(card_name(&call(name, version)), expected);
+    }
+    let version = |values: &[&'static str]| {
+        let mut fields = HeaderMap::new();
+        for value in values {
+            fields.append(VERSION, HeaderValue::from_static(value));
+        }
+        super::version(&fields)
+    };
+    assert_eq!(version(&[" 1.0 "]).as_deref(), Some("1.0"));
+    assert_eq!(version(&[]), None);
+    assert_eq!(version(&["1.0", "0.3"]), None);
+    assert_eq!(version(&[""]), None);
+}
+
+const TARGETS: [(&str, &str); 9] = [
+    ("POST", "/x/message:send"),
+    ("POST", "/v1/message:stream"),
+    ("GET", "/tasks"),
+    ("GET", "/tasks/t1"),
+    ("POST", "/tasks/t1:cancel"),
+    ("GET", "/tasks/t1:subscribe"),
+    ("POST", "/tasks/t1/pushNotificationConfigs"),
+    ("GET", "/tasks/t1/pushNotificationConfigs/p1"),
+    ("GET", "/extendedAgentCard"),
+];
+
+fn operation(method: &Method, path: &str) -> Option<String> {
+    match Route::read(method, path).ok()? {
+        Route::Rest { operation, .. } => Some(operation.name().to_owned()),
+        other => Some(format!("{other:?}")),
+    }
+}
+
+proptest! {
+    /// However a path is written so that some servers read it as this one, it is this operation or none.
+    #[test]
+    fn another_spelling_of_a_path_is_no_other_operation(
+        which in 0..TARGETS.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize), 1..4),
+        end in prop::sample::select(vec!["", "/", ";x", "%3Bx", "//"]),
+    ) {
+        let (method, path) = TARGETS[which];
+        let method: Method = method.parse().unwrap();
+        let meant = operation(&method, path);
+        let mut parts: Vec<String> = path.chars().map(String::from).collect();
+        for (at, how) in changes {
+            let part = &mut parts[at.index(path.len())];
+            let byte = *part.as_bytes().first().unwrap();
+            match how {
+                0 => *part = part.to_ascii_uppercase(),
+                1 if part.len() == 1 => *part = format!("%{byte:02X}"),
+                _ => {}
+            }
+        }
+        let written = parts.concat() + end;
+        let read = operation(&method, &written);
+        prop_assert!(read.is_none() || read == meant, "{written}: {read:?}");
+    }
+
+    /// Whatever content comes, in however many pieces.
+    #[test]
+    fn whatever_is_sent_is_read_alike_in_any_pieces(
+        which in 0..TARGETS.len(),
+        content in r#"[\[\]{}:,"a-z_ 0-9]{0,60}"#,
+        at in any::<prop::sample::Index>(),
+    ) {
+        let (method, path) = TARGETS[which];
+        let method: Method = method.parse().unwrap();
+        let whole = read(&method, path, &[content.as_bytes()]);
+        let (one, two) = content.as_bytes().split_at(at.index(content.len() + 1));
+        prop_assert_eq!(read(&method, path, &[one, two]).ok(), whole.ok());
     }
 }
