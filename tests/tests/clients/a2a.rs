@@ -99,8 +99,9 @@ fn told(decision: &Decision) -> String {
     };
     let parts = tool.values.iter().flat_map(|it| it.values.clone());
     let texts = parts.map(|part| {
-        let part: serde_json::Value = serde_json::from_str(&part).unwrap();
-        format!(" {}", part["text"].as_str().unwrap())
+        let part = serde_json::from_str::<serde_json::Value>(&part).unwrap_or_default();
+        let text = part.get("text").and_then(|text| text.as_str());
+        format!(" {}", text.unwrap_or("?"))
     });
     let name = tool.name.unwrap_or_default();
     format!("{verdict} {name}{}", texts.collect::<String>())
