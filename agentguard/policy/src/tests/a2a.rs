@@ -69,3 +69,43 @@ fn tests_of_a_policy_are_about_operations_too() {
         assert!(result.passed, "{result:?}");
     }
 }
+
+#[test]
+fn names_that_no_operation_has_are_warned_of() {
+    let agent = "{name: planner, api: a2a, hosts: [a.example]}";
+    let mcp = "{name: files, api: mcp, hosts: [a.example]}";
+    for (servers, tool, told) in [
+        (
+            agent.to_owned(),
+            "{name: [message/send]}",
+            Some("write `SendMessage`"),
+        ),
+        (
+            agent.to_owned(),
+            "{name: [SendMesage]}",
+            Some("did you mean `SendMessage`?"),
+        ),
+        (
+            format!("{mcp}, {agent}"),
+            "{server: [\"plan*\"], name: [GetTask, \"tasks/*\"]}",
+            Some("`tasks/*` is no operation"),
+        ),
+        (
+            agent.to_owned(),
+            "{name: [sendmessage, \"Get*\", \"*\"]}",
+            None,
+        ),
+        // Another server may have such a tool.
+        (format!("{mcp}, {agent}"), "{name: [message/send]}", None),
+        (format!("{agent}, {mcp}"), "{name: [message/send]}", None),
+    ] {
+        let policy = policy(&format!(
+            "version: 1\ntool_servers: [{servers}]\nagents: [{{name: coder}}]\nrules: [{{id: a, action: deny, match: {{host: [a.example], tool: {tool}}}}}]\n"
+        ));
+        let found: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        match told {
+            Some(told) => assert!(found.iter().any(|it| it.contains(told)), "{tool} {found:?}"),
+            None => assert!(found.is_empty(), "{tool} {found:?}"),
+        }
+    }
+}

@@ -137,6 +137,11 @@ impl Operation {
             .map_or("", |(_, name, _)| name)
     }
 
+    /// The names of all.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().map(|(_, name, _)| *name)
+    }
+
     /// The operation that a method of JSON-RPC asks for.
     #[must_use]
     pub fn of_method(method: &str) -> Option<Self> {
