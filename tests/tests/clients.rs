@@ -4,6 +4,8 @@
 #[path = "clients/room.rs"]
 mod room;
 
+#[path = "clients/a2a.rs"]
+mod a2a;
 #[path = "clients/agents.rs"]
 mod agents;
 #[path = "clients/apis.rs"]

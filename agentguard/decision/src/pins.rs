@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use agentguard_model::{
-    Action, ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Sight, Tool, ToolChange,
-    ToolDefinition, Verdict,
+    Action, ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Sight, Tool, ToolApi,
+    ToolChange, ToolDefinition, Verdict,
 };
 use agentguard_policy::{AgentPolicy, Listing, Pinning, Policy, Ruling, RulingOutcome, Seen};
 
@@ -91,14 +91,13 @@ impl<R: Recorder> Decider<R> {
         if pinned.pin == Pinning::Off {
             return shown;
         }
+        let is_card = declared.is_some_and(|it| it.api == ToolApi::A2a);
+        let noun = if is_card { "card" } else { "tool" };
         let is_held = |name: &String| self.pins().is_held(server, name);
         let held: Vec<bool> = names.iter().map(is_held).collect();
         let sights = self.pins().compare(server, listed).await;
-        if names
-            .iter()
-            .zip(held)
-            .any(|(name, was)| !was && is_held(name))
-        {
+        let newly = |(name, was): (&String, bool)| !was && is_held(name);
+        if !is_card && names.iter().zip(held).any(newly) {
             // What is under way was allowed when the tool was another one.
             self.policies().touch();
         }
@@ -116,13 +115,13 @@ impl<R: Recorder> Decider<R> {
                 Sight::Changed { again: true, .. } if pinned.pin == Pinning::Alert => continue,
                 Sight::Changed { change, .. } => (
                     ReasonCode::ToolDefinitionChanged,
-                    differs(name, server, &change),
+                    differs(noun, name, server, &change),
                     Some(change),
                 ),
                 Sight::NotPinned(why) => (
                     ReasonCode::ToolNotPinned,
                     format!(
-                        "The tool {name} of {server} is not compared with what it was first seen as: {why}."
+                        "The {noun} {name} of {server} is not compared with what it was first seen as: {why}."
                     ),
                     None,
                 ),
@@ -167,9 +166,15 @@ impl<R: Recorder> Decider<R> {
         if pinned.pin == Pinning::Off {
             return None;
         }
-        let message = format!(
-            "The tools that {server} lists are not compared with what they were first seen as: {why}."
-        );
+        let declared = policy.tool_server_named(server);
+        let message = match declared.is_some_and(|it| it.api == ToolApi::A2a) {
+            true => format!(
+                "The card of {server} is not compared with what it was first seen as: {why}."
+            ),
+            false => format!(
+                "The tools that {server} lists are not compared with what they were first seen as: {why}."
+            ),
+        };
         let tool = Tool {
             not_understood: Some(why.to_owned()),
             ..of(server)
@@ -281,7 +286,7 @@ fn of(server: &str) -> Tool {
 }
 
 /// In a sentence, what is not as it was.
-fn differs(name: &str, server: &str, change: &ToolChange) -> String {
+fn differs(noun: &str, name: &str, server: &str, change: &ToolChange) -> String {
     let mut pointers: Vec<&str> = change.parts.iter().map(|it| it.pointer.as_str()).collect();
     let more = pointers.len().saturating_sub(NAMED);
     pointers.truncate(NAMED);
@@ -292,5 +297,5 @@ fn differs(name: &str, server: &str, change: &ToolChange) -> String {
     if more > 0 {
         which.push_str(&format!(" and {more} more"));
     }
-    format!("The tool {name} of {server} is not what it was first seen as: {which} changed.")
+    format!("The {noun} {name} of {server} is not what it was first seen as: {which} changed.")
 }

@@ -21,6 +21,8 @@ pub enum ToolApi {
     Grpc,
     /// JSON-RPC 2.0, over HTTP.
     JsonRpc,
+    /// Agent2Agent (A2A), 1.0 and 0.x, over JSON-RPC and over HTTP+JSON: each operation is a call.
+    A2a,
     /// GraphQL, over HTTP: each field at the top of an operation is a call.
     Graphql,
 }
@@ -36,6 +38,12 @@ impl ToolApi {
     #[must_use]
     pub const fn is_mcp(self) -> bool {
         matches!(self, Self::Mcp | Self::McpStdio)
+    }
+
+    /// Whether it tells clients what it is, which can be compared with what it first told: its tools, or its card.
+    #[must_use]
+    pub const fn is_pinned(self) -> bool {
+        self.is_mcp() || matches!(self, Self::A2a)
     }
 }
 

@@ -11,6 +11,7 @@ mod later;
 mod lists;
 mod llm;
 mod local;
+mod operations;
 mod providers;
 pub(crate) mod requests;
 mod routes;

@@ -1,3 +1,4 @@
+mod a2a;
 mod agreement;
 mod changes;
 mod conditions;

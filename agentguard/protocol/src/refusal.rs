@@ -45,7 +45,7 @@ const fn may_pass(code: ReasonCode) -> bool {
 /// are extension members (3.2). `message` is for clients that show their user that member and no
 /// other, as OpenAI's SDK does (3.57, `_make_status_error_from_response`).
 #[derive(Serialize)]
-struct Problem<'a> {
+pub(crate) struct Problem<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
@@ -245,17 +245,21 @@ impl Refusal<'_> {
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
         let message = self.message();
-        let problem = Problem {
+        // Plain strings and numbers always serialise.
+        let body = serde_json::to_vec(&self.problem(&message)).unwrap_or_default();
+        self.with("application/problem+json", body)
+    }
+
+    /// The problem that the refusal is.
+    pub(crate) fn problem<'m>(&'m self, message: &'m str) -> Problem<'m> {
+        Problem {
             title: self.status.canonical_reason().unwrap_or("Refused"),
             status: self.status.as_u16(),
             detail: &self.reason.message,
             code: self.reason.code,
             decision: self.decision,
-            message: &message,
-        };
-        // Plain strings and numbers always serialise.
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
-        self.with("application/problem+json", body)
+            message,
+        }
     }
 
     /// The refusal as a line of text, for clients that show their user text and nothing else.
@@ -357,7 +361,7 @@ const fn anthropic_type(status: StatusCode) -> &'static str {
 }
 
 /// What Google's APIs call an error of this status (`google.rpc.Code`).
-const fn google_status(status: StatusCode) -> &'static str {
+pub(crate) const fn google_status(status: StatusCode) -> &'static str {
     match status.as_u16() {
         403 | 421 => "PERMISSION_DENIED",
         408 | 504 => "DEADLINE_EXCEEDED",

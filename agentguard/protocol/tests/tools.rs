@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use agentguard_model::Tool;
-use agentguard_protocol::api::graphql;
 use agentguard_protocol::api::http::{ContentReader, Place};
 use agentguard_protocol::api::json_rpc::CallReader;
+use agentguard_protocol::api::{a2a, graphql};
 use agentguard_protocol::mcp::{
     AnswerReader, Claims, ListFilter, MAX_PARTS, MessageReader, may_list, parts,
 };
@@ -128,6 +128,75 @@ fn http_call() {
             assert_eq!(whole, request(kind, query, &split));
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
             assert_eq!(whole, request(kind, query, &pieces));
+        }
+    });
+}
+
+/// What a request to an agent is, with method and path by the first line of an input, or that it is not understood.
+fn to_agent(head: &str, pieces: &[&[u8]]) -> Option<String> {
+    const LIMIT: usize = 64 * 1024;
+    let (method, target) = head.split_once(' ')?;
+    let method = method.parse().ok()?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let route = a2a::Route::read(&method, path).ok()?;
+    let mut reader = a2a::CallReader::new(&HeaderMap::new(), LIMIT);
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    assert!(reader.used() <= LIMIT);
+    let place = a2a::Place {
+        server: "server",
+        method: &method,
+        route: &route,
+        query: Some(query),
+    };
+    let tool = reader
+        .finish(place, &["/id", "/message/parts/0/text", ""])
+        .ok()?;
+    // A call has a name that is known, whatever is sent.
+    let known = |name: &String| a2a::Operation::of_method(name).is_some();
+    assert!(tool.name.as_ref().is_none_or(known));
+    Some(format!("{tool:?}"))
+}
+
+#[test]
+fn a2a_call() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((bytes, _)) = cut(input) else {
+            return;
+        };
+        let mut lines = bytes.splitn(2, |&b| b == b'\n');
+        let head = str::from_utf8(lines.next().unwrap_or_default());
+        let (Ok(head), Some(content)) = (head, lines.next()) else {
+            return;
+        };
+        let at = usize::from(input.first().copied().unwrap_or_default());
+        let (one, two) = content.split_at(at * content.len() / 256);
+        let whole = to_agent(head, &[content]);
+        assert_eq!(whole, to_agent(head, &[one, two]));
+        let pieces: Vec<&[u8]> = content.chunks(1).collect();
+        assert_eq!(whole, to_agent(head, &pieces));
+    });
+}
+
+/// The card that an answer has, or that it cannot be read.
+fn card(in_result: bool, pieces: &[&[u8]]) -> Option<Option<String>> {
+    let mut reader = a2a::CardReader::new(in_result);
+    pieces.iter().for_each(|piece| reader.push(piece));
+    reader.finish().ok()
+}
+
+#[test]
+fn a2a_card() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((bytes, split)) = cut(input) else {
+            return;
+        };
+        for in_result in [false, true] {
+            let whole = card(in_result, &[bytes]);
+            assert_eq!(whole, card(in_result, &split));
+            let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(whole, card(in_result, &pieces));
         }
     });
 }

@@ -14,7 +14,7 @@ pub(crate) struct RawToolServer {
     /// Its name: 1 to 63 characters a-z 0-9 . _ -.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))]
     pub(crate) name: At<String>,
-    /// The form in which it is spoken to: `mcp`, `http`, `grpc`, `json_rpc` or `graphql`; `mcp_stdio` for a program that
+    /// The form in which it is spoken to: `mcp`, `http`, `grpc`, `json_rpc`, `graphql` or `a2a`; `mcp_stdio` for a program that
     /// `agentguard mcp wrap` starts, `hook` for tools of the agent's own that it asks about by `agentguard hook`.
     pub(crate) api: At<ToolApi>,
     /// Where it answers, but for `mcp_stdio` and `hook`: names, exact, or `*.example.org` for all names below
@@ -28,7 +28,8 @@ pub(crate) struct RawToolServer {
     /// Which of its tools agents are shown. All, if absent. Of MCP alone.
     #[serde(default)]
     pub(crate) list: Listing,
-    /// What happens where it lists a tool with another definition than it first did. `alert`, if absent.
+    /// What happens where it lists a tool with another definition than it first did, or an agent has another card.
+    /// `alert`, if absent.
     #[serde(default)]
     pub(crate) pin: Pinning,
     /// Which requests are which tools. Of `http` alone, which has to have some.

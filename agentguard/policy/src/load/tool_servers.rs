@@ -78,9 +78,13 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
                     hint,
                 );
             }
-            if !raw.api.value.is_mcp() && raw.pin != Pinning::default() {
-                let hint = "leave `pin` out: only these list their tools";
-                report.error(place, "`pin` is for `api: mcp` and `mcp_stdio`", hint);
+            if !raw.api.value.is_pinned() && raw.pin != Pinning::default() {
+                let hint = "leave `pin` out: only these list their tools, or have a card";
+                report.error(
+                    place,
+                    "`pin` is for `api: mcp`, `mcp_stdio` and `a2a`",
+                    hint,
+                );
             }
             servers.push(ToolServer {
                 name: name.to_owned(),

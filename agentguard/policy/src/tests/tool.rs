@@ -420,6 +420,18 @@ fn what_is_wrong_is_told_in_its_place() {
             "`list: allowed` is for `api: mcp`",
         ),
         (
+            "{name: a, api: a2a, hosts: [a.example], list: allowed}",
+            "`list: allowed` is for `api: mcp`",
+        ),
+        (
+            "{name: a, api: a2a, hosts: [a.example], tools: [{name: x, method: [GET], path: /}]}",
+            "`tools` is for `api: http`",
+        ),
+        (
+            "{name: a, api: json_rpc, hosts: [a.example], pin: deny}",
+            "`pin` is for `api: mcp`, `mcp_stdio` and `a2a`",
+        ),
+        (
             "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/{a}/b'}, {name: y, method: [PUT, GET], path: '/A/{b}'}]}",
             "some requests are `y` as well as `x`",
         ),

@@ -12,7 +12,7 @@ use super::{NotUnderstood, call, multipart};
 use crate::json::{Reader, Value};
 
 /// Fields that have some servers go by another method, or another path, than that of the request.
-const OVERRIDES: [&str; 5] = [
+pub(super) const OVERRIDES: [&str; 5] = [
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
@@ -21,7 +21,7 @@ const OVERRIDES: [&str; 5] = [
 ];
 
 /// An argument that has some servers go by another method.
-const METHOD: &str = "_method";
+pub(super) const METHOD: &str = "_method";
 
 /// Reads the content of a request: none, JSON, a form.
 #[derive(Debug)]

@@ -68,7 +68,7 @@ impl CallReader {
 }
 
 /// Whether content is not said to be something else than UTF-8. Many clients call JSON a form, so that its type says nothing.
-fn is_text(fields: &HeaderMap) -> bool {
+pub(super) fn is_text(fields: &HeaderMap) -> bool {
     fields.get_all(header::CONTENT_TYPE).iter().all(|it| {
         let Ok(text) = it.to_str() else {
             return false;

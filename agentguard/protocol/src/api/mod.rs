@@ -1,8 +1,10 @@
-//! Calls of tools in other forms than MCP: requests of HTTP ([`http`]), gRPC ([`grpc`]), GraphQL ([`graphql`]), JSON-RPC ([`json_rpc`]).
+//! Calls of tools in other forms than MCP: requests of HTTP ([`http`]), gRPC ([`grpc`]), GraphQL ([`graphql`]), JSON-RPC ([`json_rpc`]), and
+//! of agents to agents ([`a2a`]).
 //!
 //! Each becomes a call with a name and arguments, as rules look at them. What two servers could read in two ways is
 //! not understood: nothing is chosen.
 
+pub mod a2a;
 pub mod graphql;
 pub mod grpc;
 pub mod http;
@@ -79,6 +81,24 @@ pub enum NotUnderstood {
     /// The parts of a form.
     #[error("the form is not in parts that can be read in one way only: {0}")]
     Parts(&'static str),
+    /// It is none of A2A's operations.
+    #[error("it is no operation of A2A that is known")]
+    Operation,
+    /// Servers differ in which operation it is.
+    #[error("some servers may take it for another operation")]
+    Operations,
+    /// A2A has no batches.
+    #[error("it is a batch, and A2A has none")]
+    Batch,
+    /// What JSON-RPC has not, or has to have.
+    #[error("a request of A2A has an `id`, and no members but those of JSON-RPC")]
+    Envelope,
+    /// Some servers read two spellings of a member.
+    #[error("`{0}` is written in another way than A2A has it in JSON")]
+    Spelling(&'static str),
+    /// Content where none belongs.
+    #[error("it has content, which requests of its method have not")]
+    Content,
     /// It is no request of the form that its server is spoken to in.
     #[error("it is no call of {0}")]
     Form(&'static str),

@@ -2,6 +2,7 @@
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::ToolApi;
+use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::http::is_json;
 use agentguard_protocol::json::edit::{EACH, Edits, Impossible, MAX_ADDED};
 use agentguard_protocol::json::{Fault, Reader, Value, same_name};
@@ -167,6 +168,13 @@ pub(crate) fn edited(
         ToolApi::Mcp | ToolApi::McpStdio | ToolApi::Hook => &["params", "arguments"],
         ToolApi::JsonRpc => &["params"],
         ToolApi::Http => &[],
+        // Over HTTP+JSON: what is JSON-RPC says so.
+        ToolApi::A2a if document.as_ref().is_some_and(a2a::is_of_before) => {
+            let why =
+                "its message has its parts where 0.3 has them in HTTP+JSON, and not where rules do";
+            return Err(why.to_owned());
+        }
+        ToolApi::A2a => &[],
         ToolApi::Grpc | ToolApi::Graphql => {
             return Err("arguments of GraphQL and gRPC cannot be changed".to_owned());
         }

@@ -261,10 +261,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Some(messaging) => messaging.answers().then_some(Answering::Tools),
             None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
         };
-        let looks = messaging.as_ref().filter(|it| it.looks());
+        let looks = messaging.as_ref().filter(|it| it.looks(filtered));
         let lists = looks.map(|it| Looks {
             server: it.server(),
             list: filtered,
+            form: it.looked_at(&asked),
         });
         let examined = match carried {
             Ok(carried) => {

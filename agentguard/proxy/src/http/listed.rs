@@ -1,7 +1,9 @@
 //! Answers that may list tools, looked at before agents are shown them. One document is held until it is whole, and written
 //! anew where a part of its tools is shown; so is what comes where a list was asked for. Other streams are passed on event by
-//! event (`listed/stream.rs`): clients take an answer from whatever stream it comes by.
+//! event (`listed/stream.rs`): clients take an answer from whatever stream it comes by. An agent's card is one document, shown
+//! as it came or not at all (`listed/card.rs`).
 
+mod card;
 mod stream;
 
 use std::sync::Arc;
@@ -28,8 +30,24 @@ use crate::http::reading::{is_json, kind};
 pub(super) struct Looks<'a> {
     /// The server.
     pub(super) server: &'a str,
-    /// Whether a list was asked for.
+    /// Whether a list, or a card, was asked for.
     pub(super) list: bool,
+    /// What it may be.
+    pub(super) form: Form,
+}
+
+/// What an answer that is looked at may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Form {
+    /// Messages of MCP, which may list tools.
+    Lists,
+    /// The card of an agent.
+    Card {
+        /// Its name among what is pinned.
+        name: &'static str,
+        /// Whether it is the result of an answer of JSON-RPC, rather than the document itself.
+        in_result: bool,
+    },
 }
 
 /// Why an answer is not shown.
@@ -40,13 +58,15 @@ pub(super) enum NotShown {
     Broken(BodyFailed),
     /// The guard said so, and recorded it.
     Denied(Decided),
+    /// It is not what it was first seen as, which is recorded.
+    Held(String),
 }
 
 impl NotShown {
     /// In words.
     pub(super) fn message(&self) -> String {
         match self {
-            Self::Unread(why) => why.clone(),
+            Self::Unread(why) | Self::Held(why) => why.clone(),
             Self::Broken(error) => chain(error),
             Self::Denied(decided) => decided.reason.message.clone(),
         }
@@ -66,8 +86,7 @@ pub(super) async fn shown<R: Recorder, P: Port>(
     body: Received,
     account: &Arc<Account<R>>,
 ) -> Result<Received, NotShown> {
-    // With 202 the answer comes by another stream, if it does.
-    if !parts.status.is_success() || parts.status == StatusCode::ACCEPTED {
+    if !parts.status.is_success() {
         return Ok(body);
     }
     let looked = Looked {
@@ -76,6 +95,13 @@ pub(super) async fn shown<R: Recorder, P: Port>(
         account: Arc::clone(account),
         server: looks.server.to_owned(),
     };
+    if let Form::Card { name, in_result } = looks.form {
+        return looked.card(name, in_result, parts, body).await;
+    }
+    // With 202 the answer comes by another stream, if it does.
+    if parts.status == StatusCode::ACCEPTED {
+        return Ok(body);
+    }
     let events = match form(parts) {
         Ok(Some(events)) => events,
         Ok(None) if !looks.list => return Ok(body),

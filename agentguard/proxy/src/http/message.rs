@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use agentguard_decision::{Listing, Pinning, Recorder, ToolServer};
+use agentguard_decision::{Asked, Listing, Pinning, Recorder, ToolServer};
 use agentguard_model::{Tool, ToolApi};
+use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::graphql::{self, Asker};
 use agentguard_protocol::api::http::{ContentReader, Place, names};
 use agentguard_protocol::api::json_rpc::CallReader;
@@ -22,6 +23,7 @@ use crate::http::call::Unread;
 use crate::http::changed::Content;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding, ROOM};
+use crate::http::listed::Form;
 use crate::http::sessions;
 use crate::http::tongue::Tongue;
 use crate::http::unpacked::{Reads, Unpacked};
@@ -74,6 +76,7 @@ macro_rules! keeps {
 keeps!(MessageReader, mcp::NotUnderstood);
 keeps!(ContentReader, api::NotUnderstood);
 keeps!(CallReader, api::NotUnderstood);
+keeps!(a2a::CallReader, api::NotUnderstood);
 keeps!(graphql::CallReader, api::NotUnderstood);
 
 /// Content that was read.
@@ -138,9 +141,27 @@ impl Messaging {
         decider.tool_server(host, meaning.path.as_str()).map(Self)
     }
 
-    /// Whether what it answers is looked at before the agent is shown it.
-    pub(crate) fn looks(&self) -> bool {
-        self.0.api.is_mcp() && (self.0.list == Listing::Allowed || self.0.pin != Pinning::Off)
+    /// Whether what it answers is looked at before the agent is shown it. `list`: what was asked for lists tools, or is a
+    /// card.
+    pub(crate) fn looks(&self, list: bool) -> bool {
+        match self.0.api {
+            ToolApi::A2a => list && self.0.pin != Pinning::Off,
+            api => api.is_mcp() && (self.0.list == Listing::Allowed || self.0.pin != Pinning::Off),
+        }
+    }
+
+    /// In which form that is.
+    pub(crate) fn looked_at(&self, asked: &Asked) -> Form {
+        match self.0.api {
+            ToolApi::A2a => {
+                let call = asked.seen().tool;
+                Form::Card {
+                    name: call.map_or("", a2a::card_name),
+                    in_result: call.is_some_and(|call| call.id.is_some()),
+                }
+            }
+            _ => Form::Lists,
+        }
     }
 
     /// The server's name.
@@ -183,10 +204,17 @@ impl Messaging {
             elsewhere.extend(parameters.into_iter().map(|(name, _)| name));
             elsewhere.extend(names(meaning.query.as_deref().unwrap_or_default()));
         }
-        Content::Messages {
-            api: self.0.api,
-            elsewhere,
+        let mut api = self.0.api;
+        if api == ToolApi::A2a {
+            match a2a::Route::read(&parts.method, meaning.path.as_str()) {
+                Ok(a2a::Route::Rest { parameters, .. }) => {
+                    elsewhere.extend(parameters.into_iter().map(|(name, _)| name));
+                    elsewhere.extend(names(meaning.query.as_deref().unwrap_or_default()));
+                }
+                _ => api = ToolApi::JsonRpc,
+            }
         }
+        Content::Messages { api, elsewhere }
     }
 
     /// Whether its answers are read: those of MCP are.
@@ -223,6 +251,7 @@ impl Messaging {
             }
             ToolApi::JsonRpc => self.read_json_rpc(flow, parts, body).await,
             ToolApi::Graphql => self.read_graphql(flow, parts, meaning, body).await,
+            ToolApi::A2a => self.read_a2a(flow, parts, meaning, body).await,
         }
     }
 
@@ -280,6 +309,53 @@ impl Messaging {
                 sent.batch,
             ))),
             ..self.told(sent.messages, Received::Held(content.held))
+        })
+    }
+
+    /// A request to an agent.
+    async fn read_a2a<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        meaning: &request::Request,
+        body: Received,
+    ) -> Result<Read, Unread> {
+        let route = match a2a::Route::read(&parts.method, meaning.path.as_str()) {
+            Ok(route) => route,
+            Err(why) => {
+                return Ok(Read {
+                    tongue: Some(Tongue::A2a),
+                    ..self.told(vec![self.not_understood(&why.to_string())], body)
+                });
+            }
+        };
+        let reader = a2a::CallReader::new(&parts.headers, MAX_KEPT);
+        let content = content(flow, &parts.headers, reader, body).await?;
+        let place = a2a::Place {
+            server: &self.0.name,
+            method: &parts.method,
+            route: &route,
+            query: meaning.query.as_deref(),
+        };
+        let call = content.reader.and_then(|reader| {
+            let read = with_pointers(flow, |pointers| reader.finish(place, pointers));
+            read.map_err(|why| why.to_string())
+        });
+        let messages = vec![call.unwrap_or_else(|why| self.not_understood(&why))];
+        let asks = Questions::of_json_rpc(&messages, false);
+        let extended = a2a::Operation::GetExtendedAgentCard.name();
+        let card = |tool: &Tool| {
+            let name = tool.name.as_ref();
+            tool.not_understood.is_none() && name.is_none_or(|name| name == extended)
+        };
+        Ok(Read {
+            size: content.size,
+            tongue: Some(match route {
+                a2a::Route::JsonRpc => Tongue::Mcp(asks),
+                a2a::Route::Card | a2a::Route::Rest { .. } => Tongue::A2a,
+            }),
+            filtered: self.looks(true) && messages.iter().all(card),
+            ..self.told(messages, Received::Held(content.held))
         })
     }
 
@@ -390,7 +466,7 @@ impl Messaging {
                 sent.batch,
                 reads_here(parts),
             ))),
-            filtered: self.looks() && sent.messages.iter().any(lists),
+            filtered: self.looks(true) && sent.messages.iter().any(lists),
             ..self.told(sent.messages, body)
         })
     }

@@ -2,6 +2,7 @@
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::LlmApi;
+use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::graphql::Asker;
 use agentguard_protocol::mcp::Questions;
 use agentguard_protocol::refusal::{self, Refusal};
@@ -21,6 +22,8 @@ pub(crate) enum Tongue {
     Llm(LlmApi),
     /// Answers to what was asked of a server of tools.
     Mcp(Questions),
+    /// Errors of A2A over HTTP+JSON.
+    A2a,
     /// Errors of GraphQL.
     Graphql(Asker),
 }
@@ -53,6 +56,7 @@ impl Tongue {
             Self::Git => refusal.text_response(),
             Self::Llm(api) => refusal.llm_response(*api),
             Self::Mcp(questions) => questions.refused(refusal),
+            Self::A2a => a2a::refused(refusal),
             Self::Graphql(asker) => asker.refused(refusal),
         };
         response.map(|body| Either::Right(Full::new(body)))

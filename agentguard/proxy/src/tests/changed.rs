@@ -147,6 +147,18 @@ async fn arguments_of_tools_are_changed_in_each_message() {
             1,
         ),
         ("/tracker/x/issues", "", "", 1),
+        (
+            "/guide/rpc",
+            r#"{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"token":"t","limit":10}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"token":"[redacted]","limit":9}}"#,
+            1,
+        ),
+        (
+            "/guide/v1/message:send",
+            r#"{"token":"t","message":{"parts":[]}}"#,
+            r#"{"token":"[redacted]","message":{"parts":[]}}"#,
+            1,
+        ),
     ] {
         let (_, got, decisions) = sent(path, "", body.as_bytes()).await;
         assert_eq!(got, after, "{path}");
@@ -163,6 +175,13 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
     for (path, fields, body, told) in [
         ("/tracker/x/issues?Token=t", "", "{}", "in the target"),
         ("/tracker/by-token/t/x", "", "{}", "in the target"),
+        ("/guide/tasks/1:cancel?token=t", "", "{}", "in the target"),
+        (
+            "/guide/v1/message:send",
+            "",
+            r#"{"message":{"content":[]}}"#,
+            "where 0.3 has them",
+        ),
         ("/graphql", "", graph, "GraphQL and gRPC"),
         (
             "/mcp",

@@ -1,5 +1,6 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
+mod a2a;
 mod asked_tools;
 mod authority;
 mod calls;
@@ -106,6 +107,7 @@ enum Rules {
     Fields,
     /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
     Tools,
+    Agents,
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -441,6 +443,12 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: read, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], tool: { name: [read], arguments: { /path: ['/data/*'] } } } }]"
         }
+        Rules::Agents => {
+            "[{ id: ask, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: [SendMessage, SendStreamingMessage, GetTask, GetExtendedAgentCard] } } }, \
+              { id: secret, action: deny, reason: Not this., \
+                match: { host: [api.example], tool: { arguments: { /message/parts: ['*secret*'] } } } }]"
+        }
         Rules::Edited => {
             "[{ id: calls, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], llm: {} }, \
@@ -495,7 +503,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::ReasonCode;
+use http::StatusCode;
 use tokio::time::timeout;
 
 use super::{Carried, Exchange, Failed};
@@ -15,7 +16,7 @@ use crate::http::body::Received;
 use crate::http::checked::Checks;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding};
-use crate::http::listed::{self, Looks, NotShown};
+use crate::http::listed::{self, Form, Looks, NotShown};
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
 use crate::revoked::Revoked;
@@ -97,13 +98,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok(Ok(carried));
         }
         let (parts, body) = (&mut carried.parts, carried.body);
-        let list = looks.list;
+        let (list, form) = (looks.list, looks.form);
         match listed::shown(&self.flow, asked, looks, parts, body, account).await {
             Ok(body) => Ok(Ok(Carried { body, ..carried })),
             Err(NotShown::Denied(decided)) => Err(decided),
+            Err(NotShown::Held(message)) => Ok(Err(Failed {
+                status: StatusCode::FORBIDDEN,
+                code: ReasonCode::ToolDefinitionChanged,
+                message,
+            })),
             Err(not_shown) => {
                 let why = not_shown.message();
-                let message = match list {
+                let message = match list && form == Form::Lists {
                     true => format!("the list of tools cannot be filtered: {why}"),
                     false => format!("the answer cannot be looked at: {why}"),
                 };

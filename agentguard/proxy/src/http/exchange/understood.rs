@@ -101,7 +101,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             ..Context::default()
         };
         let asked = asked.claiming(ClaimSource::Mcp, session);
-        if messaging.looks() {
+        if messaging.looks(read.filtered) {
             // What is looked at has to be read first.
             let plain = HeaderValue::from_static("identity");
             parts.headers.insert(header::ACCEPT_ENCODING, plain);
