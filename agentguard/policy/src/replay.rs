@@ -28,6 +28,7 @@ use crate::explain::{Condition, Consideration};
 use crate::index::Position;
 use crate::policy::Policy;
 use crate::rule::Seen;
+use crate::sentence;
 use crate::table::{Near, deciding};
 use recorded::{Attempted, Unread};
 
@@ -121,6 +122,8 @@ pub struct Told {
     pub before: By,
     /// What would.
     pub after: By,
+    /// Whether it would be changed in another way than it was.
+    pub other_changes: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -191,6 +194,7 @@ impl<'a> Replay<'a> {
                 would_be,
                 before,
                 after,
+                other_changes: false,
             });
         };
         let worlds = worlds::Worlds {
@@ -212,11 +216,14 @@ impl<'a> Replay<'a> {
             return Replayed::NotThePolicys;
         };
         if outcomes.said.iter().all(|said| said.state.is(first.state)) {
+            let is_told = outcomes.said.iter().all(|it| it.changes == first.changes);
+            let changes = sentence::changes(&decision.reason);
             return Replayed::Told(Told {
                 was,
                 would_be: first.state,
                 before,
                 after: first.by.clone(),
+                other_changes: is_told && !known && first.changes.as_deref() != changes,
             });
         }
         // This very policy decided it, and knew what the record does not have.
@@ -226,6 +233,7 @@ impl<'a> Replay<'a> {
                 would_be: was,
                 after: before.clone(),
                 before,
+                other_changes: false,
             });
         }
         Replayed::CannotTell(outcomes.why)
@@ -269,6 +277,6 @@ impl Told {
     /// Whether another thing would be said or done.
     #[must_use]
     pub fn changed(&self) -> bool {
-        !self.was.is(self.would_be)
+        !self.was.is(self.would_be) || self.other_changes
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use agentguard_model::special::Special;
-use agentguard_model::{AgentName, HostName, Tool, Transport};
+use agentguard_model::{AgentName, HostName, Reason, ReasonCode, Tool, Transport};
 
 use crate::decide::Facts;
 use crate::diagnostic::quoted;
@@ -89,6 +89,14 @@ pub(crate) fn allowed(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> S
         Some(rule) => format!("Rule {} allows {attempt}.", rule.id),
         None => format!("The policy allows {attempt}."),
     }
+}
+
+/// What a decision says that is changed, out of its sentence ([`modified`]): no target has a space in it. None where it
+/// changes nothing.
+pub(crate) fn changes(reason: &Reason) -> Option<&str> {
+    let modifies = reason.code == ReasonCode::RuleModify;
+    let at = reason.message.find(", with").filter(|_| modifies)?;
+    reason.message.get(at..)
 }
 
 /// `changes`: what is changed in it.

@@ -21,6 +21,7 @@ use crate::index::Position;
 use crate::policy::Policy;
 use crate::request::{Assumed, Request, Unknown};
 use crate::rule::{Fit, Rule, Seen, bit};
+use crate::sentence;
 use crate::special;
 
 /// How many of the things that are not recorded a reason names.
@@ -68,6 +69,8 @@ impl<'a> World<'a> {
 pub(super) struct Said {
     pub(super) state: State,
     pub(super) by: By,
+    /// What would be changed, as the sentence tells it.
+    pub(super) changes: Option<String>,
 }
 
 /// What was seen of a connection that showed no request.
@@ -108,6 +111,7 @@ impl Worlds<'_> {
                             enforced: ruling.enforced,
                         },
                         by: By::new(&ruling.reason, &ruling.matched),
+                        changes: None,
                     }],
                     why: String::new(),
                 }
@@ -163,6 +167,7 @@ impl Worlds<'_> {
                 rule: None,
                 reason: ReasonCode::NotUnderstood,
             },
+            changes: None,
         });
         if outcomes.why.is_empty() {
             let what = "whether it is a call of a language model, or a message to a server of tools, that can be read";
@@ -495,6 +500,7 @@ impl Said {
                 enforced: ruling.enforced,
             },
             by: By::new(&ruling.reason, &ruling.matched),
+            changes: sentence::changes(&ruling.reason).map(str::to_owned),
         }
     }
 }

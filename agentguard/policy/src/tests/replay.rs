@@ -634,3 +634,41 @@ fn what_was_asked_of_local_tools_goes_through_the_candidate() {
         assert_eq!(would_be, expected, "{replayed:?}");
     }
 }
+
+/// A candidate that changes what it allows in another way is told.
+#[test]
+fn other_changes_are_a_change() {
+    let text = |modify: &str| {
+        format!(
+            "version: 1\nagents: [{{name: coder}}]\nrules:\n  - {{id: m, match: {{host: [open.example], port: [80]}}, action: modify, modify: {modify}}}\n"
+        )
+    };
+    let recorded = |changes: &str| Decision {
+        verdict: Verdict::Modify,
+        reason: Reason::new(
+            ReasonCode::RuleModify,
+            format!("Rule old allows coder to GET open.example:80/, {changes}."),
+        ),
+        ..over(allowed(Layer::Proxy, asks("GET", "open.example")), 0)
+    };
+    for (was, modify, changed) in [
+        ("without `cookie`", "{headers: {drop: [cookie]}}", false),
+        ("without `cookie`", "{headers: {drop: [referer]}}", true),
+        (
+            "without `cookie`, with another `x-a`",
+            "{headers: {drop: [cookie]}}",
+            true,
+        ),
+        (
+            "without `cookie`, with another `x-a`",
+            "{headers: {drop: [cookie], set: {x-a: b}}}",
+            false,
+        ),
+    ] {
+        let candidate = policy(&text(modify));
+        let replayed = Replay::new(&candidate, [], &OPEN).replay(&recorded(was));
+        let told = told(&replayed).unwrap();
+        assert_eq!(told.would_be.verdict, Verdict::Modify);
+        assert_eq!(told.changed(), changed, "{was} {modify}");
+    }
+}
