@@ -184,7 +184,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     loaded.strategy = strategy::strategy(&sources, &mut report);
     let switches = conditions::switches(&sources, &mut report);
     let providers = providers::providers(&sources, &mut report);
-    let tool_servers = tool_servers::tool_servers(&sources, &mut report);
+    let tool_servers = tool_servers::tool_servers(&sources, &providers, &mut report);
     loaded.agents = agents(&mut sources, &defaults, &mut report);
     let mut known = Known {
         agents: &loaded.agents,

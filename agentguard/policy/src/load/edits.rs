@@ -1,7 +1,7 @@
 //! What a rule changes in contents.
 
 use agentguard_model::ToolApi;
-use agentguard_protocol::json::edit::{Bounds, Edits, Operation};
+use agentguard_protocol::json::edit::{Bounds, EACH, Edits, Operation};
 use agentguard_protocol::json::{NODE, Pointer, Value};
 
 use super::tool::{all_are, not_a_pointer};
@@ -41,6 +41,7 @@ pub(super) fn edits(raw: &RawChanges, report: &mut Report) -> Edits {
             read.collect()
         }),
     };
+    never_possible(raw, &edits, report);
     let count = edits.redact.len() + edits.clamp.len() + edits.patch.len();
     if let Some(first) = first_place(raw)
         && count > MAX_EDITS
@@ -53,6 +54,32 @@ pub(super) fn edits(raw: &RawChanges, report: &mut Report) -> Edits {
         );
     }
     edits
+}
+
+/// Warns of changes after which nothing would be sent, or that are not what they seem.
+fn never_possible(raw: &RawChanges, edits: &Edits, report: &mut Report) {
+    let Some(at) = first_place(raw) else { return };
+    let both = edits
+        .clamp
+        .iter()
+        .find(|(place, _)| edits.redact.contains(place));
+    if let Some((place, _)) = both {
+        let message = format!(
+            "`{place}` is put out and then bounded, which a text cannot be: nothing that has it would be sent"
+        );
+        report.warn(at, message, "leave it out of `redact` or of `clamp`");
+    }
+    let mut operations = edits.patch.iter().flat_map(Operation::places);
+    let each = operations.find(|place| place.tokens().iter().any(|token| **token == *EACH));
+    if let Some(place) = each {
+        let message =
+            format!("`*` in `{place}` is a name in a patch, and does not stand for each entry");
+        report.warn(
+            at,
+            message,
+            "`redact` and `clamp` know `*`; a patch names each entry by its number",
+        );
+    }
 }
 
 /// Where changes to contents stand, if there are any.

@@ -9,6 +9,7 @@ use super::{Parsed, Report};
 use crate::diagnostic::quoted;
 use crate::document::{Listing, Pinning, RawToolServer};
 use crate::pattern::Glob;
+use crate::providers::Providers;
 use crate::request::RequestMatch;
 use crate::tool_servers::ToolServer;
 
@@ -19,7 +20,11 @@ const MAX_SERVERS: usize = 256;
 const MAX_PLACES: usize = 1024;
 
 /// The servers of tools of all documents.
-pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolServer> {
+pub(super) fn tool_servers(
+    sources: &[Parsed],
+    providers: &Providers,
+    report: &mut Report,
+) -> Vec<ToolServer> {
     let mut servers = Vec::new();
     let mut names: HashMap<&str, (&str, u32)> = HashMap::new();
     let (mut places, mut tools) = (0, 0);
@@ -86,13 +91,22 @@ pub(super) fn tool_servers(sources: &[Parsed], report: &mut Report) -> Vec<ToolS
                     hint,
                 );
             }
+            let own_hosts = list("hosts", hosts, report, host);
+            let takes_calls = own_hosts.iter().any(|it| providers.meet(it));
+            if takes_calls && raw.paths.is_none() {
+                let message = format!(
+                    "`{}` takes all that goes to a host of a provider: calls of language models are messages to it, and no rule with `llm` sees them",
+                    quoted(name)
+                );
+                report.warn(place, message, "say under `paths` where it answers");
+            }
             servers.push(ToolServer {
                 name: name.to_owned(),
                 api: raw.api.value,
                 list: raw.list,
                 pin: raw.pin,
                 routes: routes(raw, &mut tools, report),
-                hosts: list("hosts", hosts, report, host),
+                hosts: own_hosts,
                 paths: RequestMatch {
                     paths,
                     ..RequestMatch::default()

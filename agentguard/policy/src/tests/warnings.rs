@@ -605,3 +605,38 @@ fn arguments_that_nobody_reads_are_warned_of() {
         assert_eq!(found, warned, "{servers}");
     }
 }
+
+#[test]
+fn changes_that_are_not_what_they_seem_are_warned_of() {
+    let text = |modify: &str, paths: &str| {
+        format!(
+            "version: 1\ntool_servers: [{{name: tools, api: mcp, hosts: [api.openai.com]{paths}}}]\nagents: [{{name: coder}}]\nrules:\n  - {{id: a, match: {{host: [api.openai.com], port: [443], llm: {{}}}}, action: modify, modify: {modify}, handling: inspect}}\n"
+        )
+    };
+    let own = ", paths: [/mcp]";
+    for (modify, paths, told) in [
+        (
+            "{redact: [/n], clamp: {/n: 1}}",
+            own,
+            "`/n` is put out and then bounded",
+        ),
+        (
+            "{json_patch: [{op: remove, path: /a/*/b}]}",
+            own,
+            "`*` in `/a/*/b` is a name in a patch",
+        ),
+        (
+            "{redact: [/n]}",
+            "",
+            "`tools` takes all that goes to a host of a provider",
+        ),
+    ] {
+        let policy = super::policy(&text(modify, paths));
+        let warnings: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains(told), "{warnings:?}");
+    }
+    let fine = "{redact: [/user, '/a/*'], clamp: {/n: 1}, json_patch: [{op: remove, path: /a/0}]}";
+    let policy = super::policy(&text(fine, own));
+    assert!(policy.warnings().is_empty());
+}

@@ -216,7 +216,9 @@ fn compare(one: &str, other: &str) -> Ordering {
 }
 
 impl Operation {
-    fn places(&self) -> Vec<&Pointer> {
+    /// The places that it speaks of.
+    #[must_use]
+    pub fn places(&self) -> Vec<&Pointer> {
         match self {
             Self::Move(from, to) | Self::Copy(from, to) => vec![from, to],
             Self::Add(at, _) | Self::Remove(at) | Self::Replace(at, _) | Self::Test(at, _) => {
