@@ -200,7 +200,7 @@ fn what_cannot_be_changed_in_contents_is_refused() {
         (
             "llm: {}",
             "{clamp: {/a: \"9\"}}",
-            "expected a number, or `min` and `max`, found the text `9`",
+            "expected a number, or `min` and `max`, found the text `9`\n  hint: write its digits, without quotes",
         ),
         (
             "llm: {}",

@@ -169,6 +169,7 @@ fn how_to_write(expected: &str, found: Unexpected<'_>) -> String {
             "put it in quotes if text is meant"
         }
         _ if expects("text") => "write one text, without `-`, `[]` and keys",
+        _ if expects("a number") => "write its digits, without quotes: `4096`, `0.5`",
         _ if expects("a whole number") => "write its digits, without quotes and point",
         _ if expects("true or false") => "write `true` or `false`, without quotes",
         Unexpected::Map | Unexpected::Enum => READ_THE_SCHEMA,

@@ -177,10 +177,16 @@ fn a_tag_is_told_where_it_stands() {
         ("places: !<tag:x> [a]\n", 1, 9),
         ("é: !x\n  - a\n", 1, 4),
     ] {
-        let found = parse::<Config>("c.yaml", text).unwrap_err();
-        assert!(found.message.starts_with("tags "), "{found}\nin {text}");
+        let all = parse_all::<Config>("c.yaml", text).unwrap_err();
+        let mut tags = all.iter().filter(|it| it.message.starts_with("tags "));
+        let found = tags.next().unwrap_or_else(|| panic!("{all}\nin {text}"));
         assert_eq!((found.line, found.column), (line, column), "{text}");
     }
+    // What else is wrong is told as well.
+    let text = "name: !!str a\nport: x\nplaces: !y [a]\n";
+    let all = parse_all::<Config>("c.yaml", text).unwrap_err();
+    let lines: Vec<_> = all.iter().map(|it| it.line).collect();
+    assert_eq!(lines, [1, 2, 3], "{all}");
 }
 
 #[test]

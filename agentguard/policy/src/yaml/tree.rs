@@ -137,8 +137,9 @@ impl Builder {
         for item in Parser::new_from_str(text) {
             let (event, span) = item.map_err(|error| syntax(text, &error))?;
             if is_tagged(&event) {
+                // What it stands before is read as if it were not there, so that the rest is told as well.
                 let place = place_of(&span.start);
-                return Err(fault(
+                self.faults.push(fault(
                     tag_before(text, place).unwrap_or(place),
                     "tags (`!…`) are not used here",
                     "leave the tag out: the key says what its value is; a text that begins with `!` goes into quotes",
