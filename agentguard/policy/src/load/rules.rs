@@ -92,6 +92,7 @@ fn rule(
     what_shows_no_request(matches, &rule, report);
     llm::where_is_none(matches, &rule, known, report);
     tool::where_is_none(matches, &rule, known, report);
+    local::what_they_lack(raw, matches, known, report);
     if rule.allows() {
         wide::warn(matches, report);
     }

@@ -199,3 +199,37 @@ fn table_tests_ask_as_the_daemon_does() {
         assert!(found.to_string().contains(told), "{test}: {found}");
     }
 }
+
+#[test]
+fn what_no_local_tool_has_is_warned_of() {
+    let warned = |matches: &str, action: &str| {
+        let policy = rules(&format!(
+            "  - {{id: all, match: {{tool: {{server: [claude-code, files]}}}}, action: allow}}\n  - {{id: a, match: {{{matches}}}, action: {action}}}\n"
+        ));
+        let warnings: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        warnings
+            .iter()
+            .filter(|it| it.contains("asked over no network"))
+            .count()
+    };
+    let server = "tool: {server: [files], name: [x]}";
+    for more in [
+        "host: [mcp.example]",
+        "port: [443]",
+        "method: [POST]",
+        "path: [/x]",
+        "body_over: 100",
+        "protocol: [http]",
+        "header: {a: [b]}",
+        "query: {a: [b]}",
+    ] {
+        assert_eq!(warned(&format!("{more}, {server}"), "deny"), 1, "{more}");
+    }
+    let headers = "modify, modify: {headers: {drop: [cookie]}}";
+    assert_eq!(warned(server, headers), 1);
+    assert_eq!(warned(server, "modify, modify: {redact: [/a]}"), 0);
+    assert_eq!(warned(server, "deny"), 0);
+    // One that is for others as well has these for them.
+    let both = "port: [443], tool: {server: [files, remote], name: [x]}";
+    assert_eq!(warned(both, "deny"), 0);
+}
