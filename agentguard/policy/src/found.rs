@@ -211,12 +211,22 @@ impl Policy {
             return found;
         }
         let towards = Towards::of(facts.host, ip);
+        let ranked = self.all(agent, facts.host, ip, Some(facts.port));
+        let ranked = ranked.map(|(position, rule)| {
+            let rank = self.strategy().rank(position, rule, towards);
+            (rank, position, rule)
+        });
+        let mut ranked: Vec<(Rank, Position, &Rule)> = ranked.collect();
+        // The highest first: what others ask for takes no steps from them.
+        ranked.sort_by(|(a, ..), (b, ..)| b.cmp(a));
         let mut standing = Standing::default();
         let mut met: Vec<(Position, &Rule, Fit, bool, Rank)> = Vec::new();
-        for (position, rule) in self.all(agent, facts.host, ip, Some(facts.port)) {
+        for (rank, position, rule) in ranked {
+            if standing.is_above(rank) {
+                break;
+            }
             let in_force = in_force(rule);
             let fit = fit(rule, in_force);
-            let rank = self.strategy().rank(position, rule, towards);
             if in_force && matches!(fit, Fit::Yes | Fit::Failed) {
                 standing.note(rank, !rule.allows() || fit == Fit::Failed);
             }

@@ -140,6 +140,11 @@ impl Standing {
         });
     }
 
+    /// Whether a rule in force of a higher rank matches, so that none of this rank counts.
+    pub(crate) fn is_above(&self, rank: Rank) -> bool {
+        self.top.is_some_and(|(top, _)| top > rank)
+    }
+
     /// Whether a rule counts. `certain`: it matches whatever the request, or is only on paper.
     pub(crate) fn counts(&self, rank: Rank, denies: bool, certain: bool) -> bool {
         match self.top {

@@ -296,3 +296,28 @@ fn ordinary_patterns_take_few_steps() {
         );
     }
 }
+
+/// What a rule that decides takes is not taken from it by those that it stands above.
+#[test]
+fn rules_of_a_lower_rank_take_no_steps_from_the_first() {
+    let mut text =
+        "version: 1\nstrategy: priority_first_match\nagents: [{name: coder}]\nrules:\n".to_owned();
+    for n in 0..400 {
+        writeln!(
+            text,
+            "- {{id: r{n}, match: {{host: [a.example], transport: [tcp]}}, action: deny, when: \"request.path.matches('[ab].{{20}}c')\"}}"
+        )
+        .unwrap();
+    }
+    text.push_str("- {id: first, priority: 9, match: {host: [a.example]}, action: allow, when: \"request.path.matches('^/x')\"}\n");
+    let policy = policy(&text);
+    let long = format!("/x{}", "a".repeat(4_000));
+    for path in ["/x", &long] {
+        let ruling = decide(&policy, Request::new("GET", path));
+        assert_eq!(ruling.verdict, Verdict::Allow, "{}", ruling.reason.message);
+    }
+    // Below it the steps are used up, which denies.
+    let other = long.replace("/x", "/y");
+    let ruling = decide(&policy, Request::new("GET", &other));
+    assert_eq!(ruling.reason.code, ReasonCode::EngineError);
+}
