@@ -79,6 +79,17 @@ pub struct Ruling {
 /// How many changes a sentence tells of, at most.
 const TOLD: usize = 16;
 
+/// What is changed, in words.
+fn told(changes: &[Arc<Changes>]) -> String {
+    let mut told: Vec<String> = changes.iter().flat_map(|it| it.told()).collect();
+    let more = told.len().saturating_sub(TOLD);
+    if more > 0 {
+        told.truncate(TOLD);
+        told.push(format!("and {more} more"));
+    }
+    told.join(", ")
+}
+
 impl Policy {
     /// Decides a flow or a request. No I/O; the work depends on the rules that can match alone.
     #[must_use]
@@ -220,6 +231,10 @@ impl Policy {
                 // What the other rules say is done, with what they change.
                 let modifying = self.what_modifies(&found.modifying, attempt.facts);
                 ruling.changes = self.changes(&modifying, attempt.facts);
+                if !ruling.changes.is_empty() {
+                    let told = told(&ruling.changes);
+                    ruling.reason.message.push_str(&sentence::goes_on(&told));
+                }
             }
             if observes {
                 ruling.mode = agent.mode;
@@ -280,8 +295,8 @@ impl Policy {
         }
     }
 
-    /// Those of the rules that change something in what this is, in the order of the documents: contents are changed in
-    /// calls alone.
+    /// Those of the rules that change something in what this is: contents are changed in calls alone. In the order of the
+    /// documents, and where there are ranks the highest first, as they were found.
     fn what_modifies(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Position> {
         let is_call = is_call(facts.request);
         let changes = |position: &Position| {
@@ -289,13 +304,16 @@ impl Policy {
             changes.is_some_and(|it| is_call || it.changes_fields())
         };
         let mut positions: Vec<_> = positions.iter().copied().filter(changes).collect();
-        positions.sort_unstable();
-        // One may be met in more than one way.
-        positions.dedup();
+        if !self.strategy().ranks() {
+            positions.sort_unstable();
+            // One may be met in more than one way.
+            positions.dedup();
+        }
         positions
     }
 
-    /// What these rules change in what this is, in the order of the documents.
+    /// What these rules change in what this is, in the order in which it is made: where there are ranks the highest has the
+    /// last word.
     fn changes(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Arc<Changes>> {
         let is_call = is_call(facts.request);
         let rules = positions.iter().filter_map(|position| self.at(*position));
@@ -304,7 +322,11 @@ impl Policy {
             true => Arc::clone(it),
             false => it.of_fields(),
         });
-        changes.collect()
+        let mut changes: Vec<_> = changes.collect();
+        if self.strategy().ranks() {
+            changes.reverse();
+        }
+        changes
     }
 
     /// Rules allow it with changes: those that are `modifying`. Where an agent is only observed, none is made.
@@ -318,12 +340,7 @@ impl Policy {
     ) -> Ruling {
         let rules = || positions.iter().filter_map(|position| self.at(*position));
         let changes = self.changes(positions, attempt.facts);
-        let mut told: Vec<String> = changes.iter().flat_map(|it| it.told()).collect();
-        let more = told.len().saturating_sub(TOLD);
-        if more > 0 {
-            told.truncate(TOLD);
-            told.push(format!("and {more} more"));
-        }
+        let told = told(&changes);
         let mut matched: Vec<Matched> = rules()
             .map(|rule| rule.info.matched())
             .take(LISTED)
@@ -338,7 +355,7 @@ impl Policy {
             ],
         );
         let first = rules().next().map(|rule| &rule.info);
-        let message = sentence::modified(attempt, first, &told.join(", "));
+        let message = sentence::modified(attempt, first, &told);
         Ruling {
             outcome,
             verdict: Verdict::Modify,

@@ -158,13 +158,28 @@ impl Found {
         kind.add(position);
     }
 
-    /// Adds a rule that changes the request, and does not allow it.
-    fn add_changing(&mut self, position: Position, in_force: bool) {
-        let modifying = match in_force {
-            true => &mut self.modifying,
-            false => &mut self.paper_modifying,
-        };
-        modifying.push(position);
+    /// Adds a rule, which may not lead to the address: then it allows nothing, and obliges all the same.
+    fn add_met(&mut self, position: Position, rule: &Rule, fit: Fit, in_force: bool, opened: bool) {
+        match fit {
+            _ if opened => self.add(position, rule, fit, in_force),
+            Fit::Yes => self.add_obliging(position, rule, in_force),
+            Fit::NeedsRequest if rule.changes.is_some() && in_force => {
+                self.unseen_denials.add(position);
+            }
+            Fit::NeedsRequest | Fit::No | Fit::Failed => {}
+        }
+    }
+
+    /// Adds what a rule obliges to, which does not allow the request.
+    fn add_obliging(&mut self, position: Position, rule: &Rule, in_force: bool) {
+        self.captures |= in_force && rule.captures;
+        if rule.changes.is_some() {
+            let modifying = match in_force {
+                true => &mut self.modifying,
+                false => &mut self.paper_modifying,
+            };
+            modifying.push(position);
+        }
     }
 
     /// Whether a request may still show that an allowance is above the denials.
@@ -192,52 +207,57 @@ impl Policy {
             let steps = if in_force { &steps } else { &paper_steps };
             rule.fit_within(agent, facts, steps)
         };
-        let changes = |rule: &Rule, in_force: bool| {
+        let means = |rule: &Rule, in_force: bool| {
             let steps = if in_force { &steps } else { &paper_steps };
-            rule.changes_a_reading(agent, facts, steps)
+            rule.obliges_a_reading(agent, facts, steps)
         };
         let in_force = |rule: &Rule| rule.in_force(&agent.name, &facts.circumstances);
         let mut found = Found::default();
         if !self.strategy().ranks() {
-            self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
+            let visit = |position, rule: &Rule, opened: bool| {
+                // What it does not open another rule may, and then it changes that as a denial would deny it.
+                if !opened && !rule.obliges() {
+                    return;
+                }
                 let in_force = in_force(rule);
                 let fit = fit(rule, in_force);
-                found.add(position, rule, fit, in_force);
-                if fit == Fit::No && changes(rule, in_force) {
-                    found.add_changing(position, in_force);
+                found.add_met(position, rule, fit, in_force, opened);
+                if fit == Fit::No && means(rule, in_force) {
+                    found.add_obliging(position, rule, in_force);
                 }
-            });
+            };
+            self.each_or_closed(agent, facts.host, ip, Some(facts.port), visit);
             found.exceeded = exceeded(&steps, &paper_steps);
             return found;
         }
         let towards = Towards::of(facts.host, ip);
         let ranked = self.all(agent, facts.host, ip, Some(facts.port));
-        let ranked = ranked.map(|(position, rule)| {
+        let ranked = ranked.map(|(position, rule, opened)| {
             let rank = self.strategy().rank(position, rule, towards);
-            (rank, position, rule)
+            (rank, position, rule, opened)
         });
-        let mut ranked: Vec<(Rank, Position, &Rule)> = ranked.collect();
+        let mut ranked: Vec<(Rank, Position, &Rule, bool)> = ranked.collect();
         // The highest first: what others ask for takes no steps from them.
         ranked.sort_by(|(a, ..), (b, ..)| b.cmp(a));
         let mut standing = Standing::default();
-        let mut met: Vec<(Position, &Rule, Fit, bool, Rank)> = Vec::new();
-        for (rank, position, rule) in ranked {
+        let mut met: Vec<(Position, &Rule, Fit, bool, Rank, bool)> = Vec::new();
+        for (rank, position, rule, opened) in ranked {
             if standing.is_above(rank) {
                 break;
             }
             let in_force = in_force(rule);
             let fit = fit(rule, in_force);
-            if in_force && matches!(fit, Fit::Yes | Fit::Failed) {
+            if opened && in_force && matches!(fit, Fit::Yes | Fit::Failed) {
                 standing.note(rank, !rule.allows() || fit == Fit::Failed);
             }
-            met.push((position, rule, fit, in_force, rank));
+            met.push((position, rule, fit, in_force, rank, opened));
         }
-        for (position, rule, fit, in_force, rank) in met {
+        for (position, rule, fit, in_force, rank, opened) in met {
             let certain = fit != Fit::NeedsRequest || !in_force;
             if standing.counts(rank, !rule.allows(), certain) {
-                found.add(position, rule, fit, in_force);
-                if fit == Fit::No && changes(rule, in_force) {
-                    found.add_changing(position, in_force);
+                found.add_met(position, rule, fit, in_force, opened);
+                if fit == Fit::No && means(rule, in_force) {
+                    found.add_obliging(position, rule, in_force);
                 }
             }
         }
@@ -246,21 +266,23 @@ impl Policy {
         found
     }
 
-    /// The rules that [`Self::each`] visits, in order, each once.
+    /// The rules that are met, in order, each once, and whether they open the address: those that do not where they oblige.
     fn all(
         &self,
         agent: &AgentPolicy,
         host: Option<&HostName>,
         ip: Option<IpAddr>,
         port: Option<u16>,
-    ) -> impl Iterator<Item = (Position, &Rule)> {
+    ) -> impl Iterator<Item = (Position, &Rule, bool)> {
         let mut positions = Vec::new();
-        self.each(agent, host, ip, port, |position, _| {
-            positions.push(position);
+        self.each_or_closed(agent, host, ip, port, |position, rule, opened| {
+            if opened || rule.obliges() {
+                positions.push((position, opened));
+            }
         });
         positions.sort_unstable();
         positions.dedup();
-        let rule = |position| Some((position, self.at(position)?));
+        let rule = |(position, opened)| Some((position, self.at(position)?, opened));
         positions.into_iter().filter_map(rule)
     }
 
@@ -275,6 +297,22 @@ impl Policy {
         port: Option<u16>,
         mut visit: impl FnMut(Position, &Rule),
     ) {
+        self.each_or_closed(agent, host, ip, port, |position, rule, opened| {
+            if opened {
+                visit(position, rule);
+            }
+        });
+    }
+
+    /// As [`Self::each`], also those that do not open the address, which is said of each.
+    fn each_or_closed(
+        &self,
+        agent: &AgentPolicy,
+        host: Option<&HostName>,
+        ip: Option<IpAddr>,
+        port: Option<u16>,
+        mut visit: impl FnMut(Position, &Rule, bool),
+    ) {
         let closed = ip.is_some_and(|ip| match host {
             Some(_) => !is_opened(ip, &[]),
             None => special::hard(&ip.into()).is_some(),
@@ -288,8 +326,8 @@ impl Policy {
                 _ => true,
             };
             let opened = !closed || rule.opens(host, ip);
-            if meant && opened {
-                visit(position, rule);
+            if meant {
+                visit(position, rule, opened);
             }
         };
         for index in &agent.indexes {

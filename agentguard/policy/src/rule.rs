@@ -352,15 +352,20 @@ impl Rule {
         }
     }
 
-    /// Whether a rule that changes what it allows is about a request that it does not allow, in some reading: it is for
-    /// changes as a denial is. What another rule allows does not pass without them for being written in another way.
-    pub(crate) fn changes_a_reading(
+    /// Whether it changes what it allows, or has it kept.
+    pub(crate) fn obliges(&self) -> bool {
+        self.changes.is_some() || self.captures
+    }
+
+    /// Whether a rule that obliges is about a request that it does not allow, in some reading: it obliges as a denial
+    /// denies. What another rule allows does not pass without that for being written in another way.
+    pub(crate) fn obliges_a_reading(
         &self,
         agent: &AgentPolicy,
         facts: &Facts<'_>,
         steps: &Steps,
     ) -> bool {
-        let (Some(_), Seen::Request(request)) = (&self.changes, facts.request) else {
+        let (true, Seen::Request(request)) = (self.obliges(), facts.request) else {
             return false;
         };
         let conditions = &self.conditions;

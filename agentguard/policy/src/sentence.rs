@@ -91,12 +91,19 @@ pub(crate) fn allowed(attempt: &impl fmt::Display, rule: Option<&RuleInfo>) -> S
     }
 }
 
-/// What a decision says that is changed, out of its sentence ([`modified`]): no target has a space in it. None where it
-/// changes nothing.
+/// That what a denial on paper is about goes on, with what other rules change in it.
+pub(crate) fn goes_on(changes: &str) -> String {
+    format!(" It goes on, {changes}.")
+}
+
+/// What a decision says that is changed, out of its sentence ([`modified`], [`goes_on`]): no target has a space in it.
+/// None where it changes nothing.
 pub(crate) fn changes(reason: &Reason) -> Option<&str> {
-    let modifies = reason.code == ReasonCode::RuleModify;
-    let at = reason.message.find(", with").filter(|_| modifies)?;
-    reason.message.get(at..)
+    let message = match reason.code {
+        ReasonCode::RuleModify => reason.message.as_str(),
+        _ => reason.message.split_once(" It goes on")?.1,
+    };
+    message.get(message.find(", with")?..)
 }
 
 /// `changes`: what is changed in it.

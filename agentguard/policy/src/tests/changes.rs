@@ -387,3 +387,97 @@ fn rules_that_only_seem_to_add_nothing_are_not_called_so() {
         assert!(warnings.is_empty(), "{warnings:?}");
     }
 }
+
+fn at_address(policy: &Policy, name: &str, ip: &str, request: Seen<'_>) -> Ruling {
+    let name = host(name);
+    let facts = Facts {
+        host: Some(&name),
+        ip: Some(ip.parse().unwrap()),
+        port: 443,
+        transport: Transport::Tcp,
+        request,
+        circumstances: Circumstances::NOBODY,
+    };
+    policy.decide(agent(policy, "coder"), &facts)
+}
+
+/// What leads to an address by one rule is changed by another that does not open it.
+#[test]
+fn a_rule_changes_what_another_one_lets_inside() {
+    let policy = policy(
+        "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: m, match: {host: [a.example]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n  - {id: a, match: {host: [a.example]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8]}\n  - {id: soon, match: {cidr: [10.0.0.0/8], method: [GET]}, action: deny, mode: shadow}\n",
+    );
+    for method in ["GET", "POST"] {
+        let request = Seen::Request(Request::new(method, "/"));
+        let ruling = at_address(&policy, "a.example", "10.1.2.3", request);
+        assert_eq!(ruling.outcome, RulingOutcome::Allow(Handling::Inspect));
+        assert!(
+            changed(&ruling).iter().all(|(name, _)| name != "cookie"),
+            "{method}"
+        );
+    }
+    let get = Seen::Request(Request::new("GET", "/"));
+    let ruling = at_address(&policy, "a.example", "10.1.2.3", get);
+    let told = " It goes on, without `cookie`.";
+    assert!(
+        ruling.reason.message.ends_with(told),
+        "{}",
+        ruling.reason.message
+    );
+    // It opens nothing by itself.
+    let alone = super::policy(
+        "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: m, match: {host: [a.example]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n",
+    );
+    let ruling = at_address(&alone, "a.example", "10.1.2.3", get);
+    assert_eq!(ruling.outcome, RulingOutcome::Deny);
+    // What shows no request does not pass unchanged.
+    let never = at_address(&policy, "a.example", "10.1.2.3", Seen::Tls);
+    assert_eq!(never.outcome, RulingOutcome::Deny);
+}
+
+/// Where ranks decide, a lower rule does not have the last word for a request being written in another way.
+#[test]
+fn the_highest_rank_changes_last() {
+    for (strategy, priority) in [
+        ("priority_first_match", "priority: 3, "),
+        ("most_specific_wins", ""),
+    ] {
+        let policy = policy(&format!(
+            "version: 1\nstrategy: {strategy}\nagents: [{{name: coder}}]\nrules:\n  - {{id: m, {priority}match: {{host: [a.example], port: [443], path: ['/private/*']}}, action: modify, modify: {{headers: {{set: {{x-agent: low}}}}}}, handling: inspect}}\n  - {{id: rest, match: {{host: [a.example], port: [443]}}, action: modify, modify: {{headers: {{set: {{x-agent: high}}}}}}, handling: inspect}}\n"
+        ));
+        for path in ["/private/x", "/private%2Fx"] {
+            let get = Seen::Request(Request::new("GET", path));
+            let ruling = decide(&policy, "coder", "a.example", get);
+            assert_eq!(ruling.verdict, Verdict::Modify);
+            let changed = changed(&ruling);
+            let agent = changed.iter().find(|(name, _)| name == "x-agent").unwrap();
+            assert_eq!(agent.1, "low", "{strategy} {path}");
+        }
+        assert!(policy.warnings().is_empty());
+    }
+}
+
+/// Nor is what is kept passed by another spelling.
+#[test]
+fn contents_are_kept_in_every_reading() {
+    let policy = policy(
+        "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: kept, match: {host: [a.example], path: ['/private/*']}, action: allow, handling: inspect, obligations: {capture_body: true}}\n  - {id: open, match: {host: [a.example]}, action: allow, handling: inspect}\n",
+    );
+    for (path, kept) in [("/private/x", true), ("/private%2Fx", true), ("/x", false)] {
+        let get = Seen::Request(Request::new("GET", path));
+        let ruling = decide(&policy, "coder", "a.example", get);
+        assert_eq!(ruling.captures, kept, "{path}");
+    }
+}
+
+#[test]
+fn a_change_behind_a_wider_rule_may_still_change() {
+    let policy = policy(
+        "version: 1\nstrategy: priority_first_match\nagents: [{name: coder}]\nrules:\n  - {id: wide, priority: 2, match: {host: [a.example], port: [443], path: ['/private/**']}, action: allow, handling: inspect}\n  - {id: rest, match: {host: [a.example], port: [443]}, action: allow, handling: inspect}\n  - {id: m, priority: 1, match: {host: [a.example], port: [443], path: ['/private/*']}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n",
+    );
+    let warnings: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+    assert!(
+        warnings.iter().all(|it| !it.contains("rule `m`")),
+        "{warnings:?}"
+    );
+}

@@ -671,4 +671,25 @@ fn other_changes_are_a_change() {
         assert_eq!(told.would_be.verdict, Verdict::Modify);
         assert_eq!(told.changed(), changed, "{was} {modify}");
     }
+    // Also beside a denial on paper.
+    let soon = "  - {id: soon, match: {host: [open.example]}, action: deny, mode: shadow}\n";
+    let was = Decision {
+        verdict: Verdict::Deny,
+        enforced: false,
+        reason: Reason::new(
+            ReasonCode::RuleDeny,
+            "Rule soon forbids coder to GET open.example:80/. It goes on, without `cookie`.",
+        ),
+        ..recorded("without `cookie`")
+    };
+    for (modify, changed) in [
+        ("{headers: {drop: [cookie]}}", false),
+        ("{headers: {drop: [referer]}}", true),
+    ] {
+        let candidate = policy(&(text(modify) + soon));
+        let replayed = Replay::new(&candidate, [], &OPEN).replay(&was);
+        let told = told(&replayed).unwrap();
+        assert_eq!(told.would_be.verdict, Verdict::Deny);
+        assert_eq!(told.changed(), changed, "{modify}");
+    }
 }

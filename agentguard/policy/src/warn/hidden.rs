@@ -62,6 +62,10 @@ pub(super) fn warnings<'a>(
             })
         });
         let others: Vec<Beside<'a>> = others.collect();
+        if strategy == Strategy::PriorityFirstMatch && rule.obliges() {
+            // In another reading than those before it allow it obliges all the same.
+            continue;
+        }
         let hidden = comparisons
             .hidden_by_one(strategy, rule, &others)
             .or_else(|| comparisons.hidden_by_several(strategy, rule, &others));

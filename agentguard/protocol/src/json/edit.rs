@@ -76,6 +76,9 @@ pub enum Impossible {
     /// [`MAX_DEPTH`].
     #[error("it would be nested deeper than {MAX_DEPTH}")]
     Deep,
+    /// A list stands where names are meant.
+    #[error("its parameters are a list, which has no `{0}`")]
+    List(Pointer),
     /// Of a batch.
     #[error("it has not one message for each that was decided on")]
     Messages,

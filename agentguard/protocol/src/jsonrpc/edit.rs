@@ -1,7 +1,7 @@
 //! Changes to what goes with a message.
 
-use crate::json::Value;
-use crate::json::edit::{Edits, Impossible};
+use crate::json::edit::{EACH, Edits, Impossible};
+use crate::json::{Pointer, Value};
 
 /// Changes each of the messages of a document, alone or in a batch, as `made` says of it. `room`: how much may be added to
 /// all of them ([`Edits::apply_in`]).
@@ -40,6 +40,14 @@ fn edit(
     room: &mut usize,
 ) -> Result<(), Impossible> {
     let Some((name, rest)) = within.split_first() else {
+        // Servers take parameters by name and by position for the same.
+        let by_name = |place: &&Pointer| {
+            let first = place.tokens().first();
+            first.is_some_and(|it| **it != *EACH && !it.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        if let (Value::Array(_), Some(place)) = (&*message, edits.places().find(by_name)) {
+            return Err(Impossible::List(place.clone()));
+        }
         return edits.apply_in(message, room);
     };
     let Value::Object(members) = message else {
@@ -102,6 +110,27 @@ mod tests {
             let mut message = read(before);
             edit(&mut message, &["params", "arguments"], edits, &mut 1000).unwrap();
             assert_eq!(message.written(), after);
+        }
+    }
+
+    #[test]
+    fn parameters_by_position_are_not_sent_past_what_names_them() {
+        let at = |text| Pointer::parse(text).unwrap();
+        for (place, params, fine) in [
+            ("/token", r#"["t"]"#, false),
+            ("/token", r#"{"token":"t"}"#, true),
+            ("/0", r#"["t"]"#, true),
+            ("/*", r#"["t"]"#, true),
+        ] {
+            let edits = Edits {
+                redact: vec![at(place)],
+                ..Edits::default()
+            };
+            let text = format!(r#"{{"params":{params}}}"#);
+            let mut message = Value::read(text.as_bytes(), 1 << 16).unwrap();
+            let changed = edit(&mut message, &["params"], &edits, &mut 1000);
+            assert_eq!(changed.is_ok(), fine, "{place} {params}");
+            assert_eq!(message.written().contains("[redacted]"), fine);
         }
     }
 }

@@ -135,7 +135,7 @@ pub enum Endpoint {
     ContentTokens,
     /// Gemini's embeddings, of one text or of many.
     EmbedContent,
-    /// Gemini's Interactions, which are not read.
+    /// Gemini's Interactions and its batches, which are not read.
     Interactions,
     /// Anthropic's Messages in Vertex AI.
     PredictMessages {

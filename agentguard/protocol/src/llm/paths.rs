@@ -125,6 +125,8 @@ fn google(segments: &[String]) -> Option<Route> {
         "streamgeneratecontent" => Endpoint::GenerateContent { stream: true },
         "counttokens" => Endpoint::ContentTokens,
         "embedcontent" | "batchembedcontents" => Endpoint::EmbedContent,
+        // Many calls, or a file of them.
+        "batchgeneratecontent" | "asyncbatchembedcontent" => Endpoint::Interactions,
         "predict" if id.to_ascii_lowercase().contains("embedding") => Endpoint::EmbedContent,
         // Its clients name the model in the content there.
         "rawpredict" if of_anthropic && id.eq_ignore_ascii_case("count-tokens") => {

@@ -21,7 +21,7 @@ use super::http::{METHOD, OVERRIDES};
 use super::json_rpc::is_text;
 use super::urlencoded::{self, Field};
 use super::{NotUnderstood, call};
-use crate::json::{Reader, Value};
+use crate::json::{Reader, Value, same_name};
 use crate::jsonrpc::{self, Kind, Message};
 use crate::mcp::LIST;
 
@@ -380,10 +380,17 @@ fn together(
 /// as `request`, its parts as `content`, a place to tell as `config`.
 #[must_use]
 pub fn is_of_before(content: &Value) -> bool {
-    let message = content.get("message");
-    content.get("request").is_some()
-        || content.get("config").is_some()
-        || message.is_some_and(|message| message.get("content").is_some())
+    let has = |value: &Value, name: &str| {
+        let mut members = value.members().iter();
+        members.any(|(own, _)| same_name(own, name))
+    };
+    let mut members = content.members().iter();
+    let mut inside = members
+        .by_ref()
+        .filter(|(own, _)| same_name(own, "message"));
+    has(content, "request")
+        || has(content, "config")
+        || inside.any(|(_, message)| has(message, "content"))
 }
 
 /// Has the arguments where JSON-RPC and 1.0 have them.

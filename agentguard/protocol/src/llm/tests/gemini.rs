@@ -100,6 +100,11 @@ fn calls_and_models_are_known_by_their_path() {
             Some(Endpoint::Interactions),
             None,
         ),
+        (
+            "/v1beta/models/gemini-x:batchGenerateContent".to_owned(),
+            Some(Endpoint::Interactions),
+            Some("gemini-x"),
+        ),
         // Over gRPC.
         (
             "/google.ai.generativelanguage.v1beta.GenerativeService/StreamGenerateContent"
