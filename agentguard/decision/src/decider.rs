@@ -411,8 +411,14 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
-        let target = self.behind(&policy, client, target, behind, seen);
-        let ruling = self.rule(&policy, client, &target, seen);
+        let named = target;
+        let target = self.behind(&policy, client, named, behind, seen);
+        let mut ruling = self.rule(&policy, client, &target, seen);
+        if matches!(target, Cow::Owned(_)) && ruling.outcome != RulingOutcome::Deny {
+            // Denied on paper at an address, it goes on as the rules for the name have it.
+            let here = self.rule(&policy, client, named, seen);
+            (ruling.changes, ruling.captures) = (here.changes, here.captures);
+        }
         self.conclude_ruling(&policy, client, &target, seen, ruling, started)
             .await
     }

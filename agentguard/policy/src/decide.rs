@@ -354,7 +354,16 @@ impl Policy {
                 &found.paper_allowances.without(&few),
             ],
         );
-        let first = rules().next().map(|rule| &rule.info);
+        // Which may be none of those that change it.
+        let allows = |position: &Position| {
+            let mut allowances = found.allowances.iter().chain(found.paper_allowances.iter());
+            allowances.any(|allowance| allowance == *position)
+        };
+        let first = positions.iter().find(|position| allows(position));
+        let first = match first {
+            Some(position) => self.at(*position).map(|rule| &rule.info),
+            None => self.first(&found.allowances),
+        };
         let message = sentence::modified(attempt, first, &told);
         Ruling {
             outcome,

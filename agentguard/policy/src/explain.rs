@@ -111,6 +111,8 @@ pub enum Consideration {
     Matched,
     /// It matches, and one of a higher rank decides.
     Overruled,
+    /// It allows this in another reading alone, and changes it, or has it kept, in any.
+    Obliges,
     /// All else matches, and its expression cannot be evaluated, so that it denies: why.
     Error(String),
     /// It matches if the request does, which was not seen.
@@ -257,7 +259,8 @@ impl Policy {
             })
             .collect();
         for (rule, verdict, rank) in &mut met {
-            if *verdict == Consideration::Matched && !standing.counts(*rank, !rule.allows(), true) {
+            let matches = matches!(verdict, Consideration::Matched | Consideration::Obliges);
+            if matches && !standing.counts(*rank, !rule.allows(), true) {
                 *verdict = Consideration::Overruled;
             }
         }
@@ -272,7 +275,7 @@ impl Policy {
             })
             .collect();
         considered.sort_by_key(|c| match &c.verdict {
-            Consideration::Matched | Consideration::Error(_) => 0,
+            Consideration::Matched | Consideration::Obliges | Consideration::Error(_) => 0,
             Consideration::Overruled | Consideration::NeedsRequest => 1,
             Consideration::Failed(conditions) => 1 + conditions.len(),
         });
@@ -361,7 +364,9 @@ fn consider(
         Ok(true)
     };
     check(Condition::When, when != Ok(false));
-    if !failed.is_empty() {
+    if !failed.is_empty() && there && rule.obliges_a_reading(agent, facts, &Steps::endless()) {
+        Consideration::Obliges
+    } else if !failed.is_empty() {
         Consideration::Failed(failed)
     } else if rule.needs_request() && !seen && unread != Some(Fit::Yes) {
         Consideration::NeedsRequest

@@ -158,18 +158,6 @@ impl Found {
         kind.add(position);
     }
 
-    /// Adds a rule, which may not lead to the address: then it allows nothing, and obliges all the same.
-    fn add_met(&mut self, position: Position, rule: &Rule, fit: Fit, in_force: bool, opened: bool) {
-        match fit {
-            _ if opened => self.add(position, rule, fit, in_force),
-            Fit::Yes => self.add_obliging(position, rule, in_force),
-            Fit::NeedsRequest if rule.changes.is_some() && in_force => {
-                self.unseen_denials.add(position);
-            }
-            Fit::NeedsRequest | Fit::No | Fit::Failed => {}
-        }
-    }
-
     /// Adds what a rule obliges to, which does not allow the request.
     fn add_obliging(&mut self, position: Position, rule: &Rule, in_force: bool) {
         self.captures |= in_force && rule.captures;
@@ -214,48 +202,43 @@ impl Policy {
         let in_force = |rule: &Rule| rule.in_force(&agent.name, &facts.circumstances);
         let mut found = Found::default();
         if !self.strategy().ranks() {
-            let visit = |position, rule: &Rule, opened: bool| {
-                // What it does not open another rule may, and then it changes that as a denial would deny it.
-                if !opened && !rule.obliges() {
-                    return;
-                }
+            self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
                 let in_force = in_force(rule);
                 let fit = fit(rule, in_force);
-                found.add_met(position, rule, fit, in_force, opened);
+                found.add(position, rule, fit, in_force);
                 if fit == Fit::No && means(rule, in_force) {
                     found.add_obliging(position, rule, in_force);
                 }
-            };
-            self.each_or_closed(agent, facts.host, ip, Some(facts.port), visit);
+            });
             found.exceeded = exceeded(&steps, &paper_steps);
             return found;
         }
         let towards = Towards::of(facts.host, ip);
         let ranked = self.all(agent, facts.host, ip, Some(facts.port));
-        let ranked = ranked.map(|(position, rule, opened)| {
+        let ranked = ranked.map(|(position, rule)| {
             let rank = self.strategy().rank(position, rule, towards);
-            (rank, position, rule, opened)
+            (rank, position, rule)
         });
-        let mut ranked: Vec<(Rank, Position, &Rule, bool)> = ranked.collect();
+        let mut ranked: Vec<(Rank, Position, &Rule)> = ranked.collect();
         // The highest first: what others ask for takes no steps from them.
         ranked.sort_by(|(a, ..), (b, ..)| b.cmp(a));
         let mut standing = Standing::default();
-        let mut met: Vec<(Position, &Rule, Fit, bool, Rank, bool)> = Vec::new();
-        for (rank, position, rule, opened) in ranked {
+        let mut met: Vec<(Position, &Rule, Fit, bool, Rank)> = Vec::new();
+        for (rank, position, rule) in ranked {
             if standing.is_above(rank) {
                 break;
             }
             let in_force = in_force(rule);
             let fit = fit(rule, in_force);
-            if opened && in_force && matches!(fit, Fit::Yes | Fit::Failed) {
+            if in_force && matches!(fit, Fit::Yes | Fit::Failed) {
                 standing.note(rank, !rule.allows() || fit == Fit::Failed);
             }
-            met.push((position, rule, fit, in_force, rank, opened));
+            met.push((position, rule, fit, in_force, rank));
         }
-        for (position, rule, fit, in_force, rank, opened) in met {
+        for (position, rule, fit, in_force, rank) in met {
             let certain = fit != Fit::NeedsRequest || !in_force;
             if standing.counts(rank, !rule.allows(), certain) {
-                found.add_met(position, rule, fit, in_force, opened);
+                found.add(position, rule, fit, in_force);
                 if fit == Fit::No && means(rule, in_force) {
                     found.add_obliging(position, rule, in_force);
                 }
@@ -266,23 +249,21 @@ impl Policy {
         found
     }
 
-    /// The rules that are met, in order, each once, and whether they open the address: those that do not where they oblige.
+    /// The rules that [`Self::each`] visits, in order, each once.
     fn all(
         &self,
         agent: &AgentPolicy,
         host: Option<&HostName>,
         ip: Option<IpAddr>,
         port: Option<u16>,
-    ) -> impl Iterator<Item = (Position, &Rule, bool)> {
+    ) -> impl Iterator<Item = (Position, &Rule)> {
         let mut positions = Vec::new();
-        self.each_or_closed(agent, host, ip, port, |position, rule, opened| {
-            if opened || rule.obliges() {
-                positions.push((position, opened));
-            }
+        self.each(agent, host, ip, port, |position, _| {
+            positions.push(position);
         });
         positions.sort_unstable();
         positions.dedup();
-        let rule = |(position, opened)| Some((position, self.at(position)?, opened));
+        let rule = |position| Some((position, self.at(position)?));
         positions.into_iter().filter_map(rule)
     }
 
@@ -297,22 +278,6 @@ impl Policy {
         port: Option<u16>,
         mut visit: impl FnMut(Position, &Rule),
     ) {
-        self.each_or_closed(agent, host, ip, port, |position, rule, opened| {
-            if opened {
-                visit(position, rule);
-            }
-        });
-    }
-
-    /// As [`Self::each`], also those that do not open the address, which is said of each.
-    fn each_or_closed(
-        &self,
-        agent: &AgentPolicy,
-        host: Option<&HostName>,
-        ip: Option<IpAddr>,
-        port: Option<u16>,
-        mut visit: impl FnMut(Position, &Rule, bool),
-    ) {
         let closed = ip.is_some_and(|ip| match host {
             Some(_) => !is_opened(ip, &[]),
             None => special::hard(&ip.into()).is_some(),
@@ -326,8 +291,8 @@ impl Policy {
                 _ => true,
             };
             let opened = !closed || rule.opens(host, ip);
-            if meant {
-                visit(position, rule, opened);
+            if meant && opened {
+                visit(position, rule);
             }
         };
         for index in &agent.indexes {

@@ -120,6 +120,14 @@ impl Assumed<'_> {
         }
     }
 
+    /// The same for who reads it as a denial does and is an allowance.
+    pub(crate) const fn reversed(self) -> Self {
+        Self {
+            in_favour: !self.in_favour,
+            ..self
+        }
+    }
+
     /// Whether a condition of a rule holds, if it looks at what is unknown.
     const fn holds(self, allows: bool, looks: bool) -> Option<bool> {
         if looks {

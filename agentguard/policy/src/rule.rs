@@ -369,13 +369,25 @@ impl Rule {
             return false;
         };
         let conditions = &self.conditions;
+        // What is not known is assumed as it is of an allowance, and read as a denial reads it.
+        let request = Request {
+            assumed: request.assumed.map(|assumed| assumed.reversed()),
+            ..request
+        };
+        let when = || {
+            let unknown = conditions.when.as_ref().filter(|it| it.is_unknown(facts));
+            match unknown {
+                Some(when) => self.assumed(when, facts) == Fit::Yes,
+                None => conditions.when(agent, facts, steps).unwrap_or(true),
+            }
+        };
         self.transports & bit(facts.transport) != 0
             && self.ports.contains(facts.port)
             && conditions.context(&facts.circumstances)
             && conditions.times(&facts.circumstances)
             // What cannot be told ends it.
             && self.request.matches(&request, false, steps).unwrap_or(true)
-            && conditions.when(agent, facts, steps).unwrap_or(true)
+            && when()
     }
 
     /// Whether its expression looks at calls where a request only opens the connection for some.

@@ -124,6 +124,15 @@ impl Worlds<'_> {
                 self.or_unread(flow, self.whatever_is_sent(flow))
             }
             Attempted::Request(flow, asked) => {
+                let early = self.both(flow, Seen::NotYet);
+                let direct = |world: &World<'_>| {
+                    let ruling = self.policy.decide(self.agent, &world.facts(flow));
+                    ruling.outcome == RulingOutcome::Allow(Handling::Direct)
+                };
+                // Nobody sees what the kernel lets go alone.
+                if early.iter().all(direct) {
+                    return self.anywhere(flow, &early);
+                }
                 let outcomes = if asked.tls {
                     self.request_in_tls(flow, asked)
                 } else {

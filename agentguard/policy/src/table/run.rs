@@ -364,6 +364,9 @@ impl From<Considered<'_>> for Near {
                 Consideration::Matched | Consideration::Overruled | Consideration::NeedsRequest => {
                     Vec::new()
                 }
+                Consideration::Obliges => {
+                    vec!["its own spelling, without which it allows nothing; what it changes or keeps it does".to_owned()]
+                }
                 Consideration::Error(why) => vec![format!("when, which fails: {why}")],
                 Consideration::Failed(conditions) => conditions
                     .iter()

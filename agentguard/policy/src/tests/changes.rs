@@ -335,6 +335,12 @@ fn what_has_another_reading_is_changed_too() {
         };
         assert_eq!(ruling.verdict, expected, "{path}");
         assert_eq!(ruling.changes.len(), usize::from(modifies), "{path}");
+        let allows = match path {
+            "/private/x" => "Rule private allows",
+            _ => "Rule open allows",
+        };
+        let said = &ruling.reason.message;
+        assert!(said.starts_with(allows), "{said}");
         // It allows nothing in another reading.
         let alone = decide(&policy, "coder", "c.example", get);
         let expected = match path {
@@ -388,53 +394,6 @@ fn rules_that_only_seem_to_add_nothing_are_not_called_so() {
     }
 }
 
-fn at_address(policy: &Policy, name: &str, ip: &str, request: Seen<'_>) -> Ruling {
-    let name = host(name);
-    let facts = Facts {
-        host: Some(&name),
-        ip: Some(ip.parse().unwrap()),
-        port: 443,
-        transport: Transport::Tcp,
-        request,
-        circumstances: Circumstances::NOBODY,
-    };
-    policy.decide(agent(policy, "coder"), &facts)
-}
-
-/// What leads to an address by one rule is changed by another that does not open it.
-#[test]
-fn a_rule_changes_what_another_one_lets_inside() {
-    let policy = policy(
-        "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: m, match: {host: [a.example]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n  - {id: a, match: {host: [a.example]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8]}\n  - {id: soon, match: {cidr: [10.0.0.0/8], method: [GET]}, action: deny, mode: shadow}\n",
-    );
-    for method in ["GET", "POST"] {
-        let request = Seen::Request(Request::new(method, "/"));
-        let ruling = at_address(&policy, "a.example", "10.1.2.3", request);
-        assert_eq!(ruling.outcome, RulingOutcome::Allow(Handling::Inspect));
-        assert!(
-            changed(&ruling).iter().all(|(name, _)| name != "cookie"),
-            "{method}"
-        );
-    }
-    let get = Seen::Request(Request::new("GET", "/"));
-    let ruling = at_address(&policy, "a.example", "10.1.2.3", get);
-    let told = " It goes on, without `cookie`.";
-    assert!(
-        ruling.reason.message.ends_with(told),
-        "{}",
-        ruling.reason.message
-    );
-    // It opens nothing by itself.
-    let alone = super::policy(
-        "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: m, match: {host: [a.example]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n",
-    );
-    let ruling = at_address(&alone, "a.example", "10.1.2.3", get);
-    assert_eq!(ruling.outcome, RulingOutcome::Deny);
-    // What shows no request does not pass unchanged.
-    let never = at_address(&policy, "a.example", "10.1.2.3", Seen::Tls);
-    assert_eq!(never.outcome, RulingOutcome::Deny);
-}
-
 /// Where ranks decide, a lower rule does not have the last word for a request being written in another way.
 #[test]
 fn the_highest_rank_changes_last() {
@@ -480,4 +439,30 @@ fn a_change_behind_a_wider_rule_may_still_change() {
         warnings.iter().all(|it| !it.contains("rule `m`")),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn what_a_rule_does_in_another_reading_is_explained() {
+    use crate::explain::Consideration;
+    let policy = policy(
+        "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: open, match: {host: [a.example]}, action: allow, handling: inspect}\n  - {id: private, match: {host: [a.example], path: ['/private/*']}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n",
+    );
+    let name = host("a.example");
+    for (path, expected) in [("/private/x", true), ("/private%2Fx", false)] {
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Request(Request::new("GET", path)),
+            circumstances: Circumstances::NOBODY,
+        };
+        let considered = policy.explain(agent(&policy, "coder"), &facts);
+        let private = considered.iter().find(|it| it.rule == "private").unwrap();
+        let verdict = match expected {
+            true => Consideration::Matched,
+            false => Consideration::Obliges,
+        };
+        assert_eq!(private.verdict, verdict, "{path}");
+    }
 }
