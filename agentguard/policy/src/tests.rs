@@ -22,7 +22,7 @@ mod tool;
 mod verdicts;
 mod warnings;
 
-use agentguard_model::{AgentName, HostName};
+use agentguard_model::{AgentName, HostName, Llm, LlmOperation};
 
 use crate::{AgentPolicy, Document, Policy, compile};
 
@@ -49,4 +49,19 @@ pub(crate) fn agent<'a>(policy: &'a Policy, name: &str) -> &'a AgentPolicy {
 
 fn host(text: &str) -> HostName {
     text.parse().unwrap()
+}
+
+/// A call of a language model that asks for nothing else.
+fn llm_call(provider: &str, model: Option<&str>) -> Llm {
+    Llm {
+        provider: provider.to_owned(),
+        operation: LlmOperation::Chat,
+        model: model.map(str::to_owned),
+        stream: false,
+        max_output_tokens: None,
+        tools: Vec::new(),
+        asks: Vec::new(),
+        asks_unread: false,
+        not_understood: None,
+    }
 }

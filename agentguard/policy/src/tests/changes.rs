@@ -3,7 +3,7 @@
 use agentguard_model::{Handling, ReasonCode, Transport, Verdict};
 use http::HeaderMap;
 
-use super::{agent, host, policy};
+use super::{agent, host, llm_call, policy};
 use crate::{Circumstances, Facts, Policy, Request, Ruling, RulingOutcome, Seen};
 
 const TEXT: &str = r#"
@@ -131,17 +131,7 @@ fn contents(matches: &str, modify: &str) -> String {
 fn what_is_changed_in_contents_is_told_without_values() {
     let modify = "{redact: [/user, \"/messages/*/name\"], clamp: {/max_tokens: 4096, /temperature: {min: 0, max: 0.5}, /n: {min: 1}}, json_patch: [{op: test, path: /a, value: null}, {op: add, path: /b, value: {c: [1, secret]}}, {op: remove, path: /d}, {op: replace, path: /e, value: 1}, {op: move, from: /f, path: /g}, {op: copy, from: /g, path: /h/-}]}";
     let policy = policy(&contents("llm: {}", modify));
-    let llm = agentguard_model::Llm {
-        provider: "ours".to_owned(),
-        operation: agentguard_model::LlmOperation::Chat,
-        model: Some("m".to_owned()),
-        stream: false,
-        max_output_tokens: None,
-        tools: Vec::new(),
-        asks: Vec::new(),
-        asks_unread: false,
-        not_understood: None,
-    };
+    let llm = llm_call("ours", Some("m"));
     let request = Request {
         llm: Some(&llm),
         ..Request::new("POST", "/v1/chat/completions")
@@ -354,17 +344,7 @@ fn what_has_another_reading_is_changed_too() {
         (Some("SMALL"), true),
         (Some("large"), false),
     ] {
-        let llm = agentguard_model::Llm {
-            provider: "ours".to_owned(),
-            operation: agentguard_model::LlmOperation::Chat,
-            model: model.map(str::to_owned),
-            stream: false,
-            max_output_tokens: None,
-            tools: Vec::new(),
-            asks: Vec::new(),
-            asks_unread: false,
-            not_understood: None,
-        };
+        let llm = llm_call("ours", model);
         let request = Request {
             llm: Some(&llm),
             ..Request::new("POST", "/v1/chat/completions")

@@ -2,7 +2,7 @@
 
 use agentguard_model::{Llm, LlmApi, LlmOperation, ReasonCode, Transport};
 
-use super::{agent, document, host, policy};
+use super::{agent, document, host, llm_call, policy};
 use crate::table::{Expected, TestResult, WrittenTable};
 use crate::{
     Circumstances, Condition, Consideration, Document, Facts, NotUnderstood, Policy, Request, Seen,
@@ -11,15 +11,9 @@ use crate::{
 
 fn chat(model: &str, tools: &[&str]) -> Llm {
     Llm {
-        provider: "openai".to_owned(),
-        operation: LlmOperation::Chat,
-        model: Some(model.to_owned()),
-        stream: false,
         max_output_tokens: Some(100),
         tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
-        asks: Vec::new(),
-        asks_unread: false,
-        not_understood: None,
+        ..llm_call("openai", Some(model))
     }
 }
 

@@ -7,7 +7,7 @@ use agentguard_model::{Argument, Context, Llm, LlmOperation, Tool, Transport};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::policy;
+use super::{llm_call, policy};
 use crate::{Circumstances, Policy, Switches};
 
 const HOSTS: [&str; 5] = [
@@ -266,15 +266,9 @@ pub(super) fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
 pub(super) fn call() -> impl Strategy<Value = Option<&'static Llm>> {
     static CALLS: LazyLock<[Llm; 6]> = LazyLock::new(|| {
         let chat = |model: &str, most, tools: &[&str]| Llm {
-            provider: "ours".to_owned(),
-            operation: LlmOperation::Chat,
-            model: Some(model.to_owned()),
-            stream: false,
             max_output_tokens: most,
             tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
-            asks: Vec::new(),
-            asks_unread: false,
-            not_understood: None,
+            ..llm_call("ours", Some(model))
         };
         let unread = |operation| Llm {
             operation,

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 
 use agentguard_model::{
     Action, ActionKind, Argument, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Llm,
-    LlmOperation, Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
+    Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 use ipnet::IpNet;
 use ulid::Ulid;
 
-use super::{host, policy};
+use super::{host, llm_call, policy};
 use crate::replay::{EXAMPLES, MAX_GROUPS, Replay, Replayed, Summary, Told};
 use recorder::decision;
 
@@ -539,17 +539,7 @@ rules:
 /// A call of a language model, as it is recorded.
 fn call(provider: &str, model: &str) -> Action {
     Action {
-        llm: Some(Llm {
-            provider: provider.to_owned(),
-            operation: LlmOperation::Chat,
-            model: Some(model.to_owned()),
-            stream: false,
-            max_output_tokens: None,
-            tools: Vec::new(),
-            asks: Vec::new(),
-            asks_unread: false,
-            not_understood: None,
-        }),
+        llm: Some(llm_call(provider, Some(model))),
         kind: ActionKind::LlmCall,
         ..asks("POST", "m.example")
     }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use agentguard_model::{Llm, LlmOperation, ReasonCode, Transport, Verdict};
+use agentguard_model::{Llm, ReasonCode, Transport, Verdict};
 
-use super::{agent, host, policy};
+use super::{agent, host, llm_call, policy};
 use crate::{Circumstances, Facts, Policy, Query, Request, Ruling, Seen};
 
 /// A site that is open, and rules that deny some of it, each with what it says beside.
@@ -100,15 +100,8 @@ fn texts_lists_and_maps_count_too() {
         ..Request::new("GET", "/")
     };
     let llm = Llm {
-        provider: "openai".to_owned(),
-        operation: LlmOperation::Chat,
-        model: None,
-        stream: false,
-        max_output_tokens: None,
         tools: (0..1024).map(|n| format!("tool-{n}")).collect(),
-        asks: Vec::new(),
-        asks_unread: false,
-        not_understood: None,
+        ..llm_call("openai", None)
     };
     let call = Request {
         llm: Some(&llm),
