@@ -8,7 +8,7 @@ use agentguard_protocol::json::edit::{EACH, Edits, Impossible, MAX_ADDED};
 use agentguard_protocol::json::{Fault, Reader, Value, same_name};
 use agentguard_protocol::jsonrpc;
 use agentguard_protocol::llm::Endpoint;
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Uri};
@@ -136,8 +136,8 @@ pub(crate) async fn changed<R: Recorder, P: Port>(
         parts.headers.remove(name);
     }
     parts.headers.insert(header::CONTENT_LENGTH, length);
-    let written = BytesMut::from(written.as_bytes());
-    Ok(Received::Held(read.held.instead(written)))
+    let written = Bytes::from(written);
+    Ok(Received::Held(read.held.instead(written.into())))
 }
 
 /// That something was not changed, for who is refused.
