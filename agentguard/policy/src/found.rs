@@ -88,7 +88,7 @@ pub(crate) struct Found {
     /// The most restrictive handling of [`Self::unseen_allowances`].
     pub(crate) unseen_handling: Option<Handling>,
     /// Those of [`Self::allowances`] that change the request, and those that would allow it in another reading: all of
-    /// them, in no order.
+    /// them, where there are ranks the highest first, and in no order otherwise.
     pub(crate) modifying: Vec<Position>,
     /// Those on paper.
     pub(crate) paper_modifying: Vec<Position>,
