@@ -5,6 +5,10 @@
 //! there is one of all of it. Both are checked: the first before anything is kept, the second when the payload has
 //! passed. What is kept is the headers, up to [`MAX_HEADERS`].
 
+mod whole;
+
+pub use whole::{Message, message, messages};
+
 /// The most bytes that a message may have: 24 MiB of payload, as the specification allows, its headers and the rest.
 /// None of them are kept.
 pub const MAX_MESSAGE: u32 = 24 * 1024 * 1024 + MAX_HEADERS + PRELUDE + CHECKSUM;

@@ -272,7 +272,8 @@ impl Refusal<'_> {
     }
 
     /// Why, and where to read on.
-    pub(crate) fn message(&self) -> String {
+    #[must_use]
+    pub fn message(&self) -> String {
         let detail = &self.reason.message;
         match self.decision {
             Some(id) => format!("{detail} (agentguard explain {id})"),

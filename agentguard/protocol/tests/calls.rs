@@ -1,8 +1,11 @@
 //! Targets of what reads calls of language models: any split of the same bytes gives the same.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint, InvokeForm, TurnReader};
+use agentguard_protocol::llm::{
+    AnswerReader, CallReader, Cutter, Endpoint, InvokeForm, TurnReader,
+};
 use agentguard_protocol::sse::{Piece, Pieces};
 use agentguard_protocol::{eventstream, json};
 
@@ -200,6 +203,85 @@ fn llm_answer() {
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
             assert_eq!(whole, answer(endpoint, framing, &pieces));
         }
+    });
+}
+
+/// The tools that the answer is known to ask for.
+fn names(reader: &AnswerReader) -> Option<BTreeSet<String>> {
+    Some(reader.asks().ok()?.into_iter().collect())
+}
+
+fn cut_out(cutter: &mut Cutter, tool: &str) {
+    cutter.cut(tool.to_owned(), "cut".to_owned());
+}
+
+/// A stream of events as it is passed on, with what was denied of it: every second name. None where it is refused.
+fn without(endpoint: Endpoint, bytes: &[u8]) -> Option<(Vec<u8>, BTreeSet<String>)> {
+    let (mut reader, mut pieces) = (AnswerReader::new(endpoint), Pieces::new(64));
+    let mut cutter = Cutter::new(endpoint);
+    let (mut known, mut denied) = (BTreeSet::new(), BTreeSet::new());
+    let (mut out, mut event) = (Vec::new(), Vec::new());
+    for byte in bytes {
+        event.push(*byte);
+        pieces.push(&[*byte], &mut |piece| match piece {
+            Piece::Data(data) => reader.data(data),
+            Piece::End { .. } => reader.event_ends(),
+        });
+        if !pieces.is_between() {
+            continue;
+        }
+        for name in names(&reader)? {
+            if known.insert(name.clone()) && known.len() % 2 == 1 {
+                cut_out(&mut cutter, &name);
+                denied.insert(name);
+            }
+        }
+        match cutter.sse(&event).ok()? {
+            Some(instead) => out.extend(instead),
+            None => out.extend_from_slice(&event),
+        }
+        event.clear();
+    }
+    Some((out, denied))
+}
+
+#[test]
+fn llm_cut() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((endpoint, bytes, _)) = self::input(input) else {
+            return;
+        };
+        if let Some((went, denied)) = without(endpoint, bytes) {
+            let asked = |bytes: &[u8]| {
+                let (mut reader, mut pieces) = (AnswerReader::new(endpoint), Pieces::new(64));
+                pieces.push(bytes, &mut |piece| match piece {
+                    Piece::Data(data) => reader.data(data),
+                    Piece::End { .. } => reader.event_ends(),
+                });
+                names(&reader)
+            };
+            let (came, went) = (asked(bytes).unwrap(), asked(&went).unwrap());
+            assert!(went.is_disjoint(&denied), "{went:?} {denied:?}");
+            assert!(came.difference(&denied).eq(went.iter()));
+        }
+        let mut reader = AnswerReader::new(endpoint);
+        reader.whole(bytes);
+        reader.whole_ends();
+        let (Some(came), Ok(document)) = (names(&reader), json::Value::read(bytes, 1 << 20)) else {
+            return;
+        };
+        let mut cutter = Cutter::new(endpoint);
+        let denied: BTreeSet<String> = came.iter().step_by(2).cloned().collect();
+        denied.iter().for_each(|tool| cut_out(&mut cutter, tool));
+        if let Ok(Some(written)) = cutter.document(document) {
+            let mut reader = AnswerReader::new(endpoint);
+            reader.whole(written.as_bytes());
+            reader.whole_ends();
+            let went = names(&reader).unwrap();
+            assert!(came.difference(&denied).eq(went.iter()));
+        }
+        // No message of it is one that stops the reader.
+        let _ = cutter.event_stream(bytes);
     });
 }
 

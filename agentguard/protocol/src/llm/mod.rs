@@ -16,6 +16,7 @@ mod cohere;
 mod converse;
 mod converse_call;
 mod counts;
+mod cut;
 mod gemini;
 mod gemini_call;
 mod invoke;
@@ -32,6 +33,7 @@ use agentguard_model::{LlmApi, LlmOperation};
 
 pub use answer::{AnswerReader, Progress};
 pub use call::{Call, CallReader};
+pub use cut::{Cutter, Uncut};
 pub use paths::Route;
 pub use turn::{Turn, TurnReader};
 
@@ -334,6 +336,15 @@ impl Endpoint {
                     form: InvokeForm::Other,
                     ..
                 }
+        )
+    }
+
+    /// Whether what is answered is an event stream of AWS's.
+    #[must_use]
+    pub const fn is_aws_stream(self) -> bool {
+        matches!(
+            self,
+            Self::Converse { stream: true } | Self::Invoke { stream: true, .. }
         )
     }
 

@@ -1,0 +1,80 @@
+//! AWS's event streams, each as a whole: Bedrock's Converse, and Invoke with events of a model's own form.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::stream::document;
+use super::{Cutter, Event, Fate, Uncut, object, text};
+use crate::eventstream::{self, Message};
+use crate::json::Value;
+
+impl Cutter {
+    /// A whole stream, as it goes on. None: as it came.
+    ///
+    /// # Errors
+    /// A call cannot be cut out of it.
+    pub fn event_stream(&mut self, stream: &[u8]) -> Result<Option<Vec<u8>>, Uncut> {
+        let (mut changed, mut out) = (false, Vec::with_capacity(stream.len()));
+        for message in eventstream::messages(stream)? {
+            match self.aws_event(&message)? {
+                None => out.extend_from_slice(message.bytes),
+                Some(instead) => {
+                    changed = true;
+                    out.extend_from_slice(&instead);
+                }
+            }
+        }
+        Ok(changed.then_some(out))
+    }
+
+    /// What goes on in the place of a message, if it is not that.
+    fn aws_event(&mut self, message: &Message<'_>) -> Result<Option<Vec<u8>>, Uncut> {
+        let (Some("event"), Some(kind)) = (message.head.message, message.head.event) else {
+            return Ok(None);
+        };
+        let Some(mut data) = document(message.payload)? else {
+            return Ok(None);
+        };
+        let kind = kind.to_owned();
+        if self.encoded {
+            let Some(bytes) = data.get("bytes").and_then(Value::text) else {
+                return Ok(None);
+            };
+            let bytes = STANDARD.decode(bytes).map_err(|_| Uncut::Form)?;
+            let Some(inner) = document(&bytes)? else {
+                return Ok(None);
+            };
+            data = inner;
+        }
+        let Fate::Instead(events) = self.event(Event {
+            kind: if self.encoded {
+                String::new()
+            } else {
+                kind.clone()
+            },
+            data,
+        })?
+        else {
+            return Ok(None);
+        };
+        let mut out = Vec::new();
+        for event in events {
+            let mut written = event.data.written();
+            if self.encoded {
+                let bytes = STANDARD.encode(written);
+                written = object([("bytes", text(&bytes))]).written();
+            }
+            let headers = [
+                (
+                    ":event-type",
+                    if self.encoded { &kind } else { &event.kind }.as_str(),
+                ),
+                (":content-type", "application/json"),
+                (":message-type", "event"),
+            ];
+            let message = eventstream::message(&headers, written.as_bytes());
+            out.extend(message.ok_or(Uncut::Many)?);
+        }
+        Ok(Some(out))
+    }
+}

@@ -1,0 +1,606 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::{AnswerReader, Endpoint, InvokeForm};
+use super::{Cutter, Uncut};
+use crate::eventstream;
+use crate::json::Value as Tree;
+use crate::sse::Parser;
+
+const SENTENCE: &str = "cut (agentguard explain 01)";
+
+fn cutter(endpoint: Endpoint) -> Cutter {
+    let mut cutter = Cutter::new(endpoint);
+    cutter.cut("bash".to_owned(), SENTENCE.to_owned());
+    cutter
+}
+
+fn document(endpoint: Endpoint, document: &Value) -> Result<Value, Uncut> {
+    let tree = Tree::read(document.to_string().as_bytes(), 1 << 20).unwrap();
+    let written = cutter(endpoint).document(tree)?;
+    Ok(written.map_or_else(|| document.clone(), |it| it.parse().unwrap()))
+}
+
+/// The events that come of these, one by one, with their types.
+fn stream(endpoint: Endpoint, events: &[Value]) -> Result<Vec<(String, Value)>, Uncut> {
+    let mut cutter = cutter(endpoint);
+    let mut out = Vec::new();
+    for event in events {
+        let kind = event["type"].as_str();
+        let kind = kind.map_or(String::new(), |kind| format!("event: {kind}\n"));
+        let bytes = format!("{kind}data: {event}\n\n");
+        let went = cutter.sse(bytes.as_bytes())?;
+        let went = went.unwrap_or_else(|| bytes.into_bytes());
+        Parser::new(1 << 20).push(&went, &mut |event| {
+            let kind = String::from_utf8(event.kind.to_owned()).unwrap();
+            let data: Value = serde_json::from_slice(event.data.unwrap()).unwrap();
+            out.push((kind, data));
+        });
+    }
+    let mut reader = AnswerReader::new(endpoint);
+    for (_, data) in &out {
+        reader.data(data.to_string().as_bytes());
+        reader.event_ends();
+    }
+    let asks = reader.asks().unwrap();
+    assert!(!asks.iter().any(|tool| tool == "bash"), "{asks:?}");
+    Ok(out)
+}
+
+/// The data of those alone; each has the type of its data, if it has one.
+fn data(endpoint: Endpoint, events: &[Value]) -> Vec<Value> {
+    let events = stream(endpoint, events).unwrap().into_iter();
+    let events = events.map(|(kind, data)| {
+        assert_eq!(kind, data["type"].as_str().unwrap_or_default());
+        data
+    });
+    events.collect()
+}
+
+fn chat_call(index: u64, name: &str) -> Value {
+    json!({"index": index, "id": format!("call_{index}"), "type": "function",
+        "function": {"name": name, "arguments": ""}})
+}
+
+fn chat_event(delta: &Value, finish: Option<&str>) -> Value {
+    json!({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+}
+
+#[test]
+fn what_is_not_cut_goes_as_it_came() {
+    let events = [
+        chat_event(&json!({"role": "assistant", "content": "I look."}), None),
+        chat_event(&json!({"tool_calls": [chat_call(0, "read")]}), None),
+        chat_event(&json!({}), Some("tool_calls")),
+    ];
+    for event in &events {
+        let bytes = format!(": a comment\r\ndata: {event}\r\n\r\n");
+        let went = cutter(Endpoint::ChatCompletions).sse(bytes.as_bytes());
+        assert_eq!(went, Ok(None));
+    }
+    let done = cutter(Endpoint::ChatCompletions).sse(b"data: [DONE]\n\n");
+    assert_eq!(done, Ok(None));
+}
+
+#[test]
+fn chat_one_of_two_calls_of_a_stream() {
+    let more = |index: u64, text: &str| {
+        let function = json!({"arguments": text});
+        chat_event(
+            &json!({"tool_calls": [{"index": index, "function": function}]}),
+            None,
+        )
+    };
+    let events = [
+        chat_event(&json!({"role": "assistant", "content": "I look."}), None),
+        chat_event(&json!({"tool_calls": [chat_call(0, "bash")]}), None),
+        more(0, "{\"command\":"),
+        chat_event(&json!({"tool_calls": [chat_call(1, "read")]}), None),
+        more(1, "{}"),
+        more(0, "\"ls\"}"),
+        chat_event(&json!({}), Some("tool_calls")),
+    ];
+    let mut moved = chat_call(0, "read");
+    moved["id"] = json!("call_1");
+    assert_eq!(
+        data(Endpoint::ChatCompletions, &events),
+        [
+            events[0].clone(),
+            chat_event(&json!({"content": format!("\n\n{SENTENCE}")}), None),
+            chat_event(&json!({"tool_calls": [moved]}), None),
+            more(0, "{}"),
+            events[6].clone(),
+        ]
+    );
+}
+
+#[test]
+fn chat_the_only_call_of_a_stream() {
+    let events = [
+        chat_event(
+            &json!({"role": "assistant", "content": null, "tool_calls": [chat_call(0, "bash")]}),
+            None,
+        ),
+        chat_event(
+            &json!({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}),
+            None,
+        ),
+        chat_event(&json!({}), Some("tool_calls")),
+        json!({"id": "c", "choices": [], "usage": {"completion_tokens": 3}}),
+    ];
+    assert_eq!(
+        data(Endpoint::ChatCompletions, &events),
+        [
+            chat_event(&json!({"role": "assistant", "content": SENTENCE}), None),
+            chat_event(&json!({}), Some("stop")),
+            events[3].clone(),
+        ]
+    );
+}
+
+#[test]
+fn chat_documents() {
+    let answer = |message: &Value, finish: &str| json!({"choices": [{"index": 0, "message": message, "finish_reason": finish}]});
+    let cut = |came: &Value| document(Endpoint::ChatCompletions, came).unwrap();
+    let call = |name: &str| json!({"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}});
+    assert_eq!(
+        cut(&answer(
+            &json!({"role": "assistant", "content": null, "tool_calls": [call("bash")]}),
+            "tool_calls"
+        )),
+        answer(&json!({"role": "assistant", "content": SENTENCE}), "stop")
+    );
+    assert_eq!(
+        cut(&answer(
+            &json!({"content": "I look.", "tool_calls": [call("bash"), call("read")]}),
+            "tool_calls"
+        )),
+        answer(
+            &json!({"content": format!("I look.\n\n{SENTENCE}"), "tool_calls": [call("read")]}),
+            "tool_calls"
+        )
+    );
+    // As it was before, and with content in parts.
+    let parts = json!([{"type": "text", "text": "I look."}]);
+    let function = json!({"name": "bash", "arguments": "{}"});
+    let said = json!([{"type": "text", "text": "I look."}, {"type": "text", "text": SENTENCE}]);
+    assert_eq!(
+        cut(&answer(
+            &json!({"content": parts, "function_call": function}),
+            "function_call"
+        )),
+        answer(&json!({"content": said}), "stop")
+    );
+    let untouched = answer(
+        &json!({"content": null, "tool_calls": [call("read")]}),
+        "tool_calls",
+    );
+    assert_eq!(cut(&untouched), untouched);
+}
+
+#[test]
+fn each_choice_of_a_chat_by_itself() {
+    let choice = |index: u64, message: Value, finish: &str| json!({"index": index, "message": message, "finish_reason": finish});
+    let bash = json!({"content": null, "tool_calls": [chat_call(0, "bash")]});
+    let read = json!({"content": null, "tool_calls": [chat_call(0, "read")]});
+    let came =
+        json!({"choices": [choice(0, bash, "tool_calls"), choice(1, read.clone(), "tool_calls")]});
+    let went = document(Endpoint::ChatCompletions, &came).unwrap();
+    let text = json!({"content": SENTENCE});
+    assert_eq!(
+        went,
+        json!({"choices": [choice(0, text, "stop"), choice(1, read, "tool_calls")]})
+    );
+}
+
+#[test]
+fn a_call_without_a_name_is_not_cut() {
+    let more = json!({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]});
+    let events = [chat_event(&more, None)];
+    assert_eq!(
+        stream(Endpoint::ChatCompletions, &events),
+        Err(Uncut::Nameless)
+    );
+}
+
+#[test]
+fn messages_streams() {
+    let block = |index: u64, name: &str| {
+        json!({"type": "content_block_start", "index": index,
+            "content_block": {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}})
+    };
+    let more = |index: u64| {
+        json!({"type": "content_block_delta", "index": index,
+            "delta": {"type": "input_json_delta", "partial_json": "{}"}})
+    };
+    let stop = |index: u64| json!({"type": "content_block_stop", "index": index});
+    let ends = |reason: &str| json!({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 9}});
+    let text = [
+        json!({"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}),
+        json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": SENTENCE}}),
+    ];
+    let [text, said] = text;
+    let events = [
+        json!({"type": "message_start", "message": {"content": []}}),
+        block(1, "bash"),
+        more(1),
+        stop(1),
+    ];
+    let start = events[0].clone();
+    let alone = [&events[..], &[ends("tool_use")]].concat();
+    assert_eq!(
+        data(Endpoint::Messages, &alone),
+        [
+            start.clone(),
+            text.clone(),
+            said.clone(),
+            stop(1),
+            ends("end_turn")
+        ]
+    );
+    let others = [block(2, "read"), more(2), stop(2), ends("tool_use")];
+    assert_eq!(
+        data(Endpoint::Messages, &[&events[..], &others[..]].concat()),
+        [&[start, text, said, stop(1)][..], &others[..]].concat()
+    );
+}
+
+#[test]
+fn messages_documents() {
+    let call = |name: &str| json!({"type": "tool_use", "id": "t", "name": name, "input": {"a": 1}});
+    let said = |text: &str| json!({"type": "text", "text": text});
+    let came = json!({"content": [said("I look."), call("bash")], "stop_reason": "tool_use"});
+    let went = json!({"content": [said("I look."), said(SENTENCE)], "stop_reason": "end_turn"});
+    for endpoint in [
+        Endpoint::Messages,
+        Endpoint::PredictMessages { stream: false },
+        Endpoint::Invoke {
+            stream: false,
+            form: InvokeForm::Messages,
+        },
+    ] {
+        assert_eq!(document(endpoint, &came), Ok(went.clone()));
+    }
+    let came = json!({"content": [call("bash"), call("read")], "stop_reason": "tool_use"});
+    let went = json!({"content": [said(SENTENCE), call("read")], "stop_reason": "tool_use"});
+    assert_eq!(document(Endpoint::Messages, &came), Ok(went));
+}
+
+#[test]
+fn what_the_provider_has_run_is_not_cut() {
+    let messages =
+        json!({"content": [{"type": "server_tool_use", "id": "s", "name": "bash", "input": {}}]});
+    assert_eq!(
+        document(Endpoint::Messages, &messages),
+        Err(Uncut::Provider)
+    );
+    let responses = json!({"output": [{"type": "mcp_call", "id": "m", "name": "bash"}]});
+    assert_eq!(
+        document(Endpoint::Responses, &responses),
+        Err(Uncut::Provider)
+    );
+    let invoke = Endpoint::Invoke {
+        stream: false,
+        form: InvokeForm::Other,
+    };
+    assert_eq!(document(invoke, &json!({})), Err(Uncut::Form));
+}
+
+fn item(name: &str, status: &str) -> Value {
+    json!({"type": "function_call", "id": "fc_7", "call_id": "call_7", "name": name,
+        "arguments": "{}", "status": status})
+}
+
+#[test]
+fn responses_streams() {
+    let added = |index: u64, item: &Value| json!({"type": "response.output_item.added", "sequence_number": 3, "output_index": index, "item": item});
+    let done = |index: u64, item: &Value| json!({"type": "response.output_item.done", "sequence_number": 6, "output_index": index, "item": item});
+    let more = |kind: &str, index: u64| json!({"type": kind, "sequence_number": 4, "output_index": index, "item_id": "fc_7"});
+    let completed = |output: Value| json!({"type": "response.completed", "sequence_number": 9, "response": {"status": "completed", "output": output}});
+    let (delta, args) = (
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+    );
+    let (bash, read) = (item("bash", "completed"), item("read", "completed"));
+    let events = [
+        json!({"type": "response.created", "sequence_number": 0, "response": {"output": []}}),
+        added(0, &item("bash", "in_progress")),
+        more(delta, 0),
+        more(args, 0),
+        done(0, &bash),
+        added(1, &item("read", "in_progress")),
+        more(args, 1),
+        done(1, &read),
+        completed(json!([bash, read.clone()])),
+    ];
+    let message = |status: &str, content: Value| json!({"id": "msg_7", "type": "message", "status": status, "role": "assistant", "content": content});
+    let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": []});
+    let whole = message("completed", json!([part(SENTENCE)]));
+    let of = |kind: &str, member: &str, value: Value| {
+        json!({"type": kind, "sequence_number": 3, "output_index": 0, "item_id": "msg_7",
+            "content_index": 0, member: value})
+    };
+    let expected = [
+        &[
+            events[0].clone(),
+            added(0, &message("in_progress", json!([]))),
+            of("response.content_part.added", "part", part("")),
+            of("response.output_text.delta", "delta", json!(SENTENCE)),
+            of("response.output_text.done", "text", json!(SENTENCE)),
+            of("response.content_part.done", "part", part(SENTENCE)),
+            done(0, &whole),
+        ],
+        &events[5..8],
+        &[completed(json!([whole, read]))],
+    ]
+    .concat();
+    assert_eq!(data(Endpoint::Responses, &events), expected);
+    // On a WebSocket each is a message.
+    let mut cutter = cutter(Endpoint::Responses);
+    let mut went = Vec::new();
+    for event in &events {
+        let message = event.to_string();
+        let instead = cutter.message(message.as_bytes()).unwrap();
+        went.extend(instead.unwrap_or_else(|| vec![message]));
+    }
+    let went: Vec<Value> = went.iter().map(|it| it.parse().unwrap()).collect();
+    assert_eq!(went, expected);
+}
+
+#[test]
+fn responses_documents() {
+    let shell = json!({"type": "local_shell_call", "id": "lsh_1", "call_id": "c", "action": {}});
+    let read = item("read", "completed");
+    let came = json!({"status": "completed", "output": [item("bash", "completed"), read, shell]});
+    let went = document(Endpoint::Responses, &came).unwrap();
+    assert_eq!(went["output"][0]["content"][0]["text"], json!(SENTENCE));
+    assert_eq!(went["output"][1], came["output"][1]);
+    assert_eq!(went["output"][2], came["output"][2]);
+    let mut cutter = cutter(Endpoint::Responses);
+    cutter.cut("local_shell".to_owned(), SENTENCE.to_owned());
+    let tree = Tree::read(came.to_string().as_bytes(), 1 << 20).unwrap();
+    let went: Value = cutter.document(tree).unwrap().unwrap().parse().unwrap();
+    assert_eq!(went["output"][2]["id"], json!("msg_1"));
+}
+
+#[test]
+fn gemini() {
+    let call = |name: &str| json!({"functionCall": {"name": name, "args": {"a": 1}}, "thoughtSignature": "c2ln"});
+    let said = json!({"text": SENTENCE});
+    let answer = |parts: Value| json!({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]});
+    let endpoint = Endpoint::GenerateContent { stream: true };
+    let (came, went) = (
+        answer(json!([call("bash"), call("read")])),
+        answer(json!([said, call("read")])),
+    );
+    assert_eq!(document(endpoint, &came), Ok(went.clone()));
+    assert_eq!(
+        document(endpoint, &json!([came, answer(json!([]))])),
+        Ok(json!([went, answer(json!([]))]))
+    );
+    // Of which more comes without a name.
+    let begun = json!({"functionCall": {"name": "bash", "willContinue": true}});
+    let more = json!({"functionCall": {"partialArgs": [{"jsonPath": "$.a"}]}});
+    let events = [
+        answer(json!([begun])),
+        answer(json!([more.clone()])),
+        answer(json!([call("read"), more])),
+    ];
+    assert_eq!(
+        data(endpoint, &events),
+        [
+            answer(json!([said])),
+            answer(json!([])),
+            answer(json!([call("read"), more])),
+        ]
+    );
+}
+
+#[test]
+fn ollama() {
+    let call = |name: &str| json!({"function": {"name": name, "arguments": {"a": 1}}});
+    let came = json!({"message": {"role": "assistant", "content": "", "tool_calls": [call("bash"), call("read")]}, "done": false});
+    let went = json!({"message": {"role": "assistant", "content": SENTENCE, "tool_calls": [call("read")]}, "done": false});
+    assert_eq!(document(Endpoint::OllamaChat, &came), Ok(went.clone()));
+    let mut cutter = cutter(Endpoint::OllamaChat);
+    let line = cutter.message(format!("{came}\n").as_bytes()).unwrap();
+    assert_eq!(
+        line.unwrap()
+            .iter()
+            .map(|it| it.parse().unwrap())
+            .collect::<Vec<Value>>(),
+        [went]
+    );
+}
+
+#[test]
+fn cohere() {
+    let start = |index: u64, name: &str| {
+        json!({"type": "tool-call-start", "index": index,
+            "delta": {"message": {"tool_calls": {"id": "t", "function": {"name": name, "arguments": ""}}}}})
+    };
+    let more = |index: u64| json!({"type": "tool-call-delta", "index": index, "delta": {"message": {"tool_calls": {"function": {"arguments": "{}"}}}}});
+    let end = |index: u64| json!({"type": "tool-call-end", "index": index});
+    let over = |reason: &str| json!({"type": "message-end", "delta": {"finish_reason": reason}});
+    let events = [start(0, "bash"), more(0), end(0), over("TOOL_CALL")];
+    let content = |kind: &str, content: Value| json!({"type": kind, "index": 0, "delta": {"message": {"content": content}}});
+    assert_eq!(
+        data(Endpoint::CohereChat, &events),
+        [
+            content("content-start", json!({"type": "text", "text": ""})),
+            content("content-delta", json!({"text": SENTENCE})),
+            json!({"type": "content-end", "index": 0}),
+            over("COMPLETE"),
+        ]
+    );
+    let call = |name: &str| json!({"id": "t", "type": "function", "function": {"name": name, "arguments": "{}"}});
+    let came = json!({"message": {"tool_calls": [call("bash")], "tool_plan": "p"}, "finish_reason": "TOOL_CALL"});
+    let went = json!({"message": {"tool_plan": "p", "content": [{"type": "text", "text": SENTENCE}]}, "finish_reason": "COMPLETE"});
+    assert_eq!(document(Endpoint::CohereChat, &came), Ok(went));
+    let before = json!({"text": "", "tool_calls": [{"name": "bash", "parameters": {}}]});
+    assert_eq!(document(Endpoint::CohereChat, &before), Err(Uncut::Form));
+}
+
+#[test]
+fn converse_documents() {
+    let call = |name: &str| json!({"toolUse": {"toolUseId": "t", "name": name, "input": {}}});
+    let said = json!({"text": SENTENCE});
+    let answer = |content: Value, reason: &str| json!({"output": {"message": {"role": "assistant", "content": content}}, "stopReason": reason});
+    let endpoint = Endpoint::Converse { stream: false };
+    assert_eq!(
+        document(endpoint, &answer(json!([call("bash")]), "tool_use")),
+        Ok(answer(json!([said]), "end_turn"))
+    );
+    assert_eq!(
+        document(
+            endpoint,
+            &answer(json!([call("bash"), call("read")]), "tool_use")
+        ),
+        Ok(answer(json!([said, call("read")]), "tool_use"))
+    );
+}
+
+/// The stream of these, and what comes of it.
+fn event_stream(endpoint: Endpoint, events: &[(&str, Value)]) -> Vec<(String, Value)> {
+    let message = |(kind, data): &(&str, Value)| {
+        let headers = [(":event-type", *kind), (":message-type", "event")];
+        eventstream::message(&headers, data.to_string().as_bytes()).unwrap()
+    };
+    let came: Vec<u8> = events.iter().flat_map(message).collect();
+    let went = cutter(endpoint).event_stream(&came).unwrap();
+    let went = went.unwrap_or(came);
+    let messages = eventstream::messages(&went).unwrap().into_iter();
+    let messages = messages.map(|it| {
+        let data = serde_json::from_slice(it.payload).unwrap();
+        (it.head.event.unwrap().to_owned(), data)
+    });
+    messages.collect()
+}
+
+#[test]
+fn converse_streams() {
+    let start = |index: u64, name: &str| {
+        let call = json!({"toolUse": {"toolUseId": "t", "name": name}});
+        let data = json!({"contentBlockIndex": index, "start": call});
+        ("contentBlockStart", data)
+    };
+    let delta = |index: u64, delta: Value| {
+        let data = json!({"contentBlockIndex": index, "delta": delta});
+        ("contentBlockDelta", data)
+    };
+    let more = |index| delta(index, json!({"toolUse": {"input": "{}"}}));
+    let stop = |index: u64| ("contentBlockStop", json!({"contentBlockIndex": index}));
+    let over = |reason: &str| ("messageStop", json!({"stopReason": reason}));
+    let endpoint = Endpoint::Converse { stream: true };
+    let events = [start(0, "bash"), more(0), stop(0), over("tool_use")];
+    let said = delta(0, json!({"text": SENTENCE}));
+    let expected = [said, stop(0), over("end_turn")];
+    let expected: Vec<_> = expected.map(|(kind, data)| (kind.to_owned(), data)).into();
+    assert_eq!(event_stream(endpoint, &events), expected);
+    let events = [start(0, "read"), more(0), stop(0), over("tool_use")];
+    let expected: Vec<_> = events
+        .clone()
+        .map(|(kind, data)| (kind.to_owned(), data))
+        .into();
+    assert_eq!(event_stream(endpoint, &events), expected);
+}
+
+#[test]
+fn invoke_streams() {
+    let chunk = |data: &Value| {
+        let bytes = STANDARD.encode(data.to_string());
+        ("chunk", json!({"bytes": bytes}))
+    };
+    let call = json!({"type": "content_block_start", "index": 0,
+        "content_block": {"type": "tool_use", "id": "t", "name": "bash", "input": {}}});
+    let stop = json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}});
+    let endpoint = Endpoint::Invoke {
+        stream: true,
+        form: InvokeForm::Messages,
+    };
+    let went = event_stream(endpoint, &[chunk(&call), chunk(&stop)]);
+    let went = went.iter().map(|(kind, data)| {
+        assert_eq!(kind, "chunk");
+        let bytes = STANDARD.decode(data["bytes"].as_str().unwrap()).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    });
+    let went: Vec<Value> = went.collect();
+    assert_eq!(
+        went[0]["content_block"],
+        json!({"type": "text", "text": ""})
+    );
+    assert_eq!(went[1]["delta"]["text"], json!(SENTENCE));
+    assert_eq!(went[2]["delta"]["stop_reason"], json!("end_turn"));
+}
+
+/// What a model does in a stream of a chat.
+#[derive(Clone, Debug)]
+enum Does {
+    Says(String),
+    Begins(u64, &'static str),
+    GoesOn(u64),
+}
+
+fn does() -> impl Strategy<Value = Vec<Does>> {
+    let name = prop::sample::select(vec!["bash", "read", "write"]);
+    let one = prop_oneof![
+        "[a-z]{0,3}".prop_map(Does::Says),
+        (0..4u64, name).prop_map(|(index, name)| Does::Begins(index, name)),
+        (0..4u64).prop_map(Does::GoesOn),
+    ];
+    prop::collection::vec(one, 0..12)
+}
+
+proptest! {
+    /// Calls that are left have all of their arguments, and count from 0 without a gap; nothing is left of the others.
+    #[test]
+    fn chats_are_left_whole(does in does(), both in any::<bool>()) {
+        let mut begun: Vec<(u64, &str, String)> = Vec::new();
+        let mut events = Vec::new();
+        for it in does {
+            match it {
+                Does::Says(text) => events.push(chat_event(&json!({"content": text}), None)),
+                Does::Begins(index, name) if !begun.iter().any(|it| it.0 == index) => {
+                    begun.push((index, name, String::new()));
+                    let call = json!({"tool_calls": [chat_call(index, name)]});
+                    events.push(chat_event(&call, None));
+                }
+                Does::Begins(index, _) | Does::GoesOn(index) => {
+                    let Some((.., arguments)) = begun.iter_mut().find(|it| it.0 == index) else {
+                        continue;
+                    };
+                    let more = events.len().to_string();
+                    arguments.push_str(&more);
+                    let call = json!({"index": index, "function": {"arguments": more}});
+                    events.push(chat_event(&json!({"tool_calls": [call]}), None));
+                }
+            }
+        }
+        let mut cutter = cutter(Endpoint::ChatCompletions);
+        if both {
+            cutter.cut("write".to_owned(), SENTENCE.to_owned());
+        }
+        let mut left: Vec<(String, String)> = Vec::new();
+        for event in &events {
+            let message = event.to_string();
+            let instead = cutter.message(message.as_bytes()).unwrap();
+            for event in instead.unwrap_or_else(|| vec![message]) {
+                let event: Value = event.parse().unwrap();
+                let calls = event["choices"][0]["delta"]["tool_calls"].as_array().cloned();
+                for call in calls.unwrap_or_default() {
+                    let index = usize::try_from(call["index"].as_u64().unwrap()).unwrap();
+                    if let Some(name) = call["function"]["name"].as_str() {
+                        prop_assert_eq!(index, left.len());
+                        left.push((name.to_owned(), String::new()));
+                    }
+                    left[index].1.push_str(call["function"]["arguments"].as_str().unwrap());
+                }
+            }
+        }
+        begun.retain(|(_, name, _)| *name != "bash" && !(both && *name == "write"));
+        let begun = begun.into_iter().map(|(_, name, arguments)| (name.to_owned(), arguments));
+        prop_assert_eq!(left, begun.collect::<Vec<_>>());
+    }
+}
