@@ -259,6 +259,12 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().looks_at_tool_calls()
     }
 
+    /// Whether a rule has tool calls cut out of answers. Pure; records nothing.
+    #[must_use]
+    pub fn cuts_tool_calls(&self) -> bool {
+        self.policies.current().cuts_tool_calls()
+    }
+
     /// Whether a rule changes contents, or keeps them. Pure; records nothing.
     #[must_use]
     pub fn needs_contents(&self) -> bool {
@@ -468,6 +474,7 @@ impl<R: Recorder> Decider<R> {
                 matched: Vec::new(),
                 changes: Vec::new(),
                 captures: false,
+                cuts: false,
             },
         }
     }
@@ -583,6 +590,8 @@ impl<R: Recorder> Decider<R> {
             let keeps = ruling.captures.then(|| self.directory.name(client.agent));
             decided.keeps = keeps.flatten().map(Box::new);
         }
+        // What could not be recorded is denied as a whole.
+        decided.cuts = ruling.cuts && decided.id.is_some();
         decided
     }
 
@@ -631,6 +640,7 @@ impl<R: Recorder> Decider<R> {
                 reason,
                 changes: Box::default(),
                 keeps: None,
+                cuts: false,
                 started,
             },
             Err(refused) => Decided {
@@ -640,6 +650,7 @@ impl<R: Recorder> Decider<R> {
                 reason: refused.reason,
                 changes: Box::default(),
                 keeps: None,
+                cuts: false,
                 started,
             },
         }

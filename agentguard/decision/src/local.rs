@@ -130,5 +130,6 @@ fn undeclared(server: &str, mode: Mode) -> Ruling {
         matched: Vec::new(),
         changes: Vec::new(),
         captures: false,
+        cuts: false,
     }
 }

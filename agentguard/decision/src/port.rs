@@ -105,6 +105,8 @@ pub struct Decided {
     pub changes: Box<[Arc<Changes>]>,
     /// Whose contents are to be kept, if they are.
     pub keeps: Option<Box<AgentName>>,
+    /// Where it denies tool calls that a model asks for: whether these are cut out of the answer, and the rest goes on.
+    pub cuts: bool,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
 }

@@ -125,6 +125,9 @@ pub struct LlmAnswer {
     /// The tool calls that the model asked for, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<AskedTool>,
+    /// Tools whose calls were cut out of what was passed on, by name: a rule denies them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut: Vec<String>,
     /// Why the model stopped, in the provider's word; of several answers, that of the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<String>,

@@ -74,6 +74,8 @@ pub struct Ruling {
     pub changes: Vec<Arc<Changes>>,
     /// Whether contents are to be kept.
     pub captures: bool,
+    /// Where it denies tool calls that a model asks for: whether these are cut out of the answer, and the rest goes on.
+    pub cuts: bool,
 }
 
 /// How many changes a sentence tells of, at most.
@@ -149,6 +151,7 @@ impl Policy {
                 mode: Mode::Enforce,
                 enforced: true,
                 outcome: RulingOutcome::Deny,
+                cuts: !found.refuses,
                 ..self.rule_denies(agent, &attempt, &found)
             };
         }
@@ -292,6 +295,7 @@ impl Policy {
             matched,
             changes: Vec::new(),
             captures: found.captures,
+            cuts: false,
         }
     }
 
@@ -378,6 +382,7 @@ impl Policy {
                 changes
             },
             captures: found.captures,
+            cuts: false,
         }
     }
 
@@ -402,6 +407,7 @@ impl Policy {
             matched,
             changes: Vec::new(),
             captures: false,
+            cuts: false,
         }
     }
 
@@ -452,6 +458,7 @@ impl Policy {
             matched,
             changes: Vec::new(),
             captures: false,
+            cuts: false,
         }
     }
 
@@ -613,6 +620,7 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         matched: Vec::new(),
         changes: Vec::new(),
         captures: false,
+        cuts: false,
     }
 }
 
@@ -652,5 +660,6 @@ fn denied(mode: Mode, reason: Reason) -> Ruling {
         matched: Vec::new(),
         changes: Vec::new(),
         captures: false,
+        cuts: false,
     }
 }

@@ -254,6 +254,17 @@ pub enum Addresses {
     Real,
 }
 
+/// What becomes of an answer in which a model asks for a tool call that is denied.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RawAnswer {
+    /// It is refused, or ends before the call.
+    #[default]
+    Refuse,
+    /// The call is cut out of it, and a sentence stands in its place.
+    Cut,
+}
+
 /// What a rule says.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
@@ -317,6 +328,9 @@ pub(crate) struct RawRule {
     /// What is changed in the requests that it allows, with `action: modify`.
     #[serde(default)]
     pub(crate) modify: Option<At<RawChanges>>,
+    /// What becomes of an answer in which a model asks for a call that `tool_calls` denies. `refuse` if absent.
+    #[serde(default)]
+    pub(crate) answer: Option<At<RawAnswer>>,
     /// What is to be done beside.
     #[serde(default)]
     pub(crate) obligations: Option<At<RawObligations>>,

@@ -92,6 +92,8 @@ pub(crate) struct Found {
     pub(crate) modifying: Vec<Position>,
     /// Those on paper.
     pub(crate) paper_modifying: Vec<Position>,
+    /// Whether one of [`Self::denials`] does not leave the rest of a model's answer as it is.
+    pub(crate) refuses: bool,
     /// Whether one of [`Self::allowances`] has contents kept.
     pub(crate) captures: bool,
     /// Whether one of [`Self::unseen_allowances`] has an expression that may fail, and deny then.
@@ -123,7 +125,10 @@ impl Found {
             inspecting.add(position);
         }
         let kind = match (allows, in_force, seen) {
-            (false, true, true) => &mut self.denials,
+            (false, true, true) => {
+                self.refuses |= !rule.cuts || fit == Fit::Failed;
+                &mut self.denials
+            }
             (false, true, false) => &mut self.unseen_denials,
             (false, false, true) => &mut self.paper_denials,
             (false, false, false) => &mut self.unseen_paper_denials,

@@ -40,6 +40,7 @@ pub struct Policy {
     looked_at: LookedAt,
     /// Whether a rule looks at the tools that a model asks to call.
     looks_at_tool_calls: bool,
+    cuts_tool_calls: bool,
     needs_contents: bool,
     warnings: Vec<Diagnostic>,
 }
@@ -98,6 +99,7 @@ pub(crate) fn compile_with(
         tool_servers: loaded.tool_servers.into_iter().map(Arc::new).collect(),
         looked_at: LookedAt::by(&loaded.rules),
         looks_at_tool_calls: loaded.rules.iter().any(Rule::looks_at_tool_calls),
+        cuts_tool_calls: loaded.rules.iter().any(|rule| rule.cuts),
         needs_contents: loaded.rules.iter().any(Rule::needs_contents),
         logged: loaded
             .rules
@@ -177,6 +179,12 @@ impl Policy {
     #[must_use]
     pub const fn looks_at_tool_calls(&self) -> bool {
         self.looks_at_tool_calls
+    }
+
+    /// Whether a rule has tool calls cut out of answers.
+    #[must_use]
+    pub const fn cuts_tool_calls(&self) -> bool {
+        self.cuts_tool_calls
     }
 
     /// Whether a rule changes contents, or keeps them, so that they are held where they are read.

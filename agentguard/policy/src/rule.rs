@@ -160,6 +160,8 @@ pub(crate) struct Rule {
     pub(crate) changes: Option<Arc<Changes>>,
     /// Whether contents of what it allows are kept.
     pub(crate) captures: bool,
+    /// Whether it takes the calls that it denies out of a model's answer, and leaves the rest.
+    pub(crate) cuts: bool,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) ranges: Vec<IpNet>,
 }

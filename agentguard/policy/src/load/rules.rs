@@ -12,7 +12,7 @@ use super::{
 };
 use crate::conditions::Rollout;
 use crate::diagnostic::quoted;
-use crate::document::{RawMatch, RawRule, RawTransport, RuleAction};
+use crate::document::{RawAnswer, RawMatch, RawRule, RawTransport, RuleAction};
 use crate::pattern::Ports;
 use crate::rule::{Rule, RuleInfo};
 use crate::special;
@@ -165,6 +165,7 @@ fn said(
         conditions: conditions::conditions(raw, matches, known, report),
         changes: changes::changes(raw, matches, known, report),
         captures: captures(raw, report),
+        cuts: cuts(raw, matches, report),
         addresses: raw.addresses.as_ref().map(|a| a.value),
         ranges: values::list(
             "resolved_ranges",
@@ -316,6 +317,23 @@ fn captures(raw: &RawRule, report: &mut Report) -> bool {
         );
     }
     capture.value
+}
+
+/// Whether tool calls that a rule denies are cut out of the answer that asks for them.
+fn cuts(raw: &RawRule, matches: &RawMatch, report: &mut Report) -> bool {
+    let Some(answer) = &raw.answer else {
+        return false;
+    };
+    let llm = matches.llm.as_ref();
+    let looks = llm.is_some_and(|llm| llm.value.tool_calls.is_some());
+    if raw.action.is_some_and(|it| it != RuleAction::Deny) || !looks {
+        report.error(
+            answer.place,
+            "`answer` is for a rule that denies tool calls which a model asks for",
+            "`action: deny` with `tool_calls` under `llm`, or leave it out",
+        );
+    }
+    answer.value == RawAnswer::Cut
 }
 
 /// What the kernel alone decides can depend on nothing else.

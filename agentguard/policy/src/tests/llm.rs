@@ -5,8 +5,8 @@ use agentguard_model::{Llm, LlmApi, LlmOperation, ReasonCode, Transport};
 use super::{agent, document, host, llm_call, policy};
 use crate::table::{Expected, TestResult, WrittenTable};
 use crate::{
-    Circumstances, Condition, Consideration, Document, Facts, NotUnderstood, Policy, Request, Seen,
-    compile,
+    Circumstances, Condition, Consideration, Document, Facts, NotUnderstood, Policy, Request,
+    RulingOutcome, Seen, compile,
 };
 
 fn chat(model: &str, tools: &[&str]) -> Llm {
@@ -260,6 +260,46 @@ fn a_denial_is_for_answers_that_ask_for_what_it_names() {
     assert!(policy.looks_at_tool_calls());
     let without = rules("  - {id: a, match: {host: [api.openai.com], llm: {}}, action: allow}");
     assert!(!without.looks_at_tool_calls());
+}
+
+/// Where each of the rules that deny it has what is asked for cut out of the answer.
+#[test]
+fn calls_are_cut_out_where_no_rule_refuses_the_answer() {
+    let cut = "{id: c, match: {llm: {tool_calls: [bash, ls]}}, action: deny, answer: cut}";
+    let refuse = "{id: r, match: {llm: {tool_calls: [ls]}}, action: deny, answer: refuse}";
+    let fails = "{id: f, match: {transport: [tcp], llm: {tool_calls: [ls]}}, action: deny, answer: cut, when: \"1 / llm.max_output_tokens > 5\"}";
+    let paper = "{id: p, match: {llm: {tool_calls: [ls]}}, action: deny, mode: shadow}";
+    let allow = "{id: a, match: {host: [api.openai.com], llm: {}}, action: allow}";
+    for (more, tool, cuts) in [
+        ("", "bash", true),
+        (refuse, "bash", true),
+        (refuse, "ls", false),
+        (paper, "ls", true),
+        // Nobody knows what it would say.
+        (fails, "ls", false),
+    ] {
+        let more = if more.is_empty() {
+            String::new()
+        } else {
+            format!("\n  - {more}")
+        };
+        let policy = rules(&format!("  - {allow}\n  - {cut}{more}"));
+        assert!(policy.cuts_tool_calls());
+        let llm = Llm {
+            asks: vec![tool.to_owned()],
+            max_output_tokens: Some(0),
+            ..chat("x", &[])
+        };
+        let name = host("api.openai.com");
+        let ruling = policy.decide(agent(&policy, "coder"), &facts(&name, Some(&llm)));
+        assert_eq!(
+            (ruling.outcome, ruling.cuts),
+            (RulingOutcome::Deny, cuts),
+            "{more} {tool}"
+        );
+    }
+    let without = rules(&format!("  - {allow}\n  - {refuse}"));
+    assert!(!without.cuts_tool_calls());
 }
 
 #[test]

@@ -543,6 +543,31 @@ fn what_a_later_version_will_have_is_refused_by_name() {
 }
 
 #[test]
+fn what_becomes_of_an_answer_is_for_denials_of_tool_calls() {
+    let told = "`answer` is for a rule that denies tool calls which a model asks for";
+    for (rule_text, place) in [
+        ("{id: a, action: deny, answer: cut}", "6:35"),
+        (
+            "{id: a, action: deny, match: {llm: {tools: [bash]}}, answer: refuse}",
+            "6:66",
+        ),
+        (
+            "{id: a, action: allow, match: {llm: {model: [x]}}, answer: cut}",
+            "6:64",
+        ),
+    ] {
+        let found = refused(&rule(&format!("  - {rule_text}\n")));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(told), "{found:?}");
+        assert!(found[0].contains(place), "{found:?}");
+    }
+    let found = refused(&rule(
+        "  - {id: a, action: deny, match: {llm: {tool_calls: [x]}}, answer: drop}\n",
+    ));
+    assert!(found[0].contains("`drop`"), "{found:?}");
+}
+
+#[test]
 fn changes_that_cannot_be_are_told() {
     for (rule_text, told) in [
         (

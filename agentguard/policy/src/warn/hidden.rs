@@ -368,6 +368,7 @@ impl<'a> Comparisons<'a> {
                 // Those between the two may change the same.
                 || rule.changes.is_some()
                 || by.captures != rule.captures
+                || by.cuts != rule.cuts
                 || !rule.ranges.iter().all(|net| by.ranges.contains(net))
                 || rule.info.reason.is_some() && by.info.reason != rule.info.reason
                 || rule.info.log.is_some() && by.info.log != rule.info.log;

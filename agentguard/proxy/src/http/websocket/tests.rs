@@ -49,6 +49,7 @@ fn denied() -> Decided {
         reason: Reason::new(ReasonCode::RuleDeny, "too large"),
         changes: Box::default(),
         keeps: None,
+        cuts: false,
         started: Instant::now(),
     }
 }
