@@ -14,6 +14,8 @@ mod apis;
 mod browser;
 #[path = "clients/curl.rs"]
 mod curl;
+#[path = "clients/cut_out.rs"]
+mod cut_out;
 #[path = "clients/device.rs"]
 mod device;
 #[path = "clients/dig.rs"]

@@ -60,6 +60,11 @@ const NO_CALLS: &str = "
     reason: No shell for this model, says the security team.
 ";
 
+/// The same, where the rest of the answer goes on.
+const CUT: &str = "
+    answer: cut
+";
+
 /// An agent, and where it keeps things.
 struct Agent {
     program: PathBuf,
@@ -209,7 +214,9 @@ fn same(stage: &Stage, room: &Room<'_>) -> Result<()> {
     };
     let sides = || -> Result<[Vec<Row>; 2]> {
         let mut there: Vec<Row> = stage.calls().iter().map(told).collect();
-        let decisions = recorded(room)?;
+        let mut decisions = recorded(room)?;
+        // What an answer was denied for is no call of its own.
+        decisions.retain(|it| it.action.llm.as_ref().is_none_or(|llm| llm.asks.is_empty()));
         let mut here: Vec<Row> = decisions.iter().filter_map(row).collect();
         ensure!(decisions.len() == here.len(), "a call without its answer");
         there.sort();
@@ -462,6 +469,37 @@ fn a_refused_tool_call_is_an_error_that_agents_show() {
         let mut denials = decisions.iter().filter(|it| it.verdict == Verdict::Deny);
         let denied = denials.next().unwrap();
         assert_eq!(denied.action.llm.as_ref().unwrap().asks.len(), 1);
+    }
+}
+
+/// The model asks for a tool that it may not call: the turn comes to its end without.
+#[test]
+fn agents_end_turns_of_which_a_tool_call_is_cut_out() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for (program, more) in [("codex", ""), ("codex", HTTPS), ("claude", "")] {
+        let stage = Stage::new("agents-cut", &python).unwrap();
+        let Some(agent) = agent(&stage.world, program).unwrap() else {
+            return;
+        };
+        let room = stage.room(&format!("{more}{NO_CALLS}{CUT}")).unwrap();
+        let output = turn(&room, &agent, "run the tool").unwrap();
+        assert_eq!(output.code(), 0, "{program} {more}: {output}");
+        assert!(output.stdout.contains(REASON), "{program} {more}: {output}");
+        let shown = format!("{}{}", output.stdout, output.stderr);
+        assert!(!shown.contains("from-the-tool"), "{output}");
+        same(&stage, &room).unwrap();
+        let decisions = recorded(&room).unwrap();
+        let mut denials = decisions.iter().filter(|it| it.verdict == Verdict::Deny);
+        let denied = denials.next().unwrap();
+        let asks = &denied.action.llm.as_ref().unwrap().asks;
+        assert_eq!(asks.len(), 1);
+        let answers = decisions
+            .iter()
+            .filter_map(|it| it.outcome.as_ref()?.llm.as_ref());
+        let cut: Vec<&String> = answers.flat_map(|said| &said.cut).collect();
+        assert_eq!(cut, asks.iter().collect::<Vec<_>>());
     }
 }
 

@@ -12,15 +12,15 @@ use serde_json::json;
 use crate::inspected::inspected;
 use crate::room::{LATE, Room, ungoverned};
 
-const GEMINI: &str = "generativelanguage.googleapis.com";
-const OLLAMA: &str = "ollama.corp.example";
-const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
-const COHERE: &str = "api.cohere.com";
-const OPENAI: &str = "api.openai.com";
+pub(crate) const GEMINI: &str = "generativelanguage.googleapis.com";
+pub(crate) const OLLAMA: &str = "ollama.corp.example";
+pub(crate) const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
+pub(crate) const COHERE: &str = "api.cohere.com";
+pub(crate) const OPENAI: &str = "api.openai.com";
 
 const MODELS: &str = "This model is not for agents.";
 
-fn world(name: &str) -> Result<World> {
+pub(crate) fn world(name: &str) -> Result<World> {
     let origin = Origin::at(&address::origin(0x10));
     let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI];
     let origin = hosts.iter().fold(origin, |origin, host| origin.site(host));
@@ -152,7 +152,7 @@ fn same(room: &Room<'_>, script: &str, host: &str, calls: Calls<'_>, refused: &s
 }
 
 /// The words that make a script make one call.
-fn words(python: &Path, script: &str, call: &str) -> [OsString; 3] {
+pub(crate) fn words(python: &Path, script: &str, call: &str) -> [OsString; 3] {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("clients")
         .join(script);

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
-use crate::http::checked::{Checked, Checks};
+use crate::http::checked::Checked;
+use crate::http::checks::Checks;
 use crate::http::growth::Growth;
 use crate::http::held::Held;
 use crate::http::http2::Streamed;
@@ -423,6 +424,7 @@ impl<R: Recorder> ResponseBody<R> {
 
     /// The same, each event of which is passed on once its tools were asked about.
     pub(crate) fn checked(mut self, checks: Checks) -> Self {
+        self.counted &= !checks.may_cut();
         self.checked = Some(Checked::new(checks));
         self
     }
@@ -542,7 +544,10 @@ impl<R: Recorder> ResponseBody<R> {
 
     /// Notes what was said, up to here.
     fn said(&mut self) {
-        if let Some(answer) = self.reading.take().and_then(Reading::answer) {
+        if let Some(mut answer) = self.reading.take().and_then(Reading::answer) {
+            if let Some(checked) = &self.checked {
+                answer.without(checked.checks().cuts());
+            }
             self.account.heard(answer);
         }
     }
@@ -617,6 +622,10 @@ impl<R: Recorder> Body for ResponseBody<R> {
     }
 
     fn size_hint(&self) -> SizeHint {
+        let checks = self.checked.as_ref().map(Checked::checks);
+        if checks.is_some_and(Checks::may_cut) {
+            return SizeHint::default();
+        }
         let mut hint = self.inner.size_hint();
         let in_hand = self.in_hand.as_ref();
         add(&mut hint, in_hand.map_or(0, |(data, _)| data.len()));

@@ -2,76 +2,21 @@
 //! asks to call.
 //!
 //! An event is passed on once it was read as a whole, and with it the names of tools that it brings; an answer that
-//! is one document as a whole. What cannot be read may ask for any tool.
+//! is one document as a whole. What cannot be read may ask for any tool. What a rule has cut out of an answer goes on
+//! without.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use agentguard_decision::{Asked, Decided};
+use agentguard_decision::Decided;
+use agentguard_protocol::llm::{Cutter, Uncut};
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::http::growth::{Asking, Judge};
+use crate::http::checks::{Checks, Goes};
+use crate::http::growth::Asking;
 use crate::http::reading::Reading;
 
 /// The most bytes of an event that are held. A longer one is not read.
 const MAX_EVENT: usize = 1024 * 1024;
-
-/// The tools that one answer asks for, as far as they were asked about.
-pub(crate) struct Checks {
-    judge: Arc<dyn Judge>,
-    asked: Arc<Asked>,
-    known: Vec<String>,
-    /// Whether it was asked about what could not be read.
-    unread: bool,
-}
-
-impl Checks {
-    /// Of the answer to this call.
-    pub(crate) fn new(judge: Arc<dyn Judge>, asked: Arc<Asked>) -> Self {
-        Self {
-            judge,
-            asked,
-            known: Vec::new(),
-            unread: false,
-        }
-    }
-
-    /// Asks about the tools that the answer is known to ask for now, if there are others than before. None: nobody
-    /// knows which.
-    fn ask(&mut self, asks: Option<Vec<String>>) -> Option<Asking> {
-        let news = match &asks {
-            Some(asks) => *asks != self.known,
-            None => !self.unread,
-        };
-        if !news {
-            return None;
-        }
-        self.unread |= asks.is_none();
-        if let Some(asks) = &asks {
-            self.known.clone_from(asks);
-        }
-        let answered = Arc::new(self.asked.answered(asks)?);
-        Some(Arc::clone(&self.judge).ask(answered, None))
-    }
-
-    /// As [`Self::ask`], to the end.
-    ///
-    /// # Errors
-    /// The answer is denied.
-    pub(crate) async fn check(&mut self, asks: Option<Vec<String>>) -> Result<(), Decided> {
-        match self.ask(asks) {
-            Some(asking) => denied(asking.await),
-            None => Ok(()),
-        }
-    }
-}
-
-fn denied(decided: Option<Decided>) -> Result<(), Decided> {
-    match decided {
-        Some(decided) if !decided.allowed => Err(decided),
-        _ => Ok(()),
-    }
-}
 
 /// An event stream that is passed on event by event.
 pub(crate) struct Checked {
@@ -81,6 +26,8 @@ pub(crate) struct Checked {
     rest: Bytes,
     /// The event in hand, as far as it was read.
     event: BytesMut,
+    /// Whether that has come to its end, and was not asked about yet.
+    ends: bool,
     /// What may go.
     out: BytesMut,
 }
@@ -92,6 +39,7 @@ impl Checked {
             asking: None,
             rest: Bytes::new(),
             event: BytesMut::new(),
+            ends: false,
             out: BytesMut::new(),
         }
     }
@@ -104,12 +52,17 @@ impl Checked {
     /// The stream is over, and with it the event in hand.
     pub(crate) fn end(&mut self, reading: &mut Reading) {
         reading.ends();
-        self.event_ends(reading);
+        self.ends = true;
     }
 
     /// How many bytes are here.
     pub(crate) fn size(&self) -> usize {
         self.rest.len() + self.event.len() + self.out.len()
+    }
+
+    /// Who asks about the tools.
+    pub(crate) const fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// Gives what may go of what has come; none where that is nothing more. Counts the events into `count`.
@@ -120,16 +73,20 @@ impl Checked {
         count: &mut u64,
     ) -> Poll<Result<Option<Bytes>, Decided>> {
         loop {
-            let waits = self.asking.is_some() || self.rest.is_empty();
+            let waits = self.asking.is_some() || self.rest.is_empty() && !self.ends;
             if waits && !self.out.is_empty() {
                 return Poll::Ready(Ok(Some(self.out.split().freeze())));
             }
             if let Some(asking) = &mut self.asking {
                 let decided = ready!(asking.as_mut().poll(cx));
                 self.asking = None;
-                denied(decided)?;
-                self.out.extend_from_slice(&self.event);
-                self.event.clear();
+                self.checks.ruled(decided)?;
+                self.go_on(reading)?;
+                continue;
+            }
+            if std::mem::take(&mut self.ends) {
+                self.checks.hear(reading.asks());
+                self.go_on(reading)?;
                 continue;
             }
             if self.rest.is_empty() {
@@ -144,21 +101,48 @@ impl Checked {
             *count += reading.push(&line).unwrap_or_default();
             self.event.extend_from_slice(&line);
             if self.event.len() > MAX_EVENT {
-                self.asking = self.checks.ask(None);
-                if self.asking.is_none() {
-                    self.out.unsplit(self.event.split());
-                }
+                self.checks.hear(None);
+                self.go_on(reading)?;
             } else if reading.is_between() {
-                self.event_ends(reading);
+                self.checks.hear(reading.asks());
+                self.go_on(reading)?;
             }
         }
     }
 
-    fn event_ends(&mut self, reading: &Reading) {
-        self.asking = self.checks.ask(reading.asks());
-        if self.asking.is_none() {
-            self.out.extend_from_slice(self.event.chunk());
-            self.event.clear();
+    /// Asks about what is to be asked next of the event in hand; where that is nothing, the event may go.
+    ///
+    /// # Errors
+    /// It may not: what is to be cut out of it cannot be.
+    fn go_on(&mut self, reading: &Reading) -> Result<(), Decided> {
+        let (event, lines) = (&self.event, !reading.counts());
+        let goes = loop {
+            self.asking = self.checks.next();
+            if self.asking.is_some() {
+                return Ok(());
+            }
+            let goes = self.checks.written(|cutter| written(cutter, event, lines));
+            if let Some(goes) = goes? {
+                break goes;
+            }
+        };
+        match goes {
+            Goes::AsItCame => self.out.extend_from_slice(self.event.chunk()),
+            Goes::Instead(instead) => self.out.extend_from_slice(&instead),
         }
+        self.event.clear();
+        Ok(())
     }
+}
+
+/// An event as it goes on, or with `lines` a line. None: as it came.
+fn written(cutter: &mut Cutter, event: &[u8], lines: bool) -> Result<Option<Vec<u8>>, Uncut> {
+    if !lines {
+        return cutter.sse(event);
+    }
+    let instead = cutter.message(event)?;
+    Ok(instead.map(|lines| {
+        let lines = lines.into_iter().map(|line| line + "\n");
+        lines.collect::<String>().into_bytes()
+    }))
 }

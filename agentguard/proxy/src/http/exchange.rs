@@ -33,7 +33,7 @@ use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
-use crate::http::checked::Checks;
+use crate::http::checks::Checks;
 use crate::http::gated::{PendingAnswer, Signals};
 use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
@@ -487,9 +487,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     && matches!(answering, Some(Answering::Llm(_)))
                     && parts.status.is_success()
                     && self.flow.guard.decider.looks_at_tool_calls();
+                let checks = checks.then(|| self.flow.checks(asked, answering));
+                if checks.as_ref().is_some_and(Checks::may_cut) {
+                    parts.headers.remove(header::CONTENT_LENGTH);
+                }
                 let mut body = ResponseBody::new(body, Arc::clone(account), revoked, reading);
-                if checks {
-                    body = body.checked(Checks::new(self.flow.clone(), asked));
+                if let Some(checks) = checks {
+                    body = body.checked(checks);
                 }
                 if !self.is_http2() {
                     let denial = Some(body.denial().downgrade());

@@ -188,6 +188,15 @@ impl Held {
     pub(crate) const fn size(&self) -> usize {
         self.kept.size()
     }
+
+    /// All that is here, in one piece.
+    pub(crate) fn copied(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.size());
+        self.kept
+            .pieces()
+            .for_each(|piece| bytes.extend_from_slice(piece));
+        bytes
+    }
 }
 
 impl Body for Held {

@@ -171,7 +171,7 @@ fn form(parts: &Parts) -> Result<Option<bool>, String> {
 }
 
 /// Forgets what is said of the form of content that is not passed on as it came.
-fn forget_form(parts: &mut Parts) {
+pub(super) fn forget_form(parts: &mut Parts) {
     for name in [header::CONTENT_LENGTH, header::ETAG, header::TRAILER] {
         parts.headers.remove(name);
     }

@@ -23,6 +23,7 @@ mod body;
 mod call;
 mod changed;
 mod checked;
+mod checks;
 mod exchange;
 mod framing;
 mod gated;

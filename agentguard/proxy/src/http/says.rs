@@ -22,6 +22,15 @@ pub(crate) enum Said {
     Tools(ToolAnswer),
 }
 
+impl Said {
+    /// The same, of which the calls of these tools were cut out before it was passed on.
+    pub(crate) fn without<'a>(&mut self, tools: impl Iterator<Item = &'a str>) {
+        if let Self::Llm(answer) = self {
+            answer.cut = tools.map(str::to_owned).collect();
+        }
+    }
+}
+
 impl Answering {
     /// An answer of which nothing is known, for this reason.
     pub(crate) fn unread(self, why: String) -> Said {

@@ -12,7 +12,7 @@ use super::websocket::closed;
 use super::{Rules, World, by_name, codes, read_all, read_some, read_until, write};
 
 /// A call of which the upstream has got all.
-async fn called(world: &World, stream: bool) -> (TcpStream, TcpStream) {
+pub(super) async fn called(world: &World, stream: bool) -> (TcpStream, TcpStream) {
     let mut client = world.connect().await;
     let body = json!({ "model": "small", "stream": stream }).to_string();
     write(&mut client, sized(body.as_bytes(), "")).await;
@@ -22,7 +22,7 @@ async fn called(world: &World, stream: bool) -> (TcpStream, TcpStream) {
     (client, upstream)
 }
 
-fn whole(tool: &str) -> String {
+pub(super) fn whole(tool: &str) -> String {
     let call =
         json!({ "id": "c1", "type": "function", "function": { "name": tool, "arguments": "{}" } });
     let message = json!({ "role": "assistant", "tool_calls": [call] });
@@ -31,7 +31,7 @@ fn whole(tool: &str) -> String {
 }
 
 /// An event that says something, and one that asks for a tool.
-fn events(tool: &str) -> [String; 3] {
+pub(super) fn events(tool: &str) -> [String; 3] {
     let text = json!({ "choices": [{ "index": 0, "delta": { "content": "x" } }] });
     let call = json!({ "index": 0, "id": "c1", "type": "function", "function": { "name": tool, "arguments": "{}" } });
     let asks = json!({ "choices": [{ "index": 0, "delta": { "tool_calls": [call] } }] });
@@ -42,11 +42,11 @@ fn events(tool: &str) -> [String; 3] {
     ]
 }
 
-fn chunk(text: &str) -> String {
+pub(super) fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-const STREAM: &str =
+pub(super) const STREAM: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// The call was allowed, and its answer denied, which both are in the record.

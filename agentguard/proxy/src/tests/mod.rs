@@ -7,6 +7,7 @@ mod calls;
 mod calls_by_path;
 mod changed;
 mod clear_http2;
+mod cut_out;
 mod disguise;
 mod events;
 mod floods;
@@ -95,6 +96,8 @@ enum Rules {
     CallsUnread,
     /// The same, but for answers that ask for `shell`.
     CallsAsked,
+    /// The same, where what is asked for is cut out of the answer.
+    CallsCut,
     /// The same, where calls are allowed in requests alone.
     CallsByPost,
     /// The name is Google's, and all calls are allowed but those of a model.
@@ -384,6 +387,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::Calls
         | Rules::CallsUnread
         | Rules::CallsAsked
+        | Rules::CallsCut
         | Rules::CallsByPost
         | Rules::Edited
         | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
@@ -480,6 +484,14 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., \
                 match: { host: [api.example], llm: { tool_calls: [shell] } } }]"
+        }
+        Rules::CallsCut => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }, \
+              { id: shell, action: deny, reason: No shell., answer: cut, \
+                match: { host: [api.example], llm: { tool_calls: [shell] } } }, \
+              { id: format, action: deny, reason: No format., \
+                match: { host: [api.example], llm: { tool_calls: [format] } } }]"
         }
         Rules::CallsByPost => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

@@ -72,6 +72,10 @@ pub(super) fn answered(answer: &LlmAnswer) -> String {
         let asked = listed(answer.tool_calls.iter().map(|call| call.name.as_str()));
         words.push_str(&format!("; asked for {asked}"));
     }
+    if !answer.cut.is_empty() {
+        let cut = listed(answer.cut.iter().map(String::as_str));
+        words.push_str(&format!("; without {cut}, which was cut out"));
+    }
     if let Some(reason) = &answer.finish_reason {
         words.push_str(&format!("; stopped by {reason}"));
     }
@@ -184,6 +188,15 @@ mod tests {
         assert_eq!(
             answered(&answer),
             "by m-1, 120 tokens read (100 from a cache), 9 tokens written; asked for bash; stopped by tool_use"
+        );
+        let cut = LlmAnswer {
+            cut: vec!["bash".to_owned()],
+            usage: None,
+            ..answer
+        };
+        assert_eq!(
+            answered(&cut),
+            "by m-1; asked for bash; without bash, which was cut out; stopped by tool_use"
         );
         let failed = LlmAnswer {
             error: Some("overloaded_error".to_owned()),

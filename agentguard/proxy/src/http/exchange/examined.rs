@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::ReasonCode;
+use agentguard_protocol::json::Value;
+use agentguard_protocol::llm::{Endpoint, Uncut};
+use bytes::BytesMut;
 use http::StatusCode;
 use tokio::time::timeout;
 
@@ -13,13 +16,16 @@ use super::{Carried, Exchange, Failed};
 use crate::Port;
 use crate::account::Account;
 use crate::http::body::Received;
-use crate::http::checked::Checks;
+use crate::http::checks::{Checks, Goes};
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding};
-use crate::http::listed::{self, Form, Looks, NotShown};
+use crate::http::listed::{self, Form, Looks, NotShown, forget_form};
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
 use crate::revoked::Revoked;
+
+/// The most bytes of a whole answer out of which something is cut. A larger one is refused.
+const MAX_CUT: usize = 8 * 1024 * 1024;
 
 impl<R: Recorder, P: Port> Exchange<R, P> {
     /// Reads what has to be read before it is passed on: what may list tools of a server whose lists are looked at; and
@@ -39,7 +45,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if let Some(looks) = lists {
             return self.shown(looks, carried, asked, account).await;
         }
-        let Some(Answering::Llm(_)) = answering else {
+        let Some(Answering::Llm(endpoint)) = answering else {
             return Ok(Ok(carried));
         };
         let looks = self.flow.guard.decider.looks_at_tool_calls();
@@ -52,7 +58,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if reading.as_ref().is_some_and(Reading::is_plain_stream) {
             return Ok(Ok(carried));
         }
-        let mut checks = Checks::new(self.flow.clone(), Arc::clone(asked));
+        let mut checks = self.flow.checks(Arc::clone(asked), answering);
         // The events of a coded stream are not held one by one.
         reading = reading.filter(|it| !it.counts());
         let Some(mut reading) = reading else {
@@ -62,25 +68,82 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             // What cannot be decoded is told by what it says.
             let _ = reading.push(piece);
         });
-        let (body, asks) = match held.await {
+        let (held, asks) = match held.await {
             Ok((held, Holding::Whole)) => {
                 reading.ends();
-                (Received::Held(held), reading.asks())
+                (held, reading.asks())
             }
-            Ok((held, Holding::Beyond(_))) => (Received::Held(held), None),
+            Ok((held, Holding::Beyond(_))) => (held, None),
             Err(error) => {
                 let message = format!("the upstream broke off its answer: {error}");
                 let code = ReasonCode::UpstreamUnreachable;
                 return Ok(Err(Failed::bad_gateway(code, message)));
             }
         };
-        if let Err(denied) = checks.check(asks).await {
-            if let Some(said) = reading.answer() {
+        let checked = match checks.check(asks).await {
+            Ok(()) => self.cut_out(&mut checks, endpoint, held).await,
+            Err(denied) => Err(denied),
+        };
+        let (held, changed) = match checked {
+            Ok(checked) => checked,
+            Err(denied) => {
+                if let Some(said) = reading.answer() {
+                    account.heard(said);
+                }
+                return Err(denied);
+            }
+        };
+        let Carried { mut parts, .. } = carried;
+        if changed {
+            forget_form(&mut parts);
+            if let Some(mut said) = reading.answer() {
+                said.without(checks.cuts());
                 account.heard(said);
             }
-            return Err(denied);
         }
-        Ok(Ok(Carried { body, ..carried }))
+        let body = Received::Held(held);
+        Ok(Ok(Carried {
+            body,
+            parts,
+            ..carried
+        }))
+    }
+
+    /// A whole answer without the tool calls that are cut out of it, and whether there were any.
+    ///
+    /// # Errors
+    /// It is denied.
+    async fn cut_out(
+        &self,
+        checks: &mut Checks,
+        endpoint: Endpoint,
+        held: Held,
+    ) -> Result<(Held, bool), Decided> {
+        if checks.cuts().next().is_none() {
+            return Ok((held, false));
+        }
+        // What came, what was read of it, and what goes in its place.
+        let room = self.flow.room(3 * held.size());
+        let written = checks.written(|cutter| {
+            if room.is_none() || held.size() > MAX_CUT {
+                return Err(Uncut::Large);
+            }
+            let came = held.copied();
+            if endpoint.is_aws_stream() {
+                return cutter.event_stream(&came);
+            }
+            let document = Value::read(&came, 2 * MAX_CUT)?;
+            let written = cutter.document(document)?;
+            Ok(written.map(String::into_bytes))
+        });
+        Ok(match written? {
+            Some(Goes::Instead(bytes)) => (held.instead(BytesMut::from(bytes.as_slice())), true),
+            Some(Goes::AsItCame) => (held, false),
+            None => {
+                checks.check(None).await?;
+                (held, false)
+            }
+        })
     }
 
     /// The answer with the tools alone that the agent is shown.

@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use agentguard_decision::Recorder;
-use agentguard_protocol::websocket::{Ends, Head};
+use agentguard_protocol::websocket::{Ends, Head, text_frame};
 use bytes::BytesMut;
 
 use super::Turns;
@@ -18,6 +18,10 @@ pub(in crate::http::websocket) struct Answers<'a, R: Recorder, P: Port> {
     /// Whether the message in hand waits until it was read.
     holds: bool,
     held: BytesMut,
+    /// What that says.
+    text: BytesMut,
+    /// Frames that go in the place of what is held.
+    instead: Option<BytesMut>,
 }
 
 /// The most bytes of a message that are held. A longer one is not read.
@@ -30,6 +34,8 @@ impl<'a, R: Recorder, P: Port> Answers<'a, R, P> {
             in_message: false,
             holds: false,
             held: BytesMut::new(),
+            text: BytesMut::new(),
+            instead: None,
         }
     }
 
@@ -53,12 +59,21 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
 
     async fn push(&mut self, plain: &[u8], ends: Ends) -> Result<bool, Stopped> {
         self.turns.hear(plain);
+        if self.holds {
+            self.text.extend_from_slice(plain);
+        }
         let too_long = self.holds && self.held.len() > MAX_HELD;
         if ends == Ends::Message {
             self.turns.event_ends();
         }
         if self.holds && (ends == Ends::Message || too_long) {
-            self.turns.check(too_long).await?;
+            let text = std::mem::take(&mut self.text);
+            let event = (!too_long).then_some(&text[..]);
+            let events = self.turns.check(event).await?;
+            self.instead = events.map(|events| {
+                let frames = events.iter().map(|event| text_frame(event.as_bytes()));
+                frames.flatten().collect()
+            });
             self.holds = false;
         }
         if ends == Ends::Message {
@@ -81,7 +96,9 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     }
 
     fn take(&mut self, frame: &mut BytesMut, _: bool, give: impl FnOnce(&[u8])) {
-        if self.holds || !self.held.is_empty() {
+        if self.instead.is_some() {
+            self.held.clear();
+        } else if self.holds || !self.held.is_empty() {
             self.held.extend_from_slice(frame);
         } else {
             give(frame);
@@ -90,6 +107,9 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     }
 
     fn release(&mut self) -> Option<(BytesMut, bool)> {
+        if let Some(instead) = self.instead.take() {
+            return (!instead.is_empty()).then_some((instead, false));
+        }
         let any = !self.holds && !self.held.is_empty();
         any.then(|| (self.held.split(), false))
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ClaimSource, Llm, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, Llm, LlmAnswer, ReasonCode};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Reader;
 use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
@@ -29,9 +29,10 @@ use crate::Port;
 use crate::account::Account;
 use crate::connection::Flow;
 use crate::http::changed::{Content, MAX_KEPT, Made, edited, not_changed};
-use crate::http::checked::Checks;
+use crate::http::checks::{Checks, Goes};
 use crate::http::growth::Judge as _;
 use crate::http::held::Kept;
+use crate::http::says::Answering;
 use crate::http::websocket::Stopped;
 use crate::revoked::Revoked;
 
@@ -74,6 +75,8 @@ struct Turn<R: Recorder> {
     revoked: Revoked,
     answer: AnswerReader,
     checks: Arc<tokio::sync::Mutex<Checks>>,
+    /// The tools whose calls were cut out of its answer.
+    cut: Vec<String>,
     /// Whether its answer has begun.
     begun: bool,
 }
@@ -81,7 +84,10 @@ struct Turn<R: Recorder> {
 impl<R: Recorder> Turn<R> {
     /// Nothing more comes of it.
     fn end(self, error: Option<&str>) {
-        self.account.said(self.answer.finish());
+        self.account.said(LlmAnswer {
+            cut: self.cut,
+            ..self.answer.finish()
+        });
         if let Some(error) = error {
             self.account.fail(error);
         }
@@ -177,7 +183,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             Fate::Goes | Fate::Refused => size,
         };
         account.sent.fetch_add(sent, Ordering::Relaxed);
-        let checks = Checks::new(self.flow.clone(), Arc::clone(&asked));
+        let answering = Some(Answering::Llm(Endpoint::Responses));
+        let checks = self.flow.checks(Arc::clone(&asked), answering);
         let revoked = self.flow.request_revoked(changes, asked);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.open().push_back(Turn {
@@ -185,6 +192,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             revoked,
             answer: AnswerReader::new(Endpoint::Responses),
             checks: Arc::new(tokio::sync::Mutex::new(checks)),
+            cut: Vec::new(),
             begun: false,
         });
         Ok(fate)
@@ -225,17 +233,27 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         any && self.flow.guard.decider.looks_at_tool_calls()
     }
 
-    /// Asks about the tools that the answer asks for, an event of which is over. `unread`: it was too long.
-    async fn check(&self, unread: bool) -> Result<(), Stopped> {
+    /// Asks about the tools that the answer asks for, an event of which is over, or has come to be too long (`event` is
+    /// none then). Gives the events that go on in its place.
+    async fn check(&self, event: Option<&[u8]>) -> Result<Option<Vec<String>>, Stopped> {
         let asked = self.open().front().map(|turn| {
-            let asks = turn.answer.asks().ok().filter(|_| !unread);
+            let asks = turn.answer.asks().ok().filter(|_| event.is_some());
             (Arc::clone(&turn.checks), asks)
         });
         let Some((checks, asks)) = asked else {
-            return Ok(());
+            return Ok(None);
         };
         let mut checks = checks.lock().await;
-        checks.check(asks).await.map_err(Stopped::Denied)
+        checks.check(asks).await.map_err(Stopped::Denied)?;
+        let event = event.unwrap_or_default();
+        let goes = checks.write(|cutter| cutter.message(event)).await;
+        if let Some(turn) = self.open().front_mut() {
+            turn.cut = checks.cuts().map(str::to_owned).collect();
+        }
+        match goes.map_err(Stopped::Denied)? {
+            Goes::AsItCame => Ok(None),
+            Goes::Instead(events) => Ok(Some(events)),
+        }
     }
 
     /// An event is over.
