@@ -194,8 +194,7 @@ impl<R: Recorder> Decider<R> {
             seen.body
         };
         let most = Seen::Request(Request { body, ..seen });
-        let target = self.behind(&policy, client, target, behind, most);
-        let mut ruling = self.rule(&policy, client, &target, most);
+        let (target, mut ruling) = self.rule_behind(&policy, client, target, behind, most);
         if ruling.verdict != Verdict::Deny {
             return None;
         }

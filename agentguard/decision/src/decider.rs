@@ -1,6 +1,5 @@
 //! policy → record → what to do.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -417,14 +416,7 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
-        let named = target;
-        let target = self.behind(&policy, client, named, behind, seen);
-        let mut ruling = self.rule(&policy, client, &target, seen);
-        if matches!(target, Cow::Owned(_)) && ruling.outcome != RulingOutcome::Deny {
-            // Denied on paper at an address, it goes on as the rules for the name have it.
-            let here = self.rule(&policy, client, named, seen);
-            (ruling.changes, ruling.captures) = (here.changes, here.captures);
-        }
+        let (target, ruling) = self.rule_behind(&policy, client, target, behind, seen);
         self.conclude_ruling(&policy, client, &target, seen, ruling, started)
             .await
     }
@@ -477,41 +469,6 @@ impl<R: Recorder> Decider<R> {
                 cuts: false,
             },
         }
-    }
-
-    /// The target with the one of the addresses behind its name that a rule denies it for, in
-    /// force before on paper; without, if there is none. Pure.
-    pub(crate) fn behind<'a>(
-        &self,
-        policy: &Policy,
-        client: &Client,
-        target: &'a Target,
-        behind: &[IpAddr],
-        seen: Seen<'_>,
-    ) -> Cow<'a, Target> {
-        let agent = self.agent(policy, client.agent);
-        let matters = agent.is_ok_and(|agent| policy.address_matters_later(agent));
-        if target.host.is_none() || target.ip.is_some() || !matters {
-            return Cow::Borrowed(target);
-        }
-        let says = |target: &Target| self.rule(policy, client, target, seen);
-        let here = says(target);
-        if here.outcome == RulingOutcome::Deny {
-            return Cow::Borrowed(target);
-        }
-        // A denial on paper that is not about the address must not hide one in force that is.
-        let mut on_paper = None;
-        for ip in behind {
-            let there = target.at(*ip);
-            let ruling = says(&there);
-            if ruling.outcome == RulingOutcome::Deny {
-                return Cow::Owned(there);
-            }
-            if ruling.verdict == Verdict::Deny && here.verdict != Verdict::Deny {
-                on_paper.get_or_insert(there);
-            }
-        }
-        on_paper.map_or(Cow::Borrowed(target), Cow::Owned)
     }
 
     /// Records what a policy said of an action of which everything is seen.

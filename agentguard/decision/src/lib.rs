@@ -11,6 +11,7 @@
 
 mod again;
 mod asked;
+mod behind;
 mod decider;
 mod directory;
 mod kernel;

@@ -1,3 +1,4 @@
+mod behind;
 mod kernel;
 mod local;
 mod pins;
@@ -653,32 +654,5 @@ async fn a_connection_denied_on_paper_by_the_address_behind_its_name_says_so() {
             (decision.verdict, decision.action.ip),
             (Verdict::Allow, None)
         );
-    }
-}
-
-/// What a denial on paper is about goes on as the rules for the name have it: also where one of those leads to the address,
-/// and the one that changes does not.
-#[tokio::test]
-async fn a_denial_on_paper_at_an_address_takes_no_change_back() {
-    let text = "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: m, match: {host: [a.example]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n  - {id: a, match: {host: [a.example]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8]}\n  - {id: soon, match: {cidr: [10.0.0.0/8], method: [GET]}, action: deny, mode: shadow}\n";
-    let path = "policy.yaml".to_owned();
-    let text = text.to_owned();
-    let policy = compile(&[Document { path, text }]).unwrap();
-    let decider = Decider::new(
-        Arc::new(Policies::new(6, policy)),
-        Arc::clone(decider().directory()),
-        Arc::new(Memory::default()),
-    );
-    let target = target("a.example", 443);
-    let behind = ["10.1.2.3".parse().unwrap()];
-    for (method, verdict) in [("GET", Verdict::Deny), ("POST", Verdict::Modify)] {
-        let asked = asked(method, "/");
-        let decided = decider.request(&client(1), &target, &behind, &asked).await;
-        assert!(decided.allowed, "{method}");
-        assert_eq!(last(&decider).verdict, verdict, "{method}");
-        let mut fields = HeaderMap::new();
-        fields.insert("cookie", HeaderValue::from_static("a=1"));
-        decided.changes.iter().for_each(|it| it.apply(&mut fields));
-        assert!(fields.is_empty(), "{method}");
     }
 }

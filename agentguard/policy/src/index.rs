@@ -41,6 +41,8 @@ pub(crate) struct Index {
     /// Whether one of these or of those depends on more than where a connection goes, above all on the request, or
     /// is on paper.
     address_matters_later: bool,
+    /// Whether one of the rules changes what it allows, or has it kept.
+    obliges: bool,
     /// Whether one of the rules wants TLS terminated.
     inspects: bool,
 }
@@ -152,6 +154,7 @@ impl Index {
             self.opens_addresses = true;
             self.address_matters_later |= later;
         }
+        self.obliges |= rule.changes.is_some() || rule.captures;
         self.inspects |= rule.inspects();
     }
 
@@ -220,6 +223,16 @@ impl Index {
     /// Denials that a name's resolved address can meet.
     pub(crate) fn address_denials(&self) -> &[Position] {
         &self.address_denials
+    }
+
+    /// Whether an allowance opens addresses that are not public to a name.
+    pub(crate) const fn opens_addresses(&self) -> bool {
+        self.opens_addresses
+    }
+
+    /// Whether one of the rules changes what it allows, or has it kept.
+    pub(crate) const fn obliges(&self) -> bool {
+        self.obliges
     }
 
     /// Whether what the rules say depends on the address behind a name.

@@ -7,6 +7,7 @@ use agentguard_model::HostName;
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
+use crate::index::Index;
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::special;
@@ -58,13 +59,15 @@ impl Policy {
 
     /// Whether the address behind a name matters to what the rules for an agent say once it is known where a
     /// connection goes: one that denies an address, or opens one that is not public, depends on more than that,
-    /// above all on the request, or is on paper.
+    /// above all on the request, or is on paper; or others stand above it; or what others change is not changed there.
     #[must_use]
     pub fn address_matters_later(&self, agent: &AgentPolicy) -> bool {
-        let mut indexes = agent.indexes.iter();
-        indexes.any(|index| {
-            index.address_matters_later() || agent.observes() && index.looks_at_addresses()
-        })
+        let any = |says: fn(&Index) -> bool| agent.indexes.iter().any(|index| says(index));
+        let looks = any(Index::looks_at_addresses);
+        let decides_later = agent.observes() || self.strategy().ranks();
+        any(Index::address_matters_later)
+            || looks && decides_later
+            || any(Index::opens_addresses) && any(Index::obliges)
     }
 
     fn inspects_destination(

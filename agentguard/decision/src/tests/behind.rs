@@ -1,0 +1,174 @@
+//! What holds at an address behind a name: the rules that match there decide, and nothing else is changed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agentguard_model::{Mode, ReasonCode, Verdict};
+use agentguard_policy::{Document, compile};
+use http::{HeaderMap, HeaderValue};
+
+use super::{Memory, asked, client, decider, last, target};
+use crate::{Decided, Decider, Policies};
+
+fn of(rules: &str) -> Decider<Memory> {
+    let strategy = match rules.contains("priority:") {
+        true => "strategy: priority_first_match\n",
+        false => "",
+    };
+    let text = format!("version: 1\n{strategy}agents: [{{name: coder}}]\nrules:\n{rules}");
+    let path = "policy.yaml".to_owned();
+    let policy = compile(&[Document { path, text }]).unwrap_or_else(|it| panic!("{it}"));
+    Decider::new(
+        Arc::new(Policies::new(6, policy)),
+        Arc::clone(decider().directory()),
+        Arc::new(Memory::default()),
+    )
+}
+
+async fn decided(decider: &Decider<Memory>, method: &str, path: &str, behind: &[&str]) -> Decided {
+    let behind: Vec<IpAddr> = behind.iter().map(|ip| ip.parse().unwrap()).collect();
+    let (target, asked) = (target("a.example.com", 443), asked(method, path));
+    decider.request(&client(1), &target, &behind, &asked).await
+}
+
+/// What is left of a cookie.
+fn cookie(decided: &Decided) -> bool {
+    let mut fields = HeaderMap::new();
+    fields.insert("cookie", HeaderValue::from_static("a=1"));
+    decided.changes.iter().for_each(|it| it.apply(&mut fields));
+    fields.contains_key("cookie")
+}
+
+/// Also where what stands above it looks at the request, so that it was not decided when the address was chosen.
+#[tokio::test]
+async fn a_denial_of_an_address_holds_below_what_looks_at_requests() {
+    for first in [
+        "action: allow, handling: inspect",
+        "action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect",
+    ] {
+        let decider = of(&format!(
+            "  - {{id: first, match: {{host: [a.example.com], path: [/y]}}, {first}, priority: 9}}\n  - {{id: net, match: {{cidr: [203.0.113.0/24]}}, action: deny, priority: 5}}\n  - {{id: rest, match: {{host: [a.example.com]}}, action: allow, handling: inspect, priority: 1}}\n"
+        ));
+        for (path, ip, rule) in [
+            ("/x", "203.0.113.1", "net"),
+            ("/x", "192.0.2.1", "rest"),
+            ("/y", "203.0.113.1", "first"),
+        ] {
+            let decided = decided(&decider, "GET", path, &[ip]).await;
+            assert_eq!(decided.allowed, rule != "net", "{first} {path} {ip}");
+            assert_eq!(last(&decider).matched[0].rule, rule, "{first} {path} {ip}");
+        }
+        // One of several is enough.
+        let behind = ["192.0.2.1", "203.0.113.1"];
+        assert!(!decided(&decider, "GET", "/x", &behind).await.allowed);
+        // So it is for what is no request.
+        let behind = ["203.0.113.1".parse().unwrap()];
+        let target = target("a.example.com", 443);
+        let decided = decider.connection(&client(1), &target, &behind, true).await;
+        assert!(!decided.allowed);
+    }
+}
+
+/// A rule without a range for it is not above others at an address that is not public.
+#[tokio::test]
+async fn what_does_not_lead_to_an_address_is_above_nothing_there() {
+    let ranked = "  - {id: out, match: {host: [a.example.com]}, action: allow, handling: inspect, priority: 9}\n  - {id: no, match: {host: [a.example.com], method: [DELETE]}, action: deny, priority: 5}\n  - {id: in, match: {host: [a.example.com]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8], priority: 1}\n";
+    let decider = of(ranked);
+    for (method, ip, rule) in [
+        ("DELETE", "10.1.2.3", "no"),
+        ("GET", "10.1.2.3", "in"),
+        ("DELETE", "192.0.2.1", "out"),
+    ] {
+        let decided = decided(&decider, method, "/", &[ip]).await;
+        assert_eq!(decided.allowed, rule != "no", "{method} {ip}");
+        assert_eq!(last(&decider).matched[0].rule, rule, "{method} {ip}");
+    }
+}
+
+/// What leads to an address changes what goes there, and nothing else does.
+#[tokio::test]
+async fn what_is_changed_at_an_address_is_what_leads_there() {
+    let changes = "action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect";
+    let allow = "action: allow, handling: inspect";
+    let (out, into) = (
+        "match: {host: [a.example.com]}",
+        "match: {host: [a.example.com]}, resolved_ranges: [10.0.0.0/8]",
+    );
+    let paper =
+        "  - {id: soon, match: {cidr: [10.0.0.0/8], method: [GET]}, action: deny, mode: shadow}\n";
+    for (rules, method, outside, inside) in [
+        // The one that changes does not lead inside.
+        (
+            format!("  - {{id: m, {out}, {changes}}}\n  - {{id: a, {into}, {allow}}}\n"),
+            "GET",
+            true,
+            false,
+        ),
+        (
+            format!("  - {{id: m, {out}, {changes}}}\n  - {{id: a, {into}, {allow}}}\n{paper}"),
+            "GET",
+            true,
+            false,
+        ),
+        (
+            format!("  - {{id: m, {out}, {changes}}}\n  - {{id: a, {into}, {allow}}}\n{paper}"),
+            "POST",
+            true,
+            false,
+        ),
+        // It does, beside one that does not.
+        (
+            format!("  - {{id: m, {into}, {changes}}}\n  - {{id: a, {out}, {allow}}}\n"),
+            "GET",
+            true,
+            true,
+        ),
+        (
+            format!("  - {{id: m, {into}, {changes}}}\n  - {{id: a, {out}, {allow}}}\n{paper}"),
+            "GET",
+            true,
+            true,
+        ),
+        // And below it, where it is alone inside.
+        (
+            format!(
+                "  - {{id: a, {out}, {allow}, priority: 9}}\n  - {{id: m, {into}, {changes}, priority: 1}}\n"
+            ),
+            "GET",
+            false,
+            true,
+        ),
+    ] {
+        let decider = of(&rules);
+        for (ip, changed) in [("192.0.2.1", outside), ("10.1.2.3", inside)] {
+            let decided = decided(&decider, method, "/", &[ip]).await;
+            assert!(decided.allowed, "{rules} {ip}");
+            assert_eq!(!cookie(&decided), changed, "{rules} {ip}");
+            let decision = last(&decider);
+            let says = decision.reason.message.contains("without `cookie`");
+            assert_eq!(says, changed, "{rules} {ip}: {decision:?}");
+            let on_paper = decision.verdict == Verdict::Deny;
+            assert_eq!(on_paper, decision.mode == Mode::Shadow);
+            assert_eq!(
+                decision.verdict == Verdict::Modify,
+                changed && !on_paper,
+                "{rules} {ip}"
+            );
+        }
+    }
+}
+
+/// It is not known which of them is dialled.
+#[tokio::test]
+async fn what_differs_between_the_addresses_of_a_name_goes_to_none() {
+    let decider = of(
+        "  - {id: m, match: {host: [a.example.com]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n  - {id: a, match: {host: [a.example.com]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8]}\n",
+    );
+    let both = decided(&decider, "GET", "/", &["192.0.2.1", "10.1.2.3"]).await;
+    assert!(!both.allowed);
+    let decision = last(&decider);
+    assert_eq!(decision.reason.code, ReasonCode::NotChanged);
+    assert_eq!(decision.action.ip, Some("10.1.2.3".parse().unwrap()));
+    let one = decided(&decider, "GET", "/", &["192.0.2.1", "192.0.2.2"]).await;
+    assert!(one.allowed && !cookie(&one));
+}
