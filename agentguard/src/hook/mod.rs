@@ -2,12 +2,15 @@
 //!
 //! It reads one event as JSON from standard input, asks the daemon about the tool as about a call of a server of tools,
 //! and answers in the hook's own form (Claude Code, "Hooks reference"): `permissionDecision` with a reason. Other events
-//! pass without an answer.
+//! pass without an answer. With `--http` it does so for each event that is posted to it: see [`http`].
 //!
 //! **Invariant:** what cannot be read or asked about is denied. What is allowed is left to Claude Code's own rules: the
 //! guard takes from what it may do and gives nothing.
 
+mod http;
+
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -32,6 +35,10 @@ pub(crate) enum Command {
     /// For `PreToolUse` in Claude Code's settings, as a hook of type `command`. Reads the event from standard input and
     /// writes the answer to standard output. Denies where the daemon cannot be asked. Events other than `PreToolUse` pass
     /// without an answer.
+    ///
+    /// With `--http`, for a hook of type `http`: answers the events that are posted to an address of loopback until it is
+    /// ended. Start it beside Claude Code, under the same `agentguard run`, and have the settings say
+    /// `"onFailure": "block"`: without that, tools are used where nobody answers.
     ClaudeCode(HookArgs),
 }
 
@@ -41,6 +48,10 @@ pub(crate) struct HookArgs {
     /// The tools as the policy calls them, with `api: hook`
     #[arg(long, value_name = "NAME", default_value = "claude-code")]
     server: String,
+
+    /// Answer events over HTTP, at this address of loopback; with port 0 at one that is free, which it prints
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
 }
 
 /// An event, as far as it is looked at.
@@ -53,38 +64,37 @@ struct Event {
     tool_input: Option<Value>,
 }
 
-/// Answers one event. `socket`: where agents ask.
+/// Answers one event, or with `--http` all that come. `socket`: where agents ask.
 ///
 /// # Errors
-/// What it denies cannot be said in any other way.
+/// What it denies cannot be said in any other way; or it cannot answer where it is to.
 pub(crate) fn main(args: &HookArgs, socket: &Path) -> Result<ExitCode, Failure> {
-    match decide(args, socket) {
-        Ok(Verdict::Passes) => Ok(ExitCode::SUCCESS),
-        Ok(Verdict::Changed(input)) => {
-            // Nothing is said of permission, so that Claude Code's own rules go on.
-            let answer = json!({"hookSpecificOutput": {
-                "hookEventName": BEFORE_USE,
-                "updatedInput": input,
-            }});
-            say(
-                &answer,
-                "what the policy changes in its input cannot be said",
-            )
-        }
-        Ok(Verdict::Denied(why)) => {
-            let answer = json!({"hookSpecificOutput": {
-                "hookEventName": BEFORE_USE,
-                "permissionDecision": "deny",
-                "permissionDecisionReason": why,
-            }});
-            say(&answer, &why)
-        }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| denied(&format!("cannot start the runtime: {error}")))?;
+    if let Some(at) = args.http {
+        return runtime.block_on(http::serve(at, args.server.clone(), socket.to_owned()));
+    }
+    let mut client = Client::new(socket, &args.server);
+    let decided = read().map(|event| runtime.block_on(decide(&mut client, &event)));
+    match decided.and_then(|decided| decided) {
+        Ok(verdict) => match verdict.answer() {
+            Some(answer) => say(&answer, &verdict),
+            None => Ok(ExitCode::SUCCESS),
+        },
         Err(why) => Err(denied(&why)),
     }
 }
 
-/// Says an answer. `why` it is denied where it cannot be said: unsaid it would deny nothing.
-fn say(answer: &Value, why: &str) -> Result<ExitCode, Failure> {
+/// Says an answer. One that cannot be said denies by its code: unsaid it would deny nothing.
+fn say(answer: &Value, verdict: &Verdict) -> Result<ExitCode, Failure> {
+    let why = match verdict {
+        Verdict::Denied(why) => why,
+        Verdict::Passes | Verdict::Changed(_) => {
+            "what the policy changes in its input cannot be said"
+        }
+    };
     let said = writeln!(std::io::stdout(), "{answer}");
     said.map_err(|_| denied(why))?;
     Ok(ExitCode::SUCCESS)
@@ -100,28 +110,47 @@ enum Verdict {
     Denied(String),
 }
 
+impl Verdict {
+    /// In the hook's own form. Of what passes nothing is said, so that Claude Code's own rules go on; nor is anything of
+    /// permission where the input is changed.
+    fn answer(&self) -> Option<Value> {
+        let output = match self {
+            Self::Passes => return None,
+            Self::Changed(input) => json!({
+                "hookEventName": BEFORE_USE,
+                "updatedInput": input,
+            }),
+            Self::Denied(why) => json!({
+                "hookEventName": BEFORE_USE,
+                "permissionDecision": "deny",
+                "permissionDecisionReason": why,
+            }),
+        };
+        Some(json!({"hookSpecificOutput": output}))
+    }
+}
+
 /// What denies whatever else is said: Claude Code shows the words to its model.
 pub(crate) fn denied(why: &str) -> Failure {
     Failure::Said {
-        text: format!("The guard does not decide on this tool, so that it is denied: {why}"),
+        text: undecided(why),
         code: BLOCKS,
     }
+}
+
+fn undecided(why: &str) -> String {
+    format!("The guard does not decide on this tool, so that it is denied: {why}")
 }
 
 /// What is decided on the tool.
 ///
 /// # Errors
 /// Nobody decided.
-fn decide(args: &HookArgs, socket: &Path) -> Result<Verdict, String> {
-    let Some(message) = message(&read()?)? else {
+async fn decide(client: &mut Client, event: &[u8]) -> Result<Verdict, String> {
+    let Some(message) = message(event)? else {
         return Ok(Verdict::Passes);
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let mut client = Client::new(socket, &args.server);
-    let answer = runtime.block_on(client.sent(message.into()));
+    let answer = client.sent(message.into()).await;
     let answer = answer.map_err(|error| error.to_string())?;
     if answer.allowed {
         return match &answer.changed {

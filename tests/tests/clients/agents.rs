@@ -549,20 +549,74 @@ tool_servers:
   - { name: claude-code, api: hook }
 ";
 
+/// Where the guard answers its hook over HTTP, beside it.
+const HOOK_AT: &str = "127.0.0.1:8137";
+
+/// The hook that Claude Code asks before it uses a tool: a command, or with `http` one that runs beside it.
+fn hook(room: &Room<'_>, claude: &Agent, http: bool) -> String {
+    let config = room.guard.config();
+    let command = format!(
+        "{} --config {} hook claude-code",
+        room.guard.program().display(),
+        config.display()
+    );
+    let hook = match http {
+        false => json!({ "type": "command", "command": command, "onFailure": "block" }),
+        true => {
+            json!({ "type": "http", "url": format!("http://{HOOK_AT}/"), "onFailure": "block" })
+        }
+    };
+    settings(claude, &hook);
+    command
+}
+
+/// Has Claude Code ask this hook.
+fn settings(claude: &Agent, hook: &Value) {
+    let hooks = json!([{ "matcher": "*", "hooks": [hook] }]);
+    let settings = json!({ "hooks": { "PreToolUse": hooks } });
+    fs::create_dir_all(claude.home.join(".claude")).unwrap();
+    let file = claude.home.join(".claude/settings.json");
+    fs::write(file, settings.to_string()).unwrap();
+}
+
+/// A turn of Claude Code, with a command beside it.
+fn beside(room: &Room<'_>, claude: &Agent, command: &str) -> Result<Output> {
+    let turn = words(claude, "run the tool");
+    let script = format!("{command} & exec \"$@\"");
+    let mut all = vec!["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()];
+    all.extend(turn);
+    let call = inspected(room, &all)
+        .env("HOME", &claude.home)
+        .env("ANTHROPIC_API_KEY", "any")
+        .current_dir(&claude.home);
+    call.spawn()?.wait(PATIENCE)
+}
+
 /// Before it uses a tool it asks by its hook.
 #[test]
 fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
     let Some(python) = client::python().unwrap() else {
         return;
     };
-    for (name, more, verdict, printed) in [
-        ("claude-hook", HOOK, Verdict::Allow, Some("from-the-tool")),
-        ("claude-no", HOOK_DENIES, Verdict::Deny, None),
+    let (printed, changed) = (Some("from-the-tool"), Some("changed-by-the-rule"));
+    for (name, more, verdict, printed, http) in [
+        ("claude-hook", HOOK, Verdict::Allow, printed, false),
+        ("claude-no", HOOK_DENIES, Verdict::Deny, None, false),
         (
             "claude-other",
             HOOK_CHANGES,
             Verdict::Modify,
-            Some("changed-by-the-rule"),
+            changed,
+            false,
+        ),
+        ("claude-http", HOOK, Verdict::Allow, printed, true),
+        ("claude-http-no", HOOK_DENIES, Verdict::Deny, None, true),
+        (
+            "claude-http-other",
+            HOOK_CHANGES,
+            Verdict::Modify,
+            changed,
+            true,
         ),
     ] {
         let stage = Stage::new(name, &python).unwrap();
@@ -570,18 +624,12 @@ fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
             return;
         };
         let room = stage.room(more).unwrap();
-        let config = room.guard.config();
-        let hook = format!(
-            "{} --config {} hook claude-code",
-            room.guard.program().display(),
-            config.display()
-        );
-        let hooks = json!([{ "matcher": "*", "hooks": [{ "type": "command", "command": hook }] }]);
-        let settings = json!({ "hooks": { "PreToolUse": hooks } });
-        fs::create_dir_all(claude.home.join(".claude")).unwrap();
-        let file = claude.home.join(".claude/settings.json");
-        fs::write(file, settings.to_string()).unwrap();
-        let output = turn(&room, &claude, "run the tool").unwrap();
+        let command = hook(&room, &claude, http);
+        let output = match http {
+            false => turn(&room, &claude, "run the tool"),
+            true => beside(&room, &claude, &format!("{command} --http {HOOK_AT}")),
+        };
+        let output = output.unwrap();
         assert!(output.stdout.contains("All done."), "{output}");
         let mut decisions = all(&room.guard).unwrap();
         decisions.retain(|it| it.layer == Layer::Hook);
@@ -600,5 +648,36 @@ fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
             let found = told.contains(&format!("\"stdout\":\"{text}"));
             assert_eq!(found, printed == Some(text), "{text}: {told}");
         }
+    }
+}
+
+/// Nobody answers at its address, or its command is not there: with `onFailure` no tool is used, and without each is.
+#[test]
+fn claude_code_uses_no_tool_where_its_hook_fails_and_blocks() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let http = json!({ "type": "http", "url": format!("http://{HOOK_AT}/") });
+    let command =
+        json!({ "type": "command", "command": "/nonexistent/agentguard hook claude-code" });
+    for (hook, blocks) in [
+        (&http, true),
+        (&http, false),
+        (&command, true),
+        (&command, false),
+    ] {
+        let stage = Stage::new("claude-none", &python).unwrap();
+        let Some(claude) = agent(&stage.world, "claude").unwrap() else {
+            return;
+        };
+        let room = stage.room(HOOK).unwrap();
+        let mut hook = hook.clone();
+        if blocks {
+            hook["onFailure"] = json!("block");
+        }
+        settings(&claude, &hook);
+        let output = turn(&room, &claude, "run the tool").unwrap();
+        let used = transcripts(&claude).contains("\"stdout\":\"from-the-tool");
+        assert_eq!(used, !blocks, "{hook} {output}");
     }
 }
