@@ -553,7 +553,7 @@ tool_servers:
 const HOOK_AT: &str = "127.0.0.1:8137";
 
 /// The hook that Claude Code asks before it uses a tool: a command, or with `http` one that runs beside it.
-fn hook(room: &Room<'_>, claude: &Agent, http: bool) -> String {
+fn hook(room: &Room<'_>, claude: &Agent, http: bool) -> Result<String> {
     let config = room.guard.config();
     let command = format!(
         "{} --config {} hook claude-code",
@@ -566,17 +566,17 @@ fn hook(room: &Room<'_>, claude: &Agent, http: bool) -> String {
             json!({ "type": "http", "url": format!("http://{HOOK_AT}/"), "onFailure": "block" })
         }
     };
-    settings(claude, &hook);
-    command
+    settings(claude, &hook)?;
+    Ok(command)
 }
 
 /// Has Claude Code ask this hook.
-fn settings(claude: &Agent, hook: &Value) {
+fn settings(claude: &Agent, hook: &Value) -> Result<()> {
     let hooks = json!([{ "matcher": "*", "hooks": [hook] }]);
     let settings = json!({ "hooks": { "PreToolUse": hooks } });
-    fs::create_dir_all(claude.home.join(".claude")).unwrap();
+    fs::create_dir_all(claude.home.join(".claude"))?;
     let file = claude.home.join(".claude/settings.json");
-    fs::write(file, settings.to_string()).unwrap();
+    Ok(fs::write(file, settings.to_string())?)
 }
 
 /// A turn of Claude Code, with a command beside it.
@@ -624,7 +624,7 @@ fn claude_code_uses_the_tools_that_its_hook_is_allowed_and_no_others() {
             return;
         };
         let room = stage.room(more).unwrap();
-        let command = hook(&room, &claude, http);
+        let command = hook(&room, &claude, http).unwrap();
         let output = match http {
             false => turn(&room, &claude, "run the tool"),
             true => beside(&room, &claude, &format!("{command} --http {HOOK_AT}")),
@@ -675,7 +675,7 @@ fn claude_code_uses_no_tool_where_its_hook_fails_and_blocks() {
         if blocks {
             hook["onFailure"] = json!("block");
         }
-        settings(&claude, &hook);
+        settings(&claude, &hook).unwrap();
         let output = turn(&room, &claude, "run the tool").unwrap();
         let used = transcripts(&claude).contains("\"stdout\":\"from-the-tool");
         assert_eq!(used, !blocks, "{hook} {output}");
