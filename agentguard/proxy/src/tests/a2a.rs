@@ -1,5 +1,7 @@
 //! Requests to agents, in each binding, and their cards.
 
+mod answers;
+
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use futures_util::FutureExt as _;
 
