@@ -68,3 +68,49 @@ fn said(agent: &AgentAnswer) -> String {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use agentguard_model::ToolResult;
+
+    use super::*;
+
+    #[test]
+    fn what_an_agent_said_is_told_with_its_task_and_state() {
+        let answer = ToolAnswer {
+            results: vec![ToolResult {
+                incomplete: true,
+                ..ToolResult::default()
+            }],
+            agent: Some(Box::new(AgentAnswer {
+                task: Some("t".to_owned()),
+                context: Some("c".to_owned()),
+                state: Some("TASK_STATE_INPUT_REQUIRED".to_owned()),
+                artifacts: 1,
+                updates: 2,
+                ..AgentAnswer::default()
+            })),
+            ..ToolAnswer::default()
+        };
+        assert_eq!(
+            answers(&answer),
+            ", a result that asks for more, task t, conversation c, TASK_STATE_INPUT_REQUIRED, 1 artifact, 2 updates"
+        );
+        let error = ToolAnswer {
+            results: vec![ToolResult {
+                error: Some(404),
+                ..ToolResult::default()
+            }],
+            agent: Some(Box::new(AgentAnswer {
+                reason: Some("TASK_NOT_FOUND".to_owned()),
+                ..AgentAnswer::default()
+            })),
+            not_understood: Some("it is cut".to_owned()),
+            ..ToolAnswer::default()
+        };
+        assert_eq!(
+            answers(&error),
+            ", error 404, for TASK_NOT_FOUND, not all of it could be read: it is cut"
+        );
+    }
+}

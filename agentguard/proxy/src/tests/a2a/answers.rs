@@ -199,3 +199,60 @@ async fn what_cannot_be_read_is_told_and_passes() {
         assert!(told.is_some_and(|it| it.contains(why)), "{told:?}");
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_is_under_way_ends_where_its_agents_card_changes() {
+    let world = by_name(Rules::Agents).build().await;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type";
+    let mut client = world.connect().await;
+    write(
+        &mut client,
+        request("POST", "/planner/message:stream", HELLO),
+    )
+    .await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    read_some(&mut upstream, HELLO.len()).await;
+    let begun = events(&[TASK.to_owned()]);
+    write(
+        &mut upstream,
+        format!("{head}: text/event-stream\r\n\r\n{begun}"),
+    )
+    .await;
+    read_until(&mut client, &begun).await;
+
+    let mut another = world.connect().await;
+    let path = "/planner/.well-known/agent-card.json";
+    write(&mut another, request("GET", path, "")).await;
+    let mut card = world.accept().await;
+    read_until(&mut card, "\r\n\r\n").await;
+    let length = EVIL.len();
+    let json = "application/json";
+    write(
+        &mut card,
+        format!("{head}: {json}\r\nContent-Length: {length}\r\n\r\n{EVIL}"),
+    )
+    .await;
+    let (refused, _) = read_response(&mut another).await;
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    // The stream ends, and not as one that is over.
+    let rest = read_all(&mut client).await.unwrap_or_default();
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
+
+    let mut third = world.connect().await;
+    write(&mut third, request("GET", "/planner/tasks/t", "")).await;
+    let (refused, why) = read_response(&mut third).await;
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    assert!(why.contains("The card agent_card of planner"), "{why}");
+    drop((client, another, third));
+    let decisions = world.end().await;
+    let calls = decisions
+        .iter()
+        .filter(|it| it.action.kind == ActionKind::ToolCall);
+    let calls: Vec<_> = calls.map(|it| (it.verdict, it.reason.code)).collect();
+    let changed = (Verdict::Deny, ReasonCode::ToolDefinitionChanged);
+    assert_eq!(calls, [ALLOWED, changed, changed]);
+    let told = decisions[0].outcome.as_ref().unwrap();
+    let agent = told.tool.as_ref().and_then(|it| it.agent.as_deref());
+    assert_eq!(agent, Some(&task("TASK_STATE_SUBMITTED")));
+}
