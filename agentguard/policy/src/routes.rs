@@ -275,7 +275,46 @@ mod tests {
         assert_eq!(long, Err(InvalidTemplate::Long));
     }
 
+    /// Any text as it stands in a path.
+    fn escaped(text: &str) -> String {
+        let bytes = text.bytes();
+        bytes.fold(String::new(), |path, byte| match byte {
+            b'a'..=b'z' | b'.' => path + &char::from(byte).to_string(),
+            _ => path + &format!("%{byte:02X}"),
+        })
+    }
+
     proptest! {
+        /// A path that is made of a template is its tool with the arguments that it was made of, or none.
+        #[test]
+        fn a_path_that_is_made_of_a_template_gives_back_its_arguments_or_is_refused(
+            template in prop::sample::select(vec![
+                "/{a}/x/{b}", "/r/{a}.{b}", "/r/{a}:{b}.json", "/f/{a}:download", "/v{a}/{b}", "/{a}-{b}/{c}",
+            ]),
+            values in prop::collection::vec("[a-c.:/ é-]{1,5}", 3),
+        ) {
+            let routes = routes(&[("it", "GET", template), ("other", "GET", "/{x}/b")]);
+            let mut path = template.to_owned();
+            let mut made = Vec::new();
+            for (name, value) in ["a", "b", "c"].into_iter().zip(&values) {
+                let parameter = format!("{{{name}}}");
+                if path.contains(&parameter) {
+                    path = path.replace(&parameter, &escaped(value));
+                    made.push((name.to_owned(), value.clone()));
+                }
+            }
+            // What servers read differently never gets this far.
+            let Ok(path) = agentguard_model::CanonicalPath::parse(&path) else {
+                return Ok(());
+            };
+            match routes.route("GET", path.as_str()) {
+                Ok(read) if read.name == "it" => prop_assert_eq!(read.parameters, made, "{}", path),
+                // A dot segment that was resolved is another path.
+                Ok(read) => prop_assert_eq!(read.name, "other"),
+                Err(_) => {}
+            }
+        }
+
         /// Where no two templates are equal, the order in which they are written says nothing.
         #[test]
         fn the_order_of_templates_does_not_matter(
