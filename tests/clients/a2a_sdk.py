@@ -26,6 +26,8 @@ def told(event):
             return f"task {TaskState.Name(event.task.status.state)}"
         case "status_update":
             return TaskState.Name(event.status_update.status.state)
+        case "artifact_update":
+            return f"artifact {event.artifact_update.artifact.name}"
 
 
 async def main():
@@ -48,6 +50,10 @@ async def main():
             try:
                 if what == "card":
                     print(card.skills[0].description)
+                elif what == "again":
+                    print((await A2ACardResolver(http, URL).get_agent_card()).skills[0].description)
+                elif what == "lost":
+                    await client.get_task(GetTaskRequest(id="nowhere"))
                 elif what == "extended":
                     request = GetExtendedAgentCardRequest()
                     print((await client.get_extended_agent_card(request)).skills[0].description)

@@ -1,6 +1,7 @@
 """An agent by the A2A SDK, on the port, with the certificate and its key, whose card says of its one skill what is in the
 file: its arguments. It is spoken to in JSON-RPC at `/rpc` and in HTTP+JSON below `/rest`, by clients of 1.0 and of 0.3. It
-prints each message that reaches it, answers it, and has a task of one that begins with `do`, which ends once it is told so."""
+prints each message that reaches it, and answers it. One that begins with `do`, `make` or `fail` has a task, which it prints
+too: it waits until it is told to end, makes two artifacts, or fails. One that begins with `become` changes the card."""
 import asyncio
 import socket
 import sys
@@ -9,6 +10,7 @@ import uvicorn
 from a2a.helpers.proto_helpers import (
     get_message_text,
     new_task_from_user_message,
+    new_text_artifact_update_event,
     new_text_message,
     new_text_status_update_event,
 )
@@ -53,18 +55,38 @@ async def current(card, *_context):
     return now
 
 
+ENDS = {
+    "do": TaskState.TASK_STATE_INPUT_REQUIRED,
+    "make": TaskState.TASK_STATE_COMPLETED,
+    "fail": TaskState.TASK_STATE_FAILED,
+}
+
+
 class Planner(AgentExecutor):
     async def execute(self, context, events):
         text = get_message_text(context.message)
         print("got", text, flush=True)
-        if not text.startswith("do"):
+        word, _, rest = text.partition(" ")
+        if word == "become":
+            with open(DESCRIPTION, "w") as file:
+                file.write(rest)
+        if word not in ENDS:
             await events.enqueue_event(new_text_message(f"{text}, too"))
             return
         task = context.current_task or new_task_from_user_message(context.message)
+        print("task", task.id, task.context_id, flush=True)
         await events.enqueue_event(task)
-        for state in [TaskState.TASK_STATE_WORKING, TaskState.TASK_STATE_INPUT_REQUIRED]:
-            update = new_text_status_update_event(task.id, task.context_id, state, text)
-            await events.enqueue_event(update)
+        working = TaskState.TASK_STATE_WORKING
+        await events.enqueue_event(
+            new_text_status_update_event(task.id, task.context_id, working, text)
+        )
+        for name in ["one", "two"] if word == "make" else []:
+            await events.enqueue_event(
+                new_text_artifact_update_event(task.id, task.context_id, name, text)
+            )
+        await events.enqueue_event(
+            new_text_status_update_event(task.id, task.context_id, ENDS[word], text)
+        )
 
     async def cancel(self, context, events):
         print("cancelled", flush=True)

@@ -10,6 +10,7 @@ use agentguard_model::{
     ToolChange, ToolDefinition, Verdict,
 };
 use agentguard_policy::{AgentPolicy, Listing, Pinning, Policy, Ruling, RulingOutcome, Seen};
+use agentguard_protocol::api::a2a::{CARDS, Operation};
 
 use crate::asked::Asked;
 use crate::decider::{Decider, Draft, action};
@@ -97,8 +98,8 @@ impl<R: Recorder> Decider<R> {
         let held: Vec<bool> = names.iter().map(is_held).collect();
         let sights = self.pins().compare(server, listed).await;
         let newly = |(name, was): (&String, bool)| !was && is_held(name);
-        if !is_card && names.iter().zip(held).any(newly) {
-            // What is under way was allowed when the tool was another one.
+        if names.iter().zip(held).any(newly) {
+            // What is under way was allowed when the tool, or the agent, was another one.
             self.policies().touch();
         }
         let mut told = 0;
@@ -192,7 +193,7 @@ impl<R: Recorder> Decider<R> {
         declared.is_some_and(|it| it.list == Listing::Allowed)
     }
 
-    /// A ruling, unless it lets a call of a tool go on that is held.
+    /// A ruling, unless it lets a call of a tool go on that is held, or one to an agent whose card is.
     pub(crate) fn unless_held(
         &self,
         policy: &Policy,
@@ -203,15 +204,18 @@ impl<R: Recorder> Decider<R> {
         let Seen::Request(request) = seen else {
             return ruling;
         };
-        let call = request.tool.and_then(|it| Some((it, it.name.as_deref()?)));
-        let (Some((tool, name)), RulingOutcome::Allow(_)) = (call, ruling.outcome) else {
+        let (Some(tool), RulingOutcome::Allow(_)) = (request.tool, ruling.outcome) else {
             return ruling;
         };
         let declared = policy.tool_server_named(&tool.server);
         let denies = declared.is_some_and(|it| it.pin == Pinning::Deny);
-        if !denies || ruling.verdict == Verdict::Deny || !self.pins().is_held(&tool.server, name) {
+        if !denies || ruling.verdict == Verdict::Deny {
             return ruling;
         }
+        let is_agent = declared.is_some_and(|it| it.api == ToolApi::A2a);
+        let Some(why) = self.held(tool, is_agent) else {
+            return ruling;
+        };
         let enforced = agent.mode == Mode::Enforce;
         if enforced {
             ruling.outcome = RulingOutcome::Deny;
@@ -221,15 +225,33 @@ impl<R: Recorder> Decider<R> {
         ruling.enforced = enforced;
         ruling.mode = agent.mode;
         ruling.matched = Vec::new();
-        ruling.reason = Reason::new(
-            ReasonCode::ToolDefinitionChanged,
-            format!(
-                "The tool {name} of {} is not what it was first seen as: its definition changed, and an operator has \
-                 to accept that.",
-                tool.server
-            ),
-        );
+        ruling.reason = Reason::new(ReasonCode::ToolDefinitionChanged, why);
         ruling
+    }
+
+    /// Why a message does not go on, if it is a call of a tool that is held, or goes to an agent (`is_agent`) of which a card
+    /// is: in a sentence. Whoever asks for a card goes on, and is shown none that is held.
+    fn held(&self, tool: &Tool, is_agent: bool) -> Option<String> {
+        let server = tool.server.as_str();
+        let name = tool.name.as_deref();
+        let is_held = |name: &str| self.pins().is_held(server, name);
+        if !is_agent {
+            let name = name.filter(|name| is_held(name))?;
+            return Some(format!(
+                "The tool {name} of {server} is not what it was first seen as: its definition changed, and an operator \
+                 has to accept that."
+            ));
+        }
+        let asks_for_card = tool.method.as_deref() == Some(LIST)
+            || name == Some(Operation::GetExtendedAgentCard.name());
+        if asks_for_card {
+            return None;
+        }
+        let card = CARDS.into_iter().find(|card| is_held(card))?;
+        Some(format!(
+            "The card {card} of {server} is not what it was first seen as: it changed, and an operator has to accept \
+             that before anything is asked of the agent."
+        ))
     }
 
     fn pinned(&self, policy: &Policy, client: &Client, server: &str) -> Pinned {

@@ -204,6 +204,7 @@ impl Session {
                 listed: told.listed,
                 left_out: told.left_out.clone(),
                 not_understood: told.not_understood.clone(),
+                ..ToolAnswer::default()
             };
             decider.finished(&pending.decided, outcome(&pending, received, Some(answer)));
         }

@@ -38,7 +38,7 @@ pub use pin::{
 };
 pub use reason::{Reason, ReasonCode};
 pub use telemetry::{Endpoint, Header, Otlp, Telemetry};
-pub use tool::{Argument, Tool, ToolAnswer, ToolApi, ToolResult};
+pub use tool::{AgentAnswer, Argument, Tool, ToolAnswer, ToolApi, ToolResult};
 pub use trace::{InvalidTraceParent, TraceParent};
 pub use upstream::{Identity, ProxyCredentials, ProxyHost, UpstreamEntry, UpstreamProxy};
 pub use users::Users;

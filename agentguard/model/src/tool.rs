@@ -111,9 +111,49 @@ pub struct ToolAnswer {
     /// are not what they were pinned to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// What another agent said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Box<AgentAnswer>>,
     /// Why the answer could not be read to its end, where it could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_understood: Option<String>,
+}
+
+/// What an agent said to another one that asked it over Agent2Agent.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct AgentAnswer {
+    /// The id of the task that it is about; `…` stands for one of more than 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// The id of the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// The state of the task by the name of 1.0 (`TASK_STATE_COMPLETED`): of several that a stream tells, the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// The reason of an error (`TASK_NOT_FOUND`), or the type of a problem document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many messages it answered with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub messages: u64,
+    /// How many artifacts, and pieces of one, came.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub artifacts: u64,
+    /// How often a stream told the task's state.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub updates: u64,
+    /// How many tasks it lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<u64>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The answer to one request.
@@ -122,13 +162,13 @@ pub struct ToolResult {
     /// The id of the request, as it is written in JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The code of an error of JSON-RPC.
+    /// The code of an error of JSON-RPC, or of one of HTTP+JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<i64>,
-    /// Whether the tool says that it failed (`isError`).
+    /// Whether the tool says that it failed (`isError`), or the agent that a task failed or is rejected.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_error: bool,
-    /// Whether the server wants to know more before it answers (`input_required`).
+    /// Whether the server wants to know more before it answers (`input_required`, `TASK_STATE_INPUT_REQUIRED`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incomplete: bool,
 }

@@ -1,149 +1,17 @@
 //! Which requests to an HTTP API are which tools: by method and template of the path.
 //!
-//! Of several templates that match, the one with the most literal segments is meant. Servers differ in how they read
-//! a path. What some may take for another template than it matches as it is sent, is not told to be either.
+//! Of several templates that match, the most literal one is meant (`template`): the one with the most segments that are
+//! text; of these the one with the most segments in which text stands beside parameters, then the one with the fewest
+//! parameters. What fits a template in several ways (`segment`) has no arguments that all servers agree on, and is no
+//! tool. Servers differ in how they read a path. What some may take for another template than it matches as it is sent,
+//! is not told to be either.
 
-use agentguard_model::CanonicalPath;
+mod segment;
+mod template;
 
-/// The most segments that a template has. More are refused.
-pub(crate) const MAX_SEGMENTS: usize = 32;
+pub(crate) use template::{InvalidTemplate, Template};
 
-/// A template of paths, such as `/repos/{owner}/issues`: parameters are whole segments.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Template(Vec<Segment>);
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Segment {
-    /// As it stands in a canonical path.
-    Literal(String),
-    /// Any segment but an empty one, by the parameter's name.
-    Parameter(String),
-}
-
-/// Why a text is no template.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum InvalidTemplate {
-    /// It does not begin with a slash.
-    #[error("does not begin with `/`")]
-    NotAbsolute,
-    /// A brace that begins or ends no parameter, or a parameter beside other characters.
-    #[error("has a brace that is not around a whole segment")]
-    Brace,
-    /// A parameter's name.
-    #[error("has a parameter whose name is not 1 to 63 characters a-z A-Z 0-9 _ . -")]
-    Name,
-    /// A parameter is there twice.
-    #[error("has the parameter `{0}` twice")]
-    Twice(String),
-    /// [`MAX_SEGMENTS`].
-    #[error("has more than {MAX_SEGMENTS} segments")]
-    Long,
-    /// It is not as paths are sent: this is.
-    #[error("is not as paths are sent: that is `{0}`")]
-    NotCanonical(String),
-    /// No path is like this.
-    #[error("is like no path: {0}")]
-    NoPath(#[from] agentguard_model::AmbiguousPath),
-}
-
-impl Template {
-    /// Reads a template.
-    ///
-    /// # Errors
-    /// [`InvalidTemplate`].
-    pub(crate) fn parse(text: &str) -> Result<Self, InvalidTemplate> {
-        let path = text.strip_prefix('/').ok_or(InvalidTemplate::NotAbsolute)?;
-        let mut segments: Vec<Segment> = Vec::new();
-        for part in path.split('/') {
-            if segments.len() == MAX_SEGMENTS {
-                return Err(InvalidTemplate::Long);
-            }
-            let inner = part.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
-            let Some(name) = inner else {
-                if part.contains(['{', '}']) {
-                    return Err(InvalidTemplate::Brace);
-                }
-                segments.push(Segment::Literal(part.to_owned()));
-                continue;
-            };
-            if !is_parameter(name) {
-                return Err(InvalidTemplate::Name);
-            }
-            let parameter = Segment::Parameter(name.to_owned());
-            if segments.contains(&parameter) {
-                return Err(InvalidTemplate::Twice(name.to_owned()));
-            }
-            segments.push(parameter);
-        }
-        let template = Self(segments);
-        let example = template.written(|_| "x".to_owned());
-        if CanonicalPath::parse(&example)?.as_str() != example {
-            let marked = template.written(|name| format!("agentguard-{name}-parameter"));
-            let mut canonical = CanonicalPath::parse(&marked)?.as_str().to_owned();
-            for name in template.parameters() {
-                let marker = format!("agentguard-{name}-parameter");
-                canonical = canonical.replace(&marker, &format!("{{{name}}}"));
-            }
-            return Err(InvalidTemplate::NotCanonical(canonical));
-        }
-        Ok(template)
-    }
-
-    fn written(&self, parameter: impl Fn(&str) -> String) -> String {
-        self.0.iter().fold(String::new(), |path, segment| {
-            path + "/"
-                + &match segment {
-                    Segment::Literal(text) => text.clone(),
-                    Segment::Parameter(name) => parameter(name),
-                }
-        })
-    }
-
-    fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|segment| match segment {
-            Segment::Literal(_) => None,
-            Segment::Parameter(name) => Some(name.as_str()),
-        })
-    }
-
-    fn literals(&self) -> usize {
-        self.0.len() - self.parameters().count()
-    }
-
-    /// Whether some path matches both, in whatever case, and neither is the more literal one.
-    fn is_equal_to(&self, other: &Self) -> bool {
-        let meet = |pair: (&Segment, &Segment)| match pair {
-            (Segment::Literal(one), Segment::Literal(other)) => one.eq_ignore_ascii_case(other),
-            (Segment::Literal(text), _) | (_, Segment::Literal(text)) => !text.is_empty(),
-            _ => true,
-        };
-        self.0.len() == other.0.len()
-            && self.literals() == other.literals()
-            && self.0.iter().zip(&other.0).all(meet)
-    }
-
-    /// The segments of a path that stand for parameters, if it matches.
-    fn matches<'p>(&self, path: &'p str, any_case: bool) -> Option<Vec<&'p str>> {
-        let mut parts = path.strip_prefix('/')?.split('/');
-        let mut values = Vec::new();
-        for segment in &self.0 {
-            let part = parts.next()?;
-            match segment {
-                Segment::Literal(text) if text == part => {}
-                Segment::Literal(text) if any_case && text.eq_ignore_ascii_case(part) => {}
-                Segment::Parameter(_) if !part.is_empty() => values.push(part),
-                _ => return None,
-            }
-        }
-        parts.next().is_none().then_some(values)
-    }
-}
-
-/// Whether a text is a parameter's name.
-fn is_parameter(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
-}
+use segment::{Fit, Reading, decoded};
 
 /// A tool of an HTTP API.
 #[derive(Debug)]
@@ -181,6 +49,9 @@ pub enum Unrouted {
     /// As it is sent it is one tool, and as some servers read paths another.
     #[error("some servers may read its path as that of another tool")]
     Ambiguous,
+    /// What its parameters are can be said in several ways.
+    #[error("its path can be divided among the parameters of a segment in several ways")]
+    Several,
 }
 
 /// The tools of an HTTP API.
@@ -193,41 +64,49 @@ impl Routes {
     /// # Errors
     /// [`Unrouted`].
     pub(crate) fn route(&self, method: &str, path: &str) -> Result<Routed, Unrouted> {
-        let (route, values) = self.best(method, path, false).ok_or(Unrouted::Unknown)?;
+        let sent = Reading::Sent.segments(path).ok_or(Unrouted::Unknown)?;
+        let best = self.best(method, &sent, Reading::Sent);
+        let (route, fit) = best.ok_or(Unrouted::Unknown)?;
         let slashes = path.replace("%2F", "/");
         let plain = |path: &str| path.strip_suffix('/').map(str::to_owned);
         let readings = [Some(path.to_owned()), plain(path), plain(&slashes)];
         for reading in readings.into_iter().flatten().chain([slashes]) {
-            let other = self.best(method, &reading, true);
-            if other.is_some_and(|(other, _)| !std::ptr::eq(other, route)) {
-                return Err(Unrouted::Ambiguous);
+            let segments = Reading::Folded.segments(&reading);
+            let Some(segments) = segments else {
+                continue;
+            };
+            match self.best(method, &segments, Reading::Folded) {
+                Some((other, _)) if !std::ptr::eq(other, route) => {
+                    return Err(Unrouted::Ambiguous);
+                }
+                Some((_, Fit::Several)) => return Err(Unrouted::Several),
+                _ => {}
             }
         }
-        let decode = |value: &str| {
-            let decoded = percent_encoding::percent_decode_str(value);
-            // A canonical path is UTF-8 once it is decoded.
-            decoded.decode_utf8_lossy().into_owned()
+        let Fit::One(values) = fit else {
+            return Err(Unrouted::Several);
         };
         let names = route.template.parameters().map(str::to_owned);
         Ok(Routed {
             name: route.name.clone(),
-            parameters: names.zip(values.into_iter().map(decode)).collect(),
+            parameters: names.zip(values.into_iter().map(decoded)).collect(),
         })
     }
 
+    /// The most literal template that a path fits whose segments are read so.
     fn best<'p>(
         &self,
         method: &str,
-        path: &'p str,
-        any_case: bool,
-    ) -> Option<(&Route, Vec<&'p str>)> {
+        path: &'p [String],
+        reading: Reading,
+    ) -> Option<(&Route, Fit<'p>)> {
         let routes = self.0.iter();
         let routes = routes.filter(|route| route.methods.iter().any(|it| it == method));
         let matching = routes.filter_map(|route| {
-            let values = route.template.matches(path, any_case)?;
-            Some((route, values))
+            let fit = route.template.fit(path, reading);
+            (fit != Fit::No).then_some((route, fit))
         });
-        matching.max_by_key(|(route, _)| route.template.literals())
+        matching.max_by_key(|(route, _)| route.template.literalness())
     }
 }
 
@@ -235,6 +114,7 @@ impl Routes {
 mod tests {
     use proptest::prelude::*;
 
+    use super::template::MAX_SEGMENTS;
     use super::*;
 
     fn routes(written: &[(&str, &str, &str)]) -> Routes {
@@ -291,14 +171,95 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_parts_of_segments_and_what_fits_in_several_ways_is_no_tool() {
+        let routes = routes(&[
+            ("file", "GET", "/files/{name}"),
+            ("download", "GET", "/files/{name}:download"),
+            ("undelete", "GET", "/files/{name}:undelete"),
+            ("json", "GET", "/reports/{id}.json"),
+            ("report", "GET", "/reports/{id}.{format}"),
+            ("pair", "GET", "/pairs/{a}:{b}"),
+            ("search", "GET", "/v1/{parent}/items:search"),
+            ("item", "GET", "/v1/{parent}/{item}"),
+        ]);
+        let named = |name: &str, parameters: &[(&str, &str)]| {
+            let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            Ok(Routed {
+                name: name.to_owned(),
+                parameters: parameters.iter().map(own).collect(),
+            })
+        };
+        let cases = [
+            ("/files/a", named("file", &[("name", "a")])),
+            ("/files/a:download", named("download", &[("name", "a")])),
+            (
+                "/files/a%2Fb:undelete",
+                named("undelete", &[("name", "a/b")]),
+            ),
+            ("/files/a:b", named("file", &[("name", "a:b")])),
+            (
+                "/reports/7.pdf",
+                named("report", &[("id", "7"), ("format", "pdf")]),
+            ),
+            ("/reports/7.json", named("json", &[("id", "7")])),
+            // The most literal one is meant, however the other could be divided.
+            ("/reports/7.a.json", named("json", &[("id", "7.a")])),
+            ("/reports/7.tar.gz", Err(Unrouted::Several)),
+            ("/reports/.7.pdf", Err(Unrouted::Several)),
+            ("/pairs/1:2", named("pair", &[("a", "1"), ("b", "2")])),
+            ("/pairs/1%3A2:3", Err(Unrouted::Several)),
+            ("/reports/7", Err(Unrouted::Unknown)),
+            ("/v1/p/items:search", named("search", &[("parent", "p")])),
+            // In another case, with an escape, with nothing for the parameter.
+            ("/files/a:Download", Err(Unrouted::Ambiguous)),
+            ("/files/a%3Adownload", Err(Unrouted::Ambiguous)),
+            ("/files/:download", Err(Unrouted::Ambiguous)),
+            ("/reports/7.JSON", Err(Unrouted::Ambiguous)),
+            ("/v1/p/items%3Asearch", Err(Unrouted::Ambiguous)),
+            ("/v1/p%2Fitems:search", Err(Unrouted::Unknown)),
+            ("/files/a:download/", Err(Unrouted::Unknown)),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(routes.route("GET", path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn templates_that_some_path_fits_alike_are_equal() {
+        let template = |text| Template::parse(text).unwrap();
+        for (one, other, equal) in [
+            ("/{a}.{b}", "/{a}-{b}", true),
+            ("/{a}:x", "/{b}:Y", false),
+            ("/{a}:x", "/{b}%3AX", true),
+            ("/{a}:delete", "/{a}:undelete", false),
+            ("/a{x}", "/{y}b", true),
+            ("/{a}:x", "/{a}", false),
+            ("/{a}.json", "/{a}.{b}", false),
+            ("/a.{b}/{c}", "/{a}/x{b}", true),
+        ] {
+            let told = template(one).is_equal_to(&template(other));
+            assert_eq!(told, equal, "{one} {other}");
+        }
+    }
+
+    #[test]
     fn what_is_no_template_is_told_with_why() {
         let cases = [
             ("users", InvalidTemplate::NotAbsolute),
-            ("/a{b}", InvalidTemplate::Brace),
+            ("/a}b", InvalidTemplate::Brace),
             ("/{a", InvalidTemplate::Brace),
+            ("/{a}}", InvalidTemplate::Brace),
+            ("/{a{b}}", InvalidTemplate::Brace),
+            ("/{a}{b}", InvalidTemplate::Touching),
+            ("/x{a}.{b}/-{a}", InvalidTemplate::Twice("a".to_owned())),
+            ("/{a}.{b}.{c}.{d}.{e}", InvalidTemplate::Many),
             ("/{}", InvalidTemplate::Name),
             ("/{a b}", InvalidTemplate::Name),
             ("/{a}/{a}", InvalidTemplate::Twice("a".to_owned())),
+            (
+                "/%61.{x}",
+                InvalidTemplate::NotCanonical("/a.{x}".to_owned()),
+            ),
             (
                 "/%61//{x}",
                 InvalidTemplate::NotCanonical("/a/{x}".to_owned()),
@@ -307,17 +268,58 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(Template::parse(text), Err(expected), "{text}");
         }
+        assert!(Template::parse("/{a};{b}").is_err() && Template::parse("/%{a}").is_err());
+        assert!(Template::parse("/{a}.{b}-{c}~{d}").is_ok());
         assert!(Template::parse(&"/a".repeat(MAX_SEGMENTS)).is_ok());
         let long = Template::parse(&"/a".repeat(MAX_SEGMENTS + 1));
         assert_eq!(long, Err(InvalidTemplate::Long));
     }
 
+    /// Any text as it stands in a path.
+    fn escaped(text: &str) -> String {
+        let bytes = text.bytes();
+        bytes.fold(String::new(), |path, byte| match byte {
+            b'a'..=b'z' | b'.' => path + &char::from(byte).to_string(),
+            _ => path + &format!("%{byte:02X}"),
+        })
+    }
+
     proptest! {
+        /// A path that is made of a template is its tool with the arguments that it was made of, or none.
+        #[test]
+        fn a_path_that_is_made_of_a_template_gives_back_its_arguments_or_is_refused(
+            template in prop::sample::select(vec![
+                "/{a}/x/{b}", "/r/{a}.{b}", "/r/{a}:{b}.json", "/f/{a}:download", "/v{a}/{b}", "/{a}-{b}/{c}",
+            ]),
+            values in prop::collection::vec("[a-c.:/ é-]{1,5}", 3),
+        ) {
+            let routes = routes(&[("it", "GET", template), ("other", "GET", "/{x}/b")]);
+            let mut path = template.to_owned();
+            let mut made = Vec::new();
+            for (name, value) in ["a", "b", "c"].into_iter().zip(&values) {
+                let parameter = format!("{{{name}}}");
+                if path.contains(&parameter) {
+                    path = path.replace(&parameter, &escaped(value));
+                    made.push((name.to_owned(), value.clone()));
+                }
+            }
+            // What servers read differently never gets this far.
+            let Ok(path) = agentguard_model::CanonicalPath::parse(&path) else {
+                return Ok(());
+            };
+            match routes.route("GET", path.as_str()) {
+                Ok(read) if read.name == "it" => prop_assert_eq!(read.parameters, made, "{}", path),
+                // A dot segment that was resolved is another path.
+                Ok(read) => prop_assert_eq!(read.name, "other"),
+                Err(_) => {}
+            }
+        }
+
         /// Where no two templates are equal, the order in which they are written says nothing.
         #[test]
         fn the_order_of_templates_does_not_matter(
-            paths in prop::collection::vec("(/(a|B|\\{x\\}))(/(a|b|\\{y\\}))?(/(a|b|\\{z\\}))?", 1..6),
-            path in "(/(a|A|b|B|c|a%2Fb)){1,3}/?",
+            paths in prop::collection::vec("(/(a|B|\\{x\\}|\\{x\\}:a))(/(a|b|\\{y\\}|\\{y\\}\\.\\{w\\}))?(/(a|b|\\{z\\}))?", 1..6),
+            path in "(/(a|A|b|B|c|a%2Fb|:A|b:a|b%3Aa|a\\.b|a\\.b\\.c)){1,3}/?",
         ) {
             let written: Vec<_> = paths.iter().map(|it| (it.as_str(), "GET", it.as_str())).collect();
             let forwards = routes(&written);

@@ -179,6 +179,54 @@ fn a2a_call() {
     });
 }
 
+/// What an agent answers, but for where a fault is. The operation is the one with this number.
+fn of_agent(which: u8, events: bool, pieces: &[&[u8]]) -> String {
+    let name = a2a::Operation::names().nth(usize::from(which / 2) % 11);
+    let operation = name.and_then(a2a::Operation::of_method);
+    let operation = operation.unwrap_or(a2a::Operation::SendMessage);
+    let mut reader = a2a::AnswerReader::new(a2a::Answered {
+        operation,
+        in_result: which.is_multiple_of(2),
+    });
+    let mut stream = Pieces::new(64);
+    for piece in pieces {
+        if events {
+            stream.push(piece, &mut |piece| match piece {
+                Piece::Data(data) => reader.data(data),
+                Piece::End { .. } => reader.event_ends(),
+            });
+        } else {
+            reader.whole(piece);
+        }
+    }
+    let mut told = reader.finish();
+    assert!(told.results.len() <= 1);
+    if let Some(agent) = &told.agent {
+        let texts = [&agent.task, &agent.context, &agent.state, &agent.reason];
+        assert!(texts.into_iter().flatten().all(|text| text.len() <= 256));
+    }
+    told.not_understood = told.not_understood.map(|_| String::new());
+    format!("{told:?}")
+}
+
+#[test]
+fn a2a_answer() {
+    bolero::check!().with_test_time(MOMENT).for_each(|input| {
+        let Some((which, rest)) = input.split_first() else {
+            return;
+        };
+        let Some((bytes, split)) = cut(rest) else {
+            return;
+        };
+        for events in [false, true] {
+            let whole = of_agent(*which, events, &[bytes]);
+            assert_eq!(whole, of_agent(*which, events, &split));
+            let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(whole, of_agent(*which, events, &pieces));
+        }
+    });
+}
+
 /// The card that an answer has, or that it cannot be read.
 fn card(in_result: bool, pieces: &[&[u8]]) -> Option<Option<String>> {
     let mut reader = a2a::CardReader::new(in_result);

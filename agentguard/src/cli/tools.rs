@@ -29,8 +29,8 @@ pub(super) enum Command {
     },
     /// Accept what a server lists now: its tools are compared with that from then on
     ///
-    /// Calls of a tool that was held go on. Without a tool, what was listed last of all that are held
-    /// is accepted.
+    /// Calls of a tool that was held go on, and messages to an agent whose card was. Without a tool, what was listed last
+    /// of all that are held is accepted.
     Accept {
         /// The server, as the policy calls it
         server: String,

@@ -1,4 +1,8 @@
 //! Messages on lines, with a bound.
+//!
+//! A line ends with LF, CR LF or CR. The protocol knows LF alone, and JSON takes a CR between two tokens for white space;
+//! but what reads lines as text (Python's standard input, Node's `readline`) ends one there. A message that is decided as
+//! one would be two to such a server, the second of which nobody has seen.
 
 use std::io;
 
@@ -12,16 +16,27 @@ use agentguard_local::api::MAX_LINE;
 pub(super) enum Line {
     /// A message, without what ends its line.
     Message(Bytes),
-    /// One that is longer than [`MAX_LINE`]. It was read to its end, and not kept.
+    /// One that is longer than the bound. It was read to its end, and not kept.
     Long,
 }
 
 /// Reads lines.
-pub(super) struct Lines<R>(BufReader<R>);
+pub(super) struct Lines<R> {
+    input: BufReader<R>,
+    /// The most bytes of one.
+    bound: usize,
+}
 
 impl<R: AsyncRead + Unpin> Lines<R> {
+    /// Lines of up to [`MAX_LINE`].
     pub(super) fn of(input: R) -> Self {
-        Self(BufReader::new(input))
+        Self::within(input, MAX_LINE)
+    }
+
+    /// Lines of up to `bound` bytes.
+    pub(super) fn within(input: R, bound: usize) -> Self {
+        let input = BufReader::new(input);
+        Self { input, bound }
     }
 
     /// The next line that is not empty; none at the end. What the end finds without one is a line.
@@ -40,8 +55,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     async fn line(&mut self) -> io::Result<Option<Line>> {
         let (mut line, mut long) = (Vec::new(), false);
         loop {
-            let (taken, ends) = piece(&mut self.0, |piece| {
-                long |= line.len() + piece.len() > MAX_LINE;
+            let (taken, ends) = piece(&mut self.input, |piece| {
+                long |= line.len() + piece.len() > self.bound;
                 if long {
                     line = Vec::new();
                 } else {
@@ -68,7 +83,7 @@ async fn piece<R: AsyncBufRead + Unpin>(
     mut take: impl FnMut(&[u8]),
 ) -> io::Result<(usize, bool)> {
     let here = input.fill_buf().await?;
-    let end = here.iter().position(|byte| *byte == b'\n');
+    let end = here.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
     let (piece, used) = match end {
         Some(end) => (here.get(..end).unwrap_or_default(), end + 1),
         None => (here, here.len()),
@@ -100,9 +115,16 @@ mod tests {
         let lines = read(b"{}\n\n \r\n[]\r\n{\"a\":1}").await;
         assert_eq!(
             lines,
-            [message(b"{}"), message(b"[]\r"), message(b"{\"a\":1}")]
+            [message(b"{}"), message(b"[]"), message(b"{\"a\":1}")]
         );
         assert!(read(b"").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_some_servers_take_for_two_lines_is_two() {
+        let lines = read(b"{\"a\":\r{\"method\":\"tools/call\"}\r}\n").await;
+        let expected: [&[u8]; 3] = [b"{\"a\":", b"{\"method\":\"tools/call\"}", b"}"];
+        assert_eq!(lines, expected.map(message));
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@
 //!
 //! **Invariant:** no message goes on that the daemon did not allow, also where there is no daemon.
 
+#[cfg(test)]
+mod fuzz;
 mod lines;
 mod refusal;
 mod relay;

@@ -53,7 +53,7 @@ pub(super) async fn relay(
 }
 
 /// What the client sends. One that cannot be written to the server any more is read on, so that it is answered.
-async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, O: AsyncWrite + Unpin>(
+pub(super) async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, O: AsyncWrite + Unpin>(
     client: &Mutex<Client>,
     mut lines: Lines<R>,
     mut server: W,
@@ -88,7 +88,8 @@ async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, O: AsyncWrite + Unpin
     Ok(())
 }
 
-async fn receive<R: AsyncRead + Unpin, O: AsyncWrite + Unpin>(
+/// What the server sends, and where that goes.
+pub(super) async fn receive<R: AsyncRead + Unpin, O: AsyncWrite + Unpin>(
     client: &Mutex<Client>,
     mut lines: Lines<R>,
     output: &Mutex<O>,

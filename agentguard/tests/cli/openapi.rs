@@ -20,6 +20,10 @@ paths:
     patch: {operationId: listIssues, responses: {"200": {description: OK}}}
   /files/{name}.{format}:
     get: {operationId: readFile, responses: {"200": {description: OK}}}
+  /files/{name}:download:
+    post: {operationId: downloadFile, responses: {"200": {description: OK}}}
+  /pairs/{one}{other}:
+    get: {operationId: readPair, responses: {"200": {description: OK}}}
   /elsewhere: {$ref: "other.yaml"}
 "#;
 
@@ -29,6 +33,8 @@ tool_servers:
     api: http
     hosts: ["tracker.example.com"]
     tools:
+      - {name: "readFile", method: [GET], path: "/api/v2/files/{name}.{format}"}
+      - {name: "downloadFile", method: [POST], path: "/api/v2/files/{name}:download"}
       - {name: "listIssues", method: [GET], path: "/api/v2/issues"}
       - {name: "createIssue", method: [POST], path: "/api/v2/issues"}
       - {name: "findIssue", method: [GET], path: "/api/v2/issues/{id}"}
@@ -53,9 +59,9 @@ fn the_operations_of_an_api_become_tools_of_a_policy() {
         for told in [
             "PATCH /api/v2/issues/{id}: another operation is named `listIssues` too",
             "GET /api/v2/issues/{number}: some requests are `readIssue` as well as `findIssue`",
-            "GET /api/v2/files/{name}.{format}: the path",
+            "GET /api/v2/pairs/{one}{other}: the path `/api/v2/pairs/{one}{other}` has two parameters without text between them",
             "* /api/v2/elsewhere: its operations stand elsewhere (`$ref`)",
-            "4 tools, 4 left out",
+            "6 tools, 4 left out",
         ] {
             assert!(said.stderr.contains(told), "{told}: {}", said.stderr);
         }
@@ -66,12 +72,15 @@ include: [tracker.yaml]
 agents: [{name: coder}]
 rules:
   - {id: reads, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [find*, list*]}}, action: allow, handling: inspect}
+  - {id: texts, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [readFile], arguments: {/format: [txt]}}}, action: allow, handling: inspect}
 ";
     std::fs::write(at("policy.yaml"), policy).unwrap();
     let tests = "version: 1
 tests:
   - {name: read, agent: coder, host: tracker.example.com, port: 443, request: {method: GET, path: /api/v2/issues/7, tool: {name: findIssue}}, expect: allow}
   - {name: delete, agent: coder, host: tracker.example.com, port: 443, request: {method: DELETE, path: /api/v2/issues/7, tool: {name: delete_api_v2_issues_number}}, expect: deny}
+  - {name: text, agent: coder, host: tracker.example.com, port: 443, request: {method: GET, path: /api/v2/files/a.txt, tool: {name: readFile, arguments: {/name: a, /format: txt}}}, expect: allow}
+  - {name: key, agent: coder, host: tracker.example.com, port: 443, request: {method: GET, path: /api/v2/files/a.pem, tool: {name: readFile, arguments: {/name: a, /format: pem}}}, expect: deny}
 ";
     std::fs::write(at("policy.test.yaml"), tests).unwrap();
     let said = agentguard(["policy", "test", &at("policy.test.yaml")]).run();

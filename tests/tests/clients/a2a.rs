@@ -248,18 +248,176 @@ fn a_card_that_changed_is_not_shown_until_somebody_accepts_it() {
     let why = ["--reason", "ticket 42"];
     let accept = ["tools", "accept", "planner", "agent_card"];
     cli(&[&accept[..], &why[..]].concat());
-    let output = governed(&room, &python, form, &["card", "extended", "hello"]).unwrap();
+    let what = ["card", "hello", "extended", "hello"];
+    let output = governed(&room, &python, form, &what).unwrap();
     let lines: Vec<_> = output.stdout.lines().collect();
-    let [card, extended, hello] = lines.as_slice() else {
+    let [card, hello, extended, again] = lines.as_slice() else {
         panic!("{output}");
     };
     assert_eq!((*card, *hello), (EVIL, "hello, too"), "{output}");
     // Of that one nobody has said anything.
-    assert!(
-        extended.contains("is not what it was first seen as"),
-        "{output}"
-    );
+    for refused in [extended, again] {
+        let why = "The card extended_agent_card of planner is not what it was first seen as";
+        assert!(refused.contains(why), "{output}");
+    }
     cli(&["tools", "accept", "planner", "extended_agent_card"]);
-    let output = governed(&room, &python, form, &["extended"]).unwrap();
-    assert_eq!(output.stdout, format!("{EVIL}\n"), "{output}");
+    let output = governed(&room, &python, form, &["extended", "hello"]).unwrap();
+    assert_eq!(output.stdout, format!("{EVIL}\nhello, too\n"), "{output}");
+}
+
+/// Of a client that has the card already, and goes on.
+#[test]
+fn nothing_is_asked_of_an_agent_whose_card_changed_until_somebody_accepts_it() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let (world, server, _) = world("a2a-held", &python).unwrap();
+    let room = open(&world, "").unwrap();
+    for (n, form) in FORMS.into_iter().enumerate() {
+        let become_another = format!("become Plan {n}.");
+        let what = [
+            "hello",
+            become_another.as_str(),
+            "hello",
+            "again",
+            "hello",
+            "stream hello",
+            "lost",
+        ];
+        let output = governed(&room, &python, form, &what).unwrap();
+        // An error of its library for HTTP has a second line.
+        let lines = output.stdout.lines();
+        let lines: Vec<_> = lines.filter(|it| !it.starts_with("For more")).collect();
+        assert_eq!(lines.len(), 7, "{form:?} {output}");
+        // Until it is seen, nobody knows that it changed.
+        let expected = [
+            "hello, too",
+            &format!("{become_another}, too"),
+            "hello, too",
+        ];
+        assert_eq!(lines[..3], expected, "{form:?} {output}");
+        assert!(lines[3..].iter().all(|it| it.contains("Error")), "{output}");
+        // Its client of 0.3 over HTTP shows the status alone.
+        if form != ["HTTP+JSON", "0.3"] {
+            let why = "The card agent_card of planner is not what it was first seen as";
+            assert!(lines[4..].iter().all(|it| it.contains(why)), "{output}");
+        }
+        let got = server.stdout().matches("got hello").count();
+        assert_eq!(got, 3 * n + 2, "{form:?}");
+        let accept = ["tools", "accept", "planner", "agent_card"];
+        room.guard
+            .cli()
+            .args(accept)
+            .run()
+            .unwrap()
+            .success()
+            .unwrap();
+        let output = governed(&room, &python, form, &["hello"]).unwrap();
+        assert_eq!(output.stdout, "hello, too\n", "{form:?} {output}");
+    }
+    // Those that are alike are counted in one record.
+    let calls = recorded(&room, ActionKind::ToolCall, 1).unwrap();
+    let denied: Vec<_> = calls
+        .iter()
+        .filter(|it| it.verdict == Verdict::Deny)
+        .collect();
+    let changed = |it: &&Decision| it.reason.code == ReasonCode::ToolDefinitionChanged;
+    assert!(
+        !denied.is_empty() && denied.iter().all(changed),
+        "{denied:?}"
+    );
+}
+
+/// What came of a call: error, task, conversation, state, and how many messages, artifacts and updates came.
+fn came(decision: &Decision) -> String {
+    let outcome = decision.outcome.as_ref();
+    let tool = outcome.and_then(|it| it.tool.clone()).unwrap_or_default();
+    if let Some(why) = tool.not_understood {
+        return why;
+    }
+    let [result] = tool.results.as_slice() else {
+        return format!("{:?}", tool.results);
+    };
+    let agent = tool.agent.unwrap_or_default();
+    let error = result.error.map(|code| format!("error {code} "));
+    let marks = match (result.is_error, result.incomplete) {
+        (true, _) => "failed ",
+        (_, true) => "more ",
+        _ => "",
+    };
+    let texts = [agent.task, agent.context, agent.state];
+    let texts = texts.map(|it| it.unwrap_or_else(|| "-".to_owned()));
+    format!(
+        "{}{marks}{} {} {} {}",
+        error.unwrap_or_default(),
+        texts.join(" "),
+        agent.messages,
+        agent.artifacts,
+        agent.updates
+    )
+}
+
+#[test]
+fn what_came_of_a_task_is_recorded_as_its_agent_said_it() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let (world, server, _) = world("a2a-outcome", &python).unwrap();
+    let room = open(&world, ", CancelTask").unwrap();
+    let what = [
+        "hello",
+        "stream hello",
+        "stream do it",
+        "task",
+        "cancel",
+        "stream make it",
+        "make it",
+        "fail",
+        "lost",
+    ];
+    for (n, form) in FORMS.into_iter().enumerate() {
+        let output = governed(&room, &python, form, &what).unwrap();
+        let count = what.len();
+        let calls = wait_until("the outcomes", LATE, || {
+            let calls = recorded(&room, ActionKind::ToolCall, count * (n + 1)).ok()?;
+            let calls = calls[count * n..].to_vec();
+            calls.iter().all(|it| it.outcome.is_some()).then_some(calls)
+        });
+        let calls = calls.unwrap();
+        let stdout = server.stdout();
+        let tasks: Vec<_> = stdout
+            .lines()
+            .filter_map(|it| it.strip_prefix("task "))
+            .collect();
+        let [waits, streamed, made, failed] = tasks[4 * n..] else {
+            panic!("{output}\n{tasks:?}");
+        };
+        let came: Vec<_> = calls.iter().map(came).collect();
+        let lost = match form[0] {
+            "JSONRPC" => "error -32001 ",
+            _ => "error 404 ",
+        };
+        // Of a message the agent's library chooses the conversation.
+        let message = |told: &str| told.starts_with("- ") && told.ends_with(" - 1 0 0");
+        assert!(message(&came[0]) && message(&came[1]), "{form:?} {came:?}");
+        assert_eq!(
+            came[2..],
+            [
+                format!("more {waits} TASK_STATE_INPUT_REQUIRED 0 0 2"),
+                format!("more {waits} TASK_STATE_INPUT_REQUIRED 0 0 0"),
+                format!("{waits} TASK_STATE_CANCELED 0 0 0"),
+                format!("{streamed} TASK_STATE_COMPLETED 0 2 2"),
+                format!("{made} TASK_STATE_COMPLETED 0 2 0"),
+                format!("failed {failed} TASK_STATE_FAILED 0 0 0"),
+                format!("{lost}- - - 0 0 0"),
+            ],
+            "{form:?}\n{output}"
+        );
+        let told = room.guard.cli().args(["explain", &calls[6].id.to_string()]);
+        let told = told.run().unwrap().success().unwrap();
+        assert!(
+            told.stdout.contains("TASK_STATE_COMPLETED, 2 artifacts"),
+            "{told}"
+        );
+    }
 }

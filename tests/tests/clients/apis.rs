@@ -27,6 +27,8 @@ tool_servers:
       - {{ name: search, method: [GET], path: /echo/issues }}
       - {{ name: comment, method: [POST], path: '/echo/issues/{{number}}/comments' }}
       - {{ name: attach, method: [POST], path: '/echo/issues/{{number}}/files' }}
+      - {{ name: close, method: [POST], path: '/echo/issues/{{number}}:close' }}
+      - {{ name: export, method: [GET], path: '/echo/reports/{{number}}.{{format}}' }}
 agents:
   - name: coder
 rules:
@@ -34,7 +36,7 @@ rules:
     match:
       host: [{SITE}]
       port: [443]
-      tool: {{ server: [tracker], name: [search, comment, attach] }}
+      tool: {{ server: [tracker], name: [search, comment, attach, close, export] }}
     action: allow
     handling: inspect
   - id: chain
@@ -129,7 +131,7 @@ fn requests_are_decided_by_the_tool_and_the_arguments_that_they_are() {
     let comments = "https://api.example.com/echo/issues/7/comments";
     let attached = "https://api.example.com/echo/issues/7/files";
     let json = "Content-Type: application/json";
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 21] = [
         (
             &["https://api.example.com/echo/issues?text=a+bug"],
             "allow rule_allow search /text=a bug",
@@ -169,6 +171,31 @@ fn requests_are_decided_by_the_tool_and_the_arguments_that_they_are() {
                 "https://api.example.com/echo/issues/%31%33/comments",
             ],
             "deny rule_deny comment /number=13",
+        ),
+        // Parameters that are parts of a segment.
+        (
+            &["-d", "", "https://api.example.com/echo/issues/7:close"],
+            "allow rule_allow close /number=7",
+        ),
+        (
+            &["-d", "", "https://api.example.com/echo/issues/1%33:close"],
+            "deny rule_deny close /number=13",
+        ),
+        (
+            &["https://api.example.com/echo/reports/7.pdf"],
+            "allow rule_allow export /number=7",
+        ),
+        (
+            &["https://api.example.com/echo/reports/13.pdf"],
+            "deny rule_deny export /number=13",
+        ),
+        (
+            &["https://api.example.com/echo/reports/13.tar.gz"],
+            "not understood",
+        ),
+        (
+            &["-d", "", "https://api.example.com/echo/issues/13%3Aclose"],
+            "not understood",
         ),
         // What has two readings, or none.
         (

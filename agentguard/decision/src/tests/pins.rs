@@ -17,6 +17,8 @@ tool_servers:
   - { name: told, api: mcp, hosts: [told.example] }
   - { name: unseen, api: mcp, hosts: [unseen.example], pin: off }
   - { name: near, api: mcp_stdio, pin: deny }
+  - { name: planner, api: a2a, hosts: [planner.example], pin: deny }
+  - { name: guide, api: a2a, hosts: [guide.example] }
 agents:
   - { name: coder }
   - { name: watched, mode: observe }
@@ -180,6 +182,68 @@ async fn a_tool_on_the_agent_s_own_host_is_held_as_any_other() {
     let decided = decider.local(&by, of("near")).await;
     assert!(!decided.allowed);
     assert_eq!(decided.reason.code, ReasonCode::ToolDefinitionChanged);
+}
+
+#[tokio::test]
+async fn nothing_is_asked_of_an_agent_whose_card_changed_but_for_its_card() {
+    let call = |server: &str, name: &str| Tool {
+        name: Some(name.to_owned()),
+        ..of(server)
+    };
+    for (agent, server, goes_on) in [
+        (1, "planner", false),
+        (2, "planner", true),
+        (1, "guide", true),
+    ] {
+        let (decider, by) = (decider(), client(agent));
+        let to = target(&format!("{server}.example"), 443);
+        let ask = async |tool: Tool| {
+            let call = asked("POST", "/").telling(vec![tool]);
+            decider.request(&by, &to, &[], &call).await
+        };
+        assert!(ask(call(server, "SendMessage")).await.allowed);
+        let changes = decider.changes();
+        let request = asked("GET", "/");
+        let card = vec![ToolDefinition {
+            name: "agent_card".to_owned(),
+            text: "{}".to_owned(),
+        }];
+        let shown = decider.listed(&by, &to, &request, server, card);
+        assert_eq!(shown.await, [goes_on], "{server}");
+        // What is under way is decided again.
+        assert!(changes.came());
+        let unread = Tool {
+            server: server.to_owned(),
+            not_understood: Some("it is large".to_owned()),
+            ..Tool::default()
+        };
+        for tool in [call(server, "SendMessage"), call(server, "GetTask"), unread] {
+            let decided = ask(tool.clone()).await;
+            // What cannot be read is denied in any case, by what the policy says of that.
+            assert_eq!(
+                decided.allowed,
+                goes_on && tool.name.is_some() || agent == 2
+            );
+            if server == "planner" && tool.name.is_some() {
+                let last = super::last(&decider);
+                assert_eq!(last.verdict, Verdict::Deny);
+                assert_eq!(last.reason.code, ReasonCode::ToolDefinitionChanged);
+                assert!(
+                    last.reason
+                        .message
+                        .contains("The card agent_card of planner")
+                );
+            }
+        }
+        let card = Tool {
+            name: None,
+            method: Some("tools/list".to_owned()),
+            ..of(server)
+        };
+        for tool in [card, call(server, "GetExtendedAgentCard")] {
+            assert!(ask(tool).await.allowed, "{server}");
+        }
+    }
 }
 
 fn of(server: &str) -> Tool {

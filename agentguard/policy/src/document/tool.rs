@@ -46,7 +46,8 @@ pub(crate) struct RawRoute {
     pub(crate) name: At<String>,
     /// Methods of HTTP, in upper case.
     pub(crate) method: At<Vec<At<String>>>,
-    /// A template of paths, such as `/repos/{owner}/issues`: a parameter is a whole segment.
+    /// A template of paths, such as `/repos/{owner}/issues`: a parameter is a segment, or a part of one beside text, as
+    /// in `/reports/{id}.{format}`.
     pub(crate) path: At<String>,
 }
 
@@ -71,7 +72,7 @@ pub enum Pinning {
     #[default]
     Alert,
     /// It is recorded, with what differs; agents are not shown the tool, and calls of it are denied, until an operator
-    /// accepts the definition.
+    /// accepts the definition. Of the card of an agent: all calls to that.
     Deny,
 }
 

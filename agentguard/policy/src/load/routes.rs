@@ -118,6 +118,17 @@ fn method(entry: &At<String>, report: &mut Report) -> Option<String> {
     None
 }
 
+/// What to write instead.
+fn hint(why: &InvalidTemplate) -> &'static str {
+    match why {
+        InvalidTemplate::Touching => {
+            "say what stands between them, like `/reports/{id}.{format}`, or take both as one parameter"
+        }
+        InvalidTemplate::Many => "take what belongs together as one parameter",
+        _ => "like `/repos/{owner}/issues` or `/reports/{id}.{format}`",
+    }
+}
+
 fn template(entry: &At<String>, report: &mut Report) -> Option<Template> {
     let text = entry.value.as_str();
     let told = quoted(text);
@@ -136,8 +147,7 @@ fn template(entry: &At<String>, report: &mut Report) -> Option<Template> {
         }
         Err(why) => {
             let message = format!("the path `{told}` {why}");
-            let hint = "like `/repos/{owner}/issues`: a parameter is a whole segment";
-            report.error(entry.place, message, hint);
+            report.error(entry.place, message, hint(&why));
             None
         }
     }

@@ -448,8 +448,20 @@ fn what_is_wrong_is_told_in_its_place() {
             "`x y` is not a name of a tool",
         ),
         (
-            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a{b}'}]}",
-            "has a brace that is not around a whole segment",
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a}b'}]}",
+            "has a brace that is not around a parameter",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/{a}{b}'}]}",
+            "p.yaml:2:96: error: the path `/{a}{b}` has two parameters without text between them\n  hint: say what stands between them",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/{a}.{b}.{c}.{d}.{e}'}]}",
+            "has more than 4 parameters in a segment",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/{a}:x'}, {name: y, method: [GET], path: '/{b}:X'}]}",
+            "some requests are `y` as well as `x`",
         ),
         (
             "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a//{b}'}]}",

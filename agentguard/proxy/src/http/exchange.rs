@@ -258,7 +258,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             messaging.begun(&self.flow, &carried.parts.headers);
         }
         let answering = match &messaging {
-            Some(messaging) => messaging.answers().then_some(Answering::Tools),
+            Some(messaging) => messaging.answering(&asked),
             None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
         };
         let looks = messaging.as_ref().filter(|it| it.looks(filtered));

@@ -24,6 +24,7 @@ use crate::http::changed::Content;
 use crate::http::growth::Judge as _;
 use crate::http::held::{Held, Holding, ROOM};
 use crate::http::listed::Form;
+use crate::http::says::Answering;
 use crate::http::sessions;
 use crate::http::tongue::Tongue;
 use crate::http::unpacked::{Reads, Unpacked};
@@ -171,7 +172,7 @@ impl Messaging {
 
     /// Notes whose session an answer begins, if it does.
     pub(crate) fn begun<R: Recorder, P: Port>(&self, flow: &Flow<R, P>, fields: &HeaderMap) {
-        if self.answers() {
+        if self.has_sessions() {
             flow.guard
                 .sessions
                 .begun(self.server(), fields, flow.client.agent);
@@ -180,7 +181,9 @@ impl Messaging {
 
     /// The session that a request says it belongs to.
     pub(crate) fn session(&self, fields: &HeaderMap) -> Option<String> {
-        self.answers().then(|| sessions::named(fields)).flatten()
+        self.has_sessions()
+            .then(|| sessions::named(fields))
+            .flatten()
     }
 
     /// That a request names another agent's session, in words.
@@ -191,7 +194,7 @@ impl Messaging {
     ) -> Option<String> {
         let (server, agent) = (self.server(), flow.client.agent);
         let sessions = &flow.guard.sessions;
-        let is_foreign = self.answers() && sessions.is_of_another(server, fields, agent);
+        let is_foreign = self.has_sessions() && sessions.is_of_another(server, fields, agent);
         is_foreign.then(|| format!("The session of {server} is another agent's."))
     }
 
@@ -217,9 +220,26 @@ impl Messaging {
         Content::Messages { api, elsewhere }
     }
 
-    /// Whether its answers are read: those of MCP are.
-    pub(crate) fn answers(&self) -> bool {
+    /// Whether it is spoken to over MCP, which has sessions.
+    fn has_sessions(&self) -> bool {
         self.0.api == ToolApi::Mcp
+    }
+
+    /// Who reads its answers: those of MCP are read, and those of agents.
+    pub(crate) fn answering(&self, asked: &Asked) -> Option<Answering> {
+        match self.0.api {
+            ToolApi::Mcp => Some(Answering::Tools),
+            ToolApi::A2a => {
+                let call = asked.seen().tool?;
+                let operation = a2a::Operation::of_method(call.name.as_deref()?)?;
+                let in_result = call.id.is_some();
+                Some(Answering::Agent(a2a::Answered {
+                    operation,
+                    in_result,
+                }))
+            }
+            _ => None,
+        }
     }
 
     /// Reads what is asked of it.

@@ -1,6 +1,7 @@
 //! Who reads what an answer says, and what it comes to.
 
 use agentguard_model::{LlmAnswer, ToolAnswer};
+use agentguard_protocol::api::a2a;
 use agentguard_protocol::content::Undecodable;
 use agentguard_protocol::eventstream;
 use agentguard_protocol::llm::{self, Endpoint, NotUnderstood};
@@ -14,6 +15,8 @@ pub(crate) enum Answering {
     Llm(Endpoint),
     /// A server of tools.
     Tools,
+    /// An agent.
+    Agent(a2a::Answered),
 }
 
 /// What an answer has said.
@@ -40,7 +43,7 @@ impl Answering {
                 not_understood: why,
                 ..LlmAnswer::default()
             }),
-            Self::Tools => Said::Tools(ToolAnswer {
+            Self::Tools | Self::Agent(_) => Said::Tools(ToolAnswer {
                 not_understood: why,
                 ..ToolAnswer::default()
             }),
@@ -52,6 +55,7 @@ impl Answering {
 pub(super) enum Says {
     Llm(Box<llm::AnswerReader>, Endpoint),
     Tools(Box<mcp::AnswerReader>),
+    Agent(Box<a2a::AnswerReader>),
 }
 
 impl Says {
@@ -64,6 +68,7 @@ impl Says {
                 Self::Llm(Box::new(reader), endpoint)
             }
             Answering::Tools => Self::Tools(Box::default()),
+            Answering::Agent(answered) => Self::Agent(Box::new(a2a::AnswerReader::new(answered))),
         }
     }
 
@@ -71,6 +76,7 @@ impl Says {
         match self {
             Self::Llm(reader, _) => reader.whole(bytes),
             Self::Tools(reader) => reader.whole(bytes),
+            Self::Agent(reader) => reader.whole(bytes),
         }
     }
 
@@ -78,6 +84,7 @@ impl Says {
         match self {
             Self::Llm(reader, _) => reader.data(bytes),
             Self::Tools(reader) => reader.data(bytes),
+            Self::Agent(reader) => reader.data(bytes),
         }
     }
 
@@ -92,14 +99,16 @@ impl Says {
         match self {
             Self::Llm(reader, _) => reader.event_ends(),
             Self::Tools(reader) => reader.event_ends(kind),
+            Self::Agent(reader) => reader.event_ends(),
         }
     }
 
-    /// A piece of a stream of lines. Servers of tools have none.
+    /// A piece of a stream of lines. Servers of tools, and agents, have none.
     pub(super) fn lines(&mut self, bytes: &[u8]) {
         match self {
             Self::Llm(reader, _) => reader.lines(bytes),
             Self::Tools(reader) => reader.whole(bytes),
+            Self::Agent(reader) => reader.whole(bytes),
         }
     }
 
@@ -108,7 +117,7 @@ impl Says {
         match self {
             Self::Llm(reader, _) if stream => reader.event_ends(),
             Self::Llm(reader, _) => reader.whole_ends(),
-            Self::Tools(_) => {}
+            Self::Tools(_) | Self::Agent(_) => {}
         }
     }
 
@@ -116,6 +125,7 @@ impl Says {
         match self {
             Self::Llm(reader, _) => reader.give_up(why.into()),
             Self::Tools(reader) => reader.give_up(why.into()),
+            Self::Agent(reader) => reader.give_up(&why),
         }
     }
 
@@ -130,7 +140,7 @@ impl Says {
     pub(super) fn asks(&self) -> Option<Vec<String>> {
         match self {
             Self::Llm(reader, _) => reader.asks().ok(),
-            Self::Tools(_) => None,
+            Self::Tools(_) | Self::Agent(_) => None,
         }
     }
 
@@ -138,6 +148,7 @@ impl Says {
         match self {
             Self::Llm(reader, _) => Said::Llm(reader.finish()),
             Self::Tools(reader) => Said::Tools(reader.finish()),
+            Self::Agent(reader) => Said::Tools(reader.finish()),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Requests to agents, in each binding, and their cards.
 
+mod answers;
+
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use futures_util::FutureExt as _;
 
 use super::http::read_response;
-use super::{Rules, by_name, codes, read_some, read_until, write};
+use super::{Rules, by_name, codes, read_all, read_some, read_until, write};
 
 const ALLOWED: (Verdict, ReasonCode) = (Verdict::Allow, ReasonCode::RuleAllow);
 

@@ -374,7 +374,7 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     directory.agent(AgentId(1), "tester".parse().unwrap());
     directory.agent(AgentId(2), "another".parse().unwrap());
     let decider = Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log);
-    decider.pinning(Arc::new(pinned::Seen))
+    decider.pinning(Arc::new(pinned::Seen::default()))
 }
 
 /// Changes of a policy that never come.

@@ -1,5 +1,7 @@
 //! Tools that are not what they were first seen as.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use agentguard_decision::{Compared, Pins};
 use agentguard_model::{
     ActionKind, ChangedPart, Decision, ReasonCode, Sight, ToolChange, ToolDefinition, Verdict,
@@ -9,18 +11,21 @@ use futures_util::FutureExt as _;
 use super::http::read_response;
 use super::{Rules, by_name, read_some, read_until, write};
 
-/// A tool with `evil` in its definition is not what it was, and one with `large` is not compared.
-#[derive(Debug)]
-pub(super) struct Seen;
+/// A tool with `evil` in its definition is not what it was, and one with `large` is not compared. The card is held from the
+/// first time on that it is not what it was.
+#[derive(Debug, Default)]
+pub(super) struct Seen(AtomicBool);
 
 impl Pins for Seen {
     fn is_held(&self, _: &str, tool: &str) -> bool {
-        tool == "read"
+        tool == "read" || tool == "agent_card" && self.0.load(Ordering::Relaxed)
     }
 
     fn compare(&self, _: &str, listed: Vec<ToolDefinition>) -> Compared {
         let sight = |tool: ToolDefinition| {
             if tool.text.contains("evil") {
+                self.0
+                    .fetch_or(tool.name == "agent_card", Ordering::Relaxed);
                 let change = ToolChange {
                     parts: vec![ChangedPart {
                         pointer: "/description".to_owned(),

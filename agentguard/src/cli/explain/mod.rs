@@ -5,6 +5,7 @@
 //! record.
 
 mod advice;
+mod answers;
 mod call;
 pub(super) mod changed;
 mod contents;
@@ -14,8 +15,7 @@ use std::path::Path;
 
 use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
-    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Tool,
-    ToolAnswer, Verdict,
+    Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Tool, Verdict,
 };
 use agentguard_policy::replay::Considerations;
 use agentguard_policy::table::Near;
@@ -463,37 +463,6 @@ fn policy(version: &str, in_force: Option<&str>) -> String {
     }
 }
 
-/// What a server of tools said.
-fn answers(tool: &ToolAnswer) -> String {
-    let mut words = String::new();
-    for result in &tool.results {
-        let id = result
-            .id
-            .as_deref()
-            .map_or_else(String::new, |id| format!(" to {id}"));
-        let what = match (result.error, result.is_error, result.incomplete) {
-            (Some(code), ..) => format!("error {code}"),
-            (None, true, _) => "a result that says that it failed".to_owned(),
-            (None, false, true) => "a result that asks for more".to_owned(),
-            (None, false, false) => "a result".to_owned(),
-        };
-        words.push_str(&format!(", {what}{id}"));
-    }
-    if !tool.asked.is_empty() {
-        words.push_str(&format!(", the server asks for {}", tool.asked.join(", ")));
-    }
-    if let Some(listed) = tool.listed {
-        words.push_str(&format!(", {listed} tools listed"));
-    }
-    if !tool.left_out.is_empty() {
-        words.push_str(&format!(", left out: {}", tool.left_out.join(", ")));
-    }
-    if let Some(why) = &tool.not_understood {
-        words.push_str(&format!(", not all of it could be read: {why}"));
-    }
-    words
-}
-
 fn became(outcome: &Outcome) -> String {
     let Bytes { sent, received } = outcome.bytes;
     let mut words = format!("{sent} bytes sent, {received} received");
@@ -505,7 +474,7 @@ fn became(outcome: &Outcome) -> String {
         words.push_str(&format!(", HTTP status {status}"));
     }
     if let Some(tool) = &outcome.tool {
-        words.push_str(&answers(tool));
+        words.push_str(&answers::answers(tool));
     }
     if let Some(error) = &outcome.error {
         words.push_str(&format!("; {error}"));

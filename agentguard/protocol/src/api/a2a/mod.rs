@@ -8,9 +8,11 @@
 //! of JSON-RPC's envelope that is none, and a member in the spelling that Protocol Buffers have beside that of JSON are not
 //! understood. In that spelling 0.3 has its HTTP+JSON, where it is known by what else is there.
 
+mod answer;
 mod card;
 mod refusal;
 mod route;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -25,12 +27,20 @@ use crate::json::{Reader, Value, same_name};
 use crate::jsonrpc::{self, Kind, Message};
 use crate::mcp::LIST;
 
+pub use answer::{AnswerReader, Answered};
 pub use card::{CardReader, MAX_CARD};
 pub use refusal::refused;
 pub use route::Route;
 
 /// The field of HTTP that says which version a request is of. Without it is 0.3 (1.0, section 3.6).
 pub const VERSION: &str = "a2a-version";
+
+/// The names that cards have among what is pinned of an agent's server ([`card_name`]).
+pub const CARDS: [&str; 3] = [
+    "agent_card",
+    "extended_agent_card",
+    "extended_agent_card_0.x",
+];
 
 /// The name that the card has among what is pinned of an agent's server which comes of this call. The one for those who may
 /// see more is another one for clients of 0.x, where its members are other ones.

@@ -1,5 +1,7 @@
 //! Calls of agents in each version and binding, and what is none.
 
+mod answers;
+
 use ::http::{HeaderMap, HeaderValue, Method, header};
 use agentguard_model::Tool;
 use proptest::prelude::*;
