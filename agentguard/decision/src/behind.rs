@@ -25,7 +25,7 @@ impl<R: Recorder> Decider<R> {
         let says = |target: &Target| self.rule(policy, client, target, seen);
         let here = says(target);
         let agent = self.agent(policy, client.agent);
-        let matters = agent.is_ok_and(|agent| policy.address_matters_later(agent));
+        let matters = agent.is_ok_and(|agent| policy.looks_at_addresses(agent));
         let (Some(host), None, true) = (&target.host, target.ip, matters) else {
             return (Cow::Borrowed(target), here);
         };

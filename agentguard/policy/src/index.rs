@@ -38,11 +38,6 @@ pub(crate) struct Index {
     address_denials: Vec<Position>,
     /// Whether an allowance opens addresses that are not public to a name.
     opens_addresses: bool,
-    /// Whether one of these or of those depends on more than where a connection goes, above all on the request, or
-    /// is on paper.
-    address_matters_later: bool,
-    /// Whether one of the rules changes what it allows, or has it kept.
-    obliges: bool,
     /// Whether one of the rules wants TLS terminated.
     inspects: bool,
 }
@@ -145,16 +140,12 @@ impl Index {
             };
             map.entry(net.network()).or_default().add(position, rule);
         }
-        let later = !rule.is_static() || !rule.info.in_force();
         if !rule.allows() && !rule.cidrs.is_empty() {
             self.address_denials.push(position);
-            self.address_matters_later |= later;
         }
         if rule.allows() && !rule.ranges.is_empty() {
             self.opens_addresses = true;
-            self.address_matters_later |= later;
         }
-        self.obliges |= rule.changes.is_some() || rule.captures;
         self.inspects |= rule.inspects();
     }
 
@@ -225,24 +216,9 @@ impl Index {
         &self.address_denials
     }
 
-    /// Whether an allowance opens addresses that are not public to a name.
-    pub(crate) const fn opens_addresses(&self) -> bool {
-        self.opens_addresses
-    }
-
-    /// Whether one of the rules changes what it allows, or has it kept.
-    pub(crate) const fn obliges(&self) -> bool {
-        self.obliges
-    }
-
     /// Whether what the rules say depends on the address behind a name.
     pub(crate) const fn looks_at_addresses(&self) -> bool {
         self.opens_addresses || !self.address_denials.is_empty()
-    }
-
-    /// Whether it does once it is known where a connection goes, above all with the request.
-    pub(crate) const fn address_matters_later(&self) -> bool {
-        self.address_matters_later
     }
 
     /// Whether one of the rules wants TLS terminated.

@@ -7,7 +7,6 @@ use agentguard_model::HostName;
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
-use crate::index::Index;
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::special;
@@ -57,17 +56,12 @@ impl Policy {
         agent.indexes.iter().any(|index| index.inspects())
     }
 
-    /// Whether the address behind a name matters to what the rules for an agent say once it is known where a
-    /// connection goes: one that denies an address, or opens one that is not public, depends on more than that,
-    /// above all on the request, or is on paper; or others stand above it; or what others change is not changed there.
+    /// Whether the address behind a name matters to what the rules for an agent say: one denies an address, or opens one
+    /// that is not public.
     #[must_use]
-    pub fn address_matters_later(&self, agent: &AgentPolicy) -> bool {
-        let any = |says: fn(&Index) -> bool| agent.indexes.iter().any(|index| says(index));
-        let looks = any(Index::looks_at_addresses);
-        let decides_later = agent.observes() || self.strategy().ranks();
-        any(Index::address_matters_later)
-            || looks && decides_later
-            || any(Index::opens_addresses) && any(Index::obliges)
+    pub fn looks_at_addresses(&self, agent: &AgentPolicy) -> bool {
+        let mut indexes = agent.indexes.iter();
+        indexes.any(|index| index.looks_at_addresses())
     }
 
     fn inspects_destination(

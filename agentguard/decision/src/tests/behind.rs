@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agentguard_model::{Mode, ReasonCode, Verdict};
-use agentguard_policy::{Document, compile};
+use agentguard_policy::{Document, RulingOutcome, Seen, compile};
 use http::{HeaderMap, HeaderValue};
+use proptest::prelude::*;
 
 use super::{Memory, asked, client, decider, last, target};
-use crate::{Decided, Decider, Policies};
+use crate::{Decided, Decider, Foreseen, Policies};
 
 fn of(rules: &str) -> Decider<Memory> {
     let strategy = match rules.contains("priority:") {
@@ -171,4 +172,98 @@ async fn what_differs_between_the_addresses_of_a_name_goes_to_none() {
     assert_eq!(decision.action.ip, Some("10.1.2.3".parse().unwrap()));
     let one = decided(&decider, "GET", "/", &["192.0.2.1", "192.0.2.2"]).await;
     assert!(one.allowed && !cookie(&one));
+}
+
+/// One of a few rules, which meet each other in what they are for.
+fn rule() -> impl Strategy<Value = String> {
+    let matched = prop::sample::select(vec![
+        "host: [a.example.com]",
+        "host: ['*.example.com']",
+        "cidr: [203.0.113.0/24]",
+        "cidr: [10.0.0.0/8]",
+        "cidr: [10.1.0.0/16], host: [a.example.com]",
+    ]);
+    let more = prop::sample::select(vec!["", ", path: [/x]", ", method: [GET]", ", port: [443]"]);
+    let does = prop::sample::select(vec![
+        "action: allow, handling: inspect",
+        "action: allow",
+        "action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect",
+        "action: modify, modify: {headers: {set: {x-a: b}}}, handling: inspect",
+        "action: deny",
+        "action: deny, mode: shadow",
+    ]);
+    let ranges = prop::sample::select(vec![
+        "",
+        ", resolved_ranges: [10.0.0.0/8]",
+        ", resolved_ranges: [10.1.0.0/16]",
+    ]);
+    (matched, more, does, ranges, 0..9_u8).prop_map(|(matched, more, does, ranges, rank)| {
+        let leads = !does.contains("deny") && matched.starts_with("host");
+        let ranges = if leads { ranges } else { "" };
+        format!("match: {{{matched}{more}}}, {does}{ranges}, priority: {rank}")
+    })
+}
+
+/// A policy of some of them, or none where they cannot be together.
+fn decider_of(strategy: &str, rules: &[String]) -> Option<Decider<Memory>> {
+    let ranked = strategy == "priority_first_match";
+    let rules = rules.iter().enumerate().map(|(n, rule)| {
+        let rule = match ranked {
+            true => rule.as_str(),
+            false => rule.rsplit_once(", priority").map_or("", |(rule, _)| rule),
+        };
+        format!("  - {{id: r{n}, {rule}}}\n")
+    });
+    let rules: String = rules.collect();
+    let text =
+        format!("version: 1\nstrategy: {strategy}\nagents: [{{name: coder}}]\nrules:\n{rules}");
+    let path = "policy.yaml".to_owned();
+    let policy = compile(&[Document { path, text }]).ok()?;
+    Some(Decider::new(
+        Arc::new(Policies::new(6, policy)),
+        Arc::clone(decider().directory()),
+        Arc::new(Memory::default()),
+    ))
+}
+
+proptest! {
+    /// What is decided on a request to a name that leads to one address is what the policy says of it there.
+    #[test]
+    fn what_holds_of_a_request_is_what_holds_at_its_address(
+        strategy in prop::sample::select(vec!["deny_overrides", "priority_first_match", "most_specific_wins"]),
+        rules in prop::collection::vec(rule(), 1..5),
+        method in prop::sample::select(vec!["GET", "POST"]),
+        path in prop::sample::select(vec!["/x", "/y"]),
+        ip in prop::sample::select(vec!["192.0.2.1", "203.0.113.1", "10.1.2.3", "10.2.3.4"]),
+    ) {
+        let Some(decider) = decider_of(strategy, &rules) else {
+            return Ok(());
+        };
+        let (named, asked) = (target("a.example.com", 443), asked(method, path));
+        let policy = decider.policies().current();
+        let there = named.at(ip.parse().unwrap());
+        if decider.foresee(&client(1), &there) == Foreseen::Deny {
+            // No connection is opened to it.
+            return Ok(());
+        }
+        let says = |target| {
+            let seen = Seen::Request(asked.seen());
+            decider.rule(&policy, &client(1), target, seen)
+        };
+        let (at_name, expected) = (says(&named), says(&there));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let decided = runtime.block_on(decider.request(&client(1), &named, &[ip.parse().unwrap()], &asked));
+        // What is not allowed to the name leads nowhere.
+        let expected = match at_name.outcome {
+            RulingOutcome::Allow(_) => expected,
+            _ => at_name,
+        };
+        let allows = matches!(expected.outcome, RulingOutcome::Allow(_));
+        prop_assert_eq!(decided.allowed, allows, "{:?}", rules);
+        let decision = last(&decider);
+        prop_assert_eq!(decision.verdict, expected.verdict, "{:?}", &rules);
+        prop_assert_eq!(&decision.matched, &expected.matched, "{:?}", &rules);
+        let changes = if allows { expected.changes } else { Vec::new() };
+        prop_assert_eq!(decided.changes.to_vec(), changes, "{:?}", rules);
+    }
 }

@@ -823,5 +823,5 @@ rules:
         message,
         "No rule allows coder to reach a.x.example:443 over TCP at 10.1.2.3, a private address: rule web does not list it in `resolved_ranges`."
     );
-    assert!(policy.address_matters_later(agent(&policy, "coder")));
+    assert!(policy.looks_at_addresses(agent(&policy, "coder")));
 }
