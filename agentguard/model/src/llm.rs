@@ -45,6 +45,8 @@ pub enum LlmOperation {
     Embeddings,
     /// The number of tokens that a call would have.
     CountTokens,
+    /// A session of speech and text in both directions at once, or a response in one.
+    Realtime,
 }
 
 /// A call of a language model, as it is asked for.

@@ -160,7 +160,9 @@ impl AnswerReader {
             | Endpoint::MessagesTokens
             | Endpoint::MessageBatches
             | Endpoint::PredictMessages { .. } => Form::Messages(Messages::default()),
-            Endpoint::Batches | Endpoint::Realtime => Form::Responses(Responses::default()),
+            Endpoint::Batches | Endpoint::Realtime | Endpoint::RealtimeBeside => {
+                Form::Responses(Responses::default())
+            }
             Endpoint::GenerateContent { .. }
             | Endpoint::ContentTokens
             | Endpoint::EmbedContent

@@ -147,8 +147,21 @@ fn calls_are_known_by_the_end_of_their_path() {
         (
             LlmApi::Openai,
             "/v1/realtime/client_secrets",
-            Some(Realtime),
+            Some(RealtimeBeside),
         ),
+        (LlmApi::Openai, "/openai/v1/realtime", Some(Realtime)),
+        (LlmApi::Openai, "/openai/realtime", Some(Realtime)),
+        (
+            LlmApi::Openai,
+            "/v1/realtime/translations",
+            Some(RealtimeBeside),
+        ),
+        (
+            LlmApi::Openai,
+            "/v1/realtime/transcription_sessions",
+            Some(RealtimeBeside),
+        ),
+        (LlmApi::Openai, "/v1/realtime/calls", Some(RealtimeBeside)),
         (
             LlmApi::Anthropic,
             "/v1/messages/batches",
@@ -590,7 +603,11 @@ fn the_calls_of_a_batch_are_one() {
     ] {
         assert_eq!(call(Endpoint::MessageBatches, &text), Err(why), "{text}");
     }
-    for unread in [Endpoint::Batches, Endpoint::Realtime] {
+    for unread in [
+        Endpoint::Batches,
+        Endpoint::Realtime,
+        Endpoint::RealtimeBeside,
+    ] {
         assert_eq!(call(unread, "{}"), Err(NotUnderstood::Form));
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn asked(llm: &Llm) -> String {
     }
     let writes = matches!(
         llm.operation,
-        LlmOperation::Chat | LlmOperation::TextCompletion
+        LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime
     );
     match llm.max_output_tokens {
         Some(tokens) => words.push_str(&format!(", of {tokens} tokens at the most")),
@@ -90,6 +90,7 @@ const fn operation(of: LlmOperation) -> &'static str {
         LlmOperation::TextCompletion => "a text to be carried on",
         LlmOperation::Embeddings => "vectors of texts",
         LlmOperation::CountTokens => "a count of tokens",
+        LlmOperation::Realtime => "a session in real time",
     }
 }
 
