@@ -138,6 +138,12 @@ impl Replies {
         Ok(())
     }
 
+    /// Whether this one is under way.
+    #[must_use]
+    pub fn is_under_way(&self, id: &str) -> bool {
+        self.open.iter().any(|(of, _)| of == id)
+    }
+
     /// What writing down has taken.
     pub fn transcribed(&mut self, usage: Option<Usage>) {
         self.told.usage = sum(self.told.usage, usage);

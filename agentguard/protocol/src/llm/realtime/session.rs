@@ -49,6 +49,10 @@ pub struct Session {
     /// How many updates the server has not answered. One that it does not take stays so: which event an error is
     /// about is its client's word.
     unanswered: u64,
+    /// How many of them an answer may come to yet.
+    due: u64,
+    /// Whether the server has said what it is when it begins.
+    begun: bool,
     /// Why nobody knows what it offers.
     unknown: Option<NotUnderstood>,
 }
@@ -67,6 +71,8 @@ impl Session {
             given: None,
             items: Vec::new(),
             unanswered: 0,
+            due: 0,
+            begun: false,
             unknown: None,
         }
     }
@@ -148,6 +154,7 @@ impl Session {
             self.named = given.model.clone().or(self.named.take());
         }
         self.unanswered = self.unanswered.saturating_add(1);
+        self.due = self.due.saturating_add(1);
         Ok(())
     }
 
@@ -163,6 +170,10 @@ impl Session {
 
     /// The server says what the session is: after an update, or when it begins.
     pub fn told(&mut self, told: Result<Given, NotUnderstood>, updated: bool) {
+        self.begun = true;
+        if updated {
+            self.due = self.due.saturating_sub(1);
+        }
         let told = match told {
             Ok(told) => told,
             Err(why) => return self.sent_unknown(why),
@@ -180,6 +191,29 @@ impl Session {
             self.given = None;
             self.model = self.model.take().or(self.named.take());
         }
+    }
+
+    /// The server says that something is wrong, which may be an update.
+    pub fn failed(&mut self) {
+        self.due = self.due.saturating_sub(1);
+    }
+
+    /// Whether the server is about to say what it is: since it has not begun, or was sent an update.
+    #[must_use]
+    pub const fn is_awaited(&self) -> bool {
+        !self.begun || self.due > 0
+    }
+
+    /// What the server has said that it offers.
+    #[must_use]
+    pub const fn known(&self) -> &Offer {
+        &self.known
+    }
+
+    /// Whether nobody knows what it offers.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        self.unknown.is_some()
     }
 
     /// Whether the server has answered all updates, so that what it said last is what is offered.

@@ -288,6 +288,7 @@ fn offer(tools: &[&str], limit: Option<u64>) -> Offer {
 fn what_a_session_offers_is_never_thought_to_be_less() {
     let mut session = Session::new(Some("gpt-realtime".to_owned()));
     assert_eq!(session.offers(), offer(&[], None));
+    assert!(session.is_awaited());
     session.told(Ok(given(Some(&["there"]), None)), false);
     let first = given(Some(&["look"]), Some(50));
     let call = session.call(&first).unwrap();
@@ -300,6 +301,7 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
     };
     assert_eq!(call, expected);
     session.sent_update(&first).unwrap();
+    assert!(session.is_awaited());
     // The server may not have taken it.
     assert_eq!(session.offers(), offer(&["there", "look"], None));
     let own = session.call(&given(None, Some(9))).unwrap();
@@ -309,6 +311,7 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
     assert!(session.is_settled());
     assert_eq!(session.offers(), offer(&["look"], Some(50)));
 
+    assert!(!session.is_awaited());
     // One that is not taken counts on.
     session
         .sent_update(&given(Some(&["shell"]), Some(60)))
@@ -316,8 +319,10 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
     session
         .sent_update(&given(Some(&["other"]), Some(7)))
         .unwrap();
+    session.failed();
+    assert!(session.is_awaited());
     session.told(Ok(given(Some(&["other"]), Some(7))), true);
-    assert!(!session.is_settled());
+    assert!(!session.is_awaited() && !session.is_settled());
     assert_eq!(session.offers(), offer(&["other", "shell"], Some(60)));
     assert!(offer(&["shell"], Some(50)).is_within(&session.offers()));
     assert!(!offer(&["shell"], None).is_within(&session.offers()));
