@@ -89,7 +89,13 @@ impl Calling {
     /// The model that the session of Realtime is for that it opens.
     fn session(&self, meaning: &request::Request) -> Result<Option<String>, NotUnderstood> {
         let query = meaning.query.as_deref().unwrap_or_default();
-        self.route.model(realtime::model_of(query)?)
+        let named = realtime::model_of(query)?;
+        let model = self.route.model(named.clone())?;
+        match named {
+            // A deployment may stand in the path, too.
+            Some(named) if model.as_ref() != Some(&named) => Err(NotUnderstood::Wrong("model")),
+            _ => Ok(model),
+        }
     }
 
     /// Whether its client may have another way than WebSocket: a session of Realtime has none.
