@@ -40,6 +40,11 @@ impl Checks {
     /// knows which.
     fn ask(&mut self, asks: Option<Vec<String>>) -> Option<Asking> {
         let news = match &asks {
+            // Of what is asked for after that nothing was known before.
+            Some(asks) if asks.is_empty() => {
+                self.known.clear();
+                false
+            }
             Some(asks) => *asks != self.known,
             None => !self.unread,
         };

@@ -92,12 +92,8 @@ impl Replies {
     fn take(&mut self, reply: Reply, model: Option<&str>) -> Result<(), NotUnderstood> {
         let Reply { id, progress, said } = reply;
         if !self.open.iter().any(|(of, _)| *of == id) {
-            if self.open.len() == MAX_OPEN
-                && let Some((_, first)) = self.open.pop_front()
-            {
-                self.add(first.finish());
-            }
             self.open.push_back((id.clone(), Answer::default()));
+            self.bound();
         }
         let Some(at) = self.open.iter().position(|(of, _)| *of == id) else {
             return Ok(());
@@ -136,6 +132,21 @@ impl Replies {
             self.add(answer.finish());
         }
         Ok(())
+    }
+
+    /// Of too many under way the first are over.
+    fn bound(&mut self) {
+        while self.open.len() > MAX_OPEN
+            && let Some((_, first)) = self.open.pop_front()
+        {
+            self.add(first.finish());
+        }
+    }
+
+    /// Takes those of another decision's that are under way: they go on as these do.
+    pub fn take_over(&mut self, other: &mut Self) {
+        self.open.append(&mut other.open);
+        self.bound();
     }
 
     /// Whether this one is under way.

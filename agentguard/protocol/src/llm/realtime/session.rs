@@ -143,13 +143,16 @@ impl Session {
     /// An update was sent.
     ///
     /// # Errors
-    /// As [`Self::offer`].
+    /// As [`Self::offer`], with all that may be in force. Then nobody knows what that is: [`Self::sent_unknown`].
     pub fn sent_update(&mut self, given: &Given) -> Result<(), NotUnderstood> {
-        let offer = self.offer(given)?;
-        match &mut self.given {
-            Some(before) => before.add(&offer),
-            None => self.given = Some(offer),
+        let mut offer = self.offer(given)?;
+        if let Some(before) = &self.given {
+            offer.add(before);
         }
+        if offer.tools.len() > MAX_OFFERED {
+            return Err(NotUnderstood::Offered);
+        }
+        self.given = Some(offer);
         if self.model.is_none() {
             self.named = given.model.clone().or(self.named.take());
         }
@@ -159,8 +162,17 @@ impl Session {
     }
 
     /// An item was sent that brings tools.
-    pub fn sent_item(&mut self, tools: &[String]) {
-        add(&mut self.items, tools);
+    ///
+    /// # Errors
+    /// There are more than [`MAX_OFFERED`] of such.
+    pub fn sent_item(&mut self, tools: &[String]) -> Result<(), NotUnderstood> {
+        let mut items = self.items.clone();
+        add(&mut items, tools);
+        if items.len() > MAX_OFFERED {
+            return Err(NotUnderstood::Offered);
+        }
+        self.items = items;
+        Ok(())
     }
 
     /// Something was sent that may have given it anything.

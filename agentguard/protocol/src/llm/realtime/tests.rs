@@ -331,12 +331,32 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
     assert_eq!(session.offers(), offer(&["other"], Some(7)));
 
     // What stands in the conversation stays.
-    session.sent_item(&names(&["read"]));
+    session.sent_item(&names(&["read"])).unwrap();
     let none = session.call(&given(Some(&[]), None)).unwrap();
     assert_eq!(none.tools, ["read"]);
 
     session.told(Err(NotUnderstood::Offered), true);
     assert_eq!(session.call(&Given::default()), Err(NotUnderstood::Offered));
+}
+
+#[test]
+fn what_is_known_of_a_session_has_an_end() {
+    let many = |from: usize| Given {
+        tools: (from..from + 600)
+            .map(|nth| format!("tool_{nth}"))
+            .collect(),
+        all: true,
+        ..Given::default()
+    };
+    let mut session = Session::new(None);
+    session.sent_update(&many(0)).unwrap();
+    assert_eq!(session.sent_update(&many(600)), Err(NotUnderstood::Offered));
+    assert_eq!(session.offers().tools.len(), 600);
+    session.sent_item(&many(0).tools).unwrap();
+    let items = session.sent_item(&many(600).tools);
+    assert_eq!(items, Err(NotUnderstood::Offered));
+    session.sent_unknown(NotUnderstood::Offered);
+    assert!(session.call(&Given::default()).is_err());
 }
 
 #[test]
@@ -472,6 +492,24 @@ fn responses_of_one_session_are_told_together() {
         assert_eq!(usage.cache_read_tokens, Some(4));
         assert_eq!(said.tool_calls.len(), 2);
     }
+}
+
+/// What began under one decision may end under the next.
+#[test]
+fn responses_go_on_where_they_belong_to_another_decision() {
+    let (mut before, mut after) = (Replies::default(), Replies::default());
+    let events = events("resp_1", 10);
+    for event in &events[..4] {
+        hear(&mut before, event);
+    }
+    after.take_over(&mut before);
+    assert!(after.is_under_way("resp_1") && !before.is_under_way("resp_1"));
+    for event in &events[4..] {
+        hear(&mut after, event);
+    }
+    assert_eq!(told(before), LlmAnswer::default());
+    let said = told(after);
+    assert_eq!((said.tool_calls.len(), said.usage.is_some()), (1, true));
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(super) struct Live<R: Recorder> {
     pub(super) asked: VecDeque<Requested<R>>,
     /// The model that writes down what is heard, and the decision on that.
     pub(super) transcriber: Option<(String, Party<R>)>,
+    /// Whether all that may be in force was decided.
+    decided: bool,
     /// Whether something has passed that the server may answer by itself.
     pub(super) spoken: bool,
     /// Whether the server has left the client without an answer for too long.
@@ -139,6 +141,7 @@ impl<R: Recorder> Live<R> {
             given: VecDeque::new(),
             asked: VecDeque::new(),
             transcriber: None,
+            decided: false,
             spoken: false,
             silent: false,
             model: None,
@@ -155,11 +158,24 @@ impl<R: Recorder> Live<R> {
     }
 
     /// Whether all that may be in force was decided: what updates give was when they were sent.
-    pub(super) fn is_decided(&self) -> bool {
+    pub(super) const fn is_decided(&self) -> bool {
+        self.decided
+    }
+
+    /// Sees whether it was, once something is said of that.
+    fn look(&mut self) {
         let known = self.session.known();
         let mut given = self.given.iter();
         let unknown = self.session.is_unknown();
-        given.any(|it| unknown || known.is_within(&it.offer))
+        self.decided = given.any(|it| unknown || known.is_within(&it.offer));
+    }
+
+    /// Something was sent, of which nobody knows what it gives where this is an error.
+    pub(super) fn notes(&mut self, sent: Result<(), NotUnderstood>) {
+        if let Err(why) = sent {
+            self.session.sent_unknown(why);
+        }
+        self.look();
     }
 
     /// What asks for nothing by itself goes to the session as it was decided. False: it was not.
@@ -176,22 +192,35 @@ impl<R: Recorder> Live<R> {
 
     /// A decision on what the session is given.
     pub(super) fn give(&mut self, allowed: Allowed<R>, offer: Offer, all: bool) {
-        if all {
-            self.retire(|_| false);
-        }
-        self.given.push_back(Given {
+        let mut given = Given {
             party: allowed.into(),
             offer,
-        });
+        };
+        if all {
+            for mut before in mem::take(&mut self.given) {
+                given.party.replies.take_over(&mut before.party.replies);
+                before.party.end(None);
+            }
+        }
+        self.given.push_back(given);
+        self.look();
     }
 
-    /// Ends the decisions that are not in force any more: all but those to be kept.
-    fn retire(&mut self, keeps: impl Fn(&Given<R>) -> bool) {
-        for given in mem::take(&mut self.given) {
-            match keeps(&given) {
-                true => self.given.push_back(given),
-                false => given.party.end(None),
+    /// Ends the decisions that are not in force any more, where the server has said what is.
+    fn retire(&mut self) {
+        if !self.session.is_settled() || self.session.is_unknown() || !self.decided {
+            return;
+        }
+        let known = self.session.known().clone();
+        let given = mem::take(&mut self.given).into_iter();
+        let (stand, over): (VecDeque<_>, VecDeque<_>) =
+            given.partition(|it| known.is_within(&it.offer));
+        self.given = stand;
+        for mut given in over {
+            if let Some(last) = self.given.back_mut() {
+                last.party.replies.take_over(&mut given.party.replies);
             }
+            given.party.end(None);
         }
     }
 
@@ -284,11 +313,8 @@ impl<R: Recorder> Live<R> {
                 let model = told.as_ref().ok().and_then(|told| told.model.clone());
                 self.model = model.or(self.model.take());
                 self.session.told(told, updated);
-                if self.session.is_settled() && self.is_decided() && !self.session.is_unknown() {
-                    let known = self.session.known().clone();
-                    let stands = |it: &Given<R>| known.is_within(&it.offer);
-                    self.retire(stands);
-                }
+                self.look();
+                self.retire();
                 self.whose = self.last();
             }
             Heard::Reply(reply) => self.reply(*reply),

@@ -87,7 +87,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
                 let fate = self.give(live, gift(false, text)).await?;
                 if matches!(fate, Fate::Goes) {
                     let mut live = guard(live);
-                    live.session.sent_item(&event.given.tools);
+                    let sent = live.session.sent_item(&event.given.tools);
+                    live.notes(sent);
                     live.spoken = true;
                 }
                 Ok(fate)
@@ -156,7 +157,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             let offer = live.session.offer(&given);
             (live.session.call(&given), offer)
         };
-        let unread = call.is_err();
+        let unread = call.as_ref().err().cloned();
         let (llm, user) = self.called(call);
         let allowed = match self.ask(llm, user, size, text, || false).await? {
             Ok(allowed) => allowed,
@@ -165,15 +166,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let mut live = guard(live);
         let offer = offer.unwrap_or_else(|_| live.session.offers());
         self.allowed(&mut live, allowed, offer, all);
-        let sent = match update {
-            true => live.session.sent_update(given),
-            false => Ok(()),
-        };
-        if let Err(why) = sent {
-            live.session.sent_unknown(why);
-        } else if unread {
-            live.session.sent_unknown(NotUnderstood::Message);
+        if update {
+            let sent = live.session.sent_update(given);
+            live.notes(sent);
         }
+        live.notes(unread.map_or(Ok(()), Err));
         Ok(Fate::Goes)
     }
 
@@ -200,7 +197,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
         };
         let mut live = guard(live);
-        live.session.sent_unknown(NotUnderstood::Message);
+        live.notes(Err(NotUnderstood::Message));
         live.spoken = true;
         let (offer, all) = (live.session.offers(), live.given.len() >= MOST);
         self.allowed(&mut live, allowed, offer, all);
@@ -311,10 +308,12 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// What is asked about the tools that the last event asks for. `unread`: it was too long.
     pub(super) fn asks(&self, live: &Live<R>, unread: bool) -> Option<Asks> {
         let asks = live.asks().filter(|_| !unread);
-        if asks.as_ref().is_some_and(Vec::is_empty) {
+        let none = asks.as_ref().is_some_and(Vec::is_empty);
+        let checks = live.checks();
+        if none && checks.is_none() {
             return None;
         }
-        let checks = live.checks().unwrap_or_else(|| {
+        let checks = checks.unwrap_or_else(|| {
             // A call of which nothing is known.
             let asked = self.handshake.turn(self.unread.clone(), 0);
             let checks = Checks::new(self.flow.clone(), Arc::new(asked));
