@@ -19,7 +19,7 @@ pub(crate) enum Entry {
         id: DecisionId,
         /// What became of it.
         #[serde(flatten)]
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// How many attempts a decision stands for by now. Totals, not increments: the highest holds.
     Aggregate(Count),

@@ -66,7 +66,7 @@ impl Answer {
 pub(crate) fn not_carried_out(id: DecisionId, why: &str) -> Entry {
     Entry::Outcome {
         id,
-        outcome: Outcome {
+        outcome: Box::new(Outcome {
             bytes: Bytes::default(),
             messages: None,
             duration_ms: 0,
@@ -74,7 +74,7 @@ pub(crate) fn not_carried_out(id: DecisionId, why: &str) -> Entry {
             llm: None,
             tool: None,
             error: Some(format!("not carried out: {why}")),
-        },
+        }),
     }
 }
 

@@ -191,7 +191,7 @@ impl<'a> Entries<'a> {
 pub(crate) fn merge(decision: &mut Decision, entry: &Entry) {
     match entry {
         Entry::Outcome { id, outcome } if *id == decision.id => {
-            decision.outcome = Some(outcome.clone());
+            decision.outcome = Some((**outcome).clone());
         }
         Entry::Aggregate(count) if count.id == decision.id => merge_count(decision, count),
         _ => {}

@@ -310,6 +310,7 @@ impl Recorder for Record {
     }
 
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
+        let outcome = Box::new(outcome);
         self.keep(Entry::Outcome { id, outcome });
     }
 

@@ -13,10 +13,6 @@ use crate::shared::Shared;
 
 /// What a walk comes across.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, and nearly all of them are entries"
-)]
 pub(crate) enum Met<'a> {
     /// An entry, and its payload for a checksum.
     Entry {

@@ -210,7 +210,10 @@ fn sessions_are_as_without_the_guard_and_recorded_token_for_token() {
         assert_eq!((asked.tools.join(","), asked.most), offered[1]);
         let said = decisions[1].outcome.as_ref().unwrap();
         let said = said.llm.as_ref().unwrap();
-        assert_eq!(said.usage.unwrap().cache_read_tokens, Some(3));
+        let usage = said.usage.unwrap();
+        assert_eq!(usage.cache_read_tokens, Some(3));
+        assert_eq!(usage.audio_input_tokens, Some(11));
+        assert_eq!(usage.audio_output_tokens, Some(2));
         assert_eq!(said.model.as_deref(), Some("gpt-realtime-2025-08-28"));
         assert_eq!(said.finish_reason.as_deref(), Some("completed"));
         // Numbers of tokens go up with each answer.

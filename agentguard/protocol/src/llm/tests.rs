@@ -100,6 +100,7 @@ fn usage(
         cache_write_tokens: write,
         output_tokens: Some(output),
         reasoning_tokens: reasoning,
+        ..Usage::default()
     })
 }
 
@@ -321,10 +322,16 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
 #[test]
 fn chat_completions() {
     let counted = json!({ "prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30,
-        "prompt_tokens_details": { "cached_tokens": 4 }, "completion_tokens_details": { "reasoning_tokens": 8 } });
+        "prompt_tokens_details": { "cached_tokens": 4, "audio_tokens": 3 },
+        "completion_tokens_details": { "reasoning_tokens": 8, "audio_tokens": 2 } });
+    let with_audio = |usage: Usage| Usage {
+        audio_input_tokens: Some(3),
+        audio_output_tokens: Some(2),
+        ..usage
+    };
     let told = LlmAnswer {
         model: Some("gpt-5-2026".to_owned()),
-        usage: usage(10, Some(4), None, 20, Some(8)),
+        usage: usage(10, Some(4), None, 20, Some(8)).map(with_audio),
         tool_calls: vec![
             asked("get_weather", Some("call_1"), r#"{"city":"Ulm"}"#),
             asked("now", Some("call_2"), "{}"),

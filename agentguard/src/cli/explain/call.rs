@@ -58,8 +58,12 @@ pub(super) fn answered(answer: &LlmAnswer) -> String {
         let read = [
             (usage.cache_read_tokens, "from a cache"),
             (usage.cache_write_tokens, "put into one"),
+            (usage.audio_input_tokens, "heard"),
         ];
-        let written = [(usage.reasoning_tokens, "of reasoning")];
+        let written = [
+            (usage.reasoning_tokens, "of reasoning"),
+            (usage.audio_output_tokens, "said aloud"),
+        ];
         let both = [
             of(usage.input_tokens, "read", &read),
             of(usage.output_tokens, "written", &written),

@@ -221,7 +221,9 @@ fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
         input_tokens: add(one.input_tokens, other.input_tokens),
         cache_read_tokens: add(one.cache_read_tokens, other.cache_read_tokens),
         cache_write_tokens: add(one.cache_write_tokens, other.cache_write_tokens),
+        audio_input_tokens: add(one.audio_input_tokens, other.audio_input_tokens),
         output_tokens: add(one.output_tokens, other.output_tokens),
         reasoning_tokens: add(one.reasoning_tokens, other.reasoning_tokens),
+        audio_output_tokens: add(one.audio_output_tokens, other.audio_output_tokens),
     })
 }

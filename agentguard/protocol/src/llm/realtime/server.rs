@@ -156,6 +156,12 @@ impl EventSink {
             [Key("input_token_details"), Key("cached_tokens")] => {
                 &mut usage.get_or_insert_default().cache_read_tokens
             }
+            [Key("input_token_details"), Key("audio_tokens")] => {
+                &mut usage.get_or_insert_default().audio_input_tokens
+            }
+            [Key("output_token_details"), Key("audio_tokens")] => {
+                &mut usage.get_or_insert_default().audio_output_tokens
+            }
             [Key("output_token_details"), Key("reasoning_tokens")] => {
                 &mut usage.get_or_insert_default().reasoning_tokens
             }

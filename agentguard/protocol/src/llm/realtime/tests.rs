@@ -460,7 +460,9 @@ fn tool_calls_and_tokens_of_a_response_are_told() {
         let usage = Usage {
             input_tokens: Some(10),
             cache_read_tokens: Some(2),
+            audio_input_tokens: Some(1),
             output_tokens: Some(5),
+            audio_output_tokens: Some(0),
             ..Usage::default()
         };
         assert_eq!(said.usage, done.then_some(usage));
@@ -490,6 +492,7 @@ fn responses_of_one_session_are_told_together() {
             (Some(30), Some(10))
         );
         assert_eq!(usage.cache_read_tokens, Some(4));
+        assert_eq!(usage.audio_input_tokens, Some(2));
         assert_eq!(said.tool_calls.len(), 2);
     }
 }
