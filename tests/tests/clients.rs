@@ -52,6 +52,8 @@ mod providers;
 mod python;
 #[path = "clients/raw.rs"]
 mod raw;
+#[path = "clients/realtime.rs"]
+mod realtime;
 #[path = "clients/requests.rs"]
 mod requests;
 #[path = "clients/resumed.rs"]

@@ -45,6 +45,8 @@ pub enum LlmOperation {
     Embeddings,
     /// The number of tokens that a call would have.
     CountTokens,
+    /// A session of speech and text in both directions at once, or a response in one.
+    Realtime,
 }
 
 /// A call of a language model, as it is asked for.
@@ -91,12 +93,18 @@ pub struct Usage {
     /// What of it was put into a cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write_tokens: Option<u64>,
+    /// What of it was heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_input_tokens: Option<u64>,
     /// All that it wrote, also what is not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u64>,
     /// What of it is reasoning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_tokens: Option<u64>,
+    /// What of it was said aloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_output_tokens: Option<u64>,
 }
 
 /// A tool call that a model asked for.

@@ -10,11 +10,12 @@ use crate::request::{Request, Unknown};
 use crate::steps::Steps;
 
 /// The operations, as documents write them.
-pub(crate) const OPERATIONS: [(&str, LlmOperation); 4] = [
+pub(crate) const OPERATIONS: [(&str, LlmOperation); 5] = [
     ("chat", LlmOperation::Chat),
     ("text_completion", LlmOperation::TextCompletion),
     ("embeddings", LlmOperation::Embeddings),
     ("count_tokens", LlmOperation::CountTokens),
+    ("realtime", LlmOperation::Realtime),
 ];
 
 /// An operation, as documents write it.
@@ -63,8 +64,14 @@ impl LlmMatch {
             return holds;
         }
         if request.opens_calls {
-            let known = |llm| self.provider(llm) && self.operation(llm);
-            return (allows || !self.needs_content()) && request.llm.is_some_and(known);
+            // The model is known where what opens the connection names it.
+            let known = |llm: &Llm| {
+                self.provider(llm)
+                    && self.operation(llm)
+                    && (llm.model.is_none() || self.model(llm, allows, steps))
+                    && (allows || !self.needs_content(llm.model.is_some()))
+            };
+            return request.llm.is_some_and(known);
         }
         request.llm.is_some_and(|llm| {
             self.provider(llm)
@@ -124,7 +131,7 @@ impl LlmMatch {
     /// Vectors and numbers of tokens have no length to ask for.
     pub(crate) fn max_output(&self, llm: &Llm) -> bool {
         let writes = match llm.operation {
-            LlmOperation::Chat | LlmOperation::TextCompletion => true,
+            LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime => true,
             LlmOperation::Embeddings | LlmOperation::CountTokens => false,
         };
         // Of a call that could not be read no limit is known either.
@@ -132,9 +139,9 @@ impl LlmMatch {
             .is_none_or(|over| writes && llm.max_output_tokens.is_none_or(|tokens| tokens > over))
     }
 
-    /// Whether it has conditions on what a call says itself.
-    fn needs_content(&self) -> bool {
-        !self.models.is_empty()
+    /// Whether it has conditions on what a call says itself. `model`: that is known before.
+    fn needs_content(&self, model: bool) -> bool {
+        !model && !self.models.is_empty()
             || !self.tools.is_empty()
             || !self.tool_calls.is_empty()
             || self.max_output_over.is_some()

@@ -85,6 +85,21 @@ struct TurnError<'a> {
     error: OpenaiFault<'a>,
 }
 
+/// An error in a session of Realtime (`OpenAI`'s reference, "Server events").
+#[derive(Serialize)]
+struct SessionError<'a> {
+    r#type: &'static str,
+    event_id: String,
+    error: SessionFault<'a>,
+}
+
+#[derive(Serialize)]
+struct SessionFault<'a> {
+    #[serde(flatten)]
+    fault: OpenaiFault<'a>,
+    event_id: Option<&'a str>,
+}
+
 /// An error as clients of `OpenAI`'s API read it (openai-python 2, `_make_status_error`).
 #[derive(Serialize)]
 struct OpenaiError<'a> {
@@ -236,6 +251,23 @@ impl Refusal<'_> {
             r#type: "error",
             status: self.status.as_u16(),
             error: self.openai_fault(&message),
+        };
+        // Plain strings and numbers always serialise.
+        serde_json::to_vec(&event).unwrap_or_default()
+    }
+
+    /// The refusal in a session of `OpenAI`'s Realtime, of the client's event with this id.
+    #[must_use]
+    pub fn session_event(&self, event: Option<&str>) -> Vec<u8> {
+        let message = self.message();
+        let id = self.decision.map(|id| id.to_string()).unwrap_or_default();
+        let event = SessionError {
+            r#type: "error",
+            event_id: format!("event_{id}"),
+            error: SessionFault {
+                fault: self.openai_fault(&message),
+                event_id: event,
+            },
         };
         // Plain strings and numbers always serialise.
         serde_json::to_vec(&event).unwrap_or_default()
@@ -508,6 +540,12 @@ mod tests {
             r#"{{"type":"error","status":403,"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
         );
         assert_eq!(refusal.turn_event(), event.as_bytes());
+        let fault = format!(
+            r#""error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny","event_id":"event_7"}}"#
+        );
+        let id = refusal.decision.unwrap();
+        let event = format!(r#"{{"type":"error","event_id":"event_{id}",{fault}}}"#);
+        assert_eq!(refusal.session_event(Some("event_7")), event.as_bytes());
     }
 
     #[test]

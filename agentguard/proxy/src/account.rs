@@ -108,6 +108,11 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// Whether what passes is kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.keeping.get().is_some()
+    }
+
     /// Notes what passes, where it is kept.
     pub(crate) fn passes(&self, note: impl FnOnce(&mut Keeping)) {
         if let Some(keeping) = self.keeping.get() {

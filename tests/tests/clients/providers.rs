@@ -63,6 +63,7 @@ fn row(decision: &Decision) -> Option<String> {
         LlmOperation::TextCompletion => "text",
         LlmOperation::Embeddings => "embeddings",
         LlmOperation::CountTokens => "count",
+        LlmOperation::Realtime => "realtime",
     };
     let model = llm.model.as_deref().unwrap_or("-");
     let form = if llm.stream { "stream" } else { "whole" };

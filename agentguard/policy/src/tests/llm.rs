@@ -365,6 +365,65 @@ fn a_connection_for_calls_is_opened_where_one_may_be_allowed() {
     }
 }
 
+/// Of a session in real time the model is known when it is opened, and what it is given is not.
+#[test]
+fn a_connection_for_calls_of_one_model_is_opened_where_that_may_be_called() {
+    let name = host("api.openai.com");
+    let opening = Llm {
+        operation: LlmOperation::Realtime,
+        max_output_tokens: None,
+        ..chat("gpt-realtime", &[])
+    };
+    let allowed = "{id: a, action: allow, match: {host: [api.openai.com]}}\n  - ";
+    for (says, expected) in [
+        (
+            "{id: a, action: allow, match: {host: [api.openai.com], llm: {model: [gpt-realtime*], tools: [look]}}}",
+            ReasonCode::RuleAllow,
+        ),
+        (
+            "{id: a, action: allow, match: {host: [api.openai.com], llm: {model: [gpt-5*]}}}",
+            ReasonCode::NoRule,
+        ),
+        (
+            "{id: a, action: allow, match: {host: [api.openai.com], llm: {operation: [chat]}}}",
+            ReasonCode::NoRule,
+        ),
+        (
+            &format!("{allowed}{{id: d, action: deny, match: {{llm: {{model: [GPT-Realtime]}}}}}}"),
+            ReasonCode::RuleDeny,
+        ),
+        (
+            &format!("{allowed}{{id: d, action: deny, match: {{llm: {{operation: [realtime]}}}}}}"),
+            ReasonCode::RuleDeny,
+        ),
+        (
+            &format!("{allowed}{{id: d, action: deny, match: {{llm: {{model: [gpt-5]}}}}}}"),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            &format!(
+                "{allowed}{{id: d, action: deny, match: {{llm: {{model: [gpt-realtime], tools: [shell]}}}}}}"
+            ),
+            ReasonCode::RuleAllow,
+        ),
+        (
+            &format!("{allowed}{{id: d, action: deny, match: {{llm: {{max_output_over: 10}}}}}}"),
+            ReasonCode::RuleAllow,
+        ),
+    ] {
+        let policy = rules(&format!("  - {says}"));
+        let mut facts = facts(&name, Some(&opening));
+        facts.request = Seen::Request(Request {
+            llm: Some(&opening),
+            opens_calls: true,
+            websocket: true,
+            ..Request::new("GET", "/v1/realtime")
+        });
+        let ruling = policy.decide(agent(&policy, "coder"), &facts);
+        assert_eq!(ruling.reason.code, expected, "{says}");
+    }
+}
+
 #[test]
 fn what_no_request_was_seen_of_may_be_a_call() {
     let policy = rules(
@@ -429,7 +488,7 @@ fn what_is_wrong_with_calls_and_providers_is_told() {
         ),
         (
             "rules: [{id: a, action: deny, match: {llm: {operation: [\"*\"]}}}]",
-            "hint: one of chat, text_completion, embeddings, count_tokens",
+            "hint: one of chat, text_completion, embeddings, count_tokens, realtime",
         ),
         (
             "rules: [{id: a, action: deny, match: {llm: {modell: [x]}}}]",

@@ -32,6 +32,13 @@ impl Beginning {
         self.bytes.extend_from_slice(kept);
     }
 
+    /// Takes what another one has: no more than that kept comes behind.
+    pub fn add(&mut self, other: &Self) {
+        self.push(&other.bytes);
+        let left_out = other.size.saturating_sub(other.bytes.len() as u64);
+        self.size = self.size.saturating_add(left_out);
+    }
+
     /// What is kept of it: without its codings, as far as these can be taken off. None where nothing came.
     #[must_use]
     pub fn kept(&self) -> Option<Content> {

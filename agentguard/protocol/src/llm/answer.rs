@@ -68,7 +68,7 @@ impl Default for Start {
 #[derive(Debug)]
 pub(super) enum Form {
     Chat(Chat),
-    Responses(Responses),
+    Responses(Box<Responses>),
     Messages(Messages),
     Gemini(Gemini),
     Ollama(Ollama),
@@ -91,7 +91,7 @@ impl Form {
     pub(super) fn documents(&mut self) -> &mut dyn Documents {
         match self {
             Self::Chat(chat) => chat,
-            Self::Responses(responses) => responses,
+            Self::Responses(responses) => &mut **responses,
             Self::Messages(messages) => messages,
             Self::Gemini(gemini) => gemini,
             Self::Ollama(ollama) => ollama,
@@ -153,14 +153,14 @@ impl AnswerReader {
             Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Embeddings => {
                 Form::Chat(Chat::default())
             }
-            Endpoint::Responses | Endpoint::ResponsesTokens => {
-                Form::Responses(Responses::default())
-            }
+            Endpoint::Responses | Endpoint::ResponsesTokens => Form::Responses(Box::default()),
             Endpoint::Messages
             | Endpoint::MessagesTokens
             | Endpoint::MessageBatches
             | Endpoint::PredictMessages { .. } => Form::Messages(Messages::default()),
-            Endpoint::Batches | Endpoint::Realtime => Form::Responses(Responses::default()),
+            Endpoint::Batches | Endpoint::Realtime | Endpoint::RealtimeBeside => {
+                Form::Responses(Box::default())
+            }
             Endpoint::GenerateContent { .. }
             | Endpoint::ContentTokens
             | Endpoint::EmbedContent

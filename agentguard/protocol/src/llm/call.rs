@@ -525,7 +525,7 @@ impl CallSink {
             [Part::Key("input"), Part::Item(_), rest @ ..]
                 if matches!(
                     self.endpoint,
-                    Endpoint::Responses | Endpoint::ResponsesTokens
+                    Endpoint::Responses | Endpoint::ResponsesTokens | Endpoint::Realtime
                 ) =>
             {
                 self.input(rest, event);

@@ -202,8 +202,14 @@ impl Chat {
                     [Key("prompt_tokens_details"), Key("cached_tokens")] => {
                         &mut self.answer.usage().cache_read_tokens
                     }
+                    [Key("prompt_tokens_details"), Key("audio_tokens")] => {
+                        &mut self.answer.usage().audio_input_tokens
+                    }
                     [Key("completion_tokens_details"), Key("reasoning_tokens")] => {
                         &mut self.answer.usage().reasoning_tokens
+                    }
+                    [Key("completion_tokens_details"), Key("audio_tokens")] => {
+                        &mut self.answer.usage().audio_output_tokens
                     }
                     _ => return,
                 };

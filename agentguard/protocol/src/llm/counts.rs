@@ -43,7 +43,7 @@ impl Counts {
             output_tokens: output,
             cache_read_tokens: cache_read,
             cache_write_tokens: cache_write,
-            reasoning_tokens: None,
+            ..Usage::default()
         })
     }
 }

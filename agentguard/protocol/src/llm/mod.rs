@@ -3,7 +3,8 @@
 //! - [`Route`] knows a call by its path, in the form of the provider that a host belongs to: its [`Endpoint`], and
 //!   the model where the path names it.
 //! - [`CallReader`] reads what a request asks for; [`AnswerReader`] what is answered, whole or event by event.
-//! - [`TurnReader`] reads what a message on a WebSocket asks for, where each is a call of its own.
+//! - [`TurnReader`] reads what a message on a WebSocket asks for, where each is a call of its own; [`realtime`] what
+//!   is said on one that is a session.
 //!
 //! Both read as it comes and keep only what they tell of. Names of members are those of the providers' API
 //! references; a name that differs in case alone is not understood, since some servers take it for the same.
@@ -23,6 +24,7 @@ mod invoke;
 mod names;
 mod ollama;
 mod paths;
+pub mod realtime;
 mod responses;
 #[cfg(test)]
 mod tests;
@@ -96,10 +98,14 @@ pub enum NotUnderstood {
     #[error("a tool call of it has two names")]
     Names,
     /// A message that is neither a call nor about one.
-    #[error(
-        "a message on a WebSocket of Responses is of no type that is known, or has what its type has not"
-    )]
+    #[error("a message on the WebSocket is of no type that is known, or has what its type has not")]
     Message,
+    /// A session of Realtime that is for something else: transcription.
+    #[error("a session of this type is not read")]
+    Session,
+    /// A session of Realtime that is opened in a way of which nobody knows what it asks for.
+    #[error("a parameter of its target is not known, or is no text")]
+    Parameter,
     /// [`MAX_PENDING`].
     #[error("one event of it has more than {MAX_PENDING} bytes of a tool call's arguments")]
     Pending,
@@ -126,8 +132,10 @@ pub enum Endpoint {
     MessageBatches,
     /// `OpenAI`'s batches: the calls stand in a file that was sent before, and are not read.
     Batches,
-    /// `OpenAI`'s Realtime, and what prepares a session of it. It is not read.
+    /// `OpenAI`'s Realtime: it is read over WebSocket, see [`realtime`], and not otherwise.
     Realtime,
+    /// What prepares a session of it, and sessions of other kinds. They are not read.
+    RealtimeBeside,
     /// Gemini's, in the Gemini API and in Vertex AI.
     GenerateContent {
         /// Whether it is the one that streams.
@@ -234,9 +242,8 @@ impl Endpoint {
             }
             (LlmApi::Openai, "responses", "input_tokens") => Some(Self::ResponsesTokens),
             (LlmApi::Openai, _, "batches") => Some(Self::Batches),
-            (LlmApi::Openai, _, "realtime") | (LlmApi::Openai, "realtime", _) => {
-                Some(Self::Realtime)
-            }
+            (LlmApi::Openai, _, "realtime") => Some(Self::Realtime),
+            (LlmApi::Openai, "realtime", _) => Some(Self::RealtimeBeside),
             (LlmApi::Anthropic, "messages", "batches") => Some(Self::MessageBatches),
             (LlmApi::Anthropic, _, "messages") => Some(Self::Messages),
             (LlmApi::Anthropic, "messages", "count_tokens") => Some(Self::MessagesTokens),
@@ -253,7 +260,6 @@ impl Endpoint {
             | Self::Messages
             | Self::MessageBatches
             | Self::Batches
-            | Self::Realtime
             | Self::GenerateContent { .. }
             | Self::Interactions
             | Self::PredictMessages { .. }
@@ -261,6 +267,7 @@ impl Endpoint {
             | Self::OllamaChat
             | Self::Converse { .. }
             | Self::CohereChat => LlmOperation::Chat,
+            Self::Realtime | Self::RealtimeBeside => LlmOperation::Realtime,
             Self::Completions | Self::OllamaGenerate | Self::CohereGenerate => {
                 LlmOperation::TextCompletion
             }
@@ -288,7 +295,8 @@ impl Endpoint {
             | Self::Responses
             | Self::ResponsesTokens
             | Self::Batches
-            | Self::Realtime => LlmApi::Openai,
+            | Self::Realtime
+            | Self::RealtimeBeside => LlmApi::Openai,
             Self::Messages | Self::MessagesTokens | Self::MessageBatches => LlmApi::Anthropic,
             Self::GenerateContent { .. }
             | Self::ContentTokens
@@ -332,6 +340,7 @@ impl Endpoint {
                 | Self::Predict { .. }
                 | Self::Batches
                 | Self::Realtime
+                | Self::RealtimeBeside
                 | Self::Invoke {
                     form: InvokeForm::Other,
                     ..

@@ -35,13 +35,13 @@ struct Document {
 
 /// An item of the output.
 #[derive(Debug, Default)]
-struct Item {
-    kind: Option<String>,
-    name: Option<String>,
-    call_id: Option<String>,
-    id: Option<String>,
-    any: bool,
-    arguments: Sha256,
+pub(super) struct Item {
+    pub(super) kind: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) call_id: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) any: bool,
+    pub(super) arguments: Sha256,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ enum Field {
 
 impl Item {
     /// The tool call that it is, if it is one. `whole`: with all its arguments.
-    fn asked(self, whole: bool) -> Option<AskedTool> {
+    pub(super) fn asked(self, whole: bool) -> Option<AskedTool> {
         let kind = self.kind?;
         let own = kind.strip_suffix("_call")?;
         let told = matches!(own, "function" | "custom_tool" | "mcp");

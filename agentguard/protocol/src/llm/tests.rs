@@ -100,6 +100,7 @@ fn usage(
         cache_write_tokens: write,
         output_tokens: Some(output),
         reasoning_tokens: reasoning,
+        ..Usage::default()
     })
 }
 
@@ -147,8 +148,21 @@ fn calls_are_known_by_the_end_of_their_path() {
         (
             LlmApi::Openai,
             "/v1/realtime/client_secrets",
-            Some(Realtime),
+            Some(RealtimeBeside),
         ),
+        (LlmApi::Openai, "/openai/v1/realtime", Some(Realtime)),
+        (LlmApi::Openai, "/openai/realtime", Some(Realtime)),
+        (
+            LlmApi::Openai,
+            "/v1/realtime/translations",
+            Some(RealtimeBeside),
+        ),
+        (
+            LlmApi::Openai,
+            "/v1/realtime/transcription_sessions",
+            Some(RealtimeBeside),
+        ),
+        (LlmApi::Openai, "/v1/realtime/calls", Some(RealtimeBeside)),
         (
             LlmApi::Anthropic,
             "/v1/messages/batches",
@@ -308,10 +322,16 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
 #[test]
 fn chat_completions() {
     let counted = json!({ "prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30,
-        "prompt_tokens_details": { "cached_tokens": 4 }, "completion_tokens_details": { "reasoning_tokens": 8 } });
+        "prompt_tokens_details": { "cached_tokens": 4, "audio_tokens": 3 },
+        "completion_tokens_details": { "reasoning_tokens": 8, "audio_tokens": 2 } });
+    let with_audio = |usage: Usage| Usage {
+        audio_input_tokens: Some(3),
+        audio_output_tokens: Some(2),
+        ..usage
+    };
     let told = LlmAnswer {
         model: Some("gpt-5-2026".to_owned()),
-        usage: usage(10, Some(4), None, 20, Some(8)),
+        usage: usage(10, Some(4), None, 20, Some(8)).map(with_audio),
         tool_calls: vec![
             asked("get_weather", Some("call_1"), r#"{"city":"Ulm"}"#),
             asked("now", Some("call_2"), "{}"),
@@ -590,7 +610,11 @@ fn the_calls_of_a_batch_are_one() {
     ] {
         assert_eq!(call(Endpoint::MessageBatches, &text), Err(why), "{text}");
     }
-    for unread in [Endpoint::Batches, Endpoint::Realtime] {
+    for unread in [
+        Endpoint::Batches,
+        Endpoint::Realtime,
+        Endpoint::RealtimeBeside,
+    ] {
         assert_eq!(call(unread, "{}"), Err(NotUnderstood::Form));
     }
 }

@@ -69,6 +69,13 @@ impl Tools {
         Ok(())
     }
 
+    /// The digest of all its arguments, where it is known to be one.
+    pub(super) fn argued(&mut self, slot: Slot, digest: String) {
+        if let Some(tool) = self.slots.get_mut(&slot) {
+            tool.digest = Some(digest);
+        }
+    }
+
     /// Its arguments are whole.
     pub(super) fn whole(&mut self, slot: Slot) {
         if let Some(tool) = self.slots.get_mut(&slot) {

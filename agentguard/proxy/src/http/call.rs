@@ -2,7 +2,7 @@
 
 use agentguard_decision::Recorder;
 use agentguard_model::{Llm, LlmApi, Provider};
-use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Route};
+use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Route, realtime};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
 use tokio::time::timeout;
@@ -75,8 +75,32 @@ impl Calling {
 
     /// What is known of the calls on the connection that it opens, if it opens one for calls that are read.
     pub(crate) fn opens(&self, meaning: &request::Request) -> Option<Llm> {
-        let read = meaning.websocket.is_some() && self.endpoint() == Endpoint::Responses;
-        read.then(|| self.unread())
+        meaning.websocket.as_ref()?;
+        match self.endpoint() {
+            Endpoint::Responses => Some(self.unread()),
+            Endpoint::Realtime => Some(Llm {
+                model: self.session(meaning).ok()?,
+                ..self.unread()
+            }),
+            _ => None,
+        }
+    }
+
+    /// The model that the session of Realtime is for that it opens.
+    fn session(&self, meaning: &request::Request) -> Result<Option<String>, NotUnderstood> {
+        let query = meaning.query.as_deref().unwrap_or_default();
+        let named = realtime::model_of(query)?;
+        let model = self.route.model(named.clone())?;
+        match named {
+            // A deployment may stand in the path, too.
+            Some(named) if model.as_ref() != Some(&named) => Err(NotUnderstood::Wrong("model")),
+            _ => Ok(model),
+        }
+    }
+
+    /// Whether its client may have another way than WebSocket: a session of Realtime has none.
+    pub(crate) fn goes_without(&self) -> bool {
+        self.endpoint() != Endpoint::Realtime
     }
 
     /// Of which nothing but where it goes is known: the model too, where nothing of a form is read and the path
@@ -118,8 +142,14 @@ impl Calling {
         body: Received,
     ) -> Result<Read, Unread> {
         if meaning.websocket.is_some() {
+            let why = match self.endpoint() {
+                Endpoint::Realtime => self.session(meaning).err().map(|why| why.to_string()),
+                _ => None,
+            };
+            let why =
+                why.unwrap_or_else(|| "calls of this kind over WebSocket are not read".into());
             return Ok(Read {
-                llm: self.not_understood("calls of this kind over WebSocket are not read"),
+                llm: self.not_understood(why),
                 size: 0,
                 user: None,
                 body,

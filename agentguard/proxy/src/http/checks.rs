@@ -81,6 +81,11 @@ impl Checks {
         if asks == self.known {
             return;
         }
+        if asks.is_empty() {
+            // Of what is asked for after that nothing was known before.
+            self.known.clear();
+            return;
+        }
         if self.cutter.is_none() {
             self.next.push_back(Some(asks.clone()));
         } else {

@@ -33,6 +33,7 @@ use crate::connection::Flow;
 use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
+use crate::http::call::Calling;
 use crate::http::checks::Checks;
 use crate::http::gated::{PendingAnswer, Signals};
 use crate::http::growth::{Growth, Judge as _};
@@ -194,7 +195,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
             None => self.decide(&meaning, &asked, growth.as_mut()).await,
         };
-        if status == StatusCode::FORBIDDEN && calling.is_some() && meaning.websocket.is_some() {
+        let elsewhere = calling.as_ref().is_some_and(Calling::goes_without);
+        if status == StatusCode::FORBIDDEN && elsewhere && meaning.websocket.is_some() {
             // What makes a client of Responses go on over HTTPS, where it says why it is refused.
             status = StatusCode::UPGRADE_REQUIRED;
         }

@@ -18,6 +18,8 @@ mod http2;
 mod inspect;
 mod interims;
 mod kept;
+mod live;
+mod live_said;
 mod messages;
 mod pinned;
 mod pool;
@@ -100,6 +102,11 @@ enum Rules {
     CallsCut,
     /// The same, where calls are allowed in requests alone.
     CallsByPost,
+    /// The name is a provider's; calls of `small` are allowed, but with the tool `shell`, and of no length. `scribe` may
+    /// write down what is heard.
+    Live,
+    /// The name is a provider's, and all contents are kept.
+    LiveKept,
     /// The name is Google's, and all calls are allowed but those of a model.
     CallsByPath,
     /// The name is a provider's with servers of tools, and calls of each are allowed with other contents.
@@ -389,6 +396,8 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsAsked
         | Rules::CallsCut
         | Rules::CallsByPost
+        | Rules::Live
+        | Rules::LiveKept
         | Rules::Edited
         | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
         Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
@@ -474,6 +483,20 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] }, obligations: { capture_body: true } }, \
               { id: calls, action: modify, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], llm: {} }, modify: { redact: [/user] } }]"
+        }
+        Rules::Live => {
+            "[{ id: small, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: { operation: [realtime], model: [small] } } }, \
+              { id: scribe, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: { model: [scribe] } } }, \
+              { id: shell, action: deny, reason: No shell., \
+                match: { host: [api.example], llm: { model: [small], tools: [shell] } } }, \
+              { id: long, action: deny, reason: Too long., \
+                match: { host: [api.example], llm: { model: [small], max_output_over: 100 } } }]"
+        }
+        Rules::LiveKept => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: {} }, obligations: { capture_body: true } }]"
         }
         Rules::CallsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

@@ -16,7 +16,7 @@ pub(super) fn asked(llm: &Llm) -> String {
     }
     let writes = matches!(
         llm.operation,
-        LlmOperation::Chat | LlmOperation::TextCompletion
+        LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime
     );
     match llm.max_output_tokens {
         Some(tokens) => words.push_str(&format!(", of {tokens} tokens at the most")),
@@ -58,8 +58,12 @@ pub(super) fn answered(answer: &LlmAnswer) -> String {
         let read = [
             (usage.cache_read_tokens, "from a cache"),
             (usage.cache_write_tokens, "put into one"),
+            (usage.audio_input_tokens, "heard"),
         ];
-        let written = [(usage.reasoning_tokens, "of reasoning")];
+        let written = [
+            (usage.reasoning_tokens, "of reasoning"),
+            (usage.audio_output_tokens, "said aloud"),
+        ];
         let both = [
             of(usage.input_tokens, "read", &read),
             of(usage.output_tokens, "written", &written),
@@ -94,6 +98,7 @@ const fn operation(of: LlmOperation) -> &'static str {
         LlmOperation::TextCompletion => "a text to be carried on",
         LlmOperation::Embeddings => "vectors of texts",
         LlmOperation::CountTokens => "a count of tokens",
+        LlmOperation::Realtime => "a session in real time",
     }
 }
 

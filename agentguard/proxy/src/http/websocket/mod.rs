@@ -7,7 +7,7 @@
 //! payload: there the client sees a reset.
 //!
 //! [`hold`] is where a client's message can be decided on before it leaves. [`turns`] reads connections on which
-//! each message is a call of a language model.
+//! messages are calls of a language model.
 
 mod hold;
 mod lane;
@@ -194,7 +194,7 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
         }
     }
     if let Some(turns) = turns {
-        turns.end("the connection was over before the answer was");
+        turns.close();
     }
     drop(upstream);
 }
@@ -248,8 +248,8 @@ async fn explain<R: Recorder, P: Port>(
     };
     let error = relay::revoked(&denied);
     let mut client = Vec::new();
-    if turns.is_some_and(|turns| turns.end(&error)) {
-        client = turns::refusal(&denied);
+    if let Some(turns) = turns.filter(|turns| turns.end(&error)) {
+        client = turns.refusal(&denied, None);
     }
     client.extend(told(code, &denied.reason.message, denied.id));
     account.fail(error);

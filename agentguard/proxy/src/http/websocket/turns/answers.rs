@@ -79,6 +79,7 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
         if ends == Ends::Message {
             self.in_message = false;
             self.turns.heard();
+            self.turns.settle().await?;
         }
         Ok(!self.holds)
     }

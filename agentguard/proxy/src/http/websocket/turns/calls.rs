@@ -4,7 +4,8 @@ use std::future::pending;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{ActionKind, Llm, ReasonCode};
-use agentguard_protocol::llm::{Turn, TurnReader};
+use agentguard_protocol::llm::realtime::ClientReader;
+use agentguard_protocol::llm::{NotUnderstood, Turn, TurnReader};
 use agentguard_protocol::websocket::{Ends, Head, Opcode, masked_text_frame};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep_until};
@@ -36,8 +37,24 @@ enum Message {
     Dropped,
 }
 
+/// Reads what the message says.
+enum Reader {
+    Turn(TurnReader),
+    /// In a session.
+    Event(ClientReader),
+}
+
+impl Reader {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
+        match self {
+            Self::Turn(reader) => reader.push(bytes),
+            Self::Event(reader) => reader.push(bytes),
+        }
+    }
+}
+
 struct Reading {
-    reader: TurnReader,
+    reader: Reader,
     size: u64,
     /// What it says; none where no rule changes contents, or keeps them.
     text: Option<Kept>,
@@ -75,33 +92,20 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
             fault,
             ..
         } = *reading;
-        let read = match fault {
-            Some(fault) => Err(fault),
-            None => reader.finish().map_err(|why| why.to_string()),
-        };
-        let unread = self.turns.unread.clone();
-        let mut user = None;
-        let llm = match read {
-            Ok(Turn::About) => {
-                self.message = Message::Goes;
-                return Ok(true);
+        let why = |why: NotUnderstood| why.to_string();
+        let fate = match (reader, fault) {
+            (Reader::Turn(reader), None) => {
+                let turn = reader.finish().map_err(why);
+                self.turn(turn, size, text).await?
             }
-            Ok(Turn::Call(call)) => {
-                user = call.user;
-                Llm {
-                    model: call.model,
-                    stream: call.stream,
-                    max_output_tokens: call.max_output_tokens,
-                    tools: call.tools,
-                    ..unread
-                }
+            (Reader::Turn(_), Some(fault)) => self.turn(Err(fault), size, text).await?,
+            (Reader::Event(reader), None) => {
+                let event = reader.finish().map_err(why);
+                self.turns.event(event, size, text).await?
             }
-            Err(why) => Llm {
-                not_understood: Some(why),
-                ..unread
-            },
+            (Reader::Event(_), Some(fault)) => self.turns.event(Err(fault), size, text).await?,
         };
-        match self.turns.decide(llm, user, size, text).await? {
+        match fate {
             Fate::Goes => {
                 self.message = Message::Goes;
                 Ok(true)
@@ -120,11 +124,45 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
     }
 }
 
+impl<R: Recorder, P: Port> Calls<'_, R, P> {
+    /// What becomes of a message on a connection of Responses.
+    async fn turn(
+        &self,
+        read: Result<Turn, String>,
+        size: u64,
+        text: Option<Kept>,
+    ) -> Result<Fate, Stopped> {
+        let unread = self.turns.unread.clone();
+        let mut user = None;
+        let llm = match read {
+            Ok(Turn::About) => return Ok(Fate::Goes),
+            Ok(Turn::Call(call)) => {
+                user = call.user;
+                Llm {
+                    model: call.model,
+                    stream: call.stream,
+                    max_output_tokens: call.max_output_tokens,
+                    tools: call.tools,
+                    ..unread
+                }
+            }
+            Err(why) => Llm {
+                not_understood: Some(why),
+                ..unread
+            },
+        };
+        self.turns.decide(llm, user, size, text).await
+    }
+}
+
 impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
     async fn begin(&mut self, head: &Head) -> Result<(), Stopped> {
         let binary = head.opcode == Opcode::Binary;
         self.message = Message::Reading(Box::new(Reading {
-            reader: TurnReader::default(),
+            reader: match self.turns.live {
+                Some(_) => Reader::Event(ClientReader::default()),
+                None => Reader::Turn(TurnReader::default()),
+            },
             size: 0,
             text: self
                 .turns

@@ -1,12 +1,15 @@
-//! A WebSocket of `OpenAI`'s Responses: each message of the client that is a call is decided by itself.
+//! A WebSocket for calls: each message of the client that is a call is decided by itself.
 //!
 //! [`Calls`] holds the client's message until it was read, and lets it go or answers it with an error in its
-//! place; the connection stays as it is. [`Answers`] reads the events that come back, for the call that is under
-//! way: answers come one after the other, in the order of the calls. A call that the policy comes to deny ends the
-//! connection, behind an error that its client understands.
+//! place; the connection stays as it is. [`Answers`] reads the events that come back. Of `OpenAI`'s Responses these
+//! are for the call that is under way: answers come one after the other, in the order of the calls. Of Realtime,
+//! which is a session, see [`live`]. A call that the policy comes to deny ends the connection, behind an error that
+//! its client understands.
 
 mod answers;
 mod calls;
+mod live;
+mod session;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -16,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ClaimSource, Llm, LlmAnswer, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, Llm, LlmAnswer, LlmOperation, ReasonCode};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Reader;
 use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
@@ -38,6 +41,7 @@ use crate::revoked::Revoked;
 
 pub(super) use answers::Answers;
 pub(super) use calls::Calls;
+use live::Live;
 
 /// The most calls that are under way on one connection, and refusals that wait to be said. Servers take one at
 /// a time; a client that goes beyond is cut off.
@@ -52,8 +56,12 @@ pub(super) struct Turns<R: Recorder, P: Port> {
     /// A call of which nothing but where it goes is known.
     unread: Llm,
     open: Mutex<VecDeque<Turn<R>>>,
+    /// What is known of the session that it is, if it is one.
+    live: Option<Mutex<Live<R>>>,
     /// How many calls there were.
     count: AtomicU64,
+    /// The server has said something in the session.
+    told: Notify,
     /// Frames for the client, to be said between the server's messages.
     refusals: Mutex<VecDeque<Vec<u8>>>,
     refused: Notify,
@@ -67,6 +75,15 @@ enum Fate {
     Instead(String),
     /// It does not, which its client is told.
     Refused,
+}
+
+/// A call that may go on.
+struct Allowed<R: Recorder> {
+    account: Arc<Account<R>>,
+    revoked: Revoked,
+    checks: Arc<tokio::sync::Mutex<Checks>>,
+    /// What goes in its place, if rules change it.
+    instead: Option<String>,
 }
 
 /// A call that is under way.
@@ -105,9 +122,12 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             flow,
             handshake,
             opened,
-            unread,
             open: Mutex::default(),
+            live: (unread.operation == LlmOperation::Realtime)
+                .then(|| Mutex::new(Live::new(unread.model.clone()))),
+            unread,
             count: AtomicU64::new(0),
+            told: Notify::new(),
             refusals: Mutex::default(),
             refused: Notify::new(),
         }
@@ -129,6 +149,32 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         size: u64,
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
+        let full = || self.open().len() >= MOST;
+        let allowed = match self.ask(llm, user, size, text, full).await? {
+            Ok(allowed) => allowed,
+            Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
+        };
+        self.one_more();
+        self.open().push_back(Turn {
+            account: allowed.account,
+            revoked: allowed.revoked,
+            answer: AnswerReader::new(Endpoint::Responses),
+            checks: allowed.checks,
+            cut: Vec::new(),
+            begun: false,
+        });
+        Ok(allowed.instead.map_or(Fate::Goes, Fate::Instead))
+    }
+
+    /// As [`Self::decide`], to the verdict. `full`: there are too many under way.
+    async fn ask(
+        &self,
+        llm: Llm,
+        user: Option<String>,
+        size: u64,
+        text: Option<Kept>,
+        full: impl Fn() -> bool,
+    ) -> Result<Result<Allowed<R>, Decided>, Stopped> {
         let changes = self.flow.guard.decider.changes();
         let user = agentguard_model::Context {
             user,
@@ -138,7 +184,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let asked = Arc::new(asked.claiming(ClaimSource::Llm, user));
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
-            return self.refuse(decided).map(|()| Fate::Refused);
+            return Ok(Err(decided));
         }
         let unmade = self.unmade(&decided);
         let mut said = Beginning::default();
@@ -146,26 +192,26 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             let pieces = text.iter().flat_map(Kept::pieces);
             pieces.for_each(|piece| said.push(piece));
         }
-        let changed = changed_text(&Made::of([&decided].into_iter()), text);
+        let changed = self.changed_text(&Made::of([&decided].into_iter()), text);
         let account = Arc::new(self.flow.account(decided));
         if unmade {
             let message = "what a rule changes in this call was not changed when its connection was opened: connect again";
             account.fail(message);
             let code = ReasonCode::NeedsInspection;
             let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
-            return self.refuse(refused).map(|()| Fate::Refused);
+            return Ok(Err(refused));
         }
-        let fate = match changed {
-            Ok(changed) => changed.map_or(Fate::Goes, Fate::Instead),
+        let instead = match changed {
+            Ok(instead) => instead,
             Err(why) => {
                 let message = not_changed(&why);
                 account.fail(message.clone());
                 let code = ReasonCode::NotChanged;
                 let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
-                return self.refuse(refused).map(|()| Fate::Refused);
+                return Ok(Err(refused));
             }
         };
-        if self.open().len() >= MOST {
+        if full() {
             let message = "too many calls are under way on one connection";
             account.fail(message);
             let code = ReasonCode::LimitReached;
@@ -173,29 +219,37 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             return Err(Stopped::Denied(refused));
         }
         account.keep_in(|memory| self.flow.room(memory));
-        if let Fate::Instead(text) = &fate {
+        if let Some(text) = &instead {
             said = Beginning::default();
             said.push(text.as_bytes());
         }
         account.passes(|it| it.sent = said);
-        let sent = match &fate {
-            Fate::Instead(text) => text.len() as u64,
-            Fate::Goes | Fate::Refused => size,
-        };
+        let sent = instead.as_ref().map_or(size, |text| text.len() as u64);
         account.sent.fetch_add(sent, Ordering::Relaxed);
-        let answering = Some(Answering::Llm(Endpoint::Responses));
+        // Out of what is said in a session nothing is cut.
+        let responses = Answering::Llm(Endpoint::Responses);
+        let answering = self.live.is_none().then_some(responses);
         let checks = self.flow.checks(Arc::clone(&asked), answering);
         let revoked = self.flow.request_revoked(changes, asked);
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.open().push_back(Turn {
+        Ok(Ok(Allowed {
             account,
             revoked,
-            answer: AnswerReader::new(Endpoint::Responses),
             checks: Arc::new(tokio::sync::Mutex::new(checks)),
-            cut: Vec::new(),
-            begun: false,
-        });
-        Ok(fate)
+            instead,
+        }))
+    }
+
+    /// What a message says as rules change it; none where they do not.
+    fn changed_text(&self, made: &Made<'_>, text: Option<Kept>) -> Result<Option<String>, String> {
+        if made.any() && self.live.is_some() {
+            return Err("events of a session in real time are not changed".to_owned());
+        }
+        changed_text(made, text)
+    }
+
+    /// There is one more call that may come to be denied.
+    fn one_more(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether fields are to be changed for a call as they were not for its connection: they are sent once, with that.
@@ -205,9 +259,9 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         changes.any(|it| !made.iter().any(|made| made.has_fields_of(it)))
     }
 
-    /// Says to the client that a call of its is refused.
-    fn refuse(&self, decided: Decided) -> Result<(), Stopped> {
-        let frame = refusal(&decided);
+    /// Says to the client that a call of its is refused, which came in an event of this id.
+    fn refuse(&self, decided: Decided, event: Option<&str>) -> Result<(), Stopped> {
+        let frame = self.refusal(&decided, event);
         let mut refusals = self.refusals();
         if refusals.len() >= MOST {
             return Err(Stopped::Denied(decided));
@@ -217,8 +271,25 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         Ok(())
     }
 
+    /// A refusal as the client reads it.
+    pub(super) fn refusal(&self, decided: &Decided, event: Option<&str>) -> Vec<u8> {
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &decided.reason,
+            decision: decided.id,
+        };
+        text_frame(&match self.live {
+            Some(_) => refusal.session_event(event),
+            None => refusal.turn_event(),
+        })
+    }
+
     /// A piece of an event.
     fn hear(&self, bytes: &[u8]) {
+        if let Some(mut live) = self.live() {
+            live.hear(bytes);
+            return;
+        }
         if let Some(turn) = self.open().front_mut() {
             turn.answer.data(bytes);
             let received = &turn.account.received;
@@ -229,17 +300,21 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     /// Whether events are to be passed on once they were read.
     fn holds_events(&self) -> bool {
-        let any = !self.open().is_empty();
+        let any = self.live.is_some() || !self.open().is_empty();
         any && self.flow.guard.decider.looks_at_tool_calls()
     }
 
     /// Asks about the tools that the answer asks for, an event of which is over, or has come to be too long (`event` is
     /// none then). Gives the events that go on in its place.
     async fn check(&self, event: Option<&[u8]>) -> Result<Option<Vec<String>>, Stopped> {
-        let asked = self.open().front().map(|turn| {
-            let asks = turn.answer.asks().ok().filter(|_| event.is_some());
-            (Arc::clone(&turn.checks), asks)
-        });
+        let unread = event.is_none();
+        let asked = match self.live() {
+            Some(live) => self.asks(&live, unread),
+            None => self.open().front().map(|turn| {
+                let asks = turn.answer.asks().ok().filter(|_| !unread);
+                (Arc::clone(&turn.checks), asks)
+            }),
+        };
         let Some((checks, asks)) = asked else {
             return Ok(None);
         };
@@ -258,6 +333,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     /// An event is over.
     fn event_ends(&self) {
+        if let Some(mut live) = self.live() {
+            live.event_ends();
+            return;
+        }
         if let Some(turn) = self.open().front_mut() {
             turn.answer.event_ends();
         }
@@ -265,6 +344,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     /// It was passed on.
     fn heard(&self) {
+        if let Some(mut live) = self.live() {
+            live.heard();
+            return;
+        }
         let mut open = self.open();
         let others = open.len() > 1;
         let Some(turn) = open.front_mut() else {
@@ -318,11 +401,30 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         for turn in &mut *self.open() {
             ready!(turn.revoked.poll(cx))?;
         }
+        if let Some(mut live) = self.live() {
+            for revoked in live.revoked() {
+                ready!(revoked.poll(cx))?;
+            }
+        }
         Poll::Ready(Ok(()))
+    }
+
+    /// The connection is over, and nothing was denied.
+    pub(super) fn close(&self) {
+        let error = "the connection was over before the answer was";
+        match self.live() {
+            Some(mut live) => live.close(error),
+            None => {
+                self.end(error);
+            }
+        }
     }
 
     /// The connection is over. True: calls were under way.
     pub(super) fn end(&self, error: &str) -> bool {
+        if let Some(mut live) = self.live() {
+            return live.end(error);
+        }
         let open = std::mem::take(&mut *self.open());
         let any = !open.is_empty();
         for turn in open {
@@ -344,14 +446,4 @@ fn changed_text(made: &Made<'_>, text: Option<Kept>) -> Result<Option<String>, S
     }
     let document = reader.finish().map_err(|why| why.to_string())?;
     edited(Some(document), &Content::Call(Endpoint::Responses), made)
-}
-
-/// A refusal as the client reads it.
-pub(super) fn refusal(decided: &Decided) -> Vec<u8> {
-    let refusal = Refusal {
-        status: StatusCode::FORBIDDEN,
-        reason: &decided.reason,
-        decision: decided.id,
-    };
-    text_frame(&refusal.turn_event())
 }
