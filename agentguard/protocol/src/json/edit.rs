@@ -3,8 +3,11 @@
 //! A place that is put out or bounded is found in whatever case its names are written, since some servers take one for
 //! the other; `*` stands for each entry there. What adds to a document says where exactly (RFC 6902).
 
+mod decimal;
+
 use std::cmp::Ordering;
 
+use self::decimal::compare;
 use super::pointer::{find_mut, index};
 use super::{MAX_DEPTH, NODE, Pointer, Value, same_name};
 
@@ -207,15 +210,6 @@ impl Bounds {
         }
         true
     }
-}
-
-/// Which of two numbers is larger: whole ones exactly, others as most parsers of servers read them.
-fn compare(one: &str, other: &str) -> Ordering {
-    if let (Ok(one), Ok(other)) = (one.parse::<i128>(), other.parse::<i128>()) {
-        return one.cmp(&other);
-    }
-    let read = |text: &str| text.parse::<f64>().unwrap_or(f64::INFINITY);
-    read(one).total_cmp(&read(other))
 }
 
 impl Operation {
