@@ -193,6 +193,13 @@ fn each(
 }
 
 impl Bounds {
+    /// Whether no number is within them: the least is larger than the most.
+    #[must_use]
+    pub fn hold_none(&self) -> bool {
+        let pair = self.least.as_deref().zip(self.most.as_deref());
+        pair.is_some_and(|(least, most)| compare(least, most) == Ordering::Greater)
+    }
+
     /// Makes a number hold. `null` is none, and says no more than what is not there.
     fn hold(&self, value: &mut Value) -> bool {
         let number = match value {
