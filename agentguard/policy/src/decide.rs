@@ -17,6 +17,7 @@ use crate::circumstances::Circumstances;
 use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
+use crate::local;
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::sentence::{self, Attempt};
@@ -299,13 +300,12 @@ impl Policy {
         }
     }
 
-    /// Those of the rules that change something in what this is: contents are changed in calls alone. In the order of the
-    /// documents, and where there are ranks the highest first, as they were found.
+    /// Those of the rules that change something in what this is. In the order of the documents, and where there are ranks
+    /// the highest first, as they were found.
     fn what_modifies(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Position> {
-        let is_call = is_call(facts.request);
         let changes = |position: &Position| {
             let changes = self.at(*position).and_then(|rule| rule.changes.as_ref());
-            changes.is_some_and(|it| is_call || it.changes_fields())
+            changes.is_some_and(|it| changed(it, facts).is_some())
         };
         let mut positions: Vec<_> = positions.iter().copied().filter(changes).collect();
         if !self.strategy().ranks() {
@@ -319,14 +319,9 @@ impl Policy {
     /// What these rules change in what this is, in the order in which it is made: where there are ranks the highest has the
     /// last word.
     fn changes(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Arc<Changes>> {
-        let is_call = is_call(facts.request);
         let rules = positions.iter().filter_map(|position| self.at(*position));
         let changes = rules.filter_map(|rule| rule.changes.as_ref());
-        let changes = changes.map(|it| match is_call {
-            true => Arc::clone(it),
-            false => it.of_fields(),
-        });
-        let mut changes: Vec<_> = changes.collect();
+        let mut changes: Vec<_> = changes.filter_map(|it| changed(it, facts)).collect();
         if self.strategy().ranks() {
             changes.reverse();
         }
@@ -622,6 +617,12 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         captures: false,
         cuts: false,
     }
+}
+
+/// What of some changes is made in what this is, if anything: contents are changed in calls alone, and a message to a tool
+/// on the agent's own host has no fields.
+fn changed(changes: &Arc<Changes>, facts: &Facts<'_>) -> Option<Arc<Changes>> {
+    changes.made(facts.host != Some(local::place()), is_call(facts.request))
 }
 
 /// Whether a request is a call of a language model or of a tool, and not what goes before or beside calls.
