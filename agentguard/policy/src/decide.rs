@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agentguard_model::special::special as special_range;
 use agentguard_model::{
-    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
+    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 
 use crate::agent::AgentPolicy;
@@ -108,7 +108,7 @@ impl Policy {
             },
             None => *facts,
         };
-        unless_unread(agent, facts, self.by_rules(agent, facts))
+        unless_unread(self, agent, facts, self.by_rules(agent, facts))
     }
 
     /// What the rules say.
@@ -581,16 +581,24 @@ fn believed(agent: &AgentPolicy, facts: &Facts<'_>) -> Option<Context> {
     Some(context)
 }
 
-/// What becomes of a call of a language model that goes on by the rules and cannot be read: [`NotUnderstood`]
-/// says. An observed agent keeps a denial on paper by its rule.
-fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruling {
+/// What becomes of a call of a language model, or of a message to a server of tools, that goes on by the rules and
+/// cannot be read: [`NotUnderstood`] says. An observed agent keeps a denial on paper by its rule.
+fn unless_unread(
+    policy: &Policy,
+    agent: &AgentPolicy,
+    facts: &Facts<'_>,
+    ruling: Ruling,
+) -> Ruling {
     let Seen::Request(request) = facts.request else {
         return ruling;
     };
     let llm = request.llm.and_then(|llm| llm.not_understood.as_ref());
-    let tool = request.tool.and_then(|tool| tool.not_understood.as_ref());
-    let why = llm.or(tool);
-    let (Some(why), RulingOutcome::Allow(_)) = (why, ruling.outcome) else {
+    let llm = llm.map(|why| ("call of a language model", why));
+    let tool = || {
+        let tool = request.tool?;
+        Some((asked_of(policy, tool), tool.not_understood.as_ref()?))
+    };
+    let (Some((what, why)), RulingOutcome::Allow(_)) = (llm.or_else(tool), ruling.outcome) else {
         return ruling;
     };
     let observes = agent.observes();
@@ -609,13 +617,22 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         mode: agent.mode,
         reason: Reason::new(
             ReasonCode::NotUnderstood,
-            format!("The call of a language model cannot be read: {why}."),
+            format!("The {what} cannot be read: {why}."),
         ),
         // No rule says so.
         matched: Vec::new(),
         changes: Vec::new(),
         captures: false,
         cuts: false,
+    }
+}
+
+/// What is asked of a server of tools, in words.
+fn asked_of(policy: &Policy, tool: &Tool) -> &'static str {
+    let server = policy.tool_server_named(&tool.server);
+    match server.is_none_or(|server| server.api.is_mcp()) {
+        true => "message to a server of tools",
+        false => "call of a tool",
     }
 }
 

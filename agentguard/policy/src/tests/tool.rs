@@ -586,6 +586,29 @@ proptest! {
 }
 
 #[test]
+fn what_cannot_be_read_is_called_what_it_is() {
+    let policy = policy(
+        "version: 1\ntool_servers: [{name: files, api: mcp, hosts: [mcp.example]}, {name: rpc, api: json_rpc, hosts: [rpc.example]}]\nagents: [{name: coder}]\nrules: [{id: all, match: {tool: {}}, action: allow}]\n",
+    );
+    for (server, told) in [
+        (
+            "files",
+            "The message to a server of tools cannot be read: no JSON.",
+        ),
+        ("rpc", "The call of a tool cannot be read: no JSON."),
+    ] {
+        let tool = Tool {
+            server: server.to_owned(),
+            ..unread()
+        };
+        let name = host("mcp.example");
+        let ruling = policy.decide(agent(&policy, "coder"), &facts(&name, Some(&tool)));
+        assert_eq!(ruling.reason.code, ReasonCode::NotUnderstood);
+        assert_eq!(ruling.reason.message, told);
+    }
+}
+
+#[test]
 fn a_tool_is_shown_if_some_call_of_it_would_go_on() {
     let policy = rules(
         "  - {id: read, match: {host: [mcp.example], tool: {name: [\"read*\"], arguments: {/path: [\"/data/*\"]}}}, action: allow}\n  - {id: no-up, match: {tool: {arguments: {/path: [\"*..*\"]}}}, action: deny}\n  - {id: no-secret, match: {tool: {name: [read_secret]}}, action: deny}\n",
