@@ -47,14 +47,24 @@ impl Changes {
         !self.dropped.is_empty() || !self.set.is_empty()
     }
 
-    /// What it changes in fields alone.
-    pub(crate) fn of_fields(self: &Arc<Self>) -> Arc<Self> {
-        match self.edits() {
-            None => Arc::clone(self),
-            Some(_) => Arc::new(Self {
-                edits: Edits::default(),
-                ..Self::clone(self)
+    /// What it changes where there are fields, or contents, or both to change; none where that is nothing.
+    pub(crate) fn made(self: &Arc<Self>, fields: bool, contents: bool) -> Option<Arc<Self>> {
+        let (of_fields, of_contents) = (self.changes_fields(), !self.edits.is_empty());
+        match (fields || !of_fields, contents || !of_contents) {
+            (true, true) => Some(Arc::clone(self)),
+            (true, false) => of_fields.then(|| {
+                Arc::new(Self {
+                    edits: Edits::default(),
+                    ..Self::clone(self)
+                })
             }),
+            (false, true) => of_contents.then(|| {
+                Arc::new(Self {
+                    edits: self.edits.clone(),
+                    ..Self::default()
+                })
+            }),
+            (false, false) => None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agentguard_model::special::special as special_range;
 use agentguard_model::{
-    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
+    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 
 use crate::agent::AgentPolicy;
@@ -17,6 +17,7 @@ use crate::circumstances::Circumstances;
 use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
+use crate::local;
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::sentence::{self, Attempt};
@@ -107,7 +108,7 @@ impl Policy {
             },
             None => *facts,
         };
-        unless_unread(agent, facts, self.by_rules(agent, facts))
+        unless_unread(self, agent, facts, self.by_rules(agent, facts))
     }
 
     /// What the rules say.
@@ -299,13 +300,12 @@ impl Policy {
         }
     }
 
-    /// Those of the rules that change something in what this is: contents are changed in calls alone. In the order of the
-    /// documents, and where there are ranks the highest first, as they were found.
+    /// Those of the rules that change something in what this is. In the order of the documents, and where there are ranks
+    /// the highest first, as they were found.
     fn what_modifies(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Position> {
-        let is_call = is_call(facts.request);
         let changes = |position: &Position| {
             let changes = self.at(*position).and_then(|rule| rule.changes.as_ref());
-            changes.is_some_and(|it| is_call || it.changes_fields())
+            changes.is_some_and(|it| changed(it, facts).is_some())
         };
         let mut positions: Vec<_> = positions.iter().copied().filter(changes).collect();
         if !self.strategy().ranks() {
@@ -319,14 +319,9 @@ impl Policy {
     /// What these rules change in what this is, in the order in which it is made: where there are ranks the highest has the
     /// last word.
     fn changes(&self, positions: &[Position], facts: &Facts<'_>) -> Vec<Arc<Changes>> {
-        let is_call = is_call(facts.request);
         let rules = positions.iter().filter_map(|position| self.at(*position));
         let changes = rules.filter_map(|rule| rule.changes.as_ref());
-        let changes = changes.map(|it| match is_call {
-            true => Arc::clone(it),
-            false => it.of_fields(),
-        });
-        let mut changes: Vec<_> = changes.collect();
+        let mut changes: Vec<_> = changes.filter_map(|it| changed(it, facts)).collect();
         if self.strategy().ranks() {
             changes.reverse();
         }
@@ -586,16 +581,24 @@ fn believed(agent: &AgentPolicy, facts: &Facts<'_>) -> Option<Context> {
     Some(context)
 }
 
-/// What becomes of a call of a language model that goes on by the rules and cannot be read: [`NotUnderstood`]
-/// says. An observed agent keeps a denial on paper by its rule.
-fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruling {
+/// What becomes of a call of a language model, or of a message to a server of tools, that goes on by the rules and
+/// cannot be read: [`NotUnderstood`] says. An observed agent keeps a denial on paper by its rule.
+fn unless_unread(
+    policy: &Policy,
+    agent: &AgentPolicy,
+    facts: &Facts<'_>,
+    ruling: Ruling,
+) -> Ruling {
     let Seen::Request(request) = facts.request else {
         return ruling;
     };
     let llm = request.llm.and_then(|llm| llm.not_understood.as_ref());
-    let tool = request.tool.and_then(|tool| tool.not_understood.as_ref());
-    let why = llm.or(tool);
-    let (Some(why), RulingOutcome::Allow(_)) = (why, ruling.outcome) else {
+    let llm = llm.map(|why| ("call of a language model", why));
+    let tool = || {
+        let tool = request.tool?;
+        Some((asked_of(policy, tool), tool.not_understood.as_ref()?))
+    };
+    let (Some((what, why)), RulingOutcome::Allow(_)) = (llm.or_else(tool), ruling.outcome) else {
         return ruling;
     };
     let observes = agent.observes();
@@ -614,7 +617,7 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         mode: agent.mode,
         reason: Reason::new(
             ReasonCode::NotUnderstood,
-            format!("The call of a language model cannot be read: {why}."),
+            format!("The {what} cannot be read: {why}."),
         ),
         // No rule says so.
         matched: Vec::new(),
@@ -622,6 +625,21 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         captures: false,
         cuts: false,
     }
+}
+
+/// What is asked of a server of tools, in words.
+fn asked_of(policy: &Policy, tool: &Tool) -> &'static str {
+    let server = policy.tool_server_named(&tool.server);
+    match server.is_none_or(|server| server.api.is_mcp()) {
+        true => "message to a server of tools",
+        false => "call of a tool",
+    }
+}
+
+/// What of some changes is made in what this is, if anything: contents are changed in calls alone, and a message to a tool
+/// on the agent's own host has no fields.
+fn changed(changes: &Arc<Changes>, facts: &Facts<'_>) -> Option<Arc<Changes>> {
+    changes.made(facts.host != Some(local::place()), is_call(facts.request))
 }
 
 /// Whether a request is a call of a language model or of a tool, and not what goes before or beside calls.

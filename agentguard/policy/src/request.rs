@@ -520,6 +520,15 @@ impl RequestMatch {
         })
     }
 
+    /// Whether an allowance and a denial with this may match different requests.
+    pub(crate) fn depends_on_action(&self) -> bool {
+        let llm = self.llm.as_ref();
+        let tool = self.tool.as_ref();
+        !(self.paths.is_empty() && self.query.is_empty() && self.fields.is_empty())
+            || llm.is_some_and(|llm| llm.depends_on_action(true))
+            || tool.is_some_and(ToolMatch::depends_on_action)
+    }
+
     /// Whether this certainly matches whatever `other` matches, of paths as they are written in it.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         self.protocols.covers(other.protocols)

@@ -43,26 +43,80 @@ impl ToolServer {
         self.routes.route(method, path)
     }
 
-    /// Whether it answers at a path, as some server may read that.
-    fn at(&self, path: &str) -> bool {
-        let path = path.to_ascii_lowercase().replace("%2f", "%2F");
-        // That there were too few would be a way past the rules.
-        let matches = |path: &str| {
+    /// Whether it answers at a place.
+    fn at(&self, place: &Place) -> bool {
+        let matches = |(path, steps): &(String, Steps)| {
             let request = Request::new("", path);
-            self.paths.path(&request, false, &Steps::endless())
+            self.paths.path(&request, false, steps)
         };
-        // What stands behind a `;` is a parameter of the segment for some (RFC 3986, 3.3), and a slash at the end
-        // nothing.
-        let plain = |path: &str| path.strip_suffix('/').is_some_and(matches);
-        let bare: Vec<&str> = path.split('/').map(before_parameters).collect();
-        let bare = bare.join("/");
-        matches(&path) || plain(&path) || bare != path && (matches(&bare) || plain(&bare))
+        place.0.iter().any(matches)
     }
+}
+
+/// A path in each way in which some server may read it, with what looking at that costs.
+struct Place(Vec<(String, Steps)>);
+
+impl Place {
+    fn of(path: &str) -> Self {
+        let path = path.to_ascii_lowercase().replace("%2f", "%2F");
+        let slashes = path.replace("%2F", "/");
+        // What stands behind a `;` is a parameter of the segment for some (RFC 3986, 3.3), and where that ends is told
+        // before an escaped slash is one, or after.
+        let before = without_parameters(&path);
+        let both = before.replace("%2F", "/");
+        let after = without_parameters(&slashes);
+        let mut readings = Vec::new();
+        for reading in [path, slashes, before, both, after] {
+            if reading.starts_with('/') {
+                let plain = plain(&reading);
+                if reading.ends_with('/') && plain != "/" {
+                    readings.push(format!("{plain}/"));
+                }
+                readings.push(plain);
+            }
+            readings.push(reading);
+        }
+        readings.sort_unstable();
+        readings.dedup();
+        // That there were too few would be a way past the rules.
+        let counted = readings.into_iter().map(|it| (it, Steps::endless()));
+        Self(counted.collect())
+    }
+}
+
+/// The patterns, without their leading `/`, that a path of a server stands for: in lower case as it is written, and as
+/// [`plain`].
+pub(crate) fn patterns(path: &str) -> Vec<String> {
+    let written = path.to_ascii_lowercase().replace("%2f", "%2F");
+    let plain = plain(&written.replace("%2F", "/"));
+    let mut patterns = vec![written, plain];
+    patterns.dedup();
+    let below = |it: &String| it.strip_prefix('/').unwrap_or_default().to_owned();
+    patterns.iter().map(below).collect()
+}
+
+fn without_parameters(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').map(before_parameters).collect();
+    segments.join("/")
 }
 
 fn before_parameters(segment: &str) -> &str {
     let segment = segment.split(';').next().unwrap_or_default();
     segment.split("%3b").next().unwrap_or_default()
+}
+
+/// A path without empty segments, of which the last is one too where a slash is at its end, and with the dot segments
+/// resolved (RFC 3986, 5.2.4) that parameters hid.
+fn plain(path: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            _ => segments.push(segment),
+        }
+    }
+    format!("/{}", segments.join("/"))
 }
 
 impl Policy {
@@ -72,7 +126,8 @@ impl Policy {
     pub fn tool_server(&self, host: &HostName, path: &str) -> Option<&Arc<ToolServer>> {
         let at_host = |server: &&Arc<ToolServer>| server.hosts.iter().any(|it| it.matches(host));
         let mut servers = self.tool_servers().iter().filter(at_host);
-        servers.find(|server| server.at(path))
+        let mut place = None;
+        servers.find(|server| server.at(place.get_or_insert_with(|| Place::of(path))))
     }
 
     /// The server of tools of this name.

@@ -72,6 +72,10 @@ impl<T> At<T> {
 /// The name under which [`At`] asks for a place.
 const AT: &str = "agentguard_policy::yaml::At";
 
+/// The name under which a number is asked for: one that is no whole one of 64 bits comes as the octets in which it is
+/// written, since a double may be another one.
+pub(crate) const NUMBER: &str = "agentguard_policy::yaml::NUMBER";
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Parts<T>(std::marker::PhantomData<T>);

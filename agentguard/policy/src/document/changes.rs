@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use agentguard_protocol::json::Value;
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 
-use crate::yaml::At;
+use crate::yaml::{At, NUMBER};
+
+/// What one number may take while it is read, as [`Value::read`] counts.
+const MAX_HELD: usize = 4096;
 
 /// What is changed in a request.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -67,9 +71,9 @@ pub(crate) struct RawRange {
     pub(crate) max: Option<RawNumber>,
 }
 
-/// A number.
+/// A number, as JSON writes it.
 #[derive(Debug, JsonSchema)]
-pub(crate) struct RawNumber(#[schemars(with = "f64")] pub(crate) Number);
+pub(crate) struct RawNumber(#[schemars(with = "f64")] pub(crate) Box<str>);
 
 /// One change of a JSON Patch.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -123,7 +127,7 @@ impl<'de> Deserialize<'de> for RawValue {
 /// What reads a number, and what else may stand there.
 struct NumberOr<T> {
     expected: &'static str,
-    number: fn(Number) -> T,
+    number: fn(Box<str>) -> T,
     range: Option<fn(RawRange) -> T>,
 }
 
@@ -135,17 +139,23 @@ impl<'de, T> Visitor<'de> for NumberOr<T> {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        Ok((self.number)(number.into()))
+        Ok((self.number)(number.to_string().into()))
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
-        Ok((self.number)(number.into()))
+        Ok((self.number)(number.to_string().into()))
     }
 
-    fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
-        match Number::from_f64(number) {
-            Some(number) => Ok((self.number)(number)),
-            None => Err(E::invalid_value(Unexpected::Float(number), &self)),
+    /// One as it is written ([`NUMBER`]), which may not be as JSON writes it: `.5`.
+    fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<T, E> {
+        if let Ok(Value::Number(number)) = Value::read(text, MAX_HELD) {
+            return Ok((self.number)(number));
+        }
+        let text = String::from_utf8_lossy(text);
+        let number = text.parse().ok().and_then(Number::from_f64);
+        match number {
+            Some(number) => Ok((self.number)(number.to_string().into())),
+            None => Err(E::invalid_value(Unexpected::Str(&text), &self)),
         }
     }
 
@@ -159,20 +169,22 @@ impl<'de, T> Visitor<'de> for NumberOr<T> {
 
 impl<'de> Deserialize<'de> for RawNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberOr {
+        let number = NumberOr {
             expected: "a number",
             number: Self,
             range: None,
-        })
+        };
+        deserializer.deserialize_tuple_struct(NUMBER, 1, number)
     }
 }
 
 impl<'de> Deserialize<'de> for RawBounds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberOr {
+        let bounds = NumberOr {
             expected: "a number, or `min` and `max`",
             number: |number| Self::Most(RawNumber(number)),
             range: Some(Self::Range),
-        })
+        };
+        deserializer.deserialize_tuple_struct(NUMBER, 1, bounds)
     }
 }

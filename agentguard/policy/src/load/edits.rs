@@ -148,12 +148,17 @@ fn bounds(raw: &At<RawBounds>, report: &mut Report) -> Option<Bounds> {
         RawBounds::Most(most) => (None, Some(most)),
         RawBounds::Range(range) => (range.min.as_ref(), range.max.as_ref()),
     };
+    let text = |number: &RawNumber| number.0.clone();
+    let bounds = Bounds {
+        least: min.map(text),
+        most: max.map(text),
+    };
     let wrong = match (min, max) {
         (None, None) => Some((
             "neither `min` nor `max`",
             "`{max: 4096}`, or the number alone",
         )),
-        (Some(min), Some(max)) if min.0.as_f64() > max.0.as_f64() => {
+        _ if bounds.hold_none() => {
             Some(("`min` is larger than `max`", "no number is within these"))
         }
         _ => None,
@@ -162,11 +167,7 @@ fn bounds(raw: &At<RawBounds>, report: &mut Report) -> Option<Bounds> {
         report.error(raw.place, message, hint);
         return None;
     }
-    let text = |number: &RawNumber| number.0.to_string().into_boxed_str();
-    Some(Bounds {
-        least: min.map(text),
-        most: max.map(text),
-    })
+    Some(bounds)
 }
 
 fn operation(raw: &At<RawOperation>, report: &mut Report) -> Option<Operation> {

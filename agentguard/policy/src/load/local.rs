@@ -18,7 +18,7 @@ pub(super) fn what_they_lack(
     known: &Known<'_>,
     report: &mut Report,
 ) {
-    let Some(tool) = matches.tool.as_ref().filter(|it| it.value.server.is_some()) else {
+    let Some(tool) = matches.tool.as_ref() else {
         return;
     };
     if known.partial || all_are(&tool.value, known, ToolApi::is_local).is_none() {

@@ -11,7 +11,7 @@ use crate::document::{Listing, Pinning, RawToolServer};
 use crate::pattern::Glob;
 use crate::providers::Providers;
 use crate::request::RequestMatch;
-use crate::tool_servers::ToolServer;
+use crate::tool_servers::{ToolServer, patterns};
 
 /// The most servers of tools of a policy. More are refused.
 const MAX_SERVERS: usize = 256;
@@ -69,11 +69,11 @@ pub(super) fn tool_servers(
                 report.error(hosts.map_or(place, |list| list.place), message, hint);
                 return servers;
             }
-            // In lower case: some servers do not look at it.
             let paths = list("paths", paths, report, |entry, report| {
                 path(entry, report)?;
-                let lower = entry.value.to_ascii_lowercase().replace("%2f", "%2F");
-                Glob::new(lower.strip_prefix('/')?).ok()
+                let patterns = patterns(&entry.value);
+                let globs = patterns.iter().filter_map(|text| Glob::new(text).ok());
+                Some(globs.collect::<Vec<_>>())
             });
             if !raw.api.value.is_mcp() && raw.list == Listing::Allowed {
                 let hint = "leave `list` out: calls that are not allowed are refused all the same";
@@ -108,7 +108,7 @@ pub(super) fn tool_servers(
                 routes: routes(raw, &mut tools, report),
                 hosts: own_hosts,
                 paths: RequestMatch {
-                    paths,
+                    paths: paths.into_iter().flatten().collect(),
                     ..RequestMatch::default()
                 },
             });

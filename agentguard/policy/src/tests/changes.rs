@@ -158,6 +158,52 @@ fn what_is_changed_in_contents_is_told_without_values() {
     assert_eq!(other.reason.code, ReasonCode::NoRule);
 }
 
+/// A double of what is written would be another bound.
+#[test]
+fn a_number_is_bounded_by_just_what_is_written() {
+    for (bound, before, after) in [
+        (
+            "123456789012345678901234567890",
+            "123456789012345678901234567891",
+            "123456789012345678901234567890",
+        ),
+        (
+            "1000000000000000000",
+            "1.000000000000000001e18",
+            "1000000000000000000",
+        ),
+        ("0.1", "0.10000000000000000001", "0.1"),
+        (
+            "0.10000000000000000001",
+            "0.10000000000000000001",
+            "0.10000000000000000001",
+        ),
+        (
+            "{min: -0.30000000000000000001}",
+            "-1",
+            "-0.30000000000000000001",
+        ),
+        (".5", "0.6", "0.5"),
+    ] {
+        let policy = policy(&contents("llm: {}", &format!("{{clamp: {{/n: {bound}}}}}")));
+        let llm = llm_call("ours", Some("m"));
+        let request = Request {
+            llm: Some(&llm),
+            ..Request::new("POST", "/v1/chat/completions")
+        };
+        let ruling = decide(&policy, "coder", "a.example", Seen::Request(request));
+        let document = format!("{{\"n\":{before}}}");
+        let mut document =
+            agentguard_protocol::json::Value::read(document.as_bytes(), 1 << 16).unwrap();
+        ruling.changes[0]
+            .edits()
+            .unwrap()
+            .apply(&mut document)
+            .unwrap();
+        assert_eq!(document.written(), format!("{{\"n\":{after}}}"), "{bound}");
+    }
+}
+
 #[test]
 fn what_cannot_be_changed_in_contents_is_refused() {
     for (matches, modify, told) in [
@@ -198,6 +244,11 @@ fn what_cannot_be_changed_in_contents_is_refused() {
             "expected a number, or `min` and `max`",
         ),
         ("llm: {}", "{clamp: {/a: {}}}", "neither `min` nor `max`"),
+        (
+            "llm: {}",
+            "{clamp: {/a: {min: 0.10000000000000000001, max: 0.1}}}",
+            "`min` is larger than `max`",
+        ),
         (
             "llm: {}",
             "{clamp: {/a: {min: 2, max: 1}}}",

@@ -96,6 +96,61 @@ fn what_opens_an_address_is_not_preceded_by_what_does_not() {
     assert_eq!(told(FIRST, bare), [""; 0]);
 }
 
+/// With ranks what stands above decides alone, so that what it leaves nothing to changes nothing.
+#[test]
+fn a_change_behind_what_decides_is_told() {
+    let head = "strategy: priority_first_match\ntool_servers: [{name: mail, api: mcp, hosts: [a.example]}]\nagents: [{name: coder}]\n";
+    let modify = "  - {id: m, priority: 1, match: {host: [a.example], port: [443], MATCH}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect}\n";
+    let rules = |above: &str, says: &str, below: &str| {
+        let above = format!(
+            "  - {{id: above, priority: 9, match: {{host: [a.example], port: [443], {above}}}, {says}}}\n"
+        );
+        let rules = above + &modify.replace("MATCH", below);
+        rules.replace(", }", "}")
+    };
+    let never =
+        ["rule `m` never decides: rule `above` (line 6) comes before it and matches all of it"];
+    let allow = "action: allow, handling: inspect";
+    let change = "action: modify, modify: {headers: {drop: [referer]}}, handling: inspect";
+    let tool = "tool: {name: [send]}";
+    for (above, says, below, hidden) in [
+        ("", allow, "", true),
+        ("", change, "", true),
+        ("", "action: deny", "", true),
+        ("", allow, "path: [/x]", true),
+        ("method: [POST]", allow, "method: [POST], path: [/x]", true),
+        (
+            "tool: {server: [mail]}",
+            allow,
+            "tool: {server: [mail], name: [send]}",
+            true,
+        ),
+        ("path: [/x]", "action: deny", "path: [/x]", true),
+        ("path: [/x]", allow, "", false),
+        // `/%2Fx` is not what it allows, and may be changed where something else allows it.
+        ("path: [/x]", allow, "path: [/x]", false),
+        ("path: [/x]", change, "path: [/x]", false),
+        (tool, allow, tool, false),
+        // `ping` is not what it denies.
+        (tool, "action: deny", tool, false),
+        (
+            "",
+            "when: \"agent.name == 'coder'\", action: allow, handling: inspect",
+            "",
+            false,
+        ),
+    ] {
+        let expected: &[&str] = if hidden { &never } else { &[] };
+        let rules = rules(above, says, below);
+        assert_eq!(told(head, &rules), expected, "{rules}");
+    }
+    // Where all of them count it changes what the other one allows.
+    let other = rules("", allow, "")
+        .replace("priority: 9, ", "")
+        .replace("priority: 1, ", "");
+    assert_eq!(told(CODER, &other), [""; 0]);
+}
+
 #[test]
 fn several_denials_together_leave_an_allowance_nothing() {
     let wide = "  - {id: a, match: {host: [a.example.com], port: ['400-500']}, action: allow}\n";

@@ -229,7 +229,67 @@ fn what_no_local_tool_has_is_warned_of() {
     assert_eq!(warned(server, headers), 1);
     assert_eq!(warned(server, "modify, modify: {redact: [/a]}"), 0);
     assert_eq!(warned(server, "deny"), 0);
+    // Where all servers are local, one that names none is for those alone as well.
+    let alone = SERVERS.replace("  - {name: remote, api: mcp, hosts: [mcp.example]}\n", "");
+    let policy = policy(&format!(
+        "{alone}  - {{id: a, match: {{tool: {{name: [x]}}}}, action: {headers}}}\n"
+    ));
+    let told: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+    let told: Vec<_> = told
+        .iter()
+        .filter(|it| it.contains("asked over no network"))
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(warned("tool: {name: [x]}", headers), 0);
     // One that is for others as well has these for them.
     let both = "port: [443], tool: {server: [files, remote], name: [x]}";
     assert_eq!(warned(both, "deny"), 0);
+}
+
+/// A message to a local tool has no header fields, so that nothing is told to be changed in them.
+#[test]
+fn what_is_told_to_be_changed_in_a_message_is_changed() {
+    let told = |modify: &str, tool: &Tool| {
+        let policy = rules(&format!(
+            "  - {{id: m, match: {{tool: {{name: ['*']}}}}, action: modify, modify: {modify}}}\n"
+        ));
+        locally(&policy, tool)
+    };
+    let send = call("files", "send", "/data/a");
+    let ping = Tool {
+        method: Some("ping".to_owned()),
+        name: None,
+        values: Vec::new(),
+        ..send.clone()
+    };
+    let fields = "{headers: {drop: [cookie], set: {x-a: b}}}";
+    let both = "{headers: {drop: [cookie]}, redact: [/bcc]}";
+    for (modify, tool, code, sentence) in [
+        (
+            fields,
+            &send,
+            ReasonCode::RuleAllow,
+            "Rule m allows coder to call send of files.",
+        ),
+        (
+            both,
+            &send,
+            ReasonCode::RuleModify,
+            "Rule m allows coder to call send of files, with `/bcc` redacted.",
+        ),
+        (
+            both,
+            &ping,
+            ReasonCode::RuleAllow,
+            "Rule m allows coder to send ping to files.",
+        ),
+    ] {
+        let expected = (code, sentence.to_owned());
+        assert_eq!(told(modify, tool), expected, "{modify}");
+    }
+    // On paper too.
+    let policy = rules(
+        "  - {id: a, match: {tool: {}}, action: allow}\n  - {id: m, match: {tool: {server: [files]}}, action: modify, modify: {headers: {drop: [cookie]}}, mode: shadow}\n",
+    );
+    assert_eq!(locally(&policy, &send).0, ReasonCode::RuleAllow);
 }

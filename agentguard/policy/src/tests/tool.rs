@@ -2,6 +2,8 @@
 
 use agentguard_model::{Argument, HostName, ReasonCode, Tool, Transport};
 
+use proptest::prelude::*;
+
 use super::{agent, document, host, policy};
 use crate::table::{Expected, WrittenTable};
 use crate::{
@@ -522,7 +524,7 @@ fn what_was_not_meant_is_warned_of() {
 #[test]
 fn a_server_answers_at_its_paths_however_they_are_written() {
     let policy = policy(
-        "version: 1\ntool_servers:\n  - {name: files, api: mcp, hosts: [mcp.example], paths: [\"/Files/mcp\", \"/files/sse/**\"], list: allowed, pin: deny}\n  - {name: all, api: mcp, hosts: [mcp.example, \"*.mcp.example\"], paths: [\"/all/**\"]}\n  - {name: any, api: mcp, hosts: [any.example]}\nagents: [{name: coder}]\nrules: []\n",
+        "version: 1\ntool_servers:\n  - {name: files, api: mcp, hosts: [mcp.example], paths: [\"/Files/mcp\", \"/files/sse/**\"], list: allowed, pin: deny}\n  - {name: all, api: mcp, hosts: [mcp.example, \"*.mcp.example\"], paths: [\"/all/**\"]}\n  - {name: slash, api: mcp, hosts: [mcp.example], paths: [\"/slash/\", \"/scope%2Fname\"]}\n  - {name: any, api: mcp, hosts: [any.example]}\nagents: [{name: coder}]\nrules: []\n",
     );
     for (name, path, expected) in [
         ("mcp.example", "/Files/mcp", Some("files")),
@@ -531,6 +533,25 @@ fn a_server_answers_at_its_paths_however_they_are_written() {
         ("mcp.example", "/files/mcp;a=b", Some("files")),
         ("mcp.example", "/files;x/mcp/", Some("files")),
         ("mcp.example", "/files%2Fmcp", Some("files")),
+        ("mcp.example", "/files/mcp%2F", Some("files")),
+        ("mcp.example", "/%2Ffiles%2FMCP%2F%2F", Some("files")),
+        ("mcp.example", "/files%3Bx%2Fmcp", Some("files")),
+        ("mcp.example", "/files/mcp%2F%3Bx", Some("files")),
+        ("mcp.example", "/FILES%3b1%2Fmcp%3b2", Some("files")),
+        // Where a parameter ends is told before or after an escaped slash is one.
+        ("mcp.example", "/files%3Bx%2Fy/mcp", Some("files")),
+        ("mcp.example", "/files/mcp%3Bx%2Fy", Some("files")),
+        ("mcp.example", "/x/..%3By/files/.%3B/mcp", Some("files")),
+        ("mcp.example", "/slash", Some("slash")),
+        ("mcp.example", "/slash/%2F", Some("slash")),
+        ("mcp.example", "/scope/name", Some("slash")),
+        ("mcp.example", "/files", None),
+        ("mcp.example", "/files/mcp/x", None),
+        ("mcp.example", "/files/mcp%2Fx", None),
+        ("mcp.example", "/", None),
+        ("mcp.example", "/%2F", None),
+        ("mcp.example", "*", None),
+        ("any.example", "*", Some("any")),
         ("mcp.example", "/files/sse/a/b", Some("files")),
         ("mcp.example", "/files/mcpx", None),
         ("mcp.example", "/all", Some("all")),
@@ -549,6 +570,54 @@ fn a_server_answers_at_its_paths_however_they_are_written() {
     assert_eq!((files.list, files.pin), (Listing::Allowed, Pinning::Deny));
     let any = policy.tool_server_named("any").unwrap();
     assert_eq!((any.list, any.pin), (Listing::All, Pinning::Alert));
+}
+
+proptest! {
+    /// Whatever a server may leave out of a path, or read in it as if it were not there.
+    #[test]
+    fn a_servers_path_stays_its_own_however_much_is_put_into_it(
+        written in prop::sample::select(vec!["a/mcp", "planner/v1/message:send", "x/1/y", "q/r", "s"]),
+        slashes in prop::collection::vec("((/|%2[fF])((;|%3[bB])[a-z0-9=.]{0,3})?){0,2}(/|%2[fF])", 3),
+        last in "((/|%2[fF])((;|%3[bB])[a-z0-9=.]{0,3})?){0,3}",
+        parameters in prop::collection::vec("((;|%3[bB])[a-z0-9=.]{0,3}){0,2}", 4),
+        upper in prop::collection::vec(any::<bool>(), 64),
+    ) {
+        let policy = policy(
+            "version: 1\ntool_servers: [{name: files, api: mcp, hosts: [mcp.example], paths: [/a/mcp, \"/planner/**\", \"/x/*/Y\", \"/q%2Fr\", /s/]}]\nagents: [{name: coder}]\nrules: []\n",
+        );
+        let mut path = String::from("/");
+        for (n, segment) in written.split('/').enumerate() {
+            path.push_str(&slashes[n]);
+            let letters = segment.chars().zip(&upper[8 * n..]);
+            path.extend(letters.map(|(it, upper)| if *upper { it.to_ascii_uppercase() } else { it }));
+            path.push_str(&parameters[n]);
+        }
+        path.push_str(&last);
+        prop_assert!(policy.tool_server(&host("mcp.example"), &path).is_some(), "{}", path);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_called_what_it_is() {
+    let policy = policy(
+        "version: 1\ntool_servers: [{name: files, api: mcp, hosts: [mcp.example]}, {name: rpc, api: json_rpc, hosts: [rpc.example]}]\nagents: [{name: coder}]\nrules: [{id: all, match: {tool: {}}, action: allow}]\n",
+    );
+    for (server, told) in [
+        (
+            "files",
+            "The message to a server of tools cannot be read: no JSON.",
+        ),
+        ("rpc", "The call of a tool cannot be read: no JSON."),
+    ] {
+        let tool = Tool {
+            server: server.to_owned(),
+            ..unread()
+        };
+        let name = host("mcp.example");
+        let ruling = policy.decide(agent(&policy, "coder"), &facts(&name, Some(&tool)));
+        assert_eq!(ruling.reason.code, ReasonCode::NotUnderstood);
+        assert_eq!(ruling.reason.message, told);
+    }
 }
 
 #[test]

@@ -62,10 +62,6 @@ pub(super) fn warnings<'a>(
             })
         });
         let others: Vec<Beside<'a>> = others.collect();
-        if strategy == Strategy::PriorityFirstMatch && rule.obliges() {
-            // In another reading than those before it allow it obliges all the same.
-            continue;
-        }
         let hidden = comparisons
             .hidden_by_one(strategy, rule, &others)
             .or_else(|| comparisons.hidden_by_several(strategy, rule, &others));
@@ -247,7 +243,9 @@ impl<'a> Comparisons<'a> {
                     rule.allows() && !by.rule.allows() && counts
                 }
                 Strategy::PriorityFirstMatch => {
-                    precedes(by.rule, rule, by.earlier) && self.opens_all(by.rule, rule)
+                    precedes(by.rule, rule, by.earlier)
+                        && in_every_reading(by.rule, rule)
+                        && self.opens_all(by.rule, rule)
                 }
                 // The narrower one decides.
                 Strategy::MostSpecificWins => false,
@@ -332,6 +330,7 @@ impl<'a> Comparisons<'a> {
             Strategy::PriorityFirstMatch => {
                 self.spend(1);
                 let matches = precedes(by, rule, earlier)
+                    && in_every_reading(by, rule)
                     && self.opens_all(by, rule)
                     && self.reaches_over(by, rule, Who::Now)
                     && self.sees(by, rule);
@@ -402,4 +401,13 @@ impl<'a> Comparisons<'a> {
 pub(super) fn precedes(by: &Rule, rule: &Rule, earlier: bool) -> bool {
     let first = by.priority > rule.priority || by.priority == rule.priority && earlier;
     first && by.info.in_force()
+}
+
+/// Whether `by`, if it is for all that `rule` is for, decides that in every reading. What changes something is read as a
+/// denial reads it: where an allowance before it does not match, since some server may read the request in another way,
+/// it changes what a later one allows.
+fn in_every_reading(by: &Rule, rule: &Rule) -> bool {
+    !rule.obliges()
+        || !by.allows()
+        || by.conditions.when.is_none() && !by.request.depends_on_action()
 }

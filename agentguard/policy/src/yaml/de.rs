@@ -12,7 +12,7 @@ use serde::forward_to_deserialize_any;
 
 use super::plain::{Plain, is_whole_number, plain};
 use super::tree::{Node, Value};
-use super::{AT, Place, READ_THE_SCHEMA};
+use super::{AT, NUMBER, Place, READ_THE_SCHEMA};
 use crate::diagnostic::{nearest, quoted};
 
 /// What does not fit, and where.
@@ -349,12 +349,18 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         if name == AT {
-            self.placed(visitor.visit_seq(AtParts {
+            return self.placed(visitor.visit_seq(AtParts {
                 node: self,
                 next: 0,
-            }))
-        } else {
-            self.as_it_is(visitor)
+            }));
+        }
+        match &self.node.value {
+            Value::Scalar { text, plain: true }
+                if name == NUMBER && matches!(plain(text), Plain::Float(_)) =>
+            {
+                self.placed(number(text, visitor.visit_bytes(text.as_bytes())))
+            }
+            _ => self.as_it_is(visitor),
         }
     }
 

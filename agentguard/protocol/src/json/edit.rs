@@ -3,8 +3,11 @@
 //! A place that is put out or bounded is found in whatever case its names are written, since some servers take one for
 //! the other; `*` stands for each entry there. What adds to a document says where exactly (RFC 6902).
 
+mod decimal;
+
 use std::cmp::Ordering;
 
+use self::decimal::compare;
 use super::pointer::{find_mut, index};
 use super::{MAX_DEPTH, NODE, Pointer, Value, same_name};
 
@@ -190,6 +193,13 @@ fn each(
 }
 
 impl Bounds {
+    /// Whether no number is within them: the least is larger than the most.
+    #[must_use]
+    pub fn hold_none(&self) -> bool {
+        let pair = self.least.as_deref().zip(self.most.as_deref());
+        pair.is_some_and(|(least, most)| compare(least, most) == Ordering::Greater)
+    }
+
     /// Makes a number hold. `null` is none, and says no more than what is not there.
     fn hold(&self, value: &mut Value) -> bool {
         let number = match value {
@@ -207,15 +217,6 @@ impl Bounds {
         }
         true
     }
-}
-
-/// Which of two numbers is larger: whole ones exactly, others as most parsers of servers read them.
-fn compare(one: &str, other: &str) -> Ordering {
-    if let (Ok(one), Ok(other)) = (one.parse::<i128>(), other.parse::<i128>()) {
-        return one.cmp(&other);
-    }
-    let read = |text: &str| text.parse::<f64>().unwrap_or(f64::INFINITY);
-    read(one).total_cmp(&read(other))
 }
 
 impl Operation {

@@ -43,9 +43,9 @@ impl Route {
         let loose: Vec<&str> = loose
             .split('/')
             .map(|segment| segment.split(';').next().unwrap_or_default())
+            .filter(|segment| !segment.is_empty())
             .collect();
-        let loose = loose.join("/");
-        let loose = readings(method, loose.trim_end_matches('/'));
+        let loose = readings(method, &loose.join("/"));
         let same = all.len() == loose.len() && {
             let mut pairs = all.iter().zip(&loose);
             pairs.all(|(one, other)| one.is_same(other))

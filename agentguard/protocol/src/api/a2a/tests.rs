@@ -230,6 +230,8 @@ fn what_some_servers_take_for_another_operation_is_not_understood() {
         ("POST", "/message:send/", rpc, No::Operations),
         ("POST", "/x%2Fmessage:send", rpc, No::Operations),
         ("POST", "/message:send%3Bx", rpc, No::Operations),
+        ("POST", "/tasks%2F%2Ft1:cancel", rpc, No::Operations),
+        ("POST", "/tasks/%3Bx/t1:cancel", rpc, No::Operations),
         ("GET", "/tasks/", "", No::Operations),
         ("GET", "/TASKS/t1", "", No::Operations),
         ("GET", "/tasks/t1%3Asubscribe", "", No::Operations),
