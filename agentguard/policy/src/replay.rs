@@ -73,10 +73,18 @@ impl State {
         self.verdict != Verdict::Deny || !self.enforced
     }
 
-    /// Whether the same is said and done. Of what is allowed it does not matter which mode lets it go on.
+    /// Whether it goes on with the changes that it says.
+    #[must_use]
+    pub fn changes(self) -> bool {
+        self.verdict == Verdict::Modify && self.enforced
+    }
+
+    /// Whether the same is said and done. Of what goes on as it is it does not matter which mode lets it.
     #[must_use]
     pub fn is(self, other: Self) -> bool {
-        self.verdict == other.verdict && self.goes_on() == other.goes_on()
+        self.verdict == other.verdict
+            && self.goes_on() == other.goes_on()
+            && self.changes() == other.changes()
     }
 }
 
@@ -278,5 +286,13 @@ impl Told {
     #[must_use]
     pub fn changed(&self) -> bool {
         !self.was.is(self.would_be) || self.other_changes
+    }
+
+    /// Whether another thing would be done: it would go on where it did not, or the reverse, or be changed where it
+    /// was not, or the reverse.
+    #[must_use]
+    pub fn done_otherwise(&self) -> bool {
+        self.was.goes_on() != self.would_be.goes_on()
+            || self.was.changes() != self.would_be.changes()
     }
 }

@@ -6,15 +6,16 @@ mod recorder;
 use std::net::IpAddr;
 
 use agentguard_model::{
-    Action, ActionKind, Argument, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Llm,
-    Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
+    Action, ActionKind, Argument, Bytes, COUNTED_TOGETHER, Decision, DecisionId, HostName, Layer,
+    Llm, Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 use ipnet::IpNet;
 use ulid::Ulid;
 
 use super::{host, llm_call, policy};
 use crate::replay::{EXAMPLES, MAX_GROUPS, Replay, Replayed, Summary, Told};
-use recorder::decision;
+use crate::{Circumstances, Facts, Request, Seen};
+use recorder::{Attempt, Recorder, Sent, decision};
 
 /// No address is closed.
 const OPEN: fn(IpAddr, &[IpNet], bool) -> bool = |_, _, _| false;
@@ -77,6 +78,22 @@ fn allowed(layer: Layer, action: Action) -> Decision {
         verdict: Verdict::Allow,
         reason: Reason::new(ReasonCode::RuleAllow, "because"),
         ..decision(layer, action)
+    }
+}
+
+/// A request that gets something, without content.
+fn requested(name: &HostName) -> Attempt<'_> {
+    Attempt {
+        facts: Facts {
+            host: Some(name),
+            ip: None,
+            port: 80,
+            transport: Transport::Tcp,
+            request: Seen::NotYet,
+            circumstances: Circumstances::NOBODY,
+        },
+        behind: None,
+        sent: Sent::Clear(Request::new("GET", "/")),
     }
 }
 
@@ -622,6 +639,45 @@ fn what_was_asked_of_local_tools_goes_through_the_candidate() {
         let replayed = replay.replay(&decision);
         let would_be = told(&replayed).map(|told| told.would_be.verdict);
         assert_eq!(would_be, expected, "{replayed:?}");
+    }
+}
+
+/// Whether it is changed, and whether that is done, is what simulation is about.
+#[test]
+fn changes_that_come_into_force_or_go_on_paper_are_a_change() {
+    let text = |agent: &str, rule: &str| {
+        format!(
+            "version: 1\nagents: [{{name: coder, mode: {agent}}}]\nrules:\n  - {{id: al, match: {{host: [open.example], port: [80]}}, action: allow, handling: inspect}}\n  - {{id: mo, match: {{host: [open.example], port: [80]}}, action: modify, modify: {{headers: {{drop: [cookie]}}}}, mode: {rule}}}\n"
+        )
+    };
+    let ways = [
+        ("enforce", "enforce"),
+        ("enforce", "shadow"),
+        ("shadow", "enforce"),
+        ("observe", "shadow"),
+    ];
+    let name = host("open.example");
+    for was in ways {
+        let before = policy(&text(was.0, was.1));
+        let attempt = requested(&name);
+        let decision = Recorder { policy: &before }.flow(&attempt);
+        assert_eq!(decision.verdict, Verdict::Modify);
+        for would_be in ways {
+            let candidate = policy(&(text(would_be.0, would_be.1) + "# another version\n"));
+            let replayed = Replay::new(&candidate, [], &OPEN).replay(&decision);
+            let told = told(&replayed).unwrap();
+            let made = |way: (&str, &str)| way == ("enforce", "enforce");
+            let changed = made(was) != made(would_be);
+            assert_eq!(told.changed(), changed, "{was:?} {would_be:?}");
+            let mut summary = Summary::default();
+            summary.add(&decision, replayed.clone());
+            let totals = summary.totals;
+            assert_eq!(
+                (totals.said_otherwise, totals.done_otherwise),
+                (0, u64::from(changed)),
+                "{was:?} {would_be:?}"
+            );
+        }
     }
 }
 
