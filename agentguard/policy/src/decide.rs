@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use agentguard_model::special::special as special_range;
 use agentguard_model::{
-    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
+    Changed, Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
 };
 
 use crate::agent::AgentPolicy;
-use crate::changes::Changes;
+use crate::changes::{Changes, digest};
 use crate::circumstances::Circumstances;
 use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
@@ -72,10 +72,37 @@ pub struct Ruling {
     pub matched: Vec<Matched>,
     /// What is to be changed in the request before it is sent on, in this order.
     pub changes: Vec<Arc<Changes>>,
+    /// What is not changed and would be in enforce mode, in this order.
+    pub on_paper: Vec<Arc<Changes>>,
     /// Whether contents are to be kept.
     pub captures: bool,
     /// Where it denies tool calls that a model asks for: whether these are cut out of the answer, and the rest goes on.
     pub cuts: bool,
+}
+
+impl Ruling {
+    /// The same where nothing is changed.
+    fn put_on_paper(mut self) -> Self {
+        self.changes.append(&mut self.on_paper);
+        self.on_paper = std::mem::take(&mut self.changes);
+        self.enforced = false;
+        self
+    }
+
+    /// What rules change in what goes on, for the record.
+    #[must_use]
+    pub fn changed(&self) -> Option<Changed> {
+        if !matches!(self.outcome, RulingOutcome::Allow(_)) {
+            return None;
+        }
+        // What is denied on paper would not be changed in enforce mode.
+        let on_paper = (self.verdict == Verdict::Modify).then_some(&self.on_paper);
+        let changed = Changed {
+            made: digest(&self.changes),
+            on_paper: on_paper.and_then(|changes| digest(changes)),
+        };
+        (changed != Changed::default()).then_some(changed)
+    }
 }
 
 /// How many changes a sentence tells of, at most.
@@ -272,15 +299,13 @@ impl Policy {
             let rule = first.and_then(|position| self.at(position));
             let mode = rule.map_or(agent.mode, |rule| rule.info.mode);
             return Ruling {
-                enforced: false,
                 mode: match mode {
                     _ if observes => agent.mode,
                     // It is in force for other sessions.
                     Mode::Enforce => Mode::Shadow,
                     mode => mode,
                 },
-                changes: Vec::new(),
-                ..on_paper
+                ..on_paper.put_on_paper()
             };
         }
         let mut matched = Vec::new();
@@ -294,6 +319,7 @@ impl Policy {
             reason: Reason::new(ReasonCode::RuleAllow, message),
             matched,
             changes: Vec::new(),
+            on_paper: Vec::new(),
             captures: found.captures,
             cuts: false,
         }
@@ -369,20 +395,21 @@ impl Policy {
             None => self.first(&found.allowances),
         };
         let message = sentence::modified(attempt, first, &told);
-        Ruling {
+        let ruling = Ruling {
             outcome,
             verdict: Verdict::Modify,
-            enforced: !agent.observes(),
+            enforced: true,
             mode: agent.mode,
             reason: Reason::new(ReasonCode::RuleModify, message),
             matched,
-            changes: if agent.observes() {
-                Vec::new()
-            } else {
-                changes
-            },
+            changes,
+            on_paper: Vec::new(),
             captures: found.captures,
             cuts: false,
+        };
+        match agent.observes() {
+            true => ruling.put_on_paper(),
+            false => ruling,
         }
     }
 
@@ -406,6 +433,7 @@ impl Policy {
             ),
             matched,
             changes: Vec::new(),
+            on_paper: Vec::new(),
             captures: false,
             cuts: false,
         }
@@ -457,6 +485,7 @@ impl Policy {
             reason: Reason::new(code, message),
             matched,
             changes: Vec::new(),
+            on_paper: Vec::new(),
             captures: false,
             cuts: false,
         }
@@ -619,6 +648,7 @@ fn unless_unread(agent: &AgentPolicy, facts: &Facts<'_>, ruling: Ruling) -> Ruli
         // No rule says so.
         matched: Vec::new(),
         changes: Vec::new(),
+        on_paper: Vec::new(),
         captures: false,
         cuts: false,
     }
@@ -659,6 +689,7 @@ fn denied(mode: Mode, reason: Reason) -> Ruling {
         reason,
         matched: Vec::new(),
         changes: Vec::new(),
+        on_paper: Vec::new(),
         captures: false,
         cuts: false,
     }

@@ -1,21 +1,21 @@
 //! Recorded decisions through another policy.
 
+mod changed;
 mod properties;
 mod recorder;
 
 use std::net::IpAddr;
 
 use agentguard_model::{
-    Action, ActionKind, Argument, Bytes, COUNTED_TOGETHER, Decision, DecisionId, HostName, Layer,
-    Llm, Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
+    Action, ActionKind, Argument, Bytes, COUNTED_TOGETHER, Decision, DecisionId, Layer, Llm,
+    Outcome, Reason, ReasonCode, Tool, Transport, Verdict,
 };
 use ipnet::IpNet;
 use ulid::Ulid;
 
 use super::{host, llm_call, policy};
 use crate::replay::{EXAMPLES, MAX_GROUPS, Replay, Replayed, Summary, Told};
-use crate::{Circumstances, Facts, Request, Seen};
-use recorder::{Attempt, Recorder, Sent, decision};
+use recorder::decision;
 
 /// No address is closed.
 const OPEN: fn(IpAddr, &[IpNet], bool) -> bool = |_, _, _| false;
@@ -78,22 +78,6 @@ fn allowed(layer: Layer, action: Action) -> Decision {
         verdict: Verdict::Allow,
         reason: Reason::new(ReasonCode::RuleAllow, "because"),
         ..decision(layer, action)
-    }
-}
-
-/// A request that gets something, without content.
-fn requested(name: &HostName) -> Attempt<'_> {
-    Attempt {
-        facts: Facts {
-            host: Some(name),
-            ip: None,
-            port: 80,
-            transport: Transport::Tcp,
-            request: Seen::NotYet,
-            circumstances: Circumstances::NOBODY,
-        },
-        behind: None,
-        sent: Sent::Clear(Request::new("GET", "/")),
     }
 }
 
@@ -639,103 +623,5 @@ fn what_was_asked_of_local_tools_goes_through_the_candidate() {
         let replayed = replay.replay(&decision);
         let would_be = told(&replayed).map(|told| told.would_be.verdict);
         assert_eq!(would_be, expected, "{replayed:?}");
-    }
-}
-
-/// Whether it is changed, and whether that is done, is what simulation is about.
-#[test]
-fn changes_that_come_into_force_or_go_on_paper_are_a_change() {
-    let text = |agent: &str, rule: &str| {
-        format!(
-            "version: 1\nagents: [{{name: coder, mode: {agent}}}]\nrules:\n  - {{id: al, match: {{host: [open.example], port: [80]}}, action: allow, handling: inspect}}\n  - {{id: mo, match: {{host: [open.example], port: [80]}}, action: modify, modify: {{headers: {{drop: [cookie]}}}}, mode: {rule}}}\n"
-        )
-    };
-    let ways = [
-        ("enforce", "enforce"),
-        ("enforce", "shadow"),
-        ("shadow", "enforce"),
-        ("observe", "shadow"),
-    ];
-    let name = host("open.example");
-    for was in ways {
-        let before = policy(&text(was.0, was.1));
-        let attempt = requested(&name);
-        let decision = Recorder { policy: &before }.flow(&attempt);
-        assert_eq!(decision.verdict, Verdict::Modify);
-        for would_be in ways {
-            let candidate = policy(&(text(would_be.0, would_be.1) + "# another version\n"));
-            let replayed = Replay::new(&candidate, [], &OPEN).replay(&decision);
-            let told = told(&replayed).unwrap();
-            let made = |way: (&str, &str)| way == ("enforce", "enforce");
-            let changed = made(was) != made(would_be);
-            assert_eq!(told.changed(), changed, "{was:?} {would_be:?}");
-            let mut summary = Summary::default();
-            summary.add(&decision, replayed.clone());
-            let totals = summary.totals;
-            assert_eq!(
-                (totals.said_otherwise, totals.done_otherwise),
-                (0, u64::from(changed)),
-                "{was:?} {would_be:?}"
-            );
-        }
-    }
-}
-
-/// A candidate that changes what it allows in another way is told.
-#[test]
-fn other_changes_are_a_change() {
-    let text = |modify: &str| {
-        format!(
-            "version: 1\nagents: [{{name: coder}}]\nrules:\n  - {{id: m, match: {{host: [open.example], port: [80]}}, action: modify, modify: {modify}}}\n"
-        )
-    };
-    let recorded = |changes: &str| Decision {
-        verdict: Verdict::Modify,
-        reason: Reason::new(
-            ReasonCode::RuleModify,
-            format!("Rule old allows coder to GET open.example:80/, {changes}."),
-        ),
-        ..over(allowed(Layer::Proxy, asks("GET", "open.example")), 0)
-    };
-    for (was, modify, changed) in [
-        ("without `cookie`", "{headers: {drop: [cookie]}}", false),
-        ("without `cookie`", "{headers: {drop: [referer]}}", true),
-        (
-            "without `cookie`, with another `x-a`",
-            "{headers: {drop: [cookie]}}",
-            true,
-        ),
-        (
-            "without `cookie`, with another `x-a`",
-            "{headers: {drop: [cookie], set: {x-a: b}}}",
-            false,
-        ),
-    ] {
-        let candidate = policy(&text(modify));
-        let replayed = Replay::new(&candidate, [], &OPEN).replay(&recorded(was));
-        let told = told(&replayed).unwrap();
-        assert_eq!(told.would_be.verdict, Verdict::Modify);
-        assert_eq!(told.changed(), changed, "{was} {modify}");
-    }
-    // Also beside a denial on paper.
-    let soon = "  - {id: soon, match: {host: [open.example]}, action: deny, mode: shadow}\n";
-    let was = Decision {
-        verdict: Verdict::Deny,
-        enforced: false,
-        reason: Reason::new(
-            ReasonCode::RuleDeny,
-            "Rule soon forbids coder to GET open.example:80/. It goes on, without `cookie`.",
-        ),
-        ..recorded("without `cookie`")
-    };
-    for (modify, changed) in [
-        ("{headers: {drop: [cookie]}}", false),
-        ("{headers: {drop: [referer]}}", true),
-    ] {
-        let candidate = policy(&(text(modify) + soon));
-        let replayed = Replay::new(&candidate, [], &OPEN).replay(&was);
-        let told = told(&replayed).unwrap();
-        assert_eq!(told.would_be.verdict, Verdict::Deny);
-        assert_eq!(told.changed(), changed, "{modify}");
     }
 }
