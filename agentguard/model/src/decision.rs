@@ -117,6 +117,9 @@ pub struct Matched {
     pub rule: String,
     /// Where it stands.
     pub source: Source,
+    /// The mode that keeps it on paper, where one does; `shadow` where its `rollout` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_paper: Option<Mode>,
 }
 
 /// What rules change in what goes on, as digests that are equal where the same is changed in the same order: `sha256:` and

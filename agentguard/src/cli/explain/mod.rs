@@ -386,10 +386,13 @@ fn rules(
         None => {}
     }
     for matched in &decision.matched {
+        let on_paper = matched
+            .on_paper
+            .map_or_else(String::new, |by| format!(", on paper: mode {}", mode(by)));
         story.entry(
             "rule",
             &format!(
-                "`{}` at {}:{} ({})",
+                "`{}` at {}:{} ({}){on_paper}",
                 matched.rule, matched.source.file, matched.source.line, matched.engine
             ),
         );

@@ -1,10 +1,11 @@
 //! What would be changed, against what was.
 
-use agentguard_model::{Decision, HostName, Layer, Reason, ReasonCode, Transport, Verdict};
+use agentguard_model::{Decision, HostName, Layer, Mode, Reason, ReasonCode, Transport, Verdict};
 
 use super::recorder::{Attempt, Recorder, Sent};
 use super::{OPEN, allowed, asks, told};
 use crate::replay::{Replay, Replayed, Summary};
+use crate::report::Report;
 use crate::tests::{host, llm_call, policy};
 use crate::{Circumstances, Facts, Policy, Request, Seen};
 
@@ -215,4 +216,115 @@ fn of_a_sentence_alone_it_is_told_what_differs() {
     );
     let other = replay.replay(&old("without `cookie`, with another `x-a`"));
     assert_eq!(told(&other).map(|told| told.changed()), Some(true));
+}
+
+/// Beside what is changed it is told what a rule on paper would change.
+#[test]
+fn a_change_on_paper_is_not_lost_beside_one_that_is_made() {
+    let text = |agent: &str, rules: &str| {
+        let head = "version: 1\nproviders: [{name: ours, api: openai, hosts: [open.example]}]\n";
+        let matches = "match: {host: [open.example], port: [80], llm: {}}";
+        let rules = rules.replace("MATCH", matches);
+        format!(
+            "{head}agents: [{{name: coder, mode: {agent}}}]\nrules:\n  - {{id: al, {matches}, action: allow, handling: inspect}}\n{rules}"
+        )
+    };
+    let made = "  - {id: mo, MATCH, action: modify, modify: {redact: [/user]}}\n";
+    let soon = "  - {id: mp, MATCH, action: modify, modify: {clamp: {/n: 3}}, mode: shadow}\n";
+    let few = soon.replace("mode: shadow", "rollout: {percent: 0}");
+    let shadow = Some(Mode::Shadow);
+    for (agent, rules, told, matched, digests) in [
+        (
+            "enforce",
+            format!("{made}{soon}"),
+            "with `/user` redacted; on paper also with `/n` at most 3.",
+            &[("mo", None), ("mp", shadow), ("al", None)][..],
+            [true, true],
+        ),
+        (
+            "enforce",
+            format!("{few}{made}"),
+            "with `/user` redacted; on paper also with `/n` at most 3.",
+            &[("mo", None), ("mp", shadow), ("al", None)],
+            [true, true],
+        ),
+        (
+            "enforce",
+            soon.to_owned(),
+            "with `/n` at most 3.",
+            &[("mp", shadow), ("al", None)],
+            [false, true],
+        ),
+        (
+            "shadow",
+            format!("{made}{soon}"),
+            "with `/user` redacted; on paper also with `/n` at most 3.",
+            &[("mo", None), ("mp", shadow), ("al", None)],
+            [false, true],
+        ),
+    ] {
+        let decision = recorded(&policy(&text(agent, &rules)));
+        assert_eq!(decision.verdict, Verdict::Modify);
+        assert_eq!(decision.enforced, digests[0], "{rules}");
+        let sentence = &decision.reason.message;
+        assert!(sentence.ends_with(told), "{sentence}");
+        let rules_of = decision.matched.iter();
+        let rules_of: Vec<_> = rules_of.map(|it| (it.rule.as_str(), it.on_paper)).collect();
+        assert_eq!(rules_of, matched, "{rules}");
+        let changes = decision.changes.as_ref().unwrap();
+        assert_eq!(
+            [changes.made.is_some(), changes.on_paper.is_some()],
+            digests
+        );
+        let mut report = Report::default();
+        report.add(&decision, None);
+        let [would_be] = report.would_be_modified.as_slice() else {
+            panic!("{report:?}");
+        };
+        let rule = would_be.by.rule.as_ref().map(|rule| rule.rule.as_str());
+        let expected = if agent == "shadow" { "mo" } else { "mp" };
+        assert_eq!(rule, Some(expected), "{rules}");
+        if digests[0] {
+            assert_eq!((would_be.mode, would_be.count), (Mode::Shadow, 1));
+        }
+        // What a candidate would change on paper no more is a change.
+        let candidate = policy(&(text(agent, made) + "# another version\n"));
+        let replayed = Replay::new(&candidate, [], &OPEN).replay(&decision);
+        assert_eq!(changed(&replayed), Some(true), "{rules}");
+    }
+    let alone = recorded(&policy(&text("enforce", made)));
+    let mut report = Report::default();
+    report.add(&alone, None);
+    assert!(report.would_be_modified.is_empty(), "{report:?}");
+}
+
+#[test]
+fn matched_rules_on_paper_are_told_apart() {
+    let rule = |id: &str, rest: &str| {
+        format!(
+            "  - {{id: {id}, match: {{host: [open.example], port: [80], transport: [tcp]}}, {rest}}}\n"
+        )
+    };
+    let decision = recorded(&policy(&format!(
+        "version: 1\nagents: [{{name: coder}}]\nrules:\n{}{}{}",
+        rule("al", "action: allow"),
+        rule("some-day", "action: allow, mode: observe"),
+        rule("soon", "action: deny, rollout: {percent: 0}"),
+    )));
+    let matched: Vec<_> = decision
+        .matched
+        .iter()
+        .map(|it| (it.rule.as_str(), it.on_paper))
+        .collect();
+    assert_eq!(
+        matched,
+        [
+            ("soon", Some(Mode::Shadow)),
+            ("al", None),
+            ("some-day", Some(Mode::Observe))
+        ]
+    );
+    let json = serde_json::to_value(&decision.matched).unwrap();
+    assert_eq!(json[0]["on_paper"], "shadow");
+    assert_eq!(json[1].get("on_paper"), None);
 }
