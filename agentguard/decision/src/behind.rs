@@ -68,6 +68,7 @@ fn is_same(one: &Ruling, other: &Ruling) -> bool {
         && one.reason.code == other.reason.code
         && one.matched == other.matched
         && one.changes == other.changes
+        && one.on_paper == other.on_paper
 }
 
 /// Rules change one thing at an address of a name, and another one at the next.
@@ -82,6 +83,7 @@ fn differs(host: &HostName, ruling: Ruling) -> Ruling {
         mode: Mode::Enforce,
         reason: Reason::new(ReasonCode::NotChanged, message),
         changes: Vec::new(),
+        on_paper: Vec::new(),
         captures: false,
         cuts: false,
         ..ruling

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::contents::Contents;
 use agentguard_model::{
-    Action, ActionKind, AgentId, ClaimSource, Decision, DecisionId, Handling, HostName, Layer,
-    Mode, Outcome, Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
+    Action, ActionKind, AgentId, Changed, ClaimSource, Decision, DecisionId, Handling, HostName,
+    Layer, Mode, Outcome, Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
     Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen, ToolServer,
@@ -465,6 +465,7 @@ impl<R: Recorder> Decider<R> {
                 reason,
                 matched: Vec::new(),
                 changes: Vec::new(),
+                on_paper: Vec::new(),
                 captures: false,
                 cuts: false,
             },
@@ -524,7 +525,8 @@ impl<R: Recorder> Decider<R> {
             Seen::Request(request) => request.fields.and_then(trace_parent),
             _ => None,
         };
-        let concluded = self.conclude_traced(
+        let changed = ruling.changed();
+        let concluded = self.conclude_with(
             policy,
             Draft {
                 client: Some(client),
@@ -539,7 +541,7 @@ impl<R: Recorder> Decider<R> {
                 started,
             },
             going,
-            trace,
+            (trace, changed),
         );
         let mut decided = concluded.await;
         if decided.allowed {
@@ -559,16 +561,16 @@ impl<R: Recorder> Decider<R> {
         draft: Draft<'_>,
         going: Option<Handling>,
     ) -> Decided {
-        self.conclude_traced(policy, draft, going, None).await
+        self.conclude_with(policy, draft, going, (None, None)).await
     }
 
-    /// The same, with the trace that a request says it belongs to.
-    async fn conclude_traced(
+    /// The same, with the trace that a request says it belongs to, and with what rules change in it.
+    pub(crate) async fn conclude_with(
         &self,
         policy: &Policy,
         draft: Draft<'_>,
         going: Option<Handling>,
-        trace: Option<TraceParent>,
+        (trace, changed): (Option<TraceParent>, Option<Changed>),
     ) -> Decided {
         let started = draft.started;
         let allowed = going.is_some();
@@ -576,6 +578,7 @@ impl<R: Recorder> Decider<R> {
         let reason = draft.reason.clone();
         let mut decision = self.decision(policy, draft);
         decision.trace_parent = trace;
+        decision.changes = changed.map(Box::new);
         let agent = decision.agent.as_ref().map(|agent| &agent.name);
         let trusts = |own: &AgentPolicy| own.trusts.contains(&ClaimSource::Traceparent);
         if let Some(trace) = trace
@@ -638,6 +641,7 @@ impl<R: Recorder> Decider<R> {
             mode: draft.mode,
             reason: draft.reason,
             matched: draft.matched,
+            changes: None,
             budget: Vec::new(),
             findings: Vec::new(),
             count: draft.count,

@@ -45,6 +45,7 @@ impl<R: Recorder> Decider<R> {
             RulingOutcome::Allow(handling) => Some(handling),
             RulingOutcome::Deny | RulingOutcome::Undecided => None,
         };
+        let changed = ruling.changed();
         let draft = Draft {
             client: Some(client),
             layer: Layer::Hook,
@@ -60,7 +61,8 @@ impl<R: Recorder> Decider<R> {
             count: 1,
             started,
         };
-        let mut decided = self.conclude(&policy, draft, going).await;
+        let concluded = self.conclude_with(&policy, draft, going, (None, changed));
+        let mut decided = concluded.await;
         if decided.allowed {
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory().name(client.agent));
@@ -129,6 +131,7 @@ fn undeclared(server: &str, mode: Mode) -> Ruling {
         reason: Reason::new(ReasonCode::NoRule, message),
         matched: Vec::new(),
         changes: Vec::new(),
+        on_paper: Vec::new(),
         captures: false,
         cuts: false,
     }

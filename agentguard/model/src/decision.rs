@@ -117,6 +117,22 @@ pub struct Matched {
     pub rule: String,
     /// Where it stands.
     pub source: Source,
+    /// The mode that keeps it on paper, where one does; `shadow` where its `rollout` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_paper: Option<Mode>,
+}
+
+/// What rules change in what goes on, as digests that are equal where the same is changed in the same order: `sha256:` and
+/// hexadecimal digits. The values that rules set are not in them: they may be secrets, and where few are possible a digest
+/// gives them away, salted or not, to whoever may read it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Changed {
+    /// Of what is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<String>,
+    /// Of what is not, and would be in enforce mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_paper: Option<String>,
 }
 
 /// A budget that contributed.
@@ -180,6 +196,9 @@ pub struct Decision {
     /// By which rules.
     #[serde(default)]
     pub matched: Vec<Matched>,
+    /// What rules change, where any do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Box<Changed>>,
     /// Under which budgets.
     #[serde(default)]
     pub budget: Vec<BudgetLine>,

@@ -26,8 +26,8 @@ pub use action::{Action, ActionKind, Bytes, Messages, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
 pub use claims::{Claim, ClaimSource};
 pub use decision::{
-    BudgetLine, COUNTED_TOGETHER, Decision, DecisionId, Finding, InvalidDecisionId, Layer, Matched,
-    Outcome, Source, Verdict,
+    BudgetLine, COUNTED_TOGETHER, Changed, Decision, DecisionId, Finding, InvalidDecisionId, Layer,
+    Matched, Outcome, Source, Verdict,
 };
 pub use host::{HostName, InvalidHost};
 pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};

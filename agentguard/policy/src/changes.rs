@@ -1,10 +1,14 @@
 //! What a rule changes in the requests that it allows.
 
+mod digest;
+
 use std::sync::Arc;
 
 use agentguard_protocol::json::edit::{Bounds, Edits, Operation};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
+
+pub(crate) use digest::{Values, digest};
 
 /// Changes to a request before it is sent on.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -8,18 +8,19 @@ use std::sync::Arc;
 
 use agentguard_model::special::special as special_range;
 use agentguard_model::{
-    Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Tool, Transport, Verdict,
+    Changed, Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Tool, Transport,
+    Verdict,
 };
 
 use crate::agent::AgentPolicy;
-use crate::changes::Changes;
+use crate::changes::{Changes, digest};
 use crate::circumstances::Circumstances;
 use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
 use crate::local;
 use crate::policy::Policy;
-use crate::rule::Seen;
+use crate::rule::{RuleInfo, Seen};
 use crate::sentence::{self, Attempt};
 use crate::special;
 use crate::steps::Steps;
@@ -73,10 +74,37 @@ pub struct Ruling {
     pub matched: Vec<Matched>,
     /// What is to be changed in the request before it is sent on, in this order.
     pub changes: Vec<Arc<Changes>>,
+    /// What is not changed and would be in enforce mode, in this order.
+    pub on_paper: Vec<Arc<Changes>>,
     /// Whether contents are to be kept.
     pub captures: bool,
     /// Where it denies tool calls that a model asks for: whether these are cut out of the answer, and the rest goes on.
     pub cuts: bool,
+}
+
+impl Ruling {
+    /// The same where nothing is changed.
+    fn put_on_paper(mut self) -> Self {
+        self.changes.append(&mut self.on_paper);
+        self.on_paper = std::mem::take(&mut self.changes);
+        self.enforced = false;
+        self
+    }
+
+    /// What rules change in what goes on, for the record.
+    #[must_use]
+    pub fn changed(&self) -> Option<Changed> {
+        if !matches!(self.outcome, RulingOutcome::Allow(_)) {
+            return None;
+        }
+        // What is denied on paper would not be changed in enforce mode.
+        let on_paper = (self.verdict == Verdict::Modify).then_some(&self.on_paper);
+        let changed = Changed {
+            made: digest(&self.changes),
+            on_paper: on_paper.and_then(|changes| digest(changes)),
+        };
+        (changed != Changed::default()).then_some(changed)
+    }
 }
 
 /// How many changes a sentence tells of, at most.
@@ -263,26 +291,9 @@ impl Policy {
             };
         }
         let modifying = self.what_modifies(&found.modifying, attempt.facts);
-        if !modifying.is_empty() {
-            return self.modifies(agent, attempt, found, &modifying, outcome);
-        }
-        let modifying = self.what_modifies(&found.paper_modifying, attempt.facts);
-        if !modifying.is_empty() {
-            let on_paper = self.modifies(agent, attempt, found, &modifying, outcome);
-            let first = modifying.first().copied();
-            let rule = first.and_then(|position| self.at(position));
-            let mode = rule.map_or(agent.mode, |rule| rule.info.mode);
-            return Ruling {
-                enforced: false,
-                mode: match mode {
-                    _ if observes => agent.mode,
-                    // It is in force for other sessions.
-                    Mode::Enforce => Mode::Shadow,
-                    mode => mode,
-                },
-                changes: Vec::new(),
-                ..on_paper
-            };
+        let on_paper = self.what_modifies(&found.paper_modifying, attempt.facts);
+        if !modifying.is_empty() || !on_paper.is_empty() {
+            return self.modifies(agent, attempt, found, [&modifying, &on_paper], outcome);
         }
         let mut matched = Vec::new();
         self.list(&mut matched, &[&found.allowances, &found.paper_allowances]);
@@ -295,6 +306,7 @@ impl Policy {
             reason: Reason::new(ReasonCode::RuleAllow, message),
             matched,
             changes: Vec::new(),
+            on_paper: Vec::new(),
             captures: found.captures,
             cuts: false,
         }
@@ -328,24 +340,25 @@ impl Policy {
         changes
     }
 
-    /// Rules allow it with changes: those that are `modifying`. Where an agent is only observed, none is made.
+    /// Rules allow it with changes, in force and on paper. Where an agent is only observed, none is made.
     fn modifies(
         &self,
         agent: &AgentPolicy,
         attempt: &Attempt<'_>,
         found: &Found,
-        positions: &[Position],
+        [in_force, on_paper]: [&[Position]; 2],
         outcome: RulingOutcome,
     ) -> Ruling {
-        let rules = || positions.iter().filter_map(|position| self.at(*position));
-        let changes = self.changes(positions, attempt.facts);
-        let told = told(&changes);
-        let mut matched: Vec<Matched> = rules()
-            .map(|rule| rule.info.matched())
-            .take(LISTED)
-            .collect();
+        let changes = self.changes(in_force, attempt.facts);
+        let beside = self.changes(on_paper, attempt.facts);
+        let mut matched: Vec<Matched> = Vec::new();
+        let listed = self.infos(in_force).map(RuleInfo::matched);
+        matched.extend(listed.take(LISTED));
+        let listed = self.infos(on_paper).map(RuleInfo::matched_on_paper);
+        matched.extend(listed.take(LISTED));
         let mut few = Few::default();
-        positions.iter().for_each(|position| few.add(*position));
+        let modifying = in_force.iter().chain(on_paper);
+        modifying.clone().for_each(|position| few.add(*position));
         self.list(
             &mut matched,
             &[
@@ -354,31 +367,45 @@ impl Policy {
             ],
         );
         // Which may be none of those that change it.
-        let allows = |position: &Position| {
+        let allows = |position: &&Position| {
             let mut allowances = found.allowances.iter().chain(found.paper_allowances.iter());
-            allowances.any(|allowance| allowance == *position)
+            allowances.any(|allowance| allowance == **position)
         };
-        let first = positions.iter().find(|position| allows(position));
-        let first = match first {
+        let first = match modifying.clone().find(allows) {
             Some(position) => self.at(*position).map(|rule| &rule.info),
             None => self.first(&found.allowances),
         };
+        let told = match (in_force.is_empty(), on_paper.is_empty()) {
+            (false, false) => sentence::also_on_paper(&told(&changes), &told(&beside)),
+            (false, true) => told(&changes),
+            (true, _) => told(&beside),
+        };
         let message = sentence::modified(attempt, first, &told);
-        Ruling {
+        let mode = match self.infos(on_paper).next() {
+            Some(rule) if in_force.is_empty() && !agent.observes() => rule.mode_on_paper(),
+            _ => agent.mode,
+        };
+        let ruling = Ruling {
             outcome,
             verdict: Verdict::Modify,
-            enforced: !agent.observes(),
-            mode: agent.mode,
+            enforced: true,
+            mode,
             reason: Reason::new(ReasonCode::RuleModify, message),
             matched,
-            changes: if agent.observes() {
-                Vec::new()
-            } else {
-                changes
-            },
+            changes,
+            on_paper: beside,
             captures: found.captures,
             cuts: false,
+        };
+        match agent.observes() || in_force.is_empty() {
+            true => ruling.put_on_paper(),
+            false => ruling,
         }
+    }
+
+    fn infos<'a>(&'a self, positions: &'a [Position]) -> impl Iterator<Item = &'a RuleInfo> {
+        let rules = positions.iter().filter_map(|position| self.at(*position));
+        rules.map(|rule| &rule.info)
     }
 
     fn undecided(&self, agent: &AgentPolicy, attempt: &Attempt<'_>, found: &Found) -> Ruling {
@@ -401,6 +428,7 @@ impl Policy {
             ),
             matched,
             changes: Vec::new(),
+            on_paper: Vec::new(),
             captures: false,
             cuts: false,
         }
@@ -452,6 +480,7 @@ impl Policy {
             reason: Reason::new(code, message),
             matched,
             changes: Vec::new(),
+            on_paper: Vec::new(),
             captures: false,
             cuts: false,
         }
@@ -536,14 +565,16 @@ impl Policy {
 
     /// Adds rules to a list, in the order of the kinds.
     pub(crate) fn list(&self, matched: &mut Vec<Matched>, kinds: &[&Few]) {
-        for position in kinds.iter().flat_map(|few| few.iter()) {
-            if let Some(rule) = self.at(position) {
-                matched.push(rule.info.matched());
-            }
+        for few in kinds {
+            let rules = few.iter().filter_map(|position| self.at(position));
+            matched.extend(rules.map(|rule| match few.on_paper {
+                true => rule.info.matched_on_paper(),
+                false => rule.info.matched(),
+            }));
         }
     }
 
-    pub(crate) fn first(&self, few: &Few) -> Option<&crate::rule::RuleInfo> {
+    pub(crate) fn first(&self, few: &Few) -> Option<&RuleInfo> {
         few.iter()
             .next()
             .and_then(|position| self.at(position))
@@ -622,6 +653,7 @@ fn unless_unread(
         // No rule says so.
         matched: Vec::new(),
         changes: Vec::new(),
+        on_paper: Vec::new(),
         captures: false,
         cuts: false,
     }
@@ -677,6 +709,7 @@ fn denied(mode: Mode, reason: Reason) -> Ruling {
         reason,
         matched: Vec::new(),
         changes: Vec::new(),
+        on_paper: Vec::new(),
         captures: false,
         cuts: false,
     }

@@ -22,6 +22,8 @@ pub(crate) const LISTED: usize = 8;
 pub(crate) struct Few {
     positions: [Position; LISTED],
     count: usize,
+    /// Whether they are those of rules on paper.
+    pub(crate) on_paper: bool,
 }
 
 impl Few {
@@ -52,7 +54,10 @@ impl Few {
 
     /// Those that `other` does not have.
     pub(crate) fn without(&self, other: &Self) -> Self {
-        let mut left = Self::default();
+        let mut left = Self {
+            on_paper: self.on_paper,
+            ..Self::default()
+        };
         self.iter()
             .filter(|position| !other.iter().any(|of_other| of_other == *position))
             .for_each(|position| left.add(position));
@@ -161,6 +166,7 @@ impl Found {
             (true, false, false) => return,
         };
         kind.add(position);
+        kind.on_paper = !in_force;
     }
 
     /// Adds what a rule obliges to, which does not allow the request.

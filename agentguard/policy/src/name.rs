@@ -62,6 +62,7 @@ impl Policy {
                 (false, false) => &mut paper_denials,
             };
             kind.add(candidate.position);
+            kind.on_paper = !rule.info.in_force();
         }
         ranges.sort_unstable();
         ranges.dedup();

@@ -6,11 +6,13 @@
 //! ```
 //! - `recorded`: which of a decision is the policy's, and what the record has of what was attempted.
 //! - `worlds`: what the candidate says, in all the ways in which what is not recorded may have been.
+//! - `changed`: whether the same would be changed in it.
 //! - `summary`: equal changes counted together, with examples.
 //!
 //! **Invariant:** nothing is guessed. Where what the record does not have could matter, the answer is
 //! that it cannot be told, and why.
 
+mod changed;
 mod recorded;
 mod summary;
 mod worlds;
@@ -28,9 +30,9 @@ use crate::explain::{Condition, Consideration};
 use crate::index::Position;
 use crate::policy::Policy;
 use crate::rule::Seen;
-use crate::sentence;
 use crate::table::{Near, deciding};
 use recorded::{Attempted, Unread};
+use worlds::Said;
 
 pub use summary::{EXAMPLES, Group, MAX_GROUPS, Summary, Totals, Untold};
 pub(crate) use summary::{destination, example, tally};
@@ -43,6 +45,8 @@ pub struct Replay<'a> {
     /// The denials by address that are for an agent.
     by_address: HashMap<AgentName, Vec<Position>>,
     closed: Closed<'a>,
+    /// See [`Self::beside`].
+    in_force: Option<&'a Policy>,
 }
 
 /// Whether an address cannot be behind a name, given the ranges that its rules open and whether the
@@ -73,10 +77,18 @@ impl State {
         self.verdict != Verdict::Deny || !self.enforced
     }
 
-    /// Whether the same is said and done. Of what is allowed it does not matter which mode lets it go on.
+    /// Whether it goes on with the changes that it says.
+    #[must_use]
+    pub fn changes(self) -> bool {
+        self.verdict == Verdict::Modify && self.enforced
+    }
+
+    /// Whether the same is said and done. Of what goes on as it is it does not matter which mode lets it.
     #[must_use]
     pub fn is(self, other: Self) -> bool {
-        self.verdict == other.verdict && self.goes_on() == other.goes_on()
+        self.verdict == other.verdict
+            && self.goes_on() == other.goes_on()
+            && self.changes() == other.changes()
     }
 }
 
@@ -122,8 +134,10 @@ pub struct Told {
     pub before: By,
     /// What would.
     pub after: By,
-    /// Whether it would be changed in another way than it was.
-    pub other_changes: bool,
+    /// Whether other changes would be made than were, or none.
+    pub changed_otherwise: bool,
+    /// Whether other changes would be made in enforce mode than would have been, or none.
+    pub changed_otherwise_on_paper: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -152,7 +166,15 @@ impl<'a> Replay<'a> {
             looked_at,
             by_address: worlds::denials_by_address(policy),
             closed,
+            in_force: None,
         }
+    }
+
+    /// With the policy in force: of decisions that it gave it has the values that its rules set, which are not recorded.
+    #[must_use]
+    pub const fn beside(mut self, in_force: &'a Policy) -> Self {
+        self.in_force = Some(in_force);
+        self
     }
 
     /// What a decision would be.
@@ -189,13 +211,7 @@ impl<'a> Replay<'a> {
                 rule: None,
                 reason: ReasonCode::NoAgent,
             };
-            return Replayed::Told(Told {
-                was,
-                would_be,
-                before,
-                after,
-                other_changes: false,
-            });
+            return Replayed::Told(Told::new((was, before), (would_be, after)));
         };
         let worlds = worlds::Worlds {
             policy: self.policy,
@@ -215,28 +231,43 @@ impl<'a> Replay<'a> {
         let Some(first) = outcomes.said.first() else {
             return Replayed::NotThePolicys;
         };
-        if outcomes.said.iter().all(|said| said.state.is(first.state)) {
-            let is_told = outcomes.said.iter().all(|it| it.changes == first.changes);
-            let changes = sentence::changes(&decision.reason);
-            return Replayed::Told(Told {
-                was,
-                would_be: first.state,
-                before,
-                after: first.by.clone(),
-                other_changes: is_told && !known && first.changes.as_deref() != changes,
-            });
+        if outcomes.said.iter().all(|said| said.is(first)) {
+            let after = first.by.clone();
+            let mut told = Told::new((was, before), (first.state, after));
+            if known {
+                return Replayed::Told(told);
+            }
+            match changed::compared(decision, first, || self.said_then(decision)) {
+                Ok(differ) => {
+                    told.changed_otherwise = differ.made;
+                    told.changed_otherwise_on_paper = differ.on_paper;
+                }
+                Err(why) if !told.changed() => return Replayed::CannotTell(why.to_owned()),
+                Err(_) => {}
+            }
+            return Replayed::Told(told);
         }
         // This very policy decided it, and knew what the record does not have.
         if known {
-            return Replayed::Told(Told {
-                was,
-                would_be: was,
-                after: before.clone(),
-                before,
-                other_changes: false,
-            });
+            return Replayed::Told(Told::new((was, before.clone()), (was, before)));
         }
         Replayed::CannotTell(outcomes.why)
+    }
+
+    /// What the policy in force says of a decision that it gave, in all the ways in which what is not recorded may have
+    /// been. Addresses behind names are left out: no changes depend on them.
+    fn said_then(&self, decision: &Decision) -> Option<Vec<Said>> {
+        let gave = |policy: &&Policy| policy.version() == decision.policy_version;
+        let policy = self.in_force.filter(gave)?;
+        let agent = policy.agent(&decision.agent.as_ref()?.name)?;
+        let attempted = recorded::attempted(decision, policy, Some(agent), &self.looked_at).ok()?;
+        let worlds = worlds::Worlds {
+            policy,
+            agent,
+            by_address: &[],
+            closed: self.closed,
+        };
+        Some(worlds.of(&attempted).said)
     }
 }
 
@@ -274,9 +305,29 @@ pub struct Considerations {
 }
 
 impl Told {
+    fn new((was, before): (State, By), (would_be, after): (State, By)) -> Self {
+        Self {
+            was,
+            would_be,
+            before,
+            after,
+            changed_otherwise: false,
+            changed_otherwise_on_paper: false,
+        }
+    }
+
     /// Whether another thing would be said or done.
     #[must_use]
     pub fn changed(&self) -> bool {
-        !self.was.is(self.would_be) || self.other_changes
+        !self.was.is(self.would_be) || self.changed_otherwise || self.changed_otherwise_on_paper
+    }
+
+    /// Whether another thing would be done: it would go on where it did not, or the reverse, or be changed where it
+    /// was not, or the reverse.
+    #[must_use]
+    pub fn done_otherwise(&self) -> bool {
+        self.was.goes_on() != self.would_be.goes_on()
+            || self.was.changes() != self.would_be.changes()
+            || self.changed_otherwise
     }
 }

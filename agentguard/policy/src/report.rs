@@ -27,7 +27,7 @@ pub struct Report {
     pub newest: Option<Timestamp>,
     /// What went on and would be denied if the mode were `enforce`, the most frequent first.
     pub would_be_denied: Vec<Difference>,
-    /// What went on as it was and would be changed if the mode were `enforce`, the most frequent first.
+    /// What went on and would be changed, or changed further, if the mode were `enforce`, the most frequent first.
     pub would_be_modified: Vec<Difference>,
     /// What was denied and would be allowed if a rule on paper were in force, the most frequent first.
     pub would_be_allowed: Vec<Difference>,
@@ -113,6 +113,12 @@ impl Report {
         if !decision.enforced {
             let by = By::new(&decision.reason, &decision.matched);
             self.count(decision, would, decision.mode, by);
+        } else if let Some((rule, mode)) = changing_besides(decision) {
+            let by = By {
+                rule: Some(rule.clone()),
+                reason: ReasonCode::RuleModify,
+            };
+            self.count(decision, Would::Modify, mode, by);
         } else if decision.reason.code == ReasonCode::NoRule
             && !decision.matched.is_empty()
             && let Some(on_paper) = on_paper
@@ -184,6 +190,14 @@ impl Report {
             examples: vec![decision.id],
         });
     }
+}
+
+/// The first of the rules on paper that would change something besides what is changed, and the mode that keeps it from that.
+fn changing_besides(decision: &Decision) -> Option<(&Matched, Mode)> {
+    decision.changes.as_ref()?.on_paper.as_ref()?;
+    // These stand before all that only allow.
+    let mut matched = decision.matched.iter();
+    matched.find_map(|matched| Some((matched, matched.on_paper?)))
 }
 
 /// The first of these rules that allows on paper. Where no rule in force matches, no denial does, so it

@@ -55,6 +55,23 @@ impl RuleInfo {
             engine: ENGINE.to_owned(),
             rule: self.id.clone(),
             source: self.source.clone(),
+            on_paper: None,
+        }
+    }
+
+    /// The same where it is not in force.
+    pub(crate) fn matched_on_paper(&self) -> Matched {
+        Matched {
+            on_paper: Some(self.mode_on_paper()),
+            ..self.matched()
+        }
+    }
+
+    /// Its mode where it is not in force. One that is for other sessions is on paper as in shadow mode.
+    pub(crate) const fn mode_on_paper(&self) -> Mode {
+        match self.mode {
+            Mode::Enforce | Mode::Shadow => Mode::Shadow,
+            Mode::Observe => Mode::Observe,
         }
     }
 

@@ -96,14 +96,25 @@ pub(crate) fn goes_on(changes: &str) -> String {
     format!(" It goes on, {changes}.")
 }
 
-/// What a decision says that is changed, out of its sentence ([`modified`], [`goes_on`]): no target has a space in it.
-/// None where it changes nothing.
+/// Between what is changed and what would be besides, if all rules were in force.
+const ALSO_ON_PAPER: &str = "; on paper also ";
+
+/// What is changed, and what rules on paper would change besides.
+pub(crate) fn also_on_paper(changes: &str, on_paper: &str) -> String {
+    format!("{changes}{ALSO_ON_PAPER}{on_paper}")
+}
+
+/// What a decision says that is changed, out of its sentence ([`modified`], [`goes_on`]), without what would be besides,
+/// which earlier versions did not say: no target has a space in it. None where it changes nothing.
 pub(crate) fn changes(reason: &Reason) -> Option<&str> {
     let message = match reason.code {
         ReasonCode::RuleModify => reason.message.as_str(),
         _ => reason.message.split_once(" It goes on")?.1,
     };
-    message.get(message.find(", with")?..)
+    let message = message.trim_end_matches('.');
+    let changes = message.get(message.find(", with")?..)?;
+    let end = changes.find(ALSO_ON_PAPER).unwrap_or(changes.len());
+    changes.get(..end)
 }
 
 /// `changes`: what is changed in it.

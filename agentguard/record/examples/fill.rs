@@ -143,6 +143,7 @@ fn decision(time: Timestamp, n: u32) -> Result<Decision, Box<dyn Error>> {
             Reason::new(ReasonCode::NoRule, "No rule allows it.")
         },
         matched: Vec::new(),
+        changes: None,
         budget: Vec::new(),
         findings: Vec::new(),
         count: 1,

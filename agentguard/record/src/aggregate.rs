@@ -97,6 +97,7 @@ fn said(decision: &Decision) -> impl Hash {
         mode,
         reason,
         matched,
+        changes,
         budget,
         findings,
         count: _,
@@ -116,7 +117,7 @@ fn said(decision: &Decision) -> impl Hash {
     (
         (agent, user, session, workflow, purpose),
         (layer, action, verdict, enforced, mode, reason),
-        (matched, budget, findings, policy_version),
+        (matched, changes, budget, findings, policy_version),
     )
 }
 

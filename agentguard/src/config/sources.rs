@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use agentguard_policy::{Document, Sources, Unreadable};
+use agentguard_policy::{Document, Policy, Sources, Unreadable};
 
 use super::exposed::Exposed;
 use super::text::{self, Written};
@@ -29,6 +29,13 @@ pub(crate) fn read(
         })?;
         text::read(Written::Policy, path).map_err(unreadable)
     }))
+}
+
+/// The policy of these files, the first of which includes the others, if it can be read and is still of this version.
+pub(crate) fn of_version(files: &[String], version: &str) -> Option<Policy> {
+    let sources = read(Path::new(files.first()?), |_| Ok(())).ok()?;
+    let policy = sources.compile().ok()?;
+    (policy.version() == version).then_some(policy)
 }
 
 /// In the words of a message that names the file already.

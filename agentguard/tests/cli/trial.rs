@@ -50,6 +50,7 @@ fn matched(rule: &str, line: u32) -> Matched {
             file: "policy.yaml".into(),
             line,
         },
+        on_paper: None,
     }
 }
 
@@ -263,7 +264,7 @@ AGENT MODE BY KIND DESTINATION COUNT FIRST LAST EXAMPLES
 coder shadow no_rule dns_query elsewhere.example 14 2026-11-23T00:00:00Z 2026-11-24T00:00:00Z {} {}
 coder shadow no-deletes (policy.yaml:11) connect docs.example:443 1 2026-11-22T04:08:03Z 2026-11-22T04:08:03Z {}
 
-0 went on as it was, and would be changed in enforce mode
+0 went on, and would be changed in enforce mode where it was not
 
 1 was denied, and would be allowed by a rule in enforce mode
 AGENT MODE BY KIND DESTINATION COUNT FIRST LAST EXAMPLES

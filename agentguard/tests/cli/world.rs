@@ -286,6 +286,7 @@ pub(crate) fn decision(verdict: Verdict, kind: ActionKind, host: &str) -> Decisi
         mode: Mode::Enforce,
         reason: Reason::new(ReasonCode::NoRule, "no rule allows it"),
         matched: Vec::new(),
+        changes: None,
         budget: Vec::new(),
         findings: Vec::new(),
         count: 1,

@@ -221,6 +221,7 @@ pub(crate) fn decision(agent: &str, verdict: Verdict, kind: ActionKind, host: &s
         mode: Mode::Enforce,
         reason: Reason::new(ReasonCode::NoRule, "no rule allows it"),
         matched: Vec::new(),
+        changes: None,
         budget: Vec::new(),
         findings: Vec::new(),
         count: 1,

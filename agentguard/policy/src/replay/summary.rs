@@ -51,7 +51,7 @@ pub struct Totals {
     pub changed: u64,
     /// Of these: another verdict.
     pub said_otherwise: u64,
-    /// Of these: what went on would not, or the reverse.
+    /// Of these: what went on would not, or would be changed in it where nothing was; or the reverse.
     pub done_otherwise: u64,
     /// It depends on what was not recorded.
     pub cannot_tell: u64,
@@ -132,7 +132,7 @@ impl Summary {
                 if told.was.verdict != told.would_be.verdict {
                     tally(&mut totals.said_otherwise, count);
                 }
-                if told.was.goes_on() != told.would_be.goes_on() {
+                if told.done_otherwise() {
                     tally(&mut totals.done_otherwise, count);
                 }
                 self.changed(decision, told);

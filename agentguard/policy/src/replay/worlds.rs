@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use agentguard_model::{AgentName, Handling, ReasonCode, Verdict};
 use ipnet::IpNet;
@@ -13,6 +14,7 @@ use ipnet::IpNet;
 use super::recorded::{Asked, Attempted};
 use super::{By, Closed, State};
 use crate::agent::AgentPolicy;
+use crate::changes::Changes;
 use crate::conditions::When;
 use crate::decide::{Facts, Ruling, RulingOutcome};
 use crate::document::NotUnderstood;
@@ -45,9 +47,9 @@ pub(super) struct Outcomes {
 impl Outcomes {
     /// Whether the first ones differ, which are of one address.
     fn differ(&self, first: usize) -> bool {
-        let mut states = self.said.iter().take(first).map(|said| said.state);
-        let one = states.next();
-        states.any(|state| one.is_some_and(|one| !one.is(state)))
+        let mut said = self.said.iter().take(first);
+        let one = said.next();
+        said.any(|said| one.is_some_and(|one| !one.is(said)))
     }
 }
 
@@ -69,8 +71,12 @@ impl<'a> World<'a> {
 pub(super) struct Said {
     pub(super) state: State,
     pub(super) by: By,
-    /// What would be changed, as the sentence tells it.
-    pub(super) changes: Option<String>,
+    /// As [`Ruling::changes`].
+    pub(super) made: Vec<Arc<Changes>>,
+    /// As [`Ruling::on_paper`].
+    pub(super) on_paper: Vec<Arc<Changes>>,
+    /// What is changed, as the sentence tells it.
+    pub(super) told: Option<String>,
 }
 
 /// What was seen of a connection that showed no request.
@@ -111,7 +117,9 @@ impl Worlds<'_> {
                             enforced: ruling.enforced,
                         },
                         by: By::new(&ruling.reason, &ruling.matched),
-                        changes: None,
+                        made: Vec::new(),
+                        on_paper: Vec::new(),
+                        told: None,
                     }],
                     why: String::new(),
                 }
@@ -176,7 +184,9 @@ impl Worlds<'_> {
                 rule: None,
                 reason: ReasonCode::NotUnderstood,
             },
-            changes: None,
+            made: Vec::new(),
+            on_paper: Vec::new(),
+            told: None,
         });
         if outcomes.why.is_empty() {
             let what = "whether it is a call of a language model, or a message to a server of tools, that can be read";
@@ -428,7 +438,7 @@ impl Worlds<'_> {
         let mut outcomes = Outcomes {
             said: worlds
                 .iter()
-                .map(|world| Said::of(&self.policy.decide(self.agent, &world.facts(flow))))
+                .map(|world| Said::of(self.policy.decide(self.agent, &world.facts(flow))))
                 .collect(),
             why: String::new(),
         };
@@ -485,7 +495,7 @@ impl Worlds<'_> {
                     ip: Some(ip),
                     ..flow.clone()
                 };
-                let said = Said::of(&self.policy.decide(self.agent, &world.facts(&there)));
+                let said = Said::of(self.policy.decide(self.agent, &world.facts(&there)));
                 let hard = matches!(
                     said.by.reason,
                     ReasonCode::MetadataService
@@ -502,15 +512,22 @@ impl Worlds<'_> {
 }
 
 impl Said {
-    fn of(ruling: &Ruling) -> Self {
+    fn of(ruling: Ruling) -> Self {
         Self {
             state: State {
                 verdict: ruling.verdict,
                 enforced: ruling.enforced,
             },
             by: By::new(&ruling.reason, &ruling.matched),
-            changes: sentence::changes(&ruling.reason).map(str::to_owned),
+            told: sentence::changes(&ruling.reason).map(str::to_owned),
+            made: ruling.changes,
+            on_paper: ruling.on_paper,
         }
+    }
+
+    /// Whether the same is said, done and changed.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.state.is(other.state) && self.made == other.made && self.on_paper == other.on_paper
     }
 }
 

@@ -1,5 +1,6 @@
 //! Recorded decisions through another policy.
 
+mod changed;
 mod properties;
 mod recorder;
 
@@ -622,64 +623,5 @@ fn what_was_asked_of_local_tools_goes_through_the_candidate() {
         let replayed = replay.replay(&decision);
         let would_be = told(&replayed).map(|told| told.would_be.verdict);
         assert_eq!(would_be, expected, "{replayed:?}");
-    }
-}
-
-/// A candidate that changes what it allows in another way is told.
-#[test]
-fn other_changes_are_a_change() {
-    let text = |modify: &str| {
-        format!(
-            "version: 1\nagents: [{{name: coder}}]\nrules:\n  - {{id: m, match: {{host: [open.example], port: [80]}}, action: modify, modify: {modify}}}\n"
-        )
-    };
-    let recorded = |changes: &str| Decision {
-        verdict: Verdict::Modify,
-        reason: Reason::new(
-            ReasonCode::RuleModify,
-            format!("Rule old allows coder to GET open.example:80/, {changes}."),
-        ),
-        ..over(allowed(Layer::Proxy, asks("GET", "open.example")), 0)
-    };
-    for (was, modify, changed) in [
-        ("without `cookie`", "{headers: {drop: [cookie]}}", false),
-        ("without `cookie`", "{headers: {drop: [referer]}}", true),
-        (
-            "without `cookie`, with another `x-a`",
-            "{headers: {drop: [cookie]}}",
-            true,
-        ),
-        (
-            "without `cookie`, with another `x-a`",
-            "{headers: {drop: [cookie], set: {x-a: b}}}",
-            false,
-        ),
-    ] {
-        let candidate = policy(&text(modify));
-        let replayed = Replay::new(&candidate, [], &OPEN).replay(&recorded(was));
-        let told = told(&replayed).unwrap();
-        assert_eq!(told.would_be.verdict, Verdict::Modify);
-        assert_eq!(told.changed(), changed, "{was} {modify}");
-    }
-    // Also beside a denial on paper.
-    let soon = "  - {id: soon, match: {host: [open.example]}, action: deny, mode: shadow}\n";
-    let was = Decision {
-        verdict: Verdict::Deny,
-        enforced: false,
-        reason: Reason::new(
-            ReasonCode::RuleDeny,
-            "Rule soon forbids coder to GET open.example:80/. It goes on, without `cookie`.",
-        ),
-        ..recorded("without `cookie`")
-    };
-    for (modify, changed) in [
-        ("{headers: {drop: [cookie]}}", false),
-        ("{headers: {drop: [referer]}}", true),
-    ] {
-        let candidate = policy(&(text(modify) + soon));
-        let replayed = Replay::new(&candidate, [], &OPEN).replay(&was);
-        let told = told(&replayed).unwrap();
-        assert_eq!(told.would_be.verdict, Verdict::Deny);
-        assert_eq!(told.changed(), changed, "{modify}");
     }
 }

@@ -56,6 +56,7 @@ async fn the_record_of_a_refused_request_says_what_its_client_was_told() {
             file: "policy.yaml".to_owned(),
             line: 1,
         },
+        on_paper: None,
     };
     let mut requests = Vec::new();
     for path in 0..20 {

@@ -48,6 +48,7 @@ pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Decision {
         mode: Mode::Enforce,
         reason: Reason::new(code, "because"),
         matched: Vec::new(),
+        changes: None,
         budget: Vec::new(),
         findings: Vec::new(),
         count: 1,

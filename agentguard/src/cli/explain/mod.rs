@@ -11,8 +11,6 @@ pub(super) mod changed;
 mod contents;
 mod excerpt;
 
-use std::path::Path;
-
 use agentguard_control::api::{PolicyStatus, spelled};
 use agentguard_model::{
     Action, ActionKind, Bytes, Decision, DecisionId, Layer, Messages, Mode, Outcome, Tool, Verdict,
@@ -361,11 +359,8 @@ fn enforced(decision: &Decision) -> String {
 
 /// Which rules were considered, if the policy can be read that decided.
 fn considered(decision: &Decision, in_force: Option<&PolicyStatus>) -> Option<Considerations> {
-    let first = in_force?.files.first()?;
-    let sources = sources::read(Path::new(first), |_| Ok(())).ok()?;
-    let policy = sources.compile().ok()?;
-    let decided = policy.version() == decision.policy_version;
-    decided.then(|| policy.considered(decision)).flatten()
+    let policy = sources::of_version(&in_force?.files, &decision.policy_version)?;
+    policy.considered(decision)
 }
 
 fn rules(
@@ -391,10 +386,13 @@ fn rules(
         None => {}
     }
     for matched in &decision.matched {
+        let on_paper = matched
+            .on_paper
+            .map_or_else(String::new, |by| format!(", on paper: mode {}", mode(by)));
         story.entry(
             "rule",
             &format!(
-                "`{}` at {}:{} ({})",
+                "`{}` at {}:{} ({}){on_paper}",
                 matched.rule, matched.source.file, matched.source.line, matched.engine
             ),
         );

@@ -87,7 +87,7 @@ fn show(reported: &Reported, out: &mut Output) -> Result<(), Failure> {
             &report.would_be_denied,
         ),
         (
-            "went on as it was, and would be changed in enforce mode",
+            "went on, and would be changed in enforce mode where it was not",
             &report.would_be_modified,
         ),
         (

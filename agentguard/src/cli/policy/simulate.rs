@@ -16,6 +16,7 @@ use crate::cli::Global;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, Table, counted, printable};
 use crate::cli::verdicts::moment;
+use crate::config::sources;
 
 /// Say what would change if recorded decisions were taken by another policy
 #[derive(Args, Debug)]
@@ -75,7 +76,12 @@ async fn replayed(
     let looked_at =
         in_force.map(|view| (view.status.version.clone(), view.recorded_headers.clone()));
     let closed = |ip, ranges: &[_], observing| closed(ip, ranges, observing).is_some();
-    let replay = Replay::new(policy, looked_at, &closed);
+    let mut replay = Replay::new(policy, looked_at, &closed);
+    let of_now =
+        in_force.and_then(|view| sources::of_version(&view.status.files, &view.status.version));
+    if let Some(of_now) = &of_now {
+        replay = replay.beside(of_now);
+    }
     let mut summary = Summary::default();
     let looked = past
         .each(client, |decision| {

@@ -23,18 +23,25 @@ fn wide_rule() -> impl Strategy<Value = String> {
     })
 }
 
+/// What a rule does, and what it changes.
+const ACTIONS: [&str; 4] = [
+    "allow",
+    "deny",
+    "modify\n    modify: {headers: {drop: [referer]}}",
+    "modify\n    modify: {headers: {set: {x-b: c}}}",
+];
+
 /// A rule that looks at header fields and parameters, valid whatever the numbers.
 fn looking_rule() -> impl Strategy<Value = String> {
     (
         prop::sample::select(&["accept", "x-a", "cookie"][..]),
         prop::sample::select(&["b", "b*", "*c"][..]),
         prop::option::of(prop::sample::select(&["a", "d"][..])),
-        any::<bool>(),
+        prop::sample::select(&ACTIONS[..]),
         prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
     )
-        .prop_map(|(field, value, parameter, allow, mode)| {
+        .prop_map(|(field, value, parameter, action, mode)| {
             let query = parameter.map_or_else(String::new, |name| format!("      query: {{{name}: [\"b*\"]}}\n"));
-            let action = if allow { "allow" } else { "deny" };
             format!(
                 "    mode: {mode}\n    match:\n      header: {{{field}: [\"{value}\"]}}\n{query}    action: {action}\n"
             )
@@ -225,9 +232,12 @@ proptest! {
             let changed = told(&same).map_or(!proxys, Told::changed);
             prop_assert!(!changed, "{:?}\n{}", same, context);
             for known in [&of_old[..], &[]] {
-                let replayed = Replay::new(&again, known.iter().cloned(), &OPEN).replay(decision);
-                let changed = told(&replayed).is_some_and(Told::changed);
-                prop_assert!(!changed, "{:?}\n{}", replayed, context);
+                let replay = || Replay::new(&again, known.iter().cloned(), &OPEN);
+                for replay in [replay(), replay().beside(&before)] {
+                    let replayed = replay.replay(decision);
+                    let changed = told(&replayed).is_some_and(Told::changed);
+                    prop_assert!(!changed, "{:?}\n{}", replayed, context);
+                }
             }
         }
     }
@@ -245,12 +255,20 @@ proptest! {
         let at_first = if announced { tried.body } else { 0 };
         let decision = Recorder { policy: &before }.flow(&tried.attempt(at_first));
         let truth = Recorder { policy: &candidate }.flow(&tried.attempt(tried.body));
+        let changes = truth.changes;
         let truth = State { verdict: truth.verdict, enforced: truth.enforced };
         let of_old = [(before.version().to_owned(), before.looked_at_fields())];
         for known in [&of_old[..], &[]] {
-            let replayed = Replay::new(&candidate, known.iter().cloned(), &OPEN).replay(&decision);
+            let replay = Replay::new(&candidate, known.iter().cloned(), &OPEN);
+            let replayed = replay.beside(&before).replay(&decision);
             let right = told(&replayed).is_none_or(|told| told.would_be.is(truth));
             prop_assert!(right, "{:?}\n{:?}\n{}{}{:#?}", replayed, truth, text, others, decision);
+            // What is called unchanged is changed in the same way.
+            let unchanged = told(&replayed).is_some_and(|told| !told.changed());
+            prop_assert!(
+                !unchanged || changes == decision.changes,
+                "{:?}\n{:?}\n{}{}{:#?}", replayed, changes, text, others, decision
+            );
         }
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn decision(layer: Layer, action: Action) -> Decision {
         mode: Mode::Enforce,
         reason: Reason::new(ReasonCode::NoRule, "because"),
         matched: Vec::new(),
+        changes: None,
         budget: Vec::new(),
         findings: Vec::new(),
         count: 1,
@@ -187,16 +188,25 @@ impl Recorder<'_> {
                 || there.verdict == Verdict::Deny && ruling.verdict != Verdict::Deny;
             if denied {
                 action.ip = ip.map(special::canonical);
+                let changes = ruling.changes;
                 ruling = there;
+                if ruling.outcome != RulingOutcome::Deny {
+                    ruling.changes = changes;
+                }
             }
         }
+        let changes = ruling.changed().map(Box::new);
         let said = (ruling.verdict, ruling.enforced, ruling.reason);
-        self.record(
+        let decision = self.record(
             &facts.circumstances,
             (Layer::Proxy, action),
             said,
             ruling.matched,
-        )
+        );
+        Decision {
+            changes,
+            ..decision
+        }
     }
 }
 
