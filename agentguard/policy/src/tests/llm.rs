@@ -773,6 +773,10 @@ rules:
     match: {host: [models.corp.example], port: [443], llm: {provider: [ours], operation: [chat]}}
     action: allow
     handling: inspect
+  - id: talk
+    match: {host: [models.corp.example], port: [443], llm: {operation: [realtime], model: [gpt-realtime]}}
+    action: allow
+    handling: inspect
   - id: no-shell
     match: {host: [models.corp.example], llm: {operation: [chat, embeddings], tools: [bash]}}
     action: deny
@@ -870,6 +874,21 @@ fn tests_make_calls() {
             true,
             NONE,
         ),
+        // Of a session the model is known when it is opened.
+        (
+            "coder",
+            "llm: {operation: realtime, model: gpt-realtime, opens: true}",
+            Expected::Allow,
+            true,
+            ALLOW,
+        ),
+        (
+            "coder",
+            "llm: {operation: realtime, model: other, opens: true}",
+            Expected::Deny,
+            true,
+            NONE,
+        ),
         // A denial by what is not known comes first.
         (
             "lax",
@@ -899,6 +918,10 @@ fn tests_make_calls() {
         ),
         (
             "llm: {operation: chat, model: m, opens: true}",
+            "says nothing of one of them",
+        ),
+        (
+            "llm: {operation: realtime, tools: [ls], opens: true}",
             "says nothing of one of them",
         ),
         ("llm: {model: m}", "operation"),

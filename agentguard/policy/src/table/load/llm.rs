@@ -1,6 +1,6 @@
 //! Calls of language models in tests.
 
-use agentguard_model::{HostName, Llm};
+use agentguard_model::{HostName, Llm, LlmOperation};
 
 use super::Checking;
 use crate::diagnostic::{nearest, quoted};
@@ -28,17 +28,20 @@ impl Checking<'_> {
             self.error(raw.place, message, hint);
         }
         let not_understood = call.not_understood.as_ref().filter(|it| it.value);
-        let says = call.model.is_some()
-            || call.stream
+        let more = call.stream
             || call.max_output_tokens.is_some()
             || !call.tools.is_empty()
             || !call.asks.is_empty();
+        let says = more || call.model.is_some();
+        // Of a session the model is named where it is opened.
+        let session = call.operation == LlmOperation::Realtime;
+        let opening = more || call.model.is_some() && !session;
         if let (Some(opens), true) = (
             call.opens.as_ref().filter(|it| it.value),
-            says || not_understood.is_some(),
+            opening || not_understood.is_some(),
         ) {
             let message = "what opens a connection for calls says nothing of one of them";
-            let hint = "leave all but `operation` and `provider` out, or make it a test of a call";
+            let hint = "leave all but `operation` and `provider` out, and `model` of a session (`realtime`); or make it a test of a call";
             self.error(opens.place, message, hint);
             return None;
         }
