@@ -442,6 +442,16 @@ pub(crate) struct RawObligations {
     pub(crate) rate_class: Option<At<String>>,
 }
 
+impl RawObligations {
+    /// Whether it obliges to nothing.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.alert.is_none()
+            && self.log.is_none()
+            && self.capture_body.is_none()
+            && self.rate_class.is_none()
+    }
+}
+
 /// A level of the daemon's log.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]

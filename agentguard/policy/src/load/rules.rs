@@ -306,6 +306,10 @@ fn handling(raw: &RawRule, rule: &Rule, defaults: &RuleDefaults, report: &mut Re
 /// Whether contents of what a rule allows are kept. Of what is denied none have left, or come.
 fn captures(raw: &RawRule, report: &mut Report) -> bool {
     let obliges = raw.obligations.as_ref();
+    if let Some(empty) = obliges.filter(|it| it.value.is_empty()) {
+        let hint = "leave it out, or say to what it obliges: `{log: warn}`";
+        report.error(empty.place, "`obligations` is empty", hint);
+    }
     let Some(capture) = obliges.and_then(|it| it.value.capture_body.as_ref()) else {
         return false;
     };

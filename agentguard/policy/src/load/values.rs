@@ -165,8 +165,32 @@ pub(super) fn host(entry: &At<String>, report: &mut Report) -> Option<HostPatter
         .ok()
 }
 
+/// A range of IPv4 addresses as it is meant, if numbers of it have zeros before them.
+fn without_leading_zeros(text: &str) -> Option<String> {
+    let is_number = |it: &str| !it.is_empty() && it.bytes().all(|b| b.is_ascii_digit());
+    let (address, length) = text.split_once('/')?;
+    let parts: Vec<&str> = address.split('.').chain([length]).collect();
+    if parts.len() != 5 || !parts.iter().all(|it| is_number(it)) {
+        return None;
+    }
+    let bare = |part: &&str| match part.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        bare => bare.to_owned(),
+    };
+    let mut parts: Vec<String> = parts.iter().map(bare).collect();
+    let length = parts.pop()?;
+    let written = format!("{}/{length}", parts.join("."));
+    (written != text && written.parse::<IpNet>().is_ok()).then_some(written)
+}
+
 pub(super) fn net(entry: &At<String>, report: &mut Report) -> Option<IpNet> {
     let text = entry.value.as_str();
+    if let Some(zeros) = without_leading_zeros(text) {
+        let message = format!("`{}` has a number with zeros before it", quoted(text));
+        let hint = format!("some read those as octal; for decimal ones write `{zeros}`");
+        report.error(entry.place, message, &hint);
+        return None;
+    }
     let Ok(net) = text.parse::<IpNet>() else {
         match text.parse::<IpAddr>() {
             Ok(ip) => report.error(

@@ -85,6 +85,14 @@ fn every_refusal_has_its_place_and_hint() {
             &["p.yaml:7:20: error: `192.0.2.1` has no prefix length\n  hint: for this one address write `192.0.2.1/32`"],
         ),
         (
+            rule("  - id: a\n    match: {cidr: [010.0.0.0/8]}\n    action: allow\n"),
+            &["p.yaml:7:20: error: `010.0.0.0/8` has a number with zeros before it\n  hint: some read those as octal; for decimal ones write `10.0.0.0/8`"],
+        ),
+        (
+            rule("  - id: a\n    match: {host: [a.example]}\n    obligations: {}\n    action: allow\n"),
+            &["p.yaml:8:18: error: `obligations` is empty\n  hint: leave it out, or say to what it obliges: `{log: warn}`"],
+        ),
+        (
             rule("  - id: a\n    match: {cidr: [192.0.2.1/24]}\n    action: allow\n"),
             &["p.yaml:7:20: error: `192.0.2.1/24` has bits beyond its prefix length\n  hint: `192.0.2.0/24`, or one address: `192.0.2.1/32`"],
         ),
