@@ -219,11 +219,15 @@ impl<'a> Replay<'a> {
             by_address: self.by_address.get(name).map_or(&[], Vec::as_slice),
             closed: self.closed,
         };
-        let outcomes = worlds.of(&attempted);
         let known = decision.policy_version == self.policy.version();
-        // With ranks, what turns out for it may come to be against it.
-        if self.policy.strategy().ranks()
-            && !known
+        // This very policy decided it, and knew what the record does not have.
+        if known {
+            return Replayed::Told(Told::new((was, before.clone()), (was, before)));
+        }
+        let outcomes = worlds.of(&attempted);
+        // With ranks, what turns out for it may come to be against it; and so may an allowance that fails.
+        let fails = |said: &Said| said.by.reason == ReasonCode::EngineError;
+        if (self.policy.strategy().ranks() || outcomes.said.iter().any(fails))
             && let Some(why) = worlds.unknown(&attempted)
         {
             return Replayed::CannotTell(why);
@@ -234,9 +238,6 @@ impl<'a> Replay<'a> {
         if outcomes.said.iter().all(|said| said.is(first)) {
             let after = first.by.clone();
             let mut told = Told::new((was, before), (first.state, after));
-            if known {
-                return Replayed::Told(told);
-            }
             match changed::compared(decision, first, || self.said_then(decision)) {
                 Ok(differ) => {
                     told.changed_otherwise = differ.made;
@@ -246,10 +247,6 @@ impl<'a> Replay<'a> {
                 Err(_) => {}
             }
             return Replayed::Told(told);
-        }
-        // This very policy decided it, and knew what the record does not have.
-        if known {
-            return Replayed::Told(Told::new((was, before.clone()), (was, before)));
         }
         Replayed::CannotTell(outcomes.why)
     }

@@ -545,3 +545,29 @@ fn a_request_that_was_seen_in_tls_needs_a_rule_that_sees_it() {
     let rule = advice::of(&denied).rule.unwrap();
     assert!(rule.contains("  handling: inspect\n"), "{rule}");
 }
+
+/// Which of the rules that matched only say what they would do.
+#[test]
+fn a_matched_rule_on_paper_says_so() {
+    let rule = |id: &str, on_paper: serde_json::Value| {
+        let mut rule = serde_json::json!({
+            "engine": "native", "rule": id, "source": {"file": "policy.yaml", "line": 5},
+        });
+        if !on_paper.is_null() {
+            rule["on_paper"] = on_paper;
+        }
+        rule
+    };
+    let decision = decision(&serde_json::json!({
+        "verdict": "modify",
+        "reason": {"code": "rule_modify", "message": "Rule mo allows it, without `a`; on paper also without `b`."},
+        "matched": [rule("mo", serde_json::Value::Null), rule("mp", "shadow".into())],
+    }));
+    let story = story(&decision, None);
+    assert!(
+        story.contains(
+            "rule      `mo` at policy.yaml:5 (native)\nrule      `mp` at policy.yaml:5 (native), on paper: mode shadow\n"
+        ),
+        "{story}"
+    );
+}
