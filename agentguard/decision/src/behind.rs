@@ -25,7 +25,8 @@ impl<R: Recorder> Decider<R> {
         let says = |target: &Target| self.rule(policy, client, target, seen);
         let here = says(target);
         let agent = self.agent(policy, client.agent);
-        let matters = agent.is_ok_and(|agent| policy.looks_at_addresses(agent));
+        // What is closed to it is open to an observed agent, and recorded as denied.
+        let matters = agent.is_ok_and(|agent| agent.observes() || policy.looks_at_addresses(agent));
         let (Some(host), None, true) = (&target.host, target.ip, matters) else {
             return (Cow::Borrowed(target), here);
         };
@@ -43,8 +44,8 @@ impl<R: Recorder> Decider<R> {
                 found = Some((there, ruling));
                 continue;
             };
-            if before.changes != ruling.changes {
-                return (Cow::Owned(there), differs(host, ruling));
+            if before.changes != ruling.changes || before.on_paper != ruling.on_paper {
+                return (Cow::Owned(there), differs(host, before, ruling));
             }
             let captures = before.captures || ruling.captures;
             // A denial on paper at one of them must not hide behind what is said of the others.
@@ -71,17 +72,32 @@ fn is_same(one: &Ruling, other: &Ruling) -> bool {
         && one.on_paper == other.on_paper
 }
 
-/// Rules change one thing at an address of a name, and another one at the next.
-fn differs(host: &HostName, ruling: Ruling) -> Ruling {
+/// Rules change one thing at an address of a name, and another one at the next: in force, or on paper alone.
+fn differs(host: &HostName, before: &Ruling, ruling: Ruling) -> Ruling {
     let message = format!(
         "Rules change different things in this at the addresses that {host} leads to, so that it goes to none of them."
     );
+    let reason = Reason::new(ReasonCode::NotChanged, message);
+    let verdict = Verdict::Deny;
+    if before.changes == ruling.changes {
+        return Ruling {
+            verdict,
+            enforced: false,
+            mode: match ruling.mode {
+                Mode::Enforce => Mode::Shadow,
+                mode => mode,
+            },
+            reason,
+            on_paper: Vec::new(),
+            ..ruling
+        };
+    }
     Ruling {
         outcome: RulingOutcome::Deny,
-        verdict: Verdict::Deny,
+        verdict,
         enforced: true,
         mode: Mode::Enforce,
-        reason: Reason::new(ReasonCode::NotChanged, message),
+        reason,
         changes: Vec::new(),
         on_paper: Vec::new(),
         captures: false,

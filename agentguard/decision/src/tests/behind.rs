@@ -172,6 +172,22 @@ async fn what_differs_between_the_addresses_of_a_name_goes_to_none() {
     assert_eq!(decision.action.ip, Some("10.1.2.3".parse().unwrap()));
     let one = decided(&decider, "GET", "/", &["192.0.2.1", "192.0.2.2"]).await;
     assert!(one.allowed && !cookie(&one));
+    // On paper it is told beforehand.
+    let decider = of(
+        "  - {id: m, match: {host: [a.example.com]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect, mode: shadow}\n  - {id: a, match: {host: [a.example.com]}, action: allow, handling: inspect}\n  - {id: b, match: {host: [a.example.com]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8]}\n",
+    );
+    let both = decided(&decider, "GET", "/", &["192.0.2.1", "10.1.2.3"]).await;
+    assert!(both.allowed && cookie(&both));
+    let decision = last(&decider);
+    assert_eq!(
+        (
+            decision.verdict,
+            decision.enforced,
+            decision.mode,
+            decision.reason.code
+        ),
+        (Verdict::Deny, false, Mode::Shadow, ReasonCode::NotChanged)
+    );
 }
 
 /// One of a few rules, which meet each other in what they are for.

@@ -79,15 +79,18 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         }
     }
 
-    /// The addresses behind the name: the one that was dialled, or those that may be. None where the
-    /// name is configured to be elsewhere.
+    /// The addresses behind the name: those that may be dialled, also where one was, since that may be gone for the next
+    /// request. None where the name is configured to be elsewhere.
     pub(crate) fn behind(&self) -> Vec<IpAddr> {
         let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-        match (dialled, &self.route) {
-            (Some(ip), _) => vec![ip],
-            (None, Ok(Route::To(addresses))) => addresses.iter().map(SocketAddr::ip).collect(),
-            (None, _) => Vec::new(),
+        let mut behind = match &self.route {
+            Ok(Route::To(addresses)) => addresses.iter().map(SocketAddr::ip).collect(),
+            _ => Vec::new(),
+        };
+        if let Some(ip) = dialled.filter(|ip| !behind.contains(ip)) {
+            behind.push(ip);
         }
+        behind
     }
 
     /// Why the address that was dialled may not be used any more.

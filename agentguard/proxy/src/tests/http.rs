@@ -629,3 +629,30 @@ async fn a_request_is_denied_by_the_address_behind_the_name() {
     assert_eq!(decisions[2].action.ip, Some(DENIED.parse().unwrap()));
     assert_eq!(decisions[1].action.ip, None);
 }
+
+/// Where a name leads to more than one address, the one that was dialled may be gone for the next request: what is denied
+/// at another one does not go there then.
+#[tokio::test]
+async fn what_follows_on_a_connection_is_decided_at_every_address_again() {
+    let mut plan = by_name(Rules::ButPostToOneAddress);
+    plan.addresses = Ok(vec!["127.0.0.1".parse().unwrap(), DENIED.parse().unwrap()]);
+    let world = plan.build().await;
+    let mut client = world.connect().await;
+    write(&mut client, "GET /a HTTP/1.1\r\nHost: api.example\r\n\r\n").await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    let last = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    write(&mut upstream, last).await;
+    drop(upstream);
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let post = "POST /a HTTP/1.1\r\nHost: api.example\r\nContent-Length: 0\r\n\r\n";
+    write(&mut client, post).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop(client);
+    let decisions = world.end().await;
+    let denied = decisions.last().unwrap();
+    assert_eq!(denied.matched[0].rule, "bad");
+    assert_eq!(denied.action.ip, Some(DENIED.parse().unwrap()));
+}
