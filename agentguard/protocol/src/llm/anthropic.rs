@@ -72,14 +72,14 @@ impl Messages {
             [Key("type")] => Field::Kind,
             [Key("model")] | [Key("message"), Key("model")] => Field::Model,
             [Key("stop_reason")] | [Key("delta"), Key("stop_reason")] => Field::Stop,
-            [Key("content"), Item(_), rest @ ..] | [Key("content_block"), rest @ ..] => {
-                match rest {
-                    [Key("type")] => Field::BlockKind,
-                    [Key("name")] => Field::BlockName,
-                    [Key("id")] => Field::BlockId,
-                    _ => return None,
-                }
-            }
+            [Key("content"), Item(_), rest @ ..]
+            | [Key("message"), Key("content"), Item(_), rest @ ..]
+            | [Key("content_block"), rest @ ..] => match rest {
+                [Key("type")] => Field::BlockKind,
+                [Key("name")] => Field::BlockName,
+                [Key("id")] => Field::BlockId,
+                _ => return None,
+            },
             [Key("delta"), Key("partial_json")] => Field::Arguments,
             [Key("error"), Key("type")] => Field::Error(0),
             // The second is how Bedrock tells of one.
@@ -102,6 +102,9 @@ impl Messages {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::BlockName) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let document = &mut self.document;
         let told = &mut self.answer.told;
@@ -193,10 +196,16 @@ impl Sink for Messages {
         match (event, steps) {
             (Event::Begin(Kind::Text), steps) => self.reading.begin(Self::field(steps)),
             (Event::Number(_), steps) => self.number(steps, event),
-            (Event::Begin(Kind::Object), [Key("content"), Item(_)]) => {
+            (
+                Event::Begin(Kind::Object),
+                [Key("content"), Item(_)] | [Key("message"), Key("content"), Item(_)],
+            ) => {
                 self.document.block = Block::default();
             }
-            (Event::End(Kind::Object), [Key("content"), Item(index)]) => {
+            (
+                Event::End(Kind::Object),
+                [Key("content"), Item(index)] | [Key("message"), Key("content"), Item(index)],
+            ) => {
                 if let Err(fault) = self.block_ends(*index) {
                     self.fault.get_or_insert(fault);
                 }
@@ -208,7 +217,13 @@ impl Sink for Messages {
     fn wants_raw(&mut self, path: &Path) -> bool {
         use Part::{Item, Key};
         let parts = path.parts();
-        matches!(parts.steps(), Some([Key("content"), Item(_), Key("input")]))
+        matches!(
+            parts.steps(),
+            Some(
+                [Key("content"), Item(_), Key("input")]
+                    | [Key("message"), Key("content"), Item(_), Key("input")]
+            )
+        )
     }
 
     fn raw(&mut self, bytes: &[u8]) {

@@ -1,18 +1,30 @@
 //! Answers of `OpenAI`'s Chat Completions, Completions and Embeddings, and of those who speak them.
 
+use std::collections::BTreeMap;
+
 use agentguard_model::AskedTool;
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{Answer, Documents, Reading, tokens};
-use super::tools::digest;
+use super::tools::{Slot, digest};
 use super::{MAX_PENDING, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
+
+/// Where the call stands that there could be before there could be more.
+const FUNCTION: u64 = u64::MAX;
+
+/// Behind this stand calls that came at the place of another one.
+const MOVED: u64 = 1 << 32;
 
 #[derive(Debug, Default)]
 pub(super) struct Chat {
     pub(super) answer: Answer,
     reading: Reading<Field>,
     choice: Choice,
+    /// Where calls stand that came at a place which another one has, by their choice and that place.
+    moved: BTreeMap<Slot, u64>,
+    /// How many there were.
+    count: u64,
     fault: Option<NotUnderstood>,
 }
 
@@ -32,6 +44,8 @@ struct Choice {
 #[derive(Debug, Default)]
 struct Tool {
     index: Option<u64>,
+    /// Whether it is the one that there could be before there could be more.
+    function: bool,
     name: Option<String>,
     id: Option<String>,
     /// Of a message: there they are whole.
@@ -60,7 +74,7 @@ enum Field {
 }
 
 impl Chat {
-    fn field(&mut self, steps: &[Part<'_>]) -> Option<Field> {
+    fn field(steps: &[Part<'_>]) -> Option<Field> {
         use Part::{Item, Key};
         Some(match steps {
             [Key("model")] => Field::Model,
@@ -89,18 +103,13 @@ impl Chat {
                 Key(part @ ("delta" | "message")),
                 Key("function_call"),
                 rest @ ..,
-            ] => {
-                if self.choice.tools.is_empty() {
-                    self.choice.tools.push(Tool::default());
-                }
-                match rest {
-                    [Key("name")] => Field::ToolName,
-                    [Key("arguments")] => Field::Arguments {
-                        whole: *part == "message",
-                    },
-                    _ => return None,
-                }
-            }
+            ] => match rest {
+                [Key("name")] => Field::ToolName,
+                [Key("arguments")] => Field::Arguments {
+                    whole: *part == "message",
+                },
+                _ => return None,
+            },
             [Key("error"), Key("type")] => Field::Error(0),
             [Key("error"), Key("code")] => Field::Error(1),
             [Key("error"), Key("message")] | [Key("error")] => Field::Error(2),
@@ -133,6 +142,9 @@ impl Chat {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::ToolName) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let tool = self.choice.tools.last_mut();
         match (field, tool) {
@@ -153,10 +165,18 @@ impl Chat {
 
     fn choice_ends(&mut self, position: usize) -> Result<(), NotUnderstood> {
         let choice = std::mem::take(&mut self.choice);
-        let index = choice.index.unwrap_or(position as u64);
+        // What is whole is read in the order of the list, whatever its places say.
+        let index = choice.index.filter(|_| !choice.whole);
+        let index = index.unwrap_or(position as u64);
         for (position, tool) in choice.tools.into_iter().enumerate() {
-            let slot = (index, tool.index.unwrap_or(position as u64));
+            let place = tool.index.unwrap_or(position as u64);
             if choice.whole {
+                let place = if tool.function {
+                    place
+                } else {
+                    position as u64
+                };
+                let slot = (index, place);
                 let arguments = digest(tool.whole.any, tool.whole.digest);
                 let asked = AskedTool {
                     name: tool.name.unwrap_or_default(),
@@ -165,6 +185,7 @@ impl Chat {
                 };
                 self.answer.tools.put(slot, asked)?;
             } else {
+                let slot = self.slot((index, place), &tool);
                 self.answer.tools.named(slot, tool.name, tool.id)?;
                 self.answer.tools.arguments(slot, &tool.pending)?;
             }
@@ -174,6 +195,23 @@ impl Chat {
             self.answer.told.finish_reason = Some(finish);
         }
         Ok(())
+    }
+
+    /// Where a call stands, or more of one. Some servers give all calls one place: one that has another id than the one
+    /// there begins there anew.
+    fn slot(&mut self, place: Slot, tool: &Tool) -> Slot {
+        let (choice, _) = place;
+        let now = self.moved.get(&place).map_or(place, |to| (choice, *to));
+        let before = self.answer.tools.id(now);
+        let another = tool.name.is_some() && tool.id.is_some() && before.is_some();
+        if !another || before == tool.id.as_deref() {
+            return now;
+        }
+        // As many as there may be calls: what goes beyond is a fault.
+        let to = MOVED.saturating_add(self.count);
+        self.count = self.count.saturating_add(1);
+        self.moved.insert(place, to);
+        (choice, to)
     }
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
@@ -237,7 +275,7 @@ impl Sink for Chat {
         };
         match (event, steps) {
             (Event::Begin(Kind::Text), steps) => {
-                let field = self.field(steps);
+                let field = Self::field(steps);
                 self.reading.begin(field);
             }
             (Event::Number(_), steps) => self.number(steps, event),
@@ -263,6 +301,19 @@ impl Sink for Chat {
                     self.choice.tools.push(Tool::default());
                 }
             }
+            (
+                Event::Begin(Kind::Object),
+                [
+                    Key("choices"),
+                    Item(_),
+                    Key("delta" | "message"),
+                    Key("function_call"),
+                ],
+            ) => self.choice.tools.push(Tool {
+                index: Some(FUNCTION),
+                function: true,
+                ..Tool::default()
+            }),
             (Event::End(Kind::Object), [Key("choices"), Item(position)]) => {
                 if let Err(fault) = self.choice_ends(*position) {
                     self.fault.get_or_insert(fault);

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::NotUnderstood;
 use super::answer::{Answer, Documents, Reading, pend};
-use super::tools::digest;
+use super::tools::{Slot, digest};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
 #[derive(Debug, Default)]
@@ -19,6 +19,9 @@ pub(super) struct Cohere {
     document: Document,
     fault: Option<NotUnderstood>,
 }
+
+/// Where calls of version 1 stand, which tells of each in several places.
+const FIRST: u64 = 1;
 
 /// What one document says, kept until all of it is there.
 #[derive(Debug, Default)]
@@ -56,6 +59,7 @@ fn in_call<'a, 'b>(steps: &'b [Part<'a>]) -> Option<&'b [Part<'a>]> {
     use Part::{Item, Key};
     match steps {
         [Key("message"), Key("tool_calls"), Item(_), rest @ ..]
+        | [Key("response"), Key("tool_calls"), Item(_), rest @ ..]
         | [Key("tool_calls"), Item(_), rest @ ..] => Some(rest),
         _ => None,
     }
@@ -95,6 +99,7 @@ impl Cohere {
             [Key("type" | "event_type")] => Field::Kind,
             [Key("finish_reason")] | [Key("delta"), Key("finish_reason")] => Field::Finish,
             [Key("message")] | [Key("delta"), Key("error")] => Field::Error,
+            [Key("tool_call_delta"), Key("name")] => Field::Name,
             [Key("delta"), Key("message"), Key("tool_calls"), rest @ ..] => match rest {
                 [Key("id")] => Field::Id,
                 [Key("function"), Key("name")] => Field::Name,
@@ -129,6 +134,9 @@ impl Cohere {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::Name) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let place = match field {
             Field::Kind => &mut self.document.kind,
@@ -164,20 +172,26 @@ impl Cohere {
                 }
             }
             Some([Key("cached_tokens")]) => &mut self.cached,
-            None if matches!(steps, [Key("index")]) => &mut self.document.index,
+            None if matches!(
+                steps,
+                [Key("index")] | [Key("tool_call_delta"), Key("index")]
+            ) =>
+            {
+                &mut self.document.index
+            }
             _ => return,
         };
         *place = Some(number);
     }
 
-    fn call_ends(&mut self, index: usize) {
+    fn call_ends(&mut self, slot: Slot) {
         let call = std::mem::take(&mut self.document.call);
         let asked = AskedTool {
             name: call.name.unwrap_or_default(),
             id: call.id,
             arguments: Some(digest(call.any, call.arguments)),
         };
-        if let Err(fault) = self.answer.tools.put((0, index as u64), asked) {
+        if let Err(fault) = self.answer.tools.put(slot, asked) {
             self.fault.get_or_insert(fault);
         }
     }
@@ -194,6 +208,10 @@ impl Cohere {
                 tools.arguments(slot, &document.pending)?;
             }
             Some("tool-call-end") => tools.whole(slot),
+            // Of version 1, whose arguments are not put together.
+            Some("tool-calls-chunk") => {
+                tools.named((FIRST, slot.1), document.call.name, None)?;
+            }
             _ => {}
         }
         Ok(())
@@ -218,10 +236,14 @@ impl Sink for Cohere {
             (Event::Begin(Kind::Object), steps) if in_call(steps).is_some_and(<[_]>::is_empty) => {
                 self.document.call = Call::default();
             }
+            (Event::End(Kind::Object), [Key("message"), Key("tool_calls"), Item(index)]) => {
+                self.call_ends((0, *index as u64));
+            }
             (
                 Event::End(Kind::Object),
-                [Key("message"), Key("tool_calls"), Item(index)] | [Key("tool_calls"), Item(index)],
-            ) => self.call_ends(*index),
+                [Key("response"), Key("tool_calls"), Item(index)]
+                | [Key("tool_calls"), Item(index)],
+            ) => self.call_ends((FIRST, *index as u64)),
             _ => {}
         }
     }

@@ -102,6 +102,9 @@ impl Converse {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::Name) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let place = match field {
             Field::Model => &mut self.answer.told.model,

@@ -125,8 +125,11 @@ impl Gemini {
             [Key("error"), Key("status")] => Field::Error(1),
             [Key("error"), Key("message")] => Field::Error(2),
             steps => match in_part(steps)? {
-                [Key("functionCall"), Key("name")] => Field::ToolName,
-                [Key("functionCall" | "executableCode"), Key("id")] => Field::ToolId,
+                [Key("functionCall" | "function_call"), Key("name")] => Field::ToolName,
+                [
+                    Key("functionCall" | "function_call" | "executableCode" | "executable_code"),
+                    Key("id"),
+                ] => Field::ToolId,
                 _ => return None,
             },
         })
@@ -136,6 +139,9 @@ impl Gemini {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::ToolName) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let told = &mut self.answer.told;
         let place = match field {
@@ -244,12 +250,30 @@ impl Sink for Gemini {
             }
             (event, steps) => match (event, in_part(steps)) {
                 (Event::Begin(Kind::Object), Some([_])) => self.candidate.call = Call::default(),
-                (Event::Begin(Kind::Array), Some([Key("functionCall"), Key("partialArgs")]))
-                | (Event::Bool(true), Some([Key("functionCall"), Key("willContinue")])) => {
+                (
+                    Event::Begin(Kind::Array),
+                    Some(
+                        [
+                            Key("functionCall" | "function_call"),
+                            Key("partialArgs" | "partial_args"),
+                        ],
+                    ),
+                )
+                | (
+                    Event::Bool(true),
+                    Some(
+                        [
+                            Key("functionCall" | "function_call"),
+                            Key("willContinue" | "will_continue"),
+                        ],
+                    ),
+                ) => {
                     self.candidate.call.in_parts = true;
                 }
-                (Event::End(Kind::Object), Some([Key("functionCall")])) => self.call_ends(None),
-                (Event::End(Kind::Object), Some([Key("executableCode")])) => {
+                (Event::End(Kind::Object), Some([Key("functionCall" | "function_call")])) => {
+                    self.call_ends(None);
+                }
+                (Event::End(Kind::Object), Some([Key("executableCode" | "executable_code")])) => {
                     self.call_ends(Some("codeExecution"));
                 }
                 _ => {}
@@ -261,7 +285,10 @@ impl Sink for Gemini {
         use Part::Key;
         let parts = path.parts();
         let steps = parts.steps().map(in_response).and_then(in_part);
-        matches!(steps, Some([Key("functionCall"), Key("args")]))
+        matches!(
+            steps,
+            Some([Key("functionCall" | "function_call"), Key("args")])
+        )
     }
 
     fn raw(&mut self, bytes: &[u8]) {

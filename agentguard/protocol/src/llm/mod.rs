@@ -378,6 +378,11 @@ impl Word {
         }
     }
 
+    /// Whether it has more than is kept.
+    const fn is_long(&self) -> bool {
+        self.long
+    }
+
     fn take(&mut self) -> Option<String> {
         let long = std::mem::take(&mut self.long);
         let text = std::mem::take(&mut self.text);

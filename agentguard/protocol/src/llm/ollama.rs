@@ -63,6 +63,9 @@ impl Ollama {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::ToolName) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let place = match field {
             Field::Model => &mut self.answer.told.model,

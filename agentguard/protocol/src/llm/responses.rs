@@ -60,18 +60,38 @@ enum Field {
 
 impl Item {
     /// The tool call that it is, if it is one. `whole`: with all its arguments.
-    pub(super) fn asked(self, whole: bool) -> Option<AskedTool> {
-        let kind = self.kind?;
-        let own = kind.strip_suffix("_call")?;
+    ///
+    /// # Errors
+    /// It is one of a tool that has a name, and does not say it.
+    pub(super) fn asked(self, whole: bool) -> Result<Option<AskedTool>, NotUnderstood> {
+        let own = self.kind.as_deref().and_then(called);
+        let Some(own) = own else {
+            return Ok(None);
+        };
         let told = matches!(own, "function" | "custom_tool" | "mcp");
-        Some(AskedTool {
+        if told && self.name.is_none() {
+            return Err(NotUnderstood::Wrong("name"));
+        }
+        Ok(Some(AskedTool {
             // Tools that the provider has itself are called by their type.
             name: self.name.unwrap_or_else(|| own.to_owned()),
             id: self.call_id.or(self.id),
             arguments: (whole && told).then(|| digest(self.any, self.arguments)),
-        })
+        }))
     }
 }
+
+/// Of which kind the tool is that an item of this type calls: without `_call`. One that asks its client to approve of the
+/// call of a server's tool (MCP) is a call of that; what follows it has been run.
+pub(super) fn called(item: &str) -> Option<&str> {
+    match item {
+        APPROVAL => Some("mcp"),
+        item => item.strip_suffix("_call"),
+    }
+}
+
+/// What asks a client to approve of a call.
+pub(super) const APPROVAL: &str = "mcp_approval_request";
 
 /// The steps below the response, which an event has as a member.
 fn in_response<'a, 'b>(steps: &'b [Part<'a>]) -> &'b [Part<'a>] {
@@ -109,6 +129,9 @@ impl Responses {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::ItemName) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let document = &mut self.document;
         let place = match field {
@@ -175,18 +198,17 @@ impl Responses {
         };
         match kind {
             "response.output_item.added" if event => {
-                if let Some(asked) = document.item.asked(false) {
+                if let Some(asked) = document.item.asked(false)? {
                     self.answer.tools.named(slot, Some(asked.name), asked.id)?;
                 }
             }
             "response.output_item.done" if event => {
-                if let Some(asked) = document.item.asked(true) {
+                if let Some(asked) = document.item.asked(true)? {
                     self.answer.tools.put(slot, asked)?;
                 }
             }
             // Of an item that nobody told of, the response does.
-            _ if self.answer.tools.is_empty() => self.answer.tools = document.output,
-            _ => {}
+            _ => self.answer.tools.told_whole(document.output)?,
         }
         let told = &mut self.answer.told;
         told.model = document.model.or(told.model.take());
@@ -235,10 +257,9 @@ impl Sink for Responses {
                 }
             }
             Event::End(Kind::Object) => {
-                if let [Key("output"), At(index)] = in_response(steps)
-                    && let Some(asked) = std::mem::take(&mut self.document.item).asked(true)
-                {
-                    let put = self.document.output.put((0, *index as u64), asked);
+                if let [Key("output"), At(index)] = in_response(steps) {
+                    let item = std::mem::take(&mut self.document.item);
+                    let put = self.document.output.item((0, *index as u64), item);
                     if let Err(fault) = put {
                         self.fault.get_or_insert(fault);
                     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use agentguard_model::AskedTool;
 use sha2::{Digest as _, Sha256};
 
+use super::responses::Item;
 use super::{MAX_TOOL_CALLS, NotUnderstood};
 
 /// Which tool call of an answer: that of which choice, and of those which.
@@ -63,9 +64,41 @@ impl Tools {
     /// A tool call that came in one piece.
     pub(super) fn put(&mut self, slot: Slot, asked: AskedTool) -> Result<(), NotUnderstood> {
         let tool = self.slot(slot)?;
+        if !tool.name.is_empty() && tool.name != asked.name {
+            return Err(NotUnderstood::Names);
+        }
         tool.name = asked.name;
         tool.id = asked.id;
         tool.digest = asked.arguments;
+        Ok(())
+    }
+
+    /// What an item of Responses asks for, if it asks for something.
+    pub(super) fn item(&mut self, slot: Slot, item: Item) -> Result<(), NotUnderstood> {
+        match item.asked(true)? {
+            Some(asked) => self.put(slot, asked),
+            None => Ok(()),
+        }
+    }
+
+    /// The id of the tool call there, as far as it is known.
+    pub(super) fn id(&self, slot: Slot) -> Option<&str> {
+        self.slots.get(&slot)?.id.as_deref()
+    }
+
+    /// Takes those of an answer that is told as a whole behind its pieces. One of which no piece told is another call,
+    /// wherever it stands.
+    pub(super) fn told_whole(&mut self, whole: Self) -> Result<(), NotUnderstood> {
+        for ((_, place), tool) in whole.slots {
+            let same = |it: &Tool| {
+                let differs = it.id.is_some() && tool.id.is_some() && it.id != tool.id;
+                it.name == tool.name && !differs
+            };
+            if !self.slots.values().any(same) {
+                // No piece has this choice.
+                *self.slot((u64::MAX, place))? = tool;
+            }
+        }
         Ok(())
     }
 
@@ -94,10 +127,6 @@ impl Tools {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let names = self.slots.values().map(|tool| tool.name.as_str());
         names.filter(|name| !name.is_empty())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 
     /// In the order of their places.

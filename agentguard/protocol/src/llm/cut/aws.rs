@@ -29,9 +29,12 @@ impl Cutter {
 
     /// What goes on in the place of a message, if it is not that.
     fn aws_event(&mut self, message: &Message<'_>) -> Result<Option<Vec<u8>>, Uncut> {
-        let (Some("event"), Some(kind)) = (message.head.message, message.head.event) else {
+        // As answers are read: what says nothing of what it is, is an event.
+        let head = &message.head;
+        if matches!(head.message, Some("exception" | "error")) {
             return Ok(None);
-        };
+        }
+        let kind = head.event.unwrap_or_default();
         let Some(mut data) = document(message.payload)? else {
             return Ok(None);
         };

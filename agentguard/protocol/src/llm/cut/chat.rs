@@ -14,16 +14,28 @@ pub(super) struct Chat {
 
 #[derive(Debug, Default)]
 struct Choice {
-    /// Where the calls that came stand in what goes on, by where they stood. None: cut out.
-    places: BTreeMap<u64, Option<u64>>,
+    /// The calls that came last at each place.
+    places: BTreeMap<u64, Place>,
+    /// How many there were.
+    count: usize,
     /// How many go on.
     kept: u64,
+    /// The first place behind those.
+    next: u64,
     /// Of the one call that there could be before there could be more: whether it goes on.
     function: Option<bool>,
     /// Whether something was cut out.
     cut: bool,
     /// Whether something was said.
     said: bool,
+}
+
+/// A call.
+#[derive(Debug)]
+struct Place {
+    id: Option<String>,
+    /// Where it stands in what goes on. None: cut out.
+    to: Option<u64>,
 }
 
 /// What ends with tool calls.
@@ -33,14 +45,17 @@ impl Form for Chat {
     fn document(&mut self, cuts: &Cuts, document: &mut Value) -> Result<bool, Uncut> {
         let mut changed = false;
         for (position, choice) in items(document, "choices").iter_mut().enumerate() {
-            let index = number(choice.get("index")).unwrap_or(position as u64);
+            // What is whole is read in the order of the list, whatever its places say.
+            let whole = choice.get("message").is_some_and(is_there);
+            let index = number(choice.get("index")).filter(|_| !whole);
+            let index = index.unwrap_or(position as u64);
             if self.choices.len() >= MAX_TOOL_CALLS && !self.choices.contains_key(&index) {
                 return Err(Uncut::Many);
             }
             let state = self.choices.entry(index).or_default();
-            for part in ["message", "delta"] {
+            for (part, whole) in [("message", true), ("delta", false)] {
                 if let Some(message) = choice.get_mut(part) {
-                    changed |= state.message(cuts, message)?;
+                    changed |= state.message(cuts, message, whole)?;
                 }
             }
             if state.cut && state.kept == 0 {
@@ -60,20 +75,22 @@ impl Form for Chat {
 }
 
 impl Choice {
-    /// Cuts in a message, or in more of one.
-    fn message(&mut self, cuts: &Cuts, message: &mut Value) -> Result<bool, Uncut> {
+    /// Cuts in a message, or in more of one that is not whole.
+    fn message(&mut self, cuts: &Cuts, message: &mut Value, whole: bool) -> Result<bool, Uncut> {
         let (mut changed, mut sentences) = (false, Vec::new());
         if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
             let mut kept = Vec::with_capacity(calls.len());
             for (position, mut call) in std::mem::take(calls).into_iter().enumerate() {
-                let place = number(call.get("index")).unwrap_or(position as u64);
-                let (to, sentence) = self.place(cuts, place, name(&call))?;
+                let there = number(call.get("index"));
+                let place = there.filter(|_| !whole).unwrap_or(position as u64);
+                let id = call.get("id").and_then(Value::text);
+                let (to, sentence) = self.place(cuts, place, id, name(&call))?;
                 sentences.extend(sentence);
                 let Some(to) = to else {
                     changed = true;
                     continue;
                 };
-                if to != place && call.get("index").is_some() {
+                if self.cut && there.is_some_and(|there| there != to) {
                     changed = true;
                     set(&mut call, "index", Value::Number(to.to_string().into()));
                 }
@@ -86,6 +103,7 @@ impl Choice {
         }
         if let Some(function) = message.get("function_call").filter(|it| is_there(it)) {
             let called = function.get("name").and_then(Value::text);
+            let called = called.filter(|name| !name.is_empty());
             let sentence = called.and_then(|name| cuts.of(name)).map(str::to_owned);
             let goes = match self.function {
                 Some(goes) => goes && sentence.is_none(),
@@ -116,28 +134,42 @@ impl Choice {
         &mut self,
         cuts: &Cuts,
         place: u64,
+        id: Option<&str>,
         name: Option<&str>,
     ) -> Result<(Option<u64>, Option<String>), Uncut> {
-        if let Some(to) = self.places.get(&place) {
-            return Ok((*to, None));
+        let name = name.filter(|name| !name.is_empty());
+        if let Some(there) = self.places.get(&place) {
+            // Some servers give all calls one place: each has an id of its own.
+            let before = there.id.as_deref();
+            let another = name.is_some() && id.is_some() && before.is_some() && before != id;
+            if !another {
+                return Ok((there.to, None));
+            }
         }
-        if self.places.len() >= MAX_TOOL_CALLS {
+        if self.count >= MAX_TOOL_CALLS {
             return Err(Uncut::Many);
         }
-        let name = name.filter(|name| !name.is_empty());
+        self.count += 1;
         let sentence = cuts.of(name.ok_or(Uncut::Nameless)?).map(str::to_owned);
-        let to = sentence.is_none().then_some(self.kept);
-        self.kept += u64::from(to.is_some());
-        self.cut |= to.is_none();
-        self.places.insert(place, to);
+        self.cut |= sentence.is_some();
+        // As long as nothing was cut out each stands where it stood.
+        let to = if self.cut { self.next } else { place };
+        let to = sentence.is_none().then_some(to);
+        if let Some(to) = to {
+            self.kept += 1;
+            self.next = self.next.max(to.saturating_add(1));
+        }
+        let id = id.map(str::to_owned);
+        self.places.insert(place, Place { id, to });
         Ok((to, sentence))
     }
 }
 
 /// The name of the tool that is called.
 fn name(call: &Value) -> Option<&str> {
-    let call = call.get("function").or_else(|| call.get("custom"))?;
-    call.get("name")?.text()
+    let kinds = ["function", "custom"];
+    let mut called = kinds.iter().filter_map(|kind| call.get(kind));
+    called.find(|it| is_there(it))?.get("name")?.text()
 }
 
 fn is_there(value: &Value) -> bool {

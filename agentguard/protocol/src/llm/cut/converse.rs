@@ -7,8 +7,10 @@ use crate::json::Value;
 
 #[derive(Debug, Default)]
 pub(super) struct Converse {
-    /// Which blocks were cut out. A text has their place.
+    /// Which blocks were cut out, as long as no other one has begun at their place. A text has it.
     cut: BTreeSet<u64>,
+    /// Whether one was.
+    any: bool,
     /// Whether a call goes on.
     kept: bool,
 }
@@ -31,7 +33,7 @@ impl Converse {
     }
 
     fn stops(&self, object: &mut Value) -> bool {
-        let none_is_left = !self.cut.is_empty() && !self.kept;
+        let none_is_left = self.any && !self.kept;
         none_is_left && stops(object, "stopReason", &["tool_use"], "end_turn")
     }
 }
@@ -41,14 +43,14 @@ impl Form for Converse {
         let output = document.get_mut("output");
         let message = output.and_then(|output| output.get_mut("message"));
         let content = message.map_or(&mut [][..], |message| items(message, "content"));
-        for (index, block) in content.iter_mut().enumerate() {
+        for block in content {
             if let Some(sentence) = self.sentence(cuts, block)? {
                 *block = object([("text", text(sentence))]);
-                self.cut.insert(index as u64);
+                self.any = true;
             }
         }
         self.stops(document);
-        Ok(!self.cut.is_empty())
+        Ok(self.any)
     }
 
     fn event(&mut self, cuts: &Cuts, mut event: Event) -> Result<Fate, Uncut> {
@@ -58,8 +60,10 @@ impl Form for Converse {
             "contentBlockStart" => {
                 let start = data.get("start").unwrap_or(&Value::Null);
                 let Some(sentence) = self.sentence(cuts, start)? else {
+                    self.cut.remove(&index);
                     return Ok(Fate::Goes);
                 };
+                self.any = true;
                 if self.cut.len() >= MAX_TOOL_CALLS {
                     return Err(Uncut::Many);
                 }
@@ -72,7 +76,15 @@ impl Form for Converse {
                     data: object([("contentBlockIndex", index), ("delta", delta)]),
                 }]))
             }
-            "contentBlockDelta" if self.cut.contains(&index) => Ok(Fate::Instead(Vec::new())),
+            // What begins here without saying so is a text.
+            "contentBlockDelta"
+                if self.cut.contains(&index)
+                    && data
+                        .get("delta")
+                        .is_some_and(|it| it.get("toolUse").is_some()) =>
+            {
+                Ok(Fate::Instead(Vec::new()))
+            }
             "messageStop" => {
                 let changed = self.stops(data);
                 Ok(Fate::of(event, changed))

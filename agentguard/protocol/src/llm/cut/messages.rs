@@ -7,8 +7,10 @@ use crate::json::Value;
 
 #[derive(Debug, Default)]
 pub(super) struct Messages {
-    /// Which blocks were cut out. A text has their place.
+    /// Which blocks were cut out, as long as no other one has begun at their place. A text has it.
     cut: BTreeSet<u64>,
+    /// Whether one was.
+    any: bool,
     /// Whether a call goes on.
     kept: bool,
 }
@@ -36,23 +38,23 @@ impl Messages {
 
     /// Whether none of the calls is left.
     fn none_is_left(&self) -> bool {
-        !self.cut.is_empty() && !self.kept
+        self.any && !self.kept
     }
 }
 
 impl Form for Messages {
     fn document(&mut self, cuts: &Cuts, document: &mut Value) -> Result<bool, Uncut> {
-        for (index, block) in items(document, "content").iter_mut().enumerate() {
+        for block in items(document, "content") {
             if let Some(sentence) = self.sentence(cuts, block)? {
                 *block = object([("type", text("text")), ("text", text(sentence))]);
-                self.cut.insert(index as u64);
+                self.any = true;
             }
         }
         if self.none_is_left() {
             let (with_calls, without) = STOPS;
             stops(document, "stop_reason", &with_calls, without);
         }
-        Ok(!self.cut.is_empty())
+        Ok(self.any)
     }
 
     fn event(&mut self, cuts: &Cuts, mut event: Event) -> Result<Fate, Uncut> {
@@ -63,8 +65,10 @@ impl Form for Messages {
             "content_block_start" => {
                 let block = data.get("content_block").unwrap_or(&Value::Null);
                 let Some(sentence) = self.sentence(cuts, block)? else {
+                    self.cut.remove(&index);
                     return Ok(Fate::Goes);
                 };
+                self.any = true;
                 if self.cut.len() >= MAX_TOOL_CALLS {
                     return Err(Uncut::Many);
                 }

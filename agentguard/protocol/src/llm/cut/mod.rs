@@ -41,6 +41,9 @@ pub enum Uncut {
     /// Nobody knows yet which tool is called.
     #[error("arguments of a tool call come before the tool's name")]
     Nameless,
+    /// It was allowed when it began.
+    #[error("its beginning has been passed on")]
+    Begun,
     /// [`MAX_TOOL_CALLS`].
     #[error("it has more than {MAX_TOOL_CALLS} tool calls, or answers with some")]
     Many,
@@ -167,15 +170,13 @@ impl Cutter {
             return Ok(None);
         }
         let form = self.form.as_mut().ok_or(Uncut::Form)?;
-        if !form.document(&self.cuts, &mut document)? {
-            return Ok(None);
-        }
+        let changed = form.document(&self.cuts, &mut document)?;
         let written = document.written();
         let mut reader = AnswerReader::new(self.endpoint);
         reader.whole(written.as_bytes());
         reader.whole_ends();
         self.none_left(&reader)?;
-        Ok(Some(written))
+        Ok(changed.then_some(written))
     }
 
     /// The next event of a stream, as it goes on.
@@ -186,25 +187,29 @@ impl Cutter {
                 false => Ok(Fate::Goes),
             };
         };
+        // Before anything is cut all goes as it came, and nothing is to be looked for in it.
+        let came = self.cuts.any().then(|| event.clone());
         let fate = form.event(&self.cuts, event)?;
-        if let Fate::Instead(events) = &fate {
-            for event in events {
-                let mut reader = AnswerReader::new(self.endpoint);
-                if matches!(self.endpoint, Endpoint::Converse { .. }) {
-                    reader.event_begins(&eventstream::Head {
-                        event: Some(&event.kind),
-                        ..eventstream::Head::default()
-                    });
-                }
-                reader.data(event.data.written().as_bytes());
-                reader.event_ends();
-                self.none_left(&reader)?;
+        let went = match &fate {
+            Fate::Goes => came.as_slice(),
+            Fate::Instead(events) => events.as_slice(),
+        };
+        for event in went {
+            let mut reader = AnswerReader::new(self.endpoint);
+            if matches!(self.endpoint, Endpoint::Converse { .. }) {
+                reader.event_begins(&eventstream::Head {
+                    event: Some(&event.kind),
+                    ..eventstream::Head::default()
+                });
             }
+            reader.data(event.data.written().as_bytes());
+            reader.event_ends();
+            self.none_left(&reader)?;
         }
         Ok(fate)
     }
 
-    /// What is written anew is read as what came was: nothing that is cut may be found in it.
+    /// What goes on is read as what came was, also where it goes as it came: nothing that is cut may be found in it.
     fn none_left(&self, reader: &AnswerReader) -> Result<(), Uncut> {
         let asks = reader.asks().map_err(|_| Uncut::Still)?;
         match asks.iter().any(|tool| self.cuts(tool)) {

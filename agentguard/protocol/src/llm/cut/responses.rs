@@ -1,7 +1,8 @@
 //! `OpenAI`'s Responses, over HTTP and over WebSocket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::responses::{APPROVAL, called};
 use super::{Cuts, Event, Fate, Form, MAX_TOOL_CALLS, Uncut, items, number, object, set, text};
 use crate::json::Value;
 
@@ -9,12 +10,16 @@ use crate::json::Value;
 pub(super) struct Responses {
     /// What stands in the place of the items that were cut out.
     cut: BTreeMap<u64, Said>,
+    /// Items of which the beginning has gone on.
+    begun: BTreeSet<u64>,
 }
 
 /// A message in the place of an item.
 #[derive(Clone, Debug)]
 struct Said {
     id: String,
+    /// That of the item.
+    of: Option<String>,
     sentence: String,
 }
 
@@ -22,19 +27,21 @@ impl Said {
     /// What stands in the place of an item, if it is to be cut out.
     fn instead(cuts: &Cuts, item: &Value) -> Result<Option<Self>, Uncut> {
         let word = |name| item.get(name).and_then(Value::text);
-        let Some(own) = word("type").and_then(|kind| kind.strip_suffix("_call")) else {
+        let kind = word("type").unwrap_or_default();
+        let Some(own) = called(kind) else {
             return Ok(None);
         };
         let Some(sentence) = cuts.of(word("name").unwrap_or(own)) else {
             return Ok(None);
         };
-        if !RUN_BY_CLIENTS.contains(&own) {
+        if kind != APPROVAL && !RUN_BY_CLIENTS.contains(&own) {
             return Err(Uncut::Provider);
         }
         // The id of a message begins like this, and is the answer's own.
         let id = word("id").or_else(|| word("call_id")).unwrap_or_default();
         let id = id.split_once('_').map_or(id, |(_, id)| id);
         Ok(Some(Self {
+            of: word("id").map(str::to_owned),
             id: format!("msg_{id}"),
             sentence: sentence.to_owned(),
         }))
@@ -130,6 +137,20 @@ fn output(cuts: &Cuts, response: &mut Value) -> Result<bool, Uncut> {
     Ok(changed)
 }
 
+impl Responses {
+    /// Whether an event is more of an item that was cut out: by its place, or by its id.
+    fn is_within(&self, event: &Value) -> bool {
+        let index = number(event.get("output_index"));
+        let id = event.get("item_id").and_then(Value::text);
+        let mut cut = self.cut.values();
+        match (index, id) {
+            (Some(index), _) => self.cut.contains_key(&index),
+            (None, Some(id)) => cut.any(|said| said.of.as_deref() == Some(id)),
+            (None, None) => false,
+        }
+    }
+}
+
 impl Form for Responses {
     fn document(&mut self, cuts: &Cuts, document: &mut Value) -> Result<bool, Uncut> {
         output(cuts, document)
@@ -143,6 +164,11 @@ impl Form for Responses {
         match (kind, index) {
             ("response.output_item.added", index) => {
                 let Some(said) = Said::instead(cuts, item)? else {
+                    let index = index.unwrap_or_default();
+                    self.cut.remove(&index);
+                    if self.begun.len() < MAX_TOOL_CALLS {
+                        self.begun.insert(index);
+                    }
                     return Ok(Fate::Goes);
                 };
                 if self.cut.len() >= MAX_TOOL_CALLS {
@@ -153,23 +179,25 @@ impl Form for Responses {
                 Ok(Fate::Instead(events))
             }
             ("response.output_item.done", index) => {
-                let index = index.unwrap_or_default();
-                if let Some(said) = self.cut.get(&index) {
-                    return Ok(Fate::Instead(vec![said.done(&event)]));
-                }
-                // One of which no event told that it began.
                 let Some(said) = Said::instead(cuts, item)? else {
                     return Ok(Fate::Goes);
                 };
+                if let Some(said) = self.cut.get(&index.unwrap_or_default()) {
+                    return Ok(Fate::Instead(vec![said.done(&event)]));
+                }
+                if self.begun.contains(&index.unwrap_or_default()) {
+                    return Err(Uncut::Begun);
+                }
+                // One of which no event told that it began.
                 let mut events = said.begun(&event);
                 events.push(said.done(&event));
                 Ok(Fate::Instead(events))
             }
-            (_, Some(index)) if self.cut.contains_key(&index) => Ok(Fate::Instead(Vec::new())),
+            _ if self.is_within(&event.data) => Ok(Fate::Instead(Vec::new())),
             _ => {
                 let changed = match event.data.get_mut("response") {
                     Some(response) => output(cuts, response)?,
-                    None => false,
+                    None => output(cuts, &mut event.data)?,
                 };
                 Ok(Fate::of(event, changed))
             }

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{AnswerReader, Endpoint, InvokeForm};
+use super::super::{AnswerReader, Endpoint, InvokeForm, NotUnderstood};
 use super::{Cutter, Uncut};
 use crate::eventstream;
 use crate::json::Value as Tree;
@@ -392,7 +392,7 @@ fn gemini() {
         data(endpoint, &events),
         [
             answer(json!([said])),
-            answer(json!([])),
+            json!({"candidates": [{"finishReason": "STOP"}]}),
             answer(json!([call("read"), more])),
         ]
     );
@@ -539,7 +539,7 @@ fn invoke_streams() {
 #[derive(Clone, Debug)]
 enum Does {
     Says(String),
-    Begins(u64, &'static str),
+    Begins(&'static str),
     GoesOn(u64),
 }
 
@@ -547,7 +547,7 @@ fn does() -> impl Strategy<Value = Vec<Does>> {
     let name = prop::sample::select(vec!["bash", "read", "write"]);
     let one = prop_oneof![
         "[a-z]{0,3}".prop_map(Does::Says),
-        (0..4u64, name).prop_map(|(index, name)| Does::Begins(index, name)),
+        name.prop_map(Does::Begins),
         (0..4u64).prop_map(Does::GoesOn),
     ];
     prop::collection::vec(one, 0..12)
@@ -562,12 +562,13 @@ proptest! {
         for it in does {
             match it {
                 Does::Says(text) => events.push(chat_event(&json!({"content": text}), None)),
-                Does::Begins(index, name) if !begun.iter().any(|it| it.0 == index) => {
+                Does::Begins(name) => {
+                    let index = begun.len() as u64;
                     begun.push((index, name, String::new()));
                     let call = json!({"tool_calls": [chat_call(index, name)]});
                     events.push(chat_event(&call, None));
                 }
-                Does::Begins(index, _) | Does::GoesOn(index) => {
+                Does::GoesOn(index) => {
                     let Some((.., arguments)) = begun.iter_mut().find(|it| it.0 == index) else {
                         continue;
                     };
@@ -603,4 +604,239 @@ proptest! {
         let begun = begun.into_iter().map(|(_, name, arguments)| (name.to_owned(), arguments));
         prop_assert_eq!(left, begun.collect::<Vec<_>>());
     }
+}
+
+/// Some servers give all calls one place, and each an id.
+#[test]
+fn calls_at_one_place_are_told_apart_by_their_ids() {
+    let call = |id: &str, name: &str| json!({"index": 0, "id": id, "type": "function", "function": {"name": name, "arguments": "{}"}});
+    let answer = |calls: &[Value], finish: &str| {
+        let message = json!({"role": "assistant", "content": "", "tool_calls": calls});
+        json!({"choices": [{"index": 0, "message": message, "finish_reason": finish}]})
+    };
+    let (bash, read, write) = (call("a", "bash"), call("b", "read"), call("c", "write"));
+    let endpoint = Endpoint::ChatCompletions;
+    for calls in [[bash.clone(), read.clone()], [read.clone(), bash.clone()]] {
+        let came = answer(&calls, "tool_calls");
+        let mut reader = AnswerReader::new(endpoint);
+        reader.whole(came.to_string().as_bytes());
+        reader.whole_ends();
+        assert_eq!(reader.asks().unwrap().len(), 2);
+        let went = document(endpoint, &came).unwrap();
+        let left = &went["choices"][0]["message"]["tool_calls"];
+        assert_eq!(*left, json!([read]));
+    }
+    let events =
+        [&read, &bash, &write].map(|call| chat_event(&json!({"tool_calls": [call]}), None));
+    let mut moved = write.clone();
+    moved["index"] = json!(1);
+    assert_eq!(
+        data(endpoint, &events),
+        [
+            events[0].clone(),
+            chat_event(&json!({"content": SENTENCE}), None),
+            chat_event(&json!({"tool_calls": [moved]}), None),
+        ]
+    );
+    // Without anything to cut they stay where they are, and are known.
+    let events = [&read, &write].map(|call| chat_event(&json!({"tool_calls": [call]}), None));
+    assert_eq!(data(endpoint, &events), events);
+    assert_eq!(
+        answered(endpoint, &events),
+        Ok(vec!["read".to_owned(), "write".to_owned()])
+    );
+}
+
+/// What an answer asks for, event by event.
+fn answered(endpoint: Endpoint, events: &[Value]) -> Result<Vec<String>, NotUnderstood> {
+    let mut reader = AnswerReader::new(endpoint);
+    for event in events {
+        reader.data(event.to_string().as_bytes());
+        reader.event_ends();
+    }
+    reader.asks()
+}
+
+/// Wherever a client may find a call it is seen, or the answer cannot be read; and nothing of it is left behind.
+#[test]
+fn calls_in_odd_places_are_seen_and_not_passed_on() {
+    let long = "b".repeat(257);
+    let function = |name: &str| json!({"name": name, "arguments": "{}"});
+    let gemini = |call: &str| json!({"candidates": [{"content": {"parts": [{call: {"name": "bash", "args": {}}}]}}]});
+    let use_of = |name: &str| json!({"type": "tool_use", "id": "t", "name": name, "input": {}});
+    let read = item("read", "completed");
+    let response = |output: Value| json!({"type": "response.completed", "response": {"status": "completed", "output": output}});
+    let of = |kind: &str, index: u64, item: &Value| json!({"type": kind, "output_index": index, "item": item});
+    let cohere =
+        |call: Value| json!({"event_type": "stream-end", "response": {"tool_calls": [call]}});
+    let streaming = Endpoint::GenerateContent { stream: true };
+    for (endpoint, events) in [
+        (streaming, vec![gemini("function_call")]),
+        (
+            Endpoint::Messages,
+            vec![json!({"type": "message_start", "message": {"content": [use_of("bash")]}})],
+        ),
+        (
+            Endpoint::Messages,
+            vec![json!({"type": "message", "content": [use_of("bash")]})],
+        ),
+        (
+            Endpoint::Responses,
+            vec![json!({"object": "response", "output": [item("bash", "completed")]})],
+        ),
+        // Beside one that was told before.
+        (
+            Endpoint::Responses,
+            vec![
+                of("response.output_item.done", 0, &read),
+                response(
+                    json!([read, {"type": "function_call", "id": "fc_8", "call_id": "call_8", "name": "bash", "arguments": "{}"}]),
+                ),
+            ],
+        ),
+        (
+            Endpoint::Responses,
+            vec![of(
+                "response.output_item.added",
+                0,
+                &json!({"type": "mcp_approval_request", "id": "mcpr_1", "name": "bash", "arguments": "{}"}),
+            )],
+        ),
+        (
+            Endpoint::CohereChat,
+            vec![cohere(json!({"name": "bash", "parameters": {}}))],
+        ),
+        (
+            Endpoint::CohereChat,
+            vec![
+                json!({"event_type": "tool-calls-chunk", "tool_call_delta": {"index": 0, "name": "bash"}}),
+            ],
+        ),
+        (
+            Endpoint::CohereChat,
+            vec![
+                json!({"event_type": "tool-call-start", "index": 0, "delta": {"message": {"tool_calls": {"id": "t", "function": function("bash")}}}}),
+            ],
+        ),
+        (
+            Endpoint::ChatCompletions,
+            vec![chat_event(
+                &json!({"tool_calls": [chat_call(0, "bash")], "function_call": function("read")}),
+                None,
+            )],
+        ),
+    ] {
+        let asks = answered(endpoint, &events).unwrap();
+        assert!(asks.iter().any(|tool| tool == "bash"), "{events:?}");
+        if let Ok(went) = stream(endpoint, &events) {
+            let went = format!("{went:?}");
+            assert!(!went.contains("\"bash\""), "{went}");
+        }
+    }
+    // Of a name that is not kept nobody knows which tool it is.
+    for (endpoint, event) in [
+        (
+            Endpoint::ChatCompletions,
+            chat_event(&json!({"tool_calls": [chat_call(0, &long)]}), None),
+        ),
+        (
+            Endpoint::Messages,
+            json!({"type": "content_block_start", "index": 0, "content_block": use_of(&long)}),
+        ),
+        (
+            Endpoint::Responses,
+            of("response.output_item.added", 0, &item(&long, "in_progress")),
+        ),
+        (
+            Endpoint::Responses,
+            of("response.output_item.added", 0, &item("", "in_progress")),
+        ),
+        (
+            streaming,
+            json!({"candidates": [{"content": {"parts": [{"functionCall": {"name": long}}]}}]}),
+        ),
+        (
+            Endpoint::OllamaChat,
+            json!({"message": {"tool_calls": [{"function": {"name": long, "arguments": {}}}]}}),
+        ),
+        (
+            Endpoint::CohereChat,
+            json!({"type": "tool-call-start", "index": 0, "delta": {"message": {"tool_calls": {"function": function(&long)}}}}),
+        ),
+    ] {
+        assert!(
+            answered(endpoint, std::slice::from_ref(&event)).is_err(),
+            "{event}"
+        );
+    }
+}
+
+/// Where a reader found a call that is cut and the form does not, nothing passes.
+#[test]
+fn what_goes_as_it_came_has_nothing_that_is_cut() {
+    let event = json!({"output": {"message": {"content": [{"toolUse": {"toolUseId": "t", "name": "bash", "input": {}}}]}}});
+    for headers in [
+        &[(":event-type", "metadata"), (":message-type", "event")][..],
+        &[(":event-type", "metadata")],
+    ] {
+        let message = eventstream::message(headers, event.to_string().as_bytes()).unwrap();
+        let went = cutter(Endpoint::Converse { stream: true }).event_stream(&message);
+        assert_eq!(went, Err(Uncut::Still));
+    }
+    // One that does not say what it is, is an event.
+    let start =
+        json!({"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t", "name": "bash"}}});
+    for kind in [
+        &[(":event-type", "contentBlockStart")][..],
+        &[
+            (":event-type", "contentBlockStart"),
+            (":message-type", "EVENT"),
+        ],
+    ] {
+        let message = eventstream::message(kind, start.to_string().as_bytes()).unwrap();
+        let went = cutter(Endpoint::Converse { stream: true }).event_stream(&message);
+        assert!(went.unwrap().is_some());
+    }
+}
+
+/// Of calls that are asked for together the first has a signature, which has to come back.
+#[test]
+fn the_signature_of_a_call_of_gemini_s_goes_to_the_next() {
+    let endpoint = Endpoint::GenerateContent { stream: true };
+    let call = |name: &str| json!({"functionCall": {"name": name, "args": {}}});
+    let signed = |name: &str| json!({"functionCall": {"name": name, "args": {}}, "thoughtSignature": "c2ln"});
+    let answer = |parts: Value| json!({"candidates": [{"content": {"parts": parts}}]});
+    let said = json!({"text": SENTENCE});
+    let came = answer(json!([signed("bash"), call("read"), call("write")]));
+    let went = answer(json!([said, signed("read"), call("write")]));
+    assert_eq!(document(endpoint, &came), Ok(went));
+    let events = [
+        answer(json!([signed("bash")])),
+        answer(json!([call("read")])),
+    ];
+    let went = [answer(json!([said])), answer(json!([signed("read")]))];
+    assert_eq!(data(endpoint, &events), went);
+}
+
+/// A place is used again by some servers: what was cut out there takes nothing of the next one along.
+#[test]
+fn a_place_is_used_again() {
+    let block =
+        |block: Value| json!({"type": "content_block_start", "index": 0, "content_block": block});
+    let more = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}});
+    let events = [
+        block(json!({"type": "tool_use", "id": "t", "name": "bash", "input": {}})),
+        block(json!({"type": "text", "text": ""})),
+        more.clone(),
+    ];
+    assert_eq!(data(Endpoint::Messages, &events)[3..], [more]);
+}
+
+/// More of an item is known by its id as well.
+#[test]
+fn more_of_an_item_has_no_place() {
+    let added = json!({"type": "response.output_item.added", "item": item("bash", "in_progress")});
+    let more = json!({"type": "response.function_call_arguments.delta", "item_id": "fc_7", "delta": "SECRET"});
+    let went = data(Endpoint::Responses, &[added, more]);
+    assert!(!format!("{went:?}").contains("SECRET"));
 }

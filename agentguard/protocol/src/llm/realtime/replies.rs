@@ -116,9 +116,7 @@ impl Replies {
                     output,
                 } = *done;
                 // Of an item that nobody told of, the response does.
-                if answer.tools.is_empty() {
-                    answer.tools = output;
-                }
+                answer.tools.told_whole(output)?;
                 answer.told.finish_reason = finish_reason;
                 answer.told.usage = usage;
                 let [kind, ..] = &mut answer.error;

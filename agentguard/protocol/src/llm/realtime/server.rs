@@ -115,6 +115,9 @@ impl EventSink {
         let Some(field) = self.reading.field.take() else {
             return;
         };
+        if self.reading.word.is_long() && matches!(field, Field::ItemName) {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
+        }
         let word = self.reading.word.take();
         let place = match field {
             Field::Kind => &mut self.kind,
@@ -198,13 +201,13 @@ impl EventSink {
             "response.output_item.added" => (
                 Progress::Within,
                 self.item
-                    .asked(false)
+                    .asked(false)?
                     .map_or(Said::Other, |asked| Said::Calls(index, asked)),
             ),
             "response.output_item.done" => (
                 Progress::Within,
                 self.item
-                    .asked(true)
+                    .asked(true)?
                     .map_or(Said::Other, |asked| Said::Called(index, asked)),
             ),
             "response.function_call_arguments.done" | "response.mcp_call_arguments.done" => {
@@ -264,11 +267,11 @@ impl Sink for EventSink {
                 }
             }
             Event::End(Kind::Object) => {
-                if let [Key("response"), Key("output"), At(index)] = steps
-                    && let Some(asked) = std::mem::take(&mut self.item).asked(true)
-                    && let Err(fault) = self.output.put((0, *index as u64), asked)
-                {
-                    self.fault.get_or_insert(fault);
+                if let [Key("response"), Key("output"), At(index)] = steps {
+                    let item = std::mem::take(&mut self.item);
+                    if let Err(fault) = self.output.item((0, *index as u64), item) {
+                        self.fault.get_or_insert(fault);
+                    }
                 }
             }
             _ => {}
