@@ -15,7 +15,7 @@ use agentguard_common::map::{
 use agentguard_common::verdict::Effect;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_sk_fullsock;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
@@ -126,6 +126,7 @@ struct Packet {
     destination_port: u16,
     transport: u8,
     opens: bool,
+    synchronizes: bool,
     finishes: bool,
 }
 
@@ -158,13 +159,14 @@ fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
         ),
         _ => return None,
     };
-    let (transport, opens, finishes) = match protocol {
+    let (transport, opens, synchronizes, finishes) = match protocol {
         IPPROTO_TCP => {
             let flags: u8 = ctx.load(offset + 13).ok()?;
             let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-            (TCP, opens, flags & TCP_FIN != 0)
+            let synchronizes = flags & TCP_SYN != 0;
+            (TCP, opens, synchronizes, flags & TCP_FIN != 0)
         }
-        IPPROTO_UDP => (UDP, false, false),
+        IPPROTO_UDP => (UDP, false, false, false),
         _ => return None,
     };
     Some(Packet {
@@ -174,6 +176,7 @@ fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
         destination_port: u16::from_be(ctx.load(offset + 2).ok()?),
         transport,
         opens,
+        synchronizes,
         finishes,
     })
 }
@@ -197,7 +200,11 @@ fn leaves(
         return false;
     }
     if packet.transport == TCP && !packet.opens {
-        return true;
+        return !is_undecided(ctx, entry, packet) || {
+            let why = reason::UNKNOWN_SOCKET;
+            event::refuse(entry, &packet.destination, packet.destination_port, why);
+            false
+        };
     }
     let (to, port, noted) = (&packet.destination, packet.destination_port, entry.class);
     let dialled = entry.state >= socket_state::PASS && is_destination(entry, to, port, noted);
@@ -254,6 +261,18 @@ fn leaves(
     let here = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX;
     let answers = !decided && here && is_peer(entry, to, port, peer_own) && (own || !peer_own);
     answers || first_datagram(ctx, entry, found, packet, decided)
+}
+
+/// Whether a packet is of a TCP connection that its own socket dialled and nobody decided on: the socket was
+/// made under the gate, or while the gate was put up or taken off, and dialled when it was not there. What
+/// was accepted has the entry of another socket, and what listens answers with a SYN alone.
+#[inline(always)]
+fn is_undecided(ctx: &SkBuffContext, entry: &SocketEntry, packet: &Packet) -> bool {
+    entry.state == socket_state::NEW
+        && entry.reason != reason::TOLERATED
+        && !packet.synchronizes
+        // SAFETY: helper on the context of this hook.
+        && unsafe { bpf_get_socket_cookie(ctx.as_ptr()) } == entry.socket
 }
 
 /// Whether the guard listens where a redirected packet goes, now: it may have begun with another port

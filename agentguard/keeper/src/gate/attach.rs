@@ -73,13 +73,19 @@ impl Gate {
         Ok(Attachment::Attached)
     }
 
-    /// Takes the gate off a cgroup, by its id.
+    /// Takes the gate off a cgroup, by its id. When this returns no program of it is there: the kernel takes
+    /// those whose pins are removed off later, in no order (`kernel/bpf/syscall.c`, `bpf_link_put`).
     ///
     /// # Errors
     /// [`GateError::File`]; then some programs may be gone: [`Self::attach`] puts them back. A cgroup that
     /// has no gate is none.
     pub fn detach(&mut self, cgroup: u64) -> Result<(), GateError> {
-        remove_directory(&self.links().join(cgroup.to_string()))
+        let links = self.links().join(cgroup.to_string());
+        // As they were put up, from the last one.
+        for name in CGROUP_PROGRAMS.iter().rev() {
+            detach_one(&links.join(name))?;
+        }
+        remove_directory(&links)
     }
 
     /// Forgets the links of removed cgroups that the kernel has let go of, among those that are not
@@ -226,6 +232,20 @@ pub(super) fn replace(
             Ok(false)
         }
         Err(source) => Err(failed("replace the program of")(source)),
+    }
+}
+
+/// Takes the program of a pinned link off its cgroup. Not there is as good.
+fn detach_one(pin: &Path) -> Result<(), GateError> {
+    let detached =
+        sys::open_pinned(pin, Access::ReadWrite).and_then(|link| sys::detach_link(link.as_fd()));
+    match detached {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(GateError::File {
+            what: "take the program off that is pinned as",
+            path: pin.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }
 

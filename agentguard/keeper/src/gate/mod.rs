@@ -254,7 +254,7 @@ impl Gate {
     }
 
     /// Makes an established TCP connection that is older than the gate known to it, as an agent's. What the
-    /// gate knows as the agent's already, it decided on: that stays as it is. `false`: it is another agent's.
+    /// gate decided on already, as the agent's, stays as it is. `false`: it is another agent's.
     ///
     /// # Errors
     /// [`GateError::Map`]: the gate goes on refusing it.
@@ -266,7 +266,9 @@ impl Gate {
     ) -> Result<bool, GateError> {
         match self.sockets.get(&connection.socket, 0) {
             Ok(known) if known.cgroup != cgroup => return Ok(false),
-            Ok(known) if known.agent == agent => return Ok(true),
+            Ok(known) if known.agent == agent && !is_undecided(&known, connection) => {
+                return Ok(true);
+            }
             Ok(_) | Err(MapError::KeyNotFound) => {}
             Err(source) => return Err(map_error("read", "SOCKETS")(source)),
         }
@@ -314,6 +316,13 @@ impl Gate {
     pub fn counters(&self, agent: u32) -> Result<Counters, GateError> {
         view::sum(&self.counters, agent)
     }
+}
+
+/// Whether a connection was dialled by a socket that the gate knows, while it was not there.
+fn is_undecided(known: &SocketEntry, connection: &Connection) -> bool {
+    known.state == socket_state::NEW
+        && known.reason != reason::TOLERATED
+        && known.socket == connection.cookie
 }
 
 fn map_error(what: &'static str, map: &'static str) -> impl Fn(MapError) -> GateError {

@@ -11,6 +11,7 @@ const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// What a descriptor of a pinned map may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,6 +46,12 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_DETACH` reads.
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
 }
 
 /// Opens what is pinned at a path.
@@ -101,6 +108,12 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         old_prog_fd: 0,
     };
     bpf(BPF_LINK_UPDATE, &attr).map(drop)
+}
+
+/// Takes a link's program off what it is on, before this returns (Linux 5.9). A link of what is gone is off.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = LinkDetach { link_fd: raw(link) };
+    bpf(BPF_LINK_DETACH, &attr).map(drop)
 }
 
 /// A borrowed descriptor is never negative.

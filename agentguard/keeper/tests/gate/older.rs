@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 
+use agentguard_common::event::reason;
 use agentguard_common::map::{AgentEntry, agent_flag};
 use agentguard_keeper::sockets::{destroy_connections, destroy_held_except};
 
@@ -81,6 +82,46 @@ fn a_connection_that_is_made_known_passes_until_a_quarantine_cuts_it_at_the_next
             destroy_connections(cgroups, &|connection| world.gate.keeps(connection).unwrap());
         assert_eq!(ended.sockets, 1, "{:?}", ended.failures);
         assert_eq!(client.says("old.recv(1)"), "ECONNABORTED");
+    });
+}
+
+/// A socket that the gate has seen being made is no connection that it has decided on.
+#[test]
+fn what_was_made_under_the_gate_and_dialled_without_it_says_nothing_until_it_is_made_known() {
+    in_world(|world| {
+        let (server, port) = server();
+        let agent = world.ungoverned("between");
+        let mut client = agent.client();
+        world.gate.put_agent(agent.id, &agent.entry).unwrap();
+        world.gate.attach(&agent.path).unwrap();
+        client.does("made = socket.socket(AF_INET, SOCK_STREAM)");
+        world.gate.detach(agent.id).unwrap();
+        client.does(&format!(
+            "made.connect(('192.0.2.1', {port})); made.sendall(b'a')"
+        ));
+        let (mut old, _) = accept(&server);
+        let mut heard = [0];
+        old.read_exact(&mut heard).unwrap();
+
+        world.gate.attach(&agent.path).unwrap();
+        client.does("made.sendall(b'b')");
+        eventually("its packet is told as refused", || {
+            let mut events = world.events().into_iter();
+            events.any(|event| event.denied == 1 && event.reason == reason::UNKNOWN_SOCKET)
+        });
+        old.set_nonblocking(true).unwrap();
+        assert!(old.read(&mut heard).is_err());
+        old.set_nonblocking(false).unwrap();
+
+        let gate = Mutex::new(&mut world.gate);
+        let kept = destroy_held_except(std::slice::from_ref(&agent.path), &|connection| {
+            let mut gate = gate.lock().unwrap();
+            gate.keep_connection(connection, agent.id, agent.entry.agent)
+                .unwrap()
+        });
+        assert_eq!((kept.kept, kept.sockets), (1, 0), "{:?}", kept.failures);
+        old.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, *b"b");
     });
 }
 
