@@ -104,6 +104,8 @@ pub struct Pieces {
     has_data: bool,
     /// How long to wait before connecting again, in ms.
     retry: Option<u64>,
+    /// See [`Self::is_odd`].
+    odd: bool,
 }
 
 /// Where in a line, and of which field.
@@ -158,7 +160,15 @@ impl Pieces {
             id: Vec::new(),
             has_data: false,
             retry: None,
+            odd: false,
         }
+    }
+
+    /// Whether there was a line that is neither a comment nor a field as anybody names one: in small letters, digits,
+    /// `-` and `_`. It is ignored here; who reads streams in another way may find something in it.
+    #[must_use]
+    pub const fn is_odd(&self) -> bool {
+        self.odd
     }
 
     /// Whether nothing of another event has come since the last one ended.
@@ -244,6 +254,8 @@ impl Pieces {
             name = name.strip_prefix(BYTE_ORDER_MARK).unwrap_or(name);
         }
         let field = Field::of(name);
+        let names = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        self.odd |= !name.iter().all(names);
         self.kept.clear();
         self.line = Line::Value { field, space: true };
         if field == Field::Data && std::mem::replace(&mut self.has_data, true) {
@@ -384,6 +396,29 @@ mod tests {
         assert_eq!(read(1024, "Data: a\ndata : b\n data: c\n\n").0, []);
         let (events, retry) = read(1024, "retry: 10\nretry: 1x\nretry:\nid: a\0b\ndata: a\n\n");
         assert_eq!((events, retry), (vec![event("", "a", "")], Some(10)));
+    }
+
+    #[test]
+    fn a_line_of_another_form_is_odd() {
+        for (stream, odd) in [
+            (
+                "\u{feff}data: a\n: b\n:\nid: 1\nretry: 1\nx-y_1: 2\nevent\n\n",
+                false,
+            ),
+            ("{\"a\": 1}\n\n", true),
+            ("data: a\n data: b\n\n", true),
+            ("Data: a\n\n", true),
+            ("data : a\n\n", true),
+            ("data: a\n[1]\n", true),
+        ] {
+            for pieces in [1, 2, usize::MAX] {
+                let mut parser = super::Pieces::new(64);
+                for piece in stream.as_bytes().chunks(pieces) {
+                    parser.push(piece, &mut |_| {});
+                }
+                assert_eq!(parser.is_odd(), odd, "{stream:?}");
+            }
+        }
     }
 
     #[test]

@@ -165,14 +165,14 @@ fn answer(endpoint: Endpoint, framing: Framing, pieces: &[&[u8]]) -> String {
             Framing::Document => reader.whole(piece),
             Framing::Events => stream.push(piece, &mut |piece| match piece {
                 Piece::Data(data) => reader.data(data),
-                Piece::End { .. } => reader.event_ends(),
+                Piece::End { kind, .. } => reader.event_ends(kind),
             }),
             Framing::Lines => reader.lines(piece),
             Framing::Messages => {
                 let read = messages.push(piece, &mut |piece| match piece {
                     eventstream::Piece::Head(head) => reader.event_begins(&head),
                     eventstream::Piece::Payload(payload) => reader.data(payload),
-                    eventstream::Piece::End => reader.event_ends(),
+                    eventstream::Piece::End => reader.event_ends(&[]),
                 });
                 if let Err(fault) = read {
                     reader.give_up(fault.into());
@@ -225,7 +225,7 @@ fn without(endpoint: Endpoint, bytes: &[u8]) -> Option<(Vec<u8>, BTreeSet<String
         event.push(*byte);
         pieces.push(&[*byte], &mut |piece| match piece {
             Piece::Data(data) => reader.data(data),
-            Piece::End { .. } => reader.event_ends(),
+            Piece::End { kind, .. } => reader.event_ends(kind),
         });
         if !pieces.is_between() {
             continue;
@@ -256,7 +256,7 @@ fn llm_cut() {
                 let (mut reader, mut pieces) = (AnswerReader::new(endpoint), Pieces::new(64));
                 pieces.push(bytes, &mut |piece| match piece {
                     Piece::Data(data) => reader.data(data),
-                    Piece::End { .. } => reader.event_ends(),
+                    Piece::End { kind, .. } => reader.event_ends(kind),
                 });
                 names(&reader)
             };

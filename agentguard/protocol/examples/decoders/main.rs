@@ -132,7 +132,7 @@ impl Stream {
         let answer = &mut self.answer;
         self.events.push(bytes, &mut |piece| match piece {
             Piece::Data(data) => answer.data(data),
-            Piece::End { .. } => answer.event_ends(),
+            Piece::End { kind, .. } => answer.event_ends(kind),
         });
     }
 }

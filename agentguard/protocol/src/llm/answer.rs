@@ -83,6 +83,9 @@ pub(super) trait Documents: Sink {
     /// An event of this type begins. `failed`: it is an error.
     fn begins(&mut self, _kind: &str, _failed: bool) {}
 
+    /// The event was of this type, which stands beside its document. Some clients take that where the document has none.
+    fn named(&mut self, _kind: &str) {}
+
     /// A document is over. `event`: it is one of a stream's.
     fn over(&mut self, event: bool) -> Result<(), NotUnderstood>;
 }
@@ -266,13 +269,17 @@ impl AnswerReader {
         }
     }
 
-    /// An event is over.
-    pub fn event_ends(&mut self) {
+    /// An event is over. `kind`: its type, as an event stream has it beside the data; or empty.
+    pub fn event_ends(&mut self, kind: &[u8]) {
         self.events = true;
         match std::mem::take(&mut self.start) {
             Start::Held(held) if held.is_empty() || held == DONE => return,
             Start::Held(held) => self.whole(&held),
             Start::Document => {}
+        }
+        if !kind.is_empty() {
+            let kind = String::from_utf8_lossy(kind);
+            self.form.documents().named(&kind);
         }
         self.document_ends(true);
         self.scanner.begin_again();
@@ -316,7 +323,7 @@ impl AnswerReader {
             self.data(first);
         }
         for line in lines {
-            self.event_ends();
+            self.event_ends(&[]);
             self.data(line);
         }
     }

@@ -115,7 +115,7 @@ impl Sink for Invoke {
             Event::End(Kind::Text) => match self.reading.field.take() {
                 Some(Field::Bytes) => {
                     self.decode();
-                    self.inner.event_ends();
+                    self.inner.event_ends(&[]);
                 }
                 Some(Field::Message) => {
                     let [_, message] = &mut self.error;

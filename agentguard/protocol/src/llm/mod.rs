@@ -67,6 +67,9 @@ pub enum NotUnderstood {
     /// It is no event stream of AWS's, or none that is read.
     #[error(transparent)]
     EventStream(#[from] eventstream::Fault),
+    /// A line of an event stream is none of one: see [`crate::sse::Pieces::is_odd`].
+    #[error("a line of its event stream is neither a field nor a comment")]
+    Line,
     /// Bytes in an event of one are no base64.
     #[error("an event of it has bytes that are no base64")]
     Base64,

@@ -271,6 +271,10 @@ impl Sink for Responses {
 }
 
 impl Documents for Responses {
+    fn named(&mut self, kind: &str) {
+        self.document.kind.get_or_insert_with(|| kind.to_owned());
+    }
+
     fn over(&mut self, event: bool) -> Result<(), NotUnderstood> {
         let document = std::mem::take(&mut self.document);
         match self.fault.take() {

@@ -52,7 +52,7 @@ fn stream_of(endpoint: Endpoint, stream: &[u8], size: usize) -> LlmAnswer {
     for piece in stream.chunks(size) {
         pieces.push(piece, &mut |piece| match piece {
             Piece::Data(data) => reader.data(data),
-            Piece::End { .. } => reader.event_ends(),
+            Piece::End { kind, .. } => reader.event_ends(kind),
         });
     }
     reader.finish()
@@ -406,7 +406,7 @@ fn progress(events: &[Value]) -> Vec<Progress> {
     let mut reader = AnswerReader::new(Endpoint::Responses);
     let told = events.iter().map(|event| {
         reader.data(event.to_string().as_bytes());
-        reader.event_ends();
+        reader.event_ends(&[]);
         reader.progress()
     });
     told.collect()

@@ -1,6 +1,7 @@
 //! Of what an answer consists: one document, or many in one of the forms in which streams come.
 
 use agentguard_protocol::eventstream;
+use agentguard_protocol::llm::NotUnderstood;
 use agentguard_protocol::sse::{Piece, Pieces};
 
 use crate::http::says::Says;
@@ -62,16 +63,21 @@ impl Framing {
     pub(super) fn read(&mut self, mut says: Option<&mut Says>, bytes: &[u8]) -> u64 {
         let mut count = 0;
         match self {
-            Self::Events(events) => events.push(bytes, &mut |piece| match (piece, &mut says) {
-                (Piece::Data(data), Some(says)) => says.data(data),
-                (Piece::Data(_), None) => {}
-                (Piece::End { kind, .. }, says) => {
-                    count += 1;
-                    if let Some(says) = says {
-                        says.event_ends(kind);
+            Self::Events(events) => {
+                events.push(bytes, &mut |piece| match (piece, &mut says) {
+                    (Piece::Data(data), Some(says)) => says.data(data),
+                    (Piece::Data(_), None) => {}
+                    (Piece::End { kind, .. }, says) => {
+                        count += 1;
+                        if let Some(says) = says {
+                            says.event_ends(kind);
+                        }
                     }
+                });
+                if let (true, Some(says)) = (events.is_odd(), says) {
+                    says.malformed(NotUnderstood::Line);
                 }
-            }),
+            }
             Self::Lines { between } => {
                 *between = bytes.last().map_or(*between, |last| *last == b'\n');
                 if let Some(says) = says {

@@ -97,7 +97,7 @@ impl Says {
 
     pub(super) fn event_ends(&mut self, kind: &[u8]) {
         match self {
-            Self::Llm(reader, _) => reader.event_ends(),
+            Self::Llm(reader, _) => reader.event_ends(kind),
             Self::Tools(reader) => reader.event_ends(kind),
             Self::Agent(reader) => reader.event_ends(),
         }
@@ -115,7 +115,7 @@ impl Says {
     /// The one document is over, or with `stream` what is in hand of one.
     pub(super) fn ends(&mut self, stream: bool) {
         match self {
-            Self::Llm(reader, _) if stream => reader.event_ends(),
+            Self::Llm(reader, _) if stream => reader.event_ends(&[]),
             Self::Llm(reader, _) => reader.whole_ends(),
             Self::Tools(_) | Self::Agent(_) => {}
         }

@@ -58,10 +58,10 @@ impl Form for Messages {
     }
 
     fn event(&mut self, cuts: &Cuts, mut event: Event) -> Result<Fate, Uncut> {
+        let kind = event.kind().to_owned();
         let data = &mut event.data;
         let index = number(data.get("index")).unwrap_or_default();
-        let kind = data.get("type").and_then(Value::text).unwrap_or_default();
-        match kind {
+        match kind.as_str() {
             "content_block_start" => {
                 let block = data.get("content_block").unwrap_or(&Value::Null);
                 let Some(sentence) = self.sentence(cuts, block)? else {

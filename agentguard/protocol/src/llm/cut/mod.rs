@@ -84,6 +84,14 @@ struct Event {
     data: Value,
 }
 
+impl Event {
+    /// What its data says that it is of; else what stands beside.
+    fn kind(&self) -> &str {
+        let kind = self.data.get("type").and_then(Value::text);
+        kind.unwrap_or(&self.kind)
+    }
+}
+
 /// What becomes of an event.
 #[derive(Debug, Eq, PartialEq)]
 enum Fate {
@@ -203,7 +211,7 @@ impl Cutter {
                 });
             }
             reader.data(event.data.written().as_bytes());
-            reader.event_ends();
+            reader.event_ends(event.kind.as_bytes());
             self.none_left(&reader)?;
         }
         Ok(fate)

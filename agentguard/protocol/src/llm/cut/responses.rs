@@ -157,11 +157,10 @@ impl Form for Responses {
     }
 
     fn event(&mut self, cuts: &Cuts, mut event: Event) -> Result<Fate, Uncut> {
-        let kind = event.data.get("type").and_then(Value::text);
-        let kind = kind.unwrap_or_default();
+        let kind = event.kind().to_owned();
         let index = number(event.data.get("output_index"));
         let item = event.data.get("item").unwrap_or(&Value::Null);
-        match (kind, index) {
+        match (kind.as_str(), index) {
             ("response.output_item.added", index) => {
                 let Some(said) = Said::instead(cuts, item)? else {
                     let index = index.unwrap_or_default();

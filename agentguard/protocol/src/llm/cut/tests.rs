@@ -42,7 +42,7 @@ fn stream(endpoint: Endpoint, events: &[Value]) -> Result<Vec<(String, Value)>, 
     let mut reader = AnswerReader::new(endpoint);
     for (_, data) in &out {
         reader.data(data.to_string().as_bytes());
-        reader.event_ends();
+        reader.event_ends(&[]);
     }
     let asks = reader.asks().unwrap();
     assert!(!asks.iter().any(|tool| tool == "bash"), "{asks:?}");
@@ -652,7 +652,7 @@ fn answered(endpoint: Endpoint, events: &[Value]) -> Result<Vec<String>, NotUnde
     let mut reader = AnswerReader::new(endpoint);
     for event in events {
         reader.data(event.to_string().as_bytes());
-        reader.event_ends();
+        reader.event_ends(&[]);
     }
     reader.asks()
 }
@@ -772,6 +772,26 @@ fn calls_in_odd_places_are_seen_and_not_passed_on() {
 }
 
 /// Where a reader found a call that is cut and the form does not, nothing passes.
+/// Some clients take the type of an event from beside its data.
+#[test]
+fn a_type_that_stands_beside_the_data_alone_counts() {
+    let block = json!({"index": 0, "content_block": {"type": "tool_use", "id": "t", "name": "bash", "input": {}}});
+    let added = json!({"output_index": 0, "item": item("bash", "in_progress")});
+    for (endpoint, kind, data) in [
+        (Endpoint::Messages, "content_block_start", block),
+        (Endpoint::Responses, "response.output_item.added", added),
+    ] {
+        let event = format!("event: {kind}\ndata: {data}\n\n");
+        let mut reader = AnswerReader::new(endpoint);
+        reader.data(data.to_string().as_bytes());
+        reader.event_ends(kind.as_bytes());
+        assert_eq!(reader.asks().unwrap(), ["bash"]);
+        let went = cutter(endpoint).sse(event.as_bytes()).unwrap().unwrap();
+        let went = String::from_utf8(went).unwrap();
+        assert!(!went.contains("bash"), "{went}");
+    }
+}
+
 #[test]
 fn what_goes_as_it_came_has_nothing_that_is_cut() {
     let event = json!({"output": {"message": {"content": [{"toolUse": {"toolUseId": "t", "name": "bash", "input": {}}}]}}});

@@ -262,7 +262,7 @@ fn events(endpoint: Endpoint, events: &[(Head<'_>, Value)]) -> LlmAnswer {
             for piece in payload.to_string().as_bytes().chunks(size) {
                 reader.data(piece);
             }
-            reader.event_ends();
+            reader.event_ends(&[]);
         }
         reader.finish()
     };
@@ -445,7 +445,7 @@ fn what_is_wrong_in_a_chunk_is_told() {
     let mut reader = AnswerReader::new(anthropic);
     reader.event_begins(&event("chunk", Value::Null).0);
     reader.data(br#"{"bytes":"eyJtb2RlbCI6Ij4\u002fIn0="}"#);
-    reader.event_ends();
+    reader.event_ends(&[]);
     assert_eq!(reader.finish().model.unwrap(), ">?");
 }
 
