@@ -29,6 +29,8 @@ pub(crate) struct Checks {
     cutter: Option<Box<Cutter>>,
     /// The last denial for which something was cut out.
     cut: Option<Decided>,
+    /// The tools whose calls are cut out.
+    tools: Vec<String>,
 }
 
 /// How a part of an answer goes on.
@@ -67,6 +69,7 @@ impl Checks {
             unread: false,
             cutter: cutter.map(Box::new),
             cut: None,
+            tools: Vec::new(),
         }
     }
 
@@ -132,6 +135,7 @@ impl Checks {
                     decision: decided.id,
                 };
                 cutter.cut(tool.clone(), sentence.message());
+                self.tools.push(tool.clone());
                 self.cut = Some(decided);
                 Ok(())
             }
@@ -201,9 +205,8 @@ impl Checks {
         self.cutter.is_some()
     }
 
-    /// The tools whose calls are cut out.
+    /// The tools whose calls are cut out, also where the rest was denied behind them.
     pub(crate) fn cuts(&self) -> impl Iterator<Item = &str> {
-        let cutter = self.cutter.as_deref();
-        cutter.into_iter().flat_map(Cutter::tools)
+        self.tools.iter().map(String::as_str)
     }
 }

@@ -12,8 +12,8 @@ use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_protocol::content::Codings;
 use agentguard_protocol::mcp::{ListFilter, may_list};
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::response::Parts;
-use http::{StatusCode, header};
 use tokio::time::sleep;
 
 use crate::Port;
@@ -170,9 +170,20 @@ fn form(parts: &Parts) -> Result<Option<bool>, String> {
     Ok(Some(events))
 }
 
+/// What is said of content and holds only while it is as it came: digests (RFC 9530, 3230, 1864) beside the others.
+const FORM: [&str; 7] = [
+    "content-length",
+    "etag",
+    "trailer",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "content-md5",
+];
+
 /// Forgets what is said of the form of content that is not passed on as it came.
 pub(super) fn forget_form(parts: &mut Parts) {
-    for name in [header::CONTENT_LENGTH, header::ETAG, header::TRAILER] {
+    for name in FORM {
         parts.headers.remove(name);
     }
 }

@@ -28,8 +28,7 @@ fn cut(decisions: &[Decision]) {
 }
 
 fn json_answer(body: &str) -> String {
-    let head =
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"1\"\r\nContent-Length:";
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"1\"\r\nContent-Digest: sha-256=:AA==:\r\nContent-Length:";
     format!("{head} {}\r\n\r\n{body}", body.len())
 }
 
@@ -40,7 +39,10 @@ async fn a_call_is_cut_out_of_a_whole_answer() {
     write(&mut upstream, json_answer(&whole("shell"))).await;
     let (head, answer) = read_response(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    assert!(!head.to_ascii_lowercase().contains("etag"), "{head}");
+    for of_what_came in ["etag", "digest"] {
+        let head = head.to_ascii_lowercase();
+        assert!(!head.contains(of_what_came), "{head}");
+    }
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let choice = &answer["choices"][0];
     assert_eq!(choice["finish_reason"], json!("stop"));
@@ -112,6 +114,8 @@ async fn what_another_rule_refuses_is_not_cut_out() {
     let denied = decisions.iter().filter(|it| it.verdict == Verdict::Deny);
     let reasons: Vec<&str> = denied.map(|it| it.reason.message.as_str()).collect();
     assert_eq!(reasons, ["No shell.", "No format."]);
+    let said = decisions[0].outcome.as_ref().unwrap().llm.as_ref().unwrap();
+    assert_eq!(said.cut, ["shell"]);
 }
 
 /// Where it cannot be cut out the answer is refused.
@@ -124,6 +128,7 @@ async fn what_cannot_be_cut_out_is_refused() {
         ("text/event-stream", format!("data: {nameless}\n\n")),
         ("application/json", unread),
         ("text/html", whole("shell")),
+        ("text/event-stream", format!("{}\n\n", whole("shell"))),
     ] {
         let world = by_name(Rules::CallsCut).build().await;
         let (mut client, mut upstream) = called(&world, true).await;

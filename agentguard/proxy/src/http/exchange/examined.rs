@@ -87,7 +87,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let (held, changed) = match checked {
             Ok(checked) => checked,
             Err(denied) => {
-                if let Some(said) = reading.answer() {
+                if let Some(mut said) = reading.answer() {
+                    said.without(checks.cuts());
                     account.heard(said);
                 }
                 return Err(denied);

@@ -319,9 +319,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             return Ok(None);
         };
         let mut checks = checks.lock().await;
-        checks.check(asks).await.map_err(Stopped::Denied)?;
         let event = event.unwrap_or_default();
-        let goes = checks.write(|cutter| cutter.message(event)).await;
+        let goes = match checks.check(asks).await {
+            Ok(()) => checks.write(|cutter| cutter.message(event)).await,
+            Err(denied) => Err(denied),
+        };
         if let Some(turn) = self.open().front_mut() {
             turn.cut = checks.cuts().map(str::to_owned).collect();
         }
@@ -338,7 +340,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             return;
         }
         if let Some(turn) = self.open().front_mut() {
-            turn.answer.event_ends();
+            turn.answer.event_ends(&[]);
         }
     }
 
