@@ -109,7 +109,7 @@ async fn answer(request: Request<Incoming>, client: &mut Client) -> Response<Ful
         Err(_) => Err("the event did not come to its end in time".to_owned()),
     };
     let verdict = decided.unwrap_or_else(|why| Verdict::Denied(undecided(&why)));
-    let said = verdict.answer().map(|answer| answer.to_string());
+    let said = verdict.answer();
     let mut response = Response::new(Full::from(said.unwrap_or_default()));
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

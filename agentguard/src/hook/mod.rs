@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use agentguard_local::Client;
 use agentguard_local::api::MAX_LINE;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use agentguard_protocol::json::Value;
+use serde_json::json;
 
 use crate::cli::failure::Failure;
 
@@ -26,6 +26,9 @@ const BLOCKS: u8 = 2;
 
 /// The event that is decided.
 const BEFORE_USE: &str = "PreToolUse";
+
+/// How much memory a document may take: that of any tool's input but one of millions of values.
+const ROOM: usize = 8 * MAX_LINE;
 
 /// Agents that ask before they use a tool.
 #[derive(Debug, clap::Subcommand)]
@@ -54,16 +57,6 @@ pub(crate) struct HookArgs {
     http: Option<SocketAddr>,
 }
 
-/// An event, as far as it is looked at.
-#[derive(Debug, Deserialize)]
-struct Event {
-    hook_event_name: String,
-    #[serde(default)]
-    tool_name: Option<String>,
-    #[serde(default)]
-    tool_input: Option<Value>,
-}
-
 /// Answers one event, or with `--http` all that come. `socket`: where agents ask.
 ///
 /// # Errors
@@ -88,7 +81,7 @@ pub(crate) fn main(args: &HookArgs, socket: &Path) -> Result<ExitCode, Failure> 
 }
 
 /// Says an answer. One that cannot be said denies by its code: unsaid it would deny nothing.
-fn say(answer: &Value, verdict: &Verdict) -> Result<ExitCode, Failure> {
+fn say(answer: &str, verdict: &Verdict) -> Result<ExitCode, Failure> {
     let why = match verdict {
         Verdict::Denied(why) => why,
         Verdict::Passes | Verdict::Changed(_) => {
@@ -113,20 +106,21 @@ enum Verdict {
 impl Verdict {
     /// In the hook's own form. Of what passes nothing is said, so that Claude Code's own rules go on; nor is anything of
     /// permission where the input is changed.
-    fn answer(&self) -> Option<Value> {
+    fn answer(&self) -> Option<String> {
         let output = match self {
             Self::Passes => return None,
-            Self::Changed(input) => json!({
-                "hookEventName": BEFORE_USE,
-                "updatedInput": input,
-            }),
+            Self::Changed(input) => {
+                let input = input.written();
+                format!(r#"{{"hookEventName":"{BEFORE_USE}","updatedInput":{input}}}"#)
+            }
             Self::Denied(why) => json!({
                 "hookEventName": BEFORE_USE,
                 "permissionDecision": "deny",
                 "permissionDecisionReason": why,
-            }),
+            })
+            .to_string(),
         };
-        Some(json!({"hookSpecificOutput": output}))
+        Some(format!(r#"{{"hookSpecificOutput":{output}}}"#))
     }
 }
 
@@ -167,9 +161,9 @@ async fn decide(client: &mut Client, event: &[u8]) -> Result<Verdict, String> {
 
 /// The input of a tool, out of the call that stands for its use.
 fn input(call: &str) -> Result<Value, String> {
-    let call: Value = serde_json::from_str(call)
+    let call = Value::read(call.as_bytes(), ROOM)
         .map_err(|error| format!("what the policy changes cannot be read: {error}"))?;
-    let input = call.pointer("/params/arguments");
+    let input = call.get("params").and_then(|it| it.get("arguments"));
     input
         .cloned()
         .ok_or_else(|| "what the policy changes has no input".to_owned())
@@ -191,20 +185,20 @@ fn read() -> Result<Vec<u8>, String> {
 
 /// The call that stands for a tool's use; none of an event of another kind.
 fn message(text: &[u8]) -> Result<Option<String>, String> {
-    let event: Event = serde_json::from_slice(text)
-        .map_err(|error| format!("the event is none that can be read: {error}"))?;
-    if event.hook_event_name != BEFORE_USE {
+    let event = Value::read(text, ROOM)
+        .map_err(|fault| format!("the event is none that can be read: {fault}"))?;
+    let member = |name| event.get(name).and_then(Value::text);
+    let kind = member("hook_event_name").ok_or("what is read is no event")?;
+    if kind != BEFORE_USE {
         return Ok(None);
     }
-    let name = event.tool_name.ok_or("the event names no tool")?;
-    let arguments = event.tool_input.unwrap_or_else(|| json!({}));
-    let call = json!({
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "tools/call",
-        "params": {"name": name, "arguments": arguments},
-    });
-    Ok(Some(call.to_string()))
+    let name = member("tool_name").ok_or("the event names no tool")?;
+    let name = Value::Text(name.into()).written();
+    let none = Value::Object(Vec::new());
+    let arguments = event.get("tool_input").unwrap_or(&none).written();
+    Ok(Some(format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":{name},"arguments":{arguments}}}}}"#
+    )))
 }
 
 #[cfg(test)]
@@ -214,15 +208,32 @@ mod tests {
     #[test]
     fn a_tool_that_is_to_be_used_is_a_call() {
         let event = br#"{"session_id":"a","hook_event_name":"PreToolUse","tool_name":"Bash","tool_input":{"command":"ls"}}"#;
-        let call: Value = serde_json::from_str(&message(event).unwrap().unwrap()).unwrap();
+        let call: serde_json::Value =
+            serde_json::from_str(&message(event).unwrap().unwrap()).unwrap();
         assert_eq!(
             call["params"],
             json!({"name": "Bash", "arguments": {"command": "ls"}})
         );
         let other = br#"{"hook_event_name":"PostToolUse","tool_name":"Bash"}"#;
         assert_eq!(message(other), Ok(None));
-        for broken in [&b"no"[..], b"{}", br#"{"hook_event_name":"PreToolUse"}"#] {
+        let twice = br#"{"hook_event_name":"PreToolUse","tool_name":"Bash","tool_input":{"a":{"b":1,"b":2}}}"#;
+        for broken in [
+            &b"no"[..],
+            b"{}",
+            br#"{"hook_event_name":"PreToolUse"}"#,
+            twice,
+        ] {
             assert!(message(broken).is_err());
         }
+    }
+
+    #[test]
+    fn numbers_stay_as_they_are_written() {
+        let event = br#"{"hook_event_name":"PreToolUse","tool_name":"a","tool_input":{"n":12345678901234567890123,"x":1.10}}"#;
+        let call = message(event).unwrap().unwrap();
+        let changed = Verdict::Changed(input(&call).unwrap());
+        let said = changed.answer().unwrap();
+        let input = r#""updatedInput":{"n":12345678901234567890123,"x":1.10}}"#;
+        assert!(said.contains(input), "{said}");
     }
 }
