@@ -47,6 +47,8 @@ pub enum LlmOperation {
     CountTokens,
     /// A session of speech and text in both directions at once, or a response in one.
     Realtime,
+    /// What is heard, written down.
+    Transcription,
 }
 
 /// A call of a language model, as it is asked for.

@@ -10,12 +10,13 @@ use crate::request::{Request, Unknown};
 use crate::steps::Steps;
 
 /// The operations, as documents write them.
-pub(crate) const OPERATIONS: [(&str, LlmOperation); 5] = [
+pub(crate) const OPERATIONS: [(&str, LlmOperation); 6] = [
     ("chat", LlmOperation::Chat),
     ("text_completion", LlmOperation::TextCompletion),
     ("embeddings", LlmOperation::Embeddings),
     ("count_tokens", LlmOperation::CountTokens),
     ("realtime", LlmOperation::Realtime),
+    ("transcription", LlmOperation::Transcription),
 ];
 
 /// An operation, as documents write it.
@@ -128,11 +129,13 @@ impl LlmMatch {
             || asks.any(|tool| one_of(&self.tool_calls, tool, false, steps))
     }
 
-    /// Vectors and numbers of tokens have no length to ask for.
+    /// Vectors and numbers of tokens have no length to ask for, and what is written down has that of what is heard.
     pub(crate) fn max_output(&self, llm: &Llm) -> bool {
         let writes = match llm.operation {
             LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime => true,
-            LlmOperation::Embeddings | LlmOperation::CountTokens => false,
+            LlmOperation::Embeddings | LlmOperation::CountTokens | LlmOperation::Transcription => {
+                false
+            }
         };
         // Of a call that could not be read no limit is known either.
         self.max_output_over

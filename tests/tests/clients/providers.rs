@@ -64,6 +64,7 @@ fn row(decision: &Decision) -> Option<String> {
         LlmOperation::Embeddings => "embeddings",
         LlmOperation::CountTokens => "count",
         LlmOperation::Realtime => "realtime",
+        LlmOperation::Transcription => "transcription",
     };
     let model = llm.model.as_deref().unwrap_or("-");
     let form = if llm.stream { "stream" } else { "whole" };

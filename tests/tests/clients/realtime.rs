@@ -27,7 +27,7 @@ rules:
     match:
       host: [api.openai.com, ours.openai.azure.com]
       port: [443]
-      llm: { operation: [realtime], model: [gpt-realtime, whisper-1] }
+      llm: { operation: [realtime, transcription], model: [gpt-realtime, whisper-1] }
     action: allow
     handling: inspect
   - id: no-shell
@@ -35,7 +35,7 @@ rules:
     action: deny
     reason: No shell for this model, says the security team.
   - id: nothing-long
-    match: { llm: { model: [gpt-realtime], max_output_over: 4000 } }
+    match: { llm: { max_output_over: 4000 } }
     action: deny
 ";
 
@@ -187,7 +187,11 @@ fn sessions_are_as_without_the_guard_and_recorded_token_for_token() {
         assert!(decisions.iter().all(|it| it.verdict == Verdict::Allow));
         for decision in &decisions {
             let llm = decision.action.llm.as_ref().unwrap();
-            assert_eq!(llm.operation, LlmOperation::Realtime);
+            let operation = match llm.model.as_deref() {
+                Some("whisper-1") => LlmOperation::Transcription,
+                _ => LlmOperation::Realtime,
+            };
+            assert_eq!(llm.operation, operation);
             assert_eq!(llm.not_understood, None);
             assert_eq!(decision.outcome.as_ref().unwrap().error, None);
         }

@@ -488,7 +488,7 @@ fn what_is_wrong_with_calls_and_providers_is_told() {
         ),
         (
             "rules: [{id: a, action: deny, match: {llm: {operation: [\"*\"]}}}]",
-            "hint: one of chat, text_completion, embeddings, count_tokens, realtime",
+            "hint: one of chat, text_completion, embeddings, count_tokens, realtime, transcription",
         ),
         (
             "rules: [{id: a, action: deny, match: {llm: {modell: [x]}}}]",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agentguard_model::contents::Kept;
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{LlmOperation, ReasonCode, Verdict};
 use serde_json::json;
 
 use super::live::{
@@ -77,6 +77,7 @@ async fn the_model_that_writes_down_what_is_heard_is_decided_too() {
     let scribe = &decisions[2];
     let llm = scribe.action.llm.as_ref().unwrap();
     assert_eq!(llm.model.as_deref(), Some("scribe"));
+    assert_eq!(llm.operation, LlmOperation::Transcription);
     let usage = said(scribe).usage.unwrap();
     assert_eq!(
         (usage.input_tokens, usage.output_tokens),

@@ -492,7 +492,7 @@ fn policy(rules: Rules) -> Policy {
               { id: shell, action: deny, reason: No shell., \
                 match: { host: [api.example], llm: { model: [small], tools: [shell] } } }, \
               { id: long, action: deny, reason: Too long., \
-                match: { host: [api.example], llm: { model: [small], max_output_over: 100 } } }]"
+                match: { host: [api.example], llm: { max_output_over: 100 } } }]"
         }
         Rules::LiveKept => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

@@ -99,6 +99,7 @@ const fn operation(of: LlmOperation) -> &'static str {
         LlmOperation::Embeddings => "vectors of texts",
         LlmOperation::CountTokens => "a count of tokens",
         LlmOperation::Realtime => "a session in real time",
+        LlmOperation::Transcription => "what is heard, written down",
     }
 }
 

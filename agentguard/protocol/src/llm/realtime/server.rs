@@ -1,6 +1,6 @@
 //! A server's events.
 
-use agentguard_model::Usage;
+use agentguard_model::{AskedTool, Usage};
 use sha2::{Digest as _, Sha256};
 
 use super::offer::OfferSink;
@@ -53,6 +53,9 @@ enum Field {
     ItemCallId,
     ItemId,
     ItemArguments,
+    /// Of the call whose arguments these are.
+    Name,
+    CallId,
     Arguments,
 }
 
@@ -69,6 +72,8 @@ struct EventSink {
     output_index: Option<u64>,
     item: Item,
     output: Tools,
+    name: Option<String>,
+    call_id: Option<String>,
     any: bool,
     arguments: Sha256,
     session: OfferSink,
@@ -96,6 +101,8 @@ impl EventSink {
                 [Key("event_id")] => Field::ErrorOf,
                 _ => return None,
             },
+            [Key("name")] => Field::Name,
+            [Key("call_id")] => Field::CallId,
             [Key("arguments")] => Field::Arguments,
             [Key("item"), rest @ ..] | [Key("response"), Key("output"), Item(_), rest @ ..] => {
                 match rest {
@@ -115,7 +122,7 @@ impl EventSink {
         let Some(field) = self.reading.field.take() else {
             return;
         };
-        if self.reading.word.is_long() && matches!(field, Field::ItemName) {
+        if self.reading.word.is_long() && matches!(field, Field::ItemName | Field::Name) {
             self.fault.get_or_insert(NotUnderstood::Long("name"));
         }
         let word = self.reading.word.take();
@@ -133,6 +140,8 @@ impl EventSink {
             Field::ItemName => &mut self.item.name,
             Field::ItemCallId => &mut self.item.call_id,
             Field::ItemId => &mut self.item.id,
+            Field::Name => &mut self.name,
+            Field::CallId => &mut self.call_id,
             Field::ItemArguments | Field::Arguments => return,
         };
         *place = word;
@@ -212,7 +221,18 @@ impl EventSink {
             ),
             "response.function_call_arguments.done" | "response.mcp_call_arguments.done" => {
                 let arguments = digest(self.any, self.arguments);
-                (Progress::Within, Said::Arguments(index, arguments))
+                let said = match self.name {
+                    None => Said::Arguments(index, arguments),
+                    Some(name) => Said::Called(
+                        index,
+                        AskedTool {
+                            name,
+                            id: self.call_id,
+                            arguments: Some(arguments),
+                        },
+                    ),
+                };
+                (Progress::Within, said)
             }
             "response.done" => {
                 let done = Done {

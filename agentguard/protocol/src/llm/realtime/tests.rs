@@ -436,6 +436,7 @@ fn tool_calls_and_tokens_of_a_response_are_told() {
         (vec![1, 2, 3, 4, 5], true, true),
         (vec![1, 4], true, true),
         (vec![5, 6], true, true),
+        (vec![1, 2, 3, 5, 6], true, true),
         (vec![2, 3, 4, 5, 6], true, false),
         (vec![1, 2, 3, 4, 5, 6], false, false),
     ] {

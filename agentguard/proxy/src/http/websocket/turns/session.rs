@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
-use agentguard_model::Llm;
+use agentguard_model::{Llm, LlmOperation};
 use agentguard_protocol::llm::realtime::{ClientEvent, Given, Of, Offer};
 use agentguard_protocol::llm::{Call, NotUnderstood};
 use tokio::time::timeout;
@@ -249,6 +249,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             return Ok(Ok(None));
         };
         let llm = Llm {
+            operation: LlmOperation::Transcription,
             model: Some(model.to_owned()),
             stream: true,
             ..self.unread.clone()
