@@ -51,7 +51,7 @@ impl Readings {
 }
 
 /// A path without empty segments but the last.
-fn merged(path: &str) -> String {
+pub(crate) fn merged(path: &str) -> String {
     let mut merged = String::with_capacity(path.len());
     for character in path.chars() {
         if character != '/' || !merged.ends_with('/') {

@@ -13,6 +13,8 @@ pub(crate) use template::{InvalidTemplate, Template};
 
 use segment::{Fit, Reading, decoded};
 
+use crate::readings::merged;
+
 /// A tool of an HTTP API.
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -70,17 +72,22 @@ impl Routes {
         let slashes = path.replace("%2F", "/");
         let plain = |path: &str| path.strip_suffix('/').map(str::to_owned);
         let readings = [Some(path.to_owned()), plain(path), plain(&slashes)];
-        for reading in readings.into_iter().flatten().chain([slashes]) {
-            let segments = Reading::Folded.segments(&reading);
-            let Some(segments) = segments else {
-                continue;
-            };
-            match self.best(method, &segments, Reading::Folded) {
-                Some((other, _)) if !std::ptr::eq(other, route) => {
-                    return Err(Unrouted::Ambiguous);
+        for reading in readings
+            .into_iter()
+            .flatten()
+            .chain([merged(&slashes), slashes])
+        {
+            for folded in [Reading::Folded, Reading::Trimmed] {
+                let Some(segments) = folded.segments(&reading) else {
+                    continue;
+                };
+                match self.best(method, &segments, folded) {
+                    Some((other, _)) if !std::ptr::eq(other, route) => {
+                        return Err(Unrouted::Ambiguous);
+                    }
+                    Some((_, Fit::Several)) => return Err(Unrouted::Several),
+                    _ => {}
                 }
-                Some((_, Fit::Several)) => return Err(Unrouted::Several),
-                _ => {}
             }
         }
         let Fit::One(values) = fit else {
@@ -218,6 +225,15 @@ mod tests {
             ("/v1/p/items%3Asearch", Err(Unrouted::Ambiguous)),
             ("/v1/p%2Fitems:search", Err(Unrouted::Unknown)),
             ("/files/a:download/", Err(Unrouted::Unknown)),
+            // Some leave out spaces around it, parameters behind it, and segments that are empty.
+            ("/files/a:download%20", Err(Unrouted::Ambiguous)),
+            ("/files/a:download%0A", Err(Unrouted::Ambiguous)),
+            ("/files/a:download%00", Err(Unrouted::Ambiguous)),
+            ("/files/a:download%3Bv=1", Err(Unrouted::Ambiguous)),
+            ("/files/a:download;v=1", Err(Unrouted::Ambiguous)),
+            ("/v1/p%2F%2Fitems:search", Err(Unrouted::Unknown)),
+            ("/files/a%20", named("file", &[("name", "a ")])),
+            ("/files/a;b", named("file", &[("name", "a;b")])),
         ];
         for (path, expected) in cases {
             assert_eq!(routes.route("GET", path), expected, "{path}");

@@ -43,7 +43,7 @@ impl Text {
     fn as_read(&self, reading: Reading) -> &str {
         match reading {
             Reading::Sent => &self.sent,
-            Reading::Folded => &self.folded,
+            Reading::Folded | Reading::Trimmed => &self.folded,
         }
     }
 }
@@ -55,6 +55,8 @@ pub(super) enum Reading {
     Sent,
     /// As some server may take them, [`folded`]. A parameter beside text may be empty here.
     Folded,
+    /// As [`Self::Folded`], without what some leave out: spaces and controls around it, and what stands behind a `;`.
+    Trimmed,
 }
 
 impl Reading {
@@ -64,6 +66,7 @@ impl Reading {
         let read = match self {
             Self::Sent => units,
             Self::Folded => folded,
+            Self::Trimmed => trimmed,
         };
         Some(parts.map(read).collect())
     }
@@ -107,6 +110,14 @@ pub(super) fn decoded(units: &str) -> String {
 fn folded(part: &str) -> String {
     let decoded = percent_decode_str(part).decode_utf8_lossy();
     decoded.to_ascii_lowercase()
+}
+
+/// That without parameters of its own (RFC 3986, 3.3), spaces and controls.
+fn trimmed(part: &str) -> String {
+    let folded = folded(part);
+    let own = folded.split(';').next().unwrap_or_default();
+    own.trim_matches(|it: char| it.is_whitespace() || it.is_control())
+        .to_owned()
 }
 
 /// How a segment of a path fits.
