@@ -212,17 +212,12 @@ impl CallSink {
 
     /// A member of the top, whose value is met or begins.
     fn member(&mut self, name: &str, event: Event<'_>) {
-        if let Some(known) = in_another_case(&KNOWN, name) {
-            self.fail(NotUnderstood::Case(known));
+        // Once: a text with many escapes comes in many pieces.
+        if !matches!(event, Event::Text(_) | Event::End(_)) {
+            self.spelt(name);
         }
         if self.message.is_some() {
             self.message_member(name, event);
-        }
-        if self.is_ollama() && in_another_case(&["options"], name).is_some() {
-            self.fail(NotUnderstood::Case("options"));
-        }
-        if self.is_cohere() && in_another_case(&["connectors"], name).is_some() {
-            self.fail(NotUnderstood::Case("connectors"));
         }
         match (name, event) {
             ("connectors", event) if self.is_cohere() => match event {
@@ -269,11 +264,23 @@ impl CallSink {
         }
     }
 
-    /// A member that messages alone have.
-    fn message_member(&mut self, name: &str, event: Event<'_>) {
-        if let Some(known) = in_another_case(&MESSAGE, name) {
+    /// Fails where the name of a member of the top is that of one that is known but for its case.
+    fn spelt(&mut self, name: &str) {
+        let known = in_another_case(&KNOWN, name)
+            .or_else(|| {
+                self.message
+                    .as_ref()
+                    .and_then(|_| in_another_case(&MESSAGE, name))
+            })
+            .or_else(|| in_another_case(&["options"], name).filter(|_| self.is_ollama()))
+            .or_else(|| in_another_case(&["connectors"], name).filter(|_| self.is_cohere()));
+        if let Some(known) = known {
             self.fail(NotUnderstood::Case(known));
         }
+    }
+
+    /// A member that messages alone have.
+    fn message_member(&mut self, name: &str, event: Event<'_>) {
         match (name, event) {
             ("type", Event::Begin(Kind::Text)) => self.word = Word::default(),
             ("type", Event::Text(piece)) => self.word.push(piece),

@@ -102,8 +102,11 @@ impl EventSink {
         self.fault.as_ref().or(self.offer.fault())
     }
 
-    /// Fails where a name is that of `known` but for its case.
-    fn spelt(&mut self, known: &[&'static str], name: &str) {
+    /// Fails where a name is that of `known` but for its case. With what its value begins, that is.
+    fn spelt(&mut self, known: &[&'static str], name: &str, event: Event<'_>) {
+        if matches!(event, Event::Text(_) | Event::End(_)) {
+            return;
+        }
         if let Some(known) = in_another_case(known, name) {
             self.fail(NotUnderstood::Case(known));
         }
@@ -111,7 +114,7 @@ impl EventSink {
 
     /// A member of the top.
     fn member(&mut self, name: &str, event: Event<'_>) {
-        self.spelt(&TOP, name);
+        self.spelt(&TOP, name, event);
         match (name, event) {
             ("type", event) => self.text(Field::Type, event),
             ("event_id", Event::Null) | ("response", Event::Null) => {}
@@ -150,11 +153,11 @@ impl EventSink {
             {
                 self.text(Field::Transcriber, event);
             }
-            [Key(name)] => self.spelt(&["type", "audio", "input_audio_transcription"], name),
-            [Key("audio"), Key(name)] => self.spelt(&["input"], name),
-            [Key("audio"), Key("input"), Key(name)] => self.spelt(&["transcription"], name),
+            [Key(name)] => self.spelt(&["type", "audio", "input_audio_transcription"], name, event),
+            [Key("audio"), Key(name)] => self.spelt(&["input"], name, event),
+            [Key("audio"), Key("input"), Key(name)] => self.spelt(&["transcription"], name, event),
             [Key("audio"), Key("input"), Key("transcription"), Key(name)]
-            | [Key("input_audio_transcription"), Key(name)] => self.spelt(&["model"], name),
+            | [Key("input_audio_transcription"), Key(name)] => self.spelt(&["model"], name, event),
             _ => {}
         }
         self.offer.met(steps, event);

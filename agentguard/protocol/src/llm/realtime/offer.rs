@@ -58,7 +58,8 @@ impl OfferSink {
     /// What is met, at these steps within a session or a response.
     pub(super) fn met(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         if let [Part::Key(name)] = steps {
-            if let Some(known) = in_another_case(&LIMITS, name) {
+            let begins = !matches!(event, Event::Text(_) | Event::End(_));
+            if begins && let Some(known) = in_another_case(&LIMITS, name) {
                 self.fault.get_or_insert(NotUnderstood::Case(known));
             }
             if LIMITS.contains(name) {
