@@ -5,6 +5,8 @@
 //! some. `cargo xtask bench protocol` runs it.
 
 mod memory;
+mod session;
+mod tools;
 mod wire;
 
 use std::error::Error;
@@ -12,13 +14,14 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use agentguard_protocol::content::{Codings, Decoder};
-use agentguard_protocol::llm::{AnswerReader, CallReader, Endpoint, TurnReader};
+use agentguard_protocol::eventstream;
+use agentguard_protocol::llm::{AnswerReader, CallReader, TurnReader};
 use agentguard_protocol::sse::{Piece, Pieces};
 use agentguard_protocol::websocket::{Part, Reader, Side};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::json;
 
-use wire::{Answer, Call};
+use wire::{Answer, Call, Framing};
 
 /// How much comes at once.
 const PIECE: usize = 16 * 1024;
@@ -36,6 +39,8 @@ fn main() -> Outcome {
         read_answer(&answer)?;
     }
     turn()?;
+    session::measure()?;
+    tools::measure()?;
     events()?;
     frames()?;
     gzip()
@@ -116,33 +121,46 @@ fn turn() -> Outcome {
 
 /// A stream as it is read in the proxy.
 struct Stream {
+    framing: Framing,
     events: Pieces,
+    messages: eventstream::Reader,
     answer: AnswerReader,
 }
 
 impl Stream {
-    fn new(endpoint: Endpoint) -> Self {
+    fn new(answer: &Answer) -> Self {
         Self {
+            framing: answer.framing,
             events: Pieces::new(4096),
-            answer: AnswerReader::new(endpoint),
+            messages: eventstream::Reader::default(),
+            answer: AnswerReader::new(answer.endpoint),
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) -> Outcome {
         let answer = &mut self.answer;
-        self.events.push(bytes, &mut |piece| match piece {
-            Piece::Data(data) => answer.data(data),
-            Piece::End { kind, .. } => answer.event_ends(kind),
-        });
+        match self.framing {
+            Framing::Events => self.events.push(bytes, &mut |piece| match piece {
+                Piece::Data(data) => answer.data(data),
+                Piece::End { kind, .. } => answer.event_ends(kind),
+            }),
+            Framing::Lines => answer.lines(bytes),
+            Framing::Messages => self.messages.push(bytes, &mut |piece| match piece {
+                eventstream::Piece::Head(head) => answer.event_begins(&head),
+                eventstream::Piece::Payload(payload) => answer.data(payload),
+                eventstream::Piece::End => answer.event_ends(&[]),
+            })?,
+        }
+        Ok(())
     }
 }
 
 fn read_answer(answer: &Answer) -> Outcome {
     let seconds = timed(|| {
-        let mut stream = Stream::new(answer.endpoint);
+        let mut stream = Stream::new(answer);
         // Each event is a write of its server's.
         for event in &answer.events {
-            stream.push(event);
+            stream.push(event)?;
         }
         let told = stream.answer.finish();
         if told.not_understood.is_some() || told.tool_calls.len() != 1 || told.usage.is_none() {
@@ -159,10 +177,10 @@ fn read_answer(answer: &Answer) -> Outcome {
 
     // What one stream takes while it is open, at the most.
     let before = memory::live();
-    let mut stream = Stream::new(answer.endpoint);
+    let mut stream = Stream::new(answer);
     memory::forget_most();
     for event in &answer.events {
-        stream.push(event);
+        stream.push(event)?;
     }
     let most = memory::most().saturating_sub(before) + size_of::<Stream>();
     let kibibytes = f64::from(u32::try_from(most)?) / 1024.0;

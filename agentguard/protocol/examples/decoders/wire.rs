@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use agentguard_protocol::eventstream;
 use agentguard_protocol::llm::Endpoint;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -17,31 +18,50 @@ pub(crate) struct Call {
     pub(crate) body: Vec<u8>,
 }
 
+/// In which form the events of an answer come.
+#[derive(Clone, Copy)]
+pub(crate) enum Framing {
+    /// An event stream.
+    Events,
+    /// A document in each line.
+    Lines,
+    /// AWS's event stream.
+    Messages,
+}
+
 pub(crate) struct Answer {
     pub(crate) name: &'static str,
     pub(crate) endpoint: Endpoint,
-    /// Each with the line that ends it.
+    pub(crate) framing: Framing,
+    /// Each with what is around its document.
     pub(crate) events: Vec<Vec<u8>>,
 }
 
 impl Answer {
     /// The documents in its events.
     pub(crate) fn documents(&self) -> Vec<&[u8]> {
-        let data = self.events.iter().filter_map(|event| {
-            let start = event.windows(6).position(|it| it == b"data: ")?;
-            let data = event.get(start + 6..)?.trim_ascii();
-            (data != b"[DONE]").then_some(data)
+        let data = self.events.iter().filter_map(|event| match self.framing {
+            Framing::Events => {
+                let start = event.windows(6).position(|it| it == b"data: ")?;
+                let data = event.get(start + 6..)?.trim_ascii();
+                (data != b"[DONE]").then_some(data)
+            }
+            Framing::Lines => Some(event.trim_ascii()),
+            Framing::Messages => eventstream::messages(event)
+                .ok()?
+                .first()
+                .map(|it| it.payload),
         });
         data.collect()
     }
 }
 
-fn said(nth: usize) -> String {
+pub(crate) fn said(nth: usize) -> String {
     let line = "The function \"read\" returns what is there:\\n\\tlet it = x[0];\n";
     format!("{nth} {}", line.repeat(50))
 }
 
-fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     json!({ "type": "object", "properties": { "path": { "type": "string", "description": "Where it is." },
         "limit": { "type": "integer", "minimum": 0 } }, "required": ["path"] })
 }
@@ -62,7 +82,7 @@ fn messages() -> Value {
     (0..60).map(message).collect()
 }
 
-fn functions() -> Value {
+pub(crate) fn functions() -> Value {
     tools(
         |name| json!({ "type": "function", "name": name, "description": "Does it.", "parameters": schema() }),
     )
@@ -103,17 +123,44 @@ pub(crate) fn answers() -> Vec<Answer> {
         Answer {
             name: "answer_chat",
             endpoint: Endpoint::ChatCompletions,
+            framing: Framing::Events,
             events: chat(),
         },
         Answer {
             name: "answer_responses",
             endpoint: Endpoint::Responses,
+            framing: Framing::Events,
             events: responses(),
         },
         Answer {
             name: "answer_messages",
             endpoint: Endpoint::Messages,
+            framing: Framing::Events,
             events: anthropic(),
+        },
+        Answer {
+            name: "answer_gemini",
+            endpoint: Endpoint::GenerateContent { stream: true },
+            framing: Framing::Events,
+            events: gemini(),
+        },
+        Answer {
+            name: "answer_ollama",
+            endpoint: Endpoint::OllamaChat,
+            framing: Framing::Lines,
+            events: ollama(),
+        },
+        Answer {
+            name: "answer_cohere",
+            endpoint: Endpoint::CohereChat,
+            framing: Framing::Events,
+            events: cohere(),
+        },
+        Answer {
+            name: "answer_converse",
+            endpoint: Endpoint::Converse { stream: true },
+            framing: Framing::Messages,
+            events: converse(),
         },
     ]
 }
@@ -178,6 +225,92 @@ fn anthropic() -> Vec<Vec<u8>> {
     events.push(json!({ "type": "message_delta", "delta": { "stop_reason": "tool_use" }, "usage": { "output_tokens": 1010 } }));
     events.push(json!({ "type": "message_stop" }));
     events.iter().map(named).collect()
+}
+
+fn gemini() -> Vec<Vec<u8>> {
+    let chunk = |part: Value, finish: Value, answered: u64| {
+        let content = json!({ "role": "model", "parts": [part] });
+        json!({ "candidates": [{ "content": content, "finishReason": finish, "index": 0 }], "modelVersion": "gemini-3",
+            "usageMetadata": { "promptTokenCount": 40_000, "candidatesTokenCount": answered } })
+    };
+    let mut events: Vec<Value> = (0..WORDS)
+        .map(|_| chunk(json!({ "text": "word " }), Value::Null, 1))
+        .collect();
+    let call = json!({ "functionCall": { "name": "tool_1", "args": { "path": "x" } } });
+    events.push(chunk(call, json!("STOP"), 1010));
+    let line = |event: &Value| format!("data: {event}\n\n").into_bytes();
+    events.iter().map(line).collect()
+}
+
+fn ollama() -> Vec<Vec<u8>> {
+    let chunk = |message: Value| json!({ "model": "qwen3", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": false });
+    let mut events: Vec<Value> = (0..WORDS)
+        .map(|_| chunk(json!({ "role": "assistant", "content": "word " })))
+        .collect();
+    let call = json!({ "function": { "name": "tool_1", "arguments": { "path": "x" } } });
+    events.push(chunk(
+        json!({ "role": "assistant", "content": "", "tool_calls": [call] }),
+    ));
+    events.push(
+        json!({ "model": "qwen3", "message": { "role": "assistant", "content": "" }, "done": true,
+        "done_reason": "stop", "prompt_eval_count": 40_000, "eval_count": 1010 }),
+    );
+    let line = |event: &Value| format!("{event}\n").into_bytes();
+    events.iter().map(line).collect()
+}
+
+fn cohere() -> Vec<Vec<u8>> {
+    let said = |text: &str| json!({ "message": { "content": { "text": text } } });
+    let mut events = vec![
+        json!({ "type": "message-start", "id": "m1", "delta": { "message": { "role": "assistant" } } }),
+    ];
+    events.extend(
+        (0..WORDS).map(|_| json!({ "type": "content-delta", "index": 0, "delta": said("word ") })),
+    );
+    let called = |function: Value| json!({ "message": { "tool_calls": { "id": "t1", "type": "function", "function": function } } });
+    events.push(json!({ "type": "tool-call-start", "index": 0, "delta": called(json!({ "name": "tool_1", "arguments": "" })) }));
+    events.push(json!({ "type": "tool-call-delta", "index": 0, "delta": called(json!({ "arguments": "{\"path\":\"x\"}" })) }));
+    events.push(json!({ "type": "tool-call-end", "index": 0 }));
+    events.push(
+        json!({ "type": "message-end", "delta": { "finish_reason": "TOOL_CALL",
+        "usage": { "tokens": { "input_tokens": 40_000, "output_tokens": 1010 } } } }),
+    );
+    events.iter().map(named).collect()
+}
+
+fn converse() -> Vec<Vec<u8>> {
+    let mut events = vec![("messageStart", json!({ "role": "assistant" }))];
+    events.extend((0..WORDS).map(|_| {
+        let delta = json!({ "contentBlockIndex": 0, "delta": { "text": "word " } });
+        ("contentBlockDelta", delta)
+    }));
+    let tool = json!({ "toolUse": { "toolUseId": "t1", "name": "tool_1" } });
+    let input = json!({ "toolUse": { "input": "{\"path\":\"x\"}" } });
+    events.extend([
+        (
+            "contentBlockStart",
+            json!({ "contentBlockIndex": 1, "start": tool }),
+        ),
+        (
+            "contentBlockDelta",
+            json!({ "contentBlockIndex": 1, "delta": input }),
+        ),
+        ("contentBlockStop", json!({ "contentBlockIndex": 1 })),
+        ("messageStop", json!({ "stopReason": "tool_use" })),
+        (
+            "metadata",
+            json!({ "usage": { "inputTokens": 40_000, "outputTokens": 1010 } }),
+        ),
+    ]);
+    let message = |(kind, payload): &(&str, Value)| {
+        let headers = [
+            (":event-type", *kind),
+            (":content-type", "application/json"),
+            (":message-type", "event"),
+        ];
+        eventstream::message(&headers, payload.to_string().as_bytes()).unwrap_or_default()
+    };
+    events.iter().map(message).collect()
 }
 
 /// A client's frame.
