@@ -1,12 +1,14 @@
-//! Calls of language models: what rules say of them, what is refused, where providers are.
+//! Calls of language models: what rules say of them, and what is refused.
 
-use agentguard_model::{Llm, LlmApi, LlmOperation, ReasonCode, Transport};
+mod providers;
+mod tables;
+
+use agentguard_model::{Llm, LlmOperation, ReasonCode, Transport};
 
 use super::{agent, document, host, llm_call, policy};
-use crate::table::{Expected, TestResult, WrittenTable};
 use crate::{
-    Circumstances, Condition, Consideration, Document, Facts, NotUnderstood, Policy, Request,
-    RulingOutcome, Seen, compile,
+    Circumstances, Condition, Consideration, Facts, NotUnderstood, Policy, Request, RulingOutcome,
+    Seen, compile,
 };
 
 fn chat(model: &str, tools: &[&str]) -> Llm {
@@ -562,26 +564,6 @@ fn what_is_wrong_with_calls_and_providers_is_told() {
 }
 
 #[test]
-fn too_many_providers_and_hosts_are_refused() {
-    let providers = |count, hosts: usize| {
-        let one = |n| {
-            let hosts: Vec<_> = (0..hosts).map(|h| format!("h{h}.p{n}.example")).collect();
-            format!(
-                "  - {{name: p{n}, api: openai, hosts: [{}]}}\n",
-                hosts.join(", ")
-            )
-        };
-        let all: String = (0..count).map(one).collect();
-        document(&format!("version: 1\nproviders:\n{all}"))
-    };
-    assert!(compile(&[providers(64, 4)]).is_ok());
-    let found = compile(&[providers(65, 1)]).unwrap_err().to_string();
-    assert!(found.contains("more than 64 providers"), "{found}");
-    let found = compile(&[providers(64, 5)]).unwrap_err().to_string();
-    assert!(found.contains("more than 256 hosts"), "{found}");
-}
-
-#[test]
 fn what_was_probably_not_meant_is_warned_of() {
     for (rule, told) in [
         (
@@ -661,96 +643,6 @@ fn a_call_of_which_the_model_alone_is_known() {
 }
 
 #[test]
-fn providers_are_found_by_host() {
-    let second = Document {
-        path: "q.yaml".to_owned(),
-        text: "version: 1\nlists: {ours: [models.corp.example, \"*.gpu.corp.example\"]}\nproviders: [{name: ours, api: openai, hosts: [\"@ours\"]}]\n".to_owned(),
-    };
-    let first = "version: 1\nproviders:\n  - {name: gateway, api: anthropic, hosts: [\"*.corp.example\", \"*.openai.com\"]}\n";
-    let policy = compile(&[document(first), second]).unwrap();
-    for (name, expected) in [
-        ("api.anthropic.com", Some(("anthropic", LlmApi::Anthropic))),
-        ("x.api.anthropic.com", None),
-        (
-            "us.openai.azure.com",
-            Some(("azure_openai", LlmApi::Openai)),
-        ),
-        ("openai.azure.com", None),
-        ("openrouter.ai", Some(("openrouter", LlmApi::Openai))),
-        // The document's come first.
-        ("api.openai.com", Some(("gateway", LlmApi::Anthropic))),
-        ("x.corp.example", Some(("gateway", LlmApi::Anthropic))),
-        ("corp.example", None),
-        ("models.corp.example", Some(("ours", LlmApi::Openai))),
-        ("a.b.gpu.corp.example", Some(("ours", LlmApi::Openai))),
-        ("example.org", None),
-        (
-            "generativelanguage.googleapis.com",
-            Some(("gemini", LlmApi::Gemini)),
-        ),
-        (
-            "aiplatform.googleapis.com",
-            Some(("vertex", LlmApi::Gemini)),
-        ),
-        (
-            "us-central1-aiplatform.googleapis.com",
-            Some(("vertex", LlmApi::Gemini)),
-        ),
-        (
-            "aiplatform.eu.rep.googleapis.com",
-            Some(("vertex", LlmApi::Gemini)),
-        ),
-        (
-            "bedrock-runtime.us-east-1.amazonaws.com",
-            Some(("bedrock", LlmApi::Bedrock)),
-        ),
-        (
-            "bedrock-runtime-fips.us-gov-west-1.amazonaws.com",
-            Some(("bedrock", LlmApi::Bedrock)),
-        ),
-        (
-            "bedrock-mantle.eu-west-1.api.aws",
-            Some(("bedrock", LlmApi::Bedrock)),
-        ),
-        ("api.cohere.com", Some(("cohere", LlmApi::Cohere))),
-        ("bedrock-runtime.amazonaws.com", None),
-        ("bedrock.us-east-1.amazonaws.com", None),
-        ("x.us-central1-aiplatform.googleapis.com", None),
-        ("us-central1-aiplatform.googleapis.com.example.org", None),
-        ("storage.googleapis.com", None),
-    ] {
-        let found = policy.provider(&host(name));
-        let found = found.map(|it| (it.name.as_str(), it.api));
-        assert_eq!(found, expected, "{name}");
-    }
-}
-
-/// A rule for calls where no provider can be is warned of: there may be one below a name of which there is one for
-/// each region.
-#[test]
-fn providers_of_a_region_are_met_by_patterns() {
-    for (hosts, met) in [
-        ("us-central1-aiplatform.googleapis.com", true),
-        ("*.googleapis.com", true),
-        ("*.rep.googleapis.com", true),
-        ("*.us-central1-aiplatform.googleapis.com", false),
-        ("*.eu-west-1.amazonaws.com", true),
-        ("*.amazonaws.com", true),
-        ("s3.eu-west-1.amazonaws.com", false),
-        ("storage.googleapis.com", false),
-    ] {
-        let policy = rules(&format!(
-            "  - {{id: a, match: {{host: [\"{hosts}\"], llm: {{}}}}, action: allow, handling: inspect}}\n"
-        ));
-        let warned = policy
-            .warnings()
-            .iter()
-            .any(|it| it.to_string().contains("no provider answers"));
-        assert_eq!(warned, !met, "{hosts}");
-    }
-}
-
-#[test]
 fn what_becomes_of_calls_that_cannot_be_read_is_loaded() {
     let policy = policy(
         "version: 1\ndefaults: {not_understood: allow}\nagents: [{name: coder}, {name: strict, not_understood: deny}]\n",
@@ -760,213 +652,6 @@ fn what_becomes_of_calls_that_cannot_be_read_is_loaded() {
     assert_eq!(of("strict"), NotUnderstood::Deny);
     let silent = super::policy("version: 1\nagents: [{name: coder}]\n");
     assert_eq!(agent(&silent, "coder").not_understood, NotUnderstood::Deny);
-}
-
-const TABLE: &str = "\
-version: 1
-providers:
-  - {name: ours, api: openai, hosts: [models.corp.example]}
-  - {name: cellar, api: ollama, hosts: [ollama.corp.example]}
-agents: [{name: coder}, {name: lax, not_understood: allow}, {name: newcomer, mode: shadow}]
-rules:
-  - id: ask
-    match: {host: [models.corp.example], port: [443], llm: {provider: [ours], operation: [chat]}}
-    action: allow
-    handling: inspect
-  - id: talk
-    match: {host: [models.corp.example], port: [443], llm: {operation: [realtime], model: [gpt-realtime]}}
-    action: allow
-    handling: inspect
-  - id: no-shell
-    match: {host: [models.corp.example], llm: {operation: [chat, embeddings], tools: [bash]}}
-    action: deny
-";
-
-fn tried(agent: &str, request: &str) -> Result<TestResult, String> {
-    let text = format!(
-        "version: 1\npolicy: p.yaml\ntests:\n  - {{name: a, agent: {agent}, host: models.corp.example, port: 443, request: {{method: POST, path: /v1/chat/completions, {request}}}, expect: allow}}\n"
-    );
-    let table = WrittenTable::parse("p.test.yaml", &text).map_err(|it| it.to_string())?;
-    let policy = policy(TABLE);
-    let table = table.check(&policy).map_err(|it| it.to_string())?;
-    Ok(table.run(&policy, |_, _, _| None).remove(0))
-}
-
-#[test]
-fn tests_make_calls() {
-    for (agent, request, verdict, enforced, code) in [
-        (
-            "coder",
-            "llm: {operation: chat, model: m}",
-            Expected::Allow,
-            true,
-            ALLOW,
-        ),
-        (
-            "coder",
-            "llm: {operation: chat, tools: [ls, bash], stream: true}",
-            Expected::Deny,
-            true,
-            DENY,
-        ),
-        (
-            "coder",
-            "llm: {operation: embeddings}",
-            Expected::Deny,
-            true,
-            NONE,
-        ),
-        (
-            "coder",
-            "llm: {operation: chat, provider: openai, max_output_tokens: 5}",
-            Expected::Deny,
-            true,
-            NONE,
-        ),
-        (
-            "coder",
-            "llm: {operation: chat, provider: vertex, tools: [googleSearch]}",
-            Expected::Deny,
-            true,
-            NONE,
-        ),
-        (
-            "coder",
-            "llm: {operation: text_completion, provider: cellar, stream: true}",
-            Expected::Deny,
-            true,
-            NONE,
-        ),
-        (
-            "coder",
-            "llm: {operation: chat, provider: cohere, model: command-a, tools: [look, bash]}",
-            Expected::Deny,
-            true,
-            DENY,
-        ),
-        (
-            "coder",
-            "llm: {operation: chat, provider: bedrock, model: anthropic.claude-x, tools: [bash]}",
-            Expected::Deny,
-            true,
-            DENY,
-        ),
-        ("coder", "body: 1KiB", Expected::Deny, true, NONE),
-        (
-            "coder",
-            "llm: {operation: chat, asks: [ls]}",
-            Expected::Allow,
-            true,
-            ALLOW,
-        ),
-        // Of the calls that follow some may be allowed.
-        (
-            "coder",
-            "llm: {operation: chat, opens: true}",
-            Expected::Allow,
-            true,
-            ALLOW,
-        ),
-        (
-            "coder",
-            "llm: {operation: chat, provider: openai, opens: true}",
-            Expected::Deny,
-            true,
-            NONE,
-        ),
-        // Of a session the model is known when it is opened.
-        (
-            "coder",
-            "llm: {operation: realtime, model: gpt-realtime, opens: true}",
-            Expected::Allow,
-            true,
-            ALLOW,
-        ),
-        (
-            "coder",
-            "llm: {operation: realtime, model: other, opens: true}",
-            Expected::Deny,
-            true,
-            NONE,
-        ),
-        // A denial by what is not known comes first.
-        (
-            "lax",
-            "llm: {operation: chat, not_understood: true}",
-            Expected::Deny,
-            true,
-            DENY,
-        ),
-    ] {
-        let result = tried(agent, request).unwrap();
-        let got = result.got;
-        assert_eq!(
-            (got.verdict, got.enforced, got.reason.code),
-            (verdict, enforced, code),
-            "{request}"
-        );
-    }
-    for (request, told) in [
-        ("llm: {operation: chats}", "chats"),
-        (
-            "llm: {operation: chat, provider: opennai}",
-            "the policy has no provider `opennai`\n  hint: did you mean `openai`?",
-        ),
-        (
-            "llm: {operation: chat, model: m, not_understood: true}",
-            "nothing is known but provider and operation",
-        ),
-        (
-            "llm: {operation: chat, model: m, opens: true}",
-            "says nothing of one of them",
-        ),
-        (
-            "llm: {operation: realtime, tools: [ls], opens: true}",
-            "says nothing of one of them",
-        ),
-        ("llm: {model: m}", "operation"),
-    ] {
-        let found = tried("coder", request).unwrap_err();
-        assert!(found.contains(told), "{request} {found}");
-    }
-    let text = "version: 1\npolicy: p.yaml\ntests:\n  - {name: a, agent: coder, host: other.example, port: 443, request: {method: POST, path: /, llm: {operation: chat}}, expect: allow}\n";
-    let policy = policy(TABLE);
-    let table = WrittenTable::parse("p.test.yaml", text).unwrap();
-    let found = table.check(&policy).unwrap_err().to_string();
-    assert!(
-        found.contains("no provider of language models answers there"),
-        "{found}"
-    );
-    assert!(
-        found.contains("hint: providers stand under `providers`"),
-        "{found}"
-    );
-}
-
-#[test]
-fn a_call_that_cannot_be_read_is_denied_by_default() {
-    let text = TABLE.replace(
-        ", tools: [bash]",
-        ", tools: [bash], model: [x], provider: [openai]",
-    );
-    let policy = policy(&text);
-    for (agent, verdict, enforced, code) in [
-        ("coder", Expected::Deny, true, ReasonCode::NotUnderstood),
-        ("lax", Expected::Allow, true, ALLOW),
-        ("newcomer", Expected::Deny, false, ReasonCode::NotUnderstood),
-    ] {
-        let tests = format!(
-            "version: 1\npolicy: p.yaml\ntests:\n  - {{name: a, agent: {agent}, host: models.corp.example, port: 443, request: {{method: POST, path: /, llm: {{operation: chat, not_understood: true}}}}, expect: allow}}\n"
-        );
-        let table = WrittenTable::parse("p.test.yaml", &tests).unwrap();
-        let table = table.check(&policy).unwrap();
-        let got = table.run(&policy, |_, _, _| None).remove(0).got;
-        assert_eq!(
-            (got.verdict, got.enforced, got.reason.code),
-            (verdict, enforced, code),
-            "{agent}"
-        );
-    }
 }
 
 #[test]
