@@ -30,22 +30,33 @@ impl<R: Recorder> Decider<R> {
         let (Some(host), None, true) = (&target.host, target.ip, matters) else {
             return (Cow::Borrowed(target), here);
         };
-        if here.outcome == RulingOutcome::Deny {
+        if here.outcome == RulingOutcome::Deny && !here.cuts {
             return (Cow::Borrowed(target), here);
         }
+        // One that refuses an answer counts before one that has something cut out of it.
+        let mut cuts: Option<(Target, Ruling)> = None;
         let mut found: Option<(Target, Ruling)> = None;
+        let mut on_paper: Option<(Target, Ruling)> = None;
         for ip in behind {
             let there = target.at(*ip);
             let ruling = says(&there);
             if ruling.outcome == RulingOutcome::Deny {
-                return (Cow::Owned(there), ruling);
+                if !ruling.cuts {
+                    return (Cow::Owned(there), ruling);
+                }
+                cuts.get_or_insert((there, ruling));
+                continue;
             }
             let Some((_, before)) = &mut found else {
                 found = Some((there, ruling));
                 continue;
             };
-            if before.changes != ruling.changes || before.on_paper != ruling.on_paper {
-                return (Cow::Owned(there), differs(host, before, ruling));
+            if before.changes != ruling.changes {
+                return (Cow::Owned(there), differs(host, ruling));
+            }
+            // On paper alone: what is in force at the other addresses counts before it.
+            if before.on_paper != ruling.on_paper && on_paper.is_none() {
+                on_paper = Some((there.clone(), differs_on_paper(host, ruling.clone())));
             }
             let captures = before.captures || ruling.captures;
             // A denial on paper at one of them must not hide behind what is said of the others.
@@ -54,6 +65,18 @@ impl<R: Recorder> Decider<R> {
             } else {
                 before.captures = captures;
             }
+        }
+        if here.outcome == RulingOutcome::Deny {
+            return (Cow::Borrowed(target), here);
+        }
+        if let Some((there, ruling)) = cuts {
+            return (Cow::Owned(there), ruling);
+        }
+        if let (Some((there, ruling)), Some((_, before))) = (on_paper, &found)
+            && before.verdict != Verdict::Deny
+        {
+            let captures = before.captures;
+            return (Cow::Owned(there), Ruling { captures, ..ruling });
         }
         match found {
             Some((there, ruling)) if !is_same(&here, &ruling) => (Cow::Owned(there), ruling),
@@ -72,36 +95,39 @@ fn is_same(one: &Ruling, other: &Ruling) -> bool {
         && one.on_paper == other.on_paper
 }
 
-/// Rules change one thing at an address of a name, and another one at the next: in force, or on paper alone.
-fn differs(host: &HostName, before: &Ruling, ruling: Ruling) -> Ruling {
+/// Rules change one thing at an address of a name, and another one at the next.
+fn differs(host: &HostName, ruling: Ruling) -> Ruling {
     let message = format!(
         "Rules change different things in this at the addresses that {host} leads to, so that it goes to none of them."
     );
-    let reason = Reason::new(ReasonCode::NotChanged, message);
-    let verdict = Verdict::Deny;
-    if before.changes == ruling.changes {
-        return Ruling {
-            verdict,
-            enforced: false,
-            mode: match ruling.mode {
-                Mode::Enforce => Mode::Shadow,
-                mode => mode,
-            },
-            reason,
-            on_paper: Vec::new(),
-            ..ruling
-        };
-    }
     Ruling {
         outcome: RulingOutcome::Deny,
-        verdict,
+        verdict: Verdict::Deny,
         enforced: true,
         mode: Mode::Enforce,
-        reason,
+        reason: Reason::new(ReasonCode::NotChanged, message),
         changes: Vec::new(),
         on_paper: Vec::new(),
         captures: false,
         cuts: false,
+        ..ruling
+    }
+}
+
+/// The same of rules that are on paper.
+fn differs_on_paper(host: &HostName, ruling: Ruling) -> Ruling {
+    let message = format!(
+        "Rules on paper change different things in this at the addresses that {host} leads to. In force they would let it go to none of them."
+    );
+    Ruling {
+        verdict: Verdict::Deny,
+        enforced: false,
+        mode: match ruling.mode {
+            Mode::Enforce => Mode::Shadow,
+            mode => mode,
+        },
+        reason: Reason::new(ReasonCode::NotChanged, message),
+        on_paper: Vec::new(),
         ..ruling
     }
 }

@@ -167,11 +167,30 @@ impl<R: Recorder, P: Port> Guard<R, P> {
 }
 
 impl<R: Recorder, P: Port> Flow<R, P> {
-    /// As one that runs through a tunnel.
+    /// As one that runs through a tunnel, which never leads to this host's own, wherever its name leads by now.
     pub(crate) fn inside(self) -> Self {
+        let own = self.leads_to(|ip| self.guard.port.is_own(ip));
+        let route = match own {
+            true => {
+                let message = format!("{} is this host's own, and no proxy leads there", self.to());
+                Err(Reason::new(ReasonCode::LoopbackNotOwn, message))
+            }
+            false => self.route,
+        };
         Self {
             inside: true,
+            route,
             ..self
+        }
+    }
+
+    /// Where it goes, for a person.
+    fn to(&self) -> String {
+        let Target { host, port, .. } = &self.target;
+        match (host, self.target.ip) {
+            (Some(name), _) => format!("{name}:{port}"),
+            (None, Some(ip)) => SocketAddr::new(ip, *port).to_string(),
+            (None, None) => format!("port {port}"),
         }
     }
 

@@ -235,12 +235,13 @@ async fn lead<R: Recorder, P: Port>(
     let refused = if *port == DNS {
         let message = "names are asked of the guard's resolver, and not through a proxy".to_owned();
         Some(Reason::new(ReasonCode::ProtocolNotSupported, message))
-    } else if inside.leads_to(|ip| flow.guard.port.is_own(ip)) {
-        let message = format!("{destination} is this host's own, and no proxy leads there");
-        Some(Reason::new(ReasonCode::LoopbackNotOwn, message))
     } else {
-        // A name that is answered with what the guard against rebinding keeps closed.
-        let closed = [ReasonCode::Rebinding, ReasonCode::MetadataService];
+        // This host's own; and a name that is answered with what the guard against rebinding keeps closed.
+        let closed = [
+            ReasonCode::LoopbackNotOwn,
+            ReasonCode::Rebinding,
+            ReasonCode::MetadataService,
+        ];
         inside
             .unreachable()
             .filter(|reason| closed.contains(&reason.code))

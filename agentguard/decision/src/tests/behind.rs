@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agentguard_model::{Mode, ReasonCode, Verdict};
-use agentguard_policy::{Document, RulingOutcome, Seen, compile};
+use agentguard_policy::{Document, Ruling, RulingOutcome, Seen, compile};
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
 use super::{Memory, asked, client, decider, last, target};
-use crate::{Decided, Decider, Foreseen, Policies};
+use crate::{Decided, Decider, Foreseen, Policies, Target};
 
 fn of(rules: &str) -> Decider<Memory> {
     let strategy = match rules.contains("priority:") {
@@ -190,6 +190,33 @@ async fn what_differs_between_the_addresses_of_a_name_goes_to_none() {
     );
 }
 
+/// What differs on paper alone between two addresses is no reason not to look at the third one.
+#[tokio::test]
+async fn what_differs_on_paper_hides_nothing_in_force() {
+    let soon = "  - {id: soon, match: {host: [a.example.com]}, action: modify, modify: {headers: {drop: [x-a]}}, handling: inspect, mode: shadow, resolved_ranges: [10.1.0.0/16]}\n";
+    let all = "  - {id: all, match: {host: [a.example.com]}, action: allow, handling: inspect, resolved_ranges: [10.0.0.0/8]}\n";
+    let behind = ["10.1.0.1", "10.2.0.1", "10.3.0.1"];
+    for (bad, code) in [
+        (
+            "match: {cidr: [10.3.0.0/16], method: [POST]}, action: deny",
+            ReasonCode::RuleDeny,
+        ),
+        (
+            "match: {host: [a.example.com]}, action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect, resolved_ranges: [10.3.0.0/16]",
+            ReasonCode::NotChanged,
+        ),
+    ] {
+        let decider = of(&format!("{soon}{all}  - {{id: bad, {bad}}}\n"));
+        let decided = decided(&decider, "POST", "/x", &behind).await;
+        assert!(!decided.allowed, "{bad}");
+        assert_eq!(decided.reason.code, code, "{bad}");
+        let two = super::behind::decided(&decider, "POST", "/x", &behind[..2]).await;
+        assert!(two.allowed, "{bad}");
+        assert_eq!(last(&decider).reason.code, ReasonCode::NotChanged, "{bad}");
+        assert!(!last(&decider).enforced, "{bad}");
+    }
+}
+
 /// One of a few rules, which meet each other in what they are for.
 fn rule() -> impl Strategy<Value = String> {
     let matched = prop::sample::select(vec![
@@ -205,6 +232,7 @@ fn rule() -> impl Strategy<Value = String> {
         "action: allow",
         "action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect",
         "action: modify, modify: {headers: {set: {x-a: b}}}, handling: inspect",
+        "action: modify, modify: {headers: {drop: [cookie]}}, handling: inspect, mode: shadow",
         "action: deny",
         "action: deny, mode: shadow",
     ]);
@@ -281,5 +309,43 @@ proptest! {
         prop_assert_eq!(&decision.matched, &expected.matched, "{:?}", &rules);
         let changes = if allows { expected.changes } else { Vec::new() };
         prop_assert_eq!(decided.changes.to_vec(), changes, "{:?}", rules);
+    }
+    /// Of several addresses, of which nobody knows which one is dialled, whatever order they are told in.
+    #[test]
+    fn what_passes_is_allowed_and_changed_alike_at_every_address(
+        strategy in prop::sample::select(vec!["deny_overrides", "priority_first_match", "most_specific_wins"]),
+        rules in prop::collection::vec(rule(), 1..6),
+        method in prop::sample::select(vec!["GET", "POST"]),
+        path in prop::sample::select(vec!["/x", "/y"]),
+        ips in prop::sample::subsequence(vec!["192.0.2.1", "203.0.113.1", "10.1.2.3", "10.2.3.4"], 2..=4).prop_shuffle(),
+    ) {
+        let Some(decider) = decider_of(strategy, &rules) else {
+            return Ok(());
+        };
+        let (named, asked) = (target("a.example.com", 443), asked(method, path));
+        let policy = decider.policies().current();
+        let ips = ips.iter().map(|ip| ip.parse().unwrap());
+        // No connection is opened to the others.
+        let opens = |ip: &IpAddr| decider.foresee(&client(1), &named.at(*ip)) != Foreseen::Deny;
+        let ips: Vec<IpAddr> = ips.filter(opens).collect();
+        let says = |target: &Target| {
+            let seen = Seen::Request(asked.seen());
+            decider.rule(&policy, &client(1), target, seen)
+        };
+        let here = says(&named);
+        let there: Vec<_> = ips.iter().map(|ip| says(&named.at(*ip))).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let decided = runtime.block_on(decider.request(&client(1), &named, &ips, &asked));
+        let allows = |it: &Ruling| matches!(it.outcome, RulingOutcome::Allow(_));
+        let alike = there.windows(2).all(|two| two[0].changes == two[1].changes);
+        let passes = allows(&here) && there.iter().all(allows) && alike;
+        prop_assert_eq!(decided.allowed, passes, "{:?} {:?}", rules, ips);
+        if let (true, Some(first)) = (passes, there.first()) {
+            prop_assert_eq!(decided.changes.to_vec(), first.changes.clone(), "{:?} {:?}", rules, ips);
+            // A denial on paper at one of them is told.
+            if there.iter().any(|it| it.verdict == Verdict::Deny) {
+                prop_assert_eq!(last(&decider).verdict, Verdict::Deny, "{:?} {:?}", rules, ips);
+            }
+        }
     }
 }

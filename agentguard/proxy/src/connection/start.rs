@@ -57,10 +57,10 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// The same connection under the policy in force.
     pub(super) async fn looked_up_again(&self) -> Self {
-        let guard = Arc::clone(&self.guard);
-        Self {
-            inside: self.inside,
-            ..guard.flow(self.origin.clone()).await
+        let again = Arc::clone(&self.guard).flow(self.origin.clone()).await;
+        match self.inside {
+            true => again.inside(),
+            false => again,
         }
     }
 

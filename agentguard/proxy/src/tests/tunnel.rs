@@ -1,8 +1,12 @@
 //! Agents that believe to speak to a proxy.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::http::{OK, get, read_response};
 use super::{
@@ -356,4 +360,31 @@ async fn no_tunnel_leads_to_a_resolver() {
         let denied = (Verdict::Deny, ReasonCode::ProtocolNotSupported);
         assert_eq!(codes(&world.end().await), [ALLOWED, denied]);
     }
+}
+
+/// Also where the policy has changed since, and its name leads elsewhere by then.
+#[tokio::test]
+async fn a_tunnel_leads_to_no_loopback_that_its_name_has_later() {
+    let mut plan = by_name(Rules::Allow);
+    plan.addresses = Ok(vec![IpAddr::from([127, 0, 0, 2])]);
+    let world = plan.build().await;
+    let to = format!("inner.example:{}", world.port());
+    let (mut client, head) = open(&world, &to).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    *world.outside.addresses.lock().unwrap() = Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    world.policies.touch();
+    write(
+        &mut client,
+        get("/ok").replace("api.example", "inner.example"),
+    )
+    .await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    let accepted = timeout(Duration::ZERO, world.upstream.accept()).await;
+    assert!(accepted.is_err(), "it leads to the guard's own");
+    drop(client);
+    let decisions = world.end().await;
+    let outcome = decisions.last().unwrap().outcome.as_ref().unwrap();
+    let error = outcome.error.as_deref().unwrap();
+    assert!(error.contains("this host's own"), "{error}");
 }
