@@ -241,7 +241,7 @@ fn detach_one(pin: &Path) -> Result<(), GateError> {
         sys::open_pinned(pin, Access::ReadWrite).and_then(|link| sys::detach_link(link.as_fd()));
     match detached {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(GateError::File {
-            what: "take the program off that is pinned as",
+            what: "remove the program of",
             path: pin.to_owned(),
             source,
         }),
