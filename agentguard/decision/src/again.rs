@@ -46,9 +46,9 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Waits until the policy denies what it allowed before: a connection or a
-    /// request. Then records that denial and gives it; never before. `target` is
+    /// request. Then records that denial and gives it; never before. `targets` is
     /// asked with each change, as a connection may have been opened to another address since, and so
-    /// is `closed`: why that address may not be used any more, whatever the rules say. `ruled` is told of
+    /// is `closed`: why such an address may not be used any more, whatever the rules say. There is one target at least. `ruled` is told of
     /// the denial before it is recorded, so that nothing moves meanwhile.
     ///
     /// # Cancel safety
@@ -57,7 +57,7 @@ impl<R: Recorder> Decider<R> {
         &self,
         mut changes: Changes,
         client: &Client,
-        target: impl Fn() -> Target,
+        targets: impl Fn() -> Vec<Target>,
         closed: impl Fn() -> Option<Reason>,
         spoken: Spoken<'_>,
         ruled: impl Fn(),
@@ -66,20 +66,22 @@ impl<R: Recorder> Decider<R> {
             changes.next().await;
             let started = Instant::now();
             let policy = self.policies().current();
-            let target = target();
-            // Of several messages one that is denied denies all.
+            let targets = targets();
+            // Of several messages, and at several addresses, one that is denied denies all.
             let mut decided = None;
-            for seen in spoken.each() {
-                let ruling = self.rule(&policy, client, &target, seen);
-                let denies = !matches!(ruling.outcome, RulingOutcome::Allow(_));
-                if denies || decided.is_none() {
-                    decided = Some((seen, ruling));
-                }
-                if denies {
-                    break;
+            'all: for target in &targets {
+                for seen in spoken.each() {
+                    let ruling = self.rule(&policy, client, target, seen);
+                    let denies = !matches!(ruling.outcome, RulingOutcome::Allow(_));
+                    if denies || decided.is_none() {
+                        decided = Some((target, seen, ruling));
+                    }
+                    if denies {
+                        break 'all;
+                    }
                 }
             }
-            let Some((seen, mut ruling)) = decided else {
+            let Some((target, seen, mut ruling)) = decided else {
                 continue;
             };
             if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
@@ -98,7 +100,7 @@ impl<R: Recorder> Decider<R> {
                 _ => " (the policy changed while this was under way, or what it depends on did)",
             };
             ruling.reason.message.push_str(since);
-            let concluded = self.conclude_ruling(&policy, client, &target, seen, ruling, started);
+            let concluded = self.conclude_ruling(&policy, client, target, seen, ruling, started);
             return concluded.await;
         }
     }

@@ -371,7 +371,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let observed = decider.revoked(
         changes.clone(),
         &watched,
-        || api.clone(),
+        || vec![api.clone()],
         || None,
         Spoken::Other,
         || (),
@@ -380,7 +380,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let enforced = decider.revoked(
         changes.clone(),
         &coder,
-        || api.clone(),
+        || vec![api.clone()],
         || None,
         Spoken::Other,
         || ruled.set(true),
@@ -401,7 +401,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let changes = decider.changes();
     tokio::select! {
         biased;
-        _ = decider.revoked(changes, &coder, || api.clone(), || None, Spoken::Other, || ()) => panic!("nothing changed"),
+        _ = decider.revoked(changes, &coder, || vec![api.clone()], || None, Spoken::Other, || ()) => panic!("nothing changed"),
         () = tokio::task::yield_now() => {}
     }
 }
@@ -485,7 +485,7 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
     let going = decider.revoked(
         changes,
         &mine,
-        || api.clone(),
+        || vec![api.clone()],
         || None,
         Spoken::Other,
         || {},
@@ -574,7 +574,7 @@ rules:
         .revoked(
             changes,
             &coder,
-            || api.clone(),
+            || vec![api.clone()],
             || None,
             Spoken::Other,
             || (),

@@ -55,9 +55,9 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     pub(crate) target: Target,
     /// What was dialled, to look it up again.
     origin: Origin,
-    /// The address that was dialled last, where a name stands behind the connection, and nobody
-    /// has configured it.
-    dialled: Mutex<Option<IpAddr>>,
+    /// The addresses that were dialled, where a name stands behind the connection, and nobody has configured it.
+    /// Requests go on at several of them at once (HTTP/2).
+    dialled: Mutex<Vec<IpAddr>>,
     /// Whether it runs through a tunnel that the client asked for.
     inside: bool,
     /// Whether it was decided as TLS that is not opened.
@@ -157,7 +157,7 @@ impl<R: Recorder, P: Port> Guard<R, P> {
             client: origin.client.clone(),
             target,
             origin,
-            dialled: Mutex::new(None),
+            dialled: Mutex::default(),
             inside: false,
             tls: AtomicBool::new(false),
             changes,

@@ -14,6 +14,9 @@ use crate::http::{Key, Spoken};
 use crate::outward::Outward;
 use crate::route::Route;
 
+/// To how many addresses one connection of a client's may lead in its time.
+const MAX_DIALLED: usize = 64;
+
 impl<R: Recorder, P: Port> Flow<R, P> {
     /// Dials where this connection goes: what the name resolves to, or the address that was
     /// dialled. Nothing that the client says plays a part.
@@ -42,14 +45,23 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         Ok((stream, peer))
     }
 
-    /// Notes the address that a connection of it goes to from now on, where it is known.
+    /// Notes the address that a connection of it goes to from now on, where it is known. Others of it, with other
+    /// requests, may be open to those before.
     ///
     /// # Errors
-    /// The policy has changed since it was looked up where it may go.
+    /// There were [`MAX_DIALLED`] others. Or the policy has changed since it was looked up where it may go.
     pub(crate) fn goes_to(&self, peer: Option<SocketAddr>) -> Result<(), Reason> {
         if let (Ok(Route::To(_)), Some(peer)) = (&self.route, peer) {
             let address = peer.ip().to_canonical();
-            *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+            let mut dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+            if !dialled.contains(&address) {
+                if dialled.len() >= MAX_DIALLED {
+                    return Err(unreachable(
+                        "it has gone to too many addresses: connect again",
+                    ));
+                }
+                dialled.push(address);
+            }
         }
         // A change from here on finds the address that was dialled; one before was about none.
         if self.is_stale() {
@@ -82,31 +94,46 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// The addresses behind the name: those that may be dialled, also where one was, since that may be gone for the next
     /// request. None where the name is configured to be elsewhere.
     pub(crate) fn behind(&self) -> Vec<IpAddr> {
-        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut behind = match &self.route {
+        let mut behind: Vec<IpAddr> = match &self.route {
             Ok(Route::To(addresses)) => addresses.iter().map(SocketAddr::ip).collect(),
             _ => Vec::new(),
         };
-        if let Some(ip) = dialled.filter(|ip| !behind.contains(ip)) {
-            behind.push(ip);
+        for ip in self.dialled() {
+            if !behind.contains(&ip) {
+                behind.push(ip);
+            }
         }
         behind
     }
 
-    /// Why the address that was dialled may not be used any more.
-    pub(super) fn closed(&self) -> Option<Reason> {
-        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, ip) = (self.target.host.as_ref()?, dialled?);
-        self.guard.port.closed(self.client.agent, name, ip)
+    /// The addresses that were dialled.
+    fn dialled(&self) -> Vec<IpAddr> {
+        let dialled = self.dialled.lock();
+        dialled.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The target, with the address that a rule on addresses would be about by now.
-    pub(super) fn reached(&self) -> Target {
-        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-        Target {
-            ip: self.target.ip.or(dialled),
-            ..self.target.clone()
+    /// Why an address that was dialled may not be used any more.
+    pub(super) fn closed(&self) -> Option<Reason> {
+        let name = self.target.host.as_ref()?;
+        let mut dialled = self.dialled().into_iter();
+        dialled.find_map(|ip| self.guard.port.closed(self.client.agent, name, ip))
+    }
+
+    /// The target, with each address that a rule on addresses would be about by now: those that were dialled, or where
+    /// none was, as none is of a proxy that a tunnel was asked of, all that could be.
+    pub(super) fn reached(&self) -> Vec<Target> {
+        let mut addresses = self.dialled();
+        if addresses.is_empty() {
+            addresses = self.behind();
         }
+        if self.target.ip.is_some() || self.target.host.is_none() || addresses.is_empty() {
+            return vec![self.target.clone()];
+        }
+        let there = |ip| Target {
+            ip: Some(ip),
+            ..self.target.clone()
+        };
+        addresses.into_iter().map(there).collect()
     }
 
     /// Whether one of the addresses that it may go to is such.
