@@ -131,7 +131,7 @@ impl Form {
     /// The tools that it has asked to call so far.
     fn asks(&self) -> Result<Vec<String>, NotUnderstood> {
         let answer = match self {
-            Self::Chat(chat) => &chat.answer,
+            Self::Chat(chat) => return Ok(chat.asks().map(str::to_owned).collect()),
             Self::Responses(responses) => &responses.answer,
             Self::Messages(messages) => &messages.answer,
             Self::Gemini(gemini) => &gemini.answer,

@@ -157,7 +157,7 @@ impl Messages {
             return Ok(());
         }
         let asked = AskedTool {
-            name: block.name.unwrap_or_default(),
+            name: block.name.ok_or(NotUnderstood::Wrong("name"))?,
             id: block.id,
             arguments: Some(digest(true, block.input)),
         };
@@ -169,6 +169,9 @@ impl Messages {
         let tools = &mut self.answer.tools;
         match document.kind.as_deref() {
             Some("content_block_start") if document.block.is_call() => {
+                if document.block.name.is_none() {
+                    return Err(NotUnderstood::Wrong("name"));
+                }
                 tools.named(slot, document.block.name, document.block.id)?;
             }
             Some("content_block_delta") if !document.pending.is_empty() => {
@@ -200,7 +203,11 @@ impl Sink for Messages {
                 Event::Begin(Kind::Object),
                 [Key("content"), Item(_)] | [Key("message"), Key("content"), Item(_)],
             ) => {
-                self.document.block = Block::default();
+                // Of an event that begins a block, and has a whole message beside.
+                let before = std::mem::take(&mut self.document.block);
+                if before.kind.is_some() || before.name.is_some() {
+                    self.fault.get_or_insert(NotUnderstood::Names);
+                }
             }
             (
                 Event::End(Kind::Object),

@@ -25,6 +25,8 @@ pub(super) struct Chat {
     moved: BTreeMap<Slot, u64>,
     /// How many there were.
     count: u64,
+    /// What clients make of their names who join what comes at one place, whatever its id.
+    joined: BTreeMap<Slot, String>,
     fault: Option<NotUnderstood>,
 }
 
@@ -152,7 +154,13 @@ impl Chat {
                 self.answer.told.model = word.or(self.answer.told.model.take());
             }
             (Field::Finish, _) => self.choice.finish = word,
-            (Field::ToolName, Some(tool)) => tool.name = word,
+            (Field::ToolName, Some(tool)) => {
+                // As a function and as a custom tool: clients take the one or the other.
+                if tool.name.is_some() {
+                    self.fault.get_or_insert(NotUnderstood::Names);
+                }
+                tool.name = word;
+            }
             (Field::ToolId, Some(tool)) => tool.id = word,
             (Field::Error(which), _) => {
                 if let Some(place) = self.answer.error.get_mut(which) {
@@ -197,6 +205,12 @@ impl Chat {
         Ok(())
     }
 
+    /// The tools that it asks for, for some client.
+    pub(super) fn asks(&self) -> impl Iterator<Item = &str> {
+        let joined = self.joined.values().map(String::as_str);
+        self.answer.tools.names().chain(joined)
+    }
+
     /// Where a call stands, or more of one. Some servers give all calls one place: one that has another id than the one
     /// there begins there anew.
     fn slot(&mut self, place: Slot, tool: &Tool) -> Slot {
@@ -206,6 +220,12 @@ impl Chat {
         let another = tool.name.is_some() && tool.id.is_some() && before.is_some();
         if !another || before == tool.id.as_deref() {
             return now;
+        }
+        let first = self.answer.tools.name(now).unwrap_or_default();
+        let joined = self.joined.entry(place).or_insert_with(|| first.to_owned());
+        joined.push_str(tool.name.as_deref().unwrap_or_default());
+        if joined.len() > MAX_PENDING {
+            self.fault.get_or_insert(NotUnderstood::Long("name"));
         }
         // As many as there may be calls: what goes beyond is a fault.
         let to = MOVED.saturating_add(self.count);

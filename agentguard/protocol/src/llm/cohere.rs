@@ -138,6 +138,15 @@ impl Cohere {
             self.fault.get_or_insert(NotUnderstood::Long("name"));
         }
         let word = self.reading.word.take();
+        // In two places: clients take the one or the other.
+        let twice = match field {
+            Field::Kind => self.document.kind.is_some(),
+            Field::Name => self.document.call.name.is_some(),
+            _ => false,
+        };
+        if twice {
+            self.fault.get_or_insert(NotUnderstood::Names);
+        }
         let place = match field {
             Field::Kind => &mut self.document.kind,
             Field::Finish => &mut self.answer.told.finish_reason,
@@ -234,7 +243,10 @@ impl Sink for Cohere {
             (Event::Begin(Kind::Text), steps) => self.reading.begin(Self::field(steps)),
             (Event::Number(number), steps) => self.number(steps, number),
             (Event::Begin(Kind::Object), steps) if in_call(steps).is_some_and(<[_]>::is_empty) => {
-                self.document.call = Call::default();
+                let before = std::mem::take(&mut self.document.call);
+                if before.name.is_some() {
+                    self.fault.get_or_insert(NotUnderstood::Names);
+                }
             }
             (Event::End(Kind::Object), [Key("message"), Key("tool_calls"), Item(index)]) => {
                 self.call_ends((0, *index as u64));
@@ -261,6 +273,10 @@ impl Sink for Cohere {
 }
 
 impl Documents for Cohere {
+    fn named(&mut self, kind: &str) {
+        self.document.kind.get_or_insert_with(|| kind.to_owned());
+    }
+
     fn over(&mut self, event: bool) -> Result<(), NotUnderstood> {
         let document = std::mem::take(&mut self.document);
         match self.fault.take() {

@@ -186,7 +186,11 @@ impl Sink for Converse {
             (Event::Begin(Kind::Text), steps) => self.reading.begin(Self::field(steps)),
             (Event::Number(_), steps) => self.number(steps, event),
             (Event::Begin(Kind::Object), steps) if in_call(steps).is_some_and(<[_]>::is_empty) => {
-                self.document.block = Block::default();
+                // Of an event that begins a call, and has a whole message beside.
+                let before = std::mem::take(&mut self.document.block);
+                if before.name.is_some() {
+                    self.fault.get_or_insert(NotUnderstood::Names);
+                }
             }
             (
                 Event::End(Kind::Object),

@@ -82,8 +82,12 @@ impl Ollama {
 
     fn call_ends(&mut self) {
         let tool = std::mem::take(&mut self.tool);
+        let Some(name) = tool.name else {
+            self.fault.get_or_insert(NotUnderstood::Wrong("name"));
+            return;
+        };
         let asked = AskedTool {
-            name: tool.name.unwrap_or_default(),
+            name,
             id: tool.id,
             arguments: Some(digest(tool.any, tool.arguments)),
         };

@@ -74,7 +74,7 @@ impl Item {
         }
         Ok(Some(AskedTool {
             // Tools that the provider has itself are called by their type.
-            name: self.name.unwrap_or_else(|| own.to_owned()),
+            name: self.name.filter(|_| told).unwrap_or_else(|| own.to_owned()),
             id: self.call_id.or(self.id),
             arguments: (whole && told).then(|| digest(self.any, self.arguments)),
         }))
@@ -149,7 +149,12 @@ impl Responses {
             Field::ItemId => &mut document.item.id,
             Field::Arguments => return,
         };
+        let twice = matches!(field, Field::ItemKind | Field::ItemName) && place.is_some();
         *place = word;
+        // As the event's own, and the response's.
+        if twice {
+            self.fault.get_or_insert(NotUnderstood::Names);
+        }
     }
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
@@ -253,7 +258,11 @@ impl Sink for Responses {
             Event::Number(_) => self.number(steps, event),
             Event::Begin(Kind::Object) => {
                 if let [Key("output"), At(_)] = in_response(steps) {
-                    self.document.item = Item::default();
+                    // Of an event that has an item of its own.
+                    let before = std::mem::take(&mut self.document.item);
+                    if before.kind.is_some() || before.name.is_some() {
+                        self.fault.get_or_insert(NotUnderstood::Names);
+                    }
                 }
             }
             Event::End(Kind::Object) => {

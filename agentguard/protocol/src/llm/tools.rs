@@ -81,6 +81,11 @@ impl Tools {
         }
     }
 
+    /// The name of the tool call there, as far as it is known.
+    pub(super) fn name(&self, slot: Slot) -> Option<&str> {
+        self.slots.get(&slot).map(|tool| tool.name.as_str())
+    }
+
     /// The id of the tool call there, as far as it is known.
     pub(super) fn id(&self, slot: Slot) -> Option<&str> {
         self.slots.get(&slot)?.id.as_deref()

@@ -34,6 +34,8 @@ struct Choice {
 #[derive(Debug)]
 struct Place {
     id: Option<String>,
+    /// Joined with those that came here before, as some clients do.
+    name: String,
     /// Where it stands in what goes on. None: cut out.
     to: Option<u64>,
 }
@@ -138,6 +140,7 @@ impl Choice {
         name: Option<&str>,
     ) -> Result<(Option<u64>, Option<String>), Uncut> {
         let name = name.filter(|name| !name.is_empty());
+        let mut joined = String::new();
         if let Some(there) = self.places.get(&place) {
             // Some servers give all calls one place: each has an id of its own.
             let before = there.id.as_deref();
@@ -145,6 +148,11 @@ impl Choice {
             if !another {
                 return Ok((there.to, None));
             }
+            joined.clone_from(&there.name);
+        }
+        joined.push_str(name.unwrap_or_default());
+        if Some(joined.as_str()) != name && cuts.of(&joined).is_some() {
+            return Err(Uncut::Still);
         }
         if self.count >= MAX_TOOL_CALLS {
             return Err(Uncut::Many);
@@ -160,7 +168,8 @@ impl Choice {
             self.next = self.next.max(to.saturating_add(1));
         }
         let id = id.map(str::to_owned);
-        self.places.insert(place, Place { id, to });
+        let name = joined;
+        self.places.insert(place, Place { id, name, to });
         Ok((to, sentence))
     }
 }

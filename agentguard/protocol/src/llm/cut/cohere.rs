@@ -80,13 +80,13 @@ impl Form for Cohere {
     }
 
     fn event(&mut self, cuts: &Cuts, mut event: Event) -> Result<Fate, Uncut> {
+        let kind = event.kind().to_owned();
         let data = &mut event.data;
         if is_of_before(cuts, data) {
             return Err(Uncut::Form);
         }
         let index = number(data.get("index")).unwrap_or_default();
-        let kind = data.get("type").and_then(Value::text).unwrap_or_default();
-        match kind {
+        match kind.as_str() {
             "content-start" => {
                 self.parts = self.parts.max(index.saturating_add(1));
                 Ok(Fate::Goes)

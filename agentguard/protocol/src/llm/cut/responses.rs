@@ -31,7 +31,9 @@ impl Said {
         let Some(own) = called(kind) else {
             return Ok(None);
         };
-        let Some(sentence) = cuts.of(word("name").unwrap_or(own)) else {
+        let named = matches!(own, "function" | "custom_tool" | "mcp");
+        let name = word("name").filter(|_| named).unwrap_or(own);
+        let Some(sentence) = cuts.of(name) else {
             return Ok(None);
         };
         if kind != APPROVAL && !RUN_BY_CLIENTS.contains(&own) {

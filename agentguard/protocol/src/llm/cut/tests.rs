@@ -641,10 +641,9 @@ fn calls_at_one_place_are_told_apart_by_their_ids() {
     // Without anything to cut they stay where they are, and are known.
     let events = [&read, &write].map(|call| chat_event(&json!({"tool_calls": [call]}), None));
     assert_eq!(data(endpoint, &events), events);
-    assert_eq!(
-        answered(endpoint, &events),
-        Ok(vec!["read".to_owned(), "write".to_owned()])
-    );
+    // So is what some clients make of them.
+    let asks = answered(endpoint, &events).unwrap();
+    assert_eq!(asks, ["read", "write", "readwrite"]);
 }
 
 /// What an answer asks for, event by event.
@@ -772,6 +771,116 @@ fn calls_in_odd_places_are_seen_and_not_passed_on() {
 }
 
 /// Where a reader found a call that is cut and the form does not, nothing passes.
+/// What stands in two places that clients look at is not understood, whichever of them they take.
+#[test]
+fn a_call_that_is_told_in_two_places_is_not_understood() {
+    let look = json!({"name": "look", "arguments": "{}"});
+    let bash = json!({"name": "bash", "arguments": "{}"});
+    let call = item("bash", "completed");
+    let done = "response.output_item.done";
+    let message = json!({"type": "message"});
+    let block = json!({"type": "tool_use", "id": "t", "name": "bash", "input": {}});
+    let text = json!([{"type": "text"}]);
+    let start = json!({"message": {"tool_calls": {"function": bash}}});
+    for (endpoint, event) in [
+        (
+            Endpoint::ChatCompletions,
+            json!({"choices": [{"message": {"tool_calls": [{"function": bash, "custom": look}]}}]}),
+        ),
+        (
+            Endpoint::Responses,
+            json!({"type": done, "item": call, "response": {"output": [message]}}),
+        ),
+        (
+            Endpoint::Responses,
+            json!({"type": done, "item": call, "response": {"item": message}}),
+        ),
+        (
+            Endpoint::Messages,
+            json!({"type": "content_block_start", "index": 0, "content_block": block, "content": text}),
+        ),
+        (
+            Endpoint::Messages,
+            json!({"type": "content_block_start", "index": 0, "content_block": block, "message": {"content": text}}),
+        ),
+        (
+            Endpoint::Messages,
+            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": "t"}}),
+        ),
+        (
+            Endpoint::CohereChat,
+            json!({"type": "tool-call-start", "event_type": "x", "index": 0, "delta": start}),
+        ),
+        (
+            Endpoint::CohereChat,
+            json!({"message": {"tool_calls": [{"function": bash, "name": "look"}]}}),
+        ),
+        (
+            Endpoint::CohereChat,
+            json!({"type": "tool-call-start", "index": 0, "delta": start, "tool_calls": [look]}),
+        ),
+        (
+            Endpoint::OllamaChat,
+            json!({"message": {"tool_calls": [{"function": {"arguments": {}}}]}}),
+        ),
+    ] {
+        let asks = answered(endpoint, &[event.clone()]);
+        assert!(
+            asks.is_err() || asks.is_ok_and(|asks| asks.iter().any(|it| it == "bash")),
+            "{event}"
+        );
+    }
+    for beside in [
+        r#""content":[{"type":"text"}]"#,
+        r#""message":{"content":[{"type":"text"}]}"#,
+    ] {
+        let event = format!(
+            r#"{{"type":"content_block_start","index":0,"content_block":{block},{beside}}}"#
+        );
+        let mut reader = AnswerReader::new(Endpoint::Messages);
+        reader.data(event.as_bytes());
+        reader.event_ends(&[]);
+        assert!(reader.asks().is_err(), "{event}");
+    }
+    let event = json!({"contentBlockIndex": 0, "start": {"toolUse": {"name": "bash"}},
+        "output": {"message": {"content": [{"toolUse": {"name": "look"}}]}}});
+    let mut reader = AnswerReader::new(Endpoint::Converse { stream: true });
+    reader.event_begins(&eventstream::Head {
+        event: Some("contentBlockStart"),
+        ..eventstream::Head::default()
+    });
+    reader.data(event.to_string().as_bytes());
+    reader.event_ends(&[]);
+    assert!(reader.asks().is_err());
+}
+
+/// Some clients join the names that come at one place, whatever the ids beside them.
+#[test]
+fn names_that_some_clients_join_are_asked_about_joined() {
+    let piece = |id: &str, name: &str| {
+        let call = json!({"index": 0, "id": id, "function": {"name": name, "arguments": ""}});
+        chat_event(&json!({"tool_calls": [call]}), None)
+    };
+    let events = [piece("a", "ba"), piece("b", "sh")];
+    let asks = answered(Endpoint::ChatCompletions, &events).unwrap();
+    assert_eq!(asks, ["ba", "sh", "bash"]);
+    assert_eq!(
+        stream(Endpoint::ChatCompletions, &events),
+        Err(Uncut::Still)
+    );
+}
+
+/// The provider's own tools are called by their type, whatever name stands beside.
+#[test]
+fn a_tool_of_the_provider_s_has_no_name_but_its_type() {
+    let item = json!({"type": "local_shell_call", "id": "l", "call_id": "c", "name": "look", "action": {}});
+    let event = json!({"type": "response.output_item.done", "output_index": 0, "item": item});
+    assert_eq!(
+        answered(Endpoint::Responses, &[event]).unwrap(),
+        ["local_shell"]
+    );
+}
+
 /// Some clients take the type of an event from beside its data.
 #[test]
 fn a_type_that_stands_beside_the_data_alone_counts() {
