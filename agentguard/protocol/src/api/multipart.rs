@@ -271,6 +271,10 @@ impl Part {
             What::Text(bytes) => {
                 text(String::from_utf8(bytes).map_err(|_| NotUnderstood::NotUtf8("the form"))?)
             }
+            // Some take one without a name for a text, and not for a file. Browsers send it of none, and empty.
+            What::File { name, size, .. } if name.is_empty() && size > 0 => {
+                return Err(parts("a part is a file without a name"));
+            }
             What::File { name, kind, size } => {
                 let mut members = vec![("name".into(), text(name))];
                 members.extend(kind.map(|kind| ("type".into(), text(kind))));

@@ -35,9 +35,9 @@ pub(super) fn fields(text: &[u8], what: &'static str) -> Result<Vec<Field>, NotU
 }
 
 /// Whether a field's name is read by all servers as it stands. PHP and others make lists and objects of brackets, and leave out what a
-/// name begins with.
+/// name begins with. Braces, quotes and `<` begin what is no form, but JSON or XML for who does not look at its type.
 pub(super) fn is_plain(name: &str) -> bool {
-    let odd = |c: char| c.is_control() || c.is_whitespace() || "[]".contains(c);
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "[]{}\"<>".contains(c);
     !name.is_empty() && !name.contains(odd)
 }
 

@@ -232,13 +232,15 @@ fn each(document: &mut Value, look: &mut dyn FnMut(&mut Vec<Value>)) {
             }
         }
         Value::Object(members) => {
-            let results = members.iter_mut().filter(|(name, _)| **name == *"result");
+            // Some parsers look at no case.
+            let results = members
+                .iter_mut()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("result"));
             for (_, result) in results {
                 let Value::Object(members) = result else {
                     continue;
                 };
                 for (name, tools) in members {
-                    // Some parsers look at no case.
                     if let (true, Value::Array(tools)) = (name.eq_ignore_ascii_case("tools"), tools)
                     {
                         look(tools);

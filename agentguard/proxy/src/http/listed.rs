@@ -14,6 +14,7 @@ use agentguard_protocol::mcp::{ListFilter, may_list};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::response::Parts;
+use hyper::body::Body as _;
 use tokio::time::sleep;
 
 use crate::Port;
@@ -104,7 +105,8 @@ pub(super) async fn shown<R: Recorder, P: Port>(
     }
     let events = match form(parts) {
         Ok(Some(events)) => events,
-        Ok(None) if !looks.list => return Ok(body),
+        // It has nothing, as the end of a session has.
+        Ok(None) if !looks.list && body.is_end_stream() => return Ok(body),
         Ok(None) => {
             let why = format!("its type is `{}`", kind(&parts.headers).escape_debug());
             return looked.unread(looks.list, body, why).await;

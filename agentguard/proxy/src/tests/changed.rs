@@ -196,8 +196,13 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
         assert_eq!(codes(&decisions), [ALLOWED, REFUSED], "{path}");
         assert_eq!(decisions[1].action.kind, ActionKind::ToolCall);
     }
-    // A form is read as one, also where it is JSON as well.
-    for form in ["token=t", "\"&token=t&x=\"", "{\"a\":\"=1&token=t&x=\"}"] {
+    // A form is read as one. What is JSON as well cannot be read.
+    let unread = (Verdict::Deny, ReasonCode::NoRule);
+    for (form, told, expected) in [
+        ("token=t", "it is a form", vec![ALLOWED, REFUSED]),
+        ("\"&token=t&x=\"", "No rule allows", vec![unread]),
+        ("{\"a\":\"=1&token=t&x=\"}", "No rule allows", vec![unread]),
+    ] {
         let world = by_name(Rules::Edited).build().await;
         let mut client = world.connect().await;
         let head = format!(
@@ -206,9 +211,9 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
         );
         write(&mut client, head).await;
         let (_, answer) = read_response(&mut client).await;
-        assert!(answer.contains("it is a form"), "{answer}");
+        assert!(answer.contains(told), "{answer}");
         drop(client);
-        assert_eq!(codes(&world.end().await), [ALLOWED, REFUSED]);
+        assert_eq!(codes(&world.end().await), expected);
     }
 }
 
