@@ -824,7 +824,7 @@ fn a_call_that_is_told_in_two_places_is_not_understood() {
             json!({"message": {"tool_calls": [{"function": {"arguments": {}}}]}}),
         ),
     ] {
-        let asks = answered(endpoint, &[event.clone()]);
+        let asks = answered(endpoint, std::slice::from_ref(&event));
         assert!(
             asks.is_err() || asks.is_ok_and(|asks| asks.iter().any(|it| it == "bash")),
             "{event}"
