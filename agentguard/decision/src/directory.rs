@@ -1,6 +1,6 @@
 //! Who is who: the numbers that the kernel tells, and what they stand for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use agentguard_model::{Agent, AgentId, AgentName, Context, Labels};
@@ -18,6 +18,8 @@ pub struct Directory {
 struct Inner {
     agents: HashMap<AgentId, AgentName>,
     runs: HashMap<u32, Arc<Run>>,
+    /// Those of them that are over, the first one first.
+    over: VecDeque<u32>,
     quarantined: HashSet<AgentId>,
     /// Of each agent for which something was under way since it was last released.
     cuts: HashMap<AgentId, Cut>,
@@ -33,6 +35,9 @@ pub struct Cut {
     /// there ends.
     pub now: CancellationToken,
 }
+
+/// How many runs that are over are known. What comes of those before has no context.
+const MAX_OVER: usize = 1024;
 
 /// What is known of a run.
 #[derive(Debug, Default)]
@@ -54,17 +59,27 @@ impl Directory {
         self.write(|inner| {
             let run = Arc::new(Run { context, labels });
             inner.runs.insert(number, run);
+            inner.over.retain(|over| *over != number);
         });
     }
 
-    /// A run is over. Decisions of its last flows that come later have no context.
+    /// A run is over. What the kernel told of its last flows may not be read yet: it is known until [`MAX_OVER`] others
+    /// have ended.
     pub fn run_ended(&self, number: u32) {
         self.write(|inner| {
-            inner.runs.remove(&number);
+            if !inner.runs.contains_key(&number) || inner.over.contains(&number) {
+                return;
+            }
+            inner.over.push_back(number);
+            if inner.over.len() > MAX_OVER
+                && let Some(first) = inner.over.pop_front()
+            {
+                inner.runs.remove(&first);
+            }
         });
     }
 
-    /// What is known of a run that is under way.
+    /// What is known of a run that is under way, or was lately.
     pub(crate) fn run_of(&self, number: u32) -> Option<Arc<Run>> {
         self.read(|inner| inner.runs.get(&number).cloned())
     }

@@ -316,7 +316,18 @@ async fn a_run_has_its_context_and_its_labels_over_the_agents() {
     let agent = decision.agent.unwrap();
     assert_eq!(agent.labels.get("team").unwrap(), "night");
     assert_eq!(agent.labels.get("tenant").unwrap(), "acme");
+    // What is told of its last flows may be read when it is over, and not for ever.
     decider.directory().run_ended(5);
+    decider
+        .connection(&runs, &target("api.example.com", 443), &[], false)
+        .await;
+    assert_eq!(last(&decider).context.workflow.as_deref(), Some("release"));
+    for number in 6..1030 {
+        decider
+            .directory()
+            .run(number, Context::default(), Labels::new());
+        decider.directory().run_ended(number);
+    }
     decider
         .connection(&runs, &target("api.example.com", 443), &[], false)
         .await;
