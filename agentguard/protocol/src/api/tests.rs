@@ -67,7 +67,7 @@ const PARTS: &str = "multipart/form-data; boundary=xx";
 
 #[test]
 fn path_query_and_content_are_the_arguments() {
-    let cases: [(&str, &str, &str, &str); 8] = [
+    let cases: [(&str, &str, &str, &str); 9] = [
         ("", "", "", "/id=7"),
         ("", "q=a+b%26&&flag", "", "/id=7 /q=a b&"),
         (
@@ -90,6 +90,12 @@ fn path_query_and_content_are_the_arguments() {
             "--xx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\n12345\r\n--xx--",
             "/id=7 /file/name=a.txt /file/size=5",
         ),
+        (
+            PARTS,
+            "",
+            "--xx\r\nContent-Disposition: form-data; name=\"file\"; filename=\"\"\r\n\r\n\r\n--xx--",
+            "/id=7 /file/name= /file/size=0",
+        ),
         (PARTS, "", "--xx--\r\n", "/id=7"),
     ];
     for (kind, query, content, expected) in cases {
@@ -101,7 +107,7 @@ fn path_query_and_content_are_the_arguments() {
 #[test]
 fn what_can_be_read_in_two_ways_is_not_understood() {
     use NotUnderstood as N;
-    let cases: [(&str, &str, &[u8], NotUnderstood); 25] = [
+    let cases: [(&str, &str, &[u8], NotUnderstood); 28] = [
         ("", "q=1&q=2", b"", N::Twice),
         ("", "id=8", b"", N::Twice),
         (FORM, "a=1", b"a=1", N::Twice),
@@ -133,6 +139,14 @@ fn what_can_be_read_in_two_ways_is_not_understood() {
             b"--xx\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--xxy\r\n",
             N::Parts("its boundary stands where no part begins or ends"),
         ),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Disposition: form-data; name=a; filename=\"\"\r\n\r\n1\r\n--xx--",
+            N::Parts("a part is a file without a name"),
+        ),
+        (FORM, "", b"{\"a\":\"b\"}", N::Name("the form")),
+        (FORM, "", b"<a>&b=1", N::Name("the form")),
         (
             PARTS,
             "",

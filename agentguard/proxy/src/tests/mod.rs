@@ -76,6 +76,8 @@ enum Rules {
     Requests,
     /// Everything is allowed but one address.
     ButOneAddress,
+    /// Everything is allowed but CONNECT at one address.
+    ButTunnels,
     /// As [`Self::Requests`], inside TLS too.
     Inspect,
     /// CONNECT to the proxy is allowed, and behind it what [`Self::Requests`] allows.
@@ -411,6 +413,10 @@ fn policy(rules: Rules) -> Policy {
         Rules::ButOneAddress => {
             "[{ id: all, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
                           { id: bad, action: deny, match: { cidr: [127.0.0.66/32] } }]"
+        }
+        Rules::ButTunnels => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
+                          { id: bad, action: deny, match: { cidr: [127.0.0.2/32], method: [CONNECT] } }]"
         }
         Rules::Deny => "[]",
         Rules::Inspect => {

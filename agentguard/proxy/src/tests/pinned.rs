@@ -192,6 +192,21 @@ async fn what_cannot_be_read_and_may_list_tools_is_refused_or_told_of() {
     }
 }
 
+/// Clients take a stream for one whatever its type is.
+#[tokio::test]
+async fn an_answer_of_another_type_may_list_tools_and_one_without_content_does_not() {
+    let stream = format!("data: {}\n\n", list(EVIL));
+    for body in ["", PING] {
+        let (_, got, decisions) = answered("/held", body, "text/plain", &stream).await;
+        assert!(!got.contains("evil"), "{got}");
+        let told = [(Verdict::Deny, ReasonCode::NotUnderstood, None)];
+        assert_eq!(said(&decisions), told);
+        let (head, _, decisions) = answered("/held", body, "text/plain", "").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(said(&decisions).is_empty(), "{decisions:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_stream_ends_before_what_cannot_be_read_and_may_list_tools() {
     let world = by_name(Rules::Tools).build().await;

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, broadcast};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -158,7 +159,7 @@ async fn an_upload_that_is_denied_now_ends_whatever_became_of_its_answer() {
             let full = async {
                 loop {
                     let said = upstream.write_all(piece.as_bytes());
-                    let late = tokio::time::timeout(Duration::from_millis(500), said).await;
+                    let late = timeout(Duration::from_millis(500), said).await;
                     if late.is_err() {
                         return;
                     }
@@ -204,7 +205,7 @@ async fn nothing_moves_while_a_denial_is_recorded() {
             world.change(Rules::Deny);
             write(&mut client, more).await;
             let moved = upstream.read_u8();
-            let moved = tokio::time::timeout(Duration::from_millis(300), moved).await;
+            let moved = timeout(Duration::from_millis(300), moved).await;
             assert!(moved.is_err(), "{begin:?}: {moved:?}");
         }
         world.until(|decisions| decisions.len() == 2).await;
@@ -232,7 +233,7 @@ async fn an_answer_that_nobody_takes_is_denied_all_the_same() {
     let full = async {
         loop {
             let said = upstream.write_all(&piece);
-            let late = tokio::time::timeout(Duration::from_millis(500), said).await;
+            let late = timeout(Duration::from_millis(500), said).await;
             if late.is_err() {
                 return;
             }
@@ -400,6 +401,54 @@ async fn a_stream_of_http2_ends_alone() {
     assert_eq!(decisions.len(), 3, "{decisions:#?}");
     ended(&[decisions[0].clone(), decisions[2].clone()]);
     upstream.abort();
+}
+
+/// Requests of one connection of HTTP/2 go on at several addresses: a denial of the first one counts, too.
+#[tokio::test]
+async fn a_stream_ends_whose_address_is_denied_though_another_one_was_dialled_since() {
+    let mut plan = by_name(Rules::Allow);
+    plan.upstream = DENIED.parse().unwrap();
+    plan.addresses = Ok(vec![DENIED.parse().unwrap(), "127.0.0.77".parse().unwrap()]);
+    let mut world = plan.build().await;
+    let port = world.port();
+    let (mut client, driver) = h2::client::handshake(world.connect().await).await.unwrap();
+    tokio::spawn(driver);
+    let ask = |path: &str| {
+        let target = format!("http://api.example:{port}{path}");
+        http::Request::get(target).body(()).unwrap()
+    };
+    let (first, _) = client.send_request(ask("/one"), true).unwrap();
+    let mut upstream = h2::server::handshake(world.accept().await).await.unwrap();
+    let (_, mut respond) = soon(upstream.accept()).await.unwrap().unwrap();
+    let mut one = respond.send_response(Response::new(()), false).unwrap();
+    one.send_data("a".into(), false).unwrap();
+    // It takes no more, and nothing listens there any longer.
+    upstream.graceful_shutdown();
+    let serving = tokio::spawn(async move { while upstream.accept().await.is_some() {} });
+    let mut answer = soon(first).await.unwrap().into_body();
+    assert_eq!(soon(answer.data()).await.unwrap().unwrap(), "a");
+    world.upstream = TcpListener::bind(("127.0.0.77", port)).await.unwrap();
+    let second = loop {
+        // The first connection's end may not have come yet.
+        client = client.ready().await.unwrap();
+        let (second, _) = client.send_request(ask("/two"), true).unwrap();
+        if let Ok(accepted) = timeout(Duration::from_millis(500), world.upstream.accept()).await {
+            break (second, accepted.unwrap().0);
+        }
+    };
+    let mut upstream = h2::server::handshake(second.1).await.unwrap();
+    let (_, mut respond) = soon(upstream.accept()).await.unwrap().unwrap();
+    let two = respond.send_response(Response::new(()), false).unwrap();
+    let going = tokio::spawn(async move { while upstream.accept().await.is_some() {} });
+    soon(second.0).await.unwrap();
+    world.change(Rules::ButOneAddress);
+    assert!(soon(answer.data()).await.unwrap().is_err());
+    drop((two, client, answer));
+    serving.abort();
+    going.abort();
+    let decisions = world.end().await;
+    let denied = decisions.iter().find(|it| it.verdict == Verdict::Deny);
+    assert_eq!(denied.unwrap().action.ip, Some(DENIED.parse().unwrap()));
 }
 
 /// A rule on addresses is about the one that was dialled.

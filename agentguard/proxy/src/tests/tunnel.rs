@@ -388,3 +388,29 @@ async fn a_tunnel_leads_to_no_loopback_that_its_name_has_later() {
     let error = outcome.error.as_deref().unwrap();
     assert!(error.contains("this host's own"), "{error}");
 }
+
+/// The proxy that was asked for it is never dialled.
+#[tokio::test]
+async fn a_tunnel_ends_when_an_address_of_its_proxy_is_denied() {
+    let world = beyond(Rules::Allow).build().await;
+    let to = format!("inner.example:{}", world.port());
+    let (mut client, head) = open(&world, &to).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    write(
+        &mut client,
+        get("/ok").replace("api.example", "inner.example"),
+    )
+    .await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    world.change(Rules::ButTunnels);
+    // An end, or a reset.
+    let left = soon(read_all(&mut client)).await.unwrap_or_default();
+    assert_eq!(left, b"");
+    drop(upstream);
+    let decisions = world.end().await;
+    let denied = decisions.iter().find(|it| it.verdict == Verdict::Deny);
+    let denied = denied.expect("the tunnel is denied");
+    assert_eq!(denied.reason.code, ReasonCode::RuleDeny);
+    assert_eq!(denied.action.method.as_deref(), Some("CONNECT"));
+}

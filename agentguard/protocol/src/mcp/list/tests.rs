@@ -24,7 +24,7 @@ fn definitions_are_read_in_their_canonical_form_wherever_a_message_lists_them() 
         ),
         (
             false,
-            r#"[{"result":{"tools":[{"name":"read","description":"Reads."}]}},{"result":{"TOOLS":[{"name":"b"}]}}]"#,
+            r#"[{"result":{"tools":[{"name":"read","description":"Reads."}]}},{"Result":{"TOOLS":[{"name":"b"}]}}]"#,
             &[read, r#"b {"name":"b"}"#],
         ),
         (
