@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use agentguard_local::Client;
 use agentguard_local::api::MAX_LINE;
 use agentguard_protocol::json::Value;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::failure::Failure;
@@ -55,6 +56,12 @@ pub(crate) struct HookArgs {
     /// Answer events over HTTP, at this address of loopback; with port 0 at one that is free, which it prints
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
+}
+
+/// What an event is. What else is in one that is not decided is nobody's affair.
+#[derive(Deserialize)]
+struct Kind {
+    hook_event_name: String,
 }
 
 /// Answers one event, or with `--http` all that come. `socket`: where agents ask.
@@ -185,13 +192,14 @@ fn read() -> Result<Vec<u8>, String> {
 
 /// The call that stands for a tool's use; none of an event of another kind.
 fn message(text: &[u8]) -> Result<Option<String>, String> {
+    let kind: Kind = serde_json::from_slice(text)
+        .map_err(|error| format!("the event is none that can be read: {error}"))?;
+    if kind.hook_event_name != BEFORE_USE {
+        return Ok(None);
+    }
     let event = Value::read(text, ROOM)
         .map_err(|fault| format!("the event is none that can be read: {fault}"))?;
     let member = |name| event.get(name).and_then(Value::text);
-    let kind = member("hook_event_name").ok_or("what is read is no event")?;
-    if kind != BEFORE_USE {
-        return Ok(None);
-    }
     let name = member("tool_name").ok_or("the event names no tool")?;
     let name = Value::Text(name.into()).written();
     let none = Value::Object(Vec::new());
@@ -216,6 +224,8 @@ mod tests {
         );
         let other = br#"{"hook_event_name":"PostToolUse","tool_name":"Bash"}"#;
         assert_eq!(message(other), Ok(None));
+        let odd = br#"{"hook_event_name":"PostToolUse","tool_response":{"a":"\ud83d","a":2}}"#;
+        assert_eq!(message(odd), Ok(None));
         let twice = br#"{"hook_event_name":"PreToolUse","tool_name":"Bash","tool_input":{"a":{"b":1,"b":2}}}"#;
         for broken in [
             &b"no"[..],
