@@ -231,6 +231,7 @@ mod tests {
             ("/files/a:download%00", Err(Unrouted::Ambiguous)),
             ("/files/a:download%3Bv=1", Err(Unrouted::Ambiguous)),
             ("/files/a:download;v=1", Err(Unrouted::Ambiguous)),
+            ("/files/a:download%EF%BB%BF", Err(Unrouted::Ambiguous)),
             ("/v1/p%2F%2Fitems:search", Err(Unrouted::Unknown)),
             ("/files/a%20", named("file", &[("name", "a ")])),
             ("/files/a;b", named("file", &[("name", "a;b")])),
@@ -238,6 +239,30 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(routes.route("GET", path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_empty_or_leads_back_once_it_is_trimmed_may_be_another_tool() {
+        let routes = routes(&[
+            ("admin", "GET", "/files/admin"),
+            ("sub", "GET", "/files/{dir}/{name}"),
+            ("deep", "GET", "/files/{a}/{b}/{c}"),
+        ]);
+        for path in [
+            "/files/%20/admin",
+            "/files/x/..%20/admin",
+            "/files/.%20/admin",
+        ] {
+            assert_eq!(
+                routes.route("GET", path),
+                Err(Unrouted::Ambiguous),
+                "{path}"
+            );
+        }
+        assert_eq!(
+            routes.route("GET", "/files/x%20/admin").unwrap().name,
+            "sub"
+        );
     }
 
     #[test]

@@ -63,12 +63,11 @@ impl Reading {
     /// The segments of a path in this reading; none of what is no path.
     pub(super) fn segments(self, path: &str) -> Option<Vec<String>> {
         let parts = path.strip_prefix('/')?.split('/');
-        let read = match self {
-            Self::Sent => units,
-            Self::Folded => folded,
-            Self::Trimmed => trimmed,
-        };
-        Some(parts.map(read).collect())
+        Some(match self {
+            Self::Sent => parts.map(units).collect(),
+            Self::Folded => parts.map(folded).collect(),
+            Self::Trimmed => without_empty(parts.map(trimmed)),
+        })
     }
 }
 
@@ -112,11 +111,24 @@ fn folded(part: &str) -> String {
     decoded.to_ascii_lowercase()
 }
 
+/// Segments without those that are nothing once they are trimmed, or lead back.
+fn without_empty(trimmed: impl Iterator<Item = String>) -> Vec<String> {
+    let mut left = Vec::new();
+    for segment in trimmed {
+        match segment.as_str() {
+            "" | "." => {}
+            ".." => _ = left.pop(),
+            _ => left.push(segment),
+        }
+    }
+    left
+}
+
 /// That without parameters of its own (RFC 3986, 3.3), spaces and controls.
 fn trimmed(part: &str) -> String {
     let folded = folded(part);
     let own = folded.split(';').next().unwrap_or_default();
-    own.trim_matches(|it: char| it.is_whitespace() || it.is_control())
+    own.trim_matches(|it: char| it.is_whitespace() || it.is_control() || it == '\u{feff}')
         .to_owned()
 }
 
