@@ -12,13 +12,24 @@ use super::{NotUnderstood, call, multipart};
 use crate::json::{Reader, Value};
 
 /// Fields that have some servers go by another method, or another path, than that of the request.
-pub(super) const OVERRIDES: [&str; 5] = [
+const OVERRIDES: [&str; 7] = [
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
     "x-original-url",
+    "x-original-uri",
+    "x-override-url",
     "x-rewrite-url",
 ];
+
+/// One of them that is there, with `_` for `-` too: what is handed on by CGI tells them not apart (RFC 3875, 4.1.18).
+pub(super) fn overridden(fields: &HeaderMap) -> Option<&'static str> {
+    let mut overrides = OVERRIDES.into_iter();
+    overrides.find(|known| {
+        let mut names = fields.keys();
+        names.any(|name| name.as_str().replace('_', "-") == **known)
+    })
+}
 
 /// An argument that has some servers go by another method.
 pub(super) const METHOD: &str = "_method";
@@ -55,8 +66,7 @@ impl ContentReader {
     /// For content with these fields that takes no more than `limit` bytes when it is kept.
     #[must_use]
     pub fn new(fields: &HeaderMap, limit: usize) -> Self {
-        let named = |name: &&&str| fields.contains_key(**name);
-        let form = match OVERRIDES.iter().find(named) {
+        let form = match overridden(fields) {
             Some(name) => Err(NotUnderstood::Override(name)),
             None => Media::read(fields).map(|media| match media {
                 Media::Json => Form::Json(Box::new(Reader::new(limit))),

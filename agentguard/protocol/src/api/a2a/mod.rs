@@ -19,7 +19,7 @@ mod tests;
 use ::http::{HeaderMap, Method};
 use agentguard_model::Tool;
 
-use super::http::{METHOD, OVERRIDES};
+use super::http::{METHOD, overridden};
 use super::json_rpc::is_text;
 use super::urlencoded::{self, Field};
 use super::{NotUnderstood, call};
@@ -232,8 +232,7 @@ impl CallReader {
     /// For content with these fields that takes no more than `limit` bytes when it is kept ([`Reader::new`]).
     #[must_use]
     pub fn new(fields: &HeaderMap, limit: usize) -> Self {
-        let named = |name: &&&str| fields.contains_key(**name);
-        let fault = match OVERRIDES.iter().find(named) {
+        let fault = match overridden(fields) {
             Some(name) => Some(NotUnderstood::Override(name)),
             None => (!is_text(fields)).then_some(NotUnderstood::Charset),
         };
