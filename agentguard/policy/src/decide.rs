@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agentguard_model::special::special as special_range;
+use agentguard_model::special::{is_opened, special as special_range};
 use agentguard_model::{
     Changed, Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Tool, Transport,
     Verdict,
@@ -53,6 +53,16 @@ pub enum RulingOutcome {
     Deny,
     /// Look at the request first. Only for [`Seen::NotYet`].
     Undecided,
+}
+
+impl RulingOutcome {
+    /// Whether it goes on, and through the proxy.
+    pub(crate) const fn is_proxied(self) -> bool {
+        matches!(
+            self,
+            Self::Undecided | Self::Allow(Handling::Splice | Handling::Inspect)
+        )
+    }
 }
 
 /// The verdict on a flow or a request.
@@ -107,6 +117,12 @@ impl Ruling {
     }
 }
 
+/// Whether it is known that a flow goes to an address behind a name that is not public.
+pub(crate) fn is_special_behind(facts: &Facts<'_>) -> bool {
+    let ip = facts.ip.filter(|_| facts.host.is_some());
+    ip.is_some_and(|ip| !is_opened(special::canonical(ip), &[]))
+}
+
 /// How many changes a sentence tells of, at most.
 const TOLD: usize = 16;
 
@@ -136,7 +152,27 @@ impl Policy {
             },
             None => *facts,
         };
-        unless_unread(self, agent, facts, self.by_rules(agent, facts))
+        let ruling = self.unless_denied_at_name(agent, facts, self.by_rules(agent, facts));
+        unless_unread(self, agent, facts, ruling)
+    }
+
+    /// Gives what is denied at a name that denial at its addresses, too: whether TLS is opened, and whether a request has
+    /// to be seen, is decided before it is known which of them is dialled. Only where an address is not public do other
+    /// rules allow it than its name. What goes directly is the kernel's, which knows the address.
+    fn unless_denied_at_name(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        ruling: Ruling,
+    ) -> Ruling {
+        if !ruling.outcome.is_proxied() || !is_special_behind(facts) {
+            return ruling;
+        }
+        let at_name = self.by_rules(agent, &Facts { ip: None, ..*facts });
+        match at_name.outcome {
+            RulingOutcome::Deny => at_name,
+            RulingOutcome::Allow(_) | RulingOutcome::Undecided => ruling,
+        }
     }
 
     /// What the rules say.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use agentguard_model::HostName;
 
 use crate::agent::AgentPolicy;
-use crate::decide::Facts;
+use crate::decide::{Facts, is_special_behind};
 use crate::policy::Policy;
 use crate::rule::Seen;
 use crate::special;
@@ -16,19 +16,25 @@ impl Policy {
     /// with the right request, says `handling: inspect`, and no denial in force matches whatever
     /// the request. Denials leave the flow of an observed agent as it is.
     ///
-    /// [`Facts::request`] is ignored: this is asked before there is one.
+    /// [`Facts::request`] is ignored: this is asked before there is one. So is the address behind a name, which of them is
+    /// dialled is not known before there is a request, either; but where the kernel lets it go there directly, or nothing may.
     #[must_use]
     pub fn inspects(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> bool {
-        let ip = facts.ip.map(special::canonical);
+        let facts = Facts {
+            request: Seen::NotYet,
+            ..*facts
+        };
+        if is_special_behind(&facts) && !self.decide(agent, &facts).outcome.is_proxied() {
+            return false;
+        }
+        let ip = facts.ip.filter(|_| facts.host.is_none());
+        let ip = ip.map(special::canonical);
         let known = ip.filter(|ip| !special::is_virtual(*ip));
         if facts.host.is_none() && ip != known {
             // It stands for a name that was not answered.
             return false;
         }
-        let facts = Facts {
-            request: Seen::NotYet,
-            ..*facts
-        };
+        let facts = Facts { ip, ..facts };
         let found = self.find(agent, &facts, known);
         found.inspects()
             && (agent.observes() || found.denials.is_empty() || found.may_be_overruled())

@@ -366,10 +366,11 @@ proptest! {
         let agent = agent(&policy, "coder");
         let name = name.map(host);
         let ip: IpAddr = ip.parse().unwrap();
-        let canonical = Some(special::canonical(ip));
+        // Where a name leads is not known yet.
+        let canonical = name.is_none().then_some(special::canonical(ip));
         let flow = Facts {
             host: name.as_ref(),
-            ip: Some(ip),
+            ip: canonical,
             port,
             transport,
             request: Seen::NotYet, circumstances };
@@ -411,6 +412,38 @@ proptest! {
             prop_assert_eq!(unseen.outcome, RulingOutcome::Deny, "{:?}", unseen);
         } else {
             prop_assert_eq!(unseen.outcome, RulingOutcome::Allow(Handling::Splice), "{:?}", unseen);
+        }
+    }
+
+    #[test]
+    fn what_is_denied_at_a_name_is_denied_wherever_it_leads(
+        rules in any_rules(), mode in prop::sample::select(&MODES[..]),
+        strategy in prop::sample::select(&STRATEGIES[..]),
+        name in prop::sample::select(&NAMES[..]), ip in prop::sample::select(&ADDRESSES[..]),
+        port in prop::sample::select(&TRIED_PORTS[..]), circumstances in circumstances(), (llm, tool) in (call(), message()),
+    ) {
+        let policy = compiled_with(&numbered(&rules), mode, strategy);
+        let agent = agent(&policy, "coder");
+        let name = host(name);
+        let at_name = Facts {
+            host: Some(&name), ip: None, port, transport: Transport::Tcp, request: Seen::NotYet, circumstances,
+        };
+        let there = Facts { ip: Some(ip.parse().unwrap()), ..at_name };
+        let direct = RulingOutcome::Allow(Handling::Direct);
+        let early = policy.decide(agent, &there).outcome;
+        if early == direct {
+            prop_assert!(!policy.inspects(agent, &there) || policy.inspects(agent, &at_name));
+        } else if early != RulingOutcome::Deny {
+            prop_assert_eq!(policy.inspects(agent, &there), policy.inspects(agent, &at_name));
+        }
+        let request = Request { llm, tool, ..Request::new("GET", "/a/b") };
+        for request in [Seen::NotYet, Seen::Never, Seen::Tls, Seen::Request(request)] {
+            let [at_name, there] = [at_name, there].map(|facts| {
+                policy.decide(agent, &Facts { request, ..facts }).outcome
+            });
+            if at_name == RulingOutcome::Deny {
+                prop_assert!(there == RulingOutcome::Deny || there == direct, "{request:?} {there:?}");
+            }
         }
     }
 

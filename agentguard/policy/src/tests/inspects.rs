@@ -135,7 +135,7 @@ fn tls_is_terminated_where_an_allowance_says_so() {
 }
 
 #[test]
-fn an_address_behind_a_name_is_a_matter_of_denials() {
+fn the_address_behind_a_name_does_not_matter() {
     let policy = policy(TEXT);
     let name = host("api.example");
     let inspects = |who, ip: &str| {
@@ -151,9 +151,9 @@ fn an_address_behind_a_name_is_a_matter_of_denials() {
     };
     assert!(inspects("coder", "203.0.113.1"));
     assert!(inspects("coder", "198.18.0.1"));
-    assert!(!inspects("coder", "192.0.2.66"));
+    // A denial of it is said to each request.
+    assert!(inspects("coder", "192.0.2.66"));
     assert!(inspects("watched", "192.0.2.66"));
-    assert!(!inspects("watched", "169.254.169.254"));
 }
 
 #[test]
@@ -385,5 +385,74 @@ fn an_observed_agent_goes_on_with_what_cannot_be_understood() {
         assert_eq!(ruling.mode, Mode::Observe, "{to:?}");
         assert_eq!(ruling.reason.code, code, "{to:?}");
         assert_eq!(ruling.matched[0].rule, rule, "{to:?}");
+    }
+}
+
+/// Rules for one name that differ in where it may lead and in whether TLS is opened.
+#[test]
+fn whether_tls_is_opened_is_decided_for_a_name_as_a_whole() {
+    let inside: IpAddr = "10.1.2.3".parse().unwrap();
+    let outside: IpAddr = "203.0.113.1".parse().unwrap();
+    for (rules, opened, opaque) in [
+        // Opened for the sake of the public addresses.
+        (
+            "splice, resolved_ranges: [10.0.0.0/8]}\n  - {id: b, match: {host: [a.example]}, action: allow, handling: inspect",
+            true,
+            false,
+        ),
+        // And of the others.
+        (
+            "inspect, resolved_ranges: [10.0.0.0/8]}\n  - {id: b, match: {host: [a.example]}, action: allow, handling: splice",
+            true,
+            false,
+        ),
+        (
+            "splice, resolved_ranges: [10.0.0.0/8]}\n  - {id: b, match: {host: [a.example]}, action: allow, handling: splice",
+            false,
+            true,
+        ),
+        // What is not seen would not be changed at the public ones.
+        (
+            "splice, resolved_ranges: [10.0.0.0/8]}\n  - {id: b, match: {host: [a.example], method: [GET]}, action: modify, modify: {headers: {drop: [cookie]}}",
+            false,
+            false,
+        ),
+    ] {
+        let text = format!(
+            "version: 1\nagents: [{{name: coder}}]\nrules:\n  - {{id: a, match: {{host: [a.example]}}, action: allow, handling: {rules}}}\n"
+        );
+        let policy = policy(&text);
+        let name = host("a.example");
+        for ip in [None, Some(inside), Some(outside)] {
+            let facts = Facts {
+                host: Some(&name),
+                ip,
+                port: 443,
+                transport: Transport::Tcp,
+                request: Seen::NotYet,
+                circumstances: Circumstances::NOBODY,
+            };
+            let coder = agent(&policy, "coder");
+            assert_eq!(policy.inspects(coder, &facts), opened, "{rules} {ip:?}");
+            for seen in [Seen::Tls, Seen::Never] {
+                let facts = Facts {
+                    request: seen,
+                    ..facts.clone()
+                };
+                let outcome = policy.decide(coder, &facts).outcome;
+                let allowed = matches!(outcome, RulingOutcome::Allow(_));
+                assert_eq!(allowed, opaque, "{rules} {ip:?} {outcome:?}");
+            }
+            let get = Request::new("GET", "/");
+            let facts = Facts {
+                request: Seen::Request(get),
+                ..facts
+            };
+            let outcome = policy.decide(coder, &facts).outcome;
+            assert!(
+                matches!(outcome, RulingOutcome::Allow(_)),
+                "{rules} {ip:?} {outcome:?}"
+            );
+        }
     }
 }

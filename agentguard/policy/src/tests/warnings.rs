@@ -640,3 +640,34 @@ fn changes_that_are_not_what_they_seem_are_warned_of() {
     let policy = super::policy(&text(fine, own));
     assert!(policy.warnings().is_empty());
 }
+
+#[test]
+fn tls_that_is_opened_for_the_sake_of_other_addresses_is_warned_of() {
+    let inside = "  - {id: in, match: {host: [git.example], port: [443]}, action: allow, resolved_ranges: [10.0.0.0/8]}\n";
+    let told = |rules: &str| -> Vec<String> {
+        let policy = compile(&[document(&rule(rules))]).unwrap();
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    let out = "  - {id: out, match: {host: [\"*.example\"], method: [GET]}, action: allow, handling: inspect}\n";
+    assert_eq!(
+        told(&format!(
+            "{inside}{}",
+            out.replace("*.example", "git.example")
+        )),
+        [
+            "p.yaml:6:5: warning: rule `in` leaves TLS closed at addresses of its `resolved_ranges`, and rule `out` (line 7) opens it for the same names: it is opened at all of them, since that is done before it is known which one is dialled\n  hint: give both the same `handling`, or let them be for different names or ports"
+        ]
+    );
+    let wide = told(&format!("{inside}{out}"));
+    assert!(wide.iter().any(|it| it.contains("leaves TLS")), "{wide:?}");
+    for none in [
+        // At the same addresses: the most restrictive handling is what was meant.
+        &out.replace("inspect}", "inspect, resolved_ranges: [10.0.0.0/8]}"),
+        &out.replace("method: [GET]", "method: [GET], port: [8443]"),
+        &out.replace("*.example", "www.example"),
+        &out.replace(", handling: inspect", ""),
+    ] {
+        let told = told(&format!("{inside}{none}"));
+        assert!(!told.iter().any(|it| it.contains("leaves TLS")), "{told:?}");
+    }
+}

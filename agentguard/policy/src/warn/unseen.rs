@@ -82,6 +82,45 @@ pub(super) fn blinding<'a>(
     found
 }
 
+/// Warns of allowances that leave TLS closed at addresses which are not public, beside one that opens it for the same
+/// names: that is done before it is known which address is dialled.
+pub(super) fn opened_elsewhere<'a>(
+    rules: &'a [Rule],
+    columns: &[u32],
+    comparisons: &mut Comparisons<'a>,
+) -> Vec<Diagnostic> {
+    let opening: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
+    let mut found = Vec::new();
+    for (rule, column) in rules.iter().zip(columns) {
+        let leaves_closed = rule.allows()
+            && rule.info.in_force()
+            && rule.info.handling != Handling::Inspect
+            && !rule.hosts.is_empty()
+            && !rule.ranges.is_empty();
+        if !leaves_closed {
+            continue;
+        }
+        let opens = opening.iter().find(|by| {
+            !rule.ports.shared(&by.ports).is_empty()
+                && comparisons.shares(by, rule)
+                && !comparisons.opens_all(by, rule)
+        });
+        if let Some(by) = opens {
+            let (id, other, place) = (&rule.info.id, &by.info.id, seen_from(rule, by));
+            let message = format!(
+                "rule `{id}` leaves TLS closed at addresses of its `resolved_ranges`, and rule `{other}` ({place}) opens it for the same names: it is opened at all of them, since that is done before it is known which one is dialled"
+            );
+            found.push(warning(
+                rule,
+                *column,
+                message,
+                "give both the same `handling`, or let them be for different names or ports",
+            ));
+        }
+    }
+    found
+}
+
 /// What of an allowance a denial closes that has to see requests.
 struct Closed {
     /// The port of HTTPS, if it is one of them; else the first ones.
