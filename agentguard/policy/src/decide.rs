@@ -8,14 +8,12 @@ use std::sync::Arc;
 
 use agentguard_model::special::{is_opened, special as special_range};
 use agentguard_model::{
-    Changed, Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Tool, Transport,
-    Verdict,
+    Changed, Context, Handling, HostName, Matched, Mode, Reason, ReasonCode, Transport, Verdict,
 };
 
 use crate::agent::AgentPolicy;
 use crate::changes::{Changes, digest};
 use crate::circumstances::Circumstances;
-use crate::document::NotUnderstood;
 use crate::found::{Few, Found, LISTED};
 use crate::index::Position;
 use crate::local;
@@ -24,6 +22,7 @@ use crate::rule::{RuleInfo, Seen};
 use crate::sentence::{self, Attempt};
 use crate::special;
 use crate::steps::Steps;
+use crate::unread::unless_unread;
 
 /// A flow, or a request on it, as far as it is known.
 #[derive(Clone, Copy, Debug)]
@@ -176,7 +175,7 @@ impl Policy {
     }
 
     /// What the rules say.
-    fn by_rules(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Ruling {
+    pub(crate) fn by_rules(&self, agent: &AgentPolicy, facts: &Facts<'_>) -> Ruling {
         let ip = facts.ip.map(special::canonical);
         let attempt = Attempt {
             agent: &agent.name,
@@ -646,62 +645,6 @@ fn believed(agent: &AgentPolicy, facts: &Facts<'_>) -> Option<Context> {
         context.fill(&claim.context);
     }
     Some(context)
-}
-
-/// What becomes of a call of a language model, or of a message to a server of tools, that goes on by the rules and
-/// cannot be read: [`NotUnderstood`] says. An observed agent keeps a denial on paper by its rule.
-fn unless_unread(
-    policy: &Policy,
-    agent: &AgentPolicy,
-    facts: &Facts<'_>,
-    ruling: Ruling,
-) -> Ruling {
-    let Seen::Request(request) = facts.request else {
-        return ruling;
-    };
-    let llm = request.llm.and_then(|llm| llm.not_understood.as_ref());
-    let llm = llm.map(|why| ("call of a language model", why));
-    let tool = || {
-        let tool = request.tool?;
-        Some((asked_of(policy, tool), tool.not_understood.as_ref()?))
-    };
-    let (Some((what, why)), RulingOutcome::Allow(_)) = (llm.or_else(tool), ruling.outcome) else {
-        return ruling;
-    };
-    let observes = agent.observes();
-    let denied = ruling.verdict == Verdict::Deny && observes;
-    if denied || agent.not_understood == NotUnderstood::Allow {
-        return ruling;
-    }
-    Ruling {
-        outcome: if observes {
-            ruling.outcome
-        } else {
-            RulingOutcome::Deny
-        },
-        verdict: Verdict::Deny,
-        enforced: !observes,
-        mode: agent.mode,
-        reason: Reason::new(
-            ReasonCode::NotUnderstood,
-            format!("The {what} cannot be read: {why}."),
-        ),
-        // No rule says so.
-        matched: Vec::new(),
-        changes: Vec::new(),
-        on_paper: Vec::new(),
-        captures: false,
-        cuts: false,
-    }
-}
-
-/// What is asked of a server of tools, in words.
-fn asked_of(policy: &Policy, tool: &Tool) -> &'static str {
-    let server = policy.tool_server_named(&tool.server);
-    match server.is_none_or(|server| server.api.is_mcp()) {
-        true => "message to a server of tools",
-        false => "call of a tool",
-    }
 }
 
 /// What of some changes is made in what this is, if anything: contents are changed in calls alone, and a message to a tool

@@ -14,6 +14,7 @@
 //!   what follows.
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
 //! - `users`: who may run what, once somebody has looked their names up.
+//! - `unread`: calls that cannot be read, and what becomes of them.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
 //! - `changes`: what a rule changes in requests that it allows.
 //! - `recorded`, `secrets`: what of a request goes into the record, and what never does.
@@ -67,6 +68,7 @@ mod sweep;
 pub mod table;
 mod tool;
 mod tool_servers;
+mod unread;
 mod users;
 mod warn;
 pub mod yaml;

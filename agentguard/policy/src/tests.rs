@@ -19,6 +19,7 @@ mod steps;
 mod strategies;
 mod table;
 mod tool;
+mod unread;
 mod verdicts;
 mod warnings;
 

@@ -726,7 +726,11 @@ fn tests_send_messages() {
             Expected::Deny,
             NONE,
         ),
-        ("tool: {not_understood: true}", Expected::Deny, NONE),
+        (
+            "tool: {not_understood: true}",
+            Expected::Deny,
+            ReasonCode::NotUnderstood,
+        ),
         ("body: 1KiB", Expected::Deny, NONE),
     ] {
         let got = run("/mcp", request).unwrap();
