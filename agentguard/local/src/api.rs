@@ -10,8 +10,8 @@ pub const SENT: &str = "/v1/sent";
 /// A message that came from one. Answered with [`Came`].
 pub const CAME: &str = "/v1/came";
 
-/// That a message on its way to a server is longer than [`MAX_LINE`]: it is refused. Without content; answered with
-/// [`Answer`].
+/// That a message on its way to a server is longer than [`MAX_LINE`]: it is refused. Its content is the id of
+/// what is asked, as it is written in JSON, if that is known; answered with [`Answer`].
 pub const LONG: &str = "/v1/long";
 
 /// The most bytes of a message. A longer one is refused.

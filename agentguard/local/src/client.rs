@@ -75,12 +75,14 @@ impl Client {
         self.ask(SENT, line).await
     }
 
-    /// Has a message refused that is longer than [`MAX_LINE`].
+    /// Has a message refused that is longer than [`MAX_LINE`]. `id`: of what it asks, as it is written in JSON, if that is
+    /// known.
     ///
     /// # Errors
     /// [`Unanswered`].
-    pub async fn long(&mut self) -> Result<Answer, Unanswered> {
-        self.ask(LONG, Bytes::new()).await
+    pub async fn long(&mut self, id: Option<&str>) -> Result<Answer, Unanswered> {
+        let id = id.unwrap_or_default().to_owned();
+        self.ask(LONG, id.into()).await
     }
 
     /// What becomes of a message that came from the server.

@@ -344,7 +344,7 @@ async fn answer<R: Recorder, P: Port>(
     let decider = &serving.decider;
     match parts.uri.path() {
         SENT => json(&session.sent(decider, &client, server, &line).await),
-        LONG => json(&session.long(decider, &client, server).await),
+        LONG => json(&session.long(decider, &client, server, &line).await),
         CAME => json(&session.came(decider, &client, server, &line).await),
         _ => refuse(StatusCode::NOT_FOUND, "there is no such route".to_owned()),
     }

@@ -9,7 +9,7 @@ use agentguard_model::{Bytes, Outcome, Reason, ReasonCode, Tool, ToolAnswer, Too
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Value;
 use agentguard_protocol::json::edit::MAX_ADDED;
-use agentguard_protocol::jsonrpc::edit_each;
+use agentguard_protocol::jsonrpc::{Outline, edit_each};
 use agentguard_protocol::mcp::{
     AnswerReader, Claims, ListFilter, MessageReader, NotUnderstood, Questions, Sent, may_list,
 };
@@ -52,8 +52,11 @@ impl Session {
         line: &[u8],
     ) -> Answer {
         let Sent { messages, batch } = read(decider, server, line);
-        let questions = Questions::of(&messages, batch, true);
         let unread = messages.iter().any(|it| it.not_understood.is_some());
+        let questions = match unread {
+            true => Questions::unread(Outline::of(line).id()),
+            false => Questions::of(&messages, batch, true),
+        };
         let (mut allowed, mut denied) = (Vec::new(), None);
         for tool in messages {
             let id = tool.method.is_some().then(|| tool.id.clone()).flatten();
@@ -95,12 +98,13 @@ impl Session {
         refused(&denied, &questions, unread)
     }
 
-    /// Refuses a message that is too long to be read.
+    /// Refuses a message that is too long to be read. `id`: what its sender waits for, as it says.
     pub(crate) async fn long<R: Recorder>(
         &mut self,
         decider: &Decider<R>,
         client: &Client,
         server: &str,
+        id: &[u8],
     ) -> Answer {
         let why = format!("a message of more than {} MiB is not read", MAX_LINE >> 20);
         let reason = Reason::new(
@@ -109,7 +113,9 @@ impl Session {
         );
         let tool = unread(server, why);
         let decided = decider.refuse_local(client, tool, reason).await;
-        refused(&decided, &Questions::default(), true)
+        // As the message that has nothing else.
+        let asked = [br#"{"method":"","id":"#, id, b"}"].concat();
+        refused(&decided, &Questions::unread(Outline::of(&asked).id()), true)
     }
 
     /// Looks at a message that came from a server, and says what is passed on in its place.

@@ -215,7 +215,7 @@ async fn what_is_denied_is_answered_in_the_servers_place() {
     assert!(!answer.allowed);
     assert_eq!(
         answer.reason.message,
-        "No rule allows coder to send what cannot be read to files."
+        "The message to a server of tools cannot be read: the JSON ends in the middle."
     );
     assert_eq!(instead(&answer)["id"], Value::Null);
 }
@@ -269,15 +269,31 @@ async fn a_list_has_the_tools_that_may_be_called() {
 async fn what_is_too_long_is_refused_and_recorded() {
     let world = World::new(Some(AgentId(1)));
     let mut client = world.client();
-    let answer = client.long().await.unwrap();
-    assert!(!answer.allowed);
-    assert_eq!(instead(&answer)["error"]["code"], 403);
+    for (id, told) in [
+        (None, serde_json::Value::Null),
+        (Some("7"), 7.into()),
+        (Some(r#""a""#), "a".into()),
+        // Nobody is to be told this.
+        (Some("[1]"), serde_json::Value::Null),
+        (Some(r#"1,"id":2"#), serde_json::Value::Null),
+    ] {
+        let answer = client.long(id).await.unwrap();
+        assert!(!answer.allowed);
+        assert_eq!(instead(&answer)["error"]["code"], 403);
+        assert_eq!(instead(&answer)["id"], told);
+    }
+    // A shorter one that cannot be read has its id, too.
+    let twice =
+        r#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"a","name":"b"}}"#;
+    let answer = client.sent(twice.into()).await.unwrap();
+    assert_eq!(instead(&answer)["id"], 9);
+    let count = world.decisions().len();
     let decision = &world.decisions()[0];
     assert_eq!(decision.reason.code, ReasonCode::NotUnderstood);
     // Who sends it all the same is not read.
     let long = vec![b' '; MAX_LINE + 1];
     assert!(client.sent(long.into()).await.is_err());
-    assert_eq!(world.decisions().len(), 1);
+    assert_eq!(world.decisions().len(), count);
     let most = vec![b' '; MAX_LINE];
     assert!(!client.sent(most.into()).await.unwrap().allowed);
 }

@@ -10,14 +10,15 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, BufReader};
 
 use agentguard_local::api::MAX_LINE;
+use agentguard_protocol::jsonrpc::Outline;
 
 /// What a line is.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Line {
     /// A message, without what ends its line.
     Message(Bytes),
-    /// One that is longer than the bound. It was read to its end, and not kept.
-    Long,
+    /// One that is longer than the bound. It was read to its end, and not kept: the id of what it asks, if that is known.
+    Long(Option<String>),
 }
 
 /// Reads lines.
@@ -53,24 +54,25 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     async fn line(&mut self) -> io::Result<Option<Line>> {
-        let (mut line, mut long) = (Vec::new(), false);
+        let (mut line, mut long) = (Vec::new(), None::<Outline>);
         loop {
             let (taken, ends) = piece(&mut self.input, |piece| {
-                long |= line.len() + piece.len() > self.bound;
-                if long {
-                    line = Vec::new();
-                } else {
-                    line.extend_from_slice(piece);
+                if long.is_none() && line.len() + piece.len() > self.bound {
+                    long = Some(Outline::of(&std::mem::take(&mut line)));
+                }
+                match &mut long {
+                    Some(outline) => outline.push(piece),
+                    None => line.extend_from_slice(piece),
                 }
             })
             .await?;
             if ends || taken == 0 {
-                if taken == 0 && line.is_empty() && !long {
+                if taken == 0 && line.is_empty() && long.is_none() {
                     return Ok(None);
                 }
                 return Ok(Some(match long {
-                    true => Line::Long,
-                    false => Line::Message(line.into()),
+                    Some(outline) => Line::Long(outline.id().map(str::to_owned)),
+                    None => Line::Message(line.into()),
                 }));
             }
         }
@@ -132,9 +134,12 @@ mod tests {
         let mut text = vec![b'x'; MAX_LINE];
         text.extend_from_slice(b"\n");
         text.extend(std::iter::repeat_n(b'y', MAX_LINE + 1));
-        text.extend_from_slice(b"\n{}\n");
+        text.extend_from_slice(b"\n{\"method\":\"a\",\"params\":[");
+        text.extend(std::iter::repeat_n(b'1', MAX_LINE));
+        text.extend_from_slice(b"],\"id\":\"b\"}\n{}\n");
         let lines = read(&text).await;
         assert!(matches!(&lines[0], Line::Message(line) if line.len() == MAX_LINE));
-        assert_eq!(lines[1..], [Line::Long, message(b"{}")]);
+        let asked = Line::Long(Some("\"b\"".to_owned()));
+        assert_eq!(lines[1..], [Line::Long(None), asked, message(b"{}")]);
     }
 }

@@ -2,6 +2,7 @@
 
 use agentguard_local::Unanswered;
 use agentguard_model::{Reason, ReasonCode};
+use agentguard_protocol::jsonrpc::Outline;
 use agentguard_protocol::mcp::{AnswerReader, Claims, MessageReader, Questions};
 use agentguard_protocol::refusal::Refusal;
 use http::StatusCode;
@@ -21,9 +22,14 @@ pub(super) fn undecided(line: &[u8], why: &Unanswered) -> Option<String> {
             }
             questions
         }
-        Err(_) => Questions::default(),
+        Err(_) => return Some(unread(Outline::of(line).id(), why)),
     };
     Some(refused(&questions, why))
+}
+
+/// Refuses a message that cannot be read, to who waits for this id.
+pub(super) fn unread(id: Option<&str>, why: &Unanswered) -> String {
+    refused(&Questions::unread(id), why)
 }
 
 /// What stands in the place of a message of the server's that is not passed on: an error to each request that it
@@ -85,6 +91,12 @@ mod tests {
         );
         let notice = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
         assert_eq!(undecided(notice, &silent()), None);
+        let twice = br#"{"id":8,"method":"tools/call","params":{"a":1,"a":2}}"#;
+        let told = undecided(twice, &silent()).unwrap();
+        assert!(
+            told.starts_with(r#"{"jsonrpc":"2.0","id":8,"error":"#),
+            "{told}"
+        );
         assert!(
             undecided(b"no", &silent())
                 .unwrap()

@@ -63,7 +63,7 @@ pub(super) async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, O: AsyncWr
         let mut asking = client.lock().await;
         let answered = match &line {
             Line::Message(line) => asking.sent(line.clone()).await,
-            Line::Long => asking.long().await,
+            Line::Long(id) => asking.long(id.as_deref()).await,
         };
         drop(asking);
         let instead = match (answered, line) {
@@ -78,7 +78,7 @@ pub(super) async fn send<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, O: AsyncWr
             }
             (Ok(answer), _) => answer.instead,
             (Err(why), Line::Message(line)) => refusal::undecided(&line, &why),
-            (Err(why), Line::Long) => refusal::undecided(&[], &why),
+            (Err(why), Line::Long(id)) => Some(refusal::unread(id.as_deref(), &why)),
         };
         if let Some(instead) = instead {
             write(&mut *output.lock().await, instead.as_bytes()).await?;

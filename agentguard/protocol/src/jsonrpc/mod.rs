@@ -6,11 +6,13 @@
 use crate::json::{Value, same_name};
 
 mod edit;
+mod outline;
 
 #[cfg(test)]
 mod tests;
 
 pub use edit::edit_each;
+pub use outline::Outline;
 
 /// The most messages of a batch.
 pub const MAX_BATCH: usize = 64;

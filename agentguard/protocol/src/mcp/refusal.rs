@@ -49,6 +49,22 @@ impl Questions {
         }
     }
 
+    /// That of a message that cannot be read, which is told with an error. `id`: what its sender waits for, as it is
+    /// written in JSON, if that is known.
+    #[must_use]
+    pub fn unread(id: Option<&str>) -> Self {
+        let question = |id: &str| Question {
+            id: id.to_owned(),
+            call: false,
+            stateless: false,
+        };
+        Self {
+            asked: id.map(question).into_iter().collect(),
+            batch: false,
+            here: true,
+        }
+    }
+
     /// Whether nothing waits for an answer.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
