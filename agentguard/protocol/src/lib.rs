@@ -39,6 +39,7 @@ pub mod jsonrpc;
 pub mod llm;
 mod malformed;
 pub mod mcp;
+pub mod media_type;
 pub mod persistence;
 pub mod proxy_answer;
 pub mod refusal;

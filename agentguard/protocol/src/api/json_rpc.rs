@@ -1,12 +1,12 @@
 //! JSON-RPC 2.0: each request is a call of the tool that its method names, with its parameters as arguments.
 
-use ::http::{HeaderMap, header};
+use ::http::HeaderMap;
 
-use super::media::{is_utf8, parameters};
 use super::{NotUnderstood, call};
 use crate::json::{Reader, Value};
 use crate::jsonrpc::{self, Kind};
 use crate::mcp::Sent;
+use crate::media_type::is_text;
 
 /// Reads the content of a request.
 #[derive(Debug)]
@@ -65,21 +65,4 @@ impl CallReader {
         }
         Ok(Sent { messages, batch })
     }
-}
-
-/// Whether content is not said to be something else than UTF-8. Many clients call JSON a form, so that its type says nothing.
-pub(super) fn is_text(fields: &HeaderMap) -> bool {
-    fields.get_all(header::CONTENT_TYPE).iter().all(|it| {
-        let Ok(text) = it.to_str() else {
-            return false;
-        };
-        let Some((_, rest)) = text.split_once(';') else {
-            return true;
-        };
-        let read = parameters(rest);
-        read.is_some_and(|read| {
-            let mut charsets = read.iter().filter(|(name, _)| name == "charset");
-            charsets.all(|(_, charset)| is_utf8(charset))
-        })
-    })
 }

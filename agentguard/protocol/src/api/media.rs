@@ -3,6 +3,7 @@
 use ::http::{HeaderMap, header};
 
 use super::NotUnderstood;
+use crate::media_type::{self, is_utf8};
 
 /// What content is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,7 +27,7 @@ impl Media {
         };
         let text = one.to_str().map_err(|_| NotUnderstood::Type)?;
         let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
-        let parameters = self::parameters(parameters).ok_or(NotUnderstood::Type)?;
+        let parameters = media_type::parameters(parameters).ok_or(NotUnderstood::Type)?;
         let parameter = |name: &str| {
             let mut found = parameters.iter().filter(|(own, _)| own == name);
             found.next().map(|(_, value)| value.clone())
@@ -51,42 +52,8 @@ impl Media {
     }
 }
 
-/// Whether a name of a character set is that of UTF-8, or of a part of it.
-pub(super) fn is_utf8(charset: &str) -> bool {
-    ["utf-8", "utf8", "us-ascii"]
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(charset))
-}
-
 /// RFC 2046, 5.1.1, without spaces.
 fn is_boundary(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&b);
     (1..=70).contains(&text.len()) && text.bytes().all(allowed)
-}
-
-/// Parameters, none twice, in lower case each name: a token, or a quoted string in which nothing is escaped.
-pub(super) fn parameters(text: &str) -> Option<Vec<(String, String)>> {
-    let mut read: Vec<(String, String)> = Vec::new();
-    let mut rest = text.trim_matches([' ', '\t']);
-    while !rest.is_empty() {
-        let (name, after) = rest.split_once('=')?;
-        let name = name.to_ascii_lowercase();
-        let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => after.split_at(after.find([';', ' ', '\t']).unwrap_or(after.len())),
-        };
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        let known = read.iter().any(|(own, _)| *own == name);
-        if name.is_empty() || !name.bytes().all(token) || known || value.contains(['\\', '"']) {
-            return None;
-        }
-        read.push((name, value.to_owned()));
-        let after = after.trim_start_matches([' ', '\t']);
-        rest = match after.strip_prefix(';') {
-            Some(more) => more.trim_start_matches([' ', '\t']),
-            None if after.is_empty() => "",
-            None => return None,
-        };
-    }
-    Some(read)
 }

@@ -3,10 +3,10 @@
 //! Stricter than the grammar where servers read two things: the boundary stands nowhere but where a part begins or
 //! ends, nothing is before the first part or behind the last, and what says a part's name has one reading.
 
-use super::media::{is_utf8, parameters};
 use super::urlencoded::{Field, is_plain};
 use super::{MAX_FIELDS, NotUnderstood};
 use crate::json::{NODE, Value};
+use crate::media_type::{is_utf8, parameters};
 
 /// The most bytes that the fields of a part have.
 const MAX_HEAD: usize = 4 * 1024;

@@ -24,6 +24,8 @@ use deflate::Doubt;
 use http::HeaderMap;
 use http::header;
 
+use crate::media_type::is_text;
+
 /// The most bytes that are handed out at once.
 pub const PIECE: usize = 16 * 1024;
 
@@ -81,6 +83,9 @@ pub enum NotCodings {
     /// A coding that is not known here. Its name, shortened and escaped.
     #[error("the content coding `{0}` is not known: gzip, deflate, br and zstd are")]
     Unknown(String),
+    /// [`is_text`].
+    #[error("its type says that it is in another character set than UTF-8")]
+    Charset,
     /// More than so many.
     #[error("the content is coded more than {}", Times(*.0))]
     TooMany(usize),
@@ -103,6 +108,17 @@ impl fmt::Display for Times {
 pub struct Codings(Vec<Coding>);
 
 impl Codings {
+    /// As [`Self::read`], of content that is to be read as text.
+    ///
+    /// # Errors
+    /// As there, or it is said to be no UTF-8.
+    pub fn of_text(fields: &HeaderMap) -> Result<Self, NotCodings> {
+        match is_text(fields) {
+            true => Self::read(fields),
+            false => Err(NotCodings::Charset),
+        }
+    }
+
     /// Reads `Content-Encoding` (RFC 9110, 8.4). `identity` is none; names have no case.
     ///
     /// # Errors

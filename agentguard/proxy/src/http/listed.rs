@@ -165,7 +165,7 @@ fn form(parts: &Parts) -> Result<Option<bool>, String> {
     if !events && !is_json(kind) {
         return Ok(None);
     }
-    let codings = Codings::read(&parts.headers).map_err(|why| why.to_string())?;
+    let codings = Codings::of_text(&parts.headers).map_err(|why| why.to_string())?;
     if !codings.is_identity() {
         return Err("it is coded, which was not asked for".to_owned());
     }

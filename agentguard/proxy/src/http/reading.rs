@@ -53,7 +53,7 @@ impl Reading {
             }
             _ => return Ok(None),
         };
-        let codings = Codings::read(fields).map_err(|why| why.to_string())?;
+        let codings = Codings::of_text(fields).map_err(|why| why.to_string())?;
         let decoder = if codings.is_identity() {
             None
         } else {

@@ -37,7 +37,7 @@ impl<T: Reads> Unpacked<T> {
         room: impl FnOnce(usize) -> Option<Decoding>,
     ) -> Self {
         let (mut decoder, mut fault) = (None, None);
-        match Codings::read(fields) {
+        match Codings::of_text(fields) {
             Ok(codings) if codings.is_identity() => {}
             Ok(codings) => match room(codings.memory()) {
                 Some(room) => {

@@ -117,6 +117,7 @@ async fn one_rule_is_for_each_version_and_binding() {
 async fn what_is_denied_is_refused_in_the_form_that_was_asked_in() {
     let no_rule = (Verdict::Deny, ReasonCode::NoRule);
     let denied = (Verdict::Deny, ReasonCode::RuleDeny);
+    let not_read = (Verdict::Deny, ReasonCode::NotUnderstood);
     let of_rpc = r#"{"jsonrpc":"2.0","id":"q","error":{"code":403,"message":"#;
     let unread = r#"{"jsonrpc":"2.0","id":null,"error":{"code":403,"#;
     let batch = format!("[{}]", rpc("SendMessage", HELLO));
@@ -150,10 +151,10 @@ async fn what_is_denied_is_refused_in_the_form_that_was_asked_in() {
             "/planner/",
             rpc("tools/call", "{}"),
             403,
-            denied,
+            not_read,
             unread,
         ),
-        ("POST", "/planner/", batch, 403, denied, unread),
+        ("POST", "/planner/", batch, 403, not_read, unread),
         (
             "POST",
             "/planner/v1/message:send",
@@ -175,7 +176,7 @@ async fn what_is_denied_is_refused_in_the_form_that_was_asked_in() {
             "/planner/",
             String::new(),
             403,
-            denied,
+            not_read,
             r#""detail":"#,
         ),
         // What is read in two ways.
@@ -184,7 +185,7 @@ async fn what_is_denied_is_refused_in_the_form_that_was_asked_in() {
             "/planner/message%3Asend",
             rpc("GetTask", "{}"),
             403,
-            denied,
+            not_read,
             r#""detail":"#,
         ),
     ] {

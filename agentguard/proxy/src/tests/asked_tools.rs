@@ -168,6 +168,11 @@ async fn an_answer_that_cannot_be_read_is_refused() {
         ),
         ("application/json", "{".to_owned()),
         ("text/html", whole("look")),
+        ("application/json; charset=utf-7", whole("look")),
+        (
+            "text/event-stream; charset=utf-16",
+            "data: {\"choices\":[]}\n\n".to_owned(),
+        ),
         ("application/json\r\nContent-Encoding: gzip", whole("look")),
         (
             "text/event-stream\r\nContent-Encoding: gzip",

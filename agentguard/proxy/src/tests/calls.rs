@@ -86,8 +86,8 @@ async fn what_is_denied_is_told_in_the_providers_form_and_nothing_of_it_leaves()
     for (body, code, told) in [
         (other.as_str(), ReasonCode::NoRule, "No rule allows"),
         (&shell, ReasonCode::RuleDeny, "No shell."),
-        // What cannot be read in one way only may offer it.
-        (twice, ReasonCode::RuleDeny, "No shell."),
+        // What cannot be read in one way only may offer it, and no rule is to blame.
+        (twice, ReasonCode::NotUnderstood, "cannot be read"),
         ("{}", ReasonCode::NoRule, "No rule allows"),
     ] {
         let world = by_name(Rules::Calls).build().await;

@@ -84,28 +84,28 @@ async fn what_is_denied_by_its_path_is_denied_with_any_method_and_spelling() {
             "/v1/models/large:generateContent",
             override_method,
             "",
-            ReasonCode::RuleDeny,
+            ReasonCode::NotUnderstood,
         ),
         (
             "POST",
             "/v1/models/small:generateContent",
             "",
             other,
-            ReasonCode::RuleDeny,
+            ReasonCode::NotUnderstood,
         ),
         (
             "POST",
             "/v1/models/small:generateContent",
             "",
             twice,
-            ReasonCode::RuleDeny,
+            ReasonCode::NotUnderstood,
         ),
         (
             "POST",
             "/google.ai.generativelanguage.v1.GenerativeService/GenerateContent",
             "",
             "\u{0}\u{0}\u{0}\u{0}\u{1}x",
-            ReasonCode::RuleDeny,
+            ReasonCode::NotUnderstood,
         ),
         // Of this the path says the model, which no rule denies; nothing else is known.
         (

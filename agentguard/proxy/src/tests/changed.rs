@@ -197,11 +197,11 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
         assert_eq!(decisions[1].action.kind, ActionKind::ToolCall);
     }
     // A form is read as one. What is JSON as well cannot be read.
-    let unread = (Verdict::Deny, ReasonCode::NoRule);
+    let unread = (Verdict::Deny, ReasonCode::NotUnderstood);
     for (form, told, expected) in [
         ("token=t", "it is a form", vec![ALLOWED, REFUSED]),
-        ("\"&token=t&x=\"", "No rule allows", vec![unread]),
-        ("{\"a\":\"=1&token=t&x=\"}", "No rule allows", vec![unread]),
+        ("\"&token=t&x=\"", "cannot be read", vec![unread]),
+        ("{\"a\":\"=1&token=t&x=\"}", "cannot be read", vec![unread]),
     ] {
         let world = by_name(Rules::Edited).build().await;
         let mut client = world.connect().await;

@@ -202,15 +202,19 @@ async fn what_a_session_is_given_and_each_response_are_decided() {
 async fn a_session_is_opened_where_its_model_may_be_called() {
     for (target, code, unread) in [
         ("/v1/realtime?model=large", ReasonCode::NoRule, false),
-        ("/v1/realtime?call_id=rtc_1", ReasonCode::RuleDeny, true),
+        (
+            "/v1/realtime?call_id=rtc_1",
+            ReasonCode::NotUnderstood,
+            true,
+        ),
         (
             "/v1/realtime?model=small&intent=x",
-            ReasonCode::RuleDeny,
+            ReasonCode::NotUnderstood,
             true,
         ),
         (
             "/v1/realtime/translations?model=small",
-            ReasonCode::RuleDeny,
+            ReasonCode::NotUnderstood,
             true,
         ),
     ] {
@@ -384,7 +388,7 @@ async fn an_event_that_is_not_understood_is_refused_or_not_looked_at_as_the_agen
     ] {
         write(&mut client, message).await;
         let refused = read_event(&mut client).await;
-        assert_eq!(refused["error"]["code"], "rule_deny");
+        assert_eq!(refused["error"]["code"], "not_understood");
     }
     drop((client, upstream));
     let decisions = world.end().await;

@@ -175,6 +175,10 @@ async fn what_cannot_be_read_and_may_list_tools_is_refused_or_told_of() {
         (PING, "application/json", twice),
         (ASK, "text/event-stream", &event),
         ("", "text/event-stream", &event),
+        // What is read here is not what such a client reads.
+        (ASK, "application/json; charset=utf-7", &list(EVIL)),
+        (ASK, "text/event-stream; charset=utf-7", &event),
+        ("", "text/event-stream; charset=utf-7", &event),
     ] {
         let told = [(Verdict::Deny, ReasonCode::NotUnderstood, None)];
         if !body.is_empty() {

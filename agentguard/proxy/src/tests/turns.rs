@@ -182,7 +182,7 @@ async fn a_message_that_is_not_understood_is_refused_or_not_looked_at_as_the_age
     ] {
         write(&mut client, message).await;
         let refused = read_event(&mut client).await;
-        assert_eq!(refused["error"]["code"], "rule_deny");
+        assert_eq!(refused["error"]["code"], "not_understood");
     }
     drop((client, upstream));
     let decisions = world.end().await;

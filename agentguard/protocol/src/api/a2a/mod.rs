@@ -20,12 +20,12 @@ use ::http::{HeaderMap, Method};
 use agentguard_model::Tool;
 
 use super::http::{METHOD, overridden};
-use super::json_rpc::is_text;
 use super::urlencoded::{self, Field};
 use super::{NotUnderstood, call};
 use crate::json::{Reader, Value, same_name};
 use crate::jsonrpc::{self, Kind, Message};
 use crate::mcp::LIST;
+use crate::media_type::is_text;
 
 pub use answer::{AnswerReader, Answered};
 pub use card::{CardReader, MAX_CARD};

@@ -26,7 +26,7 @@ impl<R: Recorder, P: Port> Looked<R, P> {
         parts: &Parts,
         body: Received,
     ) -> Result<Received, NotShown> {
-        let coded = match Codings::read(&parts.headers) {
+        let coded = match Codings::of_text(&parts.headers) {
             Ok(codings) if codings.is_identity() => None,
             Ok(_) => Some("it is coded, which was not asked for".to_owned()),
             Err(why) => Some(why.to_string()),
