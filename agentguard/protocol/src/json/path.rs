@@ -1,7 +1,7 @@
 //! Where in a document a value stands.
 
 /// How deep a path is told. What is deeper has no parts: nobody asks for it.
-const TOLD: usize = 10;
+const TOLD: usize = 14;
 
 /// One step of a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

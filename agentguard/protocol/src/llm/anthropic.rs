@@ -3,16 +3,20 @@
 use agentguard_model::{AskedTool, LlmAnswer};
 use sha2::{Digest as _, Sha256};
 
-use super::NotUnderstood;
 use super::answer::{Answer, Documents, Reading, pend, tokens};
 use super::counts::Counts;
 use super::tools::digest;
+use super::{MAX_TOOL_CALLS, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     pub(super) answer: Answer,
     counts: Counts,
+    /// What other calls took that it led to, and is not in its own counts.
+    beside: Counts,
+    /// Calls of tools that belong to a set (`computer`, `browser`) by both names, which some clients go by.
+    of_sets: Vec<String>,
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
@@ -27,6 +31,9 @@ struct Document {
     block: Block,
     /// More of the arguments of the block with that index.
     pending: Vec<u8>,
+    /// One of the calls that it took, and those of them that are counted apart.
+    iteration: (Option<String>, Counts),
+    beside: Counts,
 }
 
 /// A block of content.
@@ -34,11 +41,22 @@ struct Document {
 struct Block {
     kind: Option<String>,
     name: Option<String>,
+    /// The set that the tool belongs to.
+    set: Option<String>,
     id: Option<String>,
     input: Sha256,
 }
 
+/// The calls within one that the counts of it leave out: what is said by a model that it asked, and what the conversation is
+/// put in fewer words by.
+const APART: [&str; 2] = ["compaction", "advisor_message"];
+
 impl Block {
+    /// The tool by both names.
+    fn of_set(&self) -> Option<String> {
+        Some(format!("{}.{}", self.set.as_ref()?, self.name.as_ref()?))
+    }
+
     /// Whether it is a tool call: of a tool of the client, of the provider, or of a server (MCP).
     fn is_call(&self) -> bool {
         self.kind
@@ -54,7 +72,9 @@ enum Field {
     Stop,
     BlockKind,
     BlockName,
+    BlockSet,
     BlockId,
+    IterationKind,
     Arguments,
     /// 0 type, 2 message.
     Error(usize),
@@ -62,7 +82,7 @@ enum Field {
 
 impl Messages {
     pub(super) fn finish(mut self) -> LlmAnswer {
-        self.answer.told.usage = self.counts.usage();
+        self.answer.told.usage = self.counts.and(self.beside).usage();
         self.answer.finish()
     }
 
@@ -77,10 +97,19 @@ impl Messages {
             | [Key("content_block"), rest @ ..] => match rest {
                 [Key("type")] => Field::BlockKind,
                 [Key("name")] => Field::BlockName,
+                [Key("toolset_name")] => Field::BlockSet,
                 [Key("id")] => Field::BlockId,
                 _ => return None,
             },
             [Key("delta"), Key("partial_json")] => Field::Arguments,
+            [Key("usage"), Key("iterations"), Item(_), Key("type")]
+            | [
+                Key("message"),
+                Key("usage"),
+                Key("iterations"),
+                Item(_),
+                Key("type"),
+            ] => Field::IterationKind,
             [Key("error"), Key("type")] => Field::Error(0),
             // The second is how Bedrock tells of one.
             [Key("error"), Key("message")] | [Key("message")] => Field::Error(2),
@@ -102,7 +131,7 @@ impl Messages {
         let Some(field) = self.reading.field.take() else {
             return;
         };
-        if self.reading.word.is_long() && matches!(field, Field::BlockName) {
+        if self.reading.word.is_long() && matches!(field, Field::BlockName | Field::BlockSet) {
             self.fault.get_or_insert(NotUnderstood::Long("name"));
         }
         let word = self.reading.word.take();
@@ -114,6 +143,8 @@ impl Messages {
             Field::Stop => told.finish_reason = word,
             Field::BlockKind => document.block.kind = word,
             Field::BlockName => document.block.name = word,
+            Field::BlockSet => document.block.set = word,
+            Field::IterationKind => document.iteration.0 = word,
             Field::BlockId => document.block.id = word,
             Field::Arguments => {}
             Field::Error(which) => {
@@ -125,26 +156,48 @@ impl Messages {
     }
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
-        use Part::Key;
+        use Part::{Item, Key};
         let Some(number) = tokens(event) else {
             return;
         };
-        let name = match steps {
+        let (counts, name) = match steps {
             [Key("index")] => {
                 self.document.index = Some(number);
+                return;
+            }
+            [Key("usage"), Key("iterations"), Item(_), Key(name)]
+            | [
+                Key("message"),
+                Key("usage"),
+                Key("iterations"),
+                Item(_),
+                Key(name),
+            ] => (&mut self.document.iteration.1, *name),
+            [
+                Key("usage"),
+                Key("output_tokens_details"),
+                Key("thinking_tokens"),
+            ]
+            | [
+                Key("message"),
+                Key("usage"),
+                Key("output_tokens_details"),
+                Key("thinking_tokens"),
+            ] => {
+                self.counts.reasoning = Some(number);
                 return;
             }
             // Of a count, which has nothing else.
             [Key(name @ "input_tokens")]
             | [Key("usage"), Key(name)]
-            | [Key("message"), Key("usage"), Key(name)] => *name,
+            | [Key("message"), Key("usage"), Key(name)] => (&mut self.counts, *name),
             _ => return,
         };
         let place = match name {
-            "input_tokens" => &mut self.counts.input,
-            "output_tokens" => &mut self.counts.output,
-            "cache_read_input_tokens" => &mut self.counts.cache_read,
-            "cache_creation_input_tokens" => &mut self.counts.cache_write,
+            "input_tokens" => &mut counts.input,
+            "output_tokens" => &mut counts.output,
+            "cache_read_input_tokens" => &mut counts.cache_read,
+            "cache_creation_input_tokens" => &mut counts.cache_write,
             _ => return,
         };
         *place = Some(number);
@@ -156,6 +209,7 @@ impl Messages {
         if !block.is_call() {
             return Ok(());
         }
+        self.note_set(&block)?;
         let asked = AskedTool {
             name: block.name.ok_or(NotUnderstood::Wrong("name"))?,
             id: block.id,
@@ -164,8 +218,29 @@ impl Messages {
         self.answer.tools.put((0, index as u64), asked)
     }
 
+    /// Notes a call by both of its names.
+    fn note_set(&mut self, block: &Block) -> Result<(), NotUnderstood> {
+        let Some(name) = block.of_set().filter(|it| !self.of_sets.contains(it)) else {
+            return Ok(());
+        };
+        if self.of_sets.len() >= MAX_TOOL_CALLS {
+            return Err(NotUnderstood::ToolCalls);
+        }
+        self.of_sets.push(name);
+        Ok(())
+    }
+
+    /// The tools that it asks for, for some client.
+    pub(super) fn asks(&self) -> impl Iterator<Item = &str> {
+        let of_sets = self.of_sets.iter().map(String::as_str);
+        self.answer.tools.names().chain(of_sets)
+    }
+
     fn event_ends(&mut self, document: Document) -> Result<(), NotUnderstood> {
         let slot = (0, document.index.unwrap_or_default());
+        if document.block.is_call() {
+            self.note_set(&document.block)?;
+        }
         let tools = &mut self.answer.tools;
         match document.kind.as_deref() {
             Some("content_block_start") if document.block.is_call() => {
@@ -217,6 +292,16 @@ impl Sink for Messages {
                     self.fault.get_or_insert(fault);
                 }
             }
+            (
+                Event::End(Kind::Object),
+                [Key("usage"), Key("iterations"), Item(_)]
+                | [Key("message"), Key("usage"), Key("iterations"), Item(_)],
+            ) => {
+                let (kind, counts) = std::mem::take(&mut self.document.iteration);
+                if kind.is_some_and(|kind| APART.contains(&kind.as_str())) {
+                    self.document.beside = self.document.beside.and(counts);
+                }
+            }
             _ => {}
         }
     }
@@ -245,6 +330,9 @@ impl Documents for Messages {
 
     fn over(&mut self, event: bool) -> Result<(), NotUnderstood> {
         let document = std::mem::take(&mut self.document);
+        if document.beside.any() {
+            self.beside = document.beside;
+        }
         match self.fault.take() {
             Some(fault) => Err(fault),
             None if event => self.event_ends(document),

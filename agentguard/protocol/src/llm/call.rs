@@ -107,6 +107,10 @@ pub(super) struct CallSink {
     named: bool,
     /// Whether it says in two ways whom it is for.
     two_users: bool,
+    /// Models that it names beside, which may be called in the place of its own, or by it.
+    beside: Vec<String>,
+    /// Whether it asks for as many tokens as there are.
+    endless: bool,
     word: Word,
     /// The tool that is being read; and the one that is being read inside of it.
     tool: Tool,
@@ -120,11 +124,25 @@ pub(super) struct CallSink {
 struct Tool {
     name: Option<String>,
     kind: Option<String>,
+    /// The model that it is.
+    model: Option<String>,
+}
+
+/// What of a tool is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Of {
+    Name,
+    Kind,
+    Model,
 }
 
 /// The members at the top that are looked at.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 15] = [
     "input",
+    "messages",
+    "fallbacks",
+    "plugins",
+    "compound_custom",
     "model",
     "models",
     "stream",
@@ -141,8 +159,9 @@ const KNOWN: [&str; 11] = [
 const MESSAGE: [&str; 2] = ["type", "response"];
 
 /// The members of a tool that are.
-const TOOL: [&str; 6] = [
+const TOOL: [&str; 7] = [
     "name",
+    "model",
     "type",
     "function",
     "custom",
@@ -175,6 +194,8 @@ impl CallSink {
             message: None,
             named: false,
             two_users: false,
+            beside: Vec::new(),
+            endless: false,
             word: Word::default(),
             tool: Tool::default(),
             nested: Tool::default(),
@@ -246,6 +267,10 @@ impl CallSink {
                 self.call.model = model;
             }
             ("model", Event::Null) => {}
+            // Those that a provider has for a model by itself go by `default`.
+            ("fallbacks", Event::Bool(_) | Event::Number(_) | Event::Begin(Kind::Object)) => {
+                self.fail(NotUnderstood::Wrong("fallbacks"));
+            }
             ("model", _) => self.fail(NotUnderstood::Wrong("model")),
             ("stream", Event::Bool(stream)) => self.call.stream = stream,
             ("stream", Event::Null) => {}
@@ -342,6 +367,59 @@ impl CallSink {
         }
     }
 
+    /// A part of another model that is asked where the first one declines: its name, or that with a limit of its own.
+    fn fallback(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match (steps, event) {
+            ([Part::Key("max_tokens")], Event::Null) => {}
+            ([Part::Key("max_tokens")], event) => self.limit(event),
+            ([] | [Part::Key("model")], Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ([] | [Part::Key("model")], Event::Text(piece)) => self.word.push(piece),
+            ([] | [Part::Key("model")], Event::End(Kind::Text)) => {
+                if self.word.long {
+                    self.fail(NotUnderstood::Long("fallbacks"));
+                }
+                let model = self.word.take();
+                self.beside.extend(model);
+            }
+            ([], Event::Begin(Kind::Object) | Event::End(_)) => {}
+            ([] | [Part::Key("model")], _) => self.fail(NotUnderstood::Wrong("fallbacks")),
+            ([Part::Key(name)], _) if in_another_case(&["model", "max_tokens"], name).is_some() => {
+                self.fail(NotUnderstood::Case("model"));
+            }
+            _ => {}
+        }
+    }
+
+    /// A part of a block of a message of Anthropic's: some bring tools with them (`tool_addition`, `mcp_tool_listing`, and
+    /// the `tool_changes` of a `compaction`).
+    fn block(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        match steps {
+            [
+                Part::Key("tool_changes"),
+                Part::Item(_),
+                Part::Key("tool"),
+                Part::Key("definition"),
+                rest @ ..,
+            ]
+            | [Part::Key("tool"), Part::Key("definition"), rest @ ..]
+            | [Part::Key("tools"), Part::Item(_), rest @ ..] => self.either_tool(rest, event),
+            _ => {}
+        }
+    }
+
+    /// The name of something that the provider runs itself.
+    fn run_by_provider(&mut self, event: Event<'_>) {
+        match event {
+            Event::Begin(Kind::Text) => self.word = Word::default(),
+            Event::Text(piece) => self.word.push(piece),
+            Event::End(Kind::Text) => match self.word.take() {
+                Some(name) => self.offer(name),
+                None => self.fail(NotUnderstood::Wrong("tools")),
+            },
+            _ => self.fail(NotUnderstood::Wrong("tools")),
+        }
+    }
+
     /// A part of an item of the input: some bring tools with them (`additional_tools`, `tool_search_output`).
     fn input(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         match steps {
@@ -385,6 +463,21 @@ impl CallSink {
         }
     }
 
+    /// Whether its content is a message of Anthropic's, or may be.
+    fn is_messages(&self) -> bool {
+        matches!(
+            self.endpoint,
+            Endpoint::Messages
+                | Endpoint::MessagesTokens
+                | Endpoint::MessageBatches
+                | Endpoint::PredictMessages { .. }
+                | Endpoint::Invoke {
+                    form: InvokeForm::Messages,
+                    ..
+                }
+        )
+    }
+
     fn is_cohere(&self) -> bool {
         matches!(
             self.endpoint,
@@ -404,6 +497,11 @@ impl CallSink {
             self.fail(NotUnderstood::Wrong("max_tokens"));
             return;
         };
+        // As some servers have it (LM Studio, llama.cpp).
+        if number.parse::<i64>().is_ok_and(|number| number < 0) {
+            self.endless = true;
+            return;
+        }
         let Ok(number) = number.parse::<u64>() else {
             self.fail(NotUnderstood::Wrong("max_tokens"));
             return;
@@ -415,12 +513,13 @@ impl CallSink {
 
     /// A part of a tool that is offered: `steps` lead from the tool to it.
     fn tool(&mut self, nested: bool, steps: &[Part<'_>], event: Event<'_>) {
-        let name = match steps {
+        let of = match steps {
             [Part::Key("name")]
             | [Part::Key("function" | "custom"), Part::Key("name")]
             // A server's tools (MCP), by the name that they have here.
-            | [Part::Key("server_label")] => true,
-            [Part::Key("type")] => false,
+            | [Part::Key("server_label")] => Of::Name,
+            [Part::Key("type")] => Of::Kind,
+            [Part::Key("model")] => Of::Model,
             [Part::Key("tools"), ..] if nested => {
                 self.fail(NotUnderstood::Wrong("tools"));
                 return;
@@ -450,7 +549,11 @@ impl CallSink {
                 }
                 let word = self.word.take();
                 let tool = self.tool_at(nested);
-                let place = if name { &mut tool.name } else { &mut tool.kind };
+                let place = match of {
+                    Of::Name => &mut tool.name,
+                    Of::Kind => &mut tool.kind,
+                    Of::Model => &mut tool.model,
+                };
                 let word = word.unwrap_or_default();
                 // Which of two names is called is the server's to say.
                 if place
@@ -474,10 +577,14 @@ impl CallSink {
     }
 
     fn offered(&mut self, nested: bool) {
-        let Tool { name, kind } = mem::take(self.tool_at(nested));
-        // One that the provider has itself is called by its type, whatever name is given to it.
-        let kind =
-            kind.filter(|kind| !matches!(kind.as_str(), "function" | "custom" | "namespace"));
+        let Tool { name, kind, model } = mem::take(self.tool_at(nested));
+        // What makes pictures is known by its type.
+        if kind.as_deref() != Some("image_generation") {
+            self.beside.extend(model);
+        }
+        // One that the provider has itself is called by its type, whatever name is given to it. Servers (MCP) have `url`.
+        let plain = ["function", "custom", "namespace", "url"];
+        let kind = kind.filter(|kind| !plain.contains(&kind.as_str()));
         if name.is_none() && kind.is_none() {
             self.fail(NotUnderstood::Wrong("tools"));
         }
@@ -529,6 +636,25 @@ impl CallSink {
                 Part::Item(_),
                 rest @ ..,
             ] => self.either_tool(rest, event),
+            [Part::Key("fallbacks"), Part::Item(_), rest @ ..] => self.fallback(rest, event),
+            [
+                Part::Key("messages"),
+                Part::Item(_),
+                Part::Key("content"),
+                Part::Item(_),
+                rest @ ..,
+            ] if self.is_messages() => self.block(rest, event),
+            // What a provider runs itself, by its id (OpenRouter) or its name (Groq).
+            [Part::Key("plugins"), Part::Item(_), Part::Key("id")]
+            | [
+                Part::Key("compound_custom"),
+                Part::Key("tools"),
+                Part::Key("enabled_tools"),
+                Part::Item(_),
+            ] => self.run_by_provider(event),
+            [Part::Key("compound_custom"), Part::Key("models"), ..] if event != Event::Null => {
+                self.fail(NotUnderstood::Wrong("models"));
+            }
             [Part::Key("input"), Part::Item(_), rest @ ..]
                 if matches!(
                     self.endpoint,
@@ -541,8 +667,20 @@ impl CallSink {
         }
     }
 
-    pub(super) fn into_call(self) -> Call {
-        self.call
+    /// What it asks for, unless something in it is not understood.
+    pub(super) fn into_call(self) -> Result<Call, NotUnderstood> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let other = |model| self.call.model.as_ref() != Some(model);
+        if self.beside.iter().any(other) {
+            return Err(NotUnderstood::Models);
+        }
+        let most = self.call.max_output_tokens.filter(|_| !self.endless);
+        Ok(Call {
+            max_output_tokens: most,
+            ..self.call
+        })
     }
 }
 
@@ -573,10 +711,10 @@ impl Asks for CallSink {
     }
 
     fn finish(self: Box<Self>) -> Result<Call, NotUnderstood> {
-        match self.fault {
-            Some(fault) => Err(fault),
-            None if !self.object => Err(NotUnderstood::NoObject),
-            None => Ok(self.call),
-        }
+        let object = self.object || self.fault.is_some();
+        object
+            .then_some(self)
+            .ok_or(NotUnderstood::NoObject)?
+            .into_call()
     }
 }

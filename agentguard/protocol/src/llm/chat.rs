@@ -253,12 +253,16 @@ impl Chat {
                     tool.index = Some(number);
                 }
             }
-            [Key("usage"), rest @ ..] => {
+            // Groq tells them there in streams.
+            [Key("usage"), rest @ ..] | [Key("x_groq"), Key("usage"), rest @ ..] => {
                 let place = match rest {
                     [Key("prompt_tokens")] => &mut self.answer.usage().input_tokens,
                     [Key("completion_tokens")] => &mut self.answer.usage().output_tokens,
                     [Key("prompt_tokens_details"), Key("cached_tokens")] => {
                         &mut self.answer.usage().cache_read_tokens
+                    }
+                    [Key("prompt_tokens_details"), Key("cache_write_tokens")] => {
+                        &mut self.answer.usage().cache_write_tokens
                     }
                     [Key("prompt_tokens_details"), Key("audio_tokens")] => {
                         &mut self.answer.usage().audio_input_tokens

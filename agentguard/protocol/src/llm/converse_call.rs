@@ -241,7 +241,7 @@ impl Asks for ConverseCall {
         let Self {
             mut call, passed, ..
         } = *self;
-        let passed = passed.into_call();
+        let passed = passed.into_call()?;
         call.model = passed.model;
         call.tools.extend(passed.tools);
         if call.tools.len() > MAX_OFFERED {

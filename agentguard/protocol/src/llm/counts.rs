@@ -11,6 +11,8 @@ pub(super) struct Counts {
     pub(super) output: Option<u64>,
     pub(super) cache_read: Option<u64>,
     pub(super) cache_write: Option<u64>,
+    /// What of the output is reasoning.
+    pub(super) reasoning: Option<u64>,
 }
 
 impl Counts {
@@ -25,6 +27,27 @@ impl Counts {
             output: count("output"),
             cache_read: count("cache-read-input"),
             cache_write: count("cache-write-input"),
+            reasoning: None,
+        }
+    }
+
+    /// Whether anything was told.
+    pub(super) fn any(self) -> bool {
+        self.input.or(self.output).is_some()
+    }
+
+    /// Both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.saturating_add(other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            input: sum(self.input, other.input),
+            output: sum(self.output, other.output),
+            cache_read: sum(self.cache_read, other.cache_read),
+            cache_write: sum(self.cache_write, other.cache_write),
+            reasoning: sum(self.reasoning, other.reasoning),
         }
     }
 
@@ -35,6 +58,7 @@ impl Counts {
             output,
             cache_read,
             cache_write,
+            reasoning,
         } = self;
         input.or(output)?;
         let cached = [cache_read, cache_write].into_iter().flatten();
@@ -43,6 +67,7 @@ impl Counts {
             output_tokens: output,
             cache_read_tokens: cache_read,
             cache_write_tokens: cache_write,
+            reasoning_tokens: reasoning,
             ..Usage::default()
         })
     }

@@ -79,6 +79,9 @@ pub enum NotUnderstood {
     /// A member has not the type that the API gives it.
     #[error("`{0}` is not what the API takes there")]
     Wrong(&'static str),
+    /// It names models beside its own, one of which may answer in its place or be called by it.
+    #[error("it names more than one model")]
+    Models,
     /// A member's name differs in case from one that the API has.
     #[error("`{0}` is written in another case than the API has it")]
     Case(&'static str),
@@ -236,8 +239,9 @@ impl Endpoint {
             .filter(|segment| !segment.is_empty());
         let last = segments.next()?;
         let before = segments.next().unwrap_or_default();
+        let collection = segments.next().unwrap_or_default();
         match (api, before, last) {
-            (LlmApi::Openai, "chat", "completions") => Some(Self::ChatCompletions),
+            (LlmApi::Openai, "chat" | "agents", "completions") => Some(Self::ChatCompletions),
             (LlmApi::Openai, _, "completions") => Some(Self::Completions),
             (LlmApi::Openai, _, "embeddings") => Some(Self::Embeddings),
             (LlmApi::Openai, _, "responses") | (LlmApi::Openai, "responses", "compact") => {
@@ -246,9 +250,12 @@ impl Endpoint {
             (LlmApi::Openai, "responses", "input_tokens") => Some(Self::ResponsesTokens),
             (LlmApi::Openai, _, "batches") => Some(Self::Batches),
             (LlmApi::Openai, _, "realtime") => Some(Self::Realtime),
-            (LlmApi::Openai, "realtime", _) => Some(Self::RealtimeBeside),
+            (LlmApi::Openai, "realtime" | "live", _) | (LlmApi::Openai, _, "live") => {
+                Some(Self::RealtimeBeside)
+            }
             (LlmApi::Anthropic, "messages", "batches") => Some(Self::MessageBatches),
-            (LlmApi::Anthropic, _, "messages") => Some(Self::Messages),
+            // Those of a thread of OpenAI's are kept there, and nobody answers.
+            (LlmApi::Anthropic, _, "messages") if collection != "threads" => Some(Self::Messages),
             (LlmApi::Anthropic, "messages", "count_tokens") => Some(Self::MessagesTokens),
             _ => None,
         }

@@ -32,17 +32,29 @@ impl Route {
         if own.is_some() {
             return own;
         }
-        // Who has a form of their own speaks others too, below other paths.
-        let spoken: &[LlmApi] = match api {
-            LlmApi::Openai | LlmApi::Gemini | LlmApi::Cohere => &[LlmApi::Openai],
-            LlmApi::Anthropic => &[LlmApi::Anthropic],
-            LlmApi::Ollama | LlmApi::Bedrock => &[LlmApi::Openai, LlmApi::Anthropic],
-        };
+        // All speak these two forms, below other paths than their own.
+        let spoken = [LlmApi::Anthropic, LlmApi::Openai];
         let endpoint = spoken.iter().find_map(|api| Endpoint::of(*api, path))?;
         Some(Self {
             endpoint,
             model: deployment(&segments),
         })
+    }
+
+    /// Whether a query names another model than the one that is called: some servers go by it (LiteLLM).
+    #[must_use]
+    pub fn names_another(query: &str, called: Option<&str>) -> bool {
+        let mut named = query.split('&').filter_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let decoded = |text: &str| {
+                let spaced = text.replace('+', " ");
+                let decoded = percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy();
+                decoded.into_owned()
+            };
+            let is_model = decoded(name).eq_ignore_ascii_case("model");
+            is_model.then(|| decoded(value))
+        });
+        named.any(|name| !name.is_empty() && Some(name.as_str()) != called)
     }
 
     /// The model that is called, where the content names `named`.
@@ -88,17 +100,35 @@ fn segments(path: &str) -> Vec<String> {
     segments.filter(|segment| !segment.is_empty()).collect()
 }
 
-/// Azure's deployments, and what is deployed at an endpoint of Vertex AI: there `openapi` stands for all models.
+/// Azure's deployments, the engines that `OpenAI` had before, and what is deployed at an endpoint of Vertex AI: there
+/// `openapi` stands for all models.
+///
+/// The name of one may have slashes (LiteLLM): it ends where the endpoint begins.
 fn deployment(segments: &[String]) -> Option<String> {
-    let mut pairs = segments.windows(2).filter_map(|pair| match pair {
-        [before, name] => Some((before.as_str(), name.as_str())),
-        _ => None,
-    });
-    pairs.find_map(|(before, name)| match before {
-        "deployments" => Some(name.to_owned()),
-        "endpoints" if name != "openapi" => Some(format!("endpoints/{name}")),
-        _ => None,
-    })
+    const BEFORE: [&str; 3] = ["deployments", "engines", "endpoints"];
+    let is = |segment: &String, name: &str| segment.eq_ignore_ascii_case(name);
+    let begin = segments
+        .iter()
+        .position(|it| BEFORE.iter().any(|name| is(it, name)))?;
+    let long = [
+        "chat",
+        "agents",
+        "responses",
+        "messages",
+        "realtime",
+        "live",
+    ];
+    let endpoint = match segments {
+        [.., before, _] if long.iter().any(|name| is(before, name)) => 2,
+        _ => 1,
+    };
+    let name = segments.get(begin + 1..segments.len().checked_sub(endpoint)?)?;
+    match name.join("/").as_str() {
+        "" => None,
+        "openapi" if is(segments.get(begin)?, "endpoints") => None,
+        name if is(segments.get(begin)?, "endpoints") => Some(format!("endpoints/{name}")),
+        name => Some(name.to_owned()),
+    }
 }
 
 /// The Gemini API and Vertex AI: `…/models/MODEL:generateContent`, and the names of their methods in gRPC.

@@ -182,6 +182,11 @@ impl Responses {
             ] => &mut usage.get_or_insert_default().cache_read_tokens,
             [
                 Key("usage"),
+                Key("input_tokens_details"),
+                Key("cache_write_tokens"),
+            ] => &mut usage.get_or_insert_default().cache_write_tokens,
+            [
+                Key("usage"),
                 Key("output_tokens_details"),
                 Key("reasoning_tokens"),
             ] => &mut usage.get_or_insert_default().reasoning_tokens,

@@ -172,7 +172,24 @@ fn calls_are_known_by_the_end_of_their_path() {
         (LlmApi::Openai, "/v1/responses%3Bx=1", Some(Responses)),
         (LlmApi::Openai, "/v1/embeddings", Some(Embeddings)),
         (LlmApi::Openai, "/v1/models", None),
-        (LlmApi::Openai, "/v1/messages", None),
+        // Whoever has a form of their own speaks these two as well.
+        (LlmApi::Openai, "/v1/messages", Some(Messages)),
+        (LlmApi::Openai, "/anthropic/v1/messages", Some(Messages)),
+        (
+            LlmApi::Openai,
+            "/api/v1/messages/count_tokens",
+            Some(MessagesTokens),
+        ),
+        (LlmApi::Openai, "/v1/threads/t/messages", None),
+        (LlmApi::Gemini, "/v1/messages", Some(Messages)),
+        (LlmApi::Cohere, "/v1/messages", Some(Messages)),
+        (
+            LlmApi::Openai,
+            "/v1/agents/completions",
+            Some(ChatCompletions),
+        ),
+        (LlmApi::Openai, "/v1/fim/completions", Some(Completions)),
+        (LlmApi::Openai, "/v1/live/sessions", Some(RealtimeBeside)),
         (LlmApi::Openai, "/", None),
         (LlmApi::Anthropic, "/v1/messages", Some(Messages)),
         (
@@ -180,7 +197,11 @@ fn calls_are_known_by_the_end_of_their_path() {
             "/v1/messages/count_tokens",
             Some(MessagesTokens),
         ),
-        (LlmApi::Anthropic, "/v1/chat/completions", None),
+        (
+            LlmApi::Anthropic,
+            "/v1/chat/completions",
+            Some(ChatCompletions),
+        ),
     ] {
         let route = Route::of(api, path);
         assert_eq!(route.map(|route| route.endpoint), endpoint, "{path}");
@@ -192,9 +213,133 @@ fn calls_are_known_by_the_end_of_their_path() {
     };
     let azure = "/openai/deployments/gpt-x/chat/completions";
     assert_eq!(model(azure, Some("gpt-y")).as_deref(), Some("gpt-x"));
+    let of_litellm = "/openai/deployments/azure/gpt-x/chat/completions";
+    assert_eq!(model(of_litellm, None).as_deref(), Some("azure/gpt-x"));
+    let before = "/engines/gpt-x/completions";
+    assert_eq!(model(before, Some("gpt-y")).as_deref(), Some("gpt-x"));
+    for (query, another) in [
+        ("", false),
+        ("api-version=1&model=a", false),
+        ("model=", false),
+        ("model=b", true),
+        ("MODEL=a%62", true),
+        ("m%6fdel=a&model=b", true),
+    ] {
+        assert_eq!(Route::names_another(query, Some("a")), another, "{query}");
+    }
+    assert!(Route::names_another("model=a", None));
     let plain = "/v1/chat/completions";
     assert_eq!(model(plain, Some("gpt-y")).as_deref(), Some("gpt-y"));
     assert_eq!(model(plain, None), None);
+}
+
+/// Models that may answer in the place of the one that is called, or be called by it.
+#[test]
+fn a_call_names_one_model() {
+    use Endpoint::{ChatCompletions, MessageBatches, Messages, Responses};
+    let of = |endpoint, more: &str| {
+        call(
+            endpoint,
+            &format!(r#"{{"model":"a","max_tokens":5{more}}}"#),
+        )
+    };
+    for (endpoint, more) in [
+        (
+            Messages,
+            r#","fallbacks":[{"model":"b","max_tokens":64000}]"#,
+        ),
+        (Messages, r#","fallbacks":[{"model":"a"},{"model":"b"}]"#),
+        (
+            Messages,
+            r#","tools":[{"type":"advisor_20260301","name":"advisor","model":"b"}]"#,
+        ),
+        (ChatCompletions, r#","fallbacks":["b"]"#),
+        (ChatCompletions, r#","fallbacks":[{"model":"b"}]"#),
+    ] {
+        assert_eq!(of(endpoint, more), Err(NotUnderstood::Models), "{more}");
+    }
+    for more in [
+        r#","fallbacks":[7]"#,
+        r#","fallbacks":{"model":"b"}"#,
+        r#","fallbacks":[{"Model":"b"}]"#,
+        r#","Fallbacks":[{"model":"b"}]"#,
+        r#","compound_custom":{"models":{"reasoning_model":"b"}}"#,
+    ] {
+        assert!(of(ChatCompletions, more).is_err(), "{more}");
+    }
+    for (endpoint, more) in [
+        (Messages, r#","fallbacks":"default""#),
+        (Messages, r#","fallbacks":null"#),
+        (Messages, r#","fallbacks":[]"#),
+        (
+            Messages,
+            r#","tools":[{"type":"advisor_20260301","name":"advisor","model":"a"}]"#,
+        ),
+        (
+            Responses,
+            r#","tools":[{"type":"image_generation","model":"b"}]"#,
+        ),
+    ] {
+        assert!(of(endpoint, more).is_ok(), "{more}");
+    }
+    let longer = of(Messages, r#","fallbacks":[{"model":"a","max_tokens":9}]"#).unwrap();
+    assert_eq!(longer.max_output_tokens, Some(9));
+    let batch = r#"{"requests":[{"params":{"model":"a","fallbacks":[{"model":"b"}]}}]}"#;
+    assert_eq!(call(MessageBatches, batch), Err(NotUnderstood::Models));
+}
+
+/// As LM Studio and llama.cpp have it.
+#[test]
+fn a_negative_limit_is_none() {
+    for fields in [
+        r#""max_tokens":-1"#,
+        r#""max_tokens":5,"max_completion_tokens":-1"#,
+        r#""max_tokens":-1,"max_completion_tokens":5"#,
+    ] {
+        let call = call(Endpoint::ChatCompletions, &format!("{{{fields}}}")).unwrap();
+        assert_eq!(call.max_output_tokens, None, "{fields}");
+    }
+}
+
+/// Also in the messages of a conversation, and what a provider runs itself.
+#[test]
+fn tools_are_offered_wherever_they_stand() {
+    for (endpoint, text, tools) in [
+        (
+            Endpoint::Messages,
+            r#"{"messages":[{"role":"system","content":[{"type":"text","text":"x"},{"type":"tool_addition","tool":{"type":"tool_definition","definition":{"name":"bash","type":"bash_20250124"}}}]}]}"#,
+            &["bash", "bash_20250124"][..],
+        ),
+        (
+            Endpoint::Messages,
+            r#"{"messages":[{"content":[{"type":"mcp_tool_listing","mcp_server_name":"s","tools":[{"name":"read","input_schema":{"name":"no"}}]}]}]}"#,
+            &["read"],
+        ),
+        (
+            Endpoint::MessageBatches,
+            r#"{"requests":[{"params":{"model":"a","messages":[{"content":[{"type":"compaction","tool_changes":[{"type":"tool_addition","tool":{"type":"tool_definition","definition":{"name":"bash"}}}]}]}]}}]}"#,
+            &["bash"],
+        ),
+        (
+            Endpoint::Messages,
+            r#"{"mcp_servers":[{"type":"url","url":"https://x","name":"srv"}],"tools":[{"type":"mcp_toolset","mcp_server_name":"srv","tools":[{"name":"inner"}]}]}"#,
+            &["srv", "inner", "mcp_toolset"],
+        ),
+        // What a user says, and arguments of a call that is over, offer nothing.
+        (
+            Endpoint::Messages,
+            r#"{"messages":[{"content":"{\"tools\":[{\"name\":\"no\"}]}"},{"content":[{"type":"tool_use","input":{"tools":[{"name":"no"}],"tool":{"definition":{"name":"no"}}}}]}]}"#,
+            &[],
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#"{"plugins":[{"id":"web"}],"compound_custom":{"tools":{"enabled_tools":["code_interpreter"]}}}"#,
+            &["web", "code_interpreter"],
+        ),
+    ] {
+        let call = call(endpoint, text).unwrap();
+        assert_eq!(call.tools, tools, "{text}");
+    }
 }
 
 #[test]
@@ -249,10 +394,7 @@ fn what_a_call_asks_for() {
     let search = call(Endpoint::ChatCompletions, r#"{"web_search_options":{}}"#);
     assert_eq!(search.unwrap().tools, ["web_search"]);
     let server = r#"{"mcp_servers":[{"type":"url","url":"https://x","name":"wiki"}]}"#;
-    assert_eq!(
-        call(Endpoint::Messages, server).unwrap().tools,
-        ["wiki", "url"]
-    );
+    assert_eq!(call(Endpoint::Messages, server).unwrap().tools, ["wiki"]);
 }
 
 #[test]
@@ -266,7 +408,7 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
         (r#"{"Model":"gpt-5"}"#, NotUnderstood::Case("model")),
         (r#"{"model":"a","MODEL":"b"}"#, NotUnderstood::Case("model")),
         (r#"{"stream":"yes"}"#, NotUnderstood::Wrong("stream")),
-        (r#"{"max_tokens":-1}"#, NotUnderstood::Wrong("max_tokens")),
+        (r#"{"max_tokens":-1.5}"#, NotUnderstood::Wrong("max_tokens")),
         (r#"{"max_tokens":"9"}"#, NotUnderstood::Wrong("max_tokens")),
         (r#"{"tools":{}}"#, NotUnderstood::Wrong("tools")),
         (r#"{"tools":["x"]}"#, NotUnderstood::Wrong("tools")),
@@ -542,6 +684,58 @@ fn messages() {
     assert_eq!(cut.usage.unwrap().output_tokens, Some(1));
     let counted = whole(Endpoint::MessagesTokens, &json!({ "input_tokens": 2095 }));
     assert_eq!(counted.usage.unwrap().input_tokens, Some(2095));
+}
+
+/// Tools of a set are called by their own name, which another tool may have.
+#[test]
+fn a_tool_of_a_set_is_asked_about_by_both_names() {
+    let block = json!({ "type": "tool_use", "id": "t", "name": "key", "toolset_name": "computer", "input": { "text": "x" } });
+    let asks = |reader: AnswerReader| reader.asks().unwrap();
+    let mut reader = AnswerReader::new(Endpoint::Messages);
+    reader.whole(
+        json!({ "content": [block.clone(), block.clone()] })
+            .to_string()
+            .as_bytes(),
+    );
+    reader.whole_ends();
+    assert_eq!(asks(reader), ["key", "key", "computer.key"]);
+    let mut reader = AnswerReader::new(Endpoint::Messages);
+    let begun = json!({ "type": "content_block_start", "index": 0, "content_block": block });
+    reader.data(begun.to_string().as_bytes());
+    reader.event_ends(b"");
+    assert_eq!(asks(reader), ["key", "computer.key"]);
+}
+
+#[test]
+fn parts_of_what_is_counted_are_told() {
+    let iteration = |kind: &str, output: u64| {
+        json!({ "type": kind, "input_tokens": 100, "output_tokens": output,
+        "cache_read_input_tokens": 7, "cache_creation_input_tokens": 0, "cache_creation": { "ephemeral_5m_input_tokens": 5 } })
+    };
+    let of_messages = json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" }, "usage": { "input_tokens": 10, "output_tokens": 20,
+        "output_tokens_details": { "thinking_tokens": 15 },
+        "iterations": [iteration("message", 20), iteration("compaction", 3), iteration("advisor_message", 4)] } });
+    // Those that the counts leave out are added, and once, however often they are told.
+    let told = usage(10 + 2 * 107, Some(14), Some(0), 27, Some(15));
+    for times in 1..3 {
+        let events = vec![of_messages.clone(); times];
+        assert_eq!(stream(Endpoint::Messages, &events).usage, told);
+    }
+    let chat = json!({ "prompt_tokens": 100, "completion_tokens": 9, "prompt_tokens_details": { "cached_tokens": 10, "cache_write_tokens": 50 } });
+    let told = usage(100, Some(10), Some(50), 9, None);
+    assert_eq!(
+        whole(
+            Endpoint::ChatCompletions,
+            &json!({ "choices": [], "usage": chat })
+        )
+        .usage,
+        told
+    );
+    let groq = [json!({ "choices": [], "x_groq": { "id": "r", "usage": chat } })];
+    assert_eq!(stream(Endpoint::ChatCompletions, &groq).usage, told);
+    let responses = json!({ "status": "completed", "usage": { "input_tokens": 100, "output_tokens": 9,
+        "input_tokens_details": { "cached_tokens": 10, "cache_write_tokens": 50 } } });
+    assert_eq!(whole(Endpoint::Responses, &responses).usage, told);
 }
 
 #[test]

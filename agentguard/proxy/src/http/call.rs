@@ -176,7 +176,11 @@ impl Calling {
         let call = call.and_then(|mut call| {
             let model = self.route.model(call.model.take());
             call.model = model.map_err(|why| why.to_string())?;
-            Ok(call)
+            let query = meaning.query.as_deref().unwrap_or_default();
+            match Route::names_another(query, call.model.as_deref()) {
+                true => Err(NotUnderstood::Models.to_string()),
+                false => Ok(call),
+            }
         });
         let mut user = None;
         let llm = match call {

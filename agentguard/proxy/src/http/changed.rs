@@ -207,6 +207,25 @@ pub(crate) fn edited(
     Ok(Some(document.written()))
 }
 
+/// Whether a field is signed: AWS Signature Version 4, in a field or in the target.
+pub(crate) fn signs(fields: &HeaderMap, uri: &Uri, name: &str) -> bool {
+    let within = |text: &str, key: &str| {
+        let (_, list) = text.split_once(key)?;
+        let list = list.trim_start_matches('=').trim_start();
+        let list = list.split([',', '&', ' ']).next().unwrap_or_default();
+        let mut names = list.split(';').flat_map(|it| it.split("%3b"));
+        Some(names.any(|it| it == name))
+    };
+    let field = |value: &HeaderValue| {
+        let text = value.to_str().ok()?.to_ascii_lowercase();
+        text.starts_with("aws4-").then_some(())?;
+        within(&text, "signedheaders")
+    };
+    let mut signed = fields.get_all(header::AUTHORIZATION).iter().map(field);
+    let query = uri.query().map(str::to_ascii_lowercase).unwrap_or_default();
+    signed.any(|it| it == Some(true)) || within(&query, "x-amz-signedheaders") == Some(true)
+}
+
 /// Whether content is signed together with its request: AWS Signature Version 4, in a field or in the target, and HTTP
 /// Message Signatures (RFC 9421).
 fn is_signed(fields: &HeaderMap, uri: &Uri) -> bool {

@@ -34,6 +34,7 @@ use crate::http::body::{
     Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
 };
 use crate::http::call::Calling;
+use crate::http::changed::signs;
 use crate::http::checks::Checks;
 use crate::http::gated::{PendingAnswer, Signals};
 use crate::http::growth::{Growth, Judge as _};
@@ -533,7 +534,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             offers.write(&mut parts.headers);
         }
         account.change(&mut parts.headers);
-        if plain {
+        // Signed, it would not be taken with another value: a coded answer is read as well.
+        if plain && !signs(&parts.headers, &parts.uri, "accept-encoding") {
             let identity = HeaderValue::from_static("identity");
             parts.headers.insert(header::ACCEPT_ENCODING, identity);
         }

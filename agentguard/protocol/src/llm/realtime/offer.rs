@@ -116,7 +116,7 @@ impl OfferSink {
         if let Some(fault) = self.fault() {
             return Err(fault.clone());
         }
-        let call = self.asks.into_call();
+        let call = self.asks.into_call()?;
         Ok(Given {
             model: call.model,
             tools: call.tools,

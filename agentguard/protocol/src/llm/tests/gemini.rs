@@ -115,7 +115,7 @@ fn calls_and_models_are_known_by_their_path() {
         ("/v1beta/models/gemini-x".to_owned(), None, None),
         ("/v1beta/models".to_owned(), None, None),
         ("/v1beta/files:upload".to_owned(), None, None),
-        ("/v1/messages".to_owned(), None, None),
+        ("/v1/messages".to_owned(), Some(Endpoint::Messages), None),
     ] {
         let route = Route::of(LlmApi::Gemini, &path);
         let found = route.as_ref().map(|route| route.endpoint);

@@ -14,6 +14,7 @@ use super::Exchange;
 use crate::Port;
 use crate::http::body::{Answer, Received};
 use crate::http::call::Calling;
+use crate::http::changed::signs;
 use crate::http::message::Messaging;
 use crate::http::tongue::Tongue;
 
@@ -103,8 +104,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let asked = asked.claiming(ClaimSource::Mcp, session);
         if messaging.looks(read.filtered) {
             // What is looked at has to be read first.
-            let plain = HeaderValue::from_static("identity");
-            parts.headers.insert(header::ACCEPT_ENCODING, plain);
+            if !signs(&parts.headers, &parts.uri, "accept-encoding") {
+                let plain = HeaderValue::from_static("identity");
+                parts.headers.insert(header::ACCEPT_ENCODING, plain);
+            }
         }
         Ok(Understood {
             messaging: Some(messaging),
