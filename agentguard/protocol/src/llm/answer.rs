@@ -133,7 +133,7 @@ impl Form {
         let answer = match self {
             Self::Chat(chat) => return Ok(chat.asks().map(str::to_owned).collect()),
             Self::Responses(responses) => &responses.answer,
-            Self::Messages(messages) => return Ok(messages.asks().map(str::to_owned).collect()),
+            Self::Messages(messages) => &messages.answer,
             Self::Gemini(gemini) => &gemini.answer,
             Self::Ollama(ollama) => &ollama.answer,
             Self::Converse(converse) => &converse.answer,

@@ -3,10 +3,10 @@
 use agentguard_model::{AskedTool, LlmAnswer};
 use sha2::{Digest as _, Sha256};
 
+use super::NotUnderstood;
 use super::answer::{Answer, Documents, Reading, pend, tokens};
 use super::counts::Counts;
 use super::tools::digest;
-use super::{MAX_TOOL_CALLS, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
 #[derive(Debug, Default)]
@@ -15,8 +15,6 @@ pub(super) struct Messages {
     counts: Counts,
     /// What other calls took that it led to, and is not in its own counts.
     beside: Counts,
-    /// Calls of tools that belong to a set (`computer`, `browser`) by both names, which some clients go by.
-    of_sets: Vec<String>,
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
@@ -41,7 +39,7 @@ struct Document {
 struct Block {
     kind: Option<String>,
     name: Option<String>,
-    /// The set that the tool belongs to.
+    /// The set that the tool belongs to, or the server (MCP).
     set: Option<String>,
     id: Option<String>,
     input: Sha256,
@@ -52,11 +50,6 @@ struct Block {
 const APART: [&str; 2] = ["compaction", "advisor_message"];
 
 impl Block {
-    /// The tool by both names.
-    fn of_set(&self) -> Option<String> {
-        Some(format!("{}.{}", self.set.as_ref()?, self.name.as_ref()?))
-    }
-
     /// Whether it is a tool call: of a tool of the client, of the provider, or of a server (MCP).
     fn is_call(&self) -> bool {
         self.kind
@@ -97,7 +90,7 @@ impl Messages {
             | [Key("content_block"), rest @ ..] => match rest {
                 [Key("type")] => Field::BlockKind,
                 [Key("name")] => Field::BlockName,
-                [Key("toolset_name")] => Field::BlockSet,
+                [Key("toolset_name" | "server_name")] => Field::BlockSet,
                 [Key("id")] => Field::BlockId,
                 _ => return None,
             },
@@ -209,44 +202,25 @@ impl Messages {
         if !block.is_call() {
             return Ok(());
         }
-        self.note_set(&block)?;
+        let name = block.name.ok_or(NotUnderstood::Wrong("name"))?;
+        self.answer.tools.of_set(block.set.as_deref(), &name)?;
         let asked = AskedTool {
-            name: block.name.ok_or(NotUnderstood::Wrong("name"))?,
+            name,
             id: block.id,
             arguments: Some(digest(true, block.input)),
         };
         self.answer.tools.put((0, index as u64), asked)
     }
 
-    /// Notes a call by both of its names.
-    fn note_set(&mut self, block: &Block) -> Result<(), NotUnderstood> {
-        let Some(name) = block.of_set().filter(|it| !self.of_sets.contains(it)) else {
-            return Ok(());
-        };
-        if self.of_sets.len() >= MAX_TOOL_CALLS {
-            return Err(NotUnderstood::ToolCalls);
-        }
-        self.of_sets.push(name);
-        Ok(())
-    }
-
-    /// The tools that it asks for, for some client.
-    pub(super) fn asks(&self) -> impl Iterator<Item = &str> {
-        let of_sets = self.of_sets.iter().map(String::as_str);
-        self.answer.tools.names().chain(of_sets)
-    }
-
     fn event_ends(&mut self, document: Document) -> Result<(), NotUnderstood> {
         let slot = (0, document.index.unwrap_or_default());
-        if document.block.is_call() {
-            self.note_set(&document.block)?;
-        }
         let tools = &mut self.answer.tools;
         match document.kind.as_deref() {
             Some("content_block_start") if document.block.is_call() => {
-                if document.block.name.is_none() {
-                    return Err(NotUnderstood::Wrong("name"));
-                }
+                let block = &document.block;
+                let name = block.name.as_deref();
+                let name = name.ok_or(NotUnderstood::Wrong("name"))?;
+                tools.of_set(block.set.as_deref(), name)?;
                 tools.named(slot, document.block.name, document.block.id)?;
             }
             Some("content_block_delta") if !document.pending.is_empty() => {

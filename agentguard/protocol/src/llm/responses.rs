@@ -38,6 +38,8 @@ struct Document {
 pub(super) struct Item {
     pub(super) kind: Option<String>,
     pub(super) name: Option<String>,
+    /// The namespace that the tool is in, or its server (MCP).
+    pub(super) set: Option<String>,
     pub(super) call_id: Option<String>,
     pub(super) id: Option<String>,
     pub(super) any: bool,
@@ -53,6 +55,7 @@ enum Field {
     Error(usize),
     ItemKind,
     ItemName,
+    ItemSet,
     ItemCallId,
     ItemId,
     Arguments,
@@ -116,6 +119,7 @@ impl Responses {
             [Key("item"), rest @ ..] | [Key("output"), Item(_), rest @ ..] => match rest {
                 [Key("type")] => Field::ItemKind,
                 [Key("name")] => Field::ItemName,
+                [Key("namespace" | "server_label")] => Field::ItemSet,
                 [Key("call_id")] => Field::ItemCallId,
                 [Key("id")] => Field::ItemId,
                 [Key("arguments" | "input")] => Field::Arguments,
@@ -129,7 +133,7 @@ impl Responses {
         let Some(field) = self.reading.field.take() else {
             return;
         };
-        if self.reading.word.is_long() && matches!(field, Field::ItemName) {
+        if self.reading.word.is_long() && matches!(field, Field::ItemName | Field::ItemSet) {
             self.fault.get_or_insert(NotUnderstood::Long("name"));
         }
         let word = self.reading.word.take();
@@ -145,6 +149,7 @@ impl Responses {
             },
             Field::ItemKind => &mut document.item.kind,
             Field::ItemName => &mut document.item.name,
+            Field::ItemSet => &mut document.item.set,
             Field::ItemCallId => &mut document.item.call_id,
             Field::ItemId => &mut document.item.id,
             Field::Arguments => return,
@@ -208,14 +213,14 @@ impl Responses {
         };
         match kind {
             "response.output_item.added" if event => {
+                let set = document.item.set.clone();
                 if let Some(asked) = document.item.asked(false)? {
+                    self.answer.tools.of_set(set.as_deref(), &asked.name)?;
                     self.answer.tools.named(slot, Some(asked.name), asked.id)?;
                 }
             }
             "response.output_item.done" if event => {
-                if let Some(asked) = document.item.asked(true)? {
-                    self.answer.tools.put(slot, asked)?;
-                }
+                self.answer.tools.item(slot, document.item)?;
             }
             // Of an item that nobody told of, the response does.
             _ => self.answer.tools.told_whole(document.output)?,

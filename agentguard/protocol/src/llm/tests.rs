@@ -704,6 +704,18 @@ fn a_tool_of_a_set_is_asked_about_by_both_names() {
     reader.data(begun.to_string().as_bytes());
     reader.event_ends(b"");
     assert_eq!(asks(reader), ["key", "computer.key"]);
+    let item = json!({ "type": "function_call", "call_id": "c", "name": "delete", "namespace": "files", "arguments": "{}" });
+    for kind in ["response.output_item.added", "response.output_item.done"] {
+        let mut reader = AnswerReader::new(Endpoint::Responses);
+        let event = json!({ "type": kind, "output_index": 0, "item": item });
+        reader.data(event.to_string().as_bytes());
+        reader.event_ends(b"");
+        assert_eq!(asks(reader), ["delete", "files.delete"], "{kind}");
+    }
+    let mut reader = AnswerReader::new(Endpoint::Responses);
+    reader.whole(json!({ "output": [item] }).to_string().as_bytes());
+    reader.whole_ends();
+    assert_eq!(asks(reader), ["delete", "files.delete"]);
 }
 
 #[test]

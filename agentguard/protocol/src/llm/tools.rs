@@ -1,6 +1,6 @@
 //! The tool calls of an answer, put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agentguard_model::AskedTool;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +15,14 @@ pub(super) type Slot = (u64, u64);
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     slots: BTreeMap<Slot, Tool>,
+    /// Tools that belong to a set, by both names.
+    of_sets: BTreeSet<String>,
+}
+
+/// A tool that belongs to a set (a namespace, a server, what a provider has of its own), by both names. Another one may have
+/// its own name as well, and clients go by both.
+pub(super) fn of_set(set: &str, name: &str) -> String {
+    format!("{set}.{name}")
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +61,18 @@ impl Tools {
         Ok(())
     }
 
+    /// Notes the set that a tool belongs to which is called.
+    pub(super) fn of_set(&mut self, set: Option<&str>, name: &str) -> Result<(), NotUnderstood> {
+        let Some(set) = set else {
+            return Ok(());
+        };
+        self.of_sets.insert(of_set(set, name));
+        match self.of_sets.len() > MAX_TOOL_CALLS {
+            true => Err(NotUnderstood::ToolCalls),
+            false => Ok(()),
+        }
+    }
+
     /// More of its arguments.
     pub(super) fn arguments(&mut self, slot: Slot, piece: &[u8]) -> Result<(), NotUnderstood> {
         let tool = self.slot(slot)?;
@@ -75,8 +95,12 @@ impl Tools {
 
     /// What an item of Responses asks for, if it asks for something.
     pub(super) fn item(&mut self, slot: Slot, item: Item) -> Result<(), NotUnderstood> {
+        let set = item.set.clone();
         match item.asked(true)? {
-            Some(asked) => self.put(slot, asked),
+            Some(asked) => {
+                self.of_set(set.as_deref(), &asked.name)?;
+                self.put(slot, asked)
+            }
             None => Ok(()),
         }
     }
@@ -94,6 +118,7 @@ impl Tools {
     /// Takes those of an answer that is told as a whole behind its pieces. One of which no piece told is another call,
     /// wherever it stands.
     pub(super) fn told_whole(&mut self, whole: Self) -> Result<(), NotUnderstood> {
+        self.of_sets.extend(whole.of_sets);
         for ((_, place), tool) in whole.slots {
             let same = |it: &Tool| {
                 let differs = it.id.is_some() && tool.id.is_some() && it.id != tool.id;
@@ -128,10 +153,11 @@ impl Tools {
         }
     }
 
-    /// Their names, as far as they are known.
+    /// Their names, as far as they are known; of those that belong to a set that with it, too.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let names = self.slots.values().map(|tool| tool.name.as_str());
-        names.filter(|name| !name.is_empty())
+        let names = names.filter(|name| !name.is_empty());
+        names.chain(self.of_sets.iter().map(String::as_str))
     }
 
     /// In the order of their places.

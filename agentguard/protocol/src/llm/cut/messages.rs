@@ -26,9 +26,9 @@ impl Messages {
             return Ok(None);
         }
         let name = block.get("name").and_then(Value::text).unwrap_or_default();
-        let set = block.get("toolset_name").and_then(Value::text);
-        let of_set = set.and_then(|set| cuts.of(&format!("{set}.{name}")));
-        let sentence = cuts.of(name).or(of_set);
+        let set = block.get("toolset_name").or(block.get("server_name"));
+        let set = set.and_then(Value::text);
+        let sentence = cuts.of(name).or_else(|| cuts.of_set(set?, name));
         match kind {
             "tool_use" => self.kept |= sentence.is_none(),
             // The provider's own, and those of servers that it calls.

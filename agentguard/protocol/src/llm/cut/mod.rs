@@ -22,6 +22,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use super::tools::of_set;
 use super::{AnswerReader, Endpoint, InvokeForm, MAX_TOOL_CALLS};
 use crate::eventstream;
 use crate::json::{Fault, Value};
@@ -69,6 +70,11 @@ impl Cuts {
     /// None where calls of this tool stay.
     fn of(&self, tool: &str) -> Option<&str> {
         self.0.get(tool).map(String::as_str)
+    }
+
+    /// As [`Self::of`], of a tool that belongs to a set, by both names.
+    fn of_set(&self, set: &str, name: &str) -> Option<&str> {
+        self.of(&of_set(set, name))
     }
 
     fn any(&self) -> bool {

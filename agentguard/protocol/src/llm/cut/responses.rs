@@ -33,7 +33,8 @@ impl Said {
         };
         let named = matches!(own, "function" | "custom_tool" | "mcp");
         let name = word("name").filter(|_| named).unwrap_or(own);
-        let Some(sentence) = cuts.of(name) else {
+        let set = word("namespace").or_else(|| word("server_label"));
+        let Some(sentence) = cuts.of(name).or_else(|| cuts.of_set(set?, name)) else {
             return Ok(None);
         };
         if kind != APPROVAL && !RUN_BY_CLIENTS.contains(&own) {

@@ -269,6 +269,28 @@ fn messages_documents() {
 }
 
 #[test]
+fn a_tool_of_a_set_is_cut_by_both_names() {
+    let message = |set: &str, name: &str| json!({"content": [{"type": "tool_use", "id": "t", "name": name, "toolset_name": set, "input": {}}]});
+    let response = |set: &str, name: &str| json!({"output": [{"type": "function_call", "id": "fc_1", "call_id": "c", "name": name, "namespace": set, "arguments": "{}"}]});
+    for (set, name) in [("computer", "bash"), ("files", "delete")] {
+        let (message, response) = (message(set, name), response(set, name));
+        for (endpoint, answer) in [
+            (Endpoint::Messages, message),
+            (Endpoint::Responses, response),
+        ] {
+            let mut cutter = cutter(endpoint);
+            cutter.cut("files.delete".to_owned(), SENTENCE.to_owned());
+            let tree = Tree::read(answer.to_string().as_bytes(), 1 << 20).unwrap();
+            let written = cutter.document(tree).unwrap().unwrap();
+            assert!(
+                written.contains(SENTENCE) && !written.contains(name),
+                "{written}"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_the_provider_has_run_is_not_cut() {
     let messages =
         json!({"content": [{"type": "server_tool_use", "id": "s", "name": "bash", "input": {}}]});
