@@ -106,6 +106,8 @@ pub struct Pieces {
     retry: Option<u64>,
     /// See [`Self::is_odd`].
     odd: bool,
+    /// The last two bytes of the value that is no data.
+    last: [u8; 2],
 }
 
 /// Where in a line, and of which field.
@@ -161,11 +163,13 @@ impl Pieces {
             has_data: false,
             retry: None,
             odd: false,
+            last: [0; 2],
         }
     }
 
     /// Whether there was a line that is neither a comment nor a field as anybody names one: in small letters, digits,
-    /// `-` and `_`. It is ignored here; who reads streams in another way may find something in it.
+    /// `-` and `_`; or one that is no data, and has what ends a line for who goes by other rules (Python's `splitlines`).
+    /// It is ignored here; who reads streams in another way may find something in it.
     #[must_use]
     pub const fn is_odd(&self) -> bool {
         self.odd
@@ -230,6 +234,9 @@ impl Pieces {
                 space: false,
             };
         }
+        if field != Field::Data {
+            self.looks_for_lines(part);
+        }
         match field {
             Field::Data if part.is_empty() => {}
             Field::Data => take(Piece::Data(part)),
@@ -247,6 +254,18 @@ impl Pieces {
         }
     }
 
+    /// Looks for what else ends lines: vertical tab, form feed, separators, and U+0085, U+2028 and U+2029.
+    fn looks_for_lines(&mut self, part: &[u8]) {
+        for byte in part {
+            self.odd |= match (self.last, *byte) {
+                (_, 0x0b | 0x0c | 0x1c..=0x1e) => true,
+                ([_, 0xc2], 0x85) | ([0xe2, 0x80], 0xa8 | 0xa9) => true,
+                _ => false,
+            };
+            self.last = [self.last[1], *byte];
+        }
+    }
+
     /// The name of a line's field is over.
     fn name_ends(&mut self, take: &mut dyn FnMut(Piece<'_>)) {
         let mut name = self.kept.as_slice();
@@ -257,6 +276,7 @@ impl Pieces {
         let names = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
         self.odd |= !name.iter().all(names);
         self.kept.clear();
+        self.last = [0; 2];
         self.line = Line::Value { field, space: true };
         if field == Field::Data && std::mem::replace(&mut self.has_data, true) {
             take(Piece::Data(b"\n"));
@@ -410,6 +430,12 @@ mod tests {
             ("Data: a\n\n", true),
             ("data : a\n\n", true),
             ("data: a\n[1]\n", true),
+            // Lines for who splits a text as Python does. In data they are JSON's.
+            (": a\u{2028}data: b\n", true),
+            ("id: a\u{85}data: b\n", true),
+            ("event: a\u{b}data: b\n", true),
+            ("x: a\u{1d}", true),
+            ("data: a\u{2028}b\n: \u{e9}\u{2030}\n\n", false),
         ] {
             for pieces in [1, 2, usize::MAX] {
                 let mut parser = super::Pieces::new(64);

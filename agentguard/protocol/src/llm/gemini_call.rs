@@ -9,7 +9,7 @@ use super::{MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
 /// The members that are looked at, wherever they stand.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "model",
     "tools",
     "functionDeclarations",
@@ -19,6 +19,7 @@ const KNOWN: [&str; 9] = [
     "maxOutputTokens",
     "generateContentRequest",
     "requests",
+    "routingConfig",
 ];
 
 /// How deep the objects are of which members are looked at.
@@ -49,19 +50,21 @@ pub(super) struct GeminiCall {
     fault: Option<NotUnderstood>,
 }
 
-/// The steps to a member, each by the name that [`KNOWN`] has for it.
-fn spelt<'a>(steps: &[Part<'a>]) -> ([Part<'a>; DEEP], usize) {
+/// The steps to a member, each by the name that [`KNOWN`] has for it. None where it is in something that is not looked at:
+/// most of a request is, and may have millions of values.
+fn spelt<'a>(steps: &[Part<'a>]) -> Option<([Part<'a>; DEEP], usize)> {
     let mut parts = [Part::Item(0); DEEP];
-    for (place, step) in parts.iter_mut().zip(steps) {
+    for (at, (place, step)) in parts.iter_mut().zip(steps).enumerate() {
         *place = match step {
             Part::Key(name) => match either_spelling(&KNOWN, name) {
                 Spelt::Known(at) => Part::Key(KNOWN.get(at).copied().unwrap_or(name)),
+                Spelt::MayBe(_) | Spelt::Other if at + 1 < steps.len() => return None,
                 Spelt::MayBe(_) | Spelt::Other => Part::Key(name),
             },
             item @ Part::Item(_) => *item,
         };
     }
-    (parts, steps.len().min(DEEP))
+    Some((parts, steps.len().min(DEEP)))
 }
 
 /// What a member is in, by the steps to that.
@@ -134,6 +137,8 @@ impl GeminiCall {
             (Within::Config, "maxOutputTokens", _) => {
                 self.fail(NotUnderstood::Wrong("maxOutputTokens"));
             }
+            // Another model is chosen, or one of several.
+            (Within::Config, "routingConfig", _) => self.fail(NotUnderstood::Models),
             (Within::Tool, "mcpServers", Event::Begin(Kind::Array)) => self.offer(name.to_owned()),
             (Within::Tool, "functionDeclarations", Event::Begin(Kind::Array)) => {}
             (Within::Tool, "functionDeclarations" | "mcpServers", _) => {
@@ -207,7 +212,9 @@ impl Sink for GeminiCall {
         if written.len() > DEEP {
             return;
         }
-        let (steps, length) = spelt(written);
+        let Some((steps, length)) = spelt(written) else {
+            return;
+        };
         let steps = steps.get(..length).unwrap_or_default();
         match (event, steps) {
             (Event::End(Kind::Object), steps) => {

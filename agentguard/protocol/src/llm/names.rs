@@ -36,7 +36,12 @@ pub(super) fn camel(name: &str) -> String {
 
 /// A name without all that lenient servers do not look at.
 pub(super) fn bare(name: &str) -> String {
-    folded(name).filter(|it| !matches!(it, '_' | '-')).collect()
+    bare_of(name).collect()
+}
+
+/// As [`bare`], letter by letter.
+fn bare_of(name: &str) -> impl Iterator<Item = char> {
+    folded(name).filter(|it| !matches!(it, '_' | '-'))
 }
 
 /// Whether a member with this name would offer tools, name a model or ask for more in the form of some model.
@@ -83,14 +88,18 @@ pub(super) enum Spelt {
 
 /// Finds a name in either spelling. `known`: as [`camel`] has them, not more than 32.
 pub(super) fn either_spelling(known: &[&'static str], name: &str) -> Spelt {
-    let name_bare = bare(name);
-    let Some(at) = known.iter().position(|known| bare(known) == name_bare) else {
+    // Asked of each member of a request: nothing is put together for it, and most are written so.
+    if let Some(at) = known.iter().position(|known| *known == name) {
+        return Spelt::Known(at);
+    }
+    let is = |known: &&&str| bare_of(known).eq(bare_of(name));
+    let Some(at) = known.iter().position(|known| is(&known)) else {
         return Spelt::Other;
     };
     let Some(&is) = known.get(at) else {
         return Spelt::Other;
     };
-    if name == is || snake(is) == name {
+    if snake(is) == name {
         Spelt::Known(at)
     } else {
         Spelt::MayBe(is)

@@ -1,6 +1,8 @@
 //! Documents (GraphQL, October 2021, 2.2): what is selected at the top of an operation, and of what is below, that it
 //! is well formed.
 
+use std::collections::HashSet;
+
 use super::Fault;
 use super::lexer::{Token, tokens};
 
@@ -115,6 +117,7 @@ impl Parser {
             _ => None,
         };
         let mut variables: Vec<(String, Option<Literal>)> = Vec::new();
+        let mut names = HashSet::new();
         if self.takes(b'(') {
             while !self.takes(b')') {
                 self.expect(b'$')?;
@@ -126,7 +129,7 @@ impl Parser {
                     false => None,
                 };
                 self.directives(0)?;
-                if variables.iter().any(|(other, _)| *other == name) {
+                if !names.insert(name.clone()) {
                     return Err(Fault::Twice);
                 }
                 variables.push((name, default));
@@ -186,7 +189,7 @@ impl Parser {
     /// Names with values, to this end; none twice.
     fn members(&mut self, end: u8, depth: usize) -> Result<Vec<(String, Literal)>, Fault> {
         let mut members: Vec<(String, Literal)> = Vec::new();
-        let mut names = std::collections::HashSet::new();
+        let mut names = HashSet::new();
         while !self.takes(end) {
             let name = self.name()?;
             self.expect(b':')?;

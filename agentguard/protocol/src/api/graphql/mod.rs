@@ -9,7 +9,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ::http::HeaderMap;
 use agentguard_model::Tool;
@@ -28,6 +28,9 @@ const MAX_ARGUMENTS: usize = 8 * 1024 * 1024;
 
 /// The members of a request (GraphQL over HTTP, "Request Parameters").
 const MEMBERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
+
+/// The member of `extensions` in which Apollo's clients say which library they are.
+const ABOUT: &str = "clientLibrary";
 
 /// Why a request is none that is understood.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -48,7 +51,9 @@ pub enum Fault {
     #[error("its document speaks of a fragment or a variable that it does not have")]
     Missing,
     /// A request without a document, or with more than the guard knows.
-    #[error("it has other members than `query`, `operationName` and `variables`, or no `query`")]
+    #[error(
+        "it has other members than `query`, `operationName` and `variables`, extensions of the document among them, or no `query`"
+    )]
     Request,
 }
 
@@ -154,12 +159,13 @@ fn request_of(
     };
     match request.get("extensions") {
         None | Some(Value::Null) => {}
-        // What would stand for another document, or say how this one is read.
-        Some(extensions) if extensions == &none => {}
+        // All but what clients say of themselves may stand for another document, or say how this one is read.
+        Some(Value::Object(members)) if members.iter().all(|(name, _)| &**name == ABOUT) => {}
         Some(_) => return Err(Fault::Request.into()),
     }
     let document = Document::parse(text)?;
     let operation = meant(&document, name)?;
+    let variables = Variables::new(operation, variables);
     let mut fields = Vec::new();
     collect(
         &operation.selections,
@@ -173,7 +179,7 @@ fn request_of(
         }
         let mut members = Vec::new();
         for (name, literal) in arguments {
-            if let Some(value) = value(literal, operation, variables, room)? {
+            if let Some(value) = value(literal, &variables, room)? {
                 members.push((name.as_str().into(), value));
             }
         }
@@ -219,6 +225,10 @@ fn collect<'d>(
     seen: &mut HashSet<&'d str>,
     fields: &mut Vec<Field<'d>>,
 ) -> Result<(), Fault> {
+    let fragments = document.fragments.iter();
+    let fragments: HashMap<&str, (&str, &[Selection])> = fragments
+        .map(|(name, inner)| (name.as_str(), (name.as_str(), inner.as_slice())))
+        .collect();
     // Selections that are still to be looked through: fragments speak of fragments, and inline ones are nested.
     let mut open = vec![selections];
     while let Some(selections) = open.pop() {
@@ -228,9 +238,8 @@ fn collect<'d>(
                 Selection::Field { name, arguments } => fields.push((name, arguments)),
                 Selection::Inline(inner) => open.push(inner),
                 Selection::Spread(name) => {
-                    let mut fragments = document.fragments.iter();
-                    let found = fragments.find(|(own, _)| own == name);
-                    let (name, inner) = found.ok_or(Fault::Missing)?;
+                    let found = fragments.get(name.as_str());
+                    let (name, inner) = *found.ok_or(Fault::Missing)?;
                     if seen.insert(name) {
                         open.push(inner);
                     }
@@ -241,11 +250,31 @@ fn collect<'d>(
     Ok(())
 }
 
+/// The variables of an operation, by their names: there may be tens of thousands, each used as often.
+#[derive(Debug, Default)]
+struct Variables<'d> {
+    /// Those that it has, with their defaults.
+    known: HashMap<&'d str, Option<&'d Literal>>,
+    /// What is said of them.
+    given: HashMap<&'d str, &'d Value>,
+}
+
+impl<'d> Variables<'d> {
+    fn new(operation: &'d Operation, given: &'d Value) -> Self {
+        let known = operation.variables.iter();
+        let known = known.map(|(name, default)| (name.as_str(), default.as_ref()));
+        let given = given.members().iter();
+        Self {
+            known: known.collect(),
+            given: given.map(|(name, value)| (&**name, value)).collect(),
+        }
+    }
+}
+
 /// What a value is, once variables stand for what they are; none of a variable that nothing is said of.
 fn value(
     literal: &Literal,
-    operation: &Operation,
-    variables: &Value,
+    variables: &Variables<'_>,
     room: &mut usize,
 ) -> Result<Option<Value>, Fault> {
     let mut take = |bytes: usize| {
@@ -255,16 +284,16 @@ fn value(
     take(NODE)?;
     Ok(Some(match literal {
         Literal::Variable(name) => {
-            let mut known = operation.variables.iter();
-            let (_, default) = known.find(|(own, _)| own == name).ok_or(Fault::Missing)?;
-            match (variables.get(name), default) {
+            let default = variables.known.get(name.as_str());
+            let default = *default.ok_or(Fault::Missing)?;
+            match (variables.given.get(name.as_str()), default) {
                 (Some(value), _) => {
                     take(size(value))?;
-                    value.clone()
+                    (*value).clone()
                 }
                 // Nothing that is written there speaks of variables (2.10).
                 (None, Some(Literal::Variable(_))) => return Err(Fault::Syntax),
-                (None, Some(default)) => return value_of_default(default, operation, room),
+                (None, Some(default)) => return value_of_default(default, room),
                 (None, None) => return Ok(None),
             }
         }
@@ -286,7 +315,7 @@ fn value(
             let mut items = Vec::new();
             for item in list {
                 // In a list what is not said is null (6.4.1).
-                let item = value(item, operation, variables, room)?;
+                let item = value(item, variables, room)?;
                 items.push(item.unwrap_or(Value::Null));
             }
             Value::Array(items)
@@ -294,7 +323,7 @@ fn value(
         Literal::Object(written) => {
             let mut members = Vec::new();
             for (name, literal) in written {
-                if let Some(value) = value(literal, operation, variables, room)? {
+                if let Some(value) = value(literal, variables, room)? {
                     members.push((name.as_str().into(), value));
                 }
             }
@@ -304,15 +333,11 @@ fn value(
 }
 
 /// A default, in which there are no variables.
-fn value_of_default(
-    default: &Literal,
-    operation: &Operation,
-    room: &mut usize,
-) -> Result<Option<Value>, Fault> {
+fn value_of_default(default: &Literal, room: &mut usize) -> Result<Option<Value>, Fault> {
     if has_variables(default) {
         return Err(Fault::Syntax);
     }
-    value(default, operation, &Value::Null, room)
+    value(default, &Variables::default(), room)
 }
 
 fn has_variables(literal: &Literal) -> bool {

@@ -71,7 +71,7 @@ fn fields_at_the_top_are_calls_whatever_they_are_called_and_wherever_they_stand(
     }
     let named = json!([
         { "query": "query A {a} mutation B {b}", "operationName": "B" },
-        { "query": "{c}", "operationName": null, "extensions": {} },
+        { "query": "{c}", "operationName": null, "extensions": {"clientLibrary": {"name": "@apollo/client", "version": "4.0.0"}} },
     ]);
     assert_eq!(read(&named.to_string()).unwrap(), ["mutation.b", "query.c"]);
 }

@@ -244,6 +244,15 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
             r#"{"generationConfig":{"maxOutputTokens":1e3}}"#,
             NotUnderstood::Wrong("maxOutputTokens"),
         ),
+        // Another model is named there, or chosen.
+        (
+            r#"{"generationConfig":{"routingConfig":{"manualMode":{"modelName":"large"}}}}"#,
+            NotUnderstood::Models,
+        ),
+        (
+            r#"{"generation_config":{"routing_config":{"auto_mode":{}}}}"#,
+            NotUnderstood::Models,
+        ),
         (
             r#"{"generationConfig":[]}"#,
             NotUnderstood::Wrong("generationConfig"),
