@@ -49,6 +49,8 @@ pub enum LlmOperation {
     Realtime,
     /// What is heard, written down.
     Transcription,
+    /// The answer to a call that was made before, fetched by its id. Neither a model nor a tool is named there.
+    Retrieval,
 }
 
 /// A call of a language model, as it is asked for.

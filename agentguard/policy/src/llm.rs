@@ -10,13 +10,14 @@ use crate::request::{Request, Unknown};
 use crate::steps::Steps;
 
 /// The operations, as documents write them.
-pub(crate) const OPERATIONS: [(&str, LlmOperation); 6] = [
+pub(crate) const OPERATIONS: [(&str, LlmOperation); 7] = [
     ("chat", LlmOperation::Chat),
     ("text_completion", LlmOperation::TextCompletion),
     ("embeddings", LlmOperation::Embeddings),
     ("count_tokens", LlmOperation::CountTokens),
     ("realtime", LlmOperation::Realtime),
     ("transcription", LlmOperation::Transcription),
+    ("retrieval", LlmOperation::Retrieval),
 ];
 
 /// An operation, as documents write it.
@@ -75,10 +76,13 @@ impl LlmMatch {
             return request.llm.is_some_and(known);
         }
         request.llm.is_some_and(|llm| {
+            let asked = match llm.operation {
+                LlmOperation::Retrieval => self.asked_before(),
+                _ => self.model(llm, allows, steps) && self.tools(llm, allows, steps),
+            };
             self.provider(llm)
                 && self.operation(llm)
-                && self.model(llm, allows, steps)
-                && self.tools(llm, allows, steps)
+                && asked
                 && self.tool_calls(llm, steps)
                 && self.max_output(llm)
         })
@@ -121,6 +125,12 @@ impl LlmMatch {
         }
     }
 
+    /// Whether it may be about a call that was made before, and decided then, of which neither the model nor the tools are
+    /// known any more: no allowance that asks for these is, nor a denial, but for one of what the answer asks for.
+    pub(crate) fn asked_before(&self) -> bool {
+        !self.tool_calls.is_empty() || self.models.is_empty() && self.tools.is_empty()
+    }
+
     /// What is asked for is known with the answer, which is decided by itself.
     pub(crate) fn tool_calls(&self, llm: &Llm, steps: &Steps) -> bool {
         let mut asks = llm.asks.iter();
@@ -133,9 +143,10 @@ impl LlmMatch {
     pub(crate) fn max_output(&self, llm: &Llm) -> bool {
         let writes = match llm.operation {
             LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime => true,
-            LlmOperation::Embeddings | LlmOperation::CountTokens | LlmOperation::Transcription => {
-                false
-            }
+            LlmOperation::Embeddings
+            | LlmOperation::CountTokens
+            | LlmOperation::Transcription
+            | LlmOperation::Retrieval => false,
         };
         // Of a call that could not be read no limit is known either.
         self.max_output_over

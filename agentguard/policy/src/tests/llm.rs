@@ -121,6 +121,56 @@ fn an_allowance_is_for_calls_that_are_all_it_asks_for() {
     }
 }
 
+/// The call was decided when it was made, and neither its model nor its tools are known any more.
+#[test]
+fn an_answer_that_is_fetched_is_asked_about_for_what_it_asks_for() {
+    let fetched = |asks: &[&str]| Llm {
+        operation: LlmOperation::Retrieval,
+        model: None,
+        max_output_tokens: None,
+        asks: asks.iter().map(|&tool| tool.to_owned()).collect(),
+        ..chat("", &[])
+    };
+    let allow = "  - {id: a, match: {host: [api.openai.com]}, action: allow, handling: inspect}\n";
+    for (denial, asks, expected) in [
+        ("{}", &[][..], DENY),
+        ("{operation: [retrieval]}", &[], DENY),
+        ("{operation: [chat]}", &[], ALLOW),
+        ("{model: [x]}", &[], ALLOW),
+        ("{tools: [bash]}", &[], ALLOW),
+        ("{max_output_over: 1}", &[], ALLOW),
+        ("{tool_calls: [bash]}", &[], ALLOW),
+        ("{tool_calls: [bash]}", &["bash"], DENY),
+        (
+            "{model: [x], tools: [y], tool_calls: [bash]}",
+            &["bash"],
+            DENY,
+        ),
+        ("{operation: [chat], tool_calls: [bash]}", &["bash"], ALLOW),
+    ] {
+        let policy = rules(&format!(
+            "{allow}  - {{id: d, match: {{llm: {denial}}}, action: deny}}\n"
+        ));
+        assert_eq!(
+            code(&policy, Some(&fetched(asks))),
+            expected,
+            "{denial} {asks:?}"
+        );
+    }
+    for (allowance, expected) in [
+        ("{}", ALLOW),
+        ("{operation: [retrieval]}", ALLOW),
+        ("{operation: [chat]}", NONE),
+        ("{model: [x]}", NONE),
+        ("{tools: [bash]}", NONE),
+    ] {
+        let policy = rules(&format!(
+            "  - {{id: a, match: {{host: [api.openai.com], llm: {allowance}}}, action: allow, handling: inspect}}\n"
+        ));
+        assert_eq!(code(&policy, Some(&fetched(&[]))), expected, "{allowance}");
+    }
+}
+
 #[test]
 fn a_denial_is_for_calls_that_may_be_what_it_names() {
     let unlimited = Llm {
@@ -490,7 +540,7 @@ fn what_is_wrong_with_calls_and_providers_is_told() {
         ),
         (
             "rules: [{id: a, action: deny, match: {llm: {operation: [\"*\"]}}}]",
-            "hint: one of chat, text_completion, embeddings, count_tokens, realtime, transcription",
+            "hint: one of chat, text_completion, embeddings, count_tokens, realtime, transcription, retrieval",
         ),
         (
             "rules: [{id: a, action: deny, match: {llm: {modell: [x]}}}]",

@@ -152,12 +152,13 @@ impl AnswerReader {
     /// For the answer of this endpoint.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        let form = match endpoint {
+        let form = match endpoint.answers_as() {
             Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Embeddings => {
                 Form::Chat(Chat::default())
             }
             Endpoint::Responses | Endpoint::ResponsesTokens => Form::Responses(Box::default()),
-            Endpoint::Messages
+            Endpoint::Retrieved(_)
+            | Endpoint::Messages
             | Endpoint::MessagesTokens
             | Endpoint::MessageBatches
             | Endpoint::PredictMessages { .. } => Form::Messages(Messages::default()),

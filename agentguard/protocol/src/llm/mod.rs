@@ -140,6 +140,8 @@ pub enum Endpoint {
     Batches,
     /// `OpenAI`'s Realtime: it is read over WebSocket, see [`realtime`], and not otherwise.
     Realtime,
+    /// Answers to calls that were made before: by GET.
+    Retrieved(Retrieved),
     /// What prepares a session of it, and sessions of other kinds. They are not read.
     RealtimeBeside,
     /// Gemini's, in the Gemini API and in Vertex AI.
@@ -189,6 +191,17 @@ pub enum Endpoint {
         /// The form of its content.
         form: InvokeForm,
     },
+}
+
+/// Which calls an answer is of that is fetched by its id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Retrieved {
+    /// One of `OpenAI`'s Responses, whole or as the rest of its stream.
+    Response,
+    /// One of `OpenAI`'s Chat Completions.
+    Chat,
+    /// Many of Anthropic's Messages. They are not read.
+    Batch,
 }
 
 /// The form in which a model of Bedrock is spoken to by Invoke: that of its vendor.
@@ -248,6 +261,13 @@ impl Endpoint {
                 Some(Self::Responses)
             }
             (LlmApi::Openai, "responses", "input_tokens") => Some(Self::ResponsesTokens),
+            (LlmApi::Openai, "responses", _) => Some(Self::Retrieved(Retrieved::Response)),
+            (LlmApi::Openai, "completions", _) if collection == "chat" => {
+                Some(Self::Retrieved(Retrieved::Chat))
+            }
+            (LlmApi::Anthropic, _, "results") if collection == "batches" => {
+                Some(Self::Retrieved(Retrieved::Batch))
+            }
             (LlmApi::Openai, _, "batches") => Some(Self::Batches),
             (LlmApi::Openai, _, "realtime") => Some(Self::Realtime),
             (LlmApi::Openai, "realtime" | "live", _) | (LlmApi::Openai, _, "live") => {
@@ -292,6 +312,7 @@ impl Endpoint {
             | Self::MessagesTokens
             | Self::ContentTokens
             | Self::BedrockTokens => LlmOperation::CountTokens,
+            Self::Retrieved(_) => LlmOperation::Retrieval,
         }
     }
 
@@ -306,8 +327,12 @@ impl Endpoint {
             | Self::ResponsesTokens
             | Self::Batches
             | Self::Realtime
-            | Self::RealtimeBeside => LlmApi::Openai,
-            Self::Messages | Self::MessagesTokens | Self::MessageBatches => LlmApi::Anthropic,
+            | Self::RealtimeBeside
+            | Self::Retrieved(Retrieved::Response | Retrieved::Chat) => LlmApi::Openai,
+            Self::Messages
+            | Self::MessagesTokens
+            | Self::MessageBatches
+            | Self::Retrieved(Retrieved::Batch) => LlmApi::Anthropic,
             Self::GenerateContent { .. }
             | Self::ContentTokens
             | Self::EmbedContent
@@ -341,6 +366,16 @@ impl Endpoint {
             && !matches!(self, Self::Interactions)
     }
 
+    /// Of which endpoint the answer is.
+    #[must_use]
+    pub const fn answers_as(self) -> Self {
+        match self {
+            Self::Retrieved(Retrieved::Response) => Self::Responses,
+            Self::Retrieved(Retrieved::Chat) => Self::ChatCompletions,
+            other => other,
+        }
+    }
+
     /// Whether the form of what is sent there is not known. Then nothing is but the model, where the path names it.
     #[must_use]
     pub const fn is_unread(self) -> bool {
@@ -351,6 +386,7 @@ impl Endpoint {
                 | Self::Batches
                 | Self::Realtime
                 | Self::RealtimeBeside
+                | Self::Retrieved(Retrieved::Batch)
                 | Self::Invoke {
                     form: InvokeForm::Other,
                     ..

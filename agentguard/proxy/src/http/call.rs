@@ -60,7 +60,11 @@ impl Calling {
         let provider = flow.guard.decider.provider(host)?;
         let route = Route::of(provider.api, meaning.path.as_str())?;
         let by_path_alone = route.endpoint.by_path_alone() && *method != Method::OPTIONS;
-        (!quiet || by_path_alone).then_some(Self { provider, route })
+        let is_call = match route.endpoint {
+            Endpoint::Retrieved(_) => *method == Method::GET && quiet,
+            _ => !quiet || by_path_alone,
+        };
+        is_call.then_some(Self { provider, route })
     }
 
     /// In which form its client reads an error.
@@ -150,6 +154,15 @@ impl Calling {
                 why.unwrap_or_else(|| "calls of this kind over WebSocket are not read".into());
             return Ok(Read {
                 llm: self.not_understood(why),
+                size: 0,
+                user: None,
+                body,
+            });
+        }
+        if matches!(self.endpoint(), Endpoint::Retrieved(_)) {
+            // All that it asks for is in its target.
+            return Ok(Read {
+                llm: self.unread(),
                 size: 0,
                 user: None,
                 body,

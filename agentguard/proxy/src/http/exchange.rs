@@ -262,7 +262,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         let answering = match &messaging {
             Some(messaging) => messaging.answering(&asked),
-            None => calling.as_ref().map(|it| Answering::Llm(it.endpoint())),
+            None => calling
+                .as_ref()
+                .map(|it| Answering::Llm(it.endpoint().answers_as())),
         };
         let looks = messaging.as_ref().filter(|it| it.looks(filtered));
         let lists = looks.map(|it| Looks {

@@ -1,6 +1,6 @@
 //! Answers that ask for tools that a rule denies: they are not passed on.
 
-use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, Decision, LlmOperation, ReasonCode, Verdict};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -99,6 +99,100 @@ async fn a_whole_answer_is_refused() {
 }
 
 /// In pieces of any size, up to the event that asks.
+/// Also where it is fetched later, by its id, and where another API than the provider's own answers.
+#[tokio::test]
+async fn an_answer_that_is_fetched_later_is_refused() {
+    let item = json!({ "type": "function_call", "id": "fc", "call_id": "c", "name": "shell", "arguments": "{}" });
+    let response = json!({ "id": "resp_1", "status": "completed", "output": [item] }).to_string();
+    let event = json!({ "type": "response.output_item.done", "output_index": 0, "item": item });
+    let message =
+        json!({ "content": [{ "type": "tool_use", "id": "t", "name": "shell", "input": {} }] });
+    let batch = json!({ "custom_id": "a", "result": { "type": "succeeded", "message": message } });
+    for (method, path, kind, answer, asks) in [
+        (
+            "GET",
+            "/v1/responses/resp_1",
+            "application/json",
+            response,
+            true,
+        ),
+        (
+            "GET",
+            "/v1/responses/resp_1?stream=true",
+            "text/event-stream",
+            format!("data: {event}\n\n"),
+            true,
+        ),
+        (
+            "GET",
+            "/v1/chat/completions/c_1",
+            "application/json",
+            whole("shell"),
+            true,
+        ),
+        (
+            "POST",
+            "/anthropic/v1/messages",
+            "application/json",
+            message.to_string(),
+            true,
+        ),
+        (
+            "GET",
+            "/v1/messages/batches/b/results",
+            "application/x-jsonl",
+            format!("{batch}\n"),
+            false,
+        ),
+    ] {
+        let world = by_name(Rules::CallsAsked).build().await;
+        let mut client = world.connect().await;
+        let body = if method == "POST" {
+            r#"{"model":"small"}"#
+        } else {
+            ""
+        };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: api.example\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        write(&mut client, format!("{head}{body}")).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "\r\n\r\n").await;
+        read_some(&mut upstream, body.len()).await;
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            answer.len()
+        );
+        write(&mut upstream, format!("{head}{answer}")).await;
+        drop(upstream);
+        client.shutdown().await.unwrap();
+        let got = read_all(&mut client).await.unwrap_or_default();
+        let got = String::from_utf8(got).unwrap();
+        assert!(!got.contains(r#""shell""#), "{path} {got}");
+        drop(client);
+        let decisions = world.end().await;
+        let allow = (Verdict::Allow, ReasonCode::RuleAllow);
+        let deny = (Verdict::Deny, ReasonCode::RuleDeny);
+        assert_eq!(codes(&decisions), [allow, deny], "{path}");
+        let [call, denied] = decisions.as_slice() else {
+            panic!("{decisions:?}");
+        };
+        let operation = call.action.llm.as_ref().unwrap().operation;
+        assert_eq!(
+            operation == LlmOperation::Retrieval,
+            method == "GET",
+            "{path}"
+        );
+        let llm = denied.action.llm.as_ref().unwrap();
+        assert_eq!(
+            (llm.asks.is_empty(), llm.asks_unread),
+            (!asks, !asks),
+            "{path}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_stream_ends_before_the_event_that_asks() {
     for (tool, piece) in [("look", 1), ("look", 1000), ("shell", 1), ("shell", 1000)] {

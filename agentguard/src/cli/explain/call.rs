@@ -100,6 +100,7 @@ const fn operation(of: LlmOperation) -> &'static str {
         LlmOperation::CountTokens => "a count of tokens",
         LlmOperation::Realtime => "a session in real time",
         LlmOperation::Transcription => "what is heard, written down",
+        LlmOperation::Retrieval => "the answer to a call that was made before",
     }
 }
 

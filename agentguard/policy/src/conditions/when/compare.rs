@@ -110,7 +110,7 @@ impl Check<'_> {
             }
             "request.path" if part.contains("//") => "in the canonical path runs of `/` are one",
             "llm.operation" if !OPERATIONS.iter().any(|(name, _)| at(name, part)) => {
-                "it is chat, text_completion, embeddings, count_tokens, realtime or transcription"
+                "it is chat, text_completion, embeddings, count_tokens, realtime, transcription or retrieval"
             }
             "llm.provider" if has(u8::is_ascii_uppercase) => "providers have names in lower case",
             "destination.ip" if has(|it| !b"0123456789abcdef.:".contains(it)) => {
@@ -208,7 +208,7 @@ impl Check<'_> {
             "llm.operation" if !OPERATIONS.iter().any(|(name, _)| *name == word) => match word {
                 "" => return,
                 _ => {
-                    "it is chat, text_completion, embeddings, count_tokens, realtime or transcription, and '' for what is no call"
+                    "it is chat, text_completion, embeddings, count_tokens, realtime, transcription or retrieval, and '' for what is no call"
                 }
             },
             "llm.provider" if word.bytes().any(|it| it.is_ascii_uppercase()) => {
