@@ -183,6 +183,7 @@ impl Cutter {
         if !self.cuts.any() {
             return Ok(None);
         }
+        self.in_its_form()?;
         let form = self.form.as_mut().ok_or(Uncut::Form)?;
         let changed = form.document(&self.cuts, &mut document)?;
         let written = document.written();
@@ -191,6 +192,15 @@ impl Cutter {
         reader.whole_ends();
         self.none_left(&reader)?;
         Ok(changed.then_some(written))
+    }
+
+    /// Whether events are looked for where they are: what has their form inside of it, encoded, comes in messages of
+    /// AWS's event stream alone.
+    fn in_its_form(&self) -> Result<(), Uncut> {
+        match self.encoded && self.cuts.any() {
+            true => Err(Uncut::Form),
+            false => Ok(()),
+        }
     }
 
     /// The next event of a stream, as it goes on.

@@ -14,6 +14,7 @@ impl Cutter {
     /// # Errors
     /// A call cannot be cut out of it.
     pub fn sse(&mut self, lines: &[u8]) -> Result<Option<Vec<u8>>, Uncut> {
+        self.in_its_form()?;
         let mut events = Vec::new();
         let mut parser = Parser::new(lines.len().saturating_add(1));
         let mut take = |event: crate::sse::Event<'_>| {
@@ -51,6 +52,7 @@ impl Cutter {
     /// # Errors
     /// A call cannot be cut out of it.
     pub fn message(&mut self, message: &[u8]) -> Result<Option<Vec<String>>, Uncut> {
+        self.in_its_form()?;
         let Some(data) = document(message)? else {
             return Ok(None);
         };

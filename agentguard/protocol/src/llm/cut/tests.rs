@@ -557,6 +557,21 @@ fn invoke_streams() {
     assert_eq!(went[2]["delta"]["stop_reason"], json!("end_turn"));
 }
 
+/// What has an event inside of it, encoded, is looked into where it comes in messages of AWS's alone.
+#[test]
+fn what_is_encoded_passes_in_messages_alone() {
+    let form = InvokeForm::Messages;
+    let endpoint = Endpoint::Invoke { stream: true, form };
+    let call = json!({"type": "content_block_start", "index": 0,
+        "content_block": {"type": "tool_use", "id": "t", "name": "bash", "input": {}}});
+    let chunk = json!({"bytes": STANDARD.encode(call.to_string())});
+    let event = format!("data: {chunk}\n\n");
+    assert_eq!(cutter(endpoint).sse(event.as_bytes()), Err(Uncut::Form));
+    let line = chunk.to_string();
+    assert_eq!(cutter(endpoint).message(line.as_bytes()), Err(Uncut::Form));
+    assert_eq!(document(endpoint, &chunk), Err(Uncut::Form));
+}
+
 /// What a model does in a stream of a chat.
 #[derive(Clone, Debug)]
 enum Does {
