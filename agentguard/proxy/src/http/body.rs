@@ -483,8 +483,10 @@ impl<R: Recorder> ResponseBody<R> {
             };
             let mut count = 0;
             let polled = checked.poll(cx, reading, &mut count);
-            let messages = &self.account.messages().received;
-            messages.fetch_add(count, Ordering::Relaxed);
+            if reading.counts() {
+                let messages = self.account.messages();
+                messages.received.fetch_add(count, Ordering::Relaxed);
+            }
             match ready!(polled) {
                 Ok(None) => {}
                 Ok(Some(data)) => {
