@@ -128,6 +128,27 @@ impl Reader {
         }
     }
 
+    /// Whether nothing of another message has come since the last one ended.
+    #[must_use]
+    pub const fn is_between(&self) -> bool {
+        matches!(self.state, State::Prelude) && self.kept.is_empty()
+    }
+
+    /// How many bytes at least are missing of the message in hand, or of the next one: what is behind these may be of
+    /// another. None where nothing more is read.
+    #[must_use]
+    pub fn missing(&self) -> Option<usize> {
+        let (whole, kept) = match self.state {
+            State::Prelude => (PRELUDE, self.kept.len()),
+            State::Headers(headers, payload) => (headers + payload + CHECKSUM, self.kept.len()),
+            State::Payload(left) => (left + CHECKSUM, 0),
+            State::Checksum => (CHECKSUM, self.kept.len()),
+            State::Failed(_) => return None,
+        };
+        let whole = usize::try_from(whole).unwrap_or(usize::MAX);
+        Some(whole.saturating_sub(kept))
+    }
+
     fn step(&mut self, bytes: &mut &[u8], take: &mut dyn FnMut(Piece<'_>)) -> Result<(), Fault> {
         match self.state {
             State::Prelude => {

@@ -73,6 +73,41 @@ fn the_specification_s_vectors() {
     assert_eq!(read(&header), (told, Ok(())));
 }
 
+/// What is missing never reaches into the next message.
+#[test]
+fn a_stream_is_read_message_by_message() {
+    let all = [
+        message(b"", b""),
+        message(&text(":event-type", "chunk"), b"{}"),
+        message(b"", b"{}"),
+        message(&text(":event-type", "chunk"), b""),
+    ];
+    for most in [1, 5, usize::MAX] {
+        let (mut reader, mut ends) = (Reader::default(), Vec::new());
+        let (stream, mut at) = (all.concat(), 0);
+        while at < stream.len() {
+            let count = reader.missing().unwrap().min(most);
+            let mut over = false;
+            let piece = &stream[at..at + count];
+            reader
+                .push(piece, &mut |piece| over |= piece == Piece::End)
+                .unwrap();
+            at += count;
+            assert_eq!(reader.is_between(), over);
+            ends.extend(over.then_some(at));
+        }
+        let expected = all.iter().scan(0, |end, message| {
+            *end += message.len();
+            Some(*end)
+        });
+        assert!(expected.eq(ends));
+    }
+    let mut reader = Reader::default();
+    reader.push(&[b'x'; 12], &mut |_| {}).unwrap_err();
+    assert!(!reader.is_between());
+    assert_eq!(reader.missing(), None);
+}
+
 #[test]
 fn messages_tell_what_they_are() {
     let mut headers = text(":event-type", "chunk");
