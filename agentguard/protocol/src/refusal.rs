@@ -7,7 +7,8 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
 use serde::Serialize;
 
-use crate::llm::Endpoint;
+use crate::eventstream;
+use crate::llm::{Endpoint, Stream};
 
 /// Carries the decision's id in every refusal, for clients that do not read bodies.
 pub const DECISION_FIELD: HeaderName = HeaderName::from_static("x-agentguard-decision");
@@ -195,13 +196,15 @@ impl Refusal<'_> {
         response
     }
 
-    /// The end of a stream of answers that must not go on: an event, or a line, that clients of this endpoint take
-    /// for an error.
+    /// The end of a stream of answers that must not go on: what clients of this endpoint take for an error where events
+    /// come in this.
     #[must_use]
-    pub fn stream_event(&self, endpoint: Endpoint, lines: bool) -> Vec<u8> {
+    pub fn stream_event(&self, endpoint: Endpoint, stream: Stream) -> Vec<u8> {
         let body = |api| self.llm_response(api).into_body();
-        if lines {
-            return [&body(endpoint.api())[..], b"\n"].concat();
+        match stream {
+            Stream::Events => {}
+            Stream::Lines => return [&body(endpoint.api())[..], b"\n"].concat(),
+            Stream::Messages => return self.aws_exception(),
         }
         let (event, data) = match endpoint {
             Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {
@@ -211,6 +214,25 @@ impl Refusal<'_> {
             endpoint => ("", body(endpoint.api())),
         };
         [event.as_bytes(), b"data: ", &data, b"\n\n"].concat()
+    }
+
+    /// An exception in the middle of a stream of Bedrock's. SDKs show the message of one that the operation has, and none
+    /// of its streams has one for what is not allowed.
+    fn aws_exception(&self) -> Vec<u8> {
+        let kind = match aws_type(self.status) {
+            "ThrottlingException" => "throttlingException",
+            "ServiceUnavailableException" => "serviceUnavailableException",
+            "InternalServerException" => "internalServerException",
+            _ => "validationException",
+        };
+        let headers = [
+            (":exception-type", kind),
+            (":content-type", "application/json"),
+            (":message-type", "exception"),
+        ];
+        let body = self.llm_response(LlmApi::Bedrock).into_body();
+        // A reason is no longer than a message may be.
+        eventstream::message(&headers, &body).unwrap_or_default()
     }
 
     /// Codex looks at the response's error and tries again but for a prompt that is invalid; `OpenAI`'s SDKs look at
@@ -468,7 +490,8 @@ mod tests {
     use http::StatusCode;
 
     use super::{Refusal, is_git, is_grpc};
-    use crate::llm::Endpoint;
+    use crate::eventstream;
+    use crate::llm::{Endpoint, Stream};
 
     #[test]
     fn a_call_of_grpc_is_refused_in_its_status() {
@@ -570,11 +593,19 @@ mod tests {
                 "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"},\"request_id\":null}\n\n",
             ),
         ] {
-            let said = refusal.stream_event(endpoint, false);
+            let said = refusal.stream_event(endpoint, Stream::Events);
             assert_eq!(String::from_utf8(said).unwrap(), event);
         }
-        let line = refusal.stream_event(Endpoint::OllamaChat, true);
+        let line = refusal.stream_event(Endpoint::OllamaChat, Stream::Lines);
         assert_eq!(line, b"{\"error\":\"no more\"}\n");
+        let converse = Endpoint::Converse { stream: true };
+        let message = refusal.stream_event(converse, Stream::Messages);
+        let [message] = eventstream::messages(&message).unwrap()[..] else {
+            panic!("it is one");
+        };
+        assert_eq!(message.head.message, Some("exception"));
+        assert_eq!(message.head.exception, Some("validationException"));
+        assert_eq!(message.payload, b"{\"message\":\"no more\"}");
     }
 
     #[test]

@@ -117,6 +117,17 @@ pub enum NotUnderstood {
     Pending,
 }
 
+/// In what the documents of a stream come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stream {
+    /// Events (WHATWG HTML, 9.2).
+    Events,
+    /// Lines, each of which is one.
+    Lines,
+    /// Messages of AWS's event stream.
+    Messages,
+}
+
 /// Where calls go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Endpoint {
@@ -391,15 +402,6 @@ impl Endpoint {
                     form: InvokeForm::Other,
                     ..
                 }
-        )
-    }
-
-    /// Whether what is answered is an event stream of AWS's.
-    #[must_use]
-    pub const fn is_aws_stream(self) -> bool {
-        matches!(
-            self,
-            Self::Converse { stream: true } | Self::Invoke { stream: true, .. }
         )
     }
 

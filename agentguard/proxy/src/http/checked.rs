@@ -3,12 +3,12 @@
 //!
 //! An event is passed on once it was read as a whole, and with it the names of tools that it brings; an answer that
 //! is one document as a whole. What cannot be read may ask for any tool. What a rule has cut out of an answer goes on
-//! without.
+//! without. A line is an event, too, and so is a message of AWS's event stream.
 
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::Decided;
-use agentguard_protocol::llm::{Cutter, Uncut};
+use agentguard_protocol::llm::{Cutter, Stream, Uncut};
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::http::checks::{Checks, Goes};
@@ -92,15 +92,11 @@ impl Checked {
             if self.rest.is_empty() {
                 return Poll::Ready(Ok(None));
             }
-            let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
-            let line = self.rest.iter().position(breaks);
-            let line = self
-                .rest
-                .split_to(line.map_or(self.rest.len(), |end| end + 1));
+            let piece = self.rest.split_to(reading.within(&self.rest));
             // Without a coding nothing fails.
-            *count += reading.push(&line).unwrap_or_default();
-            self.event.extend_from_slice(&line);
-            if self.event.len() > MAX_EVENT {
+            *count += reading.push(&piece).unwrap_or_default();
+            self.event.extend_from_slice(&piece);
+            if self.event.len() > MAX_EVENT || reading.is_lost() {
                 self.checks.hear(None);
                 self.go_on(reading)?;
             } else if reading.is_between() {
@@ -115,13 +111,13 @@ impl Checked {
     /// # Errors
     /// It may not: what is to be cut out of it cannot be.
     fn go_on(&mut self, reading: &Reading) -> Result<(), Decided> {
-        let (event, lines) = (&self.event, !reading.counts());
+        let (event, stream) = (&self.event, reading.plain_stream());
         let goes = loop {
             self.asking = self.checks.next();
             if self.asking.is_some() {
                 return Ok(());
             }
-            let goes = self.checks.written(|cutter| written(cutter, event, lines));
+            let goes = self.checks.written(|cutter| written(cutter, event, stream));
             if let Some(goes) = goes? {
                 break goes;
             }
@@ -135,10 +131,17 @@ impl Checked {
     }
 }
 
-/// An event as it goes on, or with `lines` a line. None: as it came.
-fn written(cutter: &mut Cutter, event: &[u8], lines: bool) -> Result<Option<Vec<u8>>, Uncut> {
-    if !lines {
-        return cutter.sse(event);
+/// An event of such a stream as it goes on. None: as it came.
+fn written(
+    cutter: &mut Cutter,
+    event: &[u8],
+    stream: Option<Stream>,
+) -> Result<Option<Vec<u8>>, Uncut> {
+    match stream {
+        Some(Stream::Events) => return cutter.sse(event),
+        Some(Stream::Messages) => return cutter.event_stream(event),
+        Some(Stream::Lines) => {}
+        None => return Err(Uncut::Form),
     }
     let instead = cutter.message(event)?;
     Ok(instead.map(|lines| {
@@ -146,3 +149,6 @@ fn written(cutter: &mut Cutter, event: &[u8], lines: bool) -> Result<Option<Vec<
         lines.collect::<String>().into_bytes()
     }))
 }
+
+#[cfg(test)]
+mod tests;

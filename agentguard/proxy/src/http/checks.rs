@@ -59,7 +59,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
 impl Checks {
     /// Of the answer to this call. `cutter`: where a rule may have something cut out of it.
-    fn new(judge: Arc<dyn Judge>, asked: Arc<Asked>, cutter: Option<Cutter>) -> Self {
+    pub(super) fn new(judge: Arc<dyn Judge>, asked: Arc<Asked>, cutter: Option<Cutter>) -> Self {
         Self {
             judge,
             asked,

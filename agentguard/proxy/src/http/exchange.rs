@@ -488,7 +488,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                     None
                 });
-                let checks = reading.as_ref().is_some_and(Reading::is_plain_stream)
+                let checks = reading.as_ref().and_then(Reading::plain_stream).is_some()
                     && matches!(answering, Some(Answering::Llm(_)))
                     && parts.status.is_success()
                     && self.flow.guard.decider.looks_at_tool_calls();

@@ -1,7 +1,7 @@
 //! Of what an answer consists: one document, or many in one of the forms in which streams come.
 
 use agentguard_protocol::eventstream;
-use agentguard_protocol::llm::NotUnderstood;
+use agentguard_protocol::llm::{NotUnderstood, Stream};
 use agentguard_protocol::sse::{Piece, Pieces};
 
 use crate::http::says::Says;
@@ -45,9 +45,14 @@ impl Framing {
         matches!(self, Self::Events(_))
     }
 
-    /// Whether it consists of documents that come one after the other.
-    pub(super) const fn is_stream(&self) -> bool {
-        matches!(self, Self::Events(_) | Self::Lines { .. })
+    /// In what documents come one after the other. None where it is one.
+    pub(super) const fn stream(&self) -> Option<Stream> {
+        match self {
+            Self::Document => None,
+            Self::Events(_) => Some(Stream::Events),
+            Self::Lines { .. } => Some(Stream::Lines),
+            Self::Messages(_) => Some(Stream::Messages),
+        }
     }
 
     /// Whether nothing of another one has come since the last one ended.
@@ -55,7 +60,42 @@ impl Framing {
         match self {
             Self::Events(events) => events.is_between(),
             Self::Lines { between } => *between,
-            Self::Document | Self::Messages(_) => false,
+            Self::Messages(messages) => messages.is_between(),
+            Self::Document => false,
+        }
+    }
+
+    /// Of these bytes, how many come before the next place where a document may end, and with it.
+    pub(super) fn within(&self, bytes: &[u8]) -> usize {
+        let end = match self {
+            Self::Messages(messages) => messages.missing(),
+            Self::Document | Self::Events(_) | Self::Lines { .. } => {
+                let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
+                bytes.iter().position(breaks).map(|end| end + 1)
+            }
+        };
+        end.map_or(bytes.len(), |end| end.min(bytes.len()))
+    }
+
+    /// Whether no end of a document can be told any more.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Messages(messages) => messages.missing().is_none(),
+            Self::Document | Self::Events(_) | Self::Lines { .. } => false,
+        }
+    }
+
+    /// What is in hand is over, with the answer.
+    pub(super) fn ends(&self, says: &mut Says) {
+        match self {
+            // One that has not all of its bytes is none.
+            Self::Messages(messages) => {
+                if let Err(fault) = messages.finish() {
+                    says.malformed(fault.into());
+                }
+            }
+            Self::Document => says.ends(false),
+            Self::Events(_) | Self::Lines { .. } => says.ends(true),
         }
     }
 

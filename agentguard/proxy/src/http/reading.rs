@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use agentguard_decision::Decided;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
+use agentguard_protocol::llm::Stream;
 use agentguard_protocol::refusal::Refusal;
 use bytes::Bytes;
 use http::StatusCode;
@@ -137,16 +138,28 @@ impl Reading {
         self.framing.is_between()
     }
 
-    /// Whether it is read event by event, or line by line, as it comes.
-    pub(crate) const fn is_plain_stream(&self) -> bool {
-        self.framing.is_stream() && self.decoder.is_none()
+    /// In what it comes, where it is read event by event as it does.
+    pub(crate) const fn plain_stream(&self) -> Option<Stream> {
+        match self.decoder {
+            Some(_) => None,
+            None => self.framing.stream(),
+        }
+    }
+
+    /// Of these bytes of a plain stream, how many come before the next place where an event may end, and with it.
+    pub(crate) fn within(&self, bytes: &[u8]) -> usize {
+        self.framing.within(bytes)
+    }
+
+    /// Whether no end of an event can be told any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.framing.is_lost()
     }
 
     /// What is in hand is over, with the answer.
     pub(crate) fn ends(&mut self) {
-        let stream = self.framing.is_stream();
         if let Some(says) = &mut self.says {
-            says.ends(stream);
+            self.framing.ends(says);
         }
     }
 
@@ -158,7 +171,7 @@ impl Reading {
     /// What a client is told last where it may have no more of a stream of a language model's: an error, in its
     /// provider's words. None where it would not be read as one: in a coding.
     pub(crate) fn last_words(&self, denied: &Decided) -> Option<Bytes> {
-        let (true, Some(Says::Llm(_, endpoint))) = (self.is_plain_stream(), &self.says) else {
+        let (Some(stream), Some(Says::Llm(_, endpoint))) = (self.plain_stream(), &self.says) else {
             return None;
         };
         let refusal = Refusal {
@@ -166,8 +179,7 @@ impl Reading {
             reason: &denied.reason,
             decision: denied.id,
         };
-        let lines = !self.framing.counts();
-        Some(refusal.stream_event(*endpoint, lines).into())
+        Some(refusal.stream_event(*endpoint, stream).into())
     }
 
     /// The rest cannot be decoded. What nobody counts on passes all the same.

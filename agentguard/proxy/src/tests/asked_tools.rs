@@ -50,7 +50,7 @@ pub(super) const STREAM: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// The call was allowed, and its answer denied, which both are in the record.
-fn refused(decisions: &[Decision]) {
+pub(super) fn refused(decisions: &[Decision]) {
     let allow = (Verdict::Allow, ReasonCode::RuleAllow);
     let deny = (Verdict::Deny, ReasonCode::RuleDeny);
     let calls: Vec<Decision> = decisions

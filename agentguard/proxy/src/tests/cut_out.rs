@@ -10,7 +10,7 @@ use super::turns::{create, event, open, passes, read_event};
 use super::{Rules, by_name, codes, read_all, read_some, read_until, write};
 
 /// The call was allowed and one of the calls that it was answered with denied; the answer has come to its end.
-fn cut(decisions: &[Decision]) {
+pub(super) fn cut(decisions: &[Decision]) {
     let allow = (Verdict::Allow, ReasonCode::RuleAllow);
     let deny = (Verdict::Deny, ReasonCode::RuleDeny);
     let calls: Vec<Decision> = decisions

@@ -3,6 +3,7 @@
 mod a2a;
 mod asked_tools;
 mod authority;
+mod aws_streams;
 mod calls;
 mod calls_by_path;
 mod changed;
@@ -102,7 +103,13 @@ enum Rules {
     CallsAsked,
     /// The same, where what is asked for is cut out of the answer.
     CallsCut,
-    /// The same, where calls are allowed in requests alone.
+    /// The name is Amazon Bedrock's, and everything is allowed.
+    AwsUnread,
+    /// The same, but for answers that ask for `shell`.
+    AwsAsked,
+    /// The same, where what is asked for is cut out of the answer.
+    AwsCut,
+    /// As [`Self::CallsUnread`], where calls are allowed in requests alone.
     CallsByPost,
     /// The name is a provider's; calls of `small` are allowed, but with the tool `shell`, and of no length. `scribe` may
     /// write down what is heard.
@@ -403,6 +410,9 @@ fn policy(rules: Rules) -> Policy {
         | Rules::Edited
         | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
         Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
+        Rules::AwsUnread | Rules::AwsAsked | Rules::AwsCut => {
+            "[{ name: ours, api: bedrock, hosts: [api.example] }]"
+        }
         _ => "[]",
     };
     let rules = match rules {
@@ -504,17 +514,17 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], llm: {} }, obligations: { capture_body: true } }]"
         }
-        Rules::CallsUnread => {
+        Rules::CallsUnread | Rules::AwsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }
-        Rules::CallsAsked => {
+        Rules::CallsAsked | Rules::AwsAsked => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., \
                 match: { host: [api.example], llm: { tool_calls: [shell] } } }]"
         }
-        Rules::CallsCut => {
+        Rules::CallsCut | Rules::AwsCut => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., answer: cut, \

@@ -1,4 +1,4 @@
-//! AWS's event streams, each as a whole: Bedrock's Converse, and Invoke with events of a model's own form.
+//! AWS's event streams, in whole messages: Bedrock's Converse, and Invoke with events of a model's own form.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,13 +9,13 @@ use crate::eventstream::{self, Message};
 use crate::json::Value;
 
 impl Cutter {
-    /// A whole stream, as it goes on. None: as it came.
+    /// The next messages of a stream, each of them whole, as they go on. None: as they came.
     ///
     /// # Errors
-    /// A call cannot be cut out of it.
-    pub fn event_stream(&mut self, stream: &[u8]) -> Result<Option<Vec<u8>>, Uncut> {
-        let (mut changed, mut out) = (false, Vec::with_capacity(stream.len()));
-        for message in eventstream::messages(stream)? {
+    /// A call cannot be cut out of them.
+    pub fn event_stream(&mut self, messages: &[u8]) -> Result<Option<Vec<u8>>, Uncut> {
+        let (mut changed, mut out) = (false, Vec::with_capacity(messages.len()));
+        for message in eventstream::messages(messages)? {
             match self.aws_event(&message)? {
                 None => out.extend_from_slice(message.bytes),
                 Some(instead) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agentguard_decision::{Asked, Decided, Recorder};
 use agentguard_model::ReasonCode;
 use agentguard_protocol::json::Value;
-use agentguard_protocol::llm::{Endpoint, Uncut};
+use agentguard_protocol::llm::Uncut;
 use bytes::BytesMut;
 use http::StatusCode;
 use tokio::time::timeout;
@@ -45,7 +45,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if let Some(looks) = lists {
             return self.shown(looks, carried, asked, account).await;
         }
-        let Some(Answering::Llm(endpoint)) = answering else {
+        let Some(Answering::Llm(_)) = answering else {
             return Ok(Ok(carried));
         };
         let looks = self.flow.guard.decider.looks_at_tool_calls();
@@ -55,7 +55,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let room = |memory| self.flow.room(memory);
         let reading = Reading::of(&carried.parts.headers, answering, room);
         let mut reading = reading.ok().flatten();
-        if reading.as_ref().is_some_and(Reading::is_plain_stream) {
+        if reading.as_ref().and_then(Reading::plain_stream).is_some() {
             return Ok(Ok(carried));
         }
         let mut checks = self.flow.checks(Arc::clone(asked), answering);
@@ -81,7 +81,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         let checked = match checks.check(asks).await {
-            Ok(()) => self.cut_out(&mut checks, endpoint, held).await,
+            Ok(()) => self.cut_out(&mut checks, held).await,
             Err(denied) => Err(denied),
         };
         let (held, changed) = match checked {
@@ -114,12 +114,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     ///
     /// # Errors
     /// It is denied.
-    async fn cut_out(
-        &self,
-        checks: &mut Checks,
-        endpoint: Endpoint,
-        held: Held,
-    ) -> Result<(Held, bool), Decided> {
+    async fn cut_out(&self, checks: &mut Checks, held: Held) -> Result<(Held, bool), Decided> {
         if checks.cuts().next().is_none() {
             return Ok((held, false));
         }
@@ -130,9 +125,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 return Err(Uncut::Large);
             }
             let came = held.copied();
-            if endpoint.is_aws_stream() {
-                return cutter.event_stream(&came);
-            }
             let document = Value::read(&came, 2 * MAX_CUT)?;
             let written = cutter.document(document)?;
             Ok(written.map(String::into_bytes))
