@@ -48,6 +48,12 @@ impl Parser {
         }
     }
 
+    /// As [`Pieces::is_odd`].
+    #[must_use]
+    pub const fn is_odd(&self) -> bool {
+        self.pieces.is_odd()
+    }
+
     /// How long the server would have a client wait before it connects again, in ms.
     #[must_use]
     pub const fn retry(&self) -> Option<u64> {

@@ -118,6 +118,7 @@ impl ListFilter {
             // An answer without content lists nothing.
             Form::Document(..) if self.size == 0 => {}
             Form::Document(reader) => entries.push(Entry::Document(reader.finish()?)),
+            Form::Events(parser, _) if parser.is_odd() => return Err(NotUnderstood::Line),
             Form::Events(_, events) => {
                 // What all of them take is bounded, as one document is.
                 let mut left = MAX_LIST;

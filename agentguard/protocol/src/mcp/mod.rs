@@ -88,6 +88,9 @@ pub enum NotUnderstood {
     /// Its content coding cannot be taken off.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
+    /// A line of an event stream is none of one: see [`crate::sse::Pieces::is_odd`].
+    #[error("a line of its event stream is neither a field nor a comment")]
+    Line,
     /// A member has not the type that the protocol gives it.
     #[error("`{0}` is not what MCP has there")]
     Wrong(&'static str),

@@ -270,6 +270,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let lists = looks.map(|it| Looks {
             server: it.server(),
             list: filtered,
+            questions: tongue.questions().cloned().unwrap_or_default(),
             form: it.looked_at(&asked),
         });
         let examined = match carried {

@@ -1,6 +1,6 @@
 //! Answers that may list tools, looked at before agents are shown them. One document is held until it is whole, and written
-//! anew where a part of its tools is shown; so is what comes where a list was asked for. Other streams are passed on event by
-//! event (`listed/stream.rs`): clients take an answer from whatever stream it comes by. An agent's card is one document, shown
+//! anew where a part of its tools is shown. Streams are passed on event by event (`listed/stream.rs`): clients take an answer
+//! from whatever stream it comes by, and servers ask something of them before they answer. An agent's card is one document, shown
 //! as it came or not at all (`listed/card.rs`).
 
 mod card;
@@ -9,8 +9,10 @@ mod stream;
 use std::sync::Arc;
 
 use agentguard_decision::{Asked, Decided, Recorder};
+use agentguard_model::{DecisionId, Reason, ReasonCode};
 use agentguard_protocol::content::Codings;
-use agentguard_protocol::mcp::{ListFilter, may_list};
+use agentguard_protocol::mcp::{ListFilter, Questions, may_list};
+use agentguard_protocol::refusal::Refusal;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::response::Parts;
@@ -27,12 +29,14 @@ use crate::http::held::{Held, Holding};
 use crate::http::reading::{is_json, kind};
 
 /// An answer of a server of tools that is looked at.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Looks<'a> {
     /// The server.
     pub(super) server: &'a str,
     /// Whether a list, or a card, was asked for.
     pub(super) list: bool,
+    /// What waits for the answer.
+    pub(super) questions: Questions,
     /// What it may be.
     pub(super) form: Form,
 }
@@ -95,6 +99,7 @@ pub(super) async fn shown<R: Recorder, P: Port>(
         asked: Arc::clone(asked),
         account: Arc::clone(account),
         server: looks.server.to_owned(),
+        list: looks.list.then_some(looks.questions),
     };
     if let Form::Card { name, in_result } = looks.form {
         return looked.card(name, in_result, parts, body).await;
@@ -113,11 +118,11 @@ pub(super) async fn shown<R: Recorder, P: Port>(
         }
         Err(why) => return looked.unread(looks.list, body, why).await,
     };
-    if events && !looks.list {
+    if events {
         forget_form(parts);
         return Ok(stream::looked(looked, body));
     }
-    let mut filter = ListFilter::new(events);
+    let mut filter = ListFilter::new(false);
     let late = async {
         match looks.list {
             true => sleep(flow.guard.limits.call).await,
@@ -222,6 +227,15 @@ struct Looked<R: Recorder, P: Port> {
     asked: Arc<Asked>,
     account: Arc<Account<R>>,
     server: String,
+    /// What waits for it, where a list was asked for.
+    list: Option<Questions>,
+}
+
+/// Why a stream ends with an event.
+struct Ended {
+    why: String,
+    /// What who waits for a list is told in its place.
+    told: Option<String>,
 }
 
 impl<R: Recorder, P: Port> Looked<R, P> {
@@ -255,15 +269,36 @@ impl<R: Recorder, P: Port> Looked<R, P> {
     }
 
     /// The same, of an event: why the stream ends with it, if it does.
-    async fn unread_event(&self, why: &str) -> Result<(), BodyFailed> {
+    async fn unread_event(&self, why: &str) -> Result<(), Ended> {
         let decider = &self.flow.guard.decider;
         let (client, target) = (&self.flow.client, &self.flow.target);
         let told = decider.list_unread(client, target, &self.server, why);
         match told.await {
-            Some(decided) if !decided.allowed => {
-                Err(BodyFailed::NotCompared(decided.reason.message))
+            Some(decided) if !decided.allowed => Err(self.ended(&decided.reason, decided.id)),
+            _ if self.list.is_some() && decider.shows_a_part(&self.server) => {
+                let message = format!("the list of tools cannot be filtered: {why}");
+                Err(self.ended(&Reason::new(ReasonCode::NotUnderstood, message), None))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn ended(&self, reason: &Reason, decision: Option<DecisionId>) -> Ended {
+        let refusal = Refusal {
+            status: StatusCode::BAD_GATEWAY,
+            reason,
+            decision,
+        };
+        let told = self.list.as_ref().map(|questions| {
+            let answer = questions.refused(&refusal).into_body();
+            format!(
+                "event: message\ndata: {}\n\n",
+                String::from_utf8_lossy(&answer)
+            )
+        });
+        Ended {
+            why: reason.message.clone(),
+            told,
         }
     }
 }

@@ -40,6 +40,14 @@ impl Tongue {
         }
     }
 
+    /// What waits for an answer of a server of tools.
+    pub(super) const fn questions(&self) -> Option<&Questions> {
+        match self {
+            Self::Mcp(questions) => Some(questions),
+            _ => None,
+        }
+    }
+
     /// As it is for a call of a language model. Clients of gRPC read no body.
     pub(super) fn or_llm(self, api: Option<LlmApi>) -> Self {
         match (self, api) {

@@ -211,7 +211,7 @@ async fn a_list_of_tools_has_those_that_may_be_called() {
     let shown =
         r#"{"id":1,"jsonrpc":"2.0","result":{"tools":[{"inputSchema":{"a":1.0},"name":"read"}]}}"#;
     let events = format!(": hello\n\nid: 4\nevent: message\ndata: {list}\n\n");
-    let shown_events = format!("event: message\nid: 4\ndata: {shown}\n\n");
+    let shown_events = format!(": hello\n\nid: 4\nevent: message\ndata: {shown}\n\n");
     for (kind, answer, expected) in [
         ("application/json", list, shown),
         ("text/event-stream", &events, &shown_events),
@@ -231,11 +231,23 @@ async fn a_list_of_tools_has_those_that_may_be_called() {
     // What cannot be read lists nobody knows what.
     for (kind, answer) in [
         ("application/json", r#"{"result":{"tools":[],"tools":[]}}"#),
-        ("text/event-stream", "data: {\n\n"),
+        ("text/event-stream", "data: {\"tools\":\n\n"),
+        // For who splits lines as Python does, there is another event in the comment.
+        (
+            "text/event-stream",
+            ": x\u{2028}data: {\"result\":{\"tools\":[]}}\ndata: {}\n\n",
+        ),
         ("text/plain", list),
     ] {
         let (head, got, decisions) = answered(ask, kind, answer).await;
-        assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+        let events = kind == "text/event-stream";
+        let status = if events { 200 } else { 502 };
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        if events {
+            // Who waits has an answer.
+            let error = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{";
+            assert!(got.starts_with(error), "{got}");
+        }
         assert!(
             got.contains("the list of tools cannot be filtered"),
             "{got}"
@@ -249,6 +261,43 @@ async fn a_list_of_tools_has_those_that_may_be_called() {
             .unwrap();
         assert!(error.contains("cannot be filtered"), "{error}");
     }
+}
+
+/// A server may ask something of its client before it answers.
+#[tokio::test]
+async fn a_list_that_comes_by_a_stream_does_not_hold_what_comes_before_it() {
+    let world = by_name(Rules::Tools).build().await;
+    let mut client = world.connect().await;
+    let ask = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    write(&mut client, post(ask, "")).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    read_some(&mut upstream, ask.len()).await;
+    let chunk = |event: &str| format!("{:x}\r\n{event}\r\n", event.len());
+    let asks = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"roots/list\"}\n\n";
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    write(&mut upstream, format!("{head}{}", chunk(asks))).await;
+    read_until(&mut client, asks).await;
+    let list = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"tools\":[{\"name\":\"read\"},{\"name\":\"write\"}]}}\n\n";
+    write(&mut upstream, chunk(list)).await;
+    let got = read_until(&mut client, "\n\n").await;
+    assert!(got.contains("read") && !got.contains("write"), "{got}");
+    write(&mut upstream, "0\r\n\r\n").await;
+    read_until(&mut client, "0\r\n\r\n").await;
+    drop(client);
+    let decisions = world.end().await;
+    let told = decisions[0]
+        .outcome
+        .as_ref()
+        .unwrap()
+        .tool
+        .as_ref()
+        .unwrap();
+    assert_eq!(
+        (told.listed, told.left_out.as_slice()),
+        (Some(1), &["write".to_owned()][..])
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Streams of events by which lists of tools may come though nobody asked for one there. An event is passed on once it was
-//! read as a whole.
+//! Streams of events by which lists of tools may come, whether or not one was asked for there. An event is passed on once it
+//! was read as a whole.
 
 use agentguard_decision::Recorder;
 use agentguard_protocol::mcp::{ListFilter, may_list};
@@ -9,7 +9,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 
-use super::{Looked, frame};
+use super::{Ended, Looked, frame};
 use crate::Port;
 use crate::http::body::{BodyFailed, Received};
 use crate::http::growth::Judge as _;
@@ -58,10 +58,8 @@ pub(super) fn looked<R: Recorder, P: Port>(looked: Looked<R, P>, body: Received)
 impl<R: Recorder, P: Port> Stream<R, P> {
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, BodyFailed>> {
         loop {
-            if let Err(failed) = self.read().await {
-                self.pieces = None;
-                self.rest.clear();
-                self.failed = Some(failed);
+            if let Err(ended) = self.read().await {
+                self.end(ended);
             }
             if !self.out.is_empty() {
                 return Some(Ok(frame(self.out.split())));
@@ -84,16 +82,30 @@ impl<R: Recorder, P: Port> Stream<R, P> {
                 None => {
                     self.pieces = None;
                     // Some clients take an event for one that the end of its stream finds unfinished.
-                    if let Err(failed) = self.event_ends().await {
-                        return Some(Err(failed));
+                    if let Err(ended) = self.event_ends().await {
+                        self.end(ended);
                     }
                 }
             }
         }
     }
 
+    /// Nothing more comes. Where somebody waits for a list that is told, and is all that there was to say; else the stream
+    /// breaks off.
+    fn end(&mut self, ended: Ended) {
+        self.pieces = None;
+        self.rest.clear();
+        match ended.told {
+            Some(told) => {
+                self.out.extend_from_slice(told.as_bytes());
+                self.looked.account.fail(ended.why);
+            }
+            None => self.failed = Some(BodyFailed::NotCompared(ended.why)),
+        }
+    }
+
     /// Reads what has come.
-    async fn read(&mut self) -> Result<(), BodyFailed> {
+    async fn read(&mut self) -> Result<(), Ended> {
         while !self.rest.is_empty() {
             let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
             let end = self.rest.iter().position(breaks);
@@ -131,7 +143,7 @@ impl<R: Recorder, P: Port> Stream<R, P> {
         }
     }
 
-    async fn event_ends(&mut self) -> Result<(), BodyFailed> {
+    async fn event_ends(&mut self) -> Result<(), Ended> {
         let mut event = BytesMut::with_capacity(self.event.size());
         while let Some(piece) = self.event.pop() {
             event.extend_from_slice(&piece);
