@@ -1,6 +1,8 @@
 //! What is answered.
 
-use agentguard_model::{LlmAnswer, LlmApi};
+use std::borrow::Cow;
+
+use agentguard_model::{LlmAnswer, LlmApi, Usage};
 use http::HeaderMap;
 
 use super::chat::Chat;
@@ -12,7 +14,8 @@ use super::invoke::{Invoke, Metered};
 use super::ollama::Ollama;
 use super::responses::Responses;
 use super::{
-    Endpoint, InvokeForm, MAX_PENDING, NotUnderstood, Word, anthropic::Messages, tools::Tools,
+    Endpoint, InvokeForm, MAX_PENDING, MAX_TOOL_CALLS, NotUnderstood, Word, anthropic::Messages,
+    tools::Tools,
 };
 use crate::eventstream;
 use crate::json::{Event, Scanner, Sink};
@@ -35,7 +38,7 @@ pub struct AnswerReader {
     bedrock: bool,
 }
 
-/// How far the answers on a WebSocket have come, by its last event.
+/// What an event on a WebSocket is for the answer that it belongs to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Progress {
     /// Nothing begins or ends with it.
@@ -52,7 +55,7 @@ const DONE: &[u8] = b"[DONE]";
 
 /// How an event's data begins.
 #[derive(Debug)]
-enum Start {
+pub(super) enum Start {
     /// With this, which may come to be [`DONE`].
     Held(Vec<u8>),
     /// As a document does.
@@ -62,6 +65,36 @@ enum Start {
 impl Default for Start {
     fn default() -> Self {
         Self::Held(Vec::new())
+    }
+}
+
+impl Start {
+    /// What is to be read of the event's document, now that this has come of its data.
+    pub(super) fn begin<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let Self::Held(held) = self else {
+            return Cow::Borrowed(bytes);
+        };
+        // What stands before a document is no part of it; nor is the line end of an empty line.
+        let bytes = match held.is_empty() {
+            true => bytes.trim_ascii_start(),
+            false => bytes,
+        };
+        held.extend_from_slice(bytes);
+        if DONE.starts_with(held) {
+            return Cow::default();
+        }
+        let held = std::mem::take(held);
+        *self = Self::Document;
+        Cow::Owned(held)
+    }
+
+    /// What is left to be read of it, now that the event is over. None: it has no document.
+    pub(super) fn end(&mut self) -> Option<Vec<u8>> {
+        match std::mem::take(self) {
+            Self::Held(held) if held.is_empty() || held == DONE => None,
+            Self::Held(held) => Some(held),
+            Self::Document => Some(Vec::new()),
+        }
     }
 }
 
@@ -253,46 +286,23 @@ impl AnswerReader {
     /// A piece of an event's data.
     pub fn data(&mut self, bytes: &[u8]) {
         self.events = true;
-        let Start::Held(held) = &mut self.start else {
-            self.whole(bytes);
-            return;
-        };
-        // What stands before a document is no part of it; nor is the line end of an empty line.
-        let bytes = match held.is_empty() {
-            true => bytes.trim_ascii_start(),
-            false => bytes,
-        };
-        held.extend_from_slice(bytes);
-        if !DONE.starts_with(held) {
-            let held = std::mem::take(held);
-            self.start = Start::Document;
-            self.whole(&held);
-        }
+        let bytes = self.start.begin(bytes);
+        self.whole(&bytes);
     }
 
     /// An event is over. `kind`: its type, as an event stream has it beside the data; or empty.
     pub fn event_ends(&mut self, kind: &[u8]) {
         self.events = true;
-        match std::mem::take(&mut self.start) {
-            Start::Held(held) if held.is_empty() || held == DONE => return,
-            Start::Held(held) => self.whole(&held),
-            Start::Document => {}
-        }
+        let Some(rest) = self.start.end() else {
+            return;
+        };
+        self.whole(&rest);
         if !kind.is_empty() {
             let kind = String::from_utf8_lossy(kind);
             self.form.documents().named(&kind);
         }
         self.document_ends(true);
         self.scanner.begin_again();
-    }
-
-    /// What the last event was for the answer, where several come one after the other: those of Responses.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
-        match &self.form {
-            Form::Responses(responses) => responses.progress,
-            _ => Progress::Within,
-        }
     }
 
     /// The tools that the model has asked to call so far, in whole events.
@@ -381,9 +391,48 @@ impl Answer {
         told
     }
 
-    pub(super) fn usage(&mut self) -> &mut agentguard_model::Usage {
+    pub(super) fn usage(&mut self) -> &mut Usage {
         self.told.usage.get_or_insert_default()
     }
+}
+
+/// Adds what came of an answer to what came of others.
+///
+/// # Errors
+/// There are more tool calls than are told of.
+pub(super) fn add(told: &mut LlmAnswer, answer: LlmAnswer) -> Result<(), NotUnderstood> {
+    told.model = answer.model.or(told.model.take());
+    told.finish_reason = answer.finish_reason.or(told.finish_reason.take());
+    told.error = answer.error.or(told.error.take());
+    told.usage = sum(told.usage, answer.usage);
+    let room = MAX_TOOL_CALLS.saturating_sub(told.tool_calls.len());
+    let many = answer.tool_calls.len() > room;
+    told.tool_calls
+        .extend(answer.tool_calls.into_iter().take(room));
+    match many {
+        true => Err(NotUnderstood::ToolCalls),
+        false => Ok(()),
+    }
+}
+
+/// Tokens of several answers.
+pub(super) fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
+    let (Some(one), Some(other)) = (one, other) else {
+        return one.or(other);
+    };
+    let add = |one: Option<u64>, other: Option<u64>| match (one, other) {
+        (Some(one), Some(other)) => Some(one.saturating_add(other)),
+        (one, other) => one.or(other),
+    };
+    Some(Usage {
+        input_tokens: add(one.input_tokens, other.input_tokens),
+        cache_read_tokens: add(one.cache_read_tokens, other.cache_read_tokens),
+        cache_write_tokens: add(one.cache_write_tokens, other.cache_write_tokens),
+        audio_input_tokens: add(one.audio_input_tokens, other.audio_input_tokens),
+        output_tokens: add(one.output_tokens, other.output_tokens),
+        reasoning_tokens: add(one.reasoning_tokens, other.reasoning_tokens),
+        audio_output_tokens: add(one.audio_output_tokens, other.audio_output_tokens),
+    })
 }
 
 /// A number of tokens; `null` and fractions are none.

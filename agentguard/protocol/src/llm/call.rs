@@ -101,8 +101,8 @@ impl CallReader {
 pub(super) struct CallSink {
     endpoint: Endpoint,
     call: Call,
-    /// The type of a message that has one; none where the document has no such thing.
-    message: Option<Option<String>>,
+    /// What a message has beside; none where the document has no such thing.
+    message: Option<Envelope>,
     /// Whether the call of a batch that is being read has named its model.
     named: bool,
     /// Whether it says in two ways whom it is for.
@@ -117,6 +117,14 @@ pub(super) struct CallSink {
     nested: Tool,
     object: bool,
     fault: Option<NotUnderstood>,
+}
+
+/// What a message has that the content of a request has not.
+#[derive(Debug, Default)]
+pub(super) struct Envelope {
+    pub(super) kind: Option<String>,
+    /// The lane that its answer comes in.
+    pub(super) lane: Option<String>,
 }
 
 /// What names a tool.
@@ -156,7 +164,7 @@ const KNOWN: [&str; 15] = [
 ];
 
 /// Those that a message has beside.
-const MESSAGE: [&str; 2] = ["type", "response"];
+const MESSAGE: [&str; 3] = ["type", "response", "stream_id"];
 
 /// The members of a tool that are.
 const TOOL: [&str; 7] = [
@@ -173,14 +181,14 @@ impl CallSink {
     /// For a message that says itself what it is, and may be a call to this endpoint: see [`super::TurnReader`].
     pub(super) fn message(endpoint: Endpoint) -> Self {
         Self {
-            message: Some(None),
+            message: Some(Envelope::default()),
             ..Self::new(endpoint)
         }
     }
 
-    /// The type that a message gives itself, once it is whole.
-    pub(super) fn message_type(&mut self) -> Option<String> {
-        self.message.take().flatten()
+    /// What a message has beside, once it is whole.
+    pub(super) fn envelope(&mut self) -> Envelope {
+        self.message.take().unwrap_or_default()
     }
 
     pub(super) fn new(endpoint: Endpoint) -> Self {
@@ -237,9 +245,7 @@ impl CallSink {
         if !matches!(event, Event::Text(_) | Event::End(_)) {
             self.spelt(name);
         }
-        if self.message.is_some() {
-            self.message_member(name, event);
-        }
+        self.message_member(name, event);
         match (name, event) {
             ("connectors", event) if self.is_cohere() => match event {
                 Event::Begin(Kind::Array) | Event::End(_) | Event::Null => {}
@@ -306,10 +312,22 @@ impl CallSink {
 
     /// A member that messages alone have.
     fn message_member(&mut self, name: &str, event: Event<'_>) {
+        let Some(message) = &mut self.message else {
+            return;
+        };
         match (name, event) {
-            ("type", Event::Begin(Kind::Text)) => self.word = Word::default(),
-            ("type", Event::Text(piece)) => self.word.push(piece),
-            ("type", Event::End(Kind::Text)) => self.message = Some(self.word.take()),
+            ("type" | "stream_id", Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ("type" | "stream_id", Event::Text(piece)) => self.word.push(piece),
+            ("type", Event::End(Kind::Text)) => message.kind = self.word.take(),
+            ("stream_id", Event::End(Kind::Text)) => {
+                let long = self.word.is_long();
+                message.lane = self.word.take();
+                if long {
+                    self.fail(NotUnderstood::Long("stream_id"));
+                }
+            }
+            ("stream_id", Event::Null) => {}
+            ("stream_id", _) => self.fail(NotUnderstood::Wrong("stream_id")),
             ("type", _) => self.fail(NotUnderstood::Wrong("type")),
             // Where another API over WebSocket has the call.
             ("response", Event::Null) => {}

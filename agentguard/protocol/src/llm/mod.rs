@@ -3,8 +3,8 @@
 //! - [`Route`] knows a call by its path, in the form of the provider that a host belongs to: its [`Endpoint`], and
 //!   the model where the path names it.
 //! - [`CallReader`] reads what a request asks for; [`AnswerReader`] what is answered, whole or event by event.
-//! - [`TurnReader`] reads what a message on a WebSocket asks for, where each is a call of its own; [`realtime`] what
-//!   is said on one that is a session.
+//! - [`TurnReader`] reads what a message on a WebSocket asks for, where each is a call of its own, and [`EventReader`]
+//!   what comes back; [`realtime`] what is said on one that is a session.
 //!
 //! Both read as it comes and keep only what they tell of. Names of members are those of the providers' API
 //! references; a name that differs in case alone is not understood, since some servers take it for the same.
@@ -37,7 +37,7 @@ pub use answer::{AnswerReader, Progress};
 pub use call::{Call, CallReader};
 pub use cut::{Cutter, Uncut};
 pub use paths::Route;
-pub use turn::{Turn, TurnReader};
+pub use turn::{EventReader, Turn, TurnAnswer, TurnEvent, TurnReader};
 
 use crate::content::Undecodable;
 use crate::json::Pointer;

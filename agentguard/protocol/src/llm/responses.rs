@@ -11,16 +11,29 @@ use crate::json::{Event, Kind, Part, Path, Sink};
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     pub(super) answer: Answer,
+    documents: DocumentSink,
+}
+
+/// Reads one document after the other.
+#[derive(Debug, Default)]
+pub(super) struct DocumentSink {
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
-    pub(super) progress: Progress,
 }
 
 /// What one document says, kept until all of it is there: members have no order.
 #[derive(Debug, Default)]
-struct Document {
+pub(super) struct Document {
+    /// Whether it is an object.
+    pub(super) object: bool,
     kind: Option<String>,
+    /// The lane of a WebSocket that it belongs to.
+    pub(super) lane: Option<String>,
+    /// Why that is not known.
+    pub(super) odd_lane: Option<NotUnderstood>,
+    /// The id of its response.
+    pub(super) response: Option<String>,
     model: Option<String>,
     status: Option<String>,
     incomplete: Option<String>,
@@ -49,6 +62,8 @@ pub(super) struct Item {
 #[derive(Clone, Copy, Debug)]
 enum Field {
     Kind,
+    Lane,
+    Response,
     Model,
     Status,
     Incomplete,
@@ -104,12 +119,75 @@ fn in_response<'a, 'b>(steps: &'b [Part<'a>]) -> &'b [Part<'a>] {
     }
 }
 
-impl Responses {
+impl Document {
+    /// Whether an answer on a WebSocket begins or ends with it.
+    pub(super) fn progress(&self) -> Progress {
+        match self.kind.as_deref().unwrap_or_default() {
+            "response.created" => Progress::Begun,
+            "response.completed" | "response.failed" | "response.incomplete" | "error" => {
+                Progress::Over
+            }
+            _ => Progress::Within,
+        }
+    }
+
+    /// Whether an answer begins with it, or something is told of what one puts out, or of its tokens. Other events are
+    /// about connections and calls, or say nothing that is looked at.
+    pub(super) fn is_of_answer(&self) -> bool {
+        let kind = self.kind.as_deref().unwrap_or_default();
+        let tells = self.progress() == Progress::Begun
+            || self.output_index.is_some()
+            || self.usage.is_some()
+            || kind.starts_with("response.output_item.");
+        kind.starts_with("response.") && tells || self.output.names().next().is_some()
+    }
+
+    /// What of it counts for its answer, now that it is known which one it is.
+    pub(super) fn tell(self, answer: &mut Answer, event: bool) -> Result<(), NotUnderstood> {
+        let kind = self.kind.as_deref().unwrap_or_default();
+        let slot = (0, self.output_index.unwrap_or_default());
+        match kind {
+            "response.output_item.added" if event => {
+                let set = self.item.set.clone();
+                if let Some(asked) = self.item.asked(false)? {
+                    answer.tools.of_set(set.as_deref(), &asked.name)?;
+                    answer.tools.named(slot, Some(asked.name), asked.id)?;
+                }
+            }
+            "response.output_item.done" if event => {
+                answer.tools.item(slot, self.item)?;
+            }
+            // Of an item that nobody told of, the response does.
+            _ => answer.tools.told_whole(self.output)?,
+        }
+        let told = &mut answer.told;
+        told.model = self.model.or(told.model.take());
+        told.usage = self.usage.or(told.usage);
+        let finish = self.incomplete.or(self.status);
+        told.finish_reason = finish.or(told.finish_reason.take());
+        let failed = !event || matches!(kind, "error" | "response.failed");
+        if failed && self.error.iter().any(Option::is_some) {
+            answer.error = self.error;
+        }
+        Ok(())
+    }
+}
+
+impl DocumentSink {
+    /// What the document says, now that it is whole.
+    pub(super) fn finish(&mut self) -> Result<Document, NotUnderstood> {
+        let document = std::mem::take(&mut self.document);
+        self.fault.take().map_or(Ok(document), Err)
+    }
+
     fn field(steps: &[Part<'_>]) -> Option<Field> {
         use Part::{Item, Key};
         let within = in_response(steps);
         Some(match within {
             [Key("type")] if within.len() == steps.len() => Field::Kind,
+            [Key("stream_id")] if within.len() == steps.len() => Field::Lane,
+            [Key("response_id")] if within.len() == steps.len() => Field::Response,
+            [Key("id")] if within.len() != steps.len() => Field::Response,
             [Key("model")] => Field::Model,
             [Key("status")] => Field::Status,
             [Key("incomplete_details"), Key("reason")] => Field::Incomplete,
@@ -136,10 +214,15 @@ impl Responses {
         if self.reading.word.is_long() && matches!(field, Field::ItemName | Field::ItemSet) {
             self.fault.get_or_insert(NotUnderstood::Long("name"));
         }
+        if self.reading.word.is_long() && matches!(field, Field::Lane) {
+            self.document.odd_lane = Some(NotUnderstood::Long("stream_id"));
+        }
         let word = self.reading.word.take();
         let document = &mut self.document;
         let place = match field {
             Field::Kind => &mut document.kind,
+            Field::Lane => &mut document.lane,
+            Field::Response => &mut document.response,
             Field::Model => &mut document.model,
             Field::Status => &mut document.status,
             Field::Incomplete => &mut document.incomplete,
@@ -199,46 +282,9 @@ impl Responses {
         };
         *place = Some(number);
     }
-
-    /// What of a document counts, now that it is known which one it is.
-    fn take(&mut self, document: Document, event: bool) -> Result<(), NotUnderstood> {
-        let kind = document.kind.as_deref().unwrap_or_default();
-        let slot = (0, document.output_index.unwrap_or_default());
-        self.progress = match kind {
-            "response.created" => Progress::Begun,
-            "response.completed" | "response.failed" | "response.incomplete" | "error" => {
-                Progress::Over
-            }
-            _ => Progress::Within,
-        };
-        match kind {
-            "response.output_item.added" if event => {
-                let set = document.item.set.clone();
-                if let Some(asked) = document.item.asked(false)? {
-                    self.answer.tools.of_set(set.as_deref(), &asked.name)?;
-                    self.answer.tools.named(slot, Some(asked.name), asked.id)?;
-                }
-            }
-            "response.output_item.done" if event => {
-                self.answer.tools.item(slot, document.item)?;
-            }
-            // Of an item that nobody told of, the response does.
-            _ => self.answer.tools.told_whole(document.output)?,
-        }
-        let told = &mut self.answer.told;
-        told.model = document.model.or(told.model.take());
-        told.usage = document.usage.or(told.usage);
-        let finish = document.incomplete.or(document.status);
-        told.finish_reason = finish.or(told.finish_reason.take());
-        let failed = !event || matches!(kind, "error" | "response.failed");
-        if failed && document.error.iter().any(Option::is_some) {
-            self.answer.error = document.error;
-        }
-        Ok(())
-    }
 }
 
-impl Sink for Responses {
+impl Sink for DocumentSink {
     fn take(&mut self, path: &Path, event: Event<'_>) {
         use Part::{Item as At, Key};
         match event {
@@ -265,8 +311,14 @@ impl Sink for Responses {
         };
         match event {
             Event::Begin(Kind::Text) => self.reading.begin(Self::field(steps)),
+            Event::Number(_) | Event::Bool(_) | Event::Begin(_)
+                if matches!(steps, [Key("stream_id")]) =>
+            {
+                self.document.odd_lane = Some(NotUnderstood::Wrong("stream_id"));
+            }
             Event::Number(_) => self.number(steps, event),
             Event::Begin(Kind::Object) => {
+                self.document.object |= steps.is_empty();
                 if let [Key("output"), At(_)] = in_response(steps) {
                     // Of an event that has an item of its own.
                     let before = std::mem::take(&mut self.document.item);
@@ -289,16 +341,20 @@ impl Sink for Responses {
     }
 }
 
+impl Sink for Responses {
+    fn take(&mut self, path: &Path, event: Event<'_>) {
+        self.documents.take(path, event);
+    }
+}
+
 impl Documents for Responses {
     fn named(&mut self, kind: &str) {
-        self.document.kind.get_or_insert_with(|| kind.to_owned());
+        let document = &mut self.documents.document;
+        document.kind.get_or_insert_with(|| kind.to_owned());
     }
 
     fn over(&mut self, event: bool) -> Result<(), NotUnderstood> {
-        let document = std::mem::take(&mut self.document);
-        match self.fault.take() {
-            Some(fault) => Err(fault),
-            None => Self::take(self, document, event),
-        }
+        let document = self.documents.finish()?;
+        document.tell(&mut self.answer, event)
     }
 }

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::call::Call;
 use super::{
-    AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, Progress, Route,
+    AnswerReader, CallReader, Endpoint, MAX_OFFERED, MAX_TOOL_CALLS, NotUnderstood, Route,
 };
 use crate::sse::{Piece, Pieces};
 
@@ -557,34 +557,6 @@ fn errors_in_the_providers_words() {
         stream(Endpoint::Responses, &[failed]).error.unwrap(),
         "server_error"
     );
-}
-
-/// What each event of a stream is for the answers on it.
-fn progress(events: &[Value]) -> Vec<Progress> {
-    let mut reader = AnswerReader::new(Endpoint::Responses);
-    let told = events.iter().map(|event| {
-        reader.data(event.to_string().as_bytes());
-        reader.event_ends(&[]);
-        reader.progress()
-    });
-    told.collect()
-}
-
-#[test]
-fn the_answers_on_a_websocket_begin_and_end() {
-    let kinds = [
-        ("codex.rate_limits", Progress::Within),
-        ("response.created", Progress::Begun),
-        ("response.output_text.delta", Progress::Within),
-        ("response.completed", Progress::Over),
-        ("response.created", Progress::Begun),
-        ("response.incomplete", Progress::Over),
-        ("error", Progress::Over),
-        ("response.failed", Progress::Over),
-    ];
-    let events =
-        kinds.map(|(kind, _)| json!({ "type": kind, "status": 400, "error": { "code": "x" } }));
-    assert_eq!(progress(&events), kinds.map(|(_, progress)| progress));
 }
 
 #[test]

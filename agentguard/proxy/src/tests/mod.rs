@@ -101,8 +101,12 @@ enum Rules {
     CallsUnread,
     /// The same, but for answers that ask for `shell`.
     CallsAsked,
+    /// The same, where `small` alone may not ask for it.
+    CallsAskedOfSmall,
     /// The same, where what is asked for is cut out of the answer.
     CallsCut,
+    /// As [`Self::CallsAsked`], where calls of `large` alone are allowed.
+    CallsAskedOfLarge,
     /// The name is Amazon Bedrock's, and everything is allowed.
     AwsUnread,
     /// The same, but for answers that ask for `shell`.
@@ -403,8 +407,10 @@ fn policy(rules: Rules) -> Policy {
         Rules::Calls
         | Rules::CallsUnread
         | Rules::CallsAsked
+        | Rules::CallsAskedOfSmall
         | Rules::CallsCut
         | Rules::CallsByPost
+        | Rules::CallsAskedOfLarge
         | Rules::Live
         | Rules::LiveKept
         | Rules::Edited
@@ -524,6 +530,12 @@ fn policy(rules: Rules) -> Policy {
               { id: shell, action: deny, reason: No shell., \
                 match: { host: [api.example], llm: { tool_calls: [shell] } } }]"
         }
+        Rules::CallsAskedOfSmall => {
+            "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example] } }, \
+              { id: shell, action: deny, reason: No shell., \
+                match: { host: [api.example], llm: { model: [small], tool_calls: [shell] } } }]"
+        }
         Rules::CallsCut | Rules::AwsCut => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }, \
@@ -535,6 +547,12 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsByPost => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], method: [POST], llm: {} } }]"
+        }
+        Rules::CallsAskedOfLarge => {
+            "[{ id: large, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: { model: [large] } } }, \
+              { id: shell, action: deny, reason: No shell., \
+                match: { host: [api.example], llm: { tool_calls: [shell] } } }]"
         }
         Rules::CallsByPath => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

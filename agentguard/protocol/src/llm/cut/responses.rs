@@ -113,7 +113,7 @@ const RUN_BY_CLIENTS: [&str; 6] = [
 /// what comes behind keeps its own.
 fn same(event: &Event, kind: &str, (name, member): (&str, Value)) -> Event {
     let mut members: Vec<(Box<str>, Value)> = vec![("type".into(), text(kind))];
-    for own in ["sequence_number", "output_index"] {
+    for own in ["sequence_number", "stream_id", "output_index"] {
         if let Some(value) = event.data.get(own) {
             members.push((own.into(), value.clone()));
         }

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use agentguard_model::{AskedTool, LlmAnswer, Usage};
 
 use super::Given;
-use crate::llm::answer::Answer;
+use crate::llm::answer::{Answer, add, sum};
 use crate::llm::tools::Tools;
-use crate::llm::{MAX_TOOL_CALLS, NotUnderstood, Progress};
+use crate::llm::{NotUnderstood, Progress};
 
 /// The most responses that are told of at a time. Of one that was begun before no more is read.
 const MAX_OPEN: usize = 16;
@@ -182,17 +182,9 @@ impl Replies {
 
     /// Adds what came of one.
     fn add(&mut self, answer: LlmAnswer) {
-        let told = &mut self.told;
-        told.model = answer.model.or(told.model.take());
-        told.finish_reason = answer.finish_reason.or(told.finish_reason.take());
-        told.error = answer.error.or(told.error.take());
-        told.usage = sum(told.usage, answer.usage);
-        let room = MAX_TOOL_CALLS.saturating_sub(told.tool_calls.len());
-        if answer.tool_calls.len() > room {
-            self.fault.get_or_insert(NotUnderstood::ToolCalls);
+        if let Err(fault) = add(&mut self.told, answer) {
+            self.give_up(fault);
         }
-        let calls = answer.tool_calls.into_iter().take(room);
-        self.told.tool_calls.extend(calls);
     }
 
     /// What came of all of them.
@@ -204,24 +196,4 @@ impl Replies {
         self.told.not_understood = self.fault.map(|fault| fault.to_string());
         self.told
     }
-}
-
-/// Tokens of several answers.
-fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
-    let (Some(one), Some(other)) = (one, other) else {
-        return one.or(other);
-    };
-    let add = |one: Option<u64>, other: Option<u64>| match (one, other) {
-        (Some(one), Some(other)) => Some(one.saturating_add(other)),
-        (one, other) => one.or(other),
-    };
-    Some(Usage {
-        input_tokens: add(one.input_tokens, other.input_tokens),
-        cache_read_tokens: add(one.cache_read_tokens, other.cache_read_tokens),
-        cache_write_tokens: add(one.cache_write_tokens, other.cache_write_tokens),
-        audio_input_tokens: add(one.audio_input_tokens, other.audio_input_tokens),
-        output_tokens: add(one.output_tokens, other.output_tokens),
-        reasoning_tokens: add(one.reasoning_tokens, other.reasoning_tokens),
-        audio_output_tokens: add(one.audio_output_tokens, other.audio_output_tokens),
-    })
 }

@@ -1,4 +1,4 @@
-//! The server's messages: events of the answer to the call that is under way.
+//! The server's messages: events of the answers to calls that are under way.
 
 use std::future::pending;
 
@@ -64,7 +64,7 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
         }
         let too_long = self.holds && self.held.len() > MAX_HELD;
         if ends == Ends::Message {
-            self.turns.event_ends();
+            self.turns.event_ends().await?;
         }
         if self.holds && (ends == Ends::Message || too_long) {
             let text = std::mem::take(&mut self.text);

@@ -133,11 +133,15 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
         let unread = self.turns.unread.clone();
-        let mut user = None;
+        let (mut user, mut lane) = (None, None);
         let llm = match read {
             Ok(Turn::About) => return Ok(Fate::Goes),
-            Ok(Turn::Call(call)) => {
-                user = call.user;
+            Ok(Turn::Steer) => {
+                self.turns.steer();
+                return Ok(Fate::Goes);
+            }
+            Ok(Turn::Call { call, lane: named }) => {
+                (user, lane) = (call.user, named);
                 Llm {
                     model: call.model,
                     stream: call.stream,
@@ -151,7 +155,7 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
                 ..unread
             },
         };
-        self.turns.decide(llm, user, size, text).await
+        self.turns.decide(llm, user, lane, size, text).await
     }
 }
 

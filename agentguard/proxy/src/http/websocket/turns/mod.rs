@@ -1,13 +1,13 @@
 //! A WebSocket for calls: each message of the client that is a call is decided by itself.
 //!
 //! [`Calls`] holds the client's message until it was read, and lets it go or answers it with an error in its
-//! place; the connection stays as it is. [`Answers`] reads the events that come back. Of `OpenAI`'s Responses these
-//! are for the call that is under way: answers come one after the other, in the order of the calls. Of Realtime,
-//! which is a session, see [`live`]. A call that the policy comes to deny ends the connection, behind an error that
-//! its client understands.
+//! place; the connection stays as it is. [`Answers`] reads the events that come back. For which call of `OpenAI`'s
+//! Responses these are, see [`lanes`]; of Realtime, which is a session, see [`live`]. A call that the policy comes to
+//! deny ends the connection, behind an error that its client understands.
 
 mod answers;
 mod calls;
+mod lanes;
 mod live;
 mod session;
 
@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ClaimSource, Llm, LlmAnswer, LlmOperation, ReasonCode};
+use agentguard_decision::{Asked, Changes, Decided, Recorder};
+use agentguard_model::{ActionKind, ClaimSource, Llm, LlmOperation, ReasonCode};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Reader;
-use agentguard_protocol::llm::{AnswerReader, Endpoint, Progress};
+use agentguard_protocol::llm::Endpoint;
 use agentguard_protocol::refusal::Refusal;
 use agentguard_protocol::websocket::text_frame;
 use http::StatusCode;
@@ -41,10 +41,11 @@ use crate::revoked::Revoked;
 
 pub(super) use answers::Answers;
 pub(super) use calls::Calls;
+use lanes::{Lanes, Turn};
 use live::Live;
 
 /// The most calls that are under way on one connection, and refusals that wait to be said. Servers take one at
-/// a time; a client that goes beyond is cut off.
+/// a time in each lane; a client that goes beyond is cut off.
 const MOST: usize = 16;
 
 /// The calls on one connection.
@@ -55,7 +56,7 @@ pub(super) struct Turns<R: Recorder, P: Port> {
     opened: Arc<Account<R>>,
     /// A call of which nothing but where it goes is known.
     unread: Llm,
-    open: Mutex<VecDeque<Turn<R>>>,
+    lanes: Mutex<Lanes<R>>,
     /// What is known of the session that it is, if it is one.
     live: Option<Mutex<Live<R>>>,
     /// How many calls there were.
@@ -79,6 +80,7 @@ enum Fate {
 
 /// A call that may go on.
 struct Allowed<R: Recorder> {
+    asked: Arc<Asked>,
     account: Arc<Account<R>>,
     revoked: Revoked,
     checks: Arc<tokio::sync::Mutex<Checks>>,
@@ -86,30 +88,8 @@ struct Allowed<R: Recorder> {
     instead: Option<String>,
 }
 
-/// A call that is under way.
-struct Turn<R: Recorder> {
-    account: Arc<Account<R>>,
-    revoked: Revoked,
-    answer: AnswerReader,
-    checks: Arc<tokio::sync::Mutex<Checks>>,
-    /// The tools whose calls were cut out of its answer.
-    cut: Vec<String>,
-    /// Whether its answer has begun.
-    begun: bool,
-}
-
-impl<R: Recorder> Turn<R> {
-    /// Nothing more comes of it.
-    fn end(self, error: Option<&str>) {
-        self.account.said(LlmAnswer {
-            cut: self.cut,
-            ..self.answer.finish()
-        });
-        if let Some(error) = error {
-            self.account.fail(error);
-        }
-    }
-}
+/// What is asked about the tools that an answer asks for: about these, or nobody knows which.
+type Asks = (Arc<tokio::sync::Mutex<Checks>>, Option<Vec<String>>);
 
 impl<R: Recorder, P: Port> Turns<R, P> {
     pub(super) fn new(
@@ -122,7 +102,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             flow,
             handshake,
             opened,
-            open: Mutex::default(),
+            lanes: Mutex::default(),
             live: (unread.operation == LlmOperation::Realtime)
                 .then(|| Mutex::new(Live::new(unread.model.clone()))),
             unread,
@@ -133,8 +113,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, VecDeque<Turn<R>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lanes(&self) -> MutexGuard<'_, Lanes<R>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refusals(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
@@ -146,24 +126,20 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         &self,
         llm: Llm,
         user: Option<String>,
+        lane: Option<String>,
         size: u64,
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
-        let full = || self.open().len() >= MOST;
-        let allowed = match self.ask(llm, user, size, text, full).await? {
+        let unread = llm.not_understood.is_some();
+        let full = || self.lanes().is_full();
+        let mut allowed = match self.ask(llm, user, size, text, full).await? {
             Ok(allowed) => allowed,
             Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
         };
         self.one_more();
-        self.open().push_back(Turn {
-            account: allowed.account,
-            revoked: allowed.revoked,
-            answer: AnswerReader::new(Endpoint::Responses),
-            checks: allowed.checks,
-            cut: Vec::new(),
-            begun: false,
-        });
-        Ok(allowed.instead.map_or(Fate::Goes, Fate::Instead))
+        let instead = allowed.instead.take();
+        self.lanes().call(Turn::new(allowed, lane), unread);
+        Ok(instead.map_or(Fate::Goes, Fate::Instead))
     }
 
     /// As [`Self::decide`], to the verdict. `full`: there are too many under way.
@@ -212,11 +188,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             }
         };
         if full() {
-            let message = "too many calls are under way on one connection";
-            account.fail(message);
-            let code = ReasonCode::LimitReached;
-            let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
-            return Err(Stopped::Denied(refused));
+            return Err(self.is_full(&account).await);
         }
         account.keep_in(|memory| self.flow.room(memory));
         if let Some(text) = &instead {
@@ -226,17 +198,55 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         account.passes(|it| it.sent = said);
         let sent = instead.as_ref().map_or(size, |text| text.len() as u64);
         account.sent.fetch_add(sent, Ordering::Relaxed);
+        let allowed = self.goes_on(asked, account, changes);
+        Ok(Ok(Allowed { instead, ..allowed }))
+    }
+
+    /// A call that may go on as it is.
+    fn goes_on(&self, asked: Arc<Asked>, account: Arc<Account<R>>, changes: Changes) -> Allowed<R> {
         // Out of what is said in a session nothing is cut.
         let responses = Answering::Llm(Endpoint::Responses);
         let answering = self.live.is_none().then_some(responses);
         let checks = self.flow.checks(Arc::clone(&asked), answering);
-        let revoked = self.flow.request_revoked(changes, asked);
-        Ok(Ok(Allowed {
+        Allowed {
             account,
-            revoked,
+            revoked: self.flow.request_revoked(changes, Arc::clone(&asked)),
             checks: Arc::new(tokio::sync::Mutex::new(checks)),
-            instead,
-        }))
+            asked,
+            instead: None,
+        }
+    }
+
+    /// Too many calls are under way for this one.
+    async fn is_full(&self, account: &Account<R>) -> Stopped {
+        let message = "too many calls are under way on one connection";
+        account.fail(message);
+        let code = ReasonCode::LimitReached;
+        Stopped::Denied(self.flow.refuse(ActionKind::LlmCall, code, message).await)
+    }
+
+    /// Decides a response that has begun without a call of the client's: as another call like this one, of which
+    /// nothing is sent.
+    async fn follow(&self, asked: Arc<Asked>) -> Result<(), Stopped> {
+        let changes = self.flow.guard.decider.changes();
+        let decided = self.flow.request(&asked).await;
+        if !decided.allowed {
+            return Err(Stopped::Denied(decided));
+        }
+        let account = Arc::new(self.flow.account(decided));
+        if self.lanes().is_full() {
+            return Err(self.is_full(&account).await);
+        }
+        account.keep_in(|memory| self.flow.room(memory));
+        let allowed = self.goes_on(asked, account, changes);
+        self.one_more();
+        self.lanes().follow(allowed, |asked| self.checks_of(asked));
+        Ok(())
+    }
+
+    /// The client says more for the answer that is under way.
+    fn steer(&self) {
+        self.lanes().steer();
     }
 
     /// What a message says as rules change it; none where they do not.
@@ -290,57 +300,73 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             live.hear(bytes);
             return;
         }
-        if let Some(turn) = self.open().front_mut() {
-            turn.answer.data(bytes);
-            let received = &turn.account.received;
-            received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            turn.account.passes(|it| it.received.push(bytes));
-        }
+        let keeps = self.flow.guard.decider.needs_contents();
+        self.lanes().hear(bytes, keeps);
     }
 
     /// Whether events are to be passed on once they were read.
     fn holds_events(&self) -> bool {
-        let any = self.live.is_some() || !self.open().is_empty();
-        any && self.flow.guard.decider.looks_at_tool_calls()
+        self.flow.guard.decider.looks_at_tool_calls()
     }
 
     /// Asks about the tools that the answer asks for, an event of which is over, or has come to be too long (`event` is
     /// none then). Gives the events that go on in its place.
     async fn check(&self, event: Option<&[u8]>) -> Result<Option<Vec<String>>, Stopped> {
         let unread = event.is_none();
-        let asked = match self.live() {
-            Some(live) => self.asks(&live, unread),
-            None => self.open().front().map(|turn| {
-                let asks = turn.answer.asks().ok().filter(|_| !unread);
-                (Arc::clone(&turn.checks), asks)
-            }),
+        let all = match self.live() {
+            Some(live) => self.asks(&live, unread).into_iter().collect(),
+            None => {
+                let known = self.lanes().asks(unread);
+                known.unwrap_or_else(|| vec![(self.unknown(), None)])
+            }
         };
-        let Some((checks, asks)) = asked else {
-            return Ok(None);
-        };
-        let mut checks = checks.lock().await;
         let event = event.unwrap_or_default();
-        let goes = match checks.check(asks).await {
-            Ok(()) => checks.write(|cutter| cutter.message(event)).await,
-            Err(denied) => Err(denied),
-        };
-        if let Some(turn) = self.open().front_mut() {
-            turn.cut = checks.cuts().map(str::to_owned).collect();
+        let mut instead = None;
+        let mut cuts = None;
+        for (checks, mut asks) in all {
+            let mut checks = checks.lock().await;
+            // What the first has cut out does not pass, whatever others say of it.
+            let out = cuts.iter().flatten().collect::<Vec<&String>>();
+            asks.iter_mut()
+                .for_each(|asks| asks.retain(|tool| !out.contains(&tool)));
+            let goes = match checks.check(asks).await {
+                Ok(()) => checks.write(|cutter| cutter.message(event)).await,
+                Err(denied) => Err(denied),
+            };
+            if cuts.is_none() {
+                let tools: Vec<String> = checks.cuts().map(str::to_owned).collect();
+                self.lanes().cut(tools.clone());
+                cuts = Some(tools);
+            }
+            match goes.map_err(Stopped::Denied)? {
+                Goes::AsItCame => {}
+                Goes::Instead(events) => instead = Some(events),
+            }
         }
-        match goes.map_err(Stopped::Denied)? {
-            Goes::AsItCame => Ok(None),
-            Goes::Instead(events) => Ok(Some(events)),
-        }
+        Ok(instead)
     }
 
-    /// An event is over.
-    fn event_ends(&self) {
+    /// Asks about the answer to a call of which nothing is known.
+    fn unknown(&self) -> Arc<tokio::sync::Mutex<Checks>> {
+        Arc::new(tokio::sync::Mutex::new(self.checks_of(None)))
+    }
+
+    /// Asks about the answer to this call, or to one of which nothing is known. Nothing is cut out of it.
+    fn checks_of(&self, asked: Option<Arc<Asked>>) -> Checks {
+        let unknown = || Arc::new(self.handshake.turn(self.unread.clone(), 0));
+        self.flow.checks(asked.unwrap_or_else(unknown), None)
+    }
+
+    /// An event is over. Where a response begins with it that nobody called for, that is decided.
+    async fn event_ends(&self) -> Result<(), Stopped> {
         if let Some(mut live) = self.live() {
             live.event_ends();
-            return;
+            return Ok(());
         }
-        if let Some(turn) = self.open().front_mut() {
-            turn.answer.event_ends(&[]);
+        let follows = self.lanes().event_ends(|asked| self.checks_of(asked));
+        match follows {
+            Some(asked) => self.follow(asked).await,
+            None => Ok(()),
         }
     }
 
@@ -350,29 +376,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             live.heard();
             return;
         }
-        let mut open = self.open();
-        let others = open.len() > 1;
-        let Some(turn) = open.front_mut() else {
-            return;
-        };
-        let ended = match turn.answer.progress() {
-            Progress::Within => None,
-            Progress::Over => Some(None),
-            // The server has begun with the next one.
-            Progress::Begun if turn.begun && others => Some(Some("its answer was not ended")),
-            Progress::Begun => {
-                turn.begun = true;
-                None
-            }
-        };
-        if let Some(error) = ended
-            && let Some(turn) = open.pop_front()
-        {
-            turn.end(error);
-            if let (Some(_), Some(next)) = (error, open.front_mut()) {
-                next.begun = true;
-            }
-        }
+        self.lanes().heard();
     }
 
     /// Goes on until it ends, or a call that is under way is denied.
@@ -400,8 +404,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     /// Whether all that is under way may go on; pending while a denial is recorded.
     fn poll_denied(&self, cx: &mut Context<'_>) -> Poll<Result<(), Decided>> {
-        for turn in &mut *self.open() {
-            ready!(turn.revoked.poll(cx))?;
+        for revoked in self.lanes().revoked() {
+            ready!(revoked.poll(cx))?;
         }
         if let Some(mut live) = self.live() {
             for revoked in live.revoked() {
@@ -427,12 +431,12 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if let Some(mut live) = self.live() {
             return live.end(error);
         }
-        let open = std::mem::take(&mut *self.open());
-        let any = !open.is_empty();
-        for turn in open {
-            turn.end(Some(error));
+        let mut lanes = self.lanes();
+        if let Some(said) = lanes.strays() {
+            // No call is known that these came of: what opened the connection stands for it.
+            self.opened.said(said);
         }
-        any
+        lanes.end(error)
     }
 }
 

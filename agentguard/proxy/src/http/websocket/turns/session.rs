@@ -4,7 +4,7 @@
 //! What follows an update waits for what the server makes of that, for a while: then what is in force is known.
 //! Otherwise all that may be is taken for what is.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
@@ -14,16 +14,13 @@ use agentguard_protocol::llm::{Call, NotUnderstood};
 use tokio::time::timeout;
 
 use super::live::{Live, Party, Requested};
-use super::{Allowed, Checks, Fate, MOST, Turns};
+use super::{Allowed, Asks, Fate, MOST, Turns};
 use crate::Port;
 use crate::http::held::Kept;
 use crate::http::websocket::Stopped;
 
 /// How long it is waited for what the server says of the session.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What is asked about the tools that an answer asks for.
-type Asks = (Arc<tokio::sync::Mutex<Checks>>, Option<Vec<String>>);
 
 /// What an event gives, and what it is when it has passed.
 struct Gift<'a> {
@@ -314,13 +311,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if none && checks.is_none() {
             return None;
         }
-        let checks = checks.unwrap_or_else(|| {
-            // A call of which nothing is known.
-            let asked = self.handshake.turn(self.unread.clone(), 0);
-            let checks = self.flow.checks(Arc::new(asked), None);
-            Arc::new(tokio::sync::Mutex::new(checks))
-        });
-        Some((checks, asks))
+        Some((checks.unwrap_or_else(|| self.unknown()), asks))
     }
 }
 
