@@ -12,8 +12,9 @@ use super::{Call, Endpoint, NotUnderstood};
 use crate::json::Scanner;
 
 /// What is said of a call that is under way, and is none itself.
-const ABOUT: [&str; 3] = [
+const ABOUT: [&str; 4] = [
     "response.cancel",
+    "response.inject",
     "response.interrupt",
     "response.processed",
 ];
@@ -248,6 +249,7 @@ mod tests {
             r#"{"type":"response.cancel"}"#,
             r#"{"type":"response.interrupt","discard_partial_items":true}"#,
             r#"{"type":"response.processed","response_id":"resp_1"}"#,
+            r#"{"type":"response.inject","response_id":"resp_1","input":[{"type":"function_call_output","output":"x"}]}"#,
         ] {
             assert_eq!(turn(text), Ok(Turn::About), "{text}");
         }
@@ -258,6 +260,7 @@ mod tests {
             r#"{"type":"response.steer","model":"gpt-5"}"#,
             r#"{"type":"response.steer","tools":[{"type":"web_search"}]}"#,
             r#"{"type":"response.steer","input":[{"type":"additional_tools","tools":[{"type":"web_search"}]}]}"#,
+            r#"{"type":"response.inject","input":[{"type":"tool_search_output","tools":[{"type":"web_search"}]}]}"#,
         ] {
             assert_eq!(turn(text), Err(NotUnderstood::Message), "{text}");
         }
