@@ -103,7 +103,9 @@ enum Rules {
     CallsAsked,
     /// The same, where `small` alone may not ask for it.
     CallsAskedOfSmall,
-    /// The same, where what is asked for is cut out of the answer.
+    /// The same, where calls that cannot be read are left to the rules.
+    CallsAskedOfAny,
+    /// As [`Self::CallsAsked`], where what is asked for is cut out of the answer.
     CallsCut,
     /// As [`Self::CallsAsked`], where calls of `large` alone are allowed.
     CallsAskedOfLarge,
@@ -408,6 +410,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsUnread
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
+        | Rules::CallsAskedOfAny
         | Rules::CallsCut
         | Rules::CallsByPost
         | Rules::CallsAskedOfLarge
@@ -420,6 +423,10 @@ fn policy(rules: Rules) -> Policy {
             "[{ name: ours, api: bedrock, hosts: [api.example] }]"
         }
         _ => "[]",
+    };
+    let not_understood = match rules {
+        Rules::CallsAskedOfAny => "allow",
+        _ => "deny",
     };
     let rules = match rules {
         Rules::Allow => {
@@ -530,7 +537,7 @@ fn policy(rules: Rules) -> Policy {
               { id: shell, action: deny, reason: No shell., \
                 match: { host: [api.example], llm: { tool_calls: [shell] } } }]"
         }
-        Rules::CallsAskedOfSmall => {
+        Rules::CallsAskedOfSmall | Rules::CallsAskedOfAny => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., \
@@ -572,7 +579,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {

@@ -692,3 +692,26 @@ async fn an_answer_behind_too_many_steers_may_be_for_any_call() {
         sides.part(world).await;
     }
 }
+
+#[tokio::test]
+async fn a_call_that_cannot_be_read_may_be_in_any_lane() {
+    for (unread, passes) in [(false, true), (true, false)] {
+        let world = by_name(Rules::CallsAskedOfAny).build().await;
+        let mut sides = Sides::of(&world).await;
+        sides.sends(&call_in(A, "large")).await;
+        sides
+            .hears(&[created(A, "r1"), completed(A, "r1", 7)])
+            .await;
+        if unread {
+            let twice =
+                r#"{"type":"response.create","stream_id":"a","model":"large","model":"small"}"#;
+            sides.sends(&masked(0x81, twice)).await;
+        }
+        sides.hears(&[created(A, "r2")]).await;
+        match passes {
+            true => sides.hears(&[asks(A, "shell")]).await,
+            false => _ = sides.is_refused(&asks(A, "shell")).await,
+        }
+        sides.part(world).await;
+    }
+}
