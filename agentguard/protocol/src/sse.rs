@@ -263,11 +263,10 @@ impl Pieces {
     /// Looks for what else ends lines: vertical tab, form feed, separators, and U+0085, U+2028 and U+2029.
     fn looks_for_lines(&mut self, part: &[u8]) {
         for byte in part {
-            self.odd |= match (self.last, *byte) {
-                (_, 0x0b | 0x0c | 0x1c..=0x1e) => true,
-                ([_, 0xc2], 0x85) | ([0xe2, 0x80], 0xa8 | 0xa9) => true,
-                _ => false,
-            };
+            self.odd |= matches!(
+                (self.last, *byte),
+                (_, 0x0b | 0x0c | 0x1c..=0x1e) | ([_, 0xc2], 0x85) | ([0xe2, 0x80], 0xa8 | 0xa9)
+            );
             self.last = [self.last[1], *byte];
         }
     }

@@ -102,7 +102,7 @@ impl Start {
 pub(super) enum Form {
     Chat(Chat),
     Responses(Box<Responses>),
-    Messages(Messages),
+    Messages(Box<Messages>),
     Gemini(Gemini),
     Ollama(Ollama),
     Converse(Converse),
@@ -128,7 +128,7 @@ impl Form {
         match self {
             Self::Chat(chat) => chat,
             Self::Responses(responses) => &mut **responses,
-            Self::Messages(messages) => messages,
+            Self::Messages(messages) => &mut **messages,
             Self::Gemini(gemini) => gemini,
             Self::Ollama(ollama) => ollama,
             Self::Converse(converse) => converse,
@@ -155,7 +155,7 @@ impl Form {
     /// That of a model of Bedrock; none where it is not read.
     fn of_model(form: InvokeForm) -> Option<Self> {
         match form {
-            InvokeForm::Messages => Some(Self::Messages(Messages::default())),
+            InvokeForm::Messages => Some(Self::Messages(Box::default())),
             InvokeForm::Chat | InvokeForm::Embeddings => Some(Self::Chat(Chat::default())),
             InvokeForm::Other => None,
         }
@@ -194,7 +194,7 @@ impl AnswerReader {
             | Endpoint::Messages
             | Endpoint::MessagesTokens
             | Endpoint::MessageBatches
-            | Endpoint::PredictMessages { .. } => Form::Messages(Messages::default()),
+            | Endpoint::PredictMessages { .. } => Form::Messages(Box::default()),
             Endpoint::Batches | Endpoint::Realtime | Endpoint::RealtimeBeside => {
                 Form::Responses(Box::default())
             }

@@ -680,11 +680,7 @@ fn a_tool_of_a_set_is_asked_about_by_both_names() {
     let block = json!({ "type": "tool_use", "id": "t", "name": "key", "toolset_name": "computer", "input": { "text": "x" } });
     let asks = |reader: AnswerReader| reader.asks().unwrap();
     let mut reader = AnswerReader::new(Endpoint::Messages);
-    reader.whole(
-        json!({ "content": [block.clone(), block.clone()] })
-            .to_string()
-            .as_bytes(),
-    );
+    reader.whole(json!({ "content": [block, block] }).to_string().as_bytes());
     reader.whole_ends();
     assert_eq!(asks(reader), ["key", "key", "computer.key"]);
     let mut reader = AnswerReader::new(Endpoint::Messages);
