@@ -270,12 +270,12 @@ async fn what_is_too_long_is_refused_and_recorded() {
     let world = World::new(Some(AgentId(1)));
     let mut client = world.client();
     for (id, told) in [
-        (None, serde_json::Value::Null),
+        (None, Value::Null),
         (Some("7"), 7.into()),
         (Some(r#""a""#), "a".into()),
         // Nobody is to be told this.
-        (Some("[1]"), serde_json::Value::Null),
-        (Some(r#"1,"id":2"#), serde_json::Value::Null),
+        (Some("[1]"), Value::Null),
+        (Some(r#"1,"id":2"#), Value::Null),
     ] {
         let answer = client.long(id).await.unwrap();
         assert!(!answer.allowed);
