@@ -65,6 +65,7 @@ fn row(decision: &Decision) -> Option<String> {
         LlmOperation::CountTokens => "count",
         LlmOperation::Realtime => "realtime",
         LlmOperation::Transcription => "transcription",
+        LlmOperation::Retrieval => "retrieval",
     };
     let model = llm.model.as_deref().unwrap_or("-");
     let form = if llm.stream { "stream" } else { "whole" };
