@@ -9,6 +9,8 @@
 mod segment;
 mod template;
 
+use std::sync::Arc;
+
 pub(crate) use template::{InvalidTemplate, Template};
 
 use segment::{Fit, Reading, decoded};
@@ -22,6 +24,8 @@ pub(crate) struct Route {
     /// In upper case. At least one.
     pub(crate) methods: Vec<String>,
     pub(crate) template: Template,
+    /// Arguments that may be there several times, as they are written.
+    pub(crate) lists: Arc<[String]>,
 }
 
 impl Route {
@@ -40,6 +44,8 @@ pub struct Routed {
     pub name: String,
     /// The parameters that its path has, decoded, in their order.
     pub parameters: Vec<(String, String)>,
+    /// The arguments that may be there several times in a query or a form, as they are written there.
+    pub lists: Arc<[String]>,
 }
 
 /// Why it is not known which tool a request is.
@@ -97,6 +103,7 @@ impl Routes {
         Ok(Routed {
             name: route.name.clone(),
             parameters: names.zip(values.into_iter().map(decoded)).collect(),
+            lists: Arc::clone(&route.lists),
         })
     }
 
@@ -129,6 +136,7 @@ mod tests {
             name: (*name).to_owned(),
             methods: vec![(*method).to_owned()],
             template: Template::parse(path).unwrap(),
+            lists: Arc::default(),
         });
         Routes(read.collect())
     }
@@ -149,6 +157,7 @@ mod tests {
                 parameters: parameters
                     .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                     .collect(),
+                lists: Arc::default(),
             })
         };
         let cases = [
@@ -194,6 +203,7 @@ mod tests {
             Ok(Routed {
                 name: name.to_owned(),
                 parameters: parameters.iter().map(own).collect(),
+                lists: Arc::default(),
             })
         };
         let cases = [

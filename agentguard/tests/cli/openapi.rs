@@ -4,14 +4,31 @@ use serde_json::Value;
 
 use crate::world::agentguard;
 
-const API: &str = r#"
+const API: &str = r##"
 openapi: 3.0.3
 info: {title: Tracker, version: "1"}
-servers: [{url: "https://Tracker.example.com/api/v2"}]
+servers: [{url: "https://Tracker.example.com/api/v2"}, {url: "https://{region}.example.com"}]
+components:
+  parameters:
+    labels: {name: "labels[]", in: query, schema: {$ref: "#/components/schemas/names"}}
+  schemas:
+    names: {type: array, items: {type: string}}
 paths:
   /issues:
-    get: {operationId: listIssues, responses: {"200": {description: OK}}}
-    post: {operationId: createIssue, responses: {"201": {description: made}}}
+    parameters: [{name: state, in: query, schema: {type: [array, "null"]}}]
+    get:
+      operationId: listIssues
+      parameters:
+        - {$ref: "#/components/parameters/labels"}
+        - {name: fields, in: query, explode: false, schema: {type: array}}
+        - {name: page, in: query, schema: {type: integer}}
+      responses: {"200": {description: OK}}
+    post:
+      operationId: createIssue
+      requestBody: {content: {multipart/form-data: {schema: {properties: {files: {type: array}, title: {type: string}}}}}}
+      responses: {"201": {description: made}}
+  /old:
+    post: {operationId: old, responses: {"201": {description: made}}}
   /issues/{number}:
     get: {operationId: readIssue, responses: {"200": {description: OK}}}
     delete: {responses: {"204": {description: gone}}}
@@ -25,7 +42,7 @@ paths:
   /pairs/{one}{other}:
     get: {operationId: readPair, responses: {"200": {description: OK}}}
   /elsewhere: {$ref: "other.yaml"}
-"#;
+"##;
 
 const TOOLS: &str = r#"version: 1
 tool_servers:
@@ -35,10 +52,11 @@ tool_servers:
     tools:
       - {name: "readFile", method: [GET], path: "/api/v2/files/{name}.{format}"}
       - {name: "downloadFile", method: [POST], path: "/api/v2/files/{name}:download"}
-      - {name: "listIssues", method: [GET], path: "/api/v2/issues"}
-      - {name: "createIssue", method: [POST], path: "/api/v2/issues"}
+      - {name: "listIssues", method: [GET], path: "/api/v2/issues", lists: ["labels[]", "state"]}
+      - {name: "createIssue", method: [POST], path: "/api/v2/issues", lists: ["files", "state"]}
       - {name: "findIssue", method: [GET], path: "/api/v2/issues/{id}"}
       - {name: "delete_api_v2_issues_number", method: [DELETE], path: "/api/v2/issues/{number}"}
+      - {name: "old", method: [POST], path: "/api/v2/old"}
 "#;
 
 /// In YAML and in JSON; and the policy that includes what was made decides by it.
@@ -61,7 +79,8 @@ fn the_operations_of_an_api_become_tools_of_a_policy() {
             "GET /api/v2/issues/{number}: some requests are `readIssue` as well as `findIssue`",
             "GET /api/v2/pairs/{one}{other}: the path `/api/v2/pairs/{one}{other}` has two parameters without text between them",
             "* /api/v2/elsewhere: its operations stand elsewhere (`$ref`)",
-            "6 tools, 4 left out",
+            "not taken for a host, since it has a variable: https://{region}.example.com",
+            "7 tools, 4 left out",
         ] {
             assert!(said.stderr.contains(told), "{told}: {}", said.stderr);
         }

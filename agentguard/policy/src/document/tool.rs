@@ -49,6 +49,10 @@ pub(crate) struct RawRoute {
     /// A template of paths, such as `/repos/{owner}/issues`: a parameter is a segment, or a part of one beside text, as
     /// in `/reports/{id}.{format}`.
     pub(crate) path: At<String>,
+    /// Arguments that are lists where they stand in the query or in a form, and may be there several times: by their names
+    /// as they are written there, also with `[]` behind them.
+    #[serde(default)]
+    pub(crate) lists: Option<At<Vec<At<String>>>>,
 }
 
 /// Which tools of a server agents are shown.

@@ -14,6 +14,9 @@ use crate::yaml::At;
 /// The most tools that the HTTP APIs of a policy have together. More are refused.
 const MAX_TOOLS: usize = 1024;
 
+/// The most arguments of one tool that are lists.
+const MAX_LISTS: usize = 64;
+
 /// The longest name of a tool, in bytes. A longer one is refused.
 const MAX_NAME: usize = 256;
 
@@ -82,11 +85,50 @@ fn route(raw: &RawRoute, report: &mut Report) -> Option<Route> {
     let name = named(&raw.name, report);
     let methods = list("method", Some(&raw.method), report, method);
     let template = template(&raw.path, report);
+    let lists = lists(raw, template.as_ref(), report);
     Some(Route {
         name: name?,
         methods: (!methods.is_empty()).then_some(methods)?,
         template: template?,
+        lists: lists.into(),
     })
+}
+
+/// The arguments that are lists in queries and forms.
+fn lists(raw: &RawRoute, template: Option<&Template>, report: &mut Report) -> Vec<String> {
+    let Some(raw) = &raw.lists else {
+        return Vec::new();
+    };
+    if raw.value.len() > MAX_LISTS {
+        let message = format!("a tool has at most {MAX_LISTS} lists");
+        report.error(raw.place, message, "name those that clients send");
+        return Vec::new();
+    }
+    let mut read: Vec<String> = Vec::new();
+    for entry in &raw.value {
+        let text = entry.value.as_str();
+        let bare = text.strip_suffix("[]").unwrap_or(text);
+        let odd = |c: char| c.is_control() || c.is_whitespace() || "[]{}\"<>&=;".contains(c);
+        let of_path = |it: &Template| it.parameters().any(|name| name == bare);
+        let same = |it: &String| it.strip_suffix("[]").unwrap_or(it) == bare;
+        let why = if bare.is_empty() || bare.len() > MAX_NAME || bare.contains(odd) {
+            "is not a name of an argument in a query or a form"
+        } else if template.is_some_and(of_path) {
+            "is a parameter of the path, and there once"
+        } else if read.iter().any(same) {
+            "is there twice"
+        } else {
+            read.push(text.to_owned());
+            continue;
+        };
+        let message = format!("the list `{}` {why}", quoted(text));
+        report.error(
+            entry.place,
+            message,
+            "like `labels`, or `labels[]` where it is written so",
+        );
+    }
+    read
 }
 
 fn named(name: &At<String>, report: &mut Report) -> Option<String> {

@@ -90,7 +90,7 @@ impl Template {
         })
     }
 
-    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(Segment::parameters)
     }
 

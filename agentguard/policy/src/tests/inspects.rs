@@ -437,7 +437,7 @@ fn whether_tls_is_opened_is_decided_for_a_name_as_a_whole() {
             for seen in [Seen::Tls, Seen::Never] {
                 let facts = Facts {
                     request: seen,
-                    ..facts.clone()
+                    ..facts
                 };
                 let outcome = policy.decide(coder, &facts).outcome;
                 let allowed = matches!(outcome, RulingOutcome::Allow(_));

@@ -450,6 +450,18 @@ fn what_is_wrong_is_told_in_its_place() {
             "`x y` is not a name of a tool",
         ),
         (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/{id}', lists: [a, 'id[]']}]}",
+            "the list `id[]` is a parameter of the path, and there once",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, lists: [a, 'a[]']}]}",
+            "the list `a[]` is there twice",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, lists: ['a[b]']}]}",
+            "the list `a[b]` is not a name of an argument in a query or a form",
+        ),
+        (
             "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a}b'}]}",
             "has a brace that is not around a parameter",
         ),

@@ -1,13 +1,13 @@
 //! Requests of HTTP as calls: the arguments are the parameters of the path, the fields of the query, and those of the
 //! content.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ::http::HeaderMap;
 use agentguard_model::Tool;
 
 use super::media::Media;
-use super::urlencoded::{self, Field};
+use super::urlencoded::{Field, fields_or_lists, without_brackets};
 use super::{NotUnderstood, call, multipart};
 use crate::json::{Reader, Value};
 
@@ -60,6 +60,8 @@ pub struct Place<'a> {
     pub parameters: &'a [(String, String)],
     /// The query, as it is sent.
     pub query: Option<&'a str>,
+    /// The fields of queries and forms that are lists, as they are written, also with `[]`: they may be there several times.
+    pub lists: &'a [String],
 }
 
 impl ContentReader {
@@ -138,11 +140,15 @@ impl ContentReader {
                 Value::Object(members) => members,
                 _ => return Err(NotUnderstood::NoObject),
             },
-            Ok(Form::Fields { text, .. }) => urlencoded::fields(&text, "the form")?,
-            Ok(Form::Parts(parts)) => parts.finish()?,
+            Ok(Form::Fields { text, .. }) => {
+                let fields = fields_or_lists(&text, "the form")?;
+                gathered(fields, place.lists, "the form")?
+            }
+            Ok(Form::Parts(parts)) => gathered(parts.finish()?, place.lists, "the form")?,
         };
         let query = place.query.unwrap_or_default();
-        let query = urlencoded::fields(query.as_bytes(), "the query")?;
+        let query = fields_or_lists(query.as_bytes(), "the query")?;
+        let query = gathered(query, place.lists, "the query")?;
         let path = place.parameters.iter();
         let path = path.map(|(name, value)| {
             let value = Value::Text(value.as_str().into());
@@ -162,8 +168,38 @@ pub fn is_json(fields: &HeaderMap) -> bool {
 /// The names of the arguments that a query has; none where it cannot be read.
 #[must_use]
 pub fn names(query: &str) -> Vec<String> {
-    let fields = urlencoded::fields(query.as_bytes(), "the query").unwrap_or_default();
-    fields.into_iter().map(|(name, _)| name.into()).collect()
+    let fields = fields_or_lists(query.as_bytes(), "the query").unwrap_or_default();
+    let names = fields
+        .iter()
+        .map(|(name, _)| without_brackets(name).to_owned());
+    names.collect()
+}
+
+/// Fields of which those that are lists are one each, by their names without brackets. `what` they stand in, in words.
+fn gathered(
+    fields: Vec<Field>,
+    lists: &[String],
+    what: &'static str,
+) -> Result<Vec<Field>, NotUnderstood> {
+    let mut gathered: Vec<Field> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (name, value) in fields {
+        let Some(list) = lists.iter().find(|list| ***list == *name) else {
+            if name.ends_with("[]") {
+                return Err(NotUnderstood::Name(what));
+            }
+            gathered.push((name, value));
+            continue;
+        };
+        let place = *places.entry(list).or_insert_with(|| {
+            gathered.push((without_brackets(list).into(), Value::Array(Vec::new())));
+            gathered.len() - 1
+        });
+        if let Some((_, Value::Array(values))) = gathered.get_mut(place) {
+            values.push(value);
+        }
+    }
+    Ok(gathered)
 }
 
 /// Arguments of which none is there twice.

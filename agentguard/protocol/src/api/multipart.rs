@@ -3,7 +3,7 @@
 //! Stricter than the grammar where servers read two things: the boundary stands nowhere but where a part begins or
 //! ends, nothing is before the first part or behind the last, and what says a part's name has one reading.
 
-use super::urlencoded::{Field, is_plain};
+use super::urlencoded::{Field, is_plain, without_brackets};
 use super::{MAX_FIELDS, NotUnderstood};
 use crate::json::{NODE, Value};
 use crate::media_type::{is_utf8, parameters};
@@ -237,7 +237,9 @@ impl Part {
                 _ => return Err(parts("a part's name can be read in two ways")),
             }
         }
-        let name = name.filter(|name| is_plain(name) && !name.eq_ignore_ascii_case("_charset_"));
+        // Which names may have brackets is known behind it all.
+        let is_name = |name: &str| is_plain(without_brackets(name));
+        let name = name.filter(|name| is_name(name) && !name.eq_ignore_ascii_case("_charset_"));
         let name = name.ok_or(NotUnderstood::Name("the form"))?;
         let is = match file {
             Some(file) => What::File {

@@ -7,7 +7,7 @@ use super::http::{ContentReader, Place};
 use super::{MAX_FIELDS, NotUnderstood, grpc, json_rpc};
 use crate::{json, jsonrpc};
 
-const POINTERS: [&str; 6] = ["/id", "/q", "/a", "/b", "/file/name", "/file/size"];
+const POINTERS: [&str; 7] = ["/id", "/q", "/a", "/b", "/list", "/file/name", "/file/size"];
 
 fn fields(kind: &str) -> HeaderMap {
     let mut fields = HeaderMap::new();
@@ -34,6 +34,7 @@ fn read(
         name: "read",
         parameters: &[("id".to_owned(), "7".to_owned())],
         query: Some(query),
+        lists: &["list".to_owned(), "b[]".to_owned()],
     };
     reader.finish(place, &POINTERS)
 }
@@ -67,7 +68,7 @@ const PARTS: &str = "multipart/form-data; boundary=xx";
 
 #[test]
 fn path_query_and_content_are_the_arguments() {
-    let cases: [(&str, &str, &str, &str); 9] = [
+    let cases: [(&str, &str, &str, &str); 14] = [
         ("", "", "", "/id=7"),
         ("", "q=a+b%26&&flag", "", "/id=7 /q=a b&"),
         (
@@ -97,6 +98,17 @@ fn path_query_and_content_are_the_arguments() {
             "/id=7 /file/name= /file/size=0",
         ),
         (PARTS, "", "--xx--\r\n", "/id=7"),
+        // What is a list is one, also where it is there once, and in which way it is written.
+        ("", "list=1&q=x&list=2", "", "/id=7 /q=x /list=1,2"),
+        ("", "list=1", "", "/id=7 /list=1"),
+        ("", "b[]=1&b%5B%5D=2", "", "/id=7 /b=1,2"),
+        (FORM, "list=1", "b[]=&b[]=2", "/id=7 /b=,2 /list=1"),
+        (
+            PARTS,
+            "",
+            "--xx\r\nContent-Disposition: form-data; name=\"b[]\"\r\n\r\n1\r\n--xx\r\nContent-Disposition: form-data; name=\"b[]\"\r\n\r\n2\r\n--xx--",
+            "/id=7 /b=1,2",
+        ),
     ];
     for (kind, query, content, expected) in cases {
         let read = one(kind, query, content.as_bytes());
@@ -107,7 +119,7 @@ fn path_query_and_content_are_the_arguments() {
 #[test]
 fn what_can_be_read_in_two_ways_is_not_understood() {
     use NotUnderstood as N;
-    let cases: [(&str, &str, &[u8], NotUnderstood); 28] = [
+    let cases: [(&str, &str, &[u8], NotUnderstood); 33] = [
         ("", "q=1&q=2", b"", N::Twice),
         ("", "id=8", b"", N::Twice),
         (FORM, "a=1", b"a=1", N::Twice),
@@ -117,6 +129,17 @@ fn what_can_be_read_in_two_ways_is_not_understood() {
         ("application/json", "", b"[1]", N::NoObject),
         ("application/json; charset=utf-16", "", b"{}", N::Charset),
         ("", "q[]=1", b"", N::Name("the query")),
+        ("", "list[]=1", b"", N::Name("the query")),
+        ("", "b[][]=1", b"", N::Name("the query")),
+        // As its list, and by itself.
+        ("", "b[]=1&b=2", b"", N::Twice),
+        (FORM, "list=1", b"list=2", N::Twice),
+        (
+            PARTS,
+            "",
+            b"--xx\r\nContent-Disposition: form-data; name=\"q[]\"\r\n\r\n1\r\n--xx--",
+            N::Name("the form"),
+        ),
         ("", "=1", b"", N::Name("the query")),
         ("", "q%20=1", b"", N::Name("the query")),
         ("", "q=%ff", b"", N::NotUtf8("the query")),

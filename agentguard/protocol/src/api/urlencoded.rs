@@ -15,6 +15,30 @@ pub(super) type Field = (Box<str>, Value);
 /// # Errors
 /// Why it is not understood.
 pub(super) fn fields(text: &[u8], what: &'static str) -> Result<Vec<Field>, NotUnderstood> {
+    named(text, what, is_plain)
+}
+
+/// As [`fields`], also with names of lists as PHP and others have them, with `[]` behind them.
+///
+/// # Errors
+/// As there.
+pub(super) fn fields_or_lists(
+    text: &[u8],
+    what: &'static str,
+) -> Result<Vec<Field>, NotUnderstood> {
+    named(text, what, |name| is_plain(without_brackets(name)))
+}
+
+/// The name of a list without the `[]` behind it.
+pub(super) fn without_brackets(name: &str) -> &str {
+    name.strip_suffix("[]").unwrap_or(name)
+}
+
+fn named(
+    text: &[u8],
+    what: &'static str,
+    is_name: impl Fn(&str) -> bool,
+) -> Result<Vec<Field>, NotUnderstood> {
     if text.contains(&b';') {
         return Err(NotUnderstood::Semicolon(what));
     }
@@ -26,7 +50,7 @@ pub(super) fn fields(text: &[u8], what: &'static str) -> Result<Vec<Field>, NotU
         let mut halves = pair.splitn(2, |&b| b == b'=');
         let name = decoded(halves.next().unwrap_or_default(), what)?;
         let value = decoded(halves.next().unwrap_or_default(), what)?;
-        if !is_plain(&name) {
+        if !is_name(&name) {
             return Err(NotUnderstood::Name(what));
         }
         fields.push((name, Value::Text(value)));

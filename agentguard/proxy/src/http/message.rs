@@ -294,6 +294,7 @@ impl Messaging {
             name: &routed.name,
             parameters: &routed.parameters,
             query: meaning.query.as_deref(),
+            lists: &routed.lists,
         };
         let call = content.reader.and_then(|reader| {
             let read = with_pointers(flow, |pointers| reader.finish(place, pointers));

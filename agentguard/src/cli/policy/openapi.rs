@@ -48,6 +48,9 @@ struct Tool {
     name: String,
     method: String,
     path: String,
+    /// The fields of its query and its forms that may be there several times.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<String>,
 }
 
 /// An operation that is no tool: a call of it is not understood.
@@ -68,7 +71,13 @@ pub(super) fn openapi(asked: &OpenApi, out: &mut Output) -> Result<(), Failure> 
         let hint = "it begins with `openapi: 3.…`; what is older can be converted";
         return Err(Failure::usage(why).hint(hint));
     }
-    let (of_document, base) = servers(&document);
+    let (of_document, base, unnamed) = servers(&document);
+    for url in unnamed {
+        say(&format!(
+            "not taken for a host, since it has a variable: {}",
+            printable(&url)
+        ));
+    }
     let hosts = match asked.host.as_slice() {
         [] => of_document.into_iter().collect(),
         given => given.to_vec(),
@@ -114,13 +123,14 @@ fn document(file: &Path) -> Result<Value, Failure> {
     yaml::parse_all(&shown, &text).map_err(|found| unusable(&shown, &found))
 }
 
-/// The hosts of a document's servers, and the path below which all of them answer.
-fn servers(document: &Value) -> (BTreeSet<String>, String) {
+/// The hosts of a document's servers, the path below which all of them answer, and those of which the host is not known.
+fn servers(document: &Value) -> (BTreeSet<String>, String, Vec<String>) {
     let servers = document.get("servers").and_then(Value::as_array);
     let urls = servers.into_iter().flatten();
     let urls = urls.filter_map(|server| server.get("url").and_then(Value::as_str));
     let mut hosts = BTreeSet::new();
     let mut base = None;
+    let mut unnamed = Vec::new();
     for url in urls {
         let (host, path) = match url.split_once("://") {
             Some((_, rest)) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
@@ -128,12 +138,14 @@ fn servers(document: &Value) -> (BTreeSet<String>, String) {
         };
         let name = host.split_once(':').map_or(host, |(name, _)| name);
         // A variable in it is for whoever knows the API to fill.
-        if !name.is_empty() && !name.contains('{') {
+        if name.contains('{') {
+            unnamed.push(url.to_owned());
+        } else if !name.is_empty() {
             hosts.insert(name.to_ascii_lowercase());
         }
         base.get_or_insert_with(|| path.trim_end_matches('/').to_owned());
     }
-    (hosts, base.unwrap_or_default())
+    (hosts, base.unwrap_or_default(), unnamed)
 }
 
 /// The operations of a document, as tools; and those of which it can be told already that they are none.
@@ -173,10 +185,87 @@ fn operations(document: &Value, base: &str) -> (Vec<Tool>, Vec<Skipped>) {
                 name,
                 method,
                 path: path.clone(),
+                lists: lists(document, item, operation),
             });
         }
     }
     (tools, skipped)
+}
+
+/// What a value is, where it stands elsewhere in the same document (`$ref`); itself, where it cannot be found.
+fn found<'d>(document: &'d Value, value: &'d Value) -> &'d Value {
+    let mut value = value;
+    // They may lead around in a circle.
+    for _ in 0..MAX_REFERENCES {
+        let reference = value.get("$ref").and_then(Value::as_str);
+        let Some(pointer) = reference.and_then(|it| it.strip_prefix('#')) else {
+            return value;
+        };
+        let Some(there) = document.pointer(pointer) else {
+            return value;
+        };
+        value = there;
+    }
+    value
+}
+
+/// How many references lead to what is meant, at most.
+const MAX_REFERENCES: usize = 8;
+
+/// The arguments of an operation that are sent once for each of their values: arrays in the query, and in forms, as they
+/// are sent unless a document says otherwise (OpenAPI 3.1, 4.8.12.2 and 4.8.15).
+fn lists(document: &Value, item: &Map<String, Value>, operation: &Value) -> Vec<String> {
+    let is_array = |schema: Option<&Value>| {
+        let kind = schema.and_then(|schema| found(document, schema).get("type"));
+        match kind {
+            Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "array"),
+            kind => kind.is_some_and(|kind| kind == "array"),
+        }
+    };
+    let apart = |said: &Value| {
+        let style = said.get("style").and_then(Value::as_str).unwrap_or("form");
+        style == "form" && said.get("explode") != Some(&Value::Bool(false))
+    };
+    let mut lists = BTreeSet::new();
+    let of = |within: Option<&'_ Value>| {
+        within
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    for parameter in of(item.get("parameters"))
+        .iter()
+        .chain(&of(operation.get("parameters")))
+    {
+        let parameter = found(document, parameter);
+        let in_query = parameter.get("in").is_some_and(|place| place == "query");
+        let name = parameter.get("name").and_then(Value::as_str);
+        if let Some(name) = name
+            && in_query
+            && is_array(parameter.get("schema"))
+            && apart(parameter)
+        {
+            lists.insert(name.to_owned());
+        }
+    }
+    let body = operation
+        .get("requestBody")
+        .map(|body| found(document, body));
+    let content = body.and_then(|body| body.get("content"));
+    for kind in ["application/x-www-form-urlencoded", "multipart/form-data"] {
+        let Some(form) = content.and_then(|content| content.get(kind)) else {
+            continue;
+        };
+        let schema = form.get("schema").map(|schema| found(document, schema));
+        let properties = schema.and_then(|schema| schema.get("properties"));
+        for (name, schema) in properties.and_then(Value::as_object).into_iter().flatten() {
+            let said = form.get("encoding").and_then(|it| it.get(name));
+            if is_array(Some(schema)) && said.is_none_or(apart) {
+                lists.insert(name.clone());
+            }
+        }
+    }
+    lists.into_iter().collect()
 }
 
 /// A name for an operation that has none.
@@ -239,10 +328,15 @@ fn written(made: &Made) -> String {
         text(&made.name),
         hosts.join(", ")
     );
-    for Tool { name, method, path } in &made.tools {
-        let (name, path) = (text(name), text(path));
+    for tool in &made.tools {
+        let (name, method, path) = (text(&tool.name), &tool.method, text(&tool.path));
+        let lists: Vec<String> = tool.lists.iter().map(|list| text(list)).collect();
+        let lists = match lists.as_slice() {
+            [] => String::new(),
+            lists => format!(", lists: [{}]", lists.join(", ")),
+        };
         document.push_str(&format!(
-            "\n      - {{name: {name}, method: [{method}], path: {path}}}"
+            "\n      - {{name: {name}, method: [{method}], path: {path}{lists}}}"
         ));
     }
     document
