@@ -103,6 +103,7 @@ fn request(kind: &str, query: &str, pieces: &[&[u8]]) -> Option<String> {
         name: "tool",
         parameters: &[("id".to_owned(), "7".to_owned())],
         query: Some(query),
+        lists: &[],
     };
     let tool = reader.finish(place, &["/a", "/b/0", "/id", "/a/name"]).ok();
     // What is in the path is there once, whatever is sent.

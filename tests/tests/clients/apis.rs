@@ -323,7 +323,7 @@ fn calls_of_json_rpc_are_decided_each_and_refused_as_such() {
                 "\n200",
             ],
         ),
-        (4, [r#""id":null,"error""#, REASON, "\n403"]),
+        (4, [r#""id":null,"error""#, "not_understood", "\n403"]),
     ] {
         let output = &outputs[n];
         for part in parts {

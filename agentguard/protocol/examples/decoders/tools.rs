@@ -167,6 +167,7 @@ fn http_calls() -> Outcome {
                 name: "write",
                 parameters: &[],
                 query: None,
+                lists: &[],
             };
             let tool = reader.finish(place, &["/path"])?;
             expect(tool.values.len() == 1, case)
