@@ -5,6 +5,7 @@
 //!                           └─ what the record lacks
 //! ```
 //! - `recorded`: which of a decision is the policy's, and what the record has of what was attempted.
+//! - `labels`: which of the recorded labels were the run's own.
 //! - `worlds`: what the candidate says, in all the ways in which what is not recorded may have been.
 //! - `changed`: whether the same would be changed in it.
 //! - `summary`: equal changes counted together, with examples.
@@ -13,6 +14,7 @@
 //! that it cannot be told, and why.
 
 mod changed;
+mod labels;
 mod recorded;
 mod summary;
 mod worlds;
@@ -21,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use agentguard_model::{AgentName, Decision, Matched, Reason, ReasonCode, Verdict};
+use agentguard_model::{AgentName, Decision, Labels, Matched, Reason, ReasonCode, Verdict};
 use http::header::HeaderName;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -47,6 +49,8 @@ pub struct Replay<'a> {
     closed: Closed<'a>,
     /// See [`Self::beside`].
     in_force: Option<&'a Policy>,
+    /// See [`Self::labelled`].
+    labelled: Option<(String, HashMap<AgentName, Labels>)>,
 }
 
 /// Whether an address cannot be behind a name, given the ranges that its rules open and whether the
@@ -167,13 +171,26 @@ impl<'a> Replay<'a> {
             by_address: worlds::denials_by_address(policy),
             closed,
             in_force: None,
+            labelled: None,
         }
     }
 
-    /// With the policy in force: of decisions that it gave it has the values that its rules set, which are not recorded.
+    /// With the policy in force: of decisions that it gave it has the values that its rules set, and the labels of its
+    /// agents, which are not recorded.
     #[must_use]
     pub const fn beside(mut self, in_force: &'a Policy) -> Self {
         self.in_force = Some(in_force);
+        self
+    }
+
+    /// With the labels that the policy of a version gives its agents: of decisions under it, others were the run's.
+    #[must_use]
+    pub fn labelled(
+        mut self,
+        version: impl Into<String>,
+        agents: impl IntoIterator<Item = (AgentName, Labels)>,
+    ) -> Self {
+        self.labelled = Some((version.into(), agents.into_iter().collect()));
         self
     }
 
@@ -185,16 +202,13 @@ impl<'a> Replay<'a> {
             enforced: decision.enforced,
         };
         let before = By::new(&decision.reason, &decision.matched);
-        let of = decision.agent.as_ref().map(|agent| &agent.name);
-        let candidate = of.and_then(|name| self.policy.agent(name));
         if decision.reason.code == ReasonCode::EngineError
             && decision.policy_version != self.policy.version()
         {
             let why = "an expression could not be evaluated on it then";
             return Replayed::CannotTell(why.to_owned());
         }
-        let attempted = match recorded::attempted(decision, self.policy, candidate, &self.looked_at)
-        {
+        let mut attempted = match recorded::attempted(decision, self.policy, &self.looked_at) {
             Ok(attempted) => attempted,
             Err(Unread::NotThePolicys) => return Replayed::NotThePolicys,
             Err(Unread::CannotTell(why)) => return Replayed::CannotTell(why),
@@ -224,7 +238,10 @@ impl<'a> Replay<'a> {
         if known {
             return Replayed::Told(Told::new((was, before.clone()), (was, before)));
         }
-        let outcomes = worlds.of(&attempted);
+        let outcomes = match self.labellings(decision, &worlds, &mut attempted) {
+            Ok(outcomes) => outcomes,
+            Err(why) => return Replayed::CannotTell(why),
+        };
         // With ranks, what turns out for it may come to be against it; and so may an allowance that fails.
         let fails = |said: &Said| said.by.reason == ReasonCode::EngineError;
         if (self.policy.strategy().ranks() || outcomes.said.iter().any(fails))
@@ -257,7 +274,7 @@ impl<'a> Replay<'a> {
         let gave = |policy: &&Policy| policy.version() == decision.policy_version;
         let policy = self.in_force.filter(gave)?;
         let agent = policy.agent(&decision.agent.as_ref()?.name)?;
-        let attempted = recorded::attempted(decision, policy, Some(agent), &self.looked_at).ok()?;
+        let attempted = recorded::attempted(decision, policy, &self.looked_at).ok()?;
         let worlds = worlds::Worlds {
             policy,
             agent,
@@ -274,7 +291,7 @@ impl Policy {
     #[must_use]
     pub fn considered(&self, decision: &Decision) -> Option<Considerations> {
         let agent = self.agent(&decision.agent.as_ref()?.name)?;
-        let attempted = recorded::attempted(decision, self, Some(agent), &HashMap::new()).ok()?;
+        let attempted = recorded::attempted(decision, self, &HashMap::new()).ok()?;
         let (flow, seen) = match &attempted {
             Attempted::Name(_) => return None,
             Attempted::Datagram(flow) | Attempted::Unseen(flow) => (flow, Seen::NotYet),

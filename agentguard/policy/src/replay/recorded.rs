@@ -9,7 +9,6 @@ use agentguard_model::{
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
-use crate::agent::AgentPolicy;
 use crate::circumstances::Switches;
 use crate::flow::{Around, Flow};
 use crate::local;
@@ -46,6 +45,17 @@ impl Attempted {
             | Self::Unseen(flow)
             | Self::Unopened(flow, _)
             | Self::Request(flow, _) => Some(flow),
+        }
+    }
+
+    /// The labels of the run.
+    pub(super) fn labels(&mut self) -> Option<&mut Labels> {
+        match self {
+            Self::Name(_) => None,
+            Self::Datagram(flow)
+            | Self::Unseen(flow)
+            | Self::Unopened(flow, _)
+            | Self::Request(flow, _) => Some(&mut flow.around.labels),
         }
     }
 }
@@ -106,7 +116,6 @@ pub(super) enum Unread {
 pub(super) fn attempted(
     decision: &Decision,
     policy: &Policy,
-    agent: Option<&AgentPolicy>,
     looked_at: &HashMap<String, HashSet<HeaderName>>,
 ) -> Result<Attempted, Unread> {
     let action = &decision.action;
@@ -123,7 +132,7 @@ pub(super) fn attempted(
     }
     let around = Around {
         context: decision.context.clone(),
-        labels: labels(decision, agent),
+        labels: labels(decision),
         time: decision.time,
         switches: Switches::default(),
     };
@@ -171,15 +180,10 @@ pub(super) fn attempted(
     })
 }
 
-/// The labels that a run had over those of its agent, as far as the record tells them apart: those that the
-/// candidate does not give it.
-fn labels(decision: &Decision, agent: Option<&AgentPolicy>) -> Labels {
-    let recorded = decision.agent.iter().flat_map(|agent| &agent.labels);
-    let own = |name: &String| agent.is_some_and(|agent| agent.labels.contains_key(name));
-    let of_run = recorded.filter(|(name, _)| !own(name));
-    of_run
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
+/// The labels that held then, whether the policy gave them or the run had them.
+fn labels(decision: &Decision) -> Labels {
+    let agent = decision.agent.as_ref();
+    agent.map(|agent| agent.labels.clone()).unwrap_or_default()
 }
 
 /// Whether rules speak of such actions, and one of them, or the want of one, gave the verdict.

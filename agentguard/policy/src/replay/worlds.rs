@@ -354,7 +354,7 @@ impl Worlds<'_> {
     }
 
     /// The rules that may be for a flow, some of them twice: those by an address that is not known too.
-    fn each(&self, flow: &Flow, mut visit: impl FnMut(&Rule)) {
+    pub(super) fn each(&self, flow: &Flow, mut visit: impl FnMut(&Rule)) {
         let (host, ip) = (flow.host.as_ref(), known(flow));
         let mut visit = |rule: &Rule| {
             let port = rule.ports.contains(flow.port);
@@ -532,7 +532,7 @@ impl Said {
 }
 
 /// That these are not recorded.
-fn listed(missing: BTreeSet<String>) -> String {
+pub(super) fn listed(missing: BTreeSet<String>) -> String {
     let named: Vec<String> = missing.into_iter().take(NAMED).collect();
     format!("not recorded: {}", named.join(", "))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-use agentguard_model::{Argument, Context, Llm, LlmOperation, Tool, Transport};
+use agentguard_model::{Argument, Context, Labels, Llm, LlmOperation, Tool, Transport};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -245,9 +245,17 @@ pub(super) fn circumstances() -> impl Strategy<Value = Circumstances<'static>> {
         switches.set("lever", true);
         switches
     });
-    (0usize..3, any::<bool>(), 0i64..24, 0u32..4).prop_map(|(user, lever, hour, run)| {
+    static LABELS: LazyLock<[Labels; 3]> = LazyLock::new(|| {
+        [None, Some("ops"), Some("web")].map(|team| {
+            let team = team.map(|team| ("team".to_owned(), team.to_owned()));
+            team.into_iter().collect()
+        })
+    });
+    let numbers = (0usize..3, any::<bool>(), 0i64..24, 0u32..4, 0usize..3);
+    numbers.prop_map(|(user, lever, hour, run, team)| {
         let circumstances = Circumstances {
             context: &CONTEXTS[user],
+            labels: &LABELS[team],
             run,
             time: Timestamp::from_second(hour * 3600).unwrap(),
             ..Circumstances::NOBODY

@@ -1,6 +1,7 @@
 //! Recorded decisions through another policy.
 
 mod changed;
+mod labels;
 mod properties;
 mod recorder;
 

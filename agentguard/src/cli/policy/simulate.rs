@@ -79,6 +79,11 @@ async fn replayed(
     let mut replay = Replay::new(policy, looked_at, &closed);
     let of_now =
         in_force.and_then(|view| sources::of_version(&view.status.files, &view.status.version));
+    if let Some(view) = in_force {
+        let agents = view.agents.iter();
+        let labels = agents.map(|agent| (agent.name.clone(), agent.labels.clone()));
+        replay = replay.labelled(&view.status.version, labels);
+    }
     if let Some(of_now) = &of_now {
         replay = replay.beside(of_now);
     }

@@ -31,7 +31,13 @@ const ACTIONS: [&str; 4] = [
     "modify\n    modify: {headers: {set: {x-b: c}}}",
 ];
 
-/// A rule that looks at header fields and parameters, valid whatever the numbers.
+/// What rules say of labels. The last one cannot be evaluated without the label.
+const OF_LABELS: [&str; 2] = [
+    "has(agent.labels.team) && agent.labels.team == 'ops'",
+    "agent.labels.team != 'web'",
+];
+
+/// A rule that looks at header fields and parameters, or at labels, valid whatever the numbers.
 fn looking_rule() -> impl Strategy<Value = String> {
     (
         prop::sample::select(&["accept", "x-a", "cookie"][..]),
@@ -39,8 +45,14 @@ fn looking_rule() -> impl Strategy<Value = String> {
         prop::option::of(prop::sample::select(&["a", "d"][..])),
         prop::sample::select(&ACTIONS[..]),
         prop_oneof![1 => Just("observe"), 1 => Just("shadow"), 4 => Just("enforce")],
+        prop::option::weighted(0.4, prop::sample::select(&OF_LABELS[..])),
     )
-        .prop_map(|(field, value, parameter, action, mode)| {
+        .prop_map(|(field, value, parameter, action, mode, of_labels)| {
+            if let Some(when) = of_labels {
+                return format!(
+                    "    mode: {mode}\n    match: {{transport: [tcp]}}\n    when: \"{when}\"\n    action: {action}\n"
+                );
+            }
             let query = parameter.map_or_else(String::new, |name| format!("      query: {{{name}: [\"b*\"]}}\n"));
             format!(
                 "    mode: {mode}\n    match:\n      header: {{{field}: [\"{value}\"]}}\n{query}    action: {action}\n"
@@ -48,8 +60,11 @@ fn looking_rule() -> impl Strategy<Value = String> {
         })
 }
 
-/// Mode, strategy, and what else stands before the agents.
-type Head = (&'static str, &'static str, &'static str);
+/// Mode, strategy, what else stands before the agents, and the agent's labels.
+type Head = (&'static str, &'static str, &'static str, &'static str);
+
+/// Labels of the agent, which a run may have otherwise.
+const LABELS: [&str; 3] = ["{}", "{team: web}", "{team: ops}"];
 
 /// Where calls of language models and messages to servers of tools go, and what becomes of those that cannot be read.
 const PROVIDERS: [&str; 7] = [
@@ -62,9 +77,9 @@ const PROVIDERS: [&str; 7] = [
     "providers: [{name: theirs, api: openai, hosts: [a.example]}]\ndefaults: {not_understood: allow}\n",
 ];
 
-fn text(rules: &[String], (mode, strategy, more): (&str, &str, &str)) -> String {
+fn text(rules: &[String], (mode, strategy, more, labels): Head) -> String {
     let mut text = format!(
-        "version: 1\nstrategy: {strategy}\nswitches: {{lever: false}}\n{more}agents:\n  - {{name: coder, mode: {mode}}}\nrules:\n"
+        "version: 1\nstrategy: {strategy}\nswitches: {{lever: false}}\n{more}agents:\n  - {{name: coder, mode: {mode}, labels: {labels}}}\nrules:\n"
     );
     if rules.is_empty() {
         text.push_str("  []\n");
@@ -91,12 +106,17 @@ fn rules() -> impl Strategy<Value = (Vec<String>, Head)> {
         1 => Just("most_specific_wins"),
     ];
     let providers = prop::sample::select(&PROVIDERS[..]);
-    (any_rules(), looking, wide, (mode, strategy, providers)).prop_map(
-        |(any, looking, wide, mode)| {
+    let labels = prop::sample::select(&LABELS[..]);
+    (
+        any_rules(),
+        looking,
+        wide,
+        (mode, strategy, providers, labels),
+    )
+        .prop_map(|(any, looking, wide, mode)| {
             let rules = any.into_iter().take(3).chain(looking).chain(wide);
             (rules.collect(), mode)
-        },
-    )
+        })
 }
 
 prop_compose! {
@@ -231,9 +251,11 @@ proptest! {
             let proxys = decision.reason.code == ReasonCode::NotUnderstood;
             let changed = told(&same).map_or(!proxys, Told::changed);
             prop_assert!(!changed, "{:?}\n{}", same, context);
+            let labels = before.agents().iter().map(|it| (it.name.clone(), it.labels.clone()));
             for known in [&of_old[..], &[]] {
                 let replay = || Replay::new(&again, known.iter().cloned(), &OPEN);
-                for replay in [replay(), replay().beside(&before)] {
+                let labelled = replay().labelled(before.version(), labels.clone());
+                for replay in [replay(), labelled, replay().beside(&before)] {
                     let replayed = replay.replay(decision);
                     let changed = told(&replayed).is_some_and(Told::changed);
                     prop_assert!(!changed, "{:?}\n{}", replayed, context);

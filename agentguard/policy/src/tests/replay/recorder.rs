@@ -55,7 +55,13 @@ impl Recorder<'_> {
         (verdict, enforced, reason): (Verdict, bool, Reason),
         matched: Vec<Matched>,
     ) -> Decision {
+        let mut labels = agent(self.policy, "coder").labels.clone();
+        labels.extend(circumstances.labels.clone());
         Decision {
+            agent: Some(Agent {
+                name: "coder".parse().unwrap(),
+                labels,
+            }),
             verdict,
             enforced,
             reason,
