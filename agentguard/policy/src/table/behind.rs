@@ -29,9 +29,7 @@ pub(super) fn matters(policy: &Policy, agent: &AgentPolicy, attempt: &Attempt) -
         return false;
     }
     let usual = attempt.decided_on(flow, policy, agent);
-    let tried = denied.iter().map(middle);
-    // What stays closed is so whatever these denials say.
-    let tried = tried.filter(|ip| special::hard(&(*ip).into()).is_none());
+    let tried = denied.iter().filter_map(usual_of);
     let mut tried = tried.take(TRIED).map(|ip| Flow {
         ip: Some(ip),
         ..flow.clone()
@@ -55,7 +53,15 @@ fn denied(policy: &Policy, agent: &AgentPolicy, flow: &Flow) -> Vec<Ipv4Net> {
     ranges.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// An address of a range, far from its ends, which are often like no other.
+/// An address of a range, far from its ends, which are often like no other, and none that stays closed whatever
+/// denials say: that of all addresses has loopback in its middle.
+fn usual_of(net: &Ipv4Net) -> Option<IpAddr> {
+    let halves = net.subnets((net.prefix_len() + 1).min(32)).ok();
+    let nets = [*net].into_iter().chain(halves.into_iter().flatten());
+    let mut middles = nets.map(|net| middle(&net));
+    middles.find(|ip| special::hard(&(*ip).into()).is_none())
+}
+
 fn middle(net: &Ipv4Net) -> IpAddr {
     let half = !net.netmask().to_bits() / 2;
     IpAddr::V4((net.network().to_bits() | half).into())

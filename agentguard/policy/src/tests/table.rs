@@ -330,6 +330,12 @@ fn where_every_address_is_denied_a_test_says_which_one_is_meant() {
         assert_eq!(tests(strategy, &first, allowed), asks, "{strategy}");
         assert_eq!(tests(strategy, &first, denied), "true", "{strategy}");
     }
+    // However these are written.
+    for ranges in ["0.0.0.0/0", "0.0.0.0/2, 64.0.0.0/2, 128.0.0.0/1"] {
+        let bare = format!("  - {{id: b, match: {{cidr: [{ranges}]}}, action: deny}}\n{name}");
+        assert_eq!(tests("deny_overrides", &bare, allowed), asks, "{ranges}");
+        assert_eq!(tests("deny_overrides", &bare, denied), "true", "{ranges}");
+    }
     // Where a rule before it decides, and where nothing is allowed, it does not matter.
     let last = format!("{name}{bare}");
     assert_eq!(tests("priority_first_match", &last, allowed), "true");
