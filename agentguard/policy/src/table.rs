@@ -7,12 +7,14 @@
 //! - `document`: the file as it is written; its schema.
 //! - `load`: tests that cannot be wrong, every error in its place.
 //! - `behind`: where it matters which address is behind a name.
+//! - `calls`: requests that the guard reads as calls, though their tests do not say so.
 //! - `run`: what the policy says, and whether it is what was expected.
 //!
 //! A test decides by [`Policy::decide`](crate::Policy::decide) and
 //! [`Policy::decide_name`](crate::Policy::decide_name), as the guard does.
 
 mod behind;
+mod calls;
 mod document;
 mod load;
 mod run;

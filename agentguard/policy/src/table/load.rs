@@ -13,10 +13,10 @@ use agentguard_model::{
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
-use super::behind;
 use super::document::{RawContext, RawExpect, RawRequest, RawTable, RawTest, Scheme};
 use super::run::Expectation;
 use super::{Attempt, Sent, Table, Test};
+use super::{behind, calls};
 use crate::circumstances::Switches;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, quoted};
 use crate::document::RawTransport;
@@ -187,6 +187,14 @@ impl Checking<'_> {
                 "denials by `cidr` speak of every address that may be behind this name, and it matters which one is",
                 "say which one is, like `resolves_to: 203.0.113.7`",
             );
+        }
+        if let (Some(agent), Some(attempt), Some(request)) = (&agent, &attempt, &raw.request)
+            && let Some(agent) = self.policy.agent(agent)
+            && let Some((what, hint)) = calls::forgotten(self.policy, agent, attempt)
+        {
+            let message =
+                format!("the guard reads this request as {what}, at which rules for it look");
+            self.missing(request.place, &message, hint);
         }
         Some(Test {
             name: raw.name.value,

@@ -232,7 +232,7 @@ impl Sent {
     ///
     /// # Errors
     /// The proxy sees its path, and refuses that.
-    fn seen<'a>(
+    pub(super) fn seen<'a>(
         &'a self,
         policy: &Policy,
         agent: &AgentPolicy,

@@ -743,7 +743,6 @@ fn tests_send_messages() {
             Expected::Deny,
             ReasonCode::NotUnderstood,
         ),
-        ("body: 1KiB", Expected::Deny, NONE),
     ] {
         let got = run("/mcp", request).unwrap();
         assert_eq!((got.verdict, got.reason.code), (verdict, code), "{request}");
@@ -751,6 +750,11 @@ fn tests_send_messages() {
     for (path, request, told) in [
         ("/other", "tool: {}", "no server of tools answers there"),
         ("/mcp", "tool: {server: fils}", "did you mean `files`?"),
+        (
+            "/mcp",
+            "body: 1KiB",
+            "the guard reads this request as a message to the server of tools `files`",
+        ),
         (
             "/mcp",
             "tool: {name: a, not_understood: true}",

@@ -4,6 +4,7 @@
 //! stands behind a `;` is cut off.
 
 use agentguard_model::LlmApi;
+use http::Method;
 
 use super::{Endpoint, InvokeForm, MAX_WORD, NotUnderstood};
 
@@ -55,6 +56,17 @@ impl Route {
             is_model.then(|| decoded(value))
         });
         named.any(|name| !name.is_empty() && Some(name.as_str()) != called)
+    }
+
+    /// Whether a request of a method to it is a call: what has no content is none, unless it opens a WebSocket.
+    #[must_use]
+    pub fn is_called(&self, method: &Method, websocket: bool) -> bool {
+        let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
+        match self.endpoint {
+            Endpoint::Retrieved(_) => *method == Method::GET && !websocket,
+            _ => websocket || !quiet || by_path_alone,
+        }
     }
 
     /// The model that is called, where the content names `named`.

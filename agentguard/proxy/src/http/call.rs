@@ -54,17 +54,11 @@ impl Calling {
         method: &Method,
         meaning: &request::Request,
     ) -> Option<Self> {
-        let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let quiet = quiet && meaning.websocket.is_none();
         let host = flow.target.host.as_ref()?;
         let provider = flow.guard.decider.provider(host)?;
         let route = Route::of(provider.api, meaning.path.as_str())?;
-        let by_path_alone = route.endpoint.by_path_alone() && *method != Method::OPTIONS;
-        let is_call = match route.endpoint {
-            Endpoint::Retrieved(_) => *method == Method::GET && quiet,
-            _ => !quiet || by_path_alone,
-        };
-        is_call.then_some(Self { provider, route })
+        let called = route.is_called(method, meaning.websocket.is_some());
+        called.then_some(Self { provider, route })
     }
 
     /// In which form its client reads an error.

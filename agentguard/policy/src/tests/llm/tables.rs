@@ -95,7 +95,6 @@ fn tests_make_calls() {
             true,
             DENY,
         ),
-        ("coder", "body: 1KiB", Expected::Deny, true, NONE),
         (
             "coder",
             "llm: {operation: chat, asks: [ls]}",
@@ -169,6 +168,10 @@ fn tests_make_calls() {
             "says nothing of one of them",
         ),
         ("llm: {model: m}", "operation"),
+        (
+            "body: 1KiB",
+            "the guard reads this request as a call of a language model of `ours`, at which rules for it look\n  hint: `llm: {operation: chat, model: …}` says which one",
+        ),
     ] {
         let found = tried("coder", request).unwrap_err();
         assert!(found.contains(told), "{request} {found}");
@@ -185,6 +188,109 @@ fn tests_make_calls() {
         found.contains("hint: providers stand under `providers`"),
         "{found}"
     );
+}
+
+/// The guard reads what is sent there, whether a test says so or not.
+#[test]
+fn a_request_is_not_tested_as_none_where_the_guard_reads_a_call() {
+    let document = "\
+version: 1
+providers: [{name: google, api: gemini, hosts: [g.example.com]}]
+tool_servers:
+  - {name: files, api: mcp, hosts: [mcp.example.com], paths: [/mcp]}
+agents: [{name: coder}]
+rules:
+  - {id: base, match: {host: [api.openai.com, mcp.example.com, g.example.com], port: [443]}, action: allow, handling: inspect}
+  - {id: shut, match: {host: [api.mistral.ai], port: [443]}, action: allow}
+  - {id: free, match: {host: [api.x.ai], port: [443]}, action: allow, handling: inspect}
+  - {id: models, match: {host: [api.openai.com, g.example.com], llm: {model: [gpt-4*]}}, action: deny}
+  - {id: tools, match: {host: [mcp.example.com], tool: {name: [rm]}}, action: deny}
+";
+    let document = policy(document);
+    let told = |host: &str, request: &str| {
+        let text = format!(
+            "version: 1\npolicy: p.yaml\ntests:\n  - {{name: a, agent: coder, host: {host}, port: 443, expect: allow, request: {{{request}}}}}\n"
+        );
+        let table = WrittenTable::parse("p.test.yaml", &text).unwrap();
+        match table.check(&document) {
+            Ok(table) => table
+                .run(&document, |_, _, _| None)
+                .remove(0)
+                .passed
+                .to_string(),
+            Err(found) => found.iter().map(|it| it.message.clone()).collect(),
+        }
+    };
+    let call = "the guard reads this request as a call of a language model of";
+    let message = "the guard reads this request as a message to the server of tools `files`";
+    for (host, request, expected) in [
+        (
+            "api.openai.com",
+            "method: POST, path: /v1/chat/completions",
+            call,
+        ),
+        (
+            "api.openai.com",
+            "method: POST, path: /v1/Chat%2Fcompletions",
+            call,
+        ),
+        (
+            "api.openai.com",
+            "method: GET, path: /v1/responses, websocket: true",
+            call,
+        ),
+        (
+            "api.openai.com",
+            "method: POST, path: /v1/chat/completions, llm: {operation: chat, model: m}",
+            "true",
+        ),
+        (
+            "api.openai.com",
+            "method: POST, path: /v1/chat/completions, llm: {operation: chat, model: gpt-4o}",
+            "false",
+        ),
+        // These are none.
+        ("api.openai.com", "method: GET, path: /v1/responses", "true"),
+        ("api.openai.com", "method: POST, path: /v1/files", "true"),
+        // Where another method may be meant, the path suffices.
+        (
+            "g.example.com",
+            "method: GET, path: \"/v1/models/m:generateContent\"",
+            call,
+        ),
+        ("mcp.example.com", "method: POST, path: /mcp", message),
+        ("mcp.example.com", "method: GET, path: /mcp", message),
+        (
+            "mcp.example.com",
+            "method: GET, path: /mcp, tool: {}",
+            "true",
+        ),
+        (
+            "mcp.example.com",
+            "method: POST, path: /mcp, tool: {name: ls}",
+            "true",
+        ),
+        (
+            "mcp.example.com",
+            "method: POST, path: /mcp, tool: {name: rm}",
+            "false",
+        ),
+        ("mcp.example.com", "method: POST, path: /other", "true"),
+        // Nobody opens it, and no rule looks at it.
+        (
+            "api.mistral.ai",
+            "method: POST, path: /v1/chat/completions",
+            "true",
+        ),
+        (
+            "api.x.ai",
+            "method: POST, path: /v1/chat/completions",
+            "true",
+        ),
+    ] {
+        let told = told(host, request);
+        assert!(told.starts_with(expected), "{host} {request}: {told}");
+    }
 }
 
 #[test]
