@@ -237,8 +237,8 @@ fn sent(tool: &ToolMatch, condition: Condition) -> Vec<String> {
 }
 
 impl Policy {
-    /// Every rule that is for the agent, nearest first: those that match, then those with the
-    /// fewest conditions that failed. Not for the data path: the work is that of all rules.
+    /// Every rule that is for the agent, nearest first: those that match, then those for the destination, with
+    /// the fewest conditions that failed before others, and those for another one. Not for the data path: the work is that of all rules.
     #[must_use]
     pub fn explain<'a>(&'a self, agent: &AgentPolicy, facts: &Facts<'_>) -> Vec<Considered<'a>> {
         let ip = known_address(facts);
@@ -275,9 +275,12 @@ impl Policy {
             })
             .collect();
         considered.sort_by_key(|c| match &c.verdict {
-            Consideration::Matched | Consideration::Obliges | Consideration::Error(_) => 0,
-            Consideration::Overruled | Consideration::NeedsRequest => 1,
-            Consideration::Failed(conditions) => 1 + conditions.len(),
+            Consideration::Matched | Consideration::Obliges | Consideration::Error(_) => (false, 0),
+            Consideration::Overruled | Consideration::NeedsRequest => (false, 1),
+            Consideration::Failed(conditions) => (
+                conditions.contains(&Condition::Destination),
+                1 + conditions.len(),
+            ),
         });
         considered
     }

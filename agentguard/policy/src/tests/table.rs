@@ -302,6 +302,33 @@ tests:
     );
 }
 
+/// A rule for the destination is nearer than any for another one, however much of it does not hold.
+#[test]
+fn rules_for_the_destination_are_nearer_than_others() {
+    let mut text =
+        "version: 1\nswitches: {freeze: false}\nagents: [{name: coder}]\nrules:\n".to_owned();
+    for n in 0..6 {
+        text.push_str(&format!(
+            "  - {{id: other-{n}, match: {{host: [o{n}.example.com], port: [443]}}, action: allow, handling: inspect}}\n"
+        ));
+    }
+    text.push_str(
+        "  - {id: by-method, match: {host: [a.example.com], port: [443], method: [GET], path: [\"/x/**\"]}, action: allow, handling: inspect}\n  - {id: by-whom, match: {host: [a.example.com], port: [443], transport: [tcp], user: [alice], purpose: [deploy]}, action: allow, handling: inspect}\n  - {id: by-switch, match: {host: [a.example.com], transport: [tcp]}, when: switches.freeze, action: deny}\n  - {id: datagrams, match: {host: [a.example.com], port: [443], transport: [udp]}, action: allow}\n",
+    );
+    let policy = policy(&text);
+    let test = of(
+        "agent: coder, host: a.example.com, port: 443, request: {method: POST, path: /z}, expect: allow",
+    );
+    let table = WrittenTable::parse("t.yaml", &test).unwrap();
+    let table = table.check(&policy).unwrap();
+    let near = table.run(&policy, closed).remove(0).near;
+    let near: Vec<_> = near.iter().map(|it| it.rule.as_str()).collect();
+    assert_eq!(
+        near,
+        ["by-whom", "by-switch", "datagrams", "by-method", "other-0"]
+    );
+}
+
 /// The usual address behind a name is one that no rule speaks of; here there is none.
 #[test]
 fn where_every_address_is_denied_a_test_says_which_one_is_meant() {
