@@ -54,6 +54,9 @@ const TOOLS: &str = "llm.tools";
 /// The arguments of a call, by JSON Pointer.
 const ARGUMENTS: &str = "tool.arguments";
 
+/// What `all`, `exists` and their like hold between their steps; nobody can write it.
+const COUNTED: &str = "@result";
+
 /// What later versions will have, and what it waits for.
 const LATER: [(&str, &str); 4] = [
     ("data", "this version has no detectors"),
@@ -392,7 +395,7 @@ impl Check<'_> {
                 "`[…]` is for entries of maps",
                 "like `request.headers['content-type']`, with the name in quotes",
             );
-        } else if name == operators::ADD && !self.bound.is_empty() {
+        } else if name == operators::ADD && !self.bound.is_empty() && !self.counts(call) {
             self.error(
                 "+",
                 "`+` is not known inside of `all`, `exists` and their like",
@@ -422,6 +425,15 @@ impl Check<'_> {
         self.same_kind(call);
         self.division(call);
         self.never_found(call);
+    }
+
+    /// Whether it is how `exists_one` counts.
+    fn counts(&self, call: &CallExpr) -> bool {
+        let [counted, one] = call.args.as_slice() else {
+            return false;
+        };
+        let is_counted = matches!(&counted.expr, Expr::Ident(name) if name == COUNTED && self.bound.contains(name));
+        is_counted && matches!(&one.expr, Expr::Literal(LiteralValue::Int(_)))
     }
 
     /// `map['name']` or `'name' in map`.

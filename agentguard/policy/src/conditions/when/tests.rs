@@ -124,6 +124,17 @@ fn expressions_say_what_they_say() {
             true,
         ),
         ("request.method in ['PUT', 'POST']", true),
+        // One, and neither none nor more.
+        ("['GET', 'POST'].exists_one(x, x == request.method)", true),
+        ("['GET', 'HEAD'].exists_one(x, x == request.method)", false),
+        (
+            "['/', '/v'].exists_one(x, request.path.startsWith(x))",
+            false,
+        ),
+        (
+            "request.path.startsWith('/') && ['POST'].existsOne(x, x == request.method)",
+            true,
+        ),
         ("request.path.matches('^/v[0-9]+/')", true),
         ("matches(request.path, r'^/v\\d$')", false),
         ("request.headers['content-type'].contains('json')", true),
@@ -360,6 +371,14 @@ fn what_is_wrong_is_told_at_load() {
         ),
         (
             "['a'].exists(a, a + 'b' == 'ab')",
+            "`+` is not known inside of",
+        ),
+        (
+            "['a'].exists_one(a, a + 'b' == request.path)",
+            "`+` is not known inside of",
+        ),
+        (
+            "['a'].map(a, a) == [request.path]",
             "`+` is not known inside of",
         ),
         (
