@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators,
 };
+use cel::parser::pratt_parser::{Lexer, TokenKind};
 use cel::parser::{Expression, PrattParser};
 use http::header::HeaderName;
 
@@ -118,6 +119,8 @@ pub(super) fn expression(
     let mut expression = parse(text)?;
     let mut check = Check {
         text,
+        tokens: tokens(text),
+        matches: 0,
         switches,
         looks_at: LooksAt::default(),
         patterns: Vec::new(),
@@ -183,6 +186,10 @@ fn parse(text: &str) -> Result<Expression, Vec<WhenError>> {
 pub(super) struct Check<'a> {
     /// The expression as it is written.
     text: &'a str,
+    /// Where its tokens begin, but for texts in quotes.
+    tokens: Vec<usize>,
+    /// How many calls of `matches` were seen, which come as they are written.
+    matches: usize,
     switches: &'a BTreeMap<String, bool>,
     pub(super) looks_at: LooksAt,
     patterns: Vec<Pattern>,
@@ -199,10 +206,25 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     /// `about`: what is wrong, as it is written. Where it stands first is where the error is.
     pub(super) fn error(&mut self, about: &str, message: impl Into<String>, hint: &str) {
+        let at = self.written(about).next();
+        let at = at.or_else(|| self.text.find(about)).unwrap_or(0);
+        self.error_at(at, message, hint);
+    }
+
+    fn error_at(&mut self, at: usize, message: impl Into<String>, hint: &str) {
         self.found.push(WhenError {
-            at: self.text.find(about).unwrap_or(0),
+            at,
             ..WhenError::new(message, hint)
         });
+    }
+
+    /// Where something is written that is not in quotes.
+    fn written<'t>(&'t self, about: &'t str) -> impl Iterator<Item = usize> + 't {
+        let tokens = self.tokens.iter().copied();
+        tokens.filter(move |at| {
+            let from = self.text.get(*at..);
+            from.is_some_and(|from| from.starts_with(about))
+        })
     }
 
     /// How much there is to evaluate.
@@ -469,21 +491,23 @@ impl Check<'_> {
 
     /// Compiles what `matches` is given, and has its number stand in its place.
     fn regex(&mut self, call: &mut CallExpr) {
+        let at = self.written("matches").nth(self.matches).unwrap_or(0);
+        self.matches += 1;
         let mut args = std::mem::take(&mut call.args);
         let of = call.target.take().map(|it| *it);
         let pattern = args.pop();
         let of = of.or_else(|| args.pop());
         let (Some(of), Some(pattern), true) = (of, pattern, args.is_empty()) else {
-            self.error(
-                "matches",
+            self.error_at(
+                at,
                 "`matches` takes a text and a pattern",
                 "`request.path.matches('^/v[0-9]+/')`",
             );
             return;
         };
         let Some(room) = self.room.get().checked_sub(1) else {
-            return self.error(
-                "matches",
+            return self.error_at(
+                at,
                 "a policy has at most 500 regular expressions",
                 "`startsWith`, `endsWith` and `contains` say most of them",
             );
@@ -505,9 +529,9 @@ impl Check<'_> {
                     self.visit(of);
                 }
             }
-            Some(Err(error)) => self.error("matches", error.message, &error.hint),
-            None => self.error(
-                "matches",
+            Some(Err(error)) => self.error_at(at, error.message, &error.hint),
+            None => self.error_at(
+                at,
                 "the pattern of `matches` has to stand in the rule",
                 "write it in quotes",
             ),
@@ -565,6 +589,20 @@ impl Check<'_> {
             parts.looks = parts.looks.max(wide(mentions));
         }
         self.bound.clear();
+    }
+}
+
+/// Where the tokens of an expression begin, but for texts in quotes.
+fn tokens(text: &str) -> Vec<usize> {
+    let mut lexer = Lexer::new(text);
+    let mut tokens = Vec::new();
+    loop {
+        let token = lexer.lex();
+        match token.kind {
+            TokenKind::TokEnd | TokenKind::TokError => return tokens,
+            TokenKind::TokWhitespace | TokenKind::TokString => {}
+            _ => tokens.push(token.start),
+        }
     }
 }
 

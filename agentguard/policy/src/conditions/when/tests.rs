@@ -419,6 +419,38 @@ fn what_is_wrong_is_told_at_load() {
     }
 }
 
+/// Each error stands where it is written, not where the same is written first.
+#[test]
+fn errors_have_their_own_places() {
+    for (text, places) in [
+        (
+            "request.path.matches('[') || request.path.matches('a{2000}')",
+            &["matches('[')", "matches('a{"][..],
+        ),
+        (
+            "request.path == '/matches(' || !matches(request.path, '(') || context.user.matches('a') || request.method.matches('[')",
+            &["matches(request", "matches('[')"],
+        ),
+        (
+            "request.path == '/context.usr' && context.usr == 'a'",
+            &["context.usr == "],
+        ),
+        (
+            "request.path == '/a+b' && ['a'].exists(a, a + 'b' == request.path)",
+            &["+ 'b'"],
+        ),
+        (
+            "request.path == '/' && request.headers['A B'] == 'c'",
+            &["A B"],
+        ),
+    ] {
+        let found = When::new(text, &switches(), &Cell::new(9)).unwrap_err();
+        let at: Vec<_> = found.iter().map(|it| it.at).collect();
+        let places = places.iter().map(|place| text.find(place).unwrap());
+        assert_eq!(at, places.collect::<Vec<_>>(), "{text} {found:#?}");
+    }
+}
+
 #[test]
 fn what_was_probably_not_meant_is_told() {
     for (text, told) in [
