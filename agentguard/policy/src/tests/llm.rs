@@ -267,6 +267,15 @@ fn expressions_look_at_calls() {
                 (None, ALLOW),
             ],
         ),
+        (
+            "llm.tools.exists_one(t, t.startsWith('read'))",
+            &[
+                (Some(chat("x", &["read", "write"])), ALLOW),
+                (Some(chat("x", &["read", "read_all"])), NONE),
+                (Some(chat("x", &["write"])), NONE),
+                (None, NONE),
+            ],
+        ),
         // What is known of every call.
         (
             "llm.operation == 'chat' && llm.provider == 'openai'",
