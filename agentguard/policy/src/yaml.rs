@@ -57,6 +57,8 @@ pub struct At<T> {
     pub place: Place,
     /// The line where it ends.
     pub last_line: u32,
+    /// Whether nothing is written in it: an empty list, or no keys.
+    pub(crate) bare: bool,
 }
 
 /// What to do where nothing better can be said.
@@ -88,12 +90,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<At<T>, A::Error> {
-                let missing = |n| serde::de::Error::invalid_length(n, &"5 parts");
+                let missing = |n| serde::de::Error::invalid_length(n, &"6 parts");
                 let line = parts.next_element()?.ok_or_else(|| missing(0))?;
                 let column = parts.next_element()?.ok_or_else(|| missing(1))?;
                 let last_line = parts.next_element()?.ok_or_else(|| missing(2))?;
                 let origin = parts.next_element()?.ok_or_else(|| missing(3))?;
-                let value = parts.next_element()?.ok_or_else(|| missing(4))?;
+                let bare: u32 = parts.next_element()?.ok_or_else(|| missing(4))?;
+                let value = parts.next_element()?.ok_or_else(|| missing(5))?;
                 Ok(At {
                     value,
                     place: Place {
@@ -102,11 +105,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
                         origin,
                     },
                     last_line,
+                    bare: bare == 1,
                 })
             }
         }
 
-        deserializer.deserialize_tuple_struct(AT, 5, Parts(std::marker::PhantomData))
+        deserializer.deserialize_tuple_struct(AT, 6, Parts(std::marker::PhantomData))
     }
 }
 
@@ -196,8 +200,11 @@ pub(crate) fn read<T: DeserializeOwned>(path: &str, tree: &Tree) -> (Option<T>, 
             Ok(value) => return (Some(value), found),
             Err(fault) => {
                 let (place, culprit) = fault.place_and_culprit(root);
-                if !fault.is_consequence() {
-                    found.push(error(path, place, fault.message, fault.hint));
+                let consequence = fault.is_consequence();
+                let told = error(path, place, fault.message, fault.hint);
+                // What an alias stands for is told once.
+                if !consequence && !found.contains(&told) {
+                    found.push(told);
                 }
                 if culprit == root.id || !removed.insert(culprit) {
                     break;

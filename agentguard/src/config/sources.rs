@@ -39,7 +39,7 @@ pub(crate) fn of_version(files: &[String], version: &str) -> Option<Policy> {
 }
 
 /// In the words of a message that names the file already.
-fn unreadable(error: ConfigError) -> Unreadable {
+pub(crate) fn unreadable(error: ConfigError) -> Unreadable {
     match error {
         ConfigError::Unreadable { source, .. } => Unreadable {
             why: chain(&source),

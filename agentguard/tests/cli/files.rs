@@ -489,6 +489,31 @@ fn tests_that_cannot_be_used_are_told_with_their_places() {
         &format!("error: cannot read the policy {absent}: No such file or directory\nhint: docs/policy.md has an example\n"),
         2,
     );
+    // One that is named and not there hides nothing else.
+    bench.write(
+        "off.yaml",
+        &format!(
+            "{}policy: no.yaml\n",
+            TESTS.replace("agent: coder", "agnt: coder")
+        ),
+    );
+    let off = bench.path("off.yaml");
+    let said = agentguard(["policy", "test", &off]).run();
+    let lines: Vec<_> = said.stderr.lines().collect();
+    assert_eq!(said.code, 2);
+    let misspelt = format!("{off}:4:5: error: unknown key `agnt`");
+    assert_eq!(lines[0], misspelt, "{}", said.stderr);
+    let last = lines.len() - 3;
+    assert!(
+        lines[last].starts_with(&format!("{off}:")),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        lines[last].ends_with(":9: error: cannot read `no.yaml`: No such file or directory"),
+        "{}",
+        said.stderr
+    );
     bench.write("tests.yaml", TESTS);
     let tests = bench.path("tests.yaml");
     agentguard(["policy", "test", &tests]).says(

@@ -50,7 +50,7 @@ pub(super) fn changes(
     let headers = changes.value.headers.as_ref();
     if let Some(list) = headers.and_then(|it| it.value.drop.as_ref()) {
         if list.value.is_empty() {
-            empty("drop", list.place, report);
+            empty("drop", list, report);
         }
         for entry in &list.value {
             read.dropped
@@ -59,7 +59,7 @@ pub(super) fn changes(
     }
     if let Some(set) = headers.and_then(|it| it.value.set.as_ref()) {
         if set.value.is_empty() {
-            empty("set", set.place, report);
+            empty("set", set, report);
         }
         for (name, value) in &set.value {
             let name = field(name, value.place, report);

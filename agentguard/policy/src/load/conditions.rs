@@ -270,7 +270,7 @@ fn times(time: &At<RawTime>, report: &mut Report) -> Option<Times> {
     let mut windows = Vec::new();
     if let Some(list) = &raw.hours {
         if list.value.is_empty() {
-            empty("hours", list.place, report);
+            empty("hours", list, report);
         }
         if list.value.len() > 24 {
             report.error(

@@ -93,7 +93,7 @@ impl RuleDefaults {
             }),
             transports: transport.as_ref().map(|list| {
                 if list.value.is_empty() && whole {
-                    values::empty("transport", list.place, report);
+                    values::empty("transport", list, report);
                 }
                 list.value.iter().fold(0, |all, entry| {
                     all | match entry.value {

@@ -23,7 +23,7 @@ pub(super) fn edits(raw: &RawChanges, report: &mut Report) -> Edits {
         redact: list("redact", raw.redact.as_ref(), report, place),
         clamp: raw.clamp.as_ref().map_or_else(Vec::new, |raw| {
             if raw.value.is_empty() {
-                empty("clamp", raw.place, report);
+                empty("clamp", raw, report);
             }
             let entries = raw.value.iter();
             let read = entries.filter_map(|(text, bounds)| {
@@ -34,7 +34,7 @@ pub(super) fn edits(raw: &RawChanges, report: &mut Report) -> Edits {
         }),
         patch: raw.json_patch.as_ref().map_or_else(Vec::new, |raw| {
             if raw.value.is_empty() {
-                empty("json_patch", raw.place, report);
+                empty("json_patch", raw, report);
             }
             let operations = raw.value.iter();
             let read = operations.filter_map(|raw| operation(raw, report));

@@ -282,6 +282,7 @@ impl Put<'_> {
                     ..item.place
                 },
                 last_line: item.last_line,
+                bare: false,
                 value: Value::Scalar {
                     text: entry.text.to_string(),
                     plain: entry.plain,

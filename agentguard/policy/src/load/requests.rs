@@ -74,7 +74,7 @@ fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
         return Protocols::default();
     };
     if list.value.is_empty() {
-        empty("protocol", list.place, report);
+        empty("protocol", list, report);
     }
     let parts = [
         ("method", matches.method.is_some()),
@@ -122,7 +122,7 @@ fn named<N>(
         return Vec::new();
     };
     if named.value.is_empty() {
-        empty(key, named.place, report);
+        empty(key, named, report);
     }
     let mut read = Vec::new();
     for (text, list) in &named.value {

@@ -217,7 +217,7 @@ fn transports(
         };
     };
     if list.value.is_empty() {
-        values::empty("transport", list.place, report);
+        values::empty("transport", list, report);
     }
     let mut transports = 0;
     for entry in &list.value {

@@ -125,7 +125,7 @@ pub(super) fn labels(
     report: &mut Report,
 ) -> Vec<(String, String)> {
     if wanted.value.is_empty() {
-        values::empty("labels", wanted.place, report);
+        values::empty("labels", wanted, report);
     }
     wanted
         .value

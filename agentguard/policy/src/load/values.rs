@@ -12,7 +12,7 @@ use crate::diagnostic::quoted;
 use crate::document::{Permission, RawSandbox};
 use crate::pattern::{HostPattern, Ports, Wildcard};
 use crate::special;
-use crate::yaml::{At, Place};
+use crate::yaml::At;
 
 /// A handling for names that no rule matches. Certificates are made for names that a rule speaks
 /// of, so these cannot be inspected.
@@ -109,7 +109,7 @@ pub(super) fn is_unfilled(entry: &At<String>, report: &Report) -> bool {
 /// Refuses an empty list, which could be read as "all" or as "none", and one that is too long.
 pub(super) fn list_bounds(key: &str, list: &At<Vec<At<String>>>, report: &mut Report) {
     if list.value.is_empty() {
-        empty(key, list.place, report);
+        empty(key, list, report);
     }
     let size: usize = list.value.iter().map(|entry| entry.value.len()).sum();
     if size > MAX_LIST {
@@ -122,13 +122,13 @@ pub(super) fn list_bounds(key: &str, list: &At<Vec<At<String>>>, report: &mut Re
     }
 }
 
-pub(super) fn empty(key: &str, place: Place, report: &mut Report) {
+pub(super) fn empty<T>(key: &str, of: &At<T>, report: &mut Report) {
     // What was in it may have been told.
-    if report.in_part {
+    if report.in_part && !of.bare {
         return;
     }
     report.error(
-        place,
+        of.place,
         format!("`{key}` is empty, so it would match nothing"),
         &format!("leave `{key}` out to match all"),
     );

@@ -24,6 +24,7 @@ use crate::flow::{Around, Flow};
 use crate::load::requests::{SIZES, bytes, field_name, is_method};
 use crate::policy::Policy;
 use crate::request::Query;
+use crate::sources::Unreadable;
 use crate::special;
 use crate::yaml::{At, Place, parse_lenient};
 
@@ -70,6 +71,25 @@ impl WrittenTable {
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
         self.raw.policy.as_ref().map(|policy| policy.value.as_str())
+    }
+
+    /// What is wrong with the file as far as that is known without the policy that it names, which cannot be read.
+    #[must_use]
+    pub fn without_policy(self, unreadable: &Unreadable) -> Diagnostics {
+        let mut found = self.found;
+        if let Some(At { value, place, .. }) = &self.raw.policy {
+            let message = format!("cannot read `{}`: {}", quoted(value), unreadable.why);
+            found.push(Diagnostic {
+                severity: Severity::Error,
+                path: self.path,
+                line: place.line,
+                column: place.column,
+                message,
+                hint: unreadable.hint.clone(),
+            });
+        }
+        found.sort_by_key(|d| (d.line, d.column));
+        Diagnostics::new(found)
     }
 
     /// The tests, where there is nothing wrong with them.

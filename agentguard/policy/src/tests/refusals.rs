@@ -253,6 +253,36 @@ fn everything_wrong_with_a_rule_is_told_at_once() {
             "p.yaml:5:65: error: unknown value `Splice`",
         ]
     );
+    // What is written as empty is, whatever else is wrong.
+    assert_eq!(
+        of(
+            "version: 1\nagents: [{name: coder}]\nrules:\n  - {id: x, match: {host: [a.example], query: {a: [], b: x}, header: {c: [], d: 1}}, action: allow}\n  - {id: y, match: {host: [], port: [[]]}, action: deny}\n  - {id: z, match: {host: [a.example], tool: {arguments: {/a: [], /b: x}}}, action: deny}\n"
+        ),
+        [
+            "p.yaml:4:51: error: `query: a` is empty, so it would match nothing",
+            "p.yaml:4:58: error: expected a list, found the text `x`",
+            "p.yaml:4:74: error: `header: c` is empty, so it would match nothing",
+            "p.yaml:4:81: error: expected a list, found `1`",
+            "p.yaml:5:27: error: `host` is empty, so it would match nothing",
+            "p.yaml:5:38: error: expected text, found a list",
+            "p.yaml:6:63: error: `arguments: /a` is empty, so it would match nothing",
+            "p.yaml:6:71: error: expected a list, found the text `x`",
+        ]
+    );
+    // A merge key is read for what it would be, and hides nothing.
+    assert_eq!(
+        of(
+            "version: 1\nagents: [{name: coder}]\nrules:\n  - &a {id: x, match: {host: [a.example], prt: [1]}, action: deny}\n  - {<<: *a, id: y}\n  - {id: z, <<: *a, action: alow}\n  - {<<: [*a], id: w, match: {host: [a..b]}, action: deny}\n"
+        ),
+        [
+            "p.yaml:4:43: error: unknown key `prt`",
+            "p.yaml:5:6: error: merge keys (`<<`) are not used here",
+            "p.yaml:6:13: error: merge keys (`<<`) are not used here",
+            "p.yaml:6:29: error: unknown value `alow`",
+            "p.yaml:7:6: error: merge keys (`<<`) are not used here",
+            "p.yaml:7:38: error: `a..b` is not a host name: it has an empty label",
+        ]
+    );
     // What is missing because it was told is not told again.
     assert_eq!(
         of(

@@ -442,7 +442,8 @@ impl<'de> SeqAccess<'de> for AtParts<'_> {
             2 => node.place.column,
             3 => node.last_line,
             4 => node.place.origin,
-            5 => return seed.deserialize(self.node).map(Some),
+            5 => u32::from(node.bare),
+            6 => return seed.deserialize(self.node).map(Some),
             _ => return Ok(None),
         };
         seed.deserialize(number.into_deserializer()).map(Some)

@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) place: Place,
     /// The line where it ends.
     pub(crate) last_line: u32,
+    /// Whether it is written as a list without entries, or as no keys.
+    pub(crate) bare: bool,
     /// What it is.
     pub(crate) value: Value,
 }
@@ -130,6 +132,22 @@ struct Open {
     nodes_before: usize,
     /// A key that waits for its value.
     key: Option<Key>,
+    /// What a merge key stands for.
+    merged: Vec<(Key, Node)>,
+}
+
+impl Open {
+    /// Adds what a merge key stands for, as far as it is not there.
+    fn merge(&mut self) {
+        let Value::Mapping(entries) = &mut self.node.value else {
+            return;
+        };
+        for (key, node) in self.merged.drain(..) {
+            if entries.iter().all(|(other, _)| other.text != key.text) {
+                entries.push((key, node));
+            }
+        }
+    }
 }
 
 impl Builder {
@@ -152,6 +170,7 @@ impl Builder {
             id: 0,
             place: Place::at(1, 1),
             last_line: 1,
+            bare: false,
             value: Value::Scalar {
                 text: String::new(),
                 plain: true,
@@ -175,7 +194,8 @@ impl Builder {
             Event::Scalar(text, style, anchor, _) => {
                 let plain = matches!(style, ScalarStyle::Plain);
                 if self.key_is_due() {
-                    return self.key(text.into_owned(), place);
+                    self.key(text.into_owned(), place);
+                    return Ok(());
                 }
                 let value = Value::Scalar {
                     text: text.into_owned(),
@@ -195,10 +215,12 @@ impl Builder {
                 self.begin(place, anchor, Value::Mapping(Vec::new()))?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                if let Some(open) = self.open.pop() {
+                if let Some(mut open) = self.open.pop() {
+                    open.merge();
                     let nodes = self.nodes - open.nodes_before;
                     let node = Node {
                         last_line: last_line(&open.node),
+                        bare: is_empty(&open.node.value),
                         ..open.node
                     };
                     self.finish(node, open.anchor, nodes)?;
@@ -216,18 +238,17 @@ impl Builder {
             .is_some_and(|open| open.key.is_none() && matches!(open.node.value, Value::Mapping(_)))
     }
 
-    fn key(&mut self, text: String, place: Place) -> Result<(), Fault> {
-        if text == "<<" {
-            return Err(Fault {
+    fn key(&mut self, text: String, place: Place) {
+        if text == MERGE {
+            self.faults.push(fault(
                 place,
-                message: "merge keys (`<<`) are not used here".to_owned(),
-                hint: "an alias (`*name`) can stand for a whole value".to_owned(),
-            });
+                "merge keys (`<<`) are not used here",
+                "an alias (`*name`) can stand for a whole value",
+            ));
         }
         if let Some(open) = self.open.last_mut() {
             open.key = Some(Key { text, place });
         }
-        Ok(())
     }
 
     fn node(&mut self, place: Place, value: Value) -> Result<Node, Fault> {
@@ -236,6 +257,7 @@ impl Builder {
             id: self.nodes,
             place,
             last_line: place.line,
+            bare: false,
             value,
         })
     }
@@ -266,6 +288,7 @@ impl Builder {
             anchor,
             nodes_before,
             key: None,
+            merged: Vec::new(),
         });
         Ok(())
     }
@@ -339,6 +362,13 @@ impl Builder {
                         "spread them over documents that `include` puts together",
                     ));
                 }
+                if key.text == MERGE {
+                    // What it stands for is read, so that the rest is told as well, and nothing for missing.
+                    if let Value::Mapping(merged) = node.value {
+                        open.merged = merged;
+                    }
+                    return Ok(());
+                }
                 match entries.iter().find(|(other, _)| other.text == key.text) {
                     Some((first, _)) => self.faults.push(Fault {
                         place: key.place,
@@ -353,6 +383,9 @@ impl Builder {
         Ok(())
     }
 }
+
+/// The key that has another mapping's entries put in.
+const MERGE: &str = "<<";
 
 /// What a key is.
 const KEYS: &str = "write one word before the colon: `key: value`";
@@ -400,6 +433,14 @@ fn last_line(node: &Node) -> u32 {
         Value::Mapping(entries) => entries.last().map(|(_, value)| value),
     };
     last.map_or(node.place.line, |last| last.last_line.max(node.place.line))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Scalar { .. } => false,
+        Value::Sequence(items) => items.is_empty(),
+        Value::Mapping(entries) => entries.is_empty(),
+    }
 }
 
 fn depth(node: &Node) -> usize {

@@ -7,10 +7,11 @@ use agentguard_policy::table::{Expectation, Expected, Got, Near, TestResult, Wri
 use serde::Serialize;
 
 use super::show::handling;
-use super::{closed, compiled, unusable};
+use super::{closed, unusable};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, counted, printable};
 use crate::config::text::{self, Written};
+use crate::config::{ConfigError, sources};
 
 /// What became of a file of tests.
 #[derive(Serialize)]
@@ -30,7 +31,20 @@ pub(super) fn test(file: &Path, policy: Option<&Path>, out: &mut Output) -> Resu
     let text = text::read(Written::Tests, file)?;
     let written = WrittenTable::parse(&path, &text).map_err(|found| unusable(&path, &found))?;
     let of = policy_file(file, policy, &written)?;
-    let policy = compiled(&of)?;
+    let named = policy.is_none() && written.policy().is_some();
+    let sources = match sources::read(&of, |_| Ok(())) {
+        Ok(sources) => sources,
+        // It has its place in the file, as all else that is wrong there.
+        Err(error @ ConfigError::Unreadable { .. }) if named => {
+            let found = written.without_policy(&sources::unreadable(error));
+            return Err(unusable(&path, &found));
+        }
+        Err(error) => return Err(Failure::of_file(&error, true)),
+    };
+    let shown = of.display().to_string();
+    let policy = sources
+        .compile()
+        .map_err(|found| unusable(&shown, &found))?;
     let table = written
         .check(&policy)
         .map_err(|found| unusable(&path, &found))?;
