@@ -145,7 +145,7 @@ record 5 decisions, 44 attempts, from 2026-11-22T04:08:03Z to 2026-11-22T04:08:0
 
 AGENT WAS WOULD BE KIND DESTINATION BEFORE AFTER COUNT EXAMPLES
 coder deny allow dns_query elsewhere.example no_rule elsewhere ({other}:4) 40 {}
-coder allow (deny) dns_query docs.example docs (policy.yaml:6) no-docs-at-all ({other}:10) 2 {} {}
+coder allow (deny) dns_query docs.example docs (policy.yaml:6) no-docs-at-all ({other}:10), shadow 2 {} {}
 
 unchanged 0
 changed 42, of which 42 said otherwise, 40 done otherwise

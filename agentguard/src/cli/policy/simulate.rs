@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agentguard_control::api::{PolicyView, ProblemCode, spelled};
 use agentguard_control::{Client, ClientError};
+use agentguard_model::ReasonCode;
 use agentguard_policy::Policy;
 use agentguard_policy::replay::{By, Replay, State, Summary};
 use clap::Args;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::past::{Looked, Past};
 use super::{closed, compiled};
 use crate::cli::Global;
+use crate::cli::agent::mode;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, Table, counted, printable};
 use crate::cli::verdicts::moment;
@@ -212,15 +214,73 @@ fn state(state: State) -> String {
     }
 }
 
-/// A rule and where it stands, or a reason.
+/// A rule and where it stands, or a reason. Of a rule also what it is counted apart by: that it is on paper, and a reason
+/// that does not go without saying.
 pub(super) fn by(by: &By) -> String {
-    match &by.rule {
-        Some(rule) => format!("{} ({}:{})", rule.rule, rule.source.file, rule.source.line),
-        None => by.reason.to_string(),
+    let Some(rule) = &by.rule else {
+        return by.reason.to_string();
+    };
+    let mut text = format!("{} ({}:{})", rule.rule, rule.source.file, rule.source.line);
+    if let Some(on_paper) = rule.on_paper {
+        text.push_str(&format!(", {}", mode(on_paper)));
     }
+    if !matches!(
+        by.reason,
+        ReasonCode::RuleAllow | ReasonCode::RuleDeny | ReasonCode::RuleModify
+    ) {
+        text.push_str(&format!(", {}", by.reason));
+    }
+    text
 }
 
 pub(super) fn joined(ids: &[agentguard_model::DecisionId]) -> String {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     ids.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use agentguard_model::{Matched, Mode, ReasonCode, Source};
+    use agentguard_policy::replay::By;
+
+    use super::by;
+
+    /// What is counted apart looks apart.
+    #[test]
+    fn rules_are_told_with_what_tells_them_apart() {
+        let told = |on_paper, reason| {
+            let source = Source {
+                file: "p.yaml".to_owned(),
+                line: 4,
+            };
+            let rule = Matched {
+                engine: "rules".to_owned(),
+                rule: "a".to_owned(),
+                source,
+                on_paper,
+            };
+            by(&By {
+                rule: Some(rule),
+                reason,
+            })
+        };
+        assert_eq!(told(None, ReasonCode::RuleDeny), "a (p.yaml:4)");
+        assert_eq!(
+            told(None, ReasonCode::EngineError),
+            "a (p.yaml:4), engine_error"
+        );
+        assert_eq!(
+            told(Some(Mode::Shadow), ReasonCode::RuleDeny),
+            "a (p.yaml:4), shadow"
+        );
+        assert_eq!(
+            told(Some(Mode::Observe), ReasonCode::NeedsInspection),
+            "a (p.yaml:4), observe, needs_inspection"
+        );
+        let none = By {
+            rule: None,
+            reason: ReasonCode::NoRule,
+        };
+        assert_eq!(by(&none), "no_rule");
+    }
 }
