@@ -229,6 +229,24 @@ fn errors_of_form_and_of_meaning_come_together() {
     );
 }
 
+/// A key that belongs one level further up says so.
+#[test]
+fn a_key_that_stands_too_deep_is_told_where_it_goes() {
+    let found = refused(
+        "version: 1\nagents: [{name: coder}]\nrules:\n  - id: x\n    match:\n      host: [a.example]\n      when: request.method == 'GET'\n      handling: inspect\n      llm: {port: [443], providr: [openai]}\n    action: allow\n    strategy: deny_overrides\n",
+    );
+    assert_eq!(
+        found,
+        [
+            "p.yaml:7:7: error: unknown key `when`\n  hint: `when` stands beside `match`, and not in it",
+            "p.yaml:8:7: error: unknown key `handling`\n  hint: `handling` stands beside `match`, and not in it",
+            "p.yaml:9:13: error: unknown key `port`\n  hint: `port` stands beside `llm`, and not in it",
+            "p.yaml:9:26: error: unknown key `providr`\n  hint: did you mean `provider`?",
+            "p.yaml:11:5: error: unknown key `strategy`\n  hint: `strategy` stands beside `rules`, and not in it",
+        ]
+    );
+}
+
 /// One mistake hides no other.
 #[test]
 fn everything_wrong_with_a_rule_is_told_at_once() {

@@ -26,6 +26,8 @@ pub(super) struct Fault {
     expected: Option<Box<str>>,
     /// The key that is missing, if that is what is wrong.
     missing: Option<&'static str>,
+    /// Whether a key is not known where it stands.
+    unknown: bool,
     /// The missing key was there and was taken out for what was wrong with it.
     consequence: bool,
 }
@@ -38,6 +40,7 @@ impl Fault {
             at: None,
             expected: None,
             missing: None,
+            unknown: false,
             consequence: false,
         }
     }
@@ -116,10 +119,13 @@ impl de::Error for Fault {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(
-            format!("unknown key `{}`", quoted(field)),
-            did_you_mean(field, expected, "the keys here are"),
-        )
+        Self {
+            unknown: true,
+            ..Self::new(
+                format!("unknown key `{}`", quoted(field)),
+                did_you_mean(field, expected, "the keys here are"),
+            )
+        }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -219,6 +225,10 @@ impl fmt::Display for Found<'_> {
 pub(super) struct NodeDeserializer<'a> {
     node: &'a Node,
     removed: &'a HashSet<usize>,
+    /// The keys that are known in it, where it is to have some.
+    keys: &'static [&'static str],
+    /// The key under which it stands, and those that are known beside that.
+    above: Option<(&'a str, &'static [&'static str])>,
 }
 
 impl Node {
@@ -238,7 +248,12 @@ impl Node {
 
 impl<'a> NodeDeserializer<'a> {
     pub(super) const fn new(node: &'a Node, removed: &'a HashSet<usize>) -> Self {
-        Self { node, removed }
+        Self {
+            node,
+            removed,
+            keys: &[],
+            above: None,
+        }
     }
 
     fn child(self, node: &'a Node) -> Self {
@@ -368,14 +383,14 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _fields: &'static [&'static str],
+        keys: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
         if matches!(self.node.value, Value::Sequence(_)) {
             let fault = <Fault as de::Error>::invalid_type(Unexpected::Seq, &visitor);
             return self.placed(Err(fault));
         }
-        self.as_it_is(visitor)
+        Self { keys, ..self }.as_it_is(visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -473,7 +488,20 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 struct Entries<'a> {
     of: NodeDeserializer<'a>,
     rest: std::slice::Iter<'a, (super::tree::Key, Node)>,
-    value: Option<&'a Node>,
+    value: Option<(&'a str, &'a Node)>,
+}
+
+impl Entries<'_> {
+    /// The same of a key that is known one level further up: it says where it goes.
+    fn misplaced(&self, key: &str, fault: Fault) -> Fault {
+        match self.of.above {
+            Some((of, beside)) if fault.unknown && beside.contains(&key) => Fault {
+                hint: format!("`{key}` stands beside `{of}`, and not in it"),
+                ..fault
+            },
+            _ => fault,
+        }
+    }
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {
@@ -487,16 +515,20 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let Some((key, value)) = self.rest.find(|(_, value)| !removed.contains(&value.id)) else {
             return Ok(None);
         };
-        self.value = Some(value);
+        self.value = Some((&key.text, value));
         let text: StrDeserializer<'_, Fault> = key.text.as_str().into_deserializer();
         seed.deserialize(text)
             .map(Some)
-            .map_err(|fault| fault.at(key.place, value.id))
+            .map_err(|fault| self.misplaced(&key.text, fault).at(key.place, value.id))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         match self.value.take() {
-            Some(node) => seed.deserialize(self.of.child(node)),
+            Some((key, node)) => seed.deserialize(NodeDeserializer {
+                keys: &[],
+                above: Some((key, self.of.keys)),
+                ..self.of.child(node)
+            }),
             None => Err(de::Error::custom("a value without its key")),
         }
     }
