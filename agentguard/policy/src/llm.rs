@@ -6,7 +6,7 @@
 use agentguard_model::{Llm, LlmOperation};
 
 use crate::pattern::{Wildcard, all_or_among, one_of};
-use crate::request::{Request, Unknown};
+use crate::request::{Request, Unknown, any_or_shared};
 use crate::steps::Steps;
 
 /// The operations, as documents write them.
@@ -179,6 +179,14 @@ impl LlmMatch {
                 (Some(over), Some(others)) => over <= others,
                 (Some(_), None) => false,
             }
+    }
+
+    /// Whether some call certainly matches both this and `other`.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        any_or_shared(&self.providers, &other.providers, Wildcard::covers)
+            && any_or_shared(&self.operations, &other.operations, PartialEq::eq)
+            && any_or_shared(&self.models, &other.models, Wildcard::covers)
+            && any_or_shared(&self.tools, &other.tools, Wildcard::covers)
     }
 
     /// Whether a rule that says this matches less than one of another action that says it too.

@@ -9,7 +9,7 @@ use http::header::{self, HeaderName};
 
 use crate::llm::LlmMatch;
 use crate::pattern::{Glob, Wildcard};
-use crate::protocols::Protocols;
+use crate::protocols::{Protocol, Protocols};
 use crate::rule::{Fit, Seen};
 use crate::steps::Steps;
 use crate::tool::ToolMatch;
@@ -552,6 +552,47 @@ impl RequestMatch {
                 (Some(_), None) => false,
             }
     }
+
+    /// Whether some request certainly matches both this and `other`.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let both = |protocol| self.protocols.has(protocol) && other.protocols.has(protocol);
+        (both(Protocol::Http) || self.protocols == other.protocols)
+            && any_or_shared(&self.methods, &other.methods, PartialEq::eq)
+            && any_or_shared(&self.paths, &other.paths, Glob::covers)
+            && all_meet(&self.query, &other.query)
+            && all_meet(&self.fields, &other.fields)
+            && match (&self.llm, &other.llm) {
+                (Some(llm), Some(others)) => llm.meets(others),
+                (None, None) => true,
+                // What is a call of one is none of the other.
+                _ => self.tool.is_none() && other.tool.is_none(),
+            }
+            && match (&self.tool, &other.tool) {
+                (Some(tool), Some(others)) => tool.meets(others),
+                _ => true,
+            }
+    }
+}
+
+/// Whether one of the two has none, which is all, or one of the ones covers one of the others.
+pub(crate) fn any_or_shared<T>(own: &[T], others: &[T], covers: fn(&T, &T) -> bool) -> bool {
+    let shared = |it: &T| {
+        others
+            .iter()
+            .any(|other| covers(it, other) || covers(other, it))
+    };
+    own.is_empty() || others.is_empty() || own.iter().any(shared)
+}
+
+/// Whether what is asked of one name may be the same.
+pub(crate) fn all_meet<N: PartialEq>(
+    conditions: &[(N, Vec<Wildcard>)],
+    others: &[(N, Vec<Wildcard>)],
+) -> bool {
+    conditions.iter().all(|(name, patterns)| {
+        let mut same = others.iter().filter(|(other, _)| other == name);
+        same.all(|(_, others)| any_or_shared(patterns, others, Wildcard::covers))
+    })
 }
 
 /// Whether there are none, which is all, or one of them covers each of the others.

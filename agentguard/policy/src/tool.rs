@@ -7,7 +7,7 @@ use agentguard_model::{Argument, Tool};
 use agentguard_protocol::json::same_name;
 
 use crate::pattern::{Wildcard, all_or_among, one_of};
-use crate::request::{Request, Unknown};
+use crate::request::{Request, Unknown, all_meet, any_or_shared};
 use crate::steps::Steps;
 
 /// The method of a call.
@@ -146,6 +146,20 @@ impl ToolMatch {
             && arguments
             // One for calls alone covers what is for calls alone.
             && (!self.calls_alone() || other.calls_alone())
+    }
+
+    /// Whether some message certainly matches both this and `other`.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let is_call = |it: &Wildcard| it.matches(CALL.as_bytes());
+        let calls = |own: &Self, other: &Self| {
+            !own.calls_alone() || other.methods.is_empty() || other.methods.iter().any(is_call)
+        };
+        any_or_shared(&self.servers, &other.servers, Wildcard::covers)
+            && any_or_shared(&self.names, &other.names, Wildcard::covers)
+            && any_or_shared(&self.methods, &other.methods, Wildcard::covers)
+            && all_meet(&self.arguments, &other.arguments)
+            && calls(self, other)
+            && calls(other, self)
     }
 
     /// Whether a rule that says this matches less than one of another action that says it too.

@@ -2,10 +2,12 @@
 //!
 //! - `compare`: whether one rule is for all that another is for, at a bounded cost.
 //! - `hidden`: rules that others leave nothing to say.
+//! - `outranked`: denials that rank below all that they could deny.
 //! - `unseen`: rules that have to see requests where none are seen.
 
 mod compare;
 mod hidden;
+mod outranked;
 mod unseen;
 
 use crate::agent::AgentPolicy;

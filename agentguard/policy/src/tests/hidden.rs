@@ -93,7 +93,14 @@ fn what_opens_an_address_is_not_preceded_by_what_does_not() {
     }
     // A denial by address is for names too.
     let bare = "  - {id: bare, match: {cidr: [192.0.2.0/24], port: [443]}, action: allow}\n  - {id: denies, match: {cidr: [192.0.2.0/24], port: [443], transport: [tcp]}, action: deny}\n";
-    assert_eq!(told(FIRST, bare), [""; 0]);
+    let rules = [bare, web].concat();
+    assert_eq!(told(FIRST, &rules), [""; 0]);
+    assert_eq!(
+        told(FIRST, bare),
+        [
+            "rule `denies` decides nothing that any rule allows: rule `bare` (line 5) comes before it"
+        ]
+    );
 }
 
 /// With ranks what stands above decides alone, so that what it leaves nothing to changes nothing.
@@ -195,7 +202,12 @@ fn the_first_ones_together_leave_the_last_one_nothing() {
             "rule `c` decides nothing over TCP: rules `a` (line 5) and `b` (line 6) come before it and together match all of that"
         ]
     );
-    assert_eq!(told(FIRST, &rules("101-65534")), [""; 0]);
+    assert_eq!(
+        told(FIRST, &rules("101-65534")),
+        [
+            "rule `c` decides nothing that any rule allows: rules `a` (line 5) and `b` (line 6) come before it"
+        ]
+    );
 }
 
 #[test]
@@ -232,5 +244,123 @@ fn whom_labels_and_groups_select_is_known() {
     assert_eq!(
         told(&narrow, &rules("agents: [coder]", "labels: {team: web}")),
         [""; 0]
+    );
+}
+
+const NARROW: &str = "strategy: most_specific_wins\ntool_servers: [{name: mail, api: mcp, hosts: [a.example]}]\nagents: [{name: coder}]\n";
+
+/// Where nothing is allowed, what a denial says there changes nothing.
+#[test]
+fn a_denial_below_all_that_it_could_deny_is_told() {
+    let first = FIRST.replace(
+        "agents",
+        "tool_servers: [{name: mail, api: mcp, hosts: [a.example]}]\nagents",
+    );
+    let first = first.as_str();
+    let before =
+        "rule `de` decides nothing that any rule allows: rule `al` (line 6) comes before it";
+    let above = "rule `de` decides nothing that any rule allows: rule `al` (line 6) ranks above it";
+    let al = "  - {id: al, match: {host: ['*.a.example', a.example], port: [443]}, action: allow, handling: inspect}\n";
+    let exact =
+        "  - {id: al, match: {host: [a.example], port: [443]}, action: allow, handling: inspect}\n";
+    let de = |says: &str| format!("  - {{id: de, {says}, action: deny}}\n");
+    for (head, allows, denies, expected) in [
+        (first, al, "match: {host: [x.a.example]}", Some(before)),
+        (
+            first,
+            al,
+            "match: {host: [a.example], method: [DELETE]}",
+            Some(before),
+        ),
+        (first, al, "match: {tool: {name: [send]}}", Some(before)),
+        (
+            first,
+            al,
+            "match: {transport: [tcp]}, when: \"agent.name == 'coder'\"",
+            Some(before),
+        ),
+        // What comes first decides.
+        (first, al, "priority: 1, match: {host: [x.a.example]}", None),
+        // The rest, of which the other is the exception.
+        (first, al, "match: {port: ['1-65535']}", None),
+        (
+            first,
+            exact,
+            "match: {host: ['*.example.org', a.example]}",
+            None,
+        ),
+        // What nothing allows.
+        (first, al, "match: {host: [b.example]}", None),
+        (first, al, "match: {host: [a.example], port: [80]}", None),
+        (
+            first,
+            &al.replace("handling", "mode: shadow, handling"),
+            "match: {host: [x.a.example]}",
+            None,
+        ),
+        (
+            first,
+            &al.replace("port:", "method: [GET], port:"),
+            "match: {host: [a.example], method: [DELETE]}",
+            None,
+        ),
+        // Whether a path is of both is not known.
+        (
+            first,
+            &al.replace("port:", "path: ['/x*'], port:"),
+            "match: {host: [x.a.example], path: ['/*y']}",
+            None,
+        ),
+        (NARROW, exact, "match: {host: [a.example]}", Some(above)),
+        (
+            NARROW,
+            exact,
+            "match: {host: [a.example], transport: [tcp]}, when: \"agent.name == 'coder'\"",
+            Some(above),
+        ),
+        (NARROW, al, "match: {tool: {name: [send]}}", Some(above)),
+        (NARROW, al, "match: {host: [x.a.example]}", None),
+        (
+            NARROW,
+            exact,
+            "match: {host: [a.example], tool: {name: [send]}}",
+            None,
+        ),
+        (
+            NARROW,
+            exact,
+            "match: {host: ['*.a.example', a.example], port: [443], method: [PUT]}",
+            None,
+        ),
+        (NARROW, exact, "match: {cidr: ['192.0.2.0/24']}", None),
+        (NARROW, exact, "match: {host: ['*.example']}", None),
+        (
+            NARROW,
+            exact,
+            "agents: [coder], match: {host: [a.example]}",
+            None,
+        ),
+        (
+            NARROW,
+            exact,
+            "agents: [coder], match: {host: ['*.example'], method: [PUT]}",
+            Some(above),
+        ),
+    ] {
+        let rules = [allows.to_owned(), de(denies)].concat();
+        let told = told(head, &rules);
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        assert_eq!(told, Vec::from_iter(expected), "{head}{rules}");
+    }
+    // One that it ranks above, or beside, is enough.
+    let other = "  - {id: other, match: {host: ['*.b.example']}, action: allow}\n";
+    let rules = [al, &de("match: {host: [x.a.example, x.b.example]}"), other].concat();
+    assert_eq!(told(first, &rules), [""; 0]);
+    let rules = [al, other, &de("match: {host: [x.a.example, x.b.example]}")].concat();
+    assert_eq!(
+        told(first, &rules),
+        [
+            "rule `de` decides nothing that any rule allows: rules `al` (line 6) and `other` (line 7) come before it"
+        ]
     );
 }

@@ -503,13 +503,17 @@ fn what_has_to_be_seen_closes_what_shows_nothing_on_any_port() {
     let bare = |rules: &str| rules.replace("host: [c.example.com]", "cidr: [192.0.2.0/24]");
     assert_eq!(usual(&bare(db), &bare(no)), [direct]);
     // An allowance that comes first is not closed.
-    assert_eq!(of("priority_first_match", db, no), [""; 0]);
+    let nothing =
+        "p.yaml:6:5: warning: rule `no` decides nothing that any rule allows: rule `db` (line 5)";
+    let before = of("priority_first_match", db, no).concat();
+    assert!(before.starts_with(nothing), "{before}");
     let after = of("priority_first_match", no, db);
     assert!(after.concat().contains("rule `no` has to see"), "{after:?}");
     let narrower = of("most_specific_wins", db, no);
     assert_eq!(narrower, [direct]);
     let wider = no.replace("c.example.com", "'*.example.com'");
-    assert_eq!(of("most_specific_wins", db, &wider), [""; 0]);
+    let wider = of("most_specific_wins", db, &wider).concat();
+    assert!(wider.starts_with(nothing), "{wider}");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use agentguard_model::HostName;
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
 use crate::pattern::HostPattern;
 use crate::rule::{Rule, Selector};
+use crate::strategy::Towards;
 use crate::tool::ToolMatch;
 
 /// By what it is told whether a rule is for all agents that another is for.
@@ -26,6 +28,30 @@ pub(super) struct Comparisons<'a> {
     /// Whether a rule lets a name lead to an address that is not public.
     opens: bool,
     selected: HashMap<&'a Selector, Rc<Selected>>,
+}
+
+/// A destination that two rules are for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// All that there is.
+    Anything,
+    Names(&'a HostPattern),
+    Addresses(IpNet),
+}
+
+impl Place<'_> {
+    /// Whether something is so of it: of many names, of one that is not named otherwise.
+    pub(super) fn holds(&self, of: impl FnOnce(Towards<'_>) -> bool) -> bool {
+        match self {
+            Self::Anything => of(Towards::Anything),
+            Self::Addresses(net) => of(Towards::Addresses(*net)),
+            Self::Names(HostPattern::Exact(name)) => of(Towards::Name(name, None)),
+            Self::Names(HostPattern::Below(suffix)) => {
+                let name = format!("a.{suffix}").parse::<HostName>();
+                name.is_ok_and(|name| of(Towards::Name(&name, None)))
+            }
+        }
+    }
 }
 
 /// Some of a policy's agents: a bit for each.
@@ -49,6 +75,11 @@ impl Selected {
     fn has_all(&self, others: &Self) -> bool {
         let mut words = self.0.iter().zip(&others.0);
         words.all(|(own, others)| own & others == *others)
+    }
+
+    fn has_any(&self, others: &Self) -> bool {
+        let mut words = self.0.iter().zip(&others.0);
+        words.any(|(own, others)| own & others != 0)
     }
 
     pub(super) fn has(&self, agent: usize) -> bool {
@@ -149,6 +180,50 @@ impl<'a> Comparisons<'a> {
         !b.is_empty() && self.spend(b.0.len()) && a.has_all(&b)
     }
 
+    /// Whether some agent that there is is for both.
+    pub(super) fn share_agents(&mut self, a: &'a Selector, b: &'a Selector) -> bool {
+        let (Some(a), Some(b)) = (self.selected(a), self.selected(b)) else {
+            return false;
+        };
+        self.spend(a.0.len()) && a.has_any(&b)
+    }
+
+    /// The destinations that two rules are for, by their names and by what is dialled bare; where one of the two is for
+    /// any, one of those of the other. `None`: there is not so much left to spend.
+    pub(super) fn shared_places(&mut self, a: &'a Rule, b: &'a Rule) -> Option<Vec<Place<'a>>> {
+        let first = |rule: &'a Rule| {
+            let name = rule.hosts.first().map(Place::Names);
+            let net = || rule.written_ranges().first().copied().map(Place::Addresses);
+            name.or_else(net).into_iter().collect()
+        };
+        match (a.anywhere(), b.anywhere()) {
+            (true, true) => return Some(vec![Place::Anything]),
+            (true, false) => return Some(first(b)),
+            (false, true) => return Some(first(a)),
+            (false, false) => {}
+        }
+        let (ranges, others) = (&a.cidrs, &b.cidrs);
+        let hosts = a.hosts.len().saturating_mul(b.hosts.len());
+        if !self.spend(hosts.saturating_add(ranges.len().saturating_mul(others.len()))) {
+            return None;
+        }
+        let mut places = Vec::new();
+        for own in &a.hosts {
+            let names = b
+                .hosts
+                .iter()
+                .filter_map(|other| narrower(own, other, HostPattern::covers));
+            places.extend(names.map(Place::Names));
+        }
+        for own in ranges {
+            let nets = others
+                .iter()
+                .filter_map(|other| narrower(own, other, holds));
+            places.extend(nets.map(|net| Place::Addresses(*net)));
+        }
+        Some(places)
+    }
+
     /// The agents that a selector selects, unless there is not so much left to spend.
     pub(super) fn selected(&mut self, selector: &'a Selector) -> Option<Rc<Selected>> {
         if let Some(known) = self.selected.get(selector) {
@@ -209,6 +284,15 @@ impl<'a> Comparisons<'a> {
                 false
             }
         }
+    }
+}
+
+/// The one of two that the other one covers.
+fn narrower<'a, T>(a: &'a T, b: &'a T, covers: fn(&T, &T) -> bool) -> Option<&'a T> {
+    if covers(a, b) {
+        Some(b)
+    } else {
+        covers(b, a).then_some(a)
     }
 }
 

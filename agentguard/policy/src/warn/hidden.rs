@@ -1,11 +1,11 @@
 //! Rules that others leave nothing to say.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use agentguard_common::map::TCP;
 
 use super::compare::{Comparisons, Who};
-use super::{seen_from, warning};
+use super::{outranked, seen_from, warning};
 use crate::diagnostic::Diagnostic;
 use crate::pattern::{HostPattern, Ports};
 use crate::rule::Rule;
@@ -34,7 +34,8 @@ enum Hidden {
     Contradicted,
 }
 
-/// Warns of each rule that another one, or several together, leave nothing to say.
+/// Warns of each rule that another one, or several together, leave nothing to say, and of each denial that ranks below
+/// all that it could deny.
 pub(super) fn warnings<'a>(
     rules: &'a [Rule],
     columns: &[u32],
@@ -43,6 +44,7 @@ pub(super) fn warnings<'a>(
 ) -> Vec<Diagnostic> {
     let by_destination = by_destination(rules);
     let mut found = Vec::new();
+    let mut those = HashSet::new();
     for ((n, rule), column) in rules.iter().enumerate().zip(columns) {
         let mut others: Vec<usize> = wider(rule)
             .into_iter()
@@ -68,8 +70,16 @@ pub(super) fn warnings<'a>(
         if let Some((by, how)) = hidden {
             let (message, hint) = told(rule, &by, how);
             found.push(warning(rule, *column, message, hint));
+            those.insert(n);
         }
     }
+    found.extend(outranked::warnings(
+        rules,
+        columns,
+        strategy,
+        &those,
+        comparisons,
+    ));
     found
 }
 
@@ -82,15 +92,8 @@ struct Beside<'a> {
 
 fn told(rule: &Rule, by: &[&Rule], how: Hidden) -> (String, &'static str) {
     let id = &rule.info.id;
-    let one = |other: &&Rule| format!("`{}` ({})", other.info.id, seen_from(rule, other));
-    let (named, more) = by.split_at(by.len().min(NAMED));
-    let named: Vec<String> = named.iter().map(one).collect();
     let several = by.len() > 1;
-    let others = match (named.as_slice(), more.len()) {
-        ([other], _) => format!("rule {other}"),
-        ([others @ .., last], 0) => format!("rules {} and {last}", others.join(", ")),
-        (_, more) => format!("rules {} and {more} more", named.join(", ")),
-    };
+    let others = named(rule, by);
     let (comes, denies) = if several {
         ("come before it and together match", "together deny")
     } else {
@@ -135,6 +138,18 @@ fn told(rule: &Rule, by: &[&Rule], how: Hidden) -> (String, &'static str) {
             format!("rule `{id}` allows exactly what {others} {denies}, so it is denied"),
             "say which of the two is meant, and take the other one out",
         ),
+    }
+}
+
+/// Other rules with their places, for a message about `rule`: the first ones, and how many more.
+pub(super) fn named(rule: &Rule, others: &[&Rule]) -> String {
+    let one = |other: &&Rule| format!("`{}` ({})", other.info.id, seen_from(rule, other));
+    let (named, more) = others.split_at(others.len().min(NAMED));
+    let named: Vec<String> = named.iter().map(one).collect();
+    match (named.as_slice(), more.len()) {
+        ([other], _) => format!("rule {other}"),
+        ([others @ .., last], 0) => format!("rules {} and {last}", others.join(", ")),
+        (_, more) => format!("rules {} and {more} more", named.join(", ")),
     }
 }
 
