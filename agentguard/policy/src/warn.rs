@@ -2,11 +2,13 @@
 //!
 //! - `compare`: whether one rule is for all that another is for, at a bounded cost.
 //! - `hidden`: rules that others leave nothing to say.
+//! - `near`: allowances that may be for a destination of another rule.
 //! - `outranked`: denials that rank below all that they could deny.
 //! - `unseen`: rules that have to see requests where none are seen.
 
 mod compare;
 mod hidden;
+mod near;
 mod outranked;
 mod unseen;
 

@@ -516,6 +516,56 @@ fn what_has_to_be_seen_closes_what_shows_nothing_on_any_port() {
     assert!(wider.starts_with(nothing), "{wider}");
 }
 
+/// What is allowed and what is denied need not be for the same destinations.
+#[test]
+fn tls_is_closed_where_a_denial_is_for_a_part_of_what_is_allowed() {
+    let of = |rules: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nagents: [{{name: coder}}, {{name: tester}}]\nrules:\n{rules}"
+        ));
+        let warnings = policy.warnings().iter();
+        warnings.map(|it| it.message.clone()).collect()
+    };
+    let open = "  - {id: open, match: {host: ['*.example.com'], port: [443]}, action: allow}\n";
+    let no = "  - {id: no, match: {host: [api.example.com], path: ['/admin/**']}, action: deny}\n";
+    let opened =
+        "  - {id: opened, match: {host: [HOST], port: [443]}, action: allow, handling: inspect}\n";
+    let told = |place: &str| {
+        format!(
+            "rule `no` has to see the requests that rule `open` (line 4) allows on port 443 without opening TLS: all of that TLS{place} is denied"
+        )
+    };
+    let at_api = [told(" to `api.example.com`")];
+    assert_eq!(of(&[open, no].concat()), at_api);
+    let two = open.replace("'*.example.com'", "a.example.com, api.example.com");
+    assert_eq!(of(&[&two, no].concat()), at_api);
+    let direct = open.replace("allow}", "allow, handling: direct}");
+    let as_direct = told(" to `api.example.com`")
+        .replace("without opening TLS", "as `direct`")
+        .replace("of that TLS", "of that TLS, and all that is no HTTP,");
+    assert_eq!(of(&[&direct, no].concat()), [as_direct]);
+    let some = no.replace("id: no", "id: no, agents: [tester]");
+    assert_eq!(of(&[open, &some].concat()), at_api);
+    // It is opened there, or they do not meet.
+    for host in ["api.example.com", "'*.example.com'"] {
+        let opened = opened.replace("HOST", host);
+        assert_eq!(of(&[open, no, &opened].concat()), [""; 0], "{host}");
+    }
+    let elsewhere = opened.replace("HOST", "b.example.com");
+    assert_eq!(of(&[open, no, &elsewhere].concat()), at_api);
+    let others = open.replace("id: open", "id: open, agents: [coder]");
+    assert_eq!(of(&[others, some].concat()), [""; 0]);
+    let other = no.replace("api.example.com", "api.example.org");
+    assert_eq!(of(&[open, &other].concat()), [""; 0]);
+    // What is not changed does not pass either.
+    let change = "  - {id: no, match: {host: [api.example.com]}, action: modify, modify: {headers: {drop: [cookie]}}}\n";
+    let exact = open.replace("'*.example.com'", "api.example.com");
+    assert_eq!(of(&[&exact, change].concat()), [told("")]);
+    assert_eq!(of(&[open, change].concat()), at_api);
+    let inspected = change.replace("}}}", "}}, handling: inspect}");
+    assert_eq!(of(&[exact, inspected].concat()), [""; 0]);
+}
+
 #[test]
 fn a_denial_of_every_address_is_told_where_names_are_allowed_behind_it() {
     let bare = "  - {id: b, match: {cidr: [0.0.0.0/0, '::/0']}, action: deny}\n";

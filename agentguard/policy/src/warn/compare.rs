@@ -1,13 +1,14 @@
 //! Whether one rule is for all that another is for, as far as there is something left to spend on it.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::rc::Rc;
 
 use agentguard_model::HostName;
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
-use crate::pattern::HostPattern;
+use crate::pattern::{HostPattern, Ports};
 use crate::rule::{Rule, Selector};
 use crate::strategy::Towards;
 use crate::tool::ToolMatch;
@@ -50,6 +51,17 @@ impl Place<'_> {
                 let name = format!("a.{suffix}").parse::<HostName>();
                 name.is_ok_and(|name| of(Towards::Name(&name, None)))
             }
+        }
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anything => f.write_str("*"),
+            Self::Names(HostPattern::Exact(name)) => write!(f, "{name}"),
+            Self::Names(HostPattern::Below(suffix)) => write!(f, "*.{suffix}"),
+            Self::Addresses(net) => write!(f, "{net}"),
         }
     }
 }
@@ -222,6 +234,27 @@ impl<'a> Comparisons<'a> {
             places.extend(nets.map(|net| Place::Addresses(*net)));
         }
         Some(places)
+    }
+
+    /// Whether a rule is for all of a place at these ports, for the agents of one of two others.
+    pub(super) fn opens_at(
+        &mut self,
+        rule: &'a Rule,
+        place: &Place<'_>,
+        (first, last): (u16, u16),
+        others: [&'a Rule; 2],
+    ) -> bool {
+        let (names, nets) = (&rule.hosts, rule.written_ranges());
+        let leads = |it: &Place<'_>| match it {
+            Place::Anything => false,
+            Place::Names(pattern) => names.iter().any(|own| own.covers(pattern)),
+            Place::Addresses(net) => nets.iter().any(|own| own.contains(net)),
+        };
+        rule.ports.covers(&Ports::new(vec![(first, last)]))
+            && (rule.anywhere() || self.spend(names.len() + nets.len()) && leads(place))
+            && others
+                .into_iter()
+                .any(|other| self.selects_all(&rule.agents, &other.agents, Who::Now))
     }
 
     /// The agents that a selector selects, unless there is not so much left to spend.

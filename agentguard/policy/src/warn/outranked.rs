@@ -3,14 +3,14 @@
 //! What no rule allows is denied all the same, so a denial matters only where it meets an allowance. One that covers
 //! its allowances whole and more is left alone: it is the rest of which they are the exceptions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::compare::{Comparisons, Who};
 use super::hidden::named;
+use super::near::Allowances;
 use super::warning;
 use crate::diagnostic::Diagnostic;
 use crate::index::Position;
-use crate::pattern::HostPattern;
 use crate::rule::Rule;
 use crate::strategy::{Strategy, Towards};
 
@@ -33,7 +33,11 @@ pub(super) fn warnings<'a>(
             continue;
         }
         let denial = Standing::of(n, rule);
-        let met = allowances.near(rule);
+        // Behind an address may be any name.
+        let met = match rule.cidrs.is_empty() {
+            true => allowances.near(rule),
+            false => allowances.all(),
+        };
         let met = met
             .into_iter()
             .filter_map(|at| Some(Standing::of(at, rules.get(at)?)));
@@ -84,82 +88,6 @@ impl<'a> Standing<'a> {
         let position = Position::try_from(n).unwrap_or(Position::MAX);
         Self { rule, position }
     }
-}
-
-/// Allowances by where they lead.
-struct Allowances<'a> {
-    all: Vec<usize>,
-    /// Those for any destination, and those for addresses.
-    elsewhere: Vec<usize>,
-    /// By a name.
-    exact: HashMap<&'a str, Vec<usize>>,
-    /// By the name below which all are meant.
-    below: HashMap<&'a str, Vec<usize>>,
-    /// By each name that one of their hosts is below.
-    within: HashMap<&'a str, Vec<usize>>,
-}
-
-impl<'a> Allowances<'a> {
-    fn of(rules: &'a [Rule]) -> Self {
-        let mut by = Self {
-            all: Vec::new(),
-            elsewhere: Vec::new(),
-            exact: HashMap::new(),
-            below: HashMap::new(),
-            within: HashMap::new(),
-        };
-        for (n, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.allows()) {
-            by.all.push(n);
-            if rule.anywhere() || !rule.cidrs.is_empty() {
-                by.elsewhere.push(n);
-            }
-            for host in &rule.hosts {
-                let (map, name) = match host {
-                    HostPattern::Exact(name) => (&mut by.exact, name.as_str()),
-                    HostPattern::Below(name) => (&mut by.below, name.as_str()),
-                };
-                map.entry(name).or_default().push(n);
-                for suffix in suffixes(name) {
-                    let within = by.within.entry(suffix).or_default();
-                    if within.last() != Some(&n) {
-                        within.push(n);
-                    }
-                }
-            }
-        }
-        by
-    }
-
-    /// Those that a denial may meet by their destinations, and perhaps others.
-    fn near(&self, denial: &Rule) -> Vec<usize> {
-        // Behind an address may be any name.
-        if denial.anywhere() || !denial.cidrs.is_empty() {
-            return self.all.clone();
-        }
-        let mut near = self.elsewhere.clone();
-        for host in &denial.hosts {
-            let (HostPattern::Exact(name) | HostPattern::Below(name)) = host;
-            let name = name.as_str();
-            let same = match host {
-                HostPattern::Exact(_) => [self.exact.get(name), None],
-                HostPattern::Below(_) => [self.below.get(name), self.within.get(name)],
-            };
-            let wider = suffixes(name).filter_map(|suffix| self.below.get(suffix));
-            let of_host = same.into_iter().flatten().chain(wider);
-            near.extend(of_host.flatten());
-        }
-        near.sort_unstable();
-        near.dedup();
-        near
-    }
-}
-
-/// The names that a name is below.
-fn suffixes(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(name), |it| {
-        it.split_once('.').map(|(_, suffix)| suffix)
-    })
-    .skip(1)
 }
 
 /// How an allowance stands to a denial.

@@ -3,7 +3,8 @@
 use agentguard_common::map::TCP;
 use agentguard_model::{Handling, HostName};
 
-use super::compare::{Comparisons, Who};
+use super::compare::{Comparisons, Place, Who};
+use super::near::Allowances;
 use super::{seen_from, warning};
 use crate::diagnostic::Diagnostic;
 use crate::index::Position;
@@ -47,8 +48,8 @@ pub(super) fn blind<'a>(
     told.collect()
 }
 
-/// Warns of denials in force that have to see requests, each with an allowance to a destination of theirs that shows
-/// none: what is allowed there is denied.
+/// Warns of denials in force that have to see requests, and of what is to be changed in them, each with an allowance to
+/// a destination of theirs that shows none: what is allowed there is denied.
 pub(super) fn blinding<'a>(
     rules: &'a [Rule],
     columns: &[u32],
@@ -57,23 +58,40 @@ pub(super) fn blinding<'a>(
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let inspecting: Vec<&Rule> = rules.iter().filter(|rule| rule.inspects()).collect();
+    let allowances = Allowances::of(rules);
+    let https = Ports::new(vec![(HTTPS, HTTPS)]);
     for ((position, rule), column) in (0..).zip(rules).zip(columns) {
-        let is_blind = !rule.allows()
+        // What changes something on that port alone was told by itself.
+        let denies = !rule.allows() || rule.changes.is_some() && !https.covers(&rule.ports);
+        let is_blind = denies
             && rule.info.in_force()
             && rule.needs_request()
             && rule.unread(&Seen::Tls) == Fit::NeedsRequest;
         if !is_blind {
             continue;
         }
-        let mut allowances = (0..).zip(rules);
-        let told = allowances.find_map(|(at, by)| {
+        let told = allowances.near(rule).into_iter().find_map(|at| {
+            let by = rules.get(at)?;
+            let at = Position::try_from(at).ok()?;
             let closed = Closed::of(rule, by)?;
-            let is_closed = comparisons.shares(rule, by)
-                && outranks(strategy, (position, rule), (at, by))
-                && !inspecting
-                    .iter()
-                    .any(|it| comparisons.reaches(it, by, Who::Now));
-            is_closed.then(|| closed.told(rule, by))
+            if comparisons.shares(rule, by) {
+                let is_closed = outranks(strategy, (position, rule), (at, by))
+                    && !inspecting
+                        .iter()
+                        .any(|it| comparisons.reaches(it, by, Who::Now));
+                return is_closed.then(|| closed.told(rule, by, None));
+            }
+            if !comparisons.share_agents(&rule.agents, &by.agents) {
+                return None;
+            }
+            let places = comparisons.shared_places(rule, by)?;
+            let part = places.into_iter().find(|place| {
+                place.holds(|towards| counts(strategy, (position, rule), (at, by), towards))
+                    && !inspecting
+                        .iter()
+                        .any(|it| comparisons.opens_at(it, place, closed.ports, [rule, by]))
+            });
+            part.map(|place| closed.told(rule, by, Some(place)))
         });
         if let Some((message, hint)) = told {
             found.push(warning(rule, *column, message, &hint));
@@ -160,8 +178,8 @@ impl Closed {
         })
     }
 
-    /// The message and the hint.
-    fn told(&self, denial: &Rule, allowance: &Rule) -> (String, String) {
+    /// The message and the hint. `part`: where it is so, if not at all destinations.
+    fn told(&self, denial: &Rule, allowance: &Rule, part: Option<Place<'_>>) -> (String, String) {
         let (id, other) = (&denial.info.id, &allowance.info.id);
         let place = seen_from(denial, allowance);
         let ports = match self.ports {
@@ -174,10 +192,12 @@ impl Closed {
             "without opening TLS"
         };
         let what = if self.other && (self.direct || self.ports.0 != HTTPS) {
-            "all of that TLS, and all that is no HTTP, is denied"
+            "all of that TLS, and all that is no HTTP,"
         } else {
-            "all of that TLS is denied"
+            "all of that TLS"
         };
+        let whereto = part.map(|place| format!(" to `{place}`"));
+        let whereto = whereto.unwrap_or_default();
         let inspect = format!("`handling: inspect` on rule `{other}`");
         let hint = if self.ports.0 == HTTPS {
             inspect
@@ -187,7 +207,7 @@ impl Closed {
             )
         };
         let message = format!(
-            "rule `{id}` has to see the requests that rule `{other}` ({place}) allows on {ports} {how}: {what}"
+            "rule `{id}` has to see the requests that rule `{other}` ({place}) allows on {ports} {how}: {what}{whereto} is denied"
         );
         (message, hint)
     }
