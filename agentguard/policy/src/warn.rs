@@ -85,6 +85,7 @@ fn all<'a>(
     }
     found.extend(unseen::blind(rules, columns, comparisons));
     found.extend(unseen::blinding(rules, columns, strategy, comparisons));
+    found.extend(unseen::passed_by(rules, columns, comparisons));
     found.extend(unseen::opened_elsewhere(rules, columns, comparisons));
     found.extend(of_every_address(rules, columns, strategy, comparisons));
     found.extend(hidden::warnings(rules, columns, strategy, comparisons));

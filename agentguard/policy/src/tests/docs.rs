@@ -71,6 +71,27 @@ fn the_examples_of_the_page_compile_without_a_warning() {
 }
 
 #[test]
+fn the_example_policies_compile_with_the_warnings_that_they_name() {
+    let files = std::fs::read_dir(docs().join("policies")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let is_policy = |path: &PathBuf| {
+        let name = path.to_str().unwrap();
+        name.ends_with(".yaml") && !name.ends_with(".test.yaml")
+    };
+    let policies: Vec<PathBuf> = paths.filter(is_policy).collect();
+    assert!(policies.len() > 5, "{policies:?}");
+    for path in policies {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let policy = compiled(path.to_str().unwrap(), &text);
+        let told = policy.warnings().iter().map(|it| it.message.as_str());
+        let named = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# warns: "));
+        assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(named), "{path:?}");
+    }
+}
+
+#[test]
 fn the_newcomers_policy_compiles_without_a_warning() {
     let page = std::fs::read_to_string(docs().join("../README.md")).unwrap();
     let policies: Vec<&str> = page

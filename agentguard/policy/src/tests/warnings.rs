@@ -567,6 +567,43 @@ fn tls_is_closed_where_a_denial_is_for_a_part_of_what_is_allowed() {
 }
 
 #[test]
+fn http_3_goes_by_a_denial_of_requests() {
+    let of = |rules: &str| -> Vec<String> {
+        let policy = super::policy(&rule(rules));
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    let base = "  - {id: base, match: {host: [a.example], port: [443]}, action: allow, handling: inspect}\n";
+    let quic = "  - {id: quic, match: {host: [a.example], port: [443], transport: [udp]}, action: allow}\n";
+    let no = "  - {id: no, match: {host: [a.example], method: [DELETE]}, action: deny}\n";
+    let told = "p.yaml:8:5: warning: rule `no` looks at requests, and rule `quic` (line 7) lets datagrams to `a.example`, port 443, pass: no request is seen in them, and HTTP/3 goes by the rule\n  hint: leave `udp` out of rule `quic`: clients of HTTP/3 fall back to TCP; or let it be for other destinations or ports";
+    assert_eq!(of(&[base, quic, no].concat()), [told]);
+    let change = no.replace("method: [DELETE]", "port: [443]").replace(
+        "deny",
+        "modify, modify: {headers: {drop: [cookie]}}, handling: inspect",
+    );
+    assert_eq!(of(&[base, quic, &change].concat()), [told]);
+    let both = quic.replace(
+        "[udp]}, action: allow",
+        "[tcp, udp]}, action: allow, handling: direct",
+    );
+    assert!(of(&[base, &both, no].concat()).contains(&told.to_owned()));
+    let named = no.replace("method", "port: [8443], method");
+    let other = quic.replace("443", "8443");
+    assert_eq!(
+        of(&[base, &other, &named].concat()),
+        [told.replace("443", "8443")]
+    );
+    // What is no HTTP/3, goes elsewhere, or is denied.
+    let time = quic.replace("443", "123");
+    assert_eq!(of(&[base, &time, no].concat()), [""; 0]);
+    let elsewhere = quic.replace("a.example", "b.example");
+    assert_eq!(of(&[base, &elsewhere, no].concat()), [""; 0]);
+    let closed = "  - {id: closed, match: {host: [a.example], port: ['1-500'], transport: [udp]}, action: deny}\n";
+    let told = of(&[base, quic, no, closed].concat()).concat();
+    assert!(!told.contains("HTTP/3"), "{told}");
+}
+
+#[test]
 fn a_denial_of_every_address_is_told_where_names_are_allowed_behind_it() {
     let bare = "  - {id: b, match: {cidr: [0.0.0.0/0, '::/0']}, action: deny}\n";
     let name = "  - {id: a, match: {host: [a.example.com], port: [443]}, action: allow}\n";

@@ -1,6 +1,6 @@
 //! Rules that have to see requests where none are seen.
 
-use agentguard_common::map::TCP;
+use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, HostName};
 
 use super::compare::{Comparisons, Place, Who};
@@ -94,6 +94,71 @@ pub(super) fn blinding<'a>(
             part.map(|place| closed.told(rule, by, Some(place)))
         });
         if let Some((message, hint)) = told {
+            found.push(warning(rule, *column, message, &hint));
+        }
+    }
+    found
+}
+
+/// Warns of denials in force that look at requests, and of what is to be changed in them, each with an allowance of
+/// datagrams to a destination of theirs: HTTP/3 goes by that, and no request is seen in it.
+pub(super) fn passed_by<'a>(
+    rules: &'a [Rule],
+    columns: &[u32],
+    comparisons: &mut Comparisons<'a>,
+) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let datagrams: Vec<&Rule> = rules
+        .iter()
+        .filter(|rule| {
+            let passes = rule.allows() && rule.info.in_force() && !rule.anywhere();
+            passes && rule.transports & UDP != 0
+        })
+        .collect();
+    if datagrams.is_empty() {
+        return found;
+    }
+    let denials = rules
+        .iter()
+        .filter(|rule| !rule.allows() && rule.is_static());
+    let denials: Vec<&Rule> = denials.filter(|rule| rule.info.in_force()).collect();
+    for (rule, column) in rules.iter().zip(columns) {
+        let looks = (!rule.allows() || rule.changes.is_some())
+            && rule.info.in_force()
+            && rule.needs_request()
+            && (rule.request.protocols.is_empty() || rule.request.protocols.names_requests());
+        // Where the calls go that are meant is not said there.
+        let is_meant = rule.request.llm.is_none() && rule.request.tool.is_none();
+        if !looks || rule.anywhere() && !is_meant {
+            continue;
+        }
+        let told = datagrams.iter().find_map(|by| {
+            let shared = rule.ports.shared(&by.ports);
+            // On other ports it is HTTP/3 where a rule says that requests are meant there.
+            let port = match shared.contains(HTTPS) {
+                true => HTTPS,
+                false if rule.ports == Ports::all() => return None,
+                false => shared.ranges().first()?.0,
+            };
+            if !comparisons.share_agents(&rule.agents, &by.agents) {
+                return None;
+            }
+            let place = comparisons.shared_places(rule, by)?.first().copied()?;
+            let is_denied = denials.iter().any(|it| {
+                it.transports & UDP != 0
+                    && comparisons.opens_at(it, &place, (port, port), [rule, by])
+            });
+            (!is_denied).then_some((by, place, port))
+        });
+        if let Some((by, place, port)) = told {
+            let (id, other) = (&rule.info.id, &by.info.id);
+            let message = format!(
+                "rule `{id}` looks at requests, and rule `{other}` ({}) lets datagrams to `{place}`, port {port}, pass: no request is seen in them, and HTTP/3 goes by the rule",
+                seen_from(rule, by)
+            );
+            let hint = format!(
+                "leave `udp` out of rule `{other}`: clients of HTTP/3 fall back to TCP; or let it be for other destinations or ports"
+            );
             found.push(warning(rule, *column, message, &hint));
         }
     }
