@@ -4,6 +4,7 @@ use agentguard_model::ToolApi;
 use agentguard_protocol::json::edit::{Bounds, EACH, Edits, Operation};
 use agentguard_protocol::json::{NODE, Pointer, Value};
 
+use super::requests::no_variable;
 use super::tool::{all_are, not_a_pointer};
 use super::values::{empty, list};
 use super::{Known, Report};
@@ -28,6 +29,7 @@ pub(super) fn edits(raw: &RawChanges, report: &mut Report) -> Edits {
             let entries = raw.value.iter();
             let read = entries.filter_map(|(text, bounds)| {
                 let place = pointer(text, bounds.place, report)?;
+                no_variable(text, bounds.place, report);
                 Some((place, self::bounds(bounds, report)?))
             });
             read.collect()

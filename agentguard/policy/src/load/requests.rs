@@ -112,7 +112,7 @@ fn protocols(matches: &RawMatch, report: &mut Report) -> Protocols {
     list.fold(Protocols::default(), |all, entry| all.with(entry.value))
 }
 
-fn named<N>(
+fn named<N: PartialEq>(
     key: &str,
     named: Option<&RawNamed>,
     report: &mut Report,
@@ -134,6 +134,17 @@ fn named<N>(
             .filter_map(|entry| pattern(entry, report))
             .collect();
         if let Some(name) = name(text, place, report) {
+            if read.iter().any(|(other, _)| *other == name) {
+                let message = format!(
+                    "`{}` is there twice, in another case: what stands at both has to hold",
+                    quoted(text)
+                );
+                report.warn(
+                    place,
+                    message,
+                    "one name with all values that it may have; header fields have no regard to case",
+                );
+            }
             read.push((name, patterns));
         }
     }
@@ -161,20 +172,32 @@ fn parameter(text: &str, place: Place, report: &mut Report) -> Option<String> {
         report.error(place, message, "its name as it is when decoded");
         return None;
     }
-    if text.contains('*') {
-        report.warn(
-            place,
-            format!("`*` in `{}` stands for itself", quoted(text)),
-            "only values are patterns",
-        );
-    }
+    as_written(text, place, report);
     Some(text.to_owned())
 }
 
 fn field(text: &str, place: Place, report: &mut Report) -> Option<HeaderName> {
-    field_name(text)
-        .map_err(|(message, hint)| report.error(place, message, hint))
-        .ok()
+    let name = field_name(text).map_err(|(message, hint)| report.error(place, message, hint));
+    as_written(text, place, report);
+    name.ok()
+}
+
+/// Warns of what would be a pattern or a variable in a value, and is neither in a name.
+pub(super) fn as_written(text: &str, place: Place, report: &mut Report) {
+    if text.contains('*') {
+        let message = format!("`*` in `{}` stands for itself", quoted(text));
+        report.warn(place, message, "only values are patterns");
+    }
+    no_variable(text, place, report);
+}
+
+/// Warns of a variable in a name.
+pub(super) fn no_variable(text: &str, place: Place, report: &mut Report) {
+    let after = text.split_once("${").map(|(_, after)| after);
+    if after.is_some_and(|after| after.contains('}')) {
+        let message = format!("no variable is put into `{}`", quoted(text));
+        report.warn(place, message, "names are never filled in, only values");
+    }
 }
 
 /// The name of a header field that a rule can look at; else what is wrong with it, and a hint.

@@ -2,6 +2,7 @@
 
 use agentguard_model::ToolApi;
 
+use super::requests::as_written;
 use super::values::{list, pattern};
 use super::{Known, MAX_STRING, Report, operations};
 use crate::diagnostic::{nearest, quoted};
@@ -88,6 +89,7 @@ fn arguments(raw: &RawNamed, report: &mut Report) -> Vec<(String, Vec<Wildcard>)
             report.error(values.place, message, hint);
             continue;
         }
+        as_written(pointer, values.place, report);
         let key = format!("arguments: {}", quoted(pointer));
         let patterns = list(&key, Some(values), report, value);
         read.push((pointer.clone(), patterns));

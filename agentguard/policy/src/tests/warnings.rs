@@ -762,3 +762,58 @@ fn tls_that_is_opened_for_the_sake_of_other_addresses_is_warned_of() {
         assert!(!told.iter().any(|it| it.contains("leaves TLS")), "{told:?}");
     }
 }
+
+/// Patterns are in values alone, and what is written otherwise is another name to nobody.
+#[test]
+fn names_that_seem_to_be_patterns_are_warned_of() {
+    let of = |says: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nvariables: {{q: size}}\ntool_servers: [{{name: t, api: mcp, hosts: [a.example.com]}}]\nagents: [{{name: coder}}]\nrules:\n  - {{id: a, match: {{host: [a.example.com], {says}, action: deny}}\n"
+        ));
+        let warnings = policy.warnings().iter().map(|it| it.message.clone());
+        let told = warnings.filter(|it| !it.contains("never used"));
+        told.collect()
+    };
+    let itself = |name: &str| format!("`*` in `{name}` stands for itself");
+    let filled = |name: &str| format!("no variable is put into `{name}`");
+    for (says, expected) in [
+        (
+            "tool: {arguments: {'/files/*/path': [\"/etc/*\"]}}}",
+            itself("/files/*/path"),
+        ),
+        ("query: {'a*': [b]}}", itself("a*")),
+        ("header: {'x-*': [b]}}", itself("x-*")),
+        ("query: {'${q}': [b]}}", filled("${q}")),
+        ("tool: {arguments: {'/a/${q}': [b]}}}", filled("/a/${q}")),
+        (
+            "header: {X-A: [a], x-a: [b]}}",
+            "`x-a` is there twice, in another case: what stands at both has to hold".to_owned(),
+        ),
+    ] {
+        let told: Vec<String> = of(says);
+        assert!(told.contains(&expected), "{says}: {told:?}");
+    }
+    for (when, name) in [
+        ("'/files/*/path' in tool.arguments", "/files/*/path"),
+        ("request.headers['x-*'] == 'b'", "x-*"),
+    ] {
+        let told = of(&format!("path: [/x]}}, when: \"{when}\""));
+        assert!(told.concat().contains(&itself(name)), "{when}: {told:?}");
+    }
+    for says in [
+        "tool: {arguments: {/a: ['${q}*']}}}",
+        "header: {x-a: ['*'], x-b: ['*']}}",
+        "query: {'$q': [b], Q: [b], q: [b]}}",
+        "path: [/x]}, when: \"request.query['a'].contains('*')\"",
+    ] {
+        assert_eq!(of(says), [""; 0], "{says}");
+    }
+}
+
+#[test]
+fn a_bound_whose_place_names_a_variable_is_warned_of() {
+    let rules = "  - {id: a, match: {host: [api.openai.com], port: [443], llm: {}}, action: modify, handling: inspect, modify: {clamp: {'/${q}': 1, '/a/*': 2}}}\n";
+    let policy = super::policy(&rule(rules));
+    let told = policy.warnings().iter().map(|it| it.message.as_str());
+    assert_eq!(Vec::from_iter(told), ["no variable is put into `/${q}`"]);
+}

@@ -126,12 +126,13 @@ pub(super) fn expression(
         patterns: Vec::new(),
         room,
         found: Vec::new(),
+        doubts: Vec::new(),
         nodes: 0,
         repeated: Parts::default(),
         bound: Vec::new(),
     };
     // As it is written: numbers stand for patterns behind it.
-    let doubts = doubts(text, &expression);
+    check.doubts = doubts(text, &expression);
     check.visit(&mut expression);
     if check.found.is_empty() && is_constant(&expression) {
         check.error(
@@ -159,7 +160,7 @@ pub(super) fn expression(
         parts: check.parts(),
         patterns: check.patterns.into(),
         looks_at: check.looks_at,
-        doubts,
+        doubts: check.doubts,
     })
 }
 
@@ -196,6 +197,8 @@ pub(super) struct Check<'a> {
     /// How many may still be compiled, over the whole policy.
     room: &'a Cell<usize>,
     found: Vec<WhenError>,
+    /// What was probably not meant.
+    doubts: Vec<WhenError>,
     nodes: usize,
     /// What comprehensions evaluate more often than once.
     repeated: Parts,
@@ -359,6 +362,16 @@ impl Check<'_> {
 
     /// An entry of a map that it looks at.
     fn entry(&mut self, of: &str, name: &str) {
+        if name.contains('*') && of != "agent.labels" {
+            let doubt = WhenError {
+                at: self.text.find(name).unwrap_or(0),
+                ..WhenError::new(
+                    format!("`*` in `{}` stands for itself", quoted(name)),
+                    "an entry is looked at by its whole name",
+                )
+            };
+            note(&mut self.doubts, doubt);
+        }
         match of {
             "agent.labels" => note(&mut self.looks_at.labels, name.to_owned()),
             "request.query" => {
