@@ -156,11 +156,20 @@ impl Hosts {
     fn meets(&self, pattern: &HostPattern) -> bool {
         match pattern {
             HostPattern::Exact(name) => self.of(name).is_some(),
-            HostPattern::Below(_) => {
-                let mut all = self.all.iter();
-                all.any(|own| own.covers(pattern) || pattern.covers(own))
-            }
+            HostPattern::Below(_) => self.meet(pattern, |_| true),
         }
+    }
+
+    /// Whether one that is meant has hosts of which a pattern covers some, or that cover it.
+    fn meet(&self, pattern: &HostPattern, is_meant: impl Fn(&Provider) -> bool) -> bool {
+        let provider = |own: &HostPattern| match own {
+            HostPattern::Exact(name) => self.exact.get(name.as_str()),
+            HostPattern::Below(name) => self.below.get(name.as_str()),
+        };
+        let mut all = self.all.iter();
+        all.any(|own| {
+            (own.covers(pattern) || pattern.covers(own)) && provider(own).is_some_and(&is_meant)
+        })
     }
 }
 
@@ -193,6 +202,20 @@ impl Providers {
         self.hosts.meets(pattern)
             || TABLE.meets(pattern)
             || BY_REGION.iter().any(|it| it.meets(pattern))
+    }
+
+    /// Whether one of these names answers at one of the names that a pattern matches.
+    pub(crate) fn meet_named(&self, pattern: &HostPattern, names: &[Wildcard]) -> bool {
+        let is_meant = |it: &Provider| names.iter().any(|own| own.matches(it.name.as_bytes()));
+        match pattern {
+            HostPattern::Exact(name) => self.of(name).is_some_and(is_meant),
+            HostPattern::Below(_) => {
+                let mut regional = BY_REGION.iter();
+                self.hosts.meet(pattern, is_meant)
+                    || TABLE.meet(pattern, is_meant)
+                    || regional.any(|it| is_meant(&it.provider) && it.meets(pattern))
+            }
+        }
     }
 
     /// All names of providers.

@@ -8,7 +8,7 @@ use agentguard_model::{HostName, Tool, ToolApi};
 use crate::agent::AgentPolicy;
 use crate::decide::{Facts, RulingOutcome};
 use crate::document::{Listing, Pinning};
-use crate::pattern::HostPattern;
+use crate::pattern::{Glob, HostPattern};
 use crate::policy::Policy;
 use crate::request::{Assumed, Request, RequestMatch, Unknown};
 use crate::routes::{Routed, Routes, Unrouted};
@@ -41,6 +41,38 @@ impl ToolServer {
     /// Why that is not known.
     pub fn route(&self, method: &str, path: &str) -> Result<Routed, Unrouted> {
         self.routes.route(method, path)
+    }
+
+    /// The servers before this one of which each answers at a part of where this one would, and all together wherever
+    /// it would, so that it never does. None, if there is a place where it may.
+    pub(crate) fn shadowed_by<'a>(&self, before: &'a [Self]) -> Vec<&'a Self> {
+        let mut all = Vec::new();
+        for host in &self.hosts {
+            let at_host = |other: &&Self| other.hosts.iter().any(|it| it.covers(host));
+            let others: Vec<&Self> = before.iter().filter(at_host).collect();
+            let paths = &self.paths.paths;
+            let answers = |other: &&&Self| {
+                let theirs = &other.paths.paths;
+                theirs.is_empty()
+                    || paths
+                        .iter()
+                        .any(|path| theirs.iter().any(|it| it.covers(path)))
+            };
+            let everywhere = others.iter().any(|it| it.paths.paths.is_empty());
+            let covered = |path: &Glob| {
+                let mut parts = others.iter().flat_map(|it| &it.paths.paths);
+                parts.any(|it| it.covers(path))
+            };
+            if !everywhere && (paths.is_empty() || !paths.iter().all(covered)) {
+                return Vec::new();
+            }
+            for other in others.iter().filter(answers) {
+                if !all.iter().any(|it: &&Self| it.name == other.name) {
+                    all.push(*other);
+                }
+            }
+        }
+        all
     }
 
     /// Whether it answers at a place.

@@ -63,13 +63,34 @@ pub(super) fn where_is_none(
     };
     // Behind an address that is denied there may be any name.
     let by_address = !rule.cidrs.is_empty() && !rule.allows();
-    if rule.anywhere() || by_address || rule.hosts.iter().any(|it| known.providers.meet(it)) {
+    if rule.anywhere() || by_address {
         return;
+    }
+    if rule.hosts.iter().any(|it| known.providers.meet(it)) {
+        return elsewhere(raw, rule, known, report);
     }
     report.warn(
         raw.place,
         "no provider answers where this rule is for, so that nothing there is a call of a language model",
         "a provider is declared under `providers`, with its hosts; a bare address has none",
+    );
+}
+
+/// Warns of a rule for calls of providers that answer elsewhere than where it is for.
+fn elsewhere(raw: &At<RawLlm>, rule: &Rule, known: &Known<'_>, report: &mut Report) {
+    let (Some(written), Some(llm)) = (&raw.value.provider, &rule.request.llm) else {
+        return;
+    };
+    let is_meant = |name: &str| llm.providers.iter().any(|it| it.matches(name.as_bytes()));
+    let meets = |it| known.providers.meet_named(it, &llm.providers);
+    // Of those that are not there that was told.
+    if rule.hosts.iter().any(meets) || !known.providers.names().any(is_meant) {
+        return;
+    }
+    report.warn(
+        written.place,
+        "none of these providers answers where this rule is for, so that nothing there is a call of one",
+        "name in `host` where they answer, or here the provider of that host; or leave one of the two out",
     );
 }
 

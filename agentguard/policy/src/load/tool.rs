@@ -11,6 +11,7 @@ use crate::local;
 use crate::pattern::Wildcard;
 use crate::rule::Rule;
 use crate::tool::{CALL, ToolMatch};
+use crate::tool_servers::ToolServer;
 use crate::yaml::At;
 
 /// The most arguments that one rule looks at. More are refused.
@@ -142,15 +143,30 @@ pub(super) fn where_is_none(
         report.warn(raw.place, message, hint);
         return;
     }
-    let meets = servers.any(|server| {
+    let meets = |server: &ToolServer| {
         let mut hosts = server.hosts.iter();
         hosts.any(|own| rule.hosts.iter().any(|it| own.covers(it) || it.covers(own)))
-    });
-    if rule.anywhere() || by_address || meets || rule.matches_host(local::place()) {
+    };
+    if rule.anywhere() || by_address || rule.matches_host(local::place()) {
         return;
     }
-    let message = "no server of tools answers where this rule is for, so that nothing there is a message to one";
-    report.warn(raw.place, message, hint);
+    if !servers.any(meets) {
+        let message = "no server of tools answers where this rule is for, so that nothing there is a message to one";
+        report.warn(raw.place, message, hint);
+        return;
+    }
+    let (Some(written), Some(tool)) = (&raw.value.server, &rule.request.tool) else {
+        return;
+    };
+    let names = &tool.servers;
+    let is_meant = |it: &&ToolServer| names.iter().any(|own| own.matches(it.name.as_bytes()));
+    let mut meant = known.tool_servers.iter().filter(is_meant).peekable();
+    // Of those that are not there that was told.
+    if meant.peek().is_some() && !meant.any(meets) {
+        let message = "none of these servers answers where this rule is for, so that nothing there is a message to one";
+        let hint = "name in `host` where they answer, or here the server of that host; or leave one of the two out";
+        report.warn(written.place, message, hint);
+    }
 }
 
 /// A name of a tool, or a method.

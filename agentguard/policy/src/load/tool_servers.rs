@@ -100,7 +100,7 @@ pub(super) fn tool_servers(
                 );
                 report.warn(place, message, "say under `paths` where it answers");
             }
-            servers.push(ToolServer {
+            let server = ToolServer {
                 name: name.to_owned(),
                 api: raw.api.value,
                 list: raw.list,
@@ -111,7 +111,20 @@ pub(super) fn tool_servers(
                     paths: paths.into_iter().flatten().collect(),
                     ..RequestMatch::default()
                 },
-            });
+            };
+            let others = server.shadowed_by(&servers);
+            if !others.is_empty() {
+                let others: Vec<_> = others.iter().map(|it| format!("`{}`", it.name)).collect();
+                let (others, answers) = match others.as_slice() {
+                    [one] => (one.clone(), "answers"),
+                    _ => (others.join(", "), "answer"),
+                };
+                let message =
+                    format!("`{name}` never answers: {others} {answers} wherever it would");
+                let hint = "of several servers at one place the first one answers: let the one with narrower `hosts` or `paths` stand first";
+                report.warn(place, message, hint);
+            }
+            servers.push(server);
         }
     }
     servers

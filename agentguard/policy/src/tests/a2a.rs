@@ -72,8 +72,8 @@ fn tests_of_a_policy_are_about_operations_too() {
 
 #[test]
 fn names_that_no_operation_has_are_warned_of() {
-    let agent = "{name: planner, api: a2a, hosts: [a.example]}";
-    let mcp = "{name: files, api: mcp, hosts: [a.example]}";
+    let agent = "{name: planner, api: a2a, hosts: [a.example], paths: [/a2a]}";
+    let mcp = "{name: files, api: mcp, hosts: [a.example], paths: [/mcp]}";
     for (servers, tool, told) in [
         (
             agent.to_owned(),

@@ -817,3 +817,77 @@ fn a_bound_whose_place_names_a_variable_is_warned_of() {
     let told = policy.warnings().iter().map(|it| it.message.as_str());
     assert_eq!(Vec::from_iter(told), ["no variable is put into `/${q}`"]);
 }
+
+#[test]
+fn servers_and_providers_that_answer_elsewhere_are_warned_of() {
+    let of = |servers: &str, rules: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\nproviders: [{{name: ours, api: openai, hosts: ['*.llm.example.org']}}]\ntool_servers: {servers}\nagents: [{{name: coder}}]\nrules: {rules}\n"
+        ));
+        let warnings = policy.warnings().iter();
+        warnings.map(|it| it.message.clone()).collect()
+    };
+    let server = |name: &str, says: &str| format!("{{name: {name}, api: mcp, {says}}}");
+    let wide = server("t", "hosts: [t.example.com]");
+    let below = server("t", "hosts: ['*.example.com']");
+    let admin = server("u", "hosts: [t.example.com], paths: ['/admin/**']");
+    let users = server("v", "hosts: [t.example.com], paths: ['/users/**']");
+    let both = server(
+        "w",
+        "hosts: [t.example.com], paths: ['/admin/x', '/users/*']",
+    );
+    let never =
+        |name: &str, others: &str| format!("`{name}` never answers: {others} wherever it would");
+    for (servers, expected) in [
+        ([&wide, &admin].as_slice(), vec![never("u", "`t` answers")]),
+        (&[&below, &admin], vec![never("u", "`t` answers")]),
+        (
+            &[&admin, &users, &both],
+            vec![never("w", "`u`, `v` answer")],
+        ),
+        (&[&admin, &both], vec![]),
+        (&[&admin, &wide], vec![]),
+        (&[&admin, &users], vec![]),
+    ] {
+        let servers: Vec<&str> = servers.iter().map(|it| it.as_str()).collect();
+        assert_eq!(of(&format!("[{}]", servers.join(", ")), "[]"), expected);
+    }
+    let servers = "[{name: s, api: mcp, hosts: [s.example.com]}, {name: t, api: mcp, hosts: ['*.t.example.com']}]";
+    let tools = "none of these servers answers where this rule is for, so that nothing there is a message to one";
+    let calls = "none of these providers answers where this rule is for, so that nothing there is a call of one";
+    for (matches, expected) in [
+        ("host: [a.t.example.com], tool: {server: [s]}", Some(tools)),
+        ("host: [s.example.com], tool: {server: [t]}", Some(tools)),
+        ("host: [s.example.com], tool: {server: [s]}", None),
+        ("host: ['*.example.com'], tool: {server: [t]}", None),
+        ("tool: {server: [s]}", None),
+        (
+            "host: [api.openai.com], llm: {provider: [anthropic]}",
+            Some(calls),
+        ),
+        (
+            "host: [a.llm.example.org], llm: {provider: ['open*']}",
+            Some(calls),
+        ),
+        (
+            "host: ['*.openai.com'], llm: {provider: [ours]}",
+            Some(calls),
+        ),
+        ("host: ['*.openai.com'], llm: {provider: [openai]}", None),
+        (
+            "host: [a.llm.example.org, api.openai.com], llm: {provider: [ours]}",
+            None,
+        ),
+        (
+            "host: ['*.amazonaws.com'], llm: {provider: [bedrock]}",
+            None,
+        ),
+        ("llm: {provider: [ours]}", None),
+    ] {
+        let told = of(
+            servers,
+            &format!("[{{id: a, match: {{{matches}}}, action: deny}}]"),
+        );
+        assert_eq!(told, Vec::from_iter(expected), "{matches}");
+    }
+}
