@@ -7,8 +7,8 @@ use agentguard_model::{Handling, Source};
 
 use super::defaults::RuleDefaults;
 use super::{
-    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, local, requests,
-    selector, strategy, tool, values, wide,
+    Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, local,
+    operations, requests, selector, strategy, tool, values, wide,
 };
 use crate::conditions::Rollout;
 use crate::diagnostic::quoted;
@@ -92,6 +92,7 @@ fn rule(
     what_shows_no_request(matches, &rule, report);
     llm::where_is_none(matches, &rule, known, report);
     tool::where_is_none(matches, &rule, known, report);
+    operations::that_are_none(matches, &rule, known, report);
     local::what_they_lack(raw, matches, known, report);
     if rule.allows() {
         wide::warn(matches, report);

@@ -4,7 +4,7 @@ use agentguard_model::ToolApi;
 
 use super::requests::as_written;
 use super::values::{list, pattern};
-use super::{Known, MAX_STRING, Report, operations};
+use super::{Known, MAX_STRING, Report};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawNamed, RawTool};
 use crate::local;
@@ -26,7 +26,6 @@ pub(super) fn tool(raw: &RawTool, known: &Known<'_>, report: &mut Report) -> Too
     if let Some(list) = &raw.server {
         who_is_meant(list, known, report);
     }
-    operations::that_are_none(raw, known, report);
     let names = list("name", raw.name.as_ref(), report, named);
     let arguments = raw.arguments.as_ref();
     let arguments = arguments.map(|it| self::arguments(it, report));

@@ -534,6 +534,80 @@ fn what_was_not_meant_is_warned_of() {
 }
 
 #[test]
+fn names_and_methods_that_no_message_has_are_warned_of() {
+    let tools = "tools: [{name: delete_issue, method: [DELETE], path: /i}, {name: get_issue, method: [GET], path: /i}]";
+    let servers = format!(
+        "{{name: h, api: http, hosts: [h.example], {tools}}}, {{name: q, api: graphql, hosts: [q.example]}}, {{name: g, api: grpc, hosts: [g.example]}}, {{name: m, api: mcp, hosts: [m.example]}}"
+    );
+    for (matches, told) in [
+        (
+            "tool: {server: [h], name: [delete_isue]}",
+            Some("did you mean `delete_issue`?"),
+        ),
+        (
+            "host: [h.example], tool: {name: [delete_isue]}",
+            Some("`h` has no tool `delete_isue`"),
+        ),
+        ("tool: {server: [h], name: [Delete_Issue, 'get_*']}", None),
+        (
+            "tool: {server: [q], name: [deleteRepository]}",
+            Some("`mutation.deleteRepository`"),
+        ),
+        (
+            "tool: {server: [q], name: [mutation.]}",
+            Some("`mutation.` is no field"),
+        ),
+        (
+            "tool: {server: [q], name: [mutation.deleteRepository, '*Repository', 'q*', 'query.*']}",
+            None,
+        ),
+        (
+            "tool: {server: [q], name: ['delete*']}",
+            Some("`delete*` is no field"),
+        ),
+        (
+            "tool: {server: [g], name: [Delete]}",
+            Some("`Delete` is no method of gRPC"),
+        ),
+        (
+            "tool: {server: [g], name: [/a.B/Delete]}",
+            Some("`/a.B/Delete` is no method"),
+        ),
+        (
+            "tool: {server: [g], name: [a.B/Delete, '*/Delete', '*Delete']}",
+            None,
+        ),
+        (
+            "tool: {server: [g, q], name: [Delete]}",
+            Some("no server that this rule is for"),
+        ),
+        // One of the others may have it.
+        ("tool: {name: [Delete]}", None),
+        (
+            "tool: {server: [m], method: [resource/read]}",
+            Some("did you mean `resources/read`?"),
+        ),
+        (
+            "tool: {method: [sampling/create_message]}",
+            Some("did you mean `sampling/createMessage`?"),
+        ),
+        (
+            "tool: {server: [m], method: [resources/read, 'resource*', acme/own, resources/search, Resources/Read]}",
+            None,
+        ),
+    ] {
+        let policy = policy(&format!(
+            "version: 1\ntool_servers: [{servers}]\nagents: [{{name: coder}}]\nrules: [{{id: a, action: deny, match: {{{matches}}}}}]\n"
+        ));
+        let found: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        match told {
+            Some(told) => assert!(found.concat().contains(told), "{matches} {found:?}"),
+            None => assert!(found.is_empty(), "{matches} {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_server_answers_at_its_paths_however_they_are_written() {
     let policy = policy(
         "version: 1\ntool_servers:\n  - {name: files, api: mcp, hosts: [mcp.example], paths: [\"/Files/mcp\", \"/files/sse/**\"], list: allowed, pin: deny}\n  - {name: all, api: mcp, hosts: [mcp.example, \"*.mcp.example\"], paths: [\"/all/**\"]}\n  - {name: slash, api: mcp, hosts: [mcp.example], paths: [\"/slash/\", \"/scope%2Fname\"]}\n  - {name: any, api: mcp, hosts: [any.example]}\nagents: [{name: coder}]\nrules: []\n",
