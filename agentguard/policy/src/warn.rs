@@ -117,11 +117,20 @@ fn of_every_address<'a>(
             continue;
         }
         let id = &rule.info.id;
+        let families = [true, false].map(|v4| {
+            let mut ranges = rule.written_ranges().iter().filter(|it| everything(it));
+            ranges.any(|net| net.addr().is_ipv4() == v4)
+        });
+        let every = match families {
+            [true, false] => "every address of IPv4",
+            [false, true] => "every address of IPv6",
+            _ => "every address",
+        };
         if strategy != Strategy::PriorityFirstMatch {
             found.push(warning(
                 rule,
                 *column,
-                format!("rule `{id}` denies every address, and with it every name that leads to one"),
+                format!("rule `{id}` denies {every}, and with it every name that leads to one"),
                 "take it out: a bare address that no rule allows is denied; for bare addresses alone, `when: destination.ip != ''`",
             ));
             continue;
@@ -140,7 +149,7 @@ fn of_every_address<'a>(
             found.push(warning(
                 rule,
                 *column,
-                format!("rule `{id}` denies every address, and with it every name that rule `{other}` ({place}) allows, since it comes before it"),
+                format!("rule `{id}` denies {every}, and with it every name that rule `{other}` ({place}) allows, since it comes before it"),
                 "let it stand behind the rules that allow names, or take it out: what no rule allows is denied",
             ));
         }

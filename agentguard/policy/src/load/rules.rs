@@ -384,6 +384,8 @@ fn what_only_names_have(raw: &RawRule, rule: &Rule, report: &mut Report) {
                         format!("`{net}` is wider than any special range, so it permits none"),
                         "name the range that is meant, like `10.0.0.0/8`",
                     );
+                } else {
+                    wide::permitted(net, entry, report);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! What an allowance opens, or seems to open, that was probably not meant.
 
+use agentguard_model::special::{Special, is_opened, special as of_address};
 use ipnet::IpNet;
 use psl::Type;
 
@@ -109,6 +110,44 @@ fn host(entry: &At<String>, report: &mut Report) {
     }
 }
 
+/// Warns of a range of `resolved_ranges` that permits nothing, or not what it may be meant for.
+pub(super) fn permitted(net: &IpNet, entry: &At<String>, report: &mut Report) {
+    let ends = [net.network(), net.broadcast()];
+    let specials = ends.map(|ip| of_address(ip).map(|(_, why)| why));
+    if ends
+        .iter()
+        .zip(&specials)
+        .any(|(ip, special)| special.is_some() && is_opened(*ip, &[*net]))
+    {
+        // Where names lead to such addresses, these are meant more often than others.
+        let linked = specials.contains(&Some(Special::LinkLocal));
+        if let Some(closed) = held(net).filter(|_| linked) {
+            report.warn(
+                entry.place,
+                format!("`{net}` does not open `{closed}`, which it holds"),
+                &format!("a rule that means it names it: `{closed}`"),
+            );
+        }
+        return;
+    }
+    let hint = match specials {
+        [None, None] => "leave it out: names lead to public addresses without it",
+        [Some(why), _] if why.never_permitted() && net.addr().is_ipv4() => {
+            "leave it out: no name leads there"
+        }
+        _ => {
+            "name the range of IPv4 that is meant, which opens what leads there too, or one that lies inside of one special range"
+        }
+    };
+    report.warn(entry.place, format!("`{net}` permits nothing"), hint);
+}
+
+/// A range that stays closed and that another one holds.
+fn held(net: &IpNet) -> Option<&'static IpNet> {
+    let mut closed = special::HARD.iter().map(|(_, closed)| closed);
+    closed.find(|it| *it != net && net.contains(*it))
+}
+
 fn range(net: &IpNet, entry: &At<String>, report: &mut Report) {
     // The largest block that one owner has: a `/8`, and for IPv6 a `/16`.
     let owned = if net.addr().is_ipv4() { 8 } else { 16 };
@@ -123,8 +162,7 @@ fn range(net: &IpNet, entry: &At<String>, report: &mut Report) {
         // Nobody expects loopback there.
         return;
     }
-    let mut closed = special::HARD.iter().map(|(_, closed)| closed);
-    if let Some(closed) = closed.find(|it| *it != net && net.contains(*it)) {
+    if let Some(closed) = held(net) {
         report.warn(
             entry.place,
             format!("`{net}` does not open `{closed}`, which it holds"),

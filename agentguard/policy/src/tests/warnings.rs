@@ -891,3 +891,48 @@ fn servers_and_providers_that_answer_elsewhere_are_warned_of() {
         assert_eq!(told, Vec::from_iter(expected), "{matches}");
     }
 }
+
+#[test]
+fn a_denial_of_every_address_says_of_which_family() {
+    for (cidr, every) in [
+        ("0.0.0.0/0", "every address of IPv4,"),
+        ("'::/0'", "every address of IPv6,"),
+        ("0.0.0.0/0, '::/0'", "every address,"),
+    ] {
+        let rules = format!("  - {{id: b, match: {{cidr: [{cidr}]}}, action: deny}}\n");
+        let policy = super::policy(&rule(&rules));
+        let told = policy.warnings().iter().map(|it| it.message.clone());
+        let expected = format!("rule `b` denies {every} and with it every name that leads to one");
+        assert_eq!(Vec::from_iter(told), [expected]);
+    }
+}
+
+#[test]
+fn ranges_that_permit_nothing_are_warned_of() {
+    let nothing = "permits nothing";
+    let holds = "`169.254.0.0/16` does not open `169.254.169.254/32`, which it holds";
+    for (range, told) in [
+        ("8.8.8.0/24", Some(nothing)),
+        ("'2606:4700::/32'", Some(nothing)),
+        ("'64:ff9b::/96'", Some(nothing)),
+        ("198.18.0.0/15", Some(nothing)),
+        ("224.0.0.0/8", Some(nothing)),
+        ("169.254.0.0/16", Some(holds)),
+        ("169.254.169.254/32", None),
+        ("10.0.0.0/8", None),
+        ("10.1.2.3/32", None),
+        ("100.64.0.0/10", None),
+        ("127.0.0.0/8", None),
+        ("'fd00::/8'", None),
+    ] {
+        let rules = format!(
+            "  - {{id: a, match: {{host: [a.example], port: [443]}}, action: allow, resolved_ranges: [{range}]}}\n"
+        );
+        let policy = super::policy(&rule(&rules));
+        let found: Vec<_> = policy.warnings().iter().map(ToString::to_string).collect();
+        match told {
+            Some(told) => assert!(found.concat().contains(told), "{range} {found:?}"),
+            None => assert!(found.is_empty(), "{range} {found:?}"),
+        }
+    }
+}
