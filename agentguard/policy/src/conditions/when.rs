@@ -114,6 +114,10 @@ struct LooksAt {
     label_values: Vec<(String, String)>,
     /// What the agent's name is compared with.
     agents: Vec<String>,
+    /// What the name of a provider is compared with.
+    providers: Vec<String>,
+    /// What the name of a server of tools is compared with.
+    servers: Vec<String>,
     fields: Vec<HeaderName>,
     parameters: Vec<String>,
 }
@@ -232,6 +236,16 @@ impl When {
     /// The agents that it names.
     pub(crate) fn agents(&self) -> &[String] {
         &self.looks_at.agents
+    }
+
+    /// The providers that it names.
+    pub(crate) fn providers(&self) -> &[String] {
+        &self.looks_at.providers
+    }
+
+    /// The servers of tools that it names.
+    pub(crate) fn servers(&self) -> &[String] {
+        &self.looks_at.servers
     }
 
     /// The labels that it looks at.

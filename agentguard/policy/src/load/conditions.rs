@@ -8,7 +8,7 @@ use super::selector::misspelt;
 use super::values::{empty, list_bounds};
 use super::{Known, MAX_STRING, Parsed, Report};
 use crate::conditions::{Conditions, Days, Part, Rollout, Times, When, hours};
-use crate::diagnostic::quoted;
+use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawRule, RawTime};
 use crate::pattern::{HostPattern, Wildcard};
 use crate::rule::Rule;
@@ -181,6 +181,29 @@ fn who_is_meant(when: &When, text: &At<String>, known: &Known<'_>, report: &mut 
         if !known.by_name.contains_key(name.as_str()) {
             let message = format!("no agent is called `{}`", quoted(name));
             report.error(place(name, report), message, &known.hint_on_agent(name));
+        }
+    }
+    for (names, kind, declared, key) in [
+        (
+            when.providers(),
+            "provider",
+            Vec::from_iter(known.providers.names()),
+            "providers",
+        ),
+        (
+            when.servers(),
+            "server of tools",
+            Vec::from_iter(known.tool_servers.iter().map(|it| it.name.as_str())),
+            "tool_servers",
+        ),
+    ] {
+        for name in names.iter().filter(|it| !declared.contains(&it.as_str())) {
+            let hint = nearest(name, declared.iter().copied()).map_or_else(
+                || format!("a {kind} is declared under `{key}`, with its hosts"),
+                |near| format!("did you mean `{near}`?"),
+            );
+            let message = format!("no {kind} is called `{}`", quoted(name));
+            report.warn(place(name, report), message, &hint);
         }
     }
     // A run may have labels of its own: only what is like one that the policy knows is told.

@@ -936,3 +936,55 @@ fn ranges_that_permit_nothing_are_warned_of() {
         }
     }
 }
+
+#[test]
+fn expressions_about_what_is_not_there_are_warned_of() {
+    let of = |when: &str| -> Vec<String> {
+        let policy = super::policy(&format!(
+            "version: 1\ntool_servers: [{{name: files, api: mcp, hosts: [a.example]}}]\nagents: [{{name: coder}}]\nrules:\n  - id: a\n    match: {{host: [a.example, api.openai.com]}}\n    action: deny\n    when: \"{when}\"\n"
+        ));
+        policy.warnings().iter().map(ToString::to_string).collect()
+    };
+    for (when, told) in [
+        (
+            "llm.provider == 'opnai'",
+            "p.yaml:8:29: warning: no provider is called `opnai`\n  hint: did you mean `openai`?",
+        ),
+        (
+            "tool.server in ['files', 'nope']",
+            "p.yaml:8:38: warning: no server of tools is called `nope`\n  hint: a server of tools is declared under `tool_servers`, with its hosts",
+        ),
+        (
+            "request.path.matches('^admin')",
+            "p.yaml:8:34: warning: `request.path.matches('^admin')`: no path is found by the pattern `^admin`\n  hint: a path begins with `/`: `^/`",
+        ),
+        (
+            "request.path.contains('/../')",
+            "p.yaml:8:35: warning: `request.path.contains('/../')`: no path has `/../` there\n  hint: the path is the canonical one: without `.` and `..`",
+        ),
+    ] {
+        assert_eq!(of(when), [told], "{when}");
+    }
+    for when in [
+        "llm.provider == 'openai' || tool.server == 'files' || llm.provider == ''",
+        "tool.server != '' && llm.provider.startsWith('opn')",
+        "request.path.matches('^/admin') || request.path.matches('^a?') || request.path.matches('^a|b')",
+        "request.path.contains('..') || request.path.contains('/.git/') || request.path.endsWith('/.git')",
+        "request.method.matches('^P')",
+        "int('443') == destination.port && request.method != 'GET'",
+    ] {
+        assert_eq!(of(when), [""; 0], "{when}");
+    }
+}
+
+#[test]
+fn a_text_that_is_no_number_is_refused() {
+    let rules = rule(
+        "  - {id: a, match: {host: [a.example], transport: [tcp]}, action: deny, when: \"int('0x1BB') == destination.port\"}\n",
+    );
+    let found = compile(&[document(&rules)]).unwrap_err().to_string();
+    assert!(
+        found.contains("`0x1BB` is no whole number, so it can never be evaluated"),
+        "{found}"
+    );
+}

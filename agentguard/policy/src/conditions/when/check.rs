@@ -459,6 +459,7 @@ impl Check<'_> {
         call.args.iter_mut().for_each(|it| self.visit(it));
         self.same_kind(call);
         self.division(call);
+        self.number(call);
         self.never_found(call);
     }
 

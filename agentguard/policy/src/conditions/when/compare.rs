@@ -79,6 +79,22 @@ impl Check<'_> {
         }
     }
 
+    /// A number that a text is to be, and is not, always fails.
+    pub(super) fn number(&mut self, call: &CallExpr) {
+        let arguments = call.target.as_deref().into_iter().chain(&call.args);
+        let [argument] = Vec::from_iter(arguments)[..] else {
+            return;
+        };
+        let written = text(argument).filter(|it| it.parse::<i64>().is_err());
+        if let Some(written) = written.filter(|_| call.func_name == "int") {
+            let message = format!(
+                "`{}` is no whole number, so it can never be evaluated",
+                quoted(written)
+            );
+            self.error(written, message, "whole numbers are digits: `int('443')`");
+        }
+    }
+
     /// A text that a variable never has in it, or never at that end.
     pub(super) fn never_found(&mut self, call: &CallExpr) {
         let (Some(target), [part]) = (call.target.as_deref(), call.args.as_slice()) else {
@@ -191,6 +207,16 @@ impl Check<'_> {
         };
         if path == "agent.name" {
             return note(&mut self.looks_at.agents, word.to_owned());
+        }
+        // Of what is none the variable is empty.
+        match path {
+            "llm.provider" if !word.is_empty() => {
+                note(&mut self.looks_at.providers, word.to_owned());
+            }
+            "tool.server" if !word.is_empty() => {
+                note(&mut self.looks_at.servers, word.to_owned());
+            }
+            _ => {}
         }
         let hint = match path {
             "destination.transport" if word != "tcp" => "such a rule is over `tcp` alone",

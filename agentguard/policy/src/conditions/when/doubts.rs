@@ -308,6 +308,28 @@ fn exclude(parts: &[(&IdedExpr, bool)]) -> bool {
     parts.len() > 1 && possible.iter().any(|(_, it)| it.is_empty())
 }
 
+fn is_path(node: &IdedExpr) -> bool {
+    matches!(&node.expr, Expr::Select(select) if path(select).as_deref() == Some("request.path"))
+}
+
+/// Whether a pattern certainly wants something else than a slash at the beginning of a text.
+fn is_beside_a_slash(pattern: &str) -> bool {
+    let Some(rest) = pattern.strip_prefix('^') else {
+        return false;
+    };
+    let mut rest = rest.chars();
+    rest.next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && !rest.next().is_some_and(|it| "?*{".contains(it))
+        && !pattern.contains('|')
+}
+
+/// Whether a text has dot segments in it that a canonical path has not, as `name` looks for it.
+fn has_dots(name: &str, part: &str) -> bool {
+    let ends = |dots: &str| name == "endsWith" && part.ends_with(dots);
+    part.contains("/../") || part.contains("/./") || ends("/..") || ends("/.")
+}
+
 struct Doubts<'a> {
     /// The expression as it is written.
     written: &'a str,
@@ -385,7 +407,17 @@ impl Doubts<'_> {
             return;
         };
         let (first, second) = (*first, *second);
+        let part = text(second).unwrap_or_default();
         match name {
+            "matches" if is_path(first) && is_beside_a_slash(part) => {
+                let message = format!("no path is found by the pattern `{}`", quoted(part));
+                self.doubt(part, message, "a path begins with `/`: `^/`");
+            }
+            "contains" | "startsWith" | "endsWith" if is_path(first) && has_dots(name, part) => {
+                let message = format!("no path has `{}` there", quoted(part));
+                let hint = "the path is the canonical one: without `.` and `..`";
+                self.doubt(part, message, hint);
+            }
             "matches" => {
                 if let Some(pattern) = text(second).filter(|it| is_everywhere(it)) {
                     let message =
