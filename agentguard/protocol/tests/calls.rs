@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agentguard_protocol::llm::{
-    AnswerReader, CallReader, Cutter, Endpoint, InvokeForm, TurnReader,
+    AnswerReader, CallReader, Cutter, Endpoint, EventReader, InvokeForm, TurnAnswer, TurnReader,
 };
 use agentguard_protocol::sse::{Piece, Pieces};
 use agentguard_protocol::{eventstream, json};
@@ -133,6 +133,22 @@ fn turn(pieces: &[&[u8]]) -> Option<String> {
     reader.finish().ok().map(|turn| format!("{turn:?}"))
 }
 
+/// What an event on one says, or that it is not understood.
+fn turn_event(pieces: &[&[u8]]) -> Option<String> {
+    let mut reader = EventReader::default();
+    for piece in pieces {
+        reader.push(piece).ok()?;
+    }
+    let event = reader.finish().ok()??;
+    let told = format!("{:?} {:?}", event.lane, event.response);
+    let mut answer = TurnAnswer::default();
+    answer.hear(event);
+    let asks = answer.asks().ok();
+    let mut said = answer.finish();
+    said.not_understood = said.not_understood.map(|_| String::new());
+    Some(format!("{told} {asks:?} {said:?}"))
+}
+
 #[test]
 fn llm_turn() {
     bolero::check!().with_test_time(MOMENT).for_each(|input| {
@@ -143,6 +159,9 @@ fn llm_turn() {
         assert_eq!(whole, turn(&split));
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(whole, turn(&pieces));
+        let event = turn_event(&[bytes]);
+        assert_eq!(event, turn_event(&split));
+        assert_eq!(event, turn_event(&pieces));
     });
 }
 

@@ -6,8 +6,9 @@ use agentguard_model::Tool;
 use agentguard_protocol::api::http::{ContentReader, Place};
 use agentguard_protocol::api::json_rpc::CallReader;
 use agentguard_protocol::api::{a2a, graphql};
+use agentguard_protocol::jsonrpc::Outline;
 use agentguard_protocol::mcp::{
-    AnswerReader, Claims, ListFilter, MAX_PARTS, MessageReader, may_list, parts,
+    AnswerReader, Claims, ListFilter, MAX_PARTS, MessageReader, Sent, may_list, parts,
 };
 use agentguard_protocol::sse::{Piece, Pieces};
 use http::{HeaderMap, HeaderValue, header};
@@ -24,6 +25,10 @@ fn cut(input: &[u8]) -> Option<(&[u8], [&[u8]; 2])> {
 
 /// What is sent, or that it is not understood: which fault is seen first may depend on the pieces.
 fn message(pieces: &[&[u8]]) -> Option<String> {
+    sent(pieces).map(|sent| format!("{sent:?}"))
+}
+
+fn sent(pieces: &[&[u8]]) -> Option<Sent> {
     const LIMIT: usize = 64 * 1024;
     let mut reader = MessageReader::new(LIMIT);
     for piece in pieces {
@@ -31,7 +36,7 @@ fn message(pieces: &[&[u8]]) -> Option<String> {
     }
     assert!(reader.used() <= LIMIT);
     let sent = reader.finish("server", &Claims::default(), &["/a", "/b/0", ""]);
-    sent.ok().map(|sent| format!("{sent:?}"))
+    sent.ok()
 }
 
 #[test]
@@ -44,6 +49,17 @@ fn mcp_message() {
         assert_eq!(whole, message(&split));
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(whole, message(&pieces));
+        // Who waits for it, which is looked for where it cannot be read, is who waits where it can.
+        let mut outline = Outline::default();
+        split.iter().for_each(|piece| outline.push(piece));
+        if let Some(Sent { messages, batch }) = sent(&[bytes]) {
+            let asks = messages.first().filter(|it| !batch && it.method.is_some());
+            let id = asks.and_then(|it| it.id.as_deref());
+            let waits = id.filter(|id| *id != "null");
+            assert!(outline.id().is_none() || outline.id() == waits);
+            // A name that is written with escapes is not looked for.
+            assert!(outline.id() == waits || bytes.contains(&b'\\'));
+        }
     });
 }
 
