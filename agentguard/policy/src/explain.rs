@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agentguard_model::{Source, Transport};
+use agentguard_model::{LlmOperation, Source, Transport};
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
@@ -330,8 +330,19 @@ fn consider(
             (Some(says), Some(llm)) => {
                 check(Condition::Provider, says.provider(llm));
                 check(Condition::Operation, says.operation(llm));
-                check(Condition::Model, says.model(llm, allows, steps));
-                check(Condition::Tools, says.tools(llm, allows, steps));
+                let fetched = llm.operation == LlmOperation::Retrieval;
+                let asked = |holds: bool| match fetched {
+                    true => says.asked_before(),
+                    false => holds,
+                };
+                check(
+                    Condition::Model,
+                    says.models.is_empty() || asked(says.model(llm, allows, steps)),
+                );
+                check(
+                    Condition::Tools,
+                    says.tools.is_empty() || asked(says.tools(llm, allows, steps)),
+                );
                 check(Condition::ToolCalls, says.tool_calls(llm, steps));
                 check(Condition::MaxOutputOver, says.max_output(llm));
             }

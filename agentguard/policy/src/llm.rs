@@ -65,6 +65,10 @@ impl LlmMatch {
         if let Some(holds) = request.assumed(allows, Unknown::llm) {
             return holds;
         }
+        if let (Some(holds), Some(llm)) = (request.assumed(allows, Unknown::content), request.llm) {
+            let known = self.provider(llm) && self.operation(llm);
+            return known && (holds || !self.needs_content(false));
+        }
         if request.opens_calls {
             // The model is known where what opens the connection names it.
             let known = |llm: &Llm| {
@@ -164,7 +168,11 @@ impl LlmMatch {
     /// Whether this matches whatever `other` matches, in rules that say the same: see
     /// [`Self::depends_on_action`]. Patterns by spelling alone.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        all_or_among(&self.providers, &other.providers)
+        // Of an answer that is fetched it is not known any more what was called.
+        let fetched = other.asked_before()
+            && (other.operations.is_empty() || other.operations.contains(&LlmOperation::Retrieval));
+        (self.asked_before() || !fetched)
+            && all_or_among(&self.providers, &other.providers)
             && (self.operations.is_empty()
                 || !other.operations.is_empty()
                     && other

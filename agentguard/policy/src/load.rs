@@ -204,6 +204,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
             .map(|it| (it.path.as_str(), it.text.as_str()))
             .collect(),
         regexes: Cell::new(conditions::MAX_REGEXES),
+        compares: Cell::new(MAX_COMPARES),
         partial,
     };
     known.groups = groups::groups(&mut sources, &known, &mut report);
@@ -323,6 +324,9 @@ impl Parsed {
     }
 }
 
+/// See [`Known::compares`].
+const MAX_COMPARES: usize = 10_000_000;
+
 /// What rules are checked against.
 struct Known<'a> {
     agents: &'a [AgentPolicy],
@@ -337,11 +341,20 @@ struct Known<'a> {
     texts: HashMap<&'a str, &'a str>,
     /// How many regular expressions may still be compiled.
     regexes: Cell<usize>,
+    /// How many comparisons of names of tools there may still be; of those beyond nothing is warned.
+    compares: Cell<usize>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,
 }
 
 impl Known<'_> {
+    /// Takes so many comparisons of names of tools. `false`: there are not so many left.
+    fn compares(&self, count: usize) -> bool {
+        let left = self.compares.get().checked_sub(count);
+        self.compares.set(left.unwrap_or_default());
+        left.is_some()
+    }
+
     /// What to do about an agent that is not there.
     fn hint_on_agent(&self, name: &str) -> String {
         let names = self.agents.iter().map(|agent| agent.name.as_str());

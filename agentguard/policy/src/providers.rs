@@ -20,7 +20,11 @@ const BUILT_IN: [(&str, LlmApi, &[&str]); 13] = [
             "*.cognitiveservices.azure.com",
         ],
     ),
-    ("anthropic", LlmApi::Anthropic, &["api.anthropic.com"]),
+    (
+        "anthropic",
+        LlmApi::Anthropic,
+        &["api.anthropic.com", "claude.googleapis.com"],
+    ),
     ("mistral", LlmApi::Openai, &["api.mistral.ai"]),
     ("xai", LlmApi::Openai, &["api.x.ai"]),
     ("groq", LlmApi::Openai, &["api.groq.com"]),
@@ -42,7 +46,8 @@ const BUILT_IN: [(&str, LlmApi, &[&str]); 13] = [
 ];
 
 /// Hosts of those, of which there is one for each region: in a label, `*` stands for any run of characters.
-const REGIONAL: [(&str, &str); 7] = [
+const REGIONAL: [(&str, &str); 8] = [
+    ("anthropic", "aws-external-anthropic.*.api.aws"),
     ("vertex", "*-aiplatform.googleapis.com"),
     ("vertex", "aiplatform.*.rep.googleapis.com"),
     ("bedrock", "bedrock-runtime.*.amazonaws.com"),

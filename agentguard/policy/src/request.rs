@@ -79,6 +79,8 @@ pub(crate) struct Unknown {
     pub(crate) llm: bool,
     /// Whether it is a message to a server of tools, and which.
     pub(crate) tool: bool,
+    /// What a call, or a message to a server of tools, says: where it goes is known.
+    pub(crate) content: bool,
     /// All arguments of a call but these.
     pub(crate) arguments_but: Option<HashSet<String>>,
 }
@@ -103,6 +105,10 @@ impl Unknown {
 
     pub(crate) fn tool(&self) -> bool {
         self.everything || self.tool
+    }
+
+    pub(crate) const fn content(&self) -> bool {
+        self.content
     }
 
     pub(crate) fn argument(&self, pointer: &str) -> bool {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::special::is_opened;
-use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
+use agentguard_model::{
+    AgentName, Handling, HostName, Labels, Llm, LlmOperation, Matched, Mode, Source, Transport,
+};
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
@@ -335,6 +337,12 @@ impl Rule {
         {
             return self.assumed(when, facts);
         }
+        if self.is_for_what_was_called(&facts.request) {
+            return match self.request.llm.as_ref() {
+                Some(llm) if !llm.tool_calls.is_empty() => Fit::Yes,
+                _ => Fit::No,
+            };
+        }
         if self.is_for_calls_to_come(&facts.request) {
             return if self.allows() { Fit::Yes } else { Fit::No };
         }
@@ -413,6 +421,17 @@ impl Rule {
     fn is_for_calls_to_come(&self, seen: &Seen<'_>) -> bool {
         let opens = matches!(seen, Seen::Request(request) if request.opens_calls);
         opens && self.conditions.when.as_ref().is_some_and(When::needs_llm)
+    }
+
+    /// Whether its expression looks at what was called where an answer is fetched by its id, of which that is not known any
+    /// more: as of [`crate::llm::LlmMatch::asked_before`].
+    fn is_for_what_was_called(&self, seen: &Seen<'_>) -> bool {
+        let Seen::Request(request) = seen else {
+            return false;
+        };
+        let fetched = |llm: &Llm| llm.operation == LlmOperation::Retrieval;
+        request.llm.is_some_and(fetched)
+            && self.conditions.when.as_ref().is_some_and(When::needs_call)
     }
 
     /// What is assumed of an expression that looks at what nobody knows: that it turns out for what is

@@ -60,6 +60,11 @@ impl ToolMatch {
         if let Some(holds) = request.assumed(allows, Unknown::tool) {
             return holds;
         }
+        if let (Some(holds), Some(tool)) = (request.assumed(allows, Unknown::content), request.tool)
+        {
+            return self.server(tool)
+                && (holds || self.conditions() == 1 + usize::from(!self.servers.is_empty()));
+        }
         request.tool.is_some_and(|tool| {
             self.server(tool)
                 && (allows && is_of_session(tool)

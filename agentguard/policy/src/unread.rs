@@ -29,7 +29,7 @@ pub(crate) fn unless_unread(
     let observes = agent.observes();
     let outcome = ruling.outcome;
     let denied = ruling.verdict == Verdict::Deny && (observes || outcome == RulingOutcome::Deny);
-    if denied && let Some(denied) = unread.denied_anyway(policy, agent, facts, ruling) {
+    if denied && let Some(denied) = Unread::denied_anyway(policy, agent, facts, ruling) {
         return denied;
     }
     Ruling {
@@ -59,8 +59,6 @@ struct Unread<'a> {
     /// What it is, in words.
     what: &'static str,
     why: &'a str,
-    /// The part of it of which nothing is known.
-    part: Unknown,
 }
 
 impl<'a> Unread<'a> {
@@ -70,26 +68,17 @@ impl<'a> Unread<'a> {
             return Some(Self {
                 what: "call of a language model",
                 why,
-                part: Unknown {
-                    llm: true,
-                    ..Unknown::default()
-                },
             });
         }
         let tool = request.tool?;
         Some(Self {
             what: asked_of(policy, tool),
             why: tool.not_understood.as_deref()?,
-            part: Unknown {
-                tool: true,
-                ..Unknown::default()
-            },
         })
     }
 
     /// The denial that there would be, were what nobody can read what rules allow; none where it would go on then.
     fn denied_anyway(
-        &self,
         policy: &Policy,
         agent: &AgentPolicy,
         facts: &Facts<'_>,
@@ -106,9 +95,13 @@ impl<'a> Unread<'a> {
         if !by_rules || request.assumed.is_some() {
             return Some(ruling);
         }
+        let unknown = Unknown {
+            content: true,
+            ..Unknown::default()
+        };
         let request = Request {
             assumed: Some(Assumed {
-                unknown: &self.part,
+                unknown: &unknown,
                 in_favour: true,
             }),
             ..request

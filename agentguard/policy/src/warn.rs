@@ -83,12 +83,17 @@ fn all<'a>(
             ));
         }
     }
-    found.extend(unseen::blind(rules, columns, comparisons));
-    found.extend(unseen::blinding(rules, columns, strategy, comparisons));
-    found.extend(unseen::passed_by(rules, columns, comparisons));
-    found.extend(unseen::opened_elsewhere(rules, columns, comparisons));
+    // What these spend is not missing where rules are hidden.
+    let mut of_requests = Comparisons::new(rules, agents, comparisons.left);
+    found.extend(unseen::blind(rules, columns, &mut of_requests));
+    found.extend(unseen::blinding(rules, columns, strategy, &mut of_requests));
+    found.extend(unseen::passed_by(rules, columns, &mut of_requests));
+    found.extend(unseen::opened_elsewhere(rules, columns, &mut of_requests));
     found.extend(of_every_address(rules, columns, strategy, comparisons));
     found.extend(hidden::warnings(rules, columns, strategy, comparisons));
+    if of_requests.left == 0 {
+        comparisons.left = 0;
+    }
     if agents.is_empty()
         && let (Some(rule), Some(column)) = (rules.first(), columns.first())
     {

@@ -228,9 +228,15 @@ impl When {
             && (unknown.everything
                 || self.needs_llm() && unknown.llm()
                 || self.needs_tool() && unknown.tool()
+                || unknown.content() && (self.looks_at.call || self.looks_at.message)
                 || self.arguments().iter().any(|it| unknown.argument(it))
                 || self.fields().iter().any(|name| unknown.field(name))
                 || self.parameters().iter().any(|name| unknown.parameter(name)))
+    }
+
+    /// Whether it looks at what a call of a language model says.
+    pub(crate) const fn needs_call(&self) -> bool {
+        self.looks_at.call
     }
 
     /// The agents that it names.

@@ -39,6 +39,9 @@ const METHODS: [&str; 21] = [
     "tasks/result",
 ];
 
+/// How many comparisons it takes to tell how near two names are.
+const NEAR: usize = 20;
+
 /// More of a method is not compared, in bytes.
 const MAX_METHOD: usize = 64;
 
@@ -67,9 +70,15 @@ pub(super) fn that_are_none(
     let Some(first) = meant.first() else {
         return;
     };
+    let tools: usize = meant.iter().map(|server| 1 + server.routes.0.len()).sum();
     for entry in raw.value.name.iter().flat_map(|list| &list.value) {
+        if !known.compares(tools) {
+            break;
+        }
         if !meant.iter().any(|server| may_have(server, &entry.value)) {
-            name_of_none(entry, first, &meant, report);
+            // Looking for one that is nearly it takes as long as many others.
+            let near = known.compares(tools.saturating_mul(NEAR));
+            name_of_none(entry, first, &meant, near, report);
         }
     }
     if !meant.iter().any(|server| server.api.is_mcp()) {
@@ -114,6 +123,7 @@ fn name_of_none(
     entry: &At<String>,
     first: &ToolServer,
     meant: &[&ToolServer],
+    looks_for_near: bool,
     report: &mut Report,
 ) {
     let told = quoted(&entry.value);
@@ -151,7 +161,8 @@ fn name_of_none(
             "a call is `package.Service/Method`; `*/Method` is that of any service".to_owned(),
         ),
         _ => {
-            let tools = meant.iter().flat_map(|server| &server.routes.0);
+            let meant_near = if looks_for_near { meant } else { &[] };
+            let tools = meant_near.iter().flat_map(|server| &server.routes.0);
             let hint = near(
                 nearest(&entry.value, tools.map(|route| route.name.as_str())),
                 "its tools are declared under `tools` of the server",

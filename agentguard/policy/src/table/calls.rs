@@ -39,7 +39,7 @@ pub(super) fn forgotten(
         return None;
     }
     let what = format!("a call of a language model of `{}`", provider.name);
-    let hint = "`llm: {operation: chat, model: …}` says which one";
+    let hint = "`llm: {operation: chat, model: …}` says which one, with `opens: true` for a request that opens a WebSocket for calls";
     looked_at(policy, agent, flow, looks_at_models).then_some((what, hint))
 }
 

@@ -157,6 +157,21 @@ fn an_answer_that_is_fetched_is_asked_about_for_what_it_asks_for() {
             "{denial} {asks:?}"
         );
     }
+    // An expression on what was called is not about it, either.
+    for (denial, asks, expected) in [
+        ("when: llm.model == ''", &[][..], ALLOW),
+        ("when: llm.provider == 'openai'", &[], DENY),
+        (
+            "match: {llm: {tool_calls: [bash]}}, when: llm.model == 'x'",
+            &["bash"],
+            DENY,
+        ),
+    ] {
+        let policy = rules(&format!("{allow}  - {{id: d, {denial}, action: deny}}\n"));
+        assert_eq!(code(&policy, Some(&fetched(asks))), expected, "{denial}");
+    }
+    let unless = "  - {id: a, match: {host: [api.openai.com], llm: {}}, when: \"llm.model != 'x'\", action: allow, handling: inspect}\n";
+    assert_eq!(code(&rules(unless), Some(&fetched(&[]))), NONE);
     for (allowance, expected) in [
         ("{}", ALLOW),
         ("{operation: [retrieval]}", ALLOW),

@@ -27,6 +27,12 @@ const RULES: &str = r#"
     match: {llm: {tool_calls: [shell]}}
     action: deny
     reason: No shell.
+  - id: not-theirs
+    match: {host: [llm.example], llm: {provider: [ours], operation: [embeddings]}}
+    action: deny
+  - id: no-files
+    match: {host: [files.example], tool: {server: [files]}, header: {x-no: ["1"]}}
+    action: deny
   - id: no-puts
     match: {method: [PUT]}
     action: deny
@@ -138,6 +144,26 @@ fn no_rule_is_blamed_for_what_cannot_be_read() {
             left.reason
         );
     }
+}
+
+/// Where a call goes is known also of one that cannot be read.
+#[test]
+fn a_rule_on_where_calls_go_is_blamed_for_those_that_cannot_be_read() {
+    let llm = Llm {
+        not_understood: Some("cut".to_owned()),
+        operation: agentguard_model::LlmOperation::Embeddings,
+        ..llm_call("ours", None)
+    };
+    let asks = ("POST", "llm.example", "/v1");
+    let ruling = decide("", asks, Some(&llm), None);
+    assert_eq!(ruling.reason.code, ReasonCode::RuleDeny);
+    assert_eq!(ruling.matched[0].rule, "not-theirs");
+    let elsewhere = Llm {
+        operation: agentguard_model::LlmOperation::Chat,
+        ..llm
+    };
+    let ruling = decide("", asks, Some(&elsewhere), None);
+    assert_eq!(ruling.reason.code, ReasonCode::NotUnderstood);
 }
 
 #[test]

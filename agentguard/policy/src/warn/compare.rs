@@ -236,7 +236,8 @@ impl<'a> Comparisons<'a> {
         Some(places)
     }
 
-    /// Whether a rule is for all of a place at these ports, for the agents of one of two others.
+    /// Whether a rule is for all of a place at these ports, for the agents of one of two others; or there is nothing left to
+    /// tell it by.
     pub(super) fn opens_at(
         &mut self,
         rule: &'a Rule,
@@ -244,6 +245,9 @@ impl<'a> Comparisons<'a> {
         (first, last): (u16, u16),
         others: [&'a Rule; 2],
     ) -> bool {
+        if !self.spend(1) {
+            return true;
+        }
         let (names, nets) = (&rule.hosts, rule.written_ranges());
         let leads = |it: &Place<'_>| match it {
             Place::Anything => false,

@@ -71,6 +71,9 @@ pub(super) fn blinding<'a>(
             continue;
         }
         let told = allowances.near(rule).into_iter().find_map(|at| {
+            if !comparisons.spend(1) {
+                return None;
+            }
             let by = rules.get(at)?;
             let at = Position::try_from(at).ok()?;
             let closed = Closed::of(rule, by)?;
@@ -78,7 +81,7 @@ pub(super) fn blinding<'a>(
                 let is_closed = outranks(strategy, (position, rule), (at, by))
                     && !inspecting
                         .iter()
-                        .any(|it| comparisons.reaches(it, by, Who::Now));
+                        .any(|it| !comparisons.spend(1) || comparisons.reaches(it, by, Who::Now));
                 return is_closed.then(|| closed.told(rule, by, None));
             }
             if !comparisons.share_agents(&rule.agents, &by.agents) {
@@ -133,6 +136,9 @@ pub(super) fn passed_by<'a>(
             continue;
         }
         let told = datagrams.iter().find_map(|by| {
+            if !comparisons.spend(1) {
+                return None;
+            }
             let shared = rule.ports.shared(&by.ports);
             // On other ports it is HTTP/3 where a rule says that requests are meant there.
             let port = match shared.contains(HTTPS) {
@@ -177,14 +183,15 @@ pub(super) fn opened_elsewhere<'a>(
     for (rule, column) in rules.iter().zip(columns) {
         let leaves_closed = rule.allows()
             && rule.info.in_force()
-            && rule.info.handling != Handling::Inspect
+            && rule.info.handling == Handling::Splice
             && !rule.hosts.is_empty()
             && !rule.ranges.is_empty();
-        if !leaves_closed {
+        if !leaves_closed || comparisons.left == 0 {
             continue;
         }
         let opens = opening.iter().find(|by| {
-            !rule.ports.shared(&by.ports).is_empty()
+            comparisons.spend(1)
+                && !rule.ports.shared(&by.ports).is_empty()
                 && comparisons.shares(by, rule)
                 && !comparisons.opens_all(by, rule)
         });

@@ -22,6 +22,21 @@ pub struct Call {
     pub tools: Vec<String>,
     /// Whom it says that it is for. None where it says so in two ways, or in more than [`super::MAX_WORD`] bytes.
     pub user: Option<String>,
+    /// A model that it names beside its own, which may answer in its place, or be called by it.
+    pub beside: Option<String>,
+}
+
+impl Call {
+    /// Whether the model that is called is the only one.
+    ///
+    /// # Errors
+    /// Another one is named beside.
+    pub fn names_one(&self, model: Option<&str>) -> Result<(), NotUnderstood> {
+        match &self.beside {
+            Some(beside) if Some(beside.as_str()) != model => Err(NotUnderstood::Models),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads the content of a request.
@@ -107,8 +122,8 @@ pub(super) struct CallSink {
     named: bool,
     /// Whether it says in two ways whom it is for.
     two_users: bool,
-    /// Models that it names beside, which may be called in the place of its own, or by it.
-    beside: Vec<String>,
+    /// Whether the fallback that is being read has named its model.
+    falls_back: bool,
     /// Whether it asks for as many tokens as there are.
     endless: bool,
     word: Word,
@@ -202,7 +217,7 @@ impl CallSink {
             message: None,
             named: false,
             two_users: false,
-            beside: Vec::new(),
+            falls_back: false,
             endless: false,
             word: Word::default(),
             tool: Tool::default(),
@@ -274,9 +289,17 @@ impl CallSink {
             }
             ("model", Event::Null) => {}
             // Those that a provider has for a model by itself go by `default`.
-            ("fallbacks", Event::Bool(_) | Event::Number(_) | Event::Begin(Kind::Object)) => {
-                self.fail(NotUnderstood::Wrong("fallbacks"));
-            }
+            ("fallbacks", Event::Begin(Kind::Text)) => self.word = Word::default(),
+            ("fallbacks", Event::Text(piece)) => self.word.push(piece),
+            ("fallbacks", Event::End(Kind::Text))
+                if self.word.take().as_deref() == Some("default") => {}
+            (
+                "fallbacks",
+                Event::End(Kind::Text)
+                | Event::Bool(_)
+                | Event::Number(_)
+                | Event::Begin(Kind::Object),
+            ) => self.fail(NotUnderstood::Wrong("fallbacks")),
             ("model", _) => self.fail(NotUnderstood::Wrong("model")),
             ("stream", Event::Bool(stream)) => self.call.stream = stream,
             ("stream", Event::Null) => {}
@@ -397,14 +420,26 @@ impl CallSink {
                     self.fail(NotUnderstood::Long("fallbacks"));
                 }
                 let model = self.word.take();
-                self.beside.extend(model);
+                self.falls_back = true;
+                self.names(model);
             }
-            ([], Event::Begin(Kind::Object) | Event::End(_)) => {}
-            ([] | [Part::Key("model")], _) => self.fail(NotUnderstood::Wrong("fallbacks")),
-            ([Part::Key(name)], _) if in_another_case(&["model", "max_tokens"], name).is_some() => {
-                self.fail(NotUnderstood::Case("model"));
-            }
+            ([], Event::Begin(Kind::Object)) => self.falls_back = false,
+            ([], Event::End(Kind::Object)) if self.falls_back => {}
+            // What else is said of one may be tools, a limit, or a model by its name.
+            ([Part::Key("thinking" | "output_config" | "speed")], _) => {}
+            ([] | [_], _) => self.fail(NotUnderstood::Wrong("fallbacks")),
             _ => {}
+        }
+    }
+
+    /// Notes a model that is named beside the own one. Of two others neither can be it.
+    fn names(&mut self, model: Option<String>) {
+        let Some(model) = model else {
+            return;
+        };
+        let before = self.call.beside.replace(model);
+        if before.is_some() && before != self.call.beside {
+            self.fail(NotUnderstood::Models);
         }
     }
 
@@ -598,7 +633,7 @@ impl CallSink {
         let Tool { name, kind, model } = mem::take(self.tool_at(nested));
         // What makes pictures is known by its type.
         if kind.as_deref() != Some("image_generation") {
-            self.beside.extend(model);
+            self.names(model);
         }
         // One that the provider has itself is called by its type, whatever name is given to it. Servers (MCP) have `url`.
         let plain = ["function", "custom", "namespace", "url"];
@@ -614,6 +649,8 @@ impl CallSink {
     fn offer(&mut self, tool: String) {
         if tool.is_empty() {
             self.fail(NotUnderstood::Wrong("tools"));
+        } else if self.call.tools.contains(&tool) {
+            // A conversation tells of its tools again.
         } else if self.call.tools.len() >= MAX_OFFERED {
             self.fail(NotUnderstood::Offered);
         } else {
@@ -689,10 +726,6 @@ impl CallSink {
     pub(super) fn into_call(self) -> Result<Call, NotUnderstood> {
         if let Some(fault) = self.fault {
             return Err(fault);
-        }
-        let other = |model| self.call.model.as_ref() != Some(model);
-        if self.beside.iter().any(other) {
-            return Err(NotUnderstood::Models);
         }
         let most = self.call.max_output_tokens.filter(|_| !self.endless);
         Ok(Call {

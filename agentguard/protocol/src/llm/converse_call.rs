@@ -243,6 +243,7 @@ impl Asks for ConverseCall {
         } = *self;
         let passed = passed.into_call()?;
         call.model = passed.model;
+        call.beside = passed.beside;
         call.tools.extend(passed.tools);
         if call.tools.len() > MAX_OFFERED {
             return Err(NotUnderstood::Offered);

@@ -151,7 +151,7 @@ pub enum Endpoint {
     Batches,
     /// `OpenAI`'s Realtime: it is read over WebSocket, see [`realtime`], and not otherwise.
     Realtime,
-    /// Answers to calls that were made before: by GET.
+    /// Answers to calls that were made before, by their ids.
     Retrieved(Retrieved),
     /// What prepares a session of it, and sessions of other kinds. They are not read.
     RealtimeBeside,
@@ -272,13 +272,6 @@ impl Endpoint {
                 Some(Self::Responses)
             }
             (LlmApi::Openai, "responses", "input_tokens") => Some(Self::ResponsesTokens),
-            (LlmApi::Openai, "responses", _) => Some(Self::Retrieved(Retrieved::Response)),
-            (LlmApi::Openai, "completions", _) if collection == "chat" => {
-                Some(Self::Retrieved(Retrieved::Chat))
-            }
-            (LlmApi::Anthropic, _, "results") if collection == "batches" => {
-                Some(Self::Retrieved(Retrieved::Batch))
-            }
             (LlmApi::Openai, _, "batches") => Some(Self::Batches),
             (LlmApi::Openai, _, "realtime") => Some(Self::Realtime),
             (LlmApi::Openai, "realtime" | "live", _) | (LlmApi::Openai, _, "live") => {
@@ -288,6 +281,16 @@ impl Endpoint {
             // Those of a thread of OpenAI's are kept there, and nobody answers.
             (LlmApi::Anthropic, _, "messages") if collection != "threads" => Some(Self::Messages),
             (LlmApi::Anthropic, "messages", "count_tokens") => Some(Self::MessagesTokens),
+            (LlmApi::Openai, "responses", _) => Some(Self::Retrieved(Retrieved::Response)),
+            (LlmApi::Openai, _, "cancel") if collection == "responses" => {
+                Some(Self::Retrieved(Retrieved::Response))
+            }
+            (LlmApi::Openai, "completions", _) if collection == "chat" => {
+                Some(Self::Retrieved(Retrieved::Chat))
+            }
+            (LlmApi::Anthropic, _, "results") if collection == "batches" => {
+                Some(Self::Retrieved(Retrieved::Batch))
+            }
             _ => None,
         }
     }

@@ -16,6 +16,8 @@ pub struct Route {
     /// The model that the path names, decoded. What an API has as a prefix before all models (`models/`) is no
     /// part of it.
     pub model: Option<String>,
+    /// The model that it names as the content has to name it, too, where it names one.
+    engine: Option<String>,
 }
 
 impl Route {
@@ -39,6 +41,7 @@ impl Route {
         Some(Self {
             endpoint,
             model: deployment(&segments),
+            engine: engine(&segments),
         })
     }
 
@@ -64,7 +67,10 @@ impl Route {
         let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
         match self.endpoint {
-            Endpoint::Retrieved(_) => *method == Method::GET && !websocket,
+            // What is changed in one, or ended, is told as well.
+            Endpoint::Retrieved(_) => {
+                !matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE)
+            }
             _ => websocket || !quiet || by_path_alone,
         }
     }
@@ -76,7 +82,12 @@ impl Route {
     /// [`MAX_WORD`].
     pub fn model(&self, named: Option<String>) -> Result<Option<String>, NotUnderstood> {
         let Some(model) = &self.model else {
-            return Ok(named);
+            return match (&self.engine, named) {
+                (Some(engine), Some(named)) if *engine != named => {
+                    Err(NotUnderstood::Wrong("model"))
+                }
+                (engine, named) => Ok(named.or_else(|| engine.clone())),
+            };
         };
         if model.len() > MAX_WORD {
             return Err(NotUnderstood::Long("model"));
@@ -112,16 +123,45 @@ fn segments(path: &str) -> Vec<String> {
     segments.filter(|segment| !segment.is_empty()).collect()
 }
 
-/// Azure's deployments, the engines that `OpenAI` had before, and what is deployed at an endpoint of Vertex AI: there
-/// `openapi` stands for all models.
-///
-/// The name of one may have slashes (LiteLLM): it ends where the endpoint begins.
+/// What a path names beside its endpoint: a deployment of Azure's (its name may have slashes where `LiteLLM` answers), and
+/// what is deployed at an endpoint of Vertex AI, where `openapi` stands for all models.
 fn deployment(segments: &[String]) -> Option<String> {
-    const BEFORE: [&str; 3] = ["deployments", "engines", "endpoints"];
-    let is = |segment: &String, name: &str| segment.eq_ignore_ascii_case(name);
-    let begin = segments
+    let is = |segment: &str, name: &str| segment.eq_ignore_ascii_case(name);
+    let rest = before_endpoint(segments)?;
+    for (at, segment) in rest.iter().enumerate() {
+        let name = rest.get(at + 1..).unwrap_or_default();
+        let found = if is(segment, "deployments") {
+            // What else stands before the endpoint is the form.
+            let form = |it: &&String| is(it, "extensions") || is(it, "openai") || is_version(it);
+            let behind = name.iter().rev().take_while(form).count();
+            let name = name.get(..name.len() - behind).unwrap_or_default();
+            Some(name.join("/"))
+        } else if is(segment, "endpoints") {
+            let name = name.first().filter(|name| *name != "openapi");
+            name.map(|name| format!("endpoints/{name}"))
+        } else {
+            None
+        };
+        if let Some(found) = found.filter(|it| !it.is_empty()) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// The model of an engine, as `OpenAI` had them before. Others have their own behind `engines`, of which the content names
+/// the model: the two have to agree.
+fn engine(segments: &[String]) -> Option<String> {
+    let rest = before_endpoint(segments)?;
+    let at = rest
         .iter()
-        .position(|it| BEFORE.iter().any(|name| is(it, name)))?;
+        .position(|it| it.eq_ignore_ascii_case("engines"))?;
+    let name = rest.get(at + 1..)?;
+    (!name.is_empty() && !name.iter().any(|it| is_version(it))).then(|| name.join("/"))
+}
+
+/// What stands before the endpoint.
+fn before_endpoint(segments: &[String]) -> Option<&[String]> {
     let long = [
         "chat",
         "agents",
@@ -130,17 +170,17 @@ fn deployment(segments: &[String]) -> Option<String> {
         "realtime",
         "live",
     ];
-    let endpoint = match segments {
-        [.., before, _] if long.iter().any(|name| is(before, name)) => 2,
+    let length = match segments {
+        [.., before, _] if long.iter().any(|name| before.eq_ignore_ascii_case(name)) => 2,
         _ => 1,
     };
-    let name = segments.get(begin + 1..segments.len().checked_sub(endpoint)?)?;
-    match name.join("/").as_str() {
-        "" => None,
-        "openapi" if is(segments.get(begin)?, "endpoints") => None,
-        name if is(segments.get(begin)?, "endpoints") => Some(format!("endpoints/{name}")),
-        name => Some(name.to_owned()),
-    }
+    segments.get(..segments.len().checked_sub(length)?)
+}
+
+/// `v1` and its like.
+fn is_version(segment: &str) -> bool {
+    let digits = segment.strip_prefix(['v', 'V']).unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The Gemini API and Vertex AI: `…/models/MODEL:generateContent`, and the names of their methods in gRPC.
@@ -156,6 +196,7 @@ fn google(segments: &[String]) -> Option<Route> {
             return Some(Route {
                 endpoint: Endpoint::Interactions,
                 model: None,
+                engine: None,
             });
         }
         None => return None,
@@ -175,6 +216,7 @@ fn google(segments: &[String]) -> Option<Route> {
             return Some(Route {
                 endpoint: Endpoint::MessagesTokens,
                 model: None,
+                engine: None,
             });
         }
         "rawpredict" if of_anthropic => Endpoint::PredictMessages { stream: false },
@@ -186,6 +228,7 @@ fn google(segments: &[String]) -> Option<Route> {
     Some(Route {
         endpoint,
         model: model.named(endpoint),
+        engine: None,
     })
 }
 
@@ -260,6 +303,7 @@ fn ollama(segments: &[String]) -> Option<Route> {
     Some(Route {
         endpoint,
         model: None,
+        engine: None,
     })
 }
 
@@ -293,6 +337,7 @@ fn bedrock(segments: &[String]) -> Option<Route> {
     Some(Route {
         endpoint,
         model: Some(model),
+        engine: None,
     })
 }
 
@@ -345,5 +390,6 @@ fn cohere(segments: &[String]) -> Option<Route> {
     Some(Route {
         endpoint,
         model: None,
+        engine: None,
     })
 }

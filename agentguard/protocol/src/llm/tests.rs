@@ -146,7 +146,13 @@ fn calls_are_known_by_the_end_of_their_path() {
             "/v1/responses/resp_1",
             Some(Retrieved(super::Retrieved::Response)),
         ),
-        (LlmApi::Openai, "/v1/responses/resp_1/cancel", None),
+        (
+            LlmApi::Openai,
+            "/v1/responses/resp_1/cancel",
+            Some(Retrieved(super::Retrieved::Response)),
+        ),
+        (LlmApi::Openai, "/v1/responses/batches", Some(Batches)),
+        (LlmApi::Openai, "/v1/responses/realtime", Some(Realtime)),
         (LlmApi::Openai, "/v1/responses/resp_1/input_items", None),
         (
             LlmApi::Openai,
@@ -231,8 +237,32 @@ fn calls_are_known_by_the_end_of_their_path() {
     assert_eq!(model(azure, Some("gpt-y")).as_deref(), Some("gpt-x"));
     let of_litellm = "/openai/deployments/azure/gpt-x/chat/completions";
     assert_eq!(model(of_litellm, None).as_deref(), Some("azure/gpt-x"));
-    let before = "/engines/gpt-x/completions";
-    assert_eq!(model(before, Some("gpt-y")).as_deref(), Some("gpt-x"));
+    for (path, called) in [
+        (
+            "/openai/deployments/gpt-x/extensions/chat/completions",
+            "gpt-x",
+        ),
+        ("/deployments/d1/v1/chat/completions", "d1"),
+        ("/endpoints/7/v1/chat/completions", "endpoints/7"),
+        (
+            "/endpoints/openapi/deployments/gpt-x/chat/completions",
+            "gpt-x",
+        ),
+        ("/engines/gpt-x/completions", "gpt-x"),
+        ("/engines/a/b/chat/completions", "a/b"),
+    ] {
+        assert_eq!(model(path, None).as_deref(), Some(called), "{path}");
+    }
+    // Engines of others have their own behind it.
+    for path in [
+        "/engines/v1/chat/completions",
+        "/engines/llama.cpp/v1/chat/completions",
+    ] {
+        assert_eq!(model(path, Some("ai/x")).as_deref(), Some("ai/x"), "{path}");
+    }
+    let engine = Route::of(LlmApi::Openai, "/engines/gpt-x/completions").unwrap();
+    assert!(engine.model(Some("gpt-y".to_owned())).is_err());
+    assert!(engine.model(Some("gpt-x".to_owned())).is_ok());
     for (query, another) in [
         ("", false),
         ("api-version=1&model=a", false),
@@ -259,6 +289,10 @@ fn a_call_names_one_model() {
             &format!(r#"{{"model":"a","max_tokens":5{more}}}"#),
         )
     };
+    let of = |endpoint, more: &str| {
+        let call = of(endpoint, more)?;
+        call.names_one(call.model.as_deref()).map(|()| call)
+    };
     for (endpoint, more) in [
         (
             Messages,
@@ -275,6 +309,11 @@ fn a_call_names_one_model() {
         assert_eq!(of(endpoint, more), Err(NotUnderstood::Models), "{more}");
     }
     for more in [
+        r#","fallbacks":"b""#,
+        r#","fallbacks":[{"a":["b"]}]"#,
+        r#","fallbacks":[{"model":"a","tools":[{"type":"function","function":{"name":"shell"}}]}]"#,
+        r#","fallbacks":[{"model":"a","max_completion_tokens":9}]"#,
+        r#","fallbacks":[{"max_tokens":9}]"#,
         r#","fallbacks":[7]"#,
         r#","fallbacks":{"model":"b"}"#,
         r#","fallbacks":[{"Model":"b"}]"#,
@@ -301,7 +340,17 @@ fn a_call_names_one_model() {
     let longer = of(Messages, r#","fallbacks":[{"model":"a","max_tokens":9}]"#).unwrap();
     assert_eq!(longer.max_output_tokens, Some(9));
     let batch = r#"{"requests":[{"params":{"model":"a","fallbacks":[{"model":"b"}]}}]}"#;
-    assert_eq!(call(MessageBatches, batch), Err(NotUnderstood::Models));
+    let batch = call(MessageBatches, batch).unwrap();
+    assert_eq!(
+        batch.names_one(batch.model.as_deref()),
+        Err(NotUnderstood::Models)
+    );
+    // Many of them take no room.
+    let many = format!(r#","fallbacks":[{}]"#, vec![r#""a""#; 5000].join(","));
+    assert_eq!(
+        of(ChatCompletions, &many).unwrap().beside.as_deref(),
+        Some("a")
+    );
 }
 
 /// As LM Studio and llama.cpp have it.
@@ -369,6 +418,7 @@ fn what_a_call_asks_for() {
         max_output_tokens: Some(7),
         tools: ["get_weather", "shell", "old"].map(str::to_owned).into(),
         user: None,
+        beside: None,
     };
     assert_eq!(call(Endpoint::ChatCompletions, chat), Ok(read));
     let responses = r#"{"model":"gpt-5","max_tokens":1,"max_output_tokens":9,"stream":null,"tools":[
@@ -391,6 +441,7 @@ fn what_a_call_asks_for() {
         .map(str::to_owned)
         .into(),
         user: None,
+        beside: None,
     };
     assert_eq!(call(Endpoint::Responses, responses), Ok(read));
     let messages = r#"{"tools":[{"name":"Bash","input_schema":{"type":"object"}},
@@ -403,6 +454,7 @@ fn what_a_call_asks_for() {
             .map(str::to_owned)
             .into(),
         user: None,
+        beside: None,
     };
     assert_eq!(call(Endpoint::Messages, messages), Ok(read));
     assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));
@@ -470,7 +522,8 @@ fn what_servers_may_take_for_something_else_is_not_understood() {
         chat(&format!("{{\"model\":\"{}\"}}", "x".repeat(257))),
         NotUnderstood::Long("model")
     );
-    let many = vec![r#"{"name":"x"}"#; MAX_OFFERED + 1].join(",");
+    let many = (0..=MAX_OFFERED).map(|n| format!(r#"{{"name":"x{n}"}}"#));
+    let many = many.collect::<Vec<_>>().join(",");
     assert_eq!(
         chat(&format!("{{\"tools\":[{many}]}}")),
         NotUnderstood::Offered

@@ -119,6 +119,9 @@ impl Tools {
     /// wherever it stands.
     pub(super) fn told_whole(&mut self, whole: Self) -> Result<(), NotUnderstood> {
         self.of_sets.extend(whole.of_sets);
+        if self.of_sets.len() > MAX_TOOL_CALLS {
+            return Err(NotUnderstood::ToolCalls);
+        }
         for ((_, place), tool) in whole.slots {
             let same = |it: &Tool| {
                 let differs = it.id.is_some() && tool.id.is_some() && it.id != tool.id;

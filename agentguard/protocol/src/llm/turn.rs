@@ -70,6 +70,7 @@ impl TurnReader {
         self.scanner.finish(&mut *self.sink)?;
         let Envelope { kind, lane } = self.sink.envelope();
         let call = self.sink.finish()?;
+        call.names_one(call.model.as_deref())?;
         let about = call == Call::default();
         match kind.as_deref() {
             Some("response.create") => Ok(Turn::Call {
@@ -238,6 +239,7 @@ mod tests {
             max_output_tokens: Some(7),
             tools: tools.into(),
             user: None,
+            beside: None,
         };
         let lane = Some("a".to_owned());
         assert_eq!(said, Ok(Turn::Call { call, lane }));

@@ -75,6 +75,8 @@ impl Calling {
     pub(crate) fn opens(&self, meaning: &request::Request) -> Option<Llm> {
         meaning.websocket.as_ref()?;
         match self.endpoint() {
+            // Which model its calls name would not be the one that is called.
+            Endpoint::Responses if self.names_model(meaning) => None,
             Endpoint::Responses => Some(self.unread()),
             Endpoint::Realtime => Some(Llm {
                 model: self.session(meaning).ok()?,
@@ -82,6 +84,12 @@ impl Calling {
             }),
             _ => None,
         }
+    }
+
+    /// Whether its target names a model.
+    fn names_model(&self, meaning: &request::Request) -> bool {
+        let query = meaning.query.as_deref().unwrap_or_default();
+        self.route.model.is_some() || Route::names_another(query, None)
     }
 
     /// The model that the session of Realtime is for that it opens.
@@ -183,6 +191,8 @@ impl Calling {
         let call = call.and_then(|mut call| {
             let model = self.route.model(call.model.take());
             call.model = model.map_err(|why| why.to_string())?;
+            let named = call.names_one(call.model.as_deref());
+            named.map_err(|why| why.to_string())?;
             let query = meaning.query.as_deref().unwrap_or_default();
             match Route::names_another(query, call.model.as_deref()) {
                 true => Err(NotUnderstood::Models.to_string()),

@@ -181,12 +181,25 @@ fn operations(document: &Value, base: &str) -> (Vec<Tool>, Vec<Skipped>) {
                 skip(&method, &why);
                 continue;
             }
-            tools.push(Tool {
+            let mut tool = Tool {
                 name,
                 method,
                 path: path.clone(),
-                lists: lists(document, item, operation),
-            });
+                lists: Vec::new(),
+            };
+            for list in lists(document, item, operation) {
+                if is_list_of(&tool, &list) {
+                    tool.lists.push(list);
+                } else {
+                    say(&format!(
+                        "no list that is read, so that calls with it are not understood: `{}` of {} {}",
+                        printable(&list),
+                        tool.method,
+                        printable(&tool.path)
+                    ));
+                }
+            }
+            tools.push(tool);
         }
     }
     (tools, skipped)
@@ -226,26 +239,21 @@ fn lists(document: &Value, item: &Map<String, Value>, operation: &Value) -> Vec<
         let style = said.get("style").and_then(Value::as_str).unwrap_or("form");
         style == "form" && said.get("explode") != Some(&Value::Bool(false))
     };
-    let mut lists = BTreeSet::new();
-    let of = |within: Option<&'_ Value>| {
-        within
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
-    for parameter in of(item.get("parameters"))
-        .iter()
-        .chain(&of(operation.get("parameters")))
+    // What an operation says of a parameter counts before what its path says of it.
+    let mut lists: BTreeMap<String, bool> = BTreeMap::new();
+    let within = [item.get("parameters"), operation.get("parameters")];
+    for parameter in within
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_array)
+        .flatten()
     {
         let parameter = found(document, parameter);
         let in_query = parameter.get("in").is_some_and(|place| place == "query");
         let name = parameter.get("name").and_then(Value::as_str);
-        if let Some(name) = name
-            && in_query
-            && is_array(parameter.get("schema"))
-            && apart(parameter)
-        {
-            lists.insert(name.to_owned());
+        if let Some(name) = name.filter(|_| in_query) {
+            let is_list = is_array(parameter.get("schema")) && apart(parameter);
+            lists.insert(name.to_owned(), is_list);
         }
     }
     let body = operation
@@ -260,12 +268,23 @@ fn lists(document: &Value, item: &Map<String, Value>, operation: &Value) -> Vec<
         let properties = schema.and_then(|schema| schema.get("properties"));
         for (name, schema) in properties.and_then(Value::as_object).into_iter().flatten() {
             let said = form.get("encoding").and_then(|it| it.get(name));
-            if is_array(Some(schema)) && said.is_none_or(apart) {
-                lists.insert(name.clone());
-            }
+            let is_list = is_array(Some(schema)) && said.is_none_or(apart);
+            *lists.entry(name.clone()).or_default() |= is_list;
         }
     }
-    lists.into_iter().collect()
+    let lists = lists.into_iter().filter(|(_, is_list)| *is_list);
+    lists.map(|(name, _)| name).collect()
+}
+
+/// Whether a policy takes this for a list of a tool, beside those that it has.
+fn is_list_of(tool: &Tool, list: &str) -> bool {
+    let bare = |name: &str| name.strip_suffix("[]").unwrap_or(name).to_owned();
+    let name = bare(list);
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "[]{}\"<>&=;".contains(c);
+    let plain = (1..=256).contains(&name.len()) && !name.contains(odd);
+    let of_path = tool.path.contains(&format!("{{{name}}}"));
+    let known = tool.lists.iter().any(|other| bare(other) == name);
+    plain && !of_path && !known && tool.lists.len() < 64
 }
 
 /// A name for an operation that has none.

@@ -78,6 +78,14 @@ fn providers_are_found_by_host() {
             "bedrock-mantle.eu-west-1.api.aws",
             Some(("bedrock", LlmApi::Bedrock)),
         ),
+        (
+            "claude.googleapis.com",
+            Some(("anthropic", LlmApi::Anthropic)),
+        ),
+        (
+            "aws-external-anthropic.us-east-1.api.aws",
+            Some(("anthropic", LlmApi::Anthropic)),
+        ),
         ("api.cohere.com", Some(("cohere", LlmApi::Cohere))),
         ("bedrock-runtime.amazonaws.com", None),
         ("bedrock.us-east-1.amazonaws.com", None),

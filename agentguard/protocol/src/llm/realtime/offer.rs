@@ -117,6 +117,7 @@ impl OfferSink {
             return Err(fault.clone());
         }
         let call = self.asks.into_call()?;
+        call.names_one(call.model.as_deref())?;
         Ok(Given {
             model: call.model,
             tools: call.tools,

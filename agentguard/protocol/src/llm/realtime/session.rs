@@ -113,6 +113,7 @@ impl Session {
             },
             tools: offer.tools,
             user: given.user.clone(),
+            beside: None,
         })
     }
 

@@ -298,6 +298,7 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
         max_output_tokens: Some(50),
         tools: names(&["look"]),
         user: None,
+        beside: None,
     };
     assert_eq!(call, expected);
     session.sent_update(&first).unwrap();
