@@ -25,7 +25,7 @@ pub struct Refusal<'a> {
 }
 
 /// What the SDKs of LLM APIs read before they try again (OpenAI's and Anthropic's: with 408, 409, 429
-/// and 5xx they do, unless this says `false`).
+/// and 5xx they do, unless this says `false`; with others, if it says `true`).
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Whether the same request may fare better in a moment, with nobody doing anything about it.
@@ -343,8 +343,14 @@ impl Refusal<'_> {
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         fields.insert(header::CONTENT_LENGTH, length);
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if !may_pass(self.reason.code) {
-            fields.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        let again = match self.status {
+            // On another connection (RFC 9110, 15.5.20): theirs do not know of that.
+            StatusCode::MISDIRECTED_REQUEST => Some("true"),
+            _ if may_pass(self.reason.code) => None,
+            _ => Some("false"),
+        };
+        if let Some(again) = again {
+            fields.insert(SHOULD_RETRY, HeaderValue::from_static(again));
         }
         if let Some(id) = self.decision
             && let Ok(id) = HeaderValue::from_str(&id.to_string())
@@ -677,6 +683,13 @@ mod tests {
             ..refusal.clone()
         };
         assert!(!passing.response().headers().contains_key("x-should-retry"));
+        let reason = Reason::new(ReasonCode::PolicyChanged, "connect again");
+        let elsewhere = Refusal {
+            status: StatusCode::MISDIRECTED_REQUEST,
+            reason: &reason,
+            ..refusal.clone()
+        };
+        assert_eq!(elsewhere.response().headers()["x-should-retry"], "true");
 
         let unrecorded = Refusal {
             decision: None,
