@@ -81,7 +81,7 @@ impl LlmMatch {
         }
         request.llm.is_some_and(|llm| {
             let asked = match llm.operation {
-                LlmOperation::Retrieval => self.asked_before(),
+                LlmOperation::Retrieval if llm.not_understood.is_none() => self.asked_before(),
                 _ => self.model(llm, allows, steps) && self.tools(llm, allows, steps),
             };
             self.provider(llm)
@@ -147,10 +147,10 @@ impl LlmMatch {
     pub(crate) fn max_output(&self, llm: &Llm) -> bool {
         let writes = match llm.operation {
             LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime => true,
-            LlmOperation::Embeddings
-            | LlmOperation::CountTokens
-            | LlmOperation::Transcription
-            | LlmOperation::Retrieval => false,
+            LlmOperation::Embeddings | LlmOperation::CountTokens | LlmOperation::Transcription => {
+                false
+            }
+            LlmOperation::Retrieval => llm.not_understood.is_some(),
         };
         // Of a call that could not be read no limit is known either.
         self.max_output_over

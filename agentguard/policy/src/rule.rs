@@ -338,9 +338,15 @@ impl Rule {
             return self.assumed(when, facts);
         }
         if self.is_for_what_was_called(&facts.request) {
-            return match self.request.llm.as_ref() {
-                Some(llm) if !llm.tool_calls.is_empty() => Fit::Yes,
-                _ => Fit::No,
+            let asks = self.request.llm.as_ref();
+            let asks = asks.is_some_and(|llm| !llm.tool_calls.is_empty());
+            return match conditions.when(agent, facts, steps) {
+                Ok(true) => Fit::Yes,
+                Ok(false) => Fit::No,
+                Err(_) if steps.exceeded().is_some() => Fit::Failed,
+                // It depends on what is not known any more.
+                Err(_) if asks => Fit::Yes,
+                Err(_) => Fit::No,
             };
         }
         if self.is_for_calls_to_come(&facts.request) {
@@ -405,7 +411,10 @@ impl Rule {
             let unknown = conditions.when.as_ref().filter(|it| it.is_unknown(facts));
             match unknown {
                 Some(when) => self.assumed(when, facts) == Fit::Yes,
-                None => conditions.when(agent, facts, steps).unwrap_or(true),
+                None => {
+                    let fetched = self.is_for_what_was_called(&facts.request);
+                    conditions.when(agent, facts, steps).unwrap_or(!fetched)
+                }
             }
         };
         self.transports & bit(facts.transport) != 0

@@ -345,7 +345,9 @@ impl Refusal<'_> {
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let again = match self.status {
             // On another connection (RFC 9110, 15.5.20): theirs do not know of that.
-            StatusCode::MISDIRECTED_REQUEST => Some("true"),
+            StatusCode::MISDIRECTED_REQUEST if self.reason.code == ReasonCode::PolicyChanged => {
+                Some("true")
+            }
             _ if may_pass(self.reason.code) => None,
             _ => Some("false"),
         };

@@ -279,7 +279,7 @@ fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
     let provider = action.host.as_ref().and_then(|host| policy.provider(host));
     // A call has content or stands on a WebSocket, and the request for a tunnel ends at the guard.
     let quiet = matches!(action.method.as_deref(), Some("GET" | "HEAD" | "CONNECT"));
-    let none = quiet && !action.websocket;
+    let none = quiet && !action.websocket && action.llm.is_none();
     let Some(provider) = provider.filter(|_| !none) else {
         return (None, false);
     };

@@ -161,6 +161,17 @@ fn an_answer_that_is_fetched_is_asked_about_for_what_it_asks_for() {
     for (denial, asks, expected) in [
         ("when: llm.model == ''", &[][..], ALLOW),
         ("when: llm.provider == 'openai'", &[], DENY),
+        // What decides by itself does.
+        (
+            "when: llm.provider == 'openai' || llm.model == 'x'",
+            &[],
+            DENY,
+        ),
+        (
+            "when: request.method == 'GET' && llm.model == 'x'",
+            &["bash"],
+            ALLOW,
+        ),
         (
             "match: {llm: {tool_calls: [bash]}}, when: llm.model == 'x'",
             &["bash"],

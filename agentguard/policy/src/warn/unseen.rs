@@ -195,7 +195,7 @@ pub(super) fn opened_elsewhere<'a>(
                 && comparisons.shares(by, rule)
                 && !comparisons.opens_all(by, rule)
         });
-        if let Some(by) = opens {
+        if let Some(by) = opens.filter(|_| comparisons.left > 0) {
             let (id, other, place) = (&rule.info.id, &by.info.id, seen_from(rule, by));
             let message = format!(
                 "rule `{id}` leaves TLS closed at addresses of its `resolved_ranges`, and rule `{other}` ({place}) opens it for the same names: it is opened at all of them, since that is done before it is known which one is dialled"

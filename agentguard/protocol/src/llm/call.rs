@@ -1,5 +1,6 @@
 //! What a request asks for.
 
+use std::collections::HashSet;
 use std::{fmt, mem};
 
 use super::converse_call::ConverseCall;
@@ -124,6 +125,10 @@ pub(super) struct CallSink {
     two_users: bool,
     /// Whether the fallback that is being read has named its model.
     falls_back: bool,
+    /// The largest limit of a fallback.
+    fallback_limit: Option<u64>,
+    /// What is offered, once each: a conversation tells of its tools again.
+    offered: HashSet<String>,
     /// Whether it asks for as many tokens as there are.
     endless: bool,
     word: Word,
@@ -218,6 +223,8 @@ impl CallSink {
             named: false,
             two_users: false,
             falls_back: false,
+            fallback_limit: None,
+            offered: HashSet::new(),
             endless: false,
             word: Word::default(),
             tool: Tool::default(),
@@ -412,7 +419,10 @@ impl CallSink {
     fn fallback(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         match (steps, event) {
             ([Part::Key("max_tokens")], Event::Null) => {}
-            ([Part::Key("max_tokens")], event) => self.limit(event),
+            ([Part::Key("max_tokens")], Event::Number(number)) => match number.parse::<u64>() {
+                Ok(limit) => self.fallback_limit = self.fallback_limit.max(Some(limit)),
+                Err(_) => self.fail(NotUnderstood::Wrong("max_tokens")),
+            },
             ([] | [Part::Key("model")], Event::Begin(Kind::Text)) => self.word = Word::default(),
             ([] | [Part::Key("model")], Event::Text(piece)) => self.word.push(piece),
             ([] | [Part::Key("model")], Event::End(Kind::Text)) => {
@@ -649,11 +659,12 @@ impl CallSink {
     fn offer(&mut self, tool: String) {
         if tool.is_empty() {
             self.fail(NotUnderstood::Wrong("tools"));
-        } else if self.call.tools.contains(&tool) {
-            // A conversation tells of its tools again.
+        } else if self.offered.contains(&tool) {
+            // It was told before.
         } else if self.call.tools.len() >= MAX_OFFERED {
             self.fail(NotUnderstood::Offered);
         } else {
+            self.offered.insert(tool.clone());
             self.call.tools.push(tool);
         }
     }
@@ -727,7 +738,9 @@ impl CallSink {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        // That of another model stands in for none of its own.
         let most = self.call.max_output_tokens.filter(|_| !self.endless);
+        let most = most.max(most.and(self.fallback_limit));
         Ok(Call {
             max_output_tokens: most,
             ..self.call

@@ -209,6 +209,8 @@ pub enum Endpoint {
 pub enum Retrieved {
     /// One of `OpenAI`'s Responses, whole or as the rest of its stream.
     Response,
+    /// One that is ended with that.
+    Cancelled,
     /// One of `OpenAI`'s Chat Completions.
     Chat,
     /// Many of Anthropic's Messages. They are not read.
@@ -283,7 +285,7 @@ impl Endpoint {
             (LlmApi::Anthropic, "messages", "count_tokens") => Some(Self::MessagesTokens),
             (LlmApi::Openai, "responses", _) => Some(Self::Retrieved(Retrieved::Response)),
             (LlmApi::Openai, _, "cancel") if collection == "responses" => {
-                Some(Self::Retrieved(Retrieved::Response))
+                Some(Self::Retrieved(Retrieved::Cancelled))
             }
             (LlmApi::Openai, "completions", _) if collection == "chat" => {
                 Some(Self::Retrieved(Retrieved::Chat))
@@ -342,7 +344,9 @@ impl Endpoint {
             | Self::Batches
             | Self::Realtime
             | Self::RealtimeBeside
-            | Self::Retrieved(Retrieved::Response | Retrieved::Chat) => LlmApi::Openai,
+            | Self::Retrieved(Retrieved::Response | Retrieved::Cancelled | Retrieved::Chat) => {
+                LlmApi::Openai
+            }
             Self::Messages
             | Self::MessagesTokens
             | Self::MessageBatches
@@ -384,7 +388,7 @@ impl Endpoint {
     #[must_use]
     pub const fn answers_as(self) -> Self {
         match self {
-            Self::Retrieved(Retrieved::Response) => Self::Responses,
+            Self::Retrieved(Retrieved::Response | Retrieved::Cancelled) => Self::Responses,
             Self::Retrieved(Retrieved::Chat) => Self::ChatCompletions,
             other => other,
         }

@@ -67,7 +67,7 @@ impl Route {
         let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
         match self.endpoint {
-            // What is changed in one, or ended, is told as well.
+            // What is sent there may be told as well, or be a call of another server's.
             Endpoint::Retrieved(_) => {
                 !matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE)
             }
@@ -133,7 +133,7 @@ fn deployment(segments: &[String]) -> Option<String> {
         let found = if is(segment, "deployments") {
             // What else stands before the endpoint is the form.
             let form = |it: &&String| is(it, "extensions") || is(it, "openai") || is_version(it);
-            let behind = name.iter().rev().take_while(form).count();
+            let behind = name.iter().skip(1).rev().take_while(form).count();
             let name = name.get(..name.len() - behind).unwrap_or_default();
             Some(name.join("/"))
         } else if is(segment, "endpoints") {
@@ -171,6 +171,14 @@ fn before_endpoint(segments: &[String]) -> Option<&[String]> {
         "live",
     ];
     let length = match segments {
+        // A deployment may be called so.
+        [.., kind, _, _]
+            if ["deployments", "engines"]
+                .iter()
+                .any(|it| kind.eq_ignore_ascii_case(it)) =>
+        {
+            1
+        }
         [.., before, _] if long.iter().any(|name| before.eq_ignore_ascii_case(name)) => 2,
         _ => 1,
     };

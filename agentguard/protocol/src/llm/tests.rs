@@ -149,7 +149,7 @@ fn calls_are_known_by_the_end_of_their_path() {
         (
             LlmApi::Openai,
             "/v1/responses/resp_1/cancel",
-            Some(Retrieved(super::Retrieved::Response)),
+            Some(Retrieved(super::Retrieved::Cancelled)),
         ),
         (LlmApi::Openai, "/v1/responses/batches", Some(Batches)),
         (LlmApi::Openai, "/v1/responses/realtime", Some(Realtime)),
@@ -248,6 +248,9 @@ fn calls_are_known_by_the_end_of_their_path() {
             "/endpoints/openapi/deployments/gpt-x/chat/completions",
             "gpt-x",
         ),
+        ("/openai/deployments/v1/chat/completions", "v1"),
+        ("/openai/deployments/openai/chat/completions", "openai"),
+        ("/openai/deployments/chat/embeddings", "chat"),
         ("/engines/gpt-x/completions", "gpt-x"),
         ("/engines/a/b/chat/completions", "a/b"),
     ] {
@@ -337,6 +340,11 @@ fn a_call_names_one_model() {
     ] {
         assert!(of(endpoint, more).is_ok(), "{more}");
     }
+    let endless = call(
+        ChatCompletions,
+        r#"{"model":"a","fallbacks":[{"model":"a","max_tokens":1}]}"#,
+    );
+    assert_eq!(endless.unwrap().max_output_tokens, None);
     let longer = of(Messages, r#","fallbacks":[{"model":"a","max_tokens":9}]"#).unwrap();
     assert_eq!(longer.max_output_tokens, Some(9));
     let batch = r#"{"requests":[{"params":{"model":"a","fallbacks":[{"model":"b"}]}}]}"#;

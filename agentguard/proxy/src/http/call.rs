@@ -2,7 +2,7 @@
 
 use agentguard_decision::Recorder;
 use agentguard_model::{Llm, LlmApi, Provider};
-use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Route, realtime};
+use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Retrieved, Route, realtime};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
 use tokio::time::timeout;
@@ -18,6 +18,8 @@ use crate::http::unpacked::{Reads, Unpacked};
 pub(crate) struct Calling {
     provider: Provider,
     route: Route,
+    /// Whether all that it asks for is in its target.
+    fetches: bool,
 }
 
 /// A call as it is decided on.
@@ -58,7 +60,16 @@ impl Calling {
         let provider = flow.guard.decider.provider(host)?;
         let route = Route::of(provider.api, meaning.path.as_str())?;
         let called = route.is_called(method, meaning.websocket.is_some());
-        called.then_some(Self { provider, route })
+        let fetches = match route.endpoint {
+            Endpoint::Retrieved(Retrieved::Cancelled) => *method == Method::POST,
+            Endpoint::Retrieved(_) => *method == Method::GET,
+            _ => false,
+        };
+        called.then_some(Self {
+            provider,
+            route,
+            fetches,
+        })
     }
 
     /// In which form its client reads an error.
@@ -89,7 +100,8 @@ impl Calling {
     /// Whether its target names a model.
     fn names_model(&self, meaning: &request::Request) -> bool {
         let query = meaning.query.as_deref().unwrap_or_default();
-        self.route.model.is_some() || Route::names_another(query, None)
+        let of_path = self.route.model(None);
+        !matches!(of_path, Ok(None)) || Route::names_another(query, None)
     }
 
     /// The model that the session of Realtime is for that it opens.
@@ -162,9 +174,12 @@ impl Calling {
             });
         }
         if matches!(self.endpoint(), Endpoint::Retrieved(_)) {
-            // All that it asks for is in its target.
+            let llm = match self.fetches {
+                true => self.unread(),
+                false => self.not_understood(NotUnderstood::Form.to_string()),
+            };
             return Ok(Read {
-                llm: self.unread(),
+                llm,
                 size: 0,
                 user: None,
                 body,

@@ -193,6 +193,24 @@ async fn an_answer_that_is_fetched_later_is_refused() {
     }
 }
 
+/// What is sent to where an answer is, by its id, may be a call of another server's: it is not read.
+#[tokio::test]
+async fn what_is_sent_in_the_place_of_an_answer_is_a_call_that_cannot_be_read() {
+    let world = by_name(Rules::CallsAsked).build().await;
+    let mut client = world.connect().await;
+    let body = r#"{"model":"large","max_tokens":100000}"#;
+    let head = format!(
+        "POST /v1/chat/completions/batch HTTP/1.1\r\nHost: api.example\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    write(&mut client, head).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    drop(client);
+    let denied = (Verdict::Deny, ReasonCode::NotUnderstood);
+    assert_eq!(codes(&world.end().await), [denied]);
+}
+
 #[tokio::test]
 async fn a_stream_ends_before_the_event_that_asks() {
     for (tool, piece) in [("look", 1), ("look", 1000), ("shell", 1), ("shell", 1000)] {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use agentguard_model::{Labels, Llm, Tool, Transport};
+use agentguard_model::{Labels, Llm, LlmOperation, Tool, Transport};
 use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
@@ -155,6 +155,11 @@ impl Values<'_> {
 
     /// Of what is no call, and of what a call does not say: nothing, 0, false.
     fn call<'b>(&self, llm: Option<&'b Llm>, variable: &str) -> Option<CowVal<'b, 'b>> {
+        let fetched = llm.is_some_and(|llm| llm.operation == LlmOperation::Retrieval);
+        if fetched && !matches!(variable, "llm.provider" | "llm.operation") {
+            // What was called is not known any more.
+            return None;
+        }
         let of = |part: fn(&'b Llm) -> &'b str| self.text(llm.map_or("", part));
         match variable {
             "llm.provider" => of(|llm| &llm.provider),
