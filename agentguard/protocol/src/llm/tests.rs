@@ -763,6 +763,20 @@ fn a_tool_of_a_set_is_asked_about_by_both_names() {
     assert_eq!(asks(reader), ["delete", "files.delete"]);
 }
 
+/// Their names are kept, and asked about, as long as the answer goes on.
+#[test]
+fn an_answer_that_names_ever_more_sets_is_not_read() {
+    let mut reader = AnswerReader::new(Endpoint::Responses);
+    for set in 0..=MAX_TOOL_CALLS {
+        assert!(reader.asks().is_ok(), "{set}");
+        let item = json!({ "type": "function_call", "call_id": "c", "name": "look", "namespace": format!("s{set}") });
+        let event = json!({ "type": "response.completed", "response": { "output": [item] } });
+        reader.data(event.to_string().as_bytes());
+        reader.event_ends(b"");
+    }
+    assert_eq!(reader.asks(), Err(NotUnderstood::ToolCalls));
+}
+
 #[test]
 fn parts_of_what_is_counted_are_told() {
     let iteration = |kind: &str, output: u64| {

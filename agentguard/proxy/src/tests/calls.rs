@@ -78,6 +78,46 @@ async fn a_call_is_sent_as_it_came_once_it_was_read() {
 }
 
 /// Also where nothing says how long it is, and where all of it comes in single bytes.
+/// What is signed would not be taken with another value.
+#[tokio::test]
+async fn an_answer_without_a_coding_is_asked_for_where_that_is_not_signed() {
+    let signed = |names: &str| {
+        format!(
+            "Accept-Encoding: gzip\r\nAuthorization: AWS4-HMAC-SHA256 Credential=x, SignedHeaders={names}, Signature=y\r\n"
+        )
+    };
+    for (path, fields, sent) in [
+        ("", "Accept-Encoding: gzip\r\n".to_owned(), "identity"),
+        ("", signed("accept;host"), "identity"),
+        ("", signed("accept;accept-encoding;host"), "gzip"),
+        (
+            "?X-Amz-SignedHeaders=accept-encoding%3Bhost",
+            "Accept-Encoding: gzip\r\n".to_owned(),
+            "gzip",
+        ),
+    ] {
+        let world = by_name(Rules::Calls).build().await;
+        let mut client = world.connect().await;
+        let body = br#"{"model":"small"}"#;
+        let message = String::from_utf8(sized(body, &fields)).unwrap();
+        let target = format!("/v1/chat/completions{path} ");
+        write(
+            &mut client,
+            message.replace("/v1/chat/completions ", &target),
+        )
+        .await;
+        let mut upstream = world.accept().await;
+        let head = read_until(&mut upstream, "\r\n\r\n").await;
+        let field = format!("accept-encoding: {sent}\r\n");
+        assert!(
+            head.to_ascii_lowercase().contains(&field),
+            "{fields} {head}"
+        );
+        drop((client, upstream));
+        world.end().await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_denied_is_told_in_the_providers_form_and_nothing_of_it_leaves() {
     let other = long("large", "look");
@@ -157,6 +197,17 @@ async fn a_handshake_of_websocket_to_where_calls_go_is_told_to_use_https() {
             ReasonCode::NotUnderstood,
         ),
         (Rules::CallsByPost, "/v1/responses", ReasonCode::NoRule),
+        // Which model its calls would be for is not known.
+        (
+            Rules::Calls,
+            "/v1/responses?model=large",
+            ReasonCode::NotUnderstood,
+        ),
+        (
+            Rules::Calls,
+            "/engines/large/responses",
+            ReasonCode::NotUnderstood,
+        ),
     ] {
         let world = by_name(rules).build().await;
         let mut client = world.connect().await;

@@ -651,6 +651,21 @@ async fn nothing_of_a_response_that_no_call_is_known_of_passes_unread() {
     assert_eq!(said.tool_calls.len(), 2);
 }
 
+/// An error may be about something else than the answer that is under way, which goes on.
+#[tokio::test]
+async fn an_error_without_a_response_does_not_have_its_call_forgotten() {
+    let world = by_name(Rules::CallsAskedOfSmall).build().await;
+    let mut sides = Sides::of(&world).await;
+    sides.sends(&call_in(None, "small")).await;
+    sides.hears(&[created(None, "r1")]).await;
+    sides.sends(&call_in(None, "large")).await;
+    let error = json!({ "type": "error", "error": { "code": "response_already_in_flight" } });
+    sides.hears(&[error]).await;
+    let reason = sides.is_refused(&asks(None, "shell")).await;
+    assert!(reason.contains("No shell."), "{reason}");
+    sides.part(world).await;
+}
+
 #[tokio::test]
 async fn lanes_are_known_for_a_while() {
     let world = by_name(Rules::CallsAsked).build().await;
