@@ -7,6 +7,7 @@
 
 mod action;
 mod agent;
+pub mod budget;
 mod claims;
 pub mod contents;
 mod decision;

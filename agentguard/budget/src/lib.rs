@@ -1,0 +1,6 @@
+//! Ledgers and prices: what was used, what is held for calls under way, and what is left.
+//!
+//! **Invariant:** a call is charged to all of its accounts or to none, and no account is charged beyond a hard limit by
+//! what a call may still use.
+
+#![forbid(unsafe_code)]
