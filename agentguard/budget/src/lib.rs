@@ -4,3 +4,14 @@
 //! what a call may still use.
 
 #![forbid(unsafe_code)]
+
+mod charge;
+mod embedded;
+mod ledger;
+mod period;
+mod scope;
+
+pub use charge::{Balance, Charge, Granted, HoldId, Short, Terms, Want};
+pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
+pub use ledger::{Asked, Ledger, Refused};
+pub use scope::Scope;

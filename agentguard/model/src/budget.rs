@@ -54,6 +54,15 @@ pub enum Unit {
     WallTime,
 }
 
+impl Unit {
+    /// Whether something of it is held for a call, and settled when that is over. Otherwise it is counted when a call
+    /// begins.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        !matches!(self, Self::Destinations | Self::WallTime)
+    }
+}
+
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)

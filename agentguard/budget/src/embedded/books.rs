@@ -1,0 +1,443 @@
+//! All accounts, and all that is held, in memory. What changes them is noted in the journal first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use agentguard_model::budget::{Budget, Reached};
+
+use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
+use crate::embedded::account::{Account, Kept, Name};
+use crate::embedded::journal::{Entry, Journal, Part};
+use crate::embedded::store::Named;
+use crate::ledger::Refused;
+use crate::period::Period;
+use crate::scope::Scope;
+
+/// The most accounts that are open at the same time. What would be one more is charged to one account for all others of
+/// its budget: agents can name as many models as they like.
+pub(crate) const MAX_ACCOUNTS: usize = 16_384;
+
+/// What a call holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold {
+    pub(crate) parts: Vec<Part>,
+    /// How many tokens it may write.
+    tokens: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    /// By their numbers.
+    accounts: Vec<Option<Account>>,
+    free: Vec<u32>,
+    names: HashMap<Name, u32>,
+    /// By budget and scope: what is charged now.
+    current: HashMap<(Arc<str>, Scope), u32>,
+    holds: HashMap<HoldId, Hold>,
+    last: u64,
+}
+
+impl Books {
+    /// Checks, notes and charges.
+    pub(crate) fn reserve(
+        &mut self,
+        want: &Want,
+        now: i64,
+        (journal, generation): (&mut Journal, u64),
+    ) -> Result<Granted, Refused> {
+        let numbers: Vec<u32> = want
+            .charges
+            .iter()
+            .map(|charge| self.charged(charge, now, (journal, generation)))
+            .collect();
+        let (room, over) = self.room(want, &numbers, now).map_err(Refused::Short)?;
+        let tokens = want.tokens.min(room);
+        let parts: Vec<Part> = numbers
+            .iter()
+            .zip(&want.charges)
+            .map(|(number, charge)| Part {
+                account: *number,
+                terms: charge.terms,
+                place: charge.place,
+                held: match charge.budget.unit.is_held() {
+                    true => charge.terms.amount(tokens),
+                    false => 0,
+                },
+            })
+            .collect();
+        self.last += 1;
+        let id = HoldId(self.last);
+        let held = parts.iter().map(|part| part.held).collect();
+        let entry = Entry::Holds {
+            id,
+            at: now,
+            parts,
+            tokens,
+        };
+        let waiting = journal.waiting();
+        journal.note(&entry);
+        if let Err(error) = journal.write() {
+            journal.forget(waiting);
+            return Err(Refused::Unwritten(error));
+        }
+        if let Entry::Holds { parts, .. } = entry {
+            self.hold(id, parts, tokens, now);
+        }
+        let deadlines = numbers.iter().zip(&want.charges);
+        let deadlines = deadlines
+            .filter_map(|(number, charge)| self.account(*number)?.deadline(&charge.budget));
+        Ok(Granted {
+            id,
+            tokens,
+            room,
+            held,
+            over,
+            deadline: deadlines.min(),
+        })
+    }
+
+    /// For how many tokens there is room in all accounts that limit, and which of the others have none.
+    fn room(&self, want: &Want, numbers: &[u32], now: i64) -> Result<(u64, Vec<usize>), Short> {
+        let mut over = Vec::new();
+        let (mut room, mut narrowest) = (u64::MAX, 0);
+        for (place, (number, charge)) in numbers.iter().zip(&want.charges).enumerate() {
+            let Some(account) = self.account(*number) else {
+                continue;
+            };
+            let its = account.room(charge, now);
+            if charge.budget.reached == Reached::Alert {
+                if its.is_none_or(|its| its < want.tokens) {
+                    over.push(place);
+                }
+                continue;
+            }
+            let Some(its) = its else {
+                return Err(short(place, account, charge, want.least, now));
+            };
+            if its < room {
+                (room, narrowest) = (its, place);
+            }
+        }
+        if room < want.least.min(want.tokens)
+            && let (Some(number), Some(charge)) =
+                (numbers.get(narrowest), want.charges.get(narrowest))
+            && let Some(account) = self.account(*number)
+        {
+            return Err(short(narrowest, account, charge, want.least, now));
+        }
+        Ok((room, over))
+    }
+
+    /// Checks, notes and charges more. `budgets`: as they are now.
+    pub(crate) fn extend(
+        &mut self,
+        id: HoldId,
+        more: u64,
+        budgets: &[Arc<Budget>],
+        now: i64,
+        journal: &mut Journal,
+    ) -> Result<u64, Refused> {
+        let hold = self.holds.get(&id).ok_or(Refused::Settled)?;
+        let wanted = hold.tokens.saturating_add(more);
+        let mut total = wanted;
+        let mut narrowest = None;
+        for (place, (part, budget)) in hold.parts.iter().zip(budgets).enumerate() {
+            let Some(account) = self.account(part.account) else {
+                continue;
+            };
+            if budget.reached == Reached::Alert {
+                continue;
+            }
+            let balance = account.balance(budget.limit, now);
+            let its = match budget.unit.is_held() {
+                true => {
+                    // What it holds already is its own.
+                    let own = balance.left_beside(part.held);
+                    part.terms.tokens(own).unwrap_or(0)
+                }
+                false if account.is_over(budget, now) => 0,
+                false => u64::MAX,
+            };
+            if its < total {
+                total = its;
+                narrowest = Some((place, balance, part.terms));
+            }
+        }
+        if total <= hold.tokens
+            && more > 0
+            && let Some((charge, balance, terms)) = narrowest
+        {
+            let next = hold.tokens.saturating_add(1);
+            return Err(Refused::Short(Short {
+                charge,
+                balance,
+                needed: terms.amount(next).saturating_sub(terms.amount(hold.tokens)),
+            }));
+        }
+        let granted = total.saturating_sub(hold.tokens);
+        let waiting = journal.waiting();
+        journal.note(&Entry::Extends { id, tokens: total });
+        if let Err(error) = journal.write() {
+            journal.forget(waiting);
+            return Err(Refused::Unwritten(error));
+        }
+        self.extended(id, total);
+        Ok(granted)
+    }
+
+    /// Notes and charges what was used. What cannot be written waits in the journal.
+    pub(crate) fn settle(
+        &mut self,
+        id: HoldId,
+        used: Option<&[u64]>,
+        now: i64,
+        journal: &mut Journal,
+    ) {
+        if !self.holds.contains_key(&id) {
+            return;
+        }
+        journal.note(&Entry::Settles {
+            id,
+            at: now,
+            used: used.map(<[u64]>::to_vec),
+        });
+        // With the next thing that can be written, otherwise: until then nothing more is let out.
+        let _ = journal.write();
+        self.settled(id, used, now);
+    }
+
+    /// Notes and charges what somebody says that an account has used. None of this name: nothing happens.
+    pub(crate) fn set(
+        &mut self,
+        name: &Name,
+        used: u64,
+        now: i64,
+        (journal, generation): (&mut Journal, u64),
+    ) -> Result<bool, Refused> {
+        let Some(account) = self.names.get(name).copied() else {
+            return Ok(false);
+        };
+        self.opened(account, (journal, generation));
+        let waiting = journal.waiting();
+        let at = now;
+        journal.note(&Entry::Sets { account, at, used });
+        if let Err(error) = journal.write() {
+            journal.forget(waiting);
+            return Err(Refused::Unwritten(error));
+        }
+        self.sets(account, used, now);
+        Ok(true)
+    }
+
+    /// The account that a charge is for, which is there then.
+    fn charged(&mut self, charge: &Charge, now: i64, journal: (&mut Journal, u64)) -> u32 {
+        let key = (Arc::clone(&charge.budget.id), charge.scope.clone());
+        let is_it =
+            |account: &Account| account.is_of(&charge.budget) && account.period().holds(now);
+        let known = self.current.get(&key).copied();
+        let known = known.filter(|number| self.account(*number).is_some_and(is_it));
+        let number = match known {
+            Some(number) => number,
+            None => {
+                let period = Period::of(&charge.budget, now);
+                let mut name = Account::name(&charge.budget, charge.scope.clone(), period);
+                if self.names.len() >= MAX_ACCOUNTS && !self.names.contains_key(&name) {
+                    name.scope = Scope::others();
+                }
+                let is_other = name.scope != charge.scope;
+                let number = self.open(name, period.until);
+                if !is_other {
+                    self.current.insert(key, number);
+                }
+                number
+            }
+        };
+        self.opened(number, journal);
+        number
+    }
+
+    /// Notes the number of an account in a journal that does not have it.
+    fn opened(&mut self, number: u32, (journal, generation): (&mut Journal, u64)) {
+        let Some(Some(account)) = self.accounts.get_mut(number as usize) else {
+            return;
+        };
+        if account.opened_in != Some(generation) {
+            account.opened_in = Some(generation);
+            journal.note(&Entry::Opens {
+                account: number,
+                name: account.name.clone(),
+                until: account.kept.until,
+            });
+        }
+    }
+
+    // What follows is what entries do, in this process and in the next one.
+
+    /// The number of the account of this name, which is there then.
+    pub(crate) fn open(&mut self, name: Name, until: Option<i64>) -> u32 {
+        if let Some(number) = self.names.get(&name) {
+            return *number;
+        }
+        let kept = Kept {
+            until,
+            ..Kept::default()
+        };
+        self.put(name, kept)
+    }
+
+    /// An account as it was left.
+    pub(crate) fn put(&mut self, name: Name, kept: Kept) -> u32 {
+        let account = Some(Account::new(name.clone(), kept));
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.accounts.push(None);
+                u32::try_from(self.accounts.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        if let Some(place) = self.accounts.get_mut(number as usize) {
+            *place = account;
+        }
+        self.names.insert(name, number);
+        number
+    }
+
+    pub(crate) fn hold(&mut self, id: HoldId, parts: Vec<Part>, tokens: u64, now: i64) {
+        for part in &parts {
+            if let Some(Some(account)) = self.accounts.get_mut(part.account as usize) {
+                account.begins(part.place, part.held, now);
+            }
+        }
+        self.holds.insert(id, Hold { parts, tokens });
+    }
+
+    pub(crate) fn extended(&mut self, id: HoldId, tokens: u64) {
+        let Some(hold) = self.holds.get_mut(&id) else {
+            return;
+        };
+        hold.tokens = tokens;
+        for part in &mut hold.parts {
+            let Some(Some(account)) = self.accounts.get_mut(part.account as usize) else {
+                continue;
+            };
+            if account.name.unit.is_held() {
+                let held = part.terms.amount(tokens);
+                account.goes_on(held.saturating_sub(part.held));
+                part.held = part.held.max(held);
+            }
+        }
+    }
+
+    pub(crate) fn settled(&mut self, id: HoldId, used: Option<&[u64]>, now: i64) {
+        let Some(hold) = self.holds.remove(&id) else {
+            return;
+        };
+        for (place, part) in hold.parts.iter().enumerate() {
+            if let Some(Some(account)) = self.accounts.get_mut(part.account as usize) {
+                let used = used.and_then(|used| used.get(place).copied());
+                account.ends(part.held, used.unwrap_or(part.held), now);
+            }
+        }
+    }
+
+    pub(crate) fn sets(&mut self, account: u32, used: u64, now: i64) {
+        if let Some(Some(account)) = self.accounts.get_mut(account as usize) {
+            account.set(used, now);
+        }
+    }
+
+    // What is kept.
+
+    /// All that is held, by the names of the accounts.
+    pub(crate) fn named(&self) -> Vec<Named<Part>> {
+        let parts = |hold: &Hold| {
+            let named = |part: &Part| Some((self.account(part.account)?.name.clone(), *part));
+            hold.parts.iter().filter_map(named).collect()
+        };
+        let holds = self.holds.iter();
+        holds
+            .map(|(id, hold)| (*id, hold.tokens, parts(hold)))
+            .collect()
+    }
+
+    /// The numbers of what is held.
+    pub(crate) fn held(&self) -> Vec<HoldId> {
+        self.holds.keys().copied().collect()
+    }
+
+    /// The accounts that changed since they were asked for last.
+    pub(crate) fn changed(&mut self) -> Vec<(Name, Kept)> {
+        let accounts = self.accounts.iter_mut().flatten();
+        let changed = accounts.filter_map(|account| {
+            let dirty = std::mem::take(&mut account.dirty);
+            dirty.then(|| (account.name.clone(), account.kept.clone()))
+        });
+        changed.collect()
+    }
+
+    /// They could not be written.
+    pub(crate) fn unwritten(&mut self, names: &[(Name, Kept)]) {
+        for (name, _) in names {
+            if let Some(number) = self.names.get(name)
+                && let Some(Some(account)) = self.accounts.get_mut(*number as usize)
+            {
+                account.dirty = true;
+            }
+        }
+    }
+
+    /// Forgets accounts whose window is over and that are in the store as they are.
+    pub(crate) fn retire(&mut self, now: i64) {
+        let over = |account: &Account| {
+            let over = account.kept.until.is_some_and(|until| until <= now);
+            over && account.held == 0 && !account.dirty
+        };
+        let held: std::collections::HashSet<u32> = self
+            .holds
+            .values()
+            .flat_map(|hold| hold.parts.iter().map(|part| part.account))
+            .collect();
+        for (number, place) in (0_u32..).zip(&mut self.accounts) {
+            if held.contains(&number) {
+                continue;
+            }
+            if let Some(account) = place.take_if(|account| over(account)) {
+                self.names.remove(&account.name);
+                self.free.push(number);
+            }
+        }
+        let accounts = &self.accounts;
+        let names = &self.names;
+        self.current.retain(|(budget, scope), number| {
+            let account = accounts.get(*number as usize).and_then(Option::as_ref);
+            account.is_some_and(|account| {
+                account.name.budget == *budget
+                    && account.name.scope == *scope
+                    && names.get(&account.name) == Some(number)
+            })
+        });
+    }
+
+    /// All accounts.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.iter().flatten()
+    }
+
+    fn account(&self, number: u32) -> Option<&Account> {
+        self.accounts.get(number as usize)?.as_ref()
+    }
+}
+
+fn short(place: usize, account: &Account, charge: &Charge, least: u64, now: i64) -> Short {
+    Short {
+        charge: place,
+        balance: Balance {
+            resets: account.resets(&charge.budget, now),
+            ..account.balance(charge.budget.limit, now)
+        },
+        needed: match charge.budget.unit.is_held() {
+            true => charge.terms.amount(least),
+            false => 1,
+        },
+    }
+}

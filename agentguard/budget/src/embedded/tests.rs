@@ -1,0 +1,512 @@
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use agentguard_model::budget::{Budget, Dimension, Reached, Unit, Window};
+use jiff::Timestamp;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::Embedded;
+use crate::charge::{Charge, Granted, HoldId, Short, Terms, Want};
+use crate::ledger::{Ledger as _, Refused};
+use crate::scope::Scope;
+
+/// 2026-11-28T10:00:00Z.
+const NOW: i64 = 1_795_860_000_000;
+
+fn budget(id: &str, unit: Unit, limit: u64, window: Window) -> Arc<Budget> {
+    Arc::new(Budget {
+        id: id.into(),
+        unit,
+        limit,
+        window,
+        zone: None,
+        per: Box::new([Dimension::Agent]),
+        reached: Reached::Deny,
+    })
+}
+
+fn charge(budget: &Arc<Budget>, agent: &str, fixed: u64, per_million: u64) -> Charge {
+    Charge {
+        budget: Arc::clone(budget),
+        scope: Scope::of([(&Dimension::Agent, agent)]),
+        terms: Terms { fixed, per_million },
+        place: 0,
+    }
+}
+
+fn want(charges: Vec<Charge>, tokens: u64, least: u64) -> Want {
+    Want {
+        charges,
+        tokens,
+        least,
+    }
+}
+
+fn open(directory: &Path, now: i64) -> Embedded {
+    let now = Timestamp::from_millisecond(now).expect("a time");
+    Embedded::open(directory, now).expect("a ledger")
+}
+
+/// The directory as another process would find it, had this one been killed now.
+fn killed(directory: &TempDir) -> TempDir {
+    let copy = TempDir::new().expect("a directory");
+    for file in fs::read_dir(directory.path()).expect("files") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), copy.path().join(file.file_name())).expect("a copy");
+    }
+    copy
+}
+
+fn used_and_held(ledger: &Embedded, now: i64) -> Vec<(String, u64, u64)> {
+    let mut all: Vec<_> = ledger
+        .accounts(now)
+        .into_iter()
+        .filter(|it| it.used + it.held > 0)
+        .map(|it| {
+            (
+                format!("{} {} {}", it.budget, it.scope, it.since),
+                it.used,
+                it.held,
+            )
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn short(result: Result<Granted, Refused>) -> Short {
+    match result {
+        Err(Refused::Short(short)) => short,
+        other => panic!("not short: {other:?}"),
+    }
+}
+
+#[test]
+fn a_call_is_charged_to_all_of_its_accounts_or_to_none() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let (wide, narrow) = (
+        budget("wide", Unit::Tokens, 1000, Window::Day),
+        budget("narrow", Unit::OutputTokens, 100, Window::Day),
+    );
+    let both = |tokens, least| {
+        let charges = vec![
+            charge(&wide, "a", 50, 1_000_000),
+            charge(&narrow, "a", 0, 1_000_000),
+        ];
+        want(charges, tokens, least)
+    };
+    let first = ledger.reserves(&both(60, 1), NOW).expect("room");
+    assert_eq!((first.tokens, first.room), (60, 100));
+    assert_eq!(first.held, [110, 60]);
+    // 40 are left in the narrow one.
+    let second = ledger.reserves(&both(60, 1), NOW).expect("room");
+    assert_eq!((second.tokens, second.room), (40, 40));
+    let none = short(ledger.reserves(&both(1, 1), NOW));
+    assert_eq!((none.charge, none.balance.held, none.needed), (1, 100, 1));
+    assert!(none.may_pass(), "those under way may use less");
+    let before = used_and_held(&ledger, NOW);
+    ledger.settle(first.id, Some(&[70, 20]), NOW);
+    // Once only.
+    ledger.settle(first.id, Some(&[1000, 1000]), NOW);
+    let after = used_and_held(&ledger, NOW);
+    assert_ne!(before, after);
+    assert_eq!(
+        after,
+        [
+            ("narrow agent=a 1795824000000".to_owned(), 20, 40),
+            ("wide agent=a 1795824000000".to_owned(), 70, 90),
+        ]
+    );
+}
+
+#[test]
+fn what_is_held_when_the_process_is_killed_is_used_in_full_and_once() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let tokens = budget("t", Unit::OutputTokens, 1000, Window::Day);
+    let of = |agent| want(vec![charge(&tokens, agent, 0, 1_000_000)], 100, 1);
+    let done = ledger.reserves(&of("done"), NOW).expect("room");
+    ledger.settle(done.id, Some(&[7]), NOW);
+    let open_one = ledger.reserves(&of("open"), NOW).expect("room");
+    let more = ledger
+        .extends(open_one.id, 50, &[tokens.clone()], NOW)
+        .expect("room");
+    assert_eq!(more, 50);
+    let before_checkpoint = killed(&directory);
+    ledger.shared.checkpoint(NOW).expect("a checkpoint");
+    let after_checkpoint = killed(&directory);
+    ledger
+        .extends(open_one.id, 25, &[tokens.clone()], NOW)
+        .expect("room");
+    let later = killed(&directory);
+    ledger.settle(open_one.id, Some(&[3]), NOW);
+    let settled = killed(&directory);
+    let finds = |directory: &TempDir, used: u64| {
+        // Twice: what was settled at the first start stays so.
+        for _ in 0..2 {
+            let found = used_and_held(&open(directory.path(), NOW), NOW);
+            let wanted = [
+                ("t agent=done 1795824000000".to_owned(), 7, 0),
+                ("t agent=open 1795824000000".to_owned(), used, 0),
+            ];
+            assert_eq!(found, wanted);
+        }
+    };
+    finds(&before_checkpoint, 150);
+    finds(&after_checkpoint, 150);
+    finds(&later, 175);
+    finds(&settled, 3);
+    drop(ledger);
+    finds(&directory, 3);
+}
+
+#[test]
+fn a_journal_that_ends_in_the_middle_counts_as_far_as_it_is_whole() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let calls = budget("c", Unit::Calls, 1000, Window::Day);
+    for _ in 0..3 {
+        let one = ledger.reserves(&want(vec![charge(&calls, "a", 1, 0)], 0, 0), NOW);
+        ledger.settle(one.expect("room").id, None, NOW);
+    }
+    let copy = killed(&directory);
+    drop(ledger);
+    let journal = fs::read_dir(copy.path())
+        .expect("files")
+        .map(|it| it.expect("a file").path())
+        .find(|path| path.to_string_lossy().contains("journal."))
+        .expect("a journal");
+    let whole = fs::read(&journal).expect("a journal");
+    let mut seen = Vec::new();
+    for length in 0..=whole.len() {
+        let cut = killed(&copy);
+        let place = cut.path().join(journal.file_name().expect("a name"));
+        fs::write(&place, &whole[..length]).expect("written");
+        let ledger = open(cut.path(), NOW);
+        let used = ledger.accounts(NOW).iter().map(|it| it.used).sum::<u64>();
+        seen.push(used);
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    assert_eq!((seen.first(), seen.last()), (Some(&0), Some(&3)));
+    // And one that is damaged as far as it is not.
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x55;
+    fs::write(&journal, damaged).expect("written");
+    let used = open(copy.path(), NOW)
+        .accounts(NOW)
+        .iter()
+        .map(|it| it.used)
+        .sum::<u64>();
+    assert!(used < 3, "{used}");
+}
+
+#[test]
+fn more_than_was_held_is_charged_and_told() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let tokens = budget("t", Unit::OutputTokens, 100, Window::Day);
+    let of = || want(vec![charge(&tokens, "a", 0, 1_000_000)], 10, 1);
+    let one = ledger.reserves(&of(), NOW).expect("room");
+    ledger.settle(one.id, Some(&[130]), NOW);
+    let account = &ledger.accounts(NOW)[0];
+    assert_eq!((account.used, account.overshoot), (130, 120));
+    let none = short(ledger.reserves(&of(), NOW));
+    assert_eq!(none.balance.left(), 0);
+    assert!(!none.may_pass());
+}
+
+#[test]
+fn windows_end_and_come_back_with_the_clock() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let calls = budget("c", Unit::Calls, 1, Window::Hour);
+    let of = || want(vec![charge(&calls, "a", 1, 0)], 0, 0);
+    let one = ledger.reserves(&of(), NOW).expect("room");
+    let none = short(ledger.reserves(&of(), NOW));
+    assert_eq!(none.balance.resets, Some(NOW + 3_600_000));
+    let next = NOW + 3_600_000;
+    let two = ledger.reserves(&of(), next).expect("another window");
+    // What began in a window is settled there.
+    ledger.settle(one.id, Some(&[1]), next);
+    ledger.settle(two.id, Some(&[0]), next);
+    ledger
+        .reserves(&of(), next)
+        .expect("the one settled as none");
+    // The clock goes back, and finds the hour as it was left.
+    short(ledger.reserves(&of(), NOW + 1));
+    ledger.shared.checkpoint(next).expect("a checkpoint");
+    assert!(ledger.accounts(next).iter().all(|it| it.since == next));
+}
+
+#[test]
+fn a_sliding_window_forgets_part_by_part_and_never_too_early() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let hour = std::time::Duration::from_secs(3600);
+    let calls = budget("c", Unit::Calls, 60, Window::Sliding(hour));
+    let of = || want(vec![charge(&calls, "a", 1, 0)], 0, 0);
+    let mut passed: Vec<i64> = Vec::new();
+    for second in (0..4 * 3600).step_by(20) {
+        let now = NOW + second * 1000;
+        match ledger.reserves(&of(), now) {
+            Ok(granted) => {
+                ledger.settle(granted.id, Some(&[1]), now);
+                passed.push(second);
+            }
+            Err(Refused::Short(short)) => {
+                let again = short.balance.resets.expect("a time");
+                assert!(again > now && again <= now + 3_660_000);
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    for (place, begin) in passed.iter().enumerate() {
+        let within = passed[place..].iter().take_while(|it| **it < begin + 3600);
+        assert!(within.count() <= 60, "behind {begin}");
+    }
+    // As many as there may be: the hours are not halved either.
+    assert!(passed.len() >= 4 * 60 - 8, "{}", passed.len());
+    // A clock that jumps ahead and back again forgets nothing.
+    let now = NOW + 4 * 3_600_000;
+    let used = ledger.accounts(now)[0].used;
+    let ahead = ledger.reserves(&of(), now + 30 * 86_400_000).expect("room");
+    ledger.settle(ahead.id, Some(&[1]), now + 30 * 86_400_000);
+    assert_eq!(ledger.accounts(now)[0].used, used + 1);
+}
+
+#[test]
+fn places_count_once_and_time_from_the_first_call() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let places = budget("p", Unit::Destinations, 2, Window::Day);
+    let time = budget("w", Unit::WallTime, 60_000, Window::Lifetime);
+    let to = |place, now| {
+        let place = Charge {
+            place,
+            ..charge(&places, "a", 0, 0)
+        };
+        let charges = vec![place, charge(&time, "a", 0, 0)];
+        ledger.reserves(&want(charges, 0, 0), now)
+    };
+    let first = to(1, NOW).expect("room");
+    assert_eq!(first.deadline, Some(NOW + 60_000));
+    ledger.settle(first.id, None, NOW);
+    to(2, NOW + 1).expect("room");
+    to(1, NOW + 2).expect("known");
+    assert_eq!(short(to(3, NOW + 3)).charge, 0);
+    assert_eq!(short(to(1, NOW + 60_000)).charge, 1);
+    // What an operator says counts, and survives.
+    let account = ledger
+        .accounts(NOW)
+        .into_iter()
+        .find(|it| &*it.budget == "w");
+    assert!(
+        ledger
+            .set(&account.expect("one"), 0, NOW + 70_000)
+            .expect("written")
+    );
+    let copy = killed(&directory);
+    let again = open(copy.path(), NOW + 70_000);
+    let charges = vec![charge(&time, "a", 0, 0)];
+    let begun = again.reserves(&want(charges, 0, 0), NOW + 71_000);
+    assert_eq!(begun.expect("room").deadline, Some(NOW + 131_000));
+}
+
+#[test]
+fn calls_at_the_same_time_are_given_back() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let calls = budget("c", Unit::ConcurrentCalls, 2, Window::Lifetime);
+    let of = || want(vec![charge(&calls, "a", 1, 0)], 0, 0);
+    let one = ledger.reserves(&of(), NOW).expect("room");
+    let _two = ledger.reserves(&of(), NOW).expect("room");
+    assert!(short(ledger.reserves(&of(), NOW)).may_pass());
+    ledger.settle(one.id, None, NOW);
+    ledger.reserves(&of(), NOW).expect("room again");
+    let copy = killed(&directory);
+    let again = open(copy.path(), NOW);
+    again.reserves(&of(), NOW).expect("nobody holds them");
+}
+
+#[test]
+fn soft_budgets_tell_and_let_pass_and_limits_change_under_way() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let soft = Arc::new(Budget {
+        reached: Reached::Alert,
+        ..(*budget("s", Unit::Calls, 1, Window::Day)).clone()
+    });
+    let of = || want(vec![charge(&soft, "a", 1, 0)], 0, 0);
+    assert_eq!(
+        ledger.reserves(&of(), NOW).expect("passes").over,
+        [0_usize; 0]
+    );
+    assert_eq!(ledger.reserves(&of(), NOW).expect("passes").over, [0]);
+    let tokens = budget("t", Unit::OutputTokens, 1000, Window::Day);
+    let held = ledger
+        .reserves(&want(vec![charge(&tokens, "a", 0, 1_000_000)], 100, 1), NOW)
+        .expect("room");
+    let lower = budget("t", Unit::OutputTokens, 120, Window::Day);
+    assert_eq!(
+        ledger
+            .extends(held.id, 100, &[lower.clone()], NOW)
+            .expect("room"),
+        20
+    );
+    let refused = ledger.extends(held.id, 100, &[lower], NOW);
+    assert!(matches!(refused, Err(Refused::Short(_))), "{refused:?}");
+    ledger.settle(held.id, None, NOW);
+    let refused = ledger.extends(held.id, 1, &[tokens], NOW);
+    assert!(matches!(refused, Err(Refused::Settled)), "{refused:?}");
+}
+
+#[test]
+fn accounts_beyond_the_bound_are_one() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let calls = budget("c", Unit::Calls, 5, Window::Day);
+    for number in 0..super::books::MAX_ACCOUNTS {
+        let agent = format!("a{number}");
+        let one = ledger.reserves(&want(vec![charge(&calls, &agent, 1, 0)], 0, 0), NOW);
+        ledger.settle(one.expect("room").id, None, NOW);
+    }
+    let more = |agent| ledger.reserves(&want(vec![charge(&calls, agent, 1, 0)], 0, 0), NOW);
+    for _ in 0..5 {
+        more("x").expect("room");
+    }
+    short(more("y"));
+    more("a1").expect("its own");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Reserve {
+        which: u8,
+        fixed: u64,
+        rate: u64,
+        tokens: u64,
+        least: u64,
+    },
+    Extend {
+        which: usize,
+        more: u64,
+    },
+    Settle {
+        which: usize,
+        used: Option<u64>,
+    },
+    Checkpoint,
+    Kill,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1_u8..8, 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..50).prop_map(
+            |(which, fixed, rate, tokens, least)| Step::Reserve { which, fixed, rate, tokens, least }
+        ),
+        2 => (any::<usize>(), 1_u64..300).prop_map(|(which, more)| Step::Extend { which, more }),
+        4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Step::Settle { which, used }),
+        1 => Just(Step::Checkpoint),
+        1 => Just(Step::Kill),
+    ]
+}
+
+/// What a ledger should do, in the plainest words.
+#[derive(Default)]
+struct Model {
+    used: HashMap<usize, u64>,
+    holds: Vec<(HoldId, Vec<(usize, Terms)>, u64)>,
+}
+
+impl Model {
+    fn held(&self, account: usize) -> u64 {
+        let of = |(_, parts, tokens): &(HoldId, Vec<(usize, Terms)>, u64)| {
+            let its = parts.iter().filter(|(it, _)| *it == account);
+            its.map(|(_, terms)| terms.amount(*tokens)).sum::<u64>()
+        };
+        self.holds.iter().map(of).sum()
+    }
+
+    fn left(&self, account: usize, limit: u64) -> u64 {
+        let used = self.used.get(&account).copied().unwrap_or(0);
+        limit.saturating_sub(used + self.held(account))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whatever calls begin, go on and end, and whenever the process dies.
+    #[test]
+    fn a_ledger_does_what_a_simple_model_does(steps in proptest::collection::vec(step(), 1..60)) {
+        let limits = [1000_u64, 600, 2000];
+        let budgets: Vec<_> = limits
+            .iter()
+            .enumerate()
+            .map(|(place, limit)| budget(&format!("b{place}"), Unit::Tokens, *limit, Window::Day))
+            .collect();
+        let mut directory = TempDir::new().expect("a directory");
+        let mut ledger = open(directory.path(), NOW);
+        let mut model = Model::default();
+        for step in steps {
+            match step {
+                Step::Reserve { which, fixed, rate, tokens, least } => {
+                    let terms = Terms { fixed, per_million: rate };
+                    let chosen: Vec<usize> = (0..3).filter(|bit| which & (1 << bit) != 0).collect();
+                    let charges = chosen.iter().map(|it| charge(&budgets[*it], "a", fixed, rate)).collect();
+                    let rooms: Option<Vec<u64>> = chosen.iter().map(|it| terms.tokens(model.left(*it, limits[*it]))).collect();
+                    let room = rooms.map(|it| it.into_iter().min().unwrap_or(u64::MAX));
+                    let wanted = room.filter(|room| *room >= least.min(tokens)).map(|room| tokens.min(room));
+                    let got = ledger.reserves(&want(charges, tokens, least), NOW);
+                    prop_assert_eq!(got.as_ref().ok().map(|it| it.tokens), wanted);
+                    if let Ok(granted) = got {
+                        let parts = chosen.iter().map(|it| (*it, terms)).collect();
+                        model.holds.push((granted.id, parts, granted.tokens));
+                    }
+                }
+                Step::Extend { which, more } if !model.holds.is_empty() => {
+                    let place = which % model.holds.len();
+                    let (id, parts, tokens) = model.holds[place].clone();
+                    let can = |extra: u64| parts.iter().all(|(it, terms)| {
+                        terms.amount(tokens + extra) - terms.amount(tokens) <= model.left(*it, limits[*it])
+                    });
+                    let most = (0..=more).rev().find(|extra| can(*extra)).unwrap_or(0);
+                    let its: Vec<_> = parts.iter().map(|(it, _)| budgets[*it].clone()).collect();
+                    let got = ledger.extends(id, more, &its, NOW).ok();
+                    prop_assert_eq!(got, (most > 0).then_some(most));
+                    model.holds[place].2 += most;
+                }
+                Step::Settle { which, used } if !model.holds.is_empty() => {
+                    let (id, parts, tokens) = model.holds.swap_remove(which % model.holds.len());
+                    let amounts = used.map(|used| vec![used; parts.len()]);
+                    ledger.settle(id, amounts.as_deref(), NOW);
+                    for (account, terms) in parts {
+                        *model.used.entry(account).or_default() += used.unwrap_or(terms.amount(tokens));
+                    }
+                }
+                Step::Checkpoint => ledger.shared.checkpoint(NOW).expect("a checkpoint"),
+                Step::Kill => {
+                    let next = killed(&directory);
+                    ledger = open(next.path(), NOW);
+                    directory = next;
+                    for (_, parts, tokens) in std::mem::take(&mut model.holds) {
+                        for (account, terms) in parts {
+                            *model.used.entry(account).or_default() += terms.amount(tokens);
+                        }
+                    }
+                }
+                Step::Extend { .. } | Step::Settle { .. } => {}
+            }
+            for account in ledger.accounts(NOW) {
+                let place: usize = account.budget[1..].parse().expect("a number");
+                prop_assert_eq!(account.used, model.used.get(&place).copied().unwrap_or(0));
+                prop_assert_eq!(account.held, model.held(place));
+            }
+        }
+    }
+}
