@@ -133,14 +133,14 @@ fn what_is_held_when_the_process_is_killed_is_used_in_full_and_once() {
     ledger.settle(done.id, Some(&[7]), NOW);
     let open_one = ledger.reserves(&of("open"), NOW).expect("room");
     let more = ledger
-        .extends(open_one.id, 50, &[tokens.clone()], NOW)
+        .extends(open_one.id, 50, std::slice::from_ref(&tokens), NOW)
         .expect("room");
     assert_eq!(more, 50);
     let before_checkpoint = killed(&directory);
     ledger.shared.checkpoint(NOW).expect("a checkpoint");
     let after_checkpoint = killed(&directory);
     ledger
-        .extends(open_one.id, 25, &[tokens.clone()], NOW)
+        .extends(open_one.id, 25, std::slice::from_ref(&tokens), NOW)
         .expect("room");
     let later = killed(&directory);
     ledger.settle(open_one.id, Some(&[3]), NOW);
@@ -193,7 +193,7 @@ fn a_journal_that_ends_in_the_middle_counts_as_far_as_it_is_whole() {
     assert!(seen.is_sorted(), "{seen:?}");
     assert_eq!((seen.first(), seen.last()), (Some(&0), Some(&3)));
     // And one that is damaged as far as it is not.
-    let mut damaged = whole.clone();
+    let mut damaged = whole;
     let middle = damaged.len() / 2;
     damaged[middle] ^= 0x55;
     fs::write(&journal, damaged).expect("written");
@@ -354,7 +354,7 @@ fn soft_budgets_tell_and_let_pass_and_limits_change_under_way() {
     let lower = budget("t", Unit::OutputTokens, 120, Window::Day);
     assert_eq!(
         ledger
-            .extends(held.id, 100, &[lower.clone()], NOW)
+            .extends(held.id, 100, std::slice::from_ref(&lower), NOW)
             .expect("room"),
         20
     );
@@ -416,16 +416,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a call holds: of which accounts, and for how many tokens.
+type Held = (HoldId, Vec<(usize, Terms)>, u64);
+
 /// What a ledger should do, in the plainest words.
 #[derive(Default)]
 struct Model {
     used: HashMap<usize, u64>,
-    holds: Vec<(HoldId, Vec<(usize, Terms)>, u64)>,
+    holds: Vec<Held>,
 }
 
 impl Model {
     fn held(&self, account: usize) -> u64 {
-        let of = |(_, parts, tokens): &(HoldId, Vec<(usize, Terms)>, u64)| {
+        let of = |(_, parts, tokens): &Held| {
             let its = parts.iter().filter(|(it, _)| *it == account);
             its.map(|(_, terms)| terms.amount(*tokens)).sum::<u64>()
         };
