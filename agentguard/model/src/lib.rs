@@ -31,7 +31,7 @@ pub use decision::{
     Matched, Outcome, Source, Verdict,
 };
 pub use host::{HostName, InvalidHost};
-pub use llm::{AskedTool, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
+pub use llm::{AskedTool, Demand, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use pin::{
     ChangedPart, MAX_PINNED, MAX_PINNED_NAME, PinAccepted, PinOther, Sight, ToolChange,

@@ -84,6 +84,25 @@ pub struct Llm {
     pub not_understood: Option<String>,
 }
 
+/// What a call may have a model read and write, as far as the call shows it: budgets reserve by it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Demand {
+    /// How many answers are asked for at once; 0 where the call does not say, which is one.
+    pub answers: u32,
+    /// Whether the model is asked to reason, or not to. None: as it does by itself.
+    pub reasons: Option<bool>,
+    /// Whether the provider may call tools of its own for it, which the model reads and writes for.
+    pub serves_tools: bool,
+    /// How many pictures, documents and sounds there are in it.
+    pub media: u32,
+    /// Whether it refers to what is not in it: an earlier answer, a file, a stored prompt, a picture at an address.
+    pub refers: bool,
+    /// How many messages and tools there are in it, around which a provider writes words of its own.
+    pub parts: u32,
+    /// The service tier that is asked for, in the provider's word.
+    pub tier: Option<String>,
+}
+
 /// Tokens, as a provider reports them.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct Usage {

@@ -121,6 +121,14 @@ pub enum ReasonCode {
     RecordFailed,
     /// The agent has used up its share of the record.
     RecordQuota,
+    /// A budget is spent.
+    BudgetExhausted,
+    /// What is left of a budget is held for calls that are under way.
+    BudgetHeld,
+    /// More in so short a time than a budget allows.
+    RateLimited,
+    /// What is used up cannot be written down.
+    LedgerFailed,
     /// An operator did it.
     Operator,
     /// An error inside the guard.
