@@ -1,5 +1,6 @@
 //! A policy document as it is written. Raw: [`crate::load`] turns it into rules that cannot be wrong.
 
+mod budget;
 mod changes;
 mod llm;
 mod tool;
@@ -10,6 +11,7 @@ use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(crate) use budget::{RawBudget, RawCharged, RawWindow};
 pub(crate) use changes::{RawBounds, RawChanges, RawNumber, RawOp, RawOperation};
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
@@ -77,6 +79,9 @@ pub(crate) struct RawDocument {
     /// Agents for which rules are written together.
     #[serde(default)]
     pub(crate) groups: Vec<At<RawGroup>>,
+    /// How much they may use: tokens, money, calls.
+    #[serde(default)]
+    pub(crate) budgets: Vec<At<RawBudget>>,
     /// What they may do. Without a rule that allows it, nothing.
     #[serde(default)]
     pub(crate) rules: Vec<At<RawRule>>,

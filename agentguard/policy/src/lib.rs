@@ -13,6 +13,7 @@
 //! - `index`, `found`, `strategy`, `decide`, `name`, `explain`: which rules a flow meets, which of them count, and
 //!   what follows.
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
+//! - `budget`: which budgets a call is charged to.
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `unread`: calls that cannot be read, and what becomes of them.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
@@ -30,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod budget;
 mod changes;
 mod circumstances;
 mod conditions;
@@ -74,6 +76,7 @@ mod warn;
 pub mod yaml;
 
 pub use agent::{AgentPolicy, SandboxPolicy};
+pub use budget::{BudgetRule, Charged};
 pub use changes::Changes;
 pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};

@@ -1,5 +1,6 @@
 //! From raw documents to agents and rules that cannot be wrong.
 
+mod budgets;
 mod changes;
 mod conditions;
 mod defaults;
@@ -36,6 +37,7 @@ use groups::Groups;
 
 use crate::Document;
 use crate::agent::AgentPolicy;
+use crate::budget::BudgetRule;
 use crate::diagnostic::{Diagnostic, Severity, nearest, quoted};
 use crate::document::{RawAgent, RawDocument};
 use crate::pattern::CgroupPattern;
@@ -62,6 +64,7 @@ pub const MAX_STRING: usize = 1024;
 pub(crate) struct Loaded {
     pub(crate) agents: Vec<AgentPolicy>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) budgets: Vec<BudgetRule>,
     pub(crate) strategy: Strategy,
     pub(crate) switches: BTreeMap<String, bool>,
     pub(crate) providers: Providers,
@@ -148,6 +151,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     let mut loaded = Loaded {
         agents: Vec::new(),
         rules: Vec::new(),
+        budgets: Vec::new(),
         strategy: Strategy::default(),
         switches: BTreeMap::new(),
         providers: Providers::default(),
@@ -208,6 +212,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         partial,
     };
     known.groups = groups::groups(&mut sources, &known, &mut report);
+    let budgets = budgets::budgets(&mut sources, &known, &mut report);
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
     if report
         .found
@@ -215,12 +220,14 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         .all(|it| it.severity == Severity::Warning)
     {
         let used = rules.iter().flat_map(|rule| &rule.agents.groups);
+        let used = used.chain(budgets.iter().flat_map(|it| &it.agents.groups));
         known.groups.unused(used, &mut report);
         conditions::unused_switches(&sources, &rules, &mut report);
     }
     loaded.switches = known.switches;
     loaded.providers = known.providers;
     loaded.tool_servers = known.tool_servers;
+    loaded.budgets = budgets;
     loaded.rules = rules;
     loaded.columns = columns;
     loaded.found = report.found;
@@ -238,7 +245,14 @@ pub(crate) fn sort(found: &mut [Diagnostic], documents: &[Document]) {
 }
 
 /// The lists of a document whose entries are read one by one.
-const WHOLE: [&str; 5] = ["providers", "tool_servers", "agents", "groups", "rules"];
+const WHOLE: [&str; 6] = [
+    "providers",
+    "tool_servers",
+    "agents",
+    "groups",
+    "budgets",
+    "rules",
+];
 
 /// A document before it is read as what it says.
 struct Source {
@@ -261,7 +275,7 @@ impl Source {
     }
 
     fn read(mut self, report: &mut Report) -> Parsed {
-        let mut written = [0; 5];
+        let mut written = [0; WHOLE.len()];
         let document = self.tree.and_then(|tree| {
             written = WHOLE.map(|key| tree.root.entries_of(key));
             let (document, found): (Option<RawDocument>, _) = yaml::read(&self.path, &tree);
@@ -285,12 +299,12 @@ struct Parsed {
     /// The lines with errors. What spans one of them was reported, and is not judged further.
     broken: Vec<u32>,
     /// How many it has of each of [`WHOLE`].
-    written: [usize; 5],
+    written: [usize; WHOLE.len()],
 }
 
 impl Parsed {
     /// Whether there may be names in it that are not known: something was told that is not inside of a
-    /// provider, a server of tools, an agent, a group or a rule that is there.
+    /// provider, a server of tools, an agent, a group, a budget or a rule that is there.
     fn lacks(&self) -> bool {
         let Some(document) = &self.document else {
             return true;
@@ -300,6 +314,7 @@ impl Parsed {
             tool_servers,
             agents,
             groups,
+            budgets,
             rules,
             ..
         } = document;
@@ -307,6 +322,7 @@ impl Parsed {
         let spans = spans.chain(tool_servers.iter().map(At::lines));
         let spans = spans.chain(agents.iter().map(At::lines));
         let spans = spans.chain(groups.iter().map(At::lines));
+        let spans = spans.chain(budgets.iter().map(At::lines));
         let spans: Vec<_> = spans.chain(rules.iter().map(At::lines)).collect();
         let inside = |line: &u32| spans.iter().any(|span| span.contains(line));
         let read = [
@@ -314,6 +330,7 @@ impl Parsed {
             tool_servers.len(),
             agents.len(),
             groups.len(),
+            budgets.len(),
             rules.len(),
         ];
         read != self.written || !self.broken.iter().all(inside)

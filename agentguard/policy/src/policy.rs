@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Document;
 use crate::agent::AgentPolicy;
+use crate::budget::BudgetRule;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::document::LogLevel;
 use crate::index::{Index, Position};
@@ -33,6 +34,7 @@ pub struct Policy {
     providers: Providers,
     tool_servers: Vec<Arc<ToolServer>>,
     rules: Vec<Rule>,
+    pub(crate) budgets: Vec<BudgetRule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
     /// The rules of whose decisions the log tells, by id.
@@ -107,6 +109,7 @@ pub(crate) fn compile_with(
             .filter_map(|rule| Some((rule.info.id.clone(), rule.info.log?)))
             .collect(),
         rules: loaded.rules,
+        budgets: loaded.budgets,
         agents,
         by_name,
         warnings,

@@ -1,5 +1,6 @@
 mod a2a;
 mod agreement;
+mod budgets;
 mod changes;
 mod conditions;
 mod defaults;

@@ -16,6 +16,7 @@ const MAX_VALUES: usize = 300_000;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The keys of a rule in which nothing is put in.
+const WORDS_OF_A_BUDGET: [&str; 5] = ["id", "unit", "window", "reached", "mode"];
 const WORDS_OF_A_RULE: [&str; 5] = ["id", "action", "handling", "addresses", "mode"];
 
 /// The keys of the defaults of rules in which nothing is put in.
@@ -185,6 +186,13 @@ impl Put<'_> {
                         }
                     }
                     *right &= self.broken.len() == before;
+                }
+                "budgets" => {
+                    for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
+                        if !WORDS_OF_A_BUDGET.contains(&key.text.as_str()) {
+                            self.all(node);
+                        }
+                    }
                 }
                 "rules" => {
                     for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {

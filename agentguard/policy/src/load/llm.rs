@@ -5,7 +5,7 @@ use agentguard_model::LlmOperation;
 use super::values::{list, pattern};
 use super::{Known, Report};
 use crate::diagnostic::{nearest, quoted};
-use crate::document::{RawLlm, RawMatch, RuleAction};
+use crate::document::{RawCharged, RawLlm, RawMatch, RuleAction};
 use crate::llm::{LlmMatch, OPERATIONS};
 use crate::pattern::Wildcard;
 use crate::rule::Rule;
@@ -48,6 +48,19 @@ pub(super) fn llm(
         tools: list("tools", raw.tools.as_ref(), report, named),
         tool_calls: list("tool_calls", raw.tool_calls.as_ref(), report, named),
         max_output_over: max_output_over.map(|entry| entry.value),
+    }
+}
+
+/// Which calls a budget is charged with.
+pub(super) fn charged(raw: &RawCharged, known: &Known<'_>, report: &mut Report) -> LlmMatch {
+    let providers = list("provider", raw.provider.as_ref(), report, provider);
+    if let Some(list) = &raw.provider {
+        who_is_meant(list, known, report);
+    }
+    LlmMatch {
+        providers,
+        models: list("model", raw.model.as_ref(), report, named),
+        ..LlmMatch::default()
     }
 }
 

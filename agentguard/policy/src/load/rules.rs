@@ -6,6 +6,7 @@ use agentguard_common::map::{TCP, UDP};
 use agentguard_model::{Handling, Source};
 
 use super::defaults::RuleDefaults;
+use super::selector::Whom;
 use super::{
     Known, MAX_RULES, MAX_STRING, Parsed, Report, changes, conditions, later, llm, local,
     operations, requests, selector, strategy, tool, values, wide,
@@ -155,7 +156,16 @@ fn said(
             reason: raw.reason.as_ref().map(|r| r.value.trim().to_owned()),
             log: raw.obligations.as_ref().and_then(|it| it.value.log),
         },
-        agents: selector::selector(raw, known, report),
+        agents: selector::selector(
+            &Whom {
+                agents: raw.agents.as_ref(),
+                groups: raw.groups.as_ref(),
+                labels: raw.labels.as_ref(),
+                what: "the rule",
+            },
+            known,
+            report,
+        ),
         priority: strategy::priority(raw, known, report),
         hosts: values::list("host", matches.host.as_ref(), report, values::host),
         cidrs: values::list("cidr", matches.cidr.as_ref(), report, values::net),

@@ -6,12 +6,20 @@ use agentguard_model::AgentName;
 
 use super::{Known, Report, values};
 use crate::diagnostic::{nearest, quoted};
-use crate::document::RawRule;
 use crate::rule::Selector;
 use crate::yaml::At;
 
-/// Whom a rule is for: the agents and groups that it names, as far as they have its labels.
-pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) -> Selector {
+/// Whom something is for, as it is written.
+pub(super) struct Whom<'a> {
+    pub(super) agents: Option<&'a At<Vec<At<String>>>>,
+    pub(super) groups: Option<&'a At<Vec<At<String>>>>,
+    pub(super) labels: Option<&'a At<BTreeMap<String, String>>>,
+    /// What it is, in a message.
+    pub(super) what: &'static str,
+}
+
+/// Whom it is for: the agents and groups that it names, as far as they have its labels.
+pub(super) fn selector(raw: &Whom<'_>, known: &Known<'_>, report: &mut Report) -> Selector {
     let mut selector = Selector {
         names: None,
         groups: Vec::new(),
@@ -19,14 +27,14 @@ pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
     };
     let mut everyone = raw.agents.is_none() && raw.groups.is_none();
     let mut names = Vec::new();
-    if let Some(list) = &raw.agents {
+    if let Some(list) = raw.agents {
         values::list_bounds("agents", list, report);
         match agents(list, known, report) {
             Some(chosen) => names = chosen,
             None => everyone = true,
         }
     }
-    if let Some(list) = &raw.groups {
+    if let Some(list) = raw.groups {
         values::list_bounds("groups", list, report);
         for entry in &list.value {
             match known.groups.named(&entry.value) {
@@ -48,7 +56,7 @@ pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
     } else {
         selector.names = Some(names);
     }
-    if let Some(wanted) = &raw.labels {
+    if let Some(wanted) = raw.labels {
         selector.labels = labels(wanted, report);
         let anyone = known
             .agents
@@ -57,7 +65,7 @@ pub(super) fn selector(raw: &RawRule, known: &Known<'_>, report: &mut Report) ->
         if !anyone && !known.partial {
             report.warn(
                 wanted.place,
-                "no agent has these labels, so the rule is for nobody",
+                format!("no agent has these labels, so {} is for nobody", raw.what),
                 misspelt(&selector.labels, known)
                     .as_deref()
                     .unwrap_or("agents have labels under `agents`; one with all of these is meant"),

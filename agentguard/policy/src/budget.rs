@@ -1,0 +1,111 @@
+//! Budgets: which of them a call is charged to.
+
+use std::sync::Arc;
+
+use agentguard_model::budget::{Budget, Unit};
+use agentguard_model::{Llm, LlmOperation, Mode, Source, Tool};
+
+use crate::agent::AgentPolicy;
+use crate::llm::LlmMatch;
+use crate::pattern::Wildcard;
+use crate::policy::Policy;
+use crate::rule::Selector;
+use crate::steps::Steps;
+
+/// A budget, with what is charged to it.
+#[derive(Debug)]
+pub struct BudgetRule {
+    /// What it is.
+    pub budget: Arc<Budget>,
+    /// Where it stands.
+    pub source: Source,
+    /// How far it goes.
+    pub mode: Mode,
+    /// Its own sentence for the person whose call is refused.
+    pub reason: Option<String>,
+    pub(crate) agents: Selector,
+    /// Which calls of language models. Of these `providers` and `models` alone.
+    pub(crate) calls: LlmMatch,
+    pub(crate) servers: Vec<Wildcard>,
+    pub(crate) tools: Vec<Wildcard>,
+}
+
+/// What is charged.
+#[derive(Clone, Copy, Debug)]
+pub enum Charged<'a> {
+    /// A call of a language model.
+    Llm(&'a Llm),
+    /// A call of a tool.
+    Tool(&'a Tool),
+    /// Another request or connection.
+    Other,
+}
+
+impl BudgetRule {
+    /// Whether that is charged to it, for this agent.
+    #[must_use]
+    pub fn is_charged(&self, agent: &AgentPolicy, charged: Charged<'_>) -> bool {
+        if !self.agents.selects(&agent.name, &agent.labels) {
+            return false;
+        }
+        match (self.budget.unit, charged) {
+            // All that goes somewhere.
+            (Unit::Destinations, _) => true,
+            (Unit::WallTime, Charged::Llm(_) | Charged::Tool(_)) => true,
+            (Unit::ToolCalls, Charged::Tool(tool)) => self.counts_tool(tool),
+            (Unit::ToolCalls | Unit::WallTime, _) => false,
+            (_, Charged::Llm(llm)) => self.counts_call(llm),
+            (_, Charged::Tool(_) | Charged::Other) => false,
+        }
+    }
+
+    /// What is fetched was charged when it was asked for, and tokens are counted for nothing. Of a call that was not
+    /// understood nobody knows the model: it is charged as if it were any.
+    fn counts_call(&self, llm: &Llm) -> bool {
+        let writes = !matches!(
+            llm.operation,
+            LlmOperation::Retrieval | LlmOperation::CountTokens
+        );
+        writes && self.calls.provider(llm) && self.calls.model(llm, false, &Steps::new())
+    }
+
+    /// A message that was not understood may be any call.
+    fn counts_tool(&self, tool: &Tool) -> bool {
+        let one = |patterns: &[Wildcard], name: &str| {
+            patterns.is_empty() || patterns.iter().any(|it| it.matches(name.as_bytes()))
+        };
+        one(&self.servers, &tool.server)
+            && match &tool.name {
+                Some(name) => one(&self.tools, name),
+                None => tool.not_understood.is_some(),
+            }
+    }
+
+    /// Whether a call that it has nothing left for is refused, where the agent is in this mode.
+    #[must_use]
+    pub fn is_enforced(&self, agent: &AgentPolicy) -> bool {
+        self.mode == Mode::Enforce && agent.mode == Mode::Enforce
+    }
+}
+
+impl Policy {
+    /// Its budgets, in the order of the documents.
+    #[must_use]
+    pub fn budgets(&self) -> &[BudgetRule] {
+        &self.budgets
+    }
+
+    /// A budget by its id.
+    #[must_use]
+    pub fn budget(&self, id: &str) -> Option<&BudgetRule> {
+        self.budgets.iter().find(|it| &*it.budget.id == id)
+    }
+
+    /// Whether some budget counts what calls of language models use, so that they are read where no rule asks for it.
+    #[must_use]
+    pub fn looks_at_usage(&self) -> bool {
+        self.budgets
+            .iter()
+            .any(|it| !matches!(it.budget.unit, Unit::ToolCalls | Unit::Destinations))
+    }
+}
