@@ -7,11 +7,13 @@
 
 mod charge;
 mod embedded;
+mod estimate;
 mod ledger;
 mod period;
 mod scope;
 
 pub use charge::{Balance, Charge, Granted, HoldId, Short, Terms, Want};
 pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
+pub use estimate::{Estimate, ModelFacts, used};
 pub use ledger::{Asked, Ledger, Refused};
 pub use scope::Scope;

@@ -4,7 +4,7 @@ use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_model::{Claim, ClaimSource, Context, Llm, Tool};
+use agentguard_model::{Claim, ClaimSource, Context, Demand, Llm, Tool};
 use agentguard_policy::{Query, Request, Seen};
 use http::HeaderMap;
 
@@ -16,6 +16,7 @@ pub struct Asked {
     tls: bool,
     websocket: bool,
     llm: Option<Llm>,
+    demand: Demand,
     opens_calls: bool,
     claims: Vec<Claim>,
     /// The messages to a server of tools that it has: one, or those of a batch.
@@ -83,6 +84,7 @@ impl Asked {
             tls: false,
             websocket: false,
             llm: None,
+            demand: Demand::default(),
             opens_calls: false,
             claims: Vec::new(),
             tools: Arc::default(),
@@ -117,6 +119,17 @@ impl Asked {
             llm: Some(llm),
             ..self
         }
+    }
+
+    /// The same call, which may have the model read and write this.
+    #[must_use]
+    pub fn demanding(self, demand: Demand) -> Self {
+        Self { demand, ..self }
+    }
+
+    /// What the call may have the model read and write.
+    pub(crate) const fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// The same, which opens a connection for calls, of each of which no more than this is known.
@@ -209,6 +222,7 @@ impl Asked {
             tls: false,
             websocket: false,
             llm: None,
+            demand: Demand::default(),
             opens_calls: false,
             claims: Vec::new(),
             tools: Arc::default(),
@@ -224,6 +238,7 @@ impl Asked {
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.clone(),
+            demand: self.demand.clone(),
             opens_calls: self.opens_calls,
             claims: self.claims.clone(),
             tools: Arc::clone(&self.tools),

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use agentguard_model::contents::Contents;
 use agentguard_model::{
-    Action, ActionKind, AgentId, Changed, ClaimSource, Decision, DecisionId, Handling, HostName,
-    Layer, Mode, Outcome, Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
+    Action, ActionKind, AgentId, Changed, ClaimSource, Decision, DecisionId, Demand, Handling,
+    HostName, Layer, Mode, Outcome, Provider, Reason, ReasonCode, TraceParent, Transport, Verdict,
 };
 use agentguard_policy::{
     Addresses, AgentPolicy, Facts, NameRuling, Policy, Ruling, RulingOutcome, Seen, ToolServer,
@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use ulid::Generator;
 
 use crate::asked::{Asked, Spoken};
+use crate::budgets::{Accounting, Charging, Held};
 use crate::directory::Directory;
 use crate::log::Log;
 use crate::moment::Moment;
@@ -31,6 +32,7 @@ pub struct Decider<R> {
     directory: Arc<Directory>,
     recorder: Arc<R>,
     pins: Arc<dyn Pins>,
+    accounting: Option<Arc<Accounting>>,
     ids: Arc<Ids>,
     log: Arc<Log>,
 }
@@ -58,6 +60,7 @@ impl<R> Clone for Decider<R> {
             directory: self.directory.clone(),
             recorder: self.recorder.clone(),
             pins: self.pins.clone(),
+            accounting: self.accounting.clone(),
             ids: self.ids.clone(),
             log: self.log.clone(),
         }
@@ -78,6 +81,17 @@ pub(crate) struct Draft<'a> {
     pub(crate) started: Instant,
 }
 
+/// What a decision has beside.
+#[derive(Default)]
+pub(crate) struct Beside {
+    /// The trace that a request says it belongs to.
+    pub(crate) trace: Option<TraceParent>,
+    /// What rules change in it.
+    pub(crate) changed: Option<Changed>,
+    /// What it holds of its budgets.
+    pub(crate) held: Option<Arc<Held>>,
+}
+
 impl<R: Recorder> Decider<R> {
     /// Puts the pieces together.
     #[must_use]
@@ -87,6 +101,7 @@ impl<R: Recorder> Decider<R> {
             directory,
             recorder,
             pins: Arc::new(Unpinned),
+            accounting: None,
             ids: Arc::new(Ids(Mutex::new(Generator::new()))),
             log: Arc::default(),
         }
@@ -96,6 +111,19 @@ impl<R: Recorder> Decider<R> {
     #[must_use]
     pub fn pinning(self, pins: Arc<dyn Pins>) -> Self {
         Self { pins, ..self }
+    }
+
+    /// The same, which charges what it allows to budgets. Without, none limits anything.
+    #[must_use]
+    pub fn charging(self, accounting: Arc<Accounting>) -> Self {
+        Self {
+            accounting: Some(accounting),
+            ..self
+        }
+    }
+
+    pub(crate) fn accounting(&self) -> Option<&Accounting> {
+        self.accounting.as_deref()
     }
 
     pub(crate) fn pins(&self) -> &Arc<dyn Pins> {
@@ -141,7 +169,9 @@ impl<R: Recorder> Decider<R> {
         tls: bool,
     ) -> Decided {
         let spoken = if tls { Spoken::Tls } else { Spoken::Other };
-        self.decide(client, target, behind, spoken.seen()).await
+        let none = Demand::default();
+        self.decide(client, target, behind, spoken.seen(), &none)
+            .await
     }
 
     /// Decides and records one HTTP request. `behind` are the addresses that a name may lead to: one
@@ -153,7 +183,8 @@ impl<R: Recorder> Decider<R> {
         behind: &[IpAddr],
         asked: &Asked,
     ) -> Decided {
-        self.decide(client, target, behind, Seen::Request(asked.seen()))
+        let seen = Seen::Request(asked.seen());
+        self.decide(client, target, behind, seen, asked.demand())
             .await
     }
 
@@ -413,12 +444,23 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         behind: &[IpAddr],
         seen: Seen<'_>,
+        demand: &Demand,
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
-        let (target, ruling) = self.rule_behind(&policy, client, target, behind, seen);
-        self.conclude_ruling(&policy, client, &target, seen, ruling, started)
-            .await
+        let (target, mut ruling) = self.rule_behind(&policy, client, target, behind, seen);
+        let mut held = None;
+        if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
+            let charging = self.charge(&policy, client, &target, seen, demand);
+            match charging.await {
+                Charging::Free => {}
+                Charging::Held(it) => held = Some(it),
+                Charging::Refused(denial) => ruling = denial.ruling(),
+            }
+        }
+        let concluding =
+            self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
+        concluding.await
     }
 
     /// On whose behalf a client acts, and what holds now.
@@ -482,6 +524,25 @@ impl<R: Recorder> Decider<R> {
         ruling: Ruling,
         started: Instant,
     ) -> Decided {
+        self.conclude_charged(policy, client, target, seen, ruling, None, started)
+            .await
+    }
+
+    /// The same, with what it holds of its budgets.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a decision, put together here alone"
+    )]
+    async fn conclude_charged(
+        &self,
+        policy: &Policy,
+        client: &Client,
+        target: &Target,
+        seen: Seen<'_>,
+        ruling: Ruling,
+        held: Option<Arc<Held>>,
+        started: Instant,
+    ) -> Decided {
         let mut what = action(ActionKind::Connect, target);
         if let Seen::Request(request) = seen {
             what.kind = ActionKind::HttpRequest;
@@ -541,7 +602,11 @@ impl<R: Recorder> Decider<R> {
                 started,
             },
             going,
-            (trace, changed),
+            Beside {
+                trace,
+                changed,
+                held,
+            },
         );
         let mut decided = concluded.await;
         if decided.allowed {
@@ -561,16 +626,21 @@ impl<R: Recorder> Decider<R> {
         draft: Draft<'_>,
         going: Option<Handling>,
     ) -> Decided {
-        self.conclude_with(policy, draft, going, (None, None)).await
+        let nothing = Beside::default();
+        self.conclude_with(policy, draft, going, nothing).await
     }
 
-    /// The same, with the trace that a request says it belongs to, and with what rules change in it.
+    /// The same, with more.
     pub(crate) async fn conclude_with(
         &self,
         policy: &Policy,
         draft: Draft<'_>,
         going: Option<Handling>,
-        (trace, changed): (Option<TraceParent>, Option<Changed>),
+        Beside {
+            trace,
+            changed,
+            held,
+        }: Beside,
     ) -> Decided {
         let started = draft.started;
         let allowed = going.is_some();
@@ -579,6 +649,7 @@ impl<R: Recorder> Decider<R> {
         let mut decision = self.decision(policy, draft);
         decision.trace_parent = trace;
         decision.changes = changed.map(Box::new);
+        decision.budget = held.as_deref().map(Held::lines).unwrap_or_default();
         let agent = decision.agent.as_ref().map(|agent| &agent.name);
         let trusts = |own: &AgentPolicy| own.trusts.contains(&ClaimSource::Traceparent);
         if let Some(trace) = trace
@@ -601,6 +672,7 @@ impl<R: Recorder> Decider<R> {
                 changes: Box::default(),
                 keeps: None,
                 cuts: false,
+                held,
                 started,
             },
             Err(refused) => Decided {
@@ -611,6 +683,7 @@ impl<R: Recorder> Decider<R> {
                 changes: Box::default(),
                 keeps: None,
                 cuts: false,
+                held: None,
                 started,
             },
         }

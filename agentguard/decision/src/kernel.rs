@@ -177,6 +177,7 @@ impl<R: Recorder> Decider<R> {
             status: None,
             llm: None,
             tool: None,
+            budget: Vec::new(),
             error: None,
         };
         self.recorder().outcome(id, outcome);

@@ -1,6 +1,6 @@
 //! The pipeline that turns an action into a recorded decision.
 //!
-//! policy → (budget → inspection → webhook → approval: not there yet) → record. The most
+//! policy → budget → (inspection → webhook → approval: not there yet) → record. The most
 //! restrictive answer wins. A decision is recorded before it takes effect; what cannot be recorded
 //! is denied.
 //!
@@ -12,6 +12,7 @@
 mod again;
 mod asked;
 mod behind;
+mod budgets;
 mod decider;
 mod directory;
 mod kernel;
@@ -26,6 +27,7 @@ mod port;
 pub use again::Changes;
 pub use agentguard_policy::{Listing, Pinning, ToolServer};
 pub use asked::{Asked, Spoken};
+pub use budgets::{Accounting, Held, SLICE, Used};
 pub use decider::Decider;
 pub use directory::{Cut, Directory};
 pub use operator::Change;

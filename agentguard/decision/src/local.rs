@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use agentguard_model::{
-    Action, ActionKind, Handling, Layer, Mode, Reason, ReasonCode, Tool, ToolDefinition, Verdict,
+    Action, ActionKind, Demand, Handling, Layer, Mode, Reason, ReasonCode, Tool, ToolDefinition,
+    Verdict,
 };
 use agentguard_policy::{Request, Ruling, RulingOutcome, Seen, local};
 
 use crate::asked::Asked;
-use crate::decider::{Decider, Draft};
+use crate::budgets::Charging;
+use crate::decider::{Beside, Decider, Draft};
 use crate::port::{Client, Decided, Recorder, Target};
 
 /// Whether that is where something goes.
@@ -30,7 +32,7 @@ impl<R: Recorder> Decider<R> {
     pub async fn local(&self, client: &Client, tool: Tool) -> Decided {
         let started = Instant::now();
         let policy = self.policies().current();
-        let ruling = if policy.local_server(&tool.server).is_some() {
+        let mut ruling = if policy.local_server(&tool.server).is_some() {
             let request = Request {
                 tool: Some(&tool),
                 ..Request::new("", "")
@@ -41,6 +43,23 @@ impl<R: Recorder> Decider<R> {
             let mode = agent.map_or(Mode::Enforce, |agent| agent.mode);
             undeclared(&tool.server, mode)
         };
+        let mut held = None;
+        if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
+            let request = Request {
+                tool: Some(&tool),
+                ..Request::new("", "")
+            };
+            let (seen, none) = (Seen::Request(request), Demand::default());
+            match self.charge(&policy, client, &place(), seen, &none).await {
+                Charging::Free => {}
+                Charging::Held(it) => {
+                    // Nobody tells what comes of it.
+                    it.leaves();
+                    held = Some(it);
+                }
+                Charging::Refused(denial) => ruling = denial.ruling(),
+            }
+        }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),
             RulingOutcome::Deny | RulingOutcome::Undecided => None,
@@ -61,7 +80,12 @@ impl<R: Recorder> Decider<R> {
             count: 1,
             started,
         };
-        let concluded = self.conclude_with(&policy, draft, going, (None, changed));
+        let beside = Beside {
+            changed,
+            held,
+            ..Beside::default()
+        };
+        let concluded = self.conclude_with(&policy, draft, going, beside);
         let mut decided = concluded.await;
         if decided.allowed {
             decided.changes = ruling.changes.into();

@@ -12,6 +12,8 @@ use agentguard_model::{
 use agentguard_policy::Changes;
 use agentguard_protocol::json::edit::Edits;
 
+use crate::budgets::Held;
+
 /// Where decisions are recorded.
 pub trait Recorder: Send + Sync + 'static {
     /// Writes a decision so that it survives the death of this process, and answers with the id
@@ -107,6 +109,8 @@ pub struct Decided {
     pub keeps: Option<Box<AgentName>>,
     /// Where it denies tool calls that a model asks for: whether these are cut out of the answer, and the rest goes on.
     pub cuts: bool,
+    /// What it holds of its budgets, if anything is charged for it.
+    pub held: Option<Arc<Held>>,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::budget::Unit;
 use crate::{
     Action, Agent, Bytes, Context, LlmAnswer, Messages, Mode, Process, Reason, ToolAnswer,
     TraceParent,
@@ -138,15 +139,20 @@ pub struct Changed {
 /// A budget that contributed.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub struct BudgetLine {
-    /// What it is a budget of.
+    /// The budget, by its id.
+    pub budget: String,
+    /// Which of its accounts: `agent=coder,user=ada`. Empty where it has one for all.
     pub scope: String,
     /// In which unit.
-    pub unit: String,
-    /// How much was reserved.
+    pub unit: Unit,
+    /// How much was reserved; in an outcome, in all.
     pub reserved: u64,
     /// How much was used in the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<u64>,
+    /// What of that is more than was reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overshoot: Option<u64>,
 }
 
 /// What a detector found.
@@ -244,6 +250,9 @@ pub struct Outcome {
     /// What came of a message to a server of tools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Box<ToolAnswer>>,
+    /// What it used of its budgets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budget: Vec<BudgetLine>,
     /// What went wrong, where something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

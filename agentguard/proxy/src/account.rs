@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{iter, mem};
 
-use agentguard_decision::{Decided, Decider, Recorder};
+use agentguard_decision::{Decided, Decider, Recorder, Used};
 use agentguard_model::contents::{Contents, MAX_KEPT};
-use agentguard_model::{Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
+use agentguard_model::{BudgetLine, Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::mcp::MAX_TOLD;
 use http::header::{HeaderMap, HeaderName};
@@ -69,6 +69,9 @@ pub(crate) struct Counted {
 
 impl<R: Recorder> Account<R> {
     pub(crate) fn new(decider: Decider<R>, decided: Decided) -> Self {
+        if let Some(held) = &decided.held {
+            held.leaves();
+        }
         Self {
             decider,
             decided,
@@ -232,6 +235,41 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// Nothing of it was sent, so that it has used nothing of its budgets.
+    pub(crate) fn unsent(&self) {
+        for held in self.all_decided().filter_map(|it| it.held.as_ref()) {
+            held.release();
+        }
+    }
+
+    /// Its provider refused it with this status, if it did: that is not billed. What breaks inside of a provider, or on
+    /// the way there, may be.
+    pub(crate) fn refused_with(&self, status: http::StatusCode) {
+        let overloaded = matches!(status.as_u16(), 503 | 529);
+        if (status.is_client_error() || overloaded)
+            && let Some(held) = &self.decided.held
+        {
+            held.settle(Used::Nothing);
+        }
+    }
+
+    /// What it has used of its budgets.
+    fn settle(&mut self) -> Vec<BudgetLine> {
+        let Some(held) = &self.decided.held else {
+            return Vec::new();
+        };
+        let error = self.error.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let answer = self.llm.get();
+        // What was reported before the end is not all.
+        let whole = answer.filter(|it| it.error.is_none() && it.not_understood.is_none());
+        let usage = whole.and_then(|it| it.usage.as_ref());
+        let used = match usage {
+            Some(usage) if error.is_none() => Used::Reported(usage),
+            _ => Used::Unknown,
+        };
+        held.settle(used).to_vec()
+    }
+
     /// What went wrong. The first thing that did is what counts.
     pub(crate) fn fail(&self, what: impl Into<String>) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,6 +302,7 @@ impl<R: Recorder> Drop for Account<R> {
             told.left_out = left_out;
             let _ = self.tool.set(told);
         }
+        let budget = self.settle();
         let elapsed = self.decided.started.elapsed().as_millis();
         let status = self.status.load(Ordering::Relaxed);
         let outcome = Outcome {
@@ -279,6 +318,7 @@ impl<R: Recorder> Drop for Account<R> {
             status: (status != 0).then_some(status),
             llm: self.llm.take(),
             tool: self.tool.take().map(Box::new),
+            budget,
             error: self
                 .error
                 .get_mut()

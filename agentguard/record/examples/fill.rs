@@ -70,6 +70,7 @@ async fn write(
         status: None,
         llm: None,
         tool: None,
+        budget: Vec::new(),
         error: None,
     });
     let id = record.write(decision).await?;

@@ -73,6 +73,7 @@ pub(crate) fn not_carried_out(id: DecisionId, why: &str) -> Entry {
             status: None,
             llm: None,
             tool: None,
+            budget: Vec::new(),
             error: Some(format!("not carried out: {why}")),
         }),
     }

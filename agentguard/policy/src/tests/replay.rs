@@ -91,6 +91,7 @@ fn over(decision: Decision, sent: u64) -> Decision {
         status: None,
         llm: None,
         tool: None,
+        budget: Vec::new(),
         error: None,
     };
     Decision {

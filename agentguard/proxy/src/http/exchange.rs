@@ -233,6 +233,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 body
             }
             Err(refused) => {
+                account.unsent();
                 account.answered(StatusCode::FORBIDDEN);
                 return refuse(&refused, StatusCode::FORBIDDEN, &tongue);
             }
@@ -256,6 +257,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             && let Some(denied) = self.cut(&mut revoked).await
         {
             return ended(&account, &denied, &tongue);
+        }
+        match &carried {
+            Ok(carried) => account.refused_with(carried.parts.status),
+            Err(failed) if failed.unsent => account.unsent(),
+            Err(_) => {}
         }
         if let (Some(messaging), Ok(carried)) = (&messaging, &carried) {
             messaging.begun(&self.flow, &carried.parts.headers);
@@ -336,6 +342,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         if !counts.allowed {
             for (_, account) in &beside {
+                account.unsent();
                 account.fail("another message of its batch was denied, so that none was sent");
                 account.answered(StatusCode::FORBIDDEN);
             }
@@ -630,6 +637,8 @@ struct Failed {
     status: StatusCode,
     code: ReasonCode,
     message: String,
+    /// Whether nothing of it was sent.
+    unsent: bool,
 }
 
 impl Failed {
@@ -638,6 +647,15 @@ impl Failed {
             status: StatusCode::BAD_GATEWAY,
             code,
             message: message.into(),
+            unsent: false,
+        }
+    }
+
+    /// The same, of which nothing was sent.
+    fn unsent(self) -> Self {
+        Self {
+            unsent: true,
+            ..self
         }
     }
 }

@@ -104,6 +104,7 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
         status: None,
         llm: None,
         tool: None,
+        budget: Vec::new(),
         error: None,
     };
     record.outcome(acked[0], done.clone());

@@ -103,6 +103,7 @@ async fn a_decision_is_found_with_its_outcome_at_once_and_later() {
         status: Some(200),
         llm: None,
         tool: None,
+        budget: Vec::new(),
         error: None,
     };
     record.outcome(id, outcome.clone());

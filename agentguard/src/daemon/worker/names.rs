@@ -148,6 +148,7 @@ impl Port for NamesPort {
                 status: None,
                 llm: None,
                 tool: None,
+                budget: Vec::new(),
                 error: Some(reason.message.clone()),
             },
         );

@@ -44,6 +44,7 @@ impl Judge for NoShell {
             changes: Box::default(),
             keeps: None,
             cuts: self.cuts,
+            held: None,
             started: Instant::now(),
         });
         Box::pin(async { decided })

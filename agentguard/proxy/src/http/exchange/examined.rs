@@ -162,6 +162,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 status: StatusCode::FORBIDDEN,
                 code: ReasonCode::ToolDefinitionChanged,
                 message,
+                unsent: false,
             })),
             Err(not_shown) => {
                 let why = not_shown.message();

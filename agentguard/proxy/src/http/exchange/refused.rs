@@ -95,10 +95,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 status: refused.why.status(),
                 code: ReasonCode::HttpMalformed,
                 message: refused.why.to_string(),
+                unsent: false,
             };
         }
         match failed {
-            SendFailed::Unreachable(reason) => Failed::bad_gateway(reason.code, reason.message),
+            SendFailed::Unreachable(reason) => {
+                Failed::bad_gateway(reason.code, reason.message).unsent()
+            }
             SendFailed::Broken(error) => {
                 let message = format!("the upstream broke off: {}", chain(error.as_ref()));
                 Failed::bad_gateway(ReasonCode::UpstreamUnreachable, message)

@@ -50,6 +50,7 @@ fn denied() -> Decided {
         changes: Box::default(),
         keeps: None,
         cuts: false,
+        held: None,
         started: Instant::now(),
     }
 }

@@ -1,0 +1,268 @@
+//! What a call may use, before it leaves; and what it has used, once that is known.
+
+use agentguard_model::budget::Unit;
+use agentguard_model::{Demand, Llm, LlmOperation, Usage};
+
+use crate::charge::Terms;
+
+/// The most that is taken for true of what a provider reports: more is no number of tokens. It is charged with what was
+/// held for it then.
+const ABSURD: u64 = 1 << 40;
+
+/// The most tokens that a picture, a document or a sound is taken for.
+const MEDIUM: u64 = 60_000;
+
+/// The most tokens that a provider writes around a message or a tool.
+const PART: u64 = 64;
+
+/// The most that it writes around all of them: what a model is told of its tools, and how it is to answer.
+const AROUND: u64 = 2_048;
+
+/// What is known of a model.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ModelFacts {
+    /// The most tokens that it reads.
+    pub context: u64,
+    /// The most tokens that one answer of it has.
+    pub output: u64,
+    /// Whether it may write what is not shown where the call does not say.
+    pub reasons: bool,
+    /// What a million tokens of input cost at most, in millionths of a dollar.
+    pub input_price: u64,
+    /// And of output.
+    pub output_price: u64,
+}
+
+/// What a call may use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Estimate {
+    /// The most tokens of input.
+    pub input: u64,
+    /// The most tokens of output, of all answers together.
+    pub output: u64,
+    /// How many answers are asked for, at least one.
+    pub answers: u64,
+    /// Whether all that bills as output is seen as it is written, so that a part of it may be reserved at a time.
+    pub visible: bool,
+}
+
+impl Estimate {
+    /// Of a call whose content has so many bytes. `limited`: the provider's own limit of output holds.
+    ///
+    /// A byte-level tokenizer makes a token of a byte at least, so that text has no more tokens than bytes. What the call
+    /// refers to is not seen: it may fill the model's window. So may what could not be read.
+    #[must_use]
+    pub fn of(llm: &Llm, demand: &Demand, bytes: u64, model: &ModelFacts) -> Self {
+        let unread = llm.not_understood.is_some();
+        let around = u64::from(demand.parts)
+            .saturating_mul(PART)
+            .saturating_add(u64::from(demand.media).saturating_mul(MEDIUM))
+            .saturating_add(AROUND);
+        let seen = bytes.saturating_add(around);
+        let input = match llm.operation {
+            // Each of many texts may fill the window by itself.
+            LlmOperation::Embeddings => seen.max(if demand.refers { model.context } else { 0 }),
+            // What tools of the provider's find is read again with each of their calls.
+            _ if demand.serves_tools => model.context.saturating_mul(2),
+            _ if demand.refers || unread => model.context,
+            _ => seen.min(model.context),
+        };
+        let writes = matches!(
+            llm.operation,
+            LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime
+        );
+        let answers = u64::from(demand.answers.max(1));
+        let one = llm.max_output_tokens.unwrap_or(model.output).min(ABSURD);
+        let output = match writes {
+            true => one.saturating_mul(answers),
+            false => 0,
+        };
+        let hidden = demand.reasons.unwrap_or(model.reasons) || demand.serves_tools || unread;
+        Self {
+            input,
+            output,
+            answers,
+            visible: llm.stream && writes && !hidden,
+        }
+    }
+
+    /// What an account of this unit is charged with for it, for each call.
+    #[must_use]
+    pub fn terms(&self, unit: Unit, model: &ModelFacts) -> Terms {
+        let of_output = |fixed| Terms {
+            fixed,
+            per_million: 1_000_000,
+        };
+        let only = |fixed| Terms {
+            fixed,
+            per_million: 0,
+        };
+        match unit {
+            // Nobody knows before what is cached: it may be all of it.
+            Unit::InputTokens | Unit::CachedTokens => only(self.input),
+            Unit::OutputTokens => of_output(0),
+            // What is seen as it is written is not reasoning.
+            Unit::ReasoningTokens if self.visible => only(0),
+            Unit::ReasoningTokens => of_output(0),
+            Unit::Tokens => of_output(self.input),
+            Unit::MicroUsd => Terms {
+                fixed: Terms {
+                    fixed: 0,
+                    per_million: model.input_price,
+                }
+                .amount(self.input),
+                per_million: model.output_price,
+            },
+            Unit::Calls | Unit::ConcurrentCalls => only(1),
+            Unit::ToolCalls | Unit::Destinations | Unit::WallTime => only(0),
+        }
+    }
+}
+
+/// What a call has used of this unit, by what its provider reports. None: it does not say, or says what cannot be.
+/// `price`: what that costs, in millionths of a dollar.
+#[must_use]
+pub fn used(unit: Unit, usage: &Usage, price: impl FnOnce(&Usage) -> Option<u64>) -> Option<u64> {
+    let sane = |tokens: Option<u64>| tokens.filter(|it| *it <= ABSURD);
+    let (input, output) = (sane(usage.input_tokens), sane(usage.output_tokens));
+    match unit {
+        Unit::InputTokens => input,
+        Unit::OutputTokens => output,
+        // What is not told of is none, where the whole is.
+        Unit::CachedTokens => match usage.cache_read_tokens {
+            None => input.map(|_| 0),
+            cached => sane(cached),
+        },
+        Unit::ReasoningTokens => match usage.reasoning_tokens {
+            None => output.map(|_| 0),
+            tokens => sane(tokens),
+        },
+        Unit::Tokens => input?.checked_add(output?),
+        Unit::MicroUsd => {
+            input?;
+            output?;
+            price(usage)
+        }
+        Unit::Calls | Unit::ToolCalls => Some(1),
+        Unit::ConcurrentCalls | Unit::Destinations | Unit::WallTime => Some(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentguard_model::budget::Unit;
+    use agentguard_model::{Demand, Llm, LlmOperation, Usage};
+
+    use super::{ABSURD, AROUND, Estimate, MEDIUM, ModelFacts, PART, used};
+
+    const MODEL: ModelFacts = ModelFacts {
+        context: 200_000,
+        output: 64_000,
+        reasons: false,
+        input_price: 3_000_000,
+        output_price: 15_000_000,
+    };
+
+    fn llm(limit: Option<u64>, stream: bool) -> Llm {
+        Llm {
+            provider: "anthropic".to_owned(),
+            operation: LlmOperation::Chat,
+            model: Some("m".to_owned()),
+            stream,
+            max_output_tokens: limit,
+            tools: Vec::new(),
+            asks: Vec::new(),
+            asks_unread: false,
+            not_understood: None,
+        }
+    }
+
+    #[test]
+    fn a_call_may_use_what_it_says_and_no_more() {
+        let demand = Demand {
+            parts: 3,
+            media: 1,
+            ..Demand::default()
+        };
+        let estimate = Estimate::of(&llm(Some(100), true), &demand, 1000, &MODEL);
+        assert_eq!(estimate.input, 1000 + 3 * PART + MEDIUM + AROUND);
+        assert_eq!((estimate.output, estimate.visible), (100, true));
+        let tokens = estimate.terms(Unit::Tokens, &MODEL);
+        assert_eq!(tokens.amount(100), estimate.input + 100);
+        let money = estimate.terms(Unit::MicroUsd, &MODEL);
+        assert_eq!(money.amount(100), estimate.input * 3 + 100 * 15);
+        // No more than the model reads, and all of that where something is not seen.
+        let of = |demand: Demand, bytes| Estimate::of(&llm(None, false), &demand, bytes, &MODEL);
+        assert_eq!(of(Demand::default(), 1 << 30).input, MODEL.context);
+        let refers = Demand {
+            refers: true,
+            ..Demand::default()
+        };
+        assert_eq!(of(refers, 10).input, MODEL.context);
+        let several = Demand {
+            answers: 3,
+            ..Demand::default()
+        };
+        assert_eq!(of(several, 10).output, 3 * MODEL.output);
+    }
+
+    #[test]
+    fn what_is_not_seen_is_never_reserved_in_parts() {
+        let visible = |llm: &Llm, demand: &Demand, model: &ModelFacts| {
+            Estimate::of(llm, demand, 10, model).visible
+        };
+        let none = Demand::default();
+        assert!(visible(&llm(None, true), &none, &MODEL));
+        assert!(!visible(&llm(None, false), &none, &MODEL), "one document");
+        let thinking = ModelFacts {
+            reasons: true,
+            ..MODEL
+        };
+        assert!(!visible(&llm(None, true), &none, &thinking));
+        let off = Demand {
+            reasons: Some(false),
+            ..Demand::default()
+        };
+        assert!(visible(&llm(None, true), &off, &thinking));
+        let served = Demand {
+            serves_tools: true,
+            ..off
+        };
+        assert!(!visible(&llm(None, true), &served, &thinking));
+        let unread = Llm {
+            not_understood: Some("no JSON".to_owned()),
+            ..llm(None, true)
+        };
+        assert!(!visible(&unread, &none, &MODEL));
+    }
+
+    #[test]
+    fn what_is_reported_counts_where_it_can_be() {
+        let usage = Usage {
+            input_tokens: Some(10),
+            output_tokens: Some(20),
+            ..Usage::default()
+        };
+        let none = |_: &Usage| None;
+        let of = |unit, usage: &Usage| used(unit, usage, none);
+        assert_eq!(of(Unit::Tokens, &usage), Some(30));
+        assert_eq!(of(Unit::CachedTokens, &usage), Some(0));
+        assert_eq!(of(Unit::ReasoningTokens, &usage), Some(0));
+        assert_eq!(of(Unit::MicroUsd, &usage), None);
+        assert_eq!(used(Unit::MicroUsd, &usage, |_| Some(7)), Some(7));
+        assert_eq!(of(Unit::ConcurrentCalls, &usage), Some(0));
+        let missing = Usage {
+            output_tokens: None,
+            ..usage
+        };
+        assert_eq!(of(Unit::Tokens, &missing), None);
+        assert_eq!(of(Unit::InputTokens, &missing), Some(10));
+        assert_eq!(of(Unit::ReasoningTokens, &missing), None);
+        let absurd = Usage {
+            input_tokens: Some(ABSURD + 1),
+            ..usage
+        };
+        assert_eq!(of(Unit::InputTokens, &absurd), None);
+        assert_eq!(used(Unit::MicroUsd, &absurd, |_| Some(7)), None);
+    }
+}

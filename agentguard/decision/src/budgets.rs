@@ -1,0 +1,369 @@
+//! What calls are charged with before they leave, and what they have used in the end.
+//!
+//! A call that the policy allows reserves from all of its budgets at once, or is refused. Where all that it writes is seen,
+//! it reserves a part of its limit at a time, and more as it is written. What is known of its use when it is over is
+//! settled; where nothing is, it has used all that was reserved.
+
+mod held;
+mod scopes;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentguard_budget::{Charge, Estimate, Ledger, ModelFacts, Refused, Short, Terms, Want};
+use agentguard_model::budget::{Budget, Reached, Unit};
+use agentguard_model::{BudgetLine, Demand, Llm, Matched, Mode, Reason, ReasonCode, Verdict};
+use agentguard_policy::{
+    AgentPolicy, BudgetRule, Charged, Policy, Request, Ruling, RulingOutcome, Seen,
+};
+use jiff::Timestamp;
+
+pub use held::{Held, Used};
+
+use crate::asked::Asked;
+use crate::decider::Decider;
+use crate::port::{Client, Decided, Recorder, Target};
+use scopes::Behind;
+
+/// How many tokens of visible output are reserved at a time. What a call has when it breaks off counts as used, so that it
+/// is what a client that goes away pays at most; and what a provider may write ahead of what is read of it.
+pub const SLICE: u64 = 1024;
+
+/// With fewer tokens left a call does not begin: some providers refuse a lower limit, and no answer has fewer.
+const LEAST: u64 = 16;
+
+/// The engine's name in [`Matched`].
+const ENGINE: &str = "budget";
+
+/// Where budgets are kept, and what is known of models.
+pub struct Accounting {
+    ledger: Arc<dyn Ledger>,
+}
+
+impl std::fmt::Debug for Accounting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accounting").finish_non_exhaustive()
+    }
+}
+
+/// What becomes of what the policy allows.
+pub(crate) enum Charging {
+    /// Nothing is charged for it.
+    Free,
+    /// It holds this.
+    Held(Arc<Held>),
+    /// A budget has too little.
+    Refused(Box<Denial>),
+}
+
+/// Why a budget refuses.
+pub(crate) struct Denial {
+    pub(crate) reason: Reason,
+    pub(crate) matched: Vec<Matched>,
+}
+
+impl Denial {
+    /// As a ruling, in the place of one that allows.
+    pub(crate) fn ruling(self) -> Ruling {
+        Ruling {
+            outcome: RulingOutcome::Deny,
+            verdict: Verdict::Deny,
+            enforced: true,
+            mode: Mode::Enforce,
+            reason: self.reason,
+            matched: self.matched,
+            changes: Vec::new(),
+            on_paper: Vec::new(),
+            captures: false,
+            cuts: false,
+        }
+    }
+}
+
+impl Accounting {
+    /// With this ledger.
+    #[must_use]
+    pub fn new(ledger: Arc<dyn Ledger>) -> Self {
+        Self { ledger }
+    }
+
+    fn model(&self, _: &Llm) -> ModelFacts {
+        UNKNOWN
+    }
+
+    fn price(&self, _: Charged<'_>) -> held::Price {
+        Box::new(|_| None)
+    }
+}
+
+/// Of a model that nobody knows.
+const UNKNOWN: ModelFacts = ModelFacts {
+    context: 2_000_000,
+    output: 128_000,
+    reasons: true,
+    input_price: 150_000_000,
+    output_price: 600_000_000,
+};
+
+impl<R: Recorder> Decider<R> {
+    /// Charges what the policy allows. `demand` is that of a call of a language model.
+    pub(crate) async fn charge(
+        &self,
+        policy: &Policy,
+        client: &Client,
+        target: &Target,
+        seen: Seen<'_>,
+        demand: &Demand,
+    ) -> Charging {
+        let Some(accounting) = self.accounting() else {
+            return Charging::Free;
+        };
+        if policy.budgets().is_empty() {
+            return Charging::Free;
+        }
+        let nothing = Request::new("", "");
+        let request = match &seen {
+            Seen::Request(request) => request,
+            _ => &nothing,
+        };
+        if request.opens_calls {
+            return Charging::Free;
+        }
+        let Ok(agent) = self.agent(policy, client.agent) else {
+            return Charging::Free;
+        };
+        let charged = match (request.llm, request.tool) {
+            (Some(llm), _) => Charged::Llm(llm),
+            (None, Some(tool)) if tool.name.is_some() || tool.not_understood.is_some() => {
+                Charged::Tool(tool)
+            }
+            (None, _) => Charged::Other,
+        };
+        let rules = policy.budgets().iter();
+        let rules: Vec<&BudgetRule> = rules.filter(|it| it.is_charged(agent, charged)).collect();
+        if rules.is_empty() {
+            return Charging::Free;
+        }
+        let (named, mut context) = self.directory().describe(client.agent, client.run, policy);
+        for claim in agent.trusted(request.claims) {
+            context.fill(&claim.context);
+        }
+        let behind = Behind {
+            agent: named.as_ref(),
+            context: &context,
+            target,
+            charged,
+        };
+        let model = match charged {
+            Charged::Llm(llm) => accounting.model(llm),
+            Charged::Tool(_) | Charged::Other => UNKNOWN,
+        };
+        let estimate = match charged {
+            Charged::Llm(llm) => Some(Estimate::of(llm, demand, request.body, &model)),
+            Charged::Tool(_) | Charged::Other => None,
+        };
+        let charges = rules.iter().map(|rule| Charge {
+            budget: in_force(rule, agent),
+            scope: behind.scope(&rule.budget),
+            terms: terms(rule.budget.unit, estimate.as_ref(), &model),
+            place: behind.place(),
+        });
+        let charges = charges.collect();
+        let want = want(charges, estimate.as_ref());
+        let now = Timestamp::now();
+        let reserved = accounting.ledger.reserve(&want, now.as_millisecond()).await;
+        match reserved {
+            Ok(granted) => {
+                let price = accounting.price(charged);
+                let held = Held::new(accounting, want, granted, estimate, price);
+                Charging::Held(Arc::new(held))
+            }
+            Err(refused) => {
+                let rule = |place: usize| rules.get(place).copied();
+                Charging::Refused(Box::new(denial(refused, rule, &want)))
+            }
+        }
+    }
+
+    /// Reserves more for a call that has written so many tokens, where that has become too little. What is denied is
+    /// recorded, and ends: `asked` is the call.
+    pub async fn written(
+        &self,
+        client: &Client,
+        target: &Target,
+        asked: &Asked,
+        held: &Held,
+        tokens: u64,
+    ) -> Option<Decided> {
+        if !held.runs_out(tokens) {
+            return None;
+        }
+        let started = Instant::now();
+        let policy = self.policies().current();
+        let agent = self.agent(&policy, client.agent);
+        // A limit that was changed holds for what is under way, too. One that is gone holds as it was.
+        let budgets = held.want().charges.iter().map(|charge| {
+            let rule = policy.budget(&charge.budget.id);
+            match (
+                rule.filter(|it| it.budget.unit == charge.budget.unit),
+                &agent,
+            ) {
+                (Some(rule), Ok(agent)) => in_force(rule, agent),
+                _ => Arc::clone(&charge.budget),
+            }
+        });
+        let budgets: Vec<_> = budgets.collect();
+        let refused = held.extend(tokens, &budgets).await.err();
+        if tokens <= held.tokens() {
+            return None;
+        }
+        let of = |place: usize| {
+            let charge = held.want().charges.get(place)?;
+            policy.budget(&charge.budget.id)
+        };
+        let mut denial = match refused {
+            Some(refused) => denial(refused, of, held.want()),
+            // Less than it has written already.
+            None => unwritten("too little is left of its budgets"),
+        };
+        denial.reason.message.push_str(" (this was under way)");
+        let seen = Seen::Request(asked.seen());
+        let ruling = denial.ruling();
+        let concluding = self.conclude_ruling(&policy, client, target, seen, ruling, started);
+        Some(concluding.await)
+    }
+}
+
+/// The budget of a rule as it holds for an agent: on paper it limits nothing.
+fn in_force(rule: &BudgetRule, agent: &AgentPolicy) -> Arc<Budget> {
+    if rule.is_enforced(agent) {
+        return Arc::clone(&rule.budget);
+    }
+    Arc::new(Budget {
+        reached: Reached::Alert,
+        ..(*rule.budget).clone()
+    })
+}
+
+fn terms(unit: Unit, estimate: Option<&Estimate>, model: &ModelFacts) -> Terms {
+    match (unit, estimate) {
+        (_, Some(estimate)) => estimate.terms(unit, model),
+        (Unit::ToolCalls, None) => Terms {
+            fixed: 1,
+            per_million: 0,
+        },
+        (_, None) => Terms::default(),
+    }
+}
+
+/// What a call reserves before it leaves.
+fn want(charges: Vec<Charge>, estimate: Option<&Estimate>) -> Want {
+    let (tokens, least) = match estimate {
+        None => (0, 0),
+        Some(estimate) => {
+            let first = match estimate.visible {
+                true => estimate.output.min(SLICE),
+                false => estimate.output,
+            };
+            (first, first.min(LEAST.saturating_mul(estimate.answers)))
+        }
+    };
+    Want {
+        charges,
+        tokens,
+        least,
+    }
+}
+
+/// Why a ledger refused, for the person whose call it was.
+fn denial<'a>(
+    refused: Refused,
+    rule: impl Fn(usize) -> Option<&'a BudgetRule>,
+    want: &Want,
+) -> Denial {
+    let short = match refused {
+        Refused::Short(short) => short,
+        other => return unwritten(&other.to_string()),
+    };
+    let (Some(rule), Some(charge)) = (rule(short.charge), want.charges.get(short.charge)) else {
+        return unwritten("a budget of it is not there any more");
+    };
+    let code = match short.may_pass() {
+        true => ReasonCode::BudgetHeld,
+        false => ReasonCode::BudgetExhausted,
+    };
+    let matched = Matched {
+        engine: ENGINE.to_owned(),
+        rule: rule.budget.id.to_string(),
+        source: rule.source.clone(),
+        on_paper: None,
+    };
+    Denial {
+        reason: Reason::new(code, sentence(&short, rule, charge)),
+        matched: vec![matched],
+    }
+}
+
+fn unwritten(why: &str) -> Denial {
+    let message =
+        format!("What this would use cannot be written down, so that it does not go: {why}.");
+    Denial {
+        reason: Reason::new(ReasonCode::LedgerFailed, message),
+        matched: Vec::new(),
+    }
+}
+
+fn sentence(short: &Short, rule: &BudgetRule, charge: &Charge) -> String {
+    let Budget { id, unit, .. } = &*rule.budget;
+    let whose = match charge.scope.as_str() {
+        "" => String::new(),
+        scope => format!(" of {scope}"),
+    };
+    let balance = short.balance;
+    let amount = |it: u64| amount(*unit, it);
+    let mut text = format!(
+        "Budget {id}{whose} allows {}, of which {} are used",
+        amount(balance.limit),
+        amount(balance.used)
+    );
+    if balance.held > 0 {
+        text.push_str(&format!(
+            " and {} are held for calls that are under way",
+            amount(balance.held)
+        ));
+    }
+    text.push_str(&format!("; this needs {} at least", amount(short.needed)));
+    let resets = balance
+        .resets
+        .and_then(|it| Timestamp::from_millisecond(it).ok());
+    if let Some(resets) = resets {
+        text.push_str(&format!(". It begins anew at {resets}"));
+    }
+    text.push('.');
+    if let Some(reason) = &rule.reason {
+        text.push(' ');
+        text.push_str(reason);
+    }
+    text
+}
+
+/// An amount as people read it.
+pub(crate) fn amount(unit: Unit, amount: u64) -> String {
+    match unit {
+        Unit::MicroUsd => format!("${}.{:06}", amount / 1_000_000, amount % 1_000_000),
+        Unit::WallTime => format!("{} s", amount / 1000),
+        unit => format!("{amount} {unit}"),
+    }
+}
+
+/// A budget's part in a decision.
+pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
+    BudgetLine {
+        budget: charge.budget.id.to_string(),
+        scope: charge.scope.to_string(),
+        unit: charge.budget.unit,
+        reserved,
+        settled: None,
+        overshoot: None,
+    }
+}

@@ -1,0 +1,216 @@
+//! What a call holds of its budgets, until it is over.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use agentguard_budget::{Estimate, Granted, HoldId, Ledger, Refused, Want, used};
+use agentguard_model::budget::Budget;
+use agentguard_model::{BudgetLine, Usage};
+use jiff::Timestamp;
+
+use super::{Accounting, SLICE, line};
+
+/// What a call has used.
+#[derive(Clone, Copy, Debug)]
+pub enum Used<'a> {
+    /// This much, as its provider says.
+    Reported(&'a Usage),
+    /// Nothing of what is counted in tokens: its provider refused it.
+    Nothing,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// What a use of a model costs, in millionths of a dollar.
+pub(super) type Price = Box<dyn Fn(&Usage) -> Option<u64> + Send + Sync>;
+
+/// What a call holds of its budgets. It is settled once: by who knows what it has used, else when it is dropped. Until
+/// [`Self::leaves`] it has used nothing then, and everything after that.
+pub struct Held {
+    ledger: Arc<dyn Ledger>,
+    id: HoldId,
+    want: Want,
+    /// What each account holds.
+    amounts: Mutex<Vec<u64>>,
+    /// How many tokens it may write until more are asked for.
+    tokens: AtomicU64,
+    estimate: Option<Estimate>,
+    /// What is to be lowered to that in the call: its limit of output, for each answer.
+    clamp: Option<u64>,
+    /// What a use of it costs, in millionths of a dollar.
+    price: Price,
+    left: AtomicBool,
+    settled: OnceLock<Vec<BudgetLine>>,
+}
+
+impl Held {
+    pub(super) fn new(
+        accounting: &Accounting,
+        want: Want,
+        granted: Granted,
+        estimate: Option<Estimate>,
+        price: Price,
+    ) -> Self {
+        // What other calls hold may come back, and what they use does not: a part that is granted is no promise of more.
+        let clamp = estimate.and_then(|estimate| {
+            let most = match estimate.visible {
+                true => granted.room,
+                false => granted.tokens,
+            };
+            (most < estimate.output).then(|| most / estimate.answers)
+        });
+        Self {
+            ledger: Arc::clone(&accounting.ledger),
+            id: granted.id,
+            want,
+            amounts: Mutex::new(granted.held),
+            tokens: AtomicU64::new(granted.tokens),
+            estimate,
+            clamp,
+            price,
+            left: AtomicBool::new(false),
+            settled: OnceLock::new(),
+        }
+    }
+
+    /// What the call's own limit of output has to be lowered to, for each answer. None: it may stay.
+    #[must_use]
+    pub const fn clamp(&self) -> Option<u64> {
+        self.clamp
+    }
+
+    /// The call leaves: from now on it may be billed.
+    pub fn leaves(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Whether what it writes has to be counted, since only a part of it is reserved.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.estimate.is_some_and(|it| it.visible)
+    }
+
+    /// The most that it may write, of all answers together.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        let Some(estimate) = &self.estimate else {
+            return 0;
+        };
+        let clamped = self.clamp.map(|it| it.saturating_mul(estimate.answers));
+        clamped.unwrap_or(estimate.output)
+    }
+
+    /// Whether there is too little for a call that has written so many tokens to go on for long.
+    #[must_use]
+    pub fn runs_out(&self, written: u64) -> bool {
+        let granted = self.tokens.load(Ordering::Acquire);
+        written.saturating_add(SLICE / 2) > granted
+    }
+
+    /// How many tokens it may write.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Acquire)
+    }
+
+    /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now.
+    pub(super) async fn extend(
+        &self,
+        written: u64,
+        budgets: &[Arc<Budget>],
+    ) -> Result<(), Refused> {
+        let granted = self.tokens();
+        let wanted = written.saturating_add(SLICE);
+        if wanted <= granted {
+            return Ok(());
+        }
+        let more = wanted - granted;
+        let now = Timestamp::now().as_millisecond();
+        let got = self.ledger.extend(self.id, more, budgets, now).await?;
+        let tokens = granted.saturating_add(got);
+        self.tokens.store(tokens, Ordering::Release);
+        let mut amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (amount, charge) in amounts.iter_mut().zip(&self.want.charges) {
+            if charge.budget.unit.is_held() {
+                *amount = charge.terms.amount(tokens);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) const fn want(&self) -> &Want {
+        &self.want
+    }
+
+    /// What is reserved, for the record.
+    #[must_use]
+    pub fn lines(&self) -> Vec<BudgetLine> {
+        let amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let charges = self.want.charges.iter().zip(amounts.iter());
+        charges.map(|(charge, held)| line(charge, *held)).collect()
+    }
+
+    /// Says what was used, once; what was said first counts. Answers with what becomes of it.
+    pub fn settle(&self, how: Used<'_>) -> &[BudgetLine] {
+        self.settled.get_or_init(|| {
+            let mut lines = self.lines();
+            for (line, charge) in lines.iter_mut().zip(&self.want.charges) {
+                let unit = charge.budget.unit;
+                let known = match how {
+                    Used::Reported(usage) => used(unit, usage, |usage| (self.price)(usage)),
+                    // A call is one whatever became of it.
+                    Used::Nothing => used(unit, &NOTHING, |_| Some(0)),
+                    Used::Unknown => used(unit, &Usage::default(), |_| None),
+                };
+                let amount = known.unwrap_or(line.reserved);
+                line.settled = Some(amount);
+                line.overshoot = Some(amount.saturating_sub(line.reserved)).filter(|it| *it > 0);
+            }
+            let amounts: Vec<u64> = lines.iter().filter_map(|line| line.settled).collect();
+            let now = Timestamp::now().as_millisecond();
+            self.ledger.settle(self.id, Some(&amounts), now);
+            lines
+        })
+    }
+
+    /// Gives all of it back: it did not leave, and is no call.
+    pub fn release(&self) {
+        self.settled.get_or_init(|| {
+            let nothing = vec![0; self.want.charges.len()];
+            let now = Timestamp::now().as_millisecond();
+            self.ledger.settle(self.id, Some(&nothing), now);
+            Vec::new()
+        });
+    }
+}
+
+const NOTHING: Usage = Usage {
+    input_tokens: Some(0),
+    cache_read_tokens: None,
+    cache_write_tokens: None,
+    audio_input_tokens: None,
+    output_tokens: Some(0),
+    reasoning_tokens: None,
+    audio_output_tokens: None,
+};
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.left.load(Ordering::Acquire) {
+            self.settle(Used::Unknown);
+        } else {
+            self.release();
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("id", &self.id)
+            .field("tokens", &self.tokens())
+            .field("clamp", &self.clamp)
+            .finish_non_exhaustive()
+    }
+}
