@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::{fmt, mem};
 
+use agentguard_model::Demand;
+
 use super::converse_call::ConverseCall;
+use super::demand::{DemandSink, Form};
 use super::gemini_call::GeminiCall;
 use super::names::{asks_for_more, in_another_case};
 use super::{Endpoint, InvokeForm, MAX_OFFERED, NotUnderstood, Word};
@@ -25,6 +28,8 @@ pub struct Call {
     pub user: Option<String>,
     /// A model that it names beside its own, which may answer in its place, or be called by it.
     pub beside: Option<String>,
+    /// What it may have the model read and write.
+    pub demand: Demand,
 }
 
 impl Call {
@@ -117,6 +122,7 @@ impl CallReader {
 pub(super) struct CallSink {
     endpoint: Endpoint,
     call: Call,
+    demand: DemandSink,
     /// What a message has beside; none where the document has no such thing.
     message: Option<Envelope>,
     /// Whether the call of a batch that is being read has named its model.
@@ -219,6 +225,7 @@ impl CallSink {
                 stream: matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate),
                 ..Call::default()
             },
+            demand: DemandSink::new(Form::of(endpoint)),
             message: None,
             named: false,
             two_users: false,
@@ -407,7 +414,10 @@ impl CallSink {
                 self.fail(NotUnderstood::Case("params"));
             }
             ([Part::Key("requests"), Part::Item(_), Part::Key("params")], event) => match event {
-                Event::Begin(Kind::Object) => self.named = false,
+                Event::Begin(Kind::Object) => {
+                    self.named = false;
+                    self.demand.another();
+                }
                 Event::End(Kind::Object) if self.named => {}
                 _ => self.fail(NotUnderstood::Wrong("model")),
             },
@@ -676,6 +686,7 @@ impl CallSink {
         if self.fault.is_some() {
             return;
         }
+        self.demand.met(steps, event);
         match steps {
             [] => self.object |= event == Event::Begin(Kind::Object),
             [Part::Key("user" | "safety_identifier")] if self.endpoint.is_openai() => {
@@ -743,6 +754,7 @@ impl CallSink {
         let most = most.max(most.and(self.fallback_limit));
         Ok(Call {
             max_output_tokens: most,
+            demand: self.demand.finish(),
             ..self.call
         })
     }

@@ -1,6 +1,7 @@
 //! What a request to Bedrock's Converse asks for.
 
 use super::call::{Asks, Call, CallSink};
+use super::demand::{DemandSink, Form};
 use super::names::{asks_for_more, in_another_case};
 use super::{Endpoint, MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Sink};
@@ -32,6 +33,7 @@ const READ: [&str; 5] = ["tools", "functions", "mcp_servers", "max_tokens", "mod
 #[derive(Debug)]
 pub(super) struct ConverseCall {
     call: Call,
+    demand: DemandSink,
     /// What is passed on to the model.
     passed: CallSink,
     word: Word,
@@ -47,6 +49,7 @@ impl Default for ConverseCall {
     fn default() -> Self {
         Self {
             call: Call::default(),
+            demand: DemandSink::new(Form::Other),
             passed: CallSink::new(Endpoint::Messages),
             word: Word::default(),
             reading: false,
@@ -71,6 +74,12 @@ impl ConverseCall {
     /// What is met, at these steps within the request.
     fn met(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::{Item, Key};
+        if let [Key("input"), Key("converse"), rest @ ..] = steps
+            && !rest.is_empty()
+        {
+            return self.met(rest, event);
+        }
+        self.demand.met_in_converse(steps, event);
         match steps {
             [] => self.object |= event == Event::Begin(Kind::Object),
             [Key(name)] => {
@@ -84,7 +93,6 @@ impl ConverseCall {
                     self.fail(NotUnderstood::Wrong("invokeModel"));
                 }
             }
-            [Key("input"), Key("converse"), rest @ ..] => self.met(rest, event),
             [Key("inferenceConfig"), Key(name)] => {
                 self.check(&LIMITS, name);
                 if *name == "maxTokens" {
@@ -239,11 +247,16 @@ impl Asks for ConverseCall {
             return Err(NotUnderstood::NoObject);
         }
         let Self {
-            mut call, passed, ..
+            mut call,
+            mut demand,
+            passed,
+            ..
         } = *self;
         let passed = passed.into_call()?;
         call.model = passed.model;
         call.beside = passed.beside;
+        demand.and(passed.demand);
+        call.demand = demand.finish();
         call.tools.extend(passed.tools);
         if call.tools.len() > MAX_OFFERED {
             return Err(NotUnderstood::Offered);

@@ -4,6 +4,7 @@
 //! `max_output_tokens`, and what is `null` is not there.
 
 use super::call::{Asks, Call};
+use super::demand::{DemandSink, Form};
 use super::names::{Spelt, camel, either_spelling};
 use super::{MAX_OFFERED, NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Sink};
@@ -36,9 +37,10 @@ enum Within {
     Named,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct GeminiCall {
     call: Call,
+    demand: DemandSink,
     word: Word,
     /// Whether the word that is being read is a model's name; it is a tool's otherwise.
     reading: Option<bool>,
@@ -48,6 +50,21 @@ pub(super) struct GeminiCall {
     named: bool,
     object: bool,
     fault: Option<NotUnderstood>,
+}
+
+impl Default for GeminiCall {
+    fn default() -> Self {
+        Self {
+            call: Call::default(),
+            demand: DemandSink::new(Form::Other),
+            word: Word::default(),
+            reading: None,
+            seen: [0; DEEP],
+            named: false,
+            object: false,
+            fault: None,
+        }
+    }
 }
 
 /// The steps to a member, each by the name that [`KNOWN`] has for it. None where it is in something that is not looked at:
@@ -197,18 +214,23 @@ impl Sink for GeminiCall {
         }
         match event {
             Event::Text(piece) => {
+                self.demand.met_in_gemini(&[], event);
                 if self.reading.is_some() {
                     self.word.push(piece);
                 }
                 return;
             }
-            Event::End(Kind::Text) => return self.word_ends(),
+            Event::End(Kind::Text) => {
+                self.demand.met_in_gemini(&[], event);
+                return self.word_ends();
+            }
             _ => {}
         }
         let parts = path.parts();
         let Some(written) = parts.steps() else {
             return;
         };
+        self.demand.met_in_gemini(written, event);
         if written.len() > DEEP {
             return;
         }
@@ -261,7 +283,10 @@ impl Asks for GeminiCall {
         match self.fault {
             Some(fault) => Err(fault),
             None if !self.object => Err(NotUnderstood::NoObject),
-            None => Ok(self.call),
+            None => Ok(Call {
+                demand: self.demand.finish(),
+                ..self.call
+            }),
         }
     }
 }

@@ -18,6 +18,7 @@ mod converse;
 mod converse_call;
 mod counts;
 mod cut;
+mod demand;
 mod gemini;
 mod gemini_call;
 mod invoke;

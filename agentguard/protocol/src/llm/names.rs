@@ -44,6 +44,24 @@ fn bare_of(name: &str) -> impl Iterator<Item = char> {
     folded(name).filter(|it| !matches!(it, '_' | '-'))
 }
 
+/// The most bytes of a name that [`bare_in`] looks at.
+const MAX_BARE: usize = 40;
+
+/// As [`bare`], in a place that is there. Empty where the name is longer than any that is known, or has letters that none
+/// of them has.
+pub(super) fn bare_in<'a>(name: &str, place: &'a mut [u8; MAX_BARE]) -> &'a str {
+    let mut length = 0;
+    for letter in bare_of(name) {
+        let (Some(byte), Ok(letter)) = (place.get_mut(length), u8::try_from(letter)) else {
+            return "";
+        };
+        *byte = letter;
+        length += 1;
+    }
+    let bare = place.get(..length).unwrap_or_default();
+    std::str::from_utf8(bare).unwrap_or_default()
+}
+
 /// Whether a member with this name would offer tools, name a model or ask for more in the form of some model.
 pub(super) fn asks_for_more(name: &str) -> bool {
     OF_MODELS.contains(&bare(name).as_str())

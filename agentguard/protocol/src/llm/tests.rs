@@ -1,4 +1,4 @@
-use agentguard_model::{AskedTool, LlmAnswer, LlmApi, LlmOperation, Usage};
+use agentguard_model::{AskedTool, Demand, LlmAnswer, LlmApi, LlmOperation, Usage};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +13,17 @@ mod cohere;
 mod gemini;
 mod ollama;
 
+/// What a call asks for, but for how much it may have a model read and write: [`super::demand`] has tests of its own.
 fn call(endpoint: Endpoint, body: &str) -> Result<Call, NotUnderstood> {
+    let call = whole_call(endpoint, body)?;
+    Ok(Call {
+        demand: Demand::default(),
+        ..call
+    })
+}
+
+/// All that a call asks for, in any pieces alike.
+pub(super) fn whole_call(endpoint: Endpoint, body: &str) -> Result<Call, NotUnderstood> {
     let in_pieces = |size: usize| {
         let mut reader = CallReader::new(endpoint);
         for piece in body.as_bytes().chunks(size) {
@@ -426,7 +436,7 @@ fn what_a_call_asks_for() {
         max_output_tokens: Some(7),
         tools: ["get_weather", "shell", "old"].map(str::to_owned).into(),
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(Endpoint::ChatCompletions, chat), Ok(read));
     let responses = r#"{"model":"gpt-5","max_tokens":1,"max_output_tokens":9,"stream":null,"tools":[
@@ -449,7 +459,7 @@ fn what_a_call_asks_for() {
         .map(str::to_owned)
         .into(),
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(Endpoint::Responses, responses), Ok(read));
     let messages = r#"{"tools":[{"name":"Bash","input_schema":{"type":"object"}},
@@ -462,7 +472,7 @@ fn what_a_call_asks_for() {
             .map(str::to_owned)
             .into(),
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(Endpoint::Messages, messages), Ok(read));
     assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));

@@ -3,7 +3,7 @@
 //! Calls may name a lane (`stream_id`), and the events of their answers name it then. In a lane answers come one after
 //! the other, in the order of the calls; those of several lanes come at the same time.
 
-use agentguard_model::LlmAnswer;
+use agentguard_model::{Demand, LlmAnswer};
 
 use super::answer::{Answer, Progress, Start, add};
 use super::call::{Asks as _, CallSink, Envelope};
@@ -71,7 +71,13 @@ impl TurnReader {
         let Envelope { kind, lane } = self.sink.envelope();
         let call = self.sink.finish()?;
         call.names_one(call.model.as_deref())?;
-        let about = call == Call::default();
+        // What it gives to the call that is under way is none of its own.
+        let demand = Demand::default();
+        let asks = Call {
+            demand,
+            ..call.clone()
+        };
+        let about = asks == Call::default();
         match kind.as_deref() {
             Some("response.create") => Ok(Turn::Call {
                 call: Call {
@@ -201,6 +207,7 @@ impl TurnAnswer {
 
 #[cfg(test)]
 mod tests {
+    use agentguard_model::Demand;
     use serde_json::{Value, json};
 
     use super::{EventReader, NotUnderstood, Turn, TurnAnswer, TurnEvent, TurnReader};
@@ -240,6 +247,12 @@ mod tests {
             tools: tools.into(),
             user: None,
             beside: None,
+            demand: Demand {
+                serves_tools: true,
+                refers: true,
+                parts: 6,
+                ..Demand::default()
+            },
         };
         let lane = Some("a".to_owned());
         assert_eq!(said, Ok(Turn::Call { call, lane }));

@@ -1,5 +1,7 @@
 //! What a session or a response is given, as both sides write it.
 
+use agentguard_model::Demand;
+
 use crate::json::{Event, Kind, Part};
 use crate::llm::call::{Asks as _, CallSink};
 use crate::llm::names::in_another_case;
@@ -27,6 +29,8 @@ pub struct Given {
     pub limit: Option<Limit>,
     /// Whom it says that it is for.
     pub user: Option<String>,
+    /// What it may have the model read and write.
+    pub demand: Demand,
 }
 
 /// The names of the limit: that of the beta comes last.
@@ -124,6 +128,7 @@ impl OfferSink {
             all: self.all,
             limit: self.limit,
             user: call.user,
+            demand: call.demand,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What may be offered to the model of a session.
 
+use agentguard_model::Demand;
+
 use super::offer::{Given, Limit};
 use crate::llm::{Call, MAX_OFFERED, NotUnderstood};
 
@@ -46,6 +48,9 @@ pub struct Session {
     given: Option<Offer>,
     /// What items of the conversation bring.
     items: Vec<String>,
+    /// Whether it was ever asked to reason, and offered tools that the provider runs.
+    reasons: bool,
+    serves_tools: bool,
     /// How many updates the server has not answered. One that it does not take stays so: which event an error is
     /// about is its client's word.
     unanswered: u64,
@@ -70,6 +75,8 @@ impl Session {
             },
             given: None,
             items: Vec::new(),
+            reasons: false,
+            serves_tools: false,
             unanswered: 0,
             due: 0,
             begun: false,
@@ -104,6 +111,15 @@ impl Session {
             return Err(NotUnderstood::Wrong("model"));
         }
         let offer = self.offer(given)?;
+        let demand = Demand {
+            reasons: given.demand.reasons.max(self.reasons.then_some(true)),
+            // Of those that stand in its conversation nobody says whose they are.
+            serves_tools: given.demand.serves_tools || self.serves_tools || !self.items.is_empty(),
+            // To the conversation, all of which is kept there.
+            refers: true,
+            parts: u32::try_from(offer.tools.len()).unwrap_or(u32::MAX),
+            ..Demand::default()
+        };
         Ok(Call {
             model: self.model.clone().or(given.model.clone()),
             stream: true,
@@ -114,6 +130,7 @@ impl Session {
             tools: offer.tools,
             user: given.user.clone(),
             beside: None,
+            demand,
         })
     }
 
@@ -154,12 +171,18 @@ impl Session {
             return Err(NotUnderstood::Offered);
         }
         self.given = Some(offer);
+        self.demands(&given.demand);
         if self.model.is_none() {
             self.named = given.model.clone().or(self.named.take());
         }
         self.unanswered = self.unanswered.saturating_add(1);
         self.due = self.due.saturating_add(1);
         Ok(())
+    }
+
+    fn demands(&mut self, demand: &Demand) {
+        self.reasons |= demand.reasons == Some(true);
+        self.serves_tools |= demand.serves_tools;
     }
 
     /// An item was sent that brings tools.
@@ -191,6 +214,7 @@ impl Session {
             Ok(told) => told,
             Err(why) => return self.sent_unknown(why),
         };
+        self.demands(&told.demand);
         let before = self.offers();
         self.known = Offer {
             tools: if told.all { told.tools } else { before.tools },

@@ -1,4 +1,4 @@
-use agentguard_model::{LlmAnswer, Usage};
+use agentguard_model::{Demand, LlmAnswer, Usage};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -81,6 +81,11 @@ fn a_session_is_given_tools_and_a_limit() {
         all: true,
         limit: Some(Limit::Tokens(200)),
         user: None,
+        demand: Demand {
+            serves_tools: true,
+            parts: 3,
+            ..Demand::default()
+        },
     };
     let read = ClientEvent {
         of: Of::Session,
@@ -299,6 +304,11 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
         tools: names(&["look"]),
         user: None,
         beside: None,
+        demand: Demand {
+            refers: true,
+            parts: 1,
+            ..Demand::default()
+        },
     };
     assert_eq!(call, expected);
     session.sent_update(&first).unwrap();
@@ -338,6 +348,26 @@ fn what_a_session_offers_is_never_thought_to_be_less() {
 
     session.told(Err(NotUnderstood::Offered), true);
     assert_eq!(session.call(&Given::default()), Err(NotUnderstood::Offered));
+}
+
+#[test]
+fn what_a_session_was_ever_given_counts_for_what_it_may_use() {
+    let mut session = Session::new(None);
+    let asks = |session: &Session| {
+        let demand = session.call(&Given::default()).unwrap().demand;
+        (demand.reasons, demand.serves_tools)
+    };
+    assert_eq!(asks(&session), (None, false));
+    let reasons =
+        r#"{"type":"session.update","session":{"type":"realtime","reasoning":{"effort":"low"}}}"#;
+    session
+        .sent_update(&client(reasons).unwrap().given)
+        .unwrap();
+    assert_eq!(asks(&session), (Some(true), false));
+    session.told(Ok(given(Some(&[]), None)), true);
+    assert_eq!(asks(&session), (Some(true), false));
+    session.sent_item(&names(&["files"])).unwrap();
+    assert_eq!(asks(&session), (Some(true), true));
 }
 
 #[test]

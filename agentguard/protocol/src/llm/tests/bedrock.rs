@@ -140,7 +140,7 @@ fn what_a_call_asks_for() {
         .map(str::to_owned)
         .into(),
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(WHOLE, converse), Ok(read.clone()));
     let counted = format!(r#"{{"input":{{"converse":{converse}}}}}"#);

@@ -34,7 +34,7 @@ fn what_a_call_asks_for() {
         max_output_tokens: Some(300),
         tools: vec!["look".to_owned()],
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(Endpoint::CohereChat, chat), Ok(read));
     let first = r#"{"message":"x","tools":[{"name":"look","description":"d","parameter_definitions":{"name":{"type":"str"}}}],

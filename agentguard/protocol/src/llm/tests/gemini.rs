@@ -192,7 +192,7 @@ fn what_a_call_asks_for_in_both_spellings() {
         .map(str::to_owned)
         .into(),
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(WHOLE, camel), Ok(read.clone()));
     assert_eq!(call(STREAM, &snake), Ok(read));

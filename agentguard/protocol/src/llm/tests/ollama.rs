@@ -35,7 +35,7 @@ fn what_a_call_asks_for() {
         max_output_tokens: Some(128),
         tools: vec!["look".to_owned()],
         user: None,
-        beside: None,
+        ..Call::default()
     };
     assert_eq!(call(Endpoint::OllamaChat, chat), Ok(read));
     for (body, stream, most) in [

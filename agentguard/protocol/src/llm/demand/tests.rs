@@ -1,0 +1,408 @@
+use agentguard_model::Demand;
+
+use crate::llm::tests::whole_call;
+use crate::llm::{Endpoint, InvokeForm};
+
+const CHAT: Endpoint = Endpoint::ChatCompletions;
+const GEMINI: Endpoint = Endpoint::GenerateContent { stream: true };
+const CONVERSE: Endpoint = Endpoint::Converse { stream: false };
+
+fn demand(endpoint: Endpoint, body: &str) -> Demand {
+    let read = whole_call(endpoint, body);
+    read.unwrap_or_else(|why| panic!("{why}: {body}")).demand
+}
+
+#[test]
+fn a_call_of_chat_completions() {
+    let body = r#"{"model":"gpt-5","n":3,"reasoning_effort":"none","service_tier":"flex",
+        "tools":[{"type":"function","function":{"name":"look","parameters":{"type":"object",
+            "properties":{"tools":{"type":"array"},"n":{"type":"integer"},"type":{"type":"string"}}}}}],
+        "messages":[{"role":"system","content":"a"},
+            {"role":"user","content":[{"type":"text","text":"b"},
+                {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}},
+                {"type":"input_audio","input_audio":{"data":"AAAA","format":"wav"}},
+                {"type":"file","file":{"file_data":"data:application/pdf;base64,AAAA"}}]},
+            {"role":"assistant","content":null,"tool_calls":[{"id":"a","type":"function",
+                "function":{"name":"look","arguments":"{\"type\":\"image_url\"}"}}]}]}"#;
+    let expected = Demand {
+        answers: 3,
+        reasons: Some(false),
+        serves_tools: false,
+        media: 3,
+        refers: false,
+        // A tool, three messages, four parts of one, and a call.
+        parts: 9,
+        tier: Some("flex".to_owned()),
+    };
+    assert_eq!(demand(CHAT, body), expected);
+}
+
+#[test]
+fn a_call_of_responses() {
+    let body = r#"{"model":"gpt-5","instructions":"a","reasoning":{"effort":"minimal"},"store":false,
+        "tools":[{"type":"function","name":"f"},{"type":"local_shell"},{"type":"custom","name":"apply_patch"},
+            {"type":"tool_search","execution":"client"},{"environment":{"type":"local"},"type":"shell"}],
+        "input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"b"},
+                {"type":"input_image","image_url":"data:image/png;base64,AAAA"}]},
+            {"role":"user","content":"c"},
+            {"type":"reasoning","summary":[],"encrypted_content":"AAAA"},
+            {"type":"function_call","call_id":"a","name":"f","arguments":"{}"},
+            {"type":"function_call_output","call_id":"a","output":[{"type":"input_text","text":"d"}]}]}"#;
+    let expected = Demand {
+        reasons: Some(true),
+        media: 1,
+        parts: 11,
+        ..Demand::default()
+    };
+    assert_eq!(demand(Endpoint::Responses, body), expected);
+}
+
+#[test]
+fn a_call_of_messages() {
+    let body = r#"{"model":"claude-x","thinking":{"type":"adaptive"},"service_tier":"auto","speed":"standard",
+        "system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}],
+        "tools":[{"name":"Bash","input_schema":{"type":"object"}},{"type":"bash_20250124","name":"bash"},
+            {"type":"custom","name":"x","input_schema":{"type":"object"}}],
+        "messages":[{"role":"user","content":"b"},
+            {"role":"assistant","content":[{"type":"thinking","thinking":"c","signature":"d"},
+                {"type":"tool_use","id":"e","name":"Fetch","input":{"url":"https://x.example","type":"image"}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"e","content":[
+                {"type":"text","text":"f"},
+                {"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}]}"#;
+    let expected = Demand {
+        reasons: Some(true),
+        media: 1,
+        parts: 10,
+        tier: Some("auto".to_owned()),
+        ..Demand::default()
+    };
+    assert_eq!(demand(Endpoint::Messages, body), expected);
+    let invoke = Endpoint::Invoke {
+        stream: true,
+        form: InvokeForm::Messages,
+    };
+    assert_eq!(demand(invoke, body), expected);
+}
+
+#[test]
+fn a_call_of_gemini_in_either_spelling() {
+    let body = r#"{"contents":[{"role":"user","parts":[{"text":"a"},
+            {"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}],
+        "systemInstruction":{"parts":[{"text":"b"}]},"tools":[{"functionDeclarations":[{"name":"f"}]}],
+        "generationConfig":{"candidateCount":2,"thinkingConfig":{"thinkingBudget":0}}}"#;
+    let expected = Demand {
+        answers: 2,
+        reasons: Some(false),
+        media: 1,
+        parts: 6,
+        ..Demand::default()
+    };
+    assert_eq!(demand(GEMINI, body), expected);
+    let snake = body
+        .replace("inlineData", "inline_data")
+        .replace("systemInstruction", "system_instruction")
+        .replace("functionDeclarations", "function_declarations")
+        .replace("generationConfig", "generation_config")
+        .replace("candidateCount", "candidate_count")
+        .replace("thinkingConfig", "thinking_config")
+        .replace("thinkingBudget", "thinking_budget");
+    assert_eq!(demand(GEMINI, &snake), expected);
+    let inside = format!(r#"{{"generateContentRequest":{body}}}"#);
+    assert_eq!(demand(Endpoint::ContentTokens, &inside), expected);
+    let both = r#"{"generationConfig":{"candidateCount":1,"candidate_count":4}}"#;
+    assert_eq!(demand(GEMINI, both).answers, 4);
+    let level =
+        r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":0,"thinkingLevel":"low"}}}"#;
+    assert_eq!(demand(GEMINI, level).reasons, Some(true));
+}
+
+#[test]
+fn a_call_of_converse_and_what_it_passes_on() {
+    let body = r#"{"messages":[{"role":"user","content":[{"text":"a"},
+            {"image":{"format":"png","source":{"bytes":"AAAA"}}},
+            {"toolResult":{"toolUseId":"b","content":[{"json":{"image":{}}},
+                {"document":{"format":"pdf","name":"c","source":{"s3Location":{"uri":"s3://x/y"}}}}]}}]}],
+        "system":[{"text":"d"}],"toolConfig":{"tools":[{"toolSpec":{"name":"f","inputSchema":{"json":{}}}}]},
+        "serviceTier":{"type":"priority"},
+        "additionalModelRequestFields":{"thinking":{"type":"enabled","budget_tokens":1024}}}"#;
+    let expected = Demand {
+        reasons: Some(true),
+        media: 2,
+        refers: true,
+        parts: 6,
+        tier: Some("priority".to_owned()),
+        ..Demand::default()
+    };
+    assert_eq!(demand(CONVERSE, body), expected);
+    let counted = format!(r#"{{"input":{{"converse":{body}}}}}"#);
+    assert_eq!(demand(Endpoint::BedrockTokens, &counted), expected);
+    let own = r#"{"toolConfig":{"tools":[{"systemTool":{"name":"nova_grounding"}}]}}"#;
+    assert!(demand(CONVERSE, own).serves_tools);
+}
+
+#[test]
+fn calls_of_ollama_and_cohere() {
+    let body = r#"{"model":"m","think":false,"messages":[{"role":"user","content":"a","images":["AAAA","AAAA"]}],
+        "tools":[{"type":"function","function":{"name":"f"}}]}"#;
+    let expected = Demand {
+        reasons: Some(false),
+        media: 2,
+        parts: 2,
+        ..Demand::default()
+    };
+    assert_eq!(demand(Endpoint::OllamaChat, body), expected);
+    let generate = r#"{"model":"m","prompt":"a","images":["AAAA"],"think":"high"}"#;
+    let asks = demand(Endpoint::OllamaGenerate, generate);
+    assert_eq!((asks.media, asks.reasons), (1, Some(true)));
+    let first = r#"{"model":"m","message":"a","chat_history":[{"role":"USER","message":"b"}],
+        "connectors":[{"id":"web-search"}],"conversation_id":"c"}"#;
+    let asks = demand(Endpoint::CohereChat, first);
+    assert_eq!(
+        (asks.parts, asks.serves_tools, asks.refers),
+        (1, true, true)
+    );
+    let generations = demand(Endpoint::CohereGenerate, r#"{"num_generations":5}"#);
+    assert_eq!(generations.answers, 5);
+}
+
+#[test]
+fn what_the_provider_runs_is_told_from_what_its_client_does() {
+    use Endpoint::{Messages, Responses};
+    for (endpoint, tools, serves) in [
+        (Responses, r#"{"type":"web_search"}"#, true),
+        (Responses, r#"{"type":"file_search"}"#, true),
+        (Responses, r#"{"type":"code_interpreter"}"#, true),
+        (
+            Responses,
+            r#"{"type":"mcp","server_label":"a","server_url":"b"}"#,
+            true,
+        ),
+        (Responses, r#"{"type":"of_tomorrow"}"#, true),
+        (Responses, r#"{"type":"shell"}"#, true),
+        (
+            Responses,
+            r#"{"type":"shell","environment":{"type":"container_auto"}}"#,
+            true,
+        ),
+        // What one says of itself is not said of the next.
+        (
+            Responses,
+            r#"{"type":"shell","environment":{"type":"local"}},{"type":"tool_search"}"#,
+            true,
+        ),
+        (
+            Responses,
+            r#"{"type":"namespace","name":"a","tools":[{"type":"function","name":"b"}]}"#,
+            false,
+        ),
+        (
+            Responses,
+            r#"{"type":"namespace","name":"a","tools":[{"type":"web_search"}]}"#,
+            true,
+        ),
+        (Responses, r#"{"type":"computer"}"#, false),
+        (
+            Messages,
+            r#"{"type":"text_editor_20250728","name":"a"}"#,
+            false,
+        ),
+        (
+            Messages,
+            r#"{"type":"web_search_20250305","name":"a"}"#,
+            true,
+        ),
+        (
+            Messages,
+            r#"{"type":"web_fetch_20250910","name":"a"}"#,
+            true,
+        ),
+        (
+            Messages,
+            r#"{"type":"code_execution_20250825","name":"a"}"#,
+            true,
+        ),
+        (GEMINI, r#"{"googleSearch":{}}"#, true),
+        (GEMINI, r#"{"code_execution":{}}"#, true),
+        (GEMINI, r#"{"urlContext":{}}"#, true),
+        (
+            GEMINI,
+            r#"{"computerUse":{"environment":"ENVIRONMENT_BROWSER"}}"#,
+            false,
+        ),
+    ] {
+        let body = format!(r#"{{"tools":[{tools}]}}"#);
+        assert_eq!(demand(endpoint, &body).serves_tools, serves, "{tools}");
+    }
+    for (endpoint, body) in [
+        (CHAT, r#"{"web_search_options":{}}"#),
+        (CHAT, r#"{"plugins":[{"id":"web"}]}"#),
+        (CHAT, r#"{"search_parameters":{"mode":"auto"}}"#),
+        (CHAT, r#"{"data_sources":[{"type":"azure_search"}]}"#),
+        (CHAT, r#"{"agent_id":"ag_1"}"#),
+        (Messages, r#"{"mcp_servers":[{"type":"url","name":"a"}]}"#),
+        (
+            Messages,
+            r#"{"context_management":{"edits":[{"type":"compact_20260112"}]}}"#,
+        ),
+        (
+            Responses,
+            r#"{"input":[{"type":"additional_tools","tools":[{"type":"web_search"}]}]}"#,
+        ),
+    ] {
+        assert!(demand(endpoint, body).serves_tools, "{body}");
+    }
+    let cleared = r#"{"context_management":{"edits":[{"type":"clear_tool_uses_20250919"}]}}"#;
+    assert!(!demand(Messages, cleared).serves_tools);
+}
+
+#[test]
+fn what_stands_elsewhere_is_told() {
+    use Endpoint::{Messages, Responses};
+    for (endpoint, body) in [
+        (Responses, r#"{"previous_response_id":"resp_1"}"#),
+        (Responses, r#"{"conversation":{"id":"conv_1"}}"#),
+        (Responses, r#"{"conversation":"conv_1"}"#),
+        (Responses, r#"{"prompt":{"id":"pmpt_1"}}"#),
+        (
+            Responses,
+            r#"{"input":[{"type":"item_reference","id":"a"}]}"#,
+        ),
+        (Responses, r#"{"input":[{"id":"msg_1"}]}"#),
+        (
+            Responses,
+            r#"{"input":[{"type":"web_search_call","id":"a"}]}"#,
+        ),
+        (
+            Responses,
+            r#"{"input":[{"role":"user","content":[{"type":"input_file","file_id":"file_1"}]}]}"#,
+        ),
+        (
+            Responses,
+            r#"{"input":[{"role":"user","content":[{"type":"input_image","image_url":"https://x.example/y"}]}]}"#,
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":[{"type":"image_url","image_url":{"url":"HTTPS://x.example/y"}}]}]}"#,
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"role":"assistant","audio":{"id":"a"}}]}"#,
+        ),
+        (Messages, r#"{"container":"c"}"#),
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"document","source":{"type":"url","url":"https://x.example"}}]}]}"#,
+        ),
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"container_upload","file_id":"a"}]}]}"#,
+        ),
+        (GEMINI, r#"{"cachedContent":"cachedContents/a"}"#),
+        (
+            GEMINI,
+            r#"{"contents":[{"parts":[{"file_data":{"file_uri":"gs://a/b"}}]}]}"#,
+        ),
+        (CONVERSE, r#"{"promptVariables":{"a":{"text":"b"}}}"#),
+    ] {
+        assert!(demand(endpoint, body).refers, "{body}");
+    }
+    for (endpoint, body) in [
+        (
+            Responses,
+            r#"{"previous_response_id":null,"conversation":null}"#,
+        ),
+        (Responses, r#"{"input":"https://x.example"}"#),
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"web_search_tool_result","content":[
+                {"type":"web_search_result","url":"https://x.example","encrypted_content":"a"}]}]}]}"#,
+        ),
+        (Endpoint::Completions, r#"{"prompt":"a"}"#),
+    ] {
+        assert!(!demand(endpoint, body).refers, "{body}");
+    }
+}
+
+#[test]
+fn who_says_that_nothing_is_asked_for_has_to_be_understood() {
+    use Endpoint::{CohereChat, Messages, OllamaChat, Responses};
+    for (endpoint, body, reasons) in [
+        (CHAT, r#"{"reasoning_effort":"low"}"#, Some(true)),
+        (CHAT, r#"{"Reasoning_Effort":"low"}"#, Some(true)),
+        (CHAT, r#"{"thinking":{"type":"disabled"}}"#, None),
+        (CHAT, r#"{"thinking":{"type":"enabled"}}"#, Some(true)),
+        (CHAT, r#"{"enable_thinking":false}"#, None),
+        (
+            CHAT,
+            r#"{"reasoning_effort":"none","enable_thinking":true}"#,
+            Some(true),
+        ),
+        (CHAT, r#"{"reasoning_effort":null}"#, None),
+        (
+            CHAT,
+            r#"{"extra_body":{"google":{"thinking_config":{"thinking_budget":0}}}}"#,
+            None,
+        ),
+        (Responses, r#"{"reasoning":{"effort":"none"}}"#, Some(false)),
+        (Responses, r#"{"reasoning":{"summary":"auto"}}"#, None),
+        (
+            Responses,
+            r#"{"reasoning_effort":"none","reasoning":{}}"#,
+            None,
+        ),
+        (Messages, r#"{"thinking":{"type":"disabled"}}"#, Some(false)),
+        (
+            Messages,
+            r#"{"thinking":{"type":"enabled","budget_tokens":2048}}"#,
+            Some(true),
+        ),
+        (Messages, r#"{"think":false}"#, None),
+        (
+            CohereChat,
+            r#"{"thinking":{"type":"disabled"}}"#,
+            Some(false),
+        ),
+        (OllamaChat, r#"{"think":true}"#, Some(true)),
+    ] {
+        assert_eq!(demand(endpoint, body).reasons, reasons, "{body}");
+    }
+}
+
+#[test]
+fn answers_are_counted_as_the_most_lenient_server_would() {
+    for (endpoint, body, answers) in [
+        (CHAT, r#"{}"#, 0),
+        (CHAT, r#"{"n":null}"#, 0),
+        (CHAT, r#"{"n":"4"}"#, 4),
+        (CHAT, r#"{"n":2.0,"N":3}"#, 3),
+        (CHAT, r#"{"n":1e2}"#, 100),
+        (CHAT, r#"{"n":-1}"#, 0),
+        (CHAT, r#"{"n":1e999}"#, u32::MAX),
+        (CHAT, r#"{"n":"many"}"#, u32::MAX),
+        (Endpoint::Completions, r#"{"n":2,"best_of":5}"#, 5),
+        (
+            Endpoint::Completions,
+            r#"{"prompt":["a","b","c"],"n":2}"#,
+            6,
+        ),
+        (Endpoint::Completions, r#"{"prompt":[[1,2],[3]]}"#, 2),
+        (Endpoint::Completions, r#"{"prompt":[1,2,3]}"#, 0),
+        (
+            Endpoint::MessageBatches,
+            r#"{"requests":[{"params":{"model":"m"}},{"params":{"model":"m"}}]}"#,
+            2,
+        ),
+    ] {
+        assert_eq!(demand(endpoint, body).answers, answers, "{body}");
+    }
+}
+
+#[test]
+fn a_tier_is_no_longer_than_a_word_may_be() {
+    let long = "é".repeat(1000);
+    let body = format!(r#"{{"service_tier":"{long}"}}"#);
+    let tier = demand(CHAT, &body).tier.unwrap();
+    assert_eq!(tier, "é".repeat(128));
+    let fast = r#"{"speed":"fast","service_tier":"standard_only"}"#;
+    assert_eq!(demand(Endpoint::Messages, fast).tier.unwrap(), "fast");
+}
