@@ -1,7 +1,7 @@
 //! Calls of language models: the content of one is read before it is decided on.
 
 use agentguard_decision::Recorder;
-use agentguard_model::{Llm, LlmApi, Provider};
+use agentguard_model::{Demand, Llm, LlmApi, Provider};
 use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Retrieved, Route, realtime};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
@@ -27,6 +27,8 @@ pub(crate) struct Read {
     pub(crate) llm: Llm,
     /// How much content it has, as far as that is known: what came, or what it decodes to, if that is more.
     pub(crate) size: u64,
+    /// What it may have the model read and write.
+    pub(crate) demand: Demand,
     /// Whom it says that it is for.
     pub(crate) user: Option<String>,
     /// Sent on, as it came.
@@ -169,6 +171,7 @@ impl Calling {
             return Ok(Read {
                 llm: self.not_understood(why),
                 size: 0,
+                demand: Demand::default(),
                 user: None,
                 body,
             });
@@ -181,6 +184,7 @@ impl Calling {
             return Ok(Read {
                 llm,
                 size: 0,
+                demand: Demand::default(),
                 user: None,
                 body,
             });
@@ -214,10 +218,10 @@ impl Calling {
                 false => Ok(call),
             }
         });
-        let mut user = None;
+        let (mut user, mut demand) = (None, Demand::default());
         let llm = match call {
             Ok(call) => {
-                user = call.user;
+                (user, demand) = (call.user, call.demand);
                 Llm {
                     model: call.model,
                     stream: self.endpoint().streams().unwrap_or(call.stream),
@@ -231,6 +235,7 @@ impl Calling {
         Ok(Read {
             llm,
             size,
+            demand,
             user,
             body: Received::Held(held),
         })

@@ -142,7 +142,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             user: read.user,
             ..Context::default()
         };
-        let asked = asked.calling(read.llm).claiming(ClaimSource::Llm, user);
+        let asked = asked.calling(read.llm).demanding(read.demand);
+        let asked = asked.claiming(ClaimSource::Llm, user);
         Ok((asked, read.body))
     }
 }

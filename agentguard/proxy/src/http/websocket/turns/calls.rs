@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use agentguard_decision::Recorder;
-use agentguard_model::{ActionKind, Llm, ReasonCode};
+use agentguard_model::{ActionKind, Demand, Llm, ReasonCode};
 use agentguard_protocol::llm::realtime::ClientReader;
 use agentguard_protocol::llm::{NotUnderstood, Turn, TurnReader};
 use agentguard_protocol::websocket::{Ends, Head, Opcode, masked_text_frame};
@@ -133,7 +133,7 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
         let unread = self.turns.unread.clone();
-        let (mut user, mut lane) = (None, None);
+        let (mut user, mut lane, mut demand) = (None, None, Demand::default());
         let llm = match read {
             Ok(Turn::About) => return Ok(Fate::Goes),
             Ok(Turn::Steer) => {
@@ -141,7 +141,7 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
                 return Ok(Fate::Goes);
             }
             Ok(Turn::Call { call, lane: named }) => {
-                (user, lane) = (call.user, named);
+                (user, lane, demand) = (call.user, named, call.demand);
                 Llm {
                     model: call.model,
                     stream: call.stream,
@@ -155,7 +155,9 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
                 ..unread
             },
         };
-        self.turns.decide(llm, user, lane, size, text).await
+        self.turns
+            .decide((llm, demand), user, lane, size, text)
+            .await
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::{Asked, Changes, Decided, Recorder};
-use agentguard_model::{ActionKind, ClaimSource, Llm, LlmOperation, ReasonCode};
+use agentguard_model::{ActionKind, ClaimSource, Demand, Llm, LlmOperation, ReasonCode};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Reader;
 use agentguard_protocol::llm::Endpoint;
@@ -124,7 +124,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// Decides a call, which is in a message of so many bytes. `text`: what it says, as far as that was kept.
     async fn decide(
         &self,
-        llm: Llm,
+        (llm, demand): (Llm, Demand),
         user: Option<String>,
         lane: Option<String>,
         size: u64,
@@ -132,7 +132,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     ) -> Result<Fate, Stopped> {
         let unread = llm.not_understood.is_some();
         let full = || self.lanes().is_full();
-        let mut allowed = match self.ask(llm, user, size, text, full).await? {
+        let asking = self.ask((llm, demand), user, size, text, full);
+        let mut allowed = match asking.await? {
             Ok(allowed) => allowed,
             Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
         };
@@ -145,7 +146,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// As [`Self::decide`], to the verdict. `full`: there are too many under way.
     async fn ask(
         &self,
-        llm: Llm,
+        (llm, demand): (Llm, Demand),
         user: Option<String>,
         size: u64,
         text: Option<Kept>,
@@ -156,7 +157,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             user,
             ..agentguard_model::Context::default()
         };
-        let asked = self.handshake.turn(llm, size);
+        let asked = self.handshake.turn(llm, size).demanding(demand);
         let asked = Arc::new(asked.claiming(ClaimSource::Llm, user));
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {

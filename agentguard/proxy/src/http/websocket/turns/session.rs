@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
-use agentguard_model::{Llm, LlmOperation};
+use agentguard_model::{Demand, Llm, LlmOperation};
 use agentguard_protocol::llm::realtime::{ClientEvent, Given, Of, Offer};
 use agentguard_protocol::llm::{Call, NotUnderstood};
 use tokio::time::timeout;
@@ -156,7 +156,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         };
         let unread = call.as_ref().err().cloned();
         let (llm, user) = self.called(call);
-        let allowed = match self.ask(llm, user, size, text, || false).await? {
+        let allowed = match self
+            .ask((llm, Demand::default()), user, size, text, || false)
+            .await?
+        {
             Ok(allowed) => allowed,
             Err(denied) => return self.refuse(denied, id).map(|()| Fate::Refused),
         };
@@ -189,7 +192,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             not_understood: Some(why),
             ..self.unread.clone()
         };
-        let allowed = match self.ask(llm, None, size, text, || false).await? {
+        let allowed = match self
+            .ask((llm, Demand::default()), None, size, text, || false)
+            .await?
+        {
             Ok(allowed) => allowed,
             Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
         };
@@ -212,7 +218,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let call = guard(live).session.call(&event.given);
         let (llm, user) = self.called(call);
         let full = || guard(live).asked.len() >= MOST;
-        let allowed = match self.ask(llm, user, size, text, full).await? {
+        let allowed = match self
+            .ask((llm, Demand::default()), user, size, text, full)
+            .await?
+        {
             Ok(allowed) => allowed,
             Err(denied) => {
                 let refused = self.refuse(denied, event.id.as_deref());
@@ -251,7 +260,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             stream: true,
             ..self.unread.clone()
         };
-        match self.ask(llm, None, 0, None, || false).await? {
+        match self
+            .ask((llm, Demand::default()), None, 0, None, || false)
+            .await?
+        {
             Ok(allowed) => Ok(Ok(Some((model.to_owned(), allowed.into())))),
             Err(denied) => self.refuse(denied, id).map(|()| Err(())),
         }
@@ -296,7 +308,9 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             (live.session.call(&given), live.session.offers())
         };
         let (llm, user) = self.called(call);
-        let allowed = self.ask(llm, user, 0, None, || false).await?;
+        let allowed = self
+            .ask((llm, Demand::default()), user, 0, None, || false)
+            .await?;
         let allowed = allowed.map_err(Stopped::Denied)?;
         let mut live = guard(live);
         self.allowed(&mut live, allowed, offer, true);
