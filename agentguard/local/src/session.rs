@@ -333,6 +333,7 @@ fn outcome(pending: &Pending, received: usize, tool: Option<ToolAnswer>) -> Outc
         status: None,
         llm: None,
         tool: tool.map(Box::new),
+        budget: Vec::new(),
         error: None,
     }
 }
@@ -345,6 +346,7 @@ fn failed(decided: &Decided, why: &str) -> Outcome {
         status: None,
         llm: None,
         tool: None,
+        budget: Vec::new(),
         error: Some(why.to_owned()),
     }
 }

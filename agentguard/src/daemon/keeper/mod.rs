@@ -73,7 +73,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const AT_ONCE: u32 = 3;
 
 /// The worker's directories in `state_dir`.
-const WORKER_ROOMS: [&str; 2] = ["record", "names"];
+const WORKER_ROOMS: [&str; 3] = ["record", "names", "budget"];
 
 /// What to do where a directory of the guard's cannot be written.
 const WRITABLE: &str = "hint: its file system has to be writable (findmnt, df); or set `state_dir` and \

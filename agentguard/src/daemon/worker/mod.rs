@@ -26,8 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use agentguard_budget::Embedded;
 use agentguard_control::Sources;
-use agentguard_decision::{Decider, Directory, Policies};
+use agentguard_decision::{Accounting, Decider, Directory, Policies};
 use agentguard_keeper::gate::view::View;
 use agentguard_keeper::groups::Groups;
 use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
@@ -131,6 +132,9 @@ async fn serve(
         agentguard_record::Options::default(),
     )?;
     let recorded = Recorded::new(record.clone(), feed);
+    let ledger = Embedded::open(&start.state_dir.join("budget"), Timestamp::now())?;
+    let ledger = Arc::new(ledger);
+    let accounting = Arc::new(Accounting::new(ledger.clone()));
     let pins = Arc::new(Pins::open(&start.state_dir.join("names/tools.redb"))?);
     let direct = Arc::<AtomicUsize>::default();
     let board = Arc::new(Board::new(&start));
@@ -224,6 +228,7 @@ async fn serve(
                             Arc::new(recorded.clone()),
                         );
                         let decider = decider.pinning(Arc::new(pins::Kept(pins.clone())));
+                        let decider = decider.charging(accounting.clone());
                         rooms = Some(open_rooms(
                             &policies, decider, &gate, &names, &link, &upstreams,
                         ));
