@@ -22,6 +22,7 @@ mod demand;
 mod gemini;
 mod gemini_call;
 mod invoke;
+mod limit;
 mod names;
 mod ollama;
 mod paths;
@@ -37,6 +38,7 @@ use agentguard_model::{LlmApi, LlmOperation};
 pub use answer::{AnswerReader, Progress};
 pub use call::{Call, CallReader};
 pub use cut::{Cutter, Uncut};
+pub use limit::{Unlimited, limit};
 pub use paths::Route;
 pub use turn::{EventReader, Turn, TurnAnswer, TurnEvent, TurnReader};
 

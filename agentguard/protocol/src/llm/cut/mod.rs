@@ -290,7 +290,7 @@ fn items<'a>(object: &'a mut Value, name: &str) -> &'a mut [Value] {
 }
 
 /// The member of an object, to be given another value.
-fn set(object: &mut Value, name: &str, value: Value) {
+pub(super) fn set(object: &mut Value, name: &str, value: Value) {
     let Value::Object(members) = object else {
         return;
     };
