@@ -365,5 +365,6 @@ pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
         reserved,
         settled: None,
         overshoot: None,
+        clamped: None,
     }
 }

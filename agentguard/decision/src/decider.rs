@@ -295,10 +295,11 @@ impl<R: Recorder> Decider<R> {
         self.policies.current().cuts_tool_calls()
     }
 
-    /// Whether a rule changes contents, or keeps them. Pure; records nothing.
+    /// Whether a rule changes contents, or keeps them, or a budget may lower a limit in them. Pure; records nothing.
     #[must_use]
     pub fn needs_contents(&self) -> bool {
-        self.policies.current().needs_contents()
+        let policy = self.policies.current();
+        policy.needs_contents() || policy.looks_at_usage()
     }
 
     /// Which server of tools answers at a path of a host, if one does. Pure; records nothing.

@@ -153,6 +153,9 @@ pub struct BudgetLine {
     /// What of that is more than was reserved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overshoot: Option<u64>,
+    /// To how many tokens of output the call's own limit was lowered, since no more was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clamped: Option<u64>,
 }
 
 /// What a detector found.

@@ -36,7 +36,7 @@ pub struct Held {
     /// How many tokens it may write until more are asked for.
     tokens: AtomicU64,
     estimate: Option<Estimate>,
-    /// What is to be lowered to that in the call: its limit of output, for each answer.
+    /// What the call's limit of output is to be lowered to, of all answers together.
     clamp: Option<u64>,
     /// What a use of it costs, in millionths of a dollar.
     price: Price,
@@ -54,11 +54,11 @@ impl Held {
     ) -> Self {
         // What other calls hold may come back, and what they use does not: a part that is granted is no promise of more.
         let clamp = estimate.and_then(|estimate| {
-            let most = match estimate.visible {
+            let tokens = match estimate.visible {
                 true => granted.room,
                 false => granted.tokens,
             };
-            (most < estimate.output).then(|| most / estimate.answers)
+            (tokens < estimate.output).then_some(tokens)
         });
         Self {
             ledger: Arc::clone(&accounting.ledger),
@@ -74,7 +74,7 @@ impl Held {
         }
     }
 
-    /// What the call's own limit of output has to be lowered to, for each answer. None: it may stay.
+    /// What the call's own limit of output has to be lowered to, of all answers together. None: it may stay.
     #[must_use]
     pub const fn clamp(&self) -> Option<u64> {
         self.clamp
@@ -97,8 +97,7 @@ impl Held {
         let Some(estimate) = &self.estimate else {
             return 0;
         };
-        let clamped = self.clamp.map(|it| it.saturating_mul(estimate.answers));
-        clamped.unwrap_or(estimate.output)
+        self.clamp.unwrap_or(estimate.output)
     }
 
     /// Whether there is too little for a call that has written so many tokens to go on for long.
@@ -148,7 +147,11 @@ impl Held {
     pub fn lines(&self) -> Vec<BudgetLine> {
         let amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
         let charges = self.want.charges.iter().zip(amounts.iter());
-        charges.map(|(charge, held)| line(charge, *held)).collect()
+        let lines = charges.map(|(charge, held)| BudgetLine {
+            clamped: self.clamp,
+            ..line(charge, *held)
+        });
+        lines.collect()
     }
 
     /// Says what was used, once; what was said first counts. Answers with what becomes of it.

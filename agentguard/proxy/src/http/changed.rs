@@ -1,13 +1,13 @@
 //! Contents that are sent on as rules change them: read as JSON, changed, and written anew.
 
 use agentguard_decision::{Decided, Recorder};
-use agentguard_model::ToolApi;
+use agentguard_model::{ReasonCode, ToolApi};
 use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::http::is_json;
 use agentguard_protocol::json::edit::{EACH, Edits, Impossible, MAX_ADDED};
 use agentguard_protocol::json::{Fault, Reader, Value, same_name};
 use agentguard_protocol::jsonrpc;
-use agentguard_protocol::llm::Endpoint;
+use agentguard_protocol::llm::{self, Endpoint};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -63,22 +63,53 @@ impl Keeps for Reader {
     }
 }
 
-/// What rules change in each of the messages of a request.
-pub(crate) struct Made<'a>(Vec<Vec<&'a Edits>>);
+/// What rules change in each of the messages of a request, and what budgets have left for its answer.
+pub(crate) struct Made<'a> {
+    edits: Vec<Vec<&'a Edits>>,
+    /// To how many tokens the limit of a call is lowered, of all its answers together.
+    limit: Option<u64>,
+    /// The provider whose call it is.
+    provider: &'a str,
+}
 
 impl<'a> Made<'a> {
-    /// Out of what was decided on each, in their order.
-    pub(crate) fn of(decided: impl Iterator<Item = &'a Decided>) -> Self {
-        Self(decided.map(|it| it.edits().collect()).collect())
+    /// Out of what was decided on each, in their order. `provider`: of the call of a language model that it is.
+    pub(crate) fn of(
+        provider: Option<&'a str>,
+        decided: impl Iterator<Item = &'a Decided>,
+    ) -> Self {
+        let mut limit = None;
+        let edits = decided.map(|it| {
+            limit = limit.or(it.held.as_ref().and_then(|it| it.clamp()));
+            it.edits().collect()
+        });
+        Self {
+            edits: edits.collect(),
+            limit,
+            provider: provider.unwrap_or_default(),
+        }
     }
 
     /// Whether anything is changed.
     pub(crate) fn any(&self) -> bool {
-        self.0.iter().any(|edits| !edits.is_empty())
+        self.limit.is_some() || self.edits.iter().any(|edits| !edits.is_empty())
     }
 
     fn all(&self) -> impl Iterator<Item = &'a Edits> {
-        self.0.iter().flatten().copied()
+        self.edits.iter().flatten().copied()
+    }
+
+    /// Why it does not go, where it could not be changed: the code, and what its client is told.
+    pub(crate) fn impossible(&self, why: &str) -> (ReasonCode, String) {
+        match self.limit {
+            None => (ReasonCode::NotChanged, not_changed(why)),
+            Some(tokens) => {
+                let message = format!(
+                    "A budget has {tokens} tokens left for the answer, and the limit of this call cannot be lowered to that: {why}."
+                );
+                (ReasonCode::BudgetExhausted, message)
+            }
+        }
     }
 }
 
@@ -141,7 +172,7 @@ pub(crate) async fn changed<R: Recorder, P: Port>(
 }
 
 /// That something was not changed, for who is refused.
-pub(crate) fn not_changed(why: &str) -> String {
+fn not_changed(why: &str) -> String {
     format!("What the policy changes in this cannot be changed: {why}.")
 }
 
@@ -160,6 +191,10 @@ pub(crate) fn edited(
             edits
                 .try_for_each(|edits| edits.apply_inside(&mut document, &inside, &mut room))
                 .map_err(impossible)?;
+            if let Some(tokens) = made.limit {
+                let limited = llm::limit(*endpoint, made.provider, &mut document, tokens);
+                limited.map_err(|why| why.to_string())?;
+            }
             return Ok(Some(document.written()));
         }
         Content::Messages { api, elsewhere } => (api, elsewhere),
@@ -201,7 +236,7 @@ pub(crate) fn edited(
             let mut edits = made.all();
             edits.try_for_each(|edits| edits.apply_in(&mut document, &mut room))
         }
-        _ => jsonrpc::edit_each(&mut document, within, &made.0, &mut room),
+        _ => jsonrpc::edit_each(&mut document, within, &made.edits, &mut room),
     };
     changed.map_err(impossible)?;
     Ok(Some(document.written()))

@@ -4,7 +4,7 @@ use std::iter;
 use std::sync::Arc;
 
 use agentguard_decision::{Asked, Decided, Recorder};
-use agentguard_model::{ActionKind, ReasonCode};
+use agentguard_model::ActionKind;
 use agentguard_protocol::request;
 use http::request::Parts;
 
@@ -13,7 +13,7 @@ use crate::Port;
 use crate::account::Account;
 use crate::http::body::Received;
 use crate::http::call::Calling;
-use crate::http::changed::{Content, Made, changed, not_changed};
+use crate::http::changed::{self, Content, Made};
 use crate::http::message::Messaging;
 
 impl<R: Recorder, P: Port> Exchange<R, P> {
@@ -31,7 +31,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         body: Received,
     ) -> Result<(Received, bool), Decided> {
         let others = beside.iter().map(|(_, account)| account.decided());
-        let made = Made::of(iter::once(account.decided()).chain(others));
+        let provider = asked.seen().llm.map(|llm| llm.provider.as_str());
+        let made = Made::of(provider, iter::once(account.decided()).chain(others));
         if !made.any() {
             return Ok((body, false));
         }
@@ -46,22 +47,22 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             (None, Some(calling)) => Some(Content::Call(calling.endpoint())),
             (None, None) => None,
         };
-        let made = match (unread, &what) {
-            (None, Some(what)) => changed(&self.flow, parts, what, &made, body).await,
+        let changed = match (unread, &what) {
+            (None, Some(what)) => changed::changed(&self.flow, parts, what, &made, body).await,
             (Some(why), _) => Err(why.clone()),
             (None, None) => Err("it is not read".to_owned()),
         };
-        match made {
+        match changed {
             Ok(body) => Ok((body, true)),
             Err(why) => {
-                let message = not_changed(&why);
+                let (code, message) = made.impossible(&why);
                 account.fail(message.clone());
                 let kind = match (seen.llm, seen.tool) {
                     (Some(_), _) => ActionKind::LlmCall,
                     (None, Some(tool)) if tool.name.is_some() => ActionKind::ToolCall,
                     _ => ActionKind::HttpRequest,
                 };
-                let refused = self.flow.refuse(kind, ReasonCode::NotChanged, message);
+                let refused = self.flow.refuse(kind, code, message);
                 Err(refused.await)
             }
         }

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use crate::Port;
 use crate::account::Account;
 use crate::connection::Flow;
-use crate::http::changed::{Content, MAX_KEPT, Made, edited, not_changed};
+use crate::http::changed::{Content, MAX_KEPT, Made, edited};
 use crate::http::checks::{Checks, Goes};
 use crate::http::growth::Judge as _;
 use crate::http::held::Kept;
@@ -169,10 +169,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             let pieces = text.iter().flat_map(Kept::pieces);
             pieces.for_each(|piece| said.push(piece));
         }
-        let changed = self.changed_text(&Made::of([&decided].into_iter()), text);
+        let provider = Some(self.unread.provider.as_str());
+        let made = Made::of(provider, [&decided].into_iter());
+        let changed = self.changed_text(&made, text);
+        let changed = changed.map_err(|why| made.impossible(&why));
         let account = Arc::new(self.flow.account(decided));
         if unmade {
             let message = "what a rule changes in this call was not changed when its connection was opened: connect again";
+            account.unsent();
             account.fail(message);
             let code = ReasonCode::NeedsInspection;
             let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
@@ -180,10 +184,9 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
         let instead = match changed {
             Ok(instead) => instead,
-            Err(why) => {
-                let message = not_changed(&why);
+            Err((code, message)) => {
+                account.unsent();
                 account.fail(message.clone());
-                let code = ReasonCode::NotChanged;
                 let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
                 return Ok(Err(refused));
             }
