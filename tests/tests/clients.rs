@@ -12,6 +12,8 @@ mod agents;
 mod apis;
 #[path = "clients/browser.rs"]
 mod browser;
+#[path = "clients/budgets.rs"]
+mod budgets;
 #[path = "clients/curl.rs"]
 mod curl;
 #[path = "clients/cut_out.rs"]

@@ -1,0 +1,269 @@
+//! Budgets, with the providers' SDKs: what is charged is what the provider reports, a spent budget is told and not tried
+//! again, and a careful agent is never stopped by what others only might use.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use agentguard_model::budget::Unit;
+use agentguard_model::{BudgetLine, Decision, ReasonCode, Verdict};
+use agentguard_tests::{Origin, Output, World, address, client, wait_until};
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use crate::inspected::inspected;
+use crate::room::{LATE, Room};
+
+const OPENAI: &str = "api.openai.com";
+const ANTHROPIC: &str = "api.anthropic.com";
+
+fn world(name: &str) -> Result<World> {
+    let origin = Origin::at(&address::origin(0x10));
+    World::new(name)
+        .origin(origin.site(OPENAI).site(ANTHROPIC))
+        .start()
+}
+
+fn policy(budgets: &str) -> String {
+    format!(
+        "
+version: 1
+agents:
+  - name: coder
+    labels: {{ tenant: acme }}
+rules:
+  - id: models
+    match: {{ host: [{OPENAI}, {ANTHROPIC}], port: [443] }}
+    action: allow
+    handling: inspect
+budgets:
+{budgets}
+"
+    )
+}
+
+fn open<'w>(world: &'w World, budgets: &str) -> Result<Room<'w>> {
+    let upstreams = json!([{ "host": [OPENAI, ANTHROPIC], "ca": world.ca_file() }]);
+    let guard = world.guard().policy(&policy(budgets));
+    Ok(Room::of(
+        world,
+        guard.setting("upstreams", upstreams).start()?,
+    ))
+}
+
+/// The words that make the script make its calls.
+fn words(python: &Path, calls: &str) -> Vec<OsString> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/budget_sdk.py");
+    let words = calls.split(' ').map(OsString::from);
+    [python.into(), script.into()]
+        .into_iter()
+        .chain(words)
+        .collect()
+}
+
+/// What the script says of its calls.
+fn lines(room: &Room<'_>, python: &Path, calls: &str) -> Result<Vec<String>> {
+    let output: Output = inspected(room, &words(python, calls)).run()?.success()?;
+    Ok(output.stdout.lines().map(str::to_owned).collect())
+}
+
+/// The calls of the record since it was looked at last, once so many have ended.
+fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
+    let mut found = Vec::new();
+    wait_until("the calls", LATE, || {
+        let new = match room.new_decisions() {
+            Ok(new) => new,
+            Err(error) => return Some(Err(error)),
+        };
+        let all = new.len();
+        found = new;
+        found.retain(|it| it.action.llm.is_some());
+        let ended = |it: &Decision| it.verdict == Verdict::Deny || it.outcome.is_some();
+        (found.len() == count && found.iter().all(ended)).then_some(Ok(all))
+    })
+    .and_then(|all| room.settled(all?))
+    .with_context(|| format!("{found:#?}"))?;
+    Ok(found)
+}
+
+/// What a call has used of a budget.
+fn line<'d>(decision: &'d Decision, budget: &str) -> Result<&'d BudgetLine> {
+    let outcome = decision.outcome.as_ref().context("no outcome")?;
+    let mut lines = outcome.budget.iter();
+    lines
+        .find(|it| it.budget == budget)
+        .with_context(|| format!("no line: {outcome:?}"))
+}
+
+#[test]
+fn what_is_charged_is_what_the_provider_reports() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-usage").unwrap();
+    let budgets = "
+  - { id: all, unit: tokens, limit: 100000000, window: day }
+  - { id: out, unit: output_tokens, limit: 100000000, window: month, per: [agent, label.tenant, model] }
+  - { id: in, unit: input_tokens, limit: 100000000, window: sliding, length: 1h, per: [host] }
+  - { id: calls, unit: calls, limit: 1000, window: lifetime, per: [provider] }
+  - { id: at-once, unit: concurrent_calls, limit: 10, window: lifetime }
+";
+    let room = open(&world, budgets).unwrap();
+    for (call, scopes) in [
+        (
+            "openai gpt-4o 40 500 plain 2",
+            [
+                "agent=coder,label.tenant=acme,model=gpt-4o",
+                "host=api.openai.com",
+                "provider=openai",
+            ],
+        ),
+        (
+            "openai gpt-4o 300 64000 stream 2",
+            [
+                "agent=coder,label.tenant=acme,model=gpt-4o",
+                "host=api.openai.com",
+                "provider=openai",
+            ],
+        ),
+        (
+            "responses gpt-5-mini 40 500 stream 1",
+            [
+                "agent=coder,label.tenant=acme,model=gpt-5-mini",
+                "host=api.openai.com",
+                "provider=openai",
+            ],
+        ),
+        (
+            "anthropic claude-haiku-4-5 40 500 stream 2",
+            [
+                "agent=coder,label.tenant=acme,model=claude-haiku-4-5",
+                "host=api.anthropic.com",
+                "provider=anthropic",
+            ],
+        ),
+        (
+            "anthropic claude-haiku-4-5 40 500 plain 1",
+            [
+                "agent=coder,label.tenant=acme,model=claude-haiku-4-5",
+                "host=api.anthropic.com",
+                "provider=anthropic",
+            ],
+        ),
+    ] {
+        let told = lines(&room, &python, call).unwrap();
+        let decisions = calls(&room, told.len()).unwrap();
+        for decision in &decisions {
+            let outcome = decision.outcome.as_ref().unwrap();
+            let usage = outcome.llm.as_ref().unwrap().usage.unwrap();
+            let (input, output) = (usage.input_tokens.unwrap(), usage.output_tokens.unwrap());
+            let settled = |budget| line(decision, budget).unwrap().settled;
+            assert_eq!(settled("all"), Some(input + output), "{call}");
+            assert_eq!(settled("out"), Some(output));
+            assert_eq!(settled("in"), Some(input));
+            assert_eq!(settled("calls"), Some(1));
+            assert_eq!(settled("at-once"), Some(0));
+            assert_eq!(line(decision, "out").unwrap().unit, Unit::OutputTokens);
+            for (budget, scope) in ["out", "in", "calls"].iter().zip(scopes) {
+                assert_eq!(line(decision, budget).unwrap().scope, scope);
+            }
+            assert!(
+                decision
+                    .budget
+                    .iter()
+                    .all(|it| it.settled.is_none() && it.clamped.is_none())
+            );
+            // Before it leaves no more is known than what it may use, and what is reserved is never less than what is used.
+            for line in &outcome.budget {
+                assert_eq!(line.overshoot, None, "{line:?}");
+                assert!(
+                    line.settled.unwrap() <= line.reserved || line.unit == Unit::ConcurrentCalls
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_spent_budget_is_told_and_not_tried_again() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-spent").unwrap();
+    let budgets = "
+  - { id: three, unit: calls, limit: 3, window: day, per: [provider], reason: Ask the platform team for more. }
+";
+    let room = open(&world, budgets).unwrap();
+    for (api, host, model) in [
+        ("openai", OPENAI, "gpt-4o"),
+        ("anthropic", ANTHROPIC, "claude-haiku-4-5"),
+    ] {
+        let told = lines(&room, &python, &format!("{api} {model} 10 100 stream 5")).unwrap();
+        let (passed, refused) = told.split_at(3);
+        assert!(passed.iter().all(|it| it.starts_with("10 ")), "{told:#?}");
+        for line in refused {
+            assert!(line.starts_with("RateLimitError 429 "), "{line}");
+            assert!(
+                line.contains("three") && line.contains("Ask the platform team"),
+                "{line}"
+            );
+        }
+        let arrived = world.origin(host).unwrap().log().requests().unwrap();
+        assert_eq!(arrived.len(), 3, "{arrived:#?}");
+        // Of the two that were refused none was tried again.
+        let decisions = calls(&room, 4).unwrap();
+        let denied: Vec<_> = decisions
+            .iter()
+            .filter(|it| it.verdict == Verdict::Deny)
+            .collect();
+        let count: u64 = denied.iter().map(|it| it.count).sum();
+        assert_eq!(count, 2, "{denied:#?}");
+        for denial in denied {
+            assert_eq!(denial.reason.code, ReasonCode::BudgetExhausted);
+            assert_eq!(denial.matched[0].rule, "three");
+        }
+    }
+}
+
+#[test]
+fn a_careful_agent_spends_all_of_a_small_budget() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-careful").unwrap();
+    let budgets = "
+  - { id: small, unit: output_tokens, limit: 10000, window: day }
+";
+    let room = open(&world, budgets).unwrap();
+    // Each may write 64,000 and writes 200.
+    let told = lines(&room, &python, "openai gpt-4o 200 64000 stream 60 4").unwrap();
+    let words: u64 = told
+        .iter()
+        .filter_map(|it| it.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    assert!((9_500..=10_000).contains(&words), "{words} {told:#?}");
+}
+
+#[test]
+fn a_limit_is_lowered_to_what_is_left_and_said_so() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-clamp").unwrap();
+    let budgets = "
+  - { id: small, unit: output_tokens, limit: 100, window: day, per: [provider] }
+";
+    let room = open(&world, budgets).unwrap();
+    for (call, ended) in [
+        ("openai gpt-4o 150 5000 plain 1", "100 length 100"),
+        (
+            "anthropic claude-haiku-4-5 150 5000 stream 1",
+            "100 max_tokens 100",
+        ),
+    ] {
+        let told = lines(&room, &python, call).unwrap();
+        assert_eq!(told, [ended]);
+        let decisions = calls(&room, 1).unwrap();
+        assert_eq!(decisions[0].budget[0].clamped, Some(100));
+        assert_eq!(line(&decisions[0], "small").unwrap().settled, Some(100));
+    }
+}
