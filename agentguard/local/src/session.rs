@@ -295,6 +295,7 @@ fn refused(denied: &Decided, questions: &Questions, unread: bool) -> Answer {
         status: StatusCode::FORBIDDEN,
         reason: &denied.reason,
         decision: denied.id,
+        spent: None,
     };
     let waits = unread || !questions.is_empty();
     let instead = waits.then(|| {
@@ -316,6 +317,7 @@ fn error(reason: &Reason) -> String {
         status: StatusCode::BAD_GATEWAY,
         reason,
         decision: None,
+        spent: None,
     };
     let body = Questions::default().refused(&refusal).into_body();
     String::from_utf8_lossy(&body).into_owned()

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,35 @@ impl Unit {
     pub const fn is_held(self) -> bool {
         !matches!(self, Self::Destinations | Self::WallTime)
     }
+}
+
+impl Unit {
+    /// So much of it, in words: `1500 output tokens`, `$0.25`.
+    #[must_use]
+    pub fn amount(self, number: u64) -> String {
+        let of = match self {
+            Self::InputTokens => "input tokens",
+            Self::OutputTokens => "output tokens",
+            Self::CachedTokens => "cached tokens",
+            Self::ReasoningTokens => "tokens of reasoning",
+            Self::Tokens => "tokens",
+            Self::MicroUsd => return dollars(number),
+            Self::Calls => "calls",
+            Self::ToolCalls => "calls of tools",
+            Self::ConcurrentCalls => "calls at the same time",
+            Self::Destinations => "destinations",
+            Self::WallTime => return format!("{} s", number.div_ceil(1000)),
+        };
+        format!("{number} {of}")
+    }
+}
+
+/// Millionths of a dollar: with cents, and with as many more digits as there are.
+fn dollars(micro: u64) -> String {
+    let (whole, rest) = (micro / 1_000_000, micro % 1_000_000);
+    let digits = format!("{rest:06}");
+    let (cents, more) = digits.split_at_checked(2).unwrap_or((&digits, ""));
+    format!("${whole}.{cents}{}", more.trim_end_matches('0'))
 }
 
 impl fmt::Display for Unit {
@@ -159,4 +189,83 @@ pub struct Budget {
     pub per: Box<[Dimension]>,
     /// What becomes of a call for which nothing is left.
     pub reached: Reached,
+}
+
+/// An account of a budget that has too little left for a call, as whoever is refused is told of it.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct Spent {
+    /// The budget's id.
+    pub budget: String,
+    /// Which of its accounts: `agent=coder,user=ada`. Empty where it has one for all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scope: String,
+    /// What is counted.
+    pub unit: Unit,
+    /// How much of it there is in a window.
+    pub limit: u64,
+    /// How much was used.
+    pub used: u64,
+    /// How much is held for calls that are under way.
+    pub held: u64,
+    /// When the window ends, where it ends by the clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub resets_at: Option<Timestamp>,
+    /// In how many seconds there may be enough, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "budget `{}`", self.budget)?;
+        if !self.scope.is_empty() {
+            write!(f, " of {}", self.scope)?;
+        }
+        let (used, limit) = (self.unit.amount(self.used), self.unit.amount(self.limit));
+        write!(f, " has used {used} of {limit}")?;
+        if self.held > 0 {
+            let held = self.unit.amount(self.held);
+            write!(f, ", and holds {held} for calls under way")?;
+        }
+        match self.resets_at {
+            Some(time) => write!(f, "; it is reset at {time}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Spent, Unit};
+
+    #[test]
+    fn what_is_spent_is_told_in_words() {
+        let spent = Spent {
+            budget: "daily".to_owned(),
+            scope: "agent=coder".to_owned(),
+            unit: Unit::MicroUsd,
+            limit: 2_000_000,
+            used: 1_999_990,
+            held: 10,
+            resets_at: Some("2026-11-29T00:00:00Z".parse().unwrap()),
+            retry_after: None,
+        };
+        assert_eq!(
+            spent.to_string(),
+            "budget `daily` of agent=coder has used $1.99999 of $2.00, and holds $0.00001 for calls under way; \
+             it is reset at 2026-11-29T00:00:00Z"
+        );
+        let bare = Spent {
+            scope: String::new(),
+            unit: Unit::WallTime,
+            limit: 90_000,
+            used: 89_001,
+            held: 0,
+            resets_at: None,
+            ..spent
+        };
+        assert_eq!(bare.to_string(), "budget `daily` has used 90 s of 90 s");
+        assert_eq!(Unit::Tokens.amount(7), "7 tokens");
+    }
 }

@@ -1,12 +1,19 @@
 //! What an HTTP client is told when it is refused: a problem document (RFC 9457), or what its protocol has
 //! in place of one.
 
+mod spent;
+#[cfg(test)]
+mod tests;
+
+use agentguard_model::budget::Spent;
 use agentguard_model::{DecisionId, LlmApi, Reason, ReasonCode};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
 use serde::Serialize;
 
+pub use self::spent::status;
+use self::spent::{Code, GoogleDetail, waits};
 use crate::eventstream;
 use crate::llm::{Endpoint, Stream};
 
@@ -22,6 +29,8 @@ pub struct Refusal<'a> {
     pub reason: &'a Reason,
     /// Where `agentguard explain` finds it; absent only where the record refused.
     pub decision: Option<DecisionId>,
+    /// The budget that has too little left, where it is one that refuses.
+    pub spent: Option<&'a Spent>,
 }
 
 /// What the SDKs of LLM APIs read before they try again (OpenAI's and Anthropic's: with 408, 409, 429
@@ -39,10 +48,13 @@ const fn may_pass(code: ReasonCode) -> bool {
             | ReasonCode::LimitReached
             | ReasonCode::RecordFailed
             | ReasonCode::RecordQuota
+            | ReasonCode::BudgetHeld
+            | ReasonCode::RateLimited
+            | ReasonCode::LedgerFailed
     )
 }
 
-/// RFC 9457, 3.1: with no `type`, the title is the status phrase. `code`, `decision` and `message`
+/// RFC 9457, 3.1: with no `type`, the title is the status phrase. `code`, `decision`, `budget` and `message`
 /// are extension members (3.2). `message` is for clients that show their user that member and no
 /// other, as OpenAI's SDK does (3.57, `_make_status_error_from_response`).
 #[derive(Serialize)]
@@ -53,6 +65,8 @@ pub(crate) struct Problem<'a> {
     code: ReasonCode,
     #[serde(skip_serializing_if = "Option::is_none")]
     decision: Option<DecisionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a Spent>,
     message: &'a str,
 }
 
@@ -84,6 +98,8 @@ struct TurnError<'a> {
     r#type: &'static str,
     status: u16,
     error: OpenaiFault<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<spent::Headers>,
 }
 
 /// An error in a session of Realtime (`OpenAI`'s reference, "Server events").
@@ -112,7 +128,13 @@ struct OpenaiFault<'a> {
     message: &'a str,
     r#type: &'a str,
     param: Option<&'a str>,
-    code: ReasonCode,
+    code: Code,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<ReasonCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resets_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a Spent>,
 }
 
 /// An error as clients of Anthropic's API read it (its reference, "Errors").
@@ -127,6 +149,8 @@ struct AnthropicError<'a> {
 struct AnthropicFault<'a> {
     r#type: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a Spent>,
 }
 
 /// An error as clients of Google's APIs read it (its "Errors", and google-genai 3, `APIError`).
@@ -140,6 +164,8 @@ struct GoogleFault<'a> {
     code: u16,
     message: &'a str,
     status: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<GoogleDetail<'a>>,
 }
 
 /// An error as clients of AWS's APIs read it (Smithy, "AWS `restJson1` protocol"), where its type is in a field; and
@@ -147,15 +173,22 @@ struct GoogleFault<'a> {
 #[derive(Serialize)]
 struct MessageAlone<'a> {
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a Spent>,
 }
 
 /// See [`MessageAlone`].
 const AWS_ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
+/// When to try again, in milliseconds (botocore 1.44, `standard.py`, which looks at no other field).
+const AWS_RETRY_AFTER: HeaderName = HeaderName::from_static("x-amz-retry-after");
+
 /// An error as clients of Ollama's API read it (ollama-python, `ResponseError`).
 #[derive(Serialize)]
 struct OllamaError<'a> {
     error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a Spent>,
 }
 
 impl Refusal<'_> {
@@ -163,6 +196,7 @@ impl Refusal<'_> {
     #[must_use]
     pub fn llm_response(&self, api: LlmApi) -> Response<Bytes> {
         let message = self.message();
+        let status = self.status_for(api);
         // Plain strings and numbers always serialise.
         let body = match api {
             LlmApi::Openai => serde_json::to_vec(&OpenaiError {
@@ -173,6 +207,7 @@ impl Refusal<'_> {
                 error: AnthropicFault {
                     r#type: anthropic_type(self.status),
                     message: &message,
+                    budget: self.spent,
                 },
                 request_id: self.decision,
             }),
@@ -181,17 +216,31 @@ impl Refusal<'_> {
                     code: self.status.as_u16(),
                     message: &message,
                     status: google_status(self.status),
+                    details: self.google_details(),
                 },
             }),
-            LlmApi::Ollama => serde_json::to_vec(&OllamaError { error: &message }),
-            LlmApi::Bedrock | LlmApi::Cohere => {
-                serde_json::to_vec(&MessageAlone { message: &message })
-            }
+            LlmApi::Ollama => serde_json::to_vec(&OllamaError {
+                error: &message,
+                budget: self.spent,
+            }),
+            LlmApi::Bedrock | LlmApi::Cohere => serde_json::to_vec(&MessageAlone {
+                message: &message,
+                budget: self.spent,
+            }),
         };
         let mut response = self.with("application/json", body.unwrap_or_default());
-        if api == LlmApi::Bedrock {
-            let kind = HeaderValue::from_static(aws_type(self.status));
-            response.headers_mut().insert(AWS_ERROR_TYPE, kind);
+        *response.status_mut() = status;
+        match api {
+            LlmApi::Bedrock => {
+                let kind = HeaderValue::from_static(self.aws_type());
+                response.headers_mut().insert(AWS_ERROR_TYPE, kind);
+                if let Some(seconds) = self.retry_after() {
+                    let milliseconds = HeaderValue::from(seconds.saturating_mul(1000));
+                    response.headers_mut().insert(AWS_RETRY_AFTER, milliseconds);
+                }
+            }
+            LlmApi::Openai => response.headers_mut().extend(self.for_codex(&message)),
+            _ => {}
         }
         response
     }
@@ -219,7 +268,7 @@ impl Refusal<'_> {
     /// An exception in the middle of a stream of Bedrock's. SDKs show the message of one that the operation has, and none
     /// of its streams has one for what is not allowed.
     fn aws_exception(&self) -> Vec<u8> {
-        let kind = match aws_type(self.status) {
+        let kind = match self.aws_type() {
             "ThrottlingException" => "throttlingException",
             "ServiceUnavailableException" => "serviceUnavailableException",
             "InternalServerException" => "internalServerException",
@@ -235,8 +284,8 @@ impl Refusal<'_> {
         eventstream::message(&headers, &body).unwrap_or_default()
     }
 
-    /// Codex looks at the response's error and tries again but for a prompt that is invalid; `OpenAI`'s SDKs look at
-    /// `error` (openai-python 3, `_streaming.py`).
+    /// Codex looks at the response's error: it shows the message of a prompt that is invalid, and tries again when the
+    /// message of a rate limit says so; `OpenAI`'s SDKs look at `error` (openai-python 3, `_streaming.py`).
     fn failed_response(&self) -> Vec<u8> {
         let message = &self.message();
         let event = FailedEvent {
@@ -245,7 +294,7 @@ impl Refusal<'_> {
                 object: "response",
                 status: "failed",
                 error: FailedError {
-                    code: "invalid_prompt",
+                    code: self.failed_code(),
                     message,
                 },
                 output: [],
@@ -256,23 +305,31 @@ impl Refusal<'_> {
         serde_json::to_vec(&event).unwrap_or_default()
     }
 
-    fn openai_fault<'m>(&self, message: &'m str) -> OpenaiFault<'m> {
+    fn openai_fault<'m>(&'m self, message: &'m str) -> OpenaiFault<'m> {
         OpenaiFault {
             message,
-            r#type: openai_type(self.status),
+            r#type: self.openai_type(),
             param: None,
-            code: self.reason.code,
+            code: self.openai_code(),
+            reason: self.is_of_budget().then_some(self.reason.code),
+            resets_at: self.resets_at(),
+            budget: self.spent,
         }
     }
 
     /// The refusal of a call on a WebSocket of `OpenAI`'s Responses, as the event that is its answer.
     #[must_use]
     pub fn turn_event(&self) -> Vec<u8> {
+        // Codex tries no error again that has a status of a client's fault, and does so a response that has failed.
+        if waits(self.reason.code) {
+            return self.failed_response();
+        }
         let message = self.message();
         let event = TurnError {
             r#type: "error",
             status: self.status.as_u16(),
             error: self.openai_fault(&message),
+            headers: self.headers_for_codex(&message),
         };
         // Plain strings and numbers always serialise.
         serde_json::to_vec(&event).unwrap_or_default()
@@ -312,6 +369,7 @@ impl Refusal<'_> {
             detail: &self.reason.message,
             code: self.reason.code,
             decision: self.decision,
+            budget: self.spent,
             message,
         }
     }
@@ -328,10 +386,10 @@ impl Refusal<'_> {
     /// Why, and where to read on.
     #[must_use]
     pub fn message(&self) -> String {
-        let detail = &self.reason.message;
+        let detail = self.detail();
         match self.decision {
             Some(id) => format!("{detail} (agentguard explain {id})"),
-            None => detail.clone(),
+            None => detail.into_owned(),
         }
     }
 
@@ -354,6 +412,9 @@ impl Refusal<'_> {
         if let Some(again) = again {
             fields.insert(SHOULD_RETRY, HeaderValue::from_static(again));
         }
+        if let Some(seconds) = self.retry_after() {
+            fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if let Some(id) = self.decision
             && let Ok(id) = HeaderValue::from_str(&id.to_string())
         {
@@ -372,8 +433,11 @@ impl Refusal<'_> {
         fields.insert(header::CONTENT_TYPE, kind);
         fields.insert(
             HeaderName::from_static("grpc-status"),
-            HeaderValue::from(u16::from(grpc_status(self.status))),
+            HeaderValue::from(u16::from(self.grpc_status())),
         );
+        if let Some(pushback) = self.grpc_pushback() {
+            fields.insert(HeaderName::from_static("grpc-retry-pushback-ms"), pushback);
+        }
         if let Some(id) = self.decision
             && let Ok(id) = HeaderValue::from_str(&id.to_string())
         {
@@ -490,214 +554,4 @@ fn grpc_message(text: &str) -> String {
         }
     }
     encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use agentguard_model::{LlmApi, Reason, ReasonCode};
-    use http::StatusCode;
-
-    use super::{Refusal, is_git, is_grpc};
-    use crate::eventstream;
-    use crate::llm::{Endpoint, Stream};
-
-    #[test]
-    fn a_call_of_grpc_is_refused_in_its_status() {
-        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
-        let reason = Reason::new(ReasonCode::RuleDeny, "100 % nein, für\nalle");
-        for (status, grpc) in [(403, "7"), (502, "14"), (400, "13")] {
-            let refusal = Refusal {
-                status: StatusCode::from_u16(status).unwrap(),
-                reason: &reason,
-                decision: Some(id),
-            };
-            let response = refusal.grpc_response();
-            assert_eq!(response.status(), StatusCode::OK);
-            assert!(is_grpc(response.headers()));
-            assert_eq!(response.headers().get("grpc-status").unwrap(), grpc);
-            assert_eq!(
-                response.headers().get("grpc-message").unwrap(),
-                "100 %25 nein, f%C3%BCr%0Aalle (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"
-            );
-            assert!(response.body().is_empty());
-        }
-    }
-
-    #[test]
-    fn a_call_of_a_language_model_is_refused_as_its_provider_would() {
-        let reason = Reason::new(ReasonCode::RuleDeny, "not \"that\" model");
-        let refusal = Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason: &reason,
-            decision: Some("01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap()),
-        };
-        let told = r#"not \"that\" model (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"#;
-        for (api, body) in [
-            (
-                LlmApi::Openai,
-                format!(
-                    r#"{{"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
-                ),
-            ),
-            (
-                LlmApi::Anthropic,
-                format!(
-                    r#"{{"type":"error","error":{{"type":"permission_error","message":"{told}"}},"request_id":"01ARZ3NDEKTSV4RRFFQ69G5FAV"}}"#
-                ),
-            ),
-            (
-                LlmApi::Gemini,
-                format!(
-                    r#"{{"error":{{"code":403,"message":"{told}","status":"PERMISSION_DENIED"}}}}"#
-                ),
-            ),
-            (LlmApi::Ollama, format!(r#"{{"error":"{told}"}}"#)),
-            (LlmApi::Bedrock, format!(r#"{{"message":"{told}"}}"#)),
-            (LlmApi::Cohere, format!(r#"{{"message":"{told}"}}"#)),
-        ] {
-            let response = refusal.llm_response(api);
-            assert_eq!(response.status(), StatusCode::FORBIDDEN);
-            assert_eq!(response.body(), &body);
-            assert_eq!(response.headers()["content-type"], "application/json");
-            assert_eq!(response.headers()["x-should-retry"], "false");
-            assert!(response.headers().contains_key("x-agentguard-decision"));
-            let kind = response.headers().get("x-amzn-errortype");
-            assert_eq!(
-                kind.is_some_and(|kind| kind == "AccessDeniedException"),
-                api == LlmApi::Bedrock
-            );
-        }
-        let event = format!(
-            r#"{{"type":"error","status":403,"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
-        );
-        assert_eq!(refusal.turn_event(), event.as_bytes());
-        let fault = format!(
-            r#""error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny","event_id":"event_7"}}"#
-        );
-        let id = refusal.decision.unwrap();
-        let event = format!(r#"{{"type":"error","event_id":"event_{id}",{fault}}}"#);
-        assert_eq!(refusal.session_event(Some("event_7")), event.as_bytes());
-    }
-
-    #[test]
-    fn a_stream_ends_with_an_event_that_its_client_takes_for_an_error() {
-        let reason = Reason::new(ReasonCode::RuleDeny, "no more");
-        let refusal = Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason: &reason,
-            decision: None,
-        };
-        for (endpoint, event) in [
-            (
-                Endpoint::ChatCompletions,
-                "data: {\"error\":{\"message\":\"no more\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"rule_deny\"}}\n\n",
-            ),
-            (
-                Endpoint::Responses,
-                "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"object\":\"response\",\"status\":\"failed\",\"error\":{\"code\":\"invalid_prompt\",\"message\":\"no more\"},\"output\":[]},\"error\":{\"message\":\"no more\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"rule_deny\"}}\n\n",
-            ),
-            (
-                Endpoint::Messages,
-                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"},\"request_id\":null}\n\n",
-            ),
-        ] {
-            let said = refusal.stream_event(endpoint, Stream::Events);
-            assert_eq!(String::from_utf8(said).unwrap(), event);
-        }
-        let line = refusal.stream_event(Endpoint::OllamaChat, Stream::Lines);
-        assert_eq!(line, b"{\"error\":\"no more\"}\n");
-        let converse = Endpoint::Converse { stream: true };
-        let message = refusal.stream_event(converse, Stream::Messages);
-        let [message] = eventstream::messages(&message).unwrap()[..] else {
-            panic!("it is one");
-        };
-        assert_eq!(message.head.message, Some("exception"));
-        assert_eq!(message.head.exception, Some("validationException"));
-        assert_eq!(message.payload, b"{\"message\":\"no more\"}");
-    }
-
-    #[test]
-    fn git_is_told_in_a_line_of_text() {
-        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
-        let reason = Reason::new(ReasonCode::RuleDeny, "nicht\u{1b}[2J\nfür dich");
-        let refusal = Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason: &reason,
-            decision: Some(id),
-        };
-        let problem = refusal.response();
-        let response = refusal.text_response();
-        assert_eq!(response.status(), StatusCode::FORBIDDEN);
-        let line =
-            "nicht [2J für dich (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)\n".as_bytes();
-        assert_eq!(response.body(), line);
-        let mut fields = response.headers().clone();
-        assert_eq!(fields["content-type"], "text/plain; charset=utf-8");
-        assert_eq!(fields["content-length"], line.len().to_string().as_str());
-        // All else is as in any refusal.
-        for name in ["content-type", "content-length"] {
-            fields.insert(name, problem.headers()[name].clone());
-        }
-        assert_eq!(&fields, problem.headers());
-    }
-
-    #[test]
-    fn git_s_first_request_is_known_by_its_target() {
-        for (target, expected) in [
-            ("/a/b.git/info/refs?service=git-upload-pack", true),
-            ("/info/refs?service=git-receive-pack", true),
-            (
-                "https://host.example/a/info/refs?x=y&service=git-upload-pack",
-                true,
-            ),
-            ("/a/info/refs", false),
-            ("/a/info/refs?service=upload", false),
-            ("/a/info/refs?q=service=git-upload-pack", false),
-            ("/a/refs?service=git-upload-pack", false),
-            ("/a/git-receive-pack", false),
-        ] {
-            assert_eq!(is_git(&target.parse().unwrap()), expected, "{target}");
-        }
-    }
-
-    #[test]
-    fn a_problem_document_rfc_9457_3() {
-        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
-        let reason = Reason::new(ReasonCode::NoRule, "no rule allows \"it\"\n");
-        let refusal = Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason: &reason,
-            decision: Some(id),
-        };
-        let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","decision":"01ARZ3NDEKTSV4RRFFQ69G5FAV","message":"no rule allows \"it\"\n (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"}"#;
-        assert_eq!(refusal.response().body(), body);
-        let expected = format!(
-            "HTTP/1.1 403 Forbidden\r\ncontent-type: application/problem+json\r\n\
-             content-length: {}\r\ncache-control: no-store\r\n\
-             x-should-retry: false\r\nx-agentguard-decision: 01ARZ3NDEKTSV4RRFFQ69G5FAV\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        assert_eq!(String::from_utf8(refusal.last_bytes()).unwrap(), expected);
-
-        let reason = Reason::new(ReasonCode::UpstreamUnreachable, "not now");
-        let passing = Refusal {
-            reason: &reason,
-            ..refusal.clone()
-        };
-        assert!(!passing.response().headers().contains_key("x-should-retry"));
-        let reason = Reason::new(ReasonCode::PolicyChanged, "connect again");
-        let elsewhere = Refusal {
-            status: StatusCode::MISDIRECTED_REQUEST,
-            reason: &reason,
-            ..refusal.clone()
-        };
-        assert_eq!(elsewhere.response().headers()["x-should-retry"], "true");
-
-        let unrecorded = Refusal {
-            decision: None,
-            ..refusal
-        };
-        let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","message":"no rule allows \"it\"\n"}"#;
-        assert_eq!(unrecorded.response().body(), body);
-    }
 }

@@ -59,6 +59,7 @@ fn refused(questions: &Questions, why: &Unanswered) -> String {
         status: StatusCode::FORBIDDEN,
         reason: &reason,
         decision: None,
+        spent: None,
     };
     let body = questions.refused(&refusal).into_body();
     String::from_utf8_lossy(&body).into_owned()

@@ -12,6 +12,9 @@ use crate::refusal::Refusal;
 /// itself and MCP (-32768 to -32000).
 pub const REFUSED: i64 = 403;
 
+/// The same where a budget refuses.
+pub(super) const SPENT: i64 = 429;
+
 /// What waits for an answer.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Questions {
@@ -83,14 +86,13 @@ impl Questions {
 
     /// A refusal as an answer to all of them.
     ///
-    /// What a rule refuses is an answer like others, with the status 200: clients give their model the result of a
+    /// What a rule or a budget refuses is an answer like others, with the status 200: clients give their model the result of a
     /// call that failed, and an error of any other request to who asked for it. Of what has no id, and where the
     /// client looks at nothing else, the status says it (2025-06-18, "Sending Messages to the Server"); and whether it
     /// is worth to try again.
     #[must_use]
     pub fn refused(&self, refusal: &Refusal<'_>) -> Response<Bytes> {
-        let answers =
-            self.here && !self.asked.is_empty() && refusal.status == StatusCode::FORBIDDEN;
+        let answers = self.here && !self.asked.is_empty() && refusal.is_ruled();
         let told: Vec<String> = self
             .asked
             .iter()
@@ -121,9 +123,10 @@ impl Question {
         };
         let text = quoted(&refusal.message());
         let (reason, decision) = why(refusal);
+        let budget = budget("agentguard/budget", refusal);
         let id = &self.id;
         format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"result":{{{complete}"content":[{{"type":"text","text":{text}}}],"isError":true,"_meta":{{"agentguard/reason":{reason},"agentguard/decision":{decision}}}}}}}"#
+            r#"{{"jsonrpc":"2.0","id":{id},"result":{{{complete}"content":[{{"type":"text","text":{text}}}],"isError":true,"_meta":{{"agentguard/reason":{reason},"agentguard/decision":{decision}{budget}}}}}}}"#
         )
     }
 }
@@ -131,9 +134,23 @@ impl Question {
 fn error(id: &str, refusal: &Refusal<'_>) -> String {
     let text = quoted(&refusal.message());
     let (reason, decision) = why(refusal);
+    let code = if refusal.is_of_budget() {
+        SPENT
+    } else {
+        REFUSED
+    };
+    let budget = budget("budget", refusal);
     format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{REFUSED},"message":{text},"data":{{"reason":{reason},"decision":{decision}}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text},"data":{{"reason":{reason},"decision":{decision}{budget}}}}}}}"#
     )
+}
+
+/// The budget that refuses as one more member of this name, where one does.
+fn budget(name: &str, refusal: &Refusal<'_>) -> String {
+    // Plain strings and numbers always serialise.
+    let spent = refusal.spent.map(serde_json::to_string);
+    let spent = spent.and_then(Result::ok);
+    spent.map_or_else(String::new, |spent| format!(r#","{name}":{spent}"#))
 }
 
 /// Reason and decision as JSON.

@@ -511,6 +511,7 @@ fn a_refusal_answers_what_was_asked() {
         status: http::StatusCode::FORBIDDEN,
         reason: &reason,
         decision: Some(id.parse().unwrap()),
+        spent: None,
     };
     let told = format!(r#""not \"that\"\n (agentguard explain {id})""#);
     let error = |of: &str| {

@@ -133,6 +133,7 @@ impl Checks {
                     status: StatusCode::FORBIDDEN,
                     reason: &decided.reason,
                     decision: decided.id,
+                    spent: None,
                 };
                 cutter.cut(tool.clone(), sentence.message());
                 self.tools.push(tool.clone());

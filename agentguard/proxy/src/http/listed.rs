@@ -288,6 +288,7 @@ impl<R: Recorder, P: Port> Looked<R, P> {
             status: StatusCode::BAD_GATEWAY,
             reason,
             decision,
+            spent: None,
         };
         let told = self.list.as_ref().map(|questions| {
             let answer = questions.refused(&refusal).into_body();

@@ -193,6 +193,7 @@ async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Ve
         status,
         reason: &decided.reason,
         decision: decided.id,
+        spent: None,
     };
     refusal.last_bytes()
 }

@@ -178,6 +178,7 @@ impl Reading {
             status: StatusCode::FORBIDDEN,
             reason: &denied.reason,
             decision: denied.id,
+            spent: None,
         };
         Some(refusal.stream_event(*endpoint, stream).into())
     }

@@ -32,13 +32,15 @@ impl Asker {
     /// A refusal as a document with an error.
     #[must_use]
     pub fn refused(&self, refusal: &Refusal<'_>) -> Response<Bytes> {
-        let error = json!({ "errors": [{
-            "message": refusal.message(),
-            "extensions": {
-                "code": refusal.reason.code,
-                "decision": refusal.decision.map(|id| id.to_string()),
-            },
-        }] });
+        let mut extensions = json!({
+            "code": refusal.reason.code,
+            "decision": refusal.decision.map(|id| id.to_string()),
+        });
+        if let (Some(spent), Some(members)) = (refusal.spent, extensions.as_object_mut()) {
+            members.insert("budget".to_owned(), json!(spent));
+        }
+        let message = refusal.message();
+        let error = json!({ "errors": [{ "message": message, "extensions": extensions }] });
         let body = if self.batch { json!([error]) } else { error };
         let media = if self.statuses {
             MEDIA
@@ -46,7 +48,7 @@ impl Asker {
             "application/json"
         };
         let mut response = refusal.with(media, body.to_string().into_bytes());
-        if !self.statuses && refusal.status == StatusCode::FORBIDDEN {
+        if !self.statuses && refusal.is_ruled() {
             *response.status_mut() = StatusCode::OK;
         }
         response

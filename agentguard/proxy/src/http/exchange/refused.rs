@@ -29,6 +29,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             status: failed.status,
             reason: &reason,
             decision: account.decided().id,
+            spent: None,
         })
     }
 
