@@ -205,7 +205,7 @@ impl Refusal<'_> {
             LlmApi::Anthropic => serde_json::to_vec(&AnthropicError {
                 r#type: "error",
                 error: AnthropicFault {
-                    r#type: anthropic_type(self.status),
+                    r#type: anthropic_type(self.status()),
                     message: &message,
                     budget: self.spent,
                 },
@@ -213,9 +213,9 @@ impl Refusal<'_> {
             }),
             LlmApi::Gemini => serde_json::to_vec(&GoogleError {
                 error: GoogleFault {
-                    code: self.status.as_u16(),
+                    code: self.status().as_u16(),
                     message: &message,
-                    status: google_status(self.status),
+                    status: google_status(self.status()),
                     details: self.google_details(),
                 },
             }),
@@ -327,7 +327,7 @@ impl Refusal<'_> {
         let message = self.message();
         let event = TurnError {
             r#type: "error",
-            status: self.status.as_u16(),
+            status: self.status().as_u16(),
             error: self.openai_fault(&message),
             headers: self.headers_for_codex(&message),
         };
@@ -364,8 +364,8 @@ impl Refusal<'_> {
     /// The problem that the refusal is.
     pub(crate) fn problem<'m>(&'m self, message: &'m str) -> Problem<'m> {
         Problem {
-            title: self.status.canonical_reason().unwrap_or("Refused"),
-            status: self.status.as_u16(),
+            title: self.status().canonical_reason().unwrap_or("Refused"),
+            status: self.status().as_u16(),
             detail: &self.reason.message,
             code: self.reason.code,
             decision: self.decision,
@@ -396,12 +396,12 @@ impl Refusal<'_> {
     pub(crate) fn with(&self, kind: &'static str, body: Vec<u8>) -> Response<Bytes> {
         let length = HeaderValue::from(body.len());
         let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.status();
         let fields = response.headers_mut();
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         fields.insert(header::CONTENT_LENGTH, length);
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let again = match self.status {
+        let again = match self.status() {
             // On another connection (RFC 9110, 15.5.20): theirs do not know of that.
             StatusCode::MISDIRECTED_REQUEST if self.reason.code == ReasonCode::PolicyChanged => {
                 Some("true")
@@ -453,8 +453,8 @@ impl Refusal<'_> {
     #[must_use]
     pub fn last_bytes(&self) -> Vec<u8> {
         let response = self.response();
-        let phrase = self.status.canonical_reason().unwrap_or("Refused");
-        let mut bytes = format!("HTTP/1.1 {} {phrase}\r\n", self.status.as_u16()).into_bytes();
+        let phrase = self.status().canonical_reason().unwrap_or("Refused");
+        let mut bytes = format!("HTTP/1.1 {} {phrase}\r\n", self.status().as_u16()).into_bytes();
         for (name, value) in response.headers() {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");

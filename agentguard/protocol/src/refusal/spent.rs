@@ -89,6 +89,15 @@ impl Refusal<'_> {
         is_spent(self.reason.code) || waits(self.reason.code)
     }
 
+    /// The status: where a budget refuses that of [`status`], whatever was thought to be one.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self.is_of_budget() {
+            true => status(self.reason.code),
+            false => self.status,
+        }
+    }
+
     /// Whether it is an answer like others to whoever asks a tool: what a rule or a budget says, and no failure.
     pub(crate) fn is_ruled(&self) -> bool {
         self.status == StatusCode::FORBIDDEN || self.is_of_budget()
@@ -133,14 +142,14 @@ impl Refusal<'_> {
             // Cohere's SDK tries 429 again, too, and reads no field about it (`http_client.py`). This is what its API has
             // for a limit of what may be spent ("Errors").
             LlmApi::Cohere if is_spent(self.reason.code) => StatusCode::PAYMENT_REQUIRED,
-            _ => self.status,
+            _ => self.status(),
         }
     }
 
     pub(super) const fn aws_type(&self) -> &'static str {
         match is_spent(self.reason.code) {
             true => "ServiceQuotaExceededException",
-            false => aws_type(self.status),
+            false => aws_type(self.status()),
         }
     }
 
@@ -148,7 +157,7 @@ impl Refusal<'_> {
     pub(super) const fn openai_type(&self) -> &'static str {
         match is_spent(self.reason.code) {
             true => "usage_limit_reached",
-            false => openai_type(self.status),
+            false => openai_type(self.status()),
         }
     }
 
@@ -222,7 +231,7 @@ impl Refusal<'_> {
         match self.is_of_budget() {
             // RESOURCE_EXHAUSTED
             true => 8,
-            false => grpc_status(self.status),
+            false => grpc_status(self.status()),
         }
     }
 

@@ -239,7 +239,12 @@ fn json(bytes: &[u8]) -> Value {
 fn for_want<T>(code: ReasonCode, spent: Option<&Spent>, told: impl FnOnce(&Refusal<'_>) -> T) -> T {
     let reason = Reason::new(code, "Too little is left.");
     told(&Refusal {
-        status: status(code),
+        // As of what a rule denies in the middle of something.
+        status: if code == ReasonCode::LedgerFailed {
+            status(code)
+        } else {
+            StatusCode::FORBIDDEN
+        },
         reason: &reason,
         decision: Some(ID.parse().unwrap()),
         spent,

@@ -48,8 +48,8 @@ pub fn refused(refusal: &Refusal<'_>) -> Response<Bytes> {
     let body = Refused {
         problem: refusal.problem(&message),
         error: Status {
-            code: refusal.status.as_u16(),
-            status: google_status(refusal.status),
+            code: refusal.status().as_u16(),
+            status: google_status(refusal.status()),
             message: &message,
             details: [ErrorInfo {
                 r#type: "type.googleapis.com/google.rpc.ErrorInfo",
