@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agentguard_budget::{Charge, Estimate, Ledger, ModelFacts, Refused, Short, Terms, Want};
-use agentguard_model::budget::{Budget, Reached, Unit};
+use agentguard_model::budget::{Budget, Reached, Spent, Unit};
 use agentguard_model::{BudgetLine, Demand, Llm, Matched, Mode, Reason, ReasonCode, Verdict};
 use agentguard_policy::{
     AgentPolicy, BudgetRule, Charged, Policy, Request, Ruling, RulingOutcome, Seen,
@@ -31,6 +31,9 @@ pub const SLICE: u64 = 1024;
 
 /// With fewer tokens left a call does not begin: some providers refuse a lower limit, and no answer has fewer.
 const LEAST: u64 = 16;
+
+/// When a client that is refused since others hold what is left is to come again, in seconds: calls end within moments.
+const HELD_FOR: u64 = 2;
 
 /// The engine's name in [`Matched`].
 const ENGINE: &str = "budget";
@@ -60,6 +63,8 @@ pub(crate) enum Charging {
 pub(crate) struct Denial {
     pub(crate) reason: Reason,
     pub(crate) matched: Vec<Matched>,
+    /// The account that has too little; none where nothing could be asked.
+    pub(crate) spent: Option<Box<Spent>>,
 }
 
 impl Denial {
@@ -228,9 +233,13 @@ impl<R: Recorder> Decider<R> {
         };
         denial.reason.message.push_str(" (this was under way)");
         let seen = Seen::Request(asked.seen());
+        let spent = denial.spent.take();
         let ruling = denial.ruling();
         let concluding = self.conclude_ruling(&policy, client, target, seen, ruling, started);
-        Some(concluding.await)
+        Some(Decided {
+            spent,
+            ..concluding.await
+        })
     }
 }
 
@@ -298,9 +307,24 @@ fn denial<'a>(
         source: rule.source.clone(),
         on_paper: None,
     };
+    let balance = short.balance;
+    let resets_at = balance
+        .resets
+        .and_then(|it| Timestamp::from_millisecond(it).ok());
+    let spent = Spent {
+        budget: rule.budget.id.to_string(),
+        scope: charge.scope.to_string(),
+        unit: rule.budget.unit,
+        limit: balance.limit,
+        used: balance.used,
+        held: balance.held,
+        resets_at,
+        retry_after: short.may_pass().then_some(HELD_FOR),
+    };
     Denial {
-        reason: Reason::new(code, sentence(&short, rule, charge)),
+        reason: Reason::new(code, sentence(&short, rule, &spent)),
         matched: vec![matched],
+        spent: Some(Box::new(spent)),
     }
 }
 
@@ -310,50 +334,18 @@ fn unwritten(why: &str) -> Denial {
     Denial {
         reason: Reason::new(ReasonCode::LedgerFailed, message),
         matched: Vec::new(),
+        spent: None,
     }
 }
 
-fn sentence(short: &Short, rule: &BudgetRule, charge: &Charge) -> String {
-    let Budget { id, unit, .. } = &*rule.budget;
-    let whose = match charge.scope.as_str() {
-        "" => String::new(),
-        scope => format!(" of {scope}"),
-    };
-    let balance = short.balance;
-    let amount = |it: u64| amount(*unit, it);
-    let mut text = format!(
-        "Budget {id}{whose} allows {}, of which {} are used",
-        amount(balance.limit),
-        amount(balance.used)
-    );
-    if balance.held > 0 {
-        text.push_str(&format!(
-            " and {} are held for calls that are under way",
-            amount(balance.held)
-        ));
-    }
-    text.push_str(&format!("; this needs {} at least", amount(short.needed)));
-    let resets = balance
-        .resets
-        .and_then(|it| Timestamp::from_millisecond(it).ok());
-    if let Some(resets) = resets {
-        text.push_str(&format!(". It begins anew at {resets}"));
-    }
-    text.push('.');
+fn sentence(short: &Short, rule: &BudgetRule, spent: &Spent) -> String {
+    let needed = rule.budget.unit.amount(short.needed);
+    let mut text = format!("Too little is left for this, which needs {needed} at least: {spent}.");
     if let Some(reason) = &rule.reason {
         text.push(' ');
         text.push_str(reason);
     }
     text
-}
-
-/// An amount as people read it.
-pub(crate) fn amount(unit: Unit, amount: u64) -> String {
-    match unit {
-        Unit::MicroUsd => format!("${}.{:06}", amount / 1_000_000, amount % 1_000_000),
-        Unit::WallTime => format!("{} s", amount / 1000),
-        unit => format!("{amount} {unit}"),
-    }
 }
 
 /// A budget's part in a decision.

@@ -450,18 +450,24 @@ impl<R: Recorder> Decider<R> {
         let started = Instant::now();
         let policy = self.policies.current();
         let (target, mut ruling) = self.rule_behind(&policy, client, target, behind, seen);
-        let mut held = None;
+        let (mut held, mut spent) = (None, None);
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
             let charging = self.charge(&policy, client, &target, seen, demand);
             match charging.await {
                 Charging::Free => {}
                 Charging::Held(it) => held = Some(it),
-                Charging::Refused(denial) => ruling = denial.ruling(),
+                Charging::Refused(mut denial) => {
+                    spent = denial.spent.take();
+                    ruling = denial.ruling();
+                }
             }
         }
         let concluding =
             self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
-        concluding.await
+        Decided {
+            spent,
+            ..concluding.await
+        }
     }
 
     /// On whose behalf a client acts, and what holds now.
@@ -674,6 +680,7 @@ impl<R: Recorder> Decider<R> {
                 keeps: None,
                 cuts: false,
                 held,
+                spent: None,
                 started,
             },
             Err(refused) => Decided {
@@ -685,6 +692,7 @@ impl<R: Recorder> Decider<R> {
                 keeps: None,
                 cuts: false,
                 held: None,
+                spent: None,
                 started,
             },
         }

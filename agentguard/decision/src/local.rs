@@ -43,7 +43,7 @@ impl<R: Recorder> Decider<R> {
             let mode = agent.map_or(Mode::Enforce, |agent| agent.mode);
             undeclared(&tool.server, mode)
         };
-        let mut held = None;
+        let (mut held, mut spent) = (None, None);
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
             let request = Request {
                 tool: Some(&tool),
@@ -57,7 +57,10 @@ impl<R: Recorder> Decider<R> {
                     it.leaves();
                     held = Some(it);
                 }
-                Charging::Refused(denial) => ruling = denial.ruling(),
+                Charging::Refused(mut denial) => {
+                    spent = denial.spent.take();
+                    ruling = denial.ruling();
+                }
             }
         }
         let going = match ruling.outcome {
@@ -87,6 +90,7 @@ impl<R: Recorder> Decider<R> {
         };
         let concluded = self.conclude_with(&policy, draft, going, beside);
         let mut decided = concluded.await;
+        decided.spent = spent;
         if decided.allowed {
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory().name(client.agent));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use agentguard_model::budget::Spent;
 use agentguard_model::contents::Contents;
 use agentguard_model::{
     AgentId, AgentName, Decision, DecisionId, Handling, HostName, Outcome, Process, Reason,
@@ -111,6 +112,8 @@ pub struct Decided {
     pub cuts: bool,
     /// What it holds of its budgets, if anything is charged for it.
     pub held: Option<Arc<Held>>,
+    /// The account that has too little for it, where a budget denies it.
+    pub spent: Option<Box<Spent>>,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
 }

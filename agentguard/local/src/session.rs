@@ -295,7 +295,7 @@ fn refused(denied: &Decided, questions: &Questions, unread: bool) -> Answer {
         status: StatusCode::FORBIDDEN,
         reason: &denied.reason,
         decision: denied.id,
-        spent: None,
+        spent: denied.spent.as_deref(),
     };
     let waits = unread || !questions.is_empty();
     let instead = waits.then(|| {

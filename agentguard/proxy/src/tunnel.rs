@@ -63,7 +63,7 @@ pub(crate) async fn connect<R: Recorder, P: Port>(
         status,
         reason: &decided.reason,
         decision: decided.id,
-        spent: None,
+        spent: decided.spent.as_deref(),
     };
     say_last(&flow, stream, &refusal.last_bytes()).await;
 }

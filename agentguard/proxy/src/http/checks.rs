@@ -133,7 +133,7 @@ impl Checks {
                     status: StatusCode::FORBIDDEN,
                     reason: &decided.reason,
                     decision: decided.id,
-                    spent: None,
+                    spent: decided.spent.as_deref(),
                 };
                 cutter.cut(tool.clone(), sentence.message());
                 self.tools.push(tool.clone());

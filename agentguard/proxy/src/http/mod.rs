@@ -193,7 +193,7 @@ async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Ve
         status,
         reason: &decided.reason,
         decision: decided.id,
-        spent: None,
+        spent: decided.spent.as_deref(),
     };
     refusal.last_bytes()
 }

@@ -178,7 +178,7 @@ impl Reading {
             status: StatusCode::FORBIDDEN,
             reason: &denied.reason,
             decision: denied.id,
-            spent: None,
+            spent: denied.spent.as_deref(),
         };
         Some(refusal.stream_event(*endpoint, stream).into())
     }

@@ -81,6 +81,6 @@ pub(super) fn refuse<R: Recorder>(
         status,
         reason: &decided.reason,
         decision: decided.id,
-        spent: None,
+        spent: decided.spent.as_deref(),
     })
 }

@@ -45,6 +45,7 @@ impl Judge for NoShell {
             keeps: None,
             cuts: self.cuts,
             held: None,
+            spent: None,
             started: Instant::now(),
         });
         Box::pin(async { decided })

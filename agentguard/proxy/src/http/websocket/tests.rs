@@ -51,6 +51,7 @@ fn denied() -> Decided {
         keeps: None,
         cuts: false,
         held: None,
+        spent: None,
         started: Instant::now(),
     }
 }

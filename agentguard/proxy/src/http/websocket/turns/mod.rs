@@ -291,7 +291,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             status: StatusCode::FORBIDDEN,
             reason: &decided.reason,
             decision: decided.id,
-            spent: None,
+            spent: decided.spent.as_deref(),
         };
         text_frame(&match self.live {
             Some(_) => refusal.session_event(event),
