@@ -7,8 +7,8 @@ use agentguard_model::{Llm, LlmOperation, ReasonCode, Transport};
 
 use super::{agent, document, host, llm_call, policy};
 use crate::{
-    Circumstances, Condition, Consideration, Facts, NotUnderstood, Policy, Request, RulingOutcome,
-    Seen, compile,
+    Circumstances, Condition, Consideration, Facts, NotUnderstood, Policy, Query, Request,
+    RulingOutcome, Seen, compile,
 };
 
 fn chat(model: &str, tools: &[&str]) -> Llm {
@@ -793,5 +793,75 @@ fn whom_a_request_says_that_it_is_for_counts_where_the_agent_is_trusted_with_tha
         });
         let ruling = policy.decide(agent(&policy, "coder"), &facts);
         assert_eq!(ruling.reason.code, expected, "{trusts} {rule}");
+    }
+}
+
+/// What is sent in the place of an answer is as any other call that cannot be read.
+#[test]
+fn an_expression_on_a_call_in_the_place_of_an_answer_cannot_be_evaluated() {
+    let allow = "  - {id: a, match: {host: [api.openai.com]}, action: allow, handling: inspect}\n";
+    let sent = Llm {
+        operation: LlmOperation::Retrieval,
+        ..unread()
+    };
+    for denial in ["llm.model == 'x'", "'bash' in llm.tools"] {
+        let policy = rules(&format!(
+            "{allow}  - {{id: d, when: \"{denial}\", action: deny}}\n"
+        ));
+        assert_eq!(code(&policy, Some(&unread())), ERROR, "{denial}");
+        assert_eq!(code(&policy, Some(&sent)), ERROR, "{denial}");
+    }
+}
+
+/// Of an answer that is fetched, what can be read in two ways is no more read than of another call.
+#[test]
+fn an_expression_on_an_answer_that_is_fetched_in_two_readings_denies() {
+    let allow = "  - {id: a, match: {host: [api.openai.com]}, action: allow, handling: inspect}\n";
+    let fetched = Llm {
+        operation: LlmOperation::Retrieval,
+        model: None,
+        max_output_tokens: None,
+        ..chat("", &[])
+    };
+    for (denial, path, query, expected) in [
+        (
+            "request.query['stream'] == 'true' || llm.stream",
+            "/v1/responses/r",
+            "stream=true",
+            DENY,
+        ),
+        (
+            "request.query['stream'] == 'true' || llm.stream",
+            "/v1/responses/r",
+            "stream=true&stream=true",
+            ERROR,
+        ),
+        (
+            "request.path.startsWith('/secret/') || llm.model == 'x'",
+            "/secret/v1/responses/r",
+            "",
+            DENY,
+        ),
+        (
+            "request.path.startsWith('/secret/') || llm.model == 'x'",
+            "/secret%2Fv1/responses/r",
+            "",
+            ERROR,
+        ),
+    ] {
+        let policy = rules(&format!(
+            "{allow}  - {{id: d, when: \"{denial}\", action: deny}}\n"
+        ));
+        let (name, query) = (host("api.openai.com"), Query::new(query));
+        let facts = Facts {
+            request: Seen::Request(Request {
+                llm: Some(&fetched),
+                query: Some(&query),
+                ..Request::new("GET", path)
+            }),
+            ..facts(&name, Some(&fetched))
+        };
+        let decided = policy.decide(agent(&policy, "coder"), &facts);
+        assert_eq!(decided.reason.code, expected, "{denial} {path}");
     }
 }

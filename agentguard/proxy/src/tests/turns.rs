@@ -730,3 +730,43 @@ async fn a_call_that_cannot_be_read_may_be_in_any_lane() {
         sides.part(world).await;
     }
 }
+
+/// What an error counts for takes nothing from what is counted already.
+#[tokio::test]
+async fn an_error_does_not_have_steers_forgotten() {
+    for fails in [false, true] {
+        let world = by_name(Rules::CallsAskedOfSmall).build().await;
+        let mut sides = Sides::of(&world).await;
+        sides.sends(&call_in(None, "small")).await;
+        sides
+            .hears(&[created(None, "s"), completed(None, "s", 1)])
+            .await;
+        for _ in 0..40 {
+            sides.sends(&steer()).await;
+        }
+        for call in 0..17 {
+            let id = format!("l{call}");
+            sides.sends(&call_in(None, "large")).await;
+            sides
+                .hears(&[created(None, &id), completed(None, &id, 1)])
+                .await;
+        }
+        sides.sends(&call_in(None, "large")).await;
+        sides.hears(&[created(None, "e")]).await;
+        if fails {
+            let error =
+                json!({ "type": "error", "error": { "code": "response_already_in_flight" } });
+            sides.hears(&[error]).await;
+        } else {
+            sides.hears(&[completed(None, "e", 1)]).await;
+        }
+        // One goes on without a call.
+        sides
+            .hears(&[created(None, "f"), completed(None, "f", 1)])
+            .await;
+        sides.sends(&call_in(None, "large")).await;
+        sides.hears(&[created(None, "g")]).await;
+        sides.is_refused(&asks(None, "shell")).await;
+        sides.part(world).await;
+    }
+}
