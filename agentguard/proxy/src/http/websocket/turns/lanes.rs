@@ -323,7 +323,7 @@ impl<R: Recorder> Lanes<R> {
         self.ends = event.progress == Progress::Over;
         if self.ends && turn.response.is_some() && event.response.is_none() {
             // An error that may be about something else: the answer may go on.
-            self.steers = self.steers.saturating_add(1).min(MOST + 1);
+            self.steers = self.steers.saturating_add(1);
         }
         self.whose = Whose::Turn(at);
         turn.answer.hear(event);
