@@ -84,6 +84,15 @@ pub struct Llm {
     pub not_understood: Option<String>,
 }
 
+impl Llm {
+    /// Whether it fetches the answer to a call that was made before, of which neither the model nor the tools are known any
+    /// more. What cannot be read fetches none: it may be any call.
+    #[must_use]
+    pub fn is_fetched(&self) -> bool {
+        self.operation == LlmOperation::Retrieval && self.not_understood.is_none()
+    }
+}
+
 /// What a call may have a model read and write, as far as the call shows it: budgets reserve by it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Demand {

@@ -105,7 +105,7 @@ impl Conditions {
         self.when.as_ref().is_some_and(When::needs_request)
     }
 
-    /// Whether the expression holds.
+    /// Whether the expression holds: see [`When::holds`].
     ///
     /// # Errors
     /// It cannot be evaluated on these facts, or takes more than these steps: why.
@@ -114,9 +114,9 @@ impl Conditions {
         agent: &AgentPolicy,
         facts: &Facts<'_>,
         steps: &Steps,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<bool>, String> {
         let when = self.when.as_ref();
-        when.map_or(Ok(true), |when| when.holds(agent, facts, steps))
+        when.map_or(Ok(Some(true)), |when| when.holds(agent, facts, steps))
     }
 
     /// Whether this holds wherever `other` does. Expressions and times by their spelling alone.

@@ -483,7 +483,7 @@ impl Policy {
         let failed = position.filter(|it| found.failed.iter().any(|failed| failed == *it));
         let failed = by.filter(|_| failed.is_some());
         let failed = failed.and_then(|it| {
-            let alone = it.conditions.when(agent, attempt.facts, &Steps::new());
+            let alone = it.when(agent, attempt.facts, &Steps::new());
             alone.err().or_else(|| found.exceeded.clone())
         });
         let by = by.map(|rule| &rule.info);

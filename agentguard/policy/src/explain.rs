@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agentguard_model::{LlmOperation, Source, Transport};
+use agentguard_model::{Source, Transport};
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
@@ -330,8 +330,7 @@ fn consider(
             (Some(says), Some(llm)) => {
                 check(Condition::Provider, says.provider(llm));
                 check(Condition::Operation, says.operation(llm));
-                let fetched = llm.operation == LlmOperation::Retrieval;
-                let asked = |holds: bool| match fetched {
+                let asked = |holds: bool| match llm.is_fetched() {
                     true => says.asked_before(),
                     false => holds,
                 };
@@ -373,7 +372,7 @@ fn consider(
     check(Condition::Time, conditions.times(&facts.circumstances));
     let seen = matches!(facts.request, Seen::Request(_));
     let when = if seen || !conditions.needs_request() {
-        conditions.when(agent, facts, &Steps::new())
+        rule.when(agent, facts, &Steps::new())
     } else {
         Ok(true)
     };

@@ -80,9 +80,9 @@ impl LlmMatch {
             return request.llm.is_some_and(known);
         }
         request.llm.is_some_and(|llm| {
-            let asked = match llm.operation {
-                LlmOperation::Retrieval if llm.not_understood.is_none() => self.asked_before(),
-                _ => self.model(llm, allows, steps) && self.tools(llm, allows, steps),
+            let asked = match llm.is_fetched() {
+                true => self.asked_before(),
+                false => self.model(llm, allows, steps) && self.tools(llm, allows, steps),
             };
             self.provider(llm)
                 && self.operation(llm)
@@ -150,7 +150,7 @@ impl LlmMatch {
             LlmOperation::Embeddings | LlmOperation::CountTokens | LlmOperation::Transcription => {
                 false
             }
-            LlmOperation::Retrieval => llm.not_understood.is_some(),
+            LlmOperation::Retrieval => !llm.is_fetched(),
         };
         // Of a call that could not be read no limit is known either.
         self.max_output_over

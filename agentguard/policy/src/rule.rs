@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use agentguard_common::map::{TCP, UDP};
 use agentguard_model::special::is_opened;
-use agentguard_model::{
-    AgentName, Handling, HostName, Labels, Llm, LlmOperation, Matched, Mode, Source, Transport,
-};
+use agentguard_model::{AgentName, Handling, HostName, Labels, Matched, Mode, Source, Transport};
 use ipnet::IpNet;
 
 use crate::agent::AgentPolicy;
@@ -337,22 +335,10 @@ impl Rule {
         {
             return self.assumed(when, facts);
         }
-        if self.is_for_what_was_called(&facts.request) {
-            let asks = self.request.llm.as_ref();
-            let asks = asks.is_some_and(|llm| !llm.tool_calls.is_empty());
-            return match conditions.when(agent, facts, steps) {
-                Ok(true) => Fit::Yes,
-                Ok(false) => Fit::No,
-                Err(_) if steps.exceeded().is_some() => Fit::Failed,
-                // It depends on what is not known any more.
-                Err(_) if asks => Fit::Yes,
-                Err(_) => Fit::No,
-            };
-        }
         if self.is_for_calls_to_come(&facts.request) {
             return if self.allows() { Fit::Yes } else { Fit::No };
         }
-        match conditions.when(agent, facts, steps) {
+        match self.when(agent, facts, steps) {
             Ok(true) => Fit::Yes,
             Ok(false) => Fit::No,
             Err(_) => Fit::Failed,
@@ -411,10 +397,7 @@ impl Rule {
             let unknown = conditions.when.as_ref().filter(|it| it.is_unknown(facts));
             match unknown {
                 Some(when) => self.assumed(when, facts) == Fit::Yes,
-                None => {
-                    let fetched = self.is_for_what_was_called(&facts.request);
-                    conditions.when(agent, facts, steps).unwrap_or(!fetched)
-                }
+                None => self.when(agent, facts, steps).unwrap_or(true),
             }
         };
         self.transports & bit(facts.transport) != 0
@@ -432,15 +415,19 @@ impl Rule {
         opens && self.conditions.when.as_ref().is_some_and(When::needs_llm)
     }
 
-    /// Whether its expression looks at what was called where an answer is fetched by its id, of which that is not known any
-    /// more: as of [`crate::llm::LlmMatch::asked_before`].
-    fn is_for_what_was_called(&self, seen: &Seen<'_>) -> bool {
-        let Seen::Request(request) = seen else {
-            return false;
-        };
-        let fetched = |llm: &Llm| llm.operation == LlmOperation::Retrieval;
-        request.llm.is_some_and(fetched)
-            && self.conditions.when.as_ref().is_some_and(When::needs_call)
+    /// Whether its expression holds. What depends on what was called, where an answer is fetched of which that is not known
+    /// any more, does not, but in a denial of what the answer asks for: as of [`crate::llm::LlmMatch::asked_before`].
+    ///
+    /// # Errors
+    /// As of [`Conditions::when`].
+    pub(crate) fn when(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        steps: &Steps,
+    ) -> Result<bool, String> {
+        let holds = self.conditions.when(agent, facts, steps)?;
+        Ok(holds.unwrap_or_else(|| self.looks_at_tool_calls()))
     }
 
     /// What is assumed of an expression that looks at what nobody knows: that it turns out for what is

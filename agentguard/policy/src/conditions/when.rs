@@ -14,6 +14,7 @@
 mod check;
 mod compare;
 mod doubts;
+mod known;
 mod pattern;
 mod shape;
 mod trial;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use agentguard_model::Llm;
 use cel::parser::Expression;
 use cel::{Context, Env, ExecutionError, Value};
 use http::header::{self, HeaderName};
@@ -35,6 +37,7 @@ use crate::rule::Seen;
 use crate::steps::{Meter, Steps};
 use crate::tool::spellings;
 use doubts::Possible;
+use known::Evaluation;
 use pattern::Pattern;
 use values::Values;
 
@@ -234,11 +237,6 @@ impl When {
                 || self.parameters().iter().any(|name| unknown.parameter(name)))
     }
 
-    /// Whether it looks at what a call of a language model says.
-    pub(crate) const fn needs_call(&self) -> bool {
-        self.looks_at.call
-    }
-
     /// The agents that it names.
     pub(crate) fn agents(&self) -> &[String] {
         &self.looks_at.agents
@@ -274,7 +272,8 @@ impl When {
         &self.looks_at.parameters
     }
 
-    /// Whether it holds. A request that it looks at has to be there.
+    /// Whether it holds. A request that it looks at has to be there. None: that depends on what was called, where an
+    /// answer is fetched of which that is not known any more.
     ///
     /// # Errors
     /// It cannot be evaluated on these facts, or takes more than these steps: why, without what they contain.
@@ -283,7 +282,7 @@ impl When {
         agent: &AgentPolicy,
         facts: &Facts<'_>,
         steps: &Steps,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<bool>, String> {
         // Whatever else there is in the decision, it is denied, and what is looked at once more is time lost.
         if let Some(why) = steps.exceeded() {
             return Err(why.to_owned());
@@ -360,13 +359,14 @@ impl When {
         request: Option<&Request<'_>>,
         path: &str,
         steps: &Steps,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<bool>, String> {
         // What calls patterns has to own what it uses.
         let shared = (!self.patterns.is_empty()).then(|| Arc::new(steps.meter()));
         let own = steps.meter();
         let meter = shared.as_deref().unwrap_or(&own);
         let llm = request.and_then(|request| request.llm);
-        meter.parts(self.parts.count(llm.map_or(0, |llm| llm.tools.len())));
+        let parts = self.parts.count(llm.map_or(0, |llm| llm.tools.len()));
+        meter.parts(parts);
         steps.settle(meter)?;
         let values = Values {
             agent: agent.name.as_str(),
@@ -380,11 +380,16 @@ impl When {
         };
         let mut context = context(&self.patterns, shared.as_ref());
         context.set_variable_resolver(&values);
-        let resolved = context.resolve(&self.expression);
+        let resolved = if self.looks_at.call && llm.is_some_and(Llm::is_fetched) {
+            Evaluation { meter, parts }.of(&self.expression, &context)
+        } else {
+            context.resolve(&self.expression).map(Some)
+        };
         steps.settle(meter)?;
         match resolved {
-            Ok(Value::Bool(holds)) => Ok(holds),
-            Ok(_) => Err("it is neither true nor false".to_owned()),
+            Ok(None) => Ok(None),
+            Ok(Some(Value::Bool(holds))) => Ok(Some(holds)),
+            Ok(Some(_)) => Err("it is neither true nor false".to_owned()),
             Err(error) => Err(told(&error)),
         }
     }

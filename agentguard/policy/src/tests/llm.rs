@@ -1,5 +1,6 @@
 //! Calls of language models: what rules say of them, and what is refused.
 
+mod fetched;
 mod providers;
 mod tables;
 

@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 
-use agentguard_model::{Labels, Llm, LlmOperation, Tool, Transport};
+use agentguard_model::{Labels, Llm, Tool, Transport};
 use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use http::header;
 use jiff::tz::TimeZone;
 
-use super::LooksAt;
+use super::{LooksAt, known};
 use crate::conditions::{Part, label};
 use crate::decide::Facts;
 use crate::llm::operation;
@@ -155,9 +155,8 @@ impl Values<'_> {
 
     /// Of what is no call, and of what a call does not say: nothing, 0, false.
     fn call<'b>(&self, llm: Option<&'b Llm>, variable: &str) -> Option<CowVal<'b, 'b>> {
-        let fetched = llm.is_some_and(|llm| llm.operation == LlmOperation::Retrieval);
-        if fetched && !matches!(variable, "llm.provider" | "llm.operation") {
-            // What was called is not known any more.
+        let name = variable.strip_prefix("llm.").unwrap_or_default();
+        if llm.is_some_and(Llm::is_fetched) && !known::OF_FETCHED.contains(&name) {
             return None;
         }
         let of = |part: fn(&'b Llm) -> &'b str| self.text(llm.map_or("", part));
