@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use agentguard_model::{
-    Action, ActionKind, COUNTED_TOGETHER, Claim, Decision, HostName, Labels, Layer, Llm,
+    Action, ActionKind, COUNTED_TOGETHER, Claim, Decision, HostName, Labels, Layer, Llm, Provider,
     ReasonCode, Tool, ToolApi, Transport, Verdict,
 };
+use agentguard_protocol::llm::Route;
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::circumstances::Switches;
 use crate::flow::{Around, Flow};
@@ -277,10 +278,7 @@ fn asked(decision: &Decision, looked_at: Option<&HashSet<HeaderName>>) -> Asked 
 fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
     let action = &decision.action;
     let provider = action.host.as_ref().and_then(|host| policy.provider(host));
-    // A call has content or stands on a WebSocket, and the request for a tunnel ends at the guard.
-    let quiet = matches!(action.method.as_deref(), Some("GET" | "HEAD" | "CONNECT"));
-    let none = quiet && !action.websocket && action.llm.is_none();
-    let Some(provider) = provider.filter(|_| !none) else {
+    let Some(provider) = provider.filter(|provider| !is_no_call(action, provider)) else {
         return (None, false);
     };
     // Another provider may have another form, in which it is another call or none.
@@ -292,6 +290,21 @@ fn call(decision: &Decision, policy: &Policy) -> (Option<Llm>, bool) {
         return (None, true);
     };
     (Some(llm.clone()), false)
+}
+
+/// Whether a request is known to be no call of a provider's. One without content is none, unless it stands on a WebSocket or
+/// is one by where it goes alone, as that for the answer to an earlier one; and the request for a tunnel ends at the guard.
+fn is_no_call(action: &Action, provider: &Provider) -> bool {
+    let method = match action.method.as_deref() {
+        _ if action.llm.is_some() || action.websocket => return false,
+        Some("CONNECT") => return true,
+        Some("GET") => Method::GET,
+        Some("HEAD") => Method::HEAD,
+        _ => return false,
+    };
+    let path = action.path.as_deref().unwrap_or_default();
+    let route = Route::of(provider.api, path);
+    !is_cut(path) && route.is_none_or(|route| !route.is_called(&method, false))
 }
 
 /// Notes the message to a server of tools that a request is where a policy has those, and what is not known of it.

@@ -586,6 +586,39 @@ fn what_is_known_of_calls_is_told() {
     }
 }
 
+/// Some have no content: the answer to an earlier one is asked for by where it is.
+#[test]
+fn what_may_be_a_call_by_where_it_goes_is_not_taken_for_none() {
+    let text = "version: 1\nproviders: [{name: ours, api: openai, hosts: [m.example]}, {name: google, api: gemini, hosts: [g.example]}]\nagents: [{name: coder}]\nrules:\n  - {id: fetch, match: {host: [m.example], llm: {operation: [retrieval]}}, action: allow}\n  - {id: google, match: {host: [g.example], llm: {}}, action: allow}\n";
+    let candidate = policy(text);
+    let long = format!("/{}…", "a".repeat(5000));
+    for (method, host, path, known) in [
+        ("GET", "m.example", "/v1/responses/r", false),
+        ("GET", "m.example", "/v1/chat/completions/c", false),
+        ("GET", "m.example", long.as_str(), false),
+        ("HEAD", "m.example", "/v1/responses/r", true),
+        ("GET", "m.example", "/v1/chat/completions", true),
+        ("GET", "m.example", "/v1/models", true),
+        ("GET", "g.example", "/v1/models/m:generateContent", false),
+        ("GET", "g.example", "/v1/models", true),
+        ("CONNECT", "m.example", "/v1/responses/r", true),
+    ] {
+        let action = Action {
+            path: Some(path.to_owned()),
+            ..asks(method, host)
+        };
+        let replayed = Replay::new(&candidate, [], &OPEN).replay(&allowed(Layer::Proxy, action));
+        match &replayed {
+            Replayed::Told(told) if known => assert_eq!(told.would_be.verdict, Verdict::Deny),
+            Replayed::CannotTell(told) if !known => {
+                let why = "whether it is a call of a language model";
+                assert!(told.contains(why), "{told}");
+            }
+            _ => panic!("{method} {path} {replayed:?}"),
+        }
+    }
+}
+
 /// Tools on the agent's own host are asked about as they were.
 #[test]
 fn what_was_asked_of_local_tools_goes_through_the_candidate() {
