@@ -16,7 +16,7 @@ pub struct Route {
     /// The model that the path names, decoded. What an API has as a prefix before all models (`models/`) is no
     /// part of it.
     pub model: Option<String>,
-    /// The model that it names as the content has to name it, too, where it names one.
+    /// The model that it names in the place of that, as the content has to name it, too, where it names one.
     engine: Option<String>,
 }
 
@@ -38,10 +38,16 @@ impl Route {
         // All speak these two forms, below other paths than their own.
         let spoken = [LlmApi::Anthropic, LlmApi::Openai];
         let endpoint = spoken.iter().find_map(|api| Endpoint::of(*api, path))?;
+        let (model, engine) = match deployment(&segments) {
+            // Another server may have its form there, and take the model that the content names.
+            Some((named, true)) => (None, Some(named)),
+            Some((named, false)) => (Some(named), None),
+            None => (None, engine(&segments)),
+        };
         Some(Self {
             endpoint,
-            model: deployment(&segments),
-            engine: engine(&segments),
+            model,
+            engine,
         })
     }
 
@@ -81,25 +87,19 @@ impl Route {
     /// Path and content name two: which of them a server takes is not known. Or the name is longer than
     /// [`MAX_WORD`].
     pub fn model(&self, named: Option<String>) -> Result<Option<String>, NotUnderstood> {
-        let Some(model) = &self.model else {
-            return match (&self.engine, named) {
-                (Some(engine), Some(named)) if *engine != named => {
-                    Err(NotUnderstood::Wrong("model"))
-                }
-                (engine, named) => Ok(named.or_else(|| engine.clone())),
-            };
+        let of_path = self.model.as_ref().or(self.engine.as_ref());
+        let Some(model) = of_path else {
+            return Ok(named);
         };
         if model.len() > MAX_WORD {
             return Err(NotUnderstood::Long("model"));
         }
-        if self.endpoint.is_openai() {
-            // A deployment is what is called, whatever the content says.
-            return Ok(Some(model.clone()));
-        }
+        let has_to_agree = self.engine.is_some();
+        let agrees = |named: &str| named == model || !has_to_agree && bare(named) == model;
         match named {
-            Some(named) if named != *model && bare(&named) != model => {
-                Err(NotUnderstood::Wrong("model"))
-            }
+            // A deployment is what is called, whatever the content says.
+            Some(_) if self.endpoint.is_openai() && !has_to_agree => Ok(Some(model.clone())),
+            Some(named) if !agrees(&named) => Err(NotUnderstood::Wrong("model")),
             _ => Ok(Some(model.clone())),
         }
     }
@@ -124,8 +124,9 @@ fn segments(path: &str) -> Vec<String> {
 }
 
 /// What a path names beside its endpoint: a deployment of Azure's (its name may have slashes where `LiteLLM` answers), and
-/// what is deployed at an endpoint of Vertex AI, where `openapi` stands for all models.
-fn deployment(segments: &[String]) -> Option<String> {
+/// what is deployed at an endpoint of Vertex AI, where `openapi` stands for all models. True: it may as well be the form
+/// of another server's, which stands where a name does.
+fn deployment(segments: &[String]) -> Option<(String, bool)> {
     let is = |segment: &str, name: &str| segment.eq_ignore_ascii_case(name);
     let rest = before_endpoint(segments)?;
     for (at, segment) in rest.iter().enumerate() {
@@ -135,15 +136,20 @@ fn deployment(segments: &[String]) -> Option<String> {
             let form = |it: &&String| is(it, "extensions") || is(it, "openai") || is_version(it);
             let behind = name.iter().skip(1).rev().take_while(form).count();
             let name = name.get(..name.len() - behind).unwrap_or_default();
-            Some(name.join("/"))
+            let first = name.first();
+            // `LiteLLM` has whose a model is before its name.
+            let is_owner = |it: &str| is(it, "openai") || is(it, "anthropic");
+            let form = first.is_some_and(|it| may_be_form(it) && !is_owner(it))
+                || name.iter().all(|it| may_be_form(it));
+            first.map(|_| (name.join("/"), form))
         } else if is(segment, "endpoints") {
             let name = name.first().filter(|name| *name != "openapi");
-            name.map(|name| format!("endpoints/{name}"))
+            name.map(|name| (format!("endpoints/{name}"), may_be_form(name)))
         } else {
             None
         };
-        if let Some(found) = found.filter(|it| !it.is_empty()) {
-            return Some(found);
+        if found.is_some() {
+            return found;
         }
     }
     None
@@ -170,15 +176,15 @@ fn before_endpoint(segments: &[String]) -> Option<&[String]> {
         "realtime",
         "live",
     ];
+    let is_kind = |it: &str| ["deployments", "engines"].contains(&it.to_ascii_lowercase().as_str());
+    // What stands behind one of these words is a name, `chat` too; and so is the second of two.
+    let is_name = match segments {
+        [.., before, kind, _, _] => is_kind(kind) && !is_kind(before),
+        [kind, _, _] => is_kind(kind),
+        _ => false,
+    };
     let length = match segments {
-        // A deployment may be called so.
-        [.., kind, _, _]
-            if ["deployments", "engines"]
-                .iter()
-                .any(|it| kind.eq_ignore_ascii_case(it)) =>
-        {
-            1
-        }
+        _ if is_name => 1,
         [.., before, _] if long.iter().any(|name| before.eq_ignore_ascii_case(name)) => 2,
         _ => 1,
     };
@@ -189,6 +195,40 @@ fn before_endpoint(segments: &[String]) -> Option<&[String]> {
 fn is_version(segment: &str) -> bool {
     let digits = segment.strip_prefix(['v', 'V']).unwrap_or_default();
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The same, `v1beta2` and `v2.1` among them.
+fn may_be_version(segment: &str) -> bool {
+    let segment = segment.to_ascii_lowercase();
+    let number = segment.strip_prefix('v').unwrap_or_default();
+    let rest = number.replacen("alpha", "", 1).replacen("beta", "", 1);
+    let is_number = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    number.starts_with(|it: char| it.is_ascii_digit()) && rest.bytes().all(is_number)
+}
+
+/// Whether a segment may be a part of an API's paths, rather than the name of what is called.
+fn may_be_form(segment: &str) -> bool {
+    let words = [
+        "agents",
+        "anthropic",
+        "api",
+        "batches",
+        "chat",
+        "completions",
+        "deployments",
+        "embeddings",
+        "endpoints",
+        "engines",
+        "extensions",
+        "inference",
+        "live",
+        "messages",
+        "models",
+        "openai",
+        "realtime",
+        "responses",
+    ];
+    may_be_version(segment) || words.iter().any(|word| segment.eq_ignore_ascii_case(word))
 }
 
 /// The Gemini API and Vertex AI: `…/models/MODEL:generateContent`, and the names of their methods in gRPC.

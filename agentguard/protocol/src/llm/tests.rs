@@ -261,6 +261,15 @@ fn calls_are_known_by_the_end_of_their_path() {
         ("/openai/deployments/v1/chat/completions", "v1"),
         ("/openai/deployments/openai/chat/completions", "openai"),
         ("/openai/deployments/chat/embeddings", "chat"),
+        // Deployments may be called as any of the words in their paths.
+        ("/openai/deployments/engines/chat/completions", "engines"),
+        (
+            "/openai/deployments/deployments/chat/completions",
+            "deployments",
+        ),
+        ("/openai/deployments/engines/completions", "engines"),
+        ("/openai/deployments/deployments/embeddings", "deployments"),
+        ("/engines/deployments/chat/completions", "deployments"),
         ("/engines/gpt-x/completions", "gpt-x"),
         ("/engines/a/b/chat/completions", "a/b"),
     ] {
@@ -273,9 +282,43 @@ fn calls_are_known_by_the_end_of_their_path() {
     ] {
         assert_eq!(model(path, Some("ai/x")).as_deref(), Some("ai/x"), "{path}");
     }
-    let engine = Route::of(LlmApi::Openai, "/engines/gpt-x/completions").unwrap();
-    assert!(engine.model(Some("gpt-y".to_owned())).is_err());
-    assert!(engine.model(Some("gpt-x".to_owned())).is_ok());
+    // As do words of another server's, where a deployment would have its name: the content has to agree.
+    for (path, called) in [
+        ("/engines/gpt-x/completions", "gpt-x"),
+        ("/openai/deployments/v1/chat/completions", "v1"),
+        ("/openai/deployments/V1beta/chat/completions", "V1beta"),
+        ("/openai/deployments/chat/completions", "chat"),
+        ("/openai/deployments/chat/v1/chat/completions", "chat"),
+        ("/openai/deployments/openai/v1/chat/completions", "openai"),
+        (
+            "/openai/deployments/extensions/chat/completions",
+            "extensions",
+        ),
+        ("/openai/deployments/engines/chat/completions", "engines"),
+        ("/openai/deployments/api/v1/responses", "api"),
+        ("/deployments/v1/inference/chat/completions", "v1/inference"),
+        ("/deployments/v1/messages", "v1"),
+        ("/deployments/engines/gpt-x/completions", "engines/gpt-x"),
+        ("/endpoints/v1/chat/completions", "endpoints/v1"),
+    ] {
+        let route = Route::of(LlmApi::Openai, path).unwrap();
+        let model = |named: &str| route.model(Some(named.to_owned()));
+        assert_eq!(model("gpt-y"), Err(NotUnderstood::Wrong("model")), "{path}");
+        let agreed = Ok(Some(called.to_owned()));
+        assert_eq!(model(called), agreed, "{path}");
+        assert_eq!(route.model(None), agreed, "{path}");
+    }
+    for path in [
+        "/openai/deployments/v2-turbo/chat/completions",
+        "/openai/deployments/vision/chat/completions",
+        "/openai/deployments/openai/gpt-x/chat/completions",
+    ] {
+        assert_ne!(
+            model(path, Some("gpt-y")).as_deref(),
+            Some("gpt-y"),
+            "{path}"
+        );
+    }
     for (query, another) in [
         ("", false),
         ("api-version=1&model=a", false),
