@@ -9,7 +9,8 @@ use super::converse_call::ConverseCall;
 use super::demand::{DemandSink, Form};
 use super::gemini_call::GeminiCall;
 use super::names::{asks_for_more, in_another_case};
-use super::{Endpoint, InvokeForm, MAX_OFFERED, NotUnderstood, Word};
+use super::noted::Noted;
+use super::{Endpoint, InvokeForm, MAX_OFFERED, NotUnderstood, Retrieved, Word};
 use crate::json::{Event, Kind, Part, Path, Scanner, Sink};
 
 /// What a call asks for, in any of the forms.
@@ -80,7 +81,7 @@ impl Asks for Unread {
 }
 
 impl CallReader {
-    /// For a request to this endpoint.
+    /// For a request to this endpoint; to one where an answer is, for one that is no call.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         let form: Box<dyn Asks> = match endpoint {
@@ -90,6 +91,8 @@ impl CallReader {
             Endpoint::Converse { .. } | Endpoint::BedrockTokens => {
                 Box::new(ConverseCall::default())
             }
+            Endpoint::Retrieved(Retrieved::Chat) => Box::new(Noted::default()),
+            Endpoint::Retrieved(_) => Box::new(Unread),
             endpoint if endpoint.is_unread() => Box::new(Unread),
             endpoint => Box::new(CallSink::new(endpoint)),
         };

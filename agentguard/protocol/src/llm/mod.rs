@@ -24,6 +24,7 @@ mod gemini_call;
 mod invoke;
 mod limit;
 mod names;
+mod noted;
 mod ollama;
 mod paths;
 pub mod realtime;

@@ -335,6 +335,47 @@ fn calls_are_known_by_the_end_of_their_path() {
     assert_eq!(model(plain, None), None);
 }
 
+/// What is noted with an answer asks for nothing; whatever else is sent there may be a call.
+#[test]
+fn what_notes_something_with_an_answer_is_no_call() {
+    let sent = |text: &str| call(Endpoint::Retrieved(super::Retrieved::Chat), text);
+    for text in [
+        r#"{"metadata":{}}"#,
+        r#" {"metadata":{"a":"b","model":"x","messages":[{"c":[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]}]}} "#,
+        r#"{"metadata":null}"#,
+        r#"{"met\u0061data":{}}"#,
+    ] {
+        assert_eq!(sent(text), Ok(Call::default()), "{text}");
+    }
+    for text in [
+        "",
+        "{}",
+        "null",
+        "[]",
+        r#"[{"metadata":{}}]"#,
+        r#""metadata""#,
+        r#"{"metadata":"x"}"#,
+        r#"{"metadata":[]}"#,
+        r#"{"metadata":[{"metadata":{}}]}"#,
+        r#"{"metadata":1}"#,
+        r#"{"metadata":true}"#,
+        r#"{"Metadata":{}}"#,
+        r#"{"metadata":{},"metadata":{}}"#,
+        r#"{"metadata":{},"METADATA":{}}"#,
+        r#"{"metadata":{},"model":"x"}"#,
+        r#"{"model":null,"metadata":{}}"#,
+        r#"{"metadata":{},"":{}}"#,
+        r#"{"metadata":{}} {"model":"x"}"#,
+        r#"{"metadata":{}"#,
+    ] {
+        assert!(sent(text).is_err(), "{text}");
+    }
+    for kind in [super::Retrieved::Response, super::Retrieved::Batch] {
+        let sent = call(Endpoint::Retrieved(kind), r#"{"metadata":{}}"#);
+        assert_eq!(sent, Err(NotUnderstood::Form));
+    }
+}
+
 /// Models that may answer in the place of the one that is called, or be called by it.
 #[test]
 fn a_call_names_one_model() {

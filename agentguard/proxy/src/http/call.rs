@@ -1,7 +1,7 @@
 //! Calls of language models: the content of one is read before it is decided on.
 
 use agentguard_decision::Recorder;
-use agentguard_model::{Demand, Llm, LlmApi, Provider};
+use agentguard_model::{Demand, Llm, LlmApi, LlmOperation, Provider};
 use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Retrieved, Route, realtime};
 use agentguard_protocol::request;
 use http::{HeaderMap, Method};
@@ -18,8 +18,18 @@ use crate::http::unpacked::{Reads, Unpacked};
 pub(crate) struct Calling {
     provider: Provider,
     route: Route,
-    /// Whether all that it asks for is in its target.
-    fetches: bool,
+    /// Whether it asks for an answer to another call, and nothing else.
+    fetches: Fetches,
+}
+
+/// Whether a request asks for an answer to a call that was made before, and nothing else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fetches {
+    /// All that it asks for is in its target.
+    Yes,
+    /// Its content says so, if it does.
+    ByContent,
+    No,
 }
 
 /// A call as it is decided on.
@@ -61,11 +71,17 @@ impl Calling {
         let host = flow.target.host.as_ref()?;
         let provider = flow.guard.decider.provider(host)?;
         let route = Route::of(provider.api, meaning.path.as_str())?;
-        let called = route.is_called(method, meaning.websocket.is_some());
-        let fetches = match route.endpoint {
-            Endpoint::Retrieved(Retrieved::Cancelled) => *method == Method::POST,
-            Endpoint::Retrieved(_) => *method == Method::GET,
-            _ => false,
+        let websocket = meaning.websocket.is_some();
+        let called = route.is_called(method, websocket);
+        let fetches = match (route.endpoint, method) {
+            _ if websocket => Fetches::No,
+            (Endpoint::Retrieved(Retrieved::Cancelled), &Method::POST)
+            | (
+                Endpoint::Retrieved(Retrieved::Response | Retrieved::Chat | Retrieved::Batch),
+                &Method::GET,
+            ) => Fetches::Yes,
+            (Endpoint::Retrieved(Retrieved::Chat), &Method::POST) => Fetches::ByContent,
+            _ => Fetches::No,
         };
         called.then_some(Self {
             provider,
@@ -123,12 +139,21 @@ impl Calling {
         self.endpoint() != Endpoint::Realtime
     }
 
+    /// What it is for. What stands in the place of an answer, and fetches none, may be a call of what it is the answer to.
+    const fn operation(&self) -> LlmOperation {
+        match (self.endpoint(), self.fetches) {
+            (endpoint, Fetches::Yes) => endpoint.operation(),
+            (Endpoint::Retrieved(Retrieved::Batch), _) => Endpoint::MessageBatches.operation(),
+            (endpoint, _) => endpoint.answers_as().operation(),
+        }
+    }
+
     /// Of which nothing but where it goes is known: the model too, where nothing of a form is read and the path
     /// names it.
     fn unread(&self) -> Llm {
         Llm {
             provider: self.provider.name.clone(),
-            operation: self.endpoint().operation(),
+            operation: self.operation(),
             model: match self.endpoint().is_unread() {
                 true => self.route.model(None).unwrap_or_default(),
                 false => None,
@@ -176,10 +201,13 @@ impl Calling {
                 body,
             });
         }
-        if matches!(self.endpoint(), Endpoint::Retrieved(_)) {
+        let is_answer = matches!(self.endpoint(), Endpoint::Retrieved(_));
+        if is_answer && self.fetches != Fetches::ByContent {
             let llm = match self.fetches {
-                true => self.unread(),
-                false => self.not_understood(NotUnderstood::Form.to_string()),
+                Fetches::Yes => self.unread(),
+                Fetches::ByContent | Fetches::No => {
+                    self.not_understood(NotUnderstood::Form.to_string())
+                }
             };
             return Ok(Read {
                 llm,
@@ -208,8 +236,10 @@ impl Calling {
             Holding::Beyond(why) => Err(why.to_owned()),
         };
         let call = call.and_then(|mut call| {
-            let model = self.route.model(call.model.take());
-            call.model = model.map_err(|why| why.to_string())?;
+            if !is_answer {
+                let model = self.route.model(call.model.take());
+                call.model = model.map_err(|why| why.to_string())?;
+            }
             let named = call.names_one(call.model.as_deref());
             named.map_err(|why| why.to_string())?;
             let query = meaning.query.as_deref().unwrap_or_default();
@@ -223,6 +253,7 @@ impl Calling {
             Ok(call) => {
                 (user, demand) = (call.user, call.demand);
                 Llm {
+                    operation: self.endpoint().operation(),
                     model: call.model,
                     stream: self.endpoint().streams().unwrap_or(call.stream),
                     max_output_tokens: call.max_output_tokens,

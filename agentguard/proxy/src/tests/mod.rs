@@ -11,6 +11,7 @@ mod clear_http2;
 mod cut_out;
 mod disguise;
 mod events;
+mod fetched;
 mod floods;
 mod frames;
 mod growth;
@@ -105,6 +106,8 @@ enum Rules {
     CallsAskedOfSmall,
     /// The same, where calls that cannot be read are left to the rules.
     CallsAskedOfAny,
+    /// The name is a provider's; answers may be fetched, and calls that cannot be read are left to the rules.
+    CallsFetched,
     /// As [`Self::CallsAsked`], where what is asked for is cut out of the answer.
     CallsCut,
     /// As [`Self::CallsAsked`], where calls of `large` alone are allowed.
@@ -411,6 +414,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
         | Rules::CallsAskedOfAny
+        | Rules::CallsFetched
         | Rules::CallsCut
         | Rules::CallsByPost
         | Rules::CallsAskedOfLarge
@@ -425,7 +429,7 @@ fn policy(rules: Rules) -> Policy {
         _ => "[]",
     };
     let not_understood = match rules {
-        Rules::CallsAskedOfAny => "allow",
+        Rules::CallsAskedOfAny | Rules::CallsFetched => "allow",
         _ => "deny",
     };
     let rules = match rules {
@@ -542,6 +546,10 @@ fn policy(rules: Rules) -> Policy {
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., \
                 match: { host: [api.example], llm: { model: [small], tool_calls: [shell] } } }]"
+        }
+        Rules::CallsFetched => {
+            "[{ id: fetched, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], llm: { operation: [retrieval] } } }]"
         }
         Rules::CallsCut | Rules::AwsCut => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
