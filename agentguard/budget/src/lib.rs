@@ -11,6 +11,7 @@ mod estimate;
 mod ledger;
 mod period;
 mod scope;
+pub mod tokens;
 
 pub use charge::{Balance, Charge, Granted, HoldId, Short, Terms, Want};
 pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
