@@ -10,6 +10,7 @@ mod embedded;
 mod estimate;
 mod ledger;
 mod period;
+pub mod prices;
 mod scope;
 pub mod tokens;
 
