@@ -4,7 +4,7 @@ use super::{Tokenizer, upper};
 
 /// Bytes that are kept of a text in which no token ends for certain. A run of characters that is longer is counted as if
 /// it ended there, so that keeping and looking at it stays cheap; no bytes of it are left out.
-const KEPT: usize = 512;
+const KEPT: usize = 256;
 
 /// What a character is worth where tokens are estimated, in twelfths of one.
 const TWELFTHS: u64 = 12;
@@ -12,8 +12,8 @@ const TWELFTHS: u64 = 12;
 /// Counts the tokens of a text that comes in pieces, which may end anywhere.
 ///
 /// With a [`Tokenizer`] the count is exact for text in which no run of letters, of other signs or of spaces is longer than
-/// 512 bytes, whatever the pieces; such a run may count as up to [`OVER_A_RUN`](Self::OVER_A_RUN) tokens more or fewer
-/// each 512 bytes. Without one it is an estimate, the same for all pieces: a token for three letters, digits or spaces,
+/// 256 bytes, whatever the pieces; such a run may count as up to [`OVER_A_RUN`](Self::OVER_A_RUN) tokens more or fewer
+/// each 256 bytes. Without one it is an estimate, the same for all pieces: a token for three letters, digits or spaces,
 /// for two other signs, and for each character beyond ASCII. [`Self::most`] is a bound in either case.
 #[derive(Clone, Debug)]
 pub struct Counter {
@@ -37,7 +37,7 @@ enum How {
 }
 
 impl Counter {
-    /// How many tokens a run that is longer than 512 bytes may be off, for each 512 bytes.
+    /// How many tokens a run that is longer than 256 bytes may be off, for each 256 bytes.
     pub const OVER_A_RUN: u64 = 8;
 
     /// Of an empty text.
