@@ -184,6 +184,9 @@ pub struct GuardStatus {
     pub gate: GateStatus,
     /// Where the policy in force comes from.
     pub policy: PolicyStatus,
+    /// Where the prices of language models come from.
+    #[serde(default)]
+    pub prices: PricesStatus,
     /// The listeners, one entry for each network namespace.
     #[serde(default)]
     pub listeners: Vec<Listener>,
@@ -199,6 +202,20 @@ pub struct GuardStatus {
     /// What is told to outside, in figures and traces. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<TelemetryStatus>,
+}
+
+/// Where the prices of language models come from.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PricesStatus {
+    /// The operator's file, which comes before what is built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The models in it.
+    #[serde(default)]
+    pub models: usize,
+    /// The newest day of the prices that are built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_in: Option<String>,
 }
 
 /// How telemetry is doing, since the worker's start.

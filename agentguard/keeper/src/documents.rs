@@ -1,5 +1,5 @@
-//! Policy documents on their way to the worker, which may not be able to read the files, and who may
-//! run their agents, which the keeper has looked up.
+//! Policy documents on their way to the worker, which may not be able to read the files, with the operator's prices, and
+//! who may run their agents, which the keeper has looked up.
 //!
 //! A sealed memory file: the keeper compiled exactly these bytes, and neither half can change them.
 
@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use agentguard_model::Users;
 use rustix::fs::{MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
 
 /// All documents together, at most. A policy that is larger is refused when it is read.
 pub const MAX_BYTES: u64 = 8 * 1024 * 1024;
@@ -16,12 +17,23 @@ pub const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// Path and text, in the order of loading.
 pub type Documents = Vec<(String, String)>;
 
-/// Writes documents and the users of their agents into a sealed memory file.
+/// What is handed over.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Handed {
+    /// The policy's documents.
+    pub documents: Documents,
+    /// Path and text of the operator's prices.
+    pub prices: Option<(String, String)>,
+    /// Who may run the policy's agents besides root.
+    pub users: Users,
+}
+
+/// Writes documents, prices and the users of agents into a sealed memory file.
 ///
 /// # Errors
 /// The file's.
-pub fn seal(documents: &Documents, users: &Users) -> io::Result<OwnedFd> {
-    let bytes = postcard::to_stdvec(&(documents, users)).map_err(io::Error::other)?;
+pub fn seal(handed: &Handed) -> io::Result<OwnedFd> {
+    let bytes = postcard::to_stdvec(handed).map_err(io::Error::other)?;
     let file = rustix::fs::memfd_create(
         "agentguard-policy",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
@@ -36,11 +48,11 @@ pub fn seal(documents: &Documents, users: &Users) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reads documents and users from a memory file.
+/// Reads from a memory file what was handed over.
 ///
 /// # Errors
 /// The file's; [`io::ErrorKind::InvalidData`] if it is too large or not documents.
-pub fn open(file: OwnedFd) -> io::Result<(Documents, Users)> {
+pub fn open(file: OwnedFd) -> io::Result<Handed> {
     let mut bytes = Vec::new();
     let mut file = File::from(file).take(MAX_BYTES + 1);
     file.read_to_end(&mut bytes)?;
@@ -52,19 +64,23 @@ pub fn open(file: OwnedFd) -> io::Result<(Documents, Users)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{open, seal};
+    use super::{Handed, open, seal};
     use agentguard_model::Users;
     use std::fs::File;
     use std::io::Write as _;
 
     #[test]
     fn what_is_sealed_stays() {
-        let documents = vec![("policy.yaml".to_owned(), "version: 1\n".to_owned())];
         let mut users = Users::default();
         users.add("coder".parse().unwrap(), 7);
-        let file = seal(&documents, &users).unwrap();
+        let handed = Handed {
+            documents: vec![("policy.yaml".to_owned(), "version: 1\n".to_owned())],
+            prices: Some(("prices.yaml".to_owned(), "version: 1\n".to_owned())),
+            users,
+        };
+        let file = seal(&handed).unwrap();
         let mut writer = File::from(file.try_clone().unwrap());
         assert!(writer.write_all(b"x").is_err());
-        assert_eq!(open(file).unwrap(), (documents, users));
+        assert_eq!(open(file).unwrap(), handed);
     }
 }

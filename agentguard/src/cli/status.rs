@@ -51,6 +51,12 @@ fn story(status: &Status, now: Timestamp) -> String {
         ));
         lines.extend(refused.lines().map(|line| entry("", &format!("  {line}"))));
     }
+    if let Some(file) = &guard.prices.file {
+        let models = counted(guard.prices.models, "model");
+        let built_in = guard.prices.built_in.as_deref().unwrap_or("no day");
+        let line = format!("{models} from {file}, before those built in, of {built_in}");
+        lines.push(entry("prices", &line));
+    }
     let switches = guard.switches.iter().filter(|it| !it.is_as_declared());
     lines.extend(switches.map(|it| entry("switch", &switch::story(it))));
     if status.partial {

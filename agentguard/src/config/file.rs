@@ -45,6 +45,9 @@ pub(super) struct File {
     /// The policy file, relative to the directory of this file. Default: policy.yaml.
     #[schemars(default = "policy")]
     policy: Option<At<String>>,
+    /// A file of prices of language models, relative to the directory of this file, which comes
+    /// before the prices that are built in. Default: none.
+    prices: Option<At<String>>,
     /// The user that the worker runs as, by name or number; never root. Default: agentguard.
     #[schemars(default = "worker_user")]
     worker_user: Option<At<User>>,
@@ -239,6 +242,9 @@ impl Declared {
             cgroup_root: check.below_a_mount("cgroup_root", file.cgroup_root, cgroup_root),
             bpffs: check.below_a_mount("bpffs", file.bpffs, bpffs),
             policy: check.policy(file.policy),
+            prices: file
+                .prices
+                .map(|it| check.beside("prices", it, "prices.yaml")),
         };
         let proxy_port = Located::of(file.proxy_port, proxy_port);
         let resolver_port = Located::of(file.resolver_port, resolver_port);
@@ -391,9 +397,24 @@ impl Check<'_> {
                 "name the policy file, as in the default policy.yaml",
             );
         }
+        self.from_here(&field.value)
+    }
+
+    /// A file that is named from the directory of the configuration.
+    fn beside(&mut self, key: &str, field: At<String>, example: &str) -> PathBuf {
+        let field = Located::at(field);
+        if field.value.is_empty() || field.value.contains('\0') {
+            let message = format!("`{key}` is not a path");
+            let hint = format!("name the file, as {example}, or leave the key out");
+            self.fault(&field, message, hint);
+        }
+        self.from_here(&field.value)
+    }
+
+    fn from_here(&self, path: &str) -> PathBuf {
         let base = self.file.parent().unwrap_or(Path::new("/"));
         // A relative name of the configuration itself counts from the working directory.
-        std::path::absolute(base.join(&field.value)).unwrap_or_else(|_| base.join(&field.value))
+        std::path::absolute(base.join(path)).unwrap_or_else(|_| base.join(path))
     }
 
     fn ports(&mut self, proxy: &Located<u16>, resolver: &Located<u16>) {

@@ -78,6 +78,8 @@ pub(crate) struct Paths {
     pub(crate) bpffs: PathBuf,
     /// The policy.
     pub(crate) policy: PathBuf,
+    /// The operator's prices of language models.
+    pub(crate) prices: Option<PathBuf>,
 }
 
 /// A user.
@@ -133,6 +135,10 @@ impl ConfigError {
                 "docs/policy.md has an example; the configuration's `policy` names the file"
             }
             Written::Policy | Written::Tests | Written::OpenApi => "docs/policy.md has an example",
+            Written::Prices if !named => {
+                "docs/budgets.md has an example; the configuration's `prices` names the file"
+            }
+            Written::Prices | Written::PriceList => "docs/budgets.md has an example",
             Written::Configuration => {
                 "docs/configuration.md has an example; name another file with --config or AGENTGUARD_CONFIG"
             }

@@ -52,6 +52,7 @@ fn everything_has_a_default() {
             config.paths.policy,
             Path::new("/etc/agentguard/policy.yaml")
         );
+        assert_eq!(config.paths.prices, None);
         assert_eq!((config.proxy_port, config.resolver_port), (15001, 15053));
         assert_eq!(config.run, super::Run::default());
         assert_eq!(config.resolvers, ["192.0.2.53:53".parse().unwrap()]);
@@ -157,6 +158,10 @@ fn bad_files() {
         (
             &long,
             "1:14: error: `runtime_dir` is 91 bytes long, and a socket's path has no room for more than 80\n  hint: choose a shorter path, as in the default /run/agentguard",
+        ),
+        (
+            "prices: ''\n",
+            "1:9: error: `prices` is not a path\n  hint: name the file, as prices.yaml, or leave the key out",
         ),
         (
             "policy: ''\n",

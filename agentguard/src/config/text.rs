@@ -22,6 +22,10 @@ pub(crate) enum Written {
     Tests,
     /// What an API says of itself.
     OpenApi,
+    /// What models cost.
+    Prices,
+    /// What models cost, as others write it.
+    PriceList,
 }
 
 impl fmt::Display for Written {
@@ -31,6 +35,8 @@ impl fmt::Display for Written {
             Self::Policy => "policy",
             Self::Tests => "file of tests",
             Self::OpenApi => "API's document",
+            Self::Prices => "file of prices",
+            Self::PriceList => "list of prices",
         })
     }
 }

@@ -188,6 +188,8 @@ fn exposed_in(config: &Declared, sources: Option<&Sources>) -> Vec<(String, Stri
         exposed::file("policy", &paths.policy, 0),
     ];
     looked.extend(included.map(|it| exposed::file("policy", Path::new(&it.path), 0)));
+    let prices = paths.prices.iter();
+    looked.extend(prices.map(|it| exposed::file("prices", it, 0)));
     looked.push(exposed::directory("state_dir", &paths.state_dir));
     looked.push(exposed::directory("runtime_dir", &paths.runtime_dir));
     looked

@@ -193,6 +193,7 @@ impl Served {
                 loaded: Timestamp::UNIX_EPOCH,
                 refused: None,
             },
+            prices: Default::default(),
             listeners: Vec::new(),
             degraded: Vec::new(),
             leaves: LeafStatus::default(),

@@ -226,7 +226,15 @@ fn the_file_that_is_shown_can_be_used() {
     let (_, block) = section.split_once("```yaml\n").unwrap();
     let (text, _) = block.split_once("```").unwrap();
     let prices = Prices::with("docs", text).unwrap();
-    assert_eq!(prices.of("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0").rate.parts.input.0, 3_000_000);
+    assert_eq!(
+        prices
+            .of("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
+            .rate
+            .parts
+            .input
+            .0,
+        3_000_000
+    );
     assert_eq!(prices.of("azure_openai", "prod-chat").name, "gpt-4.1");
     assert!(prices.of("ollama", "qwen3:32b").known);
 }

@@ -192,6 +192,7 @@ pub(crate) fn guard_status() -> GuardStatus {
             loaded: Timestamp::UNIX_EPOCH,
             refused: None,
         },
+        prices: Default::default(),
         listeners: Vec::new(),
         degraded: Vec::new(),
         leaves: LeafStatus::default(),

@@ -1,20 +1,21 @@
-//! The policy as the keeper reads it: documents that only root can change, compiled, and possible on this host.
+//! The policy as the keeper reads it: documents that only root can change, compiled, and possible on this host; and the
+//! operator's prices in the same way.
 
 use std::path::{Path, PathBuf};
 
-use agentguard_keeper::documents::Documents;
-use agentguard_model::Users;
+use agentguard_budget::prices::Prices;
+use agentguard_keeper::documents::{Documents, Handed};
 use agentguard_policy::{Document, Policy};
 
 use crate::accounts;
-use crate::config::{Config, exposed, sources};
+use crate::config::text::{self, Written};
+use crate::config::{Config, ConfigError, Faults, exposed, sources};
 
 /// A policy that may come into force.
 pub(super) struct PolicyRead {
-    pub(super) sources: Documents,
     pub(super) policy: Policy,
-    /// Who may run its agents besides root.
-    pub(super) users: Users,
+    /// What the worker gets of it.
+    pub(super) handed: Handed,
 }
 
 /// Where a policy comes from.
@@ -23,6 +24,8 @@ pub(super) struct PolicySource {
     path: PathBuf,
     /// What its patterns of cgroups are below.
     cgroup_root: PathBuf,
+    /// The operator's prices.
+    prices: Option<PathBuf>,
 }
 
 impl PolicySource {
@@ -31,6 +34,7 @@ impl PolicySource {
         Self {
             path: config.paths.policy.clone(),
             cgroup_root: config.paths.cgroup_root.clone(),
+            prices: config.paths.prices.clone(),
         }
     }
 
@@ -46,15 +50,19 @@ impl PolicySource {
         let policy = read.compile()?;
         self.check_cgroups(&policy)?;
         let users = accounts::users(&policy)?;
-        let sources = read
+        let documents = read
             .documents()
             .iter()
             .map(|document| (document.path.clone(), document.text.clone()))
             .collect();
+        let prices = self.prices.as_deref().map(prices).transpose()?;
         Ok(PolicyRead {
-            sources,
             policy,
-            users,
+            handed: Handed {
+                documents,
+                prices,
+                users,
+            },
         })
     }
 
@@ -77,6 +85,15 @@ impl PolicySource {
         }
         Ok(())
     }
+}
+
+/// Path and text of a file of prices that can be used and that only root can change.
+fn prices(path: &Path) -> anyhow::Result<(String, String)> {
+    exposed::file("prices", path, 0)?;
+    let text = text::read(Written::Prices, path)?;
+    let shown = path.display().to_string();
+    Prices::with(&shown, &text).map_err(|faults| ConfigError::Wrong(Faults::from(faults.0)))?;
+    Ok((shown, text))
 }
 
 /// Compiles documents.
@@ -107,10 +124,12 @@ mod tests {
         let source = PolicySource {
             path: path.clone(),
             cgroup_root: "/sys/fs/cgroup/agentguard".into(),
+            prices: None,
         };
         let names = || {
             let read = source.read().unwrap();
-            let files: Vec<_> = read.sources.iter().map(|(path, _)| path.clone()).collect();
+            let documents = read.handed.documents.iter();
+            let files: Vec<_> = documents.map(|(path, _)| path.clone()).collect();
             assert_eq!(
                 files,
                 [path.to_str().unwrap(), included.to_str().unwrap()],
@@ -138,5 +157,53 @@ mod tests {
                  whoever changes it opens the guard\n  hint: chmod o-w {other}, or put the policy where only root can write"
             )
         );
+    }
+
+    #[test]
+    fn prices_are_read_with_the_policy_and_refused_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (policy, prices) = (
+            dir.path().join("policy.yaml"),
+            dir.path().join("prices.yaml"),
+        );
+        fs::write(&policy, "version: 1\n").unwrap();
+        let source = PolicySource {
+            path: policy,
+            cgroup_root: "/sys/fs/cgroup/agentguard".into(),
+            prices: Some(prices.clone()),
+        };
+        // Where a person runs the tests, the files are theirs.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let shown = prices.display();
+        let refused = || {
+            let error = source.read().err().unwrap();
+            (
+                super::super::told::faults(&error).unwrap(),
+                error.to_string(),
+            )
+        };
+        let absent = format!(
+            "{shown}: error: cannot read the file of prices: No such file or directory\n  hint: docs/budgets.md has an \
+             example; the configuration's `prices` names the file"
+        );
+        assert_eq!(refused().0, absent);
+        let text = "version: 1\nmodels:\n  - {models: [own], input: 1, output: 2}\n";
+        fs::write(&prices, text).unwrap();
+        let handed = source.read().unwrap().handed.prices;
+        assert_eq!(handed, Some((shown.to_string(), text.to_owned())));
+        fs::write(
+            &prices,
+            "version: 1\nmodels:\n  - {models: [own], input: -1, output: 2}\n",
+        )
+        .unwrap();
+        let wrong =
+            format!("{shown}:3:28: error: `-1` is no price that a million tokens can have\n");
+        assert!(refused().0.starts_with(&wrong), "{}", refused().0);
+        fs::write(&prices, text).unwrap();
+        fs::set_permissions(&prices, Permissions::from_mode(0o666)).unwrap();
+        let open = format!("the prices {shown} can be written by everybody (mode 0666)");
+        assert!(refused().1.starts_with(&open), "{}", refused().1);
     }
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use agentguard_common::ABI_VERSION;
 use agentguard_common::map::{Listeners, Settings, listener_flag};
 use agentguard_keeper::cgroup::{self, Cgroup};
-use agentguard_keeper::documents::Documents;
+use agentguard_keeper::documents::Handed;
 use agentguard_keeper::gate::Gate;
 use agentguard_keeper::groups::Groups;
 use agentguard_keeper::home::NamespaceId;
@@ -71,9 +71,8 @@ pub(super) struct Keeper {
     ca: Arc<Authorities>,
     sandbox: Arc<Sandbox>,
     policy: Arc<Policy>,
-    sources: Documents,
-    /// Who may run what besides root.
-    users: Arc<Users>,
+    /// What the worker gets with the policy, with who may run what besides root.
+    handed: Handed,
     generation: u32,
     policy_loaded: SystemTime,
     policy_error: Option<String>,
@@ -211,8 +210,7 @@ impl Keeper {
             ca,
             sandbox,
             policy: Arc::new(policy.policy),
-            sources: policy.sources,
-            users: Arc::new(policy.users),
+            handed: policy.handed,
             generation: 0,
             policy_loaded: SystemTime::now(),
             policy_error: None,
@@ -450,7 +448,7 @@ impl Keeper {
 
     /// Who may run what besides root.
     pub(super) fn users(&self) -> &Users {
-        &self.users
+        &self.handed.users
     }
 
     /// The number of the policy in force.

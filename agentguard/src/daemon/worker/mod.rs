@@ -27,6 +27,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use agentguard_budget::Embedded;
+use agentguard_budget::prices::Prices;
 use agentguard_control::Sources;
 use agentguard_decision::{Accounting, Decider, Directory, Policies};
 use agentguard_keeper::gate::view::View;
@@ -206,9 +207,12 @@ async fn serve(
                     .into_iter()
                     .next()
                     .context("a policy without documents")?;
-                let (sources, users) = documents::open(file)?;
-                let policy = super::keeper::compile(&sources)?;
-                board.policy(&policy, &sources, users);
+                let handed = documents::open(file)?;
+                let policy = super::keeper::compile(&handed.documents)?;
+                board.policy(&policy, &handed.documents, handed.users);
+                let prices = prices(handed.prices.as_ref())?;
+                let file = handed.prices.as_ref().map(|(path, _)| path.as_str());
+                board.prices(&prices, file);
                 board.switches(switches.shown(policy.switches()));
                 let before = Timestamp::now();
                 match &rooms {
@@ -391,6 +395,15 @@ async fn serve(
         telling.end().await;
     }
     Ok(())
+}
+
+/// The prices in force: what is built in, behind the operator's, whose path and text the keeper has handed over.
+fn prices(own: Option<&(String, String)>) -> anyhow::Result<Arc<Prices>> {
+    let prices = match own {
+        Some((path, text)) => Prices::with(path, text)?,
+        None => Prices::built_in().clone(),
+    };
+    Ok(Arc::new(prices))
 }
 
 fn open_names(start: &Start, link: &Link, board: &Arc<Board>) -> anyhow::Result<Names> {

@@ -6,9 +6,10 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use agentguard_budget::prices::{Origin, Prices};
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, ProgramStatus,
-    Quarantine, SwitchStatus, TelemetryStatus,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, PricesStatus,
+    ProgramStatus, Quarantine, SwitchStatus, TelemetryStatus,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
@@ -65,6 +66,7 @@ impl Board {
                 loaded: now,
                 refused: None,
             },
+            prices: PricesStatus::default(),
             listeners: Vec::new(),
             degraded: start.degraded.clone(),
             leaves: LeafStatus::default(),
@@ -155,6 +157,19 @@ impl Board {
             .map(|agent| (agent.name.clone(), agent.labels.clone(), agent.mode))
             .collect();
         self.declared.send_replace(declared);
+    }
+
+    /// The prices in force, with the operator's file, where there is one.
+    pub(super) fn prices(&self, prices: &Prices, file: Option<&str>) {
+        let built_in = Prices::built_in().list();
+        let newest = built_in.iter().filter_map(|it| it.rate.as_of).max();
+        let own = prices.list().iter().filter(|it| it.origin == Origin::File);
+        let status = PricesStatus {
+            file: file.map(str::to_owned),
+            models: own.count(),
+            built_in: newest.map(|day| day.to_string()),
+        };
+        self.guard.send_modify(|guard| guard.prices = status);
     }
 
     /// The switches of the policy in force, and what operators have set.

@@ -93,8 +93,7 @@ impl Keeper {
             }
             return Err(error);
         }
-        self.sources = read.sources;
-        self.users = Arc::new(read.users);
+        self.handed = read.handed;
         self.generation = self.generation.wrapping_add(1);
         self.policy_loaded = SystemTime::now();
         let policy = self.policy.clone();

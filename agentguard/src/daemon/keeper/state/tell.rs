@@ -106,7 +106,7 @@ impl Keeper {
     }
 
     pub(super) fn tell_policy(&self) {
-        match documents::seal(&self.sources, &self.users) {
+        match documents::seal(&self.handed) {
             Ok(file) => self.tell_with(
                 &ToWorker::Policy {
                     generation: self.generation,
