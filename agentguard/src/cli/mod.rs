@@ -8,6 +8,7 @@
 //! returns its child's code. Nothing that an agent chose reaches a terminal unescaped.
 
 mod agent;
+mod budget;
 mod ca;
 mod explain;
 pub(crate) mod failure;
@@ -94,6 +95,9 @@ enum Command {
     /// Check, test and try a policy, show the one in force, load it anew, set its switches
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Show what language models cost, import prices
+    #[command(subcommand)]
+    Budget(budget::Command),
     /// List what tools of servers were first seen as, show what changed, accept it
     #[command(subcommand)]
     Tools(tools::Command),
@@ -153,6 +157,7 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         Command::Verdicts(query) => verdicts::main(query, &global, &mut out)?,
         Command::Explain(explain) => explain::main(&explain, &global, &mut out)?,
         Command::Policy(command) => policy::main(command, &global, &mut out)?,
+        Command::Budget(command) => budget::main(command, &global, &mut out)?,
         Command::Tools(command) => tools::main(command, &global, &mut out)?,
         Command::Ca(command) => ca::main(command, &global, &mut out)?,
         Command::Status => status::main(&global, &mut out)?,

@@ -23,6 +23,8 @@ enum Kind {
     Policy,
     /// A file of tests of a policy
     Tests,
+    /// A file of prices
+    Prices,
     /// A decision, as `verdicts -o jsonl` prints them
     Decision,
 }
@@ -32,6 +34,7 @@ pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
         Kind::Config => crate::config::schema().into(),
         Kind::Policy => agentguard_policy::schema(),
         Kind::Tests => agentguard_policy::table::schema(),
+        Kind::Prices => agentguard_budget::prices::schema().into(),
         Kind::Decision => schemars::schema_for!(Decision).into(),
     };
     Ok(out.pretty(&schema)?)

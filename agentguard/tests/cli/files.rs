@@ -321,6 +321,10 @@ fn schemas_are_the_published_ones() {
             include_str!("../../../docs/schema/policy.schema.json"),
         ),
         (
+            "prices",
+            include_str!("../../../docs/schema/prices.schema.json"),
+        ),
+        (
             "tests",
             include_str!("../../../docs/schema/tests.schema.json"),
         ),

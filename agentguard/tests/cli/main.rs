@@ -11,6 +11,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod budget;
 mod daemon;
 mod files;
 mod help;

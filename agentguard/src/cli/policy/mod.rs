@@ -98,6 +98,6 @@ fn unusable(path: &str, found: &Diagnostics) -> Failure {
 }
 
 /// Several lines for a terminal.
-fn lines(text: &str) -> String {
+pub(super) fn lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
