@@ -4,19 +4,15 @@ use agentguard_model::budget::Unit;
 use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
 use crate::charge::Terms;
+use crate::prices::{Hidden, Rate, Tier};
+use crate::tokens::Content;
 
 /// The most that is taken for true of what a provider reports: more is no number of tokens. It is charged with what was
 /// held for it then.
 const ABSURD: u64 = 1 << 40;
 
-/// The most tokens that a picture, a document or a sound is taken for.
-const MEDIUM: u64 = 60_000;
-
-/// The most tokens that a provider writes around a message or a tool.
-const PART: u64 = 64;
-
-/// The most that it writes around all of them: what a model is told of its tools, and how it is to answer.
-const AROUND: u64 = 2_048;
+/// The longest input of a model of which that is not known.
+const LONGEST: u64 = 2_000_000;
 
 /// What is known of a model.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,6 +27,21 @@ pub struct ModelFacts {
     pub input_price: u64,
     /// And of output.
     pub output_price: u64,
+}
+
+impl ModelFacts {
+    /// Of a model at this rate, for a call in this tier. What is not known of it is the most that there is.
+    #[must_use]
+    pub fn of(rate: &Rate, tier: Tier) -> Self {
+        let context = rate.context.unwrap_or(LONGEST);
+        Self {
+            context,
+            output: rate.max_output.unwrap_or(context).min(context),
+            reasons: rate.hidden == Hidden::Always,
+            input_price: rate.dearest_input_per_million(tier, context).0,
+            output_price: rate.dearest_output_per_million(tier, context).0,
+        }
+    }
 }
 
 /// What a call may use.
@@ -49,23 +60,18 @@ pub struct Estimate {
 impl Estimate {
     /// Of a call whose content has so many bytes. `limited`: the provider's own limit of output holds.
     ///
-    /// A byte-level tokenizer makes a token of a byte at least, so that text has no more tokens than bytes. What the call
-    /// refers to is not seen: it may fill the model's window. So may what could not be read.
+    /// What it reads is bounded by [`Content::input_bound`]. What could not be read may fill the model's window.
     #[must_use]
     pub fn of(llm: &Llm, demand: &Demand, bytes: u64, model: &ModelFacts) -> Self {
         let unread = llm.not_understood.is_some();
-        let around = u64::from(demand.parts)
-            .saturating_mul(PART)
-            .saturating_add(u64::from(demand.media).saturating_mul(MEDIUM))
-            .saturating_add(AROUND);
-        let seen = bytes.saturating_add(around);
+        let content = Content::of(bytes, demand);
         let input = match llm.operation {
             // Each of many texts may fill the window by itself.
-            LlmOperation::Embeddings => seen.max(if demand.refers { model.context } else { 0 }),
+            LlmOperation::Embeddings => content.input_bound(None).min(ABSURD),
             // What tools of the provider's find is read again with each of their calls.
             _ if demand.serves_tools => model.context.saturating_mul(2),
-            _ if demand.refers || unread => model.context,
-            _ => seen.min(model.context),
+            _ if unread => model.context,
+            _ => content.input_bound(Some(model.context)),
         };
         let writes = matches!(
             llm.operation,
@@ -153,7 +159,7 @@ mod tests {
     use agentguard_model::budget::Unit;
     use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
-    use super::{ABSURD, AROUND, Estimate, MEDIUM, ModelFacts, PART, used};
+    use super::{ABSURD, Estimate, ModelFacts, used};
 
     const MODEL: ModelFacts = ModelFacts {
         context: 200_000,
@@ -181,11 +187,10 @@ mod tests {
     fn a_call_may_use_what_it_says_and_no_more() {
         let demand = Demand {
             parts: 3,
-            media: 1,
             ..Demand::default()
         };
         let estimate = Estimate::of(&llm(Some(100), true), &demand, 1000, &MODEL);
-        assert_eq!(estimate.input, 1000 + 3 * PART + MEDIUM + AROUND);
+        assert_eq!(estimate.input, 1000 + 3 * 64 + 2048);
         assert_eq!((estimate.output, estimate.visible), (100, true));
         let tokens = estimate.terms(Unit::Tokens, &MODEL);
         assert_eq!(tokens.amount(100), estimate.input + 100);

@@ -10,12 +10,14 @@ mod scopes;
 use std::sync::Arc;
 use std::time::Instant;
 
+use agentguard_budget::prices::{Prices, Tier};
 use agentguard_budget::{Charge, Estimate, Ledger, ModelFacts, Refused, Short, Terms, Want};
 use agentguard_model::budget::{Budget, Reached, Spent, Unit};
 use agentguard_model::{BudgetLine, Demand, Llm, Matched, Mode, Reason, ReasonCode, Verdict};
 use agentguard_policy::{
     AgentPolicy, BudgetRule, Charged, Policy, Request, Ruling, RulingOutcome, Seen,
 };
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 pub use held::{Held, Used};
@@ -23,6 +25,7 @@ pub use held::{Held, Used};
 use crate::asked::Asked;
 use crate::decider::Decider;
 use crate::port::{Client, Decided, Recorder, Target};
+use held::Pricing;
 use scopes::Behind;
 
 /// How many tokens of visible output are reserved at a time. What a call has when it breaks off counts as used, so that it
@@ -38,9 +41,10 @@ const HELD_FOR: u64 = 2;
 /// The engine's name in [`Matched`].
 const ENGINE: &str = "budget";
 
-/// Where budgets are kept, and what is known of models.
+/// Where budgets are kept, and what models cost.
 pub struct Accounting {
     ledger: Arc<dyn Ledger>,
+    prices: ArcSwap<Prices>,
 }
 
 impl std::fmt::Debug for Accounting {
@@ -86,29 +90,51 @@ impl Denial {
 }
 
 impl Accounting {
-    /// With this ledger.
+    /// With this ledger, and the prices that are built in.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger }
+        Self {
+            ledger,
+            prices: ArcSwap::from_pointee(Prices::built_in().clone()),
+        }
     }
 
-    fn model(&self, _: &Llm) -> ModelFacts {
-        UNKNOWN
-    }
-
-    fn price(&self, _: Charged<'_>) -> held::Price {
-        Box::new(|_| None)
+    /// From now on models cost this.
+    pub fn price(&self, prices: Arc<Prices>) {
+        self.prices.store(prices);
     }
 }
 
-/// Of a model that nobody knows.
-const UNKNOWN: ModelFacts = ModelFacts {
-    context: 2_000_000,
-    output: 128_000,
-    reasons: true,
-    input_price: 150_000_000,
-    output_price: 600_000_000,
-};
+/// What is known of a call of a language model before it leaves.
+struct Asks {
+    estimate: Estimate,
+    model: ModelFacts,
+    pricing: Pricing,
+}
+
+impl Asks {
+    fn of(prices: &Arc<Prices>, llm: &Llm, demand: &Demand, bytes: u64) -> Self {
+        let named = llm.model.as_deref().unwrap_or_default();
+        let priced = prices.of(&llm.provider, named);
+        let tier = Tier::of(demand.tier.as_deref());
+        let model = ModelFacts::of(priced.rate, tier);
+        Self {
+            estimate: Estimate::of(llm, demand, bytes, &model),
+            model,
+            pricing: Pricing {
+                rate: priced.rate.clone(),
+                tier,
+                of: match priced.known {
+                    true => priced.name.to_owned(),
+                    false => UNKNOWN.to_owned(),
+                },
+            },
+        }
+    }
+}
+
+/// In the place of the model's name whose price is charged, where nobody knows it.
+const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
 
 impl<R: Recorder> Decider<R> {
     /// Charges what the policy allows. `demand` is that of a call of a language model.
@@ -159,28 +185,24 @@ impl<R: Recorder> Decider<R> {
             target,
             charged,
         };
-        let model = match charged {
-            Charged::Llm(llm) => accounting.model(llm),
-            Charged::Tool(_) | Charged::Other => UNKNOWN,
-        };
-        let estimate = match charged {
-            Charged::Llm(llm) => Some(Estimate::of(llm, demand, request.body, &model)),
+        let prices = accounting.prices.load_full();
+        let asks = match charged {
+            Charged::Llm(llm) => Some(Asks::of(&prices, llm, demand, request.body)),
             Charged::Tool(_) | Charged::Other => None,
         };
         let charges = rules.iter().map(|rule| Charge {
             budget: in_force(rule, agent),
             scope: behind.scope(&rule.budget),
-            terms: terms(rule.budget.unit, estimate.as_ref(), &model),
+            terms: terms(rule.budget.unit, asks.as_ref()),
             place: behind.place(),
         });
         let charges = charges.collect();
-        let want = want(charges, estimate.as_ref());
+        let want = want(charges, asks.as_ref().map(|it| &it.estimate));
         let now = Timestamp::now();
         let reserved = accounting.ledger.reserve(&want, now.as_millisecond()).await;
         match reserved {
             Ok(granted) => {
-                let price = accounting.price(charged);
-                let held = Held::new(accounting, want, granted, estimate, price);
+                let held = Held::new(&accounting.ledger, want, granted, asks);
                 Charging::Held(Arc::new(held))
             }
             Err(refused) => {
@@ -254,9 +276,9 @@ fn in_force(rule: &BudgetRule, agent: &AgentPolicy) -> Arc<Budget> {
     })
 }
 
-fn terms(unit: Unit, estimate: Option<&Estimate>, model: &ModelFacts) -> Terms {
-    match (unit, estimate) {
-        (_, Some(estimate)) => estimate.terms(unit, model),
+fn terms(unit: Unit, asks: Option<&Asks>) -> Terms {
+    match (unit, asks) {
+        (_, Some(asks)) => asks.estimate.terms(unit, &asks.model),
         (Unit::ToolCalls, None) => Terms {
             fixed: 1,
             per_million: 0,
@@ -358,5 +380,6 @@ pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
         settled: None,
         overshoot: None,
         clamped: None,
+        price_of: None,
     }
 }

@@ -156,6 +156,9 @@ pub struct BudgetLine {
     /// To how many tokens of output the call's own limit was lowered, since no more was left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clamped: Option<u64>,
+    /// The model by whose price money is counted; where the model is not known, that it is counted by the dearest prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_of: Option<String>,
 }
 
 /// What a detector found.

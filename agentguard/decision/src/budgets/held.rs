@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use agentguard_budget::prices::{Rate, Tier};
+use agentguard_budget::tokens::Counter;
 use agentguard_budget::{Estimate, Granted, HoldId, Ledger, Refused, Want, used};
-use agentguard_model::budget::Budget;
+use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, Usage};
 use jiff::Timestamp;
 
-use super::{Accounting, SLICE, line};
+use super::{Asks, SLICE, line};
 
 /// What a call has used.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +24,14 @@ pub enum Used<'a> {
     Unknown,
 }
 
-/// What a use of a model costs, in millionths of a dollar.
-pub(super) type Price = Box<dyn Fn(&Usage) -> Option<u64> + Send + Sync>;
+/// What a call costs.
+#[derive(Clone, Debug)]
+pub(super) struct Pricing {
+    pub(super) rate: Rate,
+    pub(super) tier: Tier,
+    /// The model whose price it is, or that it is none's.
+    pub(super) of: String,
+}
 
 /// What a call holds of its budgets. It is settled once: by who knows what it has used, else when it is dropped. Until
 /// [`Self::leaves`] it has used nothing then, and everything after that.
@@ -38,20 +46,20 @@ pub struct Held {
     estimate: Option<Estimate>,
     /// What the call's limit of output is to be lowered to, of all answers together.
     clamp: Option<u64>,
-    /// What a use of it costs, in millionths of a dollar.
-    price: Price,
+    /// Of a call of a language model.
+    pricing: Option<Pricing>,
     left: AtomicBool,
     settled: OnceLock<Vec<BudgetLine>>,
 }
 
 impl Held {
     pub(super) fn new(
-        accounting: &Accounting,
+        ledger: &Arc<dyn Ledger>,
         want: Want,
         granted: Granted,
-        estimate: Option<Estimate>,
-        price: Price,
+        asks: Option<Asks>,
     ) -> Self {
+        let (estimate, pricing) = asks.map(|it| (it.estimate, it.pricing)).unzip();
         // What other calls hold may come back, and what they use does not: a part that is granted is no promise of more.
         let clamp = estimate.and_then(|estimate| {
             let tokens = match estimate.visible {
@@ -61,14 +69,14 @@ impl Held {
             (tokens < estimate.output).then_some(tokens)
         });
         Self {
-            ledger: Arc::clone(&accounting.ledger),
+            ledger: Arc::clone(ledger),
             id: granted.id,
             want,
             amounts: Mutex::new(granted.held),
             tokens: AtomicU64::new(granted.tokens),
             estimate,
             clamp,
-            price,
+            pricing,
             left: AtomicBool::new(false),
             settled: OnceLock::new(),
         }
@@ -149,9 +157,25 @@ impl Held {
         let charges = self.want.charges.iter().zip(amounts.iter());
         let lines = charges.map(|(charge, held)| BudgetLine {
             clamped: self.clamp,
+            price_of: match (charge.budget.unit, &self.pricing) {
+                (Unit::MicroUsd, Some(pricing)) => Some(pricing.of.clone()),
+                _ => None,
+            },
             ..line(charge, *held)
         });
         lines.collect()
+    }
+
+    /// What a use of it costs, in millionths of a dollar.
+    fn cost(&self, usage: &Usage) -> Option<u64> {
+        let pricing = self.pricing.as_ref()?;
+        Some(pricing.rate.cost(usage, pricing.tier).0)
+    }
+
+    /// Counts what it writes, as it comes.
+    #[must_use]
+    pub fn counter(&self) -> Counter {
+        Counter::new(self.pricing.as_ref().and_then(|it| it.rate.tokenizer))
     }
 
     /// Says what was used, once; what was said first counts. Answers with what becomes of it.
@@ -161,7 +185,7 @@ impl Held {
             for (line, charge) in lines.iter_mut().zip(&self.want.charges) {
                 let unit = charge.budget.unit;
                 let known = match how {
-                    Used::Reported(usage) => used(unit, usage, |usage| (self.price)(usage)),
+                    Used::Reported(usage) => used(unit, usage, |usage| self.cost(usage)),
                     // A call is one whatever became of it.
                     Used::Nothing => used(unit, &NOTHING, |_| Some(0)),
                     Used::Unknown => used(unit, &Usage::default(), |_| None),

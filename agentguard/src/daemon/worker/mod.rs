@@ -212,6 +212,7 @@ async fn serve(
                 board.policy(&policy, &handed.documents, handed.users);
                 let prices = prices(handed.prices.as_ref())?;
                 let file = handed.prices.as_ref().map(|(path, _)| path.as_str());
+                accounting.price(prices.clone());
                 board.prices(&prices, file);
                 board.switches(switches.shown(policy.switches()));
                 let before = Timestamp::now();
