@@ -1,4 +1,4 @@
-//! Ledgers and prices: what was used, what is held for calls under way, and what is left.
+//! Ledgers, prices and forecasts: what was used, what is held for calls under way, what is left, and for how long.
 //!
 //! **Invariant:** a call is charged to all of its accounts or to none, and no account is charged beyond a hard limit by
 //! what a call may still use.
@@ -8,6 +8,7 @@
 mod charge;
 mod embedded;
 mod estimate;
+pub mod forecast;
 mod ledger;
 mod period;
 pub mod prices;
@@ -17,5 +18,6 @@ pub mod tokens;
 pub use charge::{Balance, Charge, Granted, HoldId, Short, Terms, Want};
 pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
 pub use estimate::{Estimate, ModelFacts, used};
+pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
 pub use scope::Scope;

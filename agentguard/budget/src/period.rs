@@ -33,11 +33,16 @@ impl Period {
     /// What cannot be computed (times beyond the year 9999, a zone that is none) is one period without
     /// an end: it limits more.
     pub(crate) fn of(budget: &Budget, now: i64) -> Self {
-        Self::computed(budget, now).unwrap_or(Self::ENDLESS)
+        Self::of_window(budget.window, budget.zone.as_deref(), now)
     }
 
-    fn computed(budget: &Budget, now: i64) -> Option<Self> {
-        let unit = match budget.window {
+    /// Of a window, in a time zone.
+    pub(crate) fn of_window(window: Window, zone: Option<&str>, now: i64) -> Self {
+        Self::computed(window, zone, now).unwrap_or(Self::ENDLESS)
+    }
+
+    fn computed(window: Window, zone: Option<&str>, now: i64) -> Option<Self> {
+        let unit = match window {
             Window::Sliding(_) | Window::Lifetime => return Some(Self::ENDLESS),
             Window::Minute => return Some(Self::whole(now, 60_000)),
             Window::Hour => return Some(Self::whole(now, 3_600_000)),
@@ -45,7 +50,7 @@ impl Period {
             Window::Week => Unit::Week,
             Window::Month => Unit::Month,
         };
-        let zone = match &budget.zone {
+        let zone = match zone {
             None => TimeZone::UTC,
             Some(name) => TimeZone::get(name).ok()?,
         };
