@@ -7,6 +7,7 @@
 
 mod account;
 mod books;
+mod history;
 mod journal;
 mod replay;
 mod store;
@@ -18,16 +19,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agentguard_model::budget::{Budget, Unit};
+use agentguard_model::budget::{Budget, Unit, Window};
 use jiff::Timestamp;
 
 pub use account::MAX_PLACES;
 pub use store::OpenError;
 
 use crate::charge::{Granted, HoldId, Want};
+use crate::forecast::{Counts, Course, Ended, MAX_ENDED, Spread};
 use crate::ledger::{Asked, Ledger, Refused};
+use crate::period::{self, Period};
 use crate::scope::Scope;
-use account::Name;
+use account::{Account, Name};
 use books::Books;
 use journal::Journal;
 use store::{Store, Write};
@@ -41,8 +44,8 @@ const MAX_JOURNAL: u64 = 4 << 20;
 const CHECKPOINT: Duration = Duration::from_secs(300);
 /// What was not charged for so long is forgotten, where its window has no end: 90 days, in milliseconds.
 const FORGOTTEN: i64 = 90 * 86_400_000;
-/// Windows that ended so long ago are forgotten: 400 days, in milliseconds.
-const HISTORY: i64 = 400 * 86_400_000;
+/// How often windows that ended long ago are looked for, to forget them: a day, in milliseconds.
+const SWEEP: i64 = 86_400_000;
 
 /// The ledger of one host.
 #[derive(Debug)]
@@ -85,11 +88,15 @@ struct Shared {
     /// There is something to synchronise, or it is over.
     woken: Condvar,
     store: Store,
+    /// Held by whoever makes a checkpoint; when windows that ended long ago were forgotten last.
+    swept: Mutex<i64>,
 }
 
 #[derive(Debug)]
 struct Inner {
     books: Books,
+    /// Windows that ended, and are not in the history of the database.
+    ended: Vec<(Name, Ended)>,
     journal: Journal,
     generation: u64,
     unsynced: bool,
@@ -124,12 +131,13 @@ impl Embedded {
             accounts: books.changed(),
             holds: Vec::new(),
             gone,
+            ended: Vec::new(),
         };
         store.write(&write).map_err(|error| OpenError::Corrupt {
             path: directory.join("ledger.redb"),
             what: error.to_string(),
         })?;
-        books.retire(now);
+        let ended = books.retire(now);
         for old in read.generation..generation {
             let _ = fs::remove_file(Journal::path(directory, old));
         }
@@ -137,6 +145,7 @@ impl Embedded {
             directory: directory.to_owned(),
             state: Mutex::new(Inner {
                 books,
+                ended,
                 journal: Journal::create(directory, generation).map_err(io)?,
                 generation,
                 unsynced: false,
@@ -144,6 +153,7 @@ impl Embedded {
             }),
             woken: Condvar::new(),
             store,
+            swept: Mutex::new(i64::MIN),
         });
         let kept = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -190,7 +200,7 @@ impl Embedded {
     #[must_use]
     pub fn accounts(&self, now: i64) -> Vec<State> {
         let inner = self.shared.lock();
-        let state = |account: &account::Account| State {
+        let state = |account: &Account| State {
             budget: Arc::clone(&account.name.budget),
             unit: account.name.unit,
             window: Arc::clone(&account.name.window),
@@ -204,6 +214,89 @@ impl Embedded {
             last: account.kept.last,
         };
         inner.books.all().map(state).collect()
+    }
+
+    /// The windows of a budget and scope that ended before now, the latest first: so many at most, and [`MAX_ENDED`]. How
+    /// far back there are any depends on the window: four hours of minutes, five weeks of hours, and 400 days of others.
+    ///
+    /// Reads the database, while others go on charging.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn ended(
+        &self,
+        budget: &Budget,
+        scope: &Scope,
+        most: usize,
+        now: i64,
+    ) -> io::Result<Vec<Ended>> {
+        let most = most.min(MAX_ENDED);
+        let name = Account::name(budget, scope.clone(), Period::ENDLESS);
+        let is_so = |it: &Name| {
+            let same = (&it.budget, it.unit, &it.window) == (&name.budget, name.unit, &name.window);
+            same && it.scope == name.scope
+        };
+        let mut found: Vec<Ended> = {
+            let inner = self.shared.lock();
+            let open = inner.books.all().filter(|it| is_so(&it.name));
+            let open = open.filter_map(Account::ended);
+            let ended = inner.ended.iter().filter(|(name, _)| is_so(name));
+            let ended = ended.map(|(_, ended)| ended.clone());
+            open.chain(ended).collect()
+        };
+        // After them: what becomes history meanwhile is found twice, and not missed.
+        let history = self.shared.store.ended(&name, most);
+        found.extend(history.map_err(io::Error::other)?);
+        found.retain(|it| it.until <= now);
+        found.sort_by_key(|it| std::cmp::Reverse((it.since, it.used)));
+        found.dedup_by_key(|it| it.since);
+        found.truncate(most);
+        Ok(found)
+    }
+
+    /// How the account of a budget and scope was used until now, for [`Forecast::of`]; also of one that was not charged
+    /// in this window. None: calls at the same time are not used up, and time passes by itself ([`Forecast::of_time`]).
+    ///
+    /// Reads the database, while others go on charging.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    ///
+    /// [`Forecast::of`]: crate::Forecast::of
+    /// [`Forecast::of_time`]: crate::Forecast::of_time
+    pub fn course(&self, budget: &Budget, scope: &Scope, now: i64) -> io::Result<Option<Course>> {
+        if matches!(budget.unit, Unit::ConcurrentCalls | Unit::WallTime) {
+            return Ok(None);
+        }
+        let period = Period::of(budget, now);
+        let name = Account::name(budget, scope.clone(), period);
+        let counts = match (budget.window, period.until) {
+            (Window::Sliding(length), _) => Counts::For(period::millis(length)),
+            (_, Some(until)) => Counts::Until(until),
+            (_, None) => Counts::Always,
+        };
+        let mut course = Course {
+            limit: Some(budget.limit),
+            begin: period.since,
+            counts,
+            now,
+            used: 0,
+            held: 0,
+            spread: Spread::default(),
+            ended: Vec::new(),
+        };
+        if let Some(account) = self.shared.lock().books.named_so(&name) {
+            if period.until.is_none() {
+                course.begin = account.kept.first;
+            }
+            course.used = account.used(now);
+            course.held = account.held;
+            course.spread = account.spread(now);
+        }
+        if let Counts::Until(_) = counts {
+            course.ended = self.ended(budget, scope, MAX_ENDED, now)?;
+        }
+        Ok(Some(course))
     }
 
     /// Says what an account has used, as an operator does. False: there is no such account.
@@ -323,6 +416,7 @@ impl Shared {
 
     /// Writes all that changed to the database, and begins another journal.
     fn checkpoint(&self, now: i64) -> io::Result<()> {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         let (write, old) = {
             let mut inner = self.lock();
             // What waits belongs to the old one.
@@ -335,6 +429,7 @@ impl Shared {
                 accounts: inner.books.changed(),
                 holds: inner.books.named(),
                 gone: Vec::new(),
+                ended: inner.ended.clone(),
             };
             (write, old)
         };
@@ -350,7 +445,17 @@ impl Shared {
             }
             old = generation.checked_sub(1);
         }
-        self.lock().books.retire(now);
+        {
+            let mut inner = self.lock();
+            // Nobody else takes any out.
+            inner.ended.drain(..write.ended.len());
+            let ended = inner.books.retire(now);
+            inner.ended.extend(ended);
+        }
+        // What fails is tried again with the next checkpoint: nothing depends on it but the size of a file.
+        if now.saturating_sub(*swept) > SWEEP || self.store.is_full().unwrap_or(false) {
+            *swept = self.store.sweep(now).map_or(*swept, |()| now);
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use agentguard_model::budget::{Budget, Reached, Unit};
 use serde::{Deserialize, Serialize};
 
 use crate::charge::{Balance, Charge};
+use crate::forecast::{self, Ended, Spread};
 use crate::period::{self, Period};
 use crate::scope::Scope;
 
@@ -14,8 +15,20 @@ use crate::scope::Scope;
 /// whole: for up to a sixtieth longer than the window is.
 const PARTS: i64 = 60;
 
-/// The most parts that are kept: those of a window, and as many again.
+/// The most parts that are kept of a sliding window: its own, and as many again.
 const MAX_PARTS: usize = 122;
+
+/// The most parts that are kept where there is no window: of a week, once each is an hour.
+const MAX_LIFE: usize = 168;
+/// How long a part is where there is no window, at first: a minute. Whenever there are too many, each becomes twice as
+/// long, until it is an hour: a session of minutes is told as well as an agent that runs for ever.
+const MINUTE: i64 = 60_000;
+/// And at last: 64 minutes.
+const LONGEST: i64 = 64 * MINUTE;
+
+/// The last part of a window of the calendar.
+const LAST: i64 = 47;
+const _: () = assert!(forecast::PARTS == 48, "as many as are numbered to the last");
 
 /// The most places of one account of [`Unit::Destinations`]. There is no limit above that.
 pub const MAX_PLACES: u64 = 10_000;
@@ -44,10 +57,24 @@ pub(crate) struct Kept {
     /// When it was charged first, and last.
     pub(crate) first: i64,
     pub(crate) last: i64,
-    /// What was used in the parts of a sliding window, the oldest first.
+    /// What was used in the parts of time, each with its number, the oldest first. They are what a sliding window counts
+    /// by, and what a forecast is made from: those of a window of the calendar are numbered from its beginning.
     pub(crate) parts: VecDeque<(i64, u64)>,
+    /// How long a part is where there is no window, in milliseconds; else 0.
+    pub(crate) part: i64,
     /// The places of [`Unit::Destinations`].
     pub(crate) places: HashSet<u64>,
+}
+
+/// How the time of an account is divided into parts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Division {
+    /// Those of a window of the calendar, of so many milliseconds each.
+    Calendar(i64),
+    /// Those of a sliding window.
+    Sliding(i64),
+    /// As [`Kept::part`] says.
+    Life,
 }
 
 #[derive(Clone, Debug)]
@@ -56,8 +83,8 @@ pub(crate) struct Account {
     pub(crate) kept: Kept,
     /// What is held for calls that are under way.
     pub(crate) held: u64,
-    /// How long a part of its sliding window is, in milliseconds; 0 where it has none.
-    part: i64,
+    /// How its time is divided.
+    division: Division,
     /// Whether something of [`Kept`] is not in the store.
     pub(crate) dirty: bool,
     /// In which journal its number stands.
@@ -65,17 +92,24 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(crate) fn new(name: Name, kept: Kept) -> Self {
-        let part = name
+    pub(crate) fn new(name: Name, mut kept: Kept) -> Self {
+        let sliding = name
             .window
             .strip_prefix("sliding ")
-            .and_then(|length| length.parse::<i64>().ok())
-            .map_or(0, |length| (length / PARTS).max(1));
+            .and_then(|length| length.parse::<i64>().ok());
+        let division = match (sliding, kept.until) {
+            (Some(length), _) => Division::Sliding((length / PARTS).max(1)),
+            (None, Some(until)) => Division::Calendar(forecast::part((name.since, until))),
+            (None, None) => {
+                kept.part = kept.part.clamp(MINUTE, LONGEST);
+                Division::Life
+            }
+        };
         Self {
             name,
             kept,
             held: 0,
-            part,
+            division,
             dirty: false,
             opened_in: None,
         }
@@ -109,10 +143,10 @@ impl Account {
         if self.name.unit == Unit::WallTime {
             return self.elapsed(now);
         }
-        if self.part == 0 {
+        let Division::Sliding(part) = self.division else {
             return self.kept.used;
-        }
-        let oldest = self.oldest(now);
+        };
+        let oldest = oldest(part, now);
         let parts = self.kept.parts.iter().filter(|(part, _)| *part >= oldest);
         parts.fold(0, |sum, (_, used)| sum.saturating_add(*used))
     }
@@ -148,17 +182,17 @@ impl Account {
 
     /// When there is something again, where the clock says it: in a sliding window, when the oldest of it goes by.
     pub(crate) fn resets(&self, budget: &Budget, now: i64) -> Option<i64> {
-        if self.part == 0 {
+        let Division::Sliding(length) = self.division else {
             return self.kept.until;
-        }
-        let (oldest, limit) = (self.oldest(now), budget.limit);
+        };
+        let (oldest, limit) = (oldest(length, now), budget.limit);
         let mut used = self.used(now);
         let counts = self.kept.parts.iter().filter(|(part, _)| *part >= oldest);
         for (part, amount) in counts {
             used = used.saturating_sub(*amount);
             if used < limit {
                 let gone = part.saturating_add(PARTS + 1);
-                return Some(gone.saturating_mul(self.part));
+                return Some(gone.saturating_mul(length));
             }
         }
         None
@@ -178,9 +212,12 @@ impl Account {
         }
         self.kept.last = self.kept.last.max(now);
         self.held = self.held.saturating_add(held);
-        if self.name.unit == Unit::Destinations && self.kept.places.len() < places() {
-            self.kept.places.insert(place);
+        if self.name.unit == Unit::Destinations
+            && self.kept.places.len() < places()
+            && self.kept.places.insert(place)
+        {
             self.kept.used = u64::try_from(self.kept.places.len()).unwrap_or(u64::MAX);
+            self.note(1, now);
         }
         self.dirty = true;
     }
@@ -203,9 +240,8 @@ impl Account {
         self.takes(used, now);
     }
 
-    /// Somebody says what was used.
+    /// Somebody says what was used. When it was used stays as it is, where nothing is counted by that.
     pub(crate) fn set(&mut self, used: u64, now: i64) {
-        self.kept.parts.clear();
         self.kept.places.clear();
         self.kept.used = 0;
         self.kept.overshoot = 0;
@@ -216,19 +252,70 @@ impl Account {
                 used => now.saturating_sub(used),
             };
         } else if self.name.unit != Unit::Destinations {
-            self.takes(used, now);
+            self.kept.used = used;
+            if let Division::Sliding(_) = self.division {
+                self.kept.parts.clear();
+                self.note(used, now);
+            }
         }
         self.dirty = true;
     }
 
+    /// When what was used was used, until now.
+    pub(crate) fn spread(&self, now: i64) -> Spread {
+        let noted = self.kept.parts.iter().copied();
+        match self.division {
+            Division::Calendar(part) => Spread::of((self.name.since, part), 0, noted),
+            Division::Sliding(part) => Spread::of((0, part), oldest(part, now) - PARTS, noted),
+            Division::Life => Spread::of((0, self.kept.part), i64::MIN, noted),
+        }
+    }
+
+    /// The window as it ended. None: it does not, by the clock.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        let until = self.kept.until?;
+        let mut parts = Vec::new();
+        for (number, amount) in &self.kept.parts {
+            let place = usize::try_from(*number).unwrap_or(0);
+            let place = place.min(forecast::PARTS - 1);
+            if parts.len() <= place {
+                parts.resize(place + 1, 0_u64);
+            }
+            if let Some(sum) = parts.get_mut(place) {
+                *sum = sum.saturating_add(*amount);
+            }
+        }
+        Some(Ended {
+            since: self.name.since,
+            until,
+            used: self.kept.used,
+            parts,
+        })
+    }
+
     fn takes(&mut self, used: u64, now: i64) {
         self.kept.used = self.kept.used.saturating_add(used);
-        if self.part == 0 || used == 0 {
-            return;
+        if used > 0 {
+            self.note(used, now);
         }
-        let part = now.div_euclid(self.part);
+    }
+
+    /// Notes when something was used.
+    fn note(&mut self, used: u64, now: i64) {
+        let (part, most) = match self.division {
+            // What began in a window and ends behind it is of its last part.
+            Division::Calendar(length) => {
+                let part = now.saturating_sub(self.name.since).div_euclid(length);
+                (part.clamp(0, LAST), usize::MAX)
+            }
+            Division::Sliding(length) => (now.div_euclid(length), MAX_PARTS),
+            Division::Life => {
+                self.lengthen(now);
+                (now.div_euclid(self.kept.part), MAX_LIFE)
+            }
+        };
         // By their number and not by their age: a clock that jumps ahead and back again forgets nothing.
-        while self.kept.parts.len() > MAX_PARTS {
+        while self.kept.parts.len() > most {
             self.kept.parts.pop_front();
         }
         // A clock that went back has what is later than now at the end: it is charged there.
@@ -238,9 +325,27 @@ impl Account {
         }
     }
 
-    /// The oldest part of a sliding window that counts.
-    const fn oldest(&self, now: i64) -> i64 {
-        now.div_euclid(self.part) - PARTS
+    /// Makes parts longer where they are too many until now.
+    fn lengthen(&mut self, now: i64) {
+        let most = i64::try_from(MAX_LIFE).unwrap_or(i64::MAX);
+        let Some((mut first, _)) = self.kept.parts.front().copied() else {
+            return;
+        };
+        while self.kept.part < LONGEST
+            && now.div_euclid(self.kept.part).saturating_sub(first) >= most
+        {
+            self.kept.part *= 2;
+            first = first.div_euclid(2);
+            let mut wider: VecDeque<(i64, u64)> = VecDeque::new();
+            for (number, amount) in self.kept.parts.drain(..) {
+                let number = number.div_euclid(2);
+                match wider.back_mut() {
+                    Some((last, sum)) if *last == number => *sum = sum.saturating_add(amount),
+                    _ => wider.push_back((number, amount)),
+                }
+            }
+            self.kept.parts = wider;
+        }
     }
 
     fn elapsed(&self, now: i64) -> u64 {
@@ -253,4 +358,9 @@ impl Account {
 
 fn places() -> usize {
     usize::try_from(MAX_PLACES).unwrap_or(usize::MAX)
+}
+
+/// The oldest part of a sliding window that counts.
+const fn oldest(part: i64, now: i64) -> i64 {
+    now.div_euclid(part) - PARTS
 }

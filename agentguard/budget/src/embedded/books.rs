@@ -9,6 +9,7 @@ use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
 use crate::embedded::account::{Account, Kept, Name};
 use crate::embedded::journal::{Entry, Journal, Part};
 use crate::embedded::store::Named;
+use crate::forecast::Ended;
 use crate::ledger::Refused;
 use crate::period::Period;
 use crate::scope::Scope;
@@ -386,8 +387,9 @@ impl Books {
         }
     }
 
-    /// Forgets accounts whose window is over and that are in the store as they are.
-    pub(crate) fn retire(&mut self, now: i64) {
+    /// Takes out accounts whose window is over and that are in the store as they are.
+    pub(crate) fn retire(&mut self, now: i64) -> Vec<(Name, Ended)> {
+        let mut over_now = Vec::new();
         let over = |account: &Account| {
             let over = account.kept.until.is_some_and(|until| until <= now);
             over && account.held == 0 && !account.dirty
@@ -404,6 +406,9 @@ impl Books {
             if let Some(account) = place.take_if(|account| over(account)) {
                 self.names.remove(&account.name);
                 self.free.push(number);
+                if let Some(ended) = account.ended() {
+                    over_now.push((account.name, ended));
+                }
             }
         }
         let accounts = &self.accounts;
@@ -416,6 +421,12 @@ impl Books {
                     && names.get(&account.name) == Some(number)
             })
         });
+        over_now
+    }
+
+    /// The account of this name.
+    pub(crate) fn named_so(&self, name: &Name) -> Option<&Account> {
+        self.account(*self.names.get(name)?)
     }
 
     /// All accounts.

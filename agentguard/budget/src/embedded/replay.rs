@@ -4,26 +4,23 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
+use crate::embedded::FORGOTTEN;
 use crate::embedded::account::{Kept, Name};
 use crate::embedded::books::{Books, MAX_ACCOUNTS};
 use crate::embedded::journal::{self, Entry, Part};
 use crate::embedded::store::Named;
-use crate::embedded::{FORGOTTEN, HISTORY};
 
-/// The accounts of the database that may be charged again, and those to be forgotten.
+/// The accounts of the database, and those to be forgotten. Windows that ended are among them: what was held in one when
+/// the process died is used there.
 pub(super) fn accounts(read: Vec<(Name, Kept)>, now: i64) -> (Books, Vec<Name>) {
     let mut books = Books::default();
     let mut gone = Vec::new();
     let mut open = Vec::new();
     for (name, kept) in read {
-        let old = match kept.until {
-            Some(until) => until.saturating_add(HISTORY) < now,
-            None => kept.last.saturating_add(FORGOTTEN) < now,
-        };
-        if old {
-            gone.push(name);
-        } else if kept.until.is_none_or(|until| until > now) {
-            open.push((name, kept));
+        match kept.until {
+            None if kept.last.saturating_add(FORGOTTEN) < now => gone.push(name),
+            Some(until) if until <= now => _ = books.put(name, kept),
+            _ => open.push((name, kept)),
         }
     }
     // Those that were charged last stay, should there be too many.

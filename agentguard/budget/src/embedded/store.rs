@@ -7,7 +7,9 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 
 use crate::charge::HoldId;
 use crate::embedded::account::{Kept, Name};
+use crate::embedded::history;
 use crate::embedded::journal::Part;
+use crate::forecast::Ended;
 
 /// [`Name`] → [`Kept`], both in postcard.
 const ACCOUNTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("accounts");
@@ -57,6 +59,8 @@ pub(crate) struct Write {
     pub(crate) holds: Vec<Named<Part>>,
     /// Accounts of which nothing is asked any more.
     pub(crate) gone: Vec<Name>,
+    /// Accounts whose windows have ended: they are history from now on.
+    pub(crate) ended: Vec<(Name, Ended)>,
 }
 
 /// What is there.
@@ -67,7 +71,7 @@ pub(crate) struct Read {
 }
 
 #[derive(Debug)]
-pub(crate) struct Store(Database);
+pub(crate) struct Store(pub(super) Database);
 
 impl Store {
     /// Opens the database, or makes one, and reads it.
@@ -109,6 +113,7 @@ impl Store {
         let format = {
             transaction.open_table(ACCOUNTS)?;
             transaction.open_table(HOLDS)?;
+            transaction.open_table(history::table())?;
             let mut about = transaction.open_table(ABOUT)?;
             let format = about.get("format")?.map(|format| format.value());
             match format {
@@ -157,6 +162,11 @@ impl Store {
         let transaction = self.0.begin_write()?;
         {
             let mut accounts = transaction.open_table(ACCOUNTS)?;
+            history::add(&mut transaction.open_table(history::table())?, &write.ended)?;
+            for (name, _) in &write.ended {
+                accounts.remove(&*bytes(name)?)?;
+            }
+            // Behind those that ended: a clock that went back may have opened one again.
             for (name, kept) in &write.accounts {
                 accounts.insert(&*bytes(name)?, &*bytes(kept)?)?;
             }
@@ -176,7 +186,7 @@ impl Store {
     }
 }
 
-fn bytes(value: &impl serde::Serialize) -> Result<Vec<u8>, redb::Error> {
+pub(super) fn bytes(value: &impl serde::Serialize) -> Result<Vec<u8>, redb::Error> {
     let error = |error| redb::Error::Io(io::Error::other(error));
     postcard::to_stdvec(value).map_err(error)
 }

@@ -1,3 +1,5 @@
+mod history;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
