@@ -16,6 +16,10 @@ use crate::{bpf, exec, setup};
 /// The groups, each a name and what measures it. Each comes with the work it measures.
 const GROUPS: &[Group] = &[
     Group {
+        name: "budget",
+        measure: budget,
+    },
+    Group {
         name: "gate",
         measure: gate,
     },
@@ -138,6 +142,15 @@ fn simulate(workspace: &Workspace) -> Result<Vec<Line>> {
     let fill = workspace.target().join("release/examples/fill");
     let samples = samples(workspace, &["bench-simulate", &fill.display().to_string()])?;
     Ok(summed_up(samples, &["ten_rules"]))
+}
+
+/// What a forecast from the record costs: reading a million decisions, and telling how they go on.
+fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-budget"]);
+    exec::run(cargo.args(["--example", "forecast_bench"]))?;
+    let forecast = workspace.target().join("release/examples/forecast_bench");
+    Ok(summed_up(printed(&mut Command::new(&forecast))?, &[]))
 }
 
 /// How often the subjects of [`policy`] are measured, each taking its turn at being first.
