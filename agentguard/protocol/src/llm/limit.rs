@@ -16,6 +16,9 @@ const LEAST_THOUGHTS: u64 = 512;
 /// What Completions of `OpenAI`'s have for a limit where none is named.
 const COMPLETIONS: u64 = 16;
 
+/// What Converse passes on to the model as it is.
+const PASSED: &str = "additionalModelRequestFields";
+
 /// Why the limit of a call cannot be made lower.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unlimited {
@@ -196,12 +199,17 @@ impl Members {
                 Ok(changed)
             }
             Self::Converse => {
-                let mut changed = put(inside(document, "inferenceConfig")?, "maxTokens", most)?;
-                if let Some(passed) = object(document, "additionalModelRequestFields") {
-                    changed |= lower(passed, "max_tokens", most)?;
-                    if changed {
-                        thinking(passed, most)?;
-                    }
+                let passed = object(document, PASSED).map(|it| {
+                    let changed = lower(it, "max_tokens", most);
+                    changed.map(|changed| (changed, count(it, "max_tokens")))
+                });
+                let (lowered, own) = passed.transpose()?.unwrap_or_default();
+                // Of one that is passed on nobody says whether it counts; a higher one beside it would.
+                let most_here = own.map_or(most, |own| own.min(most));
+                let config = inside(document, "inferenceConfig")?;
+                let changed = put(config, "maxTokens", most_here)? || lowered;
+                if changed && let Some(passed) = object(document, PASSED) {
+                    thinking(passed, most)?;
                 }
                 Ok(changed)
             }

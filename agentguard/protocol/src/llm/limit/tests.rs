@@ -153,6 +153,12 @@ fn a_limit_is_made_lower_in_the_form_of_each() {
         (
             CONVERSE,
             "bedrock",
+            json!({"additionalModelRequestFields": {"max_tokens": 7}}),
+            json!({"additionalModelRequestFields": {"max_tokens": 7}, "inferenceConfig": {"maxTokens": 7}}),
+        ),
+        (
+            CONVERSE,
+            "bedrock",
             json!({"inferenceConfig": {"temperature": 0},
                 "additionalModelRequestFields": {"max_tokens": 101}}),
             json!({"inferenceConfig": {"temperature": 0, "maxTokens": 100},
