@@ -135,7 +135,7 @@ fn turn(pieces: &[&[u8]]) -> Option<String> {
 
 /// What an event on one says, or that it is not understood.
 fn turn_event(pieces: &[&[u8]]) -> Option<String> {
-    let mut reader = EventReader::default();
+    let mut reader = EventReader::hearing();
     for piece in pieces {
         reader.push(piece).ok()?;
     }
@@ -143,10 +143,11 @@ fn turn_event(pieces: &[&[u8]]) -> Option<String> {
     let told = format!("{:?} {:?}", event.lane, event.response);
     let mut answer = TurnAnswer::default();
     answer.hear(event);
+    let written = answer.written(agentguard_protocol::llm::Written::clone);
     let asks = answer.asks().ok();
     let mut said = answer.finish();
     said.not_understood = said.not_understood.map(|_| String::new());
-    Some(format!("{told} {asks:?} {said:?}"))
+    Some(format!("{told} {asks:?} {written:?} {said:?}"))
 }
 
 #[test]
@@ -174,9 +175,25 @@ enum Framing {
     Messages,
 }
 
+/// What a model has written: its text, and how many bytes there are beside.
+#[derive(Debug, Default)]
+struct Heard(String, u64, u64);
+
+impl Heard {
+    fn drain(&mut self, reader: &mut AnswerReader) {
+        reader.written(|written| {
+            written.pieces().for_each(|piece| self.0.push_str(piece));
+            self.1 += written.beyond();
+            self.2 += written.media();
+        });
+    }
+}
+
 /// What comes of it, but for where a fault is.
 fn answer(endpoint: Endpoint, framing: Framing, pieces: &[&[u8]]) -> String {
     let mut reader = AnswerReader::new(endpoint);
+    reader.hears_what_is_written();
+    let mut heard = Heard::default();
     let mut stream = Pieces::new(64);
     let mut messages = eventstream::Reader::default();
     for piece in pieces {
@@ -198,11 +215,18 @@ fn answer(endpoint: Endpoint, framing: Framing, pieces: &[&[u8]]) -> String {
                 }
             }
         }
+        heard.drain(&mut reader);
     }
+    if matches!(framing, Framing::Document) {
+        reader.whole_ends();
+        heard.drain(&mut reader);
+    }
+    // How much is heard before a fault may depend on the pieces.
+    let heard = reader.is_heard().then_some(heard);
     let mut told = reader.finish();
     assert!(told.tool_calls.len() <= agentguard_protocol::llm::MAX_TOOL_CALLS);
     told.not_understood = told.not_understood.map(|_| String::new());
-    format!("{told:?}")
+    format!("{told:?} {heard:?}")
 }
 
 #[test]

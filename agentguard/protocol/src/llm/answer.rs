@@ -13,6 +13,7 @@ use super::gemini::Gemini;
 use super::invoke::{Invoke, Metered};
 use super::ollama::Ollama;
 use super::responses::Responses;
+use super::written::{Both, Hearing, Style, Written};
 use super::{
     Endpoint, InvokeForm, MAX_PENDING, MAX_TOOL_CALLS, NotUnderstood, Word, anthropic::Messages,
     tools::Tools,
@@ -36,6 +37,8 @@ pub struct AnswerReader {
     /// What fields say was counted, and that there is an error. Bedrock's alone are read.
     fields: Option<(Counts, Option<String>)>,
     bedrock: bool,
+    /// Hears what the model writes, where somebody asks for it.
+    hearing: Option<Box<Hearing>>,
 }
 
 /// What an event on a WebSocket is for the answer that it belongs to.
@@ -152,6 +155,21 @@ impl Form {
         }
     }
 
+    /// In which its texts are found; none where they are in something that is read by itself, or are not read.
+    fn style(&self) -> Option<Style> {
+        Some(match self {
+            Self::Chat(_) => Style::Chat,
+            Self::Responses(_) => Style::Responses,
+            Self::Messages(_) => Style::Messages,
+            Self::Gemini(_) => Style::Gemini,
+            Self::Ollama(_) => Style::Ollama,
+            Self::Converse(_) => Style::Converse,
+            Self::Cohere(_) => Style::Cohere,
+            Self::Invoke(_) => return None,
+            Self::Metered(metered) => return metered.form.as_ref()?.style(),
+        })
+    }
+
     /// That of a model of Bedrock; none where it is not read.
     fn of_model(form: InvokeForm) -> Option<Self> {
         match form {
@@ -238,7 +256,36 @@ impl AnswerReader {
             lines: false,
             fields: None,
             bedrock: false,
+            hearing: None,
         }
+    }
+
+    /// From now on what the model writes is kept until it is asked for: see [`Self::written`]. To be said before the answer
+    /// begins.
+    pub fn hears_what_is_written(&mut self) {
+        if let Form::Invoke(invoke) = &mut self.form {
+            return invoke.inner.hears_what_is_written();
+        }
+        self.hearing = self.form.style().map(Hearing::new).map(Box::new);
+    }
+
+    /// Gives what the model has written since this was asked last, in events that are over. None: nothing, or nobody knows:
+    /// see [`Self::is_heard`].
+    pub fn written<T>(&mut self, hear: impl FnOnce(&Written) -> T) -> Option<T> {
+        match &mut self.form {
+            Form::Invoke(invoke) => invoke.inner.written(hear),
+            _ => self.hearing.as_mut()?.drain(hear),
+        }
+    }
+
+    /// Whether all that the model writes is heard. Where the answer cannot be read, nobody knows what it is behind that.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        let inside = match &self.form {
+            Form::Invoke(invoke) => invoke.inner.is_heard(),
+            _ => self.hearing.is_some(),
+        };
+        self.fault.is_none() && inside
     }
 
     /// The answer's fields, before all of it. Bedrock tells there what it counted, and which error an error is.
@@ -271,9 +318,15 @@ impl AnswerReader {
 
     /// A piece of the one document that the answer is.
     pub fn whole(&mut self, bytes: &[u8]) {
-        if self.fault.is_none()
-            && let Err(fault) = self.scanner.push(bytes, self.form.documents())
-        {
+        if self.fault.is_some() {
+            return;
+        }
+        let reader = self.form.documents();
+        let read = match self.hearing.as_deref_mut() {
+            None => self.scanner.push(bytes, reader),
+            Some(hearing) => self.scanner.push(bytes, &mut Both { reader, hearing }),
+        };
+        if let Err(fault) = read {
             self.fault = Some(fault.into());
         }
     }
@@ -369,6 +422,9 @@ impl AnswerReader {
         }
         let documents = self.form.documents();
         let over = self.scanner.finish(documents).map_err(NotUnderstood::from);
+        if let Some(hearing) = &mut self.hearing {
+            hearing.document_ends();
+        }
         self.fault = over.and_then(|()| documents.over(event)).err();
     }
 }

@@ -33,6 +33,7 @@ mod responses;
 mod tests;
 mod tools;
 mod turn;
+mod written;
 
 use agentguard_model::{LlmApi, LlmOperation};
 
@@ -42,6 +43,7 @@ pub use cut::{Cutter, Uncut};
 pub use limit::{Unlimited, limit};
 pub use paths::Route;
 pub use turn::{EventReader, Turn, TurnAnswer, TurnEvent, TurnReader};
+pub use written::{MAX_WRITTEN, Written};
 
 use crate::content::Undecodable;
 use crate::json::Pointer;

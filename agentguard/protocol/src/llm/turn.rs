@@ -8,6 +8,7 @@ use agentguard_model::{Demand, LlmAnswer};
 use super::answer::{Answer, Progress, Start, add};
 use super::call::{Asks as _, CallSink, Envelope};
 use super::responses::{Document, DocumentSink};
+use super::written::{self, Both, Events, Hearing, Style, Written};
 use super::{Call, Endpoint, NotUnderstood};
 use crate::json::Scanner;
 
@@ -99,6 +100,7 @@ pub struct EventReader {
     scanner: Scanner,
     start: Start,
     sink: Box<DocumentSink>,
+    hearing: Option<Box<Hearing>>,
 }
 
 /// What an event says.
@@ -113,16 +115,35 @@ pub struct TurnEvent {
     /// Whether an answer begins with it, or something is told of what one puts out, or of its tokens.
     pub is_of_answer: bool,
     document: Box<Document>,
+    /// What the model has written, where that is heard.
+    written: Option<(Written, written::Document)>,
 }
 
 impl EventReader {
+    /// One that hears what the model writes: see [`TurnAnswer::written`].
+    #[must_use]
+    pub fn hearing() -> Self {
+        Self {
+            hearing: Some(Box::new(Hearing::new(Style::Responses))),
+            ..Self::default()
+        }
+    }
+
     /// Reads on.
     ///
     /// # Errors
     /// Why the event is not understood. Nothing more is to be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
         let bytes = self.start.begin(bytes);
-        self.scanner.push(&bytes, &mut *self.sink)?;
+        self.read(&bytes)
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<(), NotUnderstood> {
+        let reader = &mut *self.sink;
+        match self.hearing.as_deref_mut() {
+            None => self.scanner.push(bytes, reader)?,
+            Some(hearing) => self.scanner.push(bytes, &mut Both { reader, hearing })?,
+        }
         Ok(())
     }
 
@@ -134,7 +155,7 @@ impl EventReader {
         let Some(rest) = self.start.end() else {
             return Ok(None);
         };
-        self.scanner.push(&rest, &mut *self.sink)?;
+        self.read(&rest)?;
         self.scanner.finish(&mut *self.sink)?;
         let mut document = self.sink.finish()?;
         if let Some(fault) = document.odd_lane.take() {
@@ -149,6 +170,7 @@ impl EventReader {
             progress: document.progress(),
             is_of_answer: document.is_of_answer(),
             document: Box::new(document),
+            written: self.hearing.map(|it| it.into_event()),
         }))
     }
 }
@@ -161,12 +183,19 @@ pub struct TurnAnswer {
     answer: Answer,
     /// Whether the last one is over.
     over: bool,
+    written: Events,
     fault: Option<NotUnderstood>,
 }
 
 impl TurnAnswer {
     /// Takes what an event says of it.
-    pub fn hear(&mut self, event: TurnEvent) {
+    pub fn hear(&mut self, mut event: TurnEvent) {
+        if self.over {
+            self.written.begin();
+        }
+        if let Some(written) = event.written.take() {
+            self.written.hear(written);
+        }
         if self.fault.is_some() {
             return;
         }
@@ -177,6 +206,12 @@ impl TurnAnswer {
         };
         let heard = before.and_then(|()| event.document.tell(&mut self.answer, true));
         self.fault = heard.err();
+    }
+
+    /// Gives what the model has written since this was asked last, where its events were read by one that hears it
+    /// ([`EventReader::hearing`]).
+    pub fn written<T>(&mut self, hear: impl FnOnce(&Written) -> T) -> Option<T> {
+        written::drain(&mut self.written.written, hear)
     }
 
     /// The rest cannot be read.
