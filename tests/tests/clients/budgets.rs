@@ -267,3 +267,42 @@ fn a_limit_is_lowered_to_what_is_left_and_said_so() {
         assert_eq!(line(&decisions[0], "small").unwrap().settled, Some(100));
     }
 }
+
+#[test]
+fn streams_that_share_a_budget_are_cut_where_it_ends() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-cut").unwrap();
+    let budgets = "
+  - { id: shared, unit: output_tokens, limit: 2200, window: day, reason: Ask the platform team for more. }
+";
+    let room = open(&world, budgets).unwrap();
+    let told = lines(&room, &python, "openai gpt-4o 1500 64000 stream 2 2").unwrap();
+    let cut: Vec<_> = told.iter().filter(|it| it.contains("APIError")).collect();
+    assert!(!cut.is_empty(), "{told:#?}");
+    assert!(
+        cut.iter()
+            .all(|it| it.contains("shared") && it.contains("Ask the platform team")),
+        "{told:#?}"
+    );
+    // What was delivered is counted by the provider's own tokenizer: a word is one.
+    let decisions = calls(&room, 2 + cut.len()).unwrap();
+    let used: u64 = decisions
+        .iter()
+        .filter(|it| it.verdict == Verdict::Allow)
+        .map(|it| line(it, "shared").unwrap().settled.unwrap())
+        .sum();
+    assert!(used <= 2200, "{used}");
+    let denied: Vec<_> = decisions
+        .iter()
+        .filter(|it| it.verdict == Verdict::Deny)
+        .collect();
+    assert_eq!(denied.len(), cut.len());
+    for denial in denied {
+        assert_eq!(denial.reason.code, ReasonCode::BudgetExhausted);
+        assert!(denial.reason.message.contains("under way"), "{denial:?}");
+    }
+    let arrived = world.origin(OPENAI).unwrap().log().requests().unwrap();
+    assert_eq!(arrived.len(), 2, "none was tried again: {arrived:#?}");
+}

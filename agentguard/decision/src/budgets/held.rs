@@ -111,8 +111,8 @@ impl Held {
     /// Whether there is too little for a call that has written so many tokens to go on for long.
     #[must_use]
     pub fn runs_out(&self, written: u64) -> bool {
-        let granted = self.tokens.load(Ordering::Acquire);
-        written.saturating_add(SLICE / 2) > granted
+        let granted = self.tokens();
+        granted < self.limit().max(written) && written.saturating_add(SLICE / 2) > granted
     }
 
     /// How many tokens it may write.
@@ -128,7 +128,7 @@ impl Held {
         budgets: &[Arc<Budget>],
     ) -> Result<(), Refused> {
         let granted = self.tokens();
-        let wanted = written.saturating_add(SLICE);
+        let wanted = written.saturating_add(SLICE).min(self.limit().max(written));
         if wanted <= granted {
             return Ok(());
         }

@@ -86,6 +86,7 @@ impl Checked {
             }
             if std::mem::take(&mut self.ends) {
                 self.checks.hear(reading.asks());
+                self.count(reading);
                 self.go_on(reading)?;
                 continue;
             }
@@ -98,12 +99,25 @@ impl Checked {
             self.event.extend_from_slice(&piece);
             if self.event.len() > MAX_EVENT || reading.is_lost() {
                 self.checks.hear(None);
+                self.count(reading);
                 self.go_on(reading)?;
             } else if reading.is_between() {
                 self.checks.hear(reading.asks());
+                self.count(reading);
                 self.go_on(reading)?;
             }
         }
+    }
+
+    /// Counts what the event in hand brings, where that is to be reserved first.
+    fn count(&mut self, reading: &mut Reading) {
+        let bytes = self.event.len() as u64;
+        self.checks.hear_written(|meter| {
+            reading.written(|written| meter.hear(written));
+            if !reading.is_heard() {
+                meter.unread(bytes);
+            }
+        });
     }
 
     /// Asks about what is to be asked next of the event in hand; where that is nothing, the event may go.

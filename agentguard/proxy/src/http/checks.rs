@@ -11,6 +11,7 @@ use http::StatusCode;
 use crate::Port;
 use crate::connection::Flow;
 use crate::http::growth::{Asking, Judge};
+use crate::http::metered::Meter;
 use crate::http::says::Answering;
 
 /// Asks about the tools of one answer, as they come to be known.
@@ -31,6 +32,8 @@ pub(crate) struct Checks {
     cut: Option<Decided>,
     /// The tools whose calls are cut out.
     tools: Vec<String>,
+    /// Counts what is written; none where all of it is reserved.
+    meter: Option<Meter>,
 }
 
 /// How a part of an answer goes on.
@@ -70,6 +73,24 @@ impl Checks {
             cutter: cutter.map(Box::new),
             cut: None,
             tools: Vec::new(),
+            meter: None,
+        }
+    }
+
+    /// The same, which asks for more of its budgets as it is written, too.
+    pub(crate) fn metered(self, meter: Option<Meter>) -> Self {
+        Self { meter, ..self }
+    }
+
+    /// Whether what is written is counted.
+    pub(crate) const fn counts(&self) -> bool {
+        self.meter.is_some()
+    }
+
+    /// Notes what the model has written, where that is counted.
+    pub(crate) fn hear_written(&mut self, hear: impl FnOnce(&mut Meter)) {
+        if let Some(meter) = &mut self.meter {
+            hear(meter);
         }
     }
 
@@ -106,6 +127,11 @@ impl Checks {
 
     /// Asks about what is to be asked about next. [`Self::ruled`] takes the answer.
     pub(crate) fn next(&mut self) -> Option<Asking> {
+        if let Some((held, tokens)) = self.meter.as_mut().and_then(Meter::next) {
+            self.about = None;
+            let (judge, asked) = (Arc::clone(&self.judge), Arc::clone(&self.asked));
+            return Some(judge.written(asked, held, tokens));
+        }
         loop {
             let asks = self.next.pop_front()?;
             let cuts = |tool: &String| self.cuts().any(|it| it == tool);

@@ -41,6 +41,7 @@ use crate::http::growth::{Growth, Judge as _};
 use crate::http::interims::Interims;
 use crate::http::leg::Leg;
 use crate::http::listed::Looks;
+use crate::http::metered::Meter;
 use crate::http::reading::Reading;
 use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
@@ -496,11 +497,18 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                     None
                 });
+                let mut reading = reading;
+                let meter = Meter::of(account.decided().held.as_ref());
                 let checks = reading.as_ref().and_then(Reading::plain_stream).is_some()
                     && matches!(answering, Some(Answering::Llm(_)))
                     && parts.status.is_success()
-                    && self.flow.guard.decider.looks_at_tool_calls();
-                let checks = checks.then(|| self.flow.checks(asked, answering));
+                    && (meter.is_some() || self.flow.guard.decider.looks_at_tool_calls());
+                let checks = checks.then(|| self.flow.checks(asked, answering).metered(meter));
+                if let (Some(checks), Some(reading)) = (&checks, &mut reading)
+                    && checks.counts()
+                {
+                    reading.hears_what_is_written();
+                }
                 if checks.as_ref().is_some_and(Checks::may_cut) {
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }

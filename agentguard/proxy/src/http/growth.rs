@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use agentguard_decision::{Asked, Changes, Decided, Recorder};
+use agentguard_decision::{Asked, Changes, Decided, Held, Recorder};
 use agentguard_protocol::content::{Codings, Meter};
 use http::HeaderMap;
 
@@ -23,6 +23,9 @@ pub(crate) trait Judge: Send + Sync {
 
     /// Decides again. `unmeasured`: why the size is not known, so that it may be any.
     fn ask(self: Arc<Self>, asked: Arc<Asked>, unmeasured: Option<String>) -> Asking;
+
+    /// Reserves more for a call that has written so many tokens. What it gives is a denial.
+    fn written(self: Arc<Self>, asked: Arc<Asked>, held: Arc<Held>, tokens: u64) -> Asking;
 
     /// Notices changes of the policy from now on.
     fn changes(&self) -> Changes;
@@ -46,6 +49,14 @@ impl<R: Recorder, P: Port> Judge for Flow<R, P> {
             let (client, target) = (&self.client, &self.target);
             let why = unmeasured.as_deref();
             decider.grown(client, target, &behind, &asked, why).await
+        })
+    }
+
+    fn written(self: Arc<Self>, asked: Arc<Asked>, held: Arc<Held>, tokens: u64) -> Asking {
+        Box::pin(async move {
+            let (client, target) = (&self.client, &self.target);
+            let decider = &self.guard.decider;
+            decider.written(client, target, &asked, &held, tokens).await
         })
     }
 
@@ -329,6 +340,15 @@ mod tests {
     struct Lenient(Mutex<Option<u64>>);
 
     impl Judge for Lenient {
+        fn written(
+            self: Arc<Self>,
+            _: Arc<Asked>,
+            _: Arc<agentguard_decision::Held>,
+            _: u64,
+        ) -> Asking {
+            Box::pin(std::future::ready(None))
+        }
+
         fn limit(&self, _: &Asked) -> Option<u64> {
             *self.0.lock().unwrap()
         }

@@ -34,6 +34,7 @@ mod interims;
 mod leg;
 mod listed;
 mod message;
+mod metered;
 mod pool;
 mod reading;
 mod says;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use agentguard_decision::Decided;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
-use agentguard_protocol::llm::Stream;
+use agentguard_protocol::llm::{Stream, Written};
 use agentguard_protocol::refusal::Refusal;
 use bytes::Bytes;
 use http::StatusCode;
@@ -166,6 +166,25 @@ impl Reading {
     /// The tools that a language model has asked to call so far. None where that is not known.
     pub(crate) fn asks(&self) -> Option<Vec<String>> {
         self.says.as_ref()?.asks()
+    }
+
+    /// From now on what a language model writes is heard.
+    pub(crate) fn hears_what_is_written(&mut self) {
+        if let Some(Says::Llm(reader, _)) = &mut self.says {
+            reader.hears_what_is_written();
+        }
+    }
+
+    /// Gives what it has written since it was asked last, if anything.
+    pub(crate) fn written(&mut self, hear: impl FnOnce(&Written)) {
+        if let Some(Says::Llm(reader, _)) = &mut self.says {
+            reader.written(hear);
+        }
+    }
+
+    /// Whether all that it writes is heard.
+    pub(crate) fn is_heard(&self) -> bool {
+        matches!(&self.says, Some(Says::Llm(reader, _)) if reader.is_heard())
     }
 
     /// What a client is told last where it may have no more of a stream of a language model's: an error, in its

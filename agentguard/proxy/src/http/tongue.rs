@@ -1,7 +1,7 @@
 //! In which form a client is refused.
 
 use agentguard_decision::{Decided, Recorder};
-use agentguard_model::LlmApi;
+use agentguard_model::{LlmApi, ReasonCode};
 use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::graphql::Asker;
 use agentguard_protocol::mcp::Questions;
@@ -77,8 +77,12 @@ pub(super) fn refuse<R: Recorder>(
     status: StatusCode,
     tongue: &Tongue,
 ) -> Response<Answer<R>> {
+    let code = decided.reason.code;
     tongue.tell(&Refusal {
-        status,
+        status: match code {
+            ReasonCode::LedgerFailed => refusal::status(code),
+            _ => status,
+        },
         reason: &decided.reason,
         decision: decided.id,
         spent: decided.spent.as_deref(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use agentguard_decision::{Asked, Changes, Decided};
+use agentguard_decision::{Asked, Changes, Decided, Held};
 use agentguard_model::{AgentId, Handling, Llm, LlmOperation, Reason, ReasonCode};
 use agentguard_protocol::eventstream::{message, messages};
 use agentguard_protocol::llm::{Cutter, Endpoint};
@@ -29,6 +29,10 @@ struct NoShell {
 }
 
 impl Judge for NoShell {
+    fn written(self: Arc<Self>, _: Arc<Asked>, _: Arc<Held>, _: u64) -> Asking {
+        Box::pin(std::future::ready(None))
+    }
+
     fn limit(&self, _: &Asked) -> Option<u64> {
         None
     }

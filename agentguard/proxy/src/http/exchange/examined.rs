@@ -10,6 +10,7 @@ use agentguard_protocol::json::Value;
 use agentguard_protocol::llm::Uncut;
 use bytes::BytesMut;
 use http::StatusCode;
+use http::response::Parts;
 use tokio::time::timeout;
 
 use super::{Carried, Exchange, Failed};
@@ -48,6 +49,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let Some(Answering::Llm(_)) = answering else {
             return Ok(Ok(carried));
         };
+        self.reserve_all(&carried.parts, account, asked, answering)
+            .await?;
         let looks = self.flow.guard.decider.looks_at_tool_calls();
         if !looks || carried.upgrade.is_some() || !carried.parts.status.is_success() {
             return Ok(Ok(carried));
@@ -108,6 +111,32 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             parts,
             ..carried
         }))
+    }
+
+    /// Reserves all that a call may write of which only a part is reserved, where its answer does not come event by event
+    /// after all: it cannot be cut.
+    ///
+    /// # Errors
+    /// There is not so much left.
+    async fn reserve_all(
+        &self,
+        parts: &Parts,
+        account: &Account<R>,
+        asked: &Arc<Asked>,
+        answering: Option<Answering>,
+    ) -> Result<(), Decided> {
+        let held = account.decided().held.as_ref();
+        let Some(held) = held.filter(|held| held.is_counted()) else {
+            return Ok(());
+        };
+        let room = |memory| self.flow.room(memory);
+        let reading = Reading::of(&parts.headers, answering, room);
+        let in_events = reading.ok().flatten();
+        let in_events = in_events.as_ref().and_then(Reading::plain_stream).is_some();
+        if in_events || !parts.status.is_success() {
+            return Ok(());
+        }
+        self.flow.reserve_all(asked, held).await.map_or(Ok(()), Err)
     }
 
     /// A whole answer without the tool calls that are cut out of it, and whether there were any.

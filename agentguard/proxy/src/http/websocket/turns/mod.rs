@@ -163,6 +163,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if !decided.allowed {
             return Ok(Err(decided));
         }
+        if let Some(held) = &decided.held
+            && let Some(denied) = self.flow.reserve_all(&asked, held).await
+        {
+            return Ok(Err(denied));
+        }
         let unmade = self.unmade(&decided);
         let mut said = Beginning::default();
         if decided.keeps.is_some() {
@@ -236,6 +241,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
             return Err(Stopped::Denied(decided));
+        }
+        if let Some(held) = &decided.held
+            && let Some(denied) = self.flow.reserve_all(&asked, held).await
+        {
+            return Err(Stopped::Denied(denied));
         }
         let account = Arc::new(self.flow.account(decided));
         if self.lanes().is_full() {

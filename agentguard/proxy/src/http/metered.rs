@@ -1,0 +1,74 @@
+//! What a model writes, counted on its way: only a part of what it may write is reserved of its budgets at a time.
+
+use std::sync::Arc;
+
+use agentguard_budget::tokens::Counter;
+use agentguard_decision::{Asked, Decided, Held, Recorder};
+use agentguard_protocol::llm::Written;
+
+use crate::Port;
+use crate::connection::Flow;
+use crate::http::growth::Judge as _;
+
+impl<R: Recorder, P: Port> Flow<R, P> {
+    /// Reserves all that a call may write, where only a part of it is and nobody counts what comes. What it gives is a
+    /// denial: there is not so much left.
+    pub(crate) async fn reserve_all(
+        self: &Arc<Self>,
+        asked: &Arc<Asked>,
+        held: &Arc<Held>,
+    ) -> Option<Decided> {
+        if !held.is_counted() {
+            return None;
+        }
+        let judge = Arc::clone(self);
+        judge
+            .written(Arc::clone(asked), Arc::clone(held), held.limit())
+            .await
+    }
+}
+
+/// Counts the tokens of one answer.
+///
+/// An event goes on once what it brings is reserved. Where its text is not known, a byte of it counts as a token.
+pub(crate) struct Meter {
+    held: Arc<Held>,
+    counter: Counter,
+    /// Of what is no text, or cannot be read any more.
+    unread: u64,
+    /// Whether something was written since it was asked about.
+    more: bool,
+}
+
+impl Meter {
+    /// Of a call that holds this, if what it writes has to be counted.
+    pub(crate) fn of(held: Option<&Arc<Held>>) -> Option<Self> {
+        let held = held.filter(|held| held.is_counted())?;
+        Some(Self {
+            counter: held.counter(),
+            held: Arc::clone(held),
+            unread: 0,
+            more: false,
+        })
+    }
+
+    /// The model has written this.
+    pub(crate) fn hear(&mut self, written: &Written) {
+        written.pieces().for_each(|piece| self.counter.push(piece));
+        self.unread(written.beyond().saturating_add(written.media()));
+        self.more = true;
+    }
+
+    /// So many bytes have come of which nobody knows what they are.
+    pub(crate) fn unread(&mut self, bytes: u64) {
+        self.unread = self.unread.saturating_add(bytes);
+        self.more |= bytes > 0;
+    }
+
+    /// What is to be asked about: so many tokens, where what is reserved runs out.
+    pub(crate) fn next(&mut self) -> Option<(Arc<Held>, u64)> {
+        let tokens = self.counter.count().saturating_add(self.unread);
+        let more = std::mem::take(&mut self.more);
+        (more && self.held.runs_out(tokens)).then(|| (Arc::clone(&self.held), tokens))
+    }
+}
