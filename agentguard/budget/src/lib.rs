@@ -10,6 +10,8 @@ mod embedded;
 mod estimate;
 pub mod forecast;
 mod ledger;
+#[cfg(test)]
+mod model;
 mod period;
 pub mod prices;
 mod scope;

@@ -1,51 +1,18 @@
 mod history;
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use agentguard_model::budget::{Budget, Dimension, Reached, Unit, Window};
+use agentguard_model::budget::{Budget, Reached, Unit, Window};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::Embedded;
-use crate::charge::{Charge, Granted, HoldId, Short, Terms, Want};
+use crate::charge::{Charge, Granted, HoldId, Want};
 use crate::ledger::{Ledger as _, Refused};
-use crate::scope::Scope;
-
-/// 2026-11-28T10:00:00Z.
-const NOW: i64 = 1_795_860_000_000;
-
-fn budget(id: &str, unit: Unit, limit: u64, window: Window) -> Arc<Budget> {
-    Arc::new(Budget {
-        id: id.into(),
-        unit,
-        limit,
-        window,
-        zone: None,
-        per: Box::new([Dimension::Agent]),
-        reached: Reached::Deny,
-    })
-}
-
-fn charge(budget: &Arc<Budget>, agent: &str, fixed: u64, per_million: u64) -> Charge {
-    Charge {
-        budget: Arc::clone(budget),
-        scope: Scope::of([(&Dimension::Agent, agent)]),
-        terms: Terms { fixed, per_million },
-        place: 0,
-    }
-}
-
-fn want(charges: Vec<Charge>, tokens: u64, least: u64) -> Want {
-    Want {
-        charges,
-        tokens,
-        least,
-    }
-}
+use crate::model::{NOW, Subject, budget, charge, follows, short, step, want};
 
 fn open(directory: &Path, now: i64) -> Embedded {
     let now = Timestamp::from_millisecond(now).expect("a time");
@@ -77,13 +44,6 @@ fn used_and_held(ledger: &Embedded, now: i64) -> Vec<(String, u64, u64)> {
         .collect();
     all.sort();
     all
-}
-
-fn short(result: Result<Granted, Refused>) -> Short {
-    match result {
-        Err(Refused::Short(short)) => short,
-        other => panic!("not short: {other:?}"),
-    }
 }
 
 #[test]
@@ -385,61 +345,53 @@ fn accounts_beyond_the_bound_are_one() {
     more("a1").expect("its own");
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Reserve {
-        which: u8,
-        fixed: u64,
-        rate: u64,
-        tokens: u64,
-        least: u64,
-    },
-    Extend {
-        which: usize,
-        more: u64,
-    },
-    Settle {
-        which: usize,
-        used: Option<u64>,
-    },
-    Checkpoint,
-    Kill,
+/// A ledger, and the directory that it lives in.
+struct Living {
+    directory: TempDir,
+    ledger: Embedded,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (1_u8..8, 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..50).prop_map(
-            |(which, fixed, rate, tokens, least)| Step::Reserve { which, fixed, rate, tokens, least }
-        ),
-        2 => (any::<usize>(), 1_u64..300).prop_map(|(which, more)| Step::Extend { which, more }),
-        4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Step::Settle { which, used }),
-        1 => Just(Step::Checkpoint),
-        1 => Just(Step::Kill),
-    ]
+impl Living {
+    fn new() -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let ledger = open(directory.path(), NOW);
+        Self { directory, ledger }
+    }
 }
 
-/// What a call holds: of which accounts, and for how many tokens.
-type Held = (HoldId, Vec<(usize, Terms)>, u64);
-
-/// What a ledger should do, in the plainest words.
-#[derive(Default)]
-struct Model {
-    used: HashMap<usize, u64>,
-    holds: Vec<Held>,
-}
-
-impl Model {
-    fn held(&self, account: usize) -> u64 {
-        let of = |(_, parts, tokens): &Held| {
-            let its = parts.iter().filter(|(it, _)| *it == account);
-            its.map(|(_, terms)| terms.amount(*tokens)).sum::<u64>()
-        };
-        self.holds.iter().map(of).sum()
+impl Subject for Living {
+    fn reserve(&mut self, want: &Want, now: i64) -> Result<Granted, Refused> {
+        self.ledger.reserves(want, now)
     }
 
-    fn left(&self, account: usize, limit: u64) -> u64 {
-        let used = self.used.get(&account).copied().unwrap_or(0);
-        limit.saturating_sub(used + self.held(account))
+    fn extend(
+        &mut self,
+        id: HoldId,
+        more: u64,
+        budgets: &[Arc<Budget>],
+        now: i64,
+    ) -> Result<u64, Refused> {
+        self.ledger.extends(id, more, budgets, now)
+    }
+
+    fn settle(&mut self, id: HoldId, used: Option<&[u64]>, now: i64) {
+        self.ledger.settle(id, used, now);
+    }
+
+    fn pauses(&mut self) {
+        self.ledger.shared.checkpoint(NOW).expect("a checkpoint");
+    }
+
+    fn dies(&mut self) {
+        let next = killed(&self.directory);
+        self.ledger = open(next.path(), NOW);
+        self.directory = next;
+    }
+
+    fn used_and_held(&mut self, budget: &Budget) -> (u64, u64) {
+        let accounts = self.ledger.accounts(NOW);
+        let its = accounts.iter().find(|it| it.budget == budget.id);
+        its.map_or((0, 0), |it| (it.used, it.held))
     }
 }
 
@@ -449,69 +401,6 @@ proptest! {
     /// Whatever calls begin, go on and end, and whenever the process dies.
     #[test]
     fn a_ledger_does_what_a_simple_model_does(steps in proptest::collection::vec(step(), 1..60)) {
-        let limits = [1000_u64, 600, 2000];
-        let budgets: Vec<_> = limits
-            .iter()
-            .enumerate()
-            .map(|(place, limit)| budget(&format!("b{place}"), Unit::Tokens, *limit, Window::Day))
-            .collect();
-        let mut directory = TempDir::new().expect("a directory");
-        let mut ledger = open(directory.path(), NOW);
-        let mut model = Model::default();
-        for step in steps {
-            match step {
-                Step::Reserve { which, fixed, rate, tokens, least } => {
-                    let terms = Terms { fixed, per_million: rate };
-                    let chosen: Vec<usize> = (0..3).filter(|bit| which & (1 << bit) != 0).collect();
-                    let charges = chosen.iter().map(|it| charge(&budgets[*it], "a", fixed, rate)).collect();
-                    let rooms: Option<Vec<u64>> = chosen.iter().map(|it| terms.tokens(model.left(*it, limits[*it]))).collect();
-                    let room = rooms.map(|it| it.into_iter().min().unwrap_or(u64::MAX));
-                    let wanted = room.filter(|room| *room >= least.min(tokens)).map(|room| tokens.min(room));
-                    let got = ledger.reserves(&want(charges, tokens, least), NOW);
-                    prop_assert_eq!(got.as_ref().ok().map(|it| it.tokens), wanted);
-                    if let Ok(granted) = got {
-                        let parts = chosen.iter().map(|it| (*it, terms)).collect();
-                        model.holds.push((granted.id, parts, granted.tokens));
-                    }
-                }
-                Step::Extend { which, more } if !model.holds.is_empty() => {
-                    let place = which % model.holds.len();
-                    let (id, parts, tokens) = model.holds[place].clone();
-                    let can = |extra: u64| parts.iter().all(|(it, terms)| {
-                        terms.amount(tokens + extra) - terms.amount(tokens) <= model.left(*it, limits[*it])
-                    });
-                    let most = (0..=more).rev().find(|extra| can(*extra)).unwrap_or(0);
-                    let its: Vec<_> = parts.iter().map(|(it, _)| budgets[*it].clone()).collect();
-                    let got = ledger.extends(id, more, &its, NOW).ok();
-                    prop_assert_eq!(got, (most > 0).then_some(most));
-                    model.holds[place].2 += most;
-                }
-                Step::Settle { which, used } if !model.holds.is_empty() => {
-                    let (id, parts, tokens) = model.holds.swap_remove(which % model.holds.len());
-                    let amounts = used.map(|used| vec![used; parts.len()]);
-                    ledger.settle(id, amounts.as_deref(), NOW);
-                    for (account, terms) in parts {
-                        *model.used.entry(account).or_default() += used.unwrap_or(terms.amount(tokens));
-                    }
-                }
-                Step::Checkpoint => ledger.shared.checkpoint(NOW).expect("a checkpoint"),
-                Step::Kill => {
-                    let next = killed(&directory);
-                    ledger = open(next.path(), NOW);
-                    directory = next;
-                    for (_, parts, tokens) in std::mem::take(&mut model.holds) {
-                        for (account, terms) in parts {
-                            *model.used.entry(account).or_default() += terms.amount(tokens);
-                        }
-                    }
-                }
-                Step::Extend { .. } | Step::Settle { .. } => {}
-            }
-            for account in ledger.accounts(NOW) {
-                let place: usize = account.budget[1..].parse().expect("a number");
-                prop_assert_eq!(account.used, model.used.get(&place).copied().unwrap_or(0));
-                prop_assert_eq!(account.held, model.held(place));
-            }
-        }
+        follows(&mut Living::new(), &steps)?;
     }
 }
