@@ -161,7 +161,8 @@ impl Books {
             };
             if its < total {
                 total = its;
-                narrowest = Some((place, balance, part.terms));
+                let resets = account.resets(budget, now);
+                narrowest = Some((place, Balance { resets, ..balance }, part.terms));
             }
         }
         if total <= hold.tokens
