@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 22] = [
+const TEST_PROGRAMS: [(&str, &str); 23] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -61,6 +61,7 @@ const TEST_PROGRAMS: [(&str, &str); 22] = [
     ("javac", "default-jdk-headless"),
     ("promtool", "prometheus"),
     ("haproxy", "haproxy"),
+    ("redis-server", "redis-server"),
 ];
 
 /// As [`TEST_PROGRAMS`], where the package has the program: Ubuntu's would install a snap, which sees
@@ -368,7 +369,8 @@ mod tests {
         let all = names(&facts, true);
         assert!(
             all[0].ends_with(
-                "npm python3 default-jdk-headless prometheus haproxy chromium python3-venv"
+                "npm python3 default-jdk-headless prometheus haproxy redis-server chromium \
+                 python3-venv"
             ),
             "{all:?}"
         );
