@@ -32,6 +32,7 @@ use crate::period::{self, Period};
 use crate::scope::Scope;
 use account::{Account, Name};
 use books::Books;
+pub(crate) use books::MAX_ACCOUNTS;
 use journal::Journal;
 use store::{Store, Write};
 
@@ -43,7 +44,7 @@ const MAX_JOURNAL: u64 = 4 << 20;
 /// After this long there is a checkpoint, if anything happened.
 const CHECKPOINT: Duration = Duration::from_secs(300);
 /// What was not charged for so long is forgotten, where its window has no end: 90 days, in milliseconds.
-const FORGOTTEN: i64 = 90 * 86_400_000;
+pub(crate) const FORGOTTEN: i64 = 90 * 86_400_000;
 /// How often windows that ended long ago are looked for, to forget them: a day, in milliseconds.
 const SWEEP: i64 = 86_400_000;
 

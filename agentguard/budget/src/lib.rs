@@ -14,6 +14,7 @@ mod ledger;
 mod model;
 mod period;
 pub mod prices;
+mod redis;
 mod scope;
 pub mod tokens;
 
@@ -22,4 +23,5 @@ pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
 pub use estimate::{Estimate, ModelFacts, used};
 pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
+pub use redis::{MAX_WAITING, Options, Shared, Standing};
 pub use scope::Scope;

@@ -12,6 +12,7 @@ mod claims;
 pub mod contents;
 mod decision;
 mod host;
+pub mod ledger;
 mod llm;
 mod path;
 mod pin;

@@ -1,0 +1,458 @@
+-- The ledger that several hosts share. One call of this is one operation, all of it or nothing, on keys of one slot.
+--
+-- KEYS[1] is the host's own: `g`, the lowest generation whose commands are still taken, and `s`, the last settlement that
+-- was taken. Then come two keys for each account: a hash and the index of its holds, a sorted set by when they expire, in
+-- milliseconds of Redis' own clock, since those of hosts differ.
+--
+-- Fields of an account: u what was used (in a sliding window: ever), h what is held, o overshoot, f and l when it was
+-- charged first and last, p the parts of a sliding window as `part:amount,…`, P<place> the places of destinations, and
+-- H<hold>:<place among its charges> what a call holds: an amount, or, once it has expired and was charged, `x:amount:part`,
+-- so that a host that comes back late finds it, and corrects it.
+--
+-- Numbers of Lua are doubles: amounts are whole and below 2^53, and what would be more is LIMIT, which fits nowhere.
+
+local LIMIT = 9007199254740992
+local MOST = LIMIT - 1
+-- Tokens, at most: the arithmetic of `fits` is exact up to here.
+local MOST_TOKENS = 1125899906842624
+local ANY = math.huge
+local MILLION = 1000000
+-- Holds that expired, of one account and in one call.
+local SWEPT = 16
+-- For how long it is remembered that a hold has expired, and how long a host is known: milliseconds.
+local REMEMBERED = 86400000
+local KNOWN = 7 * 86400000
+-- As in the ledger of one host.
+local PARTS = 60
+local MOST_PARTS = 122
+local MOST_PLACES = 10000
+
+local seconds = redis.call('TIME')
+local clock = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
+
+local argument, key = 2, 1
+local function word()
+  argument = argument + 1
+  return ARGV[argument]
+end
+local function number()
+  return tonumber(word())
+end
+
+-- Never `..` nor tostring: they write fourteen digits.
+local function text(amount)
+  return string.format('%.0f', amount)
+end
+
+local function amount(account, tokens)
+  local rest = math.fmod(tokens, MILLION)
+  local millions = (tokens - rest) / MILLION
+  local all = account.fixed + account.whole * tokens + account.rest * millions
+    + math.ceil(account.rest * rest / MILLION)
+  return math.min(all, LIMIT)
+end
+
+-- For how many tokens this much is enough; nil: not even for none.
+local function fits(account, left)
+  if left < account.fixed then
+    return nil
+  end
+  local rate = account.whole * MILLION + account.rest
+  if rate == 0 then
+    return ANY
+  end
+  local tokens = math.floor((left - account.fixed) / rate * MILLION)
+  if tokens >= MOST_TOKENS then
+    return MOST_TOKENS
+  end
+  while tokens > 0 and amount(account, tokens) > left do
+    tokens = tokens - 1
+  end
+  while amount(account, tokens + 1) <= left do
+    tokens = tokens + 1
+  end
+  return tokens
+end
+
+-- Reads the account that is next among keys and arguments.
+local function open()
+  local account = { hash = KEYS[key + 1], index = KEYS[key + 2] }
+  key = key + 2
+  account.kind = word()
+  account.part = number()
+  account.lasts = word()
+  account.holds = account.kind == 'h' or account.kind == 'c'
+  local row = redis.call('HMGET', account.hash, 'u', 'h', 'o', 'f', 'l', 'p')
+  account.used = tonumber(row[1] or '0')
+  account.held = tonumber(row[2] or '0')
+  account.over = tonumber(row[3] or '0')
+  account.first = tonumber(row[4] or '0')
+  account.last = tonumber(row[5] or '0')
+  account.parts = {}
+  if row[6] and account.part > 0 then
+    for part, used in string.gmatch(row[6], '(-?%d+):(%d+)') do
+      account.parts[#account.parts + 1] = { tonumber(part), tonumber(used) }
+    end
+  end
+  return account
+end
+
+local function save(account, now)
+  account.last = math.max(account.last, now)
+  local fields = {
+    'u', text(account.used), 'h', text(account.held), 'o', text(account.over),
+    'f', text(account.first), 'l', text(account.last),
+  }
+  if account.part > 0 then
+    local parts = {}
+    for place, part in ipairs(account.parts) do
+      parts[place] = text(part[1]) .. ':' .. text(part[2])
+    end
+    fields[#fields + 1] = 'p'
+    fields[#fields + 1] = table.concat(parts, ',')
+  end
+  redis.call('HSET', account.hash, unpack(fields))
+  redis.call('PEXPIRE', account.hash, account.lasts)
+  if account.holds then
+    redis.call('PEXPIRE', account.index, account.lasts)
+  end
+end
+
+-- Charges what was used. Answers with the part of a sliding window in which that stands.
+local function takes(account, used, now)
+  account.used = math.min(MOST, account.used + used)
+  if account.part == 0 or used == 0 then
+    return 0
+  end
+  local part = math.floor(now / account.part)
+  while #account.parts > MOST_PARTS do
+    table.remove(account.parts, 1)
+  end
+  local last = account.parts[#account.parts]
+  if last and last[1] >= part then
+    last[2] = math.min(MOST, last[2] + used)
+    return last[1]
+  end
+  account.parts[#account.parts + 1] = { part, used }
+  return part
+end
+
+-- Takes back what was charged for a hold that had expired.
+local function gives_back(account, used, part)
+  account.used = math.max(0, account.used - used)
+  for _, it in ipairs(account.parts) do
+    if it[1] == part then
+      it[2] = math.max(0, it[2] - used)
+    end
+  end
+end
+
+local function elapsed(account, now)
+  if account.first == 0 then
+    return 0
+  end
+  return math.max(0, now - account.first)
+end
+
+local function oldest(account, now)
+  return math.floor(now / account.part) - PARTS
+end
+
+-- What was used that counts now.
+local function counts(account, now)
+  if account.kind == 'w' then
+    return elapsed(account, now)
+  end
+  if account.part == 0 then
+    return account.used
+  end
+  local sum, from = 0, oldest(account, now)
+  for _, part in ipairs(account.parts) do
+    if part[1] >= from then
+      sum = math.min(MOST, sum + part[2])
+    end
+  end
+  return sum
+end
+
+-- When a sliding window has something again. -1: the window's end, or nobody knows.
+local function resets(account, now)
+  if account.part == 0 then
+    return -1
+  end
+  local used, from = counts(account, now), oldest(account, now)
+  for _, part in ipairs(account.parts) do
+    if part[1] >= from then
+      used = math.max(0, used - part[2])
+      if used < account.limit then
+        return (part[1] + PARTS + 1) * account.part
+      end
+    end
+  end
+  return -1
+end
+
+local function put(account, hold, held, lease)
+  redis.call('HSET', account.hash, 'H' .. hold, text(held))
+  redis.call('ZADD', account.index, text(clock + lease), hold)
+end
+
+local function drop(account, hold)
+  redis.call('HDEL', account.hash, 'H' .. hold)
+  redis.call('ZREM', account.index, hold)
+end
+
+-- What a hold has here: an amount that is held, or one that was charged since it had expired, and in which part.
+local function found(account, hold)
+  local kept = redis.call('HGET', account.hash, 'H' .. hold)
+  if not kept then
+    return nil, nil, nil
+  end
+  local held = tonumber(kept)
+  if held then
+    return held, nil, nil
+  end
+  local charged, part = string.match(kept, '^x:(%d+):(-?%d+)$')
+  return nil, tonumber(charged), tonumber(part)
+end
+
+-- Charges in full what nobody has renewed.
+local function sweep(account, now)
+  if not account.holds then
+    return
+  end
+  local gone = redis.call('ZRANGEBYSCORE', account.index, '-inf', text(clock), 'LIMIT', 0, SWEPT)
+  for _, hold in ipairs(gone) do
+    local held = found(account, hold)
+    account.changed = true
+    if held then
+      account.held = math.max(0, account.held - held)
+    end
+    if held and account.kind == 'h' then
+      local part = takes(account, held, now)
+      redis.call('HSET', account.hash, 'H' .. hold, 'x:' .. text(held) .. ':' .. text(part))
+      redis.call('ZADD', account.index, text(clock + REMEMBERED), hold)
+    else
+      drop(account, hold)
+    end
+  end
+end
+
+-- The accounts of a call, with what it is charged there.
+local function charged(count, now)
+  local accounts = {}
+  for place = 1, count do
+    local account = open()
+    account.fixed = number()
+    account.whole = number()
+    account.rest = number()
+    account.limit = number()
+    account.alert = word() == '1'
+    account.place = 'P' .. word()
+    sweep(account, now)
+    accounts[place] = account
+  end
+  return accounts
+end
+
+local function refused(accounts, place, needed, now)
+  for _, account in ipairs(accounts) do
+    if account.changed then
+      save(account, now)
+    end
+  end
+  local account = accounts[place]
+  return { 'short', place - 1, counts(account, now), account.held, needed, resets(account, now) }
+end
+
+local function room(account, now)
+  if account.kind == 'w' then
+    return elapsed(account, now) < account.limit and ANY or nil
+  end
+  if account.kind == 'd' then
+    local known = redis.call('HEXISTS', account.hash, account.place) == 1
+    return (known or account.used < math.min(account.limit, MOST_PLACES)) and ANY or nil
+  end
+  return fits(account, math.max(0, account.limit - counts(account, now) - account.held))
+end
+
+local function reserve()
+  local hold, now, lease, wanted, least, count = word(), number(), number(), number(), number(), number()
+  local accounts = charged(count, now)
+  local all, narrowest, over = ANY, nil, {}
+  local function short(place)
+    local account = accounts[place]
+    return refused(accounts, place, account.holds and amount(account, least) or 1, now)
+  end
+  for place, account in ipairs(accounts) do
+    local its = room(account, now)
+    if account.alert then
+      if not its or its < wanted then
+        over[#over + 1] = place - 1
+      end
+    elseif not its then
+      return short(place)
+    elseif its < all then
+      all, narrowest = its, place
+    end
+  end
+  if all < math.min(least, wanted) then
+    return short(narrowest)
+  end
+  local tokens, firsts = math.min(wanted, all), {}
+  for place, account in ipairs(accounts) do
+    if account.first == 0 then
+      account.first = now
+    end
+    if account.holds then
+      local held = amount(account, tokens)
+      account.held = math.min(MOST, account.held + held)
+      put(account, hold .. ':' .. (place - 1), held, lease)
+    elseif account.kind == 'd' and account.used < MOST_PLACES then
+      account.used = account.used + redis.call('HSETNX', account.hash, account.place, '')
+    end
+    save(account, now)
+    firsts[place] = account.first
+  end
+  return { 'ok', tokens, all == ANY and -1 or all, over, firsts }
+end
+
+local function extend()
+  local hold, now, lease, more, tokens, count = word(), number(), number(), number(), number(), number()
+  local accounts = charged(count, now)
+  for place, account in ipairs(accounts) do
+    if account.holds then
+      local held, was, part = found(account, hold .. ':' .. (place - 1))
+      if was then
+        -- It has expired while its host was away: it is held again.
+        gives_back(account, was, part)
+        account.held = math.min(MOST, account.held + was)
+        put(account, hold .. ':' .. (place - 1), was, lease)
+        held, account.changed = was, true
+      end
+      account.own = held
+    end
+  end
+  local unknown = false
+  for _, account in ipairs(accounts) do
+    unknown = unknown or (account.holds and not account.own)
+  end
+  if unknown then
+    for _, account in ipairs(accounts) do
+      if account.changed then
+        save(account, now)
+      end
+    end
+    return { 'unknown' }
+  end
+  local total, narrowest = math.min(MOST_TOKENS, tokens + more), nil
+  for place, account in ipairs(accounts) do
+    if not account.alert then
+      local its = ANY
+      if account.holds then
+        local others = account.held - account.own
+        its = fits(account, math.max(0, account.limit - counts(account, now) - others)) or 0
+      elseif account.kind == 'w' and elapsed(account, now) >= account.limit then
+        its = 0
+      end
+      if its < total then
+        total, narrowest = its, place
+      end
+    end
+  end
+  if total <= tokens and more > 0 and narrowest then
+    local account = accounts[narrowest]
+    local needed = math.max(0, amount(account, tokens + 1) - amount(account, tokens))
+    return refused(accounts, narrowest, needed, now)
+  end
+  for place, account in ipairs(accounts) do
+    if account.holds then
+      local held = math.max(account.own, amount(account, total))
+      account.held = math.min(MOST, account.held + held - account.own)
+      put(account, hold .. ':' .. (place - 1), held, lease)
+      save(account, now)
+    end
+  end
+  return { 'ok', total }
+end
+
+-- Of one account of a settlement. `used` below 0: as much as is held.
+local function settles(account, hold, now, held_there, used)
+  if account.kind == 'h' then
+    local held, was, part = found(account, hold)
+    if held then
+      account.held = math.max(0, account.held - held)
+    elseif was then
+      gives_back(account, was, part)
+    end
+    -- What is not known here was lost with Redis' memory: it is charged all the same.
+    local had = held or was or held_there
+    local its = used < 0 and had or used
+    takes(account, its, now)
+    account.over = math.min(MOST, account.over + math.max(0, its - had))
+  elseif account.kind == 'c' then
+    account.held = math.max(0, account.held - (found(account, hold) or 0))
+  end
+  if account.holds then
+    drop(account, hold)
+  end
+  save(account, now)
+end
+
+local function settle()
+  local last = tonumber(redis.call('HGET', KEYS[1], 's') or '0')
+  for _ = 1, number() do
+    local sequence, hold, now, count = number(), word(), number(), number()
+    for place = 1, count do
+      local account = open()
+      local held, used = number(), number()
+      -- They come in order: what is not above the last one was taken, and its answer was lost.
+      if sequence > last then
+        settles(account, hold .. ':' .. (place - 1), now, held, used)
+      end
+    end
+    last = math.max(last, sequence)
+  end
+  redis.call('HSET', KEYS[1], 's', text(last))
+  redis.call('PEXPIRE', KEYS[1], KNOWN)
+  return { 'ok', last }
+end
+
+-- Renews what is held, and holds again what is not known or has expired.
+local function renew()
+  local now, lease = number(), number()
+  for _ = 1, number() do
+    local account = open()
+    local hold, wanted = word(), number()
+    local held, was, part = found(account, hold)
+    if was then
+      gives_back(account, was, part)
+    end
+    local its = math.max(held or was or 0, wanted)
+    account.held = math.min(MOST, account.held + its - (held or 0))
+    put(account, hold, its, lease)
+    save(account, now)
+  end
+  redis.call('PEXPIRE', KEYS[1], KNOWN)
+  return { 'ok' }
+end
+
+local operation, generation = ARGV[1], tonumber(ARGV[2])
+local lowest = tonumber(redis.call('HGET', KEYS[1], 'g') or '0')
+if generation < lowest then
+  -- Sent over a connection that its host has given up since.
+  return { 'late' }
+end
+if operation == 'reserve' then
+  return reserve()
+elseif operation == 'extend' then
+  return extend()
+elseif operation == 'settle' then
+  return settle()
+elseif operation == 'renew' then
+  return renew()
+end
+-- `fence`: nothing of older connections is taken any more.
+redis.call('HSET', KEYS[1], 'g', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], KNOWN)
+return { 'ok' }

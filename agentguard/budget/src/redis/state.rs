@@ -1,0 +1,480 @@
+//! What this host knows by itself: what its calls hold, what waits to be settled, and how it stands with Redis.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agentguard_model::budget::{Budget, Reached};
+use agentguard_model::ledger::OnLoss;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::account::{Account, Accounts};
+use super::lease::Leases;
+use super::link::{Link, Lost};
+use super::script::{self, Held, Settlement, Spent};
+use super::{MAX_WAITING, Names, Options};
+use crate::charge::{Granted, HoldId, Terms, Want};
+use crate::ledger::Refused;
+
+/// How it stands with the ledger that is shared.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Standing {
+    /// It is away: since when, in milliseconds of the Unix time, and why.
+    pub away: Option<(i64, String)>,
+    /// Calls that are over, and that it does not know of yet.
+    pub waiting: usize,
+    /// Those of which it never will: too many waited. They are charged in full.
+    pub dropped: u64,
+    /// Accounts of which something is drawn in advance.
+    pub leased: usize,
+    /// Calls that began, or went on, with what was drawn in advance.
+    pub spent_away: u64,
+}
+
+/// What one account holds for a call.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) account: Arc<Account>,
+    pub(super) terms: Terms,
+    pub(super) held: u64,
+    /// What of that comes from what was drawn in advance, and is not known to Redis.
+    pub(super) leased: u64,
+}
+
+#[derive(Debug)]
+struct Hold {
+    parts: Vec<Part>,
+    tokens: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) options: Options,
+    pub(super) names: Names,
+    state: Mutex<State>,
+    /// There is something to be sent, or the connection was lost.
+    pub(super) work: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: Accounts,
+    holds: HashMap<HoldId, Hold>,
+    /// The number of the last hold.
+    last: u64,
+    /// That of the last settlement.
+    sequence: u64,
+    waits: VecDeque<Settlement>,
+    link: Option<Arc<Link>>,
+    moved: Option<String>,
+    leases: Leases,
+    /// Nothing is drawn any more.
+    closing: bool,
+    /// The latest time that was told.
+    now: i64,
+    standing: Standing,
+}
+
+/// All that a call holds which is held, for [`script::renew`].
+pub(super) fn held(hold: u64, parts: &[Part]) -> impl Iterator<Item = Held> {
+    let held = move |(place, part): (usize, &Part)| Held {
+        account: Arc::clone(&part.account),
+        hold,
+        place,
+        amount: part.held,
+    };
+    let parts = parts.iter().enumerate();
+    parts
+        .filter(|(_, part)| part.account.unit.is_held())
+        .map(held)
+}
+
+impl Inner {
+    pub(super) fn new(options: Options, names: Names) -> Self {
+        let state = State {
+            standing: Standing {
+                away: Some((now(), "it was not reached yet".to_owned())),
+                ..Standing::default()
+            },
+            ..State::default()
+        };
+        Self {
+            options,
+            names,
+            state: Mutex::new(state),
+            work: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing is left halfway: what may panic comes before the first change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let state = self.lock();
+        Standing {
+            waiting: state.waits.len(),
+            leased: state.leases.drawn(),
+            ..state.standing.clone()
+        }
+    }
+
+    // What calls do.
+
+    /// A number for a call, its accounts, and the connection, if there is one.
+    pub(super) fn begins(
+        &self,
+        want: &Want,
+        now: i64,
+    ) -> (u64, Vec<Arc<Account>>, Option<Arc<Link>>) {
+        let mut state = self.lock();
+        state.now = state.now.max(now);
+        state.last += 1;
+        let prefix = &self.names.prefix;
+        let charges = want.charges.iter();
+        let accounts = charges.map(|charge| state.accounts.of(prefix, charge, now));
+        let accounts = accounts.collect();
+        (state.last, accounts, state.link.clone())
+    }
+
+    /// A call was let out.
+    pub(super) fn holds(
+        &self,
+        hold: u64,
+        parts: Vec<Part>,
+        tokens: u64,
+        want: &Want,
+        firsts: &[i64],
+    ) {
+        let mut state = self.lock();
+        if let OnLoss::Lease(_) = self.options.on_loss {
+            let mut wanted = false;
+            let at = state.now;
+            let charged = parts.iter().zip(&want.charges).zip(firsts);
+            for ((part, charge), first) in charged {
+                wanted |= state.leases.uses(&part.account, charge, *first, at);
+            }
+            if wanted {
+                self.work.notify_one();
+            }
+        }
+        state.holds.insert(HoldId(hold), Hold { parts, tokens });
+    }
+
+    /// What a call holds, for how many tokens, and the connection, if there is one. None: it was settled.
+    pub(super) fn goes_on(&self, id: HoldId) -> Option<(Vec<Part>, u64, Option<Arc<Link>>)> {
+        let state = self.lock();
+        let hold = state.holds.get(&id)?;
+        Some((hold.parts.clone(), hold.tokens, state.link.clone()))
+    }
+
+    pub(super) fn extended(&self, id: HoldId, total: u64) {
+        if let Some(hold) = self.lock().holds.get_mut(&id) {
+            hold.tokens = total;
+            for part in &mut hold.parts {
+                if part.account.unit.is_held() {
+                    part.held = part.held.max(script::amount(part.terms, total));
+                }
+            }
+        }
+    }
+
+    /// A call is over.
+    pub(super) fn settles(&self, id: HoldId, used: Option<&[u64]>, now: i64) {
+        let mut state = self.lock();
+        let Some(hold) = state.holds.remove(&id) else {
+            return;
+        };
+        state.now = state.now.max(now);
+        let used_of = |place: usize| used.and_then(|used| used.get(place).copied());
+        let full = state.waits.len() >= MAX_WAITING;
+        for (place, part) in hold.parts.iter().enumerate() {
+            let used = used_of(place).unwrap_or(part.held);
+            state.leases.settles(part, used, full);
+        }
+        if full {
+            state.standing.dropped += 1;
+            return;
+        }
+        let parts = hold.parts.iter().enumerate();
+        let spent = parts.map(|(place, part)| Spent {
+            account: Arc::clone(&part.account),
+            held: part.held,
+            used: used_of(place),
+        });
+        let spent = spent.collect();
+        state.waits_for(id.0, now, spent);
+        self.work.notify_one();
+    }
+
+    /// What may have been reserved for a call that does not begin.
+    pub(super) fn gives_up(&self, hold: u64, accounts: &[Arc<Account>], now: i64) {
+        let spent = accounts.iter().map(|account| Spent {
+            account: Arc::clone(account),
+            held: 0,
+            used: Some(0),
+        });
+        let mut state = self.lock();
+        if state.waits.len() < MAX_WAITING {
+            let spent = spent.collect();
+            state.waits_for(hold, now, spent);
+        } else {
+            state.standing.dropped += 1;
+        }
+        self.work.notify_one();
+    }
+
+    // What calls do while Redis is away.
+
+    /// As [`crate::Ledger::reserve`], with what was drawn in advance.
+    pub(super) fn reserves_away(
+        &self,
+        want: &Want,
+        accounts: &[Arc<Account>],
+        now: i64,
+    ) -> Result<Granted, Refused> {
+        let mut state = self.lock();
+        let why = self.may_spend(&state)?;
+        let mut room = u64::MAX;
+        for (account, charge) in accounts.iter().zip(&want.charges) {
+            if charge.budget.reached == Reached::Alert {
+                continue;
+            }
+            let its = state.leases.room(account, charge, now);
+            let its = its.ok_or_else(|| used_up(&why))?;
+            room = room.min(its);
+        }
+        if room < want.least.min(want.tokens) {
+            return Err(used_up(&why));
+        }
+        let tokens = want.tokens.min(room);
+        let mut parts = super::parts(want, accounts, tokens);
+        let mut firsts = Vec::new();
+        for (part, charge) in parts.iter_mut().zip(&want.charges) {
+            firsts.push(state.leases.first(&part.account).unwrap_or(now));
+            if charge.budget.reached == Reached::Deny {
+                part.leased = part.held;
+                state.leases.takes(&part.account, part.held);
+            }
+        }
+        state.last += 1;
+        state.standing.spent_away += 1;
+        let id = HoldId(state.last);
+        let granted = Granted {
+            id,
+            tokens,
+            room,
+            held: parts.iter().map(|part| part.held).collect(),
+            over: Vec::new(),
+            deadline: super::deadline(&want.charges, &firsts),
+        };
+        state.holds.insert(id, Hold { parts, tokens });
+        Ok(granted)
+    }
+
+    /// As [`crate::Ledger::extend`], with what was drawn in advance.
+    pub(super) fn extends_away(
+        &self,
+        id: HoldId,
+        more: u64,
+        budgets: &[Arc<Budget>],
+    ) -> Result<u64, Refused> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let why = self.may_spend(state)?;
+        let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
+        let mut total = hold.tokens.saturating_add(more);
+        for (part, budget) in hold.parts.iter().zip(budgets) {
+            if budget.reached == Reached::Deny && budget.unit.is_held() {
+                let left = state.leases.left(&part.account).unwrap_or(0);
+                let its = part.terms.tokens(part.held.saturating_add(left));
+                total = total.min(its.unwrap_or(0));
+            }
+        }
+        if total <= hold.tokens && more > 0 {
+            return Err(used_up(&why));
+        }
+        let granted = total.saturating_sub(hold.tokens);
+        hold.tokens = hold.tokens.max(total);
+        for (part, budget) in hold.parts.iter_mut().zip(budgets) {
+            if !part.account.unit.is_held() {
+                continue;
+            }
+            let held = script::amount(part.terms, total).max(part.held);
+            if budget.reached == Reached::Deny {
+                state.leases.takes(&part.account, held - part.held);
+                part.leased += held - part.held;
+            }
+            part.held = held;
+        }
+        state.standing.spent_away += 1;
+        Ok(granted)
+    }
+
+    /// Whether calls may go on while it is away, and why it is.
+    fn may_spend(&self, state: &State) -> Result<String, Refused> {
+        let why = match &state.standing.away {
+            Some((_, why)) => why.clone(),
+            // It came back in this moment.
+            None => "it has just come back".to_owned(),
+        };
+        match self.options.on_loss {
+            OnLoss::Deny => Err(Refused::Away(why)),
+            OnLoss::Lease(_) => Ok(why),
+        }
+    }
+
+    // What upkeep does.
+
+    /// A connection is there: what is drawn in advance is given back, and what was spent of it is held, or settled, by
+    /// Redis itself from now on.
+    pub(super) fn comes_back(&self, link: &Arc<Link>) {
+        let mut state = self.lock();
+        state.gives_back();
+        for hold in state.holds.values_mut() {
+            for part in &mut hold.parts {
+                part.leased = 0;
+            }
+        }
+        state.link = Some(Arc::clone(link));
+        state.standing.away = None;
+    }
+
+    /// The connection is no good any more.
+    pub(super) fn lost(&self, link: &Link, lost: &Lost) {
+        let mut state = self.lock();
+        let current = state.link.as_ref().map(|it| it.generation);
+        if current == Some(link.generation) {
+            state.link = None;
+            state.away(lost);
+        }
+        self.work.notify_one();
+    }
+
+    /// There is none.
+    pub(super) fn stays_away(&self, lost: &Lost) {
+        self.lock().away(lost);
+    }
+
+    /// Whether a connection is still the one that calls use.
+    pub(super) fn is_used(&self, link: &Link) -> bool {
+        let used = self.lock().link.as_ref().map(|it| it.generation);
+        used == Some(link.generation)
+    }
+
+    /// Where the cluster says that the keys are, told once.
+    pub(super) fn moved(&self) -> Option<String> {
+        self.lock().moved.take()
+    }
+
+    /// All that is held, also in advance, and at what time.
+    pub(super) fn held(&self) -> (Vec<Held>, i64) {
+        let state = self.lock();
+        let holds = state.holds.iter();
+        let mut all: Vec<Held> = holds
+            .flat_map(|(id, hold)| held(id.0, &hold.parts))
+            .collect();
+        all.extend(state.leases.held());
+        (all, state.now)
+    }
+
+    /// The next settlements, as many as one command takes, and at what time.
+    pub(super) fn unsettled(&self, most: usize) -> (Vec<Settlement>, i64) {
+        let state = self.lock();
+        let mut parts = 0;
+        let next = state.waits.iter().take_while(|it| {
+            let first = parts == 0;
+            parts += it.parts.len().max(1);
+            first || parts <= most
+        });
+        (next.cloned().collect(), state.now)
+    }
+
+    /// They were taken, up to this one.
+    pub(super) fn settled(&self, sequence: u64) {
+        let mut state = self.lock();
+        while state
+            .waits
+            .front()
+            .is_some_and(|it| it.sequence <= sequence)
+        {
+            state.waits.pop_front();
+        }
+    }
+
+    /// What is to be drawn in advance: under which number, of which account, and how much.
+    pub(super) fn draws(&self) -> Option<(u64, Arc<Account>, Arc<Budget>, u64, i64)> {
+        let OnLoss::Lease(percent) = self.options.on_loss else {
+            return None;
+        };
+        let mut state = self.lock();
+        if state.closing {
+            return None;
+        }
+        let (account, budget) = state.leases.wanted()?;
+        let hundredth = u128::from(budget.limit) * u128::from(percent) / 100;
+        let chunk = u64::try_from(hundredth).unwrap_or(u64::MAX).max(1);
+        state.last += 1;
+        Some((state.last, account, budget, chunk, state.now))
+    }
+
+    /// So much was drawn.
+    pub(super) fn drawn(&self, hold: u64, account: &Arc<Account>, amount: u64) {
+        self.lock().leases.draws(account, hold, amount);
+    }
+
+    /// Gives back what was drawn of accounts that are not used any more, or whose window is over.
+    pub(super) fn gives_back_old(&self) {
+        let mut state = self.lock();
+        let now = state.now;
+        for (hold, spent) in state.leases.forgets(now) {
+            state.waits_for(hold, now, vec![spent]);
+        }
+    }
+
+    /// Gives back all that was drawn, and draws nothing any more.
+    pub(super) fn closes(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.gives_back();
+        self.work.notify_one();
+    }
+}
+
+impl State {
+    fn away(&mut self, lost: &Lost) {
+        let since = self.standing.away.take().map_or_else(now, |it| it.0);
+        self.standing.away = Some((since, lost.to_string()));
+        if let Lost::Moved(address) = lost {
+            self.moved = Some(address.clone());
+        }
+    }
+
+    fn waits_for(&mut self, hold: u64, at: i64, parts: Vec<Spent>) {
+        self.sequence += 1;
+        self.waits.push_back(Settlement {
+            sequence: self.sequence,
+            hold,
+            at,
+            parts,
+        });
+    }
+
+    fn gives_back(&mut self) {
+        let now = self.now;
+        for (hold, spent) in self.leases.gives_back() {
+            self.waits_for(hold, now, vec![spent]);
+        }
+    }
+}
+
+fn used_up(why: &str) -> Refused {
+    Refused::Away(format!(
+        "{why}; nothing is left of what was drawn in advance"
+    ))
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,930 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use agentguard_model::budget::{Budget, Reached, Unit, Window};
+use agentguard_model::ledger::{OnLoss, Password};
+use jiff::Timestamp;
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::Runtime;
+
+use super::link::Link;
+use super::server::Server;
+use super::wire::Reply;
+use super::{Names, Options, Shared, script};
+use crate::charge::{Charge, Granted, HoldId, Want};
+use crate::embedded::Embedded;
+use crate::ledger::{Ledger as _, Refused};
+use crate::model::{NOW, Subject, budget, charge, follows, short, step, want};
+
+/// So long that a busy machine is not taken for one that is away.
+const PATIENT: Duration = Duration::from_secs(20);
+
+fn options(server: &Server) -> Options {
+    Options {
+        timeout: PATIENT,
+        ..Options::new(server.address(), "tests")
+    }
+}
+
+async fn open(options: &Options) -> Shared {
+    let shared = Shared::open(options.clone()).await;
+    assert_eq!(shared.standing().away, None);
+    shared
+}
+
+/// Waits until something is so.
+async fn until(shared: &Shared, what: &str, is_so: impl Fn(&super::Standing) -> bool) {
+    let mut attempts = shared.attempts.clone();
+    let waits = attempts.wait_for(|_| is_so(&shared.standing()));
+    let waited = tokio::time::timeout(PATIENT, waits).await;
+    assert!(
+        matches!(waited, Ok(Ok(_))),
+        "{what}: {:?}",
+        shared.standing()
+    );
+}
+
+async fn settled(shared: &Shared) {
+    until(shared, "all is settled", |it| {
+        it.waiting == 0 && it.away.is_none()
+    })
+    .await;
+}
+
+/// The keys of the only account of a budget.
+fn key(server: &Server, budget: &Budget) -> Option<String> {
+    let pattern = format!("{{agentguard:tests}}:a|{}|*", budget.id);
+    server.texts(&["KEYS", &pattern]).pop()
+}
+
+fn used_and_held(server: &Server, budget: &Budget) -> (u64, u64) {
+    let read = |key: String| (server.number(&key, "u"), server.number(&key, "h"));
+    key(server, budget).map_or((0, 0), read)
+}
+
+/// As if nobody had renewed anything for a long time.
+fn expire(server: &Server) {
+    for key in server.texts(&["KEYS", "{agentguard:tests}:i|*"]) {
+        for hold in server.texts(&["ZRANGE", &key, "0", "-1"]) {
+            server.ask(&["ZADD", &key, "XX", "1", &hold]);
+        }
+    }
+}
+
+fn one(budget: &Arc<Budget>, tokens: u64) -> Want {
+    want(vec![charge(budget, "a", 0, 1_000_000)], tokens, 1)
+}
+
+/// A host, on a runtime of its own.
+struct Host<'a> {
+    server: &'a Server,
+    runtime: &'a Runtime,
+    shared: Option<Shared>,
+}
+
+impl<'a> Host<'a> {
+    fn new(server: &'a Server, runtime: &'a Runtime) -> Self {
+        server.ask(&["FLUSHALL"]);
+        Self {
+            server,
+            runtime,
+            shared: Some(runtime.block_on(open(&options(server)))),
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        self.shared.as_ref().expect("a host")
+    }
+
+    fn settled(&self) {
+        self.runtime.block_on(settled(self.shared()));
+    }
+}
+
+impl Subject for Host<'_> {
+    fn reserve(&mut self, want: &Want, now: i64) -> Result<Granted, Refused> {
+        // Else what was settled may not be there yet, as it is with one of one host.
+        self.settled();
+        self.runtime.block_on(self.shared().reserve(want, now))
+    }
+
+    fn extend(
+        &mut self,
+        id: HoldId,
+        more: u64,
+        budgets: &[Arc<Budget>],
+        now: i64,
+    ) -> Result<u64, Refused> {
+        self.settled();
+        self.runtime
+            .block_on(self.shared().extend(id, more, budgets, now))
+    }
+
+    fn settle(&mut self, id: HoldId, used: Option<&[u64]>, now: i64) {
+        self.shared().settle(id, used, now);
+    }
+
+    fn pauses(&mut self) {
+        self.server.ask(&["SCRIPT", "FLUSH"]);
+    }
+
+    fn dies(&mut self) {
+        // What was settled before was settled.
+        self.settled();
+        self.shared = None;
+        expire(self.server);
+        self.shared = Some(self.runtime.block_on(open(&options(self.server))));
+        // Whoever charges next finds it, some at a time.
+        for key in self.server.texts(&["KEYS", "{agentguard:tests}:a|*"]) {
+            let id = key.split('|').nth(1).expect("a budget").to_owned();
+            let budget = budget(&id, Unit::Tokens, u64::MAX, Window::Day);
+            for _ in 0..4 {
+                let nothing = want(vec![charge(&budget, "a", 0, 0)], 0, 0);
+                let granted = self.reserve(&nothing, NOW).expect("room");
+                self.settle(granted.id, None, NOW);
+            }
+        }
+    }
+
+    fn used_and_held(&mut self, budget: &Budget) -> (u64, u64) {
+        self.settled();
+        used_and_held(self.server, budget)
+    }
+}
+
+#[test]
+fn it_does_what_a_simple_model_does() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let runtime = Runtime::new().expect("a runtime");
+    let cases = ProptestConfig::with_cases(32);
+    proptest!(cases, |(steps in proptest::collection::vec(step(), 1..40))| {
+        follows(&mut Host::new(&server, &runtime), &steps)?;
+    });
+}
+
+/// Budgets of all kinds, as they are charged.
+fn kinds() -> Vec<Arc<Budget>> {
+    let hour = Duration::from_secs(3600);
+    let soft = |budget: Arc<Budget>| {
+        Arc::new(Budget {
+            reached: Reached::Alert,
+            ..(*budget).clone()
+        })
+    };
+    vec![
+        budget("tokens", Unit::Tokens, 3000, Window::Hour),
+        budget("money", Unit::MicroUsd, 2500, Window::Sliding(hour)),
+        budget("calls", Unit::Calls, 12, Window::Lifetime),
+        budget("open", Unit::ConcurrentCalls, 3, Window::Lifetime),
+        budget("places", Unit::Destinations, 3, Window::Day),
+        budget("time", Unit::WallTime, 5_000_000, Window::Day),
+        soft(budget("soft", Unit::OutputTokens, 500, Window::Minute)),
+        soft(budget("slow", Unit::WallTime, 60_000, Window::Hour)),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Do {
+    Begin(u8, u64, u64, u64, u64),
+    More(usize, u64),
+    End(usize, Option<u64>),
+    Wait(i64),
+}
+
+fn doing() -> impl Strategy<Value = Do> {
+    prop_oneof![
+        4 => (1_u8.., 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..5)
+            .prop_map(|(which, fixed, rate, tokens, place)| Do::Begin(which, fixed, rate, tokens, place)),
+        2 => (any::<usize>(), 1_u64..300).prop_map(|(which, more)| Do::More(which, more)),
+        4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Do::End(which, used)),
+        2 => (-100_000_i64..1_500_000).prop_map(Do::Wait),
+    ]
+}
+
+fn told(asked: Result<Granted, Refused>) -> (Option<HoldId>, String) {
+    match asked {
+        Ok(granted) => {
+            let id = granted.id;
+            let same = Granted {
+                id: HoldId(0),
+                ..granted
+            };
+            (Some(id), format!("{same:?}"))
+        }
+        Err(refused) => (None, format!("{refused:?}")),
+    }
+}
+
+/// Every unit and window, with a clock that moves, also back: both ledgers say the same.
+#[test]
+fn it_says_what_the_ledger_of_one_host_says() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let runtime = Runtime::new().expect("a runtime");
+    let cases = ProptestConfig::with_cases(48);
+    proptest!(cases, |(steps in proptest::collection::vec(doing(), 1..50))| {
+        let mut host = Host::new(&server, &runtime);
+        let directory = TempDir::new().expect("a directory");
+        let start = Timestamp::from_millisecond(NOW).expect("a time");
+        let one = Embedded::open(directory.path(), start).expect("a ledger");
+        let kinds = kinds();
+        let (mut now, mut open) = (NOW, Vec::new());
+        for step in steps {
+            match step {
+                Do::Begin(which, fixed, rate, tokens, place) => {
+                    let chosen = kinds.iter().enumerate().filter(|(bit, _)| which & (1 << bit) != 0);
+                    let charges = chosen.map(|(_, budget)| {
+                        let (fixed, rate) = match budget.unit {
+                            Unit::Calls | Unit::ConcurrentCalls => (1, 0),
+                            _ => (fixed, rate),
+                        };
+                        Charge { place, ..charge(budget, "a", fixed, rate) }
+                    });
+                    let want = want(charges.collect(), tokens, tokens / 4);
+                    let (ours, shared) = told(host.reserve(&want, now));
+                    let (its, embedded) = told(one.reserves(&want, now));
+                    prop_assert_eq!(shared, embedded);
+                    let budgets: Vec<_> = want.charges.iter().map(|it| it.budget.clone()).collect();
+                    open.extend(ours.zip(its).map(|(ours, its)| (ours, its, budgets)));
+                }
+                Do::More(which, more) if !open.is_empty() => {
+                    let (ours, its, budgets) = &open[which % open.len()];
+                    let shared = format!("{:?}", host.extend(*ours, more, budgets, now));
+                    let embedded = format!("{:?}", one.extends(*its, more, budgets, now));
+                    prop_assert_eq!(shared, embedded);
+                }
+                Do::End(which, used) if !open.is_empty() => {
+                    let (ours, its, budgets) = open.swap_remove(which % open.len());
+                    let used = used.map(|used| vec![used; budgets.len()]);
+                    host.settle(ours, used.as_deref(), now);
+                    one.settle(its, used.as_deref(), now);
+                }
+                Do::Wait(time) => now += time,
+                Do::More(..) | Do::End(..) => {}
+            }
+        }
+        host.settled();
+        for account in one.accounts(now) {
+            let (id, since) = (&account.budget, account.since);
+            let pattern = format!("{{agentguard:tests}}:a|{id}|*|{since}|*");
+            let Some(key) = server.texts(&["KEYS", &pattern]).pop() else {
+                // Nothing but calls that were refused.
+                prop_assert_eq!((account.last, account.held), (0, 0), "{}", id);
+                continue;
+            };
+            prop_assert_eq!(server.number(&key, "h"), account.held, "{}", id);
+            prop_assert_eq!(server.number(&key, "o"), account.overshoot, "{}", id);
+            if !matches!(account.unit, Unit::WallTime) && !account.window.starts_with("sliding") {
+                prop_assert_eq!(server.number(&key, "u"), account.used, "{}", id);
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_reservation_is_one_round_trip_and_scripts_may_be_forgotten() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let shared = open(&options(&server)).await;
+    let budgets: Vec<_> = (0..5)
+        .map(|it| budget(&format!("b{it}"), Unit::Tokens, 1_000_000, Window::Day))
+        .collect();
+    let charges = |tokens| {
+        let charges = budgets.iter().map(|it| charge(it, "a", 1, 1_000_000));
+        want(charges.collect(), tokens, 1)
+    };
+    settled(&shared).await;
+    server.ask(&["CONFIG", "RESETSTAT"]);
+    for _ in 0..20 {
+        shared.reserve(&charges(10), NOW).await.expect("room");
+    }
+    let Reply::Text(text) = server.ask(&["INFO", "commandstats"]) else {
+        panic!("no text");
+    };
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains("cmdstat_evalsha:calls=20,"), "{text}");
+    assert!(!text.contains("cmdstat_eval:"), "{text}");
+    server.ask(&["SCRIPT", "FLUSH"]);
+    shared.reserve(&charges(10), NOW).await.expect("room");
+    assert_eq!(used_and_held(&server, &budgets[0]), (0, 21 * 11));
+}
+
+#[tokio::test]
+async fn the_hold_of_a_host_that_died_is_charged_once_and_corrected_when_it_comes_back() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let (dead, alive) = (open(&options(&server)).await, open(&options(&server)).await);
+    let held = dead.reserve(&one(&tokens, 90), NOW).await.expect("room");
+    let none = short(
+        alive
+            .reserve(&want(vec![charge(&tokens, "a", 20, 0)], 0, 0), NOW)
+            .await,
+    );
+    assert_eq!(
+        (none.balance.used, none.balance.held, none.may_pass()),
+        (0, 90, true)
+    );
+    expire(&server);
+    for _ in 0..3 {
+        let none = short(
+            alive
+                .reserve(&want(vec![charge(&tokens, "a", 20, 0)], 0, 0), NOW)
+                .await,
+        );
+        assert_eq!(
+            (none.balance.used, none.balance.held, none.may_pass()),
+            (90, 0, false)
+        );
+    }
+    // It was not dead: it goes on, and says what it has used.
+    let budgets = [tokens.clone()];
+    assert_eq!(
+        dead.extend(held.id, 20, &budgets, NOW).await.expect("room"),
+        10
+    );
+    assert_eq!(used_and_held(&server, &tokens), (0, 100));
+    expire(&server);
+    short(alive.reserve(&one(&tokens, 1), NOW).await);
+    assert_eq!(used_and_held(&server, &tokens), (100, 0));
+    dead.settle(held.id, Some(&[7]), NOW);
+    settled(&dead).await;
+    assert_eq!(used_and_held(&server, &tokens), (7, 0));
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_renewed() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let quick = Options {
+        lease: Duration::from_secs(3),
+        ..options(&server)
+    };
+    let (shared, other) = (open(&quick).await, open(&options(&server)).await);
+    shared.reserve(&one(&tokens, 60), NOW).await.expect("room");
+    let index = server
+        .texts(&["KEYS", "{agentguard:tests}:i|t|*"])
+        .pop()
+        .expect("an index");
+    let expires = || server.texts(&["ZRANGE", &index, "0", "-1", "WITHSCORES"])[1].clone();
+    let first = expires();
+    let deadline = std::time::Instant::now() + PATIENT;
+    while expires() == first {
+        assert!(std::time::Instant::now() < deadline, "it is not renewed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        short(
+            other
+                .reserve(&want(vec![charge(&tokens, "a", 50, 0)], 0, 0), NOW)
+                .await
+        )
+        .balance
+        .held,
+        60
+    );
+    // Nobody renews it any more.
+    drop(shared);
+    loop {
+        let none = short(
+            other
+                .reserve(&want(vec![charge(&tokens, "a", 50, 0)], 0, 0), NOW)
+                .await,
+        );
+        if none.balance.used == 60 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{none:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_forgets_is_told_what_is_under_way_and_charged_what_is_over() {
+    let Some(mut server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let budgets = [tokens.clone()];
+    let shared = open(&options(&server)).await;
+    let over = shared.reserve(&one(&tokens, 30), NOW).await.expect("room");
+    let open_one = shared.reserve(&one(&tokens, 40), NOW).await.expect("room");
+    server.kill();
+    shared.settle(over.id, Some(&[25]), NOW);
+    until(&shared, "it is away", |it| it.away.is_some()).await;
+    server.again();
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &tokens), (25, 40));
+    // Behind its back, too.
+    server.ask(&["FLUSHALL"]);
+    assert_eq!(
+        shared
+            .extend(open_one.id, 100, &budgets, NOW)
+            .await
+            .expect("room"),
+        60
+    );
+    shared.settle(open_one.id, Some(&[50]), NOW);
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &tokens), (50, 0));
+}
+
+#[tokio::test]
+async fn a_redis_that_keeps_what_it_has_is_right_over_its_restart() {
+    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = Server::start(&arguments) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 1000, Window::Day);
+    let shared = open(&options(&server)).await;
+    let mut open_ones = Vec::new();
+    let mut used = 0;
+    for round in 0..4_u64 {
+        for _ in 0..5 {
+            open_ones.push(
+                shared
+                    .reserve(&one(&tokens, 20), NOW)
+                    .await
+                    .expect("room")
+                    .id,
+            );
+        }
+        server.kill();
+        for id in open_ones.drain(..3) {
+            shared.settle(id, Some(&[round + 1]), NOW);
+            used += round + 1;
+        }
+        until(&shared, "it is away", |it| it.away.is_some()).await;
+        server.again();
+        settled(&shared).await;
+        let held = 20 * u64::try_from(open_ones.len()).expect("few");
+        assert_eq!(used_and_held(&server, &tokens), (used, held));
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_twice_or_too_late_counts_once_or_not() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let options = options(&server);
+    let names = Names::new("tests");
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let link = Link::open(&options, &server.address(), 3)
+        .await
+        .expect("a connection");
+    let run = |operation| {
+        let link = &link;
+        async move { link.run(&operation).await.expect("an answer") }
+    };
+    let asked = one(&tokens, 40);
+    let account = super::account::Accounts::default().of(&names.prefix, &asked.charges[0], NOW);
+    let charges = [(account.clone(), &asked.charges[0])];
+    let reserve = |generation, hold| {
+        let times = (NOW, Options::LEASE);
+        script::reserve((&names, generation), hold, (40, 1), &charges, times)
+    };
+    let first = script::reserved(&run(reserve(2, 1)).await).expect("read");
+    assert!(
+        matches!(first, script::Reserved::Granted { tokens: 40, .. }),
+        "{first:?}"
+    );
+    script::done(&run(script::fence(&names, 3)).await).expect("done");
+    let late = script::reserved(&run(reserve(2, 2)).await).expect("read");
+    assert!(matches!(late, script::Reserved::Late), "{late:?}");
+    let settlement = script::Settlement {
+        sequence: 1,
+        hold: 1,
+        at: NOW,
+        parts: vec![script::Spent {
+            account: account.clone(),
+            held: 40,
+            used: Some(15),
+        }],
+    };
+    for _ in 0..3 {
+        let settle = script::settle((&names, 3), std::slice::from_ref(&settlement), NOW);
+        script::done(&run(settle).await).expect("done");
+        assert_eq!(used_and_held(&server, &tokens), (15, 0));
+    }
+}
+
+#[tokio::test]
+async fn while_it_is_away_calls_are_refused_and_nothing_stays_held() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let quick = Options {
+        timeout: Duration::from_millis(500),
+        ..options(&server)
+    };
+    let shared = open(&quick).await;
+    let held = shared.reserve(&one(&tokens, 10), NOW).await.expect("room");
+    server.stops();
+    // These are in its socket, and it executes them once it goes on.
+    let asked = one(&tokens, 10);
+    let (one_more, another) =
+        tokio::join!(shared.reserve(&asked, NOW), shared.reserve(&asked, NOW));
+    for refused in [one_more, another] {
+        assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
+    }
+    let (_, why) = shared.standing().away.expect("away");
+    assert!(why.contains("no answer within 500 ms"), "{why}");
+    let refused = shared
+        .extend(held.id, 5, std::slice::from_ref(&tokens), NOW)
+        .await;
+    assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
+    server.goes_on();
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &tokens), (0, 10));
+    shared.settle(held.id, Some(&[4]), NOW);
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &tokens), (4, 0));
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_wait_holds_nothing() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let shared = open(&options(&server)).await;
+    server.stops();
+    let asked = one(&tokens, 10);
+    let reserve = shared.reserve(&asked, NOW);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), reserve)
+            .await
+            .is_err()
+    );
+    server.goes_on();
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &tokens), (0, 0));
+}
+
+#[tokio::test]
+async fn what_was_drawn_in_advance_is_spent_while_it_is_away_and_no_more() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 1000, Window::Day);
+    let calls = budget("c", Unit::ConcurrentCalls, 50, Window::Lifetime);
+    let leased = Options {
+        timeout: Duration::from_millis(500),
+        on_loss: OnLoss::Lease(10),
+        ..options(&server)
+    };
+    let (shared, other) = (open(&leased).await, open(&options(&server)).await);
+    let both = |amount| {
+        let charges = vec![
+            charge(&tokens, "a", 0, 1_000_000),
+            charge(&calls, "a", 1, 0),
+        ];
+        want(charges, amount, amount)
+    };
+    let first = shared.reserve(&both(40), NOW).await.expect("room");
+    until(&shared, "it is drawn", |it| it.leased == 2).await;
+    assert_eq!(used_and_held(&server, &tokens), (0, 140));
+    server.stops();
+    let budgets = [tokens.clone(), calls.clone()];
+    // The first finds that it is away.
+    let second = shared.reserve(&both(30), NOW).await.expect("drawn");
+    assert!(shared.standing().away.is_some());
+    assert_eq!(
+        shared
+            .extend(first.id, 20, &budgets, NOW)
+            .await
+            .expect("drawn"),
+        20
+    );
+    let third = shared.reserve(&both(51), NOW).await;
+    assert!(matches!(third, Err(Refused::Away(_))), "{third:?}");
+    let third = shared.reserve(&both(45), NOW).await.expect("drawn");
+    let none = shared.reserve(&both(10), NOW).await;
+    assert!(
+        matches!(&none, Err(Refused::Away(why)) if why.contains("drawn in advance")),
+        "{none:?}"
+    );
+    // What is over gives back what it has not used.
+    shared.settle(second.id, Some(&[5, 1]), NOW);
+    let fourth = shared.reserve(&both(30), NOW).await.expect("given back");
+    // What nobody has charged yet has nothing drawn.
+    let strange = budget("s", Unit::Tokens, 1000, Window::Day);
+    let refused = shared.reserve(&one(&strange, 1), NOW).await;
+    assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
+    assert_eq!(shared.standing().spent_away, 4);
+    server.goes_on();
+    settled(&shared).await;
+    until(&shared, "it is drawn anew", |it| {
+        it.leased == 2 && it.waiting == 0
+    })
+    .await;
+    assert_eq!(used_and_held(&server, &tokens), (5, 60 + 45 + 30 + 100));
+    assert_eq!(used_and_held(&server, &calls).1, 3 + 5);
+    for id in [first.id, third.id, fourth.id] {
+        shared.settle(id, Some(&[10, 1]), NOW);
+    }
+    settled(&shared).await;
+    assert!(shared.close(PATIENT).await);
+    assert_eq!(used_and_held(&server, &tokens), (35, 0));
+    assert_eq!(used_and_held(&server, &calls).1, 0);
+    other
+        .reserve(&one(&tokens, 965), NOW)
+        .await
+        .expect("all of it");
+}
+
+#[tokio::test]
+async fn a_host_that_dies_with_what_it_has_drawn_has_used_it() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 1000, Window::Day);
+    let leased = Options {
+        on_loss: OnLoss::Lease(10),
+        ..options(&server)
+    };
+    let (shared, other) = (open(&leased).await, open(&options(&server)).await);
+    let done = shared.reserve(&one(&tokens, 40), NOW).await.expect("room");
+    shared.settle(done.id, Some(&[3]), NOW);
+    until(&shared, "it is drawn", |it| {
+        it.leased == 1 && it.waiting == 0
+    })
+    .await;
+    drop(shared);
+    expire(&server);
+    other.reserve(&one(&tokens, 1), NOW).await.expect("room");
+    assert_eq!(used_and_held(&server, &tokens), (103, 1));
+}
+
+#[tokio::test]
+async fn one_that_takes_no_writes_is_away() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let shared = open(&options(&server)).await;
+    server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    let refused = shared.reserve(&one(&tokens, 10), NOW).await;
+    assert!(
+        matches!(&refused, Err(Refused::Away(why)) if why.contains("READONLY")),
+        "{refused:?}"
+    );
+    server.ask(&["REPLICAOF", "NO", "ONE"]);
+    settled(&shared).await;
+    shared.reserve(&one(&tokens, 10), NOW).await.expect("room");
+    assert_eq!(used_and_held(&server, &tokens), (0, 10));
+}
+
+#[tokio::test]
+async fn amounts_are_exact_below_two_to_the_fifty_third() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let shared = open(&options(&server)).await;
+    let most = (1_u64 << 53) - 1;
+    let money = budget("m", Unit::MicroUsd, u64::MAX, Window::Lifetime);
+    let of = |fixed, rate, tokens| want(vec![charge(&money, "a", fixed, rate)], tokens, tokens);
+    for fixed in [most + 1, u64::MAX] {
+        short(shared.reserve(&of(fixed, 0, 0), NOW).await);
+    }
+    short(shared.reserve(&of(0, u64::MAX, 1), NOW).await);
+    let nearly = shared
+        .reserve(&of(most - 2, 0, 0), NOW)
+        .await
+        .expect("room");
+    let last = shared
+        .reserve(&of(0, 1, 2_000_000), NOW)
+        .await
+        .expect("room");
+    assert_eq!(last.held, [2]);
+    short(shared.reserve(&of(0, 1, 1), NOW).await);
+    assert_eq!(used_and_held(&server, &money), (0, most));
+    shared.settle(nearly.id, Some(&[most - 3]), NOW);
+    shared.settle(last.id, Some(&[1]), NOW);
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &money), (most - 2, 0));
+    // Absurd usage is charged as far as one can count, and nothing is left then.
+    let one = shared.reserve(&of(1, 0, 0), NOW).await.expect("room");
+    shared.settle(one.id, Some(&[u64::MAX]), NOW);
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &money), (most, 0));
+    short(shared.reserve(&of(1, 0, 0), NOW).await);
+}
+
+static ROUNDS: AtomicU64 = AtomicU64::new(0);
+
+/// What a script computes is what we compute, also where numbers are large.
+#[test]
+fn the_arithmetic_is_ours() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let runtime = Runtime::new().expect("a runtime");
+    let shared = runtime.block_on(open(&options(&server)));
+    let large = || prop_oneof![0_u64..2_000_000, 0_u64..1 << 36, 0_u64..1 << 50];
+    let cases = ProptestConfig::with_cases(256);
+    proptest!(cases, |(fixed in large(), rate in large(), limit in large(), tokens in large())| {
+        let round = ROUNDS.fetch_add(1, Ordering::Relaxed);
+        let money = budget(&format!("m{round}"), Unit::MicroUsd, limit, Window::Lifetime);
+        let terms = charge(&money, "a", fixed, rate);
+        let room = terms.terms.tokens(limit);
+        let got = runtime.block_on(shared.reserve(&want(vec![terms.clone()], tokens, 0), NOW));
+        match room {
+            None => _ = short(got),
+            Some(room) => {
+                let got = got.expect("room");
+                let room = if room == u64::MAX { room } else { room.min(1 << 50) };
+                prop_assert_eq!((got.room, got.tokens), (room, tokens.min(room)));
+                prop_assert_eq!(server.number(&key(&server, &money).expect("a key"), "h"), terms.terms.amount(got.tokens));
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn it_says_who_it_is_and_a_cluster_finds_all_keys_in_one_place() {
+    let arguments = ["--appendonly", "no", "--requirepass", "open sesame"];
+    let Some(server) = Server::start(&arguments) else {
+        return;
+    };
+    let with = |password: Option<&str>| Options {
+        password: password.map(|it| Password(it.to_owned())),
+        ..options(&server)
+    };
+    for (password, told) in [(None, "NOAUTH"), (Some("wrong"), "WRONGPASS")] {
+        let shared = Shared::open(with(password)).await;
+        let (_, why) = shared.standing().away.expect("away");
+        assert!(why.contains(told), "{why}");
+    }
+    assert_eq!(
+        format!("{:?}", with(Some("secret")).password),
+        "Some(Password(..))"
+    );
+    open(&with(Some("open sesame"))).await;
+    drop(server);
+
+    // With no more rights than docs/configuration.md gives it.
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let page = include_str!("../../../../docs/configuration.md");
+    let rights = page
+        .split('`')
+        .filter(|it| it.starts_with('+'))
+        .collect::<Vec<_>>();
+    let rights = rights.join(" ").replace("PREFIX", "tests");
+    let user = ["ACL", "SETUSER", "agentguard", "on", ">secret"];
+    let user: Vec<&str> = user.into_iter().chain(rights.split_whitespace()).collect();
+    assert_eq!(server.ask(&user), Reply::Status("OK".to_owned()));
+    let narrow = Options {
+        username: Some("agentguard".to_owned()),
+        on_loss: OnLoss::Lease(5),
+        ..with(Some("secret"))
+    };
+    let shared = open(&narrow).await;
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let places = budget("p", Unit::Destinations, 5, Window::Day);
+    let asked = want(
+        vec![
+            charge(&tokens, "a", 1, 1_000_000),
+            charge(&places, "a", 0, 0),
+        ],
+        10,
+        1,
+    );
+    let granted = shared.reserve(&asked, NOW).await.expect("room");
+    let budgets = [tokens.clone(), places];
+    assert_eq!(
+        shared
+            .extend(granted.id, 5, &budgets, NOW)
+            .await
+            .expect("room"),
+        5
+    );
+    until(&shared, "it is drawn", |it| it.leased == 1).await;
+    expire(&server);
+    shared.reserve(&asked, NOW).await.expect("room");
+    shared.settle(granted.id, Some(&[7, 0]), NOW);
+    assert!(shared.close(PATIENT).await);
+    assert_eq!(used_and_held(&server, &tokens), (7, 11));
+    drop(server);
+
+    let Some(server) = Server::start(&["--appendonly", "no", "--cluster-enabled", "yes"]) else {
+        return;
+    };
+    let shared = Shared::open(options(&server)).await;
+    let (_, why) = shared.standing().away.expect("away");
+    assert!(why.contains("CLUSTERDOWN"), "{why}");
+    server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    settled(&shared).await;
+    let budgets: Vec<_> = (0..5)
+        .map(|it| budget(&format!("b{it}"), Unit::Tokens, 100, Window::Day))
+        .collect();
+    let charges = budgets.iter().map(|it| charge(it, "a", 1, 1_000_000));
+    let asked = want(charges.collect(), 10, 1);
+    let granted = shared.reserve(&asked, NOW).await.expect("room");
+    assert_eq!(
+        shared
+            .extend(granted.id, 5, &budgets, NOW)
+            .await
+            .expect("room"),
+        5
+    );
+    shared.settle(granted.id, None, NOW);
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &budgets[4]), (16, 0));
+}
+
+#[tokio::test]
+async fn it_is_spoken_to_by_tls_and_only_if_it_is_who_it_should_be() {
+    let directory = TempDir::new().expect("a directory");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    let made = made.expect("a certificate");
+    let (certificate, key) = (
+        directory.path().join("c.pem"),
+        directory.path().join("k.pem"),
+    );
+    std::fs::write(&certificate, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = free.local_addr().expect("an address").port();
+    drop(free);
+    let arguments = [
+        "--appendonly",
+        "no",
+        "--tls-port",
+        &port.to_string(),
+        "--tls-auth-clients",
+        "no",
+        "--tls-cert-file",
+        &certificate.display().to_string(),
+        "--tls-key-file",
+        &key.display().to_string(),
+    ];
+    let Some(server) = Server::start(&arguments) else {
+        return;
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a certificate");
+    let tls = |roots: rustls::RootCertStore| {
+        let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
+        Some(Arc::new(builder.with_no_client_auth()))
+    };
+    let with = |tls| Options {
+        address: format!("127.0.0.1:{port}"),
+        tls,
+        ..options(&server)
+    };
+    let shared = open(&with(tls(roots))).await;
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    shared.reserve(&one(&tokens, 10), NOW).await.expect("room");
+    assert_eq!(used_and_held(&server, &tokens), (0, 10));
+    let shared = Shared::open(with(tls(rustls::RootCertStore::empty()))).await;
+    let (_, why) = shared.standing().away.expect("away");
+    assert!(why.contains("certificate"), "{why}");
+}
+
+/// A node of a cluster that has none of the keys.
+#[tokio::test]
+async fn a_node_that_says_where_the_keys_are_is_left() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let node = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a port");
+    let address = node.local_addr().expect("an address").to_string();
+    let moved = format!("-MOVED 3999 {}\r\n", server.address());
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = node.accept().await.expect("a connection");
+        for answer in ["$1\r\nx\r\n", &moved] {
+            let mut came = Vec::new();
+            while super::wire::reply(&came) == Ok(None) {
+                stream.read_buf(&mut came).await.expect("a command");
+            }
+            stream.write_all(answer.as_bytes()).await.expect("written");
+        }
+    });
+    let shared = Shared::open(Options {
+        address,
+        ..options(&server)
+    });
+    let shared = shared.await;
+    settled(&shared).await;
+    serving.await.expect("it was asked");
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    shared.reserve(&one(&tokens, 10), NOW).await.expect("room");
+    assert_eq!(used_and_held(&server, &tokens), (0, 10));
+}

@@ -1,0 +1,160 @@
+//! Keeps the connection, renews what is held, and has settled what is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::link::{Link, Lost};
+use super::script::{self, Reserved};
+use super::state::Inner;
+use crate::charge::{Charge, Terms};
+use crate::scope::Scope;
+
+/// The first pause before another connection is tried; the next is twice as long, up to [`MAX_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Accounts of one command, at most, so that it takes Redis well under a millisecond.
+const BATCH: usize = 64;
+/// How often a cluster may say that the keys are elsewhere, until it is asked at its address again.
+const MAX_MOVES: u32 = 4;
+
+/// Runs until it is dropped. Counts attempts, and what was done.
+pub(super) async fn keep_up(inner: Arc<Inner>, attempted: watch::Sender<u64>) {
+    let (mut pause, mut generation, mut moves) = (PAUSE, 0, 0);
+    let mut address = inner.options.address.clone();
+    loop {
+        generation += 1;
+        let lost = match connect(&inner, &address, generation).await {
+            Ok(link) => {
+                (pause, moves) = (PAUSE, 0);
+                serve(&inner, &Arc::new(link), &attempted).await
+            }
+            Err(lost) => {
+                inner.stays_away(&lost);
+                lost
+            }
+        };
+        attempted.send_modify(|count| *count += 1);
+        address = match inner.moved() {
+            // Where the same host stands in front of another port, it leaves the host out.
+            Some(moved) if moves < MAX_MOVES && !moved.starts_with([':', '?']) => {
+                moves += 1;
+                moved
+            }
+            _ => {
+                moves = 0;
+                inner.options.address.clone()
+            }
+        };
+        if !matches!(lost, Lost::Moved(_)) || moves == 0 {
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(MAX_PAUSE);
+        }
+    }
+}
+
+/// A connection that takes writes, and after which no older one is listened to.
+async fn connect(inner: &Inner, address: &str, generation: u64) -> Result<Link, Lost> {
+    let link = Link::open(&inner.options, address, generation).await?;
+    let fenced = link.run(&script::fence(&inner.names, generation)).await?;
+    script::done(&fenced)?;
+    Ok(link)
+}
+
+/// Serves as long as the connection does. Answers with why it does not any more.
+async fn serve(inner: &Inner, link: &Arc<Link>, attempted: &watch::Sender<u64>) -> Lost {
+    inner.comes_back(link);
+    let every = (inner.options.lease / 3).max(Duration::from_millis(1));
+    let mut renewals = tokio::time::interval_at(Instant::now() + every, every);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // What is held is told before anything of it is settled, or given back.
+    let mut renews = true;
+    loop {
+        if !inner.is_used(link) {
+            return Lost::Silent("the connection was given up".to_owned());
+        }
+        if let Err(lost) = work(inner, link, renews).await {
+            inner.lost(link, &lost);
+            return lost;
+        }
+        attempted.send_modify(|count| *count += 1);
+        renews = tokio::select! {
+            _ = renewals.tick() => true,
+            () = inner.work.notified() => false,
+        };
+    }
+}
+
+async fn work(inner: &Inner, link: &Link, renews: bool) -> Result<(), Lost> {
+    if renews {
+        renew(inner, link).await?;
+    }
+    settle(inner, link).await?;
+    draw(inner, link).await?;
+    // What was given up meanwhile.
+    settle(inner, link).await
+}
+
+async fn renew(inner: &Inner, link: &Link) -> Result<(), Lost> {
+    inner.gives_back_old();
+    let names = (&inner.names, link.generation);
+    let (held, now) = inner.held();
+    if held.is_empty() {
+        // Whether it is still there is known before the next call asks.
+        let fence = script::fence(&inner.names, link.generation);
+        return script::done(&link.run(&fence).await?);
+    }
+    for some in held.chunks(BATCH) {
+        let renewed = script::renew(names, some, (now, inner.options.lease));
+        script::done(&link.run(&renewed).await?)?;
+    }
+    Ok(())
+}
+
+async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
+    loop {
+        let (next, now) = inner.unsettled(BATCH);
+        let Some(last) = next.last().map(|it| it.sequence) else {
+            return Ok(());
+        };
+        let operation = script::settle((&inner.names, link.generation), &next, now);
+        script::done(&link.run(&operation).await?)?;
+        inner.settled(last);
+    }
+}
+
+/// Draws what is wanted in advance, as much of it as there is.
+async fn draw(inner: &Inner, link: &Link) -> Result<(), Lost> {
+    while let Some((hold, account, budget, chunk, now)) = inner.draws() {
+        let charge = Charge {
+            budget,
+            scope: Scope::all(),
+            // So that it is clamped to what is left, one for each token.
+            terms: Terms {
+                fixed: 0,
+                per_million: 1_000_000,
+            },
+            place: 0,
+        };
+        let accounts = [Arc::clone(&account)];
+        let operation = script::reserve(
+            (&inner.names, link.generation),
+            hold,
+            (chunk, 1),
+            &[(Arc::clone(&account), &charge)],
+            (now, inner.options.lease),
+        );
+        let reply = link.run(&operation).await;
+        match reply.and_then(|reply| script::reserved(&reply)) {
+            Ok(Reserved::Granted { tokens, .. }) => inner.drawn(hold, &account, tokens),
+            Ok(Reserved::Short(_) | Reserved::Late) => {}
+            Err(lost) => {
+                inner.gives_up(hold, &accounts, now);
+                return Err(lost);
+            }
+        }
+    }
+    Ok(())
+}
