@@ -171,10 +171,12 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
             Step::Extend { which, more } if !model.holds.is_empty() => {
                 let place = which % model.holds.len();
                 let (id, parts, tokens) = model.holds[place].clone();
+                // Where others have overdrawn an account, not even what costs nothing more goes on.
                 let can = |extra: u64| {
                     parts.iter().all(|(it, terms)| {
-                        terms.amount(tokens + extra) - terms.amount(tokens)
-                            <= model.left(*it, limits[*it])
+                        let used = model.used.get(it).copied().unwrap_or(0);
+                        let others = model.held(*it) - terms.amount(tokens);
+                        terms.amount(tokens + extra) + used + others <= limits[*it]
                     })
                 };
                 let most = (0..=more).rev().find(|extra| can(*extra)).unwrap_or(0);

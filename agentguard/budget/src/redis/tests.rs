@@ -754,7 +754,7 @@ fn the_arithmetic_is_ours() {
 }
 
 #[tokio::test]
-async fn it_says_who_it_is_and_a_cluster_finds_all_keys_in_one_place() {
+async fn it_says_who_it_is() {
     let arguments = ["--appendonly", "no", "--requirepass", "open sesame"];
     let Some(server) = Server::start(&arguments) else {
         return;
@@ -773,9 +773,11 @@ async fn it_says_who_it_is_and_a_cluster_finds_all_keys_in_one_place() {
         "Some(Password(..))"
     );
     open(&with(Some("open sesame"))).await;
-    drop(server);
+}
 
-    // With no more rights than docs/configuration.md gives it.
+/// With no more rights than docs/configuration.md gives it.
+#[tokio::test]
+async fn the_rights_that_the_page_names_are_enough() {
     let Some(server) = Server::start(&["--appendonly", "no"]) else {
         return;
     };
@@ -791,7 +793,8 @@ async fn it_says_who_it_is_and_a_cluster_finds_all_keys_in_one_place() {
     let narrow = Options {
         username: Some("agentguard".to_owned()),
         on_loss: OnLoss::Lease(5),
-        ..with(Some("secret"))
+        password: Some(Password("secret".to_owned())),
+        ..options(&server)
     };
     let shared = open(&narrow).await;
     let tokens = budget("t", Unit::Tokens, 100, Window::Day);
@@ -819,8 +822,10 @@ async fn it_says_who_it_is_and_a_cluster_finds_all_keys_in_one_place() {
     shared.settle(granted.id, Some(&[7, 0]), NOW);
     assert!(shared.close(PATIENT).await);
     assert_eq!(used_and_held(&server, &tokens), (7, 11));
-    drop(server);
+}
 
+#[tokio::test]
+async fn a_cluster_finds_all_keys_in_one_place() {
     let Some(server) = Server::start(&["--appendonly", "no", "--cluster-enabled", "yes"]) else {
         return;
     };
