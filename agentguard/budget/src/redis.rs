@@ -179,7 +179,7 @@ impl Shared {
                     over,
                     firsts,
                 }) => {
-                    undo.is_needless();
+                    undo.disarm();
                     let parts = parts(want, &accounts, tokens);
                     let granted = Granted {
                         id: HoldId(hold),
@@ -193,7 +193,7 @@ impl Shared {
                     return Ok(granted);
                 }
                 Ok(Reserved::Short(shortage)) => {
-                    undo.is_needless();
+                    undo.disarm();
                     let charge = want.charges.get(shortage.charge);
                     let limit = charge.map_or(0, |charge| charge.budget.limit);
                     return Err(short(shortage, limit, &accounts));
@@ -329,7 +329,7 @@ impl<'a> Undo<'a> {
         }
     }
 
-    fn is_needless(mut self) {
+    fn disarm(mut self) {
         self.needed = false;
     }
 }

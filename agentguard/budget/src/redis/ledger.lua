@@ -22,6 +22,8 @@ local SWEPT = 16
 -- For how long it is remembered that a hold has expired, and how long a host is known: milliseconds.
 local REMEMBERED = 86400000
 local KNOWN = 7 * 86400000
+-- How long an account may wait to be told anew for how long it is kept: milliseconds.
+local TOLD = 86400000
 -- As in the ledger of one host.
 local PARTS = 60
 local MOST_PARTS = 122
@@ -89,6 +91,8 @@ local function open()
   account.first = tonumber(row[4] or '0')
   account.last = tonumber(row[5] or '0')
   account.parts = {}
+  -- What is written with the rest, and whether its index may be new.
+  account.fields, account.fresh = {}, account.held == 0
   if row[6] and account.part > 0 then
     for part, used in string.gmatch(row[6], '(-?%d+):(%d+)') do
       account.parts[#account.parts + 1] = { tonumber(part), tonumber(used) }
@@ -98,10 +102,11 @@ local function open()
 end
 
 local function save(account, now)
+  local due = account.last == 0 or now - account.last > TOLD
   account.last = math.max(account.last, now)
   local fields = {
     'u', text(account.used), 'h', text(account.held), 'o', text(account.over),
-    'f', text(account.first), 'l', text(account.last),
+    'f', text(account.first), 'l', text(account.last), unpack(account.fields),
   }
   if account.part > 0 then
     local parts = {}
@@ -112,8 +117,10 @@ local function save(account, now)
     fields[#fields + 1] = table.concat(parts, ',')
   end
   redis.call('HSET', account.hash, unpack(fields))
-  redis.call('PEXPIRE', account.hash, account.lasts)
-  if account.holds then
+  if due then
+    redis.call('PEXPIRE', account.hash, account.lasts)
+  end
+  if account.holds and (due or account.fresh) then
     redis.call('PEXPIRE', account.index, account.lasts)
   end
 end
@@ -193,7 +200,9 @@ local function resets(account, now)
 end
 
 local function put(account, hold, held, lease)
-  redis.call('HSET', account.hash, 'H' .. hold, text(held))
+  local fields = account.fields
+  fields[#fields + 1] = 'H' .. hold
+  fields[#fields + 1] = text(held)
   redis.call('ZADD', account.index, text(clock + lease), hold)
 end
 

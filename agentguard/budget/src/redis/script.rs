@@ -32,7 +32,7 @@ pub(super) enum Reserved {
 }
 
 /// An account that has too little.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Shortage {
     pub(super) charge: usize,
     pub(super) used: u64,

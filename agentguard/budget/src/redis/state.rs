@@ -47,6 +47,16 @@ struct Hold {
     tokens: u64,
 }
 
+/// What is to be drawn in advance: under which number, of which account, and how much.
+#[derive(Debug)]
+pub(super) struct Draw {
+    pub(super) hold: u64,
+    pub(super) account: Arc<Account>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) chunk: u64,
+    pub(super) now: i64,
+}
+
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) options: Options,
@@ -403,8 +413,8 @@ impl Inner {
         }
     }
 
-    /// What is to be drawn in advance: under which number, of which account, and how much.
-    pub(super) fn draws(&self) -> Option<(u64, Arc<Account>, Arc<Budget>, u64, i64)> {
+    /// What is to be drawn in advance next.
+    pub(super) fn draws(&self) -> Option<Draw> {
         let OnLoss::Lease(percent) = self.options.on_loss else {
             return None;
         };
@@ -416,7 +426,13 @@ impl Inner {
         let hundredth = u128::from(budget.limit) * u128::from(percent) / 100;
         let chunk = u64::try_from(hundredth).unwrap_or(u64::MAX).max(1);
         state.last += 1;
-        Some((state.last, account, budget, chunk, state.now))
+        Some(Draw {
+            hold: state.last,
+            account,
+            budget,
+            chunk,
+            now: state.now,
+        })
     }
 
     /// So much was drawn.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::link::{Link, Lost};
 use super::script::{self, Reserved};
-use super::state::Inner;
+use super::state::{Draw, Inner};
 use crate::charge::{Charge, Terms};
 use crate::scope::Scope;
 
@@ -127,7 +127,14 @@ async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
 
 /// Draws what is wanted in advance, as much of it as there is.
 async fn draw(inner: &Inner, link: &Link) -> Result<(), Lost> {
-    while let Some((hold, account, budget, chunk, now)) = inner.draws() {
+    while let Some(Draw {
+        hold,
+        account,
+        budget,
+        chunk,
+        now,
+    }) = inner.draws()
+    {
         let charge = Charge {
             budget,
             scope: Scope::all(),
