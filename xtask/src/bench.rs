@@ -192,6 +192,33 @@ fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
     ))
 }
 
+/// How often the ledgers are measured.
+const BUDGET_ROUNDS: usize = 7;
+
+/// What it costs to reserve and to settle a call with five accounts, on one processor: in the ledger of one host beside a
+/// write of as many bytes, and in the one that hosts share beside a round trip to the same server.
+fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-budget"]);
+    exec::run(cargo.args(["--example", "ledger"]))?;
+    let ledger = workspace.target().join("release/examples/ledger");
+    let directory = workspace.target().join("bench/budget");
+    let mut samples = Vec::new();
+    for _ in 0..BUDGET_ROUNDS {
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)?;
+        // The thread that synchronises has the same processor.
+        let mut embedded = Command::new("taskset");
+        embedded.args(["--cpu-list", "0"]).arg(&ledger);
+        samples.extend(printed(embedded.arg("embedded").arg(&directory))?);
+        samples.extend(printed(Command::new(&ledger).arg("redis"))?);
+    }
+    fs::remove_dir_all(&directory)?;
+    Ok(summed_up(samples, &["write_200_bytes", "redis_incr"]))
+}
+
 /// How often the decoders are measured.
 const PROTOCOL_ROUNDS: usize = 7;
 
