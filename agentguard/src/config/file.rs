@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
+use super::ledger::{self, RawLedger};
 use super::telemetry::{self, RawTelemetry};
 use super::upstreams::{self, RawUpstream};
 use super::{Declared, Faults, Paths, Run};
@@ -71,6 +72,8 @@ pub(super) struct File {
     run: Option<RawRun>,
     /// What is told to outside, in figures and traces. Default: nothing.
     telemetry: Option<RawTelemetry>,
+    /// Where it is kept what was used of budgets. Default: on this host, in `state_dir`.
+    ledger: Option<RawLedger>,
 }
 
 /// The sandbox of `agentguard run`.
@@ -254,6 +257,8 @@ impl Declared {
         let upstreams = upstreams::check(path, file.upstreams, &mut check.faults);
         let telemetry = file.telemetry.unwrap_or_default();
         let telemetry = telemetry::check(path, telemetry, &mut check.faults);
+        let ledger = file.ledger.unwrap_or_default();
+        let ledger = ledger::check(path, ledger, &mut check.faults);
         if check.faults.is_empty() {
             Ok(Self {
                 file: path.to_owned(),
@@ -265,6 +270,7 @@ impl Declared {
                 upstreams,
                 run,
                 telemetry,
+                ledger,
             })
         } else {
             Err(Faults::from(check.faults))

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use agentguard_policy::Diagnostic;
 
 use super::file::User;
+use agentguard_model::ledger::SharedLedger;
 use agentguard_model::{Telemetry, UpstreamEntry};
 
-use super::{Declared, Worker, telemetry, upstreams};
+use super::{Declared, Worker, ledger, telemetry, upstreams};
 
 /// Where this host keeps its users and its resolvers.
 #[derive(Clone, Debug)]
@@ -20,7 +21,13 @@ pub(crate) struct Host {
 }
 
 /// See [`Host::look_up`].
-pub(super) type LookedUp = (Worker, Vec<SocketAddr>, Vec<UpstreamEntry>, Telemetry);
+pub(super) type LookedUp = (
+    Worker,
+    Vec<SocketAddr>,
+    Vec<UpstreamEntry>,
+    Telemetry,
+    Option<SharedLedger>,
+);
 
 impl Default for Host {
     fn default() -> Self {
@@ -32,15 +39,17 @@ impl Default for Host {
 }
 
 impl Host {
-    /// The worker's user, the resolvers, the upstreams' authorities and what telemetry needs, or everything
-    /// that is wrong with them.
+    /// The worker's user, the resolvers, the upstreams' authorities and what telemetry and ledger need, or
+    /// everything that is wrong with them.
     pub(super) fn look_up(&self, declared: &Declared) -> Result<LookedUp, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let upstreams = upstreams::look_up(&declared.file, &declared.upstreams, &mut faults);
         let telemetry = telemetry::look_up(&declared.file, &declared.telemetry, &mut faults);
+        let ledger = declared.ledger.as_ref();
+        let ledger = ledger.map(|it| ledger::look_up(&declared.file, it, &mut faults));
         match (self.worker(declared), self.resolvers(declared)) {
             (Ok(worker), Ok(resolvers)) if faults.is_empty() => {
-                Ok((worker, resolvers, upstreams, telemetry))
+                Ok((worker, resolvers, upstreams, telemetry, ledger))
             }
             (worker, resolvers) => {
                 faults.extend(worker.err().into_iter().chain(resolvers.err()));

@@ -12,6 +12,7 @@ mod credentials;
 pub(crate) mod exposed;
 mod file;
 mod host;
+mod ledger;
 pub(crate) mod sources;
 mod telemetry;
 pub(crate) mod text;
@@ -24,6 +25,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use agentguard_model::ledger::SharedLedger;
 use agentguard_model::{Telemetry, UpstreamEntry};
 use agentguard_policy::{Diagnostic, Diagnostics, Severity};
 
@@ -54,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) run: Run,
     /// What is told to outside.
     pub(crate) telemetry: Telemetry,
+    /// Where budgets are kept, if not on this host.
+    pub(crate) ledger: Option<SharedLedger>,
 }
 
 /// The sandbox of `agentguard run`.
@@ -105,6 +109,7 @@ pub(crate) struct Declared {
     upstreams: Vec<upstreams::Declared>,
     run: Run,
     pub(crate) telemetry: telemetry::Declared,
+    ledger: Option<ledger::Declared>,
 }
 
 /// Why there is no configuration.
@@ -242,7 +247,7 @@ impl Declared {
     /// # Errors
     /// [`ConfigError::Wrong`]: no such user, a user that is root, no resolver.
     pub(crate) fn resolve(self, host: &Host) -> Result<Config, ConfigError> {
-        let (worker, resolvers, upstreams, telemetry) = host
+        let (worker, resolvers, upstreams, telemetry, ledger) = host
             .look_up(&self)
             .map_err(|faults| ConfigError::Wrong(Faults::from(faults)))?;
         Ok(Config {
@@ -255,6 +260,7 @@ impl Declared {
             upstreams,
             run: self.run,
             telemetry,
+            ledger,
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use agentguard_model::ledger::OnLoss;
+
 use super::{Config, ConfigError, Declared, Faults, Host, Worker, schema};
 
 const FILE: &str = "/etc/agentguard/config.yaml";
@@ -277,6 +279,75 @@ fn what_is_wrong_with_telemetry_is_told_in_its_place() {
 }
 
 #[test]
+fn what_is_wrong_with_the_ledger_is_told_in_its_place() {
+    for (text, expected) in [
+        (
+            "ledger: {redis: {address: 'redis://me:secret@r'}}",
+            ":1:27: error: `address` is not that of a Redis",
+        ),
+        (
+            "ledger: {redis: {prefix: a}}",
+            ":1:17: error: missing key `address`",
+        ),
+        (
+            "ledger: {redis: {address: r, prefix: 'a}b'}}",
+            ":1:38: error: `prefix` is empty, too long",
+        ),
+        (
+            "ledger: {redis: {address: r, username: me}}",
+            ":1:40: error: `username` is nothing without a password",
+        ),
+        (
+            "ledger: {redis: {address: r, password_file: /nowhere}}",
+            ":1:45: error: cannot take the password from /nowhere",
+        ),
+        (
+            "ledger: {redis: {address: r, ca: x.pem}}",
+            ":1:34: error: `ca` is for TLS",
+        ),
+        (
+            "ledger: {redis: {address: r, timeout_ms: 0}}",
+            ":1:42: error: `timeout_ms` is 0",
+        ),
+        (
+            "ledger: {redis: {address: r, on_loss: allow}}",
+            ":1:39: error: ",
+        ),
+        (
+            "ledger: {redis: {address: r, on_loss: lease, lease_percent: 51}}",
+            ":1:61: error: `lease_percent` is 51",
+        ),
+        (
+            "ledger: {redis: {address: r, lease_percent: 5}}",
+            ":1:45: error: `lease_percent` is for `on_loss: lease`",
+        ),
+    ] {
+        let told = resolve(text).unwrap_err();
+        assert!(
+            told.starts_with(&format!("{FILE}{expected}")),
+            "{text}: {told}"
+        );
+        assert!(
+            told.contains("\n  hint: ") && !told.contains("secret"),
+            "{told}"
+        );
+    }
+    assert_eq!(resolve("ledger: {}").unwrap().ledger, None);
+    let plain = resolve("ledger: {redis: {address: r.example}}").unwrap();
+    let plain = plain.ledger.unwrap();
+    assert_eq!(
+        (plain.address().as_str(), plain.prefix.as_str()),
+        ("r.example:6379", "default")
+    );
+    assert_eq!(
+        (plain.on_loss, plain.timeout.as_millis()),
+        (OnLoss::Deny, 250)
+    );
+    let leased = resolve("ledger: {redis: {address: '[::1]:7', on_loss: lease}}").unwrap();
+    assert_eq!(leased.ledger.unwrap().on_loss, OnLoss::Lease(5));
+}
+
+#[test]
 fn all_faults_of_one_file_are_told_at_once_and_in_order() {
     let told = resolve("resolver_port: 0\nbpffs: x\nresolvers: [a, b]\n").unwrap_err();
     let places: Vec<&str> = told
@@ -342,6 +413,7 @@ fn the_documentation_is_true() {
         let example = example.replace("corp-ca.pem", &ca);
         // A line `user:password` is one of a header field, too.
         let example = example.replace("otlp-headers", &credentials);
+        let example = example.replace("redis-password", &credentials);
         resolve(&example.replace("proxy-credentials", &credentials)).unwrap();
     }
     drop(directory);

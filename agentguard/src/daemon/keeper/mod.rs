@@ -109,6 +109,14 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let signals = Signals::block()?;
     agentguard_keeper::limits::keep_own(config.worker.gid)?;
     exposed::file("configuration", &config.file, 0)?;
+    if let Some(ledger) = &config.ledger {
+        // Budgets would be kept on this host alone, and nobody would be told.
+        bail!(
+            "`ledger` names a Redis at {}, and budgets are not charged there yet\n\
+             hint: take `ledger` out of the configuration: then they are kept on this host",
+            ledger.address()
+        );
+    }
     let policy = PolicySource::of(&config).read()?;
     for warning in policy.policy.warnings() {
         tracing::warn!("{warning}");
