@@ -144,15 +144,6 @@ fn simulate(workspace: &Workspace) -> Result<Vec<Line>> {
     Ok(summed_up(samples, &["ten_rules"]))
 }
 
-/// What a forecast from the record costs: reading a million decisions, and telling how they go on.
-fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-budget"]);
-    exec::run(cargo.args(["--example", "forecast_bench"]))?;
-    let forecast = workspace.target().join("release/examples/forecast_bench");
-    Ok(summed_up(printed(&mut Command::new(&forecast))?, &[]))
-}
-
 /// How often the subjects of [`policy`] are measured, each taking its turn at being first.
 const POLICY_ROUNDS: usize = 7;
 
@@ -196,11 +187,13 @@ fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
 const BUDGET_ROUNDS: usize = 7;
 
 /// What it costs to reserve and to settle a call with five accounts, on one processor: in the ledger of one host beside a
-/// write of as many bytes, and in the one that hosts share beside a round trip to the same server.
+/// write of as many bytes, and in the one that hosts share beside a round trip to the same server. And what a forecast from
+/// the record costs: reading a million decisions, and telling how they go on.
 fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-budget"]);
-    exec::run(cargo.args(["--example", "ledger"]))?;
+    exec::run(cargo.args(["--example", "ledger", "--example", "forecast_bench"]))?;
+    let forecast = workspace.target().join("release/examples/forecast_bench");
     let ledger = workspace.target().join("release/examples/ledger");
     let directory = workspace.target().join("bench/budget");
     let mut samples = Vec::new();
@@ -216,6 +209,7 @@ fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
         samples.extend(printed(Command::new(&ledger).arg("redis"))?);
     }
     fs::remove_dir_all(&directory)?;
+    samples.extend(printed(&mut Command::new(&forecast))?);
     Ok(summed_up(samples, &["write_200_bytes", "redis_incr"]))
 }
 
