@@ -34,6 +34,8 @@ pub enum ActionKind {
     ToolCall,
     /// A tool as its server lists it: another definition than it was first seen with, or one that cannot be compared.
     ToolDefinition,
+    /// What an agent takes of the host's memory, processes and processors, where it met a limit.
+    Resource,
     /// A change to the guard itself: an agent quarantined or released, the gate taken off.
     Administration,
 }

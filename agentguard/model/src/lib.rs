@@ -17,6 +17,7 @@ mod llm;
 mod path;
 mod pin;
 mod reason;
+mod resources;
 pub mod special;
 mod telemetry;
 mod tool;
@@ -39,6 +40,10 @@ pub use pin::{
     ToolDefinition, ToolPin, ToolPinned,
 };
 pub use reason::{Reason, ReasonCode};
+pub use resources::{
+    BlockDevice, CpuUsage, IoLimit, IoUsage, MemoryUsage, MilliCpus, Percent, PidsUsage, Pressure,
+    PressureUsage, ResourceEvent, ResourceLimits, ResourceUsage,
+};
 pub use telemetry::{Endpoint, Header, Otlp, Telemetry};
 pub use tool::{AgentAnswer, Argument, Tool, ToolAnswer, ToolApi, ToolResult};
 pub use trace::{InvalidTraceParent, TraceParent};

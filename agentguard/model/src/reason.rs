@@ -129,6 +129,12 @@ pub enum ReasonCode {
     RateLimited,
     /// What is used up cannot be written down.
     LedgerFailed,
+    /// Processes of the agent were killed for want of memory.
+    OutOfMemory,
+    /// The agent has as many processes and threads as it may have.
+    PidsLimit,
+    /// The agent had used up its share of the processors, and was held up.
+    CpuThrottled,
     /// An operator did it.
     Operator,
     /// An error inside the guard.
