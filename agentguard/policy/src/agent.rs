@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentguard_model::{AgentName, Claim, ClaimSource, Handling, Labels, Mode};
+use agentguard_model::{AgentName, Claim, ClaimSource, Handling, Labels, Mode, ResourceLimits};
 
-use crate::document::{Local, NotUnderstood, OnAdoption, OnDaemonLoss};
+use crate::document::{Local, NotUnderstood, OnAdoption, OnDaemonLoss, OnMissing};
 use crate::index::Index;
 use crate::pattern::CgroupPattern;
 use crate::users::User;
@@ -38,6 +38,8 @@ pub struct AgentPolicy {
     pub trusts: Vec<ClaimSource>,
     /// What `agentguard run` leaves open to it.
     pub sandbox: SandboxPolicy,
+    /// What each of its cgroups may take of the host.
+    pub resources: ResourcePolicy,
     /// The rules that are for it: those for everyone, and those for it and its likes.
     pub(crate) indexes: Vec<Arc<Index>>,
 }
@@ -75,7 +77,25 @@ pub struct SandboxPolicy {
     pub unmasked_paths: Vec<PathBuf>,
 }
 
+/// What each cgroup of an agent may take of the host.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ResourcePolicy {
+    /// What the policy says. What is in force: [`AgentPolicy::limits`].
+    pub limits: ResourceLimits,
+    /// What becomes of runs where the host cannot set one of them.
+    pub missing: OnMissing,
+}
+
 impl AgentPolicy {
+    /// What each of its cgroups is held to. Nothing where nothing is enforced: a limit kills processes.
+    #[must_use]
+    pub fn limits(&self) -> ResourceLimits {
+        match self.observes() {
+            true => ResourceLimits::default(),
+            false => self.resources.limits.clone(),
+        }
+    }
+
     /// Those claims of a request that are taken for true, the most trusted first.
     pub fn trusted<'c>(&self, claims: &'c [Claim]) -> impl Iterator<Item = &'c Claim> {
         self.trusts

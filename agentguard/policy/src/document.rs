@@ -3,6 +3,7 @@
 mod budget;
 mod changes;
 mod llm;
+mod resources;
 mod tool;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ pub(crate) use budget::{RawBudget, RawCharged, RawWindow};
 pub(crate) use changes::{RawBounds, RawChanges, RawNumber, RawOp, RawOperation};
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
+pub use resources::OnMissing;
+pub(crate) use resources::{RawIo, RawResources};
 pub use tool::{Listing, Pinning};
 pub(crate) use tool::{RawRoute, RawTool, RawToolServer};
 
@@ -172,6 +175,10 @@ pub(crate) struct RawAgent {
     /// What `agentguard run` leaves open to this agent that it closes to others.
     #[serde(default)]
     pub(crate) sandbox: Option<RawSandbox>,
+    /// What each of its cgroups may take of the host's processors, memory, processes and devices, at most.
+    /// No limit, if absent.
+    #[serde(default)]
+    pub(crate) resources: Option<At<RawResources>>,
 }
 
 /// What `agentguard run` leaves open to an agent.
@@ -422,7 +429,7 @@ pub(crate) struct RawMatch {
     /// A risk score above this. Not in this version.
     #[serde(default)]
     pub(crate) risk_over: Option<At<u64>>,
-    /// A request with more content than this, in bytes or with `KiB`, `MiB` or `GiB`. For denials.
+    /// A request with more content than this, in bytes or with `KiB`, `MiB`, `GiB` or `TiB`. For denials.
     #[serde(default)]
     #[schemars(with = "Option<RawSize>")]
     pub(crate) body_over: Option<At<String>>,
@@ -523,7 +530,7 @@ pub(crate) enum RawSize {
     /// In bytes.
     Bytes(u64),
     /// With its unit.
-    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB)?$|\$\{"))] String),
+    Text(#[schemars(regex(pattern = r"^[0-9]+ ?(B|KiB|MiB|GiB|TiB)?$|\$\{"))] String),
 }
 
 /// A user of the host, for the schema.

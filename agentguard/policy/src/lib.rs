@@ -75,15 +75,15 @@ mod users;
 mod warn;
 pub mod yaml;
 
-pub use agent::{AgentPolicy, SandboxPolicy};
+pub use agent::{AgentPolicy, ResourcePolicy, SandboxPolicy};
 pub use budget::{BudgetRule, Charged};
 pub use changes::Changes;
 pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use document::{
-    Addresses, Listing, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, Pinning,
-    RuleAction, schema,
+    Addresses, Listing, Local, LogLevel, NotUnderstood, OnAdoption, OnDaemonLoss, OnMissing,
+    Pinning, RuleAction, schema,
 };
 pub use explain::{Condition, Consideration, Considered};
 pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING, is_exact_path};

@@ -15,6 +15,7 @@ mod local;
 mod operations;
 mod providers;
 pub(crate) mod requests;
+mod resources;
 mod routes;
 mod rules;
 mod selector;
@@ -474,6 +475,10 @@ fn agent(
         .sandbox
         .map(|sandbox| values::sandbox(sandbox, whole, report))
         .unwrap_or_default();
+    let resources = raw
+        .resources
+        .map(|raw| resources::resources(&raw, whole, report))
+        .unwrap_or_default();
     let agent = AgentPolicy {
         name,
         labels: raw.labels,
@@ -487,6 +492,7 @@ fn agent(
         not_understood: raw.not_understood.unwrap_or(defaults.not_understood),
         trusts: raw.trusts,
         sandbox,
+        resources,
         indexes: Vec::new(),
     };
     Some((agent, place))

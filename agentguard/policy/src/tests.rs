@@ -15,6 +15,7 @@ mod named;
 mod random;
 mod refusals;
 mod replay;
+mod resources;
 mod sources;
 mod steps;
 mod strategies;

@@ -37,6 +37,35 @@ fn every_refusal_has_its_place_and_hint() {
             ],
         ),
         (
+            "version: 1\nagents:\n  - name: a\n    resources: {cpu: 500m, memory: 64K, memory_high: 1KiB, pids: 0, missing: deny}\n".to_owned(),
+            &[
+                "p.yaml:4:22: error: `cpu: 500m` is not a number of processors\n  hint: like `2`, `1.5` or `0.25`: processors, with three decimals at most, from 0.01 to 4096",
+                "p.yaml:4:36: error: `memory: 64K` is not a number of bytes\n  hint: like `512MiB` or `2GiB`",
+                "p.yaml:4:54: error: `memory_high: 1KiB` is less than 1 MiB, with which nothing runs\n  hint: like `512MiB` or `2GiB`",
+                "p.yaml:4:66: error: `pids: 0` is not a number of processes\n  hint: from 1 to 4194304; a shell and one command are 2, and each thread counts",
+                "p.yaml:4:78: error: unknown value `deny`\n  hint: it can be refuse, warn",
+            ],
+        ),
+        (
+            "version: 1\nagents:\n  - name: a\n    resources: {memory: 1GiB, memory_high: 1GiB}\n  - name: b\n    resources: {missing: warn}\n  - name: c\n    resources: {pid: 5}\n".to_owned(),
+            &[
+                "p.yaml:4:44: error: `memory_high` is not below `memory`, so it would never slow anything down\n  hint: what is above `memory_high` is slowed down, and what is above `memory` killed: leave room between them",
+                "p.yaml:6:16: error: `resources` limits nothing\n  hint: add `cpu`, `memory`, `memory_high`, `pids` or `io`, or leave `resources` out",
+                "p.yaml:8:17: error: unknown key `pid`\n  hint: did you mean `pids`?",
+            ],
+        ),
+        (
+            "version: 1\nagents:\n  - name: a\n    resources:\n      io:\n        - {device: sda, read: 1MiB}\n        - {device: /dev/sda, read: 0}\n        - {device: /dev/sda, write: 1MiB}\n        - {device: \"8:16\"}\n        - {device: \"8:32\", read_ops: 0}\n        - {read: 1MiB}\n".to_owned(),
+            &[
+                "p.yaml:6:20: error: `sda` is not a block device\n  hint: its node, as `/dev/vda`, or its number, as \"254:0\" (`lsblk` shows both); the whole device, not a partition",
+                "p.yaml:7:36: error: `read: 0` is not a number of bytes in a second\n  hint: like `10MiB`; nothing at all is no rate",
+                "p.yaml:8:20: error: a second limit for `/dev/sda`\n  hint: write all of a device's limits in one entry",
+                "p.yaml:9:11: error: nothing is limited of `8:16`\n  hint: add `read`, `write`, `read_ops` or `write_ops`",
+                "p.yaml:10:38: error: `read_ops: 0` is not a number of operations in a second\n  hint: from 1 on; nothing at all is no rate",
+                "p.yaml:11:11: error: missing key `device`\n  hint: add `device: …` beside the keys that are there",
+            ],
+        ),
+        (
             "agents: []\n".to_owned(),
             &["p.yaml:1:1: error: missing key `version`\n  hint: add `version: …` beside the keys that are there"],
         ),
