@@ -2,6 +2,7 @@
 //!
 //! - [`gate`]: the kernel programs and their maps.
 //! - [`namespace`], [`cgroup`]: where agents live and where the guard listens.
+//! - [`resources`]: what agents may take of the host, and what they take.
 //! - [`home`]: in which namespaces agents live.
 //! - [`sockets`]: ending what an agent has open.
 //! - [`packet`], [`message`], [`documents`]: how the keeper is spoken to.
@@ -23,6 +24,7 @@ pub mod limits;
 pub mod message;
 pub mod namespace;
 pub mod packet;
+pub mod resources;
 mod seccomp;
 pub mod signals;
 pub mod sockets;
