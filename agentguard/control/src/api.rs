@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use agentguard_model::{
     ActionKind, AgentId, AgentName, Decision, DecisionId, Handling, InvalidDecisionId, InvalidName,
-    Labels, Mode, Source, Verdict,
+    Labels, Mode, ResourceUsage, Source, Verdict,
 };
 use agentguard_record::{Gap, Notice};
 use jiff::Timestamp;
@@ -135,6 +135,10 @@ pub struct AgentStatus {
     /// That nothing leaves it and nothing reaches it, whatever the policy says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Quarantine>,
+    /// What it takes of the host's processors, memory, processes and devices, as of a few seconds ago. Absent where
+    /// nothing runs as it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceUsage>,
     /// What of it the guard cannot hold, or not serve, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -65,6 +65,10 @@ impl Scope {
             quarantine.reason = None;
             quarantine.uid = None;
         }
+        if let Self::Own(_) = self {
+            // It is of all runs together, others' too.
+            agent.resources = None;
+        }
         agent
     }
 

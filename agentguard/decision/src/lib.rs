@@ -23,6 +23,7 @@ mod operator;
 mod pins;
 mod policies;
 mod port;
+mod resources;
 
 pub use again::Changes;
 pub use agentguard_policy::{Listing, Pinning, ToolServer};

@@ -8,7 +8,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agentguard_model::{AgentId, AgentName, HostName, Labels, Telemetry, UpstreamEntry};
+use agentguard_model::{
+    AgentId, AgentName, HostName, Labels, ResourceEvent, ResourceUsage, Telemetry, UpstreamEntry,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::groups::Groups;
@@ -156,6 +158,15 @@ pub enum ToWorker {
         order: Box<ToolsOrder>,
         /// The user id of who orders it, in the initial user namespace.
         uid: u32,
+    },
+    /// What agents take of the host now: those that were looked at. Said again every few seconds.
+    Usage(Vec<(AgentId, ResourceUsage)>),
+    /// An agent met a limit of what it may take of the host: to be recorded.
+    Resource {
+        /// The agent.
+        agent: AgentId,
+        /// What happened.
+        event: ResourceEvent,
     },
     /// What became of [`ToKeeper::Whose`].
     Belongs {

@@ -13,6 +13,7 @@ use clap::Subcommand;
 use super::Global;
 use super::failure::{Failure, chain};
 use super::output::{Format, Output, Table, printable, say};
+use super::resources;
 use super::verdicts::moment;
 
 /// How long the keeper may take for one change: it compiles a policy and fills maps.
@@ -262,6 +263,9 @@ fn story(agent: &AgentStatus) -> String {
             agent.name
         ));
     }
+    if let Some(resources) = &agent.resources {
+        out.push_str(&resources::lines(resources));
+    }
     for warning in &agent.warnings {
         out.push_str(&format!("warning   {}\n", printable(warning)));
     }
@@ -330,6 +334,7 @@ mod tests {
             runs: 2,
             undeclared: false,
             quarantine: None,
+            resources: None,
             warnings: Vec::new(),
         }
     }

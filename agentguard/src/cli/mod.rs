@@ -14,6 +14,7 @@ mod explain;
 pub(crate) mod failure;
 pub(crate) mod output;
 mod policy;
+mod resources;
 mod schema;
 mod since;
 mod status;

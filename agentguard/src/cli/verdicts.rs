@@ -31,7 +31,7 @@ const FLEXIBLE: usize = 4;
 const WIDTHS: &[usize] = &[20, 12, 10, 12, 40, 16, 26];
 
 /// The words for an action's kind, as JSON has them.
-const KINDS: [(&str, ActionKind); 12] = [
+const KINDS: [(&str, ActionKind); 13] = [
     ("connect", ActionKind::Connect),
     ("datagram", ActionKind::Datagram),
     ("inbound", ActionKind::Inbound),
@@ -43,6 +43,7 @@ const KINDS: [(&str, ActionKind); 12] = [
     ("llm_call", ActionKind::LlmCall),
     ("tool_call", ActionKind::ToolCall),
     ("tool_definition", ActionKind::ToolDefinition),
+    ("resource", ActionKind::Resource),
     ("administration", ActionKind::Administration),
 ];
 
@@ -385,6 +386,7 @@ mod tests {
                 | ActionKind::LlmCall
                 | ActionKind::ToolCall
                 | ActionKind::ToolDefinition
+                | ActionKind::Resource
                 | ActionKind::Administration => {}
             }
         }

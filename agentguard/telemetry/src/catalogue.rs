@@ -112,6 +112,10 @@ pub(crate) enum Id {
     Runs,
     AgentBytes,
     AgentPacketsDenied,
+    AgentCpu,
+    AgentThrottled,
+    AgentMemory,
+    AgentTasks,
     RecordWaiting,
     RecordEntries,
     RecordSize,
@@ -284,6 +288,42 @@ pub static METRICS: &[Metric] = &[
         [open("agent")],
         Before,
         "Packets that the gate in the kernel dropped"
+    ),
+    metric!(
+        AgentCpu,
+        "agentguard.agent.cpu.time",
+        Kind::Gauge,
+        "s",
+        [open("agent")],
+        Before,
+        "Processor time that each agent's cgroups have used since they were made"
+    ),
+    metric!(
+        AgentThrottled,
+        "agentguard.agent.cpu.throttled",
+        Kind::Gauge,
+        "s",
+        [open("agent")],
+        Before,
+        "How long threads in each agent's cgroups were held up by their limit of processor time, since these were made"
+    ),
+    metric!(
+        AgentMemory,
+        "agentguard.agent.memory",
+        Kind::Gauge,
+        "By",
+        [open("agent")],
+        Worker,
+        "Memory that each agent's cgroups use, where the host tells"
+    ),
+    metric!(
+        AgentTasks,
+        "agentguard.agent.tasks",
+        Kind::Gauge,
+        "{task}",
+        [open("agent")],
+        Worker,
+        "Processes and threads in each agent's cgroups, where the host tells"
     ),
     metric!(
         RecordWaiting,

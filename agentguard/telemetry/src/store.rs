@@ -1,7 +1,7 @@
 //! What is counted: series by figure and labels.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::catalogue::{Id, Kind, MAX_SERIES, METRICS, Metric, OTHER, metric};
 
@@ -71,6 +71,13 @@ impl Store {
     pub(crate) fn level(&mut self, id: Id, labels: &[&str], now: u64) {
         if let Some(Value::Level(level)) = self.entry(id, labels) {
             *level = now as f64;
+        }
+    }
+
+    /// So many microseconds now, told in seconds.
+    pub(crate) fn time(&mut self, id: Id, labels: &[&str], us: u64) {
+        if let Some(Value::Level(level)) = self.entry(id, labels) {
+            *level = Duration::from_micros(us).as_secs_f64();
         }
     }
 

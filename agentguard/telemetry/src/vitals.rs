@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agentguard_model::ResourceUsage;
+
 use crate::catalogue::Id;
 use crate::store::Store;
 use crate::{Inner, Sent};
@@ -56,6 +58,8 @@ pub struct AgentVitals {
     pub runs: u64,
     /// Bytes that left and arrived, and packets that were refused, as the kernel counts.
     pub traffic: Option<(u64, u64, u64)>,
+    /// What it takes of the host, if something runs as it.
+    pub resources: Option<ResourceUsage>,
 }
 
 /// Puts what the daemon knows into a copy of the figures.
@@ -92,6 +96,17 @@ pub(crate) fn put(store: &mut Store, vitals: &Vitals) {
             store.add(Id::AgentBytes, &[&agent.name, "sent"], sent);
             store.add(Id::AgentBytes, &[&agent.name, "received"], received);
             store.add(Id::AgentPacketsDenied, &[&agent.name], denied);
+        }
+        if let Some(taken) = &agent.resources {
+            let name = [agent.name.as_str()];
+            store.time(Id::AgentCpu, &name, taken.cpu.used_us);
+            store.time(Id::AgentThrottled, &name, taken.cpu.throttled_us);
+            if let Some(memory) = &taken.memory {
+                store.level(Id::AgentMemory, &name, memory.current);
+            }
+            if let Some(pids) = &taken.pids {
+                store.level(Id::AgentTasks, &name, pids.current);
+            }
         }
     }
     store.level(Id::VirtualAddresses, &[], vitals.virtual_addresses);

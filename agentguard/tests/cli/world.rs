@@ -175,6 +175,7 @@ impl Served {
             runs: 1,
             undeclared: false,
             quarantine: None,
+            resources: None,
             warnings: Vec::new(),
         }]);
         let (guard, guard_seen) = watch::channel(GuardStatus {

@@ -171,6 +171,7 @@ pub(crate) fn agent_status() -> AgentStatus {
         runs: 1,
         undeclared: false,
         quarantine: None,
+        resources: Some(ResourceUsage::default()),
         warnings: Vec::new(),
     }
 }

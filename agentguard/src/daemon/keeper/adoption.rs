@@ -12,13 +12,13 @@ use agentguard_keeper::home::{Known, Look, Past};
 use agentguard_keeper::message::{CLOSED_AT_ONCE, Done, ToWorker};
 use agentguard_keeper::sockets;
 use agentguard_model::{AgentId, AgentName};
-use agentguard_policy::OnAdoption;
+use agentguard_policy::{OnAdoption, OnMissing};
 use anyhow::bail;
 
 use super::registry::By;
 use super::residents;
 use super::state::{Keeper, epoch_seconds};
-use super::{Shared, lock};
+use super::{Shared, lock, resources};
 
 /// A cgroup that is under the gate by now.
 pub(super) struct Adopted {
@@ -53,6 +53,7 @@ pub(super) fn adopt(
         let known = lock(keeper).known_of_host();
         contained(path, known)?;
     }
+    bounded(keeper, name, path)?;
     let adopted = lock(keeper).adopt(name, path)?;
     residents::look_at(keeper, adopted.agent);
     let mut text = format!("{} is governed as {name}", adopted.path.display());
@@ -104,8 +105,10 @@ pub(super) fn adopt(
             text.push_str(&end_tolerated(keeper, &adopted, name, uid));
         }
     }
+    resources::look_now(keeper);
     let keeper = lock(keeper);
-    for warning in keeper.residents().warnings(adopted.agent) {
+    let warnings = keeper.residents().warnings(adopted.agent);
+    for warning in warnings.into_iter().chain(keeper.unbounded(adopted.agent)) {
         text.push_str(&format!("\n{warning}"));
     }
     keeper.tell_state();
@@ -137,6 +140,28 @@ fn tolerates(keeper: &Shared, name: &AgentName) -> bool {
         .policy()
         .agent(name)
         .is_some_and(|agent| agent.on_adoption == OnAdoption::Tolerate)
+}
+
+/// Whether a cgroup can be held to the limits of an agent. One that is not there is told later.
+fn bounded(keeper: &Shared, name: &AgentName, path: &Path) -> anyhow::Result<()> {
+    let (limits, missing) = lock(keeper).limits_of(name);
+    let Ok(path) = path.canonicalize() else {
+        return Ok(());
+    };
+    if limits.is_empty() || missing == OnMissing::Warn {
+        return Ok(());
+    }
+    let lacks = resources::lacks(keeper, &path, &limits);
+    if let Some(first) = lacks.first() {
+        let what: Vec<&str> = lacks.iter().map(|lack| lack.what.as_str()).collect();
+        bail!(
+            "it cannot be held to the limits of {name}: {}; hint: {}; or `resources: {{missing: warn}}` for this \
+             agent in the policy",
+            what.join("; "),
+            first.hint
+        );
+    }
+    Ok(())
 }
 
 /// Whether nothing in a cgroup can get around the gate: only what was looked at to the end can be said to.

@@ -21,7 +21,7 @@ use anyhow::bail;
 use super::authorities::Authorities;
 use super::host::RunHost;
 use super::state::{Asked, Keeper};
-use super::{Shared, adoption, lock, told};
+use super::{Shared, adoption, lock, resources, told};
 
 /// Clients of root at once, runs among them. Further ones are closed at once.
 const CLIENTS: usize = 4096;
@@ -208,7 +208,14 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
         Command::Release { name } => release(keeper, peer, accepted, &name),
         Command::Switch { name, on, reason } => switch(keeper, peer, accepted, &name, on, reason),
         Command::Tools(order) => tools(keeper, peer, accepted, &order),
-        command => change(&mut lock(keeper), peer, accepted, command),
+        command => {
+            let answer = change(&mut lock(keeper), peer, accepted, command);
+            // What is an agent's no more is held to its limits no more.
+            if matches!(answer, Answer::Done { .. }) {
+                resources::look_now(keeper);
+            }
+            answer
+        }
     };
     if let Err(error) = client.send(&answer, &[]) {
         tracing::debug!(%error, "a client did not wait for its answer");
@@ -237,20 +244,36 @@ fn reload(keeper: &Shared, peer: &Peer, accepted: Accepted) -> Answer {
         Answer::Done { text } if !taken.wait(generation, TAKE) => {
             lock(keeper).give_up_worker();
             let ended = end_what_is_denied(keeper);
+            let unbounded = hold_to_limits(keeper);
             Answer::Done {
                 text: format!(
-                    "{text} in the kernel; the worker did not take it and is replaced{ended}"
+                    "{text} in the kernel; the worker did not take it and is replaced{ended}{unbounded}"
                 ),
             }
         }
         Answer::Done { text } => {
             let ended = end_what_is_denied(keeper);
+            let unbounded = hold_to_limits(keeper);
             Answer::Done {
-                text: format!("{text}{ended}"),
+                text: format!("{text}{ended}{unbounded}"),
             }
         }
         answer => answer,
     }
+}
+
+/// Has agents held to the limits of a new policy, and says which of those that something runs as cannot be.
+fn hold_to_limits(keeper: &Shared) -> String {
+    resources::look_now(keeper);
+    let keeper = lock(keeper);
+    keeper.tell_state();
+    let mut text = String::new();
+    for (name, lacks) in keeper.unbounded_agents() {
+        for lack in lacks {
+            text.push_str(&format!("\n{name} is {lack}"));
+        }
+    }
+    text
 }
 
 /// Ends direct flows that a new policy does not let go directly any more; what goes through the proxy the worker

@@ -4,8 +4,10 @@
 //! It is written down before it is done; the next daemon records it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
+use agentguard_keeper::cgroup;
 use agentguard_keeper::gate::{Gate, mark};
 use agentguard_keeper::message::Quarantine;
 use agentguard_model::AgentName;
@@ -13,6 +15,7 @@ use anyhow::{Context as _, ensure};
 
 use super::claim::Claim;
 use super::registry::{By, Registry};
+use super::resources;
 use super::state::epoch_seconds;
 use crate::config::Config;
 
@@ -46,6 +49,11 @@ pub(crate) fn detach_all(config: &Config) -> anyhow::Result<String> {
     };
     registry.detached(by, u32::try_from(links.len()).unwrap_or(u32::MAX))?;
     let cgroups = Gate::detach_all(&paths.bpffs)?;
+    let own = cgroup::children(&paths.cgroup_root);
+    let bounded = registry.adopted().keys().chain(&own);
+    let released = cgroup::mount().map_or(0, |mount| {
+        resources::release(&mount, &paths.cgroup_root, bounded.map(PathBuf::as_path))
+    });
     if let Err(error) = mark::remove(&paths.cgroup_root, &paths.bpffs) {
         // It says nothing without the pins.
         tracing::debug!(%error, "the mark of the gate stays");
@@ -53,11 +61,17 @@ pub(crate) fn detach_all(config: &Config) -> anyhow::Result<String> {
     Ok(told(
         cgroups.len(),
         registry.adopted().len(),
+        released,
         registry.quarantined(),
     ))
 }
 
-fn told(cgroups: usize, adopted: usize, quarantined: &BTreeMap<AgentName, Quarantine>) -> String {
+fn told(
+    cgroups: usize,
+    adopted: usize,
+    released: usize,
+    quarantined: &BTreeMap<AgentName, Quarantine>,
+) -> String {
     let mut lines = vec![format!(
         "the gate was taken off {}: what runs there reaches everything that this host reaches, and none \
          of it is recorded",
@@ -78,6 +92,12 @@ fn told(cgroups: usize, adopted: usize, quarantined: &BTreeMap<AgentName, Quaran
             "quarantined agents are no longer cut off: {}",
             listed.join(", ")
         ));
+    }
+    if released > 0 {
+        lines.push(match released {
+            1 => "1 cgroup is held to no limits of the policy any more".to_owned(),
+            more => format!("{more} cgroups are held to no limits of the policy any more"),
+        });
     }
     lines.push(
         "what was sent through the proxy ends; runs of `run --isolate` have no way out as before"
@@ -109,13 +129,17 @@ mod tests {
             reason: None,
             frozen: true,
         };
-        let told = told(2, 1, &[(coder, quarantine)].into());
+        let told = told(2, 1, 3, &[(coder, quarantine)].into());
         let lines: Vec<&str> = told.lines().collect();
         assert!(lines[0].starts_with("the gate was taken off 2 cgroups"));
         assert_eq!(
             lines[1],
             "quarantined agents are no longer cut off: coder (its processes stay stopped)"
         );
-        assert!(lines[3].contains("also on the cgroup that was added by hand"));
+        assert_eq!(
+            lines[2],
+            "3 cgroups are held to no limits of the policy any more"
+        );
+        assert!(lines[4].contains("also on the cgroup that was added by hand"));
     }
 }

@@ -6,14 +6,14 @@ use agentguard_control::peer::{Accepted, Rights};
 use agentguard_keeper::groups::RUN;
 use agentguard_keeper::packet::Peer;
 use agentguard_keeper::spawn::{Admission, Host, Refusal, RunId, RunRequest};
-use agentguard_model::Context;
-use agentguard_policy::SandboxPolicy;
+use agentguard_model::{AgentName, Context, ResourceLimits};
+use agentguard_policy::{OnMissing, SandboxPolicy};
 
 use super::authorities::Authorities;
 use super::sandbox::Sandbox;
-use super::state::Keeper;
+use super::state::{Keeper, Prepared};
 use super::trust::Trust;
-use super::{Shared, clients, lock, told};
+use super::{Shared, clients, lock, resources, told};
 
 /// The keeper's answer to one client's `run`.
 pub(super) struct RunHost {
@@ -65,10 +65,38 @@ impl RunHost {
             ca: inspected.then(|| keeper.ca()),
             sandbox: keeper.sandbox(),
             policy: agent.sandbox.clone(),
+            limits: (agent.limits(), agent.resources.missing),
             groups: keeper.groups().all().map(|(_, gid)| gid).collect(),
             user: (!rights.root).then(|| Context::user_of(rights.uid)),
             generation: keeper.generation(),
         })
+    }
+}
+
+impl RunHost {
+    /// Holds the agent's own cgroup to its limits, before anything of this run is in it. The lock is not held: what
+    /// runs there may have to give memory back.
+    fn hold_to_limits(
+        &self,
+        name: &AgentName,
+        prepared: &Prepared,
+        (limits, missing): &(ResourceLimits, OnMissing),
+    ) -> Result<(), Refusal> {
+        let Some(own) = prepared.cgroup.path.parent() else {
+            return Ok(());
+        };
+        let (mount, root) = lock(&self.keeper).hierarchy();
+        let lacks = resources::begin(&mount, &root, own, limits);
+        let (Some(first), OnMissing::Refuse) = (lacks.first(), missing) else {
+            // The next look tells of those that are let pass.
+            return Ok(());
+        };
+        let what: Vec<&str> = lacks.iter().map(|lack| lack.what.as_str()).collect();
+        let message = format!("{name} cannot be held to its limits: {}", what.join("; "));
+        Err(Refusal::new(message).hint(format!(
+            "{}; or `resources: {{missing: warn}}` for this agent in the policy, to have it run without them",
+            first.hint
+        )))
     }
 }
 
@@ -121,6 +149,8 @@ struct Needs {
     sandbox: Arc<Sandbox>,
     /// What the policy leaves open to the agent.
     policy: SandboxPolicy,
+    /// What of the host it may take, and what becomes of it where it cannot be held to that.
+    limits: (ResourceLimits, OnMissing),
     /// The guard's own groups.
     groups: Vec<u32>,
     /// On whose behalf the run acts, for the record, where the kernel says so.
@@ -169,6 +199,10 @@ impl Host for RunHost {
                 .map_err(|error| refusal(&error))?
         };
         let run = RunId(prepared.run.into());
+        if let Err(refusal) = self.hold_to_limits(&request.agent, &prepared, &needs.limits) {
+            self.finished(run);
+            return Err(refusal);
+        }
         match needs.sandbox.cgroups(&prepared.cgroup) {
             Ok(cgroups) => overlays.extend(cgroups),
             Err(error) => {

@@ -19,6 +19,7 @@ mod profiles;
 mod published;
 mod registry;
 mod residents;
+mod resources;
 mod returned;
 mod sandbox;
 mod state;
@@ -162,6 +163,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, policy, groups, unopened)?));
     // At once, but beside what follows: agents decide how long the first look takes.
     residents::follow(&keeper)?;
+    resources::follow(&keeper)?;
     clients::serve(clients, &keeper)?;
     let inherited = Sockets {
         control,

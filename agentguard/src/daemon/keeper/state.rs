@@ -8,6 +8,7 @@ mod orders;
 mod policy;
 mod quarantine;
 mod residents;
+mod resources;
 mod root;
 mod runs;
 mod subtrees;
@@ -45,6 +46,7 @@ use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
 use super::registry::Registry;
 use super::residents::{Hint, Looking, Residents};
+use super::resources::Looking as LookingAtResources;
 use super::returned::Waiting;
 use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
@@ -110,6 +112,10 @@ pub(super) struct Keeper {
     /// One look at them at a time.
     looking: Arc<Mutex<Looking>>,
     hint: Arc<Hint>,
+    /// One look at what they take of the host at a time.
+    looking_at_resources: Arc<Mutex<LookingAtResources>>,
+    /// The limits that agents are not held to, and why.
+    unbounded: BTreeMap<AgentId, Vec<String>>,
     /// The guard's groups.
     groups: Groups,
     /// What the file systems of the sockets lack, a sentence each.
@@ -235,6 +241,8 @@ impl Keeper {
             residents: Residents::default(),
             looking: Arc::default(),
             hint: Arc::default(),
+            looking_at_resources: Arc::default(),
+            unbounded: BTreeMap::new(),
             groups,
             unopened,
             worker: None,

@@ -14,6 +14,7 @@ mod names;
 mod pins;
 mod proxy;
 mod real_names;
+mod resources;
 mod sequences;
 mod status;
 mod switches;
@@ -325,6 +326,13 @@ async fn serve(
             ToWorker::Past { agent, past } => {
                 let rooms = rooms.as_ref().context("what is open before a policy")?;
                 let noted = adopted::note_past(agent, past, rooms.decider.clone());
+                let over = shutdown.clone();
+                tasks.spawn(async move { over.run_until_cancelled(noted).await });
+            }
+            ToWorker::Usage(usage) => board.usage(usage),
+            ToWorker::Resource { agent, event } => {
+                let rooms = rooms.as_ref().context("a limit before a policy")?;
+                let noted = resources::note(agent, event, rooms.decider.clone());
                 let over = shutdown.clone();
                 tasks.spawn(async move { over.run_until_cancelled(noted).await });
             }

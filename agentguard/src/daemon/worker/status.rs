@@ -16,7 +16,7 @@ use agentguard_keeper::documents::Documents;
 use agentguard_keeper::message::{self, Start, State};
 use agentguard_keeper::namespace::Listening;
 use agentguard_keeper::spawn::RunContext;
-use agentguard_model::{AgentId, AgentName, Context, Labels, Mode, Users};
+use agentguard_model::{AgentId, AgentName, Context, Labels, Mode, ResourceUsage, Users};
 use agentguard_policy::Policy;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -40,6 +40,8 @@ pub(super) struct Board {
     degraded: Vec<String>,
     /// What of the keeper is told in figures.
     keeper: watch::Sender<KeeperFigures>,
+    /// What agents take of the host.
+    usage: watch::Sender<HashMap<AgentId, ResourceUsage>>,
     /// When the oldest process that an agent can have was let in, seconds since the epoch.
     oldest: watch::Sender<Option<u64>>,
 }
@@ -81,6 +83,7 @@ impl Board {
             users: watch::Sender::new(Arc::default()),
             declared: watch::Sender::new(Vec::new()),
             keeper: watch::Sender::new(KeeperFigures::default()),
+            usage: watch::Sender::new(HashMap::new()),
             oldest: watch::Sender::new(None),
         }
     }
@@ -213,6 +216,11 @@ impl Board {
             .send_modify(|guard| guard.listeners.retain(|listener| listener.netns != netns));
     }
 
+    /// What agents take of the host, of some of them.
+    pub(super) fn usage(&self, usage: Vec<(AgentId, ResourceUsage)>) {
+        self.usage.send_modify(|all| all.extend(usage));
+    }
+
     /// What the keeper knows.
     pub(super) fn state(&self, state: &State, directory: &Directory) {
         for agent in &state.agents {
@@ -283,6 +291,9 @@ impl Board {
             agent.runs = known.runs;
             agent.quarantine = known.quarantine.as_ref().map(quarantine);
             agent.warnings.clone_from(&known.warnings);
+            if !known.cgroups.is_empty() {
+                agent.resources = self.usage.borrow().get(&known.id).cloned();
+            }
         }
         self.agents.send_replace(agents.into_values().collect());
     }
@@ -310,6 +321,7 @@ fn unseen(name: &AgentName, labels: Labels, mode: Mode) -> AgentStatus {
         cgroups: Vec::new(),
         runs: 0,
         quarantine: None,
+        resources: None,
         warnings: Vec::new(),
     }
 }

@@ -213,6 +213,7 @@ impl Asked {
             quarantined: agent.quarantine.is_some(),
             runs: agent.runs.into(),
             traffic: agent.id.and_then(|id| self.gate.traffic(id)),
+            resources: agent.resources.clone(),
         }
     }
 }

@@ -11,7 +11,13 @@ use crate::{AgentVitals, Vitals, parts};
 
 fn figures() -> crate::Figures {
     let (_, figures, ..) = parts(false);
-    figures.asks(Arc::new(|| Vitals {
+    let mut taken = agentguard_model::ResourceUsage::default();
+    taken.cpu.used_us = 1_250_000;
+    taken.memory = Some(agentguard_model::MemoryUsage {
+        current: 4096,
+        ..agentguard_model::MemoryUsage::default()
+    });
+    figures.asks(Arc::new(move || Vitals {
         version: "0.1.0".to_owned(),
         policy: "a\"b\\c\nd".to_owned(),
         agents: vec![AgentVitals {
@@ -19,6 +25,7 @@ fn figures() -> crate::Figures {
             quarantined: true,
             runs: 2,
             traffic: Some((1, 2, 3)),
+            resources: Some(taken.clone()),
         }],
         ..Vitals::default()
     }));

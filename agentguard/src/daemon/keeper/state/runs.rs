@@ -180,6 +180,7 @@ impl Keeper {
             if adopted || self.is_quarantined(subtree.agent) {
                 continue;
             }
+            self.tell_last_resources(subtree.agent, &subtree.path);
             // The kernel removes none that holds a process or a cgroup.
             if std::fs::remove_dir(&subtree.path).is_ok() {
                 self.made.remove(&id);

@@ -257,6 +257,7 @@ impl Keeper {
         warnings.extend(self.ungoverned(agent));
         warnings.extend(self.unheld(agent));
         warnings.extend(self.residents.warnings(agent));
+        warnings.extend(self.unbounded(agent));
         warnings
     }
 
