@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use agentguard_keeper::packet::Packet;
+use agentguard_keeper::spawn::NO_MORE;
 use agentguard_keeper::spawn::message::{Ending, FromClient, RELAYED, Stage, ToClient};
 use agentguard_keeper::spawn::signals::{self, Reach, Signals};
 use agentguard_keeper::spawn::terminal::Modes;
@@ -301,7 +302,13 @@ fn not_run(stage: Stage, errno: i32, program: &OsStr) -> ExitCode {
             &format!("cannot {stage}: {reason}"),
             Some("run it from a directory that the command's user may enter"),
         ),
-        _ => super::fail(&format!("cannot {stage}: {reason}"), None),
+        _ => {
+            let full = errno == Errno::AGAIN.raw_os_error();
+            super::fail(
+                &format!("cannot {stage}: {reason}"),
+                full.then_some(NO_MORE),
+            )
+        }
     }
 }
 

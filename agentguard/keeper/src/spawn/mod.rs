@@ -35,7 +35,7 @@ pub use landlock::Domain;
 pub use launch::{Overlay, Source};
 pub use message::{Refusal, RunContext, RunRequest};
 pub use profile::Profile;
-pub use session::serve;
+pub use session::{NO_MORE, serve};
 
 use crate::packet::Peer;
 

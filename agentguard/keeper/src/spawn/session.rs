@@ -53,6 +53,9 @@ pub fn serve(
     }
 }
 
+/// What `EAGAIN` of `clone3(2)` means.
+pub const NO_MORE: &str = "the agent has as many processes as it may have (`resources: {pids: …}` in the policy), or the host has: end some, or allow more";
+
 fn run(connection: &Packet, mut plan: SpawnPlan, admission: &Admission) {
     for (name, value) in &admission.environment {
         plan.set(name, value.as_bytes());
@@ -71,7 +74,10 @@ fn run(connection: &Packet, mut plan: SpawnPlan, admission: &Admission) {
             monitor
         }
         Err(error) => {
-            let refusal = Refusal::new(format!("cannot start the command: {error}"));
+            let mut refusal = Refusal::new(format!("cannot start the command: {error}"));
+            if error.kind() == io::ErrorKind::WouldBlock {
+                refusal = refusal.hint(NO_MORE);
+            }
             let _ = connection.send(&ToClient::Refused(refusal), &[]);
             return;
         }
