@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::facts::{Bpf, Configured, Facts, Probe};
+use super::facts::{Bpf, Configured, Facts, Probe, Resources};
 use super::{Check, Level};
 
 /// The oldest kernel that the gate is tested on.
@@ -45,6 +45,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
             checks.push(bpffs(config, &facts.mounts));
             checks.push(worker(config));
             checks.push(policy(config));
+            checks.push(resources(&config.resources));
             checks.push(ports(config, facts.daemon_runs));
             checks.extend(telemetry(config));
         }
@@ -307,6 +308,52 @@ fn policy(config: &Configured) -> Check {
             .means("the daemon does not start without a policy")
             .how(format!("agentguard policy check {file}\n{why}")),
     }
+}
+
+/// Agents that are named, at most.
+const NAMED: usize = 8;
+
+fn resources(resources: &Resources) -> Check {
+    let all = resources.refused.len() + resources.warned.len();
+    if resources.lacks.is_empty() {
+        return match all {
+            0 => ok("resources", "no agent in force has `resources`"),
+            1 => ok("resources", "1 agent can be held to its limits"),
+            all => ok(
+                "resources",
+                format!("{all} agents can be held to their limits"),
+            ),
+        };
+    }
+    let named = |agents: &[String]| {
+        let shown: Vec<&str> = agents.iter().take(NAMED).map(String::as_str).collect();
+        let more = if agents.len() > NAMED { ", …" } else { "" };
+        format!("{}{more}", shown.join(", "))
+    };
+    let mut means = Vec::new();
+    if !resources.refused.is_empty() {
+        means.push(format!("nothing is run as {}", named(&resources.refused)));
+    }
+    if !resources.warned.is_empty() {
+        means.push(format!(
+            "{} run without these limits",
+            named(&resources.warned)
+        ));
+    }
+    let found: Vec<&str> = resources
+        .lacks
+        .iter()
+        .map(|(what, _)| what.as_str())
+        .collect();
+    let mut how: Vec<&str> = resources
+        .lacks
+        .iter()
+        .map(|(_, how)| how.as_str())
+        .collect();
+    how.dedup();
+    degraded("resources", found.join("; "))
+        .means(means.join("; "))
+        .how(how.join("\n"))
 }
 
 fn ports(config: &Configured, daemon_runs: bool) -> Check {

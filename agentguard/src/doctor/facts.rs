@@ -1,12 +1,15 @@
 //! What the system says.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use agentguard_keeper::cgroup;
+use agentguard_keeper::resources::controllers::{Controller, Tree};
 use agentguard_keeper::spawn::{landlock, mounts};
-use agentguard_policy::Sources;
+use agentguard_policy::{OnMissing, Sources};
 use aya::maps::MapType;
 use aya::programs::{LsmAttachType, ProgramType};
 use aya::sys::{is_map_supported, is_program_supported};
@@ -76,12 +79,25 @@ pub(super) struct Configured {
     pub(super) worker: Result<String, (String, String)>,
     /// The policy file's name, and its version or everything that is wrong with it.
     pub(super) policy: (String, Result<String, String>),
+    /// What of agents' `resources` this host can hold them to.
+    pub(super) resources: Resources,
     /// What of it others than root can change, with what to do, each a sentence.
     pub(super) exposed: Vec<(String, String)>,
     /// Where figures are found, and where they are sent.
     pub(super) telemetry: (Option<String>, Option<String>),
     /// Each port with who wants it, and why it cannot be had, if it cannot.
     pub(super) ports: Vec<Port>,
+}
+
+/// Whether agents can be held to their limits.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resources {
+    /// The agents that have some, those that do not run without them first.
+    pub(super) refused: Vec<String>,
+    /// Those that do.
+    pub(super) warned: Vec<String>,
+    /// What the host lacks for them, with what to do: a sentence each.
+    pub(super) lacks: Vec<(String, String)>,
 }
 
 /// A port that the guard listens on.
@@ -158,6 +174,7 @@ fn configured(config: &Declared) -> Configured {
             config.paths.policy.display().to_string(),
             policy(sources.as_ref()),
         ),
+        resources: resources(config, sources.as_ref().ok()),
         exposed: exposed_in(config, sources.as_ref().ok()),
         telemetry: (
             config.telemetry.prometheus.clone(),
@@ -176,6 +193,34 @@ fn configured(config: &Declared) -> Configured {
             },
         ],
     }
+}
+
+/// Of a policy that cannot be used nothing is said here.
+fn resources(config: &Declared, sources: Option<&Sources>) -> Resources {
+    let mut resources = Resources::default();
+    let policy = sources.and_then(|sources| sources.compile().ok());
+    let (Some(policy), Some(mount)) = (policy, cgroup::mount()) else {
+        return resources;
+    };
+    let mut needed = BTreeSet::new();
+    for agent in policy.agents() {
+        let limits = agent.limits();
+        if limits.is_empty() {
+            continue;
+        }
+        needed.extend(Controller::needed(&limits));
+        let name = agent.name.to_string();
+        match agent.resources.missing {
+            OnMissing::Refuse => resources.refused.push(name),
+            OnMissing::Warn => resources.warned.push(name),
+        }
+    }
+    let tree = Tree::of_host(&mount, &config.paths.cgroup_root);
+    let lacks = needed
+        .into_iter()
+        .filter_map(|it| tree.could_have(it).err());
+    resources.lacks = lacks.map(|lack| (lack.what, lack.hint)).collect();
+    resources
 }
 
 fn exposed_in(config: &Declared, sources: Option<&Sources>) -> Vec<(String, String)> {

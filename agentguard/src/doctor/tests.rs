@@ -1,7 +1,7 @@
 //! One host in good order, and what each thing that goes wrong makes of it.
 
 use super::checks::all;
-use super::facts::{Bpf, Configured, Facts, Port};
+use super::facts::{Bpf, Configured, Facts, Port, Resources};
 use super::{Check, Level, explanations, table};
 
 fn good() -> Facts {
@@ -44,6 +44,10 @@ fn configured() -> Configured {
             "/etc/agentguard/policy.yaml".into(),
             Ok("0123456789ab".into()),
         ),
+        resources: Resources {
+            refused: vec!["coder".to_owned()],
+            ..Resources::default()
+        },
         exposed: Vec::new(),
         telemetry: (None, None),
         ports: vec![
@@ -69,7 +73,7 @@ fn find<'a>(checks: &'a [Check], name: &str) -> &'a Check {
 fn a_host_in_good_order_is_all_ok() {
     let checks = all(&good());
     assert!(checks.iter().all(|c| c.level == Level::Ok), "{checks:?}");
-    assert_eq!(checks.len(), 18);
+    assert_eq!(checks.len(), 19);
     assert_eq!(explanations(&checks), "");
 }
 
@@ -109,6 +113,19 @@ fn each_fault_spoils_one_check() {
         ("kernel", Missing, "5.15.0-generic", "6.1", |f| {
             f.kernel = "5.15.0-generic".into();
         }),
+        (
+            "resources",
+            Degraded,
+            "bound to v1",
+            "boot otherwise",
+            |f| {
+                let lack = (
+                    "`memory` is bound to v1".to_owned(),
+                    "boot otherwise".to_owned(),
+                );
+                of(f).resources.lacks.push(lack);
+            },
+        ),
         ("ownership", Missing, "by everybody", "chmod", |f| {
             let what = "the policy /p can be written by everybody".to_owned();
             of(f).exposed.push((what, "chmod o-w /p".to_owned()));
