@@ -50,6 +50,11 @@ const ABSENT: &[Absent] = &[
         why: "that kernel is built without it",
     },
     Absent {
+        part: "controllers in cgroup v2",
+        kernels: &["6.18"],
+        why: "its hosts have them in cgroup v1",
+    },
+    Absent {
         part: "SOCKET_URING_OP_SETSOCKOPT",
         kernels: &["6.1"],
         why: "it came with Linux 6.7",

@@ -25,6 +25,7 @@ mod quarantine;
 mod ranges;
 mod reload;
 mod removed;
+mod resources;
 mod returned;
 mod root;
 mod runtime;

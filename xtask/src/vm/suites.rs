@@ -124,7 +124,11 @@ const WITH_BPF: Boot = Boot {
 const BOOTS: [Boot; 5] = [
     Boot {
         series: Some("6.1"),
-        parts: &[(GATE, &[]), (RUN, &[]), (PATH, &[TOLERANCE, UPGRADE])],
+        parts: &[
+            (GATE, &[]),
+            (RUN, &[]),
+            (PATH, &[TOLERANCE, UPGRADE, RESOURCES]),
+        ],
         ..WITH_BPF
     },
     // As distributions start theirs whose default has no `bpf` (Debian's has): LSM programs are taken and
@@ -139,7 +143,11 @@ const BOOTS: [Boot; 5] = [
     },
     Boot {
         series: Some("6.12"),
-        parts: &[(GATE, &[]), (RUN, &[]), (PATH, &[ADOPTION, QUARANTINE])],
+        parts: &[
+            (GATE, &[]),
+            (RUN, &[]),
+            (PATH, &[ADOPTION, QUARANTINE, RESOURCES]),
+        ],
         ..WITH_BPF
     },
     Boot {
@@ -156,12 +164,14 @@ const ESCAPE: &str = "escape";
 const PATH: &str = "path";
 
 /// Of the path what leans on the kernel most, sockets that are found, ended and taken over: each daemon's
-/// gate is verified anew, so the two kernels share them.
-const WHOLE: [&str; 4] = [ADOPTION, TOLERANCE, QUARANTINE, UPGRADE];
+/// gate is verified anew, so the two kernels share them. Limits of resources are tried on both, which count
+/// differently, and on no host that has the controllers in version 1.
+const WHOLE: [&str; 5] = [ADOPTION, TOLERANCE, QUARANTINE, UPGRADE, RESOURCES];
 const ADOPTION: &str = "adoption::a_container_that_runs_";
 const TOLERANCE: &str = "tolerated::connections_";
 const UPGRADE: &str = "upgrade::an_upgrade_";
 const QUARANTINE: &str = "quarantine::a_quarantine_holds_";
+const RESOURCES: &str = "resources::limits_hold_";
 
 impl Boot {
     /// How a kernel of this series is started.
