@@ -350,6 +350,7 @@ mod tests {
             runs: 0,
             undeclared: false,
             quarantine: None,
+            resources: None,
             warnings: Vec::new(),
         };
         assert_eq!(
@@ -373,6 +374,11 @@ mod tests {
             ..agent()
         };
         assert!(story(&warned).contains("warning   not contained: why\\u{1b}\n"));
+        let taking = AgentStatus {
+            resources: Some(agentguard_model::ResourceUsage::default()),
+            ..agent()
+        };
+        assert!(story(&taking).contains("\ncpu       0.0 s used\nnumber"));
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn seconds(us: u64) -> String {
 fn size(bytes: u64) -> String {
     for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes >> shift > 0 {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             return match tenths % 10 {
                 0 => format!("{} {unit}", tenths / 10),
                 part => format!("{}.{part} {unit}", tenths / 10),

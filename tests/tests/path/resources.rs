@@ -242,7 +242,7 @@ fn limits_hold_against_real_load_and_what_meets_them_is_recorded() {
     let (held, free) = (share(&guard, "coder"), share(&guard, "helper"));
     println!("of a processor: {held:.2} with a limit of 0.25, {free:.2} without one");
     assert!(held > 0.05 && held < 0.4, "{held}");
-    assert!(free > 0.6, "{free}");
+    assert!(free > 0.5, "{free}");
     let throttled = guard
         .wait_verdicts("being held up", |decisions| {
             met(decisions, ReasonCode::CpuThrottled)

@@ -77,6 +77,8 @@ async fn who_may_run_some_agents_is_told_of_these_as_if_there_were_no_others() {
     );
     let (_, answer) = ask("/v1/agents").await;
     assert_eq!(answer["agents"].as_array().unwrap().len(), 1);
+    // What it takes is of all its runs together.
+    assert!(answer["agents"][0].get("resources").is_none());
     assert_eq!(ask("/v1/agents/coder").await.0, 200);
     let (status, answer) = ask("/v1/status").await;
     assert_eq!((status, &answer["partial"]), (200, &true.into()));

@@ -16,7 +16,7 @@ use agentguard_keeper::groups::Groups;
 use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{
     Action, ActionKind, Agent, AgentId, Context, Decision, DecisionId, Layer, Mode, Reason,
-    ReasonCode, Users, Verdict,
+    ReasonCode, ResourceUsage, Users, Verdict,
 };
 use agentguard_pins::Pins;
 use agentguard_policy::{Document, compile};

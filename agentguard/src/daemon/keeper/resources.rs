@@ -250,6 +250,12 @@ pub(super) fn release<'a>(
     cgroups: impl Iterator<Item = &'a Path>,
 ) -> usize {
     let tree = Tree::of_host(mount, root);
-    let held = cgroups.filter(|it| limits::is_held(it));
-    held.map(|cgroup| limits::release(&tree, cgroup)).count()
+    let mut released = 0;
+    for cgroup in cgroups.filter(|it| limits::is_held(it)) {
+        released += 1;
+        for lack in limits::release(&tree, cgroup).lacks {
+            tracing::warn!("{lack}");
+        }
+    }
+    released
 }
