@@ -186,7 +186,8 @@ fn share(guard: &Guard<'_>, agent: &str) -> f64 {
     });
     let (begun, before) = (begun.unwrap(), used(guard, agent));
     // Long enough for the periods of a tenth of a second, as real time has to pass.
-    std::thread::sleep(Duration::from_secs(4));
+    let over = || (begun.elapsed() >= Duration::from_secs(4)).then_some(());
+    wait_until("that time", SOON, over).unwrap();
     let share = (used(guard, agent) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     for one in &mut both {
         one.signal(rustix::process::Signal::KILL).unwrap();
