@@ -161,6 +161,12 @@ pub mod reason {
     pub const OPTION: u8 = 40;
     /// A process outside of the agent, which it does not look into or take over.
     pub const PROCESS: u8 = 38;
+    /// The agent has sent as many bytes as its quota has.
+    pub const QUOTA_SENT: u8 = 41;
+    /// The agent has received as many bytes as its quota has.
+    pub const QUOTA_RECEIVED: u8 = 42;
+    /// The agent opens more connections than its quota lets it in this time.
+    pub const CONNECTION_RATE: u8 = 43;
 }
 
 #[cfg(test)]

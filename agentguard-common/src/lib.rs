@@ -3,6 +3,7 @@
 //! - [`address`]: an IP address as both sides compare it.
 //! - [`map`]: keys and values of every BPF map.
 //! - [`device`]: devices that no agent gets.
+//! - [`quota`]: what an agent may use of the network, in bytes and connections.
 //! - [`event`]: what the kernel tells user space, and the reasons it gives.
 //! - [`seal`]: seals on what several threads may write at once.
 //! - [`verdict`]: what becomes of a flow, as a function of what the maps say.
@@ -17,6 +18,7 @@ pub mod address;
 pub mod device;
 pub mod event;
 pub mod map;
+pub mod quota;
 pub mod seal;
 pub mod verdict;
 

@@ -72,6 +72,8 @@ pub mod agent_flag {
     pub const LOCAL_OWN: u8 = 2;
     /// `direct` flows may start while the daemon is gone.
     pub const KEEP_ON_LOSS: u8 = 4;
+    /// What it sends, receives and opens is held to its [`crate::quota::Quota`]; without one nothing passes.
+    pub const METERED: u8 = 8;
 }
 
 /// Where the proxy and the resolver listen in one network namespace. Hash map `LISTENERS`,
@@ -489,6 +491,8 @@ mod pod {
         super::UnixOwner,
         crate::device::DeviceKey,
         crate::seal::SealKeys,
+        crate::quota::Quota,
+        crate::quota::Usage,
     );
 }
 
@@ -520,5 +524,7 @@ mod tests {
         assert_eq!(size_of::<Counters>(), 24);
         assert_eq!(size_of::<UnixNameKey>(), 4 + 108);
         assert_eq!(size_of::<UnixOwner>(), 4);
+        assert_eq!(size_of::<crate::quota::Quota>(), 4 * 8);
+        assert_eq!(size_of::<crate::quota::Usage>(), 6 * 8);
     }
 }

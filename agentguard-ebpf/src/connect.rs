@@ -18,7 +18,7 @@ use crate::decide::decide;
 use crate::maps::{LISTENERS, SOCKETS};
 use crate::seal::{is_destination, note_destination};
 use crate::socket::transport;
-use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, quota};
 
 /// IPv4.
 #[cgroup_sock_addr(connect4)]
@@ -61,6 +61,11 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     }
     if entry.transport != TCP {
         return ALLOW;
+    }
+    let told = event::Told::flow(entry, entry.reason, false);
+    if !quota::begins(entry, &verdict, &told) {
+        entry.state = socket_state::NEW;
+        return DENY;
     }
     if apply::<FAMILY>(ctx, entry, verdict, destination, port).is_err() {
         event::flow(entry, true);

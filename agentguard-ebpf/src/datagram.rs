@@ -16,7 +16,7 @@ use crate::connect::{
 };
 use crate::maps::SOCKETS;
 use crate::seal::{is_peer, note_destination};
-use crate::{ALLOW, DENY, event};
+use crate::{ALLOW, DENY, event, quota};
 
 /// A datagram with an IPv4 address.
 #[cgroup_sock_addr(sendmsg4)]
@@ -76,7 +76,7 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     };
     let known = same && noted.class & socket_class::TOLD != 0;
     if noted.class & !socket_class::TOLD == socket_class::ALLOWED && !known {
-        if !event::tell(entry, &told) {
+        if !quota::begins(entry, &verdict, &told) || !event::tell(entry, &told) {
             entry.state = socket_state::UNDECIDED;
             return DENY;
         }

@@ -317,6 +317,36 @@ pub(crate) unsafe fn add(value: *mut u64, more: u64) -> u64 {
     unsafe { AtomicU64::from_ptr(value) }.fetch_add(more, Ordering::Relaxed)
 }
 
+/// Makes a value `new` if it is `old`: whether it was. Atomic, as [`add`].
+///
+/// # Safety
+/// `value` is valid and aligned.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub(crate) unsafe fn exchange(value: *mut u64, old: u64, new: u64) -> bool {
+    use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+    // SAFETY: upheld by the caller.
+    let (_, was) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+            value, old, new,
+        )
+    };
+    was
+}
+
+/// As on the kernel's target, for checks on the host.
+///
+/// # Safety
+/// `value` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) unsafe fn exchange(value: *mut u64, old: u64, new: u64) -> bool {
+    use core::sync::atomic::{AtomicU64, Ordering};
+    // SAFETY: upheld by the caller.
+    unsafe { AtomicU64::from_ptr(value) }
+        .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
+}
+
 /// The gate's settings.
 #[inline(always)]
 pub(crate) fn settings() -> Option<&'static Settings> {

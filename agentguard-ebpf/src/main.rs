@@ -13,6 +13,7 @@
 //! | `stream` | `sockops` | publishes the original destination before the SYN leaves; byte counts |
 //! | `packet` | `cgroup_skb` both ways | the authority: first datagrams, inbound flows, quarantine |
 //! | `device` | `cgroup/dev` | which devices an agent opens |
+//! | `quota` | no hook | bytes and connections of agents that have a quota, counted for `packet`, `connect` and `datagram` |
 //! | `process` | `sched_process_exec`, `sched_process_fork` | which program a process runs |
 //! | `lsm` | `socket_create` | which families sockets have; only where the kernel runs LSM programs |
 //! | `unix` | `socket_post_create`, `unix_stream_connect`, `unix_may_send` | whose a UNIX socket is, and who may talk to it; likewise |
@@ -56,6 +57,7 @@ mod origin;
 mod packet;
 mod peer;
 mod process;
+mod quota;
 mod seal;
 mod socket;
 mod stream;

@@ -9,6 +9,7 @@ use agentguard_common::map::{
     AgentEntry, Budget, Counters, Exe, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey,
     Origin, OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey, UnixOwner,
 };
+use agentguard_common::quota::{Quota, Usage};
 use agentguard_common::seal::SealKeys;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
@@ -52,6 +53,14 @@ pub(crate) static SLOTS: HashMap<SlotKey, OriginKey, 262_144, LAZY> = HashMap::n
 /// As many as agents, and one for what belongs to none.
 #[btf_map]
 pub(crate) static BUDGETS: HashMap<u32, Budget, 65_537, LAZY> = HashMap::new();
+
+/// Of the agents that have a quota.
+#[btf_map]
+pub(crate) static QUOTAS: HashMap<u32, Quota, 65_536, LAZY> = HashMap::new();
+
+/// Of the same.
+#[btf_map]
+pub(crate) static USAGE: HashMap<u32, Usage, 65_536, LAZY> = HashMap::new();
 
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters, 65_536, LAZY> = PerCpuHashMap::new();

@@ -23,13 +23,21 @@ use crate::decide::{decide, is_own, real_address};
 use crate::maps::{COUNTERS, LISTENERS, SOCKETS};
 use crate::seal::{is_destination, is_peer, note_destination, note_peer};
 use crate::socket::is_guards;
-use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin};
+use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin, quota};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
+/// Where the flags are in a header of TCP.
+const TCP_FLAGS: usize = 13;
+/// The first byte of a header of IPv4 without options.
+const IPV4_PLAIN: u8 = 0x45;
+/// The longest reset, in bytes: the headers of IPv6 and TCP, and the options of an established connection.
+const LONGEST_RESET: u32 = 40 + 20 + 20;
+
 /// A packet leaves.
 #[cgroup_skb]
 fn egress(ctx: SkBuffContext) -> i32 {
@@ -48,10 +56,13 @@ fn judge<const OUTBOUND: bool>(ctx: &SkBuffContext) -> i32 {
         return refuse_unknown::<OUTBOUND>(ctx);
     };
     // What a run or an agent leaves behind when it is forgotten goes nowhere, without a word.
-    match agent::by_cgroup(entry.cgroup) {
-        Some(found) => judge_known::<OUTBOUND>(ctx, entry, found),
-        None => DENY,
-    }
+    let Some(found) = agent::by_cgroup(entry.cgroup) else {
+        return DENY;
+    };
+    let passes = judge_known::<OUTBOUND>(ctx, entry, found)
+        && (found.flags & agent_flag::METERED == 0 || quota::passes::<OUTBOUND>(ctx, entry, found));
+    count(found.agent, ctx.len(), OUTBOUND, passes);
+    if passes { ALLOW } else { DENY }
 }
 
 /// What a socket's entry and agent say of its packet. A function of its own, as [`refuse_unknown`]
@@ -61,15 +72,13 @@ fn judge_known<const OUTBOUND: bool>(
     ctx: &SkBuffContext,
     entry: &mut SocketEntry,
     found: &AgentEntry,
-) -> i32 {
-    let passes = found.flags & agent_flag::QUARANTINED == 0
+) -> bool {
+    found.flags & agent_flag::QUARANTINED == 0
         && match parse(ctx, OUTBOUND) {
             Some(packet) if OUTBOUND => leaves(ctx, entry, found, &packet),
             Some(packet) => enters(ctx, entry, found, &packet),
             None => other(entry, found, OUTBOUND),
-        };
-    count(found.agent, ctx.len(), OUTBOUND, passes);
-    if passes { ALLOW } else { DENY }
+        }
 }
 
 /// The socket's entry. A socket that the gate did not see being made has none.
@@ -321,6 +330,38 @@ fn comes_from_own(ctx: &SkBuffContext, found: &AgentEntry, packet: &Packet) -> b
     unsafe { is_own(ctx.as_ptr(), found.agent, at, from, packet.transport) }
 }
 
+/// Whether a packet goes from one socket of the agent's to another of its own, which nobody else gets to see. Of
+/// the guard's sockets none is; for others the kernel is asked, packet by packet.
+#[inline(always)]
+pub(crate) fn stays_with_agent<const OUTBOUND: bool>(
+    ctx: &SkBuffContext,
+    entry: &SocketEntry,
+    found: &AgentEntry,
+) -> bool {
+    // SAFETY: the context of this hook.
+    let here = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_INDEX;
+    if !here || entry.class & !socket_class::TOLD == socket_class::GUARD {
+        return false;
+    }
+    match parse(ctx, OUTBOUND) {
+        Some(packet) if OUTBOUND => reaches_own(ctx, found, &packet),
+        Some(packet) => comes_from_own(ctx, found, &packet),
+        None => false,
+    }
+}
+
+/// Whether a packet only says that its connection is over: a reset of TCP without contents.
+#[inline(always)]
+pub(crate) fn is_reset(ctx: &SkBuffContext) -> bool {
+    let header = |at: usize| ctx.load::<u8>(at).unwrap_or_default();
+    let (protocol, flags) = match header(0) {
+        IPV4_PLAIN => (header(9), header(20 + TCP_FLAGS)),
+        first if first >> 4 == 6 => (header(6), header(40 + TCP_FLAGS)),
+        _ => return false,
+    };
+    protocol == IPPROTO_TCP && flags & TCP_RST != 0 && ctx.len() <= LONGEST_RESET
+}
+
 /// Whether a datagram says another sender (`IP_PKTINFO`) than the one that was bound: somebody else's,
 /// in whose place the receiver would answer. A socket that is bound to every address shares its port
 /// with those on one of them. Whose a query is the resolver knows by its sender alone.
@@ -412,6 +453,11 @@ fn first_datagram(
         rule: verdict.rule,
         ..event::Told::flow(entry, verdict.reason, false)
     };
+    if !quota::begins(entry, &verdict, &told) {
+        // The next one is decided anew: there may be room for it.
+        entry.state = socket_state::UNDECIDED;
+        return false;
+    }
     passes_told(entry, packet, &told)
 }
 

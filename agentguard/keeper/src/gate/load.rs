@@ -29,7 +29,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENTGUARD_BPF_OBJECT")
 
 /// Maps that are pinned, so that they outlive the daemon. Socket storage lives as long as a map
 /// does, so it is among them; counters of sequence numbers too, or every start would show a gap.
-const PINNED: [&str; 17] = [
+const PINNED: [&str; 19] = [
     "SETTINGS",
     "AGENTS",
     "LISTENERS",
@@ -39,6 +39,8 @@ const PINNED: [&str; 17] = [
     "QUERIES",
     "SLOTS",
     "BUDGETS",
+    "QUOTAS",
+    "USAGE",
     "COUNTERS",
     "PROCESSES",
     "EVENTS",
@@ -154,6 +156,8 @@ impl Gate {
             counters: typed("COUNTERS", take("COUNTERS")?)?,
             unix_names: typed("UNIX_NAMES", take("UNIX_NAMES")?)?,
             budgets: typed("BUDGETS", take("BUDGETS")?)?,
+            quotas: typed("QUOTAS", take("QUOTAS")?)?,
+            usage: typed("USAGE", take("USAGE")?)?,
             slots: typed("SLOTS", take("SLOTS")?)?,
             origins: typed("ORIGINS", take("ORIGINS")?)?,
             queries: typed("QUERIES", take("QUERIES")?)?,

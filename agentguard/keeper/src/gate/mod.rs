@@ -21,6 +21,7 @@ mod lsm;
 pub mod mark;
 mod networks;
 mod patience;
+mod quotas;
 mod sys;
 mod unix;
 mod versions;
@@ -35,6 +36,7 @@ use agentguard_common::map::{
     AgentEntry, Budget, Counters, Listeners, NameEntry, NameKey, NetworkEntry, NetworkKey, Origin,
     OriginKey, Settings, SlotKey, SocketEntry, UnixNameKey, socket_state,
 };
+use agentguard_common::quota::{Quota, Usage};
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap, SkStorage};
 use aya::programs::ProgramError;
@@ -147,6 +149,8 @@ pub struct Gate {
     counters: PerCpuHashMap<MapData, u32, Counters>,
     unix_names: LpmTrie<MapData, UnixNameKey, u32>,
     budgets: HashMap<MapData, u32, Budget>,
+    quotas: HashMap<MapData, u32, Quota>,
+    usage: HashMap<MapData, u32, Usage>,
     slots: HashMap<MapData, SlotKey, OriginKey>,
     origins: HashMap<MapData, OriginKey, Origin>,
     queries: HashMap<MapData, OriginKey, Origin>,

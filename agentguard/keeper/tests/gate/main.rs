@@ -25,6 +25,7 @@ mod names;
 mod networks;
 mod older;
 mod ports;
+mod quotas;
 mod shared;
 mod sockets;
 mod versions;

@@ -261,6 +261,9 @@ impl World {
         gate.keep_networks(&[]).unwrap();
         gate.keep_open_unix(&[]).unwrap();
         gate.refuse_unix([]).unwrap();
+        for agent in gate.metered().unwrap() {
+            gate.remove_quota(agent).unwrap();
+        }
         clear::<NameKey, NameEntry>(&pins, "NAMES");
         clear::<OriginKey, Origin>(&pins, "ORIGINS");
         clear::<OriginKey, Origin>(&pins, "QUERIES");
