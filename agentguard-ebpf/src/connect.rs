@@ -62,13 +62,14 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
     if entry.transport != TCP {
         return ALLOW;
     }
-    let told = event::Told::flow(entry, entry.reason, false);
-    if !quota::begins(entry, &verdict, &told) {
-        entry.state = socket_state::NEW;
-        return DENY;
-    }
     if apply::<FAMILY>(ctx, entry, verdict, destination, port).is_err() {
         event::flow(entry, true);
+        return DENY;
+    }
+    // Last, so that what is refused for another reason takes nothing.
+    let told = event::Told::flow(entry, entry.reason, false);
+    if !quota::begins(entry, verdict, &told) {
+        entry.state = socket_state::NEW;
         return DENY;
     }
     if entry.state == socket_state::PASS

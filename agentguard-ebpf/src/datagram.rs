@@ -76,7 +76,7 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     };
     let known = same && noted.class & socket_class::TOLD != 0;
     if noted.class & !socket_class::TOLD == socket_class::ALLOWED && !known {
-        if !quota::begins(entry, &verdict, &told) || !event::tell(entry, &told) {
+        if !quota::begins(entry, verdict, &told) || !event::tell(entry, &told) {
             entry.state = socket_state::UNDECIDED;
             return DENY;
         }

@@ -453,7 +453,7 @@ fn first_datagram(
         rule: verdict.rule,
         ..event::Told::flow(entry, verdict.reason, false)
     };
-    if !quota::begins(entry, &verdict, &told) {
+    if !quota::begins(entry, verdict, &told) {
         // The next one is decided anew: there may be room for it.
         entry.state = socket_state::UNDECIDED;
         return false;

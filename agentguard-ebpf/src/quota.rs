@@ -101,20 +101,41 @@ pub(crate) fn passes<const OUTBOUND: bool>(
 /// Counts a flow that a verdict lets begin, and tells of it where there is no room for it. `false`: it must not begin
 /// now.
 #[inline(always)]
-pub(crate) fn begins(entry: &SocketEntry, verdict: &FlowVerdict, told: &event::Told) -> bool {
+pub(crate) fn begins(entry: &SocketEntry, verdict: FlowVerdict, told: &event::Told) -> bool {
+    // SAFETY: references.
+    unsafe { flow_begins(entry, told, verdict.pack()) != 0 }
+}
+
+/// [`begins`], of a packed verdict. A global function, which the verifier looks at once by itself: its callers go on
+/// in two ways, and not in all that lead through it.
+///
+/// # Safety
+/// Each pointer is null or points to what it says.
+#[inline(never)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn flow_begins(
+    entry: *const SocketEntry,
+    told: *const event::Told,
+    verdict: u64,
+) -> u64 {
+    // SAFETY: upheld by the caller.
+    let (Some(entry), Some(told)) = (unsafe { (entry.as_ref(), told.as_ref()) }) else {
+        return 0;
+    };
+    let verdict = FlowVerdict::unpack(verdict);
     let free = matches!(verdict.effect, Effect::Deny | Effect::Resolver);
     if free || verdict.reason == reason::LOCAL {
-        return true;
+        return 1;
     }
     let Some(found) = agent::by_cgroup(entry.cgroup) else {
-        return false;
+        return 0;
     };
     if found.flags & agent_flag::METERED == 0 {
-        return true;
+        return 1;
     }
     let why = over_quota(found.agent);
     if why == 0 {
-        return true;
+        return 1;
     }
     let enforced = found.mode == mode::ENFORCE;
     // The rule that allows it has no part in this.
@@ -125,14 +146,12 @@ pub(crate) fn begins(entry: &SocketEntry, verdict: &FlowVerdict, told: &event::T
         ..*told
     };
     event::tell(entry, &told);
-    !enforced
+    u64::from(!enforced)
 }
 
-/// Counts a flow that begins: 0, or the reason for which it must not. A global function, which the verifier looks at
-/// once by itself.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn over_quota(agent: u32) -> u64 {
+/// Counts a flow that begins: 0, or the reason for which it must not.
+#[inline(always)]
+fn over_quota(agent: u32) -> u64 {
     let Some((quota, usage)) = account(agent) else {
         return u64::from(reason::MAP_FULL);
     };

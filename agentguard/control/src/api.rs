@@ -16,8 +16,8 @@
 use std::net::SocketAddr;
 
 use agentguard_model::{
-    ActionKind, AgentId, AgentName, Decision, DecisionId, Handling, InvalidDecisionId, InvalidName,
-    Labels, Mode, ResourceUsage, Source, Verdict,
+    ActionKind, AgentId, AgentName, ConnectionRate, Decision, DecisionId, Handling,
+    InvalidDecisionId, InvalidName, Labels, Mode, QuotaWindow, ResourceUsage, Source, Verdict,
 };
 use agentguard_record::{Gap, Notice};
 use jiff::Timestamp;
@@ -139,9 +139,42 @@ pub struct AgentStatus {
     /// nothing runs as it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceUsage>,
+    /// How much of the network it may use, and has used. Absent where the policy has no limits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaStatus>,
     /// What of it the guard cannot hold, or not serve, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// How much of the network an agent may use, and has used.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct QuotaStatus {
+    /// For how long bytes count.
+    pub every: QuotaWindow,
+    /// Since when they are counted.
+    pub since: Timestamp,
+    /// When they are given anew. Absent where that is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets: Option<Timestamp>,
+    /// Bytes that left it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_out: Option<QuotaUsed>,
+    /// Bytes that reached it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_in: Option<QuotaUsed>,
+    /// How many connections may begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<ConnectionRate>,
+}
+
+/// How much of a limit is used.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct QuotaUsed {
+    /// The limit, in bytes.
+    pub limit: u64,
+    /// What was used of it, in bytes. More than the limit where that is not enforced, or was larger before.
+    pub used: u64,
 }
 
 /// That nothing leaves an agent and nothing reaches it, until an operator releases it.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use agentguard_common::device;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_model::{
-    Action, ActionKind, AgentId, Bytes, DecisionId, HostName, Layer, Mode, Outcome, Process,
+    Action, ActionKind, AgentId, Bytes, DecisionId, HostName, Layer, Mode, Outcome, Process, Quota,
     Reason, ReasonCode, Transport, Verdict,
 };
 use agentguard_policy::{Facts, Policy, Ruling, Seen};
@@ -45,11 +45,11 @@ impl<R: Recorder> Decider<R> {
             .policies()
             .generation(event.generation)
             .and_then(|policy| policy.rule(event.rule).cloned());
-        let mode = self
-            .directory()
-            .name(client.agent)
-            .and_then(|name| current.agent(&name).map(|agent| agent.mode))
-            .unwrap_or(Mode::Enforce);
+        let name = self.directory().name(client.agent);
+        let agent = name.and_then(|name| current.agent(&name));
+        let mode = agent.map_or(Mode::Enforce, |agent| agent.mode);
+        let quota = agent.and_then(|agent| agent.quota);
+        let time = happened(event, Timestamp::now());
         let denies = event.reason >= reason::FIRST_DENIAL;
         let mode = match &rule {
             // A rule on paper, which lets pass whatever the agent's mode is.
@@ -65,7 +65,11 @@ impl<R: Recorder> Decider<R> {
                 (message, vec![rule.matched()])
             }
             (None, Some(ruling)) => (ruling.reason.message, ruling.matched),
-            (None, None) => (sentence(event, &action), Vec::new()),
+            (None, None) => {
+                let of_quota = quota.and_then(|quota| over(event.reason, &quota, time));
+                let sentence = of_quota.unwrap_or_else(|| sentence(event, &action));
+                (sentence, Vec::new())
+            }
         };
         let draft = Draft {
             client: (event.agent != 0 || event.pid != 0).then_some(&client),
@@ -84,7 +88,7 @@ impl<R: Recorder> Decider<R> {
             started,
         };
         let mut decision = self.decision(&current, draft);
-        decision.time = happened(event, decision.time);
+        decision.time = time;
         self.recorder().write(decision).await
     }
 
@@ -284,7 +288,49 @@ fn code(why: u8) -> ReasonCode {
         reason::PROCESS => ReasonCode::ProcessNotAllowed,
         reason::MULTICAST => ReasonCode::MulticastNotAllowed,
         reason::OPTION => ReasonCode::OptionNotAllowed,
+        reason::QUOTA_SENT | reason::QUOTA_RECEIVED => ReasonCode::QuotaBytes,
+        reason::CONNECTION_RATE => ReasonCode::RateConnections,
         _ => ReasonCode::Internal,
+    }
+}
+
+/// What of a quota is used up, and when there is more of it: nothing for what is about none of its limits. The same
+/// for all that is refused in a window, so that it is one record.
+fn over(why: u8, quota: &Quota, time: Timestamp) -> Option<String> {
+    let bytes = |limit: Option<u64>, done: &str, does: &str, key: &str| {
+        let limit = size(limit?);
+        let until = match quota.every.around(time) {
+            Some((_, next)) => format!("in a {}; there is more from {next} on", quota.every),
+            None => "in all".to_owned(),
+        };
+        Some(format!(
+            "The agent has {done} the {limit} (`{key}`) that its quota lets it {does} {until}."
+        ))
+    };
+    match why {
+        reason::QUOTA_SENT => bytes(quota.bytes_out, "sent", "send", "bytes_out"),
+        reason::QUOTA_RECEIVED => bytes(quota.bytes_in, "received", "receive", "bytes_in"),
+        reason::CONNECTION_RATE => {
+            let rate = quota.connections?;
+            Some(format!(
+                "The agent begins more connections than its quota lets it: {} a second, and {} at once.",
+                rate.per_second, rate.burst
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// A number of bytes as it is written in a policy: in the largest unit of which it is a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(shift, _)| {
+        let rest = bytes & ((1 << shift) - 1);
+        bytes > 0 && rest == 0
+    });
+    match unit {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
     }
 }
 
@@ -364,6 +410,14 @@ fn sentence(event: &Event, action: &Action) -> String {
         reason::OPTION => {
             "Agents set no socket option that gives an address which is not this host's (IP_FREEBIND, IP_TRANSPARENT), or that chooses among the sockets of a port (SO_ATTACH_REUSEPORT_CBPF)."
                 .to_owned()
+        }
+        // The quota was another one by the time that this was read.
+        reason::QUOTA_SENT => "The agent has sent as many bytes as its quota let it.".to_owned(),
+        reason::QUOTA_RECEIVED => {
+            "The agent has received as many bytes as its quota let it.".to_owned()
+        }
+        reason::CONNECTION_RATE => {
+            "The agent began more connections than its quota let it.".to_owned()
         }
         reason::METADATA => format!("{place} is a metadata service."),
         reason::NO_UPLINK => format!(

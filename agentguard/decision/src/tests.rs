@@ -64,9 +64,13 @@ impl Recorder for Memory {
 }
 
 fn decider() -> Decider<Memory> {
+    deciding(POLICY)
+}
+
+fn deciding(policy: &str) -> Decider<Memory> {
     let document = Document {
         path: "policy.yaml".to_owned(),
-        text: POLICY.to_owned(),
+        text: policy.to_owned(),
     };
     let policy = compile(&[document]).unwrap();
     let directory = Directory::default();

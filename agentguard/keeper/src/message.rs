@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agentguard_model::{
-    AgentId, AgentName, HostName, Labels, ResourceEvent, ResourceUsage, Telemetry, UpstreamEntry,
+    AgentId, AgentName, ConnectionRate, HostName, Labels, QuotaWindow, ResourceEvent,
+    ResourceUsage, Telemetry, UpstreamEntry,
 };
 use serde::{Deserialize, Serialize};
 
@@ -257,8 +258,36 @@ pub struct AgentState {
     pub runs: u32,
     /// That nothing may leave it or reach it.
     pub quarantine: Option<Quarantine>,
+    /// How much of the network it may use, and has used.
+    pub quota: Option<QuotaState>,
     /// What of it the guard cannot hold, or not serve, a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// How much of the network an agent may use, and has used.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct QuotaState {
+    /// For how long bytes count.
+    pub every: QuotaWindow,
+    /// Since when they are counted, in seconds since the epoch.
+    pub since: i64,
+    /// When they are given anew, likewise.
+    pub resets: Option<i64>,
+    /// Bytes that left it.
+    pub bytes_out: Option<Used>,
+    /// Bytes that reached it.
+    pub bytes_in: Option<Used>,
+    /// How many connections may begin.
+    pub connections: Option<ConnectionRate>,
+}
+
+/// How much of a limit is used: more than all of it where it is not enforced, or was more before.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Used {
+    /// The limit.
+    pub limit: u64,
+    /// What is used of it.
+    pub used: u64,
 }
 
 /// The characters of a [`Quarantine::reason`] or a [`Switch::reason`], at most.

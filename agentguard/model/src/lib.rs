@@ -16,6 +16,7 @@ pub mod ledger;
 mod llm;
 mod path;
 mod pin;
+mod quota;
 mod reason;
 mod resources;
 pub mod special;
@@ -39,6 +40,7 @@ pub use pin::{
     ChangedPart, MAX_PINNED, MAX_PINNED_NAME, PinAccepted, PinOther, Sight, ToolChange,
     ToolDefinition, ToolPin, ToolPinned,
 };
+pub use quota::{ConnectionRate, Quota, QuotaWindow};
 pub use reason::{Reason, ReasonCode};
 pub use resources::{
     BlockDevice, CpuUsage, IoLimit, IoUsage, MemoryUsage, MilliCpus, Percent, PidsUsage, Pressure,

@@ -68,6 +68,10 @@ pub enum ReasonCode {
     OptionNotAllowed,
     /// A process outside of the agent, which could do for it what it may not do itself.
     ProcessNotAllowed,
+    /// The agent has used up the bytes of its quota.
+    QuotaBytes,
+    /// The agent begins more connections than its quota lets it.
+    RateConnections,
     /// The name resolved to an address in a private, loopback, link-local or metadata range.
     Rebinding,
     /// The name does not exist.

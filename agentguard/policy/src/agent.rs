@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentguard_model::{AgentName, Claim, ClaimSource, Handling, Labels, Mode, ResourceLimits};
+use agentguard_model::{
+    AgentName, Claim, ClaimSource, Handling, Labels, Mode, Quota, ResourceLimits,
+};
 
 use crate::document::{Local, NotUnderstood, OnAdoption, OnDaemonLoss, OnMissing};
 use crate::index::Index;
@@ -36,6 +38,8 @@ pub struct AgentPolicy {
     pub not_understood: NotUnderstood,
     /// Where its requests may say whom they are for, the most trusted first.
     pub trusts: Vec<ClaimSource>,
+    /// How much of the network it may use.
+    pub quota: Option<Quota>,
     /// What `agentguard run` leaves open to it.
     pub sandbox: SandboxPolicy,
     /// What each of its cgroups may take of the host.

@@ -3,6 +3,7 @@
 mod budget;
 mod changes;
 mod llm;
+mod quota;
 mod resources;
 mod tool;
 
@@ -16,6 +17,7 @@ pub(crate) use budget::{RawBudget, RawCharged, RawWindow};
 pub(crate) use changes::{RawBounds, RawChanges, RawNumber, RawOp, RawOperation};
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
+pub(crate) use quota::RawQuota;
 pub use resources::OnMissing;
 pub(crate) use resources::{RawIo, RawResources};
 pub use tool::{Listing, Pinning};
@@ -172,6 +174,9 @@ pub(crate) struct RawAgent {
     /// of these comes first. None, if absent.
     #[serde(default)]
     pub(crate) trusts: Vec<agentguard_model::ClaimSource>,
+    /// How much of the network it may use. Without limits, if absent.
+    #[serde(default)]
+    pub(crate) quota: Option<At<RawQuota>>,
     /// What `agentguard run` leaves open to this agent that it closes to others.
     #[serde(default)]
     pub(crate) sandbox: Option<RawSandbox>,

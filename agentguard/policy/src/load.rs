@@ -14,6 +14,7 @@ mod llm;
 mod local;
 mod operations;
 mod providers;
+mod quota;
 pub(crate) mod requests;
 mod resources;
 mod routes;
@@ -479,6 +480,9 @@ fn agent(
         .resources
         .map(|raw| resources::resources(&raw, whole, report))
         .unwrap_or_default();
+    let quota = raw
+        .quota
+        .and_then(|quota| quota::quota(&quota, whole, report));
     let agent = AgentPolicy {
         name,
         labels: raw.labels,
@@ -491,6 +495,7 @@ fn agent(
         default_handling,
         not_understood: raw.not_understood.unwrap_or(defaults.not_understood),
         trusts: raw.trusts,
+        quota,
         sandbox,
         resources,
         indexes: Vec::new(),

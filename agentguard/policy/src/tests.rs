@@ -12,6 +12,7 @@ mod kernel_lines;
 mod llm;
 mod local;
 mod named;
+mod quota;
 mod random;
 mod refusals;
 mod replay;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentguard_control::api::{AgentStatus, Quarantine};
+use agentguard_control::api::{AgentStatus, Quarantine, QuotaStatus, QuotaUsed};
 use agentguard_keeper::groups::APPROVE;
 use agentguard_keeper::message::{Answer, Command as Request};
 use agentguard_keeper::packet;
@@ -266,6 +266,10 @@ fn story(agent: &AgentStatus) -> String {
     if let Some(resources) = &agent.resources {
         out.push_str(&resources::lines(resources));
     }
+    if let Some(quota) = &agent.quota {
+        let lines = quota_lines(quota).join("\n          ");
+        out.push_str(&format!("quota     {lines}\n"));
+    }
     for warning in &agent.warnings {
         out.push_str(&format!("warning   {}\n", printable(warning)));
     }
@@ -273,6 +277,45 @@ fn story(agent: &AgentStatus) -> String {
         out.push_str(&format!("number    {}\n", id.0));
     }
     out
+}
+
+/// What an agent may use of the network, a line for each limit.
+fn quota_lines(quota: &QuotaStatus) -> Vec<String> {
+    let directions = [("out", &quota.bytes_out), ("in", &quota.bytes_in)];
+    let mut lines: Vec<String> = directions
+        .into_iter()
+        .filter_map(|(direction, used)| {
+            let QuotaUsed { limit, used } = (*used)?;
+            let share = used.saturating_mul(100) / limit.max(1);
+            let when = match quota.resets {
+                Some(resets) => format!("a {}, anew at {}", quota.every, moment(resets)),
+                None => format!("in all, counted since {}", moment(quota.since)),
+            };
+            let (used, limit) = (bytes(used), bytes(limit));
+            Some(format!(
+                "bytes {direction}: {used} of {limit} used ({share}%); {when}"
+            ))
+        })
+        .collect();
+    if let Some(rate) = quota.connections {
+        lines.push(format!(
+            "connections: {} a second, {} at once",
+            rate.per_second, rate.burst
+        ));
+    }
+    lines
+}
+
+/// A number of bytes for people: in the largest unit of which it is at least one, with one decimal, cut.
+fn bytes(count: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, shift)| count >> shift > 0);
+    let Some((unit, shift)) = unit else {
+        return format!("{count} B");
+    };
+    let rest = count & ((1 << shift) - 1);
+    let tenth = (rest * 10) >> shift;
+    format!("{}.{tenth} {unit}", count >> shift)
 }
 
 /// That an agent is quarantined: since when, by whom and why.
@@ -321,8 +364,8 @@ fn meaning(mode: Mode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{AgentStatus, Quarantine, story, table};
-    use agentguard_model::{AgentId, Mode};
+    use super::{AgentStatus, Quarantine, QuotaStatus, QuotaUsed, story, table};
+    use agentguard_model::{AgentId, ConnectionRate, Mode, QuotaWindow};
 
     fn agent() -> AgentStatus {
         AgentStatus {
@@ -335,6 +378,7 @@ mod tests {
             undeclared: false,
             quarantine: None,
             resources: None,
+            quota: None,
             warnings: Vec::new(),
         }
     }
@@ -351,6 +395,7 @@ mod tests {
             undeclared: false,
             quarantine: None,
             resources: None,
+            quota: None,
             warnings: Vec::new(),
         };
         assert_eq!(
@@ -379,6 +424,43 @@ mod tests {
             ..agent()
         };
         assert!(story(&taking).contains("\ncpu       0.0 s used\nnumber"));
+    }
+
+    #[test]
+    fn what_is_used_of_a_quota_is_shown_with_its_limit_and_its_end() {
+        let used = |limit, used| Some(QuotaUsed { limit, used });
+        let day = QuotaStatus {
+            every: QuotaWindow::Day,
+            since: "2026-01-02T00:00:00Z".parse().unwrap(),
+            resets: Some("2026-01-03T00:00:00Z".parse().unwrap()),
+            bytes_out: used(1 << 30, 805_306_368),
+            bytes_in: used(10 << 30, 999),
+            connections: Some(ConnectionRate {
+                per_second: 5,
+                burst: 50,
+            }),
+        };
+        let shown = |quota: &QuotaStatus| {
+            story(&AgentStatus {
+                quota: Some(quota.clone()),
+                ..agent()
+            })
+        };
+        let expected = "quota     bytes out: 768.0 MiB of 1.0 GiB used (75%); a day, anew at 2026-01-03T00:00:00Z\n\
+             \x20         bytes in: 999 B of 10.0 GiB used (0%); a day, anew at 2026-01-03T00:00:00Z\n\
+             \x20         connections: 5 a second, 50 at once\n";
+        assert!(shown(&day).contains(expected), "{}", shown(&day));
+        let for_ever = QuotaStatus {
+            every: QuotaWindow::Lifetime,
+            resets: None,
+            bytes_out: used(65536, 70_000),
+            bytes_in: None,
+            connections: None,
+            ..day
+        };
+        let expected = "quota     bytes out: 68.3 KiB of 64.0 KiB used (106%); in all, counted since \
+             2026-01-02T00:00:00Z\n";
+        assert!(shown(&for_ever).contains(expected), "{}", shown(&for_ever));
     }
 
     #[test]

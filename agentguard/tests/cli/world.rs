@@ -176,6 +176,7 @@ impl Served {
             undeclared: false,
             quarantine: None,
             resources: None,
+            quota: None,
             warnings: Vec::new(),
         }]);
         let (guard, guard_seen) = watch::channel(GuardStatus {

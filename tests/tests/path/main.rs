@@ -22,6 +22,7 @@ mod membership;
 mod modes;
 mod protocol;
 mod quarantine;
+mod quotas;
 mod ranges;
 mod reload;
 mod removed;

@@ -172,6 +172,7 @@ pub(crate) fn agent_status() -> AgentStatus {
         undeclared: false,
         quarantine: None,
         resources: Some(ResourceUsage::default()),
+        quota: None,
         warnings: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use agentguard_common::address::Address;
 use agentguard_common::event::{Event, kind, reason};
 use agentguard_model::{Layer, Mode, ReasonCode, Verdict};
 
-use super::{decider, last};
+use super::{decider, deciding, last};
 
 fn event(why: u8, rule: u32, generation: u32, denied: bool) -> Event {
     let mut comm = [0; 16];
@@ -56,7 +56,7 @@ async fn a_verdict_of_the_kernel_names_the_rule_of_its_own_policy() {
 #[tokio::test]
 async fn every_reason_of_the_gate_has_a_code_and_a_sentence() {
     let decider = decider();
-    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::DEVICE_FILE) {
+    for why in (1..=4).chain(reason::FIRST_DENIAL..=reason::CONNECTION_RATE) {
         decider
             .kernel(&event(why, 0, 4, why >= 16), None, None, None)
             .await
@@ -168,5 +168,51 @@ async fn what_a_rule_on_paper_denies_is_in_that_rules_mode() {
         decider.kernel(&event, None, None, None).await.unwrap();
         let decision = last(&decider);
         assert_eq!((decision.mode, decision.enforced), (mode, denied), "{rule}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_quota_refuses_is_told_with_its_limit_and_when_there_is_more() {
+    let policy = "version: 1\nagents:\n  - name: coder\n    quota: {bytes_out: 1536MiB, bytes_in: 65537, every: day, \
+                  connections: {per_second: 5, burst: 50}}\n";
+    let decider = deciding(policy);
+    let day = "in a day; there is more from ";
+    for (why, code, begin, end) in [
+        (
+            reason::QUOTA_SENT,
+            ReasonCode::QuotaBytes,
+            "The agent has sent the 1536MiB (`bytes_out`) that its quota lets it send in a day; there is more from ",
+            "T00:00:00Z on.",
+        ),
+        (
+            reason::QUOTA_RECEIVED,
+            ReasonCode::QuotaBytes,
+            "The agent has received the 65537 bytes (`bytes_in`) that its quota lets it receive in a day; there is more from ",
+            "T00:00:00Z on.",
+        ),
+        (
+            reason::CONNECTION_RATE,
+            ReasonCode::RateConnections,
+            "The agent begins more connections than its quota lets it: 5 a second, and 50 at once.",
+            "",
+        ),
+    ] {
+        for denied in [true, false] {
+            let event = event(why, 0, 4, denied);
+            decider.kernel(&event, None, None, None).await.unwrap();
+            let decision = last(&decider);
+            let message = &decision.reason.message;
+            assert!(
+                message.starts_with(begin) && message.ends_with(end),
+                "{message}"
+            );
+            assert_eq!(message.contains(day), why != reason::CONNECTION_RATE);
+            assert_eq!(decision.reason.code, code);
+            assert_eq!(
+                (decision.verdict, decision.enforced),
+                (Verdict::Deny, denied)
+            );
+            assert_eq!(decision.matched, []);
+        }
     }
 }

@@ -100,6 +100,15 @@ pub(super) fn of(decision: &Decision) -> Advice {
                 "the agent is quarantined, and no rule changes that: `agentguard agent show {name}` says since when, by whom and why, and `agentguard agent release {name}` undoes it"
             ))
         }
+        ReasonCode::QuotaBytes => {
+            let name = decision.agent.as_ref().map_or("NAME", |agent| agent.name.as_str());
+            say(&format!(
+                "`agentguard agent show {name}` says what the agent has used and when there is more; its `quota` in the policy is the limit, and a larger one counts with the next reload"
+            ))
+        }
+        ReasonCode::RateConnections => say(
+            "let the program keep its connections open and use them again, or let it wait; `quota: connections` of the agent in the policy is the limit",
+        ),
         ReasonCode::DatagramNotProxied => say(
             "only the proxy may decide this destination, and it takes TCP only: clients fall back to TCP, or a rule over `transport: [udp]` allows the datagrams as they are",
         ),

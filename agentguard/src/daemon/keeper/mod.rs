@@ -17,6 +17,7 @@ mod outgoing;
 mod policy;
 mod profiles;
 mod published;
+mod quotas;
 mod registry;
 mod residents;
 mod resources;
@@ -244,6 +245,7 @@ fn supervise(
                 if let Some(mut worker) = worker {
                     worker.drain(keeper, DRAIN);
                 }
+                lock(keeper).write_down_quotas();
                 return Ok(());
             }
             Some(Signal::Reload) => {
@@ -312,6 +314,7 @@ fn supervise(
             failing = ticked;
         }
         returned::close(keeper);
+        state::end_spent(keeper);
         let ca = lock(keeper).ca();
         ca.forget();
     }

@@ -7,6 +7,7 @@ mod left;
 mod orders;
 mod policy;
 mod quarantine;
+mod quotas;
 mod residents;
 mod resources;
 mod root;
@@ -38,12 +39,14 @@ use agentguard_policy::Policy;
 use anyhow::Context as _;
 
 pub(super) use orders::Asked;
+pub(super) use quotas::end as end_spent;
 
 use super::authorities::Authorities;
 use super::outgoing::Outgoing;
 use super::policy::PolicyRead;
 use super::profiles::{NOTHING, Profiles};
 use super::published::{PublishRefused, Published, Request};
+use super::quotas::Quotas;
 use super::registry::Registry;
 use super::residents::{Hint, Looking, Residents};
 use super::resources::Looking as LookingAtResources;
@@ -83,6 +86,9 @@ pub(super) struct Keeper {
     /// Workers that were started.
     workers: u64,
     registry: Registry,
+    quotas: Quotas,
+    /// Agents whose bytes are gone, and whose flows are to be ended.
+    spent: Vec<AgentId>,
     profiles: Profiles,
     published: Published,
     /// By cgroup id: what the gate's map of agents holds.
@@ -196,6 +202,7 @@ impl Keeper {
         let sandbox = Arc::new(Sandbox::open(&config, mount.clone())?);
         // First: that of a newer version is not read, and then nothing of the gate is touched.
         let registry = Registry::open(config.paths.state_dir.join("keeper/agents.json"))?;
+        let quotas = Quotas::open(config.paths.state_dir.join("keeper/quotas.json"))?;
         let governed = registry.adopted().keys().chain([&config.paths.cgroup_root]);
         for path in governed {
             if let Some(own) = subtrees::holds_the_guard(&mount, path) {
@@ -223,6 +230,8 @@ impl Keeper {
             reloads: Reloads::default(),
             workers: 0,
             registry,
+            quotas,
+            spent: Vec::new(),
             profiles: Profiles::above(last.unwrap_or(NOTHING)),
             published,
             subtrees: BTreeMap::new(),
@@ -288,6 +297,7 @@ impl Keeper {
             }
         }
         self.believe_the_kernel(&others)?;
+        self.write_quotas()?;
         self.write_agents()?;
         self.hold_quarantines();
         for (id, _) in left {
@@ -295,6 +305,7 @@ impl Keeper {
                 self.gate.remove_agent(id)?;
             }
         }
+        self.forget_quotas()?;
         let listeners = listeners(&self.config, &self.host);
         self.gate.put_listeners(self.host.netns, &listeners)?;
         self.forget_earlier_namespaces()?;
@@ -338,6 +349,7 @@ impl Keeper {
         let held = self.hold_root();
         let followed = self.follow_cgroups();
         let devices = self.gate.look_for_devices();
+        let metered = self.follow_quotas();
         self.hold_quarantines();
         self.forget_superseded();
         self.tell_state();
@@ -345,6 +357,7 @@ impl Keeper {
         held?;
         followed?;
         devices?;
+        metered?;
         self.published.expire(&mut self.gate, Instant::now())?;
         self.clear_runs()
     }

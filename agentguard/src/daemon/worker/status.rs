@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agentguard_budget::prices::{Origin, Prices};
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, PricesStatus,
-    ProgramStatus, Quarantine, SwitchStatus, TelemetryStatus,
+    ProgramStatus, Quarantine, QuotaStatus, QuotaUsed, SwitchStatus, TelemetryStatus,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
@@ -290,6 +290,7 @@ impl Board {
             agent.cgroups.clone_from(&known.cgroups);
             agent.runs = known.runs;
             agent.quarantine = known.quarantine.as_ref().map(quarantine);
+            agent.quota = known.quota.as_ref().and_then(quota);
             agent.warnings.clone_from(&known.warnings);
             if !known.cgroups.is_empty() {
                 agent.resources = self.usage.borrow().get(&known.id).cloned();
@@ -310,6 +311,24 @@ fn silent(keeper: u32) -> String {
     )
 }
 
+/// What an agent may use. `None`: its times are none, which no keeper says.
+fn quota(known: &message::QuotaState) -> Option<QuotaStatus> {
+    let used = |used: &message::Used| QuotaUsed {
+        limit: used.limit,
+        used: used.used,
+    };
+    Some(QuotaStatus {
+        every: known.every,
+        since: Timestamp::from_second(known.since).ok()?,
+        resets: known
+            .resets
+            .and_then(|resets| Timestamp::from_second(resets).ok()),
+        bytes_out: known.bytes_out.as_ref().map(used),
+        bytes_in: known.bytes_in.as_ref().map(used),
+        connections: known.connections,
+    })
+}
+
 /// An agent of which nothing is known yet.
 fn unseen(name: &AgentName, labels: Labels, mode: Mode) -> AgentStatus {
     AgentStatus {
@@ -322,6 +341,7 @@ fn unseen(name: &AgentName, labels: Labels, mode: Mode) -> AgentStatus {
         runs: 0,
         quarantine: None,
         resources: None,
+        quota: None,
         warnings: Vec::new(),
     }
 }
@@ -376,6 +396,7 @@ mod tests {
             cgroups: vec![format!("/agents/{name}")],
             runs: 1,
             quarantine: None,
+            quota: None,
             warnings: Vec::new(),
         }
     }

@@ -84,7 +84,10 @@ impl Keeper {
         let before = std::mem::replace(&mut self.policy, Arc::new(read.policy));
         if let Err(error) = self.put_in_force() {
             self.policy = before;
-            let restored = self.rewrite_agents().and_then(|()| self.write_sockets());
+            let restored = self
+                .write_quotas()
+                .and_then(|()| self.rewrite_agents())
+                .and_then(|()| self.write_sockets());
             if let Err(error) = restored {
                 tracing::error!(
                     error = format!("{error:#}"),
@@ -111,10 +114,19 @@ impl Keeper {
 
     /// Has the kernel decide by the policy.
     fn put_in_force(&mut self) -> anyhow::Result<()> {
+        // Before any agent is said to have one.
+        self.write_quotas()?;
         self.follow_cgroups()?;
         self.write_sockets()?;
         // Last: once it is done the rules of the policy before are not in the kernel any more.
-        self.write_agents()
+        self.write_agents()?;
+        if let Err(error) = self.forget_quotas() {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "quotas that no agent has any more stay in the kernel"
+            );
+        }
+        Ok(())
     }
 
     /// The cgroups of each agent.

@@ -505,6 +505,9 @@ fn agent_entry(
         Mode::Shadow => mode::SHADOW,
         Mode::Observe => mode::OBSERVE,
     };
+    if agent.quota.is_some() {
+        entry.flags |= agent_flag::METERED;
+    }
     if agent.local == Local::Own {
         entry.flags |= agent_flag::LOCAL_OWN;
     }

@@ -19,6 +19,8 @@ use super::{Keeper, Run, epoch_seconds};
 const TOLD_BYTES: usize = 64 * 1024;
 /// Bytes of cgroups that carry the gate, in the same message.
 const TOLD_ATTACHED: usize = 16 * 1024;
+/// Bytes that are counted for a quota there.
+const TOLD_QUOTA: usize = 96;
 /// Cgroups listed of one agent.
 const TOLD_CGROUPS: usize = 16;
 
@@ -157,6 +159,7 @@ impl Keeper {
                 cgroups: Vec::new(),
                 runs: 0,
                 quarantine: self.registry.quarantined().get(name).cloned(),
+                quota: self.quota_of(name),
                 warnings: self.warnings(subtree.agent),
             });
             // A run's cgroup is its agent's cgroup and its number.
@@ -168,6 +171,9 @@ impl Keeper {
         // Also those that nothing runs as.
         let quarantined = self.registry.quarantined().keys();
         let others = quarantined.chain(self.registry.adopted().values());
+        let metered = self.policy.agents().iter();
+        let metered = metered.filter(|agent| agent.quota.is_some());
+        let others = others.chain(metered.map(|agent| &agent.name));
         for name in others.chain(self.unheld.keys()) {
             if let Some(id) = self.registry.known_number(name) {
                 agents.entry(id).or_insert_with(|| AgentState {
@@ -176,6 +182,7 @@ impl Keeper {
                     cgroups: Vec::new(),
                     runs: 0,
                     quarantine: self.registry.quarantined().get(name).cloned(),
+                    quota: self.quota_of(name),
                     warnings: self.warnings(id),
                 });
             }
@@ -188,6 +195,7 @@ impl Keeper {
             let bytes = texts.sum::<usize>()
                 + agent.name.as_str().len()
                 + reason.map_or(0, String::len)
+                + agent.quota.as_ref().map_or(0, |_| TOLD_QUOTA)
                 + agent.warnings.iter().map(|it| it.len() + 8).sum::<usize>()
                 + 32;
             let fits = room > bytes;
