@@ -6,7 +6,7 @@
 //! resolver have a bound of their own.
 
 use agentguard_common::event::reason;
-use agentguard_common::map::{AgentEntry, SocketEntry, agent_flag, mode};
+use agentguard_common::map::{AgentEntry, SocketEntry, UDP, agent_flag, mode, socket_state};
 use agentguard_common::quota::{Counter, Quota, Usage, open, take};
 use agentguard_common::verdict::{Effect, FlowVerdict};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -61,20 +61,31 @@ pub(crate) fn passes<const OUTBOUND: bool>(
         return false;
     };
     // SAFETY: fields of an entry that was just found.
-    let (used, told) = unsafe {
-        if OUTBOUND {
-            (&raw mut (*usage).sent, &raw mut (*usage).told_sent)
+    let (sent, received) = unsafe { (&raw mut (*usage).sent, &raw mut (*usage).received) };
+    // A query whose answer there would be no bytes for: who asks would wait for it, and ask again.
+    let unanswered = OUTBOUND
+        && entry.transport == UDP
+        && entry.state == socket_state::RESOLVER
+        && !quota.has_bytes(0, Shared(received).load());
+    // SAFETY: as above.
+    let (until, why, told) = unsafe {
+        if OUTBOUND && !unanswered {
+            (
+                quota.sent_until,
+                reason::QUOTA_SENT,
+                &raw mut (*usage).told_sent,
+            )
         } else {
-            (&raw mut (*usage).received, &raw mut (*usage).told_received)
+            (
+                quota.received_until,
+                reason::QUOTA_RECEIVED,
+                &raw mut (*usage).told_received,
+            )
         }
     };
-    let (until, why) = if OUTBOUND {
-        (quota.sent_until, reason::QUOTA_SENT)
-    } else {
-        (quota.received_until, reason::QUOTA_RECEIVED)
-    };
-    let (used, bytes) = (Shared(used), u64::from(ctx.len()));
-    if take(&used, until, bytes) {
+    let used = Shared(if OUTBOUND { sent } else { received });
+    let bytes = u64::from(ctx.len());
+    if !unanswered && take(&used, until, bytes) {
         return true;
     }
     let enforced = found.mode == mode::ENFORCE;
@@ -123,8 +134,7 @@ unsafe extern "C" fn flow_begins(
         return 0;
     };
     let verdict = FlowVerdict::unpack(verdict);
-    let free = matches!(verdict.effect, Effect::Deny | Effect::Resolver);
-    if free || verdict.reason == reason::LOCAL {
+    if verdict.effect == Effect::Deny || verdict.reason == reason::LOCAL {
         return 1;
     }
     let Some(found) = agent::by_cgroup(entry.cgroup) else {
@@ -133,7 +143,7 @@ unsafe extern "C" fn flow_begins(
     if found.flags & agent_flag::METERED == 0 {
         return 1;
     }
-    let why = over_quota(found.agent);
+    let why = over_quota(found.agent, verdict.effect != Effect::Resolver);
     if why == 0 {
         return 1;
     }
@@ -149,9 +159,9 @@ unsafe extern "C" fn flow_begins(
     u64::from(!enforced)
 }
 
-/// Counts a flow that begins: 0, or the reason for which it must not.
+/// Counts a flow that begins, if it is one that has a rate: 0, or the reason for which it must not.
 #[inline(always)]
-fn over_quota(agent: u32) -> u64 {
+fn over_quota(agent: u32, has_rate: bool) -> u64 {
     let Some((quota, usage)) = account(agent) else {
         return u64::from(reason::MAP_FULL);
     };
@@ -172,7 +182,7 @@ fn over_quota(agent: u32) -> u64 {
     }
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    if open(&Shared(opened), quota, now) {
+    if !has_rate || open(&Shared(opened), quota, now) {
         0
     } else {
         u64::from(reason::CONNECTION_RATE)

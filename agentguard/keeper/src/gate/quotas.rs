@@ -3,7 +3,7 @@
 //! The keeper writes no count. An entry of counts is made once and stays, whatever becomes of the limits, until the
 //! agent has none any more.
 
-use agentguard_common::quota::{Quota, Usage};
+use agentguard_common::quota::{Quota, UNLIMITED, Usage};
 use aya::maps::MapError;
 
 use super::{Gate, GateError, ignore_absent, map_error};
@@ -19,6 +19,9 @@ impl Gate {
         }
         let usage = Usage {
             born_ns,
+            // Of no limit, and so of none that there is, a refusal was told.
+            told_sent: UNLIMITED,
+            told_received: UNLIMITED,
             ..Usage::default()
         };
         self.patience

@@ -453,6 +453,45 @@ fn a_flow_that_is_over_says_so_to_the_other_side() {
 }
 
 #[test]
+fn a_query_whose_answer_would_not_arrive_is_refused_at_the_call() {
+    in_world(|world| {
+        let mut agent = world.agent(1);
+        let mut client = agent.client();
+        let resolver = udp(&world.listening.v4.resolver_udp);
+        client.does("q = udp('192.0.2.53', 53); q.send(b'query')");
+        resolver.recv(&mut [0; 8]).unwrap();
+        meter(world, &mut agent, received(LEAST_BYTES - 1));
+        client.is_refused("q.send(b'query')");
+        client
+            .is_refused("socket.socket(AF_INET, SOCK_DGRAM).sendto(b'query', ('192.0.2.53', 53))");
+        client.is_refused("tcp('192.0.2.53', 53)");
+        let told = of_quotas(&world.events());
+        assert_eq!(told, [(reason::QUOTA_RECEIVED, 1); 2]);
+        limit(world, &agent, received(LEAST_BYTES));
+        client.does("q.send(b'query')");
+        resolver.recv(&mut [0; 8]).unwrap();
+    });
+}
+
+/// As after a start of the host, when all was used before.
+#[test]
+fn what_has_nothing_left_from_the_start_is_told_too() {
+    in_world(|world| {
+        let (server, port) = server();
+        let mut agent = world.agent(1);
+        world.rule(&agent, &[("::/0", direct(1))]);
+        let mut client = agent.client();
+        dial(&mut client, "192.0.2.1", port);
+        let (mut stream, _) = accept(&server);
+        world.events();
+        meter(world, &mut agent, sent(0));
+        client.does("pieces(s, 1)");
+        assert_eq!(drain(&mut stream), 0);
+        assert_eq!(of_quotas(&world.events()), [(reason::QUOTA_SENT, 1)]);
+    });
+}
+
+#[test]
 fn processes_of_one_agent_share_its_quota_and_another_agent_has_its_own() {
     in_world(|world| {
         let (server, port) = server();
@@ -478,13 +517,8 @@ fn processes_of_one_agent_share_its_quota_and_another_agent_has_its_own() {
         assert!((200_000..300_000).contains(&arrived), "{arrived}");
         let used = usage(world, first);
         assert!(used.sent <= until, "{used:?}");
-        assert_eq!(
-            usage(world, second),
-            Usage {
-                born_ns: BORN,
-                ..Usage::default()
-            }
-        );
+        let of_second = usage(world, second);
+        assert_eq!((of_second.sent, of_second.received), (0, 0));
         let mut other = second.client();
         other.does(&format!("s = tcp('192.0.2.1', {port})"));
     });

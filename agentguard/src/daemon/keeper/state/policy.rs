@@ -84,6 +84,8 @@ impl Keeper {
         let before = std::mem::replace(&mut self.policy, Arc::new(read.policy));
         if let Err(error) = self.put_in_force() {
             self.policy = before;
+            // Whose bytes were gone by the policy that was not taken.
+            self.spent.clear();
             let restored = self
                 .write_quotas()
                 .and_then(|()| self.rewrite_agents())

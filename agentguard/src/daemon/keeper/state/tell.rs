@@ -202,13 +202,20 @@ impl Keeper {
             room -= if fits { bytes } else { 0 };
             fits
         };
-        let all = agents.len();
-        // What operators have to see comes first.
+        // What operators have to see comes first, and last what only has a quota.
+        let rank =
+            |agent: &AgentState| match agent.quarantine.is_none() && agent.warnings.is_empty() {
+                false => 0,
+                true if agent.runs != 0 || !agent.cgroups.is_empty() => 1,
+                true => 2,
+            };
+        let governed = |agents: &[AgentState]| agents.iter().filter(|it| rank(it) < 2).count();
         let mut agents: Vec<AgentState> = agents.into_values().collect();
-        agents.sort_by_key(|agent| agent.quarantine.is_none() && agent.warnings.is_empty());
+        agents.sort_by_key(rank);
+        let all = governed(&agents);
         let agents: Vec<AgentState> = agents.into_iter().filter(fits).collect();
         let state = State {
-            unlisted: all.saturating_sub(agents.len()),
+            unlisted: all.saturating_sub(governed(&agents)),
             agents,
             attached,
             attached_more,
