@@ -43,8 +43,21 @@ impl Quota {
     #[inline(always)]
     #[must_use]
     pub const fn has_bytes(&self, sent: u64, received: u64) -> bool {
+        self.has_bytes_out(sent) && self.has_bytes_in(received)
+    }
+
+    /// As [`Self::has_bytes`], of what leaves.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_bytes_out(&self, sent: u64) -> bool {
         sent.saturating_add(LEAST_BYTES) <= self.sent_until
-            && received.saturating_add(LEAST_BYTES) <= self.received_until
+    }
+
+    /// As [`Self::has_bytes`], of what arrives.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_bytes_in(&self, received: u64) -> bool {
+        received.saturating_add(LEAST_BYTES) <= self.received_until
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn passes<const OUTBOUND: bool>(
     let unanswered = OUTBOUND
         && entry.transport == UDP
         && entry.state == socket_state::RESOLVER
-        && !quota.has_bytes(0, Shared(received).load());
+        && !quota.has_bytes_in(Shared(received).load());
     // SAFETY: as above.
     let (until, why, told) = unsafe {
         if OUTBOUND && !unanswered {
@@ -173,12 +173,11 @@ fn over_quota(agent: u32, has_rate: bool) -> u64 {
             &raw mut (*usage).opened_until_ns,
         )
     };
-    if !quota.has_bytes(sent, received) {
-        return u64::from(if quota.has_bytes(sent, 0) {
-            reason::QUOTA_RECEIVED
-        } else {
-            reason::QUOTA_SENT
-        });
+    if !quota.has_bytes_out(sent) {
+        return u64::from(reason::QUOTA_SENT);
+    }
+    if !quota.has_bytes_in(received) {
+        return u64::from(reason::QUOTA_RECEIVED);
     }
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };

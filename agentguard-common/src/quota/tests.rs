@@ -66,6 +66,12 @@ fn a_connection_needs_some_bytes_in_both_directions() {
     assert!(!quota.has_bytes(0, 20_001 - LEAST_BYTES));
     assert!(!quota.has_bytes(u64::MAX, u64::MAX));
     assert!(Quota::NONE.has_bytes(1 << 62, 1 << 62));
+    // What is left in one says nothing of the other.
+    let spent = Quota {
+        received_until: 0,
+        ..Quota::NONE
+    };
+    assert!(spent.has_bytes_out(0) && !spent.has_bytes_in(0));
 }
 
 #[test]
