@@ -67,8 +67,8 @@ fn connect<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i3
         return DENY;
     }
     // Last, so that what is refused for another reason takes nothing.
-    let told = event::Told::flow(entry, entry.reason, false);
-    if !quota::begins(entry, verdict, &told) {
+    let mut told = event::Told::flow(entry, entry.reason, false);
+    if !quota::begins(entry, verdict, &mut told) {
         entry.state = socket_state::NEW;
         return DENY;
     }

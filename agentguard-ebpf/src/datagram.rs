@@ -64,7 +64,7 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
         Ok(_) => (why, false),
         Err(why) => (why, true),
     };
-    let told = event::Told {
+    let mut told = event::Told {
         remote: destination,
         remote_port: port,
         rule: if why == reason::DEVICE { 0 } else { rule },
@@ -76,7 +76,7 @@ fn send<const FAMILY: u32>(ctx: &SockAddrContext, destination: Address) -> i32 {
     };
     let known = same && noted.class & socket_class::TOLD != 0;
     if noted.class & !socket_class::TOLD == socket_class::ALLOWED && !known {
-        if !quota::begins(entry, verdict, &told) || !event::tell(entry, &told) {
+        if !quota::begins(entry, verdict, &mut told) || !event::tell(entry, &told) {
             entry.state = socket_state::UNDECIDED;
             return DENY;
         }

@@ -447,13 +447,13 @@ fn first_datagram(
         note_destination(entry, &packet.destination, packet.destination_port, class);
         return true;
     }
-    let told = event::Told {
+    let mut told = event::Told {
         remote: dialled,
         remote_port: packet.destination_port,
         rule: verdict.rule,
         ..event::Told::flow(entry, verdict.reason, false)
     };
-    if !quota::begins(entry, verdict, &told) {
+    if !quota::begins(entry, verdict, &mut told) {
         // The next one is decided anew: there may be room for it.
         entry.state = socket_state::UNDECIDED;
         return false;

@@ -110,53 +110,51 @@ pub(crate) fn passes<const OUTBOUND: bool>(
 }
 
 /// Counts a flow that a verdict lets begin, and tells of it where there is no room for it. `false`: it must not begin
-/// now.
+/// now. `told`: what is told of it if it begins; it is used for the refusal too, since a frame has no room for two, and
+/// is as it was afterwards.
 #[inline(always)]
-pub(crate) fn begins(entry: &SocketEntry, verdict: FlowVerdict, told: &event::Told) -> bool {
-    // SAFETY: references.
-    unsafe { flow_begins(entry, told, verdict.pack()) != 0 }
+pub(crate) fn begins(entry: &SocketEntry, verdict: FlowVerdict, told: &mut event::Told) -> bool {
+    let over = flow_begins(entry.cgroup, verdict.pack());
+    if over == 0 {
+        return true;
+    }
+    let enforced = over & ENFORCED != 0;
+    // The rule that allows it has no part in this.
+    told.reason = (over & 0xff) as u8;
+    told.rule = 0;
+    told.denied = u8::from(enforced);
+    event::tell(entry, told);
+    told.reason = verdict.reason;
+    told.rule = verdict.rule;
+    told.denied = 0;
+    !enforced
 }
 
-/// [`begins`], of a packed verdict. A global function, which the verifier looks at once by itself: its callers go on
-/// in two ways, and not in all that lead through it.
-///
-/// # Safety
-/// Each pointer is null or points to what it says.
+/// A bit above a reason: it is refused, and not only told.
+const ENFORCED: u64 = 1 << 8;
+
+/// Counts a flow of the agent of a cgroup, of which a verdict is given packed: 0, or the reason for which it must not
+/// begin, with [`ENFORCED`]. A global function, which the verifier looks at once by itself: its callers go on in two
+/// ways, and not in all that lead through it. It calls no other, or `egress` and its functions would need more than
+/// 512 bytes together on 6.1.
 #[inline(never)]
 #[unsafe(no_mangle)]
-unsafe extern "C" fn flow_begins(
-    entry: *const SocketEntry,
-    told: *const event::Told,
-    verdict: u64,
-) -> u64 {
-    // SAFETY: upheld by the caller.
-    let (Some(entry), Some(told)) = (unsafe { (entry.as_ref(), told.as_ref()) }) else {
-        return 0;
-    };
+extern "C" fn flow_begins(cgroup: u64, verdict: u64) -> u64 {
     let verdict = FlowVerdict::unpack(verdict);
     if verdict.effect == Effect::Deny || verdict.reason == reason::LOCAL {
-        return 1;
-    }
-    let Some(found) = agent::by_cgroup(entry.cgroup) else {
         return 0;
+    }
+    let Some(found) = agent::by_cgroup(cgroup) else {
+        return u64::from(reason::NO_AGENT) | ENFORCED;
     };
     if found.flags & agent_flag::METERED == 0 {
-        return 1;
+        return 0;
     }
     let why = over_quota(found.agent, verdict.effect != Effect::Resolver);
-    if why == 0 {
-        return 1;
+    if why != 0 && found.mode == mode::ENFORCE {
+        return why | ENFORCED;
     }
-    let enforced = found.mode == mode::ENFORCE;
-    // The rule that allows it has no part in this.
-    let told = event::Told {
-        reason: (why & 0xff) as u8,
-        rule: 0,
-        denied: u8::from(enforced),
-        ..*told
-    };
-    event::tell(entry, &told);
-    u64::from(!enforced)
+    why
 }
 
 /// Counts a flow that begins, if it is one that has a rate: 0, or the reason for which it must not.
