@@ -87,6 +87,19 @@ pub struct Usage {
     pub told_received: u64,
 }
 
+impl Quota {
+    /// Whether a packet was refused and told by what is allowed now: since it is larger than what is left, nothing is
+    /// begun any more, however little that is. What leaves, and what arrives.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_told(&self, told_sent: u64, told_received: u64) -> (bool, bool) {
+        (
+            self.sent_until != UNLIMITED && told_sent == self.sent_until,
+            self.received_until != UNLIMITED && told_received == self.received_until,
+        )
+    }
+}
+
 /// A number that processors share.
 pub trait Counter {
     /// What it is.

@@ -164,17 +164,21 @@ fn over_quota(agent: u32, has_rate: bool) -> u64 {
         return u64::from(reason::MAP_FULL);
     };
     // SAFETY: fields of an entry that was just found, aligned.
-    let (sent, received, opened) = unsafe {
+    let (sent, received, opened, told) = unsafe {
         (
             (&raw const (*usage).sent).read_volatile(),
             (&raw const (*usage).received).read_volatile(),
             &raw mut (*usage).opened_until_ns,
+            quota.is_told(
+                (&raw const (*usage).told_sent).read_volatile(),
+                (&raw const (*usage).told_received).read_volatile(),
+            ),
         )
     };
-    if !quota.has_bytes_out(sent) {
+    if told.0 || !quota.has_bytes_out(sent) {
         return u64::from(reason::QUOTA_SENT);
     }
-    if !quota.has_bytes_in(received) {
+    if told.1 || !quota.has_bytes_in(received) {
         return u64::from(reason::QUOTA_RECEIVED);
     }
     // SAFETY: helper without arguments.

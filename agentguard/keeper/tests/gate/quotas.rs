@@ -473,6 +473,26 @@ fn a_query_whose_answer_would_not_arrive_is_refused_at_the_call() {
     });
 }
 
+/// On `lo` a packet can have 64 KiB: a flow of such ones is stopped long before the last byte.
+#[test]
+fn where_a_packet_is_larger_than_what_is_left_nothing_is_begun() {
+    in_world(|world| {
+        let (_server, port) = datagram_server("192.0.2.1:0");
+        let mut agent = world.agent(1);
+        world.rule(&agent, &[("::/0", direct(1))]);
+        meter(world, &mut agent, sent(30_000));
+        let mut client = agent.client();
+        let send = |size: u32| format!("udp('192.0.2.1', {port}).send(b'x' * {size})");
+        client.does(&send(100));
+        client.is_refused(&send(40_000));
+        client.is_refused(&send(100));
+        let told = of_quotas(&world.events());
+        assert_eq!(told, [(reason::QUOTA_SENT, 1); 2]);
+        limit(world, &agent, sent(60_000));
+        client.does(&send(40_000));
+    });
+}
+
 /// As after a start of the host, when all was used before.
 #[test]
 fn what_has_nothing_left_from_the_start_is_told_too() {

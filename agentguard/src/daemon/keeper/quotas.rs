@@ -196,11 +196,19 @@ impl Quotas {
     }
 
     /// Whether an agent's bytes are gone, and its flows were not ended for that. Once for each time that they are.
-    pub(super) fn is_to_end(&mut self, name: &AgentName, marks: &quota::Quota) -> bool {
+    pub(super) fn is_to_end(
+        &mut self,
+        name: &AgentName,
+        marks: &quota::Quota,
+        usage: &Usage,
+    ) -> bool {
         let Some(account) = self.accounts.get_mut(name) else {
             return false;
         };
-        if marks.has_bytes(account.sent.counted, account.received.counted) {
+        // What was refused may be larger than what is left.
+        let told = marks.is_told(usage.told_sent, usage.told_received);
+        let refused = told.0 || told.1;
+        if !refused && marks.has_bytes(account.sent.counted, account.received.counted) {
             account.ended = None;
             return false;
         }

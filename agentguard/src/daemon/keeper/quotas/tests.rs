@@ -180,7 +180,7 @@ fn flows_are_ended_once_for_each_time_that_the_bytes_are_gone() {
     let mut ends = |limit, sent, time| {
         let quota = quota(limit, QuotaWindow::Day);
         let (marks, _) = quotas.follow(&coder(), &quota, &usage(1, sent), at(time));
-        quotas.is_to_end(&coder(), &marks)
+        quotas.is_to_end(&coder(), &marks, &usage(1, sent))
     };
     let limit = 100 * KIB;
     assert!(!ends(limit, 0, "28T10:00:00"));
@@ -191,6 +191,21 @@ fn flows_are_ended_once_for_each_time_that_the_bytes_are_gone() {
     assert!(ends(limit, 101 * KIB, "28T10:00:00"));
     assert!(!ends(limit, 101 * KIB, "29T10:00:00"));
     assert!(ends(limit, 201 * KIB, "29T10:00:00"));
+}
+
+#[test]
+fn flows_are_ended_where_a_packet_was_refused_that_is_larger_than_what_is_left() {
+    let (_directory, mut quotas) = kept();
+    let quota = quota(100 * KIB, QuotaWindow::Day);
+    let mut counts = usage(1, 50 * KIB);
+    counts.told_sent = UNLIMITED;
+    counts.told_received = UNLIMITED;
+    let time = at("28T10:00:00");
+    let (marks, _) = quotas.follow(&coder(), &quota, &counts, time);
+    assert!(!quotas.is_to_end(&coder(), &marks, &counts));
+    counts.told_sent = marks.sent_until;
+    assert!(quotas.is_to_end(&coder(), &marks, &counts));
+    assert!(!quotas.is_to_end(&coder(), &marks, &counts));
 }
 
 #[test]

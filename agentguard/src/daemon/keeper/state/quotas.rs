@@ -47,7 +47,7 @@ impl Keeper {
                 self.gate.put_quota(id.0, &marks)?;
             }
             let enforced = agent.mode == Mode::Enforce;
-            if enforced && self.quotas.is_to_end(&agent.name, &marks) {
+            if enforced && self.quotas.is_to_end(&agent.name, &marks, &usage) {
                 tracing::warn!(agent = %agent.name, "the bytes of its quota are used up: its flows are ended");
                 self.spent.push(id);
             }
