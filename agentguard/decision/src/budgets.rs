@@ -8,10 +8,12 @@ mod held;
 mod scopes;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Prices, Tier};
-use agentguard_budget::{Charge, Estimate, Ledger, ModelFacts, Refused, Short, Terms, Want};
+use agentguard_budget::{
+    Charge, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
+};
 use agentguard_model::budget::{Budget, Reached, Spent, Unit};
 use agentguard_model::{BudgetLine, Demand, Llm, Matched, Mode, Reason, ReasonCode, Verdict};
 use agentguard_policy::{
@@ -28,9 +30,18 @@ use crate::port::{Client, Decided, Recorder, Target};
 use held::Pricing;
 use scopes::Behind;
 
-/// How many tokens of visible output are reserved at a time. What a call has when it breaks off counts as used, so that it
-/// is what a client that goes away pays at most; and what a provider may write ahead of what is read of it.
+/// How many tokens of visible output are reserved at a time, at most. What a call has when it breaks off counts as used, so
+/// that this is what a client that goes away pays at most; and what a provider may write ahead of what is read of it.
 pub const SLICE: u64 = 1024;
+
+/// How many a call begins with, and how many are reserved at a time, at least, where little is left for several.
+const FIRST: u64 = 256;
+
+/// For how long a call waits for what others hold, before it leaves and while it is under way. They mostly use less.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it asks meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// With fewer tokens left a call does not begin: some providers refuse a lower limit, and no answer has fewer.
 const LEAST: u64 = 16;
@@ -96,6 +107,19 @@ impl Accounting {
         Self {
             ledger,
             prices: ArcSwap::from_pointee(Prices::built_in().clone()),
+        }
+    }
+
+    /// Reserves, and waits for a moment where others hold what is left.
+    async fn reserve(&self, want: &Want) -> Result<Granted, Refused> {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let now = Timestamp::now().as_millisecond();
+            let reserved = self.ledger.reserve(want, now).await;
+            if !may_pass(&reserved) || Instant::now() >= patience {
+                return reserved;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -198,9 +222,7 @@ impl<R: Recorder> Decider<R> {
         });
         let charges = charges.collect();
         let want = want(charges, asks.as_ref().map(|it| &it.estimate));
-        let now = Timestamp::now();
-        let reserved = accounting.ledger.reserve(&want, now.as_millisecond()).await;
-        match reserved {
+        match accounting.reserve(&want).await {
             Ok(granted) => {
                 let held = Held::new(&accounting.ledger, want, granted, asks);
                 Charging::Held(Arc::new(held))
@@ -240,10 +262,17 @@ impl<R: Recorder> Decider<R> {
             }
         });
         let budgets: Vec<_> = budgets.collect();
-        let refused = held.extend(tokens, &budgets).await.err();
-        if tokens <= held.tokens() {
-            return None;
-        }
+        let patience = Instant::now() + PATIENCE;
+        let refused = loop {
+            let extended = held.extend(tokens, &budgets).await;
+            if tokens <= held.tokens() {
+                return None;
+            }
+            if !may_pass(&extended) || Instant::now() >= patience {
+                break extended.err();
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
         let of = |place: usize| {
             let charge = held.want().charges.get(place)?;
             policy.budget(&charge.budget.id)
@@ -293,7 +322,7 @@ fn want(charges: Vec<Charge>, estimate: Option<&Estimate>) -> Want {
         None => (0, 0),
         Some(estimate) => {
             let first = match estimate.visible {
-                true => estimate.output.min(SLICE),
+                true => estimate.output.min(FIRST),
                 false => estimate.output,
             };
             (first, first.min(LEAST.saturating_mul(estimate.answers)))
@@ -304,6 +333,11 @@ fn want(charges: Vec<Charge>, estimate: Option<&Estimate>) -> Want {
         tokens,
         least,
     }
+}
+
+/// Whether there may be enough in a moment.
+fn may_pass<T>(asked: &Result<T, Refused>) -> bool {
+    matches!(asked, Err(Refused::Short(short)) if short.may_pass())
 }
 
 /// Why a ledger refused, for the person whose call it was.

@@ -231,16 +231,16 @@ fn a_careful_agent_spends_all_of_a_small_budget() {
     };
     let world = world("budget-careful").unwrap();
     let budgets = "
-  - { id: small, unit: output_tokens, limit: 10000, window: day }
+  - { id: small, unit: output_tokens, limit: 5000, window: day }
 ";
     let room = open(&world, budgets).unwrap();
     // Each may write 64,000 and writes 200.
-    let told = lines(&room, &python, "openai gpt-4o 200 64000 stream 60 4").unwrap();
+    let told = lines(&room, &python, "openai gpt-4o 200 64000 stream 28 4").unwrap();
     let words: u64 = told
         .iter()
         .filter_map(|it| it.split(' ').next()?.parse::<u64>().ok())
         .sum();
-    assert!((9_500..=10_000).contains(&words), "{words} {told:#?}");
+    assert!((4_750..=5_000).contains(&words), "{words} {told:#?}");
 }
 
 #[test]
@@ -300,7 +300,11 @@ fn streams_that_share_a_budget_are_cut_where_it_ends() {
         .collect();
     assert_eq!(denied.len(), cut.len());
     for denial in denied {
-        assert_eq!(denial.reason.code, ReasonCode::BudgetExhausted);
+        let code = denial.reason.code;
+        assert!(
+            matches!(code, ReasonCode::BudgetExhausted | ReasonCode::BudgetHeld),
+            "{code}"
+        );
         assert!(denial.reason.message.contains("under way"), "{denial:?}");
     }
     let arrived = world.origin(OPENAI).unwrap().log().requests().unwrap();

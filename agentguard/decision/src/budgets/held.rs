@@ -11,7 +11,10 @@ use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, Usage};
 use jiff::Timestamp;
 
-use super::{Asks, SLICE, line};
+use super::{Asks, FIRST, SLICE, line};
+
+/// Of how many equal calls what is left has room for one part each.
+const SHARE: u64 = 16;
 
 /// What a call has used.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,8 @@ pub struct Held {
     amounts: Mutex<Vec<u64>>,
     /// How many tokens it may write until more are asked for.
     tokens: AtomicU64,
+    /// For how many there was room when it began.
+    room: u64,
     estimate: Option<Estimate>,
     /// What the call's limit of output is to be lowered to, of all answers together.
     clamp: Option<u64>,
@@ -74,6 +79,7 @@ impl Held {
             want,
             amounts: Mutex::new(granted.held),
             tokens: AtomicU64::new(granted.tokens),
+            room: granted.room,
             estimate,
             clamp,
             pricing,
@@ -112,7 +118,18 @@ impl Held {
     #[must_use]
     pub fn runs_out(&self, written: u64) -> bool {
         let granted = self.tokens();
-        granted < self.limit().max(written) && written.saturating_add(SLICE / 2) > granted
+        granted < self.limit().max(written) && written.saturating_add(self.slice() / 2) > granted
+    }
+
+    /// How many tokens are reserved at a time: fewer where little was left when it began, so that several can go on.
+    fn slice(&self) -> u64 {
+        (self.room / SHARE).clamp(FIRST, SLICE)
+    }
+
+    /// Whether all that it may write is reserved, so that its provider ends it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.tokens() >= self.limit()
     }
 
     /// How many tokens it may write.
@@ -128,7 +145,9 @@ impl Held {
         budgets: &[Arc<Budget>],
     ) -> Result<(), Refused> {
         let granted = self.tokens();
-        let wanted = written.saturating_add(SLICE).min(self.limit().max(written));
+        let wanted = written
+            .saturating_add(self.slice())
+            .min(self.limit().max(written));
         if wanted <= granted {
             return Ok(());
         }
