@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "agentguard-common",
     "agentguard/model",
     "agentguard/keeper",
@@ -10,6 +10,7 @@ const ORDER: [&str; 14] = [
     "agentguard/protocol",
     "agentguard/policy",
     "agentguard/pins",
+    "agentguard/budget",
     "agentguard/decision",
     "agentguard/proxy",
     "agentguard/record",

@@ -287,10 +287,7 @@ impl<R: Recorder> Decider<R> {
         let spent = denial.spent.take();
         let ruling = denial.ruling();
         let concluding = self.conclude_ruling(&policy, client, target, seen, ruling, started);
-        Some(Decided {
-            spent,
-            ..concluding.await
-        })
+        Some(concluding.await.for_want_of(spent))
     }
 }
 

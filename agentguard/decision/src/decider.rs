@@ -23,7 +23,7 @@ use crate::log::Log;
 use crate::moment::Moment;
 use crate::pins::{Pins, Unpinned};
 use crate::policies::Policies;
-use crate::port::{Client, Decided, Foreseen, Recorder, Target};
+use crate::port::{Aside, Client, Decided, Foreseen, Recorder, Target};
 
 /// Takes decisions and has them recorded. Cheap to clone.
 #[derive(Debug)]
@@ -414,7 +414,7 @@ impl<R: Recorder> Decider<R> {
 
     /// Keeps contents of an allowed action, if they are to be kept.
     pub fn keep(&self, decided: &Decided, contents: Contents) {
-        if let (Some(id), Some(agent)) = (decided.id, &decided.keeps)
+        if let (Some(id), Some(agent)) = (decided.id, decided.keeps())
             && !contents.is_empty()
         {
             self.recorder.contents(id, agent, contents);
@@ -464,10 +464,7 @@ impl<R: Recorder> Decider<R> {
         }
         let concluding =
             self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
-        Decided {
-            spent,
-            ..concluding.await
-        }
+        concluding.await.for_want_of(spent)
     }
 
     /// On whose behalf a client acts, and what holds now.
@@ -619,7 +616,7 @@ impl<R: Recorder> Decider<R> {
         if decided.allowed {
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory.name(client.agent));
-            decided.keeps = keeps.flatten().map(Box::new);
+            decided.keep(keeps.flatten());
         }
         // What could not be recorded is denied as a whole.
         decided.cuts = ruling.cuts && decided.id.is_some();
@@ -677,10 +674,8 @@ impl<R: Recorder> Decider<R> {
                 handling,
                 reason,
                 changes: Box::default(),
-                keeps: None,
+                aside: Aside::holding(held),
                 cuts: false,
-                held,
-                spent: None,
                 started,
             },
             Err(refused) => Decided {
@@ -689,10 +684,8 @@ impl<R: Recorder> Decider<R> {
                 handling,
                 reason: refused.reason,
                 changes: Box::default(),
-                keeps: None,
+                aside: None,
                 cuts: false,
-                held: None,
-                spent: None,
                 started,
             },
         }

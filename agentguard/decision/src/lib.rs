@@ -34,7 +34,7 @@ pub use directory::{Cut, Directory};
 pub use operator::Change;
 pub use pins::{Compared, Pins, Unpinned};
 pub use policies::Policies;
-pub use port::{Client, Decided, Foreseen, RecordRefused, Recorder, Target};
+pub use port::{Aside, Client, Decided, Foreseen, RecordRefused, Recorder, Target};
 
 #[cfg(test)]
 mod tests;

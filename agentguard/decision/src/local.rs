@@ -90,11 +90,11 @@ impl<R: Recorder> Decider<R> {
         };
         let concluded = self.conclude_with(&policy, draft, going, beside);
         let mut decided = concluded.await;
-        decided.spent = spent;
+        decided = decided.for_want_of(spent);
         if decided.allowed {
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory().name(client.agent));
-            decided.keeps = keeps.flatten().map(Box::new);
+            decided.keep(keeps.flatten());
         }
         decided
     }

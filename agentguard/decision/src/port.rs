@@ -106,19 +106,70 @@ pub struct Decided {
     pub reason: Reason,
     /// What is to be changed in the request before it is sent on, in this order.
     pub changes: Box<[Arc<Changes>]>,
-    /// Whose contents are to be kept, if they are.
-    pub keeps: Option<Box<AgentName>>,
     /// Where it denies tool calls that a model asks for: whether these are cut out of the answer, and the rest goes on.
     pub cuts: bool,
-    /// What it holds of its budgets, if anything is charged for it.
-    pub held: Option<Arc<Held>>,
-    /// The account that has too little for it, where a budget denies it.
-    pub spent: Option<Box<Spent>>,
+    /// What few of them have.
+    pub aside: Option<Box<Aside>>,
     /// When the decision was taken, for [`Outcome::duration_ms`].
     pub started: Instant,
 }
 
+/// What a decision has beside, where it has anything.
+#[derive(Clone, Debug, Default)]
+pub struct Aside {
+    /// Whose contents are to be kept, if they are.
+    pub keeps: Option<AgentName>,
+    /// What it holds of its budgets, if anything is charged for it.
+    pub held: Option<Arc<Held>>,
+    /// The account that has too little for it, where a budget denies it.
+    pub spent: Option<Spent>,
+}
+
+impl Aside {
+    /// Of what holds this, if it holds anything.
+    pub(crate) fn holding(held: Option<Arc<Held>>) -> Option<Box<Self>> {
+        held.map(|held| {
+            Box::new(Self {
+                held: Some(held),
+                ..Self::default()
+            })
+        })
+    }
+}
+
 impl Decided {
+    /// Whose contents are to be kept, if they are.
+    #[must_use]
+    pub fn keeps(&self) -> Option<&AgentName> {
+        self.aside.as_ref()?.keeps.as_ref()
+    }
+
+    /// What it holds of its budgets, if anything is charged for it.
+    #[must_use]
+    pub fn held(&self) -> Option<&Arc<Held>> {
+        self.aside.as_ref()?.held.as_ref()
+    }
+
+    /// The account that has too little for it, where a budget denies it.
+    #[must_use]
+    pub fn spent(&self) -> Option<&Spent> {
+        self.aside.as_ref()?.spent.as_ref()
+    }
+
+    pub(crate) fn keep(&mut self, agent: Option<AgentName>) {
+        if agent.is_some() {
+            self.aside.get_or_insert_default().keeps = agent;
+        }
+    }
+
+    /// The same, which this account has too little for.
+    pub(crate) fn for_want_of(mut self, spent: Option<Box<Spent>>) -> Self {
+        if let Some(spent) = spent {
+            self.aside.get_or_insert_default().spent = Some(*spent);
+        }
+        self
+    }
+
     /// What rules change in its content, in this order.
     pub fn edits(&self) -> impl Iterator<Item = &Edits> {
         self.changes.iter().filter_map(|changes| changes.edits())

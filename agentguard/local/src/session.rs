@@ -239,7 +239,7 @@ async fn unread_list<R: Recorder>(
 
 /// Keeps what is sent, where that is to be kept.
 fn keep<R: Recorder>(decider: &Decider<R>, decided: &Decided, said: &[u8]) {
-    if decided.keeps.is_some() {
+    if decided.keeps().is_some() {
         let mut request = Beginning::default();
         request.push(said);
         let contents = Contents {
@@ -295,7 +295,7 @@ fn refused(denied: &Decided, questions: &Questions, unread: bool) -> Answer {
         status: StatusCode::FORBIDDEN,
         reason: &denied.reason,
         decision: denied.id,
-        spent: denied.spent.as_deref(),
+        spent: denied.spent(),
     };
     let waits = unread || !questions.is_empty();
     let instead = waits.then(|| {

@@ -69,7 +69,7 @@ pub(crate) struct Counted {
 
 impl<R: Recorder> Account<R> {
     pub(crate) fn new(decider: Decider<R>, decided: Decided) -> Self {
-        if let Some(held) = &decided.held {
+        if let Some(held) = decided.held() {
             held.leaves();
         }
         Self {
@@ -103,7 +103,7 @@ impl<R: Recorder> Account<R> {
     /// Keeps contents from now on, where those of this decision, or of one that it stands for, are to be kept, and there
     /// is room for them.
     pub(crate) fn keep_in(&self, room: impl FnOnce(usize) -> Option<Decoding>) {
-        if !self.all_decided().any(|it| it.keeps.is_some()) {
+        if !self.all_decided().any(|it| it.keeps().is_some()) {
             return;
         }
         if let Some(room) = room(2 * MAX_KEPT) {
@@ -237,7 +237,7 @@ impl<R: Recorder> Account<R> {
 
     /// Nothing of it was sent, so that it has used nothing of its budgets.
     pub(crate) fn unsent(&self) {
-        for held in self.all_decided().filter_map(|it| it.held.as_ref()) {
+        for held in self.all_decided().filter_map(Decided::held) {
             held.release();
         }
     }
@@ -247,7 +247,7 @@ impl<R: Recorder> Account<R> {
     pub(crate) fn refused_with(&self, status: http::StatusCode) {
         let overloaded = matches!(status.as_u16(), 503 | 529);
         if (status.is_client_error() || overloaded)
-            && let Some(held) = &self.decided.held
+            && let Some(held) = self.decided.held()
         {
             held.settle(Used::Nothing);
         }
@@ -255,7 +255,7 @@ impl<R: Recorder> Account<R> {
 
     /// What it has used of its budgets.
     fn settle(&mut self) -> Vec<BudgetLine> {
-        let Some(held) = &self.decided.held else {
+        let Some(held) = self.decided.held() else {
             return Vec::new();
         };
         let error = self.error.get_mut().unwrap_or_else(PoisonError::into_inner);

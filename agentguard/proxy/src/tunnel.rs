@@ -63,7 +63,7 @@ pub(crate) async fn connect<R: Recorder, P: Port>(
         status,
         reason: &decided.reason,
         decision: decided.id,
-        spent: decided.spent.as_deref(),
+        spent: decided.spent(),
     };
     say_last(&flow, stream, &refusal.last_bytes()).await;
 }

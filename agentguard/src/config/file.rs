@@ -403,7 +403,7 @@ impl Check<'_> {
                 "name the policy file, as in the default policy.yaml",
             );
         }
-        self.from_here(&field.value)
+        self.beside_it(&field.value)
     }
 
     /// A file that is named from the directory of the configuration.
@@ -414,10 +414,10 @@ impl Check<'_> {
             let hint = format!("name the file, as {example}, or leave the key out");
             self.fault(&field, message, hint);
         }
-        self.from_here(&field.value)
+        self.beside_it(&field.value)
     }
 
-    fn from_here(&self, path: &str) -> PathBuf {
+    fn beside_it(&self, path: &str) -> PathBuf {
         let base = self.file.parent().unwrap_or(Path::new("/"));
         // A relative name of the configuration itself counts from the working directory.
         std::path::absolute(base.join(path)).unwrap_or_else(|_| base.join(path))

@@ -14,7 +14,6 @@ use super::{Known, MAX_STRING, Parsed, Report, llm};
 use crate::budget::BudgetRule;
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawBudget, RawWindow};
-use crate::llm::LlmMatch;
 use crate::yaml::At;
 
 /// The most budgets of a policy. More are refused: each call is charged to all that it belongs to.
@@ -127,7 +126,7 @@ fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<Bud
         mode: raw.mode.unwrap_or(Mode::Enforce),
         reason: raw.reason.as_ref().map(|it| it.value.clone()),
         agents,
-        calls: calls.unwrap_or_else(LlmMatch::default),
+        calls: calls.unwrap_or_default(),
         servers,
         tools,
     })

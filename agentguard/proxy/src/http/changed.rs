@@ -80,7 +80,7 @@ impl<'a> Made<'a> {
     ) -> Self {
         let mut limit = None;
         let edits = decided.map(|it| {
-            limit = limit.or(it.held.as_ref().and_then(|it| it.clamp()));
+            limit = limit.or(it.held().and_then(|it| it.clamp()));
             it.edits().collect()
         });
         Self {

@@ -159,7 +159,7 @@ impl Checks {
                     status: StatusCode::FORBIDDEN,
                     reason: &decided.reason,
                     decision: decided.id,
-                    spent: decided.spent.as_deref(),
+                    spent: decided.spent(),
                 };
                 cutter.cut(tool.clone(), sentence.message());
                 self.tools.push(tool.clone());

@@ -498,7 +498,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     None
                 });
                 let mut reading = reading;
-                let meter = Meter::of(account.decided().held.as_ref());
+                let meter = Meter::of(account.decided().held());
                 let checks = reading.as_ref().and_then(Reading::plain_stream).is_some()
                     && matches!(answering, Some(Answering::Llm(_)))
                     && parts.status.is_success()

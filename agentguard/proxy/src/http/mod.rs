@@ -194,7 +194,7 @@ async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Ve
         status,
         reason: &decided.reason,
         decision: decided.id,
-        spent: decided.spent.as_deref(),
+        spent: decided.spent(),
     };
     refusal.last_bytes()
 }

@@ -197,7 +197,7 @@ impl Reading {
             status: StatusCode::FORBIDDEN,
             reason: &denied.reason,
             decision: denied.id,
-            spent: denied.spent.as_deref(),
+            spent: denied.spent(),
         };
         Some(refusal.stream_event(*endpoint, stream).into())
     }

@@ -85,6 +85,6 @@ pub(super) fn refuse<R: Recorder>(
         },
         reason: &decided.reason,
         decision: decided.id,
-        spent: decided.spent.as_deref(),
+        spent: decided.spent(),
     })
 }

@@ -46,10 +46,8 @@ impl Judge for NoShell {
             handling: Handling::Inspect,
             reason: Reason::new(ReasonCode::RuleDeny, "No shell."),
             changes: Box::default(),
-            keeps: None,
             cuts: self.cuts,
-            held: None,
-            spent: None,
+            aside: None,
             started: Instant::now(),
         });
         Box::pin(async { decided })

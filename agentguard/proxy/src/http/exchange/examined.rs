@@ -125,7 +125,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         asked: &Arc<Asked>,
         answering: Option<Answering>,
     ) -> Result<(), Decided> {
-        let held = account.decided().held.as_ref();
+        let held = account.decided().held();
         let Some(held) = held.filter(|held| held.is_counted()) else {
             return Ok(());
         };

@@ -48,10 +48,8 @@ fn denied() -> Decided {
         handling: Handling::Inspect,
         reason: Reason::new(ReasonCode::RuleDeny, "too large"),
         changes: Box::default(),
-        keeps: None,
         cuts: false,
-        held: None,
-        spent: None,
+        aside: None,
         started: Instant::now(),
     }
 }

@@ -163,14 +163,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if !decided.allowed {
             return Ok(Err(decided));
         }
-        if let Some(held) = &decided.held
+        if let Some(held) = decided.held()
             && let Some(denied) = self.flow.reserve_all(&asked, held).await
         {
             return Ok(Err(denied));
         }
         let unmade = self.unmade(&decided);
         let mut said = Beginning::default();
-        if decided.keeps.is_some() {
+        if decided.keeps().is_some() {
             let pieces = text.iter().flat_map(Kept::pieces);
             pieces.for_each(|piece| said.push(piece));
         }
@@ -242,7 +242,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if !decided.allowed {
             return Err(Stopped::Denied(decided));
         }
-        if let Some(held) = &decided.held
+        if let Some(held) = decided.held()
             && let Some(denied) = self.flow.reserve_all(&asked, held).await
         {
             return Err(Stopped::Denied(denied));
@@ -301,7 +301,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             status: StatusCode::FORBIDDEN,
             reason: &decided.reason,
             decision: decided.id,
-            spent: decided.spent.as_deref(),
+            spent: decided.spent(),
         };
         text_frame(&match self.live {
             Some(_) => refusal.session_event(event),
