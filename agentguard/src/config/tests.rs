@@ -377,7 +377,7 @@ fn the_documentation_is_true() {
     let sample = include_str!("../../../dist/config.yaml");
     let schema = serde_json::Value::from(schema());
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(keys.len(), 13);
+    assert_eq!(keys.len(), 14);
     for key in keys {
         assert!(
             page.contains(&format!("| `{key}` |")),
