@@ -197,6 +197,8 @@ fn a_spent_budget_is_told_and_not_tried_again() {
         ("openai", OPENAI, "gpt-4o"),
         ("anthropic", ANTHROPIC, "claude-haiku-4-5"),
     ] {
+        let arrived = || world.origin(host).unwrap().log().requests().unwrap().len();
+        let before = arrived();
         let told = lines(&room, &python, &format!("{api} {model} 10 100 stream 5")).unwrap();
         let (passed, refused) = told.split_at(3);
         assert!(passed.iter().all(|it| it.starts_with("10 ")), "{told:#?}");
@@ -207,8 +209,7 @@ fn a_spent_budget_is_told_and_not_tried_again() {
                 "{line}"
             );
         }
-        let arrived = world.origin(host).unwrap().log().requests().unwrap();
-        assert_eq!(arrived.len(), 3, "{arrived:#?}");
+        assert_eq!(arrived(), before + 3);
         // Of the two that were refused none was tried again.
         let is_denied = |it: &Decision| {
             let there = it.action.host.as_ref().map(|it| it.as_str() == host);
@@ -314,4 +315,33 @@ fn streams_that_share_a_budget_are_cut_where_it_ends() {
     }
     let arrived = world.origin(OPENAI).unwrap().log().requests().unwrap();
     assert_eq!(arrived.len(), 2, "none was tried again: {arrived:#?}");
+}
+
+#[test]
+fn a_client_that_goes_away_pays_what_was_reserved_so_far() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-leave").unwrap();
+    let budgets = "
+  - { id: day, unit: output_tokens, limit: 10000, window: day }
+  - { id: at-once, unit: concurrent_calls, limit: 1, window: lifetime }
+";
+    let room = open(&world, budgets).unwrap();
+    let told = lines(&room, &python, "openai gpt-4o 1500 64000 leave 1").unwrap();
+    assert!(told[0].contains(" left "), "{told:#?}");
+    let decisions = calls(&room, 1).unwrap();
+    let day = line(&decisions[0], "day").unwrap();
+    let (settled, delivered) = (day.settled.unwrap(), told[0].split(' ').next().unwrap());
+    assert_eq!(settled, day.reserved, "{day:?}");
+    assert!(
+        settled >= delivered.parse().unwrap() && settled < 3000,
+        "{day:?}"
+    );
+    assert_eq!(line(&decisions[0], "at-once").unwrap().settled, Some(0));
+    // Nobody holds it any more: the next one has the place, and the rest of the day.
+    let told = lines(&room, &python, "openai gpt-4o 20 10000 plain 1").unwrap();
+    assert_eq!(told, ["20 stop 20"]);
+    let decisions = calls(&room, 1).unwrap();
+    assert_eq!(decisions[0].budget[0].clamped, Some(10_000 - settled));
 }
