@@ -12,8 +12,9 @@ const MAX_VALUE: usize = 128;
 
 /// The values of a budget's dimensions: `agent=coder,user=ada`. Empty where a budget has one account for all.
 ///
-/// Values may be what agents write: `%`, `,`, `=`, spaces and what is not ASCII stand there in percent-encoding
-/// (RFC 3986, 2.1), so that no value looks like two.
+/// Values may be what agents write: all but letters, digits and `- . _ / : @ +` of ASCII stands there in percent-encoding
+/// (RFC 3986, 2.1). So no value looks like two, and a scope that an operator copies is one word to every shell, and no
+/// command.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Scope(Arc<str>);
@@ -49,6 +50,16 @@ impl Scope {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The value of a dimension, as it is written. None: it does not tell the accounts of this budget apart.
+    #[must_use]
+    pub fn value(&self, dimension: &Dimension) -> Option<&str> {
+        let dimension = dimension.to_string();
+        self.0.split(',').find_map(|it| {
+            let (name, value) = it.split_once('=')?;
+            (name == dimension).then_some(value)
+        })
+    }
 }
 
 impl From<&str> for Scope {
@@ -70,7 +81,7 @@ fn push(text: &mut String, value: &str) {
     }
     let (shown, rest) = value.split_at(end);
     for byte in shown.bytes() {
-        if byte.is_ascii_graphic() && !b"%,=".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || b"-._/:@+".contains(&byte) {
             text.push(char::from(byte));
         } else {
             let _ = write!(text, "%{byte:02X}");
@@ -102,6 +113,22 @@ mod tests {
             of("coder", "%2C é").as_str(),
             "agent=coder,model=%252C%20%C3%A9"
         );
+    }
+
+    #[test]
+    fn what_an_agent_writes_is_no_command_where_it_is_copied() {
+        let scope = Scope::of([
+            (&Dimension::Model, "$(id);`id`|'\"*~&<>!#"),
+            (&Dimension::Tool, "files/read.all_1"),
+            (&Dimension::User, "ada@example:a+b-c"),
+        ]);
+        assert_eq!(
+            scope.as_str(),
+            "model=%24%28id%29%3B%60id%60%7C%27%22%2A%7E%26%3C%3E%21%23,tool=files/read.all_1,user=ada@example:a+b-c"
+        );
+        assert_eq!(scope.value(&Dimension::Tool), Some("files/read.all_1"));
+        assert_eq!(scope.value(&Dimension::Agent), None);
+        assert_eq!(Scope::all().value(&Dimension::Agent), None);
     }
 
     #[test]
