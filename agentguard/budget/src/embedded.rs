@@ -82,6 +82,26 @@ pub struct State {
     pub last: i64,
 }
 
+impl State {
+    /// Whether it is an account of this budget as it is now: one that was changed in its unit or window has others.
+    #[must_use]
+    pub fn is_of(&self, budget: &Budget) -> bool {
+        self.budget == budget.id
+            && self.unit == budget.unit
+            && period::is_named(budget, &self.window)
+    }
+
+    /// Whether its window is under way.
+    #[must_use]
+    pub fn holds(&self, now: i64) -> bool {
+        let period = Period {
+            since: self.since,
+            until: self.until,
+        };
+        period.holds(now)
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,

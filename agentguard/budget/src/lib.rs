@@ -24,4 +24,5 @@ pub use estimate::{Estimate, ModelFacts, used};
 pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
 pub use redis::{MAX_WAITING, Options, Shared, Standing};
+pub use period::ends;
 pub use scope::Scope;

@@ -97,6 +97,13 @@ impl Period {
     }
 }
 
+/// When the window of a budget ends that is under way at this time, in milliseconds of the Unix time. None: it does not
+/// end by the clock.
+#[must_use]
+pub fn ends(budget: &Budget, now: i64) -> Option<i64> {
+    Period::of(budget, now).until
+}
+
 /// The first moment of a day, in the zone of `here`.
 fn starts(here: &Zoned, midnight: DateTime) -> Option<Zoned> {
     let zoned = midnight.to_zoned(here.time_zone().clone()).ok()?;

@@ -42,10 +42,16 @@ pub enum Charged<'a> {
 }
 
 impl BudgetRule {
+    /// Whether something of this agent's may be charged to it.
+    #[must_use]
+    pub fn is_for(&self, agent: &AgentPolicy) -> bool {
+        self.agents.selects(&agent.name, &agent.labels)
+    }
+
     /// Whether that is charged to it, for this agent.
     #[must_use]
     pub fn is_charged(&self, agent: &AgentPolicy, charged: Charged<'_>) -> bool {
-        if !self.agents.selects(&agent.name, &agent.labels) {
+        if !self.is_for(agent) {
             return false;
         }
         match (self.budget.unit, charged) {

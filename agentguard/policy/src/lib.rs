@@ -86,7 +86,7 @@ pub use document::{
     Pinning, RuleAction, schema,
 };
 pub use explain::{Condition, Consideration, Considered};
-pub use load::{MAX_AGENTS, MAX_LIST, MAX_RULES, MAX_STRING, is_exact_path};
+pub use load::{MAX_AGENTS, MAX_LIMIT, MAX_LIST, MAX_RULES, MAX_STRING, amount, is_exact_path};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;
 pub use policy::{Policy, compile};

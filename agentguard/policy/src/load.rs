@@ -27,6 +27,7 @@ mod values;
 mod variables;
 mod wide;
 
+pub use budgets::{MAX_LIMIT, amount};
 pub use requests::is_exact_path;
 
 use std::cell::Cell;

@@ -20,7 +20,7 @@ use crate::yaml::At;
 const MAX_BUDGETS: usize = 256;
 
 /// The largest limit: a number that every reader of JSON takes as it is (RFC 8259, 6). A larger one is refused.
-const MAX_LIMIT: u64 = (1 << 53) - 1;
+pub const MAX_LIMIT: u64 = (1 << 53) - 1;
 
 /// The longest sliding window: 366 days. A longer one is refused.
 const MAX_LENGTH: u64 = 366 * 86_400;
@@ -151,21 +151,13 @@ fn id(id: &At<String>, report: &mut Report) -> Option<Arc<str>> {
 /// A number, money or a time, as the unit has it.
 fn limit(unit: Unit, raw: &At<String>, report: &mut Report) -> Option<u64> {
     let text = raw.value.trim();
-    let (amount, hint) = match unit {
-        Unit::MicroUsd => (
-            money(text),
-            "like `$25` or `$0.50`: dollars, with up to six decimals",
-        ),
-        Unit::WallTime => (
-            seconds(text).and_then(|it| it.checked_mul(1000)),
-            "like `90s`, `30m` or `8h`",
-        ),
-        _ => (number(text), "a whole number, like 200000"),
-    };
-    let Some(amount) = amount else {
-        let message = format!("`limit: {}` is no amount of `{unit}`", quoted(text));
-        report.error(raw.place, message, hint);
-        return None;
+    let amount = match amount(unit, text) {
+        Ok(amount) => amount,
+        Err(hint) => {
+            let message = format!("`limit: {}` is no amount of `{unit}`", quoted(text));
+            report.error(raw.place, message, hint);
+            return None;
+        }
     };
     if amount > MAX_LIMIT {
         let message = format!("`limit: {}` is more than there can be", quoted(text));
@@ -179,6 +171,25 @@ fn limit(unit: Unit, raw: &At<String>, report: &mut Report) -> Option<u64> {
         return None;
     }
     Some(amount)
+}
+
+/// An amount as it is written where a unit is counted: a number, `$0.50` of money, `90s` of time. In the unit.
+///
+/// # Errors
+/// It is none of this unit: what one is like.
+pub fn amount(unit: Unit, text: &str) -> Result<u64, &'static str> {
+    let (amount, like) = match unit {
+        Unit::MicroUsd => (
+            money(text),
+            "like `$25` or `$0.50`: dollars, with up to six decimals",
+        ),
+        Unit::WallTime => (
+            seconds(text).and_then(|it| it.checked_mul(1000)),
+            "like `90s`, `30m` or `8h`",
+        ),
+        _ => (number(text), "a whole number, like 200000"),
+    };
+    amount.ok_or(like)
 }
 
 /// A whole number, as nobody would read it otherwise.
