@@ -106,6 +106,11 @@ pub(crate) enum Id {
     Tokens,
     OperationDuration,
     AgentTokens,
+    BudgetRefusals,
+    BudgetUsed,
+    BudgetHeld,
+    BudgetLimit,
+    BudgetAccounts,
     FlowsOpen,
     Agents,
     Quarantined,
@@ -234,6 +239,51 @@ pub static METRICS: &[Metric] = &[
         [open("agent"), closed("gen_ai.token.type")],
         Worker,
         "Tokens of each agent's calls of language models, as their providers report them"
+    ),
+    metric!(
+        BudgetRefusals,
+        "agentguard.budget.refusals",
+        Kind::Counter,
+        "{attempt}",
+        [open("budget")],
+        Worker,
+        "Attempts that were refused, or cut while they were under way, because an account of this budget had too little left"
+    ),
+    metric!(
+        BudgetUsed,
+        "agentguard.budget.used",
+        Kind::Gauge,
+        "1",
+        [open("budget"), open("scope"), closed("unit")],
+        Worker,
+        "What an account of a budget has used in its window, in the unit; of the fullest accounts"
+    ),
+    metric!(
+        BudgetHeld,
+        "agentguard.budget.held",
+        Kind::Gauge,
+        "1",
+        [open("budget"), open("scope"), closed("unit")],
+        Worker,
+        "What an account of a budget holds for calls under way, in the unit; of the same accounts"
+    ),
+    metric!(
+        BudgetLimit,
+        "agentguard.budget.limit",
+        Kind::Gauge,
+        "1",
+        [open("budget"), open("scope"), closed("unit")],
+        Worker,
+        "How much an account of a budget has in a window, in the unit; of the same accounts"
+    ),
+    metric!(
+        BudgetAccounts,
+        "agentguard.budget.accounts",
+        Kind::Gauge,
+        "{account}",
+        [],
+        Worker,
+        "Accounts of the policy's budgets whose window is under way"
     ),
     metric!(
         FlowsOpen,

@@ -106,6 +106,9 @@ impl Tally {
                 count,
             );
             store.add(Id::AgentDecisions, &[agent, &verdict, &enforced], count);
+            if let Some(budget) = decided.budget.as_deref().filter(|_| decided.enforced) {
+                store.add(Id::BudgetRefusals, &[budget], count);
+            }
             store.observe(
                 Id::DecisionDuration,
                 &[&layer],

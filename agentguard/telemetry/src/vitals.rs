@@ -8,6 +8,9 @@ use crate::catalogue::Id;
 use crate::store::Store;
 use crate::{Inner, Sent};
 
+/// The accounts of budgets that are told: three figures of each.
+pub const MAX_ACCOUNTS: usize = 500;
+
 /// What the daemon knows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vitals {
@@ -25,6 +28,10 @@ pub struct Vitals {
     pub leaves: (u64, u64),
     /// The agents.
     pub agents: Vec<AgentVitals>,
+    /// The fullest accounts of budgets, the fullest first: at most [`MAX_ACCOUNTS`] are told.
+    pub budgets: Vec<BudgetVitals>,
+    /// How many accounts there are.
+    pub budget_accounts: u64,
     /// Client connections in the proxy.
     pub proxied: u64,
     /// Direct flows.
@@ -60,6 +67,23 @@ pub struct AgentVitals {
     pub traffic: Option<(u64, u64, u64)>,
     /// What it takes of the host, if something runs as it.
     pub resources: Option<ResourceUsage>,
+}
+
+/// What the daemon knows of an account of a budget. Amounts are in its unit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BudgetVitals {
+    /// The budget's id.
+    pub budget: String,
+    /// Which of its accounts; empty where it has one.
+    pub scope: String,
+    /// The unit.
+    pub unit: String,
+    /// What was used.
+    pub used: u64,
+    /// What is held for calls under way.
+    pub held: u64,
+    /// How much there is in a window.
+    pub limit: u64,
 }
 
 /// Puts what the daemon knows into a copy of the figures.
@@ -109,6 +133,14 @@ pub(crate) fn put(store: &mut Store, vitals: &Vitals) {
             }
         }
     }
+    // The fullest last: of two long scopes that are the same as labels, which are cut, the fuller one is told.
+    for account in vitals.budgets.iter().take(MAX_ACCOUNTS).rev() {
+        let labels = [&*account.budget, &*account.scope, &*account.unit];
+        store.level(Id::BudgetUsed, &labels, account.used);
+        store.level(Id::BudgetHeld, &labels, account.held);
+        store.level(Id::BudgetLimit, &labels, account.limit);
+    }
+    store.level(Id::BudgetAccounts, &[], vitals.budget_accounts);
     store.level(Id::VirtualAddresses, &[], vitals.virtual_addresses);
     store.level(Id::RecordWaiting, &[], vitals.record_waiting);
     store.level(Id::RecordEntries, &[], vitals.record_entries);

@@ -83,6 +83,9 @@ impl Feed {
     }
 }
 
+/// The engine of budgets, as decisions name it.
+const BUDGETS: &str = "budget";
+
 /// Something passed on its way to the record.
 #[derive(Debug)]
 pub(crate) enum Note {
@@ -105,6 +108,8 @@ pub(crate) struct Decided {
     pub(crate) count: u64,
     pub(crate) latency: Duration,
     pub(crate) written: Duration,
+    /// The budget that had too little left, where it was refused for that.
+    pub(crate) budget: Option<String>,
     /// Of a call of a language model or a tool.
     pub(crate) call: Option<Call>,
 }
@@ -139,6 +144,7 @@ impl Decided {
             count: decision.count.max(1),
             latency: Duration::from_micros(decision.latency_us),
             written: Duration::ZERO,
+            budget: refusing(decision),
             call: is_call.then(|| Call {
                 time: decision.time,
                 llm: action.llm.clone(),
@@ -163,4 +169,16 @@ impl Decided {
     pub(crate) fn goes_on(&self) -> bool {
         self.verdict != Verdict::Deny || !self.enforced
     }
+}
+
+/// The budget for which an attempt was refused. What decides it is the reason: what is denied for another may have met
+/// budgets, too.
+fn refusing(decision: &Decision) -> Option<String> {
+    let short = matches!(
+        decision.reason.code,
+        ReasonCode::BudgetExhausted | ReasonCode::BudgetHeld
+    );
+    let mut matched = decision.matched.iter();
+    let budget = matched.find(|it| short && it.engine == BUDGETS)?;
+    Some(budget.rule.clone())
 }

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{CONNECTIONS, Listening, encode, serve};
-use crate::{AgentVitals, Vitals, parts};
+use crate::{AgentVitals, BudgetVitals, MAX_ACCOUNTS, Vitals, parts};
 
 fn figures() -> crate::Figures {
     let (_, figures, ..) = parts(false);
@@ -27,9 +27,31 @@ fn figures() -> crate::Figures {
             traffic: Some((1, 2, 3)),
             resources: Some(taken.clone()),
         }],
+        budgets: accounts(),
+        budget_accounts: 700,
         ..Vitals::default()
     }));
     figures
+}
+
+/// More than are told, the fullest first; the second has the label of the first, once that is cut.
+fn accounts() -> Vec<BudgetVitals> {
+    let account = |scope: String, used| BudgetVitals {
+        budget: "day".to_owned(),
+        scope,
+        unit: "micro_usd".to_owned(),
+        used,
+        held: 7,
+        limit: 5_000_000,
+    };
+    let long = format!("model={}", "x".repeat(200));
+    let all = account(String::new(), 9000);
+    let alike = [
+        account(format!("{long}1"), 8000),
+        account(format!("{long}2"), 7000),
+    ];
+    let others = (0..2 * MAX_ACCOUNTS).map(|n| account(format!("agent=a-{n}"), 1));
+    std::iter::once(all).chain(alike).chain(others).collect()
 }
 
 async fn asked(
@@ -58,10 +80,23 @@ fn figures_are_text_of_both_formats_with_what_others_wrote_escaped() {
         "agentguard_runs 2.0",
         "# TYPE agentguard_decision_duration_seconds histogram",
         r#"agentguard_telemetry_lost_total{what="spans"} 0"#,
+        r#"agentguard_budget_used{budget="day",unit="micro_usd"} 9000.0"#,
+        r#"agentguard_budget_held{budget="day",unit="micro_usd"} 7.0"#,
+        r#"agentguard_budget_limit{budget="day",scope="agent=a-0",unit="micro_usd"} 5000000.0"#,
+        "agentguard_budget_accounts 700.0",
     ] {
         assert!(text.lines().any(|it| it == line), "{line}\n{text}");
     }
     assert!(!text.contains("# EOF"));
+    // The fullest are told, and of two that look the same the fuller one.
+    let used: Vec<&str> = text
+        .lines()
+        .filter(|it| it.starts_with("agentguard_budget_used{"))
+        .collect();
+    assert_eq!(used.len(), MAX_ACCOUNTS - 1);
+    assert!(!text.contains("scope=\"_other\""));
+    let long = used.iter().find(|it| it.contains("scope=\"model=x"));
+    assert!(long.unwrap().ends_with(" 8000.0"), "{long:?}");
     let text = encode(&figures, true).unwrap();
     assert!(
         text.ends_with("# EOF\n")

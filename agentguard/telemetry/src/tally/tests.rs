@@ -109,7 +109,26 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
         .unwrap()
         .extend(denial.as_object().unwrap().clone());
     watched.write(decision(7, &denied)).await.unwrap();
+    let matched = |engine| json!([{"engine": engine, "rule": "team-day", "source": {"file": "p", "line": 1}}]);
+    let spent = json!({
+        "verdict": "deny", "count": 2, "reason": {"code": "budget_exhausted", "message": "m"},
+        "matched": matched("budget"),
+    });
+    watched.write(decision(8, &spent)).await.unwrap();
+    let held = json!({
+        "verdict": "deny", "reason": {"code": "budget_held", "message": "m"}, "matched": matched("budget"),
+    });
+    watched.write(decision(9, &held)).await.unwrap();
+    // Denied by a rule of the same name.
+    let by_rule = json!({
+        "verdict": "deny", "reason": {"code": "rule_deny", "message": "m"}, "matched": matched("rules"),
+    });
+    watched.write(decision(10, &by_rule)).await.unwrap();
     counted(counting).await;
+    assert_eq!(
+        lines(&figures, "agentguard_budget_refusals_total"),
+        ["agentguard_budget_refusals_total{budget=\"team-day\"} 3"]
+    );
 
     let decided = |kind, layer, verdict, reason| {
         format!(
@@ -121,8 +140,11 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
         [
             decided("connect", "kernel", "allow", "rule_allow") + " 1",
             decided("connect", "proxy", "allow", "rule_allow") + " 1",
+            decided("connect", "proxy", "deny", "budget_exhausted") + " 2",
+            decided("connect", "proxy", "deny", "budget_held") + " 1",
             decided("connect", "proxy", "deny", "no_rule") + " 5",
             decided("connect", "proxy", "deny", "record_failed") + " 1",
+            decided("connect", "proxy", "deny", "rule_deny") + " 1",
             decided("llm_call", "proxy", "allow", "rule_allow") + " 2",
             decided("llm_call", "proxy", "deny", "no_rule") + " 5",
         ]
@@ -132,7 +154,7 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
         lines(&figures, agent),
         [
             format!("{agent}\"allow\",enforced=\"true\"}} 4"),
-            format!("{agent}\"deny\",enforced=\"true\"}} 11"),
+            format!("{agent}\"deny\",enforced=\"true\"}} 15"),
         ]
     );
     assert_eq!(
