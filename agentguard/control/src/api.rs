@@ -9,6 +9,8 @@
 //! | `GET /v1/agents` | [`Agents`] |
 //! | `GET /v1/agents/{name}` | an [`AgentStatus`] |
 //! | `GET /v1/policy` | a [`PolicyView`] |
+//! | `GET /v1/budgets?budget=&agent=&forecast=` | [`crate::budgets::BudgetAccounts`] |
+//! | `GET /v1/budgets/account?name=` | a [`crate::budgets::BudgetAccount`] |
 //! | `GET /v1/status` | a [`Status`] |
 //!
 //! Whatever is refused answers with a [`Problem`] and an HTTP status that fits.

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::api::{AgentStatus, Agents, Line, PolicyView, Problem, Status, VerdictQuery, Verdicts};
+use crate::budgets::{self, BudgetAccount, BudgetAccounts, BudgetQuery};
 use crate::tools::{ToolPins, ToolQuery};
 
 /// How long one answer may take, in all. Following is exempt; there a heartbeat must arrive in time.
@@ -238,6 +239,24 @@ impl Client {
     pub async fn tool(&mut self, query: &ToolQuery) -> Result<ToolPinned, ClientError> {
         let query = query.to_query_string();
         self.ask(&format!("/v1/tools/definition?{query}")).await
+    }
+
+    /// Accounts of budgets.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn budgets(&mut self, query: &BudgetQuery) -> Result<BudgetAccounts, ClientError> {
+        let query = query.to_query_string();
+        self.ask(&format!("/v1/budgets?{query}")).await
+    }
+
+    /// One account of a budget, by its name, with all that there is to say of it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with [`crate::api::ProblemCode::NotFound`] if there is none.
+    pub async fn budget(&mut self, account: &str) -> Result<BudgetAccount, ClientError> {
+        let query = budgets::named(account);
+        self.ask(&format!("/v1/budgets/account?{query}")).await
     }
 
     /// The guard's health.

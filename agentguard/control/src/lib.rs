@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod budgets;
 mod client;
 pub mod heard;
 pub mod peer;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentguard_budget::Embedded;
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{AgentName, Decision, InvalidDecisionId, Users};
@@ -33,6 +34,7 @@ use crate::api::{
     AgentStatus, Agents, DEFAULT_LIMIT, GuardStatus, Line, NOTICES, PolicyAgent, PolicyRule,
     PolicyView, Problem, ProblemCode, Status, VerdictQuery, Verdicts,
 };
+use crate::budgets;
 use crate::heard::Heard;
 use crate::peer::{Accepted, Asker, Refusal, Rights};
 use crate::scope::{Own, Scope};
@@ -85,6 +87,8 @@ pub struct Sources {
     pub record: Record,
     /// What the tools of servers were first seen as.
     pub pins: Arc<Pins>,
+    /// What was used of budgets.
+    pub ledger: Arc<Embedded>,
     /// The policy in force.
     pub policy: Arc<ArcSwap<Policy>>,
     /// The agents, sorted by name.
@@ -352,10 +356,23 @@ async fn answer(
             Ok(query) => tools::show(&sources.pins, query).await.map(|it| json(&it)),
             Err(problem) => Err(problem),
         },
+        ["v1", "budgets", ..] if !matches!(scope, Scope::All) => Err(Problem::new(
+            ProblemCode::Forbidden,
+            "the accounts of budgets are those of all agents",
+        )
+        .hint(format!("ask root, or a member of {READ} or {APPROVE}"))),
+        ["v1", "budgets"] => {
+            let listed = budgets::list(&sources.ledger, sources.policy.load_full(), query);
+            listed.await.map(|it| json(&it))
+        }
+        ["v1", "budgets", "account"] => {
+            let shown = budgets::show(&sources.ledger, sources.policy.load_full(), query);
+            shown.await.map(|it| json(&it))
+        }
         ["v1", "status"] => status(scope, sources).await,
         _ => Err(
             Problem::new(ProblemCode::NotFound, "there is no such route")
-                .hint("verdicts, agents, policy, tools and status are there, under /v1"),
+                .hint("verdicts, agents, policy, tools, budgets and status are there, under /v1"),
         ),
     };
     result.unwrap_or_else(|problem| refuse(&problem))

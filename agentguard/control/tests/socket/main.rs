@@ -10,6 +10,7 @@
 
 mod answers;
 mod asking;
+mod budgets;
 mod following;
 mod members;
 mod pins;

@@ -91,6 +91,9 @@ async fn who_may_run_some_agents_is_told_of_these_as_if_there_were_no_others() {
         "/v1/policy",
         "/v1/tools",
         "/v1/tools/definition?server=a&tool=b",
+        "/v1/budgets",
+        "/v1/budgets?agent=coder",
+        "/v1/budgets/account?name=team",
     ] {
         let (status, answer) = ask(path).await;
         assert_eq!(

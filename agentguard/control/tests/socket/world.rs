@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use agentguard_budget::Embedded;
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, Phase, PolicyStatus,
 };
@@ -47,6 +48,8 @@ rules:
       method: [DELETE]
     action: deny
     reason: nothing is deleted here
+budgets:
+  - { id: team, unit: tokens, limit: 1000, window: lifetime, per: [agent, user] }
 ";
 
 /// The groups that the guard of these tests has.
@@ -67,6 +70,7 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) record: Record,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) ledger: Arc<Embedded>,
     pub(crate) governed: watch::Sender<Vec<String>>,
     pub(crate) agents: watch::Sender<Vec<AgentStatus>>,
     pub(crate) users: watch::Sender<Arc<Users>>,
@@ -97,9 +101,12 @@ impl World {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
         }
         let pins = Arc::new(Pins::open(&dir.path().join("tools.redb")).unwrap());
+        let ledger = Embedded::open(&dir.path().join("budget"), Timestamp::now()).unwrap();
+        let ledger = Arc::new(ledger);
         let sources = Sources {
             record: record.clone(),
             pins: pins.clone(),
+            ledger: ledger.clone(),
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             agents: agents_seen,
             guard: guard_seen,
@@ -112,6 +119,7 @@ impl World {
             dir,
             record,
             pins,
+            ledger,
             governed,
             agents,
             users,
