@@ -168,6 +168,15 @@ pub enum ToWorker {
         agent: AgentId,
         /// What happened.
         event: ResourceEvent,
+    /// What an operator says that an account of a budget has used. To be recorded, done and answered with
+    /// [`ToKeeper::Answered`].
+    Budget {
+        /// A number to answer with.
+        number: u32,
+        /// What is said.
+        order: Box<BudgetOrder>,
+        /// The user id of who says it, in the initial user namespace.
+        uid: u32,
     },
     /// What became of [`ToKeeper::Whose`].
     Belongs {
@@ -450,7 +459,7 @@ pub enum ToKeeper {
     /// The gate refused something in a network namespace or a cgroup that it does not know: the keeper
     /// may know it if it looks now.
     Look,
-    /// What became of [`ToWorker::Tools`].
+    /// What became of [`ToWorker::Tools`] and [`ToWorker::Budget`].
     Answered {
         /// The number.
         number: u32,
@@ -539,6 +548,19 @@ pub enum Command {
     },
     /// Accept definitions of tools that changed, or forget what tools were first seen as.
     Tools(Box<ToolsOrder>),
+    /// Say what an account of a budget has used.
+    Budget(Box<BudgetOrder>),
+}
+
+/// What an account of a budget is to count as having used.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BudgetOrder {
+    /// The account: the budget's id, and `/` and the scope where it has several.
+    pub account: String,
+    /// How much, as the policy writes limits. `None`: nothing.
+    pub used: Option<String>,
+    /// Why, for operators: at most [`MAX_REASON`] characters.
+    pub reason: Option<String>,
 }
 
 /// What is wanted of the definitions of tools.

@@ -96,7 +96,7 @@ enum Command {
     /// Check, test and try a policy, show the one in force, load it anew, set its switches
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Show what language models cost, import prices
+    /// Show what of budgets is used and left, and how long it lasts; what models cost
     #[command(subcommand)]
     Budget(budget::Command),
     /// List what tools of servers were first seen as, show what changed, accept it

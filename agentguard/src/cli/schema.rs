@@ -1,5 +1,6 @@
 //! `agentguard schema`: for editors and for programs that read our JSON.
 
+use agentguard_control::budgets::BudgetAccount;
 use agentguard_model::Decision;
 use clap::{Args, ValueEnum};
 
@@ -27,6 +28,8 @@ enum Kind {
     Prices,
     /// A decision, as `verdicts -o jsonl` prints them
     Decision,
+    /// An account of a budget, as `budget list -o jsonl` prints them, and `budget show` with more of it
+    Budget,
 }
 
 pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
@@ -36,6 +39,7 @@ pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
         Kind::Tests => agentguard_policy::table::schema(),
         Kind::Prices => agentguard_budget::prices::schema().into(),
         Kind::Decision => schemars::schema_for!(Decision).into(),
+        Kind::Budget => schemars::schema_for!(BudgetAccount).into(),
     };
     Ok(out.pretty(&schema)?)
 }

@@ -1,8 +1,10 @@
 //! `agentguard budget`
 
+use agentguard_keeper::message::{Answer, BudgetOrder, Command as Request};
+use agentguard_keeper::packet;
 use serde_json::Value;
 
-use crate::world::agentguard;
+use crate::world::{Bench, Served, agentguard};
 
 const LITELLM: &str = r#"{
     "sample_spec": {"litellm_provider": "…", "mode": "…"},
@@ -154,4 +156,122 @@ fn what_cannot_be_used_is_told_with_what_to_do() {
         assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{arguments:?}");
         assert!(said.stderr.contains(told), "{}", said.stderr);
     }
+}
+
+#[test]
+fn accounts_are_listed_and_shown_and_foretold() {
+    let bench = Bench::new();
+    let served = Served::new(&bench);
+    let config = bench.config();
+    agentguard(["budget", "list"]).with_config(&config).says(
+        "\
+ACCOUNT                    UNIT              USED   HELD   LIMIT  LEFT   %   RESETS  STATE
+team/agent=coder,user=ada  micro_usd         $3.00  $0.25  $5.00  $1.75  65  -       open
+team/agent=coder,user=bob  micro_usd         $1.00  $0.00  $5.00  $4.00  20  -       open
+at-once                    concurrent_calls  0      0      4      4      0   -       unused
+",
+        "",
+        0,
+    );
+    let list = [
+        "budget", "list", "--agent", "coder", "--budget", "at-once", "-o", "jsonl",
+    ];
+    agentguard(list).with_config(&config).says(
+        "{\"account\":\"at-once\",\"budget\":\"at-once\",\"unit\":\"concurrent_calls\",\"window\":\"lifetime\",\
+         \"state\":\"unused\",\"limit\":4,\"used\":0,\"held\":0,\"left\":4,\"percent\":0,\"overshoot\":0}\n",
+        "",
+        0,
+    );
+    let show = ["budget", "show", "team/agent=coder,user=ada"];
+    let shown = agentguard(show).with_config(&config).run();
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
+    for line in [
+        "budget    team for each agent and user, policy.yaml:23",
+        "used      $3.00 of $5.00 (65 % of it is used and held)",
+        "held      $0.25 for calls under way",
+        "forecast  too little is known: nothing was used lately, or the window has just begun and too few ended before it",
+    ] {
+        assert!(
+            shown.stdout.lines().any(|it| it == line),
+            "{}",
+            shown.stdout
+        );
+    }
+    let shown = agentguard(show.iter().chain(&["-o", "json"]))
+        .with_config(&config)
+        .run();
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["policy"]["mode"], "enforce");
+    assert_eq!(
+        (&shown["used"], &shown["held"]),
+        (&3_000_000.into(), &250_000.into())
+    );
+    agentguard(["budget", "forecast", "at-once"])
+        .with_config(&config)
+        .says(
+            "\
+ACCOUNT  UNIT              USED  LIMIT  PER HOUR  EXHAUSTED  EARLIEST  LATEST  AT THE END  FROM
+at-once  concurrent_calls  0     4      -         -          -         -       -           calls at the same time are not used up
+",
+            "",
+            0,
+        );
+    let all = agentguard(["budget", "forecast", "-o", "json"])
+        .with_config(&config)
+        .run();
+    let all: Value = serde_json::from_str(&all.stdout).unwrap();
+    assert_eq!(all.as_array().unwrap().len(), 3);
+    agentguard(["budget", "show", "team"]).with_config(&config).says(
+        "",
+        "error: `team` has an account for each agent and user\n\
+         hint: did you mean `team/agent=coder,user=ada` or `team/agent=coder,user=bob`? `agentguard budget list` has all\n",
+        1,
+    );
+    // Which ones are meant is said once.
+    let usage = agentguard(["budget", "forecast", "team", "--agent", "coder"]).with_config(&config);
+    assert_eq!(usage.run().code, 2);
+    drop(served);
+}
+
+#[test]
+fn what_counts_as_used_is_ordered_of_the_keeper() {
+    let bench = Bench::new();
+    let config = bench.config();
+    let listener = packet::listen(bench.path("keeper.sock").as_ref(), 0o600).unwrap();
+    let keeper = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for text in ["set", "reset"] {
+            let client = listener.accept().unwrap();
+            let (request, _) = client.recv::<Request>().unwrap().unwrap();
+            let text = text.to_owned();
+            client.send(&Answer::Done { text }, &[]).unwrap();
+            asked.push(request);
+        }
+        asked
+    });
+    let account = "team/agent=coder,user=ada";
+    let words = ["budget", "set", account, "$5", "--reason", "ticket 42"];
+    agentguard(words).with_config(&config).says("", "set\n", 0);
+    let words = ["budget", "reset", account, "-o", "json"];
+    agentguard(words)
+        .with_config(&config)
+        .says("{\"done\":\"reset\"}\n", "", 0);
+    let asked: Vec<BudgetOrder> = keeper
+        .join()
+        .unwrap()
+        .into_iter()
+        .map(|request| match request {
+            Request::Budget(order) => *order,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let order = |used: Option<&str>, reason: Option<&str>| BudgetOrder {
+        account: account.to_owned(),
+        used: used.map(str::to_owned),
+        reason: reason.map(str::to_owned),
+    };
+    assert_eq!(
+        asked,
+        [order(Some("$5"), Some("ticket 42")), order(None, None)]
+    );
 }

@@ -332,6 +332,10 @@ fn schemas_are_the_published_ones() {
             "decision",
             include_str!("../../../docs/schema/decision.schema.json"),
         ),
+        (
+            "budget",
+            include_str!("../../../docs/schema/budget.schema.json"),
+        ),
     ] {
         let printed = agentguard(["schema", name]).run();
         assert_eq!(printed.code, 0);

@@ -10,7 +10,7 @@ use agentguard_control::seats::{Seat, Seats};
 use agentguard_control::sparing::Sparing;
 use agentguard_keeper::ca::CaError;
 use agentguard_keeper::groups::APPROVE;
-use agentguard_keeper::message::{Answer, Command, Ended, ToolsOrder};
+use agentguard_keeper::message::{Answer, BudgetOrder, Command, Ended, ToolsOrder};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::sockets;
 use agentguard_keeper::spawn;
@@ -216,6 +216,8 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
             }
             answer
         }
+        Command::Budget(order) => budget(keeper, peer, accepted, &order),
+        command => change(&mut lock(keeper), peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
         tracing::debug!(%error, "a client did not wait for its answer");
@@ -390,12 +392,29 @@ fn tools(keeper: &Shared, peer: &Peer, accepted: Accepted, order: &ToolsOrder) -
         }
         keeper.order_tools(order, peer.uid)
     };
+    done_by_worker(asked, "agentguard tools list")
+}
+
+/// Answers when the worker has done it, which keeps what was used. Root alone: it gives an agent more than the policy does.
+fn budget(keeper: &Shared, peer: &Peer, accepted: Accepted, order: &BudgetOrder) -> Answer {
+    let asked = {
+        let keeper = lock(keeper);
+        if let Err(why) = authorise(&keeper, peer, accepted) {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.order_budget(order, peer.uid)
+    };
+    done_by_worker(asked, "agentguard budget list")
+}
+
+/// What the worker says of an order, without the lock. `shows`: the command that shows how things are.
+fn done_by_worker(asked: anyhow::Result<Asked>, shows: &str) -> Answer {
     answered(asked.and_then(|asked| match asked.answer() {
         Some(Ok(text)) => Ok(text),
         Some(Err(why)) => bail!(why),
-        None => bail!(
-            "the worker did not say what became of it; hint: `agentguard tools list` shows how things are"
-        ),
+        None => {
+            bail!("the worker did not say what became of it; hint: `{shows}` shows how things are")
+        }
     }))
 }
 
@@ -451,7 +470,8 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         | Command::Quarantine { .. }
         | Command::Release { .. }
         | Command::Switch { .. }
-        | Command::Tools(_) => {
+        | Command::Tools(_)
+        | Command::Budget(_) => {
             return refused("this is no change of what is governed", None);
         }
     };

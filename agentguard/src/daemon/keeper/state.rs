@@ -2,6 +2,7 @@
 //! for an agent or the worker.
 
 mod adopted;
+mod budgets;
 mod complaints;
 mod left;
 mod orders;

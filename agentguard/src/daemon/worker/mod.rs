@@ -4,6 +4,7 @@
 //! wants of the kernel it asks the keeper for.
 
 mod adopted;
+mod budgets;
 mod clock;
 mod deeds;
 mod events;
@@ -291,6 +292,15 @@ async fn serve(
                     link.tell(ToKeeper::Answered { number, answer }).await;
                 });
             }
+            ToWorker::Budget { number, order, uid } => {
+                let rooms = rooms.as_ref().context("an order before a policy")?;
+                let (ledger, decider) = (ledger.clone(), rooms.decider.clone());
+                let (policy, link) = (rooms.policies.current(), link.clone());
+                tasks.spawn(async move {
+                    let answer = budgets::obey(*order, uid, policy, ledger, &decider).await;
+                    link.tell(ToKeeper::Answered { number, answer }).await;
+                });
+            }
             ToWorker::Deed(deed) => {
                 let rooms = rooms.as_ref().context("a change before a policy")?;
                 let noted = deeds::note(*deed, rooms.decider.clone(), link.clone());
@@ -358,6 +368,8 @@ async fn serve(
                 if let Some(telling) = &mut telling {
                     let asked = telemetry::Asked {
                         record: record.clone(),
+                        policies: rooms.policies.clone(),
+                        ledger: ledger.clone(),
                         guard: board.guard(),
                         agents: board.agents(),
                         keeper: board.keeper(),
@@ -372,7 +384,7 @@ async fn serve(
                     local::serve(listener, &rooms.decider, &gate, &link, &tasks, &shutdown)?;
                 }
                 if let Some(control) = control.take() {
-                    let sources = sources(rooms, &record, &board, start.groups, &pins);
+                    let sources = sources(rooms, &record, &board, start.groups, (&pins, &ledger));
                     let listener = std::os::unix::net::UnixListener::from(control);
                     listener.set_nonblocking(true)?;
                     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -522,10 +534,11 @@ fn sources(
     record: &Record,
     board: &Board,
     groups: Groups,
-    pins: &Arc<Pins>,
+    (pins, ledger): (&Arc<Pins>, &Arc<Embedded>),
 ) -> Sources {
     Sources {
         pins: pins.clone(),
+        ledger: ledger.clone(),
         record: record.clone(),
         policy: rooms.policies.watch(),
         agents: board.agents(),

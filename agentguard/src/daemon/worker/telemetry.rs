@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use agentguard_budget::Embedded;
 use agentguard_control::api::{AgentStatus, GuardStatus, TelemetryStatus};
 use agentguard_control::peer::judge_stream;
+use agentguard_decision::Policies;
 use agentguard_keeper::groups::Groups;
 use agentguard_keeper::message::Reloads;
 use agentguard_model::Telemetry;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Recorded;
+use super::budgets;
 use super::gate::Gate;
 
 /// How long the last figures may take when the worker stops.
@@ -40,6 +43,8 @@ pub(super) struct KeeperFigures {
 /// What figures are asked of.
 pub(super) struct Asked {
     pub(super) record: Record,
+    pub(super) policies: Arc<Policies>,
+    pub(super) ledger: Arc<Embedded>,
     pub(super) guard: watch::Receiver<GuardStatus>,
     pub(super) agents: watch::Receiver<Vec<AgentStatus>>,
     pub(super) keeper: watch::Receiver<KeeperFigures>,
@@ -186,7 +191,10 @@ impl Asked {
         let guard = self.guard.borrow().clone();
         let keeper = *self.keeper.borrow();
         let agents = self.agents.borrow().clone();
+        let (budgets, accounts) = budgets::vitals(&self.policies.current(), &self.ledger);
         Vitals {
+            budgets,
+            budget_accounts: accounts,
             policy: guard.policy.version,
             policy_loaded: u64::try_from(guard.policy.loaded.as_second()).unwrap_or(0),
             reloads: (keeper.reloads.taken, keeper.reloads.refused),
