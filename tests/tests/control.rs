@@ -295,6 +295,14 @@ fn members_of_agentguard_run_run_their_own_agents_and_learn_of_no_others() {
             "only root and members of agentguard-approve may set switches",
         ),
         (&["policy", "switch"], "the policy speaks of all agents"),
+        (
+            &["budget", "list"],
+            "the accounts of budgets are those of all agents",
+        ),
+        (
+            &["budget", "reset", "all"],
+            "only root may change the guard",
+        ),
     ] {
         refused(&ask(&world, &guard, alice, words), why);
     }
@@ -408,6 +416,7 @@ fn members_of_agentguard_approve_read_everything_and_quarantine_and_release() {
         &["status"][..],
         &["policy", "show"],
         &["agent", "show", "hidden"],
+        &["budget", "list"],
     ] {
         let told = ask(&world, &guard, member, words);
         assert_eq!(told.code(), 0, "{told}");
@@ -455,6 +464,7 @@ fn members_of_agentguard_approve_read_everything_and_quarantine_and_release() {
         &["policy", "reload"][..],
         &["ca", "show"],
         &["agent", "remove", "coder"],
+        &["budget", "set", "all", "1"],
     ] {
         refused(
             &ask(&world, &guard, member, words),

@@ -344,4 +344,73 @@ fn a_client_that_goes_away_pays_what_was_reserved_so_far() {
     assert_eq!(told, ["20 stop 20"]);
     let decisions = calls(&room, 1).unwrap();
     assert_eq!(decisions[0].budget[0].clamped, Some(10_000 - settled));
+fn an_operator_says_what_counts_as_used_and_calls_go_on() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-operator").unwrap();
+    let budgets = "
+  - { id: three, unit: calls, limit: 3, window: day, per: [provider] }
+";
+    let room = open(&world, budgets).unwrap();
+    let cli = |words: &[&str]| room.guard.cli().args(words).run().unwrap();
+    let account = "three/provider=openai";
+    // How many of so many calls pass.
+    let passed = |calls: usize| {
+        let told = lines(
+            &room,
+            &python,
+            &format!("openai gpt-4o 10 100 plain {calls}"),
+        )
+        .unwrap();
+        told.iter().filter(|it| it.starts_with("10 ")).count()
+    };
+    // A call is settled once its answer has ended, which the client does not wait for.
+    let has = |used: u64| {
+        wait_until("the account", LATE, || {
+            let told = cli(&["budget", "list", "-o", "json"]);
+            let told: serde_json::Value = serde_json::from_str(&told.stdout).ok()?;
+            let it = told
+                .as_array()?
+                .iter()
+                .find(|it| it["account"] == account)?;
+            (it["used"] == used && it["held"] == 0 && it["limit"] == 3).then_some(())
+        })
+        .unwrap();
+    };
+    let told = cli(&["budget", "reset", account]);
+    assert_eq!(told.code(), 1, "{told}");
+    assert!(told.stderr.contains("nothing was charged"), "{told}");
+    assert_eq!(passed(4), 3);
+    has(3);
+    let told = cli(&["budget", "reset", account, "--reason", "ticket 42"]);
+    assert_eq!(told.code(), 0, "{told}");
+    has(0);
+    assert_eq!(passed(2), 2);
+    has(2);
+    let told = cli(&["budget", "set", account, "1"]);
+    assert!(told.stderr.contains("it was 2 calls"), "{told}");
+    assert_eq!(passed(3), 2);
+    has(3);
+    let told = cli(&["budget", "show", account]);
+    assert!(
+        told.stdout.contains("used      3 calls of 3 calls (100 %"),
+        "{told}"
+    );
+    let deeds = |decisions: &[Decision]| {
+        let deeds = decisions.iter().filter_map(|it| {
+            let done = it.action.method.as_deref()?;
+            let budget = done.starts_with("budget_");
+            budget.then(|| (done.to_owned(), it.reason.message.clone()))
+        });
+        let deeds: Vec<_> = deeds.collect();
+        (deeds.len() == 2).then_some(deeds)
+    };
+    let deeds = room.guard.wait_verdicts("what was done", deeds).unwrap();
+    assert_eq!(deeds[0].0, "budget_reset");
+    assert!(
+        deeds[0].1.ends_with("it was 3 calls, by uid 0: ticket 42"),
+        "{deeds:?}"
+    );
+    assert_eq!(deeds[1].0, "budget_set");
 }
