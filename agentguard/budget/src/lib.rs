@@ -23,6 +23,6 @@ pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
 pub use estimate::{Estimate, ModelFacts, used};
 pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
-pub use redis::{MAX_WAITING, Options, Shared, Standing};
 pub use period::ends;
+pub use redis::{MAX_WAITING, Options, Shared, Standing};
 pub use scope::Scope;

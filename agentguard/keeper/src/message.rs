@@ -168,6 +168,7 @@ pub enum ToWorker {
         agent: AgentId,
         /// What happened.
         event: ResourceEvent,
+    },
     /// What an operator says that an account of a budget has used. To be recorded, done and answered with
     /// [`ToKeeper::Answered`].
     Budget {

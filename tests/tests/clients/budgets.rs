@@ -344,6 +344,9 @@ fn a_client_that_goes_away_pays_what_was_reserved_so_far() {
     assert_eq!(told, ["20 stop 20"]);
     let decisions = calls(&room, 1).unwrap();
     assert_eq!(decisions[0].budget[0].clamped, Some(10_000 - settled));
+}
+
+#[test]
 fn an_operator_says_what_counts_as_used_and_calls_go_on() {
     let Some(python) = client::python().unwrap() else {
         return;

@@ -208,6 +208,7 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
         Command::Release { name } => release(keeper, peer, accepted, &name),
         Command::Switch { name, on, reason } => switch(keeper, peer, accepted, &name, on, reason),
         Command::Tools(order) => tools(keeper, peer, accepted, &order),
+        Command::Budget(order) => budget(keeper, peer, accepted, &order),
         command => {
             let answer = change(&mut lock(keeper), peer, accepted, command);
             // What is an agent's no more is held to its limits no more.
@@ -216,8 +217,6 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
             }
             answer
         }
-        Command::Budget(order) => budget(keeper, peer, accepted, &order),
-        command => change(&mut lock(keeper), peer, accepted, command),
     };
     if let Err(error) = client.send(&answer, &[]) {
         tracing::debug!(%error, "a client did not wait for its answer");
