@@ -88,7 +88,7 @@ impl Estimate {
             input,
             output,
             answers,
-            visible: llm.stream && writes && !hidden,
+            visible: llm.stream && writes && !hidden && !demand.background,
         }
     }
 
@@ -239,6 +239,16 @@ mod tests {
             ..llm(None, true)
         };
         assert!(!visible(&unread, &none, &MODEL));
+    }
+
+    #[test]
+    fn what_goes_on_by_itself_is_reserved_as_a_whole() {
+        let background = Demand {
+            background: true,
+            ..Demand::default()
+        };
+        let estimate = Estimate::of(&llm(Some(100), true), &background, 10, &MODEL);
+        assert!(!estimate.visible);
     }
 
     #[test]

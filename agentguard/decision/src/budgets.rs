@@ -110,16 +110,31 @@ impl Accounting {
         }
     }
 
-    /// Reserves, and waits for a moment where others hold what is left.
+    /// Reserves, and waits for a moment where others hold what is left: before it has less than it wants, and before it has
+    /// nothing.
     async fn reserve(&self, want: &Want) -> Result<Granted, Refused> {
         let patience = Instant::now() + PATIENCE;
+        let all = Want {
+            least: want.tokens,
+            ..want.clone()
+        };
+        let mut asks = match want.least < want.tokens {
+            true => &all,
+            false => want,
+        };
         loop {
             let now = Timestamp::now().as_millisecond();
-            let reserved = self.ledger.reserve(want, now).await;
-            if !may_pass(&reserved) || Instant::now() >= patience {
-                return reserved;
+            let reserved = self.ledger.reserve(asks, now).await;
+            let late = Instant::now() >= patience;
+            match reserved {
+                Err(Refused::Short(_))
+                    if asks.least > want.least && (late || !may_pass(&reserved)) =>
+                {
+                    asks = want;
+                }
+                reserved if late || !may_pass(&reserved) => return reserved,
+                _ => tokio::time::sleep(AGAIN).await,
             }
-            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -134,6 +149,8 @@ struct Asks {
     estimate: Estimate,
     model: ModelFacts,
     pricing: Pricing,
+    /// Whether its provider bills what it filters (Azure's "Content filtering").
+    bills_filtered: bool,
 }
 
 impl Asks {
@@ -145,6 +162,7 @@ impl Asks {
         Self {
             estimate: Estimate::of(llm, demand, bytes, &model),
             model,
+            bills_filtered: llm.provider == "azure_openai",
             pricing: Pricing {
                 rate: priced.rate.clone(),
                 tier,
@@ -267,6 +285,10 @@ impl<R: Recorder> Decider<R> {
             let extended = held.extend(tokens, &budgets).await;
             if tokens <= held.tokens() {
                 return None;
+            }
+            if extended.is_ok() {
+                // A part of what it needs: what is missing is told by who is asked for that.
+                continue;
             }
             if !may_pass(&extended) || Instant::now() >= patience {
                 break extended.err();
@@ -411,6 +433,7 @@ pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
         settled: None,
         overshoot: None,
         clamped: None,
+        over: false,
         price_of: None,
     }
 }

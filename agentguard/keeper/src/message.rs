@@ -160,6 +160,13 @@ pub enum ToWorker {
         /// The user id of who orders it, in the initial user namespace.
         uid: u32,
     },
+    /// What became of [`ToKeeper::Whose`].
+    Belongs {
+        /// The number of the request.
+        request: u64,
+        /// The agent, and the number of the run, or 0. `None`: it is no agent's.
+        whose: Option<(AgentId, u32)>,
+    },
     /// What agents take of the host now: those that were looked at. Said again every few seconds.
     Usage(Vec<(AgentId, ResourceUsage)>),
     /// An agent met a limit of what it may take of the host: to be recorded.
@@ -178,13 +185,6 @@ pub enum ToWorker {
         order: Box<BudgetOrder>,
         /// The user id of who says it, in the initial user namespace.
         uid: u32,
-    },
-    /// What became of [`ToKeeper::Whose`].
-    Belongs {
-        /// The number of the request.
-        request: u64,
-        /// The agent, and the number of the run, or 0. `None`: it is no agent's.
-        whose: Option<(AgentId, u32)>,
     },
 }
 

@@ -156,6 +156,9 @@ pub struct BudgetLine {
     /// To how many tokens of output the call's own limit was lowered, since no more was left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clamped: Option<u64>,
+    /// Whether it has more than the budget allows, which only tells of it (`reached: alert`), or is on paper.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
     /// The model by whose price money is counted; where the model is not known, that it is counted by the dearest prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_of: Option<String>,

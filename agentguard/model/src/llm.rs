@@ -100,6 +100,8 @@ pub struct Demand {
     pub answers: u32,
     /// Whether the model is asked to reason, or not to. None: as it does by itself.
     pub reasons: Option<bool>,
+    /// Whether it goes on where nobody waits for its answer any more.
+    pub background: bool,
     /// Whether the provider may call tools of its own for it, which the model reads and writes for.
     pub serves_tools: bool,
     /// How many pictures, documents and sounds there are in it.

@@ -242,14 +242,10 @@ impl<R: Recorder> Account<R> {
         }
     }
 
-    /// Its provider refused it with this status, if it did: that is not billed. What breaks inside of a provider, or on
-    /// the way there, may be.
+    /// Its provider has answered with this status: whom it refuses it does not bill.
     pub(crate) fn refused_with(&self, status: http::StatusCode) {
-        let overloaded = matches!(status.as_u16(), 503 | 529);
-        if (status.is_client_error() || overloaded)
-            && let Some(held) = self.decided.held()
-        {
-            held.settle(Used::Nothing);
+        if let Some(held) = self.decided.held() {
+            held.refused_with(status.as_u16());
         }
     }
 
@@ -261,11 +257,14 @@ impl<R: Recorder> Account<R> {
         let error = self.error.get_mut().unwrap_or_else(PoisonError::into_inner);
         let answer = self.llm.get();
         // What was reported before the end is not all.
+        let ends = |it: &LlmAnswer| it.finish_reason.is_some() || held.limit() == 0;
         let whole = answer.filter(|it| it.error.is_none() && it.not_understood.is_none());
-        let usage = whole.and_then(|it| it.usage.as_ref());
-        let used = match usage {
-            Some(usage) if error.is_none() => Used::Reported(usage),
-            _ => Used::Unknown,
+        let whole = whole.filter(|it| error.is_none() && ends(it));
+        let usage = answer.and_then(|it| it.usage.as_ref());
+        let used = match (usage, whole) {
+            (Some(usage), Some(_)) => Used::Reported(usage),
+            (Some(usage), None) => Used::Broken(usage),
+            (None, _) => Used::Unknown,
         };
         held.settle(used).to_vec()
     }

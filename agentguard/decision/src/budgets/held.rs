@@ -21,6 +21,10 @@ const SHARE: u64 = 16;
 pub enum Used<'a> {
     /// This much, as its provider says.
     Reported(&'a Usage),
+    /// This much at least: it broke off behind that, or has no end.
+    Broken(&'a Usage),
+    /// All that it may write, of which its client has seen nothing.
+    Whole,
     /// Nothing of what is counted in tokens: its provider refused it.
     Nothing,
     /// Nobody knows.
@@ -48,11 +52,15 @@ pub struct Held {
     tokens: AtomicU64,
     /// For how many there was room when it began.
     room: u64,
+    /// The charges that have more than their budgets allow, which only tell of it.
+    over: Vec<usize>,
     estimate: Option<Estimate>,
     /// What the call's limit of output is to be lowered to, of all answers together.
     clamp: Option<u64>,
     /// Of a call of a language model.
     pricing: Option<Pricing>,
+    /// Whether its provider bills what it filters.
+    bills_filtered: bool,
     left: AtomicBool,
     settled: OnceLock<Vec<BudgetLine>>,
 }
@@ -64,6 +72,7 @@ impl Held {
         granted: Granted,
         asks: Option<Asks>,
     ) -> Self {
+        let bills_filtered = asks.as_ref().is_some_and(|it| it.bills_filtered);
         let (estimate, pricing) = asks.map(|it| (it.estimate, it.pricing)).unzip();
         // What other calls hold may come back, and what they use does not: a part that is granted is no promise of more.
         let clamp = estimate.and_then(|estimate| {
@@ -80,9 +89,11 @@ impl Held {
             amounts: Mutex::new(granted.held),
             tokens: AtomicU64::new(granted.tokens),
             room: granted.room,
+            over: granted.over,
             estimate,
             clamp,
             pricing,
+            bills_filtered,
             left: AtomicBool::new(false),
             settled: OnceLock::new(),
         }
@@ -174,14 +185,17 @@ impl Held {
     pub fn lines(&self) -> Vec<BudgetLine> {
         let amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
         let charges = self.want.charges.iter().zip(amounts.iter());
-        let lines = charges.map(|(charge, held)| BudgetLine {
-            clamped: self.clamp,
-            price_of: match (charge.budget.unit, &self.pricing) {
-                (Unit::MicroUsd, Some(pricing)) => Some(pricing.of.clone()),
-                _ => None,
-            },
-            ..line(charge, *held)
-        });
+        let lines = charges
+            .enumerate()
+            .map(|(place, (charge, held))| BudgetLine {
+                over: self.over.contains(&place),
+                clamped: self.clamp,
+                price_of: match (charge.budget.unit, &self.pricing) {
+                    (Unit::MicroUsd, Some(pricing)) => Some(pricing.of.clone()),
+                    _ => None,
+                },
+                ..line(charge, *held)
+            });
         lines.collect()
     }
 
@@ -205,9 +219,14 @@ impl Held {
                 let unit = charge.budget.unit;
                 let known = match how {
                     Used::Reported(usage) => used(unit, usage, |usage| self.cost(usage)),
+                    Used::Broken(usage) => {
+                        let usage = self.broken(usage);
+                        used(unit, &usage, |usage| self.cost(usage))
+                    }
+                    Used::Whole if unit.is_held() => Some(charge.terms.amount(self.limit())),
                     // A call is one whatever became of it.
                     Used::Nothing => used(unit, &NOTHING, |_| Some(0)),
-                    Used::Unknown => used(unit, &Usage::default(), |_| None),
+                    Used::Unknown | Used::Whole => used(unit, &Usage::default(), |_| None),
                 };
                 let amount = known.unwrap_or(line.reserved);
                 line.settled = Some(amount);
@@ -218,6 +237,32 @@ impl Held {
             self.ledger.settle(self.id, Some(&amounts), now);
             lines
         })
+    }
+
+    /// What a call may have used that broke off behind what was reported: what it has read is known, and it may have written
+    /// what was reserved.
+    fn broken(&self, reported: &Usage) -> Usage {
+        let written = reported.output_tokens.unwrap_or_default();
+        Usage {
+            output_tokens: Some(written.max(self.tokens())),
+            reasoning_tokens: reported
+                .reasoning_tokens
+                .map(|it| it.max(self.tokens()).min(written.max(self.tokens()))),
+            ..*reported
+        }
+    }
+
+    /// Its provider has answered with this status. Whom it refuses it does not bill, but for content that is filtered: Azure
+    /// does, and says so with 400. What breaks inside of a provider, or on the way there, may be billed by any.
+    pub fn refused_with(&self, status: u16) {
+        let refused = match status {
+            400 | 408 => !self.bills_filtered,
+            401..=499 | 503 | 529 => true,
+            _ => false,
+        };
+        if refused {
+            self.settle(Used::Nothing);
+        }
     }
 
     /// Gives all of it back: it did not leave, and is no call.

@@ -182,6 +182,10 @@ impl DemandSink {
         match (name, inner) {
             ("n" | "bestof" | "numgenerations" | "candidatecount", "") => self.answers(event),
             ("prompt", "") if form == Form::Responses => self.demand.refers = true,
+            ("background", "") => match event {
+                Event::Bool(false) | Event::Null | Event::End(_) => {}
+                _ => self.demand.background = true,
+            },
             ("prompt", "") if form == Form::Completions => {
                 let one = matches!(event, Event::Begin(Kind::Text | Kind::Array));
                 if one && matches!(rest, [Part::Item(_)]) {

@@ -27,6 +27,7 @@ fn a_call_of_chat_completions() {
     let expected = Demand {
         answers: 3,
         reasons: Some(false),
+        background: false,
         serves_tools: false,
         media: 3,
         refers: false,
@@ -55,6 +56,24 @@ fn a_call_of_responses() {
         ..Demand::default()
     };
     assert_eq!(demand(Endpoint::Responses, body), expected);
+}
+
+#[test]
+fn what_goes_on_when_nobody_waits_says_so() {
+    for (background, expected) in [
+        (r#","background":true"#, true),
+        (r#","background":"yes""#, true),
+        (r#","background":false"#, false),
+        (r#","background":null"#, false),
+        ("", false),
+    ] {
+        let body = format!(r#"{{"model":"m","input":"a","stream":true{background}}}"#);
+        assert_eq!(
+            demand(Endpoint::Responses, &body).background,
+            expected,
+            "{body}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 
-use agentguard_decision::{Asked, Decided, Recorder};
+use agentguard_decision::{Asked, Decided, Recorder, Used};
 use agentguard_model::ReasonCode;
 use agentguard_protocol::json::Value;
 use agentguard_protocol::llm::Uncut;
@@ -136,7 +136,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if in_events || !parts.status.is_success() {
             return Ok(());
         }
-        self.flow.reserve_all(asked, held).await.map_or(Ok(()), Err)
+        let denied = self.flow.reserve_all(asked, held).await;
+        if denied.is_some() {
+            // It was written all the same.
+            held.settle(Used::Whole);
+        }
+        denied.map_or(Ok(()), Err)
     }
 
     /// A whole answer without the tool calls that are cut out of it, and whether there were any.
