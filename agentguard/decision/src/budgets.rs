@@ -31,7 +31,7 @@ use held::Pricing;
 use scopes::Behind;
 
 /// How many tokens of visible output are reserved at a time, at most. What a call has when it breaks off counts as used, so
-/// that this is what a client that goes away pays at most; and what a provider may write ahead of what is read of it.
+/// that this is what a client that goes away pays at most. What its provider writes on is billed beside: nobody sees it.
 pub const SLICE: u64 = 1024;
 
 /// How many a call begins with, and how many are reserved at a time, at least, where little is left for several.

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use proptest::prelude::*;
 
 use super::{Counter, KEPT, Tokenizer};
@@ -76,31 +74,6 @@ fn a_run_without_end_is_counted_in_bounded_memory() {
             "{run:?}: {off} of {runs}"
         );
         assert!(counter.count() <= counter.most());
-    }
-}
-
-/// `cargo test --release -p agentguard-budget -- --ignored --nocapture how_long`
-#[test]
-#[ignore = "it measures"]
-fn how_long_a_piece_takes() {
-    let start = Instant::now();
-    Tokenizer::O200k.prepare();
-    println!("tables: {:?}", start.elapsed());
-    let prose = include_str!("../../../../../ARCHITECTURE.md");
-    let runs = "=".repeat(50_000);
-    for (name, text) in [("prose", prose), ("a run", &runs)] {
-        for (how, tokenizer) in [("exact", O200K), ("estimate", None)] {
-            for length in [4, 40] {
-                let pieces = text.chars().count().div_ceil(length);
-                let start = Instant::now();
-                let counter = counted(text, &[length], tokenizer);
-                let each = start.elapsed() / u32::try_from(pieces).unwrap();
-                let (count, exact) = (counter.count(), whole(text));
-                println!(
-                    "{name}, {how}, {length} characters: {each:?} each, {count} tokens of {exact}"
-                );
-            }
-        }
     }
 }
 

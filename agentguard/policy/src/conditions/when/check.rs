@@ -62,7 +62,7 @@ const COUNTED: &str = "@result";
 const LATER: [(&str, &str); 4] = [
     ("data", "this version has no detectors"),
     ("risk", "this version has no risk score"),
-    ("budget", "this version has no budgets"),
+    ("budget", "expressions cannot ask budgets in this version"),
     ("threat", "this version has no threat level"),
 ];
 
