@@ -304,7 +304,7 @@ fn is_no_call(action: &Action, provider: &Provider) -> bool {
     };
     let path = action.path.as_deref().unwrap_or_default();
     let route = Route::of(provider.api, path);
-    !is_cut(path) && route.is_none_or(|route| !route.is_called(&method, false))
+    !is_cut(path) && route.and_then(|it| it.called(&method, false)).is_none()
 }
 
 /// Notes the message to a server of tools that a request is where a policy has those, and what is not known of it.

@@ -3,7 +3,7 @@
 use agentguard_protocol::llm::Route;
 use http::Method;
 
-use super::{Attempt, Sent};
+use super::Attempt;
 use crate::agent::AgentPolicy;
 use crate::conditions::When;
 use crate::flow::Flow;
@@ -34,18 +34,11 @@ pub(super) fn forgotten(
         return looked_at(policy, agent, flow, looks_at_tools).then_some((what, hint));
     }
     let provider = policy.provider(host)?;
-    let route = Route::of(provider.api, request.path)?;
-    if !is_called(&route, sent) {
-        return None;
-    }
+    let method = Method::from_bytes(sent.method.as_bytes()).ok()?;
+    Route::of(provider.api, request.path)?.called(&method, sent.websocket)?;
     let what = format!("a call of a language model of `{}`", provider.name);
     let hint = "`llm: {operation: chat, model: …}` says which one, with `opens: true` for a request that opens a WebSocket for calls";
     looked_at(policy, agent, flow, looks_at_models).then_some((what, hint))
-}
-
-fn is_called(route: &Route, sent: &Sent) -> bool {
-    let method = Method::from_bytes(sent.method.as_bytes());
-    method.is_ok_and(|method| route.is_called(&method, sent.websocket))
 }
 
 /// Whether one of the rules that may be for a flow looks at this.

@@ -85,6 +85,9 @@ pub enum NotUnderstood {
     /// A member has not the type that the API gives it.
     #[error("`{0}` is not what the API takes there")]
     Wrong(&'static str),
+    /// The target of its request names another.
+    #[error("its content names another model than its path")]
+    OfPath,
     /// It names models beside its own, one of which may answer in its place or be called by it.
     #[error("it names more than one model")]
     Models,
@@ -221,6 +224,11 @@ pub enum Retrieved {
     Chat,
     /// Many of Anthropic's Messages. They are not read.
     Batch,
+    /// Many of `OpenAI`'s, or what belongs to one: lists of completions, what a response has read, and what a conversation
+    /// has in it, where answers before are among. They are not read.
+    Kept,
+    /// One of Gemini's Interactions, or a batch of its calls. They are not read.
+    Interaction,
 }
 
 /// The form in which a model of Bedrock is spoken to by Invoke: that of its vendor.
@@ -272,6 +280,7 @@ impl Endpoint {
         let last = segments.next()?;
         let before = segments.next().unwrap_or_default();
         let collection = segments.next().unwrap_or_default();
+        let above = segments.next().unwrap_or_default();
         match (api, before, last) {
             (LlmApi::Openai, "chat" | "agents", "completions") => Some(Self::ChatCompletions),
             (LlmApi::Openai, _, "completions") => Some(Self::Completions),
@@ -295,6 +304,15 @@ impl Endpoint {
             }
             (LlmApi::Openai, "completions", _) if collection == "chat" => {
                 Some(Self::Retrieved(Retrieved::Chat))
+            }
+            // xAI's.
+            (LlmApi::Openai, "deferred-completion", _) => Some(Self::Retrieved(Retrieved::Chat)),
+            (LlmApi::Openai, "conversations", _) => Some(Self::Retrieved(Retrieved::Kept)),
+            (LlmApi::Openai, _, _) if collection == "conversations" || above == "conversations" => {
+                Some(Self::Retrieved(Retrieved::Kept))
+            }
+            (LlmApi::Openai, _, "input_items") if collection == "responses" => {
+                Some(Self::Retrieved(Retrieved::Kept))
             }
             (LlmApi::Anthropic, _, "results") if collection == "batches" => {
                 Some(Self::Retrieved(Retrieved::Batch))
@@ -350,9 +368,9 @@ impl Endpoint {
             | Self::Batches
             | Self::Realtime
             | Self::RealtimeBeside
-            | Self::Retrieved(Retrieved::Response | Retrieved::Cancelled | Retrieved::Chat) => {
-                LlmApi::Openai
-            }
+            | Self::Retrieved(
+                Retrieved::Response | Retrieved::Cancelled | Retrieved::Chat | Retrieved::Kept,
+            ) => LlmApi::Openai,
             Self::Messages
             | Self::MessagesTokens
             | Self::MessageBatches
@@ -361,6 +379,7 @@ impl Endpoint {
             | Self::ContentTokens
             | Self::EmbedContent
             | Self::Interactions
+            | Self::Retrieved(Retrieved::Interaction)
             | Self::PredictMessages { .. }
             | Self::Predict { .. } => LlmApi::Gemini,
             Self::OllamaChat | Self::OllamaGenerate | Self::OllamaEmbed => LlmApi::Ollama,
@@ -387,7 +406,19 @@ impl Endpoint {
     #[must_use]
     pub const fn by_path_alone(self) -> bool {
         matches!(self.api(), LlmApi::Gemini | LlmApi::Bedrock)
-            && !matches!(self, Self::Interactions)
+            && !matches!(self, Self::Retrieved(_))
+    }
+
+    /// What a request without content fetches there: answers that are kept. None: nothing.
+    pub(super) const fn keeps(self) -> Option<Retrieved> {
+        match self {
+            // What `messages` there are below a completion or a conversation, too.
+            Self::ChatCompletions | Self::Completions | Self::Responses | Self::Messages => {
+                Some(Retrieved::Kept)
+            }
+            Self::Retrieved(retrieved) => Some(retrieved),
+            _ => None,
+        }
     }
 
     /// Of which endpoint the answer is.
@@ -410,7 +441,7 @@ impl Endpoint {
                 | Self::Batches
                 | Self::Realtime
                 | Self::RealtimeBeside
-                | Self::Retrieved(Retrieved::Batch)
+                | Self::Retrieved(Retrieved::Batch | Retrieved::Kept | Retrieved::Interaction)
                 | Self::Invoke {
                     form: InvokeForm::Other,
                     ..

@@ -6,7 +6,7 @@
 use agentguard_model::LlmApi;
 use http::Method;
 
-use super::{Endpoint, InvokeForm, MAX_WORD, NotUnderstood};
+use super::{Endpoint, InvokeForm, MAX_WORD, NotUnderstood, Retrieved};
 
 /// Where a request goes, by its canonical path.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -67,17 +67,28 @@ impl Route {
         named.any(|name| !name.is_empty() && Some(name.as_str()) != called)
     }
 
-    /// Whether a request of a method to it is a call: what has no content is none, unless it opens a WebSocket.
+    /// What a request of a method to it is, if it is a call: what has no content is none, unless it opens a WebSocket or
+    /// fetches what is kept of calls before.
     #[must_use]
-    pub fn is_called(&self, method: &Method, websocket: bool) -> bool {
-        let quiet = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    pub fn called(self, method: &Method, websocket: bool) -> Option<Self> {
+        let quiet = matches!(*method, Method::HEAD | Method::OPTIONS | Method::GET);
         let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
-        match self.endpoint {
-            // What is sent there may be told as well, or be a call of another server's.
-            Endpoint::Retrieved(_) => {
-                !matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE)
+        match (self.endpoint, self.endpoint.keeps()) {
+            // There nothing is called, and no answer told.
+            (Endpoint::Retrieved(_), _)
+                if matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE) =>
+            {
+                None
             }
-            _ => websocket || !quiet || by_path_alone,
+            // What is sent to them is kept as well.
+            (Endpoint::Retrieved(Retrieved::Kept), _) if !quiet && !websocket => None,
+            // What is sent there may be told as well, or be a call of another server's.
+            (Endpoint::Retrieved(_), _) => Some(self),
+            (_, Some(kept)) if *method == Method::GET && !websocket => Some(Self {
+                endpoint: Endpoint::Retrieved(kept),
+                ..self
+            }),
+            _ => (websocket || !quiet || by_path_alone).then_some(self),
         }
     }
 
@@ -99,7 +110,7 @@ impl Route {
         match named {
             // A deployment is what is called, whatever the content says.
             Some(_) if self.endpoint.is_openai() && !has_to_agree => Ok(Some(model.clone())),
-            Some(named) if !agrees(&named) => Err(NotUnderstood::Wrong("model")),
+            Some(named) if !agrees(&named) => Err(NotUnderstood::OfPath),
             _ => Ok(Some(model.clone())),
         }
     }
@@ -139,8 +150,8 @@ fn deployment(segments: &[String]) -> Option<(String, bool)> {
             let first = name.first();
             // `LiteLLM` has whose a model is before its name.
             let is_owner = |it: &str| is(it, "openai") || is(it, "anthropic");
-            let form = first.is_some_and(|it| may_be_form(it) && !is_owner(it))
-                || name.iter().all(|it| may_be_form(it));
+            let is_form = |it: &String| may_be_form(it) && !is_owner(it);
+            let form = name.iter().any(is_form) || name.iter().all(|it| may_be_form(it));
             first.map(|_| (name.join("/"), form))
         } else if is(segment, "endpoints") {
             let name = name.first().filter(|name| *name != "openapi");
@@ -240,14 +251,7 @@ fn google(segments: &[String]) -> Option<Route> {
     let (id, method) = match last.rsplit_once(':') {
         Some(named) => named,
         None if is_service => ("", last.as_str()),
-        None if last.eq_ignore_ascii_case("interactions") => {
-            return Some(Route {
-                endpoint: Endpoint::Interactions,
-                model: None,
-                engine: None,
-            });
-        }
-        None => return None,
+        None => return google_kept(before, last),
     };
     let model = google_model(before, id);
     let of_anthropic = model.of("anthropic");
@@ -276,6 +280,32 @@ fn google(segments: &[String]) -> Option<Route> {
     Some(Route {
         endpoint,
         model: model.named(endpoint),
+        engine: None,
+    })
+}
+
+/// Interactions, and answers that are kept: `…/interactions/ID`, `…/batches/ID`.
+fn google_kept(before: &[String], last: &str) -> Option<Route> {
+    let is = |segment: Option<&String>, name: &str| {
+        segment.is_some_and(|segment| segment.eq_ignore_ascii_case(name))
+    };
+    let collection = before.last();
+    let above = before.len().checked_sub(2).and_then(|at| before.get(at));
+    // Those of `OpenAI`'s form have their answers in files.
+    let batches = is(collection, "batches") && !is(above, "openai");
+    let endpoint = match () {
+        () if last.eq_ignore_ascii_case("interactions") => Endpoint::Interactions,
+        () if is(collection, "interactions") || is(above, "interactions") || batches => {
+            Endpoint::Retrieved(Retrieved::Interaction)
+        }
+        () if last.eq_ignore_ascii_case("batches") && !is(collection, "openai") => {
+            Endpoint::Retrieved(Retrieved::Interaction)
+        }
+        () => return None,
+    };
+    Some(Route {
+        endpoint,
+        model: None,
         engine: None,
     })
 }

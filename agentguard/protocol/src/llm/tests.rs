@@ -163,7 +163,27 @@ fn calls_are_known_by_the_end_of_their_path() {
         ),
         (LlmApi::Openai, "/v1/responses/batches", Some(Batches)),
         (LlmApi::Openai, "/v1/responses/realtime", Some(Realtime)),
-        (LlmApi::Openai, "/v1/responses/resp_1/input_items", None),
+        (
+            LlmApi::Openai,
+            "/v1/responses/resp_1/input_items",
+            Some(Retrieved(super::Retrieved::Kept)),
+        ),
+        (
+            LlmApi::Openai,
+            "/v1/conversations/c_1/items",
+            Some(Retrieved(super::Retrieved::Kept)),
+        ),
+        (
+            LlmApi::Openai,
+            "/v1/conversations/c_1/items/i_1",
+            Some(Retrieved(super::Retrieved::Kept)),
+        ),
+        (LlmApi::Openai, "/v1/conversations", None),
+        (
+            LlmApi::Openai,
+            "/v1/chat/deferred-completion/r_1",
+            Some(Retrieved(super::Retrieved::Chat)),
+        ),
         (
             LlmApi::Openai,
             "/v1/chat/completions/c_1",
@@ -303,7 +323,7 @@ fn calls_are_known_by_the_end_of_their_path() {
     ] {
         let route = Route::of(LlmApi::Openai, path).unwrap();
         let model = |named: &str| route.model(Some(named.to_owned()));
-        assert_eq!(model("gpt-y"), Err(NotUnderstood::Wrong("model")), "{path}");
+        assert_eq!(model("gpt-y"), Err(NotUnderstood::OfPath), "{path}");
         let agreed = Ok(Some(called.to_owned()));
         assert_eq!(model(called), agreed, "{path}");
         assert_eq!(route.model(None), agreed, "{path}");
@@ -950,14 +970,8 @@ fn the_calls_of_a_batch_are_one() {
     assert_eq!(read.tools, ["ls", "bash"]);
     for (text, why) in [
         (batch("other", ""), NotUnderstood::Wrong("model")),
-        (
-            batch("m", r#",{"params":{}}"#),
-            NotUnderstood::Wrong("model"),
-        ),
-        (
-            batch("m", r#",{"params":[]}"#),
-            NotUnderstood::Wrong("model"),
-        ),
+        (batch("m", r#",{"params":{}}"#), NotUnderstood::Wrong("model")),
+        (batch("m", r#",{"params":[]}"#), NotUnderstood::Wrong("model")),
         (
             batch("m", r#",{"Params":{}}"#),
             NotUnderstood::Case("params"),

@@ -72,18 +72,16 @@ impl Calling {
         let provider = flow.guard.decider.provider(host)?;
         let route = Route::of(provider.api, meaning.path.as_str())?;
         let websocket = meaning.websocket.is_some();
-        let called = route.is_called(method, websocket);
+        let route = route.called(method, websocket)?;
         let fetches = match (route.endpoint, method) {
             _ if websocket => Fetches::No,
-            (Endpoint::Retrieved(Retrieved::Cancelled), &Method::POST)
-            | (
-                Endpoint::Retrieved(Retrieved::Response | Retrieved::Chat | Retrieved::Batch),
-                &Method::GET,
-            ) => Fetches::Yes,
+            (Endpoint::Retrieved(Retrieved::Cancelled), &Method::POST) => Fetches::Yes,
+            (Endpoint::Retrieved(Retrieved::Cancelled), _) => Fetches::No,
+            (Endpoint::Retrieved(_), &Method::GET) => Fetches::Yes,
             (Endpoint::Retrieved(Retrieved::Chat), &Method::POST) => Fetches::ByContent,
             _ => Fetches::No,
         };
-        called.then_some(Self {
+        Some(Self {
             provider,
             route,
             fetches,
@@ -98,6 +96,11 @@ impl Calling {
     /// Where it goes.
     pub(crate) const fn endpoint(&self) -> Endpoint {
         self.route.endpoint
+    }
+
+    /// Whether all that it asks for is in its target: an answer to a call that is over.
+    pub(crate) const fn only_fetches(&self) -> bool {
+        matches!(self.fetches, Fetches::Yes)
     }
 
     /// What is known of the calls on the connection that it opens, if it opens one for calls that are read.
@@ -144,6 +147,9 @@ impl Calling {
         match (self.endpoint(), self.fetches) {
             (endpoint, Fetches::Yes) => endpoint.operation(),
             (Endpoint::Retrieved(Retrieved::Batch), _) => Endpoint::MessageBatches.operation(),
+            (Endpoint::Retrieved(Retrieved::Kept | Retrieved::Interaction), _) => {
+                Endpoint::Interactions.operation()
+            }
             (endpoint, _) => endpoint.answers_as().operation(),
         }
     }

@@ -103,8 +103,8 @@ async fn a_whole_answer_is_refused() {
 #[tokio::test]
 async fn an_answer_that_is_fetched_later_is_refused() {
     let item = json!({ "type": "function_call", "id": "fc", "call_id": "c", "name": "shell", "arguments": "{}" });
-    let response = json!({ "id": "resp_1", "status": "completed", "output": [item] }).to_string();
-    let event = json!({ "type": "response.output_item.done", "output_index": 0, "item": item });
+    let response = json!({ "id": "resp_1", "status": "completed", "output": [&item] }).to_string();
+    let event = json!({ "type": "response.output_item.done", "output_index": 0, "item": &item });
     let message =
         json!({ "content": [{ "type": "tool_use", "id": "t", "name": "shell", "input": {} }] });
     let batch = json!({ "custom_id": "a", "result": { "type": "succeeded", "message": message } });
@@ -129,6 +129,27 @@ async fn an_answer_that_is_fetched_later_is_refused() {
             "application/json",
             whole("shell"),
             true,
+        ),
+        (
+            "GET",
+            "/v1/chat/deferred-completion/d_1",
+            "application/json",
+            whole("shell"),
+            true,
+        ),
+        (
+            "GET",
+            "/v1/chat/completions",
+            "application/json",
+            json!({ "object": "list", "data": [] }).to_string(),
+            false,
+        ),
+        (
+            "GET",
+            "/v1/conversations/c_1/items",
+            "application/json",
+            json!({ "object": "list", "data": [item] }).to_string(),
+            false,
         ),
         (
             "POST",

@@ -307,3 +307,20 @@ async fn calls_of_a_connection_are_changed_one_by_one() {
         [OPENED, ALLOWED, ALLOWED, ALLOWED, REFUSED, ALLOWED]
     );
 }
+
+/// A rule for all calls is one for answers that are fetched, too, which have nothing in them that could be changed.
+#[tokio::test]
+async fn answers_are_fetched_under_a_rule_that_changes_calls() {
+    for path in ["/v1/responses/r_1", "/v1/chat/completions"] {
+        let world = by_name(Rules::Edited).build().await;
+        let mut client = world.connect().await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: api.example\r\n\r\n");
+        write(&mut client, head).await;
+        let mut upstream = world.accept().await;
+        let sent = read_until(&mut upstream, "\r\n\r\n").await;
+        assert!(sent.starts_with(&format!("GET {path} ")), "{sent}");
+        drop((client, upstream));
+        let allowed = (Verdict::Modify, ReasonCode::RuleModify);
+        assert_eq!(codes(&world.end().await), [allowed], "{path}");
+    }
+}

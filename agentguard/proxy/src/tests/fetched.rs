@@ -62,6 +62,20 @@ async fn what_is_sent_in_the_place_of_an_answer_is_no_retrieval() {
             request("POST", "/v1/chat/completions/c", "", metadata),
             None,
         ),
+        (request("GET", "/v1/chat/completions", "", ""), None),
+        (
+            request("GET", "/v1/chat/completions/c/messages", "", ""),
+            None,
+        ),
+        (request("GET", "/v1/conversations/c/items", "", ""), None),
+        (
+            request("GET", "/v1/chat/deferred-completion/d", "", ""),
+            None,
+        ),
+        (
+            request("GET", "/v1/conversations/c/items", UPGRADE, ""),
+            Some(LlmOperation::Chat),
+        ),
         (
             request("POST", "/v1/chat/completions/batch", "", call),
             Some(LlmOperation::Chat),

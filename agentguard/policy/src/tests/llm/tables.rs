@@ -249,8 +249,10 @@ rules:
             "method: POST, path: /v1/chat/completions, llm: {operation: chat, model: gpt-4o}",
             "false",
         ),
+        // What is kept of calls is fetched.
+        ("api.openai.com", "method: GET, path: /v1/responses", call),
         // These are none.
-        ("api.openai.com", "method: GET, path: /v1/responses", "true"),
+        ("api.openai.com", "method: GET, path: /v1/models", "true"),
         ("api.openai.com", "method: POST, path: /v1/files", "true"),
         // Where another method may be meant, the path suffices.
         (

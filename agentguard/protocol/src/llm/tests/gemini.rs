@@ -1,6 +1,7 @@
 //! Gemini's `generateContent` in the Gemini API and in Vertex AI.
 
 use super::*;
+use crate::llm::Retrieved;
 
 const WHOLE: Endpoint = Endpoint::GenerateContent { stream: false };
 const STREAM: Endpoint = Endpoint::GenerateContent { stream: true };
@@ -101,6 +102,17 @@ fn calls_and_models_are_known_by_their_path() {
             None,
         ),
         (
+            "/v1beta/interactions/i_1".to_owned(),
+            Some(Endpoint::Retrieved(Retrieved::Interaction)),
+            None,
+        ),
+        (
+            "/v1beta/batches/b_1".to_owned(),
+            Some(Endpoint::Retrieved(Retrieved::Interaction)),
+            None,
+        ),
+        ("/v1beta/openai/batches/b_1".to_owned(), None, None),
+        (
             "/v1beta/models/gemini-x:batchGenerateContent".to_owned(),
             Some(Endpoint::Interactions),
             Some("gemini-x"),
@@ -127,7 +139,8 @@ fn calls_and_models_are_known_by_their_path() {
         Route::of(LlmApi::Openai, "/v1/models/x:generateContent"),
         None
     );
-    assert!(STREAM.by_path_alone() && !Endpoint::Interactions.by_path_alone());
+    assert!(STREAM.by_path_alone() && Endpoint::Interactions.by_path_alone());
+    assert!(!Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
 }
 
 /// Which of the two a server takes is not known.
@@ -143,12 +156,9 @@ fn a_model_that_the_content_names_is_that_of_the_path() {
             Some("projects/p/locations/l/publishers/google/models/gemini-x"),
             Ok("gemini-x"),
         ),
-        (Some("models/gemini-y"), Err(NotUnderstood::Wrong("model"))),
-        (Some("Gemini-x"), Err(NotUnderstood::Wrong("model"))),
-        (
-            Some("tunedModels/gemini-x"),
-            Err(NotUnderstood::Wrong("model")),
-        ),
+        (Some("models/gemini-y"), Err(NotUnderstood::OfPath)),
+        (Some("Gemini-x"), Err(NotUnderstood::OfPath)),
+        (Some("tunedModels/gemini-x"), Err(NotUnderstood::OfPath)),
     ] {
         let model = route.model(named.map(str::to_owned));
         let expected = expected.map(|model| Some(model.to_owned()));

@@ -47,6 +47,12 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             (None, Some(calling)) => Some(Content::Call(calling.endpoint())),
             (None, None) => None,
         };
+        if let (None, (None, Some(calling))) = (unread, read)
+            && calling.only_fetches()
+        {
+            // It has no content in which something could be changed.
+            return Ok((body, false));
+        }
         let changed = match (unread, &what) {
             (None, Some(what)) => changed::changed(&self.flow, parts, what, &made, body).await,
             (Some(why), _) => Err(why.clone()),
