@@ -30,6 +30,8 @@ pub struct AnswerReader {
     form: Form,
     start: Start,
     fault: Option<NotUnderstood>,
+    /// Whether anything came.
+    begun: bool,
     /// Whether the document that was begun is a stream's event.
     events: bool,
     /// Whether events are lines.
@@ -213,9 +215,10 @@ impl AnswerReader {
             | Endpoint::MessagesTokens
             | Endpoint::MessageBatches
             | Endpoint::PredictMessages { .. } => Form::Messages(Box::default()),
-            Endpoint::Batches | Endpoint::Realtime | Endpoint::RealtimeBeside => {
-                Form::Responses(Box::default())
-            }
+            Endpoint::Batches
+            | Endpoint::Realtime
+            | Endpoint::RealtimeBeside
+            | Endpoint::OtherForm => Form::Responses(Box::default()),
             Endpoint::GenerateContent { .. }
             | Endpoint::ContentTokens
             | Endpoint::EmbedContent
@@ -252,6 +255,7 @@ impl AnswerReader {
             form,
             start: Start::default(),
             fault: None,
+            begun: false,
             events: false,
             lines: false,
             fields: None,
@@ -318,6 +322,7 @@ impl AnswerReader {
 
     /// A piece of the one document that the answer is.
     pub fn whole(&mut self, bytes: &[u8]) {
+        self.begun |= !bytes.is_empty();
         if self.fault.is_some() {
             return;
         }
@@ -372,7 +377,7 @@ impl AnswerReader {
     /// The one document is over, where it is one.
     pub fn whole_ends(&mut self) {
         if !std::mem::replace(&mut self.events, true) {
-            self.document_ends(false);
+            self.only_document_ends();
         }
     }
 
@@ -404,7 +409,7 @@ impl AnswerReader {
             self.fault = self.form.documents().over(true).err();
         }
         if !self.events && self.fault.is_none() {
-            self.document_ends(false);
+            self.only_document_ends();
         }
         let mut answer = self.form.finish();
         if let Some((counts, error)) = self.fields {
@@ -414,6 +419,13 @@ impl AnswerReader {
         let fault = self.fault.map(|fault| fault.to_string());
         answer.not_understood = fault.or(answer.not_understood);
         answer
+    }
+
+    /// An answer without content says nothing: where it is fetched before it is there (xAI's), that is so.
+    fn only_document_ends(&mut self) {
+        if self.begun {
+            self.document_ends(false);
+        }
     }
 
     fn document_ends(&mut self, event: bool) {

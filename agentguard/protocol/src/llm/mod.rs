@@ -164,6 +164,9 @@ pub enum Endpoint {
     Retrieved(Retrieved),
     /// What prepares a session of it, and sessions of other kinds. They are not read.
     RealtimeBeside,
+    /// Calls in forms that are not read: xAI's over gRPC, Mistral's batches, and what servers have beside `OpenAI`'s form
+    /// (vLLM, SGLang, llama.cpp, Ollama).
+    OtherForm,
     /// Gemini's, in the Gemini API and in Vertex AI.
     GenerateContent {
         /// Whether it is the one that streams.
@@ -282,6 +285,10 @@ impl Endpoint {
         let collection = segments.next().unwrap_or_default();
         let above = segments.next().unwrap_or_default();
         match (api, before, last) {
+            // Perplexity's, with the call inside of its content.
+            (LlmApi::Openai, "chat", "completions") if collection == "async" => {
+                Some(Self::OtherForm)
+            }
             (LlmApi::Openai, "chat" | "agents", "completions") => Some(Self::ChatCompletions),
             (LlmApi::Openai, _, "completions") => Some(Self::Completions),
             (LlmApi::Openai, _, "embeddings") => Some(Self::Embeddings),
@@ -302,6 +309,9 @@ impl Endpoint {
             (LlmApi::Openai, _, "cancel") if collection == "responses" => {
                 Some(Self::Retrieved(Retrieved::Cancelled))
             }
+            (LlmApi::Openai, "completions", _) if collection == "chat" && above == "async" => {
+                Some(Self::Retrieved(Retrieved::Kept))
+            }
             (LlmApi::Openai, "completions", _) if collection == "chat" => {
                 Some(Self::Retrieved(Retrieved::Chat))
             }
@@ -313,6 +323,20 @@ impl Endpoint {
             }
             (LlmApi::Openai, _, "input_items") if collection == "responses" => {
                 Some(Self::Retrieved(Retrieved::Kept))
+            }
+            // OpenRouter's.
+            (LlmApi::Openai, "generation", "content") => Some(Self::Retrieved(Retrieved::Kept)),
+            // Mistral's.
+            (LlmApi::Openai, "batch", "jobs") => Some(Self::OtherForm),
+            (LlmApi::Openai, "jobs", _) if collection == "batch" => {
+                Some(Self::Retrieved(Retrieved::Kept))
+            }
+            (LlmApi::Openai, "api", "chat")
+            | (LlmApi::Openai, _, "invocations" | "completion" | "generate") => {
+                Some(Self::OtherForm)
+            }
+            (LlmApi::Openai, service, _) if service.starts_with("xai_api.") => {
+                Some(Self::OtherForm)
             }
             (LlmApi::Anthropic, _, "results") if collection == "batches" => {
                 Some(Self::Retrieved(Retrieved::Batch))
@@ -332,6 +356,7 @@ impl Endpoint {
             | Self::Batches
             | Self::GenerateContent { .. }
             | Self::Interactions
+            | Self::OtherForm
             | Self::PredictMessages { .. }
             | Self::Predict { .. }
             | Self::OllamaChat
@@ -368,6 +393,7 @@ impl Endpoint {
             | Self::Batches
             | Self::Realtime
             | Self::RealtimeBeside
+            | Self::OtherForm
             | Self::Retrieved(
                 Retrieved::Response | Retrieved::Cancelled | Retrieved::Chat | Retrieved::Kept,
             ) => LlmApi::Openai,
@@ -406,16 +432,17 @@ impl Endpoint {
     #[must_use]
     pub const fn by_path_alone(self) -> bool {
         matches!(self.api(), LlmApi::Gemini | LlmApi::Bedrock)
-            && !matches!(self, Self::Retrieved(_))
     }
 
     /// What a request without content fetches there: answers that are kept. None: nothing.
     pub(super) const fn keeps(self) -> Option<Retrieved> {
         match self {
             // What `messages` there are below a completion or a conversation, too.
-            Self::ChatCompletions | Self::Completions | Self::Responses | Self::Messages => {
-                Some(Retrieved::Kept)
-            }
+            Self::ChatCompletions
+            | Self::Completions
+            | Self::Responses
+            | Self::Messages
+            | Self::OtherForm => Some(Retrieved::Kept),
             Self::Retrieved(retrieved) => Some(retrieved),
             _ => None,
         }
@@ -437,6 +464,7 @@ impl Endpoint {
         matches!(
             self,
             Self::Interactions
+                | Self::OtherForm
                 | Self::Predict { .. }
                 | Self::Batches
                 | Self::Realtime

@@ -18,6 +18,8 @@ pub struct Route {
     pub model: Option<String>,
     /// The model that it names in the place of that, as the content has to name it, too, where it names one.
     engine: Option<String>,
+    /// Which answers are fetched there by a request without content, where nothing is called by it.
+    kept: Option<Retrieved>,
 }
 
 impl Route {
@@ -44,11 +46,31 @@ impl Route {
             Some((named, false)) => (Some(named), None),
             None => (None, engine(&segments)),
         };
+        // Who makes a response may give it its id with some servers: one like a word of paths.
+        let below = segments
+            .len()
+            .checked_sub(2)
+            .and_then(|at| segments.get(at));
+        let response = below.is_some_and(|it| it.eq_ignore_ascii_case("responses"));
         Some(Self {
             endpoint,
             model,
             engine,
+            kept: match endpoint.keeps() {
+                None if response => Some(Retrieved::Response),
+                kept => kept,
+            },
         })
+    }
+
+    /// One in a provider's own form.
+    fn own(endpoint: Endpoint, model: Option<String>) -> Self {
+        Self {
+            endpoint,
+            model,
+            engine: None,
+            kept: endpoint.keeps(),
+        }
     }
 
     /// Whether a query names another model than the one that is called: some servers go by it (LiteLLM).
@@ -73,10 +95,11 @@ impl Route {
     pub fn called(self, method: &Method, websocket: bool) -> Option<Self> {
         let quiet = matches!(*method, Method::HEAD | Method::OPTIONS | Method::GET);
         let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
-        match (self.endpoint, self.endpoint.keeps()) {
+        match (self.endpoint, self.kept) {
             // There nothing is called, and no answer told.
             (Endpoint::Retrieved(_), _)
-                if matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE) =>
+                if matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE)
+                    && !by_path_alone =>
             {
                 None
             }
@@ -265,11 +288,7 @@ fn google(segments: &[String]) -> Option<Route> {
         "predict" if id.to_ascii_lowercase().contains("embedding") => Endpoint::EmbedContent,
         // Its clients name the model in the content there.
         "rawpredict" if of_anthropic && id.eq_ignore_ascii_case("count-tokens") => {
-            return Some(Route {
-                endpoint: Endpoint::MessagesTokens,
-                model: None,
-                engine: None,
-            });
+            return Some(Route::own(Endpoint::MessagesTokens, None));
         }
         "rawpredict" if of_anthropic => Endpoint::PredictMessages { stream: false },
         "streamrawpredict" if of_anthropic => Endpoint::PredictMessages { stream: true },
@@ -277,11 +296,7 @@ fn google(segments: &[String]) -> Option<Route> {
         "streamrawpredict" => Endpoint::Predict { stream: true },
         _ => return None,
     };
-    Some(Route {
-        endpoint,
-        model: model.named(endpoint),
-        engine: None,
-    })
+    Some(Route::own(endpoint, model.named(endpoint)))
 }
 
 /// Interactions, and answers that are kept: `…/interactions/ID`, `…/batches/ID`.
@@ -303,11 +318,7 @@ fn google_kept(before: &[String], last: &str) -> Option<Route> {
         }
         () => return None,
     };
-    Some(Route {
-        endpoint,
-        model: None,
-        engine: None,
-    })
+    Some(Route::own(endpoint, None))
 }
 
 /// A model of Google's, and whose it is.
@@ -378,11 +389,7 @@ fn ollama(segments: &[String]) -> Option<Route> {
         "embed" | "embeddings" => Endpoint::OllamaEmbed,
         _ => return None,
     };
-    Some(Route {
-        endpoint,
-        model: None,
-        engine: None,
-    })
+    Some(Route::own(endpoint, None))
 }
 
 /// Bedrock's: `…/model/MODEL/converse` and its like. The name of a model may have slashes.
@@ -412,11 +419,7 @@ fn bedrock(segments: &[String]) -> Option<Route> {
         },
         _ => return None,
     };
-    Some(Route {
-        endpoint,
-        model: Some(model),
-        engine: None,
-    })
+    Some(Route::own(endpoint, Some(model)))
 }
 
 /// Where models of Bedrock may be called from, before the vendor's name (inference profiles).
@@ -465,9 +468,5 @@ fn cohere(segments: &[String]) -> Option<Route> {
         "embed" => Endpoint::CohereEmbed,
         _ => return None,
     };
-    Some(Route {
-        endpoint,
-        model: None,
-        engine: None,
-    })
+    Some(Route::own(endpoint, None))
 }

@@ -114,6 +114,50 @@ fn usage(
     })
 }
 
+/// Some servers let who makes a response name it, as vLLM does.
+#[test]
+fn a_response_is_fetched_whatever_it_is_called() {
+    for id in [
+        "resp_1",
+        "batches",
+        "embeddings",
+        "input_tokens",
+        "realtime",
+        "live",
+        "completions",
+    ] {
+        let route = Route::of(LlmApi::Openai, &format!("/v1/responses/{id}")).unwrap();
+        let fetched = route
+            .called(&http::Method::GET, false)
+            .map(|it| it.endpoint);
+        assert!(
+            matches!(fetched, Some(Endpoint::Retrieved(_))),
+            "{id} {fetched:?}"
+        );
+    }
+    for path in ["/v1/batches", "/v1/embeddings", "/v1/models"] {
+        let route = Route::of(LlmApi::Openai, path);
+        let fetched = route.and_then(|it| it.called(&http::Method::GET, false));
+        assert_eq!(fetched, None, "{path}");
+    }
+}
+
+/// As where one is fetched that is not there yet (202 without content).
+#[test]
+fn an_answer_without_content_asks_for_nothing() {
+    for endpoint in [
+        Endpoint::ChatCompletions,
+        Endpoint::Messages,
+        Endpoint::GenerateContent { stream: false },
+    ] {
+        let mut reader = AnswerReader::new(endpoint);
+        reader.whole(b"");
+        reader.whole_ends();
+        assert_eq!(reader.asks(), Ok(Vec::new()));
+        assert_eq!(reader.finish(), LlmAnswer::default());
+    }
+}
+
 #[test]
 fn calls_are_known_by_the_end_of_their_path() {
     use Endpoint::*;
@@ -195,6 +239,32 @@ fn calls_are_known_by_the_end_of_their_path() {
             Some(Retrieved(super::Retrieved::Batch)),
         ),
         (LlmApi::Openai, "/v1/batches", Some(Batches)),
+        (
+            LlmApi::Openai,
+            "/xai_api.Chat/GetCompletion",
+            Some(OtherForm),
+        ),
+        (LlmApi::Openai, "/v1/batch/jobs", Some(OtherForm)),
+        (LlmApi::Openai, "/invocations", Some(OtherForm)),
+        (LlmApi::Openai, "/completion", Some(OtherForm)),
+        (LlmApi::Openai, "/inference/v1/generate", Some(OtherForm)),
+        (LlmApi::Openai, "/api/chat", Some(OtherForm)),
+        (LlmApi::Openai, "/async/chat/completions", Some(OtherForm)),
+        (
+            LlmApi::Openai,
+            "/async/chat/completions/a",
+            Some(Retrieved(super::Retrieved::Kept)),
+        ),
+        (
+            LlmApi::Openai,
+            "/v1/batch/jobs/j",
+            Some(Retrieved(super::Retrieved::Kept)),
+        ),
+        (
+            LlmApi::Openai,
+            "/api/v1/generation/content",
+            Some(Retrieved(super::Retrieved::Kept)),
+        ),
         (LlmApi::Openai, "/v1/batches/batch_1/cancel", None),
         (LlmApi::Openai, "/v1/realtime", Some(Realtime)),
         (
@@ -970,8 +1040,14 @@ fn the_calls_of_a_batch_are_one() {
     assert_eq!(read.tools, ["ls", "bash"]);
     for (text, why) in [
         (batch("other", ""), NotUnderstood::Wrong("model")),
-        (batch("m", r#",{"params":{}}"#), NotUnderstood::Wrong("model")),
-        (batch("m", r#",{"params":[]}"#), NotUnderstood::Wrong("model")),
+        (
+            batch("m", r#",{"params":{}}"#),
+            NotUnderstood::Wrong("model"),
+        ),
+        (
+            batch("m", r#",{"params":[]}"#),
+            NotUnderstood::Wrong("model"),
+        ),
         (
             batch("m", r#",{"Params":{}}"#),
             NotUnderstood::Case("params"),

@@ -140,7 +140,7 @@ fn calls_and_models_are_known_by_their_path() {
         None
     );
     assert!(STREAM.by_path_alone() && Endpoint::Interactions.by_path_alone());
-    assert!(!Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
+    assert!(Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
 }
 
 /// Which of the two a server takes is not known.
