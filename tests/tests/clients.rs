@@ -64,6 +64,8 @@ mod resumed;
 mod sdk;
 #[path = "clients/serving.rs"]
 mod serving;
+#[path = "clients/soft_budgets.rs"]
+mod soft_budgets;
 #[path = "clients/telemetry.rs"]
 mod telemetry;
 #[path = "clients/tunnels.rs"]

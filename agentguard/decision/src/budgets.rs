@@ -6,6 +6,7 @@
 
 mod held;
 mod scopes;
+mod soft;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,9 @@ use agentguard_budget::{
     Charge, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
 };
 use agentguard_model::budget::{Budget, Reached, Spent, Unit};
-use agentguard_model::{BudgetLine, Demand, Llm, Matched, Mode, Reason, ReasonCode, Verdict};
+use agentguard_model::{
+    AgentId, BudgetLine, Demand, Llm, Matched, Mode, Reason, ReasonCode, Verdict,
+};
 use agentguard_policy::{
     AgentPolicy, BudgetRule, Charged, Policy, Request, Ruling, RulingOutcome, Seen,
 };
@@ -23,12 +26,14 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 pub use held::{Held, Used};
+pub use soft::Level;
 
 use crate::asked::Asked;
 use crate::decider::Decider;
 use crate::port::{Client, Decided, Recorder, Target};
 use held::Pricing;
 use scopes::Behind;
+use soft::Levels;
 
 /// How many tokens of visible output are reserved at a time, at most. What a call has when it breaks off counts as used, so
 /// that this is what a client that goes away pays at most. What its provider writes on is billed beside: nobody sees it.
@@ -56,7 +61,12 @@ const ENGINE: &str = "budget";
 pub struct Accounting {
     ledger: Arc<dyn Ledger>,
     prices: ArcSwap<Prices>,
+    levels: ArcSwap<Levels>,
+    freezer: Option<Freezer>,
 }
+
+/// Has an agent stopped whose budget is spent: the agent, and the budget's id. It does not wait.
+pub type Freezer = Box<dyn Fn(AgentId, &str) + Send + Sync>;
 
 impl std::fmt::Debug for Accounting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,6 +93,11 @@ pub(crate) struct Denial {
 }
 
 impl Denial {
+    /// The budget that refuses, as a policy has it.
+    fn rule<'a>(&self, policy: &'a Policy) -> Option<&'a BudgetRule> {
+        policy.budget(&self.spent.as_ref()?.budget)
+    }
+
     /// As a ruling, in the place of one that allows.
     pub(crate) fn ruling(self) -> Ruling {
         Ruling {
@@ -107,6 +122,24 @@ impl Accounting {
         Self {
             ledger,
             prices: ArcSwap::from_pointee(Prices::built_in().clone()),
+            levels: ArcSwap::default(),
+            freezer: None,
+        }
+    }
+
+    /// The same, that has agents stopped where a budget is spent for which its policy says so.
+    #[must_use]
+    pub fn freezing(mut self, freezer: Freezer) -> Self {
+        self.freezer = Some(freezer);
+        self
+    }
+
+    /// Has an agent stopped that is refused by a budget that is spent, if its policy says so.
+    fn freeze(&self, agent: AgentId, denial: &Denial, rule: Option<&BudgetRule>) {
+        let spent = denial.reason.code == ReasonCode::BudgetExhausted;
+        let rule = rule.filter(|rule| spent && rule.budget.reached == Reached::Freeze);
+        if let (Some(rule), Some(freezer)) = (rule, &self.freezer) {
+            freezer(agent, &rule.budget.id);
         }
     }
 
@@ -238,16 +271,22 @@ impl<R: Recorder> Decider<R> {
             terms: terms(rule.budget.unit, asks.as_ref()),
             place: behind.place(),
         });
-        let charges = charges.collect();
+        let charges: Vec<Charge> = charges.collect();
+        let softly = accounting.softly(agent, &rules, &charges);
+        if let Some(slow) = softly.slow {
+            tokio::time::sleep(slow).await;
+        }
         let want = want(charges, asks.as_ref().map(|it| &it.estimate));
         match accounting.reserve(&want).await {
             Ok(granted) => {
-                let held = Held::new(&accounting.ledger, want, granted, asks);
+                let held = Held::new(&accounting.ledger, want, granted, asks).telling(softly.told);
                 Charging::Held(Arc::new(held))
             }
             Err(refused) => {
                 let rule = |place: usize| rules.get(place).copied();
-                Charging::Refused(Box::new(denial(refused, rule, &want)))
+                let denial = denial(refused, rule, &want);
+                accounting.freeze(client.agent, &denial, denial.rule(policy));
+                Charging::Refused(Box::new(denial))
             }
         }
     }
@@ -304,6 +343,9 @@ impl<R: Recorder> Decider<R> {
             // Less than it has written already.
             None => unwritten("too little is left of its budgets"),
         };
+        if let Some(accounting) = self.accounting() {
+            accounting.freeze(client.agent, &denial, denial.rule(&policy));
+        }
         denial.reason.message.push_str(" (this was under way)");
         let seen = Seen::Request(asked.seen());
         let spent = denial.spent.take();

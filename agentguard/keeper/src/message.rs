@@ -467,6 +467,13 @@ pub enum ToKeeper {
         /// What was done, or why nothing was.
         answer: Result<String, String>,
     },
+    /// A budget is spent that has the agent stopped. Done only if the keeper's own policy says so of the agent.
+    Spent {
+        /// The agent.
+        agent: AgentId,
+        /// The budget's id.
+        budget: String,
+    },
 }
 
 /// What a leaf certificate is for.

@@ -38,6 +38,8 @@ pub enum ActionKind {
     Resource,
     /// A change to the guard itself: an agent quarantined or released, the gate taken off.
     Administration,
+    /// A budget of which much is used, or will be.
+    Budget,
 }
 
 /// What carries it.

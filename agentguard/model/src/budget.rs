@@ -170,6 +170,16 @@ pub enum Reached {
     Deny,
     /// It goes on, and is told of.
     Alert,
+    /// As with `deny`, and the agent is quarantined and its processes are stopped, until an operator releases it.
+    Freeze,
+}
+
+impl Reached {
+    /// Whether a call for which nothing is left is refused.
+    #[must_use]
+    pub const fn limits(self) -> bool {
+        !matches!(self, Self::Alert)
+    }
 }
 
 /// A budget, as a policy has it.

@@ -143,6 +143,10 @@ pub enum ReasonCode {
     Operator,
     /// An error inside the guard.
     Internal,
+    /// So much of a budget is used that its policy has it told of, or calls slowed down.
+    BudgetSoftLimit,
+    /// A budget will be spent before its window ends, as it goes on.
+    BudgetForecast,
 }
 
 impl fmt::Display for ReasonCode {

@@ -1,6 +1,7 @@
 //! Budgets: which of them a call is charged to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{Llm, LlmOperation, Mode, Source, Tool};
@@ -23,11 +24,34 @@ pub struct BudgetRule {
     pub mode: Mode,
     /// Its own sentence for the person whose call is refused.
     pub reason: Option<String>,
+    /// What is done before it is spent.
+    pub soft: Option<Soft>,
     pub(crate) agents: Selector,
     /// Which calls of language models. Of these `providers` and `models` alone.
     pub(crate) calls: LlmMatch,
     pub(crate) servers: Vec<Wildcard>,
     pub(crate) tools: Vec<Wildcard>,
+}
+
+/// What is done before a budget is spent, beside recording that so much is used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Soft {
+    /// From how much of its limit on, in percent.
+    pub percent: u8,
+    /// Whether answers say how much is left.
+    pub header: bool,
+    /// For how long each call waits before it leaves.
+    pub slow: Option<Duration>,
+    /// Whether it is recorded, too, that it will be spent before its window ends.
+    pub forecast: bool,
+}
+
+impl Soft {
+    /// Whether so much of a limit is used that it holds.
+    #[must_use]
+    pub fn is_reached(&self, used: u64, limit: u64) -> bool {
+        u128::from(used) * 100 >= u128::from(limit) * u128::from(self.percent)
+    }
 }
 
 /// What is charged.

@@ -13,7 +13,7 @@ use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use budget::{RawBudget, RawCharged, RawWindow};
+pub(crate) use budget::{RawBudget, RawCharged, RawSoft, RawWindow};
 pub(crate) use changes::{RawBounds, RawChanges, RawNumber, RawOp, RawOperation};
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};

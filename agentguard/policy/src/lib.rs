@@ -76,7 +76,7 @@ mod warn;
 pub mod yaml;
 
 pub use agent::{AgentPolicy, ResourcePolicy, SandboxPolicy};
-pub use budget::{BudgetRule, Charged};
+pub use budget::{BudgetRule, Charged, Soft};
 pub use changes::Changes;
 pub use circumstances::{Circumstances, Switches};
 pub use decide::{Facts, Ruling, RulingOutcome};

@@ -9,11 +9,14 @@ use agentguard_model::contents::{Contents, MAX_KEPT};
 use agentguard_model::{BudgetLine, Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::mcp::MAX_TOLD;
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::decoders::Decoding;
 use crate::http::Said;
 use crate::relay::Counts;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Counts what is moved under one decision and tells the outcome when it is dropped: however a
 /// connection ends, its decision gets its outcome, once.
@@ -246,6 +249,26 @@ impl<R: Recorder> Account<R> {
     pub(crate) fn refused_with(&self, status: http::StatusCode) {
         if let Some(held) = self.decided.held() {
             held.refused_with(status.as_u16());
+        }
+    }
+
+    /// Has its answer say how much is left of budgets, where they have it told: `RateLimit` and `RateLimit-Policy`, beside
+    /// what the upstream says there.
+    pub(crate) fn tell(&self, fields: &mut HeaderMap) {
+        for level in self
+            .all_decided()
+            .filter_map(Decided::held)
+            .flat_map(|it| it.told())
+        {
+            let items = [
+                (RATE_LIMIT, level.left()),
+                (RATE_LIMIT_POLICY, level.policy()),
+            ];
+            for (name, item) in items {
+                if let Ok(item) = HeaderValue::try_from(item) {
+                    fields.append(name, item);
+                }
+            }
         }
     }
 

@@ -31,7 +31,7 @@ const FLEXIBLE: usize = 4;
 const WIDTHS: &[usize] = &[20, 12, 10, 12, 40, 16, 26];
 
 /// The words for an action's kind, as JSON has them.
-const KINDS: [(&str, ActionKind); 13] = [
+const KINDS: [(&str, ActionKind); 14] = [
     ("connect", ActionKind::Connect),
     ("datagram", ActionKind::Datagram),
     ("inbound", ActionKind::Inbound),
@@ -45,6 +45,7 @@ const KINDS: [(&str, ActionKind); 13] = [
     ("tool_definition", ActionKind::ToolDefinition),
     ("resource", ActionKind::Resource),
     ("administration", ActionKind::Administration),
+    ("budget", ActionKind::Budget),
 ];
 
 /// The words for a verdict, as JSON has them.
@@ -387,7 +388,8 @@ mod tests {
                 | ActionKind::ToolCall
                 | ActionKind::ToolDefinition
                 | ActionKind::Resource
-                | ActionKind::Administration => {}
+                | ActionKind::Administration
+                | ActionKind::Budget => {}
             }
         }
         let distinct: std::collections::HashSet<_> = KINDS.iter().map(|(_, kind)| kind).collect();

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use agentguard_model::budget::{Budget, Reached, Unit};
+use agentguard_model::budget::{Budget, Unit};
 use serde::{Deserialize, Serialize};
 
 use crate::charge::{Balance, Charge};
@@ -200,7 +200,7 @@ impl Account {
 
     /// When a call on it has to end by the clock.
     pub(crate) fn deadline(&self, budget: &Budget) -> Option<i64> {
-        let counts = budget.unit == Unit::WallTime && budget.reached == Reached::Deny;
+        let counts = budget.unit == Unit::WallTime && budget.reached.limits();
         let limit = i64::try_from(budget.limit).unwrap_or(i64::MAX);
         counts.then(|| self.kept.first.saturating_add(limit))
     }

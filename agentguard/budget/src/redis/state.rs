@@ -263,7 +263,7 @@ impl Inner {
         let mut firsts = Vec::new();
         for (part, charge) in parts.iter_mut().zip(&want.charges) {
             firsts.push(state.leases.first(&part.account).unwrap_or(now));
-            if charge.budget.reached == Reached::Deny {
+            if charge.budget.reached.limits() {
                 part.leased = part.held;
                 state.leases.takes(&part.account, part.held);
             }
@@ -296,7 +296,7 @@ impl Inner {
         let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
         let mut total = hold.tokens.saturating_add(more);
         for (part, budget) in hold.parts.iter().zip(budgets) {
-            if budget.reached == Reached::Deny && budget.unit.is_held() {
+            if budget.reached.limits() && budget.unit.is_held() {
                 let left = state.leases.left(&part.account).unwrap_or(0);
                 let its = part.terms.tokens(part.held.saturating_add(left));
                 total = total.min(its.unwrap_or(0));
@@ -312,7 +312,7 @@ impl Inner {
                 continue;
             }
             let held = script::amount(part.terms, total).max(part.held);
-            if budget.reached == Reached::Deny {
+            if budget.reached.limits() {
                 state.leases.takes(&part.account, held - part.held);
                 part.leased += held - part.held;
             }

@@ -216,7 +216,10 @@ impl<'a> Books<'a> {
     }
 
     /// How it goes on; or why that cannot be said.
-    fn forecast(
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn forecast(
         &self,
         found: &Found<'_>,
     ) -> Result<Result<agentguard_budget::Forecast, &'static str>, Problem> {

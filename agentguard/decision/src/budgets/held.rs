@@ -11,7 +11,7 @@ use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, Usage};
 use jiff::Timestamp;
 
-use super::{Asks, FIRST, SLICE, line};
+use super::{Asks, FIRST, Level, SLICE, line};
 
 /// Of how many equal calls what is left has room for one part each.
 const SHARE: u64 = 16;
@@ -61,6 +61,8 @@ pub struct Held {
     pricing: Option<Pricing>,
     /// Whether its provider bills what it filters.
     bills_filtered: bool,
+    /// The accounts of which its answer tells how much is left.
+    told: Vec<Arc<Level>>,
     left: AtomicBool,
     settled: OnceLock<Vec<BudgetLine>>,
 }
@@ -94,6 +96,7 @@ impl Held {
             clamp,
             pricing,
             bills_filtered,
+            told: Vec::new(),
             left: AtomicBool::new(false),
             settled: OnceLock::new(),
         }
@@ -103,6 +106,18 @@ impl Held {
     #[must_use]
     pub const fn clamp(&self) -> Option<u64> {
         self.clamp
+    }
+
+    /// The same, of whose answer these accounts are told.
+    pub(super) fn telling(mut self, told: Vec<Arc<Level>>) -> Self {
+        self.told = told;
+        self
+    }
+
+    /// The accounts of which its answer tells how much is left.
+    #[must_use]
+    pub fn told(&self) -> &[Arc<Level>] {
+        &self.told
     }
 
     /// The call leaves: from now on it may be billed.

@@ -53,12 +53,35 @@ pub(crate) struct RawBudget {
     /// What becomes of a call for which nothing is left. `deny` if absent.
     #[serde(default)]
     pub(crate) reached: Reached,
+    /// What is done before it is spent. Nothing, if absent.
+    #[serde(default)]
+    pub(crate) soft: Option<At<RawSoft>>,
     /// How far it goes: in `observe` and `shadow` it is counted, and nothing is refused for it. `enforce` if absent.
     #[serde(default)]
     pub(crate) mode: Option<Mode>,
     /// A sentence for the person whose call is refused.
     #[serde(default)]
     pub(crate) reason: Option<At<String>>,
+}
+
+/// What is done before a budget is spent. That so much is used is recorded, once in each window of an account.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "keys and values")]
+#[schemars(rename = "SoftLimit")]
+pub(crate) struct RawSoft {
+    /// From how much of its limit on: `80%`, if absent.
+    #[serde(default)]
+    #[schemars(regex(pattern = r"^([1-9][0-9]?|100) ?%$"))]
+    pub(crate) at: Option<At<String>>,
+    /// Whether answers say from then on how much is left, in fields `RateLimit` and `RateLimit-Policy`.
+    #[serde(default)]
+    pub(crate) header: bool,
+    /// For how long each call waits from then on before it leaves: `2s`, a minute at most. Not at all, if absent.
+    #[serde(default)]
+    pub(crate) slow: Option<At<String>>,
+    /// Whether it is recorded, too, that it will be spent before its window ends, as it goes on: once in each window.
+    #[serde(default)]
+    pub(crate) forecast: bool,
 }
 
 /// Which calls of language models a budget is charged with.

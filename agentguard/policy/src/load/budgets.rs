@@ -11,9 +11,9 @@ use jiff::tz::TimeZone;
 use super::selector::{self, Whom};
 use super::values::{list, list_bounds, pattern};
 use super::{Known, MAX_STRING, Parsed, Report, llm};
-use crate::budget::BudgetRule;
+use crate::budget::{BudgetRule, Soft};
 use crate::diagnostic::{nearest, quoted};
-use crate::document::{RawBudget, RawWindow};
+use crate::document::{RawBudget, RawSoft, RawWindow};
 use crate::yaml::At;
 
 /// The most budgets of a policy. More are refused: each call is charged to all that it belongs to.
@@ -27,6 +27,13 @@ const MAX_LENGTH: u64 = 366 * 86_400;
 
 /// The shortest one: a minute. A shorter one is refused.
 const MIN_LENGTH: u64 = 60;
+
+/// From how much of a limit on a soft one holds that does not say it, in percent.
+const AT: u8 = 80;
+
+/// For how many seconds a call may be held up by a soft limit, at most: clients wait for minutes, not for longer. More is
+/// refused.
+const MAX_SLOW: u64 = 60;
 
 /// The words for what tells accounts apart, but for labels.
 const DIMENSIONS: [(&str, Dimension); 8] = [
@@ -105,6 +112,7 @@ fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<Bud
     let servers = named("server", tool.and_then(|it| it.server.as_ref()), report);
     let tools = named("name", tool.and_then(|it| it.name.as_ref()), report);
     what_it_counts(raw, report);
+    let soft = raw.soft.as_ref().and_then(|it| soft(raw, it, report));
     if let Some(reason) = &raw.reason
         && reason.value.len() > MAX_STRING
     {
@@ -125,6 +133,7 @@ fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<Bud
         source: Source { file: path, line },
         mode: raw.mode.unwrap_or(Mode::Enforce),
         reason: raw.reason.as_ref().map(|it| it.value.clone()),
+        soft,
         agents,
         calls: calls.unwrap_or_default(),
         servers,
@@ -320,6 +329,58 @@ fn per(raw: &RawBudget, report: &mut Report) -> Option<Vec<Dimension>> {
         per.push(dimension);
     }
     Some(per)
+}
+
+/// What is done before it is spent.
+fn soft(budget: &RawBudget, raw: &At<RawSoft>, report: &mut Report) -> Option<Soft> {
+    let unit = budget.unit.value;
+    if unit == Unit::ConcurrentCalls {
+        let hint = "leave it out: they are held, and nothing of them is used up";
+        report.error(raw.place, "`soft` is not for calls at the same time", hint);
+        return None;
+    }
+    let endless = budget.window.value == RawWindow::Lifetime;
+    if raw.value.forecast && (endless || unit == Unit::WallTime) {
+        let hint = "leave it out: `agentguard budget forecast` says when it will be spent";
+        let message = "`forecast` is for what may be spent before a window ends";
+        report.error(raw.place, message, hint);
+        return None;
+    }
+    let percent = match &raw.value.at {
+        None => AT,
+        Some(at) => {
+            let text = at.value.trim();
+            let share = text.strip_suffix('%').map(str::trim_end).and_then(number);
+            let share = share.and_then(|it| u8::try_from(it).ok());
+            let Some(percent) = share.filter(|it| (1..=100).contains(it)) else {
+                let message = format!("`at: {}` is no part of a limit", quoted(text));
+                report.error(at.place, message, "`1%` to `100%`, like `80%`");
+                return None;
+            };
+            percent
+        }
+    };
+    let slow = match &raw.value.slow {
+        None => None,
+        Some(slow) => {
+            let text = slow.value.trim();
+            let Some(time) = seconds(text).filter(|it| (1..=MAX_SLOW).contains(it)) else {
+                let message = format!(
+                    "`slow: {}` is not a time from a second to a minute",
+                    quoted(text)
+                );
+                report.error(slow.place, message, "like `2s`");
+                return None;
+            };
+            Some(Duration::from_secs(time))
+        }
+    };
+    Some(Soft {
+        percent,
+        header: raw.value.header,
+        slow,
+        forecast: raw.value.forecast,
+    })
 }
 
 /// What is charged has to be what is counted.

@@ -6,7 +6,7 @@ use agentguard_model::budget::{Dimension, Reached, Unit, Window};
 use agentguard_model::{Llm, LlmOperation, Tool};
 
 use super::{agent, document, llm_call, policy};
-use crate::{Charged, Policy, compile};
+use crate::{Charged, Policy, Soft, compile};
 
 fn budgets(text: &str) -> Policy {
     let start =
@@ -53,6 +53,32 @@ fn amounts_windows_and_accounts_are_read() {
         policy.budget("d").map(|it| it.budget.limit),
         Some(1_800_000)
     );
+}
+
+#[test]
+fn soft_limits_are_read_and_hold_from_their_part_on() {
+    let text = "version: 1\nagents: [{name: coder}]\nbudgets:\n  - {id: a, unit: calls, limit: 10, window: day, soft: {}}\n  \
+                - {id: b, unit: calls, limit: 3, window: day, reached: freeze, soft: {at: 34 %, header: true, slow: 2s, forecast: true}}\n";
+    let policy = compile(&[document(text)]).expect("it compiles");
+    let soft = |id: &str| policy.budget(id).and_then(|it| it.soft).expect("one");
+    let plain = Soft {
+        percent: 80,
+        header: false,
+        slow: None,
+        forecast: false,
+    };
+    let all = Soft {
+        percent: 34,
+        header: true,
+        slow: Some(Duration::from_secs(2)),
+        forecast: true,
+    };
+    assert_eq!((soft("a"), soft("b")), (plain, all));
+    assert!(plain.is_reached(8, 10) && !plain.is_reached(7, 10));
+    assert!(all.is_reached(2, 3) && !all.is_reached(1, 3));
+    assert!(plain.is_reached(u64::MAX, u64::MAX));
+    let reached = policy.budget("b").expect("one").budget.reached;
+    assert!(reached == Reached::Freeze && reached.limits());
 }
 
 #[test]
@@ -168,6 +194,26 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
             "`until`",
         ),
         ("{id: a, unit: calls, window: day}", "`limit`"),
+        (
+            "{id: a, unit: calls, limit: 1, window: day, soft: {at: 0%}}",
+            "`at: 0%` is no part of a limit",
+        ),
+        (
+            "{id: a, unit: calls, limit: 1, window: day, soft: {at: 80}}",
+            "`at: 80` is no part of a limit",
+        ),
+        (
+            "{id: a, unit: calls, limit: 1, window: day, soft: {slow: 2m}}",
+            "`slow: 2m` is not a time from a second to a minute",
+        ),
+        (
+            "{id: a, unit: concurrent_calls, limit: 1, window: lifetime, soft: {}}",
+            "`soft` is not for calls at the same time",
+        ),
+        (
+            "{id: a, unit: calls, limit: 1, window: lifetime, soft: {forecast: true}}",
+            "`forecast` is for what may be spent before a window ends",
+        ),
     ];
     for (budget, wanted) in cases {
         let text = format!("version: 1\nagents: [{{name: coder}}]\nbudgets:\n  - {budget}\n");

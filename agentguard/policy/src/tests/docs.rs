@@ -120,6 +120,7 @@ fn the_page_names_every_key() {
         "Budget",
         "ChargedCalls",
         "ChargedTools",
+        "SoftLimit",
         "LlmMatch",
         "Provider",
         "ToolMatch",

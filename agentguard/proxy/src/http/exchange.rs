@@ -295,7 +295,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 return ended(&account, &denied, &tongue);
             }
         };
-        let response = match carried {
+        let mut response = match carried {
             Ok(carried) => self.answer(carried, &account, asked, revoked, answer, answering),
             Err(_) if let Some(denied) = grown.get().or(revoked.peek()) => {
                 refuse(denied, StatusCode::FORBIDDEN, &tongue)
@@ -303,6 +303,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Err(failed) => self.failed(&account, failed, &tongue),
         };
         account.answered(response.status());
+        account.tell(response.headers_mut());
         response
     }
 

@@ -121,8 +121,10 @@ fn budget(it: &BudgetAccount) -> String {
         Mode::Observe => words.push_str(", in observe: nothing is refused for it"),
         Mode::Shadow => words.push_str(", in shadow: nothing is refused for it"),
     }
-    if policy.reached == Reached::Alert {
-        words.push_str(", alerts only");
+    match policy.reached {
+        Reached::Deny => {}
+        Reached::Alert => words.push_str(", alerts only"),
+        Reached::Freeze => words.push_str(", stops the agent"),
     }
     words
 }

@@ -209,6 +209,7 @@ fn attempted(action: &Action) -> String {
         ActionKind::ToolCall => "a call to a tool at",
         ActionKind::ToolDefinition => "a list of tools from",
         ActionKind::Resource => "what it takes of the host, at its limit",
+        ActionKind::Budget => "how much is used of a budget,",
         ActionKind::Administration => "a change to the guard itself",
     };
     let local = action.tool.is_some() && action.host.is_none() && action.ip.is_none();

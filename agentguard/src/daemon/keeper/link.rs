@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use super::outgoing::Outgoing;
 use super::published::Request;
-use super::{Shared, Sockets, authorities, lock};
+use super::{Shared, Sockets, authorities, lock, spent};
 
 /// A worker.
 pub(super) struct Worker {
@@ -176,6 +176,7 @@ fn answer(keeper: &Shared, outgoing: &Outgoing, message: ToKeeper) {
             wake_supervisor();
         }
         ToKeeper::Cut { number } => lock(keeper).cuts().note(number),
+        ToKeeper::Spent { agent, budget } => spent::stop(keeper, agent, &budget),
         ToKeeper::Answered { number, answer } => lock(keeper).cuts().answer(number, answer),
         ToKeeper::Recorded { number } => {
             // It is recorded once more then.

@@ -23,6 +23,7 @@ mod residents;
 mod resources;
 mod returned;
 mod sandbox;
+mod spent;
 mod state;
 mod taken;
 mod told;

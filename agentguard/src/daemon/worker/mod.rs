@@ -4,6 +4,7 @@
 //! wants of the kernel it asks the keeper for.
 
 mod adopted;
+mod alerts;
 mod budgets;
 mod clock;
 mod deeds;
@@ -137,7 +138,13 @@ async fn serve(
     let recorded = Recorded::new(record.clone(), feed);
     let ledger = Embedded::open(&start.state_dir.join("budget"), Timestamp::now())?;
     let ledger = Arc::new(ledger);
-    let accounting = Arc::new(Accounting::new(ledger.clone()));
+    let freezer = link.clone();
+    let accounting = Accounting::new(ledger.clone()).freezing(Box::new(move |agent, budget| {
+        let budget = budget.to_owned();
+        // The next call that is refused says it again.
+        freezer.mention(ToKeeper::Spent { agent, budget });
+    }));
+    let accounting = Arc::new(accounting);
     let pins = Arc::new(Pins::open(&start.state_dir.join("names/tools.redb"))?);
     let direct = Arc::<AtomicUsize>::default();
     let board = Arc::new(Board::new(&start));
@@ -236,6 +243,10 @@ async fn serve(
                         );
                         let decider = decider.pinning(Arc::new(pins::Kept(pins.clone())));
                         let decider = decider.charging(accounting.clone());
+                        let watched =
+                            alerts::watch(decider.clone(), ledger.clone(), accounting.clone());
+                        let over = shutdown.clone();
+                        tasks.spawn(async move { over.run_until_cancelled(watched).await });
                         rooms = Some(open_rooms(
                             &policies, decider, &gate, &names, &link, &upstreams,
                         ));

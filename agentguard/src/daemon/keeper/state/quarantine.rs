@@ -234,6 +234,17 @@ impl Keeper {
         Some(format!("{name} is quarantined, {}", told(quarantine)))
     }
 
+    /// Whether a quarantine has an agent's processes stopped.
+    pub(in super::super) fn is_stopped(&self, name: &AgentName) -> bool {
+        let quarantine = self.registry.quarantined().get(name);
+        quarantine.is_some_and(|quarantine| quarantine.frozen)
+    }
+
+    /// The name of an agent, by its number.
+    pub(in super::super) fn name_of(&self, agent: AgentId) -> Option<AgentName> {
+        self.registry.name(agent).cloned()
+    }
+
     /// Whether an agent is quarantined, by its number.
     pub(in super::super) fn is_quarantined(&self, agent: AgentId) -> bool {
         super::subtrees::is_quarantined(&self.registry, agent)

@@ -1,0 +1,165 @@
+//! Soft limits of budgets: how much is used of what, looked at again and again.
+//!
+//! What is found is for [`Accounting::soft`], and is recorded once: when an account comes to its level, and when its
+//! forecast says for the first time in a window that it will be spent. A worker that takes another's place records again
+//! what holds when it begins.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentguard_budget::{Embedded, Scope};
+use agentguard_control::budgets::{Books, Found};
+use agentguard_decision::{Accounting, Decider, Level, Recorder};
+use agentguard_policy::Policy;
+use jiff::Timestamp;
+
+/// How often it is looked: so late a soft limit may hold.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often it is foretold, in looks: a minute.
+const FORETOLD: u32 = 30;
+
+/// Of how many accounts forecasts are made at a time: the fullest.
+const MAX_FORETOLD: usize = 256;
+
+/// An account that is known to be at its level, or foretold to be spent, is so until so much less is used, in percent of
+/// that: a window that slides would have it told again and again.
+const BELOW: u64 = 90;
+
+/// Which account, of which budget.
+type Key = (Arc<str>, Scope);
+
+/// What was told already.
+#[derive(Default)]
+struct Known {
+    /// Those at their level.
+    reached: HashSet<Key>,
+    /// Those that will be spent, each with the beginning of the window.
+    foretold: HashMap<Key, i64>,
+}
+
+/// What is found in one look.
+#[derive(Default)]
+struct Look {
+    /// Those at their level, each with whether that is new.
+    reached: Vec<(Level, bool)>,
+    /// Those of which it is new that they will be spent, and when.
+    foretold: Vec<(Level, Timestamp)>,
+}
+
+/// Looks until it is dropped.
+pub(super) async fn watch<R: Recorder>(
+    decider: Decider<R>,
+    ledger: Arc<Embedded>,
+    accounting: Arc<Accounting>,
+) {
+    let mut known = Known::default();
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for number in 0_u32.. {
+        looks.tick().await;
+        let policy = decider.policies().current();
+        if policy.budgets().iter().all(|rule| rule.soft.is_none()) {
+            known = Known::default();
+            accounting.soft([]);
+            continue;
+        }
+        let (foretells, ledger) = (number % FORETOLD == 0, ledger.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let look = known.look(&policy, &ledger, foretells, Timestamp::now());
+            (known, look)
+        });
+        let Ok((before, look)) = looking.await else {
+            return;
+        };
+        known = before;
+        for (level, _) in look.reached.iter().filter(|(_, new)| *new) {
+            if let Err(refused) = decider.soft_limit(level).await {
+                tracing::warn!(%refused, budget = %level.budget.id, "that a soft limit is reached is not in the record");
+            }
+        }
+        for (level, at) in &look.foretold {
+            if let Err(refused) = decider.will_be_spent(level, *at).await {
+                tracing::warn!(%refused, budget = %level.budget.id, "that a budget will be spent is not in the record");
+            }
+        }
+        accounting.soft(look.reached.into_iter().map(|(level, _)| level));
+    }
+}
+
+impl Known {
+    fn look(
+        &mut self,
+        policy: &Policy,
+        ledger: &Embedded,
+        foretells: bool,
+        now: Timestamp,
+    ) -> Look {
+        let books = Books::of(policy, ledger, now);
+        let all = books.fullest();
+        let mut look = Look::default();
+        let mut reached = HashSet::new();
+        for found in &all {
+            let Some(level) = level(found) else { continue };
+            let (Some(soft), key) = (found.rule.and_then(|rule| rule.soft), key(&level)) else {
+                continue;
+            };
+            let (used, limit) = (level.state.used, level.budget.limit);
+            let was = self.reached.contains(&key);
+            let stays = was && soft.is_reached(used.saturating_mul(100) / BELOW, limit);
+            if soft.is_reached(used, limit) {
+                look.reached.push((level, !was));
+            }
+            if soft.is_reached(used, limit) || stays {
+                reached.insert(key);
+            }
+        }
+        self.reached = reached;
+        if foretells {
+            self.foretell(&books, &all, &mut look);
+        }
+        look
+    }
+
+    fn foretell(&mut self, books: &Books<'_>, all: &[Found<'_>], look: &mut Look) {
+        let asks = |found: &&Found<'_>| {
+            let soft = found.rule.and_then(|rule| rule.soft);
+            soft.is_some_and(|soft| soft.forecast)
+        };
+        let mut foretold = HashMap::new();
+        for found in all.iter().filter(asks).take(MAX_FORETOLD) {
+            let Some(level) = level(found) else { continue };
+            let (key, since) = (key(&level), level.state.since);
+            if self.foretold.get(&key) == Some(&since) {
+                foretold.insert(key, since);
+                continue;
+            }
+            let Ok(Ok(forecast)) = books.forecast(found) else {
+                continue;
+            };
+            let at = forecast.exhausted.and_then(|it| it.at);
+            let Some(at) = at.and_then(|at| Timestamp::from_millisecond(at).ok()) else {
+                continue;
+            };
+            foretold.insert(key, since);
+            look.foretold.push((level, at));
+        }
+        self.foretold = foretold;
+    }
+}
+
+fn key(level: &Level) -> Key {
+    (level.budget.id.clone(), level.state.scope.clone())
+}
+
+/// None: nothing was charged to it in this window, or the policy does not have it.
+fn level(found: &Found<'_>) -> Option<Level> {
+    Some(Level {
+        budget: found.rule?.budget.clone(),
+        state: found.state?.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
