@@ -36,7 +36,8 @@ use scopes::Behind;
 use soft::Levels;
 
 /// How many tokens of visible output are reserved at a time, at most. What a call has when it breaks off counts as used, so
-/// that this is what a client that goes away pays at most. What its provider writes on is billed beside: nobody sees it.
+/// that this is what a client that goes away pays for at most beyond what came. See [`Held::saw`] for what its provider
+/// writes on.
 pub const SLICE: u64 = 1024;
 
 /// How many a call begins with, and how many are reserved at a time, at least, where little is left for several.

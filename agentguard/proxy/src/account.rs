@@ -1,6 +1,6 @@
 //! What became of an allowed action.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{iter, mem};
 
@@ -41,6 +41,8 @@ pub(crate) struct Account<R: Recorder> {
     /// Of the other messages of a batch, each with its id: what comes of them is told here.
     beside: OnceLock<Vec<(Option<String>, Account<R>)>>,
     error: Mutex<Option<String>>,
+    /// Whether its answer was read to its end, though its client did not get it.
+    whole: AtomicBool,
 }
 
 /// The beginnings of what passes.
@@ -88,6 +90,7 @@ impl<R: Recorder> Account<R> {
             keeping: OnceLock::new(),
             beside: OnceLock::new(),
             error: Mutex::new(None),
+            whole: AtomicBool::new(false),
         }
     }
 
@@ -272,6 +275,18 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// Its answer was read to its end, though its client did not get it: what its provider reports is all that it was.
+    pub(crate) fn is_whole(&self) {
+        self.whole.store(true, Ordering::Release);
+    }
+
+    /// What its provider has written behind what went on is not looked at.
+    pub(crate) fn unseen(&self) {
+        if let Some(held) = self.decided.held() {
+            held.unseen();
+        }
+    }
+
     /// What it has used of its budgets.
     fn settle(&mut self) -> Vec<BudgetLine> {
         let Some(held) = self.decided.held() else {
@@ -282,7 +297,8 @@ impl<R: Recorder> Account<R> {
         // What was reported before the end is not all.
         let ends = |it: &LlmAnswer| it.finish_reason.is_some() || held.limit() == 0;
         let whole = answer.filter(|it| it.error.is_none() && it.not_understood.is_none());
-        let whole = whole.filter(|it| error.is_none() && ends(it));
+        let ended = error.is_none() || *self.whole.get_mut();
+        let whole = whole.filter(|it| ended && ends(it));
         let usage = answer.and_then(|it| it.usage.as_ref());
         let used = match (usage, whole) {
             (Some(usage), Some(_)) => Used::Reported(usage),

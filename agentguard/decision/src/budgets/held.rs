@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Rate, Tier};
 use agentguard_budget::tokens::Counter;
@@ -15,6 +16,9 @@ use super::{Asks, FIRST, Level, SLICE, line};
 
 /// Of how many equal calls what is left has room for one part each.
 const SHARE: u64 = 16;
+
+/// For how long a provider is taken to write on at its pace before it has noticed that nobody reads any more.
+const UNNOTICED: Duration = Duration::from_secs(1);
 
 /// What a call has used.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +54,11 @@ pub struct Held {
     amounts: Mutex<Vec<u64>>,
     /// How many tokens it may write until more are asked for.
     tokens: AtomicU64,
+    /// How many it was seen to write, where that is counted, and since when.
+    seen: AtomicU64,
+    since: OnceLock<Instant>,
+    /// Whether what was written behind its end could not be looked at.
+    unseen: AtomicBool,
     /// For how many there was room when it began.
     room: u64,
     /// The charges that have more than their budgets allow, which only tell of it.
@@ -90,6 +99,9 @@ impl Held {
             want,
             amounts: Mutex::new(granted.held),
             tokens: AtomicU64::new(granted.tokens),
+            seen: AtomicU64::new(0),
+            since: OnceLock::new(),
+            unseen: AtomicBool::new(false),
             room: granted.room,
             over: granted.over,
             estimate,
@@ -164,6 +176,33 @@ impl Held {
         self.tokens.load(Ordering::Acquire)
     }
 
+    /// It was seen to have written so many tokens.
+    pub fn saw(&self, tokens: u64) {
+        self.since.get_or_init(Instant::now);
+        self.seen.fetch_max(tokens, Ordering::AcqRel);
+    }
+
+    /// What its provider has written behind its end cannot be looked at: it may be all that it may write.
+    pub fn unseen(&self) {
+        self.unseen.store(true, Ordering::Release);
+    }
+
+    /// How many tokens a call may have written that broke off: what was reserved, or what was seen of it, and what its
+    /// provider wrote on at its pace before it noticed.
+    fn may_have_written(&self) -> u64 {
+        let (reserved, limit) = (self.tokens(), self.limit());
+        if self.unseen.load(Ordering::Acquire) {
+            return reserved.max(limit);
+        }
+        let seen = self.seen.load(Ordering::Acquire);
+        let since = self.since.get().map(Instant::elapsed).unwrap_or_default();
+        // What came within less is no pace.
+        let since = since.max(UNNOTICED).as_millis();
+        let more = (u128::from(seen) * UNNOTICED.as_millis()).div_ceil(since);
+        let more = u64::try_from(more).unwrap_or(u64::MAX);
+        seen.saturating_add(more).min(limit.max(seen)).max(reserved)
+    }
+
     /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now.
     pub(super) async fn extend(
         &self,
@@ -179,7 +218,8 @@ impl Held {
         }
         let more = wanted - granted;
         let now = Timestamp::now().as_millisecond();
-        let got = self.ledger.extend(self.id, more, budgets, now).await?;
+        let got = self.ledger.extend(self.id, more, budgets, now).await;
+        let got = got.map_err(|refused| self.beside_own(refused))?;
         let tokens = granted.saturating_add(got);
         self.tokens.store(tokens, Ordering::Release);
         let mut amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,6 +229,19 @@ impl Held {
             }
         }
         Ok(())
+    }
+
+    /// What it holds itself comes back to nobody while it goes on: for itself that is used.
+    fn beside_own(&self, refused: Refused) -> Refused {
+        let Refused::Short(mut short) = refused else {
+            return refused;
+        };
+        let amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = amounts.get(short.charge).copied().unwrap_or_default();
+        let own = own.min(short.balance.held);
+        short.balance.held -= own;
+        short.balance.used = short.balance.used.saturating_add(own);
+        Refused::Short(short)
     }
 
     pub(super) const fn want(&self) -> &Want {
@@ -241,6 +294,9 @@ impl Held {
                     Used::Whole if unit.is_held() => Some(charge.terms.amount(self.limit())),
                     // A call is one whatever became of it.
                     Used::Nothing => used(unit, &NOTHING, |_| Some(0)),
+                    Used::Unknown if unit.is_held() && self.is_counted() => {
+                        Some(charge.terms.amount(self.may_have_written()))
+                    }
                     Used::Unknown | Used::Whole => used(unit, &Usage::default(), |_| None),
                 };
                 let amount = known.unwrap_or(line.reserved);
@@ -254,15 +310,18 @@ impl Held {
         })
     }
 
-    /// What a call may have used that broke off behind what was reported: what it has read is known, and it may have written
-    /// what was reserved.
+    /// What a call may have used that broke off behind what was reported: what it has read is known, and what it may have
+    /// written is [`Self::may_have_written`].
     fn broken(&self, reported: &Usage) -> Usage {
         let written = reported.output_tokens.unwrap_or_default();
+        let written = written.max(self.may_have_written());
         Usage {
-            output_tokens: Some(written.max(self.tokens())),
-            reasoning_tokens: reported
-                .reasoning_tokens
-                .map(|it| it.max(self.tokens()).min(written.max(self.tokens()))),
+            output_tokens: Some(written),
+            // Of what is seen as it is written nothing is reasoning but what was reported.
+            reasoning_tokens: reported.reasoning_tokens.map(|it| match self.is_counted() {
+                true => it,
+                false => written,
+            }),
             ..*reported
         }
     }

@@ -1,5 +1,6 @@
 //! Bodies on their way, counted.
 
+use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -11,12 +12,13 @@ use agentguard_protocol::content::Undecodable;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Either, Full};
+use http_body_util::{BodyExt as _, Either, Empty, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
 use crate::account::Account;
+use crate::http::behind::Behind;
 use crate::http::checked::Checked;
 use crate::http::checks::Checks;
 use crate::http::growth::Growth;
@@ -501,7 +503,9 @@ impl<R: Recorder> ResponseBody<R> {
                 Err(denied) => {
                     self.ended = true;
                     self.account.fail(revoked(&denied));
-                    return Poll::Ready(Some(self.last_words(&denied)));
+                    let words = self.last_words(&denied);
+                    self.count_behind();
+                    return Poll::Ready(Some(words));
                 }
             }
             let frame = match self.trailers.take() {
@@ -544,6 +548,25 @@ impl<R: Recorder> ResponseBody<R> {
         self.said();
     }
 
+    /// Counts what its provider has written of it already, where it ends before its end and its tokens are counted.
+    fn count_behind(&mut self) {
+        let counts = |checked: &mut Checked| checked.checks().counts();
+        let Some(checked) = self.checked.take_if(counts) else {
+            return;
+        };
+        let Some(reading) = self.reading.take() else {
+            return;
+        };
+        let nothing = UnsyncBoxBody::new(Empty::new().map_err(|never| match never {}));
+        let behind = Behind {
+            inner: mem::replace(&mut self.inner, Received::Looked(nothing)),
+            account: Arc::clone(&self.account),
+            checked,
+            reading,
+        };
+        behind.count();
+    }
+
     /// Notes what was said, up to here.
     fn said(&mut self) {
         if let Some(mut answer) = self.reading.take().and_then(Reading::answer) {
@@ -569,7 +592,9 @@ impl<R: Recorder> Body for ResponseBody<R> {
         {
             this.ended = true;
             this.account.fail(revoked(&denied));
-            return Poll::Ready(Some(this.last_words(&denied)));
+            let words = this.last_words(&denied);
+            this.count_behind();
+            return Poll::Ready(Some(words));
         }
         if this.over {
             return Poll::Ready(None);
@@ -641,6 +666,7 @@ impl<R: Recorder> Drop for ResponseBody<R> {
         if !self.ended {
             self.account
                 .fail("the client went away before the end of the answer");
+            self.count_behind();
         }
         self.said();
     }

@@ -109,6 +109,22 @@ impl Checked {
         }
     }
 
+    /// Counts what comes behind the last event that goes on.
+    pub(crate) fn hear_behind(&mut self, data: &[u8], reading: &mut Reading) {
+        let (rest, bytes) = (std::mem::take(&mut self.rest), data.len() as u64);
+        let bytes = bytes.saturating_add(rest.len() as u64);
+        for piece in [&rest, data] {
+            // Without a coding nothing fails.
+            let _ = reading.push(piece);
+        }
+        self.checks.hear_written(|meter| {
+            reading.written(|written| meter.hear(written));
+            if !reading.is_heard() {
+                meter.unread(bytes);
+            }
+        });
+    }
+
     /// Counts what the event in hand brings, where that is to be reserved first.
     fn count(&mut self, reading: &mut Reading) {
         let bytes = self.event.len() as u64;

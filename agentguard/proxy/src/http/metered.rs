@@ -55,19 +55,26 @@ impl Meter {
     /// The model has written this.
     pub(crate) fn hear(&mut self, written: &Written) {
         written.pieces().for_each(|piece| self.counter.push(piece));
-        self.unread(written.beyond().saturating_add(written.media()));
         self.more = true;
+        self.unread(written.beyond().saturating_add(written.media()));
     }
 
     /// So many bytes have come of which nobody knows what they are.
     pub(crate) fn unread(&mut self, bytes: u64) {
         self.unread = self.unread.saturating_add(bytes);
         self.more |= bytes > 0;
+        if self.more {
+            self.held.saw(self.count());
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.counter.count().saturating_add(self.unread)
     }
 
     /// What is to be asked about: so many tokens, where what is reserved runs out.
     pub(crate) fn next(&mut self) -> Option<(Arc<Held>, u64)> {
-        let mut tokens = self.counter.count().saturating_add(self.unread);
+        let mut tokens = self.count();
         if self.held.is_whole() && !self.counter.is_exact() {
             // Its provider counts exactly, and ends it at the limit. What is estimated ends what goes far beyond that.
             tokens /= 2;

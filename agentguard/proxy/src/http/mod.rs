@@ -19,6 +19,7 @@
 //! **Invariant:** no request reaches the upstream without a decision of its own; upstream
 //! connections belong to one agent, and to one client connection at a time.
 
+mod behind;
 mod body;
 mod call;
 mod changed;

@@ -4,6 +4,7 @@ mod a2a;
 mod asked_tools;
 mod authority;
 mod aws_streams;
+mod budgets;
 mod calls;
 mod calls_by_path;
 mod changed;
@@ -45,7 +46,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentguard_decision::{Changes, Client, Decider, Directory, Policies, RecordRefused, Recorder};
+use agentguard_budget::Embedded;
+use agentguard_decision::{
+    Accounting, Changes, Client, Decider, Directory, Policies, RecordRefused, Recorder,
+};
 use agentguard_model::contents::Contents;
 use agentguard_model::{
     ActionKind, AgentId, AgentName, Decision, DecisionId, HostName, Outcome, Process, Reason,
@@ -53,6 +57,7 @@ use agentguard_model::{
 };
 use agentguard_policy::{Document, Policy, compile};
 use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, RwLock, watch};
@@ -118,6 +123,10 @@ enum Rules {
     AwsAsked,
     /// The same, where what is asked for is cut out of the answer.
     AwsCut,
+    /// As [`Self::CallsUnread`], with a budget of 300 tokens of output.
+    CallsFew,
+    /// As [`Self::CallsFew`], of 100,000 tokens.
+    CallsMany,
     /// As [`Self::CallsUnread`], where calls are allowed in requests alone.
     CallsByPost,
     /// The name is a provider's; calls of `small` are allowed, but with the tool `shell`, and of no length. `scribe` may
@@ -254,6 +263,8 @@ struct World {
     upstreams: Authority,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
+    /// Where its budgets are kept.
+    _ledger: TempDir,
 }
 
 /// How to build one.
@@ -336,6 +347,9 @@ impl Plan {
         });
         let log = Arc::new(Log::default());
         let decider = decider(Arc::clone(&log), self.rules);
+        let ledger = tempfile::tempdir().unwrap();
+        let kept = Embedded::open(ledger.path(), jiff::Timestamp::now()).unwrap();
+        let decider = decider.charging(Arc::new(Accounting::new(Arc::new(kept))));
         let policies = Arc::clone(decider.policies());
         let authority = Arc::new(Authority::new("the guard"));
         let upstreams = Authority::new("the internet");
@@ -390,6 +404,7 @@ impl Plan {
             upstreams,
             shutdown,
             served,
+            _ledger: ledger,
         }
     }
 }
@@ -411,6 +426,8 @@ fn policy(rules: Rules) -> Policy {
     let providers = match rules {
         Rules::Calls
         | Rules::CallsUnread
+        | Rules::CallsFew
+        | Rules::CallsMany
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
         | Rules::CallsAskedOfAny
@@ -431,6 +448,11 @@ fn policy(rules: Rules) -> Policy {
     let not_understood = match rules {
         Rules::CallsAskedOfAny | Rules::CallsFetched => "allow",
         _ => "deny",
+    };
+    let budgets = match rules {
+        Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
+        Rules::CallsMany => "[{ id: out, unit: output_tokens, limit: 100000, window: day }]",
+        _ => "[]",
     };
     let rules = match rules {
         Rules::Allow => {
@@ -531,7 +553,7 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], llm: {} }, obligations: { capture_body: true } }]"
         }
-        Rules::CallsUnread | Rules::AwsUnread => {
+        Rules::CallsUnread | Rules::CallsFew | Rules::CallsMany | Rules::AwsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }
@@ -587,7 +609,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nrules: {rules}\n"
+        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nbudgets: {budgets}\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {

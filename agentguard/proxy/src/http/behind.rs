@@ -1,0 +1,99 @@
+//! What a provider has written of a stream that ends before its end: its client went away, or the guard has cut it.
+//!
+//! A provider bills what it has written, also what is on its way still. That is read, counted, and goes nowhere: for a
+//! moment only, since a provider writes on while somebody reads. Behind it the stream is closed, so that the provider
+//! stops. Where its end comes within that moment, it is charged as reported.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentguard_decision::Recorder;
+use http_body_util::BodyExt as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::account::Account;
+use crate::http::body::Received;
+use crate::http::checked::Checked;
+use crate::http::reading::Reading;
+
+/// For how long it is read at most.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Where nothing has come for so long, all has.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How much of it is read at most. Where there is more, nobody knows how much: the call is charged with its whole limit.
+const MOST: usize = 8 << 20;
+
+/// How many are read at the same time, so that they take no more than their share of the processor. What ends beside them
+/// is charged with its whole limit.
+static SEATS: Semaphore = Semaphore::const_new(256);
+
+/// The rest of an answer whose tokens are counted.
+pub(crate) struct Behind<R: Recorder> {
+    pub(crate) inner: Received,
+    pub(crate) account: Arc<Account<R>>,
+    pub(crate) checked: Checked,
+    pub(crate) reading: Reading,
+}
+
+impl<R: Recorder> Behind<R> {
+    /// Counts it, in a task of its own; what it belongs to ends with that.
+    pub(crate) fn count(self) {
+        let Ok(seat) = SEATS.try_acquire() else {
+            self.account.unseen();
+            return self.end();
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(self.read(seat))),
+            // The daemon ends.
+            Err(_) => self.end(),
+        }
+    }
+
+    async fn read(mut self, _seat: SemaphorePermit<'static>) {
+        // What was taken and not looked at.
+        self.checked.hear_behind(&[], &mut self.reading);
+        let read = timeout(MOMENT, self.read_on()).await;
+        if read == Ok(true) {
+            self.reading.ends();
+            self.account.is_whole();
+        }
+        self.end();
+    }
+
+    /// Reads what is there. Whether it came to the end.
+    async fn read_on(&mut self) -> bool {
+        let mut left = MOST;
+        // Nothing more for a while, or it broke off.
+        while let Ok(frame) = timeout(QUIET, self.inner.frame()).await {
+            match frame {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => {
+                    let Some(data) = frame.data_ref() else {
+                        continue;
+                    };
+                    self.checked.hear_behind(data, &mut self.reading);
+                    left = left.saturating_sub(data.len());
+                    if left == 0 {
+                        self.account.unseen();
+                        return false;
+                    }
+                }
+            }
+            yield_now().await;
+        }
+        false
+    }
+
+    fn end(self) {
+        drop(self.inner);
+        if let Some(mut answer) = self.reading.answer() {
+            answer.without(self.checked.checks().cuts());
+            self.account.heard(answer);
+        }
+    }
+}

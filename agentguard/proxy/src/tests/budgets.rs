@@ -1,0 +1,153 @@
+//! What calls are charged with whose answers end before their end.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use agentguard_model::{BudgetLine, Decision, Verdict};
+use h2::Reason;
+use http::{Request, Response};
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use super::asked_tools::{STREAM, chunk};
+use super::calls::sized;
+use super::inspect::NAME;
+use super::{Rules, World, by_name, read_some, read_until, soon, write};
+
+/// A call of a model whose tokens are counted, of which the upstream has got all. It may write so many.
+async fn called(world: &World, limit: u64) -> (TcpStream, TcpStream) {
+    let mut client = world.connect().await;
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    let body =
+        json!({ "model": "gpt-4o", "stream": true, "max_tokens": limit, "messages": messages })
+            .to_string();
+    write(&mut client, sized(body.as_bytes(), "")).await;
+    let mut upstream = world.accept().await;
+    let head = read_until(&mut upstream, "\r\n\r\n").await;
+    let length = head.to_ascii_lowercase();
+    let length = length.split("content-length: ").nth(1).unwrap();
+    let length = length.split("\r\n").next().unwrap().parse().unwrap();
+    read_some(&mut upstream, length).await;
+    (client, upstream)
+}
+
+/// So many tokens, each in an event of its own.
+fn words(count: usize) -> String {
+    let word = json!({ "choices": [{ "index": 0, "delta": { "content": " one" } }] });
+    chunk(&format!("data: {word}\n\n")).repeat(count)
+}
+
+/// The end, with the tokens that are billed.
+fn end(tokens: u64) -> String {
+    let stop = json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] });
+    let usage =
+        json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": tokens } });
+    let events = format!("data: {stop}\n\ndata: {usage}\n\ndata: [DONE]\n\n");
+    chunk(&events) + "0\r\n\r\n"
+}
+
+/// What has become of the first call.
+async fn charged(world: &World) -> BudgetLine {
+    let ended = |decisions: &[Decision]| {
+        let call = decisions.iter().find(|it| it.verdict == Verdict::Allow)?;
+        Some(call.outcome.as_ref()?.budget[0].clone())
+    };
+    let waiting = async {
+        loop {
+            let decisions = world.log.decisions.lock().unwrap().clone();
+            if let Some(line) = ended(&decisions) {
+                return line;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(waiting).await
+}
+
+#[tokio::test]
+async fn what_was_written_already_is_charged_to_who_goes_away() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (mut client, mut upstream) = called(&world, 64_000).await;
+    write(&mut upstream, format!("{STREAM}{}", words(1))).await;
+    read_until(&mut client, "\n\n\r\n").await;
+    // It is on its way when the client has gone.
+    write(&mut upstream, words(3000)).await;
+    drop(client);
+    let line = charged(&world).await;
+    let settled = line.settled.unwrap();
+    assert!((3001..=6002).contains(&settled), "{line:?}");
+    // Nobody reads any more, so that its provider stops.
+    let over = async {
+        while let Ok(count) = upstream.read(&mut [0; 64]).await
+            && count > 0
+        {}
+    };
+    soon(over).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_goes_away_before_the_end_that_is_on_its_way_pays_what_is_reported() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (mut client, mut upstream) = called(&world, 64_000).await;
+    write(&mut upstream, format!("{STREAM}{}", words(1))).await;
+    read_until(&mut client, "\n\n\r\n").await;
+    drop(client);
+    write(&mut upstream, words(2000) + &end(2007)).await;
+    assert_eq!(charged(&world).await.settled, Some(2007));
+    let decisions = world.end().await;
+    let error = decisions[0].outcome.as_ref().unwrap().error.clone();
+    assert!(error.unwrap().contains("the client went away"));
+}
+
+/// What was written behind the limit is not delivered, and charged.
+#[tokio::test]
+async fn what_a_provider_writes_behind_a_cut_is_charged() {
+    let world = by_name(Rules::CallsFew).build().await;
+    let (mut client, mut upstream) = called(&world, 64_000).await;
+    write(&mut upstream, format!("{STREAM}{}", words(900))).await;
+    let told = read_until(&mut client, "0\r\n\r\n").await;
+    let delivered = told.matches(" one").count();
+    assert!(delivered <= 300, "{delivered}");
+    // What it holds itself it need not wait for.
+    assert!(told.contains("budget_exhausted"), "{told}");
+    let line = charged(&world).await;
+    let settled = line.settled.unwrap();
+    assert!((900..=1800).contains(&settled), "{line:?}");
+    assert_eq!(line.overshoot, Some(settled - line.reserved));
+    world.end().await;
+}
+
+/// In HTTP/2, where the connection carries others' streams as well: this one alone is reset.
+#[tokio::test]
+async fn what_was_written_already_is_charged_to_who_resets_a_stream() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (mut client, driver) = h2::client::handshake(world.connect().await).await.unwrap();
+    tokio::spawn(driver);
+    let target = format!("http://{NAME}:{}/v1/chat/completions", world.port());
+    let request = Request::post(target).body(()).unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    let call = json!({ "model": "gpt-4o", "stream": true, "max_tokens": 64000, "messages": [] });
+    body.send_data(call.to_string().into(), true).unwrap();
+    let mut upstream = h2::server::handshake(world.accept().await).await.unwrap();
+    let (_, mut respond) = soon(upstream.accept()).await.unwrap().unwrap();
+    tokio::spawn(async move { while upstream.accept().await.is_some() {} });
+    let head = Response::builder().header("content-type", "text/event-stream");
+    let mut writing = respond
+        .send_response(head.body(()).unwrap(), false)
+        .unwrap();
+    let word = json!({ "choices": [{ "index": 0, "delta": { "content": " one" } }] });
+    let word = format!("data: {word}\n\n");
+    writing.send_data(word.clone().into(), false).unwrap();
+    let mut read = soon(answer).await.unwrap().into_body();
+    soon(read.data()).await.unwrap().unwrap();
+    writing.send_data(word.repeat(600).into(), false).unwrap();
+    drop((read, body));
+    let reset = soon(poll_fn(|cx| writing.poll_reset(cx))).await.unwrap();
+    assert_eq!(reset, Reason::CANCEL);
+    let line = charged(&world).await;
+    assert!((601..=1202).contains(&line.settled.unwrap()), "{line:?}");
+    drop(client);
+    world.end().await;
+}
