@@ -43,6 +43,8 @@ pub(crate) struct Account<R: Recorder> {
     error: Mutex<Option<String>>,
     /// Whether its answer was read to its end, though its client did not get it.
     whole: AtomicBool,
+    /// Whether its request was made to ask for its usage, which its client did not.
+    asks_usage: AtomicBool,
 }
 
 /// The beginnings of what passes.
@@ -91,6 +93,7 @@ impl<R: Recorder> Account<R> {
             beside: OnceLock::new(),
             error: Mutex::new(None),
             whole: AtomicBool::new(false),
+            asks_usage: AtomicBool::new(false),
         }
     }
 
@@ -278,6 +281,16 @@ impl<R: Recorder> Account<R> {
     /// Its answer was read to its end, though its client did not get it: what its provider reports is all that it was.
     pub(crate) fn is_whole(&self) {
         self.whole.store(true, Ordering::Release);
+    }
+
+    /// Its request was made to ask for its usage, which its client did not.
+    pub(crate) fn asks_usage(&self) {
+        self.asks_usage.store(true, Ordering::Release);
+    }
+
+    /// Whether the usage in its answer is not for its client.
+    pub(crate) fn hides_usage(&self) -> bool {
+        self.asks_usage.load(Ordering::Acquire)
     }
 
     /// What its provider has written behind what went on is not looked at.

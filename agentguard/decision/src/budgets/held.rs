@@ -137,6 +137,23 @@ impl Held {
         self.left.store(true, Ordering::Release);
     }
 
+    /// Whether it matters how many tokens its provider reports.
+    #[must_use]
+    pub fn is_of_tokens(&self) -> bool {
+        let mut units = self.want.charges.iter().map(|it| it.budget.unit);
+        units.any(|unit| {
+            matches!(
+                unit,
+                Unit::Tokens
+                    | Unit::InputTokens
+                    | Unit::OutputTokens
+                    | Unit::CachedTokens
+                    | Unit::ReasoningTokens
+                    | Unit::MicroUsd
+            )
+        })
+    }
+
     /// Whether what it writes has to be counted, since only a part of it is reserved.
     #[must_use]
     pub fn is_counted(&self) -> bool {

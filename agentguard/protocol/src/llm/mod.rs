@@ -33,6 +33,7 @@ mod responses;
 mod tests;
 mod tools;
 mod turn;
+pub mod usage;
 mod written;
 
 use agentguard_model::{LlmApi, LlmOperation};

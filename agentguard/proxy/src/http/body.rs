@@ -431,6 +431,13 @@ impl<R: Recorder> ResponseBody<R> {
         self
     }
 
+    /// The same, without the event that tells of usage alone.
+    pub(crate) fn without_usage(mut self) -> Self {
+        self.counted = false;
+        self.checked = self.checked.take().map(Checked::without_usage);
+        self
+    }
+
     /// What may end it before its end.
     pub(crate) fn denial(&self) -> Denial<R> {
         Denial {
@@ -650,7 +657,8 @@ impl<R: Recorder> Body for ResponseBody<R> {
 
     fn size_hint(&self) -> SizeHint {
         let checks = self.checked.as_ref().map(Checked::checks);
-        if checks.is_some_and(Checks::may_cut) {
+        let hides = self.checked.as_ref().is_some_and(Checked::hides_usage);
+        if hides || checks.is_some_and(Checks::may_cut) {
             return SizeHint::default();
         }
         let mut hint = self.inner.size_hint();

@@ -1,5 +1,7 @@
 //! Contents that are sent on as rules change them: read as JSON, changed, and written anew.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ReasonCode, ToolApi};
 use agentguard_protocol::api::a2a;
@@ -70,6 +72,12 @@ pub(crate) struct Made<'a> {
     limit: Option<u64>,
     /// The provider whose call it is.
     provider: &'a str,
+    /// Whether its usage matters.
+    counts: bool,
+    /// Whether it is to ask for its usage, which would not be told otherwise.
+    asks_usage: bool,
+    /// Whether it asks for that now, and did not before.
+    asked_usage: AtomicBool,
 }
 
 impl<'a> Made<'a> {
@@ -78,21 +86,46 @@ impl<'a> Made<'a> {
         provider: Option<&'a str>,
         decided: impl Iterator<Item = &'a Decided>,
     ) -> Self {
-        let mut limit = None;
+        let (mut limit, mut counts) = (None, false);
         let edits = decided.map(|it| {
             limit = limit.or(it.held().and_then(|it| it.clamp()));
+            counts |= it.held().is_some_and(|it| it.is_of_tokens());
             it.edits().collect()
         });
         Self {
             edits: edits.collect(),
             limit,
             provider: provider.unwrap_or_default(),
+            counts,
+            asks_usage: false,
+            asked_usage: AtomicBool::new(false),
         }
     }
 
-    /// Whether anything is changed.
+    /// The same, which asks for the usage of its stream where that matters, and can be asked for.
+    pub(crate) fn telling(self, endpoint: Endpoint, parts: &Parts, path: &str) -> Self {
+        let query = parts.uri.query().unwrap_or_default();
+        let tells = |provider| llm::usage::is_told_if_asked(endpoint, provider, path, query);
+        let asks_usage = self.counts && tells(self.provider);
+        Self {
+            asks_usage: asks_usage && !is_signed(&parts.headers, &parts.uri),
+            ..self
+        }
+    }
+
+    /// Whether anything is changed, or may be.
     pub(crate) fn any(&self) -> bool {
+        self.must() || self.asks_usage
+    }
+
+    /// Whether it does not go as it came.
+    pub(crate) fn must(&self) -> bool {
         self.limit.is_some() || self.edits.iter().any(|edits| !edits.is_empty())
+    }
+
+    /// Whether it was made to ask for its usage.
+    pub(crate) fn asked_usage(&self) -> bool {
+        self.asked_usage.load(Ordering::Acquire)
     }
 
     fn all(&self) -> impl Iterator<Item = &'a Edits> {
@@ -156,6 +189,8 @@ pub(crate) async fn changed<R: Recorder, P: Port>(
     let document = match read.reader {
         // Without content there are the arguments of the target alone.
         _ if read.held.size() == 0 => None,
+        // Usage that cannot be asked for is not told.
+        Err(_) if !made.must() => return Ok(Received::Held(read.held)),
         reader => Some(reader.and_then(|it| it.finish().map_err(|why| why.to_string()))?),
     };
     let written = edited(document, what, made)?;
@@ -186,6 +221,11 @@ pub(crate) fn edited(
     let (api, elsewhere) = match what {
         Content::Call(endpoint) => {
             let mut document = document.ok_or("it has no content")?;
+            if made.asks_usage && llm::usage::ask(made.provider, &mut document) {
+                made.asked_usage.store(true, Ordering::Release);
+            } else if !made.must() {
+                return Ok(None);
+            }
             let (inside, mut room) = (endpoint.inside(), MAX_ADDED);
             let mut edits = made.all();
             edits

@@ -8,7 +8,7 @@
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::Decided;
-use agentguard_protocol::llm::{Cutter, Stream, Uncut};
+use agentguard_protocol::llm::{Cutter, Stream, Uncut, usage};
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::http::checks::{Checks, Goes};
@@ -30,6 +30,8 @@ pub(crate) struct Checked {
     ends: bool,
     /// What may go.
     out: BytesMut,
+    /// Whether the event that tells of usage alone does not go on.
+    hides_usage: bool,
 }
 
 impl Checked {
@@ -41,7 +43,21 @@ impl Checked {
             event: BytesMut::new(),
             ends: false,
             out: BytesMut::new(),
+            hides_usage: false,
         }
+    }
+
+    /// The same, without the event that tells of usage alone.
+    pub(crate) fn without_usage(self) -> Self {
+        Self {
+            hides_usage: true,
+            ..self
+        }
+    }
+
+    /// Whether an event that tells of usage alone does not go on.
+    pub(crate) const fn hides_usage(&self) -> bool {
+        self.hides_usage
     }
 
     /// Takes more of the stream. All of what was taken before has been given.
@@ -153,6 +169,7 @@ impl Checked {
             }
         };
         match goes {
+            _ if self.hides_usage && usage::is_alone(&self.event) => {}
             Goes::AsItCame => self.out.extend_from_slice(self.event.chunk()),
             Goes::Instead(instead) => self.out.extend_from_slice(&instead),
         }

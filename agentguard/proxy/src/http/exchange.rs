@@ -503,19 +503,26 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 let checks = reading.as_ref().and_then(Reading::plain_stream).is_some()
                     && matches!(answering, Some(Answering::Llm(_)))
                     && parts.status.is_success()
-                    && (meter.is_some() || self.flow.guard.decider.looks_at_tool_calls());
+                    && (meter.is_some()
+                        || account.hides_usage()
+                        || self.flow.guard.decider.looks_at_tool_calls());
                 let checks = checks.then(|| self.flow.checks(asked, answering).metered(meter));
                 if let (Some(checks), Some(reading)) = (&checks, &mut reading)
                     && checks.counts()
                 {
                     reading.hears_what_is_written();
                 }
-                if checks.as_ref().is_some_and(Checks::may_cut) {
+                if checks.as_ref().is_some_and(Checks::may_cut)
+                    || checks.is_some() && account.hides_usage()
+                {
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
                 let mut body = ResponseBody::new(body, Arc::clone(account), revoked, reading);
                 if let Some(checks) = checks {
                     body = body.checked(checks);
+                    if account.hides_usage() {
+                        body = body.without_usage();
+                    }
                 }
                 if !self.is_http2() {
                     let denial = Some(body.denial().downgrade());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agentguard_model::{BudgetLine, Decision, Verdict};
 use h2::Reason;
 use http::{Request, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -17,19 +17,26 @@ use super::{Rules, World, by_name, read_some, read_until, soon, write};
 
 /// A call of a model whose tokens are counted, of which the upstream has got all. It may write so many.
 async fn called(world: &World, limit: u64) -> (TcpStream, TcpStream) {
+    let (client, upstream, _) = calls(world, &json!({ "max_tokens": limit })).await;
+    (client, upstream)
+}
+
+/// The same with these members, and what the upstream has got.
+async fn calls(world: &World, members: &Value) -> (TcpStream, TcpStream, Value) {
     let mut client = world.connect().await;
     let messages = json!([{ "role": "user", "content": "x" }]);
-    let body =
-        json!({ "model": "gpt-4o", "stream": true, "max_tokens": limit, "messages": messages })
-            .to_string();
+    let mut body = json!({ "model": "gpt-4o", "stream": true, "messages": messages });
+    let call = body.as_object_mut().unwrap();
+    call.extend(members.as_object().unwrap().clone());
+    let body = body.to_string();
     write(&mut client, sized(body.as_bytes(), "")).await;
     let mut upstream = world.accept().await;
     let head = read_until(&mut upstream, "\r\n\r\n").await;
     let length = head.to_ascii_lowercase();
     let length = length.split("content-length: ").nth(1).unwrap();
     let length = length.split("\r\n").next().unwrap().parse().unwrap();
-    read_some(&mut upstream, length).await;
-    (client, upstream)
+    let got = read_some(&mut upstream, length).await;
+    (client, upstream, serde_json::from_slice(&got).unwrap())
 }
 
 /// So many tokens, each in an event of its own.
@@ -150,4 +157,36 @@ async fn what_was_written_already_is_charged_to_who_resets_a_stream() {
     assert!((601..=1202).contains(&line.settled.unwrap()), "{line:?}");
     drop(client);
     world.end().await;
+}
+
+/// Usage that a client does not ask for is asked for, counts, and does not come to it.
+#[tokio::test]
+async fn a_stream_without_usage_is_charged_with_what_its_provider_reports() {
+    for (asks, goes) in [(None, true), (Some(false), true), (Some(true), false)] {
+        let world = by_name(Rules::CallsKnown).build().await;
+        let members = match asks {
+            None => json!({ "max_tokens": 500 }),
+            Some(asks) => json!({ "stream_options": { "include_usage": asks } }),
+        };
+        let (mut client, mut upstream, got) = calls(&world, &members).await;
+        assert_eq!(got["stream_options"]["include_usage"], true);
+        write(&mut upstream, format!("{STREAM}{}{}", words(3), end(5))).await;
+        let told = read_until(&mut client, "0\r\n\r\n").await;
+        assert_eq!(told.contains("completion_tokens"), !goes, "{told}");
+        assert!(
+            told.contains("\"stop\"") && told.contains("[DONE]"),
+            "{told}"
+        );
+        assert_eq!(told.matches(" one").count(), 3);
+        assert_eq!(charged(&world).await.settled, Some(5));
+        world.end().await;
+    }
+}
+
+/// Whom nobody knows to take it is not asked.
+#[tokio::test]
+async fn a_provider_that_may_refuse_it_is_not_asked_for_usage() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (_client, _upstream, got) = calls(&world, &json!({})).await;
+    assert_eq!(got.get("stream_options"), None);
 }

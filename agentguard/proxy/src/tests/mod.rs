@@ -127,6 +127,8 @@ enum Rules {
     CallsFew,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
+    /// The same, where the provider is known for what it takes.
+    CallsKnown,
     /// As [`Self::CallsUnread`], where calls are allowed in requests alone.
     CallsByPost,
     /// The name is a provider's; calls of `small` are allowed, but with the tool `shell`, and of no length. `scribe` may
@@ -439,6 +441,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::LiveKept
         | Rules::Edited
         | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
+        Rules::CallsKnown => "[{ name: openai, api: openai, hosts: [api.example] }]",
         Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
         Rules::AwsUnread | Rules::AwsAsked | Rules::AwsCut => {
             "[{ name: ours, api: bedrock, hosts: [api.example] }]"
@@ -451,7 +454,9 @@ fn policy(rules: Rules) -> Policy {
     };
     let budgets = match rules {
         Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
-        Rules::CallsMany => "[{ id: out, unit: output_tokens, limit: 100000, window: day }]",
+        Rules::CallsMany | Rules::CallsKnown => {
+            "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
+        }
         _ => "[]",
     };
     let rules = match rules {
@@ -553,7 +558,11 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], llm: {} }, obligations: { capture_body: true } }]"
         }
-        Rules::CallsUnread | Rules::CallsFew | Rules::CallsMany | Rules::AwsUnread => {
+        Rules::CallsUnread
+        | Rules::CallsFew
+        | Rules::CallsMany
+        | Rules::CallsKnown
+        | Rules::AwsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }

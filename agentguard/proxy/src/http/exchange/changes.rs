@@ -33,6 +33,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let others = beside.iter().map(|(_, account)| account.decided());
         let provider = asked.seen().llm.map(|llm| llm.provider.as_str());
         let made = Made::of(provider, iter::once(account.decided()).chain(others));
+        let made = match read {
+            (None, Some(calling)) => made.telling(calling.endpoint(), parts, meaning.path.as_str()),
+            _ => made,
+        };
         if !made.any() {
             return Ok((body, false));
         }
@@ -54,12 +58,19 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return Ok((body, false));
         }
         let changed = match (unread, &what) {
+            // Nobody asks on its behalf for what it is not known to be.
+            (Some(_), _) if !made.must() => return Ok((body, false)),
             (None, Some(what)) => changed::changed(&self.flow, parts, what, &made, body).await,
             (Some(why), _) => Err(why.clone()),
             (None, None) => Err("it is not read".to_owned()),
         };
         match changed {
-            Ok(body) => Ok((body, true)),
+            Ok(body) => {
+                if made.asked_usage() {
+                    account.asks_usage();
+                }
+                Ok((body, true))
+            }
             Err(why) => {
                 let (code, message) = made.impossible(&why);
                 account.fail(message.clone());
