@@ -3,7 +3,7 @@
     budget_sdk.py openai|responses|anthropic MODEL WORDS LIMIT plain|stream|leave COUNT [AT_ONCE]
 
 The model says as many words as the user did. `leave` goes away after the first words of a stream. Each call prints a line:
-how many words came, why it ended, what its use is said to be; or the error that its user sees.
+how many words came, why it ended, what its use is said to be; or the error that its user sees, and behind how many words.
 """
 import concurrent.futures
 import sys
@@ -35,15 +35,19 @@ def chat():
         return words(choice.message.content), choice.finish_reason, done.usage.completion_tokens
     options = {"include_usage": True}
     text, finish, used = "", None, None
-    for chunk in client.chat.completions.create(**asked, stream=True, stream_options=options):
-        for choice in chunk.choices:
-            text += choice.delta.content or ""
-            finish = choice.finish_reason or finish
-        if chunk.usage:
-            used = chunk.usage.completion_tokens
-        if FORM == "leave" and words(text) >= 3:
-            client.close()
-            return words(text), "left", used
+    try:
+        for chunk in client.chat.completions.create(**asked, stream=True, stream_options=options):
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+                finish = choice.finish_reason or finish
+            if chunk.usage:
+                used = chunk.usage.completion_tokens
+            if FORM == "leave" and words(text) >= 3:
+                client.close()
+                return words(text), "left", used
+    except openai.APIError as error:
+        error.behind = words(text)
+        raise
     return words(text), finish, used
 
 
@@ -82,7 +86,8 @@ def call(_):
     try:
         return " ".join(str(it) for it in CALLS[API]())
     except (openai.OpenAIError, anthropic.AnthropicError) as error:
-        return f"{type(error).__name__} {getattr(error, 'status_code', '-')} {error}"
+        told = f"{type(error).__name__} {getattr(error, 'status_code', '-')} {error}"
+        return f"{told} behind {getattr(error, 'behind', 0)} words"
 
 
 with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:

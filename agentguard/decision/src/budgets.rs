@@ -11,7 +11,7 @@ mod soft;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::{Prices, Tier};
+use agentguard_budget::prices::{Priced, Prices, Tier};
 use agentguard_budget::{
     Charge, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
 };
@@ -197,13 +197,19 @@ impl Asks {
             estimate: Estimate::of(llm, demand, bytes, &model),
             model,
             bills_filtered: llm.provider == "azure_openai",
-            pricing: Pricing {
-                rate: priced.rate.clone(),
-                tier,
-                of: match priced.known {
-                    true => priced.name.to_owned(),
-                    false => UNKNOWN.to_owned(),
-                },
+            pricing: Pricing::of(&priced, tier),
+        }
+    }
+}
+
+impl Pricing {
+    fn of(priced: &Priced<'_>, tier: Tier) -> Self {
+        Self {
+            rate: priced.rate.clone(),
+            tier,
+            of: match priced.known {
+                true => priced.name.to_owned(),
+                false => UNKNOWN.to_owned(),
             },
         }
     }
@@ -290,6 +296,21 @@ impl<R: Recorder> Decider<R> {
                 Charging::Refused(Box::new(denial))
             }
         }
+    }
+
+    /// What comes as the answer to a call may be that to this other one, of which nothing is known where there is none: it
+    /// costs what the dearer of them does.
+    pub fn may_be_for(&self, held: &Held, other: Option<&Asked>) {
+        let Some(accounting) = self.accounting() else {
+            return;
+        };
+        let llm = other.and_then(|it| it.seen().llm);
+        let named = llm.and_then(|it| it.model.as_deref()).unwrap_or_default();
+        let provider = llm.map_or("", |it| it.provider.as_str());
+        let tier = other.and_then(|it| it.demand().tier.as_deref());
+        let prices = accounting.prices.load_full();
+        let priced = prices.of(provider, named);
+        held.may_cost(Pricing::of(&priced, Tier::of(tier)));
     }
 
     /// Reserves more for a call that has written so many tokens, where that has become too little. What is denied is

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{iter, mem};
 
-use agentguard_decision::{Decided, Decider, Recorder, Used};
+use agentguard_decision::{Asked, Decided, Decider, Recorder, Used};
 use agentguard_model::contents::{Contents, MAX_KEPT};
 use agentguard_model::{BudgetLine, Bytes, LlmAnswer, Messages, Outcome, ToolAnswer, ToolResult};
 use agentguard_protocol::content::Beginning;
@@ -297,6 +297,13 @@ impl<R: Recorder> Account<R> {
     pub(crate) fn unseen(&self) {
         if let Some(held) = self.decided.held() {
             held.unseen();
+        }
+    }
+
+    /// What is told as its answer may be that to this other call, of which nothing is known where there is none.
+    pub(crate) fn may_be_for(&self, other: Option<&Asked>) {
+        if let Some(held) = self.decided.held() {
+            self.decider.may_be_for(held, other);
         }
     }
 

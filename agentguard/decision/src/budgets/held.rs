@@ -68,6 +68,8 @@ pub struct Held {
     clamp: Option<u64>,
     /// Of a call of a language model.
     pricing: Option<Pricing>,
+    /// Of others whose answer it may be.
+    also: Mutex<Vec<Pricing>>,
     /// Whether its provider bills what it filters.
     bills_filtered: bool,
     /// The accounts of which its answer tells how much is left.
@@ -107,6 +109,7 @@ impl Held {
             estimate,
             clamp,
             pricing,
+            also: Mutex::default(),
             bills_filtered,
             told: Vec::new(),
             left: AtomicBool::new(false),
@@ -284,10 +287,18 @@ impl Held {
         lines.collect()
     }
 
-    /// What a use of it costs, in millionths of a dollar.
+    /// What is told as its answer may be that of a call at this price.
+    pub(super) fn may_cost(&self, pricing: Pricing) {
+        let mut also = self.also.lock().unwrap_or_else(PoisonError::into_inner);
+        also.push(pricing);
+    }
+
+    /// What a use of it costs, in millionths of a dollar: the dearest that it may be.
     fn cost(&self, usage: &Usage) -> Option<u64> {
-        let pricing = self.pricing.as_ref()?;
-        Some(pricing.rate.cost(usage, pricing.tier).0)
+        let cost = |it: &Pricing| it.rate.cost(usage, it.tier).0;
+        let own = cost(self.pricing.as_ref()?);
+        let also = self.also.lock().unwrap_or_else(PoisonError::into_inner);
+        also.iter().map(cost).chain([own]).max()
     }
 
     /// Counts what it writes, as it comes.
@@ -311,8 +322,10 @@ impl Held {
                     Used::Whole if unit.is_held() => Some(charge.terms.amount(self.limit())),
                     // A call is one whatever became of it.
                     Used::Nothing => used(unit, &NOTHING, |_| Some(0)),
-                    Used::Unknown if unit.is_held() && self.is_counted() => {
-                        Some(charge.terms.amount(self.may_have_written()))
+                    // Calls are known whatever became of them.
+                    Used::Unknown if self.is_counted() => {
+                        let known = used(unit, &Usage::default(), |_| None);
+                        known.or_else(|| Some(charge.terms.amount(self.may_have_written())))
                     }
                     Used::Unknown | Used::Whole => used(unit, &Usage::default(), |_| None),
                 };

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use super::asked_tools::{STREAM, chunk};
 use super::calls::sized;
 use super::inspect::NAME;
-use super::{Rules, World, by_name, read_some, read_until, soon, write};
+use super::websocket::masked;
+use super::{Rules, World, by_name, read_some, read_until, soon, turns, write};
 
 /// A call of a model whose tokens are counted, of which the upstream has got all. It may write so many.
 async fn called(world: &World, limit: u64) -> (TcpStream, TcpStream) {
@@ -189,4 +190,41 @@ async fn a_provider_that_may_refuse_it_is_not_asked_for_usage() {
     let world = by_name(Rules::CallsMany).build().await;
     let (_client, _upstream, got) = calls(&world, &json!({})).await;
     assert_eq!(got.get("stream_options"), None);
+}
+
+/// Behind `response.steer` an answer may be another one to the call before, which may have a dearer model.
+#[tokio::test]
+async fn an_answer_that_may_be_for_two_calls_costs_what_the_dearer_does() {
+    for (before, costs) in [("gpt-4o", 2500), ("gpt-4o-mini", 150)] {
+        let world = by_name(Rules::CallsPaid).build().await;
+        let (mut client, mut upstream) = turns::open(&world).await;
+        let steer = masked(0x81, r#"{"type":"response.steer","input":[]}"#);
+        let answer = |id: &str| {
+            let made = |status: &str, usage: Value| {
+                let kind = format!("response.{status}");
+                turns::event(
+                    &json!({ "type": kind, "response": { "id": id, "model": "gpt", "status": status, "usage": usage } }),
+                )
+            };
+            let usage = json!({ "input_tokens": 1000, "output_tokens": 0 });
+            [made("created", Value::Null), made("completed", usage)]
+        };
+        for (model, id) in [(before, "r1"), ("gpt-4o-mini", "r2")] {
+            let call = turns::create(model, "look");
+            write(&mut client, &call).await;
+            turns::passes(&mut upstream, &call).await;
+            for event in answer(id) {
+                write(&mut upstream, &event).await;
+                turns::passes(&mut client, &event).await;
+            }
+            write(&mut client, &steer).await;
+            turns::passes(&mut upstream, &steer).await;
+        }
+        drop((client, upstream));
+        let decisions = world.end().await;
+        let paid = decisions
+            .iter()
+            .filter_map(|it| it.outcome.as_ref()?.budget.first()?.settled);
+        assert_eq!(paid.collect::<Vec<_>>(), [costs; 2], "{before}");
+    }
 }

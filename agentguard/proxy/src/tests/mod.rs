@@ -127,6 +127,8 @@ enum Rules {
     CallsFew,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
+    /// The same, of 100 dollars.
+    CallsPaid,
     /// The same, where the provider is known for what it takes.
     CallsKnown,
     /// As [`Self::CallsUnread`], where calls are allowed in requests alone.
@@ -430,6 +432,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsUnread
         | Rules::CallsFew
         | Rules::CallsMany
+        | Rules::CallsPaid
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
         | Rules::CallsAskedOfAny
@@ -454,6 +457,7 @@ fn policy(rules: Rules) -> Policy {
     };
     let budgets = match rules {
         Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
+        Rules::CallsPaid => "[{ id: paid, unit: micro_usd, limit: $100, window: day }]",
         Rules::CallsMany | Rules::CallsKnown => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
         }
@@ -561,6 +565,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread
         | Rules::CallsFew
         | Rules::CallsMany
+        | Rules::CallsPaid
         | Rules::CallsKnown
         | Rules::AwsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \

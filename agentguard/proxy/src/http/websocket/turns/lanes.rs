@@ -311,6 +311,9 @@ impl<R: Recorder> Lanes<R> {
         let Some(turn) = self.open.get_mut(at) else {
             return;
         };
+        for other in &also {
+            turn.account.may_be_for(other.as_deref());
+        }
         let also = also.into_iter().map(checks);
         turn.also
             .extend(also.map(|it| Arc::new(tokio::sync::Mutex::new(it))));
