@@ -8,7 +8,7 @@ mod held;
 mod scopes;
 mod soft;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Priced, Prices, Tier};
@@ -28,6 +28,7 @@ use jiff::Timestamp;
 pub use held::{Held, Used};
 pub use soft::Level;
 
+use crate::again::Changes;
 use crate::asked::Asked;
 use crate::decider::Decider;
 use crate::port::{Client, Decided, Recorder, Target};
@@ -48,6 +49,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it asks meanwhile.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often it is asked whether a call that has reached its time may go on, in milliseconds.
+const AT_THE_CLOCK: i64 = 1000;
 
 /// With fewer tokens left a call does not begin: some providers refuse a lower limit, and no answer has fewer.
 const LEAST: u64 = 16;
@@ -328,19 +332,7 @@ impl<R: Recorder> Decider<R> {
         }
         let started = Instant::now();
         let policy = self.policies().current();
-        let agent = self.agent(&policy, client.agent);
-        // A limit that was changed holds for what is under way, too. One that is gone holds as it was.
-        let budgets = held.want().charges.iter().map(|charge| {
-            let rule = policy.budget(&charge.budget.id);
-            match (
-                rule.filter(|it| it.budget.unit == charge.budget.unit),
-                &agent,
-            ) {
-                (Some(rule), Ok(agent)) => in_force(rule, agent),
-                _ => Arc::clone(&charge.budget),
-            }
-        });
-        let budgets: Vec<_> = budgets.collect();
+        let budgets = self.budgets_now(&policy, client, held);
         let patience = Instant::now() + PATIENCE;
         let refused = loop {
             let extended = held.extend(tokens, &budgets).await;
@@ -356,6 +348,75 @@ impl<R: Recorder> Decider<R> {
             }
             tokio::time::sleep(AGAIN).await;
         };
+        let about = (client, target, asked);
+        Some(self.cut(&policy, about, held, refused, started).await)
+    }
+
+    /// Waits until the time is over that a call has which is under way. Then records that denial and gives it; never
+    /// before. `ruled` is told of it before it is recorded.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have recorded the denial.
+    pub async fn expired(
+        &self,
+        mut changes: Changes,
+        client: &Client,
+        target: &Target,
+        asked: &Asked,
+        held: Weak<Held>,
+        ruled: impl Fn(),
+    ) -> Decided {
+        let deadline = held.upgrade().and_then(|held| held.deadline());
+        let Some(mut deadline) = deadline else {
+            return std::future::pending().await;
+        };
+        loop {
+            let now = Timestamp::now().as_millisecond();
+            let left = u64::try_from(deadline.saturating_sub(now)).unwrap_or(0);
+            // Limits may have become other ones.
+            let _ = tokio::time::timeout(Duration::from_millis(left), changes.next()).await;
+            let Some(held) = held.upgrade() else {
+                return std::future::pending().await;
+            };
+            let started = Instant::now();
+            let policy = self.policies().current();
+            let budgets = self.budgets_now(&policy, client, &held);
+            if let Some(refused) = held.too_late(&budgets).await {
+                ruled();
+                let about = (client, target, asked);
+                return self
+                    .cut(&policy, about, &held, Some(refused), started)
+                    .await;
+            }
+            // It has more now, by another limit or an operator: how much is asked for again.
+            deadline = deadline.max(now.saturating_add(AT_THE_CLOCK));
+        }
+    }
+
+    /// The budgets of a call that is under way as they are now. A limit that was changed holds for it, too; one that is
+    /// gone holds as it was.
+    fn budgets_now(&self, policy: &Policy, client: &Client, held: &Held) -> Vec<Arc<Budget>> {
+        let agent = self.agent(policy, client.agent);
+        let budgets = held.want().charges.iter().map(|charge| {
+            let rule = policy.budget(&charge.budget.id);
+            let rule = rule.filter(|it| it.budget.unit == charge.budget.unit);
+            match (rule, &agent) {
+                (Some(rule), Ok(agent)) => in_force(rule, agent),
+                _ => Arc::clone(&charge.budget),
+            }
+        });
+        budgets.collect()
+    }
+
+    /// Records that what was under way may not go on.
+    async fn cut(
+        &self,
+        policy: &Policy,
+        (client, target, asked): (&Client, &Target, &Asked),
+        held: &Held,
+        refused: Option<Refused>,
+        started: Instant,
+    ) -> Decided {
         let of = |place: usize| {
             let charge = held.want().charges.get(place)?;
             policy.budget(&charge.budget.id)
@@ -372,8 +433,8 @@ impl<R: Recorder> Decider<R> {
         let seen = Seen::Request(asked.seen());
         let spent = denial.spent.take();
         let ruling = denial.ruling();
-        let concluding = self.conclude_ruling(&policy, client, target, seen, ruling, started);
-        Some(concluding.await.for_want_of(spent))
+        let concluding = self.conclude_ruling(policy, client, target, seen, ruling, started);
+        concluding.await.for_want_of(spent)
     }
 }
 

@@ -10,7 +10,9 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use agentguard_decision::{Asked, Changes, Client, Decided, Decider, Recorder, Spoken, Target};
+use agentguard_decision::{
+    Asked, Changes, Client, Decided, Decider, Held, Recorder, Spoken, Target,
+};
 use agentguard_model::{ActionKind, Reason, ReasonCode};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -256,21 +258,27 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         decided.await
     }
 
-    /// Waits until the policy denies a request, which it allowed, and records that. `changes` is
-    /// from before that decision.
+    /// Waits until the policy denies a request, which it allowed, or the time of a budget is over, and records that.
+    /// `changes` is from before that decision; `held`: what it holds of budgets.
     pub(crate) fn request_revoked(
         self: &Arc<Self>,
         changes: Changes,
         asked: Arc<Asked>,
+        held: Option<&Arc<Held>>,
     ) -> Revoked {
         let flow = Arc::clone(self);
+        let held = held.map(Arc::downgrade).unwrap_or_default();
         Revoked::new(|ruled| async move {
             let decider = &flow.guard.decider;
             let (reached, closed) = (|| flow.reached(), || flow.closed());
-            let (client, asked) = (&flow.client, Spoken::Request(&asked));
-            decider
-                .revoked(changes, client, reached, closed, asked, || ruled.set())
-                .await
+            let (client, target, ruled) = (&flow.client, &flow.target, || ruled.set());
+            let expired = decider.expired(changes.clone(), client, target, &asked, held, ruled);
+            let spoken = Spoken::Request(&asked);
+            let revoked = decider.revoked(changes, client, reached, closed, spoken, ruled);
+            tokio::select! {
+                denied = revoked => denied,
+                denied = expired => denied,
+            }
         })
     }
 

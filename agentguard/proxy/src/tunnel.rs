@@ -207,7 +207,7 @@ async fn open<R: Recorder, P: Port>(
         return Err(NotOpened::Unreachable(decided));
     }
     Ok(Tunnel {
-        revoked: flow.request_revoked(changes, asked),
+        revoked: flow.request_revoked(changes, asked, account.decided().held()),
         account,
         inside,
     })

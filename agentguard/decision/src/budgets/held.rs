@@ -61,6 +61,8 @@ pub struct Held {
     unseen: AtomicBool,
     /// For how many there was room when it began.
     room: u64,
+    /// When it has to end by the clock, in milliseconds of the Unix time, as far as was known when it began.
+    deadline: Option<i64>,
     /// The charges that have more than their budgets allow, which only tell of it.
     over: Vec<usize>,
     estimate: Option<Estimate>,
@@ -105,6 +107,7 @@ impl Held {
             since: OnceLock::new(),
             unseen: AtomicBool::new(false),
             room: granted.room,
+            deadline: granted.deadline,
             over: granted.over,
             estimate,
             clamp,
@@ -249,6 +252,24 @@ impl Held {
             }
         }
         Ok(())
+    }
+
+    /// When it has to end by the clock.
+    pub(super) const fn deadline(&self) -> Option<i64> {
+        self.deadline
+    }
+
+    /// Why it may not go on by the clock. None: it may, or is over.
+    pub(super) async fn too_late(&self, budgets: &[Arc<Budget>]) -> Option<Refused> {
+        let now = Timestamp::now().as_millisecond();
+        let asked = self.ledger.extend(self.id, 1, budgets, now).await;
+        match asked {
+            Err(Refused::Short(short)) => {
+                let unit = budgets.get(short.charge)?.unit;
+                (unit == Unit::WallTime).then_some(Refused::Short(short))
+            }
+            _ => None,
+        }
     }
 
     /// What it holds itself comes back to nobody while it goes on: for itself that is used.

@@ -240,7 +240,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
         };
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
-        let mut revoked = self.flow.request_revoked(changes, Arc::clone(&asked));
+        let mut revoked =
+            self.flow
+                .request_revoked(changes, Arc::clone(&asked), account.decided().held());
         let outgoing = Outgoing {
             account: &account,
             sending: growth.map(|growth| (growth, revoked.clone())),

@@ -3,7 +3,8 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use agentguard_model::{BudgetLine, Decision, Verdict};
+use agentguard_model::budget::Unit;
+use agentguard_model::{BudgetLine, Decision, ReasonCode, Verdict};
 use h2::Reason;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tokio::net::TcpStream;
 use super::asked_tools::{STREAM, chunk};
 use super::calls::sized;
 use super::inspect::NAME;
-use super::websocket::masked;
+use super::websocket::{closed, masked};
 use super::{Rules, World, by_name, read_some, read_until, soon, turns, write};
 
 /// A call of a model whose tokens are counted, of which the upstream has got all. It may write so many.
@@ -227,4 +228,36 @@ async fn an_answer_that_may_be_for_two_calls_costs_what_the_dearer_does() {
             .filter_map(|it| it.outcome.as_ref()?.budget.first()?.settled);
         assert_eq!(paid.collect::<Vec<_>>(), [costs; 2], "{before}");
     }
+}
+
+/// Where time is over, what is under way is ended in its provider's words, and nothing else begins.
+#[tokio::test]
+async fn what_is_under_way_ends_with_its_time() {
+    let world = by_name(Rules::CallsTimed).build().await;
+    let (mut client, mut upstream) = called(&world, 64_000).await;
+    write(&mut upstream, format!("{STREAM}{}", words(1))).await;
+    let told = read_until(&mut client, "0\r\n\r\n").await;
+    assert!(told.contains("budget_exhausted"), "{told}");
+    let over = async {
+        while let Ok(count) = upstream.read(&mut [0; 64]).await
+            && count > 0
+        {}
+    };
+    soon(over).await;
+    assert_eq!(charged(&world).await.unit, Unit::WallTime);
+    let decisions = world.end().await;
+    let cut = &decisions[1];
+    assert_eq!(cut.reason.code, ReasonCode::BudgetExhausted);
+    assert!(cut.reason.message.contains("under way"), "{cut:?}");
+    assert_eq!(cut.matched[0].rule, "time");
+
+    let world = by_name(Rules::CallsTimed).build().await;
+    let (mut client, mut upstream) = turns::open(&world).await;
+    let call = turns::create("gpt-4o", "look");
+    write(&mut client, &call).await;
+    turns::passes(&mut upstream, &call).await;
+    let error = turns::read_event(&mut client).await;
+    assert_eq!(error["error"]["reason"], "budget_exhausted", "{error}");
+    closed(&mut client).await;
+    world.end().await;
 }

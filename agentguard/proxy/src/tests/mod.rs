@@ -127,6 +127,8 @@ enum Rules {
     CallsFew,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
+    /// The same, of a second.
+    CallsTimed,
     /// The same, of 100 dollars.
     CallsPaid,
     /// The same, where the provider is known for what it takes.
@@ -432,6 +434,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsUnread
         | Rules::CallsFew
         | Rules::CallsMany
+        | Rules::CallsTimed
         | Rules::CallsPaid
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
@@ -457,6 +460,7 @@ fn policy(rules: Rules) -> Policy {
     };
     let budgets = match rules {
         Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
+        Rules::CallsTimed => "[{ id: time, unit: wall_time, limit: 1s, window: lifetime }]",
         Rules::CallsPaid => "[{ id: paid, unit: micro_usd, limit: $100, window: day }]",
         Rules::CallsMany | Rules::CallsKnown => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
@@ -565,6 +569,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread
         | Rules::CallsFew
         | Rules::CallsMany
+        | Rules::CallsTimed
         | Rules::CallsPaid
         | Rules::CallsKnown
         | Rules::AwsUnread => {

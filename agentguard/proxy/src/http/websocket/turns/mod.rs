@@ -217,9 +217,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let responses = Answering::Llm(Endpoint::Responses);
         let answering = self.live.is_none().then_some(responses);
         let checks = self.flow.checks(Arc::clone(&asked), answering);
+        let held = account.decided().held();
         Allowed {
+            revoked: self.flow.request_revoked(changes, Arc::clone(&asked), held),
             account,
-            revoked: self.flow.request_revoked(changes, Arc::clone(&asked)),
             checks: Arc::new(tokio::sync::Mutex::new(checks)),
             asked,
             instead: None,
