@@ -7,8 +7,9 @@
 mod held;
 mod scopes;
 mod soft;
+mod under_way;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Priced, Prices, Tier};
@@ -28,10 +29,8 @@ use jiff::Timestamp;
 pub use held::{Held, Used};
 pub use soft::Level;
 
-use crate::again::Changes;
-use crate::asked::Asked;
 use crate::decider::Decider;
-use crate::port::{Client, Decided, Recorder, Target};
+use crate::port::{Client, Recorder, Target};
 use held::Pricing;
 use scopes::Behind;
 use soft::Levels;
@@ -187,6 +186,8 @@ struct Asks {
     estimate: Estimate,
     model: ModelFacts,
     pricing: Pricing,
+    /// The model that its name is one of many names for, where that is known.
+    named: Option<String>,
     /// Whether its provider bills what it filters (Azure's "Content filtering").
     bills_filtered: bool,
 }
@@ -200,6 +201,7 @@ impl Asks {
         Self {
             estimate: Estimate::of(llm, demand, bytes, &model),
             model,
+            named: (priced.known && priced.name != ANY).then(|| priced.name.to_owned()),
             bills_filtered: llm.provider == "azure_openai",
             pricing: Pricing::of(&priced, tier),
         }
@@ -218,6 +220,9 @@ impl Pricing {
         }
     }
 }
+
+/// What a provider's models cost that have no price of their own.
+const ANY: &str = "*";
 
 /// In the place of the model's name whose price is charged, where nobody knows it.
 const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
@@ -265,16 +270,17 @@ impl<R: Recorder> Decider<R> {
         for claim in agent.trusted(request.claims) {
             context.fill(&claim.context);
         }
+        let prices = accounting.prices.load_full();
+        let asks = match charged {
+            Charged::Llm(llm) => Some(Asks::of(&prices, llm, demand, request.body)),
+            Charged::Tool(_) | Charged::Other => None,
+        };
         let behind = Behind {
             agent: named.as_ref(),
             context: &context,
             target,
             charged,
-        };
-        let prices = accounting.prices.load_full();
-        let asks = match charged {
-            Charged::Llm(llm) => Some(Asks::of(&prices, llm, demand, request.body)),
-            Charged::Tool(_) | Charged::Other => None,
+            model: asks.as_ref().and_then(|it| it.named.as_deref()),
         };
         let charges = rules.iter().map(|rule| Charge {
             budget: in_force(rule, agent),
@@ -300,141 +306,6 @@ impl<R: Recorder> Decider<R> {
                 Charging::Refused(Box::new(denial))
             }
         }
-    }
-
-    /// What comes as the answer to a call may be that to this other one, of which nothing is known where there is none: it
-    /// costs what the dearer of them does.
-    pub fn may_be_for(&self, held: &Held, other: Option<&Asked>) {
-        let Some(accounting) = self.accounting() else {
-            return;
-        };
-        let llm = other.and_then(|it| it.seen().llm);
-        let named = llm.and_then(|it| it.model.as_deref()).unwrap_or_default();
-        let provider = llm.map_or("", |it| it.provider.as_str());
-        let tier = other.and_then(|it| it.demand().tier.as_deref());
-        let prices = accounting.prices.load_full();
-        let priced = prices.of(provider, named);
-        held.may_cost(Pricing::of(&priced, Tier::of(tier)));
-    }
-
-    /// Reserves more for a call that has written so many tokens, where that has become too little. What is denied is
-    /// recorded, and ends: `asked` is the call.
-    pub async fn written(
-        &self,
-        client: &Client,
-        target: &Target,
-        asked: &Asked,
-        held: &Held,
-        tokens: u64,
-    ) -> Option<Decided> {
-        if !held.runs_out(tokens) {
-            return None;
-        }
-        let started = Instant::now();
-        let policy = self.policies().current();
-        let budgets = self.budgets_now(&policy, client, held);
-        let patience = Instant::now() + PATIENCE;
-        let refused = loop {
-            let extended = held.extend(tokens, &budgets).await;
-            if tokens <= held.tokens() {
-                return None;
-            }
-            if extended.is_ok() {
-                // A part of what it needs: what is missing is told by who is asked for that.
-                continue;
-            }
-            if !may_pass(&extended) || Instant::now() >= patience {
-                break extended.err();
-            }
-            tokio::time::sleep(AGAIN).await;
-        };
-        let about = (client, target, asked);
-        Some(self.cut(&policy, about, held, refused, started).await)
-    }
-
-    /// Waits until the time is over that a call has which is under way. Then records that denial and gives it; never
-    /// before. `ruled` is told of it before it is recorded.
-    ///
-    /// # Cancel safety
-    /// A dropped future may have recorded the denial.
-    pub async fn expired(
-        &self,
-        mut changes: Changes,
-        client: &Client,
-        target: &Target,
-        asked: &Asked,
-        held: Weak<Held>,
-        ruled: impl Fn(),
-    ) -> Decided {
-        let deadline = held.upgrade().and_then(|held| held.deadline());
-        let Some(mut deadline) = deadline else {
-            return std::future::pending().await;
-        };
-        loop {
-            let now = Timestamp::now().as_millisecond();
-            let left = u64::try_from(deadline.saturating_sub(now)).unwrap_or(0);
-            // Limits may have become other ones.
-            let _ = tokio::time::timeout(Duration::from_millis(left), changes.next()).await;
-            let Some(held) = held.upgrade() else {
-                return std::future::pending().await;
-            };
-            let started = Instant::now();
-            let policy = self.policies().current();
-            let budgets = self.budgets_now(&policy, client, &held);
-            if let Some(refused) = held.too_late(&budgets).await {
-                ruled();
-                let about = (client, target, asked);
-                return self
-                    .cut(&policy, about, &held, Some(refused), started)
-                    .await;
-            }
-            // It has more now, by another limit or an operator: how much is asked for again.
-            deadline = deadline.max(now.saturating_add(AT_THE_CLOCK));
-        }
-    }
-
-    /// The budgets of a call that is under way as they are now. A limit that was changed holds for it, too; one that is
-    /// gone holds as it was.
-    fn budgets_now(&self, policy: &Policy, client: &Client, held: &Held) -> Vec<Arc<Budget>> {
-        let agent = self.agent(policy, client.agent);
-        let budgets = held.want().charges.iter().map(|charge| {
-            let rule = policy.budget(&charge.budget.id);
-            let rule = rule.filter(|it| it.budget.unit == charge.budget.unit);
-            match (rule, &agent) {
-                (Some(rule), Ok(agent)) => in_force(rule, agent),
-                _ => Arc::clone(&charge.budget),
-            }
-        });
-        budgets.collect()
-    }
-
-    /// Records that what was under way may not go on.
-    async fn cut(
-        &self,
-        policy: &Policy,
-        (client, target, asked): (&Client, &Target, &Asked),
-        held: &Held,
-        refused: Option<Refused>,
-        started: Instant,
-    ) -> Decided {
-        let of = |place: usize| {
-            let charge = held.want().charges.get(place)?;
-            policy.budget(&charge.budget.id)
-        };
-        let mut denial = match refused {
-            Some(refused) => denial(refused, of, held.want()),
-            // Less than it has written already.
-            None => unwritten("too little is left of its budgets"),
-        };
-        if let Some(accounting) = self.accounting() {
-            accounting.freeze(client.agent, &denial, denial.rule(&policy));
-        }
-        denial.reason.message.push_str(" (this was under way)");
-        let seen = Seen::Request(asked.seen());
-        let spent = denial.spent.take();
-        let ruling = denial.ruling();
-        let concluding = self.conclude_ruling(policy, client, target, seen, ruling, started);
-        concluding.await.for_want_of(spent)
     }
 }
 

@@ -175,6 +175,11 @@ impl Held {
         self.clamp.unwrap_or(estimate.output)
     }
 
+    /// How much that was before anything was lowered.
+    pub(super) fn whole(&self) -> u64 {
+        self.estimate.map_or(0, |it| it.output)
+    }
+
     /// Whether there is too little for a call that has written so many tokens to go on for long.
     #[must_use]
     pub fn runs_out(&self, written: u64) -> bool {

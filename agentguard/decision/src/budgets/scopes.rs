@@ -14,6 +14,9 @@ pub(super) struct Behind<'a> {
     pub(super) context: &'a Context,
     pub(super) target: &'a Target,
     pub(super) charged: Charged<'a>,
+    /// The model that is called, by the name of its price, where it has one: by whichever of its names it is called, it is
+    /// one account.
+    pub(super) model: Option<&'a str>,
 }
 
 impl Behind<'_> {
@@ -39,6 +42,9 @@ impl Behind<'_> {
                 label.cloned().unwrap_or_default()
             }
             (Dimension::Provider, Charged::Llm(llm)) => llm.provider.clone(),
+            (Dimension::Model, Charged::Llm(_)) if self.model.is_some() => {
+                self.model.unwrap_or_default().to_owned()
+            }
             // Servers differ in whether they look at its case.
             (Dimension::Model, Charged::Llm(llm)) => said(&llm.model).to_ascii_lowercase(),
             (Dimension::Tool, Charged::Tool(tool)) => {

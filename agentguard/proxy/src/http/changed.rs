@@ -123,6 +123,11 @@ impl<'a> Made<'a> {
         self.limit.is_some() || self.edits.iter().any(|edits| !edits.is_empty())
     }
 
+    /// Whether its limit is lowered.
+    pub(crate) const fn lowers(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Whether it was made to ask for its usage.
     pub(crate) fn asked_usage(&self) -> bool {
         self.asked_usage.load(Ordering::Acquire)

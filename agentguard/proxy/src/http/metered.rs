@@ -11,6 +11,12 @@ use crate::connection::Flow;
 use crate::http::growth::Judge as _;
 
 impl<R: Recorder, P: Port> Flow<R, P> {
+    /// Refuses a call whose limit cannot be lowered to what is left, for this reason.
+    pub(crate) async fn not_lowered(&self, asked: &Asked, held: &Held, why: &str) -> Decided {
+        let (decider, client, target) = (&self.guard.decider, &self.client, &self.target);
+        decider.not_lowered(client, target, asked, held, why).await
+    }
+
     /// Reserves all that a call may write, where only a part of it is and nobody counts what comes. What it gives is a
     /// denial: there is not so much left.
     pub(crate) async fn reserve_all(

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::asked_tools::{STREAM, chunk};
 use super::calls::sized;
+use super::http::read_response;
 use super::inspect::NAME;
 use super::websocket::{closed, masked};
 use super::{Rules, World, by_name, read_some, read_until, soon, turns, write};
@@ -260,4 +261,65 @@ async fn what_is_under_way_ends_with_its_time() {
     assert_eq!(error["error"]["reason"], "budget_exhausted", "{error}");
     closed(&mut client).await;
     world.end().await;
+}
+
+/// Who calls one model by many names has one budget for it.
+#[tokio::test]
+async fn a_model_is_one_account_by_whichever_name_it_is_called() {
+    let world = by_name(Rules::CallsEach).build().await;
+    for name in [
+        "gpt-4o",
+        "GPT-4o",
+        "openai/gpt-4o-2024-08-06",
+        "gpt-4o-latest",
+    ] {
+        calls(&world, &json!({ "model": name, "max_tokens": 9 })).await;
+    }
+    for name in ["of-our-own", "of-others"] {
+        calls(&world, &json!({ "model": name, "max_tokens": 9 })).await;
+    }
+    let decisions = world.log.decisions.lock().unwrap().clone();
+    let charges = decisions.iter().flat_map(|it| &it.budget);
+    let scopes = charges.map(|it| it.scope.as_str());
+    let mut expected = vec!["model=gpt-4o"; 4];
+    expected.extend(["model=of-our-own", "model=of-others"]);
+    assert_eq!(scopes.collect::<Vec<_>>(), expected);
+    // The record has the name as it was called by.
+    let named = |it: &Decision| it.action.llm.as_ref()?.model.clone();
+    let mut names = decisions.iter().filter_map(named);
+    assert!(names.any(|it| it == "openai/gpt-4o-2024-08-06"));
+}
+
+/// A call that is signed cannot have another limit: where others hold what it needs, it may come again in a moment.
+#[tokio::test]
+async fn what_cannot_be_lowered_is_told_whether_to_come_again() {
+    let world = by_name(Rules::CallsFew).build().await;
+    let (first, _upstream) = called(&world, 280).await;
+    let signed = async |limit: u64| {
+        let mut client = world.connect().await;
+        let body =
+            json!({ "model": "gpt-4o", "stream": true, "max_tokens": limit, "messages": [] });
+        let body = body.to_string();
+        let fields = "Signature-Input: a=()\r\n";
+        write(&mut client, sized(body.as_bytes(), fields)).await;
+        read_response(&mut client).await
+    };
+    let (head, told) = signed(200).await;
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+    assert!(
+        head.to_ascii_lowercase().contains("retry-after: "),
+        "{head}"
+    );
+    assert!(
+        told.contains("budget_held") && told.contains("it is signed"),
+        "{told}"
+    );
+    // More than there ever is.
+    let (head, told) = signed(301).await;
+    assert!(
+        head.to_ascii_lowercase().contains("x-should-retry: false"),
+        "{head}"
+    );
+    assert!(told.contains("budget_exhausted"), "{told}");
+    drop(first);
 }

@@ -127,6 +127,8 @@ enum Rules {
     CallsFew,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
+    /// The same, each model for itself.
+    CallsEach,
     /// The same, of a second.
     CallsTimed,
     /// The same, of 100 dollars.
@@ -434,6 +436,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsUnread
         | Rules::CallsFew
         | Rules::CallsMany
+        | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
         | Rules::CallsAsked
@@ -460,6 +463,9 @@ fn policy(rules: Rules) -> Policy {
     };
     let budgets = match rules {
         Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
+        Rules::CallsEach => {
+            "[{ id: out, unit: output_tokens, limit: 100000, window: day, per: [model] }]"
+        }
         Rules::CallsTimed => "[{ id: time, unit: wall_time, limit: 1s, window: lifetime }]",
         Rules::CallsPaid => "[{ id: paid, unit: micro_usd, limit: $100, window: day }]",
         Rules::CallsMany | Rules::CallsKnown => {
@@ -569,6 +575,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread
         | Rules::CallsFew
         | Rules::CallsMany
+        | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
         | Rules::CallsKnown

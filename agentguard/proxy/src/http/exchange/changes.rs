@@ -74,6 +74,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Err(why) => {
                 let (code, message) = made.impossible(&why);
                 account.fail(message.clone());
+                if let (true, Some(held)) = (made.lowers(), account.decided().held()) {
+                    return Err(self.flow.not_lowered(asked, held, &why).await);
+                }
                 let kind = match (seen.llm, seen.tool) {
                     (Some(_), _) => ActionKind::LlmCall,
                     (None, Some(tool)) if tool.name.is_some() => ActionKind::ToolCall,

@@ -177,7 +177,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let provider = Some(self.unread.provider.as_str());
         let made = Made::of(provider, [&decided].into_iter());
         let changed = self.changed_text(&made, text);
-        let changed = changed.map_err(|why| made.impossible(&why));
+        let lowers = made.lowers();
+        let changed = changed.map_err(|why| (made.impossible(&why), why));
         let account = Arc::new(self.flow.account(decided));
         if unmade {
             let message = "what a rule changes in this call was not changed when its connection was opened: connect again";
@@ -189,9 +190,12 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
         let instead = match changed {
             Ok(instead) => instead,
-            Err((code, message)) => {
+            Err(((code, message), why)) => {
                 account.unsent();
                 account.fail(message.clone());
+                if let (true, Some(held)) = (lowers, account.decided().held()) {
+                    return Ok(Err(self.flow.not_lowered(&asked, held, &why).await));
+                }
                 let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
                 return Ok(Err(refused));
             }
