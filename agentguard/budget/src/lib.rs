@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod any;
 mod charge;
 mod embedded;
 mod estimate;
@@ -18,11 +19,12 @@ mod redis;
 mod scope;
 pub mod tokens;
 
+pub use any::AnyLedger;
 pub use charge::{Balance, Charge, Granted, HoldId, Short, Terms, Want};
 pub use embedded::{Embedded, MAX_PLACES, OpenError, SYNC, State};
 pub use estimate::{Estimate, ModelFacts, used};
 pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
 pub use period::ends;
-pub use redis::{MAX_WAITING, Options, Shared, Standing};
+pub use redis::{Listed, MAX_WAITING, Options, Shared, Standing};
 pub use scope::Scope;

@@ -143,6 +143,27 @@ pub(crate) fn is_named(budget: &Budget, name: &str) -> bool {
     }
 }
 
+/// The window and the zone of a name that [`name`] has made. None: it has made none such.
+pub(crate) fn read_name(name: &str) -> Option<(Window, Option<&str>)> {
+    let (kind, rest) = match name.split_once(' ') {
+        Some((kind, rest)) => (kind, Some(rest)),
+        None => (name, None),
+    };
+    Some(match (kind, rest) {
+        ("minute", None) => (Window::Minute, None),
+        ("hour", None) => (Window::Hour, None),
+        ("lifetime", None) => (Window::Lifetime, None),
+        ("day", Some(zone)) => (Window::Day, Some(zone)),
+        ("week", Some(zone)) => (Window::Week, Some(zone)),
+        ("month", Some(zone)) => (Window::Month, Some(zone)),
+        ("sliding", Some(length)) => {
+            let length = Duration::from_millis(length.parse().ok()?);
+            (Window::Sliding(length), None)
+        }
+        _ => return None,
+    })
+}
+
 /// In milliseconds, at least one.
 pub(crate) fn millis(length: Duration) -> i64 {
     i64::try_from(length.as_millis()).unwrap_or(i64::MAX).max(1)
@@ -284,6 +305,26 @@ mod tests {
                     now = until.min(now + 29 * 3_600_000);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_window_is_read_as_it_was_written() {
+        let sliding = Window::Sliding(std::time::Duration::from_secs(90));
+        for (window, zone) in [
+            (Window::Minute, None),
+            (Window::Hour, None),
+            (Window::Day, Some("Europe/Berlin")),
+            (Window::Week, Some("UTC")),
+            (Window::Month, Some("Asia/Tokyo")),
+            (sliding, None),
+            (Window::Lifetime, None),
+        ] {
+            let name = super::name(&budget(window, zone));
+            assert_eq!(super::read_name(&name), Some((window, zone)), "{name}");
+        }
+        for name in ["", "day", "minute UTC", "sliding x", "year UTC"] {
+            assert_eq!(super::read_name(name), None, "{name}");
         }
     }
 

@@ -15,6 +15,7 @@
 mod account;
 mod lease;
 mod link;
+mod listing;
 mod script;
 mod state;
 mod upkeep;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use ulid::Ulid;
 
+pub use listing::Listed;
 pub use state::Standing;
 
 use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
@@ -41,6 +43,9 @@ use state::{Inner, Part};
 /// Settlements that wait for Redis, at most. What is one more is not sent: nobody renews what it holds, so that it is
 /// charged in full.
 pub const MAX_WAITING: usize = 16_384;
+
+/// How long whoever opens it waits for its first answer: agents wait meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the ledger is, and what becomes of calls when it is not.
 #[derive(Clone, Debug)]
@@ -116,6 +121,8 @@ struct Names {
     process: String,
     /// The key of this process.
     own: Arc<str>,
+    /// The key of the list of all accounts.
+    list: Arc<str>,
 }
 
 impl Names {
@@ -124,6 +131,7 @@ impl Names {
         let process = Ulid::generate().to_string();
         Self {
             own: format!("{prefix}o|{process}").into(),
+            list: format!("{prefix}l").into(),
             prefix,
             process,
         }
@@ -135,15 +143,16 @@ impl Names {
 }
 
 impl Shared {
-    /// Begins to use the ledger, and waits until it has answered once or does not: [`Self::standing`] says which. Needs a
-    /// runtime, on which it is kept up until this is dropped.
+    /// Begins to use the ledger, and waits until it has answered once or does not, but not for longer than two
+    /// seconds: [`Self::standing`] says which. Needs a runtime, on which it is kept up until this is dropped.
     pub async fn open(options: Options) -> Self {
         let names = Names::new(&options.prefix);
         let inner = Arc::new(Inner::new(options, names));
         let (attempted, mut attempts) = watch::channel(0);
         let upkeep = tokio::spawn(upkeep::keep_up(Arc::clone(&inner), attempted));
         // Its sender ends with the task, which does not end before this.
-        let _ = attempts.wait_for(|attempts| *attempts > 0).await;
+        let attempted = attempts.wait_for(|attempts| *attempts > 0);
+        let _ = tokio::time::timeout(PATIENCE, attempted).await;
         Self {
             inner,
             upkeep,
@@ -159,7 +168,7 @@ impl Shared {
 
     /// Waits until all that is over is settled, and what was drawn in advance given back, but not for longer than this.
     /// Whether that is done: what is left is charged in full once it has expired.
-    pub async fn close(self, patience: Duration) -> bool {
+    pub async fn close(&self, patience: Duration) -> bool {
         self.inner.closes();
         let mut attempts = self.attempts.clone();
         let settled = attempts.wait_for(|_| self.inner.standing().waiting == 0);

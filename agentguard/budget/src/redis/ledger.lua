@@ -1,13 +1,15 @@
 -- The ledger that several hosts share. One call of this is one operation, all of it or nothing, on keys of one slot.
 --
 -- KEYS[1] is the host's own: `g`, the lowest generation whose commands are still taken, and `s`, the last settlement that
--- was taken. Then come two keys for each account: a hash and the index of its holds, a sorted set by when they expire, in
--- milliseconds of Redis' own clock, since those of hosts differ.
+-- was taken. KEYS[2] is the list of all accounts: a sorted set of their hashes, by when Redis forgets them. Then come two
+-- keys for each account: a hash and the index of its holds, a sorted set by when they expire. Both are in milliseconds of
+-- Redis' own clock, since those of hosts differ.
 --
 -- Fields of an account: u what was used (in a sliding window: ever), h what is held, o overshoot, f and l when it was
--- charged first and last, p the parts of a sliding window as `part:amount,…`, P<place> the places of destinations, and
--- H<hold>:<place among its charges> what a call holds: an amount, or, once it has expired and was charged, `x:amount:part`,
--- so that a host that comes back late finds it, and corrects it.
+-- charged first and last, t when it was told last for how long it is kept, e how often somebody said what was used, p the
+-- parts of a sliding window as `part:amount,…`, P<place> the places of destinations, and H<hold>:<place among its charges>
+-- what a call holds: an amount, or, once it has expired and was charged, `x:amount:part:e`, so that a host that comes back
+-- late finds it, and corrects it.
 --
 -- Numbers of Lua are doubles: amounts are whole and below 2^53, and what would be more is LIMIT, which fits nowhere.
 
@@ -24,6 +26,8 @@ local REMEMBERED = 86400000
 local KNOWN = 7 * 86400000
 -- How long an account may wait to be told anew for how long it is kept: milliseconds.
 local TOLD = 86400000
+-- For how long the list is kept behind the last account that came into it: longer than any account. Milliseconds.
+local LISTED = 100 * 86400000
 -- As in the ledger of one host.
 local PARTS = 60
 local MOST_PARTS = 122
@@ -32,7 +36,7 @@ local MOST_PLACES = 10000
 local seconds = redis.call('TIME')
 local clock = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
 
-local argument, key = 2, 1
+local argument, key = 2, 2
 local function word()
   argument = argument + 1
   return ARGV[argument]
@@ -84,12 +88,15 @@ local function open()
   account.part = number()
   account.lasts = word()
   account.holds = account.kind == 'h' or account.kind == 'c'
-  local row = redis.call('HMGET', account.hash, 'u', 'h', 'o', 'f', 'l', 'p')
+  local row = redis.call('HMGET', account.hash, 'u', 'h', 'o', 'f', 'l', 'p', 't', 'e')
+  account.known = row[1] and true or false
   account.used = tonumber(row[1] or '0')
   account.held = tonumber(row[2] or '0')
   account.over = tonumber(row[3] or '0')
   account.first = tonumber(row[4] or '0')
   account.last = tonumber(row[5] or '0')
+  account.told = tonumber(row[7] or '0')
+  account.said = tonumber(row[8] or '0')
   account.parts = {}
   -- What is written with the rest, and whether its index may be new.
   account.fields, account.fresh = {}, account.held == 0
@@ -102,11 +109,16 @@ local function open()
 end
 
 local function save(account, now)
-  local due = account.last == 0 or now - account.last > TOLD
+  -- By when it was told, and not by when it was charged: one that is charged all the time is told, too.
+  local due = account.told == 0 or math.abs(clock - account.told) > TOLD
+  if due then
+    account.told = clock
+  end
   account.last = math.max(account.last, now)
   local fields = {
     'u', text(account.used), 'h', text(account.held), 'o', text(account.over),
-    'f', text(account.first), 'l', text(account.last), unpack(account.fields),
+    'f', text(account.first), 'l', text(account.last), 't', text(account.told), 'e', text(account.said),
+    unpack(account.fields),
   }
   if account.part > 0 then
     local parts = {}
@@ -119,6 +131,8 @@ local function save(account, now)
   redis.call('HSET', account.hash, unpack(fields))
   if due then
     redis.call('PEXPIRE', account.hash, account.lasts)
+    redis.call('ZADD', KEYS[2], text(clock + account.lasts), account.hash)
+    redis.call('PEXPIRE', KEYS[2], LISTED)
   end
   if account.holds and (due or account.fresh) then
     redis.call('PEXPIRE', account.index, account.lasts)
@@ -144,8 +158,11 @@ local function takes(account, used, now)
   return part
 end
 
--- Takes back what was charged for a hold that had expired.
-local function gives_back(account, used, part)
+-- Takes back what was charged for a hold that had expired; not what somebody has said since that was not used.
+local function gives_back(account, used, part, said)
+  if said ~= account.said then
+    return
+  end
   account.used = math.max(0, account.used - used)
   for _, it in ipairs(account.parts) do
     if it[1] == part then
@@ -211,18 +228,19 @@ local function drop(account, hold)
   redis.call('ZREM', account.index, hold)
 end
 
--- What a hold has here: an amount that is held, or one that was charged since it had expired, and in which part.
+-- What a hold has here: an amount that is held, or one that was charged since it had expired, in which part, and behind
+-- which word of somebody's.
 local function found(account, hold)
   local kept = redis.call('HGET', account.hash, 'H' .. hold)
   if not kept then
-    return nil, nil, nil
+    return nil, nil, nil, nil
   end
   local held = tonumber(kept)
   if held then
-    return held, nil, nil
+    return held, nil, nil, nil
   end
-  local charged, part = string.match(kept, '^x:(%d+):(-?%d+)$')
-  return nil, tonumber(charged), tonumber(part)
+  local charged, part, said = string.match(kept, '^x:(%d+):(-?%d+):(%d+)$')
+  return nil, tonumber(charged), tonumber(part), tonumber(said)
 end
 
 -- Charges in full what nobody has renewed.
@@ -239,7 +257,8 @@ local function sweep(account, now)
     end
     if held and account.kind == 'h' then
       local part = takes(account, held, now)
-      redis.call('HSET', account.hash, 'H' .. hold, 'x:' .. text(held) .. ':' .. text(part))
+      local kept = 'x:' .. text(held) .. ':' .. text(part) .. ':' .. text(account.said)
+      redis.call('HSET', account.hash, 'H' .. hold, kept)
       redis.call('ZADD', account.index, text(clock + REMEMBERED), hold)
     else
       drop(account, hold)
@@ -331,10 +350,10 @@ local function extend()
   local accounts = charged(count, now)
   for place, account in ipairs(accounts) do
     if account.holds then
-      local held, was, part = found(account, hold .. ':' .. (place - 1))
+      local held, was, part, said = found(account, hold .. ':' .. (place - 1))
       if was then
         -- It has expired while its host was away: it is held again.
-        gives_back(account, was, part)
+        gives_back(account, was, part, said)
         account.held = math.min(MOST, account.held + was)
         put(account, hold .. ':' .. (place - 1), was, lease)
         held, account.changed = was, true
@@ -388,11 +407,11 @@ end
 -- Of one account of a settlement. `used` below 0: as much as is held.
 local function settles(account, hold, now, held_there, used)
   if account.kind == 'h' then
-    local held, was, part = found(account, hold)
+    local held, was, part, said = found(account, hold)
     if held then
       account.held = math.max(0, account.held - held)
     elseif was then
-      gives_back(account, was, part)
+      gives_back(account, was, part, said)
     end
     -- What is not known here was lost with Redis' memory: it is charged all the same.
     local had = held or was or held_there
@@ -433,9 +452,9 @@ local function renew()
   for _ = 1, number() do
     local account = open()
     local hold, wanted = word(), number()
-    local held, was, part = found(account, hold)
+    local held, was, part, said = found(account, hold)
     if was then
-      gives_back(account, was, part)
+      gives_back(account, was, part, said)
     end
     local its = math.max(held or was or 0, wanted)
     account.held = math.min(MOST, account.held + its - (held or 0))
@@ -443,6 +462,68 @@ local function renew()
     save(account, now)
   end
   redis.call('PEXPIRE', KEYS[1], KNOWN)
+  return { 'ok' }
+end
+
+-- Some of all accounts: their hashes, each with when it is forgotten, from this time on and behind as many that were told.
+local function list()
+  local from, skipped, most = word(), word(), word()
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(clock))
+  local some = redis.call('ZRANGEBYSCORE', KEYS[2], from, '+inf', 'WITHSCORES', 'LIMIT', skipped, most)
+  return { 'ok', redis.call('ZCARD', KEYS[2]), some }
+end
+
+-- What accounts have. What nobody has renewed is charged before, as whoever is next to charge them does.
+local function read()
+  local now, rows = number(), {}
+  for place = 1, number() do
+    local account = open()
+    if account.known then
+      sweep(account, now)
+      if account.changed then
+        save(account, now)
+      end
+      rows[place] = { counts(account, now), account.held, account.over, account.first, account.last }
+    else
+      -- Forgotten before its time, as by a Redis that had no memory left.
+      redis.call('ZREM', KEYS[2], account.hash)
+      rows[place] = {}
+    end
+  end
+  return { 'ok', rows }
+end
+
+-- Somebody says what an account has used.
+local function set()
+  local now = number()
+  local account = open()
+  local used = number()
+  if not account.known then
+    return { 'none' }
+  end
+  sweep(account, now)
+  account.used, account.over, account.parts = 0, 0, {}
+  account.said = account.said + 1
+  if account.kind == 'w' then
+    account.first = used > 0 and now - used or 0
+  elseif account.kind == 'd' then
+    local gone = {}
+    for _, field in ipairs(redis.call('HKEYS', account.hash)) do
+      if string.sub(field, 1, 1) == 'P' then
+        gone[#gone + 1] = field
+      end
+      if #gone == 1000 then
+        redis.call('HDEL', account.hash, unpack(gone))
+        gone = {}
+      end
+    end
+    if #gone > 0 then
+      redis.call('HDEL', account.hash, unpack(gone))
+    end
+  else
+    takes(account, used, now)
+  end
+  save(account, account.last)
   return { 'ok' }
 end
 
@@ -460,6 +541,12 @@ elseif operation == 'settle' then
   return settle()
 elseif operation == 'renew' then
   return renew()
+elseif operation == 'list' then
+  return list()
+elseif operation == 'read' then
+  return read()
+elseif operation == 'set' then
+  return set()
 end
 -- `fence`: nothing of older connections is taken any more.
 redis.call('HSET', KEYS[1], 'g', ARGV[2])

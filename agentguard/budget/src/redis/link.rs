@@ -185,6 +185,11 @@ fn fit(reply: Reply) -> Result<Reply, Lost> {
     if let (Some("MOVED"), Some(_), Some(address)) = (words.next(), words.next(), words.next()) {
         return Err(Lost::Moved(address.to_owned()));
     }
+    // So it answers a script of more than 16 KiB before it knows who this is.
+    if text.contains("unauthenticated bulk length") {
+        let told = "it says `NOAUTH Authentication required.`";
+        return Err(Lost::Unfit(told.to_owned()));
+    }
     // It may repeat what it was told, keys and arguments, which agents write: the beginning says what it is.
     let told = text.chars().filter(|it| !it.is_control()).take(120);
     Err(Lost::Unfit(format!(

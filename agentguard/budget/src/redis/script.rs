@@ -184,9 +184,69 @@ pub(super) fn renew(
     operation
 }
 
+/// Where a listing goes on: from when an account is forgotten, and behind how many of that time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Place {
+    pub(super) from: String,
+    pub(super) told: usize,
+}
+
+/// Some of all accounts.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// How many there are in all.
+    pub(super) all: usize,
+    /// The keys of some, each with when it is forgotten.
+    pub(super) some: Vec<(String, String)>,
+}
+
+/// What an account has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) used: u64,
+    pub(super) held: u64,
+    pub(super) overshoot: u64,
+    pub(super) first: i64,
+    pub(super) last: i64,
+}
+
+pub(super) fn list((names, generation): (&Names, u64), place: &Place, most: usize) -> Operation {
+    let mut operation = begins("list", names, generation);
+    let words = [place.from.clone(), place.told.to_string(), most.to_string()];
+    operation.arguments.extend(words);
+    operation
+}
+
+pub(super) fn read<'a>(
+    (names, generation): (&Names, u64),
+    accounts: impl ExactSizeIterator<Item = &'a Account>,
+    now: i64,
+) -> Operation {
+    let mut operation = begins("read", names, generation);
+    operation.arguments.push(now.to_string());
+    operation.arguments.push(accounts.len().to_string());
+    for its in accounts {
+        account(&mut operation, its, now);
+    }
+    operation
+}
+
+pub(super) fn set(
+    (names, generation): (&Names, u64),
+    its: &Account,
+    used: u64,
+    now: i64,
+) -> Operation {
+    let mut operation = begins("set", names, generation);
+    operation.arguments.push(now.to_string());
+    account(&mut operation, its, now);
+    operation.arguments.push(used.min(LIMIT - 1).to_string());
+    operation
+}
+
 fn begins(name: &str, names: &Names, generation: u64) -> Operation {
     Operation {
-        keys: vec![Arc::clone(&names.own)],
+        keys: vec![Arc::clone(&names.own), Arc::clone(&names.list)],
         arguments: vec![name.to_owned(), generation.to_string()],
     }
 }
@@ -227,8 +287,8 @@ pub(super) fn reserved(reply: &[Reply]) -> Result<Reserved, Lost> {
         ("ok", [_, tokens, room, over, firsts]) => Some(Reserved::Granted {
             tokens: whole(tokens)?,
             room: whole(room),
-            over: list(over, |it| usize::try_from(integer(it)?).ok())?,
-            firsts: list(firsts, integer)?,
+            over: list_of(over, |it| usize::try_from(integer(it)?).ok())?,
+            firsts: list_of(firsts, integer)?,
         }),
         ("short", _) => shortage(reply).map(Reserved::Short),
         ("late", _) => Some(Reserved::Late),
@@ -255,6 +315,58 @@ pub(super) fn done(reply: &[Reply]) -> Result<(), Lost> {
         Some("ok") => Ok(()),
         Some("late") => Err(Lost::Silent("the connection was given up".to_owned())),
         _ => Err(unread()),
+    }
+}
+
+/// Reads what came of [`list`].
+pub(super) fn listed(reply: &[Reply]) -> Result<Page, Lost> {
+    let text = |it: &Reply| match it {
+        Reply::Text(text) => String::from_utf8(text.clone()).ok(),
+        _ => None,
+    };
+    let read = || {
+        let [_, all, some] = reply else { return None };
+        let words = list_of(some, |it| Some(text(it)))?;
+        let pairs = words.chunks_exact(2).filter_map(|pair| match pair {
+            // One that is no text is none of ours.
+            [Some(key), Some(until)] => Some((key.clone(), until.clone())),
+            _ => None,
+        });
+        Some(Page {
+            all: usize::try_from(integer(all)?).ok()?,
+            some: pairs.collect(),
+        })
+    };
+    done(reply)?;
+    read().ok_or_else(unread)
+}
+
+/// Reads what came of [`read`]: none where an account is not there.
+pub(super) fn rows(reply: &[Reply]) -> Result<Vec<Option<Row>>, Lost> {
+    let row = |it: &Reply| match it {
+        Reply::Array(items) => match items.as_slice() {
+            [] => Some(None),
+            [used, held, overshoot, first, last] => Some(Some(Row {
+                used: whole(used)?,
+                held: whole(held)?,
+                overshoot: whole(overshoot)?,
+                first: integer(first)?,
+                last: integer(last)?,
+            })),
+            _ => None,
+        },
+        _ => None,
+    };
+    done(reply)?;
+    let rows = reply.get(1).and_then(|rows| list_of(rows, row));
+    rows.ok_or_else(unread)
+}
+
+/// Reads what came of [`set`]: whether there is such an account.
+pub(super) fn was_set(reply: &[Reply]) -> Result<bool, Lost> {
+    match word(reply) {
+        Some("none") => Ok(false),
+        _ => done(reply).map(|()| true),
     }
 }
 
@@ -293,7 +405,7 @@ fn whole(reply: &Reply) -> Option<u64> {
     u64::try_from(integer(reply)?).ok()
 }
 
-fn list<T>(reply: &Reply, read: impl Fn(&Reply) -> Option<T>) -> Option<Vec<T>> {
+fn list_of<T>(reply: &Reply, read: impl Fn(&Reply) -> Option<T>) -> Option<Vec<T>> {
     match reply {
         Reply::Array(items) => items.iter().map(read).collect(),
         _ => None,

@@ -235,6 +235,19 @@ impl Inner {
         self.work.notify_one();
     }
 
+    /// The connection.
+    ///
+    /// # Errors
+    /// There is none: it is away.
+    pub(super) fn link(&self) -> Result<Arc<Link>, Refused> {
+        let state = self.lock();
+        let why = || match &state.standing.away {
+            Some((_, why)) => why.clone(),
+            None => "it has just gone".to_owned(),
+        };
+        state.link.clone().ok_or_else(|| Refused::Away(why()))
+    }
+
     // What calls do while Redis is away.
 
     /// As [`crate::Ledger::reserve`], with what was drawn in advance.

@@ -1,3 +1,5 @@
+mod listing;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -820,6 +822,11 @@ async fn the_rights_that_the_page_names_are_enough() {
     expire(&server);
     shared.reserve(&asked, NOW).await.expect("room");
     shared.settle(granted.id, Some(&[7, 0]), NOW);
+    let listed = shared.accounts(NOW).await.expect("a list").states;
+    assert_eq!(listed.len(), 2);
+    for state in listed.iter().filter(|it| &*it.budget == "p") {
+        assert!(shared.set(state, 0, NOW).await.expect("an answer"));
+    }
     assert!(shared.close(PATIENT).await);
     assert_eq!(used_and_held(&server, &tokens), (7, 11));
 }
@@ -850,6 +857,13 @@ async fn a_cluster_finds_all_keys_in_one_place() {
     shared.settle(granted.id, None, NOW);
     settled(&shared).await;
     assert_eq!(used_and_held(&server, &budgets[4]), (16, 0));
+    let listed = shared.accounts(NOW).await.expect("a list").states;
+    assert_eq!(listed.len(), 5);
+    for state in listed {
+        assert_eq!(state.used, 16);
+        assert!(shared.set(&state, 3, NOW).await.expect("an answer"));
+    }
+    assert_eq!(used_and_held(&server, &budgets[4]), (3, 0));
 }
 
 #[tokio::test]
