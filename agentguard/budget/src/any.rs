@@ -69,6 +69,15 @@ impl AnyLedger {
         }
     }
 
+    /// What is wrong with the ledger of this host, though it goes on: a sentence each.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        match self {
+            Self::Embedded(embedded) => embedded.troubles().told(),
+            Self::Shared(_) => Vec::new(),
+        }
+    }
+
     /// Has what is over settled, before the process ends. Whether that is done.
     pub async fn close(&self, patience: Duration) -> bool {
         match self {

@@ -23,6 +23,7 @@ use agentguard_model::budget::{Budget, Unit, Window};
 use jiff::Timestamp;
 
 pub use account::MAX_PLACES;
+pub use replay::Damage;
 pub use store::OpenError;
 
 use crate::charge::{Granted, HoldId, Want};
@@ -102,6 +103,38 @@ impl State {
     }
 }
 
+/// What is wrong with a ledger that goes on all the same.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Troubles {
+    /// What an earlier process left was not whole.
+    pub damage: Option<Damage>,
+    /// Why the last checkpoint could not be made. All that happens is in journals, which become more.
+    pub checkpoint: Option<String>,
+    /// Why the journal could not be synchronised the last time. It survives this process, and perhaps not the host.
+    pub sync: Option<String>,
+}
+
+impl Troubles {
+    /// A sentence for each, for whoever operates it.
+    #[must_use]
+    pub fn told(&self) -> Vec<String> {
+        let checkpoint = self.checkpoint.as_ref().map(|why| {
+            format!(
+                "the ledger of budgets makes no checkpoint: {why}. Nothing is lost, but its journals grow until one can be \
+                 made; it is tried again every five minutes. Look whether `state_dir` is full (df)"
+            )
+        });
+        let sync = self.sync.as_ref().map(|why| {
+            format!(
+                "the ledger of budgets is not synchronised: {why}. What is used now may be forgotten if the host ends; look \
+                 at the disk"
+            )
+        });
+        let damage = self.damage.as_ref().map(ToString::to_string);
+        [damage, checkpoint, sync].into_iter().flatten().collect()
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
@@ -111,6 +144,7 @@ struct Shared {
     store: Store,
     /// Held by whoever makes a checkpoint; when windows that ended long ago were forgotten last.
     swept: Mutex<i64>,
+    troubles: Mutex<Troubles>,
 }
 
 #[derive(Debug)]
@@ -137,16 +171,15 @@ impl Embedded {
         };
         fs::create_dir_all(directory).map_err(io)?;
         let (store, read) = Store::open(&directory.join("ledger.redb"))?;
-        let (mut books, gone) = replay::accounts(read.accounts, now);
+        let mut books = replay::accounts(read.accounts);
         replay::holds(&mut books, read.holds, now);
-        let mut generation = read.generation;
-        while Journal::path(directory, generation).exists() {
-            replay::journal(&Journal::path(directory, generation), &mut books).map_err(io)?;
-            generation += 1;
-        }
+        let replayed = replay::journals(directory, read.generation, &mut books);
+        let (generation, damage) = replayed.map_err(io)?;
         for id in books.held() {
             books.settled(id, None, now);
         }
+        // Only now is it known who was charged when.
+        let gone = books.forget(now.saturating_sub(FORGOTTEN));
         let write = Write {
             generation,
             accounts: books.changed(),
@@ -175,6 +208,10 @@ impl Embedded {
             woken: Condvar::new(),
             store,
             swept: Mutex::new(i64::MIN),
+            troubles: Mutex::new(Troubles {
+                damage,
+                ..Troubles::default()
+            }),
         });
         let kept = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -215,6 +252,12 @@ impl Embedded {
                 .books
                 .extend(id, more, budgets, now, &mut inner.journal)
         })
+    }
+
+    /// What is wrong with it, though it goes on.
+    #[must_use]
+    pub fn troubles(&self) -> Troubles {
+        self.shared.troubles().clone()
     }
 
     /// All accounts that are open.
@@ -397,6 +440,10 @@ impl Shared {
         Ok(changed)
     }
 
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Synchronises, and makes checkpoints, until it is over.
     fn keep(&self) {
         let mut last = Instant::now();
@@ -423,16 +470,22 @@ impl Shared {
                 inner.unsynced = false;
                 (inner.journal.file(), inner.journal.length())
             };
-            if let Ok(file) = file {
-                // What the disk does not take now it may take with the next one; the process's own death it survives.
-                let _ = file.sync_data();
-            }
+            // What the disk does not take now it may take with the next one; the process's own death it survives.
+            let synced = file.and_then(|file| file.sync_data());
+            self.troubles().sync = synced.err().map(|error| error.to_string());
             if length > MAX_JOURNAL || last.elapsed() > CHECKPOINT {
-                // What fails is tried again with the next journal that is full.
-                let _ = self.checkpoint(now());
+                // What fails is told, and tried again with the next journal that is full, or after a while.
+                let _ = self.checkpoints(now());
                 last = Instant::now();
             }
         }
+    }
+
+    /// Makes a checkpoint, and notes whether it could be.
+    fn checkpoints(&self, now: i64) -> io::Result<()> {
+        let made = self.checkpoint(now);
+        self.troubles().checkpoint = made.as_ref().err().map(ToString::to_string);
+        made
     }
 
     /// Writes all that changed to the database, and begins another journal.

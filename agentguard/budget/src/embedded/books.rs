@@ -425,6 +425,23 @@ impl Books {
         over_now
     }
 
+    /// Takes out accounts without an end that nobody has charged since, and that hold nothing.
+    pub(crate) fn forget(&mut self, since: i64) -> Vec<Name> {
+        let old = |account: &Account| {
+            let endless = account.kept.until.is_none();
+            endless && account.held == 0 && account.kept.last < since
+        };
+        let mut gone = Vec::new();
+        for (number, place) in (0_u32..).zip(&mut self.accounts) {
+            if let Some(account) = place.take_if(|account| old(account)) {
+                self.names.remove(&account.name);
+                self.free.push(number);
+                gone.push(account.name);
+            }
+        }
+        gone
+    }
+
     /// The account of this name.
     pub(crate) fn named_so(&self, name: &Name) -> Option<&Account> {
         self.account(*self.names.get(name)?)

@@ -3,7 +3,7 @@
 //! A file for each generation: frames of a length (u32, little-endian), a checksum (CRC-32C of what follows) and an entry
 //! in postcard. What is written survives this process with the return of `write(2)`; the host's end it survives once it was
 //! synchronised, which happens within [`super::SYNC`] of it. A frame that is not whole, at the end, is one that was never
-//! answered.
+//! answered. One in the middle is damage, and is told.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -16,6 +16,9 @@ use crate::embedded::account::Name;
 
 /// The most bytes of an entry: of a name with long values, or of a call with as many accounts as there may be.
 const MAX_ENTRY: usize = 256 * 1024;
+/// The most bytes of a journal that are read: many times as many as one has, which ends at some MiB. A ledger with a longer
+/// one is not opened.
+const MAX_READ: u64 = 256 << 20;
 /// What precedes an entry.
 const HEAD: usize = 8;
 
@@ -140,41 +143,71 @@ impl Journal {
     }
 }
 
-/// Reads a journal, if it is there. Ends where a frame is not whole.
-pub(crate) fn read(path: &Path, mut each: impl FnMut(Entry)) -> io::Result<()> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+/// What was found in a journal beside its entries.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Gaps {
+    /// Where the first bytes are that are no entry.
+    pub(crate) first: Option<u64>,
+    /// How many there are with whole entries behind them. Something happened that is not known any more.
+    pub(crate) within: u64,
+    /// How many there are at the end.
+    pub(crate) at_end: u64,
+}
+
+/// Reads a journal, if it is there, and gives each entry, and whether something is missing before it.
+///
+/// What is no entry is left out, and what is whole behind it is read: the end of a host can leave a hole in what was not
+/// synchronised, and a disk in the middle. The length and the checksum of a frame are what tells where the next one is.
+pub(crate) fn read(path: &Path, mut each: impl FnMut(Entry, bool)) -> io::Result<Gaps> {
+    let bytes = match File::open(path) {
+        Ok(file) => bounded(file)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Gaps::default()),
         Err(error) => return Err(error),
     };
-    let mut file = io::BufReader::new(file);
-    let mut content = Vec::new();
-    loop {
-        let mut head = [0; HEAD];
-        if !whole(file.read_exact(&mut head))? {
-            return Ok(());
+    let mut gaps = Gaps::default();
+    let (mut place, mut lost) = (0, 0);
+    while let Some(rest) = bytes.get(place..).filter(|rest| !rest.is_empty()) {
+        match frame(rest) {
+            Some((entry, length)) => {
+                each(entry, lost > 0);
+                gaps.within += std::mem::take(&mut lost);
+                place += length;
+            }
+            None => {
+                gaps.first.get_or_insert(place as u64);
+                lost += 1;
+                place += 1;
+            }
         }
-        let [a, b, c, d, e, f, g, h] = head;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let checksum = u32::from_le_bytes([e, f, g, h]);
-        if length > MAX_ENTRY {
-            return Ok(());
-        }
-        content.resize(length, 0);
-        if !whole(file.read_exact(&mut content))? || crc32c::crc32c(&content) != checksum {
-            return Ok(());
-        }
-        match postcard::from_bytes(&content) {
-            Ok(entry) => each(entry),
-            Err(_) => return Ok(()),
-        }
+    }
+    gaps.at_end = lost;
+    Ok(gaps)
+}
+
+/// All of it. One that is much longer than any that was written is none of ours.
+fn bounded(file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_READ + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_READ {
+        true => Err(io::Error::other(format!(
+            "it has more than {MAX_READ} bytes, which no journal has"
+        ))),
+        false => Ok(bytes),
     }
 }
 
-fn whole(read: io::Result<()>) -> io::Result<bool> {
-    match read {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
+/// The entry at the beginning, and how long its frame is. None: there is none, or not all of it.
+fn frame(bytes: &[u8]) -> Option<(Entry, usize)> {
+    let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
+    let [a, b, c, d, e, f, g, h] = *head;
+    let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    if length > MAX_ENTRY {
+        return None;
     }
+    let content = rest.get(..length)?;
+    if crc32c::crc32c(content) != u32::from_le_bytes([e, f, g, h]) {
+        return None;
+    }
+    let entry = postcard::from_bytes(content).ok()?;
+    Some((entry, HEAD + length))
 }

@@ -1,34 +1,72 @@
 //! What an earlier process left.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::embedded::FORGOTTEN;
+use crate::charge::HoldId;
 use crate::embedded::account::{Kept, Name};
-use crate::embedded::books::{Books, MAX_ACCOUNTS};
-use crate::embedded::journal::{self, Entry, Part};
+use crate::embedded::books::Books;
+use crate::embedded::journal::{self, Entry, Journal, Part};
 use crate::embedded::store::Named;
 
-/// The accounts of the database, and those to be forgotten. Windows that ended are among them: what was held in one when
-/// the process died is used there.
-pub(super) fn accounts(read: Vec<(Name, Kept)>, now: i64) -> (Books, Vec<Name>) {
-    let mut books = Books::default();
-    let mut gone = Vec::new();
-    let mut open = Vec::new();
-    for (name, kept) in read {
-        match kept.until {
-            None if kept.last.saturating_add(FORGOTTEN) < now => gone.push(name),
-            Some(until) if until <= now => _ = books.put(name, kept),
-            _ => open.push((name, kept)),
+/// What a damaged journal is called once it was read: it is kept until the next damage, for whoever looks into it.
+const DAMAGED: &str = "damaged";
+
+/// What journals did not have any more.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Damage {
+    /// The journals that are damaged, as they are called now: the first of them, and how many there are.
+    pub file: PathBuf,
+    /// How many there are.
+    pub files: u64,
+    /// Where the first damage is.
+    pub at: u64,
+    /// How many bytes are no entries.
+    pub bytes: u64,
+    /// Calls that reserved something of which nothing is known, at most, as far as their numbers say it.
+    pub calls: u64,
+    /// What calls reserved of accounts whose names are not known.
+    pub nameless: u64,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, at, .. } = self;
+        write!(
+            f,
+            "the ledger's journal was damaged: {bytes} bytes from byte {at} on are no entries. What is whole behind them \
+             was read and counts; what happened there does not: "
+        )?;
+        match (self.calls, self.nameless) {
+            (0, 0) => write!(f, "no reservation of a call, as far as can be said")?,
+            (calls, 0) => write!(f, "reservations of up to {calls} calls")?,
+            (calls, nameless) => write!(
+                f,
+                "reservations of up to {calls} calls, and {nameless} of accounts whose names are lost"
+            )?,
         }
+        write!(f, ". It is kept as {}", self.file.display())?;
+        if self.files > 1 {
+            write!(f, ", and {} beside it", self.files - 1)?;
+        }
+        f.write_str(
+            ". Look at what was used (`agentguard budget list`), and set what should be more (`agentguard budget set`); \
+             and at the disk",
+        )
     }
-    // Those that were charged last stay, should there be too many.
-    open.sort_by_key(|(_, kept)| std::cmp::Reverse(kept.last));
-    for (name, kept) in open.into_iter().take(MAX_ACCOUNTS) {
+}
+
+/// The accounts of the database. Windows that ended are among them: what was held in one when the process died is used
+/// there. So are those that nobody has charged for long, as far as the database knows: the journal may know it better.
+pub(super) fn accounts(read: Vec<(Name, Kept)>) -> Books {
+    let mut books = Books::default();
+    for (name, kept) in read {
         books.put(name, kept);
     }
-    (books, gone)
+    books
 }
 
 /// What was held at the checkpoint.
@@ -43,11 +81,51 @@ pub(super) fn holds(books: &mut Books, read: Vec<Named<Part>>, now: i64) {
     }
 }
 
-/// What happened since.
-pub(super) fn journal(path: &Path, books: &mut Books) -> io::Result<()> {
+/// What happened since: in the journals of this generation and those behind it. Gives the generation behind the last, and
+/// what is missing.
+pub(super) fn journals(
+    directory: &Path,
+    first: u64,
+    books: &mut Books,
+) -> io::Result<(u64, Option<Damage>)> {
+    let mut damage = Damage::default();
+    let mut damaged = Vec::new();
+    let mut generation = first;
+    // The number of the last call that reserved something.
+    let mut last = None;
+    while Journal::path(directory, generation).exists() {
+        let path = Journal::path(directory, generation);
+        let gaps = journal(&path, books, &mut last, &mut damage)?;
+        // Something that was being written when the process or the host ended was never answered.
+        let is_last = !Journal::path(directory, generation + 1).exists();
+        let lost = gaps.within + if is_last { 0 } else { gaps.at_end };
+        if lost > 0 {
+            if damaged.is_empty() {
+                damage.at = gaps.first.unwrap_or(0);
+            }
+            damage.bytes += lost;
+            damaged.push(generation);
+        }
+        generation += 1;
+    }
+    let Some(first) = damaged.first() else {
+        return Ok((generation, None));
+    };
+    damage.files = damaged.len() as u64;
+    damage.file = kept(directory, *first);
+    keep(directory, &damaged)?;
+    Ok((generation, Some(damage)))
+}
+
+fn journal(
+    path: &Path,
+    books: &mut Books,
+    last: &mut Option<u64>,
+    damage: &mut Damage,
+) -> io::Result<journal::Gaps> {
     // Numbers of the journal → those of today.
     let mut numbers: HashMap<u32, u32> = HashMap::new();
-    journal::read(path, |entry| match entry {
+    journal::read(path, |entry, gap| match entry {
         Entry::Opens {
             account,
             name,
@@ -59,6 +137,11 @@ pub(super) fn journal(path: &Path, books: &mut Books) -> io::Result<()> {
             mut parts,
             tokens,
         } => {
+            if let (Some(before), true) = (*last, gap) {
+                damage.calls += id.0.saturating_sub(before).saturating_sub(1);
+            }
+            *last = Some(id.0);
+            let all = parts.len();
             parts.retain_mut(|part| match numbers.get(&part.account) {
                 Some(number) => {
                     part.account = *number;
@@ -66,14 +149,53 @@ pub(super) fn journal(path: &Path, books: &mut Books) -> io::Result<()> {
                 }
                 None => false,
             });
+            damage.nameless += (all - parts.len()) as u64;
             books.hold(id, parts, tokens, at);
         }
-        Entry::Extends { id, tokens } => books.extended(id, tokens),
-        Entry::Settles { id, at, used } => books.settled(id, used.as_deref(), at),
+        Entry::Extends { id, tokens } => {
+            damage.calls += unheard(last, id);
+            books.extended(id, tokens);
+        }
+        Entry::Settles { id, at, used } => {
+            damage.calls += unheard(last, id);
+            books.settled(id, used.as_deref(), at);
+        }
         Entry::Sets { account, at, used } => {
             if let Some(number) = numbers.get(&account) {
                 books.sets(*number, used, at);
             }
         }
     })
+}
+
+/// How many calls, up to this one, which goes on or ends, have not been heard of to begin.
+fn unheard(last: &mut Option<u64>, id: HoldId) -> u64 {
+    match *last {
+        Some(before) if id.0 > before => {
+            *last = Some(id.0);
+            id.0 - before
+        }
+        _ => 0,
+    }
+}
+
+/// Where a damaged journal is kept.
+fn kept(directory: &Path, generation: u64) -> PathBuf {
+    directory.join(format!("{DAMAGED}.{generation}"))
+}
+
+/// Keeps a copy of what is damaged, in the place of what was damaged before.
+fn keep(directory: &Path, damaged: &[u64]) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(DAMAGED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    for generation in damaged {
+        let from = Journal::path(directory, *generation);
+        fs::copy(from, kept(directory, *generation))?;
+    }
+    Ok(())
 }
