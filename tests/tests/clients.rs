@@ -64,6 +64,8 @@ mod resumed;
 mod sdk;
 #[path = "clients/serving.rs"]
 mod serving;
+#[path = "clients/shared_budgets.rs"]
+mod shared_budgets;
 #[path = "clients/soft_budgets.rs"]
 mod soft_budgets;
 #[path = "clients/telemetry.rs"]

@@ -24,6 +24,9 @@ pub enum Refused {
     /// The ledger that several hosts share does not answer.
     #[error("the ledger does not answer: {0}")]
     Away(String),
+    /// It does not, and there is too little of what was drawn from it in advance.
+    #[error("the ledger does not answer: {0}; too little is left of what was drawn in advance")]
+    LeaseSpent(String),
     /// Nothing is held under this number: it was settled.
     #[error("nothing is held under this number")]
     Settled,

@@ -26,5 +26,5 @@ pub use estimate::{Estimate, ModelFacts, used};
 pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
 pub use period::ends;
-pub use redis::{Listed, MAX_WAITING, Options, Shared, Standing};
+pub use redis::{Listed, MAX_WAITING, Options, Shared, Standing, tls};
 pub use scope::Scope;

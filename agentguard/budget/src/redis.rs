@@ -18,6 +18,7 @@ mod link;
 mod listing;
 mod script;
 mod state;
+mod tls;
 mod upkeep;
 mod wire;
 
@@ -32,6 +33,7 @@ use ulid::Ulid;
 
 pub use listing::Listed;
 pub use state::Standing;
+pub use tls::tls;
 
 use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
 use crate::ledger::{Asked, Ledger, Refused};
@@ -205,6 +207,7 @@ impl Shared {
                     undo.disarm();
                     let charge = want.charges.get(shortage.charge);
                     let limit = charge.map_or(0, |charge| charge.budget.limit);
+                    self.yields(shortage, &accounts);
                     return Err(short(shortage, limit, &accounts));
                 }
                 Ok(Reserved::Late) => self.inner.lost(&link, &given_up()),
@@ -212,6 +215,12 @@ impl Shared {
             }
         }
         self.inner.reserves_away(want, &accounts, now)
+    }
+
+    fn yields(&self, shortage: Shortage, accounts: &[Arc<Account>]) {
+        if let Some(account) = accounts.get(shortage.charge) {
+            self.inner.yields(account);
+        }
     }
 
     async fn asks(
@@ -253,6 +262,7 @@ impl Shared {
                 Ok(Extended::Short(shortage)) => {
                     let limit = budgets.get(shortage.charge).map_or(0, |it| it.limit);
                     let accounts: Vec<_> = parts.iter().map(|it| Arc::clone(&it.account)).collect();
+                    self.yields(shortage, &accounts);
                     return Err(short(shortage, limit, &accounts));
                 }
                 // Told twice: somebody else takes its memory away while we ask.

@@ -241,6 +241,54 @@ pub struct GuardStatus {
     /// What is told to outside, in figures and traces. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<TelemetryStatus>,
+    /// Where budgets are kept, and how it is with that.
+    #[serde(default)]
+    pub ledger: LedgerStatus,
+}
+
+/// Where budgets are kept, and how it is with that.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LedgerStatus {
+    /// The Redis that hosts share. Absent: they are kept on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisStatus>,
+    /// What is wrong with that of this host, though it goes on: a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// How it is with the Redis that hosts share.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RedisStatus {
+    /// Host and port.
+    pub address: String,
+    /// What its keys begin with.
+    pub prefix: String,
+    /// What becomes of calls while it is away, in a sentence.
+    pub on_loss: String,
+    /// Since when it is away. Absent: it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_since: Option<Timestamp>,
+    /// Why it is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<String>,
+    /// Calls that are over, and that it does not know of yet.
+    pub waiting: usize,
+    /// Those that it is not told of, since too many waited: they are charged in full.
+    pub dropped: u64,
+    /// Accounts of which something is drawn in advance.
+    pub leased: usize,
+    /// How often calls began, or went on, with what was drawn in advance, since the worker's start.
+    pub spent_away: u64,
+}
+
+impl LedgerStatus {
+    /// Whether nothing is wrong with it.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        let redis = self.redis.as_ref();
+        self.problems.is_empty() && redis.is_none_or(|it| it.away_since.is_none())
+    }
 }
 
 /// Where the prices of language models come from.
@@ -422,6 +470,7 @@ impl Status {
             && (self.partial || !self.guard.gate.attached.is_empty())
             && self.guard.policy.refused.is_none()
             && self.guard.degraded.is_empty()
+            && self.guard.ledger.healthy()
             && self.record.degraded.is_none()
             && self.record.damage.is_empty()
     }

@@ -7,7 +7,7 @@ mod told;
 
 use std::sync::Arc;
 
-use agentguard_budget::Embedded;
+use agentguard_budget::{AnyLedger, Listed};
 use agentguard_model::budget::{Reached, Unit};
 use agentguard_model::{AgentName, Mode, Source};
 use agentguard_policy::Policy;
@@ -51,6 +51,14 @@ pub struct BudgetAccounts {
     /// How many there are beside, that are less full than these.
     #[serde(default)]
     pub more: usize,
+    /// How many there are beside, at which nobody has looked: of accounts that hosts share, 16,384 are looked at.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub unread: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+const fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// An account of a budget. Amounts are in its unit: `micro_usd` are millionths of a US dollar, `wall_time` are
@@ -281,19 +289,20 @@ pub(crate) fn named(account: &str) -> String {
 
 /// Many accounts.
 pub(crate) async fn list(
-    ledger: &Arc<Embedded>,
+    ledger: &AnyLedger,
     policy: Arc<Policy>,
     query: &str,
 ) -> Result<BudgetAccounts, Problem> {
     let query = BudgetQuery::parse(query)?;
-    let ledger = Arc::clone(ledger);
-    let look = move || Books::of(&policy, &ledger, Timestamp::now()).list(&query);
+    let now = Timestamp::now();
+    let (ledger, listed) = (ledger.clone(), listed(ledger, now).await?);
+    let look = move || Books::of(&policy, &ledger, listed, now).list(&query);
     looked(tokio::task::spawn_blocking(look).await)
 }
 
 /// One account, with all that there is to say of it.
 pub(crate) async fn show(
-    ledger: &Arc<Embedded>,
+    ledger: &AnyLedger,
     policy: Arc<Policy>,
     query: &str,
 ) -> Result<BudgetAccount, Problem> {
@@ -309,9 +318,23 @@ pub(crate) async fn show(
     let Some(name) = name else {
         return Err(Problem::bad_request("`name` has to be given"));
     };
-    let ledger = Arc::clone(ledger);
-    let look = move || Books::of(&policy, &ledger, Timestamp::now()).show(&name);
+    let now = Timestamp::now();
+    let (ledger, listed) = (ledger.clone(), listed(ledger, now).await?);
+    let look = move || Books::of(&policy, &ledger, listed, now).show(&name);
     looked(tokio::task::spawn_blocking(look).await)
+}
+
+/// The accounts of a ledger.
+///
+/// # Errors
+/// It is away.
+pub async fn listed(ledger: &AnyLedger, now: Timestamp) -> Result<Listed, Problem> {
+    let listed = ledger.accounts(now.as_millisecond()).await;
+    listed.map_err(|refused| {
+        let message = format!("the accounts that hosts share cannot be read: {refused}");
+        Problem::new(ProblemCode::Internal, message)
+            .hint("`agentguard status` says since when; what is used meanwhile is charged once Redis is back")
+    })
 }
 
 fn looked<T>(looked: Result<Result<T, Problem>, tokio::task::JoinError>) -> Result<T, Problem> {

@@ -13,7 +13,7 @@ use agentguard_model::{AgentName, Decision, Layer, Users};
 use agentguard_record::{Gap, Only, Query};
 use tokio::sync::watch;
 
-use crate::api::{AgentStatus, LeafStatus, Status};
+use crate::api::{AgentStatus, LeafStatus, LedgerStatus, Status};
 
 /// How much a peer is told.
 #[derive(Clone, Debug)]
@@ -129,6 +129,13 @@ impl Scope {
         guard.listeners.clear();
         guard.leaves = LeafStatus::default();
         guard.telemetry = None;
+        // Where it is and why it does not answer is for whoever operates it.
+        let healthy = guard.ledger.healthy();
+        guard.ledger = LedgerStatus::default();
+        if !healthy {
+            let told = "root, and whoever may read everything, is told what is wrong with the ledger of budgets";
+            guard.ledger.problems.push(told.to_owned());
+        }
         guard.switches.clear();
         if guard.policy.refused.is_some() {
             guard.policy.refused =

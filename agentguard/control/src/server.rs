@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentguard_budget::Embedded;
+use agentguard_budget::AnyLedger;
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{AgentName, Decision, InvalidDecisionId, Users};
@@ -88,7 +88,7 @@ pub struct Sources {
     /// What the tools of servers were first seen as.
     pub pins: Arc<Pins>,
     /// What was used of budgets.
-    pub ledger: Arc<Embedded>,
+    pub ledger: AnyLedger,
     /// The policy in force.
     pub policy: Arc<ArcSwap<Policy>>,
     /// The agents, sorted by name.

@@ -169,6 +169,8 @@ impl Accounting {
                 {
                     asks = want;
                 }
+                // While Redis is away there may be enough of what was drawn in advance for less.
+                Err(Refused::LeaseSpent(_)) if asks.least > want.least => asks = want,
                 reserved if late || !may_pass(&reserved) => return reserved,
                 _ => tokio::time::sleep(AGAIN).await,
             }
@@ -363,6 +365,13 @@ fn denial<'a>(
 ) -> Denial {
     let short = match refused {
         Refused::Short(short) => short,
+        // Where it is and what is wrong with it is not for the agent: `agentguard status` and the log say it.
+        Refused::Away(_) => return unwritten("the ledger that hosts share does not answer"),
+        Refused::LeaseSpent(_) => {
+            return unwritten(
+                "the ledger that hosts share does not answer, and too little is left of what was drawn from it in advance",
+            );
+        }
         other => return unwritten(&other.to_string()),
     };
     let (Some(rule), Some(charge)) = (rule(short.charge), want.charges.get(short.charge)) else {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use agentguard_model::ledger::SharedLedger;
 use agentguard_model::{
     AgentId, AgentName, ConnectionRate, HostName, Labels, QuotaWindow, ResourceEvent,
     ResourceUsage, Telemetry, UpstreamEntry,
@@ -208,6 +209,8 @@ pub struct Start {
     pub keeper: u32,
     /// What is told to outside.
     pub telemetry: Telemetry,
+    /// Where budgets are kept, if not on this host.
+    pub ledger: Option<SharedLedger>,
 }
 
 /// What the keeper knows of the gate.

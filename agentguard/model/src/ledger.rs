@@ -1,6 +1,7 @@
 //! Where several hosts share their budgets, as the configuration says.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,16 @@ impl SharedLedger {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
         }
+    }
+
+    /// Whether others than this host may see what goes there.
+    #[must_use]
+    pub fn is_in_the_clear(&self) -> bool {
+        let here = match self.host.parse::<IpAddr>() {
+            Ok(ip) => ip.is_loopback(),
+            Err(_) => self.host == "localhost",
+        };
+        !self.tls && !here
     }
 }
 

@@ -1,6 +1,6 @@
 //! `agentguard status`
 
-use agentguard_control::api::{LeafStatus, Listener, Phase, Status, TelemetryStatus};
+use agentguard_control::api::{LeafStatus, LedgerStatus, Listener, Phase, Status, TelemetryStatus};
 use agentguard_record::Notice;
 use jiff::{Timestamp, Unit};
 
@@ -57,6 +57,7 @@ fn story(status: &Status, now: Timestamp) -> String {
         let line = format!("{models} from {file}, before those built in, of {built_in}");
         lines.push(entry("prices", &line));
     }
+    lines.extend(ledger(&guard.ledger));
     let switches = guard.switches.iter().filter(|it| !it.is_as_declared());
     lines.extend(switches.map(|it| entry("switch", &switch::story(it))));
     if status.partial {
@@ -166,6 +167,45 @@ fn telemetry(telemetry: &TelemetryStatus) -> Vec<String> {
         ));
     }
     let labels = std::iter::once("telemetry").chain(std::iter::repeat(""));
+    labels
+        .zip(&lines)
+        .map(|(label, line)| entry(label, line))
+        .collect()
+}
+
+/// Where budgets are kept, where that is not this host in good order.
+fn ledger(ledger: &LedgerStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(redis) = &ledger.redis {
+        lines.push(format!(
+            "budgets are charged in the Redis at {}, under the prefix {}",
+            redis.address, redis.prefix
+        ));
+        if let Some(since) = redis.away_since {
+            let why = redis.away.as_deref().unwrap_or("nobody knows why");
+            lines.push(format!(
+                "it is away since {}: {why}; {}",
+                moment(since),
+                redis.on_loss
+            ));
+        }
+        if redis.waiting > 0 || redis.dropped > 0 {
+            lines.push(format!(
+                "{} wait to be settled there, and of {} it is not told: they are charged in full",
+                counted(redis.waiting, "call"),
+                redis.dropped
+            ));
+        }
+        if redis.leased > 0 || redis.spent_away > 0 {
+            lines.push(format!(
+                "of {} something is drawn in advance; {} times it was spent while Redis was away",
+                counted(redis.leased, "account"),
+                redis.spent_away
+            ));
+        }
+    }
+    lines.extend(ledger.problems.iter().cloned());
+    let labels = std::iter::once("ledger").chain(std::iter::repeat(""));
     labels
         .zip(&lines)
         .map(|(label, line)| entry(label, line))
@@ -376,6 +416,30 @@ mod tests {
              no room for 3 decisions and outcomes in the figures, and for 4 calls among the spans\n";
         assert!(said.contains(told), "{said}");
         assert!(status.healthy());
+    }
+
+    #[test]
+    fn how_it_is_with_the_ledger_is_told() {
+        let mut status = status();
+        let redis = serde_json::json!({
+            "address": "redis.example:6379", "prefix": "production", "on_loss": "calls are refused meanwhile",
+            "waiting": 2, "dropped": 1, "leased": 3, "spent_away": 4,
+        });
+        status.guard.ledger =
+            serde_json::from_value(serde_json::json!({ "redis": redis })).unwrap();
+        assert!(status.healthy());
+        let redis = status.guard.ledger.redis.as_mut().unwrap();
+        redis.away_since = Some("2026-01-01T00:00:05Z".parse().unwrap());
+        redis.away = Some("connection refused".to_owned());
+        status.guard.ledger.problems = vec!["it makes no checkpoint".to_owned()];
+        assert!(!status.healthy());
+        let said = story(&status, "2026-01-01T00:00:10Z".parse().unwrap());
+        let told = "ledger     budgets are charged in the Redis at redis.example:6379, under the prefix production\n           \
+             it is away since 2026-01-01T00:00:05Z: connection refused; calls are refused meanwhile\n           \
+             2 calls wait to be settled there, and of 1 it is not told: they are charged in full\n           \
+             of 3 accounts something is drawn in advance; 4 times it was spent while Redis was away\n           \
+             it makes no checkpoint\n";
+        assert!(said.contains(told), "{said}");
     }
 
     #[test]

@@ -111,6 +111,12 @@ pub(crate) enum Id {
     BudgetHeld,
     BudgetLimit,
     BudgetAccounts,
+    LedgerAway,
+    LedgerProblems,
+    LedgerWaiting,
+    LedgerLeased,
+    LedgerDropped,
+    LedgerSpentAway,
     FlowsOpen,
     Agents,
     Quarantined,
@@ -284,6 +290,60 @@ pub static METRICS: &[Metric] = &[
         [],
         Worker,
         "Accounts of the policy's budgets whose window is under way"
+    ),
+    metric!(
+        LedgerAway,
+        "agentguard.ledger.away",
+        Kind::Gauge,
+        "1",
+        [],
+        Worker,
+        "1 while the Redis in which hosts share their budgets does not answer"
+    ),
+    metric!(
+        LedgerProblems,
+        "agentguard.ledger.problems",
+        Kind::Gauge,
+        "{problem}",
+        [],
+        Worker,
+        "What is wrong with the ledger of this host, though it goes on: `agentguard status` says it"
+    ),
+    metric!(
+        LedgerWaiting,
+        "agentguard.ledger.waiting",
+        Kind::Gauge,
+        "{call}",
+        [],
+        Worker,
+        "Calls that are over, and that the Redis does not know of yet"
+    ),
+    metric!(
+        LedgerLeased,
+        "agentguard.ledger.leased",
+        Kind::Gauge,
+        "{account}",
+        [],
+        Worker,
+        "Accounts of which this host has drawn something in advance from the Redis"
+    ),
+    metric!(
+        LedgerDropped,
+        "agentguard.ledger.dropped",
+        Kind::Counter,
+        "{call}",
+        [],
+        Worker,
+        "Calls of which the Redis is not told how much they used, since too many waited: they are charged in full"
+    ),
+    metric!(
+        LedgerSpentAway,
+        "agentguard.ledger.spent_away",
+        Kind::Counter,
+        "{time}",
+        [],
+        Worker,
+        "How often calls began or went on with what was drawn in advance, while the Redis was away"
     ),
     metric!(
         FlowsOpen,

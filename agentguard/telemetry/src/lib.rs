@@ -30,7 +30,7 @@ use store::Store;
 use tally::Tally;
 use watched::Note;
 
-pub use vitals::{AgentVitals, BudgetVitals, MAX_ACCOUNTS, Vitals};
+pub use vitals::{AgentVitals, BudgetVitals, LedgerVitals, MAX_ACCOUNTS, Vitals};
 pub use watched::{Feed, Watched};
 
 /// Decisions and outcomes that wait to be counted, at most. Further ones are lost to the figures.

@@ -32,6 +32,8 @@ pub struct Vitals {
     pub budgets: Vec<BudgetVitals>,
     /// How many accounts there are.
     pub budget_accounts: u64,
+    /// Where budgets are kept.
+    pub ledger: LedgerVitals,
     /// Client connections in the proxy.
     pub proxied: u64,
     /// Direct flows.
@@ -84,6 +86,23 @@ pub struct BudgetVitals {
     pub held: u64,
     /// How much there is in a window.
     pub limit: u64,
+}
+
+/// How it is with where budgets are kept. What is of a Redis is 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LedgerVitals {
+    /// Whether the Redis is away.
+    pub away: bool,
+    /// What is wrong with that of the host.
+    pub problems: u64,
+    /// Calls that are over, and that the Redis does not know of.
+    pub waiting: u64,
+    /// Those that it will not be told of.
+    pub dropped: u64,
+    /// Accounts of which something is drawn in advance.
+    pub leased: u64,
+    /// How often something of that was spent.
+    pub spent_away: u64,
 }
 
 /// Puts what the daemon knows into a copy of the figures.
@@ -141,6 +160,13 @@ pub(crate) fn put(store: &mut Store, vitals: &Vitals) {
         store.level(Id::BudgetLimit, &labels, account.limit);
     }
     store.level(Id::BudgetAccounts, &[], vitals.budget_accounts);
+    let ledger = &vitals.ledger;
+    store.level(Id::LedgerAway, &[], u64::from(ledger.away));
+    store.level(Id::LedgerProblems, &[], ledger.problems);
+    store.level(Id::LedgerWaiting, &[], ledger.waiting);
+    store.level(Id::LedgerLeased, &[], ledger.leased);
+    store.add(Id::LedgerDropped, &[], ledger.dropped);
+    store.add(Id::LedgerSpentAway, &[], ledger.spent_away);
     store.level(Id::VirtualAddresses, &[], vitals.virtual_addresses);
     store.level(Id::RecordWaiting, &[], vitals.record_waiting);
     store.level(Id::RecordEntries, &[], vitals.record_entries);

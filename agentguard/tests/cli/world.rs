@@ -6,9 +6,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_budget::{Charge, Embedded, Ledger as _, Scope, Terms, Want};
+use agentguard_budget::{AnyLedger, Charge, Embedded, Ledger as _, Scope, Terms, Want};
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, LeafStatus, Phase, PolicyStatus, SwitchSet, SwitchStatus,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, LedgerStatus, Phase, PolicyStatus, SwitchSet,
+    SwitchStatus,
 };
 use agentguard_control::{Sources, serve};
 use agentguard_decision::Recorder as _;
@@ -205,6 +206,7 @@ impl Served {
             leaves: LeafStatus::default(),
             switches: switches(),
             telemetry: None,
+            ledger: LedgerStatus::default(),
         });
         let (users, users_seen) = watch::channel(Arc::default());
         let (governed, governed_seen) = watch::channel(vec!["/agentguard-test-of-nobody".into()]);
@@ -216,7 +218,7 @@ impl Served {
         let sources = Sources {
             record: record.clone(),
             pins,
-            ledger: Arc::new(ledger),
+            ledger: AnyLedger::Embedded(Arc::new(ledger)),
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             agents: agents_seen,
             guard: guard_seen,

@@ -172,6 +172,15 @@ impl Leases {
         self.0.values_mut().filter_map(Lease::gives_back).collect()
     }
 
+    /// Gives back that of an account in which too little is left: this host's own calls come before what it may need later.
+    /// It is not drawn anew before the next [`Self::forgets`].
+    pub(super) fn yields(&mut self, account: &Account) -> Option<(u64, Spent)> {
+        let lease = self.0.get_mut(&account.hash)?;
+        let given = lease.gives_back();
+        lease.wanted = false;
+        given
+    }
+
     /// Gives back those that are not used any more, or whose window is over.
     pub(super) fn forgets(&mut self, now: i64) -> Vec<(u64, Spent)> {
         let mut given = Vec::new();

@@ -462,6 +462,17 @@ impl Inner {
         }
     }
 
+    /// Too little is left of an account: what this host has drawn of it in advance is given back, so that a call that asks
+    /// again in a moment finds it.
+    pub(super) fn yields(&self, account: &Account) {
+        let mut state = self.lock();
+        if let Some((hold, spent)) = state.leases.yields(account) {
+            let now = state.now;
+            state.waits_for(hold, now, vec![spent]);
+            self.work.notify_one();
+        }
+    }
+
     /// Gives back all that was drawn, and draws nothing any more.
     pub(super) fn closes(&self) {
         let mut state = self.lock();
@@ -499,9 +510,7 @@ impl State {
 }
 
 fn used_up(why: &str) -> Refused {
-    Refused::Away(format!(
-        "{why}; nothing is left of what was drawn in advance"
-    ))
+    Refused::LeaseSpent(why.to_owned())
 }
 
 fn now() -> i64 {

@@ -611,11 +611,11 @@ async fn what_was_drawn_in_advance_is_spent_while_it_is_away_and_no_more() {
         20
     );
     let third = shared.reserve(&both(51), NOW).await;
-    assert!(matches!(third, Err(Refused::Away(_))), "{third:?}");
+    assert!(matches!(third, Err(Refused::LeaseSpent(_))), "{third:?}");
     let third = shared.reserve(&both(45), NOW).await.expect("drawn");
     let none = shared.reserve(&both(10), NOW).await;
     assert!(
-        matches!(&none, Err(Refused::Away(why)) if why.contains("drawn in advance")),
+        matches!(&none, Err(refused @ Refused::LeaseSpent(_)) if refused.to_string().contains("drawn in advance")),
         "{none:?}"
     );
     // What is over gives back what it has not used.
@@ -624,7 +624,10 @@ async fn what_was_drawn_in_advance_is_spent_while_it_is_away_and_no_more() {
     // What nobody has charged yet has nothing drawn.
     let strange = budget("s", Unit::Tokens, 1000, Window::Day);
     let refused = shared.reserve(&one(&strange, 1), NOW).await;
-    assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Refused::LeaseSpent(_))),
+        "{refused:?}"
+    );
     assert_eq!(shared.standing().spent_away, 4);
     server.goes_on();
     settled(&shared).await;
@@ -775,6 +778,37 @@ async fn it_says_who_it_is() {
         "Some(Password(..))"
     );
     open(&with(Some("open sesame"))).await;
+}
+
+/// What it keeps for the time when Redis is away is no reason to refuse while it is there.
+#[tokio::test]
+async fn a_host_spends_what_it_has_drawn_before_it_is_short() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let leases = Options {
+        on_loss: OnLoss::Lease(50),
+        ..options(&server)
+    };
+    let shared = open(&leases).await;
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let all = |amount| want(vec![charge(&tokens, "a", 0, 1_000_000)], amount, amount);
+    let first = shared.reserve(&all(10), NOW).await.expect("room");
+    until(&shared, "it is drawn", |it| it.leased == 1).await;
+    assert_eq!(used_and_held(&server, &tokens), (0, 60));
+    let refused = short(shared.reserve(&all(85), NOW).await);
+    assert!(refused.may_pass(), "{refused:?}");
+    settled(&shared).await;
+    let second = shared.reserve(&all(85), NOW).await.expect("given back");
+    settled(&shared).await;
+    assert_eq!(used_and_held(&server, &tokens), (0, 95));
+    // Where a call goes on, too.
+    shared.settle(second.id, Some(&[20]), NOW);
+    settled(&shared).await;
+    let budgets = [tokens.clone()];
+    let more = shared.extend(first.id, 70, &budgets, NOW).await;
+    assert_eq!(more.expect("room"), 70);
+    assert_eq!(used_and_held(&server, &tokens), (20, 80));
 }
 
 /// With no more rights than docs/configuration.md gives it.

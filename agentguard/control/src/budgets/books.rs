@@ -2,7 +2,8 @@
 
 use std::cmp::Reverse;
 
-use agentguard_budget::{Embedded, Scope, State};
+use agentguard_budget::forecast::Ended;
+use agentguard_budget::{AnyLedger, Listed, Scope, State};
 use agentguard_model::budget::{Dimension, Unit};
 use agentguard_policy::{BudgetRule, Policy};
 use jiff::Timestamp;
@@ -16,6 +17,9 @@ use crate::api::{Problem, ProblemCode};
 /// How many names are told where one is not there.
 const NEAREST: usize = 3;
 
+/// Why there is no forecast from a ledger that hosts share.
+const NO_HISTORY: &str = "the Redis that hosts share keeps how much was used, and not when, so that nothing can be foretold";
+
 /// How like it they are, at least (Jaro and Winkler).
 const LIKE: f64 = 0.7;
 
@@ -26,9 +30,13 @@ const COMPARED: usize = 200;
 #[derive(Debug)]
 pub struct Books<'a> {
     policy: &'a Policy,
-    ledger: &'a Embedded,
+    ledger: &'a AnyLedger,
     /// Those whose window is under way.
     states: Vec<State>,
+    /// Those of windows that ended, of a ledger that has no other history.
+    ended: Vec<State>,
+    /// How many there are beside.
+    unread: usize,
     now: i64,
 }
 
@@ -46,16 +54,18 @@ pub struct Found<'a> {
 }
 
 impl<'a> Books<'a> {
-    /// As they are.
+    /// As they are: `listed` are those of the ledger at this time.
     #[must_use]
-    pub fn of(policy: &'a Policy, ledger: &'a Embedded, now: Timestamp) -> Self {
+    pub fn of(policy: &'a Policy, ledger: &'a AnyLedger, listed: Listed, now: Timestamp) -> Self {
         let now = now.as_millisecond();
-        let mut states = ledger.accounts(now);
-        states.retain(|it| it.holds(now));
+        let all = listed.states.into_iter();
+        let (states, ended) = all.partition(|it| it.holds(now));
         Self {
             policy,
             ledger,
             states,
+            ended,
+            unread: listed.unread,
             now,
         }
     }
@@ -129,6 +139,7 @@ impl<'a> Books<'a> {
         Ok(BudgetAccounts {
             accounts: accounts.collect::<Result<_, _>>()?,
             more,
+            unread: self.unread,
         })
     }
 
@@ -141,8 +152,7 @@ impl<'a> Books<'a> {
         let mut account = self.foretold(&found)?;
         told::details(&mut account, &found);
         if let (Some(rule), Some(scope)) = (found.rule, &found.scope) {
-            let ended = self.ledger.ended(&rule.budget, scope, MAX_ENDED, self.now);
-            account.ended = told::windows(&ended.map_err(|error| unread(&error))?);
+            account.ended = told::windows(&self.ended(rule, scope, MAX_ENDED)?);
         }
         Ok(account)
     }
@@ -175,8 +185,7 @@ impl<'a> Books<'a> {
         }
         if let Some(rule) = rule {
             let one_for_all = rule.budget.per.is_empty() && scope == Scope::all();
-            let was_there = || self.ledger.ended(&rule.budget, &scope, 1, self.now);
-            if one_for_all || !was_there().map_err(|error| unread(&error))?.is_empty() {
+            if one_for_all || !self.ended(rule, &scope, 1)?.is_empty() {
                 return Ok(Found {
                     rule: Some(rule),
                     state: None,
@@ -195,6 +204,30 @@ impl<'a> Books<'a> {
                 place: rules.len(),
             })
             .ok_or_else(|| self.no_account(name, rule))
+    }
+
+    /// The windows of an account that ended, the latest first: of a Redis those of the last two days.
+    fn ended(&self, rule: &BudgetRule, scope: &Scope, most: usize) -> Result<Vec<Ended>, Problem> {
+        if let Some(history) = self.ledger.history() {
+            let ended = history.ended(&rule.budget, scope, most, self.now);
+            return ended.map_err(|error| unread(&error));
+        }
+        let its = self.ended.iter().filter(|it| {
+            let over = it.until.is_some_and(|until| until <= self.now);
+            over && it.scope == *scope && it.is_of(&rule.budget)
+        });
+        let window = |it: &State| {
+            Some(Ended {
+                since: it.since,
+                until: it.until?,
+                used: it.used,
+                parts: Vec::new(),
+            })
+        };
+        let mut ended: Vec<Ended> = its.filter_map(window).collect();
+        ended.sort_by_key(|it| Reverse(it.since));
+        ended.truncate(most);
+        Ok(ended)
     }
 
     fn unused(&self, rule: &'a BudgetRule, place: usize) -> Found<'a> {
@@ -246,7 +279,10 @@ impl<'a> Books<'a> {
             }
             _ => {}
         }
-        let course = self.ledger.course(budget, scope, self.now);
+        let Some(history) = self.ledger.history() else {
+            return Ok(Err(NO_HISTORY));
+        };
+        let course = history.course(budget, scope, self.now);
         let course = course.map_err(|error| unread(&error))?;
         let forecast = course.and_then(|course| Forecast::of(&course));
         Ok(forecast.ok_or("too little is known: nothing was used lately, or the window has just begun and too few ended before it"))

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use agentguard_budget::{Charge, Embedded, HoldId, Scope, Terms, Want};
+use agentguard_budget::{AnyLedger, Charge, Embedded, HoldId, Listed, Scope, Terms, Want};
 use agentguard_model::budget::{Dimension, Unit};
 use agentguard_policy::{Document, Policy, compile};
 use jiff::Timestamp;
@@ -39,7 +39,8 @@ budgets:
 struct World {
     _directory: TempDir,
     policy: Policy,
-    ledger: Embedded,
+    ledger: Arc<Embedded>,
+    any: AnyLedger,
 }
 
 fn policy(text: &str) -> Policy {
@@ -55,16 +56,21 @@ fn time(now: i64) -> Timestamp {
 impl World {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        let ledger = Embedded::open(directory.path(), time(NOW)).unwrap();
+        let ledger = Arc::new(Embedded::open(directory.path(), time(NOW)).unwrap());
         Self {
             _directory: directory,
             policy: policy(POLICY),
+            any: AnyLedger::Embedded(ledger.clone()),
             ledger,
         }
     }
 
     fn books(&self, now: i64) -> Books<'_> {
-        Books::of(&self.policy, &self.ledger, time(now))
+        let listed = Listed {
+            states: self.ledger.accounts(now),
+            unread: 0,
+        };
+        Books::of(&self.policy, &self.any, listed, time(now))
     }
 
     /// A call that holds this much of an account.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentguard_budget::Embedded;
+use agentguard_budget::{AnyLedger, Embedded};
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, LeafStatus, Phase, PolicyStatus,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, LedgerStatus, Phase, PolicyStatus,
 };
 use agentguard_control::{Client, Sources, serve};
 use agentguard_decision::Recorder;
@@ -106,7 +106,7 @@ impl World {
         let sources = Sources {
             record: record.clone(),
             pins: pins.clone(),
-            ledger: ledger.clone(),
+            ledger: AnyLedger::Embedded(ledger.clone()),
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             agents: agents_seen,
             guard: guard_seen,
@@ -208,6 +208,7 @@ pub(crate) fn guard_status() -> GuardStatus {
         leaves: LeafStatus::default(),
         switches: Vec::new(),
         telemetry: None,
+        ledger: LedgerStatus::default(),
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
             let query = which.query(false);
             let told = global.ask(async |mut client| Ok(client.budgets(&query).await?))?;
             out.list(&told.accounts, || accounts::table(&told.accounts))?;
-            beyond(told.more);
+            beyond(told.more, told.unread);
             Ok(())
         }
         Command::Show { account } => {
@@ -83,15 +83,15 @@ pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Resul
             Ok(out.value(&shown, || accounts::story(&shown))?)
         }
         Command::Forecast { account, which } => {
-            let (accounts, more) = global.ask(async |mut client| match &account {
-                Some(account) => Ok((vec![client.budget(account).await?], 0)),
+            let (accounts, more, unread) = global.ask(async |mut client| match &account {
+                Some(account) => Ok((vec![client.budget(account).await?], 0, 0)),
                 None => {
                     let told = client.budgets(&which.query(true)).await?;
-                    Ok((told.accounts, told.more))
+                    Ok((told.accounts, told.more, told.unread))
                 }
             })?;
             out.list(&accounts, || forecast::table(&accounts))?;
-            beyond(more);
+            beyond(more, unread);
             Ok(())
         }
         Command::Set {
@@ -115,11 +115,17 @@ impl Which {
 }
 
 /// Says that not all were told.
-fn beyond(more: usize) {
+fn beyond(more: usize, unread: usize) {
     if more > 0 {
         let more = counted(more, "account");
         say(&format!(
             "{more} beside, less full than these; hint: --budget and --agent list fewer"
+        ));
+    }
+    if unread > 0 {
+        let unread = counted(unread, "account");
+        say(&format!(
+            "{unread} beside, at which nobody has looked: of those in Redis 16384 are read; some may be fuller than these"
         ));
     }
 }

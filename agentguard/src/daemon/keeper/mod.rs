@@ -112,11 +112,10 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let signals = Signals::block()?;
     agentguard_keeper::limits::keep_own(config.worker.gid)?;
     exposed::file("configuration", &config.file, 0)?;
-    if let Some(ledger) = &config.ledger {
-        // Budgets would be kept on this host alone, and nobody would be told.
-        bail!(
-            "`ledger` names a Redis at {}, and budgets are not charged there yet\n\
-             hint: take `ledger` out of the configuration: then they are kept on this host",
+    if let Some(ledger) = config.ledger.as_ref().filter(|it| it.is_in_the_clear()) {
+        tracing::warn!(
+            "the Redis at {} is spoken to in the clear: whoever is on the way reads its password, and can change what was \
+             used; hint: `tls: true`, unless only hosts that are trusted are on the way",
             ledger.address()
         );
     }

@@ -10,6 +10,7 @@ mod clock;
 mod deeds;
 mod events;
 mod gate;
+mod ledger;
 mod link;
 mod local;
 mod names;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use agentguard_budget::Embedded;
+use agentguard_budget::AnyLedger;
 use agentguard_budget::prices::Prices;
 use agentguard_control::Sources;
 use agentguard_decision::{Accounting, Decider, Directory, Policies};
@@ -136,10 +137,9 @@ async fn serve(
         agentguard_record::Options::default(),
     )?;
     let recorded = Recorded::new(record.clone(), feed);
-    let ledger = Embedded::open(&start.state_dir.join("budget"), Timestamp::now())?;
-    let ledger = Arc::new(ledger);
+    let ledger = ledger::open(&start).await?;
     let freezer = link.clone();
-    let accounting = Accounting::new(ledger.clone()).freezing(Box::new(move |agent, budget| {
+    let accounting = Accounting::new(ledger.ledger()).freezing(Box::new(move |agent, budget| {
         let budget = budget.to_owned();
         // The next call that is refused says it again.
         freezer.mention(ToKeeper::Spent { agent, budget });
@@ -148,6 +148,8 @@ async fn serve(
     let pins = Arc::new(Pins::open(&start.state_dir.join("names/tools.redb"))?);
     let direct = Arc::<AtomicUsize>::default();
     let board = Arc::new(Board::new(&start));
+    let mut kept = ledger::Kept::new(ledger.clone(), start.ledger.as_ref());
+    kept.look(&board);
     let names = open_names(&start, &link, &board)?;
     let tls = Tls::new(start.upstreams.clone());
     let upstreams = Arc::new(Shared::new(tls, Limits::default()));
@@ -193,6 +195,7 @@ async fn serve(
                     recording = possible;
                     link.tell(ToKeeper::Recording { possible }).await;
                 }
+                kept.look(&board);
                 if let Some(telling) = &telling {
                     board.telemetry(telling.status());
                 }
@@ -380,6 +383,7 @@ async fn serve(
                     let asked = telemetry::Asked {
                         record: record.clone(),
                         policies: rooms.policies.clone(),
+                        budgets: budgets::Figures::new(ledger.clone(), &tasks, &shutdown),
                         ledger: ledger.clone(),
                         guard: board.guard(),
                         agents: board.agents(),
@@ -422,6 +426,7 @@ async fn serve(
     if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
         tracing::warn!("flows were cut: they did not end in time");
     }
+    ledger::close(&ledger).await;
     record.close().await;
     if let Some(telling) = telling {
         telling.end().await;
@@ -545,7 +550,7 @@ fn sources(
     record: &Record,
     board: &Board,
     groups: Groups,
-    (pins, ledger): (&Arc<Pins>, &Arc<Embedded>),
+    (pins, ledger): (&Arc<Pins>, &AnyLedger),
 ) -> Sources {
     Sources {
         pins: pins.clone(),

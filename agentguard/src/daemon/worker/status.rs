@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentguard_budget::prices::{Origin, Prices};
 use agentguard_control::api::{
-    AgentStatus, GateStatus, GuardStatus, LeafStatus, Listener, Phase, PolicyStatus, PricesStatus,
-    ProgramStatus, Quarantine, QuotaStatus, QuotaUsed, SwitchStatus, TelemetryStatus,
+    AgentStatus, GateStatus, GuardStatus, LeafStatus, LedgerStatus, Listener, Phase, PolicyStatus,
+    PricesStatus, ProgramStatus, Quarantine, QuotaStatus, QuotaUsed, SwitchStatus, TelemetryStatus,
 };
 use agentguard_decision::Directory;
 use agentguard_keeper::documents::Documents;
@@ -74,6 +74,7 @@ impl Board {
             leaves: LeafStatus::default(),
             switches: Vec::new(),
             telemetry: None,
+            ledger: LedgerStatus::default(),
         };
         Self {
             guard: watch::Sender::new(guard),
@@ -106,6 +107,15 @@ impl Board {
             let telemetry = Some(telemetry);
             let is_new = guard.telemetry != telemetry;
             guard.telemetry = telemetry;
+            is_new
+        });
+    }
+
+    /// How it is with where budgets are kept.
+    pub(super) fn ledger(&self, ledger: LedgerStatus) {
+        self.guard.send_if_modified(|guard| {
+            let is_new = guard.ledger != ledger;
+            guard.ledger = ledger;
             is_new
         });
     }
@@ -411,6 +421,7 @@ mod tests {
             degraded: vec!["no IPv6".to_owned()],
             keeper: 1,
             telemetry: Telemetry::default(),
+            ledger: None,
         });
         let path = "policy.yaml".to_owned();
         let text = "version: 1\nagents: [{name: coder}, {name: helper}]\n".to_owned();
@@ -458,6 +469,7 @@ mod tests {
             degraded: vec!["no IPv6".to_owned()],
             keeper: 4711,
             telemetry: Telemetry::default(),
+            ledger: None,
         });
         let guard = board.guard();
         board.keeper_is_silent();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agentguard_budget::Embedded;
+use agentguard_budget::AnyLedger;
 use agentguard_control::api::{AgentStatus, GuardStatus, TelemetryStatus};
 use agentguard_control::peer::judge_stream;
 use agentguard_decision::Policies;
@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use super::Recorded;
 use super::budgets;
 use super::gate::Gate;
+use super::ledger;
 
 /// How long the last figures may take when the worker stops.
 const LAST: Duration = Duration::from_secs(3);
@@ -44,7 +45,8 @@ pub(super) struct KeeperFigures {
 pub(super) struct Asked {
     pub(super) record: Record,
     pub(super) policies: Arc<Policies>,
-    pub(super) ledger: Arc<Embedded>,
+    pub(super) ledger: AnyLedger,
+    pub(super) budgets: budgets::Figures,
     pub(super) guard: watch::Receiver<GuardStatus>,
     pub(super) agents: watch::Receiver<Vec<AgentStatus>>,
     pub(super) keeper: watch::Receiver<KeeperFigures>,
@@ -191,10 +193,11 @@ impl Asked {
         let guard = self.guard.borrow().clone();
         let keeper = *self.keeper.borrow();
         let agents = self.agents.borrow().clone();
-        let (budgets, accounts) = budgets::vitals(&self.policies.current(), &self.ledger);
+        let (budgets, accounts) = self.budgets.vitals(&self.policies.current());
         Vitals {
             budgets,
             budget_accounts: accounts,
+            ledger: ledger::vitals(&self.ledger),
             policy: guard.policy.version,
             policy_loaded: u64::try_from(guard.policy.loaded.as_second()).unwrap_or(0),
             reloads: (keeper.reloads.taken, keeper.reloads.refused),

@@ -47,6 +47,7 @@ impl Keeper {
             degraded: self.degraded(),
             keeper: std::process::id(),
             telemetry,
+            ledger: self.config.ledger.clone(),
         };
         worker.tell(&ToWorker::Start(Box::new(start)), &descriptors)?;
         self.worker = Some(worker);

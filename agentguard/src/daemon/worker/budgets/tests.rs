@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use agentguard_budget::{Charge, Embedded, Ledger as _, Scope, Terms, Want};
+use agentguard_budget::{AnyLedger, Charge, Embedded, Ledger as _, Scope, Terms, Want};
 use agentguard_decision::{Decider, Directory, Policies, RecordRefused, Recorder};
 use agentguard_keeper::message::BudgetOrder;
 use agentguard_model::contents::Contents;
@@ -11,7 +11,7 @@ use agentguard_policy::{Document, compile};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{obey, vitals};
+use super::{Figures, obey};
 
 const POLICY: &str = "\
 version: 1
@@ -117,7 +117,8 @@ impl World {
             reason: Some("ticket 42".to_owned()),
         };
         let policy = self.policies.current();
-        obey(order, 7, policy, self.ledger.clone(), &self.decider).await
+        let ledger = AnyLedger::Embedded(self.ledger.clone());
+        obey(order, 7, policy, ledger, &self.decider).await
     }
 
     /// What is used and held of all accounts of a budget.
@@ -262,7 +263,12 @@ fn figures_have_the_fullest_accounts_of_the_policy() {
     world.calls("team", "agent=coder,user=bob", 1_000_000, 5);
     world.calls("team", ADA, 3_000_000, 250_000);
     world.calls("at-once", "", 0, 3);
-    let (told, count) = vitals(&world.policies.current(), &world.ledger);
+    let figures = Figures::new(
+        AnyLedger::Embedded(world.ledger.clone()),
+        &Default::default(),
+        &Default::default(),
+    );
+    let (told, count) = figures.vitals(&world.policies.current());
     assert_eq!(count, 3);
     let told: Vec<_> = told
         .iter()

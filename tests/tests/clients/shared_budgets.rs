@@ -1,0 +1,341 @@
+//! Budgets that hosts share, in Debian's Redis: two daemons charge one account, and what becomes of calls while Redis is
+//! away is what the configuration says.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentguard_model::{ReasonCode, Verdict};
+use agentguard_tests::{Guard, Origin, Process, World, address, client, wait_until};
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::inspected::inspected;
+use crate::room::{LATE, Room};
+
+const OPENAI: &str = "api.openai.com";
+const PORT: u16 = 6399;
+const PASSWORD: &str = "open sesame";
+
+const POLICY: &str = "
+version: 1
+agents:
+  - name: coder
+rules:
+  - id: models
+    match: { host: [api.openai.com], port: [443] }
+    action: allow
+    handling: inspect
+budgets:
+  - { id: calls, unit: calls, limit: 100, window: lifetime }
+  - { id: few, unit: calls, limit: 6, window: lifetime, per: [model] }
+";
+
+fn world(name: &str) -> World {
+    let origin = Origin::at(&address::origin(0x10));
+    World::new(name)
+        .origin(origin.site(OPENAI))
+        .start()
+        .unwrap()
+}
+
+/// A Redis on the world's host, which keeps each write before it answers.
+struct Redis<'w> {
+    world: &'w World,
+    directory: PathBuf,
+    process: Option<Process>,
+}
+
+impl<'w> Redis<'w> {
+    /// One that does not run yet.
+    fn new(world: &'w World) -> Self {
+        let directory = world.directory().join("redis");
+        fs::create_dir(&directory).unwrap();
+        let password = world.directory().join("redis-password");
+        fs::write(&password, format!("{PASSWORD}\n")).unwrap();
+        fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+        Self {
+            world,
+            directory,
+            process: None,
+        }
+    }
+
+    fn start(&mut self) {
+        let server = self.world.host().command("redis-server");
+        let port = PORT.to_string();
+        let server = server
+            .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "always"])
+            .args(["--requirepass", PASSWORD, "--dir"])
+            .arg(&self.directory)
+            .limit(Duration::from_secs(600));
+        self.process = Some(server.spawn().unwrap());
+        wait_until("Redis", LATE, || {
+            let said = self.process.as_ref()?.stdout();
+            said.contains("Ready to accept connections").then_some(())
+        })
+        .unwrap();
+    }
+
+    /// Ends it at once.
+    fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.signal(Signal::KILL).unwrap();
+        process.wait(LATE).unwrap();
+    }
+
+    /// It hears and answers nothing, or goes on.
+    fn signal(&mut self, signal: Signal) {
+        self.process.as_mut().unwrap().signal(signal).unwrap();
+    }
+}
+
+/// A daemon of a host that shares its budgets; `number`: which one in this world.
+fn host<'w>(world: &'w World, number: u16, more: &Value) -> Result<Room<'w>> {
+    let mut redis = json!({
+        "address": format!("127.0.0.1:{PORT}"),
+        "prefix": "tests",
+        "password_file": world.directory().join("redis-password"),
+        "timeout_ms": 1000,
+    });
+    let more = more.as_object().context("an object")?.clone();
+    redis.as_object_mut().context("an object")?.extend(more);
+    let guard = world.guard().policy(POLICY);
+    let guard = guard
+        .setting(
+            "upstreams",
+            json!([{ "host": [OPENAI], "ca": world.ca_file() }]),
+        )
+        .setting("ledger", json!({ "redis": redis }))
+        .setting("proxy_port", json!(15_001 + 100 * number))
+        .setting("resolver_port", json!(15_053 + 100 * number));
+    Ok(Room::of(world, guard.start()?))
+}
+
+/// What the script says of so many calls of a model, one after the other.
+fn calls(room: &Room<'_>, python: &Path, model: &str, count: usize) -> Result<Vec<String>> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/budget_sdk.py");
+    let count = count.to_string();
+    let words = ["openai", model, "10", "100", "plain", &count].map(Into::into);
+    let words: Vec<PathBuf> = [python.to_owned(), script]
+        .into_iter()
+        .chain(words)
+        .collect();
+    let output = inspected(room, &words).run()?.success()?;
+    Ok(output.stdout.lines().map(str::to_owned).collect())
+}
+
+fn passed(told: &[String]) -> usize {
+    told.iter().filter(|it| it.starts_with("10 ")).count()
+}
+
+fn asked(guard: &Guard<'_>, words: &[&str]) -> Option<Value> {
+    let output = guard.cli().args(words).args(["-o", "json"]).run().ok()?;
+    serde_json::from_str(&output.stdout).ok()
+}
+
+/// Waits until an account has used so much, and nothing of it is held but so much.
+fn has(guard: &Guard<'_>, account: &str, used: u64, held: u64) {
+    let mut last = None;
+    wait_until("the account", LATE, || {
+        let told = asked(guard, &["budget", "list"])?;
+        let mut all = told.as_array()?.iter();
+        let it = all.find(|it| it["account"] == account)?.clone();
+        let is_so = it["used"] == used && it["held"] == held;
+        last = Some(it);
+        is_so.then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {last:#?}"));
+}
+
+fn redis_status(guard: &Guard<'_>) -> Option<Value> {
+    Some(asked(guard, &["status"])?["ledger"]["redis"].clone())
+}
+
+/// Waits until a daemon says that Redis is away, or back.
+fn is_away(guard: &Guard<'_>, away: bool) {
+    wait_until("Redis is away or back", LATE, || {
+        let status = redis_status(guard)?;
+        (status["away_since"].is_string() == away).then_some(())
+    })
+    .unwrap();
+}
+
+/// Waits until the latest denial of the record has this code.
+fn is_denied(room: &Room<'_>, code: ReasonCode) {
+    let mut last = None;
+    wait_until("the denial", LATE, || {
+        let mut new = room.new_decisions().ok()?;
+        new.retain(|it| it.verdict == Verdict::Deny);
+        last = new.pop();
+        last.as_ref().filter(|it| it.reason.code == code).map(drop)
+    })
+    .unwrap_or_else(|error| panic!("{error}: {last:#?}"));
+}
+
+#[test]
+fn two_hosts_charge_one_account_and_refuse_while_nobody_answers() {
+    let (Some(python), Some(_)) = (
+        client::python().unwrap(),
+        client::find("redis-server").unwrap(),
+    ) else {
+        return;
+    };
+    let world = world("shared-deny");
+    let mut redis = Redis::new(&world);
+    redis.start();
+    let here = host(&world, 0, &json!({})).unwrap();
+    let there = host(&world, 1, &json!({})).unwrap();
+    assert_eq!(passed(&calls(&here, &python, "gpt-4o", 4).unwrap()), 4);
+    // The other host has what is left.
+    let told = calls(&there, &python, "gpt-4o", 3).unwrap();
+    assert_eq!(passed(&told), 2, "{told:#?}");
+    assert!(told[2].starts_with("RateLimitError 429 "), "{told:#?}");
+    is_denied(&there, ReasonCode::BudgetExhausted);
+    for room in [&here, &there] {
+        has(&room.guard, "few/model=gpt-4o", 6, 0);
+        has(&room.guard, "calls", 6, 0);
+    }
+    // What an operator says on one host counts on the other.
+    let cli = |room: &Room<'_>, words: &[&str]| room.guard.cli().args(words).run().unwrap();
+    let told = cli(&here, &["budget", "set", "few/model=gpt-4o", "5"]);
+    assert_eq!(told.code(), 0, "{told}");
+    let told = calls(&there, &python, "gpt-4o", 2).unwrap();
+    assert_eq!(passed(&told), 1, "{told:#?}");
+    let told = cli(&there, &["budget", "reset", "few/model=gpt-4o"]);
+    assert!(told.stderr.contains("it was 6 calls"), "{told}");
+    // What cannot be told is said in words.
+    let told = cli(&here, &["budget", "forecast", "calls"]);
+    assert!(told.stdout.contains("and not when"), "{told}");
+
+    redis.kill();
+    let before = world
+        .origin(OPENAI)
+        .unwrap()
+        .log()
+        .requests()
+        .unwrap()
+        .len();
+    for room in [&here, &there] {
+        let told = calls(room, &python, "gpt-4o", 1).unwrap();
+        assert!(told[0].contains(" 503 "), "{told:#?}");
+        assert!(
+            told[0].contains("the ledger that hosts share does not answer")
+                && !told[0].contains("127.0.0.1"),
+            "{told:#?}"
+        );
+        is_denied(room, ReasonCode::LedgerFailed);
+        is_away(&room.guard, true);
+        let told = cli(room, &["status"]);
+        assert!(
+            told.stdout.contains("it is away since ")
+                && told.stdout.contains("are refused meanwhile"),
+            "{told}"
+        );
+        assert!(told.stdout.contains("not everything of the daemon works"));
+        let told = cli(room, &["budget", "list"]);
+        assert_ne!(told.code(), 0, "{told}");
+        assert!(told.stderr.contains("cannot be read"), "{told}");
+        let told = cli(room, &["budget", "reset", "calls"]);
+        assert_ne!(told.code(), 0, "{told}");
+        let log = room.guard.log();
+        assert!(
+            log.contains("in which hosts share their budgets, is away"),
+            "{log}"
+        );
+    }
+    let arrived = || {
+        world
+            .origin(OPENAI)
+            .unwrap()
+            .log()
+            .requests()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(arrived(), before, "nothing was let out");
+
+    redis.start();
+    for room in [&here, &there] {
+        is_away(&room.guard, false);
+        assert_eq!(passed(&calls(room, &python, "gpt-4o", 2).unwrap()), 2);
+    }
+    has(&here.guard, "few/model=gpt-4o", 4, 0);
+    has(&there.guard, "calls", 11, 0);
+}
+
+#[test]
+fn a_host_goes_on_with_what_it_has_drawn_and_no_more() {
+    let (Some(python), Some(_)) = (
+        client::python().unwrap(),
+        client::find("redis-server").unwrap(),
+    ) else {
+        return;
+    };
+    let world = world("shared-lease");
+    let mut redis = Redis::new(&world);
+    let lease = json!({ "on_loss": "lease", "lease_percent": 50 });
+    // It starts without it: nothing is drawn, so that nothing goes.
+    let mut room = host(&world, 0, &lease).unwrap();
+    is_away(&room.guard, true);
+    let told = calls(&room, &python, "gpt-4o", 1).unwrap();
+    assert!(
+        told[0].contains(" 503 ") && told[0].contains("in advance"),
+        "{told:#?}"
+    );
+    redis.start();
+    is_away(&room.guard, false);
+    assert_eq!(passed(&calls(&room, &python, "gpt-4o", 1).unwrap()), 1);
+    // Half of each limit is drawn: 50 and 3.
+    has(&room.guard, "calls", 1, 50);
+    has(&room.guard, "few/model=gpt-4o", 1, 3);
+
+    // It stands still, so that each call finds out by itself; and later it is ended.
+    redis.signal(Signal::STOP);
+    let told = calls(&room, &python, "gpt-4o", 4).unwrap();
+    assert_eq!(passed(&told), 3, "{told:#?}");
+    assert!(
+        told[3].contains(" 503 ") && told[3].contains("in advance"),
+        "{told:#?}"
+    );
+    is_denied(&room, ReasonCode::LedgerFailed);
+    redis.kill();
+    // Nothing was drawn for a model that was not asked before.
+    let told = calls(&room, &python, "gpt-4o-mini", 1).unwrap();
+    assert!(told[0].contains(" 503 "), "{told:#?}");
+
+    redis.start();
+    is_away(&room.guard, false);
+    // What was spent is settled, once; and it is drawn anew, of what is left.
+    has(&room.guard, "few/model=gpt-4o", 4, 2);
+    // While Redis is there, what this host keeps for later is its own calls' to spend.
+    let told = calls(&room, &python, "gpt-4o", 3).unwrap();
+    assert_eq!(passed(&told), 2, "{told:#?}");
+    is_denied(&room, ReasonCode::BudgetExhausted);
+    has(&room.guard, "few/model=gpt-4o", 6, 0);
+    let status = redis_status(&room.guard).unwrap();
+    assert_eq!(
+        (&status["spent_away"], &status["dropped"]),
+        (&json!(3), &json!(0))
+    );
+
+    // A daemon that dies and comes back finds what was used as it was.
+    room.guard.kill().unwrap();
+    room.guard.start().unwrap();
+    is_away(&room.guard, false);
+    let status = redis_status(&room.guard).unwrap();
+    assert_eq!(status["prefix"], "tests");
+    let list = asked(&room.guard, &["budget", "list"]).unwrap();
+    let few = list.as_array().unwrap().iter();
+    let few = few
+        .clone()
+        .find(|it| it["account"] == "few/model=gpt-4o")
+        .unwrap();
+    let (used, held) = (few["used"].as_u64().unwrap(), few["held"].as_u64().unwrap());
+    assert_eq!((used, held), (6, 0), "{few:#?}");
+    let stop = room.guard.stop().unwrap();
+    assert!(!stop.stderr.contains("panicked"), "{stop}");
+}
