@@ -1,6 +1,13 @@
 //! Budgets that hosts share, in Debian's Redis: two daemons charge one account, and what becomes of calls while Redis is
 //! away is what the configuration says.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where it cannot go on, helpers included"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
