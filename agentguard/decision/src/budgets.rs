@@ -357,6 +357,11 @@ fn may_pass<T>(asked: &Result<T, Refused>) -> bool {
     matches!(asked, Err(Refused::Short(short)) if short.may_pass())
 }
 
+/// Whether the ledger that hosts share does not answer.
+const fn is_away<T>(asked: &Result<T, Refused>) -> bool {
+    matches!(asked, Err(Refused::Away(_) | Refused::LeaseSpent(_)))
+}
+
 /// Why a ledger refused, for the person whose call it was.
 fn denial<'a>(
     refused: Refused,

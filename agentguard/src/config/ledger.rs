@@ -101,6 +101,13 @@ pub(crate) struct Declared {
     ca: Option<Located<PathBuf>>,
 }
 
+impl Declared {
+    /// Without what is in files.
+    pub(crate) const fn ledger(&self) -> &SharedLedger {
+        &self.ledger
+    }
+}
+
 /// Reads the key's value.
 pub(super) fn check(file: &Path, raw: RawLedger, faults: &mut Vec<Diagnostic>) -> Option<Declared> {
     let mut check = Check { file, faults };

@@ -214,6 +214,11 @@ impl Paths {
 }
 
 impl Declared {
+    /// The Redis that hosts share, if one is named: without what is in files.
+    pub(crate) fn ledger(&self) -> Option<&SharedLedger> {
+        self.ledger.as_ref().map(ledger::Declared::ledger)
+    }
+
     /// Reads a file.
     ///
     /// # Errors

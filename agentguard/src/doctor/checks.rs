@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use agentguard_model::ledger::OnLoss;
+
 use super::facts::{Bpf, Configured, Facts, Probe, Resources};
 use super::{Check, Level};
 
@@ -48,6 +50,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
             checks.push(resources(&config.resources));
             checks.push(ports(config, facts.daemon_runs));
             checks.extend(telemetry(config));
+            checks.extend(ledger(config));
         }
     }
     checks
@@ -419,6 +422,25 @@ fn telemetry(config: &Configured) -> Option<Check> {
         return Some(check);
     }
     Some(ok("telemetry", told))
+}
+
+/// The Redis that hosts share, if there is one.
+fn ledger(config: &Configured) -> Option<Check> {
+    let redis = config.ledger.as_ref()?;
+    let found = format!("budgets are charged in the Redis at {}", redis.address);
+    let check = match (&redis.away, redis.in_the_clear) {
+        (Some(why), _) => degraded("ledger", format!("{found}, where nobody answers: {why}"))
+            .means(match redis.on_loss {
+                OnLoss::Deny => "calls that a budget counts are refused",
+                OnLoss::Lease(_) => "calls that a budget counts go on with what the daemon has drawn in advance, if it has",
+            })
+            .how("start it, or mend the way to it; the daemon tries it again by itself"),
+        (None, true) => degraded("ledger", found)
+            .means("its password goes there in the clear, and whoever is on the way can change what was used")
+            .how("set `tls: true`, unless only hosts that are trusted are on the way"),
+        (None, false) => ok("ledger", found),
+    };
+    Some(check)
 }
 
 fn ok(name: &'static str, found: impl Into<String>) -> Check {

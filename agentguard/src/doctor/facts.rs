@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket,
+};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use agentguard_keeper::cgroup;
 use agentguard_keeper::resources::controllers::{Controller, Tree};
 use agentguard_keeper::spawn::{landlock, mounts};
+use agentguard_model::ledger::{OnLoss, SharedLedger};
 use agentguard_policy::{OnMissing, Sources};
 use aya::maps::MapType;
 use aya::programs::{LsmAttachType, ProgramType};
@@ -17,6 +21,12 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::cli::failure::chain;
 use crate::config::{ConfigError, Declared, Host, exposed, sources};
+
+/// How long each address of the Redis that hosts share may take to answer.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Its addresses, at most.
+const MAX_PLACES: usize = 4;
 
 /// Everything that the checks look at. A string or a list is what a file held; `None`: it could not
 /// be read.
@@ -85,8 +95,23 @@ pub(super) struct Configured {
     pub(super) exposed: Vec<(String, String)>,
     /// Where figures are found, and where they are sent.
     pub(super) telemetry: (Option<String>, Option<String>),
+    /// The Redis that hosts share, if there is one.
+    pub(super) ledger: Option<Redis>,
     /// Each port with who wants it, and why it cannot be had, if it cannot.
     pub(super) ports: Vec<Port>,
+}
+
+/// A Redis, as the configuration has it.
+#[derive(Clone, Debug)]
+pub(super) struct Redis {
+    /// Host and port.
+    pub(super) address: String,
+    /// Whether others may see what goes there.
+    pub(super) in_the_clear: bool,
+    /// Why nobody answers there, if nobody does.
+    pub(super) away: Option<String>,
+    /// What becomes of calls then.
+    pub(super) on_loss: OnLoss,
 }
 
 /// Whether agents can be held to their limits.
@@ -180,6 +205,7 @@ fn configured(config: &Declared) -> Configured {
             config.telemetry.prometheus.clone(),
             config.telemetry.endpoint().map(ToString::to_string),
         ),
+        ledger: config.ledger().map(redis),
         ports: vec![
             Port {
                 what: "proxy",
@@ -274,4 +300,25 @@ fn problem(port: u16, datagrams: bool) -> Option<String> {
                 .filter(|(_, error)| error.kind() != io::ErrorKind::AddrNotAvailable)
                 .map(|(transport, error)| format!("{transport} {address}: {}", chain(&error)))
         })
+}
+
+/// Whether somebody listens there. Whether it lets the guard in only the daemon can tell, which has the password.
+fn redis(ledger: &SharedLedger) -> Redis {
+    let connect = || -> io::Result<()> {
+        let places = (ledger.host.as_str(), ledger.port).to_socket_addrs()?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for place in places.take(MAX_PLACES) {
+            match TcpStream::connect_timeout(&place, CONNECT) {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    Redis {
+        address: ledger.address(),
+        in_the_clear: ledger.is_in_the_clear(),
+        away: connect().err().map(|error| error.to_string()),
+        on_loss: ledger.on_loss,
+    }
 }

@@ -1,7 +1,9 @@
 //! One host in good order, and what each thing that goes wrong makes of it.
 
+use agentguard_model::ledger::OnLoss;
+
 use super::checks::all;
-use super::facts::{Bpf, Configured, Facts, Port, Resources};
+use super::facts::{Bpf, Configured, Facts, Port, Redis, Resources};
 use super::{Check, Level, explanations, table};
 
 fn good() -> Facts {
@@ -50,6 +52,7 @@ fn configured() -> Configured {
         },
         exposed: Vec::new(),
         telemetry: (None, None),
+        ledger: None,
         ports: vec![
             Port {
                 what: "proxy",
@@ -86,6 +89,25 @@ fn where_figures_go_is_told_where_they_go_somewhere() {
     let told = find(&checks, "telemetry");
     assert_eq!(told.level, Level::Ok);
     assert!(told.found.contains(places.0) && told.found.contains(places.1));
+}
+
+fn redis(away: Option<&str>, in_the_clear: bool) -> Redis {
+    Redis {
+        address: "redis.example:6379".to_owned(),
+        in_the_clear,
+        away: away.map(str::to_owned),
+        on_loss: OnLoss::Deny,
+    }
+}
+
+#[test]
+fn the_redis_that_hosts_share_is_told_where_there_is_one() {
+    let mut facts = good();
+    of(&mut facts).ledger = Some(redis(None, false));
+    let checks = all(&facts);
+    let told = find(&checks, "ledger");
+    assert_eq!(told.level, Level::Ok);
+    assert!(told.found.contains("redis.example:6379"));
 }
 
 /// The check that a fault spoils, to which level, a part of what it found, a part of what to do
@@ -135,6 +157,18 @@ fn each_fault_spoils_one_check() {
         }),
         ("telemetry", Degraded, "to http://c", "https", |f| {
             of(f).telemetry.1 = Some("http://c.example:4318".to_owned());
+        }),
+        (
+            "ledger",
+            Degraded,
+            "nobody answers: refused",
+            "start it",
+            |f| {
+                of(f).ledger = Some(redis(Some("refused"), false));
+            },
+        ),
+        ("ledger", Degraded, "at redis.example:6379", "tls", |f| {
+            of(f).ledger = Some(redis(None, true));
         }),
         ("kernel", Degraded, "odd", "", |f| f.kernel = "odd".into()),
         ("bpf", Missing, "ring buffers", "CONFIG_CGROUP_BPF", |f| {

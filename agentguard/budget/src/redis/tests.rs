@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentguard_model::budget::{Budget, Reached, Unit, Window};
-use agentguard_model::ledger::{OnLoss, Password};
+use agentguard_model::ledger::{OnLoss, Password, SharedLedger};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -929,22 +929,29 @@ async fn it_is_spoken_to_by_tls_and_only_if_it_is_who_it_should_be() {
     let Some(server) = Server::start(&arguments) else {
         return;
     };
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a certificate");
-    let tls = |roots: rustls::RootCertStore| {
-        let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
-        Some(Arc::new(builder.with_no_client_auth()))
+    // As the configuration has it: with an authority of its own, or as one of the system's; and with none of both.
+    let with = |certificates, system: &[rustls_pki_types::CertificateDer<'static>]| {
+        let ledger = SharedLedger {
+            host: "127.0.0.1".to_owned(),
+            port,
+            prefix: "tests".to_owned(),
+            username: None,
+            password: None,
+            tls: true,
+            certificates,
+            timeout: PATIENT,
+            on_loss: OnLoss::Deny,
+        };
+        let tls = super::tls(&ledger, system).expect("authorities");
+        Options::of(&ledger, Some(tls))
     };
-    let with = |tls| Options {
-        address: format!("127.0.0.1:{port}"),
-        tls,
-        ..options(&server)
-    };
-    let shared = open(&with(tls(roots))).await;
+    let own = made.cert.der().clone();
+    drop(open(&with(Vec::new(), std::slice::from_ref(&own))).await);
+    let shared = open(&with(vec![own.to_vec()], &[])).await;
     let tokens = budget("t", Unit::Tokens, 100, Window::Day);
     shared.reserve(&one(&tokens, 10), NOW).await.expect("room");
     assert_eq!(used_and_held(&server, &tokens), (0, 10));
-    let shared = Shared::open(with(tls(rustls::RootCertStore::empty()))).await;
+    let shared = Shared::open(with(Vec::new(), &[])).await;
     let (_, why) = shared.standing().away.expect("away");
     assert!(why.contains("certificate"), "{why}");
 }

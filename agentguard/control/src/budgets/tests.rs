@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use agentguard_budget::{AnyLedger, Charge, Embedded, HoldId, Listed, Scope, Terms, Want};
+use agentguard_budget::{
+    AnyLedger, Charge, Embedded, HoldId, Listed, Options, Scope, Shared, Terms, Want,
+};
 use agentguard_model::budget::{Dimension, Unit};
 use agentguard_policy::{Document, Policy, compile};
 use jiff::Timestamp;
@@ -418,4 +420,54 @@ fn a_query_is_read_as_it_is_written() {
         Scope::of([(&dimension, "coder")]).value(&dimension),
         Some("coder")
     );
+}
+
+/// A Redis of which nobody answers; what it had said before is told as it was.
+async fn away() -> AnyLedger {
+    let nowhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = nowhere.local_addr().unwrap().to_string();
+    drop(nowhere);
+    let shared = Shared::open(Options::new(address, "tests")).await;
+    AnyLedger::Shared(Arc::new(shared))
+}
+
+#[tokio::test]
+async fn accounts_that_hosts_share_have_the_windows_that_are_kept_and_no_forecast() {
+    let world = World::new();
+    world.uses("hour", "model=a", 40, NOW - HOUR);
+    world.uses("hour", "model=a", 7, NOW);
+    world.uses("hour", "model=b", 3, NOW - 2 * HOUR);
+    world.uses("time", "agent=coder", 0, NOW - HOUR);
+    let listed = Listed {
+        states: world.ledger.accounts(NOW),
+        unread: 5,
+    };
+    let any = away().await;
+    let books = Books::of(&world.policy, &any, listed, time(NOW));
+    let shown = books.show("hour/model=a").unwrap();
+    assert_eq!((shown.used, shown.state), (7, AccountState::Open));
+    let ended: Vec<u64> = shown.ended.iter().map(|it| it.used).collect();
+    assert_eq!(ended, [40]);
+    assert_eq!(shown.forecast, None);
+    assert!(shown.no_forecast.unwrap().contains("and not when"));
+    // One that was charged in an earlier window only is there.
+    let shown = books.show("hour/model=b").unwrap();
+    assert_eq!((shown.used, shown.state), (0, AccountState::Unused));
+    assert!(books.show("hour/model=c").is_err());
+    // The clock is known.
+    let shown = books.show("time/agent=coder").unwrap();
+    assert_eq!(shown.forecast.unwrap().basis, ForecastBasis::Clock);
+    let query = BudgetQuery {
+        forecast: true,
+        ..BudgetQuery::default()
+    };
+    let told = books.list(&query).unwrap();
+    assert_eq!(told.unread, 5);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_no_empty_list() {
+    let refused = super::listed(&away().await, time(NOW)).await.unwrap_err();
+    assert!(refused.message.contains("cannot be read"), "{refused:?}");
+    assert!(refused.hint.unwrap().contains("agentguard status"));
 }

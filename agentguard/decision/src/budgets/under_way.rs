@@ -59,7 +59,9 @@ impl<R: Recorder> Decider<R> {
                 // A part of what it needs: what is missing is told by who is asked for that.
                 continue;
             }
-            if !may_pass(&extended) || Instant::now() >= patience {
+            // A ledger that is away may be back in a moment, and a stream that is cut is paid for in vain.
+            let may_pass = may_pass(&extended) || is_away(&extended);
+            if !may_pass || Instant::now() >= patience {
                 break extended.err();
             }
             tokio::time::sleep(AGAIN).await;
