@@ -38,6 +38,7 @@ rules:
 budgets:
   - { id: calls, unit: calls, limit: 100, window: lifetime }
   - { id: few, unit: calls, limit: 6, window: lifetime, per: [model] }
+  - { id: out, unit: output_tokens, limit: 100000, window: lifetime }
 ";
 
 fn world(name: &str) -> World {
@@ -122,15 +123,20 @@ fn host<'w>(world: &'w World, number: u16, more: &Value) -> Result<Room<'w>> {
     Ok(Room::of(world, guard.start()?))
 }
 
-/// What the script says of so many calls of a model, one after the other.
-fn calls(room: &Room<'_>, python: &Path, model: &str, count: usize) -> Result<Vec<String>> {
+/// The words that make the script make calls.
+fn script(python: &Path, words: [&str; 6]) -> Vec<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/budget_sdk.py");
-    let count = count.to_string();
-    let words = ["openai", model, "10", "100", "plain", &count].map(Into::into);
-    let words: Vec<PathBuf> = [python.to_owned(), script]
+    let words = words.map(PathBuf::from);
+    [python.to_owned(), script]
         .into_iter()
         .chain(words)
-        .collect();
+        .collect()
+}
+
+/// What the script says of so many calls of a model, one after the other.
+fn calls(room: &Room<'_>, python: &Path, model: &str, count: usize) -> Result<Vec<String>> {
+    let count = count.to_string();
+    let words = script(python, ["openai", model, "10", "100", "plain", &count]);
     let output = inspected(room, &words).run()?.success()?;
     Ok(output.stdout.lines().map(str::to_owned).collect())
 }
@@ -345,4 +351,57 @@ fn a_host_goes_on_with_what_it_has_drawn_and_no_more() {
     assert_eq!((used, held), (6, 0), "{few:#?}");
     let stop = room.guard.stop().unwrap();
     assert!(!stop.stderr.contains("panicked"), "{stop}");
+}
+
+#[test]
+fn a_stream_waits_for_redis_for_a_moment_and_ends_without_it() {
+    let (Some(python), Some(_)) = (
+        client::python().unwrap(),
+        client::find("redis-server").unwrap(),
+    ) else {
+        return;
+    };
+    let world = world("shared-stream");
+    let mut redis = Redis::new(&world);
+    redis.start();
+    let room = host(&world, 0, &json!({})).unwrap();
+    // A word each 10 ms: it needs more than it began with after some seconds.
+    let stream = || {
+        let words = script(&python, ["openai", "gpt-4o", "600", "64000", "stream", "1"]);
+        let call = inspected(&room, &words).spawn().unwrap();
+        has(&room.guard, "out", 0, 256);
+        call
+    };
+    let call = stream();
+    redis.kill();
+    // It has asked for more.
+    is_away(&room.guard, true);
+    redis.start();
+    let output = call
+        .wait(Duration::from_secs(60))
+        .unwrap()
+        .success()
+        .unwrap();
+    assert_eq!(output.stdout, "600 stop 600\n");
+    has(&room.guard, "out", 600, 0);
+
+    let told = room.guard.cli().args(["budget", "reset", "out"]).run();
+    assert_eq!(told.unwrap().code(), 0);
+    let call = stream();
+    redis.kill();
+    let output = call
+        .wait(Duration::from_secs(60))
+        .unwrap()
+        .success()
+        .unwrap();
+    assert!(
+        output.stdout.contains("APIError") && output.stdout.contains("does not answer"),
+        "{output}"
+    );
+    is_denied(&room, ReasonCode::LedgerFailed);
+    redis.start();
+    is_away(&room.guard, false);
+    // It has used all that it held, once, and holds nothing any more.
+    has(&room.guard, "out", 256, 0);
+    has(&room.guard, "calls", 2, 0);
 }
