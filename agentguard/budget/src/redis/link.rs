@@ -146,6 +146,11 @@ impl Link {
         }
     }
 
+    /// Waits until the connection has ended: whoever reads it is gone.
+    pub(super) async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     async fn ask(&self, words: &[&[u8]]) -> Result<Reply, Lost> {
         let mut bytes = Vec::new();
         wire::command(&mut bytes, words.iter().copied());

@@ -780,6 +780,24 @@ async fn it_says_who_it_is() {
     open(&with(Some("open sesame"))).await;
 }
 
+/// Nobody has to ask for it.
+#[tokio::test]
+async fn that_it_has_gone_is_known_at_once() {
+    let Some(mut server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    // So long that nothing is renewed meanwhile.
+    let rarely = Options {
+        lease: Duration::from_secs(3600),
+        ..options(&server)
+    };
+    let shared = open(&rarely).await;
+    server.kill();
+    until(&shared, "it is away", |it| it.away.is_some()).await;
+    server.again();
+    settled(&shared).await;
+}
+
 /// What it keeps for the time when Redis is away is no reason to refuse while it is there.
 #[tokio::test]
 async fn a_host_spends_what_it_has_drawn_before_it_is_short() {

@@ -83,6 +83,12 @@ async fn serve(inner: &Inner, link: &Arc<Link>, attempted: &watch::Sender<u64>) 
         renews = tokio::select! {
             _ = renewals.tick() => true,
             () = inner.work.notified() => false,
+            // Known before the next call asks, and told at once.
+            () = link.ended() => {
+                let lost = Lost::Silent("the connection ended".to_owned());
+                inner.lost(link, &lost);
+                return lost;
+            }
         };
     }
 }
