@@ -11,7 +11,9 @@ use agentguard_policy::{Policy, Seen};
 use jiff::Timestamp;
 
 use super::held::{Held, Pricing};
-use super::{AGAIN, AT_THE_CLOCK, Denial, PATIENCE, denial, in_force, may_pass, unwritten};
+use super::{
+    AGAIN, AT_THE_CLOCK, Denial, PATIENCE, denial, in_force, is_away, may_pass, unwritten,
+};
 use crate::again::Changes;
 use crate::asked::Asked;
 use crate::decider::Decider;

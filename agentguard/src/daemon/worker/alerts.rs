@@ -6,19 +6,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use agentguard_budget::{Embedded, Scope};
+use agentguard_budget::{AnyLedger, Scope};
 use agentguard_control::budgets::{Books, Found};
 use agentguard_decision::{Accounting, Decider, Level, Recorder};
-use agentguard_policy::Policy;
 use jiff::Timestamp;
 
 /// How often it is looked: so late a soft limit may hold.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often it is foretold, in looks: a minute.
-const FORETOLD: u32 = 30;
+/// The same where hosts share their budgets: all accounts are asked for then.
+const LOOK_SHARED: Duration = Duration::from_secs(10);
+
+/// How often it is foretold.
+const FORETELL: Duration = Duration::from_secs(60);
 
 /// Of how many accounts forecasts are made at a time: the fullest.
 const MAX_FORETOLD: usize = 256;
@@ -51,13 +53,17 @@ struct Look {
 /// Looks until it is dropped.
 pub(super) async fn watch<R: Recorder>(
     decider: Decider<R>,
-    ledger: Arc<Embedded>,
+    ledger: AnyLedger,
     accounting: Arc<Accounting>,
 ) {
     let mut known = Known::default();
-    let mut looks = tokio::time::interval(LOOK);
+    let mut foretold: Option<Instant> = None;
+    let mut looks = tokio::time::interval(match &ledger {
+        AnyLedger::Embedded(_) => LOOK,
+        AnyLedger::Shared(_) => LOOK_SHARED,
+    });
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for number in 0_u32.. {
+    loop {
         looks.tick().await;
         let policy = decider.policies().current();
         if policy.budgets().iter().all(|rule| rule.soft.is_none()) {
@@ -65,9 +71,19 @@ pub(super) async fn watch<R: Recorder>(
             accounting.soft([]);
             continue;
         }
-        let (foretells, ledger) = (number % FORETOLD == 0, ledger.clone());
+        let now = Timestamp::now();
+        // A ledger that is away is asked again; what was known of it holds.
+        let Ok(listed) = ledger.accounts(now.as_millisecond()).await else {
+            continue;
+        };
+        let foretells = foretold.is_none_or(|it| it.elapsed() >= FORETELL);
+        foretold = foretold
+            .filter(|_| !foretells)
+            .or_else(|| Some(Instant::now()));
+        let ledger = ledger.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            let look = known.look(&policy, &ledger, foretells, Timestamp::now());
+            let books = Books::of(&policy, &ledger, listed, now);
+            let look = known.look(&books, foretells);
             (known, look)
         });
         let Ok((before, look)) = looking.await else {
@@ -89,14 +105,7 @@ pub(super) async fn watch<R: Recorder>(
 }
 
 impl Known {
-    fn look(
-        &mut self,
-        policy: &Policy,
-        ledger: &Embedded,
-        foretells: bool,
-        now: Timestamp,
-    ) -> Look {
-        let books = Books::of(policy, ledger, now);
+    fn look(&mut self, books: &Books<'_>, foretells: bool) -> Look {
         let all = books.fullest();
         let mut look = Look::default();
         let mut reached = HashSet::new();
@@ -117,7 +126,7 @@ impl Known {
         }
         self.reached = reached;
         if foretells {
-            self.foretell(&books, &all, &mut look);
+            self.foretell(books, &all, &mut look);
         }
         look
     }

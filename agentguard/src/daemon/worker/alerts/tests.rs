@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use agentguard_budget::{Charge, Embedded, Ledger as _, Scope, Terms, Want};
+use agentguard_budget::{AnyLedger, Charge, Embedded, Ledger as _, Listed, Scope, Terms, Want};
+use agentguard_control::budgets::Books;
 use agentguard_model::budget::Dimension;
 use agentguard_policy::{Document, Policy, compile};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::Known;
+use super::{Known, Look};
 
 const POLICY: &str = "\
 version: 1
@@ -24,6 +25,21 @@ fn policy() -> Policy {
         text: POLICY.into(),
     }])
     .unwrap()
+}
+
+fn look(
+    known: &mut Known,
+    policy: &Policy,
+    ledger: &Arc<Embedded>,
+    foretells: bool,
+    now: Timestamp,
+) -> Look {
+    let listed = Listed {
+        states: ledger.accounts(now.as_millisecond()),
+        ..Listed::default()
+    };
+    let ledger = AnyLedger::Embedded(ledger.clone());
+    known.look(&Books::of(policy, &ledger, listed, now), foretells)
 }
 
 /// Charges so many calls to both budgets.
@@ -57,7 +73,7 @@ fn a_level_is_told_once_while_it_is_reached() {
     let ledger = Arc::new(Embedded::open(directory.path(), noon).unwrap());
     let (policy, mut known) = (policy(), Known::default());
     let told = |known: &mut Known, at: Timestamp| {
-        let look = known.look(&policy, &ledger, false, at);
+        let look = look(known, &policy, &ledger, false, at);
         let told = look.reached.iter();
         told.map(|(level, new)| (level.budget.id.to_string(), level.state.used, *new))
             .collect::<Vec<_>>()
@@ -78,11 +94,11 @@ fn a_level_is_told_once_while_it_is_reached() {
 fn what_will_be_spent_is_told_once_in_a_window() {
     let directory = TempDir::new().unwrap();
     let begin: Timestamp = "2026-11-28T00:00:00Z".parse().unwrap();
-    let ledger = Embedded::open(directory.path(), begin).unwrap();
+    let ledger = Arc::new(Embedded::open(directory.path(), begin).unwrap());
     let (policy, mut known) = (policy(), Known::default());
     let at = |hours: i64| begin + jiff::SignedDuration::from_hours(hours);
     let foretold = |known: &mut Known, hours| {
-        let look = known.look(&policy, &ledger, true, at(hours));
+        let look = look(known, &policy, &ledger, true, at(hours));
         look.foretold.len()
     };
     // One in two hours: ten are used by eight in the evening.
@@ -93,6 +109,6 @@ fn what_will_be_spent_is_told_once_in_a_window() {
     let mut known = Known::default();
     assert_eq!(foretold(&mut known, 5), 1);
     assert_eq!(foretold(&mut known, 5), 0, "it was told");
-    let look = known.look(&policy, &ledger, false, at(5));
+    let look = look(&mut known, &policy, &ledger, false, at(5));
     assert!(look.foretold.is_empty() && look.reached.is_empty());
 }
