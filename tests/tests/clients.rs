@@ -38,6 +38,8 @@ mod inspected;
 mod isolated;
 #[path = "clients/java.rs"]
 mod java;
+#[path = "clients/limits.rs"]
+mod limits;
 #[path = "clients/local_tools.rs"]
 mod local_tools;
 #[path = "clients/mcp.rs"]

@@ -11,6 +11,7 @@ mod embedded;
 mod estimate;
 pub mod forecast;
 mod ledger;
+pub mod limits;
 #[cfg(test)]
 mod model;
 mod period;

@@ -17,6 +17,8 @@ pub struct Asked {
     websocket: bool,
     llm: Option<Llm>,
     demand: Demand,
+    /// What it says, as a number that is the same for the same.
+    content: Option<u64>,
     opens_calls: bool,
     claims: Vec<Claim>,
     /// The messages to a server of tools that it has: one, or those of a batch.
@@ -85,6 +87,7 @@ impl Asked {
             websocket: false,
             llm: None,
             demand: Demand::default(),
+            content: None,
             opens_calls: false,
             claims: Vec::new(),
             tools: Arc::default(),
@@ -127,6 +130,17 @@ impl Asked {
         Self { demand, ..self }
     }
 
+    /// The same call, whose content has this number (see [`crate::Fingerprint`]).
+    #[must_use]
+    pub fn saying(self, content: Option<u64>) -> Self {
+        Self { content, ..self }
+    }
+
+    /// The number of its content, where that is known.
+    pub(crate) const fn content(&self) -> Option<u64> {
+        self.content
+    }
+
     /// What the call may have the model read and write.
     pub(crate) const fn demand(&self) -> &Demand {
         &self.demand
@@ -159,6 +173,15 @@ impl Asked {
             body: AtomicU64::new(size),
             llm: Some(llm),
             opens_calls: false,
+            ..self.message()
+        }
+    }
+
+    /// Another call like this one, of which nothing is sent: it repeats nothing.
+    #[must_use]
+    pub fn followed(&self) -> Self {
+        Self {
+            body: AtomicU64::new(self.body.load(Ordering::Relaxed)),
             ..self.message()
         }
     }
@@ -223,6 +246,7 @@ impl Asked {
             websocket: false,
             llm: None,
             demand: Demand::default(),
+            content: None,
             opens_calls: false,
             claims: Vec::new(),
             tools: Arc::default(),
@@ -239,6 +263,7 @@ impl Asked {
             websocket: self.websocket,
             llm: self.llm.clone(),
             demand: self.demand.clone(),
+            content: None,
             opens_calls: self.opens_calls,
             claims: self.claims.clone(),
             tools: Arc::clone(&self.tools),

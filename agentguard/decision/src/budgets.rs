@@ -32,7 +32,7 @@ pub use soft::Level;
 use crate::decider::Decider;
 use crate::port::{Client, Recorder, Target};
 use held::Pricing;
-use scopes::Behind;
+pub(crate) use scopes::Behind;
 use soft::Levels;
 
 /// How many tokens of visible output are reserved at a time, at most. What a call has when it breaks off counts as used, so
@@ -88,12 +88,14 @@ pub(crate) enum Charging {
     Refused(Box<Denial>),
 }
 
-/// Why a budget refuses.
+/// Why a budget or a limit refuses.
 pub(crate) struct Denial {
     pub(crate) reason: Reason,
     pub(crate) matched: Vec<Matched>,
     /// The account that has too little; none where nothing could be asked.
     pub(crate) spent: Option<Box<Spent>>,
+    /// In how many seconds its client may come again, where something else than a budget says so.
+    pub(crate) retry_after: Option<u64>,
 }
 
 impl Denial {
@@ -177,6 +179,12 @@ impl Accounting {
         }
     }
 
+    /// The model of a call by the name of its price, where it has one.
+    pub(crate) fn named(&self, llm: &Llm) -> Option<String> {
+        let prices = self.prices.load();
+        named(&prices.of(&llm.provider, llm.model.as_deref()?))
+    }
+
     /// From now on models cost this.
     pub fn price(&self, prices: Arc<Prices>) {
         self.prices.store(prices);
@@ -196,18 +204,22 @@ struct Asks {
 
 impl Asks {
     fn of(prices: &Arc<Prices>, llm: &Llm, demand: &Demand, bytes: u64) -> Self {
-        let named = llm.model.as_deref().unwrap_or_default();
-        let priced = prices.of(&llm.provider, named);
+        let priced = prices.of(&llm.provider, llm.model.as_deref().unwrap_or_default());
         let tier = Tier::of(demand.tier.as_deref());
         let model = ModelFacts::of(priced.rate, tier);
         Self {
             estimate: Estimate::of(llm, demand, bytes, &model),
             model,
-            named: (priced.known && priced.name != ANY).then(|| priced.name.to_owned()),
+            named: named(&priced),
             bills_filtered: llm.provider == "azure_openai",
             pricing: Pricing::of(&priced, tier),
         }
     }
+}
+
+/// The model that has a price, by its name there. None: it is not known, or has that of all.
+fn named(priced: &Priced<'_>) -> Option<String> {
+    (priced.known && priced.name != ANY).then(|| priced.name.to_owned())
 }
 
 impl Pricing {
@@ -256,13 +268,7 @@ impl<R: Recorder> Decider<R> {
         let Ok(agent) = self.agent(policy, client.agent) else {
             return Charging::Free;
         };
-        let charged = match (request.llm, request.tool) {
-            (Some(llm), _) => Charged::Llm(llm),
-            (None, Some(tool)) if tool.name.is_some() || tool.not_understood.is_some() => {
-                Charged::Tool(tool)
-            }
-            (None, _) => Charged::Other,
-        };
+        let charged = Charged::of(request);
         let rules = policy.budgets().iter();
         let rules: Vec<&BudgetRule> = rules.filter(|it| it.is_charged(agent, charged)).collect();
         if rules.is_empty() {
@@ -286,7 +292,7 @@ impl<R: Recorder> Decider<R> {
         };
         let charges = rules.iter().map(|rule| Charge {
             budget: in_force(rule, agent),
-            scope: behind.scope(&rule.budget),
+            scope: behind.scope(&rule.budget.per),
             terms: terms(rule.budget.unit, asks.as_ref()),
             place: behind.place(),
         });
@@ -410,6 +416,7 @@ fn denial<'a>(
         reason: Reason::new(code, sentence(&short, rule, &spent)),
         matched: vec![matched],
         spent: Some(Box::new(spent)),
+        retry_after: None,
     }
 }
 
@@ -420,6 +427,7 @@ fn unwritten(why: &str) -> Denial {
         reason: Reason::new(ReasonCode::LedgerFailed, message),
         matched: Vec::new(),
         spent: None,
+        retry_after: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use agentguard_budget::limits::{Limits, Ticket};
 use agentguard_model::contents::Contents;
 use agentguard_model::{
     Action, ActionKind, AgentId, Changed, ClaimSource, Decision, DecisionId, Demand, Handling,
@@ -19,6 +20,7 @@ use ulid::Generator;
 use crate::asked::{Asked, Spoken};
 use crate::budgets::{Accounting, Charging, Held};
 use crate::directory::Directory;
+use crate::limits::{self, Limiting};
 use crate::log::Log;
 use crate::moment::Moment;
 use crate::pins::{Pins, Unpinned};
@@ -33,6 +35,7 @@ pub struct Decider<R> {
     recorder: Arc<R>,
     pins: Arc<dyn Pins>,
     accounting: Option<Arc<Accounting>>,
+    limits: Limits,
     ids: Arc<Ids>,
     log: Arc<Log>,
 }
@@ -61,6 +64,7 @@ impl<R> Clone for Decider<R> {
             recorder: self.recorder.clone(),
             pins: self.pins.clone(),
             accounting: self.accounting.clone(),
+            limits: self.limits.clone(),
             ids: self.ids.clone(),
             log: self.log.clone(),
         }
@@ -90,6 +94,8 @@ pub(crate) struct Beside {
     pub(crate) changed: Option<Changed>,
     /// What it holds of its budgets.
     pub(crate) held: Option<Arc<Held>>,
+    /// What limits are told at its end.
+    pub(crate) ticket: Option<Arc<Ticket>>,
 }
 
 impl<R: Recorder> Decider<R> {
@@ -102,6 +108,7 @@ impl<R: Recorder> Decider<R> {
             recorder,
             pins: Arc::new(Unpinned),
             accounting: None,
+            limits: Limits::default(),
             ids: Arc::new(Ids(Mutex::new(Generator::new()))),
             log: Arc::default(),
         }
@@ -124,6 +131,12 @@ impl<R: Recorder> Decider<R> {
 
     pub(crate) fn accounting(&self) -> Option<&Accounting> {
         self.accounting.as_deref()
+    }
+
+    /// Where loops and runaways are counted.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn pins(&self) -> &Arc<dyn Pins> {
@@ -170,7 +183,7 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         let spoken = if tls { Spoken::Tls } else { Spoken::Other };
         let none = Demand::default();
-        self.decide(client, target, behind, spoken.seen(), &none)
+        self.decide(client, target, behind, spoken.seen(), (&none, None))
             .await
     }
 
@@ -184,8 +197,8 @@ impl<R: Recorder> Decider<R> {
         asked: &Asked,
     ) -> Decided {
         let seen = Seen::Request(asked.seen());
-        self.decide(client, target, behind, seen, asked.demand())
-            .await
+        let brings = (asked.demand(), asked.content());
+        self.decide(client, target, behind, seen, brings).await
     }
 
     /// Records a denial that no rule gave: malformed input, names that disagree, a limit. An agent
@@ -407,6 +420,9 @@ impl<R: Recorder> Decider<R> {
 
     /// Notes what became of an allowed action.
     pub fn finished(&self, decided: &Decided, outcome: Outcome) {
+        if let Some(ticket) = decided.ticket() {
+            limits::ended(ticket, &outcome);
+        }
         if let Some(id) = decided.id {
             self.recorder.outcome(id, outcome);
         }
@@ -445,12 +461,25 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         behind: &[IpAddr],
         seen: Seen<'_>,
-        demand: &Demand,
+        (demand, content): (&Demand, Option<u64>),
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
         let (target, mut ruling) = self.rule_behind(&policy, client, target, behind, seen);
         let (mut held, mut spent) = (None, None);
+        let (mut ticket, mut retry_after) = (None, None);
+        if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
+            match self.limit(&policy, client, &target, seen, content) {
+                Limiting::Passes(it, on_paper) => {
+                    ticket = it;
+                    ruling.matched.extend(on_paper);
+                }
+                Limiting::Refused(denial) => {
+                    retry_after = denial.retry_after;
+                    ruling = denial.ruling();
+                }
+            }
+        }
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
             let charging = self.charge(&policy, client, &target, seen, demand);
             match charging.await {
@@ -462,9 +491,11 @@ impl<R: Recorder> Decider<R> {
                 }
             }
         }
+        let held = (held, ticket);
         let concluding =
             self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
-        concluding.await.for_want_of(spent)
+        let decided = concluding.await.for_want_of(spent);
+        decided.to_come_again(retry_after)
     }
 
     /// On whose behalf a client acts, and what holds now.
@@ -528,11 +559,12 @@ impl<R: Recorder> Decider<R> {
         ruling: Ruling,
         started: Instant,
     ) -> Decided {
-        self.conclude_charged(policy, client, target, seen, ruling, None, started)
+        let nothing = (None, None);
+        self.conclude_charged(policy, client, target, seen, ruling, nothing, started)
             .await
     }
 
-    /// The same, with what it holds of its budgets.
+    /// The same, with what it holds of its budgets, and what limits are told at its end.
     #[expect(
         clippy::too_many_arguments,
         reason = "the parts of a decision, put together here alone"
@@ -544,7 +576,7 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         seen: Seen<'_>,
         ruling: Ruling,
-        held: Option<Arc<Held>>,
+        (held, ticket): (Option<Arc<Held>>, Option<Arc<Ticket>>),
         started: Instant,
     ) -> Decided {
         let mut what = action(ActionKind::Connect, target);
@@ -610,6 +642,7 @@ impl<R: Recorder> Decider<R> {
                 trace,
                 changed,
                 held,
+                ticket,
             },
         );
         let mut decided = concluded.await;
@@ -644,6 +677,7 @@ impl<R: Recorder> Decider<R> {
             trace,
             changed,
             held,
+            ticket,
         }: Beside,
     ) -> Decided {
         let started = draft.started;
@@ -674,7 +708,7 @@ impl<R: Recorder> Decider<R> {
                 handling,
                 reason,
                 changes: Box::default(),
-                aside: Aside::holding(held),
+                aside: Aside::holding(held, ticket),
                 cuts: false,
                 started,
             },
@@ -768,7 +802,7 @@ pub(crate) fn action(kind: ActionKind, target: &Target) -> Action {
 
 /// The trace that a request says it belongs to. Of several fields none counts, nor one that is malformed
 /// (W3C Trace Context, 3.2 and 4.3).
-fn trace_parent(fields: &HeaderMap) -> Option<TraceParent> {
+pub(crate) fn trace_parent(fields: &HeaderMap) -> Option<TraceParent> {
     let mut values = fields.get_all("traceparent").iter();
     let value = values.next()?;
     values.next().is_none().then_some(())?;

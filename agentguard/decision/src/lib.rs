@@ -1,6 +1,6 @@
 //! The pipeline that turns an action into a recorded decision.
 //!
-//! policy → budget → (inspection → webhook → approval: not there yet) → record. The most
+//! policy → limits → budget → (inspection → webhook → approval: not there yet) → record. The most
 //! restrictive answer wins. A decision is recorded before it takes effect; what cannot be recorded
 //! is denied.
 //!
@@ -16,6 +16,7 @@ mod budgets;
 mod decider;
 mod directory;
 mod kernel;
+mod limits;
 mod local;
 mod log;
 mod moment;
@@ -31,6 +32,7 @@ pub use asked::{Asked, Spoken};
 pub use budgets::{Accounting, Freezer, Held, Level, SLICE, Used};
 pub use decider::Decider;
 pub use directory::{Cut, Directory};
+pub use limits::Fingerprint;
 pub use operator::Change;
 pub use pins::{Compared, Pins, Unpinned};
 pub use policies::Policies;

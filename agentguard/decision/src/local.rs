@@ -11,6 +11,7 @@ use agentguard_policy::{Request, Ruling, RulingOutcome, Seen, local};
 use crate::asked::Asked;
 use crate::budgets::Charging;
 use crate::decider::{Beside, Decider, Draft};
+use crate::limits::{Limiting, ended_unseen};
 use crate::port::{Client, Decided, Recorder, Target};
 
 /// Whether that is where something goes.
@@ -44,6 +45,26 @@ impl<R: Recorder> Decider<R> {
             undeclared(&tool.server, mode)
         };
         let (mut held, mut spent) = (None, None);
+        let mut retry_after = None;
+        if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
+            let request = Request {
+                tool: Some(&tool),
+                ..Request::new("", "")
+            };
+            match self.limit(&policy, client, &place(), Seen::Request(request), None) {
+                Limiting::Passes(ticket, on_paper) => {
+                    // Nobody tells what comes of it.
+                    if let Some(ticket) = &ticket {
+                        ended_unseen(ticket);
+                    }
+                    ruling.matched.extend(on_paper);
+                }
+                Limiting::Refused(denial) => {
+                    retry_after = denial.retry_after;
+                    ruling = denial.ruling();
+                }
+            }
+        }
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
             let request = Request {
                 tool: Some(&tool),
@@ -90,7 +111,7 @@ impl<R: Recorder> Decider<R> {
         };
         let concluded = self.conclude_with(&policy, draft, going, beside);
         let mut decided = concluded.await;
-        decided = decided.for_want_of(spent);
+        decided = decided.for_want_of(spent).to_come_again(retry_after);
         if decided.allowed {
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory().name(client.agent));

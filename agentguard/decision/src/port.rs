@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use agentguard_budget::limits::Ticket;
 use agentguard_model::budget::Spent;
 use agentguard_model::contents::Contents;
 use agentguard_model::{
@@ -14,6 +15,7 @@ use agentguard_policy::Changes;
 use agentguard_protocol::json::edit::Edits;
 
 use crate::budgets::Held;
+use crate::limits;
 
 /// Where decisions are recorded.
 pub trait Recorder: Send + Sync + 'static {
@@ -123,14 +125,22 @@ pub struct Aside {
     pub held: Option<Arc<Held>>,
     /// The account that has too little for it, where a budget denies it.
     pub spent: Option<Spent>,
+    /// What limits and breakers are told at its end, if any are.
+    pub ticket: Option<Arc<Ticket>>,
+    /// In how many seconds its client may come again, where a limit or a breaker denies it and that is worth it.
+    pub retry_after: Option<u64>,
 }
 
 impl Aside {
     /// Of what holds this, if it holds anything.
-    pub(crate) fn holding(held: Option<Arc<Held>>) -> Option<Box<Self>> {
-        held.map(|held| {
+    pub(crate) fn holding(
+        held: Option<Arc<Held>>,
+        ticket: Option<Arc<Ticket>>,
+    ) -> Option<Box<Self>> {
+        (held.is_some() || ticket.is_some()).then(|| {
             Box::new(Self {
-                held: Some(held),
+                held,
+                ticket,
                 ..Self::default()
             })
         })
@@ -156,6 +166,32 @@ impl Decided {
         self.aside.as_ref()?.spent.as_ref()
     }
 
+    pub(crate) fn ticket(&self) -> Option<&Ticket> {
+        self.aside.as_ref()?.ticket.as_deref()
+    }
+
+    /// In how many seconds its client may come again, where a limit or a breaker denies it and that is worth it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.aside.as_ref()?.retry_after
+    }
+
+    /// Its upstream has answered with this status.
+    pub fn began(&self, status: u16) {
+        if let Some(ticket) = self.ticket()
+            && limits::began(status).is_some()
+        {
+            ticket.began();
+        }
+    }
+
+    /// Its upstream broke off what it had begun.
+    pub fn broke(&self) {
+        if let Some(ticket) = self.ticket() {
+            ticket.broke();
+        }
+    }
+
     pub(crate) fn keep(&mut self, agent: Option<AgentName>) {
         if agent.is_some() {
             self.aside.get_or_insert_default().keeps = agent;
@@ -166,6 +202,14 @@ impl Decided {
     pub(crate) fn for_want_of(mut self, spent: Option<Box<Spent>>) -> Self {
         if let Some(spent) = spent {
             self.aside.get_or_insert_default().spent = Some(*spent);
+        }
+        self
+    }
+
+    /// The same, which may be tried again in so many seconds.
+    pub(crate) fn to_come_again(mut self, seconds: Option<u64>) -> Self {
+        if seconds.is_some() {
+            self.aside.get_or_insert_default().retry_after = seconds;
         }
         self
     }

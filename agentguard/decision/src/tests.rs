@@ -1,5 +1,6 @@
 mod behind;
 mod kernel;
+mod limits;
 mod local;
 mod pins;
 

@@ -296,6 +296,7 @@ fn refused(denied: &Decided, questions: &Questions, unread: bool) -> Answer {
         reason: &denied.reason,
         decision: denied.id,
         spent: denied.spent(),
+        retry_after: denied.retry_after(),
     };
     let waits = unread || !questions.is_empty();
     let instead = waits.then(|| {
@@ -318,6 +319,7 @@ fn error(reason: &Reason) -> String {
         reason,
         decision: None,
         spent: None,
+        retry_after: None,
     };
     let body = Questions::default().refused(&refusal).into_body();
     String::from_utf8_lossy(&body).into_owned()

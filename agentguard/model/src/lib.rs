@@ -13,6 +13,7 @@ pub mod contents;
 mod decision;
 mod host;
 pub mod ledger;
+pub mod limit;
 mod llm;
 mod path;
 mod pin;

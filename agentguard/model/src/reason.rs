@@ -129,7 +129,7 @@ pub enum ReasonCode {
     BudgetExhausted,
     /// What is left of a budget is held for calls that are under way.
     BudgetHeld,
-    /// More in so short a time than a budget allows.
+    /// More in so short a time than a limit allows.
     RateLimited,
     /// What is used up cannot be written down.
     LedgerFailed,
@@ -147,6 +147,16 @@ pub enum ReasonCode {
     BudgetSoftLimit,
     /// A budget will be spent before its window ends, as it goes on.
     BudgetForecast,
+    /// The same call, too often.
+    RepeatedCall,
+    /// Calls of the same model or tool failed one after the other, and were made again.
+    RetryStorm,
+    /// Calls in a row of which none brought anything new.
+    NoProgress,
+    /// Agents that call agents, too many at once.
+    ChainTooDeep,
+    /// What it is for failed too often, and is left alone for a time.
+    CircuitOpen,
 }
 
 impl fmt::Display for ReasonCode {

@@ -10,6 +10,7 @@ use crate::agent::AgentPolicy;
 use crate::llm::LlmMatch;
 use crate::pattern::Wildcard;
 use crate::policy::Policy;
+use crate::request::Request;
 use crate::rule::Selector;
 use crate::steps::Steps;
 
@@ -63,6 +64,21 @@ pub enum Charged<'a> {
     Tool(&'a Tool),
     /// Another request or connection.
     Other,
+}
+
+impl<'a> Charged<'a> {
+    /// What a request is. What opens a connection for calls is none itself.
+    #[must_use]
+    pub fn of(request: &Request<'a>) -> Self {
+        match (request.llm, request.tool) {
+            _ if request.opens_calls => Self::Other,
+            (Some(llm), _) => Self::Llm(llm),
+            (None, Some(tool)) if tool.name.is_some() || tool.not_understood.is_some() => {
+                Self::Tool(tool)
+            }
+            (None, _) => Self::Other,
+        }
+    }
 }
 
 impl BudgetRule {

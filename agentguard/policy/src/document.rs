@@ -2,6 +2,7 @@
 
 mod budget;
 mod changes;
+mod limit;
 mod llm;
 mod quota;
 mod resources;
@@ -13,8 +14,9 @@ use agentguard_model::{Handling, Mode, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use budget::{RawBudget, RawCharged, RawSoft, RawWindow};
+pub(crate) use budget::{RawBudget, RawCharged, RawChargedTool, RawSoft, RawWindow};
 pub(crate) use changes::{RawBounds, RawChanges, RawNumber, RawOp, RawOperation};
+pub(crate) use limit::{RawBreaker, RawCircuit, RawCounted, RawDepth, RawLimit};
 pub use llm::NotUnderstood;
 pub(crate) use llm::{RawLlm, RawProvider};
 pub(crate) use quota::RawQuota;
@@ -87,6 +89,12 @@ pub(crate) struct RawDocument {
     /// How much they may use: tokens, money, calls.
     #[serde(default)]
     pub(crate) budgets: Vec<At<RawBudget>>,
+    /// What stops loops and runaways: rates, repetition, storms of retries, chains of agents, no progress.
+    #[serde(default)]
+    pub(crate) limits: Vec<At<RawLimit>>,
+    /// What is left alone for a time once it has failed too often.
+    #[serde(default)]
+    pub(crate) breakers: Vec<At<RawBreaker>>,
     /// What they may do. Without a rule that allows it, nothing.
     #[serde(default)]
     pub(crate) rules: Vec<At<RawRule>>,

@@ -14,6 +14,7 @@
 //!   what follows.
 //! - `circumstances`, `conditions`: who is behind it and when, and what rules say of that.
 //! - `budget`: which budgets a call is charged to.
+//! - `limit`: by which limits and breakers it is counted.
 //! - `users`: who may run what, once somebody has looked their names up.
 //! - `unread`: calls that cannot be read, and what becomes of them.
 //! - `inspects`, `sizes`: where TLS is to be terminated, and when a growing request is decided again.
@@ -44,6 +45,7 @@ mod found;
 mod index;
 mod inspects;
 mod kernel;
+mod limit;
 mod llm;
 mod load;
 pub mod local;
@@ -86,6 +88,7 @@ pub use document::{
     Pinning, RuleAction, schema,
 };
 pub use explain::{Condition, Consideration, Considered};
+pub use limit::{BreakerRule, LimitRule, Says};
 pub use load::{MAX_AGENTS, MAX_LIMIT, MAX_LIST, MAX_RULES, MAX_STRING, amount, is_exact_path};
 pub use name::NameRuling;
 pub use pattern::CgroupPattern;

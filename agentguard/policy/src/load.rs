@@ -9,6 +9,7 @@ mod expand;
 mod groups;
 mod includes;
 mod later;
+mod limits;
 mod lists;
 mod llm;
 mod local;
@@ -43,6 +44,7 @@ use crate::agent::AgentPolicy;
 use crate::budget::BudgetRule;
 use crate::diagnostic::{Diagnostic, Severity, nearest, quoted};
 use crate::document::{RawAgent, RawDocument};
+use crate::limit::{BreakerRule, LimitRule};
 use crate::pattern::CgroupPattern;
 use crate::providers::Providers;
 use crate::rule::Rule;
@@ -68,6 +70,8 @@ pub(crate) struct Loaded {
     pub(crate) agents: Vec<AgentPolicy>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) budgets: Vec<BudgetRule>,
+    pub(crate) limits: Vec<LimitRule>,
+    pub(crate) breakers: Vec<BreakerRule>,
     pub(crate) strategy: Strategy,
     pub(crate) switches: BTreeMap<String, bool>,
     pub(crate) providers: Providers,
@@ -155,6 +159,8 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
         agents: Vec::new(),
         rules: Vec::new(),
         budgets: Vec::new(),
+        limits: Vec::new(),
+        breakers: Vec::new(),
         strategy: Strategy::default(),
         switches: BTreeMap::new(),
         providers: Providers::default(),
@@ -216,6 +222,7 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     };
     known.groups = groups::groups(&mut sources, &known, &mut report);
     let budgets = budgets::budgets(&mut sources, &known, &mut report);
+    let (limits, breakers) = limits::limits(&mut sources, &known, &mut report);
     let (rules, columns) = rules::rules(&mut sources, &known, &mut report);
     if report
         .found
@@ -224,6 +231,8 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     {
         let used = rules.iter().flat_map(|rule| &rule.agents.groups);
         let used = used.chain(budgets.iter().flat_map(|it| &it.agents.groups));
+        let used = used.chain(limits.iter().flat_map(|it| &it.scope.agents.groups));
+        let used = used.chain(breakers.iter().flat_map(|it| &it.scope.agents.groups));
         known.groups.unused(used, &mut report);
         conditions::unused_switches(&sources, &rules, &mut report);
     }
@@ -231,6 +240,8 @@ pub(crate) fn load(documents: &[Document], unread: &[Diagnostic]) -> Loaded {
     loaded.providers = known.providers;
     loaded.tool_servers = known.tool_servers;
     loaded.budgets = budgets;
+    loaded.limits = limits;
+    loaded.breakers = breakers;
     loaded.rules = rules;
     loaded.columns = columns;
     loaded.found = report.found;
@@ -248,12 +259,14 @@ pub(crate) fn sort(found: &mut [Diagnostic], documents: &[Document]) {
 }
 
 /// The lists of a document whose entries are read one by one.
-const WHOLE: [&str; 6] = [
+const WHOLE: [&str; 8] = [
     "providers",
     "tool_servers",
     "agents",
     "groups",
     "budgets",
+    "limits",
+    "breakers",
     "rules",
 ];
 
@@ -307,7 +320,7 @@ struct Parsed {
 
 impl Parsed {
     /// Whether there may be names in it that are not known: something was told that is not inside of a
-    /// provider, a server of tools, an agent, a group, a budget or a rule that is there.
+    /// provider, a server of tools, an agent, a group, a budget, a limit, a breaker or a rule that is there.
     fn lacks(&self) -> bool {
         let Some(document) = &self.document else {
             return true;
@@ -318,6 +331,8 @@ impl Parsed {
             agents,
             groups,
             budgets,
+            limits,
+            breakers,
             rules,
             ..
         } = document;
@@ -326,6 +341,8 @@ impl Parsed {
         let spans = spans.chain(agents.iter().map(At::lines));
         let spans = spans.chain(groups.iter().map(At::lines));
         let spans = spans.chain(budgets.iter().map(At::lines));
+        let spans = spans.chain(limits.iter().map(At::lines));
+        let spans = spans.chain(breakers.iter().map(At::lines));
         let spans: Vec<_> = spans.chain(rules.iter().map(At::lines)).collect();
         let inside = |line: &u32| spans.iter().any(|span| span.contains(line));
         let read = [
@@ -334,6 +351,8 @@ impl Parsed {
             agents.len(),
             groups.len(),
             budgets.len(),
+            limits.len(),
+            breakers.len(),
             rules.len(),
         ];
         read != self.written || !self.broken.iter().all(inside)

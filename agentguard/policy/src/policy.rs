@@ -13,6 +13,7 @@ use crate::budget::BudgetRule;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::document::LogLevel;
 use crate::index::{Index, Position};
+use crate::limit::{BreakerRule, LimitRule};
 use crate::load::{self, load};
 use crate::providers::Providers;
 use crate::recorded::LookedAt;
@@ -35,6 +36,8 @@ pub struct Policy {
     tool_servers: Vec<Arc<ToolServer>>,
     rules: Vec<Rule>,
     pub(crate) budgets: Vec<BudgetRule>,
+    pub(crate) limits: Vec<LimitRule>,
+    pub(crate) breakers: Vec<BreakerRule>,
     agents: Vec<AgentPolicy>,
     by_name: HashMap<AgentName, usize>,
     /// The rules of whose decisions the log tells, by id.
@@ -110,6 +113,8 @@ pub(crate) fn compile_with(
             .collect(),
         rules: loaded.rules,
         budgets: loaded.budgets,
+        limits: loaded.limits,
+        breakers: loaded.breakers,
         agents,
         by_name,
         warnings,

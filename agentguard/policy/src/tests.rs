@@ -9,6 +9,7 @@ mod groups;
 mod hidden;
 mod inspects;
 mod kernel_lines;
+mod limits;
 mod llm;
 mod local;
 mod named;

@@ -31,6 +31,8 @@ pub struct Refusal<'a> {
     pub decision: Option<DecisionId>,
     /// The budget that has too little left, where it is one that refuses.
     pub spent: Option<&'a Spent>,
+    /// In how many seconds it is worth to try again, where something else than a budget says so.
+    pub retry_after: Option<u64>,
 }
 
 /// What the SDKs of LLM APIs read before they try again (OpenAI's and Anthropic's: with 408, 409, 429
@@ -50,6 +52,8 @@ const fn may_pass(code: ReasonCode) -> bool {
             | ReasonCode::RecordQuota
             | ReasonCode::BudgetHeld
             | ReasonCode::RateLimited
+            | ReasonCode::RetryStorm
+            | ReasonCode::CircuitOpen
             | ReasonCode::LedgerFailed
     )
 }

@@ -64,6 +64,7 @@ pub(crate) async fn connect<R: Recorder, P: Port>(
         reason: &decided.reason,
         decision: decided.id,
         spent: decided.spent(),
+        retry_after: decided.retry_after(),
     };
     say_last(&flow, stream, &refusal.last_bytes()).await;
 }

@@ -60,6 +60,7 @@ fn refused(questions: &Questions, why: &Unanswered) -> String {
         reason: &reason,
         decision: None,
         spent: None,
+        retry_after: None,
     };
     let body = questions.refused(&refusal).into_body();
     String::from_utf8_lossy(&body).into_owned()

@@ -1,33 +1,33 @@
 //! Which accounts of its budgets a call is charged to.
 
 use agentguard_budget::Scope;
-use agentguard_model::budget::{Budget, Dimension};
+use agentguard_model::budget::Dimension;
 use agentguard_model::{Agent, Context};
 use agentguard_policy::Charged;
 
 use crate::port::Target;
 
 /// Who is behind what is charged, and where it goes.
-pub(super) struct Behind<'a> {
-    pub(super) agent: Option<&'a Agent>,
+pub(crate) struct Behind<'a> {
+    pub(crate) agent: Option<&'a Agent>,
     /// What is known of whom it is for, from sources that the policy trusts.
-    pub(super) context: &'a Context,
-    pub(super) target: &'a Target,
-    pub(super) charged: Charged<'a>,
+    pub(crate) context: &'a Context,
+    pub(crate) target: &'a Target,
+    pub(crate) charged: Charged<'a>,
     /// The model that is called, by the name of its price, where it has one: by whichever of its names it is called, it is
     /// one account.
-    pub(super) model: Option<&'a str>,
+    pub(crate) model: Option<&'a str>,
 }
 
 impl Behind<'_> {
-    /// Its account of a budget.
-    pub(super) fn scope(&self, budget: &Budget) -> Scope {
-        let values: Vec<String> = budget.per.iter().map(|it| self.value(it)).collect();
-        Scope::of(budget.per.iter().zip(values.iter().map(String::as_str)))
+    /// Its account, where these tell accounts apart.
+    pub(crate) fn scope(&self, per: &[Dimension]) -> Scope {
+        let values: Vec<String> = per.iter().map(|it| self.value(it)).collect();
+        Scope::of(per.iter().zip(values.iter().map(String::as_str)))
     }
 
     /// What of it a dimension is about; empty where that is not known.
-    fn value(&self, dimension: &Dimension) -> String {
+    pub(crate) fn value(&self, dimension: &Dimension) -> String {
         let said = |it: &Option<String>| it.clone().unwrap_or_default();
         match (dimension, self.charged) {
             (Dimension::Agent, _) => {

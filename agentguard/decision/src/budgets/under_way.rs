@@ -182,6 +182,7 @@ impl<R: Recorder> Decider<R> {
             Some(refused) => denial(refused, of, &want),
             // It came back meanwhile.
             None => Denial {
+                retry_after: None,
                 reason: Reason::new(
                     ReasonCode::BudgetHeld,
                     "Too little was left for this, since other calls held it.",

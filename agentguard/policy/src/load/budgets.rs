@@ -86,12 +86,12 @@ pub(super) fn budgets(
 }
 
 fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<BudgetRule> {
-    let id = id(&raw.id, report);
+    let id = id(&raw.id, "budget", "like `team-day`", report);
     let unit = raw.unit.value;
     let limit = limit(unit, &raw.limit, report);
     let window = window(raw, report);
     let zone = zone(raw, report);
-    let per = per(raw, report);
+    let per = per(raw.per.as_ref(), report);
     let whom = Whom {
         agents: raw.agents.as_ref(),
         groups: raw.groups.as_ref(),
@@ -141,7 +141,8 @@ fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<Bud
     })
 }
 
-fn id(id: &At<String>, report: &mut Report) -> Option<Arc<str>> {
+/// An id. `what`: of what it is, as `like` this.
+pub(super) fn id(id: &At<String>, what: &str, like: &str, report: &mut Report) -> Option<Arc<str>> {
     let text = id.value.as_str();
     let valid = (1..=64).contains(&text.len())
         && text
@@ -149,10 +150,10 @@ fn id(id: &At<String>, report: &mut Report) -> Option<Arc<str>> {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
     if !valid {
         let message = format!(
-            "`{}` is not the id of a budget: 1 to 64 characters a-z 0-9 . _ -",
+            "`{}` is not the id of a {what}: 1 to 64 characters a-z 0-9 . _ -",
             quoted(text)
         );
-        report.error(id.place, message, "like `team-day`");
+        report.error(id.place, message, like);
     }
     valid.then(|| text.into())
 }
@@ -221,7 +222,7 @@ fn money(text: &str) -> Option<u64> {
 }
 
 /// A time, in seconds.
-fn seconds(text: &str) -> Option<u64> {
+pub(super) fn seconds(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (amount, unit) = text.split_at_checked(digits)?;
     let factor = match unit.trim() {
@@ -297,8 +298,11 @@ fn zone(raw: &RawBudget, report: &mut Report) -> Option<Option<Arc<str>>> {
     Some(Some(zone.value.as_str().into()))
 }
 
-fn per(raw: &RawBudget, report: &mut Report) -> Option<Vec<Dimension>> {
-    let Some(list) = &raw.per else {
+pub(super) fn per(
+    per: Option<&At<Vec<At<String>>>>,
+    report: &mut Report,
+) -> Option<Vec<Dimension>> {
+    let Some(list) = per else {
         return Some(Vec::new());
     };
     list_bounds("per", list, report);

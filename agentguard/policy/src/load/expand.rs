@@ -15,8 +15,13 @@ const MAX_VALUES: usize = 300_000;
 /// The most bytes that are put in, in all documents together. Where there are more, the policy is refused.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// The keys of a rule in which nothing is put in.
+/// The keys of a budget in which nothing is put in.
 const WORDS_OF_A_BUDGET: [&str; 5] = ["id", "unit", "window", "reached", "mode"];
+
+/// The keys of a limit, and of a breaker, in which nothing is put in.
+const WORDS_OF_A_LIMIT: [&str; 3] = ["id", "circuit", "mode"];
+
+/// The keys of a rule in which nothing is put in.
 const WORDS_OF_A_RULE: [&str; 5] = ["id", "action", "handling", "addresses", "mode"];
 
 /// The keys of the defaults of rules in which nothing is put in.
@@ -190,6 +195,13 @@ impl Put<'_> {
                 "budgets" => {
                     for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
                         if !WORDS_OF_A_BUDGET.contains(&key.text.as_str()) {
+                            self.all(node);
+                        }
+                    }
+                }
+                "limits" | "breakers" => {
+                    for (key, node) in items_mut(node).iter_mut().flat_map(entries_mut) {
+                        if !WORDS_OF_A_LIMIT.contains(&key.text.as_str()) {
                             self.all(node);
                         }
                     }

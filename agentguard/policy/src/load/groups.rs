@@ -44,7 +44,7 @@ impl Groups {
                 report.path.clone_from(&declared.path);
                 report.warn(
                     declared.place,
-                    format!("no rule or budget is for the group `{name}`"),
+                    format!("no rule, budget or limit is for the group `{name}`"),
                     "it can go, or stand under `groups` of a rule",
                 );
             }

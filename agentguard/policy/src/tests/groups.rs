@@ -168,7 +168,7 @@ fn what_is_odd_about_a_group_is_warned_of() {
             "groups:\n  - {name: a, labels: {team: sales}}\n  - {name: b, agents: [coder]}\nrules:\n  - {id: r, groups: [a], match: {host: [x.example]}, action: allow}\n",
             &[
                 "p.yaml:11:12: warning: the group `a` has no agent\n  hint: rules that are for this group alone are for nobody",
-                "p.yaml:12:12: warning: no rule or budget is for the group `b`\n  hint: it can go, or stand under `groups` of a rule",
+                "p.yaml:12:12: warning: no rule, budget or limit is for the group `b`\n  hint: it can go, or stand under `groups` of a rule",
             ][..],
         ),
         // The same group, or an agent that it names, is covered; what has its labels only by chance is not.

@@ -512,6 +512,7 @@ fn a_refusal_answers_what_was_asked() {
         reason: &reason,
         decision: Some(id.parse().unwrap()),
         spent: None,
+        retry_after: None,
     };
     let told = format!(r#""not \"that\"\n (agentguard explain {id})""#);
     let error = |of: &str| {

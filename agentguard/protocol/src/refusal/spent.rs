@@ -1,7 +1,7 @@
-//! Refusals for want of a budget: what tells a client that it is worth to wait, or that it is not.
+//! Refusals by budgets, limits and breakers: what tells a client that it is worth to wait, or that it is not.
 //!
 //! A budget that is spent is not tried again. What passes in a moment is, and then after that: more in a short time than is
-//! allowed, and what is held for calls that are under way.
+//! allowed, what is held for calls that are under way, and what has failed too often.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -65,10 +65,11 @@ pub(super) struct Violation<'a> {
 #[must_use]
 pub const fn status(code: ReasonCode) -> StatusCode {
     match code {
-        ReasonCode::BudgetExhausted | ReasonCode::BudgetHeld | ReasonCode::RateLimited => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
-        ReasonCode::LedgerFailed => StatusCode::SERVICE_UNAVAILABLE,
+        ReasonCode::BudgetExhausted
+        | ReasonCode::BudgetHeld
+        | ReasonCode::RateLimited
+        | ReasonCode::RetryStorm => StatusCode::TOO_MANY_REQUESTS,
+        ReasonCode::LedgerFailed | ReasonCode::CircuitOpen => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::FORBIDDEN,
     }
 }
@@ -80,38 +81,46 @@ pub(super) const fn is_spent(code: ReasonCode) -> bool {
 
 /// Whether there is enough of a budget in a moment.
 pub(super) const fn waits(code: ReasonCode) -> bool {
-    matches!(code, ReasonCode::BudgetHeld | ReasonCode::RateLimited)
+    matches!(
+        code,
+        ReasonCode::BudgetHeld | ReasonCode::RateLimited | ReasonCode::RetryStorm
+    )
 }
 
 impl Refusal<'_> {
-    /// Whether a budget refuses.
+    /// Whether a budget refuses, or what is like one.
     pub(crate) const fn is_of_budget(&self) -> bool {
         is_spent(self.reason.code) || waits(self.reason.code)
     }
 
-    /// The status: where a budget refuses that of [`status`], whatever was thought to be one.
+    /// The status: where a budget, a limit or a breaker refuses that of [`status`], whatever was thought to be one.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
-        match self.is_of_budget() {
+        match self.is_of_budget() || self.is_open() {
             true => status(self.reason.code),
             false => self.status,
         }
     }
 
+    /// Whether a breaker refuses.
+    const fn is_open(&self) -> bool {
+        matches!(self.reason.code, ReasonCode::CircuitOpen)
+    }
+
     /// Whether it is an answer like others to whoever asks a tool: what a rule or a budget says, and no failure.
     pub(crate) fn is_ruled(&self) -> bool {
-        self.status == StatusCode::FORBIDDEN || self.is_of_budget()
+        self.status == StatusCode::FORBIDDEN || self.is_of_budget() || self.is_open()
     }
 
     /// In how many seconds it is worth to try again, where it is.
     pub(super) fn retry_after(&self) -> Option<u64> {
         let unknown = match self.reason.code {
-            ReasonCode::RateLimited => RATE,
+            ReasonCode::RateLimited | ReasonCode::RetryStorm | ReasonCode::CircuitOpen => RATE,
             ReasonCode::BudgetHeld => HELD,
             _ => return None,
         };
         let known = self.spent.and_then(|spent| spent.retry_after);
-        Some(known.unwrap_or(unknown).max(1))
+        Some(self.retry_after.or(known).unwrap_or(unknown).max(1))
     }
 
     /// Why, with the budget and when to try again, as far as the reason does not say so.

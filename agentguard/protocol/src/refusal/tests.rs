@@ -20,6 +20,7 @@ fn a_call_of_grpc_is_refused_in_its_status() {
             reason: &reason,
             decision: Some(id),
             spent: None,
+            retry_after: None,
         };
         let response = refusal.grpc_response();
         assert_eq!(response.status(), StatusCode::OK);
@@ -41,6 +42,7 @@ fn a_call_of_a_language_model_is_refused_as_its_provider_would() {
         reason: &reason,
         decision: Some("01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap()),
         spent: None,
+        retry_after: None,
     };
     let told = r#"not \"that\" model (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"#;
     for (api, body) in [
@@ -98,6 +100,7 @@ fn a_stream_ends_with_an_event_that_its_client_takes_for_an_error() {
         reason: &reason,
         decision: None,
         spent: None,
+        retry_after: None,
     };
     for (endpoint, event) in [
         (
@@ -137,6 +140,7 @@ fn git_is_told_in_a_line_of_text() {
         reason: &reason,
         decision: Some(id),
         spent: None,
+        retry_after: None,
     };
     let problem = refusal.response();
     let response = refusal.text_response();
@@ -181,6 +185,7 @@ fn a_problem_document_rfc_9457_3() {
         reason: &reason,
         decision: Some(id),
         spent: None,
+        retry_after: None,
     };
     let body = r#"{"title":"Forbidden","status":403,"detail":"no rule allows \"it\"\n","code":"no_rule","decision":"01ARZ3NDEKTSV4RRFFQ69G5FAV","message":"no rule allows \"it\"\n (agentguard explain 01ARZ3NDEKTSV4RRFFQ69G5FAV)"}"#;
     assert_eq!(refusal.response().body(), body);
@@ -248,6 +253,7 @@ fn for_want<T>(code: ReasonCode, spent: Option<&Spent>, told: impl FnOnce(&Refus
         reason: &reason,
         decision: Some(ID.parse().unwrap()),
         spent,
+        retry_after: None,
     })
 }
 
@@ -542,6 +548,7 @@ fn what_a_reason_says_itself_is_not_said_twice() {
         reason: &reason,
         decision: None,
         spent: Some(&account),
+        retry_after: None,
     };
     assert_eq!(refusal.message(), reason.message);
     // Names of budgets and scopes may be any text; fields may not.
@@ -549,6 +556,7 @@ fn what_a_reason_says_itself_is_not_said_twice() {
     let refusal = Refusal {
         reason: &reason,
         spent: None,
+        retry_after: None,
         ..refusal
     };
     let response = refusal.llm_response(LlmApi::Openai);

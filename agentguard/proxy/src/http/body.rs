@@ -530,6 +530,7 @@ impl<R: Recorder> ResponseBody<R> {
                 Some(Err(error)) => {
                     self.ended = true;
                     let message = format!("the upstream broke off its answer: {error}");
+                    self.account.decided().broke();
                     self.account.fail(message);
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -641,6 +642,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
             }
             Some(Err(error)) => {
                 this.ended = true;
+                this.account.decided().broke();
                 this.account
                     .fail(format!("the upstream broke off its answer: {error}"));
             }

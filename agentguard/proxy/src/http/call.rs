@@ -1,6 +1,6 @@
 //! Calls of language models: the content of one is read before it is decided on.
 
-use agentguard_decision::Recorder;
+use agentguard_decision::{Fingerprint, Recorder};
 use agentguard_model::{Demand, Llm, LlmApi, LlmOperation, Provider};
 use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Retrieved, Route, realtime};
 use agentguard_protocol::request;
@@ -39,6 +39,8 @@ pub(crate) struct Read {
     pub(crate) size: u64,
     /// What it may have the model read and write.
     pub(crate) demand: Demand,
+    /// The number of what it says, where that is to be known again.
+    pub(crate) content: Option<u64>,
     /// Whom it says that it is for.
     pub(crate) user: Option<String>,
     /// Sent on, as it came.
@@ -203,6 +205,7 @@ impl Calling {
                 llm: self.not_understood(why),
                 size: 0,
                 demand: Demand::default(),
+                content: None,
                 user: None,
                 body,
             });
@@ -219,22 +222,30 @@ impl Calling {
                 llm,
                 size: 0,
                 demand: Demand::default(),
+                content: None,
                 user: None,
                 body,
             });
         }
         let reader = CallReader::new(self.endpoint());
         let mut content = Unpacked::new(reader, fields, |memory| flow.room(memory));
+        let mut print = flow.guard.decider.knows_again().then(Fingerprint::default);
         let held = Held::read(
             body,
             |memory| flow.room(memory),
-            |piece| content.push(piece),
+            |piece| {
+                if let Some(print) = &mut print {
+                    print.push(piece);
+                }
+                content.push(piece);
+            },
         );
         let (held, holding) = match timeout(flow.guard.limits.call, held).await {
             Ok(held) => held.map_err(Unread::Broken)?,
             Err(_) => return Err(Unread::Late),
         };
         let size = content.decoded.max(held.size() as u64);
+        let whole = matches!(holding, Holding::Whole);
         let call = match holding {
             Holding::Whole => content
                 .finish()
@@ -273,6 +284,7 @@ impl Calling {
             llm,
             size,
             demand,
+            content: print.filter(|_| whole).map(|it| it.finish()),
             user,
             body: Received::Held(held),
         })

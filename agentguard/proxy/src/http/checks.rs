@@ -160,6 +160,7 @@ impl Checks {
                     reason: &decided.reason,
                     decision: decided.id,
                     spent: decided.spent(),
+                    retry_after: decided.retry_after(),
                 };
                 cutter.cut(tool.clone(), sentence.message());
                 self.tools.push(tool.clone());

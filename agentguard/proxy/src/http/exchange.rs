@@ -262,7 +262,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             return ended(&account, &denied, &tongue);
         }
         match &carried {
-            Ok(carried) => account.refused_with(carried.parts.status),
+            Ok(carried) => {
+                let status = carried.parts.status;
+                account.refused_with(status);
+                account.decided().began(status.as_u16());
+            }
             Err(failed) if failed.unsent => account.unsent(),
             Err(_) => {}
         }

@@ -289,6 +289,7 @@ impl<R: Recorder, P: Port> Looked<R, P> {
             reason,
             decision,
             spent: None,
+            retry_after: None,
         };
         let told = self.list.as_ref().map(|questions| {
             let answer = questions.refused(&refusal).into_body();

@@ -196,6 +196,7 @@ async fn refuse_rest<R: Recorder, P: Port>(flow: &Flow<R, P>, stop: &Stop) -> Ve
         reason: &decided.reason,
         decision: decided.id,
         spent: decided.spent(),
+        retry_after: decided.retry_after(),
     };
     refusal.last_bytes()
 }

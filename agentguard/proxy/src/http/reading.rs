@@ -198,6 +198,7 @@ impl Reading {
             reason: &denied.reason,
             decision: denied.id,
             spent: denied.spent(),
+            retry_after: denied.retry_after(),
         };
         Some(refusal.stream_event(*endpoint, stream).into())
     }

@@ -80,11 +80,12 @@ pub(super) fn refuse<R: Recorder>(
     let code = decided.reason.code;
     tongue.tell(&Refusal {
         status: match code {
-            ReasonCode::LedgerFailed => refusal::status(code),
+            ReasonCode::LedgerFailed | ReasonCode::CircuitOpen => refusal::status(code),
             _ => status,
         },
         reason: &decided.reason,
         decision: decided.id,
         spent: decided.spent(),
+        retry_after: decided.retry_after(),
     })
 }

@@ -79,6 +79,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Ok((held, Holding::Beyond(_))) => (held, None),
             Err(error) => {
                 let message = format!("the upstream broke off its answer: {error}");
+                account.decided().broke();
                 let code = ReasonCode::UpstreamUnreachable;
                 return Ok(Err(Failed::bad_gateway(code, message)));
             }

@@ -30,6 +30,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             reason: &reason,
             decision: account.decided().id,
             spent: None,
+            retry_after: None,
         })
     }
 

@@ -143,6 +143,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             ..Context::default()
         };
         let asked = asked.calling(read.llm).demanding(read.demand);
+        let asked = asked.saying(read.content);
         let asked = asked.claiming(ClaimSource::Llm, user);
         Ok((asked, read.body))
     }

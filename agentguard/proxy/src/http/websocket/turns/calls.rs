@@ -2,7 +2,7 @@
 
 use std::future::pending;
 
-use agentguard_decision::Recorder;
+use agentguard_decision::{Fingerprint, Recorder};
 use agentguard_model::{ActionKind, Demand, Llm, ReasonCode};
 use agentguard_protocol::llm::realtime::ClientReader;
 use agentguard_protocol::llm::{NotUnderstood, Turn, TurnReader};
@@ -58,6 +58,8 @@ struct Reading {
     size: u64,
     /// What it says; none where no rule changes contents, or keeps them.
     text: Option<Kept>,
+    /// What it says, where that is to be known again.
+    print: Option<Fingerprint>,
     /// What its client masks it with.
     mask: [u8; 4],
     /// Why it is not understood.
@@ -88,17 +90,19 @@ impl<'a, R: Recorder, P: Port> Calls<'a, R, P> {
             reader,
             size,
             text,
+            print,
             mask,
             fault,
             ..
         } = *reading;
+        let content = print.map(|it| it.finish()).filter(|_| fault.is_none());
         let why = |why: NotUnderstood| why.to_string();
         let fate = match (reader, fault) {
             (Reader::Turn(reader), None) => {
                 let turn = reader.finish().map_err(why);
-                self.turn(turn, size, text).await?
+                self.turn(turn, content, size, text).await?
             }
-            (Reader::Turn(_), Some(fault)) => self.turn(Err(fault), size, text).await?,
+            (Reader::Turn(_), Some(fault)) => self.turn(Err(fault), None, size, text).await?,
             (Reader::Event(reader), None) => {
                 let event = reader.finish().map_err(why);
                 self.turns.event(event, size, text).await?
@@ -129,6 +133,7 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
     async fn turn(
         &self,
         read: Result<Turn, String>,
+        content: Option<u64>,
         size: u64,
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
@@ -156,7 +161,7 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
             },
         };
         self.turns
-            .decide((llm, demand), user, lane, size, text)
+            .decide((llm, demand, content), user, lane, size, text)
             .await
     }
 }
@@ -177,6 +182,10 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
                 .decider
                 .needs_contents()
                 .then(Kept::default),
+            print: {
+                let decider = &self.turns.flow.guard.decider;
+                decider.knows_again().then(Fingerprint::default)
+            },
             mask: head.mask.unwrap_or_default(),
             fault: binary.then(|| "it is no text".to_owned()),
             beyond: false,
@@ -196,6 +205,9 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
         reading.size += plain.len() as u64;
         if reading.fault.is_none() {
             reading.fault = reading.reader.push(plain).err().map(|why| why.to_string());
+        }
+        if let Some(print) = &mut reading.print {
+            print.push(plain);
         }
         if let (Some(text), None) = (&mut reading.text, &reading.fault) {
             let flow = &self.turns.flow;

@@ -121,18 +121,19 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides a call, which is in a message of so many bytes. `text`: what it says, as far as that was kept.
+    /// Decides a call, with the number of what it says where that is known, which is in a message of so many bytes. `text`:
+    /// what it says, as far as that was kept.
     async fn decide(
         &self,
-        (llm, demand): (Llm, Demand),
+        called: (Llm, Demand, Option<u64>),
         user: Option<String>,
         lane: Option<String>,
         size: u64,
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
-        let unread = llm.not_understood.is_some();
+        let unread = called.0.not_understood.is_some();
         let full = || self.lanes().is_full();
-        let asking = self.ask((llm, demand), user, size, text, full);
+        let asking = self.ask(called, user, size, text, full);
         let mut allowed = match asking.await? {
             Ok(allowed) => allowed,
             Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
@@ -146,7 +147,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// As [`Self::decide`], to the verdict. `full`: there are too many under way.
     async fn ask(
         &self,
-        (llm, demand): (Llm, Demand),
+        (llm, demand, content): (Llm, Demand, Option<u64>),
         user: Option<String>,
         size: u64,
         text: Option<Kept>,
@@ -158,7 +159,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             ..agentguard_model::Context::default()
         };
         let asked = self.handshake.turn(llm, size).demanding(demand);
-        let asked = Arc::new(asked.claiming(ClaimSource::Llm, user));
+        let asked = Arc::new(asked.saying(content).claiming(ClaimSource::Llm, user));
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
             return Ok(Err(decided));
@@ -242,6 +243,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// Decides a response that has begun without a call of the client's: as another call like this one, of which
     /// nothing is sent.
     async fn follow(&self, asked: Arc<Asked>) -> Result<(), Stopped> {
+        let asked = Arc::new(asked.followed());
         let changes = self.flow.guard.decider.changes();
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
@@ -307,6 +309,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             reason: &decided.reason,
             decision: decided.id,
             spent: decided.spent(),
+            retry_after: decided.retry_after(),
         };
         text_frame(&match self.live {
             Some(_) => refusal.session_event(event),

@@ -157,7 +157,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let unread = call.as_ref().err().cloned();
         let (llm, user) = self.called(call);
         let allowed = match self
-            .ask((llm, Demand::default()), user, size, text, || false)
+            .ask((llm, Demand::default(), None), user, size, text, || false)
             .await?
         {
             Ok(allowed) => allowed,
@@ -193,7 +193,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             ..self.unread.clone()
         };
         let allowed = match self
-            .ask((llm, Demand::default()), None, size, text, || false)
+            .ask((llm, Demand::default(), None), None, size, text, || false)
             .await?
         {
             Ok(allowed) => allowed,
@@ -219,7 +219,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let (llm, user) = self.called(call);
         let full = || guard(live).asked.len() >= MOST;
         let allowed = match self
-            .ask((llm, Demand::default()), user, size, text, full)
+            .ask((llm, Demand::default(), None), user, size, text, full)
             .await?
         {
             Ok(allowed) => allowed,
@@ -261,7 +261,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             ..self.unread.clone()
         };
         match self
-            .ask((llm, Demand::default()), None, 0, None, || false)
+            .ask((llm, Demand::default(), None), None, 0, None, || false)
             .await?
         {
             Ok(allowed) => Ok(Ok(Some((model.to_owned(), allowed.into())))),
@@ -309,7 +309,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         };
         let (llm, user) = self.called(call);
         let allowed = self
-            .ask((llm, Demand::default()), user, 0, None, || false)
+            .ask((llm, Demand::default(), None), user, 0, None, || false)
             .await?;
         let allowed = allowed.map_err(Stopped::Denied)?;
         let mut live = guard(live);

@@ -1,0 +1,157 @@
+//! A circuit that opens where too much fails: closed, open, half open.
+
+use std::collections::VecDeque;
+
+use agentguard_model::limit::Breaker;
+
+use super::gcra::nanoseconds;
+
+/// When a call that comes while others try is to come again: nobody knows when these end.
+const TRYING: u64 = 1_000_000_000;
+
+/// How it is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Phase {
+    /// Calls go.
+    #[default]
+    Closed,
+    /// None goes until then.
+    Open { until: u64 },
+    /// A few go, and say how it goes on.
+    HalfOpen { trying: u32, succeeded: u32 },
+}
+
+/// A circuit.
+#[derive(Debug, Default)]
+pub(super) struct Circuit {
+    phase: Phase,
+    /// How often it was tried: what came of a call that tried it before says nothing of this time.
+    trials: u64,
+    /// When the last calls ended, and whether they failed.
+    last: VecDeque<(u64, bool)>,
+}
+
+/// What an operator sees of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CircuitState {
+    /// Calls go; so many of the last ones failed.
+    Closed(u32),
+    /// None goes, for so many nanoseconds; 0: the next one tries it.
+    Open(u64),
+    /// It is being tried.
+    HalfOpen,
+}
+
+impl Circuit {
+    /// Whether a call goes.
+    ///
+    /// # Errors
+    /// In how many nanoseconds one may.
+    pub(super) fn admits(&self, breaker: &Breaker, now: u64) -> Result<(), u64> {
+        match self.phase {
+            Phase::Open { until } if until > now => Err(until - now),
+            Phase::HalfOpen { trying, succeeded }
+                if trying.saturating_add(succeeded) >= breaker.probes =>
+            {
+                Err(TRYING)
+            }
+            Phase::Closed | Phase::Open { .. } | Phase::HalfOpen { .. } => Ok(()),
+        }
+    }
+
+    /// A call goes that it admits. Gives the number of the trial that it is, if it is one.
+    pub(super) fn begin(&mut self, now: u64) -> Option<u64> {
+        match &mut self.phase {
+            Phase::Closed => None,
+            Phase::Open { until } if *until > now => None,
+            Phase::Open { .. } => {
+                self.trials += 1;
+                self.phase = Phase::HalfOpen {
+                    trying: 1,
+                    succeeded: 0,
+                };
+                Some(self.trials)
+            }
+            Phase::HalfOpen { trying, .. } => {
+                *trying = trying.saturating_add(1);
+                Some(self.trials)
+            }
+        }
+    }
+
+    /// A call has ended. `failed`: none where that says nothing of the other side.
+    pub(super) fn end(
+        &mut self,
+        breaker: &Breaker,
+        trial: Option<u64>,
+        failed: Option<bool>,
+        now: u64,
+    ) {
+        match &mut self.phase {
+            Phase::Closed => {
+                let Some(failed) = failed else {
+                    return;
+                };
+                let within = nanoseconds(breaker.within);
+                self.last.retain(|(at, _)| at.saturating_add(within) > now);
+                while self.last.len() >= usize::try_from(breaker.of).unwrap_or(usize::MAX) {
+                    self.last.pop_front();
+                }
+                self.last.push_back((now, failed));
+                if self.failures() >= breaker.failures {
+                    self.open(breaker, now);
+                }
+            }
+            // What ends now has begun before.
+            Phase::Open { .. } => {}
+            Phase::HalfOpen { trying, succeeded } if trial == Some(self.trials) => {
+                *trying = trying.saturating_sub(1);
+                match failed {
+                    None => {}
+                    Some(true) => self.open(breaker, now),
+                    Some(false) => {
+                        *succeeded = succeeded.saturating_add(1);
+                        if *succeeded >= breaker.probes {
+                            self.phase = Phase::Closed;
+                            self.last.clear();
+                        }
+                    }
+                }
+            }
+            Phase::HalfOpen { .. } => {}
+        }
+    }
+
+    fn open(&mut self, breaker: &Breaker, now: u64) {
+        self.last.clear();
+        self.phase = Phase::Open {
+            until: now.saturating_add(nanoseconds(breaker.wait)),
+        };
+    }
+
+    fn failures(&self) -> u32 {
+        let failed = self.last.iter().filter(|(_, failed)| *failed).count();
+        u32::try_from(failed).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn state(&self, now: u64) -> CircuitState {
+        match self.phase {
+            Phase::Closed => CircuitState::Closed(self.failures()),
+            Phase::Open { until } => CircuitState::Open(until.saturating_sub(now)),
+            Phase::HalfOpen { .. } => CircuitState::HalfOpen,
+        }
+    }
+
+    /// From when on it is as a new one.
+    pub(super) fn over(&self, within: u64) -> u64 {
+        match self.phase {
+            Phase::Closed => {
+                let last = self.last.back();
+                last.map_or(0, |(at, _)| at.saturating_add(within))
+            }
+            // Nobody has tried it since.
+            Phase::Open { until } => until.saturating_add(within),
+            Phase::HalfOpen { .. } => u64::MAX,
+        }
+    }
+}
