@@ -10,7 +10,9 @@ use crate::workspace::Workspace;
 use crate::{bpf, build};
 
 /// The NAME in `docs/schema/NAME.schema.json`, as `agentguard schema` calls it.
-const SCHEMAS: [&str; 6] = ["budget", "config", "decision", "policy", "prices", "tests"];
+const SCHEMAS: [&str; 7] = [
+    "budget", "config", "decision", "limit", "policy", "prices", "tests",
+];
 
 /// Writes each schema where it changed, or with `check` only compares.
 ///

@@ -186,11 +186,14 @@ pub struct Standing {
 pub enum StandingState {
     /// What comes goes on.
     Free,
-    /// So many calls in a row brought nothing new.
-    Stale(u32),
-    /// So many calls of one chain are under way.
-    UnderWay(u64),
-    /// Nothing goes for this time.
+    /// So many calls in a row brought nothing new, or are under way in one chain, and whether one like them would be refused.
+    Counts {
+        /// How many.
+        count: u64,
+        /// Whether one more is refused.
+        refuses: bool,
+    },
+    /// Something is refused for this time: of several, what is for the longest.
     Waits(Duration),
     /// Of a circuit.
     Circuit(CircuitState),
@@ -534,19 +537,39 @@ impl Account {
     }
 
     fn standing(&self, by: &By, now: u64) -> StandingState {
-        match (self, by) {
-            (Self::Circuit(circuit), _) => StandingState::Circuit(circuit.state(now)),
-            (Self::Progress(progress), _) => StandingState::Stale(progress.stale()),
-            (Self::Depth(depth), _) => StandingState::UnderWay(depth.deepest()),
-            (Self::Rate(gcra), By::Limit(limit)) => match limit.kind {
-                LimitKind::Rate(rate) => match gcra.admits(rate, now) {
-                    Ok(()) => StandingState::Free,
-                    Err(wait) => StandingState::Waits(Duration::from_nanos(wait)),
-                },
+        let By::Limit(limit) = by else {
+            return match self {
+                Self::Circuit(circuit) => StandingState::Circuit(circuit.state(now)),
                 _ => StandingState::Free,
-            },
-            _ => StandingState::Free,
-        }
+            };
+        };
+        let wait = match (self, limit.kind) {
+            (Self::Rate(gcra), LimitKind::Rate(rate)) => gcra.admits(rate, now).err(),
+            (Self::Repeats(repeats), LimitKind::Repeats { calls, within }) => {
+                repeats.longest(repeated(calls, within), now)
+            }
+            (Self::Retries(retries), LimitKind::Retries { failures, within }) => {
+                retries.longest(failures, nanoseconds(within), now)
+            }
+            (Self::Progress(progress), LimitKind::NoProgress { calls, within }) => {
+                let admits = progress.admits(None, calls, nanoseconds(within), now);
+                return StandingState::Counts {
+                    count: u64::from(progress.stale()),
+                    refuses: admits.is_err(),
+                };
+            }
+            (Self::Depth(depth), LimitKind::Depth { calls, .. }) => {
+                let count = depth.deepest();
+                return StandingState::Counts {
+                    count,
+                    refuses: count >= u64::from(calls),
+                };
+            }
+            _ => None,
+        };
+        wait.map_or(StandingState::Free, |wait| {
+            StandingState::Waits(Duration::from_nanos(wait))
+        })
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `GET /v1/policy` | a [`PolicyView`] |
 //! | `GET /v1/budgets?budget=&agent=&forecast=` | [`crate::budgets::BudgetAccounts`] |
 //! | `GET /v1/budgets/account?name=` | a [`crate::budgets::BudgetAccount`] |
+//! | `GET /v1/limits` | [`crate::limits::LimitAccounts`] |
 //! | `GET /v1/status` | a [`Status`] |
 //!
 //! Whatever is refused answers with a [`Problem`] and an HTTP status that fits.

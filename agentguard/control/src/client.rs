@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::api::{AgentStatus, Agents, Line, PolicyView, Problem, Status, VerdictQuery, Verdicts};
 use crate::budgets::{self, BudgetAccount, BudgetAccounts, BudgetQuery};
+use crate::limits::LimitAccounts;
 use crate::tools::{ToolPins, ToolQuery};
 
 /// How long one answer may take, in all. Following is exempt; there a heartbeat must arrive in time.
@@ -248,6 +249,14 @@ impl Client {
     pub async fn budgets(&mut self, query: &BudgetQuery) -> Result<BudgetAccounts, ClientError> {
         let query = query.to_query_string();
         self.ask(&format!("/v1/budgets?{query}")).await
+    }
+
+    /// Accounts of limits, and circuits of breakers.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn limits(&mut self) -> Result<LimitAccounts, ClientError> {
+        self.ask("/v1/limits").await
     }
 
     /// One account of a budget, by its name, with all that there is to say of it.

@@ -17,6 +17,7 @@ pub mod api;
 pub mod budgets;
 mod client;
 pub mod heard;
+pub mod limits;
 pub mod peer;
 mod scope;
 pub mod seats;

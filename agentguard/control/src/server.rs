@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentguard_budget::AnyLedger;
+use agentguard_budget::limits::Limits;
 use agentguard_keeper::groups::{APPROVE, Groups, READ};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_model::{AgentName, Decision, InvalidDecisionId, Users};
@@ -36,6 +37,7 @@ use crate::api::{
 };
 use crate::budgets;
 use crate::heard::Heard;
+use crate::limits;
 use crate::peer::{Accepted, Asker, Refusal, Rights};
 use crate::scope::{Own, Scope};
 use crate::seats::Seats;
@@ -89,6 +91,8 @@ pub struct Sources {
     pub pins: Arc<Pins>,
     /// What was used of budgets.
     pub ledger: AnyLedger,
+    /// What limits have counted.
+    pub limits: Limits,
     /// The policy in force.
     pub policy: Arc<ArcSwap<Policy>>,
     /// The agents, sorted by name.
@@ -369,10 +373,16 @@ async fn answer(
             let shown = budgets::show(&sources.ledger, sources.policy.load_full(), query);
             shown.await.map(|it| json(&it))
         }
+        ["v1", "limits"] if !matches!(scope, Scope::All) => Err(Problem::new(
+            ProblemCode::Forbidden,
+            "the accounts of limits are those of all agents",
+        )
+        .hint(format!("ask root, or a member of {READ} or {APPROVE}"))),
+        ["v1", "limits"] => Ok(json(&limits::list(&sources.limits))),
         ["v1", "status"] => status(scope, sources).await,
         _ => Err(
             Problem::new(ProblemCode::NotFound, "there is no such route")
-                .hint("verdicts, agents, policy, tools, budgets and status are there, under /v1"),
+                .hint("verdicts, agents, policy, tools, budgets, limits and status are there, under /v1"),
         ),
     };
     result.unwrap_or_else(|problem| refuse(&problem))

@@ -319,7 +319,12 @@ pub(crate) fn ended(ticket: &Ticket, outcome: &Outcome) {
         news.extend(asked.map(|it| number(("asked", &it.name, &it.arguments))));
     }
     if let (Some(call), Some(_)) = (ticket.call().tool, outcome.status) {
-        news.push(number(("result", call, outcome.bytes.received)));
+        // What is not read is known by its length alone.
+        let content = outcome.tool.as_ref().and_then(|it| it.content);
+        news.push(match content {
+            Some(content) => number(("result", call, content)),
+            None => number(("length", call, outcome.bytes.received)),
+        });
     }
     ticket.ended(went(outcome), &news);
 }

@@ -117,6 +117,9 @@ pub struct ToolAnswer {
     /// Why the answer could not be read to its end, where it could not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_understood: Option<String>,
+    /// What the results say, as a number that is the same for the same, where that was read. Not recorded.
+    #[serde(skip)]
+    pub content: Option<u64>,
 }
 
 /// What an agent said to another one that asked it over Agent2Agent.

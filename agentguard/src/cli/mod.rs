@@ -12,6 +12,7 @@ mod budget;
 mod ca;
 mod explain;
 pub(crate) mod failure;
+mod limits;
 pub(crate) mod output;
 mod policy;
 mod resources;
@@ -99,6 +100,9 @@ enum Command {
     /// Show what of budgets is used and left, and how long it lasts; what models cost
     #[command(subcommand)]
     Budget(budget::Command),
+    /// Show what limits have counted, and which circuits are open
+    #[command(subcommand)]
+    Limits(limits::Command),
     /// List what tools of servers were first seen as, show what changed, accept it
     #[command(subcommand)]
     Tools(tools::Command),
@@ -159,6 +163,7 @@ pub(crate) fn main() -> Result<ExitCode, Failure> {
         Command::Explain(explain) => explain::main(&explain, &global, &mut out)?,
         Command::Policy(command) => policy::main(command, &global, &mut out)?,
         Command::Budget(command) => budget::main(command, &global, &mut out)?,
+        Command::Limits(command) => limits::main(command, &global, &mut out)?,
         Command::Tools(command) => tools::main(command, &global, &mut out)?,
         Command::Ca(command) => ca::main(command, &global, &mut out)?,
         Command::Status => status::main(&global, &mut out)?,

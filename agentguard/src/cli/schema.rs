@@ -1,6 +1,7 @@
 //! `agentguard schema`: for editors and for programs that read our JSON.
 
 use agentguard_control::budgets::BudgetAccount;
+use agentguard_control::limits::LimitAccount;
 use agentguard_model::Decision;
 use clap::{Args, ValueEnum};
 
@@ -30,6 +31,8 @@ enum Kind {
     Decision,
     /// An account of a budget, as `budget list -o jsonl` prints them, and `budget show` with more of it
     Budget,
+    /// What a limit has counted or how a circuit is, as `limits list -o jsonl` prints them
+    Limit,
 }
 
 pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
@@ -40,6 +43,7 @@ pub(super) fn main(schema: &Schema, out: &mut Output) -> Result<(), Failure> {
         Kind::Prices => agentguard_budget::prices::schema().into(),
         Kind::Decision => schemars::schema_for!(Decision).into(),
         Kind::Budget => schemars::schema_for!(BudgetAccount).into(),
+        Kind::Limit => schemars::schema_for!(LimitAccount).into(),
     };
     Ok(out.pretty(&schema)?)
 }

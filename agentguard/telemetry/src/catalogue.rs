@@ -117,6 +117,7 @@ pub(crate) enum Id {
     LedgerLeased,
     LedgerDropped,
     LedgerSpentAway,
+    LimitRefusals,
     FlowsOpen,
     Agents,
     Quarantined,
@@ -344,6 +345,15 @@ pub static METRICS: &[Metric] = &[
         [],
         Worker,
         "How often calls began or went on with what was drawn in advance, while the Redis was away"
+    ),
+    metric!(
+        LimitRefusals,
+        "agentguard.limit.refusals",
+        Kind::Counter,
+        "{attempt}",
+        [open("limit")],
+        Worker,
+        "Attempts that were refused by this limit or breaker"
     ),
     metric!(
         FlowsOpen,

@@ -109,6 +109,9 @@ impl Tally {
             if let Some(budget) = decided.budget.as_deref().filter(|_| decided.enforced) {
                 store.add(Id::BudgetRefusals, &[budget], count);
             }
+            if let Some(limit) = decided.limit.as_deref().filter(|_| decided.enforced) {
+                store.add(Id::LimitRefusals, &[limit], count);
+            }
             store.observe(
                 Id::DecisionDuration,
                 &[&layer],

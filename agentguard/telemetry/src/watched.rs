@@ -110,6 +110,8 @@ pub(crate) struct Decided {
     pub(crate) written: Duration,
     /// The budget that had too little left, where it was refused for that.
     pub(crate) budget: Option<String>,
+    /// The limit or breaker that refused it, likewise.
+    pub(crate) limit: Option<String>,
     /// Of a call of a language model or a tool.
     pub(crate) call: Option<Call>,
 }
@@ -145,6 +147,7 @@ impl Decided {
             latency: Duration::from_micros(decision.latency_us),
             written: Duration::ZERO,
             budget: refusing(decision),
+            limit: limiting(decision),
             call: is_call.then(|| Call {
                 time: decision.time,
                 llm: action.llm.clone(),
@@ -181,4 +184,19 @@ fn refusing(decision: &Decision) -> Option<String> {
     let mut matched = decision.matched.iter();
     let budget = matched.find(|it| short && it.engine == BUDGETS)?;
     Some(budget.rule.clone())
+}
+
+/// The limit or breaker for which an attempt was refused, likewise.
+fn limiting(decision: &Decision) -> Option<String> {
+    let limited = matches!(
+        decision.reason.code,
+        ReasonCode::RateLimited
+            | ReasonCode::RepeatedCall
+            | ReasonCode::RetryStorm
+            | ReasonCode::NoProgress
+            | ReasonCode::ChainTooDeep
+            | ReasonCode::CircuitOpen
+    );
+    let limit = decision.matched.first().filter(|_| limited)?;
+    Some(limit.rule.clone())
 }

@@ -23,6 +23,7 @@ Commands:
   explain   Say why a decision was taken, and what would change it
   policy    Check, test and try a policy, show the one in force, load it anew, set its switches
   budget    Show what of budgets is used and left, and how long it lasts; what models cost
+  limits    Show what limits have counted, and which circuits are open
   tools     List what tools of servers were first seen as, show what changed, accept it
   ca        Show, export and rotate the certificate authority behind inspection
   status    Say how the guard is doing

@@ -15,6 +15,7 @@ mod budget;
 mod daemon;
 mod files;
 mod help;
+mod limits;
 mod openapi;
 mod policies;
 mod tools;

@@ -48,6 +48,12 @@ impl Repeats {
         self.0.push((call, gcra));
     }
 
+    /// For how long the call is refused that is for the longest.
+    pub(super) fn longest(&self, rate: Rate, now: u64) -> Option<u64> {
+        let waits = self.0.iter();
+        waits.filter_map(|(_, it)| it.admits(rate, now).err()).max()
+    }
+
     /// From when on it is as if nothing had come.
     pub(super) fn over(&self) -> u64 {
         self.0.iter().map(|(_, it)| it.over()).max().unwrap_or(0)
@@ -99,6 +105,13 @@ impl Retries {
     /// It went well.
     pub(super) fn succeed(&mut self, target: u64) {
         self.0.retain(|(it, ..)| *it != target);
+    }
+
+    /// For how long the one is refused that is for the longest.
+    pub(super) fn longest(&self, failures: u32, within: u64, now: u64) -> Option<u64> {
+        let targets = self.0.iter().map(|(target, ..)| *target);
+        let waits = targets.filter_map(|it| self.admits(it, failures, within, now).err());
+        waits.max()
     }
 
     pub(super) fn over(&self, within: u64) -> u64 {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use agentguard_budget::limits::Limits;
 use agentguard_budget::{AnyLedger, Embedded};
 use agentguard_control::api::{
     AgentStatus, GateStatus, GuardStatus, LeafStatus, LedgerStatus, Phase, PolicyStatus,
@@ -107,6 +108,7 @@ impl World {
             record: record.clone(),
             pins: pins.clone(),
             ledger: AnyLedger::Embedded(ledger.clone()),
+            limits: Limits::default(),
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             agents: agents_seen,
             guard: guard_seen,

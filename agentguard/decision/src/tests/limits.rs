@@ -1,6 +1,8 @@
 //! Limits and breakers: what they refuse, what is recorded of that, and what they are told.
 
-use agentguard_model::{Bytes, Llm, LlmAnswer, LlmOperation, Mode, Outcome, ReasonCode, Tool};
+use agentguard_model::{
+    Bytes, Llm, LlmAnswer, LlmOperation, Mode, Outcome, ReasonCode, Tool, ToolAnswer,
+};
 use http::{HeaderMap, HeaderValue};
 
 use super::{Memory, asked, client, deciding, last, target};
@@ -210,4 +212,46 @@ async fn agents_that_wait_for_each_other_are_stopped_by_their_trace() {
     // What is over, or is never carried out, makes room.
     drop(first);
     assert!(plan(&decider, 2, Some(TRACE)).await.allowed);
+}
+
+#[tokio::test]
+async fn a_tool_that_is_polled_makes_progress_while_its_result_changes() {
+    let decider = limited("limits: [{ id: stuck, no_progress: { calls: 2, within: 1h } }]\n");
+    let target = target("planner.example.com", 443);
+    let poll = async |content: u64| {
+        let tool = Tool {
+            server: "planner".to_owned(),
+            name: Some("status".to_owned()),
+            arguments: Some("sha256:00".to_owned()),
+            ..Tool::default()
+        };
+        let asked = asked("POST", "/").telling(vec![tool]);
+        let decided = decider.request(&client(1), &target, &[], &asked).await;
+        if decided.allowed {
+            let outcome = Outcome {
+                bytes: Bytes {
+                    sent: 1,
+                    received: 1,
+                },
+                messages: None,
+                duration_ms: 1,
+                status: Some(200),
+                llm: None,
+                tool: Some(Box::new(ToolAnswer {
+                    content: Some(content),
+                    ..ToolAnswer::default()
+                })),
+                budget: Vec::new(),
+                error: None,
+            };
+            decider.finished(&decided, outcome);
+        }
+        decided.allowed
+    };
+    for content in 0..10 {
+        assert!(poll(content).await);
+    }
+    // From here on it stands still.
+    assert!(poll(9).await && poll(9).await);
+    assert!(!poll(9).await);
 }

@@ -1,5 +1,7 @@
 //! What a server answers, and asks.
 
+use std::hash::{DefaultHasher, Hasher as _};
+
 use agentguard_model::{ToolAnswer, ToolResult};
 
 use super::{MAX_TOLD, NotUnderstood};
@@ -48,6 +50,14 @@ impl AnswerReader {
         self.events = true;
         let message = matches!(kind, b"" | b"message");
         self.document_ends(message);
+    }
+
+    /// What the results said up to here, as a number that is the same for the same: without what is around them, as the ids
+    /// of requests. None before there was any.
+    #[must_use]
+    pub fn content(&self) -> Option<u64> {
+        let content = &self.told.content;
+        content.any.then(|| content.hasher.finish())
     }
 
     /// What came.
@@ -110,9 +120,55 @@ struct Document {
     listed: Option<u64>,
 }
 
+/// What results say.
+#[derive(Debug, Default)]
+struct Content {
+    hasher: DefaultHasher,
+    any: bool,
+    /// Whether one is being read.
+    inside: bool,
+}
+
+impl Content {
+    /// Something in a message: `steps` lead from it to there, where it is not too deep for that.
+    fn take(&mut self, steps: Option<&[Part<'_>]>, event: Event<'_>) {
+        match steps {
+            Some([Part::Key("result"), ..]) => self.inside = true,
+            Some(_) => self.inside = false,
+            None => {}
+        }
+        if !self.inside {
+            return;
+        }
+        self.any = true;
+        // Pieces of a string come as they arrive, and are one.
+        if let Event::Text(piece) = event {
+            return self.hasher.write(piece.as_bytes());
+        }
+        let (mark, said) = match event {
+            Event::Begin(_) => (1, ""),
+            Event::End(_) => (2, ""),
+            Event::Number(number) => (3, number),
+            Event::Bool(true) => (4, ""),
+            Event::Bool(false) => (5, ""),
+            Event::Null | Event::Text(_) => (6, ""),
+        };
+        // No text has this byte (RFC 3629, 1), so that what stands around a mark is not taken for it.
+        self.hasher.write(&[0xff, mark]);
+        if let Some([.., Part::Key(key)]) = steps
+            && mark != 2
+        {
+            self.hasher.write(key.as_bytes());
+            self.hasher.write(&[0xff]);
+        }
+        self.hasher.write(said.as_bytes());
+    }
+}
+
 #[derive(Debug, Default)]
 struct Telling {
     answer: ToolAnswer,
+    content: Content,
     document: Document,
     /// Of this document: a batch has several.
     pending: Vec<Document>,
@@ -246,10 +302,13 @@ impl Telling {
 impl Sink for Telling {
     fn take(&mut self, path: &Path, event: Event<'_>) {
         let parts = path.parts();
-        match parts.steps() {
-            Some([Part::Item(_), rest @ ..]) => self.part(rest, event),
-            Some(steps) => self.part(steps, event),
-            None => {}
+        let steps = match parts.steps() {
+            Some([Part::Item(_), rest @ ..]) => Some(rest),
+            steps => steps,
+        };
+        self.content.take(steps, event);
+        if let Some(steps) = steps {
+            self.part(steps, event);
         }
     }
 }

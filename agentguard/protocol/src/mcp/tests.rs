@@ -585,3 +585,35 @@ fn a_refusal_answers_what_was_asked() {
     assert_eq!(response.status(), http::StatusCode::BAD_GATEWAY);
     assert_eq!(response.body(), &error("7"));
 }
+
+#[test]
+fn results_are_the_same_whatever_stands_around_them_and_in_whatever_pieces_they_come() {
+    let content = |text: &str, size: usize| {
+        let mut reader = AnswerReader::default();
+        text.as_bytes()
+            .chunks(size)
+            .for_each(|piece| reader.whole(piece));
+        reader.content()
+    };
+    let answer =
+        |id: u32, result: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+    let result = r#"{"content":[{"type":"text","text":"41 of 100"}],"isError":false}"#;
+    let first = content(&answer(9, result), 1000);
+    assert!(first.is_some());
+    for size in [1, 2, 5, 17] {
+        assert_eq!(content(&answer(10, result), size), first);
+    }
+    assert_eq!(content(&format!("[{}]", answer(10, result)), 3), first);
+    for other in [
+        r#"{"content":[{"type":"text","text":"42 of 100"}],"isError":false}"#,
+        r#"{"content":[{"type":"text","text":"41 of 100"}],"isError":true}"#,
+        r#"{"content":[{"type":"text"},{"text":"41 of 100"}],"isError":false}"#,
+        r#"{"content":[{"kind":"text","text":"41 of 100"}],"isError":false}"#,
+        r#"{"content":[{"type":"text","text":"41 of 100","n":1}],"isError":false}"#,
+        r#"{"content":[{"type":"text","text":["41 of ","100"]}],"isError":false}"#,
+    ] {
+        assert_ne!(content(&answer(9, other), 1000), first, "{other}");
+    }
+    let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"no"}}"#;
+    assert_eq!(content(error, 1000), None);
+}

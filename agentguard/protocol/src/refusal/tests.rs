@@ -264,6 +264,11 @@ fn the_status_of_a_refusal_is_that_of_its_reason() {
         (ReasonCode::BudgetExhausted, 429),
         (ReasonCode::BudgetHeld, 429),
         (ReasonCode::RateLimited, 429),
+        (ReasonCode::RetryStorm, 429),
+        (ReasonCode::RepeatedCall, 403),
+        (ReasonCode::NoProgress, 403),
+        (ReasonCode::ChainTooDeep, 403),
+        (ReasonCode::CircuitOpen, 503),
         (ReasonCode::LedgerFailed, 503),
     ] {
         assert_eq!(status(code).as_u16(), expected, "{code}");
@@ -344,6 +349,50 @@ fn a_budget_that_is_spent_is_told_as_each_provider_would_and_not_tried_again() {
     assert_eq!(body["budget"], budget);
     assert_eq!(body["message"], told);
     assert_eq!(body["code"], "budget_exhausted");
+}
+
+#[test]
+fn limits_and_breakers_say_when_to_come_again_where_that_is_worth_it() {
+    for (code, status, wait, again) in [
+        (ReasonCode::RateLimited, 429, Some("9"), None),
+        (ReasonCode::RetryStorm, 429, Some("9"), None),
+        (ReasonCode::CircuitOpen, 503, Some("9"), None),
+        (ReasonCode::RepeatedCall, 403, None, Some("false")),
+        (ReasonCode::NoProgress, 403, None, Some("false")),
+        (ReasonCode::ChainTooDeep, 403, None, Some("false")),
+    ] {
+        let reason = Reason::new(code, "Too often.");
+        let refusal = Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason: &reason,
+            decision: Some(ID.parse().unwrap()),
+            spent: None,
+            retry_after: Some(9),
+        };
+        for api in [
+            LlmApi::Openai,
+            LlmApi::Anthropic,
+            LlmApi::Gemini,
+            LlmApi::Ollama,
+            LlmApi::Bedrock,
+            LlmApi::Cohere,
+        ] {
+            let response = refusal.llm_response(api);
+            assert_eq!(response.status(), status, "{code} {api:?}");
+            let field = |name: &str| Some(response.headers().get(name)?.to_str().unwrap());
+            assert_eq!(field("retry-after"), wait, "{code}");
+            assert_eq!(field("x-should-retry"), again, "{code}");
+            let body = String::from_utf8(response.body().to_vec()).unwrap();
+            assert_eq!(body.contains("try again in 9 s"), wait.is_some(), "{body}");
+        }
+        let response = refusal.response();
+        assert_eq!(response.status(), status, "{code}");
+        let problem: Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(problem["code"], code.to_string());
+        let pushback = refusal.grpc_response();
+        let pushback = pushback.headers().get("grpc-retry-pushback-ms");
+        assert_eq!(pushback.is_some(), wait.is_some());
+    }
 }
 
 #[test]

@@ -147,7 +147,13 @@ impl Says {
     pub(super) fn finish(self) -> Said {
         match self {
             Self::Llm(reader, _) => Said::Llm(reader.finish()),
-            Self::Tools(reader) => Said::Tools(reader.finish()),
+            Self::Tools(reader) => {
+                let content = reader.content();
+                Said::Tools(ToolAnswer {
+                    content,
+                    ..reader.finish()
+                })
+            }
             Self::Agent(reader) => Said::Tools(reader.finish()),
         }
     }

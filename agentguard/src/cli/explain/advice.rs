@@ -30,7 +30,9 @@ pub(super) fn of(decision: &Decision) -> Advice {
         rule: None,
     };
     let first = || {
-        let matched = decision.matched.first()?;
+        // A limit that is on paper stands behind what decides, and allows nothing.
+        let mut matched = decision.matched.iter();
+        let matched = matched.find(|it| !matches!(&*it.engine, "limit" | "breaker"))?;
         let source = &matched.source;
         Some(format!(
             "rule `{}` at {}:{}",
@@ -170,6 +172,13 @@ pub(super) fn of(decision: &Decision) -> Advice {
         ReasonCode::UpstreamUnreachable => say("the policy allows it; the destination did not answer from this host"),
         ReasonCode::RecordFailed => say("what cannot be recorded is denied: `agentguard status` says what is wrong with the record, most often a full disk"),
         ReasonCode::RecordQuota => say("the agent has used up its share of the record, so that it cannot fill the disk: the share grows back with time"),
+        ReasonCode::RateLimited => say("clients that heed `retry-after` try it again by themselves: `agentguard limits list` says for how long; another rate goes under `limits` of the policy"),
+        ReasonCode::RepeatedCall | ReasonCode::NoProgress => say(
+            "look at what the agent does over and over, in `agentguard verdicts --agent`: where that is as it should be, leave the calls out of the limit (`llm`, `tool`), or let more of them go",
+        ),
+        ReasonCode::RetryStorm => say("look at why the calls before it failed, in `agentguard verdicts --agent`: they go on after the time of the limit"),
+        ReasonCode::ChainTooDeep => say("look at which agents call each other without an end; where so many are meant, the limit's `calls` and `agents` say how many there may be"),
+        ReasonCode::CircuitOpen => say("look at the upstream, or the tool: it is tried again by itself, and goes on once it works; `agentguard limits list` says when"),
         ReasonCode::Internal => say("this is a fault of the guard: the daemon's log has more under this id"),
         _ => Advice::default(),
     }

@@ -555,6 +555,7 @@ fn sources(
     Sources {
         pins: pins.clone(),
         ledger: ledger.clone(),
+        limits: rooms.decider.limits().clone(),
         record: record.clone(),
         policy: rooms.policies.watch(),
         agents: board.agents(),

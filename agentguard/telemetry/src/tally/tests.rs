@@ -124,7 +124,15 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
         "verdict": "deny", "reason": {"code": "rule_deny", "message": "m"}, "matched": matched("rules"),
     });
     watched.write(decision(10, &by_rule)).await.unwrap();
+    let by_limit = json!({
+        "verdict": "deny", "reason": {"code": "circuit_open", "message": "m"}, "matched": matched("breaker"),
+    });
+    watched.write(decision(11, &by_limit)).await.unwrap();
     counted(counting).await;
+    assert_eq!(
+        lines(&figures, "agentguard_limit_refusals_total"),
+        ["agentguard_limit_refusals_total{limit=\"team-day\"} 1"]
+    );
     assert_eq!(
         lines(&figures, "agentguard_budget_refusals_total"),
         ["agentguard_budget_refusals_total{budget=\"team-day\"} 3"]
