@@ -361,7 +361,7 @@ impl By {
 
     fn within(&self) -> u64 {
         match self {
-            Self::Breaker(breaker) => nanoseconds(breaker.within),
+            Self::Breaker(_) => 0,
             Self::Limit(limit) => match limit.kind {
                 LimitKind::Repeats { within, .. }
                 | LimitKind::Retries { within, .. }
@@ -474,7 +474,9 @@ impl Books {
             return;
         };
         match (account, &entry.by) {
-            (Account::Circuit(circuit), By::Breaker(_)) => entry.trial = circuit.begin(now),
+            (Account::Circuit(circuit), By::Breaker(breaker)) => {
+                entry.trial = circuit.begin(breaker, now);
+            }
             (account, By::Limit(limit)) => match (account, limit.kind) {
                 (Account::Rate(gcra), LimitKind::Rate(rate)) => gcra.admit(rate, now),
                 (Account::Repeats(repeats), LimitKind::Repeats { calls, within }) => {
@@ -532,7 +534,10 @@ impl Account {
                 0 => 0,
                 _ => u64::MAX,
             },
-            Self::Circuit(circuit) => circuit.over(by.within()),
+            Self::Circuit(circuit) => match by {
+                By::Breaker(breaker) => circuit.over(breaker),
+                By::Limit(_) => 0,
+            },
         }
     }
 

@@ -17,8 +17,12 @@ enum Phase {
     Closed,
     /// None goes until then.
     Open { until: u64 },
-    /// A few go, and say how it goes on.
-    HalfOpen { trying: u32, succeeded: u32 },
+    /// A few go, and say how it goes on. Where they say nothing for as long as it was open, others go.
+    HalfOpen {
+        since: u64,
+        trying: u32,
+        succeeded: u32,
+    },
 }
 
 /// A circuit.
@@ -50,30 +54,40 @@ impl Circuit {
     pub(super) fn admits(&self, breaker: &Breaker, now: u64) -> Result<(), u64> {
         match self.phase {
             Phase::Open { until } if until > now => Err(until - now),
-            Phase::HalfOpen { trying, succeeded }
-                if trying.saturating_add(succeeded) >= breaker.probes =>
-            {
-                Err(TRYING)
+            Phase::HalfOpen {
+                since,
+                trying,
+                succeeded,
+            } if trying.saturating_add(succeeded) >= breaker.probes => {
+                let late = since.saturating_add(nanoseconds(breaker.wait));
+                match late.saturating_sub(now) {
+                    0 => Ok(()),
+                    wait => Err(wait.min(TRYING)),
+                }
             }
             Phase::Closed | Phase::Open { .. } | Phase::HalfOpen { .. } => Ok(()),
         }
     }
 
-    /// A call goes that it admits. Gives the number of the trial that it is, if it is one.
-    pub(super) fn begin(&mut self, now: u64) -> Option<u64> {
+    /// A call goes: as it admits, or for all that on paper. Gives the number of the trial that it is, if it is one.
+    pub(super) fn begin(&mut self, breaker: &Breaker, now: u64) -> Option<u64> {
+        let admits = self.admits(breaker, now).is_ok();
         match &mut self.phase {
             Phase::Closed => None,
-            Phase::Open { until } if *until > now => None,
-            Phase::Open { .. } => {
+            _ if !admits => None,
+            Phase::HalfOpen {
+                trying, succeeded, ..
+            } if trying.saturating_add(*succeeded) < breaker.probes => {
+                *trying = trying.saturating_add(1);
+                Some(self.trials)
+            }
+            Phase::Open { .. } | Phase::HalfOpen { .. } => {
                 self.trials += 1;
                 self.phase = Phase::HalfOpen {
+                    since: now,
                     trying: 1,
                     succeeded: 0,
                 };
-                Some(self.trials)
-            }
-            Phase::HalfOpen { trying, .. } => {
-                *trying = trying.saturating_add(1);
                 Some(self.trials)
             }
         }
@@ -104,7 +118,9 @@ impl Circuit {
             }
             // What ends now has begun before.
             Phase::Open { .. } => {}
-            Phase::HalfOpen { trying, succeeded } if trial == Some(self.trials) => {
+            Phase::HalfOpen {
+                trying, succeeded, ..
+            } if trial == Some(self.trials) => {
                 *trying = trying.saturating_sub(1);
                 match failed {
                     None => {}
@@ -143,7 +159,8 @@ impl Circuit {
     }
 
     /// From when on it is as a new one.
-    pub(super) fn over(&self, within: u64) -> u64 {
+    pub(super) fn over(&self, breaker: &Breaker) -> u64 {
+        let within = nanoseconds(breaker.within);
         match self.phase {
             Phase::Closed => {
                 let last = self.last.back();
@@ -151,7 +168,9 @@ impl Circuit {
             }
             // Nobody has tried it since.
             Phase::Open { until } => until.saturating_add(within),
-            Phase::HalfOpen { .. } => u64::MAX,
+            Phase::HalfOpen { since, .. } => since
+                .saturating_add(nanoseconds(breaker.wait))
+                .saturating_add(within),
         }
     }
 }

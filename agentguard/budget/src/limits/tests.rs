@@ -297,6 +297,25 @@ fn a_circuit_opens_is_tried_and_closes() {
 }
 
 #[test]
+fn a_trial_that_never_ends_keeps_no_circuit_open() {
+    let limits = Limits::default();
+    let by = breaker(1, 1, 1);
+    let first = at(&limits, &by, Call::default(), 1).unwrap();
+    first.ticket.ended_at(Went::Failed, &[], SECOND);
+    let hung = at(&limits, &by, Call::default(), 11).unwrap();
+    assert_eq!(
+        wait(at(&limits, &by, Call::default(), 12)),
+        Some(Duration::from_secs(1))
+    );
+    let again = at(&limits, &by, Call::default(), 21).unwrap();
+    assert!(at(&limits, &by, Call::default(), 22).is_err());
+    // What hung says nothing any more.
+    hung.ticket.ended_at(Went::Failed, &[], 22 * SECOND);
+    again.ticket.ended_at(Went::Well, &[], 22 * SECOND);
+    assert_eq!(circuit(&limits), CircuitState::Closed(0));
+}
+
+#[test]
 fn failures_of_long_ago_and_among_many_calls_do_not_count() {
     let limits = Limits::default();
     let by = breaker(2, 3, 1);
