@@ -59,14 +59,14 @@ pub enum LimitState {
 
 /// All accounts.
 pub(crate) fn list(limits: &Limits) -> LimitAccounts {
-    let mut accounts: Vec<_> = limits.standing().into_iter().map(told).collect();
+    let mut accounts: Vec<_> = limits.standing().iter().map(told).collect();
     accounts.sort_by_key(|it| it.state);
     let more = accounts.len().saturating_sub(MAX_TOLD);
     accounts.truncate(MAX_TOLD);
     LimitAccounts { accounts, more }
 }
 
-fn told(standing: Standing) -> LimitAccount {
+fn told(standing: &Standing) -> LimitAccount {
     let (state, wait, count) = match standing.state {
         StandingState::Free => (LimitState::Free, None, None),
         StandingState::Waits(wait) => {

@@ -495,7 +495,7 @@ impl<R: Recorder> Decider<R> {
         let concluding =
             self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
         let decided = concluding.await.for_want_of(spent);
-        decided.to_come_again(retry_after)
+        decided.again_in(retry_after)
     }
 
     /// On whose behalf a client acts, and what holds now.

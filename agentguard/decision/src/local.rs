@@ -111,7 +111,7 @@ impl<R: Recorder> Decider<R> {
         };
         let concluded = self.conclude_with(&policy, draft, going, beside);
         let mut decided = concluded.await;
-        decided = decided.for_want_of(spent).to_come_again(retry_after);
+        decided = decided.for_want_of(spent).again_in(retry_after);
         if decided.allowed {
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory().name(client.agent));

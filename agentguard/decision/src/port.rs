@@ -207,7 +207,7 @@ impl Decided {
     }
 
     /// The same, which may be tried again in so many seconds.
-    pub(crate) fn to_come_again(mut self, seconds: Option<u64>) -> Self {
+    pub(crate) fn again_in(mut self, seconds: Option<u64>) -> Self {
         if seconds.is_some() {
             self.aside.get_or_insert_default().retry_after = seconds;
         }

@@ -1,6 +1,6 @@
 //! Limits of loops and runaways, and circuit breakers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +32,6 @@ const MAX_TIME: u64 = 86_400;
 
 const WITHIN: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(30);
-
-type Agents = Option<At<Vec<At<String>>>>;
 
 /// The limits and breakers of all documents.
 pub(super) fn limits(
@@ -103,7 +101,12 @@ fn limit(raw: &At<RawLimit>, known: &Known<'_>, report: &mut Report) -> Option<L
     let per = budgets::per(raw.per.as_ref(), report);
     let counted = counted(raw, kind.as_ref(), report);
     let scope = scope(
-        (&raw.agents, &raw.groups, raw.labels.as_ref(), "the limit"),
+        &Whom {
+            agents: raw.agents.as_ref(),
+            groups: raw.groups.as_ref(),
+            labels: raw.labels.as_ref(),
+            what: "the limit",
+        },
         (raw.llm.as_ref(), raw.tool.as_ref()),
         counted,
         known,
@@ -274,7 +277,12 @@ fn breaker(raw: &RawBreaker, known: &Known<'_>, report: &mut Report) -> Option<B
         (Circuit::Upstream, llm, tool) => [llm, tool, false],
     };
     let scope = scope(
-        (&raw.agents, &raw.groups, raw.labels.as_ref(), "the breaker"),
+        &Whom {
+            agents: raw.agents.as_ref(),
+            groups: raw.groups.as_ref(),
+            labels: raw.labels.as_ref(),
+            what: "the breaker",
+        },
         (raw.llm.as_ref(), raw.tool.as_ref()),
         counted,
         known,
@@ -298,23 +306,12 @@ fn breaker(raw: &RawBreaker, known: &Known<'_>, report: &mut Report) -> Option<B
 }
 
 fn scope(
-    (agents, groups, labels, what): (
-        &Agents,
-        &Agents,
-        Option<&At<BTreeMap<String, String>>>,
-        &'static str,
-    ),
+    whom: &Whom<'_>,
     (llm, tool): (Option<&At<RawCharged>>, Option<&At<RawChargedTool>>),
     [calls, tool_calls, requests]: [bool; 3],
     known: &Known<'_>,
     report: &mut Report,
 ) -> Scope {
-    let whom = Whom {
-        agents: agents.as_ref(),
-        groups: groups.as_ref(),
-        labels,
-        what,
-    };
     let tool = tool.map(|it| &it.value);
     let named = |key, of: Option<&At<Vec<At<String>>>>, report: &mut Report| {
         list(key, of, report, |entry, report| {
@@ -322,7 +319,7 @@ fn scope(
         })
     };
     Scope {
-        agents: selector::selector(&whom, known, report),
+        agents: selector::selector(whom, known, report),
         calls,
         tool_calls,
         requests,
