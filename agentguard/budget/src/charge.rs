@@ -129,8 +129,9 @@ impl Short {
     /// Whether it is enough once calls that are under way have used less than is held for them.
     #[must_use]
     pub const fn may_pass(&self) -> bool {
-        let spent = self.balance.used.saturating_add(self.needed);
-        spent <= self.balance.limit
+        // Whoever is short needs something; of time that is not told.
+        let needed = if self.needed == 0 { 1 } else { self.needed };
+        self.balance.used.saturating_add(needed) <= self.balance.limit
     }
 }
 
@@ -138,7 +139,23 @@ impl Short {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Terms;
+    use super::{Balance, Short, Terms};
+
+    #[test]
+    fn what_is_used_to_the_last_does_not_pass() {
+        let short = |used, needed| Short {
+            charge: 0,
+            balance: Balance {
+                limit: 1000,
+                used,
+                ..Balance::default()
+            },
+            needed,
+        };
+        assert!(short(999, 1).may_pass());
+        assert!(!short(999, 2).may_pass());
+        assert!(!short(1000, 0).may_pass(), "time that is over");
+    }
 
     proptest! {
         #[test]

@@ -77,6 +77,7 @@ impl Estimate {
             llm.operation,
             LlmOperation::Chat | LlmOperation::TextCompletion | LlmOperation::Realtime
         );
+        let writes = writes && !demand.silent;
         let answers = u64::from(demand.answers.max(1));
         let one = llm.max_output_tokens.unwrap_or(model.output).min(ABSURD);
         let output = match writes {
@@ -239,6 +240,17 @@ mod tests {
             ..llm(None, true)
         };
         assert!(!visible(&unread, &none, &MODEL));
+    }
+
+    #[test]
+    fn what_is_to_be_read_alone_reserves_no_output() {
+        let silent = Demand {
+            silent: true,
+            ..Demand::default()
+        };
+        let estimate = Estimate::of(&llm(Some(100), true), &silent, 10, &MODEL);
+        assert_eq!((estimate.output, estimate.visible), (0, false));
+        assert!(estimate.input > 10);
     }
 
     #[test]

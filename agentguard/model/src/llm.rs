@@ -102,6 +102,8 @@ pub struct Demand {
     pub reasons: Option<bool>,
     /// Whether it goes on where nobody waits for its answer any more.
     pub background: bool,
+    /// Whether the model is to read it alone, and write nothing: what is to come is prepared.
+    pub silent: bool,
     /// Whether the provider may call tools of its own for it, which the model reads and writes for.
     pub serves_tools: bool,
     /// How many pictures, documents and sounds there are in it.

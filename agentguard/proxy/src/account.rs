@@ -181,10 +181,28 @@ impl<R: Recorder> Account<R> {
         let _ = self.llm.set(answer);
     }
 
+    /// What came of a call of a language model, to which nothing but this can be the answer.
+    pub(crate) fn said_alone(&self, answer: LlmAnswer) {
+        let begun = answer.model.is_some()
+            || answer.usage.is_some()
+            || answer.finish_reason.is_some()
+            || !answer.tool_calls.is_empty()
+            || answer.not_understood.is_some();
+        let messages = self.messages.get();
+        let first = messages.is_none_or(|it| it.received.load(Ordering::Relaxed) <= 1);
+        if let (false, Some(word), Some(held)) = (begun, &answer.error, self.decided.held())
+            && first
+            && held.seen() == 0
+        {
+            held.refused_by(word);
+        }
+        self.said(answer);
+    }
+
     /// What was read of an answer.
     pub(crate) fn heard(&self, said: Said) {
         match said {
-            Said::Llm(answer) => self.said(answer),
+            Said::Llm(answer) => self.said_alone(answer),
             Said::Tools(answer) => self.told(answer),
         }
     }

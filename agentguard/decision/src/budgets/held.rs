@@ -210,6 +210,12 @@ impl Held {
         self.seen.fetch_max(tokens, Ordering::AcqRel);
     }
 
+    /// How many tokens it was seen to have written, where these are counted.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
     /// What its provider has written behind its end cannot be looked at: it may be all that it may write.
     pub fn unseen(&self) {
         self.unseen.store(true, Ordering::Release);
@@ -222,7 +228,7 @@ impl Held {
         if self.unseen.load(Ordering::Acquire) {
             return reserved.max(limit);
         }
-        let seen = self.seen.load(Ordering::Acquire);
+        let seen = self.seen();
         let since = self.since.get().map(Instant::elapsed).unwrap_or_default();
         // What came within less is no pace.
         let since = since.max(UNNOTICED).as_millis();
@@ -395,6 +401,13 @@ impl Held {
         }
     }
 
+    /// Its provider has refused it in an error of this word, before anything came of it.
+    pub fn refused_by(&self, word: &str) {
+        if UNBILLED.contains(&word) && !self.bills_filtered {
+            self.settle(Used::Nothing);
+        }
+    }
+
     /// Gives all of it back: it did not leave, and is no call.
     pub fn release(&self) {
         self.settled.get_or_init(|| {
@@ -405,6 +418,35 @@ impl Held {
         });
     }
 }
+
+/// Errors with which a provider refuses a call before it is worked on, by their types and codes: those that come with a
+/// status of 4xx otherwise, and where a provider has no room. What breaks inside of it may be billed.
+const UNBILLED: [&str; 24] = [
+    "authentication_error",
+    "billing_error",
+    "billing_hard_limit_reached",
+    "context_length_exceeded",
+    "conversation_already_has_active_response",
+    "insufficient_quota",
+    "invalid_api_key",
+    "invalid_prompt",
+    "invalid_request_error",
+    "invalid_value",
+    "missing_required_parameter",
+    "model_not_found",
+    "not_found_error",
+    "overloaded_error",
+    "permission_error",
+    "previous_response_not_found",
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "request_too_large",
+    "server_is_overloaded",
+    "unknown_parameter",
+    "unsupported_value",
+    "usage_limit_reached",
+    "websocket_connection_limit_reached",
+];
 
 const NOTHING: Usage = Usage {
     input_tokens: Some(0),

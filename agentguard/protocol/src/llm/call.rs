@@ -117,7 +117,10 @@ impl CallReader {
     /// As [`Self::push`].
     pub fn finish(mut self) -> Result<Call, NotUnderstood> {
         self.scanner.finish(&mut *self.form)?;
-        self.form.finish()
+        let mut call = self.form.finish()?;
+        // Only on a connection that goes on there is anything to prepare.
+        call.demand.silent = false;
+        Ok(call)
     }
 }
 

@@ -68,6 +68,8 @@ pub(super) struct DemandSink {
     clients: bool,
     /// Whether the item of the input that is being read says what it is.
     told: bool,
+    /// Whether it says that something is to be written.
+    loud: bool,
 }
 
 /// The beginning of a text, which is all that is looked at.
@@ -124,6 +126,7 @@ impl DemandSink {
             either: false,
             clients: false,
             told: false,
+            loud: false,
         }
     }
 
@@ -167,6 +170,12 @@ impl DemandSink {
             }
             "tools" | "functions" => self.tool(rest, event),
             "images" if matches!(rest, [Part::Item(_)]) => self.medium(),
+            // It asks for less, so that what a server might not know it by is none.
+            "generate" if self.form == Form::Responses => {
+                let silent = event == Event::Bool(false) && &**first == "generate";
+                self.loud |= !(silent && rest.is_empty());
+                self.demand.silent = !self.loud;
+            }
             name => self.setting(name, rest, event),
         }
     }

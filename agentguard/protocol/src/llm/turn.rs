@@ -283,6 +283,7 @@ mod tests {
             user: None,
             beside: None,
             demand: Demand {
+                silent: true,
                 serves_tools: true,
                 refers: true,
                 parts: 6,
@@ -291,6 +292,35 @@ mod tests {
         };
         let lane = Some("a".to_owned());
         assert_eq!(said, Ok(Turn::Call { call, lane }));
+    }
+
+    /// What a server might take for something else is a call that writes.
+    #[test]
+    fn a_call_that_writes_nothing_says_so_once_and_clearly() {
+        let silent = |member: &str| {
+            let call = format!(r#"{{"type":"response.create","model":"gpt-5",{member}}}"#);
+            match turn(&call) {
+                Ok(Turn::Call { call, .. }) => call.demand.silent,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(silent(r#""generate":false"#));
+        for member in [
+            r#""generate":true"#,
+            r#""generate":null"#,
+            r#""generate":"false""#,
+            r#""Generate":false"#,
+            r#""generate":[false]"#,
+            r#""generate":false,"Generate":true"#,
+            r#""GENERATE":true,"generate":false"#,
+        ] {
+            assert!(!silent(member), "{member}");
+        }
+        let mut reader = crate::llm::CallReader::new(crate::llm::Endpoint::Responses);
+        reader
+            .push(br#"{"model":"gpt-5","generate":false}"#)
+            .unwrap();
+        assert!(!reader.finish().unwrap().demand.silent);
     }
 
     #[test]

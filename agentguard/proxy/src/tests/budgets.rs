@@ -323,3 +323,63 @@ async fn what_cannot_be_lowered_is_told_whether_to_come_again() {
     assert!(told.contains("budget_exhausted"), "{told}");
     drop(first);
 }
+
+/// On a WebSocket a provider refuses a call in an event, and does not bill it; but a client cannot have an error end a call
+/// that goes on.
+#[tokio::test]
+async fn a_call_that_is_refused_in_an_event_is_charged_nothing() {
+    let error = |kind: &str| json!({ "type": "error", "status": 400, "error": { "type": kind } });
+    let refused = error("invalid_request_error");
+    let created = json!({ "type": "response.created", "response": { "id": "r", "model": "gpt" } });
+    for (about, events, charged) in [
+        (false, vec![&refused], false),
+        (false, vec![&error("server_error")], true),
+        (false, vec![&created, &refused], true),
+        (true, vec![&refused], true),
+    ] {
+        let world = by_name(Rules::CallsMany).build().await;
+        let (mut client, mut upstream) = turns::open(&world).await;
+        let call = json!({ "type": "response.create", "model": "gpt-4o", "max_output_tokens": 50 });
+        let call = masked(0x81, call.to_string());
+        write(&mut client, &call).await;
+        turns::passes(&mut upstream, &call).await;
+        if about {
+            let cancel = masked(0x81, r#"{"type":"response.cancel"}"#);
+            write(&mut client, &cancel).await;
+            turns::passes(&mut upstream, &cancel).await;
+        }
+        for event in &events {
+            let event = turns::event(event);
+            write(&mut upstream, &event).await;
+            turns::passes(&mut client, &event).await;
+        }
+        drop((client, upstream));
+        let decisions = world.end().await;
+        let outcomes = decisions.iter().filter_map(|it| it.outcome.as_ref());
+        let settled = outcomes.flat_map(|it| &it.budget).map(|it| it.settled);
+        let expected = Some(if charged { 50 } else { 0 });
+        assert_eq!(
+            settled.collect::<Vec<_>>(),
+            [expected],
+            "{about} {events:?}"
+        );
+    }
+}
+
+/// What only prepares a connection writes nothing.
+#[tokio::test]
+async fn a_call_that_writes_nothing_reserves_nothing_of_it() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (mut client, mut upstream) = turns::open(&world).await;
+    let call = json!({ "type": "response.create", "model": "gpt-4o", "generate": false });
+    let call = masked(0x81, call.to_string());
+    write(&mut client, &call).await;
+    turns::passes(&mut upstream, &call).await;
+    drop((client, upstream));
+    let decisions = world.end().await;
+    let reserved = decisions
+        .iter()
+        .flat_map(|it| &it.budget)
+        .map(|it| it.reserved);
+    assert_eq!(reserved.collect::<Vec<_>>(), [0]);
+}

@@ -28,6 +28,7 @@ fn a_call_of_chat_completions() {
         answers: 3,
         reasons: Some(false),
         background: false,
+        silent: false,
         serves_tools: false,
         media: 3,
         refers: false,

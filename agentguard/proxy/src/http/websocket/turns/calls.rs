@@ -140,7 +140,10 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
         let unread = self.turns.unread.clone();
         let (mut user, mut lane, mut demand) = (None, None, Demand::default());
         let llm = match read {
-            Ok(Turn::About) => return Ok(Fate::Goes),
+            Ok(Turn::About) => {
+                self.turns.talk();
+                return Ok(Fate::Goes);
+            }
             Ok(Turn::Steer) => {
                 self.turns.steer();
                 return Ok(Fate::Goes);

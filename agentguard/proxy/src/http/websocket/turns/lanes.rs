@@ -35,6 +35,8 @@ pub(super) struct Lanes<R: Recorder> {
     steers: usize,
     /// Whether something has passed that could not be read: it may be a call in any lane.
     unread: bool,
+    /// Whether something has passed that is no call: an error may be about that.
+    talked: bool,
     hearing: Hearing,
     /// Whose the last event is.
     whose: Whose,
@@ -64,6 +66,8 @@ pub(super) struct Turn<R: Recorder> {
     begun: bool,
     /// Whether something of its answer has come.
     told: bool,
+    /// Whether what came last can be about nothing but this call.
+    alone: bool,
 }
 
 /// A call that was answered.
@@ -121,15 +125,20 @@ impl<R: Recorder> Turn<R> {
             cut: Vec::new(),
             begun: false,
             told: false,
+            alone: false,
         }
     }
 
     /// Nothing more comes of it.
     fn end(self, error: Option<&str>) {
-        self.account.said(LlmAnswer {
+        let answer = LlmAnswer {
             cut: self.cut,
             ..self.answer.finish()
-        });
+        };
+        match self.alone && !self.begun && !self.told {
+            true => self.account.said_alone(answer),
+            false => self.account.said(answer),
+        }
         if let Some(error) = error {
             self.account.fail(error);
         }
@@ -144,6 +153,7 @@ impl<R: Recorder> Default for Lanes<R> {
             echoes: false,
             steers: 0,
             unread: false,
+            talked: false,
             hearing: Hearing::default(),
             whose: Whose::Nobody,
             ends: false,
@@ -165,8 +175,14 @@ impl<R: Recorder> Lanes<R> {
         self.open.push_back(turn);
     }
 
+    /// Something that is no call does.
+    pub(super) const fn talk(&mut self) {
+        self.talked = true;
+    }
+
     /// A `response.steer` does.
     pub(super) const fn steer(&mut self) {
+        self.talk();
         self.steers = self.steers.saturating_add(1);
     }
 
@@ -308,9 +324,12 @@ impl<R: Recorder> Lanes<R> {
             true => self.also(at, &event),
             false => Vec::new(),
         };
+        // A client could have an error come that is taken for the end of a call, and have its answer for nothing.
+        let alone = self.open.len() == 1 && !self.talked && !self.unread;
         let Some(turn) = self.open.get_mut(at) else {
             return;
         };
+        turn.alone = alone;
         for other in &also {
             turn.account.may_be_for(other.as_deref());
         }

@@ -270,6 +270,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         self.lanes().steer();
     }
 
+    /// The client says something about one that is.
+    fn talk(&self) {
+        self.lanes().talk();
+    }
+
     /// What a message says as rules change it; none where they do not.
     fn changed_text(&self, made: &Made<'_>, text: Option<Kept>) -> Result<Option<String>, String> {
         if made.any() && self.live.is_some() {
