@@ -271,6 +271,12 @@ impl Account {
         }
     }
 
+    /// Whether nothing was ever charged to it that is known by now, so that one that is opened anew is as this one.
+    pub(crate) fn is_blank(&self) -> bool {
+        let nothing = self.kept.used == 0 && self.kept.overshoot == 0 && self.held == 0;
+        nothing && self.kept.parts.is_empty() && self.name.unit != Unit::WallTime
+    }
+
     /// The window as it ended. None: it does not, by the clock.
     pub(crate) fn ended(&self) -> Option<Ended> {
         let until = self.kept.until?;

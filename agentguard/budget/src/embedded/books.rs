@@ -1,11 +1,12 @@
 //! All accounts, and all that is held, in memory. What changes them is noted in the journal first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use agentguard_model::budget::{Budget, Reached};
 
 use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
+use crate::embedded::FORGOTTEN;
 use crate::embedded::account::{Account, Kept, Name};
 use crate::embedded::journal::{Entry, Journal, Part};
 use crate::embedded::store::Named;
@@ -17,6 +18,18 @@ use crate::scope::Scope;
 /// The most accounts that are open at the same time. What would be one more is charged to one account for all others of
 /// its budget: agents can name as many models as they like.
 pub(crate) const MAX_ACCOUNTS: usize = 16_384;
+
+/// The most that are open of one budget: who names what nobody has heard of takes no more than these.
+pub(crate) const MAX_OF_ONE: usize = MAX_ACCOUNTS / 2;
+
+/// Once so many are open, a budget opens no more that has [`FEW`].
+const MANY: usize = MAX_ACCOUNTS / 4 * 3;
+
+/// See [`MANY`].
+const FEW: usize = 64;
+
+/// How often accounts are looked for that nothing was charged to, where there are too many: each second, in milliseconds.
+const LOOKS: i64 = 1000;
 
 /// What a call holds.
 #[derive(Clone, Debug)]
@@ -36,6 +49,17 @@ pub(crate) struct Books {
     current: HashMap<(Arc<str>, Scope), u32>,
     holds: HashMap<HoldId, Hold>,
     last: u64,
+    /// How many accounts are open of each budget.
+    counts: HashMap<Arc<str>, usize>,
+    /// When accounts that nothing was charged to were looked for last.
+    looked: i64,
+}
+
+/// The account that a charge is for.
+enum Place {
+    Open(u32),
+    /// It is opened once the call is charged: what is refused opens none. Boxed, since most are open.
+    New(Box<Account>),
 }
 
 impl Books {
@@ -46,12 +70,17 @@ impl Books {
         now: i64,
         (journal, generation): (&mut Journal, u64),
     ) -> Result<Granted, Refused> {
-        let numbers: Vec<u32> = want
-            .charges
-            .iter()
-            .map(|charge| self.charged(charge, now, (journal, generation)))
+        let mut places = Vec::with_capacity(want.charges.len());
+        for charge in &want.charges {
+            let place = self.place(charge, now);
+            places.push(place);
+        }
+        let (room, over) = self.room(want, &places, now).map_err(Refused::Short)?;
+        let numbers: Vec<u32> = places
+            .into_iter()
+            .zip(&want.charges)
+            .map(|(place, charge)| self.charged(place, charge, (journal, generation)))
             .collect();
-        let (room, over) = self.room(want, &numbers, now).map_err(Refused::Short)?;
         let tokens = want.tokens.min(room);
         let parts: Vec<Part> = numbers
             .iter()
@@ -98,11 +127,11 @@ impl Books {
     }
 
     /// For how many tokens there is room in all accounts that limit, and which of the others have none.
-    fn room(&self, want: &Want, numbers: &[u32], now: i64) -> Result<(u64, Vec<usize>), Short> {
+    fn room(&self, want: &Want, places: &[Place], now: i64) -> Result<(u64, Vec<usize>), Short> {
         let mut over = Vec::new();
         let (mut room, mut narrowest) = (u64::MAX, 0);
-        for (place, (number, charge)) in numbers.iter().zip(&want.charges).enumerate() {
-            let Some(account) = self.account(*number) else {
+        for (place, (at, charge)) in places.iter().zip(&want.charges).enumerate() {
+            let Some(account) = self.at(at) else {
                 continue;
             };
             let its = account.room(charge, now);
@@ -120,9 +149,8 @@ impl Books {
             }
         }
         if room < want.least.min(want.tokens)
-            && let (Some(number), Some(charge)) =
-                (numbers.get(narrowest), want.charges.get(narrowest))
-            && let Some(account) = self.account(*number)
+            && let (Some(at), Some(charge)) = (places.get(narrowest), want.charges.get(narrowest))
+            && let Some(account) = self.at(at)
         {
             return Err(short(narrowest, account, charge, want.least, now));
         }
@@ -231,24 +259,50 @@ impl Books {
         Ok(true)
     }
 
-    /// The account that a charge is for, which is there then.
-    fn charged(&mut self, charge: &Charge, now: i64, journal: (&mut Journal, u64)) -> u32 {
+    /// The account that a charge is for.
+    fn place(&mut self, charge: &Charge, now: i64) -> Place {
         let key = (Arc::clone(&charge.budget.id), charge.scope.clone());
         let is_it =
             |account: &Account| account.is_of(&charge.budget) && account.period().holds(now);
         let known = self.current.get(&key).copied();
         let known = known.filter(|number| self.account(*number).is_some_and(is_it));
-        let number = match known {
-            Some(number) => number,
+        if let Some(number) = known {
+            return Place::Open(number);
+        }
+        let period = Period::of(&charge.budget, now);
+        let mut name = Account::name(&charge.budget, charge.scope.clone(), period);
+        if let Some(number) = self.names.get(&name).copied() {
+            self.current.insert(key, number);
+            return Place::Open(number);
+        }
+        if self.is_full(&name.budget) {
+            self.forget_blank(now);
+            if self.is_full(&name.budget) {
+                name.scope = Scope::others();
+            }
+        }
+        match self.names.get(&name) {
+            Some(number) => Place::Open(*number),
             None => {
-                let period = Period::of(&charge.budget, now);
-                let mut name = Account::name(&charge.budget, charge.scope.clone(), period);
-                if self.names.len() >= MAX_ACCOUNTS && !self.names.contains_key(&name) {
-                    name.scope = Scope::others();
-                }
-                let is_other = name.scope != charge.scope;
-                let number = self.open(name, period.until);
-                if !is_other {
+                let kept = Kept {
+                    until: period.until,
+                    ..Kept::default()
+                };
+                Place::New(Box::new(Account::new(name, kept)))
+            }
+        }
+    }
+
+    /// The number of the account that a charge is for, which is open then.
+    fn charged(&mut self, place: Place, charge: &Charge, journal: (&mut Journal, u64)) -> u32 {
+        let number = match place {
+            Place::Open(number) => number,
+            Place::New(account) => {
+                let Account { name, kept, .. } = *account;
+                let is_its_own = name.scope == charge.scope;
+                let number = self.open(name, kept.until);
+                if is_its_own {
+                    let key = (Arc::clone(&charge.budget.id), charge.scope.clone());
                     self.current.insert(key, number);
                 }
                 number
@@ -256,6 +310,29 @@ impl Books {
         };
         self.opened(number, journal);
         number
+    }
+
+    fn at<'a>(&'a self, place: &'a Place) -> Option<&'a Account> {
+        match place {
+            Place::Open(number) => self.account(*number),
+            Place::New(account) => Some(account),
+        }
+    }
+
+    /// Whether a budget opens no more accounts: what would be one more is charged to that for all others.
+    fn is_full(&self, budget: &Arc<str>) -> bool {
+        let (all, own) = (self.names.len(), self.counts.get(budget).copied());
+        let own = own.unwrap_or_default();
+        all >= MAX_ACCOUNTS || own >= MAX_OF_ONE || all >= MANY && own >= FEW
+    }
+
+    /// Closes accounts that nothing was charged to in the end: a model that no provider has costs nothing.
+    fn forget_blank(&mut self, now: i64) {
+        if now.abs_diff(self.looked) < LOOKS.unsigned_abs() {
+            return;
+        }
+        self.looked = now;
+        self.close(|account| account.is_blank());
     }
 
     /// Notes the number of an account in a journal that does not have it.
@@ -300,6 +377,7 @@ impl Books {
         if let Some(place) = self.accounts.get_mut(number as usize) {
             *place = account;
         }
+        *self.counts.entry(Arc::clone(&name.budget)).or_default() += 1;
         self.names.insert(name, number);
         number
     }
@@ -388,14 +466,27 @@ impl Books {
         }
     }
 
-    /// Takes out accounts whose window is over and that are in the store as they are.
+    /// Takes out accounts that are in the store as they are, and whose window is over, or that were not charged for long
+    /// where it has no end.
     pub(crate) fn retire(&mut self, now: i64) -> Vec<(Name, Ended)> {
-        let mut over_now = Vec::new();
-        let over = |account: &Account| {
-            let over = account.kept.until.is_some_and(|until| until <= now);
-            over && account.held == 0 && !account.dirty
-        };
-        let held: std::collections::HashSet<u32> = self
+        let closed = self.close(|account| {
+            let over = match account.kept.until {
+                Some(until) => until <= now,
+                None => account.kept.last.saturating_add(FORGOTTEN) < now,
+            };
+            over && !account.dirty
+        });
+        let ended = closed.into_iter().filter_map(|account| {
+            let ended = account.ended()?;
+            Some((account.name, ended))
+        });
+        ended.collect()
+    }
+
+    /// Takes out accounts of which nothing is held.
+    fn close(&mut self, which: impl Fn(&Account) -> bool) -> Vec<Account> {
+        let mut closed = Vec::new();
+        let held: HashSet<u32> = self
             .holds
             .values()
             .flat_map(|hold| hold.parts.iter().map(|part| part.account))
@@ -404,16 +495,18 @@ impl Books {
             if held.contains(&number) {
                 continue;
             }
-            if let Some(account) = place.take_if(|account| over(account)) {
+            let closes = |account: &mut Account| account.held == 0 && which(account);
+            if let Some(account) = place.take_if(closes) {
                 self.names.remove(&account.name);
                 self.free.push(number);
-                if let Some(ended) = account.ended() {
-                    over_now.push((account.name, ended));
+                if let Some(count) = self.counts.get_mut(&account.name.budget) {
+                    *count = count.saturating_sub(1);
                 }
+                closed.push(account);
             }
         }
-        let accounts = &self.accounts;
-        let names = &self.names;
+        self.counts.retain(|_, count| *count > 0);
+        let (accounts, names) = (&self.accounts, &self.names);
         self.current.retain(|(budget, scope), number| {
             let account = accounts.get(*number as usize).and_then(Option::as_ref);
             account.is_some_and(|account| {
@@ -422,7 +515,7 @@ impl Books {
                     && names.get(&account.name) == Some(number)
             })
         });
-        over_now
+        closed
     }
 
     /// Takes out accounts without an end that nobody has charged since, and that hold nothing.

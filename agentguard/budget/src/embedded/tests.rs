@@ -322,7 +322,7 @@ fn accounts_beyond_the_bound_are_one() {
     let directory = TempDir::new().expect("a directory");
     let ledger = open(directory.path(), NOW);
     let calls = budget("c", Unit::Calls, 5, Window::Day);
-    for number in 0..super::books::MAX_ACCOUNTS {
+    for number in 0..super::books::MAX_OF_ONE {
         let agent = format!("a{number}");
         let one = ledger.reserves(&want(vec![charge(&calls, &agent, 1, 0)], 0, 0), NOW);
         ledger.settle(one.expect("room").id, None, NOW);
@@ -333,6 +333,66 @@ fn accounts_beyond_the_bound_are_one() {
     }
     short(more("y"));
     more("a1").expect("its own");
+    // Another budget has accounts of its own all the same.
+    let other = budget("d", Unit::Calls, 1, Window::Day);
+    for agent in ["x", "y", "z"] {
+        let want = want(vec![charge(&other, agent, 1, 0)], 0, 0);
+        ledger.reserves(&want, NOW).expect("its own");
+    }
+}
+
+#[test]
+fn what_costs_nothing_in_the_end_takes_no_place() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let tokens = budget("t", Unit::Tokens, 10, Window::Day);
+    let of = |model: &str| want(vec![charge(&tokens, model, 5, 0)], 0, 0);
+    for number in 0..super::books::MAX_OF_ONE {
+        let one = ledger
+            .reserves(&of(&format!("m{number}")), NOW)
+            .expect("room");
+        ledger.settle(one.id, Some(&[0]), NOW);
+    }
+    let used = ledger.reserves(&of("real"), NOW).expect("room");
+    ledger.settle(used.id, Some(&[7]), NOW);
+    let names = |ledger: &Embedded| {
+        let all = ledger.accounts(NOW).into_iter();
+        all.map(|it| it.scope.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&ledger).len(), 1);
+    short(ledger.reserves(&of("real"), NOW));
+    drop(ledger);
+    // The next start has what was charged.
+    let ledger = open(directory.path(), NOW);
+    let used: u64 = ledger.accounts(NOW).iter().map(|it| it.used).sum();
+    assert_eq!(used, 7);
+    short(ledger.reserves(&of("real"), NOW));
+}
+
+#[test]
+fn what_is_refused_opens_no_account() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let all = budget("all", Unit::Calls, 0, Window::Day);
+    let each = budget("each", Unit::Calls, 5, Window::Day);
+    let charges = vec![charge(&each, "a", 1, 0), charge(&all, "", 1, 0)];
+    short(ledger.reserves(&want(charges, 0, 0), NOW));
+    assert_eq!(ledger.accounts(NOW), []);
+}
+
+#[test]
+fn what_has_no_end_is_forgotten_after_ninety_days_without_a_call() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let life = budget("l", Unit::Calls, 1, Window::Lifetime);
+    let of = || want(vec![charge(&life, "a", 1, 0)], 0, 0);
+    let one = ledger.reserves(&of(), NOW).expect("room");
+    ledger.settle(one.id, None, NOW);
+    for (later, open) in [(0, 1), (super::FORGOTTEN, 1), (super::FORGOTTEN + 1, 0)] {
+        let now = NOW + later;
+        ledger.shared.checkpoint(now).expect("a checkpoint");
+        assert_eq!(ledger.accounts(now).len(), open, "{later}");
+    }
 }
 
 /// A ledger, and the directory that it lives in.
