@@ -1,15 +1,16 @@
 """Calls of the providers' SDKs, one after the other or at the same time, and what becomes of each.
 
-    budget_sdk.py openai|responses|anthropic MODEL WORDS LIMIT plain|stream|leave COUNT [AT_ONCE]
+    budget_sdk.py openai|responses|anthropic|genai MODEL WORDS LIMIT plain|stream|leave|patient COUNT [AT_ONCE]
 
 The model says as many words as the user did. `leave` goes away after the first words of a stream. Each call prints a line:
 how many words came, why it ended, what its use is said to be; or the error that its user sees, and behind how many words.
+`patient` streams, and its line ends with `slept` and for how many seconds its SDK slept each time before it tried again.
+Google's never tries again unless it is told to, as it is there.
 """
 import concurrent.futures
 import sys
-
-import anthropic
-import openai
+import threading
+import time
 
 API, MODEL, WORDS, LIMIT, FORM, COUNT = sys.argv[1:7]
 AT_ONCE = int(sys.argv[7]) if len(sys.argv) > 7 else 1
@@ -17,9 +18,23 @@ SAID = "one " * int(WORDS)
 USER = [{"role": "user", "content": SAID}]
 LIMITED = int(LIMIT)
 
+# Each takes seconds to be read.
 if API == "anthropic":
+    import anthropic
+
+    Refused = anthropic.AnthropicError
     client = anthropic.Anthropic(api_key="any")
+elif API == "genai":
+    from google import genai
+    from google.genai import errors, types
+
+    Refused = errors.APIError
+    again = types.HttpRetryOptions() if FORM == "patient" else None
+    client = genai.Client(api_key="any", http_options=types.HttpOptions(retry_options=again))
 else:
+    import openai
+
+    Refused = openai.OpenAIError
     client = openai.OpenAI(api_key="any")
 
 
@@ -79,15 +94,43 @@ def messages():
     return words(text), finish, used
 
 
-CALLS = {"openai": chat, "responses": responses, "anthropic": messages}
+def contents():
+    asked = {"model": MODEL, "contents": SAID, "config": types.GenerateContentConfig(max_output_tokens=LIMITED)}
+    if FORM == "plain":
+        parts = [client.models.generate_content(**asked)]
+    else:
+        parts = client.models.generate_content_stream(**asked)
+    text, finish, used = "", None, None
+    for part in parts:
+        text += part.text or ""
+        finish = part.candidates[0].finish_reason or finish
+        used = part.usage_metadata.candidates_token_count or used
+    return words(text), finish and finish.name, used
+
+
+CALLS = {"openai": chat, "responses": responses, "anthropic": messages, "genai": contents}
+mine = threading.local()
+sleep = time.sleep
+
+
+def noted(seconds):
+    if hasattr(mine, "slept"):
+        mine.slept.append(seconds)
+    sleep(seconds)
+
+
+time.sleep = noted
 
 
 def call(_):
+    mine.slept = []
     try:
-        return " ".join(str(it) for it in CALLS[API]())
-    except (openai.OpenAIError, anthropic.AnthropicError) as error:
-        told = f"{type(error).__name__} {getattr(error, 'status_code', '-')} {error}"
-        return f"{told} behind {getattr(error, 'behind', 0)} words"
+        line = " ".join(str(it) for it in CALLS[API]())
+    except Refused as error:
+        status = getattr(error, "status_code", None) or getattr(error, "code", None) or "-"
+        told = f"{type(error).__name__} {status} {error}"
+        line = f"{told} behind {getattr(error, 'behind', 0)} words"
+    return line + "".join(f" slept {it:.1f}" for it in mine.slept if FORM == "patient")
 
 
 with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:

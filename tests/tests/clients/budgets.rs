@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use agentguard_model::budget::Unit;
 use agentguard_model::{BudgetLine, Decision, ReasonCode, Verdict};
@@ -11,7 +12,11 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::inspected::inspected;
+use crate::providers::GEMINI;
 use crate::room::{LATE, Room};
+
+/// How long many calls may take.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 const OPENAI: &str = "api.openai.com";
 const ANTHROPIC: &str = "api.anthropic.com";
@@ -19,7 +24,7 @@ const ANTHROPIC: &str = "api.anthropic.com";
 fn world(name: &str) -> Result<World> {
     let origin = Origin::at(&address::origin(0x10));
     World::new(name)
-        .origin(origin.site(OPENAI).site(ANTHROPIC))
+        .origin(origin.site(OPENAI).site(ANTHROPIC).site(GEMINI))
         .start()
 }
 
@@ -32,7 +37,7 @@ agents:
     labels: {{ tenant: acme }}
 rules:
   - id: models
-    match: {{ host: [{OPENAI}, {ANTHROPIC}], port: [443] }}
+    match: {{ host: [{OPENAI}, {ANTHROPIC}, {GEMINI}], port: [443] }}
     action: allow
     handling: inspect
 budgets:
@@ -42,7 +47,7 @@ budgets:
 }
 
 fn open<'w>(world: &'w World, budgets: &str) -> Result<Room<'w>> {
-    let upstreams = json!([{ "host": [OPENAI, ANTHROPIC], "ca": world.ca_file() }]);
+    let upstreams = json!([{ "host": [OPENAI, ANTHROPIC, GEMINI], "ca": world.ca_file() }]);
     let guard = world.guard().policy(&policy(budgets));
     Ok(Room::of(
         world,
@@ -62,7 +67,8 @@ fn words(python: &Path, calls: &str) -> Vec<OsString> {
 
 /// What the script says of its calls.
 fn lines(room: &Room<'_>, python: &Path, calls: &str) -> Result<Vec<String>> {
-    let output: Output = inspected(room, &words(python, calls)).run()?.success()?;
+    let call = inspected(room, &words(python, calls)).limit(PATIENCE);
+    let output: Output = call.run()?.success()?;
     Ok(output.stdout.lines().map(str::to_owned).collect())
 }
 
@@ -193,9 +199,15 @@ fn a_spent_budget_is_told_and_not_tried_again() {
   - { id: three, unit: calls, limit: 3, window: day, per: [provider], reason: Ask the platform team for more. }
 ";
     let room = open(&world, budgets).unwrap();
-    for (api, host, model) in [
-        ("openai", OPENAI, "gpt-4o"),
-        ("anthropic", ANTHROPIC, "claude-haiku-4-5"),
+    for (api, host, model, error) in [
+        ("openai", OPENAI, "gpt-4o", "RateLimitError 429 "),
+        (
+            "anthropic",
+            ANTHROPIC,
+            "claude-haiku-4-5",
+            "RateLimitError 429 ",
+        ),
+        ("genai", GEMINI, "gemini-2.5-flash", "ClientError 429 "),
     ] {
         let arrived = || world.origin(host).unwrap().log().requests().unwrap().len();
         let before = arrived();
@@ -203,7 +215,7 @@ fn a_spent_budget_is_told_and_not_tried_again() {
         let (passed, refused) = told.split_at(3);
         assert!(passed.iter().all(|it| it.starts_with("10 ")), "{told:#?}");
         for line in refused {
-            assert!(line.starts_with("RateLimitError 429 "), "{line}");
+            assert!(line.starts_with(error), "{line}");
             assert!(
                 line.contains("three") && line.contains("Ask the platform team"),
                 "{line}"
@@ -227,6 +239,79 @@ fn a_spent_budget_is_told_and_not_tried_again() {
             assert_eq!(denial.reason.code, ReasonCode::BudgetExhausted);
             assert_eq!(denial.matched[0].rule, "three");
         }
+    }
+}
+
+/// Two streams, of which one may be under way at a time: the other is refused in the end, and comes again when it was told to.
+#[test]
+fn what_is_held_is_tried_again_when_it_was_said_to_be_worth_it() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-held").unwrap();
+    let budgets = "
+  - { id: at-once, unit: concurrent_calls, limit: 1, window: lifetime }
+";
+    let room = open(&world, budgets).unwrap();
+    // Google's has times of its own.
+    for (api, model, said) in [
+        ("openai", "gpt-4o", Some("slept 2.0")),
+        ("anthropic", "claude-haiku-4-5", Some("slept 2.0")),
+        ("genai", "gemini-2.5-flash", None),
+    ] {
+        // A word takes 10 ms: longer than a call waits at the guard, and not much longer.
+        let told = lines(
+            &room,
+            &python,
+            &format!("{api} {model} 600 1000 patient 2 2"),
+        )
+        .unwrap();
+        assert!(told.iter().all(|it| it.starts_with("600 ")), "{told:#?}");
+        let mut sleeps: Vec<&str> = told
+            .iter()
+            .flat_map(|it| {
+                it.match_indices("slept ")
+                    .map(|(at, _)| &it[at..it.len().min(at + 9)])
+            })
+            .collect();
+        let count = u64::try_from(sleeps.len()).unwrap();
+        sleeps.retain(|it| said.is_some_and(|said| *it != said));
+        assert!(count >= 1 && sleeps.is_empty(), "{told:#?}");
+        // As often as it was refused, which is not often: it waits at the guard first.
+        let denied = wait_until("the denials", LATE, || {
+            let mut denied = room.new_decisions().ok()?;
+            denied.retain(|it| it.verdict == Verdict::Deny);
+            let held = denied
+                .iter()
+                .all(|it| it.reason.code == ReasonCode::BudgetHeld);
+            let sum: u64 = denied.iter().map(|it| it.count).sum();
+            (held && sum == count).then_some(sum)
+        });
+        assert!(denied.unwrap() <= 3, "{told:#?}");
+        let all = room.new_decisions().unwrap().len();
+        room.settled(all).unwrap();
+    }
+}
+
+/// Without being told to try again, Google's shows it to its user.
+#[test]
+fn what_is_held_is_told_where_nobody_tries_again() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-held-told").unwrap();
+    let budgets = "
+  - { id: at-once, unit: concurrent_calls, limit: 1, window: lifetime, reason: One at a time. }
+";
+    let room = open(&world, budgets).unwrap();
+    let told = lines(&room, &python, "genai gemini-2.5-flash 900 1000 stream 2 2").unwrap();
+    let refused: Vec<_> = told.iter().filter(|it| !it.starts_with("900 ")).collect();
+    let [refused] = refused.as_slice() else {
+        panic!("{told:#?}");
+    };
+    assert!(refused.starts_with("ClientError 429 "), "{refused}");
+    for text in ["at-once", "One at a time", "try again in 2 s", "2s"] {
+        assert!(refused.contains(text), "{text}: {refused}");
     }
 }
 
