@@ -2,17 +2,22 @@
 
 agents_server.py PORT CERTIFICATE KEY. Prints `serving`, and then a line of JSON for each call of a model: what was asked
 for, and what was answered. The model asks for one call of the agent's shell, and is done once it has the result. A
-prompt with `hold on` gets the beginning of an answer and no end. Whatever else is asked for is not there.
+prompt with `hold on` gets the beginning of an answer and no end; one with `write 500 words` gets these first, a few at a
+time, as far as its limit of output allows: a word is a token. What is written is billed until it is seen that nobody
+listens any more. Whatever else is asked for is not there.
 """
 
 import asyncio
 import json
+import re
 import ssl
 import sys
 
 from aiohttp import WSMsgType, web
 
 COMMAND = "echo from-the-tool"
+# How many seconds go by between two parts of a long text.
+PACE = 0.02
 calls = 0
 
 
@@ -33,6 +38,72 @@ def tell(call, **more):
     print(json.dumps({**call, **more}), flush=True)
 
 
+def ordered(said, tools, tool, has_result):
+    """How many words are to be written first; none where the tool has been called already, or is not offered."""
+    found = re.search(r"write (\d+) words", said)
+    return int(found[1]) if found and tool in tools and not has_result else 0
+
+
+def writes(call, read, words, limit, say):
+    """The events of a long text, and pauses between them; what was billed is told if it breaks off."""
+    said, whole = 0, False
+    try:
+        while said < min(words, limit):
+            yield PACE
+            piece = min(10, words - said, limit - said)
+            # So OpenAI's tokenizers count, too: the space belongs to the word behind it.
+            text = " one" * piece
+            said += piece
+            yield say(text if said > piece else text.lstrip())
+        whole = True
+    finally:
+        if not whole:
+            tell(call, asked=[], usage=None, billed=[read, said])
+
+
+def long_response(body, call, response, words):
+    read, limit = 11 + calls, body.get("max_output_tokens") or 1 << 20
+    item = {"type": "message", "id": "msg_1", "role": "assistant"}
+    begun = {**item, "status": "in_progress", "content": []}
+    yield {"type": "response.output_item.added", "output_index": 0, "item": begun}
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    yield from writes(call, read, words, limit, lambda text: {"type": "response.output_text.delta", **place, "delta": text})
+    said, cut = min(words, limit), words + 5 > limit
+    text = {"type": "output_text", "text": " ".join(["one"] * said), "annotations": []}
+    output = [{**item, "status": "completed", "content": [text]}]
+    yield {"type": "response.output_item.done", "output_index": 0, "item": output[0]}
+    if not cut:
+        arguments = json.dumps({"cmd": COMMAND})
+        asked = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "exec_command", "arguments": arguments}
+        yield {"type": "response.output_item.added", "output_index": 1, "item": {**asked, "arguments": ""}}
+        yield {"type": "response.output_item.done", "output_index": 1, "item": asked}
+        output, said = [*output, asked], said + 5
+    usage = {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
+    kind, why = ("incomplete", {"incomplete_details": {"reason": "max_output_tokens"}}) if cut else ("completed", {})
+    yield {"type": f"response.{kind}", "response": {**response, "status": kind, "output": output, "usage": usage, **why}}
+    tell(call, asked=[] if cut else ["exec_command"], usage=[read, said], billed=[read, said])
+
+
+def long_message(body, call, words):
+    read, limit = 16 + calls, body["max_tokens"]
+    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    delta = {"type": "content_block_delta", "index": 0}
+    yield from writes(call, read, words, limit, lambda text: {**delta, "delta": {"type": "text_delta", "text": text}})
+    yield {"type": "content_block_stop", "index": 0}
+    said, cut = min(words, limit), words + 5 > limit
+    if not cut:
+        block = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}
+        whole = json.dumps({"command": COMMAND})
+        yield {"type": "content_block_start", "index": 1, "content_block": block}
+        yield {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": whole}}
+        yield {"type": "content_block_stop", "index": 1}
+        said += 5
+    stop = {"stop_reason": "max_tokens" if cut else "tool_use", "stop_sequence": None}
+    yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": said}}
+    yield {"type": "message_stop"}
+    tell(call, asked=[] if cut else ["Bash"], usage=[read, said], billed=[read, said])
+
+
 def responses(body, transport):
     """The events of an answer, and whether it has an end."""
     global calls
@@ -48,9 +119,12 @@ def responses(body, transport):
         tell(call, asked=[], usage=None)
         yield None
         return
+    done = any(item.get("type", "").endswith("_call_output") for item in items)
+    if words := ordered(json.dumps(items), tools, "exec_command", done):
+        yield from long_response(body, call, response, words)
+        return
     usage, output = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, []
     if body.get("generate") is not False:
-        done = any(item.get("type", "").endswith("_call_output") for item in items)
         if done or "exec_command" not in tools:
             text = {"type": "output_text", "text": "All done.", "annotations": []}
             output = [{"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [text]}]
@@ -82,6 +156,9 @@ def messages(body):
         tell(call, asked=[], usage=None)
         yield None
         return
+    if words := ordered(said, tools, "Bash", '"tool_result"' in said):
+        yield from long_message(body, call, words)
+        return
     asked = []
     if "Bash" in tools and '"tool_result"' not in said:
         asked, whole = ["Bash"], json.dumps({"command": COMMAND})
@@ -104,6 +181,8 @@ def whole(events):
     """The message that the events of a stream come to."""
     message, text, arguments = {}, "", ""
     for event in events:
+        if event == PACE:
+            continue
         match event["type"]:
             case "message_start":
                 message = event["message"]
@@ -134,8 +213,11 @@ async def socket(request):
             body = json.loads(message.data) if message.type == WSMsgType.TEXT else {}
             if body.get("type") == "response.create":
                 for event in responses(body, "websocket"):
-                    if event is None:
+                    if event is None or opened.closed:
                         break
+                    if event == PACE:
+                        await asyncio.sleep(PACE)
+                        continue
                     await opened.send_str(json.dumps(event))
 
     await answer()
@@ -145,9 +227,18 @@ async def socket(request):
 async def stream(request, events):
     answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await answer.prepare(request)
+    def gone():
+        return request.transport is None or request.transport.is_closing()
+
     for event in events:
         if event is None:
-            await forever(lambda: request.transport is None or request.transport.is_closing())
+            await forever(gone)
+            return answer
+        if event == PACE:
+            await asyncio.sleep(PACE)
+            continue
+        if gone():
+            events.close()
             return answer
         await answer.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
     return answer

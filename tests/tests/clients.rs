@@ -14,6 +14,8 @@ mod apis;
 mod browser;
 #[path = "clients/budgets.rs"]
 mod budgets;
+#[path = "clients/capped.rs"]
+mod capped;
 #[path = "clients/curl.rs"]
 mod curl;
 #[path = "clients/cut_out.rs"]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agentguard_model::contents::{Content, Contents, Kept};
 use agentguard_model::{ActionKind, Decision, Layer, Verdict};
-use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
+use agentguard_tests::{Invocation, Origin, Output, Process, World, address, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,9 +21,9 @@ use crate::serving::serving;
 const NAMES: [&str; 3] = ["api.openai.com", "chatgpt.com", "api.anthropic.com"];
 
 /// How long an agent may take for a turn. Codex tries five times, longer and longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-const POLICY: &str = "
+pub(crate) const POLICY: &str = "
 version: 1
 agents:
   - name: coder
@@ -35,7 +35,7 @@ rules:
 ";
 
 /// One more rule: over HTTPS alone.
-const HTTPS: &str = "
+pub(crate) const HTTPS: &str = "
   - id: no-websocket
     match: { host: [api.openai.com], protocol: [websocket] }
     action: deny
@@ -66,21 +66,23 @@ const CUT: &str = "
 ";
 
 /// An agent, and where it keeps things.
-struct Agent {
+pub(crate) struct Agent {
     program: PathBuf,
     /// Its own choice, if absent.
-    model: Option<&'static str>,
+    pub(crate) model: Option<&'static str>,
+    /// More words of its own.
+    pub(crate) settings: &'static [&'static str],
     home: PathBuf,
 }
 
 /// A world with the providers in it.
-struct Stage {
-    world: World,
+pub(crate) struct Stage {
+    pub(crate) world: World,
     server: Process,
 }
 
 impl Stage {
-    fn new(name: &str, python: &Path) -> Result<Self> {
+    pub(crate) fn new(name: &str, python: &Path) -> Result<Self> {
         let origin = Origin::at(&address::origin(0x10)).leave(443);
         let origin = NAMES.into_iter().fold(origin, Origin::site);
         let world = World::new(name).origin(origin).start()?;
@@ -94,7 +96,7 @@ impl Stage {
         Ok(Self { world, server })
     }
 
-    fn room(&self, more: &str) -> Result<Room<'_>> {
+    pub(crate) fn room(&self, more: &str) -> Result<Room<'_>> {
         let upstreams = json!([{ "host": NAMES, "ca": self.world.ca_file() }]);
         let guard = self.world.guard().policy(&format!("{POLICY}{more}"));
         let guard = guard.setting("upstreams", upstreams).start()?;
@@ -102,7 +104,7 @@ impl Stage {
     }
 
     /// What the provider says of the calls that arrived.
-    fn calls(&self) -> Vec<Told> {
+    pub(crate) fn calls(&self) -> Vec<Told> {
         let stdout = self.server.stdout();
         let lines = stdout.lines().filter(|line| line.starts_with('{'));
         lines
@@ -113,14 +115,23 @@ impl Stage {
 
 /// What a provider knows of a call.
 #[derive(Debug, Deserialize)]
-struct Told {
-    transport: String,
-    model: String,
+pub(crate) struct Told {
+    pub(crate) transport: String,
+    pub(crate) model: String,
     tools: Vec<String>,
     asked: Vec<String>,
-    usage: Option<[u64; 2]>,
+    pub(crate) usage: Option<[u64; 2]>,
+    /// Of a long text: input and output.
+    billed: Option<[u64; 2]>,
     metadata: Option<Value>,
     max_tokens: Option<u64>,
+}
+
+impl Told {
+    /// What it costs: input and output.
+    pub(crate) fn bill(&self) -> [u64; 2] {
+        self.billed.or(self.usage).unwrap_or_default()
+    }
 }
 
 /// The words of one turn.
@@ -129,16 +140,18 @@ fn words(agent: &Agent, prompt: &str) -> Vec<String> {
     let mut words = vec![program.as_str()];
     if program.ends_with("claude") {
         words.extend(["-p", prompt, "--allowedTools", "Bash"]);
+        words.extend(agent.settings);
     } else {
         words.extend(["exec", "--skip-git-repo-check"]);
         words.push("--dangerously-bypass-approvals-and-sandbox");
         words.extend(agent.model.iter().flat_map(|model| ["-m", model]));
+        words.extend(agent.settings);
         words.push(prompt);
     }
     words.into_iter().map(str::to_owned).collect()
 }
 
-fn agent(world: &World, program: &str) -> Result<Option<Agent>> {
+pub(crate) fn agent(world: &World, program: &str) -> Result<Option<Agent>> {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "x64",
         _ => "arm64",
@@ -157,26 +170,31 @@ fn agent(world: &World, program: &str) -> Result<Option<Agent>> {
     Ok(Some(Agent {
         program,
         model,
+        settings: &[],
         home,
     }))
 }
 
-/// A turn as the agent, begun.
-fn begin(room: &Room<'_>, agent: &Agent, prompt: &str) -> Result<Process> {
-    let call = inspected(room, &words(agent, prompt))
+/// A turn as the agent, still to be begun.
+pub(crate) fn call<'r>(room: &'r Room<'_>, agent: &Agent, prompt: &str) -> Invocation<'r> {
+    inspected(room, &words(agent, prompt))
         .env("HOME", &agent.home)
         .env("OPENAI_API_KEY", "any")
         .env("ANTHROPIC_API_KEY", "any")
-        .current_dir(&agent.home);
-    call.spawn()
+        .current_dir(&agent.home)
 }
 
-fn turn(room: &Room<'_>, agent: &Agent, prompt: &str) -> Result<Output> {
+/// A turn as the agent, begun.
+fn begin(room: &Room<'_>, agent: &Agent, prompt: &str) -> Result<Process> {
+    call(room, agent, prompt).spawn()
+}
+
+pub(crate) fn turn(room: &Room<'_>, agent: &Agent, prompt: &str) -> Result<Output> {
     begin(room, agent, prompt)?.wait(PATIENCE)
 }
 
 /// The calls of language models in the record, by when they were decided.
-fn recorded(room: &Room<'_>) -> Result<Vec<Decision>> {
+pub(crate) fn recorded(room: &Room<'_>) -> Result<Vec<Decision>> {
     let mut decisions = all(&room.guard)?;
     decisions.retain(|it| it.action.kind == ActionKind::LlmCall);
     Ok(decisions)
