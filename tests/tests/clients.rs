@@ -72,6 +72,8 @@ mod serving;
 mod shared_budgets;
 #[path = "clients/soft_budgets.rs"]
 mod soft_budgets;
+#[path = "clients/storm.rs"]
+mod storm;
 #[path = "clients/telemetry.rs"]
 mod telemetry;
 #[path = "clients/tunnels.rs"]
