@@ -362,7 +362,7 @@ async fn what_the_server_says_that_is_offered_is_decided_too() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_not_understood_is_refused_or_not_looked_at_as_the_agent_may() {
+async fn an_event_that_is_not_understood_is_refused_whatever_rules_allow() {
     let world = by_name(Rules::Calls).build().await;
     let (mut client, upstream) = open(&world).await;
     for message in [

@@ -36,6 +36,7 @@ mod sessions;
 mod tls;
 mod tunnel;
 mod turns;
+mod unread;
 mod upstreams;
 mod via;
 mod websocket;
@@ -105,7 +106,9 @@ enum Rules {
     Calls,
     /// The name is a provider's, and everything is allowed.
     CallsUnread,
-    /// The same, but for answers that ask for `shell`.
+    /// The same, and what cannot be read is left to the rules.
+    CallsUnreadAllowed,
+    /// As [`Self::CallsUnread`], but for answers that ask for `shell`.
     CallsAsked,
     /// The same, where `small` alone may not ask for it.
     CallsAskedOfSmall,
@@ -439,6 +442,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
+        | Rules::CallsUnreadAllowed
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
         | Rules::CallsAskedOfAny
@@ -458,7 +462,7 @@ fn policy(rules: Rules) -> Policy {
         _ => "[]",
     };
     let not_understood = match rules {
-        Rules::CallsAskedOfAny | Rules::CallsFetched => "allow",
+        Rules::CallsAskedOfAny | Rules::CallsFetched | Rules::CallsUnreadAllowed => "allow",
         _ => "deny",
     };
     let budgets = match rules {
@@ -580,6 +584,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsPaid
         | Rules::CallsKnown
         | Rules::AwsUnread => {
+        Rules::CallsUnread | Rules::CallsUnreadAllowed | Rules::AwsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }

@@ -168,7 +168,7 @@ async fn a_call_in_pieces_waits_until_it_is_whole() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_understood_is_refused_or_not_looked_at_as_the_agent_may() {
+async fn a_message_that_is_not_understood_is_refused_whatever_rules_allow() {
     let world = by_name(Rules::Calls).build().await;
     let (mut client, upstream) = open(&world).await;
     for message in [
