@@ -34,6 +34,7 @@ mod resumption;
 mod revoked;
 mod sessions;
 mod tls;
+mod too_large;
 mod tunnel;
 mod turns;
 mod unread;

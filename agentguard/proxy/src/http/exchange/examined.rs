@@ -91,8 +91,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let (held, changed) = match checked {
             Ok(checked) => checked,
             Err(denied) => {
-                if let Some(mut said) = reading.answer() {
-                    said.without(checks.cuts());
+                // Nothing is cut out of what is refused as a whole.
+                if let Some(said) = reading.answer() {
                     account.heard(said);
                 }
                 return Err(denied);
