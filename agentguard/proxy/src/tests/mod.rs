@@ -584,8 +584,8 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsTimed
         | Rules::CallsPaid
         | Rules::CallsKnown
+        | Rules::CallsUnreadAllowed
         | Rules::AwsUnread => {
-        Rules::CallsUnread | Rules::CallsUnreadAllowed | Rules::AwsUnread => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }
