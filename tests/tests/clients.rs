@@ -42,6 +42,8 @@ mod isolated;
 mod java;
 #[path = "clients/limits.rs"]
 mod limits;
+#[path = "clients/ledger.rs"]
+mod ledger;
 #[path = "clients/local_tools.rs"]
 mod local_tools;
 #[path = "clients/mcp.rs"]

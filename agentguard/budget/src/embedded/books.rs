@@ -440,6 +440,11 @@ impl Books {
             .collect()
     }
 
+    /// Whether something is held under this number.
+    pub(crate) fn holds(&self, id: HoldId) -> bool {
+        self.holds.contains_key(&id)
+    }
+
     /// The numbers of what is held.
     pub(crate) fn held(&self) -> Vec<HoldId> {
         self.holds.keys().copied().collect()

@@ -1,6 +1,6 @@
 //! What an earlier process left.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -14,6 +14,9 @@ use crate::embedded::store::Named;
 
 /// What a damaged journal is called once it was read: it is kept until the next damage, for whoever looks into it.
 const DAMAGED: &str = "damaged";
+
+/// Calls whose numbers are kept to count each once, at most.
+const MAX_MISSING: usize = 16_384;
 
 /// What journals did not have any more.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -91,11 +94,10 @@ pub(super) fn journals(
     let mut damage = Damage::default();
     let mut damaged = Vec::new();
     let mut generation = first;
-    // The number of the last call that reserved something.
-    let mut last = None;
+    let mut calls = Calls::default();
     while Journal::path(directory, generation).exists() {
         let path = Journal::path(directory, generation);
-        let gaps = journal(&path, books, &mut last, &mut damage)?;
+        let gaps = journal(&path, books, &mut calls, &mut damage)?;
         // Something that was being written when the process or the host ended was never answered.
         let is_last = !Journal::path(directory, generation + 1).exists();
         let lost = gaps.within + if is_last { 0 } else { gaps.at_end };
@@ -112,6 +114,7 @@ pub(super) fn journals(
         return Ok((generation, None));
     };
     damage.files = damaged.len() as u64;
+    damage.calls = calls.missing();
     damage.file = kept(directory, *first);
     keep(directory, &damaged)?;
     Ok((generation, Some(damage)))
@@ -120,7 +123,7 @@ pub(super) fn journals(
 fn journal(
     path: &Path,
     books: &mut Books,
-    last: &mut Option<u64>,
+    calls: &mut Calls,
     damage: &mut Damage,
 ) -> io::Result<journal::Gaps> {
     // Numbers of the journal → those of today.
@@ -137,10 +140,7 @@ fn journal(
             mut parts,
             tokens,
         } => {
-            if let (Some(before), true) = (*last, gap) {
-                damage.calls += id.0.saturating_sub(before).saturating_sub(1);
-            }
-            *last = Some(id.0);
+            calls.begins(id, gap);
             let all = parts.len();
             parts.retain_mut(|part| match numbers.get(&part.account) {
                 Some(number) => {
@@ -153,11 +153,11 @@ fn journal(
             books.hold(id, parts, tokens, at);
         }
         Entry::Extends { id, tokens } => {
-            damage.calls += unheard(last, id);
+            calls.goes_on(id, books);
             books.extended(id, tokens);
         }
         Entry::Settles { id, at, used } => {
-            damage.calls += unheard(last, id);
+            calls.goes_on(id, books);
             books.settled(id, used.as_deref(), at);
         }
         Entry::Sets { account, at, used } => {
@@ -168,14 +168,47 @@ fn journal(
     })
 }
 
-/// How many calls, up to this one, which goes on or ends, have not been heard of to begin.
-fn unheard(last: &mut Option<u64>, id: HoldId) -> u64 {
-    match *last {
-        Some(before) if id.0 > before => {
-            *last = Some(id.0);
-            id.0 - before
+/// The calls that a journal has to have, by their numbers.
+#[derive(Default)]
+struct Calls {
+    /// That of the last call that began, or that has to have begun.
+    last: Option<u64>,
+    /// Those of calls of which it is not known what they reserved.
+    missing: HashSet<u64>,
+    /// Those beyond [`MAX_MISSING`].
+    more: u64,
+}
+
+impl Calls {
+    fn begins(&mut self, id: HoldId, gap: bool) {
+        // Numbers are also left out where something could not be written.
+        if let (Some(last), true) = (self.last, gap) {
+            self.miss(last + 1..id.0);
         }
-        _ => 0,
+        self.last = self.last.max(Some(id.0));
+    }
+
+    /// Only a call that has begun goes on, or is over.
+    fn goes_on(&mut self, id: HoldId, books: &Books) {
+        if books.holds(id) {
+            return;
+        }
+        let from = self
+            .last
+            .map_or(id.0, |last| last.saturating_add(1).min(id.0));
+        self.miss(from..id.0.saturating_add(1));
+        self.last = self.last.max(Some(id.0));
+    }
+
+    fn miss(&mut self, numbers: std::ops::Range<u64>) {
+        let room = MAX_MISSING.saturating_sub(self.missing.len());
+        let all = numbers.end.saturating_sub(numbers.start);
+        self.missing.extend(numbers.take(room));
+        self.more = self.more.saturating_add(all.saturating_sub(room as u64));
+    }
+
+    fn missing(&self) -> u64 {
+        self.more.saturating_add(self.missing.len() as u64)
     }
 }
 

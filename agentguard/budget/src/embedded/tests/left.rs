@@ -63,7 +63,7 @@ fn what_is_whole_behind_a_damage_counts_and_the_damage_is_told_and_kept() {
     // Which frame is hit, what is used then, and of how many calls nothing is known.
     let cases = [
         (0, 0, (0, 5)),
-        (1, 37, (0, 0)),
+        (1, 37, (1, 0)),
         (3, 37, (1, 0)),
         (4, 47, (0, 0)),
         // It had used seven, and nobody knows that any more: all that it held.
