@@ -150,6 +150,7 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
             decided("connect", "proxy", "allow", "rule_allow") + " 1",
             decided("connect", "proxy", "deny", "budget_exhausted") + " 2",
             decided("connect", "proxy", "deny", "budget_held") + " 1",
+            decided("connect", "proxy", "deny", "circuit_open") + " 1",
             decided("connect", "proxy", "deny", "no_rule") + " 5",
             decided("connect", "proxy", "deny", "record_failed") + " 1",
             decided("connect", "proxy", "deny", "rule_deny") + " 1",
@@ -162,7 +163,7 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
         lines(&figures, agent),
         [
             format!("{agent}\"allow\",enforced=\"true\"}} 4"),
-            format!("{agent}\"deny\",enforced=\"true\"}} 15"),
+            format!("{agent}\"deny\",enforced=\"true\"}} 16"),
         ]
     );
     assert_eq!(
