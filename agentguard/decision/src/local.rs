@@ -73,11 +73,7 @@ impl<R: Recorder> Decider<R> {
             let (seen, none) = (Seen::Request(request), Demand::default());
             match self.charge(&policy, client, &place(), seen, &none).await {
                 Charging::Free => {}
-                Charging::Held(it) => {
-                    // Nobody tells what comes of it.
-                    it.leaves();
-                    held = Some(it);
-                }
+                Charging::Held(it) => held = Some(it),
                 Charging::Refused(mut denial) => {
                     spent = denial.spent.take();
                     ruling = denial.ruling();
@@ -113,6 +109,10 @@ impl<R: Recorder> Decider<R> {
         let mut decided = concluded.await;
         decided = decided.for_want_of(spent).again_in(retry_after);
         if decided.allowed {
+            if let Some(held) = decided.held() {
+                // Nobody tells what comes of it.
+                held.leaves();
+            }
             decided.changes = ruling.changes.into();
             let keeps = ruling.captures.then(|| self.directory().name(client.agent));
             decided.keep(keeps.flatten());

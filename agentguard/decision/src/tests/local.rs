@@ -1,14 +1,18 @@
 //! Tools on the agent's own host.
 
-use std::sync::Arc;
+use std::future::ready;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
+use agentguard_budget::{Granted, HoldId, Ledger, Refused, Want};
+use agentguard_model::budget::Budget;
 use agentguard_model::{
     ActionKind, AgentId, Layer, Mode, ReasonCode, Tool, ToolDefinition, Verdict,
 };
 use agentguard_policy::{Document, compile};
 
 use super::{Memory, client, last};
-use crate::{Decider, Directory, Policies};
+use crate::{Accounting, Decider, Directory, Policies};
 
 const POLICY: &str = "
 version: 1
@@ -18,10 +22,60 @@ rules:
   - {id: read, match: {tool: {server: [files], name: [read]}}, action: allow}
 ";
 
+/// Has room for everything, and notes what was used.
+#[derive(Default)]
+struct Settled(Mutex<Vec<Option<Vec<u64>>>>);
+
+type Answer<'a, T> = agentguard_budget::Asked<'a, T>;
+
+impl Ledger for Settled {
+    fn reserve<'a>(&'a self, want: &'a Want, _: i64) -> Answer<'a, Granted> {
+        let held = want.charges.iter().map(|it| it.terms.amount(want.tokens));
+        let granted = Granted {
+            id: HoldId(1),
+            tokens: want.tokens,
+            room: u64::MAX,
+            held: held.collect(),
+            over: Vec::new(),
+            deadline: None,
+        };
+        Box::pin(ready(Ok(granted)))
+    }
+
+    fn extend<'a>(&'a self, _: HoldId, _: u64, _: &'a [Arc<Budget>], _: i64) -> Answer<'a, u64> {
+        Box::pin(ready(Err(Refused::Settled)))
+    }
+
+    fn settle(&self, _: HoldId, used: Option<&[u64]>, _: i64) {
+        self.0.lock().unwrap().push(used.map(<[u64]>::to_vec));
+    }
+}
+
+/// What could not be recorded did not go, and has used nothing.
+#[tokio::test]
+async fn a_call_is_charged_once_it_is_recorded() {
+    let ledger = Arc::new(Settled::default());
+    let budgets = "budgets: [{id: few, unit: tool_calls, limit: 9, window: day}]\n";
+    let decider = deciding(&format!("{POLICY}{budgets}"));
+    let decider = decider.charging(Arc::new(Accounting::new(ledger.clone())));
+    for (full, used) in [(false, 1), (true, 0)] {
+        decider.recorder().full.store(full, Ordering::Relaxed);
+        let decided = decider.local(&client(1), call("files", "read")).await;
+        assert_eq!(decided.allowed, !full);
+        drop(decided);
+        let settled = ledger.0.lock().unwrap().pop();
+        assert_eq!(settled, Some(Some(vec![used])), "{full}");
+    }
+}
+
 fn decider() -> Decider<Memory> {
+    deciding(POLICY)
+}
+
+fn deciding(text: &str) -> Decider<Memory> {
     let document = Document {
         path: "policy.yaml".to_owned(),
-        text: POLICY.to_owned(),
+        text: text.to_owned(),
     };
     let directory = Directory::default();
     directory.agent(AgentId(1), "coder".parse().unwrap());
