@@ -52,12 +52,24 @@ pub enum Unlimited {
     /// A member is none that could be limited.
     #[error("`{0}` is not what the API takes there")]
     Wrong(&'static str),
+    /// It refuses what names one.
+    #[error("its API takes no limit of output")]
+    Unknown,
     /// It is not read, so that nobody knows what it asks for.
     #[error(transparent)]
     NotUnderstood(#[from] NotUnderstood),
     /// What was limited reads as if it were not.
     #[error("it would still ask for more")]
     Still,
+}
+
+/// Whether an API refuses each call that names a limit of output: `ChatGPT`'s own, which Codex calls, and what makes a
+/// conversation of Responses shorter. `host` and `path` are those that are called, in small letters.
+#[must_use]
+pub fn takes_none(host: &str, path: &str) -> bool {
+    let own = host.strip_suffix("chatgpt.com");
+    own.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        || path.trim_end_matches('/').ends_with("/responses/compact")
 }
 
 /// Makes the limit of a call lower, so that all its answers together have no more than so many tokens: those that are seen,

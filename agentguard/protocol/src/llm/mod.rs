@@ -41,7 +41,7 @@ use agentguard_model::{LlmApi, LlmOperation};
 pub use answer::{AnswerReader, Progress};
 pub use call::{Call, CallReader};
 pub use cut::{Cutter, Uncut};
-pub use limit::{Unlimited, limit};
+pub use limit::{Unlimited, limit, takes_none};
 pub use paths::Route;
 pub use turn::{EventReader, Turn, TurnAnswer, TurnEvent, TurnReader};
 pub use written::{MAX_WRITTEN, Written};

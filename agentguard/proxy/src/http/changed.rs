@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentguard_decision::{Decided, Recorder};
-use agentguard_model::{ReasonCode, ToolApi};
+use agentguard_model::{HostName, ReasonCode, ToolApi};
 use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::http::is_json;
 use agentguard_protocol::json::edit::{EACH, Edits, Impossible, MAX_ADDED};
@@ -72,6 +72,8 @@ pub(crate) struct Made<'a> {
     limit: Option<u64>,
     /// The provider whose call it is.
     provider: &'a str,
+    /// Whether its API takes no limit.
+    unlimited: bool,
     /// Whether its usage matters.
     counts: bool,
     /// Whether it is to ask for its usage, which would not be told otherwise.
@@ -96,9 +98,19 @@ impl<'a> Made<'a> {
             edits: edits.collect(),
             limit,
             provider: provider.unwrap_or_default(),
+            unlimited: false,
             counts,
             asks_usage: false,
             asked_usage: AtomicBool::new(false),
+        }
+    }
+
+    /// The same, which goes there.
+    pub(crate) fn going_to(self, host: Option<&HostName>, path: &str) -> Self {
+        let host = host.map(HostName::as_str).unwrap_or_default();
+        Self {
+            unlimited: llm::takes_none(host, &path.to_ascii_lowercase()),
+            ..self
         }
     }
 
@@ -237,6 +249,9 @@ pub(crate) fn edited(
                 .try_for_each(|edits| edits.apply_inside(&mut document, &inside, &mut room))
                 .map_err(impossible)?;
             if let Some(tokens) = made.limit {
+                if made.unlimited {
+                    return Err(llm::Unlimited::Unknown.to_string());
+                }
                 let limited = llm::limit(*endpoint, made.provider, &mut document, tokens);
                 limited.map_err(|why| why.to_string())?;
             }

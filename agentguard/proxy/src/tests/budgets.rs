@@ -383,3 +383,20 @@ async fn a_call_that_writes_nothing_reserves_nothing_of_it() {
         .map(|it| it.reserved);
     assert_eq!(reserved.collect::<Vec<_>>(), [0]);
 }
+
+/// A limit that an API would refuse is not added: the call is told that too little is left.
+#[tokio::test]
+async fn an_api_that_takes_no_limit_gets_none() {
+    let world = by_name(Rules::CallsFew).build().await;
+    let body = json!({ "model": "gpt-4o", "input": "x" }).to_string();
+    let mut client = world.connect().await;
+    let head = format!(
+        "POST /v1/responses/compact HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    write(&mut client, head + &body).await;
+    let (head, told) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+    assert!(told.contains("budget_exhausted"), "{told}");
+    assert!(told.contains("takes no limit of output"), "{told}");
+}

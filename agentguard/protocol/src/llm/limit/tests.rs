@@ -349,3 +349,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn some_apis_take_no_limit() {
+    use super::takes_none;
+    assert!(takes_none("chatgpt.com", "/backend-api/codex/responses"));
+    assert!(takes_none("api.openai.com", "/v1/responses/compact"));
+    assert!(!takes_none("api.openai.com", "/v1/responses"));
+    assert!(!takes_none("notchatgpt.com", "/v1/responses"));
+}

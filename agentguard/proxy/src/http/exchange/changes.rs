@@ -34,7 +34,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let provider = asked.seen().llm.map(|llm| llm.provider.as_str());
         let made = Made::of(provider, iter::once(account.decided()).chain(others));
         let made = match read {
-            (None, Some(calling)) => made.telling(calling.endpoint(), parts, meaning.path.as_str()),
+            (None, Some(calling)) => made
+                .going_to(self.flow.target.host.as_ref(), meaning.path.as_str())
+                .telling(calling.endpoint(), parts, meaning.path.as_str()),
             _ => made,
         };
         if !made.any() {

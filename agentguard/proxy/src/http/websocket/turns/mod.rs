@@ -177,6 +177,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
         let provider = Some(self.unread.provider.as_str());
         let made = Made::of(provider, [&decided].into_iter());
+        let made = made.going_to(self.flow.target.host.as_ref(), self.handshake.seen().path);
         let changed = self.changed_text(&made, text);
         let lowers = made.lowers();
         let changed = changed.map_err(|why| (made.impossible(&why), why));
