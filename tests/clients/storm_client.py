@@ -6,8 +6,9 @@ once, as soon as there is a file whose name is GO and N. A call:
     {"call": 7, "host": "api.openai.com", "path": "/v1/responses", "body": {…}, "leave": 200}
 
 It is left behind `leave` words, with a reset where that is odd. Prints `ready`, and for each call a line of JSON: its
-status, how many words came, the usage that was told, whether it is worth to be tried again, and how it ended: `done`, `left`, `refused` (another status than 200),
-`error` (one in the stream), `lost` (anything else). Behind each list it prints `over`.
+status, how many words came, the usage that was told, whether it is worth to be tried again, and how it ended: `done`,
+`left`, `refused` (another status than 200), `error` (one in the stream), `lost` (anything else). Behind each list it prints
+`over`.
 """
 
 import asyncio

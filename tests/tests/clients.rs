@@ -40,10 +40,10 @@ mod inspected;
 mod isolated;
 #[path = "clients/java.rs"]
 mod java;
-#[path = "clients/limits.rs"]
-mod limits;
 #[path = "clients/ledger.rs"]
 mod ledger;
+#[path = "clients/limits.rs"]
+mod limits;
 #[path = "clients/local_tools.rs"]
 mod local_tools;
 #[path = "clients/mcp.rs"]

@@ -234,7 +234,7 @@ impl Held {
         let since = since.max(UNNOTICED).as_millis();
         let more = (u128::from(seen) * UNNOTICED.as_millis()).div_ceil(since);
         let more = u64::try_from(more).unwrap_or(u64::MAX);
-        seen.saturating_add(more).min(limit.max(seen)).max(reserved)
+        seen.saturating_add(more).min(limit).max(reserved)
     }
 
     /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now.
