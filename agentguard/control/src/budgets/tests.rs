@@ -386,16 +386,18 @@ fn an_account_that_is_not_there_is_told_with_those_that_may_be_meant() {
 #[test]
 fn of_too_many_accounts_the_fullest_are_listed_and_the_others_counted() {
     let world = World::new();
+    // More than one budget may have.
     for n in 0..MAX_TOLD + 5 {
-        let amount = if n == MAX_TOLD + 2 { 50 } else { 2 };
-        world.uses("hour", &format!("model=m-{n}"), amount, NOW);
+        match n % 2 {
+            0 => world.uses("hour", &format!("model=m-{n}"), 2, NOW),
+            _ if n == MAX_TOLD + 3 => world.uses("team-day", "agent=full,user=", 4_000_000, NOW),
+            _ => world.uses("team-day", &format!("agent=a-{n},user="), 2, NOW),
+        }
     }
-    let told = world.books(NOW).list(&of(Some("hour"), None)).unwrap();
-    assert_eq!((told.accounts.len(), told.more), (MAX_TOLD, 5));
-    assert_eq!(
-        told.accounts[0].account,
-        format!("hour/model=m-{}", MAX_TOLD + 2)
-    );
+    let told = world.books(NOW).list(&BudgetQuery::default()).unwrap();
+    // Three budgets have none yet, each with a line.
+    assert_eq!((told.accounts.len(), told.more), (MAX_TOLD, 5 + 3));
+    assert_eq!(told.accounts[0].account, "team-day/agent=full,user=");
 }
 
 #[test]
