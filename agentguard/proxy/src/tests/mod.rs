@@ -1,6 +1,7 @@
 //! The proxy between real sockets on loopback, with a recorder that is a vector.
 
 mod a2a;
+mod accounts;
 mod asked_tools;
 mod authority;
 mod aws_streams;
@@ -157,6 +158,28 @@ enum Rules {
     /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
     Tools,
     Agents,
+    /// As [`Self::CallsUnread`], of which each user has one call, and each session one of a tool. Requests are not trusted
+    /// to say whose they are.
+    Accounts,
+    /// The same, where calls of language models say it.
+    AccountsByCalls,
+    /// The same, where `baggage` says it, and what calls say counts where that says nothing.
+    AccountsByBaggage,
+    /// The same, where sessions of MCP say it.
+    AccountsBySessions,
+}
+
+impl Rules {
+    /// Whether calls are charged.
+    const fn is_of_accounts(self) -> bool {
+        matches!(
+            self,
+            Self::Accounts
+                | Self::AccountsByCalls
+                | Self::AccountsByBaggage
+                | Self::AccountsBySessions
+        )
+    }
 }
 
 /// What no name may resolve to under [`Rules::ButOneAddress`].
@@ -426,7 +449,11 @@ fn decider(log: Arc<Log>, rules: Rules) -> Decider<Log> {
     directory.agent(AgentId(1), "tester".parse().unwrap());
     directory.agent(AgentId(2), "another".parse().unwrap());
     let decider = Decider::new(Arc::new(Policies::new(1, policy(rules))), directory, log);
-    decider.pinning(Arc::new(pinned::Seen::default()))
+    let decider = decider.pinning(Arc::new(pinned::Seen::default()));
+    match rules.is_of_accounts() {
+        true => decider.charging(Arc::new(accounts::accounting())),
+        false => decider,
+    }
 }
 
 /// Changes of a policy that never come.
@@ -444,6 +471,10 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsTimed
         | Rules::CallsPaid
         | Rules::CallsUnreadAllowed
+        | Rules::Accounts
+        | Rules::AccountsByCalls
+        | Rules::AccountsByBaggage
+        | Rules::AccountsBySessions
         | Rules::CallsAsked
         | Rules::CallsAskedOfSmall
         | Rules::CallsAskedOfAny
@@ -466,6 +497,12 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsAskedOfAny | Rules::CallsFetched | Rules::CallsUnreadAllowed => "allow",
         _ => "deny",
     };
+    let trusts = match rules {
+        Rules::AccountsByCalls => "[llm]",
+        Rules::AccountsByBaggage => "[baggage, llm]",
+        Rules::AccountsBySessions => "[mcp]",
+        _ => "[]",
+    };
     let budgets = match rules {
         Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
         Rules::CallsEach => {
@@ -475,6 +512,10 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsPaid => "[{ id: paid, unit: micro_usd, limit: $100, window: day }]",
         Rules::CallsMany | Rules::CallsKnown => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
+        }
+        _ if rules.is_of_accounts() => {
+            "[{ id: calls, unit: calls, limit: 1, window: lifetime, per: [user] }, \
+              { id: tools, unit: tool_calls, limit: 1, window: lifetime, per: [session] }]"
         }
         _ => "[]",
     };
@@ -585,7 +626,11 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsPaid
         | Rules::CallsKnown
         | Rules::CallsUnreadAllowed
-        | Rules::AwsUnread => {
+        | Rules::AwsUnread
+        | Rules::Accounts
+        | Rules::AccountsByCalls
+        | Rules::AccountsByBaggage
+        | Rules::AccountsBySessions => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }
@@ -641,7 +686,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester }}, {{ name: another }}]\nbudgets: {budgets}\nrules: {rules}\n"
+        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues' }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester, trusts: {trusts} }}, {{ name: another }}]\nbudgets: {budgets}\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {
